@@ -1,0 +1,111 @@
+"""What is ours in the kernel: every name, number and range, in one place.
+
+Nothing that is not described here is ever changed or deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+DEVICE_PREFIX = "egw-"
+"""VXLAN devices are named ``egw-<vni in hex>``: 10 characters of the 15 that the kernel allows."""
+BACK_DEVICE = "egw-back"
+"""Carries the answers of all egress IPs back to the workers."""
+BACK_VNI = 0xE96BAC
+
+TABLE_BASE = 7000
+"""Routing table of slot N is ``TABLE_BASE + N``; ``TABLE_BASE`` itself leads into ``egw-back``."""
+RULE_PRIORITY_BASE = 900
+"""``ip rule`` priority of slot N is ``RULE_PRIORITY_BASE + N``; after ``local``, before ``main``."""
+PROTOCOL = 233
+"""Our own number in the ``protocol`` field of routes and rules (``/etc/iproute2/rt_protos`` leaves it free)."""
+UNREACHABLE_METRIC = 4278198272
+"""Metric of the ``unreachable`` default below a tunnel's default route."""
+
+GROUP_BASE = 0x45470000
+"""Interface group of policy set N is ``GROUP_BASE + N``; the low 16 bits are the set's number."""
+
+NEXT_HOP = "169.254.233.2"
+"""The next hop of every egress IP's table. Its neighbour entry on ``egw-*`` *is* the current master."""
+NEXT_HOP6 = "fe80::e9:2"
+DEVICE_ADDRESS = "169.254.233.1"
+"""On each of our devices, /32: loose ``rp_filter`` drops what arrives on a device without an address."""
+
+NFT_NODE_INET = "egress_gateway"
+NFT_NODE_BRIDGE = "egress_gateway"
+NFT_GATEWAY = "egress_gateway_snat"
+NFT_FENCE = "egress_gateway_fence"
+
+VXLAN_OVERHEAD = {4: 50, 6: 70}
+"""Bytes that VXLAN adds, by underlay family (RFC 7348, section 5)."""
+
+
+def egress_id(gateway: str, address: str) -> str:
+    """Identity of an egress IP: 16 hex digits of a hash. ``address`` is empty in basic mode."""
+    return hashlib.sha256(f"{gateway}\0{address}".encode()).hexdigest()[:16]
+
+
+def vni(identity: str) -> int:
+    """VXLAN network identifier (24 bits, never 0) of the egress IP with this :func:`egress_id`."""
+    return int(identity[:6], 16) or 1
+
+
+def device(vni_number: int) -> str:
+    """Name of the VXLAN device of one egress IP."""
+    return f"{DEVICE_PREFIX}{vni_number:06x}"
+
+
+def node_mac(address: str) -> str:
+    """The MAC of a node's ``egw-*`` devices: unique per node, derived from its tunnel address.
+
+    Locally administered (bit 1 of the first octet). IPv4: the address itself; IPv6: 32 bits of its hash.
+    """
+    if ":" in address:
+        tail = hashlib.sha256(address.encode()).digest()[:4]
+    else:
+        tail = bytes(int(octet) for octet in address.split("."))
+    return "02:e9:" + ":".join(f"{octet:02x}" for octet in tail)
+
+
+@dataclass(frozen=True)
+class MarkLayout:
+    """How our bits of the packet mark and of the connection mark are used.
+
+    ``mask`` is one run of at least 4 set bits. Its highest bit says *came out of a tunnel* (connection mark
+    only); the others hold a number: a slot, a policy set (between the bridge and the inet table only), or
+    ``reply``.
+    """
+
+    mask: int
+
+    def __post_init__(self) -> None:
+        low = self.mask & -self.mask
+        run = self.mask // low if low else 0
+        if not 0 < self.mask <= 0xFFFFFFFF or run & (run + 1) or run.bit_length() < 4:
+            raise ValueError(f"mark mask {self.mask:#x}: need 4 or more adjacent bits of 32")
+
+    @property
+    def shift(self) -> int:
+        return (self.mask & -self.mask).bit_length() - 1
+
+    @property
+    def tunneled(self) -> int:
+        """The connection came out of a tunnel: its answers go back into one."""
+        return 1 << (self.mask.bit_length() - 1)
+
+    @property
+    def numbers(self) -> int:
+        """Slots and policy sets are numbered 1 to this."""
+        return (self.mask >> self.shift >> 1) - 1
+
+    @property
+    def reply(self) -> int:
+        """Mark of an answer on its way back to a worker."""
+        return (self.numbers + 1) << self.shift
+
+    def number(self, value: int) -> int:
+        """The mark that carries ``value`` (1 to :attr:`numbers`)."""
+        if not 1 <= value <= self.numbers:
+            raise ValueError(f"{value} is not in 1..{self.numbers}, the numbers that mark mask {self.mask:#x} holds")
+        return value << self.shift

@@ -1,0 +1,109 @@
+"""What the agent and the lease keeper tell each other: newline-delimited JSON on ``keeper.sock``.
+
+The keeper needs no file, no store and no configuration of its own: the agent sends a :class:`KeeperConfig`
+whenever something in it has changed (and as a sign of life each second), and the keeper answers each
+connection with a :class:`KeeperState` at once and after every change.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """A node of the inventory."""
+
+    name: str
+    address: str
+    """Where its keeper listens (UDP, the cluster port) and its tunnels end."""
+    egress: bool
+    """Whether some gateway's ``nodeSelector`` matches it: it sends heartbeats and can be master."""
+
+
+class EgressWish(msgspec.Struct, frozen=True):
+    """An egress IP that this node may serve or follows."""
+
+    id: str
+    gateway: str
+    address: str
+    """The virtual address; empty in basic mode."""
+    eligible: tuple[str, ...]
+    """Names of the nodes that can be master, sorted."""
+    ready: bool = False
+    """Whether *this* node can serve it now. False where it is not eligible."""
+    reason: str = ""
+    """Why it is not ready."""
+    device: str = ""
+    """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
+
+
+class KeeperConfig(msgspec.Struct, frozen=True):
+    """All that a keeper must know. ``peers`` has this node too."""
+
+    node: str
+    port: int
+    key_file: str
+    heartbeat_ns: int
+    duration_ns: int
+    availability_first: bool
+    peers: tuple[Peer, ...]
+    egress: tuple[EgressWish, ...]
+    stopping: bool = False
+    """The service is being stopped: hand every lease over, tell the workers, then exit."""
+
+
+class EgressState(msgspec.Struct, frozen=True):
+    id: str
+    master: str
+    """Name of the master; empty: none known."""
+    epoch: int
+    since: float
+    """Wall clock, seconds, when the master took over (as it says itself); 0 where there is none."""
+    state: str
+    """This node's part: ``master``, ``standby`` (it could be) or ``none``."""
+    reason: str
+    """Why there is no master, or why this node is not it; empty where all is well."""
+    survivor: bool = False
+    """The master holds it without a majority (two nodes only, or ``AvailabilityFirst``)."""
+
+
+class MemberState(msgspec.Struct, frozen=True):
+    """An egress node as this node hears it."""
+
+    node: str
+    alive: bool
+    ready: bool
+    reason: str
+    last_heard_ms: int
+    """-1: never."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """An egress IP got another master, or lost its last."""
+
+    id: str
+    before: str
+    after: str
+    epoch: int
+    at: float
+    """Wall clock, seconds."""
+    silent_ms: int
+    """From the last sign of the master before to the first of the new one; 0 where it was handed over."""
+    reason: str
+
+
+class KeeperState(msgspec.Struct, frozen=True):
+    node: str
+    incarnation: int
+    egress: tuple[EgressState, ...]
+    members: tuple[MemberState, ...]
+    voters: tuple[str, ...]
+    voter_set: int
+    """Version of the voter set; 0: none is known yet."""
+    isolated: bool
+    """This node is an egress node and hears no majority of the voters."""
+    counters: dict[str, int]
+    """Messages: ``accepted``, ``bad_mac``, ``replayed``, ``truncated``, ``malformed``, ``unknown_sender``, …"""
+    changes: tuple[Change, ...] = ()
+    """The last hundred, oldest first."""
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,85 @@
+"""The objects of the store, parsed once: typed, immutable, in the words of the manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cni.plan import PodIdentity, Requirement, Selector
+
+BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
+VIRTUAL_IP = "VirtualIPAddress"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something the owner should mend. One bad object never disturbs the others."""
+
+    source: str
+    """File (with the number of the document where it has several), or object."""
+    path: str
+    """Field path, as ``spec.sourceIP.mode``; empty where it is about the whole."""
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.source}: {self.path}: " if self.path else f"{self.source}: "
+        return f"{where}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """An ``EgressGateway``."""
+
+    name: str
+    node_selector: tuple[Requirement, ...]
+    mode: str
+    """:data:`BASIC` or :data:`VIRTUAL_IP`."""
+    interface: str = ""
+    """Basic mode: the interface whose primary address the outside sees."""
+    addresses: tuple[str, ...] = ()
+    """Virtual-IP mode: ``ip`` or ``ips``."""
+    interfaces: tuple[str, ...] = ()
+    """Virtual-IP mode: where the addresses may stand."""
+    when_no_gateway: Literal["Drop", "Direct"] = "Drop"
+    failback: Literal["Never", "Automatic"] = "Never"
+    connection_sync: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """An ``EgressGatewayPolicy``. No destination means everything outside the cluster."""
+
+    name: str
+    gateway: str
+    selectors: tuple[Selector, ...]
+    destinations: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    created: str = ""
+    """``metadata.creationTimestamp``; empty sorts after every time."""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the inventory. ``addresses``: its InternalIP addresses, in the order given."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that the store says, and what is wrong with it."""
+
+    gateways: tuple[Gateway, ...] = ()
+    policies: tuple[Policy, ...] = ()
+    nodes: tuple[Node, ...] = ()
+    namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Labels by name."""
+    pods: tuple[PodIdentity, ...] = ()
+    problems: tuple[Problem, ...] = ()
