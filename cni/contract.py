@@ -40,6 +40,19 @@ NOT_AS_ADDED = 101
 """CHECK: the tag, a rule, a route or a table is not as ADD left it."""
 KERNEL_REFUSED = 102
 """The kernel or nft refused a change."""
+INTERNAL = 999
+"""A defect of this program."""
+
+
+class CNIError(Exception):
+    """The error object of the CNI specification, section "Error", without its ``cniVersion``."""
+
+    def __init__(self, code: int, msg: str, details: str = "") -> None:
+        super().__init__(msg)
+        self.code = code
+        self.msg = msg
+        self.details = details
+        """What to do about it, or the circumstances."""
 
 
 def cni_request(environment: "tuple[bytes, ...]", configuration: bytes) -> bytes:

@@ -188,6 +188,21 @@ class Plan:
         """This node's entry in the inventory; None where it has none."""
         return next((node for node in self.nodes if node.name == self.node), None)
 
+    @property
+    def endpoint(self) -> Optional[PlanNode]:
+        """This node, where tunnels can end at it: the source of what enters them is its IPv4 address."""
+        me = self.me
+        return me if me is not None and ":" not in me.address else None
+
+    @property
+    def peers(self) -> tuple[PlanNode, ...]:
+        """The other nodes that tunnels can lead to."""
+        return tuple(node for node in self.nodes if node.name != self.node and ":" not in node.address)
+
+    def serves(self, egress: PlanEgressIP) -> bool:
+        """Whether this node is the master: its own pods leave by the egress interface, without a tunnel."""
+        return bool(egress.master) and egress.master == self.node
+
     def policies_for(self, pod: PodIdentity) -> Optional[tuple[str, ...]]:
         """Names of the policies that select the pod, sorted; None where that hangs on unknown labels."""
         answers = {p.name: p.selects(pod, self.namespaces.get(pod.namespace)) for p in self.policies}

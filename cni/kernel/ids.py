@@ -25,6 +25,9 @@ UNREACHABLE_METRIC = 4278198272
 
 GROUP_BASE = 0x45470000
 """Interface group of policy set N is ``GROUP_BASE + N``; the low 16 bits are the set's number."""
+GROUP_BLOCKED = GROUP_BASE + 0xFFFF
+"""Group of an interface that is selected but has no policy set: nothing of it passes. So it is with every group
+of our range that stands for no set."""
 
 NEXT_HOP = "169.254.233.2"
 """The next hop of every egress IP's table. Its neighbour entry on ``egw-*`` *is* the current master."""

@@ -1,0 +1,202 @@
+"""The plugin without the agent: it follows the plan that the agent has left beside the socket.
+
+It decides nothing that the plan does not say. What it cannot know, it refuses or leaves to the agent, as
+``failurePolicy`` says.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import attachments, bundle, contract
+from . import plan as plans
+from .attachments import Attachment
+from .call import Call, CallError, parse_call
+from .kernel import ids
+from .kernel.errors import KernelError
+from .plan import Plan, PodIdentity
+
+PLAN = "plan.json"
+"""In the run directory."""
+VETH_HINT = (
+    "a gateway serves pods with a host-side veth (bridge, ptp, calico, …), not macvlan or the host's "
+    "network: let no policy select this pod, or put this plugin behind one that makes a veth"
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What is known here: the run directory, the plan in it, and why the agent does not do the work."""
+
+    run_dir: Path
+    plan: Plan | None
+    trouble: str
+
+    def not_known(self, what: str) -> CallError:
+        hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
+        return CallError(contract.TRY_AGAIN_LATER, what, hint)
+
+
+def run(request: bytes, socket: str, reason: str) -> None:
+    """Carries out the call of a ``cni1`` request. ``reason`` says why the agent did not.
+
+    Raises :class:`contract.CNIError`.
+    """
+    call = parse_call(*contract.split_cni_request(request))
+    run_dir = Path(os.path.dirname(socket))
+    plan, trouble = _read_plan(run_dir / PLAN)
+    place = Place(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}")
+    bundle.unpack()
+    commands: dict[str, Callable[[Call, Place], None]] = {
+        "ADD": add, "DEL": delete, "CHECK": check, "GC": collect, "STATUS": status,
+    }
+    try:
+        commands[call.command](call, place)
+    except KernelError as error:
+        raise CallError(contract.KERNEL_REFUSED, error.message, error.hint or place.trouble) from error
+    except OSError as error:
+        raise CallError(contract.IO_FAILURE, str(error), _io_hint(error, run_dir)) from error
+
+
+def add(call: Call, place: Place) -> None:
+    """Tags the pod's interface where a policy selects it, and records the attachment for the agent."""
+    from .kernel import netlink
+
+    host = netlink.host_veth(call.host_interfaces)
+    group = 0
+    try:
+        group = _group(call.pod, place)
+        _tag(call, place, host, group)
+    except (CallError, KernelError) as error:
+        if call.failure_policy != "Ignore":
+            raise
+        print(f"egress-gateway: not tagged, failurePolicy is Ignore: {error}", file=sys.stderr)
+        group = 0
+    record = Attachment(
+        container_id=call.container_id,
+        ifname=call.ifname,
+        netns=call.netns,
+        host_interface=host or "",
+        namespace=call.namespace,
+        name=call.name,
+        uid=call.uid,
+        labels=call.labels,
+        addresses=call.addresses,
+        group=group,
+        network=call.network,
+    )
+    attachments.write(place.run_dir, record)
+
+
+def delete(call: Call, place: Place) -> None:
+    """Forgets the attachment. The tag stays: what still runs in the pod must not leak on its way down."""
+    attachments.remove(place.run_dir, call.container_id, call.ifname)
+
+
+def check(call: Call, place: Place) -> None:
+    """Whether all is as ADD left it."""
+    record = attachments.load(place.run_dir, call.container_id, call.ifname)
+    pod = call.pod
+    if pod.labels is None and record is not None:
+        pod = replace(pod, labels=record.labels)
+    try:
+        group = _group(pod, place)
+    except CallError:
+        if call.failure_policy == "Ignore":
+            return
+        raise
+    wrong = _wrong_tag(call, group) + (_missing(place) if group else ())
+    if wrong:
+        raise CallError(contract.NOT_AS_ADDED, "; ".join(wrong), "the agent repairs it; so does a new ADD")
+
+
+def collect(call: Call, place: Place) -> None:
+    """Forgets what is in this network and not in the runtime's list."""
+    records, _ = attachments.load_all(place.run_dir)
+    for record in records:
+        # The list speaks of one network; records of others are none of its business.
+        if record.network in ("", call.network) and record.key not in call.valid_attachments:
+            attachments.remove(place.run_dir, *record.key)
+
+
+def status(call: Call, place: Place) -> None:
+    """Whether an ADD has a chance."""
+    if place.plan is None:
+        raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", place.trouble)
+
+
+def _tag(call: Call, place: Place, host: str | None, group: int) -> None:
+    """Makes the tag on the host-side veth stand, and first the way that it leads to."""
+    from .kernel import netlink
+
+    if host is None:
+        if group:
+            wrong = f"pod {call.namespace}/{call.name} is selected, but prevResult names no host-side veth"
+            raise CallError(contract.NO_HOST_INTERFACE, wrong, VETH_HINT)
+        return
+    if group and place.plan is not None:
+        from .ensure import ensure
+
+        ensure(place.plan)
+    found = netlink.tag_of(host)
+    if found != group and (group or _ours(found)):
+        netlink.tag(host, group)
+
+
+def _group(pod: PodIdentity, place: Place) -> int:
+    """The interface group that the plan gives the pod; 0: no policy selects it. Raises where nobody knows."""
+    plan, name = place.plan, f"{pod.namespace}/{pod.name}"
+    if plan is None:
+        raise place.not_known(f"there is neither an agent nor a plan: a policy may select pod {name}")
+    policies = plan.policies_for(pod)
+    if policies is None:
+        raise place.not_known(f"a policy may select pod {name}, whose labels are not known")
+    if not policies:
+        return 0
+    policy_set = plan.set_for(pod, policies)
+    if policy_set is None:
+        raise place.not_known(f"the plan has no tag yet for pods of {', '.join(policies)}")
+    return policy_set.group
+
+
+def _wrong_tag(call: Call, group: int) -> tuple[str, ...]:
+    from .kernel import netlink
+
+    host = netlink.host_veth(call.host_interfaces)
+    if host is None:
+        return ("no host-side veth of prevResult is there",) if group else ()
+    found = netlink.tag_of(host)
+    if found == group or (not group and not _ours(found)):
+        return ()
+    return (f"interface {host} has group {found}, not {group}",)
+
+
+def _ours(group: int | None) -> bool:
+    return group is not None and ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED
+
+
+def _missing(place: Place) -> tuple[str, ...]:
+    from .ensure import missing
+
+    return missing(place.plan) if place.plan else ()
+
+
+def _read_plan(path: Path) -> tuple[Plan | None, str]:
+    """The plan, or None and what is wrong with it."""
+    try:
+        return plans.loads(path.read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, f"{path} is not there"
+    except (OSError, ValueError) as error:
+        return None, f"{path}: {error}"
+
+
+def _io_hint(error: OSError, run_dir: Path) -> str:
+    if error.errno == errno.ENOSPC:
+        return f"make room in {run_dir}"
+    return f"this plugin must be able to write in {run_dir}"

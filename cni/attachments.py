@@ -1,0 +1,150 @@
+"""Attachment records: what the CNI calls of this node have told, one file for each pod interface.
+
+The plugin and the agent both write them, so that either can take over from the other. The tag itself is not
+here but on the interface; a record says which interface, and whose it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+DIRECTORY = "attachments"
+"""Below the run directory, mode 0700."""
+SUFFIX = ".json"
+NAME_BYTES = 255
+"""``NAME_MAX`` of Linux."""
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One pod interface that the CNI plugin has seen."""
+
+    container_id: str
+    ifname: str
+    """In the pod."""
+    netns: str
+    """Path of the pod's network namespace."""
+    host_interface: str
+    """The host-side veth; empty: not known."""
+    namespace: str
+    name: str
+    uid: str
+    """Of the pod; empty: not known."""
+    labels: Mapping[str, str] | None
+    """As the CNI call gave them; None: it gave none."""
+    addresses: tuple[str, ...]
+    """Of the pod, without prefix length."""
+    group: int = 0
+    """The interface group that was set; 0: not tagged."""
+    network: str = ""
+    """Name of the CNI network: GC speaks of one network at a time. Empty: not known."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the CNI specification identifies an attachment by."""
+        return self.container_id, self.ifname
+
+
+def dumps(attachment: Attachment) -> str:
+    """The JSON form, stable: equal records give equal text."""
+    return json.dumps(asdict(attachment), sort_keys=True, indent=1) + "\n"
+
+
+def loads(text: str) -> Attachment:
+    """The record in ``text``. Raises :class:`ValueError`. Keys of a later version are passed over."""
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise ValueError("not an object")
+    known = {f.name: data[f.name] for f in fields(Attachment) if f.name in data}
+    addresses = known.get("addresses")
+    if not isinstance(addresses, list):
+        raise ValueError("addresses: not a list")
+    known["addresses"] = tuple(addresses)
+    try:
+        attachment = Attachment(**known)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
+    _check(attachment)
+    return attachment
+
+
+def write(run_dir: Path, attachment: Attachment) -> None:
+    """Writes the record, whole or not at all. Raises :class:`OSError`."""
+    directory = run_dir / DIRECTORY
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Two processes of different pid namespaces may write one record at once: no pid tells them apart.
+    temporary = directory / f".{os.urandom(8).hex()}"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(dumps(attachment))
+        os.replace(temporary, directory / _file_name(*attachment.key))
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def load(run_dir: Path, container_id: str, ifname: str) -> Attachment | None:
+    """The record of one attachment; None where there is none or it is not readable."""
+    with suppress(OSError, ValueError):
+        return loads((run_dir / DIRECTORY / _file_name(container_id, ifname)).read_text(encoding="utf-8"))
+    return None
+
+
+def load_all(run_dir: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...]]:
+    """All records, by file name, and for each file that is none, what is wrong with it."""
+    found: list[Attachment] = []
+    problems: list[str] = []
+    with suppress(FileNotFoundError):
+        for name in sorted(os.listdir(run_dir / DIRECTORY)):
+            if name.startswith(".") or not name.endswith(SUFFIX):
+                continue
+            try:
+                found.append(loads((run_dir / DIRECTORY / name).read_text(encoding="utf-8")))
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError) as error:
+                problems.append(f"{name}: {error} (remove the file; the pod's next ADD writes it again)")
+    return tuple(found), tuple(problems)
+
+
+def remove(run_dir: Path, container_id: str, ifname: str) -> bool:
+    """Removes a record; False where there was none. Raises :class:`OSError`."""
+    try:
+        os.unlink(run_dir / DIRECTORY / _file_name(container_id, ifname))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _file_name(container_id: str, ifname: str) -> str:
+    """No container id has an ``@``, so the first one parts the two. Nothing bounds the length of an id."""
+    name = f"{container_id}@{ifname}{SUFFIX}"
+    encoded = os.fsencode(name)
+    return name if len(encoded) <= NAME_BYTES else hashlib.sha256(encoded).hexdigest() + SUFFIX
+
+
+def _check(attachment: Attachment) -> None:
+    for key, value in asdict(attachment).items():
+        if not _fits(key, value):
+            raise ValueError(f"{key}: {value!r} is of the wrong type")
+
+
+def _fits(key: str, value: Any) -> bool:
+    if key == "group":
+        return isinstance(value, int) and 0 <= value <= 0xFFFFFFFF
+    if key == "addresses":
+        return all(isinstance(item, str) for item in value)
+    if key == "labels":
+        return value is None or (
+            isinstance(value, dict) and all(isinstance(part, str) for item in value.items() for part in item)
+        )
+    return isinstance(value, str)

@@ -1,0 +1,185 @@
+"""A CNI call, parsed whole: which pod, which host-side interfaces, which addresses.
+
+For the agent, and for the plugin where it acts alone; the plugin's way to the agent does not pass here.
+Sources: CNI specification 1.1; CNI conventions ("args in network config": ``args.cni.labels``); the runtimes'
+``K8S_POD_*`` in CNI_ARGS.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_interface
+from typing import Any
+
+from . import contract
+from .plan import PodIdentity
+
+
+class CallError(contract.CNIError):
+    """A call that cannot be carried out, as its answer says it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the runtime. What a command does not need is left empty: DEL never fails for want of it."""
+
+    command: str
+    container_id: str
+    ifname: str
+    netns: str
+    network: str
+    """Name of the CNI network."""
+    failure_policy: str
+    """``Fail`` or ``Ignore``."""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    """The three of the pod; empty where the runtime does not say."""
+    labels: Mapping[str, str] | None = None
+    """None: the call tells no labels, which is not the same as a pod without labels."""
+    host_interfaces: tuple[str, ...] = ()
+    """Interfaces of the result that are in no sandbox, in its order: bridges are among them."""
+    addresses: tuple[str, ...] = ()
+    """Of the pod, without prefix length."""
+    valid_attachments: tuple[tuple[str, str], ...] = ()
+    """GC: (container id, interface name) of what still stands in this network."""
+
+    @property
+    def pod(self) -> PodIdentity:
+        return PodIdentity(self.namespace, self.name, self.labels)
+
+
+def parse_call(environment: Mapping[str, str], configuration: bytes) -> Call:
+    """The call that the runtime's environment and stdin tell. Raises :class:`CallError`."""
+    try:
+        data = json.loads(configuration)
+    except (ValueError, RecursionError) as error:
+        raise CallError(contract.NOT_JSON, f"configuration is not JSON: {error}") from None
+    data = _object("configuration", data)
+    command = environment.get("CNI_COMMAND", "")
+    call = Call(
+        command=command,
+        container_id=environment.get("CNI_CONTAINERID", ""),
+        ifname=environment.get("CNI_IFNAME", ""),
+        netns=environment.get("CNI_NETNS", ""),
+        network=_text("name", data.get("name", "")),
+        failure_policy=_text("failurePolicy", data.get("failurePolicy", "Fail")),
+    )
+    if command in ("ADD", "CHECK"):
+        return _with_pod(call, environment.get("CNI_ARGS", ""), data)
+    if command == "GC":
+        return Call(**{**vars(call), "valid_attachments": _valid_attachments(data)})
+    return call
+
+
+def _with_pod(call: Call, cni_args: str, data: dict[str, Any]) -> Call:
+    arguments = _cni_args(cni_args)
+    result = _object("prevResult", data.get("prevResult"))
+    interfaces = [
+        _object(f"prevResult.interfaces[{i}]", item)
+        for i, item in enumerate(_list("prevResult.interfaces", result.get("interfaces")))
+    ]
+    pod = {
+        "namespace": arguments.get("K8S_POD_NAMESPACE", ""),
+        "name": arguments.get("K8S_POD_NAME", ""),
+        "uid": arguments.get("K8S_POD_UID", ""),
+        "labels": _labels(data),
+        "host_interfaces": _host_interfaces(interfaces),
+        "addresses": _addresses(result, interfaces),
+    }
+    return Call(**{**vars(call), **pod})
+
+
+def _cni_args(text: str) -> dict[str, str]:
+    """``K8S_POD_NAMESPACE=prod;K8S_POD_NAME=a``; the last one of a name counts."""
+    found = {}
+    for pair in filter(None, text.split(";")):
+        key, equals, value = pair.partition("=")
+        if not equals:
+            wrong = f"CNI_ARGS: {pair!r} is not KEY=VALUE"
+            raise CallError(contract.INVALID_ENVIRONMENT, wrong, "pairs are parted by ';'")
+        found[key] = value
+    return found
+
+
+def _labels(data: dict[str, Any]) -> dict[str, str] | None:
+    arguments = _optional("args", data.get("args"))
+    listed = _optional("args.cni", arguments.get("cni")).get("labels")
+    if listed is None:
+        return None
+    labels = {}
+    for i, item in enumerate(_list("args.cni.labels", listed)):
+        where = f"args.cni.labels[{i}]"
+        label = _object(where, item)
+        labels[_text(f"{where}.key", label.get("key"))] = _text(f"{where}.value", label.get("value"))
+    return labels
+
+
+def _host_interfaces(interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
+    names = (
+        _text(f"prevResult.interfaces[{i}].name", interface.get("name"))
+        for i, interface in enumerate(interfaces)
+        if not interface.get("sandbox")
+    )
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _addresses(result: dict[str, Any], interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
+    """An address belongs to the pod unless the result says that it is on an interface in no sandbox."""
+    addresses = []
+    for i, item in enumerate(_list("prevResult.ips", result.get("ips"))):
+        where = f"prevResult.ips[{i}]"
+        entry = _object(where, item)
+        index = entry.get("interface")
+        if isinstance(index, int) and 0 <= index < len(interfaces) and not interfaces[index].get("sandbox"):
+            continue
+        try:
+            addresses.append(str(ip_interface(_text(f"{where}.address", entry.get("address"))).ip))
+        except ValueError as error:
+            raise _invalid(f"{where}.address", str(error), "an address with its prefix length") from None
+    return tuple(dict.fromkeys(addresses))
+
+
+def _valid_attachments(data: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """libcni gives null for an empty list; only where the key is not there at all is nothing known."""
+    # An early text of the specification had the second name, and runtimes give either.
+    key = next((key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in data), None)
+    if key is None:
+        raise _invalid("cni.dev/valid-attachments", "is missing", "GC removes whatever it does not list")
+    found = []
+    for i, item in enumerate(_list(key, data[key])):
+        entry = _object(f"{key}[{i}]", item)
+        pair = tuple(_text(f"{key}[{i}].{name}", entry.get(name)) for name in ("containerID", "ifname"))
+        found.append((pair[0], pair[1]))
+    return tuple(found)
+
+
+def _object(path: str, value: object) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    raise _invalid(path, "is missing" if value is None else "is not an object", "")
+
+
+def _optional(path: str, value: object) -> dict[str, Any]:
+    return {} if value is None else _object(path, value)
+
+
+def _list(path: str, value: object) -> list[Any]:
+    """An absent list and null are empty ones: Go writes both for none."""
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return value
+    raise _invalid(path, "is not a list", "")
+
+
+def _text(path: str, value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise _invalid(path, "is missing" if value is None else "is not a string", "")
+
+
+def _invalid(path: str, wrong: str, hint: str) -> CallError:
+    return CallError(contract.INVALID_CONFIGURATION, f"{path}: {wrong}", hint)

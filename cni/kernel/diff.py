@@ -1,0 +1,94 @@
+"""What to change to make the kernel as it should be. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from . import ids
+from .state import Address, Fdb, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
+
+
+@dataclass(frozen=True)
+class Change:
+    """One request to the kernel. ``put`` creates an object, or replaces the one with the same key."""
+
+    action: str
+    """``put`` or ``delete``."""
+    target: Object
+    replaces: bool = False
+    """For ``put``: something with this key is there, but other than it should be."""
+
+    def __str__(self) -> str:
+        """What was done."""
+        verb = "removed" if self.action == "delete" else "corrected" if self.replaces else "added"
+        return f"{verb} {self.target}"
+
+    @property
+    def problem(self) -> str:
+        """Why it is to be done."""
+        there = "not as it should be" if self.replaces else "missing"
+        fault = "not needed" if self.action == "delete" else there
+        return f"{self.target}: {fault}"
+
+
+PUT_ORDER = (Vxlan, Setting, Address, Fdb, Neighbour, Route, Rule)
+"""Each needs those before it. A rule comes last: it steers."""
+DELETE_ORDER = (Rule, Route, Neighbour, Fdb, Address, Vxlan)
+"""A sysctl is never deleted: it goes with its device."""
+
+
+def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
+    """Changes that turn ``observed`` into ``desired``, in an order that never opens a leak.
+
+    ``unreachable`` routes come first, so that a table that loses its way out answers with an error; then what
+    is superfluous goes; then the rest comes. The neighbour entry of :data:`ids.NEXT_HOP` is created where it is
+    missing but neither corrected nor removed while its device stays: it is the lease keeper's, and newer than
+    any plan.
+    """
+    gone = _gone(observed, desired)
+    there = {item.key: item for item in observed if not _dies_with(item, gone)}
+    wanted = {item.key: item for item in desired}
+    puts = [
+        Change("put", item, replaces=key in there)
+        for key, item in wanted.items()
+        if there.get(key) != item and not (key in there and is_master(item))
+    ]
+    deletes = [Change("delete", device) for device in observed.vxlans if device.name in gone]
+    deletes += [
+        Change("delete", item)
+        for key, item in there.items()
+        if key not in wanted and not isinstance(item, Setting) and not is_master(item)
+    ]
+    return (
+        *_in_order((change for change in puts if _is_unreachable(change.target)), PUT_ORDER),
+        *_in_order(deletes, DELETE_ORDER),
+        *_in_order((change for change in puts if not _is_unreachable(change.target)), PUT_ORDER),
+    )
+
+
+def is_master(item: Object) -> bool:
+    """Whether this is the neighbour entry that says who is master."""
+    return isinstance(item, Neighbour) and item.address in (ids.NEXT_HOP, ids.NEXT_HOP6)
+
+
+def _gone(observed: KernelState, desired: KernelState) -> frozenset[str]:
+    """Names of devices that go: they are not wanted, or not with this identity."""
+    wanted = {device.identity for device in desired.vxlans}
+    return frozenset(device.name for device in observed.vxlans if device.identity not in wanted)
+
+
+def _dies_with(item: Object, devices: frozenset[str]) -> bool:
+    """The kernel removes with a device what hangs on it."""
+    if isinstance(item, Vxlan):
+        return item.name in devices
+    return not isinstance(item, Rule) and item.device in devices
+
+
+def _is_unreachable(item: Object) -> bool:
+    return isinstance(item, Route) and item.kind == "unreachable"
+
+
+def _in_order(changes: Iterable[Change], order: tuple[type, ...]) -> list[Change]:
+    """Kinds in this order, then by text, so that equal input gives equal output."""
+    return sorted(changes, key=lambda change: (order.index(type(change.target)), str(change.target)))

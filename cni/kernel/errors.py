@@ -1,0 +1,33 @@
+"""What the kernel refused, in words."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class KernelError(Exception):
+    """``message`` says what was refused and why, ``hint`` what to look at (may be empty)."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+HINTS = {
+    errno.EPERM: "needs CAP_NET_ADMIN in the node's network namespace",
+    errno.EACCES: "needs CAP_NET_ADMIN in the node's network namespace",
+    errno.EOPNOTSUPP: "the kernel lacks this feature: VXLAN and policy routing are needed",
+    errno.EADDRINUSE: "another program or VXLAN device uses the tunnel's UDP port: set tunnel.port",
+    errno.ENODEV: "the interface is gone",
+    errno.ENOBUFS: "the kernel is short of memory",
+}
+
+
+def refused(what: str, code: int) -> KernelError:
+    """The error for ``what`` that the kernel answered with error number ``code``."""
+    return KernelError(f"{what}: {os.strerror(code)}", HINTS.get(code, ""))

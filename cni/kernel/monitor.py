@@ -1,0 +1,137 @@
+"""What changes in the kernel, as it happens: small plain events, read without blocking.
+
+The headers are read by hand: an agent's event loop hears of every neighbour of a busy node, and most are
+none of its business.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from . import ids
+
+# linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
+NETLINK_ROUTE = 0
+NETLINK_NETFILTER = 12
+RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19)
+"""LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE"""
+NFTABLES_GROUP = 7
+SOL_NETLINK = 270
+NETLINK_ADD_MEMBERSHIP = 1
+RTNETLINK_KINDS = {16: "link", 20: "address", 24: "route", 28: "neighbour", 32: "rule"}
+"""By the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
+NFNL_SUBSYS_NFTABLES = 10
+IFLA_IFNAME = 3
+FRA_PROTOCOL = 21
+HEADER = struct.Struct("=IHHII")
+BUFFER = 1 << 20
+"""Bytes that may wait to be read: some thousand messages."""
+OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY)
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something has changed. Of links and addresses all are told, of the rest only what is ours."""
+
+    kind: str
+    """``link``, ``address``, ``route``, ``neighbour``, ``rule``, ``table`` (nftables), or ``overrun``:
+    messages were lost, so anything may have changed."""
+    device: str = ""
+    """Of a link, address or neighbour; empty where the kernel has forgotten its name."""
+    removed: bool = False
+
+    @property
+    def ours(self) -> bool:
+        """Whether it may have changed what :func:`cni.ensure.ensure` looks after."""
+        return self.kind not in ("link", "address") or self.device.startswith(ids.DEVICE_PREFIX)
+
+
+class Monitor:
+    """A subscription to one netlink family: give :meth:`fileno` to an event loop, then :meth:`read`."""
+
+    def __init__(self, family: int = NETLINK_ROUTE, buffer: int = BUFFER) -> None:
+        """``family``: :data:`NETLINK_ROUTE`, or :data:`NETLINK_NETFILTER` for nftables. ``buffer``: bytes."""
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._family = family
+        self._socket = socket.socket(socket.AF_NETLINK, kind, family)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self._socket.bind((0, 0))
+        for group in RTNETLINK_GROUPS if family == NETLINK_ROUTE else (NFTABLES_GROUP,):
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def read(self) -> list[Event]:
+        """All that waits, without blocking; equal events in a row are one."""
+        events: dict[Event, None] = {}
+        while True:
+            try:
+                data = self._socket.recv(1 << 17)
+            except BlockingIOError:
+                return list(events)
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+                events[Event("overrun")] = None
+                continue
+            events.update(dict.fromkeys(self._events(data)))
+
+    def _events(self, data: bytes) -> Iterator[Event]:
+        parse = _rtnetlink if self._family == NETLINK_ROUTE else _nftables
+        while len(data) >= HEADER.size:
+            length, kind, _, _, _ = HEADER.unpack_from(data)
+            if length < HEADER.size:
+                return
+            event = parse(kind, data[HEADER.size : length])
+            if event is not None:
+                yield event
+            data = data[length + 3 & ~3 :]
+
+
+def _rtnetlink(number: int, body: bytes) -> Event | None:
+    kind = RTNETLINK_KINDS.get(number & ~3)
+    if kind is None:
+        return None
+    removed = bool(number & 3)
+    if kind == "link":
+        name = _attributes(body[16:]).get(IFLA_IFNAME, b"")
+        return Event(kind, name.rstrip(b"\0").decode(errors="replace"), removed)
+    if kind in ("address", "neighbour"):
+        event = Event(kind, _name(struct.unpack_from("=i", body, 4)[0]), removed)
+        return event if kind == "address" or event.device.startswith(ids.DEVICE_PREFIX) else None
+    protocol = body[5] if kind == "route" else _attributes(body[12:]).get(FRA_PROTOCOL, b"\0")[0]
+    return Event(kind, removed=removed) if protocol == ids.PROTOCOL else None
+
+
+def _nftables(number: int, body: bytes) -> Event | None:
+    """Attribute 1 of every nftables message is the name of the table."""
+    name = _attributes(body[4:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+    if number >> 8 != NFNL_SUBSYS_NFTABLES or name not in OUR_TABLES:
+        return None
+    return Event("table")
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found = {}
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("=HH", data)
+        if length < 4:
+            break
+        found[kind & 0x3FFF] = data[4:length]
+        data = data[length + 3 & ~3 :]
+    return found
+
+
+def _name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""

@@ -1,0 +1,364 @@
+"""rtnetlink, in the words of :mod:`cni.kernel.state`: the only place that imports pyroute2.
+
+pyroute2 takes 0.2 s to import, so the first call that needs it does. Every call opens a socket of its own
+(under 1 ms): nothing here is bound to a thread or to a network namespace. All calls raise
+:class:`~cni.kernel.errors.KernelError`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from . import ids
+from .conntrack import delete_connections
+from .diff import Change
+from .errors import refused
+from .monitor import NETLINK_NETFILTER, NETLINK_ROUTE, Event, Monitor
+from .neighbours import Neighbours
+from .state import Address, Fdb, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
+
+__all__ = [
+    "NETLINK_NETFILTER",
+    "NETLINK_ROUTE",
+    "Event",
+    "Monitor",
+    "Neighbours",
+    "apply",
+    "delete_connections",
+    "has_ipv6",
+    "host_veth",
+    "observe",
+    "primary_address",
+    "tag",
+    "tag_of",
+    "tagged",
+]
+
+# linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
+ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
+RTNH_F_ONLINK = 4
+NUD_NOARP = 0x40
+NUD_PERMANENT = 0x80
+NTF_SELF = 2
+IFF_UP = 1
+IFA_F_TEMPORARY_OR_SECONDARY = 0x01
+IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40
+"""dadfailed, deprecated, tentative"""
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+SETTINGS = (("ipv4", "rp_filter"), ("ipv4", "forwarding"), ("ipv6", "disable_ipv6"))
+SYSCTL = Path("/proc/sys/net")
+GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
+"""How the kernel says that what is to be deleted is not there."""
+THERE = (errno.EEXIST,)
+"""Only rules can say so: all else is replaced."""
+
+
+@contextmanager
+def _netlink(doing: str) -> Iterator[Any]:
+    """A socket; what the kernel refuses on it becomes a :class:`KernelError` that begins with ``doing``."""
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        # Strict: the kernel itself filters dumps, by protocol and device.
+        with IPRoute(strict_check=True) as ipr:
+            yield ipr
+    except NetlinkError as error:
+        raise refused(doing, error.code) from error
+    except OSError as error:
+        raise refused(doing, error.errno or errno.EIO) from error
+
+
+def has_ipv6() -> bool:
+    """Whether this kernel speaks IPv6 at all."""
+    return (SYSCTL / "ipv6").is_dir()
+
+
+# --- observing ---------------------------------------------------------------------------------------------
+
+
+def observe() -> KernelState:
+    """What of ours is in the kernel: by name of devices, by protocol number of routes and rules."""
+    with _netlink("reading the kernel's state") as ipr:
+        links = {
+            link["index"]: link
+            for link in ipr.get_links(kind="vxlan")
+            if link.get_attr("IFLA_IFNAME").startswith(ids.DEVICE_PREFIX)
+        }
+        names = {index: link.get_attr("IFLA_IFNAME") for index, link in links.items()}
+        families = (4, 6) if has_ipv6() else (4,)
+        return KernelState(
+            vxlans=frozenset(_vxlan(link) for link in links.values()),
+            settings=frozenset(setting for name in names.values() for setting in _settings(name)),
+            addresses=frozenset(_addresses(ipr, names)),
+            fdb=frozenset(entry for item in names.items() for entry in _fdb(ipr, *item)),
+            neighbours=frozenset(entry for item in names.items() for entry in _neighbours(ipr, *item)),
+            routes=frozenset(route for family in families for route in _routes(ipr, family, names)),
+            rules=frozenset(rule for family in families for rule in _rules(ipr, family)),
+        )
+
+
+def _vxlan(link: Any) -> Vxlan:
+    data = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
+    return Vxlan(
+        name=link.get_attr("IFLA_IFNAME"),
+        vni=data.get_attr("IFLA_VXLAN_ID"),
+        local=data.get_attr("IFLA_VXLAN_LOCAL") or "",
+        # A device that learns is none of ours, whatever its name: as another port it is made anew.
+        port=0 if data.get_attr("IFLA_VXLAN_LEARNING") else data.get_attr("IFLA_VXLAN_PORT"),
+        mac=link.get_attr("IFLA_ADDRESS"),
+        mtu=link.get_attr("IFLA_MTU"),
+        alias=link.get_attr("IFLA_IFALIAS") or "",
+        up=bool(link["flags"] & IFF_UP),
+    )
+
+
+def _settings(device: str) -> Iterator[Setting]:
+    for family, name in SETTINGS:
+        try:
+            value = (SYSCTL / family / "conf" / device / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        yield Setting(device, family, name, value)
+
+
+def _addresses(ipr: Any, names: dict[int, str]) -> Iterator[Address]:
+    for address in ipr.get_addr(family=socket.AF_INET):
+        if address["index"] in names:
+            yield Address(names[address["index"]], address.get_attr("IFA_LOCAL"), address["prefixlen"])
+
+
+def _fdb(ipr: Any, index: int, name: str) -> Iterator[Fdb]:
+    for entry in ipr.fdb("dump", ifindex=index):
+        if entry["ifindex"] == index and entry.get_attr("NDA_DST"):
+            yield Fdb(name, entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST"))
+
+
+def _neighbours(ipr: Any, index: int, name: str) -> Iterator[Neighbour]:
+    for entry in ipr.get_neighbours(family=socket.AF_INET, ifindex=index):
+        if entry["ifindex"] == index and entry["state"] & NUD_PERMANENT:
+            yield Neighbour(name, entry.get_attr("NDA_DST"), entry.get_attr("NDA_LLADDR"))
+
+
+def _routes(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Route]:
+    kinds = {number: kind for kind, number in ROUTE_KINDS.items()}
+    for route in ipr.get_routes(family=FAMILIES[family], proto=ids.PROTOCOL):
+        table = route.get_attr("RTA_TABLE") or route["table"]
+        if route["proto"] == ids.PROTOCOL and not route["dst_len"] and table >= ids.TABLE_BASE:
+            kind = kinds.get(route["type"], str(route["type"]))
+            device = names.get(route.get_attr("RTA_OIF"), "") if kind == "unicast" else ""
+            metric = route.get_attr("RTA_PRIORITY") or 0
+            yield Route(family, table, kind, metric, device, route.get_attr("RTA_GATEWAY") or "")
+
+
+def _rules(ipr: Any, family: int) -> Iterator[Rule]:
+    for rule in ipr.get_rules(family=FAMILIES[family]):
+        if rule.get_attr("FRA_PROTOCOL") == ids.PROTOCOL:
+            yield Rule(
+                family,
+                rule.get_attr("FRA_PRIORITY") or 0,
+                rule.get_attr("FRA_FWMARK") or 0,
+                rule.get_attr("FRA_FWMASK") or 0,
+                rule.get_attr("FRA_TABLE") or rule["table"],
+            )
+
+
+# --- changing ----------------------------------------------------------------------------------------------
+
+
+def apply(changes: Sequence[Change]) -> None:
+    """Makes the changes, in their order. What is gone already needs no deleting."""
+    if not changes:
+        return
+    with _netlink("changing the kernel's state") as ipr:
+        for change in changes:
+            _apply_one(ipr, change)
+
+
+def _apply_one(ipr: Any, change: Change) -> None:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    put, delete = _OPERATIONS[type(change.target)]
+    try:
+        (put if change.action == "put" else delete)(ipr, change.target)
+    except (NetlinkError, OSError) as error:
+        code = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
+        if code in (GONE if change.action == "delete" else THERE):
+            return
+        raise refused(f"could not be {change}", code) from error
+
+
+def _put_vxlan(ipr: Any, device: Vxlan) -> None:
+    try:
+        index = socket.if_nametoindex(device.name)
+    except OSError:
+        ipr.link(
+            "add",
+            ifname=device.name,
+            kind="vxlan",
+            vxlan_id=device.vni,
+            vxlan_local=device.local,
+            vxlan_port=device.port,
+            vxlan_learning=0,
+            address=device.mac,
+            mtu=device.mtu,
+        )
+        index = socket.if_nametoindex(device.name)
+        if has_ipv6():
+            # Before it goes up: what would announce itself does so at that moment.
+            _put_setting(ipr, Setting(device.name, "ipv6", "disable_ipv6", "1"))
+    ipr.link("set", index=index, mtu=device.mtu, ifalias=device.alias, state="up" if device.up else "down")
+
+
+def _put_setting(ipr: Any, setting: Setting) -> None:
+    path = SYSCTL / setting.family / "conf" / setting.device / setting.name
+    path.write_text(setting.value, encoding="ascii")
+
+
+def _address(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Address) -> None:
+        index = socket.if_nametoindex(item.device)
+        ipr.addr(command, index=index, address=item.address, prefixlen=item.length)
+
+    return request
+
+
+def _fdb_entry(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Fdb) -> None:
+        index = socket.if_nametoindex(item.device)
+        state, flags = NUD_NOARP | NUD_PERMANENT, NTF_SELF
+        ipr.fdb(command, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
+
+    return request
+
+
+def _neighbour(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Neighbour) -> None:
+        index = socket.if_nametoindex(item.device)
+        ipr.neigh(command, ifindex=index, dst=item.address, lladdr=item.mac, state=NUD_PERMANENT)
+
+    return request
+
+
+def _route(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Route) -> None:
+        arguments: dict[str, Any] = {
+            "family": FAMILIES[item.family],
+            "dst": "0.0.0.0/0" if item.family == 4 else "::/0",
+            "table": item.table,
+            "type": item.kind,
+            "proto": ids.PROTOCOL,
+        }
+        if item.metric:
+            arguments["priority"] = item.metric
+        if item.device:
+            arguments["oif"] = socket.if_nametoindex(item.device)
+        if item.via:
+            arguments.update(gateway=item.via, flags=RTNH_F_ONLINK)
+        elif item.device:
+            arguments["scope"] = "link"
+        ipr.route(command, **arguments)
+
+    return request
+
+
+def _rule(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Rule) -> None:
+        ipr.rule(
+            command,
+            family=FAMILIES[item.family],
+            priority=item.priority,
+            fwmark=item.mark,
+            fwmask=item.mask,
+            table=item.table,
+            protocol=ids.PROTOCOL,
+        )
+
+    return request
+
+
+def _delete_link(ipr: Any, item: Vxlan) -> None:
+    ipr.link("del", index=socket.if_nametoindex(item.name))
+
+
+def _never(ipr: Any, item: Object) -> None:
+    raise AssertionError(f"{item} goes with its device")
+
+
+_OPERATIONS: dict[type, tuple[Callable[[Any, Any], None], Callable[[Any, Any], None]]] = {
+    Vxlan: (_put_vxlan, _delete_link),
+    Setting: (_put_setting, _never),
+    Address: (_address("replace"), _address("del")),
+    Fdb: (_fdb_entry("replace"), _fdb_entry("del")),
+    Neighbour: (_neighbour("replace"), _neighbour("del")),
+    Route: (_route("replace"), _route("del")),
+    Rule: (_rule("add"), _rule("del")),
+}
+
+
+# --- interfaces --------------------------------------------------------------------------------------------
+
+
+def _link(ipr: Any, name: str) -> Any:
+    """The link with this name, or None."""
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    try:
+        return next(iter(ipr.link("get", ifname=name)), None)
+    except NetlinkError as error:
+        if error.code in (errno.ENODEV, errno.ERANGE):
+            return None
+        raise
+
+
+def host_veth(names: Iterable[str]) -> str | None:
+    """The first of these interfaces that exists and is a veth; None where none is."""
+    with _netlink("looking for the pod's interface") as ipr:
+        for name in names:
+            link = _link(ipr, name)
+            if link is not None and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth":
+                return name
+    return None
+
+
+def tag(device: str, group: int) -> None:
+    """Puts an interface into an interface group; 0 is the kernel's default group."""
+    with _netlink(f"tagging {device}") as ipr:
+        try:
+            index = socket.if_nametoindex(device)
+        except OSError as error:
+            raise refused(f"tagging {device}", errno.ENODEV) from error
+        ipr.link("set", index=index, group=group)
+
+
+def tag_of(device: str) -> int | None:
+    """The group of an interface; None where it does not exist."""
+    with _netlink(f"reading the tag of {device}") as ipr:
+        link = _link(ipr, device)
+        return None if link is None else int(link.get_attr("IFLA_GROUP") or 0)
+
+
+def tagged() -> dict[str, int]:
+    """Every interface whose group is in our range."""
+    with _netlink("reading the tags") as ipr:
+        links = [(link.get_attr("IFLA_IFNAME"), int(link.get_attr("IFLA_GROUP") or 0)) for link in ipr.get_links()]
+    return {name: group for name, group in links if ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED}
+
+
+def primary_address(interface: str, family: int = 4) -> str | None:
+    """The first global address of an interface, the source of what it sends; None without one."""
+    with _netlink(f"reading the addresses of {interface}") as ipr:
+        try:
+            index = socket.if_nametoindex(interface)
+        except OSError:
+            return None
+        for address in ipr.get_addr(family=FAMILIES[family], index=index):
+            flags = address.get_attr("IFA_FLAGS") or address["flags"]
+            if not address["scope"] and not flags & (IFA_F_TEMPORARY_OR_SECONDARY | IFA_F_UNUSABLE):
+                return str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"))
+    return None

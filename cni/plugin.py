@@ -1,0 +1,98 @@
+"""One CNI call: by the agent, else alone.
+
+On the way to the agent nothing is imported but what is built into the interpreter: this runs at each pod
+start.
+"""
+
+import _socket
+import time
+
+from . import config, contract
+
+RETRY = 0.005
+"""Seconds between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait
+by itself."""
+
+
+class NoAnswer(Exception):
+    """The agent does not answer; says why."""
+
+
+class Refusal(Exception):
+    """The agent's error object, as it is to be printed."""
+
+    def __init__(self, error: bytes) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def run(request: bytes, settings: config.PluginConfig) -> None:
+    """Carries out the call that ``request`` (:func:`contract.cni_request`) tells.
+
+    Raises :class:`Refusal` or :class:`contract.CNIError`.
+    """
+    try:
+        answer = ask(settings.socket, request, contract.DEADLINE)
+    except (NoAnswer, OSError) as error:
+        from . import alone
+
+        alone.run(request, settings.socket, str(error))
+        return
+    if answer != contract.OK:
+        raise Refusal(answer[len(contract.ERROR) :])
+
+
+def ask(path: str, request: bytes, seconds: float) -> bytes:
+    """The agent's answer: :data:`contract.OK`, or :data:`contract.ERROR` and a whole JSON object.
+
+    Takes ``seconds`` at most. Raises :class:`NoAnswer` or :class:`OSError`.
+    """
+    deadline = time.monotonic() + seconds
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    try:
+        _connect(connection, path, deadline)
+        connection.settimeout(_left(deadline))
+        connection.sendall(request)
+        connection.shutdown(_socket.SHUT_WR)
+        answer = b""
+        while len(answer) <= contract.LIMIT:
+            connection.settimeout(_left(deadline))
+            part = connection.recv(1 << 16)
+            if not part:
+                return _whole(answer)
+            answer += part
+    finally:
+        connection.close()
+    raise NoAnswer(f"answered more than {contract.LIMIT} bytes")
+
+
+def _connect(connection: _socket.socket, path: str, deadline: float) -> None:
+    while True:
+        connection.settimeout(_left(deadline))
+        try:
+            connection.connect(path)
+            return
+        except BlockingIOError:
+            time.sleep(RETRY)
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise NoAnswer("no answer in time")
+    return left
+
+
+def _whole(answer: bytes) -> bytes:
+    """``answer``, where it is one. An agent that dies while it writes leaves half of one."""
+    if answer == contract.OK:
+        return answer
+    if not answer:
+        raise NoAnswer("closed the connection without an answer")
+    try:
+        if answer.startswith(contract.ERROR):
+            config.members(answer[len(contract.ERROR) :].decode())
+            return answer
+    except ValueError:
+        pass
+    raise NoAnswer("broke off in the middle of its answer")

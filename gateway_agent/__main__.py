@@ -1,0 +1,126 @@
+"""``egress-gateway-agent``: reads its configuration, puts the parts together, serves until told to stop.
+
+The only place that names concrete shells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import log
+from .agent import Agent
+from .calls import Calls
+from .config import AgentConfig, ConfigError, load
+from .shell import key
+from .shell.files import FilesStore
+from .shell.kernel import Kernel
+from .shell.peers import KeeperClient
+from .shell.socket import RequestServer
+
+DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
+logger = logging.getLogger(__name__)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration or call."""
+    parser = argparse.ArgumentParser(
+        prog="egress-gateway-agent",
+        description="Keeps this node's part of the egress gateways. SIGTERM hands everything over and stops; "
+        "SIGHUP restarts in place and moves nothing.",
+    )
+    parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE",
+                        help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
+    arguments = parser.parse_args()
+    try:
+        config = load(arguments.config)
+    except ConfigError as error:
+        print("\n".join(str(problem) for problem in error.problems), file=sys.stderr)
+        sys.exit(2)
+    if arguments.check:
+        print(f"{arguments.config}: valid")
+        return
+    log.set_up(config.log_level, config.log_format)
+    try:
+        restart = asyncio.run(serve(config))
+    except OSError as error:
+        logger.error("%s", error)
+        sys.exit(1)
+    if restart:
+        os.execv(sys.executable, [sys.executable, "-m", "gateway_agent", *sys.argv[1:]])
+
+
+async def serve(config: AgentConfig) -> bool:
+    """Runs the agent until a signal. True where it should start again in place.
+
+    Raises OSError where another agent runs on the same run directory, or the directory or key cannot be had.
+    """
+    config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _locked(config.run_dir / "agent.lock"):
+        if notice := key.provide(config.key_file):
+            logger.warning("%s", notice)
+        kernel = Kernel()
+        agent = Agent(config, FilesStore(config.store_path), kernel, KeeperClient(config.run_dir))
+        agent.pods.adopt(agent.plan)
+        server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
+        return await _until_signal(agent, server)
+
+
+async def _until_signal(agent: Agent, server: RequestServer) -> bool:
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+    heard: list[signal.Signals] = []
+
+    def hear(number: signal.Signals) -> None:
+        heard.append(number)
+        told.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, hear, number)
+    agent.kernel.watch(agent.kernel_changed)
+    parts = (agent.follow_store(), agent.follow_keeper(), agent.run())
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in parts]
+    waiting: asyncio.Task[object] = asyncio.create_task(told.wait())
+    await server.start()
+    logger.info("node %s: serving on %s", agent.config.node_name, server.path)
+    # A part that ends by itself has failed: the service ends with it, and whoever runs it starts it anew.
+    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    restart = heard[:1] == [signal.SIGHUP]
+    if heard and not restart:
+        logger.info("stopping: handing over")
+        await agent.stop()
+    await server.stop()
+    for task in (waiting, *tasks):
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+    return restart
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the run directory: two agents on one node would undo each other's work."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(0, f"another agent runs: it holds {path}") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    main()

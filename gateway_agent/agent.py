@@ -1,0 +1,276 @@
+"""The service: one event loop that owns all state, and turns what it hears into what should be.
+
+What comes in: the store's inventory, the lease keeper's state, kernel events, CNI calls. What goes out: the plan
+(to the kernel and to ``plan.json``), tags, and the keeper's configuration. Everything may be done twice; after a
+fault at any point the next round repairs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from cni import plan as plans
+from cni.kernel.errors import KernelError
+from cni.kernel.monitor import Event
+from cni.plan import Plan
+
+from .config import AgentConfig
+from .core import desired, planning, readiness
+from .core.keeping import KeeperState
+from .core.model import Inventory, Problem
+from .pods import Pods
+from .shell import interfaces
+from .shell.files import FilesStore
+from .shell.health import UpstreamProbe
+from .shell.kernel import Kernel
+from .shell.peers import KeeperClient
+
+log = logging.getLogger(__name__)
+RETRY = 1.0
+"""Seconds until a round that failed is tried again."""
+
+
+class Agent:
+    """``plan`` is what should stand, ``applied`` what the kernel was last brought to."""
+
+    def __init__(self, config: AgentConfig, store: FilesStore, kernel: Kernel, keeper: KeeperClient) -> None:
+        self.config = config
+        self.store = store
+        self.kernel = kernel
+        self.keeper = keeper
+        self.inventory: Inventory | None = None
+        self.keeper_state: KeeperState | None = None
+        self.plan_file = config.run_dir / "plan.json"
+        self.plan: Plan | None = _read_plan(self.plan_file)
+        self.applied: Plan | None = None
+        self.pods = Pods(config.run_dir, kernel)
+        self.problems: tuple[Problem, ...] = ()
+        self.trouble = ""
+        self._facts: dict[str, readiness.InterfaceFacts] = {}
+        self._probes: dict[str, tuple[UpstreamProbe, asyncio.Task[None]]] = {}
+        self._work = asyncio.Event()
+        self._rounds = asyncio.Condition()
+        self._kernel_in_doubt = True
+        self._stopping = False
+
+    # --- what comes in -----------------------------------------------------------------------------------------
+
+    async def follow_store(self) -> None:
+        """Takes each inventory of the store. Ends with its task."""
+        async for inventory in self.store.inventories():
+            for problem in inventory.problems:
+                if self.inventory is None or problem not in self.inventory.problems:
+                    log.warning("%s", problem)
+            self.inventory = inventory
+            self._work.set()
+
+    async def follow_keeper(self) -> None:
+        """Takes each state of the lease keeper. Ends with its task."""
+        async for state in self.keeper.states():
+            known = self.keeper_state.changes[-1].at if self.keeper_state and self.keeper_state.changes else 0.0
+            for change in state.changes:
+                if change.at > known:
+                    log.info("master of %s: %s -> %s, epoch %d (%s)", self._name(change.id), change.before or "none",
+                             change.after or "none", change.epoch, change.reason)
+            self.keeper_state = state
+            self._work.set()
+
+    def kernel_changed(self, events: Iterable[Event]) -> None:
+        """Takes what the kernel tells. An interface that went down counts at once, the rest in the next round."""
+        devices = {event.device for event in events}
+        if any(event.kind == "overrun" for event in events):
+            devices |= {"", *self._facts}
+        if any(event.ours for event in events):
+            self._kernel_in_doubt = True
+            self._work.set()
+        if devices & self._facts.keys() - self.pods.interfaces():
+            self._look_at_interfaces()
+        if devices & self.pods.interfaces():
+            # Perhaps somebody else's hand on a tag.
+            self._work.set()
+
+    def _look_at_interfaces(self) -> None:
+        facts = interfaces.read()
+        if facts != self._facts:
+            self._facts = facts
+            self._tell_keeper()
+            self._work.set()
+
+    # --- rounds ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Works round after round until cancelled."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            try:
+                await self._round()
+                self._say("")
+            except (KernelError, OSError) as error:
+                self._say(str(error))
+                asyncio.get_running_loop().call_later(RETRY, self._work.set)
+            async with self._rounds:
+                self._rounds.notify_all()
+
+    async def next_round(self) -> None:
+        """Asks for a round and waits until one that began after this call has ended."""
+        async with self._rounds:
+            self._work.set()
+            await self._rounds.wait()
+            if self._work.is_set():
+                await self._rounds.wait()
+
+    async def _round(self) -> None:
+        if self.inventory is None:
+            return
+        self._facts = interfaces.read()
+        planned = planning.build(
+            self.inventory,
+            self._settings(),
+            {name: fact.address for name, fact in self._facts.items() if fact.address},
+            self._masters(),
+            self.plan,
+            self.pods.wanted(self.inventory),
+            isolated=self.keeper_state is not None and self.keeper_state.isolated,
+        )
+        self.problems = planned.problems
+        if planned.plan != self.plan:
+            # Written before it is applied: should this process die in between, the next one numbers the same way.
+            _write(self.plan_file, plans.dumps(planned.plan))
+            self.plan = planned.plan
+        await self._apply(planned.plan)
+        self._follow_probes()
+        self._tell_keeper()
+
+    async def _apply(self, plan: Plan) -> None:
+        if plan != self.applied or self._kernel_in_doubt:
+            self._kernel_in_doubt = False
+            try:
+                for change in await self.kernel.stand(plan):
+                    log.info("kernel: %s", change)
+            except KernelError:
+                self._kernel_in_doubt = True
+                raise
+            self.applied = plan
+        assert self.inventory is not None
+        await self.pods.retag(plan, self.inventory)
+
+    def _settings(self) -> planning.Settings:
+        return planning.Settings(
+            node=self.config.node_name,
+            mask=self.config.mark_mask,
+            port=self.config.tunnel_port,
+            mtu=self.config.tunnel_mtu or readiness.tunnel_mtu(self._facts, self._own_address()),
+            cluster_cidrs=self.config.cluster_cidrs,
+        )
+
+    def _own_address(self) -> str:
+        nodes = self.inventory.nodes if self.inventory else ()
+        return next((a for n in nodes if n.name == self.config.node_name for a in n.addresses if ":" not in a), "")
+
+    def _masters(self) -> dict[str, tuple[str, int]]:
+        if self.keeper_state is None:
+            # Until the keeper has spoken, what was last known goes on to hold: a restart moves nothing.
+            return {e.id: (e.master, e.epoch) for e in self.plan.egress_ips} if self.plan else {}
+        return {egress.id: (egress.master, egress.epoch) for egress in self.keeper_state.egress}
+
+    # --- what goes out -----------------------------------------------------------------------------------------
+
+    def _tell_keeper(self) -> None:
+        if self.plan is None or self.inventory is None:
+            return
+        self.keeper.send(desired.keeper_config(
+            self.plan, self._keeper_settings(), self._unready(), devices=self.applied is not None,
+            stopping=self._stopping,
+        ))
+
+    def _keeper_settings(self) -> desired.KeeperSettings:
+        return desired.KeeperSettings(
+            port=self.config.cluster_port,
+            key_file=str(self.config.key_file),
+            heartbeat_ns=self.config.heartbeat_ns,
+            duration_ns=self.config.duration_ns,
+            availability_first=self.config.quorum == "AvailabilityFirst",
+        )
+
+    def _unready(self) -> dict[str, str]:
+        """For each egress IP that this node is eligible for, why it is not ready; empty where it is."""
+        if self.plan is None or self.inventory is None:
+            return {}
+        named = {gateway.name: gateway.interface for gateway in self.inventory.gateways}
+        answers = {}
+        for egress in self.plan.egress_ips:
+            if self.plan.node in egress.eligible:
+                interface = named.get(egress.gateway, "")
+                probe = self._probes.get(interface)
+                silent = probe[0].silent if probe else ()
+                answers[egress.id] = (
+                    readiness.unready(egress, interface, self._facts, silent)
+                    or ("" if self.applied is not None else self.trouble or "the kernel is not set up yet")
+                )
+        return answers
+
+    def _follow_probes(self) -> None:
+        """One upstream probe for each egress interface in use."""
+        assert self.plan is not None
+        wanted = {egress.interface for egress in self.plan.egress_ips if egress.interface}
+        if not self.config.upstream:
+            wanted = set()
+        for interface in set(self._probes) - wanted:
+            self._probes.pop(interface)[1].cancel()
+        for interface in wanted - set(self._probes):
+            probe = UpstreamProbe(interface, self.config.upstream, self.config.health_interval,
+                                  self.config.health_misses, self._tell_keeper)
+            self._probes[interface] = (probe, asyncio.create_task(probe.run()))
+
+    async def stop(self) -> None:
+        """Hands every lease over and lets the keeper end. The data path stays: selected pods never leak."""
+        self._stopping = True
+        self._tell_keeper()
+        await self.keeper.ended()
+
+    # --- what is asked -----------------------------------------------------------------------------------------
+
+    def all_problems(self) -> tuple[Problem, ...]:
+        """Everything the owner should mend, as it stands now."""
+        found = list(self.inventory.problems if self.inventory else ())
+        found += self.problems
+        found += [Problem("kernel", "", self.trouble)] if self.trouble else []
+        found += [Problem("keeper", "", text) for text in (self.keeper_state.problems if self.keeper_state else ())]
+        found += self.pods.problems
+        return tuple(found)
+
+    def _say(self, trouble: str) -> None:
+        if trouble and trouble != self.trouble:
+            log.error("%s", trouble)
+        self.trouble = trouble
+
+    def _name(self, identity: str) -> str:
+        for egress in self.plan.egress_ips if self.plan else ():
+            if egress.id == identity:
+                return f"{egress.gateway} {egress.address}".strip()
+        return identity
+
+
+def _read_plan(path: Path) -> Plan | None:
+    with contextlib.suppress(OSError, ValueError):
+        return plans.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _write(path: Path, text: str) -> None:
+    """All or nothing, mode 0600; a full disk leaves the old file."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,201 @@
+"""Answers on the agent's socket: the CNI calls of the plugin, the questions of ``egressctl``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from cni import contract
+from cni.attachments import Attachment
+from cni.call import Call, CallError, parse_call
+from cni.kernel.errors import KernelError
+from cni.plan import Plan, PodIdentity
+
+from .agent import Agent
+from .core import status
+from .pods import group_for, identity
+
+log = logging.getLogger(__name__)
+
+
+class Calls:
+    """One for each agent; holds no state of its own."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._cni = {
+            "ADD": self._add, "DEL": self._delete, "CHECK": self._check, "GC": self._collect, "STATUS": self._status,
+        }
+        self._control: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "status": self._show_status, "pods": self._show_pods, "explain": self._explain, "events": self._events,
+        }
+
+    async def handle(self, request: bytes) -> bytes:
+        """The answer to one request of either kind. Never raises: what goes wrong is an answer too."""
+        if request.startswith(contract.CONTROL + b"\0"):
+            return self._answer_control(request[len(contract.CONTROL) + 1 :])
+        try:
+            environment, configuration = contract.split_cni_request(request)
+            call = parse_call(environment, configuration)
+            log.debug("%s %s %s/%s", call.command, call.container_id, call.namespace, call.name)
+            await self._cni[call.command](call)
+        except contract.CNIError as error:
+            return _refusal(request, error)
+        except KernelError as error:
+            return _refusal(request, CallError(contract.KERNEL_REFUSED, error.message, error.hint))
+        except OSError as error:
+            return _refusal(request, CallError(contract.IO_FAILURE, str(error), f"see {self.agent.config.run_dir}"))
+        except Exception as error:
+            log.exception("a CNI call failed")
+            return _refusal(request, CallError(contract.INTERNAL, f"the agent failed: {error!r}", "see its log"))
+        return contract.OK
+
+    # --- CNI ---------------------------------------------------------------------------------------------------
+
+    async def _add(self, call: Call) -> None:
+        record = Attachment(
+            container_id=call.container_id, ifname=call.ifname, netns=call.netns, host_interface="",
+            namespace=call.namespace, name=call.name, uid=call.uid, labels=call.labels, addresses=call.addresses,
+            network=call.network,
+        )  # fmt: skip
+        try:
+            await self._attach(record, call)
+        except (CallError, KernelError) as error:
+            if call.failure_policy != "Ignore":
+                raise
+            log.warning("%s/%s starts without its tag: %s", call.namespace, call.name, error)
+
+    async def _attach(self, record: Attachment, call: Call) -> None:
+        """Tags the interface, then says so. Returns only when the tag that the *applied* plan gives stands."""
+        agent = self.agent
+        host_interface = await agent.kernel.host_veth(call.host_interfaces)
+        record = replace(record, host_interface=host_interface or "")
+        agent.pods.put(record)
+        pod = self._identity(record)
+        if self._needs_round(pod):
+            await agent.next_round()
+        plan = agent.applied
+        if plan is None or agent.inventory is None:
+            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting")
+        group = group_for(plan, pod)
+        if not group:
+            return
+        if host_interface is None:
+            agent.pods.remove(record.key)
+            raise CallError(
+                contract.NO_HOST_INTERFACE,
+                f"pod {pod.namespace}/{pod.name} is selected by {', '.join(plan.policies_for(pod) or ())} "
+                "but the result names no host-side veth",
+                "an egress gateway works with pods whose network plugin makes a veth (bridge, ptp, calico, …), not "
+                "with macvlan or the host's network: exclude the pod from the policy or change its network",
+            )
+        if plan.set_for(pod, plan.policies_for(pod) or ()) is None:
+            raise CallError(contract.TRY_AGAIN_LATER, "no number is left for this pod's policies",
+                            "widen mark.mask in the agent's configuration, or use fewer combinations of policies")
+        await agent.kernel.tag(host_interface, group)
+        agent.pods.put(replace(record, group=group))
+        if agent.applied is not plan:
+            # The plan moved while the tag was being set; the round that moved it may not have seen this pod.
+            await agent.next_round()
+
+    def _identity(self, record: Attachment) -> PodIdentity:
+        if self.agent.inventory is None:
+            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", "it has not read its store yet")
+        return identity(record, self.agent.inventory)
+
+    def _needs_round(self, pod: PodIdentity) -> bool:
+        """Whether the plan in the kernel cannot take this pod yet."""
+        plan = self.agent.applied
+        if plan is None:
+            return True
+        policies = plan.policies_for(pod)
+        return bool(policies) and plan.set_for(pod, policies or ()) is None
+
+    async def _delete(self, call: Call) -> None:
+        self.agent.pods.remove((call.container_id, call.ifname))
+
+    async def _check(self, call: Call) -> None:
+        agent = self.agent
+        plan = agent.applied
+        if plan is None:
+            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", "it is starting")
+        record = agent.pods.records.get((call.container_id, call.ifname))
+        if record is None:
+            raise CallError(contract.NOT_AS_ADDED, f"container {call.container_id} was not added",
+                            "the runtime must ADD it first")
+        group = group_for(plan, self._identity(record))
+        if not group:
+            return
+        wrong = list(await agent.kernel.missing(plan))
+        if await agent.kernel.tag_of(record.host_interface) != group:
+            policies = ", ".join(record_policies(plan, group))
+            wrong.insert(0, f"interface {record.host_interface} does not carry the tag of {policies}")
+        if wrong:
+            message = "the pod's way to its gateway is not as it was made"
+            raise CallError(contract.NOT_AS_ADDED, message, "; ".join(wrong))
+
+    async def _collect(self, call: Call) -> None:
+        # The list speaks of one network; records of others are none of its business.
+        for key, record in list(self.agent.pods.records.items()):
+            if record.network in ("", call.network) and key not in call.valid_attachments:
+                self.agent.pods.remove(key)
+
+    async def _status(self, call: Call) -> None:
+        if self.agent.applied is None or self.agent.trouble:
+            reason = self.agent.trouble or "it is starting"
+            raise CallError(contract.NOT_AVAILABLE, "the agent cannot serve pods now", reason)
+
+    # --- egressctl ---------------------------------------------------------------------------------------------
+
+    def _answer_control(self, text: bytes) -> bytes:
+        try:
+            question = json.loads(text)
+            answer = self._control[question.pop("call")](question)
+        except (ValueError, KeyError, AttributeError, TypeError):
+            answer = {"error": "not a call that this agent knows", "hint": f"calls: {', '.join(self._control)}"}
+        except LookupError as error:
+            answer = {"error": str(error), "hint": getattr(error, "hint", "")}
+        return json.dumps(answer).encode()
+
+    def _view(self) -> status.View:
+        agent = self.agent
+        if agent.plan is None or agent.inventory is None:
+            raise LookupError("the agent has not read its store yet")
+        return status.View(
+            plan=agent.applied or agent.plan,
+            inventory=agent.inventory,
+            attachments=tuple(agent.pods.records.values()),
+            keeper=agent.keeper_state,
+            cluster_cidrs=agent.config.cluster_cidrs,
+            problems=agent.all_problems(),
+        )
+
+    def _show_status(self, _: dict[str, Any]) -> Any:
+        return status.status(self._view())
+
+    def _show_pods(self, _: dict[str, Any]) -> Any:
+        return status.pods(self._view())
+
+    def _explain(self, question: dict[str, Any]) -> Any:
+        return status.explain(self._view(), str(question["pod"]), str(question.get("destination") or ""))
+
+    def _events(self, _: dict[str, Any]) -> Any:
+        return status.events(self._view())
+
+
+def record_policies(plan: Plan, group: int) -> tuple[str, ...]:
+    """Names of the policies that a tag stands for."""
+    return next((s.policies for s in plan.policy_sets if s.group == group), ("unknown policies",))
+
+
+def _refusal(request: bytes, error: contract.CNIError) -> bytes:
+    """The error object, in the CNI version that the request's configuration names."""
+    version = "1.1.0"
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        version = str(json.loads(contract.split_cni_request(request)[1])["cniVersion"])
+    answer = {"cniVersion": version, "code": error.code, "msg": error.msg, "details": error.details}
+    return contract.ERROR + json.dumps(answer).encode()

@@ -1,0 +1,233 @@
+"""``agent.yaml``, parsed once."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cni.kernel.ids import MarkLayout
+
+from .core import documents, prefixes, selectors, specs
+from .core.fields import Fields, Report, kind_of
+from .core.model import Problem
+
+DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
+KEYS = (
+    "nodeName", "runDir", "store", "clusterCIDRs", "cluster", "lease", "quorum", "tunnel", "mark", "health",
+    "metrics", "log",
+)  # fmt: skip
+RUN_DIR_BYTES = 90
+"""A unix socket's path has at most 107 bytes, and names of ours follow."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
+_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
+_NANOSECONDS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9}
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """The agent's configuration, defaults filled in."""
+
+    node_name: str
+    store_path: Path
+    """The directory of the files store."""
+    run_dir: Path = Path("/run/egress-gateway")
+    cluster_cidrs: tuple[str, ...] = ()
+    key_file: Path = Path("/etc/egress-gateway/cluster.key")
+    cluster_port: int = 7947
+    heartbeat_ns: int = 50 * 10**6
+    duration_ns: int = 250 * 10**6
+    """Of a lease."""
+    quorum: str = "Strict"
+    """``Strict`` or ``AvailabilityFirst``."""
+    tunnel_port: int = 4799
+    tunnel_mtu: int | None = None
+    """Of the tunnel devices, bytes; None: the underlay's less what VXLAN adds."""
+    mark_mask: int = 0x0FF00000
+    upstream: tuple[str, ...] = ()
+    """Addresses that must answer for this node to be ready."""
+    health_interval: float = 0.5
+    """Seconds."""
+    health_misses: int = 3
+    metrics_listen: tuple[str, int] = ("127.0.0.1", 9479)
+    """Address and TCP port."""
+    log_level: str = "info"
+    log_format: str = "text"
+
+
+class ConfigError(Exception):
+    """``problems``: everything that is wrong with the configuration, not only the first thing."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = tuple(problems)
+
+
+def load(path: Path) -> AgentConfig:
+    """The configuration in a file. Raises :class:`ConfigError`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        problem = Problem(str(path), "", f"cannot be read: {reason}", "--config names the file")
+        raise ConfigError([problem]) from error
+    # As kubelet names a node after its host.
+    return parse(str(path), text, os.uname().nodename.lower())
+
+
+def parse(source: str, text: str, host_name: str) -> AgentConfig:
+    """The configuration in ``text``. ``host_name``: default of ``nodeName``. Raises :class:`ConfigError`."""
+    found, problems = documents.load(source, text)
+    value: Any = found[0][1] if len(found) == 1 else None
+    if not problems and len(found) > 1:
+        problems = [Problem(source, "", "holds several documents; one is read")]
+    elif not problems and not isinstance(value, dict):
+        what = "is empty" if value is None else f"is {kind_of(value)} instead of a mapping"
+        problems = [Problem(source, "", what, "at least store is needed")]
+    if problems:
+        raise ConfigError(problems)
+    report = Report(source)
+    config = _config(Fields(value, "", report), host_name)
+    if report.problems:
+        raise ConfigError(report.problems)
+    return config
+
+
+def _config(top: Fields, host_name: str) -> AgentConfig:
+    store_path = _store(top)
+    cluster, tunnel = _section(top, "cluster"), _section(top, "tunnel")
+    lease, health, logs = _section(top, "lease"), _section(top, "health"), _section(top, "log")
+    config = AgentConfig(
+        node_name=_node_name(top, host_name),
+        store_path=store_path,
+        run_dir=_run_dir(top),
+        cluster_cidrs=specs.prefix_list(top, "clusterCIDRs"),
+        key_file=_path(cluster, "keyFile", AgentConfig.key_file),
+        cluster_port=cluster.whole("port", AgentConfig.cluster_port, 1, 65535),
+        heartbeat_ns=_duration(lease, "heartbeat", AgentConfig.heartbeat_ns),
+        duration_ns=_duration(lease, "duration", AgentConfig.duration_ns),
+        quorum=top.choice("quorum", ("Strict", "AvailabilityFirst"), AgentConfig.quorum),
+        tunnel_port=tunnel.whole("port", AgentConfig.tunnel_port, 1, 65535),
+        tunnel_mtu=_mtu(tunnel),
+        mark_mask=_mask(_section(top, "mark")),
+        upstream=specs.address_list(health, "upstream"),
+        health_interval=_duration(health, "interval", int(AgentConfig.health_interval * 1e9)) / 1e9,
+        health_misses=health.whole("misses", AgentConfig.health_misses, 1, 1000),
+        metrics_listen=_listen(_section(top, "metrics")),
+        log_level=logs.choice("level", ("debug", "info", "warning", "error"), AgentConfig.log_level),
+        log_format=logs.choice("format", ("text", "json"), AgentConfig.log_format),
+    )
+    for section in (cluster, tunnel, lease, health, logs):
+        section.end()
+    top.end()
+    _check_together(config, lease, tunnel)
+    return config
+
+
+def _check_together(config: AgentConfig, lease: Fields, tunnel: Fields) -> None:
+    if config.duration_ns < 3 * config.heartbeat_ns:
+        hint = "one lost heartbeat must not cost the lease: 50ms and 250ms, or 20ms and 100ms"
+        lease.add("duration", "is less than three heartbeats", hint)
+    if config.cluster_port == config.tunnel_port:
+        tunnel.add("port", f"{config.tunnel_port} is cluster.port too", "both are UDP: they must differ")
+
+
+def _section(top: Fields, name: str) -> Fields:
+    """A mapping whose every key has a default."""
+    return top.fields(name) or Fields({}, top.at(name), top.report)
+
+
+def _store(top: Fields) -> Path:
+    hint = "store: {kind: files, path: /etc/egress-gateway/manifests}"
+    store = top.fields("store", required=True, hint=hint)
+    if store is None:
+        return Path()
+    kind = store.choice("kind", ("files", "kubernetes"), required=True)
+    if kind == "kubernetes":
+        store.add("kind", "kubernetes is not in this version", "kind: files")
+        return Path()
+    path = _path(store, "path", Path("/etc/egress-gateway/manifests"))
+    if kind:
+        store.end()
+    return path
+
+
+def _node_name(top: Fields, host_name: str) -> str:
+    name = top.text("nodeName", host_name)
+    if not selectors.is_name(name):
+        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.NAME_LIMIT} characters"
+        top.add("nodeName", f"{name!r} is no DNS name", hint)
+    return name
+
+
+def _run_dir(top: Fields) -> Path:
+    path = _path(top, "runDir", AgentConfig.run_dir)
+    if len(os.fsencode(path)) > RUN_DIR_BYTES:
+        top.add("runDir", f"has more than {RUN_DIR_BYTES} bytes", "the path of a unix socket is short")
+    return path
+
+
+def _path(fields: Fields, name: str, default: Path) -> Path:
+    path = Path(fields.text(name, str(default)))
+    if not path.is_absolute() or "\0" in str(path):
+        fields.add(name, f"{str(path)!r} is no absolute path", f"as {default}")
+    return path
+
+
+def _duration(fields: Fields, name: str, default: int) -> int:
+    """Nanoseconds."""
+    given = fields.raw(name)
+    if given is None:
+        return default
+    found = _DURATION.fullmatch(given) if isinstance(given, str) else None
+    value = round(float(found[1]) * _NANOSECONDS[found[2]]) if found else 0
+    if not 10**6 <= value <= 3600 * 10**9:
+        fields.add(name, f"{given!r} is no duration from 1ms to 60m", "as 50ms or 0.25s")
+        return default
+    return value
+
+
+def _mtu(tunnel: Fields) -> int | None:
+    given = tunnel.raw("mtu")
+    if given is None or given == "auto":
+        return None
+    # RFC 791: every host takes datagrams of 576 bytes. 65485: what an underlay of 65535 leaves.
+    if isinstance(given, bool) or not isinstance(given, int) or not 576 <= given <= 65485:
+        tunnel.add("mtu", f"{given!r} is neither auto nor a number of bytes from 576 to 65485")
+        return None
+    return given
+
+
+def _mask(mark: Fields) -> int:
+    found = mark.raw("mask")
+    mark.end()
+    if found is None:
+        return AgentConfig.mark_mask
+    try:
+        mask = int(found, 0) if isinstance(found, str) else found
+        if isinstance(mask, bool) or not isinstance(mask, int):
+            raise ValueError(f"must be a number, not {kind_of(found)}")
+        MarkLayout(mask)
+    except ValueError as error:
+        mark.add("mask", str(error), 'as "0x0ff00000"')
+        return AgentConfig.mark_mask
+    return mask
+
+
+def _listen(metrics: Fields) -> tuple[str, int]:
+    default = AgentConfig.metrics_listen
+    text = metrics.text("listen", f"{default[0]}:{default[1]}")
+    metrics.end()
+    found = _LISTEN.fullmatch(text)
+    try:
+        address = prefixes.address(found[1] or found[2]) if found else ""
+    except ValueError:
+        address = ""
+    if found is None or not address or (":" in address) != bool(found[1]) or not 1 <= int(found[3]) <= 65535:
+        metrics.add("listen", f"{text!r} is no address and port", "as 127.0.0.1:9479 or [::1]:9479")
+        return default
+    return address, int(found[3])

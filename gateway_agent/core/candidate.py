@@ -1,0 +1,148 @@
+"""When a node asks for an egress IP that has no master, and when it gives way to another."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from .lease import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
+from .placement import draw
+
+PAUSE_LIMIT_NS = 5 * SECOND
+
+
+@dataclass(frozen=True)
+class Timers:
+    """Nanoseconds."""
+
+    heartbeat_ns: int
+    duration_ns: int
+
+
+@dataclass
+class _Wait:
+    since: int
+    """Homeless since."""
+    not_before: int = 0
+    tries: int = 0
+    """Fruitless ones, one after another."""
+    told_at: int = 0
+    """When voters last said when asking again can help."""
+
+
+class Candidate:
+    """Decides for one node, which asks through ``owner``."""
+
+    def __init__(self, node: str, incarnation: int, owner: Owner) -> None:
+        self._node = node
+        self._incarnation = incarnation
+        self._owner = owner
+        self._waits: dict[str, _Wait] = {}
+        self._ranks: dict[str, int] = {}
+        """Of those that this node stands for."""
+
+    def stand(self, identity: str, rank: int, epoch: int, timers: Timers, now: int) -> bool:
+        """The egress IP is homeless and this node is candidate number ``rank``. True: send a request now.
+
+        A worse rank waits longer, so that a better one that fails to ask blocks nobody.
+        """
+        self._ranks[identity] = rank
+        self._waits.setdefault(identity, _Wait(now))
+        tenure = self._owner.tenures.get(identity)
+        if tenure is None:
+            if now < self._start(identity, timers):
+                return False
+            self._owner.ask(identity, epoch, now)
+            return True
+        if tenure.quiet_until and tenure.quiet_until <= now:
+            tenure.quiet_until = 0
+            return True
+        return False
+
+    def fruitless(self, identity: str, timers: Timers, now: int) -> bool:
+        """Whether it asked for a whole lease time and was neither granted a lease nor told to wait."""
+        tenure, wait = self._owner.tenures.get(identity), self._waits.get(identity)
+        if tenure is None or wait is None or tenure.until or tenure.quiet_until:
+            return False
+        return now - max(tenure.asked_at, wait.told_at) >= timers.duration_ns
+
+    def withdraw(self, identity: str, reason: str) -> Release | None:
+        """Asks no longer, and gives back what single voters may have granted."""
+        tenure = self._owner.drop(identity)
+        if tenure is None:
+            return None
+        return Release(identity, tenure.epoch, self._node, self._incarnation, reason)
+
+    def settle(self, identity: str) -> None:
+        """It has a master."""
+        self._waits.pop(identity, None)
+        self._ranks.pop(identity, None)
+
+    def rest(self, identity: str) -> None:
+        """This node cannot serve it now. A pause that was earned goes on."""
+        self._ranks.pop(identity, None)
+
+    def pause(self, identity: str, timers: Timers, now: int) -> None:
+        """After a fruitless try or a lost lease: else a node that sends but hears nothing blocks everybody."""
+        wait = self._waits.setdefault(identity, _Wait(now))
+        pause = min(timers.duration_ns << min(wait.tries, 10), PAUSE_LIMIT_NS)
+        wait.not_before = now + pause + self._jitter(identity, wait, timers)
+        wait.tries += 1
+
+    def released(self, identity: str, now: int) -> None:
+        """Somebody has let go of it: ask again at once."""
+        tenure = self._owner.tenures.get(identity)
+        if tenure and tenure.quiet_until:
+            tenure.quiet_until = now
+
+    def told(
+        self,
+        request: Request,
+        refused: Collection[Refusal],
+        former: dict[str, str],
+        timers: Timers,
+        now: int,
+    ) -> list[Release]:
+        """Takes in what a voter refused, and gives way where another candidate has the better lot.
+
+        ``former``: the last known masters by egress id; they are not candidates.
+        """
+        releases = []
+        for identity in request.claims:
+            tenure, wait = self._owner.tenures.get(identity), self._waits.get(identity)
+            if tenure is None or wait is None or tenure.until:
+                continue
+            refusals = [r for r in refused if r.id == identity]
+            for refusal in refusals:
+                if refusal.why == EPOCH:
+                    self._owner.exceed(identity, refusal.epoch)
+            if any(self._yields(identity, r, former) for r in refusals):
+                release = self.withdraw(identity, "another candidate was first")
+                releases += [release] if release else []
+                wait.not_before = now + timers.heartbeat_ns + self._jitter(identity, wait, timers)
+                wait.tries += 1
+                continue
+            earliest = request.quorum.met_at(request.moments.get(identity, {}))
+            if earliest < NEVER:
+                rank_ns = self._ranks.get(identity, 0) * timers.heartbeat_ns
+                tenure.quiet_until = max(earliest + rank_ns, now) + MILLISECOND
+                wait.told_at = now
+        return releases
+
+    def next_wake(self, timers: Timers) -> int:
+        moments = [t.quiet_until for t in self._owner.tenures.values() if t.quiet_until and not t.until]
+        waiting = [self._start(i, timers) for i in self._ranks if i not in self._owner.tenures]
+        return min(moments + waiting, default=NEVER)
+
+    def _start(self, identity: str, timers: Timers) -> int:
+        wait = self._waits[identity]
+        return max(wait.since + self._ranks.get(identity, 0) * 2 * timers.heartbeat_ns, wait.not_before)
+
+    def _yields(self, identity: str, refusal: Refusal, former: dict[str, str]) -> bool:
+        other = refusal.holder
+        if refusal.why != HELD or other in (self._node, former.get(identity)):
+            return False
+        return draw(identity, other) < draw(identity, self._node)
+
+    def _jitter(self, identity: str, wait: _Wait, timers: Timers) -> int:
+        return draw(identity, self._node, str(wait.tries)) % timers.heartbeat_ns

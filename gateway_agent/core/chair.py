@@ -1,0 +1,40 @@
+"""The chair: the egress node that may change the voter set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .lease import Request
+from .voters import CHAIR, Proposal, VoterSet, lead
+
+REMEMBERED = 16
+"""Requests whose answers are kept."""
+
+
+class Chair:
+    """What one node proposes while it holds the lease on :data:`CHAIR`."""
+
+    def __init__(self, node: str) -> None:
+        self._node = node
+        self._answers: dict[int, dict[str, Proposal | None]] = {}
+        self.proposal: Proposal | None = None
+
+    def count(
+        self,
+        voter: str,
+        request: Request,
+        accepted: Proposal | None,
+        current: VoterSet,
+        wanted: Callable[[], VoterSet | None],
+    ) -> VoterSet | None:
+        """A voter has granted the chair's claim and told what it has accepted. Returns a set just decided."""
+        ballot = (request.claims[CHAIR], self._node)
+        outdated = self.proposal is not None and self.proposal.ballot > ballot
+        if outdated or request.quorum.version != current.version:
+            return None
+        answers = self._answers.setdefault(request.seq, {})
+        answers[voter] = accepted
+        for seq in sorted(self._answers)[:-REMEMBERED]:
+            del self._answers[seq]
+        decided, self.proposal = lead(current, ballot, self.proposal, answers, wanted)
+        return decided

@@ -1,0 +1,220 @@
+"""What happens to a pod's packet to a destination, step by step, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cni.attachments import Attachment
+from cni.kernel import ids
+from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
+
+from . import planning, policy, prefixes
+from .view import DIRECT, DROPPED, GATEWAY, Fate, View, fate, master, no_master_reason
+
+Step = dict[str, str]
+SHOWN = 4
+"""Prefixes in a step; ``ways`` has all of them."""
+
+
+class NotKnown(LookupError):
+    """No pod, or no destination, of that name. ``hint`` says what could be asked instead."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The pod that is asked about."""
+
+    pod: PodIdentity
+    attachment: Attachment | None
+    policy_set: PolicySet | None
+    blocked: bool
+    """It is selected but has no policy set: nothing of it passes."""
+
+
+def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
+    """``egressctl explain POD [DESTINATION] -o json``. ``pod``: ``namespace/name``, or a name that is unique.
+
+    Without a destination: for each gateway that the pod uses, with the prefixes that lead there (``ways``).
+    Raises :class:`NotKnown`.
+    """
+    subject = _subject(view, *_find(view, pod))
+    named = f"{subject.pod.namespace}/{subject.pod.name}"
+    steps = [_pod_step(view, subject), *_policy_steps(view, subject.pod), _tag_step(view, subject)]
+    answer: dict[str, Any] = {"pod": named, "destination": destination}
+    if subject.blocked:
+        end = Fate(DROPPED, path="the interface carries a tag that stands for nothing that could be allowed")
+        steps.append(_step("path", end.verdict, end.path))
+    elif destination:
+        egress = _to(view, subject, destination, steps)
+        end = _by(view, egress, steps)
+    else:
+        answer["ways"], end = _all_ways(view, subject, steps)
+    return {**answer, "steps": steps, **_ending(end)}
+
+
+def _ending(end: Fate) -> dict[str, str]:
+    return {"verdict": end.verdict, "via": end.via, "ip": end.ip}
+
+
+def _step(step: str, result: str, reason: str = "") -> Step:
+    return {"step": step, "result": result, "reason": reason}
+
+
+def _find(view: View, asked: str) -> tuple[str, str]:
+    known = {(a.namespace, a.name) for a in view.attachments}
+    known |= {(p.namespace, p.name) for p in view.inventory.pods}
+    namespace, slash, name = asked.rpartition("/")
+    found = sorted(pod for pod in known if pod[1] == name and (not slash or pod[0] == namespace))
+    if len(found) > 1:
+        full = ", ".join("/".join(pod) for pod in found)
+        raise NotKnown(f"{len(found)} pods are named {name!r}", f"one of {full}")
+    if not found:
+        hint = "egressctl pods lists what is attached here; other pods need a Pod document"
+        raise NotKnown(f"no pod {asked!r} is known on node {view.plan.node}", hint)
+    return found[0]
+
+
+def _subject(view: View, namespace: str, name: str) -> _Subject:
+    mine = [a for a in view.attachments if (a.namespace, a.name) == (namespace, name)]
+    attachment = min(mine, key=lambda a: (not a.group, a.ifname), default=None)
+    pod = planning.identify(view.inventory, namespace, name, attachment.labels if attachment else None)
+    if attachment is not None:
+        policy_set = view.set_of(attachment) if attachment.group else None
+        return _Subject(pod, attachment, policy_set, bool(attachment.group) and policy_set is None)
+    selecting = view.plan.policies_for(pod)
+    policy_set = view.plan.set_for(pod, selecting) if selecting else None
+    return _Subject(pod, None, policy_set, bool(selecting) and policy_set is None)
+
+
+def _pod_step(view: View, subject: _Subject) -> Step:
+    pod, attachment = subject.pod, subject.attachment
+    documented = pod in view.inventory.pods
+    told = attachment is not None and attachment.labels is not None
+    origin = "its Pod document" if documented else "its CNI call" if told else ""
+    labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "nobody told its labels: none"
+    if attachment is None:
+        return _step("pod", "not attached to this node", f"as if it were; {labels}")
+    return _step("pod", f"attached by {attachment.host_interface or 'no known interface'}", labels)
+
+
+def _written(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
+
+
+def _policy_steps(view: View, pod: PodIdentity) -> Iterator[Step]:
+    if not view.plan.policies:
+        yield _step("policies", "there are none")
+    for found in view.plan.policies:
+        labels = view.plan.namespaces.get(pod.namespace)
+        selects = found.selects(pod, labels)
+        reason = f"gateway {found.gateway}" if selects else _why_not(found, pod, labels)
+        yield _step(f"policy {found.name}", "selects it" if selects else "does not select it", reason)
+
+
+def _why_not(found: PlanPolicy, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> str:
+    """For each selector the first thing that fails."""
+    return "; ".join(dict.fromkeys(_failing(selector, pod, namespace_labels) for selector in found.selectors))
+
+
+def _failing(selector: Selector, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> str:
+    around = {"kubernetes.io/metadata.name": pod.namespace, **(namespace_labels or {})}
+    for term in selector.namespaces or ():
+        if not term.holds(around):
+            return f"namespace {pod.namespace}: {_unmet(term, around)}"
+    labels = {**(pod.labels or {}), NAMESPACE_LABEL: pod.namespace}
+    return next((_unmet(term, labels) for term in selector.pods if not term.holds(labels)), "")
+
+
+def _unmet(term: Requirement, labels: Mapping[str, str]) -> str:
+    value = labels.get(term.key)
+    asked = f"{term.key} {term.operator}" + (f" ({', '.join(term.values)})" if term.values else "")
+    return f"{asked} fails: " + ("there is no such label" if value is None else f"it is {value!r}")
+
+
+def _tag_step(view: View, subject: _Subject) -> Step:
+    asked = view.plan.policies_for(subject.pod) or ()
+    asked_names = ", ".join(asked) or "no policy"
+    if subject.attachment is None:
+        return _step("tag", "none here", f"its interface would stand for {asked_names}")
+    have = subject.policy_set.policies if subject.policy_set else ()
+    late = "" if have == asked else f"its labels now ask for {asked_names}"
+    if subject.blocked:
+        return _step("tag", "blocked", f"group {subject.attachment.group:#x} stands for no policy set")
+    if subject.policy_set is None:
+        return _step("tag", "none", late or "no policy selects it")
+    return _step("tag", f"{subject.policy_set.group - ids.GROUP_BASE}: {', '.join(have)}", late)
+
+
+def _to(view: View, subject: _Subject, destination: str, steps: list[Step]) -> PlanEgressIP | None:
+    """The egress IP that packets to ``destination`` are sent to; None: they go their own way."""
+    try:
+        address = prefixes.address(destination)
+    except ValueError as error:
+        raise NotKnown(str(error), "DESTINATION is an address, as 203.0.113.10") from error
+    if subject.policy_set is None:
+        steps.append(_step("destination", "any", "no policy counts for the pod"))
+        return None
+    never = planning.never_sent(view.inventory, view.cluster_cidrs)
+    entries = planning.entries(view.inventory, subject.policy_set)
+    match = policy.lookup(entries, never, address)
+    if match is None:
+        steps.append(_step("destination", "no policy", _why_none(entries, never, address)))
+        return None
+    others = [e.name for e in entries if e is not match.entry and policy.lookup([e], never, address)]
+    reason = f"before {', '.join(others)}: longest prefix, then age, then name" if others else ""
+    steps.append(_step("destination", f"{match.prefix} of policy {match.entry.name}", reason))
+    return view.egress(match.entry.egress_id)
+
+
+def _why_none(entries: tuple[policy.Entry, ...], never: Mapping[str, str], address: str) -> str:
+    banned = policy.holding(never, address)
+    if banned is not None:
+        return f"{banned} goes to no gateway: {never[banned]}"
+    reasons = []
+    for entry in entries:
+        excluded = policy.holding(entry.excluded, address)
+        reason = f"excluded by {excluded}" if excluded else "not among its destinations"
+        reasons.append(f"{entry.name}: {reason}")
+    return "; ".join(reasons)
+
+
+def _by(view: View, egress: PlanEgressIP | None, steps: list[Step]) -> Fate:
+    """Adds the steps from the gateway on."""
+    if egress is None:
+        steps.append(_step("path", DIRECT, "as if there were no egress gateway"))
+        return Fate(DIRECT)
+    name, epoch = master(view, egress)
+    end = fate(view, egress)
+    steps.append(_step("gateway", egress.gateway, egress.mode))
+    if name:
+        steps.append(_step("master", name, f"epoch {epoch}"))
+    else:
+        steps.append(_step("master", "none", no_master_reason(view, egress)))
+    steps.append(_step("path", end.verdict, end.path))
+    return end
+
+
+def _all_ways(view: View, subject: _Subject, steps: list[Step]) -> tuple[list[dict[str, Any]], Fate]:
+    """Each gateway with its prefixes. The end is that of the first that has a master, else of the first."""
+    by_egress: dict[str, list[str]] = {}
+    for way in subject.policy_set.ways if subject.policy_set else ():
+        by_egress.setdefault(way.egress_id, []).append(way.prefix)
+    ways: list[dict[str, Any]] = []
+    ends: list[Fate] = []
+    for egress_id, reached in by_egress.items():
+        egress = view.egress(egress_id)
+        first = ", ".join(reached[:SHOWN]) + (", …" if len(reached) > SHOWN else "")
+        steps.append(_step("destination", f"{len(reached)} prefixes", first))
+        end = _by(view, egress, steps)
+        gateway = egress.gateway if egress else ""
+        ways.append({"gateway": gateway, "prefixes": reached, **_ending(end)})
+        ends.append(end)
+    if not ends:
+        ends.append(_by(view, None, steps))
+    return ways, next((end for end in ends if end.verdict == GATEWAY), ends[0])

@@ -1,0 +1,138 @@
+"""Reads the fields of a document one by one and gathers every problem instead of stopping at the first."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from .model import Problem
+
+WORDS = {
+    bool: "a boolean", int: "a number", float: "a number", str: "a text", dict: "a mapping", list: "a list",
+}  # fmt: skip
+
+
+class Report:
+    """The problems found so far in one source."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.problems: list[Problem] = []
+
+    def add(self, path: str, message: str, hint: str = "") -> None:
+        self.problems.append(Problem(self.source, path, message, hint))
+
+
+def resembling(name: str, known: Iterable[str]) -> str:
+    """The hint for a name that is not known: the nearest known one, else all of them."""
+    names = sorted(known)
+    folded = {candidate.lower(): candidate for candidate in reversed(names)}
+    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {folded[near[0]]!r}?"
+    return f"known: {', '.join(names)}" if names else ""
+
+
+def kind_of(value: object) -> str:
+    """What YAML made of a value, in words."""
+    return "empty" if value is None else WORDS.get(type(value), type(value).__name__)
+
+
+class Fields:
+    """The fields of one mapping. Each reading method notes the name as known; :meth:`end` reports the others.
+
+    A value that is wrong is reported and read as the default. ``null`` counts as absent, as in Kubernetes.
+    """
+
+    def __init__(self, value: Mapping[Any, Any], path: str, report: Report) -> None:
+        self.value = value
+        self.path = path
+        self.report = report
+        self._known: set[str] = set()
+
+    def at(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def add(self, name: str, message: str, hint: str = "") -> None:
+        self.report.add(self.at(name), message, hint)
+
+    def raw(self, name: str, required: bool = False, hint: str = "") -> Any:
+        """Whatever stands there; None where nothing does."""
+        self._known.add(name)
+        found = self.value.get(name)
+        if found is None and required:
+            self.add(name, "is required", hint)
+        return found
+
+    def text(self, name: str, default: str = "", *, required: bool = False, hint: str = "") -> str:
+        found = self.raw(name, required, hint)
+        if isinstance(found, str) and (found or not required):
+            return found
+        if found == "":
+            self.add(name, "is empty", hint)
+        elif found is not None:
+            self.add(name, f"must be a text, not {kind_of(found)}", "quote it")
+        return default
+
+    def choice(self, name: str, among: Sequence[str], default: str = "", *, required: bool = False) -> str:
+        chosen = self.text(name, default, required=required, hint=f"one of {', '.join(among)}")
+        if chosen in among or chosen == default:
+            return chosen
+        self.add(name, f"{chosen!r} is not known", resembling(chosen, among))
+        return default
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        found = self.raw(name)
+        if isinstance(found, bool):
+            return found
+        if found is not None:
+            self.add(name, f"must be true or false, not {kind_of(found)}")
+        return default
+
+    def whole(self, name: str, default: int, low: int, high: int) -> int:
+        found = self.raw(name)
+        if found is None:
+            return default
+        if isinstance(found, bool) or not isinstance(found, int) or not low <= found <= high:
+            self.add(name, f"must be a whole number from {low} to {high}")
+            return default
+        return found
+
+    def fields(self, name: str, *, required: bool = False, hint: str = "") -> Fields | None:
+        """A mapping in this mapping; None where it is absent or something else."""
+        found = self.raw(name, required, hint)
+        if isinstance(found, dict):
+            return Fields(found, self.at(name), self.report)
+        if found is not None:
+            self.add(name, f"must be a mapping, not {kind_of(found)}", hint)
+        return None
+
+    def items(self, name: str, *, required: bool = False, hint: str = "") -> Iterator[tuple[str, Any]]:
+        """The items of a list, each with its path; an item that is empty is reported and skipped."""
+        found = self.raw(name, required, hint)
+        if found is not None and not isinstance(found, list):
+            self.add(name, f"must be a list, not {kind_of(found)}", hint)
+        elif found == [] and required:
+            self.add(name, "is empty", hint)
+        for index, item in enumerate(found if isinstance(found, list) else ()):
+            path = f"{self.at(name)}[{index}]"
+            if item is None:
+                self.report.add(path, "is empty")
+            else:
+                yield path, item
+
+    def texts(self, name: str, *, required: bool = False, hint: str = "") -> Iterator[tuple[str, str]]:
+        """The items of a list of texts, each with its path."""
+        for path, item in self.items(name, required=required, hint=hint):
+            if isinstance(item, str):
+                yield path, item
+            else:
+                self.report.add(path, f"must be a text, not {kind_of(item)}", "quote it")
+
+    def end(self, besides: Iterable[str] = ()) -> None:
+        """Reports the fields that nobody has asked for. ``besides``: known ones of no interest."""
+        known = self._known | set(besides)
+        for name in self.value:
+            if name not in known:
+                self.add(str(name), "unknown field", resembling(str(name), known))

@@ -1,0 +1,282 @@
+"""The right to be master for a fraction of a second: voters grant it, owners count the grants.
+
+Times are nanoseconds on the node's own ``CLOCK_BOOTTIME``. No clock is compared with another: a grant ends
+``duration`` after its *receipt* on the voter's clock, the lease made of such grants ends sooner, counted from
+the *sending* of the request on the owner's clock. So every grant outlives the lease that it made, and two
+owners would need two majorities without a common voter (Gray and Cheriton, "Leases", SOSP 1989).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+MILLISECOND = 1_000_000
+SECOND = 1_000_000_000
+RATE_BOUND = 0.01
+"""How far a clock's rate may be off. Two clocks can differ by twice that."""
+MARGIN_NS = 8 * MILLISECOND
+"""Two timer ticks of a kernel with HZ=250: how late an expiry may be noticed."""
+NEVER = 1 << 62
+"""A moment that does not come."""
+
+
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """A node asks to be, or to remain, master of one egress IP."""
+
+    id: str
+    epoch: int
+
+
+class Release(msgspec.Struct, frozen=True, array_like=True):
+    """``node`` has ceased to be master (or to ask) with this epoch; this incarnation uses it never again."""
+
+    id: str
+    epoch: int
+    node: str
+    incarnation: int
+    """Of the node: a restarted one may come to use the epoch again."""
+    reason: str
+
+
+HELD = "held"
+EPOCH = "epoch"
+SILENT = "silent"
+DURATION = "duration"
+VOTERS = "voters"
+
+
+class Refusal(msgspec.Struct, frozen=True, array_like=True):
+    """Why a claim is not granted. ``remaining_ns``: when asking again can help; 0 is at once."""
+
+    id: str
+    why: str
+    """``held``: another node holds it. ``epoch``: a higher one was granted. ``silent``: the voter has just
+    started. ``duration``: longer than the voter's own. ``voters``: for a voter set that is out of date."""
+    holder: str = ""
+    epoch: int = 0
+    """The highest epoch granted."""
+    remaining_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    granted: tuple[str, ...]
+    refused: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a voter remembers of an egress IP. ``epoch`` is the highest that it ever granted."""
+
+    holder: str
+    incarnation: int
+    epoch: int
+    until: int
+
+
+def lease_end(sent_at: int, duration_ns: int, margin_ns: int = MARGIN_NS) -> int:
+    """When a lease ends on the owner's clock."""
+    return sent_at + int(duration_ns * (1 - 2 * RATE_BOUND)) - margin_ns
+
+
+def is_majority(voters: Collection[str], members: Sequence[str]) -> bool:
+    return sum(member in voters for member in members) * 2 > len(members)
+
+
+class Voter:
+    """Grants leases, one for each egress IP and moment. Stores nothing."""
+
+    def __init__(self, silent_until: int) -> None:
+        """``silent_until``: one lease time after the start, because earlier grants are forgotten."""
+        self.silent_until = silent_until
+        self.grants: dict[str, Grant] = {}
+
+    def vote(
+        self,
+        node: str,
+        incarnation: int,
+        claims: Iterable[Claim],
+        duration_ns: int,
+        limit_ns: int,
+        now: int,
+    ) -> Verdict:
+        """Judges each claim for itself. ``limit_ns``: the voter's own lease time, the longest it grants."""
+        granted, refused = [], []
+        for claim in claims:
+            refusal = self._refusal(node, claim, duration_ns, limit_ns, now)
+            if refusal is not None:
+                refused.append(refusal)
+                continue
+            before = self.grants.get(claim.id)
+            # A lease made by an earlier request may be the longer one, where the lease time was shortened.
+            kept = before.until if before and before.holder == node else 0
+            self.grants[claim.id] = Grant(node, incarnation, claim.epoch, max(now + duration_ns, kept))
+            granted.append(claim.id)
+        return Verdict(tuple(granted), tuple(refused))
+
+    def _refusal(self, node: str, claim: Claim, duration_ns: int, limit_ns: int, now: int) -> Refusal | None:
+        if now < self.silent_until:
+            return Refusal(claim.id, SILENT, remaining_ns=self.silent_until - now)
+        if duration_ns > limit_ns:
+            return Refusal(claim.id, DURATION)
+        grant = self.grants.get(claim.id)
+        if grant is None:
+            return None
+        if grant.holder != node and grant.until > now:
+            return Refusal(claim.id, HELD, grant.holder, grant.epoch, grant.until - now)
+        if claim.epoch < grant.epoch or (claim.epoch == grant.epoch and grant.holder != node):
+            return Refusal(claim.id, EPOCH, grant.holder, grant.epoch)
+        return None
+
+    def release(self, release: Release, now: int) -> None:
+        """Ends the grant, whoever passes the release on. One for an older epoch changes nothing."""
+        grant = self.grants.get(release.id)
+        if (
+            grant
+            and (grant.holder, grant.incarnation) == (release.node, release.incarnation)
+            and grant.epoch <= release.epoch
+            and grant.until > now
+        ):
+            self.grants[release.id] = replace(grant, until=now)
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """Whose grants make a lease: a majority of each of ``sets``. No set at all: nothing does."""
+
+    version: int
+    sets: tuple[tuple[str, ...], ...]
+    asked: tuple[str, ...]
+    """All nodes that are to answer."""
+    survivor: bool = False
+    """Not the voter set: those of it that still answer."""
+
+    def met(self, voters: Collection[str]) -> bool:
+        return bool(self.sets) and all(is_majority(voters, members) for members in self.sets)
+
+    def met_at(self, moments: dict[str, int]) -> int:
+        """When a quorum could be had, where ``moments`` says when each voter would grant."""
+        if not self.sets:
+            return NEVER
+        return max(
+            sorted(moments.get(member, NEVER) for member in members)[len(members) // 2]
+            for members in self.sets
+        )
+
+
+@dataclass
+class Request:
+    """One heartbeat, as its sender remembers it until the answers are in."""
+
+    seq: int
+    sent_at: int
+    duration_ns: int
+    claims: dict[str, int]
+    quorum: Quorum
+    granted: dict[str, set[str]] = field(default_factory=dict)
+    """Voters by egress id."""
+    moments: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By egress id: when each voter that answered would grant."""
+
+
+@dataclass
+class Tenure:
+    """A node's asking for, and then holding of, one egress IP."""
+
+    epoch: int
+    """What is claimed."""
+    first_seq: int
+    """Answers to earlier requests are about an earlier tenure."""
+    asked_at: int
+    quiet_until: int = 0
+    """Do not ask before: the voters said when it can help."""
+    until: int = 0
+    """End of the lease; 0: none yet."""
+    held_epoch: int = 0
+    """The highest epoch that a majority granted: what may be announced."""
+    survivor: bool = False
+
+    def holds(self, now: int) -> bool:
+        return self.until > now
+
+
+class Owner:
+    """The leases of one node."""
+
+    def __init__(self, margin_ns: int = MARGIN_NS) -> None:
+        self.tenures: dict[str, Tenure] = {}
+        self._margin_ns = margin_ns
+        self._requests: dict[int, Request] = {}
+        self._seq = 0
+        self._used: dict[str, int] = {}
+
+    def ask(self, identity: str, epoch: int, now: int) -> None:
+        """From the next request on, claims the egress IP, with this epoch or a higher one.
+
+        An epoch that was used once is not used again: its release may still be on its way.
+        """
+        fresh = max(epoch, self._used.get(identity, 0) + 1)
+        self.tenures[identity] = Tenure(fresh, first_seq=self._seq + 1, asked_at=now)
+        self._used[identity] = fresh
+
+    def exceed(self, identity: str, epoch: int) -> None:
+        """Claims a higher epoch than this one, with the lease kept."""
+        tenure = self.tenures.get(identity)
+        if tenure and tenure.epoch <= epoch:
+            tenure.epoch = self._used[identity] = epoch + 1
+
+    def drop(self, identity: str) -> Tenure | None:
+        """Claims it no longer; grants that are still on their way count for nothing."""
+        return self.tenures.pop(identity, None)
+
+    def held(self, now: int) -> dict[str, Tenure]:
+        return {identity: tenure for identity, tenure in self.tenures.items() if tenure.holds(now)}
+
+    def lost(self, now: int) -> tuple[str, ...]:
+        """Egress IPs whose lease has ended by itself."""
+        return tuple(i for i, tenure in self.tenures.items() if tenure.until and not tenure.holds(now))
+
+    def next_end(self) -> int:
+        return min((tenure.until for tenure in self.tenures.values() if tenure.until), default=NEVER)
+
+    def request(self, quorum: Quorum, duration_ns: int, now: int) -> Request:
+        """The next request: renews what is held, asks for what is due."""
+        self._seq += 1
+        claims = {i: t.epoch for i, t in self.tenures.items() if t.holds(now) or t.quiet_until <= now}
+        request = Request(self._seq, now, duration_ns, claims, quorum)
+        too_old = [r.seq for r in self._requests.values() if lease_end(r.sent_at, r.duration_ns, 0) <= now]
+        for seq in too_old:
+            del self._requests[seq]
+        self._requests[request.seq] = request
+        return request
+
+    def count(self, voter: str, seq: int, verdict: Verdict, now: int) -> Request | None:
+        """Takes an answer in. Returns the request it belongs to; None where it is too late."""
+        request = self._requests.get(seq)
+        if request is None:
+            return None
+        for identity in verdict.granted:
+            if identity in request.claims:
+                request.granted.setdefault(identity, set()).add(voter)
+                request.moments.setdefault(identity, {})[voter] = now
+                self._extend(identity, request, now)
+        for refusal in verdict.refused:
+            if refusal.why not in (DURATION, VOTERS):
+                request.moments.setdefault(refusal.id, {})[voter] = now + refusal.remaining_ns
+        return request
+
+    def _extend(self, identity: str, request: Request, now: int) -> None:
+        tenure = self.tenures.get(identity)
+        if tenure is None or request.seq < tenure.first_seq:
+            return
+        if not request.quorum.met(request.granted[identity]):
+            return
+        until = lease_end(request.sent_at, request.duration_ns, self._margin_ns)
+        if until <= max(now, tenure.until) or (tenure.until and not tenure.holds(now)):
+            return
+        tenure.until = until
+        tenure.held_epoch = max(tenure.held_epoch, request.claims[identity])
+        tenure.survivor = request.quorum.survivor

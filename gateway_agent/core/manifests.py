@@ -1,0 +1,170 @@
+"""YAML documents to objects: what the store says, and everything that is wrong with it.
+
+A directory may hold anything of Kubernetes: kinds of other groups are passed over. Of our own kinds each
+field is known or an error. An object with an error is left out; the others stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from cni.plan import PodIdentity
+
+from . import documents, selectors, specs
+from .fields import Fields, Report, kind_of, resembling
+from .model import Gateway, Inventory, Node, Policy, Problem
+
+API_VERSIONS = ("egress-gateway.io/v1alpha1", "network.deckhouse.io/v1alpha1")
+GROUPS = tuple(version.partition("/")[0] for version in API_VERSIONS)
+OUR_KINDS = ("EgressGateway", "EgressGatewayPolicy")
+CORE_KINDS = ("Node", "Namespace", "Pod")
+ENDINGS = (".yaml", ".yml", ".json")
+"""How the names of files with manifests end."""
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object of a file. ``name`` is ``namespace/name`` where the kind has namespaces."""
+
+    kind: str
+    name: str
+    source: str
+    value: Gateway | Policy | Node | PodIdentity | Mapping[str, str]
+    """For a ``Namespace`` its labels."""
+
+
+@dataclass(frozen=True)
+class FileContent:
+    """What one file holds."""
+
+    objects: tuple[Object, ...]
+    problems: tuple[Problem, ...]
+    broken: bool
+    """Something in it could not be read: ``objects`` are not all that its owner meant."""
+
+
+def parse(files: Iterable[tuple[str, str]]) -> Inventory:
+    """The inventory of these ``(source, text)`` files. Never raises for what stands in them."""
+    return assemble({source: parse_file(source, text) for source, text in files})
+
+
+def parse_file(source: str, text: str) -> FileContent:
+    """The objects of one file. Never raises for what stands in it."""
+    found, problems = documents.load(source, text)
+    objects: list[Object] = []
+    for name, document in found:
+        for path, item in _items(document):
+            report = Report(name)
+            parsed = _object(item, path, report)
+            if parsed is not None and not report.problems:
+                objects.append(parsed)
+            problems.extend(report.problems)
+    return FileContent(tuple(objects), tuple(problems), bool(problems))
+
+
+def assemble(contents: Mapping[str, FileContent]) -> Inventory:
+    """All files together, by the order of their names: of two objects with one name the first counts."""
+    problems = [problem for name in sorted(contents) for problem in contents[name].problems]
+    first: dict[tuple[str, str], Object] = {}
+    for name in sorted(contents):
+        for item in contents[name].objects:
+            standing = first.setdefault((item.kind, item.name), item)
+            if standing is not item:
+                message = f"{item.kind} {item.name!r} stands in {standing.source} too"
+                problems.append(Problem(item.source, "metadata.name", message, "the first one counts"))
+    values: dict[str, list[Any]] = {kind: [] for kind in OUR_KINDS + CORE_KINDS}
+    for (kind, _), item in sorted(first.items()):
+        values[kind].append(item.value)
+    problems.extend(_references(values["EgressGateway"], values["EgressGatewayPolicy"]))
+    return Inventory(
+        gateways=tuple(values["EgressGateway"]),
+        policies=tuple(values["EgressGatewayPolicy"]),
+        nodes=tuple(values["Node"]),
+        namespaces={name: cast("Mapping[str, str]", first[kind, name].value) for kind, name in sorted(first)
+                    if kind == "Namespace"},
+        pods=tuple(values["Pod"]),
+        problems=tuple(problems),
+    )
+
+
+def with_problems(inventory: Inventory, problems: Iterable[Problem]) -> Inventory:
+    """The same objects, with more to mend."""
+    return replace(inventory, problems=inventory.problems + tuple(problems))
+
+
+def _references(gateways: Iterable[Gateway], policies: Iterable[Policy]) -> Iterator[Problem]:
+    names = {gateway.name for gateway in gateways}
+    for policy in policies:
+        if policy.gateway not in names:
+            message = f"there is no EgressGateway {policy.gateway!r}: what the policy selects is dropped"
+            yield Problem(policy.source, "spec.egressGatewayName", message, resembling(policy.gateway, names))
+
+
+def _items(document: Any) -> Iterator[tuple[str, Any]]:
+    """The document itself or, of a ``List``, its items; each with its path."""
+    items = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else None
+    if not isinstance(items, list):
+        yield "", document
+        return
+    for index, item in enumerate(items):
+        yield f"items[{index}]", item
+
+
+def _object(value: Any, path: str, report: Report) -> Object | None:
+    if not isinstance(value, dict):
+        report.add(path, f"is no Kubernetes object: {kind_of(value)} instead of a mapping")
+        return None
+    fields = Fields(value, path, report)
+    version, kind = fields.text("apiVersion"), fields.text("kind", required=True)
+    if report.problems or not _concerns_us(fields, version, kind):
+        return None
+    metadata = fields.fields("metadata", required=True)
+    name = _name(metadata) if metadata else ""
+    if metadata is None or not name:
+        return None
+    if kind in OUR_KINDS:
+        spec = fields.fields("spec", required=True)
+        fields.end(besides=("status",))
+        if spec is None:
+            return None
+        gateway = kind == "EgressGateway"
+        parsed = specs.gateway(name, spec) if gateway else specs.policy(name, metadata, spec)
+        return Object(kind, name, report.source, parsed)
+    return _core_object(kind, name, fields, metadata)
+
+
+def _concerns_us(fields: Fields, version: str, kind: str) -> bool:
+    """Whether it is of a kind that we read; what can only be a slip is reported."""
+    group = version.partition("/")[0]
+    if version in API_VERSIONS:
+        if kind not in OUR_KINDS:
+            fields.add("kind", f"{version} has no kind {kind!r}", resembling(kind, OUR_KINDS))
+        return kind in OUR_KINDS
+    if group in GROUPS or (kind in OUR_KINDS and not version):
+        what = f"{version!r} is not known" if version else "is required"
+        fields.add("apiVersion", what, f"use {API_VERSIONS[0]}")
+        return False
+    return version == "v1" and kind in CORE_KINDS
+
+
+def _name(metadata: Fields) -> str:
+    name = metadata.text("name", required=True)
+    if name and not selectors.is_name(name):
+        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.NAME_LIMIT} characters"
+        metadata.add("name", f"{name!r} is no DNS subdomain", hint)
+    return name
+
+
+def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Object:
+    """A ``Node``, ``Namespace`` or ``Pod``: only what we use is read."""
+    raw = metadata.raw("labels")
+    labels = selectors.labels(raw, metadata.at("labels"), fields.report) if raw is not None else {}
+    source = fields.report.source
+    if kind == "Namespace":
+        return Object(kind, name, source, labels)
+    if kind == "Pod":
+        namespace = metadata.text("namespace", "default")
+        return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels))
+    return Object(kind, name, source, specs.node(name, labels, fields))

@@ -1,0 +1,197 @@
+"""What a node hears of the egress nodes: who lives, who is ready, who is master of what."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from .keeping import Change
+from .lease import MILLISECOND, NEVER, SECOND
+from .voters import CHAIR
+
+NO_MAJORITY = "hears no majority of the voters"
+SUBSCRIPTION_NS = 10 * SECOND
+"""How long an egress node keeps a subscriber that does not renew."""
+REPORT_NS = 500 * MILLISECOND
+"""How often each subscriber hears from an egress node where nothing changes."""
+
+
+class Mastery(msgspec.Struct, frozen=True, array_like=True):
+    """A master's own word on one egress IP that it holds."""
+
+    id: str
+    epoch: int
+    since: float
+    """Wall clock, seconds."""
+    survivor: bool
+    reason: str
+    """Why it took over."""
+    silent_ms: int
+    """How long there had been no sign of the master before."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """An egress node by its last heartbeat."""
+
+    heard_at: int
+    isolated: bool = False
+    reason: str = ""
+    """Why it cannot serve anything; empty where it can."""
+    unready: dict[str, str] = field(default_factory=dict)
+    """Reasons by egress id, for those that it could serve and is not ready for."""
+
+    def ready_for(self, identity: str) -> bool:
+        return not self.reason and identity not in self.unready
+
+    def why_not(self) -> str:
+        """The first of the reasons why it is not ready; empty where it is."""
+        isolated = NO_MAJORITY if self.isolated else ""
+        return self.reason or isolated or next(iter(self.unready.values()), "")
+
+
+@dataclass(frozen=True)
+class Following:
+    """The master of one egress IP, as this node knows it."""
+
+    master: str = ""
+    """Empty: none known."""
+    epoch: int = 0
+    since: float = 0.0
+    heard_at: int = 0
+    survivor: bool = False
+    gone: str | None = None
+    """Why the master has said that it is master no more; None where it has not."""
+    lost: str = ""
+    """Why there is no master any more."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The egress IP has another master, or has lost its last."""
+
+    id: str
+    before: Following
+    after: Following
+    reason: str
+    silent_ms: int
+
+
+class Followings:
+    """Who is master of what: the highest epoch is right, always."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Following] = {}
+        self._highest: dict[str, int] = {}
+
+    def of(self, identity: str) -> Following:
+        return self._by_id.get(identity, Following())
+
+    def highest(self, identity: str) -> int:
+        """The highest epoch that this node has heard of."""
+        return self._highest.get(identity, 0)
+
+    def note(self, identity: str, epoch: int) -> None:
+        self._highest[identity] = max(epoch, self.highest(identity))
+
+    def known(self) -> list[tuple[str, int, str]]:
+        """Id, epoch and master of each, for a subscription."""
+        return [(i, following.epoch, following.master) for i, following in self._by_id.items()]
+
+    def outranked(self, masteries: Iterable[Mastery]) -> bool:
+        """Whether one of these masters is not followed, because it does not know of a higher epoch."""
+        return any(mastery.epoch < self.of(mastery.id).epoch for mastery in masteries)
+
+    def hear(self, node: str, masteries: Iterable[Mastery], hold_ns: int, now: int) -> list[Turn]:
+        """Takes in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
+        turns = []
+        named = set()
+        for mastery in masteries:
+            named.add(mastery.id)
+            before = self.of(mastery.id)
+            same = before.master == node
+            stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
+            if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
+                continue
+            self.note(mastery.id, mastery.epoch)
+            after = Following(node, mastery.epoch, mastery.since, now, mastery.survivor)
+            self._by_id[mastery.id] = after
+            if not same:
+                turns.append(Turn(mastery.id, before, after, mastery.reason, mastery.silent_ms))
+        for identity, following in self._by_id.items():
+            if following.master == node and identity not in named and following.gone is None:
+                self._by_id[identity] = replace(following, gone=f"given up by {node}")
+        return turns
+
+    def release(self, identity: str, node: str, epoch: int, reason: str) -> bool:
+        """The master lets go. It stays the one followed until another one shows up. True where it is news."""
+        following = self.of(identity)
+        if following.master != node or epoch < following.epoch:
+            return False
+        news = following.gone is None or following.gone.startswith("given up")
+        self._by_id[identity] = replace(following, gone=f"released by {node}: {reason}")
+        return news
+
+    def silence(self, hold_ns: int, now: int) -> list[Turn]:
+        """Gives up the masters that nobody has heard for ``hold_ns``."""
+        turns = []
+        for identity, before in self._by_id.items():
+            if before.master and now - before.heard_at >= hold_ns:
+                silent_ms = (now - before.heard_at) // MILLISECOND
+                reason = before.gone or f"{before.master} unheard for {silent_ms} ms"
+                after = Following(epoch=before.epoch, heard_at=before.heard_at, lost=reason)
+                self._by_id[identity] = after
+                turns.append(Turn(identity, before, after, reason, silent_ms))
+        return turns
+
+    def next_silence(self, hold_ns: int) -> int:
+        return min((f.heard_at + hold_ns for f in self._by_id.values() if f.master), default=NEVER)
+
+
+class Subscribers:
+    """Nodes that want to hear of every new master at once."""
+
+    PUSHES_NS = tuple(ms * MILLISECOND for ms in (20, 100, 300, 1000))
+    """When a change is told again, after the first time: a push can be lost."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, int] = {}
+        self._pushes: list[int] = []
+
+    def add(self, node: str, now: int) -> None:
+        self._until[node] = now + SUBSCRIPTION_NS
+
+    def push(self, now: int) -> None:
+        self._pushes = sorted({*self._pushes, *(now + after for after in self.PUSHES_NS)})
+
+    def due(self, now: int) -> bool:
+        """Whether a repetition of a push is due; it counts as done then."""
+        due = bool(self._pushes) and self._pushes[0] <= now
+        self._pushes = [at for at in self._pushes if at > now]
+        return due
+
+    def next_push(self) -> int:
+        return self._pushes[0] if self._pushes else NEVER
+
+    def current(self, now: int) -> list[str]:
+        self._until = {node: until for node, until in self._until.items() if until > now}
+        return list(self._until)
+
+
+class History:
+    """The last changes of masters."""
+
+    def __init__(self) -> None:
+        self.changes: deque[Change] = deque(maxlen=100)
+
+    def turn(self, turn: Turn, wall_ns: int) -> None:
+        if turn.id == CHAIR:
+            return
+        change = Change(
+            turn.id, turn.before.master, turn.after.master, turn.after.epoch, wall_ns / SECOND,
+            turn.silent_ms, turn.reason,
+        )
+        self.changes.append(change)

@@ -1,0 +1,22 @@
+"""Numbers of the kernel's few bits, given so that what goes on existing keeps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+
+def assign(keys: Iterable[K], before: Mapping[K, int], highest: int) -> dict[K, int]:
+    """A number from 1 to ``highest`` for each key, as far as they go; who had one ``before`` keeps it.
+
+    A number that has just become free is given away last: packets and connections with its mark may still be
+    on their way.
+    """
+    wanted = list(keys)
+    numbers = {key: before[key] for key in wanted if key in before}
+    taken, used_before = set(numbers.values()), set(before.values())
+    free = sorted(set(range(1, highest + 1)) - taken, key=lambda number: (number in used_before, number))
+    numbers.update(zip((key for key in wanted if key not in numbers), free, strict=False))
+    return numbers

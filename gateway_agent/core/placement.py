@@ -1,0 +1,40 @@
+"""Which node should serve which egress IP. It says who *asks*; the voters say who *gets*."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Mapping
+
+
+def draw(*parts: str) -> int:
+    """A number of 64 bits that every node computes alike: the lot that settles ties."""
+    return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
+
+
+def placement(
+    eligible: Mapping[str, Collection[str]],
+    ready: Mapping[str, Collection[str]],
+    masters: Mapping[str, str],
+    drained: Collection[str] = (),
+) -> dict[str, tuple[str, ...]]:
+    """For each egress id the nodes that can serve it, best first; empty where there is none.
+
+    ``eligible`` and ``ready``: node names by egress id. ``masters``: the healthy masters by egress id.
+    A healthy master keeps what it has. What is homeless goes to the node with the fewest, ties by lot.
+    """
+    able = {
+        identity: [node for node in nodes if node in ready.get(identity, ()) and node not in drained]
+        for identity, nodes in eligible.items()
+    }
+    kept = {i: masters[i] for i in able if masters.get(i) in able[i]}
+    load = Counter(kept.values())
+    order: dict[str, tuple[str, ...]] = {}
+    for identity in sorted(able, key=lambda i: (i not in kept, i)):
+        nodes = sorted(able[identity], key=lambda n: (load[n], draw(identity, n)))
+        if identity in kept:
+            nodes.sort(key=lambda n: n != kept[identity])
+        elif nodes:
+            load[nodes[0]] += 1
+        order[identity] = tuple(nodes)
+    return order

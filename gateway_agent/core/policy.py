@@ -1,0 +1,169 @@
+"""Which policy a packet follows: the definition, and the same as disjoint prefixes for the kernel."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cni.plan import Way
+
+from . import prefixes
+from .prefixes import Family, Span
+
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+RESERVED: Mapping[str, str] = {
+    "0.0.0.0/8": "this network",
+    "127.0.0.0/8": "loopback",
+    "169.254.0.0/16": "link-local",
+    "224.0.0.0/4": "multicast",
+    "240.0.0.0/4": "reserved, and broadcast",
+    "::/128": "the unspecified address",
+    "::1/128": "loopback",
+    "fe80::/10": "link-local",
+    "ff00::/8": "multicast",
+}
+"""What no router forwards (RFC 6890, RFC 4291), and why."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A policy as far as destinations go. No destination means all of them."""
+
+    name: str
+    egress_id: str
+    destinations: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    created: str = ""
+    """RFC 3339, UTC; empty sorts after every time."""
+
+    @property
+    def seniority(self) -> tuple[bool, str, str]:
+        """Sorts the older policy first, then by name."""
+        return not self.created, self.created, self.name
+
+
+class Match(NamedTuple):
+    entry: Entry
+    prefix: str
+    """The longest of its destinations that holds the address."""
+
+
+def never_sent(cluster_cidrs: Iterable[str], node_addresses: Iterable[str]) -> dict[str, str]:
+    """Prefixes that are sent to no gateway, whatever a policy says, and why."""
+    found = dict(RESERVED)
+    found.update((cidr, "cluster network") for cidr in cluster_cidrs)
+    found.update((prefixes.host(address), "address of a node") for address in node_addresses)
+    return found
+
+
+def holding(texts: Iterable[str], address: str) -> str | None:
+    """The longest of these prefixes that holds ``address``; None where none does."""
+    family, number = prefixes.number(address)
+    holders = [
+        (span.length, text)
+        for text, span in ((text, prefixes.span(text)) for text in texts)
+        if span.family == family and span.first <= number <= span.last
+    ]
+    return max(holders)[1] if holders else None
+
+
+def lookup(entries: Iterable[Entry], never: Iterable[str], address: str) -> Match | None:
+    """The policy that a packet to ``address`` follows; None: it goes its own way. This is the definition.
+
+    Among the policies whose destinations hold the address and whose exclusions do not: the one with the
+    longest such destination, then the older one, then by name. None where ``never`` holds the address.
+    """
+    if holding(never, address):
+        return None
+    matches = [
+        Match(entry, prefix)
+        for entry in entries
+        if (prefix := holding(entry.destinations or EVERYWHERE, address)) is not None
+        and not holding(entry.excluded, address)
+    ]
+    return min(matches, key=lambda m: (-prefixes.span(m.prefix).length, m.entry.seniority), default=None)
+
+
+def disjoint(entries: Sequence[Entry], never: Iterable[str]) -> tuple[Way, ...]:
+    """:func:`lookup` for every address at once: the fewest disjoint prefixes, ascending, IPv4 before IPv6.
+
+    A sweep over the boundaries of all prefixes: between two of them every address has the same answer.
+    """
+    ordered = sorted(entries, key=lambda entry: entry.seniority)
+    banned = [prefixes.span(text) for text in never]
+    ways: list[Way] = []
+    for family in prefixes.WIDTH:
+        for first, last, egress_id in _ranges(ordered, banned, family):
+            ways += [Way(prefix, egress_id) for prefix in prefixes.cover(family, first, last)]
+    return tuple(ways)
+
+
+class _Edge(NamedTuple):
+    """Where a prefix begins or ends. ``rank`` is its entry's place among the entries, -1 for *never*."""
+
+    begins: bool
+    rank: int
+    excludes: bool
+    length: int
+
+
+def _ranges(
+    ordered: Sequence[Entry], banned: Sequence[Span], family: Family
+) -> Iterator[tuple[int, int, str]]:
+    """The ranges ``(first, last, egress id)`` that some entry wins, ascending, neighbours joined."""
+    edges = _edges(ordered, banned, family)
+    points = sorted(edges)
+    open_at: dict[int, list[int]] = {}
+    closed: Counter[int] = Counter()
+    start, current = 0, ""
+    for point in points:
+        for edge in edges[point]:
+            _cross(edge, open_at, closed)
+        winner = _winner(ordered, open_at, closed)
+        if winner != current:
+            if current:
+                yield start, point - 1, current
+            start, current = point, winner
+
+
+def _edges(ordered: Sequence[Entry], banned: Sequence[Span], family: Family) -> dict[int, list[_Edge]]:
+    edges: dict[int, list[_Edge]] = {}
+
+    def add(spans: Iterable[Span], rank: int, excludes: bool) -> None:
+        for span in set(spans):
+            if span.family == family:
+                edges.setdefault(span.first, []).append(_Edge(True, rank, excludes, span.length))
+                edges.setdefault(span.last + 1, []).append(_Edge(False, rank, excludes, span.length))
+
+    add(banned, -1, True)
+    for rank, entry in enumerate(ordered):
+        add(map(prefixes.span, entry.destinations or EVERYWHERE), rank, False)
+        add(map(prefixes.span, entry.excluded), rank, True)
+    return edges
+
+
+def _cross(edge: _Edge, open_at: dict[int, list[int]], closed: Counter[int]) -> None:
+    """Steps over one edge. ``open_at``: by prefix length the ranks whose destination holds the point.
+
+    One point lies in one prefix of each length, so the length alone says which prefix is meant. ``closed``
+    counts for each rank the exclusions around the point.
+    """
+    if edge.excludes:
+        closed[edge.rank] += 1 if edge.begins else -1
+    elif edge.begins:
+        insort(open_at.setdefault(edge.length, []), edge.rank)
+    else:
+        open_at[edge.length].remove(edge.rank)
+
+
+def _winner(ordered: Sequence[Entry], open_at: dict[int, list[int]], closed: Counter[int]) -> str:
+    if closed[-1]:
+        return ""
+    for length in sorted(open_at, reverse=True):
+        for rank in open_at[length]:
+            if not closed[rank]:
+                return ordered[rank].egress_id
+    return ""

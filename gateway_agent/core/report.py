@@ -1,0 +1,77 @@
+"""What a keeper knows, in the words that the agent and the operator read."""
+
+from __future__ import annotations
+
+from .keeper import Keeper
+from .keeping import EgressState, EgressWish, KeeperState, MemberState
+from .lease import MILLISECOND
+from .membership import NO_MAJORITY
+from .voters import CHAIR
+
+
+def report(keeper: Keeper, now: int, problems: tuple[str, ...] = ()) -> KeeperState:
+    """``now``: as for the keeper's inputs. ``problems``: those that its process knows of."""
+    voters = keeper.electorate.current
+    return KeeperState(
+        node=keeper.config.node,
+        incarnation=keeper.endpoint.incarnation,
+        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.wishes.items() if i != CHAIR),
+        members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
+        voters=voters.members,
+        voter_set=voters.version,
+        isolated=keeper.isolated(now),
+        counters=dict(keeper.endpoint.counters),
+        changes=tuple(keeper.history.changes),
+        problems=(*problems, *keeper.problems.values()),
+    )
+
+
+def _egress(keeper: Keeper, wish: EgressWish, now: int) -> EgressState:
+    following = keeper.followings.of(wish.id)
+    tenure = keeper.owner.tenures.get(wish.id)
+    holds = tenure is not None and tenure.holds(now)
+    mine = keeper.config.node in wish.eligible
+    return EgressState(
+        id=wish.id,
+        master=following.master,
+        epoch=following.epoch,
+        since=following.since if following.master else 0.0,
+        state="master" if holds else "standby" if mine else "none",
+        reason="" if holds else _reason(keeper, wish, now),
+        survivor=following.survivor and bool(following.master),
+    )
+
+
+def _reason(keeper: Keeper, wish: EgressWish, now: int) -> str:
+    """Why there is no master; else, where this node is eligible, why it is not ready to be."""
+    if keeper.config.node in wish.eligible:
+        if keeper.isolated(now):
+            return NO_MAJORITY
+        if not wish.ready:
+            return wish.reason
+    following = keeper.followings.of(wish.id)
+    if following.master:
+        return following.gone or ""
+    if not wish.eligible:
+        return "no node is eligible"
+    unready = [
+        f"{name}: {member.unready.get(wish.id) or member.why_not()}"
+        for name in wish.eligible
+        if (member := keeper.members.get(name)) and (member.isolated or not member.ready_for(wish.id))
+    ]
+    return following.lost or "; ".join(unready) or "no master yet"
+
+
+def _member(keeper: Keeper, name: str, now: int) -> MemberState:
+    if name == keeper.config.node:
+        unready = [w.reason for w in keeper.wishes.values() if name in w.eligible and not w.ready]
+        reason = NO_MAJORITY if keeper.isolated(now) else next(iter(unready), "")
+        return MemberState(name, True, not reason, reason, 0)
+    member = keeper.members.get(name)
+    if member is None:
+        return MemberState(name, False, False, "never heard", -1)
+    unheard_ns = now - member.heard_at
+    # An egress node is told with each heartbeat, others as subscribers.
+    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.hold_ns)
+    reason = member.why_not() if alive else f"unheard for {unheard_ns // MILLISECOND} ms"
+    return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)

@@ -1,0 +1,179 @@
+"""The fields of one object to its typed form."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Literal, cast, get_args
+
+from cni.plan import Requirement, Selector
+
+from . import prefixes, selectors
+from .fields import Fields, Report, kind_of
+from .model import BASIC, VIRTUAL_IP, Gateway, Node, Policy
+
+# dev_valid_name() in the kernel: at most 15 bytes, no '/', ':' or white space, neither '.' nor '..'.
+_INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]+")
+_NoGateway = Literal["Drop", "Direct"]
+_Failback = Literal["Never", "Automatic"]
+_SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtualIPAddress"}
+
+
+def node(name: str, labels: dict[str, str], fields: Fields) -> Node:
+    """A ``Node``: only its labels and its addresses of type ``InternalIP`` are read."""
+    status = fields.fields("status")
+    addresses = []
+    for path, item in status.items("addresses") if status else ():
+        if isinstance(item, dict) and item.get("type") == "InternalIP":
+            addresses += _address(f"{path}.address", item.get("address"), fields.report)
+    return Node(name, labels, tuple(addresses), fields.report.source)
+
+
+def gateway(name: str, spec: Fields) -> Gateway:
+    """The ``spec`` of an ``EgressGateway``."""
+    parsed = Gateway(
+        name=name,
+        node_selector=_node_selector(spec),
+        mode="",
+        when_no_gateway=cast("_NoGateway", spec.choice("whenNoGateway", get_args(_NoGateway), "Drop")),
+        failback=cast("_Failback", spec.choice("failback", get_args(_Failback), "Never")),
+        connection_sync=spec.flag("connectionSync"),
+        source=spec.report.source,
+    )
+    source_ip = spec.fields("sourceIP", required=True)
+    spec.end()
+    return _with_source(parsed, source_ip) if source_ip else parsed
+
+
+def _node_selector(spec: Fields) -> tuple[Requirement, ...]:
+    wanted = spec.fields("nodeSelector", required=True, hint="labels of the egress nodes")
+    if wanted is None:
+        return ()
+    before = len(spec.report.problems)
+    found = selectors.node_requirements(wanted)
+    if not found and len(spec.report.problems) == before:
+        spec.add("nodeSelector", "is empty", "it would select every node: name their labels")
+    return found
+
+
+def _with_source(parsed: Gateway, source_ip: Fields) -> Gateway:
+    """The gateway with what ``spec.sourceIP`` says."""
+    mode = source_ip.choice("mode", tuple(_SOURCES), required=True)
+    for other, name in _SOURCES.items():
+        if mode and other != mode and source_ip.raw(name) is not None:
+            source_ip.add(name, f"has no meaning in mode {mode}", "leave it out, or change the mode")
+    own = source_ip.fields(_SOURCES[mode], required=True) if mode else None
+    source_ip.end(besides=_SOURCES.values())
+    if own is None:
+        return parsed
+    if mode == BASIC:
+        interface = own.text("interfaceName", required=True, hint="as eth1")
+        _check_interface(own.at("interfaceName"), interface, own.report)
+        own.end()
+        return replace(parsed, mode=mode, interface=interface)
+    return _with_addresses(replace(parsed, mode=mode), own)
+
+
+def _with_addresses(parsed: Gateway, own: Fields) -> Gateway:
+    single, several = own.raw("ip"), own.raw("ips")
+    if (single is None) == (several is None):
+        own.add("ip", "is required" if single is None else "stands beside ips", "either ip or ips")
+    addresses = _address(own.at("ip"), single, own.report) if single is not None else []
+    for path, text in own.texts("ips", required=several is not None):
+        addresses += _address(path, text, own.report)
+    if len(set(addresses)) < len(addresses):
+        own.add("ips", "one address stands twice")
+    interfaces = []
+    for path, interface in own.texts("interfaces"):
+        _check_interface(path, interface, own.report)
+        interfaces.append(interface)
+    # Deckhouse's name of a routing table for the address; our replies need none, so it is read and not used.
+    own.raw("routingTableName")
+    own.end()
+    return replace(parsed, addresses=tuple(addresses), interfaces=tuple(interfaces))
+
+
+def policy(name: str, metadata: Fields, spec: Fields) -> Policy:
+    """The ``spec`` of an ``EgressGatewayPolicy``."""
+    parsed = Policy(
+        name=name,
+        gateway=spec.text("egressGatewayName", required=True, hint="the name of an EgressGateway"),
+        selectors=tuple(_selectors(spec)),
+        destinations=prefix_list(spec, "destinationCIDRs"),
+        excluded=prefix_list(spec, "excludedCIDRs"),
+        created=_created(metadata),
+        source=spec.report.source,
+    )
+    spec.end()
+    return parsed
+
+
+def _selectors(spec: Fields) -> Iterator[Selector]:
+    hint = "as [{podSelector: {matchLabels: {app: backend}}}]"
+    for path, item in spec.items("selectors", required=True, hint=hint):
+        if not isinstance(item, dict):
+            spec.report.add(path, f"must be a mapping, not {kind_of(item)}", hint)
+            continue
+        fields = Fields(item, path, spec.report)
+        pods, namespaces = fields.fields("podSelector"), fields.fields("namespaceSelector")
+        if pods is None and namespaces is None:
+            spec.report.add(path, "selects by nothing", "podSelector: {} selects every pod")
+        fields.end()
+        yield Selector(
+            selectors.requirements(pods) if pods else (),
+            selectors.requirements(namespaces) if namespaces else None,
+        )
+
+
+def _created(metadata: Fields) -> str:
+    """``creationTimestamp`` in one form (UTC, whole seconds), so that texts compare as times do."""
+    text = metadata.text("creationTimestamp")
+    try:
+        moment = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        moment = None
+    if moment is not None and moment.tzinfo is not None:
+        return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if text:
+        metadata.add("creationTimestamp", f"{text!r} is no RFC 3339 time", "as 2026-11-21T21:00:00Z")
+    return ""
+
+
+def prefix_list(fields: Fields, name: str) -> tuple[str, ...]:
+    """A list of prefixes in canonical form; wrong ones are reported and left out."""
+    found: list[str] = []
+    for path, text in fields.texts(name):
+        found += _prefix(path, text, fields.report)
+    return tuple(found)
+
+
+def address_list(fields: Fields, name: str) -> tuple[str, ...]:
+    """A list of addresses in canonical form; wrong ones are reported and left out."""
+    found: list[str] = []
+    for path, text in fields.texts(name):
+        found += _address(path, text, fields.report)
+    return tuple(found)
+
+
+def _prefix(path: str, text: str, report: Report) -> list[str]:
+    try:
+        return [prefixes.prefix(text)]
+    except prefixes.NotAPrefix as error:
+        report.add(path, str(error), error.hint)
+        return []
+
+
+def _address(path: str, text: Any, report: Report) -> list[str]:
+    try:
+        return [prefixes.address(text if isinstance(text, str) else "")]
+    except ValueError:
+        report.add(path, f"{text!r} is not an IP address", "as 172.16.0.7")
+        return []
+
+
+def _check_interface(path: str, name: str, report: Report) -> None:
+    if name and (not _INTERFACE.fullmatch(name) or len(name.encode()) > 15):
+        hint = "at most 15 characters, no '/', ':' or space"
+        report.add(path, f"{name!r} cannot be the name of an interface", hint)

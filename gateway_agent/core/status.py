@@ -1,0 +1,130 @@
+"""The answers of ``egressctl``, as plain data ready for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cni.attachments import Attachment
+from cni.plan import PlanEgressIP
+
+from .explain import NotKnown, explain
+from .keeping import Change
+from .model import Problem
+from .view import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
+
+__all__ = ["NotKnown", "View", "events", "explain", "pods", "problem", "status"]
+
+
+def status(view: View) -> dict[str, Any]:
+    """``egressctl status -o json``. ``pods`` counts the pods attached to this node."""
+    plan, keeper = view.plan, view.keeper
+    gateway = any(plan.node in egress.eligible for egress in plan.egress_ips)
+    return {
+        "node": plan.node,
+        "roles": ["node", "gateway"] if gateway else ["node"],
+        "isolated": plan.isolated,
+        "egressIPs": [_egress_ip(view, egress) for egress in plan.egress_ips],
+        "members": [
+            {
+                "node": member.node,
+                "alive": member.alive,
+                "ready": member.ready,
+                "reason": member.reason,
+                "lastHeardMs": member.last_heard_ms,
+            }
+            for member in (keeper.members if keeper else ())
+        ],
+        "voters": list(keeper.voters) if keeper else [],
+        "voterSet": keeper.voter_set if keeper else 0,
+        "counters": dict(sorted(keeper.counters.items())) if keeper else {},
+        "problems": [problem(found) for found in view.problems],
+    }
+
+
+def _egress_ip(view: View, egress: PlanEgressIP) -> dict[str, Any]:
+    state = view.state(egress.id)
+    name, epoch = master(view, egress)
+    reason = state.reason if state else ""
+    if not name:
+        reason = no_master_reason(view, egress)
+    changes = view.keeper.changes if view.keeper else ()
+    last = next((change for change in reversed(changes) if change.id == egress.id), None)
+    return {
+        "gateway": egress.gateway,
+        "ip": shown_address(view, egress),
+        "mode": egress.mode,
+        "master": name,
+        "epoch": epoch,
+        "since": rfc3339(state.since) if state and name else "",
+        "state": state.state if state else "none",
+        "reason": reason,
+        "pods": _attached_pods(view, egress),
+        "eligible": list(egress.eligible),
+        "survivor": state.survivor if state else False,
+        "whenNoGateway": "Direct" if egress.direct else "Drop",
+        "lastChange": _change(view, last) if last else None,
+    }
+
+
+def _attached_pods(view: View, egress: PlanEgressIP) -> int:
+    sets = {s.group for s in view.plan.policy_sets if egress.id in s.egress_ids}
+    return len({(a.namespace, a.name) for a in view.attachments if a.group in sets})
+
+
+def pods(view: View) -> dict[str, Any]:
+    """``egressctl pods -o json`` under the key ``pods``: one entry for each pod interface and gateway.
+
+    ``via`` is the name of the node by which packets leave; it is empty where no gateway is in use or none can
+    be, and ``verdict`` says which.
+    """
+    ordered = sorted(view.attachments, key=lambda a: (a.namespace, a.name, a.ifname))
+    return {"pods": [row for attachment in ordered for row in _rows(view, attachment)]}
+
+
+def _rows(view: View, attachment: Attachment) -> Iterator[dict[str, Any]]:
+    base: dict[str, Any] = {
+        "namespace": attachment.namespace,
+        "name": attachment.name,
+        "interface": attachment.host_interface,
+        "policies": [],
+        "gateway": "",
+        "ip": "",
+        "via": "",
+        "verdict": DROPPED if attachment.group else DIRECT,
+    }
+    policy_set = view.set_of(attachment) if attachment.group else None
+    if policy_set is None:
+        yield base
+        return
+    for egress_id in dict.fromkeys(policy_set.egress_ids):
+        egress = view.egress(egress_id)
+        if egress is not None:
+            led = zip(policy_set.policies, policy_set.egress_ids, strict=True)
+            leading = [name for name, target in led if target == egress_id]
+            end = fate(view, egress)
+            yield {**base, "policies": leading, "gateway": egress.gateway, "ip": end.ip, "via": end.via,
+                   "verdict": end.verdict}  # fmt: skip
+
+
+def events(view: View) -> dict[str, Any]:
+    """``egressctl events -o json`` under the key ``events``: changes of masters, oldest first."""
+    return {"events": [_change(view, change) for change in (view.keeper.changes if view.keeper else ())]}
+
+
+def _change(view: View, change: Change) -> dict[str, Any]:
+    egress = view.egress(change.id)
+    return {
+        "at": rfc3339(change.at),
+        "gateway": egress.gateway if egress else change.id,
+        "ip": egress.address if egress else "",
+        "before": change.before,
+        "after": change.after,
+        "epoch": change.epoch,
+        "silentMs": change.silent_ms,
+        "reason": change.reason,
+    }
+
+
+def problem(found: Problem) -> dict[str, str]:
+    return {"source": found.source, "path": found.path, "message": found.message, "hint": found.hint}

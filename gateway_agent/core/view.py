@@ -1,0 +1,119 @@
+"""What an operator can see of one node, and what follows from it for packets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from cni.attachments import Attachment
+from cni.plan import Plan, PlanEgressIP, PolicySet
+
+from .keeping import EgressState, KeeperState
+from .model import Inventory, Problem
+
+GATEWAY, DIRECT, DROPPED = "gateway", "direct", "dropped"
+"""What happens to a packet."""
+
+
+@dataclass(frozen=True)
+class View:
+    """``plan`` is what the kernel was brought to."""
+
+    plan: Plan
+    inventory: Inventory
+    attachments: tuple[Attachment, ...] = ()
+    keeper: KeeperState | None = None
+    """None until it has spoken."""
+    cluster_cidrs: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    """All of them, those of the inventory and the keeper too."""
+
+    def state(self, egress_id: str) -> EgressState | None:
+        """What the lease keeper says of an egress IP."""
+        states = self.keeper.egress if self.keeper else ()
+        return next((state for state in states if state.id == egress_id), None)
+
+    def egress(self, egress_id: str) -> PlanEgressIP | None:
+        return next((egress for egress in self.plan.egress_ips if egress.id == egress_id), None)
+
+    def set_of(self, attachment: Attachment) -> PolicySet | None:
+        """The policy set that an interface's tag stands for."""
+        return next((s for s in self.plan.policy_sets if s.group == attachment.group), None)
+
+
+@dataclass(frozen=True)
+class Fate:
+    """Where packets to one egress IP go from this node."""
+
+    verdict: str
+    """:data:`GATEWAY`, :data:`DIRECT` or :data:`DROPPED`."""
+    via: str = ""
+    """Name of the master; empty where it has none."""
+    ip: str = ""
+    """What the outside sees, see :func:`shown_address`."""
+    path: str = ""
+    """In words."""
+
+
+def master(view: View, egress: PlanEgressIP) -> tuple[str, int]:
+    """Name of the master (empty: none) and its epoch.
+
+    The keeper turns the tunnels itself, so it knows earlier than the plan.
+    """
+    state = view.state(egress.id)
+    if state is None:
+        return egress.master, egress.epoch
+    return (state.master if state.master in egress.eligible else ""), state.epoch
+
+
+def shown_address(view: View, egress: PlanEgressIP) -> str:
+    """The address that the outside sees now; empty where there is no master.
+
+    In basic mode only the master itself knows the primary address of its egress interface. Elsewhere this is
+    the master's address in the inventory: the same where nodes have one network.
+    """
+    name, _ = master(view, egress)
+    if egress.address:
+        return egress.address
+    if name == view.plan.node and egress.source:
+        return egress.source
+    return next((node.address for node in view.plan.nodes if node.name == name), "")
+
+
+def fate(view: View, egress: PlanEgressIP) -> Fate:
+    """What happens on this node to packets that a policy sends to ``egress``."""
+    name, _ = master(view, egress)
+    if not name:
+        if egress.direct:
+            return Fate(DIRECT, path="as if there were no policy (whenNoGateway: Direct)")
+        return Fate(DROPPED, path="answered unreachable (whenNoGateway: Drop)")
+    ip = shown_address(view, egress)
+    if name == view.plan.node:
+        path = f"no tunnel, this node is the master: SNAT to {ip} on {egress.interface}"
+        return Fate(GATEWAY, name, ip, path)
+    node = next((node for node in view.plan.nodes if node.name == name), None)
+    if node is None or view.plan.me is None:
+        return Fate(DROPPED, name, path="no tunnel without this node's address in the inventory")
+    shown = ip if egress.address else f"its address on {_interface(view, egress)}, {ip} by the inventory"
+    path = f"by tunnel {egress.device} to {name} ({node.address}), SNAT there to {shown}"
+    return Fate(GATEWAY, name, ip, path)
+
+
+def no_master_reason(view: View, egress: PlanEgressIP) -> str:
+    """Why an egress IP has no master, as far as this node can tell."""
+    if not egress.eligible:
+        return "no node can serve it: see the problems in status"
+    state = view.state(egress.id)
+    if state is None:
+        return "the lease keeper has not spoken of it yet"
+    return state.reason or "no node holds its lease"
+
+
+def rfc3339(seconds: float) -> str:
+    """RFC 3339, UTC, whole seconds; empty for 0."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else ""
+
+
+def _interface(view: View, egress: PlanEgressIP) -> str:
+    named = (gateway.interface for gateway in view.inventory.gateways if gateway.name == egress.gateway)
+    return next(named, "") or "its egress interface"

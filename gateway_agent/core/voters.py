@@ -1,0 +1,214 @@
+"""Who votes: 3 or 5 nodes, a versioned set that changes by one node at a time.
+
+Consecutive sets always have a common voter in any two majorities, so a lease under one excludes a lease under
+the next. The change itself is one Paxos round for each version (Lamport, "Paxos Made Simple", 2001): the
+holder of one more leased id, the *chair*, proposes; its epoch is the ballot; a voter that grants the chair's
+claim has promised to accept nothing older.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from .lease import SECOND, Quorum, is_majority
+
+CHAIR = "chair"
+"""The reserved id; egress ids are 16 hex digits."""
+GRACE_NS = 5 * SECOND
+"""How long a node without memory waits to hear from enough others before it trusts the inventory alone."""
+
+
+class VoterSet(msgspec.Struct, frozen=True, array_like=True):
+    """Version 0 is a proposal from the inventory that nobody has agreed to."""
+
+    version: int
+    members: tuple[str, ...]
+
+
+class Proposal(msgspec.Struct, frozen=True, array_like=True):
+    voters: VoterSet
+    epoch: int
+    chair: str
+
+    @property
+    def ballot(self) -> tuple[int, str]:
+        return self.epoch, self.chair
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """What a voter must not forget when its process restarts."""
+
+    current: VoterSet
+    accepted: Proposal | None
+    promised: tuple[int, str]
+    """Highest epoch granted to a chair, and to whom."""
+    duration_ns: int
+    """The lease time in use: a voter that starts is silent for as long."""
+
+
+def first_voters(egress: Collection[str], others: Collection[str]) -> tuple[str, ...]:
+    """The set that the inventory suggests: egress nodes first, then witnesses, each by name; sorted."""
+    best_first = sorted(egress) + sorted(set(others) - set(egress))
+    return tuple(sorted(best_first[: _size(egress)]))
+
+
+def _size(egress: Collection[str]) -> int:
+    return 5 if len(egress) >= 5 else 3
+
+
+def next_voters(
+    current: VoterSet,
+    egress: Collection[str],
+    others: Collection[str],
+    alive: Collection[str],
+    dead: Collection[str],
+) -> VoterSet | None:
+    """The next set, one node more or one less; None where the current one is as good as can be had.
+
+    ``egress`` and ``others``: the inventory. ``alive``: heard lately. ``dead``: unheard for long. A node that
+    is neither is left alone. A replacement is added before its predecessor is removed.
+    """
+    best_first = [*sorted(egress), *sorted(set(others) - set(egress))]
+    members = current.members
+    size = min(_size(egress), len(best_first))
+    unknown = [m for m in members if m not in best_first]
+    useless = unknown + [m for m in best_first if m in members and m in dead]
+    spare = [node for node in best_first if node in alive and node not in members]
+    if len(members) > size:
+        worst = useless[0] if useless else max(members, key=best_first.index)
+        return VoterSet(current.version + 1, tuple(m for m in members if m != worst))
+    witness = any(m not in egress for m in members)
+    if spare and (len(members) < size or useless or (witness and spare[0] in egress)):
+        return VoterSet(current.version + 1, tuple(sorted({*members, spare[0]})))
+    return None
+
+
+def lead(
+    current: VoterSet,
+    ballot: tuple[int, str],
+    proposed: Proposal | None,
+    answers: Mapping[str, Proposal | None],
+    wanted: Callable[[], VoterSet | None],
+) -> tuple[VoterSet | None, Proposal | None]:
+    """The chair's step: the set that is now decided, and the proposal to make or go on with.
+
+    ``answers``: what each voter that granted the chair's claim under ``current`` has accepted. Without a
+    majority of them nothing is decided. What an earlier chair may have had decided must be proposed again;
+    only where nothing was accepted is the choice free (``wanted``).
+    """
+    version = current.version + 1
+    if not is_majority(answers, current.members):
+        return None, proposed
+    if proposed and proposed.ballot == ballot and proposed.voters.version == version:
+        agreed = [voter for voter, accepted in answers.items() if accepted == proposed]
+        return (proposed.voters, None) if is_majority(agreed, current.members) else (None, proposed)
+    accepted_before = [a for voter, a in answers.items() if a and voter in current.members]
+    earlier = [a for a in accepted_before if a.voters.version == version]
+    choice = max(earlier, key=lambda a: a.ballot).voters if earlier else wanted()
+    return None, Proposal(choice, *ballot) if choice else None
+
+
+class Electorate:
+    """The voter sets as one node knows them."""
+
+    def __init__(self, me: str, memory: Memory | None, now: int) -> None:
+        self.me = me
+        self.current = memory.current if memory else VoterSet(0, ())
+        self.accepted = memory.accepted if memory else None
+        self.recovering = memory is None
+        """Without memory this node must not vote: it may have accepted what it no longer knows."""
+        self.learned_at = now
+        self._started_at = now
+        self._skipped_at = now
+        self._superseded: list[tuple[tuple[str, ...], int]] = []
+        self._told: dict[str, tuple[VoterSet, Proposal | None]] = {}
+
+    @property
+    def oldest(self) -> int:
+        """The oldest version that this voter grants under.
+
+        A voter that has accepted version v+1 refuses v-1. So once v+1 is decided, no majority of v-1 can be
+        had, and a lease time later no lease under v-1 is left that v+1 would not exclude.
+        """
+        return self.current.version - (self.accepted is None)
+
+    def suggest(self, members: tuple[str, ...]) -> None:
+        """What the inventory says: counts as long as nobody has agreed to anything."""
+        if self.current.version == 0:
+            self.current = VoterSet(0, members)
+
+    def hear(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
+        """Takes in what another node knows. True where this node has learned of a newer set."""
+        if self.recovering:
+            self._told[node] = (voters, accepted)
+        mine = self.current
+        # Two sets of one version come of inventories that differed at the first start: all take the same one.
+        newer = voters.version > mine.version or (
+            voters.version == mine.version > 0 and voters.members < mine.members
+        )
+        if newer:
+            self.adopt(voters, now)
+        return newer
+
+    def adopt(self, voters: VoterSet, now: int) -> None:
+        follows = voters.version == self.current.version + 1 and self.current.version > 0
+        if follows:
+            self._superseded.append((self.current.members, now))
+        else:
+            self._skipped_at = now
+        self.current = voters
+        self.learned_at = now
+        if self.accepted and self.accepted.voters.version <= voters.version:
+            self.accepted = None
+
+    def recover(self, now: int) -> bool:
+        """Ends the wait of a node without memory, once enough others have told what they know.
+
+        Enough: whatever a majority decided, this node perhaps among it, one of the others must know. Where
+        all are new and of one mind, the inventory's set becomes version 1. True where something changed.
+        """
+        members = self.current.members
+        if not self.recovering or not members:
+            return False
+        others = [m for m in members if m != self.me]
+        told = [m for m in others if m in self._told and self._of_one_mind(self._told[m][0])]
+        enough = min(len(others), len(members) - (len(members) // 2 + 1) + 1)
+        if len(told) < enough and now < self._started_at + GRACE_NS:
+            return False
+        if self.current.version == 0:
+            self.adopt(VoterSet(1, members), now)
+        known = [accepted for _, accepted in self._told.values() if accepted]
+        open_ones = [a for a in known if a.voters.version == self.current.version + 1]
+        self.accepted = max(open_ones, key=lambda a: a.ballot, default=None)
+        self.recovering = False
+        self._told.clear()
+        return True
+
+    def _of_one_mind(self, voters: VoterSet) -> bool:
+        return self.current.version > 0 or voters.members == self.current.members
+
+    def accept(self, proposal: Proposal, version: int, promised: tuple[int, str]) -> None:
+        """Accepts, where the proposer holds this voter's promise and both mean the same step."""
+        if (
+            proposal.ballot == promised
+            and version == self.current.version == proposal.voters.version - 1
+            and self.me in self.current.members
+            and (self.accepted is None or self.accepted.ballot <= proposal.ballot)
+        ):
+            self.accepted = proposal
+
+    def quorum(self, lease_ns: int, now: int) -> Quorum:
+        """Whose grants make a lease now.
+
+        For one lease time after a change a majority of the set before is needed too: it excludes the leases
+        that may still be in force under the set before that. Who has skipped a version, or has just started,
+        cannot know those, and waits. ``lease_ns``: the longest lease time in use.
+        """
+        self._superseded = [(m, at) for m, at in self._superseded if now < at + lease_ns]
+        before = tuple(members for members, _ in self._superseded)
+        asked = tuple(sorted({*self.current.members, *(m for members in before for m in members)}))
+        barred = self.current.version == 0 or now < self._skipped_at + lease_ns
+        sets: tuple[Sequence[str], ...] = () if barred else (self.current.members, *before)
+        return Quorum(self.current.version, tuple(tuple(s) for s in sets), asked)

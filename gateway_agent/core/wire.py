@@ -1,0 +1,229 @@
+"""Messages between keepers: one authenticated datagram each.
+
+A datagram is a keyed BLAKE2b of 16 bytes (RFC 7693) and a MessagePack envelope. A message counts only if it
+is *fresh*: it names the incarnation of the receiver that the sender last heard, and a counter that grows. So
+nothing recorded, neither yesterday nor before a restart, can be played again. A node that has restarted is
+believed to be the newer one only if it echoes the receiver's *session*, a number that grows with each such
+change: else a message that was long on its way could put the old incarnation back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .lease import MILLISECOND, Claim, Refusal, Release
+from .membership import Mastery
+from .voters import Proposal, VoterSet
+
+MAC_BYTES = 16
+LIMIT = 60_000
+"""Bytes of a datagram: what UDP carries, with room for headers."""
+HELLO_NS = 20 * MILLISECOND
+"""A node that is not yet up to date is told our incarnation no more often than this."""
+REJECTIONS = (
+    "bad_mac", "truncated", "malformed", "replayed", "not_fresh", "unknown_sender", "wrong_address",
+)
+
+
+class Hello(msgspec.Struct, frozen=True, array_like=True, tag="o"):
+    """Says only what the envelope says: who I am now, and whom I hear."""
+
+
+class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """Wants to hear of new masters. ``known``: (id, epoch, master). Answered by a :class:`Heartbeat`."""
+
+    voters: VoterSet
+    accepted: Proposal | None
+    known: tuple[tuple[str, int, str], ...]
+
+
+class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
+    """All that an egress node says of itself, and its request for leases."""
+
+    seq: int
+    """Names the request in the answers; 0: none is wanted."""
+    duration_ns: int
+    voters: VoterSet
+    accepted: Proposal | None
+    asked: tuple[str, ...]
+    """Who is to answer."""
+    claims: tuple[Claim, ...]
+    releases: tuple[Release, ...]
+    """The sender's own, and those it passes on."""
+    isolated: bool
+    reason: str
+    unready: dict[str, str]
+    masters: tuple[Mastery, ...]
+    proposal: Proposal | None
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
+    """A voter's verdict on one request."""
+
+    seq: int
+    voters: VoterSet
+    accepted: Proposal | None
+    granted: tuple[str, ...]
+    refused: tuple[Refusal, ...]
+
+
+Body = Hello | Subscribe | Heartbeat | Answer
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True):
+    sender: str
+    incarnation: int
+    counter: int
+    session: int
+    """How many incarnations of the receiver the sender has met."""
+    receiver_incarnation: int
+    """As the sender last heard it; 0: never."""
+    receiver_session: int
+    """The same of the receiver's ``session``."""
+    body: Body
+
+
+class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+    """An :class:`_Envelope` whose body is encoded already: once for all receivers."""
+
+    sender: str
+    incarnation: int
+    counter: int
+    session: int
+    receiver_incarnation: int
+    receiver_session: int
+    body: msgspec.Raw
+
+
+@dataclass(frozen=True)
+class Key:
+    """The cluster's shared key. Never printed."""
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, content: bytes) -> Key:
+        """From the content of a key file: any 16 bytes or more, white space at the end not counted."""
+        content = content.rstrip()
+        if len(content) < MAC_BYTES:
+            raise ValueError(f"the cluster key has {len(content)} bytes: make one of {MAC_BYTES} or more")
+        return cls(hashlib.blake2b(content, person=b"egw-v1-key", digest_size=32).digest())
+
+    def mac(self, message: bytes | memoryview) -> bytes:
+        return hashlib.blake2b(
+            message, key=self.secret, person=b"egw-v1-datagram", digest_size=MAC_BYTES
+        ).digest()
+
+
+def encode(body: Body) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode(body))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A datagram, judged. ``body`` is None where it must not be acted on."""
+
+    sender: str = ""
+    incarnation: int = 0
+    """Of the sender."""
+    body: Body | None = None
+    reply: bytes | None = None
+    """To send back at once."""
+    met: bool = False
+    """The sender's incarnation is new to this node."""
+
+
+@dataclass
+class _Acquaintance:
+    incarnation: int = 0
+    counter: int = 0
+    session: int = 0
+    """Ours with it."""
+    its_session: int = 0
+    retired: set[int] = field(default_factory=set)
+    hello_after: int = 0
+
+
+class Endpoint:
+    """One node's end of all conversations. ``peers``: addresses by name, without this node."""
+
+    def __init__(self, name: str, incarnation: int, key: Key, peers: Mapping[str, str]) -> None:
+        self.name = name
+        self.incarnation = incarnation
+        self.key = key
+        self.peers = peers
+        self.counters = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
+        self._counter = 0
+        self._known: dict[str, _Acquaintance] = {}
+
+    def seal(self, receiver: str, body: msgspec.Raw) -> bytes:
+        """The datagram that carries ``body`` (see :func:`encode`) to ``receiver``."""
+        known = self._known.setdefault(receiver, _Acquaintance())
+        return self._seal(known.session, known.incarnation, known.its_session, body)
+
+    def _seal(self, session: int, incarnation: int, its_session: int, body: msgspec.Raw) -> bytes:
+        self._counter += 1
+        message = _encoder.encode(
+            _Sealed(self.name, self.incarnation, self._counter, session, incarnation, its_session, body)
+        )
+        return self.key.mac(message) + message
+
+    def open(self, datagram: bytes, source: str, now: int) -> Opened:
+        """Verifies, then decodes. ``source``: the address it came from. What is refused is counted."""
+        if len(datagram) <= MAC_BYTES:
+            return self._reject("truncated")
+        message = memoryview(datagram)[MAC_BYTES:]
+        if not hmac.compare_digest(self.key.mac(message), datagram[:MAC_BYTES]):
+            return self._reject("bad_mac")
+        try:
+            envelope = _decoder.decode(message)
+        except msgspec.DecodeError:
+            return self._reject("malformed")
+        if envelope.sender not in self.peers:
+            return self._reject("unknown_sender")
+        if self.peers[envelope.sender] != source:
+            return self._reject("wrong_address")
+        return self._freshen(envelope, now)
+
+    def _freshen(self, envelope: _Envelope, now: int) -> Opened:
+        known = self._known.setdefault(envelope.sender, _Acquaintance())
+        met = envelope.incarnation != known.incarnation
+        if envelope.incarnation in known.retired:
+            return self._reject("replayed")
+        if envelope.receiver_incarnation != self.incarnation or (
+            met and envelope.receiver_session != known.session
+        ):
+            return self._reject("not_fresh", self._hello(envelope, known, now))
+        if not met and envelope.counter <= known.counter:
+            return self._reject("replayed")
+        if met:
+            known.retired.add(known.incarnation)
+            known.incarnation = envelope.incarnation
+            known.session += 1
+        known.counter = envelope.counter
+        known.its_session = envelope.session
+        self.counters["accepted"] += 1
+        # The other side may know us only by the hello that it answers here: say who we are once more.
+        reply = self.seal(envelope.sender, encode(Hello())) if met else None
+        return Opened(envelope.sender, envelope.incarnation, envelope.body, reply, met)
+
+    def _hello(self, envelope: _Envelope, known: _Acquaintance, now: int) -> bytes | None:
+        """An answer to the very message that was not fresh: names the incarnation that this one claims."""
+        if now < known.hello_after:
+            return None
+        known.hello_after = now + HELLO_NS
+        return self._seal(known.session, envelope.incarnation, envelope.session, encode(Hello()))
+
+    def _reject(self, counter: str, reply: bytes | None = None) -> Opened:
+        self.counters[counter] += 1
+        return Opened(reply=reply)
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Envelope)

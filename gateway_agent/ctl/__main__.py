@@ -1,0 +1,121 @@
+"""``egressctl``: what this node's agent knows, for people and for scripts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
+from .client import NoAnswer, ask
+
+DONE, FAILED, WRONG_CALL = 0, 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point. Exit codes: 0 done, 1 no answer or something is invalid, 2 wrong call or configuration."""
+    options = _parser().parse_args(arguments, argparse.Namespace(config=None, output="text"))
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"egressctl: {problem}", file=sys.stderr)
+        return WRONG_CALL
+    except NoAnswer as error:
+        print(f"egressctl: {error}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
+        return FAILED
+    except BrokenPipeError:
+        # `egressctl … | head`: the reader has seen enough. Python would flush once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False)
+    # No default: that of the command's parser would override what stands before the command.
+    everywhere.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS,
+                            help=f"the agent's configuration, default {DEFAULT_PATH}")  # fmt: skip
+    everywhere.add_argument("-o", dest="output", choices=("text", "json"), default=argparse.SUPPRESS,
+                            help="default text")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="egressctl",
+        parents=[everywhere],
+        description="Shows what the egress gateway's agent on this node knows and does.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[everywhere], help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    add("status", _status, "egress IPs and their masters, egress nodes, problems")
+    add("pods", _pods, "the pods of this node and the addresses they leave by")
+    explain = add("explain", _explain, "what happens to a pod's packets, step by step, and why")
+    explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
+    explain.add_argument("destination", metavar="DESTINATION", nargs="?", default="", help="an IP address")
+    add("events", _events, "changes of masters, oldest first")
+    validate = add("validate", _validate, "checks manifests and an agent.yaml, without an agent")
+    validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
+    return parser
+
+
+def _ask(options: argparse.Namespace, call: str, **arguments: str) -> dict[str, Any]:
+    if options.config is None and not DEFAULT_PATH.exists():
+        run_dir = AgentConfig.run_dir
+    else:
+        run_dir = load(options.config or DEFAULT_PATH).run_dir
+    return ask(run_dir / "agent.sock", call, **arguments)
+
+
+def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
+    if options.output == "json":
+        print(json.dumps(answer, indent=2))
+        return DONE
+    # Imported here: whoever asks for JSON need not wait for it.
+    from . import render
+
+    render.FORMS[call](answer, render.Page())
+    return DONE
+
+
+def _status(options: argparse.Namespace) -> int:
+    return _show(options, "status", _ask(options, "status"))
+
+
+def _pods(options: argparse.Namespace) -> int:
+    return _show(options, "pods", _ask(options, "pods")["pods"])
+
+
+def _explain(options: argparse.Namespace) -> int:
+    answer = _ask(options, "explain", pod=options.pod, destination=options.destination)
+    return _show(options, "explain", answer)
+
+
+def _events(options: argparse.Namespace) -> int:
+    return _show(options, "events", _ask(options, "events")["events"])
+
+
+def _validate(options: argparse.Namespace) -> int:
+    from ..core.status import problem
+    from .validate import validate
+
+    outcome = validate(options.paths)
+    if options.output == "json":
+        print(json.dumps([problem(found) for found in outcome.problems], indent=2))
+    elif outcome.problems:
+        print("\n".join(map(str, outcome.problems)))
+    else:
+        print(f"{outcome.objects} object{'s' * (outcome.objects != 1)}, all valid")
+    return FAILED if outcome.problems else DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

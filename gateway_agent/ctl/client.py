@@ -1,0 +1,48 @@
+"""One question to the agent, one answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from cni import contract
+
+
+class NoAnswer(Exception):
+    """There is no answer to show. ``hint`` says what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def ask(path: Path, call: str, **arguments: str) -> dict[str, Any]:
+    """The agent's answer to ``call``. Raises :class:`NoAnswer` where none comes, or a refusal does."""
+    request = contract.CONTROL + b"\0" + json.dumps({"call": call, **arguments}).encode()
+    try:
+        answer = json.loads(_exchange(path, request))
+    except PermissionError as error:
+        raise NoAnswer(f"{path}: permission denied", "only root may ask the agent") from error
+    except OSError as error:
+        hint = f"is egress-gateway-agent running? --config names its file ({error.strerror or error})"
+        raise NoAnswer(f"no agent answers at {path}", hint) from error
+    except ValueError as error:
+        raise NoAnswer(f"the agent at {path} broke its answer off", "its log says why") from error
+    if not isinstance(answer, dict) or "error" in answer:
+        refusal = answer if isinstance(answer, dict) else {"error": "the answer is no object"}
+        raise NoAnswer(str(refusal["error"]), str(refusal.get("hint", "")))
+    return answer
+
+
+def _exchange(path: Path, request: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(contract.DEADLINE)
+        connection.connect(str(path))
+        connection.sendall(request)
+        connection.shutdown(socket.SHUT_WR)
+        parts = []
+        while part := connection.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,152 @@
+"""Answers as text for people: tables, in colour only on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Answer = Mapping[str, Any]
+STYLES = {
+    "master": "green",
+    "gateway": "green",
+    "yes": "green",
+    "no": "red",
+    "dropped": "bold red",
+    "direct": "yellow",
+    "none": "yellow",
+}
+PIPED_WIDTH = 10_000
+"""Columns where no terminal limits them: names are never wrapped then."""
+
+
+class Page:
+    """Writes to ``file``. ``NO_COLOR`` is respected."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        file = file or sys.stdout
+        width = None if file.isatty() else PIPED_WIDTH
+        self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
+
+    def line(self, text: str, style: str = "") -> None:
+        self._console.print(Text(printable(text), style))
+
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for heading in headings:
+            shown.add_column(heading, overflow="fold")
+        for row in rows:
+            cells = [printable(str(cell)) for cell in row]
+            shown.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in cells))
+        if self._console.is_terminal:
+            self._console.print(shown)
+            return
+        with self._console.capture() as captured:
+            self._console.print(shown)
+        # Cells are padded to their column; who reads a pipe has no use for blanks at the end.
+        for line in captured.get().splitlines():
+            self._console.file.write(line.rstrip() + "\n")
+
+
+def printable(text: str) -> str:
+    """Control characters escaped: a name must not steer the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def status(answer: Any, page: Page) -> None:
+    page.line(f"node {answer['node']}, roles: {', '.join(answer['roles'])}")
+    if answer["isolated"]:
+        page.line("isolated: it hears no majority of the voters and forwards nothing new", "bold red")
+    page.line("")
+    headings = ("GATEWAY", "IP", "MASTER", "EPOCH", "SINCE", "STATE", "PODS", "LAST CHANGE", "REASON")
+    page.table(headings, map(_egress_row, answer["egressIPs"]))
+    if answer["members"]:
+        page.line("")
+        page.table(("EGRESS NODE", "ALIVE", "READY", "HEARD", "REASON"), map(_member_row, answer["members"]))
+    if answer["problems"]:
+        page.line("")
+        page.line("problems:", "bold red")
+        for problem in answer["problems"]:
+            page.line(f"  {in_words(problem)}")
+
+
+def _egress_row(egress: Answer) -> Sequence[object]:
+    survivor = "held without a majority" if egress["survivor"] else ""
+    return (
+        egress["gateway"],
+        egress["ip"] or "-",
+        egress["master"] or "none",
+        egress["epoch"],
+        egress["since"] or "-",
+        egress["state"],
+        egress["pods"],
+        _last_change(egress["lastChange"]),
+        "; ".join(part for part in (survivor, egress["reason"]) if part),
+    )
+
+
+def _last_change(change: Answer | None) -> str:
+    if change is None:
+        return "-"
+    silent = f", silent for {change['silentMs']} ms" if change["silentMs"] else ""
+    return f"{_moved(change)}{silent}"
+
+
+def _moved(change: Answer) -> str:
+    return f"{change['before'] or 'none'} -> {change['after'] or 'none'}"
+
+
+def _member_row(member: Answer) -> Sequence[object]:
+    alive, ready = ("yes" if member[key] else "no" for key in ("alive", "ready"))
+    heard = member["lastHeardMs"]
+    return member["node"], alive, ready, "never" if heard < 0 else f"{heard} ms ago", member["reason"]
+
+
+def pods(rows: Any, page: Page) -> None:
+    headings = ("NAMESPACE", "NAME", "INTERFACE", "POLICIES", "GATEWAY", "VERDICT", "IP", "VIA")
+    page.table(headings, map(_pod_row, rows))
+
+
+def _pod_row(row: Answer) -> Sequence[object]:
+    policies = ", ".join(row["policies"])
+    shown = (row["interface"], policies, row["gateway"], row["verdict"], row["ip"], row["via"])
+    return row["namespace"], row["name"], *(text or "-" for text in shown)
+
+
+def explain(answer: Any, page: Page) -> None:
+    page.line(answer["pod"] + (f" to {answer['destination']}" if answer["destination"] else ""))
+    page.line("")
+    steps = ((step["step"], step["result"], step["reason"]) for step in answer["steps"])
+    page.table(("STEP", "RESULT", "REASON"), steps)
+    page.line("")
+    if len(answer.get("ways", ())) > 1:
+        page.line("verdict: depends on the destination")
+        return
+    end = f", leaves by {answer['via']} as {answer['ip']}" if answer["verdict"] == "gateway" else ""
+    page.line(f"verdict: {answer['verdict']}{end}", STYLES.get(answer["verdict"], ""))
+
+
+def events(rows: Any, page: Page) -> None:
+    headings = ("AT", "GATEWAY", "CHANGE", "EPOCH", "SILENT", "REASON")
+    page.table(headings, map(_event_row, rows))
+
+
+def _event_row(row: Answer) -> Sequence[object]:
+    return row["at"], row["gateway"], _moved(row), row["epoch"], f"{row['silentMs']} ms", row["reason"]
+
+
+FORMS: Mapping[str, Callable[[Any, Page], None]] = {
+    "status": status,
+    "pods": pods,
+    "explain": explain,
+    "events": events,
+}
+
+
+def in_words(problem: Answer) -> str:
+    where = f"{problem['source']}: {problem['path']}: " if problem["path"] else f"{problem['source']}: "
+    return f"{where}{problem['message']}" + (f" ({problem['hint']})" if problem["hint"] else "")

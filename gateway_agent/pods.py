@@ -1,0 +1,123 @@
+"""The pods of this node: what the CNI calls told of them, and the tags on their interfaces."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from cni import attachments
+from cni.attachments import Attachment
+from cni.kernel import ids
+from cni.kernel.errors import KernelError
+from cni.plan import Plan, PodIdentity, Way
+
+from .core import planning
+from .core.model import Inventory, Problem
+from .shell.kernel import Kernel
+
+log = logging.getLogger(__name__)
+Key = tuple[str, str]
+"""Container id and interface name."""
+
+
+class Pods:
+    """Attachments by container and interface. The files are the truth that outlives this process."""
+
+    def __init__(self, run_dir: Path, kernel: Kernel) -> None:
+        self.run_dir = run_dir
+        self.kernel = kernel
+        self.problems: list[Problem] = []
+        self.records: dict[Key, Attachment] = {}
+        self._ways: dict[Key, tuple[Way, ...]] = {}
+
+    def adopt(self, previous: Plan | None) -> None:
+        """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
+        for record in self._load():
+            self.records[record.key] = record
+            self._ways[record.key] = _ways_of(record.group, previous)
+
+    def adopt_new(self) -> bool:
+        """Takes up records that the plugin wrote while this agent did not answer; True where there were any."""
+        fresh = [record for record in self._load() if record.key not in self.records]
+        self.records.update((record.key, record) for record in fresh)
+        return bool(fresh)
+
+    def _load(self) -> tuple[Attachment, ...]:
+        found, troubles = attachments.load_all(self.run_dir)
+        self.problems = [Problem(str(self.run_dir / "attachments"), "", trouble) for trouble in troubles]
+        return found
+
+    def put(self, record: Attachment) -> None:
+        """Keeps a record, on disk first. Raises OSError where the disk does not take it."""
+        attachments.write(self.run_dir, record)
+        self.records[record.key] = record
+
+    def remove(self, key: Key) -> None:
+        """Forgets an attachment; one that is not there is no error. The tag stays: it dies with the interface,
+        and what still runs in the pod must not leak while it is being taken down."""
+        attachments.remove(self.run_dir, *key)
+        self.records.pop(key, None)
+        self._ways.pop(key, None)
+
+    def interfaces(self) -> frozenset[str]:
+        """The host-side interfaces of all pods."""
+        return frozenset(record.host_interface for record in self.records.values())
+
+    def wanted(self, inventory: Inventory) -> frozenset[tuple[str, ...]]:
+        """The combinations of policies that the pods of this node need."""
+        policies = planning.policies(inventory)
+        pods = [identity(record, inventory) for record in self.records.values()]
+        return frozenset(
+            tuple(p.name for p in policies if p.selects(pod, inventory.namespaces.get(pod.namespace))) for pod in pods
+        ) - {()}
+
+    async def retag(self, plan: Plan, inventory: Inventory) -> None:
+        """Brings every interface's tag to what the plan says; touches none that is right."""
+        tags = await self.kernel.tagged()
+        for key, record in list(self.records.items()):
+            if not record.host_interface:
+                continue
+            group = group_for(plan, identity(record, inventory))
+            if tags.get(record.host_interface, 0) != group:
+                try:
+                    await self.kernel.tag(record.host_interface, group)
+                except KernelError as error:
+                    log.info("%s/%s: its interface %s is gone: %s", record.namespace, record.name,
+                             record.host_interface, error)
+                    self.remove(key)
+                    continue
+                log.info("%s/%s: %s has tag %d", record.namespace, record.name, record.host_interface,
+                         group and group - ids.GROUP_BASE)
+            if record.group != group and key in self.records:
+                self.put(replace(record, group=group))
+            await self._forget_stale(key, record, _ways_of(group, plan))
+
+    async def _forget_stale(self, key: Key, record: Attachment, ways: tuple[Way, ...]) -> None:
+        """Connections that would go on by another way than they began are forgotten by the kernel."""
+        before = self._ways.get(key, ())
+        self._ways[key] = ways
+        if before != ways:
+            for address in record.addresses:
+                await self.kernel.forget_connections(address)
+
+
+def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
+    """The pod as the store knows it, else as its CNI call did."""
+    return planning.identify(inventory, record.namespace, record.name, record.labels)
+
+
+def group_for(plan: Plan, pod: PodIdentity) -> int:
+    """The interface group that the pod's interface should carry; 0 where no policy selects it.
+
+    Where the plan has no number left for the pod's policies, the interface gets the group that is always dropped.
+    """
+    policies = plan.policies_for(pod)
+    if not policies:
+        return 0
+    policy_set = plan.set_for(pod, policies)
+    return policy_set.group if policy_set else ids.GROUP_BLOCKED
+
+
+def _ways_of(group: int, plan: Plan | None) -> tuple[Way, ...]:
+    return next((s.ways for s in plan.policy_sets if s.group == group), ()) if plan else ()

@@ -1,0 +1,99 @@
+"""The files store: a directory of YAML documents, watched.
+
+A file that is half written or wrong keeps its last good state and is reported; a file that is gone takes its
+objects with it. A directory that is gone altogether (an unmounted disk) keeps everything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import watchfiles
+
+from ..core import manifests
+from ..core.model import Inventory, Problem
+
+LARGEST = 16 << 20
+"""Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
+
+
+class FilesStore:
+    """Reads and watches one directory (its files, not its folders)."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._contents: dict[str, manifests.FileContent] = {}
+        self._troubles: dict[str, Problem] = {}
+
+    async def inventories(self) -> AsyncIterator[Inventory]:
+        """The inventory now, then again after each change that alters it. Ends with its task."""
+        last = None
+        async for _ in self._changes():
+            inventory = await asyncio.to_thread(self.read)
+            if inventory != last:
+                last = inventory
+                yield inventory
+
+    async def _changes(self) -> AsyncIterator[None]:
+        while True:
+            yield
+            if not self.directory.is_dir():
+                await asyncio.sleep(0.5)
+                continue
+            # The directory itself may be replaced (rename, mount): awatch then ends or fails, and we begin anew.
+            # yield_on_timeout also sees what happened between the first reading and the watch's start.
+            with contextlib.suppress(FileNotFoundError, OSError):
+                async for _ in watchfiles.awatch(
+                    self.directory, recursive=False, step=20, debounce=100, yield_on_timeout=True, rust_timeout=500
+                ):
+                    if not self.directory.is_dir():
+                        break
+                    yield
+
+    def read(self) -> Inventory:
+        """Reads what has changed since the last call. Never raises for what stands in the files."""
+        try:
+            paths = sorted(p for p in self.directory.iterdir() if p.name.endswith(manifests.ENDINGS) and p.name[0] != ".")
+        except OSError as error:
+            self._troubles["."] = Problem(str(self.directory), "", f"cannot be read: {error.strerror}",
+                                          "store.path in the agent's configuration names the directory")
+            return self._assembled()
+        self._troubles.clear()
+        for name in set(self._contents) - {str(path) for path in paths}:
+            del self._contents[name]
+            self._stamps.pop(name, None)
+        for path in paths:
+            self._read_file(path)
+        return self._assembled()
+
+    def _read_file(self, path: Path) -> None:
+        name = str(path)
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if self._stamps.get(name) == stamp:
+                return
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(0, "is no regular file")
+            if status.st_size > LARGEST:
+                raise OSError(0, f"larger than {LARGEST} bytes")
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            self._troubles[name] = Problem(name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            return
+        self._stamps[name] = stamp
+        content = manifests.parse_file(name, text)
+        good = self._contents.get(name)
+        if content.broken and good is not None:
+            content = manifests.FileContent(good.objects, content.problems, broken=True)
+        self._contents[name] = content
+
+    def _assembled(self) -> Inventory:
+        inventory = manifests.assemble(self._contents)
+        troubles = tuple(self._troubles[name] for name in sorted(self._troubles))
+        return manifests.with_problems(inventory, troubles) if troubles else inventory

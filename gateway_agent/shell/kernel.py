@@ -1,0 +1,78 @@
+"""The kernel, for the agent's event loop: every blocking call runs in one worker thread, in order.
+
+One thread, because two changes to the same tables at once are two truths; a thread, because a large transaction
+takes tens of milliseconds and must not delay what the loop hears meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from cni import ensure
+from cni.kernel import monitor, netlink, nft
+from cni.kernel.monitor import Event
+from cni.plan import Plan
+
+from ..core import ruleset
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Kernel:
+    """What the agent may ask of the kernel. Raises :class:`cni.kernel.errors.KernelError`."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._monitors: list[monitor.Monitor] = []
+
+    async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
+
+    def watch(self, changed: Callable[[list[Event]], None]) -> None:
+        """From now on, tells ``changed`` what the kernel reports. Belongs in the event loop's thread."""
+        for family in (monitor.NETLINK_ROUTE, monitor.NETLINK_NETFILTER):
+            watcher = monitor.Monitor(family)
+            self._monitors.append(watcher)
+            asyncio.get_running_loop().add_reader(watcher.fileno(), _report, watcher, changed)
+
+    async def stand(self, plan: Plan) -> tuple[str, ...]:
+        """Brings the kernel to the plan; says in words what it changed."""
+        return await self._run(_stand, plan)
+
+    async def missing(self, plan: Plan) -> tuple[str, ...]:
+        """What of the node's path is not as the plan says."""
+        return await self._run(ensure.missing, plan)
+
+    async def host_veth(self, names: Iterable[str]) -> str | None:
+        """The first of these interfaces that exists and is a veth."""
+        return await self._run(netlink.host_veth, names)
+
+    async def tag(self, device: str, group: int) -> None:
+        """Sets an interface's group."""
+        await self._run(netlink.tag, device, group)
+
+    async def tag_of(self, device: str) -> int | None:
+        """An interface's group; None where there is no such interface."""
+        return await self._run(netlink.tag_of, device)
+
+    async def tagged(self) -> dict[str, int]:
+        """The interfaces whose group is in our range."""
+        return await self._run(netlink.tagged)
+
+    async def forget_connections(self, source: str) -> None:
+        """Forgets what ``source`` opened without TCP, so that its next packet is judged anew."""
+        await self._run(netlink.delete_connections, source)
+
+
+def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) -> None:
+    if events := watcher.read():
+        changed(events)
+
+
+def _stand(plan: Plan) -> tuple[str, ...]:
+    # The gateway's rules before the node's: what comes out of a tunnel is judged before anything goes in.
+    return nft.ensure(ruleset.gateway_nft(plan)) + ensure.ensure(plan)

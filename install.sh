@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Sets this repository up on Debian and runs its parts. Says what it does; does only what is missing.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+export PATH="$PATH:/usr/sbin:/sbin" # not in every root's path
+
+readonly VENV=.venv
+readonly PLUGIN=dist/egress-gateway
+# command or file that must be there : Debian package that brings it
+readonly NEEDS='
+nft:nftables
+conntrack:conntrack
+ip:iproute2
+iptables:iptables
+ping:iputils-ping
+arping:iputils-arping
+tcpdump:tcpdump
+keepalived:keepalived
+iperf3:iperf3
+shellcheck:shellcheck
+pgrep:procps
+/usr/lib/cni/bridge:containernetworking-plugins
+/etc/ssl/certs/ca-certificates.crt:ca-certificates
+'
+
+usage() {
+  cat <<'TEXT'
+usage: ./install.sh COMMAND
+
+  demo [--keep]     lays out a lab of network namespaces and tells the story of the
+                    basic egress gateway while it happens; --keep leaves it standing
+  demo --clean      clears away a lab that was kept
+  test [ARGUMENT…]  runs every test; arguments go to pytest
+  build             builds the CNI plugin, dist/egress-gateway
+
+Each command first installs what is missing: Debian packages and a Python
+environment in .venv. demo and test need root.
+TEXT
+}
+
+bold='' dim='' red='' plain=''
+if [[ -t 1 && -z "${NO_COLOR:-}" ]]; then
+  bold=$'\e[1m' dim=$'\e[2m' red=$'\e[31m' plain=$'\e[0m'
+fi
+
+step() { printf '%s%s%s %s%s%s\n' "$bold" "$1" "$plain" "$dim" "${2:-}" "$plain"; }
+
+fail() {
+  printf '%sinstall.sh: %s%s\n' "$red" "$1" "$plain" >&2
+  exit 1
+}
+
+need_root() {
+  [[ $EUID -eq 0 ]] || fail "$1 makes network namespaces: run it as root"
+}
+
+missing_packages() {
+  local line what
+  for line in $NEEDS; do
+    what=${line%%:*}
+    if [[ $what == /* ]]; then
+      [[ -e $what ]] || echo "${line#*:}"
+    else
+      command -v "$what" >/dev/null || echo "${line#*:}"
+    fi
+  done
+  if [[ -z "$(python)" ]]; then
+    printf '%s\n' python3 python3-venv
+  fi
+}
+
+# The first Python that is new enough and can make environments, Debian's own before any other.
+python() {
+  local candidate
+  for candidate in /usr/bin/python3 python3 python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+}
+
+install_packages() {
+  local missing
+  mapfile -t missing < <(missing_packages)
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  command -v apt-get >/dev/null || fail "missing, and this is no Debian: ${missing[*]}"
+  [[ $EUID -eq 0 ]] || fail "missing Debian packages, install them as root: ${missing[*]}"
+  step 'Installing Debian packages' "${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+make_environment() {
+  local wanted interpreter
+  wanted=$(sha256sum pyproject.toml)
+  if [[ -f $VENV/stamp && "$(<"$VENV/stamp")" == "$wanted" ]]; then
+    return
+  fi
+  interpreter=$(python)
+  [[ -n $interpreter ]] || fail 'no Python 3.11 or newer with venv'
+  step 'Making the Python environment' "$VENV, $interpreter"
+  [[ -x $VENV/bin/python ]] || "$interpreter" -m venv "$VENV"
+  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+  printf '%s\n' "$wanted" >"$VENV/stamp"
+}
+
+prepare() {
+  install_packages
+  make_environment
+}
+
+build() {
+  step 'Building the plugin' "$PLUGIN"
+  "$VENV/bin/python" packaging/build_zipapp.py --output "$PLUGIN"
+}
+
+main() {
+  local command=${1:-}
+  [[ $# -eq 0 ]] || shift
+  case $command in
+    demo)
+      need_root demo
+      prepare
+      build
+      exec "$VENV/bin/python" -m tests.lab.demo "$@"
+      ;;
+    test)
+      need_root test
+      prepare
+      build
+      exec "$VENV/bin/python" -m pytest "$@"
+      ;;
+    build)
+      prepare
+      build
+      ;;
+    -h | --help | help)
+      usage
+      ;;
+    '')
+      usage >&2
+      exit 2
+      ;;
+    *)
+      usage >&2
+      fail "no such command: $command"
+      ;;
+  esac
+}
+
+main "$@"

@@ -1,0 +1,64 @@
+"""Whole stories: labs with real agents, the built plugin and real packets. They need root."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from ..lab import documents, topology
+from ..lab.lab import Lab
+from ..lab.namespace import REPOSITORY
+
+GATEWAY = "partner"
+BACKEND = {"app": "backend"}
+PLUGIN = REPOSITORY / "dist" / "egress-gateway"
+LOGS = REPOSITORY / "build" / "e2e"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    if os.geteuid():
+        for item in items:
+            if here in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="network namespaces need root"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def terminated_like_interrupted() -> None:
+    """SIGTERM ends the session as Ctrl-C does: fixtures clear their labs away."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        pytest.exit("terminated", returncode=128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+@pytest.fixture(scope="session")
+def plugin() -> Path:
+    """The plugin file, built anew where its source is younger."""
+    sources = [*(REPOSITORY / "cni").rglob("*.py"), REPOSITORY / "packaging" / "build_zipapp.py"]
+    youngest = max(source.stat().st_mtime for source in sources)
+    if not PLUGIN.exists() or PLUGIN.stat().st_mtime < youngest:
+        subprocess.run([sys.executable, str(REPOSITORY / "packaging" / "build_zipapp.py")], check=True)
+    return PLUGIN
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
+    """Two workers, three egress nodes, one gateway and one policy; a master is settled."""
+    with Lab(topology.separate()) as made:
+        try:
+            made.publish_nodes()
+            made.publish("story", documents.story(made.topology.egress_interface, GATEWAY))
+            made.start_agents()
+            made.wait_settled(GATEWAY, 40)
+            yield made
+        finally:
+            made.save_logs(LOGS / request.module.__name__.rpartition(".")[2])

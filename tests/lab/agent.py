@@ -1,0 +1,118 @@
+"""The agent of one node, as a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from cni import contract
+
+from .namespace import REPOSITORY, Namespace
+from .waiting import until
+
+PROGRAM = REPOSITORY / ".venv" / "bin" / "egress-gateway-agent"
+KEEPER = "gateway_agent.shell.keeper"
+EGRESSCTL = PROGRAM.with_name("egressctl")
+Json = dict[str, Any]
+
+
+class Agent:
+    """Started with the configuration it is given; files are in ``directory``."""
+
+    def __init__(self, machine: Namespace, directory: Path, configuration: Mapping[str, Any]) -> None:
+        self.machine = machine
+        self.config = directory / "agent.yaml"
+        self.log = directory / "agent.log"
+        self.run_dir = directory / "run"
+        self.socket = self.run_dir / "agent.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+        whole = {**configuration, "runDir": str(self.run_dir)}
+        self.config.write_text(yaml.safe_dump(whole, sort_keys=False))
+
+    @property
+    def pid(self) -> int:
+        if self._process is None:
+            raise RuntimeError(f"the agent of {self.machine.name} was never started")
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Starts the process; :meth:`answers` says when it is there."""
+        if self.running:
+            raise RuntimeError(f"the agent of {self.machine.name} runs already")
+        self._process = self.machine.spawn(str(PROGRAM), "--config", str(self.config), log=self.log)
+
+    def call(self, name: str, **arguments: Any) -> Json:
+        """What the agent answers to a control request. Raises :class:`OSError` where it is away."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(3)
+            connection.connect(str(self.socket))
+            request = json.dumps({"call": name, **arguments}).encode()
+            connection.sendall(contract.CONTROL + b"\0" + request)
+            connection.shutdown(socket.SHUT_WR)
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        if not answer:
+            raise ConnectionResetError(f"the agent of {self.machine.name} hung up without an answer")
+        result = json.loads(answer)
+        if "error" in result:
+            raise RuntimeError(f"the agent of {self.machine.name}: {result['error']}")
+        return dict(result)
+
+    def status(self) -> Json:
+        return self.call("status")
+
+    def answers(self) -> bool:
+        return bool(self.status())
+
+    def keeper_pids(self) -> list[int]:
+        """The lease keeper of this node: a process of its own, which outlives the agent."""
+        return [pid for pid in self.machine.pids() if KEEPER in _command_line(pid)]
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the agent's main process alone."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL, to the main process alone: its keeper lives on."""
+        self.signal(signal.SIGKILL)
+        self.reap()
+
+    def stop(self) -> None:
+        """SIGTERM: *stop*, leases are handed over. Waits for the end of the process."""
+        self.signal(signal.SIGTERM)
+        self.reap()
+
+    def restart(self) -> None:
+        """SIGHUP: *restart in place*. Returns when the agent answers on a new socket."""
+        before = self.socket.stat().st_ctime_ns
+        self.signal(signal.SIGHUP)
+        until(lambda: self._came_back(before), f"{self.machine.name}: the agent is back", seconds=20)
+
+    def _came_back(self, before: int) -> bool:
+        if not self.running:
+            raise RuntimeError(f"{self.machine.name}: the agent ended instead: see {self.log}")
+        return self.socket.stat().st_ctime_ns != before and self.answers()
+
+    def reap(self) -> None:
+        """Waits for the end of a process that was told to end."""
+        if self._process is not None:
+            self._process.wait(timeout=20)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return ""

@@ -1,0 +1,226 @@
+"""A whole lab: machines, wires, the outside service, agents. Complete on entry, gone on exit."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import documents, registry
+from .capture import Capture
+from .documents import Document
+from .namespace import Namespace
+from .node import Node
+from .pod import PORT, Pod, Probing
+from .topology import OUTSIDE, Host, Interface, Topology
+from .waiting import until
+
+SELECTED = 9000
+"""Port of the outside service, without whitelist, for selected pods only: a capture can tell them apart."""
+UNSELECTED = 9001
+_HOST_SETTINGS = {
+    "net/ipv4/conf/all/rp_filter": "0",
+    "net/ipv4/conf/default/rp_filter": "2",
+    "net/ipv6/conf/default/accept_dad": "0",
+}
+
+
+class Lab:
+    """Use it in a ``with`` statement. ``options`` go into every agent's configuration."""
+
+    def __init__(self, topology: Topology, options: Mapping[str, Any] | None = None) -> None:
+        self.topology = topology
+        self.machines: dict[str, Namespace] = {}
+        self.nodes: dict[str, Node] = {}
+        self.kept = False
+        self._options = dict(options or {})
+        self._files: dict[str, list[Document]] = {}
+        self._services: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Lab:
+        registry.sweep()
+        self.directory, self._owner = registry.claim()
+        self.key = self.directory / "cluster.key"
+        self.whitelist = self.directory / "whitelist"
+        try:
+            self._build()
+        except BaseException:
+            self._clear()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.kept:
+            registry.keep(self.directory)
+            self._owner.close()
+        else:
+            self._clear()
+
+    # -- machines and wires
+
+    def machine(self, name: str, settings: Mapping[str, str] | None = None) -> Namespace:
+        """A new machine without wires."""
+        machine = Namespace(f"{self.directory.name}-{name}")
+        machine.create(settings)
+        self.machines[name] = machine
+        return machine
+
+    def add_host(self, host: Host) -> None:
+        """A new machine with its wires; a node gets its files and its agent, which is not started."""
+        settings = {**_HOST_SETTINGS, **({"net/ipv4/ip_forward": "1"} if host.forwards else {})}
+        machine = self.machine(host.name, settings)
+        for interface in host.interfaces:
+            self._wire(host, machine, interface)
+        if host.gateway:
+            machine.ip(f"route add default via {host.gateway}")
+        if host.labels is not None:
+            node = Node(host, machine, self.directory / host.name, self.key, self._options)
+            self.nodes[host.name] = node
+            for name, content in self._files.items():
+                node.write(name, content)
+
+    def _wire(self, host: Host, machine: Namespace, interface: Interface) -> None:
+        lan, bridge = self.machines["lan"], f"br-{interface.segment}"
+        if bridge not in self._bridges:
+            lan.ip(f"link add {bridge} type bridge", f"link set {bridge} up")
+            self._bridges.add(bridge)
+        port = _port(host.name, interface.name)
+        lan.ip(
+            f"link add {port} type veth peer name {interface.name} netns {machine.name}",
+            f"link set {port} master {bridge} up",
+        )
+        machine.ip(f"address add {interface.address} dev {interface.name}", f"link set {interface.name} up")
+
+    def cut(self, host: str, interface: str = "") -> None:
+        """Pulls a host's cable at the far end; all of its cables where none is named."""
+        self._set_ports(host, interface, "down")
+
+    def mend(self, host: str, interface: str = "") -> None:
+        """Puts the cable back; routes come back with the carrier."""
+        self._set_ports(host, interface, "up")
+
+    def _set_ports(self, host: str, interface: str, state: str) -> None:
+        names = [interface] if interface else [i.name for i in self._host(host).interfaces]
+        self.machines["lan"].ip(*(f"link set {_port(host, name)} {state}" for name in names))
+
+    def _host(self, name: str) -> Host:
+        return next(host for host in (*self.topology.hosts, *self.topology.spare) if host.name == name)
+
+    # -- the store
+
+    def publish(self, name: str, content: Sequence[Document]) -> None:
+        """Writes a file of the store on every node, and on those that come later."""
+        self._files[name] = list(content)
+        for node in self.nodes.values():
+            node.write(name, content)
+
+    def publish_nodes(self, *names: str) -> None:
+        """The inventory: these nodes, or all."""
+        hosts = [self._host(name) for name in names] if names else [node.host for node in self.nodes.values()]
+        self.publish("nodes", [documents.node(host) for host in hosts])
+
+    # -- the outside
+
+    def allow(self, *addresses: str) -> None:
+        """The outside service's whitelist."""
+        draft = self.whitelist.with_suffix(".draft")
+        draft.write_text("\n".join(addresses) + "\n")
+        os.replace(draft, self.whitelist)
+
+    def serve(self, machine: str, *ports: int, whitelist: bool = False, address: str = "0.0.0.0") -> None:
+        """Starts the service on a machine and waits until it listens."""
+        guarded = ("--whitelist", str(self.whitelist)) if whitelist else ()
+        arguments = ("-m", "tests.lab.service", "--address", address, *guarded, *map(str, ports))
+        log = self.directory / f"service-{machine}.log"
+        process = self.machines[machine].spawn(sys.executable, *arguments, log=log, reads=True)
+        self._services.append(process)
+        if process.stdout is None or process.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"the service did not start: {log.read_text()}")
+
+    def capture(self, machine: str = "outside", interface: str = "eth0") -> Capture:
+        """A witness there, by default at the outside service."""
+        return Capture(self.machines[machine], interface)
+
+    def probing(self, pod: Pod, port: int = SELECTED) -> Probing:
+        """One probe each millisecond from a pod to the outside service."""
+        return Probing(pod.machine, OUTSIDE, port, self.directory / "prober.log")
+
+    # -- agents
+
+    def start_agents(self) -> None:
+        for node in self.nodes.values():
+            if not node.agent.running:
+                node.agent.start()
+
+    def master(self, gateway: str, asked: str = "") -> str:
+        """The master by the word of one node, or of all with a running agent; empty where they differ."""
+        nodes = [self.nodes[asked]] if asked else [node for node in self.nodes.values() if node.agent.running]
+        said = {_master(node.agent.status(), gateway) for node in nodes}
+        return said.pop() if len(said) == 1 else ""
+
+    def settled(self, gateway: str) -> str:
+        """The master that all agents name while every egress node with an agent is ready; else empty."""
+        running = [node for node in self.nodes.values() if node.agent.running]
+        expected = {node.name for node in running if node.host.is_egress}
+        for node in running:
+            members = node.agent.status()["members"]
+            ready = {member["node"] for member in members if member["ready"] and member["alive"]}
+            if node.host.is_egress and not expected - {node.name} <= ready:
+                return ""
+        return self.master(gateway)
+
+    def wait_settled(self, gateway: str, seconds: float = 20.0) -> str:
+        return until(lambda: self.settled(gateway), f"one master of {gateway}, all ready", seconds)
+
+    def save_logs(self, path: Path) -> None:
+        """Copies the agents' logs to a directory, for reading after the lab is gone."""
+        path.mkdir(parents=True, exist_ok=True)
+        for node in self.nodes.values():
+            (path / f"{node.name}.log").write_text(node.log())
+
+    # -- life
+
+    def _build(self) -> None:
+        self.key.touch(mode=0o600)
+        self.key.write_text(secrets.token_hex(32) + "\n")
+        self._bridges: set[str] = set()
+        self.machine("lan")
+        for host in self.topology.hosts:
+            self.add_host(host)
+        self.allow()
+        if "outside" in self.machines:
+            self.serve("outside", PORT, whitelist=True)
+            self.serve("outside", SELECTED, UNSELECTED)
+
+    def _clear(self) -> None:
+        # A second Ctrl-C would leave half of the lab behind.
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in before:
+            signal.signal(number, signal.SIG_IGN)
+        try:
+            registry.remove(self.directory)
+            for process in self._services:
+                process.communicate()
+        finally:
+            self._owner.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _port(host: str, interface: str) -> str:
+    return f"{host}-{interface}"
+
+
+def _master(status: Mapping[str, Any], gateway: str) -> str:
+    for egress in status["egressIPs"]:
+        if egress["gateway"] == gateway:
+            return str(egress["master"] or "")
+    return ""

@@ -1,0 +1,112 @@
+"""A node of the cluster: a machine with an agent, a container runtime and pods."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .agent import EGRESSCTL, Agent
+from .cnirun import Attachment, Network, Runtime, bridged, routed
+from .documents import Document
+from .namespace import Namespace
+from .pod import Pod
+from .topology import POD_NETWORKS, Host
+
+
+class Node:
+    """``directory`` holds all its files; ``options`` are put over the agent's configuration."""
+
+    def __init__(
+        self, host: Host, machine: Namespace, directory: Path, key: Path, options: Mapping[str, Any]
+    ) -> None:
+        self.host = host
+        self.machine = machine
+        self.directory = directory
+        self.manifests = directory / "manifests"
+        self.manifests.mkdir(parents=True)
+        self.pods: dict[str, Pod] = {}
+        self.runtime = Runtime(machine, directory / "cni-cache")
+        configuration = {
+            "nodeName": host.name,
+            "store": {"kind": "files", "path": str(self.manifests)},
+            "clusterCIDRs": [POD_NETWORKS],
+            "cluster": {"keyFile": str(key)},
+            **options,
+        }
+        self.agent = Agent(machine, directory, configuration)
+
+    @property
+    def name(self) -> str:
+        return self.host.name
+
+    def write(self, name: str, documents: Sequence[Document]) -> None:
+        """Puts a file of the store into place, whole."""
+        path = self.manifests / f"{name}.yaml"
+        draft = path.with_suffix(".draft")
+        draft.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+        os.replace(draft, path)
+
+    def network(self, kind: str, subnet: str = "") -> Network:
+        """``bridge`` or ``ptp``, our plugin chained behind. Default: this node's own subnet for the kind."""
+        third = {"bridge": 244, "ptp": 245}[kind]
+        ours = {"type": "egress-gateway", "socket": str(self.agent.socket)}
+        make = {"bridge": bridged, "ptp": routed}[kind]
+        chosen = subnet or f"10.{third}.{self.host.number}.0/24"
+        return make(f"{kind}-net", chosen, self.directory / "ipam", [ours])
+
+    def new_pod(
+        self,
+        name: str,
+        labels: Mapping[str, str] | None = None,
+        kind: str = "bridge",
+        namespace: str = "prod",
+        network: Network | None = None,
+    ) -> Pod:
+        """A pod that is not connected yet: ``start`` it. Labels None: the CNI call tells none."""
+        machine = Namespace(f"{self.machine.name}-{name}")
+        machine.create()
+        listed = [{"key": key, "value": value} for key, value in (labels or {}).items()]
+        attachment = Attachment(
+            container_id=machine.name,
+            netns=machine.path,
+            cni_args={"IgnoreUnknown": "1", "K8S_POD_NAMESPACE": namespace, "K8S_POD_NAME": name},
+            args=None if labels is None else {"cni": {"labels": listed}},
+        )
+        pod = Pod(name, machine, self.runtime, network or self.network(kind), attachment)
+        self.pods[name] = pod
+        return pod
+
+    def pod(
+        self,
+        name: str,
+        labels: Mapping[str, str] | None = None,
+        kind: str = "bridge",
+        namespace: str = "prod",
+        network: Network | None = None,
+    ) -> Pod:
+        """A started pod."""
+        pod = self.new_pod(name, labels, kind, namespace, network)
+        pod.start()
+        return pod
+
+    def die(self) -> None:
+        """Every process of the machine is killed. Its wires are the lab's: :meth:`.Lab.cut`."""
+        self.machine.kill_all()
+        self.agent.reap()
+
+    def egressctl(self, *arguments: str) -> str:
+        """What the operator's tool prints on this node."""
+        return self.machine.run(str(EGRESSCTL), "--config", str(self.agent.config), *arguments)
+
+    def log(self) -> str:
+        """The agent's log so far, for messages of failing tests."""
+        return self.agent.log.read_text() if self.agent.log.exists() else ""
+
+    def plan(self) -> dict[str, Any]:
+        """What the agent left for the plugin."""
+        return dict(json.loads((self.agent.run_dir / "plan.json").read_text()))

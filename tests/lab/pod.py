@@ -1,0 +1,147 @@
+"""A pod: a namespace that the real plugins have connected, and what it can ask of the outside."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .cnirun import Attachment, Network, Runtime
+from .namespace import Namespace
+from .silence import Probe
+from .topology import OUTSIDE
+
+PORT = 8080
+"""Where the outside service listens, TCP and UDP."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the outside service said."""
+
+    accepted: bool
+    address: str
+    """The client address that it saw."""
+
+    @classmethod
+    def of(cls, line: str) -> Answer:
+        verdict, _, rest = line.partition(" ")
+        if verdict not in ("welcome", "refused"):
+            raise ConnectionError(f"the outside service said {line!r}")
+        return cls(verdict == "welcome", rest.split()[0])
+
+
+class Connection:
+    """An open TCP connection to the outside service."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self._lines = sock.makefile("r")
+        self.answer = Answer.of(self._lines.readline())
+
+    def echo(self, text: str) -> str:
+        """What comes back for a line. Raises :class:`OSError` where the connection has ended."""
+        self._socket.sendall(f"{text}\n".encode())
+        line = self._lines.readline()
+        if not line:
+            raise ConnectionResetError("the connection has ended")
+        return line.rstrip("\n")
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+class Probing:
+    """Probes under way; :meth:`stop` ends them and tells what they found. Use it in a ``with`` statement."""
+
+    def __init__(self, machine: Namespace, address: str, port: int, log: Path) -> None:
+        program = (sys.executable, "-m", "tests.lab.prober", address, str(port))
+        self._process = machine.spawn(*program, log=log, reads=True)
+        started = self._process.stdout.readline() if self._process.stdout else b""
+        if started != b"ready\n":
+            raise RuntimeError(f"the prober did not start: see {log}")
+
+    def stop(self) -> list[Probe]:
+        """Every probe, in the order of sending."""
+        output, _ = self._process.communicate(timeout=30)
+        return [Probe(sent, address, welcome) for sent, address, welcome in json.loads(output)]
+
+    def __enter__(self) -> Probing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+class Pod:
+    """Made by :meth:`tests.lab.node.Node.pod`."""
+
+    def __init__(
+        self, name: str, machine: Namespace, runtime: Runtime, network: Network, attachment: Attachment
+    ):
+        self.name = name
+        self.machine = machine
+        self.network = network
+        self.attachment = attachment
+        self._runtime = runtime
+        self.result: dict[str, Any] = {}
+
+    @property
+    def address(self) -> str:
+        """Its IPv4 address."""
+        return str(self.result["ips"][0]["address"]).partition("/")[0]
+
+    @property
+    def host_interface(self) -> str:
+        """The veth of the pod that stands in the node's namespace."""
+        outer = [i["name"] for i in self.result["interfaces"] if not i.get("sandbox")]
+        return str(outer[-1])
+
+    def start(self) -> None:
+        """ADD. Raises :class:`tests.lab.cnirun.CniError`."""
+        self.result = self._runtime.add(self.network, self.attachment)
+
+    def check(self) -> None:
+        self._runtime.check(self.network, self.attachment)
+
+    def stop(self) -> None:
+        """DEL, then the namespace goes."""
+        self._runtime.delete(self.network, self.attachment)
+        self.machine.delete()
+
+    def connect(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Connection:
+        """A new TCP connection that has been greeted. Raises :class:`OSError`."""
+        sock = self.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            sock.settimeout(seconds)
+            sock.connect((address, port))
+            return Connection(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def request(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Answer:
+        """Connects, is greeted, hangs up. Raises :class:`OSError`."""
+        connection = self.connect(port, seconds, address)
+        connection.close()
+        return connection.answer
+
+    def datagram(self, port: int = PORT, seconds: float = 1.0, address: str = OUTSIDE) -> Answer:
+        """One datagram from a new port, and its answer. Raises :class:`OSError`."""
+        with self.machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(seconds)
+            sock.connect((address, port))
+            sock.send(b"?")
+            return Answer.of(sock.recv(200).decode())

@@ -1,0 +1,116 @@
+"""Which machines a lab has and how they are wired: plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+EGRESS_LABEL = {"node-role/egress": ""}
+OUTSIDE = "203.0.113.10"
+"""The address of the outside service (RFC 5737)."""
+POD_NETWORKS = "10.244.0.0/15"
+"""All pods: bridged ones in 10.244.N.0/24, routed ones in 10.245.N.0/24, N the node's number."""
+
+
+@dataclass(frozen=True)
+class Interface:
+    name: str
+    segment: str
+    """Interfaces of one segment share a wire."""
+    address: str
+    """IPv4 with prefix length."""
+
+    @property
+    def ip(self) -> str:
+        return self.address.partition("/")[0]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine. ``labels`` is None where it is no node of the cluster."""
+
+    name: str
+    interfaces: tuple[Interface, ...]
+    gateway: str = ""
+    """Next hop of its default route."""
+    labels: Mapping[str, str] | None = None
+    number: int = 0
+    """Of a node: picks its pod networks."""
+    forwards: bool = False
+
+    @property
+    def ip(self) -> str:
+        """Its first address; of a node: its InternalIP."""
+        return self.interfaces[0].ip
+
+    @property
+    def egress_ip(self) -> str:
+        """Its last address: of an egress node, what the outside sees in basic mode."""
+        return self.interfaces[-1].ip
+
+    @property
+    def is_egress(self) -> bool:
+        return self.labels is not None and EGRESS_LABEL.items() <= self.labels.items()
+
+
+@dataclass(frozen=True)
+class Topology:
+    hosts: tuple[Host, ...]
+    egress_interface: str
+    """The interface whose address the outside sees, on every egress node."""
+    spare: tuple[Host, ...] = field(default=())
+    """Hosts that may join later."""
+
+    @property
+    def nodes(self) -> tuple[Host, ...]:
+        return tuple(host for host in self.hosts if host.labels is not None)
+
+
+def flat() -> Topology:
+    """The story: nodes in 172.16.0.0/24, egress nodes .7 to .9 and, later, .5; outside a router away."""
+
+    def node(name: str, number: int, last: int, labels: Mapping[str, str]) -> Host:
+        wire = Interface("eth0", "nodes", f"172.16.0.{last}/24")
+        return Host(name, (wire,), "172.16.0.1", labels, number, forwards=True)
+
+    return Topology(
+        hosts=(
+            *_outside(Interface("eth0", "nodes", "172.16.0.1/24")),
+            node("w1", 1, 21, {}),
+            node("w2", 2, 22, {}),
+            node("g1", 11, 7, EGRESS_LABEL),
+            node("g2", 12, 8, EGRESS_LABEL),
+            node("g3", 13, 9, EGRESS_LABEL),
+        ),
+        egress_interface="eth0",
+        spare=(node("g4", 14, 5, EGRESS_LABEL),),
+    )
+
+
+def separate(workers: int = 2, gateways: int = 3) -> Topology:
+    """Nodes in 10.0.0.0/24 (``eth0``); egress nodes also in 172.16.0.0/24 (``eth1``), toward the outside."""
+
+    def worker(number: int) -> Host:
+        wire = Interface("eth0", "nodes", f"10.0.0.{20 + number}/24")
+        return Host(f"w{number}", (wire,), "10.0.0.1", {}, number, forwards=True)
+
+    def gateway(number: int) -> Host:
+        wires = (
+            Interface("eth0", "nodes", f"10.0.0.{6 + number}/24"),
+            Interface("eth1", "egress", f"172.16.0.{6 + number}/24"),
+        )
+        return Host(f"g{number}", wires, "172.16.0.1", EGRESS_LABEL, 10 + number, forwards=True)
+
+    router = _outside(
+        Interface("eth0", "nodes", "10.0.0.1/24"),
+        Interface("eth1", "egress", "172.16.0.1/24"),
+    )
+    nodes = (*map(worker, range(1, workers + 1)), *map(gateway, range(1, gateways + 1)))
+    return Topology(hosts=(*router, *nodes), egress_interface="eth1")
+
+
+def _outside(*toward_cluster: Interface) -> tuple[Host, Host]:
+    wire = Interface("eth9", "outside", "203.0.113.1/24")
+    router = Host("router", (*toward_cluster, wire), forwards=True)
+    outside = Host("outside", (Interface("eth0", "outside", f"{OUTSIDE}/24"),), "203.0.113.1")
+    return router, outside

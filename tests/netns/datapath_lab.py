@@ -1,0 +1,359 @@
+"""A small lab for the data path alone: machines, pods made by hand, and plans as data. No agent, no election.
+
+::
+
+    outside 203.0.113.1, .7, .129 ── bridge br-u, 10.0.0.254 ─── eth0 of every node (10.0.0.0/24)
+                                  └─ bridge br-e, 172.16.0.254 ── eth1 of the egress nodes (172.16.0.0/24)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
+from pathlib import Path
+
+from cni import ensure as datapath
+from cni.kernel import ids, netlink, nft
+from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from gateway_agent.core.ruleset import gateway_nft
+from tests.lab.capture import Capture
+from tests.lab.namespace import Namespace
+
+PREFIX = "egwdp-"
+MASK = 0x0FF00000
+PORT = 8080
+SERVICE = "203.0.113.1"
+EXCLUDED = "203.0.113.7"
+OTHER_SERVICE = "203.0.113.129"
+"""Behind the second gateway."""
+NODES = {"w1": "10.0.0.11", "w2": "10.0.0.12", "g1": "10.0.0.1", "g2": "10.0.0.2"}
+SOURCES = {"g1": "172.16.0.7", "g2": "172.16.0.8"}
+MTU = 1450
+TAG, OTHER_TAG = 1, 2
+FIRST, SECOND = ids.egress_id("partner", ""), ids.egress_id("other", "")
+WAYS = (
+    Way("203.0.113.0/30", FIRST),
+    Way("203.0.113.4/31", FIRST),
+    Way("203.0.113.6/32", FIRST),
+    Way("203.0.113.8/29", FIRST),
+    Way("203.0.113.128/25", SECOND),
+    Way("2001:db8::/32", FIRST),
+)
+"""203.0.113.0/28 through the first gateway, without 203.0.113.7; 203.0.113.128/25 through the second."""
+
+
+def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) -> Plan:
+    """The plan of a node where these nodes are masters; ``direct`` is of the first gateway."""
+    direct = bool(changes.pop("direct", False))
+    source = SOURCES.get(node, "")
+    egress_ips = tuple(
+        PlanEgressIP(
+            id=identity,
+            gateway=gateway,
+            address="",
+            slot=slot,
+            vni=ids.vni(identity),
+            eligible=("g1", "g2"),
+            master=master,
+            direct=direct and slot == 1,
+            interface="eth1" if source else "",
+            source=source,
+        )
+        for slot, (identity, gateway, master) in enumerate(((FIRST, "partner", first), (SECOND, "other", second)), 1)
+    )
+    sets = (
+        PolicySet(TAG, ("a", "b"), (FIRST, SECOND), WAYS),
+        PolicySet(OTHER_TAG, ("c",), (SECOND,), (Way("203.0.113.0/28", SECOND),)),
+    )
+    nodes = tuple(PlanNode(name, address) for name, address in sorted(NODES.items()))
+    planned = Plan(node, MASK, 4799, MTU, nodes, egress_ips, (), sets)
+    return replace(planned, **changes)  # type: ignore[arg-type]
+
+
+class Pod:
+    """A namespace behind a veth. ``host`` is the name of the veth's end on the node."""
+
+    def __init__(self, node: Node, name: str, address: str, routed: bool = False) -> None:
+        self.node, self.address = node, address
+        self.host = f"veth{name}"
+        self.machine = Namespace(f"{node.machine.name}-{name}")
+        self.machine.create()
+        node.machine.ip(f"link add {self.host} type veth peer name eth0 netns {self.machine.name}")
+        if routed:
+            node.machine.ip(
+                f"link set {self.host} up",
+                f"address add 10.245.0.1/32 dev {self.host}",
+                f"route add {address}/32 dev {self.host}",
+            )
+            gateway = "10.245.0.1"
+        else:
+            node.machine.ip(f"link set {self.host} master cbr0 up")
+            gateway = "10.244.0.1"
+        self.machine.ip(
+            f"address add {address}/24 dev eth0",
+            f"address add {v6(address)}/64 dev eth0 nodad",
+            "link set eth0 up",
+            f"route add default via {gateway}",
+        )
+
+    def tag(self, number: int) -> None:
+        group = ids.GROUP_BASE + number if number else 0
+        self.node.machine.inside(lambda: netlink.tag(self.host, group))
+
+    def connect(self, address: str = SERVICE, port: int = 0, seconds: float = 2.0) -> Conversation:
+        """An open TCP connection; ``port`` is the pod's own, 0: any."""
+        sock = self.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock.settimeout(seconds)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("0.0.0.0", port))
+            sock.connect((address, PORT))
+            return Conversation(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def seen_as(self, address: str = SERVICE) -> str:
+        """The client address that the service sees in a new TCP connection."""
+        with self.connect(address) as conversation:
+            return conversation.seen_as
+
+    def datagrams(self) -> Datagrams:
+        return Datagrams(self.machine.socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+
+class Conversation:
+    """A TCP connection to the service."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self._lines = sock.makefile("r")
+        self.seen_as = self._lines.readline().split()[-1]
+
+    def echo(self) -> bool:
+        """Whether a line comes back. Raises :class:`OSError` where the connection has ended."""
+        self.sock.sendall(b"hello\n")
+        return self._lines.readline() == "hello\n"
+
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self.sock.close()
+
+
+def is_reset(conversation: Conversation) -> bool:
+    """Whether the connection ends with a reset, not with silence."""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        conversation.echo()
+        return False
+    return True
+
+
+class Datagrams:
+    """A UDP socket: all its datagrams to one address are one connection to the kernel."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        sock.settimeout(0.3)
+
+    def seen_as(self, address: str = SERVICE) -> str:
+        """The client address that the service sees; raises :class:`OSError` without an answer in 0.3 s."""
+        self.sock.sendto(b"x", (address, PORT))
+        return self.sock.recv(100).split()[1].decode()
+
+    def __enter__(self) -> Datagrams:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+
+class Node:
+    """A node with a bridge network and room for routed pods, and a CNI's masquerade."""
+
+    def __init__(self, name: str, outside: Namespace) -> None:
+        self.name, self.address = name, NODES[name]
+        self.machine = Namespace(f"{PREFIX}{name}")
+        self.machine.create({"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"})
+        self._wire(outside, "eth0", "br-u", f"{self.address}/24")
+        self.machine.ip(f"address add {v6(self.address)}/64 dev eth0 nodad")
+        if name in SOURCES:
+            self._wire(outside, "eth1", "br-e", f"{SOURCES[name]}/24")
+        self.machine.ip(
+            "link add cbr0 type bridge",
+            "address add 10.244.0.1/24 dev cbr0",
+            "address add fd00:244::1/64 dev cbr0 nodad",
+            "link set cbr0 up",
+            f"route add default via {'172.16.0.254' if name in SOURCES else '10.0.0.254'}",
+            f"route add ::/0 via {v6('10.0.0.254')}",
+        )
+        self.nft(
+            "table ip cni_masquerade { chain nat { type nat hook postrouting priority srcnat;"
+            " ip saddr 10.244.0.0/15 ip daddr != 10.244.0.0/15 masquerade; }; }"
+        )
+
+    def _wire(self, outside: Namespace, interface: str, bridge: str, address: str) -> None:
+        far = f"{self.name}-{interface}"
+        self.machine.ip(
+            f"link add {interface} type veth peer name {far} netns {outside.name}",
+            f"address add {address} dev {interface}",
+            f"link set {interface} up",
+        )
+        outside.ip(f"link set {far} master {bridge} up")
+
+    def ensure(self, wanted: Plan) -> tuple[str, ...]:
+        """Node and gateway tables, devices, routes and rules, as the agent has them made."""
+
+        def make() -> tuple[str, ...]:
+            return nft.ensure(gateway_nft(wanted)) + datapath.ensure(wanted)
+
+        return self.machine.inside(make)
+
+    def missing(self, wanted: Plan) -> tuple[str, ...]:
+        return self.machine.inside(lambda: datapath.missing(wanted))
+
+    def nft(self, text: str) -> str:
+        return self.machine.run("nft", "-f", "-", text=text)
+
+    def set_master(self, identity: str, master: str) -> None:
+        """What the lease keeper does at failover."""
+
+        def tell() -> None:
+            with contextlib.closing(netlink.Neighbours()) as neighbours:
+                neighbours.set_master(ids.device(ids.vni(identity)), ids.node_mac(NODES[master]))
+
+        self.machine.inside(tell)
+
+
+@dataclass
+class Lab:
+    outside: Namespace
+    nodes: dict[str, Node]
+    pods: dict[str, Pod]
+
+    def reset(self) -> None:
+        """All as it was at the beginning: the first gateway's master is g1, the second's g2."""
+        for name, node in self.nodes.items():
+            node.ensure(plan(name))
+            for identity, master in ((FIRST, "g1"), (SECOND, "g2")):
+                if name != master:
+                    node.set_master(identity, master)
+            node.machine.run("conntrack", "-F")
+        for name, pod in self.pods.items():
+            pod.tag(0 if name == "unselected" else TAG)
+
+    def masters(self, first: str = "g1", second: str = "g2") -> None:
+        """Every node learns of these masters, as an agent tells it."""
+        for name, node in self.nodes.items():
+            node.ensure(plan(name, first, second))
+            for identity, master in ((FIRST, first), (SECOND, second)):
+                if master and name != master:
+                    node.set_master(identity, master)
+
+    @contextlib.contextmanager
+    def witness(self) -> Iterator[Witness]:
+        """Everything that arrives outside while the block runs."""
+        # Both wires: what arrives by another than it should is a leak too.
+        with Capture(self.outside, "br-u") as direct, Capture(self.outside, "br-e") as egress:
+            yield Witness(direct, egress)
+
+
+@dataclass(frozen=True)
+class Witness:
+    direct: Capture
+    egress: Capture
+
+    def sources(self) -> set[str]:
+        """Addresses from which packets for the service came."""
+        packets = [*self.direct.packets(PORT), *self.egress.packets(PORT)]
+        return {packet.source for packet in packets}
+
+
+@contextlib.contextmanager
+def lab(log: Path) -> Iterator[Lab]:
+    """Builds it all, starts the service, and takes all down again."""
+    made: list[Namespace] = []
+    outside = Namespace(f"{PREFIX}outside")
+    try:
+        made.append(outside)
+        outside.create({"net/ipv4/ip_forward": "1"})
+        outside.ip(
+            "link add br-u type bridge",
+            "link add br-e type bridge",
+            "link set br-u up",
+            "link set br-e up",
+            "address add 10.0.0.254/24 dev br-u",
+            f"address add {v6('10.0.0.254')}/64 dev br-u nodad",
+            "address add 172.16.0.254/24 dev br-e",
+            *(f"address add {address}/32 dev lo" for address in (SERVICE, EXCLUDED, OTHER_SERVICE)),
+            "address add 2001:db8::1/128 dev lo nodad",
+            # A service that listens on any address answers a datagram by the route's source.
+            f"route replace 10.0.0.0/24 dev br-u src {SERVICE}",
+            f"route replace 172.16.0.0/24 dev br-e src {SERVICE}",
+        )
+        nodes = {}
+        for name in NODES:
+            made.append(Namespace(f"{PREFIX}{name}"))
+            nodes[name] = Node(name, outside)
+        pods = {}
+        for name, node, address, routed in (
+            ("bridged", "w1", "10.244.0.10", False),
+            ("routed", "w1", "10.245.0.10", True),
+            ("unselected", "w1", "10.244.0.11", False),
+            ("twin", "w2", "10.244.0.10", False),
+            ("routedtwin", "w2", "10.245.0.10", True),
+            ("onmaster", "g1", "10.244.0.10", False),
+            ("onstandby", "g2", "10.245.0.10", True),
+        ):
+            made.append(Namespace(f"{PREFIX}{node}-{name}"))
+            pods[name] = Pod(nodes[node], name, address, routed)
+        service = outside.spawn("python3", "-m", "tests.lab.service", str(PORT), log=log, reads=True)
+        assert service.stdout is not None and service.stdout.readline() == b"ready\n", log.read_text()
+        for stream in (service.stdin, service.stdout):
+            if stream is not None:
+                stream.close()
+        yield Lab(outside, nodes, pods)
+    finally:
+        for machine in reversed(made):
+            machine.delete()
+
+
+def v6(address: str) -> str:
+    """An IPv6 address with the same last number: fd00:244::… for pods, fd00:10::… for nodes."""
+    network = "fd00:10::" if address.startswith("10.0.") else "fd00:244::"
+    return network + address.rpartition(".")[2]
+
+
+def udp_packet(source: str, destination: str, port: int, payload: bytes, source_port: int = 4000) -> bytes:
+    """An IPv4 packet with a UDP datagram, checksum of UDP left out (RFC 768 allows it)."""
+    length = 20 + 8 + len(payload)
+    addresses = ip_address(source).packed + ip_address(destination).packed
+    header = struct.pack("!BBHHHBBH", 0x45, 0, length, 1, 0, 64, socket.IPPROTO_UDP, 0) + addresses
+    return _with_checksum(header) + struct.pack("!HHHH", source_port, port, 8 + len(payload), 0) + payload
+
+
+def vxlan_packet(source: str, node: str, vni: int, inner: bytes) -> bytes:
+    """What a tunnel from node ``source`` to ``node`` would carry, by hand (RFC 7348, section 5)."""
+    macs = bytes.fromhex((ids.node_mac(NODES[node]) + ids.node_mac(NODES[source])).replace(":", ""))
+    frame = struct.pack("!II", 0x08000000, vni << 8) + macs + b"\x08\x00" + inner
+    return udp_packet(NODES[source], NODES[node], 4799, frame)
+
+
+def send_raw(machine: Namespace, packet: bytes, destination: str) -> None:
+    """Sends an IPv4 packet as it is, header included."""
+    with machine.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        sock.sendto(packet, (destination, 0))
+
+
+def _with_checksum(header: bytes) -> bytes:
+    total = sum(struct.unpack("!10H", header))
+    total = (total & 0xFFFF) + (total >> 16)
+    return header[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[12:]
+
+

@@ -1,0 +1,200 @@
+"""What :mod:`cni.kernel` does on a real kernel, in one namespace."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from cni.kernel import ids, netlink, nft
+from cni.kernel.diff import diff
+from cni.kernel.errors import KernelError
+from cni.kernel.netlink import Event, Monitor, Neighbours
+from cni.kernel.state import KernelState, Vxlan
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import until
+from tests.unit.cni.kernel_states import kept_masters, states
+
+DEVICE = Vxlan("egw-000001", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450, "egress-gateway a")
+
+
+@pytest.fixture(scope="module")
+def standing_machine() -> Iterator[Namespace]:
+    machine = Namespace("egwdp-netlink")
+    machine.create()
+    try:
+        yield machine
+    finally:
+        machine.delete()
+
+
+@pytest.fixture
+def machine(standing_machine: Namespace) -> Namespace:
+    bring_to(standing_machine, KernelState())
+    return standing_machine
+
+
+def bring_to(machine: Namespace, desired: KernelState) -> None:
+    machine.inside(lambda: netlink.apply(diff(netlink.observe(), desired)))
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=states(), second=states())
+def test_the_kernel_becomes_what_is_desired(machine: Namespace, first: KernelState, second: KernelState) -> None:
+    bring_to(machine, KernelState())
+    bring_to(machine, first)
+    assert machine.inside(netlink.observe) == first
+    bring_to(machine, second)
+    assert machine.inside(netlink.observe) == kept_masters(first, second)
+
+
+def test_only_what_bears_our_mark_is_observed(machine: Namespace) -> None:
+    machine.ip(
+        "link add vx0 type vxlan id 7 dstport 4790",
+        "link add egw-fake type bridge",
+        "route add unreachable default metric 5 table 7001",
+        "rule add priority 901 fwmark 5 lookup 7001",
+    )
+    try:
+        assert machine.inside(netlink.observe) == KernelState()
+    finally:
+        machine.ip(
+            "link del vx0", "link del egw-fake", "route del unreachable default metric 5 table 7001", "rule del priority 901"
+        )
+
+
+def test_what_is_gone_already_needs_no_deleting(machine: Namespace) -> None:
+    state = KernelState(vxlans=frozenset([DEVICE]))
+    bring_to(machine, state)
+    changes = diff(state, KernelState())
+    machine.inside(lambda: netlink.apply(changes))
+    machine.inside(lambda: netlink.apply(changes))
+
+
+def test_what_the_kernel_refuses_is_said_in_words(machine: Namespace) -> None:
+    other = Vxlan("egw-000002", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450, "egress-gateway b")
+    with pytest.raises(KernelError, match="egw-000002.*File exists"):
+        bring_to(machine, KernelState(vxlans=frozenset([DEVICE, other])))
+
+
+@pytest.fixture
+def veth(machine: Namespace) -> Iterator[None]:
+    machine.ip("link add pod0 type veth peer name pod1", "link add br0 type bridge")
+    yield
+    machine.ip("link del pod0", "link del br0")
+
+
+@pytest.mark.usefixtures("veth")
+def test_tags(machine: Namespace) -> None:
+    group = ids.GROUP_BASE + 3
+    machine.ip("link set br0 group 7")
+    machine.inside(lambda: netlink.tag("pod0", group))
+    assert machine.inside(lambda: netlink.tag_of("pod0")) == group
+    assert machine.inside(lambda: netlink.tag_of("pod1")) == 0
+    assert machine.inside(lambda: netlink.tag_of("gone")) is None
+    assert machine.inside(netlink.tagged) == {"pod0": group}
+    with pytest.raises(KernelError, match="No such device"):
+        machine.inside(lambda: netlink.tag("gone", group))
+
+
+@pytest.mark.usefixtures("veth")
+def test_the_host_side_veth_is_the_first_that_is_one(machine: Namespace) -> None:
+    assert machine.inside(lambda: netlink.host_veth(["gone", "br0", "pod1", "pod0"])) == "pod1"
+    assert machine.inside(lambda: netlink.host_veth(["br0", "lo", "a-name-that-is-too-long"])) is None
+
+
+@pytest.mark.usefixtures("veth")
+def test_the_primary_address(machine: Namespace) -> None:
+    machine.ip("address add 10.9.0.1/24 dev br0", "address add 10.9.0.2/24 dev br0", "address add fd00:9::1/64 dev br0 nodad")
+    assert machine.inside(lambda: netlink.primary_address("br0")) == "10.9.0.1"
+    assert machine.inside(lambda: netlink.primary_address("br0", 6)) == "fd00:9::1"
+    assert machine.inside(lambda: netlink.primary_address("pod0")) is None
+    assert machine.inside(lambda: netlink.primary_address("gone")) is None
+
+
+def test_the_master_moves_by_one_call(machine: Namespace) -> None:
+    bring_to(machine, KernelState(vxlans=frozenset([DEVICE])))
+    with contextlib.closing(machine.inside(Neighbours)) as neighbours:
+        for mac in ("02:e9:0a:00:00:01", "02:e9:0a:00:00:02"):
+            machine.inside(lambda mac=mac: neighbours.set_master(DEVICE.name, mac))  # type: ignore[misc]
+            assert {entry.mac for entry in machine.inside(netlink.observe).neighbours} == {mac}
+        with pytest.raises(KernelError, match="No such device"):
+            machine.inside(lambda: neighbours.set_master("gone", "02:e9:0a:00:00:01"))
+        with pytest.raises(KernelError, match="no MAC"):
+            machine.inside(lambda: neighbours.set_master(DEVICE.name, "02:e9"))
+
+
+def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
+    with contextlib.closing(machine.inside(Monitor)) as monitor:
+        assert monitor.read() == []
+        machine.ip("link add br1 type bridge", "address add 10.9.0.1/24 dev br1", "link set br1 up", "link del br1")
+        found = read(machine, monitor, "link", removed=True)
+        assert Event("link", "br1") in found and Event("link", "br1", removed=True) in found
+        assert not any(event.ours for event in found)
+        bring_to(machine, KernelState(vxlans=frozenset([DEVICE])))
+        machine.ip(
+            f"neighbour add 10.0.0.9 lladdr 02:00:00:00:00:01 dev {DEVICE.name}",
+            "route add unreachable default table 7001 protocol 233",
+            "route add unreachable default table 99",
+            "rule add priority 901 fwmark 5 lookup 7001 protocol 233",
+        )
+        found = read(machine, monitor, "rule")
+        assert {Event("link", DEVICE.name), Event("neighbour", DEVICE.name), Event("route"), Event("rule")} <= found
+        machine.ip("route del unreachable default table 99", "rule del priority 901")
+        found = read(machine, monitor, "rule", removed=True)
+        assert Event("route", removed=True) not in found
+
+
+def test_events_tell_of_our_nftables(machine: Namespace) -> None:
+    with contextlib.closing(machine.inside(lambda: Monitor(netlink.NETLINK_NETFILTER))) as monitor:
+        machine.inside(lambda: nft.run("-f", "-", text="add table inet foreign\ndelete table inet foreign\n"))
+        machine.inside(lambda: nft.run("-f", "-", text="add table inet egress_gateway\n"))
+        machine.inside(lambda: nft.run("-f", "-", text="delete table inet egress_gateway\n"))
+        assert read(machine, monitor, "table") == {Event("table")}
+
+
+def test_too_many_events_are_an_overrun(machine: Namespace) -> None:
+    with contextlib.closing(machine.inside(lambda: Monitor(buffer=4096))) as monitor:
+        machine.ip("link add br1 type bridge", *["link set br1 up", "link set br1 down"] * 20, "link del br1")
+        assert Event("overrun") in read(machine, monitor, "overrun")
+
+
+def read(machine: Namespace, monitor: Monitor, kind: str, removed: bool = False) -> set[Event]:
+    """Events until one of this kind has come."""
+    events: set[Event] = set()
+
+    def came() -> bool:
+        events.update(machine.inside(monitor.read))
+        return any((event.kind, event.removed) == (kind, removed) for event in events)
+
+    until(came, f"an event of kind {kind}", seconds=3)
+    return events
+
+
+def test_nft_says_what_is_wrong_with_the_text(machine: Namespace) -> None:
+    with pytest.raises(KernelError, match="nft: .*syntax error"):
+        machine.inside(lambda: nft.apply("no such command\n"))
+
+
+def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
+    empty = "add table inet egress_gateway\ndelete table inet egress_gateway\n"
+    text = empty + "table inet egress_gateway {\n\tchain a {\n\t\tcounter\n\t}\n}\n"
+
+    def steps() -> list[tuple[str, ...]]:
+        return [nft.ensure(empty), nft.ensure(text), nft.ensure(text), nft.missing(empty), nft.ensure(empty)]
+
+    name = "nftables table inet egress_gateway"
+    assert machine.inside(steps) == [
+        (),
+        (f"replaced {name}: missing",),
+        (),
+        (f"{name}: not needed",),
+        (f"replaced {name}: not needed",),
+    ]
+
+
+def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:
+    assert machine.inside(lambda: netlink.delete_connections("10.0.0.99")) == 0
+    assert machine.inside(lambda: netlink.delete_connections("fd00::99")) == 0

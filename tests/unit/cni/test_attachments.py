@@ -1,0 +1,124 @@
+"""Attachment records on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cni import attachments
+from cni.attachments import Attachment
+
+RECORD = Attachment(
+    container_id="c-1.a", ifname="eth0", netns="/run/netns/p", host_interface="veth1", namespace="prod", name="web",
+    uid="u", labels={"app": "backend"}, addresses=("10.0.0.2", "fd00::2"), group=0x45470001, network="pods",
+)
+text = st.text(max_size=20)
+
+
+@given(
+    st.builds(
+        Attachment, text, text, text, text, text, text, text, st.none() | st.dictionaries(text, text, max_size=3),
+        st.lists(text, max_size=3).map(tuple), st.integers(0, 0xFFFFFFFF), text,
+    )
+)
+def test_json_form_keeps_all(record: Attachment) -> None:
+    assert attachments.loads(attachments.dumps(record)) == record
+
+
+def test_write_and_read(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    attachments.write(run_dir, RECORD)
+    attachments.write(run_dir, replace(RECORD, group=7))
+    assert attachments.load(run_dir, "c-1.a", "eth0") == replace(RECORD, group=7)
+    assert attachments.load_all(run_dir) == ((replace(RECORD, group=7),), ())
+    directory = run_dir / "attachments"
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert [stat.S_IMODE(file.stat().st_mode) for file in directory.iterdir()] == [0o600]
+
+
+def test_remove_twice(tmp_path: Path) -> None:
+    attachments.write(tmp_path, RECORD)
+    assert attachments.remove(tmp_path, *RECORD.key)
+    assert not attachments.remove(tmp_path, *RECORD.key)
+    assert attachments.load_all(tmp_path) == ((), ())
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert attachments.load_all(tmp_path) == ((), ())
+    assert attachments.load(tmp_path, "c", "eth0") is None
+    assert not attachments.remove(tmp_path, "c", "eth0")
+
+
+def test_no_two_attachments_share_a_file(tmp_path: Path) -> None:
+    keys = [("a-b", "c"), ("a", "b-c"), ("a", "b@c"), ("a", "b.json"), ("a", "\udcff")]
+    keys += [("x" * 300, "eth0"), ("x" * 300, "eth1")]
+    records = [replace(RECORD, container_id=container_id, ifname=ifname) for container_id, ifname in keys]
+    for record in records:
+        attachments.write(tmp_path, record)
+    found, problems = attachments.load_all(tmp_path)
+    assert problems == ()
+    assert {record.key for record in found} == set(keys)
+    for key in keys:
+        assert attachments.remove(tmp_path, *key)
+
+
+def test_names_of_the_greatest_length(tmp_path: Path) -> None:
+    record = replace(RECORD, namespace="n" * 253, name="p" * 253)
+    attachments.write(tmp_path, record)
+    assert attachments.load(tmp_path, *record.key) == record
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "Expecting value"),
+        (b'{"container_id": "c"', "delimiter"),
+        (b"[]", "not an object"),
+        (b"{}", "addresses"),
+        (b"\xff", "utf-8"),
+        (json.dumps({"addresses": []}).encode(), "container_id"),
+        (attachments.dumps(replace(RECORD, group=-1)).encode(), "group"),
+        (attachments.dumps(replace(RECORD, labels={"a": 1})).encode(), "labels"),  # type: ignore[dict-item]
+        (attachments.dumps(replace(RECORD, name=None)).encode(), "name"),  # type: ignore[arg-type]
+        (attachments.dumps(replace(RECORD, addresses=(1,))).encode(), "addresses"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_broken_record_is_reported_and_the_others_are_read(content: bytes, says: str, tmp_path: Path) -> None:
+    attachments.write(tmp_path, RECORD)
+    (tmp_path / "attachments" / "broken@eth0.json").write_bytes(content)
+    found, (problem,) = attachments.load_all(tmp_path)
+    assert found == (RECORD,)
+    assert problem.startswith("broken@eth0.json: ") and says in problem
+    assert attachments.load(tmp_path, "broken", "eth0") is None
+
+
+def test_records_of_a_later_version_are_read(tmp_path: Path) -> None:
+    later = {**json.loads(attachments.dumps(RECORD)), "quota": 3}
+    assert attachments.loads(json.dumps(later)) == RECORD
+
+
+@pytest.fixture
+def no_room() -> Iterator[None]:
+    """Files of this process cannot grow beyond some bytes: the nearest to a full disk that needs no disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_no_room_leaves_what_was_there(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    attachments.write(tmp_path, RECORD)
+    request.getfixturevalue("no_room")
+    with pytest.raises(OSError):
+        attachments.write(tmp_path, replace(RECORD, group=9))
+    assert attachments.load(tmp_path, *RECORD.key) == RECORD
+    assert os.listdir(tmp_path / "attachments") == ["c-1.a@eth0.json"]

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given, settings
+
+from cni.kernel import ids
+from cni.kernel.diff import diff
+from cni.kernel.state import KernelState, Neighbour, Route, Rule, Vxlan
+
+from .kernel_states import after, kept_masters, states
+
+DEVICE = Vxlan("egw-000001", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450, "egress-gateway a")
+MASTER = Neighbour(DEVICE.name, ids.NEXT_HOP, ids.node_mac("10.0.0.2"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(states(), states())
+def test_applying_the_difference_gives_what_is_desired(observed: KernelState, desired: KernelState) -> None:
+    assert after(observed, diff(observed, desired)) == kept_masters(observed, desired)
+
+
+@settings(max_examples=60, deadline=None)
+@given(states(), states())
+def test_afterwards_nothing_is_different(observed: KernelState, desired: KernelState) -> None:
+    assert diff(after(observed, diff(observed, desired)), desired) == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(states(), states())
+def test_unreachable_routes_come_before_anything_goes(observed: KernelState, desired: KernelState) -> None:
+    changes = diff(observed, desired)
+    unreachable = [isinstance(c.target, Route) and c.target.kind == "unreachable" and c.action == "put" for c in changes]
+    deletes = [change.action == "delete" for change in changes]
+    assert not any(deletes[: sum(unreachable)]) and all(unreachable[: sum(unreachable)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(states(), states())
+def test_rules_go_first_and_come_last(observed: KernelState, desired: KernelState) -> None:
+    changes = diff(observed, desired)
+    puts = [isinstance(change.target, Rule) for change in changes if change.action == "put"]
+    deletes = [isinstance(change.target, Rule) for change in changes if change.action == "delete"]
+    assert puts == sorted(puts)
+    assert deletes == sorted(deletes, reverse=True)
+
+
+def test_the_master_is_made_but_never_moved() -> None:
+    empty = KernelState(vxlans=frozenset([DEVICE]))
+    planned = replace(empty, neighbours=frozenset([MASTER]))
+    moved = replace(empty, neighbours=frozenset([replace(MASTER, mac=ids.node_mac("10.0.0.3"))]))
+    assert [str(change) for change in diff(empty, planned)] == [
+        "added neighbour 169.254.233.2 at 02:e9:0a:00:00:02 on egw-000001"
+    ]
+    assert diff(moved, planned) == ()
+    assert diff(moved, empty) == ()
+
+
+def test_a_device_that_is_made_anew_gets_its_master_again() -> None:
+    observed = KernelState(vxlans=frozenset([replace(DEVICE, vni=9)]), neighbours=frozenset([MASTER]))
+    desired = KernelState(vxlans=frozenset([DEVICE]), neighbours=frozenset([MASTER]))
+    assert [change.action for change in diff(observed, desired)] == ["delete", "put", "put"]
+
+
+def test_changes_say_what_they_are() -> None:
+    longer = replace(DEVICE, mtu=1400)
+    (change,) = diff(KernelState(vxlans=frozenset([DEVICE])), KernelState(vxlans=frozenset([longer])))
+    assert str(change) == "corrected device egw-000001 (VXLAN 1 from 10.0.0.1, port 4799)"
+    assert change.problem == "device egw-000001 (VXLAN 1 from 10.0.0.1, port 4799): not as it should be"

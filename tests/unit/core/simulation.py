@@ -1,0 +1,283 @@
+"""A network of pure keepers in virtual time: true time is known, each node has a clock of its own.
+
+Whatever the network and the machines may do to the keepers is a method here. After each event the one
+invariant is checked: no two nodes hold an unexpired lease, each by its own clock, on one id.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from dataclasses import dataclass, field
+
+from gateway_agent.core.keeper import Keeper, Remember, Send
+from gateway_agent.core.keeping import EgressWish, KeeperConfig, Peer
+from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.report import report
+from gateway_agent.core.voters import Memory
+from gateway_agent.core.wire import Key
+
+HEARTBEAT_NS = 100 * MILLISECOND
+DURATION_NS = 500 * MILLISECOND
+KEY = Key.parse(b"only for the simulation")
+
+
+class TwoMasters(AssertionError):
+    """The invariant is broken."""
+
+
+@dataclass
+class Machine:
+    """One node: its clock, and what of it survives the keeper's process."""
+
+    name: str
+    address: str
+    egress: bool
+    rate: float
+    offset: int
+    keeper: Keeper | None = None
+    memory: Memory | None = None
+    stopped: bool = False
+    inbox: list[tuple[bytes, str]] = field(default_factory=list)
+    """What has arrived while it was stopped."""
+    unready: set[str] = field(default_factory=set)
+    stopping: bool = False
+    wake_at: int = -1
+    last_true: int = 0
+    last_clock: int = 0
+
+    def clock(self, true: int) -> int:
+        return self.last_clock + int((true - self.last_true) * self.rate)
+
+    def true(self, clock: int) -> int:
+        """The first moment at which :meth:`clock` shows at least this."""
+        return self.last_true + int((clock - self.last_clock) / self.rate) + 2
+
+
+class Network:
+    """Nodes ``g…`` are egress nodes, ``w…`` workers. ``seed`` decides delays, losses and clocks."""
+
+    def __init__(
+        self,
+        egress: int,
+        workers: int,
+        ids: int = 1,
+        seed: int = 0,
+        loss: float = 0.0,
+        availability_first: bool = False,
+        heartbeat_ns: int = HEARTBEAT_NS,
+        duration_ns: int = DURATION_NS,
+    ) -> None:
+        self.random = random.Random(seed)
+        self.now = 0
+        self.loss = loss
+        self.max_delay_ns = 5 * MILLISECOND
+        self.duplicates = 0.0
+        self.blocked: set[tuple[str, str]] = set()
+        self.ids = [f"{number:016x}" for number in range(1, ids + 1)]
+        self.availability_first = availability_first
+        self.heartbeat_ns, self.duration_ns = heartbeat_ns, duration_ns
+        self.exclusive = True
+        self.takeovers = 0
+        self._last: dict[str, str] = {}
+        self._queue: list[tuple[int, int, str, tuple[bytes, str] | None, int]] = []
+        self._order = 0
+        names = [f"g{n}" for n in range(1, egress + 1)] + [f"w{n}" for n in range(1, workers + 1)]
+        self.machines = {
+            name: Machine(
+                name, f"10.0.0.{n}", name.startswith("g"),
+                rate=self.random.uniform(0.99, 1.01), offset=0, last_clock=self.random.randrange(10**15),
+            )
+            for n, name in enumerate(names, 1)
+        }
+        self._names = {machine.address: machine.name for machine in self.machines.values()}
+        self.inventory = list(names)
+        for name in names:
+            self.start(name)
+
+    # What may happen to machines
+
+    def start(self, name: str) -> None:
+        machine = self.machines[name]
+        if machine.keeper is None:
+            now = machine.clock(self.now)
+            machine.stopping = False
+            incarnation = self.random.getrandbits(64) | 1
+            machine.keeper = Keeper(self._config(machine), KEY, incarnation, machine.memory, now)
+            self.configure(name)
+
+    def crash(self, name: str) -> None:
+        machine = self.machines[name]
+        machine.keeper, machine.stopped = None, False
+        machine.inbox.clear()
+
+    def reboot(self, name: str) -> None:
+        """Like a crash, and the files in the run directory are gone."""
+        self.crash(name)
+        self.machines[name].memory = None
+
+    def stop(self, name: str) -> None:
+        """SIGSTOP: what arrives is kept for later."""
+        self.machines[name].stopped = self.machines[name].keeper is not None
+
+    def resume(self, name: str) -> None:
+        machine = self.machines[name]
+        if machine.stopped and machine.keeper is not None:
+            machine.stopped = False
+            self._carry_out(machine, machine.keeper.wake(machine.clock(self.now)))
+            waiting, machine.inbox = machine.inbox, []
+            for data, source in waiting:
+                self._carry_out(machine, machine.keeper.receive(data, source, machine.clock(self.now)))
+            self._check(machine)
+
+    def configure(self, name: str) -> None:
+        machine = self.machines[name]
+        if machine.keeper is not None:
+            self._carry_out(
+                machine, machine.keeper.configure(self._config(machine), KEY, machine.clock(self.now))
+            )
+            self._check(machine)
+
+    def set_rate(self, name: str, rate: float) -> None:
+        machine = self.machines[name]
+        machine.last_clock, machine.last_true = machine.clock(self.now), self.now
+        machine.rate = rate
+        self._plan(machine)
+
+    def set_ready(self, name: str, identity: str, ready: bool) -> None:
+        (self.machines[name].unready.discard if ready else self.machines[name].unready.add)(identity)
+        self.configure(name)
+
+    # What may happen to the network
+
+    def cut(self, source: str, target: str) -> None:
+        """One way only."""
+        self.blocked.add((source, target))
+
+    def isolate(self, *names: str) -> None:
+        """Cuts these nodes off from the others, both ways."""
+        for name in names:
+            for other in self.machines:
+                if other not in names:
+                    self.blocked |= {(name, other), (other, name)}
+
+    def heal(self) -> None:
+        self.blocked.clear()
+
+    # Time
+
+    def run(self, duration_ns: int) -> None:
+        end = self.now + duration_ns
+        while self._queue and self._queue[0][0] <= end:
+            self.now, _, name, message, wake_at = heapq.heappop(self._queue)
+            machine = self.machines[name]
+            if machine.keeper is None or (message is None and wake_at != machine.wake_at):
+                continue
+            if machine.stopped:
+                if message is not None:
+                    machine.inbox.append(message)
+                continue
+            clock = machine.clock(self.now)
+            if message is None:
+                effects = machine.keeper.wake(clock)
+            else:
+                effects = machine.keeper.receive(*message, clock)
+            self._carry_out(machine, effects)
+            self._check(machine)
+        self.now = end
+
+    def run_until(self, condition: object, limit_ns: int) -> int:
+        """Runs until ``condition()``; gives the time it took. Fails after ``limit_ns``."""
+        assert callable(condition)
+        start = self.now
+        while not condition():
+            assert self.now - start < limit_ns, f"not within {limit_ns / SECOND} s"
+            self.run(MILLISECOND)
+        return self.now - start
+
+    # What is the case
+
+    def holders(self, identity: str) -> list[str]:
+        return [
+            machine.name
+            for machine in self.machines.values()
+            if machine.keeper is not None
+            and (tenure := machine.keeper.owner.tenures.get(identity)) is not None
+            and tenure.holds(machine.clock(self.now))
+        ]
+
+    def followed(self, identity: str) -> set[str]:
+        """The masters that the running nodes follow."""
+        return {m.keeper.followings.of(identity).master for m in self.machines.values() if m.keeper is not None}
+
+    def agreed(self, identity: str) -> bool:
+        """One master, and everybody knows it."""
+        holders = self.holders(identity)
+        return len(holders) == 1 and self.followed(identity) == set(holders)
+
+    def all_agreed(self) -> bool:
+        return all(self.agreed(identity) for identity in self.ids)
+
+    def describe(self) -> str:
+        """For a failed assertion."""
+        lines = [f"{self.now / SECOND:.3f} s, blocked {sorted(self.blocked)}"]
+        for machine in self.machines.values():
+            if machine.keeper is not None:
+                keeper, now = machine.keeper, machine.clock(self.now)
+                state = report(keeper, now)
+                voters = f"voters {state.voter_set} {state.voters} accepted {keeper.electorate.accepted}"
+                members = [(m.node, m.alive, m.reason) for m in state.members]
+                egress = [(e.master, e.epoch, e.state, e.reason) for e in state.egress]
+                lines.append(f"{machine.name}: {egress} isolated {state.isolated} {voters} {members}")
+        return "\n".join(lines)
+
+    def _config(self, machine: Machine) -> KeeperConfig:
+        egress = tuple(name for name in sorted(self.machines) if self.machines[name].egress)
+        egress = tuple(name for name in egress if name in self.inventory)
+        wishes = tuple(
+            EgressWish(
+                identity, "gw", "", egress,
+                ready=machine.name in egress and identity not in machine.unready, reason="eth1 is down",
+            )
+            for identity in self.ids
+        )
+        peers = tuple(
+            Peer(m.name, m.address, m.egress) for m in self.machines.values() if m.name in self.inventory
+        )
+        return KeeperConfig(
+            machine.name, 7947, "", self.heartbeat_ns, self.duration_ns, self.availability_first, peers, wishes,
+            machine.stopping,
+        )
+
+    def _carry_out(self, machine: Machine, effects: list[Send | Remember]) -> None:
+        for effect in effects:
+            if isinstance(effect, Remember):
+                machine.memory = effect.memory
+            elif (target := self._names.get(effect.address)) is not None:
+                copies = 1 + (self.random.random() < self.duplicates)
+                for _ in range(copies):
+                    if (machine.name, target) not in self.blocked and self.random.random() >= self.loss:
+                        delay = self.random.randrange(50_000, max(self.max_delay_ns, 50_001))
+                        self._push(self.now + delay, target, (effect.data, machine.address), 0)
+        self._plan(machine)
+
+    def _plan(self, machine: Machine) -> None:
+        if machine.keeper is not None:
+            machine.wake_at = max(machine.true(machine.keeper.next_wake()), self.now + 1000)
+            self._push(machine.wake_at, machine.name, None, machine.wake_at)
+
+    def _push(self, at: int, name: str, message: tuple[bytes, str] | None, wake_at: int) -> None:
+        self._order += 1
+        heapq.heappush(self._queue, (at, self._order, name, message, wake_at))
+
+    def _check(self, machine: Machine) -> None:
+        # An overlap can only begin with a lease that the node which just ran has made.
+        if machine.keeper is None:
+            return
+        for identity in machine.keeper.owner.held(machine.clock(self.now)):
+            if identity in self.ids and self._last.get(identity) != machine.name:
+                self._last[identity] = machine.name
+                self.takeovers += 1
+            holders = self.holders(identity)
+            if self.exclusive and holders != [machine.name]:
+                raise TwoMasters(f"{identity} at {self.now / SECOND:.6f} s: {', '.join(holders)}")

@@ -1,0 +1,148 @@
+"""The whole protocol in virtual time: whatever happens, never two masters; and soon after it ends, one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
+
+from gateway_agent.core.lease import MILLISECOND, SECOND
+
+from .simulation import Network
+
+settings.register_profile("deep", max_examples=3000, deadline=None)
+
+NODES = ["g1", "g2", "g3", "g4", "w1", "w2"]
+node = st.sampled_from(NODES)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What happens, and how long the network runs on after it."""
+
+    what: str
+    arguments: tuple[Any, ...]
+    then_ms: int
+
+
+def step(what: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
+    pause = st.one_of(st.integers(0, 900), st.integers(0, 900), st.sampled_from([2_000, 6_000, 13_000]))
+    return st.builds(Step, st.just(what), st.tuples(*arguments), pause)
+
+
+steps = st.one_of(
+    step("crash", node),
+    step("start", node),
+    step("reboot_one", node),
+    step("stop", node),
+    step("resume", node),
+    step("cut", node, node),
+    step("isolate", node),
+    step("isolate", node, node),
+    step("heal"),
+    step("set_rate", node, st.floats(0.99, 1.01)),
+    step("set_ready", node, st.booleans()),
+    step("loss", st.sampled_from([0.0, 0.1, 0.4])),
+    step("delay", st.sampled_from([1, 20, 200, 700])),
+    step("duplicates", st.sampled_from([0.0, 0.3])),
+    step("inventory", node, st.booleans()),
+    step("leave", node),
+)
+
+
+class History:
+    """Plays steps on a network of up to six nodes."""
+
+    def __init__(self, egress: int, workers: int, seed: int) -> None:
+        self.network = Network(egress, workers, seed=seed)
+        self.rebooted = 0
+
+    def play(self, step: Step) -> None:
+        network = self.network
+        names = [name for name in step.arguments if name in network.machines]
+        if len(names) == len([a for a in step.arguments if a in NODES]):
+            own = getattr(self, step.what, None)
+            if own is not None:
+                own(*step.arguments)
+            else:
+                getattr(network, step.what)(*step.arguments)
+        network.run(step.then_ms * MILLISECOND)
+
+    def reboot_one(self, name: str) -> None:
+        # A majority of voters that forget at one time is beyond what the voter set promises to survive.
+        if not self.rebooted:
+            self.rebooted += 1
+            self.network.reboot(name)
+
+    def set_ready(self, name: str, ready: bool) -> None:
+        self.network.set_ready(name, self.network.ids[0], ready)
+
+    def loss(self, probability: float) -> None:
+        self.network.loss = probability
+
+    def delay(self, milliseconds: int) -> None:
+        self.network.max_delay_ns = milliseconds * MILLISECOND
+
+    def duplicates(self, probability: float) -> None:
+        self.network.duplicates = probability
+
+    def inventory(self, name: str, present: bool) -> None:
+        network = self.network
+        if not present and name in network.inventory and len(network.inventory) > 3:
+            network.inventory.remove(name)
+        if present and name not in network.inventory:
+            network.inventory.append(name)
+        for machine in network.machines:
+            network.configure(machine)
+
+    def leave(self, name: str) -> None:
+        self.network.machines[name].stopping = True
+        self.network.configure(name)
+
+    def mend(self) -> None:
+        """Makes everything whole again."""
+        network = self.network
+        network.heal()
+        network.loss = network.duplicates = 0.0
+        network.max_delay_ns = 5 * MILLISECOND
+        network.inventory = list(network.machines)
+        for name, machine in network.machines.items():
+            if machine.stopping:
+                network.crash(name)
+            machine.unready.clear()
+            network.start(name)
+            network.resume(name)
+            network.configure(name)
+
+
+@settings(
+    max_examples=60 if settings.get_current_profile_name() == "default" else None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+@given(
+    egress=st.integers(2, 4),
+    workers=st.integers(1, 2),
+    seed=st.integers(0, 2**32),
+    warm=st.booleans(),
+    history=st.lists(steps, max_size=40),
+)
+def test_never_two_masters_and_soon_one(
+    egress: int, workers: int, seed: int, warm: bool, history: list[Step]
+) -> None:
+    story = History(egress, workers, seed)
+    if warm:
+        story.network.run(2 * SECOND)
+    for each in history:
+        story.play(each)
+    event(f"takeovers: {min(story.network.takeovers, 9)}")
+    story.mend()
+    story.network.run(12 * SECOND)
+    assert story.network.all_agreed(), story.network.describe()
+    before = story.network.takeovers
+    story.network.run(2 * SECOND)
+    assert story.network.takeovers == before, "a healthy master was replaced"

@@ -1,0 +1,342 @@
+"""YAML documents to objects, and everything that can be wrong with them."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from cni.plan import PodIdentity, Requirement, Selector
+from gateway_agent.core import manifests
+from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+
+GATEWAY = """
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGateway
+metadata: {name: partner}
+spec:
+  nodeSelector: {node-role/egress: ""}
+  sourceIP:
+    mode: PrimaryIPFromEgressGatewayNodeInterface
+    primaryIPFromEgressGatewayNodeInterface: {interfaceName: eth1}
+"""
+POLICY = """
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGatewayPolicy
+metadata: {name: backend-to-partner}
+spec:
+  egressGatewayName: partner
+  selectors:
+  - podSelector: {matchLabels: {app: backend}}
+  destinationCIDRs: [203.0.113.0/24]
+  excludedCIDRs: [203.0.113.7/32]
+"""
+VIRTUAL = """
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGateway
+metadata: {name: bank}
+spec:
+  nodeSelector: {matchExpressions: [{key: zone, operator: In, values: [b, a]}, {key: gpu, operator: DoesNotExist}]}
+  sourceIP:
+    mode: VirtualIPAddress
+    virtualIPAddress: {ips: [172.16.0.50, 172.16.0.78], interfaces: [eth1], routingTableName: external}
+  whenNoGateway: Direct
+  failback: Automatic
+  connectionSync: true
+"""
+NODE = """
+apiVersion: v1
+kind: Node
+metadata: {name: g1, uid: anything, labels: {node-role/egress: ""}}
+spec: {podCIDR: 10.1.0.0/24}
+status:
+  addresses:
+  - {type: Hostname, address: g1.example}
+  - {type: InternalIP, address: 172.16.0.7}
+  - {type: InternalIP, address: "FD00::7"}
+"""
+
+
+def parse(*texts: str) -> Inventory:
+    return manifests.parse((f"{index}.yaml", textwrap.dedent(text)) for index, text in enumerate(texts))
+
+
+def only_problem(text: str) -> Problem:
+    problems = parse(text).problems
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+def test_basic_gateway_policy_and_node() -> None:
+    inventory = parse(GATEWAY, POLICY, NODE)
+    assert inventory == Inventory(
+        gateways=(Gateway("partner", (Requirement("node-role/egress", "In", ("",)),), BASIC, "eth1", source="0.yaml"),),
+        policies=(
+            Policy(
+                "backend-to-partner",
+                "partner",
+                (Selector((Requirement("app", "In", ("backend",)),)),),
+                ("203.0.113.0/24",),
+                ("203.0.113.7/32",),
+                source="1.yaml",
+            ),
+        ),
+        nodes=(Node("g1", {"node-role/egress": ""}, ("172.16.0.7", "fd00::7"), "2.yaml"),),
+    )
+
+
+def test_virtual_ip_gateway_with_all_fields() -> None:
+    (gateway,) = parse(VIRTUAL).gateways
+    assert gateway == Gateway(
+        name="bank",
+        node_selector=(Requirement("zone", "In", ("b", "a")), Requirement("gpu", "DoesNotExist")),
+        mode=VIRTUAL_IP,
+        addresses=("172.16.0.50", "172.16.0.78"),
+        interfaces=("eth1",),
+        when_no_gateway="Direct",
+        failback="Automatic",
+        connection_sync=True,
+        source="0.yaml",
+    )
+
+
+def test_deckhouse_documents_mean_the_same() -> None:
+    ours = parse(GATEWAY, POLICY, VIRTUAL)
+    theirs = parse(*(t.replace("egress-gateway.io", "network.deckhouse.io") for t in (GATEWAY, POLICY, VIRTUAL)))
+    assert theirs == ours
+    assert not theirs.problems
+
+
+def test_namespace_selector_and_pod_and_namespace_documents() -> None:
+    inventory = parse(
+        """
+        apiVersion: v1
+        kind: List
+        items:
+        - {apiVersion: v1, kind: Namespace, metadata: {name: prod, labels: {team: pay}}}
+        - {apiVersion: v1, kind: Pod, metadata: {name: web-0, namespace: prod, labels: {app: web}}, spec: {x: 1}}
+        - {apiVersion: v1, kind: Pod, metadata: {name: lone}}
+        """,
+        GATEWAY,
+        POLICY.replace(
+            "  - podSelector: {matchLabels: {app: backend}}",
+            "  - podSelector: {}\n    namespaceSelector: {matchLabels: {team: pay}}",
+        ),
+    )
+    assert not inventory.problems
+    assert inventory.namespaces == {"prod": {"team": "pay"}}
+    assert inventory.pods == (PodIdentity("default", "lone", {}), PodIdentity("prod", "web-0", {"app": "web"}))
+    assert inventory.policies[0].selectors == (Selector((), (Requirement("team", "In", ("pay",)),)),)
+
+
+def test_other_kinds_are_passed_over() -> None:
+    inventory = parse("{apiVersion: apps/v1, kind: Deployment, metadata: {name: x}}", "---\n---\n", "# nothing\n")
+    assert inventory == Inventory()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path", "message", "hint"),
+    [
+        ("whenNoGateway: Direct", "whenNoGatway: Direct", "spec.whenNoGatway", "unknown field",
+         "did you mean 'whenNoGateway'?"),
+        ("whenNoGateway: Direct", "whenNoGateway: drop", "spec.whenNoGateway", "'drop' is not known",
+         "did you mean 'Drop'?"),
+        ("spec:", "specs:", "spec", "is required", ""),
+        ("connectionSync: true", "connectionSync: 'true'", "spec.connectionSync",
+         "must be true or false, not a text", ""),
+        ("172.16.0.78]", "172.16.0.300]", "spec.sourceIP.virtualIPAddress.ips[1]",
+         "'172.16.0.300' is not an IP address", "as 172.16.0.7"),
+        ("172.16.0.78]", "172.16.0.50]", "spec.sourceIP.virtualIPAddress.ips", "one address stands twice", ""),
+        ("ips: [172.16.0.50, 172.16.0.78]", "ips: []", "spec.sourceIP.virtualIPAddress.ips", "is empty", ""),
+        ("{ips:", "{ip: 172.16.0.1, ips:", "spec.sourceIP.virtualIPAddress.ip", "stands beside ips",
+         "either ip or ips"),
+        ("ips: [172.16.0.50, 172.16.0.78], ", "", "spec.sourceIP.virtualIPAddress.ip", "is required",
+         "either ip or ips"),
+        ("[eth1]", "[eth/1]", "spec.sourceIP.virtualIPAddress.interfaces[0]",
+         "'eth/1' cannot be the name of an interface", "at most 15 characters, no '/', ':' or space"),
+        ("mode: VirtualIPAddress", "mode: VirtualIP", "spec.sourceIP.mode", "'VirtualIP' is not known",
+         "did you mean 'VirtualIPAddress'?"),
+        ("    mode: VirtualIPAddress\n", "", "spec.sourceIP.mode", "is required",
+         "one of PrimaryIPFromEgressGatewayNodeInterface, VirtualIPAddress"),
+        ("operator: DoesNotExist", "operator: Exist", "spec.nodeSelector.matchExpressions[1].operator",
+         "'Exist' is not known", "did you mean 'Exists'?"),
+        ("values: [b, a]", "values: []", "spec.nodeSelector.matchExpressions[0].values",
+         "is required with In", ""),
+        ("DoesNotExist}", "DoesNotExist, values: [a]}", "spec.nodeSelector.matchExpressions[1].values",
+         "has no meaning with DoesNotExist", "leave it out"),
+        ("metadata: {name: bank}", "metadata: {name: Bank_1}", "metadata.name", "'Bank_1' is no DNS subdomain",
+         "lower-case letters, digits, '-' and '.', at most 253 characters"),
+        ("kind: EgressGateway", "kind: EgressGatewy", "kind",
+         "egress-gateway.io/v1alpha1 has no kind 'EgressGatewy'", "did you mean 'EgressGateway'?"),
+        ("v1alpha1", "v1", "apiVersion", "'egress-gateway.io/v1' is not known", "use egress-gateway.io/v1alpha1"),
+    ],
+)  # fmt: skip
+def test_gateway_errors(old: str, new: str, path: str, message: str, hint: str) -> None:
+    assert old in VIRTUAL
+    problem = next(p for p in parse(VIRTUAL.replace(old, new)).problems if p.path == path)
+    assert (problem.source, problem.message) == ("0.yaml", message)
+    assert problem.hint == hint
+    assert parse(VIRTUAL.replace(old, new), GATEWAY).gateways == (parse("", GATEWAY).gateways)
+
+
+def test_sub_object_of_the_other_mode() -> None:
+    text = GATEWAY + "    virtualIPAddress: {ip: 172.16.0.50}\n"
+    problem = only_problem(text)
+    assert problem.path == "spec.sourceIP.virtualIPAddress"
+    assert problem.message == f"has no meaning in mode {BASIC}"
+
+
+@pytest.mark.parametrize("selector", ["{}", "{matchLabels: {}}", "{matchExpressions: []}"])
+def test_node_selector_must_select_something(selector: str) -> None:
+    problem = only_problem(GATEWAY.replace('{node-role/egress: ""}', selector))
+    assert (problem.path, problem.message) == ("spec.nodeSelector", "is empty")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message", "hint"),
+    [
+        ("203.0.113.9/24", "'203.0.113.9/24' has host bits set", "the network is 203.0.113.0/24"),
+        ("2001:db8::1/32", "'2001:db8::1/32' has host bits set", "the network is 2001:db8::/32"),
+        ("203.0.113.9", "'203.0.113.9' has no prefix length", "one address is 203.0.113.9/32"),
+        ("203.0.113.0/33", "'203.0.113.0/33' is not a prefix", "the length is a number from 0 to 32"),
+        ("1.2.3.0/255.255.255.0", "'1.2.3.0/255.255.255.0' is not a prefix", "the length is a number from 0 to 32"),
+        ("10/8", "'10/8' is not a prefix", "write address/length, as 203.0.113.0/24"),
+        ("012.0.0.0/8", "'012.0.0.0/8' is not a prefix", "write address/length, as 203.0.113.0/24"),
+        ("fe80::%eth0/64", "'fe80::%eth0/64' is not a prefix", "write address/length, as 203.0.113.0/24"),
+    ],
+)
+def test_bad_prefixes(prefix: str, message: str, hint: str) -> None:
+    problems = parse(POLICY.replace("203.0.113.0/24", f'"{prefix}"'), GATEWAY).problems
+    assert problems == (Problem("0.yaml", "spec.destinationCIDRs[0]", message, hint),)
+
+
+@pytest.mark.parametrize(
+    ("selectors", "path", "message"),
+    [
+        ("selectors: []", "spec.selectors", "is empty"),
+        ("selectors:", "spec.selectors", "is required"),
+        ("selectors: [{}]", "spec.selectors[0]", "selects by nothing"),
+        ("selectors: [null]", "spec.selectors[0]", "is empty"),
+        ("selectors: {podSelector: {}}", "spec.selectors", "must be a list, not a mapping"),
+        ("selectors: [{podSelector: {app: x}}]", "spec.selectors[0].podSelector.app", "unknown field"),
+        ("selectors: [{podSelector: {matchLabels: {v: 1}}}]", "spec.selectors[0].podSelector.matchLabels.v",
+         "must be a text, not a number"),
+        ("selectors: [{podSelector: {matchLabels: {v: yes}}}]", "spec.selectors[0].podSelector.matchLabels.v",
+         "must be a text, not a boolean"),
+        ("selectors: [{podSelector: {matchLabels: {'a b': c}}}]",
+         "spec.selectors[0].podSelector.matchLabels.a b", "'a b' cannot be the key of a label"),
+        ("selectors: [{podSelectr: {}}]", "spec.selectors[0].podSelectr", "unknown field"),
+    ],
+)  # fmt: skip
+def test_selector_errors(selectors: str, path: str, message: str) -> None:
+    text = POLICY.replace("selectors:\n  - podSelector: {matchLabels: {app: backend}}", selectors)
+    assert text != POLICY
+    inventory = parse(text, GATEWAY)
+    assert (path, message) in {(p.path, p.message) for p in inventory.problems}
+    assert not inventory.policies
+
+
+def test_every_problem_of_a_document_is_reported() -> None:
+    text = POLICY.replace("203.0.113.0/24", "bad, 1.2.3.4/8").replace("egressGatewayName: partner", "egressGatewy: p")
+    assert [p.path for p in parse(text).problems] == [
+        "spec.egressGatewayName", "spec.destinationCIDRs[0]", "spec.destinationCIDRs[1]", "spec.egressGatewy",
+    ]  # fmt: skip
+
+
+def test_one_bad_object_leaves_the_others_alone() -> None:
+    text = GATEWAY + "---" + POLICY.replace("203.0.113.0/24", "nonsense") + "---" + VIRTUAL
+    content = manifests.parse_file("all.yaml", text)
+    assert [(o.kind, o.name) for o in content.objects] == [("EgressGateway", "partner"), ("EgressGateway", "bank")]
+    assert content.broken
+    assert content.problems[0].source == "all.yaml (document 2)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "not YAML: line 2, column 1: the key 'a' stands twice"),
+        ("a: [1\n", "not YAML: line 2, column 1: did not find expected ',' or ']'"),
+        ("a: !!python/object:os.system {}\n",
+         "not YAML: line 1, column 4: could not determine a constructor for the tag"),
+        ("a: \x00b", "not YAML: control characters are not allowed"),
+        ("[1, 2]", "is no Kubernetes object: a list instead of a mapping"),
+        ("x: " + "9" * 5000, "not YAML: Exceeds the limit"),
+        ("[" * 5000, "not YAML: "),
+        ("kind: EgressGateway\nmetadata: {name: x}", "is required"),
+        ("apiVersion: v1\nmetadata: {name: x}", "is required"),
+        ("&a [*a]", "is no Kubernetes object: a list instead of a mapping"),
+    ],
+)  # fmt: skip
+def test_what_is_no_manifest(text: str, message: str) -> None:
+    content = manifests.parse_file("f.yaml", text)
+    assert content.broken
+    assert content.problems[0].message.startswith(message)
+
+
+def test_a_list_that_holds_itself_ends() -> None:
+    content = manifests.parse_file("f.yaml", "apiVersion: v1\nkind: List\nitems: &i [{kind: List, items: *i}]\n")
+    assert content.objects == ()
+
+
+def test_documents_before_a_syntax_error_are_kept_but_the_file_is_broken() -> None:
+    content = manifests.parse_file("f.yaml", GATEWAY + "---\na: [\n")
+    assert [o.name for o in content.objects] == ["partner"]
+    assert content.broken
+
+
+def test_second_object_of_one_name_is_reported_and_the_first_by_file_name_counts() -> None:
+    second = GATEWAY.replace("eth1", "eth2").replace("egress-gateway.io", "network.deckhouse.io")
+    contents = {"b.yaml": manifests.parse_file("b.yaml", second), "a.yaml": manifests.parse_file("a.yaml", GATEWAY)}
+    inventory = manifests.assemble(contents)
+    assert [g.interface for g in inventory.gateways] == ["eth1"]
+    message = "EgressGateway 'partner' stands in a.yaml too"
+    assert inventory.problems == (Problem("b.yaml", "metadata.name", message, "the first one counts"),)
+
+
+def test_pods_of_two_namespaces_may_share_a_name() -> None:
+    pod = "{apiVersion: v1, kind: Pod, metadata: {name: x, namespace: %s}}"
+    assert not parse(pod % "a", pod % "b").problems
+    assert parse(pod % "a", pod % "a").problems
+
+
+def test_policy_that_names_no_gateway_stays_and_is_reported() -> None:
+    inventory = parse(POLICY.replace("Name: partner", "Name: partnr"), GATEWAY)
+    assert [p.gateway for p in inventory.policies] == ["partnr"]
+    assert inventory.problems == (
+        Problem("0.yaml", "spec.egressGatewayName",
+                "there is no EgressGateway 'partnr': what the policy selects is dropped", "did you mean 'partner'?"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2026-11-21T21:00:00Z", "2026-11-21T21:00:00Z"),
+        ('"2026-11-21T23:00:00+02:00"', "2026-11-21T21:00:00Z"),
+        ("2026-11-21T21:00:00.987654Z", "2026-11-21T21:00:00Z"),
+        ("null", ""),
+    ],
+)
+def test_creation_times_compare_as_texts(written: str, read: str) -> None:
+    text = POLICY.replace("{name: backend-to-partner}", f"{{name: p, creationTimestamp: {written}}}")
+    inventory = parse(text, GATEWAY)
+    assert not inventory.problems
+    assert inventory.policies[0].created == read
+
+
+@pytest.mark.parametrize("written", ["yesterday", "2026-11-21T21:00:00"])
+def test_creation_time_without_a_zone_is_an_error(written: str) -> None:
+    text = POLICY.replace("{name: backend-to-partner}", f"{{name: p, creationTimestamp: {written}}}")
+    assert only_problem(text).path == "metadata.creationTimestamp"
+
+
+def test_bad_node_address_is_reported() -> None:
+    problem = only_problem(NODE.replace("172.16.0.7", "172.16.0.7/24"))
+    assert problem.path == "status.addresses[1].address"
+
+
+def test_longest_names() -> None:
+    name = ".".join(["a" * 63] * 3 + ["b" * 61])
+    assert len(name) == 253
+    assert parse(GATEWAY.replace("{name: partner}", f"{{name: {name}}}")).gateways[0].name == name
+    assert only_problem(GATEWAY.replace("{name: partner}", f"{{name: {name}b}}")).path == "metadata.name"

@@ -1,0 +1,272 @@
+"""From the inventory to the plan of one node."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import pytest
+
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP, PlanNode, PodIdentity, Requirement, Selector, Way, dumps, loads
+from gateway_agent.core import planning
+from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
+from gateway_agent.core.planning import Planned, Settings
+
+EGRESS = (Requirement("role", "In", ("egress",)),)
+NODES = (
+    Node("g1", {"role": "egress"}, ("172.16.0.7", "fd00::7"), "nodes.yaml"),
+    Node("g2", {"role": "egress"}, ("172.16.0.8",), "nodes.yaml"),
+    Node("w1", {}, ("172.16.0.21",), "nodes.yaml"),
+)
+PARTNER = Gateway("partner", EGRESS, BASIC, "eth1", source="gateways.yaml")
+SMALL_MASK = 0xF0
+"""Holds six numbers."""
+
+
+def policy(name: str, gateway: str = "partner", *destinations: str) -> Policy:
+    selector = Selector((Requirement("app", "In", (name,)),))
+    return Policy(name, gateway, (selector,), destinations or ("203.0.113.0/24",), source="policies.yaml")
+
+
+def inventory(
+    *policies: Policy, gateways: tuple[Gateway, ...] = (PARTNER,), nodes: tuple[Node, ...] = NODES
+) -> Inventory:
+    return Inventory(gateways, policies, nodes)
+
+
+def build(
+    of: Inventory,
+    *,
+    node: str = "w1",
+    mask: int = 0x0FF00000,
+    primary: Mapping[str, str] | None = None,
+    masters: Mapping[str, tuple[str, int]] | None = None,
+    previous: Plan | None = None,
+    wanted: tuple[tuple[str, ...], ...] = (),
+) -> Planned:
+    settings = Settings(node, mask, 4799, 1450, ("10.244.0.0/16",))
+    return planning.build(of, settings, primary or {}, masters or {}, previous, wanted)
+
+
+def egress(plan: Plan, gateway: str = "partner") -> PlanEgressIP:
+    return next(e for e in plan.egress_ips if e.gateway == gateway)
+
+
+def sets(plan: Plan) -> dict[tuple[str, ...], int]:
+    return {s.policies: s.number for s in plan.policy_sets}
+
+
+def test_plan_of_a_worker() -> None:
+    planned = build(inventory(policy("a")), masters={ids.egress_id("partner", ""): ("g2", 4)})
+    assert not planned.problems
+    plan = planned.plan
+    assert plan.nodes == (
+        PlanNode("g1", "172.16.0.7", "fd00::7"), PlanNode("g2", "172.16.0.8"), PlanNode("w1", "172.16.0.21"),
+    )  # fmt: skip
+    identity = ids.egress_id("partner", "")
+    assert plan.egress_ips == (
+        PlanEgressIP(identity, "partner", "", 1, ids.vni(identity), ("g1", "g2"), master="g2", epoch=4),
+    )
+    (only,) = plan.policy_sets
+    assert (only.number, only.policies, only.egress_ids) == (1, ("a",), (identity,))
+    assert only.ways == (Way("203.0.113.0/24", identity),)
+    assert loads(dumps(plan)) == plan
+
+
+def test_plan_of_an_egress_node_names_what_it_shows() -> None:
+    found = egress(build(inventory(), node="g1", primary={"eth1": "192.0.2.7", "eth0": "172.16.0.7"}).plan)
+    assert (found.interface, found.source) == ("eth1", "192.0.2.7")
+    without = egress(build(inventory(), node="g1", primary={"eth0": "172.16.0.7"}).plan)
+    assert (without.interface, without.source) == ("eth1", "")
+    elsewhere = egress(build(inventory(), node="w1", primary={"eth1": "172.16.0.21"}).plan)
+    assert (elsewhere.interface, elsewhere.source) == ("", "")
+
+
+def test_direct_is_the_choice_of_the_gateway() -> None:
+    gateway = dataclasses.replace(PARTNER, when_no_gateway="Direct")
+    assert egress(build(inventory(gateways=(gateway,))).plan).direct
+    assert not egress(build(inventory()).plan).direct
+
+
+def test_unknown_master_stays_the_last_known_one() -> None:
+    identity = ids.egress_id("partner", "")
+    first = build(inventory(), masters={identity: ("g1", 3)}).plan
+    kept = egress(build(inventory(), previous=first).plan)
+    assert (kept.master, kept.epoch) == ("g1", 3)
+    lost = egress(build(inventory(), previous=first, masters={identity: ("", 3)}).plan)
+    assert (lost.master, lost.epoch) == ("", 3)
+
+
+def test_master_that_is_not_eligible_is_none() -> None:
+    identity = ids.egress_id("partner", "")
+    assert egress(build(inventory(), masters={identity: ("w1", 9)}).plan).master == ""
+    first = build(inventory(), masters={identity: ("g1", 3)}).plan
+    assert egress(build(inventory(nodes=NODES[1:]), previous=first).plan).master == ""
+
+
+@pytest.mark.parametrize(
+    ("gateways", "path", "words"),
+    [
+        ((dataclasses.replace(PARTNER, mode=VIRTUAL_IP),), "spec.sourceIP.mode", f"serves only {BASIC}"),
+        ((dataclasses.replace(PARTNER, node_selector=(Requirement("role", "In", ("none",)),)),), "spec.nodeSelector",
+         "selects no node"),
+    ],
+)  # fmt: skip
+def test_gateway_that_cannot_be_served_still_takes_its_packets(
+    gateways: tuple[Gateway, ...], path: str, words: str
+) -> None:
+    planned = build(inventory(policy("a"), gateways=gateways), masters={ids.egress_id("partner", ""): ("g1", 1)})
+    (problem,) = planned.problems
+    assert (problem.source, problem.path) == ("gateways.yaml", path)
+    assert words in problem.message
+    found = egress(planned.plan)
+    assert (found.eligible, found.master) == ((), "")
+    assert planned.plan.policy_sets[0].ways == (Way("203.0.113.0/24", found.id),)
+
+
+def test_policy_without_its_gateway_still_takes_its_packets() -> None:
+    plan = build(inventory(policy("a", "gone"))).plan
+    found = egress(plan, "gone")
+    assert (found.eligible, found.master, found.direct) == ((), "", False)
+    assert plan.policy_sets[0].ways == (Way("203.0.113.0/24", found.id),)
+
+
+def test_gateways_of_one_tunnel_number() -> None:
+    # Found by search: the first 24 bits of the hashes of these names are the same.
+    names = ("gateway-1544", "gateway-1962")
+    assert len({ids.vni(ids.egress_id(name, "")) for name in names}) == 1
+    gateways = tuple(dataclasses.replace(PARTNER, name=name) for name in names)
+    planned = build(inventory(gateways=gateways))
+    assert [problem.path for problem in planned.problems] == ["metadata.name"]
+    older, younger = (egress(planned.plan, name) for name in sorted(names))
+    assert (older.eligible, younger.eligible) == (("g1", "g2"), ())
+    assert older.slot != younger.slot
+    assert older.device != younger.device
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (Node("g3", {"role": "egress"}, (), "n"), "node g3 has no IPv4 address"),
+        (Node("g3", {"role": "egress"}, ("fd00::9",), "n"), "node g3 has no IPv4 address"),
+        (Node("g3", {"role": "egress"}, ("172.16.0.8",), "n"),
+         "node g3 has 172.16.0.8, which is the address of node g2"),
+    ],
+)  # fmt: skip
+def test_node_without_an_address_of_its_own_is_left_out(node: Node, message: str) -> None:
+    planned = build(inventory(nodes=(*NODES, node)))
+    assert [problem.message for problem in planned.problems] == [message]
+    assert [n.name for n in planned.plan.nodes] == ["g1", "g2", "w1"]
+    assert egress(planned.plan).eligible == ("g1", "g2")
+
+
+def test_node_that_the_inventory_does_not_know() -> None:
+    planned = build(inventory(policy("a")), node="w9")
+    assert [problem.source for problem in planned.problems] == ["node w9"]
+    assert planned.plan.me is None
+    assert sets(planned.plan) == {("a",): 1}
+
+
+def test_numbers_outlive_changes_and_a_freed_one_is_given_last() -> None:
+    first = build(inventory(policy("a"), policy("b"))).plan
+    assert sets(first) == {("a",): 1, ("b",): 2, ("a", "b"): 3}
+    second = build(inventory(policy("b"), policy("c")), previous=first).plan
+    assert sets(second) == {("b",): 2, ("c",): 4, ("b", "c"): 5}
+    third = build(inventory(policy("a"), policy("b"), policy("c")), previous=second).plan
+    assert {("b",): 2, ("c",): 4, ("b", "c"): 5}.items() <= sets(third).items()
+    assert sets(third)["a",] == 1
+
+
+def test_slots_outlive_changes() -> None:
+    names = ("north", "partner", "south")
+    three = tuple(dataclasses.replace(PARTNER, name=name) for name in names)
+    first = build(inventory(gateways=three[1:])).plan
+    assert {e.gateway: e.slot for e in first.egress_ips} == {"partner": 1, "south": 2}
+    second = build(inventory(gateways=three), previous=first).plan
+    assert {e.gateway: e.slot for e in second.egress_ips} == {"partner": 1, "south": 2, "north": 3}
+    third = build(inventory(gateways=(three[0], three[2])), previous=second).plan
+    fourth = build(inventory(gateways=(*three[::2], dataclasses.replace(PARTNER, name="west"))), previous=second).plan
+    assert {e.gateway: e.slot for e in third.egress_ips} == {"south": 2, "north": 3}
+    assert egress(fourth, "west").slot == 4
+
+
+def test_a_set_whose_policy_moves_to_another_gateway_is_another_set() -> None:
+    gateways = (PARTNER, dataclasses.replace(PARTNER, name="second"))
+    first = build(inventory(policy("a"), gateways=gateways)).plan
+    second = build(inventory(policy("a", "second"), gateways=gateways), previous=first).plan
+    assert sets(first)["a",] != sets(second)["a",]
+
+
+def test_another_mask_numbers_anew() -> None:
+    first = build(inventory(*(policy(name) for name in "abcdefg"))).plan
+    second = build(inventory(policy("g")), previous=first, mask=SMALL_MASK).plan
+    assert sets(second) == {("g",): 1}
+
+
+def test_sets_are_prepared_by_growing_size_up_to_the_bound() -> None:
+    names = [f"p{index:02}" for index in range(12)]
+    plan = build(inventory(*map(policy, names)), wanted=(("p03", "p02", "p01"), ("p00", "gone"), ())).plan
+    found = list(sets(plan))
+    assert len(found) == planning.PREPARED_SETS
+    assert {(name,) for name in names} <= set(found)
+    assert ("p01", "p02", "p03") in found
+    assert {len(policies) for policies in found} == {1, 2, 3}
+    assert len([policies for policies in found if len(policies) == 3]) == 1
+
+
+def test_wanted_sets_come_first_where_numbers_are_few() -> None:
+    many = inventory(*map(policy, "abcdefgh"))
+    planned = build(many, mask=SMALL_MASK, wanted=(("g", "h"), ("h",)))
+    assert len(planned.plan.policy_sets) == 6
+    assert {("g", "h"), ("h",)} <= set(sets(planned.plan))
+    assert [problem.path for problem in planned.problems] == ["mark.mask"]
+    # What the pods here want gets a number from what was only prepared.
+    before = build(many, mask=SMALL_MASK).plan
+    assert ("g", "h") in sets(build(many, mask=SMALL_MASK, previous=before, wanted=(("g", "h"),)).plan)
+
+
+def test_gateways_beyond_the_numbers_have_no_policy_set() -> None:
+    gateways = tuple(dataclasses.replace(PARTNER, name=f"g{index}") for index in range(8))
+    policies = tuple(policy(f"p{index}", f"g{index}") for index in range(8))
+    planned = build(inventory(*policies, gateways=gateways), mask=SMALL_MASK)
+    assert {e.gateway for e in planned.plan.egress_ips} == {f"g{index}" for index in range(6)}
+    assert {s.policies for s in planned.plan.policy_sets} == {(f"p{index}",) for index in range(6)}
+    assert {p.source for p in planned.problems} == {"gateway g6", "gateway g7"}
+    lone = PodIdentity("default", "x", {"app": "p7"})
+    assert planned.plan.set_for(lone, planned.plan.policies_for(lone) or ()) is None
+
+
+def test_two_gateways_on_one_pod_by_destination() -> None:
+    gateways = (PARTNER, dataclasses.replace(PARTNER, name="bank"))
+    other = policy("b", "bank", "203.0.113.128/25", "10.244.1.0/24")
+    plan = build(inventory(policy("a"), other, gateways=gateways)).plan
+    both = next(s for s in plan.policy_sets if s.policies == ("a", "b"))
+    assert both.ways == (
+        Way("203.0.113.0/25", egress(plan, "partner").id), Way("203.0.113.128/25", egress(plan, "bank").id),
+    )  # fmt: skip
+
+
+def test_addresses_of_all_nodes_are_never_sent() -> None:
+    wide = dataclasses.replace(policy("a"), destinations=("172.16.0.6/31", "172.16.0.20/31", "10.244.0.0/16"))
+    plan = build(inventory(wide)).plan
+    assert [way.prefix for way in plan.policy_sets[0].ways] == ["172.16.0.6/32", "172.16.0.20/32"]
+
+
+def test_identity_of_a_pod() -> None:
+    known = PodIdentity("prod", "web-0", {"app": "b"})
+    of = Inventory(pods=(known,))
+    assert planning.identify(of, "prod", "web-0", {"app": "a"}) is known
+    assert planning.identify(of, "test", "web-0", {"app": "a"}) == PodIdentity("test", "web-0", {"app": "a"})
+    assert planning.identify(of, "test", "web-0", None) == PodIdentity("test", "web-0", {})
+
+
+def test_thousand_prefixes_in_every_set() -> None:
+    """Each policy set has all prefixes; a second plan takes the ways of the first."""
+    prefixes = tuple(f"198.{index >> 8}.{index & 255}.0/25" for index in range(1000))
+    of = inventory(*(dataclasses.replace(policy(name), destinations=prefixes) for name in "abcd"))
+    plan = build(of).plan
+    assert len(plan.policy_sets) == 15
+    assert all(len(s.ways) == 1000 for s in plan.policy_sets)
+    again = build(of, previous=plan).plan
+    assert all(a.ways is b.ways for a, b in zip(again.policy_sets, plan.policy_sets, strict=True))

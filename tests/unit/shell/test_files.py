@@ -1,0 +1,88 @@
+"""The files store, on a real directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.core.model import Inventory
+from gateway_agent.shell.files import FilesStore
+
+NODE = """\
+apiVersion: v1
+kind: Node
+metadata: {{name: {name}}}
+status: {{addresses: [{{type: InternalIP, address: 10.0.0.{last}}}]}}
+"""
+
+
+def names(inventory: Inventory) -> list[str]:
+    return [node.name for node in inventory.nodes]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FilesStore:
+    (tmp_path / "a.yaml").write_text(NODE.format(name="a", last=1))
+    return FilesStore(tmp_path)
+
+
+def test_reads_what_ends_as_a_manifest(store: FilesStore) -> None:
+    (store.directory / "b.json").write_text('{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "b"}}')
+    (store.directory / "notes.txt").write_text("{")
+    (store.directory / ".hidden.yaml").write_text("{")
+    inventory = store.read()
+    assert names(inventory) == ["a", "b"]
+    assert inventory.problems == ()
+
+
+def test_a_broken_file_keeps_its_last_good_state_and_is_reported(store: FilesStore) -> None:
+    store.read()
+    (store.directory / "a.yaml").write_text(NODE.format(name="a", last=1) + "---\nkind: [")
+    inventory = store.read()
+    assert names(inventory) == ["a"]
+    assert [problem.source.startswith(str(store.directory / "a.yaml")) for problem in inventory.problems] == [True]
+    (store.directory / "a.yaml").write_text(NODE.format(name="c", last=1))
+    assert names(store.read()) == ["c"]
+
+
+def test_a_removed_file_takes_its_objects_with_it(store: FilesStore) -> None:
+    store.read()
+    (store.directory / "a.yaml").unlink()
+    assert store.read() == Inventory()
+
+
+def test_a_directory_that_is_gone_keeps_everything(store: FilesStore) -> None:
+    store.read()
+    away = store.directory.with_name("away")
+    store.directory.rename(away)
+    inventory = store.read()
+    assert names(inventory) == ["a"]
+    assert "cannot be read" in inventory.problems[0].message
+    away.rename(store.directory)
+    assert store.read().problems == ()
+
+
+def test_what_cannot_be_read_is_reported_and_keeps_the_rest(store: FilesStore) -> None:
+    (store.directory / "b.yaml").write_bytes(b"\xff\xfe kind: Node")
+    os.mkfifo(store.directory / "c.yaml")
+    inventory = store.read()
+    assert names(inventory) == ["a"]
+    assert sorted(Path(problem.source).name for problem in inventory.problems) == ["b.yaml", "c.yaml"]
+
+
+def test_an_edit_is_seen_within_a_second(store: FilesStore) -> None:
+    async def story() -> tuple[list[str], list[str]]:
+        async def following(inventories: AsyncIterator[Inventory]) -> list[str]:
+            return names(await asyncio.wait_for(anext(inventories), 1.0))
+
+        inventories = store.inventories()
+        first = await following(inventories)
+        waiting = asyncio.ensure_future(following(inventories))
+        (store.directory / "b.yaml").write_text(NODE.format(name="b", last=2))
+        return first, await waiting
+
+    assert asyncio.run(story()) == (["a"], ["a", "b"])

@@ -1,0 +1,54 @@
+"""The agent's socket, with a real client."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cni import contract
+from gateway_agent.shell.socket import RequestServer
+
+
+async def _ask(path: Path, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(path))
+    writer.write(request)
+    writer.write_eof()
+    try:
+        return await reader.read()
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+async def _echo(request: bytes) -> bytes:
+    return request[::-1]
+
+
+def test_answers_each_connection_once_and_leaves_no_socket(tmp_path: Path) -> None:
+    async def story() -> list[bytes]:
+        server = RequestServer(tmp_path / "agent.sock", _echo)
+        (tmp_path / "agent.sock").write_text("left by an earlier process")
+        await server.start()
+        assert (tmp_path / "agent.sock").stat().st_mode & 0o777 == 0o600
+        answers = await asyncio.gather(*(_ask(server.path, f"{n:07}".encode()) for n in range(50)))
+        await server.stop()
+        return answers
+
+    assert asyncio.run(story()) == [f"{n:07}"[::-1].encode() for n in range(50)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_request_beyond_the_limit_gets_no_answer(tmp_path: Path) -> None:
+    async def story() -> tuple[bytes, bytes]:
+        server = RequestServer(tmp_path / "agent.sock", _echo)
+        await server.start()
+        try:
+            refused = await _ask(server.path, bytes(contract.LIMIT + 1))
+        except (BrokenPipeError, ConnectionResetError):
+            refused = b""
+        served = await _ask(server.path, b"ab")
+        await server.stop()
+        return refused, served
+
+    assert asyncio.run(story()) == (b"", b"ba")
