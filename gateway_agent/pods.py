@@ -10,7 +10,7 @@ from cni import attachments
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.plan import Plan, PodIdentity, Way
+from cni.plan import Plan, PodIdentity
 
 from .core import planning
 from .core.model import Inventory, Problem
@@ -19,6 +19,8 @@ from .shell.kernel import Kernel
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Container id and interface name."""
+Leading = tuple[str, str, str]
+"""Prefix, egress id, and how this node reaches it."""
 
 
 class Pods:
@@ -29,13 +31,13 @@ class Pods:
         self.kernel = kernel
         self.problems: list[Problem] = []
         self.records: dict[Key, Attachment] = {}
-        self._ways: dict[Key, tuple[Way, ...]] = {}
+        self._leading: dict[Key, frozenset[Leading]] = {}
 
     def adopt(self, previous: Plan | None) -> None:
         """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
         for record in self._load():
             self.records[record.key] = record
-            self._ways[record.key] = _ways_of(record.group, previous)
+            self._leading[record.key] = _leading(record.group, previous)
 
     def adopt_new(self) -> bool:
         """Takes up records that the plugin wrote while this agent did not answer; True where there were any."""
@@ -58,7 +60,7 @@ class Pods:
         and what still runs in the pod must not leak while it is being taken down."""
         attachments.remove(self.run_dir, *key)
         self.records.pop(key, None)
-        self._ways.pop(key, None)
+        self._leading.pop(key, None)
 
     def interfaces(self) -> frozenset[str]:
         """The host-side interfaces of all pods."""
@@ -91,13 +93,14 @@ class Pods:
                          group and group - ids.GROUP_BASE)
             if record.group != group and key in self.records:
                 self.put(replace(record, group=group))
-            await self._forget_stale(key, record, _ways_of(group, plan))
+            await self._forget_stale(record, _leading(group, plan))
 
-    async def _forget_stale(self, key: Key, record: Attachment, ways: tuple[Way, ...]) -> None:
-        """Connections that would go on by another way than they began are forgotten by the kernel."""
-        before = self._ways.get(key, ())
-        self._ways[key] = ways
-        if before != ways:
+    async def _forget_stale(self, record: Attachment, leading: frozenset[Leading]) -> None:
+        """A connection keeps the source address of its first packet, so what would now go another way is dropped by
+        the guards. TCP learns it by a reset; of the rest the kernel must forget the connections."""
+        before = self._leading.get(record.key, frozenset())
+        self._leading[record.key] = leading
+        if before != leading:
             for address in record.addresses:
                 await self.kernel.forget_connections(address)
 
@@ -119,5 +122,13 @@ def group_for(plan: Plan, pod: PodIdentity) -> int:
     return policy_set.group if policy_set else ids.GROUP_BLOCKED
 
 
-def _ways_of(group: int, plan: Plan | None) -> tuple[Way, ...]:
-    return next((s.ways for s in plan.policy_sets if s.group == group), ()) if plan else ()
+def _leading(group: int, plan: Plan | None) -> frozenset[Leading]:
+    """By which ways the packets of a tag leave: each prefix with its egress IP and how this node reaches it."""
+    if plan is None:
+        return frozenset()
+    how = {}
+    for egress in plan.egress_ips:
+        unsteered = egress.direct and not egress.master
+        how[egress.id] = "direct" if unsteered else "here" if plan.serves(egress) else "tunnel"
+    ways = (way for policy_set in plan.policy_sets if policy_set.group == group for way in policy_set.ways)
+    return frozenset((way.prefix, way.egress_id, how.get(way.egress_id, "")) for way in ways)

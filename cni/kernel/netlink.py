@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from . import ids
@@ -20,7 +19,8 @@ from .diff import Change
 from .errors import refused
 from .monitor import NETLINK_NETFILTER, NETLINK_ROUTE, Event, Monitor
 from .neighbours import Neighbours
-from .state import Address, Fdb, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
+from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, SYSCTL, has_ipv6, index_of
+from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 
 __all__ = [
     "NETLINK_NETFILTER",
@@ -41,21 +41,13 @@ __all__ = [
 
 # linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
 ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
-RTNH_F_ONLINK = 4
-NUD_NOARP = 0x40
-NUD_PERMANENT = 0x80
-NTF_SELF = 2
 IFF_UP = 1
 IFA_F_TEMPORARY_OR_SECONDARY = 0x01
 IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40
 """dadfailed, deprecated, tentative"""
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 SETTINGS = (("ipv4", "rp_filter"), ("ipv4", "forwarding"), ("ipv6", "disable_ipv6"))
-SYSCTL = Path("/proc/sys/net")
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 """How the kernel says that what is to be deleted is not there."""
-THERE = (errno.EEXIST,)
-"""Only rules can say so: all else is replaced."""
 
 
 @contextmanager
@@ -72,11 +64,6 @@ def _netlink(doing: str) -> Iterator[Any]:
         raise refused(doing, error.code) from error
     except OSError as error:
         raise refused(doing, error.errno or errno.EIO) from error
-
-
-def has_ipv6() -> bool:
-    """Whether this kernel speaks IPv6 at all."""
-    return (SYSCTL / "ipv6").is_dir()
 
 
 # --- observing ---------------------------------------------------------------------------------------------
@@ -183,122 +170,17 @@ def apply(changes: Sequence[Change]) -> None:
 def _apply_one(ipr: Any, change: Change) -> None:
     from pyroute2.netlink.exceptions import NetlinkError
 
-    put, delete = _OPERATIONS[type(change.target)]
+    put, delete = OPERATIONS[type(change.target)]
     try:
         (put if change.action == "put" else delete)(ipr, change.target)
     except (NetlinkError, OSError) as error:
         code = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
-        if code in (GONE if change.action == "delete" else THERE):
+        if change.action == "delete" and code in GONE:
+            return
+        # All else is replaced; a rule can only be added, and one that is there already is as good.
+        if change.action == "put" and isinstance(change.target, Rule) and code == errno.EEXIST:
             return
         raise refused(f"could not be {change}", code) from error
-
-
-def _put_vxlan(ipr: Any, device: Vxlan) -> None:
-    try:
-        index = socket.if_nametoindex(device.name)
-    except OSError:
-        ipr.link(
-            "add",
-            ifname=device.name,
-            kind="vxlan",
-            vxlan_id=device.vni,
-            vxlan_local=device.local,
-            vxlan_port=device.port,
-            vxlan_learning=0,
-            address=device.mac,
-            mtu=device.mtu,
-        )
-        index = socket.if_nametoindex(device.name)
-        if has_ipv6():
-            # Before it goes up: what would announce itself does so at that moment.
-            _put_setting(ipr, Setting(device.name, "ipv6", "disable_ipv6", "1"))
-    ipr.link("set", index=index, mtu=device.mtu, ifalias=device.alias, state="up" if device.up else "down")
-
-
-def _put_setting(ipr: Any, setting: Setting) -> None:
-    path = SYSCTL / setting.family / "conf" / setting.device / setting.name
-    path.write_text(setting.value, encoding="ascii")
-
-
-def _address(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Address) -> None:
-        index = socket.if_nametoindex(item.device)
-        ipr.addr(command, index=index, address=item.address, prefixlen=item.length)
-
-    return request
-
-
-def _fdb_entry(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Fdb) -> None:
-        index = socket.if_nametoindex(item.device)
-        state, flags = NUD_NOARP | NUD_PERMANENT, NTF_SELF
-        ipr.fdb(command, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
-
-    return request
-
-
-def _neighbour(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Neighbour) -> None:
-        index = socket.if_nametoindex(item.device)
-        ipr.neigh(command, ifindex=index, dst=item.address, lladdr=item.mac, state=NUD_PERMANENT)
-
-    return request
-
-
-def _route(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Route) -> None:
-        arguments: dict[str, Any] = {
-            "family": FAMILIES[item.family],
-            "dst": "0.0.0.0/0" if item.family == 4 else "::/0",
-            "table": item.table,
-            "type": item.kind,
-            "proto": ids.PROTOCOL,
-        }
-        if item.metric:
-            arguments["priority"] = item.metric
-        if item.device:
-            arguments["oif"] = socket.if_nametoindex(item.device)
-        if item.via:
-            arguments.update(gateway=item.via, flags=RTNH_F_ONLINK)
-        elif item.device:
-            arguments["scope"] = "link"
-        ipr.route(command, **arguments)
-
-    return request
-
-
-def _rule(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Rule) -> None:
-        ipr.rule(
-            command,
-            family=FAMILIES[item.family],
-            priority=item.priority,
-            fwmark=item.mark,
-            fwmask=item.mask,
-            table=item.table,
-            protocol=ids.PROTOCOL,
-        )
-
-    return request
-
-
-def _delete_link(ipr: Any, item: Vxlan) -> None:
-    ipr.link("del", index=socket.if_nametoindex(item.name))
-
-
-def _never(ipr: Any, item: Object) -> None:
-    raise AssertionError(f"{item} goes with its device")
-
-
-_OPERATIONS: dict[type, tuple[Callable[[Any, Any], None], Callable[[Any, Any], None]]] = {
-    Vxlan: (_put_vxlan, _delete_link),
-    Setting: (_put_setting, _never),
-    Address: (_address("replace"), _address("del")),
-    Fdb: (_fdb_entry("replace"), _fdb_entry("del")),
-    Neighbour: (_neighbour("replace"), _neighbour("del")),
-    Route: (_route("replace"), _route("del")),
-    Rule: (_rule("add"), _rule("del")),
-}
 
 
 # --- interfaces --------------------------------------------------------------------------------------------
@@ -329,11 +211,7 @@ def host_veth(names: Iterable[str]) -> str | None:
 def tag(device: str, group: int) -> None:
     """Puts an interface into an interface group; 0 is the kernel's default group."""
     with _netlink(f"tagging {device}") as ipr:
-        try:
-            index = socket.if_nametoindex(device)
-        except OSError as error:
-            raise refused(f"tagging {device}", errno.ENODEV) from error
-        ipr.link("set", index=index, group=group)
+        ipr.link("set", index=index_of(device), group=group)
 
 
 def tag_of(device: str) -> int | None:
@@ -354,7 +232,7 @@ def primary_address(interface: str, family: int = 4) -> str | None:
     """The first global address of an interface, the source of what it sends; None without one."""
     with _netlink(f"reading the addresses of {interface}") as ipr:
         try:
-            index = socket.if_nametoindex(interface)
+            index = index_of(interface)
         except OSError:
             return None
         for address in ipr.get_addr(family=FAMILIES[family], index=index):

@@ -1,13 +1,16 @@
 """The files store: a directory of YAML documents, watched.
 
 A file that is half written or wrong keeps its last good state and is reported; a file that is gone takes its
-objects with it. A directory that is gone altogether (an unmounted disk) keeps everything.
+objects with it. A directory that is gone altogether (an unmounted disk) keeps everything. The last good texts lie
+in the run directory too: else a restart of the agent would forget the policy that somebody has just broken, and let
+its pods out.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,8 +27,10 @@ LARGEST = 16 << 20
 class FilesStore:
     """Reads and watches one directory (its files, not its folders)."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, last_good: Path) -> None:
+        """``last_good``: the folder for copies of what was read well; it is made where it is missing."""
         self.directory = directory
+        self.last_good = last_good
         self._stamps: dict[str, tuple[int, int, int]] = {}
         self._contents: dict[str, manifests.FileContent] = {}
         self._troubles: dict[str, Problem] = {}
@@ -67,9 +72,32 @@ class FilesStore:
         for name in set(self._contents) - {str(path) for path in paths}:
             del self._contents[name]
             self._stamps.pop(name, None)
+        self._forget_copies({path.name for path in paths})
         for path in paths:
             self._read_file(path)
         return self._assembled()
+
+    def _forget_copies(self, still_there: set[str]) -> None:
+        with contextlib.suppress(OSError):
+            self.last_good.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for copy in self.last_good.iterdir():
+                if copy.name not in still_there:
+                    copy.unlink()
+
+    def _copy(self, name: str) -> manifests.FileContent | None:
+        """The last good state that an earlier process has left; it is reported under the name of the file."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return manifests.parse_file(name, (self.last_good / Path(name).name).read_text(encoding="utf-8"))
+        return None
+
+    def _keep_copy(self, name: str, text: str) -> None:
+        # A full disk costs the copy, not the service.
+        with contextlib.suppress(OSError):
+            new = self.last_good / f".{os.getpid()}"
+            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.rename(new, self.last_good / Path(name).name)
 
     def _read_file(self, path: Path) -> None:
         name = str(path)
@@ -88,9 +116,12 @@ class FilesStore:
             return
         self._stamps[name] = stamp
         content = manifests.parse_file(name, text)
-        good = self._contents.get(name)
-        if content.broken and good is not None:
-            content = manifests.FileContent(good.objects, content.problems, broken=True)
+        if content.broken:
+            good = self._contents.get(name) or self._copy(name)
+            if good is not None:
+                content = manifests.FileContent(good.objects, content.problems, broken=True)
+        else:
+            self._keep_copy(name, text)
         self._contents[name] = content
 
     def _assembled(self) -> Inventory:

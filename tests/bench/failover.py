@@ -73,7 +73,9 @@ def _bench(lab: Lab, failures: Sequence[Failure], count: int) -> tuple[dict[str,
         except NotInTime as error:
             print(f"{failure.name:24} failed: {error}", flush=True)
             lab.save_logs(REPOSITORY / "build" / "failover")
-            return {**report, failure.name: str(error)}, False
+            report[failure.name] = {"problems": [str(error)], "runs": []}
+            clean = False
+            continue
         problems = verdict(failure, runs, BOUND * reference.median)
         clean = clean and not problems
         print(_row(failure.name, summary([r.silence for r in runs]), "; ".join(problems) or "ok"), flush=True)

@@ -142,8 +142,11 @@ def _kill_agent(lab: Lab, master: str) -> None:
 
 
 def _kill_all(lab: Lab, master: str) -> None:
-    _signal_all(signal.SIGKILL)(lab, master)
-    lab.nodes[master].agent.reap()
+    agent = lab.nodes[master].agent
+    keepers = agent.keeper_pids()
+    agent.kill()
+    for pid in keepers:
+        os.kill(pid, signal.SIGKILL)
 
 
 def _stop_agent(lab: Lab, master: str) -> None:

@@ -35,6 +35,7 @@ class Agent:
         self.run_dir = directory / "run"
         self.socket = self.run_dir / "agent.sock"
         self._process: subprocess.Popen[bytes] | None = None
+        self._told = False
         whole = {**configuration, "runDir": str(self.run_dir)}
         self.config.write_text(yaml.safe_dump(whole, sort_keys=False))
 
@@ -46,16 +47,27 @@ class Agent:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        """Raises :class:`RuntimeError` with its last words where it has ended and nobody told it to."""
+        if self._process is None:
+            return False
+        code = self._process.poll()
+        if code is not None and not self._told:
+            words = self.log.read_text().strip().rpartition("\n")[2]
+            raise RuntimeError(f"the agent of {self.machine.name} ended by itself, exit {code}: {words}")
+        return code is None
 
     def start(self) -> None:
         """Starts the process; :meth:`answers` says when it is there."""
         if self.running:
             raise RuntimeError(f"the agent of {self.machine.name} runs already")
+        self._told = False
         self._process = self.machine.spawn(str(PROGRAM), "--config", str(self.config), log=self.log)
 
-    def call(self, name: str, **arguments: Any) -> Json:
-        """What the agent answers to a control request. Raises :class:`OSError` where it is away."""
+    def call(self, name: str, **arguments: Any) -> Any:
+        """What the agent answers to a control request.
+
+        Raises :class:`OSError` where it is away or answers with an error: it may be starting.
+        """
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(3)
             connection.connect(str(self.socket))
@@ -67,11 +79,11 @@ class Agent:
             raise ConnectionResetError(f"the agent of {self.machine.name} hung up without an answer")
         result = json.loads(answer)
         if "error" in result:
-            raise RuntimeError(f"the agent of {self.machine.name}: {result['error']}")
-        return dict(result)
+            raise OSError(f"the agent of {self.machine.name}: {result['error']}")
+        return result
 
     def status(self) -> Json:
-        return self.call("status")
+        return dict(self.call("status"))
 
     def answers(self) -> bool:
         return bool(self.status())
@@ -86,13 +98,11 @@ class Agent:
 
     def kill(self) -> None:
         """SIGKILL, to the main process alone: its keeper lives on."""
-        self.signal(signal.SIGKILL)
-        self.reap()
+        self.end(signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGTERM: *stop*, leases are handed over. Waits for the end of the process."""
-        self.signal(signal.SIGTERM)
-        self.reap()
+        self.end(signal.SIGTERM)
 
     def restart(self) -> None:
         """SIGHUP: *restart in place*. Returns when the agent answers on a new socket."""
@@ -101,13 +111,13 @@ class Agent:
         until(lambda: self._came_back(before), f"{self.machine.name}: the agent is back", seconds=20)
 
     def _came_back(self, before: int) -> bool:
-        if not self.running:
-            raise RuntimeError(f"{self.machine.name}: the agent ended instead: see {self.log}")
-        return self.socket.stat().st_ctime_ns != before and self.answers()
+        return self.running and self.socket.stat().st_ctime_ns != before and self.answers()
 
-    def reap(self) -> None:
-        """Waits for the end of a process that was told to end."""
+    def end(self, number: int) -> None:
+        """Ends the main process with a signal, where it runs still, and waits for its end."""
         if self._process is not None:
+            self._told = True
+            self._process.send_signal(number)
             self._process.wait(timeout=20)
 
 

@@ -184,7 +184,7 @@ def play(lab: Lab, screen: Screen, keep: bool) -> None:
         if keep:
             lab.kept = True
             look_around(lab, screen)
-    except (StoryFailed, NotInTime, OSError) as error:
+    except (StoryFailed, NotInTime, RuntimeError, OSError) as error:
         lab.save_logs(LOGS)
         raise StoryFailed(f"{error}\n   the agents' logs are in {LOGS}") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,8 @@ class Node:
 
     def die(self) -> None:
         """Every process of the machine is killed. Its wires are the lab's: :meth:`.Lab.cut`."""
+        self.agent.end(signal.SIGKILL)
         self.machine.kill_all()
-        self.agent.reap()
 
     def egressctl(self, *arguments: str) -> str:
         """What the operator's tool prints on this node."""

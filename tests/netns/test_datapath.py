@@ -90,6 +90,7 @@ def test_without_a_master_direct_traffic_leaves_as_the_node(lab: Lab) -> None:
     assert lab.pods["bridged"].seen_as(OTHER_SERVICE) == G2
 
 
+@pytest.mark.usefixtures("bridge_nf")
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
 def test_direct_connections_end_when_a_master_comes_and_goes(lab: Lab, pod: str) -> None:
     worker = lab.nodes["w1"]

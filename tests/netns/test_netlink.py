@@ -40,7 +40,7 @@ def bring_to(machine: Namespace, desired: KernelState) -> None:
     machine.inside(lambda: netlink.apply(diff(netlink.observe(), desired)))
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=states(), second=states())
 def test_the_kernel_becomes_what_is_desired(machine: Namespace, first: KernelState, second: KernelState) -> None:
     bring_to(machine, KernelState())
@@ -61,7 +61,10 @@ def test_only_what_bears_our_mark_is_observed(machine: Namespace) -> None:
         assert machine.inside(netlink.observe) == KernelState()
     finally:
         machine.ip(
-            "link del vx0", "link del egw-fake", "route del unreachable default metric 5 table 7001", "rule del priority 901"
+            "link del vx0",
+            "link del egw-fake",
+            "route del unreachable default metric 5 table 7001",
+            "rule del priority 901",
         )
 
 
@@ -75,7 +78,7 @@ def test_what_is_gone_already_needs_no_deleting(machine: Namespace) -> None:
 
 def test_what_the_kernel_refuses_is_said_in_words(machine: Namespace) -> None:
     other = Vxlan("egw-000002", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450, "egress-gateway b")
-    with pytest.raises(KernelError, match="egw-000002.*File exists"):
+    with pytest.raises(KernelError, match=r"egw-000002.*File exists"):
         bring_to(machine, KernelState(vxlans=frozenset([DEVICE, other])))
 
 
@@ -107,7 +110,8 @@ def test_the_host_side_veth_is_the_first_that_is_one(machine: Namespace) -> None
 
 @pytest.mark.usefixtures("veth")
 def test_the_primary_address(machine: Namespace) -> None:
-    machine.ip("address add 10.9.0.1/24 dev br0", "address add 10.9.0.2/24 dev br0", "address add fd00:9::1/64 dev br0 nodad")
+    for address in ("10.9.0.1/24", "10.9.0.2/24", "fd00:9::1/64"):
+        machine.ip(f"address add {address} dev br0 nodad" if ":" in address else f"address add {address} dev br0")
     assert machine.inside(lambda: netlink.primary_address("br0")) == "10.9.0.1"
     assert machine.inside(lambda: netlink.primary_address("br0", 6)) == "fd00:9::1"
     assert machine.inside(lambda: netlink.primary_address("pod0")) is None
@@ -174,7 +178,7 @@ def read(machine: Namespace, monitor: Monitor, kind: str, removed: bool = False)
 
 
 def test_nft_says_what_is_wrong_with_the_text(machine: Namespace) -> None:
-    with pytest.raises(KernelError, match="nft: .*syntax error"):
+    with pytest.raises(KernelError, match=r"nft: .*syntax error"):
         machine.inside(lambda: nft.apply("no such command\n"))
 
 

@@ -14,7 +14,7 @@ CHECKS = {
     "ruff": [str(BIN / "ruff"), "check", "cni", "gateway_agent", "packaging", "tests"],
     "mypy": [str(BIN / "mypy")],
     "mypy, lab": [str(BIN / "mypy"), "-p", "tests.lab", "-p", "tests.bench", "-p", "tests.e2e"],
-    "import-linter": [str(BIN / "lint-imports"), "--no-cache"],
+    "import-linter": [str(BIN / "lint-imports"), "--no-logo", "--no-cache"],
     "shellcheck": ["shellcheck", "install.sh", ".ci/run"],
 }
 

@@ -32,7 +32,8 @@ def states(draw: st.DrawFn) -> KernelState:
         settings |= {Setting(name, "ipv4", "rp_filter", draw(st.sampled_from("02")))}
         settings |= {Setting(name, "ipv4", "forwarding", "1"), Setting(name, "ipv6", "disable_ipv6", "1")}
         some = st.sets(st.sampled_from(NODES))
-        addresses |= {Address(name, address, 32) for address in draw(some)}
+        # Never without one: with the last address the kernel removes a device's routes and neighbours.
+        addresses |= {Address(name, address, 32) for address in (ids.DEVICE_ADDRESS, *draw(some))}
         fdb |= {Fdb(name, ids.node_mac(node), node) for node in draw(some)}
         neighbours |= {Neighbour(name, node, ids.node_mac(draw(st.sampled_from(NODES)))) for node in draw(some)}
         if draw(st.booleans()):

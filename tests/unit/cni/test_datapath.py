@@ -96,7 +96,7 @@ def test_an_interface_that_nft_could_misread_is_none(name: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["203.0.113.0/24, drop", "203.0.113.1/24", "all"])
 def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
-    with pytest.raises(ValueError, match="203|all"):
+    with pytest.raises(ValueError, match=r"203|all"):
         node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), (Way(prefix, ID),)),)))
 
 

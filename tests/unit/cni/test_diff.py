@@ -30,7 +30,8 @@ def test_afterwards_nothing_is_different(observed: KernelState, desired: KernelS
 @given(states(), states())
 def test_unreachable_routes_come_before_anything_goes(observed: KernelState, desired: KernelState) -> None:
     changes = diff(observed, desired)
-    unreachable = [isinstance(c.target, Route) and c.target.kind == "unreachable" and c.action == "put" for c in changes]
+    puts = [change.target if change.action == "put" else None for change in changes]
+    unreachable = [isinstance(target, Route) and target.kind == "unreachable" for target in puts]
     deletes = [change.action == "delete" for change in changes]
     assert not any(deletes[: sum(unreachable)]) and all(unreachable[: sum(unreachable)])
 

@@ -34,7 +34,6 @@ class Machine:
     address: str
     egress: bool
     rate: float
-    offset: int
     keeper: Keeper | None = None
     memory: Memory | None = None
     stopped: bool = False
@@ -86,7 +85,7 @@ class Network:
         self.machines = {
             name: Machine(
                 name, f"10.0.0.{n}", name.startswith("g"),
-                rate=self.random.uniform(0.99, 1.01), offset=0, last_clock=self.random.randrange(10**15),
+                rate=self.random.choice([0.99, 1.0, 1.01]), last_clock=self.random.randrange(10**15),
             )
             for n, name in enumerate(names, 1)
         }

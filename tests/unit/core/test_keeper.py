@@ -11,13 +11,16 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.voters import CHAIR
 
 from .simulation import Network
 
 settings.register_profile("deep", max_examples=3000, deadline=None)
 
 NODES = ["g1", "g2", "g3", "g4", "w1", "w2"]
-node = st.sampled_from(NODES)
+MASTER, CHAIRMAN = "the master", "the chair"
+"""Whoever that is when the step is played: most that can go wrong goes wrong around them."""
+node = st.sampled_from([*NODES, MASTER, MASTER, MASTER, CHAIRMAN])
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ def step(what: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Ste
 steps = st.one_of(
     step("crash", node),
     step("start", node),
+    step("restart", node),
     step("reboot_one", node),
     step("stop", node),
     step("resume", node),
@@ -44,10 +48,10 @@ steps = st.one_of(
     step("isolate", node),
     step("isolate", node, node),
     step("heal"),
-    step("set_rate", node, st.floats(0.99, 1.01)),
+    step("clock", node, st.sampled_from([0.99, 1.0, 1.01])),
     step("set_ready", node, st.booleans()),
     step("loss", st.sampled_from([0.0, 0.1, 0.4])),
-    step("delay", st.sampled_from([1, 20, 200, 700])),
+    step("delay", st.sampled_from([1, 20, 100, 200, 700])),
     step("duplicates", st.sampled_from([0.0, 0.3])),
     step("inventory", node, st.booleans()),
     step("leave", node),
@@ -62,15 +66,18 @@ class History:
         self.rebooted = 0
 
     def play(self, step: Step) -> None:
+        """A step about a node that this network does not have is a pause."""
         network = self.network
-        names = [name for name in step.arguments if name in network.machines]
-        if len(names) == len([a for a in step.arguments if a in NODES]):
-            own = getattr(self, step.what, None)
-            if own is not None:
-                own(*step.arguments)
-            else:
-                getattr(network, step.what)(*step.arguments)
+        names = {MASTER: network.holders(network.ids[0]), CHAIRMAN: network.holders(CHAIR)}
+        arguments = [names[a][:1] or [""] if a in names else [a] for a in step.arguments]
+        known = [argument for (argument,) in arguments]
+        if all(a in network.machines for a in known if isinstance(a, str)):
+            (getattr(self, step.what, None) or getattr(network, step.what))(*known)
         network.run(step.then_ms * MILLISECOND)
+
+    def restart(self, name: str) -> None:
+        self.network.crash(name)
+        self.network.start(name)
 
     def reboot_one(self, name: str) -> None:
         # A majority of voters that forget at one time is beyond what the voter set promises to survive.
@@ -80,6 +87,9 @@ class History:
 
     def set_ready(self, name: str, ready: bool) -> None:
         self.network.set_ready(name, self.network.ids[0], ready)
+
+    def clock(self, name: str, rate: float) -> None:
+        self.network.set_rate(name, rate)
 
     def loss(self, probability: float) -> None:
         self.network.loss = probability

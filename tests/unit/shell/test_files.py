@@ -26,8 +26,10 @@ def names(inventory: Inventory) -> list[str]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> FilesStore:
-    (tmp_path / "a.yaml").write_text(NODE.format(name="a", last=1))
-    return FilesStore(tmp_path)
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "a.yaml").write_text(NODE.format(name="a", last=1))
+    return FilesStore(directory, tmp_path / "last-good")
 
 
 def test_reads_what_ends_as_a_manifest(store: FilesStore) -> None:
@@ -47,6 +49,18 @@ def test_a_broken_file_keeps_its_last_good_state_and_is_reported(store: FilesSto
     assert [problem.source.startswith(str(store.directory / "a.yaml")) for problem in inventory.problems] == [True]
     (store.directory / "a.yaml").write_text(NODE.format(name="c", last=1))
     assert names(store.read()) == ["c"]
+
+
+def test_the_last_good_state_outlives_the_process(store: FilesStore) -> None:
+    store.read()
+    (store.directory / "a.yaml").write_text("kind: [")
+    restarted = FilesStore(store.directory, store.last_good)
+    inventory = restarted.read()
+    assert names(inventory) == ["a"]
+    assert len(inventory.problems) == 1
+    (store.directory / "a.yaml").unlink()
+    assert names(FilesStore(store.directory, store.last_good).read()) == []
+    assert list(store.last_good.iterdir()) == []
 
 
 def test_a_removed_file_takes_its_objects_with_it(store: FilesStore) -> None:

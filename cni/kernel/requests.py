@@ -1,0 +1,144 @@
+"""How each kind of object is asked of the kernel: requests on an open pyroute2 socket.
+
+They raise what pyroute2 and the system raise; :mod:`cni.kernel.netlink` puts it into words.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from . import ids
+from .state import Address, Fdb, Neighbour, Object, Route, Rule, Setting, Vxlan
+
+# linux/rtnetlink.h, linux/neighbour.h
+RTNH_F_ONLINK = 4
+NUD_NOARP = 0x40
+NUD_PERMANENT = 0x80
+NTF_SELF = 2
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+SYSCTL = Path("/proc/sys/net")
+
+
+def has_ipv6() -> bool:
+    """Whether this kernel speaks IPv6 at all."""
+    return (SYSCTL / "ipv6").is_dir()
+
+
+def index_of(device: str) -> int:
+    try:
+        return socket.if_nametoindex(device)
+    except OSError as error:
+        # Python gives this error no number.
+        raise OSError(errno.ENODEV, f"no interface {device}") from error
+
+
+def _put_vxlan(ipr: Any, device: Vxlan) -> None:
+    try:
+        index = index_of(device.name)
+    except OSError:
+        ipr.link(
+            "add",
+            ifname=device.name,
+            kind="vxlan",
+            vxlan_id=device.vni,
+            vxlan_local=device.local,
+            vxlan_port=device.port,
+            vxlan_learning=0,
+            address=device.mac,
+            mtu=device.mtu,
+        )
+        index = index_of(device.name)
+        if has_ipv6():
+            # Before it goes up: what would announce itself does so at that moment.
+            _put_setting(ipr, Setting(device.name, "ipv6", "disable_ipv6", "1"))
+    ipr.link("set", index=index, mtu=device.mtu, ifalias=device.alias, state="up" if device.up else "down")
+
+
+def _put_setting(ipr: Any, setting: Setting) -> None:
+    path = SYSCTL / setting.family / "conf" / setting.device / setting.name
+    path.write_text(setting.value, encoding="ascii")
+
+
+def _address(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Address) -> None:
+        index = index_of(item.device)
+        ipr.addr(command, index=index, address=item.address, prefixlen=item.length)
+
+    return request
+
+
+def _fdb_entry(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Fdb) -> None:
+        index = index_of(item.device)
+        state, flags = NUD_NOARP | NUD_PERMANENT, NTF_SELF
+        ipr.fdb(command, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
+
+    return request
+
+
+def _neighbour(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Neighbour) -> None:
+        index = index_of(item.device)
+        ipr.neigh(command, ifindex=index, dst=item.address, lladdr=item.mac, state=NUD_PERMANENT)
+
+    return request
+
+
+def _route(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Route) -> None:
+        arguments: dict[str, Any] = {
+            "family": FAMILIES[item.family],
+            "dst": "0.0.0.0/0" if item.family == 4 else "::/0",
+            "table": item.table,
+            "type": item.kind,
+            "proto": ids.PROTOCOL,
+        }
+        if item.metric:
+            arguments["priority"] = item.metric
+        if item.device:
+            arguments["oif"] = index_of(item.device)
+        if item.via:
+            arguments.update(gateway=item.via, flags=RTNH_F_ONLINK)
+        elif item.device:
+            arguments["scope"] = "link"
+        ipr.route(command, **arguments)
+
+    return request
+
+
+def _rule(command: str) -> Callable[[Any, Any], None]:
+    def request(ipr: Any, item: Rule) -> None:
+        ipr.rule(
+            command,
+            family=FAMILIES[item.family],
+            priority=item.priority,
+            fwmark=item.mark,
+            fwmask=item.mask,
+            table=item.table,
+            protocol=ids.PROTOCOL,
+        )
+
+    return request
+
+
+def _delete_link(ipr: Any, item: Vxlan) -> None:
+    ipr.link("del", index=index_of(item.name))
+
+
+def _never(ipr: Any, item: Object) -> None:
+    raise AssertionError(f"{item} goes with its device")
+
+
+OPERATIONS: dict[type, tuple[Callable[[Any, Any], None], Callable[[Any, Any], None]]] = {
+    Vxlan: (_put_vxlan, _delete_link),
+    Setting: (_put_setting, _never),
+    Address: (_address("replace"), _address("del")),
+    Fdb: (_fdb_entry("replace"), _fdb_entry("del")),
+    Neighbour: (_neighbour("replace"), _neighbour("del")),
+    Route: (_route("replace"), _route("del")),
+    Rule: (_rule("add"), _rule("del")),
+}

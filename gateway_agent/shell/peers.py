@@ -1,0 +1,101 @@
+"""The agent's end of the lease keeper: starts it or finds it running, tells it what to do, hears what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from ..core.keeping import KeeperConfig, KeeperState
+
+SOCKET = "keeper.sock"
+SIGN_OF_LIFE = 1.0
+"""Seconds between two configurations, changed or not."""
+RETRY = 0.1
+LINE_LIMIT = 16 << 20
+STOP_LIMIT = 4.0
+"""Seconds that a stopping keeper gets; it gives its successors two."""
+log = logging.getLogger(__name__)
+
+
+class KeeperClient:
+    """One for each run directory. The keeper may be older than this process, and may outlive it."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
+        self._config: KeeperConfig | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._gone = asyncio.Event()
+
+    def send(self, config: KeeperConfig) -> None:
+        """What counts from now on; told again to a keeper that is started anew."""
+        if config != self._config:
+            self._config = config
+            self._tell()
+
+    async def states(self) -> AsyncIterator[KeeperState]:
+        """Each state that the keeper tells. Starts it where none answers. Ends with its task, or after a stop."""
+        signs = asyncio.create_task(self._give_signs_of_life())
+        try:
+            while not (self._config and self._config.stopping):
+                try:
+                    reader = await self._connect()
+                except OSError as error:
+                    log.error("lease keeper: %s", error)
+                    await asyncio.sleep(SIGN_OF_LIFE)
+                    continue
+                self._tell()
+                with contextlib.suppress(OSError, ValueError, msgspec.DecodeError):
+                    while line := await reader.readline():
+                        yield msgspec.json.decode(line, type=KeeperState)
+                self._close()
+                if not (self._config and self._config.stopping):
+                    log.warning("the lease keeper is gone")
+            self._gone.set()
+            # What follows is the end of the process; a part that ends by itself would look like a failure.
+            await asyncio.Event().wait()
+        finally:
+            signs.cancel()
+            self._close()
+
+    async def ended(self) -> None:
+        """Waits until the keeper, told to stop, has handed everything over; not for ever."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._gone.wait(), STOP_LIMIT)
+
+    async def _give_signs_of_life(self) -> None:
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._config is not None and self._writer is not None:
+            self._writer.write(msgspec.json.encode(self._config) + b"\n")
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    async def _connect(self) -> asyncio.StreamReader:
+        path = str(self._run_dir / SOCKET)
+        try:
+            reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.to_thread(self._start)
+            reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
+        return reader
+
+    def _start(self) -> None:
+        """Returns when the new keeper listens, or when another one turns out to hold the directory."""
+        command = [sys.executable, "-m", "gateway_agent.shell.keeper", str(self._run_dir)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        if done.returncode:
+            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise OSError(0, f"could not be started: {' '.join(last) or f'exit code {done.returncode}'}")
