@@ -52,5 +52,6 @@ def _wish(plan: Plan, egress: PlanEgressIP, unready: Mapping[str, str], devices:
         eligible=egress.eligible,
         ready=eligible and not reason,
         reason=reason,
+        shown=(egress.address or egress.source) if eligible else "",
         device=egress.device if devices else "",
     )

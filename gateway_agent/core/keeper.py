@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from .candidate import Candidate, Timers
 from .chair import Chair
 from .elector import Elector
@@ -317,12 +319,13 @@ class Keeper:
         held = self.owner.held(now)
         for identity, tenure in held.items():
             told = self._masteries.get(identity)
-            if told and (told.epoch, told.survivor) == (tenure.held_epoch, tenure.survivor):
+            shown = self.wishes[identity].shown
+            if told and (told.epoch, told.survivor, told.shown) == (tenure.held_epoch, tenure.survivor, shown):
                 continue
             self._masteries[identity] = (
                 self._take_over(identity, tenure, now)
                 if told is None
-                else Mastery(identity, tenure.held_epoch, told.since, tenure.survivor, told.reason, 0)
+                else Mastery(identity, tenure.held_epoch, told.since, tenure.survivor, told.reason, 0, shown)
             )
             self._candidate.settle(identity)
             self._push(now)
@@ -339,7 +342,8 @@ class Keeper:
         if tenure.survivor:
             reason += "; no majority of the voters answers"
         since = (now + self.wall_offset_ns) / SECOND
-        return Mastery(identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms)
+        shown = self.wishes[identity].shown
+        return Mastery(identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown)
 
     def _expire(self, now: int) -> None:
         for identity in self.owner.lost(now):
@@ -463,9 +467,7 @@ class Keeper:
         able = self.is_egress and self._stopping_at is None
         why = "stopping" if self._stopping_at is not None else ""
         wishes = [
-            EgressWish(
-                w.id, w.gateway, w.address, w.eligible, w.ready and able, why or w.reason or "not ready", w.device
-            )
+            msgspec.structs.replace(w, ready=w.ready and able, reason=why or w.reason or "not ready")
             for w in self.config.egress
         ]
         chair = EgressWish(CHAIR, "", "", self.egress_nodes, able, why)

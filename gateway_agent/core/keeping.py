@@ -33,6 +33,8 @@ class EgressWish(msgspec.Struct, frozen=True):
     """Whether *this* node can serve it now. False where it is not eligible."""
     reason: str = ""
     """Why it is not ready."""
+    shown: str = ""
+    """The address that the outside sees while this node is master; empty where it is not eligible."""
     device: str = ""
     """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
 
@@ -63,6 +65,8 @@ class EgressState(msgspec.Struct, frozen=True):
     """This node's part: ``master``, ``standby`` (it could be) or ``none``."""
     reason: str
     """Why there is no master, or why this node is not it; empty where all is well."""
+    shown: str = ""
+    """The address that the outside sees now, as the master says; empty where there is none."""
     survivor: bool = False
     """The master holds it without a majority (two nodes only, or ``AvailabilityFirst``)."""
 

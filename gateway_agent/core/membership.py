@@ -31,6 +31,8 @@ class Mastery(msgspec.Struct, frozen=True, array_like=True):
     """Why it took over."""
     silent_ms: int
     """How long there had been no sign of the master before."""
+    shown: str = ""
+    """The address that the outside sees."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Following:
     """Why the master has said that it is master no more; None where it has not."""
     lost: str = ""
     """Why there is no master any more."""
+    shown: str = ""
+    """The address that the outside sees."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Followings:
             if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
                 continue
             self.note(mastery.id, mastery.epoch)
-            after = Following(node, mastery.epoch, mastery.since, now, mastery.survivor)
+            after = Following(node, mastery.epoch, mastery.since, now, mastery.survivor, shown=mastery.shown)
             self._by_id[mastery.id] = after
             if not same:
                 turns.append(Turn(mastery.id, before, after, mastery.reason, mastery.silent_ms))

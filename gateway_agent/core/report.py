@@ -38,6 +38,7 @@ def _egress(keeper: Keeper, wish: EgressWish, now: int) -> EgressState:
         since=following.since if following.master else 0.0,
         state="master" if holds else "standby" if mine else "none",
         reason="" if holds else _reason(keeper, wish, now),
+        shown=following.shown if following.master else "",
         survivor=following.survivor and bool(following.master),
     )
 

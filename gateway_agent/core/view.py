@@ -67,17 +67,12 @@ def master(view: View, egress: PlanEgressIP) -> tuple[str, int]:
 
 
 def shown_address(view: View, egress: PlanEgressIP) -> str:
-    """The address that the outside sees now; empty where there is no master.
+    """The address that the outside sees now, as the master says it; empty where there is none.
 
-    In basic mode only the master itself knows the primary address of its egress interface. Elsewhere this is
-    the master's address in the inventory: the same where nodes have one network.
+    In basic mode only the master knows the primary address of its egress interface.
     """
-    name, _ = master(view, egress)
-    if egress.address:
-        return egress.address
-    if name == view.plan.node and egress.source:
-        return egress.source
-    return next((node.address for node in view.plan.nodes if node.name == name), "")
+    state = view.state(egress.id)
+    return egress.address or (state.shown if state and state.master in egress.eligible else "")
 
 
 def fate(view: View, egress: PlanEgressIP) -> Fate:
@@ -94,7 +89,7 @@ def fate(view: View, egress: PlanEgressIP) -> Fate:
     node = next((node for node in view.plan.nodes if node.name == name), None)
     if node is None or view.plan.me is None:
         return Fate(DROPPED, name, path="no tunnel without this node's address in the inventory")
-    shown = ip if egress.address else f"its address on {_interface(view, egress)}, {ip} by the inventory"
+    shown = ip or f"its address on {_interface(view, egress)}"
     path = f"by tunnel {egress.device} to {name} ({node.address}), SNAT there to {shown}"
     return Fate(GATEWAY, name, ip, path)
 

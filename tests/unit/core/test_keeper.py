@@ -48,6 +48,7 @@ steps = st.one_of(
     step("isolate", node),
     step("isolate", node, node),
     step("heal"),
+    step("raise_all"),
     step("clock", node, st.sampled_from([0.99, 1.0, 1.01])),
     step("set_ready", node, st.booleans()),
     step("loss", st.sampled_from([0.0, 0.1, 0.4])),
@@ -112,6 +113,11 @@ class History:
     def leave(self, name: str) -> None:
         self.network.machines[name].stopping = True
         self.network.configure(name)
+
+    def raise_all(self) -> None:
+        for name in self.network.machines:
+            self.network.start(name)
+            self.network.resume(name)
 
     def mend(self) -> None:
         """Makes everything whole again."""

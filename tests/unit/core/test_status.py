@@ -46,13 +46,17 @@ INVENTORY = Inventory(
 )  # fmt: skip
 
 
+SHOWN = {"g1": "192.0.2.7", "g2": "192.0.2.8"}
+"""Not the addresses of the inventory: nodes may have a network of their own to the outside."""
+
+
 def keeper(master: str = "g1", reason: str = "", **more: Any) -> KeeperState:
     return KeeperState(
         node="w1",
         incarnation=1,
         egress=(
-            EgressState(PARTNER, master, 3, AT if master else 0, "none", reason),
-            EgressState(BANK, "g2", 5, AT, "none", ""),
+            EgressState(PARTNER, master, 3, AT if master else 0, "none", reason, SHOWN.get(master, "")),
+            EgressState(BANK, "g2", 5, AT, "none", "", SHOWN["g2"]),
         ),
         members=(MemberState("g1", True, True, "", 40), MemberState("g2", False, False, "unheard", -1)),
         voters=("g1", "g2", "w1"),
@@ -92,7 +96,7 @@ def test_status_of_a_worker() -> None:
     assert (answer["node"], answer["roles"]) == ("w1", ["node"])
     partner = next(e for e in answer["egressIPs"] if e["gateway"] == "partner")
     assert partner == {
-        "gateway": "partner", "ip": "172.16.0.7", "mode": BASIC, "master": "g1", "epoch": 3,
+        "gateway": "partner", "ip": "192.0.2.7", "mode": BASIC, "master": "g1", "epoch": 3,
         "since": "2026-11-21T21:00:00Z", "state": "none", "reason": "", "pods": 2, "eligible": ["g1", "g2"],
         "survivor": False, "whenNoGateway": "Drop", "lastChange": None,
     }  # fmt: skip
@@ -136,15 +140,15 @@ def test_the_keeper_is_ahead_of_the_plan() -> None:
     stale = dataclasses.replace(view(), keeper=keeper("g2"))
     assert stale.plan.egress_ips[1].master == "g1"
     partner = next(e for e in status.status(stale)["egressIPs"] if e["gateway"] == "partner")
-    assert (partner["master"], partner["ip"]) == ("g2", "172.16.0.8")
+    assert (partner["master"], partner["ip"]) == ("g2", "192.0.2.8")
 
 
 def test_pods() -> None:
     rows = status.pods(view())["pods"]
     assert [(r["name"], r["policies"], r["gateway"], r["ip"], r["via"], r["verdict"]) for r in rows] == [
-        ("api", ["backend"], "partner", "172.16.0.7", "g1", "gateway"),
-        ("both", ["backend"], "partner", "172.16.0.7", "g1", "gateway"),
-        ("both", ["payments"], "bank", "172.16.0.8", "g2", "gateway"),
+        ("api", ["backend"], "partner", "192.0.2.7", "g1", "gateway"),
+        ("both", ["backend"], "partner", "192.0.2.7", "g1", "gateway"),
+        ("both", ["payments"], "bank", "192.0.2.8", "g2", "gateway"),
         ("web", [], "", "", "", "direct"),
     ]
     assert rows[0]["interface"] == "veth-api"
@@ -164,7 +168,7 @@ def test_pod_whose_tag_stands_for_nothing_is_dropped() -> None:
 def test_explain_by_tunnel() -> None:
     answer = status.explain(view(), "prod/api", "203.0.113.10")
     assert (answer["pod"], answer["destination"]) == ("prod/api", "203.0.113.10")
-    assert (answer["verdict"], answer["via"], answer["ip"]) == ("gateway", "g1", "172.16.0.7")
+    assert (answer["verdict"], answer["via"], answer["ip"]) == ("gateway", "g1", "192.0.2.7")
     device = ids.device(ids.vni(PARTNER))
     assert steps(answer) == {
         "pod": ("attached by veth-api", "labels of its CNI call: app=backend"),
@@ -174,8 +178,7 @@ def test_explain_by_tunnel() -> None:
         "destination": ("203.0.113.0/24 of policy backend", ""),
         "gateway": ("partner", BASIC),
         "master": ("g1", "epoch 3"),
-        "path": ("gateway", f"by tunnel {device} to g1 (172.16.0.7), SNAT there to its address on eth1,"
-                            " 172.16.0.7 by the inventory"),
+        "path": ("gateway", f"by tunnel {device} to g1 (172.16.0.7), SNAT there to 192.0.2.7"),
     }  # fmt: skip
 
 
