@@ -116,6 +116,14 @@ def load_all(run_dir: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...]]:
     return tuple(found), tuple(problems)
 
 
+def stamp(run_dir: Path) -> int:
+    """A number that changes whenever a record is written or removed; 0 where there is no directory yet."""
+    try:
+        return (run_dir / DIRECTORY).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def remove(run_dir: Path, container_id: str, ifname: str) -> bool:
     """Removes a record; False where there was none. Raises :class:`OSError`."""
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from .kernel import ids
 
@@ -49,7 +49,7 @@ class PodIdentity:
 
     namespace: str
     name: str
-    labels: Optional[Mapping[str, str]] = None
+    labels: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Selector:
     """Pods by their labels and, where ``namespaces`` is given, by the labels of their namespace."""
 
     pods: tuple[Requirement, ...] = ()
-    namespaces: Optional[tuple[Requirement, ...]] = None
+    namespaces: tuple[Requirement, ...] | None = None
 
-    def selects(self, pod: PodIdentity, namespace_labels: Optional[Mapping[str, str]]) -> Optional[bool]:
+    def selects(self, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> bool | None:
         """True, False, or None where the answer hangs on labels that are not known.
 
         A namespace without a ``Namespace`` document has no labels but its name.
@@ -84,7 +84,7 @@ class PlanPolicy:
     gateway: str
     selectors: tuple[Selector, ...]
 
-    def selects(self, pod: PodIdentity, namespace_labels: Optional[Mapping[str, str]]) -> Optional[bool]:
+    def selects(self, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> bool | None:
         """Whether any selector does; None where it hangs on labels that are not known."""
         answers = [selector.selects(pod, namespace_labels) for selector in self.selectors]
         if True in answers:
@@ -184,12 +184,12 @@ class Plan:
         return ids.MarkLayout(self.mask)
 
     @property
-    def me(self) -> Optional[PlanNode]:
+    def me(self) -> PlanNode | None:
         """This node's entry in the inventory; None where it has none."""
         return next((node for node in self.nodes if node.name == self.node), None)
 
     @property
-    def endpoint(self) -> Optional[PlanNode]:
+    def endpoint(self) -> PlanNode | None:
         """This node, where tunnels can end at it: the source of what enters them is its IPv4 address."""
         me = self.me
         return me if me is not None and ":" not in me.address else None
@@ -203,14 +203,14 @@ class Plan:
         """Whether this node is the master: its own pods leave by the egress interface, without a tunnel."""
         return bool(egress.master) and egress.master == self.node
 
-    def policies_for(self, pod: PodIdentity) -> Optional[tuple[str, ...]]:
+    def policies_for(self, pod: PodIdentity) -> tuple[str, ...] | None:
         """Names of the policies that select the pod, sorted; None where that hangs on unknown labels."""
         answers = {p.name: p.selects(pod, self.namespaces.get(pod.namespace)) for p in self.policies}
         if None in answers.values():
             return None
         return tuple(sorted(name for name, selected in answers.items() if selected))
 
-    def set_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> Optional[PolicySet]:
+    def set_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> PolicySet | None:
         """The policy set with exactly these policies that this pod uses; None where the plan has none."""
         candidates = [s for s in self.policy_sets if s.policies == policies]
         return candidates[spread(pod, len(candidates))] if candidates else None
@@ -245,7 +245,7 @@ def _egress_ip(item: dict[str, Any]) -> PlanEgressIP:
     return PlanEgressIP(**{**item, "eligible": tuple(item["eligible"])})
 
 
-def _requirements(items: Optional[list[dict[str, Any]]]) -> Optional[tuple[Requirement, ...]]:
+def _requirements(items: list[dict[str, Any]] | None) -> tuple[Requirement, ...] | None:
     if items is None:
         return None
     return tuple(Requirement(i["key"], i["operator"], tuple(i["values"])) for i in items)

@@ -68,8 +68,8 @@ async def serve(config: AgentConfig) -> bool:
     with _locked(config.run_dir / "agent.lock"):
         if notice := key.provide(config.key_file):
             logger.warning("%s", notice)
-        kernel = Kernel()
-        agent = Agent(config, FilesStore(config.store_path, config.run_dir / "last-good"), kernel, KeeperClient(config.run_dir))
+        store = FilesStore(config.store_path, config.run_dir / "last-good")
+        agent = Agent(config, store, Kernel(), KeeperClient(config.run_dir))
         agent.pods.adopt(agent.plan)
         server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
         return await _until_signal(agent, server)

@@ -34,6 +34,8 @@ from .shell.peers import KeeperClient
 log = logging.getLogger(__name__)
 RETRY = 1.0
 """Seconds until a round that failed is tried again."""
+PERIOD = 5.0
+"""Seconds until a round without a cause: for what nobody tells, such as what the plugin alone has done."""
 
 
 class Agent:
@@ -107,7 +109,8 @@ class Agent:
     async def run(self) -> None:
         """Works round after round until cancelled."""
         while True:
-            await self._work.wait()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._work.wait(), PERIOD)
             self._work.clear()
             try:
                 await self._round()
@@ -130,6 +133,7 @@ class Agent:
         if self.inventory is None:
             return
         self._facts = interfaces.read()
+        self.pods.reread()
         planned = planning.build(
             self.inventory,
             self._settings(),
@@ -140,26 +144,35 @@ class Agent:
             isolated=self.keeper_state is not None and self.keeper_state.isolated,
         )
         self.problems = planned.problems
+        previous = self.plan
         if planned.plan != self.plan:
             # Written before it is applied: should this process die in between, the next one numbers the same way.
             _write(self.plan_file, plans.dumps(planned.plan))
             self.plan = planned.plan
-        await self._apply(planned.plan)
+        await self._apply(planned.plan, previous)
         self._follow_probes()
         self._tell_keeper()
 
-    async def _apply(self, plan: Plan) -> None:
-        if plan != self.applied or self._kernel_in_doubt:
-            self._kernel_in_doubt = False
-            try:
-                for change in await self.kernel.stand(plan):
-                    log.info("kernel: %s", change)
-            except KernelError:
-                self._kernel_in_doubt = True
-                raise
-            self.applied = plan
+    async def _apply(self, plan: Plan, previous: Plan | None) -> None:
         assert self.inventory is not None
+        between = plan
+        if plan != self.applied or self._kernel_in_doubt:
+            tags = await self.kernel.tagged()
+            between = planning.with_sets_in_use(plan, previous, frozenset(tags.values()))
+            await self._stand(between)
+            self.applied = plan
         await self.pods.retag(plan, self.inventory)
+        if between != plan:
+            await self._stand(plan)
+
+    async def _stand(self, plan: Plan) -> None:
+        self._kernel_in_doubt = False
+        try:
+            for change in await self.kernel.stand(plan):
+                log.info("kernel: %s", change)
+        except KernelError:
+            self._kernel_in_doubt = True
+            raise
 
     def _settings(self) -> planning.Settings:
         return planning.Settings(

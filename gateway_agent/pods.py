@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from cni import attachments
@@ -31,19 +32,20 @@ class Pods:
         self.kernel = kernel
         self.problems: list[Problem] = []
         self.records: dict[Key, Attachment] = {}
+        self._stamp = -1
         self._leading: dict[Key, frozenset[Leading]] = {}
 
     def adopt(self, previous: Plan | None) -> None:
         """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
-        for record in self._load():
-            self.records[record.key] = record
-            self._leading[record.key] = _leading(record.group, previous)
+        self.reread()
+        self._leading = {key: _leading(record.group, previous) for key, record in self.records.items()}
 
-    def adopt_new(self) -> bool:
-        """Takes up records that the plugin wrote while this agent did not answer; True where there were any."""
-        fresh = [record for record in self._load() if record.key not in self.records]
-        self.records.update((record.key, record) for record in fresh)
-        return bool(fresh)
+    def reread(self) -> None:
+        """Takes up what the plugin alone has written or removed while this agent did not answer."""
+        stamp = attachments.stamp(self.run_dir)
+        if stamp != self._stamp:
+            self._stamp = stamp
+            self.records = {record.key: record for record in self._load()}
 
     def _load(self) -> tuple[Attachment, ...]:
         found, troubles = attachments.load_all(self.run_dir)
@@ -102,7 +104,9 @@ class Pods:
         self._leading[record.key] = leading
         if before != leading:
             for address in record.addresses:
-                await self.kernel.forget_connections(address)
+                await self.kernel.forget_connections(
+                    address, lambda remote: _way(before, remote) != _way(leading, remote)
+                )
 
 
 def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
@@ -132,3 +136,9 @@ def _leading(group: int, plan: Plan | None) -> frozenset[Leading]:
         how[egress.id] = "direct" if unsteered else "here" if plan.serves(egress) else "tunnel"
     ways = (way for policy_set in plan.policy_sets if policy_set.group == group for way in policy_set.ways)
     return frozenset((way.prefix, way.egress_id, how.get(way.egress_id, "")) for way in ways)
+
+
+def _way(leading: frozenset[Leading], address: str) -> Leading | None:
+    """The way of a packet to ``address``; prefixes of one tag are disjoint. None: its own."""
+    remote = ip_address(address)
+    return next((way for way in leading if remote in ip_network(way[0])), None)

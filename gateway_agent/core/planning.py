@@ -6,7 +6,7 @@ pods that it selects are dropped and do not leave by another address.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, islice
@@ -80,6 +80,18 @@ def build(
         for numbered in _policy_sets(plan, before, wanted, problems)
     )
     return Planned(replace(plan, policy_sets=tuple(sets)), tuple(problems))
+
+
+def with_sets_in_use(plan: Plan, previous: Plan | None, groups: Collection[int]) -> Plan:
+    """``plan`` and the sets before it that some interface's tag still stands for.
+
+    In between the two plans: no tag may lose its set before it is changed, or what goes on being selected would
+    be dropped for that moment.
+    """
+    taken = {s.number for s in plan.policy_sets}
+    before = previous.policy_sets if previous and previous.mask == plan.mask else ()
+    kept = [s for s in before if s.group in groups and s.number not in taken]
+    return replace(plan, policy_sets=tuple(sorted((*plan.policy_sets, *kept), key=lambda s: s.number)))
 
 
 def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:

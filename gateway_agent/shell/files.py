@@ -63,7 +63,8 @@ class FilesStore:
     def read(self) -> Inventory:
         """Reads what has changed since the last call. Never raises for what stands in the files."""
         try:
-            paths = sorted(p for p in self.directory.iterdir() if p.name.endswith(manifests.ENDINGS) and p.name[0] != ".")
+            names = [p for p in self.directory.iterdir() if p.name.endswith(manifests.ENDINGS)]
+            paths = sorted(p for p in names if not p.name.startswith("."))
         except OSError as error:
             self._troubles["."] = Problem(str(self.directory), "", f"cannot be read: {error.strerror}",
                                           "store.path in the agent's configuration names the directory")

@@ -63,9 +63,9 @@ class Kernel:
         """The interfaces whose group is in our range."""
         return await self._run(netlink.tagged)
 
-    async def forget_connections(self, source: str) -> None:
-        """Forgets what ``source`` opened without TCP, so that its next packet is judged anew."""
-        await self._run(netlink.delete_connections, source)
+    async def forget_connections(self, source: str, stale: Callable[[str], bool]) -> None:
+        """Forgets what ``source`` opened, TCP aside, to every remote address for which ``stale`` holds."""
+        await self._run(netlink.delete_connections, source, stale)
 
 
 def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) -> None:

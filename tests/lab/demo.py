@@ -113,7 +113,8 @@ class Story:
         self.lab.nodes[host.name].agent.start()
         until(lambda: self._sees_ready(host.name), f"{host.name} is ready", 30)
         self.screen.fact("one Node document for each node's directory; egressctl status says:")
-        self.screen.quiet(self.lab.nodes["w1"].egressctl("status"))
+        _, heading, members = self.lab.nodes["w1"].egressctl("status").partition("EGRESS NODE")
+        self.screen.quiet(heading + members)
 
     def replacement(self) -> None:
         [host] = self.lab.topology.spare

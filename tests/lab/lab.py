@@ -19,7 +19,7 @@ from .namespace import Namespace
 from .node import Node
 from .pod import PORT, Pod, Probing
 from .topology import OUTSIDE, Host, Interface, Topology
-from .waiting import until
+from .waiting import NotInTime, until
 
 SELECTED = 9000
 """Port of the outside service, without whitelist, for selected pods only: a capture can tell them apart."""
@@ -178,7 +178,10 @@ class Lab:
         return self.master(gateway)
 
     def wait_settled(self, gateway: str, seconds: float = 20.0) -> str:
-        return until(lambda: self.settled(gateway), f"one master of {gateway}, all ready", seconds)
+        try:
+            return until(lambda: self.settled(gateway), f"one master of {gateway}, all ready", seconds)
+        except NotInTime as error:
+            raise NotInTime("\n".join((str(error), *map(_words, self.nodes.values())))) from None
 
     def save_logs(self, path: Path) -> None:
         """Copies the agents' logs to a directory, for reading after the lab is gone."""
@@ -217,6 +220,17 @@ class Lab:
 
 def _port(host: str, interface: str) -> str:
     return f"{host}-{interface}"
+
+
+def _words(node: Node) -> str:
+    """What a node says of masters and members, for the message of a test that fails."""
+    try:
+        status = node.agent.status()
+    except OSError as error:
+        return f"{node.name}: {error}"
+    masters = {egress["gateway"]: egress["master"] for egress in status["egressIPs"]}
+    unready = {member["node"]: member["reason"] for member in status["members"] if not member["ready"]}
+    return f"{node.name}: masters {masters}, not ready {unready}, problems {status['problems']}"
 
 
 def _master(status: Mapping[str, Any], gateway: str) -> str:
