@@ -13,37 +13,17 @@ from .errors import KernelError
 
 TIMEOUT = 20.0
 """Seconds. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
-MARKED = {
-    "sport": "--orig-port-src",
-    "dport": "--orig-port-dst",
-    "type": "--icmp-type",
-    "code": "--icmp-code",
-    "id": "--icmp-id",
-}
-"""What tells one connection from another beside its addresses, and the options that name it."""
-_FIELD = re.compile(r"\b(src|dst|sport|dport|type|code|id)=(\S+)")
+_FIELD = re.compile(r"\b(src|dst)=(\S+)")
 
 
 @dataclass(frozen=True)
-class Connection:
-    """As ``conntrack -L`` lists it."""
+class Flow:
+    """All connections of one protocol that one address opened to another."""
 
-    family: str
-    """``ipv4`` or ``ipv6``."""
     protocol: str
-    source: str
-    destination: str
-    """As the first packet had it."""
+    """A name, or a number where ``conntrack`` has no name for it."""
     remote: str
     """Who answers: the destination behind a DNAT."""
-    marks: tuple[tuple[str, str], ...]
-    """Ports, or the fields of an ICMP query."""
-
-    @property
-    def options(self) -> list[str]:
-        named = [part for name, value in self.marks for part in (MARKED[name], value)]
-        addresses = ["--orig-src", self.source, "--orig-dst", self.destination]
-        return ["-f", self.family, "-p", self.protocol, *addresses, *named]
 
 
 def delete_connections(source: str, stale: Callable[[str], bool] = lambda remote: True) -> int:
@@ -51,31 +31,32 @@ def delete_connections(source: str, stale: Callable[[str], bool] = lambda remote
 
     How many there were. Not TCP: its packets of another way are answered with a reset, which is what its ends need.
     """
+    family = _family(source)
     deleted = 0
-    for connection in connections(source):
-        if connection.protocol != "tcp" and stale(connection.remote):
-            deleted += "1 flow entries have been deleted" in _conntrack("-D", *connection.options).stderr
+    for flow in flows(source):
+        if flow.protocol != "tcp" and stale(flow.remote):
+            between = ("--orig-src", source, "--reply-src", flow.remote)
+            counted = _conntrack("-D", "-f", family, "-p", flow.protocol, *between).stderr
+            deleted += int(counted.split(" flow entries have been")[0].split()[-1])
     return deleted
 
 
-def connections(source: str) -> tuple[Connection, ...]:
-    """What ``source`` has opened."""
-    family = "ipv6" if ":" in source else "ipv4"
-    listed = _conntrack("-L", "-f", family, "--orig-src", source).stdout
-    return tuple(_parsed(family, listed))
+def flows(source: str) -> frozenset[Flow]:
+    """What ``source`` has opened: a pod may have thousands of connections, but few partners."""
+    listed = _conntrack("-L", "-f", _family(source), "--orig-src", source).stdout
+    return frozenset(_parsed(listed))
 
 
-def _parsed(family: str, listed: str) -> Iterator[Connection]:
+def _family(address: str) -> str:
+    return "ipv6" if ":" in address else "ipv4"
+
+
+def _parsed(listed: str) -> Iterator[Flow]:
     for line in listed.splitlines():
-        fields = _FIELD.findall(line)
-        half = len(fields) // 2
-        if half < 2 or len(fields) % 2:
-            continue
-        question, answer = dict(fields[:half]), dict(fields[half:])
-        marks = tuple((name, question[name]) for name in MARKED if name in question)
-        name, number, *_ = line.split()
-        protocol = number if name == "unknown" else name
-        yield Connection(family, protocol, question["src"], question["dst"], answer["src"], marks)
+        addresses = _FIELD.findall(line)
+        if len(addresses) == 4:
+            name, number, *_ = line.split()
+            yield Flow(number if name == "unknown" else name, addresses[2][1])
 
 
 def _conntrack(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -118,7 +118,11 @@ class Keeper:
         self._expire(now)
         self.config = config
         self.endpoint.key = key
-        self.endpoint.peers = {p.name: p.address for p in config.peers if p.name != self._me}
+        peers = {p.name: p.address for p in config.peers if p.name != self._me}
+        # Until it is known who cares, everybody is told: a master that has just started has no subscribers yet.
+        for newcomer in peers.keys() - self.endpoint.peers.keys():
+            self._subscribers.add(newcomer, now)
+        self.endpoint.peers = peers
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
         self.members = {name: member for name, member in self.members.items() if name in self.egress_nodes}
         self.electorate.suggest(first_voters(self.egress_nodes, [peer.name for peer in config.peers]))

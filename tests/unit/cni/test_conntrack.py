@@ -6,6 +6,7 @@ import pytest
 from pytest_subprocess import FakeProcess
 
 from cni.kernel import conntrack
+from cni.kernel.conntrack import Flow
 from cni.kernel.errors import KernelError
 
 LISTED = """\
@@ -25,26 +26,23 @@ def program(fp: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> FakeProcess:
     return fp
 
 
-def test_connections_name_who_answers(program: FakeProcess) -> None:
+def test_flows_name_who_answers(program: FakeProcess) -> None:
     command = ["/sbin/conntrack", "-L", "-f", "ipv4", "--orig-src", "10.1.0.5"]
-    program.register(command, stdout=LISTED, stderr=COUNT.format(4, "shown"))
-    dns, web, echo, tunnel = conntrack.connections("10.1.0.5")
-    assert (dns.protocol, dns.destination, dns.remote) == ("udp", "10.96.0.10", "10.1.0.9")
-    assert web.marks == (("sport", "40000"), ("dport", "80"))
-    assert echo.marks == (("type", "8"), ("code", "0"), ("id", "9172"))
-    assert (tunnel.protocol, tunnel.marks) == ("47", ())
+    program.register(command, stdout=LISTED + LISTED, stderr=COUNT.format(8, "shown"))
+    assert conntrack.flows("10.1.0.5") == {
+        Flow("udp", "10.1.0.9"), Flow("tcp", "203.0.113.9"), Flow("icmp", "203.0.113.9"), Flow("47", "203.0.113.9"),
+    }  # fmt: skip
 
 
 def test_only_what_is_stale_is_deleted_and_never_tcp(program: FakeProcess) -> None:
     listing = ["/sbin/conntrack", "-L", "-f", "ipv4", "--orig-src", "10.1.0.5"]
-    deleting = [
-        "/sbin/conntrack", "-D", "-f", "ipv4", "-p", "icmp", "--orig-src", "10.1.0.5", "--orig-dst", "203.0.113.9",
-        "--icmp-type", "8", "--icmp-code", "0", "--icmp-id", "9172",
-    ]  # fmt: skip
-    program.register(listing, stdout=LISTED.replace("unknown", "tcp    "), stderr=COUNT.format(4, "shown"))
-    program.register(deleting, stderr=COUNT.format(1, "deleted"))
-    assert conntrack.delete_connections("10.1.0.5", lambda remote: remote == "203.0.113.9") == 1
-    assert program.call_count(deleting) == 1
+    ends = ["--orig-src", "10.1.0.5", "--reply-src", "203.0.113.9"]
+    deleting = {p: ["/sbin/conntrack", "-D", "-f", "ipv4", "-p", p, *ends] for p in ("icmp", "47")}
+    program.register(listing, stdout=LISTED, stderr=COUNT.format(4, "shown"))
+    program.register(deleting["icmp"], stderr=COUNT.format(3, "deleted"))
+    program.register(deleting["47"], stderr=COUNT.format(0, "deleted"), returncode=1)
+    assert conntrack.delete_connections("10.1.0.5", lambda remote: remote == "203.0.113.9") == 3
+    assert [program.call_count(command) for command in deleting.values()] == [1, 1]
 
 
 def test_none_is_no_failure(program: FakeProcess) -> None:
@@ -62,4 +60,4 @@ def test_what_conntrack_cannot_do_is_told(program: FakeProcess) -> None:
 def test_a_machine_without_conntrack_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name, path: None)
     with pytest.raises(KernelError, match="install conntrack"):
-        conntrack.connections("10.1.0.5")
+        conntrack.flows("10.1.0.5")

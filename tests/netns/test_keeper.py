@@ -1,0 +1,295 @@
+"""Three lease keepers, each a real process in a network namespace of its own, on one bridge."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from gateway_agent.core.keeping import EgressWish, KeeperConfig, KeeperState, Peer
+from gateway_agent.core.wire import Endpoint, Hello, Key, encode
+from tests.lab.namespace import Namespace, existing
+from tests.lab.waiting import until
+
+PREFIX = "egwlk-"
+NODES = {"g1": "10.83.0.1", "g2": "10.83.0.2", "g3": "10.83.0.3"}
+OUTSIDER = "10.83.0.9"
+PORT = 7947
+ONE = "00000000000000aa"
+MILLISECOND = 1_000_000
+SECRET = b"the key of this test, nothing else"
+LIMIT_MS = 400
+
+
+class Node:
+    """A namespace with a keeper in it, and this process as its agent."""
+
+    def __init__(self, name: str, run_dir: Path, key_file: Path) -> None:
+        self.name = name
+        self.namespace = Namespace(f"{PREFIX}{name}")
+        self.run_dir = run_dir
+        self.key_file = key_file
+        self.state: KeeperState | None = None
+        self._agent: socket.socket | None = None
+        self._rest = b""
+
+    def start(self) -> None:
+        self.namespace.run(sys.executable, "-m", "gateway_agent.shell.keeper", str(self.run_dir))
+        self.connect()
+
+    def connect(self) -> None:
+        agent = socket.socket(socket.AF_UNIX)
+        agent.connect(str(self.run_dir / "keeper.sock"))
+        agent.setblocking(False)
+        self._agent, self._rest = agent, b""
+        self.tell()
+
+    def leave(self) -> None:
+        """The agent goes away; the keeper stays."""
+        if self._agent is not None:
+            self._agent.close()
+            self._agent = None
+
+    def tell(self) -> None:
+        """Also the sign of life."""
+        if self._agent is not None:
+            with contextlib.suppress(OSError):
+                self._agent.send(msgspec.json.encode(self.config()) + b"\n")
+
+    def config(self) -> KeeperConfig:
+        peers = tuple(Peer(name, address, True) for name, address in NODES.items())
+        wish = EgressWish(ONE, "partner", "", tuple(NODES), ready=True)
+        return KeeperConfig(
+            self.name, PORT, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,)
+        )
+
+    def hear(self) -> KeeperState | None:
+        """The newest state that has come."""
+        with contextlib.suppress(BlockingIOError):
+            while self._agent is not None and (data := self._agent.recv(1 << 20)):
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                if lines:
+                    self.state = msgspec.json.decode(lines[-1], type=KeeperState)
+        return self.state
+
+    def pid(self) -> int:
+        (pid,) = self.namespace.pids()
+        return pid
+
+    def is_master(self) -> bool:
+        state = self.hear()
+        return state is not None and state.egress[0].state == "master"
+
+    def follows(self) -> str:
+        state = self.hear()
+        return state.egress[0].master if state else ""
+
+
+class Cluster:
+    def __init__(self, directory: Path) -> None:
+        key_file = directory / "cluster.key"
+        key_file.write_bytes(SECRET)
+        self.nodes = {}
+        for name in NODES:
+            run_dir = directory / name
+            run_dir.mkdir(mode=0o700)
+            self.nodes[name] = Node(name, run_dir, key_file)
+        self.switch = Namespace(f"{PREFIX}switch")
+
+    def lay_out(self) -> None:
+        self.switch.create()
+        self.switch.ip("link add br0 type bridge", "link set br0 up", f"addr add {OUTSIDER}/24 dev br0")
+        for name, address in NODES.items():
+            node = self.nodes[name]
+            node.namespace.create()
+            self.switch.ip(
+                f"link add {name} type veth peer name eth0 netns {node.namespace.name}",
+                f"link set {name} master br0 up",
+            )
+            node.namespace.ip(f"addr add {address}/24 dev eth0", "link set eth0 up")
+
+    def one_master(self) -> Node | None:
+        """The master that all three follow."""
+        for node in self.nodes.values():
+            node.tell()
+        masters = [node for node in self.nodes.values() if node.is_master()]
+        agreed = {node.follows() for node in self.nodes.values()}
+        return masters[0] if len(masters) == 1 and agreed == {masters[0].name} else None
+
+    def settled(self) -> Node:
+        return until(self.one_master, "one master, followed by all", seconds=10)
+
+    def another(self, old: Node) -> Node:
+        """Waits for a new master; at no time it may share its office with the one before."""
+        others = [node for node in self.nodes.values() if node is not old]
+
+        def found() -> Node | None:
+            for node in others:
+                node.tell()
+            return next((node for node in others if node.is_master()), None)
+
+        return until(found, f"a master other than {old.name}", seconds=5)
+
+    def delete(self) -> None:
+        for node in self.nodes.values():
+            node.leave()
+            node.namespace.delete()
+        self.switch.delete()
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if os.geteuid():
+        pytest.skip("needs root: network namespaces")
+    for name in existing(PREFIX):
+        Namespace(name).delete()
+    cluster = Cluster(tmp_path_factory.mktemp("keeper"))
+    try:
+        cluster.lay_out()
+        for node in cluster.nodes.values():
+            node.start()
+        yield cluster
+    finally:
+        cluster.delete()
+
+
+@pytest.fixture
+def cluster(standing: Cluster) -> Cluster:
+    standing.settled()
+    return standing
+
+
+def failover_ms(successor: Node, since: float) -> float:
+    """From ``since`` (wall clock, seconds) to the moment at which the successor says it took over."""
+    assert successor.state is not None
+    return (successor.state.egress[0].since - since) * 1000
+
+
+def test_the_keeper_shuts_others_out(cluster: Cluster) -> None:
+    for node in cluster.nodes.values():
+        for path in node.run_dir.iterdir():
+            assert path.stat().st_mode & 0o077 == 0, path
+        second = node.namespace.command(sys.executable, "-m", "gateway_agent.shell.keeper", str(node.run_dir))
+        assert os.spawnvp(os.P_WAIT, second[0], second) == 3
+
+
+def test_a_killed_master_is_replaced_in_time(cluster: Cluster) -> None:
+    old = cluster.settled()
+    killed = time.time()
+    os.kill(old.pid(), signal.SIGKILL)
+    took = failover_ms(cluster.another(old), killed)
+    until(lambda: not old.namespace.pids(), "the killed keeper is gone")
+    old.start()
+    assert 0 < took < LIMIT_MS
+    cluster.settled()
+
+
+def test_a_stopped_master_is_replaced_and_wakes_up_as_nothing(cluster: Cluster) -> None:
+    old = cluster.settled()
+    pid, stopped = old.pid(), time.time()
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        successor = cluster.another(old)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert 0 < failover_ms(successor, stopped) < LIMIT_MS
+    assert cluster.settled() is successor
+
+
+@pytest.mark.parametrize("hook", ["input", "output"])
+def test_one_way_loss_gives_a_new_master_and_never_two(cluster: Cluster, hook: str) -> None:
+    old = cluster.settled()
+    cut = time.time()
+    rules = f"add table inet cut; add chain inet cut c {{ type filter hook {hook} priority 0; }}; "
+    old.namespace.run("nft", "-f", "-", text=f"{rules}add rule inet cut c udp dport {PORT} drop\n")
+    try:
+        successor = cluster.another(old)
+        until(lambda: not old.is_master(), "the old one says that it is not", seconds=2)
+        assert old.state is not None
+        assert not any(change.after == old.name and change.at > cut for change in old.state.changes)
+        assert 0 < failover_ms(successor, cut) < LIMIT_MS
+    finally:
+        old.namespace.run("nft", "delete", "table", "inet", "cut")
+    assert cluster.settled() is successor
+
+
+def test_a_restart_of_the_agent_moves_nothing(cluster: Cluster) -> None:
+    master = cluster.settled()
+    assert master.state is not None
+    before, pid = master.state.egress[0], master.pid()
+    master.leave()
+    gone = time.monotonic()
+    until(lambda: time.monotonic() > gone + 2 and cluster_follows(cluster, master), "it is master on", seconds=5)
+    master.connect()
+    until(lambda: master.state and master.is_master(), "it says so")
+    assert master.state.egress[0] == before
+    assert master.pid() == pid
+
+
+def cluster_follows(cluster: Cluster, master: Node) -> bool:
+    others = [node for node in cluster.nodes.values() if node is not master]
+    for node in others:
+        node.tell()
+    return all(node.follows() == master.name for node in others)
+
+
+def test_forged_replayed_truncated_and_random_datagrams_are_counted_and_ignored(cluster: Cluster) -> None:
+    master = cluster.settled()
+    target = (NODES[master.name], PORT)
+    peers = {name: address for name, address in NODES.items() if name != "g2"}
+    rightful = Endpoint("g2", 7, Key.parse(SECRET), peers).seal(master.name, encode(Hello()))
+    forged = Endpoint("g2", 7, Key.parse(b"not the key of the cluster"), peers).seal(master.name, encode(Hello()))
+    expected = {"bad_mac": 3, "truncated": 1, "wrong_address": 2}
+    before = _counters(master)
+    outsider = cluster.switch.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with contextlib.closing(outsider):
+        for datagram in (forged, rightful[:-1], os.urandom(200), rightful[:9], rightful, rightful):
+            outsider.sendto(datagram, target)
+
+    def counted() -> bool:
+        after = _counters(master)
+        return all(after[name] - before[name] == n for name, n in expected.items())
+
+    until(counted, f"{expected} more than {before}")
+    assert cluster.settled() is master
+
+
+def test_a_replay_from_the_right_address_is_counted_and_ignored(cluster: Cluster) -> None:
+    master = cluster.settled()
+    sender = next(node for node in cluster.nodes.values() if node is not master)
+    recorded = _record(sender, master)
+    before = _counters(master)
+    again = sender.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with contextlib.closing(again):
+        again.bind((NODES[sender.name], 0))
+        for _ in range(5):
+            again.sendto(recorded, (NODES[master.name], PORT))
+    until(lambda: _counters(master)["replayed"] >= before["replayed"] + 5, "five replays counted")
+    assert cluster.settled() is master
+
+
+def _record(sender: Node, receiver: Node) -> bytes:
+    """A genuine datagram, off the wire, once it has been delivered."""
+    sniffer = receiver.namespace.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+    with contextlib.closing(sniffer):
+        sniffer.settimeout(5)
+        while True:
+            packet, link = sniffer.recvfrom(65535)
+            header = (packet[0] & 15) * 4
+            mine = socket.inet_ntoa(packet[12:16]) == NODES[sender.name] and link[2] == socket.PACKET_HOST
+            if mine and packet[9] == socket.IPPROTO_UDP:
+                return packet[header + 8 :]
+
+
+def _counters(node: Node) -> dict[str, int]:
+    node.tell()
+    state = until(node.hear, "a state")
+    return state.counters

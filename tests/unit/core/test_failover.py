@@ -1,0 +1,234 @@
+"""Single failures in virtual time: what happens, how fast, and for what reason."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_agent.core.keeping import KeeperState
+from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.report import report
+from gateway_agent.core.voters import CHAIR
+
+from .simulation import Network, TwoMasters
+
+HEARTBEAT, DURATION = 50 * MILLISECOND, 250 * MILLISECOND
+SILENCE = 265 * MILLISECOND
+"""The goal: the lease of 250 ms, a round trip and the lateness of timers."""
+
+
+def cluster(egress: int = 3, workers: int = 1, seed: int = 1, availability_first: bool = False) -> Network:
+    network = Network(
+        egress, workers, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION, availability_first=availability_first
+    )
+    network.max_delay_ns = MILLISECOND
+    network.run_until(network.all_agreed, 3 * SECOND)
+    network.run(SECOND)
+    return network
+
+
+def state(network: Network, name: str) -> KeeperState:
+    machine = network.machines[name]
+    assert machine.keeper is not None
+    return report(machine.keeper, machine.clock(network.now))
+
+
+def master(network: Network) -> str:
+    (name,) = network.holders(network.ids[0])
+    return name
+
+
+def until_another(network: Network, old: str, limit: int = 3 * SECOND) -> int:
+    """Virtual time until a worker follows another master."""
+    follower = network.machines["w1"].keeper
+    assert follower is not None
+    return network.run_until(
+        lambda: follower.followings.of(network.ids[0]).master not in ("", old), limit
+    )
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_crashed_master_is_replaced_when_its_lease_has_ended(seed: int) -> None:
+    network = cluster(seed=seed)
+    old = master(network)
+    network.run(seed * 7 * MILLISECOND)
+    network.crash(old)
+    assert until_another(network, old) <= SILENCE + 5 * MILLISECOND
+    (*_, change) = state(network, "w1").changes
+    assert (change.before, change.after) == (old, master(network))
+    assert change.reason.startswith(f"{old} unheard for ")
+    assert 200 <= change.silent_ms <= 330
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_master_that_is_cut_off_falls_silent_first(seed: int) -> None:
+    network = cluster(seed=seed)
+    old = master(network)
+    network.isolate(old)
+    assert until_another(network, old) <= SILENCE + 5 * MILLISECOND
+    assert old not in network.holders(network.ids[0])
+    network.run(SECOND)
+    seen = state(network, old)
+    assert seen.isolated
+    assert (seen.egress[0].state, seen.egress[0].reason) == ("standby", "hears no majority of the voters")
+
+
+def test_a_stopped_master_holds_nothing_when_it_wakes_up() -> None:
+    network = cluster()
+    old = master(network)
+    network.stop(old)
+    until_another(network, old)
+    network.run(3 * SECOND)
+    network.resume(old)
+    network.run(SECOND)
+    assert network.all_agreed()
+    assert master(network) != old
+
+
+@pytest.mark.parametrize("deaf", [True, False], ids=["it hears nothing", "nobody hears it"])
+def test_one_way_loss_leads_to_a_new_master(deaf: bool) -> None:
+    network = cluster()
+    old = master(network)
+    for other in network.machines:
+        network.cut(*((other, old) if deaf else (old, other)))
+    assert until_another(network, old) <= SILENCE + 50 * MILLISECOND
+    takeovers = network.takeovers
+    network.run(10 * SECOND)
+    assert network.takeovers == takeovers, "it disturbs nobody"
+
+
+def test_a_master_that_is_not_ready_any_more_is_replaced_in_a_round_trip() -> None:
+    network = cluster()
+    old = master(network)
+    network.set_ready(old, network.ids[0], False)
+    assert until_another(network, old) <= 10 * MILLISECOND
+    (*_, change) = state(network, "w1").changes
+    assert (change.silent_ms, change.reason) == (0, f"released by {old}: eth1 is down")
+    network.set_ready(old, network.ids[0], True)
+    network.run(2 * SECOND)
+    assert master(network) != old, "who returns takes nothing back"
+
+
+def test_a_stopping_node_hands_over_and_is_finished() -> None:
+    network = cluster()
+    old = master(network)
+    machine = network.machines[old]
+    machine.stopping = True
+    network.configure(old)
+    assert until_another(network, old) <= 10 * MILLISECOND
+    network.run(10 * MILLISECOND)
+    assert machine.keeper is not None
+    assert machine.keeper.finished(machine.clock(network.now))
+
+
+def test_a_stopping_node_that_nobody_replaces_does_not_wait_for_ever() -> None:
+    network = cluster(egress=1, workers=2)
+    machine = network.machines["g1"]
+    machine.stopping = True
+    network.configure("g1")
+    network.run(1900 * MILLISECOND)
+    assert machine.keeper is not None
+    assert not machine.keeper.finished(machine.clock(network.now))
+    network.run(200 * MILLISECOND)
+    assert machine.keeper.finished(machine.clock(network.now))
+
+
+def test_a_voter_that_restarts_does_not_grant_what_another_still_holds() -> None:
+    """Only its silence forbids it: it has forgotten its grant, and the asking node has none of its own left."""
+    network = cluster(egress=3, workers=0)
+    old = master(network)
+    asking, voter = (name for name in network.machines if name != old)
+    network.cut(old, asking)
+    network.run(SECOND)
+    network.isolate(old)
+    network.run(100 * MILLISECOND)
+    network.crash(voter)
+    network.start(voter)
+    try:
+        network.run(SECOND)
+    except TwoMasters as error:
+        pytest.fail(str(error))
+    assert master(network) != old
+
+
+def test_when_all_voters_have_forgotten_the_master_rises_above_the_epoch_that_is_known() -> None:
+    network = cluster()
+    for _ in range(3):
+        old = master(network)
+        network.set_ready(old, network.ids[0], False)
+        until_another(network, old)
+        network.run(100 * MILLISECOND)
+        network.set_ready(old, network.ids[0], True)
+        network.run(SECOND)
+    known = state(network, "w1").egress[0].epoch
+    for name in ("g1", "g2", "g3"):
+        network.crash(name)
+    for name in ("g1", "g2", "g3"):
+        network.start(name)
+    network.run_until(network.all_agreed, 4 * SECOND)
+    assert state(network, "w1").egress[0].epoch > known
+
+
+def test_a_dead_voter_is_replaced_so_that_failures_one_after_another_do_not_add_up() -> None:
+    network = cluster(egress=3, workers=3)
+    for name in ("g1", "g2"):
+        network.crash(name)
+        network.run(14 * SECOND)
+        assert name not in state(network, "g3").voters
+    assert network.holders(network.ids[0]) == ["g3"]
+    assert len(state(network, "g3").voters) == 3
+    assert network.holders(CHAIR) == ["g3"]
+
+
+def test_a_lone_node_is_master() -> None:
+    network = Network(1, 0, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.run(SECOND)
+    assert network.holders(network.ids[0]) == ["g1"]
+    assert not state(network, "g1").egress[0].survivor
+
+
+@pytest.mark.parametrize("egress", [1, 2])
+def test_of_two_nodes_the_survivor_is_master_and_says_so(egress: int) -> None:
+    network = Network(egress, 2 - egress, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.run(2 * SECOND)
+    dies = "w1" if egress == 1 else master(network)
+    left = next(name for name in network.machines if name != dies)
+    network.crash(dies)
+    network.run(SECOND)
+    (egress_ip,) = state(network, left).egress
+    assert (egress_ip.state, egress_ip.survivor) == ("master", True)
+    network.start(dies)
+    network.run(2 * SECOND)
+    assert network.all_agreed()
+    assert not state(network, left).egress[0].survivor
+
+
+def test_of_two_survivors_one_lets_go_when_they_meet() -> None:
+    network = Network(2, 0, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.run(2 * SECOND)
+    network.exclusive = False
+    network.isolate("g1")
+    network.run(2 * SECOND)
+    assert network.holders(network.ids[0]) == ["g1", "g2"]
+    network.heal()
+    network.run(SECOND)
+    assert network.all_agreed()
+
+
+@pytest.mark.parametrize("availability_first", [True, False])
+def test_without_a_majority_the_owner_chooses(availability_first: bool) -> None:
+    network = cluster(egress=3, workers=1, availability_first=availability_first)
+    network.exclusive = False
+    network.crash("g1")
+    network.crash("g2")
+    network.run(2900 * MILLISECOND)
+    assert network.holders(network.ids[0]) == []
+    network.run(1100 * MILLISECOND)
+    assert network.holders(network.ids[0]) == (["g3"] if availability_first else [])
+
+
+def test_a_node_that_allows_only_shorter_leases_says_so() -> None:
+    network = cluster()
+    network.duration_ns = 2 * DURATION
+    network.configure(master(network))
+    network.run(SECOND)
+    assert any("grants no lease as long" in p for name in ("g1", "g2", "g3") for p in state(network, name).problems)

@@ -1,0 +1,113 @@
+"""Who is followed, and what a follower makes of silence."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.membership import (
+    NO_MAJORITY,
+    SUBSCRIPTION_NS,
+    Followings,
+    Mastery,
+    Member,
+    Subscribers,
+)
+
+ONE = "0000000000000001"
+HOLD = 1500 * MILLISECOND
+
+
+def mastery(epoch: int) -> Mastery:
+    return Mastery(ONE, epoch, 1000.0, False, "because", 12)
+
+
+def following(node: str, epoch: int) -> Followings:
+    followings = Followings()
+    followings.hear(node, [mastery(epoch)], HOLD, 0)
+    return followings
+
+
+@pytest.mark.parametrize(
+    ("node", "epoch", "at", "master"),
+    [
+        ("b", 6, 1, "b"),
+        ("b", 5, 1, "a"),
+        ("b", 4, 1, "a"),
+        ("a", 5, 1, "a"),
+        ("a", 4, 1, "a"),
+        ("b", 5, HOLD + 1, "b"),
+        ("b", 4, HOLD + 1, "a"),
+    ],
+)
+def test_the_highest_epoch_is_followed(node: str, epoch: int, at: int, master: str) -> None:
+    followings = following("a", 5)
+    turns = followings.hear(node, [mastery(epoch)], HOLD, at)
+    assert followings.of(ONE).master == master
+    assert [(turn.before.master, turn.after.master, turn.reason) for turn in turns] == (
+        [("a", "b", "because")] if master == "b" else []
+    )
+
+
+def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
+    followings = following("a", 5)
+    assert followings.next_silence(HOLD) == HOLD
+    assert followings.silence(HOLD, HOLD - 1) == []
+    (turn,) = followings.silence(HOLD, HOLD)
+    assert (turn.before.master, turn.after.master, turn.silent_ms) == ("a", "", 1500)
+    assert turn.reason == followings.of(ONE).lost == "a unheard for 1500 ms"
+    assert followings.hear("b", [mastery(4)], HOLD, HOLD + 1) == [], "the epoch is not forgotten"
+
+
+def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
+    followings = following("a", 5)
+    assert followings.release(ONE, "a", 5, "eth1 is down")
+    assert not followings.release(ONE, "a", 5, "eth1 is down"), "no news"
+    assert followings.of(ONE).master == "a"
+    assert followings.of(ONE).gone == "released by a: eth1 is down"
+
+
+@pytest.mark.parametrize(("node", "epoch"), [("b", 9), ("a", 4)])
+def test_a_release_by_another_or_of_an_earlier_epoch_is_not_the_masters(node: str, epoch: int) -> None:
+    followings = following("a", 5)
+    assert not followings.release(ONE, node, epoch, "")
+    assert followings.of(ONE).gone is None
+
+
+def test_a_master_that_no_longer_says_so_has_given_up() -> None:
+    followings = following("a", 5)
+    followings.hear("a", [], HOLD, 1)
+    assert followings.of(ONE).gone == "given up by a"
+    followings.hear("b", [], HOLD, 1)
+    assert followings.of(ONE).master == "a"
+
+
+def test_a_master_below_the_epoch_that_is_known_is_to_be_told() -> None:
+    followings = following("a", 5)
+    assert followings.outranked([mastery(4)])
+    assert not followings.outranked([mastery(5)])
+    assert followings.known() == [(ONE, 5, "a")]
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (Member(0), ""),
+        (Member(0, isolated=True), NO_MAJORITY),
+        (Member(0, reason="stopping", isolated=True), "stopping"),
+        (Member(0, unready={ONE: "eth1 is down"}), "eth1 is down"),
+    ],
+)
+def test_why_a_member_is_not_ready(member: Member, reason: str) -> None:
+    assert member.why_not() == reason
+
+
+def test_subscribers_are_told_at_once_again_and_not_for_ever() -> None:
+    subscribers = Subscribers()
+    subscribers.add("w1", 0)
+    subscribers.push(0)
+    moments = [ms for ms in range(1, 2001) if subscribers.due(ms * MILLISECOND)]
+    assert moments == [20, 100, 300, 1000]
+    assert subscribers.current(SUBSCRIPTION_NS - 1) == ["w1"]
+    assert subscribers.current(SUBSCRIPTION_NS) == []
+    assert SUBSCRIPTION_NS > 4 * SECOND, "a subscription may be lost twice"

@@ -1,0 +1,239 @@
+"""The voter set: what is wanted, what is decided, what a node may still grant."""
+
+from __future__ import annotations
+
+import itertools
+
+import msgspec
+import pytest
+
+from gateway_agent.core.elector import Elector
+from gateway_agent.core.lease import EPOCH, MILLISECOND, SILENT, VOTERS, Claim, is_majority
+from gateway_agent.core.voters import (
+    CHAIR,
+    GRACE_NS,
+    Electorate,
+    Memory,
+    Proposal,
+    VoterSet,
+    first_voters,
+    lead,
+    next_voters,
+)
+from gateway_agent.core.wire import Heartbeat
+
+LEASE = 250 * MILLISECOND
+
+
+def voters(version: int, members: str) -> VoterSet:
+    return VoterSet(version, tuple(members))
+
+
+def remembering(me: str, members: str, version: int = 1, accepted: Proposal | None = None) -> Electorate:
+    return Electorate(me, Memory(voters(version, members), accepted, (0, ""), LEASE), now=0)
+
+
+@pytest.mark.parametrize(
+    ("egress", "others", "chosen"),
+    [
+        (["a"], [], "a"),
+        (["b", "a"], [], "ab"),
+        (["z"], ["c", "b", "a"], "abz"),
+        (["a", "b", "c", "d"], ["w"], "abc"),
+        (["a", "b", "c", "d", "e", "f"], [], "abcde"),
+    ],
+)
+def test_the_first_set_takes_egress_nodes_then_witnesses(egress: list[str], others: list[str], chosen: str) -> None:
+    assert first_voters(egress, [*egress, *others]) == tuple(chosen)
+
+
+@pytest.mark.parametrize(
+    ("current", "egress", "others", "alive", "dead", "wanted"),
+    [
+        ("abc", "abc", "w", "abcw", "", "abc"),
+        ("abc", "abc", "w", "abw", "c", "abcw"),
+        ("abcw", "abc", "w", "abw", "c", "abw"),
+        ("abc", "abc", "", "ab", "c", "abc"),
+        ("abc", "abc", "w", "ab", "", "abc"),
+        ("abc", "ab", "w", "abw", "", "abcw"),
+        ("abc", "ab", "", "ab", "", "ab"),
+        ("ab", "ab", "w", "abw", "", "abw"),
+        ("abw", "abd", "w", "abdw", "", "abdw"),
+        ("abdw", "abd", "w", "abdw", "", "abd"),
+        ("abc", "abcde", "", "abcde", "", "abcd"),
+        ("abcd", "abcd", "", "abcd", "", "abc"),
+    ],
+    ids=[
+        "as good as can be had", "add before remove", "remove the dead", "nobody to replace it",
+        "not heard lately is not dead", "left the inventory: add", "left the inventory: remove",
+        "too few", "an egress node instead of a witness", "the witness goes", "grow to five", "one too many",
+    ],
+)
+def test_what_the_chair_wants(
+    current: str, egress: str, others: str, alive: str, dead: str, wanted: str
+) -> None:
+    found = next_voters(voters(4, current), list(egress), list(egress + others), list(alive), list(dead))
+    assert (found or voters(4, current)).members == tuple(wanted)
+    assert found is None or found.version == 5
+
+
+@pytest.mark.parametrize("members", ["a", "ab", "abc", "abcd", "abcde"])
+def test_majorities_of_consecutive_sets_always_meet(members: str) -> None:
+    grown = members + "x"
+    for before in _majorities(members):
+        assert all(before & after for after in _majorities(grown))
+
+
+def _majorities(members: str) -> list[set[str]]:
+    every = (set(c) for n in range(len(members) + 1) for c in itertools.combinations(members, n))
+    return [chosen for chosen in every if is_majority(chosen, tuple(members))]
+
+
+MINE = (7, "a")
+MINE_PROPOSED = Proposal(voters(2, "abcd"), *MINE)
+EARLIER = Proposal(voters(2, "ab"), 5, "b")
+LATER = Proposal(voters(2, "abce"), 6, "c")
+
+
+@pytest.mark.parametrize(
+    ("proposed", "answers", "decided", "proposal"),
+    [
+        (None, {"a": None}, None, None),
+        (None, {"a": None, "x": None, "y": None}, None, None),
+        (None, {"a": None, "b": None}, None, Proposal(voters(2, "abcw"), *MINE)),
+        (None, {"a": None, "b": EARLIER}, None, Proposal(EARLIER.voters, *MINE)),
+        (None, {"a": EARLIER, "b": LATER}, None, Proposal(LATER.voters, *MINE)),
+        (None, {"a": None, "b": Proposal(voters(1, "abc"), 5, "b")}, None, Proposal(voters(2, "abcw"), *MINE)),
+        (MINE_PROPOSED, {"a": MINE_PROPOSED, "b": None}, None, MINE_PROPOSED),
+        (MINE_PROPOSED, {"a": MINE_PROPOSED, "b": EARLIER}, None, MINE_PROPOSED),
+        (MINE_PROPOSED, {"a": MINE_PROPOSED, "b": MINE_PROPOSED}, MINE_PROPOSED.voters, None),
+        (EARLIER, {"a": EARLIER, "b": EARLIER}, None, Proposal(EARLIER.voters, *MINE)),
+    ],
+    ids=[
+        "one voter is not enough", "strangers do not count", "nothing accepted: a free choice",
+        "what was accepted is proposed again", "of two the higher ballot", "an old version binds nobody",
+        "not yet decided", "one of two holds another", "decided", "an old ballot of one's own decides nothing",
+    ],
+)
+def test_the_chairs_step(
+    proposed: Proposal | None,
+    answers: dict[str, Proposal | None],
+    decided: VoterSet | None,
+    proposal: Proposal | None,
+) -> None:
+    outcome = lead(voters(1, "abc"), MINE, proposed, answers, lambda: voters(2, "abcw"))
+    assert outcome == (decided, proposal)
+
+
+def test_a_voter_accepts_only_from_the_chair_that_holds_its_promise() -> None:
+    electorate = remembering("b", "abc")
+    electorate.accept(MINE_PROPOSED, version=1, promised=(8, "c"))
+    assert electorate.accepted is None
+    electorate.accept(MINE_PROPOSED, version=1, promised=MINE)
+    assert electorate.accepted == MINE_PROPOSED
+
+
+def test_a_voter_that_accepts_the_next_set_refuses_the_one_before() -> None:
+    electorate = remembering("b", "abc", version=5)
+    assert electorate.oldest == 4
+    electorate.accept(Proposal(voters(6, "abcd"), *MINE), version=5, promised=MINE)
+    assert electorate.oldest == 5
+    electorate.adopt(voters(6, "abcd"), now=0)
+    assert electorate.accepted is None
+    assert electorate.oldest == 5
+
+
+def test_for_one_lease_time_after_a_change_both_sets_must_grant() -> None:
+    electorate = remembering("a", "abc")
+    start = 10 * LEASE
+    electorate.hear("b", voters(2, "abcd"), None, start)
+    during, after = electorate.quorum(LEASE, start + LEASE - 1), electorate.quorum(LEASE, start + LEASE)
+    assert during.sets == (tuple("abcd"), tuple("abc"))
+    assert not during.met({"a", "c", "d"} - {"c"})
+    assert after.sets == (tuple("abcd"),)
+
+
+def test_who_has_skipped_a_version_waits_for_one_lease_time() -> None:
+    electorate = remembering("a", "abc")
+    start = 10 * LEASE
+    electorate.hear("b", voters(3, "bcd"), None, start)
+    assert not electorate.quorum(LEASE, start + LEASE - 1).met(set("bcd"))
+    assert electorate.quorum(LEASE, start + LEASE).met(set("bcd"))
+
+
+def test_the_highest_version_is_taken_over_and_never_given_back() -> None:
+    electorate = remembering("a", "abc", version=4)
+    assert not electorate.hear("b", voters(3, "abd"), None, 0)
+    assert electorate.hear("b", voters(9, "ade"), None, 0)
+    assert electorate.current == voters(9, "ade")
+
+
+def test_a_new_cluster_agrees_on_the_inventorys_set() -> None:
+    electorate = Electorate("a", None, now=0)
+    electorate.suggest(tuple("abc"))
+    electorate.hear("b", voters(0, "abc"), None, 1)
+    assert not electorate.recover(1), "one of two others"
+    electorate.hear("c", voters(0, "abd"), None, 2)
+    assert not electorate.recover(2), "not of one mind"
+    electorate.hear("c", voters(0, "abc"), None, 3)
+    assert electorate.recover(3)
+    assert electorate.current == voters(1, "abc")
+
+
+def test_a_node_without_memory_learns_what_it_may_have_accepted() -> None:
+    electorate = Electorate("b", None, now=0)
+    electorate.suggest(tuple("abz"))
+    electorate.hear("a", voters(4, "abc"), Proposal(voters(5, "abcd"), 7, "a"), 1)
+    assert electorate.current == voters(4, "abc")
+    assert not electorate.recover(1)
+    electorate.hear("c", voters(4, "abc"), Proposal(voters(5, "ab"), 3, "c"), 2)
+    assert electorate.recover(2)
+    assert electorate.accepted == Proposal(voters(5, "abcd"), 7, "a")
+
+
+def test_a_node_without_memory_that_hears_nobody_trusts_the_inventory_in_the_end() -> None:
+    electorate = Electorate("a", None, now=0)
+    electorate.suggest(tuple("abc"))
+    assert not electorate.recover(GRACE_NS - 1)
+    assert electorate.recover(GRACE_NS)
+    assert electorate.current == voters(1, "abc")
+
+
+def test_a_single_node_needs_nobody() -> None:
+    electorate = Electorate("a", None, now=0)
+    electorate.suggest(("a",))
+    assert electorate.recover(0)
+    assert electorate.quorum(LEASE, LEASE).met({"a"})
+
+
+def beat(members: VoterSet) -> Heartbeat:
+    return Heartbeat(1, LEASE, members, None, ("b",), (Claim("x", 1),), (), False, "", {}, (), None)
+
+
+@pytest.mark.parametrize(
+    ("electorate", "asked_under", "why"),
+    [
+        (remembering("b", "abc", version=5), voters(5, "abc"), None),
+        (remembering("b", "abc", version=5), voters(4, "abd"), None),
+        (remembering("b", "abc", version=5), voters(3, "abd"), VOTERS),
+        (remembering("b", "abc", version=5), voters(5, "abd"), VOTERS),
+        (remembering("b", "abc", 5, Proposal(voters(6, "abcd"), *MINE)), voters(4, "abd"), VOTERS),
+        (Electorate("b", None, now=0), voters(5, "abc"), SILENT),
+    ],
+    ids=["the same", "the one before", "too old", "another of this version", "it accepted the next", "it forgot"],
+)
+def test_under_which_voter_set_a_voter_grants(
+    electorate: Electorate, asked_under: VoterSet, why: str | None
+) -> None:
+    elector = Elector(electorate, None, LEASE, now=0)
+    answer = elector.vote("a", 1, beat(asked_under), LEASE, now=LEASE)
+    assert [refusal.why for refusal in answer.refused] == ([why] if why else [])
+    assert answer.voters == electorate.current, "who is behind learns of it"
+
+
+def test_a_voter_keeps_its_promise_to_the_chair_over_a_restart() -> None:
+    memory = Memory(voters(1, "abc"), None, (7, "a"), LEASE)
+    elector = Elector(Electorate("b", memory, now=0), memory, LEASE, now=0)
+    chair = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(CHAIR, 6),))
+    assert elector.vote("c", 1, chair, LEASE, now=LEASE).refused[0].why == EPOCH
+    assert elector.memory(LEASE) == memory

@@ -1,0 +1,164 @@
+"""What is counted, what is believed."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway_agent.core.voters import VoterSet
+from gateway_agent.core.wire import HELLO_NS, Endpoint, Hello, Key, Opened, Subscribe, encode
+
+KEY = Key.parse(b"0123456789abcdef\n")
+ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}
+BODY = Subscribe(VoterSet(1, ("a", "b")), None, (("0000000000000001", 3, "a"),))
+
+
+def endpoint(name: str, incarnation: int, key: Key = KEY) -> Endpoint:
+    return Endpoint(name, incarnation, key, {n: a for n, a in ADDRESSES.items() if n != name})
+
+
+def deliver(receiver: Endpoint, datagram: bytes, sender: str = "a", now: int = 0) -> Opened:
+    return receiver.open(datagram, ADDRESSES[sender], now)
+
+
+def talk(one: Endpoint, other: Endpoint, now: int = 0) -> None:
+    """Each sends, and all that is replied is delivered, until nobody has anything to say."""
+    waiting = [(one, other, one.seal(other.name, encode(BODY))), (other, one, other.seal(one.name, encode(BODY)))]
+    for _ in range(20):
+        if not waiting:
+            return
+        sender, receiver, datagram = waiting.pop(0)
+        reply = deliver(receiver, datagram, sender.name, now).reply
+        if reply:
+            waiting.append((receiver, sender, reply))
+    raise AssertionError("they do not stop greeting each other")
+
+
+def acquainted() -> tuple[Endpoint, Endpoint]:
+    a, b = endpoint("a", 11), endpoint("b", 22)
+    talk(a, b)
+    return a, b
+
+
+def test_strangers_get_acquainted_and_then_hear_each_other() -> None:
+    a, b = acquainted()
+    opened = deliver(b, a.seal("b", encode(BODY)))
+    assert (opened.sender, opened.incarnation, opened.body, opened.reply) == ("a", 11, BODY, None)
+    assert deliver(a, b.seal("a", encode(BODY)), "b").body == BODY
+
+
+def test_a_first_message_is_not_acted_on() -> None:
+    a, b = endpoint("a", 11), endpoint("b", 22)
+    opened = deliver(b, a.seal("b", encode(BODY)))
+    assert opened.body is None
+    assert opened.reply is not None
+    assert b.counters["not_fresh"] == 1
+
+
+def test_greetings_are_limited() -> None:
+    a, b = endpoint("a", 11), endpoint("b", 22)
+    replies = [deliver(b, a.seal("b", encode(BODY)), now=now).reply for now in (0, 1, HELLO_NS - 1, HELLO_NS)]
+    assert [reply is not None for reply in replies] == [True, False, False, True]
+
+
+def test_replays_and_late_messages_are_counted_and_ignored() -> None:
+    a, b = acquainted()
+    first, second = a.seal("b", encode(BODY)), a.seal("b", encode(BODY))
+    assert deliver(b, second).body == BODY
+    for datagram in (first, second, second):
+        assert deliver(b, datagram) == Opened()
+    assert b.counters["replayed"] == 3
+
+
+def test_a_message_to_an_earlier_incarnation_is_not_acted_on() -> None:
+    a, _ = acquainted()
+    recorded = a.seal("b", encode(BODY))
+    again = endpoint("b", 33)
+    assert deliver(again, recorded).body is None
+    talk(a, again, now=HELLO_NS)
+    assert deliver(again, recorded).body is None
+    assert deliver(again, a.seal("b", encode(BODY))).body == BODY
+
+
+def test_a_restarted_sender_is_believed_and_the_old_one_no_more() -> None:
+    a, b = acquainted()
+    recorded = a.seal("b", encode(BODY))
+    again = endpoint("a", 44)
+    talk(again, b)
+    assert deliver(b, again.seal("b", encode(BODY))).incarnation == 44
+    assert deliver(b, recorded) == Opened()
+    assert b.counters["replayed"] == 1
+
+
+def test_an_incarnation_that_was_never_heard_cannot_come_back_from_the_past() -> None:
+    """The old process had learned who we are, but all its messages were delayed until after its restart."""
+    b = endpoint("b", 22)
+    old = endpoint("a", 11)
+    hello = deliver(b, old.seal("b", encode(BODY))).reply
+    assert hello is not None
+    deliver(old, hello, "b")
+    delayed = old.seal("b", encode(BODY))
+    again = endpoint("a", 44)
+    talk(again, b, now=HELLO_NS)
+    assert deliver(b, delayed, now=2 * HELLO_NS).body is None
+    assert deliver(b, again.seal("b", encode(BODY))).body == BODY
+
+
+@pytest.mark.parametrize(
+    ("spoil", "counter"),
+    [
+        (lambda d: d[:10], "truncated"),
+        (lambda d: b"", "truncated"),
+        (lambda d: d[:-1], "bad_mac"),
+        (lambda d: d + b"\0", "bad_mac"),
+        (lambda d: bytes([d[0] ^ 1]) + d[1:], "bad_mac"),
+        (lambda d: d[:-1] + bytes([d[-1] ^ 1]), "bad_mac"),
+        (lambda d: KEY.mac(b"\x93\x01") + b"\x93\x01", "malformed"),
+        (lambda d: endpoint("a", 1, Key.parse(b"another key, not ours")).seal("b", encode(BODY)), "bad_mac"),
+        (lambda d: Endpoint("c", 1, KEY, ADDRESSES).seal("b", encode(BODY)), "unknown_sender"),
+        (lambda d: Endpoint("b", 1, KEY, ADDRESSES).seal("b", encode(BODY)), "unknown_sender"),
+    ],
+)
+def test_what_is_wrong_is_counted_by_its_kind(spoil: object, counter: str) -> None:
+    assert callable(spoil)
+    a, b = acquainted()
+    before = dict(b.counters)
+    assert deliver(b, spoil(a.seal("b", encode(BODY)))) == Opened()
+    assert {name: n - before[name] for name, n in b.counters.items() if n != before[name]} == {counter: 1}
+
+
+def test_the_source_must_be_the_senders_address() -> None:
+    a, b = acquainted()
+    assert b.open(a.seal("b", encode(BODY)), "10.0.0.9", 0) == Opened()
+    assert b.counters["wrong_address"] == 1
+
+
+@given(st.binary(max_size=200), st.booleans())
+def test_nothing_that_comes_in_is_an_exception(noise: bytes, signed: bool) -> None:
+    _, b = acquainted()
+    accepted = b.counters["accepted"]
+    assert deliver(b, KEY.mac(noise) + noise if signed else noise).body is None
+    assert b.counters["accepted"] == accepted
+
+
+@given(st.permutations(range(6)), st.sets(st.integers(0, 5)))
+def test_however_messages_are_shuffled_and_doubled_each_counts_once_at_most(
+    order: list[int], doubled: set[int]
+) -> None:
+    a, b = acquainted()
+    sent = [a.seal("b", encode(Hello())) for _ in range(6)]
+    arriving = list(itertools.chain.from_iterable([n, n] if n in doubled else [n] for n in order))
+    heard = [n for n in arriving if deliver(b, sent[n]).body is not None]
+    assert heard == sorted(set(heard))
+    assert heard[-1] == 5
+
+
+def test_a_key_is_not_shown_and_must_be_long_enough() -> None:
+    assert "0123456789" not in repr(KEY)
+    assert repr(KEY.secret) not in repr(KEY)
+    assert Key.parse(b"0123456789abcdef") == KEY, "white space at the end does not count"
+    with pytest.raises(ValueError, match="16 or more"):
+        Key.parse(b"short \n")
