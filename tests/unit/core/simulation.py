@@ -177,10 +177,7 @@ class Network:
                     machine.inbox.append(message)
                 continue
             clock = machine.clock(self.now)
-            if message is None:
-                effects = machine.keeper.wake(clock)
-            else:
-                effects = machine.keeper.receive(*message, clock)
+            effects = machine.keeper.wake(clock) if message is None else machine.keeper.receive(*message, clock)
             self._carry_out(machine, effects)
             self._check(machine)
         self.now = end

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -15,8 +13,8 @@ from gateway_agent.core.voters import CHAIR
 
 from .simulation import Network
 
-settings.register_profile("deep", max_examples=3000, deadline=None)
-
+DEFAULT = settings.get_current_profile_name() == "default"
+"""Else: ``--hypothesis-profile=deep``, for minutes instead of seconds."""
 NODES = ["g1", "g2", "g3", "g4", "w1", "w2"]
 MASTER, CHAIRMAN = "the master", "the chair"
 """Whoever that is when the step is played: most that can go wrong goes wrong around them."""
@@ -33,7 +31,8 @@ class Step:
 
 
 def step(what: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[Step]:
-    pause = st.one_of(st.integers(0, 900), st.integers(0, 900), st.sampled_from([2_000, 6_000, 13_000]))
+    # A lease lives for 500 ms here. A dead voter is replaced after 10 s.
+    pause = st.one_of(*4 * [st.integers(0, 700)], st.sampled_from([0, 1_500, 3_000, 13_000]))
     return st.builds(Step, st.just(what), st.tuples(*arguments), pause)
 
 
@@ -59,7 +58,7 @@ steps = st.one_of(
 )
 
 
-class History:
+class Story:
     """Plays steps on a network of up to six nodes."""
 
     def __init__(self, egress: int, workers: int, seed: int) -> None:
@@ -135,27 +134,39 @@ class History:
             network.configure(name)
 
 
-@settings(
-    max_examples=60 if settings.get_current_profile_name() == "default" else None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+def examples(number: int) -> settings:
+    return settings(
+        max_examples=number if DEFAULT else settings().max_examples,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+
+
+networks = st.builds(Story, st.integers(2, 4), st.integers(1, 2), st.integers(0, 2**32))
+
+
+@examples(70)
 @given(
-    egress=st.integers(2, 4),
-    workers=st.integers(1, 2),
-    seed=st.integers(0, 2**32),
-    warm=st.booleans(),
-    history=st.lists(steps, max_size=40),
+    story=networks,
+    warm_ms=st.sampled_from([0, 1_500]),
+    delay_ms=st.sampled_from([1, 5, 30, 100]),
+    steps=st.lists(steps, min_size=1, max_size=12),
 )
-def test_never_two_masters_and_soon_one(
-    egress: int, workers: int, seed: int, warm: bool, history: list[Step]
-) -> None:
-    story = History(egress, workers, seed)
-    if warm:
-        story.network.run(2 * SECOND)
-    for each in history:
+def test_there_are_never_two_masters(story: Story, warm_ms: int, delay_ms: int, steps: list[Step]) -> None:
+    """The simulation checks after each of its events."""
+    story.network.run(warm_ms * MILLISECOND)
+    story.delay(delay_ms)
+    for each in steps:
         story.play(each)
-    event(f"takeovers: {min(story.network.takeovers, 9)}")
+    story.network.run(SECOND)
+    event(f"takeovers: {min(story.network.takeovers, 5)}")
+
+
+@examples(15)
+@given(story=networks, steps=st.lists(steps, max_size=40))
+def test_soon_after_the_network_is_whole_there_is_one_master(story: Story, steps: list[Step]) -> None:
+    for each in steps:
+        story.play(each)
     story.mend()
     story.network.run(12 * SECOND)
     assert story.network.all_agreed(), story.network.describe()
