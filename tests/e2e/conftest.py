@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -50,10 +52,10 @@ def plugin() -> Path:
     return PLUGIN
 
 
-@pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
-    """Two workers, three egress nodes, one gateway and one policy; a master is settled."""
-    with Lab(topology.separate()) as made:
+@contextmanager
+def settled(name: str, machines: topology.Topology, options: Mapping[str, Any] | None = None) -> Iterator[Lab]:
+    """A lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``."""
+    with Lab(machines, options) as made:
         try:
             made.publish_nodes()
             made.publish("story", documents.story(made.topology.egress_interface, GATEWAY))
@@ -61,4 +63,11 @@ def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
             made.wait_settled(GATEWAY, 40)
             yield made
         finally:
-            made.save_logs(LOGS / request.module.__name__.rpartition(".")[2])
+            made.save_logs(LOGS / name)
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
+    """Two workers, three egress nodes, one gateway and one policy; a master is settled."""
+    with settled(request.module.__name__.rpartition(".")[2], topology.separate()) as made:
+        yield made

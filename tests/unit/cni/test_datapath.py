@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cni.datapath import node_nft, node_state
 from cni.kernel import ids
@@ -78,7 +82,27 @@ def test_an_alias_is_never_longer_than_the_kernel_keeps() -> None:
 
 def test_a_way_without_a_known_egress_ip_is_dropped() -> None:
     nowhere = PolicySet(1, ("a",), ("?",), (Way("203.0.113.0/24", "?"),))
-    assert "ip daddr vmap { 203.0.113.0/24 : drop }" in node_nft(plan(policy_sets=(nowhere,)))
+    assert "ip daddr vmap { 203.0.113.0/24 : drop, " in node_nft(plan(policy_sets=(nowhere,)))
+
+
+@given(st.lists(st.integers(0, 255), unique=True))
+def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
+    """Else a packet for an address that the map lacks, or that finds it half made, would go its own way."""
+    ways = tuple(Way(f"{octet}.0.0.0/8", ID) for octet in octets)
+    text = node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), ways),)))
+    [*maps] = re.findall(r"ip daddr vmap \{ (.*) \}", text)
+    assert len(maps) == bool(octets)
+    covered = []
+    for element in maps[0].split(", ") if maps else []:
+        addresses, verdict = element.split(" : ")
+        first, _, last = addresses.partition("-")
+        low = ip_network(first)
+        high = ip_network(last) if last else low
+        covered.append((int(low.network_address), int(high.broadcast_address)))
+        assert (verdict == "goto go_1") == (not last)
+    ends = [-1, *(end for _, end in sorted(covered))]
+    assert [start for start, _ in sorted(covered)] == [end + 1 for end in ends[:-1]]
+    assert not octets or ends[-1] == 2**32 - 1
 
 
 def test_direct_without_a_master_steers_nothing() -> None:
