@@ -16,13 +16,14 @@ names of gateways and policies are not used at all.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Union
 
 from .kernel import ids
-from .plan import Plan, PlanEgressIP, PolicySet
+from .plan import Plan, PlanEgressIP, PolicySet, Way
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 GROUP_MASK = 0xFFFF0000
@@ -51,6 +52,21 @@ def chain(name: str, rules: Iterable[str], hook: str = "") -> str:
     """A chain as text; ``hook`` (``filter hook …``) makes it a base chain."""
     lines = [f"type {hook}; policy accept;"] if hook else []
     return f"\tchain {name} {{\n" + "".join(f"\t\t{line}\n" for line in [*lines, *rules]) + "\t}\n"
+
+
+def mapping(name: str, key: str, elements: Iterable[str], interval: bool = False) -> str:
+    """A map from ``key`` (an nft type) to verdicts, as text."""
+    items = ", ".join(elements)
+    lines = [f"type {key} : verdict"]
+    lines += ["flags interval"] if interval else []
+    lines += [f"elements = {{ {items} }}"] if items else []
+    return f"\tmap {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
+
+
+def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -> str:
+    """A chain that goes on in another one by what ``expression`` gives, and else drops; and its map."""
+    elements = (f"{value} : goto {target}" for value, target in targets.items())
+    return mapping(f"{name}_to", key, elements) + chain(name, [f"{expression} vmap @{name}_to", "counter drop"])
 
 
 def interface(name: str) -> str:
@@ -93,16 +109,12 @@ class Marks:
 # --- steering ----------------------------------------------------------------------------------------------
 
 
-def _groups(sets: Iterable[PolicySet]) -> str:
-    return ", ".join(f"{s.group} : goto set_{s.number}" for s in sets)
-
-
 def _bridge_chains(plan: Plan) -> Iterator[str]:
     """``inet`` cannot see through which port of a bridge a packet came: here its tag becomes a mark."""
     marks = Marks(plan)
     rules = [f"{TAGGED} goto tagged", f"meta mark and {marks.mask} != 0 {marks.clear}"]
     yield chain("tag", rules, "filter hook prerouting priority -300")
-    yield chain("tagged", _or_drop(f"iifgroup vmap {{ {_groups(plan.policy_sets)} }}", plan.policy_sets))
+    yield dispatch("tagged", "iifgroup", "devgroup", {str(s.group): f"set_{s.number}" for s in plan.policy_sets})
     for policy_set in plan.policy_sets:
         yield chain(f"set_{policy_set.number}", [marks.put("meta", marks.of(policy_set.number))])
 
@@ -110,23 +122,21 @@ def _bridge_chains(plan: Plan) -> Iterator[str]:
 def _inet_chains(plan: Plan) -> Iterator[str]:
     marks = Marks(plan)
     yield chain("steer", _steer(marks), "filter hook prerouting priority dstnat + 10")
-    yield chain("tagged", _tagged(plan, marks))
-    by_mark = ", ".join(f"{marks.of(s.number)} : goto set_{s.number}" for s in plan.policy_sets)
-    yield chain("marked", _or_drop(f"meta mark and {marks.mask} vmap {{ {by_mark} }}", by_mark))
-    egress_ips = {egress.id: egress for egress in plan.egress_ips}
-    for policy_set in plan.policy_sets:
-        yield chain(f"set_{policy_set.number}", _set(policy_set, egress_ips, marks))
+    groups = {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
+    yield chain("tagged", ["ct direction reply goto tagged_answer", "goto tagged_question"])
+    yield dispatch("tagged_question", "iifgroup", "devgroup", groups)
+    # Answers of a tagged pod go back the way the question came; of a group that stands for nothing not even these.
+    yield dispatch("tagged_answer", "iifgroup", "devgroup", dict.fromkeys(groups, "answer"))
+    yield chain("answer", [f"{marks.clear} accept"])
+    by_mark = {marks.of(s.number): f"set_{s.number}" for s in plan.policy_sets}
+    yield dispatch("marked", f"meta mark and {marks.mask}", "mark", by_mark)
+    yield from _sets(plan, marks)
     for egress in plan.egress_ips:
         yield chain(f"go_{egress.slot}", _go(egress, marks))
     yield chain("unsteered", [f"meta mark and {marks.mask} != 0 {marks.clear}", f"{marks.own} goto stray"])
     yield chain("stray", _stray())
     yield from _guards(plan, marks)
     yield from _postrouting(plan, marks)
-
-
-def _or_drop(lookup: str, contents: object) -> list[str]:
-    """A lookup that decides for everything that it finds. nft knows no empty set, so ``contents`` may be nothing."""
-    return [*([lookup] if contents else []), "counter drop"]
 
 
 def _steer(marks: Marks) -> Iterator[str]:
@@ -138,26 +148,29 @@ def _steer(marks: Marks) -> Iterator[str]:
     yield "goto unsteered"
 
 
-def _tagged(plan: Plan, marks: Marks) -> Iterator[str]:
-    """A group of our range that stands for nothing passes nothing, not even answers."""
-    known = ", ".join(str(s.group) for s in plan.policy_sets)
-    if known:
-        yield f"iifgroup != {{ {known} }} counter drop"
-        # Answers of a tagged pod go back the way the question came.
-        yield f"ct direction reply {marks.clear} accept"
-    yield from _or_drop(f"iifgroup vmap {{ {_groups(plan.policy_sets)} }}", known)
+def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
+    """The chain of each policy set, and its ways as maps. A map is named by what it holds and never changes."""
+    egress_ips = {egress.id: egress for egress in plan.egress_ips}
+    written = set()
+    for policy_set in plan.policy_sets:
+        rules = [marks.clear]
+        for version, keyword in ((4, "ip"), (6, "ip6")):
+            elements = list(_elements(policy_set, version, egress_ips))
+            if elements:
+                name = f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+                if name not in written:
+                    written.add(name)
+                    yield mapping(name, f"ipv{version}_addr", elements, interval=True)
+                rules += [f"{keyword} daddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
+        yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered"])
 
 
-def _set(policy_set: PolicySet, egress_ips: dict[str, PlanEgressIP], marks: Marks) -> Iterator[str]:
-    yield marks.clear
-    for version, keyword in ((4, "ip"), (6, "ip6")):
-        ways = [(network, way.egress_id) for network, way in _networks(policy_set) if network.version == version]
-        elements = [f"{network} : {_verdict(egress_ips.get(egress_id))}" for network, egress_id in ways]
-        if elements:
-            elements += [f"{between} : goto unsteered" for between in _gaps([network for network, _ in ways])]
-            yield f"meta nfproto ipv{version} {keyword} daddr vmap {{ {', '.join(elements)} }}"
-            yield f"meta nfproto ipv{version} counter drop"
-    yield "goto unsteered"
+def _elements(policy_set: PolicySet, version: int, egress_ips: dict[str, PlanEgressIP]) -> Iterator[str]:
+    ways = [(network, way) for network, way in _networks(policy_set) if network.version == version]
+    for network, way in ways:
+        yield f"{network} : {_verdict(egress_ips.get(way.egress_id))}"
+    for between in _gaps([network for network, _ in ways]):
+        yield f"{between} : goto unsteered"
 
 
 def _networks(policy_set: PolicySet) -> Iterator[tuple[Network, Way]]:
@@ -167,6 +180,8 @@ def _networks(policy_set: PolicySet) -> Iterator[tuple[Network, Way]]:
 
 def _gaps(networks: Sequence[Network]) -> Iterator[str]:
     """The ranges between disjoint networks of one family, so that both together are every address."""
+    if not networks:
+        return
     free = 0
     kind = type(networks[0].network_address)
     for network in sorted(networks, key=lambda network: int(network.network_address)):
@@ -202,10 +217,9 @@ def _stray() -> Iterator[str]:
 
 def _guards(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("forward_guard", _forward_guard(plan, marks), "filter hook forward priority filter - 20")
-    sources = ", ".join(f'"{egress.device}" : goto from_{egress.slot}' for egress in plan.egress_ips)
-    yield chain("from_tunnel", _or_drop(f"iifname vmap {{ {sources} }}", sources))
-    slots = ", ".join(f"{marks.of(egress.slot)} : goto out_{egress.slot}" for egress in plan.egress_ips)
-    yield chain("steered", _or_drop(f"meta mark and {marks.mask} vmap {{ {slots} }}", slots))
+    yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips})
+    slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.egress_ips}
+    yield dispatch("steered", f"meta mark and {marks.mask}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
         yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
@@ -271,8 +285,8 @@ def _postrouting(plan: Plan, marks: Marks) -> Iterator[str]:
     nat = [f"oifname {TUNNELS} snat ip to {ipaddress.IPv4Address(me.address)}"]
     yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
     yield chain("leave", _leave(marks), "filter hook postrouting priority srcnat + 200")
-    slots = ", ".join(f"{marks.of(egress.slot)} : goto leave_{egress.slot}" for egress in plan.egress_ips)
-    yield chain("leave_steered", _or_drop(f"ct mark and {marks.numbers} vmap {{ {slots} }}", slots))
+    slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
+    yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"leave_{egress.slot}", _leave_slot(egress, me.address))
     # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again.

@@ -58,6 +58,8 @@ class Agent:
         self._probes: dict[str, tuple[UpstreamProbe, asyncio.Task[None]]] = {}
         self._work = asyncio.Event()
         self._rounds = asyncio.Condition()
+        self._begun = self._ended = 0
+        self._followed: Inventory | None = None
         self._kernel_in_doubt = True
         self._stopping = False
 
@@ -66,11 +68,21 @@ class Agent:
     async def follow_store(self) -> None:
         """Takes each inventory of the store. Ends with its task."""
         async for inventory in self.store.inventories():
-            for problem in inventory.problems:
-                if self.inventory is None or problem not in self.inventory.problems:
-                    log.warning("%s", problem)
-            self.inventory = inventory
-            self._work.set()
+            self._take(inventory)
+
+    async def take_edits(self) -> None:
+        """Looks at the store now: a pod may start before the watch has told of the edit that selects it."""
+        if self.store.outdated():
+            self._take(await self.store.current())
+
+    def _take(self, inventory: Inventory) -> None:
+        if inventory == self.inventory:
+            return
+        for problem in inventory.problems:
+            if self.inventory is None or problem not in self.inventory.problems:
+                log.warning("%s", problem)
+        self.inventory = inventory
+        self._work.set()
 
     async def follow_keeper(self) -> None:
         """Takes each state of the lease keeper. Ends with its task."""
@@ -112,6 +124,7 @@ class Agent:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._work.wait(), PERIOD)
             self._work.clear()
+            self._begun += 1
             try:
                 await self._round()
                 self._say("")
@@ -119,28 +132,34 @@ class Agent:
                 self._say(str(error))
                 asyncio.get_running_loop().call_later(RETRY, self._work.set)
             async with self._rounds:
+                self._ended = self._begun
                 self._rounds.notify_all()
 
     async def next_round(self) -> None:
         """Asks for a round and waits until one that began after this call has ended."""
         async with self._rounds:
+            wanted = self._begun + 1
             self._work.set()
-            await self._rounds.wait()
-            if self._work.is_set():
-                await self._rounds.wait()
+            await self._rounds.wait_for(lambda: self._ended >= wanted)
+
+    @property
+    def behind(self) -> bool:
+        """Whether the kernel may not be what the store asks for: a tag that is set now could lead nowhere good."""
+        return self.applied is None or self._followed is not self.inventory or self._kernel_in_doubt
 
     async def _round(self) -> None:
-        if self.inventory is None:
+        inventory = self.inventory
+        if inventory is None:
             return
         self._facts = interfaces.read()
         self.pods.reread()
         planned = planning.build(
-            self.inventory,
+            inventory,
             self._settings(),
             {name: fact.address for name, fact in self._facts.items() if fact.address},
             self._masters(),
             self.plan,
-            self.pods.wanted(self.inventory),
+            self.pods.wanted(inventory),
             isolated=self.keeper_state is not None and self.keeper_state.isolated,
         )
         self.problems = planned.problems
@@ -149,19 +168,19 @@ class Agent:
             # Written before it is applied: should this process die in between, the next one numbers the same way.
             _write(self.plan_file, plans.dumps(planned.plan))
             self.plan = planned.plan
-        await self._apply(planned.plan, previous)
+        await self._apply(planned.plan, previous, inventory)
+        self._followed = inventory
         self._follow_probes()
         self._tell_keeper()
 
-    async def _apply(self, plan: Plan, previous: Plan | None) -> None:
-        assert self.inventory is not None
+    async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:
         between = plan
         if plan != self.applied or self._kernel_in_doubt:
             tags = await self.kernel.tagged()
             between = planning.with_sets_in_use(plan, previous, frozenset(tags.values()))
             await self._stand(between)
             self.applied = plan
-        await self.pods.retag(plan, self.inventory)
+        await self.pods.retag(plan, inventory)
         if between != plan:
             await self._stand(plan)
 

@@ -16,10 +16,12 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
 from .agent import Agent
-from .core import status
-from .pods import group_for, identity
+from .core import planning, status
+from .pods import group_for, identity, selecting
 
 log = logging.getLogger(__name__)
+ROUNDS = 3
+"""That an ADD waits for: one to follow an edit, one to see that it stands; then another's hand is at work."""
 
 
 class Calls:
@@ -74,15 +76,19 @@ class Calls:
         agent = self.agent
         host_interface = await agent.kernel.host_veth(call.host_interfaces)
         record = replace(record, host_interface=host_interface or "")
+        before = agent.pods.records.get(record.key)
         agent.pods.put(record)
-        pod = self._identity(record)
-        if self._needs_round(pod):
+        await agent.take_edits()
+        if before is not None and before.group:
             await agent.next_round()
-        plan = agent.applied
-        if plan is None or agent.inventory is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting")
-        group = group_for(plan, pod)
-        if not group:
+        for _ in range(ROUNDS):
+            if not self._needs_round(self._identity(record)):
+                break
+            await agent.next_round()
+        pod = self._identity(record)
+        plan = self._standing(pod)
+        group = group_for(plan, pod) if plan is not None else 0
+        if plan is None or not group:
             return
         if host_interface is None:
             agent.pods.remove(record.key)
@@ -107,10 +113,21 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", "it has not read its store yet")
         return identity(record, self.agent.inventory)
 
+    def _standing(self, pod: PodIdentity) -> Plan | None:
+        """The plan in the kernel; None where none stands and the pod does not need it."""
+        agent = self.agent
+        if agent.applied is not None and not agent.trouble:
+            return agent.applied
+        inventory = agent.inventory
+        if inventory is not None and not selecting(planning.policies(inventory), inventory, pod):
+            return None
+        wrong = f"the way of pod {pod.namespace}/{pod.name} to its gateway does not stand"
+        raise CallError(contract.TRY_AGAIN_LATER, wrong, agent.trouble or "the agent is starting")
+
     def _needs_round(self, pod: PodIdentity) -> bool:
-        """Whether the plan in the kernel cannot take this pod yet."""
+        """Whether the kernel cannot take this pod yet."""
         plan = self.agent.applied
-        if plan is None:
+        if plan is None or self.agent.behind:
             return True
         policies = plan.policies_for(pod)
         return bool(policies) and plan.set_for(pod, policies or ()) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -11,7 +12,7 @@ from cni import attachments
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.plan import Plan, PodIdentity
+from cni.plan import Plan, PlanPolicy, PodIdentity
 
 from .core import planning
 from .core.model import Inventory, Problem
@@ -72,13 +73,15 @@ class Pods:
         """The combinations of policies that the pods of this node need."""
         policies = planning.policies(inventory)
         pods = [identity(record, inventory) for record in self.records.values()]
-        return frozenset(
-            tuple(p.name for p in policies if p.selects(pod, inventory.namespaces.get(pod.namespace))) for pod in pods
-        ) - {()}
+        return frozenset(selecting(policies, inventory, pod) for pod in pods) - {()}
 
     async def retag(self, plan: Plan, inventory: Inventory) -> None:
-        """Brings every interface's tag to what the plan says; touches none that is right."""
+        """Brings every interface's tag to what the plan says; touches none that is right.
+
+        Raises :class:`KernelError` where an interface that is there could not be tagged, after all others.
+        """
         tags = await self.kernel.tagged()
+        failed: KernelError | None = None
         for key, record in list(self.records.items()):
             if not record.host_interface:
                 continue
@@ -87,15 +90,20 @@ class Pods:
                 try:
                     await self.kernel.tag(record.host_interface, group)
                 except KernelError as error:
-                    log.info("%s/%s: its interface %s is gone: %s", record.namespace, record.name,
-                             record.host_interface, error)
+                    if await self.kernel.tag_of(record.host_interface) is not None:
+                        failed = error
+                        continue
+                    log.info("%s/%s: its interface %s is gone", record.namespace, record.name, record.host_interface)
                     self.remove(key)
                     continue
                 log.info("%s/%s: %s has tag %d", record.namespace, record.name, record.host_interface,
                          group and group - ids.GROUP_BASE)
             if record.group != group and key in self.records:
                 self.put(replace(record, group=group))
-            await self._forget_stale(record, _leading(group, plan))
+            if key in self.records:
+                await self._forget_stale(record, _leading(group, plan))
+        if failed is not None:
+            raise failed
 
     async def _forget_stale(self, record: Attachment, leading: frozenset[Leading]) -> None:
         """A connection keeps the source address of its first packet, so what would now go another way is dropped by
@@ -107,6 +115,12 @@ class Pods:
                 await self.kernel.forget_connections(
                     address, lambda remote: _way(before, remote) != _way(leading, remote)
                 )
+
+
+def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
+    """Names of those of the policies that select the pod."""
+    labels = inventory.namespaces.get(pod.namespace)
+    return tuple(policy.name for policy in policies if policy.selects(pod, labels))
 
 
 def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
@@ -138,7 +152,7 @@ def _leading(group: int, plan: Plan | None) -> frozenset[Leading]:
     return frozenset((way.prefix, way.egress_id, how.get(way.egress_id, "")) for way in ways)
 
 
-def _way(leading: frozenset[Leading], address: str) -> Leading | None:
-    """The way of a packet to ``address``; prefixes of one tag are disjoint. None: its own."""
+def _way(leading: frozenset[Leading], address: str) -> tuple[str, str] | None:
+    """The egress IP of a packet to ``address``, and how it is reached; None: the packet goes its own way."""
     remote = ip_address(address)
-    return next((way for way in leading if remote in ip_network(way[0])), None)
+    return next(((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None)

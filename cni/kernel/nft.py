@@ -13,11 +13,14 @@ import re
 import shutil
 import subprocess
 
+from . import nft_update
 from .errors import KernelError
 
 TIMEOUT = 20.0
 """Seconds that one run of ``nft`` may take: a table of 100,000 prefixes takes about one."""
 STAMP = "stamp"
+_applied: dict[str, str] = {}
+"""The text that this process applied last, by its digest."""
 _STAMP_CHAIN = re.compile(r"\n?\tchain " + STAMP + r"_(\w+) \{\n\t\}\n")
 
 
@@ -25,23 +28,36 @@ def ensure(text: str) -> tuple[str, ...]:
     """Applies ``text`` where one of its tables is not as the text makes it. Says which, and why.
 
     ``text`` is one transaction; each of its tables is removed by a line ``delete table FAMILY NAME`` and, where
-    it should stand, made by one ``table FAMILY NAME {``. Raises :class:`KernelError`.
+    it should stand, made by one ``table FAMILY NAME {``. Tables that are as this process has made them are updated
+    and not replaced. Raises :class:`KernelError`.
     """
-    wrong = missing(text)
-    if wrong:
-        apply(text)
-    return tuple(f"replaced {problem}" for problem in wrong)
+    found = _look(text)
+    wrong = {table: problem for table, (problem, _) in found.items() if problem}
+    if not wrong:
+        return ()
+    stamps = {stamp for _, stamp in found.values()}
+    before = _applied.get(next(iter(stamps)), "") if len(stamps) == 1 else ""
+    steps = nft_update.update(before, text) if before else None
+    apply(text, steps)
+    verb = "replaced" if steps is None else "updated"
+    return tuple(f"{verb} nftables table {table}: {problem}" for table, problem in wrong.items())
 
 
 def missing(text: str) -> tuple[str, ...]:
     """Which tables are not as ``text`` makes them, and why. Changes nothing."""
-    problems = ((table, _problem(table, table in _made(text), _digest(text))) for table in _replaced(text))
-    return tuple(f"nftables table {table}: {problem}" for table, problem in problems if problem)
+    return tuple(f"nftables table {table}: {problem}" for table, (problem, _) in _look(text).items() if problem)
 
 
-def apply(text: str) -> None:
-    """Runs the transaction and stamps its tables."""
-    run("-f", "-", text=text)
+def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
+    """Runs the transaction and stamps its tables. ``steps``: transactions that come to the same."""
+    if steps is None:
+        run("-f", "-", text=text)
+    else:
+        old = [f"delete chain {table} {name}\n" for table in _made(text) for name in _stamps(table)]
+        for step in ("".join(old), *steps):
+            run("-f", "-", text=step)
+    _applied.clear()
+    _applied[_digest(text)] = text
     stamps = []
     for table in _made(text):
         listing = _listing(table)
@@ -97,16 +113,25 @@ def _listing(table: str) -> str | None:
         raise
 
 
-def _problem(table: str, wanted: bool, digest: str) -> str:
-    listing = _listing(table)
+def _stamps(table: str) -> list[str]:
+    return [f"{STAMP}_{hashes}" for hashes in _STAMP_CHAIN.findall(_listing(table) or "")]
+
+
+def _look(text: str) -> dict[str, tuple[str, str]]:
+    """For each table what is wrong with it, and the digest of the text whose work it is, untouched since."""
+    made, digest = _made(text), _digest(text)
+    return {table: _judge(_listing(table), table in made, digest) for table in _replaced(text)}
+
+
+def _judge(listing: str | None, wanted: bool, digest: str) -> tuple[str, str]:
     if listing is None:
-        return "missing" if wanted else ""
+        return ("missing" if wanted else "", "")
     if not wanted:
-        return "not needed"
+        return ("not needed", "")
     stamps = _STAMP_CHAIN.findall(listing)
     if len(stamps) != 1:
-        return "not finished"
+        return ("not finished", "")
     applied, listed = stamps[0].split("_")
-    if applied != digest:
-        return "out of date"
-    return "" if listed == _digest(_STAMP_CHAIN.sub("", listing)) else "changed by somebody else"
+    if listed != _digest(_STAMP_CHAIN.sub("", listing)):
+        return ("changed by somebody else", "")
+    return ("" if applied == digest else "out of date", applied)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
-from cni.ruleset import TUNNELS, Marks, chain, transaction, way_out
+from cni.ruleset import TUNNELS, Marks, chain, dispatch, transaction, way_out
 
 
 def gateway_nft(plan: Plan) -> str:
@@ -23,9 +23,7 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     # Behind the node's own steering, which clears the mark of every answer.
     take_in = [answer, f'iifname "{ids.BACK_DEVICE}" accept', f"iifname {TUNNELS} goto from_tunnel"]
     yield chain("take_in", take_in, "filter hook prerouting priority dstnat + 20")
-    sources = ", ".join(f'"{egress.device}" : goto from_{egress.slot}' for egress in ready)
-    # Finding nothing drops: see cni/ruleset.py.
-    yield chain("from_tunnel", [f"iifname vmap {{ {sources} }}", "counter drop"])
+    yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in ready})
     for egress in ready:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
 from cni.plan import Requirement, Selector
@@ -135,7 +135,7 @@ def _created(metadata: Fields) -> str:
     except ValueError:
         moment = None
     if moment is not None and moment.tzinfo is not None:
-        return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if text:
         metadata.add("creationTimestamp", f"{text!r} is no RFC 3339 time", "as 2026-11-21T21:00:00Z")
     return ""

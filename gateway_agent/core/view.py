@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
@@ -106,7 +106,7 @@ def no_master_reason(view: View, egress: PlanEgressIP) -> str:
 
 def rfc3339(seconds: float) -> str:
     """RFC 3339, UTC, whole seconds; empty for 0."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else ""
 
 
 def _interface(view: View, egress: PlanEgressIP) -> str:

@@ -4,6 +4,9 @@ A file that is half written or wrong keeps its last good state and is reported; 
 objects with it. A directory that is gone altogether (an unmounted disk) keeps everything. The last good texts lie
 in the run directory too: else a restart of the agent would forget the policy that somebody has just broken, and let
 its pods out.
+
+An editor empties a file before it writes it, or moves it away before it makes a new one. Read in between, its policies
+would be gone and their pods let out. So what has changed a moment ago counts only when it has come to rest.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import asyncio
 import contextlib
 import os
 import stat
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +26,12 @@ from ..core.model import Inventory, Problem
 
 LARGEST = 16 << 20
 """Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
+QUIET = 0.1
+"""Seconds that a file must have been left alone, or have been gone, before the state that is known of it changes."""
+PATIENCE = 10
+"""How often :meth:`FilesStore.current` waits for a file to come to rest."""
+Stamp = tuple[int, int, int]
+"""Modification time (ns), size (bytes) and inode of a file: what tells one state of it from another."""
 
 
 class FilesStore:
@@ -31,18 +41,40 @@ class FilesStore:
         """``last_good``: the folder for copies of what was read well; it is made where it is missing."""
         self.directory = directory
         self.last_good = last_good
-        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._stamps: dict[str, Stamp] = {}
         self._contents: dict[str, manifests.FileContent] = {}
         self._troubles: dict[str, Problem] = {}
+        self._seen: dict[str, Stamp | None] = {}
+        self._restless: set[str] = set()
+        self._reading = asyncio.Lock()
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """The inventory now, then again after each change that alters it. Ends with its task."""
         last = None
         async for _ in self._changes():
-            inventory = await asyncio.to_thread(self.read)
+            inventory = await self.current()
             if inventory != last:
                 last = inventory
                 yield inventory
+
+    async def current(self) -> Inventory:
+        """The inventory now. Waits for files that are being written, but not for ever."""
+        async with self._reading:
+            inventory = await asyncio.to_thread(self.read)
+            for _ in range(PATIENCE):
+                if not self._restless:
+                    break
+                await asyncio.sleep(QUIET)
+                inventory = await asyncio.to_thread(self.read)
+            return inventory
+
+    def outdated(self) -> bool:
+        """Whether the directory has changed since it was read last. Cheap: one ``stat`` for each file."""
+        try:
+            return self._look() != self._seen
+        except OSError:
+            # What cannot be looked at is not read either, and keeps its last state.
+            return False
 
     async def _changes(self) -> AsyncIterator[None]:
         while True:
@@ -63,24 +95,39 @@ class FilesStore:
     def read(self) -> Inventory:
         """Reads what has changed since the last call. Never raises for what stands in the files."""
         try:
-            names = [p for p in self.directory.iterdir() if p.name.endswith(manifests.ENDINGS)]
-            paths = sorted(p for p in names if not p.name.startswith("."))
+            seen = self._look()
+            rests = not _young(self.directory.stat())
         except OSError as error:
             self._troubles["."] = Problem(str(self.directory), "", f"cannot be read: {error.strerror}",
                                           "store.path in the agent's configuration names the directory")
             return self._assembled()
         self._troubles.clear()
-        for name in set(self._contents) - {str(path) for path in paths}:
-            del self._contents[name]
-            self._stamps.pop(name, None)
-        self._forget_copies({path.name for path in paths})
-        for path in paths:
-            self._read_file(path)
+        self._restless.clear()
+        gone = self._contents.keys() - seen.keys()
+        if rests:
+            for name in gone:
+                del self._contents[name]
+                self._stamps.pop(name, None)
+            self._forget_copies({Path(name).name for name in seen})
+        else:
+            self._restless.update(gone)
+        for name in seen:
+            self._read_file(Path(name))
+        self._seen = {name: stamp for name, stamp in seen.items() if name not in self._restless}
         return self._assembled()
+
+    def _look(self) -> dict[str, Stamp | None]:
+        """The manifests by path; None where a path leads nowhere. Raises OSError where there is no directory."""
+        found: dict[str, Stamp | None] = {}
+        for path in sorted(self.directory.iterdir()):
+            if path.name.endswith(manifests.ENDINGS) and not path.name.startswith("."):
+                found[str(path)] = None
+                with contextlib.suppress(OSError):
+                    found[str(path)] = _stamp(path.stat())
+        return found
 
     def _forget_copies(self, still_there: set[str]) -> None:
         with contextlib.suppress(OSError):
-            self.last_good.mkdir(mode=0o700, parents=True, exist_ok=True)
             for copy in self.last_good.iterdir():
                 if copy.name not in still_there:
                     copy.unlink()
@@ -94,6 +141,7 @@ class FilesStore:
     def _keep_copy(self, name: str, text: str) -> None:
         # A full disk costs the copy, not the service.
         with contextlib.suppress(OSError):
+            self.last_good.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = self.last_good / f".{os.getpid()}"
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "w", encoding="utf-8") as file:
@@ -104,8 +152,10 @@ class FilesStore:
         name = str(path)
         try:
             status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+            stamp = _stamp(status)
             if self._stamps.get(name) == stamp:
+                return
+            if self._is_restless(name, status):
                 return
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(0, "is no regular file")
@@ -129,3 +179,23 @@ class FilesStore:
         inventory = manifests.assemble(self._contents)
         troubles = tuple(self._troubles[name] for name in sorted(self._troubles))
         return manifests.with_problems(inventory, troubles) if troubles else inventory
+
+    def _is_restless(self, name: str, status: os.stat_result) -> bool:
+        """Whether a file with an earlier state was written a moment ago: then that state goes on to count."""
+        if not _young(status):
+            return False
+        known = self._contents.get(name) or self._copy(name)
+        if known is None:
+            return False
+        self._contents[name] = known
+        self._restless.add(name)
+        return True
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _young(status: os.stat_result) -> bool:
+    """Whether the last change is not :data:`QUIET` old. A time in the future is somebody's ``touch``."""
+    return 0 <= time.time() - status.st_mtime < QUIET

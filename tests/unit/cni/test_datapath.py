@@ -82,7 +82,7 @@ def test_an_alias_is_never_longer_than_the_kernel_keeps() -> None:
 
 def test_a_way_without_a_known_egress_ip_is_dropped() -> None:
     nowhere = PolicySet(1, ("a",), ("?",), (Way("203.0.113.0/24", "?"),))
-    assert "ip daddr vmap { 203.0.113.0/24 : drop, " in node_nft(plan(policy_sets=(nowhere,)))
+    assert "elements = { 203.0.113.0/24 : drop, " in node_nft(plan(policy_sets=(nowhere,)))
 
 
 @given(st.lists(st.integers(0, 255), unique=True))
@@ -90,7 +90,7 @@ def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
     """Else a packet for an address that the map lacks, or that finds it half made, would go its own way."""
     ways = tuple(Way(f"{octet}.0.0.0/8", ID) for octet in octets)
     text = node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), ways),)))
-    [*maps] = re.findall(r"ip daddr vmap \{ (.*) \}", text)
+    [*maps] = re.findall(r"flags interval\n\t\telements = \{ (.*) \}", text)
     assert len(maps) == bool(octets)
     covered = []
     for element in maps[0].split(", ") if maps else []:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,6 +19,22 @@ kind: Node
 metadata: {{name: {name}}}
 status: {{addresses: [{{type: InternalIP, address: 10.0.0.{last}}}]}}
 """
+
+
+def edit(path: Path, text: str, age: float = 1.0) -> None:
+    """Writes in place, ``age`` seconds ago."""
+    path.write_text(text)
+    age_of(path, age)
+
+
+def remove(path: Path, age: float = 1.0) -> None:
+    path.unlink()
+    age_of(path.parent, age)
+
+
+def age_of(path: Path, age: float) -> None:
+    moment = time.time() - age
+    os.utime(path, (moment, moment))
 
 
 def names(inventory: Inventory) -> list[str]:
@@ -43,30 +60,45 @@ def test_reads_what_ends_as_a_manifest(store: FilesStore) -> None:
 
 def test_a_broken_file_keeps_its_last_good_state_and_is_reported(store: FilesStore) -> None:
     store.read()
-    (store.directory / "a.yaml").write_text(NODE.format(name="a", last=1) + "---\nkind: [")
+    edit(store.directory / "a.yaml", NODE.format(name="a", last=1) + "---\nkind: [")
     inventory = store.read()
     assert names(inventory) == ["a"]
     assert [problem.source.startswith(str(store.directory / "a.yaml")) for problem in inventory.problems] == [True]
-    (store.directory / "a.yaml").write_text(NODE.format(name="c", last=1))
+    edit(store.directory / "a.yaml", NODE.format(name="c", last=1))
     assert names(store.read()) == ["c"]
 
 
 def test_the_last_good_state_outlives_the_process(store: FilesStore) -> None:
     store.read()
-    (store.directory / "a.yaml").write_text("kind: [")
+    edit(store.directory / "a.yaml", "kind: [")
     restarted = FilesStore(store.directory, store.last_good)
     inventory = restarted.read()
     assert names(inventory) == ["a"]
     assert len(inventory.problems) == 1
-    (store.directory / "a.yaml").unlink()
+    remove(store.directory / "a.yaml")
     assert names(FilesStore(store.directory, store.last_good).read()) == []
     assert list(store.last_good.iterdir()) == []
 
 
 def test_a_removed_file_takes_its_objects_with_it(store: FilesStore) -> None:
     store.read()
-    (store.directory / "a.yaml").unlink()
+    remove(store.directory / "a.yaml")
     assert store.read() == Inventory()
+
+
+def test_a_file_that_is_moved_away_and_written_anew_keeps_its_objects(store: FilesStore) -> None:
+    store.read()
+    remove(store.directory / "a.yaml", age=0)
+    assert names(store.read()) == ["a"]
+    edit(store.directory / "a.yaml", NODE.format(name="c", last=1))
+    assert names(store.read()) == ["c"]
+
+
+def test_a_link_that_leads_nowhere_is_reported_and_keeps_the_rest(store: FilesStore) -> None:
+    (store.directory / "b.yaml").symlink_to("nowhere")
+    inventory = store.read()
+    assert names(inventory) == ["a"]
+    assert [Path(problem.source).name for problem in inventory.problems] == ["b.yaml"]
 
 
 def test_a_directory_that_is_gone_keeps_everything(store: FilesStore) -> None:
@@ -100,3 +132,39 @@ def test_an_edit_is_seen_within_a_second(store: FilesStore) -> None:
         return first, await waiting
 
     assert asyncio.run(story()) == (["a"], ["a", "b"])
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_file_that_is_being_written_keeps_its_state_until_it_rests(store: FilesStore, restarted: bool) -> None:
+    """An editor empties a file before it fills it, and an empty file is valid."""
+    store.read()
+    seen = FilesStore(store.directory, store.last_good) if restarted else store
+    edit(store.directory / "a.yaml", "", age=0)
+    assert names(seen.read()) == ["a"]
+    edit(store.directory / "a.yaml", NODE.format(name="c", last=1))
+    assert names(seen.read()) == ["c"]
+
+
+def test_current_waits_until_a_file_rests(store: FilesStore) -> None:
+    store.read()
+    edit(store.directory / "a.yaml", NODE.format(name="c", last=1), age=0)
+    assert names(asyncio.run(store.current())) == ["c"]
+
+
+def test_whoever_asks_learns_that_the_directory_has_changed(store: FilesStore) -> None:
+    assert store.outdated()
+    (store.directory / "broken.yaml").write_bytes(b"\xff")
+    store.read()
+    assert not store.outdated()
+    edit(store.directory / "a.yaml", NODE.format(name="a", last=1), age=2)
+    assert store.outdated()
+    store.read()
+    assert not store.outdated()
+    remove(store.directory / "a.yaml")
+    assert store.outdated()
+    store.read()
+    edit(store.directory / "a.yaml", NODE.format(name="a", last=1), age=0)
+    store.read()
+    edit(store.directory / "a.yaml", NODE.format(name="b", last=1), age=0)
+    store.read()
+    assert store.outdated(), "what is being written has not been read"

@@ -1,0 +1,119 @@
+"""From one nftables text to another, without disturbing what both have. Pure.
+
+Replacing a table whole costs packets: while the kernel commits, a packet that is on its way through the old rules
+finds the old maps empty already, or the new ones not filled yet. So an update goes in three transactions: first
+what is new, which nothing leads to yet; then the change over; then the removal of what nothing leads to any more.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_TABLE = re.compile(r"^table (\w+ \w+) \{\n(.*?)^\}\n", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^\t(chain|map) (\S+) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
+_ELEMENTS = re.compile(r"^\t\telements = \{ (.*) \}\n", re.MULTILINE)
+
+Block = tuple[str, str]
+"""``chain`` or ``map``, and its name."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one table."""
+
+    table: str
+    before: Mapping[Block, str]
+    after: Mapping[Block, str]
+
+    @property
+    def new(self) -> list[Block]:
+        return [block for block in self.after if block not in self.before]
+
+    @property
+    def gone(self) -> list[Block]:
+        return [block for block in self.before if block not in self.after]
+
+    @property
+    def changed(self) -> list[Block]:
+        return [block for block in self.after if self.before.get(block, self.after[block]) != self.after[block]]
+
+
+def tables(text: str) -> dict[str, dict[Block, str]]:
+    """The blocks of each table that a text of :mod:`cni.ruleset` makes."""
+    return {
+        table: {(kind, name): body for kind, name, body in _BLOCK.findall(content)}
+        for table, content in _TABLE.findall(text)
+    }
+
+
+def update(before: str, after: str) -> tuple[str, ...] | None:
+    """The transactions that turn the tables of ``before`` into those of ``after``, in order.
+
+    None where that is more than an update: a table comes or goes, or a chain changes its hook. Then the table is
+    to be replaced.
+    """
+    old, new = tables(before), tables(after)
+    if old.keys() != new.keys():
+        return None
+    differences = [Difference(table, old[table], new[table]) for table in new]
+    if any(_hook(d.before[block]) != _hook(d.after[block]) for d in differences for block in d.changed):
+        return None
+    steps = (
+        "".join(_addition(difference) for difference in differences),
+        "".join(_change(difference) for difference in differences),
+        "".join(_removal(difference) for difference in differences),
+    )
+    return tuple(step for step in steps if step)
+
+
+def _hook(body: str) -> str:
+    """What of a block cannot be changed: a chain's hook, a map's type."""
+    return "".join(line for line in body.splitlines(keepends=True) if line.startswith(("\t\ttype ", "\t\tflags ")))
+
+
+def _addition(difference: Difference) -> str:
+    # Named before they are filled: they may lead to each other. A base chain is led to by its hook alone.
+    plain = [name for kind, name in difference.new if kind == "chain" and not _hook(difference.after[kind, name])]
+    names = "".join(f"add chain {difference.table} {name}\n" for name in plain)
+    blocks = "".join(_written(block, difference.after[block]) for block in difference.new)
+    return names + (f"table {difference.table} {{\n{blocks}}}\n" if blocks else "")
+
+
+def _change(difference: Difference) -> str:
+    text = ""
+    for kind, name in difference.changed:
+        before, after = difference.before[kind, name], difference.after[kind, name]
+        if kind == "chain":
+            text += f"flush chain {difference.table} {name}\n"
+            text += f"table {difference.table} {{\n{_written((kind, name), after)}}}\n"
+        else:
+            old, new = elements(before), elements(after)
+            text += _with_elements("delete", difference.table, name, [e for e in old if e not in new])
+            text += _with_elements("add", difference.table, name, [e for e in new if e not in old])
+    return text
+
+
+def _with_elements(verb: str, table: str, name: str, items: list[str]) -> str:
+    return f"{verb} element {table} {name} {{ {', '.join(items)} }}\n" if items else ""
+
+
+def _removal(difference: Difference) -> str:
+    gone = difference.gone
+    chains = [name for kind, name in gone if kind == "chain"]
+    # What they hold may lead to others that go.
+    text = "".join(f"flush chain {difference.table} {name}\n" for name in chains)
+    text += "".join(f"delete map {difference.table} {name}\n" for kind, name in gone if kind == "map")
+    return text + "".join(f"delete chain {difference.table} {name}\n" for name in chains)
+
+
+def _written(block: Block, body: str) -> str:
+    kind, name = block
+    return f"\t{kind} {name} {{\n{body}\t}}\n"
+
+
+def elements(body: str) -> list[str]:
+    """The elements of a map, as written."""
+    found = _ELEMENTS.search(body)
+    return found[1].split(", ") if found else []

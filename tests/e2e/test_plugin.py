@@ -1,0 +1,377 @@
+"""The plugin's calls, by an agent, without one, and with one that hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cni import contract
+from cni.kernel import ids
+
+from ..lab import documents, topology
+from ..lab.capture import Capture
+from ..lab.cnirun import CniError, Network
+from ..lab.lab import SELECTED, Lab
+from ..lab.namespace import CommandFailed
+from ..lab.node import Node
+from ..lab.pod import Pod
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+OTHER = {"app": "other"}
+REPAIR = 2.0
+"""Seconds within which the agent puts right what somebody has taken away."""
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    with settled("test_plugin", topology.separate(workers=1, gateways=2)) as made:
+        yield made
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[Node]:
+    """The worker; its agent runs again afterwards, and no pod is left."""
+    node = lab.nodes["w1"]
+    node.pods.clear()
+    yield node
+    if not node.agent.running:
+        node.agent.start()
+    until(node.agent.answers, "the agent is there")
+    for pod in node.pods.values():
+        pod.stop()
+
+
+@pytest.fixture
+def capture(lab: Lab) -> Iterator[Capture]:
+    with lab.capture() as witness:
+        yield witness
+
+
+def egress_ip(lab: Lab) -> str:
+    return lab.nodes[lab.wait_settled(GATEWAY)].host.egress_ip
+
+
+def attached(node: Node) -> dict[str, str]:
+    """By pod name the gateway of each attachment that the agent knows."""
+    return {row["name"]: row["gateway"] for row in node.agent.call("pods")["pods"]}
+
+
+def current(node: Node, kind: str = "bridge") -> Network:
+    """The node's network in the version that has STATUS and GC, our plugin alone: the others know neither."""
+    network = node.network(kind)
+    return replace(network, cni_version="1.1.0", plugins=network.plugins[1:])
+
+
+def ours(node: Node, command: str, pod: Pod, previous: Json | None = None, **keys: Any) -> str:
+    """Standard output of one call of our plugin, as if behind another one."""
+    plugin = {**node.network("bridge").plugins[1], **keys}
+    return node.runtime.invoke(command, pod.network, plugin, pod.attachment, previous or pod.result)
+
+
+def refused(call: Callable[[], object]) -> CniError:
+    with pytest.raises(CniError) as caught:
+        call()
+    return caught.value
+
+
+# -- by the agent
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["agent", "alone"])
+def test_every_call_may_come_twice_and_out_of_order(lab: Lab, node: Node, away: bool) -> None:
+    pod = node.new_pod("twice", BACKEND)
+    if away:
+        node.agent.kill()
+    node.runtime.delete(pod.network, pod.attachment)
+    pod.start()
+    for _ in range(2):
+        assert json.loads(ours(node, "ADD", pod)) == pod.result
+        pod.check()
+    assert pod.request(SELECTED).address == egress_ip(lab)
+    for _ in range(2):
+        assert ours(node, "DEL", pod) == ""
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["agent", "alone"])
+def test_the_result_before_is_passed_on_byte_for_byte(node: Node, away: bool) -> None:
+    pod = node.pod("bytes", BACKEND)
+    if away:
+        node.agent.kill()
+    inner = json.dumps({**pod.result, "unknown": [1.50, "\u00e9", {"b": 1, "a": 2}]}, indent=3)
+    # Not through a dict: what is compared is the text.
+    plugin = {**node.network("bridge").plugins[1], "args": pod.attachment.args, "prevResult": "@"}
+    whole = json.dumps({**plugin, "name": "bridge-net", "cniVersion": "1.0.0"}).replace('"@"', inner)
+    output = node.machine.run(
+        str(node.runtime.plugin_path[0] / "egress-gateway"), text=whole, environment=environment(pod)
+    )
+    assert output.strip() == inner
+
+
+def environment(pod: Pod) -> dict[str, str]:
+    return {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "CNI_COMMAND": "ADD", "CNI_PATH": "/usr/lib/cni",
+        "CNI_CONTAINERID": pod.attachment.container_id, "CNI_NETNS": str(pod.attachment.netns),
+        "CNI_IFNAME": "eth0", "CNI_ARGS": f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME={pod.name}",
+    }  # fmt: skip
+
+
+@contextmanager
+def again_and_again(node: Node, *command: str) -> Iterator[None]:
+    """Somebody who takes the same thing away whenever it is there."""
+    end = threading.Event()
+
+    def work() -> None:
+        while not end.is_set():
+            try:
+                node.machine.run(*command)
+            except CommandFailed:
+                # It is away already.
+                end.wait(0.001)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield
+        finally:
+            end.set()
+        working.result()
+
+
+REMOVALS = {
+    "tag": "ip link set {veth} group default",
+    "rule": f"ip rule del priority {ids.RULE_PRIORITY_BASE + 1}",
+    "route": f"ip route flush table {ids.TABLE_BASE + 1} type unicast",
+    "inet table": f"nft delete table inet {ids.NFT_NODE_INET}",
+    "bridge table": f"nft delete table bridge {ids.NFT_NODE_BRIDGE}",
+    "device": f"ip link del {ids.device(ids.vni(ids.egress_id(GATEWAY, '')))}",
+    "nft rule": f"nft flush chain inet {ids.NFT_NODE_INET} forward_guard",
+}
+
+
+@pytest.mark.parametrize("removed", REMOVALS)
+def test_check_tells_what_is_missing_and_the_agent_repairs_it(lab: Lab, node: Node, removed: str) -> None:
+    pod = node.pod("checked", BACKEND)
+    pod.check()
+    command = REMOVALS[removed].format(veth=pod.host_interface).split()
+
+    def wrong() -> CniError | None:
+        try:
+            pod.check()
+        except CniError as error:
+            return error
+        return None
+
+    with again_and_again(node, *command):
+        error = until(wrong, "CHECK sees it")
+    assert error.code == contract.NOT_AS_ADDED
+    assert error.details
+    until(lambda: wrong() is None, "the agent has repaired it", REPAIR)
+    assert pod.request(SELECTED).address == egress_ip(lab)
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["agent", "alone"])
+def test_gc_forgets_what_the_runtime_no_longer_lists(node: Node, away: bool) -> None:
+    stays, goes = node.pod("stays", BACKEND), node.pod("goes", BACKEND)
+    routed = node.pod("routed", BACKEND, kind="ptp")
+    if away:
+        node.agent.kill()
+    node.runtime.collect(current(node), [stays.attachment])
+    if away:
+        node.agent.start()
+        until(node.agent.answers, "the agent is back")
+    assert attached(node) == {"stays": GATEWAY, "routed": GATEWAY}
+    node.runtime.collect(current(node, "ptp"), [])
+    assert attached(node) == {"stays": GATEWAY}
+    for pod in (stays, goes, routed):
+        assert pod.attachment.netns.exists()
+
+
+def test_status_says_whether_an_add_has_a_chance(lab: Lab, node: Node) -> None:
+    node.runtime.status(current(node))
+    node.agent.kill()
+    node.runtime.status(current(node))
+    plan = node.agent.run_dir / "plan.json"
+    plan.rename(plan.with_suffix(".away"))
+    error = refused(lambda: node.runtime.status(current(node)))
+    assert error.code == contract.NOT_AVAILABLE
+    plan.with_suffix(".away").rename(plan)
+
+
+def test_a_node_without_nft_says_so_and_starts_no_selected_pod(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program of that name that always fails stands first in the agent's PATH."""
+    (tmp_path / "nft").write_text("#!/bin/sh\necho out of order >&2\nexit 1\n")
+    (tmp_path / "nft").chmod(0o700)
+    node.agent.kill()
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+        node.agent.start()
+        until(lambda: "out of order" in json.dumps(node.agent.status()["problems"]), "the agent tells")
+    error = refused(lambda: node.runtime.status(current(node)))
+    assert (error.code, "out of order" in error.details) == (contract.NOT_AVAILABLE, True)
+    error = refused(lambda: node.pod("selected", BACKEND))
+    assert (error.code, "out of order" in error.details) == (contract.TRY_AGAIN_LATER, True)
+    node.pod("unselected", OTHER)
+    node.agent.kill()
+
+
+def test_a_pod_without_a_host_side_veth(node: Node) -> None:
+    """As ``macvlan`` leaves it: the result names nothing outside the pod."""
+    selected, other = node.new_pod("macvlan", BACKEND), node.new_pod("macvlan-2", OTHER)
+    result = {
+        "cniVersion": "1.0.0",
+        "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": str(selected.attachment.netns)}],
+        "ips": [{"interface": 0, "address": "192.0.2.9/24"}],
+    }
+    error = refused(lambda: ours(node, "ADD", selected, result))
+    assert error.code == contract.NO_HOST_INTERFACE
+    assert "macvlan" in error.details
+    assert json.loads(ours(node, "ADD", other, result)) == result
+    assert "macvlan" not in attached(node)
+    ours(node, "DEL", other)
+
+
+def test_names_of_the_greatest_length(lab: Lab, node: Node) -> None:
+    longest = "n" * 253
+    pod = node.new_pod("long", BACKEND)
+    arguments = {"K8S_POD_NAMESPACE": longest, "K8S_POD_NAME": longest}
+    pod.attachment = replace(pod.attachment, cni_args=arguments)
+    pod.start()
+    assert attached(node) == {longest: GATEWAY}
+    assert pod.request(SELECTED).address == egress_ip(lab)
+    node.egressctl("explain", f"{longest}/{longest}")
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["agent", "alone"])
+def test_many_pods_at_once(lab: Lab, node: Node, capture: Capture, away: bool) -> None:
+    """The bridge plugin is none of the contest: pods are made first, ours are called all at once."""
+    pods = [node.pod(f"crowd-{number}", OTHER) for number in range(50)]
+    for pod in pods:
+        listed = [{"key": "app", "value": "backend"}]
+        pod.attachment = replace(pod.attachment, args={"cni": {"labels": listed}})
+    if away:
+        node.agent.kill()
+        wipe(node)
+    with ThreadPoolExecutor(len(pods)) as pool:
+        for answer in pool.map(lambda pod: ours(node, "ADD", pod), pods):
+            assert answer
+    for pod in pods:
+        assert pod.datagram(SELECTED).address == egress_ip(lab)
+    assert capture.sources(SELECTED) == {egress_ip(lab)}
+
+
+# -- without the agent
+
+
+def wipe(node: Node) -> None:
+    """Takes away all that a reboot would, but for the pods' interfaces."""
+    for link in json.loads(node.machine.run("ip", "-j", "link", "show", "type", "vxlan")):
+        node.machine.ip(f"link del {link['ifname']}")
+    for family in ("-4", "-6"):
+        node.machine.run("ip", family, "rule", "flush", "protocol", str(ids.PROTOCOL))
+        node.machine.run("ip", family, "route", "flush", "table", "all", "protocol", str(ids.PROTOCOL))
+    node.machine.run("nft", "flush", "ruleset")
+
+
+@pytest.mark.parametrize("wiped", [False, True], ids=["as it was", "wiped"])
+@pytest.mark.parametrize("keeper", [False, True], ids=["no keeper", "keeper"])
+def test_alone_a_selected_pod_leaves_by_the_master(
+    lab: Lab, node: Node, capture: Capture, keeper: bool, wiped: bool
+) -> None:
+    served = egress_ip(lab)
+    node.agent.kill()
+    if not keeper:
+        for pid in node.agent.keeper_pids():
+            os.kill(pid, signal.SIGKILL)
+    if wiped:
+        wipe(node)
+    pod = node.pod("alone", BACKEND)
+    assert pod.request(SELECTED).address == served
+    assert capture.sources(SELECTED) == {served}
+    node.agent.start()
+    until(lambda: attached(node) == {"alone": GATEWAY}, "the agent has adopted it")
+    pod.check()
+    assert pod.request(SELECTED).address == served
+
+
+def test_alone_a_pod_whose_labels_nobody_knows(lab: Lab, node: Node) -> None:
+    node.agent.kill()
+    error = refused(lambda: node.pod("unknown"))
+    assert error.code == contract.TRY_AGAIN_LATER
+    assert "labels" in error.message
+    network = node.network("bridge")
+    lenient = replace(network, plugins=(network.plugins[0], {**network.plugins[1], "failurePolicy": "Ignore"}))
+    pod = node.pod("lenient", network=lenient)
+    metadata = {"name": "lenient", "namespace": "prod", "labels": BACKEND}
+    lab.publish("pods", [{"apiVersion": "v1", "kind": "Pod", "metadata": metadata}])
+    try:
+        node.agent.start()
+        until(lambda: attached(node).get("lenient") == GATEWAY, "the agent tags it on its return")
+        assert pod.request(SELECTED).address == egress_ip(lab)
+    finally:
+        lab.publish("pods", [])
+
+
+def test_alone_a_del_is_honoured_on_return(node: Node) -> None:
+    pod = node.pod("deleted", BACKEND)
+    node.agent.kill()
+    node.runtime.delete(pod.network, pod.attachment)
+    node.agent.start()
+    until(node.agent.answers, "the agent is back")
+    assert attached(node) == {}
+
+
+# -- with an agent that hangs
+
+
+def test_a_hung_agent_delays_a_pod_no_longer_than_the_deadline(lab: Lab, node: Node) -> None:
+    served = egress_ip(lab)
+    node.agent.signal(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        pod = node.pod("patient", BACKEND)
+        assert time.monotonic() - began < contract.DEADLINE + 2.0
+        assert pod.request(SELECTED).address == served
+    finally:
+        node.agent.signal(signal.SIGCONT)
+    until(lambda: attached(node) == {"patient": GATEWAY}, "the agent has adopted it")
+
+
+# -- right after an edit
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_pod_that_starts_right_after_its_policy(lab: Lab, node: Node, capture: Capture, in_place: bool) -> None:
+    story = documents.story(lab.topology.egress_interface, GATEWAY)
+    late = documents.policy("late", GATEWAY, {"app": "late"}, ["203.0.113.0/24"])
+    served = egress_ip(lab)
+    pod = node.new_pod("late", {"app": "late"})
+    bridge, _ = pod.network.plugins
+    pod.result = json.loads(node.runtime.invoke("ADD", pod.network, bridge, pod.attachment, None))
+    try:
+        if in_place:
+            path = node.manifests / "story.yaml"
+            path.write_text("")
+            path.write_text(yaml.safe_dump_all([*story, late]))
+        else:
+            node.write("story", [*story, late])
+        ours(node, "ADD", pod)
+        assert pod.request(SELECTED).address == served
+        assert capture.sources(SELECTED) == {served}
+    finally:
+        lab.publish("story", story)

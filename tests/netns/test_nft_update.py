@@ -1,0 +1,104 @@
+"""Whatever plan follows whatever other, the kernel ends up with what a whole replacement would have made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cni.datapath import node_nft
+from cni.kernel import ids, nft
+from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from tests.lab.namespace import Namespace
+
+NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))
+IDS = tuple(ids.egress_id(name, "") for name in ("a", "b", "c"))
+PREFIXES = ("203.0.113.0/25", "203.0.113.128/25", "198.51.100.0/24", "0.0.0.0/2", "2001:db8::/32")
+
+
+def _egress(number: int, master: str, direct: bool, interface: str) -> PlanEgressIP:
+    identity = IDS[number - 1]
+    here = {"interface": interface, "source": "172.16.0.7"} if interface else {}
+    return PlanEgressIP(identity, "g", "", number, ids.vni(identity), ("g1",), master, 1, direct, **here)
+
+
+egress_ips = st.sets(st.integers(1, 3)).flatmap(
+    lambda numbers: st.tuples(
+        *(
+            st.builds(_egress, st.just(n), st.sampled_from(["", "g1"]), st.booleans(), st.sampled_from(["", "eth1"]))
+            for n in sorted(numbers)
+        )
+    )
+)
+ways = st.sets(st.sampled_from(PREFIXES)).flatmap(
+    lambda prefixes: st.tuples(*(st.builds(Way, st.just(p), st.sampled_from(IDS)) for p in sorted(prefixes)))
+)
+policy_sets = st.sets(st.integers(1, 4)).flatmap(
+    lambda numbers: st.tuples(
+        *(st.builds(PolicySet, st.just(n), st.just(()), st.just(()), ways) for n in sorted(numbers))
+    )
+)
+plans = st.builds(
+    lambda node, egress, sets: replace(Plan(node, 0x0FF00000, 4799, 1450, NODES), egress_ips=egress, policy_sets=sets),
+    st.sampled_from(["g1", "w1"]),
+    egress_ips,
+    policy_sets,
+)
+
+
+@pytest.fixture(scope="module")
+def machine() -> Iterator[Namespace]:
+    namespace = Namespace("egwdp-update")
+    namespace.create()
+    try:
+        yield namespace
+    finally:
+        namespace.delete()
+
+
+def listed() -> dict[str, list[str]]:
+    """Blocks of our tables and elements of maps, sorted: an update leaves them in another order."""
+    found = {}
+    for table in ("bridge egress_gateway", "inet egress_gateway"):
+        text = re.sub(r"\tchain stamp_\w+ \{\n\t\}\n", "", nft.run("-s", "-n", "list", "table", *table.split()))
+        text = re.sub(r"elements = \{([^}]*)\}", lambda m: str(sorted(re.split(r",\s+", m[1].strip()))), text)
+        found[table] = sorted(re.split(r"\n\n?(?=\t(?:chain|map) )", text.rstrip("}\n") + "\n"))
+    return found
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(history=st.lists(plans, min_size=2, max_size=5))
+def test_an_update_ends_where_a_replacement_would(machine: Namespace, history: list[Plan]) -> None:
+    last = node_nft(history[-1])
+
+    def by_updates() -> dict[str, list[str]]:
+        for plan in history:
+            nft.ensure(node_nft(plan))
+            assert nft.missing(node_nft(plan)) == ()
+        return listed()
+
+    def at_once() -> dict[str, list[str]]:
+        nft.apply(last)
+        return listed()
+
+    assert machine.inside(by_updates) == machine.inside(at_once)
+
+
+def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -> None:
+    first, second = (
+        node_nft(Plan("w1", 0x0FF00000, 4799, 1450, NODES, policy_sets=(PolicySet(n, (), (), ()),))) for n in (1, 2)
+    )
+
+    def story() -> list[tuple[str, ...]]:
+        nft.apply(first)
+        done = [nft.ensure(second)]
+        nft.run("add", "chain", "inet", "egress_gateway", "extra")
+        return [*done, nft.ensure(first)]
+
+    updated, replaced = machine.inside(story)
+    assert updated == tuple(f"updated nftables table {f} egress_gateway: out of date" for f in ("bridge", "inet"))
+    assert "replaced nftables table inet egress_gateway: changed by somebody else" in replaced

@@ -1,0 +1,59 @@
+"""The steps from one nftables text to another. What the kernel makes of them: ``tests/netns/test_nft_update.py``."""
+
+from __future__ import annotations
+
+from cni.kernel.nft_update import tables, update
+from cni.ruleset import chain, dispatch, mapping, transaction
+
+HOOK = "filter hook forward priority filter"
+
+
+def table(*blocks: str, name: str = "t") -> str:
+    return transaction("inet", name, blocks)
+
+
+def test_a_text_is_read_back_block_by_block() -> None:
+    text = table(mapping("m", "mark", ["1 : drop"]), chain("c", ["accept"], HOOK)) + table(chain("d", []), name="u")
+    assert tables(text) == {
+        "inet t": {
+            ("map", "m"): "\t\ttype mark : verdict\n\t\telements = { 1 : drop }\n",
+            ("chain", "c"): f"\t\ttype {HOOK}; policy accept;\n\t\taccept\n",
+        },
+        "inet u": {("chain", "d"): ""},
+    }
+
+
+def test_what_both_have_is_not_touched() -> None:
+    assert update(table(chain("c", ["accept"])), table(chain("c", ["accept"]))) == ()
+
+
+def test_first_what_is_new_then_the_change_over_then_the_removal() -> None:
+    before = table(chain("c", ["goto old"]), chain("old", ["accept"]))
+    after = table(chain("c", ["goto new"]), chain("new", ["drop"]))
+    assert update(before, after) == (
+        "add chain inet t new\ntable inet t {\n\tchain new {\n\t\tdrop\n\t}\n}\n",
+        "flush chain inet t c\ntable inet t {\n\tchain c {\n\t\tgoto new\n\t}\n}\n",
+        "flush chain inet t old\ndelete chain inet t old\n",
+    )
+
+
+def test_elements_come_and_go_alone() -> None:
+    before = table(dispatch("d", "meta mark", "mark", {"1": "a", "2": "b"}))
+    after = table(dispatch("d", "meta mark", "mark", {"2": "b", "3": "c"}))
+    assert update(before, after) == (
+        "delete element inet t d_to { 1 : goto a }\nadd element inet t d_to { 3 : goto c }\n",
+    )
+
+
+def test_a_map_may_become_empty_and_be_filled_again() -> None:
+    empty, full = (table(mapping("m", "mark", elements)) for elements in ([], ["1 : drop"]))
+    assert update(full, empty) == ("delete element inet t m { 1 : drop }\n",)
+    assert update(empty, full) == ("add element inet t m { 1 : drop }\n",)
+
+
+def test_what_is_no_update() -> None:
+    base = table(chain("c", ["accept"], HOOK))
+    assert update(base, table(chain("c", ["accept"], HOOK.replace("forward", "input")))) is None
+    assert update(table(mapping("m", "mark", [])), table(mapping("m", "ifname", []))) is None
+    assert update(base, base + table(chain("d", []), name="u")) is None
+    assert update(base, table()) is None
