@@ -66,7 +66,7 @@ def listed() -> dict[str, list[str]]:
     for table in ("bridge egress_gateway", "inet egress_gateway"):
         text = re.sub(r"\tchain stamp_\w+ \{\n\t\}\n", "", nft.run("-s", "-n", "list", "table", *table.split()))
         text = re.sub(r"elements = \{([^}]*)\}", lambda m: str(sorted(re.split(r",\s+", m[1].strip()))), text)
-        found[table] = sorted(re.split(r"\n\n?(?=\t(?:chain|map) )", text.rstrip("}\n") + "\n"))
+        found[table] = sorted(re.findall(r"^\t(?:chain|map) .*?^\t\}$", text, re.MULTILINE | re.DOTALL))
     return found
 
 
