@@ -51,7 +51,7 @@ def main() -> None:
         return
     log.set_up(config.log_level, config.log_format)
     try:
-        restart = asyncio.run(serve(config))
+        restart = asyncio.run(serve(config, arguments.config))
     except OSError as error:
         logger.error("%s", error)
         sys.exit(1)
@@ -59,8 +59,8 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "gateway_agent", *sys.argv[1:]])
 
 
-async def serve(config: AgentConfig) -> bool:
-    """Runs the agent until a signal. True where it should start again in place.
+async def serve(config: AgentConfig, source: Path) -> bool:
+    """Runs the agent until a signal. True where it should start again in place, by the file ``source``.
 
     Raises OSError where another agent runs on the same run directory, or the directory or key cannot be had.
     """
@@ -72,15 +72,17 @@ async def serve(config: AgentConfig) -> bool:
         agent = Agent(config, store, Kernel(), KeeperClient(config.run_dir))
         agent.pods.adopt(agent.plan)
         server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
-        return await _until_signal(agent, server)
+        return await _until_signal(agent, server, source)
 
 
-async def _until_signal(agent: Agent, server: RequestServer) -> bool:
+async def _until_signal(agent: Agent, server: RequestServer, source: Path) -> bool:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     heard: list[signal.Signals] = []
 
     def hear(number: signal.Signals) -> None:
+        if number == signal.SIGHUP and not _can_start(source):
+            return
         heard.append(number)
         told.set()
 
@@ -107,6 +109,17 @@ async def _until_signal(agent: Agent, server: RequestServer) -> bool:
     return restart
 
 
+def _can_start(source: Path) -> bool:
+    """Whether a new process would take its configuration: else this one goes on."""
+    try:
+        load(source)
+    except ConfigError as error:
+        for problem in error.problems:
+            logger.error("no restart: %s", problem)
+        return False
+    return True
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds the run directory: two agents on one node would undo each other's work."""
@@ -115,7 +128,7 @@ def _locked(path: Path) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise OSError(0, f"another agent runs: it holds {path}") from None
+        raise OSError(f"another agent runs: it holds {path}") from None
     try:
         yield
     finally:

@@ -18,7 +18,7 @@ from pathlib import Path
 from cni import plan as plans
 from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
-from cni.plan import Plan
+from cni.plan import Plan, PlanEgressIP
 
 from .config import AgentConfig
 from .core import desired, planning, readiness
@@ -103,7 +103,8 @@ class Agent:
         if any(event.ours for event in events):
             self._kernel_in_doubt = True
             self._work.set()
-        if devices & self._facts.keys() - self.pods.interfaces():
+        named = {gateway.interface for gateway in self.inventory.gateways} if self.inventory else set()
+        if devices & ((self._facts.keys() - self.pods.interfaces()) | named):
             self._look_at_interfaces()
         if devices & self.pods.interfaces():
             # Perhaps somebody else's hand on a tag.
@@ -168,6 +169,8 @@ class Agent:
             # Written before it is applied: should this process die in between, the next one numbers the same way.
             _write(self.plan_file, plans.dumps(planned.plan))
             self.plan = planned.plan
+        # Before the kernel follows: what this node can serve no longer, it should let go of while it still forwards.
+        self._tell_keeper()
         await self._apply(planned.plan, previous, inventory)
         self._followed = inventory
         self._follow_probes()
@@ -218,7 +221,7 @@ class Agent:
         if self.plan is None or self.inventory is None:
             return
         self.keeper.send(desired.keeper_config(
-            self.plan, self._keeper_settings(), self._unready(), devices=self.applied is not None,
+            self.plan, self._keeper_settings(), self._unready(), devices={e.device for e in self.applied.egress_ips} if self.applied else (),
             stopping=self._stopping,
         ))
 
@@ -242,11 +245,19 @@ class Agent:
                 interface = named.get(egress.gateway, "")
                 probe = self._probes.get(interface)
                 silent = probe[0].silent if probe else ()
-                answers[egress.id] = (
-                    readiness.unready(egress, interface, self._facts, silent)
-                    or ("" if self.applied is not None else self.trouble or "the kernel is not set up yet")
-                )
+                unready = readiness.unready(egress, interface, self._facts, silent)
+                if not unready and not self._stands(egress):
+                    unready = self.trouble or "the kernel is not set up yet"
+                answers[egress.id] = unready
         return answers
+
+    def _stands(self, egress: PlanEgressIP) -> bool:
+        """Whether the kernel already does for this egress IP what the plan says."""
+        applied = self.applied.egress_ips if self.applied else ()
+        return any(
+            (e.id, e.slot, e.interface, e.source) == (egress.id, egress.slot, egress.interface, egress.source)
+            for e in applied
+        )
 
     def _follow_probes(self) -> None:
         """One upstream probe for each egress interface in use."""

@@ -137,9 +137,11 @@ class Calls:
 
     async def _check(self, call: Call) -> None:
         agent = self.agent
+        if agent.applied is None:
+            await agent.next_round()
         plan = agent.applied
         if plan is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", "it is starting")
+            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting")
         record = agent.pods.records.get((call.container_id, call.ifname))
         if record is None:
             raise CallError(contract.NOT_AS_ADDED, f"container {call.container_id} was not added",
@@ -176,6 +178,9 @@ class Calls:
             answer = {"error": "not a call that this agent knows", "hint": f"calls: {', '.join(self._control)}"}
         except LookupError as error:
             answer = {"error": str(error), "hint": getattr(error, "hint", "")}
+        except Exception as error:
+            log.exception("a question of egressctl failed")
+            answer = {"error": f"the agent failed: {error!r}", "hint": "see its log"}
         return json.dumps(answer).encode()
 
     def _view(self) -> status.View:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cni.plan import Plan, PlanEgressIP
@@ -22,11 +22,11 @@ class KeeperSettings:
 
 
 def keeper_config(
-    plan: Plan, settings: KeeperSettings, unready: Mapping[str, str], devices: bool, *, stopping: bool = False
+    plan: Plan, settings: KeeperSettings, unready: Mapping[str, str], devices: Collection[str], *, stopping: bool = False
 ) -> KeeperConfig:
     """``unready``: for each egress IP this node is eligible for, why it is not ready, or an empty text.
 
-    ``devices``: whether the plan's tunnels stand, so that the keeper can point them at a master.
+    ``devices``: names of the tunnels that stand, so that the keeper can point them at a master.
     """
     egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return KeeperConfig(
@@ -42,7 +42,7 @@ def keeper_config(
     )
 
 
-def _wish(plan: Plan, egress: PlanEgressIP, unready: Mapping[str, str], devices: bool) -> EgressWish:
+def _wish(plan: Plan, egress: PlanEgressIP, unready: Mapping[str, str], devices: Collection[str]) -> EgressWish:
     eligible = plan.node in egress.eligible
     reason = unready.get(egress.id, "not looked at yet") if eligible else ""
     return EgressWish(
@@ -53,5 +53,5 @@ def _wish(plan: Plan, egress: PlanEgressIP, unready: Mapping[str, str], devices:
         ready=eligible and not reason,
         reason=reason,
         shown=(egress.address or egress.source) if eligible else "",
-        device=egress.device if devices else "",
+        device=egress.device if egress.device in devices else "",
     )

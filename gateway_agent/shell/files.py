@@ -158,9 +158,9 @@ class FilesStore:
             if self._is_restless(name, status):
                 return
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(0, "is no regular file")
+                raise OSError("is no regular file")
             if status.st_size > LARGEST:
-                raise OSError(0, f"larger than {LARGEST} bytes")
+                raise OSError(f"larger than {LARGEST} bytes")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             self._troubles[name] = Problem(name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")

@@ -34,7 +34,7 @@ def provide(path: Path) -> str:
             os.unlink(temporary)
     status = path.stat()
     if status.st_size < LENGTH // 2:
-        raise OSError(0, f"{path}: a key of {LENGTH // 2} bytes or more is needed")
+        raise OSError(f"{path}: a key of {LENGTH // 2} bytes or more is needed")
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return f"{path} can be read by others than its owner: chmod 600 {path}"
     return ""

@@ -1,0 +1,253 @@
+"""Edits of the files store and what they do to pods that run: what changes, changes soon; the rest feels nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from ..lab import documents, topology
+from ..lab.agent import PROGRAM
+from ..lab.documents import Document
+from ..lab.lab import SELECTED, Lab
+from ..lab.node import Node
+from ..lab.pod import Pod
+from ..lab.silence import longest
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+EDIT = 1.0
+"""Seconds within which an edit takes effect."""
+OTHER = {"app": "other"}
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    with settled("test_store", topology.separate(workers=1, gateways=2)) as made:
+        yield made
+
+
+@pytest.fixture
+def node(lab: Lab) -> Iterator[Node]:
+    """The worker. Afterwards no pod is left, and the store is as the lab made it."""
+    node = lab.nodes["w1"]
+    node.pods.clear()
+    yield node
+    for pod in node.pods.values():
+        pod.stop()
+    lab.publish("story", story(lab))
+    lab.publish("more", [])
+    lab.publish_nodes()
+    lab.wait_settled(GATEWAY)
+
+
+def story(lab: Lab) -> list[Document]:
+    return documents.story(lab.topology.egress_interface, GATEWAY)
+
+
+def egress_ip(lab: Lab) -> str:
+    return lab.nodes[lab.wait_settled(GATEWAY)].host.egress_ip
+
+
+def described(pod: str, labels: Mapping[str, str]) -> Document:
+    """Its ``Pod`` document."""
+    metadata = {"name": pod, "namespace": "prod", "labels": dict(labels)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
+
+
+def namespace(name: str, labels: Mapping[str, str]) -> Document:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": dict(labels)}}
+
+
+def leaves_by(pod: Pod, address: str) -> Callable[[], bool]:
+    return lambda: pod.request(SELECTED, 0.3).address == address
+
+
+def tag(node: Node, pod: Pod) -> str:
+    [link] = json.loads(node.machine.run("ip", "-j", "link", "show", "dev", pod.host_interface))
+    return str(link["group"])
+
+
+@contextmanager
+def undisturbed(lab: Lab, node: Node, pod: Pod) -> Iterator[None]:
+    """The pod keeps its tag and its address, and loses no packet."""
+    before, address = tag(node, pod), pod.request(SELECTED).address
+    with lab.probing(pod) as probing:
+        yield
+        probes = probing.stop()
+    assert len(probes) > 100
+    assert longest(probes).lost == 0
+    assert {probe.address for probe in probes} == {address}
+    assert tag(node, pod) == before
+
+
+def test_pod_documents_select_running_pods_and_leave_others_alone(lab: Lab, node: Node) -> None:
+    served, worker = egress_ip(lab), node.host.ip
+    pod, bystander = node.pod("edited", OTHER), node.pod("bystander", BACKEND)
+    with undisturbed(lab, node, bystander):
+        lab.publish("more", [described("edited", BACKEND)])
+        until(leaves_by(pod, served), "its new document selects it", EDIT)
+        lab.publish("more", [described("edited", {"app": "third"})])
+        until(leaves_by(pod, worker), "its document lets it go", EDIT)
+        lab.publish("more", [described("edited", BACKEND)])
+        until(leaves_by(pod, served), "its document selects it again", EDIT)
+        lab.publish("more", [])
+        until(leaves_by(pod, worker), "without it the labels of its CNI call count", EDIT)
+        pod.check()
+
+
+def test_policies_come_and_go_beside_a_pod_that_they_do_not_concern(lab: Lab, node: Node) -> None:
+    pod, bystander = node.pod("edited", {"app": "late"}), node.pod("bystander", BACKEND)
+    late = documents.policy("a-late", GATEWAY, {"app": "late"})
+    with undisturbed(lab, node, bystander):
+        lab.publish("more", [late])
+        until(leaves_by(pod, egress_ip(lab)), "the new policy selects it", EDIT)
+        lab.publish("more", [])
+        until(leaves_by(pod, node.host.ip), "the policy is gone", EDIT)
+
+
+def test_labels_of_namespaces(lab: Lab, node: Node) -> None:
+    policy = documents.policy("pay", GATEWAY, {"app": "pay"})
+    policy["spec"]["selectors"][0]["namespaceSelector"] = {"matchLabels": {"team": "pay"}}
+    pod = node.pod("pay", {"app": "pay"})
+    lab.publish("more", [policy, namespace("prod", {"team": "play"})])
+    until(lambda: len(node.plan()["policies"]) == 2, "the policy is in the plan", EDIT)
+    assert pod.request(SELECTED).address == node.host.ip
+    lab.publish("more", [policy, namespace("prod", {"team": "pay"})])
+    until(leaves_by(pod, egress_ip(lab)), "the namespace's label selects it", EDIT)
+    lab.publish("more", [policy])
+    until(leaves_by(pod, node.host.ip), "the namespace has no labels any more", EDIT)
+
+
+def test_a_nodes_address_changes(lab: Lab, node: Node) -> None:
+    """The master's tunnels end at another of its addresses from now on."""
+    master = lab.nodes[lab.wait_settled(GATEWAY)]
+    pod = node.pod("talker", BACKEND)
+    master.machine.ip("address add 10.0.0.99/24 dev eth0")
+    try:
+        moved = [documents.node(each.host) for each in lab.nodes.values()]
+        for document in moved:
+            if document["metadata"]["name"] == master.name:
+                document["status"]["addresses"] = [{"type": "InternalIP", "address": "10.0.0.99"}]
+        lab.publish("nodes", moved)
+        fdb = ("bridge", "fdb", "show", "dev", "egw-back")
+        until(lambda: "10.0.0.99" in node.machine.run(*fdb), "the worker's tunnel follows", EDIT)
+        assert master.host.ip not in node.machine.run(*fdb).split()
+        lab.wait_settled(GATEWAY)
+        until(leaves_by(pod, egress_ip(lab)), "traffic passes by the new address")
+    finally:
+        lab.publish_nodes()
+        until(lambda: master.host.ip in node.machine.run(*fdb), "the worker's tunnel is back", 5)
+        master.machine.ip("address del 10.0.0.99/24 dev eth0")
+
+
+def test_the_gateways_interface_changes(lab: Lab, node: Node) -> None:
+    pod = node.pod("talker", BACKEND)
+    before = egress_ip(lab)
+    gateway, policy = documents.story("eth0", GATEWAY)
+    lab.publish("story", [gateway, policy])
+    inner = {lab.nodes[name].host.ip for name in ("g1", "g2")}
+    # The routers of the lab lead outside by both interfaces; eth0's default route is by the router there.
+    for name in ("g1", "g2"):
+        lab.nodes[name].machine.ip("route replace 203.0.113.0/24 via 10.0.0.1")
+    try:
+        until(lambda: pod.request(SELECTED, 0.3).address in inner, "the other interface's address", 2 * EDIT)
+    finally:
+        for name in ("g1", "g2"):
+            lab.nodes[name].machine.ip("route del 203.0.113.0/24 via 10.0.0.1")
+    lab.publish("story", story(lab))
+    until(lambda: pod.request(SELECTED, 0.3).address == before, "the first interface's address again", 2 * EDIT)
+
+
+def test_an_egress_interface_that_appears_later_counts_at_once(lab: Lab, node: Node) -> None:
+    standby = lab.nodes[next(name for name in ("g1", "g2") if name != lab.wait_settled(GATEWAY))]
+
+    def reason() -> str:
+        return next(str(m["reason"]) for m in standby.agent.status()["members"] if m["node"] == standby.name)
+
+    standby.machine.ip("link set eth1 down", "link set eth1 name away")
+    until(lambda: "eth1" in reason(), "it is not ready", EDIT)
+    until(lambda: "does not exist" in reason(), "it says why", EDIT)
+    standby.machine.ip("link set away name eth1", "link set eth1 up", "route add default via 172.16.0.1")
+    until(lambda: reason() == "", "it is ready again", EDIT)
+
+
+def test_a_broken_file_keeps_its_last_state_and_is_told(lab: Lab, node: Node) -> None:
+    pod = node.pod("talker", BACKEND)
+    path = node.manifests / "story.yaml"
+    with undisturbed(lab, node, pod):
+        path.write_text(path.read_text() + "---\n- [")
+        until(lambda: problems(node), "it is told", EDIT)
+    [problem] = problems(node)
+    assert problem["source"].startswith(str(path))
+    gateway, policy = story(lab)
+    policy["spec"]["destinationCIDRs"] = ["203.0.113.0/42"]
+    with undisturbed(lab, node, pod):
+        node.write("story", [gateway, policy])
+        until(lambda: problems(node) not in ([], [problem]), "another problem is told", EDIT)
+    [problem] = problems(node)
+    assert problem["path"] == "spec.destinationCIDRs[0]"
+    text = node.egressctl("status")
+    assert str(path) in text
+    assert "spec.destinationCIDRs[0]" in text
+    node.write("story", story(lab))
+    until(lambda: problems(node) == [], "nothing is wrong any more", EDIT)
+
+
+def problems(node: Node) -> list[dict[str, str]]:
+    return list(node.agent.status()["problems"])
+
+
+def test_a_broken_file_does_not_let_pods_out_after_a_restart(lab: Lab, node: Node) -> None:
+    pod = node.pod("talker", BACKEND)
+    with undisturbed(lab, node, pod):
+        (node.manifests / "story.yaml").write_text("spec: [")
+        until(lambda: problems(node), "it is told", EDIT)
+        node.agent.kill()
+        node.agent.start()
+        until(lambda: problems(node), "it is told again")
+
+
+def test_files_edited_in_place_let_nobody_out(lab: Lab, node: Node) -> None:
+    """As an editor does it: the file is empty for a moment."""
+    pod = node.pod("talker", BACKEND)
+    path = node.manifests / "story.yaml"
+    text = path.read_text()
+    with undisturbed(lab, node, pod):
+        for prefix in ("203.0.112.0/23", "203.0.113.0/24") * 4:
+            path.write_text("")
+            path.write_text(text.replace("203.0.113.0/24", prefix))
+            until(partial(leads, node, prefix), "the edit counts", EDIT)
+
+
+def leads(node: Node, prefix: str) -> bool:
+    return any(way["prefix"] == prefix for policy_set in node.plan()["policy_sets"] for way in policy_set["ways"])
+
+
+def test_a_second_agent_on_the_same_directory_refuses_to_start(lab: Lab, node: Node) -> None:
+    command = node.machine.command(str(PROGRAM), "--config", str(node.agent.config))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 1
+    assert f"another agent runs: it holds {node.agent.run_dir / 'agent.lock'}" in done.stderr
+    assert "Errno" not in done.stderr
+    assert node.agent.answers()
+
+
+def test_a_restart_with_a_broken_configuration_does_not_happen(lab: Lab, node: Node) -> None:
+    """SIGHUP is the way of an upgrade: what could not start again goes on."""
+    good = node.agent.config.read_text()
+    pid = node.agent.pid
+    try:
+        node.agent.config.write_text(good + "unknown: 1\n")
+        node.agent.signal(1)
+        until(lambda: "unknown" in node.log().rpartition("\n")[0][-2000:], "the log says so", 5)
+        assert node.agent.answers()
+        assert node.agent.pid == pid
+    finally:
+        node.agent.config.write_text(good)
+    node.agent.restart()

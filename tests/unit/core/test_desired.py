@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP, PlanNode
+from gateway_agent.core.desired import KeeperSettings, keeper_config
+from gateway_agent.core.keeping import EgressWish, Peer
+
+ID = ids.egress_id("partner", "")
+EGRESS = PlanEgressIP(ID, "partner", "", 1, ids.vni(ID), ("g1", "g2"), interface="eth1", source="172.16.0.7")
+NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("g2", "10.0.0.2"), PlanNode("w1", "10.0.0.11"))
+SETTINGS = KeeperSettings(7947, "/etc/key", 50, 250, False)
+
+
+def wish(node: str, unready: dict[str, str], devices: tuple[str, ...] = ()) -> EgressWish:
+    plan = Plan(node, 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
+    [only] = keeper_config(plan, SETTINGS, unready, devices).egress
+    return only
+
+
+def test_every_node_of_the_inventory_is_a_peer() -> None:
+    plan = Plan("w1", 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
+    config = keeper_config(plan, SETTINGS, {}, (), stopping=True)
+    assert config.peers == (Peer("g1", "10.0.0.1", True), Peer("g2", "10.0.0.2", True), Peer("w1", "10.0.0.11", False))
+    assert (config.node, config.stopping) == ("w1", True)
+
+
+@pytest.mark.parametrize(
+    ("node", "unready", "ready", "reason"),
+    [
+        ("g1", {ID: ""}, True, ""),
+        ("g1", {ID: "interface eth1 is down"}, False, "interface eth1 is down"),
+        ("g1", {}, False, "not looked at yet"),
+        ("w1", {}, False, ""),
+    ],
+)
+def test_a_node_is_ready_for_what_it_can_serve(node: str, unready: dict[str, str], ready: bool, reason: str) -> None:
+    assert (wish(node, unready).ready, wish(node, unready).reason) == (ready, reason)
+
+
+def test_only_who_may_serve_says_what_it_would_show() -> None:
+    assert wish("g1", {}).shown == "172.16.0.7"
+    assert wish("w1", {}).shown == ""
+
+
+def test_only_a_tunnel_that_stands_is_turned() -> None:
+    assert wish("w1", {}).device == ""
+    assert wish("w1", {}, (EGRESS.device,)).device == EGRESS.device
