@@ -220,10 +220,11 @@ class Agent:
     def _tell_keeper(self) -> None:
         if self.plan is None or self.inventory is None:
             return
-        self.keeper.send(desired.keeper_config(
-            self.plan, self._keeper_settings(), self._unready(), devices={e.device for e in self.applied.egress_ips} if self.applied else (),
-            stopping=self._stopping,
-        ))
+        tunnels = {egress.device for egress in self.applied.egress_ips} if self.applied else set()
+        config = desired.keeper_config(
+            self.plan, self._keeper_settings(), self._unready(), tunnels, stopping=self._stopping
+        )
+        self.keeper.send(config)
 
     def _keeper_settings(self) -> desired.KeeperSettings:
         return desired.KeeperSettings(

@@ -22,7 +22,12 @@ class KeeperSettings:
 
 
 def keeper_config(
-    plan: Plan, settings: KeeperSettings, unready: Mapping[str, str], devices: Collection[str], *, stopping: bool = False
+    plan: Plan,
+    settings: KeeperSettings,
+    unready: Mapping[str, str],
+    devices: Collection[str],
+    *,
+    stopping: bool = False,
 ) -> KeeperConfig:
     """``unready``: for each egress IP this node is eligible for, why it is not ready, or an empty text.
 
