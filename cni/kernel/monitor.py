@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from . import ids
+from .rtnetlink import HEADER, NETLINK_ROUTE, attributes
 
 # linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
-NETLINK_ROUTE = 0
 NETLINK_NETFILTER = 12
 RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19)
 """LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE"""
@@ -27,7 +27,6 @@ RTNETLINK_KINDS = {16: "link", 20: "address", 24: "route", 28: "neighbour", 32: 
 NFNL_SUBSYS_NFTABLES = 10
 IFLA_IFNAME = 3
 FRA_PROTOCOL = 21
-HEADER = struct.Struct("=IHHII")
 BUFFER = 1 << 20
 """Bytes that may wait to be read: some thousand messages."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY)
@@ -102,32 +101,21 @@ def _rtnetlink(number: int, body: bytes) -> Event | None:
         return None
     removed = bool(number & 3)
     if kind == "link":
-        name = _attributes(body[16:]).get(IFLA_IFNAME, b"")
+        name = attributes(body[16:]).get(IFLA_IFNAME, b"")
         return Event(kind, name.rstrip(b"\0").decode(errors="replace"), removed)
     if kind in ("address", "neighbour"):
         event = Event(kind, _name(struct.unpack_from("=i", body, 4)[0]), removed)
         return event if kind == "address" or event.device.startswith(ids.DEVICE_PREFIX) else None
-    protocol = body[5] if kind == "route" else _attributes(body[12:]).get(FRA_PROTOCOL, b"\0")[0]
+    protocol = body[5] if kind == "route" else attributes(body[12:]).get(FRA_PROTOCOL, b"\0")[0]
     return Event(kind, removed=removed) if protocol == ids.PROTOCOL else None
 
 
 def _nftables(number: int, body: bytes) -> Event | None:
     """Attribute 1 of every nftables message is the name of the table."""
-    name = _attributes(body[4:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+    name = attributes(body[4:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
     if number >> 8 != NFNL_SUBSYS_NFTABLES or name not in OUR_TABLES:
         return None
     return Event("table")
-
-
-def _attributes(data: bytes) -> dict[int, bytes]:
-    found = {}
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("=HH", data)
-        if length < 4:
-            break
-        found[kind & 0x3FFF] = data[4:length]
-        data = data[length + 3 & ~3 :]
-    return found
 
 
 def _name(index: int) -> str:

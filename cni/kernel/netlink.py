@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +17,11 @@ from . import ids
 from .conntrack import delete_connections
 from .diff import Change
 from .errors import refused
-from .monitor import NETLINK_NETFILTER, NETLINK_ROUTE, Event, Monitor
+from .interfaces import host_veth, tag, tag_of
+from .monitor import NETLINK_NETFILTER, Event, Monitor
 from .neighbours import Neighbours
-from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, SYSCTL, has_ipv6, index_of
+from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, SYSCTL, has_ipv6
+from .rtnetlink import NETLINK_ROUTE
 from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 
 __all__ = [
@@ -33,7 +35,6 @@ __all__ = [
     "has_ipv6",
     "host_veth",
     "observe",
-    "primary_address",
     "tag",
     "tag_of",
     "tagged",
@@ -42,9 +43,6 @@ __all__ = [
 # linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
 ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
 IFF_UP = 1
-IFA_F_TEMPORARY_OR_SECONDARY = 0x01
-IFA_F_UNUSABLE = 0x08 | 0x20 | 0x40
-"""dadfailed, deprecated, tentative"""
 SETTINGS = (("ipv4", "rp_filter"), ("ipv4", "forwarding"), ("ipv6", "disable_ipv6"))
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 """How the kernel says that what is to be deleted is not there."""
@@ -186,57 +184,8 @@ def _apply_one(ipr: Any, change: Change) -> None:
 # --- interfaces --------------------------------------------------------------------------------------------
 
 
-def _link(ipr: Any, name: str) -> Any:
-    """The link with this name, or None."""
-    from pyroute2.netlink.exceptions import NetlinkError
-
-    try:
-        return next(iter(ipr.link("get", ifname=name)), None)
-    except NetlinkError as error:
-        if error.code in (errno.ENODEV, errno.ERANGE):
-            return None
-        raise
-
-
-def host_veth(names: Iterable[str]) -> str | None:
-    """The first of these interfaces that exists and is a veth; None where none is."""
-    with _netlink("looking for the pod's interface") as ipr:
-        for name in names:
-            link = _link(ipr, name)
-            if link is not None and link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") == "veth":
-                return name
-    return None
-
-
-def tag(device: str, group: int) -> None:
-    """Puts an interface into an interface group; 0 is the kernel's default group."""
-    with _netlink(f"tagging {device}") as ipr:
-        ipr.link("set", index=index_of(device), group=group)
-
-
-def tag_of(device: str) -> int | None:
-    """The group of an interface; None where it does not exist."""
-    with _netlink(f"reading the tag of {device}") as ipr:
-        link = _link(ipr, device)
-        return None if link is None else int(link.get_attr("IFLA_GROUP") or 0)
-
-
 def tagged() -> dict[str, int]:
     """Every interface whose group is in our range."""
     with _netlink("reading the tags") as ipr:
         links = [(link.get_attr("IFLA_IFNAME"), int(link.get_attr("IFLA_GROUP") or 0)) for link in ipr.get_links()]
     return {name: group for name, group in links if ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED}
-
-
-def primary_address(interface: str, family: int = 4) -> str | None:
-    """The first global address of an interface, the source of what it sends; None without one."""
-    with _netlink(f"reading the addresses of {interface}") as ipr:
-        try:
-            index = index_of(interface)
-        except OSError:
-            return None
-        for address in ipr.get_addr(family=FAMILIES[family], index=index):
-            flags = address.get_attr("IFA_FLAGS") or address["flags"]
-            if not address["scope"] and not flags & (IFA_F_TEMPORARY_OR_SECONDARY | IFA_F_UNUSABLE):
-                return str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS"))
-    return None

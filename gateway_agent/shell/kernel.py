@@ -34,7 +34,7 @@ class Kernel:
 
     def watch(self, changed: Callable[[list[Event]], None]) -> None:
         """From now on, tells ``changed`` what the kernel reports. Belongs in the event loop's thread."""
-        for family in (monitor.NETLINK_ROUTE, monitor.NETLINK_NETFILTER):
+        for family in (netlink.NETLINK_ROUTE, netlink.NETLINK_NETFILTER):
             watcher = monitor.Monitor(family)
             self._monitors.append(watcher)
             asyncio.get_running_loop().add_reader(watcher.fileno(), _report, watcher, changed)

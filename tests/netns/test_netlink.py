@@ -109,15 +109,6 @@ def test_the_host_side_veth_is_the_first_that_is_one(machine: Namespace) -> None
 
 
 @pytest.mark.usefixtures("veth")
-def test_the_primary_address(machine: Namespace) -> None:
-    for address in ("10.9.0.1/24", "10.9.0.2/24", "fd00:9::1/64"):
-        machine.ip(f"address add {address} dev br0 nodad" if ":" in address else f"address add {address} dev br0")
-    assert machine.inside(lambda: netlink.primary_address("br0")) == "10.9.0.1"
-    assert machine.inside(lambda: netlink.primary_address("br0", 6)) == "fd00:9::1"
-    assert machine.inside(lambda: netlink.primary_address("pod0")) is None
-    assert machine.inside(lambda: netlink.primary_address("gone")) is None
-
-
 def test_the_master_moves_by_one_call(machine: Namespace) -> None:
     bring_to(machine, KernelState(vxlans=frozenset([DEVICE])))
     with contextlib.closing(machine.inside(Neighbours)) as neighbours:
