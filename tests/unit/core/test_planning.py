@@ -270,3 +270,23 @@ def test_thousand_prefixes_in_every_set() -> None:
     assert all(len(s.ways) == 1000 for s in plan.policy_sets)
     again = build(of, previous=plan).plan
     assert all(a.ways is b.ways for a, b in zip(again.policy_sets, plan.policy_sets, strict=True))
+
+
+def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:
+    before = build(inventory(policy("a"), policy("b"))).plan
+    after = build(inventory(policy("b")), previous=before).plan
+    a = next(s for s in before.policy_sets if s.policies == ("a",))
+    between = planning.with_sets_in_use(after, before, {a.group})
+    assert set(between.policy_sets) == {*after.policy_sets, a}
+    assert planning.with_sets_in_use(after, before, ()) == after
+    assert planning.with_sets_in_use(after, None, {a.group}) == after
+
+
+def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
+    before = build(inventory(policy("a")), mask=SMALL_MASK).plan
+    names = "bcdefg"
+    after = build(inventory(*(policy(name) for name in names)), mask=SMALL_MASK, previous=before).plan
+    taken = {s.number for s in after.policy_sets}
+    [a] = before.policy_sets
+    assert a.number in taken
+    assert planning.with_sets_in_use(after, before, {a.group}) == after
