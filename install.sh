@@ -102,7 +102,7 @@ make_environment() {
   [[ -n $interpreter ]] || fail 'no Python 3.11 or newer with venv'
   step 'Making the Python environment' "$VENV, $interpreter"
   [[ -x $VENV/bin/python ]] || "$interpreter" -m venv "$VENV"
-  "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+  "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable '.[test]'
   printf '%s\n' "$wanted" >"$VENV/stamp"
 }
 
