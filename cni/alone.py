@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from .kernel.errors import KernelError
 from .plan import Plan, PodIdentity
 
 PLAN = "plan.json"
-"""In the run directory."""
+LOCK = "plugin.lock"
+"""Both in the run directory."""
 VETH_HINT = (
     "a gateway serves pods with a host-side veth (bridge, ptp, calico, …), not macvlan or the host's "
     "network: let no policy select this pod, or put this plugin behind one that makes a veth"
@@ -142,10 +144,24 @@ def _tag(call: Call, place: Place, host: str | None, group: int) -> None:
     if group and place.plan is not None:
         from .ensure import ensure
 
-        ensure(place.plan)
+        with _locked(place.run_dir):
+            ensure(place.plan)
     found = netlink.tag_of(host)
     if found != group and (group or _ours(found)):
         netlink.tag(host, group)
+
+
+@contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
+    """One plugin at a time: of two that find the same device missing, the second could not make it."""
+    import fcntl
+
+    descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _group(pod: PodIdentity, place: Place) -> int:

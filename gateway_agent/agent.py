@@ -135,6 +135,7 @@ class Agent:
             async with self._rounds:
                 self._ended = self._begun
                 self._rounds.notify_all()
+            self._tell_keeper()
 
     async def next_round(self) -> None:
         """Asks for a round and waits until one that began after this call has ended."""
@@ -174,7 +175,6 @@ class Agent:
         await self._apply(planned.plan, previous, inventory)
         self._followed = inventory
         self._follow_probes()
-        self._tell_keeper()
 
     async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:
         between = plan
@@ -219,6 +219,9 @@ class Agent:
 
     def _tell_keeper(self) -> None:
         if self.plan is None or self.inventory is None:
+            return
+        if self._followed is None and not self.trouble and not self._stopping:
+            # A keeper that outlived the last agent serves on. That this one has not looked yet is no reason to let go.
             return
         tunnels = {egress.device for egress in self.applied.egress_ips} if self.applied else set()
         config = desired.keeper_config(

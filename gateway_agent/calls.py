@@ -103,14 +103,14 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, "no number is left for this pod's policies",
                             "widen mark.mask in the agent's configuration, or use fewer combinations of policies")
         await agent.kernel.tag(host_interface, group)
-        agent.pods.put(replace(record, group=group))
+        agent.pods.put(replace(record, group=group), plan)
         if agent.applied is not plan:
             # The plan moved while the tag was being set; the round that moved it may not have seen this pod.
             await agent.next_round()
 
     def _identity(self, record: Attachment) -> PodIdentity:
         if self.agent.inventory is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", "it has not read its store yet")
+            raise CallError(contract.TRY_AGAIN_LATER, "the agent has not read its store yet", "its log says why")
         return identity(record, self.agent.inventory)
 
     def _standing(self, pod: PodIdentity) -> Plan | None:
@@ -139,23 +139,31 @@ class Calls:
         agent = self.agent
         if agent.applied is None:
             await agent.next_round()
-        plan = agent.applied
-        if plan is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting")
         record = agent.pods.records.get((call.container_id, call.ifname))
         if record is None:
             raise CallError(contract.NOT_AS_ADDED, f"container {call.container_id} was not added",
                             "the runtime must ADD it first")
+        plan, wrong = agent.applied, await self._wrong(record)
+        while wrong and agent.applied is not plan:
+            # What was looked at had just been replaced.
+            plan, wrong = agent.applied, await self._wrong(record)
+        if wrong:
+            message = "the pod's way to its gateway is not as it was made"
+            raise CallError(contract.NOT_AS_ADDED, message, "; ".join(wrong))
+
+    async def _wrong(self, record: Attachment) -> list[str]:
+        """What is not as the plan says, in words."""
+        agent, plan = self.agent, self.agent.applied
+        if plan is None:
+            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting")
         group = group_for(plan, self._identity(record))
         if not group:
-            return
+            return []
         wrong = list(await agent.kernel.missing(plan))
         if await agent.kernel.tag_of(record.host_interface) != group:
             policies = ", ".join(record_policies(plan, group))
             wrong.insert(0, f"interface {record.host_interface} does not carry the tag of {policies}")
-        if wrong:
-            message = "the pod's way to its gateway is not as it was made"
-            raise CallError(contract.NOT_AS_ADDED, message, "; ".join(wrong))
+        return wrong
 
     async def _collect(self, call: Call) -> None:
         # The list speaks of one network; records of others are none of its business.
@@ -173,11 +181,14 @@ class Calls:
     def _answer_control(self, text: bytes) -> bytes:
         try:
             question = json.loads(text)
-            answer = self._control[question.pop("call")](question)
+            call = self._control[question.pop("call")]
         except (ValueError, KeyError, AttributeError, TypeError):
-            answer = {"error": "not a call that this agent knows", "hint": f"calls: {', '.join(self._control)}"}
-        except LookupError as error:
-            answer = {"error": str(error), "hint": getattr(error, "hint", "")}
+            hint = f"calls: {', '.join(self._control)}"
+            return json.dumps({"error": "not a call that this agent knows", "hint": hint}).encode()
+        try:
+            answer = call(question)
+        except status.NotKnown as error:
+            answer = {"error": str(error), "hint": error.hint}
         except Exception as error:
             log.exception("a question of egressctl failed")
             answer = {"error": f"the agent failed: {error!r}", "hint": "see its log"}
@@ -186,7 +197,7 @@ class Calls:
     def _view(self) -> status.View:
         agent = self.agent
         if agent.plan is None or agent.inventory is None:
-            raise LookupError("the agent has not read its store yet")
+            raise status.NotKnown("the agent has not read its store yet", "it is starting, or its log says why")
         return status.View(
             plan=agent.applied or agent.plan,
             inventory=agent.inventory,
@@ -203,7 +214,7 @@ class Calls:
         return status.pods(self._view())
 
     def _explain(self, question: dict[str, Any]) -> Any:
-        return status.explain(self._view(), str(question["pod"]), str(question.get("destination") or ""))
+        return status.explain(self._view(), str(question.get("pod") or ""), str(question.get("destination") or ""))
 
     def _events(self, _: dict[str, Any]) -> Any:
         return status.events(self._view())

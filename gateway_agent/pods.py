@@ -31,7 +31,8 @@ class Pods:
     def __init__(self, run_dir: Path, kernel: Kernel) -> None:
         self.run_dir = run_dir
         self.kernel = kernel
-        self.problems: list[Problem] = []
+        self._unreadable: list[Problem] = []
+        self._unsteered: list[Problem] = []
         self.records: dict[Key, Attachment] = {}
         self._stamp = -1
         self._leading: dict[Key, frozenset[Leading]] = {}
@@ -50,13 +51,23 @@ class Pods:
 
     def _load(self) -> tuple[Attachment, ...]:
         found, troubles = attachments.load_all(self.run_dir)
-        self.problems = [Problem(str(self.run_dir / "attachments"), "", trouble) for trouble in troubles]
+        self._unreadable = [Problem(str(self.run_dir / "attachments"), "", trouble) for trouble in troubles]
         return found
 
-    def put(self, record: Attachment) -> None:
-        """Keeps a record, on disk first. Raises OSError where the disk does not take it."""
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Records that cannot be read, and pods that no tag can steer."""
+        return *self._unreadable, *self._unsteered
+
+    def put(self, record: Attachment, plan: Plan | None = None) -> None:
+        """Keeps a record, on disk first. ``plan``: the one that its tag was just set by, where it was.
+
+        Raises OSError where the disk does not take it.
+        """
         attachments.write(self.run_dir, record)
         self.records[record.key] = record
+        if plan is not None:
+            self._leading[record.key] = _leading(record.group, plan)
 
     def remove(self, key: Key) -> None:
         """Forgets an attachment; one that is not there is no error. The tag stays: it dies with the interface,
@@ -82,10 +93,13 @@ class Pods:
         """
         tags = await self.kernel.tagged()
         failed: KernelError | None = None
+        self._unsteered = []
         for key, record in list(self.records.items()):
-            if not record.host_interface:
-                continue
             group = group_for(plan, identity(record, inventory))
+            if not record.host_interface:
+                if group:
+                    self._unsteered.append(_unsteered(record))
+                continue
             if tags.get(record.host_interface, 0) != group:
                 try:
                     await self.kernel.tag(record.host_interface, group)
@@ -98,10 +112,13 @@ class Pods:
                     continue
                 log.info("%s/%s: %s has tag %d", record.namespace, record.name, record.host_interface,
                          group and group - ids.GROUP_BASE)
-            if record.group != group and key in self.records:
-                self.put(replace(record, group=group))
-            if key in self.records:
-                await self._forget_stale(record, _leading(group, plan))
+            if self.records.get(key) is not record:
+                # A call has come in between; what it says is newer.
+                continue
+            if record.group != group:
+                record = replace(record, group=group)
+                self.put(record)
+            await self._forget_stale(record, _leading(group, plan))
         if failed is not None:
             raise failed
 
@@ -138,6 +155,12 @@ def group_for(plan: Plan, pod: PodIdentity) -> int:
         return 0
     policy_set = plan.set_for(pod, policies)
     return policy_set.group if policy_set else ids.GROUP_BLOCKED
+
+
+def _unsteered(record: Attachment) -> Problem:
+    """It started when no policy selected it: an ADD would have been refused."""
+    message = "a policy selects it now, but it has no host-side veth: it leaves by its own way"
+    return Problem(f"pod {record.namespace}/{record.name}", "", message, "let no policy select it, or remove it")
 
 
 def _leading(group: int, plan: Plan | None) -> frozenset[Leading]:

@@ -11,15 +11,15 @@ class Elector:
     def __init__(self, electorate: Electorate, memory: Memory | None, duration_ns: int, now: int) -> None:
         self._electorate = electorate
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
-        self._voter = Voter(self.silent_until)
+        self.voter = Voter(self.silent_until)
         if memory:
             epoch, chair = memory.promised
-            self._voter.grants[CHAIR] = Grant(chair, 0, epoch, until=0)
+            self.voter.grants[CHAIR] = Grant(chair, 0, epoch, until=0)
 
     @property
     def promised(self) -> tuple[int, str]:
         """The highest epoch granted to a chair, and to whom."""
-        grant = self._voter.grants.get(CHAIR)
+        grant = self.voter.grants.get(CHAIR)
         return (grant.epoch, grant.holder) if grant else (0, "")
 
     def memory(self, duration_ns: int) -> Memory | None:
@@ -37,7 +37,7 @@ class Elector:
             why, remaining_ns = refusal
             verdict = Verdict((), tuple(Refusal(c.id, why, remaining_ns=remaining_ns) for c in beat.claims))
         else:
-            verdict = self._voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
+            verdict = self.voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
         if beat.proposal and CHAIR in verdict.granted:
             electorate.accept(beat.proposal, beat.voters.version, self.promised)
         return Answer(beat.seq, electorate.current, electorate.accepted, verdict.granted, verdict.refused)
@@ -53,4 +53,4 @@ class Elector:
         return None
 
     def release(self, release: Release, now: int) -> None:
-        self._voter.release(release, now)
+        self.voter.release(release, now)

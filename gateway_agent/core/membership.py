@@ -45,6 +45,8 @@ class Member:
     """Why it cannot serve anything; empty where it can."""
     unready: dict[str, str] = field(default_factory=dict)
     """Reasons by egress id, for those that it could serve and is not ready for."""
+    warming: tuple[str, ...] = ()
+    """Egress ids for which it has become ready only just now."""
 
     def ready_for(self, identity: str) -> bool:
         return not self.reason and identity not in self.unready
@@ -105,9 +107,13 @@ class Followings:
         """Id, epoch and master of each, for a subscription."""
         return [(i, following.epoch, following.master) for i, following in self._by_id.items()]
 
-    def outranked(self, masteries: Iterable[Mastery]) -> bool:
-        """Whether one of these masters is not followed, because it does not know of a higher epoch."""
-        return any(mastery.epoch < self.of(mastery.id).epoch for mastery in masteries)
+    def outranked(self, node: str, masteries: Iterable[Mastery]) -> bool:
+        """Whether ``node`` does not know of an epoch that another master had, as high as its own or higher."""
+        known = [(mastery.epoch, self.of(mastery.id)) for mastery in masteries]
+        return any(
+            epoch < following.epoch or (epoch == following.epoch and following.master not in ("", node))
+            for epoch, following in known
+        )
 
     def hear(self, node: str, masteries: Iterable[Mastery], hold_ns: int, now: int) -> list[Turn]:
         """Takes in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""

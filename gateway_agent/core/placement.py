@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 
 def draw(*parts: str) -> int:
@@ -17,11 +18,13 @@ def placement(
     ready: Mapping[str, Collection[str]],
     masters: Mapping[str, str],
     drained: Collection[str] = (),
+    warming: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, tuple[str, ...]]:
     """For each egress id the nodes that can serve it, best first; empty where there is none.
 
-    ``eligible`` and ``ready``: node names by egress id. ``masters``: the healthy masters by egress id.
-    A healthy master keeps what it has. What is homeless goes to the node with the fewest, ties by lot.
+    ``eligible``, ``ready``, ``warming``: node names by egress id. ``masters``: the healthy masters by egress id.
+    A healthy master keeps what it has. What is homeless goes to the node with the fewest, ties by lot. A node
+    that is ready only just now comes last: it may be one that comes and goes.
     """
     able = {
         identity: [node for node in nodes if node in ready.get(identity, ()) and node not in drained]
@@ -31,7 +34,8 @@ def placement(
     load = Counter(kept.values())
     order: dict[str, tuple[str, ...]] = {}
     for identity in sorted(able, key=lambda i: (i not in kept, i)):
-        nodes = sorted(able[identity], key=lambda n: (load[n], draw(identity, n)))
+        late = warming.get(identity, ())
+        nodes = sorted(able[identity], key=lambda n: (n in late, load[n], draw(identity, n)))
         if identity in kept:
             nodes.sort(key=lambda n: n != kept[identity])
         elif nodes:

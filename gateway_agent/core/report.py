@@ -15,20 +15,20 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = ()) -> KeeperSt
     return KeeperState(
         node=keeper.config.node,
         incarnation=keeper.endpoint.incarnation,
-        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.wishes.items() if i != CHAIR),
+        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.mastership.wishes.items() if i != CHAIR),
         members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
         voters=voters.members,
         voter_set=voters.version,
         isolated=keeper.isolated(now),
         counters=dict(keeper.endpoint.counters),
-        changes=tuple(keeper.history.changes),
+        changes=tuple(keeper.mastership.history.changes),
         problems=(*problems, *keeper.problems.values()),
     )
 
 
 def _egress(keeper: Keeper, wish: EgressWish, now: int) -> EgressState:
-    following = keeper.followings.of(wish.id)
-    tenure = keeper.owner.tenures.get(wish.id)
+    following = keeper.mastership.followings.of(wish.id)
+    tenure = keeper.mastership.owner.tenures.get(wish.id)
     holds = tenure is not None and tenure.holds(now)
     mine = keeper.config.node in wish.eligible
     return EgressState(
@@ -50,7 +50,7 @@ def _reason(keeper: Keeper, wish: EgressWish, now: int) -> str:
             return NO_MAJORITY
         if not wish.ready:
             return wish.reason
-    following = keeper.followings.of(wish.id)
+    following = keeper.mastership.followings.of(wish.id)
     if following.master:
         return following.gone or ""
     if not wish.eligible:
@@ -65,7 +65,7 @@ def _reason(keeper: Keeper, wish: EgressWish, now: int) -> str:
 
 def _member(keeper: Keeper, name: str, now: int) -> MemberState:
     if name == keeper.config.node:
-        unready = [w.reason for w in keeper.wishes.values() if name in w.eligible and not w.ready]
+        unready = [w.reason for w in keeper.mastership.wishes.values() if name in w.eligible and not w.ready]
         reason = NO_MAJORITY if keeper.isolated(now) else next(iter(unready), "")
         return MemberState(name, True, not reason, reason, 0)
     member = keeper.members.get(name)
@@ -73,6 +73,6 @@ def _member(keeper: Keeper, name: str, now: int) -> MemberState:
         return MemberState(name, False, False, "never heard", -1)
     unheard_ns = now - member.heard_at
     # An egress node is told with each heartbeat, others as subscribers.
-    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.hold_ns)
+    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.mastership.hold_ns)
     reason = member.why_not() if alive else f"unheard for {unheard_ns // MILLISECOND} ms"
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)

@@ -12,12 +12,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from .lease import SECOND, Quorum, is_majority
+from .lease import MILLISECOND, SECOND, Quorum, is_majority
 
 CHAIR = "chair"
 """The reserved id; egress ids are 16 hex digits."""
 GRACE_NS = 5 * SECOND
-"""How long a node without memory waits to hear from enough others before it trusts the inventory alone."""
+"""How long a node without memory waits to hear from enough others before it trusts the inventory alone.
+
+Not less: it may be cut off from voters that have replaced it while it was away, as a node is whose network comes
+up late at boot. On its own it would then found a second set of voters.
+"""
+FOUNDING_NS = 300 * MILLISECOND
+"""How long a new node waits once all but one are known to be new: the others are to hear that it is new, too."""
 
 
 class VoterSet(msgspec.Struct, frozen=True, array_like=True):
@@ -124,6 +130,9 @@ class Electorate:
         self._skipped_at = now
         self._superseded: list[tuple[tuple[str, ...], int]] = []
         self._told: dict[str, tuple[VoterSet, Proposal | None]] = {}
+        self._new: set[str] = set()
+        """Nodes that knew of no set either, after this one's start."""
+        self._founding_at: int | None = None
 
     @property
     def oldest(self) -> int:
@@ -143,6 +152,8 @@ class Electorate:
         """Takes in what another node knows. True where this node has learned of a newer set."""
         if self.recovering:
             self._told[node] = (voters, accepted)
+            if voters.version == 0 and voters.members == self.current.members:
+                self._new.add(node)
         mine = self.current
         # Two sets of one version come of inventories that differed at the first start: all take the same one.
         newer = voters.version > mine.version or (
@@ -163,11 +174,13 @@ class Electorate:
         if self.accepted and self.accepted.voters.version <= voters.version:
             self.accepted = None
 
-    def recover(self, now: int) -> bool:
+    def recover(self, inventory: Collection[str], now: int) -> bool:
         """Ends the wait of a node without memory, once enough others have told what they know.
 
         Enough: whatever a majority decided, this node perhaps among it, one of the others must know. Where
-        all are new and of one mind, the inventory's set becomes version 1. True where something changed.
+        all are new and of one mind, the inventory's set becomes version 1. Enough is also that all nodes of the
+        inventory but one were new after this one's start: so nobody can know of a decision but that one, and
+        one alone is no majority of any set. True where something changed.
         """
         members = self.current.members
         if not self.recovering or not members:
@@ -175,7 +188,8 @@ class Electorate:
         others = [m for m in members if m != self.me]
         told = [m for m in others if m in self._told and self._of_one_mind(self._told[m][0])]
         enough = min(len(others), len(members) - (len(members) // 2 + 1) + 1)
-        if len(told) < enough and now < self._started_at + GRACE_NS:
+        founded = self._founded(inventory, now)
+        if len(told) < enough and not founded and now < self._started_at + GRACE_NS:
             return False
         if self.current.version == 0:
             self.adopt(VoterSet(1, members), now)
@@ -184,7 +198,16 @@ class Electorate:
         self.accepted = max(open_ones, key=lambda a: a.ballot, default=None)
         self.recovering = False
         self._told.clear()
+        self._new.clear()
         return True
+
+    def _founded(self, inventory: Collection[str], now: int) -> bool:
+        unheard = {*inventory} - self._new - {self.me}
+        if not self._new or len(unheard) > 1:
+            return False
+        if self._founding_at is None:
+            self._founding_at = now
+        return now >= self._founding_at + FOUNDING_NS
 
     def _of_one_mind(self, voters: VoterSet) -> bool:
         return self.current.version > 0 or voters.members == self.current.members

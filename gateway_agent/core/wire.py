@@ -1,7 +1,8 @@
 """Messages between keepers: one authenticated datagram each.
 
 A datagram is a keyed BLAKE2b of 16 bytes (RFC 7693) and a MessagePack envelope. A message counts only if it
-is *fresh*: it names the incarnation of the receiver that the sender last heard, and a counter that grows. So
+is *fresh*: it names the incarnation of the receiver that the sender last heard, and a counter that is higher
+than that of any message of its kind before. So
 nothing recorded, neither yesterday nor before a restart, can be played again. A node that has restarted is
 believed to be the newer one only if it echoes the receiver's *session*, a number that grows with each such
 change: else a message that was long on its way could put the old incarnation back.
@@ -61,6 +62,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     unready: dict[str, str]
     masters: tuple[Mastery, ...]
     proposal: Proposal | None
+    warming: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -142,7 +144,8 @@ class Opened:
 @dataclass
 class _Acquaintance:
     incarnation: int = 0
-    counter: int = 0
+    counters: dict[type[Body], int] = field(default_factory=dict)
+    """The last by kind of message. An answer may overtake the heartbeat that was sent just before it."""
     session: int = 0
     """Ours with it."""
     its_session: int = 0
@@ -200,13 +203,15 @@ class Endpoint:
             met and envelope.receiver_session != known.session
         ):
             return self._reject("not_fresh", self._hello(envelope, known, now))
-        if not met and envelope.counter <= known.counter:
+        kind = type(envelope.body)
+        if not met and envelope.counter <= known.counters.get(kind, 0):
             return self._reject("replayed")
         if met:
             known.retired.add(known.incarnation)
             known.incarnation = envelope.incarnation
             known.session += 1
-        known.counter = envelope.counter
+            known.counters.clear()
+        known.counters[kind] = envelope.counter
         known.its_session = envelope.session
         self.counters["accepted"] += 1
         # The other side may know us only by the hello that it answers here: say who we are once more.

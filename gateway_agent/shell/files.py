@@ -1,9 +1,9 @@
 """The files store: a directory of YAML documents, watched.
 
 A file that is half written or wrong keeps its last good state and is reported; a file that is gone takes its
-objects with it. A directory that is gone altogether (an unmounted disk) keeps everything. The last good texts lie
-in the run directory too: else a restart of the agent would forget the policy that somebody has just broken, and let
-its pods out.
+objects with it. A directory that is gone altogether or has become empty (an unmounted disk) keeps everything. The last
+good texts lie in the run directory too: else a restart of the agent would forget the policy that somebody has just
+broken, and let its pods out.
 
 An editor empties a file before it writes it, or moves it away before it makes a new one. Read in between, its policies
 would be gone and their pods let out. So what has changed a moment ago counts only when it has come to rest.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import stat
 import time
@@ -24,6 +25,7 @@ import watchfiles
 from ..core import manifests
 from ..core.model import Inventory, Problem
 
+log = logging.getLogger(__name__)
 LARGEST = 16 << 20
 """Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
 QUIET = 0.1
@@ -50,15 +52,21 @@ class FilesStore:
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """The inventory now, then again after each change that alters it. Ends with its task."""
-        last = None
+        last, trouble = None, ""
         async for _ in self._changes():
-            inventory = await self.current()
+            try:
+                inventory = await self.current()
+            except OSError as error:
+                if str(error) != trouble:
+                    trouble = str(error)
+                    log.error("%s", trouble)
+                continue
             if inventory != last:
                 last = inventory
                 yield inventory
 
     async def current(self) -> Inventory:
-        """The inventory now. Waits for files that are being written, but not for ever."""
+        """The inventory now, as :meth:`read` has it. Waits for files that are being written, but not for ever."""
         async with self._reading:
             inventory = await asyncio.to_thread(self.read)
             for _ in range(PATIENCE):
@@ -93,14 +101,17 @@ class FilesStore:
                     yield
 
     def read(self) -> Inventory:
-        """Reads what has changed since the last call. Never raises for what stands in the files."""
+        """Reads what has changed since the last call. Never raises for what stands in the files.
+
+        Raises OSError where the directory cannot be read and never was: nobody knows then which pods are selected.
+        """
         try:
             seen = self._look()
             rests = not _young(self.directory.stat())
         except OSError as error:
-            self._troubles["."] = Problem(str(self.directory), "", f"cannot be read: {error.strerror}",
-                                          "store.path in the agent's configuration names the directory")
-            return self._assembled()
+            return self._as_it_was(error.strerror or str(error))
+        if not seen and self._known():
+            return self._as_it_was("it holds no manifests any more")
         self._troubles.clear()
         self._restless.clear()
         gone = self._contents.keys() - seen.keys()
@@ -115,6 +126,24 @@ class FilesStore:
             self._read_file(Path(name))
         self._seen = {name: stamp for name, stamp in seen.items() if name not in self._restless}
         return self._assembled()
+
+    def _as_it_was(self, why: str) -> Inventory:
+        hint = "store.path in the agent's configuration names the directory"
+        trouble = Problem(str(self.directory), "", f"cannot be read: {why}", hint)
+        if not self._known():
+            raise OSError(str(trouble))
+        self._troubles["."] = trouble
+        return self._assembled()
+
+    def _known(self) -> bool:
+        """Whether there is an earlier state, be it of an earlier process."""
+        if not self._contents:
+            with contextlib.suppress(OSError):
+                for copy in self.last_good.iterdir():
+                    name = str(self.directory / copy.name)
+                    if not copy.name.startswith(".") and (content := self._copy(name)):
+                        self._contents[name] = content
+        return bool(self._contents)
 
     def _look(self) -> dict[str, Stamp | None]:
         """The manifests by path; None where a path leads nowhere. Raises OSError where there is no directory."""

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,15 +28,15 @@ class RequestServer:
     async def start(self) -> None:
         """Listens. A socket file that an earlier process left is replaced; the run directory's lock says that
         no other agent is alive."""
-        # Bound under another name and then renamed: whoever finds the path can connect, and at no moment has it
-        # another mode than 0600.
+        # Bound under another name and then renamed: whoever finds the path can connect.
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
-        mask = os.umask(0o177)
-        try:
-            self._server = await asyncio.start_unix_server(self._serve, str(temporary), limit=contract.LIMIT)
-        finally:
-            os.umask(mask)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The file gets its mode from the socket (unix(7)), so it never has another one. The umask would do that too,
+        # but it belongs to all threads.
+        os.fchmod(listener.fileno(), 0o600)
+        listener.bind(str(temporary))
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=contract.LIMIT)
         os.rename(temporary, self.path)
 
     async def stop(self) -> None:
@@ -45,10 +47,18 @@ class RequestServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError, asyncio.TimeoutError):
             request = await asyncio.wait_for(_read_all(reader), contract.DEADLINE)
-            if request is not None:
+            if request is not None and not _hung_up(writer):
                 writer.write(await self._handler(request))
                 await asyncio.wait_for(writer.drain(), contract.DEADLINE)
         writer.close()
+
+
+def _hung_up(writer: asyncio.StreamWriter) -> bool:
+    """Whether the client has closed both directions. It waits no longer then, and has gone its own way: while this
+    process could not answer, the plugin may have carried out this call and later ones alone."""
+    poll = select.poll()
+    poll.register(writer.get_extra_info("socket").fileno(), 0)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 async def _read_all(reader: asyncio.StreamReader) -> bytes | None:

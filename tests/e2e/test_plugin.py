@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -47,6 +48,10 @@ def node(lab: Lab) -> Iterator[Node]:
     """The worker; its agent runs again afterwards, and no pod is left."""
     node = lab.nodes["w1"]
     node.pods.clear()
+    # Until a new keeper has heard the others, status shows the last known master; then the plan follows it.
+    until(lambda: node.agent.status()["voters"], "the keeper knows the voters")
+    lab.wait_settled(GATEWAY)
+    until(lambda: node.plan()["egress_ips"][0]["master"], "the plan names the master")
     yield node
     if not node.agent.running:
         node.agent.start()
@@ -237,7 +242,23 @@ def test_a_node_without_nft_says_so_and_starts_no_selected_pod(
     node.agent.kill()
 
 
-def test_a_pod_without_a_host_side_veth(node: Node) -> None:
+def test_a_node_that_has_never_read_its_store_starts_no_pod(node: Node) -> None:
+    """Nobody knows which pods are selected."""
+    node.agent.kill()
+    away = node.manifests.rename(node.manifests.with_name("away"))
+    shutil.rmtree(node.agent.run_dir / "last-good")
+    node.agent.start()
+    try:
+        until(lambda: "cannot be read" in node.log()[-2000:], "the agent says so")
+        error = refused(lambda: node.pod("too-early", OTHER))
+        assert (error.code, "store" in error.message) == (contract.TRY_AGAIN_LATER, True)
+        assert refused(lambda: node.runtime.status(current(node))).code == contract.NOT_AVAILABLE
+    finally:
+        away.rename(node.manifests)
+    until(node.agent.answers, "the agent has read its store")
+
+
+def test_a_pod_without_a_host_side_veth(lab: Lab, node: Node) -> None:
     """As ``macvlan`` leaves it: the result names nothing outside the pod."""
     selected, other = node.new_pod("macvlan", BACKEND), node.new_pod("macvlan-2", OTHER)
     result = {
@@ -250,6 +271,12 @@ def test_a_pod_without_a_host_side_veth(node: Node) -> None:
     assert "macvlan" in error.details
     assert json.loads(ours(node, "ADD", other, result)) == result
     assert "macvlan" not in attached(node)
+    lab.publish("more", [documents.policy("late", GATEWAY, OTHER)])
+    try:
+        until(lambda: "prod/macvlan-2" in str(node.agent.status()["problems"]), "that it leaves by its own way is told")
+    finally:
+        lab.publish("more", [])
+    until(lambda: node.agent.status()["problems"] == [], "nothing is wrong any more")
     ours(node, "DEL", other)
 
 

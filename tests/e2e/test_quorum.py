@@ -102,7 +102,8 @@ def test_when_no_gateway_is_left_pods_are_told_at_once(witnessed: Lab) -> None:
 
 
 def refused(pod: Pod) -> bool:
-    """Whether a new connection is answered by an ICMP error in no time."""
+    """Whether a new connection is answered by an ICMP error in no time. Until the kernel has been told, which the
+    agent's status is ahead of, it may still be lost in the tunnel."""
     try:
         pod.request(SELECTED, 0.3)
     except OSError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -109,6 +111,22 @@ def test_policies_come_and_go_beside_a_pod_that_they_do_not_concern(lab: Lab, no
         until(leaves_by(pod, egress_ip(lab)), "the new policy selects it", EDIT)
         lab.publish("more", [])
         until(leaves_by(pod, node.host.ip), "the policy is gone", EDIT)
+
+
+def test_the_first_round_after_an_add_forgets_no_connection(lab: Lab, node: Node) -> None:
+    pod = node.pod("fresh", BACKEND)
+    assert pod.datagram(SELECTED).address == egress_ip(lab)
+    command = ("conntrack", "-L", "-p", "udp", "--src", pod.address, "-o", "id")
+
+    def connections() -> set[str]:
+        return {line.rpartition("id=")[2].split()[0] for line in node.machine.run(*command).splitlines()}
+
+    before = connections()
+    assert before
+    lab.publish("more", [documents.policy("a-late", GATEWAY, {"app": "late"})])
+    until(lambda: len(node.plan()["policies"]) == 2, "a round has begun", EDIT)
+    node.pod("after", BACKEND)
+    assert connections() >= before
 
 
 def test_labels_of_namespaces(lab: Lab, node: Node) -> None:
@@ -251,3 +269,28 @@ def test_a_restart_with_a_broken_configuration_does_not_happen(lab: Lab, node: N
     finally:
         node.agent.config.write_text(good)
     node.agent.restart()
+
+
+def test_an_agent_that_starts_while_links_change_moves_nothing(lab: Lab, node: Node) -> None:
+    """Its keeper serves on; what the new process has not looked at yet is no reason to let go."""
+    master = lab.nodes[lab.wait_settled(GATEWAY)]
+    before = master.agent.status()["egressIPs"][0]["epoch"]
+    end = threading.Event()
+
+    def unrest() -> None:
+        while not end.is_set():
+            for action in ("add", "del"):
+                master.machine.ip(f"address {action} 172.16.0.200/32 dev eth1")
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(unrest)
+        try:
+            for _ in range(3):
+                master.agent.kill()
+                master.agent.start()
+                until(lambda: lab.settled(GATEWAY), "it serves again")
+        finally:
+            end.set()
+        working.result()
+    after = master.agent.status()["egressIPs"][0]
+    assert (after["master"], after["epoch"]) == (master.name, before)

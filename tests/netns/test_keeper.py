@@ -244,9 +244,10 @@ def cluster_follows(cluster: Cluster, master: Node) -> bool:
 def test_forged_replayed_truncated_and_random_datagrams_are_counted_and_ignored(cluster: Cluster) -> None:
     master = cluster.settled()
     target = (NODES[master.name], PORT)
-    peers = {name: address for name, address in NODES.items() if name != "g2"}
-    rightful = Endpoint("g2", 7, Key.parse(SECRET), peers).seal(master.name, encode(Hello()))
-    forged = Endpoint("g2", 7, Key.parse(b"not the key of the cluster"), peers).seal(master.name, encode(Hello()))
+    feigned = next(name for name in NODES if name != master.name)
+    peers = {name: address for name, address in NODES.items() if name != feigned}
+    rightful = Endpoint(feigned, 7, Key.parse(SECRET), peers).seal(master.name, encode(Hello()))
+    forged = Endpoint(feigned, 7, Key.parse(b"not the key of the cluster"), peers).seal(master.name, encode(Hello()))
     expected = {"bad_mac": 3, "truncated": 1, "wrong_address": 2}
     before = _counters(master)
     outsider = cluster.switch.socket(socket.AF_INET, socket.SOCK_DGRAM)

@@ -93,6 +93,7 @@ def test_defaults() -> None:
         ("mark: {mask: all}", "mark.mask", "invalid literal for int() with base 0: 'all'"),
         ("mark: {mask: true}", "mark.mask", "must be a number, not a boolean"),
         ("health: {upstream: [gateway]}", "health.upstream[0]", "'gateway' is not an IP address"),
+        ("health: {upstream: [192.0.2.1, 2001:db8::1]}", "health.upstream[1]", "2001:db8::1 is IPv6"),
         ("health: {misses: 0}", "health.misses", "must be a whole number from 1 to 1000"),
         ("metrics: {listen: 9479}", "metrics.listen", "must be a text, not a number"),
         ("metrics: {listen: '::1:9479'}", "metrics.listen", "'::1:9479' is no address and port"),

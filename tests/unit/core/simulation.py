@@ -10,9 +10,10 @@ import heapq
 import random
 from dataclasses import dataclass, field
 
-from gateway_agent.core.keeper import Keeper, Remember, Send
+from gateway_agent.core.keeper import Keeper, Remember
 from gateway_agent.core.keeping import EgressWish, KeeperConfig, Peer
 from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.outbox import Send
 from gateway_agent.core.report import report
 from gateway_agent.core.voters import Memory
 from gateway_agent.core.wire import Key
@@ -41,6 +42,8 @@ class Machine:
     """What has arrived while it was stopped."""
     unready: set[str] = field(default_factory=set)
     stopping: bool = False
+    agent: bool = True
+    """Whether the keeper gets signs of life of its agent."""
     wake_at: int = -1
     last_true: int = 0
     last_clock: int = 0
@@ -72,6 +75,8 @@ class Network:
         self.loss = loss
         self.max_delay_ns = 5 * MILLISECOND
         self.duplicates = 0.0
+        self.lag: dict[str, int] = {}
+        """Nanoseconds by which each node hears later."""
         self.blocked: set[tuple[str, str]] = set()
         self.ids = [f"{number:016x}" for number in range(1, ids + 1)]
         self.availability_first = availability_first
@@ -123,6 +128,7 @@ class Network:
         machine = self.machines[name]
         if machine.stopped and machine.keeper is not None:
             machine.stopped = False
+            machine.keeper.attend(machine.clock(self.now))
             self._carry_out(machine, machine.keeper.wake(machine.clock(self.now)))
             waiting, machine.inbox = machine.inbox, []
             for data, source in waiting:
@@ -177,6 +183,8 @@ class Network:
                     machine.inbox.append(message)
                 continue
             clock = machine.clock(self.now)
+            if machine.agent:
+                machine.keeper.attend(clock)
             effects = machine.keeper.wake(clock) if message is None else machine.keeper.receive(*message, clock)
             self._carry_out(machine, effects)
             self._check(machine)
@@ -198,13 +206,14 @@ class Network:
             machine.name
             for machine in self.machines.values()
             if machine.keeper is not None
-            and (tenure := machine.keeper.owner.tenures.get(identity)) is not None
+            and (tenure := machine.keeper.mastership.owner.tenures.get(identity)) is not None
             and tenure.holds(machine.clock(self.now))
         ]
 
     def followed(self, identity: str) -> set[str]:
         """The masters that the running nodes follow."""
-        return {m.keeper.followings.of(identity).master for m in self.machines.values() if m.keeper is not None}
+        keepers = [machine.keeper for machine in self.machines.values() if machine.keeper is not None]
+        return {keeper.mastership.followings.of(identity).master for keeper in keepers}
 
     def agreed(self, identity: str) -> bool:
         """One master, and everybody knows it."""
@@ -254,6 +263,7 @@ class Network:
                 for _ in range(copies):
                     if (machine.name, target) not in self.blocked and self.random.random() >= self.loss:
                         delay = self.random.randrange(50_000, max(self.max_delay_ns, 50_001))
+                        delay += self.lag.get(target, 0)
                         self._push(self.now + delay, target, (effect.data, machine.address), 0)
         self._plan(machine)
 
@@ -270,7 +280,7 @@ class Network:
         # An overlap can only begin with a lease that the node which just ran has made.
         if machine.keeper is None:
             return
-        for identity in machine.keeper.owner.held(machine.clock(self.now)):
+        for identity in machine.keeper.mastership.owner.held(machine.clock(self.now)):
             if identity in self.ids and self._last.get(identity) != machine.name:
                 self._last[identity] = machine.name
                 self.takeovers += 1

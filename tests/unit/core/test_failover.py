@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from gateway_agent.core.keeper import ORPHAN_NS
 from gateway_agent.core.keeping import KeeperState
 from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.report import report
+from gateway_agent.core.standing import WARM_UP_NS
 from gateway_agent.core.voters import CHAIR
 
 from .simulation import Network, TwoMasters
@@ -42,7 +44,7 @@ def until_another(network: Network, old: str, limit: int = 3 * SECOND) -> int:
     follower = network.machines["w1"].keeper
     assert follower is not None
     return network.run_until(
-        lambda: follower.followings.of(network.ids[0]).master not in ("", old), limit
+        lambda: follower.mastership.followings.of(network.ids[0]).master not in ("", old), limit
     )
 
 
@@ -232,3 +234,94 @@ def test_a_node_that_allows_only_shorter_leases_says_so() -> None:
     network.configure(master(network))
     network.run(SECOND)
     assert any("grants no lease as long" in p for name in ("g1", "g2", "g3") for p in state(network, name).problems)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("missing", ["g1", "g3"])
+def test_the_first_start_does_not_wait_long_for_a_voter_that_is_missing(workers: int, missing: str) -> None:
+    network = Network(3, workers, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.crash(missing)
+    network.run_until(network.all_agreed, SECOND)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_restarts_in_the_middle_of_an_election_cost_the_silent_time_of_voters_alone(seed: int) -> None:
+    network = cluster(seed=seed)
+    old = master(network)
+    network.crash(old)
+    network.run((100 + 7 * seed) * MILLISECOND)
+    others = [name for name in ("g1", "g2", "g3") if name != old]
+    for name in others:
+        network.crash(name)
+    network.run(150 * MILLISECOND)
+    for name in others:
+        network.start(name)
+    network.run_until(lambda: network.followed(network.ids[0]) == {*network.holders(network.ids[0])}, SILENCE)
+
+
+def test_a_node_that_has_just_come_back_stands_behind_the_others() -> None:
+    network = cluster()
+    old = master(network)
+    network.crash(old)
+    successor = network.run_until(lambda: network.holders(network.ids[0]), SECOND) and master(network)
+    network.start(old)
+    network.run(WARM_UP_NS - 500 * MILLISECOND)
+    network.set_ready(successor, network.ids[0], False)
+    until_another(network, successor)
+    assert master(network) not in (old, successor)
+
+
+def test_a_node_that_has_just_come_back_serves_where_nobody_else_can() -> None:
+    network = cluster(egress=2, workers=2)
+    old = master(network)
+    network.set_ready(old, network.ids[0], False)
+    until_another(network, old)
+    successor = master(network)
+    network.run(100 * MILLISECOND)
+    network.set_ready(old, network.ids[0], True)
+    network.run(100 * MILLISECOND)
+    network.set_ready(successor, network.ids[0], False)
+    assert until_another(network, successor) <= 10 * MILLISECOND
+    assert master(network) == old
+
+
+@pytest.mark.parametrize("edit_reaches_it_after_ms", [-80, -20, 20, 80])
+def test_a_master_that_is_no_egress_node_any_more_hands_over(edit_reaches_it_after_ms: int) -> None:
+    network = cluster(egress=3, workers=2)
+    old = master(network)
+    network.machines[old].egress = False
+    rest = [name for name in network.machines if name != old]
+    first, then = ([old], rest) if edit_reaches_it_after_ms < 0 else (rest, [old])
+    for name in first:
+        network.configure(name)
+    network.run(abs(edit_reaches_it_after_ms) * MILLISECOND)
+    for name in then:
+        network.configure(name)
+    assert until_another(network, old) <= 10 * MILLISECOND
+    network.run(10 * SECOND)
+    assert network.all_agreed()
+
+
+def test_a_keeper_without_an_agent_hands_over_after_ten_seconds() -> None:
+    network = cluster()
+    old = master(network)
+    machine = network.machines[old]
+    assert machine.keeper is not None
+    machine.agent = False
+    network.run(ORPHAN_NS - 50 * MILLISECOND)
+    assert master(network) == old
+    assert not machine.keeper.finished(machine.clock(network.now))
+    assert until_another(network, old) <= 300 * MILLISECOND
+    network.run(10 * MILLISECOND)
+    assert machine.keeper.finished(machine.clock(network.now))
+    (*_, change) = state(network, "w1").changes
+    assert (change.silent_ms, change.reason) == (0, f"released by {old}: stopping")
+
+
+def test_a_worker_without_an_agent_ends_as_well() -> None:
+    network = cluster()
+    machine = network.machines["w1"]
+    assert machine.keeper is not None
+    machine.agent = False
+    network.run(ORPHAN_NS + 300 * MILLISECOND)
+    assert machine.keeper.finished(machine.clock(network.now))

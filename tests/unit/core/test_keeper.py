@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.voters import CHAIR
 
-from .simulation import Network
+from .simulation import DURATION_NS, Network
 
 DEFAULT = settings.get_current_profile_name() == "default"
 """Else: ``--hypothesis-profile=deep``, for minutes instead of seconds."""
@@ -51,6 +51,9 @@ steps = st.one_of(
     step("clock", node, st.sampled_from([0.99, 1.0, 1.01])),
     step("set_ready", node, st.booleans()),
     step("loss", st.sampled_from([0.0, 0.1, 0.4])),
+    step("lag", st.just(MASTER), st.sampled_from([100, 300, 450])),
+    step("strand", st.just(MASTER), st.booleans()),
+    step("race", st.just(MASTER)),
     step("delay", st.sampled_from([1, 20, 100, 200, 700])),
     step("duplicates", st.sampled_from([0.0, 0.3])),
     step("inventory", node, st.booleans()),
@@ -84,6 +87,29 @@ class Story:
         if not self.rebooted:
             self.rebooted += 1
             self.network.reboot(name)
+
+    def lag(self, name: str, milliseconds: int) -> None:
+        """It hears what was answered long ago, and nothing more."""
+        self.network.lag = {name: milliseconds * MILLISECOND}
+        self.network.run(2 * DURATION_NS)
+        self.network.isolate(name)
+
+    def strand(self, name: str, forgetful: bool) -> None:
+        """It is cut off, with its lease fresh; ``forgetful``: the voters restart at the same moment."""
+        keeper = self.network.machines[name].keeper
+        self.network.isolate(name)
+        voters = keeper.electorate.current.members if keeper and forgetful else ()
+        for voter in voters:
+            if voter != name:
+                self.restart(voter)
+
+    def race(self, name: str) -> None:
+        """It is cut off, and its clock is as slow as may be, the others' as fast."""
+        self.network.max_delay_ns = MILLISECOND
+        for machine in self.network.machines:
+            self.network.set_rate(machine, 0.99 if machine == name else 1.01)
+        self.network.run(2 * DURATION_NS)
+        self.network.isolate(name)
 
     def set_ready(self, name: str, ready: bool) -> None:
         self.network.set_ready(name, self.network.ids[0], ready)
@@ -123,6 +149,7 @@ class Story:
         network = self.network
         network.heal()
         network.loss = network.duplicates = 0.0
+        network.lag.clear()
         network.max_delay_ns = 5 * MILLISECOND
         network.inventory = list(network.machines)
         for name, machine in network.machines.items():

@@ -84,8 +84,10 @@ def test_a_master_that_no_longer_says_so_has_given_up() -> None:
 
 def test_a_master_below_the_epoch_that_is_known_is_to_be_told() -> None:
     followings = following("a", 5)
-    assert followings.outranked([mastery(4)])
-    assert not followings.outranked([mastery(5)])
+    assert followings.outranked("b", [mastery(4)])
+    assert followings.outranked("b", [mastery(5)]), "who has forgotten may come to the same epoch"
+    assert not followings.outranked("a", [mastery(5)])
+    assert not followings.outranked("b", [mastery(6)])
     assert followings.known() == [(ONE, 5, "a")]
 
 

@@ -11,6 +11,7 @@ from gateway_agent.core.elector import Elector
 from gateway_agent.core.lease import EPOCH, MILLISECOND, SILENT, VOTERS, Claim, is_majority
 from gateway_agent.core.voters import (
     CHAIR,
+    FOUNDING_NS,
     GRACE_NS,
     Electorate,
     Memory,
@@ -23,6 +24,7 @@ from gateway_agent.core.voters import (
 from gateway_agent.core.wire import Heartbeat
 
 LEASE = 250 * MILLISECOND
+INVENTORY = ("a", "b", "c", "w1", "w2")
 
 
 def voters(version: int, members: str) -> VoterSet:
@@ -172,11 +174,11 @@ def test_a_new_cluster_agrees_on_the_inventorys_set() -> None:
     electorate = Electorate("a", None, now=0)
     electorate.suggest(tuple("abc"))
     electorate.hear("b", voters(0, "abc"), None, 1)
-    assert not electorate.recover(1), "one of two others"
+    assert not electorate.recover(INVENTORY, 1), "one of two others"
     electorate.hear("c", voters(0, "abd"), None, 2)
-    assert not electorate.recover(2), "not of one mind"
+    assert not electorate.recover(INVENTORY, 2), "not of one mind"
     electorate.hear("c", voters(0, "abc"), None, 3)
-    assert electorate.recover(3)
+    assert electorate.recover(INVENTORY, 3)
     assert electorate.current == voters(1, "abc")
 
 
@@ -185,24 +187,57 @@ def test_a_node_without_memory_learns_what_it_may_have_accepted() -> None:
     electorate.suggest(tuple("abz"))
     electorate.hear("a", voters(4, "abc"), Proposal(voters(5, "abcd"), 7, "a"), 1)
     assert electorate.current == voters(4, "abc")
-    assert not electorate.recover(1)
+    assert not electorate.recover(INVENTORY, 1)
     electorate.hear("c", voters(4, "abc"), Proposal(voters(5, "ab"), 3, "c"), 2)
-    assert electorate.recover(2)
+    assert electorate.recover(INVENTORY, 2)
     assert electorate.accepted == Proposal(voters(5, "abcd"), 7, "a")
+
+
+def test_a_new_cluster_starts_without_one_of_its_nodes_soon() -> None:
+    electorate = Electorate("a", None, now=0)
+    electorate.suggest(tuple("abc"))
+    for at, node in enumerate(["b", "w1"]):
+        electorate.hear(node, voters(0, "abc"), None, at)
+        assert not electorate.recover(INVENTORY, at), "two may know of another set"
+    electorate.hear("w2", voters(0, "abc"), None, 2)
+    assert not electorate.recover(INVENTORY, 2), "others have still to hear that this one is new"
+    assert not electorate.recover(INVENTORY, 1 + FOUNDING_NS)
+    assert electorate.recover(INVENTORY, 2 + FOUNDING_NS)
+    assert electorate.current == voters(1, "abc")
+
+
+def test_who_hears_of_a_set_that_was_founded_meanwhile_knows_that_it_is_new() -> None:
+    electorate = Electorate("a", None, now=0)
+    electorate.suggest(tuple("abc"))
+    for node in ("b", "w1", "w2"):
+        electorate.hear(node, voters(0, "abc"), None, 1)
+    assert not electorate.recover(INVENTORY, 1)
+    electorate.hear("b", voters(1, "abc"), None, 2)
+    assert electorate.recover(INVENTORY, 1 + FOUNDING_NS)
+
+
+@pytest.mark.parametrize("version", [1, 7])
+def test_one_that_knows_a_set_already_makes_a_newcomer_wait_for_the_missing(version: int) -> None:
+    electorate = Electorate("a", None, now=0)
+    electorate.suggest(tuple("abc"))
+    for node in ("b", "w1", "w2"):
+        electorate.hear(node, voters(version, "abc"), None, 1)
+    assert not electorate.recover(INVENTORY, GRACE_NS - 1)
+    assert electorate.recover(INVENTORY, GRACE_NS)
 
 
 def test_a_node_without_memory_that_hears_nobody_trusts_the_inventory_in_the_end() -> None:
     electorate = Electorate("a", None, now=0)
     electorate.suggest(tuple("abc"))
-    assert not electorate.recover(GRACE_NS - 1)
-    assert electorate.recover(GRACE_NS)
+    assert not electorate.recover(INVENTORY, GRACE_NS - 1)
+    assert electorate.recover(INVENTORY, GRACE_NS)
     assert electorate.current == voters(1, "abc")
 
 
 def test_a_single_node_needs_nobody() -> None:
     electorate = Electorate("a", None, now=0)
     electorate.suggest(("a",))
-    assert electorate.recover(0)
+    assert electorate.recover(INVENTORY, 0)
     assert electorate.quorum(LEASE, LEASE).met({"a"})
 
 

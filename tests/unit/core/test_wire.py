@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_agent.core.voters import VoterSet
-from gateway_agent.core.wire import HELLO_NS, Endpoint, Hello, Key, Opened, Subscribe, encode
+from gateway_agent.core.wire import HELLO_NS, Answer, Endpoint, Hello, Key, Opened, Subscribe, encode
 
 KEY = Key.parse(b"0123456789abcdef\n")
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}
@@ -71,6 +71,14 @@ def test_replays_and_late_messages_are_counted_and_ignored() -> None:
     for datagram in (first, second, second):
         assert deliver(b, datagram) == Opened()
     assert b.counters["replayed"] == 3
+
+
+def test_an_answer_may_overtake_the_heartbeat_before_it() -> None:
+    a, b = acquainted()
+    first, second = a.seal("b", encode(BODY)), a.seal("b", encode(Answer(1, VoterSet(1, ("a",)), None, (), ())))
+    assert deliver(b, second).body is not None
+    assert deliver(b, first).body == BODY
+    assert deliver(b, second) == deliver(b, first) == Opened()
 
 
 def test_a_message_to_an_earlier_incarnation_is_not_acted_on() -> None:

@@ -75,15 +75,18 @@ def test_the_last_good_state_outlives_the_process(store: FilesStore) -> None:
     inventory = restarted.read()
     assert names(inventory) == ["a"]
     assert len(inventory.problems) == 1
+    (store.directory / "b.yaml").write_text("")
     remove(store.directory / "a.yaml")
     assert names(FilesStore(store.directory, store.last_good).read()) == []
-    assert list(store.last_good.iterdir()) == []
+    assert [copy.name for copy in store.last_good.iterdir()] == ["b.yaml"]
 
 
 def test_a_removed_file_takes_its_objects_with_it(store: FilesStore) -> None:
     store.read()
+    (store.directory / "b.yaml").write_text(NODE.format(name="b", last=2))
+    store.read()
     remove(store.directory / "a.yaml")
-    assert store.read() == Inventory()
+    assert names(store.read()) == ["b"]
 
 
 def test_a_file_that_is_moved_away_and_written_anew_keeps_its_objects(store: FilesStore) -> None:
@@ -101,15 +104,31 @@ def test_a_link_that_leads_nowhere_is_reported_and_keeps_the_rest(store: FilesSt
     assert [Path(problem.source).name for problem in inventory.problems] == ["b.yaml"]
 
 
-def test_a_directory_that_is_gone_keeps_everything(store: FilesStore) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_directory_that_is_gone_keeps_everything(store: FilesStore, empty: bool, restarted: bool) -> None:
+    """An empty one too: it is what an unmounted disk leaves."""
     store.read()
     away = store.directory.with_name("away")
     store.directory.rename(away)
-    inventory = store.read()
+    if empty:
+        store.directory.mkdir()
+    seen = FilesStore(store.directory, store.last_good) if restarted else store
+    inventory = seen.read()
     assert names(inventory) == ["a"]
-    assert "cannot be read" in inventory.problems[0].message
+    assert ["cannot be read" in problem.message for problem in inventory.problems] == [True]
+    if empty:
+        store.directory.rmdir()
     away.rename(store.directory)
-    assert store.read().problems == ()
+    assert seen.read().problems == ()
+
+
+def test_of_a_directory_that_was_never_there_nothing_is_known(tmp_path: Path) -> None:
+    store = FilesStore(tmp_path / "none", tmp_path / "last-good")
+    with pytest.raises(OSError, match="cannot be read"):
+        store.read()
+    store.directory.mkdir()
+    assert store.read() == Inventory()
 
 
 def test_what_cannot_be_read_is_reported_and_keeps_the_rest(store: FilesStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 from cni import contract
@@ -52,3 +53,24 @@ def test_a_request_beyond_the_limit_gets_no_answer(tmp_path: Path) -> None:
         return refused, served
 
     assert asyncio.run(story()) == (b"", b"ba")
+
+
+def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:
+    """A plugin that waited too long has done it alone: its call must not count after a later one."""
+    seen: list[bytes] = []
+
+    async def handle(request: bytes) -> bytes:
+        seen.append(request)
+        return b""
+
+    async def story() -> None:
+        server = RequestServer(tmp_path / "agent.sock", handle)
+        await server.start()
+        with socket.socket(socket.AF_UNIX) as impatient:
+            impatient.connect(str(server.path))
+            impatient.sendall(b"given up")
+        await _ask(server.path, b"waiting")
+        await server.stop()
+
+    asyncio.run(story())
+    assert seen == [b"waiting"]

@@ -1,0 +1,60 @@
+"""What a node says of itself: what it is master of, and what it has let go of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .lease import MILLISECOND, SECOND, Release, Tenure
+from .membership import Following, Mastery
+
+REPEAT_NS = 1 * SECOND
+"""How long a release is repeated in each heartbeat."""
+
+
+class Announcements:
+    def __init__(self) -> None:
+        self.masteries: dict[str, Mastery] = {}
+        """By egress id."""
+        self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
+
+    def hold(self, identity: str, tenure: Tenure, shown: str, before: Following, now: int, wall_ns: int) -> bool:
+        """This node holds it. True where that, or something about it, is news.
+
+        ``before``: who was followed until now. ``wall_ns``: Unix time.
+        """
+        told = self.masteries.get(identity)
+        if told and (told.epoch, told.survivor, told.shown) == (tenure.held_epoch, tenure.survivor, shown):
+            return False
+        if told is None:
+            silent_ms = (now - before.heard_at) // MILLISECOND if before.epoch and not before.gone else 0
+            since, reason = wall_ns / SECOND, _why(before, silent_ms, tenure.survivor)
+        else:
+            since, silent_ms, reason = told.since, 0, told.reason
+        self.masteries[identity] = Mastery(
+            identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown
+        )
+        return True
+
+    def give_up(self, identity: str) -> bool:
+        """True where it was announced."""
+        return self.masteries.pop(identity, None) is not None
+
+    def limit(self, held: Collection[str]) -> None:
+        """Says nothing of what is not ``held`` any more."""
+        self.masteries = {identity: m for identity, m in self.masteries.items() if identity in held}
+
+    def release(self, release: Release, now: int) -> None:
+        """To be repeated for a while: this node's own, or one that it passes on."""
+        self._releases[release.id, release.node] = (release, now)
+
+    def releases(self, now: int) -> tuple[Release, ...]:
+        self._releases = {k: (r, at) for k, (r, at) in self._releases.items() if now < at + REPEAT_NS}
+        return tuple(release for release, _ in self._releases.values())
+
+
+def _why(before: Following, silent_ms: int, survivor: bool) -> str:
+    if before.epoch == 0:
+        reason = "first master"
+    else:
+        reason = before.gone or before.lost or f"{before.master} unheard for {silent_ms} ms"
+    return f"{reason}; no majority of the voters answers" if survivor else reason

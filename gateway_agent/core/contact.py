@@ -1,0 +1,95 @@
+"""Whom this node hears, and what that allows: to ask at all, of which quorum, for which change of the voters."""
+
+from __future__ import annotations
+
+from .keeping import KeeperConfig
+from .lease import NEVER, SECOND, Quorum
+from .voters import Electorate, VoterSet, first_voters, next_voters
+
+NEAR_NS = 5 * SECOND
+"""A node that was heard within this can become a voter: each node subscribes every two seconds."""
+DEAD_NS = 10 * SECOND
+"""A voter that was not heard for so long is replaced."""
+LONELY_NS = 3 * SECOND
+"""``AvailabilityFirst``: how long a majority must have stayed away."""
+NEVER_HEARD = -NEVER
+
+
+class Contact:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self, config: KeeperConfig, electorate: Electorate, silent_until: int, now: int) -> None:
+        """``silent_until``: when this node votes itself, at the earliest."""
+        self.electorate = electorate
+        self.longest_ns = config.duration_ns
+        """The longest lease time that was ever in use, as far as this node knows."""
+        self._silent_until = silent_until
+        self._started_at = now
+        self._heard: dict[str, int] = {}
+        self._answered: dict[str, int] = {}
+        self.configure(config)
+
+    def configure(self, config: KeeperConfig) -> None:
+        self._config = config
+        self._me = config.node
+        self._names = [peer.name for peer in config.peers]
+        self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
+        self.electorate.suggest(first_voters(self.egress_nodes, self._names))
+        self.lengthen(config.duration_ns)
+
+    def lengthen(self, duration_ns: int) -> None:
+        """Somebody uses leases of this length."""
+        self.longest_ns = max(self.longest_ns, duration_ns)
+
+    def hear(self, node: str, now: int) -> None:
+        """Anything fresh at all."""
+        self._heard[node] = now
+
+    def answer(self, voter: str, now: int) -> None:
+        """A voter has answered a request of this node."""
+        self._answered[voter] = now
+
+    def recover(self, now: int) -> bool:
+        return self.electorate.recover(self._names, now)
+
+    def isolated(self, now: int) -> bool:
+        """Whether no majority of the voters answers."""
+        return now - self._majority_heard_at() > self._config.duration_ns
+
+    def surviving(self, now: int) -> bool:
+        """Whether this node may be master on the votes that are left: the rule for few nodes."""
+        duration_ns = self._config.duration_ns
+        unheard_ns = now - max(self._majority_heard_at(), self._started_at)
+        if unheard_ns <= duration_ns or self.electorate.recovering or now < self._silent_until:
+            return False
+        if self._config.availability_first and unheard_ns >= LONELY_NS:
+            return True
+        heard = [self._heard.get(name, NEVER_HEARD) for name in self._names if name != self._me]
+        return len(heard) <= 1 and all(now - at > duration_ns for at in heard)
+
+    def quorum(self, now: int) -> Quorum:
+        """Whose grants make a lease for this node now."""
+        quorum = self.electorate.quorum(self.longest_ns, now)
+        if not self.surviving(now):
+            return quorum
+        duration_ns = self._config.duration_ns
+        left = [m for m in quorum.asked if now - self._answered.get(m, NEVER_HEARD) <= duration_ns]
+        sets = (tuple(sorted({*left, self._me})),)
+        return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), survivor=True)
+
+    def wanted_voters(self, now: int) -> VoterSet | None:
+        """The change of the voter set that this node would propose as chair."""
+        settled = max(SECOND, 2 * self.longest_ns)
+        if now < self.electorate.learned_at + settled:
+            return None
+        me, names = self._me, self._names
+        unheard = {n: 0 if n == me else now - self._heard.get(n, self._started_at) for n in names}
+        alive = [n for n in names if n == me or (n in self._heard and unheard[n] < NEAR_NS)]
+        dead = [n for n in names if unheard[n] >= DEAD_NS]
+        return next_voters(self.electorate.current, self.egress_nodes, names, alive, dead)
+
+    def _majority_heard_at(self) -> int:
+        """Since then a majority of the voters has answered."""
+        members = self.electorate.current.members
+        moments = sorted((self._answered.get(m, NEVER_HEARD) for m in members), reverse=True)
+        return moments[len(members) // 2] if members else NEVER_HEARD

@@ -1,0 +1,219 @@
+"""What a node is master of, what it asks for, and whom it follows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from .announcements import Announcements
+from .candidate import Candidate, Timers
+from .elector import Elector
+from .keeping import EgressWish
+from .lease import EPOCH, HELD, Owner, Release, Request
+from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
+from .standing import WARM_UP_NS, Situation, candidates
+from .voters import CHAIR
+from .wire import Answer
+
+
+@dataclass
+class Due:
+    """What is to be done before an input has been dealt with."""
+
+    decision: bool = False
+    """Something has changed that decides who asks for what."""
+    beat: bool = False
+    push: bool = False
+    """The subscribers are told too."""
+    revision: int = 0
+    """Grows when what others are shown has changed."""
+
+
+class Mastership:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(
+        self, me: str, incarnation: int, elector: Elector, subscribers: Subscribers, timers: Timers, due: Due
+    ) -> None:
+        self.wishes: dict[str, EgressWish] = {}
+        """What this node is to serve or to follow, the chair included, by id."""
+        self.timers = timers
+        self.owner = Owner()
+        self.followings = Followings()
+        self.history = History()
+        self.announcements = Announcements()
+        self.wall_offset_ns = 0
+        """What to add to ``now`` to get Unix time."""
+        self._me = me
+        self._elector = elector
+        self._subscribers = subscribers
+        self._due = due
+        self._candidate = Candidate(me, incarnation, self.owner)
+        self._ready_since: dict[str, int] = {}
+        self._handed_over: dict[str, int] = {}
+
+    @property
+    def hold_ns(self) -> int:
+        """How long a silent master stays the one followed."""
+        return max(3 * REPORT_NS, 3 * self.timers.duration_ns)
+
+    def next_wake(self) -> int:
+        return min(
+            self.owner.next_end(),
+            self._candidate.next_wake(self.timers),
+            self.followings.next_silence(self.hold_ns),
+        )
+
+    # What this node wants
+
+    def configure(self, wishes: Iterable[EgressWish], timers: Timers, stopping: bool, now: int) -> None:
+        """``stopping``: what is let go of now, others must have taken over before the end."""
+        self.timers = timers
+        self.wishes = {wish.id: wish for wish in wishes}
+        ready = [identity for identity, wish in self.wishes.items() if wish.ready]
+        self._ready_since = {identity: self._ready_since.get(identity, now) for identity in ready}
+        for identity in list(self.owner.tenures):
+            if identity in ready:
+                continue
+            wish = self.wishes.get(identity)
+            released = self._let_go(identity, wish.reason if wish else "no longer configured", now)
+            if released and stopping and identity != CHAIR:
+                self._handed_over[identity] = released.epoch
+
+    def warming(self, now: int) -> tuple[str, ...]:
+        """Ids for which this node has become ready only just now."""
+        return tuple(identity for identity, since in self._ready_since.items() if now < since + WARM_UP_NS)
+
+    def unready(self) -> dict[str, str]:
+        """Why this node cannot serve what it is eligible for, by egress id."""
+        wishes = self.wishes.values()
+        return {w.id: w.reason for w in wishes if not w.ready and self._me in w.eligible and w.id != CHAIR}
+
+    def handed_over(self) -> bool:
+        """Whether all that was let go of in order to stop has a new master."""
+        return all(self.followings.of(i).epoch > epoch for i, epoch in self._handed_over.items())
+
+    def masters(self, members: Collection[str]) -> dict[str, str]:
+        """The healthy masters by egress id, this node not among them. ``members``: those that are heard."""
+        followed = {identity: self.followings.of(identity) for identity in self.wishes}
+        return {i: f.master for i, f in followed.items() if f.master in members and f.gone is None}
+
+    def decide(self, situation: Situation, now: int) -> None:
+        """Asks for what is homeless and this node's turn."""
+        order = candidates(situation)
+        for identity in self.wishes:
+            tenure = self.owner.tenures.get(identity)
+            if tenure and tenure.holds(now):
+                continue
+            if identity in situation.masters:
+                self._let_go(identity, f"{situation.masters[identity]} is master", now)
+                self._candidate.settle(identity)
+            elif self._me not in order[identity]:
+                self._let_go(identity, "not ready", now)
+                self._candidate.rest(identity)
+            elif self._candidate.fruitless(identity, self.timers, now):
+                self._let_go(identity, "no majority of the voters answered", now)
+                self._candidate.pause(identity, self.timers, now)
+            else:
+                rank, epoch = order[identity].index(self._me), self.followings.highest(identity) + 1
+                self._due.beat |= self._candidate.stand(identity, rank, epoch, self.timers, now)
+
+    # What this node holds
+
+    def count(self, request: Request, answer: Answer, now: int) -> None:
+        """An answer has been counted, a lease perhaps made or extended by it."""
+        for refusal in answer.refused:
+            if refusal.why in (HELD, EPOCH):
+                self.followings.note(refusal.id, refusal.epoch)
+            if refusal.why == EPOCH:
+                self.owner.exceed(refusal.id, refusal.epoch)
+        former = {identity: self.followings.of(identity).master for identity in request.claims}
+        for release in self._candidate.told(request, answer.refused, former, self.timers, now):
+            self._publish(release, now)
+        held = self.owner.held(now)
+        for identity, tenure in held.items():
+            before, shown = self.followings.of(identity), self.wishes[identity].shown
+            if self.announcements.hold(identity, tenure, shown, before, now, now + self.wall_offset_ns):
+                self._candidate.settle(identity)
+                self._push(now)
+        self.announcements.limit(held)
+        self.follow(self._me, self.announcements.masteries.values(), now)
+
+    def expire(self, pausing: bool, now: int) -> None:
+        """Gives up what has ended. ``pausing``: there may be others that shall have their turn."""
+        for identity in self.owner.lost(now):
+            self._let_go(identity, "its lease ended, no majority of the voters answered", now)
+            if pausing:
+                self._candidate.pause(identity, self.timers, now)
+
+    def _let_go(self, identity: str, reason: str, now: int) -> Release | None:
+        """Holds or asks for it no longer, and says so. The release, where it was held."""
+        release = self._candidate.withdraw(identity, reason)
+        if release is None:
+            return None
+        held = self.announcements.give_up(identity)
+        if held:
+            self.followings.release(identity, self._me, release.epoch, reason)
+            self._push(now)
+        self._publish(release, now)
+        return release if held else None
+
+    def _publish(self, release: Release, now: int) -> None:
+        self._elector.release(release, now)
+        self.announcements.release(release, now)
+        self._due.beat = self._due.decision = True
+
+    def _push(self, now: int) -> None:
+        self._subscribers.push(now)
+        self._due.beat = self._due.push = True
+        self._due.revision += 1
+
+    # What others say
+
+    def follow(self, node: str, masteries: Iterable[Mastery], now: int) -> None:
+        """Takes in all that ``node`` is master of."""
+        here = [i for i in self.wishes if self.followings.of(i).gone is None]
+        for turn in self.followings.hear(node, masteries, self.hold_ns, now):
+            self.history.turn(turn, now + self.wall_offset_ns)
+            self._due.decision = True
+            self._due.revision += 1
+        if any(self.followings.of(i).gone is not None for i in here):
+            self._due.decision = True
+
+    def silence(self, now: int) -> None:
+        """Gives up the masters that were not heard for :attr:`hold_ns`."""
+        for turn in self.followings.silence(self.hold_ns, now):
+            self.history.turn(turn, now + self.wall_offset_ns)
+            self._due.revision += 1
+
+    def take_release(self, release: Release, now: int) -> None:
+        self._elector.release(release, now)
+        self.followings.note(release.id, release.epoch)
+        if self.followings.release(release.id, release.node, release.epoch, release.reason):
+            self.announcements.release(release, now)
+            self._due.revision += 1
+        self._candidate.released(release.id, now)
+        self._due.decision = True
+
+    def meet_rival(self, rival: str, mastery: Mastery, now: int) -> None:
+        """Another one says that it is master of what this node holds.
+
+        With a majority on both sides that is a word from the past. On their own votes both may be right; one
+        has to let go.
+        """
+        tenure = self.owner.tenures.get(mastery.id)
+        if tenure is None or not tenure.holds(now):
+            return
+        weaker = (tenure.held_epoch, rival) < (mastery.epoch, self._me)
+        if tenure.survivor and (weaker or not mastery.survivor):
+            self._let_go(mastery.id, f"{rival} is master too", now)
+        else:
+            self.exceed(mastery.id, mastery.epoch, rival)
+
+    def exceed(self, identity: str, epoch: int, master: str) -> None:
+        """Somebody knows of this epoch. The highest is right: what this node holds must be above."""
+        self.followings.note(identity, epoch)
+        tenure = self.owner.tenures.get(identity)
+        if tenure and (epoch > tenure.epoch or (epoch == tenure.epoch and master not in ("", self._me))):
+            self.owner.exceed(identity, epoch)
+            self._due.beat = True

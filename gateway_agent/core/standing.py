@@ -1,0 +1,63 @@
+"""Which nodes stand for which egress IP, as far as one of them knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from .keeping import EgressWish
+from .lease import SECOND
+from .membership import Member
+from .placement import placement
+from .voters import CHAIR
+
+WARM_UP_NS = 2 * SECOND
+"""For so long a node that has become ready stands behind those that have been ready before."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a node knows when it decides what to ask for."""
+
+    me: str
+    wishes: Mapping[str, EgressWish]
+    """By egress id, the chair included."""
+    members: Mapping[str, Member]
+    """The other egress nodes that are heard."""
+    masters: Mapping[str, str]
+    """The healthy masters by egress id, this node not among them."""
+    standing: bool
+    """Whether this node may ask for anything."""
+    surviving: bool
+    """Whether it may be master on the votes that are left."""
+    warming: Collection[str] = ()
+    """Ids for which this node has become ready only just now."""
+
+
+def candidates(situation: Situation) -> dict[str, tuple[str, ...]]:
+    """For each egress id the nodes that can serve it, best first."""
+    wishes = situation.wishes
+    ready = {identity: _ready(situation, wish) for identity, wish in wishes.items()}
+    warming = {identity: _warming(situation, identity) for identity in wishes}
+    # The chair is no load.
+    eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != CHAIR}
+    chair = {CHAIR: wishes[CHAIR].eligible} if CHAIR in wishes else {}
+    return {
+        **placement(eligible, ready, situation.masters, warming=warming),
+        **placement(chair, ready, situation.masters, warming=warming),
+    }
+
+
+def _ready(situation: Situation, wish: EgressWish) -> list[str]:
+    able = wish.ready and situation.standing and not (situation.surviving and wish.id == CHAIR)
+    others = [
+        name
+        for name, member in situation.members.items()
+        if member.ready_for(wish.id) and (situation.surviving or not member.isolated)
+    ]
+    return [situation.me, *others] if able else others
+
+
+def _warming(situation: Situation, identity: str) -> list[str]:
+    others = [name for name, member in situation.members.items() if identity in member.warming]
+    return [situation.me, *others] if identity in situation.warming else others

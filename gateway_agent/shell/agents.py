@@ -1,0 +1,101 @@
+"""The lease keeper's end of ``keeper.sock``: the agent, an agent that takes over from it, people who look on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+from functools import partial
+from pathlib import Path
+
+SOCKET = "keeper.sock"
+
+
+class Connection:
+    """An agent, or somebody who looks on."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        self.peer = peer
+        self._rest = b""
+
+    def lines(self) -> list[bytes] | None:
+        """The lines that have come whole; None at the end."""
+        try:
+            data = self.peer.recv(1 << 20)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return lines
+
+    def tell(self, line: bytes) -> bool:
+        """False where the other side does not keep up: it is dropped, and may connect anew."""
+        try:
+            return self.peer.send(line) == len(line)
+        except OSError:
+            return False
+
+
+class Agents:
+    """All connections. Registers with ``selector`` a callback without arguments for each."""
+
+    def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:
+        """Listens when it returns. Raises OSError."""
+        self._selector = selector
+        self._connections: list[Connection] = []
+        self._lines: list[bytes] = []
+        self._new = False
+        self._listener = _listen(path)
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def lines(self) -> list[bytes]:
+        """What has been said since the last call: of each that has spoken its last word, which is the whole."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def new(self) -> bool:
+        """Whether somebody has connected who was told nothing yet."""
+        return self._new
+
+    def tell(self, line: bytes) -> None:
+        self._new = False
+        for connection in list(self._connections):
+            if not connection.tell(line):
+                self._drop(connection)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            peer, _ = self._listener.accept()
+            connection = Connection(peer)
+            self._connections.append(connection)
+            self._selector.register(peer, selectors.EVENT_READ, partial(self._hear, connection))
+            self._new = True
+
+    def _hear(self, connection: Connection) -> None:
+        lines = connection.lines()
+        if lines is None:
+            self._drop(connection)
+        else:
+            self._lines += lines[-1:]
+
+    def _drop(self, connection: Connection) -> None:
+        self._selector.unregister(connection.peer)
+        self._connections.remove(connection)
+        connection.peer.close()
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(mask)
+    listener.listen()
+    return listener

@@ -1,0 +1,163 @@
+"""Nodes without manners: voters and owners as they are, asked for anything at any time.
+
+The keeper asks only when it hears a majority, when nobody else is master, when a change has settled. None of that
+may be needed for there to be one master: here nobody is considerate, messages take as long as they like, and only
+the rules of :mod:`gateway_agent.core.lease`, ``elector``, ``voters`` and ``chair`` are left.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+
+from gateway_agent.core.chair import Chair
+from gateway_agent.core.elector import Elector
+from gateway_agent.core.lease import MILLISECOND, Claim, Owner, Release, Verdict
+from gateway_agent.core.voters import CHAIR, Electorate, Memory, VoterSet
+from gateway_agent.core.wire import Answer, Heartbeat
+
+ONE = "0000000000000001"
+DURATION = 500 * MILLISECOND
+Wanted = Callable[[VoterSet], VoterSet | None]
+
+
+@dataclass
+class Node:
+    name: str
+    rate: float
+    """Of its clock against true time."""
+    memory: Memory
+    incarnation: int = 0
+    owner: Owner = field(init=False)
+    electorate: Electorate = field(init=False)
+    elector: Elector = field(init=False)
+    chair: Chair = field(init=False)
+
+    def start(self, now: int) -> None:
+        self.incarnation += 1
+        self.owner, self.chair = Owner(), Chair(self.name)
+        self.electorate = Electorate(self.name, self.memory, now)
+        self.elector = Elector(self.electorate, self.memory, DURATION, now)
+
+    def clock(self, true: int) -> int:
+        return int(true * self.rate)
+
+    def true(self, clock: int) -> int:
+        """The first moment at which the clock shows at least this."""
+        return int(clock / self.rate) + 2
+
+    def expire(self, now: int) -> None:
+        for identity in self.owner.lost(now):
+            self.owner.drop(identity)
+
+
+class World:
+    """``now``: true time, nanoseconds. All know set 1, which is made of ``members``."""
+
+    def __init__(self, rates: dict[str, float], members: tuple[str, ...]) -> None:
+        self.now = 0
+        self.nodes = {
+            name: Node(name, rate, Memory(VoterSet(1, members), None, (0, ""), DURATION))
+            for name, rate in rates.items()
+        }
+        self.decided: dict[int, VoterSet] = {1: VoterSet(1, members)}
+        self._epochs = itertools.count(1)
+        self._queue: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        for node in self.nodes.values():
+            node.start(node.clock(0))
+
+    def ask(
+        self, name: str, ids: Iterable[str], reached: Collection[str], out_ns: int, back_ns: int, wanted: Wanted
+    ) -> None:
+        """One heartbeat, to those that are ``reached``, and this long on its way there and back."""
+        node = self.nodes[name]
+        now = node.clock(self.now)
+        node.expire(now)
+        for identity in ids:
+            if identity not in node.owner.tenures:
+                node.owner.ask(identity, next(self._epochs), now)
+        electorate = node.electorate
+        request = node.owner.request(electorate.quorum(DURATION, now), DURATION, now)
+        beat = Heartbeat(
+            request.seq, DURATION, electorate.current, electorate.accepted, request.quorum.asked,
+            tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()),
+            (), False, "", {}, (), node.chair.proposal,
+        )
+        incarnation = node.incarnation
+
+        def arrive(voter: Node) -> None:
+            answer = self._vote(voter, node, incarnation, beat)
+            self._later(0 if voter is node else back_ns, lambda: self._count(node, incarnation, voter, answer, wanted))
+
+        for voter in self.nodes.values():
+            if voter.name in beat.asked and (voter is node or voter.name in reached):
+                self._later(0 if voter is node else out_ns, lambda voter=voter: arrive(voter))
+        self.run(0)
+
+    def release(self, name: str, reached: Collection[str]) -> None:
+        node = self.nodes[name]
+        tenure = node.owner.drop(ONE)
+        if tenure:
+            release = Release(ONE, tenure.epoch, name, node.incarnation, "")
+            for voter in (name, *reached):
+                self.nodes[voter].elector.release(release, self.nodes[voter].clock(self.now))
+
+    def tell(self, name: str, other: str) -> None:
+        """``other`` learns what ``name`` knows of the voters."""
+        known, node = self.nodes[name].electorate, self.nodes[other]
+        node.electorate.hear(name, known.current, known.accepted, node.clock(self.now))
+        self._store(node)
+
+    def restart(self, name: str) -> None:
+        self.nodes[name].start(self.nodes[name].clock(self.now))
+
+    def run(self, duration_ns: int) -> None:
+        end = self.now + duration_ns
+        while self._queue and self._queue[0][0] <= end:
+            self.now, _, happen = heapq.heappop(self._queue)
+            happen()
+        self.now = end
+
+    def ends(self) -> list[int]:
+        """The moments, from now on, at which a grant or a lease on :data:`ONE` ends."""
+        grants = [(n, n.elector.voter.grants[ONE].until) for n in self.nodes.values() if ONE in n.elector.voter.grants]
+        leases = [(n, n.owner.tenures[ONE].until) for n in self.nodes.values() if ONE in n.owner.tenures]
+        return sorted({end for n, until in grants + leases if (end := n.true(until)) > self.now})
+
+    def holders(self) -> list[str]:
+        held = [(n, n.owner.tenures.get(ONE)) for n in self.nodes.values()]
+        return [n.name for n, tenure in held if tenure and tenure.holds(n.clock(self.now))]
+
+    def _vote(self, voter: Node, asking: Node, incarnation: int, beat: Heartbeat) -> Answer:
+        now = voter.clock(self.now)
+        voter.electorate.hear(asking.name, beat.voters, beat.accepted, now)
+        answer = voter.elector.vote(asking.name, incarnation, beat, DURATION, now)
+        self._store(voter)
+        return answer
+
+    def _count(self, node: Node, incarnation: int, voter: Node, answer: Answer, wanted: Wanted) -> None:
+        if node.incarnation != incarnation:
+            return
+        now = node.clock(self.now)
+        node.expire(now)
+        node.electorate.hear(voter.name, answer.voters, answer.accepted, now)
+        request = node.owner.count(voter.name, answer.seq, Verdict(answer.granted, answer.refused), now)
+        assert len(self.holders()) <= 1, f"{self.holders()} at {self.now / MILLISECOND} ms"
+        if request and CHAIR in answer.granted:
+            current = node.electorate.current
+            decided = node.chair.count(voter.name, request, answer.accepted, current, lambda: wanted(current))
+            if decided and decided.version == current.version + 1:
+                assert self.decided.setdefault(decided.version, decided) == decided, "two sets of one version"
+                node.electorate.adopt(decided, now)
+        self._store(node)
+
+    def _store(self, node: Node) -> None:
+        memory = node.elector.memory(DURATION)
+        assert memory is not None
+        node.memory = memory
+
+    def _later(self, delay_ns: int, happen: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (self.now + delay_ns, next(self._order), happen))

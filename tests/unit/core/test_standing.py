@@ -1,0 +1,62 @@
+"""Who asks for an egress IP, in which order."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_agent.core.keeping import EgressWish
+from gateway_agent.core.membership import Member
+from gateway_agent.core.placement import draw
+from gateway_agent.core.standing import Situation, candidates
+from gateway_agent.core.voters import CHAIR
+
+ONE = "0000000000000001"
+NODES = ("g1", "g2", "g3")
+BY_LOT = tuple(sorted(NODES, key=lambda node: draw(ONE, node)))
+ME, *OTHERS = BY_LOT
+
+
+def situation(
+    ready: bool = True,
+    members: dict[str, Member] | None = None,
+    masters: dict[str, str] | None = None,
+    standing: bool = True,
+    surviving: bool = False,
+    warming: tuple[str, ...] = (),
+) -> Situation:
+    wishes = {identity: EgressWish(identity, "gw", "", NODES, ready) for identity in (ONE, CHAIR)}
+    heard = {name: Member(0) for name in OTHERS} if members is None else members
+    return Situation(ME, wishes, heard, masters or {}, standing, surviving, warming)
+
+
+@pytest.mark.parametrize(
+    ("known", "order"),
+    [
+        (situation(), BY_LOT),
+        (situation(ready=False), tuple(OTHERS)),
+        (situation(standing=False), tuple(OTHERS)),
+        (situation(members={}), (ME,)),
+        (situation(members={OTHERS[1]: Member(0)}), (ME, OTHERS[1])),
+        (situation(members={OTHERS[0]: Member(0, isolated=True), OTHERS[1]: Member(0)}), (ME, OTHERS[1])),
+        (situation(members={OTHERS[0]: Member(0, isolated=True)}, surviving=True), (ME, OTHERS[0])),
+        (situation(members={OTHERS[0]: Member(0, unready={ONE: "down"})}), (ME,)),
+        (situation(masters={ONE: OTHERS[1]}), (OTHERS[1], ME, OTHERS[0])),
+        (situation(warming=(ONE,)), (*OTHERS, ME)),
+        (situation(warming=(ONE,), members={}), (ME,)),
+        (situation(warming=(ONE,), members={n: Member(0, warming=(ONE,)) for n in OTHERS}), BY_LOT),
+        (situation(members={OTHERS[0]: Member(0, warming=(ONE,)), OTHERS[1]: Member(0)}), (ME, OTHERS[1], OTHERS[0])),
+        (situation(members={OTHERS[0]: Member(0, warming=("other",))}), (ME, OTHERS[0])),
+    ],
+    ids=[
+        "by lot", "not ready", "must not ask", "heard by nobody", "one is not heard", "one is isolated",
+        "nobody has a majority", "one is not ready", "a healthy master first", "I have just become ready",
+        "nobody else can", "all have just become ready", "another has just become ready",
+        "it has just become ready for something else",
+    ],
+)
+def test_the_order_of_candidates(known: Situation, order: tuple[str, ...]) -> None:
+    assert candidates(known)[ONE] == order
+
+
+def test_without_a_majority_nobody_asks_for_the_chair() -> None:
+    assert ME not in candidates(situation(surviving=True, members={}))[CHAIR]
