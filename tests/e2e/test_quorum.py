@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,10 @@ def test_direct_lets_pods_out_until_a_gateway_is_back(witnessed: Lab) -> None:
         lab.publish("story", documents.story(interface, GATEWAY))
 
 
+def _has_voters(node: Node, names: set[str]) -> bool:
+    return set(node.agent.status()["voters"]) == names
+
+
 def test_a_voter_that_is_dead_for_long_is_replaced(witnessed: Lab) -> None:
     lab, witness = witnessed, witnessed.nodes["w1"]
     lab.wait_settled(GATEWAY)
@@ -140,7 +145,7 @@ def test_a_voter_that_is_dead_for_long_is_replaced(witnessed: Lab) -> None:
     try:
         for name in ("g1", "g2", "w2"):
             node = lab.nodes[name]
-            until(lambda node=node: set(node.agent.status()["voters"]) == {"g1", "g2", "w2"}, name, 20)
+            until(partial(_has_voters, node, {"g1", "g2", "w2"}), name, 20)
             assert node.agent.status()["voterSet"] > before
     finally:
         witness.agent.start()

@@ -7,6 +7,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,19 +107,23 @@ def test_records_of_a_later_version_are_read(tmp_path: Path) -> None:
     assert attachments.loads(json.dumps(later)) == RECORD
 
 
-@pytest.fixture
+@contextmanager
 def no_room() -> Iterator[None]:
-    """Files of this process cannot grow beyond some bytes: the nearest to a full disk that needs no disk."""
+    """Files of this process cannot grow beyond some bytes: the nearest to a full disk that needs no disk.
+
+    Only around the write itself: pytest's own output may go to a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_no_room_leaves_what_was_there(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_no_room_leaves_what_was_there(tmp_path: Path) -> None:
     attachments.write(tmp_path, RECORD)
-    request.getfixturevalue("no_room")
-    with pytest.raises(OSError):
+    with no_room(), pytest.raises(OSError):
         attachments.write(tmp_path, replace(RECORD, group=9))
     assert attachments.load(tmp_path, *RECORD.key) == RECORD
     assert os.listdir(tmp_path / "attachments") == ["c-1.a@eth0.json"]
