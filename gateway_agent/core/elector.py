@@ -11,6 +11,9 @@ class Elector:
     def __init__(self, electorate: Electorate, memory: Memory | None, duration_ns: int, now: int) -> None:
         self._electorate = electorate
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
+        if memory and memory.granted_until is not None:
+            # It need not wait for grants that have ended.
+            self.silent_until = min(self.silent_until, memory.granted_until)
         self.voter = Voter(self.silent_until)
         if memory:
             epoch, chair = memory.promised
@@ -27,7 +30,14 @@ class Elector:
         electorate = self._electorate
         if electorate.recovering:
             return None
-        return Memory(electorate.current, electorate.accepted, self.promised, duration_ns)
+        return Memory(
+            electorate.current,
+            electorate.accepted,
+            self.promised,
+            duration_ns,
+            self.voter.granted_until,
+            electorate.learned_at,
+        )
 
     def vote(self, sender: str, incarnation: int, beat: Heartbeat, limit_ns: int, now: int) -> Answer:
         """``limit_ns``: this node's own lease time."""

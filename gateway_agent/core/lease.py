@@ -94,6 +94,11 @@ class Voter:
         self.silent_until = silent_until
         self.grants: dict[str, Grant] = {}
 
+    @property
+    def granted_until(self) -> int:
+        """When the last grant ends, those of an earlier process included."""
+        return max([self.silent_until, *(grant.until for grant in self.grants.values())])
+
     def vote(
         self,
         node: str,

@@ -51,7 +51,11 @@ class Memory(msgspec.Struct, frozen=True):
     promised: tuple[int, str]
     """Highest epoch granted to a chair, and to whom."""
     duration_ns: int
-    """The lease time in use: a voter that starts is silent for as long."""
+    """The lease time in use: a voter that starts is silent for as long, where it does not know better."""
+    granted_until: int | None = None
+    """When the last of its grants ends, on this machine's ``CLOCK_BOOTTIME``; None: of another boot, so not known."""
+    learned_at: int | None = None
+    """When it learned of ``current``; likewise."""
 
 
 def first_voters(egress: Collection[str], others: Collection[str]) -> tuple[str, ...]:
@@ -125,9 +129,10 @@ class Electorate:
         self.accepted = memory.accepted if memory else None
         self.recovering = memory is None
         """Without memory this node must not vote: it may have accepted what it no longer knows."""
-        self.learned_at = now
+        # What is remembered may have been learned a moment ago; what came before it is forgotten, as after a skip.
+        remembered = memory.learned_at if memory else None
+        self.learned_at = self._skipped_at = now if remembered is None else min(remembered, now)
         self._started_at = now
-        self._skipped_at = now
         self._superseded: list[tuple[tuple[str, ...], int]] = []
         self._told: dict[str, tuple[VoterSet, Proposal | None]] = {}
         self._new: set[str] = set()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import gc
 import os
 import secrets
@@ -152,7 +153,11 @@ class Process:
 
     def _remembered(self) -> Memory | None:
         with contextlib.suppress(OSError, msgspec.DecodeError):
-            return msgspec.json.decode((self._run_dir / VOTERS).read_bytes(), type=Memory)
+            stored = msgspec.json.decode((self._run_dir / VOTERS).read_bytes(), type=Stored)
+            if stored.boot == boot_id():
+                return stored.memory
+            # Another boot's clock says nothing to this one's.
+            return msgspec.structs.replace(stored.memory, granted_until=None, learned_at=None)
         return None
 
     def _remember(self, memory: Memory) -> None:
@@ -160,10 +165,26 @@ class Process:
         try:
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with open(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(memory))
+                file.write(msgspec.json.encode(Stored(boot_id(), memory)))
             os.rename(new, self._run_dir / VOTERS)
         except OSError as error:
             self._problems[VOTERS] = f"{self._run_dir / VOTERS}: {error.strerror}"
+            # Better no memory than an old one, which would let the next process vote too early.
+            with contextlib.suppress(OSError):
+                os.unlink(self._run_dir / VOTERS)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """What ``voters.json`` holds."""
+
+    boot: str
+    memory: Memory
+
+
+@functools.cache
+def boot_id() -> str:
+    """Of this run of the kernel."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def boottime() -> int:

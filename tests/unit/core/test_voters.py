@@ -271,4 +271,32 @@ def test_a_voter_keeps_its_promise_to_the_chair_over_a_restart() -> None:
     elector = Elector(Electorate("b", memory, now=0), memory, LEASE, now=0)
     chair = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(CHAIR, 6),))
     assert elector.vote("c", 1, chair, LEASE, now=LEASE).refused[0].why == EPOCH
-    assert elector.memory(LEASE) == memory
+    assert elector.memory(LEASE) == msgspec.structs.replace(memory, granted_until=LEASE, learned_at=0)
+
+
+def test_a_voter_that_knows_when_its_grants_end_waits_no_longer() -> None:
+    memory = Memory(voters(1, "abc"), None, (0, ""), LEASE)
+
+    def elector(now: int, granted_until: int | None) -> Elector:
+        known = msgspec.structs.replace(memory, granted_until=granted_until, learned_at=0)
+        return Elector(Electorate("b", known, now), known, LEASE, now)
+
+    assert elector(10 * LEASE, None).silent_until == 11 * LEASE
+    assert elector(10 * LEASE, 3 * LEASE).silent_until == 3 * LEASE
+    assert elector(10 * LEASE, 10 * LEASE + 7).silent_until == 10 * LEASE + 7
+    assert elector(10 * LEASE, 90 * LEASE).silent_until == 11 * LEASE, "no grant outlives a lease time"
+
+
+def test_what_is_remembered_covers_every_grant_and_an_earlier_silence() -> None:
+    memory = Memory(voters(1, "abc"), None, (0, ""), LEASE, granted_until=5 * LEASE, learned_at=0)
+    elector = Elector(Electorate("b", memory, 5 * LEASE - 9), memory, LEASE, 5 * LEASE - 9)
+    assert elector.memory(LEASE).granted_until == 5 * LEASE  # type: ignore[union-attr]
+    elector.vote("a", 1, beat(voters(1, "abc")), LEASE, now=6 * LEASE)
+    assert elector.memory(LEASE).granted_until == 7 * LEASE  # type: ignore[union-attr]
+
+
+def test_a_set_learned_just_before_a_restart_bars_for_the_rest_of_a_lease_time() -> None:
+    memory = Memory(voters(3, "abc"), None, (0, ""), LEASE, granted_until=0, learned_at=10 * LEASE)
+    electorate = Electorate("b", memory, now=10 * LEASE + 5)
+    assert electorate.quorum(LEASE, now=11 * LEASE - 1).sets == ()
+    assert electorate.quorum(LEASE, now=11 * LEASE).sets == (("a", "b", "c"),)
