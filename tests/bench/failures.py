@@ -251,7 +251,7 @@ FAILURES = (
         "in the middle of the election after a cut",
         _restart_voters,
         _mend,
-        # A voter that has just started is silent for one lease time, and two processes have to start first.
-        extra=500.0,
+        # Two processes have to start first: on a busy machine that takes as long as it takes.
+        extra=150.0,
     ),
 )
