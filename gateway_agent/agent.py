@@ -34,6 +34,8 @@ from .shell.peers import KeeperClient
 log = logging.getLogger(__name__)
 RETRY = 1.0
 """Seconds until a round that failed is tried again."""
+LISTENING = 2.0
+"""Seconds that a new lease keeper gets to hear of the masters: several times what they need to answer it."""
 PERIOD = 5.0
 """Seconds until a round without a cause: for what nobody tells, such as what the plugin alone has done."""
 
@@ -61,6 +63,7 @@ class Agent:
         self._begun = self._ended = 0
         self._followed: Inventory | None = None
         self._kernel_in_doubt = True
+        self._keeper_met = 0.0
         self._stopping = False
 
     # --- what comes in -----------------------------------------------------------------------------------------
@@ -92,6 +95,9 @@ class Agent:
                 if change.at > known:
                     log.info("master of %s: %s -> %s, epoch %d (%s)", self._name(change.id), change.before or "none",
                              change.after or "none", change.epoch, change.reason)
+            if self.keeper_state is None or state.incarnation != self.keeper_state.incarnation:
+                self._keeper_met = asyncio.get_running_loop().time()
+                asyncio.get_running_loop().call_later(LISTENING, self._work.set)
             self.keeper_state = state
             self._work.set()
 
@@ -213,7 +219,13 @@ class Agent:
         if self.keeper_state is None:
             # Until the keeper has spoken, what was last known goes on to hold: a restart moves nothing.
             return {e.id: (e.master, e.epoch) for e in self.plan.egress_ips} if self.plan else {}
-        return {egress.id: (egress.master, egress.epoch) for egress in self.keeper_state.egress}
+        # The same for what a keeper that has just started has not heard of yet: the masters answer it, soon.
+        listening = asyncio.get_running_loop().time() < self._keeper_met + LISTENING
+        return {
+            egress.id: (egress.master, egress.epoch)
+            for egress in self.keeper_state.egress
+            if egress.epoch or not listening
+        }
 
     # --- what goes out -----------------------------------------------------------------------------------------
 
