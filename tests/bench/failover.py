@@ -48,8 +48,8 @@ def verdict(failure: Failure, runs: Sequence[Run], bound: float) -> list[str]:
     worst = max(run.silence for run in runs)
     if wrong := sorted({address for run in runs for address in run.wrong}):
         found.append(f"packets left by {', '.join(wrong)}")
-    if worst > bound + failure.extra:
-        found.append(f"silent for {worst:.0f} ms, more than {bound + failure.extra:.0f}")
+    if worst > bound:
+        found.append(f"silent for {worst:.0f} ms, more than {bound:.0f}")
     if not failure.silent and not failure.moves and worst > 0:
         found.append(f"silent for {worst:.0f} ms, though nothing should move")
     return found

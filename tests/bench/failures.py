@@ -35,8 +35,6 @@ class Failure:
     """Another node must become master; else none may."""
     silent: bool = True
     """Some probes are bound to be lost; else none may be."""
-    extra: float = 0.0
-    """Milliseconds beyond the bound that lie in the nature of this failure."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +249,5 @@ FAILURES = (
         "in the middle of the election after a cut",
         _restart_voters,
         _mend,
-        # Two processes have to start first: on a busy machine that takes as long as it takes.
-        extra=150.0,
     ),
 )
