@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from . import sync
 from .kernel import ids
 from .kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from .plan import Plan, PlanNode
-from .ruleset import node_nft
+from .ruleset import Marks, families, guards, leaving, peers, transaction
+from .steering import bridge_chains, inet_chains
 
 __all__ = ["node_nft", "node_state"]
 
 ALIAS_LIMIT = 255
 """Bytes that the kernel keeps of an interface's alias."""
+METRIC = {4: 0, 6: 1024}
+"""Of a route by family; an IPv6 route without one gets this from the kernel."""
+
+
+def node_nft(plan: Plan) -> str:
+    """One nft transaction that replaces both tables of the node whole."""
+    marks = Marks(plan)
+    inet = (*inet_chains(plan, marks), *guards(plan, marks), *leaving(plan, marks))
+    bridge = transaction("bridge", ids.NFT_NODE_BRIDGE, bridge_chains(plan))
+    return bridge + transaction("inet", ids.NFT_NODE_INET, inet)
 
 
 def node_state(plan: Plan) -> KernelState:
@@ -21,21 +33,26 @@ def node_state(plan: Plan) -> KernelState:
     A node that is not in the inventory gets no tunnel, but rules and ``unreachable`` routes: its selected
     pods are cut off rather than let out.
     """
-    me = plan.endpoint
+    me = plan.me
     tunnels = me is not None and bool(plan.egress_ips)
     names = [*(egress.device for egress in plan.egress_ips), ids.BACK_DEVICE] if tunnels else []
+    synced = bool(names and sync.partners(plan))
     return KernelState(
-        vxlans=frozenset(_vxlans(plan, me) if me and names else ()),
-        settings=frozenset(setting for name in names for setting in _settings(name)),
-        addresses=frozenset(Address(name, ids.DEVICE_ADDRESS, 32) for name in names),
-        fdb=frozenset(_fdb(plan) if names else ()),
+        vxlans=frozenset(_vxlans(plan, me, synced) if me and names else ()),
+        settings=frozenset(setting for name in names for setting in _settings(plan, name))
+        | frozenset(sync.settings(plan) if synced else ()),
+        addresses=frozenset(Address(name, ids.DEVICE_ADDRESS, 32) for name in names)
+        | frozenset([sync.address()] if synced else []),
+        fdb=frozenset(_fdb(plan) if names else ()) | frozenset(sync.fdb(plan) if synced else ()),
         neighbours=frozenset(_neighbours(plan) if names else ()),
         routes=frozenset(_routes(plan, bool(names))),
         rules=frozenset(_rules(plan)),
     )
 
 
-def _vxlans(plan: Plan, me: PlanNode) -> Iterator[Vxlan]:
+def _vxlans(plan: Plan, me: PlanNode, synced: bool) -> Iterator[Vxlan]:
+    if synced:
+        yield sync.vxlan(plan, me)
     for egress in plan.egress_ips:
         alias = f"egress-gateway {egress.gateway} {egress.address}".rstrip()[:ALIAS_LIMIT]
         yield Vxlan(egress.device, egress.vni, me.address, plan.port, me.mac, plan.mtu, alias)
@@ -43,51 +60,70 @@ def _vxlans(plan: Plan, me: PlanNode) -> Iterator[Vxlan]:
     yield Vxlan(ids.BACK_DEVICE, ids.BACK_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
 
 
-def _settings(device: str) -> tuple[Setting, ...]:
-    return (
-        # Loose: answers come from anywhere. The larger of this and ``all`` counts, so 0 would not be certain.
-        Setting(device, "ipv4", "rp_filter", "2"),
-        Setting(device, "ipv4", "forwarding", "1"),
-        # No router solicitations and listener reports into the tunnel.
-        Setting(device, "ipv6", "disable_ipv6", "1"),
-    )
+def _settings(plan: Plan, device: str) -> Iterator[Setting]:
+    # Loose: answers come from anywhere. The larger of this and ``all`` counts: over an ``all`` of 1, 0 would be strict.
+    yield Setting(device, "ipv4", "rp_filter", "2" if plan.source_check else "0")
+    yield Setting(device, "ipv4", "forwarding", "1")
+    if plan.mtu < ids.IPV6_MIN_MTU:
+        return
+    # No address, so no solicitation and no duplicate detection; no router is believed. By name these come before
+    # ``disable_ipv6``, and so are they made: a device that gets IPv6 gets it silent.
+    for name, value in (("accept_ra", "0"), ("addr_gen_mode", "1"), ("autoconf", "0")):
+        yield Setting(device, "ipv6", name, value)
+    yield Setting(device, "ipv6", "disable_ipv6", "0" if 6 in _carried(plan, device) else "1")
+
+
+def _carried(plan: Plan, device: str) -> tuple[int, ...]:
+    """The families of the packets that a device is for."""
+    of = families(plan) if device == ids.BACK_DEVICE else {e.family for e in plan.egress_ips if e.device == device}
+    return tuple(family for family in of if family == 4 or plan.mtu >= ids.IPV6_MIN_MTU)
 
 
 def _fdb(plan: Plan) -> Iterator[Fdb]:
-    for node in plan.peers:
+    for node in peers(plan):
         yield Fdb(ids.BACK_DEVICE, node.mac, node.address)
         for egress in plan.egress_ips:
-            if node.name in egress.eligible:
+            # A master that is not eligible any more serves until another one is known.
+            if node.name in egress.eligible or node.name == egress.master:
                 yield Fdb(egress.device, node.mac, node.address)
 
 
 def _neighbours(plan: Plan) -> Iterator[Neighbour]:
-    by_name = {node.name: node for node in plan.peers}
+    by_name = {node.name: node for node in peers(plan)}
+    # Both, so that no connection ends with a change of connectionSync, which only virtual addresses have.
+    kinds = (False, True) if any(egress.address for egress in plan.egress_ips) else (False,)
     for node in by_name.values():
-        yield Neighbour(ids.BACK_DEVICE, node.address, node.mac)
+        for family in _carried(plan, ids.BACK_DEVICE):
+            for synced in kinds:
+                yield Neighbour(ids.BACK_DEVICE, ids.inner(node.address, family, synced), node.mac)
     for egress in plan.egress_ips:
         if egress.master in by_name:
-            yield Neighbour(egress.device, ids.NEXT_HOP, by_name[egress.master].mac)
+            for family in _carried(plan, egress.device):
+                yield Neighbour(egress.device, ids.NEXT_HOPS[family], by_name[egress.master].mac)
 
 
 def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
     if tunnels:
-        yield Route(4, ids.TABLE_BASE, "unicast", device=ids.BACK_DEVICE)
-    reachable = {node.name for node in plan.peers}
+        for family in _carried(plan, ids.BACK_DEVICE):
+            yield Route(family, ids.TABLE_BASE, "unicast", METRIC[family], ids.BACK_DEVICE)
+    reachable = {node.name for node in peers(plan)}
     for egress in plan.egress_ips:
         table = ids.TABLE_BASE + egress.slot
         for family in (4, 6):
             yield Route(family, table, "unreachable", metric=ids.UNREACHABLE_METRIC)
+        # Packets of the other family find no way here.
+        metric = METRIC[egress.family]
         if plan.serves(egress):
-            yield Route(4, table, "throw")
-        elif tunnels and egress.master in reachable:
-            yield Route(4, table, "unicast", device=egress.device, via=ids.NEXT_HOP)
+            yield Route(egress.family, table, "throw", metric)
+        elif tunnels and egress.master in reachable and egress.family in _carried(plan, egress.device):
+            yield Route(egress.family, table, "unicast", metric, egress.device, ids.NEXT_HOPS[egress.family])
 
 
 def _rules(plan: Plan) -> Iterator[Rule]:
     layout = plan.layout
     if plan.egress_ips:
-        yield Rule(4, ids.RULE_PRIORITY_BASE, layout.reply, layout.mask, ids.TABLE_BASE)
+        for family in families(plan):
+            yield Rule(family, ids.RULE_PRIORITY_BASE, layout.reply, layout.mask, ids.TABLE_BASE)
     for egress in plan.egress_ips:
         priority, table = ids.RULE_PRIORITY_BASE + egress.slot, ids.TABLE_BASE + egress.slot
         for family in (4, 6):

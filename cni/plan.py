@@ -6,74 +6,22 @@ or *which prefixes win* is taken here: those are made by the agent and stand in 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from .kernel import ids
+from .selecting import NAMESPACE_LABEL, PodIdentity, Requirement, Selector, matches
 
-VERSION = 1
-NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
-"""Every pod carries it for matching, with its namespace as value, whatever its own labels say."""
+__all__ = [
+    "NAMESPACE_LABEL", "VERSION", "Plan", "PlanEgressIP", "PlanNode", "PlanPolicy", "PodIdentity", "PolicySet",
+    "Requirement", "Selector", "SetKey", "Way", "choose", "dumps", "loads", "matches",
+]  # fmt: skip
 
-
-@dataclass(frozen=True)
-class Requirement:
-    """One term of a Kubernetes label selector. ``matchLabels: {k: v}`` is ``k In (v,)``."""
-
-    key: str
-    operator: str
-    """``In``, ``NotIn``, ``Exists`` or ``DoesNotExist``."""
-    values: tuple[str, ...] = ()
-
-    def holds(self, labels: Mapping[str, str]) -> bool:
-        value = labels.get(self.key)
-        if self.operator == "Exists":
-            return value is not None
-        if self.operator == "DoesNotExist":
-            return value is None
-        if self.operator == "In":
-            return value in self.values
-        return value is None or value not in self.values
-
-
-def matches(requirements: Iterable[Requirement], labels: Mapping[str, str]) -> bool:
-    """True where every requirement holds. No requirement at all matches everything, as in Kubernetes."""
-    return all(requirement.holds(labels) for requirement in requirements)
-
-
-@dataclass(frozen=True)
-class PodIdentity:
-    """A pod as its CNI call and the store know it. ``labels`` is None where nobody has told them."""
-
-    namespace: str
-    name: str
-    labels: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True)
-class Selector:
-    """Pods by their labels and, where ``namespaces`` is given, by the labels of their namespace."""
-
-    pods: tuple[Requirement, ...] = ()
-    namespaces: tuple[Requirement, ...] | None = None
-
-    def selects(self, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> bool | None:
-        """True, False, or None where the answer hangs on labels that are not known.
-
-        A namespace without a ``Namespace`` document has no labels but its name.
-        """
-        known = {NAMESPACE_LABEL: pod.namespace}
-        if self.namespaces is not None:
-            labels = {"kubernetes.io/metadata.name": pod.namespace, **(namespace_labels or {})}
-            if not matches(self.namespaces, labels):
-                return False
-        if pod.labels is not None:
-            return matches(self.pods, {**pod.labels, **known})
-        if not all(term.holds(known) for term in self.pods if term.key == NAMESPACE_LABEL):
-            return False
-        return True if all(term.key == NAMESPACE_LABEL for term in self.pods) else None
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -129,11 +77,19 @@ class PlanEgressIP:
     source: str = ""
     """The IPv4 address that *this* node shows for it when master; empty where it has none or is not eligible."""
     source6: str = ""
+    """The IPv6 address, of an egress IP of that family."""
     mode: str = "PrimaryIPFromEgressGatewayNodeInterface"
+    sync: bool = False
+    """``connectionSync``: those that can be master know each other's connections."""
 
     @property
     def device(self) -> str:
         return ids.device(self.vni)
+
+    @property
+    def family(self) -> int:
+        """Of the packets that it can carry: 4 or 6. Basic mode shows IPv4 addresses."""
+        return 6 if ":" in self.address else 4
 
 
 @dataclass(frozen=True)
@@ -142,6 +98,10 @@ class Way:
 
     prefix: str
     egress_id: str
+
+
+SetKey = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+"""Of a policy set: ``policies``, ``egress_ids``, ``egress_ids6``."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +113,19 @@ class PolicySet:
     policies: tuple[str, ...]
     """Names, sorted."""
     egress_ids: tuple[str, ...]
-    """For each policy the egress IP it leads to, in the same order."""
+    """For each policy the egress IP that IPv4 packets are led to, in the same order."""
     ways: tuple[Way, ...]
+    egress_ids6: tuple[str, ...] = ()
+    """The same for IPv6. Where the gateway has addresses of one family only, that one's; so too where not given."""
+
+    def __post_init__(self) -> None:
+        if not self.egress_ids6:
+            object.__setattr__(self, "egress_ids6", self.egress_ids)
+
+    @property
+    def key(self) -> SetKey:
+        """What makes it another set than others."""
+        return self.policies, self.egress_ids, self.egress_ids6
 
     @property
     def group(self) -> int:
@@ -178,6 +149,9 @@ class Plan:
     """Labels of the namespaces, for ``namespaceSelector``."""
     isolated: bool = False
     """This node hears no majority of the voters: it forwards nothing new for others."""
+    source_check: bool = True
+    """The kernel takes an IPv4 packet out of a tunnel only where a route leads to its source. Where nodes have only
+    IPv6 addresses, and where connections are synced, there need be none."""
 
     @property
     def layout(self) -> ids.MarkLayout:
@@ -187,17 +161,6 @@ class Plan:
     def me(self) -> PlanNode | None:
         """This node's entry in the inventory; None where it has none."""
         return next((node for node in self.nodes if node.name == self.node), None)
-
-    @property
-    def endpoint(self) -> PlanNode | None:
-        """This node, where tunnels can end at it: the source of what enters them is its IPv4 address."""
-        me = self.me
-        return me if me is not None and ":" not in me.address else None
-
-    @property
-    def peers(self) -> tuple[PlanNode, ...]:
-        """The other nodes that tunnels can lead to."""
-        return tuple(node for node in self.nodes if node.name != self.node and ":" not in node.address)
 
     def serves(self, egress: PlanEgressIP) -> bool:
         """Whether this node is the master: its own pods leave by the egress interface, without a tunnel."""
@@ -210,15 +173,50 @@ class Plan:
             return None
         return tuple(sorted(name for name, selected in answers.items() if selected))
 
+    def ids_of(self, gateway: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The egress IPs of a gateway for IPv4 and for IPv6; where it has none of one family, the other's."""
+        mine = [egress for egress in self.egress_ips if egress.gateway == gateway]
+        ids4, ids6 = (tuple(egress.id for egress in mine if egress.family == family) for family in (4, 6))
+        return ids4 or ids6, ids6 or ids4
+
+    def key_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> SetKey | None:
+        """Of the policy set that the pod needs with exactly these policies; None where a gateway has no egress IP.
+
+        The egress IPs are those that :func:`choose` gives: all policies of one gateway share them.
+        """
+        gateways = {policy.name: policy.gateway for policy in self.policies}
+        chosen = {}
+        for name in policies:
+            ids4, ids6 = self.ids_of(gateways.get(name, ""))
+            if not ids4:
+                return None
+            chosen[name] = choose(pod, ids4), choose(pod, ids6)
+        ids4, ids6 = (tuple(chosen[name][place] for name in policies) for place in (0, 1))
+        return policies, ids4, ids6
+
     def set_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> PolicySet | None:
         """The policy set with exactly these policies that this pod uses; None where the plan has none."""
-        candidates = [s for s in self.policy_sets if s.policies == policies]
-        return candidates[spread(pod, len(candidates))] if candidates else None
+        key = self.key_for(pod, policies)
+        return next((s for s in self.policy_sets if s.key == key), None)
 
 
-def spread(pod: PodIdentity, buckets: int) -> int:
-    """A stable number in 0..buckets-1 for a pod: so it keeps its address among several."""
-    return int(ids.egress_id(pod.namespace, pod.name), 16) % buckets
+def choose(pod: PodIdentity, egress_ids: Sequence[str]) -> str:
+    """The pod's own among these, at least one: the same each time, in any order, on every node.
+
+    Rendezvous hashing (Thaler and Ravishankar, 1998): a pod moves only to an egress IP that is added, and only from
+    one that is taken away.
+    """
+    return _chosen(pod.namespace, pod.name, tuple(egress_ids))
+
+
+@lru_cache(maxsize=4096)
+def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
+    """A round asks for every pod: with many addresses that would be tens of milliseconds of hashing."""
+
+    def weight(egress_id: str) -> tuple[bytes, str]:
+        return hashlib.sha256(f"{namespace}\0{name}\0{egress_id}".encode()).digest(), egress_id
+
+    return max(egress_ids, key=weight)
 
 
 def dumps(plan: Plan) -> str:
@@ -260,4 +258,5 @@ def _policy(item: dict[str, Any]) -> PlanPolicy:
 
 def _policy_set(item: dict[str, Any]) -> PolicySet:
     ways = tuple(Way(**way) for way in item["ways"])
-    return PolicySet(item["number"], tuple(item["policies"]), tuple(item["egress_ids"]), ways)
+    policies, ids4, ids6 = (tuple(item[field]) for field in ("policies", "egress_ids", "egress_ids6"))
+    return PolicySet(item["number"], policies, ids4, ways, ids6)

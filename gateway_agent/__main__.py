@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import log
-from .agent import Agent
 from .calls import Calls
 from .config import AgentConfig, ConfigError, load
+from .observed import ObservedAgent
 from .shell import key
 from .shell.files import FilesStore
 from .shell.kernel import Kernel
@@ -69,13 +69,13 @@ async def serve(config: AgentConfig, source: Path) -> bool:
         if notice := key.provide(config.key_file):
             logger.warning("%s", notice)
         store = FilesStore(config.store_path, config.run_dir / "last-good")
-        agent = Agent(config, store, Kernel(), KeeperClient(config.run_dir))
+        agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir))
         agent.pods.adopt(agent.plan)
         server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
         return await _until_signal(agent, server, source)
 
 
-async def _until_signal(agent: Agent, server: RequestServer, source: Path) -> bool:
+async def _until_signal(agent: ObservedAgent, server: RequestServer, source: Path) -> bool:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     heard: list[signal.Signals] = []
@@ -89,7 +89,11 @@ async def _until_signal(agent: Agent, server: RequestServer, source: Path) -> bo
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, hear, number)
     agent.kernel.watch(agent.kernel_changed)
-    parts = (agent.follow_store(), agent.follow_keeper(), agent.run())
+    agent.flows.watch()
+    parts = (
+        agent.follow_store(), agent.follow_keeper(), agent.run(), agent.flows.run(), agent.count_changes(),
+        agent.metrics.run(),
+    )  # fmt: skip
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in parts]
     waiting: asyncio.Task[object] = asyncio.create_task(told.wait())
     await server.start()

@@ -21,21 +21,24 @@ from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP
 
 from .config import AgentConfig
-from .core import desired, planning, readiness
+from .core import desired, planning, readiness, status, underlay
 from .core.keeping import KeeperState
 from .core.model import Inventory, Problem
+from .flows import Flows
+from .leases import Leases
 from .pods import Pods
 from .shell import interfaces
 from .shell.files import FilesStore
 from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel
 from .shell.peers import KeeperClient
+from .tables import ConnectionTables
 
 log = logging.getLogger(__name__)
 RETRY = 1.0
 """Seconds until a round that failed is tried again."""
-LISTENING = 2.0
-"""Seconds that a new lease keeper gets to hear of the masters: several times what they need to answer it."""
+HANDOVER = 1.0
+"""Seconds that the lease keeper gets to hand over what this node can serve no longer."""
 PERIOD = 5.0
 """Seconds until a round without a cause: for what nobody tells, such as what the plugin alone has done."""
 
@@ -47,9 +50,7 @@ class Agent:
         self.config = config
         self.store = store
         self.kernel = kernel
-        self.keeper = keeper
         self.inventory: Inventory | None = None
-        self.keeper_state: KeeperState | None = None
         self.plan_file = config.run_dir / "plan.json"
         self.plan: Plan | None = _read_plan(self.plan_file)
         self.applied: Plan | None = None
@@ -59,12 +60,14 @@ class Agent:
         self._facts: dict[str, readiness.InterfaceFacts] = {}
         self._probes: dict[str, tuple[UpstreamProbe, asyncio.Task[None]]] = {}
         self._work = asyncio.Event()
+        self.leases = Leases(config, keeper, self._work.set)
+        self.tables = ConnectionTables(config.run_dir, self._work.set)
+        self.flows = Flows(kernel, config.mark_mask)
         self._rounds = asyncio.Condition()
         self._begun = self._ended = 0
         self._followed: Inventory | None = None
+        self._fenced: tuple[str, ...] = ()
         self._kernel_in_doubt = True
-        self._keeper_met = 0.0
-        self._stopping = False
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -89,17 +92,11 @@ class Agent:
 
     async def follow_keeper(self) -> None:
         """Takes each state of the lease keeper. Ends with its task."""
-        async for state in self.keeper.states():
-            known = self.keeper_state.changes[-1].at if self.keeper_state and self.keeper_state.changes else 0.0
-            for change in state.changes:
-                if change.at > known:
-                    log.info("master of %s: %s -> %s, epoch %d (%s)", self._name(change.id), change.before or "none",
-                             change.after or "none", change.epoch, change.reason)
-            if self.keeper_state is None or state.incarnation != self.keeper_state.incarnation:
-                self._keeper_met = asyncio.get_running_loop().time()
-                asyncio.get_running_loop().call_later(LISTENING, self._work.set)
-            self.keeper_state = state
-            self._work.set()
+        await self.leases.follow(self._name)
+
+    @property
+    def keeper_state(self) -> KeeperState | None:
+        return self.leases.state
 
     def kernel_changed(self, events: Iterable[Event]) -> None:
         """Takes what the kernel tells. An interface that went down counts at once, the rest in the next round."""
@@ -109,7 +106,8 @@ class Agent:
         if any(event.ours for event in events):
             self._kernel_in_doubt = True
             self._work.set()
-        named = {gateway.interface for gateway in self.inventory.gateways} if self.inventory else set()
+        gateways = self.inventory.gateways if self.inventory else ()
+        named = {name for gateway in gateways for name in (gateway.interface, *gateway.interfaces)}
         if devices & ((self._facts.keys() - self.pods.interfaces()) | named):
             self._look_at_interfaces()
         if devices & self.pods.interfaces():
@@ -117,7 +115,7 @@ class Agent:
             self._work.set()
 
     def _look_at_interfaces(self) -> None:
-        facts = interfaces.read()
+        facts = interfaces.read(self.inventory.virtual_addresses if self.inventory else ())
         if facts != self._facts:
             self._facts = facts
             self._tell_keeper()
@@ -128,8 +126,9 @@ class Agent:
     async def run(self) -> None:
         """Works round after round until cancelled."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._work.wait(), PERIOD)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PERIOD):
+                    await self._work.wait()
             self._work.clear()
             self._begun += 1
             try:
@@ -159,36 +158,47 @@ class Agent:
         inventory = self.inventory
         if inventory is None:
             return
-        self._facts = interfaces.read()
+        self._facts = interfaces.read(inventory.virtual_addresses)
         self.pods.reread()
         planned = planning.build(
             inventory,
             self._settings(),
-            {name: fact.address for name, fact in self._facts.items() if fact.address},
-            self._masters(),
+            self._facts,
+            self.leases.masters(self.plan),
             self.plan,
-            self.pods.wanted(inventory),
-            isolated=self.keeper_state is not None and self.keeper_state.isolated,
+            self.pods.identities(inventory),
+            isolated=self.leases.isolated(self.plan),
+            pod_interfaces=self.pods.interfaces(),
         )
         self.problems = planned.problems
         previous = self.plan
+        if previous is not None and self.applied is None:
+            self.kernel.remember(previous, self._fence_devices(previous))
         if planned.plan != self.plan:
             # Written before it is applied: should this process die in between, the next one numbers the same way.
             _write(self.plan_file, plans.dumps(planned.plan))
             self.plan = planned.plan
         # Before the kernel follows: what this node can serve no longer, it should let go of while it still forwards.
         self._tell_keeper()
+        here = planned.plan.node
+        lost = [e.id for e in planned.plan.egress_ips if here not in e.eligible]
+        await self.leases.released(lost, here, HANDOVER)
         await self._apply(planned.plan, previous, inventory)
         self._followed = inventory
         self._follow_probes()
+        self.tables.follow(planned.plan)
 
     async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:
         between = plan
-        if plan != self.applied or self._kernel_in_doubt:
+        devices = self._fence_devices(plan)
+        if plan != self.applied or self._kernel_in_doubt or devices != self._fenced:
+            self._fenced = devices
             tags = await self.kernel.tagged()
             between = planning.with_sets_in_use(plan, previous, frozenset(tags.values()))
             await self._stand(between)
-            self.applied = plan
+            before, self.applied = self.applied or previous, plan
+            await self.flows.follow(before, plan)
+        await self.flows.tidy(plan)
         await self.pods.retag(plan, inventory)
         if between != plan:
             await self._stand(plan)
@@ -196,11 +206,14 @@ class Agent:
     async def _stand(self, plan: Plan) -> None:
         self._kernel_in_doubt = False
         try:
-            for change in await self.kernel.stand(plan):
+            for change in await self.kernel.stand(plan, self._fence_devices(plan)):
                 log.info("kernel: %s", change)
         except KernelError:
             self._kernel_in_doubt = True
             raise
+
+    def _fence_devices(self, plan: Plan) -> tuple[str, ...]:
+        return desired.fence_devices(plan, self._facts, self.pods.interfaces())
 
     def _settings(self) -> planning.Settings:
         return planning.Settings(
@@ -213,55 +226,37 @@ class Agent:
 
     def _own_address(self) -> str:
         nodes = self.inventory.nodes if self.inventory else ()
-        return next((a for n in nodes if n.name == self.config.node_name for a in n.addresses if ":" not in a), "")
-
-    def _masters(self) -> dict[str, tuple[str, int]]:
-        if self.keeper_state is None:
-            # Until the keeper has spoken, what was last known goes on to hold: a restart moves nothing.
-            return {e.id: (e.master, e.epoch) for e in self.plan.egress_ips} if self.plan else {}
-        # The same for what a keeper that has just started has not heard of yet: the masters answer it, soon.
-        listening = asyncio.get_running_loop().time() < self._keeper_met + LISTENING
-        return {
-            egress.id: (egress.master, egress.epoch)
-            for egress in self.keeper_state.egress
-            if egress.epoch or not listening
-        }
+        return underlay.own_address(nodes, self.config.node_name)
 
     # --- what goes out -----------------------------------------------------------------------------------------
 
     def _tell_keeper(self) -> None:
         if self.plan is None or self.inventory is None:
             return
-        if self._followed is None and not self.trouble and not self._stopping:
+        if self._followed is None and not self.trouble and not self.leases.stopping:
             # A keeper that outlived the last agent serves on. That this one has not looked yet is no reason to let go.
             return
         tunnels = {egress.device for egress in self.applied.egress_ips} if self.applied else set()
-        config = desired.keeper_config(
-            self.plan, self._keeper_settings(), self._unready(), tunnels, stopping=self._stopping
-        )
-        self.keeper.send(config)
-
-    def _keeper_settings(self) -> desired.KeeperSettings:
-        return desired.KeeperSettings(
-            port=self.config.cluster_port,
-            key_file=str(self.config.key_file),
-            heartbeat_ns=self.config.heartbeat_ns,
-            duration_ns=self.config.duration_ns,
-            availability_first=self.config.quorum == "AvailabilityFirst",
-        )
+        # What it serves it knows best itself.
+        behind = {e.id: self.tables.behind() for e in self.plan.egress_ips if e.sync and not self.plan.serves(e)}
+        self.leases.tell(self.plan, self._unready(), behind, tunnels, self.inventory)
 
     def _unready(self) -> dict[str, str]:
         """For each egress IP that this node is eligible for, why it is not ready; empty where it is."""
         if self.plan is None or self.inventory is None:
             return {}
-        named = {gateway.name: gateway.interface for gateway in self.inventory.gateways}
+        gateways = {gateway.name: gateway for gateway in self.inventory.gateways}
         answers = {}
         for egress in self.plan.egress_ips:
             if self.plan.node in egress.eligible:
-                interface = named.get(egress.gateway, "")
+                gateway = gateways.get(egress.gateway)
+                interface = gateway.interface if gateway and gateway.interface else egress.interface
                 probe = self._probes.get(interface)
                 silent = probe[0].silent if probe else ()
-                unready = readiness.unready(egress, interface, self._facts, silent)
+                named = gateway.interfaces if gateway else ()
+                unready = readiness.unready(
+                    egress, interface, self._facts, silent, named, underlay.family(self.inventory.nodes)
+                )
                 if not unready and not self._stands(egress):
                     unready = self.trouble or "the kernel is not set up yet"
                 answers[egress.id] = unready
@@ -271,7 +266,8 @@ class Agent:
         """Whether the kernel already does for this egress IP what the plan says."""
         applied = self.applied.egress_ips if self.applied else ()
         return any(
-            (e.id, e.slot, e.interface, e.source) == (egress.id, egress.slot, egress.interface, egress.source)
+            (e.id, e.slot, e.interface, e.source, e.source6)
+            == (egress.id, egress.slot, egress.interface, egress.source, egress.source6)
             for e in applied
         )
 
@@ -290,9 +286,10 @@ class Agent:
 
     async def stop(self) -> None:
         """Hands every lease over and lets the keeper end. The data path stays: selected pods never leak."""
-        self._stopping = True
+        self.leases.stopping = True
         self._tell_keeper()
-        await self.keeper.ended()
+        await self.leases.ended()
+        await self.tables.stop()
 
     # --- what is asked -----------------------------------------------------------------------------------------
 
@@ -302,6 +299,10 @@ class Agent:
         found += self.problems
         found += [Problem("kernel", "", self.trouble)] if self.trouble else []
         found += [Problem("keeper", "", text) for text in (self.keeper_state.problems if self.keeper_state else ())]
+        hint = "another machine has the address: find it by its MAC"
+        conflicts = self.keeper_state.conflicts if self.keeper_state else ()
+        found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]
+        found += [Problem("connectionSync", "", text) for text in self.tables.troubles()]
         found += self.pods.problems
         return tuple(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,10 @@ from cni.plan import Plan, PodIdentity
 
 from .agent import Agent
 from .core import planning, status
+from .core.view import View
+from .leases import NotHandedOver
+from .observed import view
+from .operations import Operations
 from .pods import group_for, identity, selecting
 
 log = logging.getLogger(__name__)
@@ -35,11 +39,15 @@ class Calls:
         self._control: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": self._show_status, "pods": self._show_pods, "explain": self._explain, "events": self._events,
         }
+        operations = Operations(agent)
+        self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
+            "drain": operations.drain, "undrain": operations.undrain, "handover": operations.handover,
+        }
 
     async def handle(self, request: bytes) -> bytes:
         """The answer to one request of either kind. Never raises: what goes wrong is an answer too."""
         if request.startswith(contract.CONTROL + b"\0"):
-            return self._answer_control(request[len(contract.CONTROL) + 1 :])
+            return await self._answer_control(request[len(contract.CONTROL) + 1 :])
         try:
             environment, configuration = contract.split_cni_request(request)
             call = parse_call(environment, configuration)
@@ -178,34 +186,30 @@ class Calls:
 
     # --- egressctl ---------------------------------------------------------------------------------------------
 
-    def _answer_control(self, text: bytes) -> bytes:
+    async def _answer_control(self, text: bytes) -> bytes:
         try:
             question = json.loads(text)
-            call = self._control[question.pop("call")]
+            name = question.pop("call")
+            operation, call = self._operations.get(name), self._control.get(name)
         except (ValueError, KeyError, AttributeError, TypeError):
-            hint = f"calls: {', '.join(self._control)}"
+            operation = call = None
+        if operation is None and call is None:
+            hint = f"calls: {', '.join((*self._control, *self._operations))}"
             return json.dumps({"error": "not a call that this agent knows", "hint": hint}).encode()
         try:
-            answer = call(question)
-        except status.NotKnown as error:
+            answer = await operation(question) if operation else call(question) if call else None
+        except (status.NotKnown, NotHandedOver) as error:
             answer = {"error": str(error), "hint": error.hint}
         except Exception as error:
             log.exception("a question of egressctl failed")
             answer = {"error": f"the agent failed: {error!r}", "hint": "see its log"}
         return json.dumps(answer).encode()
 
-    def _view(self) -> status.View:
-        agent = self.agent
-        if agent.plan is None or agent.inventory is None:
+    def _view(self) -> View:
+        seen = view(self.agent)
+        if seen is None:
             raise status.NotKnown("the agent has not read its store yet", "it is starting, or its log says why")
-        return status.View(
-            plan=agent.applied or agent.plan,
-            inventory=agent.inventory,
-            attachments=tuple(agent.pods.records.values()),
-            keeper=agent.keeper_state,
-            cluster_cidrs=agent.config.cluster_cidrs,
-            problems=agent.all_problems(),
-        )
+        return seen
 
     def _show_status(self, _: dict[str, Any]) -> Any:
         return status.status(self._view())

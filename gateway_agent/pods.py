@@ -12,7 +12,7 @@ from cni import attachments
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.plan import Plan, PlanPolicy, PodIdentity
+from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, Way
 
 from .core import planning
 from .core.model import Inventory, Problem
@@ -80,11 +80,9 @@ class Pods:
         """The host-side interfaces of all pods."""
         return frozenset(record.host_interface for record in self.records.values())
 
-    def wanted(self, inventory: Inventory) -> frozenset[tuple[str, ...]]:
-        """The combinations of policies that the pods of this node need."""
-        policies = planning.policies(inventory)
-        pods = [identity(record, inventory) for record in self.records.values()]
-        return frozenset(selecting(policies, inventory, pod) for pod in pods) - {()}
+    def identities(self, inventory: Inventory) -> tuple[PodIdentity, ...]:
+        """The pods of this node, as the store knows them."""
+        return tuple(identity(record, inventory) for record in self.records.values())
 
     async def retag(self, plan: Plan, inventory: Inventory) -> None:
         """Brings every interface's tag to what the plan says; touches none that is right.
@@ -167,12 +165,19 @@ def _leading(group: int, plan: Plan | None) -> frozenset[Leading]:
     """By which ways the packets of a tag leave: each prefix with its egress IP and how this node reaches it."""
     if plan is None:
         return frozenset()
-    how = {}
-    for egress in plan.egress_ips:
-        unsteered = egress.direct and not egress.master
-        how[egress.id] = "direct" if unsteered else "here" if plan.serves(egress) else "tunnel"
+    egress_ips = {egress.id: egress for egress in plan.egress_ips}
     ways = (way for policy_set in plan.policy_sets if policy_set.group == group for way in policy_set.ways)
-    return frozenset((way.prefix, way.egress_id, how.get(way.egress_id, "")) for way in ways)
+    return frozenset((way.prefix, way.egress_id, _how(plan, egress_ips.get(way.egress_id), way)) for way in ways)
+
+
+def _how(plan: Plan, egress: PlanEgressIP | None, way: Way) -> str:
+    """How this node reaches the egress IP of a way."""
+    if egress is None:
+        return ""
+    family = 6 if ":" in way.prefix else 4
+    if egress.direct and not (egress.master and egress.family == family):
+        return "direct"
+    return "here" if plan.serves(egress) else "tunnel"
 
 
 def _way(leading: frozenset[Leading], address: str) -> tuple[str, str] | None:

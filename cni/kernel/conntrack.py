@@ -41,6 +41,11 @@ def delete_connections(source: str, stale: Callable[[str], bool] = lambda remote
     return deleted
 
 
+def delete_shown(address: str, mark: int) -> None:
+    """Forgets the connections with all bits of ``mark`` that the outside sees with this address."""
+    _conntrack("-D", "-f", _family(address), "--mark", f"{mark:#x}/{mark:#x}", "--reply-dst", address)
+
+
 def flows(source: str) -> frozenset[Flow]:
     """What ``source`` has opened: a pod may have thousands of connections, but few partners."""
     listed = _conntrack("-L", "-f", _family(source), "--orig-src", source).stdout

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from . import ids
@@ -48,7 +48,7 @@ def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
     """
     gone = _gone(observed, desired)
     there = {item.key: item for item in observed if not _dies_with(item, gone)}
-    wanted = {item.key: item for item in desired}
+    wanted = {item.key: item for item in _possible(desired)}
     puts = [
         Change("put", item, replaces=key in there)
         for key, item in wanted.items()
@@ -70,6 +70,14 @@ def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
 def is_master(item: Object) -> bool:
     """Whether this is the neighbour entry that says who is master."""
     return isinstance(item, Neighbour) and item.address in (ids.NEXT_HOP, ids.NEXT_HOP6)
+
+
+def _possible(desired: KernelState) -> Iterator[Object]:
+    """Without the IPv6 neighbours of devices that are to have no IPv6: the kernel refuses them."""
+    able = {item.device for item in desired.settings if (item.name, item.value) == ("disable_ipv6", "0")}
+    for item in desired:
+        if not isinstance(item, Neighbour) or ":" not in item.address or item.device in able:
+            yield item
 
 
 def _gone(observed: KernelState, desired: KernelState) -> frozenset[str]:

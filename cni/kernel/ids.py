@@ -14,12 +14,26 @@ BACK_DEVICE = "egw-back"
 """Carries the answers of all egress IPs back to the workers."""
 BACK_VNI = 0xE96BAC
 
+SYNC_DEVICE = "egw-sync"
+"""Carries the connection tables of the egress nodes to each other: what enters it goes to each partner."""
+SYNC_VNI = 0xE96B5C
+SYNC_ADDRESS = "169.254.233.3"
+"""On that device, on every node the same: no route leads to it."""
+SYNC_GROUP = "239.233.0.1"
+"""Multicast address (organization-local, RFC 2365); it never leaves the device."""
+SYNC_PORT = 3780
+"""UDP; the usual one of conntrackd."""
+EVERYWHERE = "00:00:00:00:00:00"
+"""In a forwarding entry: frames that no other entry names, multicast among them, go to all such destinations."""
+
 TABLE_BASE = 7000
 """Routing table of slot N is ``TABLE_BASE + N``; ``TABLE_BASE`` itself leads into ``egw-back``."""
 RULE_PRIORITY_BASE = 900
 """``ip rule`` priority of slot N is ``RULE_PRIORITY_BASE + N``; after ``local``, before ``main``."""
 PROTOCOL = 233
 """Our own number in the ``protocol`` field of routes and rules (``/etc/iproute2/rt_protos`` leaves it free)."""
+ADDRESS_PROTOCOL = 233
+"""Our own number in the ``protocol`` field of addresses: by it a virtual address is known as ours (Linux 5.18)."""
 UNREACHABLE_METRIC = 4278198272
 """Metric of the ``unreachable`` default below a tunnel's default route."""
 
@@ -32,6 +46,8 @@ of our range that stands for no set."""
 NEXT_HOP = "169.254.233.2"
 """The next hop of every egress IP's table. Its neighbour entry on ``egw-*`` *is* the current master."""
 NEXT_HOP6 = "fe80::e9:2"
+"""The same for egress IPs of family 6."""
+NEXT_HOPS = {4: NEXT_HOP, 6: NEXT_HOP6}
 DEVICE_ADDRESS = "169.254.233.1"
 """On each of our devices, /32: loose ``rp_filter`` drops what arrives on a device without an address."""
 
@@ -39,9 +55,23 @@ NFT_NODE_INET = "egress_gateway"
 NFT_NODE_BRIDGE = "egress_gateway"
 NFT_GATEWAY = "egress_gateway_snat"
 NFT_FENCE = "egress_gateway_fence"
+FENCE_TICKETS = "tickets"
+FENCE_OPEN4 = "open4"
+FENCE_OPEN6 = "open6"
+"""The fence's sets: their elements are the lease keeper's, and come and go with each heartbeat."""
+
+STALE_GROUP = 0xE96B
+"""Number of the packet log (nfnetlink_log) that tells of connections with the mark :attr:`MarkLayout.stale`."""
+
+INNER6, SYNCED6 = "fde2:8fff:671d:e9", "fde2:8fff:671d:ea"
+"""Networks (/64, RFC 4193) of the IPv6 addresses that nodes have inside the tunnels, and nowhere else."""
+INNER4, SYNCED4 = 0xF0000000, 0xF8000000
+"""Networks (/5, in 240.0.0.0/4 of RFC 1112) of IPv4 addresses inside the tunnels, and nowhere else."""
 
 VXLAN_OVERHEAD = {4: 50, 6: 70}
 """Bytes that VXLAN adds, by underlay family (RFC 7348, section 5)."""
+IPV6_MIN_MTU = 1280
+"""Bytes. On a device with less the kernel has no IPv6 at all (RFC 8200, section 5)."""
 
 
 def egress_id(gateway: str, address: str) -> str:
@@ -69,6 +99,29 @@ def node_mac(address: str) -> str:
     else:
         tail = bytes(int(octet) for octet in address.split("."))
     return "02:e9:" + ":".join(f"{octet:02x}" for octet in tail)
+
+
+def inner(address: str, family: int, synced: bool = False) -> str:
+    """Source of what the node with this tunnel address sends into a tunnel: the answers find their way by it.
+
+    ``family`` (4 or 6) is of the packet inside; ``synced``: it goes to an egress IP whose connections are synced, and
+    those are told from all others by this address. The IPv4 one is the node's own where it has one, synced ones are 27
+    bits of it; else 27 bits of a hash, never broadcast. The IPv6 one is always 64 bits of a hash: nodes need no IPv6
+    address.
+    """
+    digest = hashlib.sha256(f"inner {address}".encode()).digest()
+    if family == 6:
+        groups = (int.from_bytes(digest[place : place + 2], "big") for place in (0, 2, 4, 6))
+        # Without zeros there is one way to write it: what the kernel has is compared as text.
+        return f"{SYNCED6 if synced else INNER6}:" + ":".join(f"{group or 1:x}" for group in groups)
+    if ":" in address:
+        host = int.from_bytes(digest[:4], "big")
+    elif synced:
+        host = int.from_bytes(bytes(int(octet) for octet in address.split(".")), "big")
+    else:
+        return address
+    number = (SYNCED4 if synced else INNER4) + (host & 0x07FFFFFF) % 0x07FFFFFF
+    return ".".join(str(octet) for octet in number.to_bytes(4, "big"))
 
 
 @dataclass(frozen=True)
@@ -106,6 +159,11 @@ class MarkLayout:
     def reply(self) -> int:
         """Mark of an answer on its way back to a worker."""
         return (self.numbers + 1) << self.shift
+
+    @property
+    def stale(self) -> int:
+        """The connection came out of a tunnel and cannot go on with the address that it has: it is to be forgotten."""
+        return self.tunneled | self.reply
 
     def number(self, value: int) -> int:
         """The mark that carries ``value`` (1 to :attr:`numbers`)."""

@@ -16,7 +16,6 @@ from . import ids
 from .rtnetlink import HEADER, NETLINK_ROUTE, attributes
 
 # linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
-NETLINK_NETFILTER = 12
 RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19)
 """LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE"""
 NFTABLES_GROUP = 7
@@ -29,7 +28,11 @@ IFLA_IFNAME = 3
 FRA_PROTOCOL = 21
 BUFFER = 1 << 20
 """Bytes that may wait to be read: some thousand messages."""
-OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY)
+OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
+ELEMENT_KINDS = (12, 14)
+"""``NFT_MSG_NEWSETELEM``, ``NFT_MSG_DELSETELEM``"""
+LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
+"""Sets of the fence that the lease keeper writes with each heartbeat: no news."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +114,18 @@ def _rtnetlink(number: int, body: bytes) -> Event | None:
 
 
 def _nftables(number: int, body: bytes) -> Event | None:
-    """Attribute 1 of every nftables message is the name of the table."""
-    name = attributes(body[4:]).get(1, b"").rstrip(b"\0").decode(errors="replace")
+    """Attribute 1 of every nftables message is the name of the table; of elements, 2 that of the set."""
+    found = attributes(body[4:])
+    name = _text(found.get(1, b""))
     if number >> 8 != NFNL_SUBSYS_NFTABLES or name not in OUR_TABLES:
         return None
+    if name == ids.NFT_FENCE and number & 0xFF in ELEMENT_KINDS and _text(found.get(2, b"")) in LEASES:
+        return None
     return Event("table")
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
 
 
 def _name(index: int) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 import struct
+from pathlib import Path
 
 from . import ids
 from .errors import KernelError, refused
@@ -14,9 +16,13 @@ from .rtnetlink import NLM_F_ACK, Socket, attribute
 RTM_NEWNEIGH = 28
 NLM_F_REPLACE = 0x100
 NLM_F_CREATE = 0x400
+HELD_BYTES = 32 << 20
+"""That wait in a tunnel's queue at most, as the kernel counts them: some tens of milliseconds of a fast link."""
+NUD_INCOMPLETE = 0x01
 NUD_PERMANENT = 0x80
 NDA_DST = 1
 NDA_LLADDR = 2
+NDA_PROTOCOL = 12
 NEIGHBOUR = struct.Struct("=BBHiHBB")
 
 
@@ -29,18 +35,35 @@ class Neighbours:
     def close(self) -> None:
         self._socket.close()
 
-    def set_master(self, device: str, mac: str) -> None:
+    def set_master(self, device: str, mac: str, family: int = 4) -> None:
         """Points a tunnel at the node with this MAC: replaces the neighbour entry of its next hop. Under 1 ms.
 
-        Raises :class:`KernelError`, with :data:`errno.ENODEV`'s text where the device does not exist.
+        ``family`` (4 or 6) is of the packets that the tunnel carries. Raises :class:`KernelError`, with
+        :data:`errno.ENODEV`'s text where the device does not exist.
         """
-        doing = f"pointing {device} at {mac}"
+        self._set(f"pointing {device} at {mac}", device, family, NUD_PERMANENT, attribute(NDA_LLADDR, _octets(mac)))
+
+    def hold(self, device: str, family: int = 4) -> None:
+        """Lets packets into a tunnel wait in the kernel's queue until :meth:`set_master` says where they go.
+
+        The kernel keeps what waits for an incomplete entry, and with no timer of its own running the entry stays so.
+        Raises :class:`KernelError`.
+        """
+        # The kernel's default, 200 kB, is what a hundred packets of busy connections take.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv{family}/neigh", device, "unres_qlen_bytes").write_text(str(HELD_BYTES))
+        self._set(f"holding packets back from {device}", device, family, NUD_INCOMPLETE, b"")
+
+    def _set(self, doing: str, device: str, family: int, state: int, link_address: bytes) -> None:
         try:
             index = socket.if_nametoindex(device)
         except OSError as error:
             raise refused(doing, errno.ENODEV) from error
-        body = NEIGHBOUR.pack(socket.AF_INET, 0, 0, index, NUD_PERMANENT, 0, 0)
-        body += attribute(NDA_DST, socket.inet_aton(ids.NEXT_HOP)) + attribute(NDA_LLADDR, _octets(mac))
+        kind = socket.AF_INET6 if family == 6 else socket.AF_INET
+        body = NEIGHBOUR.pack(kind, 0, 0, index, state, 0, 0)
+        body += attribute(NDA_DST, socket.inet_pton(kind, ids.NEXT_HOPS[family])) + link_address
+        # The kernel makes incomplete entries too, where one is missing: ours say whose they are.
+        body += attribute(NDA_PROTOCOL, bytes([ids.PROTOCOL if state == NUD_INCOMPLETE else 0]))
         try:
             self._socket.request(RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, body)
         except OSError as error:

@@ -18,10 +18,10 @@ from .conntrack import delete_connections
 from .diff import Change
 from .errors import refused
 from .interfaces import host_veth, tag, tag_of
-from .monitor import NETLINK_NETFILTER, Event, Monitor
-from .neighbours import Neighbours
+from .monitor import Event, Monitor
+from .neighbours import NUD_INCOMPLETE, Neighbours
 from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, SYSCTL, has_ipv6
-from .rtnetlink import NETLINK_ROUTE
+from .rtnetlink import NETLINK_NETFILTER, NETLINK_ROUTE
 from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 
 __all__ = [
@@ -43,7 +43,13 @@ __all__ = [
 # linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
 ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
 IFF_UP = 1
-SETTINGS = (("ipv4", "rp_filter"), ("ipv4", "forwarding"), ("ipv6", "disable_ipv6"))
+SETTINGS = (
+    ("ipv4", "rp_filter"),
+    ("ipv4", "forwarding"),
+    *(("ipv6", name) for name in ("accept_ra", "addr_gen_mode", "autoconf", "disable_ipv6")),
+)
+SYNC_SETTINGS = (("ipv4", "accept_local"),)
+FEW = 8
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 """How the kernel says that what is to be deleted is not there."""
 
@@ -81,8 +87,8 @@ def observe() -> KernelState:
             vxlans=frozenset(_vxlan(link) for link in links.values()),
             settings=frozenset(setting for name in names.values() for setting in _settings(name)),
             addresses=frozenset(_addresses(ipr, names)),
-            fdb=frozenset(entry for item in names.items() for entry in _fdb(ipr, *item)),
-            neighbours=frozenset(entry for item in names.items() for entry in _neighbours(ipr, *item)),
+            fdb=frozenset(_fdb(ipr, names)),
+            neighbours=frozenset(entry for family in families for entry in _neighbours(ipr, family, names)),
             routes=frozenset(route for family in families for route in _routes(ipr, family, names)),
             rules=frozenset(rule for family in families for rule in _rules(ipr, family)),
         )
@@ -93,7 +99,7 @@ def _vxlan(link: Any) -> Vxlan:
     return Vxlan(
         name=link.get_attr("IFLA_IFNAME"),
         vni=data.get_attr("IFLA_VXLAN_ID"),
-        local=data.get_attr("IFLA_VXLAN_LOCAL") or "",
+        local=data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or "",
         # A device that learns is none of ours, whatever its name: as another port it is made anew.
         port=0 if data.get_attr("IFLA_VXLAN_LEARNING") else data.get_attr("IFLA_VXLAN_PORT"),
         mac=link.get_attr("IFLA_ADDRESS"),
@@ -104,7 +110,7 @@ def _vxlan(link: Any) -> Vxlan:
 
 
 def _settings(device: str) -> Iterator[Setting]:
-    for family, name in SETTINGS:
+    for family, name in (*SETTINGS, *(SYNC_SETTINGS if device == ids.SYNC_DEVICE else ())):
         try:
             value = (SYSCTL / family / "conf" / device / name).read_text(encoding="ascii").strip()
         except OSError:
@@ -118,16 +124,26 @@ def _addresses(ipr: Any, names: dict[int, str]) -> Iterator[Address]:
             yield Address(names[address["index"]], address.get_attr("IFA_LOCAL"), address["prefixlen"])
 
 
-def _fdb(ipr: Any, index: int, name: str) -> Iterator[Fdb]:
-    for entry in ipr.fdb("dump", ifindex=index):
-        if entry["ifindex"] == index and entry.get_attr("NDA_DST"):
-            yield Fdb(name, entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST"))
+def _asked(names: dict[int, str]) -> list[dict[str, int]]:
+    """One dump for each of a few devices: the kernel leaves out the others'. For many, one of all."""
+    return [{"ifindex": index} for index in names] if len(names) <= FEW else [{}]
 
 
-def _neighbours(ipr: Any, index: int, name: str) -> Iterator[Neighbour]:
-    for entry in ipr.get_neighbours(family=socket.AF_INET, ifindex=index):
-        if entry["ifindex"] == index and entry["state"] & NUD_PERMANENT:
-            yield Neighbour(name, entry.get_attr("NDA_DST"), entry.get_attr("NDA_LLADDR"))
+def _fdb(ipr: Any, names: dict[int, str]) -> Iterator[Fdb]:
+    for asked in _asked(names):
+        for entry in ipr.fdb("dump", **asked):
+            if entry["ifindex"] in names and entry.get_attr("NDA_DST"):
+                yield Fdb(names[entry["ifindex"]], entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST"))
+
+
+def _neighbours(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Neighbour]:
+    for asked in _asked(names):
+        for entry in ipr.get_neighbours(family=FAMILIES[family], **asked):
+            address = entry.get_attr("NDA_DST")
+            # While a master hands over, the keeper lets packets wait for it.
+            held = entry["state"] & NUD_INCOMPLETE and entry.get_attr("NDA_PROTOCOL") == ids.PROTOCOL
+            if entry["ifindex"] in names and (held or entry["state"] & NUD_PERMANENT):
+                yield Neighbour(names[entry["ifindex"]], address, entry.get_attr("NDA_LLADDR") or "")
 
 
 def _routes(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Route]:

@@ -2,7 +2,8 @@
 
 To know later, in any process, whether a table still is as it was made, it carries an empty chain whose name
 holds two hashes: of the text that was applied and of the listing that the kernel gave right after. A rule, chain
-or element that somebody adds or takes away changes the listing.
+or element that somebody adds or takes away changes the listing. Not so the elements of sets with time-outs: these are
+written at run time, come and go, and do not count.
 """
 
 from __future__ import annotations
@@ -12,15 +13,24 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 
-from . import nft_update
+from . import nft_generation, nft_update
 from .errors import KernelError
 
 TIMEOUT = 20.0
 """Seconds that one run of ``nft`` may take: a table of 100,000 prefixes takes about one."""
 STAMP = "stamp"
-_applied: dict[str, str] = {}
-"""The text that this process applied last, by its digest."""
+TRIES = 3
+"""How often a change is made again because another program changed nftables in the same moment."""
+_applied: dict[tuple[str, ...], str] = {}
+"""The text that is in force, as far as this process knows, by the tables that it is about."""
+_TIMED = re.compile(r"^\t\tflags .*\btimeout\b", re.MULTILINE)
+_TIMED_ELEMENTS = re.compile(
+    r"^(\tset \S+ \{\n(?:\t\t(?!elements).*\n)*?\t\tflags [^\n]*\btimeout\b.*\n(?:\t\t(?!elements).*\n)*)"
+    r"\t\telements = \{[^}]*\}\n",
+    re.MULTILINE,
+)
 _STAMP_CHAIN = re.compile(r"\n?\tchain " + STAMP + r"_(\w+) \{\n\t\}\n")
 
 
@@ -28,16 +38,16 @@ def ensure(text: str) -> tuple[str, ...]:
     """Applies ``text`` where one of its tables is not as the text makes it. Says which, and why.
 
     ``text`` is one transaction; each of its tables is removed by a line ``delete table FAMILY NAME`` and, where
-    it should stand, made by one ``table FAMILY NAME {``. Tables that are as this process has made them are updated
-    and not replaced. Raises :class:`KernelError`.
+    it should stand, made by one ``table FAMILY NAME {``. Tables that still are as a text made them that this process
+    knows are updated and not replaced: a replacement costs packets. Raises :class:`KernelError`.
     """
     found = _look(text)
     wrong = {table: problem for table, (problem, _) in found.items() if problem}
     if not wrong:
         return ()
-    stamps = {stamp for _, stamp in found.values()}
-    before = _applied.get(next(iter(stamps)), "") if len(stamps) == 1 else ""
-    steps = nft_update.update(before, text) if before else None
+    before = _applied.get(tuple(found), "")
+    untouched = before and all(stamp == _digest(before) for _, stamp in found.values())
+    steps = nft_update.update(before, text) if untouched else None
     apply(text, steps)
     verb = "replaced" if steps is None else "updated"
     return tuple(f"{verb} nftables table {table}: {problem}" for table, problem in wrong.items())
@@ -48,25 +58,28 @@ def missing(text: str) -> tuple[str, ...]:
     return tuple(f"nftables table {table}: {problem}" for table, (problem, _) in _look(text).items() if problem)
 
 
+def remember(text: str) -> None:
+    """``text`` may be what an earlier process has applied: then :func:`ensure` need not replace its tables."""
+    _applied[tuple(_replaced(text))] = text
+
+
 def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
     """Runs the transaction and stamps its tables. ``steps``: transactions that come to the same."""
-    if steps is None:
-        run("-f", "-", text=text)
-    else:
-        old = [f"delete chain {table} {name}\n" for table in _made(text) for name in _stamps(table)]
-        for step in ("".join(old), *steps):
-            run("-f", "-", text=step)
-    _applied.clear()
-    _applied[_digest(text)] = text
-    stamps = []
-    for table in _made(text):
-        listing = _listing(table)
-        if listing is None:
-            hint = "does another program flush the ruleset?"
-            raise KernelError(f"nftables table {table} vanished right after it was made", hint)
-        stamps.append(f"add chain {table} {STAMP}_{_digest(text)}_{_digest(listing)}\n")
-    if stamps:
-        run("-f", "-", text="".join(stamps))
+    for _ in range(TRIES):
+        transactions = (text,) if steps is None else ("".join(_stamp_removals(text)), *steps)
+        with nft_generation.Watch(_timed_sets(text)) as watch:
+            for transaction in filter(None, transactions):
+                run("-f", "-", text=transaction)
+            remember(text)
+            stamps = _stamps(text)
+            # Else somebody's change may be in the listing: it would pass for ours.
+            alone = watch.transactions() == len(list(filter(None, transactions)))
+        if alone:
+            if stamps:
+                run("-f", "-", text=stamps)
+            return
+        steps = None
+    raise KernelError("nft: another program changes the ruleset all the time", "see nft monitor")
 
 
 def run(*arguments: str, text: str = "") -> str:
@@ -99,22 +112,46 @@ def _made(text: str) -> list[str]:
     return re.findall(r"^table (\w+ \w+) \{$", text, re.MULTILINE)
 
 
+def _timed_sets(text: str) -> dict[str, frozenset[str]]:
+    """For each of the text's tables the sets whose elements are not the text's."""
+    blocks = nft_update.tables(text)
+    return {
+        table: frozenset(
+            name for (kind, name), body in blocks.get(table, {}).items() if kind == "set" and _TIMED.search(body)
+        )
+        for table in _replaced(text)
+    }
+
+
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _listing(table: str) -> str | None:
-    """The table without counters, numbers unnamed; None where there is none."""
+    """The table without counters and run-time elements, numbers unnamed; None where there is none."""
     try:
-        return run("-s", "-n", "list", "table", *table.split())
+        return _TIMED_ELEMENTS.sub(r"\1", run("-s", "-n", "list", "table", *table.split()))
     except KernelError as error:
         if "No such file" in error.message:
             return None
         raise
 
 
-def _stamps(table: str) -> list[str]:
-    return [f"{STAMP}_{hashes}" for hashes in _STAMP_CHAIN.findall(_listing(table) or "")]
+def _stamps(text: str) -> str:
+    lines = []
+    for table in _made(text):
+        listing = _listing(table)
+        if listing is None:
+            hint = "does another program flush the ruleset?"
+            raise KernelError(f"nftables table {table} vanished right after it was made", hint)
+        lines.append(f"add chain {table} {STAMP}_{_digest(text)}_{_digest(listing)}\n")
+    return "".join(lines)
+
+
+def _stamp_removals(text: str) -> Iterator[str]:
+    for table in _made(text):
+        for hashes in _STAMP_CHAIN.findall(_listing(table) or ""):
+            yield f"delete chain {table} {STAMP}_{hashes}\n"
 
 
 def _look(text: str) -> dict[str, tuple[str, str]]:

@@ -3,6 +3,8 @@
 Replacing a table whole costs packets: while the kernel commits, a packet that is on its way through the old rules
 finds the old maps empty already, or the new ones not filled yet. So an update goes in three transactions: first
 what is new, which nothing leads to yet; then the change over; then the removal of what nothing leads to any more.
+
+A set with time-outs holds elements that somebody writes at run time: as long as both texts have it, they stay.
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 _TABLE = re.compile(r"^table (\w+ \w+) \{\n(.*?)^\}\n", re.MULTILINE | re.DOTALL)
-_BLOCK = re.compile(r"^\t(chain|map) (\S+) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^\t(chain|map|set) (\S+) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
 _ELEMENTS = re.compile(r"^\t\telements = \{ (.*) \}\n", re.MULTILINE)
 
 Block = tuple[str, str]
-"""``chain`` or ``map``, and its name."""
+"""``chain``, ``map`` or ``set``, and its name."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ def tables(text: str) -> dict[str, dict[Block, str]]:
 def update(before: str, after: str) -> tuple[str, ...] | None:
     """The transactions that turn the tables of ``before`` into those of ``after``, in order.
 
-    None where that is more than an update: a table comes or goes, or a chain changes its hook. Then the table is
-    to be replaced.
+    None where that is more than an update: a table comes or goes, a chain changes its hook, a map or set its type.
+    Then the table is to be replaced.
     """
     old, new = tables(before), tables(after)
     if old.keys() != new.keys():
@@ -74,20 +76,29 @@ def _hook(body: str) -> str:
 
 
 def _addition(difference: Difference) -> str:
-    # Named before they are filled: they may lead to each other. A base chain is led to by its hook alone.
-    plain = [name for kind, name in difference.new if kind == "chain" and not _hook(difference.after[kind, name])]
-    names = "".join(f"add chain {difference.table} {name}\n" for name in plain)
-    blocks = "".join(_written(block, difference.after[block]) for block in difference.new)
-    return names + (f"table {difference.table} {{\n{blocks}}}\n" if blocks else "")
+    # Named before they are filled: they may lead to each other.
+    new = [block for block in difference.new if not _leads_in(difference, block)]
+    names = "".join(f"add chain {difference.table} {name}\n" for kind, name in new if kind == "chain")
+    return names + _blocks(difference, new)
+
+
+def _leads_in(difference: Difference, block: Block) -> bool:
+    """A new base chain: packets come to it as soon as it stands, so all that it leads to must stand before."""
+    return block[0] == "chain" and bool(_hook(difference.after[block]))
+
+
+def _blocks(difference: Difference, blocks: list[Block]) -> str:
+    text = "".join(_written(block, difference.after[block]) for block in blocks)
+    return f"table {difference.table} {{\n{text}}}\n" if text else ""
 
 
 def _change(difference: Difference) -> str:
-    text = ""
+    text = _blocks(difference, [block for block in difference.new if _leads_in(difference, block)])
     for kind, name in difference.changed:
         before, after = difference.before[kind, name], difference.after[kind, name]
         if kind == "chain":
             text += f"flush chain {difference.table} {name}\n"
-            text += f"table {difference.table} {{\n{_written((kind, name), after)}}}\n"
+            text += _blocks(difference, [(kind, name)])
         else:
             old, new = elements(before), elements(after)
             text += _with_elements("delete", difference.table, name, [e for e in old if e not in new])
@@ -104,7 +115,7 @@ def _removal(difference: Difference) -> str:
     chains = [name for kind, name in gone if kind == "chain"]
     # What they hold may lead to others that go.
     text = "".join(f"flush chain {difference.table} {name}\n" for name in chains)
-    text += "".join(f"delete map {difference.table} {name}\n" for kind, name in gone if kind == "map")
+    text += "".join(f"delete {kind} {difference.table} {name}\n" for kind, name in gone if kind != "chain")
     return text + "".join(f"delete chain {difference.table} {name}\n" for name in chains)
 
 
@@ -114,6 +125,6 @@ def _written(block: Block, body: str) -> str:
 
 
 def elements(body: str) -> list[str]:
-    """The elements of a map, as written."""
+    """The elements of a map or set, as written."""
     found = _ELEMENTS.search(body)
     return found[1].split(", ") if found else []

@@ -45,14 +45,15 @@ def _put_vxlan(ipr: Any, device: Vxlan) -> None:
             ifname=device.name,
             kind="vxlan",
             vxlan_id=device.vni,
-            vxlan_local=device.local,
             vxlan_port=device.port,
             vxlan_learning=0,
             address=device.mac,
             mtu=device.mtu,
+            **{"vxlan_local6" if ":" in device.local else "vxlan_local": device.local},
         )
         index = index_of(device.name)
-        if has_ipv6():
+        # On a device with an MTU too small for it the kernel has no IPv6, and no settings of it.
+        if has_ipv6() and device.mtu >= ids.IPV6_MIN_MTU:
             # Before it goes up: what would announce itself does so at that moment.
             _put_setting(ipr, Setting(device.name, "ipv6", "disable_ipv6", "1"))
     ipr.link("set", index=index, mtu=device.mtu, ifalias=device.alias, state="up" if device.up else "down")
@@ -75,7 +76,9 @@ def _fdb_entry(command: str) -> Callable[[Any, Any], None]:
     def request(ipr: Any, item: Fdb) -> None:
         index = index_of(item.device)
         state, flags = NUD_NOARP | NUD_PERMANENT, NTF_SELF
-        ipr.fdb(command, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
+        several = command == "replace" and item.mac == ids.EVERYWHERE
+        verb = "append" if several else command
+        ipr.fdb(verb, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
 
     return request
 

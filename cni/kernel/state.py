@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Union
 
+from . import ids
+
 Key = tuple[object, ...]
 
 
@@ -56,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Address:
-    """An IPv4 address on one of our devices."""
+    """An IPv4 address on one of our devices. IPv6 needs none."""
 
     device: str
     address: str
@@ -81,7 +83,8 @@ class Fdb:
 
     @property
     def key(self) -> Key:
-        return ("fdb", self.device, self.mac)
+        # Of the entry for everything else there is one for each destination.
+        return ("fdb", self.device, self.mac, self.destination if self.mac == ids.EVERYWHERE else "")
 
     def __str__(self) -> str:
         return f"forwarding entry {self.mac} to {self.destination} on {self.device}"

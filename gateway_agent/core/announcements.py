@@ -17,13 +17,16 @@ class Announcements:
         """By egress id."""
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
 
-    def hold(self, identity: str, tenure: Tenure, shown: str, before: Following, now: int, wall_ns: int) -> bool:
+    def hold(
+        self, identity: str, tenure: Tenure, shown: str, leaving: bool, before: Following, now: int, wall_ns: int
+    ) -> bool:
         """This node holds it. True where that, or something about it, is news.
 
-        ``before``: who was followed until now. ``wall_ns``: Unix time.
+        ``leaving``: it hands over. ``before``: who was followed until now. ``wall_ns``: Unix time.
         """
         told = self.masteries.get(identity)
-        if told and (told.epoch, told.survivor, told.shown) == (tenure.held_epoch, tenure.survivor, shown):
+        news = (tenure.held_epoch, tenure.survivor, shown, leaving)
+        if told and (told.epoch, told.survivor, told.shown, told.leaving) == news:
             return False
         if told is None:
             silent_ms = (now - before.heard_at) // MILLISECOND if before.epoch and not before.gone else 0
@@ -31,7 +34,7 @@ class Announcements:
         else:
             since, silent_ms, reason = told.since, 0, told.reason
         self.masteries[identity] = Mastery(
-            identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown
+            identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown, leaving
         )
         return True
 

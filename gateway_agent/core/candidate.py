@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from .lease import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
 from .placement import draw
 
 PAUSE_LIMIT_NS = 5 * SECOND
+EARLY_NS = 2 * MILLISECOND
+"""So long before an egress IP can be granted it is asked for: the voters keep the request until then."""
+LATE_NS = 3 * MILLISECOND
+"""So long after that it is asked for once more, where no answer has come."""
+SUSPECT_BEATS = 3
+"""A member that was not heard for so many heartbeats is suspect."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +23,10 @@ class Timers:
 
     heartbeat_ns: int
     duration_ns: int
+
+    @property
+    def suspect_ns(self) -> int:
+        return SUSPECT_BEATS * self.heartbeat_ns
 
 
 @dataclass
@@ -40,6 +50,8 @@ class Candidate:
         self._waits: dict[str, _Wait] = {}
         self._ranks: dict[str, int] = {}
         """Of those that this node stands for."""
+        self._releases: dict[str, Release] = {}
+        """The last of each egress IP."""
 
     def stand(self, identity: str, rank: int, epoch: int, timers: Timers, now: int) -> bool:
         """The egress IP is homeless and this node is candidate number ``rank``. True: send a request now.
@@ -66,12 +78,16 @@ class Candidate:
             return False
         return now - max(tenure.asked_at, wait.told_at) >= timers.duration_ns
 
-    def withdraw(self, identity: str, reason: str) -> Release | None:
+    def withdraw(self, identity: str, reason: str, heir: str = "") -> Release | None:
         """Asks no longer, and gives back what single voters may have granted."""
         tenure = self._owner.drop(identity)
         if tenure is None:
             return None
-        return Release(identity, tenure.epoch, self._node, self._incarnation, reason)
+        return Release(identity, tenure.epoch, self._node, self._incarnation, reason, heir)
+
+    def waits(self, identity: str) -> bool:
+        """Whether it counts as homeless here."""
+        return identity in self._waits or identity in self._ranks
 
     def settle(self, identity: str) -> None:
         """It has a master."""
@@ -89,11 +105,26 @@ class Candidate:
         wait.not_before = now + pause + self._jitter(identity, wait, timers)
         wait.tries += 1
 
-    def released(self, identity: str, now: int) -> None:
+    def released(self, release: Release, now: int) -> None:
         """Somebody has let go of it: ask again at once."""
-        tenure = self._owner.tenures.get(identity)
-        if tenure and tenure.quiet_until:
+        self._releases[release.id] = release
+        tenure = self._owner.tenures.get(release.id)
+        if tenure and not tenure.until:
+            # A request that is under way may come too early, or never.
             tenure.quiet_until = now
+
+    def corrected(self, refused: Iterable[Refusal]) -> tuple[Refusal, ...]:
+        """What the voter says by now: its answer may have been overtaken by a release."""
+        return tuple(
+            Refusal(refusal.id, EPOCH, refusal.holder, refusal.epoch) if self._is_over(refusal) else refusal
+            for refusal in refused
+        )
+
+    def _is_over(self, refusal: Refusal) -> bool:
+        release = self._releases.get(refusal.id)
+        if release is None or refusal.why != HELD:
+            return False
+        return release.node == refusal.holder and release.epoch >= refusal.epoch
 
     def told(
         self,
@@ -124,8 +155,8 @@ class Candidate:
                 continue
             earliest = request.quorum.met_at(request.moments.get(identity, {}))
             if earliest < NEVER:
-                rank_ns = self._ranks.get(identity, 0) * timers.heartbeat_ns
-                tenure.quiet_until = max(earliest + rank_ns, now) + MILLISECOND
+                turn = earliest + self._ranks.get(identity, 0) * timers.heartbeat_ns
+                tenure.quiet_until = _again(earliest, turn, now)
                 wait.told_at = now
         return releases
 
@@ -135,8 +166,11 @@ class Candidate:
         return min(moments + waiting, default=NEVER)
 
     def _start(self, identity: str, timers: Timers) -> int:
-        wait = self._waits[identity]
-        return max(wait.since + self._ranks.get(identity, 0) * 2 * timers.heartbeat_ns, wait.not_before)
+        wait, rank = self._waits[identity], self._ranks.get(identity, 0)
+        # The best one is granted it when the lease of a master that was found missing has ended. Who asked in that
+        # very moment too would split the votes.
+        ended = max(timers.duration_ns - timers.suspect_ns, 0)
+        return max(wait.since + (ended + rank * timers.heartbeat_ns if rank else 0), wait.not_before)
 
     def _yields(self, identity: str, refusal: Refusal, former: dict[str, str]) -> bool:
         other = refusal.holder
@@ -146,3 +180,11 @@ class Candidate:
 
     def _jitter(self, identity: str, wait: _Wait, timers: Timers) -> int:
         return draw(identity, self._node, str(wait.tries)) % timers.heartbeat_ns
+
+
+def _again(earliest: int, turn: int, now: int) -> int:
+    """When to ask again for what can be granted at ``earliest``. ``turn``: that, or later, where others come first."""
+    if earliest <= now:
+        # Only the epoch was too low. Not at once: without a pause the same question gets the same answer.
+        return now + MILLISECOND
+    return turn - EARLY_NS if now < turn - EARLY_NS else turn + LATE_NS

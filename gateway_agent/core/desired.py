@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
-from .keeping import EgressWish, KeeperConfig, Peer
+from .keeping import EgressWish, KeeperConfig, Move, Peer
+from .readiness import InterfaceFacts
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,17 @@ def keeper_config(
     unready: Mapping[str, str],
     devices: Collection[str],
     *,
+    leaving: Collection[str] = (),
+    keeping: Collection[str] = (),
+    failback: Collection[str] = (),
+    moves: Iterable[Move] = (),
     stopping: bool = False,
 ) -> KeeperConfig:
     """``unready``: for each egress IP this node is eligible for, why it is not ready, or an empty text.
 
-    ``devices``: names of the tunnels that stand, so that the keeper can point them at a master.
+    ``devices``: names of the tunnels that stand, so that the keeper can point them at a master. ``leaving``: ids that
+    this node is to hand over while it still forwards. ``keeping``: those that it is not to take over, but to keep.
+    ``failback``: ids that go home. ``moves``: what operators want.
     """
     egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return KeeperConfig(
@@ -42,14 +50,40 @@ def keeper_config(
         duration_ns=settings.duration_ns,
         availability_first=settings.availability_first,
         peers=tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes),
-        egress=tuple(_wish(plan, egress, unready, devices) for egress in plan.egress_ips),
+        egress=tuple(_wish(plan, egress, unready, devices, leaving, keeping, failback) for egress in plan.egress_ips),
         stopping=stopping,
+        moves=tuple(moves),
     )
 
 
-def _wish(plan: Plan, egress: PlanEgressIP, unready: Mapping[str, str], devices: Collection[str]) -> EgressWish:
+def fenced(plan: Plan) -> tuple[str, ...]:
+    """The virtual addresses that this node may speak for only while its lease runs."""
+    mine = (egress for egress in plan.egress_ips if egress.address and egress.interface)
+    return tuple(sorted(egress.address for egress in mine))
+
+
+def fence_devices(
+    plan: Plan, facts: Mapping[str, InterfaceFacts], pod_interfaces: Collection[str]
+) -> tuple[str, ...]:
+    """By which anything could leave the node: all interfaces with an address, but not those toward its own pods."""
+    chosen = {egress.interface for egress in plan.egress_ips if egress.address}
+    own = {"lo", *pod_interfaces}
+    names = (name for name, known in facts.items() if known.addresses or name in chosen)
+    return tuple(sorted(n for n in names if n not in own and not n.startswith(ids.DEVICE_PREFIX)))
+
+
+def _wish(
+    plan: Plan,
+    egress: PlanEgressIP,
+    unready: Mapping[str, str],
+    devices: Collection[str],
+    leaving: Collection[str],
+    keeping: Collection[str],
+    failback: Collection[str],
+) -> EgressWish:
     eligible = plan.node in egress.eligible
-    reason = unready.get(egress.id, "not looked at yet") if eligible else ""
+    retired = "its gateway does not select this node" if plan.serves(egress) else ""
+    reason = unready.get(egress.id, "not looked at yet") if eligible else retired
     return EgressWish(
         id=egress.id,
         gateway=egress.gateway,
@@ -57,6 +91,10 @@ def _wish(plan: Plan, egress: PlanEgressIP, unready: Mapping[str, str], devices:
         eligible=egress.eligible,
         ready=eligible and not reason,
         reason=reason,
-        shown=(egress.address or egress.source) if eligible else "",
+        shown=(egress.address or egress.source) if eligible or plan.serves(egress) else "",
+        interface=egress.interface if egress.address else "",
+        leaving=egress.id in leaving or not eligible,
+        keeps=egress.id in keeping,
+        failback=egress.id in failback,
         device=egress.device if egress.device in devices else "",
     )

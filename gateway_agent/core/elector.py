@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
-from .lease import SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from msgspec import structs
+
+from .lease import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
 from .voters import CHAIR, Electorate, Memory
 from .wire import Answer, Heartbeat
+
+PATIENCE_NS = 5 * MILLISECOND
+"""What can be granted so soon is judged again then, unasked."""
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A request whose claims were refused for a moment. Then it counts as if it had been under way for so long."""
+
+    sender: str
+    incarnation: int
+    beat: Heartbeat
+    """With these claims alone."""
+    at: int
+
+    def without(self, identities: Collection[str]) -> Pending:
+        claims = tuple(claim for claim in self.beat.claims if claim.id not in identities)
+        return replace(self, beat=structs.replace(self.beat, claims=claims))
 
 
 class Elector:
@@ -18,6 +41,7 @@ class Elector:
         if memory:
             epoch, chair = memory.promised
             self.voter.grants[CHAIR] = Grant(chair, 0, epoch, until=0)
+        self._pending: list[Pending] = []
 
     @property
     def promised(self) -> tuple[int, str]:
@@ -50,6 +74,7 @@ class Elector:
             verdict = self.voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
         if beat.proposal and CHAIR in verdict.granted:
             electorate.accept(beat.proposal, beat.voters.version, self.promised)
+        self._keep(sender, incarnation, beat, verdict, now)
         return Answer(beat.seq, electorate.current, electorate.accepted, verdict.granted, verdict.refused)
 
     def _refusal(self, beat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
@@ -64,3 +89,28 @@ class Elector:
 
     def release(self, release: Release, now: int) -> None:
         self.voter.release(release, now)
+        self._forget(release.node, release.incarnation, [release.id])
+
+    def due(self, now: int) -> list[Pending]:
+        """What is to be judged again now."""
+        due = [pending for pending in self._pending if now >= pending.at]
+        self._pending = [pending for pending in self._pending if now < pending.at]
+        return due
+
+    def next_due(self) -> int:
+        return min((pending.at for pending in self._pending), default=NEVER)
+
+    def _keep(self, sender: str, incarnation: int, beat: Heartbeat, verdict: Verdict, now: int) -> None:
+        """Who was refused for a moment need not ask anew: that would cost another round trip."""
+        self._forget(sender, incarnation, [claim.id for claim in beat.claims])
+        waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= PATIENCE_NS}
+        if waits:
+            claims = tuple(claim for claim in beat.claims if claim.id in waits)
+            kept = structs.replace(beat, claims=claims)
+            self._pending.append(Pending(sender, incarnation, kept, now + min(waits.values())))
+
+    def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
+        """It has said something newer of these; and what it was before a restart asks for nothing."""
+        others = [pending for pending in self._pending if pending.sender != sender]
+        own = [p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)]
+        self._pending = [*others, *(pending for pending in own if pending.beat.claims)]

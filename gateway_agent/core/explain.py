@@ -40,7 +40,8 @@ class _Subject:
 def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
     """``egressctl explain POD [DESTINATION] -o json``. ``pod``: ``namespace/name``, or a name that is unique.
 
-    Without a destination: for each gateway that the pod uses, with the prefixes that lead there (``ways``).
+    Without a destination: for each egress IP that the pod uses, with the prefixes of each family that lead there
+    (``ways``).
     Raises :class:`NotKnown`.
     """
     subject = _subject(view, *_find(view, pod))
@@ -52,7 +53,7 @@ def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
         steps.append(_step("path", end.verdict, end.path))
     elif destination:
         egress = _to(view, subject, destination, steps)
-        end = _by(view, egress, steps)
+        end = _by(view, egress, steps, _family(destination))
     else:
         answer["ways"], end = _all_ways(view, subject, steps)
     return {**answer, "steps": steps, **_ending(end)}
@@ -169,7 +170,12 @@ def _to(view: View, subject: _Subject, destination: str, steps: list[Step]) -> P
     others = [e.name for e in entries if e is not match.entry and policy.lookup([e], never, address)]
     reason = f"before {', '.join(others)}: longest prefix, then age, then name" if others else ""
     steps.append(_step("destination", f"{match.prefix} of policy {match.entry.name}", reason))
-    return view.egress(match.entry.egress_id)
+    return view.egress(match.entry.leads_to(_family(address)))
+
+
+def _family(text: str) -> int:
+    """Of an address or a prefix."""
+    return 6 if ":" in text else 4
 
 
 def _why_none(entries: tuple[policy.Entry, ...], never: Mapping[str, str], address: str) -> str:
@@ -184,14 +190,14 @@ def _why_none(entries: tuple[policy.Entry, ...], never: Mapping[str, str], addre
     return "; ".join(reasons)
 
 
-def _by(view: View, egress: PlanEgressIP | None, steps: list[Step]) -> Fate:
-    """Adds the steps from the gateway on."""
+def _by(view: View, egress: PlanEgressIP | None, steps: list[Step], family: int) -> Fate:
+    """Adds the steps from the gateway on, for packets of this family."""
     if egress is None:
         steps.append(_step("path", DIRECT, "as if there were no egress gateway"))
         return Fate(DIRECT)
     name, epoch = master(view, egress)
-    end = fate(view, egress)
-    steps.append(_step("gateway", egress.gateway, egress.mode))
+    end = fate(view, egress, family)
+    steps.append(_step("gateway", f"{egress.gateway} {egress.address}".rstrip(), egress.mode))
     if name:
         steps.append(_step("master", name, f"epoch {epoch}"))
     else:
@@ -201,20 +207,20 @@ def _by(view: View, egress: PlanEgressIP | None, steps: list[Step]) -> Fate:
 
 
 def _all_ways(view: View, subject: _Subject, steps: list[Step]) -> tuple[list[dict[str, Any]], Fate]:
-    """Each gateway with its prefixes. The end is that of the first that has a master, else of the first."""
-    by_egress: dict[str, list[str]] = {}
+    """Each egress IP with its prefixes. The end is that of the first that has a master, else of the first."""
+    by_egress: dict[tuple[str, int], list[str]] = {}
     for way in subject.policy_set.ways if subject.policy_set else ():
-        by_egress.setdefault(way.egress_id, []).append(way.prefix)
+        by_egress.setdefault((way.egress_id, _family(way.prefix)), []).append(way.prefix)
     ways: list[dict[str, Any]] = []
     ends: list[Fate] = []
-    for egress_id, reached in by_egress.items():
+    for (egress_id, family), reached in by_egress.items():
         egress = view.egress(egress_id)
         first = ", ".join(reached[:SHOWN]) + (", …" if len(reached) > SHOWN else "")
         steps.append(_step("destination", f"{len(reached)} prefixes", first))
-        end = _by(view, egress, steps)
+        end = _by(view, egress, steps, family)
         gateway = egress.gateway if egress else ""
         ways.append({"gateway": gateway, "prefixes": reached, **_ending(end)})
         ends.append(end)
     if not ends:
-        ends.append(_by(view, None, steps))
+        ends.append(_by(view, None, steps, 0))
     return ways, next((end for end in ends if end.verdict == GATEWAY), ends[0])

@@ -6,33 +6,28 @@ that is no egress node sends none; it votes where it is asked to, and subscribes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 
-import msgspec
-
+from . import serving
 from .announcements import REPEAT_NS
 from .candidate import Timers
 from .chair import Chair
+from .claims import Claims
 from .contact import NEVER_HEARD, Contact
 from .elector import Elector
-from .keeping import EgressWish, KeeperConfig
-from .lease import DURATION, NEVER, SECOND, Claim, Verdict
+from .keeping import KeeperConfig
+from .lease import DURATION, NEVER
+from .lifetime import Lifetime
 from .mastership import Due, Mastership
+from .members import Members
 from .membership import REPORT_NS, Member, Subscribers
 from .outbox import Outbox, Send
-from .placement import draw
-from .standing import Situation
+from .serving import Serving
+from .speech import Speech
+from .standing import Situation, wishes_of
 from .voters import CHAIR, Electorate, Memory
-from .wire import Answer, Endpoint, Heartbeat, Key, Opened, Subscribe
-
-SUSPECT_BEATS = 3
-"""A member that was not heard for so many heartbeats is suspect."""
-SUBSCRIBE_NS = 2 * SECOND
-HANDOVER_NS = 2 * SECOND
-"""How long a stopping node waits for its successors."""
-ORPHAN_NS = 10 * SECOND
-"""How long leases are kept without a sign of life of the agent; then they are handed over."""
+from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Key, Opened, Subscribe
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class Remember:
     memory: Memory
 
 
-Effect = Send | Remember
+Effect = Send | Remember | serving.Effect
 
 
 class Keeper:
@@ -56,7 +51,7 @@ class Keeper:
         The configuration takes effect with the first :meth:`configure`.
         """
         self.config = config
-        self.members: dict[str, Member] = {}
+        self.members = Members()
         self.problems: dict[str, str] = {}
         self.endpoint = Endpoint(config.node, incarnation, key, {})
         self.electorate = Electorate(config.node, memory, now)
@@ -70,10 +65,14 @@ class Keeper:
         )
         self._chair = Chair(config.node)
         self._outbox = Outbox(self.endpoint)
+        self._speech = Speech(self.electorate, self._contact, self.mastership, self._chair, self._outbox)
+        self.serving = Serving()
+        self.claims = Claims()
+        self._moved: set[int] = set()
+        self._was_isolated = False
         self._stored = memory
-        self._stopping_at: int | None = None
         self._retired_at = NEVER_HEARD
-        self._attended_at = now
+        self._lifetime = Lifetime(now)
         self._next_beat = self._next_report = self._next_subscribe = self._next_correction = now
 
     # Inputs
@@ -97,10 +96,14 @@ class Keeper:
         self._contact.configure(config)
         if was_egress and not self.is_egress:
             self._retired_at = now
-        self.members = {name: member for name, member in self.members.items() if name in self.egress_nodes}
+        self.members.limit(self.egress_nodes)
         if config.stopping:
-            self._stop(now)
+            self._lifetime.stop(now)
         self._wish(now)
+        for move in config.moves:
+            if move.token not in self._moved:
+                self._moved.add(move.token)
+                self._move(Handover(move.id, move.to), now)
         # What changed, readiness above all, is told at once.
         self._due.beat = self._due.decision = True
         self._due.revision += 1
@@ -108,7 +111,7 @@ class Keeper:
 
     def attend(self, now: int) -> None:
         """The agent has given a sign of life."""
-        self._attended_at = now
+        self._lifetime.attend(now)
 
     def receive(self, datagram: bytes, source: str, now: int) -> list[Effect]:
         """``source``: the address that the datagram came from."""
@@ -119,20 +122,40 @@ class Keeper:
         if opened.body is not None:
             self._contact.hear(opened.sender, now)
             if opened.met:
-                self._subscribe([opened.sender])
+                self._speech.subscribe([opened.sender])
+                # After a restart of several voters at once an election waits for nothing else.
+                self._due.beat |= opened.sender in self.electorate.current.members and self.isolated(now)
             self._take(opened, now)
+        return self._finish(now)
+
+    def claimed(self, address: str, mac: str, interface: str, now: int) -> list[Effect]:
+        """Another machine on the LAN of ``interface`` says that it has a virtual address."""
+        self._expire(now)
+        mastership = self.mastership
+        identity = self.serving.contest(address, now)
+        news = self.claims.hear(identity, address, mac, interface, now, now + mastership.wall_offset_ns)
+        self._due.revision += news
+        if identity:
+            mastership.yield_to(identity, f"{mac} has {address}, and no majority says that it must not", now)
         return self._finish(now)
 
     def wake(self, now: int) -> list[Effect]:
         """To be called at :meth:`next_wake`, or whenever convenient."""
         self._expire(now)
+        if pending := self._elector.due(now):
+            # At once: a new master waits for it. All else that is due comes with the next wake.
+            for each in pending:
+                self._vote(each.sender, each.incarnation, each.beat, now)
+            return self._finish(now)
+        self.mastership.depart(now)
         self.mastership.silence(now)
-        if self._stopping_at is None and now >= self._attended_at + ORPHAN_NS:
-            self._stop(now)
+        self.claims.wake(now)
+        if self._lifetime.orphaned(now):
+            self._lifetime.stop(now)
             self._wish(now)
         if now >= self._next_subscribe:
-            self._subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}))
-            self._next_subscribe = now + self._subscription_pause()
+            self._speech.subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}))
+            self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
         if self._contact.recover(now):
             self._voters_changed()
         if self._speaks(now) and now >= self._next_beat:
@@ -141,7 +164,7 @@ class Keeper:
             self._next_beat = following if following > now else now + self.config.heartbeat_ns
             self._due.beat = True
         if self._subscribers.due(now):
-            self._due.beat = self._due.push = True
+            self._due.push = True
         self._due.decision = True
         return self._finish(now)
 
@@ -149,10 +172,15 @@ class Keeper:
         retiring = self._next_beat < self._retired_at + REPEAT_NS
         return min(
             self.mastership.next_wake(),
+            self._elector.next_due(),
             self._next_subscribe,
             self._next_beat if self.is_egress or retiring else NEVER,
             self._subscribers.next_push(),
-            self._attended_at + ORPHAN_NS if self._stopping_at is None else NEVER,
+            self.serving.next_wake(),
+            self.claims.next_wake(),
+            # Not with the next own heartbeat: a lease may be hardly longer than what makes a member suspect.
+            self.members.next_suspicion(self.mastership.timers.suspect_ns) if self.is_egress else NEVER,
+            self._lifetime.next_wake(),
         )
 
     # What can be asked of it
@@ -176,9 +204,7 @@ class Keeper:
 
     def finished(self, now: int) -> bool:
         """Stopping, and either everything has a new master or nobody takes it."""
-        if self._stopping_at is None:
-            return False
-        return self.mastership.handed_over() or now >= self._stopping_at + HANDOVER_NS
+        return self._lifetime.over(self.mastership.handed_over(), now)
 
     # Messages in
 
@@ -191,44 +217,68 @@ class Keeper:
         if isinstance(body, Heartbeat):
             self._take_heartbeat(sender, body, now)
             if self._me in body.asked:
-                answer = self._elector.vote(sender, opened.incarnation, body, self.config.duration_ns, now)
-                self._outbox.put([sender], answer)
+                self._vote(sender, opened.incarnation, body, now)
         elif isinstance(body, Answer):
             self._count(sender, body, now)
         elif isinstance(body, Subscribe):
             self._subscribers.add(sender, now)
             for identity, epoch, master in body.known:
                 self.mastership.exceed(identity, epoch, master)
-            self._outbox.put([sender], self._status(now))
+            self._outbox.put([sender], self._speech.heartbeat(self.config, self._lifetime.stopping, now))
+        elif isinstance(body, Holding):
+            self.mastership.held_back(sender, body.ids, now)
+        elif isinstance(body, Handover):
+            self._move(body, now)
+
+    def _move(self, wanted: Handover, now: int) -> None:
+        """Carries it out where this node is master, else asks the master, once."""
+        master = self.mastership.followings.of(wanted.id).master
+        if self.mastership.holds(wanted.id, now):
+            self.mastership.succession.move(wanted.id, wanted.to, now)
+            self._due.decision = True
+        elif master != self._me:
+            self._outbox.put([master], wanted)
 
     def _take_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> None:
         self._contact.lengthen(beat.duration_ns)
         for release in beat.releases:
             self.mastership.take_release(release, now)
-        if sender not in self.egress_nodes:
+        if sender in self.egress_nodes:
+            member = Member(now, beat.isolated, beat.reason, beat.unready, beat.warming, beat.known)
+            if self.members.meet(sender, member):
+                self._due.decision = True
+                self._due.revision += 1
+        elif not self.mastership.followings.follows(sender):
+            # A master that is to be one no longer is heard until it has handed over.
             return
-        before = self.members.get(sender)
-        member = self.members[sender] = Member(now, beat.isolated, beat.reason, beat.unready, beat.warming)
-        if before is None or replace(before, heard_at=now) != member:
-            self._due.decision = True
-            self._due.revision += 1
         if self.mastership.followings.outranked(sender, beat.masters) and now >= self._next_correction:
             # It learns at once what is known here, and claims an epoch above.
             self._next_correction = now + self.config.heartbeat_ns // 2
-            self._subscribe([sender])
+            self._speech.subscribe([sender])
         for mastery in beat.masters:
             self.mastership.meet_rival(sender, mastery, now)
         self.mastership.follow(sender, beat.masters, now)
+        held = [m.id for m in beat.masters if m.leaving and self.mastership.followings.of(m.id).master == sender]
+        if held:
+            self._outbox.put([sender], Holding(tuple(held)))
+
+    def _vote(self, sender: str, incarnation: int, beat: Heartbeat, now: int) -> None:
+        answer = self._elector.vote(sender, incarnation, beat, self.config.duration_ns, now)
+        if sender == self._me:
+            self._count(sender, answer, now)
+        else:
+            self._outbox.put([sender], answer)
 
     def _count(self, voter: str, answer: Answer, now: int) -> None:
-        verdict = Verdict(answer.granted, answer.refused)
-        request = self.mastership.owner.count(voter, answer.seq, verdict, now)
+        request = self.mastership.count(voter, answer, now)
         if request is None:
             return
         self._contact.answer(voter, now)
+        if self._isolation_changed(now):
+            # Now it may ask for what is homeless, and be given something.
+            self._due.beat = self._due.decision = True
         if any(refusal.why == DURATION for refusal in answer.refused):
             self.problems[f"duration {voter}"] = f"{voter} grants no lease as long as this node's"
-        self.mastership.count(request, answer, now)
         if CHAIR in answer.granted:
             current = self.electorate.current
             decided = self._chair.count(
@@ -244,26 +294,15 @@ class Keeper:
         # Of two nodes the one that is left need not spare others.
         self.mastership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 
-    def _stop(self, now: int) -> None:
-        if self._stopping_at is None:
-            self._stopping_at = now
-
     def _wish(self, now: int) -> None:
-        stopping = self._stopping_at is not None
-        able, why = self.is_egress and not stopping, "stopping" if stopping else ""
-        wishes = [
-            msgspec.structs.replace(w, ready=w.ready and able, reason=why or w.reason or "not ready")
-            for w in self.config.egress
-        ]
-        chair = EgressWish(CHAIR, "", "", self.egress_nodes, able, why)
-        self.mastership.configure([*wishes, chair], _timers(self.config), stopping, now)
+        wishes = wishes_of(self.config, self.egress_nodes, self._lifetime.stopping)
+        self.mastership.configure(wishes, _timers(self.config), self._lifetime.stopping, now)
 
     def _decide(self, now: int) -> None:
         surviving = self._contact.surviving(now)
         barred = not self._contact.quorum(now).sets or (self._contact.isolated(now) and not surviving)
-        suspect_ns = SUSPECT_BEATS * self.config.heartbeat_ns
-        heard = {name: m for name, m in self.members.items() if now - m.heard_at <= suspect_ns}
         mastership = self.mastership
+        heard = self.members.heard(mastership.timers.suspect_ns, now)
         situation = Situation(
             me=self._me,
             wishes=mastership.wishes,
@@ -272,8 +311,17 @@ class Keeper:
             standing=self.is_egress and not barred,
             surviving=surviving,
             warming=mastership.warming(now),
+            taken=self.claims.taken(self._me, mastership.unheld(now), now) if surviving else (),
+            missed_at=self.members.missed_at,
+            heirs=mastership.succession.heirs(now),
         )
         mastership.decide(situation, now)
+
+    def _isolation_changed(self, now: int) -> bool:
+        """Whether it has begun or ended since the last call."""
+        before, self._was_isolated = self._was_isolated, self.isolated(now)
+        self._due.revision += self._was_isolated != before
+        return self._was_isolated != before
 
     def _voters_changed(self) -> None:
         self._due.beat |= self.is_egress
@@ -288,16 +336,26 @@ class Keeper:
             if self._due.decision:
                 self._due.decision = False
                 self._decide(now)
-            if not self._due.beat:
+            if not self._due.beat and not self._due.push:
                 break
-            self._due.beat = False
-            if self._speaks(now):
+            if self._due.beat and self._speaks(now):
                 self._beat(now)
+            elif self._due.push and self._speaks(now):
+                self._tell(now)
+            self._due.beat = False
+        self._isolation_changed(now)
+        mastership = self.mastership
+        # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
+        before, after = self.serving.follow(
+            mastership.owner.held(now), mastership.wishes, self.config.duration_ns, now
+        )
+        return [*before, *self._remember(), *self._outbox.take(), *after, *self.claims.probes()]
+
+    def _remember(self) -> Iterator[Remember]:
         memory = self._elector.memory(self._contact.longest_ns)
-        if memory is None or memory == self._stored:
-            return [*self._outbox.take()]
-        self._stored = memory
-        return [Remember(memory), *self._outbox.take()]
+        if memory is not None and memory != self._stored:
+            self._stored = memory
+            yield Remember(memory)
 
     def _speaks(self, now: int) -> bool:
         """An egress node does; one that was repeats for a while that it has let go."""
@@ -305,51 +363,28 @@ class Keeper:
 
     def _beat(self, now: int) -> None:
         request = self.mastership.owner.request(self._contact.quorum(now), self.config.duration_ns, now)
-        claims = tuple(Claim(identity, epoch) for identity, epoch in request.claims.items())
+        self.serving.ask(request, self.mastership.wishes)
         asked = request.quorum.asked
-        beat = self._status(now, request.seq, asked, claims)
-        receivers = {*self.egress_nodes, *asked}
+        beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now, request)
+        peers = {*self.egress_nodes, *asked}
         if self._due.push or now >= self._next_report:
-            self._due.push = False
-            self._next_report = now + REPORT_NS
-            receivers.update(self._subscribers.current(now))
-        self._outbox.put(sorted(receivers), beat)
+            self._report(beat, peers, now)
+        self._outbox.put(sorted(peers), beat)
         if self._me in asked:
-            answer = self._elector.vote(self._me, self.endpoint.incarnation, beat, self.config.duration_ns, now)
-            self._count(self._me, answer, now)
+            self._vote(self._me, self.endpoint.incarnation, beat, now)
 
-    def _status(
-        self, now: int, seq: int = 0, asked: tuple[str, ...] = (), claims: tuple[Claim, ...] = ()
-    ) -> Heartbeat:
-        """What this node says of itself; with ``seq`` it is a request as well."""
-        mastership = self.mastership
-        mastership.announcements.limit(mastership.owner.held(now))
-        stopping = "stopping" if self._stopping_at is not None else ""
-        return Heartbeat(
-            seq=seq,
-            duration_ns=self.config.duration_ns,
-            voters=self.electorate.current,
-            accepted=self.electorate.accepted,
-            asked=asked,
-            claims=claims,
-            releases=mastership.announcements.releases(now),
-            isolated=self.isolated(now),
-            reason=stopping or ("" if self.is_egress else "no egress node any more"),
-            unready=mastership.unready(),
-            masters=tuple(mastership.announcements.masteries.values()),
-            proposal=self._chair.proposal,
-            warming=mastership.warming(now),
-        )
 
-    def _subscribe(self, nodes: Iterable[str]) -> None:
-        known = tuple(self.mastership.followings.known())
-        self._outbox.put(nodes, Subscribe(self.electorate.current, self.electorate.accepted, known))
+    def _tell(self, now: int) -> None:
+        """Says what is new, and asks for nothing: the next request has its time."""
+        beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now)
+        self._report(beat, self.egress_nodes, now)
+        self._outbox.put(self.egress_nodes, beat)
 
-    def _subscription_pause(self) -> int:
-        """Soon where this node still has to learn who votes; a little less than the period, by lot."""
-        learning = self.electorate.recovering or self.electorate.current.version == 0
-        pause = 2 * self.config.heartbeat_ns if learning else SUBSCRIBE_NS
-        return pause - draw(self._me, str(self._next_subscribe)) % (pause // 4)
+    def _report(self, beat: Heartbeat, peers: Collection[str], now: int) -> None:
+        """To all who care and are not ``peers``: before those, for it is their packets that a new master waits for."""
+        self._due.push = False
+        self._next_report = now + REPORT_NS
+        self._outbox.put(sorted(set(self._subscribers.current(now)).difference(peers)), beat)
 
 
 def _timers(config: KeeperConfig) -> Timers:

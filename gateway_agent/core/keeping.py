@@ -35,8 +35,25 @@ class EgressWish(msgspec.Struct, frozen=True):
     """Why it is not ready."""
     shown: str = ""
     """The address that the outside sees while this node is master; empty where it is not eligible."""
+    interface: str = ""
+    """Where the virtual address stands while this node is master; empty where it has none for it."""
+    leaving: bool = False
+    """Not ready by somebody's choice: a master hands over to another node while it still forwards."""
+    keeps: bool = False
+    """Not ready to take it over; but if this node is master, it is ready to remain that."""
+    failback: bool = False
+    """Goes back, by handover, to the node that it would be on if all had always been well."""
     device: str = ""
     """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
+
+
+class Move(msgspec.Struct, frozen=True):
+    """An operator wants this node to be master of an egress IP."""
+
+    id: str
+    to: str
+    token: int
+    """Each wish has another one: it is carried out once."""
 
 
 class KeeperConfig(msgspec.Struct, frozen=True):
@@ -52,6 +69,7 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     egress: tuple[EgressWish, ...]
     stopping: bool = False
     """The service is being stopped: hand every lease over, tell the workers, then exit."""
+    moves: tuple[Move, ...] = ()
 
 
 class EgressState(msgspec.Struct, frozen=True):
@@ -96,6 +114,17 @@ class Change(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Conflict(msgspec.Struct, frozen=True):
+    """Another machine on the LAN claims a virtual address."""
+
+    id: str
+    address: str
+    mac: str
+    interface: str
+    since: float
+    """Wall clock, seconds."""
+
+
 class KeeperState(msgspec.Struct, frozen=True):
     node: str
     incarnation: int
@@ -110,4 +139,5 @@ class KeeperState(msgspec.Struct, frozen=True):
     """Messages: ``accepted``, ``bad_mac``, ``replayed``, ``truncated``, ``malformed``, ``unknown_sender``, …"""
     changes: tuple[Change, ...] = ()
     """The last hundred, oldest first."""
+    conflicts: tuple[Conflict, ...] = ()
     problems: tuple[str, ...] = ()

@@ -19,6 +19,8 @@ RATE_BOUND = 0.01
 """How far a clock's rate may be off. Two clocks can differ by twice that."""
 MARGIN_NS = 8 * MILLISECOND
 """Two timer ticks of a kernel with HZ=250: how late an expiry may be noticed."""
+TICKET_PART = 4
+"""See :func:`ticket_ns`."""
 NEVER = 1 << 62
 """A moment that does not come."""
 
@@ -39,6 +41,8 @@ class Release(msgspec.Struct, frozen=True, array_like=True):
     incarnation: int
     """Of the node: a restarted one may come to use the epoch again."""
     reason: str
+    heir: str = ""
+    """Name of the node that is to ask first; empty: whoever's turn it is."""
 
 
 HELD = "held"
@@ -80,6 +84,11 @@ class Grant:
 def lease_end(sent_at: int, duration_ns: int, margin_ns: int = MARGIN_NS) -> int:
     """When a lease ends on the owner's clock."""
     return sent_at + int(duration_ns * (1 - 2 * RATE_BOUND)) - margin_ns
+
+
+def ticket_ns(duration_ns: int) -> int:
+    """How long after a request its ticket lies in the kernel: by then its grants must have opened the fence."""
+    return duration_ns // TICKET_PART
 
 
 def is_majority(voters: Collection[str], members: Sequence[str]) -> bool:
@@ -203,6 +212,8 @@ class Tenure:
     held_epoch: int = 0
     """The highest epoch that a majority granted: what may be announced."""
     survivor: bool = False
+    granted_seq: int = 0
+    """The request that made the lease what it is."""
 
     def holds(self, now: int) -> bool:
         return self.until > now
@@ -213,6 +224,8 @@ class Owner:
 
     def __init__(self, margin_ns: int = MARGIN_NS) -> None:
         self.tenures: dict[str, Tenure] = {}
+        self.fenced: frozenset[str] = frozenset()
+        """Ids for which a lease is worth nothing unless it opens the fence."""
         self._margin_ns = margin_ns
         self._requests: dict[int, Request] = {}
         self._seq = 0
@@ -279,9 +292,12 @@ class Owner:
             return
         if not request.quorum.met(request.granted[identity]):
             return
+        if identity in self.fenced and now > request.sent_at + ticket_ns(request.duration_ns) - self._margin_ns:
+            # Announced now, the address would be sent what the kernel then lets nowhere.
+            return
         until = lease_end(request.sent_at, request.duration_ns, self._margin_ns)
         if until <= max(now, tenure.until) or (tenure.until and not tenure.holds(now)):
             return
-        tenure.until = until
+        tenure.until, tenure.granted_seq = until, request.seq
         tenure.held_epoch = max(tenure.held_epoch, request.claims[identity])
         tenure.survivor = request.quorum.survivor

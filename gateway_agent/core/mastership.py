@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from msgspec import structs
 
 from .announcements import Announcements
 from .candidate import Candidate, Timers
+from .departures import Departures
 from .elector import Elector
 from .keeping import EgressWish
-from .lease import EPOCH, HELD, Owner, Release, Request
+from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict
 from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
 from .standing import WARM_UP_NS, Situation, candidates
+from .succession import Succession
 from .voters import CHAIR
 from .wire import Answer
+
+LINGER_NS = 1 * SECOND
+"""How long a node that stops waits for another one to become able to serve."""
 
 
 @dataclass
@@ -51,6 +58,9 @@ class Mastership:
         self._candidate = Candidate(me, incarnation, self.owner)
         self._ready_since: dict[str, int] = {}
         self._handed_over: dict[str, int] = {}
+        self._stopping_since = NEVER
+        self._departures = Departures()
+        self.succession = Succession(me)
 
     @property
     def hold_ns(self) -> int:
@@ -62,23 +72,31 @@ class Mastership:
             self.owner.next_end(),
             self._candidate.next_wake(self.timers),
             self.followings.next_silence(self.hold_ns),
+            self._departures.next_wake(),
+            self.followings.next_unheld(),
         )
 
     # What this node wants
 
     def configure(self, wishes: Iterable[EgressWish], timers: Timers, stopping: bool, now: int) -> None:
-        """``stopping``: what is let go of now, others must have taken over before the end."""
+        """``stopping``: what is let go of from now on, others must have taken over before the end."""
         self.timers = timers
-        self.wishes = {wish.id: wish for wish in wishes}
+        self.wishes = {wish.id: self._kept(wish, now) for wish in wishes}
+        self.owner.fenced = frozenset(wish.id for wish in self.wishes.values() if wish.address)
+        self.succession.learn(self.wishes, now)
         ready = [identity for identity, wish in self.wishes.items() if wish.ready]
         self._ready_since = {identity: self._ready_since.get(identity, now) for identity in ready}
         for identity in list(self.owner.tenures):
-            if identity in ready:
-                continue
             wish = self.wishes.get(identity)
-            released = self._let_go(identity, wish.reason if wish else "no longer configured", now)
-            if released and stopping and identity != CHAIR:
-                self._handed_over[identity] = released.epoch
+            if identity not in ready and not (wish and wish.leaving and self.holds(identity, now)):
+                self._let_go(identity, wish.reason if wish else "no longer configured", now)
+        self._stopping_since = min(self._stopping_since, now) if stopping else NEVER
+
+    def _kept(self, wish: EgressWish, now: int) -> EgressWish:
+        """Whoever asked may not know yet that this node is master by now."""
+        if wish.keeps and not wish.leaving and self.holds(wish.id, now):
+            return structs.replace(wish, ready=True, reason="")
+        return wish
 
     def warming(self, now: int) -> tuple[str, ...]:
         """Ids for which this node has become ready only just now."""
@@ -91,7 +109,15 @@ class Mastership:
 
     def handed_over(self) -> bool:
         """Whether all that was let go of in order to stop has a new master."""
-        return all(self.followings.of(i).epoch > epoch for i, epoch in self._handed_over.items())
+        taken = all(self.followings.of(i).epoch > epoch for i, epoch in self._handed_over.items())
+        return taken and not self._departures and not (self.owner.tenures.keys() - {CHAIR})
+
+    def holds(self, identity: str, now: int) -> bool:
+        tenure = self.owner.tenures.get(identity)
+        return tenure is not None and tenure.holds(now)
+
+    def unheld(self, now: int) -> list[EgressWish]:
+        return [wish for identity, wish in self.wishes.items() if not self.holds(identity, now)]
 
     def masters(self, members: Collection[str]) -> dict[str, str]:
         """The healthy masters by egress id, this node not among them. ``members``: those that are heard."""
@@ -99,13 +125,21 @@ class Mastership:
         return {i: f.master for i, f in followed.items() if f.master in members and f.gone is None}
 
     def decide(self, situation: Situation, now: int) -> None:
-        """Asks for what is homeless and this node's turn."""
+        """Asks for what is homeless and this node's turn; hands over what it is not to keep."""
+        if not self._undecided(situation, now):
+            return
         order = candidates(situation)
-        for identity in self.wishes:
-            tenure = self.owner.tenures.get(identity)
-            if tenure and tenure.holds(now):
-                continue
-            if identity in situation.masters:
+        returning = any(wish.failback for wish in self.wishes.values())
+        ideal = candidates(replace(situation, masters={}, heirs={})) if returning else {}
+        for identity, wish in self.wishes.items():
+            if self.holds(identity, now):
+                mine = [i for i in self.owner.held(now) if i != CHAIR]
+                orders, sharing = (order[identity], ideal.get(identity, ())), not self._departures
+                patient = self._patient(wish, situation, now)
+                heir, reason = self.succession.heir(wish, *orders, situation, mine, sharing, patient, now)
+                if reason:
+                    self.hand_over(identity, heir, reason, now)
+            elif identity in situation.masters:
                 self._let_go(identity, f"{situation.masters[identity]} is master", now)
                 self._candidate.settle(identity)
             elif self._me not in order[identity]:
@@ -118,22 +152,74 @@ class Mastership:
                 rank, epoch = order[identity].index(self._me), self.followings.highest(identity) + 1
                 self._due.beat |= self._candidate.stand(identity, rank, epoch, self.timers, now)
 
+    def _patient(self, wish: EgressWish, situation: Situation, now: int) -> bool:
+        """Whether what this node is to leave stays until somebody can serve it: nobody gains by an earlier end."""
+        if self._stopping_since == NEVER:
+            return self._me in wish.eligible
+        return now < self._stopping_since + LINGER_NS and any(node in situation.members for node in wish.eligible)
+
+    def _undecided(self, situation: Situation, now: int) -> bool:
+        """Whether there is anything to decide: with many egress IPs, looking at all takes milliseconds."""
+        return any(
+            self.succession.is_open(wish, now) if self.holds(identity, now) else self._is_open(identity, situation)
+            for identity, wish in self.wishes.items()
+        )
+
+    def _is_open(self, identity: str, situation: Situation) -> bool:
+        return identity not in situation.masters or identity in self.owner.tenures or self._candidate.waits(identity)
+
+    # What this node hands over
+
+    def hand_over(self, identity: str, heir: str, reason: str, now: int) -> None:
+        """Lets ``heir`` have it (empty: whoever can), without a packet lost where the workers hold theirs back."""
+        if identity in self._departures or not self.holds(identity, now):
+            return
+        wish = self.wishes[identity]
+        # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
+        workers = set(self._subscribers.current(now)) - {self._me} if wish.address and heir else ()
+        self._departures.begin(identity, heir, reason, workers, now)
+        if workers:
+            self._announce_held(now)
+        self.depart(now)
+
+    def held_back(self, node: str, identities: Iterable[str], now: int) -> None:
+        """``node`` says that it holds the packets of these."""
+        self._departures.holds(node, identities, now)
+        self.depart(now)
+
+    def depart(self, now: int) -> None:
+        """Releases what need not wait any longer."""
+        for identity, departure in self._departures.due(now):
+            self._departures.end(identity)
+            released = self._let_go(identity, departure.reason, now, departure.heir)
+            if released and self._stopping_since != NEVER and identity != CHAIR:
+                self._handed_over[identity] = released.epoch
+
     # What this node holds
 
-    def count(self, request: Request, answer: Answer, now: int) -> None:
-        """An answer has been counted, a lease perhaps made or extended by it."""
-        for refusal in answer.refused:
+    def count(self, voter: str, answer: Answer, now: int) -> Request | None:
+        """Counts a voter's answer; a lease is perhaps made or extended by it. The request; None: it is too late."""
+        refused = self._candidate.corrected(answer.refused)
+        request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
+        if request is None:
+            return None
+        for refusal in refused:
             if refusal.why in (HELD, EPOCH):
                 self.followings.note(refusal.id, refusal.epoch)
             if refusal.why == EPOCH:
                 self.owner.exceed(refusal.id, refusal.epoch)
         former = {identity: self.followings.of(identity).master for identity in request.claims}
-        for release in self._candidate.told(request, answer.refused, former, self.timers, now):
+        for release in self._candidate.told(request, refused, former, self.timers, now):
             self._publish(release, now)
+        self._announce_held(now)
+        return request
+
+    def _announce_held(self, now: int) -> None:
         held = self.owner.held(now)
         for identity, tenure in held.items():
             before, shown = self.followings.of(identity), self.wishes[identity].shown
-            if self.announcements.hold(identity, tenure, shown, before, now, now + self.wall_offset_ns):
+            leaving = identity in self._departures
+            if self.announcements.hold(identity, tenure, shown, leaving, before, now, now + self.wall_offset_ns):
                 self._candidate.settle(identity)
                 self._push(now)
         self.announcements.limit(held)
@@ -146,9 +232,10 @@ class Mastership:
             if pausing:
                 self._candidate.pause(identity, self.timers, now)
 
-    def _let_go(self, identity: str, reason: str, now: int) -> Release | None:
+    def _let_go(self, identity: str, reason: str, now: int, heir: str = "") -> Release | None:
         """Holds or asks for it no longer, and says so. The release, where it was held."""
-        release = self._candidate.withdraw(identity, reason)
+        self._departures.end(identity)
+        release = self._candidate.withdraw(identity, reason, heir)
         if release is None:
             return None
         held = self.announcements.give_up(identity)
@@ -160,12 +247,13 @@ class Mastership:
 
     def _publish(self, release: Release, now: int) -> None:
         self._elector.release(release, now)
+        self.succession.inherit(release, now)
         self.announcements.release(release, now)
         self._due.beat = self._due.decision = True
 
     def _push(self, now: int) -> None:
         self._subscribers.push(now)
-        self._due.beat = self._due.push = True
+        self._due.push = True
         self._due.revision += 1
 
     # What others say
@@ -182,6 +270,7 @@ class Mastership:
 
     def silence(self, now: int) -> None:
         """Gives up the masters that were not heard for :attr:`hold_ns`."""
+        self.followings.end_holds(now)
         for turn in self.followings.silence(self.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.revision += 1
@@ -190,9 +279,10 @@ class Mastership:
         self._elector.release(release, now)
         self.followings.note(release.id, release.epoch)
         if self.followings.release(release.id, release.node, release.epoch, release.reason):
+            self.succession.inherit(release, now)
             self.announcements.release(release, now)
             self._due.revision += 1
-        self._candidate.released(release.id, now)
+        self._candidate.released(release, now)
         self._due.decision = True
 
     def meet_rival(self, rival: str, mastery: Mastery, now: int) -> None:
@@ -209,6 +299,12 @@ class Mastership:
             self._let_go(mastery.id, f"{rival} is master too", now)
         else:
             self.exceed(mastery.id, mastery.epoch, rival)
+
+    def yield_to(self, identity: str, reason: str, now: int) -> None:
+        """Somebody else has the address. With a majority behind it this node is in the right; else it lets go."""
+        tenure = self.owner.tenures.get(identity)
+        if tenure and tenure.survivor:
+            self._let_go(identity, reason, now)
 
     def exceed(self, identity: str, epoch: int, master: str) -> None:
         """Somebody knows of this epoch. The highest is right: what this node holds must be above."""

@@ -15,6 +15,10 @@ from .voters import CHAIR
 NO_MAJORITY = "hears no majority of the voters"
 SUBSCRIPTION_NS = 10 * SECOND
 """How long an egress node keeps a subscriber that does not renew."""
+HOLD_NS = 400 * MILLISECOND
+"""How long packets wait at most for the next master while one hands over."""
+ENDED = 1
+"""In the place of a time: it has been long enough, and does not begin anew."""
 REPORT_NS = 500 * MILLISECOND
 """How often each subscriber hears from an egress node where nothing changes."""
 
@@ -33,6 +37,8 @@ class Mastery(msgspec.Struct, frozen=True, array_like=True):
     """How long there had been no sign of the master before."""
     shown: str = ""
     """The address that the outside sees."""
+    leaving: bool = False
+    """It hands over: packets are to be held back until the next master speaks."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,12 @@ class Member:
     """Reasons by egress id, for those that it could serve and is not ready for."""
     warming: tuple[str, ...] = ()
     """Egress ids for which it has become ready only just now."""
+    known: tuple[str, ...] | None = None
+    """Egress ids that it has learned of from its store; None: it has not said."""
 
     def ready_for(self, identity: str) -> bool:
-        return not self.reason and identity not in self.unready
+        known = self.known is None or identity in self.known
+        return known and not self.reason and identity not in self.unready
 
     def why_not(self) -> str:
         """The first of the reasons why it is not ready; empty where it is."""
@@ -73,6 +82,15 @@ class Following:
     """Why there is no master any more."""
     shown: str = ""
     """The address that the outside sees."""
+    leaving_at: int = 0
+    """When this node heard that the master hands over; 0: it does not."""
+
+    def held_back(self, now: int) -> bool:
+        """Whether packets for it are to wait for the next master. Not for ever: the handover may have failed."""
+        return bool(self.master and self.leaving_at) and now < self.leaving_at + HOLD_NS
+
+
+_NOBODY = Following()
 
 
 @dataclass(frozen=True)
@@ -94,7 +112,7 @@ class Followings:
         self._highest: dict[str, int] = {}
 
     def of(self, identity: str) -> Following:
-        return self._by_id.get(identity, Following())
+        return self._by_id.get(identity, _NOBODY)
 
     def highest(self, identity: str) -> int:
         """The highest epoch that this node has heard of."""
@@ -102,6 +120,10 @@ class Followings:
 
     def note(self, identity: str, epoch: int) -> None:
         self._highest[identity] = max(epoch, self.highest(identity))
+
+    def follows(self, node: str) -> bool:
+        """Whether it is master of anything, as far as this node knows."""
+        return any(following.master == node for following in self._by_id.values())
 
     def known(self) -> list[tuple[str, int, str]]:
         """Id, epoch and master of each, for a subscription."""
@@ -127,7 +149,10 @@ class Followings:
             if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
                 continue
             self.note(mastery.id, mastery.epoch)
-            after = Following(node, mastery.epoch, mastery.since, now, mastery.survivor, shown=mastery.shown)
+            leaving_at = (before.leaving_at if same else 0) or now if mastery.leaving else 0
+            after = Following(
+                node, mastery.epoch, mastery.since, now, mastery.survivor, shown=mastery.shown, leaving_at=leaving_at
+            )
             self._by_id[mastery.id] = after
             if not same:
                 turns.append(Turn(mastery.id, before, after, mastery.reason, mastery.silent_ms))
@@ -156,6 +181,16 @@ class Followings:
                 self._by_id[identity] = after
                 turns.append(Turn(identity, before, after, reason, silent_ms))
         return turns
+
+    def next_unheld(self) -> int:
+        """When the next hold ends by itself."""
+        return min((f.leaving_at + HOLD_NS for f in self._by_id.values() if f.leaving_at > ENDED), default=NEVER)
+
+    def end_holds(self, now: int) -> None:
+        """Lets the packets go that have waited long enough."""
+        for identity, following in self._by_id.items():
+            if following.leaving_at and not following.held_back(now):
+                self._by_id[identity] = replace(following, leaving_at=ENDED)
 
     def next_silence(self, hold_ns: int) -> int:
         return min((f.heard_at + hold_ns for f in self._by_id.values() if f.master), default=NEVER)

@@ -83,3 +83,8 @@ class Inventory:
     """Labels by name."""
     pods: tuple[PodIdentity, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def virtual_addresses(self) -> frozenset[str]:
+        """Of all gateways."""
+        return frozenset(address for gateway in self.gateways for address in gateway.addresses)

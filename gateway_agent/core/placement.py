@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 
+@lru_cache(maxsize=1 << 14)
 def draw(*parts: str) -> int:
     """A number of 64 bits that every node computes alike: the lot that settles ties."""
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")

@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import combinations, islice
+from itertools import combinations, islice, product
 
-from cni.kernel import ids
-from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, Way, matches
+from cni import ruleset
+from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
 
-from . import numbering, policy
-from .model import BASIC, Gateway, Inventory, Node, Problem
+from . import egress_ips, numbering, policy, readiness, underlay
+from .model import Inventory, Node, Problem
+from .readiness import InterfaceFacts
 
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance: the plugin may have to tag a pod while no agent runs."""
+REMEMBERED = 1024
+"""Policy sets whose ways are kept."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,19 @@ class Planned:
 def build(
     inventory: Inventory,
     settings: Settings,
-    primary_addresses: Mapping[str, str],
+    facts: Mapping[str, InterfaceFacts],
     masters: Mapping[str, tuple[str, int]],
     previous: Plan | None = None,
-    wanted: Iterable[tuple[str, ...]] = (),
+    pods: Iterable[PodIdentity] = (),
     isolated: bool = False,
+    pod_interfaces: Collection[str] = (),
 ) -> Planned:
     """The plan of the node that ``settings`` names.
 
-    ``primary_addresses``: the primary IPv4 address of each local interface. ``masters``: by egress id the
-    node (empty: nobody) and its epoch; where an id is missing its last known master stays.
-    ``previous``: the plan in force; what goes on existing keeps its numbers. ``wanted``: the combinations of
-    policies that the pods attached here need; they come first where the numbers do not suffice.
+    ``facts``: of each local interface. ``masters``: by egress id the node (empty: nobody) and its epoch; where an
+    id is missing its last known master stays. ``previous``: the plan in force; what goes on existing keeps its
+    numbers. ``pods``: those attached here; what they need comes first where the numbers do not suffice.
+    ``pod_interfaces``: the host's sides of theirs.
     """
     problems: list[Problem] = []
     # Numbers mean nothing under another mask.
@@ -64,20 +68,27 @@ def build(
         settings.mask,
         settings.port,
         settings.mtu,
-        nodes=tuple(_nodes(inventory.nodes, settings.node, problems)),
+        nodes=_nodes(inventory.nodes, settings.node, problems),
         policies=policies(inventory),
         namespaces=inventory.namespaces,
         isolated=isolated,
     )
-    egress_ips = (
-        _with_master(_with_source(egress, plan.node, inventory, primary_addresses), masters, previous)
-        for egress in _with_slots(_egress_ips(inventory, plan.nodes, problems), plan, before, problems)
+    found = tuple(egress_ips.of(inventory, plan.nodes, problems))
+    led = (
+        egress_ips.with_master(egress, plan.nodes, masters, previous)
+        for egress in _with_slots(found, plan, before, problems)
     )
-    plan = replace(plan, egress_ips=tuple(egress_ips))
+    placed = (
+        egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces) for egress in led
+    )
+    plan = replace(plan, egress_ips=tuple(placed))
+    derived = underlay.family(inventory.nodes) == 6 or any(egress.sync for egress in plan.egress_ips)
+    plan = replace(plan, source_check=readiness.source_check(facts, derived))
+    problems += _unrouted(plan, facts)
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
     sets = (
         replace(numbered, ways=_ways(entries(inventory, numbered), never))
-        for numbered in _policy_sets(plan, before, wanted, problems)
+        for numbered in _policy_sets(plan, before, pods, problems)
     )
     return Planned(replace(plan, policy_sets=tuple(sets)), tuple(problems))
 
@@ -100,9 +111,7 @@ def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
     return tuple(sorted(found, key=lambda p: p.name))
 
 
-def identify(
-    inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None
-) -> PodIdentity:
+def identify(inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None) -> PodIdentity:
     """The pod with the labels of its ``Pod`` document, else with those that its CNI call ``told``.
 
     A pod of which nobody says more has no labels.
@@ -122,145 +131,96 @@ def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, 
     """The destinations of the policies of one set."""
     known = {p.name: p for p in inventory.policies}
     return tuple(
-        policy.Entry(name, egress_id, known[name].destinations, known[name].excluded, known[name].created)
-        for name, egress_id in zip(policy_set.policies, policy_set.egress_ids, strict=True)
+        policy.Entry(name, id4, known[name].destinations, known[name].excluded, known[name].created, id6)
+        for name, id4, id6 in zip(*policy_set.key, strict=True)
         if name in known
     )
 
 
-@lru_cache(maxsize=2 * PREPARED_SETS)
+@lru_cache(maxsize=REMEMBERED)
 def _ways(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Way, ...]:
     """A plan is made anew at each change of a master: sets whose policies stay are not computed again."""
     return policy.disjoint(of, never)
 
 
-def _nodes(nodes: Iterable[Node], here: str, problems: list[Problem]) -> Iterator[PlanNode]:
-    owners: dict[str, str] = {}
-    for node in sorted(nodes, key=lambda node: node.name):
-        address = next((a for a in node.addresses if ":" not in a), "")
-        owner = owners.setdefault(address, node.name) if address else node.name
-        if not address:
-            message, hint = f"node {node.name} has no IPv4 address", "add {type: InternalIP, address: …}"
-            problems.append(Problem(node.source, "status.addresses", message, hint))
-        elif owner != node.name:
-            message = f"node {node.name} has {address}, which is the address of node {owner}"
-            problems.append(Problem(node.source, "status.addresses", message, "each node needs its own"))
-        else:
-            yield PlanNode(node.name, address, next((a for a in node.addresses if ":" in a), ""))
-    if here not in owners.values():
+def _nodes(nodes: Iterable[Node], here: str, problems: list[Problem]) -> tuple[PlanNode, ...]:
+    placed = underlay.place(nodes, problems)
+    if here not in (node.name for node in placed):
         hint = "its selected pods reach no gateway; nodeName in the configuration names it"
         problems.append(Problem(f"node {here}", "", "the inventory has no such node with an address", hint))
+    return placed
 
 
-def _egress_ips(
-    inventory: Inventory, nodes: Iterable[PlanNode], problems: list[Problem]
-) -> list[PlanEgressIP]:
-    """The egress IPs of all gateways, and one for each gateway that does not exist but has a policy."""
-    placed = {node.name for node in nodes}
-    existing = {gateway.name: gateway for gateway in inventory.gateways}
-    missing = {p.gateway for p in inventory.policies} - existing.keys()
-    names = [*sorted(existing), *sorted(missing)]
-    owners: dict[int, str] = {ids.BACK_VNI: "the way back"}
-    for name in names:
-        owners.setdefault(ids.vni(ids.egress_id(name, "")), name)
-    found = []
-    for name in names:
-        identity = ids.egress_id(name, "")
-        vni = ids.vni(identity)
-        clash = "" if owners[vni] == name else owners[vni]
-        while owners.setdefault(vni, name) != name:
-            # It will carry nothing, but two devices cannot have one name.
-            vni = vni % 0xFFFFFF + 1
-        gateway = existing.get(name, Gateway(name, (), BASIC))
-        eligible = _eligible(gateway, inventory.nodes, placed, clash, problems) if name in existing else ()
-        direct = gateway.when_no_gateway == "Direct"
-        found.append(PlanEgressIP(identity, name, "", 0, vni, eligible, direct=direct, mode=gateway.mode))
-    return found
-
-
-def _eligible(
-    gateway: Gateway, nodes: Iterable[Node], placed: set[str], clash: str, problems: list[Problem]
-) -> tuple[str, ...]:
-    """Names of the nodes that can be master; none, and a problem, where the gateway cannot be served."""
-    selected = [node.name for node in nodes if matches(gateway.node_selector, node.labels)]
-    names = tuple(sorted(placed.intersection(selected)))
-    path, message, hint = "", "", ""
-    if gateway.mode != BASIC:
-        path, message = "spec.sourceIP.mode", f"this version serves only {BASIC}"
-    elif clash:
-        path, message, hint = "metadata.name", f"has the tunnel number of {clash}", "give it another name"
-    elif not selected:
-        path, message, hint = "spec.nodeSelector", "selects no node", "label a Node, or mend the selector"
-    elif not names:
-        path, message = "spec.nodeSelector", "selects only nodes without an address"
-    if not message:
-        return names
-    dropped = f"gateway {gateway.name}: {message}; its policies' packets have no gateway"
-    problems.append(Problem(gateway.source, path, dropped, hint))
-    return ()
-
-
-def _with_source(
-    egress: PlanEgressIP, here: str, inventory: Inventory, primary_addresses: Mapping[str, str]
-) -> PlanEgressIP:
-    """With the egress interface and its address, where this node is eligible."""
-    if here not in egress.eligible:
-        return egress
-    interface = next(gateway.interface for gateway in inventory.gateways if gateway.name == egress.gateway)
-    return replace(egress, interface=interface, source=primary_addresses.get(interface, ""))
-
-
-def _with_master(
-    egress: PlanEgressIP, masters: Mapping[str, tuple[str, int]], previous: Plan | None
-) -> PlanEgressIP:
-    """With its master, where that is one of the eligible nodes: to others no tunnel leads."""
-    last = next((e for e in previous.egress_ips if e.id == egress.id), egress) if previous else egress
-    node, epoch = masters.get(egress.id, (last.master, last.epoch))
-    return replace(egress, master=node if node in egress.eligible else "", epoch=epoch)
+def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
+    """IPv4 packets of pods whose answers the kernel would drop as they come out of the tunnel."""
+    used = any(egress.family == 4 for egress in plan.egress_ips)
+    if used and plan.me and ruleset.underlay(plan.me) == 6 and not readiness.takes_ipv4(facts, derived=True):
+        hint = "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"
+        yield Problem(f"node {plan.node}", "", readiness.UNROUTED, hint)
 
 
 def _with_slots(
-    egress_ips: Sequence[PlanEgressIP], plan: Plan, before: Plan | None, problems: list[Problem]
+    found: Sequence[PlanEgressIP], plan: Plan, before: Plan | None, problems: list[Problem]
 ) -> Iterator[PlanEgressIP]:
     old = {egress.id: egress.slot for egress in before.egress_ips} if before else {}
-    slots = numbering.assign((egress.id for egress in egress_ips), old, plan.layout.numbers)
-    for egress in egress_ips:
+    slots = numbering.assign((egress.id for egress in found), old, plan.layout.numbers)
+    for egress in found:
         if egress.id in slots:
             yield replace(egress, slot=slots[egress.id])
         else:
             message = f"no number is left for it: mark mask {plan.mask:#x} holds {plan.layout.numbers}"
-            hint = "widen mark.mask in the configuration; the pods that its policies select are blocked"
-            problems.append(Problem(f"gateway {egress.gateway}", "", message, hint))
+            hint = "widen mark.mask in the configuration; pods of a gateway without another address are blocked"
+            problems.append(Problem(f"gateway {egress.gateway} {egress.address}".rstrip(), "", message, hint))
 
 
 def _policy_sets(
-    plan: Plan, before: Plan | None, wanted: Iterable[tuple[str, ...]], problems: list[Problem]
+    plan: Plan, before: Plan | None, pods: Iterable[PodIdentity], problems: list[Problem]
 ) -> list[PolicySet]:
-    """By number, without their ways: the wanted combinations, each policy alone, then others in advance."""
-    egress_ids = {egress.gateway: egress.id for egress in plan.egress_ips}
+    """By number, without their ways: what the pods need, each policy alone, then others in advance."""
     # A policy whose gateway has no number is in no set: its pods are blocked rather than let out.
-    led = {p.name: egress_ids[p.gateway] for p in plan.policies if p.gateway in egress_ids}
-    needed = _needed(sorted(led), wanted)
+    led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
+    needed = _needed(plan, led, pods)
     holds = plan.layout.numbers
     if len(needed) > holds:
         message = f"{len(needed)} policy sets are needed, mark mask {plan.mask:#x} holds {holds}"
-        hint = "widen it, or use fewer policies; the pods of the others are blocked"
+        hint = "widen it, or use fewer policies or addresses; the pods of the others are blocked"
         problems.append(Problem("configuration", "mark.mask", message, hint))
-    keys = [(names, tuple(led[name] for name in names)) for names in _prepared(sorted(led), needed)[:holds]]
-    old = {(s.policies, s.egress_ids): s.number for s in before.policy_sets} if before else {}
-    numbers = numbering.assign(keys, old, holds)
-    return sorted((PolicySet(numbers[key], *key, ()) for key in keys), key=lambda s: s.number)
-
-
-def _needed(names: Sequence[str], wanted: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The wanted combinations of policies that exist, then each policy alone."""
-    asked = sorted({tuple(sorted(combination)) for combination in wanted} - {()})
-    existing = [combination for combination in asked if set(combination) <= set(names)]
-    return list(dict.fromkeys([*existing, *((name,) for name in names)]))
-
-
-def _prepared(names: Sequence[str], needed: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """What is needed and then, by growing size, other combinations, until there are :data:`PREPARED_SETS`."""
-    larger = (combination for size in range(2, len(names) + 1) for combination in combinations(names, size))
     spare = max(0, PREPARED_SETS - len(needed))
-    return needed + list(islice((combination for combination in larger if combination not in needed), spare))
+    others = (key for key in _combinations(plan, led) if key not in needed)
+    keys = [*needed, *islice(others, spare)][:holds]
+    old = {s.key: s.number for s in before.policy_sets} if before else {}
+    numbers = numbering.assign(keys, old, holds)
+    sets = (PolicySet(numbers[key], key[0], key[1], (), key[2]) for key in keys)
+    return sorted(sets, key=lambda s: s.number)
+
+
+def _needed(plan: Plan, led: Mapping[str, str], pods: Iterable[PodIdentity]) -> dict[SetKey, None]:
+    """What the pods ask for, as far as it can be had, then for each policy one set of it alone. In order."""
+    asked = (plan.key_for(pod, plan.policies_for(pod) or ()) for pod in pods)
+    alone = (next(_keys(plan, led, (name,))) for name in led)
+    return dict.fromkeys([*sorted(key for key in set(asked) if key is not None and key[0]), *alone])
+
+
+def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:
+    """Every policy set that some pod could need, by growing size. There may be more than anybody can count."""
+    for size in range(1, len(led) + 1):
+        for names in combinations(led, size):
+            yield from _keys(plan, led, names)
+
+
+def _keys(plan: Plan, led: Mapping[str, str], names: tuple[str, ...]) -> Iterator[SetKey]:
+    """The sets with exactly these policies: one for each choice of addresses that a pod can make.
+
+    ``led``: the gateway of each policy, sorted by policy. The policies of one gateway share its choice.
+    """
+    gateways = dict.fromkeys(led[name] for name in names)
+    for choice in product(*(_choices(plan, gateway) for gateway in gateways)):
+        by_gateway = dict(zip(gateways, choice, strict=True))
+        ids4, ids6 = (tuple(by_gateway[led[name]][place] for name in names) for place in (0, 1))
+        yield names, ids4, ids6
+
+
+def _choices(plan: Plan, gateway: str) -> list[tuple[str, str]]:
+    """What a pod can go by to a gateway: its egress IP for IPv4 and that for IPv6."""
+    ids4, ids6 = plan.ids_of(gateway)
+    return list(zip(ids4, ids6, strict=True)) if ids4 == ids6 else list(product(ids4, ids6))

@@ -38,6 +38,12 @@ class Entry:
     excluded: tuple[str, ...] = ()
     created: str = ""
     """RFC 3339, UTC; empty sorts after every time."""
+    egress_id6: str = ""
+    """Where IPv6 packets are led to; empty: to the same as IPv4 ones."""
+
+    def leads_to(self, family: int) -> str:
+        """The id of the egress IP for packets of this family, 4 or 6."""
+        return (family == 6 and self.egress_id6) or self.egress_id
 
     @property
     def seniority(self) -> tuple[bool, str, str]:
@@ -122,7 +128,7 @@ def _ranges(
     for point in points:
         for edge in edges[point]:
             _cross(edge, open_at, closed)
-        winner = _winner(ordered, open_at, closed)
+        winner = _winner(ordered, open_at, closed, family)
         if winner != current:
             if current:
                 yield start, point - 1, current
@@ -159,11 +165,13 @@ def _cross(edge: _Edge, open_at: dict[int, list[int]], closed: Counter[int]) -> 
         open_at[edge.length].remove(edge.rank)
 
 
-def _winner(ordered: Sequence[Entry], open_at: dict[int, list[int]], closed: Counter[int]) -> str:
+def _winner(
+    ordered: Sequence[Entry], open_at: dict[int, list[int]], closed: Counter[int], family: Family
+) -> str:
     if closed[-1]:
         return ""
     for length in sorted(open_at, reverse=True):
         for rank in open_at[length]:
             if not closed[rank]:
-                return ordered[rank].egress_id
+                return ordered[rank].leads_to(family)
     return ""

@@ -21,6 +21,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = ()) -> KeeperSt
         voter_set=voters.version,
         isolated=keeper.isolated(now),
         counters=dict(keeper.endpoint.counters),
+        conflicts=keeper.claims.conflicts(now),
         changes=tuple(keeper.mastership.history.changes),
         problems=(*problems, *keeper.problems.values()),
     )

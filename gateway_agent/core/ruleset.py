@@ -5,11 +5,34 @@ They stand on every node that can be master, so that taking over changes none of
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
-from cni.ruleset import TUNNELS, Marks, chain, dispatch, transaction, way_out
+from cni.ruleset import (
+    CONFIRMED,
+    KEYWORDS,
+    MIDDLE,
+    TUNNELS,
+    Marks,
+    chain,
+    dispatch,
+    transaction,
+    way_out,
+)
+
+from . import pick_up
+
+
+def sources(plan: Plan) -> frozenset[str]:
+    """The addresses that connections out of the tunnels can leave this node by."""
+    return frozenset(source for egress in plan.egress_ips if (source := way_out(egress)[1]))
+
+
+def served(plan: Plan) -> frozenset[str]:
+    """The virtual addresses that this node is master of."""
+    return frozenset(egress.address for egress in plan.egress_ips if egress.address and plan.serves(egress))
 
 
 def gateway_nft(plan: Plan) -> str:
@@ -21,33 +44,62 @@ def gateway_nft(plan: Plan) -> str:
 def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     answer = f"ct direction reply ct mark and {marks.tunneled} != 0 {marks.put('meta', marks.reply)}"
     # Behind the node's own steering, which clears the mark of every answer.
-    take_in = [answer, f'iifname "{ids.BACK_DEVICE}" accept', f"iifname {TUNNELS} goto from_tunnel"]
+    passing = [f'iifname "{device}" accept' for device in (ids.BACK_DEVICE, ids.SYNC_DEVICE)]
+    take_in = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]
     yield chain("take_in", take_in, "filter hook prerouting priority dstnat + 20")
+    # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
+    yield chain("inbound", _inbound(ready), "filter hook prerouting priority mangle")
+    yield chain("unasked", _unasked())
     yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in ready})
+    yield chain("stale", _stale(marks))
     for egress in ready:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
     yield chain("answer", [answer], "route hook output priority mangle")
-    yield chain("pick_up", _pick_up(ready), "filter hook forward priority filter - 10")
+    yield from pick_up.chains(ready)
     yield chain("nat", _nat(ready, marks), "nat hook postrouting priority srcnat - 10")
+
+
+def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
+    """What nobody asked for is dropped and never answered: a reset would end a connection whose entry is elsewhere."""
+    for egress in ready:
+        if egress.address:
+            family = "ip6" if ":" in egress.address else "ip"
+            address = ipaddress.ip_address(egress.address)
+            yield f"{family} daddr {address} ct state new,invalid,untracked goto unasked"
+
+
+def _unasked() -> Iterator[str]:
+    yield "icmp type echo-request accept"
+    yield "icmpv6 type echo-request accept"
+    # Untracked, and what ARP is to IPv4: the kernel asks for its next hop by the address that it sends from, so
+    # without the answer nothing leaves with a virtual address.
+    yield "icmpv6 type nd-neighbor-solicit accept"
+    yield "icmpv6 type nd-neighbor-advert accept"
+    yield "counter drop"
 
 
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     if plan.isolated:
         yield "ct state new counter drop"
+    # It keeps the source address of its first packet, which came when another one was right.
+    elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {way_out(egress)[1]}"
+    yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.put("ct", marks.of_tunneled(egress.slot))
 
 
-def _pick_up(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
-    """A connection that another master opened had that master's address: it ends here, at once."""
-    for egress in ready:
-        if not egress.address:
-            opening = "tcp flags & (fin | syn | rst | ack) != syn"
-            yield f'iifname "{egress.device}" ct state new {opening} counter reject with tcp reset'
+def _stale(marks: Marks) -> Iterator[str]:
+    """Only the kernel can tell which connection a packet belongs to; only a program can make the kernel forget it."""
+    yield marks.put("ct", marks.stale)
+    yield f"limit rate 100/second log group {ids.STALE_GROUP}"
+    yield "counter drop"
 
 
 def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     for egress in ready:
         device, source = way_out(egress)
         slot = f"ct mark and {marks.numbers} == {marks.of(egress.slot)}"
-        yield f"oifname {device} {slot} snat ip to {source}"
+        shown, keyword = f"[{source}]" if egress.family == 6 else source, KEYWORDS[egress.family]
+        # In the middle no other port is of any use. The kernel drops what finds its own taken, and forgets it.
+        yield f"oifname {device} {slot} {MIDDLE} snat {keyword} to {shown}:tcp sport"
+        yield f"oifname {device} {slot} snat {keyword} to {source}"

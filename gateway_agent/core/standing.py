@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .keeping import EgressWish
+from msgspec.structs import replace
+
+from .keeping import EgressWish, KeeperConfig
 from .lease import SECOND
 from .membership import Member
 from .placement import placement
@@ -32,6 +34,27 @@ class Situation:
     """Whether it may be master on the votes that are left."""
     warming: Collection[str] = ()
     """Ids for which this node has become ready only just now."""
+    missed_at: Mapping[str, int] = field(default_factory=dict)
+    """When each member was last found silent: what it had before it is not given back."""
+    taken: Collection[str] = ()
+    """Ids whose address somebody may have, for all that this node can tell: it must not take them by itself."""
+    heirs: Mapping[str, str] = field(default_factory=dict)
+    """By egress id the node to which its last master has handed it over."""
+
+
+def wishes_of(config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool) -> list[EgressWish]:
+    """What a node wants, the chair included. One that stops wants nothing, and leaves what it could still serve."""
+    able, why = config.node in egress_nodes and not stopping, "stopping" if stopping else ""
+    wishes = [
+        replace(
+            wish,
+            ready=wish.ready and able,
+            reason=why or wish.reason or "not ready",
+            leaving=wish.leaving or (stopping and (wish.ready or wish.keeps)),
+        )
+        for wish in config.egress
+    ]
+    return [*wishes, EgressWish(CHAIR, "", "", egress_nodes, able, why)]
 
 
 def candidates(situation: Situation) -> dict[str, tuple[str, ...]]:
@@ -42,10 +65,13 @@ def candidates(situation: Situation) -> dict[str, tuple[str, ...]]:
     # The chair is no load.
     eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != CHAIR}
     chair = {CHAIR: wishes[CHAIR].eligible} if CHAIR in wishes else {}
-    return {
+    order = {
         **placement(eligible, ready, situation.masters, warming=warming),
         **placement(chair, ready, situation.masters, warming=warming),
     }
+    for identity, heir in situation.heirs.items():
+        order[identity] = tuple(sorted(order.get(identity, ()), key=lambda node: node != heir))
+    return order
 
 
 def _ready(situation: Situation, wish: EgressWish) -> list[str]:
@@ -55,7 +81,7 @@ def _ready(situation: Situation, wish: EgressWish) -> list[str]:
         for name, member in situation.members.items()
         if member.ready_for(wish.id) and (situation.surviving or not member.isolated)
     ]
-    return [situation.me, *others] if able else others
+    return [situation.me, *others] if able and wish.id not in situation.taken else others
 
 
 def _warming(situation: Situation, identity: str) -> list[str]:

@@ -9,7 +9,7 @@ from cni.attachments import Attachment
 from cni.plan import PlanEgressIP
 
 from .explain import NotKnown, explain
-from .keeping import Change
+from .keeping import Change, Conflict
 from .model import Problem
 from .view import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
 
@@ -64,16 +64,22 @@ def _egress_ip(view: View, egress: PlanEgressIP) -> dict[str, Any]:
         "survivor": state.survivor if state else False,
         "whenNoGateway": "Direct" if egress.direct else "Drop",
         "lastChange": _change(view, last) if last else None,
+        "conflict": next((c.mac for c in _conflicts(view) if c.id == egress.id), ""),
     }
 
 
+def _conflicts(view: View) -> tuple[Conflict, ...]:
+    return view.keeper.conflicts if view.keeper else ()
+
+
 def _attached_pods(view: View, egress: PlanEgressIP) -> int:
-    sets = {s.group for s in view.plan.policy_sets if egress.id in s.egress_ids}
+    sets = {s.group for s in view.plan.policy_sets if egress.id in (*s.egress_ids, *s.egress_ids6)}
     return len({(a.namespace, a.name) for a in view.attachments if a.group in sets})
 
 
 def pods(view: View) -> dict[str, Any]:
-    """``egressctl pods -o json`` under the key ``pods``: one entry for each pod interface and gateway.
+    """``egressctl pods -o json`` under the key ``pods``: one entry for each pod interface and gateway, and another
+    where the gateway has an egress IP of its own for IPv6.
 
     ``via`` is the name of the node by which packets leave; it is empty where no gateway is in use or none can
     be, and ``verdict`` says which.
@@ -97,19 +103,35 @@ def _rows(view: View, attachment: Attachment) -> Iterator[dict[str, Any]]:
     if policy_set is None:
         yield base
         return
-    for egress_id in dict.fromkeys(policy_set.egress_ids):
+    leading: dict[str, list[str]] = {}
+    for name, id4, id6 in zip(*policy_set.key, strict=True):
+        for egress_id in dict.fromkeys((id4, id6)):
+            leading.setdefault(egress_id, []).append(name)
+    for egress_id, names in leading.items():
         egress = view.egress(egress_id)
         if egress is not None:
-            led = zip(policy_set.policies, policy_set.egress_ids, strict=True)
-            leading = [name for name, target in led if target == egress_id]
             end = fate(view, egress)
-            yield {**base, "policies": leading, "gateway": egress.gateway, "ip": end.ip, "via": end.via,
+            yield {**base, "policies": names, "gateway": egress.gateway, "ip": end.ip, "via": end.via,
                    "verdict": end.verdict}  # fmt: skip
 
 
 def events(view: View) -> dict[str, Any]:
     """``egressctl events -o json`` under the key ``events``: changes of masters, oldest first."""
-    return {"events": [_change(view, change) for change in (view.keeper.changes if view.keeper else ())]}
+    rows = [(change.at, _change(view, change)) for change in (view.keeper.changes if view.keeper else ())]
+    rows += [(conflict.since, _conflict(view, conflict)) for conflict in _conflicts(view)]
+    return {"events": [row for _, row in sorted(rows, key=lambda item: item[0])]}
+
+
+def _conflict(view: View, conflict: Conflict) -> dict[str, Any]:
+    """In the form of a change that changes nothing."""
+    state = view.state(conflict.id)
+    now = Change(conflict.id, state.master if state else "", state.master if state else "",
+                 state.epoch if state else 0, conflict.since, 0, conflict_words(conflict))  # fmt: skip
+    return _change(view, now)
+
+
+def conflict_words(conflict: Conflict) -> str:
+    return f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
 
 
 def _change(view: View, change: Change) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
+from .egress_ips import followed
 from .keeping import EgressState, KeeperState
 from .model import Inventory, Problem
 
@@ -63,7 +64,7 @@ def master(view: View, egress: PlanEgressIP) -> tuple[str, int]:
     state = view.state(egress.id)
     if state is None:
         return egress.master, egress.epoch
-    return (state.master if state.master in egress.eligible else ""), state.epoch
+    return followed(egress, state.master, view.plan.nodes), state.epoch
 
 
 def shown_address(view: View, egress: PlanEgressIP) -> str:
@@ -72,16 +73,18 @@ def shown_address(view: View, egress: PlanEgressIP) -> str:
     In basic mode only the master knows the primary address of its egress interface.
     """
     state = view.state(egress.id)
-    return egress.address or (state.shown if state and state.master in egress.eligible else "")
+    return egress.address or (state.shown if state and followed(egress, state.master, view.plan.nodes) else "")
 
 
-def fate(view: View, egress: PlanEgressIP) -> Fate:
-    """What happens on this node to packets that a policy sends to ``egress``."""
+def fate(view: View, egress: PlanEgressIP, family: int = 0) -> Fate:
+    """What happens on this node to packets of a ``family`` (0: its own) that a policy sends to ``egress``."""
     name, _ = master(view, egress)
-    if not name:
+    foreign = family not in (0, egress.family)
+    if not name or foreign:
+        why = f"the gateway has no IPv{family} address: " if foreign else ""
         if egress.direct:
-            return Fate(DIRECT, path="as if there were no policy (whenNoGateway: Direct)")
-        return Fate(DROPPED, path="answered unreachable (whenNoGateway: Drop)")
+            return Fate(DIRECT, path=f"{why}as if there were no policy (whenNoGateway: Direct)")
+        return Fate(DROPPED, path=f"{why}answered unreachable (whenNoGateway: Drop)")
     ip = shown_address(view, egress)
     if name == view.plan.node:
         path = f"no tunnel, this node is the master: SNAT to {ip} on {egress.interface}"

@@ -63,6 +63,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     masters: tuple[Mastery, ...]
     proposal: Proposal | None
     warming: tuple[str, ...] = ()
+    known: tuple[str, ...] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -75,7 +76,20 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     refused: tuple[Refusal, ...]
 
 
-Body = Hello | Subscribe | Heartbeat | Answer
+class Holding(msgspec.Struct, frozen=True, array_like=True, tag="w"):
+    """The sender holds back its packets for these egress IPs, whose master hands over."""
+
+    ids: tuple[str, ...]
+
+
+class Handover(msgspec.Struct, frozen=True, array_like=True, tag="m"):
+    """An operator wants the receiver, who is master, to hand over."""
+
+    id: str
+    to: str
+
+
+Body = Hello | Subscribe | Heartbeat | Answer | Holding | Handover
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -186,7 +200,7 @@ class Endpoint:
             return self._reject("bad_mac")
         try:
             envelope = _decoder.decode(message)
-        except msgspec.DecodeError:
+        except ValueError:  # msgspec.DecodeError, or a name that is no UTF-8
             return self._reject("malformed")
         if envelope.sender not in self.peers:
             return self._reject("unknown_sender")

@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="egressctl",
         parents=[everywhere],
-        description="Shows what the egress gateway's agent on this node knows and does.",
+        description="Shows what the egress gateway's agent on this node knows and does, and moves what it serves.",
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
@@ -62,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
     explain.add_argument("destination", metavar="DESTINATION", nargs="?", default="", help="an IP address")
     add("events", _events, "changes of masters, oldest first")
+    add("drain", _drain, "hands over all that this node is master of; it takes nothing until undrain")
+    add("undrain", _undrain, "lets this node be master again")
+    handover = add("handover", _handover, "makes another node the master of a gateway's address")
+    handover.add_argument("gateway", metavar="GATEWAY")
+    handover.add_argument("--ip", default="", help="one of its addresses, where it has several")
+    handover.add_argument("--to", required=True, metavar="NODE")
+    add("doctor", _doctor, "what is ours in this node's kernel, and what may be wrong with the node")
     validate = add("validate", _validate, "checks manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
     return parser
@@ -101,6 +108,35 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _events(options: argparse.Namespace) -> int:
     return _show(options, "events", _ask(options, "events")["events"])
+
+
+def _drain(options: argparse.Namespace) -> int:
+    answer = _ask(options, "drain")
+    code = FAILED if answer["left"] else DONE
+    return code if _show(options, "drain", answer) == DONE else FAILED
+
+
+def _undrain(options: argparse.Namespace) -> int:
+    return _show(options, "undrain", _ask(options, "undrain"))
+
+
+def _handover(options: argparse.Namespace) -> int:
+    answer = _ask(options, "handover", gateway=options.gateway, ip=options.ip, to=options.to)
+    return _show(options, "handover", answer)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    config = load(options.config or DEFAULT_PATH) if options.config or DEFAULT_PATH.exists() else None
+    findings = examine(config)
+    if options.output == "json":
+        print(json.dumps([vars(finding) for finding in findings], indent=2))
+    else:
+        from . import render
+
+        render.doctor(findings, render.Page())
+    return FAILED if any(finding.wrong for finding in findings) else DONE
 
 
 def _validate(options: argparse.Namespace) -> int:

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .doctor import Finding
+
 Answer = Mapping[str, Any]
 STYLES = {
     "master": "green",
@@ -17,6 +19,8 @@ STYLES = {
     "yes": "green",
     "no": "red",
     "dropped": "bold red",
+    "wrong": "bold red",
+    "ok": "green",
     "direct": "yellow",
     "none": "yellow",
 }
@@ -139,11 +143,40 @@ def _event_row(row: Answer) -> Sequence[object]:
     return row["at"], row["gateway"], _moved(row), row["epoch"], f"{row['silentMs']} ms", row["reason"]
 
 
+def drain(answer: Any, page: Page) -> None:
+    for moved in answer["moved"]:
+        page.line(f"{_named(moved)} -> {moved['master'] or 'none'}")
+    for left in answer["left"]:
+        page.line(f"{_named(left)} is still here: no other node has taken it over", "bold red")
+    page.line(f"node {answer['node']} is drained: it takes nothing until egressctl undrain")
+
+
+def undrain(answer: Any, page: Page) -> None:
+    page.line(f"node {answer['node']} can be master again")
+
+
+def handover(answer: Any, page: Page) -> None:
+    silent = f", silent for {answer['silentMs']} ms" if answer["silentMs"] else ""
+    page.line(f"{_named(answer)}: {answer['before'] or 'none'} -> {answer['master']}, epoch {answer['epoch']}{silent}")
+
+
+def _named(egress: Answer) -> str:
+    return " ".join(part for part in (egress["gateway"], egress["ip"]) if part)
+
+
+def doctor(findings: Sequence[Finding], page: Page) -> None:
+    rows = ((f.what, "wrong" if f.wrong else "ok" if f.judged else "", f.found, f.hint) for f in findings)
+    page.table(("WHAT", "", "FOUND", "WHAT TO DO"), rows)
+
+
 FORMS: Mapping[str, Callable[[Any, Page], None]] = {
     "status": status,
     "pods": pods,
     "explain": explain,
     "events": events,
+    "drain": drain,
+    "undrain": undrain,
+    "handover": handover,
 }
 
 

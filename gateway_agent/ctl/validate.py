@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import config
-from ..core import documents, manifests
+from ..core import documents, manifests, underlay
 from ..core.model import Problem
 
 
@@ -41,7 +41,9 @@ def validate(paths: Iterable[Path]) -> Outcome:
             problems += error.problems
     inventory = manifests.assemble(contents)
     objects = sum(len(content.objects) for content in contents.values())
-    return Outcome(objects + configurations, (*problems, *inventory.problems))
+    problems += inventory.problems
+    underlay.place(inventory.nodes, problems)
+    return Outcome(objects + configurations, tuple(problems))
 
 
 def _files(paths: Iterable[Path], problems: list[Problem]) -> Iterator[Path]:

@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 
 SOCKET = "keeper.sock"
+BUFFER = 4 << 20
+"""Bytes that may wait for an agent: some hundred states."""
 
 
 class Connection:
@@ -17,6 +19,7 @@ class Connection:
 
     def __init__(self, peer: socket.socket) -> None:
         peer.setblocking(False)
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
         self.peer = peer
         self._rest = b""
 

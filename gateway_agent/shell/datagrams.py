@@ -9,9 +9,11 @@ from collections.abc import Callable
 
 from ..core.wire import LIMIT
 
+# <linux/in.h>, <linux/in6.h>
 IP_FREEBIND = 15
+IPV6_FREEBIND = 78
 NETWORK_CONTROL = 0xC0
-"""IP precedence of routing protocols (RFC 4594, CS6): a busy link drops these last."""
+"""Precedence of routing protocols (RFC 4594, CS6): a busy link drops these last."""
 BATCH = 64
 """Datagrams that are read before time is looked at again."""
 
@@ -20,7 +22,7 @@ class Datagrams:
     """To and from the keepers of the other nodes: one port for all."""
 
     def __init__(self, selector: selectors.BaseSelector, receive: Callable[[bytes, str], None]) -> None:
-        """``receive``: takes a datagram and the address that it came from."""
+        """``receive``: takes a datagram and the address that it came from, in its canonical form."""
         self._selector = selector
         self._take = receive
         self._socket: socket.socket | None = None
@@ -35,15 +37,13 @@ class Datagrams:
             return
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         udp = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-        # The address may come later than this process, at boot.
-        udp.setsockopt(socket.SOL_IP, IP_FREEBIND, 1)
-        with contextlib.suppress(OSError):
-            udp.setsockopt(socket.SOL_IP, socket.IP_TOS, NETWORK_CONTROL)
         try:
+            _prepare(udp)
             udp.bind((address, port))
         except OSError as error:
             udp.close()
-            raise OSError(error.errno, f"UDP {address}:{port}: {error.strerror}") from error
+            where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            raise OSError(error.errno, f"UDP {where}: {error.strerror}") from error
         self._socket, self._bound = udp, (address, port)
         self._selector.register(udp, selectors.EVENT_READ, self._receive)
 
@@ -64,6 +64,7 @@ class Datagrams:
             except OSError:
                 # An ICMP error for an earlier datagram.
                 continue
+            # Of IPv6 there are port, flow and scope too; the kernel's own form of an address is the canonical one.
             self._take(datagram, source[0])
 
     def _close(self) -> None:
@@ -71,3 +72,15 @@ class Datagrams:
             self._selector.unregister(self._socket)
             self._socket.close()
         self._socket, self._bound = None, ("", 0)
+
+
+def _prepare(udp: socket.socket) -> None:
+    """Raises OSError."""
+    if udp.family == socket.AF_INET6:
+        level, freebind, precedence = socket.IPPROTO_IPV6, IPV6_FREEBIND, socket.IPV6_TCLASS
+    else:
+        level, freebind, precedence = socket.IPPROTO_IP, IP_FREEBIND, socket.IP_TOS
+    # The address may come later than this process, at boot; an IPv6 one waits for duplicate detection as well.
+    udp.setsockopt(level, freebind, 1)
+    with contextlib.suppress(OSError):
+        udp.setsockopt(level, precedence, NETWORK_CONTROL)

@@ -63,12 +63,12 @@ class UpstreamProbe:
             for address in self._missed:
                 with contextlib.suppress(OSError):
                     raw.sendto(echo_request(self._identifier, self._sequence), (address, 0))
-            with contextlib.suppress(asyncio.TimeoutError):
-                while answered != set(self._missed):
-                    left = deadline - loop.time()
-                    packet, (source, _) = await asyncio.wait_for(loop.sock_recvfrom(raw, 2048), max(left, 0.001))
-                    if source in self._missed and is_echo_reply(packet, self._identifier, self._sequence):
-                        answered.add(source)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    while answered != set(self._missed):
+                        packet, (source, _) = await loop.sock_recvfrom(raw, 2048)
+                        if source in self._missed and is_echo_reply(packet, self._identifier, self._sequence):
+                            answered.add(source)
 
 
 def echo_request(identifier: int, sequence: int) -> bytes:

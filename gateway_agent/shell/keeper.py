@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import gc
 import os
-import secrets
 import selectors
 import sys
 import time
-import traceback
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,19 +24,29 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.neighbours import Neighbours
 
-from ..core.keeper import ORPHAN_NS, Effect, Keeper, Remember
+from ..core.keeper import Effect, Keeper, Remember
 from ..core.keeping import KeeperConfig
+from ..core.lifetime import ORPHAN_NS
+from ..core.outbox import Send
 from ..core.report import report
 from ..core.voters import Memory
 from ..core.wire import Key
 from .agents import SOCKET, Agents
 from .datagrams import Datagrams
+from .memory import MemoryFile
+
+if TYPE_CHECKING:
+    from .virtual import VirtualAddresses
 
 LOCK = "keeper.lock"
 LOG = "keeper.log"
 VOTERS = "voters.json"
 BUSY = 3
 """Exit code: another keeper holds the run directory."""
+HELD = "held"
+"""In the place of a MAC: packets wait."""
+TELL_NS = 20_000_000
+"""From one word to the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
 PRIORITY = 10
 """Of SCHED_FIFO."""
 
@@ -51,12 +59,15 @@ class Process:
         self._selector = selector
         self._agents = agents
         self._datagrams = Datagrams(selector, self._receive)
+        self._memory = MemoryFile(run_dir / VOTERS)
         self._keeper: Keeper | None = None
         self._applied: KeeperConfig | None = None
         self._key = ("", Key(b""))
         self._neighbours = Neighbours()
         self._pointed: dict[str, str] = {}
+        self._virtual: VirtualAddresses | None = None
         self._told = -1
+        self._told_at = 0
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
 
@@ -72,9 +83,11 @@ class Process:
             if self._keeper is None:
                 continue
             now = boottime()
+            if self._agents.new():
+                # An agent that has just started is alive, though it takes a while to know what it wants.
+                self._keeper.attend(now)
             if now >= self._keeper.next_wake():
                 self._carry_out(self._keeper.wake(now))
-            self._point()
             self._tell()
 
     def _finished(self, now: int) -> bool:
@@ -85,12 +98,14 @@ class Process:
     def _patience(self) -> float:
         """Seconds until something is due."""
         until = self._keeper.next_wake() if self._keeper else self._started_at + ORPHAN_NS
+        if self._has_news():
+            until = min(until, self._told_at + TELL_NS)
         return max(0.0, min((until - boottime()) / 1e9, 1.0))
 
     def _hear(self, line: bytes) -> None:
         try:
             self._configure(msgspec.json.decode(line, type=KeeperConfig))
-        except (msgspec.DecodeError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             self._problems["configuration"] = f"the lease keeper cannot follow the agent: {error}"
         else:
             self._problems["configuration"] = ""
@@ -98,93 +113,99 @@ class Process:
 
     def _configure(self, config: KeeperConfig) -> None:
         now = boottime()
-        # With each sign of life all tunnels are turned again: whatever became of the entries meanwhile.
+        # With each sign of life all is set again: whatever became of it meanwhile.
         self._pointed.clear()
+        if self._keeper is not None or any(wish.address for wish in config.egress):
+            self._virtual_addresses().tend(self._keeper.serving.addresses() if self._keeper else {})
         if self._key[0] != config.key_file:
             self._key = (config.key_file, Key.parse(Path(config.key_file).read_bytes()))
         if self._keeper is None:
-            incarnation = secrets.randbits(63) | 1
-            self._keeper = Keeper(config, self._key[1], incarnation, self._remembered(), now)
+            incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+            self._keeper = Keeper(config, self._key[1], incarnation, self._memory.load(), now)
         self._keeper.attend(now)
         if config == self._applied:
             return
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         self._datagrams.bind(mine, config.port)
+        if self._virtual is not None:
+            self._virtual.watch((wish.address, wish.interface) for wish in config.egress if wish.interface)
         self._applied = config
         self._carry_out(self._keeper.configure(config, self._key[1], now, time.time_ns() - now))
 
     def _tell(self) -> None:
         """Tells everybody who is connected what has changed."""
         assert self._keeper is not None
-        if self._keeper.revision == self._told and not self._agents.new():
+        now = boottime()
+        if not self._has_news() or now < self._told_at + TELL_NS:
             return
-        self._told = self._keeper.revision
-        problems = tuple(problem for problem in self._problems.values() if problem)
+        self._told, self._told_at = self._keeper.revision, now
+        refused = self._virtual.problems if self._virtual else {}
+        problems = tuple(problem for problem in (*self._problems.values(), *refused.values()) if problem)
         self._agents.tell(msgspec.json.encode(report(self._keeper, boottime(), problems)) + b"\n")
+
+    def _claimed(self, address: str, mac: str, interface: str) -> None:
+        if self._keeper is not None:
+            self._carry_out(self._keeper.claimed(address, mac, interface, boottime()))
+
+    def _has_news(self) -> bool:
+        return self._keeper is not None and (self._keeper.revision != self._told or self._agents.new())
 
     def _receive(self, datagram: bytes, source: str) -> None:
         assert self._keeper is not None
         self._carry_out(self._keeper.receive(datagram, source, boottime()))
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
+        # Before anything is sent: a master that hears that this node holds its packets back relies on it.
+        self._point()
         for effect in effects:
-            if isinstance(effect, Remember):
+            if isinstance(effect, Send):
+                self._datagrams.send(effect.data, effect.address)
+            elif isinstance(effect, Remember):
                 self._remember(effect.memory)
             else:
-                self._datagrams.send(effect.data, effect.address)
+                # Where a fence cannot be closed the process ends, with nothing sent: it closes by itself.
+                self._virtual_addresses().carry_out(effect)
+
+    def _virtual_addresses(self) -> VirtualAddresses:
+        if self._virtual is None:
+            # Imported only here: the start of a keeper is part of a failover, and basic mode needs nothing of it.
+            from .virtual import VirtualAddresses
+
+            self._virtual = VirtualAddresses(self._selector, self._claimed)
+        return self._virtual
 
     def _point(self) -> None:
-        """Turns each tunnel to the node that is master now."""
-        assert self._keeper is not None
+        """Turns each tunnel to the node that is master now; one whose master hands over lets its packets wait."""
+        if self._keeper is None:
+            return
+        now = boottime()
         addresses = {peer.name: peer.address for peer in self._keeper.config.peers}
         for wish in self._keeper.config.egress:
-            master = self._keeper.mastership.followings.of(wish.id).master
+            following = self._keeper.mastership.followings.of(wish.id)
+            master = following.master
             if not wish.device or master not in addresses or master == self._keeper.config.node:
                 continue
-            mac = ids.node_mac(addresses[master])
+            mac = HELD if following.held_back(now) else ids.node_mac(addresses[master])
             if self._pointed.get(wish.device) != mac:
+                family = 6 if ":" in wish.address else 4
                 try:
-                    self._neighbours.set_master(wish.device, mac)
+                    if mac == HELD:
+                        self._neighbours.hold(wish.device, family)
+                    else:
+                        self._neighbours.set_master(wish.device, mac, family)
                 except (KernelError, OSError) as error:
                     self._problems[wish.device] = str(error)
                 else:
                     self._problems.pop(wish.device, None)
                     self._pointed[wish.device] = mac
 
-    def _remembered(self) -> Memory | None:
-        with contextlib.suppress(OSError, msgspec.DecodeError):
-            stored = msgspec.json.decode((self._run_dir / VOTERS).read_bytes(), type=Stored)
-            if stored.boot == boot_id():
-                return stored.memory
-            # Another boot's clock says nothing to this one's.
-            return msgspec.structs.replace(stored.memory, granted_until=None, learned_at=None)
-        return None
-
     def _remember(self, memory: Memory) -> None:
-        new = self._run_dir / f".{VOTERS}"
         try:
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(Stored(boot_id(), memory)))
-            os.rename(new, self._run_dir / VOTERS)
+            self._memory.store(memory)
         except OSError as error:
             self._problems[VOTERS] = f"{self._run_dir / VOTERS}: {error.strerror}"
-            # Better no memory than an old one, which would let the next process vote too early.
-            with contextlib.suppress(OSError):
-                os.unlink(self._run_dir / VOTERS)
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """What ``voters.json`` holds."""
-
-    boot: str
-    memory: Memory
-
-
-@functools.cache
-def boot_id() -> str:
-    """Of this run of the kernel."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        else:
+            self._problems.pop(VOTERS, None)
 
 
 def boottime() -> int:
@@ -211,7 +232,8 @@ def main() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         sys.exit(BUSY)
-    selector = selectors.DefaultSelector()
+    # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
+    selector = selectors.SelectSelector()
     agents = Agents(run_dir / SOCKET, selector)
     if os.fork():
         os._exit(0)
@@ -224,8 +246,11 @@ def main() -> None:
     status = 0
     try:
         Process(run_dir, agents, selector).run()
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        # Imported only here: the start of a keeper is part of a failover.
+        import traceback
+
+        traceback.print_exception(error)
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)

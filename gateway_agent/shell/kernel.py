@@ -7,16 +7,17 @@ takes tens of milliseconds and must not delay what the loop hears meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from cni import ensure
-from cni.kernel import monitor, netlink, nft
+from cni.datapath import node_nft
+from cni.kernel import conntrack, ctnetlink, ids, monitor, netlink, nflog, nft
 from cni.kernel.monitor import Event
 from cni.plan import Plan
 
-from ..core import ruleset
+from ..core import desired, fence, ruleset
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +29,7 @@ class Kernel:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._monitors: list[monitor.Monitor] = []
+        self._bells: list[nflog.PacketLog] = []
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
@@ -39,9 +41,20 @@ class Kernel:
             self._monitors.append(watcher)
             asyncio.get_running_loop().add_reader(watcher.fileno(), _report, watcher, changed)
 
-    async def stand(self, plan: Plan) -> tuple[str, ...]:
-        """Brings the kernel to the plan; says in words what it changed."""
-        return await self._run(_stand, plan)
+    def watch_stale(self, found: Callable[[], None]) -> None:
+        """From now on, calls ``found`` when a packet came that belongs to a stale connection. Raises OSError."""
+        bell = nflog.PacketLog(ids.STALE_GROUP)
+        self._bells.append(bell)
+        asyncio.get_running_loop().add_reader(bell.fileno(), _ring, bell, found)
+
+    async def stand(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+        """Brings the kernel to the plan; says in words what it changed. ``devices``: where the fence stands."""
+        return await self._run(_stand, plan, devices)
+
+    def remember(self, plan: Plan, devices: Sequence[str]) -> None:
+        """An earlier process has perhaps brought the kernel to this plan: what still stands of it is kept."""
+        for text in _texts(plan, devices):
+            nft.remember(text)
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
         """What of the node's path is not as the plan says."""
@@ -67,12 +80,36 @@ class Kernel:
         """Forgets what ``source`` opened, TCP aside, to every remote address for which ``stale`` holds."""
         await self._run(netlink.delete_connections, source, stale)
 
+    async def forget_stale(self, mask: int) -> None:
+        """Forgets the connections that a rule has found stale. ``mask``: of the marks."""
+        await self._run(ctnetlink.delete_marked, ids.MarkLayout(mask).stale, mask)
+
+    async def forget_shown(self, address: str, mask: int) -> None:
+        """Forgets what came out of the tunnels and left by this address."""
+        await self._run(conntrack.delete_shown, address, ids.MarkLayout(mask).tunneled)
+
+    async def loosen(self, address: str, mask: int) -> None:
+        """Lets what came out of the tunnels and leaves by this address go on elsewhere, and come back."""
+        await self._run(ctnetlink.loosen, address, ids.MarkLayout(mask).tunneled)
+
+
+def _ring(bell: nflog.PacketLog, found: Callable[[], None]) -> None:
+    if bell.read():
+        found()
+
 
 def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) -> None:
     if events := watcher.read():
         changed(events)
 
 
-def _stand(plan: Plan) -> tuple[str, ...]:
-    # The gateway's rules before the node's: what comes out of a tunnel is judged before anything goes in.
-    return nft.ensure(ruleset.gateway_nft(plan)) + ensure.ensure(plan)
+def _texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    """The fence first: no address may be spoken for before it stands. The gateway's rules before the node's: what comes
+    out of a tunnel is judged before anything goes in."""
+    return fence.fence_nft(desired.fenced(plan), devices), ruleset.gateway_nft(plan), node_nft(plan)
+
+
+def _stand(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    *gateway, _ = _texts(plan, devices)
+    done = [words for text in gateway for words in nft.ensure(text)]
+    return (*done, *ensure.ensure(plan))

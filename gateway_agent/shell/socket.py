@@ -45,11 +45,13 @@ class RequestServer:
             self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError, asyncio.TimeoutError):
-            request = await asyncio.wait_for(_read_all(reader), contract.DEADLINE)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(contract.DEADLINE):
+                request = await _read_all(reader)
             if request is not None and not _hung_up(writer):
                 writer.write(await self._handler(request))
-                await asyncio.wait_for(writer.drain(), contract.DEADLINE)
+                async with asyncio.timeout(contract.DEADLINE):
+                    await writer.drain()
         writer.close()
 
 

@@ -35,6 +35,8 @@ class Failure:
     """Another node must become master; else none may."""
     silent: bool = True
     """Some probes are bound to be lost; else none may be."""
+    at_all: bool = False
+    """The other egress nodes are struck too."""
 
 
 @dataclass(frozen=True)
@@ -249,5 +251,6 @@ FAILURES = (
         "in the middle of the election after a cut",
         _restart_voters,
         _mend,
+        at_all=True,
     ),
 )

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from ..lab import documents, topology
+from ..lab.documents import Document
 from ..lab.lab import Lab
 from ..lab.namespace import REPOSITORY
 
@@ -53,12 +54,20 @@ def plugin() -> Path:
 
 
 @contextmanager
-def settled(name: str, machines: topology.Topology, options: Mapping[str, Any] | None = None) -> Iterator[Lab]:
-    """A lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``."""
+def settled(
+    name: str,
+    machines: topology.Topology,
+    options: Mapping[str, Any] | None = None,
+    story: Sequence[Document] | None = None,
+) -> Iterator[Lab]:
+    """A lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``.
+
+    ``story``: the gateway and the policy where they are others than those of basic mode.
+    """
     with Lab(machines, options) as made:
         try:
             made.publish_nodes()
-            made.publish("story", documents.story(made.topology.egress_interface, GATEWAY))
+            made.publish("story", story or documents.story(made.topology.egress_interface, GATEWAY))
             made.start_agents()
             made.wait_settled(GATEWAY, 40)
             yield made

@@ -1,4 +1,4 @@
-"""Each failure twice, beside keepalived: the short form of ``tests/bench/failover.py``."""
+"""Each failure twice, beside keepalived: the short form of ``tests/bench/basic_failover.py``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ..bench.failover import BOUND, GATEWAY, prepare, verdict, yardstick
+from ..bench.basic_failover import BOUND, GATEWAY, prepare, verdict, yardstick
 from ..bench.failures import FAILURES, Failure, measure
 from ..lab import topology
 from ..lab.lab import Lab

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -20,6 +21,8 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY
 
 POD_STARTS = 200
+AT_ONCE = 4
+"""Pods that start at the same time, as behind a runtime."""
 
 
 @pytest.fixture
@@ -53,12 +56,17 @@ def more(capture: Capture, count: int = 200) -> None:
 @pytest.mark.parametrize("kind", ["bridge", "ptp"])
 def test_pods_that_send_at_once(lab: Lab, master: str, capture: Capture, kind: str) -> None:
     node = lab.nodes["w1"]
-    for number in range(POD_STARTS):
+
+    def life(number: int) -> None:
         started = node.pod(f"{kind}-{number}", BACKEND, kind)
         try:
             started.request(SELECTED)
         finally:
             started.stop()
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for _ in pool.map(life, range(POD_STARTS)):
+            """What one has raised is raised here."""
     assert len(capture.packets(SELECTED)) >= POD_STARTS
     assert capture.sources(SELECTED) == addresses(lab, master)
 

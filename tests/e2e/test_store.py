@@ -247,6 +247,23 @@ def test_files_edited_in_place_let_nobody_out(lab: Lab, node: Node) -> None:
         assert capture.sources(SELECTED) == {address}
 
 
+def test_the_first_edit_after_a_restart_replaces_no_rules(lab: Lab, node: Node) -> None:
+    """A replacement costs packets; that another process has made the rules is no reason for one."""
+    pod = node.pod("talker", BACKEND)
+    node.agent.kill()
+    node.agent.start()
+    lab.wait_settled(GATEWAY)
+    before = len(node.log())
+    gateway, policy = story(lab)
+    policy["spec"]["destinationCIDRs"] = ["203.0.112.0/23"]
+    with undisturbed(lab, node, pod):
+        node.write("story", [gateway, policy])
+        until(partial(leads, node, "203.0.112.0/23"), "the edit counts", EDIT)
+        until(lambda: "nftables" in node.log()[before:], "the kernel follows", EDIT)
+    assert "updated nftables table inet egress_gateway" in node.log()[before:]
+    assert "replaced" not in node.log()[before:]
+
+
 def leads(node: Node, prefix: str) -> bool:
     return any(way["prefix"] == prefix for policy_set in node.plan()["policy_sets"] for way in policy_set["ways"])
 

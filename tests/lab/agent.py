@@ -34,6 +34,8 @@ class Agent:
         self.log = directory / "agent.log"
         self.run_dir = directory / "run"
         self.socket = self.run_dir / "agent.sock"
+        self.environment: dict[str, str] = {}
+        """Variables of the process, and of what it starts, beside those of the lab."""
         self._process: subprocess.Popen[bytes] | None = None
         self._told = False
         whole = {**configuration, "runDir": str(self.run_dir)}
@@ -61,7 +63,10 @@ class Agent:
         if self.running:
             raise RuntimeError(f"the agent of {self.machine.name} runs already")
         self._told = False
-        self._process = self.machine.spawn(str(PROGRAM), "--config", str(self.config), log=self.log)
+        # env becomes the program, as ip netns exec does: the pid is right.
+        variables = [f"{name}={value}" for name, value in self.environment.items()]
+        program = ("env", *variables, str(PROGRAM)) if variables else (str(PROGRAM),)
+        self._process = self.machine.spawn(*program, "--config", str(self.config), log=self.log)
 
     def call(self, name: str, **arguments: Any) -> Any:
         """What the agent answers to a control request.

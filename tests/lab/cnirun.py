@@ -53,19 +53,21 @@ class Attachment:
     """What the runtime puts under ``args`` of each plugin's configuration."""
 
 
-def bridged(name: str, subnet: str, data: Path, chained: Sequence[Mapping[str, Any]] = ()) -> Network:
-    """Pods as ports of the bridge ``cni0``, by the reference ``bridge`` plugin."""
+def bridged(name: str, subnets: Sequence[str], data: Path, chained: Sequence[Mapping[str, Any]] = ()) -> Network:
+    """Pods as ports of the bridge ``cni0``, by the reference ``bridge`` plugin: an address of each subnet."""
     own = {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "hairpinMode": True}
-    return Network(name, ({**own, "ipam": _host_local(subnet, data)}, *chained))
+    return Network(name, ({**own, "ipam": _host_local(subnets, data)}, *chained))
 
 
-def routed(name: str, subnet: str, data: Path, chained: Sequence[Mapping[str, Any]] = ()) -> Network:
+def routed(name: str, subnets: Sequence[str], data: Path, chained: Sequence[Mapping[str, Any]] = ()) -> Network:
     """Pods behind veths of their own, by the reference ``ptp`` plugin."""
-    return Network(name, ({"type": "ptp", "ipMasq": True, "ipam": _host_local(subnet, data)}, *chained))
+    return Network(name, ({"type": "ptp", "ipMasq": True, "ipam": _host_local(subnets, data)}, *chained))
 
 
-def _host_local(subnet: str, data: Path) -> Json:
-    return {"type": "host-local", "subnet": subnet, "dataDir": str(data), "routes": [{"dst": "0.0.0.0/0"}]}
+def _host_local(subnets: Sequence[str], data: Path) -> Json:
+    ranges = [[{"subnet": subnet}] for subnet in subnets]
+    routes = [{"dst": "::/0" if ":" in subnet else "0.0.0.0/0"} for subnet in subnets]
+    return {"type": "host-local", "ranges": ranges, "dataDir": str(data), "routes": routes}
 
 
 class Runtime:

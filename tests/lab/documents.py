@@ -17,7 +17,7 @@ def node(host: Host) -> Document:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": host.name, "labels": dict(host.labels or {})},
-        "status": {"addresses": [{"type": "InternalIP", "address": host.ip}]},
+        "status": {"addresses": [{"type": "InternalIP", "address": host.internal_ip}]},
     }
 
 
@@ -30,6 +30,29 @@ def gateway(
         "primaryIPFromEgressGatewayNodeInterface": {"interfaceName": interface},
     }
     spec = {"nodeSelector": dict(nodes), "sourceIP": source, "whenNoGateway": when_no_gateway}
+    return {"apiVersion": _API, "kind": "EgressGateway", "metadata": {"name": name}, "spec": spec}
+
+
+def virtual_gateway(
+    name: str,
+    addresses: Sequence[str],
+    interfaces: Sequence[str] = (),
+    nodes: Mapping[str, str] = EGRESS_LABEL,
+    when_no_gateway: str = "Drop",
+    failback: str = "Never",
+    connection_sync: bool = False,
+) -> Document:
+    """An ``EgressGateway`` with virtual addresses: one as ``ip``, several as ``ips``."""
+    source: Document = {"ip": addresses[0]} if len(addresses) == 1 else {"ips": list(addresses)}
+    if interfaces:
+        source["interfaces"] = list(interfaces)
+    spec = {
+        "nodeSelector": dict(nodes),
+        "sourceIP": {"mode": "VirtualIPAddress", "virtualIPAddress": source},
+        "whenNoGateway": when_no_gateway,
+        "failback": failback,
+        "connectionSync": connection_sync,
+    }
     return {"apiVersion": _API, "kind": "EgressGateway", "metadata": {"name": name}, "spec": spec}
 
 
@@ -54,8 +77,23 @@ def policy(
 
 def story(interface: str, gateway_name: str = "partner") -> list[Document]:
     """A gateway, and a policy that sends pods with ``app: backend`` to the outside service through it."""
-    name = f"backend-to-{gateway_name}"
-    return [
-        gateway(gateway_name, interface),
-        policy(name, gateway_name, {"app": "backend"}, ["203.0.113.0/24"]),
-    ]
+    return [gateway(gateway_name, interface), _backend(gateway_name)]
+
+
+def virtual_story(
+    addresses: Sequence[str],
+    gateway_name: str = "partner",
+    interfaces: Sequence[str] = (),
+    failback: str = "Never",
+    connection_sync: bool = False,
+    destinations: Sequence[str] = ("203.0.113.0/24",),
+) -> list[Document]:
+    """As :func:`story`, but the outside sees virtual addresses."""
+    shown = virtual_gateway(
+        gateway_name, addresses, interfaces, failback=failback, connection_sync=connection_sync
+    )
+    return [shown, _backend(gateway_name, destinations)]
+
+
+def _backend(gateway_name: str, destinations: Sequence[str] = ("203.0.113.0/24",)) -> Document:
+    return policy(f"backend-to-{gateway_name}", gateway_name, {"app": "backend"}, destinations)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,7 +19,7 @@ from .documents import Document
 from .namespace import Namespace
 from .node import Node
 from .pod import PORT, Pod, Probing
-from .topology import OUTSIDE, Host, Interface, Topology
+from .topology import OUTSIDE, OUTSIDE6, Host, Interface, Topology
 from .waiting import NotInTime, until
 
 SELECTED = 9000
@@ -76,11 +77,15 @@ class Lab:
     def add_host(self, host: Host) -> None:
         """A new machine with its wires; a node gets its files and its agent, which is not started."""
         settings = {**_HOST_SETTINGS, **({"net/ipv4/ip_forward": "1"} if host.forwards else {})}
+        if host.forwards and host.ip6:
+            settings["net/ipv6/conf/all/forwarding"] = "1"
         machine = self.machine(host.name, settings)
         for interface in host.interfaces:
             self._wire(host, machine, interface)
         if host.gateway:
             machine.ip(f"route add default via {host.gateway}")
+        if host.gateway6:
+            machine.ip(f"route add default via {host.gateway6}")
         if host.labels is not None:
             node = Node(host, machine, self.directory / host.name, self.key, self._options)
             self.nodes[host.name] = node
@@ -97,7 +102,11 @@ class Lab:
             f"link add {port} type veth peer name {interface.name} netns {machine.name}",
             f"link set {port} master {bridge} up",
         )
-        machine.ip(f"address add {interface.address} dev {interface.name}", f"link set {interface.name} up")
+        machine.ip(f"link set {interface.name} up")
+        if interface.address:
+            machine.ip(f"address add {interface.address} dev {interface.name}")
+        if interface.address6:
+            machine.ip(f"address add {interface.address6} dev {interface.name} nodad")
 
     def cut(self, host: str, interface: str = "") -> None:
         """Pulls a host's cable at the far end; all of its cables where none is named."""
@@ -122,10 +131,11 @@ class Lab:
         for node in self.nodes.values():
             node.write(name, content)
 
-    def publish_nodes(self, *names: str) -> None:
-        """The inventory: these nodes, or all."""
+    def publish_nodes(self, *names: str, unlabelled: str = "") -> None:
+        """The inventory: these nodes, or all; the one that is ``unlabelled`` can be no gateway."""
         hosts = [self._host(name) for name in names] if names else [node.host for node in self.nodes.values()]
-        self.publish("nodes", [documents.node(host) for host in hosts])
+        labelled = (replace(host, labels={}) if host.name == unlabelled else host for host in hosts)
+        self.publish("nodes", [documents.node(host) for host in labelled])
 
     # -- the outside
 
@@ -149,9 +159,9 @@ class Lab:
         """A witness there, by default at the outside service."""
         return Capture(self.machines[machine], interface)
 
-    def probing(self, pod: Pod, port: int = SELECTED) -> Probing:
+    def probing(self, pod: Pod, port: int = SELECTED, address: str = OUTSIDE) -> Probing:
         """One probe each millisecond from a pod to the outside service."""
-        return Probing(pod.machine, OUTSIDE, port, self.directory / "prober.log")
+        return Probing(pod.machine, address, port, self.directory / "prober.log")
 
     # -- agents
 
@@ -202,6 +212,8 @@ class Lab:
         if "outside" in self.machines:
             self.serve("outside", PORT, whitelist=True)
             self.serve("outside", SELECTED, UNSELECTED)
+            if self._host("outside").ip6:
+                self.serve("outside", SELECTED, UNSELECTED, address=OUTSIDE6)
 
     def _clear(self) -> None:
         # A second Ctrl-C would leave half of the lab behind.

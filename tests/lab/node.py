@@ -16,7 +16,7 @@ from .cnirun import Attachment, Network, Runtime, bridged, routed
 from .documents import Document
 from .namespace import Namespace
 from .pod import Pod
-from .topology import POD_NETWORKS, Host
+from .topology import POD_NETWORKS, POD_NETWORKS6, Host
 
 
 class Node:
@@ -35,7 +35,7 @@ class Node:
         configuration = {
             "nodeName": host.name,
             "store": {"kind": "files", "path": str(self.manifests)},
-            "clusterCIDRs": [POD_NETWORKS],
+            "clusterCIDRs": [POD_NETWORKS, *([POD_NETWORKS6] if host.ip6 else [])],
             "cluster": {"keyFile": str(key)},
             **options,
         }
@@ -53,12 +53,14 @@ class Node:
         os.replace(draft, path)
 
     def network(self, kind: str, subnet: str = "") -> Network:
-        """``bridge`` or ``ptp``, our plugin chained behind. Default: this node's own subnet for the kind."""
+        """``bridge`` or ``ptp``, our plugin chained behind. Default: this node's own subnets for the kind."""
         third = {"bridge": 244, "ptp": 245}[kind]
         ours = {"type": "egress-gateway", "socket": str(self.agent.socket)}
         make = {"bridge": bridged, "ptp": routed}[kind]
-        chosen = subnet or f"10.{third}.{self.host.number}.0/24"
-        return make(f"{kind}-net", chosen, self.directory / "ipam", [ours])
+        subnets = [subnet or f"10.{third}.{self.host.number}.0/24"]
+        if self.host.ip6 and not subnet:
+            subnets.append(f"fd00:{third}:{self.host.number}::/64")
+        return make(f"{kind}-net", subnets, self.directory / "ipam", [ours])
 
     def new_pod(
         self,

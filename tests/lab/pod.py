@@ -100,7 +100,7 @@ class Pod:
 
     @property
     def address(self) -> str:
-        """Its IPv4 address."""
+        """Its first address: IPv4."""
         return str(self.result["ips"][0]["address"]).partition("/")[0]
 
     @property
@@ -123,7 +123,7 @@ class Pod:
 
     def connect(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Connection:
         """A new TCP connection that has been greeted. Raises :class:`OSError`."""
-        sock = self.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock = self.machine.socket(_family(address), socket.SOCK_STREAM)
         try:
             sock.settimeout(seconds)
             sock.connect((address, port))
@@ -140,8 +140,12 @@ class Pod:
 
     def datagram(self, port: int = PORT, seconds: float = 1.0, address: str = OUTSIDE) -> Answer:
         """One datagram from a new port, and its answer. Raises :class:`OSError`."""
-        with self.machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with self.machine.socket(_family(address), socket.SOCK_DGRAM) as sock:
             sock.settimeout(seconds)
             sock.connect((address, port))
             sock.send(b"?")
             return Answer.of(sock.recv(200).decode())
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -27,6 +27,7 @@ Row = tuple[int, str, bool]
 
 class Prober:
     def __init__(self, address: str, port: int) -> None:
+        self._family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._target = (address, port)
         self._poll = select.epoll()
         self._open: deque[tuple[float, socket.socket]] = deque()
@@ -52,7 +53,7 @@ class Prober:
         due = time.monotonic()
         while not self._end.is_set():
             self._forget(due - LATE)
-            sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            sock = socket.socket(self._family, socket.SOCK_DGRAM)
             self._open.append((due, sock))
             number = len(self._sent)
             self._sent.append(time.time_ns())

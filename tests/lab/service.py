@@ -8,14 +8,23 @@ datagram is answered with the same words before its own. Without a whitelist eve
 from __future__ import annotations
 
 import argparse
+import resource
 import selectors
 import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from .witness import run_in_real_time
+
 IP_FREEBIND = 15
 """``<linux/in.h>``: an address that this machine may hold only later."""
+SO_RCVBUFFORCE = 33
+"""``<asm-generic/socket.h>``"""
+BUFFER = 4 << 20
+"""Bytes of datagrams that wait at most: some seconds of one a millisecond."""
+BACKLOG = 4096
+"""As long as the kernel permits (``net.core.somaxconn``): a thousand clients may come at once."""
 
 
 class Whitelist:
@@ -55,7 +64,7 @@ class Service:
         self._selector.register(sock, selectors.EVENT_READ, handler)
 
     def _accept(self, listener: socket.socket) -> None:
-        connection, (address, port) = listener.accept()
+        connection, (address, port, *_) = listener.accept()
         verdict = self._whitelist.verdict(address)
         print(f"{verdict} {address}:{port}", file=sys.stderr, flush=True)
         connection.sendall(f"{verdict} {address}\n".encode())
@@ -76,17 +85,23 @@ class Service:
         connection.close()
 
     def _answer(self, sock: socket.socket) -> None:
-        data, sender = sock.recvfrom(65536)
-        sock.sendto(f"{self._whitelist.verdict(sender[0])} {sender[0]} ".encode() + data, sender)
+        # Between question and answer the machine may lose the address: that must not end the service.
+        try:
+            data, sender = sock.recvfrom(65536)
+            sock.sendto(f"{self._whitelist.verdict(sender[0])} {sender[0]} ".encode() + data, sender)
+        except OSError as error:
+            print(f"datagram lost: {error}", file=sys.stderr, flush=True)
 
 
 def _bound(kind: int, address: str, port: int) -> socket.socket:
-    sock = socket.socket(socket.AF_INET, kind)
+    sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
     sock.bind((address, port))
-    if kind == socket.SOCK_STREAM:
-        sock.listen(512)
+    if kind == socket.SOCK_DGRAM:
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
+    else:
+        sock.listen(BACKLOG)
     return sock
 
 
@@ -96,6 +111,11 @@ def main() -> None:
     parser.add_argument("--whitelist", type=Path)
     parser.add_argument("ports", metavar="PORT", type=int, nargs="+")
     options = parser.parse_args()
+    # A thousand connections are more than many a default; the hard limit is the most that needs no right.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    # Who asks each millisecond does so in real time: an answer that waits for a processor would count as lost.
+    run_in_real_time()
     service = Service(options.address, options.ports, Whitelist(options.whitelist))
     print("ready", flush=True)
     service.run()

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 EGRESS_LABEL = {"node-role/egress": ""}
 OUTSIDE = "203.0.113.10"
 """The address of the outside service (RFC 5737)."""
+OUTSIDE6 = "2001:db8:113::10"
+"""Its IPv6 address, in a dual-stack lab (RFC 3849)."""
+VIRTUAL = "172.16.0.50"
+"""A virtual address: in the subnet of the egress interfaces, and no machine's own."""
 POD_NETWORKS = "10.244.0.0/15"
 """All pods: bridged ones in 10.244.N.0/24, routed ones in 10.245.N.0/24, N the node's number."""
+POD_NETWORKS6 = "fd00:244::/31"
+"""The same for IPv6: fd00:244:N::/64 and fd00:245:N::/64, N as it is written in IPv4."""
+
+
+def virtual_addresses(count: int) -> tuple[str, ...]:
+    """Up to 100 virtual addresses, from 172.16.0.128 on."""
+    if not 0 < count <= 100:
+        raise ValueError(f"the lab has room for 100 virtual addresses, not for {count}")
+    return tuple(f"172.16.0.{128 + number}" for number in range(count))
 
 
 @dataclass(frozen=True)
@@ -18,11 +31,17 @@ class Interface:
     segment: str
     """Interfaces of one segment share a wire."""
     address: str
-    """IPv4 with prefix length."""
+    """IPv4 with prefix length; empty where it has none."""
+    address6: str = ""
+    """IPv6 with prefix length; empty where it has none."""
 
     @property
     def ip(self) -> str:
         return self.address.partition("/")[0]
+
+    @property
+    def ip6(self) -> str:
+        return self.address6.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -37,11 +56,22 @@ class Host:
     number: int = 0
     """Of a node: picks its pod networks."""
     forwards: bool = False
+    gateway6: str = ""
 
     @property
     def ip(self) -> str:
-        """Its first address; of a node: its InternalIP."""
+        """Its first IPv4 address; empty where its first interface has none."""
         return self.interfaces[0].ip
+
+    @property
+    def internal_ip(self) -> str:
+        """Of a node: IPv4 where it has both."""
+        return self.ip or self.ip6
+
+    @property
+    def ip6(self) -> str:
+        """Its first IPv6 address; empty where it has none."""
+        return self.interfaces[0].ip6
 
     @property
     def egress_ip(self) -> str:
@@ -107,6 +137,37 @@ def separate(workers: int = 2, gateways: int = 3) -> Topology:
     )
     nodes = (*map(worker, range(1, workers + 1)), *map(gateway, range(1, gateways + 1)))
     return Topology(hosts=(*router, *nodes), egress_interface="eth1")
+
+
+def dual_stack(workers: int = 1, gateways: int = 3) -> Topology:
+    """As :func:`separate`, and every address has an IPv6 one beside it: :func:`beside`."""
+    machines = separate(workers, gateways)
+    return replace(machines, hosts=tuple(map(_dual_stack, machines.hosts)))
+
+
+def ipv6_underlay(workers: int = 2, gateways: int = 3) -> Topology:
+    """As :func:`dual_stack`, but between the nodes there is no IPv4: workers have none at all."""
+
+    def without(host: Host) -> Host:
+        wires = (replace(wire, address="" if wire.segment == "nodes" else wire.address) for wire in host.interfaces)
+        # A worker's way out was by that wire.
+        gateway = "" if host.gateway.startswith("10.0.0.") else host.gateway
+        return replace(host, interfaces=tuple(wires), gateway=gateway)
+
+    machines = dual_stack(workers, gateways)
+    return replace(machines, hosts=tuple(map(without, machines.hosts)))
+
+
+def beside(address: str) -> str:
+    """The IPv6 address, in a /64, that a machine of a dual-stack lab has beside this IPv4 one."""
+    network, _, last = address.rpartition(".")
+    known = {"10.0.0": "fd00:10::", "172.16.0": "fd00:172::", "203.0.113": OUTSIDE6.removesuffix("10")}
+    return known[network] + last
+
+
+def _dual_stack(host: Host) -> Host:
+    wires = (replace(wire, address6=f"{beside(wire.ip)}/64") for wire in host.interfaces)
+    return replace(host, interfaces=tuple(wires), gateway6=beside(host.gateway) if host.gateway else "")
 
 
 def _outside(*toward_cluster: Interface) -> tuple[Host, Host]:

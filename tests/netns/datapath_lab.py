@@ -4,6 +4,8 @@
 
     outside 203.0.113.1, .7, .129 ── bridge br-u, 10.0.0.254 ─── eth0 of every node (10.0.0.0/24)
                                   └─ bridge br-e, 172.16.0.254 ── eth1 of the egress nodes (172.16.0.0/24)
+
+All have IPv6 addresses too (:func:`v6`); the service's is 2001:db8::1.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ MASK = 0x0FF00000
 PORT = 8080
 SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"
+SERVICE6 = "2001:db8::1"
 OTHER_SERVICE = "203.0.113.129"
 """Behind the second gateway."""
 NODES = {"w1": "10.0.0.11", "w2": "10.0.0.12", "g1": "10.0.0.1", "g2": "10.0.0.2"}
@@ -87,17 +90,20 @@ class Pod:
             node.machine.ip(
                 f"link set {self.host} up",
                 f"address add 10.245.0.1/32 dev {self.host}",
+                f"address add fe80::1/64 dev {self.host} nodad",
                 f"route add {address}/32 dev {self.host}",
+                f"route add {v6(address)}/128 dev {self.host}",
             )
-            gateway = "10.245.0.1"
+            gateway, gateway6 = "10.245.0.1", "fe80::1"
         else:
             node.machine.ip(f"link set {self.host} master cbr0 up")
-            gateway = "10.244.0.1"
+            gateway, gateway6 = "10.244.0.1", "fd00:244::1"
         self.machine.ip(
             f"address add {address}/24 dev eth0",
             f"address add {v6(address)}/64 dev eth0 nodad",
             "link set eth0 up",
             f"route add default via {gateway}",
+            f"route add default via {gateway6} dev eth0",
         )
 
     def tag(self, number: int) -> None:
@@ -106,11 +112,11 @@ class Pod:
 
     def connect(self, address: str = SERVICE, port: int = 0, seconds: float = 2.0) -> Conversation:
         """An open TCP connection; ``port`` is the pod's own, 0: any."""
-        sock = self.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
+        sock = self.machine.socket(family_of(address), socket.SOCK_STREAM)
         sock.settimeout(seconds)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(("0.0.0.0", port))
+            sock.bind(("", port))
             sock.connect((address, PORT))
             return Conversation(sock)
         except BaseException:
@@ -122,8 +128,8 @@ class Pod:
         with self.connect(address) as conversation:
             return conversation.seen_as
 
-    def datagrams(self) -> Datagrams:
-        return Datagrams(self.machine.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    def datagrams(self, service: str = SERVICE) -> Datagrams:
+        return Datagrams(self.machine.socket(family_of(service), socket.SOCK_DGRAM), service)
 
 
 class Conversation:
@@ -158,13 +164,18 @@ def is_reset(conversation: Conversation) -> bool:
 class Datagrams:
     """A UDP socket: all its datagrams to one address are one connection to the kernel."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket, service: str) -> None:
+        self.sock, self._service = sock, service
         sock.settimeout(0.3)
 
-    def seen_as(self, address: str = SERVICE) -> str:
+    @property
+    def port(self) -> int:
+        """Its own."""
+        return int(self.sock.getsockname()[1])
+
+    def seen_as(self) -> str:
         """The client address that the service sees; raises :class:`OSError` without an answer in 0.3 s."""
-        self.sock.sendto(b"x", (address, PORT))
+        self.sock.sendto(b"x", (self._service, PORT))
         return self.sock.recv(100).split()[1].decode()
 
     def __enter__(self) -> Datagrams:
@@ -180,22 +191,28 @@ class Node:
     def __init__(self, name: str, outside: Namespace) -> None:
         self.name, self.address = name, NODES[name]
         self.machine = Namespace(f"{PREFIX}{name}")
-        self.machine.create({"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"})
+        settings = {"net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "1"}
+        # The kernel asks for no neighbour as long as its own link-local address may be a duplicate.
+        self.machine.create({**settings, "net/ipv6/conf/default/accept_dad": "0"})
         self._wire(outside, "eth0", "br-u", f"{self.address}/24")
         self.machine.ip(f"address add {v6(self.address)}/64 dev eth0 nodad")
         if name in SOURCES:
             self._wire(outside, "eth1", "br-e", f"{SOURCES[name]}/24")
+            self.machine.ip(f"address add {v6(SOURCES[name])}/64 dev eth1 nodad")
+        router = "172.16.0.254" if name in SOURCES else "10.0.0.254"
         self.machine.ip(
             "link add cbr0 type bridge",
             "address add 10.244.0.1/24 dev cbr0",
             "address add fd00:244::1/64 dev cbr0 nodad",
             "link set cbr0 up",
-            f"route add default via {'172.16.0.254' if name in SOURCES else '10.0.0.254'}",
-            f"route add ::/0 via {v6('10.0.0.254')}",
+            f"route add default via {router}",
+            f"route add default via {v6(router)}",
         )
         self.nft(
             "table ip cni_masquerade { chain nat { type nat hook postrouting priority srcnat;"
-            " ip saddr 10.244.0.0/15 ip daddr != 10.244.0.0/15 masquerade; }; }"
+            " ip saddr 10.244.0.0/15 ip daddr != 10.244.0.0/15 masquerade; }; }\n"
+            "table ip6 cni_masquerade { chain nat { type nat hook postrouting priority srcnat;"
+            " ip6 saddr fd00:244::/31 ip6 daddr != fd00:244::/31 masquerade; }; }"
         )
 
     def _wire(self, outside: Namespace, interface: str, bridge: str, address: str) -> None:
@@ -221,12 +238,13 @@ class Node:
     def nft(self, text: str) -> str:
         return self.machine.run("nft", "-f", "-", text=text)
 
-    def set_master(self, identity: str, master: str) -> None:
-        """What the lease keeper does at failover."""
+    def set_master(self, identity: str, master: str, family: int = 4) -> None:
+        """What the lease keeper does at failover. ``master`` is a node's name or its tunnel address."""
+        address = NODES.get(master, master)
 
         def tell() -> None:
             with contextlib.closing(netlink.Neighbours()) as neighbours:
-                neighbours.set_master(ids.device(ids.vni(identity)), ids.node_mac(NODES[master]))
+                neighbours.set_master(ids.device(ids.vni(identity)), ids.node_mac(address), family)
 
         self.machine.inside(tell)
 
@@ -291,8 +309,9 @@ def lab(log: Path) -> Iterator[Lab]:
             "address add 10.0.0.254/24 dev br-u",
             f"address add {v6('10.0.0.254')}/64 dev br-u nodad",
             "address add 172.16.0.254/24 dev br-e",
+            f"address add {v6('172.16.0.254')}/64 dev br-e nodad",
             *(f"address add {address}/32 dev lo" for address in (SERVICE, EXCLUDED, OTHER_SERVICE)),
-            "address add 2001:db8::1/128 dev lo nodad",
+            f"address add {SERVICE6}/128 dev lo nodad",
             # A service that listens on any address answers a datagram by the route's source.
             f"route replace 10.0.0.0/24 dev br-u src {SERVICE}",
             f"route replace 172.16.0.0/24 dev br-e src {SERVICE}",
@@ -313,21 +332,32 @@ def lab(log: Path) -> Iterator[Lab]:
         ):
             made.append(Namespace(f"{PREFIX}{node}-{name}"))
             pods[name] = Pod(nodes[node], name, address, routed)
-        service = outside.spawn("python3", "-m", "tests.lab.service", str(PORT), log=log, reads=True)
-        assert service.stdout is not None and service.stdout.readline() == b"ready\n", log.read_text()
-        for stream in (service.stdin, service.stdout):
-            if stream is not None:
-                stream.close()
+        for address in ("0.0.0.0", SERVICE6):
+            _serve(outside, address, log)
         yield Lab(outside, nodes, pods)
     finally:
         for machine in reversed(made):
             machine.delete()
 
 
+def _serve(outside: Namespace, address: str, log: Path) -> None:
+    program = ("python3", "-m", "tests.lab.service", "--address", address, str(PORT))
+    service = outside.spawn(*program, log=log, reads=True)
+    assert service.stdout is not None and service.stdout.readline() == b"ready\n", log.read_text()
+    for stream in (service.stdin, service.stdout):
+        if stream is not None:
+            stream.close()
+
+
 def v6(address: str) -> str:
-    """An IPv6 address with the same last number: fd00:244::… for pods, fd00:10::… for nodes."""
-    network = "fd00:10::" if address.startswith("10.0.") else "fd00:244::"
-    return network + address.rpartition(".")[2]
+    """An IPv6 address with the same last number: fd00:244::… and fd00:245::… for pods, fd00:10::… and fd00:172::…
+    for nodes."""
+    first, second, _, last = address.split(".")
+    return f"fd00:{second if second in ('244', '245') else first}::{last}"
+
+
+def family_of(address: str) -> int:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def udp_packet(source: str, destination: str, port: int, payload: bytes, source_port: int = 4000) -> bytes:
@@ -355,5 +385,3 @@ def _with_checksum(header: bytes) -> bytes:
     total = sum(struct.unpack("!10H", header))
     total = (total & 0xFFFF) + (total >> 16)
     return header[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[12:]
-
-

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from gateway_agent.core.keeping import EgressWish, KeeperConfig, KeeperState, Peer
+from gateway_agent.core.lifetime import ORPHAN_NS
 from gateway_agent.core.wire import Endpoint, Hello, Key, encode
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
@@ -232,6 +233,23 @@ def test_a_restart_of_the_agent_moves_nothing(cluster: Cluster) -> None:
     until(lambda: master.state and master.is_master(), "it says so")
     assert master.state.egress[0] == before
     assert master.pid() == pid
+
+
+def test_agents_that_end_before_they_say_anything_are_signs_of_life_too(cluster: Cluster) -> None:
+    """One that is killed again and again starts each time: what its node serves stays where it is."""
+    master = cluster.settled()
+    master.leave()
+    gone = time.monotonic()
+
+    def outlived() -> bool:
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.connect(str(master.run_dir / "keeper.sock"))
+        assert cluster_follows(cluster, master)
+        return time.monotonic() > gone + ORPHAN_NS / 1e9 + 2
+
+    until(outlived, "longer than a keeper waits for its agent", seconds=20)
+    master.connect()
+    until(master.is_master, "it says so")
 
 
 def cluster_follows(cluster: Cluster, master: Node) -> bool:

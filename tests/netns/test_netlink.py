@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import socket
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from cni.kernel import ids, netlink, nft
+from cni.kernel import ctnetlink, ids, netlink, nflog, nft
 from cni.kernel.diff import diff
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import Event, Monitor, Neighbours
-from cni.kernel.state import KernelState, Vxlan
+from cni.kernel.state import KernelState, Neighbour, Setting, Vxlan
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 from tests.unit.cni.kernel_states import kept_masters, states
@@ -109,16 +111,34 @@ def test_the_host_side_veth_is_the_first_that_is_one(machine: Namespace) -> None
 
 
 @pytest.mark.usefixtures("veth")
-def test_the_master_moves_by_one_call(machine: Namespace) -> None:
-    bring_to(machine, KernelState(vxlans=frozenset([DEVICE])))
+@pytest.mark.parametrize("family", [4, 6])
+def test_the_master_moves_by_one_call(machine: Namespace, family: int) -> None:
+    able = Setting(DEVICE.name, "ipv6", "disable_ipv6", "0")
+    bring_to(machine, KernelState(vxlans=frozenset([DEVICE]), settings=frozenset([able])))
     with contextlib.closing(machine.inside(Neighbours)) as neighbours:
         for mac in ("02:e9:0a:00:00:01", "02:e9:0a:00:00:02"):
-            machine.inside(lambda mac=mac: neighbours.set_master(DEVICE.name, mac))  # type: ignore[misc]
-            assert {entry.mac for entry in machine.inside(netlink.observe).neighbours} == {mac}
+            machine.inside(lambda mac=mac: neighbours.set_master(DEVICE.name, mac, family))  # type: ignore[misc]
+            seen = machine.inside(netlink.observe).neighbours
+            assert seen == {Neighbour(DEVICE.name, ids.NEXT_HOPS[family], mac)}
+            machine.inside(lambda: neighbours.hold(DEVICE.name, family))
+            held = machine.inside(netlink.observe).neighbours
+            assert held == {Neighbour(DEVICE.name, ids.NEXT_HOPS[family], "")}, "there, without a master"
         with pytest.raises(KernelError, match="No such device"):
             machine.inside(lambda: neighbours.set_master("gone", "02:e9:0a:00:00:01"))
         with pytest.raises(KernelError, match="no MAC"):
             machine.inside(lambda: neighbours.set_master(DEVICE.name, "02:e9"))
+
+
+def test_packets_that_wait_for_the_next_master_are_not_let_go_by_the_agent(machine: Namespace) -> None:
+    """The agent puts a missing entry in; one that is incomplete because the keeper holds packets is not missing."""
+    device = Vxlan("egw-000009", 9, "127.0.0.1", 4799, ids.node_mac("127.0.0.1"), 1450, "held")
+    entry = Neighbour(device.name, ids.NEXT_HOP, ids.node_mac("10.0.0.7"))
+    wanted = KernelState(vxlans=frozenset({device}), neighbours=frozenset({entry}))
+    bring_to(machine, wanted)
+    with contextlib.closing(machine.inside(Neighbours)) as neighbours:
+        machine.inside(lambda: neighbours.hold(device.name))
+    changes = machine.inside(lambda: diff(netlink.observe(), wanted))
+    assert [change for change in changes if isinstance(change.target, Neighbour)] == []
 
 
 def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
@@ -193,3 +213,47 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
 def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:
     assert machine.inside(lambda: netlink.delete_connections("10.0.0.99")) == 0
     assert machine.inside(lambda: netlink.delete_connections("fd00::99")) == 0
+
+
+def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> None:
+    machine.ip("link set lo up")
+    table = "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c"
+    machine.run("nft", f"{table} udp dport 7 ct mark set 0x0ff00001; add rule inet t c udp dport 8 ct mark set 0x1")
+    with machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for port in (7, 8):
+            sock.sendto(b"?", ("127.0.0.1", port))
+    machine.inside(lambda: ctnetlink.delete_marked(0x0FF00000, 0x0FF00000))
+    listed = machine.run("conntrack", "-L", "-p", "udp")
+    assert ("dport=8" in listed, "dport=7" in listed) == (True, False)
+
+
+def test_the_packet_log_tells_that_a_rule_has_logged(machine: Namespace) -> None:
+    machine.ip("link set lo up")
+    bell = machine.inside(lambda: nflog.PacketLog(7))
+    table = "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c"
+    machine.run("nft", f"{table} udp dport 7 log group 7; add rule inet t c udp dport 8 log group 8")
+    with contextlib.closing(bell), machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(b"?", ("127.0.0.1", 8))
+        assert not bell.read()
+        sock.sendto(b"?", ("127.0.0.1", 7))
+        assert select.select([bell], [], [], 2)[0]
+        assert bell.read()
+        assert not bell.read()
+        with pytest.raises(OSError, match="permitted"):
+            machine.inside(lambda: nflog.PacketLog(7))
+
+
+def test_only_tcp_connections_with_the_mark_and_the_address_are_loosened(machine: Namespace) -> None:
+    machine.ip("link set lo up")
+    table = "add table inet l; add chain inet l c { type filter hook output priority 0; }; add rule inet l c"
+    machine.run("nft", f"{table} th dport 9 ct mark set 0x08100000; add rule inet l c th dport 10 ct mark set 0x1")
+    with contextlib.ExitStack() as stack:
+        for port in (9, 10):
+            listener = stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+            client = stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_STREAM))
+            client.connect(("127.0.0.1", port))
+            stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_DGRAM)).sendto(b"?", ("127.0.0.1", port))
+        found = [machine.inside(lambda a=a: ctnetlink.loosen(a, 0x08000000)) for a in ("127.0.0.1", "127.0.0.2", "::1")]
+    assert found == [1, 0, 0]

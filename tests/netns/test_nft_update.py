@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from cni.datapath import node_nft
 from cni.kernel import ids, nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from cni.ruleset import chain, transaction
 from tests.lab.namespace import Namespace
 
 NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))
@@ -102,3 +106,40 @@ def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -
     updated, replaced = machine.inside(story)
     assert updated == tuple(f"updated nftables table {f} egress_gateway: out of date" for f in ("bridge", "inet"))
     assert "replaced nftables table inet egress_gateway: changed by somebody else" in replaced
+
+
+def test_texts_about_different_tables_are_updated_each_for_itself(machine: Namespace) -> None:
+    def table(name: str, *rules: str) -> str:
+        return transaction("inet", name, [chain("c", rules)])
+
+    def story() -> tuple[str, ...]:
+        nft.apply(table("one", "accept"))
+        nft.apply(table("two", "accept"))
+        return nft.ensure(table("one", "drop"))
+
+    assert machine.inside(story) == ("updated nftables table inet one: out of date",)
+
+
+def test_what_another_program_changes_in_the_same_moment_does_not_pass_for_ours(
+    machine: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program adds a rule right behind the transaction, before the result is looked at."""
+    real = shutil.which("nft", path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+    program = tmp_path / "nft"
+    program.write_text(
+        f"""#!/bin/sh
+{real} "$@" || exit
+if [ "$1" = -f ] && [ ! -e {tmp_path}/done ]; then
+    touch {tmp_path}/done
+    {real} add rule inet busy c accept
+fi
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    text = transaction("inet", "busy", [chain("c", ["drop"])])
+    machine.inside(lambda: nft.apply(text))
+    listing = machine.run("nft", "list", "chain", "inet", "busy", "c")
+    assert (tmp_path / "done").exists()
+    assert "drop" in listing
+    assert "accept" not in listing

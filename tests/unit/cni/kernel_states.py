@@ -11,13 +11,13 @@ from cni.kernel.diff import Change
 from cni.kernel.state import Address, Fdb, KernelState, Key, Neighbour, Object, Route, Rule, Setting, Vxlan
 
 DEVICES = ("egw-000001", "egw-000002", ids.BACK_DEVICE)
-NODES = ("10.0.0.1", "10.0.0.2", "10.0.0.3")
+NODES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00:10::1", "fd00:10::2")
 
 
 @st.composite
 def vxlans(draw: st.DrawFn) -> Vxlan:
     number = draw(st.integers(0, len(DEVICES) - 1))
-    local = draw(st.sampled_from(NODES[:2]))
+    local = draw(st.sampled_from(NODES[1:4]))
     mtu, alias = draw(st.sampled_from((1400, 1450))), draw(st.sampled_from(("egress-gateway a", "egress-gateway b")))
     return Vxlan(DEVICES[number], number + 1, local, 4799, ids.node_mac(local), mtu, alias)
 
@@ -27,37 +27,45 @@ def states(draw: st.DrawFn) -> KernelState:
     """A state that a kernel can be in: what hangs on a device is there only with the device."""
     devices = draw(st.lists(vxlans(), max_size=3, unique_by=lambda device: device.name))
     names = [device.name for device in devices]
+    six = {name for name in names if draw(st.booleans())}
     settings, addresses, fdb, neighbours = set(), set(), set(), set()
-    for name in names:
+    for device in devices:
+        name = device.name
         settings |= {Setting(name, "ipv4", "rp_filter", draw(st.sampled_from("02")))}
-        settings |= {Setting(name, "ipv4", "forwarding", "1"), Setting(name, "ipv6", "disable_ipv6", "1")}
-        some = st.sets(st.sampled_from(NODES))
+        settings |= {Setting(name, "ipv4", "forwarding", "1"), Setting(name, "ipv6", "addr_gen_mode", "1")}
+        settings |= {Setting(name, "ipv6", "accept_ra", "0"), Setting(name, "ipv6", "autoconf", "0")}
+        settings |= {Setting(name, "ipv6", "disable_ipv6", "0" if name in six else "1")}
+        # The kernel takes only nodes of the tunnel's own family.
+        reached = [node for node in NODES if (":" in node) == (":" in device.local)]
+        fdb |= {Fdb(name, ids.node_mac(node), node) for node in draw(st.sets(st.sampled_from(reached)))}
+        some = st.sets(st.sampled_from(NODES[:3]))
         # Never without one: with the last address the kernel removes a device's routes and neighbours.
         addresses |= {Address(name, address, 32) for address in (ids.DEVICE_ADDRESS, *draw(some))}
-        fdb |= {Fdb(name, ids.node_mac(node), node) for node in draw(some)}
-        neighbours |= {Neighbour(name, node, ids.node_mac(draw(st.sampled_from(NODES)))) for node in draw(some)}
-        if draw(st.booleans()):
-            neighbours.add(Neighbour(name, ids.NEXT_HOP, ids.node_mac(draw(st.sampled_from(NODES)))))
+        next_hops = [*NODES[:3], ids.NEXT_HOP, *((*NODES[3:], ids.NEXT_HOP6) if name in six else ())]
+        for address in draw(st.sets(st.sampled_from(next_hops))):
+            neighbours.add(Neighbour(name, address, ids.node_mac(draw(st.sampled_from(NODES)))))
     return KernelState(
         vxlans=frozenset(devices),
         settings=frozenset(settings),
         addresses=frozenset(addresses),
         fdb=frozenset(fdb),
         neighbours=frozenset(neighbours),
-        routes=frozenset(draw(st.lists(_routes(names), max_size=4, unique_by=lambda route: route.key))),
+        routes=frozenset(draw(st.lists(_routes(names, sorted(six)), max_size=4, unique_by=lambda route: route.key))),
         rules=frozenset(draw(st.sets(_RULES, max_size=3))),
     )
 
 
-def _routes(devices: list[str]) -> st.SearchStrategy[Route]:
+def _routes(devices: list[str], six: list[str]) -> st.SearchStrategy[Route]:
     tables = st.integers(ids.TABLE_BASE, ids.TABLE_BASE + 2)
     families = st.sampled_from((4, 6))
-    unreachable = st.builds(Route, families, tables, st.just("unreachable"), st.just(ids.UNREACHABLE_METRIC))
-    throw = st.builds(Route, st.just(4), tables, st.just("throw"))
-    if not devices:
-        return unreachable | throw
-    device, via = st.sampled_from(devices), st.sampled_from(("", ids.NEXT_HOP))
-    return unreachable | throw | st.builds(Route, st.just(4), tables, st.just("unicast"), st.just(0), device, via)
+    found = st.builds(Route, families, tables, st.just("unreachable"), st.just(ids.UNREACHABLE_METRIC))
+    for family, able in ((4, devices), (6, six)):
+        metric = st.just(0 if family == 4 else 1024)
+        found |= st.builds(Route, st.just(family), tables, st.just("throw"), metric)
+        if able:
+            device, via = st.sampled_from(able), st.sampled_from(("", ids.NEXT_HOPS[family]))
+            found |= st.builds(Route, st.just(family), tables, st.just("unicast"), metric, device, via)
+    return found
 
 
 _RULES = st.builds(
@@ -87,6 +95,8 @@ def after(state: KernelState, changes: Iterable[Change]) -> KernelState:
         if isinstance(target, Vxlan) and isinstance(old, Vxlan) and old.identity != target.identity:
             raise ValueError(f"{change}: it exists")
         there[target.key] = target
+        if isinstance(target, Setting) and (target.name, target.value) == ("disable_ipv6", "1"):
+            there = {key: item for key, item in there.items() if not _is_ipv6_of(item, target.device)}
     return made_of(there.values())
 
 
@@ -102,11 +112,24 @@ def _hangs_on(item: Object, device: str) -> bool:
     return not isinstance(item, (Vxlan, Rule)) and item.device == device
 
 
+def _is_ipv6_of(item: Object, device: str) -> bool:
+    """What the kernel removes where a device loses IPv6."""
+    if isinstance(item, Neighbour):
+        return item.device == device and ":" in item.address
+    return isinstance(item, Route) and item.family == 6 and item.device == device
+
+
 def kept_masters(observed: KernelState, desired: KernelState) -> KernelState:
     """``desired``, but with the masters that :func:`cni.kernel.diff.diff` must leave as they are."""
     identities = {device.identity for device in desired.vxlans}
     staying = {device.name for device in observed.vxlans if device.identity in identities}
-    kept = {item for item in observed.neighbours if item.address == ids.NEXT_HOP and item.device in staying}
+    six = {item.device for item in desired.settings if (item.name, item.value) == ("disable_ipv6", "0")}
+    kept = {
+        item
+        for item in observed.neighbours
+        if (item.address == ids.NEXT_HOP and item.device in staying)
+        or (item.address == ids.NEXT_HOP6 and item.device in staying & six)
+    }
     keys = {item.key for item in kept}
     rest = [item for item in desired if item.key not in keys]
     return made_of([*rest, *kept])

@@ -34,6 +34,14 @@ def test_flows_name_who_answers(program: FakeProcess) -> None:
     }  # fmt: skip
 
 
+def test_what_the_outside_sees_by_an_address_is_deleted_only_with_our_mark(program: FakeProcess) -> None:
+    mark = ["--mark", "0x8000000/0x8000000"]
+    command = ["/sbin/conntrack", "-D", "-f", "ipv6", *mark, "--reply-dst", "fd00:172::50"]
+    program.register(command, stderr=COUNT.format(0, "deleted"), returncode=1)
+    conntrack.delete_shown("fd00:172::50", 0x08000000)
+    assert program.call_count(command) == 1
+
+
 def test_only_what_is_stale_is_deleted_and_never_tcp(program: FakeProcess) -> None:
     listing = ["/sbin/conntrack", "-L", "-f", "ipv4", "--orig-src", "10.1.0.5"]
     ends = ["--orig-src", "10.1.0.5", "--reply-src", "203.0.113.9"]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 
 from cni.datapath import node_nft, node_state
 from cni.kernel import ids
-from cni.kernel.state import Fdb, Neighbour, Route, Rule
+from cni.kernel.state import Fdb, Neighbour, Route, Rule, Setting
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(ID, "partner", "", slot=1, vni=ids.vni(ID), eligible=("g1", "g2"), master="g1")
 NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("g2", "10.0.0.2"), PlanNode("w1", "10.0.0.11"))
 DEVICE = EGRESS.device
+ID6 = ids.egress_id("partner", "fd00:172::50")
+EGRESS6 = PlanEgressIP(
+    ID6, "partner", "fd00:172::50", slot=2, vni=ids.vni(ID6), eligible=("g1", "g2"), master="g1",
+    interface="eth1", source6="fd00:172::50",
+)  # fmt: skip
+NODES6 = (PlanNode("g1", "fd00:10::1"), PlanNode("g2", "fd00:10::2"), PlanNode("w1", "fd00:10::11"))
 
 
 def plan(node: str = "w1", egress: PlanEgressIP = EGRESS, **changes: Any) -> Plan:
@@ -36,6 +42,13 @@ def test_a_worker_reaches_every_gateway_and_is_reached_by_every_node() -> None:
     }
     assert Neighbour(DEVICE, ids.NEXT_HOP, g1) in state.neighbours
     assert Neighbour("egw-back", "10.0.0.2", g2) in state.neighbours
+
+
+def test_a_master_that_is_not_eligible_any_more_is_still_reached() -> None:
+    state = node_state(plan("g2", replace(EGRESS, eligible=("g2",), master="g1")))
+    g1 = ids.node_mac("10.0.0.1")
+    assert {entry for entry in state.fdb if entry.device == DEVICE} == {Fdb(DEVICE, g1, "10.0.0.1")}
+    assert Neighbour(DEVICE, ids.NEXT_HOP, g1) in state.neighbours
 
 
 @pytest.mark.parametrize(
@@ -131,3 +144,129 @@ def test_names_of_users_never_get_into_nft() -> None:
 
 def test_equal_plans_give_equal_text() -> None:
     assert node_nft(plan()) == node_nft(plan())
+
+
+def dual(node: str = "w1", **changes: Any) -> Plan:
+    return plan(node, egress_ips=(EGRESS, EGRESS6), **changes)
+
+
+@pytest.mark.parametrize(
+    ("node", "default"),
+    [
+        ("w1", Route(6, 7002, "unicast", 1024, EGRESS6.device, ids.NEXT_HOP6)),
+        ("g1", Route(6, 7002, "throw", 1024)),
+        ("g2", Route(6, 7002, "unicast", 1024, EGRESS6.device, ids.NEXT_HOP6)),
+    ],
+    ids=["worker", "master", "standby"],
+)
+def test_the_table_of_an_ipv6_address_leads_ipv6_to_the_master_and_ipv4_nowhere(node: str, default: Route) -> None:
+    routes = {route for route in node_state(dual(node)).routes if route.table == 7002}
+    assert routes == {Route(f, 7002, "unreachable", metric=ids.UNREACHABLE_METRIC) for f in (4, 6)} | {default}
+
+
+def test_ipv6_answers_find_back_by_an_address_derived_from_the_node() -> None:
+    state = node_state(dual())
+    assert Route(6, 7000, "unicast", 1024, "egw-back") in state.routes
+    assert Rule(6, 900, 0x07F00000, 0x0FF00000, 7000) in state.rules
+    g1 = ids.node_mac("10.0.0.1")
+    assert Neighbour("egw-back", ids.inner("10.0.0.1", 6), g1) in state.neighbours
+    assert Neighbour("egw-back", "10.0.0.1", g1) in state.neighbours
+    assert f"snat ip6 to {ids.inner('10.0.0.11', 6)}" in node_nft(dual())
+
+
+def test_only_devices_that_carry_ipv6_have_it_and_they_are_silent() -> None:
+    settings = node_state(dual()).settings
+    assert {item.device for item in settings if (item.name, item.value) == ("disable_ipv6", "0")} == {
+        EGRESS6.device,
+        "egw-back",
+    }
+    of_device = sorted(str(item) for item in settings if item.device == EGRESS6.device and item.family == "ipv6")
+    names = ("accept_ra = 0", "addr_gen_mode = 1", "autoconf = 0", "disable_ipv6 = 0")
+    assert of_device == [f"net.ipv6.conf.{EGRESS6.device}.{name}" for name in names], "made in this order"
+
+
+def test_for_ipv4_alone_nothing_of_ipv6_stands_but_what_keeps_it_out() -> None:
+    state = node_state(plan())
+    assert not any(":" in item.address for item in state.neighbours)
+    assert {route.kind for route in state.routes if route.family == 6} == {"unreachable"}
+    assert Setting("egw-back", "ipv6", "disable_ipv6", "1") in state.settings
+    assert "snat ip6" not in node_nft(plan())
+
+
+def test_tunnels_too_small_for_ipv6_carry_ipv4_alone() -> None:
+    state = node_state(dual(mtu=ids.IPV6_MIN_MTU - 1))
+    assert not any(item.family == "ipv6" for item in state.settings)
+    assert {route.kind for route in state.routes if route.family == 6} == {"unreachable"}
+    assert not any(":" in item.address for item in state.neighbours)
+
+
+def test_over_ipv6_nodes_are_reached_by_ipv6() -> None:
+    state = node_state(dual(nodes=NODES6))
+    g1 = ids.node_mac("fd00:10::1")
+    assert {device.local for device in state.vxlans} == {"fd00:10::11"}
+    assert Fdb(EGRESS6.device, g1, "fd00:10::1") in state.fdb
+    assert Neighbour("egw-back", ids.inner("fd00:10::1", 4), g1) in state.neighbours
+    text = node_nft(dual(nodes=NODES6))
+    assert "udp dport 4799 meta nfproto ipv4 counter drop" in text
+    assert "udp dport 4799 ip6 saddr != { fd00:10::1, fd00:10::2 } counter drop" in text
+    assert f"snat ip to {ids.inner('fd00:10::11', 4)}" in text
+
+
+def test_a_tunnel_has_ends_of_one_family() -> None:
+    mixed = (PlanNode("g1", "fd00:10::1"), *NODES[1:])
+    state = node_state(dual(nodes=mixed))
+    assert {entry.destination for entry in state.fdb} == {"10.0.0.2"}
+    assert {route.kind for route in state.routes if route.table != 7000} == {"unreachable"}
+    assert "fd00:10::1 " not in node_nft(dual(nodes=mixed))
+
+
+@given(st.ip_addresses().map(str), st.booleans())
+def test_inner_addresses_are_ours_and_written_as_the_kernel_writes_them(address: str, synced: bool) -> None:
+    inner4, inner6 = ids.inner(address, 4, synced), ids.inner(address, 6, synced)
+    if synced or ":" in address:
+        network = ip_network("248.0.0.0/5" if synced else "240.0.0.0/5")
+        assert ip_address(inner4) in network
+        assert inner4 != "255.255.255.255"
+    assert ip_address(inner6) in ip_network(f"{ids.SYNCED6 if synced else ids.INNER6}::/64")
+    assert str(ip_address(inner6)) == inner6
+
+
+def test_the_inner_ipv4_address_is_the_nodes_own_where_it_has_one() -> None:
+    assert ids.inner("10.0.0.1", 4) == "10.0.0.1"
+    assert ids.inner("10.0.0.1", 6) != ids.inner("10.0.0.2", 6)
+
+
+@given(st.ip_addresses(v=4, network="10.0.0.0/8").map(str), st.ip_addresses(v=4, network="10.0.0.0/8").map(str))
+def test_nodes_of_one_network_differ_in_what_synced_connections_come_from(one: str, other: str) -> None:
+    assert (one == other) == (ids.inner(one, 4, synced=True) == ids.inner(other, 4, synced=True))
+
+
+def test_synced_connections_have_a_source_of_their_own_and_older_ones_keep_theirs() -> None:
+    plan = replace(dual(), egress_ips=(replace(EGRESS, address="172.16.0.50"), EGRESS6))
+    synced = replace(plan, egress_ips=tuple(replace(egress, sync=True) for egress in plan.egress_ips))
+    for family, egress in ((4, EGRESS), (6, EGRESS6)):
+        own, older = ids.inner("10.0.0.11", family, synced=True), ids.inner("10.0.0.11", family)
+        keyword = {4: "ip", 6: "ip6"}[family]
+        text = node_nft(synced)
+        assert f'oifname "{egress.device}" snat {keyword} to {own}' in text
+        assert text.index(f"snat {keyword} to {own}") < text.index(f"snat {keyword} to {older}")
+        assert own not in node_nft(plan).partition("chain nat")[2].partition("}")[0]
+        for either in (plan, synced):
+            for source in (own, older):
+                assert f'oifname "{egress.device}" {keyword} saddr {source} goto encap' in node_nft(either)
+                assert f"ct reply {keyword} daddr != {source}" in node_nft(either)
+                backward = ids.inner("10.0.0.1", family, source == own)
+                assert Neighbour("egw-back", backward, plan.nodes[0].mac) in node_state(either).neighbours
+
+
+def test_an_ipv6_address_leaves_only_by_itself() -> None:
+    text = node_nft(dual("g1"))
+    assert 'oifname "eth1" ip6 saddr fd00:172::50 accept' in text
+    assert f'oifname "{EGRESS6.device}" ip6 saddr {ids.inner("10.0.0.1", 6)} goto encap' in text
+
+
+@pytest.mark.parametrize("master", ["g1", ""])
+def test_direct_ipv6_without_an_address_of_its_family_goes_its_own_way(master: str) -> None:
+    direct = replace(EGRESS, master=master, direct=True)
+    assert "2001:db8::/32 : goto unsteered" in node_nft(plan(egress=direct))
+    assert "2001:db8::/32 : goto go_1" in node_nft(plan(egress=replace(direct, direct=False)))

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given, settings
 
 from cni.kernel import ids
-from cni.kernel.diff import diff
-from cni.kernel.state import KernelState, Neighbour, Route, Rule, Vxlan
+from cni.kernel.diff import Change, diff
+from cni.kernel.state import KernelState, Neighbour, Route, Rule, Setting, Vxlan
 
 from .kernel_states import after, kept_masters, states
 
@@ -55,6 +55,16 @@ def test_the_master_is_made_but_never_moved() -> None:
     ]
     assert diff(moved, planned) == ()
     assert diff(moved, empty) == ()
+
+
+def test_a_kernel_without_ipv6_is_asked_for_no_ipv6_neighbours() -> None:
+    """Its settings are left out of what is desired; then its neighbours must be too, or nothing would ever stand."""
+    six = replace(MASTER, address=ids.NEXT_HOP6)
+    able = Setting(DEVICE.name, "ipv6", "disable_ipv6", "0")
+    desired = KernelState(vxlans=frozenset([DEVICE]), settings=frozenset([able]), neighbours=frozenset([MASTER, six]))
+    assert Change("put", six) in diff(KernelState(), desired)
+    without = replace(desired, settings=frozenset())
+    assert [change.target for change in diff(KernelState(), without)] == [DEVICE, MASTER]
 
 
 def test_a_device_that_is_made_anew_gets_its_master_again() -> None:

@@ -37,6 +37,28 @@ def test_first_what_is_new_then_the_change_over_then_the_removal() -> None:
     )
 
 
+def test_a_new_base_chain_stands_last_because_packets_come_to_it_at_once() -> None:
+    before = table(chain("c", []))
+    after = table(chain("c", []), chain("b", ["meta mark vmap @m"], HOOK), mapping("m", "mark", ["1 : goto c"]))
+    assert update(before, after) == (
+        "table inet t {\n\tmap m {\n\t\ttype mark : verdict\n\t\telements = { 1 : goto c }\n\t}\n}\n",
+        f"table inet t {{\n\tchain b {{\n\t\ttype {HOOK}; policy accept;\n\t\tmeta mark vmap @m\n\t}}\n}}\n",
+    )
+    assert update(after, before) == (
+        "flush chain inet t b\ndelete map inet t m\ndelete chain inet t b\n",
+    )
+
+
+def test_a_set_whose_elements_come_at_run_time_is_left_alone() -> None:
+    timed = "\tset s {\n\t\ttype mark\n\t\tflags timeout\n\t}\n"
+    assert tables(table(timed)) == {"inet t": {("set", "s"): "\t\ttype mark\n\t\tflags timeout\n"}}
+    assert update(table(timed), table(timed, chain("c", []))) == (
+        "add chain inet t c\ntable inet t {\n\tchain c {\n\t}\n}\n",
+    )
+    assert update(table(timed), table(timed.replace("mark", "ifname"))) is None
+    assert update(table(timed, chain("c", [])), table(chain("c", []))) == ("delete set inet t s\n",)
+
+
 def test_elements_come_and_go_alone() -> None:
     before = table(dispatch("d", "meta mark", "mark", {"1": "a", "2": "b"}))
     after = table(dispatch("d", "meta mark", "mark", {"2": "b", "3": "c"}))

@@ -1,7 +1,8 @@
 """A network of pure keepers in virtual time: true time is known, each node has a clock of its own.
 
-Whatever the network and the machines may do to the keepers is a method here. After each event the one
-invariant is checked: no two nodes hold an unexpired lease, each by its own clock, on one id.
+Whatever the network and the machines may do to the keepers is a method here. After each event the
+invariants are checked: no two nodes hold an unexpired lease, each by its own clock, on one id; and no two kernels let
+out packets with one virtual address.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import heapq
 import random
 from dataclasses import dataclass, field
 
-from gateway_agent.core.keeper import Keeper, Remember
-from gateway_agent.core.keeping import EgressWish, KeeperConfig, Peer
+from gateway_agent.core.keeper import Effect, Keeper, Remember
+from gateway_agent.core.keeping import EgressWish, KeeperConfig, Move, Peer
 from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.outbox import Send
 from gateway_agent.core.report import report
+from gateway_agent.core.serving import Open, Probe
 from gateway_agent.core.voters import Memory
 from gateway_agent.core.wire import Key
+
+from .simulated_kernel import Kernel
 
 HEARTBEAT_NS = 100 * MILLISECOND
 DURATION_NS = 500 * MILLISECOND
 KEY = Key.parse(b"only for the simulation")
+MAC = "02:00:00:00:00:99"
+"""Of whoever else has an address."""
 
 
 class TwoMasters(AssertionError):
@@ -35,13 +41,22 @@ class Machine:
     address: str
     egress: bool
     rate: float
+    kernel: Kernel = field(default_factory=Kernel)
     keeper: Keeper | None = None
     memory: Memory | None = None
     stopped: bool = False
     inbox: list[tuple[bytes, str]] = field(default_factory=list)
     """What has arrived while it was stopped."""
+    stops_before: type[Effect] | None = None
+    """It is stopped in front of the next effect of this kind."""
+    left: list[Effect] = field(default_factory=list)
+    """Effects that it was stopped in front of."""
     unready: set[str] = field(default_factory=set)
+    behind: bool = False
+    """It is not to take anything over, but to keep what it has."""
     stopping: bool = False
+    drained: bool = False
+    moves: tuple[Move, ...] = ()
     agent: bool = True
     """Whether the keeper gets signs of life of its agent."""
     wake_at: int = -1
@@ -81,6 +96,11 @@ class Network:
         self.ids = [f"{number:016x}" for number in range(1, ids + 1)]
         self.availability_first = availability_first
         self.heartbeat_ns, self.duration_ns = heartbeat_ns, duration_ns
+        self.failback = False
+        self.lan = True
+        """Whether the nodes hear each other where the virtual addresses are; heartbeats go by another way."""
+        self.squatted: set[str] = set()
+        """Addresses that a machine which is no node has too."""
         self.exclusive = True
         self.takeovers = 0
         self._last: dict[str, str] = {}
@@ -107,13 +127,15 @@ class Network:
             now = machine.clock(self.now)
             machine.stopping = False
             incarnation = self.random.getrandbits(64) | 1
+            machine.kernel.close_all()
             machine.keeper = Keeper(self._config(machine), KEY, incarnation, machine.memory, now)
             self.configure(name)
 
     def crash(self, name: str) -> None:
         machine = self.machines[name]
-        machine.keeper, machine.stopped = None, False
+        machine.keeper, machine.stopped, machine.stops_before = None, False, None
         machine.inbox.clear()
+        machine.left.clear()
 
     def reboot(self, name: str) -> None:
         """Like a crash, and the files in the run directory are gone."""
@@ -124,10 +146,17 @@ class Network:
         """SIGSTOP: what arrives is kept for later."""
         self.machines[name].stopped = self.machines[name].keeper is not None
 
+    def stop_before(self, name: str, effect: type[Effect]) -> None:
+        """SIGSTOP in front of the next effect of this kind: between a decision and what follows from it."""
+        if self.machines[name].keeper is not None:
+            self.machines[name].stops_before = effect
+
     def resume(self, name: str) -> None:
         machine = self.machines[name]
         if machine.stopped and machine.keeper is not None:
             machine.stopped = False
+            left, machine.left = machine.left, []
+            self._carry_out(machine, left)
             machine.keeper.attend(machine.clock(self.now))
             self._carry_out(machine, machine.keeper.wake(machine.clock(self.now)))
             waiting, machine.inbox = machine.inbox, []
@@ -153,6 +182,19 @@ class Network:
         (self.machines[name].unready.discard if ready else self.machines[name].unready.add)(identity)
         self.configure(name)
 
+    def drain(self, name: str, drained: bool = True) -> None:
+        self.machines[name].drained = drained
+        self.configure(name)
+
+    def fall_behind(self, name: str, behind: bool = True) -> None:
+        self.machines[name].behind = behind
+        self.configure(name)
+
+    def move(self, asked: str, identity: str, to: str) -> None:
+        """An operator asks on node ``asked`` for a handover."""
+        self.machines[asked].moves += (Move(identity, to, len(self.machines[asked].moves) + 1),)
+        self.configure(asked)
+
     # What may happen to the network
 
     def cut(self, source: str, target: str) -> None:
@@ -168,6 +210,12 @@ class Network:
 
     def heal(self) -> None:
         self.blocked.clear()
+
+    def claim(self, heard_by: str, address: str) -> None:
+        """A machine that is no node says to one that it has the address."""
+        machine = self.machines[heard_by]
+        if machine.keeper is not None:
+            self._carry_out(machine, machine.keeper.claimed(address, MAC, "eth1", machine.clock(self.now)))
 
     # Time
 
@@ -210,15 +258,24 @@ class Network:
             and tenure.holds(machine.clock(self.now))
         ]
 
+    @staticmethod
+    def address(identity: str) -> str:
+        return f"172.16.0.{int(identity, 16)}"
+
+    def speakers(self, identity: str) -> list[str]:
+        """Nodes whose kernel lets out packets with the virtual address."""
+        address = self.address(identity)
+        return [m.name for m in self.machines.values() if m.kernel.lets_out(address, m.clock(self.now))]
+
     def followed(self, identity: str) -> set[str]:
         """The masters that the running nodes follow."""
         keepers = [machine.keeper for machine in self.machines.values() if machine.keeper is not None]
         return {keeper.mastership.followings.of(identity).master for keeper in keepers}
 
     def agreed(self, identity: str) -> bool:
-        """One master, and everybody knows it."""
+        """One master, who can speak, and everybody knows it."""
         holders = self.holders(identity)
-        return len(holders) == 1 and self.followed(identity) == set(holders)
+        return len(holders) == 1 and self.followed(identity) == set(holders) == set(self.speakers(identity))
 
     def all_agreed(self) -> bool:
         return all(self.agreed(identity) for identity in self.ids)
@@ -241,8 +298,16 @@ class Network:
         egress = tuple(name for name in egress if name in self.inventory)
         wishes = tuple(
             EgressWish(
-                identity, "gw", "", egress,
-                ready=machine.name in egress and identity not in machine.unready, reason="eth1 is down",
+                identity, "gw", self.address(identity), egress,
+                ready=machine.name in egress
+                and identity not in machine.unready
+                and not machine.drained
+                and not machine.behind,
+                keeps=machine.behind and identity not in machine.unready and not machine.drained,
+                reason="drained" if machine.drained else "eth1 is down",
+                interface="eth1" if machine.name in egress else "",
+                leaving=machine.drained or machine.name not in egress,
+                failback=self.failback,
             )
             for identity in self.ids
         )
@@ -251,13 +316,23 @@ class Network:
         )
         return KeeperConfig(
             machine.name, 7947, "", self.heartbeat_ns, self.duration_ns, self.availability_first, peers, wishes,
-            machine.stopping,
+            machine.stopping, machine.moves,
         )
 
-    def _carry_out(self, machine: Machine, effects: list[Send | Remember]) -> None:
-        for effect in effects:
+    def _carry_out(self, machine: Machine, effects: list[Effect]) -> None:
+        answered = []
+        for number, effect in enumerate(effects):
+            if machine.stops_before is type(effect):
+                machine.stopped, machine.stops_before = True, None
+            if machine.stopped:
+                machine.left += effects[number:]
+                break
             if isinstance(effect, Remember):
                 machine.memory = effect.memory
+            elif not isinstance(effect, Send):
+                machine.kernel.carry_out(effect, machine.clock(self.now))
+                self._check_speakers(effect)
+                answered += [effect] if isinstance(effect, Probe) and self._is_answered(effect, machine) else []
             elif (target := self._names.get(effect.address)) is not None:
                 copies = 1 + (self.random.random() < self.duplicates)
                 for _ in range(copies):
@@ -265,7 +340,16 @@ class Network:
                         delay = self.random.randrange(50_000, max(self.max_delay_ns, 50_001))
                         delay += self.lag.get(target, 0)
                         self._push(self.now + delay, target, (effect.data, machine.address), 0)
+        for probe in answered:
+            if machine.keeper is not None:
+                clock = machine.clock(self.now)
+                self._carry_out(machine, machine.keeper.claimed(probe.address, MAC, probe.interface, clock))
         self._plan(machine)
+
+    def _is_answered(self, probe: Probe, asking: Machine) -> bool:
+        others = [m for m in self.machines.values() if m is not asking]
+        speaks = any(m.kernel.lets_out(probe.address, m.clock(self.now)) for m in others)
+        return probe.address in self.squatted or (self.lan and speaks)
 
     def _plan(self, machine: Machine) -> None:
         if machine.keeper is not None:
@@ -275,6 +359,12 @@ class Network:
     def _push(self, at: int, name: str, message: tuple[bytes, str] | None, wake_at: int) -> None:
         self._order += 1
         heapq.heappush(self._queue, (at, self._order, name, message, wake_at))
+
+    def _check_speakers(self, effect: Effect) -> None:
+        for identity in self.ids if self.exclusive and isinstance(effect, Open) else ():
+            speakers = self.speakers(identity)
+            if len(speakers) > 1:
+                raise TwoMasters(f"{identity} at {self.now / SECOND:.6f} s: {' and '.join(speakers)} can speak")
 
     def _check(self, machine: Machine) -> None:
         # An overlap can only begin with a lease that the node which just ran has made.

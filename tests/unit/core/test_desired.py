@@ -39,6 +39,12 @@ def test_a_node_is_ready_for_what_it_can_serve(node: str, unready: dict[str, str
     assert (wish(node, unready).ready, wish(node, unready).reason) == (ready, reason)
 
 
+def test_who_is_behind_keeps_what_it_has() -> None:
+    plan = Plan("g1", 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
+    [only] = keeper_config(plan, SETTINGS, {ID: "behind"}, (), keeping=[ID]).egress
+    assert (only.ready, only.keeps, only.leaving) == (False, True, False)
+
+
 def test_only_who_may_serve_says_what_it_would_show() -> None:
     assert wish("g1", {}).shown == "172.16.0.7"
     assert wish("w1", {}).shown == ""

@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.outbox import Send
+from gateway_agent.core.serving import Close, Open, Ticket
 from gateway_agent.core.voters import CHAIR
 
 from .simulation import DURATION_NS, Network
@@ -42,6 +44,7 @@ steps = st.one_of(
     step("restart", node),
     step("reboot_one", node),
     step("stop", node),
+    step("stop_before", st.just(MASTER), st.sampled_from([Ticket, Open, Close, Send])),
     step("resume", node),
     step("cut", node, node),
     step("isolate", node),
@@ -58,6 +61,8 @@ steps = st.one_of(
     step("duplicates", st.sampled_from([0.0, 0.3])),
     step("inventory", node, st.booleans()),
     step("leave", node),
+    step("drain", node, st.booleans()),
+    step("hand_over", node, node),
 )
 
 
@@ -135,6 +140,12 @@ class Story:
         for machine in network.machines:
             network.configure(machine)
 
+    def drain(self, name: str, drained: bool) -> None:
+        self.network.drain(name, drained)
+
+    def hand_over(self, asked: str, to: str) -> None:
+        self.network.move(asked, self.network.ids[0], to)
+
     def leave(self, name: str) -> None:
         self.network.machines[name].stopping = True
         self.network.configure(name)
@@ -156,6 +167,7 @@ class Story:
             if machine.stopping:
                 network.crash(name)
             machine.unready.clear()
+            machine.drained = False
             network.start(name)
             network.resume(name)
             network.configure(name)

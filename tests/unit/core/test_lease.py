@@ -21,6 +21,7 @@ from gateway_agent.core.lease import (
     Verdict,
     Voter,
     lease_end,
+    ticket_ns,
 )
 
 D = 250 * MILLISECOND
@@ -182,6 +183,20 @@ def test_an_answer_that_comes_after_the_lease_would_have_ended_is_ignored() -> N
     for voter in ("a", "b", "c"):
         owner.count(voter, request.seq, Verdict((ONE,), ()), D)
     assert owner.held(D) == {}
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+@pytest.mark.parametrize("late", [0, 1])
+def test_where_a_fence_is_to_be_opened_an_answer_counts_as_long_as_the_ticket_lies(fenced: bool, late: int) -> None:
+    """Else the address would be announced, and the kernel would let nothing out by it."""
+    owner = Owner()
+    owner.fenced = frozenset({ONE} if fenced else ())
+    owner.ask(ONE, 1, now=0)
+    request = owner.request(ABC, D, now=0)
+    at = ticket_ns(D) - MARGIN_NS + late
+    for voter in "ab":
+        owner.count(voter, request.seq, Verdict((ONE,), ()), at)
+    assert bool(owner.held(at)) == (not fenced or not late)
 
 
 def test_a_lease_that_has_ended_is_not_revived_by_a_later_answer() -> None:

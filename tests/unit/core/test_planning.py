@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import pytest
-
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, PodIdentity, Requirement, Selector, Way, dumps, loads
 from gateway_agent.core import planning
-from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
+from gateway_agent.core.model import BASIC, Gateway, Inventory, Node, Policy
 from gateway_agent.core.planning import Planned, Settings
+from gateway_agent.core.readiness import InterfaceFacts
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (
@@ -25,7 +24,7 @@ SMALL_MASK = 0xF0
 
 
 def policy(name: str, gateway: str = "partner", *destinations: str) -> Policy:
-    selector = Selector((Requirement("app", "In", (name,)),))
+    selector = Selector((Requirement(name, "Exists"),))
     return Policy(name, gateway, (selector,), destinations or ("203.0.113.0/24",), source="policies.yaml")
 
 
@@ -40,13 +39,22 @@ def build(
     *,
     node: str = "w1",
     mask: int = 0x0FF00000,
-    primary: Mapping[str, str] | None = None,
+    addresses: Mapping[str, str] | None = None,
     masters: Mapping[str, tuple[str, int]] | None = None,
     previous: Plan | None = None,
-    wanted: tuple[tuple[str, ...], ...] = (),
+    pods: tuple[PodIdentity, ...] = (),
 ) -> Planned:
     settings = Settings(node, mask, 4799, 1450, ("10.244.0.0/16",))
-    return planning.build(of, settings, primary or {}, masters or {}, previous, wanted)
+    facts = {
+        name: InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(address,), forwarding=True)
+        for name, address in (addresses or {}).items()
+    }
+    return planning.build(of, settings, facts, masters or {}, previous, pods)
+
+
+def pod(*selected_by: str, name: str = "web-0") -> PodIdentity:
+    """A pod that the policies of these names select."""
+    return PodIdentity("prod", name, dict.fromkeys(selected_by, "yes"))
 
 
 def egress(plan: Plan, gateway: str = "partner") -> PlanEgressIP:
@@ -75,11 +83,11 @@ def test_plan_of_a_worker() -> None:
 
 
 def test_plan_of_an_egress_node_names_what_it_shows() -> None:
-    found = egress(build(inventory(), node="g1", primary={"eth1": "192.0.2.7", "eth0": "172.16.0.7"}).plan)
+    found = egress(build(inventory(), node="g1", addresses={"eth1": "192.0.2.7/24", "eth0": "172.16.0.7/24"}).plan)
     assert (found.interface, found.source) == ("eth1", "192.0.2.7")
-    without = egress(build(inventory(), node="g1", primary={"eth0": "172.16.0.7"}).plan)
+    without = egress(build(inventory(), node="g1", addresses={"eth0": "172.16.0.7/24"}).plan)
     assert (without.interface, without.source) == ("eth1", "")
-    elsewhere = egress(build(inventory(), node="w1", primary={"eth1": "172.16.0.21"}).plan)
+    elsewhere = egress(build(inventory(), node="w1", addresses={"eth1": "172.16.0.21/24"}).plan)
     assert (elsewhere.interface, elsewhere.source) == ("", "")
 
 
@@ -98,28 +106,19 @@ def test_unknown_master_stays_the_last_known_one() -> None:
     assert (lost.master, lost.epoch) == ("", 3)
 
 
-def test_master_that_is_not_eligible_is_none() -> None:
+def test_master_that_is_no_node_is_none() -> None:
     identity = ids.egress_id("partner", "")
-    assert egress(build(inventory(), masters={identity: ("w1", 9)}).plan).master == ""
+    assert egress(build(inventory(), masters={identity: ("gone", 9)}).plan).master == ""
     first = build(inventory(), masters={identity: ("g1", 3)}).plan
     assert egress(build(inventory(nodes=NODES[1:]), previous=first).plan).master == ""
 
 
-@pytest.mark.parametrize(
-    ("gateways", "path", "words"),
-    [
-        ((dataclasses.replace(PARTNER, mode=VIRTUAL_IP),), "spec.sourceIP.mode", f"serves only {BASIC}"),
-        ((dataclasses.replace(PARTNER, node_selector=(Requirement("role", "In", ("none",)),)),), "spec.nodeSelector",
-         "selects no node"),
-    ],
-)  # fmt: skip
-def test_gateway_that_cannot_be_served_still_takes_its_packets(
-    gateways: tuple[Gateway, ...], path: str, words: str
-) -> None:
+def test_gateway_that_cannot_be_served_still_takes_its_packets() -> None:
+    gateways = (dataclasses.replace(PARTNER, node_selector=(Requirement("role", "In", ("none",)),)),)
     planned = build(inventory(policy("a"), gateways=gateways), masters={ids.egress_id("partner", ""): ("g1", 1)})
     (problem,) = planned.problems
-    assert (problem.source, problem.path) == ("gateways.yaml", path)
-    assert words in problem.message
+    assert (problem.source, problem.path) == ("gateways.yaml", "spec.nodeSelector")
+    assert "selects no node" in problem.message
     found = egress(planned.plan)
     assert (found.eligible, found.master) == ((), "")
     assert planned.plan.policy_sets[0].ways == (Way("203.0.113.0/24", found.id),)
@@ -145,20 +144,51 @@ def test_gateways_of_one_tunnel_number() -> None:
     assert older.device != younger.device
 
 
-@pytest.mark.parametrize(
-    ("node", "message"),
-    [
-        (Node("g3", {"role": "egress"}, (), "n"), "node g3 has no IPv4 address"),
-        (Node("g3", {"role": "egress"}, ("fd00::9",), "n"), "node g3 has no IPv4 address"),
-        (Node("g3", {"role": "egress"}, ("172.16.0.8",), "n"),
-         "node g3 has 172.16.0.8, which is the address of node g2"),
-    ],
-)  # fmt: skip
-def test_node_without_an_address_of_its_own_is_left_out(node: Node, message: str) -> None:
-    planned = build(inventory(nodes=(*NODES, node)))
-    assert [problem.message for problem in planned.problems] == [message]
+def test_node_without_an_address_of_its_own_is_left_out() -> None:
+    planned = build(inventory(nodes=(*NODES, Node("g3", {"role": "egress"}, ("172.16.0.8",), "n"))))
+    assert [problem.message for problem in planned.problems] == [
+        "node g3 has 172.16.0.8, which is the address of node g2"
+    ]
     assert [n.name for n in planned.plan.nodes] == ["g1", "g2", "w1"]
     assert egress(planned.plan).eligible == ("g1", "g2")
+
+
+def test_a_node_of_the_other_family_is_cut_off_and_says_so() -> None:
+    """On every node: the others do without it, and itself it has no tunnel to lead anything into."""
+    mixed = inventory(policy("a"), nodes=(*NODES, Node("g3", {"role": "egress"}, ("fd00::9",), "n")))
+    others = build(mixed, masters={ids.egress_id("partner", ""): ("g1", 4)})
+    assert egress(others.plan).eligible == ("g1", "g2")
+    assert [problem.message.partition(",")[0] for problem in others.problems] == ["node g3 has no IPv4 address"]
+    itself = build(mixed, node="g3", masters={ids.egress_id("partner", ""): ("g1", 4)})
+    assert itself.plan.me is None
+    assert [problem.source for problem in itself.problems] == ["n", "node g3"]
+
+
+def test_nodes_with_ipv6_addresses_alone() -> None:
+    nodes = tuple(dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7))
+    planned = build(inventory(policy("a"), nodes=nodes))
+    assert planned.problems == ()
+    assert planned.plan.nodes == (
+        PlanNode("g1", "fd00::7", "fd00::7"),
+        PlanNode("g2", "fd00::8", "fd00::8"),
+        PlanNode("w1", "fd00::9", "fd00::9"),
+    )
+    assert egress(planned.plan).eligible == ("g1", "g2")
+
+
+def test_ipv4_pods_whose_answers_the_kernel_would_drop_are_told() -> None:
+    six = tuple(dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7))
+    strict = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("fd00::9/64",), forwarding=True, source_check=1)
+    settings = Settings("w1", 0x0FF00000, 4799, 1430)
+    for facts, nodes, found in (
+        (strict, six, 1),
+        (dataclasses.replace(strict, source_check=0), six, 0),
+        (dataclasses.replace(strict, default_route=frozenset({4})), six, 0),
+        (strict, NODES, 0),
+    ):
+        planned = planning.build(inventory(policy("a"), nodes=nodes), settings, {"eth0": facts}, {})
+        assert len(planned.problems) == found, planned.problems
+        assert planned.plan.source_check == (facts.source_check == 1 or nodes == NODES)
 
 
 def test_node_that_the_inventory_does_not_know() -> None:
@@ -206,7 +236,8 @@ def test_another_mask_numbers_anew() -> None:
 
 def test_sets_are_prepared_by_growing_size_up_to_the_bound() -> None:
     names = [f"p{index:02}" for index in range(12)]
-    plan = build(inventory(*map(policy, names)), wanted=(("p03", "p02", "p01"), ("p00", "gone"), ())).plan
+    pods = (pod("p03", "p02", "p01"), pod("p00", "gone"), pod())
+    plan = build(inventory(*map(policy, names)), pods=pods).plan
     found = list(sets(plan))
     assert len(found) == planning.PREPARED_SETS
     assert {(name,) for name in names} <= set(found)
@@ -217,13 +248,13 @@ def test_sets_are_prepared_by_growing_size_up_to_the_bound() -> None:
 
 def test_wanted_sets_come_first_where_numbers_are_few() -> None:
     many = inventory(*map(policy, "abcdefgh"))
-    planned = build(many, mask=SMALL_MASK, wanted=(("g", "h"), ("h",)))
+    planned = build(many, mask=SMALL_MASK, pods=(pod("g", "h"), pod("h")))
     assert len(planned.plan.policy_sets) == 6
     assert {("g", "h"), ("h",)} <= set(sets(planned.plan))
     assert [problem.path for problem in planned.problems] == ["mark.mask"]
     # What the pods here want gets a number from what was only prepared.
     before = build(many, mask=SMALL_MASK).plan
-    assert ("g", "h") in sets(build(many, mask=SMALL_MASK, previous=before, wanted=(("g", "h"),)).plan)
+    assert ("g", "h") in sets(build(many, mask=SMALL_MASK, previous=before, pods=(pod("g", "h"),)).plan)
 
 
 def test_gateways_beyond_the_numbers_have_no_policy_set() -> None:
@@ -233,8 +264,7 @@ def test_gateways_beyond_the_numbers_have_no_policy_set() -> None:
     assert {e.gateway for e in planned.plan.egress_ips} == {f"g{index}" for index in range(6)}
     assert {s.policies for s in planned.plan.policy_sets} == {(f"p{index}",) for index in range(6)}
     assert {p.source for p in planned.problems} == {"gateway g6", "gateway g7"}
-    lone = PodIdentity("default", "x", {"app": "p7"})
-    assert planned.plan.set_for(lone, planned.plan.policies_for(lone) or ()) is None
+    assert planned.plan.set_for(pod("p7"), ("p7",)) is None
 
 
 def test_two_gateways_on_one_pod_by_destination() -> None:

@@ -159,3 +159,14 @@ def test_cover_is_what_the_standard_library_says(family: prefixes.Family, first:
     found = prefixes.cover(family, first, first + more)
     # Compared as networks: the C library writes ::1:0 as ::0.1.0.0.
     assert [ipaddress.ip_network(text) for text in found] == list(expected)
+
+
+def test_each_family_is_led_to_its_own_egress_ip() -> None:
+    entry = Entry("a", "4", ("203.0.113.0/24", "2001:db8::/32"), egress_id6="6")
+    assert ways(entry) == [("203.0.113.0/24", "4"), ("2001:db8::/32", "6")]
+    assert (entry.leads_to(4), entry.leads_to(6)) == ("4", "6")
+    both = Entry("b", "1", ("198.51.100.0/24", "2001:db8:1::/48"))
+    assert ways(entry, both) == [
+        ("198.51.100.0/24", "1"), ("203.0.113.0/24", "4"), ("2001:db8::/48", "6"), ("2001:db8:1::/48", "1"),
+        *((f"2001:db8:{1 << bit:x}::/{48 - bit}", "6") for bit in range(1, 16)),
+    ]  # fmt: skip

@@ -6,11 +6,19 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
-from gateway_agent.core.readiness import InterfaceFacts, tunnel_mtu, unready
+from gateway_agent.core.model import VIRTUAL_IP
+from gateway_agent.core.readiness import (
+    UNROUTED,
+    InterfaceFacts,
+    source_check,
+    takes_ipv4,
+    tunnel_mtu,
+    unready,
+)
 
 IDENTITY = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(IDENTITY, "partner", "", 1, ids.vni(IDENTITY), ("g1",), interface="eth1", source="172.16.0.7")
-GOOD = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7", "172.16.0.8"), forwarding=True)
+GOOD = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24", "172.16.0.8/24"), forwarding=True)
 
 
 def test_a_whole_interface_is_ready() -> None:
@@ -24,7 +32,7 @@ def test_a_whole_interface_is_ready() -> None:
         (replace(GOOD, up=False, carrier=False), "is down"),
         (replace(GOOD, carrier=False), "has no carrier"),
         (replace(GOOD, addresses=()), "has no IPv4 address"),
-        (replace(GOOD, addresses=("172.16.0.9",)), "has just got address 172.16.0.9"),
+        (replace(GOOD, addresses=("fd00::1/64", "172.16.0.9/24")), "has just got address 172.16.0.9"),
         (replace(GOOD, forwarding=False), "net.ipv4.ip_forward=1"),
     ],
 )
@@ -44,3 +52,82 @@ def test_the_tunnel_gets_what_the_underlay_leaves(address: str, mtu: int) -> Non
 
 def test_a_jumbo_underlay_makes_a_jumbo_tunnel() -> None:
     assert tunnel_mtu({"eth0": replace(GOOD, mtu=9000)}, "172.16.0.7") == 8950
+
+
+def virtual(address: str) -> PlanEgressIP:
+    return replace(EGRESS, address=address, source=address, mode=VIRTUAL_IP)
+
+
+FOUR, SIX = virtual("172.16.0.50"), virtual("2001:db8::50")
+BOTH = replace(GOOD, addresses=(), forwarding6=True)
+
+
+@pytest.mark.parametrize("egress", [FOUR, SIX])
+def test_a_virtual_address_needs_no_other_on_its_interface(egress: PlanEgressIP) -> None:
+    assert unready(egress, "eth1", {"eth1": BOTH}) == ""
+
+
+@pytest.mark.parametrize(
+    ("egress", "facts", "reason"),
+    [
+        (FOUR, None, "does not exist"),
+        (FOUR, replace(BOTH, up=False, carrier=False), "is down"),
+        (FOUR, replace(BOTH, carrier=False), "has no carrier"),
+        (FOUR, replace(BOTH, forwarding=False), "net.ipv4.ip_forward=1"),
+        (SIX, replace(BOTH, forwarding6=False), "net.ipv6.conf.all.forwarding=1"),
+        (FOUR, replace(BOTH, foreign=frozenset({"172.16.0.50"})), "172.16.0.50 is configured on eth1 by somebody else"),
+    ],
+)
+def test_each_fault_of_a_virtual_address_is_named(
+    egress: PlanEgressIP, facts: InterfaceFacts | None, reason: str
+) -> None:
+    assert reason in unready(egress, "eth1", {"eth1": facts} if facts else {})
+
+
+def test_each_family_needs_its_own_forwarding_only() -> None:
+    assert unready(FOUR, "eth1", {"eth1": replace(BOTH, forwarding6=False)}) == ""
+    assert unready(SIX, "eth1", {"eth1": replace(BOTH, forwarding=False)}) == ""
+
+
+def test_somebody_elses_address_counts_on_every_interface_and_others_do_not() -> None:
+    elsewhere = {"eth1": BOTH, "lo": replace(BOTH, foreign=frozenset({"172.16.0.50"}))}
+    assert unready(FOUR, "eth1", elsewhere) == "172.16.0.50 is configured on lo by somebody else"
+    assert unready(virtual("172.16.0.51"), "eth1", elsewhere) == ""
+
+
+def test_no_interface_for_a_virtual_address() -> None:
+    assert unready(FOUR, "", {"eth1": BOTH}) == (
+        "no interface for 172.16.0.50: none has a subnet that holds it, and there is no IPv4 default route"
+    )
+    assert "no IPv6 default route" in unready(SIX, "", {})
+    named = unready(FOUR, "", {"eth1": BOTH}, (), ("eth7", "eth8"))
+    assert named == "no interface for 172.16.0.50: there is no eth7 and no eth8"
+
+
+ROUTED = replace(GOOD, default_route=frozenset({4}))
+STRICT = replace(GOOD, source_check=1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "underlay", "synced", "checked", "taken"),
+    [
+        (GOOD, 4, False, True, True),
+        (STRICT, 4, False, True, True),
+        (GOOD, 6, False, False, True),
+        (STRICT, 6, False, True, False),
+        (replace(ROUTED, source_check=2), 6, False, True, True),
+        (replace(STRICT, default_route=frozenset({6})), 6, False, True, False),
+        (GOOD, 4, True, False, True),
+        (STRICT, 4, True, True, False),
+        (replace(ROUTED, source_check=2), 4, True, True, True),
+    ],
+)
+def test_ipv4_sources_that_are_no_nodes_address_need_a_route_or_no_check(
+    facts: InterfaceFacts, underlay: int, synced: bool, checked: bool, taken: bool
+) -> None:
+    found = {"lo": replace(GOOD, addresses=()), "eth1": facts}
+    derived = underlay == 6 or synced
+    assert source_check(found, derived) is checked
+    assert takes_ipv4(found, derived) is taken
+    assert unready(replace(EGRESS, sync=synced), "eth1", found, underlay=underlay) == ("" if taken else UNROUTED)
+    assert unready(SIX, "eth1", {"eth1": replace(facts, forwarding6=True)}, underlay=underlay) == ""

@@ -14,6 +14,7 @@ from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.core import planning, status
 from gateway_agent.core.keeping import Change, EgressState, KeeperState, MemberState
 from gateway_agent.core.model import BASIC, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.core.status import NotKnown, View
 
 AT = 1795294800.0
@@ -77,7 +78,8 @@ def view(node: str = "w1", state: KeeperState | None = None, of: Inventory = INV
     settings = planning.Settings(node, 0x0FF00000, 4799, 1450, ("10.244.0.0/16",))
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
-    plan = planning.build(of, settings, {"eth1": "192.0.2.7"}, masters).plan
+    facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("192.0.2.7/24",), forwarding=True)}
+    plan = planning.build(of, settings, facts, masters).plan
     attachments = (
         attached(plan, "api", {"app": "backend"}, ("backend",)),
         attached(plan, "both", {"app": "backend", "pay": "yes"}, ("backend", "payments")),
@@ -98,7 +100,7 @@ def test_status_of_a_worker() -> None:
     assert partner == {
         "gateway": "partner", "ip": "192.0.2.7", "mode": BASIC, "master": "g1", "epoch": 3,
         "since": "2026-11-21T21:00:00Z", "state": "none", "reason": "", "pods": 2, "eligible": ["g1", "g2"],
-        "survivor": False, "whenNoGateway": "Drop", "lastChange": None,
+        "survivor": False, "whenNoGateway": "Drop", "lastChange": None, "conflict": "",
     }  # fmt: skip
     assert answer["members"] == [
         {"node": "g1", "alive": True, "ready": True, "reason": "", "lastHeardMs": 40},

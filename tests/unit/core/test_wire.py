@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway_agent.core.voters import VoterSet
@@ -144,6 +144,7 @@ def test_the_source_must_be_the_senders_address() -> None:
     assert b.counters["wrong_address"] == 1
 
 
+@example(b"\x97\xa4\x00\x00\x00\x80", True).via("a name that is no UTF-8")
 @given(st.binary(max_size=200), st.booleans())
 def test_nothing_that_comes_in_is_an_exception(noise: bytes, signed: bool) -> None:
     _, b = acquainted()

@@ -197,7 +197,7 @@ def test_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str], stale: boo
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["explain"], ["status", "-o", "yaml"], ["drain"], ["status", "more"], ["validate"]]
+    "arguments", [[], ["explain"], ["status", "-o", "yaml"], ["handover", "partner"], ["status", "more"], ["validate"]]
 )
 def test_wrong_calls(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:

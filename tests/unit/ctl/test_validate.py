@@ -89,3 +89,19 @@ def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_directory_without_manifests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["validate", str(tmp_path)]) == 1
     assert "holds no manifests" in capsys.readouterr().out
+
+
+def test_a_node_that_no_tunnel_would_reach(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    node = (
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {}}}\n"
+        "status: {{addresses: [{{type: InternalIP, address: '{}'}}]}}\n"
+    )
+    path = tmp_path / "nodes.yaml"
+    addresses = {"a": "10.0.0.1", "b": "10.0.0.2", "c": "fd00::3"}
+    path.write_text("---\n".join(node.format(*item) for item in addresses.items()))
+    assert main(["validate", str(path)]) == 1
+    assert capsys.readouterr().out.startswith(
+        f"{path} (document 3): status.addresses: node c has no IPv4 address, and the tunnels of this cluster are over"
+    )
+    path.write_text("---\n".join(node.format(name, f"fd00::{name}") for name in addresses))
+    assert main(["validate", str(path)]) == 0

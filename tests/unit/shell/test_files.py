@@ -142,7 +142,8 @@ def test_what_cannot_be_read_is_reported_and_keeps_the_rest(store: FilesStore) -
 def test_an_edit_is_seen_within_a_second(store: FilesStore) -> None:
     async def story() -> tuple[list[str], list[str]]:
         async def following(inventories: AsyncIterator[Inventory]) -> list[str]:
-            return names(await asyncio.wait_for(anext(inventories), 1.0))
+            async with asyncio.timeout(1.0):
+                return names(await anext(inventories))
 
         inventories = store.inventories()
         first = await following(inventories)

@@ -1,0 +1,123 @@
+"""Which way a packet goes, as nftables rules: an interface's tag and a destination become the mark of a slot. Pure.
+
+As in :mod:`cni.ruleset`, no lookup lets a packet out by finding nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterator, Sequence
+from typing import Union
+
+from .kernel import ids
+from .plan import Plan, PlanEgressIP, PolicySet, Way
+from .ruleset import CONFIRMED, GROUP_MASK, KEYWORDS, Marks, chain, dispatch, mapping
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
+
+
+def bridge_chains(plan: Plan) -> Iterator[str]:
+    """The whole ``bridge`` table: ``inet`` cannot see through which port of a bridge a packet came, so here its tag
+    becomes a mark."""
+    marks = Marks(plan)
+    rules = [f"{TAGGED} goto tagged", f"meta mark and {marks.mask} != 0 {marks.clear}"]
+    yield chain("tag", rules, "filter hook prerouting priority -300")
+    yield dispatch("tagged", "iifgroup", "devgroup", {str(s.group): f"set_{s.number}" for s in plan.policy_sets})
+    for policy_set in plan.policy_sets:
+        yield chain(f"set_{policy_set.number}", [marks.put("meta", marks.of(policy_set.number))])
+
+
+def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Chains, maps and sets of the ``inet`` table; what has its mark by then is left to the guards."""
+    yield chain("steer", _steer(marks), "filter hook prerouting priority dstnat + 10")
+    groups = {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
+    yield chain("tagged", ["ct direction reply goto tagged_answer", "goto tagged_question"])
+    yield dispatch("tagged_question", "iifgroup", "devgroup", groups)
+    # Answers of a tagged pod go back the way the question came; of a group that stands for nothing not even these.
+    yield dispatch("tagged_answer", "iifgroup", "devgroup", dict.fromkeys(groups, "answer"))
+    yield chain("answer", [f"{marks.clear} accept"])
+    by_mark = {marks.of(s.number): f"set_{s.number}" for s in plan.policy_sets}
+    yield dispatch("marked", f"meta mark and {marks.mask}", "mark", by_mark)
+    yield from _sets(plan, marks)
+    for egress in plan.egress_ips:
+        yield chain(f"go_{egress.slot}", _go(egress, marks))
+    yield chain("unsteered", [f"meta mark and {marks.mask} != 0 {marks.clear}", f"{marks.own} goto stray"])
+    yield chain("stray", _stray())
+
+
+def _steer(marks: Marks) -> Iterator[str]:
+    yield f"{TAGGED} goto tagged"
+    yield f"ct direction reply {marks.clear} accept"
+    # Before it is routed: the address inside the tunnels may be none of this node's.
+    yield f'iifname "{ids.BACK_DEVICE}" counter drop'
+    # Elsewhere than behind a bridge the mark is not from our bridge table, but somebody else's.
+    for kind in ("bridge", "vlan"):
+        yield f'meta iifkind "{kind}" meta mark and {marks.mask} != 0 goto marked'
+    yield "goto unsteered"
+
+
+def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
+    """The chain of each policy set, and its ways as maps. A map is named by what it holds and never changes."""
+    egress_ips = {egress.id: egress for egress in plan.egress_ips}
+    written = set()
+    for policy_set in plan.policy_sets:
+        rules = [marks.clear]
+        for version, keyword in KEYWORDS.items():
+            elements = list(_elements(policy_set, version, egress_ips))
+            if elements:
+                name = f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+                if name not in written:
+                    written.add(name)
+                    yield mapping(name, f"ipv{version}_addr", elements, interval=True)
+                rules += [f"{keyword} daddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
+        yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered"])
+
+
+def _elements(policy_set: PolicySet, version: int, egress_ips: dict[str, PlanEgressIP]) -> Iterator[str]:
+    ways = [(network, way) for network, way in _networks(policy_set) if network.version == version]
+    for network, way in ways:
+        yield f"{network} : {_verdict(egress_ips.get(way.egress_id), version)}"
+    for between in _gaps([network for network, _ in ways]):
+        yield f"{between} : goto unsteered"
+
+
+def _networks(policy_set: PolicySet) -> Iterator[tuple[Network, Way]]:
+    for way in policy_set.ways:
+        yield ipaddress.ip_network(way.prefix), way
+
+
+def _gaps(networks: Sequence[Network]) -> Iterator[str]:
+    """The ranges between disjoint networks of one family, so that both together are every address."""
+    if not networks:
+        return
+    free = 0
+    kind = type(networks[0].network_address)
+    for network in sorted(networks, key=lambda network: int(network.network_address)):
+        if int(network.network_address) > free:
+            yield f"{kind(free)}-{network.network_address - 1}"
+        free = int(network.broadcast_address) + 1
+    if free < 1 << networks[0].max_prefixlen:
+        yield f"{kind(free)}-{kind((1 << networks[0].max_prefixlen) - 1)}"
+
+
+def _verdict(egress: PlanEgressIP | None, version: int) -> str:
+    if egress is None:
+        return "drop"
+    served = bool(egress.master) and egress.family == version
+    return "goto unsteered" if egress.direct and not served else f"goto go_{egress.slot}"
+
+
+def _go(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+    slot = marks.of(egress.slot)
+    # A connection keeps the source address of its first packet: it cannot change over to another way.
+    yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto stray"
+    yield "ct state invalid,untracked goto stray"
+    yield marks.put("ct", slot)
+    yield marks.put("meta", slot)
+
+
+def _stray() -> Iterator[str]:
+    yield "meta l4proto tcp ct state established counter reject with tcp reset"
+    yield "counter drop"

@@ -1,0 +1,60 @@
+"""The device that carries the egress nodes' connection tables to each other. Pure.
+
+What is sent into it by multicast is copied by the kernel to each partner; the underlay sees unicast between nodes only,
+and from known nodes only it is taken in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .kernel import ids
+from .kernel.state import Address, Fdb, Setting, Vxlan
+from .plan import Plan, PlanNode
+
+
+def partners(plan: Plan) -> tuple[PlanNode, ...]:
+    """The nodes that can be master, as this one can, of an egress IP whose connections are synced."""
+    shared = (egress for egress in plan.egress_ips if egress.sync and plan.node in egress.eligible)
+    names = {name for egress in shared for name in egress.eligible} - {plan.node}
+    me = plan.me
+    if me is None:
+        return ()
+    # The two ends of a tunnel are of one family.
+    return tuple(n for n in plan.nodes if n.name in names and (":" in n.address) == (":" in me.address))
+
+
+def vxlan(plan: Plan, me: PlanNode) -> Vxlan:
+    alias = "egress-gateway connection sync"
+    return Vxlan(ids.SYNC_DEVICE, ids.SYNC_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
+
+
+def address() -> Address:
+    return Address(ids.SYNC_DEVICE, ids.SYNC_ADDRESS, 32)
+
+
+def settings(plan: Plan) -> Iterator[Setting]:
+    # All have the same address there, and no route leads back.
+    for name, value in (("accept_local", "1"), ("rp_filter", "2")):
+        yield Setting(ids.SYNC_DEVICE, "ipv4", name, value)
+    if plan.mtu >= ids.IPV6_MIN_MTU:
+        yield Setting(ids.SYNC_DEVICE, "ipv6", "disable_ipv6", "1")
+
+
+def fdb(plan: Plan) -> Iterator[Fdb]:
+    for node in partners(plan):
+        yield Fdb(ids.SYNC_DEVICE, ids.EVERYWHERE, node.address)
+
+
+def input_rules(plan: Plan) -> Iterator[str]:
+    """nftables rules: the partners' word, and nobody else's."""
+    if not partners(plan):
+        return
+    yield f'iifname "{ids.SYNC_DEVICE}" ip daddr {ids.SYNC_GROUP} udp dport {ids.SYNC_PORT} accept'
+    yield f"udp dport {ids.SYNC_PORT} counter drop"
+
+
+def leave_rules(plan: Plan) -> Iterator[str]:
+    """Of the node's own words only, and as they are."""
+    if partners(plan):
+        yield f'oifname "{ids.SYNC_DEVICE}" udp dport {ids.SYNC_PORT} accept'

@@ -1,0 +1,132 @@
+"""ARP and neighbour discovery frames, as bytes: who has which address. Pure.
+
+Frames begin with their Ethernet header. MACs are six octets of hex digits with colons between.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+
+ETH_P_ARP = 0x0806
+ETH_P_IPV6 = 0x86DD
+HEADER = 14
+"""Bytes of the Ethernet header."""
+BROADCAST = b"\xff" * 6
+ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
+SOLICITED_NODE = ipaddress.IPv6Address("ff02::1:ff00:0").packed
+UNSPECIFIED = bytes(16)
+
+# RFC 826; the numbers of an Ethernet and IPv4 packet
+ARP = struct.Struct("!HHBBH6s4s6s4s")
+ARP_REQUEST = 1
+OF_ETHERNET = (1, 0x0800, 6, 4)
+
+# RFC 8200, RFC 4861
+ICMPV6 = 58
+NEIGHBOR_SOLICITATION = 135
+NEIGHBOR_ADVERTISEMENT = 136
+OVERRIDE = 0x20000000
+TARGET_LINK_LAYER_ADDRESS = 2
+HOP_LIMIT = 255
+IPV6 = struct.Struct("!IHBB16s16s")
+NEIGHBOR = struct.Struct("!BBHI16s")
+"""Type, code, checksum, flags, target; the header of both messages."""
+
+
+# Where a frame has what the kernel's filter looks at, in bytes
+SENDER_AT = HEADER + 14
+PROTOCOL_AT = HEADER + 6
+TYPE_AT = HEADER + IPV6.size
+TARGET_AT = TYPE_AT + 8
+
+
+def canonical(address: str) -> str:
+    """The one way to write an address in which :func:`claimant` gives it. Raises ValueError where it is none."""
+    return str(ipaddress.ip_address(address))
+
+
+def gratuitous(address: str, mac: str) -> bytes:
+    """An ARP *request* by and for ``address`` (RFC 5227, section 3): all who know the address learn the MAC.
+
+    Not a reply: Linux ignores one for a second after a change.
+    """
+    return _arp(_ipv4(address), _ipv4(address), _octets(mac))
+
+
+def advertisement(address: str, mac: str) -> bytes:
+    """An unsolicited neighbour advertisement to all nodes, with the override flag (RFC 4861, section 7.2.6)."""
+    raw = ipaddress.IPv6Address(address).packed
+    option = struct.pack("!BB6s", TARGET_LINK_LAYER_ADDRESS, 1, _octets(mac))
+    message = NEIGHBOR.pack(NEIGHBOR_ADVERTISEMENT, 0, 0, OVERRIDE, raw) + option
+    return _neighbor(raw, ALL_NODES, _octets(mac), message)
+
+
+def probe(address: str, mac: str) -> bytes:
+    """Asks who has ``address``, and claims nothing: RFC 5227, section 2.1.1; IPv6: RFC 4862, section 5.4.2."""
+    if ":" not in address:
+        return _arp(bytes(4), _ipv4(address), _octets(mac))
+    raw = ipaddress.IPv6Address(address).packed
+    message = NEIGHBOR.pack(NEIGHBOR_SOLICITATION, 0, 0, 0, raw)
+    return _neighbor(UNSPECIFIED, SOLICITED_NODE[:13] + raw[13:], _octets(mac), message)
+
+
+def claimant(frame: bytes) -> tuple[str, str] | None:
+    """The address that a frame's sender says it has, and the sender's MAC.
+
+    Any ARP packet with a sender address says so, and any neighbour advertisement. None for other frames.
+    """
+    kind = frame[12:HEADER]
+    if kind == struct.pack("!H", ETH_P_ARP) and len(frame) >= HEADER + ARP.size:
+        *types, _, mac, sender, _, _ = ARP.unpack_from(frame, HEADER)
+        if tuple(types) == OF_ETHERNET and any(sender):
+            return str(ipaddress.IPv4Address(sender)), mac.hex(":")
+    if kind == struct.pack("!H", ETH_P_IPV6) and len(frame) >= HEADER + IPV6.size + NEIGHBOR.size:
+        _, _, protocol, hops, _, _ = IPV6.unpack_from(frame, HEADER)
+        icmp_type, code, _, _, target = NEIGHBOR.unpack_from(frame, HEADER + IPV6.size)
+        # With fewer hops it has come through a router, and is a forgery (RFC 4861, section 7.1.2).
+        if (protocol, hops, icmp_type, code) == (ICMPV6, HOP_LIMIT, NEIGHBOR_ADVERTISEMENT, 0):
+            return str(ipaddress.IPv6Address(target)), (_link_layer(frame) or frame[6:12]).hex(":")
+    return None
+
+
+def _arp(sender: bytes, target: bytes, mac: bytes) -> bytes:
+    header = BROADCAST + mac + struct.pack("!H", ETH_P_ARP)
+    return header + ARP.pack(*OF_ETHERNET, ARP_REQUEST, mac, sender, bytes(6), target)
+
+
+def _neighbor(source: bytes, group: bytes, mac: bytes, message: bytes) -> bytes:
+    """The frame to a multicast group, with the checksum filled in (RFC 8200, section 8.1)."""
+    checksum = _checksum(source + group + struct.pack("!II", len(message), ICMPV6) + message)
+    message = message[:2] + struct.pack("!H", checksum) + message[4:]
+    header = b"\x33\x33" + group[12:] + mac + struct.pack("!H", ETH_P_IPV6)
+    return header + IPV6.pack(6 << 28, len(message), ICMPV6, HOP_LIMIT, source, group) + message
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071; ``data`` has an even number of bytes."""
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def _link_layer(frame: bytes) -> bytes:
+    """The MAC in an advertisement's options; empty where there is none."""
+    options = frame[HEADER + IPV6.size + NEIGHBOR.size :]
+    while len(options) >= 8 and options[1]:
+        if options[0] == TARGET_LINK_LAYER_ADDRESS and options[1] == 1:
+            return options[2:8]
+        options = options[8 * options[1] :]
+    return b""
+
+
+def _ipv4(address: str) -> bytes:
+    return ipaddress.IPv4Address(address).packed
+
+
+def _octets(mac: str) -> bytes:
+    octets = bytes.fromhex(mac.replace(":", ""))
+    if len(octets) != 6:
+        raise ValueError(f"{mac!r} is no MAC address")
+    return octets

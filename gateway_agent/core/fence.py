@@ -1,0 +1,104 @@
+"""The fence as nftables text: what leaves with a virtual address, and is not let through, is dropped. Pure.
+
+Who may speak stands in the sets ``open4`` and ``open6``, whose elements the lease keeper writes and the kernel lets
+expire (:mod:`gateway_agent.shell.fence`). The table stands on every node that can be master. It hooks behind routing,
+NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP, neighbour discovery, TCP)
+and raw frames pass here too (Linux 5.16).
+
+As in :mod:`cni.ruleset`, no lookup lets a frame out by finding nothing: the maps cover the whole address space.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterator, Sequence
+
+from cni.kernel import ids
+from cni.ruleset import chain, interface, mapping, transaction
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def fence_nft(addresses: Sequence[str], devices: Sequence[str]) -> str:
+    """One nft transaction that replaces the fence; it removes it where there are no addresses or no devices.
+
+    ``devices``: by which anything could leave; on kernels before 6.16 each must exist. One whose name nft cannot take
+    is left out: :func:`cni.ruleset.way_out` sends nothing by it either. Raises :class:`ValueError` where an address is
+    none.
+    """
+    parsed = {ipaddress.ip_address(address) for address in addresses}
+    names = sorted({device for device in devices if interface(device)})
+    return transaction("netdev", ids.NFT_FENCE, _blocks(parsed, names) if parsed and names else ())
+
+
+def _blocks(addresses: set[Address], devices: list[str]) -> Iterator[str]:
+    yield _timed_set(ids.FENCE_TICKETS, "mark")
+    yield _timed_set(ids.FENCE_OPEN4, "ipv4_addr")
+    yield _timed_set(ids.FENCE_OPEN6, "ipv6_addr")
+    yield chain("speak4", [f"ip saddr @{ids.FENCE_OPEN4} accept", "counter drop"])
+    yield chain("speak_arp", [f"arp saddr ip @{ids.FENCE_OPEN4} accept", "counter drop"])
+    yield chain("speak6", [f"ip6 saddr @{ids.FENCE_OPEN6} accept", "counter drop"])
+    rules = list(_honest())
+    for version, judge in ((4, _judge4), (6, _judge6)):
+        of_version = sorted((a for a in addresses if a.version == version), key=int)
+        if of_version:
+            blocks, more = judge(of_version)
+            yield from blocks
+            rules += more
+    for device in devices:
+        name = f"device_{hashlib.sha256(device.encode()).hexdigest()[:16]}"
+        yield chain(name, rules, f"filter hook egress device {interface(device)} priority filter")
+
+
+def _honest() -> Iterator[str]:
+    """A raw socket may tell the kernel another protocol than the frame has."""
+    for protocol, number in (("arp", "0x0806"), ("ip", "0x0800"), ("ip6", "0x86dd")):
+        yield f"meta protocol != {protocol} @ll,96,16 {number} counter drop"
+
+
+def _judge4(addresses: list[Address]) -> tuple[list[str], list[str]]:
+    """Blocks, and rules for each device."""
+    mark = _hash(addresses)
+    blocks = [
+        mapping(f"{name}_{mark}", "ipv4_addr", _verdicts(addresses, target), interval=True)
+        for name, target in (("claims4", "speak_arp"), ("virtual4", "speak4"))
+    ]
+    rules = [f"arp saddr ip vmap @claims4_{mark}", "meta protocol arp counter drop"]
+    return blocks, [*rules, f"ip saddr vmap @virtual4_{mark}", "meta protocol ip counter drop"]
+
+
+def _judge6(addresses: list[Address]) -> tuple[list[str], list[str]]:
+    """Who advertises a virtual address must do so by that address, and so comes to the look at the source."""
+    mark = _hash(addresses)
+    # nft 1.0.6 has no name for the target of an advertisement, and no map by what it has no name for.
+    claims = [f"@th,64,128 {int(address):#034x} ip6 saddr != {address} counter drop" for address in addresses]
+    virtual = mapping(f"virtual6_{mark}", "ipv6_addr", _verdicts(addresses, "speak6"), interval=True)
+    rules = [f"icmpv6 type nd-neighbor-advert jump claims6_{mark}", f"ip6 saddr vmap @virtual6_{mark}"]
+    return [chain(f"claims6_{mark}", claims), virtual], [*rules, "meta protocol ip6 counter drop"]
+
+
+def _hash(addresses: list[Address]) -> str:
+    """Maps are named by what they hold: so another one can be filled before anything leads to it."""
+    return hashlib.sha256(" ".join(map(str, addresses)).encode()).hexdigest()[:16]
+
+
+def _verdicts(addresses: list[Address], target: str) -> Iterator[str]:
+    """The whole address space, as elements of a map: to ``target``, and all between them accepted."""
+    kind, free = type(addresses[0]), 0
+    for address in addresses:
+        if int(address) > free:
+            yield _between(kind(free), address - 1)
+        yield f"{address} : goto {target}"
+        free = int(address) + 1
+    if free < 1 << addresses[0].max_prefixlen:
+        yield _between(kind(free), kind((1 << addresses[0].max_prefixlen) - 1))
+
+
+def _between(first: Address, last: Address) -> str:
+    return f"{first} : accept" if first == last else f"{first}-{last} : accept"
+
+
+def _timed_set(name: str, key: str) -> str:
+    """A set whose elements come at run time, as text."""
+    return f"\tset {name} {{\n\t\ttype {key}\n\t\tflags timeout\n\t}}\n"

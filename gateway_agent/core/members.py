@@ -1,0 +1,49 @@
+"""The other egress nodes, as this one hears them: who is there, and who is suspect."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from .lease import NEVER
+from .membership import Member
+
+
+class Members:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Member] = {}
+        self._missed_at: dict[str, int] = {}
+        self._heard: frozenset[str] = frozenset()
+
+    def get(self, name: str) -> Member | None:
+        """By its last heartbeat; None where there was none."""
+        return self._by_name.get(name)
+
+    def meet(self, name: str, member: Member) -> bool:
+        """A heartbeat has come. Whether it says something new."""
+        before = self._by_name.get(name)
+        self._by_name[name] = member
+        return before is None or replace(before, heard_at=member.heard_at) != member
+
+    def limit(self, names: Collection[str]) -> None:
+        """Forgets all others."""
+        self._by_name = {name: member for name, member in self._by_name.items() if name in names}
+
+    def heard(self, suspect_ns: int, now: int) -> dict[str, Member]:
+        """Those that are not suspect: heard within ``suspect_ns``."""
+        heard = {name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns}
+        self._missed_at.update(dict.fromkeys(self._by_name.keys() - heard.keys(), now))
+        self._heard = frozenset(heard)
+        return heard
+
+    @property
+    def missed_at(self) -> Mapping[str, int]:
+        """When each was last found suspect."""
+        return self._missed_at
+
+    def next_suspicion(self, suspect_ns: int) -> int:
+        """When the next of those that were heard at the last look becomes suspect."""
+        heard_at = (member.heard_at for name, member in self._by_name.items() if name in self._heard)
+        return min(heard_at, default=NEVER) + suspect_ns + 1

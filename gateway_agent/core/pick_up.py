@@ -1,0 +1,129 @@
+"""TCP connections that another master opened, as nftables rules: each goes on, or ends with a reset. Pure.
+
+Without ``connectionSync`` a new master knows no connection. One with a virtual address is picked up by the next packet
+of its pod, and goes on as long as it keeps its source port. Two of different workers may have the same one: then the
+master before had to replace that of one of them, and nobody here knows whose.
+
+* The second of the two that comes here finds its port taken. The kernel drops its first packet where it would be
+  confirmed; so who is still unknown when it sends again is told that it cannot go on.
+* The first of the two gets the port, be it right or wrong. If it is wrong, the other end takes its segments for the
+  other connection's, out of every window, and answers each with an empty acknowledgement (RFC 9293, section 3.10.7.4).
+  So who sends the same segment again and again, though it is answered, is told that it cannot go on.
+
+In basic mode the address changes with the master: nothing can go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cni.kernel import ids
+from cni.plan import PlanEgressIP
+from cni.ruleset import KEYWORDS, MIDDLE, chain
+
+WATCHED = 20
+"""Seconds that a connection is looked at after it was picked up: TCP sends four or five times within that."""
+FRESH = "100ms"
+"""TCP sends again after twice that at the earliest (``TCP_RTO_MIN``)."""
+SEED = 0xE96B
+"""So that each rule gets the same number."""
+ROOM = 65536
+"""Connections that are looked at, at most; what finds no room goes on as it can."""
+
+
+def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
+    """Sets and chains. ``ready``: what this node can serve."""
+    families = sorted({egress.family for egress in ready if egress.address})
+    for family in families:
+        yield from _sets(family)
+        yield chain(f"picked_up{family}", _first_packets(family))
+        yield chain(f"taken{family}", _taken(family))
+        yield chain(f"segment{family}", _segment(family))
+        yield chain(f"repeated{family}", _repeated(family))
+        yield chain(f"answer{family}", _answer(family))
+    yield chain("pick_up", _rules(ready, families), "filter hook forward priority filter - 10")
+
+
+def _rules(ready: tuple[PlanEgressIP, ...], families: list[int]) -> Iterator[str]:
+    for egress in ready:
+        end = f"goto picked_up{egress.family}" if egress.address else "counter reject with tcp reset"
+        yield f'iifname "{egress.device}" ct state new {MIDDLE} {end}'
+    for family in families:
+        of = f"ct state established meta nfproto ipv{family}"
+        # With data for certain: headers are not longer than that.
+        for loaded in ("tcp flags & (syn | rst | psh) == psh", f"{MIDDLE} meta length > 100"):
+            yield f'iifname "{ids.DEVICE_PREFIX}*" {of} {loaded} {_ends(family)} @tried{family} goto segment{family}'
+        empty = "tcp flags & (fin | syn | rst | psh | ack) == ack meta length <= 100"
+        yield f'oifname "{ids.BACK_DEVICE}" {of} {empty} {_ends_back(family)} @tried{family} goto answer{family}'
+
+
+def _ends(family: int) -> str:
+    """A connection, by a packet of the pod's."""
+    keyword = KEYWORDS[family]
+    return f"{keyword} saddr . tcp sport . {keyword} daddr . tcp dport"
+
+
+def _ends_back(family: int) -> str:
+    """The same, by a packet of the other end's."""
+    keyword = KEYWORDS[family]
+    return f"{keyword} daddr . tcp dport . {keyword} saddr . tcp sport"
+
+
+def _segment_of(family: int) -> str:
+    """A segment, as a number of 32 bits: nft 1.0.6 dies of listing a set of ends with sequence numbers."""
+    return f"jhash {_ends(family)} . tcp sequence mod 0xffffffff seed {SEED:#x}"
+
+
+def _sets(family: int) -> Iterator[str]:
+    ends, keyword = _ends(family), KEYWORDS[family]
+    yield _memory(f"tried{family}", ends)
+    yield _memory(f"fresh{family}", ends, FRESH)
+    # The outside's end and the port that two want.
+    yield _memory(f"contested{family}", f"{keyword} daddr . tcp dport . tcp sport")
+    yield _memory(f"answered{family}", ends)
+    for name in ("sent", "doubted"):
+        yield _memory(f"{name}{family}", "tcp sequence")
+
+
+def _memory(name: str, key: str, lasting: str = f"{WATCHED}s") -> str:
+    """A set that rules fill, as text."""
+    lines = (f"typeof {key}", f"size {ROOM}", "flags dynamic,timeout", f"timeout {lasting}")
+    return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
+
+
+def _first_packets(family: int) -> Iterator[str]:
+    # Where a set is full, what would add to it ends its rule: so the verdicts stand in others.
+    ends = _ends(family)
+    # Two processors may have a packet each of a connection that is not confirmed yet.
+    yield f"{ends} @fresh{family} accept"
+    yield f"{ends} @tried{family} goto taken{family}"
+    yield f"add @fresh{family} {{ {ends} }}"
+    yield f"add @tried{family} {{ {ends} }}"
+    yield f"add @sent{family} {{ {_segment_of(family)} }}"
+
+
+def _taken(family: int) -> Iterator[str]:
+    keyword = KEYWORDS[family]
+    yield f"add @contested{family} {{ {keyword} daddr . tcp dport . tcp sport }}"
+    yield "counter reject with tcp reset"
+
+
+def _segment(family: int) -> Iterator[str]:
+    segment = _segment_of(family)
+    yield f"{segment} @sent{family} goto repeated{family}"
+    yield f"add @sent{family} {{ {segment} }}"
+
+
+def _repeated(family: int) -> Iterator[str]:
+    ends, keyword = _ends(family), KEYWORDS[family]
+    segment = _segment_of(family)
+    yield f"{ends} != @answered{family} accept"
+    yield f"{keyword} daddr . tcp dport . tcp sport @contested{family} counter reject with tcp reset"
+    # Nobody else wants the port, and an answer can be lost: it must have been answered twice.
+    yield f"{segment} @doubted{family} counter reject with tcp reset"
+    yield f"delete @answered{family} {{ {ends} }}"
+    yield f"add @doubted{family} {{ {segment} }}"
+
+
+def _answer(family: int) -> Iterator[str]:
+    yield f"add @answered{family} {{ {_ends_back(family)} }}"

@@ -1,0 +1,175 @@
+"""The virtual addresses that this node serves: what the kernel is told, and when they are announced.
+
+The kernel's fence lets nothing out that bears a virtual address unless it is open. It is opened in two steps, so that
+no delay of this process, between whatever two lines, opens it for longer than the lease lasts: before a request goes
+out, a *ticket* with a time-out is laid down in the kernel; what a majority has granted opens the fence only as long as
+that request's ticket lies there, in one transaction. Both time-outs together are shorter than the lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from .keeping import EgressWish
+from .lease import MARGIN_NS, MILLISECOND, NEVER, RATE_BOUND, SECOND, Request, Tenure, ticket_ns
+
+ANNOUNCED_NS = tuple(ms * MILLISECOND for ms in (0, 20, 100, 300, 1000, 1200))
+"""When an address is announced after a takeover: an announcement can be lost, and Linux ignores some for a second."""
+REMINDER_NS = 60 * SECOND
+PROBE_NS = 5 * SECOND
+"""How often a master asks whether somebody else has its address: one that only answers others is not heard else."""
+GRACE_NS = 100 * MILLISECOND
+"""What is heard so soon after a takeover may be the last word of the master before."""
+CONTESTED_NS = 1 * SECOND
+"""Announcements against another claimant come no more often, in the long run."""
+CONTESTED_AT_ONCE = 3
+"""So many of them need not wait: until ours is heard, packets go to the other machine."""
+
+
+class Ticket(msgspec.Struct, frozen=True):
+    number: int
+    lifetime_ns: int
+
+
+class Open(msgspec.Struct, frozen=True):
+    """Opens the fence, if the ticket is still there."""
+
+    number: int
+    addresses: tuple[str, ...]
+    lifetime_ns: int
+
+
+class Close(msgspec.Struct, frozen=True):
+    """Takes effect before whatever follows: others may be told that they can have the addresses."""
+
+    addresses: tuple[str, ...]
+
+
+class AddAddress(msgspec.Struct, frozen=True):
+    address: str
+    interface: str
+
+
+class RemoveAddress(msgspec.Struct, frozen=True):
+    address: str
+    interface: str
+
+
+class Announce(msgspec.Struct, frozen=True):
+    address: str
+    interface: str
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Asks who else has the address."""
+
+    address: str
+    interface: str
+
+
+Effect = Ticket | Open | Close | AddAddress | RemoveAddress | Announce | Probe
+
+
+def open_ns(duration_ns: int) -> int:
+    """With the ticket's time it is shorter than any voter's grant, whatever the clocks' rates."""
+    return int(duration_ns * (1 - 2 * RATE_BOUND)) - MARGIN_NS - ticket_ns(duration_ns)
+
+
+@dataclass
+class _Place:
+    address: str
+    interface: str
+    opened_by: int = 0
+    """The request whose grants have opened the fence last."""
+    announcements: list[int] = field(default_factory=list)
+    since: int = 0
+    probe_at: int = 0
+    contested_at: int = -NEVER
+    """When it was, or will be, announced last against another claimant."""
+    turn: int = -NEVER
+    """When the next such announcement would come if all were spaced evenly."""
+
+
+class Serving:
+    """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, _Place] = {}
+        self._tickets: list[Ticket] = []
+
+    def addresses(self) -> dict[str, str]:
+        """What stands on this node by right: interfaces by address."""
+        return {place.address: place.interface for place in self._places.values()}
+
+    def ask(self, request: Request, wishes: Mapping[str, EgressWish]) -> None:
+        """To be called with each request before it is sent."""
+        if any(identity in wishes and wishes[identity].address for identity in request.claims):
+            self._tickets.append(Ticket(request.seq, ticket_ns(request.duration_ns)))
+
+    def follow(
+        self, held: Mapping[str, Tenure], wishes: Mapping[str, EgressWish], duration_ns: int, now: int
+    ) -> tuple[list[Effect], list[Effect]]:
+        """What is to be done, in this order, before anything is sent, and what after that.
+
+        ``held``: the leases that run. The workers hear of a new master before it has its address: answers that come
+        back through it need none, and those packets are on their way for longer than that takes.
+        """
+        served = {
+            # One that is about to leave goes on where it stands.
+            identity: wish.interface or self._places[identity].interface
+            for identity in held
+            if (wish := wishes.get(identity)) and wish.address and (wish.interface or identity in self._places)
+        }
+        effects = [*self._leave(served), *self._tickets]
+        self._tickets = []
+        opened: dict[int, list[str]] = {}
+        added: list[Effect] = []
+        for identity, interface in served.items():
+            place = self._places.get(identity)
+            if place is None:
+                place = self._places[identity] = _Place(wishes[identity].address, interface)
+                place.announcements = [now + after for after in ANNOUNCED_NS]
+                place.since, place.probe_at = now, now + SECOND
+                added.append(AddAddress(place.address, place.interface))
+            if held[identity].granted_seq > place.opened_by:
+                place.opened_by = held[identity].granted_seq
+                opened.setdefault(place.opened_by, []).append(place.address)
+        effects += [Open(seq, tuple(addresses), open_ns(duration_ns)) for seq, addresses in sorted(opened.items())]
+        return effects, [*added, *self._announce(now)]
+
+    def _leave(self, served: Mapping[str, str]) -> Iterable[Effect]:
+        gone = [place for identity, place in self._places.items() if served.get(identity) != place.interface]
+        self._places = {i: place for i, place in self._places.items() if place not in gone}
+        if gone:
+            yield Close(tuple(place.address for place in gone))
+        for place in gone:
+            yield RemoveAddress(place.address, place.interface)
+
+    def _announce(self, now: int) -> Iterable[Effect]:
+        for place in self._places.values():
+            due = [at for at in place.announcements if at <= now]
+            if due:
+                rest = [at for at in place.announcements if at > now]
+                place.announcements = rest or [now + REMINDER_NS]
+                yield Announce(place.address, place.interface)
+            if now >= place.probe_at:
+                place.probe_at = now + PROBE_NS
+                yield Probe(place.address, place.interface)
+
+    def contest(self, address: str, now: int) -> str:
+        """Another machine claims the address: it is announced again. The id; empty where this node serves it not."""
+        for identity, place in self._places.items():
+            if place.address == address and now >= place.since + GRACE_NS:
+                if now >= place.contested_at:
+                    # The last word is ours, however soon after the one before the other's comes.
+                    place.contested_at = max(now, place.turn - (CONTESTED_AT_ONCE - 1) * CONTESTED_NS)
+                    place.turn = max(place.turn, place.contested_at) + CONTESTED_NS
+                    place.announcements = sorted([place.contested_at, *place.announcements])
+                return identity
+        return ""
+
+    def next_wake(self) -> int:
+        return min((min(p.announcements[0], p.probe_at) for p in self._places.values()), default=NEVER)

@@ -1,0 +1,64 @@
+"""What a node says to others, in whole messages: its heartbeat, and its subscription to the egress nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .chair import Chair
+from .contact import Contact
+from .keeping import KeeperConfig
+from .lease import SECOND, Claim, Request
+from .mastership import Mastership
+from .outbox import Outbox
+from .placement import draw
+from .voters import Electorate
+from .wire import Heartbeat, Subscribe
+
+SUBSCRIBE_NS = 2 * SECOND
+
+
+class Speech:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(
+        self, electorate: Electorate, contact: Contact, mastership: Mastership, chair: Chair, outbox: Outbox
+    ) -> None:
+        self._electorate = electorate
+        self._contact = contact
+        self._mastership = mastership
+        self._chair = chair
+        self._outbox = outbox
+
+    def heartbeat(self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None) -> Heartbeat:
+        """What this node says of itself; with a ``request`` it asks the voters as well."""
+        mastership, electorate = self._mastership, self._electorate
+        mastership.announcements.limit(mastership.owner.held(now))
+        is_egress = config.node in self._contact.egress_nodes
+        return Heartbeat(
+            seq=request.seq if request else 0,
+            duration_ns=config.duration_ns,
+            voters=electorate.current,
+            accepted=electorate.accepted,
+            asked=request.quorum.asked if request else (),
+            claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()) if request else (),
+            releases=mastership.announcements.releases(now),
+            isolated=is_egress and self._contact.isolated(now),
+            reason="stopping" if stopping else "" if is_egress else "no egress node any more",
+            unready=mastership.unready(),
+            masters=tuple(mastership.announcements.masteries.values()),
+            proposal=self._chair.proposal,
+            warming=mastership.warming(now),
+            known=tuple(mastership.wishes),
+        )
+
+    def subscribe(self, nodes: Iterable[str]) -> None:
+        """Tells ``nodes`` that this one wants to hear of the masters, and what it knows of them."""
+        electorate, known = self._electorate, tuple(self._mastership.followings.known())
+        self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known))
+
+    def subscription_pause(self, config: KeeperConfig, turn: int) -> int:
+        """Nanoseconds: soon where this node still has to learn who votes; else a little less than the period, by
+        a lot that each ``turn`` draws anew."""
+        learning = self._electorate.recovering or self._electorate.current.version == 0
+        pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
+        return pause - draw(config.node, str(turn)) % (pause // 4)

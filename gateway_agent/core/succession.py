@@ -1,0 +1,110 @@
+"""What a node hands over of its own accord, and to whom; and who is to have what others hand over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+from .keeping import EgressWish
+from .lease import SECOND, Release
+from .placement import draw
+from .standing import Situation
+from .voters import CHAIR
+
+YOUNG_NS = 15 * SECOND
+"""For so long after a node has learned of an egress IP it moves to where less is served."""
+MOVE_NS = 4 * SECOND
+"""For so long a wish of an operator waits for its node to become able: it may have been unheard for a moment."""
+HEIR_NS = 1 * SECOND
+"""How long the node to which something was handed over is given precedence."""
+FAILBACK_NS = 10 * SECOND
+"""How long a node must have been the right one before it is given anything back."""
+
+
+class Succession:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self, me: str) -> None:
+        self._moves: dict[str, tuple[str, int]] = {}
+        """By egress id the node that an operator wants as master, and until when."""
+        self._me = me
+        self._homes: dict[str, tuple[str, int]] = {}
+        self._known_since: dict[str, int] = {}
+        self._heirs: dict[str, tuple[str, int]] = {}
+
+    def learn(self, identities: Iterable[str], now: int) -> None:
+        """These are all that there are."""
+        self._known_since = {identity: self._known_since.get(identity, now) for identity in identities}
+
+    def move(self, identity: str, to: str, now: int) -> None:
+        """An operator wants ``to`` as master."""
+        self._moves[identity] = to, now + MOVE_NS
+
+    def inherit(self, release: Release, now: int) -> None:
+        """Somebody, perhaps this node, has let go of something."""
+        if release.heir:
+            self._heirs[release.id] = (release.heir, now + HEIR_NS)
+
+    def heirs(self, now: int) -> dict[str, str]:
+        """Who is to ask first for what was handed over, by egress id."""
+        self._heirs = {i: (heir, until) for i, (heir, until) in self._heirs.items() if now < until}
+        return {identity: heir for identity, (heir, _) in self._heirs.items()}
+
+    def is_open(self, wish: EgressWish, now: int) -> bool:
+        """Whether what this node holds may be for another one."""
+        young = now < self._known_since.get(wish.id, now) + YOUNG_NS
+        return wish.leaving or wish.failback or young or wish.id in self._moves
+
+    def heir(
+        self,
+        wish: EgressWish,
+        order: Sequence[str],
+        ideal: Sequence[str],
+        situation: Situation,
+        mine: Collection[str],
+        sharing: bool,
+        patient: bool,
+        now: int,
+    ) -> tuple[str, str]:
+        """To whom this node hands over what it holds, and why; no reason: it keeps it.
+
+        ``order``: who can serve it, best first; ``ideal``: the same if nobody were master. ``mine``: all that is held.
+        ``sharing``: nothing is on its way to another node, so what each of them serves is known. ``patient``: what is
+        to leave stays here until somebody can serve it.
+        """
+        others = [node for node in order if node != self._me]
+        asked, until = self._moves.get(wish.id, ("", 0))
+        if asked in others or now >= until:
+            self._moves.pop(wish.id, None)
+        if wish.leaving and not wish.ready:
+            return ("", "") if patient and not others else (next(iter(others), ""), wish.reason)
+        if asked in others:
+            return asked, f"handed over to {asked} as asked"
+        home = self._home(wish, ideal, now)
+        if home in others:
+            return home, f"{home} is back (failback: Automatic)"
+        if sharing and now < self._known_since.get(wish.id, now) + YOUNG_NS:
+            return self._share(wish.id, others, situation, len(mine))
+        return "", ""
+
+    def _home(self, wish: EgressWish, ideal: Sequence[str], now: int) -> str:
+        """Where it belongs, where that has been the same node for a while."""
+        home = ideal[0] if wish.failback and ideal and ideal[0] != self._me else ""
+        known, since = self._homes.get(wish.id, ("", now))
+        since = since if home == known else now
+        self._homes[wish.id] = home, since
+        return home if now >= since + FAILBACK_NS else ""
+
+    def _share(
+        self, identity: str, others: Sequence[str], situation: Situation, mine: int
+    ) -> tuple[str, str]:
+        """Another node that serves less, by two at least.
+
+        Only for what is new: an edit reaches the nodes one after another, and the first gets more than its share.
+        """
+        load = Counter(node for i, node in situation.masters.items() if i != CHAIR)
+        known_since, missed_at = self._known_since[identity], situation.missed_at
+        members = {n: m for n, m in situation.members.items() if missed_at.get(n, known_since) <= known_since}
+        settled = [n for n in others if n in members and identity not in members[n].warming]
+        least = min(settled, key=lambda node: (load[node], draw(identity, node)), default="")
+        return (least, f"{least} serves fewer") if least and mine - load[least] >= 2 else ("", "")

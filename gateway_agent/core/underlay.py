@@ -1,0 +1,92 @@
+"""What tunnels and heartbeats go over: one family for the whole cluster, one address for each node. Pure.
+
+The two ends of a tunnel are of one family, and the family must not be each node's own choice: two halves that do not
+hear each other could each take itself for the cluster. So it follows from the inventory, which all nodes share, and
+who has no address of that family is left out: its selected pods reach no gateway, and nothing of them leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from cni.kernel import ids
+from cni.plan import PlanNode
+
+from . import policy
+from .model import Node, Problem
+
+MAPPED = "::ffff:"
+"""IPv4-mapped addresses are never on a wire (RFC 4291, section 2.5.5.2)."""
+
+
+def family(nodes: Iterable[Node]) -> int:
+    """4, or 6 where more nodes have only IPv6 addresses than have an IPv4 one.
+
+    One node of the other kind, more or less, turns nothing round for the others.
+    """
+    found = list(nodes)
+    with_ipv4 = sum(bool(address(node, 4)) for node in found)
+    only_ipv6 = sum(bool(address(node, 6)) and not address(node, 4) for node in found)
+    return 6 if only_ipv6 > with_ipv4 else 4
+
+
+def address(node: Node, family: int) -> str:
+    """The first of a node's addresses of this family that others can reach; empty where it has none."""
+    return next((a for a in node.addresses if (6 if ":" in a else 4) == family and _reachable(a)), "")
+
+
+def own_address(nodes: Iterable[Node], name: str) -> str:
+    """Where the tunnels of the node with this name end; empty where it has no such address."""
+    found = list(nodes)
+    chosen = family(found)
+    return next((address(node, chosen) for node in found if node.name == name), "")
+
+
+def place(nodes: Iterable[Node], problems: list[Problem]) -> tuple[PlanNode, ...]:
+    """The nodes that tunnels can lead to, by name; why another one is left out goes to ``problems``."""
+    return tuple(_placed(sorted(nodes, key=lambda node: node.name), problems))
+
+
+def _placed(nodes: Sequence[Node], problems: list[Problem]) -> Iterator[PlanNode]:
+    chosen = family(nodes)
+    owners: dict[str, str] = {}
+    for node in nodes:
+        own = address(node, chosen)
+        if not own:
+            problems.append(Problem(node.source, "status.addresses", *_without(node, chosen)))
+            continue
+        numbers = _numbers(own)
+        taken = next((number for number in numbers if number in owners), "")
+        if taken:
+            message = f"node {node.name} has {taken}, which is the address of node {owners[taken]}"
+            if taken != own:
+                message = f"node {node.name}: {own} gives it {taken} in the tunnels, which node {owners[taken]} has"
+            problems.append(Problem(node.source, "status.addresses", message, "each node needs its own"))
+            continue
+        owners.update(dict.fromkeys(numbers, node.name))
+        yield PlanNode(node.name, own, address(node, 6))
+
+
+def _numbers(own: str) -> tuple[str, ...]:
+    """What no two nodes may share: those inside the tunnels have fewer bits than the address."""
+    inner = (ids.inner(own, family, synced) for family in (4, 6) for synced in (False, True))
+    return tuple(dict.fromkeys((own, ids.node_mac(own), *inner)))
+
+
+def _without(node: Node, chosen: int) -> tuple[str, str]:
+    """Message and hint for a node without an address of the chosen family."""
+    hint = "add {type: InternalIP, address: …}"
+    if not node.addresses:
+        return f"node {node.name} has no address", hint
+    unusable = [a for a in node.addresses if not _reachable(a)]
+    if len(unusable) == len(node.addresses):
+        return f"node {node.name} has no address that others can reach: {', '.join(unusable)}", hint
+    message = (
+        f"node {node.name} has no IPv{chosen} address, and the tunnels of this cluster are over IPv{chosen}: "
+        "its selected pods reach no gateway, and it can be none"
+    )
+    return message, f"{hint} of that family, or give all nodes one of the other"
+
+
+def _reachable(text: str) -> bool:
+    return policy.holding(policy.RESERVED, text) is None and not text.startswith(MAPPED)

@@ -1,0 +1,184 @@
+"""The agent's side of the lease keeper: what it is told, what it says, and what operators ask of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Callable, Collection, Mapping
+
+from cni.plan import Plan
+
+from .config import AgentConfig
+from .core import desired
+from .core.keeping import EgressState, KeeperState, Move
+from .core.model import Inventory
+from .shell.peers import KeeperClient
+
+log = logging.getLogger(__name__)
+LISTENING = 2.0
+"""Seconds that a new lease keeper gets to hear of the masters: several times what they need to answer it."""
+LATE = 0.01
+"""Seconds: a timer may be early by the clock's resolution."""
+PATIENCE = 5.0
+"""Seconds that an operator waits for a handover: a hundred times what it takes."""
+DRAINED = "drained by an operator"
+
+
+class NotHandedOver(Exception):
+    """Nothing has moved. ``hint`` says what stands against it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Leases:
+    """``changed`` is called with each news of the keeper. A drain outlives the agent's process."""
+
+    def __init__(self, config: AgentConfig, keeper: KeeperClient, changed: Callable[[], None]) -> None:
+        self.state: KeeperState | None = None
+        self.stopping = False
+        self._config = config
+        self._keeper = keeper
+        self._changed = changed
+        self._met = 0.0
+        self._lease = config.duration_ns / 1e9
+        self._moves: tuple[Move, ...] = ()
+        self._drain_file = config.run_dir / "drained"
+        self._news = asyncio.Condition()
+
+    # --- what the keeper says ------------------------------------------------------------------------------------
+
+    async def follow(self, name: Callable[[str], str]) -> None:
+        """Takes each state of the keeper. ``name``: an egress IP in words, by its id. Ends with its task."""
+        loop = asyncio.get_running_loop()
+        async for state in self._keeper.states():
+            known = self.state.changes[-1].at if self.state and self.state.changes else 0.0
+            for change in state.changes:
+                if change.at > known:
+                    log.info("master of %s: %s -> %s, epoch %d (%s)", name(change.id), change.before or "none",
+                             change.after or "none", change.epoch, change.reason)
+            if self.state is None or state.incarnation != self.state.incarnation:
+                self._met = loop.time()
+                for seconds in (self._lease, LISTENING):
+                    loop.call_later(seconds + LATE, self._changed)
+            self.state = state
+            self._changed()
+            async with self._news:
+                self._news.notify_all()
+
+    def isolated(self, plan: Plan | None) -> bool:
+        """Whether this node hears no majority of the voters. ``plan``: the one in force."""
+        if self.state is not None and (not self.state.isolated or self._listened() > self._lease):
+            return self.state.isolated
+        # A keeper that has just started has heard nobody yet: what was last known goes on to hold.
+        return plan is not None and plan.isolated
+
+    def of(self, identity: str) -> EgressState | None:
+        return next((e for e in self.state.egress if e.id == identity), None) if self.state else None
+
+    def masters(self, plan: Plan | None) -> dict[str, tuple[str, int]]:
+        """By egress id the master and its epoch, as far as it is known. ``plan``: the one in force."""
+        if self.state is None:
+            # Until the keeper has spoken, what was last known goes on to hold: a restart moves nothing.
+            return {e.id: (e.master, e.epoch) for e in plan.egress_ips} if plan else {}
+        # The same for what a keeper that has just started has not heard of yet: the masters answer it, soon.
+        listening = self._listened() < LISTENING
+        return {e.id: (e.master, e.epoch) for e in self.state.egress if e.epoch or not listening}
+
+    def _listened(self) -> float:
+        """For how many seconds the keeper has been known."""
+        return asyncio.get_running_loop().time() - self._met
+
+    # --- what it is told -----------------------------------------------------------------------------------------
+
+    def tell(
+        self,
+        plan: Plan,
+        unready: Mapping[str, str],
+        behind: Mapping[str, str],
+        tunnels: Collection[str],
+        inventory: Inventory,
+    ) -> None:
+        """``unready``, ``tunnels``: see :func:`gateway_agent.core.desired.keeper_config`.
+
+        ``behind``: why this node should not take over an egress IP yet, which it may keep.
+        """
+        drained = DRAINED if self.drained else ""
+        able = [identity for identity, reason in unready.items() if not reason]
+        returning = {g.name for g in inventory.gateways if g.failback == "Automatic"}
+        config = desired.keeper_config(
+            plan,
+            desired.KeeperSettings(
+                port=self._config.cluster_port,
+                key_file=str(self._config.key_file),
+                heartbeat_ns=self._config.heartbeat_ns,
+                duration_ns=self._config.duration_ns,
+                availability_first=self._config.quorum == "AvailabilityFirst",
+            ),
+            {identity: reason or drained or behind.get(identity, "") for identity, reason in unready.items()},
+            tunnels,
+            # What fails by itself is let go of at once; a drained node still forwards.
+            leaving=able if drained else (),
+            keeping=() if drained else [identity for identity in able if behind.get(identity)],
+            failback=[e.id for e in plan.egress_ips if e.gateway in returning],
+            moves=self._moves,
+            stopping=self.stopping,
+        )
+        self._keeper.send(config)
+
+    async def ended(self) -> None:
+        """Waits until a keeper that was told to stop has handed everything over; not for ever."""
+        await self._keeper.ended()
+
+    # --- what operators ask --------------------------------------------------------------------------------------
+
+    @property
+    def drained(self) -> bool:
+        return self._drain_file.exists()
+
+    def held_by(self, node: str) -> list[str]:
+        """Ids of the egress IPs that this node is master of."""
+        return [e.id for e in self.state.egress if e.master == node] if self.state else []
+
+    async def drain(self, node: str) -> list[str]:
+        """Nothing is to stay here, and nothing comes until :meth:`undrain`. What could not be handed over in time.
+
+        Raises OSError where the run directory does not take the mark.
+        """
+        self._drain_file.touch(mode=0o600)
+        self._changed()
+        await self._until(lambda: not self.held_by(node))
+        return self.held_by(node)
+
+    def undrain(self) -> None:
+        self._drain_file.unlink(missing_ok=True)
+        self._changed()
+
+    async def hand_over(self, identity: str, to: str) -> None:
+        """Raises :class:`NotHandedOver`."""
+        state = self.of(identity)
+        if state is None or not state.master:
+            raise NotHandedOver("it has no master that could hand it over", state.reason if state else "")
+        move = Move(identity, to, secrets.randbits(48))
+        self._moves = (*self._moves, move)
+        self._changed()
+        await self._until(lambda: (now := self.of(identity)) is not None and now.master == to)
+        self._moves = tuple(other for other in self._moves if other != move)
+        after = self.of(identity)
+        if after is None or after.master != to:
+            member = next((m for m in self.state.members if m.node == to), None) if self.state else None
+            reason = member.reason if member else "it is no egress node"
+            raise NotHandedOver(f"{to} has not taken it over", reason or "see egressctl status on both nodes")
+
+    async def released(self, identities: Collection[str], node: str, seconds: float) -> None:
+        """Waits until ``node`` is master of none of them, or for so many seconds."""
+        await self._until(lambda: not set(self.held_by(node)) & set(identities), seconds)
+
+    async def _until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+        async with self._news:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._news.wait_for(condition)

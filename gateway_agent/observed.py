@@ -1,0 +1,62 @@
+"""What an agent lets others see, and an agent that serves it by HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from .agent import Agent
+from .config import AgentConfig
+from .core.metrics import ChangeCount, Observation
+from .core.model import Problem
+from .core.view import View
+from .shell.files import FilesStore
+from .shell.kernel import Kernel
+from .shell.metrics import MetricsServer
+from .shell.peers import KeeperClient
+
+COUNTING = 1.0
+"""Seconds between two looks at the keeper's changes of masters, of which it tells the last hundred."""
+
+
+class ObservedAgent(Agent):
+    """``metrics`` serves what :meth:`observe` sees; its problems are the agent's."""
+
+    def __init__(self, config: AgentConfig, store: FilesStore, kernel: Kernel, keeper: KeeperClient) -> None:
+        super().__init__(config, store, kernel, keeper)
+        self.metrics = MetricsServer(config.metrics_listen, self.observe)
+        self._changes = ChangeCount(time.time())
+
+    async def count_changes(self) -> None:
+        """Counts changes of masters, asked or not. Ends with its task."""
+        while True:
+            self._changes.hear(self.keeper_state)
+            await asyncio.sleep(COUNTING)
+
+    def all_problems(self) -> tuple[Problem, ...]:
+        return (*super().all_problems(), *self.metrics.problems)
+
+    def observe(self) -> Observation:
+        """As it stands now."""
+        self._changes.hear(self.keeper_state)
+        unready = self.trouble or ("" if self.applied is not None else "the agent is starting")
+        if self.leases.stopping:
+            unready = "the agent is stopping"
+        return Observation(
+            self.config.node_name, view(self), unready, self.leases.drained, self._changes.totals()
+        )
+
+
+def view(agent: Agent) -> View | None:
+    """What an agent knows, to be shown; None before it has a plan."""
+    plan = agent.applied or agent.plan
+    if plan is None or agent.inventory is None:
+        return None
+    return View(
+        plan=plan,
+        inventory=agent.inventory,
+        attachments=tuple(agent.pods.records.values()),
+        keeper=agent.keeper_state,
+        cluster_cidrs=agent.config.cluster_cidrs,
+        problems=agent.all_problems(),
+    )

@@ -1,0 +1,167 @@
+"""Tells the network who has a virtual address, and hears who else says so: the only opener of packet sockets.
+
+The frames are made and read by :mod:`gateway_agent.core.arp`. They pass the fence like any other.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import selectors
+import socket
+import struct
+from collections.abc import Callable, Iterable
+
+from ..core import arp
+
+# linux/sockios.h, linux/if_arp.h, asm-generic/socket.h, linux/pkt_sched.h
+SIOCGIFHWADDR = 0x8927
+ARPHRD_ETHER = 1
+SO_ATTACH_FILTER = 26
+TC_PRIO_CONTROL = 7
+QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+BATCH = 64
+"""Frames that are read before others have their turn."""
+LONGEST = 128
+"""Bytes of a frame that are looked at: an advertisement with its option has 86."""
+FINE = 200
+"""With more addresses the kernel's filter lets all claims through: its jumps reach 255 instructions."""
+
+# linux/filter.h: classic BPF
+LOAD_WORD, LOAD_BYTE = 0x20, 0x30
+JUMP, JUMP_EQUAL, RETURN = 0x05, 0x15, 0x06
+PACKET_TYPE = 0xFFFFF000 + 4
+"""SKF_AD_OFF + SKF_AD_PKTTYPE: to whom the frame was sent."""
+INSTRUCTION = struct.Struct("=HBBI")
+Instruction = tuple[int, int, int, int]
+"""Operation, how far to jump if true and if false, value."""
+
+
+class Announcer:
+    """Speaks, and listens once :meth:`listen` has said to whom it tells what it hears. Raises OSError where packet
+    sockets are not to be had; an interface that is gone or down is no error."""
+
+    def __init__(self) -> None:
+        # Protocol 0 receives nothing. The kernel writes the Ethernet header: its length depends on the device.
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | QUIET, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TC_PRIO_CONTROL)
+        self._selector: selectors.BaseSelector | None = None
+        self._heard: Callable[[str, str, str], None] = lambda address, mac, interface: None
+        self._watched: dict[tuple[str, str], str] = {}
+        """The address as it was given, by the one way to write it and the interface."""
+        self._ears: dict[int, tuple[socket.socket, frozenset[str]]] = {}
+
+    def close(self) -> None:
+        self.watch(())
+        self._socket.close()
+
+    def announce(self, address: str, interface: str) -> bool:
+        """Says once to all that ``address`` is at this interface. False where that was not possible."""
+        frame = arp.advertisement if ":" in address else arp.gratuitous
+        return self._send(interface, lambda mac: frame(address, mac))
+
+    def probe(self, address: str, interface: str) -> bool:
+        """Asks once who has ``address``: who answers is heard if it is watched. False where that was not possible."""
+        return self._send(interface, lambda mac: arp.probe(address, mac))
+
+    def listen(self, selector: selectors.BaseSelector, heard: Callable[[str, str, str], None]) -> None:
+        """``heard(address, mac, interface)`` is called, from what is registered as data with the selector, for each
+        frame by which another MAC claims an address that is watched."""
+        self._selector, self._heard = selector, heard
+
+    def watch(self, targets: Iterable[tuple[str, str]]) -> None:
+        """Which (address, interface) to listen for from now on. Raises OSError; without :meth:`listen` before, it
+        does nothing."""
+        if self._selector is None:
+            return
+        self._watched = {(arp.canonical(address), interface): address for address, interface in targets}
+        addresses = {address for address, _ in self._watched}
+        self._hear(self._selector, arp.ETH_P_ARP, frozenset(a for a in addresses if ":" not in a))
+        self._hear(self._selector, arp.ETH_P_IPV6, frozenset(a for a in addresses if ":" in a))
+
+    def _send(self, interface: str, frame: Callable[[str], bytes]) -> bool:
+        mac = self._mac(interface)
+        if not mac:
+            return False
+        data = frame(mac)
+        kind = int.from_bytes(data[12 : arp.HEADER], "big")
+        try:
+            self._socket.sendto(data[arp.HEADER :], (interface, kind, 0, ARPHRD_ETHER, data[:6]))
+        except OSError:
+            return False
+        return True
+
+    def _mac(self, interface: str) -> str:
+        """Empty where the interface is gone, or is none with MACs."""
+        name = interface.encode()
+        try:
+            # Cut off, it could be another's name.
+            found = fcntl.ioctl(self._socket, SIOCGIFHWADDR, struct.pack("16s24x", name)) if len(name) < 16 else b""
+        except OSError:
+            found = b""
+        if not found:
+            return ""
+        kind, mac = struct.unpack_from("=H6s", found, 16)
+        return mac.hex(":") if kind == ARPHRD_ETHER else ""
+
+    def _hear(self, selector: selectors.BaseSelector, protocol: int, addresses: frozenset[str]) -> None:
+        """On all interfaces: so one that comes back is heard again."""
+        ear, filtered = self._ears.get(protocol, (None, frozenset()))
+        if ear is not None and not addresses:
+            del self._ears[protocol]
+            selector.unregister(ear)
+            ear.close()
+        if not addresses or addresses == filtered:
+            return
+        if ear is None:
+            hearing = ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | QUIET, socket.htons(protocol))
+            selector.register(ear, selectors.EVENT_READ, lambda: self._read(hearing))
+            self._ears[protocol] = (ear, filtered)
+        # What has come before is judged again when it is read.
+        _attach(ear, _filter(protocol, addresses))
+        self._ears[protocol] = (ear, addresses)
+
+    def _read(self, ear: socket.socket) -> None:
+        for _ in range(BATCH):
+            try:
+                frame, sender = ear.recvfrom(LONGEST)
+            except BlockingIOError:
+                return
+            except OSError:
+                # An interface went down.
+                continue
+            claim = arp.claimant(frame)
+            interface, kind = sender[0], sender[2]
+            if claim is None or kind == socket.PACKET_OUTGOING:
+                continue
+            address = self._watched.get((claim[0], interface))
+            if address is not None and claim[1] != self._mac(interface):
+                self._heard(address, claim[1], interface)
+
+
+def _attach(ear: socket.socket, program: list[Instruction]) -> None:
+    code = array.array("B", b"".join(INSTRUCTION.pack(*instruction) for instruction in program))
+    # struct sock_fprog: how many, and where they are.
+    ear.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0]))
+
+
+def _filter(protocol: int, addresses: frozenset[str]) -> list[Instruction]:
+    """Lets through what claims one of these addresses (of IPv6 addresses the last 32 bits count)."""
+    if protocol == arp.ETH_P_ARP:
+        family, tests, where = socket.AF_INET, [], arp.SENDER_AT
+    else:
+        family, where = socket.AF_INET6, arp.TARGET_AT + 12
+        tests = [(arp.PROTOCOL_AT, arp.ICMPV6), (arp.TYPE_AT, arp.NEIGHBOR_ADVERTISEMENT)]
+    values = sorted({int.from_bytes(socket.inet_pton(family, address)[-4:], "big") for address in addresses})
+    if len(values) > FINE:
+        values = []
+    refuse = 2 + 2 * len(tests) + (1 + len(values) if values else 1)
+    # What a VLAN has brought in that this machine is not in counts as sent to another host, broadcasts too.
+    program = [(LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, refuse - 2, 0, socket.PACKET_OTHERHOST)]
+    for offset, value in tests:
+        program.append((LOAD_BYTE, 0, 0, offset))
+        program.append((JUMP_EQUAL, 0, refuse - len(program) - 1, value))
+    program.append((LOAD_WORD, 0, 0, where) if values else (JUMP, 0, 0, 1))
+    for value in values:
+        program.append((JUMP_EQUAL, refuse - len(program), 0, value))
+    return [*program, (RETURN, 0, 0, 0), (RETURN, 0, 0, LONGEST)]

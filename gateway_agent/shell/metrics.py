@@ -1,0 +1,272 @@
+"""What monitoring systems and browsers see of an agent: HTTP, for reading only.
+
+It runs in a thread of its own with an event loop of its own: it answers where the agent's loop hangs, and the agent
+does not notice how slow, how many or how ill-meaning the clients are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from ..core.metrics import Family, Observation, families
+from ..core.model import Problem
+from ..core.page import page
+from ..core.status import status
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+RETRY = 1.0
+"""Seconds until listening is tried again."""
+PATIENCE = 1.0
+"""Seconds that the agent's loop gets to answer."""
+DEADLINE = 5.0
+"""Seconds that a connection may last."""
+REQUEST_BYTES = 8192
+REST = 128
+"""Pieces of so many bytes that are read, and forgotten, after a request."""
+CONNECTIONS = 64
+"""At once; one more ends the oldest."""
+TEXT = "text/plain; charset=utf-8"
+# The page loads nothing, and no other page shows it in a frame.
+HEADERS = (
+    "Cache-Control: no-store",
+    "Connection: close",
+    "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options: nosniff",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: HTTPStatus
+    text: str
+    kind: str = TEXT
+
+    def encoded(self, with_body: bool) -> bytes:
+        # A file's name need not be UTF-8, and problems name files.
+        body = self.text.encode("utf-8", "backslashreplace")
+        first = f"HTTP/1.1 {self.status.value} {self.status.phrase}"
+        allow = ("Allow: GET, HEAD",) if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ()
+        own = (f"Content-Type: {self.kind}", f"Content-Length: {len(body)}")
+        head = "\r\n".join((first, *own, *HEADERS, *allow, "", "")).encode()
+        return head + body if with_body else head
+
+
+class MetricsServer:
+    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`DEADLINE`."""
+
+    def __init__(
+        self, listen: tuple[str, int], look: Callable[[], Observation], deadline: float = DEADLINE
+    ) -> None:
+        self._listen = listen
+        self._look = look
+        self._deadline = deadline
+        self._trouble = ""
+        self._thread: threading.Thread | None = None
+        self._told_to_end: Future[None] = Future()
+        self._open: dict[asyncio.Task[object], None] = {}
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Why it does not listen."""
+        hint = "metrics.listen in the agent's configuration; it is tried again"
+        return (Problem("metrics", "", self._trouble, hint),) if self._trouble else ()
+
+    async def run(self) -> None:
+        """Listens until cancelled. Where that cannot be, it is tried again; it never fails."""
+        agent = asyncio.get_running_loop()
+        try:
+            while True:
+                if self._thread is None or not self._thread.is_alive():
+                    self._start(agent)
+                await asyncio.sleep(RETRY)
+        finally:
+            if not self._told_to_end.done():
+                self._told_to_end.set_result(None)
+            if self._thread is not None:
+                self._thread.join(PATIENCE)
+
+    def _start(self, agent: asyncio.AbstractEventLoop) -> None:
+        host, port = self._listen
+        try:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            # Nobody inherits it, programs that are started here or in place of this one included (PEP 446).
+            listener = socket.create_server((host, port), family=family)
+            self._thread = threading.Thread(target=self._serve, args=(listener, agent), name="metrics", daemon=True)
+            self._thread.start()
+        except (OSError, RuntimeError) as error:
+            self._say(error)
+
+    def _say(self, error: Exception | None) -> None:
+        host, port = self._listen
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        number = error.errno if isinstance(error, OSError) else None
+        reason = os.strerror(number) if number else str(error)
+        trouble = f"cannot listen on {where}: {reason}" if error else ""
+        if trouble and trouble != self._trouble:
+            log.error("metrics: %s", trouble)
+        elif not trouble:
+            log.info("metrics: serving on http://%s/", where)
+        self._trouble = trouble
+
+    # --- in the thread -----------------------------------------------------------------------------------------
+
+    def _serve(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
+        try:
+            with listener:
+                asyncio.run(self._until_told(listener, agent))
+        except Exception as error:
+            self._say(error)
+
+    async def _until_told(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
+        async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._connection(reader, writer, agent)
+
+        self._open.clear()
+        server = await asyncio.start_server(connection, sock=listener, limit=REQUEST_BYTES)
+        self._say(None)
+        try:
+            await asyncio.wrap_future(self._told_to_end)
+        finally:
+            # Without waiting for the connections: they end with the loop.
+            server.close()
+
+    async def _connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, agent: asyncio.AbstractEventLoop
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if len(self._open) >= CONNECTIONS:
+            # The oldest is the slowest: who asks and reads is done in milliseconds.
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
+        self._open[task] = None
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(self._deadline):
+                    await self._converse(reader, writer, agent)
+        finally:
+            self._open.pop(task, None)
+            writer.transport.abort()
+
+    async def _converse(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, agent: asyncio.AbstractEventLoop
+    ) -> None:
+        method = b""
+        try:
+            request = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0]
+        except asyncio.LimitOverrunError:
+            answer = Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too large\n")
+        else:
+            method, _, rest = request.partition(b" ")
+            target, _, version = rest.partition(b" ")
+            if version.startswith(b"HTTP/1."):
+                answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
+            else:
+                answer = Answer(HTTPStatus.BAD_REQUEST, "not HTTP/1\n")
+        writer.write(answer.encoded(method != b"HEAD"))
+        writer.write_eof()
+        # To close while something is unread would reset the connection, and the answer with it.
+        for _ in range(REST):
+            if not await reader.read(REQUEST_BYTES):
+                break
+        writer.close()
+        await writer.wait_closed()
+
+
+async def _answer(
+    method: bytes, path: bytes, look: Callable[[], Observation], agent: asyncio.AbstractEventLoop
+) -> Answer:
+    if method not in (b"GET", b"HEAD"):
+        return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "for reading only: GET and HEAD\n")
+    form = PAGES.get(path)
+    if form is None and path != b"/healthz":
+        return Answer(HTTPStatus.NOT_FOUND, f"not here; there is /healthz {b' '.join(PAGES).decode()}\n")
+    try:
+        if form is None:
+            await _ask(agent, lambda: None)
+            return Answer(HTTPStatus.OK, "ok\n")
+        return form(await _ask(agent, look))
+    except TimeoutError:
+        words = f"the agent's event loop has not answered within {PATIENCE:g} s\n"
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, words)
+    except Exception:
+        log.exception("metrics: a question failed")
+        return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the agent failed: see its log\n")
+
+
+async def _ask(agent: asyncio.AbstractEventLoop, question: Callable[[], T]) -> T:
+    """Its answer, given in the agent's loop. Raises TimeoutError where that does not come to it."""
+
+    async def answer() -> T:
+        return question()
+
+    asked = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answer(), agent))
+    async with asyncio.timeout(PATIENCE):
+        return await asked
+
+
+# --- pages -----------------------------------------------------------------------------------------------------
+
+
+def _metrics(seen: Observation) -> Answer:
+    registry = CollectorRegistry()
+    registry.register(_Families(families(seen)))
+    return Answer(HTTPStatus.OK, generate_latest(registry).decode(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+def _ready(seen: Observation) -> Answer:
+    if seen.unready:
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{seen.unready}\n")
+    return Answer(HTTPStatus.OK, "ok\n")
+
+
+def _status(seen: Observation) -> Answer:
+    if seen.view is None:
+        nothing = {"error": "the agent has not read its store yet", "hint": seen.unready}
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, json.dumps(nothing) + "\n", "application/json")
+    return Answer(HTTPStatus.OK, json.dumps(status(seen.view), indent=2) + "\n", "application/json")
+
+
+def _page(seen: Observation) -> Answer:
+    if seen.view is None:
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"the agent has not read its store yet: {seen.unready}\n")
+    return Answer(HTTPStatus.OK, page(status(seen.view)), "text/html; charset=utf-8")
+
+
+PAGES: dict[bytes, Callable[[Observation], Answer]] = {
+    b"/": _page, b"/metrics": _metrics, b"/readyz": _ready, b"/status": _status,
+}  # fmt: skip
+
+
+class _Families(Collector):
+    def __init__(self, found: Iterable[Family]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._found:
+            # The library puts the suffix of counters where it belongs.
+            metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
+            for sample in family.samples:
+                metric.add_sample(family.name, {k: _encodable(v) for k, v in sample.labels.items()}, sample.value)
+            yield metric
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

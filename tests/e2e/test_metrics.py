@@ -1,0 +1,168 @@
+"""What a monitoring system sees of the agents, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from ..lab import documents, topology
+from ..lab.lab import SELECTED, Lab
+from ..lab.node import Node
+from ..lab.pod import Pod
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+ADDRESS = "172.16.0.50"
+LISTEN = ("127.0.0.1", 9479)
+LABELS = {"gateway": GATEWAY, "ip": ADDRESS}
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    story = documents.virtual_story([ADDRESS], GATEWAY)
+    with settled("test_metrics", topology.separate(workers=1), story=story) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pod(lab: Lab) -> Pod:
+    return lab.nodes["w1"].pod("backend-1", BACKEND)
+
+
+@pytest.fixture
+def master(lab: Lab) -> Node:
+    return lab.nodes[lab.wait_settled(GATEWAY, 40)]
+
+
+def asked(node: Node, path: str) -> tuple[int, str]:
+    """Status and text of an answer, asked on the node itself."""
+
+    def ask() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"http://{LISTEN[0]}:{LISTEN[1]}{path}", timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    return node.machine.inside(ask)
+
+
+def value(node: Node, name: str, /, **labels: str) -> float | None:
+    """Of the one series that has these labels among its own; None where there is none."""
+    _, text = asked(node, "/metrics")
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == f"egress_gateway_{name}" and labels.items() <= sample.labels.items()
+    ]
+    assert len(found) < 2, f"{name} {labels} is not one series: {found}"
+    return found[0] if found else None
+
+
+def test_the_numbers_are_those_of_status(lab: Lab, pod: Pod, master: Node) -> None:
+    for node in lab.nodes.values():
+        [egress] = node.agent.status()["egressIPs"]
+        assert value(node, "master", node=node.name, **LABELS) == (node.name == master.name)
+        assert value(node, "master_known", **LABELS) == 1
+        assert value(node, "epoch", **LABELS) == egress["epoch"]
+        assert value(node, "pods", **LABELS) == egress["pods"] == (node.name == "w1")
+        assert value(node, "egress_ip_info", master=master.name, shown=ADDRESS, **LABELS) == 1
+        assert value(node, "problems") == len(node.agent.status()["problems"])
+        assert [value(node, name) for name in ("agent_ready", "isolated", "drained")] == [1, 0, 0]
+        assert [value(node, "member_ready", member=name) for name in ("g1", "g2", "g3")] == [1, 1, 1]
+        assert value(node, "voters") == 3
+        assert (value(node, "messages_total", result="accepted") or 0) > 0
+
+
+def test_health_readiness_status_and_page(lab: Lab, master: Node) -> None:
+    for node in lab.nodes.values():
+        assert asked(node, "/healthz") == asked(node, "/readyz") == (200, "ok\n")
+        code, text = asked(node, "/status")
+        assert (code, json.loads(text).keys()) == (200, node.agent.status().keys())
+        code, page = asked(node, "/")
+        assert code == 200
+        assert f"<td>{ADDRESS}</td><td>{master.name}</td>" in page
+        assert asked(node, "/elsewhere")[0] == 404
+
+
+def test_a_change_of_master_is_counted_and_its_silence_told(lab: Lab, pod: Pod, master: Node) -> None:
+    worker = lab.nodes["w1"]
+    before = value(worker, "master_changes_total", **LABELS)
+    assert before is not None
+    lab.cut(master.name)
+    try:
+        until(lambda: lab.master(GATEWAY, "w1") not in ("", master.name), "another one serves")
+        successor = lab.nodes[lab.master(GATEWAY, "w1")]
+        until(lambda: value(successor, "master", **LABELS) == 1, "it says so")
+        assert (value(worker, "master_changes_total", **LABELS) or 0) > before
+        assert 0 < (value(worker, "last_change_silence_seconds", **LABELS) or 0) < 5
+        until(lambda: value(master, "isolated") == 1, "the old one is isolated")
+        assert value(master, "master", **LABELS) == 0
+        until(lambda: value(worker, "member_alive", member=master.name) == 0, "the old one is not heard")
+    finally:
+        lab.mend(master.name)
+
+
+def test_a_drained_node_says_so(master: Node) -> None:
+    master.egressctl("drain")
+    try:
+        assert (value(master, "drained"), value(master, "master", **LABELS)) == (1, 0)
+        assert asked(master, "/readyz")[0] == 200
+    finally:
+        master.egressctl("undrain")
+    assert value(master, "drained") == 0
+
+
+def test_another_machine_with_the_address_is_there_with_its_mac(lab: Lab, master: Node) -> None:
+    stranger, interface = lab.machines["lan"], "br-egress"
+    [link] = json.loads(stranger.run("ip", "-j", "link", "show", "dev", interface))
+    stranger.ip(f"address add {ADDRESS}/32 dev {interface}")
+    try:
+        stranger.run("arping", "-U", "-c", "2", "-I", interface, ADDRESS)
+        until(lambda: value(master, "conflict", ip=ADDRESS, mac=link["address"], interface="eth1"), "it is told")
+        assert link["address"] in asked(master, "/")[1]
+    finally:
+        stranger.ip(f"address del {ADDRESS}/32 dev {interface}")
+    assert (value(master, "problems") or 0) > 0
+
+
+def test_a_restart_in_place_listens_at_once(lab: Lab, pod: Pod, master: Node) -> None:
+    """Also with a client that is still connected, and no change is counted twice."""
+    client = master.machine.socket(socket.AF_INET, socket.SOCK_STREAM)
+    with client:
+        client.connect(LISTEN)
+        master.agent.restart()
+        until(lambda: asked(master, "/readyz")[0] == 200, "it is ready", 5)
+    log = master.agent.log.read_text()
+    assert "cannot listen" not in log
+    assert value(master, "master", **LABELS) == 1
+    assert value(master, "master_changes_total", **LABELS) == 0
+
+
+def test_a_port_in_use_breaks_nothing(lab: Lab, pod: Pod, master: Node) -> None:
+    master.agent.kill()
+    with master.machine.socket(socket.AF_INET, socket.SOCK_STREAM) as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(LISTEN)
+        other.listen()
+        master.agent.start()
+        words = "cannot listen on 127.0.0.1:9479: Address already in use"
+
+        def told() -> bool:
+            return any(words in problem["message"] for problem in master.agent.status()["problems"])
+
+        until(told, "status tells")
+        assert words in master.agent.log.read_text()
+        assert lab.wait_settled(GATEWAY) == master.name
+        assert pod.request(SELECTED).address == ADDRESS
+    until(lambda: asked(master, "/readyz")[0] == 200, "it listens when it can", 5)
+    assert not told()

@@ -1,0 +1,98 @@
+"""Two nodes are all there are: no majority is left when one is away, and the one that is left asks the LAN first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..bench.virtual import ALONE, RECOVERY, prepare
+from ..lab import topology
+from ..lab.lab import Lab
+from ..lab.partition import parted
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from ..lab.watch import Watch
+from .conftest import BACKEND, GATEWAY, LOGS
+
+NODES = ("g1", "g2")
+TAKEOVER = 10.0
+"""Seconds until the survivor serves, on a busy machine: it waits for a majority, then for answers of the LAN."""
+STAYS = 1000.0
+"""Milliseconds in which exactly one speaks: several leases, and several questions to the LAN."""
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    with Lab(topology.separate(workers=0, gateways=len(NODES))) as made:
+        try:
+            prepare(made, GATEWAY)
+            for name in NODES:
+                made.nodes[name].pod(f"pod-{name}", BACKEND)
+            yield made
+        finally:
+            made.save_logs(LOGS / "test_two_nodes")
+
+
+@contextmanager
+def cut(lab: Lab, node: str, interface: str = "") -> Iterator[None]:
+    lab.cut(node, interface)
+    try:
+        yield
+    finally:
+        lab.mend(node, interface)
+
+
+def survivor(lab: Lab, name: str) -> bool:
+    [egress] = lab.nodes[name].agent.status()["egressIPs"]
+    return bool(egress["state"] == "master" and egress["survivor"])
+
+
+def settled_again(lab: Lab, watch: Watch) -> None:
+    until(lambda: watch.alone(ALONE), "exactly one owner", RECOVERY)
+    [owner] = watch.owners(ALONE)[VIRTUAL]
+    until(lambda: not survivor(lab, owner), "by a majority again", RECOVERY)
+
+
+def test_the_master_is_cut_off_and_the_other_one_serves(lab: Lab) -> None:
+    master = lab.wait_settled(GATEWAY, 40)
+    [other] = {*NODES} - {master}
+    with Watch(lab, [VIRTUAL], list(lab.nodes[other].pods.values())) as watch:
+        with cut(lab, master):
+            until(lambda: watch.owner(STAYS) == other, f"{other} speaks alone", TAKEOVER)
+            until(watch.passes, "traffic passes", RECOVERY)
+            until(lambda: survivor(lab, other), "status says that no majority holds it", RECOVERY)
+        settled_again(lab, watch)
+        assert watch.end() == []
+
+
+def _rules(lab: Lab, master: str) -> AbstractContextManager[None]:
+    return parted(lab, [(name,) for name in NODES])
+
+
+def _cable(lab: Lab, master: str) -> AbstractContextManager[None]:
+    return cut(lab, master, "eth0")
+
+
+@pytest.mark.parametrize("channel_cut", [_rules, _cable])
+def test_on_one_lan_two_that_do_not_hear_each_other_never_both_speak(
+    lab: Lab, channel_cut: Callable[[Lab, str], AbstractContextManager[Any]]
+) -> None:
+    """Both are alone, and both would serve: who asks later is answered by who has the address."""
+    master = lab.wait_settled(GATEWAY, 40)
+    with Watch(lab, [VIRTUAL]) as watch:
+        with channel_cut(lab, master):
+            owner = until(lambda: _alone(lab, watch), "one survivor", TAKEOVER)
+            [other] = {*NODES} - {owner}
+            assert not survivor(lab, other)
+        settled_again(lab, watch)
+        assert watch.end() == []
+
+
+def _alone(lab: Lab, watch: Watch) -> str:
+    """The one that speaks, by its own word without a majority; empty where there is none."""
+    owner = watch.owner(STAYS)
+    return owner if owner and survivor(lab, owner) else ""

@@ -1,0 +1,40 @@
+"""The witnesses find two owners where there are two: keepalived, stopped, killed and isolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from ..bench import keepalived, rival
+from ..bench.rival import RIVAL_FAILURES, RivalFailure
+from ..lab import topology
+from ..lab.lab import Lab
+
+INTERVAL = 0.05
+"""Seconds between adverts."""
+WATCHED = 1.0
+"""Seconds that each failure lasts here."""
+BELIEVED = 4 * INTERVAL
+"""Seconds after which the other node believes that it is alone: three adverts and the skew."""
+TWO_OWNERS = {"node frozen", "keeper killed", "node isolated"}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(topology.separate(workers=0, gateways=2)) as made:
+        keepalived.serve(made)
+        yield made
+
+
+@pytest.mark.parametrize("failure", RIVAL_FAILURES, ids=lambda failure: failure.name)
+def test_keepalived(lab: Lab, failure: RivalFailure) -> None:
+    (run,) = rival.measure(lab, INTERVAL, replace(failure, seconds=WATCHED))
+    assert run.moved
+    if failure.name in TWO_OWNERS:
+        # On a busy machine it may be late; that both speak most of the time is enough.
+        assert run.overlap > (WATCHED - BELIEVED) * 1000 / 2
+    if failure.name == "node cut off":
+        assert run.overlap == 0
+        assert BELIEVED * 1000 / 2 < run.silence < WATCHED * 1000

@@ -1,0 +1,219 @@
+"""Virtual addresses on a real kernel: they receive, and do nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from cni.kernel import addresses as kernel
+from cni.kernel.errors import KernelError
+from cni.kernel.rtnetlink import Socket, attribute
+from gateway_agent.shell.addresses import RTA_DST, RTMSG, RTN_LOCAL, Addresses
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import until
+
+from .link import VIRTUAL, VIRTUAL6, Wire, Witness, wire
+
+RTM_GETROUTE = 26
+OTHER_SUBNET = "192.0.2.50"
+OTHER_SUBNET6 = "2001:db8:5::50"
+BOTH = (VIRTUAL, VIRTUAL6)
+EVERY = (VIRTUAL, OTHER_SUBNET, VIRTUAL6, OTHER_SUBNET6)
+
+
+@pytest.fixture
+def line() -> Iterator[Wire]:
+    with wire("egwad") as made:
+        yield made
+
+
+class Inside:
+    """An :class:`Addresses` whose calls are made inside a machine."""
+
+    def __init__(self, machine: Namespace) -> None:
+        self._machine = machine
+        self._addresses = machine.inside(Addresses)
+
+    def add(self, address: str, interface: str) -> None:
+        self._machine.inside(lambda: self._addresses.add(address, interface))
+
+    def remove(self, address: str, interface: str) -> None:
+        self._machine.inside(lambda: self._addresses.remove(address, interface))
+
+    def ours(self) -> tuple[tuple[str, str], ...]:
+        return self._machine.inside(self._addresses.ours)
+
+    def close(self) -> None:
+        self._addresses.close()
+
+
+@pytest.fixture
+def addresses(line: Wire) -> Iterator[Inside]:
+    made = Inside(line.near)
+    yield made
+    made.close()
+
+
+def source(machine: Namespace, destination: str) -> str:
+    """The address that a program gets that asks for none."""
+    family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+    with machine.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((destination, 9))
+        return str(sock.getsockname()[0])
+
+
+def test_they_come_and_go_and_both_may_be_done_twice(addresses: Inside) -> None:
+    for address in EVERY * 2:
+        addresses.add(address, "eth1")
+    assert addresses.ours() == tuple(sorted((address, "eth1") for address in EVERY))
+    for address in EVERY * 2:
+        addresses.remove(address, "eth1")
+        addresses.remove(address, "gone")
+    assert addresses.ours() == ()
+
+
+def test_somebody_elses_address_is_not_touched(line: Wire, addresses: Inside) -> None:
+    line.near.ip(f"address add {VIRTUAL}/24 dev eth2", f"address add {VIRTUAL6}/64 dev eth2 nodad")
+    for address in (VIRTUAL, VIRTUAL6):
+        for interface in ("eth1", "eth2"):
+            with pytest.raises(KernelError, match=f"{address} is configured on eth2 by somebody else"):
+                addresses.add(address, interface)
+            addresses.remove(address, interface)
+    assert addresses.ours() == ()
+    addresses.add(OTHER_SUBNET, "eth1")
+    found = line.near.inside(lambda: kernel.foreign([*EVERY, "127.0.0.1"]))
+    assert found == {VIRTUAL: "eth2", VIRTUAL6: "eth2", "127.0.0.1": "lo"}
+    assert line.near.inside(lambda: kernel.foreign([])) == {}
+
+
+def test_the_other_end_of_a_link_is_not_configured_here(line: Wire) -> None:
+    line.near.ip(f"address add 192.0.2.1 peer {OTHER_SUBNET} dev eth2")
+    assert line.near.inside(lambda: kernel.foreign([OTHER_SUBNET, "192.0.2.1"])) == {"192.0.2.1": "eth2"}
+
+
+def test_what_cannot_be_added_is_said(line: Wire, addresses: Inside) -> None:
+    with pytest.raises(KernelError, match=r"adding 172\.16\.0\.50 to gone: No such device"):
+        addresses.add(VIRTUAL, "gone")
+    with pytest.raises(KernelError, match="no address"):
+        addresses.add("nonsense", "eth1")
+    line.near.sysctl({"net/ipv6/conf/eth2/disable_ipv6": "1"})
+    with pytest.raises(KernelError, match=f"adding {VIRTUAL6} to eth2"):
+        addresses.add(VIRTUAL6, "eth2")
+
+
+def test_among_many_addresses(line: Wire, addresses: Inside) -> None:
+    line.near.ip(*(f"address add 10.9.{n // 250}.{n % 250 + 1}/32 dev lo" for n in range(3000)))
+    addresses.add(VIRTUAL, "eth1")
+    assert addresses.ours() == ((VIRTUAL, "eth1"),)
+
+
+@pytest.mark.parametrize("route_localnet", ["0", "1"])
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("172.16.0.2", "172.16.0.1"),
+        ("198.51.100.1", "172.16.0.1"),
+        ("192.0.2.9", "172.16.0.1"),
+        ("224.0.0.251", "172.16.0.1"),
+        ("2001:db8::2", "2001:db8::1"),
+        ("2001:db8:99::1", "2001:db8::1"),
+        ("2001:db8:5::9", "2001:db8::1"),
+    ],
+)
+def test_no_program_gets_one_as_its_source(
+    line: Wire, addresses: Inside, destination: str, expected: str, route_localnet: str
+) -> None:
+    """``route_localnet`` is what kube-proxy sets."""
+    line.near.sysctl({"net/ipv4/conf/all/route_localnet": route_localnet})
+    line.near.ip("route add default dev eth1", "route add ::/0 via fe80::1 dev eth1")
+    line.near.ip("route add 192.0.2.0/24 dev eth1", "route add 2001:db8:5::/64 dev eth1")
+    for address in EVERY:
+        addresses.add(address, "eth1")
+    assert source(line.near, destination) == expected
+    assert f"src {expected} " in line.near.run("ip", "route", "get", destination) + " "
+
+
+@pytest.mark.parametrize("destination", ["192.0.2.9", "2001:db8:5::9", "224.0.0.251"])
+def test_not_even_where_the_interface_has_no_other_address(
+    line: Wire, addresses: Inside, destination: str
+) -> None:
+    line.near.ip("route add 192.0.2.0/24 dev eth2", "route add 2001:db8:5::/64 dev eth2")
+    line.near.ip("route add 224.0.0.0/4 dev eth2")
+    for address in (OTHER_SUBNET, OTHER_SUBNET6):
+        addresses.add(address, "eth2")
+    assert source(line.near, destination) not in EVERY
+
+
+def test_no_route_comes_but_the_local_one(line: Wire, addresses: Inside) -> None:
+    def routes() -> set[str]:
+        both = line.near.run("ip", "route", "show", "table", "all")
+        return set((both + line.near.run("ip", "-6", "route", "show", "table", "all")).splitlines())
+
+    before = routes()
+    for address in EVERY:
+        addresses.add(address, "eth1")
+
+    def local() -> bool:
+        new = routes() - before
+        return {route.split()[1] for route in new} == {*EVERY} and all(route.startswith("local ") for route in new)
+
+    until(local, "local routes to the four, and no other")
+    for address in EVERY:
+        addresses.remove(address, "eth1")
+    until(lambda: routes() == before, "all routes are as they were")
+
+
+def test_nothing_is_sent_at_adding_and_the_kernel_answers(line: Wire, addresses: Inside) -> None:
+    with Witness(line.far) as witness:
+        for address in (VIRTUAL, VIRTUAL6):
+            addresses.add(address, "eth1")
+        assert witness.since_mark(line.near) == []
+    for address in (VIRTUAL, VIRTUAL6):
+        line.far.run("ping", "-n", "-c", "1", "-W", "5", address)
+        listed = json.loads(line.far.run("ip", "-j", "neighbour", "show", address))
+        assert listed[0]["lladdr"] == line.mac(line.near)
+
+
+def test_they_bear_our_mark(line: Wire, addresses: Inside) -> None:
+    addresses.add(VIRTUAL, "eth1")
+    addresses.add(VIRTUAL6, "eth1")
+
+    def ours() -> set[tuple[str, int, bool]]:
+        with Socket() as socket_:
+            return {(found.address, found.length, found.ours) for found in kernel.observe(socket_, BOTH)}
+
+    assert line.near.inside(ours) == {(VIRTUAL, 32, True), (VIRTUAL6, 128, True)}
+    shown = line.near.run("ip", "address", "show", "dev", "eth1")
+    assert f"inet {VIRTUAL}/32 scope host eth1" in shown
+    assert f"inet6 {VIRTUAL6}/128 scope global nodad deprecated noprefixroute" in shown
+
+
+def test_what_comes_for_an_address_is_taken_in_at_once(line: Wire) -> None:
+    """The kernel makes its own route to an IPv6 address later: in most of these rounds it would not be there."""
+    raw = socket.inet_pton(socket.AF_INET6, VIRTUAL6)
+    question = RTMSG.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, raw)
+
+    def taken_in(times: int) -> int:
+        local = 0
+        with Socket() as kernel_socket, contextlib.closing(Addresses()) as addresses:
+            for _ in range(times):
+                addresses.add(VIRTUAL6, "eth1")
+                local += RTMSG.unpack_from(kernel_socket.request(RTM_GETROUTE, 0, question))[7] == RTN_LOCAL
+                addresses.remove(VIRTUAL6, "eth1")
+        return local
+
+    assert line.near.inside(lambda: taken_in(100)) == 100
+
+
+def test_nothing_of_a_route_is_left(line: Wire, addresses: Inside) -> None:
+    def routes() -> str:
+        return line.near.run("ip", "-6", "route", "show", "table", "all", VIRTUAL6)
+
+    addresses.add(VIRTUAL6, "eth1")
+    assert "local" in routes()
+    addresses.remove(VIRTUAL6, "eth1")
+    until(lambda: not routes(), "the kernel's own is gone too")

@@ -1,0 +1,238 @@
+"""Announcements and what is heard of others, on a bridge with three machines."""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from gateway_agent.core import arp
+from gateway_agent.shell import arp as shell
+from gateway_agent.shell.arp import Announcer
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import until
+
+from .link import VIRTUAL, VIRTUAL6, Witness
+
+ADDRESSES = pytest.mark.parametrize("address", [VIRTUAL, VIRTUAL6])
+HERE = [(VIRTUAL, "eth1"), (VIRTUAL6, "eth1")]
+SECONDS = 10.0
+
+
+class Lan:
+    """Machines ``a``, ``b`` and ``c``, each with ``eth1`` on one bridge; .1 to .3 and ::1 to ::3."""
+
+    def __init__(self) -> None:
+        self.switch, self.a, self.b, self.c = (Namespace(f"egwar-{name}") for name in ("switch", "a", "b", "c"))
+
+    def create(self) -> None:
+        self.switch.create()
+        self.switch.ip("link add lan type bridge mcast_snooping 0", "link set lan up")
+        for number, machine in enumerate((self.a, self.b, self.c), 1):
+            machine.create({"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
+            port = f"port{number}"
+            machine.ip(f"link add eth1 type veth peer name {port} netns {self.switch.name}", "link set eth1 up")
+            self.switch.ip(f"link set {port} master lan", f"link set {port} up")
+            machine.ip(f"address add 172.16.0.{number}/24 dev eth1")
+            machine.ip(f"address add 2001:db8::{number}/64 dev eth1 nodad")
+
+    def delete(self) -> None:
+        for machine in (self.switch, self.a, self.b, self.c):
+            machine.delete()
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Lan]:
+    made = Lan()
+    made.delete()
+    try:
+        made.create()
+        yield made
+    finally:
+        made.delete()
+
+
+@pytest.fixture
+def lan(standing: Lan) -> Iterator[Lan]:
+    yield standing
+    for machine in (standing.a, standing.b, standing.c):
+        machine.ip("neighbour flush all", "link set eth1 up")
+        for _, address in owned(machine):
+            machine.ip(f"address delete {address} dev eth1")
+
+
+def owned(machine: Namespace) -> list[tuple[str, str]]:
+    listed = json.loads(machine.run("ip", "-j", "address", "show", "dev", "eth1"))[0]["addr_info"]
+    found = [(item["local"], f"{item['local']}/{item['prefixlen']}") for item in listed]
+    return [(address, prefix) for address, prefix in found if address in (VIRTUAL, VIRTUAL6)]
+
+
+def configure(machine: Namespace, address: str) -> None:
+    machine.ip(f"address add {address}/128 dev eth1 nodad" if ":" in address else f"address add {address}/32 dev eth1")
+
+
+def mac(machine: Namespace) -> str:
+    return str(json.loads(machine.run("ip", "-j", "link", "show", "dev", "eth1"))[0]["address"])
+
+
+def known(machine: Namespace, address: str) -> str:
+    listed = json.loads(machine.run("ip", "-j", "neighbour", "show", address))
+    return str(listed[0].get("lladdr", "")) if listed else ""
+
+
+class Ears:
+    """What an announcer hears."""
+
+    def __init__(self, machine: Namespace) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.heard: list[tuple[str, str, str]] = []
+        self.announcer = machine.inside(Announcer)
+        self.announcer.listen(self.selector, lambda *claim: self.heard.append(claim))
+        self._machine = machine
+
+    def watch(self, *targets: tuple[str, str]) -> None:
+        self._machine.inside(lambda: self.announcer.watch(targets))
+
+    def wakes(self) -> bool:
+        """Whether anything is there to be read within the time that a frame needs; reads it."""
+        ready = self.selector.select(0.0)
+        for key, _ in ready:
+            key.data()
+        return bool(ready)
+
+    def hear(self, claim: tuple[str, str, str]) -> None:
+        until(lambda: self.wakes() and claim in self.heard, f"{claim} is heard")
+
+    def close(self) -> None:
+        self.announcer.close()
+        self.selector.close()
+
+
+@pytest.fixture
+def ears(lan: Lan) -> Iterator[Ears]:
+    made = Ears(lan.a)
+    yield made
+    made.close()
+
+
+def send(machine: Namespace, frame: bytes) -> None:
+    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
+        machine.inside(lambda: raw.sendto(frame, ("eth1", 0)))
+
+
+@ADDRESSES
+def test_one_announcement_moves_a_neighbour_at_once(lan: Lan, address: str) -> None:
+    """There and back again, within a second of the last change."""
+    configure(lan.a, address)
+    lan.c.run("ping", "-n", "-c", "1", "-W", "5", address)
+    assert known(lan.c, address) == mac(lan.a)
+    announcers = {machine: machine.inside(Announcer) for machine in (lan.a, lan.b)}
+    for machine in (lan.b, lan.a, lan.b):
+        assert announcers[machine].announce(address, "eth1")
+        until(lambda owner=machine: known(lan.c, address) == mac(owner), "the neighbour entry has moved", seconds=0.5)
+    for announcer in announcers.values():
+        announcer.close()
+
+
+@ADDRESSES
+def test_another_owner_is_heard(lan: Lan, ears: Ears, address: str) -> None:
+    ears.watch(*HERE)
+    other = lan.b.inside(Announcer)
+    assert other.announce(address, "eth1")
+    ears.hear((address, mac(lan.b), "eth1"))
+    other.close()
+
+
+@ADDRESSES
+def test_a_probe_finds_the_owner(lan: Lan, ears: Ears, address: str) -> None:
+    ears.watch(*HERE)
+    configure(lan.b, address)
+    assert ears.announcer.probe(address, "eth1")
+    ears.hear((address, mac(lan.b), "eth1"))
+
+
+@ADDRESSES
+def test_a_probe_moves_no_neighbour(lan: Lan, ears: Ears, address: str) -> None:
+    configure(lan.b, address)
+    lan.c.run("ping", "-n", "-c", "1", "-W", "5", address)
+    with Witness(lan.c) as witness:
+        assert ears.announcer.probe(address, "eth1")
+        until(lambda: any(frame[6:12].hex(":") == mac(lan.a) for _, frame in witness.frames()), "the probe has come")
+    assert known(lan.c, address) == mac(lan.b)
+
+
+def test_nothing_else_wakes_the_listener(lan: Lan, ears: Ears) -> None:
+    ears.watch(*HERE)
+    configure(lan.a, VIRTUAL)
+    configure(lan.a, VIRTUAL6)
+    lan.b.run("ping", "-n", "-c", "3", "-i", "0.01", "172.16.0.1")
+    lan.b.run("ping", "-n", "-c", "3", "-i", "0.01", "2001:db8::1")
+    lan.b.run("ping", "-n", "-c", "1", VIRTUAL)
+    lan.b.run("ping", "-n", "-c", "1", VIRTUAL6)
+    for frame in (
+        arp.gratuitous("172.16.0.51", mac(lan.b)),
+        arp.probe(VIRTUAL, mac(lan.b)),
+        arp.probe(VIRTUAL6, mac(lan.b)),
+        arp.advertisement("2001:db8::51", mac(lan.b)),
+        # As in another VLAN.
+        arp.gratuitous(VIRTUAL, mac(lan.b))[:12] + b"\x81\x00\x00\x05" + arp.gratuitous(VIRTUAL, mac(lan.b))[12:],
+    ):
+        send(lan.b, frame)
+    assert ears.announcer.announce(VIRTUAL, "eth1")
+    assert ears.announcer.announce(VIRTUAL6, "eth1")
+    assert not ears.wakes()
+    # All of it has arrived before this.
+    send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
+    ears.hear((VIRTUAL, mac(lan.b), "eth1"))
+    assert ears.heard == [(VIRTUAL, mac(lan.b), "eth1")]
+
+
+def test_own_claims_that_come_back_do_not_count(lan: Lan, ears: Ears) -> None:
+    ears.watch(*HERE)
+    send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.a)))
+    send(lan.b, arp.gratuitous(VIRTUAL, "02:00:00:00:00:99"))
+    ears.hear((VIRTUAL, "02:00:00:00:00:99", "eth1"))
+    assert len(ears.heard) == 1
+
+
+def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
+    ears.watch((VIRTUAL, "eth2"))
+    send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
+    until(ears.wakes, "it is read")
+    assert ears.heard == []
+    ears.watch((VIRTUAL, "eth1"), ("2001:DB8:0::50", "eth1"))
+    send(lan.b, arp.advertisement(VIRTUAL6, mac(lan.b)))
+    ears.hear(("2001:DB8:0::50", mac(lan.b), "eth1"))
+    ears.watch()
+    assert not ears.selector.get_map()
+
+
+@pytest.mark.parametrize("count", [1, 2, shell.FINE, shell.FINE + 1, 1000])
+def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int) -> None:
+    four = [f"10.0.{n // 250}.{n % 250 + 1}" for n in range(count)]
+    six = [f"2001:db8::{n + 0x100:x}" for n in range(count)]
+    ears.watch(*((address, "eth1") for address in four + six))
+    for addresses in (four, six):
+        for address in {addresses[0], addresses[len(addresses) // 2], addresses[-1]}:
+            send(lan.b, (arp.advertisement if ":" in address else arp.gratuitous)(address, mac(lan.b)))
+            ears.hear((address, mac(lan.b), "eth1"))
+
+
+@ADDRESSES
+def test_an_interface_that_is_gone_down_or_none_for_this_is_no_error(lan: Lan, ears: Ears, address: str) -> None:
+    for interface in ("gone", "a" * 15, "a" * 16, "", "lo"):
+        assert not ears.announcer.announce(address, interface)
+        assert not ears.announcer.probe(address, interface)
+    lan.a.ip("link set eth1 down")
+    assert not ears.announcer.announce(address, "eth1")
+
+
+def test_an_interface_that_comes_back_is_heard_again(lan: Lan, ears: Ears) -> None:
+    ears.watch(*HERE)
+    lan.a.ip("link set eth1 down", "link set eth1 up")
+    until(lambda: lan.a.run("cat", "/sys/class/net/eth1/operstate") == "up\n", "the interface is up")
+    send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
+    ears.hear((VIRTUAL, mac(lan.b), "eth1"))

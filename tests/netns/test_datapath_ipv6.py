@@ -1,0 +1,507 @@
+"""IPv6 pods by a virtual IPv6 address, beside IPv4, over an underlay of either family."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from cni.kernel import ids, netlink
+from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from gateway_agent.shell.addresses import Addresses
+from gateway_agent.shell.arp import Announcer
+from tests.lab.capture import Capture
+from tests.lab.namespace import Namespace
+from tests.lab.waiting import until
+
+from .datapath_lab import (
+    FIRST,
+    MTU,
+    NODES,
+    OTHER_SERVICE,
+    PORT,
+    SECOND,
+    SERVICE,
+    SERVICE6,
+    TAG,
+    WAYS,
+    Lab,
+    Node,
+    family_of,
+    is_reset,
+    plan,
+    udp_packet,
+    v6,
+)
+
+VIRTUAL = "fd00:172::50"
+SIXTH = ids.egress_id("partner", VIRTUAL)
+DEVICE = ids.device(ids.vni(SIXTH))
+WAYS6 = (*(way for way in WAYS if ":" not in way.prefix), Way("2001:db8::/32", SIXTH))
+G1, W1 = "172.16.0.7", "10.0.0.11"
+ICMP_UNREACHABLE, ICMP6_UNREACHABLE = 3, 1
+EVERY_POD = ("bridged", "routed", "twin", "routedtwin", "onmaster", "onstandby")
+UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES)
+
+
+def plan6(
+    node: str, master: str = "g1", direct: bool = False, underlay: int = 4, source_check: bool = True
+) -> Plan:
+    """As :func:`plan`, and IPv6 packets of the first tag leave by a virtual address."""
+    base = plan(node)
+    egress = PlanEgressIP(
+        SIXTH, "partner", VIRTUAL, slot=3, vni=ids.vni(SIXTH), eligible=("g1", "g2"), master=master, direct=direct,
+        interface="eth1" if node.startswith("g") else "", source6=VIRTUAL if node.startswith("g") else "",
+        mode="VirtualIPAddress",
+    )  # fmt: skip
+    sets = (PolicySet(TAG, ("a", "b"), (FIRST, SECOND), WAYS6, (SIXTH, SECOND)), *base.policy_sets[1:])
+    planned = replace(base, egress_ips=(*base.egress_ips, egress), policy_sets=sets)
+    if underlay == 4:
+        return planned
+    nodes = tuple(PlanNode(node.name, v6(node.address)) for node in base.nodes)
+    return replace(planned, nodes=nodes, mtu=MTU - 20, source_check=source_check)
+
+
+def put(node: Node) -> None:
+    """The virtual address comes to a node, as the lease keeper has it come; it leaves all others first."""
+
+    def make() -> None:
+        with contextlib.closing(Addresses()) as addresses, contextlib.closing(Announcer()) as announcer:
+            addresses.add(VIRTUAL, "eth1")
+            announcer.announce(VIRTUAL, "eth1")
+
+    node.machine.inside(make)
+
+
+def take(node: Node) -> None:
+    def remove() -> None:
+        with contextlib.closing(Addresses()) as addresses:
+            addresses.remove(VIRTUAL, "eth1")
+
+    node.machine.inside(remove)
+
+
+def stand(lab: Lab, master: str = "g1", **changes: object) -> None:
+    """Every node learns of this master."""
+    six = changes.get("underlay") == 6
+    for name, node in lab.nodes.items():
+        node.ensure(plan6(name, master, **changes))  # type: ignore[arg-type]
+        for identity, serving, family in ((FIRST, "g1", 4), (SECOND, "g2", 4), (SIXTH, master, 6)):
+            if serving and name != serving:
+                node.set_master(identity, v6(NODES[serving]) if six else serving, family)
+
+
+@pytest.fixture
+def lab6(lab: Lab) -> Iterator[Lab]:
+    stand(lab)
+    put(lab.nodes["g1"])
+    yield lab
+    for name in ("g1", "g2"):
+        take(lab.nodes[name])
+
+
+@pytest.fixture(params=["1", "0"], ids=["bridge-nf", "no-bridge-nf"])
+def bridge_nf(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
+    names = [f"net/bridge/bridge-nf-call-{tables}" for tables in ("iptables", "ip6tables")]
+    for node in lab.nodes.values():
+        node.machine.sysctl(dict.fromkeys(names, request.param))
+    yield
+    for node in lab.nodes.values():
+        node.machine.sysctl(dict.fromkeys(names, "1"))
+
+
+@pytest.mark.usefixtures("bridge_nf")
+@pytest.mark.parametrize("pod", EVERY_POD)
+def test_a_dual_stack_pod_leaves_by_the_address_of_each_family(lab6: Lab, pod: str) -> None:
+    client = lab6.pods[pod]
+    with lab6.witness() as witness, client.datagrams(SERVICE6) as datagrams:
+        assert client.seen_as(SERVICE6) == VIRTUAL
+        assert datagrams.seen_as() == VIRTUAL
+        assert client.seen_as(SERVICE) == G1
+        assert witness.sources() == {VIRTUAL, G1}
+
+
+def test_pods_with_one_address_talk_at_the_same_time(lab6: Lab) -> None:
+    with contextlib.ExitStack() as stack:
+        pods = [lab6.pods[name] for name in ("bridged", "twin", "onmaster")]
+        talks = [stack.enter_context(pod.connect(SERVICE6, port=5000)) for pod in pods]
+        assert len({v6(pod.address) for pod in pods}) == 1
+        assert {talk.seen_as for talk in talks} == {VIRTUAL}
+        assert all(talk.echo() for talk in talks * 2)
+
+
+def test_a_worker_without_any_ipv6_address_serves_its_pods(lab6: Lab) -> None:
+    worker = lab6.nodes["w2"]
+    worker.machine.run("ip", "-6", "address", "flush", "dev", "eth0")
+    try:
+        for pod in ("twin", "routedtwin"):
+            assert lab6.pods[pod].seen_as(SERVICE6) == VIRTUAL
+    finally:
+        worker.machine.ip(
+            f"address add {v6(worker.address)}/64 dev eth0 nodad", f"route replace default via {v6('10.0.0.254')}"
+        )
+
+
+@pytest.mark.parametrize("pod", ["bridged", "routed", "onmaster"])
+def test_without_a_master_the_pod_gets_an_error_at_once(lab6: Lab, pod: str) -> None:
+    stand(lab6, master="")
+    with lab6.witness() as witness:
+        with pytest.raises(OSError) as failure:
+            lab6.pods[pod].connect(SERVICE6)
+        assert failure.value.errno in UNREACHABLE
+        assert witness.sources() == set()
+        assert lab6.pods[pod].seen_as(SERVICE) == G1, "the other family is not touched"
+
+
+@pytest.mark.parametrize("pod", ["bridged", "routed"])
+def test_without_a_master_direct_traffic_leaves_as_the_node(lab6: Lab, pod: str) -> None:
+    lab6.nodes["w1"].ensure(plan6("w1", master="", direct=True))
+    assert lab6.pods[pod].seen_as(SERVICE6) == v6(W1)
+    with lab6.pods[pod].connect(SERVICE6) as conversation:
+        lab6.nodes["w1"].ensure(plan6("w1", direct=True))
+        assert is_reset(conversation)
+    assert lab6.pods[pod].seen_as(SERVICE6) == VIRTUAL
+
+
+@pytest.mark.parametrize("pod", ["bridged", "routed", "onmaster", "onstandby"])
+@pytest.mark.parametrize("direct", [False, True], ids=["drop", "direct"])
+def test_a_gateway_without_an_ipv6_address_drops_ipv6_or_lets_it_go(lab: Lab, pod: str, direct: bool) -> None:
+    """As its ``whenNoGateway`` says; to IPv4 it makes no difference."""
+    client = lab.pods[pod]
+    for name, node in lab.nodes.items():
+        node.ensure(plan(name, direct=direct))
+    with lab.witness() as witness:
+        if direct:
+            expected = {v6(client.node.address), v6(G1), v6("172.16.0.8")}
+            assert client.seen_as(SERVICE6) in expected
+        else:
+            expected = set()
+            with pytest.raises(OSError) as failure:
+                client.connect(SERVICE6)
+            assert failure.value.errno in UNREACHABLE
+            with client.datagrams(SERVICE6) as datagrams, pytest.raises(OSError, match=r"unreachable|timed out|denied"):
+                datagrams.seen_as()
+        assert client.seen_as(SERVICE) == G1
+        assert witness.sources() - {G1} <= expected
+
+
+@pytest.mark.parametrize("pod", ["bridged", "onmaster"])
+def test_a_gateway_with_only_an_ipv6_address_drops_ipv4(lab6: Lab, pod: str) -> None:
+    for name, node in lab6.nodes.items():
+        planned = plan6(name)
+        ways = (Way("203.0.113.0/24", SIXTH), Way("2001:db8::/32", SIXTH))
+        node.ensure(replace(planned, policy_sets=(PolicySet(TAG, ("a",), (SIXTH,), ways),)))
+    with lab6.witness() as witness:
+        with pytest.raises(OSError) as failure:
+            lab6.pods[pod].connect(SERVICE)
+        assert failure.value.errno in UNREACHABLE
+        assert lab6.pods[pod].seen_as(SERVICE6) == VIRTUAL
+        assert witness.sources() == {VIRTUAL}
+
+
+def test_failover_keeps_connections(lab6: Lab) -> None:
+    worker = lab6.nodes["w1"]
+    with lab6.pods["bridged"].connect(SERVICE6) as one, lab6.pods["routed"].connect(SERVICE6) as other:
+        assert one.echo() and other.echo()
+        with lab6.witness() as witness:
+            take(lab6.nodes["g1"])
+            put(lab6.nodes["g2"])
+            worker.set_master(SIXTH, "g2", family=6)
+            assert one.echo() and other.echo()
+            assert lab6.pods["bridged"].seen_as(SERVICE6) == VIRTUAL
+            assert witness.sources() == {VIRTUAL}
+    assert worker.missing(plan6("w1")) == (), "the master is the lease keeper's"
+
+
+@pytest.mark.parametrize("pod", ["onmaster", "onstandby"])
+def test_connections_end_where_the_master_comes_to_the_pods_node_or_leaves_it(lab6: Lab, pod: str) -> None:
+    client = lab6.pods[pod]
+    with client.connect(SERVICE6) as conversation, lab6.witness() as witness:
+        take(lab6.nodes["g1"])
+        put(lab6.nodes["g2"])
+        stand(lab6, master="g2")
+        assert is_reset(conversation)
+        assert client.seen_as(SERVICE6) == VIRTUAL
+        assert witness.sources() == {VIRTUAL}
+
+
+def test_packets_wait_while_a_tunnel_is_held(lab6: Lab) -> None:
+    worker = lab6.nodes["w1"]
+
+    def hold() -> None:
+        with contextlib.closing(netlink.Neighbours()) as neighbours:
+            neighbours.hold(DEVICE, 6)
+
+    with lab6.pods["bridged"].datagrams(SERVICE6) as datagrams, lab6.witness() as witness:
+        worker.machine.inside(hold)
+        with pytest.raises(TimeoutError):
+            datagrams.seen_as()
+        assert witness.sources() == set()
+        worker.set_master(SIXTH, "g1", family=6)
+        assert datagrams.sock.recv(100).split()[1].decode() == VIRTUAL, "what has waited is not lost"
+
+
+def test_nothing_goes_into_a_tunnel_by_itself(lab6: Lab) -> None:
+    worker, master = lab6.nodes["w1"], lab6.nodes["g1"]
+    with (
+        Capture(master.machine, "eth0") as at_master,
+        Capture(lab6.nodes["w2"].machine, "eth0") as at_worker,
+        lab6.pods["bridged"].datagrams(SERVICE6) as datagrams,
+    ):
+        worker.ensure(replace(plan6("w1"), egress_ips=(), policy_sets=()))
+        worker.ensure(plan6("w1"))
+        worker.machine.ip(f"link set {DEVICE} down", f"link set {DEVICE} up")
+        worker.ensure(plan6("w1"))
+        assert datagrams.seen_as() == VIRTUAL
+        assert [packet.source for packet in at_master.packets(4799)] == [W1], "one datagram"
+        assert at_worker.packets(4799) == []
+    for device in (DEVICE, ids.BACK_DEVICE):
+        assert "inet6" not in worker.machine.run("ip", "-6", "address", "show", "dev", device)
+
+
+DAMAGE = {
+    "rule": ("ip", "-6", "rule", "del", "priority", "903"),
+    "route": ("ip", "-6", "route", "del", "default", "dev", DEVICE, "table", "7003"),
+    "routes": ("ip", "-6", "route", "flush", "table", "7003"),
+    "device": ("ip", "link", "del", DEVICE),
+    "device down": ("ip", "link", "set", DEVICE, "down"),
+    "neighbour": ("ip", "neigh", "del", ids.NEXT_HOP6, "dev", DEVICE),
+    "no IPv6": ("sysctl", "-qw", f"net.ipv6.conf.{DEVICE}.disable_ipv6=1"),
+    "no IPv6 anywhere": ("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"),
+    "no IPv6 on the way back": ("sysctl", "-qw", f"net.ipv6.conf.{ids.BACK_DEVICE}.disable_ipv6=1"),
+    "small": ("ip", "link", "set", DEVICE, "mtu", "1279"),
+    "address": ("ip", "address", "add", "fd00:99::1/64", "dev", DEVICE),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_leaks_nothing_and_is_repaired(lab6: Lab, damage: str) -> None:
+    worker = lab6.nodes["w1"]
+    pods = [lab6.pods["bridged"], lab6.pods["routed"]]
+    worker.machine.run(*DAMAGE[damage])
+    with lab6.witness() as witness:
+        for pod in pods:
+            with contextlib.suppress(OSError):
+                pod.connect(SERVICE6, seconds=0.2).sock.close()
+        assert witness.sources() <= {VIRTUAL}
+    if damage == "no IPv6 anywhere":
+        _restore_ipv6(lab6)
+    problems = worker.missing(plan6("w1"))
+    assert problems or damage == "address"
+    worker.ensure(plan6("w1"))
+    assert worker.ensure(plan6("w1")) == ()
+    assert [pod.seen_as(SERVICE6) for pod in pods] == [VIRTUAL, VIRTUAL]
+
+
+def _restore_ipv6(lab: Lab) -> None:
+    """What the machine's owner has had there."""
+    worker = lab.nodes["w1"].machine
+    worker.sysctl({"net/ipv6/conf/all/disable_ipv6": "0"})
+    worker.ip(
+        f"address replace {v6(W1)}/64 dev eth0 nodad",
+        "address replace fd00:244::1/64 dev cbr0 nodad",
+        "address replace fe80::1/64 dev vethrouted nodad",
+        f"route replace {v6(lab.pods['routed'].address)}/128 dev vethrouted",
+        f"route replace default via {v6('10.0.0.254')}",
+    )
+
+
+@pytest.mark.parametrize("underlay", [4, 6])
+@pytest.mark.parametrize("service", [SERVICE, SERVICE6])
+def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, service: str) -> None:
+    """The address inside the tunnel may be none of the worker's: not even its routing may answer."""
+    stand(lab6, underlay=underlay)
+    worker, pod = lab6.nodes["w1"].machine, lab6.pods["bridged"]
+    own, shown = (v6(pod.address), VIRTUAL) if ":" in service else (pod.address, G1)
+    protocol = socket.IPPROTO_ICMPV6 if ":" in service else socket.IPPROTO_ICMP
+    with (
+        pod.datagrams(service) as datagrams,
+        Capture(worker, "eth0") as arriving,
+        lab6.outside.socket(family_of(service), socket.SOCK_RAW, protocol) as errors,
+    ):
+        assert datagrams.seen_as() == shown
+        assert worker.inside(lambda: netlink.delete_connections(own)) >= 1
+        packet = (udp_packet6 if ":" in service else udp_packet)(service, shown, datagrams.port, b"late", PORT)
+        before = len(arriving.packets(4799))
+        send_any(lab6.outside, packet, shown)
+        until(lambda: len(arriving.packets(4799)) > before, "the late one has come to the worker", 2)
+        assert pod.seen_as(service) == shown, "this came after the late one"
+        assert [kind for kind in icmp_types(errors) if kind in (ICMP_UNREACHABLE, ICMP6_UNREACHABLE)] == []
+
+
+def icmp_types(sock: socket.socket) -> Iterator[int]:
+    """Of all that has come to a raw socket; only that of IPv4 shows the IP header too."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            data = sock.recv(2048, socket.MSG_DONTWAIT)
+            yield data[0] if sock.family == socket.AF_INET6 else data[20]
+
+
+@pytest.mark.parametrize("pod", EVERY_POD)
+def test_over_ipv6_both_families_pass(lab6: Lab, pod: str) -> None:
+    stand(lab6, underlay=6)
+    client = lab6.pods[pod]
+    with (
+        lab6.witness() as witness,
+        Capture(lab6.nodes["g1"].machine, "eth0") as arriving,
+        client.datagrams(SERVICE6) as datagrams6,
+        client.datagrams(SERVICE) as datagrams,
+    ):
+        assert client.seen_as(SERVICE6) == datagrams6.seen_as() == VIRTUAL
+        assert client.seen_as(SERVICE) == datagrams.seen_as() == G1
+        assert witness.sources() == {VIRTUAL, G1}
+        assert arriving.sources(4799) == (set() if pod == "onmaster" else {v6(client.node.address)})
+    assert client.node.missing(plan6(client.node.name, underlay=6)) == ()
+
+
+@pytest.mark.parametrize("pod", ["bridged", "routed"])
+def test_over_ipv6_a_worker_without_any_ipv4_serves_its_pods(lab6: Lab, pod: str) -> None:
+    """No route leads to where the answers come from, nor on the master to the worker's address in the tunnel."""
+    client = lab6.pods[pod]
+    worker, master = client.node, lab6.nodes["g1"]
+    worker.machine.ip(f"address del {worker.address}/24 dev eth0", "route flush default")
+    # Its way out is a narrow one: no route leads to where the worker's packets come from inside the tunnel.
+    master.machine.ip("route del default", f"route add {SERVICE}/32 via 172.16.0.254")
+    try:
+        stand(lab6, underlay=6, source_check=True)
+        with lab6.witness() as witness, client.datagrams(SERVICE) as datagrams:
+            with pytest.raises(TimeoutError):
+                datagrams.seen_as()
+            stand(lab6, underlay=6, source_check=False)
+            assert client.seen_as(SERVICE) == datagrams.seen_as() == G1
+            assert client.seen_as(SERVICE6) == VIRTUAL
+            assert witness.sources() <= {VIRTUAL, G1}
+    finally:
+        worker.machine.ip(f"address add {worker.address}/24 dev eth0", "route add default via 10.0.0.254")
+        master.machine.ip(f"route del {SERVICE}/32", "route add default via 172.16.0.254")
+
+
+def test_over_ipv6_pods_with_one_address_talk_at_the_same_time(lab6: Lab) -> None:
+    stand(lab6, underlay=6)
+    pods = [lab6.pods[name] for name in ("bridged", "twin", "onmaster")]
+    with contextlib.ExitStack() as stack:
+        for service, seen in ((SERVICE, G1), (SERVICE6, VIRTUAL)):
+            talks = [stack.enter_context(pod.connect(service, port=5000)) for pod in pods]
+            assert {talk.seen_as for talk in talks} == {seen}
+            assert all(talk.echo() for talk in talks * 2)
+
+
+def test_over_ipv6_failover_keeps_connections(lab6: Lab) -> None:
+    stand(lab6, underlay=6)
+    with lab6.pods["bridged"].connect(SERVICE6) as conversation, lab6.witness() as witness:
+        take(lab6.nodes["g1"])
+        put(lab6.nodes["g2"])
+        lab6.nodes["w1"].set_master(SIXTH, v6(NODES["g2"]), family=6)
+        assert conversation.echo()
+        lab6.nodes["w1"].set_master(FIRST, v6(NODES["g2"]))
+        assert lab6.pods["bridged"].seen_as(SERVICE) == "172.16.0.8"
+        assert witness.sources() == {VIRTUAL, "172.16.0.8"}
+
+
+@pytest.mark.parametrize("sender", ["bridged", "routed"])
+def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: str) -> None:
+    stand(lab6, underlay=6)
+    w2, g1 = v6(NODES["w2"]), v6(NODES["g1"])
+    inner = udp_packet6(ids.inner(w2, 6), SERVICE6, PORT, b"forged")
+    macs = bytes.fromhex((ids.node_mac(g1) + ids.node_mac(w2)).replace(":", ""))
+    frame = struct.pack("!II", 0x08000000, ids.vni(SIXTH) << 8) + macs + b"\x86\xdd" + inner
+
+    def forged(source: str) -> bytes:
+        return udp_packet6(source, g1, 4799, frame)
+
+    with lab6.witness() as witness:
+        pod = lab6.pods[sender]
+        for source in (w2, v6(pod.address)):
+            send_any(pod.machine, forged(source), g1)
+        # From a pod of the master itself, where nothing is forwarded on the way.
+        send_any(lab6.pods["onmaster"].machine, forged(w2), g1)
+        by_ipv4 = udp_packet(NODES["w2"], NODES["g1"], 4799, frame)
+        send_any(lab6.nodes["w2"].machine, by_ipv4, NODES["g1"])
+        # What a node's own kernel sends comes through: the packets above were well made. It arrives after them.
+        send_any(lab6.nodes["w2"].machine, forged(w2), g1)
+        until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
+        assert len(witness.egress.packets(PORT)) == 1
+
+
+def test_from_a_tunnel_over_ipv4_to_one_over_ipv6_and_back(lab6: Lab) -> None:
+    for underlay in (6, 4, 6):
+        stand(lab6, underlay=underlay)
+        assert lab6.pods["bridged"].seen_as(SERVICE6) == VIRTUAL
+        assert lab6.pods["routed"].seen_as(SERVICE) == G1
+
+
+def test_nodes_of_the_other_underlay_are_out_of_reach(lab6: Lab) -> None:
+    """A tunnel has ends of one family: who has another address is cut off, and disturbs nobody."""
+    worker = lab6.nodes["w1"]
+    planned = plan6("w1")
+    mixed = tuple(PlanNode("g1", v6(NODES["g1"])) if node.name == "g1" else node for node in planned.nodes)
+    worker.ensure(replace(planned, nodes=mixed))
+    assert worker.missing(replace(planned, nodes=mixed)) == ()
+    with lab6.witness() as witness:
+        for service in (SERVICE, SERVICE6):
+            with pytest.raises(OSError) as failure:
+                lab6.pods["bridged"].connect(service)
+            assert failure.value.errno in UNREACHABLE
+        assert lab6.pods["bridged"].seen_as(OTHER_SERVICE) == "172.16.0.8", "its master is in reach"
+        assert witness.sources() == {"172.16.0.8"}
+
+
+def test_a_tunnel_too_small_for_ipv6_carries_ipv4(lab6: Lab) -> None:
+    small = replace(plan6("w1"), mtu=ids.IPV6_MIN_MTU - 1)
+    worker = lab6.nodes["w1"]
+    worker.ensure(small)
+    assert worker.missing(small) == ()
+    with lab6.witness() as witness:
+        with pytest.raises(OSError) as failure:
+            lab6.pods["bridged"].connect(SERVICE6)
+        assert failure.value.errno in UNREACHABLE
+        assert lab6.pods["bridged"].seen_as(SERVICE) == G1
+        assert witness.sources() == {G1}
+    worker.ensure(plan6("w1"))
+    assert worker.missing(plan6("w1")) == ()
+
+
+@pytest.mark.parametrize("underlay", [4, 6])
+@pytest.mark.parametrize("pod", ["bridged", "routed"])
+def test_segments_fit_into_the_tunnel(lab6: Lab, pod: str, underlay: int) -> None:
+    stand(lab6, underlay=underlay)
+    with lab6.outside.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as sniffer:
+        lab6.outside.inside(lambda: sniffer.bind(("br-e", 3)))
+        sniffer.settimeout(2)
+        lab6.pods[pod].seen_as(SERVICE6)
+        assert offered_segment(sniffer) == (MTU if underlay == 4 else MTU - 20) - 60
+
+
+def offered_segment(sniffer: socket.socket) -> int:
+    """The maximum segment size in the first SYN over IPv6 to the service: Linux writes that option first."""
+    while True:
+        packet = sniffer.recv(2048)
+        to_service = packet[24:40] == socket.inet_pton(socket.AF_INET6, SERVICE6)
+        if packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_TCP and to_service and packet[53] & 0x12 == 0x02:
+            assert packet[60:62] == b"\x02\x04"
+            return int(struct.unpack_from("!H", packet, 62)[0])
+
+
+def send_any(machine: Namespace, packet: bytes, destination: str) -> None:
+    """Sends an IP packet as it is, header included."""
+    with machine.socket(family_of(destination), socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        sock.sendto(packet, (destination, 0))
+
+
+def udp_packet6(source: str, destination: str, port: int, payload: bytes, source_port: int = 4000) -> bytes:
+    """An IPv6 packet with a UDP datagram (RFC 8200, section 8.1)."""
+    addresses = b"".join(socket.inet_pton(socket.AF_INET6, address) for address in (source, destination))
+    length = 8 + len(payload)
+    pseudo = addresses + struct.pack("!IxxxB", length, socket.IPPROTO_UDP)
+    datagram = struct.pack("!HHHH", source_port, port, length, 0) + payload
+    words = pseudo + datagram + bytes(len(datagram) % 2)
+    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    header = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + addresses
+    return header + datagram[:6] + struct.pack("!H", checksum or 0xFFFF) + datagram[8:]

@@ -1,0 +1,140 @@
+"""``egressctl doctor`` on a real kernel: it lists what is ours, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from cni import ensure as datapath
+from cni.kernel import ids, netlink, nft
+from gateway_agent.core.fence import fence_nft
+from gateway_agent.core.ruleset import gateway_nft
+from gateway_agent.ctl.doctor import Finding, examine
+from gateway_agent.shell.addresses import Addresses
+from tests.lab.namespace import Namespace
+
+from .datapath_lab import SOURCES, plan
+
+VIRTUAL = "172.16.0.50"
+
+
+@pytest.fixture
+def node() -> Iterator[Namespace]:
+    """An egress node's interfaces, without anything of ours."""
+    made = Namespace("egwdoc-g1")
+    made.delete()
+    try:
+        made.create()
+        made.ip(
+            "link add eth0 type veth peer name far0",
+            "link add eth1 type veth peer name far1",
+            "address add 10.0.0.1/24 dev eth0",
+            f"address add {SOURCES['g1']}/24 dev eth1",
+            *(f"link set {name} up" for name in ("eth0", "far0", "eth1", "far1")),
+        )
+        yield made
+    finally:
+        made.delete()
+
+
+def findings(node: Namespace) -> dict[str, Finding]:
+    """What may be right or wrong with the node."""
+    return {finding.what: finding for finding in node.inside(lambda: examine(None)) if finding.judged}
+
+
+def ours(node: Namespace) -> list[str]:
+    return [finding.found for finding in node.inside(lambda: examine(None)) if finding.what == "ours"]
+
+
+def of_somebody_else(node: Namespace) -> None:
+    """One of each kind that we have too, as near to ours as names and numbers can be."""
+    node.ip(
+        "link add vxlan0 type vxlan id 77 dstport 4799 local 10.0.0.1 nolearning",
+        "link add egw-veth type veth peer name egw-far",
+        "link set egw-veth group 7",
+        "address add 172.16.0.51/32 dev eth1",
+        "neighbour add 10.0.0.9 lladdr 02:e9:0a:00:00:09 dev eth0 nud permanent",
+        "route add default via 10.0.0.254 dev eth0 table 7001",
+        "route add 198.51.100.0/24 via 10.0.0.254 dev eth0 proto 234",
+        "rule add priority 901 fwmark 0x100000/0xff00000 lookup 7001",
+    )
+    node.run("nft", "-f", "-", text="table inet egress_gateway_too {\n}\ntable ip egress_gateway {\n}\n")
+
+
+def test_a_node_without_anything_of_ours(node: Namespace) -> None:
+    assert ours(node) == []
+    of_somebody_else(node)
+    assert ours(node) == []
+
+
+def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
+    of_somebody_else(node)
+    wanted = plan("g1")
+    node.ip("link add veth1 type veth peer name veth1-far")
+
+    def stand() -> None:
+        datapath.ensure(wanted)
+        nft.ensure(gateway_nft(wanted))
+        nft.ensure(fence_nft([VIRTUAL], ["eth0", "eth1"]))
+        netlink.tag("veth1", ids.GROUP_BASE + 1)
+        addresses = Addresses()
+        addresses.add(VIRTUAL, "eth1")
+        addresses.close()
+
+    node.inside(stand)
+    found = ours(node)
+    assert found
+    state = node.inside(netlink.observe)
+    assert {str(item) for item in state} <= set(found), "devices, settings, entries, routes and rules"
+    assert {type(item).__name__ for item in state} >= {"Vxlan", "Address", "Fdb", "Route", "Rule"}
+    rest = sorted(set(found) - {str(item) for item in state})
+    assert rest == [
+        f"interface veth1 has group {ids.GROUP_BASE + 1:#x}",
+        "nftables table bridge egress_gateway",
+        "nftables table inet egress_gateway",
+        "nftables table inet egress_gateway_snat",
+        "nftables table netdev egress_gateway_fence",
+        f"virtual address {VIRTUAL} on eth1",
+    ]
+    assert not [line for line in found if "vxlan0" in line or "egw-veth" in line or "172.16.0.51" in line]
+
+
+def test_looking_changes_nothing(node: Namespace) -> None:
+    of_somebody_else(node)
+
+    def everything() -> tuple[str, ...]:
+        listings = (
+            ("ip", "-d", "link"),
+            ("ip", "address"),
+            ("ip", "rule"),
+            ("ip", "route", "show", "table", "all"),
+        )
+        return tuple(node.run(*listing) for listing in (*listings, ("nft", "list", "ruleset")))
+
+    before = everything()
+    assert ours(node) == []
+    assert everything() == before
+
+
+def test_what_may_be_wrong_with_the_node(node: Namespace) -> None:
+    node.sysctl({"net/ipv4/ip_forward": "0"})
+    forwarding = findings(node)["net.ipv4.ip_forward"]
+    assert forwarding.wrong
+    assert forwarding.hint == "an egress node needs sysctl -w net.ipv4.ip_forward=1"
+    node.sysctl({"net/ipv4/ip_forward": "1"})
+    found = findings(node)
+    assert not found["net.ipv4.ip_forward"].wrong
+    assert not found["nft"].wrong
+    assert not found["kernel"].wrong, "this test needs a kernel that has virtual addresses"
+
+
+def test_what_ipv6_depends_on_is_shown_and_not_judged(node: Namespace) -> None:
+    node.sysctl({"net/ipv6/conf/all/forwarding": "1", "net/ipv4/conf/all/rp_filter": "2"})
+    try:
+        found = {finding.what: finding for finding in node.inside(lambda: examine(None))}
+        forwarding, check = found["net.ipv6.conf.all.forwarding"], found["net.ipv4.conf.all.rp_filter"]
+        assert (forwarding.found, check.found) == ("1", "2")
+        assert not forwarding.judged and not check.judged
+    finally:
+        node.sysctl({"net/ipv6/conf/all/forwarding": "0", "net/ipv4/conf/all/rp_filter": "0"})

@@ -1,0 +1,393 @@
+"""The fence on a real kernel: what leaves with a virtual address, and for how long."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from cni.kernel import ids, monitor, nft
+from cni.kernel.errors import KernelError
+from cni.kernel.rtnetlink import NETLINK_NETFILTER
+from gateway_agent.core import arp
+from gateway_agent.core.fence import fence_nft
+from gateway_agent.shell.fence import Fence
+from tests.lab.namespace import REPOSITORY, Namespace
+from tests.lab.waiting import until
+
+from .link import VIRTUAL, VIRTUAL6, Wire, Witness, wire
+
+BOTH = (VIRTUAL, VIRTUAL6)
+LONG = 3_600_000_000_000
+SHORT = 200_000_000
+TICK = 8_000_000
+"""Nanoseconds by which an expiry may be late: two ticks of the kernel's timer (250 Hz)."""
+TABLE = f"netdev {ids.NFT_FENCE}"
+TEXT = fence_nft(BOTH, ["eth1"])
+PACKET_QDISC_BYPASS = 20
+
+
+@pytest.fixture(scope="module")
+def standing() -> Iterator[Wire]:
+    with wire("egwfe") as made:
+        made.far.ip(f"neighbour replace {VIRTUAL} lladdr {made.mac(made.near)} dev eth1")
+        made.near.ip(f"address add {VIRTUAL}/32 dev eth1 scope host", f"address add {VIRTUAL6}/128 dev eth1 nodad")
+        made.near.ip(f"neighbour replace 172.16.0.2 lladdr {made.mac(made.far)} dev eth1")
+        made.near.ip(f"neighbour replace 2001:db8::2 lladdr {made.mac(made.far)} dev eth1")
+        yield made
+
+
+@pytest.fixture
+def line(standing: Wire) -> Wire:
+    """The fence stands on ``near``, and is closed."""
+    standing.near.inside(lambda: nft.apply(TEXT))
+    return standing
+
+
+@pytest.fixture
+def fence(line: Wire) -> Iterator[Fence]:
+    made = line.near.inside(Fence)
+    yield made
+    made.close_socket()
+
+
+@pytest.fixture(params=["in place", "by deleting and adding"])
+def each_way(request: pytest.FixtureRequest, fence: Fence) -> Fence:
+    """The second way is that of kernels before 6.12."""
+    fence.ticket(99, SHORT)
+    if request.param != "in place":
+        fence._in_place = False
+    return fence
+
+
+def opened(machine: Namespace) -> set[str]:
+    """Which elements the open sets have."""
+    found: set[str] = set()
+    for name in (ids.FENCE_OPEN4, ids.FENCE_OPEN6):
+        answer = json.loads(machine.run("nft", "-j", "list", "set", *TABLE.split(), name))
+        found |= {item["elem"]["val"] for item in answer["nftables"][1]["set"].get("elem", [])}
+    return found
+
+
+def tickets(machine: Namespace) -> int:
+    answer = json.loads(machine.run("nft", "-j", "list", "set", *TABLE.split(), ids.FENCE_TICKETS))
+    return len(answer["nftables"][1]["set"].get("elem", []))
+
+
+def let_speak(fence: Fence, number: int, lifetime: int = LONG) -> bool:
+    fence.ticket(number, SHORT)
+    return fence.open(number, BOTH, lifetime)
+
+
+# --- what is fenced ----------------------------------------------------------------------------------------
+
+
+def raw(frame: bytes, protocol: int, bypass: bool = False) -> Callable[[Namespace], None]:
+    def send(machine: Namespace) -> None:
+        with machine.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as sock:
+            if bypass:
+                sock.setsockopt(263, PACKET_QDISC_BYPASS, 1)
+            with contextlib.suppress(OSError):
+                machine.inside(lambda: sock.sendto(frame, ("eth1", protocol)))
+
+    return send
+
+
+def udp(source: str, destination: str) -> Callable[[Namespace], None]:
+    def send(machine: Namespace) -> None:
+        family = socket.AF_INET6 if ":" in source else socket.AF_INET
+        with machine.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((source, 0))
+            with contextlib.suppress(OSError):
+                sock.sendto(b"by the virtual address", (destination, 9))
+
+    return send
+
+
+MAC = "02:00:00:00:00:50"
+GRATUITOUS = arp.gratuitous(VIRTUAL, MAC)
+ADVERTISEMENT = arp.advertisement(VIRTUAL6, MAC)
+IPV4 = b"\xff" * 6 + bytes.fromhex("020000000050") + b"\x08\x00" + struct.pack(
+    "!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0, socket.inet_aton(VIRTUAL), socket.inet_aton("172.16.0.2")
+) + bytes(8)
+FENCED = {
+    "ARP, raw": raw(GRATUITOUS, 0),
+    "ARP, raw, said to be ARP": raw(GRATUITOUS, 0x0806),
+    "ARP, raw, past the queue": raw(GRATUITOUS, 0x0806, bypass=True),
+    "IPv4, raw": raw(IPV4, 0),
+    "IPv4, raw, said to be IPv4": raw(IPV4, 0x0800),
+    "IPv4, raw, past the queue": raw(IPV4, 0, bypass=True),
+    "advertisement, raw": raw(ADVERTISEMENT, 0),
+    "UDP": udp(VIRTUAL, "172.16.0.2"),
+    "UDP over IPv6": udp(VIRTUAL6, "2001:db8::2"),
+}
+NEVER = {
+    "ARP, raw, said to be IPv4": raw(GRATUITOUS, 0x0800),
+    "IPv4, raw, said to be ARP": raw(IPV4, 0x0806),
+    "advertisement by another address": raw(
+        ADVERTISEMENT[:22] + socket.inet_pton(socket.AF_INET6, "fe80::1") + ADVERTISEMENT[38:], 0
+    ),
+}
+FREE = {
+    "ARP of another address": raw(arp.gratuitous("172.16.0.51", MAC), 0),
+    "probe": raw(arp.probe(VIRTUAL, MAC), 0),
+    "probe of an IPv6 address": raw(arp.probe(VIRTUAL6, MAC), 0),
+    "advertisement of another address": raw(arp.advertisement("2001:db8::51", MAC), 0),
+    "UDP": udp("172.16.0.1", "172.16.0.2"),
+    "UDP over IPv6": udp("2001:db8::1", "2001:db8::2"),
+}
+
+
+def arrive(line: Wire, send: Callable[[Namespace], None]) -> bool:
+    with Witness(line.far) as witness:
+        send(line.near)
+        return bool(witness.since_mark(line.near))
+
+
+@pytest.mark.parametrize("what", FENCED)
+def test_what_speaks_as_a_virtual_address_leaves_only_while_it_is_open(line: Wire, fence: Fence, what: str) -> None:
+    assert not arrive(line, FENCED[what])
+    assert let_speak(fence, 1)
+    assert arrive(line, FENCED[what])
+    fence.close(BOTH)
+    assert not arrive(line, FENCED[what])
+
+
+@pytest.mark.parametrize("what", NEVER)
+def test_what_is_not_as_it_says_never_leaves(line: Wire, fence: Fence, what: str) -> None:
+    assert let_speak(fence, 1)
+    assert not arrive(line, NEVER[what])
+
+
+@pytest.mark.parametrize("what", FREE)
+def test_all_else_leaves(line: Wire, fence: Fence, what: str) -> None:
+    assert arrive(line, FREE[what])
+
+
+def test_the_fence_stands_behind_source_nat(line: Wire, fence: Fence) -> None:
+    rule = f"type nat hook postrouting priority srcnat; ip daddr 172.16.0.2 snat to {VIRTUAL}"
+    line.near.run("nft", f"table ip h {{ chain c {{ {rule}; }}; }}")
+    try:
+        assert not arrive(line, udp("172.16.0.1", "172.16.0.2"))
+        assert let_speak(fence, 1)
+        assert arrive(line, udp("172.16.0.1", "172.16.0.2"))
+    finally:
+        line.near.run("nft", "delete table ip h")
+
+
+# --- tickets -----------------------------------------------------------------------------------------------
+
+
+def test_a_ticket_opens_once(line: Wire, fence: Fence) -> None:
+    assert let_speak(fence, 7)
+    fence.close(BOTH)
+    assert not fence.open(7, BOTH, LONG)
+    assert opened(line.near) == set()
+
+
+def test_without_its_ticket_nothing_opens(line: Wire, fence: Fence) -> None:
+    fence.ticket(7, SHORT)
+    assert not fence.open(8, BOTH, LONG)
+    assert opened(line.near) == set()
+
+
+def test_an_expired_ticket_opens_nothing_and_refreshes_nothing(line: Wire, each_way: Fence) -> None:
+    assert let_speak(each_way, 7, SHORT)
+    each_way.ticket(8, SHORT // 4)
+    until(lambda: not tickets(line.near), "the ticket has expired")
+    assert not each_way.open(8, BOTH, LONG)
+    until(lambda: not opened(line.near), "the fence has closed by itself")
+
+
+def test_a_lifetime_that_is_over_opens_nothing(line: Wire, fence: Fence) -> None:
+    for lifetime in (-1, 0, 999_999, 9_999_999):
+        fence.ticket(7, lifetime)
+        assert not fence.open(7, BOTH, LONG)
+        fence.ticket(7, SHORT)
+        assert not fence.open(7, BOTH, lifetime)
+        fence.close_all()
+    assert opened(line.near) == set()
+
+
+def test_a_ticket_that_stands_is_not_written_again(line: Wire, fence: Fence) -> None:
+    fence.ticket(7, SHORT)
+    with pytest.raises(KernelError, match="ticket 7"):
+        fence.ticket(7, SHORT)
+
+
+def test_without_a_table_nothing_opens_and_closing_is_done(line: Wire, fence: Fence) -> None:
+    fence.ticket(7, SHORT)
+    line.near.inside(lambda: nft.apply(fence_nft([], [])))
+    with pytest.raises(KernelError, match="No such file"):
+        fence.ticket(8, SHORT)
+    with pytest.raises(KernelError, match="No such file"):
+        fence.open(7, BOTH, SHORT)
+    fence.close(BOTH)
+    fence.close_all()
+
+
+def test_closing_closes_what_is_named_and_nothing_else(line: Wire, fence: Fence) -> None:
+    assert let_speak(fence, 1)
+    fence.close([VIRTUAL, "172.16.0.99"])
+    assert opened(line.near) == {VIRTUAL6}
+    fence.ticket(2, SHORT)
+    fence.close_all()
+    assert opened(line.near) == set()
+    assert not fence.open(2, BOTH, LONG)
+
+
+def test_a_stopped_process_opens_nothing(line: Wire) -> None:
+    """It has its ticket and its majority, and is stopped before it opens."""
+    story = f"""
+import os, signal
+from gateway_agent.shell.fence import Fence
+fence = Fence()
+fence.ticket(5, {SHORT})
+os.kill(os.getpid(), signal.SIGSTOP)
+print(fence.open(5, ["{VIRTUAL}"], {LONG}))
+"""
+    command = line.near.command(sys.executable, "-c", story)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        os.waitpid(process.pid, os.WUNTRACED)
+        until(lambda: not tickets(line.near), "the ticket has expired")
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate()[0] == "False\n"
+    assert opened(line.near) == set()
+
+
+# --- time --------------------------------------------------------------------------------------------------
+
+
+class Flow:
+    """Numbered datagrams from the virtual address, one each 0.5 ms, and which of them arrive."""
+
+    def __init__(self, line: Wire) -> None:
+        self._witness = Witness(line.far)
+        self._socket = line.near.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind((VIRTUAL, 0))
+        self._end = threading.Event()
+        self.sent = 0
+        self._thread = threading.Thread(target=self._send)
+
+    def __enter__(self) -> Flow:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._socket.close()
+
+    def stop(self) -> None:
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _send(self) -> None:
+        while not self._end.wait(0.0005):
+            with contextlib.suppress(OSError):
+                self._socket.sendto(struct.pack("!8sQ", b"numbered", self.sent), ("172.16.0.2", 9))
+            self.sent += 1
+
+    def arrived(self) -> list[tuple[int, int]]:
+        """Number and time of arrival."""
+        frames = ((at, frame[42:58]) for at, frame in self._witness.frames())
+        return [(struct.unpack("!8xQ", data)[0], at) for at, data in frames if data.startswith(b"numbered")]
+
+
+def test_refreshing_leaves_no_gap_and_the_end_comes_in_time(line: Wire, each_way: Fence) -> None:
+    assert let_speak(each_way, 1, SHORT)
+    with Flow(line) as flow:
+        begin = time.monotonic()
+        number = 1
+        while time.monotonic() < begin + 3:
+            number += 1
+            each_way.ticket(number, SHORT // 2)
+            written = time.time_ns()
+            assert each_way.open(number, BOTH, SHORT)
+            until(lambda at=written: time.time_ns() > at + 20_000_000, "the next heartbeat")
+        until(lambda: time.time_ns() > written + 2 * SHORT, "the fence has closed")
+        flow.stop()
+        arrived = flow.arrived()
+    assert [number for number, _ in arrived] == list(range(len(arrived)))
+    assert len(arrived) > 2000
+    assert flow.sent > len(arrived)
+    assert arrived[-1][1] - written <= SHORT + TICK
+
+
+def test_updates_of_the_table_lose_no_packet_of_an_open_address(line: Wire, fence: Fence) -> None:
+    """Addresses and devices come and go, while leases are refreshed; the refreshes do not pass for a stranger's."""
+    end = threading.Event()
+
+    def keep() -> None:
+        number = 10
+        while not end.wait(0.02):
+            number += 1
+            assert let_speak(fence, number, 5_000_000_000)
+
+    def edit() -> None:
+        for round in range(30):
+            more = [f"172.16.0.{60 + n}" for n in range(round % 3)] + [f"2001:db8::{60 + n}" for n in range(round % 2)]
+            text = fence_nft([*BOTH, *more], ["eth1", "eth2"][: 1 + round // 2 % 2])
+            done = line.near.inside(lambda text=text: nft.ensure(text))
+            assert done in ((), (f"updated nftables table {TABLE}: out of date",))
+            assert line.near.inside(lambda text=text: nft.missing(text)) == ()
+
+    assert let_speak(fence, 1, 5_000_000_000)
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    try:
+        with Flow(line) as flow:
+            edit()
+            flow.stop()
+            arrived = [number for number, _ in flow.arrived()]
+    finally:
+        end.set()
+        keeper.join()
+    assert arrived == list(range(flow.sent))
+    assert flow.sent > 500
+
+
+def test_a_stranger_is_seen_beside_the_refreshes(line: Wire, fence: Fence) -> None:
+    assert let_speak(fence, 1)
+    assert line.near.inside(lambda: nft.missing(TEXT)) == ()
+    line.near.run("nft", "add", "rule", *TABLE.split(), "speak4", "accept")
+    assert line.near.inside(lambda: nft.ensure(TEXT)) == (
+        f"replaced nftables table {TABLE}: changed by somebody else",
+    )
+    assert opened(line.near) == set(), "who replaces the table closes the fence"
+
+
+def test_the_monitor_hears_of_the_table_and_not_of_the_leases(line: Wire, fence: Fence) -> None:
+    heard = line.near.inside(lambda: monitor.Monitor(NETLINK_NETFILTER))
+    try:
+        assert let_speak(fence, 1)
+        fence.close(BOTH)
+        assert heard.read() == []
+        line.near.run("nft", "delete", "element", *TABLE.split(), _a_map(line.near), "{ 172.16.0.50 }")
+        assert heard.read() == [monitor.Event("table")]
+    finally:
+        heard.close()
+
+
+def _a_map(machine: Namespace) -> str:
+    listed = machine.run("nft", "list", "table", *TABLE.split()).split()
+    return next(word for word in listed if word.startswith("virtual4_"))
+
+
+def test_a_heartbeat_takes_less_than_a_millisecond(line: Wire, fence: Fence) -> None:
+    took = []
+    for number in range(1, 1001):
+        begin = time.perf_counter_ns()
+        assert let_speak(fence, number)
+        took.append(time.perf_counter_ns() - begin)
+    assert sorted(took)[len(took) // 2] < 1_000_000

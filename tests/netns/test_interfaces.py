@@ -1,0 +1,141 @@
+"""What :mod:`gateway_agent.shell.interfaces` reads on a real kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab.namespace import REPOSITORY, Namespace
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
+
+# In a process of its own: psutil and /proc/net look at the namespace of the main thread.
+READ = """
+import json, sys
+from gateway_agent.shell import interfaces
+print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.forwarding, f.forwarding6, f.up, f.carrier)
+                  for name, f in interfaces.read(sys.argv[1:]).items()}))
+"""
+FIELDS = ("addresses", "address", "default_route", "forwarding", "forwarding6", "up", "carrier")
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    made = Namespace("egwdp-facts")
+    made.create({"net/ipv6/conf/default/accept_dad": "0"})
+    try:
+        made.ip(
+            "link add eth1 type veth peer name far1",
+            "link add eth2 type veth peer name far2",
+            *(f"link set {name} up" for name in ("eth1", "eth2", "far1", "far2")),
+            "address add 172.16.0.7/24 dev eth1",
+            "address add 10.0.0.7/30 dev eth2",
+            "address add 2001:db8:1::7/64 dev eth1",
+            "address add 2001:db8:2::7/64 dev eth2",
+        )
+        yield made
+    finally:
+        made.delete()
+
+
+def read(machine: Namespace, *virtual: str) -> dict[str, dict[str, Any]]:
+    """Facts by interface."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    text = machine.run(sys.executable, "-c", READ, *virtual, environment=environment)
+    return {name: dict(zip(FIELDS, values, strict=True)) for name, values in json.loads(text).items()}
+
+
+def test_addresses_with_their_prefixes(machine: Namespace) -> None:
+    facts = read(machine)
+    own = [address for address in facts["eth1"]["addresses"] if not address.startswith("fe80")]
+    assert own == ["172.16.0.7/24", "2001:db8:1::7/64"]
+    assert facts["eth2"]["address"] == "10.0.0.7"
+    assert facts["eth1"]["up"] and facts["eth1"]["carrier"]
+    machine.ip("link set far1 down")
+    assert (read(machine)["eth1"]["up"], read(machine)["eth1"]["carrier"]) == (True, False)
+
+
+def test_a_virtual_address_is_never_the_primary_one(machine: Namespace) -> None:
+    machine.ip(
+        "address add 172.16.0.50/32 dev eth1 scope host",
+        "address add 172.16.0.51/32 dev eth1 label eth1:v",
+        "address add 2001:db8:1::50/128 dev eth1 preferred_lft 0",
+    )
+    # The kernel lists what has a narrower scope first: else the outside would see another address in basic mode.
+    assert read(machine)["eth1"]["address"] == "172.16.0.50"
+    facts = read(machine, "172.16.0.50", "2001:db8:1::50")["eth1"]
+    assert facts["address"] == "172.16.0.7"
+    own = [address for address in facts["addresses"] if not address.startswith("fe80")]
+    assert sorted(own) == ["172.16.0.51/32", "172.16.0.7/24", "2001:db8:1::7/64"]
+
+
+def test_an_address_of_somebody_else_with_its_subnet_still_counts(machine: Namespace) -> None:
+    assert "172.16.0.7/24" in read(machine, "172.16.0.7")["eth1"]["addresses"]
+
+
+def test_default_routes_of_the_main_table(machine: Namespace) -> None:
+    def leads() -> dict[str, list[int]]:
+        return {name: facts["default_route"] for name, facts in read(machine).items() if facts["default_route"]}
+
+    assert leads() == {}
+    machine.ip(
+        # Others' tables, and what leads nowhere.
+        "route add default via 10.0.0.6 table 777",
+        "route add default via 2001:db8:2::1 table 777 metric 1",
+        "route add unreachable ::/0 metric 9",
+        "route add unreachable default metric 9",
+        "route add 128.0.0.0/1 via 10.0.0.6",
+    )
+    assert leads() == {}
+    machine.ip("route add default via 172.16.0.1 metric 100", "route add default via 2001:db8:1::1 metric 100")
+    assert leads() == {"eth1": [4, 6]}
+    machine.ip("route add default via 10.0.0.6 metric 50")
+    assert leads() == {"eth2": [4], "eth1": [6]}
+    machine.ip("route replace ::/0 metric 50 nexthop via 2001:db8:2::1 nexthop via 2001:db8:1::1")
+    assert leads() == {"eth2": [4, 6]}
+
+
+def test_forwarding_is_the_interfaces_own_for_ipv4_and_common_for_ipv6(machine: Namespace) -> None:
+    zero = {"net/ipv4/ip_forward": "0", "net/ipv6/conf/all/forwarding": "0"}
+    machine.sysctl({**zero, "net/ipv4/conf/eth1/forwarding": "1", "net/ipv6/conf/eth1/forwarding": "1"})
+    facts = read(machine)
+    assert {name: (facts[name]["forwarding"], facts[name]["forwarding6"]) for name in ("eth1", "eth2")} == {
+        "eth1": (True, False), "eth2": (False, False),
+    }  # fmt: skip
+    machine.sysctl({"net/ipv6/conf/all/forwarding": "1", "net/ipv6/conf/eth1/forwarding": "0"})
+    assert read(machine)["eth1"]["forwarding6"], "as the kernel does: see the next test"
+
+
+def test_the_kernel_forwards_ipv6_by_the_common_setting_alone(machine: Namespace) -> None:
+    router, far = Namespace("egwdp-facts-r"), Namespace("egwdp-facts-f")
+    router.create({"net/ipv6/conf/default/accept_dad": "0"})
+    far.create({"net/ipv6/conf/default/accept_dad": "0"})
+    try:
+        machine.ip(f"link set far1 netns {router.name}", "route add default via 2001:db8:1::1")
+        router.ip(f"link add eth9 type veth peer name eth0 netns {far.name}")
+        router.ip(
+            *(f"link set {name} up" for name in ("far1", "eth9")),
+            "address add 2001:db8:1::1/64 dev far1", "address add 2001:db8:9::1/64 dev eth9",
+        )  # fmt: skip
+        far.ip("link set eth0 up", "address add 2001:db8:9::2/64 dev eth0", "route add default via 2001:db8:9::1")
+
+        def reached() -> bool:
+            words = machine.run("sh", "-c", "ping -6 -n -c 3 -i 0.2 -W 1 2001:db8:9::2 || true")
+            return " 0 received" not in words
+
+        def forwarding(common: str, own: str) -> None:
+            paths = {f"net/ipv6/conf/{name}/forwarding": own for name in ("far1", "eth9")}
+            router.sysctl({"net/ipv6/conf/all/forwarding": common, **paths})
+
+        forwarding("1", "0")
+        assert reached()
+        forwarding("0", "1")
+        assert not reached()
+    finally:
+        router.delete()
+        far.delete()

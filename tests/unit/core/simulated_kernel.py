@@ -1,0 +1,41 @@
+"""What a keeper asks of one machine's kernel, and what that kernel would let out. It outlives the keeper's process."""
+
+from __future__ import annotations
+
+from gateway_agent.core import serving
+
+
+class Kernel:
+    """Times: the machine's clock, nanoseconds. It counts on whatever happens to the process."""
+
+    def __init__(self) -> None:
+        self.configured: set[str] = set()
+        self.announced: list[tuple[int, str]] = []
+        self._tickets: dict[int, int] = {}
+        self._open: dict[str, int] = {}
+
+    def carry_out(self, effect: serving.Effect, now: int) -> None:
+        if isinstance(effect, serving.Ticket):
+            self._tickets[effect.number] = now + effect.lifetime_ns
+        elif isinstance(effect, serving.Open):
+            if self._tickets.pop(effect.number, 0) > now:
+                self._open.update(dict.fromkeys(effect.addresses, now + effect.lifetime_ns))
+        elif isinstance(effect, serving.Close):
+            for address in effect.addresses:
+                self._open.pop(address, None)
+        elif isinstance(effect, serving.AddAddress):
+            self.configured.add(effect.address)
+        elif isinstance(effect, serving.RemoveAddress):
+            self.configured.discard(effect.address)
+        elif address := effect.address:
+            self.announced.append((now, address))
+
+    def close_all(self) -> None:
+        """What a keeper does when it starts."""
+        self._tickets.clear()
+        self._open.clear()
+        self.configured.clear()
+
+    def lets_out(self, address: str, now: int) -> bool:
+        """Whether a packet with this source address leaves."""
+        return self._open.get(address, 0) > now

@@ -1,0 +1,199 @@
+"""The egress IPs of gateways with virtual addresses: who may serve which, and where the address is to stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP, PlanNode, Requirement
+from gateway_agent.core import egress_ips
+from gateway_agent.core.egress_ips import interface_for
+from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.core.readiness import InterfaceFacts
+
+EGRESS = (Requirement("role", "In", ("egress",)),)
+NODES = (
+    Node("g1", {"role": "egress"}, ("10.0.0.7", "fd00::7")),
+    Node("g2", {"role": "egress"}, ("10.0.0.8",)),
+    Node("w1", {}, ("10.0.0.21",)),
+)
+PLACED = tuple(PlanNode(node.name, node.addresses[0]) for node in NODES)
+BARE = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(), forwarding=True)
+
+
+def gateway(name: str, *addresses: str, interfaces: tuple[str, ...] = ()) -> Gateway:
+    return Gateway(name, EGRESS, VIRTUAL_IP, addresses=addresses, interfaces=interfaces, source=f"{name}.yaml")
+
+
+def planned(*gateways: Gateway) -> tuple[dict[tuple[str, str], PlanEgressIP], list[Problem]]:
+    problems: list[Problem] = []
+    found = list(egress_ips.of(Inventory(gateways, (), NODES), PLACED, problems))
+    assert len({egress.vni for egress in found}) == len(found)
+    return {(egress.gateway, egress.address): egress for egress in found}, problems
+
+
+def with_addresses(**addresses: str) -> dict[str, InterfaceFacts]:
+    return {name: replace(BARE, addresses=tuple(texts.split())) for name, texts in addresses.items()}
+
+
+def test_each_address_of_a_gateway_is_an_egress_ip() -> None:
+    found, problems = planned(gateway("partner", "172.16.0.78", "172.16.0.50", "2001:db8::50"))
+    assert not problems
+    assert [(e.address, e.family) for e in found.values()] == [
+        ("172.16.0.78", 4), ("172.16.0.50", 4), ("2001:db8::50", 6),
+    ]  # fmt: skip
+    for (name, address), egress in found.items():
+        assert egress.id == ids.egress_id(name, address)
+        assert (egress.vni, egress.mode, egress.eligible) == (ids.vni(egress.id), VIRTUAL_IP, ("g1", "g2"))
+
+
+def test_an_address_of_two_gateways_stays_with_the_first() -> None:
+    found, problems = planned(gateway("b", "172.16.0.1", "172.16.0.50"), gateway("a", "172.16.0.50"))
+    assert found["a", "172.16.0.50"].eligible == found["b", "172.16.0.1"].eligible == ("g1", "g2")
+    assert found["b", "172.16.0.50"].eligible == ()
+    [problem] = problems
+    assert (problem.source, problem.path) == ("b.yaml", "spec.sourceIP.virtualIPAddress.ips[1]")
+    assert "172.16.0.50 is an address of gateway a too" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("10.0.0.21", "is the address of node w1"),
+        ("fd00::7", "is the address of node g1"),
+        ("127.0.0.1", "cannot be a host's address: loopback"),
+        ("224.0.0.1", "multicast"),
+        ("169.254.233.1", "link-local"),
+        ("fe80::1", "link-local"),
+    ],
+)
+def test_an_address_that_nobody_may_take(address: str, words: str) -> None:
+    found, problems = planned(gateway("partner", address))
+    assert found["partner", address].eligible == ()
+    [problem] = problems
+    assert problem.path == "spec.sourceIP.virtualIPAddress.ip"
+    assert words in problem.message
+
+
+def test_a_gateway_without_an_address_still_takes_its_packets() -> None:
+    found, problems = planned(gateway("partner"))
+    assert found["partner", ""].eligible == ()
+    assert ["there is no address" in problem.message for problem in problems] == [True]
+
+
+def test_a_gateway_that_selects_no_node_says_so_once() -> None:
+    nobody = replace(gateway("partner", "172.16.0.50", "172.16.0.51"), node_selector=(Requirement("a", "Exists"),))
+    found, problems = planned(nobody)
+    assert [egress.eligible for egress in found.values()] == [(), ()]
+    assert [problem.path for problem in problems] == ["spec.nodeSelector"]
+
+
+def test_two_addresses_of_one_tunnel_number() -> None:
+    # Found by search: the first 24 bits of the hashes are the same.
+    twins = ("10.9.26.68", "10.9.16.65")
+    assert len({ids.vni(ids.egress_id("partner", address)) for address in twins}) == 1
+    found, problems = planned(gateway("partner", *twins))
+    first, second = sorted(twins)
+    assert (found["partner", first].eligible, found["partner", second].eligible) == (("g1", "g2"), ())
+    [problem] = problems
+    assert problem.path == f"spec.sourceIP.virtualIPAddress.ips[{twins.index(second)}]"
+    assert f"{second} has the tunnel number of partner {first}" in problem.message
+
+
+def test_the_order_in_which_addresses_are_written_decides_nothing_but_the_order() -> None:
+    addresses = ("10.9.26.68", "10.9.16.65", "172.16.0.50")
+    one, _ = planned(gateway("partner", *addresses))
+    other, _ = planned(gateway("partner", *reversed(addresses)))
+    assert one == other
+    assert list(one) == list(reversed(other))
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("172.16.0.50", "eth1"),
+        ("172.16.9.50", "eth2"),  # eth3 holds it too, in a shorter prefix
+        ("172.17.0.50", "eth3"),
+        ("192.0.2.50", "eth4"),  # as eth5: by name
+        ("203.0.113.50", "eth0"),  # the default route's
+        ("10.244.0.9", "eth0"),  # a pod's veth
+        ("10.1.2.3", "eth0"),  # alone on its interface: no subnet
+        ("127.0.0.9", "eth0"),
+        ("169.254.233.9", "eth0"),
+        ("2001:db8::50", "eth2"),
+        ("2001:db9::50", ""),
+    ],
+)
+def test_where_no_interface_is_named_the_nearest_subnet_counts(address: str, expected: str) -> None:
+    facts: dict[str, InterfaceFacts] = with_addresses(
+        lo="127.0.0.1/8 ::1/128", eth0="10.0.0.7/24", eth1="172.16.0.7/24", eth2="172.16.8.1/21 2001:db8::1/64",
+        eth3="172.16.0.1/12", eth5="192.0.2.1/24", eth4="192.0.2.2/24", veth7="10.244.0.1/16", eth6="10.1.2.3/32",
+    )  # fmt: skip
+    facts["egw-back"] = replace(BARE, addresses=("169.254.233.1/24",))
+    facts["eth0"] = replace(facts["eth0"], default_route=frozenset({4}))
+    assert interface_for(address, (), facts, {"veth7"}) == expected
+    assert interface_for(address, (), dict(reversed(facts.items())), {"veth7"}) == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (("eth1",), "eth1"),
+        (("eth0", "eth1"), "eth1"),  # holds the address
+        (("eth2", "eth1"), "eth2"),  # the first that holds it, not the nearest
+        (("gone", "eth0"), "eth0"),  # exists
+        (("gone",), ""),  # and never the default route's
+    ],
+)
+def test_named_interfaces_count_in_their_order(named: tuple[str, ...], expected: str) -> None:
+    facts = with_addresses(eth0="10.0.0.7/24", eth1="172.16.0.7/24", eth2="172.16.0.8/12")
+    facts["eth3"] = replace(BARE, default_route=frozenset({4, 6}))
+    assert interface_for("172.16.0.50", named, facts, ()) == expected
+
+
+def test_the_source_is_the_virtual_address_of_its_family() -> None:
+    found, _ = planned(gateway("partner", "172.16.0.50", "2001:db8::50"))
+    facts = with_addresses(eth1="172.16.0.7/24 2001:db8::7/64")
+
+    def placed(address: str, here: str) -> tuple[str, str, str]:
+        egress = found["partner", address]
+        after = egress_ips.with_source(egress, here, [gateway("partner")], facts, ())
+        return after.interface, after.source, after.source6
+
+    assert placed("172.16.0.50", "g1") == ("eth1", "172.16.0.50", "")
+    assert placed("2001:db8::50", "g1") == ("eth1", "", "2001:db8::50")
+    assert placed("172.16.0.50", "w1") == ("", "", "")
+
+
+MASTERS: Mapping[str, tuple[str, int]] = {ids.egress_id("partner", "172.16.0.50"): ("w1", 7)}
+
+
+def test_a_master_that_is_not_eligible_any_more_serves_until_another_is_known() -> None:
+    [egress] = planned(gateway("partner", "172.16.0.50"))[0].values()
+    still = egress_ips.with_master(egress, PLACED, MASTERS, None)
+    assert (still.master, still.epoch) == ("w1", 7)
+    facts = with_addresses(eth1="172.16.0.7/24")
+    on_it = egress_ips.with_source(still, "w1", [gateway("partner")], facts, ())
+    assert (on_it.interface, on_it.source) == ("eth1", "172.16.0.50"), "it forwards as long"
+    previous = Plan("w1", 0xFF00000, 4799, 1450, egress_ips=(still,))
+    assert egress_ips.with_master(egress, PLACED, {}, previous).master == "w1"
+    assert egress_ips.with_master(egress, PLACED, {egress.id: ("g1", 8)}, previous).master == "g1"
+    assert egress_ips.with_master(egress, PLACED, {egress.id: ("", 7)}, previous).master == ""
+
+
+def test_a_master_that_no_tunnel_reaches_is_none() -> None:
+    [egress] = planned(gateway("partner", "172.16.0.50"))[0].values()
+    assert egress_ips.with_master(egress, PLACED[:2], MASTERS, None).master == ""
+    nobody = replace(egress, eligible=())
+    assert egress_ips.with_master(nobody, PLACED, MASTERS, None).master == "", "nobody may serve it"
+
+
+def test_a_policy_of_a_gateway_that_is_not_there() -> None:
+    problems: list[Problem] = []
+    lone = Inventory(policies=(Policy("a", "gone", ()),), nodes=NODES)
+    [egress] = egress_ips.of(lone, PLACED, problems)
+    assert (egress.gateway, egress.mode, egress.eligible) == ("gone", BASIC, ())
+    assert not problems, "the manifests have told it already"

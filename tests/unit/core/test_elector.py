@@ -1,0 +1,79 @@
+"""A voter that is asked a little early answers when it can grant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from gateway_agent.core.elector import PATIENCE_NS, Elector
+from gateway_agent.core.lease import HELD, MILLISECOND, NEVER, Claim, Release
+from gateway_agent.core.voters import Electorate, Memory, VoterSet
+from gateway_agent.core.wire import Heartbeat
+
+LEASE = 250 * MILLISECOND
+VOTERS = VoterSet(1, ("a", "b", "c"))
+HELD_UNTIL = 3 * LEASE
+
+
+def holding() -> Elector:
+    """A voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
+    elector = Elector(Electorate("b", Memory(VOTERS, None, (0, ""), LEASE), now=0), None, LEASE, now=0)
+    assert elector.vote("a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE).granted == ("x", "y")
+    return elector
+
+
+def asking(*claims: Claim) -> Heartbeat:
+    return Heartbeat(1, LEASE, VOTERS, None, ("b",), claims, (), False, "", {}, (), None)
+
+
+def judged(elector: Elector, now: int) -> list[tuple[str, tuple[str, ...]]]:
+    """What the voter grants of its own accord then: by whom it was asked, and what."""
+    return [
+        (pending.sender, elector.vote(pending.sender, pending.incarnation, pending.beat, LEASE, now).granted)
+        for pending in elector.due(now)
+    ]
+
+
+@pytest.mark.parametrize(("early", "kept"), [(1, True), (PATIENCE_NS, True), (PATIENCE_NS + 1, False)])
+def test_a_request_that_comes_a_little_early_is_judged_again_when_the_grant_has_ended(early: int, kept: bool) -> None:
+    elector = holding()
+    now = HELD_UNTIL - early
+    assert {r.why for r in elector.vote("c", 1, asking(Claim("x", 2), Claim("free", 1)), LEASE, now).refused} == {HELD}
+    assert elector.next_due() == (HELD_UNTIL if kept else NEVER)
+    assert judged(elector, HELD_UNTIL - 1) == []
+    assert judged(elector, HELD_UNTIL) == ([("c", ("x",))] if kept else [])
+    assert elector.next_due() == NEVER
+
+
+def test_who_renews_in_time_keeps_it() -> None:
+    elector = holding()
+    elector.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
+    elector.vote("a", 1, asking(Claim("x", 1)), LEASE, HELD_UNTIL - 1)
+    assert judged(elector, HELD_UNTIL) == [("c", ())]
+
+
+@pytest.mark.parametrize(
+    ("newer", "granted"),
+    [
+        (lambda elector: elector.release(Release("x", 2, "c", 1, "gives way"), HELD_UNTIL - 1), ("y",)),
+        (lambda elector: elector.release(Release("x", 2, "c", 7, "gives way"), HELD_UNTIL - 1), ()),
+        (lambda elector: elector.vote("c", 1, asking(), LEASE, HELD_UNTIL - 1), ("x", "y")),
+        (lambda elector: elector.vote("c", 7, asking(), LEASE, HELD_UNTIL - 1), ()),
+    ],
+    ids=["gave way", "gave way after a restart", "heartbeat", "restarted"],
+)
+def test_what_its_sender_has_said_since_counts(newer: Callable[[Elector], object], granted: tuple[str, ...]) -> None:
+    elector = holding()
+    elector.vote("c", 1, asking(Claim("x", 2), Claim("y", 2)), LEASE, HELD_UNTIL - 2)
+    newer(elector)
+    assert judged(elector, HELD_UNTIL) == ([("c", granted)] if granted else [])
+
+
+def test_a_newer_request_takes_the_place_of_the_older() -> None:
+    elector = holding()
+    elector.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
+    elector.vote("c", 1, msgspec.structs.replace(asking(Claim("x", 3)), seq=2), LEASE, HELD_UNTIL - 1)
+    [pending] = elector.due(HELD_UNTIL)
+    assert (pending.beat.seq, pending.beat.claims) == (2, (Claim("x", 3),))

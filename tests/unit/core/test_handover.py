@@ -1,0 +1,201 @@
+"""Planned handovers in virtual time: the workers hold their packets, one fence closes, the next one opens."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.mastership import LINGER_NS
+from gateway_agent.core.membership import HOLD_NS
+from gateway_agent.core.succession import FAILBACK_NS
+
+from .simulation import Network
+from .test_failover import cluster, master, state, until_another
+
+GAP = 12 * MILLISECOND
+"""Three round trips of at most 2 ms, and what the workers' word takes."""
+
+
+def held_back(network: Network, name: str) -> bool:
+    machine = network.machines[name]
+    assert machine.keeper is not None
+    following = machine.keeper.mastership.followings.of(network.ids[0])
+    return following.held_back(machine.clock(network.now))
+
+
+def drained(network: Network) -> str:
+    old = master(network)
+    network.drain(old)
+    return old
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fence_closes_only_when_the_workers_hold_their_packets(seed: int) -> None:
+    network = cluster(workers=2, seed=seed)
+    old = drained(network)
+    network.run_until(lambda: old not in network.speakers(network.ids[0]), GAP)
+    assert held_back(network, "w1")
+    assert held_back(network, "w2")
+    assert until_another(network, old) <= GAP
+    assert network.speakers(network.ids[0]) == [master(network)]
+    assert not held_back(network, "w1")
+    (*_, change) = state(network, "w1").changes
+    assert (change.silent_ms, change.reason) == (0, f"released by {old}: drained")
+
+
+def test_a_worker_that_does_not_answer_is_not_waited_for() -> None:
+    network = cluster(workers=2)
+    network.crash("w2")
+    old = drained(network)
+    assert until_another(network, old) <= 60 * MILLISECOND + GAP
+
+
+def test_packets_are_not_held_for_ever_where_nobody_takes_over() -> None:
+    network = cluster(workers=2)
+    old = master(network)
+    for name in ("g1", "g2", "g3"):
+        if name != old:
+            network.cut(name, "w1")
+            network.isolate(name)
+    network.drain(old)
+    network.run(HOLD_NS + 100 * MILLISECOND)
+    assert not held_back(network, "w1")
+
+
+def test_a_drained_node_takes_nothing_until_it_may_again() -> None:
+    network = cluster(egress=2, workers=2)
+    old = drained(network)
+    until_another(network, old)
+    successor = master(network)
+    network.crash(successor)
+    network.run(2 * SECOND)
+    assert network.holders(network.ids[0]) == []
+    network.drain(old, False)
+    network.run(SECOND)
+    assert master(network) == old
+
+
+def others(network: Network, name: str) -> list[str]:
+    return [node for node in ("g1", "g2", "g3") if node != name]
+
+
+def irreplaceable(network: Network) -> str:
+    """The master, while no other node can serve."""
+    old = master(network)
+    for name in others(network, old):
+        network.set_ready(name, network.ids[0], False)
+    network.run(SECOND)
+    return old
+
+
+def test_what_nobody_can_take_stays_until_somebody_can() -> None:
+    network = cluster()
+    old = irreplaceable(network)
+    network.drain(old)
+    network.run(3 * SECOND)
+    assert network.speakers(network.ids[0]) == [old]
+    able = others(network, old)[0]
+    network.set_ready(able, network.ids[0], True)
+    assert until_another(network, old) <= GAP
+    assert master(network) == able
+    (*_, change) = state(network, "w1").changes
+    assert (change.silent_ms, change.reason) == (0, f"released by {old}: drained")
+
+
+def test_a_node_that_stops_waits_a_second_for_somebody_who_can() -> None:
+    network = cluster()
+    old = irreplaceable(network)
+    network.machines[old].stopping = True
+    network.configure(old)
+    network.run(LINGER_NS - 100 * MILLISECOND)
+    assert network.speakers(network.ids[0]) == [old]
+    network.run(200 * MILLISECOND)
+    assert network.speakers(network.ids[0]) == []
+    network.run(SECOND)
+    machine = network.machines[old]
+    assert machine.keeper is not None
+    assert machine.keeper.finished(machine.clock(network.now)), "and for nobody for ever"
+
+
+@pytest.mark.parametrize("asked", ["w1", "g1", "g2", "g3"])
+def test_an_operator_may_ask_any_node_for_a_handover(asked: str) -> None:
+    network = cluster()
+    old = master(network)
+    wanted = next(name for name in ("g3", "g2", "g1") if name != old)
+    network.move(asked, network.ids[0], wanted)
+    assert until_another(network, old) <= GAP
+    assert master(network) == wanted
+    network.run(3 * SECOND)
+    assert master(network) == wanted, "it is asked for once"
+    assert network.all_agreed()
+
+
+@pytest.mark.parametrize(("seconds", "moves"), [(1, True), (5, False)])
+def test_a_handover_waits_a_moment_for_its_node(seconds: int, moves: bool) -> None:
+    network = cluster()
+    old = master(network)
+    wanted = others(network, old)[0]
+    network.set_ready(wanted, network.ids[0], False)
+    network.run(10 * MILLISECOND)
+    network.move(old, network.ids[0], wanted)
+    network.run(seconds * SECOND)
+    assert master(network) == old
+    network.set_ready(wanted, network.ids[0], True)
+    network.run(SECOND)
+    assert (master(network) == wanted) == moves
+
+
+def test_a_handover_to_a_node_that_cannot_serve_moves_nothing() -> None:
+    network = cluster()
+    old = master(network)
+    wanted = next(name for name in ("g3", "g2", "g1") if name != old)
+    network.set_ready(wanted, network.ids[0], False)
+    network.move(old, network.ids[0], wanted)
+    network.run(SECOND)
+    assert master(network) == old
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_node_that_returns_is_given_back_what_was_its_own_only_by_choice(automatic: bool) -> None:
+    network = cluster()
+    network.failback = automatic
+    for name in network.machines:
+        network.configure(name)
+    network.run(2 * FAILBACK_NS)
+    home = master(network)
+    network.crash(home)
+    until_another(network, home)
+    network.start(home)
+    network.run(FAILBACK_NS - SECOND)
+    assert master(network) != home, "not before it has been well for a while"
+    network.run(2 * SECOND + 2 * SECOND)
+    assert (master(network) == home) == automatic
+
+
+def test_new_addresses_spread_even_where_one_node_learns_of_them_first() -> None:
+    network = Network(3, 1, ids=1, heartbeat_ns=50 * MILLISECOND, duration_ns=250 * MILLISECOND)
+    network.run(3 * SECOND)
+    network.ids += [f"{number:016x}" for number in range(2, 7)]
+    network.configure("g2")
+    network.run(SECOND)
+    assert all(network.holders(identity) == ["g2"] for identity in network.ids[1:])
+    for name in network.machines:
+        network.configure(name)
+    network.run(5 * SECOND)
+    masters = [network.holders(identity)[0] for identity in network.ids]
+    loads = [masters.count(name) for name in ("g1", "g2", "g3")]
+    assert max(loads) - min(loads) <= 1
+    takeovers = network.takeovers
+    network.run(20 * SECOND)
+    assert network.takeovers == takeovers
+
+
+def test_a_node_that_has_been_away_is_given_nothing_back_even_while_the_addresses_are_new() -> None:
+    network = Network(3, 1, ids=6, heartbeat_ns=50 * MILLISECOND, duration_ns=250 * MILLISECOND)
+    network.run(4 * SECOND)
+    away = network.holders(network.ids[0])[0]
+    network.isolate(away)
+    network.run(2 * SECOND)
+    network.heal()
+    network.run(9 * SECOND)
+    assert all(network.holders(identity) != [away] for identity in network.ids)

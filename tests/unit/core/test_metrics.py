@@ -1,0 +1,178 @@
+"""The numbers of one node."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from cni.attachments import Attachment
+from cni.kernel import ids
+from cni.plan import PodIdentity, Requirement, Selector
+from gateway_agent.core import planning
+from gateway_agent.core.keeping import Change, Conflict, EgressState, KeeperState, MemberState
+from gateway_agent.core.metrics import PREFIX, ChangeCount, Observation, families
+from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.core.readiness import InterfaceFacts
+from gateway_agent.core.view import View
+
+AT = 1795294800.0
+ADDRESSES = ("172.16.0.50", "172.16.0.78")
+MAC = "02:00:00:00:00:66"
+EGRESS = (Requirement("role", "In", ("egress",)),)
+ALL = (Selector((Requirement("app", "In", ("backend",)),)),)
+INVENTORY = Inventory(
+    (Gateway("partner", EGRESS, VIRTUAL_IP, addresses=ADDRESSES), Gateway("plain", EGRESS, BASIC, "eth1")),
+    (Policy("plain", "plain", ALL, ("198.51.100.0/24",)),),
+    (Node("g1", {"role": "egress"}, ("10.0.0.7",)), Node("g2", {"role": "egress"}, ("10.0.0.8",))),
+)
+FIRST, SECOND = (ids.egress_id("partner", address) for address in ADDRESSES)
+PLAIN = ids.egress_id("plain", "")
+PODS = tuple(PodIdentity("prod", f"web-{number}", {"app": "backend"}) for number in range(9))
+
+
+def change(identity: str = FIRST, after: str = "g1", epoch: int = 3, at: float = AT, silent_ms: int = 0) -> Change:
+    return Change(identity, "", after, epoch, at, silent_ms, "")
+
+
+def keeper(changes: Iterable[Change] = (), **more: Any) -> KeeperState:
+    return KeeperState(
+        "g1", 1,
+        (
+            EgressState(FIRST, "g1", 3, AT, "master", "", ADDRESSES[0]),
+            EgressState(SECOND, "g2", 7, AT, "standby", "", ADDRESSES[1]),
+            EgressState(PLAIN, "", 5, 0, "standby", "no node is ready"),
+        ),
+        (MemberState("g1", True, True, "", 0), MemberState("g2", False, True, "unheard for 999 ms", 999)),
+        ("g1", "g2", "w1"), 2, False, {"accepted": 9, "bad_mac": 1}, tuple(changes), **more,
+    )  # fmt: skip
+
+
+def view(state: KeeperState | None = None) -> View:
+    state = state or keeper()
+    masters = {e.id: (e.master, e.epoch) for e in state.egress}
+    facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)}
+    settings = planning.Settings("g1", 0x0FF00000, 4799, 1450)
+    plan = planning.build(INVENTORY, settings, facts, masters, pods=PODS).plan
+    group = next(s.group for s in plan.policy_sets)
+    attachments = tuple(
+        Attachment(f"c-{p.name}", "eth0", "", f"veth-{p.name}", "prod", p.name, "", dict(p.labels or {}), (), group)
+        for p in PODS
+    )
+    return View(plan, INVENTORY, attachments, state, problems=(Problem("a.yaml", "spec", "is bad"),))
+
+
+def samples(seen: Observation) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    rows = [((f.name, frozenset(s.labels.items())), float(s.value)) for f in families(seen) for s in f.samples]
+    found = dict(rows)
+    assert len(found) == len(rows), "each series once"
+    return found
+
+
+def value(seen: Observation, name: str, **labels: str) -> float | None:
+    return samples(seen).get((PREFIX + name, frozenset({"node": "g1", **labels}.items())))
+
+
+def of_egress(seen: Observation, name: str) -> list[float | None]:
+    return [
+        value(seen, name, gateway="partner", ip=ADDRESSES[0]),
+        value(seen, name, gateway="partner", ip=ADDRESSES[1]),
+        value(seen, name, gateway="plain", ip=""),
+    ]
+
+
+def test_egress_ips() -> None:
+    seen = Observation("g1", view(), changes={SECOND: 4})
+    assert of_egress(seen, "master") == [1, 0, 0]
+    assert of_egress(seen, "master_known") == [1, 1, 0]
+    assert of_egress(seen, "epoch") == [3, 7, 5]
+    assert of_egress(seen, "pods") == [0, 0, len(PODS)]
+    assert of_egress(seen, "master_changes_total") == [0, 4, 0]
+    assert of_egress(seen, "last_change_silence_seconds") == [None, None, None]
+
+
+def test_the_silence_is_that_of_the_last_change_to_a_master() -> None:
+    changes = (change(silent_ms=999), change(silent_ms=212, epoch=4), change(after="", epoch=4), change(PLAIN))
+    seen = Observation("g1", view(keeper(changes)))
+    assert of_egress(seen, "last_change_silence_seconds") == [0.212, None, 0]
+
+
+def test_who_is_master_and_what_the_outside_sees_are_labels() -> None:
+    plain = EgressState(PLAIN, "g2", 6, AT, "standby", "", "172.16.0.8")
+    state = keeper()
+    seen = Observation("g1", view(msgspec.structs.replace(state, egress=(*state.egress[:2], plain))))
+    labels = {"gateway": "plain", "ip": "", "mode": BASIC, "master": "g2", "shown": "172.16.0.8"}
+    assert value(seen, "egress_ip_info", **labels) == 1
+    labels = {"gateway": "partner", "ip": ADDRESSES[0], "mode": VIRTUAL_IP, "master": "g1", "shown": ADDRESSES[0]}
+    assert value(seen, "egress_ip_info", **labels) == 1
+
+
+def test_the_keeper() -> None:
+    seen = Observation("g1", view(), drained=True)
+    assert [value(seen, name) for name in ("isolated", "voters", "voter_set")] == [0, 3, 2]
+    assert [value(seen, "member_alive", member=name) for name in ("g1", "g2")] == [1, 0]
+    assert [value(seen, "member_ready", member=name) for name in ("g1", "g2")] == [1, 0]
+    assert [value(seen, "messages_total", result=name) for name in ("accepted", "bad_mac")] == [9, 1]
+    assert [value(seen, name) for name in ("drained", "problems", "agent_ready")] == [1, 1, 1]
+
+
+def test_a_conflict_is_there_with_its_mac() -> None:
+    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
+    seen = Observation("g1", view(keeper(conflicts=(conflict,))))
+    assert value(seen, "conflict", ip=ADDRESSES[0], mac=MAC, interface="eth1") == 1
+    assert not [key for key in samples(Observation("g1", view())) if key[0] == f"{PREFIX}conflict"]
+
+
+def test_before_the_store_and_the_keeper_have_spoken() -> None:
+    seen = Observation("g1", None, "the agent is starting")
+    assert {name for name, _ in samples(seen)} == {f"{PREFIX}agent_ready", f"{PREFIX}drained"}
+    assert value(seen, "agent_ready") == 0
+    silent = Observation("g1", replace(view(), keeper=None))
+    assert value(silent, "isolated") is None
+    assert of_egress(silent, "master") == [0, 0, 0]
+
+
+def test_names_and_bounds() -> None:
+    found = families(Observation("g1", view()))
+    assert len({f.name for f in found}) == len(found)
+    for family in found:
+        assert re.fullmatch(rf"{PREFIX}[a-z_]+", family.name)
+        assert family.name.endswith("_total") == (family.kind == "counter")
+        assert family.help
+    few = Observation("g1", replace(view(), attachments=view().attachments[:1]))
+    assert samples(few).keys() == samples(Observation("g1", view())).keys(), "a pod makes no series"
+
+
+def test_changes_are_counted_once() -> None:
+    count = ChangeCount(since=AT)
+    count.hear(None)
+    assert count.totals() == {}
+    before, first = change(at=AT - 9), change(at=AT + 1)
+    count.hear(keeper([before, first]))
+    assert count.totals() == {FIRST: 1}, "what was before this process is not its to count"
+    count.hear(keeper([before, first]))
+    assert count.totals() == {FIRST: 1}
+    # The clock was set back, and the oldest change has been forgotten.
+    count.hear(keeper([first, change(at=AT - 3600, epoch=4), change(SECOND, at=AT - 3599)]))
+    assert count.totals() == {FIRST: 2, SECOND: 1}
+
+
+@pytest.mark.parametrize("rounds", [1, 5])
+def test_more_changes_than_the_keeper_keeps_are_counted(rounds: int) -> None:
+    count = ChangeCount(since=0)
+    everything = [change(epoch=number, at=AT + number) for number in range(rounds * 50)]
+    for end in range(50, len(everything) + 1, 50):
+        count.hear(keeper(everything[max(0, end - 100) : end]))
+    assert count.totals() == {FIRST: rounds * 50}
+
+
+def test_a_new_keeper_has_a_new_history() -> None:
+    count = ChangeCount(since=AT)
+    count.hear(keeper([change(at=AT + 1), change(at=AT + 2, epoch=4)]))
+    count.hear(keeper([]))
+    count.hear(keeper([change(at=AT + 3, epoch=5)]))
+    assert count.totals() == {FIRST: 3}

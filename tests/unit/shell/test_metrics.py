@@ -1,0 +1,318 @@
+"""The HTTP server, with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway_agent.core.keeping import Conflict
+from gateway_agent.core.metrics import Observation, families
+from gateway_agent.core.model import Problem
+from gateway_agent.core.status import status
+from gateway_agent.shell.metrics import CONNECTIONS, PATIENCE, REQUEST_BYTES, MetricsServer
+
+from ...lab.waiting import until
+from ..core.test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
+
+T = TypeVar("T")
+HOST = "127.0.0.1"
+FAST = 0.3
+"""Seconds that a connection may last, where a test waits for its end."""
+PATHS = ("/", "/metrics", "/healthz", "/readyz", "/status")
+SEEN = Observation("g1", view())
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+def free_port(host: str = HOST) -> int:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        return int(listener.getsockname()[1])
+
+
+def ask(port: int, path: str, method: str = "GET", host: str = HOST, body: bytes | None = None) -> Reply:
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    with contextlib.closing(connection):
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        return Reply(response.status, dict(response.getheaders()), response.read().decode())
+
+
+def listens(port: int, host: str = HOST) -> bool:
+    socket.create_connection((host, port), timeout=5).close()
+    return True
+
+
+@contextlib.asynccontextmanager
+async def served(server: MetricsServer, port: int, host: str = HOST) -> AsyncIterator[None]:
+    task = asyncio.create_task(server.run())
+    try:
+        await asyncio.to_thread(until, lambda: listens(port, host), "it listens")
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def during(client: Callable[[int], T], seen: Observation = SEEN, deadline: float = 5.0) -> T:
+    """What a client gets while the agent's loop is free."""
+    port = free_port()
+
+    async def story() -> T:
+        async with served(MetricsServer((HOST, port), lambda: seen, deadline), port):
+            return await asyncio.to_thread(client, port)
+
+    return asyncio.run(story())
+
+
+@contextlib.contextmanager
+def connected(port: int, text: bytes = b"") -> Iterator[socket.socket]:
+    with socket.create_connection((HOST, port), timeout=5) as client:
+        client.sendall(text)
+        yield client
+
+
+def everything(client: socket.socket) -> bytes:
+    parts: list[bytes] = []
+    with contextlib.suppress(ConnectionResetError):
+        while part := client.recv(65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+def test_metrics_are_what_the_core_says_in_the_form_of_prometheus() -> None:
+    conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
+    seen = Observation("g1", view(keeper(conflicts=(conflict,))), changes={FIRST: 3})
+    reply = during(lambda port: ask(port, "/metrics"), seen)
+    assert reply.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    read = list(text_string_to_metric_families(reply.text))
+    said = {(s.name, frozenset(s.labels.items()), s.value) for family in read for s in family.samples}
+    meant = families(seen)
+    assert said == {(f.name, frozenset(s.labels.items()), float(s.value)) for f in meant for s in f.samples}
+    assert {family.name: family.type for family in read} == {f.name.removesuffix("_total"): f.kind for f in meant}
+    line = f'egress_gateway_conflict{{interface="eth1",ip="{ADDRESSES[0]}",mac="{MAC}",node="g1"}} 1.0'
+    assert line in reply.text.splitlines()
+
+
+def test_status_is_that_of_egressctl_and_the_page_shows_it() -> None:
+    raw, page = during(lambda port: (ask(port, "/status"), ask(port, "/")))
+    assert json.loads(raw.text) == status(view())
+    assert (raw.status, raw.headers["Content-Type"]) == (200, "application/json")
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert ADDRESSES[0] in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(("unready", "code", "text"), [("", 200, "ok\n"), ("nft: busy", 503, "nft: busy\n")])
+def test_readiness_has_its_reason(unready: str, code: int, text: str) -> None:
+    ready, healthy = during(lambda port: (ask(port, "/readyz"), ask(port, "/healthz")), replace(SEEN, unready=unready))
+    assert (ready.status, ready.text) == (code, text)
+    assert (healthy.status, healthy.text) == (200, "ok\n")
+
+
+def test_before_the_store_has_been_read() -> None:
+    seen = Observation("g1", None, "the agent is starting")
+    replies = during(lambda port: {path: ask(port, path) for path in PATHS}, seen)
+    assert {path: reply.status for path, reply in replies.items()} == {
+        "/": 503, "/metrics": 200, "/healthz": 200, "/readyz": 503, "/status": 503,
+    }  # fmt: skip
+    assert all("the agent is starting" in replies[path].text for path in ("/", "/readyz", "/status"))
+    assert 'egress_gateway_agent_ready{node="g1"} 0.0' in replies["/metrics"].text
+
+
+def test_a_name_that_is_not_utf8_is_shown() -> None:
+    seen = replace(SEEN, view=replace(view(), problems=(Problem(os.fsdecode(b"\xff.yaml"), "", "is bad"),)))
+    replies = during(lambda port: [ask(port, path) for path in PATHS], seen)
+    assert [reply.status for reply in replies] == [200] * len(PATHS)
+    assert "\\udcff.yaml: is bad" in replies[0].text
+
+
+def test_head_is_get_without_a_body() -> None:
+    def client(port: int) -> None:
+        for path in PATHS:
+            whole, head = ask(port, path), ask(port, path, "HEAD")
+            assert (head.status, head.text, head.headers) == (whole.status, "", whole.headers)
+            assert int(whole.headers["Content-Length"]) == len(whole.text.encode())
+
+    during(client)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "get", "BREW"])
+def test_other_methods_are_refused(method: str) -> None:
+    reply = during(lambda port: ask(port, "/metrics", method, body=bytes(200_000)))
+    assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD")
+
+
+@pytest.mark.parametrize("path", ["/metricsx", "/metrics/", "//", "/../etc/passwd", "*", "/%6detrics"])
+def test_unknown_paths(path: str) -> None:
+    assert during(lambda port: ask(port, path)).status == 404
+
+
+def test_a_query_is_ignored() -> None:
+    assert during(lambda port: ask(port, "/healthz?verbose=1")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("request_text", "code"),
+    [
+        (b"GET /healthz HTTP/1.0\r\n\r\n", b"200"),
+        (b"GET /healthz\r\n\r\n", b"400"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * REQUEST_BYTES + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"x" * 20 * REQUEST_BYTES, b"431"),
+    ],
+)
+def test_requests_on_the_wire(request_text: bytes, code: bytes) -> None:
+    def client(port: int) -> bytes:
+        with connected(port, request_text) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            return everything(connection)
+
+    assert during(client).split(b" ")[1] == code
+
+
+def test_who_sends_nothing_or_does_not_hang_up_is_let_go() -> None:
+    def client(port: int) -> list[bytes]:
+        with connected(port) as silent, connected(port, b"GET / HTTP/1.1\r\n") as half, connected(port) as lasting:
+            lasting.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
+            return [everything(connection) for connection in (silent, half, lasting)]
+
+    *unasked, answered = during(client, deadline=FAST)
+    assert unasked == [b"", b""]
+    assert answered.startswith(b"HTTP/1.1 200 OK")
+
+
+def test_slow_clients_hold_nothing_up() -> None:
+    """However many there are; the oldest makes room."""
+
+    def client(port: int) -> None:
+        # Threads that other tests of this process have left are not the server's.
+        before = threading.active_count()
+        with contextlib.ExitStack() as stack:
+            slow = [stack.enter_context(connected(port, b"GET / HTTP/1.1\r\n")) for _ in range(2 * CONNECTIONS)]
+            assert ask(port, "/healthz").status == 200
+            assert everything(slow[0]) == b""
+            assert threading.active_count() <= before
+
+    during(client, deadline=60)
+
+
+def test_a_loop_that_hangs_is_told_and_does_not_stop_the_server() -> None:
+    port = free_port()
+
+    async def story() -> list[Reply]:
+        async with served(MetricsServer((HOST, port), lambda: SEEN), port):
+            # Asked from within the loop, which cannot answer before this has ended.
+            begun = time.monotonic()
+            hanging = [ask(port, path) for path in ("/healthz", "/metrics")]
+            assert time.monotonic() - begun < 2 * len(hanging) * PATIENCE
+            assert ask(port, "/nothing").status == 404
+            return [*hanging, await asyncio.to_thread(ask, port, "/healthz")]
+
+    *hanging, after = asyncio.run(story())
+    assert {reply.status for reply in hanging} == {503}
+    assert {reply.text for reply in hanging} == {"the agent's event loop has not answered within 1 s\n"}
+    assert after.status == 200
+
+
+def test_a_question_that_fails_is_an_answer_and_health_does_not_ask_it(caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+
+    def look() -> Observation:
+        raise ValueError("a bug of ours")
+
+    async def story() -> list[int]:
+        async with served(MetricsServer((HOST, port), look), port):
+            return [(await asyncio.to_thread(ask, port, path)).status for path in PATHS]
+
+    assert asyncio.run(story()) == [500, 500, 200, 500, 500]
+    assert "a bug of ours" in caplog.text
+
+
+def test_a_port_in_use_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def story() -> None:
+        with socket.create_server((HOST, 0)) as other:
+            port = int(other.getsockname()[1])
+            server = MetricsServer((HOST, port), lambda: SEEN)
+            task = asyncio.create_task(server.run())
+            await asyncio.to_thread(until, lambda: server.problems, "it is told")
+            assert str(server.problems[0]).startswith(
+                f"metrics: cannot listen on {HOST}:{port}: Address already in use"
+            )
+        await asyncio.to_thread(until, lambda: ask(port, "/healthz").status == 200, "it listens")
+        assert server.problems == ()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(story())
+    assert caplog.text.count("Address already in use") == 1
+
+
+def test_an_address_that_the_node_does_not_have_is_told() -> None:
+    async def story() -> str:
+        server = MetricsServer(("203.0.113.9", 9479), lambda: SEEN)
+        task = asyncio.create_task(server.run())
+        await asyncio.to_thread(until, lambda: server.problems, "it is told")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return server.problems[0].message
+
+    assert asyncio.run(story()) == "cannot listen on 203.0.113.9:9479: Cannot assign requested address"
+
+
+def test_ipv6() -> None:
+    port = free_port("::1")
+
+    async def story() -> Reply:
+        async with served(MetricsServer(("::1", port), lambda: SEEN), port, "::1"):
+            return await asyncio.to_thread(ask, port, "/metrics", "GET", "::1")
+
+    assert asyncio.run(story()).status == 200
+
+
+def test_who_comes_next_listens_at_once_although_clients_are_connected() -> None:
+    port = free_port()
+
+    async def story() -> list[int]:
+        codes = []
+        for _ in range(3):
+            async with served(MetricsServer((HOST, port), lambda: SEEN), port):
+                client = socket.create_connection((HOST, port), timeout=5)
+                codes.append((await asyncio.to_thread(ask, port, "/healthz")).status)
+            assert not [thread for thread in threading.enumerate() if thread.name == "metrics"]
+            # The server was the first to close: its end of the connection stays in the kernel for a while.
+            assert await asyncio.to_thread(everything, client) == b""
+            client.close()
+        return codes
+
+    began = time.monotonic()
+    assert asyncio.run(story()) == [200] * 3
+    assert time.monotonic() - began < 5
+
+
+def test_a_program_that_is_started_does_not_inherit_the_socket() -> None:
+    def client(port: int) -> tuple[int, subprocess.Popen[bytes]]:
+        return port, subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
+
+    port, program = during(client)
+    with program, pytest.raises(ConnectionRefusedError):
+        listens(port)
