@@ -9,6 +9,12 @@ from __future__ import annotations
 
 import msgspec
 
+SOCKET = "keeper.sock"
+LOCK = "keeper.lock"
+"""Held by the one keeper of a run directory, with its process id in it."""
+WAIT = "--wait"
+"""Option of a spare keeper: it loads everything, and begins with the first line of its input."""
+
 
 class Peer(msgspec.Struct, frozen=True):
     """A node of the inventory."""

@@ -9,7 +9,6 @@ import socket
 from functools import partial
 from pathlib import Path
 
-SOCKET = "keeper.sock"
 BUFFER = 4 << 20
 """Bytes that may wait for an agent: some hundred states."""
 

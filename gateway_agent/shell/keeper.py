@@ -25,22 +25,23 @@ from cni.kernel.errors import KernelError
 from cni.kernel.neighbours import Neighbours
 
 from ..core.keeper import Effect, Keeper, Remember
-from ..core.keeping import KeeperConfig
+from ..core.keeping import LOCK, SOCKET, WAIT, KeeperConfig
 from ..core.lifetime import ORPHAN_NS
 from ..core.outbox import Send
 from ..core.report import report
 from ..core.voters import Memory
 from ..core.wire import Key
-from .agents import SOCKET, Agents
+from .agents import Agents
 from .datagrams import Datagrams
 from .memory import MemoryFile
 
 if TYPE_CHECKING:
     from .virtual import VirtualAddresses
 
-LOCK = "keeper.lock"
 LOG = "keeper.log"
 VOTERS = "voters.json"
+PID_WIDTH = 10
+"""Of the process id in the lock: it is written over the last one."""
 BUSY = 3
 """Exit code: another keeper holds the run directory."""
 HELD = "held"
@@ -227,6 +228,8 @@ def _real_time() -> str:
 def main() -> None:
     """Locks the run directory, listens, and only then goes into the background: who started it can connect."""
     run_dir = Path(sys.argv[1])
+    if WAIT in sys.argv[2:] and not _told_to_begin():
+        return
     lock = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -238,6 +241,7 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
+    os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
     log = os.open(run_dir / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, nothing), (1, log), (2, log)):
@@ -254,6 +258,13 @@ def main() -> None:
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)
+
+
+def _told_to_begin() -> bool:
+    """Waits with everything loaded for the word of the agent; False where the agent has ended."""
+    from . import virtual  # noqa: F401
+
+    return bool(sys.stdin.buffer.readline())
 
 
 if __name__ == "__main__":

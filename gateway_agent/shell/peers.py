@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 
-from ..core.keeping import KeeperConfig, KeeperState
+from ..core.keeping import SOCKET, KeeperConfig, KeeperState
+from .spare import Spare
 
-SOCKET = "keeper.sock"
 SIGN_OF_LIFE = 1.0
 """Seconds between two configurations, changed or not."""
-RETRY = 0.1
+SPARE_PAUSE = 3.0
+"""Seconds between two looks whether the spare keeper is there: it loads when the start of this one is over."""
 LINE_LIMIT = 16 << 20
 STOP_LIMIT = 4.0
 """Seconds that a stopping keeper gets; it gives its successors two."""
@@ -33,6 +31,7 @@ class KeeperClient:
         self._config: KeeperConfig | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._gone = asyncio.Event()
+        self._spare = Spare(run_dir)
 
     def send(self, config: KeeperConfig) -> None:
         """What counts from now on; told again to a keeper that is started anew."""
@@ -42,7 +41,7 @@ class KeeperClient:
 
     async def states(self) -> AsyncIterator[KeeperState]:
         """Each state that the keeper tells. Starts it where none answers. Ends with its task, or after a stop."""
-        signs = asyncio.create_task(self._give_signs_of_life())
+        tasks = [asyncio.create_task(part()) for part in (self._give_signs_of_life, self._keep_a_spare)]
         try:
             while not (self._config and self._config.stopping):
                 try:
@@ -62,8 +61,10 @@ class KeeperClient:
             # What follows is the end of the process; a part that ends by itself would look like a failure.
             await asyncio.Event().wait()
         finally:
-            signs.cancel()
+            for task in tasks:
+                task.cancel()
             self._close()
+            await self._spare.close()
 
     async def ended(self) -> None:
         """Waits until the keeper, told to stop, has handed everything over; not for ever."""
@@ -75,6 +76,15 @@ class KeeperClient:
         while True:
             await asyncio.sleep(SIGN_OF_LIFE)
             self._tell()
+
+    async def _keep_a_spare(self) -> None:
+        while True:
+            await asyncio.sleep(SPARE_PAUSE)
+            if self._writer is not None:
+                try:
+                    await self._spare.prepare()
+                except OSError as error:
+                    log.error("spare lease keeper: %s", error)
 
     def _tell(self) -> None:
         if self._config is not None and self._writer is not None:
@@ -90,19 +100,6 @@ class KeeperClient:
         try:
             reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
         except (FileNotFoundError, ConnectionRefusedError):
-            await asyncio.to_thread(self._start)
+            await self._spare.begin()
             reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
         return reader
-
-    def _start(self) -> None:
-        """Returns when the new keeper listens, or when another one turns out to hold the directory."""
-        # Until it runs nobody votes on this node: it starts without ``site``, which is a fifth of the time.
-        command = [sys.executable, "-S", "-m", "gateway_agent.shell.keeper", str(self._run_dir)]
-        paths = [str(Path(__file__).parents[2]), *sys.path]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, env=environment, capture_output=True, check=False
-        )
-        if done.returncode:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            raise OSError(0, f"could not be started: {' '.join(last) or f'exit code {done.returncode}'}")

@@ -15,12 +15,13 @@ import psutil
 import yaml
 
 from cni import contract
+from gateway_agent.core.keeping import LOCK
+from gateway_agent.shell.spare import KEEPER
 
 from .namespace import REPOSITORY, Namespace
 from .waiting import until
 
 PROGRAM = REPOSITORY / ".venv" / "bin" / "egress-gateway-agent"
-KEEPER = "gateway_agent.shell.keeper"
 EGRESSCTL = PROGRAM.with_name("egressctl")
 Json = dict[str, Any]
 
@@ -94,8 +95,10 @@ class Agent:
         return bool(self.status())
 
     def keeper_pids(self) -> list[int]:
-        """The lease keeper of this node: a process of its own, which outlives the agent."""
-        return [pid for pid in self.machine.pids() if KEEPER in _command_line(pid)]
+        """The lease keeper of this node: a process of its own, which outlives the agent. Its spare is not in it."""
+        lock = self.run_dir / LOCK
+        written = lock.read_text().strip() if lock.exists() else ""
+        return [pid for pid in self.machine.pids() if str(pid) == written and KEEPER in _command_line(pid)]
 
     def signal(self, number: int) -> None:
         """Sends a signal to the agent's main process alone."""
