@@ -11,14 +11,12 @@ from collections.abc import Callable, Collection, Mapping
 from cni.plan import Plan
 
 from .config import AgentConfig
-from .core import desired
+from .core import desired, hearing
 from .core.keeping import EgressState, KeeperState, Move
 from .core.model import Inventory
 from .shell.peers import KeeperClient
 
 log = logging.getLogger(__name__)
-LISTENING = 2.0
-"""Seconds that a new lease keeper gets to hear of the masters: several times what they need to answer it."""
 LATE = 0.01
 """Seconds: a timer may be early by the clock's resolution."""
 PATIENCE = 5.0
@@ -62,7 +60,7 @@ class Leases:
                              change.after or "none", change.epoch, change.reason)
             if self.state is None or state.incarnation != self.state.incarnation:
                 self._met = loop.time()
-                for seconds in (self._lease, LISTENING):
+                for seconds in (self._lease, hearing.LISTENING):
                     loop.call_later(seconds + LATE, self._changed)
             self.state = state
             self._changed()
@@ -71,22 +69,14 @@ class Leases:
 
     def isolated(self, plan: Plan | None) -> bool:
         """Whether this node hears no majority of the voters. ``plan``: the one in force."""
-        if self.state is not None and (not self.state.isolated or self._listened() > self._lease):
-            return self.state.isolated
-        # A keeper that has just started has heard nobody yet: what was last known goes on to hold.
-        return plan is not None and plan.isolated
+        return hearing.isolated(self.state, plan, self._listened(), self._lease)
 
     def of(self, identity: str) -> EgressState | None:
         return next((e for e in self.state.egress if e.id == identity), None) if self.state else None
 
     def masters(self, plan: Plan | None) -> dict[str, tuple[str, int]]:
         """By egress id the master and its epoch, as far as it is known. ``plan``: the one in force."""
-        if self.state is None:
-            # Until the keeper has spoken, what was last known goes on to hold: a restart moves nothing.
-            return {e.id: (e.master, e.epoch) for e in plan.egress_ips} if plan else {}
-        # The same for what a keeper that has just started has not heard of yet: the masters answer it, soon.
-        listening = self._listened() < LISTENING
-        return {e.id: (e.master, e.epoch) for e in self.state.egress if e.epoch or not listening}
+        return hearing.masters(self.state, plan, self._listened())
 
     def _listened(self) -> float:
         """For how many seconds the keeper has been known."""

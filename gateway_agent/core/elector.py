@@ -66,15 +66,16 @@ class Elector:
     def vote(self, sender: str, incarnation: int, beat: Heartbeat, limit_ns: int, now: int) -> Answer:
         """``limit_ns``: this node's own lease time."""
         electorate = self._electorate
+        self._forget(sender, incarnation, [claim.id for claim in beat.claims])
         refusal = self._refusal(beat, limit_ns)
         if refusal is not None:
             why, remaining_ns = refusal
             verdict = Verdict((), tuple(Refusal(c.id, why, remaining_ns=remaining_ns) for c in beat.claims))
         else:
             verdict = self.voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
+            self._keep(sender, incarnation, beat, verdict, now)
         if beat.proposal and CHAIR in verdict.granted:
             electorate.accept(beat.proposal, beat.voters.version, self.promised)
-        self._keep(sender, incarnation, beat, verdict, now)
         return Answer(beat.seq, electorate.current, electorate.accepted, verdict.granted, verdict.refused)
 
     def _refusal(self, beat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
@@ -102,7 +103,6 @@ class Elector:
 
     def _keep(self, sender: str, incarnation: int, beat: Heartbeat, verdict: Verdict, now: int) -> None:
         """Who was refused for a moment need not ask anew: that would cost another round trip."""
-        self._forget(sender, incarnation, [claim.id for claim in beat.claims])
         waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= PATIENCE_NS}
         if waits:
             claims = tuple(claim for claim in beat.claims if claim.id in waits)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway_agent.core.elector import PATIENCE_NS, Elector
-from gateway_agent.core.lease import HELD, MILLISECOND, NEVER, Claim, Release
+from gateway_agent.core.lease import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
 from gateway_agent.core.voters import Electorate, Memory, VoterSet
 from gateway_agent.core.wire import Heartbeat
 
@@ -77,3 +77,11 @@ def test_a_newer_request_takes_the_place_of_the_older() -> None:
     elector.vote("c", 1, msgspec.structs.replace(asking(Claim("x", 3)), seq=2), LEASE, HELD_UNTIL - 1)
     [pending] = elector.due(HELD_UNTIL)
     assert (pending.beat.seq, pending.beat.claims) == (2, (Claim("x", 3),))
+
+
+def test_a_voter_that_is_still_learning_keeps_nothing() -> None:
+    short = 16 * MILLISECOND
+    elector = Elector(Electorate("b", None, now=0), None, short, now=0)
+    [refusal] = elector.vote("c", 1, asking(Claim("x", 1)), short, short).refused
+    assert (refusal.why, 0 < refusal.remaining_ns <= PATIENCE_NS) == (SILENT, True)
+    assert elector.next_due() == NEVER

@@ -1,0 +1,28 @@
+"""What counts while a lease keeper that has just started has heard of nothing: what was last known.
+
+``plan`` is the one in force, None where there is none; ``listened``: for how many seconds the keeper has run.
+"""
+
+from __future__ import annotations
+
+from cni.plan import Plan
+
+from .keeping import KeeperState
+
+LISTENING = 2.0
+"""Seconds that a new keeper gets to hear of the masters: several times what they need to answer it."""
+
+
+def isolated(state: KeeperState | None, plan: Plan | None, listened: float, lease: float) -> bool:
+    """Whether this node hears no majority of the voters. ``lease``: seconds in which every voter is heard."""
+    if state is not None and (not state.isolated or listened > lease):
+        return state.isolated
+    return plan is not None and plan.isolated
+
+
+def masters(state: KeeperState | None, plan: Plan | None, listened: float) -> dict[str, tuple[str, int]]:
+    """By egress id the master and its epoch, as far as it is known. An id that is left out keeps what it had."""
+    if state is None:
+        return {e.id: (e.master, e.epoch) for e in plan.egress_ips} if plan else {}
+    # A master answers a keeper that it has not heard before, soon.
+    return {e.id: (e.master, e.epoch) for e in state.egress if e.epoch or listened >= LISTENING}
