@@ -197,7 +197,7 @@ class Agent:
             between = planning.with_sets_in_use(plan, previous, frozenset(tags.values()))
             await self._stand(between)
             before, self.applied = self.applied or previous, plan
-            await self.flows.follow(before, plan)
+            self.flows.follow(before, plan)
         await self.flows.tidy(plan)
         await self.pods.retag(plan, inventory)
         if between != plan:

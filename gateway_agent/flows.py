@@ -31,6 +31,8 @@ class Flows:
         self._kernel = kernel
         self._mask = mask
         self._found = asyncio.Event()
+        self._hidden: set[str] = set()
+        self._lost: set[str] = set()
         self._left: dict[str, float] = {}
 
     def watch(self) -> None:
@@ -50,29 +52,34 @@ class Flows:
             except KernelError as error:
                 log.error("%s", error)
 
-    async def follow(self, before: Plan | None, plan: Plan) -> None:
-        """After each change of the plan, which is in force now. Raises KernelError."""
+    def follow(self, before: Plan | None, plan: Plan) -> None:
+        """After each change of the plan, which is in force now: what :meth:`tidy` has to do."""
         self._found.set()
-        if before is None:
-            return
-        # Before one of their ports is used again: a connection of a single packet would be lost with it.
-        # What others may serve now stays: with ``connectionSync`` they would forget it too.
-        kept = ruleset.sources(plan) | {egress.address for egress in plan.egress_ips}
-        for address in sorted(ruleset.sources(before) - kept):
-            await self._kernel.forget_shown(address, self._mask)
-        for address in sorted(ruleset.served(before) - ruleset.served(plan)):
-            await self._kernel.loosen(address, self._mask)
-            self._left[address] = asyncio.get_running_loop().time()
+        if before is not None:
+            self._hidden |= ruleset.sources(before) - ruleset.sources(plan)
+            self._lost |= ruleset.served(before) - ruleset.served(plan)
 
     async def tidy(self, plan: Plan) -> None:
-        """In each round: forgets what this node has let go of long enough ago. Raises KernelError.
+        """In each round: makes the kernel forget what this node shows no longer, and, long enough after it has
+        handed over, what it has let go of. Raises KernelError; the next round goes on with what is left.
 
         What others do not tell it is out of date when the address comes back. With ``connectionSync`` they do, and
         would forget it too.
         """
+        # Before one of their ports is used again: a connection of a single packet would be lost with it.
+        # What others may serve now stays: with ``connectionSync`` they would forget it too.
+        self._hidden -= ruleset.sources(plan) | {egress.address for egress in plan.egress_ips}
+        for address in sorted(self._hidden):
+            await self._kernel.forget_shown(address, self._mask)
+            self._hidden.discard(address)
         now = asyncio.get_running_loop().time()
+        self._lost -= ruleset.served(plan)
+        for address in sorted(self._lost):
+            await self._kernel.loosen(address, self._mask)
+            self._lost.discard(address)
+            self._left[address] = now
         told = {egress.address for egress in plan.egress_ips if egress.sync}
         for address in [address for address, at in self._left.items() if now >= at + REST]:
-            del self._left[address]
             if address not in told | ruleset.served(plan):
                 await self._kernel.forget_shown(address, self._mask)
+            del self._left[address]
