@@ -18,13 +18,14 @@ from pathlib import Path
 
 from . import log
 from .calls import Calls
-from .config import AgentConfig, ConfigError, load
+from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .observed import ObservedAgent
 from .shell import key
 from .shell.files import FilesStore
 from .shell.kernel import Kernel
 from .shell.peers import KeeperClient
 from .shell.socket import RequestServer
+from .store import Store
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
 logger = logging.getLogger(__name__)
@@ -68,11 +69,22 @@ async def serve(config: AgentConfig, source: Path) -> bool:
     with _locked(config.run_dir / "agent.lock"):
         if notice := key.provide(config.key_file):
             logger.warning("%s", notice)
-        store = FilesStore(config.store_path, config.run_dir / "last-good")
+        store = _store(config)
         agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir))
         agent.pods.adopt(agent.plan)
         server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
         return await _until_signal(agent, server, source)
+
+
+def _store(config: AgentConfig) -> Store:
+    if isinstance(config.store, FilesStoreConfig):
+        return FilesStore(config.store.path, config.run_dir / "last-good")
+    # Imported only here: it is a third of the memory of an agent that needs it.
+    from .cluster import ClusterStore
+    from .shell.kube import Api
+
+    group, known = config.store.api_group, config.run_dir / "last-known.json"
+    return ClusterStore(Api(config.store.kubeconfig), group, config.node_name, known)
 
 
 async def _until_signal(agent: ObservedAgent, server: RequestServer, source: Path) -> bool:

@@ -28,10 +28,10 @@ from .flows import Flows
 from .leases import Leases
 from .pods import Pods
 from .shell import interfaces
-from .shell.files import FilesStore
 from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel
 from .shell.peers import KeeperClient
+from .store import Store
 from .tables import ConnectionTables
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ PERIOD = 5.0
 class Agent:
     """``plan`` is what should stand, ``applied`` what the kernel was last brought to."""
 
-    def __init__(self, config: AgentConfig, store: FilesStore, kernel: Kernel, keeper: KeeperClient) -> None:
+    def __init__(self, config: AgentConfig, store: Store, kernel: Kernel, keeper: KeeperClient) -> None:
         self.config = config
         self.store = store
         self.kernel = kernel
@@ -76,10 +76,14 @@ class Agent:
         async for inventory in self.store.inventories():
             self._take(inventory)
 
-    async def take_edits(self) -> None:
-        """Looks at the store now: a pod may start before the watch has told of the edit that selects it."""
-        if self.store.outdated():
-            self._take(await self.store.current())
+    async def take_edits(self, namespace: str, name: str, uid: str) -> None:
+        """Looks at the store now: a pod may start before the watch has told of it, or of the edit that selects it.
+
+        Raises :class:`gateway_agent.store.NotKnown` and OSError.
+        """
+        inventory = await self.store.for_pod(namespace, name, uid)
+        if inventory is not None:
+            self._take(inventory)
 
     def _take(self, inventory: Inventory) -> None:
         if inventory == self.inventory:

@@ -22,6 +22,7 @@ from .leases import NotHandedOver
 from .observed import view
 from .operations import Operations
 from .pods import group_for, identity, selecting
+from .store import NotKnown
 
 log = logging.getLogger(__name__)
 ROUNDS = 3
@@ -86,7 +87,10 @@ class Calls:
         record = replace(record, host_interface=host_interface or "")
         before = agent.pods.records.get(record.key)
         agent.pods.put(record)
-        await agent.take_edits()
+        try:
+            await agent.take_edits(record.namespace, record.name, record.uid)
+        except NotKnown as error:
+            raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
         if before is not None and before.group:
             await agent.next_round()
         for _ in range(ROUNDS):
@@ -94,6 +98,10 @@ class Calls:
                 break
             await agent.next_round()
         pod = self._identity(record)
+        if pod.labels is None:
+            raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
+                            "the Kubernetes API does not answer, or has no such pod: see the agent's log")
+        record = self._remembering(record, pod)
         plan = self._standing(pod)
         group = group_for(plan, pod) if plan is not None else 0
         if plan is None or not group:
@@ -120,6 +128,14 @@ class Calls:
         if self.agent.inventory is None:
             raise CallError(contract.TRY_AGAIN_LATER, "the agent has not read its store yet", "its log says why")
         return identity(record, self.agent.inventory)
+
+    def _remembering(self, record: Attachment, pod: PodIdentity) -> Attachment:
+        """The record of a pod whose labels are the store's: as they are now, in case it forgets the pod too early."""
+        if self.agent.inventory is None or not self.agent.inventory.knows_pods or record.labels == pod.labels:
+            return record
+        record = replace(record, labels=pod.labels)
+        self.agent.pods.put(record)
+        return record
 
     def _standing(self, pod: PodIdentity) -> Plan | None:
         """The plan in the kernel; None where none stands and the pod does not need it."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from cni.kernel.ids import MarkLayout
 
-from .core import documents, prefixes, selectors, specs
+from .core import documents, manifests, prefixes, selectors, specs
 from .core.fields import Fields, Report, kind_of
 from .core.model import Problem
 
@@ -20,6 +20,8 @@ KEYS = (
     "nodeName", "runDir", "store", "clusterCIDRs", "cluster", "lease", "quorum", "tunnel", "mark", "health",
     "metrics", "log",
 )  # fmt: skip
+NAMESPACE_LIMIT = 63
+"""Characters of a DNS label."""
 RUN_DIR_BYTES = 90
 """A unix socket's path has at most 107 bytes, and names of ours follow."""
 
@@ -29,12 +31,30 @@ _NANOSECONDS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
 
 @dataclass(frozen=True)
+class FilesStoreConfig:
+    """``store: {kind: files}``."""
+
+    path: Path = Path("/etc/egress-gateway/manifests")
+
+
+@dataclass(frozen=True)
+class KubernetesStoreConfig:
+    """``store: {kind: kubernetes}``."""
+
+    kubeconfig: Path | None = None
+    """None: the service account of the pod that the agent runs in."""
+    namespace: str = "egress-gateway"
+    """Where the agent's own objects live."""
+    api_group: str = manifests.GROUPS[0]
+    """Of the gateways and policies that are served."""
+
+
+@dataclass(frozen=True)
 class AgentConfig:
     """The agent's configuration, defaults filled in."""
 
     node_name: str
-    store_path: Path
-    """The directory of the files store."""
+    store: FilesStoreConfig | KubernetesStoreConfig
     run_dir: Path = Path("/run/egress-gateway")
     cluster_cidrs: tuple[str, ...] = ()
     key_file: Path = Path("/etc/egress-gateway/cluster.key")
@@ -98,12 +118,12 @@ def parse(source: str, text: str, host_name: str) -> AgentConfig:
 
 
 def _config(top: Fields, host_name: str) -> AgentConfig:
-    store_path = _store(top)
+    store = _store(top)
     cluster, tunnel = _section(top, "cluster"), _section(top, "tunnel")
     lease, health, logs = _section(top, "lease"), _section(top, "health"), _section(top, "log")
     config = AgentConfig(
         node_name=_node_name(top, host_name),
-        store_path=store_path,
+        store=store,
         run_dir=_run_dir(top),
         cluster_cidrs=specs.prefix_list(top, "clusterCIDRs"),
         key_file=_path(cluster, "keyFile", AgentConfig.key_file),
@@ -149,19 +169,34 @@ def _section(top: Fields, name: str) -> Fields:
     return top.fields(name) or Fields({}, top.at(name), top.report)
 
 
-def _store(top: Fields) -> Path:
+def _store(top: Fields) -> FilesStoreConfig | KubernetesStoreConfig:
     hint = "store: {kind: files, path: /etc/egress-gateway/manifests}"
     store = top.fields("store", required=True, hint=hint)
     if store is None:
-        return Path()
+        return FilesStoreConfig()
     kind = store.choice("kind", ("files", "kubernetes"), required=True)
+    found: FilesStoreConfig | KubernetesStoreConfig
     if kind == "kubernetes":
-        store.add("kind", "kubernetes is not in this version", "kind: files")
-        return Path()
-    path = _path(store, "path", Path("/etc/egress-gateway/manifests"))
+        found = _kubernetes(store)
+    else:
+        found = FilesStoreConfig(_path(store, "path", FilesStoreConfig.path))
     if kind:
         store.end()
-    return path
+    return found
+
+
+def _kubernetes(store: Fields) -> KubernetesStoreConfig:
+    default = KubernetesStoreConfig()
+    given = store.raw("kubeconfig") is not None
+    namespace = store.text("namespace", default.namespace)
+    if not selectors.is_name(namespace) or "." in namespace or len(namespace) > NAMESPACE_LIMIT:
+        hint = f"lower-case letters, digits and '-', at most {NAMESPACE_LIMIT} characters"
+        store.add("namespace", f"{namespace!r} is no name of a namespace", hint)
+    return KubernetesStoreConfig(
+        _path(store, "kubeconfig", Path("/etc/kubernetes/kubelet.conf")) if given else None,
+        namespace,
+        store.choice("apiGroup", manifests.GROUPS, default.api_group),
+    )
 
 
 def _node_name(top: Fields, host_name: str) -> str:

@@ -10,10 +10,10 @@ from .config import AgentConfig
 from .core.metrics import ChangeCount, Observation
 from .core.model import Problem
 from .core.view import View
-from .shell.files import FilesStore
 from .shell.kernel import Kernel
 from .shell.metrics import MetricsServer
 from .shell.peers import KeeperClient
+from .store import Store
 
 COUNTING = 1.0
 """Seconds between two looks at the keeper's changes of masters, of which it tells the last hundred."""
@@ -22,7 +22,7 @@ COUNTING = 1.0
 class ObservedAgent(Agent):
     """``metrics`` serves what :meth:`observe` sees; its problems are the agent's."""
 
-    def __init__(self, config: AgentConfig, store: FilesStore, kernel: Kernel, keeper: KeeperClient) -> None:
+    def __init__(self, config: AgentConfig, store: Store, kernel: Kernel, keeper: KeeperClient) -> None:
         super().__init__(config, store, kernel, keeper)
         self.metrics = MetricsServer(config.metrics_listen, self.observe)
         self._changes = ChangeCount(time.time())

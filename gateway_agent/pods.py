@@ -93,7 +93,15 @@ class Pods:
         failed: KernelError | None = None
         self._unsteered = []
         for key, record in list(self.records.items()):
-            group = group_for(plan, identity(record, inventory))
+            pod = identity(record, inventory)
+            group = group_for(plan, pod)
+            if inventory.knows_pods:
+                if pod.labels != record.labels:
+                    # Whom the store forgets before its interface is gone keeps what it was.
+                    record = replace(record, labels=pod.labels)
+                    self.put(record)
+                if plan.policies_for(pod) is None:
+                    group = record.group
             if not record.host_interface:
                 if group:
                     self._unsteered.append(_unsteered(record))

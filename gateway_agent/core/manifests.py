@@ -64,6 +64,14 @@ def parse_file(source: str, text: str) -> FileContent:
     return FileContent(tuple(objects), tuple(problems), bool(problems))
 
 
+def parse_object(source: str, value: Any) -> FileContent:
+    """One object of the API. Never raises for what stands in it."""
+    report = Report(source)
+    parsed = _object(value, "", report)
+    broken = bool(report.problems)
+    return FileContent(() if parsed is None or broken else (parsed,), tuple(report.problems), broken)
+
+
 def assemble(contents: Mapping[str, FileContent]) -> Inventory:
     """All files together, by the order of their names: of two objects with one name the first counts."""
     problems = [problem for name in sorted(contents) for problem in contents[name].problems]

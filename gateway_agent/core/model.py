@@ -83,6 +83,9 @@ class Inventory:
     """Labels by name."""
     pods: tuple[PodIdentity, ...] = ()
     problems: tuple[Problem, ...] = ()
+    knows_pods: bool = False
+    """The store has every pod of this node: of one that it does not know, the labels are unknown. Else they are what
+    the CNI call has told, or none."""
 
     @property
     def virtual_addresses(self) -> frozenset[str]:

@@ -114,12 +114,12 @@ def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
 def identify(inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None) -> PodIdentity:
     """The pod with the labels of its ``Pod`` document, else with those that its CNI call ``told``.
 
-    A pod of which nobody says more has no labels.
+    A pod of which nobody says more has no labels, or unknown ones where the store should know it.
     """
     for pod in inventory.pods:
         if (pod.namespace, pod.name) == (namespace, name):
             return pod
-    return PodIdentity(namespace, name, told if told is not None else {})
+    return PodIdentity(namespace, name, told if told is not None or inventory.knows_pods else {})
 
 
 def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, str]:

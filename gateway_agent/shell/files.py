@@ -76,6 +76,10 @@ class FilesStore:
                 inventory = await asyncio.to_thread(self.read)
             return inventory
 
+    async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
+        """See :meth:`gateway_agent.store.Store.for_pod`."""
+        return await self.current() if self.outdated() else None
+
     def outdated(self) -> bool:
         """Whether the directory has changed since it was read last. Cheap: one ``stat`` for each file."""
         try:

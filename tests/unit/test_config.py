@@ -8,7 +8,14 @@ import pytest
 import yaml
 
 from gateway_agent import config
-from gateway_agent.config import AgentConfig, ConfigError, load, parse
+from gateway_agent.config import (
+    AgentConfig,
+    ConfigError,
+    FilesStoreConfig,
+    KubernetesStoreConfig,
+    load,
+    parse,
+)
 
 WHOLE = """
 nodeName: worker-1
@@ -37,7 +44,7 @@ def problems(text: str) -> list[tuple[str, str]]:
 def test_every_key() -> None:
     assert parse("agent.yaml", WHOLE, "host") == AgentConfig(
         node_name="worker-1",
-        store_path=Path("/etc/manifests"),
+        store=FilesStoreConfig(Path("/etc/manifests")),
         run_dir=Path("/run/egw"),
         cluster_cidrs=("10.244.0.0/16", "fd00::/48"),
         key_file=Path("/etc/cluster.key"),
@@ -59,7 +66,7 @@ def test_every_key() -> None:
 
 
 def test_defaults() -> None:
-    assert parse("agent.yaml", STORE, "host") == AgentConfig("host", Path("/etc/egress-gateway/manifests"))
+    assert parse("agent.yaml", STORE, "host") == AgentConfig("host", FilesStoreConfig())
     assert parse("agent.yaml", STORE + "tunnel: {mtu: auto}\nlog:\n", "host").tunnel_mtu is None
     assert parse("agent.yaml", STORE + "mark: {mask: 0x0ff00000}", "host").mark_mask == 0x0FF00000
 
@@ -114,8 +121,11 @@ def test_wrong_values(text: str, path: str, message: str) -> None:
         ("a: [", "", "not YAML: line 2, column 1: did not find"),
         ("nodeName: x", "store", "is required"),
         ("store: {path: /x}", "store.kind", "is required"),
-        ("store: {kind: kubernetes, kubeconfig: /x}", "store.kind", "kubernetes is not in this version"),
         ("store: {kind: files, paths: /x}", "store.paths", "unknown field"),
+        ("store: {kind: kubernetes, path: /x}", "store.path", "unknown field"),
+        ("store: {kind: kubernetes, kubeconfig: x}", "store.kubeconfig", "'x' is no absolute path"),
+        ("store: {kind: kubernetes, namespace: a.b}", "store.namespace", "'a.b' is no name of a namespace"),
+        ("store: {kind: kubernetes, apiGroup: example.com}", "store.apiGroup", "'example.com' is not known"),
         (STORE + "store: {kind: files}", "", "not YAML: line 2, column 1: the key 'store' stands twice"),
         (f"---\n{STORE}---\n{STORE}", "", "holds several documents; one is read"),
     ],
@@ -124,6 +134,13 @@ def test_wrong_files(text: str, path: str, message: str) -> None:
     found = problems(text)
     assert found[0][0] == path
     assert found[0][1].startswith(message)
+
+
+def test_a_cluster_as_the_store() -> None:
+    assert parse("agent.yaml", "store: {kind: kubernetes}", "host").store == KubernetesStoreConfig()
+    whole = "store: {kind: kubernetes, kubeconfig: /k, namespace: egress, apiGroup: network.deckhouse.io}"
+    wanted = KubernetesStoreConfig(Path("/k"), "egress", "network.deckhouse.io")
+    assert parse("agent.yaml", whole, "host").store == wanted
 
 
 def test_all_problems_at_once_with_hints() -> None:

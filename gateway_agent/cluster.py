@@ -1,0 +1,246 @@
+"""The Kubernetes store: one watch for each kind of objects, and the inventory that they make.
+
+The API is asked as little as can be: whole lists only at the start and where the server has lost its history. What is
+known is kept in the run directory too, so that an agent that starts while the API is away goes on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from .core.cluster import Picture, Resource, missing, resources, slim
+from .core.model import Inventory, Problem
+from .core.reflector import Key, List, Object, Pause, Reflector, Watch, key_of
+from .shell.kube import OPENED, Api, ApiError
+from .store import NotKnown
+
+log = logging.getLogger(__name__)
+TOGETHER = 0.02
+"""Seconds from a change to the inventory: more of them may follow."""
+PATIENCE = 3.0
+"""Seconds that the first lists may take before what an earlier agent knew counts."""
+KEEP_PAUSE = 2.0
+"""Seconds between two writings of what is known."""
+FOR_POD, CATCH_UP = 2.0, 1.0
+"""Seconds that the API, and after it the watch, may take while a pod waits."""
+
+
+class ClusterStore:
+    """``last_known``: the file for what was read; it is made where it is missing."""
+
+    def __init__(self, api: Api, group: str, node: str, last_known: Path) -> None:
+        self._api = api
+        self._resources = {resource.kind: resource for resource in resources(group, node)}
+        self._last_known = last_known
+        kept = _read(last_known)
+        self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
+        self._kept = bool(kept)
+        self._asked: dict[Key, Object] = {}
+        """Pods that were asked for one by one, until the watch has them."""
+        self._picture = Picture()
+        self._news = asyncio.Condition()
+        self._changed = asyncio.Event()
+        self._unwritten = asyncio.Event()
+
+    async def inventories(self) -> AsyncIterator[Inventory]:
+        """The inventory now, then again after each change that alters it. Ends with its task."""
+        tasks = [asyncio.create_task(self._follow(kind)) for kind in self._resources]
+        tasks.append(asyncio.create_task(self._keep()))
+        for task in tasks:
+            task.add_done_callback(lambda _: self._changed.set())
+        try:
+            await self._first()
+            last = None
+            while not any(task.done() for task in tasks):
+                self._changed.clear()
+                inventory = self._inventory()
+                if inventory != last:
+                    last = inventory
+                    yield inventory
+                await self._changed.wait()
+                await asyncio.sleep(TOGETHER)
+            # A part that has ended by itself has failed.
+            for task in tasks:
+                if task.done():
+                    task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._api.close()
+
+    async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
+        """The inventory for a pod that starts now, with all that was in the store when it was called.
+
+        With the API away it is what was known last. None before there is any. Raises :class:`NotKnown` where the API
+        has told of something whose content it has not told yet.
+        """
+        if not self._known():
+            return None
+        names: list[Object] = []
+        try:
+            async with asyncio.timeout(FOR_POD):
+                names, _ = await asyncio.gather(
+                    self._names("EgressGatewayPolicy"), self._ask(namespace, name, uid)
+                )
+        except TimeoutError:
+            log.warning("pod %s/%s: the Kubernetes API does not answer in time", namespace, name)
+        except ApiError as error:
+            log.warning("pod %s/%s: Kubernetes API: %s", namespace, name, error)
+        await self._catch_up("EgressGatewayPolicy", names)
+        await self._catch_up("Namespace", [{"metadata": {"name": namespace, "resourceVersion": "0"}}])
+        return self._inventory()
+
+    # --- watching --------------------------------------------------------------------------------------------------
+
+    async def _follow(self, kind: str) -> None:
+        reflector, resource = self._reflectors[kind], self._resources[kind]
+        while True:
+            step = reflector.step(random.random())
+            try:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                elif isinstance(step, List):
+                    page = await self._api.page(resource.path, resource.selector, step.token)
+                    changed = reflector.page(
+                        [slim(resource, i) for i in page.items], page.version, page.token
+                    )
+                    if kind == "Pod" and not page.token:
+                        self._asked.clear()
+                    if changed:
+                        await self._tell(kind)
+                else:
+                    await self._watch(resource, reflector, step)
+            except ApiError as error:
+                reflector.failed(error.status, str(error), error.retry_after)
+                log.warning("Kubernetes API: %s: %s", resource.plural, error)
+                await self._tell()
+
+    async def _watch(self, resource: Resource, reflector: Reflector, step: Watch) -> None:
+        loop = asyncio.get_running_loop()
+        began, events = loop.time(), 0
+        watch = self._api.watch(resource.path, resource.selector, step.version, step.seconds)
+        async with contextlib.aclosing(watch):
+            async for kind, item in watch:
+                if kind == OPENED:
+                    if reflector.trouble:
+                        reflector.opened()
+                        await self._tell()
+                    continue
+                events += 1
+                if reflector.event(kind, item if kind == "ERROR" else slim(resource, item)):
+                    await self._tell(resource.kind)
+        reflector.ended(loop.time() - began, events)
+
+    async def _tell(self, kind: str = "") -> None:
+        """Something has changed; ``kind``: objects of it have."""
+        if kind == "Pod":
+            known = self._reflectors["Pod"].objects
+            self._asked = {key: item for key, item in self._asked.items() if missing(known, [item])}
+        if kind:
+            self._unwritten.set()
+        self._changed.set()
+        async with self._news:
+            self._news.notify_all()
+
+    # --- what is known ---------------------------------------------------------------------------------------------
+
+    def _known(self) -> bool:
+        return self._kept or all(reflector.synced for reflector in self._reflectors.values())
+
+    async def _first(self) -> None:
+        """Waits for the first lists; where they do not come in time, only if nothing was known before."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + PATIENCE
+        async with self._news:
+            while not all(reflector.synced for reflector in self._reflectors.values()):
+                if self._kept and loop.time() >= deadline:
+                    log.warning("the Kubernetes API does not answer: what was known last counts")
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.05, deadline - loop.time()) if self._kept else None):
+                        await self._news.wait()
+
+    def _inventory(self) -> Inventory:
+        pods = {**self._asked, **self._reflectors["Pod"].objects}
+        pods.update({key: item for key, item in self._asked.items() if missing(pods, [item])})
+        others = (r.objects.values() for kind, r in self._reflectors.items() if kind != "Pod")
+        return self._picture.inventory(
+            (*pods.values(), *(item for items in others for item in items)), self._troubles()
+        )
+
+    def _troubles(self) -> list[Problem]:
+        hint = "what was known last goes on to count; nothing new is learned"
+        found = ((self._resources[kind].plural, r.trouble) for kind, r in self._reflectors.items())
+        return [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
+
+    async def _keep(self) -> None:
+        """Writes what is known, not too often. Ends with its task."""
+        while True:
+            await self._unwritten.wait()
+            self._unwritten.clear()
+            if self._known():
+                await asyncio.to_thread(_write, self._last_known, self._objects())
+            await asyncio.sleep(KEEP_PAUSE)
+
+    def _objects(self) -> dict[str, list[Object]]:
+        return {kind: list(reflector.objects.values()) for kind, reflector in self._reflectors.items()}
+
+    # --- a pod that starts -----------------------------------------------------------------------------------------
+
+    async def _ask(self, namespace: str, name: str, uid: str) -> None:
+        """One read of the API, where the watch has not told of this pod yet. Raises ApiError."""
+        key = namespace, name
+        known = self._reflectors["Pod"].objects.get(key) or self._asked.get(key)
+        if known is not None and (not uid or known["metadata"].get("uid") == uid):
+            return
+        resource = self._resources["Pod"]
+        found = await self._api.get(resource.path_of(namespace, name))
+        if found is not None:
+            self._asked[key] = slim(resource, found)
+
+    async def _names(self, kind: str) -> list[Object]:
+        """The metadata of all objects of a kind that are in the store at this moment. Raises ApiError."""
+        resource = self._resources[kind]
+        names: list[Object] = []
+        token = ""
+        while True:
+            page = await self._api.page(resource.path, resource.selector, token, names_only=True)
+            names += page.items
+            token = page.token
+            if not token:
+                return names
+
+    async def _catch_up(self, kind: str, names: list[Object]) -> None:
+        """Waits until the watch has told of all these. Raises NotKnown."""
+        known = self._reflectors[kind]
+        try:
+            async with asyncio.timeout(CATCH_UP), self._news:
+                await self._news.wait_for(lambda: not missing(known.objects, names))
+        except TimeoutError:
+            [(_, late), *_] = missing(known.objects, names)
+            raise NotKnown(f"{kind} {late} has just changed, and the watch has not told of it yet") from None
+
+
+def _read(path: Path) -> dict[str, dict[Key, Object]]:
+    with contextlib.suppress(OSError, msgspec.MsgspecError):
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, list[dict[str, object]]])
+        return {kind: {key_of(item): item for item in items} for kind, items in found.items()}
+    return {}
+
+
+def _write(path: Path, objects: dict[str, list[Object]]) -> None:
+    # A full disk costs the copy, not the service.
+    with contextlib.suppress(OSError):
+        draft = path.with_suffix(".draft")
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(objects))
+        os.rename(draft, path)

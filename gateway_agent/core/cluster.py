@@ -1,0 +1,123 @@
+"""What is read of a Kubernetes cluster: which kinds, where the API has them, and the inventory that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import manifests
+from .manifests import FileContent
+from .model import Inventory, Problem
+from .reflector import Key, Object, key_of
+
+VERSION = "v1alpha1"
+METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
+"""What is kept of it: ``managedFields`` and annotations are larger than all the rest."""
+FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "Node": {"status": ("addresses",)},
+    "Namespace": {},
+    "Pod": {},
+}
+"""What is kept of kinds that are not ours, beside the metadata. A node's status names every image that it has."""
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of objects, all of which are watched that ``selector`` lets through."""
+
+    kind: str
+    api_version: str
+    plural: str
+    selector: str = ""
+    """A field selector."""
+
+    @property
+    def path(self) -> str:
+        """Of the list, over all namespaces."""
+        root = "api" if "/" not in self.api_version else "apis"
+        return f"/{root}/{self.api_version}/{self.plural}"
+
+    def path_of(self, namespace: str, name: str) -> str:
+        """Of one object."""
+        root, _, plural = self.path.rpartition("/")
+        return f"{root}/namespaces/{namespace}/{plural}/{name}" if namespace else f"{root}/{plural}/{name}"
+
+
+def resources(group: str, node: str) -> tuple[Resource, ...]:
+    """All that an agent watches. ``group``: of our kinds; of pods only those of this node."""
+    return (
+        Resource("EgressGateway", f"{group}/{VERSION}", "egressgateways"),
+        Resource("EgressGatewayPolicy", f"{group}/{VERSION}", "egressgatewaypolicies"),
+        Resource("Node", "v1", "nodes"),
+        Resource("Namespace", "v1", "namespaces"),
+        Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
+    )
+
+
+def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
+    """What is used of an object, with the type that items of a list do not name."""
+    metadata = item.get("metadata")
+    kept: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind}
+    if isinstance(metadata, dict):
+        kept["metadata"] = {name: metadata[name] for name in METADATA if name in metadata}
+    wanted = FIELDS.get(resource.kind)
+    if wanted is None:
+        return {**{name: value for name, value in item.items() if name not in ("metadata", "status")}, **kept}
+    for name, fields in wanted.items():
+        value = item.get(name)
+        if isinstance(value, dict):
+            kept[name] = {field: value[field] for field in fields if field in value}
+    return kept
+
+
+class Picture:
+    """The inventory of the objects that are known. An object that has become wrong keeps its last good state."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Key], tuple[Object, FileContent]] = {}
+
+    def inventory(self, objects: Iterable[Object], problems: Iterable[Problem] = ()) -> Inventory:
+        """Of exactly these objects. Those that have not changed since the last call are not read anew."""
+        known: dict[tuple[str, Key], tuple[Object, FileContent]] = {}
+        for item in objects:
+            identity = (str(item.get("kind") or ""), key_of(item))
+            before = self._known.get(identity)
+            known[identity] = (
+                before if before is not None and before[0] == item else (item, _content(item, before))
+            )
+        self._known = known
+        contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
+        inventory = replace(manifests.assemble(contents), knows_pods=True)
+        return manifests.with_problems(inventory, problems)
+
+
+def _content(item: Object, before: tuple[Object, FileContent] | None) -> FileContent:
+    kind, key = str(item.get("kind") or ""), key_of(item)
+    content = manifests.parse_object(f"{kind} {'/'.join(filter(None, key))}", item)
+    if content.broken and before is not None and _uid(before[0]) == _uid(item):
+        return FileContent(before[1].objects, content.problems, broken=True)
+    return content
+
+
+def _uid(item: Object) -> str:
+    return str((item.get("metadata") or {}).get("uid") or "")
+
+
+def missing(known: Mapping[Key, Object], listed: Iterable[Object]) -> list[Key]:
+    """Which of the objects that a list has just named are not known in that state, or a later one.
+
+    Versions of one kind of objects grow; what is compared is never of two clusters. Where one is no number (no server
+    in use has that), another text is another state.
+    """
+    found = []
+    for item in listed:
+        ours, theirs = _version(known.get(key_of(item))), _version(item)
+        numbers = ours.isdecimal() and theirs.isdecimal()
+        if (int(ours) < int(theirs)) if numbers else (ours != theirs):
+            found.append(key_of(item))
+    return found
+
+
+def _version(item: Object | None) -> str:
+    return str(((item or {}).get("metadata") or {}).get("resourceVersion") or "")

@@ -1,0 +1,140 @@
+"""Keeps a copy of one kind of objects: list, then watch, by the rules of the Kubernetes API.
+
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes. It does no I/O:
+:meth:`Reflector.step` says what to do next, the other methods are told what came of it. The copy is never half a list,
+and what was known stays until there is something newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Object = Mapping[str, Any]
+Key = tuple[str, str]
+"""Namespace (empty where the kind has none) and name."""
+
+WATCH_SECONDS = 300
+"""A watch lasts so long, or up to twice as long: watches of many agents should not end together."""
+SHORT = 1.0
+"""Seconds. A watch that ends sooner and brings nothing has failed."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+"""Seconds after the first failure; doubled with each, and made up to a half longer or shorter by chance."""
+EXPIRED = 410
+"""HTTP status: the version is too old to watch from, or the list too old to go on with."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Ask for a page of the list: the first, or the one that ``token`` stands for."""
+
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Ask for what has changed since ``version``, bookmarks included, for so many seconds."""
+
+    version: str
+    seconds: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    seconds: float
+
+
+Step = List | Watch | Pause
+
+
+class Reflector:
+    """``objects`` are the copy, also before it is ``synced``: what an earlier process knew."""
+
+    def __init__(self, objects: Mapping[Key, Object] | None = None) -> None:
+        self.objects: dict[Key, Object] = dict(objects or {})
+        self.synced = False
+        """A whole list has come since the start."""
+        self.trouble = ""
+        """What the last request failed with; empty where it did not."""
+        self._version = ""
+        self._token = ""
+        self._pages: dict[Key, Object] = {}
+        self._failures = 0
+        self._pause: float | None = None
+
+    def step(self, chance: float) -> Step:
+        """What to do now. ``chance``: a random number from 0 to 1."""
+        if self._pause is not None:
+            least, self._pause = self._pause, None
+            grown = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
+            return Pause(max(grown * (0.5 + chance), least * (1 + chance / 2)))
+        if not self._version:
+            return List(self._token)
+        return Watch(self._version, round(WATCH_SECONDS * (1 + chance)))
+
+    def page(self, items: Iterable[Object], version: str, token: str = "") -> bool:
+        """A page has come; ``token`` where there are more. Whether the copy has changed."""
+        self.trouble = ""
+        self._pages.update((key_of(item), item) for item in items)
+        self._token = token
+        if token:
+            return False
+        changed = self._pages != self.objects or not self.synced
+        self.objects, self._pages = self._pages, {}
+        self._version = version
+        self.synced = True
+        return changed
+
+    def opened(self) -> None:
+        """The server has taken the watch; its first event may be minutes away."""
+        self.trouble = ""
+
+    def event(self, kind: str, item: Object) -> bool:
+        """An event of the watch has come. Whether the copy has changed."""
+        if kind == "ERROR":
+            code = item.get("code")
+            self.failed(
+                code if isinstance(code, int) else 0,
+                str(item.get("message") or item.get("reason") or "error"),
+            )
+            return False
+        self._well()
+        version = (item.get("metadata") or {}).get("resourceVersion")
+        if isinstance(version, str) and version:
+            self._version = version
+        if kind in ("ADDED", "MODIFIED"):
+            before = self.objects.get(key_of(item))
+            self.objects[key_of(item)] = item
+            return before != item
+        return kind == "DELETED" and self.objects.pop(key_of(item), None) is not None
+
+    def ended(self, lasted: float, events: int) -> None:
+        """The server has ended the watch after ``lasted`` seconds, without an error."""
+        if self._pause is not None:
+            # It ended with an error as its last event.
+            return
+        if events or lasted >= SHORT:
+            self._well()
+        else:
+            self.failed(0, "the watch ended at once")
+
+    def failed(self, status: int, message: str, retry_after: float = 0.0) -> None:
+        """A request has failed. ``status``: of HTTP, 0 where there was no answer; ``retry_after``: seconds that the
+        server asks for."""
+        self.trouble = message
+        self._failures += 1
+        self._pause = retry_after
+        if status == EXPIRED:
+            # Not at once: where the server has lost its history, it has done so for everybody.
+            self._version = self._token = ""
+            self._pages = {}
+
+    def _well(self) -> None:
+        self.trouble = ""
+        self._failures = 0
+
+
+def key_of(item: Object) -> Key:
+    metadata = item.get("metadata") or {}
+    return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")

@@ -1,0 +1,238 @@
+"""The objects of a cluster, their versions and their history: what etcd and the watch cache are to a real server."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+Object = dict[str, Any]
+Key = tuple[str, str]
+
+
+class Refused(Exception):
+    """A ``Status`` answer."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+
+    @property
+    def status(self) -> Object:
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "status": "Failure",
+            "code": self.code,
+            "reason": self.reason,
+            "message": self.message,
+        }
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A resource that the server has."""
+
+    group_version: str
+    plural: str
+    kind: str
+    namespaced: bool = False
+    status: bool = False
+    """Has a status subresource: only it changes the status, and it changes nothing else."""
+
+    @property
+    def group(self) -> str:
+        return self.group_version.partition("/")[0] if "/" in self.group_version else ""
+
+
+KINDS = (
+    Kind("v1", "nodes", "Node", status=True),
+    Kind("v1", "namespaces", "Namespace", status=True),
+    Kind("v1", "pods", "Pod", namespaced=True, status=True),
+    Kind("v1", "events", "Event", namespaced=True),
+    Kind("v1", "configmaps", "ConfigMap", namespaced=True),
+    Kind("coordination.k8s.io/v1", "leases", "Lease", namespaced=True),
+    *(
+        Kind(f"{group}/v1alpha1", plural, kind, status=True)
+        for group in ("egress-gateway.io", "network.deckhouse.io")
+        for plural, kind in (
+            ("egressgateways", "EgressGateway"),
+            ("egressgatewaypolicies", "EgressGatewayPolicy"),
+        )
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Change:
+    version: int
+    type: str
+    item: Object
+    before: Object | None
+
+
+@dataclass
+class Collection:
+    """All objects of one kind."""
+
+    kind: Kind
+    objects: dict[Key, Object] = field(default_factory=dict)
+    history: list[Change] = field(default_factory=list)
+    compacted: int = 0
+    """Versions up to this one are forgotten."""
+
+
+class Objects:
+    """``changed`` is called after each change."""
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self.version = 1
+        self.collections = {(kind.group_version, kind.plural): Collection(kind) for kind in KINDS}
+        self._changed = changed
+
+    def create(self, collection: Collection, namespace: str, given: Mapping[str, Any]) -> Object:
+        item = copy.deepcopy(dict(given))
+        metadata = item.setdefault("metadata", {})
+        if not metadata.get("name") and metadata.get("generateName"):
+            metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
+        if collection.kind.namespaced:
+            metadata["namespace"] = namespace
+        key = self._key(collection, namespace, str(metadata.get("name") or ""))
+        if key in collection.objects:
+            raise Refused(409, "AlreadyExists", f'{collection.kind.plural} "{key[1]}" already exists')
+        item.update(apiVersion=collection.kind.group_version, kind=collection.kind.kind)
+        metadata["uid"] = str(uuid.uuid4())
+        metadata["generation"] = 1
+        metadata["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        if collection.kind.status and collection.kind.group:
+            item.pop("status", None)
+        return self._store(collection, key, item, "ADDED")
+
+    def get(self, collection: Collection, namespace: str, name: str) -> Object:
+        found = collection.objects.get(self._key(collection, namespace, name))
+        if found is None:
+            raise Refused(404, "NotFound", f'{collection.kind.plural} "{name}" not found')
+        return found
+
+    def replace(
+        self,
+        collection: Collection,
+        namespace: str,
+        name: str,
+        given: Mapping[str, Any],
+        subresource: str = "",
+    ) -> Object:
+        """As ``PUT`` does. A ``resourceVersion`` that is given must be the stored one."""
+        before = self.get(collection, namespace, name)
+        wanted = (given.get("metadata") or {}).get("resourceVersion")
+        if wanted and wanted != before["metadata"]["resourceVersion"]:
+            raise Refused(
+                409,
+                "Conflict",
+                f'"{name}": the object has been modified; please apply your changes to the latest version',
+            )
+        item = copy.deepcopy(dict(given))
+        kept = {n: before["metadata"][n] for n in ("uid", "creationTimestamp", "generation", "name")}
+        if subresource == "status":
+            item = {**copy.deepcopy(before), "status": item.get("status")}
+        elif collection.kind.status and collection.kind.group:
+            item.pop("status", None)
+            if "status" in before:
+                item["status"] = before["status"]
+        item["metadata"] = {**(item.get("metadata") or {}), **kept}
+        item["metadata"].pop("resourceVersion", None)
+        if collection.kind.namespaced:
+            item["metadata"]["namespace"] = namespace
+        item.update(apiVersion=collection.kind.group_version, kind=collection.kind.kind)
+        if item.get("spec") != before.get("spec"):
+            item["metadata"]["generation"] += 1
+        stored = {**before, "metadata": {**before["metadata"]}}
+        stored["metadata"].pop("resourceVersion")
+        if item == stored:
+            return before
+        return self._store(collection, self._key(collection, namespace, name), item, "MODIFIED")
+
+    def merge(
+        self,
+        collection: Collection,
+        namespace: str,
+        name: str,
+        patch: Mapping[str, Any],
+        subresource: str = "",
+    ) -> Object:
+        """As ``PATCH`` with ``application/merge-patch+json`` (RFC 7386) does."""
+        merged = merge_patch(self.get(collection, namespace, name), patch)
+        if "resourceVersion" not in (patch.get("metadata") or {}):
+            merged["metadata"].pop("resourceVersion", None)
+        return self.replace(collection, namespace, name, merged, subresource)
+
+    def delete(self, collection: Collection, namespace: str, name: str) -> Object:
+        item = copy.deepcopy(self.get(collection, namespace, name))
+        key = self._key(collection, namespace, name)
+        before = collection.objects.pop(key)
+        self.version += 1
+        item["metadata"]["resourceVersion"] = str(self.version)
+        collection.history.append(Change(self.version, "DELETED", item, before))
+        self._changed()
+        return item
+
+    def compact(self) -> None:
+        """Forgets all history: older lists and watches have expired."""
+        for collection in self.collections.values():
+            collection.history.clear()
+            collection.compacted = self.version
+
+    def _store(self, collection: Collection, key: Key, item: Object, change: str) -> Object:
+        self.version += 1
+        item["metadata"]["resourceVersion"] = str(self.version)
+        before = collection.objects.get(key)
+        collection.objects[key] = item
+        collection.history.append(Change(self.version, change, item, before))
+        self._changed()
+        return item
+
+    @staticmethod
+    def _key(collection: Collection, namespace: str, name: str) -> Key:
+        if not name:
+            raise Refused(422, "Invalid", "metadata.name: Required value: name or generateName is required")
+        return (namespace if collection.kind.namespaced else "", name)
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return copy.deepcopy(patch)
+    result = copy.deepcopy(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result
+
+
+def selected(item: Mapping[str, Any], fields: str, labels: str) -> bool:
+    """Whether a field selector (``=`` and ``!=``) and a label selector (those, and existence) let an object through."""
+    found = (item.get("metadata") or {}).get("labels") or {}
+    return all(
+        _holds(term, lambda path: _field(item, path)) for term in filter(None, fields.split(","))
+    ) and all(_holds(term, found.get) for term in filter(None, labels.split(",")))
+
+
+def _holds(term: str, value: Callable[[str], Any]) -> bool:
+    for sign, equal in (("!=", False), ("==", True), ("=", True)):
+        name, found, wanted = term.partition(sign)
+        if found:
+            return ((value(name) or "") == wanted) is equal
+    return (value(term.lstrip("!")) is None) is term.startswith("!")
+
+
+def _field(item: Any, path: str) -> Any:
+    for name in path.split("."):
+        item = item.get(name) if isinstance(item, dict) else None
+    return item

@@ -1,0 +1,147 @@
+"""Objects of the API to the inventory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cni.plan import PodIdentity
+from gateway_agent.core.cluster import Picture, Resource, missing, resources, slim
+from gateway_agent.core.model import Node, Problem
+from gateway_agent.core.planning import identify
+from tests.lab import documents
+
+RESOURCES = {resource.kind: resource for resource in resources("egress-gateway.io", "w1")}
+POLICY = RESOURCES["EgressGatewayPolicy"]
+
+
+def of_api(kind: str, document: dict[str, Any], version: int = 1, **metadata: Any) -> Any:
+    """As an agent keeps it."""
+    bare = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
+    bare["metadata"] = {**bare["metadata"], "resourceVersion": str(version), **metadata}
+    return slim(RESOURCES[kind], bare)
+
+
+def policy(name: str = "backend", gateway: str = "partner", version: int = 1, **metadata: Any) -> Any:
+    return of_api("EgressGatewayPolicy", documents.policy(name, gateway, {"app": "backend"}), version, **metadata)
+
+
+def gateway(name: str = "partner") -> Any:
+    return of_api("EgressGateway", documents.gateway(name, "eth1"))
+
+
+def pod(name: str, **labels: str) -> Any:
+    return of_api("Pod", {"metadata": {"name": name, "namespace": "prod", "labels": labels}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "one"),
+    [
+        ("Node", "/api/v1/nodes", "/api/v1/nodes/x"),
+        ("Pod", "/api/v1/pods", "/api/v1/namespaces/prod/pods/x"),
+        (
+            "EgressGateway",
+            "/apis/egress-gateway.io/v1alpha1/egressgateways",
+            "/apis/egress-gateway.io/v1alpha1/egressgateways/x",
+        ),
+    ],
+)
+def test_paths(kind: str, path: str, one: str) -> None:
+    assert RESOURCES[kind].path == path
+    assert RESOURCES[kind].path_of("prod" if kind == "Pod" else "", "x") == one
+
+
+def test_of_pods_only_those_of_the_node_are_watched() -> None:
+    assert RESOURCES["Pod"].selector == "spec.nodeName=w1"
+    assert {resource.selector for kind, resource in RESOURCES.items() if kind != "Pod"} == {""}
+
+
+def test_what_is_not_used_is_not_kept() -> None:
+    node = {
+        "metadata": {"name": "n", "labels": {"a": "b"}, "managedFields": [{}], "annotations": {"x": "y"}},
+        "spec": {"podCIDR": "10.0.0.0/24"},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "images": [{}] * 50},
+    }
+    assert slim(RESOURCES["Node"], node) == {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "n", "labels": {"a": "b"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
+    }
+    assert slim(POLICY, {"metadata": {"name": "p"}, "spec": {"a": 1}, "status": {}, "more": 2}) == {
+        "apiVersion": "egress-gateway.io/v1alpha1",
+        "kind": "EgressGatewayPolicy",
+        "metadata": {"name": "p"},
+        "spec": {"a": 1},
+        "more": 2,
+    }
+
+
+def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
+    node = {
+        "metadata": {"name": "w1", "labels": {"role": "worker"}},
+        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "w1"}]},
+    }
+    namespace = {"metadata": {"name": "prod", "labels": {"team": "pay"}}}
+    objects = [gateway(), policy(), of_api("Node", node), of_api("Namespace", namespace), pod("a", app="backend")]
+    inventory = Picture().inventory(objects)
+    assert not inventory.problems
+    assert [g.name for g in inventory.gateways] == ["partner"]
+    assert [(p.name, p.gateway) for p in inventory.policies] == [("backend", "partner")]
+    assert inventory.nodes == (Node("w1", {"role": "worker"}, ("10.0.0.1",), "Node w1"),)
+    assert inventory.namespaces == {"prod": {"team": "pay"}}
+    assert inventory.pods == (PodIdentity("prod", "a", {"app": "backend"}),)
+
+
+def test_an_object_that_has_become_wrong_keeps_its_last_good_state() -> None:
+    picture = Picture()
+    picture.inventory([gateway(), policy()])
+    broken = policy(version=2) | {"spec": {"egressGatewayName": "partner"}}
+    inventory = picture.inventory([gateway(), broken])
+    assert [p.name for p in inventory.policies] == ["backend"]
+    [problem] = inventory.problems
+    assert (problem.source, problem.path) == ("EgressGatewayPolicy backend", "spec.selectors")
+    assert picture.inventory([gateway(), broken]).policies == inventory.policies
+    # Another object of that name is nothing that was good.
+    renewed = broken | {"metadata": {**broken["metadata"], "uid": "another"}}
+    assert picture.inventory([gateway(), renewed]).policies == ()
+    assert picture.inventory([gateway()]).problems == ()
+
+
+def test_troubles_of_the_store_stand_beside_the_objects() -> None:
+    trouble = Problem("Kubernetes API", "pods", "no answer")
+    inventory = Picture().inventory([policy(gateway="none")], [trouble])
+    assert [problem.source for problem in inventory.problems] == ["EgressGatewayPolicy backend", "Kubernetes API"]
+
+
+def test_of_a_pod_that_the_store_does_not_know_the_labels_are_unknown() -> None:
+    inventory = Picture().inventory([pod("a", app="backend")])
+    assert identify(inventory, "prod", "a", None).labels == {"app": "backend"}
+    assert identify(inventory, "prod", "b", None).labels is None
+    assert identify(inventory, "prod", "b", {"app": "what it was"}).labels == {"app": "what it was"}
+
+
+@pytest.mark.parametrize(
+    ("known", "listed", "late"),
+    [
+        ({}, {"a": "1"}, ["a"]),
+        ({"a": "1"}, {"a": "1"}, []),
+        ({"a": "9"}, {"a": "10"}, ["a"]),
+        ({"a": "10"}, {"a": "9"}, []),
+        ({"a": "10", "b": "2"}, {"a": "10"}, []),
+        ({"a": "x"}, {"a": "y"}, ["a"]),
+        ({"a": "x"}, {"a": "x"}, []),
+    ],
+)
+def test_what_the_watch_has_not_told_yet(known: dict[str, str], listed: dict[str, str], late: list[str]) -> None:
+    def items(versions: dict[str, str]) -> list[Any]:
+        return [{"metadata": {"name": name, "resourceVersion": version}} for name, version in versions.items()]
+
+    ours = {("", item["metadata"]["name"]): item for item in items(known)}
+    assert missing(ours, items(listed)) == [("", name) for name in late]
+
+
+def test_another_group() -> None:
+    [first, *_] = resources("network.deckhouse.io", "w1")
+    assert first == Resource("EgressGateway", "network.deckhouse.io/v1alpha1", "egressgateways")

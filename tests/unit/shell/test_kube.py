@@ -1,0 +1,154 @@
+"""The client against a server that speaks the API: pages, watches, refusals, what rotates."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from gateway_agent.shell import kube
+from gateway_agent.shell.kube import Api, ApiError
+from tests.lab.apiserver.local import LocalServer, serving
+
+PODS = "/api/v1/pods"
+Story = Callable[[Api, LocalServer], Awaitable[None]]
+
+
+def story(directory: Path, tell: Story, authority: trustme.CA | None = None) -> None:
+    async def whole() -> None:
+        async with serving(directory, authority) as server:
+            api = Api(server.kubeconfig)
+            try:
+                async with asyncio.timeout(20):
+                    await tell(api, server)
+            finally:
+                await api.close()
+
+    asyncio.run(whole())
+
+
+def pod(server: LocalServer, name: str, node: str = "w1") -> None:
+    server.create("v1", "pods", name, "prod", spec={"nodeName": node})
+
+
+def named(items: list[dict[str, Any]]) -> list[str]:
+    return [item["metadata"]["name"] for item in items]
+
+
+def test_a_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "PAGE", 2)
+
+    async def tell(api: Api, server: LocalServer) -> None:
+        for name in "abcd":
+            pod(server, name, "w2" if name == "b" else "w1")
+        first = await api.page(PODS, "spec.nodeName=w1")
+        pod(server, "later")
+        second = await api.page(PODS, "spec.nodeName=w1", first.token)
+        assert (named(first.items), named(second.items), second.token) == (["a", "c"], ["d"], "")
+        assert first.version == second.version
+        names = await api.page(PODS, names_only=True)
+        assert [set(item) for item in names.items] == [{"metadata"}] * 2
+
+    story(tmp_path, tell)
+
+
+def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
+    async def tell(api: Api, server: LocalServer) -> None:
+        pod(server, "before")
+        page = await api.page(PODS, "spec.nodeName=w1")
+        pod(server, "elsewhere", "w2")
+        pod(server, "here")
+        server.merge("v1", "pods", "elsewhere", "prod", spec={"nodeName": "w1"})
+        server.delete("v1", "pods", "before", "prod")
+        found = []
+        async for kind, item in api.watch(PODS, "spec.nodeName=w1", page.version, 1):
+            found.append((kind, item.get("metadata", {}).get("name")))
+        assert found[:4] == [("OPENED", None), ("ADDED", "here"), ("ADDED", "elsewhere"), ("DELETED", "before")]
+        assert all(kind == "BOOKMARK" for kind, _ in found[4:])
+
+    story(tmp_path, tell)
+
+
+def test_refusals_say_why(tmp_path: Path) -> None:
+    async def tell(api: Api, server: LocalServer) -> None:
+        assert await api.get("/api/v1/namespaces/prod/pods/none") is None
+        server.strike(status=429, retry_after=3)
+        with pytest.raises(ApiError, match="429: a fault") as raised:
+            await api.page(PODS)
+        assert (raised.value.status, raised.value.retry_after) == (429, 3.0)
+        server.strike()
+        pod(server, "first")
+        server.server.compact()
+        with pytest.raises(ApiError, match="410: too old") as raised:
+            async for _ in api.watch(PODS, "", "1", 1):
+                pass
+        assert raised.value.status == 410
+        await server.stop()
+        with pytest.raises(ApiError, match="no answer") as raised:
+            await api.page(PODS)
+        assert raised.value.status == 0
+
+    story(tmp_path, tell)
+
+
+def test_a_token_that_has_rotated_is_read_anew(tmp_path: Path) -> None:
+    async def tell(api: Api, server: LocalServer) -> None:
+        await api.page(PODS)
+        server.allow("another")
+        await api.page(PODS)
+
+    story(tmp_path, tell)
+
+
+def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "REREAD", 0.0)
+
+    async def tell(api: Api, server: LocalServer) -> None:
+        server.write_kubeconfig(token="wrong")
+        with pytest.raises(ApiError, match="401"):
+            await api.page(PODS)
+        server.write_kubeconfig(token="secret")
+        await api.page(PODS)
+
+    story(tmp_path, tell)
+
+
+def test_only_the_authority_of_the_configuration_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "REREAD", 0.0)
+
+    async def tell(api: Api, server: LocalServer) -> None:
+        await api.page(PODS)
+        trustme.CA().cert_pem.write_to_path(str(server.directory / "ca.crt"))
+        with pytest.raises(ApiError, match="certificate verify failed"):
+            await api.page(PODS)
+
+    story(tmp_path, tell, trustme.CA())
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "a: [", "clusters: []\ncontexts: []", "current-context: x\nclusters: []\ncontexts: []"]
+)
+def test_a_configuration_that_is_none_is_said(tmp_path: Path, text: str) -> None:
+    (tmp_path / "kubeconfig").write_text(text)
+    with pytest.raises(ApiError, match="its configuration cannot be used"):
+        asyncio.run(Api(tmp_path / "kubeconfig").page(PODS))
+    with pytest.raises(ApiError, match="its configuration cannot be used"):
+        asyncio.run(Api(None, tmp_path / "no account").page(PODS))
+
+
+def test_an_account_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tell(_: Api, server: LocalServer) -> None:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
+        (tmp_path / "namespace").write_text("egress-gateway")
+        api = Api(None, tmp_path)
+        try:
+            assert (await api.page(PODS)).items == []
+        finally:
+            await api.close()
+
+    story(tmp_path, tell, trustme.CA())
