@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -14,17 +15,19 @@ from types import TracebackType
 from typing import Any
 
 from . import documents, registry
+from .apiserver.client import Cluster
 from .capture import Capture
 from .documents import Document
 from .namespace import Namespace
 from .node import Node
 from .pod import PORT, Pod, Probing
-from .topology import OUTSIDE, OUTSIDE6, Host, Interface, Topology
+from .topology import OUTSIDE, OUTSIDE6, Host, Interface, Topology, api_host
 from .waiting import NotInTime, until
 
 SELECTED = 9000
 """Port of the outside service, without whitelist, for selected pods only: a capture can tell them apart."""
 UNSELECTED = 9001
+API_PORT = 6443
 _HOST_SETTINGS = {
     "net/ipv4/conf/all/rp_filter": "0",
     "net/ipv4/conf/default/rp_filter": "2",
@@ -33,10 +36,18 @@ _HOST_SETTINGS = {
 
 
 class Lab:
-    """Use it in a ``with`` statement. ``options`` go into every agent's configuration."""
+    """Use it in a ``with`` statement. ``options`` go into every agent's configuration.
 
-    def __init__(self, topology: Topology, options: Mapping[str, Any] | None = None) -> None:
+    ``store``: ``files`` or ``kubernetes``; with this one the lab has one machine more, on which an API server runs.
+    """
+
+    def __init__(
+        self, topology: Topology, options: Mapping[str, Any] | None = None, store: str = "files"
+    ) -> None:
         self.topology = topology
+        self.store = store
+        self.cluster: Cluster | None = None
+        """What the API server has; None with the files store."""
         self.machines: dict[str, Namespace] = {}
         self.nodes: dict[str, Node] = {}
         self.kept = False
@@ -87,7 +98,7 @@ class Lab:
         if host.gateway6:
             machine.ip(f"route add default via {host.gateway6}")
         if host.labels is not None:
-            node = Node(host, machine, self.directory / host.name, self.key, self._options)
+            node = Node(host, machine, self.directory / host.name, self.key, self._options, self.cluster)
             self.nodes[host.name] = node
             for name, content in self._files.items():
                 node.write(name, content)
@@ -126,7 +137,10 @@ class Lab:
     # -- the store
 
     def publish(self, name: str, content: Sequence[Document]) -> None:
-        """Writes a file of the store on every node, and on those that come later."""
+        """Writes a file of the store on every node, and on those that come later; or the objects into the cluster."""
+        if self.cluster is not None:
+            self.cluster.publish(name, content)
+            return
         self._files[name] = list(content)
         for node in self.nodes.values():
             node.write(name, content)
@@ -206,6 +220,8 @@ class Lab:
         self.key.write_text(secrets.token_hex(32) + "\n")
         self._bridges: set[str] = set()
         self.machine("lan")
+        if self.store == "kubernetes":
+            self._serve_api(api_host(self.topology))
         for host in self.topology.hosts:
             self.add_host(host)
         self.allow()
@@ -214,6 +230,22 @@ class Lab:
             self.serve("outside", SELECTED, UNSELECTED)
             if self._host("outside").ip6:
                 self.serve("outside", SELECTED, UNSELECTED, address=OUTSIDE6)
+
+    def _serve_api(self, host: Host) -> None:
+        self.add_host(host)
+        token, socket, kubeconfig = (self.directory / name for name in ("token", "api.sock", "kubeconfig"))
+        for path, text in ((token, secrets.token_hex(16)), (kubeconfig, _kubeconfig(host.internal_ip, token))):
+            path.touch(mode=0o600)
+            path.write_text(text)
+        self._options["store"] = {"kind": "kubernetes", "kubeconfig": str(kubeconfig)}
+        options = ("--address", host.internal_ip, "--token-file", str(token), "--socket", str(socket))
+        program = (sys.executable, "-m", "tests.lab.apiserver", *options)
+        log = self.directory / "api.log"
+        process = self.machines[host.name].spawn(*program, log=log, reads=True)
+        self._services.append(process)
+        if process.stdout is None or process.stdout.readline() != b"ready\n":
+            raise RuntimeError(f"the API server did not start: {log.read_text()}")
+        self.cluster = Cluster(socket)
 
     def _clear(self) -> None:
         # A second Ctrl-C would leave half of the lab behind.
@@ -232,6 +264,17 @@ class Lab:
 
 def _port(host: str, interface: str) -> str:
     return f"{host}-{interface}"
+
+
+def _kubeconfig(address: str, token: Path) -> str:
+    server = f"[{address}]" if ":" in address else address
+    config = {
+        "current-context": "lab",
+        "clusters": [{"name": "lab", "cluster": {"server": f"http://{server}:{API_PORT}"}}],
+        "users": [{"name": "lab", "user": {"tokenFile": str(token)}}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "lab"}}],
+    }
+    return json.dumps(config)
 
 
 def _words(node: Node) -> str:

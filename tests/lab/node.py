@@ -6,12 +6,14 @@ import json
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .agent import EGRESSCTL, Agent
+from .apiserver.client import Cluster
 from .cnirun import Attachment, Network, Runtime, bridged, routed
 from .documents import Document
 from .namespace import Namespace
@@ -20,12 +22,22 @@ from .topology import POD_NETWORKS, POD_NETWORKS6, Host
 
 
 class Node:
-    """``directory`` holds all its files; ``options`` are put over the agent's configuration."""
+    """``directory`` holds all its files; ``options`` are put over the agent's configuration.
+
+    ``cluster``: where its pods are objects too; None with the files store.
+    """
 
     def __init__(
-        self, host: Host, machine: Namespace, directory: Path, key: Path, options: Mapping[str, Any]
+        self,
+        host: Host,
+        machine: Namespace,
+        directory: Path,
+        key: Path,
+        options: Mapping[str, Any],
+        cluster: Cluster | None = None,
     ) -> None:
         self.host = host
+        self.cluster = cluster
         self.machine = machine
         self.directory = directory
         self.manifests = directory / "manifests"
@@ -73,14 +85,20 @@ class Node:
         """A pod that is not connected yet: ``start`` it. Labels None: the CNI call tells none."""
         machine = Namespace(f"{self.machine.name}-{name}")
         machine.create()
+        named = {"IgnoreUnknown": "1", "K8S_POD_NAMESPACE": namespace, "K8S_POD_NAME": name}
+        if self.cluster is not None:
+            # No runtime tells the labels of a pod.
+            named["K8S_POD_UID"] = self.cluster.run(namespace, name, self.name, dict(labels or {}))
+            labels = None
         listed = [{"key": key, "value": value} for key, value in (labels or {}).items()]
         attachment = Attachment(
             container_id=machine.name,
             netns=machine.path,
-            cni_args={"IgnoreUnknown": "1", "K8S_POD_NAMESPACE": namespace, "K8S_POD_NAME": name},
+            cni_args=named,
             args=None if labels is None else {"cni": {"labels": listed}},
         )
-        pod = Pod(name, machine, self.runtime, network or self.network(kind), attachment)
+        gone = partial(self.cluster.remove, namespace, name) if self.cluster else lambda: None
+        pod = Pod(name, machine, self.runtime, network or self.network(kind), attachment, gone)
         self.pods[name] = pod
         return pod
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -89,13 +90,21 @@ class Pod:
     """Made by :meth:`tests.lab.node.Node.pod`."""
 
     def __init__(
-        self, name: str, machine: Namespace, runtime: Runtime, network: Network, attachment: Attachment
-    ):
+        self,
+        name: str,
+        machine: Namespace,
+        runtime: Runtime,
+        network: Network,
+        attachment: Attachment,
+        gone: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``gone`` is called when it has been stopped."""
         self.name = name
         self.machine = machine
         self.network = network
         self.attachment = attachment
         self._runtime = runtime
+        self._gone = gone
         self.result: dict[str, Any] = {}
 
     @property
@@ -120,6 +129,7 @@ class Pod:
         """DEL, then the namespace goes."""
         self._runtime.delete(self.network, self.attachment)
         self.machine.delete()
+        self._gone()
 
     def connect(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Connection:
         """A new TCP connection that has been greeted. Raises :class:`OSError`."""

@@ -158,6 +158,17 @@ def ipv6_underlay(workers: int = 2, gateways: int = 3) -> Topology:
     return replace(machines, hosts=tuple(map(without, machines.hosts)))
 
 
+def api_host(topology: Topology) -> Host:
+    """Where the API server of a cluster runs: beside the nodes, ``.2`` in their network."""
+    wire = topology.nodes[0].interfaces[0]
+
+    def second(address: str, sign: str) -> str:
+        network, _, last = address.rpartition(sign)
+        return f"{network}{sign}2/{last.partition('/')[2]}" if address else ""
+
+    return Host("api", (replace(wire, address=second(wire.address, "."), address6=second(wire.address6, ":")),))
+
+
 def beside(address: str) -> str:
     """The IPv6 address, in a /64, that a machine of a dual-stack lab has beside this IPv4 one."""
     network, _, last = address.rpartition(".")

@@ -1,4 +1,4 @@
-"""``python -m tests.lab.apiserver [--address A] [--port P] [--token-file FILE] [--certificate PEM]``: until SIGTERM.
+"""``python -m tests.lab.apiserver [--address A] [--port P] [--token-file FILE] [--socket PATH]``: until SIGTERM.
 
 Beside the API it has ``/_faults``: ``POST`` sets, ``DELETE`` takes away what is to go wrong (:class:`Faults`);
 ``POST /_drop`` ends every watch, ``POST /_compact`` forgets the history, ``GET /_requests`` counts what was asked.
@@ -24,6 +24,7 @@ def main() -> None:
     parser.add_argument(
         "--token-file", type=Path, help="only who bears this token is answered; read at each request"
     )
+    parser.add_argument("--socket", type=Path, help="a unix socket on which nobody needs a token")
     parser.add_argument("--certificate", type=Path, help="with its key; else it is plain HTTP")
     options = parser.parse_args()
     context = None
@@ -38,7 +39,13 @@ def main() -> None:
 
     app.on_startup.append(ready)
     web.run_app(
-        app, host=options.address, port=options.port, ssl_context=context, print=None, shutdown_timeout=0.1
+        app,
+        host=options.address,
+        port=options.port,
+        path=[str(options.socket)] if options.socket else None,
+        ssl_context=context,
+        print=None,
+        shutdown_timeout=0.1,
     )
 
 

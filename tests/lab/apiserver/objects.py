@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from .schema import Schema, admit
+
 Object = dict[str, Any]
 Key = tuple[str, str]
 
@@ -88,10 +90,13 @@ class Collection:
 
 
 class Objects:
-    """``changed`` is called after each change."""
+    """``changed`` is called after each change. ``schemas``: of custom resources of our group, by plural name."""
 
-    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, changed: Callable[[], None] = lambda: None, schemas: Mapping[str, Schema] | None = None
+    ) -> None:
         self.version = 1
+        self._schemas = schemas or {}
         self.collections = {(kind.group_version, kind.plural): Collection(kind) for kind in KINDS}
         self._changed = changed
 
@@ -188,6 +193,10 @@ class Objects:
             collection.compacted = self.version
 
     def _store(self, collection: Collection, key: Key, item: Object, change: str) -> Object:
+        if collection.kind.group == "egress-gateway.io" and collection.kind.plural in self._schemas:
+            item, problems = admit(self._schemas[collection.kind.plural], item)
+            if problems:
+                raise Refused(422, "Invalid", f'{collection.kind.kind} "{key[1]}" is invalid: {"; ".join(problems)}')
         self.version += 1
         item["metadata"]["resourceVersion"] = str(self.version)
         before = collection.objects.get(key)

@@ -1,0 +1,145 @@
+"""The resource definitions let in what the agent reads, and refuse what it would report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from gateway_agent.core.manifests import parse_object
+from tests.lab import documents
+from tests.lab.apiserver.schema import Schema, admit, schemas
+
+SCHEMAS = schemas()
+PLURALS = {"EgressGateway": "egressgateways", "EgressGatewayPolicy": "egressgatewaypolicies"}
+VIRTUAL = documents.virtual_gateway("g", ["172.16.0.50"], ["eth1"])
+SEVERAL = documents.virtual_gateway("g", ["172.16.0.50", "2001:db8::1"])
+BASIC = documents.gateway("g", "eth1")
+POLICY = documents.policy("p", "g", {"app": "backend"}, ["203.0.113.0/24"], ["203.0.113.7/32"])
+
+
+def changed(document: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """The document with another value at this path of its ``spec``; None takes the field away."""
+    name, _, rest = path.partition(".")
+    inner = changed(document.get(name) or {}, rest, value) if rest else value
+    return {key: item for key, item in {**document, name: inner}.items() if item is not None}
+
+
+def verdicts(document: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What the definition and what the agent have against it."""
+    _, refused = admit(SCHEMAS[PLURALS[document["kind"]]], document)
+    return refused, [str(problem) for problem in parse_object("it", document).problems]
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "value"),
+    [
+        (BASIC, "spec", BASIC["spec"]),
+        (VIRTUAL, "spec", VIRTUAL["spec"]),
+        (SEVERAL, "spec", SEVERAL["spec"]),
+        (POLICY, "spec", POLICY["spec"]),
+        (BASIC, "spec.nodeSelector", {"matchLabels": {"a": "b"}}),
+        (BASIC, "spec.nodeSelector", {"matchExpressions": [{"key": "a", "operator": "Exists"}]}),
+        (BASIC, "spec.whenNoGateway", "Direct"),
+        (VIRTUAL, "spec.failback", "Automatic"),
+        (VIRTUAL, "spec.connectionSync", True),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress.routingTableName", "table"),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress.interfaces", None),
+        (POLICY, "spec.destinationCIDRs", []),
+        (POLICY, "spec.destinationCIDRs", ["::/0", "0.0.0.0/0"]),
+        (POLICY, "spec.selectors", [{"podSelector": {}}]),
+        (POLICY, "spec.selectors", [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]),
+        (
+            POLICY,
+            "spec.selectors",
+            [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}],
+        ),
+    ],
+)
+def test_both_take_it(document: dict[str, Any], path: str, value: Any) -> None:
+    assert verdicts(changed(document, path, value)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("document", "path", "value"),
+    [
+        (BASIC, "spec", None),
+        (BASIC, "spec.nodeSelector", None),
+        (BASIC, "spec.nodeSelector", {}),
+        (BASIC, "spec.sourceIP", None),
+        (BASIC, "spec.sourceIP.mode", "Other"),
+        (BASIC, "spec.sourceIP.mode", "VirtualIPAddress"),
+        (BASIC, "spec.sourceIP.primaryIPFromEgressGatewayNodeInterface", None),
+        (BASIC, "spec.sourceIP.primaryIPFromEgressGatewayNodeInterface", {}),
+        (BASIC, "spec.sourceIP.primaryIPFromEgressGatewayNodeInterface.interfaceName", "sixteen-letters-"),
+        (BASIC, "spec.sourceIP.primaryIPFromEgressGatewayNodeInterface.interfaceName", "a/b"),
+        (BASIC, "spec.sourceIP.primaryIPFromEgressGatewayNodeInterface.interfaceName", ".."),
+        (BASIC, "spec.sourceIP.virtualIPAddress", {"ip": "172.16.0.50"}),
+        (BASIC, "spec.whenNoGateway", "Refuse"),
+        (BASIC, "spec.failback", "Sometimes"),
+        (BASIC, "spec.connectionSync", "yes"),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress", {}),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress.ips", ["172.16.0.51"]),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress.ip", "172.16.0.500"),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress.ip", "172.16.0.50/24"),
+        (VIRTUAL, "spec.sourceIP.virtualIPAddress.interfaces", ["a b"]),
+        (SEVERAL, "spec.sourceIP.virtualIPAddress.ips", []),
+        (SEVERAL, "spec.sourceIP.virtualIPAddress.ips", ["172.16.0.50", "172.16.0.50"]),
+        (SEVERAL, "spec.sourceIP.virtualIPAddress.ips", ["172.16.0.50", "x"]),
+        (POLICY, "spec.egressGatewayName", None),
+        (POLICY, "spec.egressGatewayName", ""),
+        (POLICY, "spec.selectors", None),
+        (POLICY, "spec.selectors", []),
+        (POLICY, "spec.selectors", [{}]),
+        (POLICY, "spec.selectors", [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}]),
+        (POLICY, "spec.selectors", [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}]),
+        (
+            POLICY,
+            "spec.selectors",
+            [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}],
+        ),
+        (POLICY, "spec.destinationCIDRs", ["203.0.113.0"]),
+        (POLICY, "spec.destinationCIDRs", ["203.0.113.7/24"]),
+        (POLICY, "spec.destinationCIDRs", ["203.0.113.0/33"]),
+        (POLICY, "spec.excludedCIDRs", ["203.0.113.0/255.255.255.0"]),
+        (POLICY, "spec.excludedCIDRs", "203.0.113.0/24"),
+    ],
+)
+def test_both_refuse_it(document: dict[str, Any], path: str, value: Any) -> None:
+    refused, reported = verdicts(changed(document, path, value))
+    assert refused
+    assert reported
+
+
+def test_defaults_are_those_of_the_agent() -> None:
+    bare = VIRTUAL
+    for name in ("whenNoGateway", "failback", "connectionSync"):
+        bare = changed(bare, f"spec.{name}", None)
+    stored, problems = admit(SCHEMAS["egressgateways"], bare)
+    assert not problems
+    assert stored == changed(VIRTUAL, "spec", {**VIRTUAL["spec"]})
+    assert parse_object("it", stored) == parse_object("it", bare)
+
+
+def test_what_is_not_known_is_not_stored() -> None:
+    stored, problems = admit(SCHEMAS["egressgatewaypolicies"], changed(POLICY, "spec.destinationCIDR", ["10.0.0.0/8"]))
+    assert (stored, problems) == (POLICY, [])
+
+
+@pytest.mark.parametrize("plural", SCHEMAS)
+def test_schemas_are_structural(plural: str) -> None:
+    """Every node has a type; lists and texts have a limit, which the cost of the rules is reckoned by."""
+
+    def nodes(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
+        yield path, schema
+        for name, child in schema.get("properties", {}).items():
+            yield from nodes(f"{path}.{name}", child)
+        for name in ("items", "additionalProperties"):
+            if name in schema:
+                yield from nodes(f"{path}[]", schema[name])
+
+    for path, schema in nodes("", SCHEMAS[plural]):
+        assert "type" in schema, path
+        if path.startswith(".spec.") and schema["type"] in ("array", "string") and "enum" not in schema:
+            assert {"maxItems", "maxLength"} & schema.keys(), path
