@@ -13,13 +13,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 
 from . import log
 from .calls import Calls
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
-from .observed import ObservedAgent
+from .core.view import View
+from .observed import ObservedAgent, view
 from .shell import key
 from .shell.files import FilesStore
 from .shell.kernel import Kernel
@@ -69,25 +71,36 @@ async def serve(config: AgentConfig, source: Path) -> bool:
     with _locked(config.run_dir / "agent.lock"):
         if notice := key.provide(config.key_file):
             logger.warning("%s", notice)
-        store = _store(config)
+        store, reporter = _store(config)
         agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir))
         agent.pods.adopt(agent.plan)
         server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
-        return await _until_signal(agent, server, source)
+        return await _until_signal(agent, server, source, reporter(partial(view, agent)))
 
 
-def _store(config: AgentConfig) -> Store:
+def _store(config: AgentConfig) -> tuple[Store, Callable[[Callable[[], View | None]], Coroutine[None, None, None]]]:
+    """The store, and what tells it of the agent, which is given a view of it."""
     if isinstance(config.store, FilesStoreConfig):
-        return FilesStore(config.store.path, config.run_dir / "last-good")
+        return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _nothing()
     # Imported only here: it is a third of the memory of an agent that needs it.
     from .cluster import ClusterStore
+    from .reporting import ClusterReport
     from .shell.kube import Api
 
+    api = Api(config.store.kubeconfig)
     group, known = config.store.api_group, config.run_dir / "last-known.json"
-    return ClusterStore(Api(config.store.kubeconfig), group, config.node_name, known)
+    store = ClusterStore(api, group, config.node_name, known)
+    return store, lambda seen: ClusterReport(api, store, seen).run()
 
 
-async def _until_signal(agent: ObservedAgent, server: RequestServer, source: Path) -> bool:
+async def _nothing() -> None:
+    """Nobody is told anything. Ends with its task."""
+    await asyncio.Event().wait()
+
+
+async def _until_signal(
+    agent: ObservedAgent, server: RequestServer, source: Path, reporting: Coroutine[None, None, None]
+) -> bool:
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
     heard: list[signal.Signals] = []
@@ -104,7 +117,7 @@ async def _until_signal(agent: ObservedAgent, server: RequestServer, source: Pat
     agent.flows.watch()
     parts = (
         agent.follow_store(), agent.follow_keeper(), agent.run(), agent.flows.run(), agent.count_changes(),
-        agent.metrics.run(),
+        agent.metrics.run(), reporting,
     )  # fmt: skip
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in parts]
     waiting: asyncio.Task[object] = asyncio.create_task(told.wait())

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -98,6 +98,20 @@ class ClusterStore:
         await self._catch_up("EgressGatewayPolicy", names)
         await self._catch_up("Namespace", [{"metadata": {"name": namespace, "resourceVersion": "0"}}])
         return self._inventory()
+
+    def ours(self) -> Iterator[Object]:
+        """Gateways and policies as they stand in the API, with their status."""
+        for kind in ("EgressGateway", "EgressGatewayPolicy"):
+            yield from list(self._reflectors[kind].objects.values())
+
+    def path_of(self, kind: str, name: str) -> str:
+        """Where the API has a gateway or a policy."""
+        return self._resources[kind].path_of("", name)
+
+    def identity_of(self, kind: str, name: str) -> tuple[str, str] | None:
+        """Its ``apiVersion`` and its uid; None where there is none."""
+        item = self._reflectors[kind].objects.get(("", name))
+        return (item["apiVersion"], str(item["metadata"].get("uid") or "")) if item else None
 
     # --- watching --------------------------------------------------------------------------------------------------
 

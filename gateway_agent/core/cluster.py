@@ -63,7 +63,7 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
         kept["metadata"] = {name: metadata[name] for name in METADATA if name in metadata}
     wanted = FIELDS.get(resource.kind)
     if wanted is None:
-        return {**{name: value for name, value in item.items() if name not in ("metadata", "status")}, **kept}
+        return {**{name: value for name, value in item.items() if name != "metadata"}, **kept}
     for name, fields in wanted.items():
         value = item.get(name)
         if isinstance(value, dict):

@@ -22,15 +22,32 @@ from ..lab.namespace import REPOSITORY
 GATEWAY = "partner"
 BACKEND = {"app": "backend"}
 PLUGIN = REPOSITORY / "dist" / "egress-gateway"
+STORES = ("files", "kubernetes")
+BOTH_STORES = ("test_basic_mode",)
+"""Modules that run with both, asked or not."""
 LOGS = REPOSITORY / "build" / "e2e"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-store", action="store_true", help="run all labs that can with both stores")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
+    if not config.getoption("--every-store", default=False):
+        fewer = [item for item in items if _in_both(item) and item.path.stem not in BOTH_STORES]
+        config.hook.pytest_deselected(items=fewer)
+        items[:] = [item for item in items if item not in fewer]
     if os.geteuid():
         for item in items:
             if here in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="network namespaces need root"))
+
+
+def _in_both(item: pytest.Item) -> bool:
+    """Whether it is the second run of a test, with the other store."""
+    called = getattr(item, "callspec", None)
+    return called is not None and called.params.get("lab") == "kubernetes"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,12 +76,13 @@ def settled(
     machines: topology.Topology,
     options: Mapping[str, Any] | None = None,
     story: Sequence[Document] | None = None,
+    store: str = "files",
 ) -> Iterator[Lab]:
     """A lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``.
 
     ``story``: the gateway and the policy where they are others than those of basic mode.
     """
-    with Lab(machines, options) as made:
+    with Lab(machines, options, store) as made:
         try:
             made.publish_nodes()
             made.publish("story", story or documents.story(made.topology.egress_interface, GATEWAY))
@@ -75,8 +93,9 @@ def settled(
             made.save_logs(LOGS / name)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=STORES)
 def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
     """Two workers, three egress nodes, one gateway and one policy; a master is settled."""
-    with settled(request.module.__name__.rpartition(".")[2], topology.separate()) as made:
+    name = f"{request.module.__name__.rpartition('.')[2]}-{request.param}"
+    with settled(name, topology.separate(), store=request.param) as made:
         yield made

@@ -232,6 +232,7 @@ class Lab:
                 self.serve("outside", SELECTED, UNSELECTED, address=OUTSIDE6)
 
     def _serve_api(self, host: Host) -> None:
+        self.topology = replace(self.topology, spare=(*self.topology.spare, host))
         self.add_host(host)
         token, socket, kubeconfig = (self.directory / name for name in ("token", "api.sock", "kubeconfig"))
         for path, text in ((token, secrets.token_hex(16)), (kubeconfig, _kubeconfig(host.internal_ip, token))):

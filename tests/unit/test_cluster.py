@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 
-from gateway_agent import cluster
+from gateway_agent import cluster, reporting
 from gateway_agent.cluster import ClusterStore
 from gateway_agent.core import reflector
 from gateway_agent.core.model import Inventory
+from gateway_agent.core.view import View
+from gateway_agent.reporting import ClusterReport
 from gateway_agent.shell.kube import Api
 from gateway_agent.store import NotKnown
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
+from tests.lab.topology import VIRTUAL
+from tests.unit.core import test_conditions as conditions
 
 GROUP = "egress-gateway.io"
 OURS = f"{GROUP}/v1alpha1"
@@ -75,6 +79,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reflector, "LONGEST_PAUSE", 0.2)
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     monkeypatch.setattr(cluster, "KEEP_PAUSE", 0.05)
+    monkeypatch.setattr(reporting, "LOOK", 0.02)
 
 
 def policy(server: LocalServer, name: str = "backend") -> None:
@@ -271,5 +276,44 @@ def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
 
     def before(server: LocalServer) -> None:
         pod(server, "known", app="backend")
+
+    story(tmp_path, tell, before)
+
+
+def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
+    """The view of a master; its gateway stands in the cluster, and a policy that names another one."""
+    seen = conditions.seen(changes=(conditions.changed("g1"),))
+    looks = 0
+
+    def view() -> View:
+        nonlocal looks
+        looks += 1
+        return seen if looks > 1 else conditions.seen()
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        api = Api(server.kubeconfig)
+        report = ClusterReport(api, reader.store, view)
+        task = asyncio.create_task(report.run())
+        objects = server.server.objects
+        while not objects.collections["v1", "events"].objects:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        gateway = objects.collections[OURS, "egressgateways"].objects["", "partner"]
+        assert gateway["status"]["activeNodeName"] == "g1"
+        assert gateway["spec"] == documents.virtual_gateway("partner", [VIRTUAL])["spec"]
+        enough = looks + 10
+        while looks < enough:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        assert asked(server, "PATCH") == 2
+        [event] = objects.collections["v1", "events"].objects.values()
+        assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
+        task.cancel()
+
+    def before(server: LocalServer) -> None:
+        spec = documents.virtual_gateway("partner", [VIRTUAL])["spec"]
+        server.create(OURS, "egressgateways", "partner", spec=spec)
+        policy(server, "both")
 
     story(tmp_path, tell, before)

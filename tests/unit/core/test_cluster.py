@@ -74,6 +74,7 @@ def test_what_is_not_used_is_not_kept() -> None:
         "kind": "EgressGatewayPolicy",
         "metadata": {"name": "p"},
         "spec": {"a": 1},
+        "status": {},
         "more": 2,
     }
 

@@ -1,0 +1,162 @@
+"""The status of gateways and policies, as it stands in the API; and which node writes it.
+
+The API is not on the way of anything: a status that is late or missing changes nothing but what people see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cni.plan import PlanEgressIP
+
+from .model import BASIC, Gateway, Policy
+from .reflector import Object, key_of
+from .view import View, master, no_master_reason, rfc3339, shown_address
+
+READY = "Ready"
+ELECTED, ANNOUNCED = "ElectionSucceed", "ElectionSucceedAndVirtualIPAnnounced"
+NOT_ELECTED, NOT_ANNOUNCED = "ElectionFailed", "VirtualIPAnnouncingFailed"
+IN_FORCE, NO_GATEWAY = "GatewayFound", "GatewayNotFound"
+INVALID = "Invalid"
+Json = dict[str, Any]
+Verdict = tuple[bool, str, str]
+"""Whether it is ready, the reason, and that in words."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A status that is to be written. ``before`` is the one that stands there."""
+
+    kind: str
+    name: str
+    before: Mapping[str, Any]
+    status: Mapping[str, Any]
+
+
+def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Report]:
+    """The statuses that this node writes and that are not as they should be.
+
+    ``objects``: gateways and policies as they stand in the API. ``now``: Unix time, seconds.
+    """
+    writes_policies = steward(view) == view.plan.node
+    for item in objects:
+        kind, (_, name) = str(item.get("kind")), key_of(item)
+        before = item.get("status") or {}
+        generation = int((item.get("metadata") or {}).get("generation") or 0)
+        wrong = _wrong(view, kind, name)
+        if kind == "EgressGateway" and author(view, name) == view.plan.node:
+            gateway = next((g for g in view.inventory.gateways if g.name == name), None)
+            status = _gateway(view, name, gateway, wrong)
+        elif kind == "EgressGatewayPolicy" and writes_policies:
+            policy = next((p for p in view.inventory.policies if p.name == name), None)
+            status = {"verdict": _policy_verdict(view, policy, wrong)}
+        else:
+            continue
+        condition = _condition(before, status.pop("verdict"), generation, now)
+        status = {"observedGeneration": generation, **status, "conditions": [condition]}
+        if status != before:
+            yield Report(kind, name, before, status)
+
+
+def _gateway(view: View, name: str, gateway: Gateway | None, wrong: str) -> Json:
+    mine = [egress for egress in view.plan.egress_ips if egress.gateway == name]
+    rows = [_row(view, egress) for egress in mine]
+    return {
+        "readyNodes": len(ready_nodes(view, mine)),
+        "activeNodeName": rows[0]["node"] if rows else "",
+        "egressIPs": [row for row in rows if row["ip"]],
+        "verdict": _gateway_verdict(view, gateway, mine, wrong),
+    }
+
+
+def ready_nodes(view: View, egress_ips: Iterable[PlanEgressIP]) -> set[str]:
+    """Those that are master of one of them, or could be."""
+    mine = list(egress_ips)
+    eligible = {name for egress in mine for name in egress.eligible}
+    members = view.keeper.members if view.keeper else ()
+    found = {member.node for member in members if member.alive and member.ready}
+    states = (view.state(egress.id) for egress in mine)
+    if any(state is not None and state.state in ("master", "standby") for state in states):
+        found.add(view.plan.node)
+    return found & eligible
+
+
+def author(view: View, gateway: str) -> str:
+    """The node that writes the status of a gateway: its master, else the first that is ready, else the first.
+
+    Empty where this node cannot tell, as one that is cut off from the others cannot.
+    """
+    if view.plan.isolated or view.keeper is None:
+        return ""
+    mine = [egress for egress in view.plan.egress_ips if egress.gateway == gateway]
+    masters = [name for egress in mine if (name := master(view, egress)[0])]
+    eligible = sorted({name for egress in mine for name in egress.eligible})
+    ready = sorted(ready_nodes(view, mine))
+    return next(iter([*masters, *ready, *eligible, *_first_node(view)]), "")
+
+
+def steward(view: View) -> str:
+    """The node that writes what belongs to no gateway: the author of the first of them, else the first node."""
+    if view.plan.isolated or view.keeper is None:
+        return ""
+    authors = (author(view, gateway.name) for gateway in sorted(view.inventory.gateways, key=lambda g: g.name))
+    return next(authors, "") or next(iter(_first_node(view)), "")
+
+
+def _first_node(view: View) -> list[str]:
+    return sorted(node.name for node in view.plan.nodes)[:1]
+
+
+def _row(view: View, egress: PlanEgressIP) -> Json:
+    state = view.state(egress.id)
+    name, epoch = master(view, egress)
+    since = {"since": rfc3339(state.since)} if name and state and state.since else {}
+    return {"ip": shown_address(view, egress), "node": name, "epoch": epoch, **since}
+
+
+def _gateway_verdict(view: View, gateway: Gateway | None, mine: list[PlanEgressIP], wrong: str) -> Verdict:
+    if gateway is None or wrong:
+        return False, INVALID, wrong or "the agents do not know it yet"
+    without = [egress for egress in mine if not master(view, egress)[0]]
+    if without or not mine:
+        reasons = dict.fromkeys(no_master_reason(view, egress) for egress in without)
+        named = ", ".join(filter(None, (egress.address for egress in without)))
+        words = "; ".join(reasons) or "it has no address that could be served"
+        return False, NOT_ELECTED, f"no master of {named}: {words}" if named else f"no master: {words}"
+    ids = {egress.id for egress in mine}
+    for conflict in view.keeper.conflicts if view.keeper else ():
+        if conflict.id in ids:
+            return False, NOT_ANNOUNCED, f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
+    return True, ELECTED if gateway.mode == BASIC else ANNOUNCED, ""
+
+
+def _policy_verdict(view: View, policy: Policy | None, wrong: str) -> Verdict:
+    if policy is None or wrong:
+        return False, INVALID, wrong or "the agents do not know it yet"
+    if policy.gateway not in {gateway.name for gateway in view.inventory.gateways}:
+        return False, NO_GATEWAY, f"there is no EgressGateway {policy.gateway}: what the policy selects is dropped"
+    return True, IN_FORCE, ""
+
+
+def _wrong(view: View, kind: str, name: str) -> str:
+    """What is wrong with the object itself; a gateway that is missing is nothing of the object."""
+    source, missing = f"{kind} {name}", "spec.egressGatewayName"
+    return "; ".join(f"{p.path}: {p.message}" for p in view.problems if p.source == source and p.path != missing)
+
+
+def _condition(before: Mapping[str, Any], verdict: Verdict, generation: int, now: float) -> Json:
+    """``Ready``. Its time is that of the last change of its status, as the API's conventions have it."""
+    good, reason, message = verdict
+    status = "True" if good else "False"
+    old: Mapping[str, Any] = next((c for c in before.get("conditions") or () if c.get("type") == READY), {})
+    same = old.get("status") == status and old.get("lastTransitionTime")
+    return {
+        "type": READY,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": old["lastTransitionTime"] if same else rfc3339(now),
+        "observedGeneration": generation,
+    }

@@ -1,0 +1,108 @@
+"""Events of Kubernetes: what people should hear of once, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .conditions import READY, Report
+from .view import View, rfc3339
+
+MASTER_CHANGED, CONFLICT = "MasterChanged", "AddressConflict"
+COMPONENT = "egress-gateway-agent"
+NAMESPACE = "default"
+"""Of events about what has no namespace: the API demands it."""
+NAME, MESSAGE = 253, 1024
+"""Characters that the API takes."""
+
+
+@dataclass(frozen=True)
+class Happening:
+    """Something has happened to an object of ours."""
+
+    kind: str
+    name: str
+    reason: str
+    message: str
+    at: float
+    """Unix time, seconds."""
+    warning: bool = False
+
+
+@dataclass
+class Chronicle:
+    """What has been told already. A process begins with what it finds: that was told by the one before it."""
+
+    _changes: float | None = None
+    _conflicts: set[tuple[str, str, float]] = field(default_factory=set)
+
+    def tell(self, view: View) -> list[Happening]:
+        """What is new, of all that this node itself is the one to tell."""
+        return sorted([*self._masters(view), *self._claims(view)], key=lambda happening: happening.at)
+
+    def _masters(self, view: View) -> Iterator[Happening]:
+        changes = view.keeper.changes if view.keeper else ()
+        known, self._changes = self._changes, max((change.at for change in changes), default=self._changes or 0.0)
+        for change in changes:
+            egress = view.egress(change.id)
+            # Who has taken over tells it; where nobody has, who was the master before.
+            teller = change.after or change.before
+            if known is None or change.at <= known or egress is None or teller != view.plan.node:
+                continue
+            silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
+            message = (
+                f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}, "
+                f"epoch {change.epoch}{silent} ({change.reason})"
+            )
+            yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, change.at, not change.after)
+
+    def _claims(self, view: View) -> Iterator[Happening]:
+        conflicts = view.keeper.conflicts if view.keeper else ()
+        for conflict in conflicts:
+            egress, state = view.egress(conflict.id), view.state(conflict.id)
+            mark = (conflict.id, conflict.mac, conflict.since)
+            if mark in self._conflicts or egress is None or state is None or state.state != "master":
+                continue
+            self._conflicts.add(mark)
+            message = f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
+            yield Happening("EgressGateway", egress.gateway, CONFLICT, message, conflict.since, True)
+
+
+def of_report(report: Report, now: float) -> list[Happening]:
+    """An object has become unready, or ready again."""
+    old, new = _ready(report.before), _ready(report.status)
+    if old.get("status") == new.get("status") or (not old and new.get("status") == "True"):
+        return []
+    warning = new.get("status") != "True"
+    message = str(new.get("message") or "ready again")
+    return [Happening(report.kind, report.name, str(new.get("reason")), message, now, warning)]
+
+
+def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[str, Any]:
+    """The object. Its name is the same each time: one that was written already is not written again."""
+    at, mark = rfc3339(happening.at), f".{int(happening.at * 1e6):x}"
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": happening.name[: NAME - len(mark)] + mark, "namespace": NAMESPACE},
+        "involvedObject": {
+            "apiVersion": api_version,
+            "kind": happening.kind,
+            "name": happening.name,
+            "uid": uid,
+        },
+        "type": "Warning" if happening.warning else "Normal",
+        "reason": happening.reason,
+        "message": happening.message[:MESSAGE],
+        "firstTimestamp": at,
+        "lastTimestamp": at,
+        "count": 1,
+        "source": {"component": COMPONENT, "host": node},
+        "reportingComponent": COMPONENT,
+        "reportingInstance": node,
+    }
+
+
+def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    return next((c for c in status.get("conditions") or () if c.get("type") == READY), {})

@@ -1,0 +1,81 @@
+"""Tells the cluster: the status of gateways and policies, and Events. Nothing here is on the way of a packet."""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import logging
+import random
+import time
+from collections.abc import Callable
+
+from .cluster import ClusterStore
+from .core.conditions import Report, reports
+from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
+from .core.view import View
+from .shell.kube import Api, ApiError
+
+log = logging.getLogger(__name__)
+LOOK = 1.0
+"""Seconds between two looks at what there is to tell; a look asks nobody."""
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+"""Seconds after a write that the API has refused."""
+WAITING = 100
+"""Events that wait for an API that is away; older ones are forgotten."""
+
+
+class ClusterReport:
+    """``view``: what this node knows now, None where it knows nothing yet."""
+
+    def __init__(self, api: Api, store: ClusterStore, view: Callable[[], View | None]) -> None:
+        self._api = api
+        self._store = store
+        self._view = view
+        self._chronicle = Chronicle()
+        self._waiting: list[Happening] = []
+        self._written: dict[tuple[str, str], Report] = {}
+
+    async def run(self) -> None:
+        """Ends with its task."""
+        pause = FIRST_PAUSE
+        while True:
+            await asyncio.sleep(LOOK)
+            view = self._view()
+            if view is None:
+                continue
+            self._waiting = [*self._waiting, *self._chronicle.tell(view)][-WAITING:]
+            try:
+                await self._write_statuses(view)
+                await self._write_events(view.plan.node)
+                pause = FIRST_PAUSE
+            except ApiError as error:
+                log.warning("what the cluster should hear waits: Kubernetes API: %s", error)
+                # An API that comes back should not hear from everybody in the same second.
+                await asyncio.sleep(max(pause * (0.5 + random.random()), error.retry_after))
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    async def _write_statuses(self, view: View) -> None:
+        now = time.time()
+        for report in reports(view, self._store.ours(), now):
+            identity = report.kind, report.name
+            last = self._written.get(identity)
+            if last is not None and (last.before, last.status) == (report.before, report.status):
+                # Written; the watch has not told of it yet.
+                continue
+            path = self._store.path_of(*identity)
+            if await self._api.merge(f"{path}/status", {"status": report.status}):
+                self._written[identity] = report
+                self._waiting += of_report(report, now)
+
+    async def _write_events(self, node: str) -> None:
+        while self._waiting:
+            happening = self._waiting[0]
+            known = self._store.identity_of(happening.kind, happening.name)
+            if known is not None:
+                body = event(happening, *known, node)
+                try:
+                    await self._api.create(f"/api/v1/namespaces/{NAMESPACE}/events", body)
+                except ApiError as error:
+                    if error.status != http.HTTPStatus.CONFLICT:
+                        raise
+            self._waiting.pop(0)

@@ -1,0 +1,208 @@
+"""The status of gateways and policies, who writes it, and what people hear of once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from gateway_agent.core.conditions import Report, author, reports, steward
+from gateway_agent.core.happenings import Chronicle, Happening, event, of_report
+from gateway_agent.core.keeping import Change, Conflict, KeeperState, MemberState
+from gateway_agent.core.model import Problem
+from gateway_agent.core.view import View
+
+from . import test_status as basic
+from . import test_status_virtual as virtual
+
+NOW = basic.AT + 60
+AT, LATER = "2026-11-21T21:00:00Z", "2026-11-21T21:01:00Z"
+MEMBERS = (MemberState("g1", True, True, "", 40), MemberState("g2", True, True, "", 40))
+
+
+def of(name: str, kind: str = "EgressGateway", status: Any = None) -> dict[str, Any]:
+    item = {"kind": kind, "metadata": {"name": name, "generation": 4}}
+    return item | ({"status": status} if status else {})
+
+
+def seen(node: str = "g1", **keeper: Any) -> View:
+    """Of virtual addresses: g1 serves one IPv4 and the IPv6 address, g2 the other IPv4 address."""
+    view = virtual.view(node)
+    assert view.keeper is not None
+    return replace(view, keeper=msgspec.structs.replace(view.keeper, **{"members": MEMBERS, **keeper}))
+
+
+def without_master(view: View) -> View:
+    assert view.keeper is not None
+    states = tuple(msgspec.structs.replace(s, master="", epoch=0, reason="nobody asks") for s in view.keeper.egress)
+    return replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
+
+
+def only(view: View, item: dict[str, Any], now: float = NOW) -> Report:
+    [report] = reports(view, [item], now)
+    return report
+
+
+def ready(report: Report) -> tuple[str, str, str, str]:
+    [condition] = report.status["conditions"]
+    return condition["status"], condition["reason"], condition["message"], condition["lastTransitionTime"]
+
+
+def test_a_gateway_that_serves() -> None:
+    report = only(seen(), of("partner"))
+    assert (report.kind, report.name) == ("EgressGateway", "partner")
+    assert report.status["activeNodeName"] == "g1"
+    assert (report.status["readyNodes"], report.status["observedGeneration"]) == (2, 4)
+    rows = {row["ip"]: (row["node"], row["epoch"], row["since"]) for row in report.status["egressIPs"]}
+    assert rows == {address: (master, 3, AT) for address, master in virtual.MASTERS.items()}
+    assert ready(report) == ("True", "ElectionSucceedAndVirtualIPAnnounced", "", LATER)
+
+
+def test_basic_mode_has_its_own_reason() -> None:
+    [report] = reports(basic.view("g1"), [of("partner")], NOW)
+    assert ready(report)[:2] == ("True", "ElectionSucceed")
+    assert [row["ip"] for row in report.status["egressIPs"]] == ["192.0.2.7"]
+
+
+def test_a_gateway_without_a_master_says_why() -> None:
+    view = without_master(seen())
+    assert author(view, "partner") == "g1"
+    report = only(view, of("partner"))
+    assert report.status["activeNodeName"] == ""
+    status, reason, message, _ = ready(report)
+    assert (status, reason) == ("False", "ElectionFailed")
+    assert message.endswith(": nobody asks")
+    assert all(address in message for address in virtual.MASTERS)
+
+
+def test_another_machine_with_the_address() -> None:
+    first = next(iter(virtual.IDS))
+    conflict = Conflict(virtual.IDS[first], first, "02:00:00:00:00:01", "eth1", basic.AT)
+    status, reason, message, _ = ready(only(seen(conflicts=(conflict,)), of("partner")))
+    assert (status, reason) == ("False", "VirtualIPAnnouncingFailed")
+    assert message == f"02:00:00:00:00:01 on eth1 claims {first} too"
+
+
+def test_what_stands_there_is_not_written_again_and_keeps_its_time() -> None:
+    view = seen()
+    first = only(view, of("partner"))
+    assert list(reports(view, [of("partner", status=first.status)], NOW + 100)) == []
+    changed = only(view, of("partner", status={**first.status, "readyNodes": 7}), NOW + 100)
+    assert changed.status == first.status
+    lost = only(without_master(view), of("partner", status=first.status), NOW + 100)
+    assert ready(lost)[3] == "2026-11-21T21:02:40Z"
+
+
+def test_one_node_writes() -> None:
+    authors = {author(seen(node), "partner") for node in ("g1", "g2", "w1")}
+    assert authors == {"g1"}
+    assert [list(reports(seen(node), [of("partner")], NOW)) for node in ("g2", "w1")] == [[], []]
+    assert {steward(seen(node)) for node in ("g1", "g2", "w1")} == {"g1"}
+
+
+def test_a_node_that_is_cut_off_writes_nothing() -> None:
+    view = seen()
+    alone = replace(view, plan=replace(view.plan, isolated=True))
+    assert list(reports(alone, [of("partner"), of("both", "EgressGatewayPolicy")], NOW)) == []
+    assert list(reports(replace(view, keeper=None), [of("partner")], NOW)) == []
+
+
+def test_a_gateway_that_is_wrong() -> None:
+    view = seen()
+    wrong = replace(view, problems=(Problem("EgressGateway partner", "spec.sourceIP", "is required"),))
+    assert ready(only(wrong, of("partner")))[:3] == ("False", "Invalid", "spec.sourceIP: is required")
+
+
+@pytest.mark.parametrize(
+    ("name", "problems", "expected"),
+    [
+        ("both", (), ("True", "GatewayFound", "")),
+        ("both", (Problem("EgressGatewayPolicy both", "spec", "x"),), ("False", "Invalid", "spec: x")),
+        ("new", (), ("False", "Invalid", "the agents do not know it yet")),
+    ],
+)
+def test_policies(name: str, problems: tuple[Problem, ...], expected: tuple[str, str, str]) -> None:
+    view = replace(seen(), problems=problems)
+    assert ready(only(view, of(name, "EgressGatewayPolicy")))[:3] == expected
+
+
+def test_a_policy_that_names_no_gateway() -> None:
+    view = seen()
+    gateways = tuple(g for g in view.inventory.gateways if g.name != "plain")
+    lost = replace(view, inventory=replace(view.inventory, gateways=gateways))
+    name = next(p.name for p in view.inventory.policies if p.gateway == "plain")
+    status, reason, message, _ = ready(only(lost, of(name, "EgressGatewayPolicy")))
+    assert (status, reason) == ("False", "GatewayNotFound")
+    assert message == "there is no EgressGateway plain: what the policy selects is dropped"
+
+
+# --- Events ------------------------------------------------------------------------------------------------------
+
+
+def changed(after: str, before: str = "g2", at: float = NOW) -> Change:
+    first = next(iter(virtual.IDS.values()))
+    return Change(first, before, after, 9, at, 120, "g2 was not heard")
+
+
+def test_who_takes_over_tells_it_once() -> None:
+    chronicle = Chronicle()
+    assert chronicle.tell(seen(changes=(changed("g1", at=NOW - 9),))) == []
+    now = seen(changes=(changed("g1", at=NOW - 9), changed("g1")))
+    [happening] = chronicle.tell(now)
+    address = next(iter(virtual.IDS))
+    text = f"master of {address}: g2 -> g1, epoch 9, silent for 120 ms (g2 was not heard)"
+    assert happening == Happening("EgressGateway", "partner", "MasterChanged", text, NOW)
+    assert chronicle.tell(now) == []
+
+
+def test_others_do_not_tell_it() -> None:
+    chronicle = Chronicle()
+    chronicle.tell(seen("g2"))
+    assert chronicle.tell(seen("g2", changes=(changed("g1"),))) == []
+
+
+def test_who_lets_go_and_has_no_successor_tells_it() -> None:
+    chronicle = Chronicle()
+    chronicle.tell(seen("g2"))
+    [happening] = chronicle.tell(seen("g2", changes=(changed("", "g2"),)))
+    assert (happening.warning, "g2 -> none" in happening.message) == (True, True)
+
+
+def test_a_conflict_is_told_by_the_master_once() -> None:
+    first = next(iter(virtual.IDS))
+    conflict = Conflict(virtual.IDS[first], first, "02:00:00:00:00:01", "eth1", NOW)
+    view = seen(conflicts=(conflict,))
+    assert isinstance(view.keeper, KeeperState)
+    own = msgspec.structs.replace
+    states = tuple(own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress)
+    serving = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
+    chronicle = Chronicle()
+    assert [h.reason for h in chronicle.tell(serving)] == ["AddressConflict"]
+    assert chronicle.tell(serving) == []
+    assert Chronicle().tell(view) == []
+
+
+def test_becoming_unready_and_ready_again_is_told() -> None:
+    good, bad = only(seen(), of("partner")), only(without_master(seen()), of("partner"))
+    assert of_report(good, NOW) == []
+    [lost] = of_report(replace(bad, before=good.status), NOW)
+    assert (lost.reason, lost.warning) == ("ElectionFailed", True)
+    [first] = of_report(bad, NOW)
+    assert first.warning
+    [again] = of_report(replace(good, before=bad.status), NOW)
+    assert (again.reason, again.message, again.warning) == (
+        "ElectionSucceedAndVirtualIPAnnounced", "ready again", False,
+    )  # fmt: skip
+    assert of_report(replace(bad, before=bad.status), NOW) == []
+
+
+def test_an_event_as_the_api_has_it() -> None:
+    happening = Happening("EgressGateway", "a" * 253, "MasterChanged", "b" * 2000, NOW)
+    made = event(happening, "egress-gateway.io/v1alpha1", "uid", "g1")
+    assert len(made["metadata"]["name"]) == 253
+    assert made["metadata"] == event(happening, "egress-gateway.io/v1alpha1", "uid", "g1")["metadata"]
+    assert len(made["message"]) == 1024
+    assert made["involvedObject"]["name"] == "a" * 253
+    assert (made["type"], made["firstTimestamp"], made["source"]["host"]) == ("Normal", LATER, "g1")
