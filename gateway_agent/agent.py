@@ -20,6 +20,7 @@ from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP
 
+from .adoption import Adoption
 from .config import AgentConfig
 from .core import desired, planning, readiness, status, underlay
 from .core.keeping import KeeperState
@@ -55,6 +56,7 @@ class Agent:
         self.plan: Plan | None = _read_plan(self.plan_file)
         self.applied: Plan | None = None
         self.pods = Pods(config.run_dir, kernel)
+        self.adoption = Adoption(self.pods, kernel)
         self.problems: tuple[Problem, ...] = ()
         self.trouble = ""
         self._facts: dict[str, readiness.InterfaceFacts] = {}
@@ -164,6 +166,8 @@ class Agent:
             return
         self._facts = interfaces.read(inventory.virtual_addresses)
         self.pods.reread()
+        if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
+            asyncio.get_running_loop().call_later(again, self._work.set)
         planned = planning.build(
             inventory,
             self._settings(),
@@ -307,7 +311,7 @@ class Agent:
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]
         found += [Problem("connectionSync", "", text) for text in self.tables.troubles()]
-        found += self.pods.problems
+        found += (*self.pods.problems, *self.adoption.problems)
         return tuple(found)
 
     def _say(self, trouble: str) -> None:

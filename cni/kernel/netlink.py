@@ -34,6 +34,7 @@ __all__ = [
     "delete_connections",
     "has_ipv6",
     "host_veth",
+    "leading",
     "observe",
     "tag",
     "tag_of",
@@ -43,6 +44,9 @@ __all__ = [
 # linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
 ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
 IFF_UP = 1
+NUD_NONE = 0
+NTF_USE = 1
+"""Makes the kernel ask who has an address, without a packet."""
 SETTINGS = (
     ("ipv4", "rp_filter"),
     ("ipv4", "forwarding"),
@@ -198,6 +202,50 @@ def _apply_one(ipr: Any, change: Change) -> None:
 
 
 # --- interfaces --------------------------------------------------------------------------------------------
+
+
+# --- finding -----------------------------------------------------------------------------------------------
+
+
+def leading(addresses: Sequence[str]) -> dict[str, str]:
+    """By address the veth that leads to it: by a route, or as a port of the bridge that a route leads to.
+
+    Where a bridge does not know yet who has the address, the kernel is told to ask: the next call may know more.
+    """
+    with _netlink("looking for what leads to pods") as ipr:
+        links = {link["index"]: link for link in ipr.get_links()}
+        ports = {
+            entry.get_attr("NDA_LLADDR"): entry["ifindex"]
+            for entry in ipr.get_neighbours(family=socket.AF_BRIDGE)
+            if entry.get_attr("NDA_MASTER")
+        }
+        found = {address: _leading(ipr, links, ports, address) for address in addresses}
+        return {address: name for address, name in found.items() if name}
+
+
+def _leading(ipr: Any, links: dict[int, Any], ports: dict[str, int], address: str) -> str:
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    family = FAMILIES[6 if ":" in address else 4]
+    try:
+        route = next(iter(ipr.route("get", dst=address, family=family)))
+    except NetlinkError:
+        return ""
+    index = route.get_attr("RTA_OIF")
+    if route.get_attr("RTA_GATEWAY") or index not in links:
+        return ""
+    if _kind(links[index]) == "bridge":
+        known = ipr.get_neighbours(family=family, ifindex=index)
+        mac = next((e.get_attr("NDA_LLADDR") for e in known if e.get_attr("NDA_DST") == address), None)
+        if mac not in ports:
+            ipr.neigh("replace", dst=address, ifindex=index, family=family, state=NUD_NONE, flags=NTF_USE)
+            return ""
+        index = ports[mac]
+    return str(links[index].get_attr("IFLA_IFNAME")) if _kind(links.get(index)) == "veth" else ""
+
+
+def _kind(link: Any) -> str:
+    return str(link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "") if link else ""
 
 
 def tagged() -> dict[str, int]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from . import manifests
 from .manifests import FileContent
-from .model import Inventory, Problem
+from .model import Inventory, Problem, RunningPod
 from .reflector import Key, Object, key_of
 
 VERSION = "v1alpha1"
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
 """What is kept of it: ``managedFields`` and annotations are larger than all the rest."""
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "Node": {"status": ("addresses",)},
+    "Node": {"spec": ("podCIDRs",), "status": ("addresses",)},
     "Namespace": {},
-    "Pod": {},
+    "Pod": {"spec": ("hostNetwork",), "status": ("podIPs", "phase")},
 }
 """What is kept of kinds that are not ours, beside the metadata. A node's status names every image that it has."""
+ENDED = ("Succeeded", "Failed")
+"""Phases of a pod whose interface is gone."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Picture:
             )
         self._known = known
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
-        inventory = replace(manifests.assemble(contents), knows_pods=True)
+        running = tuple(pod for _, (item, _) in sorted(known.items()) for pod in _running(item))
+        inventory = replace(manifests.assemble(contents), knows_pods=True, running=running)
         return manifests.with_problems(inventory, problems)
 
 
@@ -98,6 +101,17 @@ def _content(item: Object, before: tuple[Object, FileContent] | None) -> FileCon
     if content.broken and before is not None and _uid(before[0]) == _uid(item):
         return FileContent(before[1].objects, content.problems, broken=True)
     return content
+
+
+def _running(item: Object) -> Iterator[RunningPod]:
+    """The pod, where it is one that has addresses of its own."""
+    if item.get("kind") != "Pod" or (item.get("spec") or {}).get("hostNetwork"):
+        return
+    status = item.get("status") or {}
+    addresses = tuple(str(each.get("ip")) for each in status.get("podIPs") or () if each.get("ip"))
+    if addresses and status.get("phase") not in ENDED:
+        namespace, name = key_of(item)
+        yield RunningPod(namespace, name, _uid(item), addresses)
 
 
 def _uid(item: Object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from cni.plan import PodIdentity, Requirement, Selector
@@ -70,6 +71,18 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     source: str = ""
+    pod_cidrs: tuple[str, ...] = ()
+    """The networks of its pods, where the cluster gives them out."""
+
+
+@dataclass(frozen=True)
+class RunningPod:
+    """A pod of this node that has addresses of its own."""
+
+    namespace: str
+    name: str
+    uid: str
+    addresses: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,16 @@ class Inventory:
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Labels by name."""
     pods: tuple[PodIdentity, ...] = ()
+    running: tuple[RunningPod, ...] = ()
     problems: tuple[Problem, ...] = ()
     knows_pods: bool = False
     """The store has every pod of this node: of one that it does not know, the labels are unknown. Else they are what
     the CNI call has told, or none."""
+
+    @cached_property
+    def pods_by_name(self) -> Mapping[tuple[str, str], PodIdentity]:
+        """The pods that the store knows, by namespace and name."""
+        return {(pod.namespace, pod.name): pod for pod in self.pods}
 
     @property
     def virtual_addresses(self) -> frozenset[str]:

@@ -116,15 +116,16 @@ def identify(inventory: Inventory, namespace: str, name: str, told: Mapping[str,
 
     A pod of which nobody says more has no labels, or unknown ones where the store should know it.
     """
-    for pod in inventory.pods:
-        if (pod.namespace, pod.name) == (namespace, name):
-            return pod
+    known = inventory.pods_by_name.get((namespace, name))
+    if known is not None:
+        return known
     return PodIdentity(namespace, name, told if told is not None or inventory.knows_pods else {})
 
 
 def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, str]:
     """Prefixes that go to no gateway, and why."""
-    return policy.never_sent(cluster_cidrs, (a for node in inventory.nodes for a in node.addresses))
+    pods = (cidr for node in inventory.nodes for cidr in node.pod_cidrs)
+    return policy.never_sent((*cluster_cidrs, *pods), (a for node in inventory.nodes for a in node.addresses))
 
 
 def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, ...]:

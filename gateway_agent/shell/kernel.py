@@ -64,6 +64,10 @@ class Kernel:
         """The first of these interfaces that exists and is a veth."""
         return await self._run(netlink.host_veth, names)
 
+    async def leading(self, addresses: Sequence[str]) -> dict[str, str]:
+        """The host-side veth that leads to each address; where none is known yet, the kernel begins to ask."""
+        return await self._run(netlink.leading, addresses)
+
     async def tag(self, device: str, group: int) -> None:
         """Sets an interface's group."""
         await self._run(netlink.tag, device, group)

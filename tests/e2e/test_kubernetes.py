@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +260,30 @@ def test_lost_history_changes_nothing(lab: Lab, cluster: Cluster, node: Node, ca
     assert shown(pod) == VIRTUAL
     assert (master(lab), epochs(lab)) == (before, epoch)
     cluster.call("DELETE", f"{POLICIES}/later")
+
+
+@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+def test_a_pod_that_ran_before_the_plugin_was_installed(
+    lab: Lab, cluster: Cluster, node: Node, capture: Capture, kind: str
+) -> None:
+    network = node.network(kind)
+    pod = node.pod(f"before-{kind}", BACKEND, network=replace(network, plugins=network.plugins[:1]))
+    assert shown(pod) == node.host.ip
+    cluster.runs("prod", pod.name, pod.address)
+    until(lambda: shown(pod) == VIRTUAL, "it is found and tagged", 5)
+    cluster.label("prod", pod.name, {"app": "other"})
+    until(lambda: shown(pod) == node.host.ip, "it is not selected any more", SOON)
+    pod.stop()
+    until(lambda: pod.name not in attached(node), "nothing is left of it")
+
+
+def test_a_pod_that_cannot_be_found_is_named(lab: Lab, cluster: Cluster, node: Node) -> None:
+    cluster.run("prod", "nowhere", node.name, BACKEND)
+    cluster.runs("prod", "nowhere", "10.244.1.250")
+    until(lambda: "pod prod/nowhere" in {p["source"] for p in node.agent.status()["problems"]}, "status names it", 10)
+    cluster.remove("prod", "nowhere")
+    until(lambda: not node.agent.status()["problems"], "nothing is wrong any more")
+
+
+def attached(node: Node) -> set[str]:
+    return {row["name"] for row in node.agent.call("pods")["pods"]}

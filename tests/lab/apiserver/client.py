@@ -45,6 +45,11 @@ class Cluster:
         pod = {"metadata": metadata, "spec": {"nodeName": node}}
         return str(self.call("POST", f"/api/v1/namespaces/{namespace}/pods", pod)["metadata"]["uid"])
 
+    def runs(self, namespace: str, name: str, address: str) -> None:
+        """The pod has its address, as its kubelet says."""
+        status = {"phase": "Running", "podIPs": [{"ip": address}]}
+        self.call("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status})
+
     def label(self, namespace: str, name: str, labels: dict[str, str | None]) -> None:
         """Changes labels of a pod; None takes one away."""
         self.call("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}", {"metadata": {"labels": labels}})

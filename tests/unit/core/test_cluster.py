@@ -9,7 +9,7 @@ import pytest
 from cni.plan import PodIdentity
 from gateway_agent.core.cluster import Picture, Resource, missing, resources, slim
 from gateway_agent.core.model import Node, Problem
-from gateway_agent.core.planning import identify
+from gateway_agent.core.planning import identify, never_sent
 from tests.lab import documents
 
 RESOURCES = {resource.kind: resource for resource in resources("egress-gateway.io", "w1")}
@@ -60,13 +60,14 @@ def test_of_pods_only_those_of_the_node_are_watched() -> None:
 def test_what_is_not_used_is_not_kept() -> None:
     node = {
         "metadata": {"name": "n", "labels": {"a": "b"}, "managedFields": [{}], "annotations": {"x": "y"}},
-        "spec": {"podCIDR": "10.0.0.0/24"},
+        "spec": {"podCIDRs": ["10.244.1.0/24"], "taints": [{}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "images": [{}] * 50},
     }
     assert slim(RESOURCES["Node"], node) == {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": "n", "labels": {"a": "b"}},
+        "spec": {"podCIDRs": ["10.244.1.0/24"]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
     }
     assert slim(POLICY, {"metadata": {"name": "p"}, "spec": {"a": 1}, "status": {}, "more": 2}) == {
@@ -82,6 +83,7 @@ def test_what_is_not_used_is_not_kept() -> None:
 def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     node = {
         "metadata": {"name": "w1", "labels": {"role": "worker"}},
+        "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::/64"]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "w1"}]},
     }
     namespace = {"metadata": {"name": "prod", "labels": {"team": "pay"}}}
@@ -90,7 +92,9 @@ def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     assert not inventory.problems
     assert [g.name for g in inventory.gateways] == ["partner"]
     assert [(p.name, p.gateway) for p in inventory.policies] == [("backend", "partner")]
-    assert inventory.nodes == (Node("w1", {"role": "worker"}, ("10.0.0.1",), "Node w1"),)
+    cidrs = ("10.244.1.0/24", "fd00::/64")
+    assert inventory.nodes == (Node("w1", {"role": "worker"}, ("10.0.0.1",), "Node w1", cidrs),)
+    assert {cidr: never_sent(inventory, ())[cidr] for cidr in cidrs} == dict.fromkeys(cidrs, "cluster network")
     assert inventory.namespaces == {"prod": {"team": "pay"}}
     assert inventory.pods == (PodIdentity("prod", "a", {"app": "backend"}),)
 

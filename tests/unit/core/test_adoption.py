@@ -1,0 +1,67 @@
+"""Which pods nothing is known of, and which records nobody will ever delete."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway_agent.core.adoption import adopted, outlived, problem, unknown
+from gateway_agent.core.cluster import Picture
+from gateway_agent.core.model import Inventory, RunningPod
+
+from .test_cluster import of_api
+
+POD = RunningPod("prod", "a", "uid-a", ("10.244.1.5", "fd00::5"))
+RECORD = adopted(POD, "veth1")
+TOLD = replace(RECORD, container_id="c0ffee", network="net")
+
+
+def test_a_pod_without_a_record_is_unknown() -> None:
+    inventory = Inventory(running=(POD,))
+    assert unknown(inventory, ()) == (POD,)
+    assert unknown(inventory, (RECORD,)) == unknown(inventory, (TOLD,)) == ()
+    assert unknown(inventory, (replace(RECORD, namespace="other"),)) == (POD,)
+
+
+def test_a_record_says_whose_it_is_and_is_no_runtimes() -> None:
+    assert (RECORD.container_id, RECORD.host_interface, RECORD.group) == ("adopted-uid-a", "veth1", 0)
+    assert (RECORD.labels, RECORD.addresses) == (None, POD.addresses)
+
+
+@pytest.mark.parametrize(
+    ("running", "records", "gone"),
+    [
+        ((POD,), (RECORD,), ()),
+        ((), (RECORD,), (RECORD,)),
+        ((replace(POD, uid="another"),), (RECORD,), (RECORD,)),
+        ((POD,), (RECORD, TOLD), (RECORD,)),
+        ((), (TOLD,), ()),
+    ],
+    ids=["it runs", "it is gone", "another of its name", "its CNI call came", "not adopted"],
+)
+def test_records_that_outlive_their_pod(running: Any, records: Any, gone: Any) -> None:
+    assert outlived(Inventory(running=running), records) == gone
+
+
+def test_who_cannot_be_found_is_named() -> None:
+    assert str(problem(POD)) == (
+        "pod prod/a: runs since before the plugin, and no veth leads to 10.244.1.5, fd00::5: it leaves by its own way "
+        "(start it anew: the plugin then sees it)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "runs"),
+    [
+        ({}, {"phase": "Running", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]}, True),
+        ({"hostNetwork": True}, {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]}, False),
+        ({}, {"phase": "Succeeded", "podIPs": [{"ip": "10.244.1.5"}]}, False),
+        ({}, {"phase": "Pending"}, False),
+        ({}, {}, False),
+    ],
+)
+def test_pods_of_the_cluster_that_have_addresses(spec: Any, status: Any, runs: bool) -> None:
+    document = {"metadata": {"name": "a", "namespace": "prod", "uid": "uid-a"}, "spec": spec, "status": status}
+    assert Picture().inventory([of_api("Pod", document)]).running == ((POD,) if runs else ())
