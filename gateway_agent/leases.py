@@ -21,7 +21,7 @@ LATE = 0.01
 """Seconds: a timer may be early by the clock's resolution."""
 PATIENCE = 5.0
 """Seconds that an operator waits for a handover: a hundred times what it takes."""
-DRAINED = "drained by an operator"
+DRAINED, CORDONED = "drained by an operator", "its node is cordoned"
 
 
 class NotHandedOver(Exception):
@@ -96,7 +96,7 @@ class Leases:
 
         ``behind``: why this node should not take over an egress IP yet, which it may keep.
         """
-        drained = DRAINED if self.drained else ""
+        drained = self._gives_way(inventory)
         able = [identity for identity, reason in unready.items() if not reason]
         returning = {g.name for g in inventory.gateways if g.failback == "Automatic"}
         config = desired.keeper_config(
@@ -118,6 +118,13 @@ class Leases:
             stopping=self.stopping,
         )
         self._keeper.send(config)
+
+    def _gives_way(self, inventory: Inventory) -> str:
+        """Why this node is to serve nothing, though it could; empty where it may."""
+        if self.drained:
+            return DRAINED
+        cordoned = any(node.cordoned for node in inventory.nodes if node.name == self._config.node_name)
+        return CORDONED if cordoned else ""
 
     async def ended(self) -> None:
         """Waits until a keeper that was told to stop has handed everything over; not for ever."""

@@ -15,7 +15,7 @@ VERSION = "v1alpha1"
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
 """What is kept of it: ``managedFields`` and annotations are larger than all the rest."""
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "Node": {"spec": ("podCIDRs",), "status": ("addresses",)},
+    "Node": {"spec": ("podCIDRs", "unschedulable"), "status": ("addresses",)},
     "Namespace": {},
     "Pod": {"spec": ("hostNetwork",), "status": ("podIPs", "phase")},
 }

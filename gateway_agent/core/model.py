@@ -73,6 +73,8 @@ class Node:
     source: str = ""
     pod_cidrs: tuple[str, ...] = ()
     """The networks of its pods, where the cluster gives them out."""
+    cordoned: bool = False
+    """``spec.unschedulable``: nothing new is to come here. For an address that means: it goes, by planned handover."""
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,15 @@ _SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtu
 
 
 def node(name: str, labels: dict[str, str], fields: Fields) -> Node:
-    """A ``Node``: only its labels, its addresses of type ``InternalIP`` and the networks of its pods are read."""
-    spec, status = fields.fields("spec"), fields.fields("status")
+    """A ``Node``: its labels, its addresses of type ``InternalIP``, the networks of its pods, whether it is cordoned."""
+    spec = fields.fields("spec") or Fields({}, fields.at("spec"), fields.report)
+    status = fields.fields("status")
     addresses = []
     for path, item in status.items("addresses") if status else ():
         if isinstance(item, dict) and item.get("type") == "InternalIP":
             addresses += _address(f"{path}.address", item.get("address"), fields.report)
-    return Node(name, labels, tuple(addresses), fields.report.source, prefix_list(spec, "podCIDRs") if spec else ())
+    networks, cordoned = prefix_list(spec, "podCIDRs"), spec.flag("unschedulable")
+    return Node(name, labels, tuple(addresses), fields.report.source, networks, cordoned)
 
 
 def gateway(name: str, spec: Fields) -> Gateway:

@@ -23,6 +23,7 @@ from ..lab.cnirun import CniError
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
 from ..lab.pod import Pod
+from ..lab.silence import longest
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -287,3 +288,21 @@ def test_a_pod_that_cannot_be_found_is_named(lab: Lab, cluster: Cluster, node: N
 
 def attached(node: Node) -> set[str]:
     return {row["name"] for row in node.agent.call("pods")["pods"]}
+
+
+def test_a_cordoned_node_hands_over_and_loses_nothing(lab: Lab, cluster: Cluster, node: Node) -> None:
+    before = master(lab)
+    pod = node.pod("talking", BACKEND)
+    with lab.probing(pod) as probing:
+        cordon(cluster, before, True)
+        try:
+            after = until(lambda: another(lab, before), "another master")
+            assert after != before
+        finally:
+            cordon(cluster, before, False)
+        assert longest(probing.stop()).lost == 0
+    assert lab.wait_settled(GATEWAY, 40) == after
+
+
+def cordon(cluster: Cluster, name: str, cordoned: bool) -> None:
+    cluster.call("PATCH", f"/api/v1/nodes/{name}", {"spec": {"unschedulable": cordoned}})

@@ -83,7 +83,7 @@ def test_what_is_not_used_is_not_kept() -> None:
 def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     node = {
         "metadata": {"name": "w1", "labels": {"role": "worker"}},
-        "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::/64"]},
+        "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::/64"], "unschedulable": True},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "w1"}]},
     }
     namespace = {"metadata": {"name": "prod", "labels": {"team": "pay"}}}
@@ -93,7 +93,7 @@ def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     assert [g.name for g in inventory.gateways] == ["partner"]
     assert [(p.name, p.gateway) for p in inventory.policies] == [("backend", "partner")]
     cidrs = ("10.244.1.0/24", "fd00::/64")
-    assert inventory.nodes == (Node("w1", {"role": "worker"}, ("10.0.0.1",), "Node w1", cidrs),)
+    assert inventory.nodes == (Node("w1", {"role": "worker"}, ("10.0.0.1",), "Node w1", cidrs, True),)
     assert {cidr: never_sent(inventory, ())[cidr] for cidr in cidrs} == dict.fromkeys(cidrs, "cluster network")
     assert inventory.namespaces == {"prod": {"team": "pay"}}
     assert inventory.pods == (PodIdentity("prod", "a", {"app": "backend"}),)
