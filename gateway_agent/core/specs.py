@@ -22,7 +22,7 @@ _SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtu
 
 
 def node(name: str, labels: dict[str, str], fields: Fields) -> Node:
-    """A ``Node``: its labels, its addresses of type ``InternalIP``, the networks of its pods, whether it is cordoned."""
+    """A ``Node``: labels, addresses of type ``InternalIP``, the networks of its pods, whether it is cordoned."""
     spec = fields.fields("spec") or Fields({}, fields.at("spec"), fields.report)
     status = fields.fields("status")
     addresses = []
