@@ -25,6 +25,12 @@ pgrep:procps
 /usr/lib/cni/bridge:containernetworking-plugins
 /etc/ssl/certs/ca-certificates.crt:ca-certificates
 '
+# what only the tests need: these start a service where there is systemd
+readonly TESTS_NEED='
+containerd:containerd
+runc:runc
+/bin/busybox:busybox-static
+'
 
 usage() {
   cat <<'TEXT'
@@ -59,7 +65,7 @@ need_root() {
 
 missing_packages() {
   local line what
-  for line in $NEEDS; do
+  for line in "$@"; do
     what=${line%%:*}
     if [[ $what == /* ]]; then
       [[ -e $what ]] || echo "${line#*:}"
@@ -85,7 +91,7 @@ python() {
 
 install_packages() {
   local missing
-  mapfile -t missing < <(missing_packages)
+  mapfile -t missing < <(missing_packages "$@")
   [[ ${#missing[@]} -gt 0 ]] || return 0
   command -v apt-get >/dev/null || fail "missing, and this is no Debian: ${missing[*]}"
   [[ $EUID -eq 0 ]] || fail "missing Debian packages, install them as root: ${missing[*]}"
@@ -109,8 +115,9 @@ make_environment() {
   printf '%s\n' "$wanted" >"$VENV/stamp"
 }
 
+# Arguments: lines of what must be there.
 prepare() {
-  install_packages
+  install_packages "$@"
   make_environment
 }
 
@@ -147,18 +154,21 @@ main() {
   case $command in
     demo)
       need_root demo
-      prepare
+      # shellcheck disable=SC2086
+      prepare $NEEDS
       build
       exec "$VENV/bin/python" -m tests.lab.demo "$@"
       ;;
     test)
       need_root test
-      prepare
+      # shellcheck disable=SC2086
+      prepare $NEEDS $TESTS_NEED
       build
       run_tests "$@"
       ;;
     build)
-      prepare
+      # shellcheck disable=SC2086
+      prepare $NEEDS
       build
       ;;
     -h | --help | help)

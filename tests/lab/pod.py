@@ -86,7 +86,39 @@ class Probing:
                 pipe.close()
 
 
-class Pod:
+class Client:
+    """Who asks the outside service from inside a network namespace."""
+
+    def __init__(self, machine: Namespace) -> None:
+        self.machine = machine
+
+    def connect(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Connection:
+        """A new TCP connection that has been greeted. Raises :class:`OSError`."""
+        sock = self.machine.socket(_family(address), socket.SOCK_STREAM)
+        try:
+            sock.settimeout(seconds)
+            sock.connect((address, port))
+            return Connection(sock)
+        except BaseException:
+            sock.close()
+            raise
+
+    def request(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Answer:
+        """Connects, is greeted, hangs up. Raises :class:`OSError`."""
+        connection = self.connect(port, seconds, address)
+        connection.close()
+        return connection.answer
+
+    def datagram(self, port: int = PORT, seconds: float = 1.0, address: str = OUTSIDE) -> Answer:
+        """One datagram from a new port, and its answer. Raises :class:`OSError`."""
+        with self.machine.socket(_family(address), socket.SOCK_DGRAM) as sock:
+            sock.settimeout(seconds)
+            sock.connect((address, port))
+            sock.send(b"?")
+            return Answer.of(sock.recv(200).decode())
+
+
+class Pod(Client):
     """Made by :meth:`tests.lab.node.Node.pod`."""
 
     def __init__(
@@ -99,8 +131,8 @@ class Pod:
         gone: Callable[[], None] = lambda: None,
     ) -> None:
         """``gone`` is called when it has been stopped."""
+        super().__init__(machine)
         self.name = name
-        self.machine = machine
         self.network = network
         self.attachment = attachment
         self._runtime = runtime
@@ -131,30 +163,6 @@ class Pod:
         self.machine.delete()
         self._gone()
 
-    def connect(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Connection:
-        """A new TCP connection that has been greeted. Raises :class:`OSError`."""
-        sock = self.machine.socket(_family(address), socket.SOCK_STREAM)
-        try:
-            sock.settimeout(seconds)
-            sock.connect((address, port))
-            return Connection(sock)
-        except BaseException:
-            sock.close()
-            raise
-
-    def request(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Answer:
-        """Connects, is greeted, hangs up. Raises :class:`OSError`."""
-        connection = self.connect(port, seconds, address)
-        connection.close()
-        return connection.answer
-
-    def datagram(self, port: int = PORT, seconds: float = 1.0, address: str = OUTSIDE) -> Answer:
-        """One datagram from a new port, and its answer. Raises :class:`OSError`."""
-        with self.machine.socket(_family(address), socket.SOCK_DGRAM) as sock:
-            sock.settimeout(seconds)
-            sock.connect((address, port))
-            sock.send(b"?")
-            return Answer.of(sock.recv(200).decode())
 
 
 def _family(address: str) -> socket.AddressFamily:

@@ -1,0 +1,146 @@
+"""A real containerd starts and stops pods through a conflist with our plugin, as a kubelet tells it to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from ..lab import documents, topology
+from ..lab.cri.containerd import Containerd
+from ..lab.lab import SELECTED, Lab
+from ..lab.namespace import Namespace, run
+from ..lab.node import Node
+from ..lab.pod import Client
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+AT_ONCE = 50
+OTHER = {"app": "other"}
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    story = documents.virtual_story([VIRTUAL], GATEWAY)
+    machines = topology.separate(workers=1, gateways=2)
+    with settled("test_containerd", machines, story=story, store="kubernetes") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def node(lab: Lab) -> Node:
+    return lab.nodes["w1"]
+
+
+@pytest.fixture(scope="module")
+def containerd(node: Node) -> Iterator[Containerd]:
+    runtime = Containerd(node.machine, node.directory / "cri")
+    runtime.use(node.network("bridge"))
+    runtime.start()
+    try:
+        yield runtime
+        for sandbox in runtime.sandboxes():
+            runtime.stop(sandbox)
+    finally:
+        runtime.end()
+
+
+class Sandbox(Client):
+    """A pod that is bound to the node, and its sandbox."""
+
+    def __init__(self, node: Node, containerd: Containerd, name: str, labels: dict[str, str]) -> None:
+        super().__init__(Namespace(f"{node.machine.name}-{name}"))
+        assert node.cluster is not None
+        self.name = name
+        self.cluster = node.cluster
+        self._containerd = containerd
+        uid = self.cluster.run("prod", name, node.name, labels)
+        self.id = containerd.run("prod", name, uid)
+        self.address, self.pid = containerd.status(self.id)
+        run(["ip", "netns", "attach", self.machine.name, str(self.pid)])
+
+    def stop(self) -> None:
+        self.machine.delete()
+        self._containerd.stop(self.id)
+        self.cluster.remove("prod", self.name)
+
+
+def attached(node: Node) -> set[str]:
+    return {row["name"] for row in node.agent.call("pods")["pods"]}
+
+
+@pytest.mark.parametrize("kind", ["bridge", "ptp"])
+def test_selected_and_not(node: Node, containerd: Containerd, kind: str) -> None:
+    containerd.use(node.network(kind))
+    selected, other = (
+        Sandbox(node, containerd, f"{name}-{kind}", labels) for name, labels in (("yes", BACKEND), ("no", OTHER))
+    )
+    assert selected.request(SELECTED).address == VIRTUAL
+    assert other.request(SELECTED).address == node.host.ip
+    assert attached(node) >= {selected.name, other.name}
+    for sandbox in (selected, other):
+        sandbox.stop()
+    assert attached(node) == set()
+
+
+def test_fifty_at_once(lab: Lab, node: Node, containerd: Containerd) -> None:
+    def life(number: int) -> str:
+        sandbox = Sandbox(node, containerd, f"crowd-{number}", BACKEND)
+        try:
+            return sandbox.request(SELECTED, seconds=10).address
+        finally:
+            sandbox.stop()
+
+    with lab.capture() as capture, ThreadPoolExecutor(AT_ONCE) as pool:
+        assert set(pool.map(life, range(AT_ONCE))) == {VIRTUAL}
+        assert capture.sources(SELECTED) == {VIRTUAL}
+    assert attached(node) == set()
+    assert containerd.sandboxes() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_containerd_is_started_anew(node: Node, containerd: Containerd, number: signal.Signals) -> None:
+    sandbox = Sandbox(node, containerd, "lasting", BACKEND)
+    containerd.end(number)
+    assert sandbox.request(SELECTED).address == VIRTUAL
+    containerd.start()
+    assert sandbox.request(SELECTED).address == VIRTUAL
+    sandbox.stop()
+    assert attached(node) == set()
+
+
+def test_what_a_killed_runtime_has_left(node: Node, containerd: Containerd) -> None:
+    """Everything of a pod dies without a DEL; it comes later, when nothing of the pod is left."""
+    sandbox = Sandbox(node, containerd, "dying", BACKEND)
+    containerd.end(signal.SIGKILL)
+    shim = psutil.Process(sandbox.pid).ppid()
+    for pid in (shim, sandbox.pid):
+        os.kill(pid, signal.SIGKILL)
+    sandbox.machine.delete()
+    containerd.start()
+    containerd.stop(sandbox.id)
+    assert attached(node) == set()
+    until(lambda: sandbox.id not in containerd.sandboxes(), "containerd has forgotten it")
+    sandbox.cluster.remove("prod", sandbox.name)
+
+
+def test_without_the_agent_a_pod_that_may_be_selected_waits(node: Node, containerd: Containerd) -> None:
+    node.agent.kill()
+    try:
+        with pytest.raises(grpc.RpcError, match="egress-gateway"):
+            Sandbox(node, containerd, "early", BACKEND)
+    finally:
+        node.agent.start()
+        until(node.agent.answers, "the agent is back")
+    assert node.cluster is not None
+    node.cluster.remove("prod", "early")
+    sandbox = Sandbox(node, containerd, "early", BACKEND)
+    assert sandbox.request(SELECTED).address == VIRTUAL
+    sandbox.stop()
