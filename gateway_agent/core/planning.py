@@ -180,26 +180,27 @@ def _policy_sets(
     """By number, without their ways: what the pods need, each policy alone, then others in advance."""
     # A policy whose gateway has no number is in no set: its pods are blocked rather than let out.
     led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
-    needed = _needed(plan, led, pods)
+    needed = _needed(plan, pods)
     holds = plan.layout.numbers
     if len(needed) > holds:
         message = f"{len(needed)} policy sets are needed, mark mask {plan.mask:#x} holds {holds}"
         hint = "widen it, or use fewer policies or addresses; the pods of the others are blocked"
         problems.append(Problem("configuration", "mark.mask", message, hint))
-    spare = max(0, PREPARED_SETS - len(needed))
-    others = (key for key in _combinations(plan, led) if key not in needed)
-    keys = [*needed, *islice(others, spare)][:holds]
+    # For pods that come while no agent runs: each policy alone, then policies together.
+    alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in led)
+    prepared = dict.fromkeys([*needed, *alone])
+    others = (key for key in _combinations(plan, led) if key not in prepared)
+    keys = [*prepared, *islice(others, max(0, PREPARED_SETS - len(prepared)))][:holds]
     old = {s.key: s.number for s in before.policy_sets} if before else {}
     numbers = numbering.assign(keys, old, holds)
     sets = (PolicySet(numbers[key], key[0], key[1], (), key[2]) for key in keys)
     return sorted(sets, key=lambda s: s.number)
 
 
-def _needed(plan: Plan, led: Mapping[str, str], pods: Iterable[PodIdentity]) -> dict[SetKey, None]:
-    """What the pods ask for, as far as it can be had, then for each policy one set of it alone. In order."""
+def _needed(plan: Plan, pods: Iterable[PodIdentity]) -> list[SetKey]:
+    """What the pods ask for, as far as it can be had. In order."""
     asked = (plan.key_for(pod, plan.policies_for(pod) or ()) for pod in pods)
-    alone = (next(_keys(plan, led, (name,))) for name in led)
-    return dict.fromkeys([*sorted(key for key in set(asked) if key is not None and key[0]), *alone])
+    return sorted(key for key in set(asked) if key is not None and key[0])
 
 
 def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:

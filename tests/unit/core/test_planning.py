@@ -251,7 +251,7 @@ def test_wanted_sets_come_first_where_numbers_are_few() -> None:
     planned = build(many, mask=SMALL_MASK, pods=(pod("g", "h"), pod("h")))
     assert len(planned.plan.policy_sets) == 6
     assert {("g", "h"), ("h",)} <= set(sets(planned.plan))
-    assert [problem.path for problem in planned.problems] == ["mark.mask"]
+    assert not planned.problems, "what is only prepared is nothing that a pod lacks"
     # What the pods here want gets a number from what was only prepared.
     before = build(many, mask=SMALL_MASK).plan
     assert ("g", "h") in sets(build(many, mask=SMALL_MASK, previous=before, pods=(pod("g", "h"),)).plan)

@@ -1,0 +1,179 @@
+"""What a large cluster costs the agent of one node: 2,000 pods that it runs, 300 policies.
+
+``.venv/bin/python -m tests.bench.cluster_scale [--pods N] [--policies N]``; needs root. The pods are interfaces with a
+route each, found as pods that ran before the plugin was installed are. A policy that selects every tenth of them is
+made while all of that stands; what is measured ends with the last interface that carries its tag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from ..lab import documents, topology
+from ..lab.lab import Lab
+from ..lab.node import Node
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from . import report
+
+GATEWAY = "partner"
+REST = 20.0
+"""Seconds over which the processor time at rest is taken."""
+STARTS = 20
+TENTH = 10
+APPS = 50
+"""So many of the policies select pods of this node."""
+SECTION = "cluster scale"
+
+
+@dataclass(frozen=True)
+class Found:
+    pods: int
+    policies: int
+    adopted: float
+    """Seconds from the start of the agent to the last pod that it had found."""
+    memory: float
+    """Of the agent's process, MiB."""
+    rest: float
+    """Of one processor, percent."""
+    tagged: float
+    """Seconds."""
+    requests: dict[str, int]
+    """Of the start of :data:`STARTS` pods."""
+    start: float
+    """Seconds, median of their ADDs."""
+
+
+def measure(pods: int, policies: int) -> Found:
+    with Lab(topology.separate(workers=1, gateways=2), store="kubernetes") as lab:
+        lab.publish_nodes()
+        lab.publish("story", documents.virtual_story([VIRTUAL], GATEWAY))
+        node = lab.nodes["w1"]
+        cluster = lab.cluster
+        assert cluster is not None
+        more = [documents.policy(f"policy-{n}", GATEWAY, {"app": f"app-{n}"}) for n in range(policies - 1)]
+        lab.publish("more", more)
+        _connect(node, pods)
+        for number in range(pods):
+            labels = {"app": f"app-{number % (2 * APPS)}", "tenth": str(number % TENTH), "pod": str(number)}
+            cluster.run("prod", f"pod-{number}", node.name, labels)
+            cluster.runs("prod", f"pod-{number}", _address(number))
+        began = time.monotonic()
+        lab.start_agents()
+        until(lambda: _attached(node) == pods, "all pods are found", 120)
+        adopted = time.monotonic() - began
+        lab.wait_settled(GATEWAY, 60)
+        tagged = _tag_a_tenth(lab, node, pods)
+        process = psutil.Process(node.agent.pid)
+        rest = _rest(process)
+        before = cluster.requests()
+        starts = [_start(node, number) for number in range(STARTS)]
+        after = cluster.requests()
+        requests = {what: count - before.get(what, 0) for what, count in after.items() if "watch" not in what}
+        asked = {what: count for what, count in _grouped(requests).items() if count}
+        memory = process.memory_info().rss / (1 << 20)
+        return Found(pods, policies, adopted, memory, rest, tagged, asked, statistics.median(starts))
+
+
+def _connect(node: Node, pods: int) -> None:
+    for number in range(pods):
+        node.machine.ip(
+            f"link add pod{number} type veth peer name peer{number}",
+            f"link set pod{number} up",
+            f"route add {_address(number)}/32 dev pod{number}",
+        )
+
+
+def _address(number: int) -> str:
+    return f"10.245.{100 + number // 250}.{number % 250 + 1}"
+
+
+def _attached(node: Node) -> int:
+    try:
+        return len(list((node.agent.run_dir / "attachments").glob("*.json")))
+    except OSError:
+        return 0
+
+
+def _tag_a_tenth(lab: Lab, node: Node, pods: int) -> float:
+    """Seconds from the creation of a policy to the last tag."""
+    assert lab.cluster is not None
+    before = _tags(node)
+    began = time.monotonic()
+    lab.cluster.apply(documents.policy("tenth", GATEWAY, {"tenth": "9"}))
+    until(lambda: _tags(node) >= before + pods // TENTH // 2, "the last tag is set", 60)
+    return time.monotonic() - began
+
+
+def _tags(node: Node) -> int:
+    """Interfaces of pods that carry a tag."""
+    lines = node.machine.run("ip", "-o", "link", "show", "type", "veth").splitlines()
+    return sum(" group default " not in line for line in lines)
+
+
+def _rest(process: psutil.Process) -> float:
+    before, began = sum(process.cpu_times()[:2]), time.monotonic()
+    time.sleep(REST)
+    return 100 * (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began)
+
+
+def _start(node: Node, number: int) -> float:
+    pod = node.new_pod(f"started-{number}", {"app": "app-1"})
+    began = time.monotonic()
+    pod.start()
+    return time.monotonic() - began
+
+
+def _grouped(requests: dict[str, int]) -> dict[str, int]:
+    """By what they ask for, not by its name."""
+    grouped: dict[str, int] = {}
+    for what, count in requests.items():
+        key = "GET a pod" if "/pods/" in what else what
+        grouped[key] = grouped.get(key, 0) + count
+    return grouped
+
+
+def text(found: Found) -> str:
+    asked = ", ".join(f"{count} × {what}" for what, count in sorted(found.requests.items())) or "none"
+    return "\n".join(
+        (
+            f"`.venv/bin/python -m tests.bench.cluster_scale --pods {found.pods} --policies {found.policies}`",
+            "",
+            report.machine(),
+            "",
+            f"One node that runs {found.pods} pods, {found.policies} policies in the cluster.",
+            "",
+            "| | |",
+            "|---|---|",
+            f"| from the agent's start to the last pod found | {found.adopted:.1f} s |",
+            f"| from a policy's creation to the last of {found.pods // TENTH // 2} tags | {found.tagged:.2f} s |",
+            f"| memory of the agent | {found.memory:.0f} MiB |",
+            f"| processor at rest | {found.rest:.1f} % of one |",
+            f"| ADD of a pod, median of {STARTS} | {1000 * found.start:.0f} ms |",
+            f"| requests for {STARTS} pod starts | {asked} |",
+        )
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tests.bench.cluster_scale", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--pods", type=int, default=2000)
+    parser.add_argument("--policies", type=int, default=300)
+    parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
+    options = parser.parse_args()
+    words = text(measure(options.pods, options.policies))
+    print(words)
+    if options.document:
+        report.write_section(options.document, SECTION, words)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
