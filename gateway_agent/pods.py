@@ -16,6 +16,7 @@ from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, Way
 
 from .core import planning
 from .core.model import Inventory, Problem
+from .core.selection import Selection
 from .shell.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -90,17 +91,18 @@ class Pods:
         Raises :class:`KernelError` where an interface that is there could not be tagged, after all others.
         """
         tags = await self.kernel.tagged()
+        selection = Selection(plan)
         failed: KernelError | None = None
         self._unsteered = []
         for key, record in list(self.records.items()):
             pod = identity(record, inventory)
-            group = group_for(plan, pod)
+            group = selection.group_for(pod)
             if inventory.knows_pods:
                 if pod.labels != record.labels:
                     # Whom the store forgets before its interface is gone keeps what it was.
                     record = replace(record, labels=pod.labels)
                     self.put(record)
-                if plan.policies_for(pod) is None:
+                if selection.policies_for(pod) is None:
                     group = record.group
             if not record.host_interface:
                 if group:
@@ -152,15 +154,8 @@ def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
 
 
 def group_for(plan: Plan, pod: PodIdentity) -> int:
-    """The interface group that the pod's interface should carry; 0 where no policy selects it.
-
-    Where the plan has no number left for the pod's policies, the interface gets the group that is always dropped.
-    """
-    policies = plan.policies_for(pod)
-    if not policies:
-        return 0
-    policy_set = plan.set_for(pod, policies)
-    return policy_set.group if policy_set else ids.GROUP_BLOCKED
+    """See :meth:`gateway_agent.core.selection.Selection.group_for`: for one pod."""
+    return Selection(plan).group_for(pod)
 
 
 def _unsteered(record: Attachment) -> Problem:

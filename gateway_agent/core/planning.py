@@ -17,6 +17,7 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, Poli
 from . import egress_ips, numbering, policy, readiness, underlay
 from .model import Inventory, Node, Problem
 from .readiness import InterfaceFacts
+from .selection import Selection
 
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance: the plugin may have to tag a pod while no agent runs."""
@@ -199,8 +200,8 @@ def _policy_sets(
 
 def _needed(plan: Plan, pods: Iterable[PodIdentity]) -> list[SetKey]:
     """What the pods ask for, as far as it can be had. In order."""
-    asked = (plan.key_for(pod, plan.policies_for(pod) or ()) for pod in pods)
-    return sorted(key for key in set(asked) if key is not None and key[0])
+    selection = Selection(plan)
+    return sorted({key for pod in pods if (key := selection.key_for(pod)) is not None})
 
 
 def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:

@@ -1,0 +1,63 @@
+"""The policies and policy sets of many pods: what :meth:`cni.plan.Plan.policies_for` and the like say of one.
+
+A node may run hundreds of pods, a cluster may have hundreds of policies, and each round asks for all of them. Policies
+look at few labels; pods that agree in these agree in their policies.
+"""
+
+from __future__ import annotations
+
+from cni.kernel import ids
+from cni.plan import Plan, PodIdentity, PolicySet, SetKey, choose
+
+Policies = tuple[str, ...] | None
+"""Names, sorted; None where that hangs on unknown labels."""
+
+
+class Selection:
+    """Of one plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        terms = (term.key for policy in plan.policies for selector in policy.selectors for term in selector.pods)
+        self._looked_at = sorted(set(terms))
+        self._policies: dict[tuple[str, tuple[str | None, ...] | None], Policies] = {}
+        self._gateways = {policy.name: policy.gateway for policy in plan.policies}
+        self._choices = {name: plan.ids_of(name) for name in set(self._gateways.values())}
+        self._sets = {policy_set.key: policy_set for policy_set in plan.policy_sets}
+
+    def policies_for(self, pod: PodIdentity) -> Policies:
+        """See :meth:`cni.plan.Plan.policies_for`."""
+        seen = None if pod.labels is None else tuple(pod.labels.get(key) for key in self._looked_at)
+        key = pod.namespace, seen
+        if key not in self._policies:
+            self._policies[key] = self._plan.policies_for(pod)
+        return self._policies[key]
+
+    def key_for(self, pod: PodIdentity) -> SetKey | None:
+        """Of the policy set that the pod needs; None where no policy selects it, or a gateway has no egress IP."""
+        policies = self.policies_for(pod)
+        if not policies:
+            return None
+        found4, found6 = [], []
+        for name in policies:
+            ids4, ids6 = self._choices[self._gateways[name]]
+            if not ids4:
+                return None
+            found4.append(choose(pod, ids4) if len(ids4) > 1 else ids4[0])
+            found6.append(choose(pod, ids6) if len(ids6) > 1 else ids6[0])
+        return policies, tuple(found4), tuple(found6)
+
+    def set_for(self, pod: PodIdentity) -> PolicySet | None:
+        """The pod's policy set; None where it needs none, or the plan has it not."""
+        key = self.key_for(pod)
+        return self._sets.get(key) if key is not None else None
+
+    def group_for(self, pod: PodIdentity) -> int:
+        """The interface group that the pod's interface should carry; 0 where no policy selects it.
+
+        Where the plan has no number left for the pod's policies, the interface gets the group that is always dropped.
+        """
+        if not self.policies_for(pod):
+            return 0
+        policy_set = self.set_for(pod)
+        return policy_set.group if policy_set else ids.GROUP_BLOCKED
