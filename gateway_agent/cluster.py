@@ -240,8 +240,8 @@ class ClusterStore:
             async with asyncio.timeout(CATCH_UP), self._news:
                 await self._news.wait_for(lambda: not missing(known.objects, names))
         except TimeoutError:
-            [(_, late), *_] = missing(known.objects, names)
-            raise NotKnown(f"{kind} {late} has just changed, and the watch has not told of it yet") from None
+            if late := missing(known.objects, names):
+                raise NotKnown(f"the watch has not told of {kind} {late[0][1]} yet") from None
 
 
 def _read(path: Path) -> dict[str, dict[Key, Object]]:

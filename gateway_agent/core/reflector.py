@@ -75,6 +75,9 @@ class Reflector:
 
     def page(self, items: Iterable[Object], version: str, token: str = "") -> bool:
         """A page has come; ``token`` where there are more. Whether the copy has changed."""
+        if not version:
+            self.failed(0, "a list without a resourceVersion")
+            return False
         self.trouble = ""
         self._pages.update((key_of(item), item) for item in items)
         self._token = token

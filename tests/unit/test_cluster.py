@@ -247,7 +247,7 @@ def test_a_policy_that_the_watch_does_not_tell_of_holds_a_pod_back(tmp_path: Pat
         await reader.until(lambda inventory: True)
         server.strike(match="watch", deaf=True)
         policy(server)
-        with pytest.raises(NotKnown, match="EgressGatewayPolicy backend"):
+        with pytest.raises(NotKnown, match="EgressGatewayPolicy backend yet"):
             await reader.store.for_pod("prod", "a", pod(server, "a"))
 
     story(tmp_path, tell)
@@ -256,7 +256,7 @@ def test_a_policy_that_the_watch_does_not_tell_of_holds_a_pod_back(tmp_path: Pat
 def test_a_pod_of_a_namespace_that_nobody_knows_is_held_back(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
-        with pytest.raises(NotKnown, match="Namespace other"):
+        with pytest.raises(NotKnown, match="Namespace other yet"):
             await reader.store.for_pod("other", "a", "")
 
     story(tmp_path, tell)
