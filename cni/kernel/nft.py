@@ -1,8 +1,8 @@
 """nftables tables by text: the only place that runs ``nft``.
 
 To know later, in any process, whether a table still is as it was made, it carries an empty chain whose name
-holds two hashes: of the text that was applied and of the listing that the kernel gave right after. A rule, chain
-or element that somebody adds or takes away changes the listing. Not so the elements of sets with time-outs: these are
+holds two hashes: of the text that was applied and of what the kernel had right after. A rule, chain or element that
+somebody adds or takes away changes the second. Not so the elements of sets with time-outs: these are
 written at run time, come and go, and do not count.
 """
 
@@ -15,23 +15,19 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from . import nft_generation, nft_update
+from . import nft_generation, nft_table, nft_update
 from .errors import KernelError
+from .nft_table import Table
 
 TIMEOUT = 20.0
 """Seconds that one run of ``nft`` may take: a table of 100,000 prefixes takes about one."""
-STAMP = "stamp"
+STAMP = "stamp_"
+"""What the names of those chains begin with."""
 TRIES = 3
 """How often a change is made again because another program changed nftables in the same moment."""
 _applied: dict[tuple[str, ...], str] = {}
 """The text that is in force, as far as this process knows, by the tables that it is about."""
 _TIMED = re.compile(r"^\t\tflags .*\btimeout\b", re.MULTILINE)
-_TIMED_ELEMENTS = re.compile(
-    r"^(\tset \S+ \{\n(?:\t\t(?!elements).*\n)*?\t\tflags [^\n]*\btimeout\b.*\n(?:\t\t(?!elements).*\n)*)"
-    r"\t\telements = \{[^}]*\}\n",
-    re.MULTILINE,
-)
-_STAMP_CHAIN = re.compile(r"\n?\tchain " + STAMP + r"_(\w+) \{\n\t\}\n")
 
 
 def ensure(text: str) -> tuple[str, ...]:
@@ -127,48 +123,38 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _listing(table: str) -> str | None:
-    """The table without counters and run-time elements, numbers unnamed; None where there is none."""
-    try:
-        return _TIMED_ELEMENTS.sub(r"\1", run("-s", "-n", "list", "table", *table.split()))
-    except KernelError as error:
-        if "No such file" in error.message:
-            return None
-        raise
-
-
 def _stamps(text: str) -> str:
     lines = []
     for table in _made(text):
-        listing = _listing(table)
-        if listing is None:
+        found = nft_table.look(table, STAMP)
+        if found is None:
             hint = "does another program flush the ruleset?"
             raise KernelError(f"nftables table {table} vanished right after it was made", hint)
-        lines.append(f"add chain {table} {STAMP}_{_digest(text)}_{_digest(listing)}\n")
+        lines.append(f"add chain {table} {STAMP}{_digest(text)}_{found.digest}\n")
     return "".join(lines)
 
 
 def _stamp_removals(text: str) -> Iterator[str]:
     for table in _made(text):
-        for hashes in _STAMP_CHAIN.findall(_listing(table) or ""):
-            yield f"delete chain {table} {STAMP}_{hashes}\n"
+        found = nft_table.look(table, STAMP)
+        for hashes in found.marks if found else ():
+            yield f"delete chain {table} {STAMP}{hashes}\n"
 
 
 def _look(text: str) -> dict[str, tuple[str, str]]:
     """For each table what is wrong with it, and the digest of the text whose work it is, untouched since."""
     made, digest = _made(text), _digest(text)
-    return {table: _judge(_listing(table), table in made, digest) for table in _replaced(text)}
+    return {table: _judge(nft_table.look(table, STAMP), table in made, digest) for table in _replaced(text)}
 
 
-def _judge(listing: str | None, wanted: bool, digest: str) -> tuple[str, str]:
-    if listing is None:
+def _judge(found: Table | None, wanted: bool, digest: str) -> tuple[str, str]:
+    if found is None:
         return ("missing" if wanted else "", "")
     if not wanted:
         return ("not needed", "")
-    stamps = _STAMP_CHAIN.findall(listing)
-    if len(stamps) != 1:
+    if len(found.marks) != 1:
         return ("not finished", "")
-    applied, listed = stamps[0].split("_")
-    if listed != _digest(_STAMP_CHAIN.sub("", listing)):
+    applied, _, listed = found.marks[0].partition("_")
+    if listed != found.digest:
         return ("changed by somebody else", "")
     return ("" if applied == digest else "out of date", applied)

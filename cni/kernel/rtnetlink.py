@@ -70,9 +70,9 @@ class Socket:
             data += bytes(-len(body) % 4)
         self._socket.send(data)
 
-    def dump(self, kind: int, body: bytes) -> list[tuple[int, bytes]]:
+    def dump(self, kind: int, body: bytes, tries: int = DUMPS) -> list[tuple[int, bytes]]:
         """Types and bodies of all messages of a listing. Raises OSError."""
-        for _ in range(DUMPS):
+        for _ in range(tries):
             self._sequence += 1
             header = HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
             self._socket.send(header + body)

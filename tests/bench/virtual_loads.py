@@ -32,8 +32,8 @@ from .virtual import egress_nodes, prepare
 GATEWAY = "partner"
 OLD = 1.0
 """Seconds that every connection has been open when the fault comes."""
-LASTING = 2.0
-"""Seconds that are watched afterwards."""
+LASTING, REST = 2.0, 3.0
+"""Seconds that are watched afterwards; and in which nothing may move before."""
 SECTION = "virtual loads"
 FACTOR = 2.0
 """The last of many addresses may take so many times as long as one."""
@@ -114,6 +114,23 @@ def all_answered(lab: Lab, addresses: Sequence[str]) -> bool:
     return {egress["ip"] for egress in told if egress["master"]} >= set(addresses)
 
 
+def _at_rest(lab: Lab) -> None:
+    """Waits until no address has moved for a while: new ones are spread, and the rules of all are written."""
+
+    def masters() -> list[tuple[str, int]]:
+        return [(egress["master"], egress["epoch"]) for egress in lab.nodes["w1"].agent.status()["egressIPs"]]
+
+    last, since = masters(), time.monotonic()
+
+    def still() -> bool:
+        nonlocal last, since
+        if (now := masters()) != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since > REST
+
+    until(still, f"no address moves for {REST} s", 60)
+
+
 def _worked(lab: Lab, lost: str) -> dict[str, float]:
     """Milliseconds of a processor that the lease keeper of each egress node but ``lost`` has had."""
     found = {}
@@ -159,6 +176,7 @@ def _addresses(runs: int, count: int) -> list[dict[str, Any]]:
         prepare(lab, GATEWAY, addresses)
         for _ in range(runs):
             until(partial(all_answered, lab, addresses), "every address has a master", 30)
+            _at_rest(lab)
             rows.append(asdict(addresses_through(lab, addresses)))
             print(f"one of 4 nodes lost: {rows[-1]}", flush=True)
     return rows

@@ -1,0 +1,154 @@
+"""A table's number changes with what somebody else does to it, and with nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from cni.kernel import nft_table
+from cni.kernel.nft_table import Table
+from tests.lab.namespace import Namespace
+
+NAME = "inet egwtest"
+MARK = "stamp_"
+TEXT = """
+table inet egwtest {
+  map ways {
+    type ipv4_addr . ipv4_addr : verdict
+    flags interval
+    elements = { 10.0.0.1 . 192.0.2.0/24 : drop }
+  }
+  set known {
+    type ipv4_addr
+    elements = { 10.0.0.1, 10.0.0.2 }
+  }
+  set seen {
+    type ipv4_addr . inet_service
+    flags dynamic,timeout
+    timeout 1m
+    size 65535
+  }
+  chain more {
+    ip saddr . ip daddr vmap @ways
+    tcp dport { 1, 2 } drop
+    quota over 900 mbytes drop comment "much"
+  }
+  chain out {
+    type filter hook output priority 5; policy accept;
+    counter jump more
+    ip daddr @known counter accept
+  }
+}
+table bridge egwtest {
+  chain more {
+    counter
+  }
+}
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    made = Namespace("egwnt")
+    made.delete()
+    made.create()
+    made.ip("link set lo up", "address add 10.0.0.1/32 dev lo")
+    nft(made, TEXT)
+    yield made
+    made.delete()
+
+
+def nft(machine: Namespace, text: str) -> None:
+    machine.run("nft", "-f", "-", text=text)
+
+
+def look(machine: Namespace) -> Table:
+    found = machine.inside(lambda: nft_table.look(NAME, MARK))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "add rule inet egwtest more drop",
+        "insert rule inet egwtest more drop",
+        "flush chain inet egwtest more",
+        "add chain inet egwtest another",
+        "add element inet egwtest known { 10.0.0.3 }",
+        "delete element inet egwtest known { 10.0.0.2 }",
+        "add element inet egwtest ways { 10.0.0.2 . 192.0.2.0/24 : drop }",
+        "delete element inet egwtest ways { 10.0.0.1 . 192.0.2.0/24 }",
+        "add set inet egwtest more_known { type ipv4_addr; }",
+        "chain inet egwtest out { policy drop; }",
+        "table inet egwtest { flags dormant; }",
+    ],
+)
+def test_what_somebody_changes_shows(machine: Namespace, change: str) -> None:
+    before = look(machine)
+    nft(machine, change)
+    assert look(machine).digest != before.digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "add element inet egwtest seen { 10.0.0.1 . 80 }",
+        "add chain inet egwtest stamp_one_two",
+        "add rule bridge egwtest more drop",
+        "delete table bridge egwtest",
+        "add table ip egwtest\nadd chain ip egwtest more\nadd rule ip egwtest more drop",
+        "flush chain inet egwtest out\nadd rule inet egwtest out counter jump more\n"
+        "add rule inet egwtest out ip daddr @known counter accept",
+    ],
+    ids=["timed element", "stamp", "another family", "another table", "a table of that name", "the same anew"],
+)
+def test_what_is_not_of_the_table_does_not(machine: Namespace, change: str) -> None:
+    before = look(machine)
+    nft(machine, change)
+    assert look(machine).digest == before.digest
+
+
+def test_packets_change_nothing(machine: Namespace) -> None:
+    before = look(machine)
+    machine.run("ping", "-c", "2", "-i", "0.01", "10.0.0.1")
+    assert "packets 0" not in machine.run("nft", "list", "chain", "inet", "egwtest", "out")
+    assert look(machine) == before
+
+
+def test_stamps_are_told(machine: Namespace) -> None:
+    assert look(machine).marks == ()
+    nft(machine, "add chain inet egwtest stamp_one_two")
+    assert look(machine).marks == ("one_two",)
+
+
+def test_no_table(machine: Namespace) -> None:
+    assert machine.inside(lambda: nft_table.look("inet egwnone", MARK)) is None
+
+
+def test_it_is_read_while_others_write_all_the_time(machine: Namespace) -> None:
+    """``nft list`` begins anew with each transaction; with thousands of elements it does not come to an end."""
+    many = ", ".join(f"10.{n >> 8 & 255}.{n & 255}.1 . {n & 65535}" for n in range(5000))
+    nft(machine, f"add element inet egwtest seen {{ {many} }}")
+    before, over = look(machine), threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            nft(machine, f"add element inet egwtest seen {{ 10.9.9.9 . {number % 65535 + 1} }}")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        began = time.monotonic()
+        for _ in range(50):
+            assert look(machine) == before
+        taken = time.monotonic() - began
+    finally:
+        over.set()
+        writer.join()
+    assert taken < 5
