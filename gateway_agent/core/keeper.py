@@ -23,11 +23,15 @@ from .mastership import Due, Mastership
 from .members import Members
 from .membership import REPORT_NS, Member, Subscribers
 from .outbox import Outbox, Send
+from .pace import Pace
 from .serving import Serving
 from .speech import Speech
 from .standing import Situation, wishes_of
 from .voters import CHAIR, Electorate, Memory
 from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Key, Opened, Subscribe
+
+BURST = 16
+"""So often a node may speak out of its turn at once; then four times for each heartbeat."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,9 @@ class Keeper:
         self._stored = memory
         self._retired_at = NEVER_HEARD
         self._lifetime = Lifetime(now)
+        self._pace = Pace(BURST, config.heartbeat_ns // 4)
+        self._beats = False
+        """The heartbeat has its turn."""
         self._next_beat = self._next_report = self._next_subscribe = self._next_correction = now
 
     # Inputs
@@ -86,6 +93,7 @@ class Keeper:
         self._expire(now)
         was_egress = self.is_egress
         self.config = config
+        self._pace.gap_ns = config.heartbeat_ns // 4
         self.endpoint.key = key
         self.mastership.wall_offset_ns = wall_offset_ns
         peers = {p.name: p.address for p in config.peers if p.name != self._me}
@@ -162,19 +170,20 @@ class Keeper:
             following = self._next_beat + self.config.heartbeat_ns
             # Who was stopped does not make up for what it has missed.
             self._next_beat = following if following > now else now + self.config.heartbeat_ns
-            self._due.beat = True
+            self._due.beat = self._beats = True
         if self._subscribers.due(now):
             self._due.push = True
         self._due.decision = True
         return self._finish(now)
 
     def next_wake(self) -> int:
-        retiring = self._next_beat < self._retired_at + REPEAT_NS
+        speaks = self.is_egress or self._next_beat < self._retired_at + REPEAT_NS
         return min(
             self.mastership.next_wake(),
             self._elector.next_due(),
             self._next_subscribe,
-            self._next_beat if self.is_egress or retiring else NEVER,
+            self._next_beat if speaks else NEVER,
+            self._pace.next() if speaks and (self._due.beat or self._due.push) else NEVER,
             self._subscribers.next_push(),
             self.serving.next_wake(),
             self.claims.next_wake(),
@@ -336,7 +345,7 @@ class Keeper:
             if self._due.decision:
                 self._due.decision = False
                 self._decide(now)
-            if not self._due.beat and not self._due.push:
+            if not self._may_speak(now):
                 break
             if self._due.beat and self._speaks(now):
                 self._beat(now)
@@ -350,6 +359,14 @@ class Keeper:
             mastership.owner.held(now), mastership.wishes, self.config.duration_ns, now
         )
         return [*before, *self._remember(), *self._outbox.take(), *after, *self.claims.probes()]
+
+    def _may_speak(self, now: int) -> bool:
+        """Whether there is something to say, and it is time. What is urgent is said at once, but not without end: each
+        word is answered by all, and with many addresses each answer may give reason for another word."""
+        if not self._due.beat and not self._due.push:
+            return False
+        beats, self._beats = self._beats, False
+        return beats or not self._speaks(now) or self._pace.take(now)
 
     def _remember(self) -> Iterator[Remember]:
         memory = self._elector.memory(self._contact.longest_ns)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 
 from gateway_agent.core.keeper import Effect, Keeper, Remember
@@ -103,6 +104,8 @@ class Network:
         """Addresses that a machine which is no node has too."""
         self.exclusive = True
         self.takeovers = 0
+        self.sent: Counter[str] = Counter()
+        """Datagrams by sender."""
         self._last: dict[str, str] = {}
         self._queue: list[tuple[int, int, str, tuple[bytes, str] | None, int]] = []
         self._order = 0
@@ -334,6 +337,7 @@ class Network:
                 self._check_speakers(effect)
                 answered += [effect] if isinstance(effect, Probe) and self._is_answered(effect, machine) else []
             elif (target := self._names.get(effect.address)) is not None:
+                self.sent[machine.name] += 1
                 copies = 1 + (self.random.random() < self.duplicates)
                 for _ in range(copies):
                     if (machine.name, target) not in self.blocked and self.random.random() >= self.loss:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway_agent.core.keeper import Effect
+from gateway_agent.core.keeper import BURST, Effect
 from gateway_agent.core.keeping import KeeperState
 from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.lifetime import ORPHAN_NS
@@ -466,3 +466,30 @@ def test_a_worker_without_an_agent_ends_as_well() -> None:
     machine.agent = False
     network.run(ORPHAN_NS + 300 * MILLISECOND)
     assert machine.keeper.finished(machine.clock(network.now))
+
+
+def test_a_node_has_its_say_at_once_but_not_without_end() -> None:
+    """Each word is answered by all: if each answer gave reason for a word, the nodes would drown each other."""
+    network = cluster()
+    name, peers = master(network), len(network.machines) - 1
+    network.sent.clear()
+    for number in range(400):
+        network.set_ready(name, network.ids[0], number % 2 == 1)
+        network.run(MILLISECOND)
+    scheduled, urgent = 400 * MILLISECOND // HEARTBEAT, BURST + 400 * MILLISECOND // (HEARTBEAT // 4)
+    answers = 3 * peers * (scheduled + urgent)
+    assert network.sent[name] <= peers * (scheduled + urgent + 2) + answers
+    network.run_until(network.all_agreed, 3 * SECOND)
+
+
+def test_many_addresses_of_a_lost_node_are_taken_over_in_time() -> None:
+    network = Network(4, 1, ids=48, seed=2, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.max_delay_ns = MILLISECOND
+    network.run_until(network.all_agreed, 3 * SECOND)
+    network.run(4 * SECOND)
+    lost = max(("g1", "g2", "g3", "g4"), key=lambda name: sum(name in network.holders(i) for i in network.ids))
+    network.isolate(lost)
+    taken = network.run_until(
+        lambda: all(set(network.holders(identity)) - {lost} for identity in network.ids), 3 * SECOND
+    )
+    assert taken <= 2 * SILENCE

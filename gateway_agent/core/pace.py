@@ -1,0 +1,25 @@
+"""How often something may happen: some times at once, then at a steady rate."""
+
+from __future__ import annotations
+
+
+class Pace:
+    """The generic cell rate algorithm (ITU-T I.371, annex A). Times: nanoseconds."""
+
+    def __init__(self, burst: int, gap_ns: int) -> None:
+        """``burst``: so many at once after a rest; ``gap_ns``: from one to the next after those."""
+        self.gap_ns = gap_ns
+        self._burst = burst
+        self._due = 0
+        """When the next one would come if all kept the rate."""
+
+    def next(self) -> int:
+        """From when on the next one may happen."""
+        return self._due - (self._burst - 1) * self.gap_ns
+
+    def take(self, now: int) -> bool:
+        """It happens now; False where it may not yet."""
+        if now < self.next():
+            return False
+        self._due = max(self._due, now) + self.gap_ns
+        return True
