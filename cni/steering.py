@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from typing import Union
 
 from .kernel import ids
-from .plan import Plan, PlanEgressIP, PolicySet, Way
+from .plan import Plan, PlanEgressIP, PolicySet
 from .ruleset import CONFIRMED, GROUP_MASK, KEYWORDS, Marks, chain, dispatch, mapping
 
+Verdicts = tuple[tuple[str, str], ...]
+"""Prefixes of one family, each with its verdict."""
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
 
@@ -60,32 +62,34 @@ def _steer(marks: Marks) -> Iterator[str]:
 
 def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
     """The chain of each policy set, and its ways as maps. A map is named by what it holds and never changes."""
-    egress_ips = {egress.id: egress for egress in plan.egress_ips}
-    written = set()
+    written: dict[Verdicts, str] = {}
     for policy_set in plan.policy_sets:
         rules = [marks.clear]
         for version, keyword in KEYWORDS.items():
-            elements = list(_elements(policy_set, version, egress_ips))
-            if elements:
-                name = f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
-                if name not in written:
-                    written.add(name)
-                    yield mapping(name, f"ipv{version}_addr", elements, interval=True)
-                rules += [f"{keyword} daddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
+            verdicts = _verdicts(plan, policy_set, version)
+            if verdicts and verdicts not in written:
+                elements = list(_elements(verdicts))
+                written[verdicts] = f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+                yield mapping(written[verdicts], f"ipv{version}_addr", elements, interval=True)
+            if verdicts:
+                rules += [f"{keyword} daddr vmap @{written[verdicts]}", f"meta nfproto ipv{version} counter drop"]
         yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered"])
 
 
-def _elements(policy_set: PolicySet, version: int, egress_ips: dict[str, PlanEgressIP]) -> Iterator[str]:
-    ways = [(network, way) for network, way in _networks(policy_set) if network.version == version]
-    for network, way in ways:
-        yield f"{network} : {_verdict(egress_ips.get(way.egress_id), version)}"
-    for between in _gaps([network for network, _ in ways]):
+def _verdicts(plan: Plan, policy_set: PolicySet, version: int) -> Verdicts:
+    """What becomes of each prefix. Many sets agree in it: those that are prepared, above all."""
+    known = {egress.id: _verdict(egress, version) for egress in plan.egress_ips}
+    family6 = version == 6
+    ways = (way for way in policy_set.ways if (":" in way.prefix) == family6)
+    return tuple((way.prefix, known.get(way.egress_id, "drop")) for way in ways)
+
+
+def _elements(verdicts: Verdicts) -> Iterator[str]:
+    networks = [ipaddress.ip_network(prefix) for prefix, _ in verdicts]
+    for network, (_, verdict) in zip(networks, verdicts):
+        yield f"{network} : {verdict}"
+    for between in _gaps(networks):
         yield f"{between} : goto unsteered"
-
-
-def _networks(policy_set: PolicySet) -> Iterator[tuple[Network, Way]]:
-    for way in policy_set.ways:
-        yield ipaddress.ip_network(way.prefix), way
 
 
 def _gaps(networks: Sequence[Network]) -> Iterator[str]:
@@ -102,9 +106,7 @@ def _gaps(networks: Sequence[Network]) -> Iterator[str]:
         yield f"{kind(free)}-{kind((1 << networks[0].max_prefixlen) - 1)}"
 
 
-def _verdict(egress: PlanEgressIP | None, version: int) -> str:
-    if egress is None:
-        return "drop"
+def _verdict(egress: PlanEgressIP, version: int) -> str:
     served = bool(egress.master) and egress.family == version
     return "goto unsteered" if egress.direct and not served else f"goto go_{egress.slot}"
 

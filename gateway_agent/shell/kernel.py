@@ -53,7 +53,7 @@ class Kernel:
 
     def remember(self, plan: Plan, devices: Sequence[str]) -> None:
         """An earlier process has perhaps brought the kernel to this plan: what still stands of it is kept."""
-        for text in _texts(plan, devices):
+        for text in (*_texts(plan, devices), node_nft(plan)):
             nft.remember(text)
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
@@ -110,10 +110,9 @@ def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) ->
 def _texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
     """The fence first: no address may be spoken for before it stands. The gateway's rules before the node's: what comes
     out of a tunnel is judged before anything goes in."""
-    return fence.fence_nft(desired.fenced(plan), devices), ruleset.gateway_nft(plan), node_nft(plan)
+    return fence.fence_nft(desired.fenced(plan), devices), ruleset.gateway_nft(plan)
 
 
 def _stand(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-    *gateway, _ = _texts(plan, devices)
-    done = [words for text in gateway for words in nft.ensure(text)]
+    done = [words for text in _texts(plan, devices) for words in nft.ensure(text)]
     return (*done, *ensure.ensure(plan))
