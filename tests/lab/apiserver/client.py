@@ -35,15 +35,19 @@ class Cluster:
         """Makes the object, or brings it to this state."""
         path = _path(document)
         if self._ask("GET", path)[0] == http.client.OK:
-            return dict(self.call("PUT", path, document))
+            # What others have written into a pod, where it runs above all, stays.
+            return dict(self.call("PATCH" if document["kind"] == "Pod" else "PUT", path, document))
         return dict(self.call("POST", path.rpartition("/")[0], document))
 
     def run(self, namespace: str, name: str, node: str, labels: dict[str, str]) -> str:
-        """A pod that is bound to a node. Returns its uid."""
+        """A pod that is bound to a node; one that is there already is bound. Returns its uid."""
         self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
         metadata = {"name": name, "labels": labels}
         pod = {"metadata": metadata, "spec": {"nodeName": node}}
-        return str(self.call("POST", f"/api/v1/namespaces/{namespace}/pods", pod)["metadata"]["uid"])
+        path = f"/api/v1/namespaces/{namespace}/pods"
+        if self._ask("GET", f"{path}/{name}")[0] == http.client.OK:
+            return str(self.call("PATCH", f"{path}/{name}", pod)["metadata"]["uid"])
+        return str(self.call("POST", path, pod)["metadata"]["uid"])
 
     def runs(self, namespace: str, name: str, address: str) -> None:
         """The pod has its address, as its kubelet says."""
