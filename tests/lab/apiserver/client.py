@@ -26,7 +26,7 @@ class Cluster:
         """Makes these objects; those that ``name`` stood for before and that are not among them go."""
         wanted = {_path(document): document for document in content}
         for path in self._published.get(name, {}).keys() - wanted.keys():
-            self.call("DELETE", path)
+            self._ask("DELETE", path)
         for document in wanted.values():
             self.apply(document)
         self._published[name] = wanted
