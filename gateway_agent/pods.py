@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -37,6 +37,8 @@ class Pods:
         self.records: dict[Key, Attachment] = {}
         self._stamp = -1
         self._leading: dict[Key, frozenset[Leading]] = {}
+        self._stale: dict[str, tuple[frozenset[Leading], frozenset[Leading]]] = {}
+        """By a pod's address by which ways it went, and goes: connections of other ways are to be forgotten."""
 
     def adopt(self, previous: Plan | None) -> None:
         """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
@@ -92,6 +94,7 @@ class Pods:
         """
         tags = await self.kernel.tagged()
         selection = Selection(plan)
+        leading: dict[int, frozenset[Leading]] = {}
         failed: KernelError | None = None
         self._unsteered = []
         for key, record in list(self.records.items()):
@@ -126,20 +129,34 @@ class Pods:
             if record.group != group:
                 record = replace(record, group=group)
                 self.put(record)
-            await self._forget_stale(record, _leading(group, plan))
+            if group not in leading:
+                leading[group] = _leading(group, plan)
+            self._leads(record, leading[group])
+        await self._forget_stale()
         if failed is not None:
             raise failed
 
-    async def _forget_stale(self, record: Attachment, leading: frozenset[Leading]) -> None:
-        """A connection keeps the source address of its first packet, so what would now go another way is dropped by
-        the guards. TCP learns it by a reset; of the rest the kernel must forget the connections."""
+    def _leads(self, record: Attachment, leading: frozenset[Leading]) -> None:
+        """The pod goes by these ways now. A connection keeps the source address of its first packet, so what would now
+        go another way is dropped by the guards. TCP learns it by a reset; of the rest the kernel must forget the
+        connections."""
         before = self._leading.get(record.key, frozenset())
         self._leading[record.key] = leading
         if before != leading:
             for address in record.addresses:
-                await self.kernel.forget_connections(
-                    address, lambda remote: _way(before, remote) != _way(leading, remote)
-                )
+                first, _ = self._stale.get(address, (before, leading))
+                self._stale[address] = first, leading
+
+    async def _forget_stale(self) -> None:
+        """Raises KernelError; the next round tries again."""
+        stale, self._stale = self._stale, {}
+        if not stale:
+            return
+        try:
+            await self.kernel.forget_connections({source: _differs(*ways) for source, ways in stale.items()})
+        except KernelError:
+            self._stale = {**stale, **self._stale}
+            raise
 
 
 def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
@@ -181,6 +198,11 @@ def _how(plan: Plan, egress: PlanEgressIP | None, way: Way) -> str:
     if egress.direct and not (egress.master and egress.family == family):
         return "direct"
     return "here" if plan.serves(egress) else "tunnel"
+
+
+def _differs(before: frozenset[Leading], now: frozenset[Leading]) -> Callable[[str], bool]:
+    """Whether packets to a remote address go another way than before."""
+    return lambda remote: _way(before, remote) != _way(now, remote)
 
 
 def _way(leading: frozenset[Leading], address: str) -> tuple[str, str] | None:

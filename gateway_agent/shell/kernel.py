@@ -7,7 +7,7 @@ takes tens of milliseconds and must not delay what the loop hears meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -80,9 +80,9 @@ class Kernel:
         """The interfaces whose group is in our range."""
         return await self._run(netlink.tagged)
 
-    async def forget_connections(self, source: str, stale: Callable[[str], bool]) -> None:
-        """Forgets what ``source`` opened, TCP aside, to every remote address for which ``stale`` holds."""
-        await self._run(netlink.delete_connections, source, stale)
+    async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
+        """Forgets what each source opened, TCP aside, to every remote address for which its function holds."""
+        await self._run(netlink.delete_connections, stale)
 
     async def forget_stale(self, mask: int) -> None:
         """Forgets the connections that a rule has found stale. ``mask``: of the marks."""

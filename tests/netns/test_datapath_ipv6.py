@@ -325,7 +325,7 @@ def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, ser
         lab6.outside.socket(family_of(service), socket.SOCK_RAW, protocol) as errors,
     ):
         assert datagrams.seen_as() == shown
-        assert worker.inside(lambda: netlink.delete_connections(own)) >= 1
+        assert worker.inside(lambda: netlink.delete_connections({own: lambda _: True})) >= 1
         packet = (udp_packet6 if ":" in service else udp_packet)(service, shown, datagrams.port, b"late", PORT)
         before = len(arriving.packets(4799))
         send_any(lab6.outside, packet, shown)

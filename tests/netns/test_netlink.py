@@ -211,8 +211,8 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
 
 
 def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:
-    assert machine.inside(lambda: netlink.delete_connections("10.0.0.99")) == 0
-    assert machine.inside(lambda: netlink.delete_connections("fd00::99")) == 0
+    assert machine.inside(lambda: netlink.delete_connections({"10.0.0.99": lambda _: True})) == 0
+    assert machine.inside(lambda: netlink.delete_connections({"fd00::99": lambda _: True})) == 0
 
 
 def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> None:

@@ -49,23 +49,35 @@ def test_only_what_is_stale_is_deleted_and_never_tcp(program: FakeProcess) -> No
     program.register(listing, stdout=LISTED, stderr=COUNT.format(4, "shown"))
     program.register(deleting["icmp"], stderr=COUNT.format(3, "deleted"))
     program.register(deleting["47"], stderr=COUNT.format(0, "deleted"), returncode=1)
-    assert conntrack.delete_connections("10.1.0.5", lambda remote: remote == "203.0.113.9") == 3
+    assert conntrack.delete_connections({"10.1.0.5": lambda remote: remote == "203.0.113.9"}) == 3
     assert [program.call_count(command) for command in deleting.values()] == [1, 1]
 
 
 def test_none_is_no_failure(program: FakeProcess) -> None:
     command = ["/sbin/conntrack", "-L", "-f", "ipv6", "--orig-src", "fd00::5"]
     program.register(command, stderr=COUNT.format(0, "shown"), returncode=1)
-    assert conntrack.delete_connections("fd00::5") == 0
+    assert conntrack.delete_connections({"fd00::5": lambda _: True}) == 0
 
 
 def test_what_conntrack_cannot_do_is_told(program: FakeProcess) -> None:
     program.register([program.any()], stderr="Operation failed: Operation not permitted", returncode=1)
     with pytest.raises(KernelError, match="not permitted"):
-        conntrack.delete_connections("10.1.0.5")
+        conntrack.delete_connections({"10.1.0.5": lambda _: True})
 
 
 def test_a_machine_without_conntrack_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name, path: None)
     with pytest.raises(KernelError, match="install conntrack"):
         conntrack.flows("10.1.0.5")
+
+
+def test_of_many_sources_all_is_listed_once(program: FakeProcess) -> None:
+    listing = ["/sbin/conntrack", "-L", "-f", "ipv4"]
+    ends = ["--orig-src", "10.1.0.5", "--reply-src", "203.0.113.9"]
+    program.register(listing, stdout=LISTED, stderr=COUNT.format(4, "shown"))
+    for protocol in ("icmp", "47"):
+        deleting = ["/sbin/conntrack", "-D", "-f", "ipv4", "-p", protocol, *ends]
+        program.register(deleting, stderr=COUNT.format(1, "deleted"))
+    stale = {f"10.1.0.{number}": lambda remote: remote == "203.0.113.9" for number in range(1, conntrack.FEW + 2)}
+    assert conntrack.delete_connections(stale) == 2
+    assert program.call_count(listing) == 1
