@@ -28,7 +28,7 @@ GATEWAY = "partner"
 REST = 20.0
 """Seconds over which the processor time at rest is taken."""
 STARTS = 20
-TENTH = 10
+TENTH, CHOSEN = 10, "9"
 APPS = 50
 """So many of the policies select pods of this node."""
 SECTION = "cluster scale"
@@ -63,7 +63,7 @@ def measure(pods: int, policies: int) -> Found:
         lab.publish("more", more)
         _connect(node, pods)
         for number in range(pods):
-            labels = {"app": f"app-{number % APPS}", "tenth": str(number % TENTH), "pod": str(number)}
+            labels = {"app": f"app-{number % APPS}", "tenth": _tenth(number), "pod": str(number)}
             cluster.run("prod", f"pod-{number}", node.name, labels)
             cluster.runs("prod", f"pod-{number}", _address(number))
         began = time.monotonic()
@@ -92,6 +92,11 @@ def _connect(node: Node, pods: int) -> None:
         )
 
 
+def _tenth(number: int) -> str:
+    """Of each application every tenth pod has the same."""
+    return str(number // APPS % TENTH)
+
+
 def _address(number: int) -> str:
     return f"10.245.{100 + number // 250}.{number % 250 + 1}"
 
@@ -106,11 +111,11 @@ def _attached(node: Node) -> int:
 def _tag_a_tenth(lab: Lab, node: Node, pods: int) -> float:
     """Seconds from the creation of a policy to the last tag."""
     assert lab.cluster is not None
-    chosen = [f"pod{number}" for number in range(pods) if number % TENTH == TENTH - 1]
+    chosen = [f"pod{number}" for number in range(pods) if _tenth(number) == CHOSEN]
     until(lambda: all(_tags(node)[f"pod{number}"] for number in range(pods)), "every pod has its tag", 120)
     before = _tags(node)
     began = time.monotonic()
-    lab.cluster.apply(documents.policy("tenth", GATEWAY, {"tenth": str(TENTH - 1)}))
+    lab.cluster.apply(documents.policy("tenth", GATEWAY, {"tenth": CHOSEN}))
     until(lambda: all(_tags(node)[name] != before[name] for name in chosen), "the last tag is set", 60)
     return time.monotonic() - began
 
