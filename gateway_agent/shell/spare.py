@@ -30,13 +30,12 @@ class Spare:
 
     async def begin(self) -> None:
         """Returns when a new keeper listens; raises OSError, also where another one holds the directory."""
-        process, self._process = self._process, None
-        if process is None or process.returncode is not None:
-            process = await self._spawn()
-        _, said = await process.communicate(b"\n")
-        if process.returncode:
-            last = said.decode(errors="replace").strip().splitlines()[-1:]
-            raise OSError(0, f"could not be started: {' '.join(last) or f'exit code {process.returncode}'}")
+        spare, self._process = self._process, None
+        # One that has died in the meantime is as good as none.
+        if spare is not None and not await _failure(spare):
+            return
+        if words := await _failure(await self._spawn()):
+            raise OSError(0, f"could not be started: {words}")
 
     async def close(self) -> None:
         """No spare any more."""
@@ -54,3 +53,10 @@ class Spare:
         return await asyncio.create_subprocess_exec(
             *command, stdin=PIPE, stdout=DEVNULL, stderr=PIPE, env=environment
         )
+
+
+async def _failure(process: Process) -> str:
+    """Lets it begin; why it could not, empty where it listens."""
+    _, said = await process.communicate(b"\n")
+    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    return "" if not process.returncode else " ".join(last) or f"exit code {process.returncode}"
