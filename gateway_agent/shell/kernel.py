@@ -28,6 +28,7 @@ class Kernel:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
+        self._able = False
         self._monitors: list[monitor.Monitor] = []
         self._bells: list[nflog.PacketLog] = []
 
@@ -49,6 +50,10 @@ class Kernel:
 
     async def stand(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         """Brings the kernel to the plan; says in words what it changed. ``devices``: where the fence stands."""
+        if not self._able:
+            # Where all stands already, nothing else would tell that no change can be made.
+            await self._run(nft.run, "--version")
+            self._able = True
         return await self._run(_stand, plan, devices)
 
     def remember(self, plan: Plan, devices: Sequence[str]) -> None:
