@@ -6,6 +6,7 @@ are not used: an object is read by :mod:`gateway_agent.core.manifests`, as one i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import time
@@ -98,10 +99,14 @@ class Api:
         timeout = httpx2.Timeout(CONNECT, read=seconds + ANSWER)
         with _translated():
             client = await self._connected()
-            async with client.stream("GET", path, params=query, timeout=timeout) as response:
-                if response.is_error:
-                    await response.aread()
-                    raise _refused(response)
+            async with contextlib.AsyncExitStack() as stack:
+                # A server that takes a watch says so at once. Only then it may be silent for long.
+                async with asyncio.timeout(ANSWER):
+                    stream = client.stream("GET", path, params=query, timeout=timeout)
+                    response = await stack.enter_async_context(stream)
+                    if response.is_error:
+                        await response.aread()
+                        raise _refused(response)
                 yield OPENED, {}
                 async for line in response.aiter_lines():
                     event = msgspec.json.decode(line, type=_Event)
@@ -205,6 +210,8 @@ def _translated() -> Iterator[None]:
         raise ApiError(f"no answer: {str(error) or type(error).__name__}") from error
     except msgspec.MsgspecError as error:
         raise ApiError(f"an answer that is none: {error}") from error
+    except TimeoutError as error:
+        raise ApiError("no answer in time") from error
     except (ConfigError, OSError) as error:
         raise ApiError(f"no token: {error}") from error
 

@@ -16,6 +16,7 @@ from gateway_agent.core import reflector
 from gateway_agent.core.model import Inventory
 from gateway_agent.core.view import View
 from gateway_agent.reporting import ClusterReport
+from gateway_agent.shell import kube
 from gateway_agent.shell.kube import Api
 from gateway_agent.store import NotKnown
 from tests.lab import documents
@@ -146,14 +147,31 @@ def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str,
         await reader.until(policies)
         server.strike(**fault)
         server.server.drop()
-        inventory = await reader.until(lambda inventory: "egressgatewaypolicies" in troubles(inventory))
-        assert str(fault["status"]) in troubles(inventory)["egressgatewaypolicies"]
+        # What the end of the watch looks like may be told before it.
+        inventory = await reader.until(
+            lambda inventory: str(fault["status"]) in troubles(inventory).get("egressgatewaypolicies", "")
+        )
         assert policies(inventory) == ["backend"]
         policy(server, "meanwhile")
         server.strike()
         await reader.until(lambda inventory: "meanwhile" in policies(inventory))
         await reader.until(lambda inventory: not troubles(inventory))
         assert asked(server, "GET /api/v1/nodes") - asked(server, "nodes (watch)") == 1
+
+    story(tmp_path, tell, policy)
+
+
+def test_a_watch_that_hangs_from_its_start_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "ANSWER", 0.3)
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.strike(hang=True)
+        server.server.drop()
+        await reader.until(lambda inventory: set(troubles(inventory).values()) == {"no answer in time"})
+        server.strike()
+        policy(server, "meanwhile")
+        await reader.until(lambda inventory: "meanwhile" in policies(inventory) and not troubles(inventory))
 
     story(tmp_path, tell, policy)
 
