@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from .core.cluster import Picture, Resource, missing, resources, slim
+from .core.cluster import Picture, Resource, missing, pod_uid, resources, slim
 from .core.model import Inventory, Problem
 from .core.reflector import Key, List, Object, Pause, Reflector, Watch, key_of
 from .shell.kube import OPENED, Api, ApiError
@@ -27,8 +27,6 @@ TOGETHER = 0.02
 """Seconds from a change to the inventory: more of them may follow."""
 PATIENCE = 3.0
 """Seconds that the first lists may take before what an earlier agent knew counts."""
-KEEP_PAUSE = 2.0
-"""Seconds between two writings of what is known."""
 FOR_POD, CATCH_UP = 2.0, 1.0
 """Seconds that the API, and after it the watch, may take while a pod waits."""
 
@@ -48,12 +46,12 @@ class ClusterStore:
         self._picture = Picture()
         self._news = asyncio.Condition()
         self._changed = asyncio.Event()
-        self._unwritten = asyncio.Event()
+        self._keeping = asyncio.Lock()
+        self._on_disk: Inventory | None = None
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """The inventory now, then again after each change that alters it. Ends with its task."""
         tasks = [asyncio.create_task(self._follow(kind)) for kind in self._resources]
-        tasks.append(asyncio.create_task(self._keep()))
         for task in tasks:
             task.add_done_callback(lambda _: self._changed.set())
         try:
@@ -61,7 +59,7 @@ class ClusterStore:
             last = None
             while not any(task.done() for task in tasks):
                 self._changed.clear()
-                inventory = self._inventory()
+                inventory = await self._settled()
                 if inventory != last:
                     last = inventory
                     yield inventory
@@ -97,7 +95,7 @@ class ClusterStore:
             log.warning("pod %s/%s: Kubernetes API: %s", namespace, name, error)
         await self._catch_up("EgressGatewayPolicy", names)
         await self._catch_up("Namespace", [{"metadata": {"name": namespace, "resourceVersion": "0"}}])
-        return self._inventory()
+        return await self._settled()
 
     def ours(self) -> Iterator[Object]:
         """Gateways and policies as they stand in the API, with their status."""
@@ -159,8 +157,6 @@ class ClusterStore:
         if kind == "Pod":
             known = self._reflectors["Pod"].objects
             self._asked = {key: item for key, item in self._asked.items() if missing(known, [item])}
-        if kind:
-            self._unwritten.set()
         self._changed.set()
         async with self._news:
             self._news.notify_all()
@@ -184,37 +180,38 @@ class ClusterStore:
                         await self._news.wait()
 
     def _inventory(self) -> Inventory:
-        pods = {**self._asked, **self._reflectors["Pod"].objects}
-        pods.update({key: item for key, item in self._asked.items() if missing(pods, [item])})
-        others = (r.objects.values() for kind, r in self._reflectors.items() if kind != "Pod")
-        return self._picture.inventory(
-            (*pods.values(), *(item for items in others for item in items)), self._troubles()
-        )
+        items = (item for objects in self._objects().values() for item in objects)
+        return self._picture.inventory(items, self._troubles())
 
     def _troubles(self) -> list[Problem]:
         hint = "what was known last goes on to count; nothing new is learned"
         found = ((self._resources[kind].plural, r.trouble) for kind, r in self._reflectors.items())
         return [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
 
-    async def _keep(self) -> None:
-        """Writes what is known, not too often. Ends with its task."""
-        while True:
-            await self._unwritten.wait()
-            self._unwritten.clear()
-            if self._known():
+    async def _settled(self) -> Inventory:
+        """The inventory, when what it is made of is on disk: an agent that dies in the next moment, and starts while
+        the API is away, must not know less than what counted already."""
+        async with self._keeping:
+            while (inventory := self._inventory()) != self._on_disk:
                 await asyncio.to_thread(_write, self._last_known, self._objects())
-            await asyncio.sleep(KEEP_PAUSE)
+                self._on_disk = inventory
+            return inventory
 
     def _objects(self) -> dict[str, list[Object]]:
-        return {kind: list(reflector.objects.values()) for kind, reflector in self._reflectors.items()}
+        found = {kind: list(reflector.objects.values()) for kind, reflector in self._reflectors.items()}
+        return {**found, "Pod": list(self._pods().values())}
+
+    def _pods(self) -> dict[Key, Object]:
+        known = self._reflectors["Pod"].objects
+        return {**known, **{key: item for key, item in self._asked.items() if missing(known, [item])}}
 
     # --- a pod that starts -----------------------------------------------------------------------------------------
 
     async def _ask(self, namespace: str, name: str, uid: str) -> None:
         """One read of the API, where the watch has not told of this pod yet. Raises ApiError."""
         key = namespace, name
-        known = self._reflectors["Pod"].objects.get(key) or self._asked.get(key)
-        if known is not None and (not uid or known["metadata"].get("uid") == uid):
+        known = self._pods().get(key)
+        if known is not None and (not uid or pod_uid(known) == uid):
             return
         resource = self._resources["Pod"]
         found = await self._api.get(resource.path_of(namespace, name))

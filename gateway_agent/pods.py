@@ -167,7 +167,7 @@ def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIden
 
 def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
     """The pod as the store knows it, else as its CNI call did."""
-    return planning.identify(inventory, record.namespace, record.name, record.labels)
+    return planning.identify(inventory, record.namespace, record.name, record.labels, record.uid)
 
 
 def group_for(plan: Plan, pod: PodIdentity) -> int:

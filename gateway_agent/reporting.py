@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from .cluster import ClusterStore
-from .core.conditions import Report, reports
+from .core.conditions import Report, as_written, reports
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
 from .core.view import View
 from .shell.kube import Api, ApiError
@@ -56,12 +56,8 @@ class ClusterReport:
 
     async def _write_statuses(self, view: View) -> None:
         now = time.time()
-        for report in reports(view, self._store.ours(), now):
+        for report in reports(view, as_written(self._store.ours(), self._written), now):
             identity = report.kind, report.name
-            last = self._written.get(identity)
-            if last is not None and (last.before, last.status) == (report.before, report.status):
-                # Written; the watch has not told of it yet.
-                continue
             path = self._store.path_of(*identity)
             if await self._api.merge(f"{path}/status", {"status": report.status}):
                 self._written[identity] = report

@@ -16,20 +16,27 @@ INTERFACE = "eth0"
 
 def unknown(inventory: Inventory, records: Iterable[Attachment]) -> tuple[RunningPod, ...]:
     """The pods of this node that nothing is known of."""
-    known = {(record.namespace, record.name) for record in records}
-    return tuple(pod for pod in inventory.running if (pod.namespace, pod.name) not in known)
+    known = {(record.namespace, record.name, record.uid) for record in records}
+    return tuple(
+        pod
+        for pod in inventory.running
+        if known.isdisjoint((pod.namespace, pod.name, uid) for uid in (pod.uid, ""))
+    )
 
 
 def outlived(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attachment, ...]:
     """Records of adopted pods that are gone, or that a CNI call has told of since: no DEL ever comes for them."""
     kept = tuple(records)
-    told = {(r.namespace, r.name) for r in kept if not r.container_id.startswith(PREFIX)}
+    told = {(r.namespace, r.name, r.uid) for r in kept if not r.container_id.startswith(PREFIX)}
     running = {(pod.namespace, pod.name, pod.uid) for pod in inventory.running}
     return tuple(
         record
         for record in kept
         if record.container_id.startswith(PREFIX)
-        and ((record.namespace, record.name) in told or (record.namespace, record.name, record.uid) not in running)
+        and (
+            (record.namespace, record.name, record.uid) not in running
+            or any((record.namespace, record.name, uid) in told for uid in (record.uid, ""))
+        )
     )
 
 

@@ -9,9 +9,11 @@ from typing import Any
 from . import manifests
 from .manifests import FileContent
 from .model import Inventory, Problem, RunningPod
-from .reflector import Key, Object, key_of
+from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
+STATIC = "kubernetes.io/config.hash"
+"""The annotation by which the API's picture of a static pod names the uid that its runtime was told."""
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
 """What is kept of it: ``managedFields`` and annotations are larger than all the rest."""
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -63,6 +65,9 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
     kept: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind}
     if isinstance(metadata, dict):
         kept["metadata"] = {name: metadata[name] for name in METADATA if name in metadata}
+        annotations = metadata.get("annotations")
+        if isinstance(annotations, dict) and STATIC in annotations:
+            kept["metadata"]["annotations"] = {STATIC: annotations[STATIC]}
     wanted = FIELDS.get(resource.kind)
     if wanted is None:
         return {**{name: value for name, value in item.items() if name != "metadata"}, **kept}
@@ -91,7 +96,8 @@ class Picture:
         self._known = known
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
         running = tuple(pod for _, (item, _) in sorted(known.items()) for pod in _running(item))
-        inventory = replace(manifests.assemble(contents), knows_pods=True, running=running)
+        pods = {key: uid for (kind, key), (item, _) in known.items() if kind == "Pod" and (uid := pod_uid(item))}
+        inventory = replace(manifests.assemble(contents), knows_pods=True, running=running, uids=pods)
         return manifests.with_problems(inventory, problems)
 
 
@@ -111,7 +117,13 @@ def _running(item: Object) -> Iterator[RunningPod]:
     addresses = tuple(str(each.get("ip")) for each in status.get("podIPs") or () if each.get("ip"))
     if addresses and status.get("phase") not in ENDED:
         namespace, name = key_of(item)
-        yield RunningPod(namespace, name, _uid(item), addresses)
+        yield RunningPod(namespace, name, pod_uid(item), addresses)
+
+
+def pod_uid(item: Object) -> str:
+    """The uid of a pod as its runtime and so its CNI call know it; empty where the API does not say it."""
+    annotations = (item.get("metadata") or {}).get("annotations") or {}
+    return str(annotations.get(STATIC) or _uid(item))
 
 
 def _uid(item: Object) -> str:
@@ -126,12 +138,8 @@ def missing(known: Mapping[Key, Object], listed: Iterable[Object]) -> list[Key]:
     """
     found = []
     for item in listed:
-        ours, theirs = _version(known.get(key_of(item))), _version(item)
+        ours, theirs = version_of(known.get(key_of(item))), version_of(item)
         numbers = ours.isdecimal() and theirs.isdecimal()
         if (int(ours) < int(theirs)) if numbers else (ours != theirs):
             found.append(key_of(item))
     return found
-
-
-def _version(item: Object | None) -> str:
-    return str(((item or {}).get("metadata") or {}).get("resourceVersion") or "")

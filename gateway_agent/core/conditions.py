@@ -12,7 +12,7 @@ from typing import Any
 from cni.plan import PlanEgressIP
 
 from .model import BASIC, Gateway, Policy
-from .reflector import Object, key_of
+from .reflector import Object, key_of, version_of
 from .view import View, master, no_master_reason, rfc3339, shown_address
 
 READY = "Ready"
@@ -33,6 +33,8 @@ class Report:
     name: str
     before: Mapping[str, Any]
     status: Mapping[str, Any]
+    version: str = ""
+    """The object's, as ``before`` was read."""
 
 
 def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Report]:
@@ -57,7 +59,15 @@ def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Repor
         condition = _condition(before, status.pop("verdict"), generation, now)
         status = {"observedGeneration": generation, **status, "conditions": [condition]}
         if status != before:
-            yield Report(kind, name, before, status)
+            yield Report(kind, name, before, status, version_of(item))
+
+
+def as_written(objects: Iterable[Object], written: Mapping[tuple[str, str], Report]) -> Iterator[Object]:
+    """The objects with what was written, by kind and name, where the watch has told nothing new of them since."""
+    for item in objects:
+        report = written.get((str(item.get("kind")), key_of(item)[1]))
+        lags = report is not None and report.version == version_of(item)
+        yield {**item, "status": report.status} if report is not None and lags else item
 
 
 def _gateway(view: View, name: str, gateway: Gateway | None, wrong: str) -> Json:

@@ -84,7 +84,8 @@ def _find(view: View, asked: str) -> tuple[str, str]:
 def _subject(view: View, namespace: str, name: str) -> _Subject:
     mine = [a for a in view.attachments if (a.namespace, a.name) == (namespace, name)]
     attachment = min(mine, key=lambda a: (not a.group, a.ifname), default=None)
-    pod = planning.identify(view.inventory, namespace, name, attachment.labels if attachment else None)
+    told, uid = (attachment.labels, attachment.uid) if attachment else (None, "")
+    pod = planning.identify(view.inventory, namespace, name, told, uid)
     if attachment is not None:
         policy_set = view.set_of(attachment) if attachment.group else None
         return _Subject(pod, attachment, policy_set, bool(attachment.group) and policy_set is None)

@@ -102,6 +102,8 @@ class Inventory:
     knows_pods: bool = False
     """The store has every pod of this node: of one that it does not know, the labels are unknown. Else they are what
     the CNI call has told, or none."""
+    uids: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Of the pods whose uid the store knows, by namespace and name: as the runtime is told it."""
 
     @cached_property
     def pods_by_name(self) -> Mapping[tuple[str, str], PodIdentity]:

@@ -112,13 +112,18 @@ def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
     return tuple(sorted(found, key=lambda p: p.name))
 
 
-def identify(inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None) -> PodIdentity:
+def identify(
+    inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None, uid: str = ""
+) -> PodIdentity:
     """The pod with the labels of its ``Pod`` document, else with those that its CNI call ``told``.
 
-    A pod of which nobody says more has no labels, or unknown ones where the store should know it.
+    A pod of which nobody says more has no labels, or unknown ones where the store should know it. Another pod may bear
+    the name of one that still runs, or the store may know only the one before: what tells them apart is the ``uid``,
+    where it is known (not empty).
     """
-    known = inventory.pods_by_name.get((namespace, name))
-    if known is not None:
+    key = namespace, name
+    known = inventory.pods_by_name.get(key)
+    if known is not None and (not uid or inventory.uids.get(key, uid) == uid):
         return known
     return PodIdentity(namespace, name, told if told is not None or inventory.knows_pods else {})
 

@@ -138,6 +138,10 @@ class Reflector:
         self._failures = 0
 
 
+def version_of(item: Object | None) -> str:
+    return str(((item or {}).get("metadata") or {}).get("resourceVersion") or "")
+
+
 def key_of(item: Object) -> Key:
     metadata = item.get("metadata") or {}
     return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")

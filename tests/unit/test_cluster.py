@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gateway_agent import cluster, reporting
 from gateway_agent.cluster import ClusterStore
 from gateway_agent.core import reflector
 from gateway_agent.core.model import Inventory
+from gateway_agent.core.planning import identify
 from gateway_agent.core.view import View
 from gateway_agent.reporting import ClusterReport
 from gateway_agent.shell import kube
@@ -31,16 +33,23 @@ OURS = f"{GROUP}/v1alpha1"
 class Reader:
     """Takes each inventory of a store."""
 
-    def __init__(self, store: ClusterStore) -> None:
+    def __init__(self, store: ClusterStore, file: Path) -> None:
         self.store = store
+        self.file = file
         self.seen: list[Inventory] = []
         self._news = asyncio.Condition()
 
     async def run(self) -> None:
         async for inventory in self.store.inventories():
+            # What counts is on disk before it does: this process may end here.
+            assert {pod.name for pod in inventory.pods} <= self.kept("Pod")
+            assert set(policies(inventory)) <= self.kept("EgressGatewayPolicy")
             self.seen.append(inventory)
             async with self._news:
                 self._news.notify_all()
+
+    def kept(self, kind: str) -> set[str]:
+        return {item["metadata"]["name"] for item in json.loads(self.file.read_text())[kind]}
 
     async def until(self, condition: Callable[[Inventory], object]) -> Inventory:
         async with asyncio.timeout(10), self._news:
@@ -62,8 +71,8 @@ def story(directory: Path, tell: Story, before: Callable[[LocalServer], None] = 
 
 
 async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
-    store = ClusterStore(Api(server.kubeconfig), GROUP, "w1", directory / "last-known.json")
-    reader = Reader(store)
+    file = directory / "last-known.json"
+    reader = Reader(ClusterStore(Api(server.kubeconfig), GROUP, "w1", file), file)
     task = asyncio.create_task(reader.run())
     telling = asyncio.create_task(tell(reader, server))
     await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED)
@@ -79,7 +88,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reflector, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(reflector, "LONGEST_PAUSE", 0.2)
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
-    monkeypatch.setattr(cluster, "KEEP_PAUSE", 0.05)
     monkeypatch.setattr(reporting, "LOOK", 0.02)
 
 
@@ -203,10 +211,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
 def test_what_was_known_outlives_the_process(tmp_path: Path) -> None:
     async def first(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        file = tmp_path / "last-known.json"
-        while not file.exists() or not json.loads(file.read_text())["EgressGatewayPolicy"]:
-            await asyncio.sleep(0.01)
-        assert file.stat().st_mode & 0o777 == 0o600
+        assert reader.file.stat().st_mode & 0o777 == 0o600
 
     async def second(reader: Reader, server: LocalServer) -> None:
         assert troubles(await reader.until(policies))
@@ -246,6 +251,26 @@ def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) 
     story(tmp_path, tell)
 
 
+def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "FOR_POD", 0.3)
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        before = await reader.until(lambda inventory: labels(inventory, "a"))
+        old = before.uids["prod", "a"]
+        server.strike(hang=True)
+        inventory = await reader.store.for_pod("prod", "a", "new")
+        assert inventory is not None
+        assert identify(inventory, "prod", "a", None, "new").labels is None
+        assert identify(inventory, "prod", "a", None, old).labels == {"app": "backend"}
+
+    def begin(server: LocalServer) -> None:
+        pod(server, "a", app="backend")
+
+    story(tmp_path, tell, begin)
+
+
 def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
@@ -255,6 +280,8 @@ def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
             uid = pod(server, f"pod-{number}")
             inventory = await reader.store.for_pod("prod", f"pod-{number}", uid)
             assert inventory is not None
+            assert f"policy-{number}" in reader.kept("EgressGatewayPolicy")
+            assert f"pod-{number}" in reader.kept("Pod")
             assert f"policy-{number}" in policies(inventory)
 
     story(tmp_path, tell)
@@ -329,9 +356,34 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
         assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
         task.cancel()
 
-    def before(server: LocalServer) -> None:
-        spec = documents.virtual_gateway("partner", [VIRTUAL])["spec"]
-        server.create(OURS, "egressgateways", "partner", spec=spec)
-        policy(server, "both")
+    story(tmp_path, tell, reported)
 
-    story(tmp_path, tell, before)
+
+def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -> None:
+    looks = 0
+
+    def view() -> View:
+        nonlocal looks
+        looks += 1
+        return conditions.seen()
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.strike(match="watch", deaf=True)
+        task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
+        # Times of conditions have whole seconds.
+        wanted = int(time.time()) + 2
+        while time.time() < wanted or looks < 10:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        assert asked(server, "PATCH") == 2
+        task.cancel()
+
+    story(tmp_path, tell, reported)
+
+
+def reported(server: LocalServer) -> None:
+    """What the view of the master speaks of."""
+    spec = documents.virtual_gateway("partner", [VIRTUAL])["spec"]
+    server.create(OURS, "egressgateways", "partner", spec=spec)
+    policy(server, "both")

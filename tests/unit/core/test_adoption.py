@@ -22,7 +22,9 @@ def test_a_pod_without_a_record_is_unknown() -> None:
     inventory = Inventory(running=(POD,))
     assert unknown(inventory, ()) == (POD,)
     assert unknown(inventory, (RECORD,)) == unknown(inventory, (TOLD,)) == ()
+    assert unknown(inventory, (replace(TOLD, uid=""),)) == ()
     assert unknown(inventory, (replace(RECORD, namespace="other"),)) == (POD,)
+    assert unknown(inventory, (replace(TOLD, uid="another"),)) == (POD,)
 
 
 def test_a_record_says_whose_it_is_and_is_no_runtimes() -> None:
@@ -37,9 +39,19 @@ def test_a_record_says_whose_it_is_and_is_no_runtimes() -> None:
         ((), (RECORD,), (RECORD,)),
         ((replace(POD, uid="another"),), (RECORD,), (RECORD,)),
         ((POD,), (RECORD, TOLD), (RECORD,)),
+        ((POD,), (RECORD, replace(TOLD, uid="")), (RECORD,)),
+        ((POD,), (RECORD, replace(TOLD, uid="another")), ()),
         ((), (TOLD,), ()),
     ],
-    ids=["it runs", "it is gone", "another of its name", "its CNI call came", "not adopted"],
+    ids=[
+        "it runs",
+        "it is gone",
+        "another of its name",
+        "its CNI call came",
+        "a CNI call without a uid came",
+        "the CNI call of another came",
+        "not adopted",
+    ],
 )
 def test_records_that_outlive_their_pod(running: Any, records: Any, gone: Any) -> None:
     assert outlived(Inventory(running=running), records) == gone

@@ -80,6 +80,14 @@ def test_what_is_not_used_is_not_kept() -> None:
     }
 
 
+def test_a_static_pod_has_the_uid_that_its_runtime_knows() -> None:
+    document = {"metadata": {"name": "a", "namespace": "prod", "uid": "of the API"}}
+    assert Picture().inventory([of_api("Pod", document)]).uids == {("prod", "a"): "of the API"}
+    static = of_api("Pod", document, annotations={"kubernetes.io/config.hash": "of the node", "more": "?"})
+    assert static["metadata"]["annotations"] == {"kubernetes.io/config.hash": "of the node"}
+    assert Picture().inventory([static]).uids == {("prod", "a"): "of the node"}
+
+
 def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     node = {
         "metadata": {"name": "w1", "labels": {"role": "worker"}},

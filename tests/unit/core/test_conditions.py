@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway_agent.core.conditions import Report, author, reports, steward
+from gateway_agent.core.conditions import Report, as_written, author, reports, steward
 from gateway_agent.core.happenings import Chronicle, Happening, event, of_report
 from gateway_agent.core.keeping import Change, Conflict, KeeperState, MemberState
 from gateway_agent.core.model import Problem
@@ -93,6 +93,21 @@ def test_what_stands_there_is_not_written_again_and_keeps_its_time() -> None:
     assert changed.status == first.status
     lost = only(without_master(view), of("partner", status=first.status), NOW + 100)
     assert ready(lost)[3] == "2026-11-21T21:02:40Z"
+
+
+def test_what_was_written_counts_until_the_watch_tells_more() -> None:
+    def at(version: str, status: Any = None) -> dict[str, Any]:
+        item = of("partner", status=status)
+        return item | {"metadata": {**item["metadata"], "resourceVersion": version}}
+
+    written = only(seen(), at("7"))
+    known = {("EgressGateway", "partner"): written}
+    [late] = as_written([at("7")], known)
+    assert late["status"] == written.status
+    assert not list(reports(seen(), [late], NOW + 5))
+    told = at("8", {"readyNodes": 0})
+    other = of("bank")
+    assert list(as_written([told, other], known)) == [told, other]
 
 
 def test_one_node_writes() -> None:

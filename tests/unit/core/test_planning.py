@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
+
+import pytest
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, PodIdentity, Requirement, Selector, Way, dumps, loads
@@ -289,6 +292,22 @@ def test_identity_of_a_pod() -> None:
     assert planning.identify(of, "prod", "web-0", {"app": "a"}) is known
     assert planning.identify(of, "test", "web-0", {"app": "a"}) == PodIdentity("test", "web-0", {"app": "a"})
     assert planning.identify(of, "test", "web-0", None) == PodIdentity("test", "web-0", {})
+
+
+@pytest.mark.parametrize(
+    ("uid", "told", "labels"),
+    [
+        ("new", {"app": "a"}, {"app": "b"}),
+        ("", {"app": "a"}, {"app": "b"}),
+        ("old", {"app": "a"}, {"app": "a"}),
+        ("old", None, None),
+    ],
+    ids=["it is that pod", "nobody told its uid", "it was another one", "nobody knows what it is"],
+)
+def test_another_pod_of_the_same_name_is_another_pod(uid: str, told: Any, labels: Any) -> None:
+    uids = {("prod", "web-0"): "new"}
+    of = Inventory(pods=(PodIdentity("prod", "web-0", {"app": "b"}),), uids=uids, knows_pods=True)
+    assert planning.identify(of, "prod", "web-0", told, uid).labels == labels
 
 
 def test_thousand_prefixes_in_every_set() -> None:
