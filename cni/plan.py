@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
@@ -221,7 +221,12 @@ def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
 
 def dumps(plan: Plan) -> str:
     """The JSON form of a plan, stable: equal plans give equal text."""
-    return json.dumps({"version": VERSION, **asdict(plan)}, sort_keys=True, indent=1) + "\n"
+    # Neither asdict nor indent: both take ten times as long, a third of a second for some hundred policies.
+    return json.dumps({"version": VERSION, **_fields(plan)}, sort_keys=True, default=_fields) + "\n"
+
+
+def _fields(item: Any) -> dict[str, Any]:
+    return {field.name: getattr(item, field.name) for field in fields(item)}
 
 
 def loads(text: str) -> Plan:

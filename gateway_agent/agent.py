@@ -121,7 +121,7 @@ class Agent:
             self._work.set()
 
     def _look_at_interfaces(self) -> None:
-        facts = interfaces.read(self.inventory.virtual_addresses if self.inventory else ())
+        facts = interfaces.read(self.inventory.virtual_addresses if self.inventory else (), self.pods.interfaces())
         if facts != self._facts:
             self._facts = facts
             self._tell_keeper()
@@ -158,13 +158,15 @@ class Agent:
     @property
     def behind(self) -> bool:
         """Whether the kernel may not be what the store asks for: a tag that is set now could lead nowhere good."""
-        return self.applied is None or self._followed is not self.inventory or self._kernel_in_doubt
+        if self.applied is None or self._followed is None or self.inventory is None or self._kernel_in_doubt:
+            return True
+        return not self._followed.same_but_for_pods(self.inventory)
 
     async def _round(self) -> None:
         inventory = self.inventory
         if inventory is None:
             return
-        self._facts = interfaces.read(inventory.virtual_addresses)
+        self._facts = interfaces.read(inventory.virtual_addresses, self.pods.interfaces())
         self.pods.reread()
         if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
             asyncio.get_running_loop().call_later(again, self._work.set)
@@ -182,19 +184,20 @@ class Agent:
         previous = self.plan
         if previous is not None and self.applied is None:
             self.kernel.remember(previous, self._fence_devices(previous))
-        if planned.plan != self.plan:
+        # An equal plan stays the same object: what is worked out of it is kept.
+        plan = self.plan if planned.plan == self.plan and self.plan is not None else planned.plan
+        if plan is not self.plan:
             # Written before it is applied: should this process die in between, the next one numbers the same way.
-            _write(self.plan_file, plans.dumps(planned.plan))
-            self.plan = planned.plan
+            _write(self.plan_file, plans.dumps(plan))
+            self.plan = plan
         # Before the kernel follows: what this node can serve no longer, it should let go of while it still forwards.
         self._tell_keeper()
-        here = planned.plan.node
-        lost = [e.id for e in planned.plan.egress_ips if here not in e.eligible]
-        await self.leases.released(lost, here, HANDOVER)
-        await self._apply(planned.plan, previous, inventory)
+        lost = [e.id for e in plan.egress_ips if plan.node not in e.eligible]
+        await self.leases.released(lost, plan.node, HANDOVER)
+        await self._apply(plan, previous, inventory)
         self._followed = inventory
         self._follow_probes()
-        self.tables.follow(planned.plan)
+        self.tables.follow(plan)
 
     async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:
         between = plan

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from cni import attachments
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, Way
+from cni.plan import Plan, PlanPolicy, PodIdentity
 
 from .core import planning
 from .core.model import Inventory, Problem
 from .core.selection import Selection
+from .core.ways import NOWHERE, Leading, Ways, differs
 from .shell.kernel import Kernel
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
 """Container id and interface name."""
-Leading = tuple[str, str, str]
-"""Prefix, egress id, and how this node reaches it."""
 
 
 class Pods:
@@ -36,14 +34,16 @@ class Pods:
         self._unsteered: list[Problem] = []
         self.records: dict[Key, Attachment] = {}
         self._stamp = -1
-        self._leading: dict[Key, frozenset[Leading]] = {}
-        self._stale: dict[str, tuple[frozenset[Leading], frozenset[Leading]]] = {}
+        self._derived: tuple[Plan, Selection, Ways] | None = None
+        self._leading: dict[Key, Leading] = {}
+        self._stale: dict[str, tuple[Leading, Leading]] = {}
         """By a pod's address by which ways it went, and goes: connections of other ways are to be forgotten."""
 
     def adopt(self, previous: Plan | None) -> None:
         """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
         self.reread()
-        self._leading = {key: _leading(record.group, previous) for key, record in self.records.items()}
+        ways = Ways(previous)
+        self._leading = {key: ways.of(record.group) for key, record in self.records.items()}
 
     def reread(self) -> None:
         """Takes up what the plugin alone has written or removed while this agent did not answer."""
@@ -70,7 +70,7 @@ class Pods:
         attachments.write(self.run_dir, record)
         self.records[record.key] = record
         if plan is not None:
-            self._leading[record.key] = _leading(record.group, plan)
+            self._leading[record.key] = self._of(plan)[1].of(record.group)
 
     def remove(self, key: Key) -> None:
         """Forgets an attachment; one that is not there is no error. The tag stays: it dies with the interface,
@@ -93,8 +93,7 @@ class Pods:
         Raises :class:`KernelError` where an interface that is there could not be tagged, after all others.
         """
         tags = await self.kernel.tagged()
-        selection = Selection(plan)
-        leading: dict[int, frozenset[Leading]] = {}
+        selection, ways = self._of(plan)
         failed: KernelError | None = None
         self._unsteered = []
         for key, record in list(self.records.items()):
@@ -129,18 +128,22 @@ class Pods:
             if record.group != group:
                 record = replace(record, group=group)
                 self.put(record)
-            if group not in leading:
-                leading[group] = _leading(group, plan)
-            self._leads(record, leading[group])
+            self._leads(record, ways.of(group))
         await self._forget_stale()
         if failed is not None:
             raise failed
 
-    def _leads(self, record: Attachment, leading: frozenset[Leading]) -> None:
+    def _of(self, plan: Plan) -> tuple[Selection, Ways]:
+        """What is worked out of a plan; most rounds have the one before."""
+        if self._derived is None or self._derived[0] is not plan:
+            self._derived = plan, Selection(plan), Ways(plan)
+        return self._derived[1:]
+
+    def _leads(self, record: Attachment, leading: Leading) -> None:
         """The pod goes by these ways now. A connection keeps the source address of its first packet, so what would now
         go another way is dropped by the guards. TCP learns it by a reset; of the rest the kernel must forget the
         connections."""
-        before = self._leading.get(record.key, frozenset())
+        before = self._leading.get(record.key, NOWHERE)
         self._leading[record.key] = leading
         if before != leading:
             for address in record.addresses:
@@ -153,7 +156,7 @@ class Pods:
         if not stale:
             return
         try:
-            await self.kernel.forget_connections({source: _differs(*ways) for source, ways in stale.items()})
+            await self.kernel.forget_connections({source: differs(*ways) for source, ways in stale.items()})
         except KernelError:
             self._stale = {**stale, **self._stale}
             raise
@@ -179,33 +182,3 @@ def _unsteered(record: Attachment) -> Problem:
     """It started when no policy selected it: an ADD would have been refused."""
     message = "a policy selects it now, but it has no host-side veth: it leaves by its own way"
     return Problem(f"pod {record.namespace}/{record.name}", "", message, "let no policy select it, or remove it")
-
-
-def _leading(group: int, plan: Plan | None) -> frozenset[Leading]:
-    """By which ways the packets of a tag leave: each prefix with its egress IP and how this node reaches it."""
-    if plan is None:
-        return frozenset()
-    egress_ips = {egress.id: egress for egress in plan.egress_ips}
-    ways = (way for policy_set in plan.policy_sets if policy_set.group == group for way in policy_set.ways)
-    return frozenset((way.prefix, way.egress_id, _how(plan, egress_ips.get(way.egress_id), way)) for way in ways)
-
-
-def _how(plan: Plan, egress: PlanEgressIP | None, way: Way) -> str:
-    """How this node reaches the egress IP of a way."""
-    if egress is None:
-        return ""
-    family = 6 if ":" in way.prefix else 4
-    if egress.direct and not (egress.master and egress.family == family):
-        return "direct"
-    return "here" if plan.serves(egress) else "tunnel"
-
-
-def _differs(before: frozenset[Leading], now: frozenset[Leading]) -> Callable[[str], bool]:
-    """Whether packets to a remote address go another way than before."""
-    return lambda remote: _way(before, remote) != _way(now, remote)
-
-
-def _way(leading: frozenset[Leading], address: str) -> tuple[str, str] | None:
-    """The egress IP of a packet to ``address``, and how it is reached; None: the packet goes its own way."""
-    remote = ip_address(address)
-    return next(((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None)

@@ -1,4 +1,4 @@
-"""The pods' host-side interfaces and their tags, without pyroute2: this is done at each pod start.
+"""Interfaces and the tags of pods, without pyroute2: this is done at each pod start, and a node may have hundreds.
 
 All raise :class:`~cni.kernel.errors.KernelError`.
 """
@@ -6,23 +6,78 @@ All raise :class:`~cni.kernel.errors.KernelError`.
 from __future__ import annotations
 
 import errno
+import socket
 import struct
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 
+from . import ids
 from .errors import refused
 from .rtnetlink import NLM_F_ACK, Socket, attribute, attributes
+from .state import Vxlan
 
 # linux/rtnetlink.h, linux/if_link.h
-RTM_SETLINK = 19
 RTM_GETLINK = 18
-IFLA_IFNAME = 3
-IFLA_LINKINFO = 18
-IFLA_INFO_KIND = 1
-IFLA_GROUP = 27
+RTM_SETLINK = 19
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+IFF_UP = 1
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_EXT_MASK = 18, 20, 27, 29
+IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
+IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 1, 4, 7, 15, 17
 LINK = struct.Struct("=BxHiII")
-"""Family, type, index, flags, change."""
+"""``struct ifinfomsg``: family, type, index, flags, change."""
+FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
+"""By the length of an address."""
 NAME_BYTES = 15
 """``IFNAMSIZ`` less the NUL at the end; the kernel refuses longer names as malformed."""
+
+
+def listed(kind: str = "") -> Iterator[tuple[int, int, dict[int, bytes]]]:
+    """Index, flags and attributes of every interface, without its statistics; with ``kind`` only of these."""
+    wanted = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
+    if kind:
+        wanted += attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode()))
+    try:
+        with Socket() as kernel:
+            found = kernel.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + wanted)
+    except OSError as error:
+        raise refused("listing the interfaces", error.errno or errno.EIO) from error
+    for _, body in found:
+        _, _, index, flags, _ = LINK.unpack_from(body)
+        yield index, flags, attributes(body[LINK.size :])
+
+
+def tagged() -> dict[str, int]:
+    """Every interface whose group is in our range."""
+    groups = {name_of(found): _group(found) for _, _, found in listed()}
+    return {name: group for name, group in groups.items() if ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED}
+
+
+def vxlans() -> Iterator[tuple[int, Vxlan]]:
+    """Every VXLAN device, by its index."""
+    for index, flags, found in listed("vxlan"):
+        data = attributes(attributes(found[IFLA_LINKINFO]).get(IFLA_INFO_DATA, b""))
+        local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6)
+        yield index, Vxlan(
+            name=name_of(found),
+            vni=int.from_bytes(data.get(IFLA_VXLAN_ID, b""), sys.byteorder),
+            local=socket.inet_ntop(FAMILIES[len(local)], local) if local else "",
+            # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
+            port=0 if any(data.get(IFLA_VXLAN_LEARNING, b"")) else int.from_bytes(data[IFLA_VXLAN_PORT], "big"),
+            mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+            mtu=int.from_bytes(found.get(IFLA_MTU, b""), sys.byteorder),
+            alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+            up=bool(flags & IFF_UP),
+        )
+
+
+def name_of(found: Mapping[int, bytes]) -> str:
+    return found[IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def _group(found: Mapping[int, bytes]) -> int:
+    return int.from_bytes(found.get(IFLA_GROUP, b""), sys.byteorder)
 
 
 def host_veth(names: Iterable[str]) -> str | None:
@@ -39,7 +94,7 @@ def tag_of(device: str) -> int | None:
     """The group of an interface; None where it does not exist."""
     with Socket() as kernel:
         found = _link(kernel, device)
-    return None if found is None else int.from_bytes(found.get(IFLA_GROUP, b""), "little")
+    return None if found is None else _group(found)
 
 
 def tag(device: str, group: int) -> None:

@@ -17,12 +17,12 @@ from . import ids
 from .conntrack import delete_connections
 from .diff import Change
 from .errors import refused
-from .interfaces import host_veth, tag, tag_of
+from .interfaces import host_veth, tag, tag_of, tagged, vxlans
 from .monitor import Event, Monitor
 from .neighbours import NUD_INCOMPLETE, Neighbours
 from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, SYSCTL, has_ipv6
 from .rtnetlink import NETLINK_NETFILTER, NETLINK_ROUTE
-from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
+from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting
 
 __all__ = [
     "NETLINK_NETFILTER",
@@ -43,7 +43,6 @@ __all__ = [
 
 # linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
 ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
-IFF_UP = 1
 NUD_NONE = 0
 NTF_USE = 1
 """Makes the kernel ask who has an address, without a packet."""
@@ -79,16 +78,12 @@ def _netlink(doing: str) -> Iterator[Any]:
 
 def observe() -> KernelState:
     """What of ours is in the kernel: by name of devices, by protocol number of routes and rules."""
+    ours = {index: vxlan for index, vxlan in vxlans() if vxlan.name.startswith(ids.DEVICE_PREFIX)}
+    names = {index: vxlan.name for index, vxlan in ours.items()}
     with _netlink("reading the kernel's state") as ipr:
-        links = {
-            link["index"]: link
-            for link in ipr.get_links(kind="vxlan")
-            if link.get_attr("IFLA_IFNAME").startswith(ids.DEVICE_PREFIX)
-        }
-        names = {index: link.get_attr("IFLA_IFNAME") for index, link in links.items()}
         families = (4, 6) if has_ipv6() else (4,)
         return KernelState(
-            vxlans=frozenset(_vxlan(link) for link in links.values()),
+            vxlans=frozenset(ours.values()),
             settings=frozenset(setting for name in names.values() for setting in _settings(name)),
             addresses=frozenset(_addresses(ipr, names)),
             fdb=frozenset(_fdb(ipr, names)),
@@ -96,21 +91,6 @@ def observe() -> KernelState:
             routes=frozenset(route for family in families for route in _routes(ipr, family, names)),
             rules=frozenset(rule for family in families for rule in _rules(ipr, family)),
         )
-
-
-def _vxlan(link: Any) -> Vxlan:
-    data = link.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
-    return Vxlan(
-        name=link.get_attr("IFLA_IFNAME"),
-        vni=data.get_attr("IFLA_VXLAN_ID"),
-        local=data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6") or "",
-        # A device that learns is none of ours, whatever its name: as another port it is made anew.
-        port=0 if data.get_attr("IFLA_VXLAN_LEARNING") else data.get_attr("IFLA_VXLAN_PORT"),
-        mac=link.get_attr("IFLA_ADDRESS"),
-        mtu=link.get_attr("IFLA_MTU"),
-        alias=link.get_attr("IFLA_IFALIAS") or "",
-        up=bool(link["flags"] & IFF_UP),
-    )
 
 
 def _settings(device: str) -> Iterator[Setting]:
@@ -201,9 +181,6 @@ def _apply_one(ipr: Any, change: Change) -> None:
         raise refused(f"could not be {change}", code) from error
 
 
-# --- interfaces --------------------------------------------------------------------------------------------
-
-
 # --- finding -----------------------------------------------------------------------------------------------
 
 
@@ -246,10 +223,3 @@ def _leading(ipr: Any, links: dict[int, Any], ports: dict[str, int], address: st
 
 def _kind(link: Any) -> str:
     return str(link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "") if link else ""
-
-
-def tagged() -> dict[str, int]:
-    """Every interface whose group is in our range."""
-    with _netlink("reading the tags") as ipr:
-        links = [(link.get_attr("IFLA_IFNAME"), int(link.get_attr("IFLA_GROUP") or 0)) for link in ipr.get_links()]
-    return {name: group for name, group in links if ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED}

@@ -110,6 +110,15 @@ class Inventory:
         """The pods that the store knows, by namespace and name."""
         return {(pod.namespace, pod.name): pod for pod in self.pods}
 
+    @cached_property
+    def policies_by_name(self) -> Mapping[str, Policy]:
+        return {policy.name: policy for policy in self.policies}
+
+    def same_but_for_pods(self, other: Inventory) -> bool:
+        """Whether the plan of both is the same for every pod that has its policy set in it."""
+        mine, theirs = ((i.gateways, i.policies, i.nodes, i.namespaces) for i in (self, other))
+        return mine == theirs
+
     @property
     def virtual_addresses(self) -> frozenset[str]:
         """Of all gateways."""

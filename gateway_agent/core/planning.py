@@ -136,7 +136,7 @@ def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, 
 
 def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, ...]:
     """The destinations of the policies of one set."""
-    known = {p.name: p for p in inventory.policies}
+    known = inventory.policies_by_name
     return tuple(
         policy.Entry(name, id4, known[name].destinations, known[name].excluded, known[name].created, id6)
         for name, id4, id6 in zip(*policy_set.key, strict=True)

@@ -1,13 +1,16 @@
 """The policies and policy sets of many pods: what :meth:`cni.plan.Plan.policies_for` and the like say of one.
 
 A node may run hundreds of pods, a cluster may have hundreds of policies, and each round asks for all of them. Policies
-look at few labels; pods that agree in these agree in their policies.
+look at few labels; pods that agree in these agree in their policies. And most policies ask for one value of a label:
+only those that ask for a pod's own are looked at.
 """
 
 from __future__ import annotations
 
+from itertools import chain
+
 from cni.kernel import ids
-from cni.plan import Plan, PodIdentity, PolicySet, SetKey, choose
+from cni.plan import NAMESPACE_LABEL, Plan, PlanPolicy, PodIdentity, PolicySet, Selector, SetKey, choose
 
 Policies = tuple[str, ...] | None
 """Names, sorted; None where that hangs on unknown labels."""
@@ -18,6 +21,12 @@ class Selection:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._asking: dict[tuple[str, str], list[PlanPolicy]] = {}
+        """By label and value those that select no pod without it, by one selector at least."""
+        self._others: list[PlanPolicy] = []
+        for policy in plan.policies:
+            for selector in policy.selectors:
+                self._file(policy, selector)
         terms = (term.key for policy in plan.policies for selector in policy.selectors for term in selector.pods)
         self._looked_at = sorted(set(terms))
         self._policies: dict[tuple[str, tuple[str | None, ...] | None], Policies] = {}
@@ -30,8 +39,26 @@ class Selection:
         seen = None if pod.labels is None else tuple(pod.labels.get(key) for key in self._looked_at)
         key = pod.namespace, seen
         if key not in self._policies:
-            self._policies[key] = self._plan.policies_for(pod)
+            self._policies[key] = self._selecting(pod)
         return self._policies[key]
+
+    def _selecting(self, pod: PodIdentity) -> Policies:
+        if pod.labels is None:
+            return self._plan.policies_for(pod)
+        asked = (self._asking.get(label, ()) for label in pod.labels.items())
+        namespace = self._plan.namespaces.get(pod.namespace)
+        candidates = {policy.name: policy for policy in chain(self._others, *asked)}
+        return tuple(sorted(name for name, policy in candidates.items() if policy.selects(pod, namespace)))
+
+    def _file(self, policy: PlanPolicy, selector: Selector) -> None:
+        """Under the values of its first term that asks for any; the label of the namespace is in no pod's own."""
+        terms = (term for term in selector.pods if term.operator == "In" and term.key != NAMESPACE_LABEL)
+        term = next(terms, None)
+        if term is None:
+            self._others.append(policy)
+            return
+        for value in term.values:
+            self._asking.setdefault((term.key, value), []).append(policy)
 
     def key_for(self, pod: PodIdentity) -> SetKey | None:
         """Of the policy set that the pod needs; None where no policy selects it, or a gateway has no egress IP."""

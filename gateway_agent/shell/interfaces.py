@@ -29,8 +29,8 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 
 
-def read(virtual: Collection[str]) -> dict[str, InterfaceFacts]:
-    """Facts of every interface, by name.
+def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, InterfaceFacts]:
+    """Facts of every interface, by name; not of those in ``without``: a node may have hundreds of pods.
 
     ``virtual``: the addresses of all gateways. On a master they stand as /32 or /128 and are nobody's own: the kernel
     lists them *before* the primary address, because their scope is narrower.
@@ -47,6 +47,8 @@ def read(virtual: Collection[str]) -> dict[str, InterfaceFacts]:
     source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
     facts = {}
     for name, stats in psutil.net_if_stats().items():
+        if name in without:
+            continue
         flags = stats.flags.split(",")
         facts[name] = InterfaceFacts(
             up="up" in flags,
