@@ -40,7 +40,8 @@ usage: ./install.sh COMMAND
                     basic egress gateway while it happens; --keep leaves it standing
   demo --clean      clears away a lab that was kept
   test [ARGUMENT…]  runs every test; arguments go to pytest
-  build             builds the CNI plugin, dist/egress-gateway
+  build             builds the CNI plugin, dist/egress-gateway, and the agent's wheels
+                    for a container image, dist/wheels
 
 Each command first installs what is missing: Debian packages and a Python
 environment in .venv. demo and test need root.
@@ -128,6 +129,13 @@ build() {
   "$VENV/bin/python" packaging/build_zipapp.py --output "$PLUGIN"
 }
 
+# What the container file takes: the agent and all that it needs, as wheels.
+build_wheels() {
+  step 'Building the wheels' dist/wheels
+  rm -rf dist/wheels
+  "$VENV/bin/python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir dist/wheels .
+}
+
 run_tests() {
   local failed=0 log=build/unit.log unit
   if [[ $# -gt 0 ]]; then
@@ -170,6 +178,7 @@ main() {
       # shellcheck disable=SC2086
       prepare $NEEDS
       build
+      build_wheels
       ;;
     -h | --help | help)
       usage

@@ -42,6 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE",
                         help=f"default {DEFAULT_CONFIG}")
+    parser.add_argument("--await-keeper", type=float, default=0.0, metavar="SECONDS",
+                        help="somebody else runs the lease keeper: start one only where it does not come in time")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
     arguments = parser.parse_args()
     try:
@@ -54,7 +56,7 @@ def main() -> None:
         return
     log.set_up(config.log_level, config.log_format)
     try:
-        restart = asyncio.run(serve(config, arguments.config))
+        restart = asyncio.run(serve(config, arguments.config, arguments.await_keeper))
     except OSError as error:
         logger.error("%s", error)
         sys.exit(1)
@@ -62,8 +64,10 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, "-m", "gateway_agent", *sys.argv[1:]])
 
 
-async def serve(config: AgentConfig, source: Path) -> bool:
+async def serve(config: AgentConfig, source: Path, patience: float = 0.0) -> bool:
     """Runs the agent until a signal. True where it should start again in place, by the file ``source``.
+
+    ``patience``: see :class:`KeeperClient`.
 
     Raises OSError where another agent runs on the same run directory, or the directory or key cannot be had.
     """
@@ -72,7 +76,7 @@ async def serve(config: AgentConfig, source: Path) -> bool:
         if notice := key.provide(config.key_file):
             logger.warning("%s", notice)
         store, reporter = _store(config)
-        agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir))
+        agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir, patience))
         agent.pods.adopt(agent.plan)
         server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
         return await _until_signal(agent, server, source, reporter(partial(view, agent)))

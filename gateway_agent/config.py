@@ -95,8 +95,8 @@ def load(path: Path) -> AgentConfig:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         problem = Problem(str(path), "", f"cannot be read: {reason}", "--config names the file")
         raise ConfigError([problem]) from error
-    # As kubelet names a node after its host.
-    return parse(str(path), text, os.uname().nodename.lower())
+    # kubelet names a node after its host, where it is not told otherwise; a pod can be told by NODE_NAME.
+    return parse(str(path), text, os.environ.get("NODE_NAME") or os.uname().nodename.lower())
 
 
 def parse(source: str, text: str, host_name: str) -> AgentConfig:

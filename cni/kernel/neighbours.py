@@ -6,11 +6,11 @@ import contextlib
 import errno
 import socket
 import struct
-from pathlib import Path
 
 from . import ids
 from .errors import KernelError, refused
 from .rtnetlink import NLM_F_ACK, Socket, attribute
+from .sysctl import PROC_SYS_NET
 
 # linux/netlink.h, linux/rtnetlink.h, linux/neighbour.h
 RTM_NEWNEIGH = 28
@@ -51,7 +51,7 @@ class Neighbours:
         """
         # The kernel's default, 200 kB, is what a hundred packets of busy connections take.
         with contextlib.suppress(OSError):
-            Path(f"/proc/sys/net/ipv{family}/neigh", device, "unres_qlen_bytes").write_text(str(HELD_BYTES))
+            (PROC_SYS_NET / f"ipv{family}" / "neigh" / device / "unres_qlen_bytes").write_text(str(HELD_BYTES))
         self._set(f"holding packets back from {device}", device, family, NUD_INCOMPLETE, b"")
 
     def _set(self, doing: str, device: str, family: int, state: int, link_address: bytes) -> None:

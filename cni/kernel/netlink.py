@@ -20,9 +20,10 @@ from .errors import refused
 from .interfaces import host_veth, tag, tag_of, tagged, vxlans
 from .monitor import Event, Monitor
 from .neighbours import NUD_INCOMPLETE, Neighbours
-from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, SYSCTL, has_ipv6
+from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, has_ipv6
 from .rtnetlink import NETLINK_NETFILTER, NETLINK_ROUTE
 from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting
+from .sysctl import PROC_SYS_NET
 
 __all__ = [
     "NETLINK_NETFILTER",
@@ -96,7 +97,7 @@ def observe() -> KernelState:
 def _settings(device: str) -> Iterator[Setting]:
     for family, name in (*SETTINGS, *(SYNC_SETTINGS if device == ids.SYNC_DEVICE else ())):
         try:
-            value = (SYSCTL / family / "conf" / device / name).read_text(encoding="ascii").strip()
+            value = (PROC_SYS_NET / family / "conf" / device / name).read_text(encoding="ascii").strip()
         except OSError:
             continue
         yield Setting(device, family, name, value)

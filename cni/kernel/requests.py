@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from . import ids
 from .state import Address, Fdb, Neighbour, Object, Route, Rule, Setting, Vxlan
+from .sysctl import PROC_SYS_NET
 
 # linux/rtnetlink.h, linux/neighbour.h
 RTNH_F_ONLINK = 4
@@ -20,12 +20,11 @@ NUD_NOARP = 0x40
 NUD_PERMANENT = 0x80
 NTF_SELF = 2
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-SYSCTL = Path("/proc/sys/net")
 
 
 def has_ipv6() -> bool:
     """Whether this kernel speaks IPv6 at all."""
-    return (SYSCTL / "ipv6").is_dir()
+    return (PROC_SYS_NET / "ipv6").is_dir()
 
 
 def index_of(device: str) -> int:
@@ -60,7 +59,7 @@ def _put_vxlan(ipr: Any, device: Vxlan) -> None:
 
 
 def _put_setting(ipr: Any, setting: Setting) -> None:
-    path = SYSCTL / setting.family / "conf" / setting.device / setting.name
+    path = PROC_SYS_NET / setting.family / "conf" / setting.device / setting.name
     path.write_text(setting.value, encoding="ascii")
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import psutil
 
+from cni.kernel.sysctl import PROC_SYS_NET
+
 from ..core import syncing
 from ..core.syncing import Counters, Files, SyncState
 
@@ -37,7 +39,7 @@ TAKEOVER_PAUSE = 1.0
 REFRESH = 60.0
 """Seconds between two sendings of a master's table. The kernel tells nothing while a flow only goes on, so the
 copies of UDP flows would end after 120 s; and it makes good what was lost on the way."""
-EVENTS = Path("/proc/sys/net/netfilter/nf_conntrack_events")
+EVENTS = PROC_SYS_NET / "netfilter" / "nf_conntrack_events"
 ENV = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 log = logging.getLogger(__name__)
 

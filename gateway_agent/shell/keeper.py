@@ -1,4 +1,5 @@
-"""The lease keeper's process: ``python -m gateway_agent.shell.keeper RUN_DIR``, started by the agent.
+"""The lease keeper's process: ``python -m gateway_agent.shell.keeper RUN_DIR``, started by the agent, or by whoever
+runs both (``--stay``).
 
 A plain loop under real-time scheduling, apart from all that may be slow. It outlives the agent for a while, so that
 a restart or a crash of the agent moves nothing; it turns the tunnels to a new master itself, so that a failover
@@ -12,6 +13,7 @@ import fcntl
 import gc
 import os
 import selectors
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -25,7 +27,8 @@ from cni.kernel.errors import KernelError
 from cni.kernel.neighbours import Neighbours
 
 from ..core.keeper import Effect, Keeper, Remember
-from ..core.keeping import LOCK, SOCKET, WAIT, KeeperConfig
+from ..core.keeping import LOCK, SOCKET, STAY, WAIT, KeeperConfig
+from ..core.lease import NEVER
 from ..core.lifetime import ORPHAN_NS
 from ..core.outbox import Send
 from ..core.report import report
@@ -55,8 +58,9 @@ PRIORITY = 10
 class Process:
     """Sockets, clock and kernel around one :class:`Keeper`."""
 
-    def __init__(self, run_dir: Path, agents: Agents, selector: selectors.BaseSelector) -> None:
+    def __init__(self, run_dir: Path, agents: Agents, selector: selectors.BaseSelector, stays: bool) -> None:
         self._run_dir = run_dir
+        self._stays = stays
         self._selector = selector
         self._agents = agents
         self._datagrams = Datagrams(selector, self._receive)
@@ -93,12 +97,13 @@ class Process:
 
     def _finished(self, now: int) -> bool:
         if self._keeper is None:
-            return now > self._started_at + ORPHAN_NS
+            return not self._stays and now > self._started_at + ORPHAN_NS
         return self._keeper.finished(now)
 
     def _patience(self) -> float:
         """Seconds until something is due."""
-        until = self._keeper.next_wake() if self._keeper else self._started_at + ORPHAN_NS
+        unasked = NEVER if self._stays else self._started_at + ORPHAN_NS
+        until = self._keeper.next_wake() if self._keeper else unasked
         if self._has_news():
             until = min(until, self._told_at + TELL_NS)
         return max(0.0, min((until - boottime()) / 1e9, 1.0))
@@ -227,29 +232,32 @@ def _real_time() -> str:
 
 def main() -> None:
     """Locks the run directory, listens, and only then goes into the background: who started it can connect."""
-    run_dir = Path(sys.argv[1])
+    run_dir, stays = Path(sys.argv[1]), STAY in sys.argv[2:]
     if WAIT in sys.argv[2:] and not _told_to_begin():
         return
+    if stays:
+        _prepare_to_stay(run_dir)
     lock = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if stays else fcntl.LOCK_NB))
     except BlockingIOError:
         sys.exit(BUSY)
     # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
     selector = selectors.SelectSelector()
     agents = Agents(run_dir / SOCKET, selector)
-    if os.fork():
+    if stays:
+        # With it the agent is told too, and hands over: that takes longer.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif os.fork():
         os._exit(0)
-    os.setsid()
+    else:
+        os.setsid()
     os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
-    log = os.open(run_dir / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for target, source in ((0, nothing), (1, log), (2, log)):
-        os.dup2(source, target)
-    os.chdir("/")
+    if not stays:
+        _into_the_background(run_dir / LOG)
     status = 0
     try:
-        Process(run_dir, agents, selector).run()
+        Process(run_dir, agents, selector, stays).run()
     except Exception as error:
         # Imported only here: the start of a keeper is part of a failover.
         import traceback
@@ -258,6 +266,23 @@ def main() -> None:
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)
+
+
+def _into_the_background(path: Path) -> None:
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for target, source in ((0, nothing), (1, log), (2, log)):
+        os.dup2(source, target)
+    os.chdir("/")
+
+
+def _prepare_to_stay(run_dir: Path) -> None:
+    """Until it holds the directory it serves nobody, so a SIGTERM ends it: as the first of its pid namespace it would
+    not hear one that it does not ask for."""
+    from . import virtual  # noqa: F401
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _told_to_begin() -> bool:

@@ -17,6 +17,9 @@ SIGN_OF_LIFE = 1.0
 """Seconds between two configurations, changed or not."""
 SPARE_PAUSE = 3.0
 """Seconds between two looks whether the spare keeper is there: it loads when the start of this one is over."""
+LOOK = 0.1
+"""Seconds between two looks for a keeper that somebody else starts."""
+NOBODY = (FileNotFoundError, ConnectionRefusedError)
 LINE_LIMIT = 16 << 20
 STOP_LIMIT = 4.0
 """Seconds that a stopping keeper gets; it gives its successors two."""
@@ -26,7 +29,9 @@ log = logging.getLogger(__name__)
 class KeeperClient:
     """One for each run directory. The keeper may be older than this process, and may outlive it."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, patience: float = 0.0) -> None:
+        """``patience``: seconds in which somebody else may start the first keeper."""
+        self._patience = patience
         self._run_dir = run_dir
         self._config: KeeperConfig | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -96,10 +101,29 @@ class KeeperClient:
             self._writer = None
 
     async def _connect(self) -> asyncio.StreamReader:
-        path = str(self._run_dir / SOCKET)
         try:
-            reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
-        except (FileNotFoundError, ConnectionRefusedError):
-            await self._spare.begin()
-            reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
+            return await self._found()
+        except NOBODY:
+            try:
+                await self._spare.begin()
+            except OSError:
+                # Perhaps another one was quicker to hold the directory.
+                with contextlib.suppress(*NOBODY):
+                    return await self._open()
+                raise
+            return await self._open()
+
+    async def _found(self) -> asyncio.StreamReader:
+        patience, self._patience = self._patience, 0.0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while True:
+                    with contextlib.suppress(*NOBODY):
+                        return await self._open()
+                    await asyncio.sleep(LOOK)
+        return await self._open()
+
+    async def _open(self) -> asyncio.StreamReader:
+        path = str(self._run_dir / SOCKET)
+        reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
         return reader

@@ -14,10 +14,9 @@ import pytest
 
 from ..lab import documents, topology
 from ..lab.cri.containerd import Containerd
+from ..lab.cri.sandbox import Sandbox
 from ..lab.lab import SELECTED, Lab
-from ..lab.namespace import Namespace, run
 from ..lab.node import Node
-from ..lab.pod import Client
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -50,30 +49,6 @@ def containerd(node: Node) -> Iterator[Containerd]:
             runtime.stop(sandbox)
     finally:
         runtime.end()
-
-
-class Sandbox(Client):
-    """A pod that is bound to the node, and its sandbox."""
-
-    def __init__(self, node: Node, containerd: Containerd, name: str, labels: dict[str, str]) -> None:
-        super().__init__(Namespace(f"{node.machine.name}-{name}"))
-        assert node.cluster is not None
-        self.name = name
-        self.cluster = node.cluster
-        self._containerd = containerd
-        uid = self.cluster.run("prod", name, node.name, labels)
-        self.id = containerd.run("prod", name, uid)
-        self.address, self.pid = containerd.status(self.id)
-        run(["ip", "netns", "attach", self.machine.name, str(self.pid)])
-
-    def stop(self) -> None:
-        self.forget()
-        self._containerd.stop(self.id)
-        self.cluster.remove("prod", self.name)
-
-    def forget(self) -> None:
-        """Its namespace has no name for us any more; what runs in it goes on."""
-        run(["ip", "netns", "delete", self.machine.name])
 
 
 def attached(node: Node) -> set[str]:

@@ -20,7 +20,7 @@ from .capture import Capture
 from .documents import Document
 from .namespace import Namespace
 from .node import Node
-from .pod import PORT, Pod, Probing
+from .pod import PORT, Client, Probing
 from .topology import OUTSIDE, OUTSIDE6, Host, Interface, Topology, api_host
 from .waiting import NotInTime, until
 
@@ -173,7 +173,7 @@ class Lab:
         """A witness there, by default at the outside service."""
         return Capture(self.machines[machine], interface)
 
-    def probing(self, pod: Pod, port: int = SELECTED, address: str = OUTSIDE) -> Probing:
+    def probing(self, pod: Client, port: int = SELECTED, address: str = OUTSIDE) -> Probing:
         """One probe each millisecond from a pod to the outside service."""
         return Probing(pod.machine, address, port, self.directory / "prober.log")
 

@@ -123,6 +123,13 @@ class Containerd:
         answer = self._runtime.PodSandboxStatus(request, timeout=20)
         return str(answer.status.network.ip), int(json.loads(answer.info["info"])["pid"])
 
+    @property
+    def service(self) -> Any:
+        """The CRI's calls, by their names."""
+        if self._runtime is None:
+            raise RuntimeError("containerd was never started")
+        return self._runtime
+
     def sandboxes(self) -> list[str]:
         messages, _ = stubs()
         found = self._runtime.ListPodSandbox(messages.ListPodSandboxRequest(), timeout=20)

@@ -1,0 +1,240 @@
+"""The manifests, rendered and run: the DaemonSet's pods by a real containerd on each node, with exactly its rights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gateway_agent.core import chaining
+
+from ..lab import documents, topology
+from ..lab.cri.containerd import Containerd
+from ..lab.cri.kubelet import KubeletPod
+from ..lab.cri.sandbox import Sandbox
+from ..lab.lab import SELECTED, Lab
+from ..lab.namespace import REPOSITORY
+from ..lab.node import Node
+from ..lab.silence import longest
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, LOGS, PLUGIN
+
+MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
+CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 23: "SYS_NICE"}
+"""By their numbers in linux/capability.h."""
+GROUPS_OF_REAL_TIME = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
+"""Where it is, a container has no real-time budget (CONFIG_RT_GROUP_SCHED): the keeper says so, and is as nice as
+can be."""
+OTHER = {"app": "other"}
+CHAINED_AGAIN = 3.0
+FRESH = 9700
+"""A port that nobody has used: what an earlier master still knows of connections is in no new one's way."""
+
+
+@cache
+def daemon_set() -> dict[str, Any]:
+    rendered = subprocess.run(["kubectl", "kustomize", str(MANIFESTS)], check=True, capture_output=True, text=True)
+    found = [document for document in yaml.safe_load_all(rendered.stdout) if document["kind"] == "DaemonSet"]
+    return dict(found[0])
+
+
+class Deployed:
+    """A node with a container runtime that runs the DaemonSet's pod; its agent is the lab's, started otherwise."""
+
+    def __init__(self, node: Node, lab: Lab) -> None:
+        self.node = node
+        self.runtime = Containerd(node.machine, node.directory / "cri")
+        network = node.network("bridge")
+        # As the network plugin has written it, without ours.
+        self.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
+        self.pod = KubeletPod(
+            self.runtime, node.name, daemon_set()["spec"]["template"]["spec"], self._volumes(lab), self._more()
+        )
+
+    def _volumes(self, lab: Lab) -> dict[str, Path]:
+        config, key = self.node.directory / "config", self.node.directory / "key"
+        for directory in (config, key, self.node.agent.run_dir):
+            directory.mkdir()
+        (key / "cluster.key").write_text("a key that all nodes of this lab have in common")
+        (key / "cluster.key").chmod(0o400)
+        # What stands in the manifest, and where this lab has its API server.
+        document = yaml.safe_load((MANIFESTS / "config" / "agent.yaml").read_text())
+        store = yaml.safe_load(self.node.agent.config.read_text())["store"]
+        document["store"] |= {"kubeconfig": "/var/run/secrets/kubernetes.io/serviceaccount/kubeconfig"}
+        document["clusterCIDRs"] = [topology.POD_NETWORKS]
+        (config / "agent.yaml").write_text(yaml.safe_dump(document))
+        token = self.node.directory / "token"
+        token.mkdir()
+        text = Path(store["kubeconfig"]).read_text()
+        (token / "token").write_bytes((lab.directory / "token").read_bytes())
+        (token / "kubeconfig").write_text(
+            text.replace(str(lab.directory / "token"), "/var/run/secrets/kubernetes.io/serviceaccount/token")
+        )
+        return {
+            "run": self.node.agent.run_dir,
+            "sysctl": Path("/proc/sys/net"),
+            "cni-bin": self.runtime.directory / "bin",
+            "cni-conf": self.runtime.directory / "net.d",
+            "config": config,
+            "key": key,
+            "token": token,
+        }
+
+    def _more(self) -> dict[str, list[str]]:
+        # On a machine with several nodes the socket has another place on each, and the image's file another one.
+        options = ["--socket", str(self.node.agent.socket), "--plugin", str(PLUGIN)]
+        return {"install-cni": options, "cni": options}
+
+    def start(self) -> None:
+        self.runtime.start()
+        self.pod.start()
+
+    def end(self) -> None:
+        for sandbox in self.runtime.sandboxes():
+            self.runtime.stop(sandbox)
+        self.runtime.end()
+
+    @property
+    def conflist(self) -> Path:
+        [found] = (self.runtime.directory / "net.d").glob("*.conflist")
+        return found
+
+    def plugins(self) -> list[str]:
+        return [plugin["type"] for plugin in json.loads(self.conflist.read_text())["plugins"]]
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    with Lab(topology.separate(workers=1), store="kubernetes") as made:
+        made.publish_nodes()
+        made.publish("story", documents.virtual_story([VIRTUAL], GATEWAY))
+        yield made
+        made.save_logs(LOGS / "test_deployment")
+
+
+@pytest.fixture(scope="module")
+def nodes(lab: Lab) -> Iterator[dict[str, Deployed]]:
+    deployed = {name: Deployed(node, lab) for name, node in lab.nodes.items()}
+    try:
+        with ThreadPoolExecutor(len(deployed)) as pool:
+            list(pool.map(Deployed.start, deployed.values()))
+        until(lambda: settled(lab), "a master, and all others ready", 40)
+        yield deployed
+    finally:
+        for each in deployed.values():
+            for name in ("agent", "keeper", "cni"):
+                (LOGS / "test_deployment").mkdir(parents=True, exist_ok=True)
+                (LOGS / "test_deployment" / f"{each.node.name}-{name}.log").write_text(each.pod.log(name))
+            each.end()
+
+
+def settled(lab: Lab) -> str:
+    """The master, where all agents name it and all egress nodes are ready."""
+    said = [node.agent.status() for node in lab.nodes.values()]
+    masters = {status["egressIPs"][0]["master"] for status in said if status["egressIPs"]}
+    ready = all(member["ready"] for status in said for member in status["members"])
+    return masters.pop() if len(masters) == 1 and ready else ""
+
+
+def epoch(lab: Lab) -> int:
+    return int(lab.nodes["w1"].agent.status()["egressIPs"][0]["epoch"])
+
+
+def test_pods_leave_by_the_virtual_address(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    worker = nodes["w1"]
+    with lab.capture() as capture:
+        selected = Sandbox(worker.node, worker.runtime, "selected", BACKEND)
+        assert selected.request(SELECTED).address == VIRTUAL
+        assert capture.sources(SELECTED) == {VIRTUAL}
+    other = Sandbox(worker.node, worker.runtime, "other", OTHER)
+    assert other.request(SELECTED).address == worker.node.host.ip
+    for sandbox in (selected, other):
+        sandbox.stop()
+
+
+def test_nothing_is_missing_and_no_right_is_too_many(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    wanted = sum(1 << number for number in CAPABILITIES)
+    for each in nodes.values():
+        problems = [problem["message"] for problem in each.node.agent.status()["problems"]]
+        assert not [words for words in problems if not words.startswith("no real-time scheduling")]
+        assert bool(problems) == GROUPS_OF_REAL_TIME.exists()
+        for name in ("agent", "keeper"):
+            assert rights(each.pod.pid(name)) == wanted
+        assert rights(each.pod.pid("cni")) == 0
+        keeper = each.pod.pid("keeper")
+        real_time = os.sched_getscheduler(keeper) == os.SCHED_FIFO
+        assert os.getpriority(os.PRIO_PROCESS, keeper) == -20 if GROUPS_OF_REAL_TIME.exists() else real_time
+        assert "Traceback" not in "".join(map(each.pod.log, ("agent", "keeper", "cni")))
+
+
+def rights(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert fields["CapBnd"] == fields["CapEff"]
+    assert (fields["NoNewPrivs"], fields["Seccomp"]) == ("1", "2")
+    return int(fields["CapEff"], 16)
+
+
+def test_an_agent_that_crashes_moves_nothing(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    master, before = settled(lab), epoch(lab)
+    worker = nodes["w1"]
+    sandbox = Sandbox(worker.node, worker.runtime, "talking", BACKEND)
+    try:
+        with lab.probing(sandbox, SELECTED) as probing:
+            for name in (master, "w1"):
+                nodes[name].pod.restart("agent")
+            until(lambda: settled(lab) == master, "all agents are back", 20)
+            assert longest(probing.stop()).lost == 0
+    finally:
+        sandbox.stop()
+    assert epoch(lab) == before
+
+
+def test_a_keeper_that_crashes_is_followed(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    worker = nodes["w1"]
+    sandbox = Sandbox(worker.node, worker.runtime, "talking", BACKEND)
+    try:
+        nodes[settled(lab)].pod.restart("keeper")
+        until(lambda: sandbox.request(SELECTED, 0.3).address == VIRTUAL, "requests pass again", 5)
+        until(lambda: settled(lab), "all are ready again", 20)
+    finally:
+        sandbox.stop()
+
+
+def test_an_update_hands_over_and_loses_nothing(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    """The pod of the master is deleted and made anew, and nothing comes back to it by itself."""
+    master = settled(lab)
+    worker = nodes["w1"]
+    sandbox = Sandbox(worker.node, worker.runtime, "talking", BACKEND)
+    try:
+        lab.serve("outside", FRESH)
+        with lab.capture() as capture, lab.probing(sandbox, FRESH) as probing:
+            until(lambda: len(capture.packets(FRESH)) > 200, "probes arrive")
+            nodes[master].pod.stop()
+            seen = len(capture.packets(FRESH))
+            until(lambda: len(capture.packets(FRESH)) > seen + 200, "probes go on arriving")
+            assert longest(probing.stop()).lost == 0
+            assert capture.sources(FRESH) == {VIRTUAL}
+    finally:
+        sandbox.stop()
+    after = lab.nodes["w1"].agent.status()["egressIPs"][0]["master"]
+    assert after not in ("", master)
+    nodes[master].pod.start()
+    until(lambda: settled(lab) == after, "the node is ready again and takes nothing", 20)
+
+
+def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Deployed]) -> None:
+    worker = nodes["w1"]
+    assert worker.plugins() == ["bridge", chaining.TYPE]
+    network = worker.node.network("bridge")
+    worker.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
+    until(lambda: worker.plugins() == ["bridge", chaining.TYPE], "ours is back", CHAINED_AGAIN)
