@@ -30,6 +30,7 @@ readonly TESTS_NEED='
 containerd:containerd
 runc:runc
 /bin/busybox:busybox-static
+kubectl:kubernetes-client
 '
 
 usage() {

@@ -41,10 +41,13 @@ FRESH = 9700
 
 
 @cache
+def rendered() -> list[dict[str, Any]]:
+    done = subprocess.run(["kubectl", "kustomize", str(MANIFESTS)], check=True, capture_output=True, text=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
 def daemon_set() -> dict[str, Any]:
-    rendered = subprocess.run(["kubectl", "kustomize", str(MANIFESTS)], check=True, capture_output=True, text=True)
-    found = [document for document in yaml.safe_load_all(rendered.stdout) if document["kind"] == "DaemonSet"]
-    return dict(found[0])
+    return next(document for document in rendered() if document["kind"] == "DaemonSet")
 
 
 class Deployed:
@@ -238,3 +241,52 @@ def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Dep
     network = worker.node.network("bridge")
     worker.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
     until(lambda: worker.plugins() == ["bridge", chaining.TYPE], "ours is back", CHAINED_AGAIN)
+
+
+def test_every_right_in_the_cluster_is_used_and_none_is_missing(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    """Of all that the agents of this module have asked for, one by one for a pod that the watch is late with too."""
+    assert lab.cluster is not None
+    lab.cluster.strike(match="pods", deaf=True)
+    try:
+        sandbox = Sandbox(nodes["w1"].node, nodes["w1"].runtime, "early", BACKEND)
+        assert sandbox.request(SELECTED).address == VIRTUAL
+        sandbox.stop()
+    finally:
+        lab.cluster.strike()
+    # An Event was written at the latest when the first master was elected, or soon is.
+    until(lambda: "POST /api/v1/namespaces/default/events" in asked(lab), "an Event")
+    until(lambda: len([what for what in asked(lab) if what.endswith("/status")]) == 2, "the status of both objects")
+    assert {right(what) for what in asked(lab)} == granted()
+
+
+def asked(lab: Lab) -> set[str]:
+    assert lab.cluster is not None
+    return set(lab.cluster.requests())
+
+
+Right = tuple[str, str, str]
+"""API group, resource, verb."""
+
+
+def right(request: str) -> Right:
+    """By the rules of Kubernetes: which right a request needs."""
+    method, path, *watch = request.split()
+    parts = path.split("/")
+    group, rest = ("", parts[3:]) if parts[1] == "api" else (parts[2], parts[4:])
+    if rest[0] == "namespaces" and len(rest) > 2:
+        rest = rest[2:]
+    named = len(rest) > 1
+    verb = {"GET": "watch" if watch else "get" if named else "list", "PATCH": "patch", "POST": "create"}[method]
+    return group, "/".join((rest[0], *rest[2:])), verb
+
+
+def granted() -> set[Right]:
+    roles = [document for document in rendered() if document["kind"] in ("ClusterRole", "Role")]
+    return {
+        (group, resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +28,7 @@ STUBS = REPOSITORY / "build" / "cri"
 IMAGE = "localhost/pause:1"
 PAUSE = Path("/bin/busybox")
 """Debian's busybox-static: an image needs a program that needs nothing."""
+_GENERATING = threading.Lock()
 CONFIGURATION = """
 version = 2
 root = "{directory}/root"
@@ -157,9 +159,14 @@ class Containerd:
             )  # fmt: skip
 
 
-@lru_cache
 def stubs() -> tuple[Any, Any]:
     """The generated modules: messages and services."""
+    with _GENERATING:
+        return _generated()
+
+
+@lru_cache
+def _generated() -> tuple[Any, Any]:
     STUBS.mkdir(parents=True, exist_ok=True)
     arguments = [f"-I{PROTO.parent}", f"--python_out={STUBS}", f"--grpc_python_out={STUBS}", PROTO.name]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)

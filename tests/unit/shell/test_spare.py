@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from gateway_agent.core.keeping import LOCK, SOCKET, WAIT
-from gateway_agent.shell.spare import Spare
+from gateway_agent.core.keeping import LOCK, SOCKET, STAY, WAIT
+from gateway_agent.shell.peers import KeeperClient
+from gateway_agent.shell.spare import KEEPER, Spare
 from tests.lab.waiting import until
 
 
@@ -113,3 +117,65 @@ def test_a_spare_ends_with_its_agent(run_dir: Path) -> None:
     os.kill(agent, signal.SIGKILL)
     os.waitpid(agent, 0)
     until(lambda: not processes(run_dir), "the spare has ended")
+
+
+def staying(run_dir: Path) -> subprocess.Popen[bytes]:
+    """A keeper as a container runs it."""
+    return subprocess.Popen([sys.executable, "-m", KEEPER, str(run_dir), STAY], stderr=subprocess.PIPE)
+
+
+def test_one_that_stays_waits_for_its_turn_and_outlives_a_sigterm(tmp_path: Path) -> None:
+    directory = tmp_path / "made"
+    first, second = staying(directory), staying(directory)
+    try:
+        until(lambda: pid(directory), "one of them listens")
+        holder, waiting = (first, second) if pid(directory) == first.pid else (second, first)
+        holder.terminate()
+        third = staying(directory)
+        third.terminate()
+        assert third.wait(10) in (0, -signal.SIGTERM)
+        assert (holder.poll(), pid(directory)) == (None, holder.pid)
+        holder.kill()
+        holder.wait()
+        assert until(lambda: pid(directory) == waiting.pid, "the other one has its place")
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("listens", [True, False], ids=["it listens then", "it does not"])
+def test_somebody_else_was_quicker_to_hold_the_directory(run_dir: Path, listens: bool) -> None:
+    async def whole() -> None:
+        connecting = asyncio.create_task(KeeperClient(run_dir)._connect())
+        while not processes(run_dir):
+            await asyncio.sleep(0.001)
+        if listens:
+            async with await asyncio.start_unix_server(lambda reader, writer: None, run_dir / SOCKET):
+                await connecting
+        else:
+            with pytest.raises(OSError, match="could not be started: exit code 3"):
+                await connecting
+
+    lock = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asyncio.run(whole())
+    finally:
+        os.close(lock)
+
+
+def test_an_agent_waits_for_a_keeper_that_is_to_come(run_dir: Path) -> None:
+    async def whole() -> subprocess.Popen[bytes]:
+        connecting = asyncio.create_task(KeeperClient(run_dir, patience=20)._connect())
+        await asyncio.sleep(0)
+        process = staying(run_dir)
+        await connecting
+        return process
+
+    process = asyncio.run(whole())
+    try:
+        assert pid(run_dir) == process.pid
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,85 @@
+"""The manifests under packaging/kubernetes, as kustomize renders them."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from gateway_agent import config
+from gateway_agent.config import KubernetesStoreConfig
+from gateway_agent.core.manifests import parse
+from tests.lab.namespace import REPOSITORY
+
+MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
+VERSIONS = ("1.28", "1.32")
+"""Of Kubernetes, whose schemas the manifests are held to."""
+Document = dict[str, Any]
+
+
+@cache
+def rendered(directory: str = "") -> tuple[Document, ...]:
+    command = ["kubectl", "kustomize", str(MANIFESTS / directory)]
+    return tuple(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+
+
+def only(kind: str, directory: str = "") -> Document:
+    [found] = [document for document in rendered(directory) if document["kind"] == kind]
+    return found
+
+
+def pod(directory: str = "") -> Document:
+    return dict(only("DaemonSet", directory)["spec"]["template"]["spec"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("directory", ["", "uninstall"])
+def test_the_api_would_take_them(directory: str, version: str) -> None:
+    for document in rendered(directory):
+        kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_the_configuration_is_one_that_the_agent_takes() -> None:
+    data = only("ConfigMap")["data"]["agent.yaml"]
+    parsed = config.parse("agent.yaml", data, "a-node")
+    assert (parsed.store, parsed.node_name) == (KubernetesStoreConfig(), "a-node")
+    [agent] = [container for container in pod()["containers"] if container["name"] == "agent"]
+    assert str(parsed.key_file.parent) in {mount["mountPath"] for mount in agent["volumeMounts"]}
+    assert str(parsed.run_dir) in {mount["mountPath"] for mount in agent["volumeMounts"]}
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert (agent[probe]["httpGet"]["host"], agent[probe]["httpGet"]["port"]) == parsed.metrics_listen
+
+
+@pytest.mark.parametrize("directory", ["", "uninstall"])
+def test_nobody_is_privileged(directory: str) -> None:
+    for container in (*pod(directory)["initContainers"], *pod(directory)["containers"]):
+        context = container["securityContext"]
+        assert not context.get("privileged")
+        assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (False, True)
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+
+
+def test_every_volume_is_used_and_the_hosts_network_configuration_only_without_rights() -> None:
+    spec = pod()
+    used = {}
+    for container in (*spec["initContainers"], *spec["containers"]):
+        for mount in container["volumeMounts"]:
+            used.setdefault(mount["name"], []).append(container)
+    assert used.keys() == {volume["name"] for volume in spec["volumes"]}
+    assert not any("add" in c["securityContext"]["capabilities"] for c in used["cni-conf"] + used["cni-bin"])
+    assert [container["name"] for container in used["token"]] == ["agent"]
+
+
+def test_the_examples_are_valid() -> None:
+    files = [(str(path), path.read_text()) for path in sorted((MANIFESTS / "examples").iterdir())]
+    inventory = parse(files)
+    assert not inventory.problems
+    assert {gateway.mode for gateway in inventory.gateways} == {
+        "PrimaryIPFromEgressGatewayNodeInterface", "VirtualIPAddress",
+    }  # fmt: skip
+    assert {policy.gateway for policy in inventory.policies} == {gateway.name for gateway in inventory.gateways}
