@@ -30,6 +30,8 @@ LOGS = REPOSITORY / "build" / "e2e"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-store", action="store_true", help="run all labs that can with both stores")
+    parser.addoption("--image", type=Path, metavar="ARCHIVE", help="test_deployment runs this OCI image, a file of "
+                     "'podman save --format oci-archive', in the place of this machine's programs")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

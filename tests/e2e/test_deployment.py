@@ -18,7 +18,7 @@ from gateway_agent.core import chaining
 
 from ..lab import documents, topology
 from ..lab.cri.containerd import Containerd
-from ..lab.cri.kubelet import KubeletPod
+from ..lab.cri.kubelet import RT_GROUPS, KubeletPod
 from ..lab.cri.sandbox import Sandbox
 from ..lab.lab import SELECTED, Lab
 from ..lab.namespace import REPOSITORY
@@ -31,9 +31,6 @@ from .conftest import BACKEND, GATEWAY, LOGS, PLUGIN
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 23: "SYS_NICE"}
 """By their numbers in linux/capability.h."""
-GROUPS_OF_REAL_TIME = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
-"""Where it is, a container has no real-time budget (CONFIG_RT_GROUP_SCHED): the keeper says so, and is as nice as
-can be."""
 OTHER = {"app": "other"}
 CHAINED_AGAIN = 3.0
 FRESH = 9700
@@ -53,15 +50,14 @@ def daemon_set() -> dict[str, Any]:
 class Deployed:
     """A node with a container runtime that runs the DaemonSet's pod; its agent is the lab's, started otherwise."""
 
-    def __init__(self, node: Node, lab: Lab) -> None:
+    def __init__(self, node: Node, lab: Lab, image: Path | None) -> None:
         self.node = node
         self.runtime = Containerd(node.machine, node.directory / "cri")
         network = node.network("bridge")
         # As the network plugin has written it, without ours.
         self.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
-        self.pod = KubeletPod(
-            self.runtime, node.name, daemon_set()["spec"]["template"]["spec"], self._volumes(lab), self._more()
-        )
+        spec = daemon_set()["spec"]["template"]["spec"]
+        self.pod = KubeletPod(self.runtime, node.name, spec, self._volumes(lab), self._more(image), image, ["keeper"])
 
     def _volumes(self, lab: Lab) -> dict[str, Path]:
         config, key = self.node.directory / "config", self.node.directory / "key"
@@ -92,9 +88,9 @@ class Deployed:
             "token": token,
         }
 
-    def _more(self) -> dict[str, list[str]]:
-        # On a machine with several nodes the socket has another place on each, and the image's file another one.
-        options = ["--socket", str(self.node.agent.socket), "--plugin", str(PLUGIN)]
+    def _more(self, image: Path | None) -> dict[str, list[str]]:
+        # On a machine with several nodes the socket has another place on each.
+        options = ["--socket", str(self.node.agent.socket), *([] if image else ["--plugin", str(PLUGIN)])]
         return {"install-cni": options, "cni": options}
 
     def start(self) -> None:
@@ -119,14 +115,15 @@ class Deployed:
 def lab(plugin: Path) -> Iterator[Lab]:
     with Lab(topology.separate(workers=1), store="kubernetes") as made:
         made.publish_nodes()
-        made.publish("story", documents.virtual_story([VIRTUAL], GATEWAY))
+        made.publish("story", documents.virtual_story([VIRTUAL], GATEWAY, connection_sync=True))
         yield made
         made.save_logs(LOGS / "test_deployment")
 
 
 @pytest.fixture(scope="module")
-def nodes(lab: Lab) -> Iterator[dict[str, Deployed]]:
-    deployed = {name: Deployed(node, lab) for name, node in lab.nodes.items()}
+def nodes(lab: Lab, request: pytest.FixtureRequest) -> Iterator[dict[str, Deployed]]:
+    image = request.config.getoption("--image", default=None)
+    deployed = {name: Deployed(node, lab, image) for name, node in lab.nodes.items()}
     try:
         with ThreadPoolExecutor(len(deployed)) as pool:
             list(pool.map(Deployed.start, deployed.values()))
@@ -168,14 +165,13 @@ def test_nothing_is_missing_and_no_right_is_too_many(lab: Lab, nodes: dict[str, 
     wanted = sum(1 << number for number in CAPABILITIES)
     for each in nodes.values():
         problems = [problem["message"] for problem in each.node.agent.status()["problems"]]
-        assert not [words for words in problems if not words.startswith("no real-time scheduling")]
-        assert bool(problems) == GROUPS_OF_REAL_TIME.exists()
+        refused = [words for words in problems if words.startswith("no real-time scheduling")]
+        # Where the kernel has real-time groups, the budget may come a moment too late.
+        assert problems == (refused if RT_GROUPS.exists() else [])
         for name in ("agent", "keeper"):
             assert rights(each.pod.pid(name)) == wanted
         assert rights(each.pod.pid("cni")) == 0
-        keeper = each.pod.pid("keeper")
-        real_time = os.sched_getscheduler(keeper) == os.SCHED_FIFO
-        assert os.getpriority(os.PRIO_PROCESS, keeper) == -20 if GROUPS_OF_REAL_TIME.exists() else real_time
+        assert os.sched_getscheduler(each.pod.pid("keeper")) == os.SCHED_FIFO
         assert "Traceback" not in "".join(map(each.pod.log, ("agent", "keeper", "cni")))
 
 

@@ -149,14 +149,18 @@ class Containerd:
         conditions = self._runtime.Status(messages.StatusRequest(), timeout=5).status.conditions
         return all(condition.status for condition in conditions)
 
+    def load(self, archive: Path) -> None:
+        """Takes the image in an archive."""
+        self.machine.run(
+            "ctr", "--address", str(self._socket), "--namespace", "k8s.io",
+            "images", "import", "--snapshotter", "native", str(archive),
+        )  # fmt: skip
+
     def _load_image(self) -> None:
         archive = self.directory / "pause.tar"
         if not archive.exists():
             archive.write_bytes(image())
-            self.machine.run(
-                "ctr", "--address", str(self._socket), "--namespace", "k8s.io",
-                "images", "import", "--snapshotter", "native", str(archive),
-            )  # fmt: skip
+            self.load(archive)
 
 
 def stubs() -> tuple[Any, Any]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from gateway_agent.shell.keeper import PRIORITY
 
 from ..namespace import REPOSITORY
 from ..waiting import until
@@ -26,11 +29,21 @@ CONTENT = {
 }
 """In the place of an image with the programs and the environment: those of this machine, read-only."""
 PATH = f"{REPOSITORY / '.venv' / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"
+BUILT = "localhost/egress-gateway:latest"
+"""As podman names what it has built."""
+RT_GROUPS = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
+"""Where it is (CONFIG_RT_GROUP_SCHED, cgroups v1), a new cgroup has no real-time budget: who asks for it is refused."""
+RT_ALL, RT_EACH = 700_000, 80_000
+"""Microseconds of each second."""
 Spec = Mapping[str, Any]
 
 
 class KubeletPod:
-    """``spec``: of the pod. ``volumes``: by name what the node has for it. ``more``: arguments of a container."""
+    """``spec``: of the pod. ``volumes``: by name what the node has for it. ``more``: arguments of a container.
+
+    ``archive``: of the image; None: :data:`CONTENT` stands for it. ``real_time``: containers that are real-time on the
+    kernels of distributions; on one with :data:`RT_GROUPS` they are made so when they run.
+    """
 
     def __init__(
         self,
@@ -39,7 +52,11 @@ class KubeletPod:
         spec: Spec,
         volumes: Mapping[str, Path],
         more: Mapping[str, Sequence[str]],
+        archive: Path | None = None,
+        real_time: Collection[str] = (),
     ) -> None:
+        self._real_time = real_time
+        self._archive = archive
         self._containerd = containerd
         self._node = node
         self._spec = spec
@@ -54,6 +71,8 @@ class KubeletPod:
         """The sandbox, the init containers one after another, then all others."""
         messages, _ = stubs()
         assert self._spec["hostNetwork"], "its network is the node's"
+        if self._archive is not None and not self._attempts:
+            self._containerd.load(self._archive)
         self._attempts += 1
         self._config = messages.PodSandboxConfig(
             metadata=messages.PodSandboxMetadata(
@@ -120,22 +139,26 @@ class KubeletPod:
         name = container["name"]
         config = messages.ContainerConfig(
             metadata=messages.ContainerMetadata(name=name, attempt=self._attempts),
-            image=messages.ImageSpec(image=IMAGE),
+            image=messages.ImageSpec(image=BUILT if self._archive else IMAGE),
             command=[*container["command"], *self._more.get(name, ())],
-            envs=[messages.KeyValue(key="PATH", value=PATH), *map(self._variable, container.get("env", ()))],
-            mounts=[
-                *(messages.Mount(container_path=at, host_path=of, readonly=True) for at, of in CONTENT.items()),
-                *map(self._mount, container["volumeMounts"]),
-            ],
+            envs=[*map(self._variable, container.get("env", ()))],
+            mounts=[*map(self._mount, container["volumeMounts"])],
             log_path=f"{name}.{self._attempts}.log",
             linux=messages.LinuxContainerConfig(security_context=self._security(container)),
         )
+        if self._archive is None:
+            config.envs.append(messages.KeyValue(key="PATH", value=PATH))
+            config.mounts.extend(
+                messages.Mount(container_path=at, host_path=of, readonly=True) for at, of in CONTENT.items()
+            )
         service = self._containerd.service
         request = messages.CreateContainerRequest(
             pod_sandbox_id=self._sandbox, config=config, sandbox_config=self._config
         )
         self._running[name] = service.CreateContainer(request, timeout=30).container_id
         service.StartContainer(messages.StartContainerRequest(container_id=self._running[name]), timeout=30)
+        if name in self._real_time and RT_GROUPS.exists():
+            _grant_real_time(self._running[name], self.pid(name))
 
     def _security(self, container: Spec) -> Any:
         messages, _ = stubs()
@@ -179,3 +202,10 @@ class KubeletPod:
         return messages.Mount(
             container_path=mount["mountPath"], host_path=str(path), readonly=mount.get("readOnly", False)
         )
+
+
+def _grant_real_time(container: str, pid: int) -> None:
+    [group] = RT_GROUPS.parent.glob(f"**/{container}")
+    for directory, budget in ((group.parent, RT_ALL), (group, RT_EACH)):
+        (directory / RT_GROUPS.name).write_text(str(budget))
+    os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(PRIORITY))
