@@ -114,8 +114,9 @@ class Serving:
     ) -> tuple[list[Effect], list[Effect]]:
         """What is to be done, in this order, before anything is sent, and what after that.
 
-        ``held``: the leases that run. The workers hear of a new master before it has its address: answers that come
-        back through it need none, and those packets are on their way for longer than that takes.
+        ``held``: the leases that run. The network hears of a new master before the workers do, whose packets wait for
+        it: their answers must find the way. They need no address on this node, and neither does the closed fence; so
+        addresses come and go last: where the machine is busy with others' interfaces, the kernel lets that wait.
         """
         served = {
             # One that is about to leave goes on where it stands.
@@ -123,7 +124,8 @@ class Serving:
             for identity in held
             if (wish := wishes.get(identity)) and wish.address and (wish.interface or identity in self._places)
         }
-        effects = [*self._leave(served), *self._tickets]
+        closed, removed = self._leave(served)
+        effects: list[Effect] = [*closed, *self._tickets]
         self._tickets = []
         opened: dict[int, list[str]] = {}
         added: list[Effect] = []
@@ -138,15 +140,13 @@ class Serving:
                 place.opened_by = held[identity].granted_seq
                 opened.setdefault(place.opened_by, []).append(place.address)
         effects += [Open(seq, tuple(addresses), open_ns(duration_ns)) for seq, addresses in sorted(opened.items())]
-        return effects, [*added, *self._announce(now)]
+        return [*effects, *self._announce(now)], [*removed, *added, *self._probe(now)]
 
-    def _leave(self, served: Mapping[str, str]) -> Iterable[Effect]:
+    def _leave(self, served: Mapping[str, str]) -> tuple[list[Effect], list[Effect]]:
         gone = [place for identity, place in self._places.items() if served.get(identity) != place.interface]
         self._places = {i: place for i, place in self._places.items() if place not in gone}
-        if gone:
-            yield Close(tuple(place.address for place in gone))
-        for place in gone:
-            yield RemoveAddress(place.address, place.interface)
+        closed: list[Effect] = [Close(tuple(place.address for place in gone))] if gone else []
+        return closed, [RemoveAddress(place.address, place.interface) for place in gone]
 
     def _announce(self, now: int) -> Iterable[Effect]:
         for place in self._places.values():
@@ -155,6 +155,9 @@ class Serving:
                 rest = [at for at in place.announcements if at > now]
                 place.announcements = rest or [now + REMINDER_NS]
                 yield Announce(place.address, place.interface)
+
+    def _probe(self, now: int) -> Iterable[Effect]:
+        for place in self._places.values():
             if now >= place.probe_at:
                 place.probe_at = now + PROBE_NS
                 yield Probe(place.address, place.interface)

@@ -1,0 +1,62 @@
+"""In which order what a master says and has comes and goes."""
+
+from __future__ import annotations
+
+from gateway_agent.core.keeping import EgressWish
+from gateway_agent.core.lease import SECOND, Tenure
+from gateway_agent.core.serving import (
+    AddAddress,
+    Announce,
+    Close,
+    Effect,
+    Open,
+    Probe,
+    RemoveAddress,
+    Serving,
+)
+
+ADDRESS = "172.16.0.50"
+DURATION = SECOND // 4
+
+
+def follow(serving: Serving, now: int, seq: int = 0, interface: str = "eth1") -> tuple[list[Effect], list[Effect]]:
+    """``seq``: of the request that was granted; 0: nothing is held."""
+    tenure = Tenure(epoch=1, first_seq=1, asked_at=0, until=now + DURATION, granted_seq=seq)
+    wish = EgressWish("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
+    return serving.follow({"one": tenure} if seq else {}, {"one": wish}, DURATION, now)
+
+
+def kinds(effects: list[Effect]) -> list[type[Effect]]:
+    return [type(effect) for effect in effects]
+
+
+def test_the_network_hears_before_the_workers_and_the_address_may_take_its_time() -> None:
+    serving = Serving()
+    before, after = follow(serving, 0, seq=1)
+    assert kinds(before) == [Open, Announce]
+    assert kinds(after) == [AddAddress]
+
+
+def test_the_fence_is_closed_before_a_release_is_sent_and_the_address_goes_after_it() -> None:
+    serving = Serving()
+    follow(serving, 0, seq=1)
+    before, after = follow(serving, SECOND)
+    assert before == [Close((ADDRESS,))]
+    assert after == [RemoveAddress(ADDRESS, "eth1")]
+    assert follow(serving, SECOND) == ([], [])
+
+
+def test_an_address_that_moves_to_another_interface_leaves_the_old_one_first() -> None:
+    serving = Serving()
+    follow(serving, 0, seq=1)
+    before, after = follow(serving, 1, seq=1, interface="eth2")
+    assert kinds(before) == [Close, Open, Announce]
+    assert after == [RemoveAddress(ADDRESS, "eth1"), AddAddress(ADDRESS, "eth2")]
+
+
+def test_whoever_else_has_it_is_asked_for_after_all_that_is_urgent() -> None:
+    serving = Serving()
+    follow(serving, 0, seq=1)
+    before, after = follow(serving, 2 * SECOND, seq=2)
+    assert kinds(before) == [Open, Announce]
+    assert kinds(after) == [Probe]
