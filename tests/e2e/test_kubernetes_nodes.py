@@ -1,0 +1,139 @@
+"""Egress nodes of a cluster come and go while traffic flows, and some do not hear of it: never a loss, never two owners."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ..lab import documents, topology
+from ..lab.lab import Lab
+from ..lab.observing import Observers
+from ..lab.pod import Pod
+from ..lab.silence import longest
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+OLD, NEW, LAST = ("g1", "g2", "g3"), ("g4", "g5", "g6"), "g7"
+PORTS = iter(range(9800, 9900))
+"""Of the outside service: what one test leaves behind in a connection table is not in another's way."""
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    story = documents.virtual_story([VIRTUAL], GATEWAY, connection_sync=True)
+    more = tuple(host for host in topology.separate(workers=1, gateways=7).nodes if host.name in (*NEW, LAST))
+    machines = dataclasses.replace(topology.separate(workers=1), spare=more)
+    with settled("test_kubernetes_nodes", machines, story=story, store="kubernetes") as made:
+        for host in more:
+            made.add_host(host)
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pod(lab: Lab) -> Pod:
+    return lab.nodes["w1"].pod("talking", BACKEND)
+
+
+@contextmanager
+def deaf(lab: Lab, *names: str) -> Iterator[None]:
+    """The API is away for these nodes."""
+    address = topology.api_host(lab.topology).internal_ip
+    for name in names:
+        lab.machines[name].ip(f"route add blackhole {address}/32")
+    try:
+        yield
+    finally:
+        for name in names:
+            lab.machines[name].ip(f"route del blackhole {address}/32")
+
+
+def master(lab: Lab) -> str:
+    return lab.wait_settled(GATEWAY, 40)
+
+
+@pytest.mark.parametrize("who", ["the master", "all but the master"])
+def test_a_failover_while_the_api_is_away_for_some(lab: Lab, pod: Pod, who: str) -> None:
+    before = master(lab)
+    others = [name for name in (*OLD, "w1") if name != before]
+    lab.serve("outside", port := next(PORTS))
+    with (
+        lab.capture() as capture,
+        Observers(lab, OLD, [VIRTUAL]) as observers,
+        deaf(lab, *([before] if who == "the master" else others)),
+    ):
+        lab.cut(before)
+        try:
+            after = until(lambda: (now := lab.master(GATEWAY, asked="w1")) != before and now, "a new master")
+            until(lambda: pod.request(port, 0.3).address == VIRTUAL, "requests pass again")
+        finally:
+            lab.mend(before)
+        assert master(lab) == after
+        assert capture.sources(port) == {VIRTUAL}
+        assert observers.overlaps() == []
+
+
+def test_every_egress_node_is_replaced_while_traffic_flows(lab: Lab, pod: Pod) -> None:
+    lab.serve("outside", port := next(PORTS))
+    master(lab)
+    with (
+        lab.capture() as capture,
+        Observers(lab, (*OLD, *NEW), [VIRTUAL], held=True) as observers,
+        lab.probing(pod, port) as probing,
+    ):
+        until(lambda: len(capture.packets(port)) > 200, "probes arrive")
+        for old, new in zip(OLD, NEW, strict=True):
+            replace(lab, old, new)
+        assert master(lab) in NEW
+        seen = len(capture.packets(port))
+        until(lambda: len(capture.packets(port)) > seen + 200, "probes go on arriving")
+        assert longest(probing.stop()).lost == 0
+        assert capture.sources(port) == {VIRTUAL}
+        assert observers.overlaps() == []
+
+
+def test_a_node_that_has_not_heard_of_a_replacement_makes_no_second_owner(lab: Lab, pod: Pod) -> None:
+    """It takes the new node for none of the cluster's, and the old one for a voter. So it may be that there is none."""
+    before = master(lab)
+    late, *others = sorted(set(NEW) - {before})
+    lab.serve("outside", port := next(PORTS))
+    with lab.capture() as capture, Observers(lab, (*NEW, LAST), [VIRTUAL], held=True) as observers:
+        with deaf(lab, late):
+            replace(lab, others[0], LAST)
+            lab.cut(before)
+            try:
+                until(lambda: lab.master(GATEWAY, asked="w1") != before, "the master is lost")
+            finally:
+                lab.mend(before)
+        until(lambda: heard(lab, late), f"{late} hears the API again", 60)
+        assert master(lab)
+        until(lambda: pod.request(port, 0.3).address == VIRTUAL, "requests pass")
+        assert capture.sources(port) == {VIRTUAL}
+        assert observers.overlaps() == []
+
+
+def heard(lab: Lab, name: str) -> bool:
+    """Whether a node knows the one that has come last."""
+    return LAST in {member["node"] for member in lab.nodes[name].agent.status()["members"]}
+
+
+def replace(lab: Lab, old: str, new: str) -> None:
+    """As an administrator does: the new one joins, the old one is cordoned, stopped and deleted."""
+    assert lab.cluster is not None
+    lab.publish(f"node-{new}", [documents.node(lab.nodes[new].host)])
+    lab.nodes[new].agent.start()
+    until(lambda: new in ready(lab), f"{new} is ready", 30)
+    lab.cluster.call("PATCH", f"/api/v1/nodes/{old}", {"spec": {"unschedulable": True}})
+    until(lambda: lab.master(GATEWAY, asked="w1") != old, f"{old} has handed over", 10)
+    lab.nodes[old].agent.stop()
+    lab.cluster.call("DELETE", f"/api/v1/nodes/{old}")
+    until(lambda: old not in lab.nodes["w1"].agent.status()["voters"], f"{old} votes no more", 40)
+
+
+def ready(lab: Lab) -> set[str]:
+    members = lab.nodes["w1"].agent.status()["members"]
+    return {member["node"] for member in members if member["ready"] and member["alive"]}
