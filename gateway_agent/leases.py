@@ -13,7 +13,7 @@ from cni.plan import Plan
 from .config import AgentConfig
 from .core import desired, hearing
 from .core.keeping import EgressState, KeeperState, Move
-from .core.model import Inventory
+from .core.model import DRAIN, Inventory
 from .shell.peers import KeeperClient
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ LATE = 0.01
 PATIENCE = 5.0
 """Seconds that an operator waits for a handover: a hundred times what it takes."""
 DRAINED, CORDONED = "drained by an operator", "its node is cordoned"
+ANNOTATED = f"its node has the annotation {DRAIN}"
 
 
 class NotHandedOver(Exception):
@@ -123,8 +124,10 @@ class Leases:
         """Why this node is to serve nothing, though it could; empty where it may."""
         if self.drained:
             return DRAINED
-        cordoned = any(node.cordoned for node in inventory.nodes if node.name == self._config.node_name)
-        return CORDONED if cordoned else ""
+        mine = [node for node in inventory.nodes if node.name == self._config.node_name]
+        if any(node.drained for node in mine):
+            return ANNOTATED
+        return CORDONED if any(node.cordoned for node in mine) else ""
 
     async def ended(self) -> None:
         """Waits until a keeper that was told to stop has handed everything over; not for ever."""

@@ -8,12 +8,13 @@ from typing import Any
 
 from . import manifests
 from .manifests import FileContent
-from .model import Inventory, Problem, RunningPod
+from .model import DRAIN, Inventory, Problem, RunningPod
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
 STATIC = "kubernetes.io/config.hash"
 """The annotation by which the API's picture of a static pod names the uid that its runtime was told."""
+ANNOTATIONS = {STATIC, DRAIN}
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
 """What is kept of it: ``managedFields`` and annotations are larger than all the rest."""
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -66,8 +67,8 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
     if isinstance(metadata, dict):
         kept["metadata"] = {name: metadata[name] for name in METADATA if name in metadata}
         annotations = metadata.get("annotations")
-        if isinstance(annotations, dict) and STATIC in annotations:
-            kept["metadata"]["annotations"] = {STATIC: annotations[STATIC]}
+        if isinstance(annotations, dict) and (used := ANNOTATIONS & annotations.keys()):
+            kept["metadata"]["annotations"] = {name: annotations[name] for name in sorted(used)}
     wanted = FIELDS.get(resource.kind)
     if wanted is None:
         return {**{name: value for name, value in item.items() if name != "metadata"}, **kept}

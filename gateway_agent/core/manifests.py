@@ -175,4 +175,4 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
     if kind == "Pod":
         namespace = metadata.text("namespace", "default")
         return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels))
-    return Object(kind, name, source, specs.node(name, labels, fields))
+    return Object(kind, name, source, specs.node(name, labels, metadata.fields("annotations"), fields))

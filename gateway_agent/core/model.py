@@ -11,6 +11,8 @@ from cni.plan import PodIdentity, Requirement, Selector
 
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
 VIRTUAL_IP = "VirtualIPAddress"
+DRAIN = "egress-gateway.io/drain"
+"""Annotation of a node."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,8 @@ class Node:
     """The networks of its pods, where the cluster gives them out."""
     cordoned: bool = False
     """``spec.unschedulable``: nothing new is to come here. For an address that means: it goes, by planned handover."""
+    drained: bool = False
+    """The annotation :data:`DRAIN` is ``true``: the same for addresses only."""
 
 
 @dataclass(frozen=True)

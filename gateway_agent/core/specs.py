@@ -12,7 +12,7 @@ from cni.plan import Requirement, Selector
 
 from . import prefixes, selectors
 from .fields import Fields, Report, kind_of
-from .model import BASIC, VIRTUAL_IP, Gateway, Node, Policy
+from .model import BASIC, DRAIN, VIRTUAL_IP, Gateway, Node, Policy
 
 # dev_valid_name() in the kernel: at most 15 bytes, no '/', ':' or white space, neither '.' nor '..'.
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]+")
@@ -21,8 +21,9 @@ _Failback = Literal["Never", "Automatic"]
 _SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtualIPAddress"}
 
 
-def node(name: str, labels: dict[str, str], fields: Fields) -> Node:
-    """A ``Node``: labels, addresses of type ``InternalIP``, the networks of its pods, whether it is cordoned."""
+def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: Fields) -> Node:
+    """A ``Node``: labels, addresses of type ``InternalIP``, the networks of its pods, whether it is cordoned or to be
+    drained."""
     spec = fields.fields("spec") or Fields({}, fields.at("spec"), fields.report)
     status = fields.fields("status")
     addresses = []
@@ -30,7 +31,9 @@ def node(name: str, labels: dict[str, str], fields: Fields) -> Node:
         if isinstance(item, dict) and item.get("type") == "InternalIP":
             addresses += _address(f"{path}.address", item.get("address"), fields.report)
     networks, cordoned = prefix_list(spec, "podCIDRs"), spec.flag("unschedulable")
-    return Node(name, labels, tuple(addresses), fields.report.source, networks, cordoned)
+    # Another value is no error: an object that is not ours is not left out for it.
+    drained = annotations is not None and annotations.raw(DRAIN) == "true"
+    return Node(name, labels, tuple(addresses), fields.report.source, networks, cordoned, drained)
 
 
 def gateway(name: str, spec: Fields) -> Gateway:

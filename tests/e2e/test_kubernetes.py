@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cni import contract
+from gateway_agent.core.model import DRAIN
 
 from ..lab import documents, topology
 from ..lab.apiserver.client import Cluster
@@ -290,19 +291,27 @@ def attached(node: Node) -> set[str]:
     return {row["name"] for row in node.agent.call("pods")["pods"]}
 
 
-def test_a_cordoned_node_hands_over_and_loses_nothing(lab: Lab, cluster: Cluster, node: Node) -> None:
+@pytest.mark.parametrize(
+    ("port", "told", "taken_back"),
+    [
+        (9901, {"spec": {"unschedulable": True}}, {"spec": {"unschedulable": False}}),
+        (9902, {"metadata": {"annotations": {DRAIN: "true"}}}, {"metadata": {"annotations": {DRAIN: None}}}),
+    ],
+    ids=["cordoned", "drained"],
+)
+def test_a_node_that_is_to_give_way_hands_over_and_loses_nothing(
+    lab: Lab, cluster: Cluster, node: Node, port: int, told: Any, taken_back: Any
+) -> None:
     before = master(lab)
+    lab.serve("outside", port)
     pod = node.pod("talking", BACKEND)
-    with lab.probing(pod) as probing:
-        cordon(cluster, before, True)
+    with lab.probing(pod, port) as probing:
+        cluster.call("PATCH", f"/api/v1/nodes/{before}", told)
         try:
             after = until(lambda: another(lab, before), "another master")
-            assert after != before
+            [why] = [m["reason"] for m in lab.nodes[before].agent.status()["members"] if m["node"] == before]
+            assert why.startswith("its node ")
         finally:
-            cordon(cluster, before, False)
+            cluster.call("PATCH", f"/api/v1/nodes/{before}", taken_back)
         assert longest(probing.stop()).lost == 0
     assert lab.wait_settled(GATEWAY, 40) == after
-
-
-def cordon(cluster: Cluster, name: str, cordoned: bool) -> None:
-    cluster.call("PATCH", f"/api/v1/nodes/{name}", {"spec": {"unschedulable": cordoned}})

@@ -1,4 +1,4 @@
-"""Egress nodes of a cluster come and go while traffic flows, and some do not hear of it: never a loss, never two owners."""
+"""Egress nodes of a cluster come and go while traffic flows, and some do not hear of it: never two owners."""
 
 from __future__ import annotations
 

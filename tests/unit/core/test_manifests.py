@@ -8,7 +8,7 @@ import pytest
 
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.core import manifests
-from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.core.model import BASIC, DRAIN, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 
 GATEWAY = """
 apiVersion: egress-gateway.io/v1alpha1
@@ -340,3 +340,11 @@ def test_longest_names() -> None:
     assert len(name) == 253
     assert parse(GATEWAY.replace("{name: partner}", f"{{name: {name}}}")).gateways[0].name == name
     assert only_problem(GATEWAY.replace("{name: partner}", f"{{name: {name}b}}")).path == "metadata.name"
+
+
+@pytest.mark.parametrize(("value", "drained"), [("'true'", True), ("'false'", False), ("'yes'", False), ("1", False)])
+def test_a_node_that_is_to_be_drained(value: str, drained: bool) -> None:
+    annotated = f"metadata: {{annotations: {{another: x, {DRAIN}: {value}}}, "
+    inventory = parse(NODE.replace("metadata: {", annotated))
+    assert not inventory.problems
+    assert [node.drained for node in inventory.nodes] == [drained]
