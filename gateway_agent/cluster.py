@@ -18,6 +18,7 @@ import msgspec
 
 from .core.cluster import Picture, Resource, missing, pod_uid, resources, slim
 from .core.model import Inventory, Problem
+from .core.reach import Question
 from .core.reflector import Key, List, Object, Pause, Reflector, Watch, key_of
 from .shell.kube import OPENED, Api, ApiError
 from .store import NotKnown
@@ -101,6 +102,10 @@ class ClusterStore:
         """Gateways and policies as they stand in the API, with their status."""
         for kind in ("EgressGateway", "EgressGatewayPolicy"):
             yield from list(self._reflectors[kind].objects.values())
+
+    async def has_pod(self, question: Question) -> bool:
+        """Whether the cluster has such a pod, on any node. Raises ApiError."""
+        return await self._api.any(self._resources["Pod"].path_in(question.namespace), question.label_selector)
 
     def path_of(self, kind: str, name: str) -> str:
         """Where the API has a gateway or a policy."""

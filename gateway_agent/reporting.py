@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable
 
 from .cluster import ClusterStore
-from .core.conditions import Report, as_written, reports
+from .core.conditions import Report, as_written, reports, steward
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
+from .core.reach import Inquiry, questions, selects_nothing
 from .core.view import View
 from .shell.kube import Api, ApiError
 
@@ -32,6 +33,7 @@ class ClusterReport:
         self._store = store
         self._view = view
         self._chronicle = Chronicle()
+        self._inquiry = Inquiry()
         self._waiting: list[Happening] = []
         self._written: dict[tuple[str, str], Report] = {}
 
@@ -46,6 +48,7 @@ class ClusterReport:
             self._waiting = [*self._waiting, *self._chronicle.tell(view)][-WAITING:]
             try:
                 await self._write_statuses(view)
+                await self._ask_for_pods(view)
                 await self._write_events(view.plan.node)
                 pause = FIRST_PAUSE
             except ApiError as error:
@@ -62,6 +65,21 @@ class ClusterReport:
             if await self._api.merge(f"{path}/status", {"status": report.status}):
                 self._written[identity] = report
                 self._waiting += of_report(report, now)
+
+    async def _ask_for_pods(self, view: View) -> None:
+        """Once for each state of a policy, one at a time: whether it selects anything."""
+        state = self._inquiry.due(self._store.ours(), time.monotonic()) if steward(view) == view.plan.node else None
+        if state is None:
+            return
+        inventory = view.inventory
+        policy = inventory.policies_by_name.get(state[0])
+        if policy is not None:
+            for question in questions(policy, inventory.namespaces):
+                if await self._store.has_pod(question):
+                    break
+            else:
+                self._waiting.append(selects_nothing(policy.name, time.time()))
+        self._inquiry.answered(state)
 
     async def _write_events(self, node: str) -> None:
         while self._waiting:

@@ -43,10 +43,14 @@ class Resource:
         root = "api" if "/" not in self.api_version else "apis"
         return f"/{root}/{self.api_version}/{self.plural}"
 
+    def path_in(self, namespace: str) -> str:
+        """Of the list in one namespace; where it is empty, over all."""
+        root, _, plural = self.path.rpartition("/")
+        return f"{root}/namespaces/{namespace}/{plural}" if namespace else self.path
+
     def path_of(self, namespace: str, name: str) -> str:
         """Of one object."""
-        root, _, plural = self.path.rpartition("/")
-        return f"{root}/namespaces/{namespace}/{plural}/{name}" if namespace else f"{root}/{plural}/{name}"
+        return f"{self.path_in(namespace)}/{name}"
 
 
 def resources(group: str, node: str) -> tuple[Resource, ...]:

@@ -76,6 +76,11 @@ class Api:
         items = [item for item in found.get("items") or () if isinstance(item, dict)]
         return Page(items, str(metadata.get("resourceVersion") or ""), str(metadata.get("continue") or ""))
 
+    async def any(self, path: str, label_selector: str) -> bool:
+        """Whether a list has any item."""
+        query = {"limit": "1", **_given(labelSelector=label_selector)}
+        return bool((await self._get(path, query, METADATA_ONLY)).get("items"))
+
     async def get(self, path: str) -> dict[str, Any] | None:
         """One object; None where there is none."""
         try:

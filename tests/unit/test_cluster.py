@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from gateway_agent import cluster, reporting
 from gateway_agent.cluster import ClusterStore
-from gateway_agent.core import reflector
+from gateway_agent.core import reach, reflector
 from gateway_agent.core.model import Inventory
 from gateway_agent.core.planning import identify
 from gateway_agent.core.view import View
@@ -380,6 +381,40 @@ def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -
         task.cancel()
 
     story(tmp_path, tell, reported)
+
+
+def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "SETTLED", 0.05)
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        looks = 0
+
+        def view() -> View:
+            nonlocal looks
+            looks += 1
+            return replace(conditions.seen(), inventory=reader.seen[-1])
+
+        task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
+        events = server.server.objects.collections["v1", "events"].objects
+        enough = 0
+        while not enough or looks < enough:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+            if not enough and [e for e in events.values() if e["reason"] == "SelectsNothing"]:
+                enough = looks + 20
+        told = [e["involvedObject"]["name"] for e in events.values() if e["reason"] == "SelectsNothing"]
+        assert told == ["both"]
+        assert asked(server, "GET /api/v1/pods") - asked(server, "pods (watch)") == 1 + 2
+        task.cancel()
+
+    def before(server: LocalServer) -> None:
+        reported(server)
+        document = documents.policy("chosen", "partner", {"app": "another"})
+        server.create(OURS, "egressgatewaypolicies", "chosen", spec=document["spec"])
+        server.create("v1", "pods", "a", "prod", metadata={"labels": {"app": "another"}}, spec={"nodeName": "w9"})
+
+    story(tmp_path, tell, before)
 
 
 def reported(server: LocalServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ from .schema import Schema, admit
 
 Object = dict[str, Any]
 Key = tuple[str, str]
+
+_SET = re.compile(r"(\S+) (in|notin) \((.*)\)")
+_COMMA = re.compile(r",(?![^(]*\))")
+"""Between terms, not between the values of a set."""
 
 
 class Refused(Exception):
@@ -226,14 +231,17 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def selected(item: Mapping[str, Any], fields: str, labels: str) -> bool:
-    """Whether a field selector (``=`` and ``!=``) and a label selector (those, and existence) let an object through."""
+    """Whether a field selector (``=`` and ``!=``) and a label selector (those, sets, and existence) let it through."""
     found = (item.get("metadata") or {}).get("labels") or {}
     return all(
         _holds(term, lambda path: _field(item, path)) for term in filter(None, fields.split(","))
-    ) and all(_holds(term, found.get) for term in filter(None, labels.split(",")))
+    ) and all(_holds(term, found.get) for term in filter(None, _COMMA.split(labels)))
 
 
 def _holds(term: str, value: Callable[[str], Any]) -> bool:
+    if of_set := _SET.fullmatch(term):
+        name, operator, values = of_set.groups()
+        return (value(name) in values.split(",")) is (operator == "in")
     for sign, equal in (("!=", False), ("==", True), ("=", True)):
         name, found, wanted = term.partition(sign)
         if found:

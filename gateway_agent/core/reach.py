@@ -1,0 +1,94 @@
+"""Whether a policy selects any pod of the cluster. An agent knows its own node's pods only: what to ask the API for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cni.plan import NAMESPACE_LABEL, Requirement, Selector
+
+from .happenings import Happening
+from .model import Policy
+from .reflector import Object, key_of
+
+SELECTS_NOTHING = "SelectsNothing"
+SETTLED = 30.0
+"""Seconds from a policy to the question: its pods may come right after it."""
+MANY = 20
+"""Namespaces up to which each is asked for by itself; above, one question is for all: it may be too kind."""
+NAME = "kubernetes.io/metadata.name"
+
+
+State = tuple[str, str, int]
+"""Of a policy: its name, its uid and its generation."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Is there any such pod? ``namespace``: empty for all of them."""
+
+    namespace: str
+    label_selector: str
+
+
+class Inquiry:
+    """Which policies have been asked for. Times: any clock's seconds."""
+
+    def __init__(self) -> None:
+        self._since: dict[State, float] = {}
+        self._answered: set[State] = set()
+
+    def due(self, objects: Iterable[Object], now: float) -> State | None:
+        """The next one to ask for, of the policies among the objects."""
+        states = {_state(item) for item in objects if item.get("kind") == "EgressGatewayPolicy"}
+        self._since = {state: self._since.get(state, now) for state in states}
+        self._answered &= states
+        return next((s for s in sorted(states - self._answered) if now - self._since[s] >= SETTLED), None)
+
+    def answered(self, state: State) -> None:
+        self._answered.add(state)
+
+
+def questions(policy: Policy, namespaces: Mapping[str, Mapping[str, str]]) -> list[Question]:
+    """One answer with a pod is enough. ``namespaces``: the labels of all, by name."""
+    return [question for selector in policy.selectors for question in _of(selector, namespaces)]
+
+
+def selects_nothing(name: str, now: float) -> Happening:
+    message = "no pod of the cluster is selected by it: see its selectors, and the labels of pods and namespaces"
+    return Happening("EgressGatewayPolicy", name, SELECTS_NOTHING, message, now, warning=True)
+
+
+def _state(item: Object) -> State:
+    metadata = item.get("metadata") or {}
+    return key_of(item)[1], str(metadata.get("uid") or ""), int(metadata.get("generation") or 0)
+
+
+def _of(selector: Selector, namespaces: Mapping[str, Mapping[str, str]]) -> list[Question]:
+    about = [term for term in selector.pods if term.key == NAMESPACE_LABEL]
+    labels = ",".join(_written(term) for term in selector.pods if term.key != NAMESPACE_LABEL)
+    if not about and selector.namespaces is None:
+        return [Question("", labels)]
+    chosen = sorted(
+        name
+        for name, known in namespaces.items()
+        if _hold(about, {NAMESPACE_LABEL: name}) and _hold(selector.namespaces or (), {NAME: name, **known})
+    )
+    return [Question(name, labels) for name in chosen] if len(chosen) <= MANY else [Question("", labels)]
+
+
+def _hold(terms: Iterable[Requirement], labels: Mapping[str, str]) -> bool:
+    return all(term.holds(labels) for term in terms)
+
+
+def _written(term: Requirement) -> str:
+    """As the API has it in a query."""
+    match term.operator:
+        case "Exists":
+            return term.key
+        case "DoesNotExist":
+            return f"!{term.key}"
+        case "In":
+            return f"{term.key} in ({','.join(term.values)})"
+        case _:
+            return f"{term.key} notin ({','.join(term.values)})"
