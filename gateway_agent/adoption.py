@@ -35,6 +35,8 @@ class Adoption:
         """
         for record in adoption.outlived(inventory, self._pods.records.values()):
             self._pods.remove(record.key)
+        for record in adoption.current(inventory, self._pods.records.values()):
+            self._pods.displace(record)
         wanted = adoption.unknown(inventory, self._pods.records.values())
         found: dict[str, str] = {}
         try:

@@ -68,6 +68,8 @@ class Agent:
         self._rounds = asyncio.Condition()
         self._begun = self._ended = 0
         self._followed: Inventory | None = None
+        self._following: Inventory | None = None
+        """Of the round that is going on."""
         self._fenced: tuple[str, ...] = ()
         self._kernel_in_doubt = True
 
@@ -137,12 +139,15 @@ class Agent:
                     await self._work.wait()
             self._work.clear()
             self._begun += 1
+            self._following = self.inventory
             try:
                 await self._round()
                 self._say("")
             except (KernelError, OSError) as error:
                 self._say(str(error))
                 asyncio.get_running_loop().call_later(RETRY, self._work.set)
+            else:
+                self._following = None
             async with self._rounds:
                 self._ended = self._begun
                 self._rounds.notify_all()
@@ -160,7 +165,8 @@ class Agent:
         """Whether the kernel may not be what the store asks for: a tag that is set now could lead nowhere good."""
         if self.applied is None or self._followed is None or self.inventory is None or self._kernel_in_doubt:
             return True
-        return not self._followed.same_but_for_pods(self.inventory)
+        followed = (self._followed, self._following or self._followed)
+        return not all(inventory.same_but_for_pods(self.inventory) for inventory in followed)
 
     async def _round(self) -> None:
         inventory = self.inventory
@@ -210,7 +216,8 @@ class Agent:
             before, self.applied = self.applied or previous, plan
             self.flows.follow(before, plan)
         await self.flows.tidy(plan)
-        await self.pods.retag(plan, inventory)
+        # By the labels as they are now: a call that came meanwhile has gone by them.
+        await self.pods.retag(plan, self.inventory or inventory)
         if between != plan:
             await self._stand(plan)
 

@@ -87,6 +87,7 @@ class Calls:
         record = replace(record, host_interface=host_interface or "")
         before = agent.pods.records.get(record.key)
         agent.pods.put(record)
+        agent.pods.displace(record)
         try:
             await agent.take_edits(record.namespace, record.name, record.uid)
         except NotKnown as error:

@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _watch(options)
         else:
             _say(install(options.plugin, options.bin_dir, options.conf_dir, _entry(options)))
-    except (NotChainable, OSError) as error:
+    except (NotChainable, OSError, UnicodeDecodeError) as error:
         print(f"egress-gateway-cni: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -62,12 +62,16 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any]) 
 
 
 def remove(bin_dir: Path, conf_dir: Path) -> None:
-    """The configuration first: what it names must be there. Raises OSError and :class:`NotChainable`."""
+    """The configuration first: what it names must be there. A file that cannot be read has no entry of ours that a
+    runtime could follow. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):
         for name in sorted(os.listdir(conf_dir)):
             path = conf_dir / name
-            if name.endswith(chaining.LIST) and _rewrite(path, chaining.unchained(_read(path))):
-                print(f"{path}: not chained any more", flush=True)
+            try:
+                if name.endswith(chaining.LIST) and _rewrite(path, chaining.unchained(_read(path))):
+                    print(f"{path}: not chained any more", flush=True)
+            except (NotChainable, UnicodeDecodeError) as error:
+                print(f"{path}: left as it is: {error}", flush=True)
     target = bin_dir / chaining.TYPE
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
@@ -89,7 +93,7 @@ def _watch(options: argparse.Namespace) -> None:
     while True:
         try:
             said = install(options.plugin, options.bin_dir, options.conf_dir, _entry(options))
-        except (NotChainable, OSError) as error:
+        except (NotChainable, OSError, UnicodeDecodeError) as error:
             said = [str(error)]
         if said != last:
             _say(said)

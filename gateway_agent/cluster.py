@@ -197,7 +197,8 @@ class ClusterStore:
         """The inventory, when what it is made of is on disk: an agent that dies in the next moment, and starts while
         the API is away, must not know less than what counted already."""
         async with self._keeping:
-            while (inventory := self._inventory()) != self._on_disk:
+            inventory = self._inventory()
+            if inventory != self._on_disk:
                 await asyncio.to_thread(_write, self._last_known, self._objects())
                 self._on_disk = inventory
             return inventory

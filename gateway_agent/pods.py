@@ -72,6 +72,14 @@ class Pods:
         if plan is not None:
             self._leading[record.key] = self._of(plan)[1].of(record.group)
 
+    def displace(self, record: Attachment) -> None:
+        """Forgets all others with the host-side interface of this record: it has one pod, and this is known to be it.
+        Some network plugins name it by namespace and name, so the next pod of that name gets it again."""
+        if record.host_interface:
+            for other in list(self.records.values()):
+                if other.host_interface == record.host_interface and other.key != record.key:
+                    self.remove(other.key)
+
     def remove(self, key: Key) -> None:
         """Forgets an attachment; one that is not there is no error. The tag stays: it dies with the interface,
         and what still runs in the pod must not leak while it is being taken down."""
@@ -97,6 +105,9 @@ class Pods:
         failed: KernelError | None = None
         self._unsteered = []
         for key, record in list(self.records.items()):
+            if self.records.get(key) is not record:
+                # A call has come in between; what it says is newer.
+                continue
             pod = identity(record, inventory)
             group = selection.group_for(pod)
             if inventory.knows_pods:
@@ -123,7 +134,6 @@ class Pods:
                 log.info("%s/%s: %s has tag %d", record.namespace, record.name, record.host_interface,
                          group and group - ids.GROUP_BASE)
             if self.records.get(key) is not record:
-                # A call has come in between; what it says is newer.
                 continue
             if record.group != group:
                 record = replace(record, group=group)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from .cluster import ClusterStore
 from .core.conditions import Report, as_written, reports, steward
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
-from .core.reach import Inquiry, questions, selects_nothing
+from .core.reach import Inquiry, Question, questions, selects_nothing
 from .core.view import View
 from .shell.kube import Api, ApiError
 
@@ -48,8 +48,8 @@ class ClusterReport:
             self._waiting = [*self._waiting, *self._chronicle.tell(view)][-WAITING:]
             try:
                 await self._write_statuses(view)
-                await self._ask_for_pods(view)
                 await self._write_events(view.plan.node)
+                await self._ask_for_pods(view)
                 pause = FIRST_PAUSE
             except ApiError as error:
                 log.warning("what the cluster should hear waits: Kubernetes API: %s", error)
@@ -67,19 +67,27 @@ class ClusterReport:
                 self._waiting += of_report(report, now)
 
     async def _ask_for_pods(self, view: View) -> None:
-        """Once for each state of a policy, one at a time: whether it selects anything."""
+        """For each state of a policy, one at a time: whether it selects anything."""
         state = self._inquiry.due(self._store.ours(), time.monotonic()) if steward(view) == view.plan.node else None
         if state is None:
             return
         inventory = view.inventory
         policy = inventory.policies_by_name.get(state[0])
         if policy is not None:
-            for question in questions(policy, inventory.namespaces):
-                if await self._store.has_pod(question):
-                    break
-            else:
-                self._waiting.append(selects_nothing(policy.name, time.time()))
+            try:
+                if not await self._has_any(questions(policy, inventory.namespaces)):
+                    self._waiting.append(selects_nothing(policy.name, time.time()))
+            except ApiError as error:
+                log.warning("whether policy %s selects anything: Kubernetes API: %s", policy.name, error)
+                self._inquiry.postpone(state, time.monotonic())
+                return
         self._inquiry.answered(state)
+
+    async def _has_any(self, asked: list[Question]) -> bool:
+        for question in asked:
+            if await self._store.has_pod(question):
+                return True
+        return False
 
     async def _write_events(self, node: str) -> None:
         while self._waiting:

@@ -34,7 +34,8 @@ NAME_BYTES = 15
 
 
 def listed(kind: str = "") -> Iterator[tuple[int, int, dict[int, bytes]]]:
-    """Index, flags and attributes of every interface, without its statistics; with ``kind`` only of these."""
+    """Index, flags and attributes of every interface, without its statistics; with ``kind`` of these, unless the kernel
+    does not know that kind."""
     wanted = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
     if kind:
         wanted += attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode()))
@@ -57,19 +58,30 @@ def tagged() -> dict[str, int]:
 def vxlans() -> Iterator[tuple[int, Vxlan]]:
     """Every VXLAN device, by its index."""
     for index, flags, found in listed("vxlan"):
-        data = attributes(attributes(found[IFLA_LINKINFO]).get(IFLA_INFO_DATA, b""))
-        local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6)
-        yield index, Vxlan(
-            name=name_of(found),
-            vni=int.from_bytes(data.get(IFLA_VXLAN_ID, b""), sys.byteorder),
-            local=socket.inet_ntop(FAMILIES[len(local)], local) if local else "",
-            # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
-            port=0 if any(data.get(IFLA_VXLAN_LEARNING, b"")) else int.from_bytes(data[IFLA_VXLAN_PORT], "big"),
-            mac=found.get(IFLA_ADDRESS, b"").hex(":"),
-            mtu=int.from_bytes(found.get(IFLA_MTU, b""), sys.byteorder),
-            alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="surrogateescape"),
-            up=bool(flags & IFF_UP),
-        )
+        # A kernel that has not loaded its module lists all interfaces.
+        device = vxlan_of(flags, found)
+        if device is not None:
+            yield index, device
+
+
+def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:
+    """What :func:`listed` has of a VXLAN device; None where it is another one."""
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") != b"vxlan":
+        return None
+    data = attributes(info.get(IFLA_INFO_DATA, b""))
+    local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6)
+    return Vxlan(
+        name=name_of(found),
+        vni=int.from_bytes(data.get(IFLA_VXLAN_ID, b""), sys.byteorder),
+        local=socket.inet_ntop(FAMILIES[len(local)], local) if local else "",
+        # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
+        port=0 if any(data.get(IFLA_VXLAN_LEARNING, b"")) else int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
+        mac=found.get(IFLA_ADDRESS, b"").hex(":"),
+        mtu=int.from_bytes(found.get(IFLA_MTU, b""), sys.byteorder),
+        alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        up=bool(flags & IFF_UP),
+    )
 
 
 def name_of(found: Mapping[int, bytes]) -> str:

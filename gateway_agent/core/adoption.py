@@ -40,6 +40,16 @@ def outlived(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attac
     )
 
 
+def current(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attachment, ...]:
+    """Records of pods that the store knows by their uid, which share their interface with one that it does not."""
+    by_interface: dict[str, list[Attachment]] = {}
+    for record in records:
+        if record.host_interface:
+            by_interface.setdefault(record.host_interface, []).append(record)
+    shared = (record for together in by_interface.values() if len(together) > 1 for record in together)
+    return tuple(r for r in shared if r.uid and inventory.uids.get((r.namespace, r.name)) == r.uid)
+
+
 def adopted(pod: RunningPod, host_interface: str) -> Attachment:
     """Its record, without a tag: the next round sets that."""
     return Attachment(

@@ -34,6 +34,7 @@ def in_use(names: Iterable[str]) -> str:
 def chained(text: str, entry: Mapping[str, Any]) -> str:
     """The configuration with ``entry`` as its last plugin; as it is where it has it. Raises :class:`NotChainable`."""
     whole = _parsed(text)
+    _check_version(whole)
     if [plugin for plugin in whole["plugins"] if _is_ours(plugin)] == [entry]:
         return text
     others = [plugin for plugin in whole["plugins"] if not _is_ours(plugin)]
@@ -57,11 +58,14 @@ def _parsed(text: str) -> dict[str, Any]:
     plugins = whole.get("plugins") if isinstance(whole, dict) else None
     if not isinstance(plugins, list) or not all(isinstance(plugin, dict) for plugin in plugins):
         raise NotChainable("it has no list of plugins", "see the CNI specification, section 1")
+    return dict(whole)
+
+
+def _check_version(whole: Mapping[str, Any]) -> None:
     version = str(whole.get("cniVersion") or "")
     numbers = version.split(".")
     if not all(number.isdecimal() for number in numbers) or tuple(map(int, numbers)) < OLDEST:
         raise NotChainable(f"cniVersion {version or '(none)'} is too old", "0.3.1 or later can be chained")
-    return dict(whole)
 
 
 def _is_ours(plugin: Mapping[str, Any]) -> bool:

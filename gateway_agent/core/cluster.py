@@ -12,8 +12,9 @@ from .model import DRAIN, Inventory, Problem, RunningPod
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
-STATIC = "kubernetes.io/config.hash"
-"""The annotation by which the API's picture of a static pod names the uid that its runtime was told."""
+STATIC = "kubernetes.io/config.mirror"
+"""The annotation by which the API's picture of a static pod names the uid that its runtime was told. Others cannot
+have it: the API lets nobody but kubelets set it."""
 ANNOTATIONS = {STATIC, DRAIN}
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
 """What is kept of it: ``managedFields`` and annotations are larger than all the rest."""

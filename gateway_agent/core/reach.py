@@ -45,6 +45,10 @@ class Inquiry:
         self._answered &= states
         return next((s for s in sorted(states - self._answered) if now - self._since[s] >= SETTLED), None)
 
+    def postpone(self, state: State, now: float) -> None:
+        """The API had no answer: others first, and this one again after the same time."""
+        self._since[state] = now
+
     def answered(self, state: State) -> None:
         self._answered.add(state)
 

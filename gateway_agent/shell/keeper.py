@@ -126,6 +126,9 @@ class Process:
         if self._key[0] != config.key_file:
             self._key = (config.key_file, Key.parse(Path(config.key_file).read_bytes()))
         if self._keeper is None:
+            if self._stays:
+                # Whoever ends both tells the agent too, which has all handed over: that takes longer.
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
             self._keeper = Keeper(config, self._key[1], incarnation, self._memory.load(), now)
         self._keeper.attend(now)
@@ -245,12 +248,9 @@ def main() -> None:
     # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
     selector = selectors.SelectSelector()
     agents = Agents(run_dir / SOCKET, selector)
-    if stays:
-        # With it the agent is told too, and hands over: that takes longer.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    elif os.fork():
-        os._exit(0)
-    else:
+    if not stays:
+        if os.fork():
+            os._exit(0)
         os.setsid()
     os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
     if not stays:
@@ -277,8 +277,8 @@ def _into_the_background(path: Path) -> None:
 
 
 def _prepare_to_stay(run_dir: Path) -> None:
-    """Until it holds the directory it serves nobody, so a SIGTERM ends it: as the first of its pid namespace it would
-    not hear one that it does not ask for."""
+    """Until an agent has configured it, it serves nobody, so a SIGTERM ends it: as the first of its pid namespace it
+    would not hear one that it does not ask for."""
     from . import virtual  # noqa: F401
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -159,11 +159,16 @@ def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: 
 
 
 def test_a_policy_that_names_no_gateway_says_so(lab: Lab, cluster: Cluster) -> None:
+    def told() -> list[str]:
+        events = cluster.call("GET", "/api/v1/namespaces/default/events")["items"]
+        return [event["type"] for event in events if event["involvedObject"]["name"] == "lost"]
+
     cluster.apply(documents.policy("lost", "nowhere", OTHER))
-    until(lambda: ready(cluster, f"{POLICIES}/lost") == ("False", "GatewayNotFound"), "its status says it")
-    events = cluster.call("GET", "/api/v1/namespaces/default/events")["items"]
-    assert [e["type"] for e in events if e["involvedObject"]["name"] == "lost"] == ["Warning"]
-    cluster.call("DELETE", f"{POLICIES}/lost")
+    try:
+        until(lambda: ready(cluster, f"{POLICIES}/lost") == ("False", "GatewayNotFound"), "its status says it")
+        until(lambda: told() == ["Warning"], "an Event tells of it")
+    finally:
+        cluster.call("DELETE", f"{POLICIES}/lost")
 
 
 def another(lab: Lab, before: str) -> str:

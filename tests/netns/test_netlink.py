@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from cni.kernel import ctnetlink, ids, netlink, nflog, nft
+from cni.kernel import ctnetlink, ids, interfaces, netlink, nflog, nft
 from cni.kernel.diff import diff
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import Event, Monitor, Neighbours
@@ -89,6 +89,19 @@ def veth(machine: Namespace) -> Iterator[None]:
     machine.ip("link add pod0 type veth peer name pod1", "link add br0 type bridge")
     yield
     machine.ip("link del pod0", "link del br0")
+
+
+@pytest.mark.usefixtures("veth")
+def test_a_kernel_that_does_not_know_a_kind_lists_all_interfaces(machine: Namespace) -> None:
+    """As one without the module of VXLAN does when it is asked for these."""
+    machine.ip("link add other type vxlan id 7 dstport 9999 nolearning local 127.0.0.1")
+    try:
+        listed = machine.inside(lambda: list(interfaces.listed("no-such-kind")))
+        assert {"lo", "br0", "pod0", "other"} <= {interfaces.name_of(found) for _, _, found in listed}
+        devices = [device for _, flags, found in listed if (device := interfaces.vxlan_of(flags, found))]
+        assert [(device.name, device.vni, device.port) for device in devices] == [("other", 7, 9999)]
+    finally:
+        machine.ip("link del other")
 
 
 @pytest.mark.usefixtures("veth")

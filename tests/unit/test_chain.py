@@ -98,6 +98,17 @@ def test_what_cannot_be_done_is_said(host: Host, capsys: pytest.CaptureFixture[s
     assert str(host.conf_dir) in capsys.readouterr().err
 
 
+def test_taken_away_beside_what_cannot_be_read(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.configure()
+    host.run("install")
+    (host.conf_dir / "05-broken.conflist").write_bytes(b"\xff")
+    (host.conf_dir / "06-old.conflist").write_text('{"name": "old", "plugins": [{"type": "bridge"}]}')
+    assert host.run("remove") == 0
+    assert json.loads(host.configuration.read_text()) == OTHERS
+    assert not host.installed.exists()
+    assert "05-broken.conflist: left as it is" in capsys.readouterr().out
+
+
 def test_a_watch_puts_back_what_others_overwrite(host: Host) -> None:
     watching = subprocess.Popen(
         [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *host.options()], stdout=subprocess.PIPE

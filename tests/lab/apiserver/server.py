@@ -19,6 +19,8 @@ from .schema import schemas
 
 BOOKMARK = 1.0
 """Seconds between two bookmarks; a real server sends one a minute."""
+GENERATION = web.RequestKey("generation", int)
+"""Of what a request carries: how often all watches had been ended when it came."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -84,6 +86,8 @@ class Server:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        # A watch that is just being opened ends with the others.
+        request[GENERATION] = self._generation
         if request.path.startswith("/_"):
             return await handler(request)
         if request.transport is not None and isinstance(request.transport.get_extra_info("sockname"), str):
@@ -223,7 +227,7 @@ class Server:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         await response.prepare(request)
         loop = asyncio.get_running_loop()
-        ends, generation = loop.time() + float(request.query.get("timeoutSeconds", 1800)), self._generation
+        ends, generation = loop.time() + float(request.query.get("timeoutSeconds", 1800)), request[GENERATION]
         bookmark = loop.time() + BOOKMARK
         while loop.time() < ends and generation == self._generation:
             news = self._news

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.adoption import adopted, outlived, problem, unknown
+from gateway_agent.core.adoption import adopted, current, outlived, problem, unknown
 from gateway_agent.core.cluster import Picture
 from gateway_agent.core.model import Inventory, RunningPod
 
@@ -55,6 +55,23 @@ def test_a_record_says_whose_it_is_and_is_no_runtimes() -> None:
 )
 def test_records_that_outlive_their_pod(running: Any, records: Any, gone: Any) -> None:
     assert outlived(Inventory(running=running), records) == gone
+
+
+@pytest.mark.parametrize(
+    ("uids", "records", "known"),
+    [
+        ({("prod", "a"): "new"}, ("new", "old"), ("new",)),
+        ({("prod", "a"): "new"}, ("new",), ()),
+        ({("prod", "a"): "new"}, ("older", "old"), ()),
+        ({}, ("new", "old"), ()),
+        ({("prod", "a"): "new"}, ("new", ""), ("new",)),
+    ],
+)
+def test_of_two_records_of_one_interface_the_store_knows_one(uids: Any, records: Any, known: Any) -> None:
+    made = [replace(TOLD, container_id=f"c-{uid}", uid=uid) for uid in records]
+    elsewhere = replace(TOLD, container_id="c", uid="new", host_interface="veth2")
+    found = current(Inventory(uids=uids), [*made, elsewhere])
+    assert tuple(record.uid for record in found) == known
 
 
 def test_who_cannot_be_found_is_named() -> None:

@@ -83,6 +83,10 @@ def test_each_state_is_asked_for_once_when_its_pods_have_had_time() -> None:
         assert state == (name, "u", 1)
         inquiry.answered(state)
     assert inquiry.due(objects, 10 * SETTLED) is None
+    late = Inquiry()
+    late.due(objects, 0)
+    late.postpone(("a", "u", 1), SETTLED)
+    assert late.due(objects, SETTLED) == ("b", "u", 1)
     edited = [policy("a", 2), policy("b")]
     assert inquiry.due(edited, 10 * SETTLED) is None
     assert inquiry.due(edited, 11 * SETTLED) == ("a", "u", 2)

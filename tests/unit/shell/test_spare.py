@@ -12,10 +12,11 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
-from gateway_agent.core.keeping import LOCK, SOCKET, STAY, WAIT
+from gateway_agent.core.keeping import LOCK, SOCKET, STAY, WAIT, KeeperConfig, Peer
 from gateway_agent.shell.peers import KeeperClient
 from gateway_agent.shell.spare import KEEPER, Spare
 from tests.lab.waiting import until
@@ -124,24 +125,47 @@ def staying(run_dir: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", KEEPER, str(run_dir), STAY], stderr=subprocess.PIPE)
 
 
-def test_one_that_stays_waits_for_its_turn_and_outlives_a_sigterm(tmp_path: Path) -> None:
+def configure(run_dir: Path) -> socket.socket:
+    """As an agent does; returns when the keeper has followed."""
+    key = run_dir / "cluster.key"
+    key.write_bytes(bytes(32))
+    agent = socket.socket(socket.AF_UNIX)
+    agent.connect(str(run_dir / SOCKET))
+    config = KeeperConfig("w1", 0, str(key), 50_000_000, 250_000_000, False, (Peer("w1", "127.0.0.1", False),), ())
+    agent.sendall(msgspec.json.encode(config) + b"\n")
+    assert agent.recv(1)
+    return agent
+
+
+def test_one_that_stays_waits_for_its_turn(tmp_path: Path) -> None:
     directory = tmp_path / "made"
     first, second = staying(directory), staying(directory)
     try:
         until(lambda: pid(directory), "one of them listens")
         holder, waiting = (first, second) if pid(directory) == first.pid else (second, first)
+        # No agent has ever told it anything: there is nothing to hand over.
         holder.terminate()
-        third = staying(directory)
-        third.terminate()
-        assert third.wait(10) in (0, -signal.SIGTERM)
-        assert (holder.poll(), pid(directory)) == (None, holder.pid)
-        holder.kill()
-        holder.wait()
-        assert until(lambda: pid(directory) == waiting.pid, "the other one has its place")
+        assert holder.wait(10) == 0
+        until(lambda: pid(directory) == waiting.pid, "the other one has its place")
     finally:
         for process in (first, second):
             process.kill()
             process.wait()
+
+
+def test_one_that_stays_and_serves_leaves_its_end_to_the_agent(run_dir: Path) -> None:
+    process = staying(run_dir)
+    try:
+        until(lambda: pid(run_dir), "it listens")
+        with configure(run_dir):
+            process.terminate()
+            other = staying(run_dir)
+            other.terminate()
+            assert other.wait(10) in (0, -signal.SIGTERM)
+            assert (process.poll(), pid(run_dir)) == (None, process.pid)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["it listens then", "it does not"])
