@@ -11,7 +11,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any]) 
     name = chaining.in_use(os.listdir(conf_dir))
     if not name:
         return [*done, f"{conf_dir}: no network configuration yet; the plugin is chained when there is one"]
-    if _rewrite(conf_dir / name, chaining.chained(_read(conf_dir / name), entry)):
+    if _rewrite(conf_dir / name, lambda text: chaining.chained(text, entry)):
         done.append(f"{conf_dir / name}: chained")
     return done
 
@@ -68,7 +68,7 @@ def remove(bin_dir: Path, conf_dir: Path) -> None:
         for name in sorted(os.listdir(conf_dir)):
             path = conf_dir / name
             try:
-                if name.endswith(chaining.LIST) and _rewrite(path, chaining.unchained(_read(path))):
+                if name.endswith(chaining.LIST) and _rewrite(path, chaining.unchained):
                     print(f"{path}: not chained any more", flush=True)
             except (NotChainable, UnicodeDecodeError) as error:
                 print(f"{path}: left as it is: {error}", flush=True)
@@ -110,15 +110,22 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _rewrite(path: Path, text: str) -> bool:
-    if text == _read(path):
-        return False
-    _replace(path, text.encode(), path.stat().st_mode & 0o7777)
-    return True
+def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
+    """Whether there was something to change. What another program writes meanwhile is not overwritten."""
+    while True:
+        before = _read(path)
+        after = change(before)
+        if after == before:
+            return False
+        if _replace(path, after.encode(), path.stat().st_mode & 0o7777, lambda: _read(path) == before):
+            return True
 
 
-def _replace(path: Path, content: bytes, mode: int) -> None:
-    """All or nothing, also after a power cut. No runtime looks at a name without an ending of a configuration."""
+def _replace(path: Path, content: bytes, mode: int, still: Callable[[], bool] = lambda: True) -> bool:
+    """All or nothing, also after a power cut; nothing where it is not ``still`` right when all is written.
+
+    No runtime looks at a name without an ending of a configuration.
+    """
     draft = path.with_name(f".{path.name}.draft")
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
@@ -128,7 +135,11 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
         os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())
+    if not still():
+        draft.unlink()
+        return False
     os.replace(draft, path)
+    return True
 
 
 def _say(lines: Sequence[str]) -> None:

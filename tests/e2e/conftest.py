@@ -30,8 +30,20 @@ LOGS = REPOSITORY / "build" / "e2e"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--every-store", action="store_true", help="run all labs that can with both stores")
-    parser.addoption("--image", type=Path, metavar="ARCHIVE", help="test_deployment runs this OCI image, a file of "
-                     "'podman save --format oci-archive', in the place of this machine's programs")
+    parser.addoption(
+        "--outage",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="how long the API of a cluster is away at least, where test_kubernetes has a failover in that time",
+    )
+    parser.addoption(
+        "--image",
+        type=Path,
+        metavar="ARCHIVE",
+        help="test_deployment runs this OCI image, a file of 'podman save --format oci-archive', in the place of this "
+        "machine's programs",
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

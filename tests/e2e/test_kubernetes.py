@@ -6,6 +6,7 @@ That a lab works with it as with files is seen where labs run with both (``test_
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -178,14 +179,16 @@ def another(lab: Lab, before: str) -> str:
 
 @pytest.mark.parametrize("how", ["cut off", "hangs", "errors"])
 def test_a_failover_while_the_api_is_away(
-    lab: Lab, cluster: Cluster, node: Node, capture: Capture, how: str
+    lab: Lab, cluster: Cluster, node: Node, capture: Capture, how: str, request: pytest.FixtureRequest
 ) -> None:
+    outage = request.config.getoption("--outage", default=0.0)
     before = master(lab)
     running = node.pod("running", BACKEND)
     coming = node.new_pod("coming", BACKEND)
     until(lambda: known(node, "coming"), "the agent knows the pod that is to come")
     with away(lab) if how == "cut off" else struck(cluster, how):
         cluster.drop()
+        began = time.monotonic()
         lab.cut(before)
         try:
             until(lambda: another(lab, before), "a new master")
@@ -199,6 +202,8 @@ def test_a_failover_while_the_api_is_away(
             lab.mend(before)
         now = lab.wait_settled(GATEWAY, 40)
         epoch = epochs(lab)
+        while time.monotonic() < began + outage:
+            assert (shown(running), shown(coming)) == (VIRTUAL, VIRTUAL)
     until(lambda: not troubles(lab), "all agents hear the API again", 60)
     assert (lab.wait_settled(GATEWAY, 40), epochs(lab)) == (now, epoch)
     assert capture.sources(SELECTED) == {VIRTUAL}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -109,26 +110,44 @@ def test_taken_away_beside_what_cannot_be_read(host: Host, capsys: pytest.Captur
     assert "05-broken.conflist: left as it is" in capsys.readouterr().out
 
 
-def test_a_watch_puts_back_what_others_overwrite(host: Host) -> None:
-    watching = subprocess.Popen(
-        [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *host.options()], stdout=subprocess.PIPE
-    )
+def test_what_another_program_writes_meanwhile_is_not_overwritten(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes its next version when ours is ready to be put into place."""
+    host.configure()
+    following = {**OTHERS, "plugins": [{"type": "ptp"}]}
+    written = os.fsync
+
+    def meanwhile(descriptor: int) -> None:
+        written(descriptor)
+        if host.installed.exists() and host.plugins() == OTHERS["plugins"]:
+            host.configuration.write_text(json.dumps(following))
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    assert host.run("install") == 0
+    assert [plugin["type"] for plugin in host.plugins()] == ["ptp", "egress-gateway"]
+    assert sorted(path.name for path in host.conf_dir.iterdir()) == [host.configuration.name]
+
+
+def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *host.options()]
+    with log.open("wb") as said:
+        watching = subprocess.Popen(command, stdout=said)
     try:
-        assert watching.stdout is not None
-        assert b"installed" in watching.stdout.readline()
-        assert b"no network configuration yet" in watching.stdout.readline()
+        until(lambda: "no network configuration yet" in log.read_text(), "it waits for one", 30)
         for _ in range(2):
             host.configure()
-            until(lambda: len(host.plugins()) == 2, "ours is chained")
+            until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
         host.installed.unlink()
-        until(host.installed.exists, "the plugin is there again")
+        until(host.installed.exists, "the plugin is there again", 30)
         # Broken as it may be while somebody writes it.
         host.configuration.write_text("{")
-        assert any(b"it is not JSON" in line for line in watching.stdout)
+        until(lambda: "it is not JSON" in log.read_text(), "it says so", 30)
         host.configure()
-        until(lambda: len(host.plugins()) == 2, "ours is chained")
+        until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
         watching.send_signal(signal.SIGTERM)
-        assert watching.wait(10) == 0
+        assert watching.wait(30) == 0
     finally:
         watching.kill()
         watching.wait()
