@@ -117,12 +117,12 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
         after = change(before)
         if after == before:
             return False
-        if _replace(path, after.encode(), path.stat().st_mode & 0o7777, lambda: _read(path) == before):
+        if _replace(path, after.encode(), path.stat().st_mode & 0o7777, before):
             return True
 
 
-def _replace(path: Path, content: bytes, mode: int, still: Callable[[], bool] = lambda: True) -> bool:
-    """All or nothing, also after a power cut; nothing where it is not ``still`` right when all is written.
+def _replace(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
+    """All or nothing, also after a power cut; nothing where the file has become another one than ``before``.
 
     No runtime looks at a name without an ending of a configuration.
     """
@@ -135,7 +135,7 @@ def _replace(path: Path, content: bytes, mode: int, still: Callable[[], bool] = 
         os.fchmod(file.fileno(), mode)
         file.flush()
         os.fsync(file.fileno())
-    if not still():
+    if before is not None and _read(path) != before:
         draft.unlink()
         return False
     os.replace(draft, path)
