@@ -115,13 +115,15 @@ class KeeperClient:
 
     async def _found(self) -> asyncio.StreamReader:
         patience, self._patience = self._patience, 0.0
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while True:
-                    with contextlib.suppress(*NOBODY):
-                        return await self._open()
-                    await asyncio.sleep(LOOK)
-        return await self._open()
+        now = asyncio.get_running_loop().time
+        deadline = now() + patience
+        while True:
+            try:
+                return await self._open()
+            except NOBODY:
+                if now() >= deadline:
+                    raise
+            await asyncio.sleep(LOOK)
 
     async def _open(self) -> asyncio.StreamReader:
         path = str(self._run_dir / SOCKET)
