@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
 import logging
 import os
 import random
@@ -137,6 +138,10 @@ class ClusterStore:
                 else:
                     await self._watch(resource, reflector, step)
             except ApiError as error:
+                if resource.optional and error.status == http.HTTPStatus.NOT_FOUND:
+                    reflector.absent()
+                    await self._tell()
+                    continue
                 reflector.failed(error.status, str(error), error.retry_after)
                 log.warning("Kubernetes API: %s: %s", resource.plural, error)
                 await self._tell()

@@ -22,6 +22,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Node": {"spec": ("podCIDRs", "unschedulable"), "status": ("addresses",)},
     "Namespace": {},
     "Pod": {"spec": ("hostNetwork",), "status": ("podIPs", "phase")},
+    "ServiceCIDR": {"spec": ("cidrs",)},
 }
 """What is kept of kinds that are not ours, beside the metadata. A node's status names every image that it has."""
 ENDED = ("Succeeded", "Failed")
@@ -37,6 +38,8 @@ class Resource:
     plural: str
     selector: str = ""
     """A field selector."""
+    optional: bool = False
+    """A server may not have the kind."""
 
     @property
     def path(self) -> str:
@@ -62,6 +65,8 @@ def resources(group: str, node: str) -> tuple[Resource, ...]:
         Resource("Node", "v1", "nodes"),
         Resource("Namespace", "v1", "namespaces"),
         Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
+        # Since Kubernetes 1.33.
+        Resource("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", optional=True),
     )
 
 

@@ -20,6 +20,9 @@ API_VERSIONS = ("egress-gateway.io/v1alpha1", "network.deckhouse.io/v1alpha1")
 GROUPS = tuple(version.partition("/")[0] for version in API_VERSIONS)
 OUR_KINDS = ("EgressGateway", "EgressGatewayPolicy")
 CORE_KINDS = ("Node", "Namespace", "Pod")
+SERVICE_CIDR = "ServiceCIDR"
+FOREIGN = {*(("v1", kind) for kind in CORE_KINDS), ("networking.k8s.io/v1", SERVICE_CIDR)}
+"""Kinds that are not ours and that we read, with their ``apiVersion``."""
 ENDINGS = (".yaml", ".yml", ".json")
 """How the names of files with manifests end."""
 
@@ -31,8 +34,8 @@ class Object:
     kind: str
     name: str
     source: str
-    value: Gateway | Policy | Node | PodIdentity | Mapping[str, str]
-    """For a ``Namespace`` its labels."""
+    value: Gateway | Policy | Node | PodIdentity | Mapping[str, str] | tuple[str, ...]
+    """For a ``Namespace`` its labels, for a ``ServiceCIDR`` its prefixes."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def assemble(contents: Mapping[str, FileContent]) -> Inventory:
             if standing is not item:
                 message = f"{item.kind} {item.name!r} stands in {standing.source} too"
                 problems.append(Problem(item.source, "metadata.name", message, "the first one counts"))
-    values: dict[str, list[Any]] = {kind: [] for kind in OUR_KINDS + CORE_KINDS}
+    values: dict[str, list[Any]] = {kind: [] for kind in (*OUR_KINDS, *CORE_KINDS, SERVICE_CIDR)}
     for (kind, _), item in sorted(first.items()):
         values[kind].append(item.value)
     problems.extend(_references(values["EgressGateway"], values["EgressGatewayPolicy"]))
@@ -93,6 +96,7 @@ def assemble(contents: Mapping[str, FileContent]) -> Inventory:
         namespaces={name: cast("Mapping[str, str]", first[kind, name].value) for kind, name in sorted(first)
                     if kind == "Namespace"},
         pods=tuple(values["Pod"]),
+        service_cidrs=tuple(cidr for cidrs in values[SERVICE_CIDR] for cidr in cidrs),
         problems=tuple(problems),
     )
 
@@ -140,6 +144,9 @@ def _object(value: Any, path: str, report: Report) -> Object | None:
         gateway = kind == "EgressGateway"
         parsed = specs.gateway(name, spec) if gateway else specs.policy(name, metadata, spec)
         return Object(kind, name, report.source, parsed)
+    if kind == SERVICE_CIDR:
+        spec = fields.fields("spec")
+        return Object(kind, name, report.source, specs.prefix_list(spec, "cidrs") if spec else ())
     return _core_object(kind, name, fields, metadata)
 
 
@@ -154,7 +161,7 @@ def _concerns_us(fields: Fields, version: str, kind: str) -> bool:
         what = f"{version!r} is not known" if version else "is required"
         fields.add("apiVersion", what, f"use {API_VERSIONS[0]}")
         return False
-    return version == "v1" and kind in CORE_KINDS
+    return (version, kind) in FOREIGN
 
 
 def _name(metadata: Fields) -> str:

@@ -102,6 +102,8 @@ class Inventory:
     """Labels by name."""
     pods: tuple[PodIdentity, ...] = ()
     running: tuple[RunningPod, ...] = ()
+    service_cidrs: tuple[str, ...] = ()
+    """The networks of Services, where the cluster names them."""
     problems: tuple[Problem, ...] = ()
     knows_pods: bool = False
     """The store has every pod of this node: of one that it does not know, the labels are unknown. Else they are what
@@ -120,7 +122,9 @@ class Inventory:
 
     def same_but_for_pods(self, other: Inventory) -> bool:
         """Whether the plan of both is the same for every pod that has its policy set in it."""
-        mine, theirs = ((i.gateways, i.policies, i.nodes, i.namespaces) for i in (self, other))
+        mine, theirs = (
+            (i.gateways, i.policies, i.nodes, i.namespaces, i.service_cidrs) for i in (self, other)
+        )
         return mine == theirs
 
     @property

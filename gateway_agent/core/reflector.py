@@ -21,6 +21,8 @@ SHORT = 1.0
 """Seconds. A watch that ends sooner and brings nothing has failed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds after the first failure; doubled with each, and made up to a half longer or shorter by chance."""
+ABSENT_PAUSE = 600.0
+"""Seconds after which a server that does not have a kind is asked again."""
 EXPIRED = 410
 """HTTP status: the version is too old to watch from, or the list too old to go on with."""
 
@@ -132,6 +134,13 @@ class Reflector:
             # Not at once: where the server has lost its history, it has done so for everybody.
             self._version = self._token = ""
             self._pages = {}
+
+    def absent(self) -> None:
+        """The server does not have the kind: the list is empty."""
+        self._well()
+        self.objects, self._pages, self.synced = {}, {}, True
+        self._version = self._token = ""
+        self._pause = ABSENT_PAUSE
 
     def _well(self) -> None:
         self.trouble = ""

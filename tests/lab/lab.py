@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -16,6 +17,7 @@ from typing import Any
 
 from . import documents, registry
 from .apiserver.client import Cluster
+from .apiserver.upstream import reached
 from .capture import Capture
 from .documents import Document
 from .namespace import Namespace
@@ -54,6 +56,7 @@ class Lab:
         self._options = dict(options or {})
         self._files: dict[str, list[Document]] = {}
         self._services: list[subprocess.Popen[bytes]] = []
+        self._upstream = contextlib.ExitStack()
 
     def __enter__(self) -> Lab:
         registry.sweep()
@@ -239,7 +242,10 @@ class Lab:
             path.touch(mode=0o600)
             path.write_text(text)
         self._options["store"] = {"kind": "kubernetes", "kubeconfig": str(kubeconfig)}
-        options = ("--address", host.internal_ip, "--token-file", str(token), "--socket", str(socket))
+        options = ["--address", host.internal_ip, "--token-file", str(token), "--socket", str(socket)]
+        upstream = self._upstream.enter_context(reached(self.directory / "upstream.sock"))
+        if upstream is not None:
+            options += ["--upstream", str(upstream)]
         program = (sys.executable, "-m", "tests.lab.apiserver", *options)
         log = self.directory / "api.log"
         process = self.machines[host.name].spawn(*program, log=log, reads=True)
@@ -258,6 +264,7 @@ class Lab:
             for process in self._services:
                 process.communicate()
         finally:
+            self._upstream.close()
             self._owner.close()
             for number, handler in before.items():
                 signal.signal(number, handler)

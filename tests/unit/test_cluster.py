@@ -16,7 +16,7 @@ from gateway_agent import cluster, reporting
 from gateway_agent.cluster import ClusterStore
 from gateway_agent.core import reach, reflector
 from gateway_agent.core.model import Inventory
-from gateway_agent.core.planning import identify
+from gateway_agent.core.planning import identify, never_sent
 from gateway_agent.core.view import View
 from gateway_agent.reporting import ClusterReport
 from gateway_agent.shell import kube
@@ -28,7 +28,7 @@ from tests.lab.topology import VIRTUAL
 from tests.unit.core import test_conditions as conditions
 
 GROUP = "egress-gateway.io"
-OURS = f"{GROUP}/v1alpha1"
+GATEWAYS, POLICIES = (f"/apis/{GROUP}/v1alpha1/{plural}" for plural in ("egressgateways", "egressgatewaypolicies"))
 
 
 class Reader:
@@ -62,13 +62,10 @@ Story = Callable[[Reader, LocalServer], Awaitable[None]]
 
 
 def story(directory: Path, tell: Story, before: Callable[[LocalServer], None] = lambda server: None) -> None:
-    async def whole() -> None:
-        async with serving(directory) as server:
-            server.create("v1", "namespaces", "prod")
-            before(server)
-            await reading(directory, server, tell)
-
-    asyncio.run(whole())
+    with serving(directory) as server:
+        server.cluster.namespace("prod")
+        before(server)
+        asyncio.run(reading(directory, server, tell))
 
 
 async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
@@ -93,13 +90,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def policy(server: LocalServer, name: str = "backend") -> None:
-    document = documents.policy(name, "partner", {"app": "backend"})
-    server.create(OURS, "egressgatewaypolicies", name, spec=document["spec"])
+    server.cluster.apply(documents.policy(name, "partner", {"app": "backend"}))
 
 
 def pod(server: LocalServer, name: str, **labels: str) -> str:
-    made = server.create("v1", "pods", name, "prod", metadata={"labels": labels}, spec={"nodeName": "w1"})
-    return str(made["metadata"]["uid"])
+    return server.cluster.run("prod", name, "w1", labels)
 
 
 def policies(inventory: Inventory) -> list[str]:
@@ -116,7 +111,7 @@ def labels(inventory: Inventory | None, name: str) -> object:
 
 
 def asked(server: LocalServer, what: str) -> int:
-    return sum(count for request, count in server.server.requests.items() if what in request)
+    return sum(count for request, count in server.cluster.requests().items() if what in request)
 
 
 def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -> None:
@@ -125,11 +120,11 @@ def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -
         policy(server)
         pod(server, "a", app="backend")
         await reader.until(lambda inventory: policies(inventory) and labels(inventory, "a"))
-        server.merge("v1", "pods", "a", "prod", metadata={"labels": {"app": "other"}})
+        server.cluster.label("prod", "a", {"app": "other"})
         await reader.until(lambda inventory: labels(inventory, "a") == {"app": "other"})
-        server.delete(OURS, "egressgatewaypolicies", "backend")
+        server.cluster.delete(f"{POLICIES}/backend")
         await reader.until(lambda inventory: not policies(inventory))
-        assert {count for request, count in server.server.requests.items() if "watch" not in request} == {1}
+        assert {count for request, count in server.cluster.requests().items() if "watch" not in request} == {1}
 
     story(tmp_path, tell)
 
@@ -138,9 +133,7 @@ def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         before = len(reader.seen)
-        objects = server.server.objects
-        collection = objects.collections[OURS, "egressgatewaypolicies"]
-        objects.merge(collection, "", "backend", {"status": {"attachedPods": 5}}, "status")
+        server.cluster.call("PATCH", f"{POLICIES}/backend/status", {"status": {"attachedPods": 5}})
         policy(server, "next")
         await reader.until(lambda inventory: "next" in policies(inventory))
         assert len(reader.seen) == before + 1
@@ -154,15 +147,15 @@ def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
 def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str, Any]) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        server.strike(**fault)
-        server.server.drop()
+        server.cluster.strike(**fault)
+        server.cluster.drop()
         # What the end of the watch looks like may be told before it.
         inventory = await reader.until(
             lambda inventory: str(fault["status"]) in troubles(inventory).get("egressgatewaypolicies", "")
         )
         assert policies(inventory) == ["backend"]
         policy(server, "meanwhile")
-        server.strike()
+        server.cluster.strike()
         await reader.until(lambda inventory: "meanwhile" in policies(inventory))
         await reader.until(lambda inventory: not troubles(inventory))
         assert asked(server, "GET /api/v1/nodes") - asked(server, "nodes (watch)") == 1
@@ -175,10 +168,10 @@ def test_a_watch_that_hangs_from_its_start_is_begun_anew(tmp_path: Path, monkeyp
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        server.strike(hang=True)
-        server.server.drop()
+        server.cluster.strike(hang=True)
+        server.cluster.drop()
         await reader.until(lambda inventory: set(troubles(inventory).values()) == {"no answer in time"})
-        server.strike()
+        server.cluster.strike()
         policy(server, "meanwhile")
         await reader.until(lambda inventory: "meanwhile" in policies(inventory) and not troubles(inventory))
 
@@ -189,21 +182,39 @@ def test_history_that_is_lost_is_listed_anew(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         policy(server, "next")
-        server.delete(OURS, "egressgatewaypolicies", "backend")
-        server.server.compact()
+        server.cluster.delete(f"{POLICIES}/backend")
+        server.cluster.compact()
         await reader.until(lambda inventory: policies(inventory) == ["next"])
 
     story(tmp_path, tell, policy)
 
 
+def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> None:
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        inventory = await reader.until(lambda inventory: inventory.service_cidrs)
+        assert inventory.service_cidrs == ("10.96.0.0/16", "fd00:96::/108")
+        assert never_sent(inventory, ())["10.96.0.0/16"] == "cluster network"
+        server.cluster.strike(match="servicecidrs", status=404)
+        server.cluster.drop()
+        inventory = await reader.until(lambda inventory: not inventory.service_cidrs)
+        assert not troubles(inventory)
+
+    def before(server: LocalServer) -> None:
+        metadata, spec = {"name": "kubernetes"}, {"cidrs": ["10.96.0.0/16", "fd00:96::/108"]}
+        document = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": spec}
+        server.cluster.apply(document)
+
+    story(tmp_path, tell, before)
+
+
 def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        await server.stop()
+        server.stop()
         inventory = await reader.until(troubles)
         assert policies(inventory) == ["backend"]
         policy(server, "meanwhile")
-        await server.start()
+        server.start()
         await reader.until(lambda inventory: "meanwhile" in policies(inventory))
 
     story(tmp_path, tell, policy)
@@ -218,35 +229,32 @@ def test_what_was_known_outlives_the_process(tmp_path: Path) -> None:
         assert troubles(await reader.until(policies))
         assert labels(await reader.store.for_pod("prod", "a", ""), "a") == {"app": "backend"}
 
-    async def whole() -> None:
-        async with serving(tmp_path) as server:
-            server.create("v1", "namespaces", "prod")
-            policy(server)
-            pod(server, "a", app="backend")
-            await reading(tmp_path, server, first)
-            await server.stop()
-            await reading(tmp_path, server, second)
-
-    asyncio.run(whole())
+    with serving(tmp_path) as server:
+        server.cluster.namespace("prod")
+        policy(server)
+        pod(server, "a", app="backend")
+        asyncio.run(reading(tmp_path, server, first))
+        server.stop()
+        asyncio.run(reading(tmp_path, server, second))
 
 
 def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
-        server.strike(match="pods", deaf=True)
+        server.cluster.strike(match="pods", deaf=True)
         uid = pod(server, "a", app="backend")
         assert labels(await reader.store.for_pod("prod", "a", uid), "a") == {"app": "backend"}
         assert labels(await reader.store.for_pod("prod", "a", uid), "a") == {"app": "backend"}
         assert asked(server, "namespaces/prod/pods/a") == 1
-        server.delete("v1", "pods", "a", "prod")
+        server.cluster.remove("prod", "a")
         uid = pod(server, "a", app="another")
         assert labels(await reader.store.for_pod("prod", "a", uid), "a") == {"app": "another"}
-        server.strike()
+        server.cluster.strike()
         await reader.until(lambda inventory: labels(inventory, "a") == {"app": "another"})
-        server.merge("v1", "pods", "a", "prod", metadata={"labels": {"app": "edited"}})
+        server.cluster.label("prod", "a", {"app": "edited"})
         await reader.until(lambda inventory: labels(inventory, "a") == {"app": "edited"})
         assert labels(await reader.store.for_pod("prod", "a", uid), "a") == {"app": "edited"}
-        server.delete("v1", "pods", "a", "prod")
+        server.cluster.remove("prod", "a")
         await reader.until(lambda inventory: labels(inventory, "a") is None)
 
     story(tmp_path, tell)
@@ -260,7 +268,7 @@ def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
     async def tell(reader: Reader, server: LocalServer) -> None:
         before = await reader.until(lambda inventory: labels(inventory, "a"))
         old = before.uids["prod", "a"]
-        server.strike(hang=True)
+        server.cluster.strike(hang=True)
         inventory = await reader.store.for_pod("prod", "a", "new")
         assert inventory is not None
         assert identify(inventory, "prod", "a", None, "new").labels is None
@@ -275,7 +283,7 @@ def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
 def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
-        server.strike(match="egressgatewaypolicies?watch", latency=0.2)
+        server.cluster.strike(match="egressgatewaypolicies?watch", latency=0.2)
         for number in range(3):
             policy(server, f"policy-{number}")
             uid = pod(server, f"pod-{number}")
@@ -291,7 +299,7 @@ def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
 def test_a_policy_that_the_watch_does_not_tell_of_holds_a_pod_back(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
-        server.strike(match="watch", deaf=True)
+        server.cluster.strike(match="watch", deaf=True)
         policy(server)
         with pytest.raises(NotKnown, match="EgressGatewayPolicy backend yet"):
             await reader.store.for_pod("prod", "a", pod(server, "a"))
@@ -316,7 +324,7 @@ def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: labels(inventory, "known"))
-        server.strike(**fault)
+        server.cluster.strike(**fault)
         assert labels(await reader.store.for_pod("prod", "known", ""), "known") == {"app": "backend"}
         assert labels(await reader.store.for_pod("prod", "unknown", ""), "unknown") is None
 
@@ -341,11 +349,10 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
         api = Api(server.kubeconfig)
         report = ClusterReport(api, reader.store, view)
         task = asyncio.create_task(report.run())
-        objects = server.server.objects
-        while not objects.collections["v1", "events"].objects:
+        while not server.cluster.events():
             assert not task.done()
             await asyncio.sleep(0.01)
-        gateway = objects.collections[OURS, "egressgateways"].objects["", "partner"]
+        gateway = server.cluster.call("GET", f"{GATEWAYS}/partner")
         assert gateway["status"]["activeNodeName"] == "g1"
         assert gateway["spec"] == documents.virtual_gateway("partner", [VIRTUAL])["spec"]
         enough = looks + 10
@@ -353,7 +360,7 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
             assert not task.done()
             await asyncio.sleep(0.01)
         assert asked(server, "PATCH") == 2
-        [event] = objects.collections["v1", "events"].objects.values()
+        [event] = server.cluster.events()
         assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
         task.cancel()
 
@@ -370,7 +377,7 @@ def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        server.strike(match="watch", deaf=True)
+        server.cluster.strike(match="watch", deaf=True)
         task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
         # Times of conditions have whole seconds.
         wanted = int(time.time()) + 2
@@ -396,29 +403,26 @@ def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch:
             return replace(conditions.seen(), inventory=reader.seen[-1])
 
         task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
-        events = server.server.objects.collections["v1", "events"].objects
         enough = 0
         while not enough or looks < enough:
             assert not task.done()
             await asyncio.sleep(0.01)
-            if not enough and [e for e in events.values() if e["reason"] == "SelectsNothing"]:
+            if not enough and server.cluster.events("SelectsNothing"):
                 enough = looks + 20
-        told = [e["involvedObject"]["name"] for e in events.values() if e["reason"] == "SelectsNothing"]
+        told = [event["involvedObject"]["name"] for event in server.cluster.events("SelectsNothing")]
         assert told == ["both"]
         assert asked(server, "GET /api/v1/pods") - asked(server, "pods (watch)") == 1 + 2
         task.cancel()
 
     def before(server: LocalServer) -> None:
         reported(server)
-        document = documents.policy("chosen", "partner", {"app": "another"})
-        server.create(OURS, "egressgatewaypolicies", "chosen", spec=document["spec"])
-        server.create("v1", "pods", "a", "prod", metadata={"labels": {"app": "another"}}, spec={"nodeName": "w9"})
+        server.cluster.apply(documents.policy("chosen", "partner", {"app": "another"}))
+        server.cluster.run("prod", "a", "w9", {"app": "another"})
 
     story(tmp_path, tell, before)
 
 
 def reported(server: LocalServer) -> None:
     """What the view of the master speaks of."""
-    spec = documents.virtual_gateway("partner", [VIRTUAL])["spec"]
-    server.create(OURS, "egressgateways", "partner", spec=spec)
+    server.cluster.apply(documents.virtual_gateway("partner", [VIRTUAL]))
     policy(server, "both")

@@ -7,12 +7,13 @@ Beside the API it has ``/_faults``: ``POST`` sets, ``DELETE`` takes away what is
 from __future__ import annotations
 
 import argparse
-import ssl
 from pathlib import Path
 
 from aiohttp import web
 
+from .memory import Memory
 from .server import Server
+from .upstream import Upstream
 
 
 def main() -> None:
@@ -25,26 +26,26 @@ def main() -> None:
         "--token-file", type=Path, help="only who bears this token is answered; read at each request"
     )
     parser.add_argument("--socket", type=Path, help="a unix socket on which nobody needs a token")
-    parser.add_argument("--certificate", type=Path, help="with its key; else it is plain HTTP")
+    parser.add_argument("--upstream", type=Path, metavar="SOCKET", help="a real server, which has the objects")
     options = parser.parse_args()
-    context = None
-    if options.certificate is not None:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(options.certificate)
-    server = Server(options.token_file)
-    app = server.app()
+    origin = Upstream(options.upstream) if options.upstream else Memory()
+    app = Server(origin, options.token_file).app()
 
-    async def ready(_: web.Application) -> None:
-        print("ready", flush=True)
+    async def start(_: web.Application) -> None:
+        await origin.start()
 
-    app.on_startup.append(ready)
+    async def close(_: web.Application) -> None:
+        await origin.close()
+
+    app.on_startup.append(start)
+    app.on_cleanup.append(close)
     web.run_app(
         app,
         host=options.address,
         port=options.port,
         path=[str(options.socket)] if options.socket else None,
-        ssl_context=context,
-        print=None,
+        print=lambda _: print("ready", flush=True),  # when it listens
+        handler_cancellation=True,
         shutdown_timeout=0.1,
     )
 

@@ -5,49 +5,74 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..documents import Document
-from .objects import KINDS, Kind
 
-_KINDS = {(kind.group_version, kind.kind): kind for kind in KINDS}
+_POD = {
+    "containers": [{"name": "none", "image": "none"}],
+    "automountServiceAccountToken": False,
+    "terminationGracePeriodSeconds": 0,
+}
+"""What the API wants of a pod, and no test."""
 
 
 class Cluster:
     """``socket`` is the server's."""
 
-    def __init__(self, socket_file: Path) -> None:
-        self._socket = socket_file
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
         self._published: dict[str, dict[str, Document]] = {}
 
     def publish(self, name: str, content: Iterable[Document]) -> None:
         """Makes these objects; those that ``name`` stood for before and that are not among them go."""
-        wanted = {_path(document): document for document in content}
+        wanted = {path_of(document): document for document in content}
         for path in self._published.get(name, {}).keys() - wanted.keys():
-            self._ask("DELETE", path)
+            self.delete(path)
         for document in wanted.values():
             self.apply(document)
         self._published[name] = wanted
 
     def apply(self, document: Document) -> Document:
         """Makes the object, or brings it to this state."""
-        path = _path(document)
-        if self._ask("GET", path)[0] == http.client.OK:
+        path = path_of(document)
+        status, found = self._ask("GET", path)
+        if status != http.client.OK:
+            made = self.call("POST", path.rpartition("/")[0], _complete(document))
+        elif document["kind"] == "Pod":
             # What others have written into a pod, where it runs above all, stays.
-            return dict(self.call("PATCH" if document["kind"] == "Pod" else "PUT", path, document))
-        return dict(self.call("POST", path.rpartition("/")[0], document))
+            made = self.call("PATCH", path, {"metadata": document["metadata"]})
+        else:
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            made = self.call("PUT", path, {**document, "metadata": {**document["metadata"], **version}})
+        if document.get("status", made.get("status")) != made.get("status"):
+            made = self.call("PATCH", f"{path}/status", {"status": document["status"]})
+        return dict(made)
 
-    def run(self, namespace: str, name: str, node: str, labels: dict[str, str]) -> str:
+    def delete(self, path: str) -> None:
+        """The object is gone; also where it was."""
+        self._ask("DELETE", path, {"gracePeriodSeconds": 0})
+
+    def namespace(self, name: str) -> None:
+        """It is there; also where it was."""
+        self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+
+    def run(self, namespace: str, name: str, node: str, labels: Mapping[str, str]) -> str:
         """A pod that is bound to a node; one that is there already is bound. Returns its uid."""
-        self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
-        metadata = {"name": name, "labels": labels}
-        pod = {"metadata": metadata, "spec": {"nodeName": node}}
+        self.namespace(namespace)
         path = f"/api/v1/namespaces/{namespace}/pods"
-        if self._ask("GET", f"{path}/{name}")[0] == http.client.OK:
-            return str(self.call("PATCH", f"{path}/{name}", pod)["metadata"]["uid"])
-        return str(self.call("POST", path, pod)["metadata"]["uid"])
+        metadata = {"name": name, "labels": dict(labels)}
+        status, pod = self._ask("GET", f"{path}/{name}")
+        if status != http.client.OK:
+            pod = self.call("POST", path, {"metadata": metadata, "spec": {**_POD, "nodeName": node}})
+        else:
+            if not pod["spec"].get("nodeName"):
+                self.call("POST", f"{path}/{name}/binding", _binding(name, node))
+            if labels:
+                self.call("PATCH", f"{path}/{name}", {"metadata": metadata})
+        return str(pod["metadata"]["uid"])
 
     def runs(self, namespace: str, name: str, address: str) -> None:
         """The pod has its address, as its kubelet says."""
@@ -60,7 +85,12 @@ class Cluster:
 
     def remove(self, namespace: str, name: str) -> None:
         """The pod is gone; also where it was."""
-        self._ask("DELETE", f"/api/v1/namespaces/{namespace}/pods/{name}")
+        self.delete(f"/api/v1/namespaces/{namespace}/pods/{name}")
+
+    def events(self, reason: str = "") -> list[Document]:
+        """Those of our objects, with this reason or any."""
+        found = self.call("GET", "/api/v1/namespaces/default/events")["items"]
+        return [event for event in found if reason in ("", event["reason"])]
 
     def strike(self, **faults: Any) -> None:
         """What goes wrong from now on: :class:`.server.Faults`; nothing without arguments."""
@@ -86,7 +116,7 @@ class Cluster:
         return answer
 
     def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        connection = _Connection(self._socket)
+        connection = _Connection(self.socket)
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             connection.request(method, path, json.dumps(body), {"Content-Type": kind})
@@ -107,10 +137,18 @@ class _Connection(http.client.HTTPConnection):
         self.sock.connect(str(self._file))
 
 
-def _path(document: Document) -> str:
-    kind: Kind = _KINDS[document["apiVersion"], document["kind"]]
-    metadata = document["metadata"]
-    root = f"/{'apis' if kind.group else 'api'}/{kind.group_version}"
-    if kind.namespaced:
-        root += f"/namespaces/{metadata['namespace']}"
-    return f"{root}/{kind.plural}/{metadata['name']}"
+def path_of(document: Document) -> str:
+    """Where the API has an object."""
+    group, kind, metadata = document["apiVersion"], document["kind"].lower(), document["metadata"]
+    plural = f"{kind[:-1]}ies" if kind.endswith("cy") else f"{kind}es" if kind.endswith("s") else f"{kind}s"
+    namespace = f"/namespaces/{metadata['namespace']}" if "namespace" in metadata else ""
+    return f"/{'apis' if '/' in group else 'api'}/{group}{namespace}/{plural}/{metadata['name']}"
+
+
+def _complete(document: Document) -> Document:
+    return {**document, "spec": {**_POD, **document.get("spec", {})}} if document["kind"] == "Pod" else document
+
+
+def _binding(pod: str, node: str) -> Document:
+    target = {"apiVersion": "v1", "kind": "Node", "name": node}
+    return {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": pod}, "target": target}

@@ -10,35 +10,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from .origin import Object, Refused
 from .schema import Schema, admit
 
-Object = dict[str, Any]
 Key = tuple[str, str]
 
 _SET = re.compile(r"(\S+) (in|notin) \((.*)\)")
 _COMMA = re.compile(r",(?![^(]*\))")
 """Between terms, not between the values of a set."""
-
-
-class Refused(Exception):
-    """A ``Status`` answer."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.reason = reason
-        self.message = message
-
-    @property
-    def status(self) -> Object:
-        return {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "status": "Failure",
-            "code": self.code,
-            "reason": self.reason,
-            "message": self.message,
-        }
 
 
 @dataclass(frozen=True)
@@ -57,6 +36,8 @@ class Kind:
         return self.group_version.partition("/")[0] if "/" in self.group_version else ""
 
 
+CUSTOM = ("egress-gateway.io", "network.deckhouse.io")
+"""Groups of custom resources."""
 KINDS = (
     Kind("v1", "nodes", "Node", status=True),
     Kind("v1", "namespaces", "Namespace", status=True),
@@ -64,9 +45,10 @@ KINDS = (
     Kind("v1", "events", "Event", namespaced=True),
     Kind("v1", "configmaps", "ConfigMap", namespaced=True),
     Kind("coordination.k8s.io/v1", "leases", "Lease", namespaced=True),
+    Kind("networking.k8s.io/v1", "servicecidrs", "ServiceCIDR", status=True),
     *(
         Kind(f"{group}/v1alpha1", plural, kind, status=True)
-        for group in ("egress-gateway.io", "network.deckhouse.io")
+        for group in CUSTOM
         for plural, kind in (
             ("egressgateways", "EgressGateway"),
             ("egressgatewaypolicies", "EgressGatewayPolicy"),
@@ -104,6 +86,7 @@ class Objects:
         self._schemas = schemas or {}
         self.collections = {(kind.group_version, kind.plural): Collection(kind) for kind in KINDS}
         self._changed = changed
+        self.create(self.collections["v1", "namespaces"], "", {"metadata": {"name": "default"}})
 
     def create(self, collection: Collection, namespace: str, given: Mapping[str, Any]) -> Object:
         item = copy.deepcopy(dict(given))
@@ -112,6 +95,8 @@ class Objects:
             metadata["name"] = f"{metadata['generateName']}{uuid.uuid4().hex[:5]}"
         if collection.kind.namespaced:
             metadata["namespace"] = namespace
+            if ("", namespace) not in self.collections["v1", "namespaces"].objects:
+                raise Refused(404, "NotFound", f'namespaces "{namespace}" not found')
         key = self._key(collection, namespace, str(metadata.get("name") or ""))
         if key in collection.objects:
             raise Refused(409, "AlreadyExists", f'{collection.kind.plural} "{key[1]}" already exists')
@@ -119,7 +104,8 @@ class Objects:
         metadata["uid"] = str(uuid.uuid4())
         metadata["generation"] = 1
         metadata["creationTimestamp"] = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        if collection.kind.status and collection.kind.group:
+        # A kubelet registers its node with its status.
+        if collection.kind.status and collection.kind.kind != "Node":
             item.pop("status", None)
         return self._store(collection, key, item, "ADDED")
 
@@ -140,6 +126,8 @@ class Objects:
         """As ``PUT`` does. A ``resourceVersion`` that is given must be the stored one."""
         before = self.get(collection, namespace, name)
         wanted = (given.get("metadata") or {}).get("resourceVersion")
+        if not wanted and collection.kind.group in CUSTOM:
+            raise Refused(422, "Invalid", "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update")
         if wanted and wanted != before["metadata"]["resourceVersion"]:
             raise Refused(
                 409,
@@ -150,7 +138,7 @@ class Objects:
         kept = {n: before["metadata"][n] for n in ("uid", "creationTimestamp", "generation", "name")}
         if subresource == "status":
             item = {**copy.deepcopy(before), "status": item.get("status")}
-        elif collection.kind.status and collection.kind.group:
+        elif collection.kind.status:
             item.pop("status", None)
             if "status" in before:
                 item["status"] = before["status"]
@@ -159,6 +147,8 @@ class Objects:
         if collection.kind.namespaced:
             item["metadata"]["namespace"] = namespace
         item.update(apiVersion=collection.kind.group_version, kind=collection.kind.kind)
+        if collection.kind.kind == "Pod" and _node_of(item) != _node_of(before):
+            raise Refused(422, "Invalid", f'Pod "{name}" is invalid: spec: Forbidden: pod updates may not change it')
         if item.get("spec") != before.get("spec"):
             item["metadata"]["generation"] += 1
         stored = {**before, "metadata": {**before["metadata"]}}
@@ -177,9 +167,15 @@ class Objects:
     ) -> Object:
         """As ``PATCH`` with ``application/merge-patch+json`` (RFC 7386) does."""
         merged = merge_patch(self.get(collection, namespace, name), patch)
-        if "resourceVersion" not in (patch.get("metadata") or {}):
-            merged["metadata"].pop("resourceVersion", None)
         return self.replace(collection, namespace, name, merged, subresource)
+
+    def bind(self, collection: Collection, namespace: str, name: str, node: str) -> Object:
+        """As a scheduler does: from now on the pod is this node's."""
+        before = self.get(collection, namespace, name)
+        if _node_of(before):
+            raise Refused(409, "Conflict", f'pod {name} is already assigned to node "{_node_of(before)}"')
+        bound = merge_patch(before, {"spec": {"nodeName": node}})
+        return self._store(collection, self._key(collection, namespace, name), bound, "MODIFIED")
 
     def delete(self, collection: Collection, namespace: str, name: str) -> Object:
         item = copy.deepcopy(self.get(collection, namespace, name))
@@ -198,7 +194,7 @@ class Objects:
             collection.compacted = self.version
 
     def _store(self, collection: Collection, key: Key, item: Object, change: str) -> Object:
-        if collection.kind.group == "egress-gateway.io" and collection.kind.plural in self._schemas:
+        if collection.kind.group in CUSTOM and collection.kind.plural in self._schemas:
             item, problems = admit(self._schemas[collection.kind.plural], item)
             if problems:
                 raise Refused(422, "Invalid", f'{collection.kind.kind} "{key[1]}" is invalid: {"; ".join(problems)}')
@@ -215,6 +211,10 @@ class Objects:
         if not name:
             raise Refused(422, "Invalid", "metadata.name: Required value: name or generateName is required")
         return (namespace if collection.kind.namespaced else "", name)
+
+
+def _node_of(pod: Object) -> str:
+    return str((pod.get("spec") or {}).get("nodeName") or "")
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

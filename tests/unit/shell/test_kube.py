@@ -19,20 +19,20 @@ Story = Callable[[Api, LocalServer], Awaitable[None]]
 
 
 def story(directory: Path, tell: Story, authority: trustme.CA | None = None) -> None:
-    async def whole() -> None:
-        async with serving(directory, authority) as server:
-            api = Api(server.kubeconfig)
-            try:
-                async with asyncio.timeout(20):
-                    await tell(api, server)
-            finally:
-                await api.close()
+    async def whole(server: LocalServer) -> None:
+        api = Api(server.kubeconfig)
+        try:
+            async with asyncio.timeout(20):
+                await tell(api, server)
+        finally:
+            await api.close()
 
-    asyncio.run(whole())
+    with serving(directory, authority) as server:
+        asyncio.run(whole(server))
 
 
 def pod(server: LocalServer, name: str, node: str = "w1") -> None:
-    server.create("v1", "pods", name, "prod", spec={"nodeName": node})
+    server.cluster.run("prod", name, node, {})
 
 
 def named(items: list[dict[str, Any]]) -> list[str]:
@@ -61,13 +61,15 @@ def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
         pod(server, "before")
         page = await api.page(PODS, "spec.nodeName=w1")
         pod(server, "elsewhere", "w2")
+        metadata = {"name": "unbound", "namespace": "prod"}
+        server.cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})
         pod(server, "here")
-        server.merge("v1", "pods", "elsewhere", "prod", spec={"nodeName": "w1"})
-        server.delete("v1", "pods", "before", "prod")
+        pod(server, "unbound")
+        server.cluster.remove("prod", "before")
         found = []
         async for kind, item in api.watch(PODS, "spec.nodeName=w1", page.version, 1):
             found.append((kind, item.get("metadata", {}).get("name")))
-        assert found[:4] == [("OPENED", None), ("ADDED", "here"), ("ADDED", "elsewhere"), ("DELETED", "before")]
+        assert found[:4] == [("OPENED", None), ("ADDED", "here"), ("ADDED", "unbound"), ("DELETED", "before")]
         assert all(kind == "BOOKMARK" for kind, _ in found[4:])
 
     story(tmp_path, tell)
@@ -76,18 +78,18 @@ def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
 def test_refusals_say_why(tmp_path: Path) -> None:
     async def tell(api: Api, server: LocalServer) -> None:
         assert await api.get("/api/v1/namespaces/prod/pods/none") is None
-        server.strike(status=429, retry_after=3)
+        server.cluster.strike(status=429, retry_after=3)
         with pytest.raises(ApiError, match="429: a fault") as raised:
             await api.page(PODS)
         assert (raised.value.status, raised.value.retry_after) == (429, 3.0)
-        server.strike()
+        server.cluster.strike()
         pod(server, "first")
-        server.server.compact()
+        server.cluster.compact()
         with pytest.raises(ApiError, match="410: too old") as raised:
             async for _ in api.watch(PODS, "", "1", 1):
                 pass
         assert raised.value.status == 410
-        await server.stop()
+        server.stop()
         with pytest.raises(ApiError, match="no answer") as raised:
             await api.page(PODS)
         assert raised.value.status == 0

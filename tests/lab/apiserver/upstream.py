@@ -1,0 +1,193 @@
+"""A real API server as the origin: what is asked of the front is asked of it.
+
+It must be one that may be cleared. Agents come to it as the service account of our manifests, so that its own
+authorization judges what they ask for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import fcntl
+import json
+import os
+import subprocess
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from aiohttp import web
+
+from ..namespace import REPOSITORY
+from ..waiting import until
+from .client import path_of
+from .objects import CUSTOM
+from .origin import Event, Object, Refused
+
+VARIABLE = "TEST_KUBECONFIG"
+CONSENT = "cleared-by-egress-gateway-tests"
+"""Name of the namespace that says that all else in the cluster may be deleted."""
+AGENT = "system:serviceaccount:egress-gateway:agent"
+_MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
+_SYSTEM = ("default", "kube-system", "kube-public", "kube-node-lease")
+_PLURALS = ("egressgatewaypolicies", "egressgateways")
+_FOREVER = aiohttp.ClientTimeout(total=None)
+_AT_ONCE = {"gracePeriodSeconds": 0}
+
+
+@contextlib.contextmanager
+def reached(socket: Path, kubeconfig: str = os.environ.get(VARIABLE, "")) -> Iterator[Path | None]:
+    """Makes the server that the variable leads to answer on a unix socket; None where the variable is not set.
+
+    A unix socket can be reached from each network namespace. One at a time has the server.
+    """
+    if not kubeconfig:
+        yield None
+        return
+    with open(kubeconfig, encoding="utf-8") as owned:
+        fcntl.flock(owned, fcntl.LOCK_EX)
+        socket.unlink(missing_ok=True)
+        command = ["kubectl", "--kubeconfig", kubeconfig, "proxy", "--unix-socket", str(socket)]
+        with subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdout=subprocess.DEVNULL) as proxy:
+            try:
+                until(socket.is_socket, f"kubectl reaches {kubeconfig}")
+                yield socket
+            finally:
+                proxy.terminate()
+
+
+class Upstream:
+    """``socket``: where the real one answers an administrator."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._compacted = 0
+        self._compaction = asyncio.Event()
+        self._tokens: set[str] = set()
+        self._expired: set[str] = set()
+
+    async def start(self) -> None:
+        self._session = aiohttp.ClientSession("http://localhost", connector=aiohttp.UnixConnector(str(self._socket)))
+        await self._clear()
+        await self._install()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def compact(self) -> None:
+        # When a real server forgets its history is nobody's choice.
+        self._compacted = int((await self._ask("GET", "/api/v1/namespaces?limit=1"))["metadata"]["resourceVersion"])
+        self._expired |= self._tokens
+        self._compaction.set()
+        self._compaction = asyncio.Event()
+
+    async def answer(self, request: web.Request, *, own: bool) -> web.StreamResponse:
+        if request.query.get("continue") in self._expired:
+            raise Refused(410, "Expired", "The provided continue parameter is too old")
+        asked = self._session.request(
+            request.method, request.path_qs, data=await request.read(), headers=_headers(request, own)
+        )
+        async with asked as response:
+            content = await response.read()
+            with contextlib.suppress(ValueError, AttributeError):
+                self._tokens.add(json.loads(content)["metadata"].get("continue"))
+            return web.Response(body=content, status=response.status, content_type=response.content_type)
+
+    async def watch(self, request: web.Request, *, own: bool) -> AsyncGenerator[Event]:
+        version = int(request.query.get("resourceVersion") or self._compacted)
+        if version < self._compacted:
+            raise Refused(410, "Expired", f"too old resource version: {version} ({self._compacted})")
+        response = await self._session.get(request.path_qs, headers=_headers(request, own), timeout=_FOREVER)
+        if response.status >= web.HTTPBadRequest.status_code:
+            async with response:
+                status = await response.json()
+            raise Refused(response.status, status["reason"], status["message"])
+        return self._events(response)
+
+    async def _events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Event]:
+        compaction = asyncio.create_task(self._compaction.wait())
+        try:
+            async with response:
+                while True:
+                    line = asyncio.create_task(response.content.readline())
+                    await asyncio.wait({line, compaction}, return_when=asyncio.FIRST_COMPLETED)
+                    if compaction.done():
+                        line.cancel()
+                        yield "ERROR", Refused(410, "Expired", "too old resource version").status
+                        return
+                    if not line.result():
+                        return
+                    event = json.loads(line.result())
+                    yield event["type"], event["object"]
+        finally:
+            compaction.cancel()
+
+    # --- what the tests find ---------------------------------------------------------------------------------------
+
+    async def _clear(self) -> None:
+        names = {item["metadata"]["name"] for item in (await self._ask("GET", "/api/v1/namespaces"))["items"]}
+        if CONSENT not in names:
+            raise RuntimeError(
+                f"{VARIABLE}: tests delete all that this cluster has. If that is right: kubectl create namespace {CONSENT}"
+            )
+        for group in CUSTOM:
+            for plural in _PLURALS:
+                await self._ask("DELETE", f"/apis/{group}/v1alpha1/{plural}", missing=True)
+        await self._ask("DELETE", "/api/v1/nodes")
+        for name in names - {CONSENT, *_SYSTEM}:
+            await self._ask("DELETE", f"/api/v1/namespaces/{name}/pods", _AT_ONCE)
+            found = await self._ask("DELETE", f"/api/v1/namespaces/{name}")
+            # A server without controllers waits for them for ever.
+            if "spec" in found:
+                found["spec"]["finalizers"] = []
+                await self._ask("PUT", f"/api/v1/namespaces/{name}/finalize", found, missing=True)
+        await self._ask("DELETE", "/api/v1/namespaces/default/events")
+
+    async def _install(self) -> None:
+        """Namespace, definitions and rights of our manifests; the definitions for the other group, too."""
+        texts = [(_MANIFESTS / name).read_text() for name in ("namespace.yaml", "rbac.yaml")]
+        definitions = [yaml.safe_load(path.read_text()) for path in (_MANIFESTS / "crds").iterdir()]
+        for document in [document for text in texts for document in yaml.safe_load_all(text)]:
+            await self._apply(document)
+        for definition in (_of_group(definition, group) for definition in definitions for group in CUSTOM):
+            await self._apply(definition)
+            spec = definition["spec"]
+            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+            async with asyncio.timeout(30):
+                while "items" not in await self._ask("GET", path, missing=True):
+                    await asyncio.sleep(0.1)
+
+    async def _apply(self, document: Object) -> None:
+        path = path_of(document)
+        found = await self._ask("GET", path, missing=True)
+        if "metadata" in found:
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            await self._ask("PUT", path, {**document, "metadata": {**document["metadata"], **version}})
+        else:
+            await self._ask("POST", path.rpartition("/")[0], document)
+
+    async def _ask(
+        self, method: str, path: str, body: Any = None, *, missing: bool = False
+    ) -> Object:
+        """``missing``: what is not there is no error. Raises RuntimeError."""
+        async with self._session.request(method, path, json=body) as response:
+            content = await response.read()
+            if response.status >= web.HTTPBadRequest.status_code and not (missing and response.status == 404):
+                raise RuntimeError(f"{method} {path}: {response.status}: {content.decode()}")
+            found = dict(json.loads(content)) if response.content_type == "application/json" else {}
+            return {} if found.get("kind") == "Status" else found
+
+
+def _of_group(definition: Object, group: str) -> Object:
+    other = copy.deepcopy(definition)
+    other["spec"]["group"] = group
+    other["metadata"]["name"] = f"{other['spec']['names']['plural']}.{group}"
+    return other
+
+
+def _headers(request: web.Request, own: bool) -> dict[str, str]:
+    kept = {name: request.headers[name] for name in ("Accept", "Content-Type") if name in request.headers}
+    return kept if own else {**kept, "Impersonate-User": AGENT}
