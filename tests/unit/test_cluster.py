@@ -73,7 +73,8 @@ async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
     reader = Reader(ClusterStore(Api(server.kubeconfig), GROUP, "w1", file), file)
     task = asyncio.create_task(reader.run())
     telling = asyncio.create_task(tell(reader, server))
-    await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    assert task.done() or telling.done(), "the story did not end"
     for part in (task, telling):
         part.cancel()
     for outcome in await asyncio.gather(task, telling, return_exceptions=True):

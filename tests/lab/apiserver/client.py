@@ -38,7 +38,7 @@ class Cluster:
     def apply(self, document: Document) -> Document:
         """Makes the object, or brings it to this state."""
         path = path_of(document)
-        status, found = self._ask("GET", path)
+        status, found = self.ask("GET", path)
         if status != http.client.OK:
             made = self.call("POST", path.rpartition("/")[0], _complete(document))
         elif document["kind"] == "Pod":
@@ -53,18 +53,18 @@ class Cluster:
 
     def delete(self, path: str) -> None:
         """The object is gone; also where it was."""
-        self._ask("DELETE", path, {"gracePeriodSeconds": 0})
+        self.ask("DELETE", path, {"gracePeriodSeconds": 0})
 
     def namespace(self, name: str) -> None:
         """It is there; also where it was."""
-        self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+        self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
 
     def run(self, namespace: str, name: str, node: str, labels: Mapping[str, str]) -> str:
         """A pod that is bound to a node; one that is there already is bound. Returns its uid."""
         self.namespace(namespace)
         path = f"/api/v1/namespaces/{namespace}/pods"
         metadata = {"name": name, "labels": dict(labels)}
-        status, pod = self._ask("GET", f"{path}/{name}")
+        status, pod = self.ask("GET", f"{path}/{name}")
         if status != http.client.OK:
             pod = self.call("POST", path, {"metadata": metadata, "spec": {**_POD, "nodeName": node}})
         else:
@@ -110,18 +110,22 @@ class Cluster:
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """Raises :class:`RuntimeError` where the server refuses."""
-        status, answer = self._ask(method, path, body)
+        status, answer = self.ask(method, path, body)
         if status >= http.client.BAD_REQUEST:
             raise RuntimeError(f"{method} {path}: {status}: {answer.get('message')}")
         return answer
 
-    def _ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """The HTTP status and the answer."""
         connection = _Connection(self.socket)
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:
             connection.request(method, path, json.dumps(body), {"Content-Type": kind})
             response = connection.getresponse()
-            return response.status, json.loads(response.read())
+            content = response.read()
+            if "json" not in response.headers.get("Content-Type", ""):
+                return response.status, {"message": content.decode().strip()}
+            return response.status, json.loads(content)
         finally:
             connection.close()
 

@@ -119,10 +119,13 @@ class Server:
             await response.prepare(request)
             delivery = asyncio.create_task(self._deliver(request, events, response))
             ended = asyncio.create_task(self._dropped(request))
-            await asyncio.wait({delivery, ended}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (delivery, ended):
-                task.cancel()
-            for outcome in await asyncio.gather(delivery, ended, return_exceptions=True):
+            try:
+                await asyncio.wait({delivery, ended}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in (delivery, ended):
+                    task.cancel()
+                outcomes = await asyncio.gather(delivery, ended, return_exceptions=True)
+            for outcome in outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
         return response

@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import subprocess
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,21 +109,15 @@ class Upstream:
 
     async def _events(self, response: aiohttp.ClientResponse) -> AsyncGenerator[Event]:
         compaction = asyncio.create_task(self._compaction.wait())
-        try:
-            async with response:
-                while True:
-                    line = asyncio.create_task(response.content.readline())
-                    await asyncio.wait({line, compaction}, return_when=asyncio.FIRST_COMPLETED)
-                    if compaction.done():
-                        line.cancel()
-                        yield "ERROR", Refused(410, "Expired", "too old resource version").status
-                        return
-                    if not line.result():
-                        return
-                    event = json.loads(line.result())
+        async with response:
+            try:
+                while line := await _unless(compaction, response.content.readline()):
+                    event = json.loads(line)
                     yield event["type"], event["object"]
-        finally:
-            compaction.cancel()
+                if compaction.done():
+                    yield "ERROR", Refused(410, "Expired", "too old resource version").status
+            finally:
+                compaction.cancel()
 
     # --- what the tests find ---------------------------------------------------------------------------------------
 
@@ -147,12 +141,11 @@ class Upstream:
         await self._ask("DELETE", "/api/v1/namespaces/default/events")
 
     async def _install(self) -> None:
-        """Namespace, definitions and rights of our manifests; the definitions for the other group, too."""
-        texts = [(_MANIFESTS / name).read_text() for name in ("namespace.yaml", "rbac.yaml")]
-        definitions = [yaml.safe_load(path.read_text()) for path in (_MANIFESTS / "crds").iterdir()]
-        for document in [document for text in texts for document in yaml.safe_load_all(text)]:
-            await self._apply(document)
-        for definition in (_of_group(definition, group) for definition in definitions for group in CUSTOM):
+        """Namespace, rights and definitions of our manifests."""
+        for name in ("namespace.yaml", "rbac.yaml"):
+            for document in yaml.safe_load_all((_MANIFESTS / name).read_text()):
+                await self._apply(document)
+        for definition in definitions():
             await self._apply(definition)
             spec = definition["spec"]
             path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
@@ -179,6 +172,24 @@ class Upstream:
                 raise RuntimeError(f"{method} {path}: {response.status}: {content.decode()}")
             found = dict(json.loads(content)) if response.content_type == "application/json" else {}
             return {} if found.get("kind") == "Status" else found
+
+
+async def _unless(end: asyncio.Task[Any], read: Coroutine[Any, Any, bytes]) -> bytes:
+    """What is read; empty where ``end`` comes first."""
+    reading = asyncio.create_task(read)
+    try:
+        await asyncio.wait({reading, end}, return_when=asyncio.FIRST_COMPLETED)
+        return b"" if end.done() else reading.result()
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+def definitions() -> Iterator[Object]:
+    """Those of our manifests, and the same for the other group that is served."""
+    for path in sorted((_MANIFESTS / "crds").iterdir()):
+        definition = yaml.safe_load(path.read_text())
+        yield from (_of_group(definition, group) for group in CUSTOM)
 
 
 def _of_group(definition: Object, group: str) -> Object:

@@ -9,10 +9,10 @@ import pytest
 
 from gateway_agent.core.manifests import parse_object
 from tests.lab import documents
-from tests.lab.apiserver.schema import Schema, admit, schemas
+from tests.lab.apiserver.judge import Judge, judging
+from tests.lab.apiserver.schema import Schema, schemas
 
 SCHEMAS = schemas()
-PLURALS = {"EgressGateway": "egressgateways", "EgressGatewayPolicy": "egressgatewaypolicies"}
 VIRTUAL = documents.virtual_gateway("g", ["172.16.0.50"], ["eth1"])
 SEVERAL = documents.virtual_gateway("g", ["172.16.0.50", "2001:db8::1"])
 BASIC = documents.gateway("g", "eth1")
@@ -26,9 +26,15 @@ def changed(document: Mapping[str, Any], path: str, value: Any) -> dict[str, Any
     return {key: item for key, item in {**document, name: inner}.items() if item is not None}
 
 
-def verdicts(document: dict[str, Any]) -> tuple[list[str], list[str]]:
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
+    with judging(tmp_path_factory.mktemp("judge")) as made:
+        yield made
+
+
+def verdicts(judge: Judge, document: dict[str, Any]) -> tuple[list[str], list[str]]:
     """What the definition and what the agent have against it."""
-    _, refused = admit(SCHEMAS[PLURALS[document["kind"]]], document)
+    _, refused = judge(document)
     return refused, [str(problem) for problem in parse_object("it", document).problems]
 
 
@@ -57,8 +63,8 @@ def verdicts(document: dict[str, Any]) -> tuple[list[str], list[str]]:
         ),
     ],
 )
-def test_both_take_it(document: dict[str, Any], path: str, value: Any) -> None:
-    assert verdicts(changed(document, path, value)) == ([], [])
+def test_both_take_it(judge: Judge, document: dict[str, Any], path: str, value: Any) -> None:
+    assert verdicts(judge, changed(document, path, value)) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -106,24 +112,26 @@ def test_both_take_it(document: dict[str, Any], path: str, value: Any) -> None:
         (POLICY, "spec.excludedCIDRs", "203.0.113.0/24"),
     ],
 )
-def test_both_refuse_it(document: dict[str, Any], path: str, value: Any) -> None:
-    refused, reported = verdicts(changed(document, path, value))
+def test_both_refuse_it(judge: Judge, document: dict[str, Any], path: str, value: Any) -> None:
+    refused, reported = verdicts(judge, changed(document, path, value))
+    if judge.disputed(changed(document, path, value)):
+        pytest.skip("this server is older than CEL")
     assert refused
     assert reported
 
 
-def test_defaults_are_those_of_the_agent() -> None:
+def test_defaults_are_those_of_the_agent(judge: Judge) -> None:
     bare = VIRTUAL
     for name in ("whenNoGateway", "failback", "connectionSync"):
         bare = changed(bare, f"spec.{name}", None)
-    stored, problems = admit(SCHEMAS["egressgateways"], bare)
+    stored, problems = judge(bare)
     assert not problems
     assert stored == changed(VIRTUAL, "spec", {**VIRTUAL["spec"]})
     assert parse_object("it", stored) == parse_object("it", bare)
 
 
-def test_what_is_not_known_is_not_stored() -> None:
-    stored, problems = admit(SCHEMAS["egressgatewaypolicies"], changed(POLICY, "spec.destinationCIDR", ["10.0.0.0/8"]))
+def test_what_is_not_known_is_not_stored(judge: Judge) -> None:
+    stored, problems = judge(changed(POLICY, "spec.destinationCIDR", ["10.0.0.0/8"]))
     assert (stored, problems) == (POLICY, [])
 
 

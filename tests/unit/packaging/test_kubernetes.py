@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -13,6 +15,8 @@ import yaml
 from gateway_agent import config
 from gateway_agent.config import KubernetesStoreConfig
 from gateway_agent.core.manifests import parse
+from tests.lab.apiserver.client import Cluster, path_of
+from tests.lab.apiserver.upstream import VARIABLE, reached
 from tests.lab.namespace import REPOSITORY
 
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
@@ -41,6 +45,24 @@ def pod(directory: str = "") -> Document:
 def test_the_api_would_take_them(directory: str, version: str) -> None:
     for document in rendered(directory):
         kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("directory", ["", "uninstall"])
+def test_a_real_api_takes_them(directory: str, tmp_path: Path) -> None:
+    with reached(tmp_path / "upstream.sock") as upstream:
+        if upstream is None:
+            pytest.skip(f"needs {VARIABLE}")
+        real = Cluster(upstream)
+        real.namespace("egress-gateway")
+        for document in rendered(directory):
+            path = path_of(document)
+            status, found = real.ask("GET", path)
+            there = status == http.client.OK
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]} if there else {}
+            asked = {**document, "metadata": {**document["metadata"], **version}}
+            where = path if there else path.rpartition("/")[0]
+            taken = real.call("PUT" if there else "POST", f"{where}?dryRun=All&fieldValidation=Strict", asked)
+            assert taken["metadata"]["name"] == document["metadata"]["name"]
 
 
 def test_the_configuration_is_one_that_the_agent_takes() -> None:

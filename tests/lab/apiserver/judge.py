@@ -1,0 +1,78 @@
+"""What becomes of an object by its definition, in the opinion of a server. Nothing is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..documents import Document
+from ..waiting import until
+from .client import Cluster, path_of
+from .origin import Object
+from .schema import admit, schemas
+from .upstream import definitions, reached
+
+Verdict = tuple[Object, list[str]]
+"""The object as it would be stored, and what is wrong with it."""
+
+
+class Judge:
+    """Our own reading of the definitions, and that of a real server where there is one; both must agree."""
+
+    rules = True
+    """The server knows CEL: real ones do from 1.25 on."""
+
+    def __init__(self, real: Cluster | None = None) -> None:
+        self._schemas = schemas()
+        self._real = real
+        if real is not None:
+            self._define(real)
+
+    def __call__(self, document: Document) -> Verdict:
+        plural = path_of(document).split("/")[-2]
+        stored, problems = admit(self._schemas[plural], document)
+        if self._real is None:
+            return stored, problems
+        path = path_of(document).rpartition("/")[0]
+        status, answer = self._real.ask("POST", f"{path}?dryRun=All", document)
+        if status >= http.client.INTERNAL_SERVER_ERROR:
+            raise RuntimeError(f"{path}: {status}: {answer}")
+        refused = status >= http.client.BAD_REQUEST
+        assert self.disputed(document) or refused == bool(problems), f"we: {problems}, the server: {answer}"
+        return ({}, [answer["message"]]) if refused else ({**document, "spec": answer["spec"]}, [])
+
+    def disputed(self, document: Document) -> bool:
+        """Whether only rules have something against it, and the server does not know any."""
+        plural = path_of(document).split("/")[-2]
+        return not self.rules and not admit(_without_rules(self._schemas[plural]), document)[1]
+
+    def _define(self, real: Cluster) -> None:
+        for definition in definitions():
+            path = path_of(definition)
+            status, found = real.ask("GET", path)
+            if status == http.client.OK:
+                definition["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
+                stored = real.call("PUT", path, definition)
+            else:
+                stored = real.call("POST", path.rpartition("/")[0], definition)
+            self.rules = "x-kubernetes-validations" in str(stored["spec"]["versions"])
+            spec = definition["spec"]
+            served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
+            until(lambda served=served: real.ask("GET", served)[0] == http.client.OK, f"{served} is served")
+
+
+@contextlib.contextmanager
+def judging(directory: Path) -> Iterator[Judge]:
+    with reached(directory / "upstream.sock") as upstream:
+        yield Judge(Cluster(upstream) if upstream else None)
+
+
+def _without_rules(schema: Object) -> Object:
+    def bare(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: bare(item) for name, item in value.items() if name != "x-kubernetes-validations"}
+        return [bare(item) for item in value] if isinstance(value, list) else value
+
+    return dict(bare(schema))  # type: ignore[call-overload]
