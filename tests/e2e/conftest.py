@@ -91,12 +91,13 @@ def settled(
     options: Mapping[str, Any] | None = None,
     story: Sequence[Document] | None = None,
     store: str = "files",
+    group: str = documents.GROUP,
 ) -> Iterator[Lab]:
     """A lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``.
 
     ``story``: the gateway and the policy where they are others than those of basic mode.
     """
-    with Lab(machines, options, store) as made:
+    with Lab(machines, options, store, group) as made:
         try:
             made.publish_nodes()
             made.publish("story", story or documents.story(made.topology.egress_interface, GATEWAY))

@@ -8,7 +8,8 @@ from typing import Any
 from .topology import EGRESS_LABEL, Host
 
 Document = dict[str, Any]
-_API = "egress-gateway.io/v1alpha1"
+GROUP = "egress-gateway.io"
+_API = f"{GROUP}/v1alpha1"
 
 
 def node(host: Host) -> Document:
@@ -73,6 +74,12 @@ def policy(
     if excluded:
         spec["excludedCIDRs"] = list(excluded)
     return {"apiVersion": _API, "kind": "EgressGatewayPolicy", "metadata": {"name": name}, "spec": spec}
+
+
+def of_group(document: Document, group: str) -> Document:
+    """One of our kinds in another API group; what is of another kind stays."""
+    ours = document["apiVersion"] == _API
+    return {**document, "apiVersion": f"{group}/v1alpha1"} if ours else document
 
 
 def story(interface: str, gateway_name: str = "partner") -> list[Document]:

@@ -44,10 +44,16 @@ class Lab:
     """
 
     def __init__(
-        self, topology: Topology, options: Mapping[str, Any] | None = None, store: str = "files"
+        self,
+        topology: Topology,
+        options: Mapping[str, Any] | None = None,
+        store: str = "files",
+        group: str = documents.GROUP,
     ) -> None:
+        """``group``: of our kinds, as the cluster has them."""
         self.topology = topology
         self.store = store
+        self.group = group
         self.cluster: Cluster | None = None
         """What the API server has; None with the files store."""
         self.machines: dict[str, Namespace] = {}
@@ -142,7 +148,7 @@ class Lab:
     def publish(self, name: str, content: Sequence[Document]) -> None:
         """Writes a file of the store on every node, and on those that come later; or the objects into the cluster."""
         if self.cluster is not None:
-            self.cluster.publish(name, content)
+            self.cluster.publish(name, (documents.of_group(document, self.group) for document in content))
             return
         self._files[name] = list(content)
         for node in self.nodes.values():
@@ -241,7 +247,7 @@ class Lab:
         for path, text in ((token, secrets.token_hex(16)), (kubeconfig, _kubeconfig(host.internal_ip, token))):
             path.touch(mode=0o600)
             path.write_text(text)
-        self._options["store"] = {"kind": "kubernetes", "kubeconfig": str(kubeconfig)}
+        self._options["store"] = {"kind": "kubernetes", "kubeconfig": str(kubeconfig), "apiGroup": self.group}
         options = ["--address", host.internal_ip, "--token-file", str(token), "--socket", str(socket)]
         upstream = self._upstream.enter_context(reached(self.directory / "upstream.sock"))
         if upstream is not None:

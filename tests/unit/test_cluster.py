@@ -201,6 +201,8 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
         assert not troubles(inventory)
 
     def before(server: LocalServer) -> None:
+        if not server.cluster.has("networking.k8s.io/v1", "servicecidrs"):
+            pytest.skip("this server is older than ServiceCIDR")
         metadata, spec = {"name": "kubernetes"}, {"cidrs": ["10.96.0.0/16", "fd00:96::/108"]}
         document = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": spec}
         server.cluster.apply(document)

@@ -92,6 +92,10 @@ class Cluster:
         found = self.call("GET", "/api/v1/namespaces/default/events")["items"]
         return [event for event in found if reason in ("", event["reason"])]
 
+    def has(self, group_version: str, plural: str) -> bool:
+        """Whether the server has such a kind; a real one may be too old."""
+        return self.ask("GET", f"/apis/{group_version}/{plural}")[0] == http.client.OK
+
     def strike(self, **faults: Any) -> None:
         """What goes wrong from now on: :class:`.server.Faults`; nothing without arguments."""
         self.call("POST", "/_faults", faults)

@@ -85,15 +85,16 @@ class Upstream:
         self._compaction = asyncio.Event()
 
     async def answer(self, request: web.Request, *, own: bool) -> web.StreamResponse:
-        if request.query.get("continue") in self._expired:
+        if request.query.get("continue", "") in self._expired:
             raise Refused(410, "Expired", "The provided continue parameter is too old")
         asked = self._session.request(
             request.method, request.path_qs, data=await request.read(), headers=_headers(request, own)
         )
         async with asked as response:
             content = await response.read()
-            with contextlib.suppress(ValueError, AttributeError):
-                self._tokens.add(json.loads(content)["metadata"].get("continue"))
+            with contextlib.suppress(ValueError, LookupError, TypeError):
+                self._tokens.add(json.loads(content)["metadata"]["continue"])
+            self._tokens.discard("")
             return web.Response(body=content, status=response.status, content_type=response.content_type)
 
     async def watch(self, request: web.Request, *, own: bool) -> AsyncGenerator[Event]:
@@ -142,9 +143,11 @@ class Upstream:
 
     async def _install(self) -> None:
         """Namespace, rights and definitions of our manifests."""
-        for name in ("namespace.yaml", "rbac.yaml"):
-            for document in yaml.safe_load_all((_MANIFESTS / name).read_text()):
-                await self._apply(document)
+        await self._apply(yaml.safe_load((_MANIFESTS / "namespace.yaml").read_text()))
+        # An agent reads one of the groups.
+        rights = (_MANIFESTS / "rbac.yaml").read_text().replace(f"[{CUSTOM[0]}]", str(list(CUSTOM)))
+        for document in yaml.safe_load_all(rights):
+            await self._apply(document)
         for definition in definitions():
             await self._apply(definition)
             spec = definition["spec"]

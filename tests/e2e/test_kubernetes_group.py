@@ -1,0 +1,59 @@
+"""A cluster that has our kinds in the group of the Deckhouse Kubernetes Platform (``store.apiGroup``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..lab import documents, topology
+from ..lab.lab import SELECTED, Lab
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+GROUP = "network.deckhouse.io"
+GATEWAYS = f"/apis/{GROUP}/v1alpha1/egressgateways"
+POLICIES = f"/apis/{GROUP}/v1alpha1/egressgatewaypolicies"
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    story = documents.virtual_story([VIRTUAL], GATEWAY)
+    machines = topology.separate(workers=1, gateways=2)
+    with settled("test_kubernetes_group", machines, story=story, store="kubernetes", group=GROUP) as made:
+        yield made
+
+
+def test_a_selected_pod_is_seen_by_the_virtual_address(lab: Lab) -> None:
+    node = lab.nodes["w1"]
+    with lab.capture() as capture:
+        assert node.pod("backend", BACKEND).request(SELECTED).address == VIRTUAL
+        assert capture.sources(SELECTED) == {VIRTUAL}
+    assert node.pod("other", {"app": "other"}).request(SELECTED).address == node.host.ip
+
+
+def test_status_and_events_are_of_that_group(lab: Lab) -> None:
+    cluster = lab.cluster
+    assert cluster is not None
+
+    def status(path: str) -> dict[str, object]:
+        return dict(cluster.call("GET", path).get("status") or {})
+
+    master = lab.wait_settled(GATEWAY)
+    until(lambda: status(f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == master, "the status names the master")
+    until(lambda: status(f"{POLICIES}/backend-to-{GATEWAY}").get("conditions"), "the policy has a condition")
+    cluster.apply(documents.of_group(documents.policy("lost", "nowhere", {"app": "lost"}), GROUP))
+    until(cluster.events, "an Event tells of a policy without a gateway")
+    assert {event["involvedObject"]["apiVersion"] for event in cluster.events()} == {f"{GROUP}/v1alpha1"}
+
+
+def test_objects_of_the_other_group_count_for_nothing(lab: Lab) -> None:
+    cluster = lab.cluster
+    assert cluster is not None
+    cluster.apply(documents.policy("elsewhere", GATEWAY, {"app": "elsewhere"}))
+    cluster.apply(documents.of_group(documents.policy("here", GATEWAY, {"app": "here"}), GROUP))
+    node = lab.nodes["w1"]
+    until(lambda: "here" in {p["name"] for p in node.plan()["policies"]}, "the agent has followed")
+    assert "elsewhere" not in {p["name"] for p in node.plan()["policies"]}
