@@ -88,12 +88,13 @@ def _store(config: AgentConfig) -> tuple[Store, Callable[[Callable[[], View | No
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _nothing()
     # Imported only here: it is a third of the memory of an agent that needs it.
     from .cluster import ClusterStore
+    from .core.cluster import resources
     from .reporting import ClusterReport
     from .shell.kube import Api
 
     api = Api(config.store.kubeconfig)
-    group, known = config.store.api_group, config.run_dir / "last-known.json"
-    store = ClusterStore(api, group, config.node_name, known)
+    watched = resources(config.store.api_group, config.node_name, config.store.namespace)
+    store = ClusterStore(api, watched, config.run_dir / "last-known.json")
     return store, lambda seen: ClusterReport(api, store, seen).run()
 
 

@@ -12,12 +12,12 @@ import http
 import logging
 import os
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
-from .core.cluster import Picture, Resource, missing, pod_uid, resources, slim
+from .core.cluster import ROLL, Picture, Resource, missing, pod_uid, slim
 from .core.model import Inventory, Problem
 from .core.reach import Question
 from .core.reflector import Key, List, Object, Pause, Reflector, Watch, key_of
@@ -34,11 +34,11 @@ FOR_POD, CATCH_UP = 2.0, 1.0
 
 
 class ClusterStore:
-    """``last_known``: the file for what was read; it is made where it is missing."""
+    """``watched``: :func:`.core.cluster.resources`. ``last_known``: the file for what was read; it is made where it is missing."""
 
-    def __init__(self, api: Api, group: str, node: str, last_known: Path) -> None:
+    def __init__(self, api: Api, watched: Iterable[Resource], last_known: Path) -> None:
         self._api = api
-        self._resources = {resource.kind: resource for resource in resources(group, node)}
+        self._resources = {resource.kind: resource for resource in watched}
         self._last_known = last_known
         kept = _read(last_known)
         self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
@@ -104,13 +104,18 @@ class ClusterStore:
         for kind in ("EgressGateway", "EgressGatewayPolicy"):
             yield from list(self._reflectors[kind].objects.values())
 
+    def roll(self) -> Object | None:
+        """What the cluster says of the voters: :mod:`.core.roll`."""
+        return next(iter(self._reflectors[ROLL].objects.values()), None)
+
     async def has_pod(self, question: Question) -> bool:
         """Whether the cluster has such a pod, on any node. Raises ApiError."""
         return await self._api.any(self._resources["Pod"].path_in(question.namespace), question.label_selector)
 
     def path_of(self, kind: str, name: str) -> str:
-        """Where the API has a gateway or a policy."""
-        return self._resources[kind].path_of("", name)
+        """Where the API has an object of one of the kinds that are watched in one namespace, or have none."""
+        resource = self._resources[kind]
+        return resource.path_of(resource.namespace, name)
 
     def identity_of(self, kind: str, name: str) -> tuple[str, str] | None:
         """Its ``apiVersion`` and its uid; None where there is none."""
@@ -174,14 +179,19 @@ class ClusterStore:
     # --- what is known ---------------------------------------------------------------------------------------------
 
     def _known(self) -> bool:
-        return self._kept or all(reflector.synced for reflector in self._reflectors.values())
+        return self._kept or self._listed()
+
+    def _listed(self) -> bool:
+        """Whether all lists have come that this agent cannot do without."""
+        kinds = self._reflectors.items()
+        return all(r.synced or (r.trouble and self._resources[kind].optional) for kind, r in kinds)
 
     async def _first(self) -> None:
         """Waits for the first lists; where they do not come in time, only if nothing was known before."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + PATIENCE
         async with self._news:
-            while not all(reflector.synced for reflector in self._reflectors.values()):
+            while not self._listed():
                 if self._kept and loop.time() >= deadline:
                     log.warning("the Kubernetes API does not answer: what was known last counts")
                     return

@@ -116,6 +116,7 @@ class Leases:
             keeping=() if drained else [identity for identity in able if behind.get(identity)],
             failback=[e.id for e in plan.egress_ips if e.gateway in returning],
             moves=self._moves,
+            published=inventory.voters,
             stopping=self.stopping,
         )
         self._keeper.send(config)

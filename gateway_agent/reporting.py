@@ -10,10 +10,14 @@ import time
 from collections.abc import Callable
 
 from .cluster import ClusterStore
+from .core import roll
+from .core.cluster import ROLL
 from .core.conditions import Report, as_written, reports, steward
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
 from .core.reach import Inquiry, Question, questions, selects_nothing
+from .core.reflector import version_of
 from .core.view import View
+from .core.voters import VoterSet
 from .shell.kube import Api, ApiError
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,8 @@ class ClusterReport:
         self._chronicle = Chronicle()
         self._inquiry = Inquiry()
         self._waiting: list[Happening] = []
+        self._published_over = ""
+        """Version of the voters' object that was written over: the watch may be late."""
         self._written: dict[tuple[str, str], Report] = {}
 
     async def run(self) -> None:
@@ -50,6 +56,7 @@ class ClusterReport:
                 await self._write_statuses(view)
                 await self._write_events(view.plan.node)
                 await self._ask_for_pods(view)
+                await self._publish_voters(view)
                 pause = FIRST_PAUSE
             except ApiError as error:
                 log.warning("what the cluster should hear waits: Kubernetes API: %s", error)
@@ -88,6 +95,22 @@ class ClusterReport:
             if await self._store.has_pod(question):
                 return True
         return False
+
+    async def _publish_voters(self, view: View) -> None:
+        """After each change of the voters one node writes it down."""
+        if view.keeper is None or steward(view) != view.plan.node:
+            return
+        agreed, item = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.roll()
+        patch = roll.correction(item, agreed, [node.name for node in view.plan.nodes])
+        if patch is None or version_of(item) == self._published_over:
+            return
+        try:
+            await self._api.merge(self._store.path_of(ROLL, roll.NAME), patch)
+        except ApiError as error:
+            # Another node was faster. The watch tells what it has written.
+            if error.status != http.HTTPStatus.CONFLICT:
+                raise
+        self._published_over = version_of(item)
 
     async def _write_events(self, node: str) -> None:
         while self._waiting:

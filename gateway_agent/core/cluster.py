@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import manifests
+from . import manifests, roll
 from .manifests import FileContent
 from .model import DRAIN, Inventory, Problem, RunningPod
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
+ROLL = "ConfigMap"
+"""The kind of :mod:`.roll`."""
 STATIC = "kubernetes.io/config.mirror"
 """The annotation by which the API's picture of a static pod names the uid that its runtime was told. Others cannot
 have it: the API lets nobody but kubelets set it."""
@@ -23,6 +25,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Namespace": {},
     "Pod": {"spec": ("hostNetwork",), "status": ("podIPs", "phase")},
     "ServiceCIDR": {"spec": ("cidrs",)},
+    ROLL: {"data": ("version", "members")},
 }
 """What is kept of kinds that are not ours, beside the metadata. A node's status names every image that it has."""
 ENDED = ("Succeeded", "Failed")
@@ -31,34 +34,35 @@ ENDED = ("Succeeded", "Failed")
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of objects, all of which are watched that ``selector`` lets through."""
+    """A kind of objects, all of which are watched that ``selector`` lets through, in one ``namespace`` or in all."""
 
     kind: str
     api_version: str
     plural: str
     selector: str = ""
     """A field selector."""
+    namespace: str = ""
     optional: bool = False
-    """A server may not have the kind."""
+    """A server may not have the kind, or may not show it: the agent does without."""
 
     @property
     def path(self) -> str:
-        """Of the list, over all namespaces."""
-        root = "api" if "/" not in self.api_version else "apis"
-        return f"/{root}/{self.api_version}/{self.plural}"
+        """Of the list of what is watched."""
+        return self.path_in(self.namespace)
 
     def path_in(self, namespace: str) -> str:
         """Of the list in one namespace; where it is empty, over all."""
-        root, _, plural = self.path.rpartition("/")
-        return f"{root}/namespaces/{namespace}/{plural}" if namespace else self.path
+        root = "api" if "/" not in self.api_version else "apis"
+        scope = f"namespaces/{namespace}/" if namespace else ""
+        return f"/{root}/{self.api_version}/{scope}{self.plural}"
 
     def path_of(self, namespace: str, name: str) -> str:
         """Of one object."""
         return f"{self.path_in(namespace)}/{name}"
 
 
-def resources(group: str, node: str) -> tuple[Resource, ...]:
-    """All that an agent watches. ``group``: of our kinds; of pods only those of this node."""
+def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
+    """All that an agent watches. ``group``: of our kinds; of pods only those of this node; ``namespace``: our own."""
     return (
         Resource("EgressGateway", f"{group}/{VERSION}", "egressgateways"),
         Resource("EgressGatewayPolicy", f"{group}/{VERSION}", "egressgatewaypolicies"),
@@ -67,6 +71,7 @@ def resources(group: str, node: str) -> tuple[Resource, ...]:
         Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
         # Since Kubernetes 1.33.
         Resource("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", optional=True),
+        Resource(ROLL, "v1", "configmaps", f"metadata.name={roll.NAME}", namespace, optional=True),
     )
 
 
@@ -108,7 +113,10 @@ class Picture:
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
         running = tuple(pod for _, (item, _) in sorted(known.items()) for pod in _running(item))
         pods = {key: uid for (kind, key), (item, _) in known.items() if kind == "Pod" and (uid := pod_uid(item))}
-        inventory = replace(manifests.assemble(contents), knows_pods=True, running=running, uids=pods)
+        voters = next((roll.read(item) for (kind, _), (item, _) in known.items() if kind == ROLL), None)
+        inventory = replace(
+            manifests.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
+        )
         return manifests.with_problems(inventory, problems)
 
 

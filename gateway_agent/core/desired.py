@@ -10,6 +10,8 @@ from cni.plan import Plan, PlanEgressIP
 
 from .keeping import EgressWish, KeeperConfig, Move, Peer
 from .readiness import InterfaceFacts
+from .roll import counting
+from .voters import VoterSet
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ def keeper_config(
     keeping: Collection[str] = (),
     failback: Collection[str] = (),
     moves: Iterable[Move] = (),
+    published: VoterSet | None = None,
     stopping: bool = False,
 ) -> KeeperConfig:
     """``unready``: for each egress IP this node is eligible for, why it is not ready, or an empty text.
 
     ``devices``: names of the tunnels that stand, so that the keeper can point them at a master. ``leaving``: ids that
     this node is to hand over while it still forwards. ``keeping``: those that it is not to take over, but to keep.
-    ``failback``: ids that go home. ``moves``: what operators want.
+    ``failback``: ids that go home. ``moves``: what operators want. ``published``: the voter set that the store names.
     """
     egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return KeeperConfig(
@@ -53,6 +56,7 @@ def keeper_config(
         egress=tuple(_wish(plan, egress, unready, devices, leaving, keeping, failback) for egress in plan.egress_ips),
         stopping=stopping,
         moves=tuple(moves),
+        published=counting(published, [node.name for node in plan.nodes]),
     )
 
 

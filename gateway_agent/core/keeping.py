@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .voters import VoterSet
+
 SOCKET = "keeper.sock"
 LOCK = "keeper.lock"
 """Held by the one keeper of a run directory, with its process id in it."""
@@ -79,6 +81,8 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     stopping: bool = False
     """The service is being stopped: hand every lease over, tell the workers, then exit."""
     moves: tuple[Move, ...] = ()
+    published: VoterSet | None = None
+    """The voter set that the cluster names; see :mod:`.roll`."""
 
 
 class EgressState(msgspec.Struct, frozen=True):

@@ -9,6 +9,8 @@ from typing import Literal
 
 from cni.plan import PodIdentity, Requirement, Selector
 
+from .voters import VoterSet
+
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
 VIRTUAL_IP = "VirtualIPAddress"
 DRAIN = "egress-gateway.io/drain"
@@ -104,6 +106,8 @@ class Inventory:
     running: tuple[RunningPod, ...] = ()
     service_cidrs: tuple[str, ...] = ()
     """The networks of Services, where the cluster names them."""
+    voters: VoterSet | None = None
+    """What the store says of the voters; see :mod:`.roll`."""
     problems: tuple[Problem, ...] = ()
     knows_pods: bool = False
     """The store has every pod of this node: of one that it does not know, the labels are unknown. Else they are what

@@ -153,6 +153,17 @@ class Electorate:
         if self.current.version == 0:
             self.current = VoterSet(0, members)
 
+    def learn(self, published: VoterSet | None, now: int) -> bool:
+        """What the cluster says was agreed: it counts only for a node that knows of nothing. True where it is news."""
+        news = (
+            published is not None
+            and (self.recovering or self.current.version == 0)
+            and published.version > self.current.version
+        )
+        if news and published is not None:
+            self.adopt(published, now)
+        return news
+
     def hear(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
         """Takes in what another node knows. True where this node has learned of a newer set."""
         if self.recovering:

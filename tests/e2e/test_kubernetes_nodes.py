@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway_agent.core import roll
+
 from ..lab import documents, topology
 from ..lab.lab import Lab
 from ..lab.observing import Observers
@@ -19,6 +21,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 OLD, NEW, LAST = ("g1", "g2", "g3"), ("g4", "g5", "g6"), "g7"
+ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{roll.NAME}"
 PORTS = iter(range(9800, 9900))
 """Of the outside service: what one test leaves behind in a connection table is not in another's way."""
 
@@ -94,6 +97,49 @@ def test_every_egress_node_is_replaced_while_traffic_flows(lab: Lab, pod: Pod) -
         assert longest(probing.stop()).lost == 0
         assert capture.sources(port) == {VIRTUAL}
         assert observers.overlaps() == []
+    until(lambda: published(lab) == agreed(lab, "w1"), "the cluster names the voters")
+    assert agreed(lab, "w1")[0] > 2 * len(OLD)
+
+
+def test_an_old_voter_set_in_the_cluster_makes_no_second_owner(lab: Lab, pod: Pod) -> None:
+    """It is all that a node finds which has lost its memory: what it says was once true."""
+    assert lab.cluster is not None
+    before = master(lab)
+    fresh, *others = sorted(set(NEW) - {before})
+    lab.serve("outside", port := next(PORTS))
+    with lab.capture() as capture, Observers(lab, NEW, [VIRTUAL], held=True) as observers:
+        # Who could write it anew does not hear of it.
+        lab.cluster.strike(match="configmaps?", deaf=True)
+        try:
+            old = {"version": "2", "members": " ".join(sorted((fresh, others[0], OLD[0])))}
+            lab.cluster.call("PATCH", ROLL, {"data": old})
+            node = lab.nodes[fresh]
+            node.die()
+            for name in ("voters.json", "last-known.json"):
+                (node.agent.run_dir / name).unlink()
+            node.agent.start()
+            until(lambda: agreed(lab, fresh) == agreed(lab, "w1"), f"{fresh} has learned who votes now", 20)
+            assert master(lab) == before
+            assert pod.request(port, 0.3).address == VIRTUAL
+        finally:
+            lab.cluster.strike()
+        assert capture.sources(port) == {VIRTUAL}
+        assert observers.overlaps() == []
+    lab.cluster.drop()
+    until(lambda: published(lab) == agreed(lab, "w1"), "the cluster names the voters again", 20)
+
+
+def published(lab: Lab) -> tuple[int, tuple[str, ...]]:
+    """The voter set by the word of the cluster."""
+    assert lab.cluster is not None
+    found = roll.read(lab.cluster.call("GET", ROLL))
+    return (found.version, found.members) if found else (0, ())
+
+
+def agreed(lab: Lab, name: str) -> tuple[int, tuple[str, ...]]:
+    """The voter set by the word of a node."""
+    status = lab.nodes[name].agent.status()
+    return status["voterSet"], tuple(status["voters"])
 
 
 def test_a_node_that_has_not_heard_of_a_replacement_makes_no_second_owner(lab: Lab, pod: Pod) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from gateway_agent import cluster, reporting
 from gateway_agent.cluster import ClusterStore
-from gateway_agent.core import reach, reflector
+from gateway_agent.core import reach, reflector, roll
+from gateway_agent.core.cluster import resources
 from gateway_agent.core.model import Inventory
 from gateway_agent.core.planning import identify, never_sent
 from gateway_agent.core.view import View
@@ -27,7 +28,8 @@ from tests.lab.apiserver.local import LocalServer, serving
 from tests.lab.topology import VIRTUAL
 from tests.unit.core import test_conditions as conditions
 
-GROUP = "egress-gateway.io"
+GROUP, NAMESPACE = "egress-gateway.io", "egress-gateway"
+ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{roll.NAME}"
 GATEWAYS, POLICIES = (f"/apis/{GROUP}/v1alpha1/{plural}" for plural in ("egressgateways", "egressgatewaypolicies"))
 
 
@@ -70,7 +72,7 @@ def story(directory: Path, tell: Story, before: Callable[[LocalServer], None] = 
 
 async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
     file = directory / "last-known.json"
-    reader = Reader(ClusterStore(Api(server.kubeconfig), GROUP, "w1", file), file)
+    reader = Reader(ClusterStore(Api(server.kubeconfig), resources(GROUP, "w1", NAMESPACE), file), file)
     task = asyncio.create_task(reader.run())
     telling = asyncio.create_task(tell(reader, server))
     await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED, timeout=30)
@@ -197,8 +199,7 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
         assert never_sent(inventory, ())["10.96.0.0/16"] == "cluster network"
         server.cluster.strike(match="servicecidrs", status=404)
         server.cluster.drop()
-        inventory = await reader.until(lambda inventory: not inventory.service_cidrs)
-        assert not troubles(inventory)
+        await reader.until(lambda inventory: not inventory.service_cidrs and not troubles(inventory))
 
     def before(server: LocalServer) -> None:
         if not server.cluster.has("networking.k8s.io/v1", "servicecidrs"):
@@ -362,7 +363,7 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
         while looks < enough:
             assert not task.done()
             await asyncio.sleep(0.01)
-        assert asked(server, "PATCH") == 2
+        assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
         [event] = server.cluster.events()
         assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
         task.cancel()
@@ -387,7 +388,37 @@ def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -
         while time.time() < wanted or looks < 10:
             assert not task.done()
             await asyncio.sleep(0.01)
-        assert asked(server, "PATCH") == 2
+        assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
+        task.cancel()
+
+    story(tmp_path, tell, reported)
+
+
+@pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
+def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
+    """The other writer comes between: the watch has not told of what it has written."""
+    looks = 0
+
+    def view() -> View:
+        nonlocal looks
+        looks += 1
+        return conditions.seen()
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.cluster.strike(match="configmaps?", deaf=True)
+        if standing:
+            server.cluster.call("PATCH", ROLL, {"data": {"version": standing, "members": "x y z"}})
+        task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
+        while looks < 10:
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        keeper = conditions.seen().keeper
+        assert keeper is not None
+        agreed = {"version": str(keeper.voter_set), "members": " ".join(keeper.voters)}
+        other = {"version": standing, "members": "x y z"}
+        assert server.cluster.call("GET", ROLL)["data"] == (agreed if written else other)
+        assert asked(server, f"PATCH {ROLL}") == 1
         task.cancel()
 
     story(tmp_path, tell, reported)

@@ -8,11 +8,12 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator
 
+import yaml
 from aiohttp import web
 
 from .objects import Collection, Objects, selected
 from .origin import Event, Object, Refused
-from .schema import schemas
+from .schema import DEFINITIONS, schemas
 
 BOOKMARK = 1.0
 """Seconds between two bookmarks; a real server sends one a minute."""
@@ -29,7 +30,11 @@ class Memory:
         self._pages: dict[str, tuple[int, list[Object]]] = {}
 
     async def start(self) -> None:
-        pass
+        # What comes with our manifests and agents may not make.
+        for plural, name in (("namespaces", "namespace.yaml"), ("configmaps", "voters.yaml")):
+            document = yaml.safe_load((DEFINITIONS.parent / name).read_text())
+            namespace = document["metadata"].get("namespace", "")
+            self._objects.create(self._objects.collections["v1", plural], namespace, document)
 
     async def close(self) -> None:
         pass

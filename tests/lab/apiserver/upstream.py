@@ -143,7 +143,8 @@ class Upstream:
 
     async def _install(self) -> None:
         """Namespace, rights and definitions of our manifests."""
-        await self._apply(yaml.safe_load((_MANIFESTS / "namespace.yaml").read_text()))
+        for name in ("namespace.yaml", "voters.yaml"):
+            await self._apply(yaml.safe_load((_MANIFESTS / name).read_text()))
         # An agent reads one of the groups.
         rights = (_MANIFESTS / "rbac.yaml").read_text().replace(f"[{CUSTOM[0]}]", str(list(CUSTOM)))
         for document in yaml.safe_load_all(rights):

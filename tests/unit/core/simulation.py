@@ -18,7 +18,7 @@ from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.outbox import Send
 from gateway_agent.core.report import report
 from gateway_agent.core.serving import Open, Probe
-from gateway_agent.core.voters import Memory
+from gateway_agent.core.voters import Memory, VoterSet
 from gateway_agent.core.wire import Key
 
 from .simulated_kernel import Kernel
@@ -98,6 +98,8 @@ class Network:
         self.availability_first = availability_first
         self.heartbeat_ns, self.duration_ns = heartbeat_ns, duration_ns
         self.failback = False
+        self.published: VoterSet | None = None
+        """What the cluster says of the voters."""
         self.lan = True
         """Whether the nodes hear each other where the virtual addresses are; heartbeats go by another way."""
         self.squatted: set[str] = set()
@@ -319,7 +321,7 @@ class Network:
         )
         return KeeperConfig(
             machine.name, 7947, "", self.heartbeat_ns, self.duration_ns, self.availability_first, peers, wishes,
-            machine.stopping, machine.moves,
+            machine.stopping, machine.moves, self.published,
         )
 
     def _carry_out(self, machine: Machine, effects: list[Effect]) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from cni.plan import PodIdentity
+from gateway_agent.core import roll
 from gateway_agent.core.cluster import Picture, Resource, missing, resources, slim
 from gateway_agent.core.model import Node, Problem
 from gateway_agent.core.planning import identify, never_sent
+from gateway_agent.core.voters import VoterSet
 from tests.lab import documents
 
-RESOURCES = {resource.kind: resource for resource in resources("egress-gateway.io", "w1")}
+RESOURCES = {resource.kind: resource for resource in resources("egress-gateway.io", "w1", "egress-gateway")}
 POLICY = RESOURCES["EgressGatewayPolicy"]
 
 
@@ -40,6 +42,7 @@ def pod(name: str, **labels: str) -> Any:
     [
         ("Node", "/api/v1/nodes", "/api/v1/nodes/x"),
         ("Pod", "/api/v1/pods", "/api/v1/namespaces/prod/pods/x"),
+        ("ServiceCIDR", "/apis/networking.k8s.io/v1/servicecidrs", "/apis/networking.k8s.io/v1/servicecidrs/x"),
         (
             "EgressGateway",
             "/apis/egress-gateway.io/v1alpha1/egressgateways",
@@ -54,7 +57,7 @@ def test_paths(kind: str, path: str, one: str) -> None:
 
 def test_of_pods_only_those_of_the_node_are_watched() -> None:
     assert RESOURCES["Pod"].selector == "spec.nodeName=w1"
-    assert {resource.selector for kind, resource in RESOURCES.items() if kind != "Pod"} == {""}
+    assert {kind for kind, resource in RESOURCES.items() if resource.selector} == {"Pod", "ConfigMap"}
 
 
 def test_what_is_not_used_is_not_kept() -> None:
@@ -158,5 +161,17 @@ def test_what_the_watch_has_not_told_yet(known: dict[str, str], listed: dict[str
 
 
 def test_another_group() -> None:
-    [first, *_] = resources("network.deckhouse.io", "w1")
+    [first, *_] = resources("network.deckhouse.io", "w1", "egress-gateway")
     assert first == Resource("EgressGateway", "network.deckhouse.io/v1alpha1", "egressgateways")
+
+
+def test_the_voters_are_in_one_namespace_of_ours() -> None:
+    watched = RESOURCES["ConfigMap"]
+    assert watched.path == "/api/v1/namespaces/egress-gateway/configmaps"
+    assert watched.selector == f"metadata.name={roll.NAME}"
+    document = {"metadata": {"name": roll.NAME, "namespace": "egress-gateway"}, "binaryData": {"x": ""}}
+    kept = of_api("ConfigMap", {**document, "data": {"version": "2", "members": "g1 g2 g3", "note": "x"}})
+    assert kept["data"] == {"version": "2", "members": "g1 g2 g3"}
+    assert "binaryData" not in kept
+    assert Picture().inventory([kept]).voters == VoterSet(2, ("g1", "g2", "g3"))
+    assert Picture().inventory([]).voters is None
