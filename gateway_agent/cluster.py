@@ -34,7 +34,8 @@ FOR_POD, CATCH_UP = 2.0, 1.0
 
 
 class ClusterStore:
-    """``watched``: :func:`.core.cluster.resources`. ``last_known``: the file for what was read; it is made where it is missing."""
+    """``watched``: see :func:`.core.cluster.resources`. ``last_known``: the file for what was read; it is made where it
+    is missing."""
 
     def __init__(self, api: Api, watched: Iterable[Resource], last_known: Path) -> None:
         self._api = api

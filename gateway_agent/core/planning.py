@@ -131,7 +131,8 @@ def identify(
 def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, str]:
     """Prefixes that go to no gateway, and why."""
     pods = (cidr for node in inventory.nodes for cidr in node.pod_cidrs)
-    return policy.never_sent((*cluster_cidrs, *pods, *inventory.service_cidrs), (a for node in inventory.nodes for a in node.addresses))
+    networks = (*cluster_cidrs, *pods, *inventory.service_cidrs)
+    return policy.never_sent(networks, (a for node in inventory.nodes for a in node.addresses))
 
 
 def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, ...]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import http.client
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..documents import Document
 from ..waiting import until
@@ -60,7 +62,7 @@ class Judge:
             self.rules = "x-kubernetes-validations" in str(stored["spec"]["versions"])
             spec = definition["spec"]
             served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-            until(lambda served=served: real.ask("GET", served)[0] == http.client.OK, f"{served} is served")
+            until(partial(_is_served, real, served), f"{served} is served")
 
 
 @contextlib.contextmanager
@@ -69,10 +71,11 @@ def judging(directory: Path) -> Iterator[Judge]:
         yield Judge(Cluster(upstream) if upstream else None)
 
 
-def _without_rules(schema: Object) -> Object:
-    def bare(value: object) -> object:
-        if isinstance(value, dict):
-            return {name: bare(item) for name, item in value.items() if name != "x-kubernetes-validations"}
-        return [bare(item) for item in value] if isinstance(value, list) else value
+def _is_served(real: Cluster, path: str) -> bool:
+    return real.ask("GET", path)[0] == http.client.OK
 
-    return dict(bare(schema))  # type: ignore[call-overload]
+
+def _without_rules(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        return {name: _without_rules(item) for name, item in schema.items() if name != "x-kubernetes-validations"}
+    return [_without_rules(item) for item in schema] if isinstance(schema, list) else schema

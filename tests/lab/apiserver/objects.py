@@ -127,7 +127,7 @@ class Objects:
         before = self.get(collection, namespace, name)
         wanted = (given.get("metadata") or {}).get("resourceVersion")
         if not wanted and collection.kind.group in CUSTOM:
-            raise Refused(422, "Invalid", "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update")
+            raise Refused(422, "Invalid", "metadata.resourceVersion: must be specified for an update")
         if wanted and wanted != before["metadata"]["resourceVersion"]:
             raise Refused(
                 409,

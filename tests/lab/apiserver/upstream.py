@@ -126,7 +126,7 @@ class Upstream:
         names = {item["metadata"]["name"] for item in (await self._ask("GET", "/api/v1/namespaces"))["items"]}
         if CONSENT not in names:
             raise RuntimeError(
-                f"{VARIABLE}: tests delete all that this cluster has. If that is right: kubectl create namespace {CONSENT}"
+                f"{VARIABLE}: tests delete all that this cluster has. If they may: kubectl create namespace {CONSENT}"
             )
         for group in CUSTOM:
             for plural in _PLURALS:

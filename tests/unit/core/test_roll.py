@@ -94,8 +94,8 @@ def test_it_alone_lets_nobody_vote_sooner() -> None:
 
 
 def replaced() -> tuple[Network, VoterSet]:
-    """Two egress nodes went away, one after the other; workers vote in their place. Now they are back, hear nobody, and have
-    forgotten everything."""
+    """Two egress nodes went away, one after the other; workers vote in their place. Now they are back, hear only each
+    other, and have forgotten everything."""
     network = Network(egress=3, workers=3)
     assert network.run_until(network.all_agreed, 5 * SECOND)
     for name in ("g1", "g2"):

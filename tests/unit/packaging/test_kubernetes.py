@@ -66,7 +66,7 @@ def test_a_real_api_takes_them(directory: str, tmp_path: Path) -> None:
 
 
 def test_the_configuration_is_one_that_the_agent_takes() -> None:
-    data = only("ConfigMap")["data"]["agent.yaml"]
+    [data] = [found["data"]["agent.yaml"] for found in rendered() if "agent.yaml" in found.get("data", {})]
     parsed = config.parse("agent.yaml", data, "a-node")
     assert (parsed.store, parsed.node_name) == (KubernetesStoreConfig(), "a-node")
     [agent] = [container for container in pod()["containers"] if container["name"] == "agent"]
