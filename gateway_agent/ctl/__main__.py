@@ -69,17 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     handover.add_argument("--ip", default="", help="one of its addresses, where it has several")
     handover.add_argument("--to", required=True, metavar="NODE")
     add("doctor", _doctor, "what is ours in this node's kernel, and what may be wrong with the node")
+    add("clean", _clean, "takes away all that is ours on this node, after the agent and the plugin")
     validate = add("validate", _validate, "checks manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
     return parser
 
 
 def _ask(options: argparse.Namespace, call: str, **arguments: str) -> dict[str, Any]:
+    return ask(_run_dir(options) / "agent.sock", call, **arguments)
+
+
+def _run_dir(options: argparse.Namespace) -> Path:
     if options.config is None and not DEFAULT_PATH.exists():
-        run_dir = AgentConfig.run_dir
-    else:
-        run_dir = load(options.config or DEFAULT_PATH).run_dir
-    return ask(run_dir / "agent.sock", call, **arguments)
+        return AgentConfig.run_dir
+    return load(options.config or DEFAULT_PATH).run_dir
 
 
 def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
@@ -123,6 +126,26 @@ def _undrain(options: argparse.Namespace) -> int:
 def _handover(options: argparse.Namespace) -> int:
     answer = _ask(options, "handover", gateway=options.gateway, ip=options.ip, to=options.to)
     return _show(options, "handover", answer)
+
+
+def _clean(options: argparse.Namespace) -> int:
+    from cni.kernel.errors import KernelError
+
+    from .clean import clean
+
+    done = []
+    try:
+        for words in clean(_run_dir(options)):
+            done.append(words)
+            if options.output == "text":
+                print(words, flush=True)
+    except KernelError as error:
+        raise NoAnswer(error.message, error.hint) from error
+    except OSError as error:
+        raise NoAnswer(str(error)) from error
+    if options.output == "json":
+        print(json.dumps(done, indent=2))
+    return DONE
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from gateway_agent.core import chaining
+from gateway_agent.ctl import doctor
 
 from ..lab import documents, topology
 from ..lab.cri.containerd import Containerd
@@ -39,13 +40,14 @@ FRESH = 9700
 
 
 @cache
-def rendered() -> list[dict[str, Any]]:
-    done = subprocess.run(["kubectl", "kustomize", str(MANIFESTS)], check=True, capture_output=True, text=True)
+def rendered(directory: str = "") -> list[dict[str, Any]]:
+    command = ["kubectl", "kustomize", str(MANIFESTS / directory)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return list(yaml.safe_load_all(done.stdout))
 
 
-def daemon_set() -> dict[str, Any]:
-    return next(document for document in rendered() if document["kind"] == "DaemonSet")
+def daemon_set(directory: str = "") -> dict[str, Any]:
+    return next(document for document in rendered(directory) if document["kind"] == "DaemonSet")
 
 
 class Deployed:
@@ -58,7 +60,8 @@ class Deployed:
         # As the network plugin has written it, without ours.
         self.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
         spec = daemon_set()["spec"]["template"]["spec"]
-        self.pod = KubeletPod(self.runtime, node.name, spec, self._volumes(lab), self._more(image), image, ["keeper"])
+        self._image, self._has = image, self._volumes(lab)
+        self.pod = KubeletPod(self.runtime, node.name, spec, self._has, self._more(image), image, ["keeper"])
 
     def _volumes(self, lab: Lab) -> dict[str, Path]:
         config, key = self.node.directory / "config", self.node.directory / "key"
@@ -97,6 +100,12 @@ class Deployed:
     def start(self) -> None:
         self.runtime.start()
         self.pod.start()
+
+    def uninstall(self) -> None:
+        spec = daemon_set("uninstall")["spec"]["template"]["spec"]
+        pod = KubeletPod(self.runtime, self.node.name, spec, self._has, {}, self._image)
+        pod.start()
+        pod.stop()
 
     def end(self) -> None:
         for sandbox in self.runtime.sandboxes():
@@ -295,3 +304,26 @@ def granted() -> set[Right]:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+def test_uninstalling_leaves_nothing_behind(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    """On a worker and on an egress node, at last. A pod that runs goes its own way from then on."""
+    master = master_of(lab)
+    worker = nodes["w1"]
+    running = Sandbox(worker.node, worker.runtime, "running", BACKEND)
+    assert running.request(SELECTED).address == VIRTUAL
+    for deployed in (nodes[master], worker):
+        assert ours(deployed)
+        deployed.pod.stop()
+        deployed.uninstall()
+        assert ours(deployed) == []
+        assert list(deployed.node.agent.run_dir.iterdir()) == []
+        assert deployed.plugins() == ["bridge"]
+        assert not (deployed.runtime.directory / "bin" / chaining.TYPE).exists()
+    assert running.request(SELECTED).address == worker.node.host.ip
+    running.stop()
+
+
+def ours(deployed: Deployed) -> list[str]:
+    found = deployed.node.machine.inside(lambda: doctor.examine(None))
+    return [finding.found for finding in found if finding.what == "ours"]

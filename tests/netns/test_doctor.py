@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +13,8 @@ from cni import ensure as datapath
 from cni.kernel import ids, netlink, nft
 from gateway_agent.core.fence import fence_nft
 from gateway_agent.core.ruleset import gateway_nft
+from gateway_agent.ctl.clean import clean
+from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
 from gateway_agent.shell.addresses import Addresses
 from tests.lab.namespace import Namespace
@@ -68,8 +73,7 @@ def test_a_node_without_anything_of_ours(node: Namespace) -> None:
     assert ours(node) == []
 
 
-def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
-    of_somebody_else(node)
+def everything_of_ours(node: Namespace) -> None:
     wanted = plan("g1")
     node.ip("link add veth1 type veth peer name veth1-far")
 
@@ -83,6 +87,18 @@ def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
         addresses.close()
 
     node.inside(stand)
+
+
+def everything(node: Namespace) -> tuple[str, ...]:
+    """All that is in the node's kernel, whoever's it is."""
+    listings = (("ip", "-d", "link"), ("ip", "address"), ("ip", "neighbour"), ("ip", "rule"), ("ip", "-6", "rule"),
+                ("ip", "route", "show", "table", "all"), ("nft", "list", "ruleset"))  # fmt: skip
+    return tuple(node.run(*listing) for listing in listings)
+
+
+def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
+    of_somebody_else(node)
+    everything_of_ours(node)
     found = ours(node)
     assert found
     state = node.inside(netlink.observe)
@@ -102,19 +118,44 @@ def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
 
 def test_looking_changes_nothing(node: Namespace) -> None:
     of_somebody_else(node)
-
-    def everything() -> tuple[str, ...]:
-        listings = (
-            ("ip", "-d", "link"),
-            ("ip", "address"),
-            ("ip", "rule"),
-            ("ip", "route", "show", "table", "all"),
-        )
-        return tuple(node.run(*listing) for listing in (*listings, ("nft", "list", "ruleset")))
-
-    before = everything()
+    before = everything(node)
     assert ours(node) == []
-    assert everything() == before
+    assert everything(node) == before
+
+
+def test_cleaning_takes_away_all_that_is_ours_and_nothing_else(node: Namespace, tmp_path: Path) -> None:
+    of_somebody_else(node)
+    # One that stands in the very place of ours is replaced by it.
+    node.ip("route del default table 7001", "link add veth1 type veth peer name veth1-far")
+    before = everything(node)
+    node.ip("link del veth1")
+    everything_of_ours(node)
+    (tmp_path / "pods").mkdir()
+    for name in ("plan.json", "agent.lock", "pods/one"):
+        (tmp_path / name).touch()
+    done = node.inside(lambda: list(clean(tmp_path)))
+    assert ours(node) == []
+    assert len(done) > 10
+    assert list(tmp_path.iterdir()) == []
+    assert lines(everything(node)) == lines(before)
+    assert node.inside(lambda: list(clean(tmp_path))) == []
+
+
+def lines(listings: tuple[str, ...]) -> list[str]:
+    """Without what an interface that is made anew has another of."""
+    text = re.sub(r"(?m)^\d+: |link/ether \S+|^.*fe80::.*$", "", "\n".join(listings))
+    return sorted(line.rstrip() for line in text.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("name", ["agent.lock", "keeper.lock"])
+def test_where_something_runs_nothing_is_cleaned(node: Namespace, tmp_path: Path, name: str) -> None:
+    everything_of_ours(node)
+    before = ours(node)
+    with (tmp_path / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(NoAnswer, match="runs on this node"):
+            node.inside(lambda: list(clean(tmp_path)))
+    assert ours(node) == before
 
 
 def test_what_may_be_wrong_with_the_node(node: Namespace) -> None:

@@ -142,7 +142,7 @@ class KubeletPod:
             image=messages.ImageSpec(image=BUILT if self._archive else IMAGE),
             command=[*container["command"], *self._more.get(name, ())],
             envs=[*map(self._variable, container.get("env", ()))],
-            mounts=[*map(self._mount, container["volumeMounts"])],
+            mounts=[*map(self._mount, container.get("volumeMounts", ()))],
             log_path=f"{name}.{self._attempts}.log",
             linux=messages.LinuxContainerConfig(security_context=self._security(container)),
         )
