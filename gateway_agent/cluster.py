@@ -133,13 +133,14 @@ class ClusterStore:
                 if isinstance(step, Pause):
                     await asyncio.sleep(step.seconds)
                 elif isinstance(step, List):
+                    troubled = bool(reflector.trouble)
                     page = await self._api.page(resource.path, resource.selector, step.token)
                     changed = reflector.page(
                         [slim(resource, i) for i in page.items], page.version, page.token
                     )
                     if kind == "Pod" and not page.token:
                         self._asked.clear()
-                    if changed:
+                    if changed or troubled:
                         await self._tell(kind)
                 else:
                     await self._watch(resource, reflector, step)

@@ -22,6 +22,7 @@ LATE = 0.01
 PATIENCE = 5.0
 """Seconds that an operator waits for a handover: a hundred times what it takes."""
 DRAINED, CORDONED = "drained by an operator", "its node is cordoned"
+STOPPING = "its node is being shut down"
 ANNOTATED = f"its node has the annotation {DRAIN}"
 
 
@@ -128,6 +129,8 @@ class Leases:
         mine = [node for node in inventory.nodes if node.name == self._config.node_name]
         if any(node.drained for node in mine):
             return ANNOTATED
+        if any(node.stopping for node in mine):
+            return STOPPING
         return CORDONED if any(node.cordoned for node in mine) else ""
 
     async def ended(self) -> None:

@@ -36,7 +36,7 @@ class ClusterReport:
         self._api = api
         self._store = store
         self._view = view
-        self._chronicle = Chronicle()
+        self._chronicle = Chronicle(time.time())
         self._inquiry = Inquiry()
         self._waiting: list[Happening] = []
         self._published_over = ""

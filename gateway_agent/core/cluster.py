@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import manifests, roll
+from . import manifests, roll, specs
 from .manifests import FileContent
-from .model import DRAIN, Inventory, Problem, RunningPod
+from .model import DRAIN, SHUTTING_DOWN, Inventory, Problem, RunningPod
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
@@ -91,6 +91,11 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
         value = item.get(name)
         if isinstance(value, dict):
             kept[name] = {field: value[field] for field in fields if field in value}
+    if resource.kind == "Node":
+        # Nothing else of the conditions: a kubelet writes them anew every few minutes.
+        conditions = (item.get("status") or {}).get("conditions")
+        if isinstance(conditions, list) and specs.is_stopping(conditions):
+            kept["status"]["conditions"] = [{"type": "Ready", "message": SHUTTING_DOWN}]
     return kept
 
 

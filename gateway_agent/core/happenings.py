@@ -32,9 +32,9 @@ class Happening:
 
 @dataclass
 class Chronicle:
-    """What has been told already. A process begins with what it finds: that was told by the one before it."""
+    """What has been told already. ``since``: Unix time of the start; what was before, an earlier process has told."""
 
-    _changes: float | None = None
+    since: float
     _conflicts: set[tuple[str, str, float]] = field(default_factory=set)
 
     def tell(self, view: View) -> list[Happening]:
@@ -43,12 +43,12 @@ class Chronicle:
 
     def _masters(self, view: View) -> Iterator[Happening]:
         changes = view.keeper.changes if view.keeper else ()
-        known, self._changes = self._changes, max((change.at for change in changes), default=self._changes or 0.0)
+        known, self.since = self.since, max((change.at for change in changes), default=self.since)
         for change in changes:
             egress = view.egress(change.id)
             # Who has taken over tells it; where nobody has, who was the master before.
             teller = change.after or change.before
-            if known is None or change.at <= known or egress is None or teller != view.plan.node:
+            if change.at <= known or egress is None or teller != view.plan.node:
                 continue
             silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
             message = (

@@ -13,6 +13,8 @@ from .voters import VoterSet
 
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
 VIRTUAL_IP = "VirtualIPAddress"
+SHUTTING_DOWN = "node is shutting down"
+"""What a kubelet's message of the condition ``Ready`` says then (graceful node shutdown)."""
 DRAIN = "egress-gateway.io/drain"
 """Annotation of a node."""
 
@@ -81,6 +83,8 @@ class Node:
     """``spec.unschedulable``: nothing new is to come here. For an address that means: it goes, by planned handover."""
     drained: bool = False
     """The annotation :data:`DRAIN` is ``true``: the same for addresses only."""
+    stopping: bool = False
+    """Its kubelet says that the machine is being shut down: the same."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds after the first failure; doubled with each, and made up to a half longer or shorter by chance."""
 ABSENT_PAUSE = 600.0
 """Seconds after which a server that does not have a kind is asked again."""
+OLDER = 5
+"""So many lists in a row that are older than what is known are not taken; then the server has been set back."""
 EXPIRED = 410
 """HTTP status: the version is too old to watch from, or the list too old to go on with."""
 
@@ -64,6 +66,8 @@ class Reflector:
         self._pages: dict[Key, Object] = {}
         self._failures = 0
         self._pause: float | None = None
+        self._newest = 0
+        self._older = 0
 
     def step(self, chance: float) -> Step:
         """What to do now. ``chance``: a random number from 0 to 1."""
@@ -84,6 +88,10 @@ class Reflector:
         self._pages.update((key_of(item), item) for item in items)
         self._token = token
         if token:
+            return False
+        if self._sets_back(version):
+            self._token, self._pages = "", {}
+            self.failed(0, f"a list that is older than what is known: {version} after {self._newest}")
             return False
         changed = self._pages != self.objects or not self.synced
         self.objects, self._pages = self._pages, {}
@@ -108,6 +116,8 @@ class Reflector:
         version = (item.get("metadata") or {}).get("resourceVersion")
         if isinstance(version, str) and version:
             self._version = version
+            if version.isdecimal():
+                self._newest = max(self._newest, int(version))
         if kind in ("ADDED", "MODIFIED"):
             before = self.objects.get(key_of(item))
             self.objects[key_of(item)] = item
@@ -141,6 +151,16 @@ class Reflector:
         self.objects, self._pages, self.synced = {}, {}, True
         self._version = self._token = ""
         self._pause = ABSENT_PAUSE
+
+    def _sets_back(self, version: str) -> bool:
+        """Versions of one server grow. Where one is no number (no server in use has that) nothing is compared."""
+        if not version.isdecimal():
+            return False
+        self._older = self._older + 1 if int(version) < self._newest else 0
+        if 0 < self._older <= OLDER:
+            return True
+        self._newest, self._older = int(version), 0
+        return False
 
     def _well(self) -> None:
         self.trouble = ""

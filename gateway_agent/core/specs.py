@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
@@ -12,7 +12,7 @@ from cni.plan import Requirement, Selector
 
 from . import prefixes, selectors
 from .fields import Fields, Report, kind_of
-from .model import BASIC, DRAIN, VIRTUAL_IP, Gateway, Node, Policy
+from .model import BASIC, DRAIN, SHUTTING_DOWN, VIRTUAL_IP, Gateway, Node, Policy
 
 # dev_valid_name() in the kernel: at most 15 bytes, no '/', ':' or white space, neither '.' nor '..'.
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]+")
@@ -33,7 +33,16 @@ def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: 
     networks, cordoned = prefix_list(spec, "podCIDRs"), spec.flag("unschedulable")
     # Another value is no error: an object that is not ours is not left out for it.
     drained = annotations is not None and annotations.raw(DRAIN) == "true"
-    return Node(name, labels, tuple(addresses), fields.report.source, networks, cordoned, drained)
+    conditions = [item for _, item in status.items("conditions")] if status else []
+    return Node(
+        name, labels, tuple(addresses), fields.report.source, networks, cordoned, drained, is_stopping(conditions)
+    )
+
+
+def is_stopping(conditions: Iterable[Any]) -> bool:
+    """Whether one of a node's conditions says that it is being shut down."""
+    ready = (item for item in conditions if isinstance(item, dict) and item.get("type") == "Ready")
+    return any(SHUTTING_DOWN in str(item.get("message")) for item in ready)
 
 
 def gateway(name: str, spec: Fields) -> Gateway:

@@ -36,6 +36,8 @@ AT_ONCE = 20
 GATEWAYS = "/apis/egress-gateway.io/v1alpha1/egressgateways"
 POLICIES = "/apis/egress-gateway.io/v1alpha1/egressgatewaypolicies"
 OTHER = {"app": "other"}
+NOT_READY = {"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "node is shutting down"}
+"""As a kubelet says it whose machine is being shut down."""
 
 
 @pytest.fixture(scope="module")
@@ -302,26 +304,27 @@ def attached(node: Node) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("port", "told", "taken_back"),
+    ("port", "part", "told", "taken_back"),
     [
-        (9901, {"spec": {"unschedulable": True}}, {"spec": {"unschedulable": False}}),
-        (9902, {"metadata": {"annotations": {DRAIN: "true"}}}, {"metadata": {"annotations": {DRAIN: None}}}),
+        (9901, "", {"spec": {"unschedulable": True}}, {"spec": {"unschedulable": False}}),
+        (9902, "", {"metadata": {"annotations": {DRAIN: "true"}}}, {"metadata": {"annotations": {DRAIN: None}}}),
+        (9903, "/status", {"status": {"conditions": [NOT_READY]}}, {"status": {"conditions": []}}),
     ],
-    ids=["cordoned", "drained"],
+    ids=["cordoned", "drained", "shut down"],
 )
 def test_a_node_that_is_to_give_way_hands_over_and_loses_nothing(
-    lab: Lab, cluster: Cluster, node: Node, port: int, told: Any, taken_back: Any
+    lab: Lab, cluster: Cluster, node: Node, port: int, part: str, told: Any, taken_back: Any
 ) -> None:
     before = master(lab)
     lab.serve("outside", port)
     pod = node.pod("talking", BACKEND)
     with lab.probing(pod, port) as probing:
-        cluster.call("PATCH", f"/api/v1/nodes/{before}", told)
+        cluster.call("PATCH", f"/api/v1/nodes/{before}{part}", told)
         try:
             after = until(lambda: another(lab, before), "another master")
             [why] = [m["reason"] for m in lab.nodes[before].agent.status()["members"] if m["node"] == before]
             assert why.startswith("its node ")
         finally:
-            cluster.call("PATCH", f"/api/v1/nodes/{before}", taken_back)
+            cluster.call("PATCH", f"/api/v1/nodes/{before}{part}", taken_back)
         assert longest(probing.stop()).lost == 0
     assert lab.wait_settled(GATEWAY, 40) == after

@@ -45,7 +45,8 @@ def test_status_and_events_are_of_that_group(lab: Lab) -> None:
     until(lambda: status(f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == master, "the status names the master")
     until(lambda: status(f"{POLICIES}/backend-to-{GATEWAY}").get("conditions"), "the policy has a condition")
     cluster.apply(documents.of_group(documents.policy("lost", "nowhere", {"app": "lost"}), GROUP))
-    until(cluster.events, "an Event tells of a policy without a gateway")
+    until(lambda: cluster.events("GatewayNotFound"), "an Event tells of a policy without a gateway")
+    until(lambda: cluster.events("MasterChanged"), "an Event tells of the first master")
     assert {event["involvedObject"]["apiVersion"] for event in cluster.events()} == {f"{GROUP}/v1alpha1"}
 
 

@@ -192,6 +192,47 @@ def test_history_that_is_lost_is_listed_anew(tmp_path: Path) -> None:
     story(tmp_path, tell, policy)
 
 
+def test_a_trouble_that_is_over_is_not_told_any_more(tmp_path: Path) -> None:
+    """Also where nothing has changed meanwhile."""
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        known, number = len(reader.seen), 0
+        while not any(troubles(inventory) for inventory in reader.seen[known:]):
+            server.cluster.call("PATCH", "/api/v1/nodes/w1", {"metadata": {"annotations": {"n": str(number)}}})
+            server.cluster.compact()
+            number += 1
+            await asyncio.sleep(0.02)
+        await reader.until(lambda inventory: not troubles(inventory))
+
+    def before(server: LocalServer) -> None:
+        policy(server)
+        server.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w1"}})
+
+    story(tmp_path, tell, before)
+
+
+def test_a_stale_list_takes_nothing_back(tmp_path: Path) -> None:
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        policy(server, "next")
+        await reader.until(lambda inventory: "next" in policies(inventory))
+        known = len(reader.seen)
+        server.cluster.strike(match="egressgatewaypolicies?", stale=True)
+        number = 0
+        while "older than what is known" not in troubles(reader.seen[-1]).get("egressgatewaypolicies", ""):
+            # A watch that has just had a bookmark has missed nothing.
+            server.cluster.namespace(f"more-{(number := number + 1)}")
+            server.cluster.compact()
+            await asyncio.sleep(0.02)
+        server.cluster.strike()
+        policy(server, "last")
+        await reader.until(lambda inventory: "last" in policies(inventory) and not troubles(inventory))
+        assert all("next" in policies(inventory) for inventory in reader.seen[known:])
+
+    story(tmp_path, tell, policy)
+
+
 def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         inventory = await reader.until(lambda inventory: inventory.service_cidrs)
@@ -340,7 +381,7 @@ def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
 
 def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
     """The view of a master; its gateway stands in the cluster, and a policy that names another one."""
-    seen = conditions.seen(changes=(conditions.changed("g1"),))
+    seen = conditions.seen(changes=(conditions.changed("g1", at=time.time() + 60),))
     looks = 0
 
     def view() -> View:

@@ -175,3 +175,18 @@ def test_the_voters_are_in_one_namespace_of_ours() -> None:
     assert "binaryData" not in kept
     assert Picture().inventory([kept]).voters == VoterSet(2, ("g1", "g2", "g3"))
     assert Picture().inventory([]).voters is None
+
+
+def test_a_node_that_is_being_shut_down() -> None:
+    conditions = [
+        {"type": "MemoryPressure", "status": "False", "lastHeartbeatTime": "2026-11-26T16:00:00Z"},
+        {"type": "Ready", "status": "False", "message": "node is shutting down", "lastHeartbeatTime": "x"},
+    ]
+    document = {"metadata": {"name": "g1"}, "status": {"conditions": conditions, "images": ["many"]}}
+    kept = of_api("Node", document)
+    assert kept["status"] == {"conditions": [{"type": "Ready", "message": "node is shutting down"}]}
+    assert Picture().inventory([kept]).nodes[0].stopping
+    ready = [conditions[0], {"type": "Ready", "status": "True", "message": "kubelet is posting ready status"}]
+    kept = of_api("Node", {**document, "status": {"conditions": ready}})
+    assert kept["status"] == {}
+    assert not Picture().inventory([kept]).nodes[0].stopping

@@ -162,7 +162,7 @@ def changed(after: str, before: str = "g2", at: float = NOW) -> Change:
 
 
 def test_who_takes_over_tells_it_once() -> None:
-    chronicle = Chronicle()
+    chronicle = Chronicle(NOW - 5)
     assert chronicle.tell(seen(changes=(changed("g1", at=NOW - 9),))) == []
     now = seen(changes=(changed("g1", at=NOW - 9), changed("g1")))
     [happening] = chronicle.tell(now)
@@ -173,13 +173,13 @@ def test_who_takes_over_tells_it_once() -> None:
 
 
 def test_others_do_not_tell_it() -> None:
-    chronicle = Chronicle()
+    chronicle = Chronicle(NOW - 5)
     chronicle.tell(seen("g2"))
     assert chronicle.tell(seen("g2", changes=(changed("g1"),))) == []
 
 
 def test_who_lets_go_and_has_no_successor_tells_it() -> None:
-    chronicle = Chronicle()
+    chronicle = Chronicle(NOW - 5)
     chronicle.tell(seen("g2"))
     [happening] = chronicle.tell(seen("g2", changes=(changed("", "g2"),)))
     assert (happening.warning, "g2 -> none" in happening.message) == (True, True)
@@ -193,10 +193,10 @@ def test_a_conflict_is_told_by_the_master_once() -> None:
     own = msgspec.structs.replace
     states = tuple(own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress)
     serving = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
-    chronicle = Chronicle()
+    chronicle = Chronicle(NOW - 5)
     assert [h.reason for h in chronicle.tell(serving)] == ["AddressConflict"]
     assert chronicle.tell(serving) == []
-    assert Chronicle().tell(view) == []
+    assert Chronicle(NOW - 5).tell(view) == []
 
 
 def test_becoming_unready_and_ready_again_is_told() -> None:

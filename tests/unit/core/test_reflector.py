@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway_agent.core.reflector import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
+    OLDER,
     WATCH_SECONDS,
     Key,
     List,
@@ -61,6 +62,30 @@ def test_events_change_the_copy_and_move_the_version() -> None:
     assert not reflector.event("DELETED", thing("b", 13))
     assert not reflector.event("SOMETHING NEW", thing("c", 14))
     assert names(reflector) == {"a"}
+
+
+def test_a_list_that_is_older_than_what_is_known_is_not_taken() -> None:
+    reflector = listed("a")
+    reflector.event("ADDED", thing("b", 6))
+    reflector.failed(410, "too old")
+    for _ in range(OLDER):
+        assert isinstance(reflector.step(0), Pause)
+        assert reflector.step(0) == List()
+        assert not reflector.page([thing("a", 1)], "4", "more")
+        assert not reflector.page([], "5")
+        assert (names(reflector), reflector.synced) == ({"a", "b"}, True)
+        assert reflector.trouble == "a list that is older than what is known: 5 after 6"
+    assert reflector.step(0.5) != List("more")
+    assert reflector.page([thing("a", 1), thing("c", 7)], "7")
+    assert (names(reflector), reflector.trouble) == ({"a", "c"}, "")
+
+
+def test_a_server_that_was_set_back_is_believed_in_the_end() -> None:
+    reflector = listed("a", version=50)
+    taken = [reflector.page([thing("b", 1)], "5") for _ in range(OLDER + 1)]
+    assert taken == [False] * OLDER + [True]
+    assert (names(reflector), reflector.trouble) == ({"b"}, "")
+    assert not reflector.event("BOOKMARK", thing("", 6))
 
 
 def test_a_watch_that_ends_goes_on_where_it_was() -> None:
