@@ -145,6 +145,8 @@ def _tag(call: Call, place: Place, host: str | None, group: int) -> None:
         from .ensure import ensure
 
         with _locked(place.run_dir):
+            if not os.path.exists(place.run_dir / PLAN):
+                raise place.not_known("the plan was taken away meanwhile")
             ensure(place.plan)
     found = netlink.tag_of(host)
     if found != group and (group or _ours(found)):

@@ -44,6 +44,8 @@ class ClusterStore:
         kept = _read(last_known)
         self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
         self._kept = bool(kept)
+        self._without: set[str] = set()
+        """Optional kinds that the API does not let this agent see."""
         self._asked: dict[Key, Object] = {}
         """Pods that were asked for one by one, until the watch has them."""
         self._picture = Picture()
@@ -145,10 +147,14 @@ class ClusterStore:
                 else:
                     await self._watch(resource, reflector, step)
             except ApiError as error:
-                if resource.optional and error.status == http.HTTPStatus.NOT_FOUND:
+                refused = error.status if resource.optional else 0
+                # One that had it may be one of several servers, or have a proxy before it.
+                if refused == http.HTTPStatus.NOT_FOUND and not reflector.objects:
                     reflector.absent()
                     await self._tell()
                     continue
+                if refused == http.HTTPStatus.FORBIDDEN:
+                    self._without.add(kind)
                 reflector.failed(error.status, str(error), error.retry_after)
                 log.warning("Kubernetes API: %s: %s", resource.plural, error)
                 await self._tell()
@@ -185,8 +191,7 @@ class ClusterStore:
 
     def _listed(self) -> bool:
         """Whether all lists have come that this agent cannot do without."""
-        kinds = self._reflectors.items()
-        return all(r.synced or (r.trouble and self._resources[kind].optional) for kind, r in kinds)
+        return all(r.synced or kind in self._without for kind, r in self._reflectors.items())
 
     async def _first(self) -> None:
         """Waits for the first lists; where they do not come in time, only if nothing was known before."""

@@ -7,7 +7,8 @@ import http
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from .cluster import ClusterStore
 from .core import roll
@@ -15,7 +16,6 @@ from .core.cluster import ROLL
 from .core.conditions import Report, as_written, reports, steward
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
 from .core.reach import Inquiry, Question, questions, selects_nothing
-from .core.reflector import version_of
 from .core.view import View
 from .core.voters import VoterSet
 from .shell.kube import Api, ApiError
@@ -25,6 +25,8 @@ LOOK = 1.0
 """Seconds between two looks at what there is to tell; a look asks nobody."""
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds after a write that the API has refused."""
+SETTLED = 10.0
+"""Seconds after which a voter set is not just one that this node has not heard the end of yet."""
 WAITING = 100
 """Events that wait for an API that is away; older ones are forgotten."""
 
@@ -39,8 +41,10 @@ class ClusterReport:
         self._chronicle = Chronicle(time.time())
         self._inquiry = Inquiry()
         self._waiting: list[Happening] = []
-        self._published_over = ""
-        """Version of the voters' object that was written over: the watch may be late."""
+        self._agreed = VoterSet(0, ()), 0.0
+        """The voter set, and since when it is known."""
+        self._published: tuple[Mapping[str, Any], float] = {}, 0.0
+        """How the voters were written last, and when: the watch may be late."""
         self._written: dict[tuple[str, str], Report] = {}
 
     async def run(self) -> None:
@@ -100,9 +104,11 @@ class ClusterReport:
         """After each change of the voters one node writes it down."""
         if view.keeper is None or steward(view) != view.plan.node:
             return
-        agreed, item = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.roll()
-        patch = roll.correction(item, agreed, [node.name for node in view.plan.nodes])
-        if patch is None or version_of(item) == self._published_over:
+        agreed, item, now = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.roll(), time.monotonic()
+        if agreed != self._agreed[0]:
+            self._agreed = agreed, now
+        patch = roll.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
+        if patch is None or (self._published[0] == patch and now < self._published[1] + LONGEST_PAUSE):
             return
         try:
             await self._api.merge(self._store.path_of(ROLL, roll.NAME), patch)
@@ -110,7 +116,7 @@ class ClusterReport:
             # Another node was faster. The watch tells what it has written.
             if error.status != http.HTTPStatus.CONFLICT:
                 raise
-        self._published_over = version_of(item)
+        self._published = patch, now
 
     async def _write_events(self, node: str) -> None:
         while self._waiting:

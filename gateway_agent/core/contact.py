@@ -27,17 +27,16 @@ class Contact:
         self._started_at = now
         self._heard: dict[str, int] = {}
         self._answered: dict[str, int] = {}
-        self.configure(config, now)
+        self.configure(config)
 
-    def configure(self, config: KeeperConfig, now: int) -> bool:
-        """True where it tells of another voter set."""
+    def configure(self, config: KeeperConfig) -> None:
         self._config = config
         self._me = config.node
         self._names = [peer.name for peer in config.peers]
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
         self.electorate.suggest(first_voters(self.egress_nodes, self._names))
         self.lengthen(config.duration_ns)
-        return self.electorate.learn(config.published, now)
+        self.electorate.published = config.published
 
     def lengthen(self, duration_ns: int) -> None:
         """Somebody uses leases of this length."""

@@ -101,8 +101,7 @@ class Keeper:
         for newcomer in peers.keys() - self.endpoint.peers.keys():
             self._subscribers.add(newcomer, now)
         self.endpoint.peers = peers
-        if self._contact.configure(config, now):
-            self._voters_changed()
+        self._contact.configure(config)
         if was_egress and not self.is_egress:
             self._retired_at = now
         self.members.limit(self.egress_nodes)

@@ -1,29 +1,34 @@
 """The voter set as the cluster has it: a ConfigMap that follows what the voters have agreed.
 
-It grants nothing, and no election asks it. It tells people who votes, and a node that remembers nothing what there is
-already: such a node does not found a second set of voters while it is cut off from the first one.
+Nobody votes by it. It tells people who votes, and it holds back nodes that remember nothing: where such nodes hear no
+majority of it, those who remember are somewhere else, or gone, and no second set is founded.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from .lease import is_majority
 from .reflector import Object, version_of
+from .selectors import is_name
 from .voters import VoterSet
 
 NAME = "egress-gateway-voters"
 """Of the ConfigMap. It comes with the manifests, without data: an agent may change it and make no other."""
+MOST = 16
+"""Members that are read; a voter set has six at most, in the middle of a change."""
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def read(item: Object) -> VoterSet | None:
-    """What it says; None where that is nothing."""
+    """What it says; None where that is nothing that can be meant."""
     data = item.get("data") or {}
-    version, members = str(data.get("version") or ""), tuple(str(data.get("members") or "").split())
-    if not version.isascii() or not version.isdecimal() or int(version) < 1 or not members:
+    version, members = str(data.get("version") or ""), sorted({*str(data.get("members") or "").split()})
+    if not _VERSION.fullmatch(version) or not 1 <= len(members) <= MOST or not all(map(is_name, members)):
         return None
-    return VoterSet(int(version), tuple(sorted(set(members))))
+    return VoterSet(int(version), tuple(members))
 
 
 def counting(published: VoterSet | None, nodes: Collection[str]) -> VoterSet | None:
@@ -31,15 +36,16 @@ def counting(published: VoterSet | None, nodes: Collection[str]) -> VoterSet | N
     return published if published is not None and is_majority(nodes, published.members) else None
 
 
-def correction(item: Object | None, agreed: VoterSet, nodes: Collection[str]) -> Mapping[str, Any] | None:
+def correction(item: Object | None, agreed: VoterSet, *, settled: bool) -> Mapping[str, Any] | None:
     """The merge patch that brings it to what the voters have ``agreed``; None where there is nothing to do.
 
-    It names the version of the object that it is made for, so of two writers one is refused (compare and swap).
+    ``settled``: this node has known the set for long. Until then one that is newer there may well be the right one.
+    The patch names the version of the object that it is made for, so of two writers one is refused (compare and swap).
     """
-    if item is None or agreed.version < 1 or counting(agreed, nodes) is None:
+    standing = read(item) if item is not None else None
+    if item is None or agreed.version < 1 or standing == agreed:
         return None
-    standing = counting(read(item), nodes)
-    if standing is not None and standing.version >= agreed.version:
+    if standing is not None and standing.version >= agreed.version and not settled:
         return None
     data = {"version": str(agreed.version), "members": " ".join(agreed.members)}
     return {"metadata": {"resourceVersion": version_of(item)}, "data": data}

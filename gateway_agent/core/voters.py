@@ -127,6 +127,8 @@ class Electorate:
         self.me = me
         self.current = memory.current if memory else VoterSet(0, ())
         self.accepted = memory.accepted if memory else None
+        self.published: VoterSet | None = None
+        """What the cluster says was agreed. It is told to nobody and nobody votes by it: it only holds back."""
         self.recovering = memory is None
         """Without memory this node must not vote: it may have accepted what it no longer knows."""
         # What is remembered may have been learned a moment ago; what came before it is forgotten, as after a skip.
@@ -152,17 +154,6 @@ class Electorate:
         """What the inventory says: counts as long as nobody has agreed to anything."""
         if self.current.version == 0:
             self.current = VoterSet(0, members)
-
-    def learn(self, published: VoterSet | None, now: int) -> bool:
-        """What the cluster says was agreed: it counts only for a node that knows of nothing. True where it is news."""
-        news = (
-            published is not None
-            and (self.recovering or self.current.version == 0)
-            and published.version > self.current.version
-        )
-        if news and published is not None:
-            self.adopt(published, now)
-        return news
 
     def hear(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
         """Takes in what another node knows. True where this node has learned of a newer set."""
@@ -196,7 +187,8 @@ class Electorate:
         Enough: whatever a majority decided, this node perhaps among it, one of the others must know. Where
         all are new and of one mind, the inventory's set becomes version 1. Enough is also that all nodes of the
         inventory but one were new after this one's start: so nobody can know of a decision but that one, and
-        one alone is no majority of any set. True where something changed.
+        one alone is no majority of any set. Where the cluster names a set, none is founded before a majority of its
+        members has been heard: those who remember may be somewhere else. True where something changed.
         """
         members = self.current.members
         if not self.recovering or not members:
@@ -207,6 +199,8 @@ class Electorate:
         founded = self._founded(inventory, now)
         if len(told) < enough and not founded and now < self._started_at + GRACE_NS:
             return False
+        if self.current.version == 0 and not self._may_found():
+            return False
         if self.current.version == 0:
             self.adopt(VoterSet(1, members), now)
         known = [accepted for _, accepted in self._told.values() if accepted]
@@ -216,6 +210,9 @@ class Electorate:
         self._told.clear()
         self._new.clear()
         return True
+
+    def _may_found(self) -> bool:
+        return self.published is None or is_majority({*self._told, self.me}, self.published.members)
 
     def _founded(self, inventory: Collection[str], now: int) -> bool:
         unheard = {*inventory} - self._new - {self.me}

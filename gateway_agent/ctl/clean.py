@@ -10,31 +10,37 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from cni.alone import LOCK as PLUGIN_LOCK
 from cni.ensure import ROUNDS
 from cni.kernel import netlink, nft
 from cni.kernel.diff import diff
 from cni.kernel.state import KernelState
 
-from ..core.keeping import LOCK
+from ..core.keeping import LOCK as KEEPER_LOCK
 from ..shell.addresses import Addresses
 from .client import NoAnswer
 from .doctor import TABLES
 
-AGENT_LOCK = "agent.lock"
+RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease keeper", PLUGIN_LOCK: "the plugin"}
+"""Who holds which file of the run directory. These stay, empty: somebody may be about to lock them."""
+FILES = (
+    "plan.json", "attachments", "agent.sock", "last-known.json", "last-known.draft", "last-good", "drained",
+    "keeper.sock", "keeper.log", "voters.json", ".voters.json", "conntrackd-*",
+)  # fmt: skip
+"""What we leave in the run directory. The plan is the first: a plugin that is still chained goes by it."""
 
 
 def clean(run_dir: Path) -> Iterator[str]:
     """Says each thing that it has taken away. May be done again where it was broken off.
 
-    The plan goes first: a plugin that is still chained would make everything stand again. Then what virtual addresses
-    hang on, then what steers: packets that were steered go their own way from then on. Raises :class:`NoAnswer` where
-    an agent or a lease keeper runs, and :class:`~cni.kernel.errors.KernelError`.
+    The plan goes first: with it the plugin would make everything stand again. Then what virtual addresses hang on,
+    then what steers: packets that were steered go their own way from then on. Raises :class:`NoAnswer` where something
+    of ours runs, and :class:`~cni.kernel.errors.KernelError`.
     """
     with _stopped(run_dir):
-        for path in sorted(run_dir.iterdir()) if run_dir.is_dir() else ():
-            if path.name not in (LOCK, AGENT_LOCK):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                yield f"removed {path}"
+        for path in (path for name in FILES for path in sorted(run_dir.glob(name))):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            yield f"removed {path}"
         yield from _kernel()
 
 
@@ -59,19 +65,14 @@ def _kernel() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _stopped(run_dir: Path) -> Iterator[None]:
-    """Holds what an agent and a keeper hold while they run."""
+    """Holds what an agent, a keeper and the plugin hold while they work: none of them begins meanwhile."""
     with contextlib.ExitStack() as stack:
-        for name, who in ((AGENT_LOCK, "an agent"), (LOCK, "a lease keeper")):
-            try:
-                lock = stack.enter_context((run_dir / name).open("rb"))
-            except FileNotFoundError:
-                continue
+        for name, who in RUNNING.items() if run_dir.is_dir() else ():
+            lock = os.open(run_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            stack.callback(os.close, lock)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 hint = "stop the service first: it hands over what it serves"
                 raise NoAnswer(f"{who} runs on this node: it holds {run_dir / name}", hint) from None
         yield
-        for name in (AGENT_LOCK, LOCK):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(run_dir / name)

@@ -13,7 +13,7 @@ from cni import ensure as datapath
 from cni.kernel import ids, netlink, nft
 from gateway_agent.core.fence import fence_nft
 from gateway_agent.core.ruleset import gateway_nft
-from gateway_agent.ctl.clean import clean
+from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
 from gateway_agent.shell.addresses import Addresses
@@ -130,13 +130,16 @@ def test_cleaning_takes_away_all_that_is_ours_and_nothing_else(node: Namespace, 
     before = everything(node)
     node.ip("link del veth1")
     everything_of_ours(node)
-    (tmp_path / "pods").mkdir()
-    for name in ("plan.json", "agent.lock", "pods/one"):
+    (tmp_path / "attachments").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "last-good").symlink_to(tmp_path / "elsewhere")
+    for name in ("plan.json", "attachments/one", "conntrackd-all.conf", "elsewhere/foreign", "foreign.json"):
         (tmp_path / name).touch()
     done = node.inside(lambda: list(clean(tmp_path)))
     assert ours(node) == []
     assert len(done) > 10
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {*RUNNING, "elsewhere", "foreign.json"}
+    assert (tmp_path / "elsewhere" / "foreign").exists()
     assert lines(everything(node)) == lines(before)
     assert node.inside(lambda: list(clean(tmp_path))) == []
 
@@ -147,7 +150,7 @@ def lines(listings: tuple[str, ...]) -> list[str]:
     return sorted(line.rstrip() for line in text.splitlines() if line.strip())
 
 
-@pytest.mark.parametrize("name", ["agent.lock", "keeper.lock"])
+@pytest.mark.parametrize("name", ["agent.lock", "keeper.lock", "plugin.lock"])
 def test_where_something_runs_nothing_is_cleaned(node: Namespace, tmp_path: Path, name: str) -> None:
     everything_of_ours(node)
     before = ours(node)

@@ -238,9 +238,11 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
         inventory = await reader.until(lambda inventory: inventory.service_cidrs)
         assert inventory.service_cidrs == ("10.96.0.0/16", "fd00:96::/108")
         assert never_sent(inventory, ())["10.96.0.0/16"] == "cluster network"
+        # Another server, which is older, or something else that answers in its place.
         server.cluster.strike(match="servicecidrs", status=404)
         server.cluster.drop()
-        await reader.until(lambda inventory: not inventory.service_cidrs and not troubles(inventory))
+        inventory = await reader.until(lambda inventory: {*troubles(inventory)} == {"servicecidrs"})
+        assert inventory.service_cidrs
 
     def before(server: LocalServer) -> None:
         if not server.cluster.has("networking.k8s.io/v1", "servicecidrs"):
@@ -248,6 +250,40 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
         metadata, spec = {"name": "kubernetes"}, {"cidrs": ["10.96.0.0/16", "fd00:96::/108"]}
         document = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": spec}
         server.cluster.apply(document)
+
+    story(tmp_path, tell, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "told"),
+    [("servicecidrs", 404, set()), ("servicecidrs", 403, {"servicecidrs"}), ("configmaps", 403, {"configmaps"})],
+)
+def test_an_agent_does_without_what_the_server_does_not_show(
+    tmp_path: Path, kind: str, status: int, told: set[str]
+) -> None:
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(lambda inventory: policies(inventory) and {*troubles(inventory)} == told)
+
+    def before(server: LocalServer) -> None:
+        policy(server)
+        server.cluster.strike(match=kind, status=status)
+
+    story(tmp_path, tell, before)
+
+
+def test_an_agent_waits_for_what_the_server_cannot_show_yet(tmp_path: Path) -> None:
+    """Its first inventory has all: with half of it packets would take a wrong way."""
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        while asked(server, "servicecidrs") < 3:
+            await asyncio.sleep(0.01)
+        assert not reader.seen
+        server.cluster.strike()
+        await reader.until(policies)
+
+    def before(server: LocalServer) -> None:
+        policy(server)
+        server.cluster.strike(match="servicecidrs", status=503)
 
     story(tmp_path, tell, before)
 

@@ -47,10 +47,12 @@ class LocalServer:
             self.start()
             yield
         finally:
-            self._do(self._closing.aclose())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+            try:
+                self._do(self._closing.aclose())
+            finally:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                self._thread.join()
+                self._loop.close()
 
     def start(self) -> None:
         """Listens on a free port, after a stop on the same one."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import copy
 import fcntl
+import http.client
 import json
 import os
 import subprocess
@@ -23,7 +24,7 @@ from aiohttp import web
 
 from ..namespace import REPOSITORY
 from ..waiting import until
-from .client import path_of
+from .client import Cluster, path_of
 from .objects import CUSTOM
 from .origin import Event, Object, Refused
 
@@ -54,9 +55,19 @@ def reached(socket: Path, kubeconfig: str = os.environ.get(VARIABLE, "")) -> Ite
         with subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdout=subprocess.DEVNULL) as proxy:
             try:
                 until(socket.is_socket, f"kubectl reaches {kubeconfig}")
+                _consented(socket)
                 yield socket
             finally:
                 proxy.terminate()
+
+
+def _consented(socket: Path) -> None:
+    """Raises RuntimeError. A server that has definitions and nothing else has no namespaces either."""
+    status, _ = Cluster(socket).ask("GET", f"/api/v1/namespaces/{CONSENT}")
+    if status != http.client.OK and Cluster(socket).ask("GET", "/api/v1/namespaces")[0] != http.client.NOT_FOUND:
+        raise RuntimeError(
+            f"{VARIABLE}: tests delete all that this cluster has. If they may: kubectl create namespace {CONSENT}"
+        )
 
 
 class Upstream:
@@ -70,9 +81,13 @@ class Upstream:
         self._expired: set[str] = set()
 
     async def start(self) -> None:
-        self._session = aiohttp.ClientSession("http://localhost", connector=aiohttp.UnixConnector(str(self._socket)))
+        self._session = aiohttp.ClientSession("http://localhost", connector=self._connector())
         await self._clear()
         await self._install()
+
+    def _connector(self) -> aiohttp.UnixConnector:
+        # Each agent holds a watch of each kind.
+        return aiohttp.UnixConnector(str(self._socket), limit=0)
 
     async def close(self) -> None:
         await self._session.close()
@@ -124,10 +139,6 @@ class Upstream:
 
     async def _clear(self) -> None:
         names = {item["metadata"]["name"] for item in (await self._ask("GET", "/api/v1/namespaces"))["items"]}
-        if CONSENT not in names:
-            raise RuntimeError(
-                f"{VARIABLE}: tests delete all that this cluster has. If they may: kubectl create namespace {CONSENT}"
-            )
         for group in CUSTOM:
             for plural in _PLURALS:
                 await self._ask("DELETE", f"/apis/{group}/v1alpha1/{plural}", missing=True)

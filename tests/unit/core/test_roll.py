@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from gateway_agent.core import roll
 from gateway_agent.core.lease import SECOND
-from gateway_agent.core.voters import GRACE_NS, Electorate, Memory, VoterSet
+from gateway_agent.core.voters import GRACE_NS, Electorate, VoterSet
 
 from .simulation import Network
 
@@ -35,6 +36,10 @@ def config_map(data: dict[str, str]) -> dict[str, Any]:
         ({"version": "x", "members": "a"}, None),
         ({"version": "3", "members": ""}, None),
         ({"version": "3"}, None),
+        ({"version": "1" * 5000, "members": "a b c"}, None),
+        ({"version": "18446744073709551616", "members": "a b c"}, None),
+        ({"version": "3", "members": "A b c"}, None),
+        ({"version": "3", "members": " ".join(f"n{n}" for n in range(17))}, None),
     ],
 )
 def test_what_it_says(data: dict[str, str], found: VoterSet | None) -> None:
@@ -46,64 +51,104 @@ def test_a_config_map_without_data_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "agreed", "written"),
+    ("standing", "agreed", "at_once", "later"),
     [
-        ({}, voters(1, "abc"), True),
-        ({}, voters(0, "abc"), False),
-        ({"version": "3", "members": "a b c"}, voters(3, "abc"), False),
-        ({"version": "3", "members": "a b c"}, voters(4, "abcd"), True),
-        ({"version": "5", "members": "a b c"}, voters(4, "abcd"), False),
-        # Nobody of it is left that could vote: the cluster was made anew.
-        ({"version": "5", "members": "x y z"}, voters(1, "abc"), True),
-        ({"version": "5", "members": "a y z"}, voters(1, "abc"), True),
-        ({}, voters(9, "xyz"), False),
+        ({}, voters(1, "abc"), True, True),
+        ({}, voters(0, "abc"), False, False),
+        ({"version": "3", "members": "a b c"}, voters(3, "abc"), False, False),
+        ({"version": "3", "members": "a b c"}, voters(4, "abcd"), True, True),
+        ({"version": "5", "members": "a b c"}, voters(4, "abcd"), False, True),
+        ({"version": "4", "members": "a b c"}, voters(4, "abcd"), False, True),
+        ({"version": "many", "members": "a b c"}, voters(4, "abcd"), True, True),
     ],
 )
-def test_it_follows_what_the_voters_have_agreed(standing: dict[str, str], agreed: VoterSet, written: bool) -> None:
-    patch = roll.correction(config_map(standing), agreed, ALL)
-    assert (patch is not None) is written
-    if patch is not None:
-        assert patch["metadata"] == {"resourceVersion": "7"}
-        assert roll.read({**config_map({}), **patch}) == agreed
+def test_it_follows_what_the_voters_have_agreed(
+    standing: dict[str, str], agreed: VoterSet, at_once: bool, later: bool
+) -> None:
+    for settled, written in ((False, at_once), (True, later)):
+        patch = roll.correction(config_map(standing), agreed, settled=settled)
+        assert (patch is not None) is written
+        if patch is not None:
+            assert patch["metadata"] == {"resourceVersion": "7"}
+            assert roll.read({**config_map({}), **patch}) == agreed
 
 
 def test_where_there_is_none_none_is_made() -> None:
-    assert roll.correction(None, voters(1, "abc"), ALL) is None
+    assert roll.correction(None, voters(1, "abc"), settled=True) is None
 
 
-def test_it_counts_only_for_a_node_that_remembers_nothing() -> None:
+@pytest.mark.parametrize(
+    ("nodes", "counts"), [("abc", True), ("ab", True), ("bcxyz", True), ("axyz", False), ("", False)]
+)
+def test_it_counts_while_the_inventory_has_a_majority_of_it(nodes: str, counts: bool) -> None:
+    assert (roll.counting(voters(3, "abc"), nodes) is not None) is counts
+    assert roll.counting(None, nodes) is None
+
+
+def test_a_new_node_founds_nothing_where_it_hears_no_majority_of_it() -> None:
     fresh = Electorate("a", None, now=0)
     fresh.suggest(tuple("abc"))
-    assert fresh.learn(voters(4, "bcd"), 1)
-    assert not fresh.learn(voters(3, "abc"), 2)
-    assert fresh.current == voters(4, "bcd")
+    fresh.published = voters(4, "cde")
+    for name in "bc":
+        fresh.hear(name, voters(0, "abc"), None, 1)
+    assert not fresh.recover(ALL, 1)
+    assert not fresh.recover(ALL, 10 * GRACE_NS)
+    fresh.hear("d", voters(0, "abc"), None, 10 * GRACE_NS)
+    assert fresh.recover(ALL, 10 * GRACE_NS)
+    assert fresh.current == voters(1, "abc")
+
+
+def test_who_remembers_a_set_is_believed_whatever_it_says() -> None:
+    fresh = Electorate("a", None, now=0)
     fresh.suggest(tuple("abc"))
-    assert fresh.current == voters(4, "bcd")
-    voter = Electorate("a", Memory(voters(2, "abc"), None, (0, ""), SECOND), now=0)
-    assert not voter.learn(voters(4, "bcd"), 1)
-    assert voter.current == voters(2, "abc")
+    fresh.published = voters(9, "xyz")
+    for name in "bc":
+        fresh.hear(name, voters(2, "abc"), None, 1)
+    assert fresh.recover(ALL, 1)
+    assert fresh.current == voters(2, "abc")
 
 
-def test_it_alone_lets_nobody_vote_sooner() -> None:
-    fresh = Electorate("b", None, now=0)
-    fresh.learn(voters(4, "bcd"), 0)
-    assert not fresh.recover(ALL, GRACE_NS - 1)
-    fresh.hear("c", voters(4, "bcd"), None, 1)
-    fresh.hear("d", voters(4, "bcd"), None, 1)
-    assert fresh.recover(ALL, 2)
+def test_an_old_set_in_the_cluster_is_told_to_nobody() -> None:
+    """One voter loses its memory. The others go on by what they remember."""
+    network = Network(egress=3, workers=4)
+    assert network.run_until(network.all_agreed, 5 * SECOND)
+    [master] = network.holders(network.ids[0])
+    agreed = electorate(network, master).current
+    network.published = VoterSet(12, ("g1", "w3", "w4"))
+    network.isolate("w3", "w4")
+    network.reboot("w1")
+    network.start("w1")
+    for _ in range(20):
+        network.run(SECOND)
+        assert network.holders(network.ids[0]) == [master]
+    assert electorate(network, master).current == agreed
+
+
+@pytest.mark.parametrize("old", [("g1",), ("g1", "g2"), ("g1", "g2", "w4")])
+def test_an_old_small_set_makes_no_second_owner(old: tuple[str, ...]) -> None:
+    """As of a cluster that began with few nodes, restored from a backup. A node of it hears nobody."""
+    network, _ = replaced()
+    network.published = VoterSet(1, old)
+    network.start("g1")
+    network.run(4 * GRACE_NS)
+    assert network.holders(network.ids[0]) == ["g3"]
+
+
+def electorate(network: Network, name: str) -> Electorate:
+    keeper = network.machines[name].keeper
+    assert keeper is not None
+    return keeper.electorate
 
 
 def replaced() -> tuple[Network, VoterSet]:
     """Two egress nodes went away, one after the other; workers vote in their place. Now they are back, hear only each
     other, and have forgotten everything."""
-    network = Network(egress=3, workers=3)
+    network = Network(egress=3, workers=4)
     assert network.run_until(network.all_agreed, 5 * SECOND)
     for name in ("g1", "g2"):
         network.reboot(name)
         network.run(30 * SECOND)
-    keeper = network.machines["g3"].keeper
-    assert keeper is not None
-    agreed = keeper.electorate.current
+    agreed = electorate(network, "g3").current
     assert not {"g1", "g2"} & set(agreed.members)
     network.isolate("g1", "g2")
     return network, agreed
@@ -114,7 +159,7 @@ def test_nodes_that_remember_nothing_found_no_second_set() -> None:
     network.published = agreed
     for name in ("g1", "g2"):
         network.start(name)
-    network.run(4 * GRACE_NS)
+    network.run(10 * GRACE_NS)
     assert network.holders(network.ids[0]) == ["g3"]
 
 
@@ -126,3 +171,43 @@ def test_without_it_they_would() -> None:
         network.start(name)
     network.run(4 * GRACE_NS)
     assert len(network.holders(network.ids[0])) == 2
+
+
+def cold(published: VoterSet | None, *gone: str) -> Network:
+    """All machines lose their power, and their memory with it; those that are ``gone`` do not come back."""
+    network = Network(egress=3, workers=4)
+    assert network.run_until(network.all_agreed, 5 * SECOND)
+    network.published = published
+    for name in network.machines:
+        network.reboot(name)
+    network.run(SECOND)
+    for name in network.machines.keys() - {*gone}:
+        network.start(name)
+    return network
+
+
+def served(network: Network) -> bool:
+    return len(network.holders(network.ids[0])) == 1
+
+
+@pytest.mark.parametrize("gone", [(), ("g1",), ("w1",)])
+def test_a_cold_start_is_not_later_for_it(gone: tuple[str, ...]) -> None:
+    taken = []
+    for published in (VoterSet(1, ("g1", "g2", "g3")), None):
+        network = cold(published, *gone)
+        taken.append(network.run_until(partial(served, network), 20 * SECOND))
+    assert taken[0] <= taken[1] + SECOND // 10
+
+
+def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() -> None:
+    """As it would if the others remembered: a majority of the voters is gone, and could be somewhere else."""
+    network = cold(VoterSet(5, ("g3", "w1", "w2")), "w1", "w2")
+    network.run(10 * GRACE_NS)
+    assert not served(network)
+    network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
+    # What the agents make of it: core/desired.py.
+    network.published = roll.counting(network.published, network.inventory)
+    assert network.published is None
+    for name in network.inventory:
+        network.configure(name)
+    assert network.run_until(partial(served, network), 10 * SECOND)
