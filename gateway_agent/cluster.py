@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http
 import logging
 import os
 import random
@@ -20,7 +19,7 @@ import msgspec
 from .core.cluster import ROLL, Picture, Resource, missing, pod_uid, slim
 from .core.model import Inventory, Problem
 from .core.reach import Question
-from .core.reflector import Key, List, Object, Pause, Reflector, Watch, key_of
+from .core.reflector import FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
 from .shell.kube import OPENED, Api, ApiError
 from .store import NotKnown
 
@@ -44,8 +43,6 @@ class ClusterStore:
         kept = _read(last_known)
         self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
         self._kept = bool(kept)
-        self._without: set[str] = set()
-        """Optional kinds that the API does not let this agent see."""
         self._asked: dict[Key, Object] = {}
         """Pods that were asked for one by one, until the watch has them."""
         self._picture = Picture()
@@ -140,22 +137,17 @@ class ClusterStore:
                     changed = reflector.page(
                         [slim(resource, i) for i in page.items], page.version, page.token
                     )
-                    if kind == "Pod" and not page.token:
+                    if kind == "Pod" and not page.token and not reflector.trouble:
                         self._asked.clear()
-                    if changed or troubled:
+                    if changed or troubled or reflector.trouble:
                         await self._tell(kind)
                 else:
                     await self._watch(resource, reflector, step)
             except ApiError as error:
-                refused = error.status if resource.optional else 0
-                # One that had it may be one of several servers, or have a proxy before it.
-                if refused == http.HTTPStatus.NOT_FOUND and not reflector.objects:
-                    reflector.absent()
-                    await self._tell()
-                    continue
-                if refused == http.HTTPStatus.FORBIDDEN:
-                    self._without.add(kind)
-                reflector.failed(error.status, str(error), error.retry_after)
+                if resource.optional and error.status in (NOT_FOUND, FORBIDDEN):
+                    reflector.denied(error.status, str(error))
+                else:
+                    reflector.failed(error.status, str(error), error.retry_after)
                 log.warning("Kubernetes API: %s: %s", resource.plural, error)
                 await self._tell()
 
@@ -191,7 +183,7 @@ class ClusterStore:
 
     def _listed(self) -> bool:
         """Whether all lists have come that this agent cannot do without."""
-        return all(r.synced or kind in self._without for kind, r in self._reflectors.items())
+        return all(reflector.synced or reflector.lacking for reflector in self._reflectors.values())
 
     async def _first(self) -> None:
         """Waits for the first lists; where they do not come in time, only if nothing was known before."""

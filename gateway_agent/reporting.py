@@ -7,8 +7,7 @@ import http
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from .cluster import ClusterStore
 from .core import roll
@@ -43,8 +42,8 @@ class ClusterReport:
         self._waiting: list[Happening] = []
         self._agreed = VoterSet(0, ()), 0.0
         """The voter set, and since when it is known."""
-        self._published: tuple[Mapping[str, Any], float] = {}, 0.0
-        """How the voters were written last, and when: the watch may be late."""
+        self._published = VoterSet(0, ()), 0.0
+        """The voters that were written last, and when: the watch may be late, and there may be another writer."""
         self._written: dict[tuple[str, str], Report] = {}
 
     async def run(self) -> None:
@@ -108,15 +107,15 @@ class ClusterReport:
         if agreed != self._agreed[0]:
             self._agreed = agreed, now
         patch = roll.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
-        if patch is None or (self._published[0] == patch and now < self._published[1] + LONGEST_PAUSE):
+        if patch is None or (self._published[0] == agreed and now < self._published[1] + LONGEST_PAUSE):
             return
+        self._published = agreed, now
         try:
             await self._api.merge(self._store.path_of(ROLL, roll.NAME), patch)
         except ApiError as error:
-            # Another node was faster. The watch tells what it has written.
+            # With a conflict another node was faster, and the watch tells what it has written.
             if error.status != http.HTTPStatus.CONFLICT:
-                raise
-        self._published = patch, now
+                log.warning("the voters are not written down: Kubernetes API: %s", error)
 
     async def _write_events(self, node: str) -> None:
         while self._waiting:

@@ -36,7 +36,9 @@ class Contact:
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
         self.electorate.suggest(first_voters(self.egress_nodes, self._names))
         self.lengthen(config.duration_ns)
-        self.electorate.published = config.published
+        # Two nodes have no majority to lose, and their survivor asks the LAN. Who chose availability has chosen.
+        held = len(self._names) > 2 and not config.availability_first
+        self.electorate.published = config.published if held else None
 
     def lengthen(self, duration_ns: int) -> None:
         """Somebody uses leases of this length."""

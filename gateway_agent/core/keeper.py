@@ -74,6 +74,7 @@ class Keeper:
         self.claims = Claims()
         self._moved: set[int] = set()
         self._was_isolated = False
+        self._held_back_by: tuple[str, ...] = ()
         self._stored = memory
         self._retired_at = NEVER_HEARD
         self._lifetime = Lifetime(now)
@@ -166,6 +167,9 @@ class Keeper:
             self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
         if self._contact.recover(now):
             self._voters_changed()
+        held_back_by = self.electorate.held_back_by(now)
+        self._due.revision += held_back_by != self._held_back_by
+        self._held_back_by = held_back_by
         if self._speaks(now) and now >= self._next_beat:
             following = self._next_beat + self.config.heartbeat_ns
             # Who was stopped does not make up for what it has missed.

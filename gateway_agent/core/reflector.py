@@ -21,8 +21,14 @@ SHORT = 1.0
 """Seconds. A watch that ends sooner and brings nothing has failed."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds after the first failure; doubled with each, and made up to a half longer or shorter by chance."""
+DENIALS = 3
+"""So many refusals in a row mean that there is nothing to be had, and four times as many that what was known is gone:
+one may be of a server that is still starting, or of a proxy before it."""
 ABSENT_PAUSE = 600.0
 """Seconds after which a server that does not have a kind is asked again."""
+OLDER_PAUSE = 2.0
+"""Seconds from one list that is older than what is known to the next."""
+NOT_FOUND, FORBIDDEN = 404, 403
 OLDER = 5
 """So many lists in a row that are older than what is known are not taken; then the server has been set back."""
 EXPIRED = 410
@@ -66,6 +72,9 @@ class Reflector:
         self._pages: dict[Key, Object] = {}
         self._failures = 0
         self._pause: float | None = None
+        self.lacking = False
+        """Nothing of the kind is to be had here; see :meth:`denied`."""
+        self._denials = 0
         self._newest = 0
         self._older = 0
 
@@ -91,8 +100,12 @@ class Reflector:
             return False
         if self._sets_back(version):
             self._token, self._pages = "", {}
-            self.failed(0, f"a list that is older than what is known: {version} after {self._newest}")
+            # A server that answers, if with the wrong thing, need not be spared as one that does not.
+            self._well()
+            words = f"a list that is older than what is known: {version} after {self._newest}"
+            self.failed(0, words, retry_after=OLDER_PAUSE)
             return False
+        self.lacking, self._denials = False, 0
         changed = self._pages != self.objects or not self.synced
         self.objects, self._pages = self._pages, {}
         self._version = version
@@ -138,6 +151,7 @@ class Reflector:
         """A request has failed. ``status``: of HTTP, 0 where there was no answer; ``retry_after``: seconds that the
         server asks for."""
         self.trouble = message
+        self._denials = 0
         self._failures += 1
         self._pause = retry_after
         if status == EXPIRED:
@@ -145,12 +159,19 @@ class Reflector:
             self._version = self._token = ""
             self._pages = {}
 
-    def absent(self) -> None:
-        """The server does not have the kind: the list is empty."""
-        self._well()
-        self.objects, self._pages, self.synced = {}, {}, True
-        self._version = self._token = ""
-        self._pause = ABSENT_PAUSE
+    def denied(self, status: int, message: str) -> None:
+        """The server does not have the kind (404), or does not show it (403), and one can do without it."""
+        denials = self._denials + 1
+        self.failed(status, message)
+        self._denials = denials
+        if denials < DENIALS * (4 if self.objects else 1):
+            return
+        self.lacking = True
+        if status == NOT_FOUND:
+            self.trouble = ""
+            self.objects, self._pages = {}, {}
+            self._version = self._token = ""
+            self._pause = ABSENT_PAUSE
 
     def _sets_back(self, version: str) -> bool:
         """Versions of one server grow. Where one is no number (no server in use has that) nothing is compared."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from . import roll
 from .keeper import Keeper
 from .keeping import EgressState, EgressWish, KeeperState, MemberState
 from .lease import MILLISECOND
@@ -23,7 +26,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = ()) -> KeeperSt
         counters=dict(keeper.endpoint.counters),
         conflicts=keeper.claims.conflicts(now),
         changes=tuple(keeper.mastership.history.changes),
-        problems=(*problems, *keeper.problems.values()),
+        problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now)),
     )
 
 
@@ -77,3 +80,12 @@ def _member(keeper: Keeper, name: str, now: int) -> MemberState:
     alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.mastership.hold_ns)
     reason = member.why_not() if alive else f"unheard for {unheard_ns // MILLISECOND} ms"
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
+
+
+def _held_back(keeper: Keeper, now: int) -> Iterator[str]:
+    unheard = keeper.electorate.held_back_by(now)
+    if unheard:
+        yield (
+            f"elects nobody: it remembers no voters, and of those that the ConfigMap {roll.NAME} names it does not "
+            f"hear {', '.join(unheard)} (should they be gone for good, delete their Node objects)"
+        )

@@ -214,6 +214,13 @@ class Electorate:
     def _may_found(self) -> bool:
         return self.published is None or is_majority({*self._told, self.me}, self.published.members)
 
+    def held_back_by(self, now: int) -> tuple[str, ...]:
+        """Voters that the cluster names and this node has not heard, where that alone keeps it from founding a set."""
+        waits = self.recovering and self.current.version == 0 and now >= self._started_at + GRACE_NS
+        if not waits or self.published is None or self._may_found():
+            return ()
+        return tuple(member for member in self.published.members if member not in {*self._told, self.me})
+
     def _founded(self, inventory: Collection[str], now: int) -> bool:
         unheard = {*inventory} - self._new - {self.me}
         if not self._new or len(unheard) > 1:

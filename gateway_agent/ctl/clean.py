@@ -6,11 +6,13 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from cni.alone import LOCK as PLUGIN_LOCK
+from cni.alone import PLAN
 from cni.ensure import ROUNDS
 from cni.kernel import netlink, nft
 from cni.kernel.diff import diff
@@ -22,26 +24,38 @@ from .client import NoAnswer
 from .doctor import TABLES
 
 RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease keeper", PLUGIN_LOCK: "the plugin"}
-"""Who holds which file of the run directory. These stay, empty: somebody may be about to lock them."""
+"""Who holds which file of the run directory. These stay: somebody may be about to lock them."""
 FILES = (
-    "plan.json", "attachments", "agent.sock", "last-known.json", "last-known.draft", "last-good", "drained",
-    "keeper.sock", "keeper.log", "voters.json", ".voters.json", "conntrackd-*",
+    ".plan.json*", "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good", "drained",
+    "keeper.sock", "keeper.log", "voters.json", ".voters.json", "conntrackd-*", "attachments",
 )  # fmt: skip
-"""What we leave in the run directory. The plan is the first: a plugin that is still chained goes by it."""
+"""What we leave in the run directory beside the plan."""
+PATIENCE = 1.0
+"""Seconds for a plugin that is at work."""
 
 
 def clean(run_dir: Path) -> Iterator[str]:
     """Says each thing that it has taken away. May be done again where it was broken off.
 
-    The plan goes first: with it the plugin would make everything stand again. Then what virtual addresses hang on,
-    then what steers: packets that were steered go their own way from then on. Raises :class:`NoAnswer` where something
-    of ours runs, and :class:`~cni.kernel.errors.KernelError`.
+    The plan goes first: with it a plugin that is still chained would make everything stand again. Then the virtual
+    addresses, then what steers: packets that were steered go their own way from then on. Raises :class:`NoAnswer`
+    where something of ours runs, and :class:`~cni.kernel.errors.KernelError`.
     """
     with _stopped(run_dir):
-        for path in (path for name in FILES for path in sorted(run_dir.glob(name))):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            yield f"removed {path}"
+        yield from _remove(run_dir, PLAN)
         yield from _kernel()
+        for name in FILES:
+            yield from _remove(run_dir, name)
+
+
+def _remove(run_dir: Path, pattern: str) -> Iterator[str]:
+    for path in sorted(run_dir.glob(pattern)):
+        if path.is_dir() and not path.is_symlink():
+            # A plugin that is still chained may be writing into it.
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+        yield f"removed {path}"
 
 
 def _kernel() -> Iterator[str]:
@@ -70,9 +84,18 @@ def _stopped(run_dir: Path) -> Iterator[None]:
         for name, who in RUNNING.items() if run_dir.is_dir() else ():
             lock = os.open(run_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(lock, PATIENCE if name == PLUGIN_LOCK else 0.0):
                 hint = "stop the service first: it hands over what it serves"
-                raise NoAnswer(f"{who} runs on this node: it holds {run_dir / name}", hint) from None
+                raise NoAnswer(f"{who} runs on this node: it holds {run_dir / name}", hint)
         yield
+
+
+def _taken(lock: int, patience: float) -> bool:
+    deadline = time.monotonic() + patience
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)

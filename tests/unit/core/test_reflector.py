@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_agent.core.reflector import (
+    ABSENT_PAUSE,
+    DENIALS,
     FIRST_PAUSE,
     LONGEST_PAUSE,
     OLDER,
@@ -78,6 +80,35 @@ def test_a_list_that_is_older_than_what_is_known_is_not_taken() -> None:
     assert reflector.step(0.5) != List("more")
     assert reflector.page([thing("a", 1), thing("c", 7)], "7")
     assert (names(reflector), reflector.trouble) == ({"a", "c"}, "")
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_what_is_not_to_be_had_is_lacking_after_a_while(status: int) -> None:
+    reflector = Reflector()
+    for _ in range(DENIALS - 1):
+        reflector.denied(status, "no")
+        assert (reflector.lacking, reflector.trouble) == (False, "no")
+    reflector.failed(503, "later")
+    for _ in range(DENIALS):
+        assert not reflector.lacking
+        reflector.denied(status, "no")
+    assert (reflector.lacking, reflector.synced) == (True, False)
+    assert reflector.trouble == ("" if status == 404 else "no")
+    pause = reflector.step(0)
+    assert isinstance(pause, Pause)
+    assert (pause.seconds >= ABSENT_PAUSE) is (status == 404)
+    assert reflector.step(0) == List()
+    assert reflector.page([thing("a", 1)], "5")
+    assert (reflector.lacking, reflector.synced) == (False, True)
+
+
+def test_what_was_known_is_kept_for_long_where_it_is_not_to_be_had() -> None:
+    reflector = listed("a")
+    for _ in range(4 * DENIALS - 1):
+        reflector.denied(404, "no")
+    assert (names(reflector), reflector.trouble) == ({"a"}, "no")
+    reflector.denied(404, "no")
+    assert (names(reflector), reflector.trouble) == (set(), "")
 
 
 def test_a_server_that_was_set_back_is_believed_in_the_end() -> None:

@@ -1,4 +1,4 @@
-"""The voter set in the cluster: who writes it, and what a node that remembers nothing learns of it."""
+"""The voter set in the cluster: when it is written, and whom it holds back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 
 from gateway_agent.core import roll
 from gateway_agent.core.lease import SECOND
+from gateway_agent.core.report import report
 from gateway_agent.core.voters import GRACE_NS, Electorate, VoterSet
 
 from .simulation import Network
@@ -186,6 +187,12 @@ def cold(published: VoterSet | None, *gone: str) -> Network:
     return network
 
 
+def told(network: Network, name: str) -> tuple[str, ...]:
+    keeper = network.machines[name].keeper
+    assert keeper is not None
+    return report(keeper, network.machines[name].clock(network.now)).problems
+
+
 def served(network: Network) -> bool:
     return len(network.holders(network.ids[0])) == 1
 
@@ -199,11 +206,37 @@ def test_a_cold_start_is_not_later_for_it(gone: tuple[str, ...]) -> None:
     assert taken[0] <= taken[1] + SECOND // 10
 
 
+@pytest.mark.parametrize(
+    ("egress", "workers", "published", "back", "availability_first"),
+    [
+        (2, 0, "g1 g2", "g1", False),
+        (1, 1, "g1 w1", "g1", False),
+        (3, 0, "g1 g2 g3", "g1", True),
+        (2, 2, "g1 g2 w1", "g1 w2", True),
+    ],
+)
+def test_it_holds_no_survivor_back(
+    egress: int, workers: int, published: str, back: str, availability_first: bool
+) -> None:
+    network = Network(egress, workers, availability_first=availability_first)
+    network.published = VoterSet(1, tuple(published.split()))
+    for name in network.machines:
+        network.reboot(name)
+    network.run(SECOND)
+    for name in back.split():
+        network.start(name)
+    assert network.run_until(partial(served, network), 2 * GRACE_NS)
+
+
 def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() -> None:
     """As it would if the others remembered: a majority of the voters is gone, and could be somewhere else."""
     network = cold(VoterSet(5, ("g3", "w1", "w2")), "w1", "w2")
+    network.run(GRACE_NS - SECOND)
+    assert told(network, "g1") == ()
     network.run(10 * GRACE_NS)
     assert not served(network)
+    [problem] = told(network, "g1")
+    assert "egress-gateway-voters names it does not hear w1, w2 (" in problem
     network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
     # What the agents make of it: core/desired.py.
     network.published = roll.counting(network.published, network.inventory)
