@@ -11,6 +11,7 @@ from typing import Any
 
 from cni.plan import PlanEgressIP
 
+from .membership import NO_MAJORITY
 from .model import BASIC, Gateway, Policy
 from .reflector import Object, key_of, version_of
 from .view import View, master, no_master_reason, rfc3339, shown_address
@@ -94,7 +95,8 @@ def ready_nodes(view: View, egress_ips: Iterable[PlanEgressIP]) -> set[str]:
 
 
 def author(view: View, gateway: str) -> str:
-    """The node that writes the status of a gateway: its master, else the first that is ready, else the first.
+    """The node that writes the status of a gateway: its master, else the first that is ready, else the first that is
+    heard, else the first of the others: egress nodes that hear no majority write nothing.
 
     Empty where this node cannot tell, as one that is cut off from the others cannot.
     """
@@ -104,7 +106,9 @@ def author(view: View, gateway: str) -> str:
     masters = [name for egress in mine if (name := master(view, egress)[0])]
     eligible = sorted({name for egress in mine for name in egress.eligible})
     ready = sorted(ready_nodes(view, mine))
-    return next(iter([*masters, *ready, *eligible, *_first_node(view)]), "")
+    heard = {m.node for m in view.keeper.members if m.alive and m.reason != NO_MAJORITY} | {view.plan.node}
+    others = sorted(node.name for node in view.plan.nodes if node.name not in eligible)
+    return next(iter([*masters, *ready, *(n for n in eligible if n in heard), *others, *eligible]), "")
 
 
 def steward(view: View) -> str:

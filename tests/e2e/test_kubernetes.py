@@ -161,6 +161,22 @@ def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: 
     assert ready(cluster, f"{POLICIES}/backend-to-{GATEWAY}") == ("True", "GatewayFound")
 
 
+def test_a_gateway_that_nobody_can_serve_says_so(lab: Lab, cluster: Cluster) -> None:
+    """Two of three voters are away: the third hears no majority, and a worker writes."""
+    before = master(lab)
+    away = [before, next(name for name in ("g1", "g2", "g3") if name != before)]
+    for name in away:
+        lab.cut(name)
+    try:
+        until(lambda: ready(cluster, f"{GATEWAYS}/{GATEWAY}") == ("False", "ElectionFailed"), "its status says it", 20)
+        assert status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == ""
+    finally:
+        for name in away:
+            lab.mend(name)
+    after = lab.wait_settled(GATEWAY, 40)
+    until(lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == after, "the status names it", 20)
+
+
 def test_a_policy_that_names_no_gateway_says_so(lab: Lab, cluster: Cluster) -> None:
     def told() -> list[str]:
         events = cluster.call("GET", "/api/v1/namespaces/default/events")["items"]

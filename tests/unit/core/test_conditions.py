@@ -11,6 +11,7 @@ import pytest
 from gateway_agent.core.conditions import Report, as_written, author, reports, steward
 from gateway_agent.core.happenings import Chronicle, Happening, event, of_report
 from gateway_agent.core.keeping import Change, Conflict, KeeperState, MemberState
+from gateway_agent.core.membership import NO_MAJORITY
 from gateway_agent.core.model import Problem
 from gateway_agent.core.view import View
 
@@ -221,3 +222,9 @@ def test_an_event_as_the_api_has_it() -> None:
     assert len(made["message"]) == 1024
     assert made["involvedObject"]["name"] == "a" * 253
     assert (made["type"], made["firstTimestamp"], made["source"]["host"]) == ("Normal", LATER, "g1")
+
+
+@pytest.mark.parametrize(("why", "writer"), [(NO_MAJORITY, "w1"), ("eth1 is down", "g1")])
+def test_a_worker_writes_where_no_egress_node_can(why: str, writer: str) -> None:
+    members = tuple(MemberState(name, True, False, why, 40) for name in ("g1", "g2"))
+    assert author(without_master(seen("w1", members=members)), "partner") == writer
