@@ -25,7 +25,8 @@ LOOK = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds after a write that the API has refused."""
 SETTLED = 10.0
-"""Seconds after which a voter set is not just one that this node has not heard the end of yet."""
+"""Seconds after which a voter set is not just one that this node has not heard the end of yet; and from one writing
+of it to the next."""
 WAITING = 100
 """Events that wait for an API that is away; older ones are forgotten."""
 
@@ -107,7 +108,7 @@ class ClusterReport:
         if agreed != self._agreed[0]:
             self._agreed = agreed, now
         patch = roll.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
-        if patch is None or (self._published[0] == agreed and now < self._published[1] + LONGEST_PAUSE):
+        if patch is None or (self._published[0] == agreed and now < self._published[1] + SETTLED):
             return
         self._published = agreed, now
         try:

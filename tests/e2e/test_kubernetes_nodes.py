@@ -126,7 +126,7 @@ def test_a_wrong_voter_set_in_the_cluster_makes_no_second_owner(lab: Lab, pod: P
         assert capture.sources(port) == {VIRTUAL}
         assert observers.overlaps() == []
     lab.cluster.drop()
-    until(lambda: published(lab) == agreed(lab, "w1"), "the cluster names the voters again", 20)
+    until(lambda: published(lab) == agreed(lab, "w1"), "the cluster names the voters again", 40)
 
 
 def published(lab: Lab) -> tuple[int, tuple[str, ...]]:
