@@ -3,118 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import time
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway_agent import cluster, reporting
-from gateway_agent.cluster import ClusterStore
-from gateway_agent.core import reach, reflector, roll
-from gateway_agent.core.cluster import resources
+from gateway_agent import cluster
+from gateway_agent.core import reflector
 from gateway_agent.core.model import Inventory
 from gateway_agent.core.planning import identify, never_sent
-from gateway_agent.core.view import View
-from gateway_agent.reporting import ClusterReport
 from gateway_agent.shell import kube
-from gateway_agent.shell.kube import Api
 from gateway_agent.store import NotKnown
-from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
-from tests.lab.topology import VIRTUAL
-from tests.unit.core import test_conditions as conditions
 
-GROUP, NAMESPACE = "egress-gateway.io", "egress-gateway"
-ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{roll.NAME}"
-GATEWAYS, POLICIES = (f"/apis/{GROUP}/v1alpha1/{plural}" for plural in ("egressgateways", "egressgatewaypolicies"))
-
-
-class Reader:
-    """Takes each inventory of a store."""
-
-    def __init__(self, store: ClusterStore, file: Path) -> None:
-        self.store = store
-        self.file = file
-        self.seen: list[Inventory] = []
-        self._news = asyncio.Condition()
-
-    async def run(self) -> None:
-        async for inventory in self.store.inventories():
-            # What counts is on disk before it does: this process may end here.
-            assert {pod.name for pod in inventory.pods} <= self.kept("Pod")
-            assert set(policies(inventory)) <= self.kept("EgressGatewayPolicy")
-            self.seen.append(inventory)
-            async with self._news:
-                self._news.notify_all()
-
-    def kept(self, kind: str) -> set[str]:
-        return {item["metadata"]["name"] for item in json.loads(self.file.read_text())[kind]}
-
-    async def until(self, condition: Callable[[Inventory], object]) -> Inventory:
-        async with asyncio.timeout(10), self._news:
-            await self._news.wait_for(lambda: self.seen and condition(self.seen[-1]))
-        return self.seen[-1]
-
-
-Story = Callable[[Reader, LocalServer], Awaitable[None]]
-
-
-def story(directory: Path, tell: Story, before: Callable[[LocalServer], None] = lambda server: None) -> None:
-    with serving(directory) as server:
-        server.cluster.namespace("prod")
-        before(server)
-        asyncio.run(reading(directory, server, tell))
-
-
-async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
-    file = directory / "last-known.json"
-    reader = Reader(ClusterStore(Api(server.kubeconfig), resources(GROUP, "w1", NAMESPACE), file), file)
-    task = asyncio.create_task(reader.run())
-    telling = asyncio.create_task(tell(reader, server))
-    await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED, timeout=30)
-    assert task.done() or telling.done(), "the story did not end"
-    for part in (task, telling):
-        part.cancel()
-    for outcome in await asyncio.gather(task, telling, return_exceptions=True):
-        if isinstance(outcome, Exception):
-            raise outcome
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reflector, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(reflector, "LONGEST_PAUSE", 0.2)
-    monkeypatch.setattr(cluster, "PATIENCE", 0.5)
-    monkeypatch.setattr(reporting, "LOOK", 0.02)
-
-
-def policy(server: LocalServer, name: str = "backend") -> None:
-    server.cluster.apply(documents.policy(name, "partner", {"app": "backend"}))
+from .cluster_story import POLICIES, Reader, asked, policies, policy, reading, story, troubles
 
 
 def pod(server: LocalServer, name: str, **labels: str) -> str:
     return server.cluster.run("prod", name, "w1", labels)
 
 
-def policies(inventory: Inventory) -> list[str]:
-    return [policy.name for policy in inventory.policies]
-
-
-def troubles(inventory: Inventory) -> dict[str, str]:
-    return {problem.path: problem.message for problem in inventory.problems if problem.source == "Kubernetes API"}
-
-
 def labels(inventory: Inventory | None, name: str) -> object:
     assert inventory is not None
     return next((pod.labels for pod in inventory.pods if pod.name == name), None)
-
-
-def asked(server: LocalServer, what: str) -> int:
-    return sum(count for request, count in server.cluster.requests().items() if what in request)
 
 
 def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -> None:
@@ -416,127 +327,3 @@ def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
         pod(server, "known", app="backend")
 
     story(tmp_path, tell, before)
-
-
-def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
-    """The view of a master; its gateway stands in the cluster, and a policy that names another one."""
-    seen = conditions.seen(changes=(conditions.changed("g1", at=time.time() + 60),))
-    looks = 0
-
-    def view() -> View:
-        nonlocal looks
-        looks += 1
-        return seen if looks > 1 else conditions.seen()
-
-    async def tell(reader: Reader, server: LocalServer) -> None:
-        await reader.until(policies)
-        api = Api(server.kubeconfig)
-        report = ClusterReport(api, reader.store, view)
-        task = asyncio.create_task(report.run())
-        while not server.cluster.events():
-            assert not task.done()
-            await asyncio.sleep(0.01)
-        gateway = server.cluster.call("GET", f"{GATEWAYS}/partner")
-        assert gateway["status"]["activeNodeName"] == "g1"
-        assert gateway["spec"] == documents.virtual_gateway("partner", [VIRTUAL])["spec"]
-        enough = looks + 10
-        while looks < enough:
-            assert not task.done()
-            await asyncio.sleep(0.01)
-        assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
-        [event] = server.cluster.events()
-        assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
-        task.cancel()
-
-    story(tmp_path, tell, reported)
-
-
-def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -> None:
-    looks = 0
-
-    def view() -> View:
-        nonlocal looks
-        looks += 1
-        return conditions.seen()
-
-    async def tell(reader: Reader, server: LocalServer) -> None:
-        await reader.until(policies)
-        server.cluster.strike(match="watch", deaf=True)
-        task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
-        # Times of conditions have whole seconds.
-        wanted = int(time.time()) + 2
-        while time.time() < wanted or looks < 10:
-            assert not task.done()
-            await asyncio.sleep(0.01)
-        assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
-        task.cancel()
-
-    story(tmp_path, tell, reported)
-
-
-@pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
-def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
-    """The other writer comes between: the watch has not told of what it has written."""
-    looks = 0
-
-    def view() -> View:
-        nonlocal looks
-        looks += 1
-        return conditions.seen()
-
-    async def tell(reader: Reader, server: LocalServer) -> None:
-        await reader.until(policies)
-        server.cluster.strike(match="configmaps?", deaf=True)
-        if standing:
-            server.cluster.call("PATCH", ROLL, {"data": {"version": standing, "members": "x y z"}})
-        task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
-        while looks < 10:
-            assert not task.done()
-            await asyncio.sleep(0.01)
-        keeper = conditions.seen().keeper
-        assert keeper is not None
-        agreed = {"version": str(keeper.voter_set), "members": " ".join(keeper.voters)}
-        other = {"version": standing, "members": "x y z"}
-        assert server.cluster.call("GET", ROLL)["data"] == (agreed if written else other)
-        assert asked(server, f"PATCH {ROLL}") == 1
-        task.cancel()
-
-    story(tmp_path, tell, reported)
-
-
-def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reach, "SETTLED", 0.05)
-
-    async def tell(reader: Reader, server: LocalServer) -> None:
-        await reader.until(policies)
-        looks = 0
-
-        def view() -> View:
-            nonlocal looks
-            looks += 1
-            return replace(conditions.seen(), inventory=reader.seen[-1])
-
-        task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, view).run())
-        enough = 0
-        while not enough or looks < enough:
-            assert not task.done()
-            await asyncio.sleep(0.01)
-            if not enough and server.cluster.events("SelectsNothing"):
-                enough = looks + 20
-        told = [event["involvedObject"]["name"] for event in server.cluster.events("SelectsNothing")]
-        assert told == ["both"]
-        assert asked(server, "GET /api/v1/pods") - asked(server, "pods (watch)") == 1 + 2
-        task.cancel()
-
-    def before(server: LocalServer) -> None:
-        reported(server)
-        server.cluster.apply(documents.policy("chosen", "partner", {"app": "another"}))
-        server.cluster.run("prod", "a", "w9", {"app": "another"})
-
-    story(tmp_path, tell, before)
-
-
-def reported(server: LocalServer) -> None:
-    """What the view of the master speaks of."""
-    server.cluster.apply(documents.virtual_gateway("partner", [VIRTUAL]))
-    policy(server, "both")

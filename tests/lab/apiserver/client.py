@@ -35,18 +35,18 @@ class Cluster:
             self.apply(document)
         self._published[name] = wanted
 
-    def apply(self, document: Document) -> Document:
-        """Makes the object, or brings it to this state."""
+    def apply(self, document: Document, options: str = "") -> Document:
+        """Makes the object, or brings it to this state. ``options``: as ``?dryRun=All``."""
         path = path_of(document)
         status, found = self.ask("GET", path)
         if status != http.client.OK:
-            made = self.call("POST", path.rpartition("/")[0], _complete(document))
+            made = self.call("POST", path.rpartition("/")[0] + options, _complete(document))
         elif document["kind"] == "Pod":
             # What others have written into a pod, where it runs above all, stays.
             made = self.call("PATCH", path, {"metadata": document["metadata"]})
         else:
             version = {"resourceVersion": found["metadata"]["resourceVersion"]}
-            made = self.call("PUT", path, {**document, "metadata": {**document["metadata"], **version}})
+            made = self.call("PUT", path + options, {**document, "metadata": {**document["metadata"], **version}})
         if document.get("status", made.get("status")) != made.get("status"):
             made = self.call("PATCH", f"{path}/status", {"status": document["status"]})
         return dict(made)

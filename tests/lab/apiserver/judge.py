@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import http.client
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..documents import Document
-from ..waiting import until
 from .client import Cluster, path_of
 from .origin import Object
 from .schema import admit, schemas
-from .upstream import definitions, reached
+from .upstream import define, reached
 
 Verdict = tuple[Object, list[str]]
 """The object as it would be stored, and what is wrong with it."""
@@ -30,7 +28,7 @@ class Judge:
         self._schemas = schemas()
         self._real = real
         if real is not None:
-            self._define(real)
+            self.rules = all("x-kubernetes-validations" in str(stored["spec"]["versions"]) for stored in define(real))
 
     def __call__(self, document: Document) -> Verdict:
         plural = path_of(document).split("/")[-2]
@@ -50,29 +48,11 @@ class Judge:
         plural = path_of(document).split("/")[-2]
         return not self.rules and not admit(_without_rules(self._schemas[plural]), document)[1]
 
-    def _define(self, real: Cluster) -> None:
-        for definition in definitions():
-            path = path_of(definition)
-            status, found = real.ask("GET", path)
-            if status == http.client.OK:
-                definition["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-                stored = real.call("PUT", path, definition)
-            else:
-                stored = real.call("POST", path.rpartition("/")[0], definition)
-            self.rules = "x-kubernetes-validations" in str(stored["spec"]["versions"])
-            spec = definition["spec"]
-            served = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-            until(partial(_is_served, real, served), f"{served} is served")
-
 
 @contextlib.contextmanager
 def judging(directory: Path) -> Iterator[Judge]:
     with reached(directory / "upstream.sock") as upstream:
         yield Judge(Cluster(upstream) if upstream else None)
-
-
-def _is_served(real: Cluster, path: str) -> bool:
-    return real.ask("GET", path)[0] == http.client.OK
 
 
 def _without_rules(schema: Any) -> Any:

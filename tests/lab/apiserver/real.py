@@ -32,7 +32,7 @@ def main() -> None:
         description=(__doc__ or "").partition("\n")[0],
         epilog="etcd, kubectl and openssl must be in the path.",
     )
-    parser.add_argument("binary", type=Path, help="kube-apiserver, of any version from 1.20 on")
+    parser.add_argument("binary", type=Path, help="kube-apiserver; tried with 1.20")
     parser.add_argument("--kubeconfig", type=Path, default=Path("build/real.kubeconfig"), help="where to write it")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

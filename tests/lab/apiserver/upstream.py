@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncGenerator, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from aiohttp import web
 
 from ..namespace import REPOSITORY
 from ..waiting import until
-from .client import Cluster, path_of
+from .client import Cluster
 from .objects import CUSTOM
 from .origin import Event, Object, Refused
 
@@ -36,7 +37,6 @@ _MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 _SYSTEM = ("default", "kube-system", "kube-public", "kube-node-lease")
 _PLURALS = ("egressgatewaypolicies", "egressgateways")
 _FOREVER = aiohttp.ClientTimeout(total=None)
-_AT_ONCE = {"gracePeriodSeconds": 0}
 
 
 @contextlib.contextmanager
@@ -75,6 +75,7 @@ class Upstream:
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        self._real = Cluster(socket)
         self._compacted = 0
         self._compaction = asyncio.Event()
         self._tokens: set[str] = set()
@@ -82,8 +83,7 @@ class Upstream:
 
     async def start(self) -> None:
         self._session = aiohttp.ClientSession("http://localhost", connector=self._connector())
-        await self._clear()
-        await self._install()
+        await asyncio.to_thread(self._prepare)
 
     def _connector(self) -> aiohttp.UnixConnector:
         # Each agent holds a watch of each kind.
@@ -94,7 +94,8 @@ class Upstream:
 
     async def compact(self) -> None:
         # When a real server forgets its history is nobody's choice.
-        self._compacted = int((await self._ask("GET", "/api/v1/namespaces?limit=1"))["metadata"]["resourceVersion"])
+        found = await asyncio.to_thread(self._real.call, "GET", "/api/v1/namespaces?limit=1")
+        self._compacted = int(found["metadata"]["resourceVersion"])
         self._expired |= self._tokens
         self._compaction.set()
         self._compaction = asyncio.Event()
@@ -135,58 +136,38 @@ class Upstream:
             finally:
                 compaction.cancel()
 
-    # --- what the tests find ---------------------------------------------------------------------------------------
-
-    async def _clear(self) -> None:
-        names = {item["metadata"]["name"] for item in (await self._ask("GET", "/api/v1/namespaces"))["items"]}
-        for group in CUSTOM:
-            for plural in _PLURALS:
-                await self._ask("DELETE", f"/apis/{group}/v1alpha1/{plural}", missing=True)
-        await self._ask("DELETE", "/api/v1/nodes")
+    def _prepare(self) -> None:
+        """Nothing is left but what each cluster has, and the namespace, rights and definitions of our manifests."""
+        for path in [f"/apis/{group}/v1alpha1/{plural}" for group in CUSTOM for plural in _PLURALS]:
+            self._real.delete(path)
+        self._real.call("DELETE", "/api/v1/nodes")
+        names = {item["metadata"]["name"] for item in self._real.call("GET", "/api/v1/namespaces")["items"]}
         for name in names - {CONSENT, *_SYSTEM}:
-            await self._ask("DELETE", f"/api/v1/namespaces/{name}/pods", _AT_ONCE)
-            found = await self._ask("DELETE", f"/api/v1/namespaces/{name}")
+            self._real.delete(f"/api/v1/namespaces/{name}/pods")
+            found = self._real.call("DELETE", f"/api/v1/namespaces/{name}")
             # A server without controllers waits for them for ever.
             if "spec" in found:
                 found["spec"]["finalizers"] = []
-                await self._ask("PUT", f"/api/v1/namespaces/{name}/finalize", found, missing=True)
-        await self._ask("DELETE", "/api/v1/namespaces/default/events")
-
-    async def _install(self) -> None:
-        """Namespace, rights and definitions of our manifests."""
+                self._real.ask("PUT", f"/api/v1/namespaces/{name}/finalize", found)
+        self._real.call("DELETE", "/api/v1/namespaces/default/events")
         for name in ("namespace.yaml", "voters.yaml"):
-            await self._apply(yaml.safe_load((_MANIFESTS / name).read_text()))
+            self._real.apply(yaml.safe_load((_MANIFESTS / name).read_text()))
         # An agent reads one of the groups.
         rights = (_MANIFESTS / "rbac.yaml").read_text().replace(f"[{CUSTOM[0]}]", str(list(CUSTOM)))
         for document in yaml.safe_load_all(rights):
-            await self._apply(document)
-        for definition in definitions():
-            await self._apply(definition)
-            spec = definition["spec"]
-            path = f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}"
-            async with asyncio.timeout(30):
-                while "items" not in await self._ask("GET", path, missing=True):
-                    await asyncio.sleep(0.1)
+            self._real.apply(document)
+        define(self._real)
 
-    async def _apply(self, document: Object) -> None:
-        path = path_of(document)
-        found = await self._ask("GET", path, missing=True)
-        if "metadata" in found:
-            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
-            await self._ask("PUT", path, {**document, "metadata": {**document["metadata"], **version}})
-        else:
-            await self._ask("POST", path.rpartition("/")[0], document)
 
-    async def _ask(
-        self, method: str, path: str, body: Any = None, *, missing: bool = False
-    ) -> Object:
-        """``missing``: what is not there is no error. Raises RuntimeError."""
-        async with self._session.request(method, path, json=body) as response:
-            content = await response.read()
-            if response.status >= web.HTTPBadRequest.status_code and not (missing and response.status == 404):
-                raise RuntimeError(f"{method} {path}: {response.status}: {content.decode()}")
-            found = dict(json.loads(content)) if response.content_type == "application/json" else {}
-            return {} if found.get("kind") == "Status" else found
+def define(real: Cluster) -> list[Object]:
+    """Makes our definitions, and the same for the other group; returns them as stored, when they are served."""
+    stored = []
+    for definition in _definitions():
+        stored.append(real.apply(definition))
+        spec = definition["spec"]
+        group_version = f"{spec['group']}/{spec['versions'][0]['name']}"
+        until(partial(real.has, group_version, spec["names"]["plural"]), f"{definition['metadata']['name']} is served")
+    return stored
 
 
 async def _unless(end: asyncio.Task[Any], read: Coroutine[Any, Any, bytes]) -> bytes:
@@ -200,8 +181,7 @@ async def _unless(end: asyncio.Task[Any], read: Coroutine[Any, Any, bytes]) -> b
         await asyncio.gather(reading, return_exceptions=True)
 
 
-def definitions() -> Iterator[Object]:
-    """Those of our manifests, and the same for the other group that is served."""
+def _definitions() -> Iterator[Object]:
     for path in sorted((_MANIFESTS / "crds").iterdir()):
         definition = yaml.safe_load(path.read_text())
         yield from (_of_group(definition, group) for group in CUSTOM)

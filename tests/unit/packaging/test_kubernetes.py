@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -15,7 +14,7 @@ import yaml
 from gateway_agent import config
 from gateway_agent.config import KubernetesStoreConfig
 from gateway_agent.core.manifests import parse
-from tests.lab.apiserver.client import Cluster, path_of
+from tests.lab.apiserver.client import Cluster
 from tests.lab.apiserver.upstream import VARIABLE, reached
 from tests.lab.namespace import REPOSITORY
 
@@ -55,13 +54,7 @@ def test_a_real_api_takes_them(directory: str, tmp_path: Path) -> None:
         real = Cluster(upstream)
         real.namespace("egress-gateway")
         for document in rendered(directory):
-            path = path_of(document)
-            status, found = real.ask("GET", path)
-            there = status == http.client.OK
-            version = {"resourceVersion": found["metadata"]["resourceVersion"]} if there else {}
-            asked = {**document, "metadata": {**document["metadata"], **version}}
-            where = path if there else path.rpartition("/")[0]
-            taken = real.call("PUT" if there else "POST", f"{where}?dryRun=All&fieldValidation=Strict", asked)
+            taken = real.apply(document, "?dryRun=All&fieldValidation=Strict")
             assert taken["metadata"]["name"] == document["metadata"]["name"]
 
 

@@ -1,0 +1,138 @@
+"""What the cluster is told, by a server that speaks the API."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.core import reach, roll
+from gateway_agent.core.view import View
+from gateway_agent.reporting import ClusterReport
+from gateway_agent.shell.kube import Api
+from tests.lab import documents
+from tests.lab.apiserver.local import LocalServer
+from tests.lab.topology import VIRTUAL
+
+from .cluster_story import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, story
+from .core import test_conditions as conditions
+
+ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{roll.NAME}"
+
+
+class Reporting:
+    """Reports by these views in turn, then by the last of them, until the loop ends."""
+
+    def __init__(self, reader: Reader, server: LocalServer, *views: View) -> None:
+        self._views = views
+        self._looks = 0
+        self._task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, self._view).run())
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            assert not self._task.done()
+            await asyncio.sleep(0.01)
+
+    async def looked(self, times: int) -> None:
+        """So many times more."""
+        enough = self._looks + times
+        await self.until(lambda: self._looks >= enough)
+
+    def _view(self) -> View:
+        self._looks += 1
+        return self._views[min(self._looks, len(self._views)) - 1]
+
+
+def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
+    """The view of a master; its gateway stands in the cluster, and a policy that names another one."""
+    changed = conditions.changed("g1", at=time.time() + 60)
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(changed,)))
+        await master.until(server.cluster.events)
+        gateway = server.cluster.call("GET", f"{GATEWAYS}/partner")
+        assert gateway["status"]["activeNodeName"] == "g1"
+        assert gateway["spec"] == documents.virtual_gateway("partner", [VIRTUAL])["spec"]
+        await master.looked(10)
+        assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
+        [event] = server.cluster.events()
+        assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
+
+    story(tmp_path, tell, reported)
+
+
+def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -> None:
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.cluster.strike(match="watch", deaf=True)
+        master = Reporting(reader, server, conditions.seen())
+        # Times of conditions have whole seconds.
+        wanted = int(time.time()) + 2
+        await master.until(lambda: time.time() >= wanted)
+        await master.looked(10)
+        assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
+
+    story(tmp_path, tell, reported)
+
+
+@pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
+def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
+    """The other writer comes between: the watch has not told of what it has written."""
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.cluster.strike(match="configmaps?", deaf=True)
+        if standing:
+            server.cluster.call("PATCH", ROLL, {"data": {"version": standing, "members": "x y z"}})
+        await Reporting(reader, server, conditions.seen()).looked(10)
+        keeper = conditions.seen().keeper
+        assert keeper is not None
+        agreed = {"version": str(keeper.voter_set), "members": " ".join(keeper.voters)}
+        other = {"version": standing, "members": "x y z"}
+        assert server.cluster.call("GET", ROLL)["data"] == (agreed if written else other)
+        assert asked(server, f"PATCH {ROLL}") == 1
+
+    story(tmp_path, tell, reported)
+
+
+def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) -> None:
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.cluster.strike(match=f"configmaps/{roll.NAME}", status=403)
+        changed = conditions.changed("g1", at=time.time() + 60)
+        master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(changed,)))
+        await master.until(server.cluster.events)
+        await master.looked(10)
+        assert (asked(server, "/status"), asked(server, f"PATCH {ROLL}")) == (2, 1)
+
+    story(tmp_path, tell, reported)
+
+
+def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reach, "SETTLED", 0.05)
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        master = Reporting(reader, server, replace(conditions.seen(), inventory=reader.seen[-1]))
+        await master.until(lambda: server.cluster.events("SelectsNothing"))
+        await master.looked(20)
+        told = [event["involvedObject"]["name"] for event in server.cluster.events("SelectsNothing")]
+        assert told == ["both"]
+        assert asked(server, "GET /api/v1/pods") - asked(server, "pods (watch)") == 1 + 2
+
+    def before(server: LocalServer) -> None:
+        reported(server)
+        server.cluster.apply(documents.policy("chosen", "partner", {"app": "another"}))
+        server.cluster.run("prod", "a", "w9", {"app": "another"})
+
+    story(tmp_path, tell, before)
+
+
+def reported(server: LocalServer) -> None:
+    """What the view of the master speaks of."""
+    server.cluster.apply(documents.virtual_gateway("partner", [VIRTUAL]))
+    policy(server, "both")
