@@ -15,7 +15,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 
 from cni import ensure as datapath
@@ -24,6 +23,7 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.core.ruleset import gateway_nft
 from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
+from tests.lab.packets import udp
 
 PREFIX = "egwdp-"
 MASK = 0x0FF00000
@@ -360,28 +360,11 @@ def family_of(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def udp_packet(source: str, destination: str, port: int, payload: bytes, source_port: int = 4000) -> bytes:
-    """An IPv4 packet with a UDP datagram, checksum of UDP left out (RFC 768 allows it)."""
-    length = 20 + 8 + len(payload)
-    addresses = ip_address(source).packed + ip_address(destination).packed
-    header = struct.pack("!BBHHHBBH", 0x45, 0, length, 1, 0, 64, socket.IPPROTO_UDP, 0) + addresses
-    return _with_checksum(header) + struct.pack("!HHHH", source_port, port, 8 + len(payload), 0) + payload
+def vxlan_packet(source: str, node: str, vni: int, inner: bytes, outer: str = "") -> bytes:
+    """Return what a tunnel from node ``source`` to ``node`` would carry (RFC 7348, section 5).
 
-
-def vxlan_packet(source: str, node: str, vni: int, inner: bytes) -> bytes:
-    """What a tunnel from node ``source`` to ``node`` would carry, by hand (RFC 7348, section 5)."""
+    ``outer``: the outer source address, if it is not the node's.
+    """
     macs = bytes.fromhex((ids.node_mac(NODES[node]) + ids.node_mac(NODES[source])).replace(":", ""))
     frame = struct.pack("!II", 0x08000000, vni << 8) + macs + b"\x08\x00" + inner
-    return udp_packet(NODES[source], NODES[node], 4799, frame)
-
-
-def send_raw(machine: Namespace, packet: bytes, destination: str) -> None:
-    """Sends an IPv4 packet as it is, header included."""
-    with machine.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
-        sock.sendto(packet, (destination, 0))
-
-
-def _with_checksum(header: bytes) -> bytes:
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    return header[:10] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + header[12:]
+    return udp(outer or NODES[source], NODES[node], 4799, frame)

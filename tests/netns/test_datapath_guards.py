@@ -11,6 +11,7 @@ import pytest
 
 from cni.kernel import ids, netlink
 from cni.plan import PolicySet, Way
+from tests.lab.packets import send, udp
 from tests.lab.waiting import until
 
 from .datapath_lab import (
@@ -25,8 +26,6 @@ from .datapath_lab import (
     Lab,
     is_reset,
     plan,
-    send_raw,
-    udp_packet,
     v6,
     vxlan_packet,
 )
@@ -122,18 +121,15 @@ def test_an_edit_of_policies_ends_open_connections(lab: Lab, pod: str, edit: str
 
 @pytest.mark.parametrize("sender", ["bridged", "routed"])
 def test_a_pod_cannot_forge_its_way_into_a_tunnel(lab: Lab, sender: str) -> None:
-    inner = udp_packet(NODES["w2"], SERVICE, PORT, b"forged")
+    inner = udp(NODES["w2"], SERVICE, PORT, b"forged")
     with lab.witness() as witness:
         pod = lab.pods[sender]
-        send_raw(pod.machine, vxlan_packet("w2", "g1", VNI, inner), NODES["g1"])
-        own = vxlan_packet("w2", "g1", VNI, inner).replace(
-            socket.inet_aton(NODES["w2"]), socket.inet_aton(pod.address), 1
-        )
-        send_raw(pod.machine, own, NODES["g1"])
+        send(pod.machine, vxlan_packet("w2", "g1", VNI, inner))
+        send(pod.machine, vxlan_packet("w2", "g1", VNI, inner, outer=pod.address))
         # From a pod of the master itself, where nothing is forwarded on the way.
-        send_raw(lab.pods["onmaster"].machine, vxlan_packet("w2", "g1", VNI, inner), NODES["g1"])
+        send(lab.pods["onmaster"].machine, vxlan_packet("w2", "g1", VNI, inner))
         # What a node's own kernel sends comes through: the packets above were well made. It arrives after them.
-        send_raw(lab.nodes["w2"].machine, vxlan_packet("w2", "g1", VNI, inner), NODES["g1"])
+        send(lab.nodes["w2"].machine, vxlan_packet("w2", "g1", VNI, inner))
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 
@@ -142,8 +138,8 @@ def test_an_answer_nobody_waits_for_gets_no_answer_by_the_workers_address(lab: L
     with lab.pods["bridged"].datagrams() as datagrams, lab.witness() as witness:
         assert datagrams.seen_as() == G1
         _forget_connections(lab, lab.pods["bridged"].address)
-        late = udp_packet(SERVICE, G1, datagrams.sock.getsockname()[1], b"late", source_port=PORT)
-        send_raw(lab.outside, late, G1)
+        late = udp(SERVICE, G1, datagrams.sock.getsockname()[1], b"late", source_port=PORT)
+        send(lab.outside, late)
         assert lab.pods["bridged"].seen_as() == G1, "this came after the late one"
         everything = [*witness.direct.packets(), *witness.egress.packets()]
         assert W1 not in {packet.source for packet in everything if packet.protocol == socket.IPPROTO_ICMP}

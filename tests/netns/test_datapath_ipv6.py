@@ -16,7 +16,7 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.shell.addresses import Addresses
 from gateway_agent.shell.arp import Announcer
 from tests.lab.capture import Capture
-from tests.lab.namespace import Namespace
+from tests.lab.packets import send, udp
 from tests.lab.waiting import until
 
 from .datapath_lab import (
@@ -35,7 +35,6 @@ from .datapath_lab import (
     family_of,
     is_reset,
     plan,
-    udp_packet,
     v6,
 )
 
@@ -326,9 +325,9 @@ def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, ser
     ):
         assert datagrams.seen_as() == shown
         assert worker.inside(lambda: netlink.delete_connections({own: lambda _: True})) >= 1
-        packet = (udp_packet6 if ":" in service else udp_packet)(service, shown, datagrams.port, b"late", PORT)
+        packet = udp(service, shown, datagrams.port, b"late", PORT)
         before = len(arriving.packets(4799))
-        send_any(lab6.outside, packet, shown)
+        send(lab6.outside, packet)
         until(lambda: len(arriving.packets(4799)) > before, "the late one has come to the worker", 2)
         assert pod.seen_as(service) == shown, "this came after the late one"
         assert [kind for kind in icmp_types(errors) if kind in (ICMP_UNREACHABLE, ICMP6_UNREACHABLE)] == []
@@ -407,23 +406,23 @@ def test_over_ipv6_failover_keeps_connections(lab6: Lab) -> None:
 def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: str) -> None:
     stand(lab6, underlay=6)
     w2, g1 = v6(NODES["w2"]), v6(NODES["g1"])
-    inner = udp_packet6(ids.inner(w2, 6), SERVICE6, PORT, b"forged")
+    inner = udp(ids.inner(w2, 6), SERVICE6, PORT, b"forged")
     macs = bytes.fromhex((ids.node_mac(g1) + ids.node_mac(w2)).replace(":", ""))
     frame = struct.pack("!II", 0x08000000, ids.vni(SIXTH) << 8) + macs + b"\x86\xdd" + inner
 
     def forged(source: str) -> bytes:
-        return udp_packet6(source, g1, 4799, frame)
+        return udp(source, g1, 4799, frame)
 
     with lab6.witness() as witness:
         pod = lab6.pods[sender]
         for source in (w2, v6(pod.address)):
-            send_any(pod.machine, forged(source), g1)
+            send(pod.machine, forged(source))
         # From a pod of the master itself, where nothing is forwarded on the way.
-        send_any(lab6.pods["onmaster"].machine, forged(w2), g1)
-        by_ipv4 = udp_packet(NODES["w2"], NODES["g1"], 4799, frame)
-        send_any(lab6.nodes["w2"].machine, by_ipv4, NODES["g1"])
+        send(lab6.pods["onmaster"].machine, forged(w2))
+        by_ipv4 = udp(NODES["w2"], NODES["g1"], 4799, frame)
+        send(lab6.nodes["w2"].machine, by_ipv4)
         # What a node's own kernel sends comes through: the packets above were well made. It arrives after them.
-        send_any(lab6.nodes["w2"].machine, forged(w2), g1)
+        send(lab6.nodes["w2"].machine, forged(w2))
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 
@@ -485,23 +484,3 @@ def offered_segment(sniffer: socket.socket) -> int:
         if packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_TCP and to_service and packet[53] & 0x12 == 0x02:
             assert packet[60:62] == b"\x02\x04"
             return int(struct.unpack_from("!H", packet, 62)[0])
-
-
-def send_any(machine: Namespace, packet: bytes, destination: str) -> None:
-    """Sends an IP packet as it is, header included."""
-    with machine.socket(family_of(destination), socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
-        sock.sendto(packet, (destination, 0))
-
-
-def udp_packet6(source: str, destination: str, port: int, payload: bytes, source_port: int = 4000) -> bytes:
-    """An IPv6 packet with a UDP datagram (RFC 8200, section 8.1)."""
-    addresses = b"".join(socket.inet_pton(socket.AF_INET6, address) for address in (source, destination))
-    length = 8 + len(payload)
-    pseudo = addresses + struct.pack("!IxxxB", length, socket.IPPROTO_UDP)
-    datagram = struct.pack("!HHHH", source_port, port, length, 0) + payload
-    words = pseudo + datagram + bytes(len(datagram) % 2)
-    total = sum(struct.unpack(f"!{len(words) // 2}H", words))
-    total = (total & 0xFFFF) + (total >> 16)
-    checksum = ~(total + (total >> 16)) & 0xFFFF
-    header = struct.pack("!IHBB", 6 << 28, length, socket.IPPROTO_UDP, 64) + addresses
-    return header + datagram[:6] + struct.pack("!H", checksum or 0xFFFF) + datagram[8:]

@@ -1,0 +1,98 @@
+"""IP packets and Ethernet frames with any source address, as an attacker makes them: built as bytes, and sent raw.
+
+The family follows from the addresses. Checksums are right, so nothing is dropped for them.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from .namespace import Namespace
+
+SYN = 0x02
+"""TCP flags (RFC 9293, section 3.1)."""
+ACK = 0x10
+PSH = 0x08
+_IPV4, _IPV6 = 0x0800, 0x86DD
+_ANY_PORT = 4000
+
+
+def udp(source: str, destination: str, port: int, payload: bytes = b"", source_port: int = _ANY_PORT) -> bytes:
+    """Return an IP packet with a UDP datagram (RFC 768)."""
+    length = 8 + len(payload)
+    header = struct.pack("!HHHH", source_port, port, length, 0)
+    total = _transport_checksum(source, destination, socket.IPPROTO_UDP, header + payload) or 0xFFFF
+    return ip(source, destination, socket.IPPROTO_UDP, header[:6] + struct.pack("!H", total) + payload)
+
+
+def tcp(
+    source: str,
+    destination: str,
+    port: int,
+    flags: int = SYN,
+    sequence: int = 1,
+    acknowledged: int = 0,
+    payload: bytes = b"",
+    source_port: int = _ANY_PORT,
+) -> bytes:
+    """Return an IP packet with a TCP segment without options (RFC 9293, section 3.1)."""
+    offset = 5 << 4
+    header = struct.pack("!HHIIBBHHH", source_port, port, sequence, acknowledged, offset, flags, 65535, 0, 0)
+    total = _transport_checksum(source, destination, socket.IPPROTO_TCP, header + payload)
+    return ip(source, destination, socket.IPPROTO_TCP, header[:16] + struct.pack("!H", total) + header[18:] + payload)
+
+
+def ip(source: str, destination: str, protocol: int, body: bytes) -> bytes:
+    """Return an IPv4 packet (RFC 791) or an IPv6 packet (RFC 8200) with this transport ``body``."""
+    addresses = ip_address(source).packed + ip_address(destination).packed
+    if ip_address(source).version == 6:
+        return struct.pack("!IHBB", 6 << 28, len(body), protocol, 64) + addresses + body
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + body
+
+
+def frame(destination_mac: str, source_mac: str, packet: bytes) -> bytes:
+    """Return an Ethernet frame around an IP packet. MACs are written as ``02:00:00:00:00:01``."""
+    kind = _IPV6 if packet[0] >> 4 == 6 else _IPV4
+    return bytes.fromhex((destination_mac + source_mac).replace(":", "")) + struct.pack("!H", kind) + packet
+
+
+def send(machine: Namespace, packet: bytes) -> None:
+    """Send an IP packet as it is, header included, by the machine's own routes (a raw socket)."""
+    if packet[0] >> 4 == 6:
+        family, destination = socket.AF_INET6, str(IPv6Address(packet[24:40]))
+    else:
+        family, destination = socket.AF_INET, str(IPv4Address(packet[16:20]))
+    with machine.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+        sock.sendto(packet, (destination, 0))
+
+
+def send_frame(machine: Namespace, interface: str, destination_mac: str, packet: bytes) -> None:
+    """Send an IP packet by ``interface`` to the station with this MAC, past the machine's routes (a packet socket)."""
+    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        machine.inside(lambda: sock.bind((interface, 0)))
+        sock.send(frame(destination_mac, sock.getsockname()[4].hex(":"), packet))
+
+
+def mac_of(machine: Namespace, interface: str) -> str:
+    """Return the MAC of an interface of the machine."""
+    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        machine.inside(lambda: sock.bind((interface, 0)))
+        return str(sock.getsockname()[4].hex(":"))
+
+
+def _transport_checksum(source: str, destination: str, protocol: int, body: bytes) -> int:
+    """Return the checksum over the pseudo-header (RFC 9293, section 3.1; RFC 8200, section 8.1) and ``body``."""
+    addresses = ip_address(source).packed + ip_address(destination).packed
+    return _checksum(addresses + struct.pack("!II", len(body), protocol) + body)
+
+
+def _checksum(data: bytes) -> int:
+    """Return the Internet checksum (RFC 1071)."""
+    padded = data + b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
