@@ -22,7 +22,7 @@ from cni.plan import Plan, PlanEgressIP
 
 from .adoption import Adoption
 from .config import AgentConfig
-from .core import desired, planning, readiness, status, underlay
+from .core import desired, planning, quarantine, readiness, status, underlay
 from .core.keeping import KeeperState
 from .core.model import Inventory, Problem
 from .flows import Flows
@@ -143,7 +143,10 @@ class Agent:
             try:
                 await self._round()
                 self._say("")
-            except (KernelError, OSError) as error:
+            except Exception as error:
+                if not isinstance(error, (KernelError, OSError)):
+                    log.exception("a round failed")
+                    error = RuntimeError(f"the agent failed: {type(error).__name__}: {error}")
                 self._say(str(error))
                 asyncio.get_running_loop().call_later(RETRY, self._work.set)
             else:
@@ -176,16 +179,7 @@ class Agent:
         self.pods.reread()
         if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
             asyncio.get_running_loop().call_later(again, self._work.set)
-        planned = planning.build(
-            inventory,
-            self._settings(),
-            self._facts,
-            self.leases.masters(self.plan),
-            self.plan,
-            self.pods.identities(inventory),
-            isolated=self.leases.isolated(self.plan),
-            pod_interfaces=self.pods.interfaces(),
-        )
+        planned = quarantine.build(inventory, self._planned)
         self.problems = planned.problems
         previous = self.plan
         if previous is not None and self.applied is None:
@@ -204,6 +198,18 @@ class Agent:
         self._followed = inventory
         self._follow_probes()
         self.tables.follow(plan)
+
+    def _planned(self, inventory: Inventory) -> planning.Planned:
+        return planning.build(
+            inventory,
+            self._settings(),
+            self._facts,
+            self.leases.masters(self.plan),
+            self.plan,
+            self.pods.identities(inventory),
+            isolated=self.leases.isolated(self.plan),
+            pod_interfaces=self.pods.interfaces(),
+        )
 
     async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:
         between = plan

@@ -93,7 +93,7 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
             kept[name] = {field: value[field] for field in fields if field in value}
     if resource.kind == "Node":
         # Nothing else of the conditions: a kubelet writes them anew every few minutes.
-        conditions = (item.get("status") or {}).get("conditions")
+        conditions = _mapping(item.get("status")).get("conditions")
         if isinstance(conditions, list) and specs.is_stopping(conditions):
             kept["status"]["conditions"] = [{"type": "Ready", "message": SHUTTING_DOWN}]
     return kept
@@ -135,10 +135,12 @@ def _content(item: Object, before: tuple[Object, FileContent] | None) -> FileCon
 
 def _running(item: Object) -> Iterator[RunningPod]:
     """The pod, where it is one that has addresses of its own."""
-    if item.get("kind") != "Pod" or (item.get("spec") or {}).get("hostNetwork"):
+    if item.get("kind") != "Pod" or _mapping(item.get("spec")).get("hostNetwork"):
         return
-    status = item.get("status") or {}
-    addresses = tuple(str(each.get("ip")) for each in status.get("podIPs") or () if each.get("ip"))
+    status = _mapping(item.get("status"))
+    listed = status.get("podIPs")
+    found = [_mapping(each).get("ip") for each in listed] if isinstance(listed, list) else []
+    addresses = tuple(str(address) for address in found if address)
     if addresses and status.get("phase") not in ENDED:
         namespace, name = key_of(item)
         yield RunningPod(namespace, name, pod_uid(item), addresses)
@@ -146,12 +148,17 @@ def _running(item: Object) -> Iterator[RunningPod]:
 
 def pod_uid(item: Object) -> str:
     """The uid of a pod as its runtime and so its CNI call know it; empty where the API does not say it."""
-    annotations = (item.get("metadata") or {}).get("annotations") or {}
+    annotations = _mapping(_mapping(item.get("metadata")).get("annotations"))
     return str(annotations.get(STATIC) or _uid(item))
 
 
 def _uid(item: Object) -> str:
-    return str((item.get("metadata") or {}).get("uid") or "")
+    return str(_mapping(item.get("metadata")).get("uid") or "")
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return ``value`` if it is a mapping, else an empty one: what is kept on disk may hold anything."""
+    return value if isinstance(value, dict) else {}
 
 
 def missing(known: Mapping[Key, Object], listed: Iterable[Object]) -> list[Key]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,10 @@ from .model import Problem
 
 # libyaml is ten times faster; PyYAML is built without it on some machines.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MOST_ALIASES = 1_000
+"""In one file. An alias costs four characters and may stand for any number of values."""
+LARGEST_NUMBER = 1 << 64
+_ALIAS = re.compile(r"[\s,:\[{-]\*[^\s,\]}]")
 
 
 class _Loader(_Base):  # type: ignore[misc]
@@ -32,22 +37,36 @@ class _Loader(_Base):  # type: ignore[misc]
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        """Return a whole number, or the text of one that is too long to be shown or converted."""
+        try:
+            number = self.construct_yaml_int(node)
+        except (ValueError, IndexError):
+            return node.value
+        return number if abs(number) <= LARGEST_NUMBER else node.value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
+
 
 def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    """The documents of one file, each with the source to report, and why reading stopped, if it did.
+    """Return the documents of one file, each with the source to report, and why reading stopped, if it did.
 
-    A source is the file's name, with the number of the document where there are several. Empty documents are
-    left out, but counted.
+    A source is the file's name, with the number of the document if there are several. Empty documents are
+    left out, but counted. Never raises for what the text holds.
     """
     found: list[Any] = []
     problems = []
     try:
-        found.extend(_documents(text))
+        _check_aliases(text)
+        for document in _documents(text):
+            _check_size(document, len(text))
+            found.append(document)
     except yaml.YAMLError as error:
         problems.append(_problem(source, error))
-    except (RecursionError, ValueError) as error:
-        # ValueError: a number that Python refuses to convert, for its length.
-        problems.append(Problem(source, "", f"not YAML: {error}"))
+    except Exception as error:
+        # PyYAML's constructors raise whatever Python does: KeyError, IndexError, AttributeError …
+        problems.append(Problem(source, "", f"not YAML: {type(error).__name__}: {error}"))
     many = len(found) > 1
     named = [(f"{source} (document {i})" if many else source, value) for i, value in enumerate(found, 1)]
     return [(name, value) for name, value in named if value is not None], problems
@@ -60,6 +79,38 @@ def _documents(text: str) -> Iterator[Any]:
             yield loader.get_data()
     finally:
         loader.dispose()
+
+
+def _check_aliases(text: str) -> None:
+    """Raise :class:`yaml.YAMLError` if a file has more aliases than any manifest needs."""
+    if len(_ALIAS.findall(text)) <= MOST_ALIASES:
+        return
+    # A star may stand in a text, too: only now is it worth to look exactly.
+    aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Base))
+    if aliases > MOST_ALIASES:
+        raise yaml.YAMLError(f"{aliases} aliases; {MOST_ALIASES} are allowed: write the values out")
+
+
+def _check_size(document: Any, characters: int) -> None:
+    """Raise :class:`yaml.YAMLError` if aliases make a document larger than its text, or part of itself."""
+    sizes: dict[int, int] = {}
+    pending = [(document, False)]
+    while pending:
+        value, measured = pending.pop()
+        if not isinstance(value, (dict, list)):
+            continue
+        inner = value if isinstance(value, list) else list(value.values())
+        if measured:
+            sizes[id(value)] = 1 + sum(sizes.get(id(each), 1) or characters for each in inner)
+        elif id(value) not in sizes:
+            # Zero while it is being measured.
+            sizes[id(value)] = 0
+            pending.append((value, True))
+            pending.extend((each, False) for each in inner)
+        elif not sizes[id(value)]:
+            raise yaml.YAMLError("an alias stands inside of what it stands for")
+    if sizes.get(id(document), 1) > characters:
+        raise yaml.YAMLError("aliases make it larger than the whole file: write the values out")
 
 
 def _problem(source: str, error: yaml.YAMLError) -> Problem:

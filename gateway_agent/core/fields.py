@@ -13,6 +13,10 @@ WORDS = {
 }  # fmt: skip
 
 
+MOST_PROBLEMS = 50
+"""That are listed of one source: a list of a million wrong items has one cause."""
+
+
 class Report:
     """The problems found so far in one source."""
 
@@ -21,7 +25,10 @@ class Report:
         self.problems: list[Problem] = []
 
     def add(self, path: str, message: str, hint: str = "") -> None:
-        self.problems.append(Problem(self.source, path, message, hint))
+        if len(self.problems) < MOST_PROBLEMS:
+            self.problems.append(Problem(self.source, path, message, hint))
+        elif len(self.problems) == MOST_PROBLEMS:
+            self.problems.append(Problem(self.source, "", "has more problems than are listed"))
 
 
 def resembling(name: str, known: Iterable[str]) -> str:
@@ -32,6 +39,11 @@ def resembling(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     return f"known: {', '.join(names)}" if names else ""
+
+
+def is_unicode(text: str) -> bool:
+    """Return True if ``text`` can be written as UTF-8: JSON lets half of a surrogate pair through."""
+    return not any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else True
 
 
 def kind_of(value: object) -> str:
@@ -67,6 +79,9 @@ class Fields:
 
     def text(self, name: str, default: str = "", *, required: bool = False, hint: str = "") -> str:
         found = self.raw(name, required, hint)
+        if isinstance(found, str) and not is_unicode(found):
+            self.add(name, f"{found!r} is no valid Unicode")
+            return default
         if isinstance(found, str) and (found or not required):
             return found
         if found == "":

@@ -60,7 +60,7 @@ def parse_file(source: str, text: str) -> FileContent:
     for name, document in found:
         for path, item in _items(document):
             report = Report(name)
-            parsed = _object(item, path, report)
+            parsed = _read(item, path, report)
             if parsed is not None and not report.problems:
                 objects.append(parsed)
             problems.extend(report.problems)
@@ -70,7 +70,7 @@ def parse_file(source: str, text: str) -> FileContent:
 def parse_object(source: str, value: Any) -> FileContent:
     """One object of the API. Never raises for what stands in it."""
     report = Report(source)
-    parsed = _object(value, "", report)
+    parsed = _read(value, "", report)
     broken = bool(report.problems)
     return FileContent(() if parsed is None or broken else (parsed,), tuple(report.problems), broken)
 
@@ -122,6 +122,15 @@ def _items(document: Any) -> Iterator[tuple[str, Any]]:
         return
     for index, item in enumerate(items):
         yield f"items[{index}]", item
+
+
+def _read(value: Any, path: str, report: Report) -> Object | None:
+    """Read one object. An error that no reader foresaw is a problem of this object, too."""
+    try:
+        return _object(value, path, report)
+    except Exception as error:
+        report.add(path, f"cannot be read: {type(error).__name__}: {error}")
+        return None
 
 
 def _object(value: Any, path: str, report: Report) -> Object | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from cni.plan import PodIdentity, Requirement, Selector
 
+from . import shown
 from .voters import VoterSet
 
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
@@ -29,6 +30,11 @@ class Problem:
     """Field path, as ``spec.sourceIP.mode``; empty where it is about the whole."""
     message: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        # What is shown may come from anywhere: it neither steers a terminal nor fills a log.
+        for name in ("source", "path", "message", "hint"):
+            object.__setattr__(self, name, shown.printable(getattr(self, name)))
 
     def __str__(self) -> str:
         where = f"{self.source}: {self.path}: " if self.path else f"{self.source}: "

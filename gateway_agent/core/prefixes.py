@@ -60,7 +60,8 @@ def prefix(text: str) -> str:
     if not slash:
         raise NotAPrefix(f"{text!r} has no prefix length", f"one address is {parsed}/{width}")
     # Digits only: netaddr would also take a netmask, which Kubernetes does not.
-    if not (length.isascii() and length.isdigit()) or int(length) > width:
+    # Python refuses to convert a number of thousands of digits, so its length is looked at first.
+    if not (length.isascii() and length.isdigit()) or len(length) > len("128") or int(length) > width:
         raise NotAPrefix(f"{text!r} is not a prefix", f"the length is a number from 0 to {width}")
     network = netaddr.IPNetwork((int(parsed), int(length)), version=parsed.version)
     if network.first != int(parsed):

@@ -126,7 +126,7 @@ class Reflector:
             )
             return False
         self._well()
-        version = (item.get("metadata") or {}).get("resourceVersion")
+        version = _metadata(item).get("resourceVersion")
         if isinstance(version, str) and version:
             self._version = version
             if version.isdecimal():
@@ -189,9 +189,14 @@ class Reflector:
 
 
 def version_of(item: Object | None) -> str:
-    return str(((item or {}).get("metadata") or {}).get("resourceVersion") or "")
+    return str(_metadata(item or {}).get("resourceVersion") or "")
 
 
 def key_of(item: Object) -> Key:
-    metadata = item.get("metadata") or {}
+    metadata = _metadata(item)
     return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
+
+
+def _metadata(item: Object) -> Mapping[str, Any]:
+    found = item.get("metadata")
+    return found if isinstance(found, dict) else {}

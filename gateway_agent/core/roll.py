@@ -24,7 +24,8 @@ _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 def read(item: Object) -> VoterSet | None:
     """What it says; None where that is nothing that can be meant."""
-    data = item.get("data") or {}
+    found = item.get("data")
+    data = found if isinstance(found, dict) else {}
     version, members = str(data.get("version") or ""), sorted({*str(data.get("members") or "").split()})
     if not _VERSION.fullmatch(version) or not 1 <= len(members) <= MOST or not all(map(is_name, members)):
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from cni.plan import Requirement
 
-from .fields import Fields, Report, kind_of
+from .fields import Fields, Report, is_unicode, kind_of
 
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 # Kubernetes, "Labels and Selectors", section "Syntax and character set".
@@ -33,6 +33,8 @@ def labels(value: Any, path: str, report: Report) -> dict[str, str]:
             report.add(f"{path}.{key}", f"the key must be a text, not {kind_of(key)}", "quote it")
         elif not isinstance(found, str):
             report.add(f"{path}.{key}", f"must be a text, not {kind_of(found)}", "quote it")
+        elif not is_unicode(key + found):
+            report.add(f"{path}.{key}", f"{found!r} is no valid Unicode")
         else:
             good[key] = found
     return good

@@ -1,0 +1,4 @@
+"""Targets that are fed with what nobody should send: each can run for as long as one likes.
+
+``python -m tests.fuzz TARGET --seconds 600 --seed 1`` runs one; ``tests/unit/test_fuzz.py`` runs all for a few seconds.
+"""

@@ -1,0 +1,63 @@
+"""YAML text to documents: whatever a file holds ends in values or in a problem."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_agent.core import documents, manifests
+
+LAUGHTER = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 10_000, "{a: " * 10_000, "!!bool foo", "!!timestamp x", "!!float x", "!!binary é", "!!omap [a]",
+        "!!map a", "<<: 3", "? [a]\n: b", "&a [*a]", "&a {a: *a}", 'a: "\\ud800"', "!foo a", "a: \x01", "=", "!!null [a]",
+        LAUGHTER, f"a: &a x\nb: [{'*a, ' * 1001}]",
+    ],
+)  # fmt: skip
+def test_what_is_no_manifest_is_a_problem(text: str) -> None:
+    found, problems = documents.load("file.yaml", text)
+    assert not found
+    [problem] = problems
+    assert problem.source == "file.yaml"
+    assert problem.message.startswith("not YAML: ")
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "0x" + "f" * 9000, ":".join(["59"] * 5000), '!!int ""'])
+def test_a_number_that_cannot_be_shown_stays_a_text(text: str) -> None:
+    [(_, value)], problems = documents.load("file.yaml", f"a: {text}")
+    assert not problems
+    assert isinstance(value["a"], str)
+
+
+def test_a_few_aliases_and_many_stars_are_fine() -> None:
+    text = "a: &a {b: c}\nb: [*a, *a]\nc: '" + " *x" * 5000 + "'\n"
+    [(_, value)], problems = documents.load("file.yaml", text)
+    assert not problems
+    assert value["b"] == [{"b": "c"}, {"b": "c"}]
+
+
+def test_a_file_name_with_control_characters_is_shown_escaped() -> None:
+    [problem] = manifests.parse_file("evil\x1b[2J\n.yaml", "[").problems
+    assert str(problem).isprintable()
+    assert "evil\\x1b[2J\\n.yaml" in str(problem)
+
+
+def test_a_prefix_length_of_thousands_of_digits_is_a_problem_of_its_object() -> None:
+    text = f"""
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGatewayPolicy
+metadata: {{name: backend}}
+spec:
+  egressGatewayName: partner
+  selectors: [{{podSelector: {{}}}}]
+  destinationCIDRs: [10.0.0.0/{'9' * 5000}]
+"""
+    [problem] = manifests.parse_file("policy.yaml", text).problems
+    assert problem.path == "spec.destinationCIDRs[0]"
+    assert "0 to 32" in problem.hint
+    assert len(problem.message) < 1000
