@@ -15,8 +15,8 @@ LAUGHTER = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     "text",
     [
         "[" * 10_000, "{a: " * 10_000, "!!bool foo", "!!timestamp x", "!!float x", "!!binary é", "!!omap [a]",
-        "!!map a", "<<: 3", "? [a]\n: b", "&a [*a]", "&a {a: *a}", 'a: "\\ud800"', "!foo a", "a: \x01", "=", "!!null [a]",
-        LAUGHTER, f"a: &a x\nb: [{'*a, ' * 1001}]",
+        "!!map a", "<<: 3", "? [a]\n: b", "&a [*a]", "&a {a: *a}", 'a: "\\ud800"', "!foo a", "a: \x01", "=",
+        "!!null [a]", LAUGHTER, f"a: &a x\nb: [{'*a, ' * 1001}]",
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_is_a_problem(text: str) -> None:
