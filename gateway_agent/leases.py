@@ -80,6 +80,11 @@ class Leases:
         """By egress id the master and its epoch, as far as it is known. ``plan``: the one in force."""
         return hearing.masters(self.state, plan, self._listened())
 
+    @property
+    def settled(self) -> bool:
+        """Return True once the keeper has run for long enough to know of every master."""
+        return self.state is not None and self._listened() >= hearing.LISTENING
+
     def _listened(self) -> float:
         """For how many seconds the keeper has been known."""
         return asyncio.get_running_loop().time() - self._met

@@ -59,4 +59,5 @@ def view(agent: Agent) -> View | None:
         keeper=agent.keeper_state,
         cluster_cidrs=agent.config.cluster_cidrs,
         problems=agent.all_problems(),
+        settled=agent.leases.settled,
     )

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from .cluster import ClusterStore
 from .core import roll
 from .core.cluster import ROLL
-from .core.conditions import Report, as_written, reports, steward
-from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report
+from .core.conditions import Report, Writers, as_written, reports, steward
+from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report, repeated
 from .core.reach import Inquiry, Question, questions, selects_nothing
 from .core.view import View
 from .core.voters import VoterSet
@@ -27,6 +27,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 SETTLED = 10.0
 """Seconds after which a voter set is not just one that this node has not heard the end of yet; and from one writing
 of it to the next."""
+EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 WAITING = 100
 """Events that wait for an API that is away; older ones are forgotten."""
 
@@ -46,6 +47,7 @@ class ClusterReport:
         self._published = VoterSet(0, ()), 0.0
         """The voters that were written last, and when: the watch may be late, and there may be another writer."""
         self._written: dict[tuple[str, str], Report] = {}
+        self._turns = Writers()
 
     async def run(self) -> None:
         """Ends with its task."""
@@ -55,7 +57,7 @@ class ClusterReport:
             view = self._view()
             if view is None:
                 continue
-            self._waiting = [*self._waiting, *self._chronicle.tell(view)][-WAITING:]
+            self._waiting = [*self._waiting, *self._chronicle.tell(view, time.time())][-WAITING:]
             try:
                 await self._write_statuses(view)
                 await self._write_events(view.plan.node)
@@ -72,9 +74,12 @@ class ClusterReport:
         now = time.time()
         for report in reports(view, as_written(self._store.ours(), self._written), now):
             identity = report.kind, report.name
+            if not self._turns.may_write(identity, report, now):
+                continue
             path = self._store.path_of(*identity)
             if await self._api.merge(f"{path}/status", {"status": report.status}):
                 self._written[identity] = report
+                self._turns.wrote(identity, report, now)
                 self._waiting += of_report(report, now)
 
     async def _ask_for_pods(self, view: View) -> None:
@@ -125,8 +130,15 @@ class ClusterReport:
             if known is not None:
                 body = event(happening, *known, node)
                 try:
-                    await self._api.create(f"/api/v1/namespaces/{NAMESPACE}/events", body)
+                    await self._api.create(EVENTS, body)
                 except ApiError as error:
                     if error.status != http.HTTPStatus.CONFLICT:
                         raise
+                    await self._count_event(f"{EVENTS}/{body['metadata']['name']}", happening)
             self._waiting.pop(0)
+
+    async def _count_event(self, path: str, happening: Happening) -> None:
+        standing = await self._api.get(path)
+        patch = repeated(standing, happening) if standing is not None else None
+        if patch is not None:
+            await self._api.merge(path, patch)

@@ -6,7 +6,7 @@ The API is not on the way of anything: a status that is late or missing changes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cni.plan import PlanEgressIP
@@ -21,6 +21,8 @@ ELECTED, ANNOUNCED = "ElectionSucceed", "ElectionSucceedAndVirtualIPAnnounced"
 NOT_ELECTED, NOT_ANNOUNCED = "ElectionFailed", "VirtualIPAnnouncingFailed"
 IN_FORCE, NO_GATEWAY = "GatewayFound", "GatewayNotFound"
 INVALID = "Invalid"
+FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 600.0
+"""Seconds before a status that another node has overwritten is written again: the first wait, and the longest."""
 Json = dict[str, Any]
 Verdict = tuple[bool, str, str]
 """Whether it is ready, the reason, and that in words."""
@@ -63,6 +65,39 @@ def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Repor
             yield Report(kind, name, before, status, version_of(item))
 
 
+@dataclass
+class Writers:
+    """Keeps two nodes that know different objects from overwriting each other's status each second."""
+
+    _last: dict[tuple[str, str], tuple[Mapping[str, Any], float, float]] = field(default_factory=dict)
+    """By kind and name: what this node wrote last, when (Unix time, s), and how long it waits before it repeats it."""
+
+    def may_write(self, identity: tuple[str, str], report: Report, now: float) -> bool:
+        """Return True if the status is to be written now.
+
+        A status that differs from the last one is written at once. The same one again means that another node has
+        overwritten it: each time, this node waits twice as long before it does so once more.
+        """
+        before, at, wait = self._last.get(identity, ({}, 0.0, 0.0))
+        return _timeless(report.status) != before or now >= at + wait
+
+    def wrote(self, identity: tuple[str, str], report: Report, now: float) -> None:
+        """Note a status that the API has taken."""
+        said = _timeless(report.status)
+        before, _, wait = self._last.get(identity, ({}, 0.0, 0.0))
+        again = min(2 * wait, LONGEST_REPEAT_S) if said == before else FIRST_REPEAT_S
+        self._last[identity] = said, now, again
+
+
+def _timeless(status: Mapping[str, Any]) -> Json:
+    """Return a status without the times of its conditions."""
+    conditions = [
+        {name: value for name, value in condition.items() if name != "lastTransitionTime"}
+        for condition in status.get("conditions", ())
+    ]
+    return {**status, "conditions": conditions}
+
+
 def as_written(objects: Iterable[Object], written: Mapping[tuple[str, str], Report]) -> Iterator[Object]:
     """The objects with what was written, by kind and name, where the watch has told nothing new of them since."""
     for item in objects:
@@ -98,9 +133,10 @@ def author(view: View, gateway: str) -> str:
     """The node that writes the status of a gateway: its master, else the first that is ready, else the first that is
     heard, else the first of the others: egress nodes that hear no majority write nothing.
 
-    Empty where this node cannot tell, as one that is cut off from the others cannot.
+    Empty if this node cannot know: one that is cut off from the others, or whose lease keeper has just started, would
+    write that there is no master.
     """
-    if view.plan.isolated or view.keeper is None:
+    if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
     mine = [egress for egress in view.plan.egress_ips if egress.gateway == gateway]
     masters = [name for egress in mine if (name := master(view, egress)[0])]
@@ -113,7 +149,7 @@ def author(view: View, gateway: str) -> str:
 
 def steward(view: View) -> str:
     """The node that writes what belongs to no gateway: the author of the first of them, else the first node."""
-    if view.plan.isolated or view.keeper is None:
+    if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
     authors = (author(view, gateway.name) for gateway in sorted(view.inventory.gateways, key=lambda g: g.name))
     return next(authors, "") or next(iter(_first_node(view)), "")

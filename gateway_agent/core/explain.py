@@ -11,7 +11,7 @@ from cni.kernel import ids
 from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
 from . import planning, policy, prefixes
-from .view import DIRECT, DROPPED, GATEWAY, Fate, View, fate, master, no_master_reason
+from .view import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
 
 Step = dict[str, str]
 SHOWN = 4
@@ -48,7 +48,10 @@ def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
     named = f"{subject.pod.namespace}/{subject.pod.name}"
     steps = [_pod_step(view, subject), *_policy_steps(view, subject.pod), _tag_step(view, subject)]
     answer: dict[str, Any] = {"pod": named, "destination": destination}
-    if subject.blocked:
+    if subject.attachment is None:
+        end = _unattached(view, subject.pod)
+        steps.append(_step("path", end.verdict, end.path))
+    elif subject.blocked:
         end = Fate(DROPPED, path="the interface carries a tag that stands for nothing that could be allowed")
         steps.append(_step("path", end.verdict, end.path))
     elif destination:
@@ -89,9 +92,17 @@ def _subject(view: View, namespace: str, name: str) -> _Subject:
     if attachment is not None:
         policy_set = view.set_of(attachment) if attachment.group else None
         return _Subject(pod, attachment, policy_set, bool(attachment.group) and policy_set is None)
-    selecting = view.plan.policies_for(pod)
-    policy_set = view.plan.set_for(pod, selecting) if selecting else None
-    return _Subject(pod, None, policy_set, bool(selecting) and policy_set is None)
+    return _Subject(pod, None, None, blocked=False)
+
+
+def _unattached(view: View, pod: PodIdentity) -> Fate:
+    """Return what is known of a pod without an interface that this node steers."""
+    key = (pod.namespace, pod.name)
+    if key in view.inventory.on_host:
+        return Fate(DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say")
+    if view.inventory.knows_pods:
+        return Fate(DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way")
+    return Fate(UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way")
 
 
 def _pod_step(view: View, subject: _Subject) -> Step:
@@ -100,8 +111,10 @@ def _pod_step(view: View, subject: _Subject) -> Step:
     told = attachment is not None and attachment.labels is not None
     origin = "its Pod document" if documented else "its CNI call" if told else ""
     labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "nobody told its labels: none"
+    if (pod.namespace, pod.name) in view.inventory.on_host:
+        return _step("pod", "uses its node's network", labels)
     if attachment is None:
-        return _step("pod", "not attached to this node", f"as if it were; {labels}")
+        return _step("pod", "not attached to this node", labels)
     return _step("pod", f"attached by {attachment.host_interface or 'no known interface'}", labels)
 
 
@@ -143,7 +156,7 @@ def _tag_step(view: View, subject: _Subject) -> Step:
     asked = view.plan.policies_for(subject.pod) or ()
     asked_names = ", ".join(asked) or "no policy"
     if subject.attachment is None:
-        return _step("tag", "none here", f"its interface would stand for {asked_names}")
+        return _step("tag", "none", f"no interface of it is known here; its labels ask for {asked_names}")
     have = subject.policy_set.policies if subject.policy_set else ()
     late = "" if have == asked else f"its labels now ask for {asked_names}"
     if subject.blocked:

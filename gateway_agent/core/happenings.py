@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .conditions import READY, Report
+from .planning import selected_on_host
 from .view import View, rfc3339
 
-MASTER_CHANGED, CONFLICT = "MasterChanged", "AddressConflict"
+MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"
 COMPONENT = "egress-gateway-agent"
 NAMESPACE = "default"
 """Of events about what has no namespace: the API demands it."""
@@ -36,10 +38,12 @@ class Chronicle:
 
     since: float
     _conflicts: set[tuple[str, str, float]] = field(default_factory=set)
+    _on_host: set[tuple[str, str, str]] = field(default_factory=set)
 
-    def tell(self, view: View) -> list[Happening]:
-        """What is new, of all that this node itself is the one to tell."""
-        return sorted([*self._masters(view), *self._claims(view)], key=lambda happening: happening.at)
+    def tell(self, view: View, now: float) -> list[Happening]:
+        """What is new, of all that this node itself is the one to tell. ``now``: Unix time, seconds."""
+        found = [*self._masters(view), *self._claims(view), *self._pods_on_host(view, now)]
+        return sorted(found, key=lambda happening: happening.at)
 
     def _masters(self, view: View) -> Iterator[Happening]:
         changes = view.keeper.changes if view.keeper else ()
@@ -50,12 +54,28 @@ class Chronicle:
             teller = change.after or change.before
             if change.at <= known or egress is None or teller != view.plan.node:
                 continue
+            state = view.state(change.id)
+            if state is not None and state.epoch > change.epoch:
+                # A node that was away learns at once that it lost the address, and who has it since.
+                continue
             silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
             message = (
                 f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}, "
                 f"epoch {change.epoch}{silent} ({change.reason})"
             )
             yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, change.at, not change.after)
+
+    def _pods_on_host(self, view: View, now: float) -> Iterator[Happening]:
+        """Yield each policy and pod once: the pod uses this node's network, so the policy cannot steer it."""
+        found = {
+            (name, pod.namespace, pod.name)
+            for pod, policies in selected_on_host(view.plan, view.inventory)
+            for name in policies
+        }
+        for policy, namespace, name in sorted(found - self._on_host):
+            message = f"pod {namespace}/{name} uses its node's network: it leaves by the node's address"
+            yield Happening("EgressGatewayPolicy", policy, ON_HOST, message, now, warning=True)
+        self._on_host = found
 
     def _claims(self, view: View) -> Iterator[Happening]:
         conflicts = view.keeper.conflicts if view.keeper else ()
@@ -80,8 +100,8 @@ def of_report(report: Report, now: float) -> list[Happening]:
 
 
 def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[str, Any]:
-    """The object. Its name is the same each time: one that was written already is not written again."""
-    at, mark = rfc3339(happening.at), f".{int(happening.at * 1e6):x}"
+    """Return the Event. Its name follows from what it says: a repetition is counted by :func:`repeated`."""
+    at, mark = rfc3339(happening.at), f".{_digest(happening, node)}"
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -102,6 +122,20 @@ def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[s
         "reportingComponent": COMPONENT,
         "reportingInstance": node,
     }
+
+
+def repeated(standing: Mapping[str, Any], happening: Happening) -> dict[str, Any] | None:
+    """Return the merge patch that counts a repetition of the Event ``standing``; None if it is counted already."""
+    at = rfc3339(happening.at)
+    if str(standing.get("lastTimestamp") or "") >= at:
+        return None
+    count = standing.get("count")
+    return {"count": (count if isinstance(count, int) else 1) + 1, "lastTimestamp": at}
+
+
+def _digest(happening: Happening, node: str) -> str:
+    said = (happening.kind, happening.name, happening.reason, happening.message, node)
+    return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
 
 
 def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:

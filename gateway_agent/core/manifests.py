@@ -36,6 +36,8 @@ class Object:
     source: str
     value: Gateway | Policy | Node | PodIdentity | Mapping[str, str] | tuple[str, ...]
     """For a ``Namespace`` its labels, for a ``ServiceCIDR`` its prefixes."""
+    on_host: str | None = None
+    """The node of a ``Pod`` that uses the node's network, empty if the pod does not name it; None for all others."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ def assemble(contents: Mapping[str, FileContent]) -> Inventory:
         namespaces={name: cast("Mapping[str, str]", first[kind, name].value) for kind, name in sorted(first)
                     if kind == "Namespace"},
         pods=tuple(values["Pod"]),
+        on_host={
+            (pod.namespace, pod.name): item.on_host
+            for item in first.values()
+            if item.on_host is not None and isinstance(pod := item.value, PodIdentity)
+        },
         service_cidrs=tuple(cidr for cidrs in values[SERVICE_CIDR] for cidr in cidrs),
         problems=tuple(problems),
     )
@@ -190,5 +197,7 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
         return Object(kind, name, source, labels)
     if kind == "Pod":
         namespace = metadata.text("namespace", "default")
-        return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels))
+        spec = fields.fields("spec")
+        on_host = spec.text("nodeName") if spec and spec.flag("hostNetwork") else None
+        return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels), on_host)
     return Object(kind, name, source, specs.node(name, labels, metadata.fields("annotations"), fields))

@@ -114,6 +114,9 @@ class Inventory:
     """Labels by name."""
     pods: tuple[PodIdentity, ...] = ()
     running: tuple[RunningPod, ...] = ()
+    on_host: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Pods that use the network of their node, by namespace and name: the node's name, empty if it is unknown. No
+    network plugin is called for them, so nothing can steer what they send."""
     service_cidrs: tuple[str, ...] = ()
     """The networks of Services, where the cluster names them."""
     voters: VoterSet | None = None

@@ -86,6 +86,7 @@ def build(
     derived = underlay.family(inventory.nodes) == 6 or any(egress.sync for egress in plan.egress_ips)
     plan = replace(plan, source_check=readiness.source_check(facts, derived))
     problems += _unrouted(plan, facts)
+    problems += _on_host(plan, inventory)
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
     sets = (
         replace(numbered, ways=_ways(entries(inventory, numbered), never))
@@ -165,6 +166,22 @@ def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Probl
     if used and plan.me and ruleset.underlay(plan.me) == 6 and not readiness.takes_ipv4(facts, derived=True):
         hint = "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"
         yield Problem(f"node {plan.node}", "", readiness.UNROUTED, hint)
+
+
+def selected_on_host(plan: Plan, inventory: Inventory) -> Iterator[tuple[PodIdentity, tuple[str, ...]]]:
+    """Yield the pods of this node that use its network though policies select them, each with these policies."""
+    for key, node in sorted(inventory.on_host.items()):
+        pod = inventory.pods_by_name.get(key)
+        selecting = plan.policies_for(pod) if pod is not None and node in ("", plan.node) else None
+        if pod is not None and selecting:
+            yield pod, selecting
+
+
+def _on_host(plan: Plan, inventory: Inventory) -> Iterator[Problem]:
+    hint = "let no policy select it, or give it a network of its own"
+    for pod, selecting in selected_on_host(plan, inventory):
+        message = f"policy {', '.join(selecting)} selects it, but it uses the node's network and leaves by its address"
+        yield Problem(f"pod {pod.namespace}/{pod.name}", "spec.hostNetwork", message, hint)
 
 
 def _with_slots(

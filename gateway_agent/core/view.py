@@ -12,8 +12,8 @@ from .egress_ips import followed
 from .keeping import EgressState, KeeperState
 from .model import Inventory, Problem
 
-GATEWAY, DIRECT, DROPPED = "gateway", "direct", "dropped"
-"""What happens to a packet."""
+GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
+"""What happens to a packet; ``unattached``: this node knows no interface of the pod, so it steers nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class View:
     cluster_cidrs: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     """All of them, those of the inventory and the keeper too."""
+    settled: bool = True
+    """False while a lease keeper that has just started cannot know of every master yet."""
 
     def state(self, egress_id: str) -> EgressState | None:
         """What the lease keeper says of an egress IP."""

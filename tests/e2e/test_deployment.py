@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -252,6 +253,34 @@ def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Dep
     network = worker.node.network("bridge")
     worker.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
     until(lambda: worker.plugins() == ["bridge", chaining.TYPE], "ours is back", CHAINED_AGAIN)
+
+
+def test_a_selected_pod_on_its_nodes_network_is_told_by_an_event_that_counts(
+    lab: Lab, nodes: dict[str, Deployed]
+) -> None:
+    """It leaves by the node's address: nothing can steer it, so its owner must hear of it, once."""
+    assert lab.cluster is not None
+    cluster, agent = lab.cluster, nodes["w1"].node.agent
+
+    def problems() -> list[str]:
+        return [p["source"] for p in agent.status()["problems"] if p["path"] == "spec.hostNetwork"]
+
+    def count() -> int:
+        events = cluster.events("SelectsHostNetwork")
+        assert len(events) <= 1
+        return sum(event["count"] for event in events)
+
+    cluster.run("default", "proxy", "w1", BACKEND, on_host=True)
+    until(lambda: problems() == ["pod default/proxy"], "the problem")
+    assert agent.call("explain", pod="proxy", destination="")["verdict"] == "direct"
+    until(lambda: count() == 1, "the Event", seconds=10)
+    # An agent that starts anew says it again; times of Events have whole seconds.
+    written = int(time.time())
+    until(lambda: int(time.time()) > written, "the next second")
+    nodes["w1"].pod.restart("agent")
+    until(lambda: count() == 2, "the Event is counted", seconds=20)
+    cluster.remove("default", "proxy")
+    until(lambda: not problems(), "the problem is over")
 
 
 def test_every_right_in_the_cluster_is_used_and_none_is_missing(lab: Lab, nodes: dict[str, Deployed]) -> None:

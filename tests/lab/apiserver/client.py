@@ -59,14 +59,18 @@ class Cluster:
         """It is there; also where it was."""
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
 
-    def run(self, namespace: str, name: str, node: str, labels: Mapping[str, str]) -> str:
-        """A pod that is bound to a node; one that is there already is bound. Returns its uid."""
+    def run(self, namespace: str, name: str, node: str, labels: Mapping[str, str], on_host: bool = False) -> str:
+        """A pod that is bound to a node; one that is there already is bound. Returns its uid.
+
+        ``on_host``: a new one uses the network of its node.
+        """
         self.namespace(namespace)
         path = f"/api/v1/namespaces/{namespace}/pods"
         metadata = {"name": name, "labels": dict(labels)}
         status, pod = self.ask("GET", f"{path}/{name}")
         if status != http.client.OK:
-            pod = self.call("POST", path, {"metadata": metadata, "spec": {**_POD, "nodeName": node}})
+            spec = {**_POD, "nodeName": node, "hostNetwork": on_host}
+            pod = self.call("POST", path, {"metadata": metadata, "spec": spec})
         else:
             if not pod["spec"].get("nodeName"):
                 self.call("POST", f"{path}/{name}/binding", _binding(name, node))

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 
-from gateway_agent.core.conditions import Report, as_written, author, reports, steward
-from gateway_agent.core.happenings import Chronicle, Happening, event, of_report
+from gateway_agent.core.conditions import (
+    FIRST_REPEAT_S,
+    LONGEST_REPEAT_S,
+    Report,
+    Writers,
+    as_written,
+    author,
+    reports,
+    steward,
+)
+from gateway_agent.core.happenings import Chronicle, Happening, event, of_report, repeated
 from gateway_agent.core.keeping import Change, Conflict, KeeperState, MemberState
 from gateway_agent.core.membership import NO_MAJORITY
 from gateway_agent.core.model import Problem
@@ -164,25 +174,25 @@ def changed(after: str, before: str = "g2", at: float = NOW) -> Change:
 
 def test_who_takes_over_tells_it_once() -> None:
     chronicle = Chronicle(NOW - 5)
-    assert chronicle.tell(seen(changes=(changed("g1", at=NOW - 9),))) == []
+    assert chronicle.tell(seen(changes=(changed("g1", at=NOW - 9),)), NOW) == []
     now = seen(changes=(changed("g1", at=NOW - 9), changed("g1")))
-    [happening] = chronicle.tell(now)
+    [happening] = chronicle.tell(now, NOW)
     address = next(iter(virtual.IDS))
     text = f"master of {address}: g2 -> g1, epoch 9, silent for 120 ms (g2 was not heard)"
     assert happening == Happening("EgressGateway", "partner", "MasterChanged", text, NOW)
-    assert chronicle.tell(now) == []
+    assert chronicle.tell(now, NOW) == []
 
 
 def test_others_do_not_tell_it() -> None:
     chronicle = Chronicle(NOW - 5)
-    chronicle.tell(seen("g2"))
-    assert chronicle.tell(seen("g2", changes=(changed("g1"),))) == []
+    chronicle.tell(seen("g2"), NOW)
+    assert chronicle.tell(seen("g2", changes=(changed("g1"),)), NOW) == []
 
 
 def test_who_lets_go_and_has_no_successor_tells_it() -> None:
     chronicle = Chronicle(NOW - 5)
-    chronicle.tell(seen("g2"))
-    [happening] = chronicle.tell(seen("g2", changes=(changed("", "g2"),)))
+    chronicle.tell(seen("g2"), NOW)
+    [happening] = chronicle.tell(seen("g2", changes=(changed("", "g2"),)), NOW)
     assert (happening.warning, "g2 -> none" in happening.message) == (True, True)
 
 
@@ -195,9 +205,9 @@ def test_a_conflict_is_told_by_the_master_once() -> None:
     states = tuple(own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress)
     serving = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
     chronicle = Chronicle(NOW - 5)
-    assert [h.reason for h in chronicle.tell(serving)] == ["AddressConflict"]
-    assert chronicle.tell(serving) == []
-    assert Chronicle(NOW - 5).tell(view) == []
+    assert [h.reason for h in chronicle.tell(serving, NOW)] == ["AddressConflict"]
+    assert chronicle.tell(serving, NOW) == []
+    assert Chronicle(NOW - 5).tell(view, NOW) == []
 
 
 def test_becoming_unready_and_ready_again_is_told() -> None:
@@ -212,6 +222,51 @@ def test_becoming_unready_and_ready_again_is_told() -> None:
         "ElectionSucceedAndVirtualIPAnnounced", "ready again", False,
     )  # fmt: skip
     assert of_report(replace(bad, before=bad.status), NOW) == []
+
+
+def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
+    """Its keeper hears of the newer master and of its own loss in one moment."""
+    view = seen("g2", changes=(changed("", "g2", at=NOW),))
+    assert view.keeper is not None
+    newer = tuple(msgspec.structs.replace(state, epoch=state.epoch + 7) for state in view.keeper.egress)
+    view = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=newer))
+    assert Chronicle(NOW - 5).tell(view, NOW) == []
+
+
+def test_a_keeper_that_has_just_started_makes_no_node_the_author() -> None:
+    """It knows of no master yet, and would report that there is none."""
+    fresh = replace(without_master(seen()), settled=False)
+    assert (author(fresh, "partner"), steward(fresh)) == ("", "")
+    assert list(reports(fresh, [of("partner"), of("both", "EgressGatewayPolicy")], NOW)) == []
+
+
+def test_two_nodes_that_disagree_overwrite_each_other_less_and_less_often() -> None:
+    writers, identity = Writers(), ("EgressGateway", "partner")
+    ours, others = only(seen(), of("partner")), only(without_master(seen()), of("partner"))
+    written, now = [], NOW
+    while now < NOW + 3600:
+        # Each second the other node's status is there again.
+        report = replace(ours, before=others.status)
+        if writers.may_write(identity, report, now):
+            writers.wrote(identity, report, now)
+            written.append(now)
+        now += 1
+    gaps = [later - earlier for earlier, later in pairwise(written)]
+    assert gaps[0] == FIRST_REPEAT_S
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == LONGEST_REPEAT_S
+    assert writers.may_write(identity, others, now)
+
+
+def test_a_repeated_event_is_counted() -> None:
+    first = Happening("EgressGateway", "partner", "ElectionFailed", "no master", NOW)
+    made = event(first, "egress-gateway.io/v1alpha1", "uid", "g1")
+    assert repeated(made, first) is None
+    again = replace(first, at=NOW + 60)
+    assert event(again, "v", "uid", "g1")["metadata"] == made["metadata"]
+    patch = repeated(made, again)
+    assert patch == {"count": 2, "lastTimestamp": event(again, "v", "uid", "g1")["lastTimestamp"]}
+    assert event(replace(first, message="other"), "v", "uid", "g1")["metadata"] != made["metadata"]
 
 
 def test_an_event_as_the_api_has_it() -> None:

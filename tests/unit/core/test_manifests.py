@@ -348,3 +348,18 @@ def test_a_node_that_is_to_be_drained(value: str, drained: bool) -> None:
     inventory = parse(NODE.replace("metadata: {", annotated))
     assert not inventory.problems
     assert [node.drained for node in inventory.nodes] == [drained]
+
+
+def test_pods_on_their_nodes_network_are_known() -> None:
+    text = """
+apiVersion: v1
+kind: Pod
+metadata: {name: proxy, namespace: kube-system}
+spec: {hostNetwork: true, nodeName: w1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec: {hostNetwork: false, nodeName: w1}
+"""
+    assert parse(text).on_host == {("kube-system", "proxy"): "w1"}

@@ -339,3 +339,15 @@ def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
     [a] = before.policy_sets
     assert a.number in taken
     assert planning.with_sets_in_use(after, before, {a.group}) == after
+
+
+@pytest.mark.parametrize(("node", "told"), [("", True), ("w1", True), ("w2", False)])
+def test_a_selected_pod_on_its_nodes_network_is_a_problem(node: str, told: bool) -> None:
+    selected, other = pod("a"), pod(name="other")
+    of = dataclasses.replace(
+        inventory(policy("a"), policy("b")),
+        pods=(selected, other),
+        on_host={("prod", "web-0"): node, ("prod", "other"): node},
+    )
+    found = [p for p in build(of).problems if p.path == "spec.hostNetwork"]
+    assert [(p.source, "policy a selects it" in p.message) for p in found] == [("pod prod/web-0", True)] * told

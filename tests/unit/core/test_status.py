@@ -247,9 +247,23 @@ def test_explain_names_the_namespace_that_does_not_match() -> None:
 
 def test_explain_a_pod_that_is_not_attached_here() -> None:
     answer = status.explain(view(), "prod/elsewhere", "203.0.113.10")
-    assert answer["verdict"] == "gateway"
-    reason = "as if it were; labels of its Pod document: app=backend"
-    assert steps(answer)["pod"] == ("not attached to this node", reason)
+    assert (answer["verdict"], answer["via"], answer["ip"]) == ("unattached", "", "")
+    assert steps(answer)["pod"] == ("not attached to this node", "labels of its Pod document: app=backend")
+    assert steps(answer)["policy backend"][0] == "selects it"
+
+
+def test_explain_a_pod_of_this_node_that_the_plugin_was_not_called_for() -> None:
+    answer = status.explain(view(of=dataclasses.replace(INVENTORY, knows_pods=True)), "prod/elsewhere")
+    assert answer["verdict"] == "direct"
+    assert "leaves by its own way" in steps(answer)["path"][1]
+
+
+def test_explain_a_pod_on_its_nodes_network() -> None:
+    of = dataclasses.replace(INVENTORY, on_host={("prod", "elsewhere"): "w1"})
+    answer = status.explain(view(of=of), "prod/elsewhere", "203.0.113.10")
+    assert answer["verdict"] == "direct"
+    assert steps(answer)["pod"][0] == "uses its node's network"
+    assert "leaves by the node's address" in steps(answer)["path"][1]
 
 
 @pytest.mark.parametrize(
