@@ -18,7 +18,7 @@ from pathlib import Path
 from cni import plan as plans
 from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
-from cni.plan import Plan, PlanEgressIP
+from cni.plan import Plan, PlanEgressIP, PodIdentity
 
 from .adoption import Adoption
 from .config import AgentConfig
@@ -27,7 +27,7 @@ from .core.keeping import KeeperState
 from .core.model import Inventory, Problem
 from .flows import Flows
 from .leases import Leases
-from .pods import Pods
+from .pods import Pods, same_for
 from .shell import interfaces
 from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel
@@ -164,12 +164,19 @@ class Agent:
             await self._rounds.wait_for(lambda: self._ended >= wanted)
 
     @property
-    def behind(self) -> bool:
-        """Whether the kernel may not be what the store asks for: a tag that is set now could lead nowhere good."""
-        if self.applied is None or self._followed is None or self.inventory is None or self._kernel_in_doubt:
+    def in_doubt(self) -> bool:
+        """Return True if the kernel may not be what the plan says: a tag that is set now could lead nowhere good."""
+        return self.applied is None or self._kernel_in_doubt
+
+    def outdated_for(self, pod: PodIdentity) -> bool:
+        """Return True if the kernel may not do for this pod what the newest known objects ask for.
+
+        A round in progress counts as well as the last one that ended: the plan may be of either.
+        """
+        if self._followed is None or self.inventory is None:
             return True
         followed = (self._followed, self._following or self._followed)
-        return not all(inventory.same_but_for_pods(self.inventory) for inventory in followed)
+        return not all(same_for(pod, inventory, self.inventory) for inventory in followed)
 
     async def _round(self) -> None:
         inventory = self.inventory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -26,7 +27,10 @@ from .store import NotKnown
 
 log = logging.getLogger(__name__)
 ROUNDS = 3
-"""That an ADD waits for: one to follow an edit, one to see that it stands; then another's hand is at work."""
+"""That an ADD waits for while the kernel is not as it should be: then another's hand is at work."""
+ADD_S = contract.DEADLINE - 2.0
+"""Seconds in which an ADD is answered, with an error if need be: the plugin waits no longer than its deadline, and
+then goes by the plan on disk, which may be older than what is known here."""
 
 
 class Calls:
@@ -94,10 +98,37 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
         if before is not None and before.group:
             await agent.next_round()
-        for _ in range(ROUNDS):
-            if not self._needs_round(self._identity(record)):
-                break
-            await agent.next_round()
+        deadline = asyncio.get_running_loop().time() + ADD_S
+        while True:
+            await self._caught_up(record, deadline)
+            plan, record = await self._tagged(record, call)
+            # While the tag was being set, an edit or a round may have come: then this is not the answer yet.
+            if plan is None or (agent.applied is plan and not self._needs_round(self._identity(record))):
+                return
+
+    async def _caught_up(self, record: Attachment, deadline: float) -> None:
+        """Wait until the kernel can take this pod by the newest known objects.
+
+        Raises CallError if that is not so in time. Where a round fails, or another hand keeps changing the kernel, what
+        :meth:`_standing` says of it counts.
+        """
+        rounds = 0
+        while self._needs_round(pod := self._identity(record)):
+            hindered = self.agent.trouble or not self.agent.outdated_for(pod)
+            if rounds >= ROUNDS and hindered:
+                return
+            if asyncio.get_running_loop().time() >= deadline:
+                busy = f"what pod {pod.namespace}/{pod.name} needs has just changed, and does not stand yet"
+                raise CallError(contract.TRY_AGAIN_LATER, busy, "the agent is busy with edits")
+            await self.agent.next_round()
+            rounds += 1
+
+    async def _tagged(self, record: Attachment, call: Call) -> tuple[Plan | None, Attachment]:
+        """Tag the interface by the plan that stands. Returns that plan, None if it selects no such pod.
+
+        Nothing is awaited between the look at the plan and that answer.
+        """
+        agent, host_interface = self.agent, record.host_interface
         pod = self._identity(record)
         if pod.labels is None:
             raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
@@ -106,8 +137,8 @@ class Calls:
         plan = self._standing(pod)
         group = group_for(plan, pod) if plan is not None else 0
         if plan is None or not group:
-            return
-        if host_interface is None:
+            return None, record
+        if not host_interface:
             agent.pods.remove(record.key)
             raise CallError(
                 contract.NO_HOST_INTERFACE,
@@ -120,10 +151,9 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, "no number is left for this pod's policies",
                             "widen mark.mask in the agent's configuration, or use fewer combinations of policies")
         await agent.kernel.tag(host_interface, group)
-        agent.pods.put(replace(record, group=group), plan)
-        if agent.applied is not plan:
-            # The plan moved while the tag was being set; the round that moved it may not have seen this pod.
-            await agent.next_round()
+        record = replace(record, group=group)
+        agent.pods.put(record, plan)
+        return plan, record
 
     def _identity(self, record: Attachment) -> PodIdentity:
         if self.agent.inventory is None:
@@ -152,7 +182,7 @@ class Calls:
     def _needs_round(self, pod: PodIdentity) -> bool:
         """Whether the kernel cannot take this pod yet."""
         plan = self.agent.applied
-        if plan is None or self.agent.behind:
+        if plan is None or self.agent.in_doubt or self.agent.outdated_for(pod):
             return True
         policies = plan.policies_for(pod)
         return bool(policies) and plan.set_for(pod, policies or ()) is None

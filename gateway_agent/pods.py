@@ -178,6 +178,19 @@ def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIden
     return tuple(policy.name for policy in policies if policy.selects(pod, labels))
 
 
+def same_for(pod: PodIdentity, one: Inventory, other: Inventory) -> bool:
+    """Return True if two inventories ask for the same for this pod, whatever they say of others."""
+    if one.same_but_for_pods(other):
+        return True
+    if (one.gateways, one.nodes, one.service_cidrs) != (other.gateways, other.nodes, other.service_cidrs):
+        return False
+    mine, theirs = (
+        [inventory.policies_by_name[name] for name in selecting(planning.policies(inventory), inventory, pod)]
+        for inventory in (one, other)
+    )
+    return mine == theirs
+
+
 def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
     """The pod as the store knows it, else as its CNI call did."""
     return planning.identify(inventory, record.namespace, record.name, record.labels, record.uid)

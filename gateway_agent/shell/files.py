@@ -78,7 +78,8 @@ class FilesStore:
 
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
         """See :meth:`gateway_agent.store.Store.for_pod`."""
-        return await self.current() if self.outdated() else None
+        # While somebody reads, the directory counts as seen already, but its inventory is not there yet.
+        return await self.current() if self._reading.locked() or self.outdated() else None
 
     def outdated(self) -> bool:
         """Whether the directory has changed since it was read last. Cheap: one ``stat`` for each file."""

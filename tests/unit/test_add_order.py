@@ -1,0 +1,243 @@
+"""An ADD answers when the kernel does for its pod what the newest known objects ask for, in every order of events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from cni import contract
+from gateway_agent import config
+from gateway_agent.agent import Agent
+from gateway_agent.calls import Calls
+from gateway_agent.core.model import Inventory, Policy
+from gateway_agent.pods import selecting
+from gateway_agent.shell.files import FilesStore
+from gateway_agent.shell.kernel import Kernel
+from gateway_agent.shell.peers import KeeperClient
+from tests.lab import documents
+
+from .core.test_planning import NODES, PARTNER, pod, policy
+from .gates import Gates, HeldKernel, HeldStore, SilentKeeper, settle
+
+VETH = "veth1"
+EMPTY = Inventory((PARTNER,), (), NODES)
+LABELS = ("a", "b")
+
+
+def request(name: str = "web-0") -> bytes:
+    """An ADD of a pod that policies ``a`` and ``b`` select."""
+    variables = {
+        "CNI_COMMAND": "ADD", "CNI_CONTAINERID": name, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
+        "CNI_ARGS": f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME={name}", "CNI_PATH": "/opt/cni/bin",
+    }  # fmt: skip
+    configuration = {
+        "cniVersion": "1.0.0", "name": "pods", "type": "egress-gateway",
+        "args": {"cni": {"labels": [{"key": key, "value": "yes"} for key in LABELS]}},
+        "prevResult": {"interfaces": [{"name": VETH}, {"name": "eth0", "sandbox": "/x"}],
+                       "ips": [{"address": "10.244.1.5/24", "interface": 1}]},
+    }  # fmt: skip
+    environment = tuple(variables[name].encode() for name in contract.ENVIRONMENT)
+    return contract.cni_request(environment, json.dumps(configuration).encode())
+
+
+class World:
+    """An agent of node w1 whose every wait is a gate, and what it is asked for."""
+
+    def __init__(self, directory: Path, inventory: Inventory) -> None:
+        self.gates = Gates()
+        self.kernel = HeldKernel(self.gates)
+        self.store = HeldStore(self.gates, inventory)
+        text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
+        kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
+        self.agent = Agent(config.parse("agent.yaml", text, "w1"), self.store, kernel, keeper)
+        self.calls = Calls(self.agent)
+        self.running = [asyncio.create_task(self.agent.run()), asyncio.create_task(self.agent.follow_store())]
+
+    async def close(self) -> None:
+        for task in self.running:
+            task.cancel()
+        await asyncio.gather(*self.running, return_exceptions=True)
+
+    async def open_all(self, until: Callable[[], bool]) -> None:
+        """Open gates in the order of arrival until something holds."""
+        for _ in range(500):
+            if until():
+                return
+            await settle()
+            if self.gates.waiting:
+                await self.gates.open(0)
+        raise AssertionError(f"never so; waiting: {[name for name, _ in self.gates.waiting]}")
+
+    def wanted(self) -> tuple[tuple[str, ...], Inventory]:
+        """The policies that select the pod by the newest objects that the agent knows, and these objects."""
+        known = self.agent.inventory
+        assert known is not None
+        return selecting([*_plan_policies(known)], known, pod(*LABELS)), known
+
+    def check_answered(self) -> None:
+        """Compare what the kernel does for the pod with what the newest known objects ask for."""
+        names, known = self.wanted()
+        group, plan = self.kernel.groups.get(VETH, 0), self.kernel.plan
+        if not names:
+            assert group == 0
+            return
+        assert plan is not None
+        [of_pod] = [s for s in plan.policy_sets if s.group == group] or [None]
+        assert of_pod is not None, f"answered with tag {group:#x}; {names} select the pod"
+        assert of_pod.policies == names
+        reached = {way.prefix for way in of_pod.ways}
+        for name in names:
+            assert set(known.policies_by_name[name].destinations) <= reached
+
+
+def _plan_policies(inventory: Inventory) -> Any:
+    from gateway_agent.core.planning import policies
+
+    return policies(inventory)
+
+
+def with_policies(*policies: Policy) -> Inventory:
+    return replace(EMPTY, policies=policies)
+
+
+EDITS: tuple[Inventory, ...] = (
+    with_policies(policy("a", "partner", "203.0.113.0/24")),
+    with_policies(policy("a", "partner", "198.51.100.0/24")),
+    with_policies(policy("a", "partner", "198.51.100.0/24"), policy("b", "partner", "203.0.113.0/24")),
+    with_policies(policy("b", "partner", "203.0.113.0/24")),
+    EMPTY,
+)
+"""What the store has, one after another."""
+
+
+def story(directory: Path, tell: Callable[[World], Awaitable[None]], inventory: Inventory = EMPTY) -> None:
+    async def told() -> None:
+        world = World(directory, inventory)
+        try:
+            await tell(world)
+        finally:
+            await world.close()
+
+    asyncio.run(told())
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_an_add_never_answers_by_an_older_inventory(tmp_path: Path, seed: int) -> None:
+    """Edits and an ADD between any two steps of rounds, of the watch and of the call itself."""
+    rng = random.Random(seed)
+    edits = list(EDITS[rng.randrange(len(EDITS)) :])
+    before: list[Inventory] = []
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        call: asyncio.Task[bytes] | None = None
+        for _ in range(400):
+            await settle()
+            if call is not None and call.done():
+                break
+            choices = len(world.gates.waiting)
+            pick = rng.randrange(choices + 2) if edits or call is None else rng.randrange(choices)
+            if pick < choices:
+                await world.gates.open(pick)
+            elif edits and (call is not None or pick == choices):
+                world.store.inventory = edits.pop(0)
+            elif call is None:
+                before.append(world.store.inventory)
+                call = asyncio.create_task(world.calls.handle(request()))
+                # Nothing else may run between the answer and the look at the kernel.
+                call.add_done_callback(lambda task: answers.append(_judged(world, task)))
+        assert call is not None
+        await world.open_all(call.done)
+        await settle()
+
+    answers: list[str] = []
+    story(tmp_path, tell)
+    assert answers == ["right"]
+
+
+def _judged(world: World, task: asyncio.Task[bytes]) -> str:
+    try:
+        assert task.result() == contract.OK
+        world.check_answered()
+    except AssertionError as error:
+        return str(error) or "wrong"
+    return "right"
+
+
+def test_an_add_knows_all_that_was_in_the_store_before_it(tmp_path: Path) -> None:
+    """The policy is written, a round works on the inventory before it, and the watch is late."""
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        world.store.inventory = EDITS[0]
+        call = asyncio.create_task(world.calls.handle(request()))
+        await settle()
+        await world.open_all(call.done)
+        assert call.result() == contract.OK
+        assert world.kernel.groups[VETH]
+
+    story(tmp_path, tell)
+
+
+def test_edits_without_end_are_an_error_and_no_early_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway_agent.calls.ADD_S", 0.0)
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        world.store.inventory = EDITS[0]
+        call = asyncio.create_task(world.calls.handle(request()))
+        await settle()
+        await world.open_all(call.done)
+        assert call.result().startswith(contract.ERROR)
+        assert json.loads(call.result()[len(contract.ERROR) :])["code"] == contract.TRY_AGAIN_LATER
+
+    story(tmp_path, tell)
+
+
+def test_edits_that_do_not_concern_the_pod_keep_it_waiting_for_nothing(tmp_path: Path) -> None:
+    other = policy("other", "partner", "192.0.2.0/24")
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: not world.agent.outdated_for(pod(*LABELS)))
+        world.store.inventory = with_policies(other)
+        call = asyncio.create_task(world.calls.handle(request()))
+        for _ in range(20):
+            await settle()
+            held = [name for name, _ in world.gates.waiting]
+            if call.done() or not {"host_veth", "for_pod"} & {*held}:
+                break
+            await world.gates.open(next(i for i, name in enumerate(held) if name in ("host_veth", "for_pod")))
+        assert call.done()
+        assert call.result() == contract.OK
+
+    story(tmp_path, tell)
+
+
+def test_a_files_store_that_is_being_read_makes_a_pod_wait(tmp_path: Path) -> None:
+    """What has been looked at is no inventory yet: another task is still making one of it."""
+
+    async def told() -> None:
+        manifests = tmp_path / "manifests"
+        manifests.mkdir()
+        store = FilesStore(manifests, tmp_path / "good")
+        await store.current()
+        async with store._reading:
+            document = documents.policy("backend", "partner", {"app": "backend"})
+            (manifests / "policy.json").write_text(json.dumps(document))
+            store.read()
+            assert not store.outdated()
+            asked = asyncio.create_task(store.for_pod("prod", "web-0", ""))
+            await settle()
+            assert not asked.done()
+        inventory = await asked
+        assert inventory is not None
+        assert [policy.name for policy in inventory.policies] == ["backend"]
+
+    asyncio.run(told())
