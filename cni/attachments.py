@@ -59,7 +59,10 @@ def dumps(attachment: Attachment) -> str:
 
 def loads(text: str) -> Attachment:
     """The record in ``text``. Raises :class:`ValueError`. Keys of a later version are passed over."""
-    data = json.loads(text)
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(data, dict):
         raise ValueError("not an object")
     known = {f.name: data[f.name] for f in fields(Attachment) if f.name in data}
@@ -108,7 +111,10 @@ def load_all(run_dir: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...]]:
             if name.startswith(".") or not name.endswith(SUFFIX):
                 continue
             try:
-                found.append(loads((run_dir / DIRECTORY / name).read_text(encoding="utf-8")))
+                record = loads((run_dir / DIRECTORY / name).read_text(encoding="utf-8"))
+                if _file_name(*record.key) != name:
+                    raise ValueError("it is the record of another attachment")
+                found.append(record)
             except FileNotFoundError:
                 continue
             except (OSError, ValueError) as error:
@@ -134,10 +140,14 @@ def remove(run_dir: Path, container_id: str, ifname: str) -> bool:
 
 
 def _file_name(container_id: str, ifname: str) -> str:
-    """No container id has an ``@``, so the first one parts the two. Nothing bounds the length of an id."""
+    """Return a name that leads nowhere but into the directory.
+
+    No container id has an ``@``, so the first one parts the two. Nothing bounds the length of an id.
+    """
     name = f"{container_id}@{ifname}{SUFFIX}"
     encoded = os.fsencode(name)
-    return name if len(encoded) <= NAME_BYTES else hashlib.sha256(encoded).hexdigest() + SUFFIX
+    fits = len(encoded) <= NAME_BYTES and "/" not in name and "\0" not in name
+    return name if fits else hashlib.sha256(encoded).hexdigest() + SUFFIX
 
 
 def _check(attachment: Attachment) -> None:

@@ -8,6 +8,8 @@ Sources: CNI specification 1.1; CNI conventions ("args in network config": ``arg
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface
@@ -15,6 +17,12 @@ from typing import Any
 
 from . import contract
 from .plan import PodIdentity
+
+COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
+"""That are sent to an agent; the plugin answers VERSION itself."""
+_CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
+_IFNAME = re.compile(r"(?!\.{1,2}\Z)[^\s/:\0]+")
+_IFNAME_BYTES = 15
 
 
 class CallError(contract.CNIError):
@@ -59,6 +67,11 @@ def parse_call(environment: Mapping[str, str], configuration: bytes) -> Call:
         raise CallError(contract.NOT_JSON, f"configuration is not JSON: {error}") from None
     data = _object("configuration", data)
     command = environment.get("CNI_COMMAND", "")
+    if command not in COMMANDS:
+        wrong = f"CNI_COMMAND {command[:80]!r} is not known"
+        raise CallError(contract.INVALID_ENVIRONMENT, wrong, f"use one of {', '.join(COMMANDS)}")
+    if command in ("ADD", "DEL", "CHECK"):
+        check_names(environment.get("CNI_CONTAINERID", ""), environment.get("CNI_IFNAME", ""))
     call = Call(
         command=command,
         container_id=environment.get("CNI_CONTAINERID", ""),
@@ -72,6 +85,19 @@ def parse_call(environment: Mapping[str, str], configuration: bytes) -> Call:
     if command == "GC":
         return Call(**{**vars(call), "valid_attachments": _valid_attachments(data)})
     return call
+
+
+def check_names(container_id: str, ifname: str) -> None:
+    """Raise :class:`CallError` if these two cannot name an attachment: they become the name of a file.
+
+    CNI specification 1.1, section "Parameters"; dev_valid_name() in the kernel.
+    """
+    if not _CONTAINER_ID.fullmatch(container_id):
+        hint = "it is letters, digits, '_', '.', '-', the first no sign"
+        raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is malformed", hint)
+    if not _IFNAME.fullmatch(ifname) or len(os.fsencode(ifname)) > _IFNAME_BYTES:
+        hint = f"it is at most {_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
+        raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname[:80]!r} is malformed", hint)
 
 
 def _with_pod(call: Call, cni_args: str, data: dict[str, Any]) -> Call:

@@ -22,6 +22,8 @@ __all__ = [
 ]  # fmt: skip
 
 VERSION = 2
+_PLAIN = {"str": str, "int": int, "bool": bool}
+"""Types of fields, by their annotation."""
 
 
 @dataclass(frozen=True)
@@ -230,38 +232,63 @@ def _fields(item: Any) -> dict[str, Any]:
 
 
 def loads(text: str) -> Plan:
-    """The plan in ``text``. Raises :class:`ValueError` for what is no plan of this version."""
+    """Return the plan in ``text``. Raises :class:`ValueError` for what is no plan of this version."""
     try:
         data = json.loads(text)
         if data.pop("version", None) != VERSION:
             raise ValueError("plan of another version")
-        data["nodes"] = tuple(PlanNode(**node) for node in data["nodes"])
+        data["nodes"] = tuple(_typed(PlanNode(**node)) for node in data["nodes"])
         data["egress_ips"] = tuple(_egress_ip(item) for item in data["egress_ips"])
         data["policies"] = tuple(_policy(item) for item in data["policies"])
         data["policy_sets"] = tuple(_policy_set(item) for item in data["policy_sets"])
-        return Plan(**data)
-    except (KeyError, TypeError, AttributeError) as error:
+        for labels in data["namespaces"].values():
+            _texts([*labels.keys(), *labels.values()])
+        plan: Plan = _typed(Plan(**data))
+        ids.MarkLayout(plan.mask)
+        return plan
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a plan: {error}") from error
 
 
+def _typed(item: Any) -> Any:
+    """Return ``item`` if its plain fields have their types. Raises :class:`TypeError`."""
+    for each in fields(item):
+        wanted, value = _PLAIN.get(str(each.type)), getattr(item, each.name)
+        if wanted is not None and type(value) is not wanted:
+            raise TypeError(f"{each.name}: {type(value).__name__} instead of {each.type}")
+    return item
+
+
+def _texts(items: Any) -> tuple[str, ...]:
+    """Return a list of texts as a tuple. Raises :class:`TypeError` for anything else."""
+    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise TypeError("not a list of texts")
+    return tuple(items)
+
+
 def _egress_ip(item: dict[str, Any]) -> PlanEgressIP:
-    return PlanEgressIP(**{**item, "eligible": tuple(item["eligible"])})
+    egress: PlanEgressIP = _typed(PlanEgressIP(**{**item, "eligible": _texts(item["eligible"])}))
+    return egress
 
 
 def _requirements(items: list[dict[str, Any]] | None) -> tuple[Requirement, ...] | None:
     if items is None:
         return None
-    return tuple(Requirement(i["key"], i["operator"], tuple(i["values"])) for i in items)
+    return tuple(_typed(Requirement(i["key"], i["operator"], _texts(i["values"]))) for i in items)
 
 
 def _policy(item: dict[str, Any]) -> PlanPolicy:
     selectors = tuple(
         Selector(_requirements(s["pods"]) or (), _requirements(s["namespaces"])) for s in item["selectors"]
     )
-    return PlanPolicy(item["name"], item["gateway"], selectors)
+    policy: PlanPolicy = _typed(PlanPolicy(item["name"], item["gateway"], selectors))
+    return policy
 
 
 def _policy_set(item: dict[str, Any]) -> PolicySet:
     ways = tuple(Way(**way) for way in item["ways"])
-    policies, ids4, ids6 = (tuple(item[field]) for field in ("policies", "egress_ids", "egress_ids6"))
-    return PolicySet(item["number"], policies, ids4, ways, ids6)
+    if not all(type(part) is str for way in ways for part in (way.prefix, way.egress_id)):
+        raise TypeError("ways: not of texts")
+    policies, ids4, ids6 = (_texts(item[field]) for field in ("policies", "egress_ids", "egress_ids6"))
+    policy_set: PolicySet = _typed(PolicySet(item["number"], policies, ids4, ways, ids6))
+    return policy_set

@@ -54,7 +54,10 @@ class Calls:
         if request.startswith(contract.CONTROL + b"\0"):
             return await self._answer_control(request[len(contract.CONTROL) + 1 :])
         try:
-            environment, configuration = contract.split_cni_request(request)
+            try:
+                environment, configuration = contract.split_cni_request(request)
+            except ValueError as error:
+                raise CallError(contract.NOT_JSON, str(error), "cni/contract.py says what this socket takes") from None
             call = parse_call(environment, configuration)
             log.debug("%s %s %s/%s", call.command, call.container_id, call.namespace, call.name)
             await self._cni[call.command](call)
@@ -238,7 +241,7 @@ class Calls:
             question = json.loads(text)
             name = question.pop("call")
             operation, call = self._operations.get(name), self._control.get(name)
-        except (ValueError, KeyError, AttributeError, TypeError):
+        except (ValueError, LookupError, AttributeError, TypeError, RecursionError):
             operation = call = None
         if operation is None and call is None:
             hint = f"calls: {', '.join((*self._control, *self._operations))}"
@@ -279,7 +282,8 @@ def record_policies(plan: Plan, group: int) -> tuple[str, ...]:
 def _refusal(request: bytes, error: contract.CNIError) -> bytes:
     """The error object, in the CNI version that the request's configuration names."""
     version = "1.1.0"
-    with contextlib.suppress(ValueError, KeyError, TypeError):
-        version = str(json.loads(contract.split_cni_request(request)[1])["cniVersion"])
+    with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+        found = json.loads(contract.split_cni_request(request)[1])["cniVersion"]
+        version = found if isinstance(found, str) else version
     answer = {"cniVersion": version, "code": error.code, "msg": error.msg, "details": error.details}
     return contract.ERROR + json.dumps(answer).encode()

@@ -19,7 +19,7 @@ import msgspec
 from .core.cluster import ROLL, Picture, Resource, missing, pod_uid, slim
 from .core.model import Inventory, Problem
 from .core.reach import Question
-from .core.reflector import FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
+from .core.reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
 from .shell.kube import OPENED, Api, ApiError
 from .store import NotKnown
 
@@ -150,6 +150,11 @@ class ClusterStore:
                     reflector.failed(error.status, str(error), error.retry_after)
                 log.warning("Kubernetes API: %s: %s", resource.plural, error)
                 await self._tell()
+            except Exception as error:
+                # No answer of a server may end the agent: what is known goes on to count, and the server is asked anew.
+                log.exception("Kubernetes API: %s: an answer that cannot be used", resource.plural)
+                reflector.failed(EXPIRED, f"an answer that cannot be used: {type(error).__name__}: {error}")
+                await self._tell()
 
     async def _watch(self, resource: Resource, reflector: Reflector, step: Watch) -> None:
         loop = asyncio.get_running_loop()
@@ -262,7 +267,7 @@ class ClusterStore:
 
 
 def _read(path: Path) -> dict[str, dict[Key, Object]]:
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found = msgspec.json.decode(path.read_bytes(), type=dict[str, list[dict[str, object]]])
         return {kind: {key_of(item): item for item in items} for kind, items in found.items()}
     return {}

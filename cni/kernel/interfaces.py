@@ -74,7 +74,7 @@ def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:
     return Vxlan(
         name=name_of(found),
         vni=int.from_bytes(data.get(IFLA_VXLAN_ID, b""), sys.byteorder),
-        local=socket.inet_ntop(FAMILIES[len(local)], local) if local else "",
+        local=socket.inet_ntop(FAMILIES[len(local)], local) if local and len(local) in FAMILIES else "",
         # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
         port=0 if any(data.get(IFLA_VXLAN_LEARNING, b"")) else int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
@@ -85,7 +85,7 @@ def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:
 
 
 def name_of(found: Mapping[int, bytes]) -> str:
-    return found[IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+    return found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape")
 
 
 def _group(found: Mapping[int, bytes]) -> int:

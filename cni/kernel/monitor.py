@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -84,18 +84,19 @@ class Monitor:
                     raise
                 events[Event("overrun")] = None
                 continue
-            events.update(dict.fromkeys(self._events(data)))
+            events.update(dict.fromkeys(_events(data, self._family)))
 
-    def _events(self, data: bytes) -> Iterator[Event]:
-        parse = _rtnetlink if self._family == NETLINK_ROUTE else _nftables
-        while len(data) >= HEADER.size:
-            length, kind, _, _, _ = HEADER.unpack_from(data)
-            if length < HEADER.size:
-                return
-            event = parse(kind, data[HEADER.size : length])
-            if event is not None:
-                yield event
-            data = data[length + 3 & ~3 :]
+
+def _events(data: bytes, family: int) -> Iterator[Event]:
+    parse = _rtnetlink if family == NETLINK_ROUTE else _nftables
+    while len(data) >= HEADER.size:
+        length, kind, _, _, _ = HEADER.unpack_from(data)
+        if length < HEADER.size:
+            return
+        event = parse(kind, data[HEADER.size : length])
+        if event is not None:
+            yield event
+        data = data[length + 3 & ~3 :]
 
 
 def _rtnetlink(number: int, body: bytes) -> Event | None:
@@ -107,10 +108,10 @@ def _rtnetlink(number: int, body: bytes) -> Event | None:
         name = attributes(body[16:]).get(IFLA_IFNAME, b"")
         return Event(kind, name.rstrip(b"\0").decode(errors="replace"), removed)
     if kind in ("address", "neighbour"):
-        event = Event(kind, _name(struct.unpack_from("=i", body, 4)[0]), removed)
+        event = Event(kind, _name(int.from_bytes(body[4:8], sys.byteorder)), removed)
         return event if kind == "address" or event.device.startswith(ids.DEVICE_PREFIX) else None
-    protocol = body[5] if kind == "route" else attributes(body[12:]).get(FRA_PROTOCOL, b"\0")[0]
-    return Event(kind, removed=removed) if protocol == ids.PROTOCOL else None
+    protocol = body[5:6] if kind == "route" else attributes(body[12:]).get(FRA_PROTOCOL, b"")[:1]
+    return Event(kind, removed=removed) if protocol == bytes([ids.PROTOCOL]) else None
 
 
 def _nftables(number: int, body: bytes) -> Event | None:
@@ -131,5 +132,5 @@ def _text(value: bytes) -> str:
 def _name(index: int) -> str:
     try:
         return socket.if_indextoname(index)
-    except OSError:
+    except (OSError, OverflowError):
         return ""

@@ -213,7 +213,7 @@ def _translated() -> Iterator[None]:
         yield
     except httpx2.HTTPError as error:
         raise ApiError(f"no answer: {str(error) or type(error).__name__}") from error
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(f"an answer that is none: {error}") from error
     except TimeoutError as error:
         raise ApiError("no answer in time") from error
@@ -223,7 +223,7 @@ def _translated() -> Iterator[None]:
 
 def _refused(response: httpx2.Response) -> ApiError:
     message = response.reason_phrase
-    with contextlib.suppress(msgspec.MsgspecError):
+    with contextlib.suppress(ValueError, RecursionError):
         message = str(msgspec.json.decode(response.content, type=dict[str, Any]).get("message") or message)
     after = response.headers.get("Retry-After", "")
     return ApiError(

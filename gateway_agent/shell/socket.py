@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import select
@@ -15,6 +16,8 @@ from cni import contract
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 log = logging.getLogger(__name__)
+PART = 1 << 16
+"""Bytes that are read at once."""
 
 
 class RequestServer:
@@ -45,14 +48,43 @@ class RequestServer:
             self.path.unlink(missing_ok=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        try:
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                answer = await self._answer(reader, writer)
+                if answer and not _hung_up(writer):
+                    writer.write(answer)
+                    writer.write_eof()
+                    async with asyncio.timeout(contract.DEADLINE):
+                        await writer.drain()
+                        # To close while something is unread would reset the connection, and the answer with it.
+                        while await reader.read(PART):
+                            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """Return the answer to the request of a client; empty if nobody waits for one."""
+        try:
             async with asyncio.timeout(contract.DEADLINE):
                 request = await _read_all(reader)
-            if request is not None and not _hung_up(writer):
-                writer.write(await self._handler(request))
-                async with asyncio.timeout(contract.DEADLINE):
-                    await writer.drain()
-        writer.close()
+        except TimeoutError:
+            return refusal(f"the request did not end within {contract.DEADLINE:g} s")
+        if len(request) > contract.LIMIT:
+            log.warning("a request of more than %d bytes was refused", contract.LIMIT)
+            return refusal(f"the request has more than {contract.LIMIT} bytes")
+        if _hung_up(writer):
+            return b""
+        try:
+            return await self._handler(request)
+        except Exception as error:
+            log.exception("a request failed")
+            return refusal(f"the agent failed: {type(error).__name__}: {error}", "see its log")
+
+
+def refusal(message: str, details: str = "") -> bytes:
+    """Return the answer to what is no request that the agent can read: a CNI error object."""
+    error = {"cniVersion": "1.1.0", "code": contract.INTERNAL, "msg": message, "details": details}
+    return contract.ERROR + json.dumps(error).encode()
 
 
 def _hung_up(writer: asyncio.StreamWriter) -> bool:
@@ -63,14 +95,11 @@ def _hung_up(writer: asyncio.StreamWriter) -> bool:
     return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
-async def _read_all(reader: asyncio.StreamReader) -> bytes | None:
-    """The request, or None where it is larger than the contract allows."""
+async def _read_all(reader: asyncio.StreamReader) -> bytes:
+    """Return the request, or a little more than the contract allows."""
     parts: list[bytes] = []
     size = 0
-    while part := await reader.read(1 << 16):
+    while size <= contract.LIMIT and (part := await reader.read(PART)):
         parts.append(part)
         size += len(part)
-        if size > contract.LIMIT:
-            log.warning("a request of more than %d bytes was refused", contract.LIMIT)
-            return None
     return b"".join(parts)

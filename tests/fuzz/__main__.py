@@ -9,10 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import manifests
+from . import calls, frames, manifests, stored
 
 Target = Callable[[random.Random], None]
-TARGETS: dict[str, Target] = {"manifests": manifests.once}
+TARGETS: dict[str, Target] = {
+    "calls": calls.once, "frames": frames.once, "manifests": manifests.once, "stored": stored.once,
+}  # fmt: skip
 
 
 def run(target: Target, seconds: float, seed: int) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 
 import pytest
 
-from tests.fuzz import manifests
+from cni import contract
+from tests.fuzz import calls, manifests, stored
 from tests.fuzz.__main__ import TARGETS, run
 from tests.fuzz.values import HOSTILE, places, put
 
@@ -24,6 +27,27 @@ def test_every_field_of_an_object_takes_every_hostile_value(case: dict[str, obje
     for at in places(case):
         for value in HOSTILE:
             manifests.check(put(case, at, value))
+
+
+@pytest.mark.parametrize("raw", calls.RAW, ids=lambda raw: repr(raw[:12]))
+@pytest.mark.parametrize("kind", ["ADD", "VERSION", "", "control"])
+def test_what_is_no_request_is_answered_at_the_socket(raw: bytes, kind: str) -> None:
+    environment = tuple(map(calls.raw, {**calls.ENVIRONMENT, "CNI_COMMAND": kind}.values()))
+    control = contract.CONTROL + b"\0" + raw
+    calls.check_agent([control if kind == "control" else contract.cni_request(environment, raw), raw])
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "c\0d"])
+def test_no_call_writes_outside_the_run_directory(name: str) -> None:
+    environment = tuple(map(calls.raw, {**calls.ENVIRONMENT, "CNI_CONTAINERID": name}.values()))
+    calls.check_agent([contract.cni_request(environment, json.dumps(calls.CONFIGURATION).encode())])
+
+
+def test_every_field_of_a_plan_takes_every_hostile_value() -> None:
+    for at in places(stored.PLAN):
+        for value in HOSTILE:
+            with contextlib.suppress(TypeError):
+                stored.check_plan(json.dumps(put(stored.PLAN, at, value)).encode())
 
 
 def test_every_field_of_the_configuration_takes_every_hostile_value() -> None:

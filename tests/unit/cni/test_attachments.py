@@ -53,6 +53,27 @@ def test_remove_twice(tmp_path: Path) -> None:
     assert attachments.load_all(tmp_path) == ((), ())
 
 
+@pytest.mark.parametrize(
+    ("container_id", "ifname"), [("../../x", "eth0"), ("/x", "eth0"), ("c", "/../x"), ("c\0", "eth0")]
+)
+def test_no_name_leads_out_of_the_directory(tmp_path: Path, container_id: str, ifname: str) -> None:
+    run_dir = tmp_path / "a" / "run"
+    attachments.write(run_dir, replace(RECORD, container_id=container_id, ifname=ifname))
+    assert {path.parent for path in tmp_path.rglob("*") if path.is_file()} == {run_dir / "attachments"}
+    assert attachments.remove(run_dir, container_id, ifname)
+
+
+def test_a_record_under_another_name_is_none(tmp_path: Path) -> None:
+    """To remove it would remove the file of that name, or one elsewhere."""
+    attachments.write(tmp_path, RECORD)
+    directory = tmp_path / "attachments"
+    (directory / "c@eth0.json").write_text(attachments.dumps(replace(RECORD, container_id="../../c")))
+    (directory / "deep@eth0.json").write_text("[" * 100_000)
+    found, problems = attachments.load_all(tmp_path)
+    assert found == (RECORD,)
+    assert [problem.partition(":")[0] for problem in problems] == ["c@eth0.json", "deep@eth0.json"]
+
+
 def test_nothing_there(tmp_path: Path) -> None:
     assert attachments.load_all(tmp_path) == ((), ())
     assert attachments.load(tmp_path, "c", "eth0") is None

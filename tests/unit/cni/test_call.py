@@ -72,10 +72,31 @@ def test_result_of_the_host_network(result: dict[str, Any]) -> None:
     ],
 )
 def test_no_labels_and_unknown_labels_are_two_things(args: object, expected: dict[str, str] | None) -> None:
-    environment = {"CNI_COMMAND": "ADD"}
-    call = parse_call(environment, json.dumps({"name": "n", "args": args, "prevResult": {}}).encode())
+    call = parse(args=args, prevResult={})
     assert call.labels == expected
     assert call.pod.labels == expected
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL", "CHECK"])
+@pytest.mark.parametrize(
+    ("container_id", "ifname"),
+    [
+        ("", "eth0"), ("../../x", "eth0"), ("/etc/x", "eth0"), (".c", "eth0"), ("c\n", "eth0"), ("c@d", "eth0"),
+        ("é", "eth0"), ("c", ""), ("c", "../eth0"), ("c", "."), ("c", ".."), ("c", "eth:0"), ("c", "eth 0"),
+        ("c", "eth0\n"), ("c", "e" * 16), ("c", "é" * 8), ("c", "e\0"),
+    ],
+)  # fmt: skip
+def test_names_that_the_specification_forbids_are_refused(command: str, container_id: str, ifname: str) -> None:
+    environment = {"CNI_COMMAND": command, "CNI_CONTAINERID": container_id, "CNI_IFNAME": ifname}
+    with pytest.raises(CallError) as refused:
+        parse_call(environment, b'{"prevResult": {}}')
+    assert refused.value.code == contract.INVALID_ENVIRONMENT
+
+
+def test_a_command_that_is_none_is_refused() -> None:
+    with pytest.raises(CallError) as refused:
+        parse("VERSION")
+    assert refused.value.code == contract.INVALID_ENVIRONMENT
 
 
 @pytest.mark.parametrize("command", ["DEL", "STATUS"])

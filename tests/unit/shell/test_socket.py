@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from pathlib import Path
+
+import pytest
 
 from cni import contract
 from gateway_agent.shell.socket import RequestServer
@@ -40,19 +43,55 @@ def test_answers_each_connection_once_and_leaves_no_socket(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_request_beyond_the_limit_gets_no_answer(tmp_path: Path) -> None:
+def test_a_request_beyond_the_limit_is_refused_in_words(tmp_path: Path) -> None:
     async def story() -> tuple[bytes, bytes]:
         server = RequestServer(tmp_path / "agent.sock", _echo)
         await server.start()
-        try:
-            refused = await _ask(server.path, bytes(contract.LIMIT + 1))
-        except (BrokenPipeError, ConnectionResetError):
-            refused = b""
+        refused = await _ask(server.path, bytes(contract.LIMIT + (1 << 20)))
         served = await _ask(server.path, b"ab")
         await server.stop()
         return refused, served
 
-    assert asyncio.run(story()) == (b"", b"ba")
+    refused, served = asyncio.run(story())
+    assert refused.startswith(contract.ERROR)
+    assert json.loads(refused[2:])["msg"] == f"the request has more than {contract.LIMIT} bytes"
+    assert served == b"ba"
+
+
+def test_a_request_on_which_the_agent_fails_is_answered(tmp_path: Path) -> None:
+    async def fail(request: bytes) -> bytes:
+        raise RecursionError(request.decode())
+
+    async def story() -> bytes:
+        server = RequestServer(tmp_path / "agent.sock", fail)
+        await server.start()
+        answer = await _ask(server.path, b"deep")
+        await server.stop()
+        return answer
+
+    answer = asyncio.run(story())
+    assert json.loads(answer.removeprefix(contract.ERROR))["msg"] == "the agent failed: RecursionError: deep"
+
+
+def test_slow_clients_are_told_so_and_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "DEADLINE", 0.3)
+
+    async def story() -> tuple[bytes, list[bytes]]:
+        server = RequestServer(tmp_path / "agent.sock", _echo)
+        await server.start()
+        slow = [await asyncio.open_unix_connection(str(server.path)) for _ in range(20)]
+        for _, writer in slow:
+            writer.write(b"half of a req")
+        served = await _ask(server.path, b"ab")
+        answers = [await reader.read() for reader, _ in slow]
+        for _, writer in slow:
+            writer.close()
+        await server.stop()
+        return served, answers
+
+    served, answers = asyncio.run(story())
+    assert served == b"ba"
+    assert [json.loads(answer[2:])["msg"] for answer in answers] == ["the request did not end within 0.3 s"] * 20
 
 
 def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:

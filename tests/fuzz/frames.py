@@ -1,0 +1,76 @@
+"""What comes from the network and from the kernel as bytes: ARP and NDP frames, netlink messages, text listings."""
+
+from __future__ import annotations
+
+import ipaddress
+import random
+import struct
+
+from cni.kernel import conntrack, ctnetlink, interfaces, monitor, nfnetlink, nft_table, rtnetlink
+from gateway_agent.core import arp
+
+from .calls import damaged
+
+MAC = "02:00:00:00:00:07"
+FRAMES = (
+    arp.gratuitous("172.16.0.50", MAC), arp.advertisement("fd00::50", MAC), arp.probe("172.16.0.50", MAC),
+    arp.probe("fd00::50", MAC),
+)  # fmt: skip
+LINK = interfaces.LINK.pack(0, 1, 7, 1, 0) + b"".join(
+    rtnetlink.attribute(kind, value)
+    for kind, value in (
+        (interfaces.IFLA_IFNAME, b"egw1234\0"),
+        (interfaces.IFLA_MTU, struct.pack("=I", 1450)),
+        (interfaces.IFLA_LINKINFO, rtnetlink.attribute(interfaces.IFLA_INFO_KIND, b"vxlan\0")
+         + rtnetlink.attribute(interfaces.IFLA_INFO_DATA, rtnetlink.attribute(interfaces.IFLA_VXLAN_LOCAL, bytes(4)))),
+    )
+)
+LISTING = (
+    "tcp      6 431999 ESTABLISHED src=10.1.0.5 dst=203.0.113.7 sport=1 dport=443 src=203.0.113.7 dst=172.16.0.50 "
+    "sport=443 dport=1 [ASSURED] mark=7 use=1\nunknown  2 9 src=10.1.0.5 dst=224.0.0.1 src=224.0.0.1 dst=10.1.0.5"
+)
+
+
+def once(rng: random.Random) -> None:
+    """Try one random frame, one random message of the kernel and one listing."""
+    check_frame(some(rng.choice(FRAMES), rng))
+    check_message(rng.randrange(1 << 12), some(LINK, rng))
+    check_listing(some(LISTING.encode(), rng).decode(errors="replace"))
+
+
+def some(data: bytes, rng: random.Random) -> bytes:
+    """Return ``data`` damaged several times, or bytes by chance."""
+    if rng.random() < 0.1:
+        return rng.randbytes(rng.randrange(200))
+    for _ in range(rng.randint(0, 3)):
+        data = damaged(data, rng)[:4096]
+    return data
+
+
+def check_frame(frame: bytes) -> None:
+    """Read one frame: an address and a MAC, or nothing."""
+    found = arp.claimant(frame)
+    if found is not None:
+        address, mac = found
+        assert arp.canonical(address) == address
+        assert len(bytes.fromhex(mac.replace(":", ""))) == 6
+
+
+def check_message(kind: int, body: bytes) -> None:
+    """Read one netlink message as every reader of ours does."""
+    message = rtnetlink.HEADER.pack(rtnetlink.HEADER.size + len(body), kind, 0, 1, 0) + body
+    for family in (rtnetlink.NETLINK_ROUTE, rtnetlink.NETLINK_NETFILTER):
+        assert all(isinstance(event, monitor.Event) for event in monitor._events(message, family))
+    found = rtnetlink.attributes(body[interfaces.LINK.size :])
+    interfaces.vxlan_of(1, found)
+    interfaces.name_of(found)
+    assert nfnetlink.timeout_ms(body) >= 0
+    list(nft_table._list(body))
+    nft_table._expression(body)
+    list(ctnetlink._loosened([(kind, body)], ipaddress.ip_address("172.16.0.50")))
+
+
+def check_listing(text: str) -> None:
+    """Read what ``conntrack -L`` prints."""
+    for source, flow in conntrack._parsed(text):
+        assert source and flow.remote

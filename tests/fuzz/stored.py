@@ -1,0 +1,89 @@
+"""What an earlier process, or the Kubernetes API, has left: damaged files and lines of a watch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cni import attachments, plan
+from cni.attachments import Attachment
+from gateway_agent import cluster as clusters
+from gateway_agent.core import cluster, manifests, planning, quarantine
+from gateway_agent.core.reflector import Reflector
+from gateway_agent.shell import kube
+
+from .calls import text
+from .frames import some
+from .manifests import CASES, FACTS, GOOD, SETTINGS
+from .values import mutated
+
+INVENTORY = manifests.assemble({str(i): manifests.parse_object("good", document) for i, document in enumerate(GOOD)})
+PLAN: Any = json.loads(plan.dumps(planning.build(INVENTORY, SETTINGS, FACTS, {}).plan))
+for _policy_set in PLAN["policy_sets"]:
+    # Dozens of them: two say as much.
+    del _policy_set["ways"][2:]
+RECORD: Any = json.loads(
+    attachments.dumps(
+        Attachment("c1", "eth0", "/run/netns/x", "veth1", "prod", "web-0", "u", {"app": "x"}, ("10.1.0.5",), 7, "pods")
+    )
+)
+EVENTS = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR", "?")
+RESOURCES = {resource.kind: resource for resource in cluster.resources("egress-gateway.io", "w1", "x")}
+
+
+def once(rng: random.Random) -> None:
+    """Try one damaged file of each kind, and one line of a watch."""
+    check_plan(some(text(mutated(PLAN, rng), rng), rng))
+    check_record(some(text(mutated(RECORD, rng), rng), rng))
+    event = {"type": rng.choice(EVENTS), "object": rng.choice(CASES)}
+    line = some(text(mutated(event, rng), rng), rng)
+    check_watch(rng.choice(list(RESOURCES)), line)
+    check_last_known(some(text(mutated({"Node": [GOOD[2]], "Pod": [CASES[5]], "ConfigMap": []}, rng), rng), rng))
+
+
+def check_plan(data: bytes) -> None:
+    """Read a plan: one that can be followed and written again, or ValueError."""
+    try:
+        read = plan.loads(data.decode())
+    except ValueError:
+        return
+    assert plan.loads(plan.dumps(read)) == read
+    quarantine.build(INVENTORY, lambda inventory: planning.build(inventory, SETTINGS, FACTS, {}, read))
+
+
+def check_record(data: bytes) -> None:
+    """Read the record of a pod's interface: one of the right types, or ValueError."""
+    try:
+        record = attachments.loads(data.decode())
+    except ValueError:
+        return
+    assert attachments.loads(attachments.dumps(record)) == record
+    assert all(isinstance(getattr(record, f.name), str) for f in dataclasses.fields(record) if f.type == "str")
+
+
+def check_watch(kind: str, line: bytes) -> None:
+    """Take one line of a watch: an event that is taken, or ApiError."""
+    reflector = Reflector()
+    try:
+        with kube._translated():
+            event = msgspec.json.decode(line, type=kube._Event)
+    except kube.ApiError:
+        return
+    resource = RESOURCES[kind]
+    reflector.event(event.type, event.object if event.type == "ERROR" else cluster.slim(resource, event.object))
+    cluster.Picture().inventory(reflector.objects.values())
+
+
+def check_last_known(data: bytes) -> None:
+    """Read what the API said to an earlier process: objects, or nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "last-known.json"
+        file.write_bytes(data)
+        known = clusters._read(file)
+    cluster.Picture().inventory(item for items in known.values() for item in items.values())
