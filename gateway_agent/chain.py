@@ -19,6 +19,7 @@ import watchfiles
 
 from .core import chaining
 from .core.chaining import NotChainable
+from .core.shown import printable
 
 DONE, FAILED = 0, 1
 PLUGIN = Path(sys.prefix) / "share" / chaining.TYPE
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _say(install(options.plugin, options.bin_dir, options.conf_dir, _entry(options)))
     except (NotChainable, OSError, UnicodeDecodeError) as error:
-        print(f"egress-gateway-cni: {error}", file=sys.stderr)
+        print(f"egress-gateway-cni: {printable(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         pass
@@ -69,13 +70,13 @@ def remove(bin_dir: Path, conf_dir: Path) -> None:
             path = conf_dir / name
             try:
                 if name.endswith(chaining.LIST) and _rewrite(path, chaining.unchained):
-                    print(f"{path}: not chained any more", flush=True)
+                    _say([f"{path}: not chained any more"])
             except (NotChainable, UnicodeDecodeError) as error:
-                print(f"{path}: left as it is: {error}", flush=True)
+                _say([f"{path}: left as it is: {error}"])
     target = bin_dir / chaining.TYPE
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
-        print(f"{target}: removed", flush=True)
+        _say([f"{target}: removed"])
 
 
 def _watch(options: argparse.Namespace) -> None:
@@ -144,7 +145,7 @@ def _replace(path: Path, content: bytes, mode: int, before: str | None = None) -
 
 def _say(lines: Sequence[str]) -> None:
     for line in lines:
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

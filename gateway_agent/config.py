@@ -75,6 +75,8 @@ class AgentConfig:
     health_misses: int = 3
     metrics_listen: tuple[str, int] = ("127.0.0.1", 9479)
     """Address and TCP port."""
+    metrics_names: tuple[str, ...] = ()
+    """By which a browser or Prometheus may ask there, beside addresses and the node's name; in lower case."""
     log_level: str = "info"
     log_format: str = "text"
 
@@ -121,6 +123,7 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
     store = _store(top)
     cluster, tunnel = _section(top, "cluster"), _section(top, "tunnel")
     lease, health, logs = _section(top, "lease"), _section(top, "health"), _section(top, "log")
+    metrics = _section(top, "metrics")
     config = AgentConfig(
         node_name=_node_name(top, host_name),
         store=store,
@@ -137,11 +140,12 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         upstream=_upstream(health),
         health_interval=_duration(health, "interval", int(AgentConfig.health_interval * 1e9)) / 1e9,
         health_misses=health.whole("misses", AgentConfig.health_misses, 1, 1000),
-        metrics_listen=_listen(_section(top, "metrics")),
+        metrics_listen=_listen(metrics),
+        metrics_names=_names(metrics),
         log_level=logs.choice("level", ("debug", "info", "warning", "error"), AgentConfig.log_level),
         log_format=logs.choice("format", ("text", "json"), AgentConfig.log_format),
     )
-    for section in (cluster, tunnel, lease, health, logs):
+    for section in (cluster, tunnel, lease, health, logs, metrics):
         section.end()
     top.end()
     _check_together(config, lease, tunnel)
@@ -261,10 +265,19 @@ def _mask(mark: Fields) -> int:
     return mask
 
 
+def _names(metrics: Fields) -> tuple[str, ...]:
+    names = []
+    for path, name in metrics.texts("names"):
+        if selectors.is_name(name.lower()):
+            names.append(name.lower())
+        else:
+            metrics.report.add(path, f"{name!r} is no DNS name", "as node1.example.com, without a port")
+    return tuple(names)
+
+
 def _listen(metrics: Fields) -> tuple[str, int]:
     default = AgentConfig.metrics_listen
     text = metrics.text("listen", f"{default[0]}:{default[1]}")
-    metrics.end()
     found = _LISTEN.fullmatch(text)
     try:
         address = prefixes.address(found[1] or found[2]) if found else ""

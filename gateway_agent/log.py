@@ -6,6 +6,31 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Any
+
+from .core.shown import printable
+
+LONGEST = 4_000
+"""Characters of one line."""
+
+
+class TextFormatter(logging.Formatter):
+    """One line each: time, level, message; a traceback has lines of its own.
+
+    What is logged may be the name of a file, a label, an answer of the API: it neither steers the terminal that shows
+    it nor makes a line that looks like another one of ours.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line with what a terminal would obey escaped."""
+        return printable(super().formatMessage(record), LONGEST)
+
+    def formatException(self, ei: Any) -> str:
+        """Return the lines of a traceback, indented."""
+        return "\n".join(f"  {printable(line, LONGEST)}" for line in super().formatException(ei).splitlines())
 
 
 class JsonFormatter(logging.Formatter):
@@ -30,7 +55,7 @@ def set_up(level: str, form: str) -> None:
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+        handler.setFormatter(TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # It logs each change of a watched file; what follows from the change is logged by the agent.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -24,7 +24,9 @@ class ObservedAgent(Agent):
 
     def __init__(self, config: AgentConfig, store: Store, kernel: Kernel, keeper: KeeperClient) -> None:
         super().__init__(config, store, kernel, keeper)
-        self.metrics = MetricsServer(config.metrics_listen, self.observe)
+        self.metrics = MetricsServer(
+            config.metrics_listen, self.observe, names=(config.node_name, *config.metrics_names)
+        )
         self._changes = ChangeCount(time.time())
 
     async def count_changes(self) -> None:

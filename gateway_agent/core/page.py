@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape as escaped
 from typing import Any
+
+from . import shown
 
 Answer = Mapping[str, Any]
 REFRESH = 2
@@ -20,6 +22,11 @@ th { font-weight: 500; color: #666 } .good { color: #176b2c } .bad { color: #b00
 }
 """
 GOOD, BAD = {"master", "yes"}, {"no", "no master"}
+
+
+def escape(text: str) -> str:
+    """Return ``text`` as HTML that shows it, control characters and what changes the direction of text included."""
+    return escaped(shown.printable(text))
 
 
 def page(status: Answer) -> str:

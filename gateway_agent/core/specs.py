@@ -188,6 +188,6 @@ def _address(path: str, text: Any, report: Report) -> list[str]:
 
 
 def _check_interface(path: str, name: str, report: Report) -> None:
-    if name and (not _INTERFACE.fullmatch(name) or len(name.encode()) > 15):
+    if name and (not _INTERFACE.fullmatch(name) or not name.isprintable() or len(name.encode()) > 15):
         hint = "at most 15 characters, no '/', ':' or space"
         report.add(path, f"{name!r} cannot be the name of an interface", hint)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
+from ..core.shown import printable
 from .client import NoAnswer, ask
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"egressctl: {problem}", file=sys.stderr)
         return WRONG_CALL
     except NoAnswer as error:
-        print(f"egressctl: {error}" + (f"\n  {error.hint}" if error.hint else ""), file=sys.stderr)
+        hint = f"\n  {printable(error.hint)}" if error.hint else ""
+        print(f"egressctl: {printable(str(error))}{hint}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
         # `egressctl … | head`: the reader has seen enough. Python would flush once more at exit.
@@ -138,7 +140,7 @@ def _clean(options: argparse.Namespace) -> int:
         for words in clean(_run_dir(options)):
             done.append(words)
             if options.output == "text":
-                print(words, flush=True)
+                print(printable(words), flush=True)
     except KernelError as error:
         raise NoAnswer(error.message, error.hint) from error
     except OSError as error:

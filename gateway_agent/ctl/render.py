@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..core.shown import printable
 from .doctor import Finding
 
 Answer = Mapping[str, Any]
@@ -24,6 +25,8 @@ STYLES = {
     "direct": "yellow",
     "none": "yellow",
 }
+LONGEST = 10_000
+"""Characters of a text that are shown: a list of prefixes is long."""
 PIPED_WIDTH = 10_000
 """Columns where no terminal limits them: names are never wrapped then."""
 
@@ -37,14 +40,14 @@ class Page:
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(printable(text), style))
+        self._console.print(Text(printable(text, LONGEST), style))
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         for heading in headings:
             shown.add_column(heading, overflow="fold")
         for row in rows:
-            cells = [printable(str(cell)) for cell in row]
+            cells = [printable(str(cell), LONGEST) for cell in row]
             shown.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in cells))
         if self._console.is_terminal:
             self._console.print(shown)
@@ -54,11 +57,6 @@ class Page:
         # Cells are padded to their column; who reads a pipe has no use for blanks at the end.
         for line in captured.get().splitlines():
             self._console.file.write(line.rstrip() + "\n")
-
-
-def printable(text: str) -> str:
-    """Control characters escaped: a name must not steer the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def status(answer: Any, page: Page) -> None:

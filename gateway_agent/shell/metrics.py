@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,6 +23,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from ..core import hosts, shown
 from ..core.metrics import Family, Observation, families
 from ..core.model import Problem
 from ..core.page import page
@@ -42,6 +43,10 @@ REST = 128
 CONNECTIONS = 64
 """At once; one more ends the oldest."""
 TEXT = "text/plain; charset=utf-8"
+NOT_OURS = (
+    "is not served here: ask by an address of this node, as localhost, or by a name that metrics.names in the agent's "
+    "configuration lists"
+)
 # The page loads nothing, and no other page shows it in a frame.
 HEADERS = (
     "Cache-Control: no-store",
@@ -68,12 +73,18 @@ class Answer:
 
 
 class MetricsServer:
-    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`DEADLINE`."""
+    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`DEADLINE`. ``names``: those that this
+    machine may be asked by, beside its addresses."""
 
     def __init__(
-        self, listen: tuple[str, int], look: Callable[[], Observation], deadline: float = DEADLINE
+        self,
+        listen: tuple[str, int],
+        look: Callable[[], Observation],
+        deadline: float = DEADLINE,
+        names: Collection[str] = (),
     ) -> None:
         self._listen = listen
+        self._names = frozenset(names)
         self._look = look
         self._deadline = deadline
         self._trouble = ""
@@ -170,16 +181,18 @@ class MetricsServer:
     ) -> None:
         method = b""
         try:
-            request = (await reader.readuntil(b"\r\n\r\n")).partition(b"\r\n")[0]
+            head = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
             answer = Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too large\n")
         else:
-            method, _, rest = request.partition(b" ")
+            method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
             target, _, version = rest.partition(b" ")
-            if version.startswith(b"HTTP/1."):
-                answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
-            else:
+            if not version.startswith(b"HTTP/1."):
                 answer = Answer(HTTPStatus.BAD_REQUEST, "not HTTP/1\n")
+            elif foreign := hosts.refused(head, self._names):
+                answer = Answer(HTTPStatus.MISDIRECTED_REQUEST, f"{shown.printable(foreign)} {NOT_OURS}\n")
+            else:
+                answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
         writer.write(answer.encoded(method != b"HEAD"))
         writer.write_eof()
         # To close while something is unread would reset the connection, and the answer with it.

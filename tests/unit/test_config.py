@@ -28,7 +28,7 @@ quorum: AvailabilityFirst
 tunnel: {port: 4800, mtu: 1400}
 mark: {mask: "0x00ff0000"}
 health: {upstream: [172.16.0.1], interval: 1m, misses: 5}
-metrics: {listen: "[::1]:9000"}
+metrics: {listen: "[::1]:9000", names: [Node.Example.com]}
 log: {level: debug, format: json}
 """
 STORE = "store: {kind: files}\n"
@@ -59,6 +59,7 @@ def test_every_key() -> None:
         health_interval=60.0,
         health_misses=5,
         metrics_listen=("::1", 9000),
+        metrics_names=("node.example.com",),
         log_level="debug",
         log_format="json",
     )
@@ -102,6 +103,7 @@ def test_defaults() -> None:
         ("health: {upstream: [gateway]}", "health.upstream[0]", "'gateway' is not an IP address"),
         ("health: {upstream: [192.0.2.1, 2001:db8::1]}", "health.upstream[1]", "2001:db8::1 is IPv6"),
         ("health: {misses: 0}", "health.misses", "must be a whole number from 1 to 1000"),
+        ("metrics: {names: [a, 'b:80']}", "metrics.names[1]", "'b:80' is no DNS name"),
         ("metrics: {listen: 9479}", "metrics.listen", "must be a text, not a number"),
         ("metrics: {listen: '::1:9479'}", "metrics.listen", "'::1:9479' is no address and port"),
         ("metrics: {listen: '127.0.0.1:99999'}", "metrics.listen", "'127.0.0.1:99999' is no address and port"),

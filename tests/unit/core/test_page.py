@@ -84,6 +84,13 @@ def test_text_is_only_text_in_tables(key: str) -> None:
     assert any(NASTY in text for text in reader.texts)
 
 
+def test_control_characters_are_shown_and_not_obeyed() -> None:
+    answer = status(view())
+    answer["egressIPs"][0]["reason"] = "\x1b[2J\u202eevil\n\x00"
+    assert "\\x1b[2J\\u202eevil\\n\\x00" in shown(answer).texts
+    assert all(line.isprintable() for line in page(answer).splitlines())
+
+
 def test_text_is_only_text_elsewhere() -> None:
     seen = view()
     answer = status(replace(seen, problems=(Problem(NASTY, NASTY, NASTY, NASTY),)))

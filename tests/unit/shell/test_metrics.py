@@ -166,6 +166,19 @@ def test_unknown_paths(path: str) -> None:
     assert during(lambda port: ask(port, path)).status == 404
 
 
+def test_a_page_of_another_name_gets_nothing() -> None:
+    """A page on the web whose name leads here would else read it by the browser of who looks at the page."""
+
+    def client(port: int, host: str) -> bytes:
+        with connected(port, f"GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()) as connection:
+            return everything(connection)
+
+    answers = during(lambda port: [client(port, host) for host in ("evil.example", "10.0.0.7:9479", "localhost")])
+    assert [answer.split(b" ")[1] for answer in answers] == [b"421", b"200", b"200"]
+    assert b"evil.example is not served here" in answers[0]
+    assert b"egressIPs" not in answers[0]
+
+
 def test_a_query_is_ignored() -> None:
     assert during(lambda port: ask(port, "/healthz?verbose=1")).status == 200
 
