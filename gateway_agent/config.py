@@ -25,7 +25,7 @@ NAMESPACE_LIMIT = 63
 RUN_DIR_BYTES = 90
 """A unix socket's path has at most 107 bytes, and names of ours follow."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)")
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
 _NANOSECONDS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 

@@ -12,8 +12,11 @@ from .model import Problem
 
 # libyaml is ten times faster; PyYAML is built without it on some machines.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 MOST_ALIASES = 1_000
 """In one file. An alias costs four characters and may stand for any number of values."""
+MOST_DOCUMENTS = 50_000
+"""Of one file."""
 LARGEST_NUMBER = 1 << 64
 _ALIAS = re.compile(r"[\s,:\[{-]\*[^\s,\]}]")
 
@@ -60,6 +63,8 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
     try:
         _check_aliases(text)
         for document in _documents(text):
+            if len(found) == MOST_DOCUMENTS:
+                raise yaml.YAMLError(f"more than {MOST_DOCUMENTS} documents: make several files of it")
             _check_size(document, len(text))
             found.append(document)
     except yaml.YAMLError as error:
@@ -70,6 +75,12 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
     many = len(found) > 1
     named = [(f"{source} (document {i})" if many else source, value) for i, value in enumerate(found, 1)]
     return [(name, value) for name, value in named if value is not None], problems
+
+
+def dump(document: Any) -> str:
+    """Return the text of a document that :func:`load` has read, or of several in one."""
+    text: str = yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
+    return text
 
 
 def _documents(text: str) -> Iterator[Any]:

@@ -16,6 +16,8 @@ from . import policy, prefixes
 from .model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem
 from .readiness import InterfaceFacts
 
+SELECTOR = "spec.nodeSelector"
+"""Path of the problems that say that a gateway finds no node."""
 Name = tuple[str, str]
 """Gateway and address: what an egress IP is known by."""
 
@@ -161,7 +163,7 @@ def _eligible(
     if not selected:
         message, hint = "selects no node", "label a Node, or mend the selector"
     dropped = f"gateway {gateway.name}: {message}; its policies' packets have no gateway"
-    problems.append(Problem(gateway.source, "spec.nodeSelector", dropped, hint))
+    problems.append(Problem(gateway.source, SELECTOR, dropped, hint))
     return ()
 
 

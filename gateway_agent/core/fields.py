@@ -13,8 +13,14 @@ WORDS = {
 }  # fmt: skip
 
 
+MOST_ITEMS = 65_536
+"""Of one list: a policy with so many prefixes takes seconds to be planned."""
 MOST_PROBLEMS = 50
 """That are listed of one source: a list of a million wrong items has one cause."""
+
+
+LONGEST_NAME = 100
+"""Characters by which a name is compared with known ones."""
 
 
 class Report:
@@ -35,7 +41,7 @@ def resembling(name: str, known: Iterable[str]) -> str:
     """The hint for a name that is not known: the nearest known one, else all of them."""
     names = sorted(known)
     folded = {candidate.lower(): candidate for candidate in reversed(names)}
-    near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name[:LONGEST_NAME].lower(), folded, n=1, cutoff=0.6)
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     return f"known: {', '.join(names)}" if names else ""
@@ -130,6 +136,9 @@ class Fields:
             self.add(name, f"must be a list, not {kind_of(found)}", hint)
         elif found == [] and required:
             self.add(name, "is empty", hint)
+        elif isinstance(found, list) and len(found) > MOST_ITEMS:
+            self.add(name, f"has {len(found)} items; {MOST_ITEMS} are allowed")
+            return
         for index, item in enumerate(found if isinstance(found, list) else ()):
             path = f"{self.at(name)}[{index}]"
             if item is None:
@@ -148,6 +157,6 @@ class Fields:
     def end(self, besides: Iterable[str] = ()) -> None:
         """Reports the fields that nobody has asked for. ``besides``: known ones of no interest."""
         known = self._known | set(besides)
-        for name in self.value:
-            if name not in known:
-                self.add(str(name), "unknown field", resembling(str(name), known))
+        unknown = [str(name) for name in self.value if name not in known]
+        for name in unknown[: MOST_PROBLEMS + 1]:
+            self.add(name, "unknown field", resembling(name, known))

@@ -6,6 +6,7 @@ field is known or an error. An object with an error is left out; the others stay
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -23,6 +24,12 @@ CORE_KINDS = ("Node", "Namespace", "Pod")
 SERVICE_CIDR = "ServiceCIDR"
 FOREIGN = {*(("v1", kind) for kind in CORE_KINDS), ("networking.k8s.io/v1", SERVICE_CIDR)}
 """Kinds that are not ours and that we read, with their ``apiVersion``."""
+ALIKE = 0.8
+"""From this on (:mod:`difflib`) a group is taken for a slip of ours."""
+LARGEST = 16 << 20
+"""Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
+MOST_LISTED = 500
+"""Problems of one file."""
 ENDINGS = (".yaml", ".yml", ".json")
 """How the names of files with manifests end."""
 
@@ -66,7 +73,10 @@ def parse_file(source: str, text: str) -> FileContent:
             if parsed is not None and not report.problems:
                 objects.append(parsed)
             problems.extend(report.problems)
-    return FileContent(tuple(objects), tuple(problems), bool(problems))
+    broken = bool(problems)
+    if len(problems) > MOST_LISTED:
+        problems[MOST_LISTED:] = [Problem(source, "", f"{len(problems)} problems, of which {MOST_LISTED} are listed")]
+    return FileContent(tuple(objects), tuple(problems), broken)
 
 
 def parse_object(source: str, value: Any) -> FileContent:
@@ -75,6 +85,29 @@ def parse_object(source: str, value: Any) -> FileContent:
     parsed = _read(value, "", report)
     broken = bool(report.problems)
     return FileContent(() if parsed is None or broken else (parsed,), tuple(report.problems), broken)
+
+
+def repaired(content: FileContent, good: FileContent) -> FileContent:
+    """Return what counts of a file of which something cannot be read: what can be, beside its last good state.
+
+    An object that is not in it any more stays, too: it may be the one that cannot be read.
+    """
+    read = {(item.kind, item.name) for item in content.objects}
+    kept = tuple(item for item in good.objects if (item.kind, item.name) not in read)
+    return FileContent((*content.objects, *kept), content.problems, broken=True)
+
+
+def readable(source: str, *texts: str) -> str:
+    """Return the text of a file with all objects that can be read: of two with one name that of the earlier text."""
+    kept: dict[tuple[str, str], Any] = {}
+    for text in texts:
+        for name, document in documents.load(source, text)[0]:
+            for path, item in _items(document):
+                report = Report(name)
+                parsed = _read(item, path, report)
+                if parsed is not None and not report.problems:
+                    kept.setdefault((parsed.kind, parsed.name), item)
+    return documents.dump({"kind": "List", "items": list(kept.values())})
 
 
 def assemble(contents: Mapping[str, FileContent]) -> Inventory:
@@ -173,11 +206,23 @@ def _concerns_us(fields: Fields, version: str, kind: str) -> bool:
         if kind not in OUR_KINDS:
             fields.add("kind", f"{version} has no kind {kind!r}", resembling(kind, OUR_KINDS))
         return kind in OUR_KINDS
-    if group in GROUPS or (kind in OUR_KINDS and not version):
+    if group in GROUPS or (kind in OUR_KINDS and _is_slip(version)):
         what = f"{version!r} is not known" if version else "is required"
         fields.add("apiVersion", what, f"use {API_VERSIONS[0]}")
-        return False
+    elif not version and kind in CORE_KINDS:
+        fields.add("apiVersion", "is required", "use v1")
+    elif version == "v1" and kind not in CORE_KINDS and kind.capitalize() in CORE_KINDS:
+        fields.add("kind", f"v1 has no kind {kind!r}", resembling(kind, CORE_KINDS))
     return (version, kind) in FOREIGN
+
+
+def _is_slip(version: str) -> bool:
+    """Return True if the ``apiVersion`` of one of our kinds can only be meant for ours.
+
+    Other projects have kinds of the same names, in groups that resemble ours less.
+    """
+    group, slash, _ = version.lower().partition("/")
+    return not slash or bool(difflib.get_close_matches(group, GROUPS, n=1, cutoff=ALIKE))
 
 
 def _name(metadata: Fields) -> str:

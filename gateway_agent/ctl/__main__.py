@@ -175,6 +175,8 @@ def _validate(options: argparse.Namespace) -> int:
         print("\n".join(map(str, outcome.problems)))
     else:
         print(f"{outcome.objects} object{'s' * (outcome.objects != 1)}, all valid")
+    for note in outcome.notes:
+        print(f"egressctl: {note}", file=sys.stderr)
     return FAILED if outcome.problems else DONE
 
 

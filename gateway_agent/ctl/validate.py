@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import config
-from ..core import documents, manifests, underlay
-from ..core.model import Problem
+from ..core import documents, egress_ips, manifests, underlay
+from ..core.model import Inventory, Problem
+
+READ = (*manifests.OUR_KINDS, *manifests.CORE_KINDS, manifests.SERVICE_CIDR)
 
 
 @dataclass(frozen=True)
@@ -16,23 +18,29 @@ class Outcome:
     objects: int
     """How many were understood; an agent's configuration counts as one."""
     problems: tuple[Problem, ...]
+    """What an agent would report of these objects, if it had them all."""
+    notes: tuple[str, ...] = ()
+    """What could not be looked at, in words."""
 
 
 def validate(paths: Iterable[Path]) -> Outcome:
-    """Reads files, and directories as the files store does. References must be met among all of them."""
+    """Read files, and directories as the files store does. References must be met among all of them."""
     problems: list[Problem] = []
     contents: dict[str, manifests.FileContent] = {}
     configurations = 0
-    for path in dict.fromkeys(_files(paths, problems)):
+    for path, named in _files(paths, problems).items():
         source = str(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = _text(path)
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8"
             problems.append(Problem(source, "", f"cannot be read: {reason}"))
             continue
         if not _is_configuration(source, text):
-            contents[source] = manifests.parse_file(source, text)
+            contents[source] = content = manifests.parse_file(source, text)
+            if not (content.objects or content.problems) and (named or not text.strip()):
+                what = "holds nothing that an agent reads" if text.strip() else "is empty"
+                problems.append(Problem(source, "", what, f"kinds: {', '.join(READ)}"))
             continue
         try:
             config.parse(source, text, "localhost")
@@ -42,21 +50,53 @@ def validate(paths: Iterable[Path]) -> Outcome:
     inventory = manifests.assemble(contents)
     objects = sum(len(content.objects) for content in contents.values())
     problems += inventory.problems
-    underlay.place(inventory.nodes, problems)
-    return Outcome(objects + configurations, tuple(problems))
+    notes = _look_at_addresses(inventory, problems)
+    return Outcome(objects + configurations, tuple(problems), tuple(notes))
 
 
-def _files(paths: Iterable[Path], problems: list[Problem]) -> Iterator[Path]:
+def _look_at_addresses(inventory: Inventory, problems: list[Problem]) -> list[str]:
+    """Add the problems that an agent finds when it plans: nodes, and gateways against nodes and other gateways.
+
+    Return what cannot be known.
+    """
+    notes = []
+    found: list[Problem] = []
+    list(egress_ips.of(inventory, underlay.place(inventory.nodes, found), found))
+    if inventory.gateways and not inventory.nodes:
+        # In a cluster the nodes are not among the manifests.
+        found = [problem for problem in found if problem.path != egress_ips.SELECTOR]
+        notes.append("no Node is among the files: gateways were not compared with nodes")
+    problems += found
+    return notes
+
+
+def _text(path: Path) -> str:
+    """Return the text of a file. Raises OSError and UnicodeDecodeError."""
+    with path.open("rb") as file:
+        raw = file.read(manifests.LARGEST + 1)
+    if len(raw) > manifests.LARGEST:
+        raise OSError(f"larger than {manifests.LARGEST} bytes")
+    return raw.decode("utf-8")
+
+
+def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
+    """Return the files, each with True if it was named itself and not only its directory."""
+    found: dict[Path, bool] = {}
     for path in paths:
         if not path.is_dir():
-            yield path
+            found[path] = True
             continue
-        ours = (p for p in path.iterdir() if p.name.endswith(manifests.ENDINGS) and p.name[0] != ".")
-        found = sorted(ours)
-        if not found:
+        try:
+            names = sorted(p for p in path.iterdir() if p.name.endswith(manifests.ENDINGS) and p.name[0] != ".")
+        except OSError as error:
+            problems.append(Problem(str(path), "", f"cannot be read: {error.strerror}"))
+            continue
+        if not names:
             hint = f"files *{', *'.join(manifests.ENDINGS)}"
             problems.append(Problem(str(path), "", "holds no manifests", hint))
-        yield from found
+        for name in names:
+            found.setdefault(name, False)
+    return found
 
 
 def _is_configuration(source: str, text: str) -> bool:

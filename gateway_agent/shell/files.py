@@ -1,9 +1,9 @@
 """The files store: a directory of YAML documents, watched.
 
-A file that is half written or wrong keeps its last good state and is reported; a file that is gone takes its
-objects with it. A directory that is gone altogether or has become empty (an unmounted disk) keeps everything. The last
-good texts lie in the run directory too: else a restart of the agent would forget the policy that somebody has just
-broken, and let its pods out.
+An object that is wrong or half written keeps its last good state and is reported, and so does a file of which nothing
+can be read; a file that is gone takes its objects with it. A directory that is gone altogether or has become empty (an
+unmounted disk) keeps everything. What was read well lies in the run directory too: else a restart of the agent would
+forget the policy that somebody has just broken, and let its pods out.
 
 An editor empties a file before it writes it, or moves it away before it makes a new one. Read in between, its policies
 would be gone and their pods let out. So what has changed a moment ago counts only when it has come to rest.
@@ -26,8 +26,6 @@ from ..core import manifests
 from ..core.model import Inventory, Problem
 
 log = logging.getLogger(__name__)
-LARGEST = 16 << 20
-"""Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
 QUIET = 0.1
 """Seconds that a file must have been left alone, or have been gone, before the state that is known of it changes."""
 PATIENCE = 10
@@ -169,8 +167,11 @@ class FilesStore:
     def _copy(self, name: str) -> manifests.FileContent | None:
         """The last good state that an earlier process has left; it is reported under the name of the file."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return manifests.parse_file(name, (self.last_good / Path(name).name).read_text(encoding="utf-8"))
+            return manifests.parse_file(name, self._copied(name))
         return None
+
+    def _copied(self, name: str) -> str:
+        return (self.last_good / Path(name).name).read_text(encoding="utf-8")
 
     def _keep_copy(self, name: str, text: str) -> None:
         # A full disk costs the copy, not the service.
@@ -193,8 +194,8 @@ class FilesStore:
                 return
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("is no regular file")
-            if status.st_size > LARGEST:
-                raise OSError(f"larger than {LARGEST} bytes")
+            if status.st_size > manifests.LARGEST:
+                raise OSError(f"larger than {manifests.LARGEST} bytes")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             self._troubles[name] = Problem(name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
@@ -204,7 +205,11 @@ class FilesStore:
         if content.broken:
             good = self._contents.get(name) or self._copy(name)
             if good is not None:
-                content = manifests.FileContent(good.objects, content.problems, broken=True)
+                content = manifests.repaired(content, good)
+            before = ""
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                before = self._copied(name)
+            self._keep_copy(name, manifests.readable(name, text, before))
         else:
             self._keep_copy(name, text)
         self._contents[name] = content

@@ -34,6 +34,18 @@ def test_a_number_that_cannot_be_shown_stays_a_text(text: str) -> None:
     assert isinstance(value["a"], str)
 
 
+def test_what_was_read_is_read_again_from_its_copy() -> None:
+    text = 'a: "2026-01-01"\nb: [1, "1", "yes", ~, 1.5, "\\x1b\\u2028é😀"]\n"9": {c: "0x10", d: &x [e], f: *x}\n'
+    [(_, value)], _ = documents.load("file.yaml", text)
+    assert documents.load("file.yaml", documents.dump(value)) == ([("file.yaml", value)], [])
+
+
+def test_too_many_documents_are_a_problem() -> None:
+    found, problems = documents.load("file.yaml", "--- x\n" * (documents.MOST_DOCUMENTS + 1))
+    assert len(found) == documents.MOST_DOCUMENTS
+    assert "more than 50000 documents" in problems[0].message
+
+
 def test_a_few_aliases_and_many_stars_are_fine() -> None:
     text = "a: &a {b: c}\nb: [*a, *a]\nc: '" + " *x" * 5000 + "'\n"
     [(_, value)], problems = documents.load("file.yaml", text)

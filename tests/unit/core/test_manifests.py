@@ -57,6 +57,38 @@ status:
 """
 
 
+@pytest.mark.parametrize(
+    "version",
+    [
+        "egress-gateway.io/v1", "egressgateway.io/v1alpha1", "egress-gatway.io/v1alpha1", "v1alpha1", "v1", "",
+        "network.deckhouse.io/v1beta1", "Egress-Gateway.io/v1alpha1", "egress-gateway.io", "egress_gateway.io/v1alpha1",
+    ],
+)  # fmt: skip
+def test_a_version_that_looks_like_ours_is_a_problem(version: str) -> None:
+    inventory = parse(GATEWAY.replace("egress-gateway.io/v1alpha1", f'"{version}"'))
+    assert [problem.path for problem in inventory.problems] == ["apiVersion"]
+    assert inventory.gateways == ()
+
+
+@pytest.mark.parametrize("version", ["projectcalico.org/v3", "egressgateway.spidernet.io/v1beta1", "kubeovn.io/v1"])
+def test_kinds_of_the_same_name_of_other_projects_are_passed_over(version: str) -> None:
+    assert parse(GATEWAY.replace("egress-gateway.io/v1alpha1", version)) == Inventory()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"), [("apiVersion: v1\n", "", "apiVersion"), ("kind: Node", "kind: node", "kind")]
+)
+def test_a_slip_in_a_kind_of_kubernetes_is_a_problem(old: str, new: str, path: str) -> None:
+    assert [problem.path for problem in parse(NODE.replace(old, new)).problems] == [path]
+
+
+def test_a_list_or_a_file_without_end_is_one_problem() -> None:
+    prefixes = ", ".join(["x"] * 70_000)
+    [problem] = parse(POLICY.replace("[203.0.113.0/24]", f"[{prefixes}]"), GATEWAY).problems
+    assert (problem.path, problem.message) == ("spec.destinationCIDRs", "has 70000 items; 65536 are allowed")
+    assert len(parse("--- 1\n" * 5000).problems) == manifests.MOST_LISTED + 1
+
+
 def parse(*texts: str) -> Inventory:
     return manifests.parse((f"{index}.yaml", textwrap.dedent(text)) for index, text in enumerate(texts))
 

@@ -105,3 +105,103 @@ def test_a_node_that_no_tunnel_would_reach(tmp_path: Path, capsys: pytest.Captur
     )
     path.write_text("---\n".join(node.format(name, f"fd00::{name}") for name in addresses))
     assert main(["validate", str(path)]) == 0
+
+
+NODES = """
+apiVersion: v1
+kind: Node
+metadata: {name: g1, labels: {node-role/egress: ""}}
+status: {addresses: [{type: InternalIP, address: 172.16.0.7}]}
+"""
+VIRTUAL = """
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGateway
+metadata: {name: bank}
+spec:
+  nodeSelector: {node-role/egress: ""}
+  sourceIP: {mode: VirtualIPAddress, virtualIPAddress: {ips: [172.16.0.50, 172.16.0.51]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("172.16.0.51", "127.0.0.1", "127.0.0.1 cannot be a host's address: loopback"),
+        ("172.16.0.51", "224.0.0.9", "224.0.0.9 cannot be a host's address: multicast"),
+        ("172.16.0.51", "255.255.255.255", "255.255.255.255 cannot be a host's address: reserved, and broadcast"),
+        ("172.16.0.51", "0.0.0.0", "0.0.0.0 cannot be a host's address: this network"),
+        ("172.16.0.51", "169.254.1.1", "169.254.1.1 cannot be a host's address: link-local"),
+        ("172.16.0.51", "'fe80::1'", "fe80::1 cannot be a host's address: link-local"),
+        ("172.16.0.51", "172.16.0.7", "172.16.0.7 is the address of node g1"),
+        ("172.16.0.51", "172.16.0.60", "172.16.0.60 is an address of gateway acme too, which keeps it"),
+        ("node-role/egress", "node-role/egres", "gateway bank: selects no node"),
+        ("egress-gateway.io/v1alpha1", "egress-gateway.io/v1", "'egress-gateway.io/v1' is not known"),
+    ],
+)
+def test_what_an_agent_would_refuse_is_invalid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+) -> None:
+    other = VIRTUAL.replace("name: bank", "name: acme").replace("172.16.0.50, 172.16.0.51", "172.16.0.60")
+    (tmp_path / "nodes.yaml").write_text(NODES)
+    (tmp_path / "acme.yaml").write_text(other)
+    (tmp_path / "bank.yaml").write_text(VIRTUAL)
+    assert main(["validate", str(tmp_path)]) == 0
+    capsys.readouterr()
+    (tmp_path / "bank.yaml").write_text(VIRTUAL.replace(old, new))
+    assert main(["validate", str(tmp_path)]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(str(tmp_path / "bank.yaml"))
+    assert words in line
+
+
+def test_without_nodes_that_is_said_and_addresses_are_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bank.yaml"
+    path.write_text(VIRTUAL)
+    assert main(["validate", str(path)]) == 0
+    assert "no Node is among the files" in capsys.readouterr().err
+    path.write_text(VIRTUAL.replace("172.16.0.51", "127.0.0.1"))
+    assert main(["validate", str(path)]) == 1
+    assert "loopback" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("", "is empty"), (" \n\n", "is empty"), ("# nothing\n", "holds nothing"), ("kind: ConfigMap\n", "holds nothing")],
+)
+def test_a_file_without_an_object_is_invalid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
+) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(content)
+    assert main(["validate", str(path)]) == 1
+    assert words in capsys.readouterr().out
+
+
+def test_in_a_directory_other_objects_are_passed_over_and_empty_files_are_not(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (directory / "other.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n")
+    assert main(["validate", str(directory)]) == 0
+    (directory / "empty.yaml").write_text("")
+    capsys.readouterr()
+    assert main(["validate", str(directory)]) == 1
+    assert capsys.readouterr().out.startswith(f"{directory / 'empty.yaml'}: is empty")
+
+
+def test_a_stray_file_does_not_fill_the_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "/dev/zero"]) == 1
+    assert "larger than" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "!!timestamp x", "[" * 5000, "9" * 400 + ".9s"])
+@pytest.mark.parametrize("key", ["tunnel: {port: %s}", "mark: {mask: %s}", "lease: {duration: %s}", "nodeName: %s"])
+def test_no_value_of_a_configuration_ends_in_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: str
+) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text(f"store: {{kind: files}}\n{key % value}\n")
+    assert main(["validate", str(path)]) == 1
+    assert str(path) in capsys.readouterr().out
+    assert main(["--config", str(path), "status"]) == 2

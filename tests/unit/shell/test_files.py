@@ -81,6 +81,24 @@ def test_the_last_good_state_outlives_the_process(store: FilesStore) -> None:
     assert [copy.name for copy in store.last_good.iterdir()] == ["b.yaml"]
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_of_a_file_only_the_object_that_is_wrong_keeps_its_last_good_state(
+    store: FilesStore, tmp_path: Path, restarted: bool
+) -> None:
+    """Also where the file was never right as a whole."""
+    path = store.directory / "a.yaml"
+    good, other = NODE.format(name="a", last=1), NODE.format(name="b", last=2)
+    edit(path, f"{good}---\n{other}---\n{NODE.format(name='c', last=300)}", age=4)
+    assert names(store.read()) == ["a", "b"]
+    edit(path, f"{good.replace('name: a', 'name: 7')}---\n{NODE.format(name='b', last=22)}---\n{{kind: [", age=3)
+    seen = FilesStore(store.directory, store.last_good) if restarted else store
+    inventory = seen.read()
+    assert {node.name: node.addresses for node in inventory.nodes} == {"a": ("10.0.0.1",), "b": ("10.0.0.22",)}
+    assert len(inventory.problems) == 2
+    edit(path, NODE.format(name="b", last=22), age=2)
+    assert names(seen.read()) == ["b"]
+
+
 def test_a_removed_file_takes_its_objects_with_it(store: FilesStore) -> None:
     store.read()
     (store.directory / "b.yaml").write_text(NODE.format(name="b", last=2))
