@@ -23,7 +23,7 @@ from cni.plan import Plan, PlanEgressIP, PodIdentity
 from .adoption import Adoption
 from .config import AgentConfig
 from .core import desired, planning, quarantine, readiness, status, underlay
-from .core.keeping import KeeperState
+from .core.keeping import LOG, KeeperState
 from .core.model import Inventory, Problem
 from .flows import Flows
 from .leases import Leases
@@ -330,6 +330,9 @@ class Agent:
         found += self.problems
         found += [Problem("kernel", "", self.trouble)] if self.trouble else []
         found += [Problem("keeper", "", text) for text in (self.keeper_state.problems if self.keeper_state else ())]
+        if self.leases.failure:
+            why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
+            found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))
         hint = "another machine has the address: find it by its MAC"
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]

@@ -81,6 +81,11 @@ class Leases:
         return hearing.masters(self.state, plan, self._listened())
 
     @property
+    def failure(self) -> str:
+        """See :attr:`gateway_agent.shell.peers.KeeperClient.failure`."""
+        return self._keeper.failure
+
+    @property
     def settled(self) -> bool:
         """Return True once the keeper has run for long enough to know of every master."""
         return self.state is not None and self._listened() >= hearing.LISTENING

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from . import serving
+from . import bounds, serving
 from .announcements import REPEAT_NS
 from .candidate import Timers
 from .chair import Chair
@@ -28,7 +28,7 @@ from .serving import Serving
 from .speech import Speech
 from .standing import Situation, wishes_of
 from .voters import CHAIR, Electorate, Memory
-from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Key, Opened, Subscribe
+from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Key, Opened, Subscribe, epochs_in
 
 BURST = 16
 """So often a node may speak out of its turn at once; then four times for each heartbeat."""
@@ -223,6 +223,9 @@ class Keeper:
 
     def _take(self, opened: Opened, now: int) -> None:
         sender, body = opened.sender, opened.body
+        if body is not None and bounds.too_far(epochs_in(body), self.mastership.followings.all_highest()):
+            self.endpoint.counters["out_of_bounds"] += 1
+            return
         if isinstance(body, Heartbeat | Answer | Subscribe) and self.electorate.hear(
             sender, body.voters, body.accepted, now
         ):
@@ -292,7 +295,7 @@ class Keeper:
             self._due.beat = self._due.decision = True
         if any(refusal.why == DURATION for refusal in answer.refused):
             self.problems[f"duration {voter}"] = f"{voter} grants no lease as long as this node's"
-        if CHAIR in answer.granted:
+        if CHAIR in answer.granted and CHAIR in request.claims:
             current = self.electorate.current
             decided = self._chair.count(
                 voter, request, answer.accepted, current, lambda: self._contact.wanted_voters(now)

@@ -12,6 +12,8 @@ import msgspec
 from .voters import VoterSet
 
 SOCKET = "keeper.sock"
+LOG = "keeper.log"
+"""What a keeper in the background has to say: why it ended, and what it could not handle."""
 LOCK = "keeper.lock"
 """Held by the one keeper of a run directory, with its process id in it."""
 STAY = "--stay"

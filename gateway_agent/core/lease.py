@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from .bounds import MOST_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
+
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 RATE_BOUND = 0.01
@@ -28,20 +30,20 @@ NEVER = 1 << 62
 class Claim(msgspec.Struct, frozen=True, array_like=True):
     """A node asks to be, or to remain, master of one egress IP."""
 
-    id: str
-    epoch: int
+    id: Identity
+    epoch: Epoch
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True):
     """``node`` has ceased to be master (or to ask) with this epoch; this incarnation uses it never again."""
 
-    id: str
-    epoch: int
-    node: str
-    incarnation: int
+    id: Identity
+    epoch: Epoch
+    node: Name
+    incarnation: Incarnation
     """Of the node: a restarted one may come to use the epoch again."""
-    reason: str
-    heir: str = ""
+    reason: Text
+    heir: Name = ""
     """Name of the node that is to ask first; empty: whoever's turn it is."""
 
 
@@ -55,14 +57,14 @@ VOTERS = "voters"
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
     """Why a claim is not granted. ``remaining_ns``: when asking again can help; 0 is at once."""
 
-    id: str
-    why: str
+    id: Identity
+    why: Name
     """``held``: another node holds it. ``epoch``: a higher one was granted. ``silent``: the voter has just
     started. ``duration``: longer than the voter's own. ``voters``: for a voter set that is out of date."""
-    holder: str = ""
-    epoch: int = 0
+    holder: Name = ""
+    epoch: Epoch = 0
     """The highest epoch granted."""
-    remaining_ns: int = 0
+    remaining_ns: Duration = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class Voter:
             return Refusal(claim.id, DURATION)
         grant = self.grants.get(claim.id)
         if grant is None:
-            return None
+            full = len(self.grants) >= MOST_IDS
+            return Refusal(claim.id, HELD, remaining_ns=SECOND) if full else None
         if grant.holder != node and grant.until > now:
             return Refusal(claim.id, HELD, grant.holder, grant.epoch, grant.until - now)
         if claim.epoch < grant.epoch or (claim.epoch == grant.epoch and grant.holder != node):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from .bounds import MOST_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
 from .keeping import Change
 from .lease import MILLISECOND, NEVER, SECOND
 from .voters import CHAIR
@@ -26,16 +27,16 @@ REPORT_NS = 500 * MILLISECOND
 class Mastery(msgspec.Struct, frozen=True, array_like=True):
     """A master's own word on one egress IP that it holds."""
 
-    id: str
-    epoch: int
-    since: float
+    id: Identity
+    epoch: Epoch
+    since: Seconds
     """Wall clock, seconds."""
     survivor: bool
-    reason: str
+    reason: Text
     """Why it took over."""
-    silent_ms: int
+    silent_ms: Milliseconds
     """How long there had been no sign of the master before."""
-    shown: str = ""
+    shown: Name = ""
     """The address that the outside sees."""
     leaving: bool = False
     """It hands over: packets are to be held back until the next master speaks."""
@@ -118,8 +119,13 @@ class Followings:
         """The highest epoch that this node has heard of."""
         return self._highest.get(identity, 0)
 
+    def all_highest(self) -> Mapping[str, int]:
+        """Return :meth:`highest` of every id that this node has received an epoch of."""
+        return self._highest
+
     def note(self, identity: str, epoch: int) -> None:
-        self._highest[identity] = max(epoch, self.highest(identity))
+        if identity in self._highest or len(self._highest) < MOST_IDS:
+            self._highest[identity] = max(epoch, self.highest(identity))
 
     def follows(self, node: str) -> bool:
         """Whether it is master of anything, as far as this node knows."""
@@ -147,6 +153,8 @@ class Followings:
             same = before.master == node
             stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
             if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
+                continue
+            if mastery.id not in self._by_id and len(self._by_id) >= MOST_IDS:
                 continue
             self.note(mastery.id, mastery.epoch)
             leaving_at = (before.leaving_at if same else 0) or now if mastery.leaving else 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
+from .bounds import Epoch, Members, Name
 from .lease import MILLISECOND, SECOND, Quorum, is_majority
 
 CHAIR = "chair"
@@ -29,14 +30,22 @@ FOUNDING_NS = 300 * MILLISECOND
 class VoterSet(msgspec.Struct, frozen=True, array_like=True):
     """Version 0 is a proposal from the inventory that nobody has agreed to."""
 
-    version: int
-    members: tuple[str, ...]
+    version: Epoch
+    members: Members
+
+    def __post_init__(self) -> None:
+        if self.version and not self.members:
+            raise ValueError("a voter set that was agreed has members")
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True):
     voters: VoterSet
-    epoch: int
-    chair: str
+    epoch: Epoch
+    chair: Name
+
+    def __post_init__(self) -> None:
+        if not self.voters.version:
+            raise ValueError("a proposal names the version that it makes")
 
     @property
     def ballot(self) -> tuple[int, str]:

@@ -18,17 +18,21 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from .bounds import Counter as Number
+from .bounds import Duration, Epoch, Identity, Incarnation, Name, Text
 from .lease import MILLISECOND, Claim, Refusal, Release
 from .membership import Mastery
 from .voters import Proposal, VoterSet
 
 MAC_BYTES = 16
+MOST_RETIRED = 256
+"""Incarnations of one node that are remembered."""
 LIMIT = 60_000
 """Bytes of a datagram: what UDP carries, with room for headers."""
 HELLO_NS = 20 * MILLISECOND
 """A node that is not yet up to date is told our incarnation no more often than this."""
 REJECTIONS = (
-    "bad_mac", "truncated", "malformed", "replayed", "not_fresh", "unknown_sender", "wrong_address",
+    "bad_mac", "truncated", "malformed", "replayed", "not_fresh", "unknown_sender", "wrong_address", "out_of_bounds",
 )
 
 
@@ -41,66 +45,66 @@ class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 
     voters: VoterSet
     accepted: Proposal | None
-    known: tuple[tuple[str, int, str], ...]
+    known: tuple[tuple[Identity, Epoch, Name], ...]
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     """All that an egress node says of itself, and its request for leases."""
 
-    seq: int
+    seq: Number
     """Names the request in the answers; 0: none is wanted."""
-    duration_ns: int
+    duration_ns: Duration
     voters: VoterSet
     accepted: Proposal | None
-    asked: tuple[str, ...]
+    asked: tuple[Name, ...]
     """Who is to answer."""
     claims: tuple[Claim, ...]
     releases: tuple[Release, ...]
     """The sender's own, and those it passes on."""
     isolated: bool
-    reason: str
-    unready: dict[str, str]
+    reason: Text
+    unready: dict[Identity, Text]
     masters: tuple[Mastery, ...]
     proposal: Proposal | None
-    warming: tuple[str, ...] = ()
-    known: tuple[str, ...] | None = None
+    warming: tuple[Identity, ...] = ()
+    known: tuple[Identity, ...] | None = None
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
     """A voter's verdict on one request."""
 
-    seq: int
+    seq: Number
     voters: VoterSet
     accepted: Proposal | None
-    granted: tuple[str, ...]
+    granted: tuple[Identity, ...]
     refused: tuple[Refusal, ...]
 
 
 class Holding(msgspec.Struct, frozen=True, array_like=True, tag="w"):
     """The sender holds back its packets for these egress IPs, whose master hands over."""
 
-    ids: tuple[str, ...]
+    ids: tuple[Identity, ...]
 
 
 class Handover(msgspec.Struct, frozen=True, array_like=True, tag="m"):
     """An operator wants the receiver, who is master, to hand over."""
 
-    id: str
-    to: str
+    id: Identity
+    to: Name
 
 
 Body = Hello | Subscribe | Heartbeat | Answer | Holding | Handover
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
-    sender: str
-    incarnation: int
-    counter: int
-    session: int
+    sender: Name
+    incarnation: Incarnation
+    counter: Number
+    session: Number
     """How many incarnations of the receiver the sender has met."""
-    receiver_incarnation: int
+    receiver_incarnation: Incarnation
     """As the sender last heard it; 0: never."""
-    receiver_session: int
+    receiver_session: Number
     """The same of the receiver's ``session``."""
     body: Body
 
@@ -115,6 +119,23 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
     receiver_incarnation: int
     receiver_session: int
     body: msgspec.Raw
+
+
+def epochs_in(body: Body) -> dict[str, int]:
+    """Return the highest epoch that a message names, by the id of its egress IP."""
+    found: dict[str, int] = {}
+    named: list[tuple[str, int]] = []
+    if isinstance(body, Heartbeat):
+        named = [(claim.id, claim.epoch) for claim in body.claims]
+        named += [(release.id, release.epoch) for release in body.releases]
+        named += [(mastery.id, mastery.epoch) for mastery in body.masters]
+    elif isinstance(body, Answer):
+        named = [(refusal.id, refusal.epoch) for refusal in body.refused]
+    elif isinstance(body, Subscribe):
+        named = [(identity, epoch) for identity, epoch, _ in body.known]
+    for identity, epoch in named:
+        found[identity] = max(epoch, found.get(identity, 0))
+    return found
 
 
 @dataclass(frozen=True)
@@ -163,7 +184,8 @@ class _Acquaintance:
     session: int = 0
     """Ours with it."""
     its_session: int = 0
-    retired: set[int] = field(default_factory=set)
+    retired: dict[int, None] = field(default_factory=dict)
+    """Incarnations before, oldest first. The session number keeps out what is older than these."""
     hello_after: int = 0
 
 
@@ -221,7 +243,9 @@ class Endpoint:
         if not met and envelope.counter <= known.counters.get(kind, 0):
             return self._reject("replayed")
         if met:
-            known.retired.add(known.incarnation)
+            known.retired[known.incarnation] = None
+            while len(known.retired) > MOST_RETIRED:
+                del known.retired[next(iter(known.retired))]
             known.incarnation = envelope.incarnation
             known.session += 1
             known.counters.clear()

@@ -27,7 +27,7 @@ from cni.kernel.errors import KernelError
 from cni.kernel.neighbours import Neighbours
 
 from ..core.keeper import Effect, Keeper, Remember
-from ..core.keeping import LOCK, SOCKET, STAY, WAIT, KeeperConfig
+from ..core.keeping import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
 from ..core.lease import NEVER
 from ..core.lifetime import ORPHAN_NS
 from ..core.outbox import Send
@@ -41,7 +41,6 @@ from .memory import MemoryFile
 if TYPE_CHECKING:
     from .virtual import VirtualAddresses
 
-LOG = "keeper.log"
 VOTERS = "voters.json"
 PID_WIDTH = 10
 """Of the process id in the lock: it is written over the last one."""
@@ -51,6 +50,10 @@ HELD = "held"
 """In the place of a MAC: packets wait."""
 TELL_NS = 20_000_000
 """From one word to the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
+REPORT_NS = 1_000_000_000
+"""From one message in the log that could not be handled to the next."""
+LOG_BYTES = 1 << 20
+"""Of the log, when a keeper starts: a larger one is put aside as ``keeper.log.1`` first."""
 PRIORITY = 10
 """Of SCHED_FIFO."""
 
@@ -75,6 +78,7 @@ class Process:
         self._told_at = 0
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
+        self._reported_at = -REPORT_NS
 
     def run(self) -> None:
         """Until everything is handed over, because the agent has asked for it or has gone."""
@@ -161,7 +165,21 @@ class Process:
 
     def _receive(self, datagram: bytes, source: str) -> None:
         assert self._keeper is not None
-        self._carry_out(self._keeper.receive(datagram, source, boottime()))
+        try:
+            effects = self._keeper.receive(datagram, source, boottime())
+        except Exception as error:
+            # Whoever has the key can send anything, and a fault of ours must not end every keeper at once. What follows
+            # from the message is lost with it; a fence that is not refreshed closes by itself.
+            self._unhandled(error, source)
+            return
+        self._carry_out(effects)
+
+    def _unhandled(self, error: Exception, source: str) -> None:
+        now = boottime()
+        if now >= self._reported_at + REPORT_NS:
+            self._reported_at = now
+            _log(error, f"a message from {source} could not be handled")
+        self._problems["message"] = f"a message from {source} could not be handled: {type(error).__name__}: {error}"
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         # Before anything is sent: a master that hears that this node holds its packets back relies on it.
@@ -259,21 +277,32 @@ def main() -> None:
     try:
         Process(run_dir, agents, selector, stays).run()
     except Exception as error:
-        # Imported only here: the start of a keeper is part of a failover.
-        import traceback
-
-        traceback.print_exception(error)
+        _log(error, "the lease keeper ended")
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)
 
 
 def _into_the_background(path: Path) -> None:
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # Why the keeper before this one ended must stay readable.
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > LOG_BYTES:
+            os.replace(path, path.with_name(f"{path.name}.1"))
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDWR)
     for target, source in ((0, nothing), (1, log), (2, log)):
         os.dup2(source, target)
     os.chdir("/")
+
+
+def _log(error: Exception, what: str) -> None:
+    """Write an error to the log: its traceback, then one line with the time and the reason."""
+    # Imported only here: the start of a keeper is part of a failover.
+    import traceback
+
+    traceback.print_exception(error)
+    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    print(f"{at} {what}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
 def _prepare_to_stay(run_dir: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
 
-from ..core.keeping import SOCKET, KeeperConfig, KeeperState
+from ..core.keeping import LOG, SOCKET, KeeperConfig, KeeperState
 from .spare import Spare
 
 SIGN_OF_LIFE = 1.0
@@ -21,6 +22,10 @@ LOOK = 0.1
 """Seconds between two looks for a keeper that somebody else starts."""
 NOBODY = (FileNotFoundError, ConnectionRefusedError)
 LINE_LIMIT = 16 << 20
+LOG_READ = 1 << 20
+"""Bytes of the keeper's log that are read for its last line."""
+RECENT = 600.0
+"""Seconds in which the end of a keeper is a problem that status shows."""
 STOP_LIMIT = 4.0
 """Seconds that a stopping keeper gets; it gives its successors two."""
 log = logging.getLogger(__name__)
@@ -37,6 +42,14 @@ class KeeperClient:
         self._writer: asyncio.StreamWriter | None = None
         self._gone = asyncio.Event()
         self._spare = Spare(run_dir)
+        self._log_bytes = 0
+        self._failure: tuple[str, float] = ("", 0.0)
+
+    @property
+    def failure(self) -> str:
+        """Return why the last keeper ended by itself, if that was within :data:`RECENT`; else an empty text."""
+        words, at = self._failure
+        return words if words and time.monotonic() < at + RECENT else ""
 
     def send(self, config: KeeperConfig) -> None:
         """What counts from now on; told again to a keeper that is started anew."""
@@ -61,7 +74,9 @@ class KeeperClient:
                         yield msgspec.json.decode(line, type=KeeperState)
                 self._close()
                 if not (self._config and self._config.stopping):
-                    log.warning("the lease keeper is gone")
+                    words = self._last_words()
+                    self._failure = words, time.monotonic()
+                    log.warning("the lease keeper is gone: %s", words)
             self._gone.set()
             # What follows is the end of the process; a part that ends by itself would look like a failure.
             await asyncio.Event().wait()
@@ -128,4 +143,15 @@ class KeeperClient:
     async def _open(self) -> asyncio.StreamReader:
         path = str(self._run_dir / SOCKET)
         reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
+        with contextlib.suppress(OSError):
+            self._log_bytes = (self._run_dir / LOG).stat().st_size
         return reader
+
+    def _last_words(self) -> str:
+        """Return the last line that the keeper has logged since this client connected to it."""
+        with contextlib.suppress(OSError), (self._run_dir / LOG).open("rb") as file:
+            file.seek(self._log_bytes)
+            lines = file.read(LOG_READ).decode(errors="replace").split("\n")
+            if said := [line for line in lines if line.strip()]:
+                return said[-1]
+        return "it left no reason (killed, or out of memory)"

@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import calls, frames, manifests, stored
+from . import calls, frames, manifests, stored, wire
 
 Target = Callable[[random.Random], None]
 TARGETS: dict[str, Target] = {
     "calls": calls.once, "frames": frames.once, "manifests": manifests.once, "stored": stored.once,
+    "wire": wire.once,
 }  # fmt: skip
 
 

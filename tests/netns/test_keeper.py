@@ -193,6 +193,32 @@ def test_a_killed_master_is_replaced_in_time(cluster: Cluster) -> None:
     cluster.settled()
 
 
+def test_what_a_keeper_logged_outlives_it(cluster: Cluster) -> None:
+    """Also a message that it could not handle: it goes on, and says why."""
+    node = cluster.nodes["g3"]
+    log = node.run_dir / "keeper.log"
+    with log.open("a") as file:
+        file.write("why it ended\n")
+    os.kill(node.pid(), signal.SIGKILL)
+    until(lambda: not node.namespace.pids(), "the killed keeper is gone")
+    node.start()
+    cluster.settled()
+    assert "why it ended\n" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_log_that_has_grown_is_put_aside(cluster: Cluster) -> None:
+    node = cluster.nodes["g3"]
+    log = node.run_dir / "keeper.log"
+    os.truncate(log, 2 << 20)
+    os.kill(node.pid(), signal.SIGKILL)
+    until(lambda: not node.namespace.pids(), "the killed keeper is gone")
+    node.start()
+    cluster.settled()
+    assert log.stat().st_size < 1 << 20
+    assert log.with_name("keeper.log.1").stat().st_size == 2 << 20
+
+
 def test_a_stopped_master_is_replaced_and_wakes_up_as_nothing(cluster: Cluster) -> None:
     old = cluster.settled()
     pid, stopped = old.pid(), time.time()

@@ -122,6 +122,8 @@ class HeldStore:
 class SilentKeeper:
     """A lease keeper that never speaks."""
 
+    failure = ""
+
     def send(self, config: KeeperConfig) -> None:
         """Nothing is served here."""
 

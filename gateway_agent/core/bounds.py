@@ -1,0 +1,43 @@
+"""What a message between lease keepers may hold: every number and every text is bounded when it is decoded.
+
+A holder of the cluster's key can send anything. Without bounds one number is enough to end every keeper: an epoch that
+cannot be raised any more, or a moment that no clock reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta
+
+HIGHEST_EPOCH = 1 << 62
+EPOCH_STEP = 1 << 32
+"""How far an epoch may be above the highest one known. It grows by one with each change of a master."""
+MOST_IDS = 1 << 14
+"""Egress IPs that a node remembers anything of."""
+LONGEST_NS = 2 * 3600 * 10**9
+"""Of a lease, or of a wait for one: twice the longest that a configuration can ask for."""
+
+Epoch = Annotated[int, Meta(ge=0, le=HIGHEST_EPOCH)]
+Counter = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Incarnation = Annotated[int, Meta(ge=0)]
+"""64 bits, as MessagePack has them."""
+Duration = Annotated[int, Meta(ge=0, le=LONGEST_NS)]
+Milliseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
+Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
+"""Unix time, to the end of the year 9999."""
+Name = Annotated[str, Meta(max_length=253)]
+Identity = Annotated[str, Meta(max_length=16)]
+"""Of an egress IP: 16 hex digits; or the chair's."""
+Text = Annotated[str, Meta(max_length=4096)]
+Members = Annotated[tuple[Name, ...], Meta(max_length=64)]
+"""A voter set has six at most, in the middle of a change."""
+
+
+def too_far(epochs: Mapping[str, int], highest: Mapping[str, int]) -> str:
+    """Return the first id whose epoch is further above the highest known one than any change explains, or nothing.
+
+    Without this, one message would raise an epoch to its bound, and no node could ever be master after that.
+    """
+    return next((i for i, epoch in epochs.items() if epoch > highest.get(i, 0) + EPOCH_STEP), "")

@@ -1,0 +1,93 @@
+"""A holder of the cluster's key who sends whatever it likes to lease keepers: none ends, none grows without end."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+
+from gateway_agent.core.keeping import KeeperState
+from gateway_agent.core.lease import SECOND, Claim, Refusal, Release
+from gateway_agent.core.membership import Mastery
+from gateway_agent.core.report import report
+from gateway_agent.core.voters import CHAIR, Proposal, VoterSet
+from gateway_agent.core.wire import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
+from tests.unit.core.simulation import Network
+
+from .values import HOSTILE, places, put
+
+ROUNDS = 40
+"""Messages in one story."""
+NUMBERS = (-(2**63), -1, 0, 1, 2**31, 2**32, 2**48, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 1, 1e308, float("nan"),
+           float("inf"), "x" * 5000, "", "\0", None, [], ["g1"] * 5000)  # fmt: skip
+SMALL = tuple(value for value in HOSTILE if not isinstance(value, (set, tuple)) and value != "\ud800"
+              and not (isinstance(value, int) and abs(value) >= 2**64) and value != {None: None})  # fmt: skip
+
+
+def bodies(network: Network, rng: random.Random) -> list[Body]:
+    """Return a message of each kind that fits the state of the network."""
+    identity = rng.choice([*network.ids, CHAIR, "f" * 16])
+    node = rng.choice(["g1", "g2", "g3", "w1", "nobody"])
+    voters, epoch = VoterSet(rng.choice([0, 1, 2, 3]), ("g1", "g2", "g3")), rng.choice([1, 2, 50])
+    proposal = rng.choice([None, Proposal(VoterSet(2, ("g1", "g2", "w1")), epoch, node)])
+    seq = rng.choice([0, 1, 10, 100])
+    mastery = Mastery(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
+    return [
+        Hello(),
+        Subscribe(voters, proposal, ((identity, epoch, node),)),
+        Heartbeat(
+            seq, SECOND // 2, voters, proposal, ("g1", "g2", "g3"), (Claim(identity, epoch),),
+            (Release(identity, epoch, node, 7, "stop", node),), False, "", {identity: "x"}, (mastery,), proposal,
+            (identity,), (identity,),
+        ),
+        Answer(seq, voters, proposal, (identity, CHAIR), (Refusal(identity, "held", node, epoch, 1000),)),
+        Holding((identity,)),
+        Handover(identity, node),
+    ]  # fmt: skip
+
+
+def hostile(body: Body, rng: random.Random) -> Any:
+    """Return a message as plain values, with up to three of them replaced."""
+    value: Any = msgspec.to_builtins(body)
+    for _ in range(rng.randint(0, 3)):
+        at = rng.choice([path for path in places(value) if path])
+        value = put(value, at, rng.choice(NUMBERS if rng.random() < 0.8 else SMALL))
+    return value
+
+
+def once(rng: random.Random) -> None:
+    """Tell one story: a cluster that runs, and a worker with the key that sends to all of it."""
+    network = Network(egress=3, workers=1, ids=2, seed=rng.getrandbits(32))
+    # Whoever has the key can claim what others hold: that is not what is looked at here.
+    network.exclusive = False
+    network.run(int(rng.uniform(0.0, 8.0) * SECOND))
+    for _ in range(ROUNDS):
+        send(network, rng.choice(["g1", "g2", "g3"]), hostile(rng.choice(bodies(network, rng)), rng))
+        network.run(int(rng.choice([0, 1e6, 2e8])))
+    network.run(SECOND)
+    check(network)
+
+
+def send(network: Network, target: str, body: Any) -> None:
+    """Deliver a message of any content to ``target``, authentic and fresh, as the keeper of w1 would send it."""
+    attacker, victim = network.machines["w1"].keeper, network.machines[target].keeper
+    assert attacker is not None
+    assert victim is not None
+    try:
+        raw = msgspec.Raw(msgspec.msgpack.encode(body))
+    except (OverflowError, UnicodeError):
+        return
+    datagram = attacker.endpoint.seal(target, raw)
+    effects = victim.receive(datagram, network.machines["w1"].address, network.machines[target].clock(network.now))
+    network._carry_out(network.machines[target], effects)
+
+
+def check(network: Network) -> None:
+    """Every keeper runs, what it says can be read, and it remembers no more than it should."""
+    for machine in network.machines.values():
+        keeper = machine.keeper
+        assert keeper is not None
+        state = report(keeper, machine.clock(network.now))
+        assert msgspec.json.decode(msgspec.json.encode(state), type=KeeperState) == state
+        assert keeper.next_wake() < 1 << 63

@@ -1,0 +1,112 @@
+"""What a holder of the cluster's key sends ends no keeper, raises no epoch out of reach and fills no memory."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gateway_agent.core import bounds
+from gateway_agent.core.lease import SECOND, Claim, Voter
+from gateway_agent.core.membership import Followings, Mastery
+from gateway_agent.core.voters import CHAIR, VoterSet
+from gateway_agent.core.wire import MOST_RETIRED, Answer, Body, Endpoint, Heartbeat, Hello, Key, encode
+from tests.fuzz.wire import check, send
+from tests.unit.core.simulation import Network
+
+NONE = VoterSet(0, ())
+
+
+def settled() -> Network:
+    network = Network(egress=3, workers=1, seed=1)
+    network.run_until(network.all_agreed, 20 * SECOND)
+    return network
+
+
+def heartbeat(identity: str, epoch: int) -> Body:
+    mastery = Mastery(identity, epoch, 1.0, False, "", 0)
+    return Heartbeat(0, 0, NONE, None, (), (), (), False, "", {}, (mastery,), None)
+
+
+def raw(body: Body, **changes: object) -> object:
+    """Return a message as plain values, with fields replaced whatever their type says."""
+    fields = dict(zip(body.__struct_fields__, msgspec.to_builtins(body)[1:], strict=True))
+    return [msgspec.to_builtins(body)[0], *{**fields, **changes}.values()]
+
+
+@pytest.mark.parametrize("epoch", [2**64 - 1, 2**63, bounds.HIGHEST_EPOCH + 1, bounds.EPOCH_STEP + 2**20, -1])
+def test_an_epoch_that_no_change_explains_is_ignored(epoch: int) -> None:
+    network = settled()
+    [identity] = network.ids
+    [master] = network.holders(identity)
+    mastery = msgspec.to_builtins(Mastery(identity, 1, 1.0, False, "", 0))
+    mastery[1] = epoch
+    for target in ("g1", "g2", "g3"):
+        keeper = network.machines[target].keeper
+        assert keeper is not None
+        before = keeper.mastership.followings.highest(identity)
+        send(network, target, raw(heartbeat(identity, 1), masters=[mastery]))
+        counters = keeper.endpoint.counters
+        assert counters["malformed"] + counters["out_of_bounds"] == 1
+        assert keeper.mastership.followings.highest(identity) == before
+    network.run(2 * SECOND)
+    assert network.holders(identity) == [master]
+    check(network)
+
+
+def test_a_higher_epoch_within_reach_counts_as_before() -> None:
+    """The highest epoch is right, always: a master that learns of a higher one claims one above it."""
+    network = settled()
+    [identity] = network.ids
+    send(network, "g1", raw(heartbeat(identity, 1000), masters=[]))
+    keeper = network.machines["g1"].keeper
+    assert keeper is not None
+    assert keeper.endpoint.counters["out_of_bounds"] == 0
+    assert not bounds.too_far({identity: bounds.EPOCH_STEP}, {})
+    assert bounds.too_far({identity: bounds.EPOCH_STEP + 1}, {}) == identity
+    assert not bounds.too_far({identity: bounds.EPOCH_STEP + 7}, {identity: 7})
+
+
+def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
+    network = settled()
+    for target in ("g1", "g2", "g3"):
+        keeper = network.machines[target].keeper
+        assert keeper is not None
+        for seq in (0, 1, keeper.mastership.owner._seq):
+            send(network, target, msgspec.to_builtins(Answer(seq, NONE, None, (CHAIR, *network.ids), ())))
+    network.run(2 * SECOND)
+    assert network.all_agreed()
+    check(network)
+
+
+def test_a_set_of_voters_has_members() -> None:
+    with pytest.raises(msgspec.ValidationError, match="has members"):
+        msgspec.convert([3, []], VoterSet)
+    assert msgspec.convert([0, []], VoterSet) == NONE
+
+
+def test_incarnations_are_not_remembered_without_end() -> None:
+    key = Key.parse(b"a key of sixteen bytes or more")
+    mine = Endpoint("a", 1, key, {"b": "10.0.0.2"})
+    for incarnation in range(2, 3 * MOST_RETIRED):
+        theirs = Endpoint("b", incarnation, key, {"a": "10.0.0.1"})
+        # Hellos go to and fro until both are up to date.
+        datagram, source, at = theirs.seal("a", encode(Hello())), "10.0.0.2", incarnation * SECOND
+        for _ in range(4):
+            reply = (mine if source == "10.0.0.2" else theirs).open(datagram, source, at).reply
+            if reply is None:
+                break
+            datagram, source = reply, "10.0.0.1" if source == "10.0.0.2" else "10.0.0.2"
+        assert mine._known["b"].incarnation == incarnation
+    assert len(mine._known["b"].retired) == MOST_RETIRED
+
+
+def test_ids_are_not_remembered_without_end() -> None:
+    followings, voter = Followings(), Voter(0)
+    for number in range(bounds.MOST_IDS + 100):
+        identity = f"{number:016x}"
+        followings.hear("g1", [Mastery(identity, 1, 1.0, False, "", 0)], SECOND, 0)
+        voter.vote("g1", 1, [Claim(identity, 1)], SECOND, SECOND, 0)
+    assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == bounds.MOST_IDS
+    refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused
+    assert [refusal.id for refusal in refused] == ["one more"]
+    assert voter.vote("g1", 1, [Claim(f"{0:016x}", 2)], SECOND, SECOND, 0).granted
