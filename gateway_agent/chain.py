@@ -1,7 +1,8 @@
 """``egress-gateway-cni``: puts the plugin on the node and into its CNI configuration, or takes both away again.
 
 With ``--watch`` it stays, and puts back what another program has overwritten: a network plugin that is updated writes
-its configuration anew, and pods that started without ours would not be selected.
+its configuration anew, and pods that started without ours would not be selected. A plugin that cannot run on the node
+is never chained: every pod's start would fail.
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import watchfiles
 
+from .config import AgentConfig
 from .core import chaining
 from .core.chaining import NotChainable
+from .core.model import Problem
 from .core.shown import printable
+from .shell.plugin_probe import PluginProbe
+from .shell.plugin_report import NAME as REPORT
 
 DONE, FAILED = 0, 1
 PLUGIN = Path(sys.prefix) / "share" / chaining.TYPE
 TOGETHER_MS, AGAIN_MS = 100, 1000
-"""From a change to the look at it; until the next look where nothing tells of one."""
+"""From a change to the look at it; until the next look if no event comes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,73 +40,178 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "remove":
             remove(options.bin_dir, options.conf_dir)
+            options.report.unlink(missing_ok=True)
         elif options.watch:
             _watch(options)
         else:
-            _say(install(options.plugin, options.bin_dir, options.conf_dir, _entry(options)))
-    except (NotChainable, OSError, UnicodeDecodeError) as error:
-        print(f"egress-gateway-cni: {printable(str(error))}", file=sys.stderr)
+            done = _once(options, PluginProbe(options.bin_dir / chaining.TYPE, options.host_root))
+            _say(done.lines)
+            for problem in done.problems:
+                print(f"egress-gateway-cni: {problem}", file=sys.stderr)
+            return DONE if done.chained else FAILED
+    except OSError as error:
+        print(f"egress-gateway-cni: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         pass
     return DONE
 
 
-def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any]) -> list[str]:
-    """Says what it has changed: nothing where all stands. The plugin comes first: a runtime that reads the
-    configuration must find it. Raises OSError and :class:`NotChainable`."""
-    done = []
+@dataclass(frozen=True)
+class Done:
+    """The outcome of one installation."""
+
+    lines: tuple[str, ...] = ()
+    """What has changed, or is waited for."""
+    problems: tuple[Problem, ...] = ()
+    chained: bool = True
+    """False if a problem keeps the plugin from being used."""
+
+
+def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], probe: PluginProbe) -> Done:
+    """Install and chain the plugin; change nothing that is so already.
+
+    The plugin comes first: a runtime that reads the configuration must find it. Raises OSError and
+    :class:`NotChainable`.
+    """
+    for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
+        if not directory.is_dir():
+            raise NotChainable(f"{directory}: no such directory", f"{option} names it")
+    lines = []
     target = bin_dir / chaining.TYPE
     content = plugin.read_bytes()
     if not (target.exists() and target.read_bytes() == content and os.access(target, os.X_OK)):
         _replace(target, content, 0o755)
-        done.append(f"{target}: installed")
-    name = chaining.in_use(os.listdir(conf_dir))
-    if not name:
-        return [*done, f"{conf_dir}: no network configuration yet; the plugin is chained when there is one"]
-    if _rewrite(conf_dir / name, lambda text: chaining.chained(text, entry)):
-        done.append(f"{conf_dir / name}: chained")
-    return done
+        lines.append(f"{target}: installed")
+    if reason := probe.failure():
+        hint = "pods of this node start without it, and no policy selects them: Python 3.9 or later is needed"
+        return Done((*lines, *_unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
+    found = chaining.in_use(*_configurations(conf_dir))
+    if not found.name:
+        lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
+    elif _rewrite(conf_dir / found.name, lambda text: chaining.chained(text, entry)):
+        lines.append(f"{conf_dir / found.name}: chained")
+    return Done(tuple(lines), found.skipped)
 
 
 def remove(bin_dir: Path, conf_dir: Path) -> None:
-    """The configuration first: what it names must be there. A file that cannot be read has no entry of ours that a
-    runtime could follow. Raises OSError."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in sorted(os.listdir(conf_dir)):
-            path = conf_dir / name
-            try:
-                if name.endswith(chaining.LIST) and _rewrite(path, chaining.unchained):
-                    _say([f"{path}: not chained any more"])
-            except (NotChainable, UnicodeDecodeError) as error:
-                _say([f"{path}: left as it is: {error}"])
+    """Take the plugin out of the configuration, then away. Raises OSError.
+
+    The configuration comes first: what it names must be there. A file that cannot be read has no entry of ours that a
+    runtime could follow.
+    """
+    _say(_unchain(conf_dir))
     target = bin_dir / chaining.TYPE
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
-        _say([f"{target}: removed"])
+        print(f"{target}: removed", flush=True)
+
+
+def _unchain(conf_dir: Path) -> list[str]:
+    lines = []
+    files, unreadable = _configurations(conf_dir)
+    for name, text in files.items():
+        path = conf_dir / name
+        try:
+            if f'"{chaining.TYPE}"' in text and _rewrite(path, chaining.unchained):
+                lines.append(f"{path}: not chained any more")
+        except NotChainable as error:
+            lines.append(f"{path}: left as it is: {error}")
+    return [*lines, *(f"{conf_dir / name}: left as it is: {reason}" for name, reason in unreadable.items())]
+
+
+def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the text of each file that a runtime looks at, and why others cannot be read. Directories are none."""
+    files: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for found in sorted(os.scandir(conf_dir), key=lambda entry: entry.name):
+            if not found.name.endswith(chaining.ENDINGS) or found.is_dir(follow_symlinks=False):
+                continue
+            if not os.path.isfile(found.path):
+                link = "it is a link that leads to no file" if found.is_symlink() else "it is no regular file"
+                unreadable[found.name] = link
+                continue
+            try:
+                files[found.name] = _read(Path(found.path))
+            except (OSError, UnicodeDecodeError) as error:
+                unreadable[found.name] = str(getattr(error, "strerror", None) or "it is not UTF-8")
+    return files, unreadable
+
+
+def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
+    """Install, and leave the report for the agent."""
+    try:
+        done = install(options.plugin, options.bin_dir, options.conf_dir, _entry(options), probe)
+    except NotChainable as error:
+        done = Done((), (Problem(str(options.conf_dir), "", error.message, error.hint),), False)
+    except (OSError, UnicodeDecodeError) as error:
+        done = Done((), (Problem(str(options.conf_dir), "", str(error)),), False)
+    text = chaining.report(() if done.chained else done.problems)
+    try:
+        if not options.report.exists() or _read(options.report) != text:
+            options.report.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace(options.report, text.encode(), 0o600)
+    except (OSError, UnicodeDecodeError) as error:
+        done = replace(done, problems=(*done.problems, Problem("--report", "", str(error))))
+    return done
 
 
 def _watch(options: argparse.Namespace) -> None:
-    last: list[str] = []
-    # The first process of a pid namespace hears no signal that it does not ask for.
+    """Install again after each change, until told to stop. No error ends it; each is logged once."""
+    last: tuple[str, ...] = ()
+    probe = PluginProbe(options.bin_dir / chaining.TYPE, options.host_root)
+    # The first process of a pid namespace gets no signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))
-    changes = watchfiles.watch(
-        options.conf_dir,
-        options.bin_dir,
+    changes: Iterator[object] = iter(())
+    watched: object = None
+    while True:
+        try:
+            done = _once(options, probe)
+            lines = (*done.lines, *map(str, done.problems))
+            directories = _watchable(options)
+            if directories != watched:
+                watched, changes = directories, _changes([path for path, _, _ in directories])
+        except Exception as error:
+            lines, watched = (f"{type(error).__name__}: {error}",), None
+            changes = iter(())
+        _say([line for line in lines if line not in last])
+        last = lines
+        if not _next(changes):
+            watched = None
+
+
+def _next(changes: Iterator[object]) -> bool:
+    """Wait for a change or for :data:`AGAIN_MS`. Return False if the watch has ended."""
+    try:
+        next(changes)
+        return True
+    except KeyboardInterrupt:
+        raise
+    except Exception:
+        # Nothing to watch, or the kernel's limit of watches: looking again by time is enough.
+        time.sleep(AGAIN_MS / 1000)
+        return False
+
+
+def _changes(directories: Sequence[Path]) -> Iterator[object]:
+    return watchfiles.watch(
+        *directories,
         debounce=TOGETHER_MS,
         rust_timeout=AGAIN_MS,
         yield_on_timeout=True,
         recursive=False,
     )
-    while True:
-        try:
-            said = install(options.plugin, options.bin_dir, options.conf_dir, _entry(options))
-        except (NotChainable, OSError, UnicodeDecodeError) as error:
-            said = [str(error)]
-        if said != last:
-            _say(said)
-        last = said
-        next(changes)
+
+
+def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]:
+    """Return each directory to watch with its device and inode, the nearest parent of one that does not exist."""
+    links = [Path(os.path.realpath(path)).parent for path in options.conf_dir.glob("*") if path.is_symlink()]
+    found = {}
+    for path in (options.conf_dir, options.bin_dir, *links):
+        there = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
+        found[there] = there.stat()
+    return tuple((path, state.st_dev, state.st_ino) for path, state in sorted(found.items()))
 
 
 def _entry(options: argparse.Namespace) -> dict[str, Any]:
@@ -112,7 +224,9 @@ def _read(path: Path) -> str:
 
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
-    """Whether there was something to change. What another program writes meanwhile is not overwritten."""
+    """Return True if there was something to change. What another program writes meanwhile is not overwritten."""
+    # A link stays one: what it leads to is the configuration.
+    path = path.resolve(strict=True)
     while True:
         before = _read(path)
         after = change(before)
@@ -123,7 +237,7 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
 
 
 def _replace(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
-    """All or nothing, also after a power cut; nothing where the file has become another one than ``before``.
+    """Write all or nothing, also after a power cut; nothing if the file has become another one than ``before``.
 
     No runtime looks at a name without an ending of a configuration.
     """
@@ -131,16 +245,30 @@ def _replace(path: Path, content: bytes, mode: int, before: str | None = None) -
     with contextlib.suppress(FileNotFoundError):
         draft.unlink()
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(descriptor, "wb") as file:
-        file.write(content)
-        os.fchmod(file.fileno(), mode)
-        file.flush()
-        os.fsync(file.fileno())
-    if before is not None and _read(path) != before:
-        draft.unlink()
-        return False
-    os.replace(draft, path)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            if before is not None:
+                _keep_owner(file.fileno(), path.stat())
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None and _read(path) != before:
+            draft.unlink()
+            return False
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        # An error while a file is written names no path.
+        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from None
     return True
+
+
+def _keep_owner(descriptor: int, was: os.stat_result) -> None:
+    # Without CAP_CHOWN the file becomes ours: a pod that no policy selects would be worse.
+    with contextlib.suppress(PermissionError):
+        if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(descriptor, was.st_uid, was.st_gid)
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -156,6 +284,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="default %(default)s")
     parser.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR",
                         help="default %(default)s")
+    parser.add_argument("--host-root", type=Path, metavar="DIR",
+                        help="the host's root or its /usr below it, if this runs in a container: the interpreter is "
+                             "looked up there")
+    parser.add_argument("--report", type=Path, default=AgentConfig.run_dir / REPORT, metavar="FILE",
+                        help="of what keeps the plugin from being used, for the agent; default %(default)s")
     parser.add_argument("--socket", default="", metavar="PATH", help="of the agent, where it is not the usual one")
     parser.add_argument("--failure-policy", choices=("Fail", "Ignore"), help="of the plugin; its own default is Fail")
     return parser

@@ -10,6 +10,7 @@ from .config import AgentConfig
 from .core.metrics import ChangeCount, Observation
 from .core.model import Problem
 from .core.view import View
+from .shell import plugin_report
 from .shell.kernel import Kernel
 from .shell.metrics import MetricsServer
 from .shell.peers import KeeperClient
@@ -36,12 +37,14 @@ class ObservedAgent(Agent):
             await asyncio.sleep(COUNTING)
 
     def all_problems(self) -> tuple[Problem, ...]:
-        return (*super().all_problems(), *self.metrics.problems)
+        return (*super().all_problems(), *self.metrics.problems, *plugin_report.read(self.config.run_dir))
 
     def observe(self) -> Observation:
         """As it stands now."""
         self._changes.hear(self.keeper_state)
         unready = self.trouble or ("" if self.applied is not None else "the agent is starting")
+        if not unready and (unusable := plugin_report.read(self.config.run_dir)):
+            unready = f"the plugin is not used: {unusable[0]}"
         if self.leases.stopping:
             unready = "the agent is stopping"
         return Observation(

@@ -1,16 +1,29 @@
-"""Our entry in the node's CNI network configuration: text in, text out. Nothing else of it is changed."""
+"""Our entry in the node's CNI network configuration: text in, text out. Nothing else of it is changed.
+
+The file that gets the entry is the one that container runtimes use: the first by name that libcni can load. Multus has
+no room for another plugin; it runs the whole configuration of its default network, so that one gets the entry.
+"""
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
+
+from .model import Problem
 
 TYPE = "egress-gateway"
 ENDINGS = (".conf", ".conflist", ".json")
 """Of the files that container runtimes look at."""
 LIST = ".conflist"
-OLDEST = (0, 3, 1)
+VERSIONS = ((0, 3, 1), (0, 4, 0), (1, 0, 0), (1, 1, 0))
+"""Of CNI, that our plugin speaks."""
+MULTUS = ("multus", "multus-shim")
+"""Types of the plugin, thin and thick."""
+LOST_ROOM = "make a .conflist of it: a list of plugins"
 
 
 class NotChainable(Exception):
@@ -18,58 +31,190 @@ class NotChainable(Exception):
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
-        self.hint = hint
+        self.message, self.hint = message, hint
 
 
-def in_use(names: Iterable[str]) -> str:
-    """The file that runtimes take: the first by name. Empty where there is none. Raises :class:`NotChainable`."""
-    name = min((name for name in names if name.endswith(ENDINGS)), default="")
-    if name and not name.endswith(LIST):
-        raise NotChainable(
-            f"{name} is in use, which has room for one plugin", f"make a {LIST} of it: a list of plugins"
-        )
-    return name
+@dataclass(frozen=True)
+class InUse:
+    """The file of a configuration directory that gets our entry."""
+
+    name: str = ""
+    """Empty if no runtime can use any file yet."""
+    skipped: tuple[Problem, ...] = ()
+    """Each file before it that cannot be loaded."""
+
+
+def in_use(files: Mapping[str, str], unreadable: Mapping[str, str]) -> InUse:
+    """Return the file whose configuration the runtime runs for a pod.
+
+    ``files``: text of each file by name. ``unreadable``: reason for each file that cannot be read. CRI-O and Podman
+    skip what cannot be loaded. containerd starts no pod until it is gone: then the next file is no wrong choice either.
+    Raises :class:`NotChainable`.
+    """
+    loaded: dict[str, dict[str, Any]] = {}
+    skipped: list[Problem] = []
+    for name in sorted((*files, *unreadable)):
+        if not name.endswith(ENDINGS):
+            continue
+        try:
+            if name in unreadable:
+                raise NotChainable(unreadable[name], "no runtime can load it: remove it or mend it")
+            loaded[name] = _loaded(name, files[name])
+        except NotChainable as error:
+            if not loaded:
+                skipped.append(Problem(name, "", error.message, error.hint))
+    if not loaded:
+        return InUse(skipped=tuple(skipped))
+    name, whole = next(iter(loaded.items()))
+    for plugin in _plugins(whole):
+        if plugin.get("type") in MULTUS:
+            name = _of_multus(name, plugin, loaded)
+    if not name.endswith(LIST) and not _inline(loaded[name]):
+        raise NotChainable(f"{name} is in use, which has room for one plugin", LOST_ROOM)
+    return InUse(name, tuple(skipped))
+
+
+def _of_multus(name: str, multus: Mapping[str, Any], loaded: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the file with the default network of multus.
+
+    See ``getNetDelegate`` of multus: ``clusterNetwork`` is a file or a directory, as its daemon sees them, or the name
+    of a network. Without it the first of ``delegates`` counts, written out in the file ``name``.
+    """
+    network = multus.get("clusterNetwork")
+    if not network or not isinstance(network, str):
+        return name
+    others = {other: whole for other, whole in loaded.items() if not _is_multus(whole)}
+    last = PurePosixPath(network).name
+    if "/" not in network:
+        found = next((other for other, whole in others.items() if whole.get("name") == network), "")
+    elif last.endswith(ENDINGS):
+        found = last if last in others else ""
+    else:
+        found = next(iter(others), "")
+    if not found:
+        hint = f"put {{\"type\": \"{TYPE}\"}} at the end of its plugins, or name a file of the directory there"
+        raise NotChainable(f"{name}: the default network of multus, {network}, is no file here", hint)
+    return found
 
 
 def chained(text: str, entry: Mapping[str, Any]) -> str:
-    """The configuration with ``entry`` as its last plugin; as it is where it has it. Raises :class:`NotChainable`."""
+    """Return the configuration with ``entry`` as its last plugin; as it is if it has it.
+
+    Raises :class:`NotChainable`.
+    """
     whole = _parsed(text)
-    _check_version(whole)
-    if [plugin for plugin in whole["plugins"] if _is_ours(plugin)] == [entry]:
+    network = _inline(whole) or whole
+    _check_list(network)
+    _check_version(network)
+    plugins = network["plugins"]
+    if [plugin for plugin in plugins if _is_ours(plugin)] == [entry] == plugins[-1:]:
         return text
-    others = [plugin for plugin in whole["plugins"] if not _is_ours(plugin)]
+    others = [plugin for plugin in plugins if not _is_ours(plugin)]
     if not others:
         raise NotChainable("it lists no other plugin", "one that makes the pods' interfaces must come first")
-    return _written({**whole, "plugins": [*others, dict(entry)]})
+    network["plugins"] = [*others, dict(entry)]
+    return _written(whole)
 
 
 def unchained(text: str) -> str:
-    """The configuration without our plugin; as it is where it has none. Raises :class:`NotChainable`."""
+    """Return the configuration without our plugin; as it is if it has none. Raises :class:`NotChainable`."""
     whole = _parsed(text)
-    others = [plugin for plugin in whole["plugins"] if not _is_ours(plugin)]
-    return text if others == whole["plugins"] else _written({**whole, "plugins": others})
+    before = copy.deepcopy(whole)
+    for network in _networks(whole):
+        if any(_is_ours(plugin) for plugin in network["plugins"]):
+            network["plugins"] = [plugin for plugin in network["plugins"] if not _is_ours(plugin)]
+    return text if whole == before else _written(whole)
+
+
+def report(problems: tuple[Problem, ...]) -> str:
+    """Return what the installer leaves for the agent: all that keeps the plugin from being used."""
+    return json.dumps([vars(problem) for problem in problems]) + "\n"
+
+
+def read_report(text: str) -> tuple[Problem, ...]:
+    """Return the problems in a :func:`report`. Raises ValueError if it is none."""
+    try:
+        return tuple(Problem(**{str(key): str(value) for key, value in given.items()}) for given in json.loads(text))
+    except (AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"no report of an installer: {error}") from None
+
+
+def _loaded(name: str, text: str) -> dict[str, Any]:
+    """Return the configuration as libcni loads it. Raises :class:`NotChainable` if libcni cannot."""
+    whole = _parsed(text)
+    if name.endswith(LIST):
+        _check_list(whole)
+        if not whole["plugins"] or not whole.get("name"):
+            raise NotChainable("it has no plugins or no name", "see the CNI specification, section 1")
+    if not all(plugin.get("type") and isinstance(plugin["type"], str) for plugin in _plugins(whole)):
+        raise NotChainable("a plugin has no type", "see the CNI specification, section 1")
+    return whole
 
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
         whole = json.loads(text)
-    except ValueError as error:
-        raise NotChainable(f"it is not JSON: {error}", "no runtime can read it either") from None
-    plugins = whole.get("plugins") if isinstance(whole, dict) else None
+    except (ValueError, RecursionError) as error:
+        reason = "it is empty" if not text.strip() else f"it is not JSON: {error}"
+        raise NotChainable(reason, "no runtime can read it either") from None
+    if not isinstance(whole, dict):
+        raise NotChainable("it has no list of plugins", "see the CNI specification, section 1")
+    return whole
+
+
+def _check_list(whole: Mapping[str, Any]) -> None:
+    plugins = whole.get("plugins")
     if not isinstance(plugins, list) or not all(isinstance(plugin, dict) for plugin in plugins):
         raise NotChainable("it has no list of plugins", "see the CNI specification, section 1")
-    return dict(whole)
 
 
 def _check_version(whole: Mapping[str, Any]) -> None:
-    version = str(whole.get("cniVersion") or "")
-    numbers = version.split(".")
-    if not all(number.isdecimal() for number in numbers) or tuple(map(int, numbers)) < OLDEST:
-        raise NotChainable(f"cniVersion {version or '(none)'} is too old", "0.3.1 or later can be chained")
+    """A runtime takes the newest of ``cniVersion`` and ``cniVersions`` that it knows (CNI 1.1)."""
+    several = whole.get("cniVersions")
+    given = [whole.get("cniVersion"), *(several if isinstance(several, list) else ())]
+    named = [str(version) for version in given if version]
+    numbers = [tuple(map(int, v.split("."))) for v in named if all(part.isdecimal() for part in v.split("."))]
+    spoken = [version for version in numbers if version <= VERSIONS[-1]]
+    shown = ", ".join(named) or "(none)"
+    if numbers and not spoken:
+        raise NotChainable(f"cniVersion {shown} is too new", "1.1.0 or earlier can be chained")
+    if not spoken or max(spoken) not in VERSIONS:
+        raise NotChainable(f"cniVersion {shown} is too old", "0.3.1 or later can be chained")
 
 
-def _is_ours(plugin: Mapping[str, Any]) -> bool:
-    return plugin.get("type") == TYPE
+def _plugins(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the plugins of a list, or the only one of a configuration that is no list."""
+    plugins = whole.get("plugins")
+    return [p for p in plugins if isinstance(p, dict)] if isinstance(plugins, list) else [dict(whole)]
+
+
+def _is_multus(whole: Mapping[str, Any]) -> bool:
+    return any(plugin.get("type") in MULTUS for plugin in _plugins(whole))
+
+
+def _inline(whole: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the default network that is written out in a configuration of multus; None if there is none."""
+    for plugin in _plugins(whole):
+        delegates = plugin.get("delegates")
+        if plugin.get("type") in MULTUS and not plugin.get("clusterNetwork") and isinstance(delegates, list):
+            first = delegates[0] if delegates else None
+            return first if isinstance(first, dict) and isinstance(first.get("plugins"), list) else None
+    return None
+
+
+def _networks(whole: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield each list of plugins in a configuration: its own, and those that are written out for multus."""
+    if isinstance(whole.get("plugins"), list):
+        yield whole
+    for plugin in _plugins(whole):
+        delegates = plugin.get("delegates")
+        for network in delegates if isinstance(delegates, list) else ():
+            if isinstance(network, dict) and isinstance(network.get("plugins"), list):
+                yield network
+
+
+def _is_ours(plugin: object) -> bool:
+    return isinstance(plugin, dict) and plugin.get("type") == TYPE
 
 
 def _written(whole: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease keeper", PLUGIN_LOCK:
 FILES = (
     ".plan.json*", "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good", "drained",
     "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*", "attachments",
+    "cni",
 )  # fmt: skip
 """What we leave in the run directory beside the plan."""
 PATIENCE = 1.0

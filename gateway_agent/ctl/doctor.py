@@ -14,6 +14,7 @@ from cni.kernel import ids, netlink, nft
 from cni.kernel.errors import KernelError
 
 from ..config import AgentConfig
+from ..shell import plugin_report
 from ..shell.addresses import Addresses
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
@@ -42,7 +43,7 @@ def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
     """Looks, and changes nothing. ``config``: of the node's agent, where there is one."""
     findings = [_kernel(), *_programs(), _forwarding(), *_ipv6()]
     if config is not None:
-        findings += [_key(config.key_file), _socket(config.run_dir / "agent.sock")]
+        findings += [_key(config.key_file), _socket(config.run_dir / "agent.sock"), *_plugin(config.run_dir)]
     try:
         findings += _ours()
     except KernelError as error:
@@ -92,6 +93,12 @@ def _key(path: Path) -> Finding:
 def _socket(path: Path) -> Finding:
     there = path.is_socket()
     return Finding("agent", str(path), wrong=not there, hint="" if there else "start egress-gateway-agent")
+
+
+def _plugin(run_dir: Path) -> Iterator[Finding]:
+    """Yield what the installer of the plugin has reported."""
+    for problem in plugin_report.read(run_dir):
+        yield Finding("plugin", f"{problem.source}: {problem.message}", wrong=True, hint=problem.hint)
 
 
 def _ours() -> Iterator[Finding]:

@@ -67,7 +67,7 @@ class Deployed:
 
     def _volumes(self, lab: Lab) -> dict[str, Path]:
         config, key = self.node.directory / "config", self.node.directory / "key"
-        for directory in (config, key, self.node.agent.run_dir):
+        for directory in (config, key, self.node.agent.run_dir, self.node.agent.run_dir / "cni"):
             directory.mkdir()
         (key / "cluster.key").write_text("a key that all nodes of this lab have in common")
         (key / "cluster.key").chmod(0o400)
@@ -89,6 +89,8 @@ class Deployed:
             "sysctl": Path("/proc/sys/net"),
             "cni-bin": self.runtime.directory / "bin",
             "cni-conf": self.runtime.directory / "net.d",
+            "cni-report": self.node.agent.run_dir / "cni",
+            "usr": Path("/usr"),
             "config": config,
             "key": key,
             "token": token,

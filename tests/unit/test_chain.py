@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from gateway_agent import chain
 from tests.lab.waiting import until
 
+SPEAKS = '#!/bin/sh\necho \'{"cniVersion": "1.1.0", "supportedVersions": ["1.0.0"]}\'\n'
 OTHERS = {"cniVersion": "1.0.0", "name": "net", "plugins": [{"type": "bridge"}]}
 
 
@@ -22,7 +26,8 @@ class Host:
 
     def __init__(self, directory: Path) -> None:
         self.plugin, self.bin_dir, self.conf_dir = (directory / name for name in ("image", "bin", "net.d"))
-        self.plugin.write_text("the plugin")
+        self.plugin.write_text(SPEAKS)
+        self.report = directory / "run" / "report.json"
         self.bin_dir.mkdir()
         self.conf_dir.mkdir()
         self.configuration = self.conf_dir / "10-net.conflist"
@@ -36,11 +41,28 @@ class Host:
         return chain.main([command, *self.options(), *more])
 
     def options(self) -> list[str]:
-        given = {"--plugin": self.plugin, "--bin-dir": self.bin_dir, "--conf-dir": self.conf_dir}
+        given = {"--plugin": self.plugin, "--bin-dir": self.bin_dir, "--conf-dir": self.conf_dir,
+                 "--report": self.report}  # fmt: skip
         return [str(word) for pair in given.items() for word in pair]
 
-    def plugins(self) -> list[dict[str, str]]:
-        return list(json.loads(self.configuration.read_text())["plugins"])
+    def plugins(self, path: Path | None = None) -> list[dict[str, str]]:
+        return list(json.loads((path or self.configuration).read_text())["plugins"])
+
+    def reported(self) -> list[str]:
+        return [problem["message"] for problem in json.loads(self.report.read_text())]
+
+    @contextlib.contextmanager
+    def watching(self, log: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run the installer with ``--watch``; its output goes to ``log``."""
+        command = [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *self.options(), *more]
+        with log.open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+        try:
+            yield process
+            assert process.poll() is None, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
 
     @property
     def installed(self) -> Path:
@@ -55,7 +77,7 @@ def host(tmp_path: Path) -> Host:
 def test_installed_chained_and_taken_away(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.configure()
     assert host.run("install", "--socket", "/run/a.sock", "--failure-policy", "Ignore") == 0
-    assert host.installed.read_text() == "the plugin"
+    assert host.installed.read_text() == SPEAKS
     assert host.installed.stat().st_mode & 0o777 == 0o755
     assert host.plugins()[1:] == [
         {"type": "egress-gateway", "socket": "/run/a.sock", "failurePolicy": "Ignore"}
@@ -77,10 +99,10 @@ def test_installed_chained_and_taken_away(host: Host, capsys: pytest.CaptureFixt
 def test_a_new_version_replaces_the_old_one(host: Host) -> None:
     host.configure()
     host.run("install")
-    host.plugin.write_text("the next version")
+    host.plugin.write_text(SPEAKS + "# the next version")
     with host.installed.open() as running:
         assert host.run("install") == 0
-        assert (running.read(), host.installed.read_text()) == ("the plugin", "the next version")
+        assert (running.read(), host.installed.read_text()) == (SPEAKS, SPEAKS + "# the next version")
 
 
 def test_without_a_network_configuration_the_plugin_waits(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,13 +112,13 @@ def test_without_a_network_configuration_the_plugin_waits(host: Host, capsys: py
 
 
 def test_what_cannot_be_done_is_said(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    (host.conf_dir / "10-net.conf").write_text("{}")
+    (host.conf_dir / "10-net.conf").write_text('{"type": "ptp"}')
     assert host.run("install") == 1
     assert "make a .conflist of it" in capsys.readouterr().err
     host.conf_dir.joinpath("10-net.conf").unlink()
     host.conf_dir.rmdir()
     assert host.run("install") == 1
-    assert str(host.conf_dir) in capsys.readouterr().err
+    assert f"{host.conf_dir}: no such directory (--conf-dir names it)" in capsys.readouterr().err
 
 
 def test_taken_away_beside_what_cannot_be_read(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,10 +153,7 @@ def test_what_another_program_writes_meanwhile_is_not_overwritten(
 
 def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *host.options()]
-    with log.open("wb") as said:
-        watching = subprocess.Popen(command, stdout=said)
-    try:
+    with host.watching(log):
         until(lambda: "no network configuration yet" in log.read_text(), "it waits for one", 30)
         for _ in range(2):
             host.configure()
@@ -146,8 +165,122 @@ def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> 
         until(lambda: "it is not JSON" in log.read_text(), "it says so", 30)
         host.configure()
         until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+
+
+def test_a_watch_ends_well_when_it_is_told_to(host: Host, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *host.options()]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output) as watching:
+        until(lambda: "no network configuration yet" in log.read_text(), "it waits for one", 30)
         watching.send_signal(signal.SIGTERM)
         assert watching.wait(30) == 0
-    finally:
-        watching.kill()
-        watching.wait()
+
+
+def test_a_watch_waits_for_directories_and_survives_their_loss(host: Host, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    host.conf_dir.rmdir()
+    host.bin_dir.rmdir()
+    with host.watching(log):
+        until(lambda: "no such directory" in log.read_text(), "it says what is missing", 30)
+        for _ in range(2):
+            host.bin_dir.mkdir()
+            host.conf_dir.mkdir()
+            host.configure()
+            until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+            shutil.rmtree(host.conf_dir)
+            shutil.rmtree(host.bin_dir)
+            until(lambda: "no such directory" in "".join(host.reported()), "the loss is reported", 30)
+
+
+def test_an_error_that_stays_is_logged_once(host: Host, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    host.configure()
+    with host.watching(log):
+        until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+        host.configuration.write_text("{")
+        for number in range(3):
+            (host.conf_dir / f"{number}.txt").write_text("a change that matters to nobody")
+            until(lambda: "it is not JSON" in log.read_text(), "it says so", 30)
+        host.plugin.rename(tmp_path / "moved")
+        until(lambda: "No such file" in log.read_text(), "the next error", 30)
+        assert log.read_text().count("it is not JSON") == 1
+
+
+@pytest.mark.parametrize("odd", ["empty", "dangling", "directory", "fifo", "no JSON", "nested", "no type"])
+def test_what_no_runtime_can_load_is_passed_over(host: Host, odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    host.configure()
+    path = host.conf_dir / "00-x.conflist"
+    match odd:
+        case "dangling":
+            path.symlink_to("nowhere")
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            texts = {"no JSON": "{", "nested": "[" * 100_000, "no type": json.dumps({**OTHERS, "plugins": [{}]})}
+            path.write_text(texts.get(odd, ""))
+    assert host.run("install") == 0
+    assert [plugin["type"] for plugin in host.plugins()] == ["bridge", "egress-gateway"]
+    # libcni does not even look at directories.
+    assert (path.name in capsys.readouterr().err) == (odd != "directory")
+    assert host.run("remove") == 0
+    assert json.loads(host.configuration.read_text()) == OTHERS
+
+
+def test_the_target_of_a_link_changes_and_the_link_stays(host: Host, tmp_path: Path) -> None:
+    real = tmp_path / "real" / "x.conflist"
+    real.parent.mkdir()
+    host.configure()
+    host.configuration.rename(real)
+    owner = (65534, 65534) if os.geteuid() == 0 else (os.geteuid(), os.getegid())
+    os.chown(real, *owner)
+    host.configuration.symlink_to("../real/x.conflist")
+    assert host.run("install") == 0
+    assert host.configuration.is_symlink()
+    assert len(host.plugins(real)) == 2
+    state = real.stat()
+    assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (*owner, 0o640)
+    assert [path.name for path in real.parent.iterdir()] == ["x.conflist"]
+
+
+@pytest.mark.parametrize("text", ['{"type": "multus"}', '{"name": "m", "plugins": [{"type": "multus-shim"}]}'])
+def test_the_default_network_of_multus_is_what_runs(host: Host, text: str) -> None:
+    host.configure()
+    multus = json.loads(text)
+    network = {"clusterNetwork": f"/host/etc/cni/net.d/{host.configuration.name}"}
+    (multus["plugins"][0] if "plugins" in multus else multus).update(network)
+    path = host.conf_dir / ("00-multus.conflist" if "plugins" in multus else "00-multus.conf")
+    path.write_text(json.dumps(multus))
+    assert host.run("install") == 0
+    assert [plugin["type"] for plugin in host.plugins()] == ["bridge", "egress-gateway"]
+    assert json.loads(path.read_text()) == multus
+
+
+def test_a_plugin_that_cannot_run_is_not_chained(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.configure()
+    for text, reason in {
+        "#!/no/python3\n": "it cannot run with /no/python3: No such file or directory",
+        "#!/bin/sh\necho broken >&2; exit 3\n": "exit code 3, broken",
+        "#!/bin/sh\necho well\n": "it does not answer CNI_COMMAND=VERSION",
+    }.items():
+        host.plugin.write_text(text)
+        assert host.run("install") == 1
+        assert json.loads(host.configuration.read_text()) == OTHERS
+        assert reason in capsys.readouterr().err
+        assert any(reason in message for message in host.reported())
+
+
+def test_a_watch_takes_out_what_stops_running_and_puts_it_back(host: Host, tmp_path: Path) -> None:
+    shell = tmp_path / "interpreter"
+    shutil.copy("/bin/sh", shell)
+    host.plugin.write_text(SPEAKS.replace("/bin/sh", str(shell)))
+    host.configure()
+    with host.watching(tmp_path / "log"):
+        for _ in range(2):
+            until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+            until(lambda: not host.reported(), "all is well", 30)
+            shell.rename(tmp_path / "away")
+            until(lambda: len(host.plugins()) == 1, "ours is taken out", 30)
+            until(lambda: f"it cannot run with {shell}" in "".join(host.reported()), "the reason is reported", 30)
+            (tmp_path / "away").rename(shell)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.core.chaining import NotChainable, chained, in_use, unchained
+from cni import config
+from gateway_agent.core.chaining import VERSIONS, InUse, NotChainable, chained, in_use, unchained
 
 OURS = {"type": "egress-gateway"}
 BRIDGE = {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local"}}
@@ -64,6 +66,8 @@ def test_taken_out_again_nothing_is_left(listed: list[Any]) -> None:
         ('{"cniVersion": "1.0.0", "type": "bridge"}', "it has no list of plugins"),
         ('{"cniVersion": "1.0.0", "plugins": ["bridge"]}', "it has no list of plugins"),
         (conflist(BRIDGE, cniVersion="0.3.0"), "cniVersion 0.3.0 is too old"),
+        (conflist(BRIDGE, cniVersion="1.2.0"), "cniVersion 1.2.0 is too new"),
+        (json.dumps({"cniVersions": ["0.1.0", "0.2.0"], "plugins": [BRIDGE]}), "cniVersion 0.1.0, 0.2.0 is too old"),
         (conflist(BRIDGE, cniVersion="one"), "cniVersion one is too old"),
         (conflist(BRIDGE, cniVersion=None), r"cniVersion \(none\) is too old"),
         (conflist(), "it lists no other plugin"),
@@ -85,10 +89,81 @@ def test_what_cannot_be_chained(text: str, wrong: str) -> None:
     ],
 )
 def test_the_runtime_takes_the_first(names: list[str], used: str) -> None:
-    assert in_use(names) == used
+    files = {name: conflist(BRIDGE) if name.endswith(".conflist") else json.dumps(BRIDGE) for name in names}
+    assert in_use(files, {}) == InUse(used)
 
 
 @pytest.mark.parametrize("name", ["10-a.conf", "10-a.json"])
 def test_a_single_plugin_has_no_room(name: str) -> None:
     with pytest.raises(NotChainable, match=f"{name} is in use.*make a .conflist of it"):
-        in_use([name, "20-b.conflist"])
+        in_use({name: json.dumps(BRIDGE), "20-b.conflist": conflist(BRIDGE)}, {})
+
+
+def test_what_is_skipped_is_named() -> None:
+    found = in_use({"00-empty.conflist": "", "20-b.conflist": conflist(BRIDGE), "30-c.conf": ""}, {"05-x.conf": "gone"})
+    assert found.name == "20-b.conflist"
+    assert [(problem.source, problem.message) for problem in found.skipped] == [
+        ("00-empty.conflist", "it is empty"), ("05-x.conf", "gone"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("network", "used"),
+    [
+        ("/host/etc/cni/net.d/20-b.conflist", "20-b.conflist"),
+        ("/host/etc/cni/net.d/30-c.conflist", "30-c.conflist"),
+        ("/etc/cni/net.d", "20-b.conflist"),
+        ("other", "30-c.conflist"),
+    ],
+)
+def test_multus_names_its_default_network(network: str, used: str) -> None:
+    multus = json.dumps({"type": "multus-shim", "name": "multus", "clusterNetwork": network})
+    files = {"20-b.conflist": conflist(BRIDGE), "30-c.conflist": conflist(PORTMAP, name="other")}
+    assert in_use({"00-multus.conf": multus, **files}, {}).name == used
+
+
+@pytest.mark.parametrize("network", ["/host/elsewhere/40-d.conflist", "a-definition", "/host/x/00-multus.conf"])
+def test_a_default_network_that_is_not_seen_is_refused(network: str) -> None:
+    multus = json.dumps({"type": "multus", "clusterNetwork": network})
+    with pytest.raises(NotChainable, match="the default network of multus"):
+        in_use({"00-multus.conf": multus, "20-b.conflist": conflist(BRIDGE)}, {})
+
+
+def test_a_default_network_written_out_for_multus_gets_the_entry() -> None:
+    multus = {"type": "multus", "name": "m", "delegates": [json.loads(conflist(BRIDGE)), {"type": "macvlan"}]}
+    text = json.dumps(multus)
+    assert in_use({"00-multus.conf": text, "20-b.conflist": conflist(BRIDGE)}, {}).name == "00-multus.conf"
+    assert json.loads(chained(text, OURS))["delegates"][0]["plugins"] == [BRIDGE, OURS]
+    assert json.loads(unchained(chained(text, OURS))) == multus
+    single = json.dumps({"type": "multus", "delegates": [BRIDGE]})
+    with pytest.raises(NotChainable, match="room for one plugin"):
+        in_use({"00-multus.conf": single}, {})
+
+
+@pytest.mark.parametrize("versions", [["0.4.0", "1.0.0", "1.1.0"], ["0.1.0", "0.3.1", "9.0.0"]])
+def test_versions_may_be_a_list(versions: list[str]) -> None:
+    text = json.dumps({"cniVersions": versions, "name": "n", "plugins": [BRIDGE]})
+    assert plugins(chained(text, OURS)) == [BRIDGE, OURS]
+
+
+def test_the_versions_are_those_of_the_plugin() -> None:
+    assert tuple(".".join(map(str, version)) for version in VERSIONS) == config.VERSIONS
+
+
+KEYS = ("type", "plugins", "delegates", "name", "cniVersion", "cniVersions", "clusterNetwork")
+values = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["", "multus", "1.0.0", "a/b", "egress-gateway"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_no_configuration_ends_in_anything_but_a_reason(value: Any) -> None:
+    text = json.dumps(value)
+    with contextlib.suppress(NotChainable):
+        in_use({"0.conf": text, "1.conflist": text}, {})
+    with contextlib.suppress(NotChainable):
+        chained(text, OURS)
+    with contextlib.suppress(NotChainable):
+        unchained(text)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -89,6 +92,17 @@ def test_every_volume_is_used_and_the_hosts_cni_only_by_those_with_no_other_righ
     for container in used["cni-conf"] + used["cni-bin"]:
         assert container["securityContext"]["capabilities"]["add"] == ["DAC_OVERRIDE"]
     assert [container["name"] for container in used["token"]] == ["agent"]
+
+
+def test_the_key_is_on_no_command_line() -> None:
+    [line] = [line for line in (MANIFESTS / "README.md").read_text().splitlines() if "create secret" in line]
+    made = subprocess.run(
+        ["bash", "-c", f"{line} --dry-run=client -o json"], capture_output=True, text=True, check=True
+    )
+    key = base64.b64decode(json.loads(made.stdout)["data"]["cluster.key"])
+    assert re.fullmatch(rb"[0-9a-f]{64}\n", key)
+    assert "$(" not in line
+    assert "literal" not in line
 
 
 def test_the_examples_are_valid() -> None:

@@ -1,0 +1,21 @@
+"""The installer's report in the agent's run directory: what keeps the plugin from being used on this node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..core import chaining
+from ..core.model import Problem
+
+NAME = Path("cni") / "report.json"
+"""In the run directory. The directory is the installer's own, so that a container of it needs to see no more."""
+LIMIT = 1 << 16
+
+
+def read(run_dir: Path) -> tuple[Problem, ...]:
+    """Return the problems of the last report; none if there is no report that can be read."""
+    try:
+        with (run_dir / NAME).open(encoding="utf-8") as file:
+            return chaining.read_report(file.read(LIMIT))
+    except (OSError, ValueError):
+        return ()

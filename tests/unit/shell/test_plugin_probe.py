@@ -1,0 +1,68 @@
+"""If the plugin can run on the node, seen from a container: the node's interpreter is looked up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.core import chaining
+from gateway_agent.core.model import Problem
+from gateway_agent.shell import plugin_report
+from gateway_agent.shell.plugin_probe import PluginProbe
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "usr" / "bin").mkdir(parents=True)
+    (tmp_path / "plugin").write_text("#!/usr/bin/python3 -IS\n")
+    return tmp_path
+
+
+def failure(root: Path) -> str:
+    return PluginProbe(root / "plugin", root).failure()
+
+
+def program(root: Path, name: str) -> None:
+    path = root / "usr" / "bin" / name
+    path.write_text("an interpreter")
+    path.chmod(0o755)
+
+
+def test_a_node_without_the_interpreter_is_named(root: Path) -> None:
+    assert failure(root) == "the node has no /usr/bin/python3"
+    (root / "usr" / "bin" / "python3").symlink_to("python3.11")
+    assert failure(root) == "the node has no /usr/bin/python3"
+    program(root, "python3.11")
+    assert failure(root) == ""
+    (root / "usr" / "bin" / "python3.11").chmod(0o644)
+    assert failure(root) == "the node has no /usr/bin/python3"
+
+
+@pytest.mark.parametrize("link", ["python3.6", "/usr/bin/python3.6", "../bin/python3.6"])
+def test_an_interpreter_that_is_too_old_is_named(root: Path, link: str) -> None:
+    (root / "usr" / "bin" / "python3").symlink_to(link)
+    program(root, "python3.6")
+    assert failure(root) == "/usr/bin/python3 of the node is python3.6, and 3.9 or later is needed"
+
+
+def test_links_in_a_circle_end(root: Path) -> None:
+    (root / "usr" / "bin" / "python3").symlink_to("python3")
+    assert failure(root) == "the node has no /usr/bin/python3"
+
+
+def test_a_link_to_what_is_not_shown_is_no_reason(root: Path) -> None:
+    (root / "usr" / "bin" / "python3").symlink_to("/etc/alternatives/python3")
+    assert failure(root) == ""
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert plugin_report.read(tmp_path) == ()
+    path = tmp_path / plugin_report.NAME
+    path.parent.mkdir()
+    problems = (Problem("/opt/cni/bin/egress-gateway", "", "it cannot run", "install Python"),)
+    path.write_text(chaining.report(problems))
+    assert plugin_report.read(tmp_path) == problems
+    for text in ("", "{", "[1]", '{"a": 1}', '[{"other": 1}]', "[" * 20_000, "\x00"):
+        path.write_text(text)
+        assert plugin_report.read(tmp_path) == ()
