@@ -12,8 +12,11 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+
+from .call import is_interface
 
 DIRECTORY = "attachments"
 """Below the run directory, mode 0700."""
@@ -150,17 +153,27 @@ def _file_name(container_id: str, ifname: str) -> str:
     return name if fits else hashlib.sha256(encoded).hexdigest() + SUFFIX
 
 
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _check(attachment: Attachment) -> None:
     for key, value in asdict(attachment).items():
         if not _fits(key, value):
-            raise ValueError(f"{key}: {value!r} is of the wrong type")
+            raise ValueError(f"{key}: {value!r} is nothing that it can be")
 
 
 def _fits(key: str, value: Any) -> bool:
     if key == "group":
         return isinstance(value, int) and 0 <= value <= 0xFFFFFFFF
     if key == "addresses":
-        return all(isinstance(item, str) for item in value)
+        return all(isinstance(item, str) and _is_address(item) for item in value)
+    if key == "host_interface":
+        return value == "" or (isinstance(value, str) and is_interface(value))
     if key == "labels":
         return value is None or (
             isinstance(value, dict) and all(isinstance(part, str) for item in value.items() for part in item)

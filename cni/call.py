@@ -95,9 +95,17 @@ def check_names(container_id: str, ifname: str) -> None:
     if not _CONTAINER_ID.fullmatch(container_id):
         hint = "it is letters, digits, '_', '.', '-', the first no sign"
         raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is malformed", hint)
-    if not _IFNAME.fullmatch(ifname) or len(os.fsencode(ifname)) > _IFNAME_BYTES:
+    if not is_interface(ifname):
         hint = f"it is at most {_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
         raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname[:80]!r} is malformed", hint)
+
+
+def is_interface(name: str) -> bool:
+    """Return True if the kernel can have an interface of this name."""
+    try:
+        return _IFNAME.fullmatch(name) is not None and len(os.fsencode(name)) <= _IFNAME_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def _with_pod(call: Call, cni_args: str, data: dict[str, Any]) -> Call:
@@ -149,7 +157,7 @@ def _host_interfaces(interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
         for i, interface in enumerate(interfaces)
         if not interface.get("sandbox")
     )
-    return tuple(dict.fromkeys(name for name in names if name))
+    return tuple(dict.fromkeys(filter(is_interface, names)))
 
 
 def _addresses(result: dict[str, Any], interfaces: list[dict[str, Any]]) -> tuple[str, ...]:

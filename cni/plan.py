@@ -216,7 +216,9 @@ def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
     """A round asks for every pod: with many addresses that would be tens of milliseconds of hashing."""
 
     def weight(egress_id: str) -> tuple[bytes, str]:
-        return hashlib.sha256(f"{namespace}\0{name}\0{egress_id}".encode()).digest(), egress_id
+        # Undecodable bytes of CNI_ARGS are surrogates here.
+        named = f"{namespace}\0{name}\0{egress_id}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(named).digest(), egress_id
 
     return max(egress_ids, key=weight)
 

@@ -38,7 +38,7 @@ class MemoryFile:
         """None where there is none, or none that can be read."""
         try:
             stored = msgspec.json.decode(self._path.read_bytes(), type=Stored)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if stored.boot == boot_id():
             return stored.memory

@@ -13,10 +13,13 @@ import msgspec
 
 from cni import attachments, plan
 from cni.attachments import Attachment
+from cni.plan import PodIdentity
 from gateway_agent import cluster as clusters
 from gateway_agent.core import cluster, manifests, planning, quarantine
 from gateway_agent.core.reflector import Reflector
+from gateway_agent.core.voters import Memory, VoterSet
 from gateway_agent.shell import kube
+from gateway_agent.shell.memory import MemoryFile, Stored, boot_id
 
 from .calls import text
 from .frames import some
@@ -28,11 +31,12 @@ PLAN: Any = json.loads(plan.dumps(planning.build(INVENTORY, SETTINGS, FACTS, {})
 for _policy_set in PLAN["policy_sets"]:
     # Dozens of them: two say as much.
     del _policy_set["ways"][2:]
-RECORD: Any = json.loads(
-    attachments.dumps(
-        Attachment("c1", "eth0", "/run/netns/x", "veth1", "prod", "web-0", "u", {"app": "x"}, ("10.1.0.5",), 7, "pods")
-    )
+_RECORD = Attachment(
+    "c1", "eth0", "/run/netns/x", "veth1", "prod", "web-0", "u", {"app": "good"}, ("10.1.0.5",), 7, "pods"
 )
+RECORD: Any = json.loads(attachments.dumps(_RECORD))
+_MEMORY = Memory(VoterSet(1, ("g1", "w1")), None, (1, "g1"), 250_000_000, 1, 1)
+MEMORY: Any = json.loads(msgspec.json.encode(Stored(boot_id(), _MEMORY)))
 EVENTS = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR", "?")
 RESOURCES = {resource.kind: resource for resource in cluster.resources("egress-gateway.io", "w1", "x")}
 
@@ -44,6 +48,7 @@ def once(rng: random.Random) -> None:
     event = {"type": rng.choice(EVENTS), "object": rng.choice(CASES)}
     line = some(text(mutated(event, rng), rng), rng)
     check_watch(rng.choice(list(RESOURCES)), line)
+    check_memory(some(text(mutated(MEMORY, rng), rng), rng))
     check_last_known(some(text(mutated({"Node": [GOOD[2]], "Pod": [CASES[5]], "ConfigMap": []}, rng), rng), rng))
 
 
@@ -64,6 +69,8 @@ def check_record(data: bytes) -> None:
     except ValueError:
         return
     assert attachments.loads(attachments.dumps(record)) == record
+    pod = PodIdentity(record.namespace, record.name, record.labels)
+    planning.build(INVENTORY, SETTINGS, FACTS, {}, pods=[pod])
     assert all(isinstance(getattr(record, f.name), str) for f in dataclasses.fields(record) if f.type == "str")
 
 
@@ -78,6 +85,14 @@ def check_watch(kind: str, line: bytes) -> None:
     resource = RESOURCES[kind]
     reflector.event(event.type, event.object if event.type == "ERROR" else cluster.slim(resource, event.object))
     cluster.Picture().inventory(reflector.objects.values())
+
+
+def check_memory(data: bytes) -> None:
+    """Read what a voter remembers: that, or nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "voters.json"
+        file.write_bytes(data)
+        MemoryFile(file).load()
 
 
 def check_last_known(data: bytes) -> None:

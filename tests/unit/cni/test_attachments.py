@@ -27,8 +27,9 @@ text = st.text(max_size=20)
 
 @given(
     st.builds(
-        Attachment, text, text, text, text, text, text, text, st.none() | st.dictionaries(text, text, max_size=3),
-        st.lists(text, max_size=3).map(tuple), st.integers(0, 0xFFFFFFFF), text,
+        Attachment, text, text, text, st.sampled_from(["", "veth1", "eth0.7"]), text, text, text,
+        st.none() | st.dictionaries(text, text, max_size=3),
+        st.lists(st.ip_addresses().map(str), max_size=3).map(tuple), st.integers(0, 0xFFFFFFFF), text,
     )
 )
 def test_json_form_keeps_all(record: Attachment) -> None:

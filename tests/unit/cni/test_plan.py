@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from dataclasses import replace
 
@@ -99,6 +100,12 @@ def test_without_a_number_for_its_gateway_a_policy_has_no_set() -> None:
     bare = replace(PLAN, egress_ips=EGRESS_IPS[1:], policy_sets=(PolicySet(1, ("b",), (BANK,), ()),))
     assert bare.key_for(PODS[0], ("a", "b")) is None
     assert bare.set_for(PODS[0], ("b",)) is None
+
+
+def test_a_pod_whose_name_is_not_utf8_has_its_egress_ip_too() -> None:
+    """One such pod must not end the planning of all."""
+    names = (os.fsdecode(b"\xff"), "\ud800")
+    assert {choose(PodIdentity(name, name, {}), [ONE, TWO]) for name in names} <= {ONE, TWO}
 
 
 def test_json_form() -> None:
