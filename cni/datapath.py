@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import sync
+from . import forgery, sync
 from .kernel import ids
 from .kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from .plan import Plan, PlanNode
@@ -22,7 +22,12 @@ METRIC = {4: 0, 6: 1024}
 def node_nft(plan: Plan) -> str:
     """One nft transaction that replaces both tables of the node whole."""
     marks = Marks(plan)
-    inet = (*inet_chains(plan, marks), *guards(plan, marks), *leaving(plan, marks))
+    inet = (
+        *forgery.chains(plan, marks),
+        *inet_chains(plan, marks),
+        *guards(plan, marks),
+        *leaving(plan, marks),
+    )
     bridge = transaction("bridge", ids.NFT_NODE_BRIDGE, bridge_chains(plan))
     return bridge + transaction("inet", ids.NFT_NODE_INET, inet)
 

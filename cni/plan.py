@@ -154,6 +154,11 @@ class Plan:
     source_check: bool = True
     """The kernel takes an IPv4 packet out of a tunnel only where a route leads to its source. Where nodes have only
     IPv6 addresses, and where connections are synced, there need be none."""
+    uplinks: tuple[str, ...] = ()
+    """Interfaces of this node that lead to other machines, sorted: packets may come by another one than their source
+    routes back by."""
+    reserved_sources: tuple[str, ...] = ()
+    """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
 
     @property
     def layout(self) -> ids.MarkLayout:
@@ -243,6 +248,7 @@ def loads(text: str) -> Plan:
         data["egress_ips"] = tuple(_egress_ip(item) for item in data["egress_ips"])
         data["policies"] = tuple(_policy(item) for item in data["policies"])
         data["policy_sets"] = tuple(_policy_set(item) for item in data["policy_sets"])
+        data.update({name: tuple(data.get(name, ())) for name in ("uplinks", "reserved_sources")})
         for labels in data["namespaces"].values():
             _texts([*labels.keys(), *labels.values()])
         plan: Plan = _typed(Plan(**data))

@@ -88,11 +88,11 @@ def _elements(verdicts: Verdicts) -> Iterator[str]:
     networks = [ipaddress.ip_network(prefix) for prefix, _ in verdicts]
     for network, (_, verdict) in zip(networks, verdicts):
         yield f"{network} : {verdict}"
-    for between in _gaps(networks):
+    for between in gaps(networks):
         yield f"{between} : goto unsteered"
 
 
-def _gaps(networks: Sequence[Network]) -> Iterator[str]:
+def gaps(networks: Sequence[Network]) -> Iterator[str]:
     """The ranges between disjoint networks of one family, so that both together are every address."""
     if not networks:
         return

@@ -216,6 +216,7 @@ class Agent:
             self.pods.identities(inventory),
             isolated=self.leases.isolated(self.plan),
             pod_interfaces=self.pods.interfaces(),
+            shown=self.leases.shown(),
         )
 
     async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:

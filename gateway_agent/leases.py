@@ -90,6 +90,10 @@ class Leases:
         """Return True once the keeper has run for long enough to know of every master."""
         return self.state is not None and self._listened() >= hearing.LISTENING
 
+    def shown(self) -> frozenset[str]:
+        """Return the addresses that masters say the outside sees."""
+        return frozenset(e.shown for e in self.state.egress if e.shown) if self.state else frozenset()
+
     def _listened(self) -> float:
         """For how many seconds the keeper has been known."""
         return asyncio.get_running_loop().time() - self._met

@@ -14,7 +14,7 @@ from itertools import combinations, islice, product
 from cni import ruleset
 from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
 
-from . import egress_ips, numbering, policy, readiness, underlay
+from . import egress_ips, numbering, policy, readiness, sources, underlay
 from .model import Inventory, Node, Problem
 from .readiness import InterfaceFacts
 from .selection import Selection
@@ -53,13 +53,14 @@ def build(
     pods: Iterable[PodIdentity] = (),
     isolated: bool = False,
     pod_interfaces: Collection[str] = (),
+    shown: Iterable[str] = (),
 ) -> Planned:
     """The plan of the node that ``settings`` names.
 
     ``facts``: of each local interface. ``masters``: by egress id the node (empty: nobody) and its epoch; where an
     id is missing its last known master stays. ``previous``: the plan in force; what goes on existing keeps its
     numbers. ``pods``: those attached here; what they need comes first where the numbers do not suffice.
-    ``pod_interfaces``: the host's sides of theirs.
+    ``pod_interfaces``: the host's sides of theirs. ``shown``: the addresses that masters say the outside sees.
     """
     problems: list[Problem] = []
     # Numbers mean nothing under another mask.
@@ -85,6 +86,11 @@ def build(
     plan = replace(plan, egress_ips=tuple(placed))
     derived = underlay.family(inventory.nodes) == 6 or any(egress.sync for egress in plan.egress_ips)
     plan = replace(plan, source_check=readiness.source_check(facts, derived))
+    plan = replace(
+        plan,
+        uplinks=sources.uplinks(plan, facts),
+        reserved_sources=sources.reserved(inventory, plan, shown),
+    )
     problems += _unrouted(plan, facts)
     problems += _on_host(plan, inventory)
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))

@@ -28,6 +28,8 @@ class InterfaceFacts:
     """``net.ipv6.conf.all.forwarding``: the kernel asks no other, an interface's own makes it only a router."""
     default_route: frozenset[int] = frozenset()
     """The families (4, 6) whose default route leads out by it."""
+    uplink: bool = False
+    """Any default route, in any routing table that is not ours, leads out by it."""
     source_check: int = 0
     """``net.ipv4.conf.all.rp_filter``: the larger of this and an interface's own counts."""
     foreign: frozenset[str] = frozenset()

@@ -42,7 +42,8 @@ def gateway_nft(plan: Plan) -> str:
 
 
 def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
-    answer = f"ct direction reply ct mark and {marks.tunneled} != 0 {marks.put('meta', marks.reply)}"
+    # The mark with no number is of a connection with a forged question: see cni/forgery.py.
+    answer = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
     # Behind the node's own steering, which clears the mark of every answer.
     passing = [f'iifname "{device}" accept' for device in (ids.BACK_DEVICE, ids.SYNC_DEVICE)]
     take_in = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]

@@ -6,27 +6,44 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from cni.kernel import addresses, rtnetlink
+from cni.kernel import addresses, ids, rtnetlink
 
 from ..core.readiness import InterfaceFacts
 
-# linux/route.h, linux/rtnetlink.h
-RTF_UP = 0x0001
-RTF_REJECT = 0x0200
+# linux/rtnetlink.h
 RTM_GETROUTE = 26
 RTN_UNICAST = 1
 RT_TABLE_MAIN = 254
 RTA_OIF = 4
 RTA_PRIORITY = 6
 RTA_MULTIPATH = 9
+RTA_TABLE = 15
 RTMSG = struct.Struct("=BBBBBBBBI")
 """Family, destination's length, source's length, TOS, table, protocol, scope, type, flags."""
-FAMILIES = (socket.AF_INET, socket.AF_INET6)
+RTNEXTHOP = struct.Struct("=HBBi")
+"""Length, flags, hops, index; its attributes follow."""
+FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
+
+
+@dataclass(frozen=True, order=True)
+class DefaultRoute:
+    """One next hop of a default route."""
+
+    version: int
+    """4 or 6."""
+    main: bool
+    """It is in the main table."""
+    metric: int
+    """The lowest one counts."""
+    place: int
+    """Among the route's next hops: the first one counts."""
+    interface: str
 
 
 def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, InterfaceFacts]:
@@ -41,7 +58,9 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
         # An IPv4 address with a label of its own is listed under that: eth1:0.
         own = found.setdefault(label.partition(":")[0], [])
         own += [_written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES]
-    defaults = {4: _default_route(), 6: _default_route6()}
+    defaults = tuple(_default_routes())
+    leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()}
+    uplinks = {default.interface for default in defaults}
     taken = addresses.foreign(virtual) if virtual else {}
     forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
     source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
@@ -58,7 +77,8 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
             forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
             forwarding6=forwarding6,
             source_check=source_check,
-            default_route=frozenset(family for family, leads_by in defaults.items() if leads_by == name),
+            default_route=frozenset(v for v, default in leading.items() if default and default.interface == name),
+            uplink=name in uplinks,
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
         )
     return facts
@@ -78,35 +98,33 @@ def _sysctl(path: str) -> str:
     return ""
 
 
-def _default_route() -> str:
-    """The interface of the IPv4 default route with the lowest metric; empty where there is none."""
-    best: list[tuple[int, str]] = []
-    with contextlib.suppress(OSError), Path("/proc/net/route").open(encoding="ascii") as table:
-        next(table, "")
-        for line in table:
-            name, destination, _, flags, _, _, metric, mask = line.split()[:8]
-            if destination == mask == "00000000" and int(flags, 16) & (RTF_UP | RTF_REJECT) == RTF_UP:
-                best.append((int(metric), name))
-    return min(best)[1] if best else ""
+def _default_routes() -> Iterator[DefaultRoute]:
+    """Yield every default route of the machine that is not ours; none of a family that the kernel does not have."""
+    for family, version in FAMILIES.items():
+        # ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables.
+        with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
+            for _, body in kernel.dump(RTM_GETROUTE, RTMSG.pack(family, *[0] * 8)):
+                length, source, _, _, protocol, _, kind, _ = RTMSG.unpack_from(body)[1:]
+                if (length, source, kind) == (0, 0, RTN_UNICAST) and protocol != ids.PROTOCOL:
+                    yield from _leading(version, rtnetlink.attributes(body[RTMSG.size :]))
 
 
-def _default_route6() -> str:
-    """The same for IPv6. ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables."""
-    best: list[tuple[int, str]] = []
-    with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
-        for _, body in kernel.dump(RTM_GETROUTE, RTMSG.pack(socket.AF_INET6, *[0] * 8)):
-            best += _default6(body)
-    return min(best)[1] if best else ""
-
-
-def _default6(body: bytes) -> Iterator[tuple[int, str]]:
-    """Metric and interface of the route, where it is a default route of the main table."""
-    family, length, source, _, table, _, _, kind, _ = RTMSG.unpack_from(body)
-    if (family, length, source, table, kind) != (socket.AF_INET6, 0, 0, RT_TABLE_MAIN, RTN_UNICAST):
-        return
-    found = rtnetlink.attributes(body[RTMSG.size :])
+def _leading(version: int, found: Mapping[int, bytes]) -> Iterator[DefaultRoute]:
+    """Yield a default route for each of its next hops."""
     (metric,) = struct.unpack("=I", found.get(RTA_PRIORITY, bytes(4)))
-    # Of a multipath route the first hop; its index stands behind length, flags and weight.
-    hop = found.get(RTA_OIF) or found.get(RTA_MULTIPATH, b"")[4:8]
-    with contextlib.suppress(OSError, struct.error):
-        yield metric, socket.if_indextoname(struct.unpack("=i", hop)[0])
+    (table,) = struct.unpack("=I", found.get(RTA_TABLE, bytes(4)))
+    for place, index in enumerate(_hops(found)):
+        with contextlib.suppress(OSError):
+            yield DefaultRoute(version, table == RT_TABLE_MAIN, metric, place, socket.if_indextoname(index))
+
+
+def _hops(found: Mapping[int, bytes]) -> Iterator[int]:
+    """Yield the index of the interface of each next hop."""
+    if RTA_OIF in found:
+        yield from struct.unpack("=i", found[RTA_OIF])
+    hops = found.get(RTA_MULTIPATH, b"")
+    while len(hops) >= RTNEXTHOP.size:
+        length, _, _, index = RTNEXTHOP.unpack_from(hops)
+        yield index
+        # Aligned to four bytes, and never shorter than its head.
+        hops = hops[max(RTNEXTHOP.size, -(-length // 4) * 4) :]

@@ -38,6 +38,8 @@ SOURCES = {"g1": "172.16.0.7", "g2": "172.16.0.8"}
 MTU = 1450
 TAG, OTHER_TAG = 1, 2
 FIRST, SECOND = ids.egress_id("partner", ""), ids.egress_id("other", "")
+VIRTUAL, VIRTUAL6 = "172.16.0.50", "fd00:172::50"
+"""No machine's own, and not served by a plan as :func:`plan` gives it."""
 WAYS = (
     Way("203.0.113.0/30", FIRST),
     Way("203.0.113.4/31", FIRST),
@@ -47,6 +49,18 @@ WAYS = (
     Way("2001:db8::/32", FIRST),
 )
 """203.0.113.0/28 through the first gateway, without 203.0.113.7; 203.0.113.128/25 through the second."""
+
+
+def v6(address: str) -> str:
+    """An IPv6 address with the same last number: fd00:244::… and fd00:245::… for pods, fd00:10::… and fd00:172::…
+    for nodes."""
+    first, second, _, last = address.split(".")
+    return f"fd00:{second if second in ('244', '245') else first}::{last}"
+
+
+RESERVED_SOURCES = tuple(
+    sorted({VIRTUAL, VIRTUAL6, *(a for own in (*NODES.values(), *SOURCES.values()) for a in (own, v6(own)))})
+)
 
 
 def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) -> Plan:
@@ -73,7 +87,10 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
         PolicySet(OTHER_TAG, ("c",), (SECOND,), (Way("203.0.113.0/28", SECOND),)),
     )
     nodes = tuple(PlanNode(name, address) for name, address in sorted(NODES.items()))
-    planned = Plan(node, MASK, 4799, MTU, nodes, egress_ips, (), sets)
+    uplinks = ("eth0", "eth1") if source else ("eth0",)
+    planned = Plan(
+        node, MASK, 4799, MTU, nodes, egress_ips, (), sets, uplinks=uplinks, reserved_sources=RESERVED_SOURCES
+    )
     return replace(planned, **changes)  # type: ignore[arg-type]
 
 
@@ -81,7 +98,7 @@ class Pod:
     """A namespace behind a veth. ``host`` is the name of the veth's end on the node."""
 
     def __init__(self, node: Node, name: str, address: str, routed: bool = False) -> None:
-        self.node, self.address = node, address
+        self.node, self.address, self.routed = node, address, routed
         self.host = f"veth{name}"
         self.machine = Namespace(f"{node.machine.name}-{name}")
         self.machine.create()
@@ -347,13 +364,6 @@ def _serve(outside: Namespace, address: str, log: Path) -> None:
     for stream in (service.stdin, service.stdout):
         if stream is not None:
             stream.close()
-
-
-def v6(address: str) -> str:
-    """An IPv6 address with the same last number: fd00:244::… and fd00:245::… for pods, fd00:10::… and fd00:172::…
-    for nodes."""
-    first, second, _, last = address.split(".")
-    return f"fd00:{second if second in ('244', '245') else first}::{last}"
 
 
 def family_of(address: str) -> int:

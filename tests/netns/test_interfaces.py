@@ -18,10 +18,11 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network n
 READ = """
 import json, sys
 from gateway_agent.shell import interfaces
-print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.forwarding, f.forwarding6, f.up, f.carrier)
+print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.uplink, f.forwarding, f.forwarding6,
+                         f.up, f.carrier)
                   for name, f in interfaces.read(sys.argv[1:]).items()}))
 """
-FIELDS = ("addresses", "address", "default_route", "forwarding", "forwarding6", "up", "carrier")
+FIELDS = ("addresses", "address", "default_route", "uplink", "forwarding", "forwarding6", "up", "carrier")
 
 
 @pytest.fixture
@@ -98,6 +99,21 @@ def test_default_routes_of_the_main_table(machine: Namespace) -> None:
     assert leads() == {"eth2": [4], "eth1": [6]}
     machine.ip("route replace ::/0 metric 50 nexthop via 2001:db8:2::1 nexthop via 2001:db8:1::1")
     assert leads() == {"eth2": [4, 6]}
+
+
+def test_every_default_route_leads_by_an_uplink(machine: Namespace) -> None:
+    """Also in another table, and by each next hop; not one that is ours."""
+
+    def uplinks() -> set[str]:
+        return {name for name, facts in read(machine).items() if facts["uplink"]}
+
+    assert uplinks() == set()
+    machine.ip("route add default via 10.0.0.6 table 777 protocol 233", "route add 128.0.0.0/1 via 10.0.0.6")
+    assert uplinks() == set()
+    machine.ip("route add default via 10.0.0.6 table 778")
+    assert uplinks() == {"eth2"}
+    machine.ip("route add default nexthop via 172.16.0.1 nexthop via 10.0.0.6")
+    assert uplinks() == {"eth1", "eth2"}
 
 
 def test_forwarding_is_the_interfaces_own_for_ipv4_and_common_for_ipv6(machine: Namespace) -> None:

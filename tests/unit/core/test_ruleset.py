@@ -31,7 +31,7 @@ def test_a_node_that_can_serve_nothing_has_no_table() -> None:
 
 def test_connections_of_the_tunnel_are_marked_and_their_answers_sent_back() -> None:
     assert "ct mark set ct mark and 0xf00fffff or 0x08100000" in text()
-    answer = "ct direction reply ct mark and 0x08000000 != 0"
+    answer = "ct direction reply ct mark and 0x0ff00000 > 0x08000000"
     assert f"{answer} meta mark set meta mark and 0xf00fffff or 0x07f00000" in text()
 
 

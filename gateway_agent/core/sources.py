@@ -1,0 +1,50 @@
+"""Which source addresses no pod may have, and which interfaces lead to other machines."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+
+from cni.kernel import ids
+from cni.plan import Plan
+
+from .model import Inventory
+from .readiness import InterfaceFacts, bare
+
+
+def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
+    """Return the interfaces that a default route leads out by, that have this node's address, or that are an egress
+    interface: sorted."""
+    me = plan.me
+    own = {me.address, me.address6} - {""} if me else set()
+    egress = {egress_ip.interface for egress_ip in plan.egress_ips}
+    return tuple(
+        sorted(
+            name
+            for name, known in facts.items()
+            if not name.startswith(ids.DEVICE_PREFIX)
+            and (known.uplink or name in egress or not own.isdisjoint(map(bare, known.addresses)))
+            and name != "lo"
+        )
+    )
+
+
+def reserved(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:
+    """Return the addresses that a pod may not have as its source: virtual ones, those of nodes, and those that the
+    outside sees, sorted.
+
+    ``shown``: by which masters say that packets leave; in basic mode only they know.
+    """
+    nodes = (address for node in inventory.nodes for address in node.addresses)
+    own = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
+    return tuple(sorted({*inventory.virtual_addresses, *nodes, *own, *_valid(shown)} - {""}))
+
+
+def _valid(texts: Iterable[str]) -> Iterator[str]:
+    """Yield those of the texts that are addresses: they come from another machine."""
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            address = ipaddress.ip_address(text)
+            # By its number: an IPv6 address may be written with a zone.
+            yield str(type(address)(int(address)))

@@ -1,0 +1,95 @@
+"""Pods with raw sockets forge source addresses; the capture at the outside server is the witness.
+
+The table of cases is in tests/netns/test_forged_sources.py. Here the agents and the plugin install the rules, and other
+pods of the same nodes go on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ..lab import documents, topology
+from ..lab.lab import SELECTED, UNSELECTED, Lab
+from ..lab.packets import ACK, SYN, mac_of, send_frame, tcp, udp
+from ..lab.pod import Pod
+from ..lab.topology import OUTSIDE, VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND, settled
+
+PORT = 7000
+"""The attacking pod's own port, of which the forged question asks."""
+FORGED = 9100
+"""Port of the outside server to which nothing but forged packets goes."""
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    with settled("test_forged_sources", topology.separate(1, 2), story=documents.virtual_story([VIRTUAL])) as made:
+        yield made
+
+
+@pytest.fixture(params=["bridge", "ptp"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["w1", "g1", "g2"])
+def node(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def forge(lab: Lab, pod: Pod, node: str, packet: bytes) -> None:
+    """Send a packet to the node's end of the pod's network."""
+    interface = "cni0" if pod.network.name.startswith("bridge") else pod.host_interface
+    send_frame(pod.machine, "eth0", mac_of(lab.nodes[node].machine, interface), packet)
+
+
+def arrived(lab: Lab, attack: Callable[[], None], checker: Pod) -> set[str]:
+    """Return the sources of the packets to :data:`FORGED` that reached the outside server."""
+    with lab.capture() as capture:
+        attack()
+        # Those that are not selected are not disturbed, and come after what was forged.
+        checker.datagram(UNSELECTED)
+        until(lambda: capture.packets(UNSELECTED), "a packet after the forged ones")
+        return capture.sources(FORGED)
+
+
+def test_forged_questions_lead_no_selected_pod_past_its_gateway(lab: Lab, node: str, kind: str) -> None:
+    client = lab.nodes[node].pod(f"client-{kind}", BACKEND, kind)
+    other = lab.nodes[node].pod(f"other-{kind}", {}, kind)
+    until(lambda: client.request(SELECTED, 0.5).address == VIRTUAL, "the gateway serves the pod", 10)
+
+    def attack() -> None:
+        # The pod itself, then an accomplice on the same node.
+        for number, sender in enumerate((client, other)):
+            own = PORT + number
+            forge(lab, sender, node, udp(OUTSIDE, client.address, own, source_port=FORGED))
+            forge(lab, client, node, udp(client.address, OUTSIDE, FORGED, source_port=own))
+            forge(lab, sender, node, tcp(OUTSIDE, client.address, own, SYN, source_port=FORGED))
+            answer = tcp(client.address, OUTSIDE, FORGED, SYN | ACK, acknowledged=2, source_port=own)
+            forge(lab, client, node, answer)
+
+    try:
+        # What counts as a new connection may go by the gateway.
+        assert arrived(lab, attack, other) <= {VIRTUAL}
+        assert client.request(SELECTED).address == VIRTUAL
+    finally:
+        client.stop()
+        other.stop()
+
+
+def test_no_pod_sends_with_a_virtual_address_or_a_nodes(lab: Lab, node: str, kind: str) -> None:
+    pod = lab.nodes[node].pod(f"spoofer-{kind}", {}, kind)
+    reserved = [VIRTUAL, *(one.host.internal_ip for one in lab.nodes.values())]
+
+    def attack() -> None:
+        for source in reserved:
+            forge(lab, pod, node, udp(source, OUTSIDE, FORGED))
+
+    try:
+        assert arrived(lab, attack, pod) == set()
+    finally:
+        pod.stop()

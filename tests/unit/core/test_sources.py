@@ -1,0 +1,45 @@
+"""Which sources no pod may have, and which interfaces are uplinks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP, PlanNode, dumps, loads
+from gateway_agent.core import sources
+from gateway_agent.core.model import VIRTUAL_IP, Gateway, Inventory, Node
+from gateway_agent.core.readiness import InterfaceFacts
+
+PLAIN = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(), forwarding=True)
+EGRESS = PlanEgressIP("1", "partner", "", 1, 7, ("g1",), interface="eth1", source="172.16.0.7")
+PLAN = Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1", "fd00::1"),), (EGRESS,))
+
+
+def test_uplinks_have_a_default_route_or_the_nodes_address_or_are_egress_interfaces() -> None:
+    facts = {
+        "lo": replace(PLAIN, addresses=("10.0.0.1/32",)),
+        "eth0": replace(PLAIN, addresses=("10.0.0.1/24",)),
+        "eth1": PLAIN,
+        "eth2": replace(PLAIN, uplink=True),
+        "eth3": replace(PLAIN, addresses=("fd00::1/64",)),
+        "cni0": replace(PLAIN, addresses=("10.244.0.1/24",)),
+        ids.BACK_DEVICE: replace(PLAIN, uplink=True),
+    }
+    assert sources.uplinks(PLAN, facts) == ("eth0", "eth1", "eth2", "eth3")
+
+
+def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_masters_is_not() -> None:
+    gateway = Gateway("virtual", (), VIRTUAL_IP, addresses=("172.16.0.50",))
+    inventory = Inventory((gateway,), (), (Node("g1", {}, ("10.0.0.1", "fd00::1")),))
+    said = ["172.16.0.8", "2001:DB8::1%eth0", "drop; }", "", "10.0.0.0/8"]
+    expected = ("10.0.0.1", "172.16.0.50", "172.16.0.7", "172.16.0.8", "2001:db8::1", "fd00::1")
+    assert sources.reserved(inventory, PLAN, said) == expected
+
+
+def test_a_plan_keeps_both_and_an_older_plan_has_neither() -> None:
+    plan = replace(PLAN, uplinks=("eth0",), reserved_sources=("10.0.0.1",))
+    assert loads(dumps(plan)) == plan
+    older = json.loads(dumps(plan))
+    del older["uplinks"], older["reserved_sources"]
+    assert loads(json.dumps(older)) == PLAN
