@@ -248,7 +248,7 @@ def loads(text: str) -> Plan:
         data["egress_ips"] = tuple(_egress_ip(item) for item in data["egress_ips"])
         data["policies"] = tuple(_policy(item) for item in data["policies"])
         data["policy_sets"] = tuple(_policy_set(item) for item in data["policy_sets"])
-        data.update({name: tuple(data.get(name, ())) for name in ("uplinks", "reserved_sources")})
+        data.update({name: _texts(data.get(name, [])) for name in ("uplinks", "reserved_sources")})
         for labels in data["namespaces"].values():
             _texts([*labels.keys(), *labels.values()])
         plan: Plan = _typed(Plan(**data))
