@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import forgery, sync
+from . import forgery, port_guard, sync
 from .kernel import ids
 from .kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from .plan import Plan, PlanNode
@@ -27,6 +27,7 @@ def node_nft(plan: Plan) -> str:
         *inet_chains(plan, marks),
         *guards(plan, marks),
         *leaving(plan, marks),
+        *port_guard.chains(plan, marks),
     )
     bridge = transaction("bridge", ids.NFT_NODE_BRIDGE, bridge_chains(plan))
     return bridge + transaction("inet", ids.NFT_NODE_INET, inet)

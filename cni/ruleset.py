@@ -1,6 +1,6 @@
 """What nftables rules are made of, and those that every packet of ours passes wherever it goes, as text. Pure.
 
-*Guards* (forward, input, postrouting) drop what takes another way than its connection must, so that a rule, route or
+*Guards* (forward, postrouting; input and output are :mod:`cni.port_guard`) drop what takes another way than its connection must, so that a rule, route or
 table that somebody removes makes no leak. The rest readies a packet for the tunnel. How it gets its mark is
 :mod:`cni.steering`.
 
@@ -143,7 +143,6 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
     for egress in plan.egress_ips:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
         yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
-    yield chain("input_guard", _input_guard(plan), "filter hook input priority filter - 20")
 
 
 def _forward_guard(plan: Plan, marks: Marks) -> Iterator[str]:
@@ -185,20 +184,6 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     yield "counter drop"
 
 
-def _input_guard(plan: Plan) -> Iterator[str]:
-    # An answer that matches no connection must not make this node send a reset by its own address.
-    yield from sync.input_rules(plan)
-    yield f"iifname {TUNNELS} counter drop"
-    family = underlay(plan.me) if plan.me else 4
-    nodes = ", ".join(address_of(node.address, family) for node in peers(plan))
-    yield f"udp dport {plan.port} meta nfproto ipv{10 - family} counter drop"
-    yield f"udp dport {plan.port} {KEYWORDS[family]} saddr != {{ {nodes} }} counter drop" if nodes else (
-        f"udp dport {plan.port} counter drop"
-    )
-    # A pod may write a node's address into its packets, but they do not come from where that node is.
-    yield f"udp dport {plan.port} fib saddr . iif oif missing counter drop"
-
-
 # --- leaving -----------------------------------------------------------------------------------------------
 
 
@@ -207,7 +192,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     if me is None or not plan.egress_ips:
         return
     # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
-    nat = list(sync.leave_rules(plan))
+    nat = list(sync.leave_rules(plan, "accept"))
     # A connection that is synced is known by its source, see the head of gateway_agent/core/syncing.py.
     nat += [
         f'oifname "{egress.device}" snat {KEYWORDS[egress.family]} to '
@@ -220,18 +205,20 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
         for family in families(plan)
     ]
     yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
-    yield chain("leave", [*sync.leave_rules(plan), *_leave(marks)], "filter hook postrouting priority srcnat + 200")
+    yield chain("leave", [*sync.leave_rules(plan, "goto encap"), *_leave(marks)], "filter hook postrouting priority srcnat + 200")
     slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
     yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"leave_{egress.slot}", _leave_slot(egress, me))
-    # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again.
-    encap = ["tcp flags syn tcp option maxseg size set rt mtu", marks.clear]
+    # The outer packet is routed by the inner one's mark: with a slot's, it would find the tunnel again. By the mark that
+    # it has instead, it is known as the kernel's own (:mod:`cni.port_guard`); no ``ip rule`` of ours matches that.
+    encap = ["tcp flags syn tcp option maxseg size set rt mtu", marks.put("meta", marks.tunneled)]
     yield chain("encap", encap)
 
 
 def _leave(marks: Marks) -> Iterator[str]:
-    yield f'oifname "{ids.BACK_DEVICE}" goto encap'
+    # Answers only: a socket that is bound to the device sends none.
+    yield f'oifname "{ids.BACK_DEVICE}" ct direction reply ct mark and {marks.tunneled} != 0 goto encap'
     yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_steered"
     yield f"oifname {TUNNELS} counter drop"
 

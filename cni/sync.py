@@ -47,14 +47,17 @@ def fdb(plan: Plan) -> Iterator[Fdb]:
 
 
 def input_rules(plan: Plan) -> Iterator[str]:
-    """nftables rules: the partners' word, and nobody else's."""
+    """Yield the rules for what is delivered to conntrackd: what came through the device, and nothing else. Which nodes'
+    packets get that far is in :mod:`cni.port_guard`."""
     if not partners(plan):
         return
-    yield f'iifname "{ids.SYNC_DEVICE}" ip daddr {ids.SYNC_GROUP} udp dport {ids.SYNC_PORT} accept'
+    channel = f"ip saddr {ids.SYNC_ADDRESS} ip daddr {ids.SYNC_GROUP} udp dport {ids.SYNC_PORT}"
+    yield f'iifname "{ids.SYNC_DEVICE}" {channel} accept'
     yield f"udp dport {ids.SYNC_PORT} counter drop"
 
 
-def leave_rules(plan: Plan) -> Iterator[str]:
-    """Of the node's own words only, and as they are."""
+def leave_rules(plan: Plan, verdict: str) -> Iterator[str]:
+    """Yield the rule that gives the packets of conntrackd, which runs as root, this verdict. conntrackd has no
+    authentication, and any user's socket can be bound to the device."""
     if partners(plan):
-        yield f'oifname "{ids.SYNC_DEVICE}" udp dport {ids.SYNC_PORT} accept'
+        yield f'oifname "{ids.SYNC_DEVICE}" meta skuid 0 udp dport {ids.SYNC_PORT} {verdict}'

@@ -27,6 +27,8 @@ from tests.lab.packets import udp
 
 PREFIX = "egwdp-"
 MASK = 0x0FF00000
+TUNNEL_MARK = 0x08000000
+"""By this packet mark the kernel's own encapsulation is known; only root can give it to a packet."""
 PORT = 8080
 SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"
@@ -375,6 +377,11 @@ def vxlan_packet(source: str, node: str, vni: int, inner: bytes, outer: str = ""
 
     ``outer``: the outer source address, if it is not the node's.
     """
+    return udp(outer or NODES[source], NODES[node], 4799, vxlan_payload(source, node, vni, inner))
+
+
+def vxlan_payload(source: str, node: str, vni: int, inner: bytes) -> bytes:
+    """Return the same without the outer IP and UDP headers, as a UDP socket sends it."""
+    kind = b"\x86\xdd" if inner[0] >> 4 == 6 else b"\x08\x00"
     macs = bytes.fromhex((ids.node_mac(NODES[node]) + ids.node_mac(NODES[source])).replace(":", ""))
-    frame = struct.pack("!II", 0x08000000, vni << 8) + macs + b"\x08\x00" + inner
-    return udp(outer or NODES[source], NODES[node], 4799, frame)
+    return struct.pack("!II", 0x08000000, vni << 8) + macs + kind + inner

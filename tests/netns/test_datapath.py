@@ -192,7 +192,8 @@ def test_other_softwares_marks_survive(lab: Lab) -> None:
         " chain pre { type filter hook prerouting priority -150;"
         " meta mark set meta mark | 0x1; ct mark set ct mark | 0x2; };"
         " chain post { type filter hook postrouting priority 400; oifname egw-* meta mark & 0xf00fffff == 0x1"
-        " meta mark & 0x0ff00000 == 0 ct mark & 0xf00fffff == 0x2 counter name right;"
+        " meta mark & 0x07f00000 == 0 ct mark & 0xf00fffff == 0x2 counter name right;"
+        " udp dport 4799 meta mark 0x1 counter name right; udp dport 4799 counter name every;"
         " oifname egw-* counter name every; }; counter right { }; counter every { }; }"
     )
     try:

@@ -23,6 +23,7 @@ from .datapath_lab import (
     SERVICE,
     SERVICE6,
     TAG,
+    TUNNEL_MARK,
     Lab,
     is_reset,
     plan,
@@ -129,7 +130,7 @@ def test_a_pod_cannot_forge_its_way_into_a_tunnel(lab: Lab, sender: str) -> None
         # From a pod of the master itself, where nothing is forwarded on the way.
         send(lab.pods["onmaster"].machine, vxlan_packet("w2", "g1", VNI, inner))
         # What a node's own kernel sends comes through: the packets above were well made. It arrives after them.
-        send(lab.nodes["w2"].machine, vxlan_packet("w2", "g1", VNI, inner))
+        send(lab.nodes["w2"].machine, vxlan_packet("w2", "g1", VNI, inner), TUNNEL_MARK)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 

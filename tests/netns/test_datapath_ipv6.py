@@ -29,6 +29,7 @@ from .datapath_lab import (
     SERVICE,
     SERVICE6,
     TAG,
+    TUNNEL_MARK,
     WAYS,
     Lab,
     Node,
@@ -420,9 +421,13 @@ def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: s
         # From a pod of the master itself, where nothing is forwarded on the way.
         send(lab6.pods["onmaster"].machine, forged(w2))
         by_ipv4 = udp(NODES["w2"], NODES["g1"], 4799, frame)
-        send(lab6.nodes["w2"].machine, by_ipv4)
+        send(lab6.nodes["w2"].machine, by_ipv4, TUNNEL_MARK)
+        another = udp(ids.inner(v6(NODES["w1"]), 6), SERVICE6, PORT, b"forged")
+        send(lab6.nodes["w2"].machine, udp(w2, g1, 4799, frame[:-len(inner)] + another), TUNNEL_MARK)
+        with pytest.raises(PermissionError):
+            send(lab6.nodes["w2"].machine, forged(w2))
         # What a node's own kernel sends comes through: the packets above were well made. It arrives after them.
-        send(lab6.nodes["w2"].machine, forged(w2))
+        send(lab6.nodes["w2"].machine, forged(w2), TUNNEL_MARK)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 

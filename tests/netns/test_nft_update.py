@@ -20,6 +20,7 @@ from cni.ruleset import chain, transaction
 from tests.lab.namespace import Namespace
 
 NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))
+INVENTORIES = (NODES, (*NODES, PlanNode("w2", "10.0.0.12")), (PlanNode("g1", "fd00::1"), PlanNode("w1", "fd00::11")))
 IDS = tuple(ids.egress_id(name, "") for name in ("a", "b", "c"))
 PREFIXES = ("203.0.113.0/25", "203.0.113.128/25", "198.51.100.0/24", "0.0.0.0/2", "2001:db8::/32")
 
@@ -47,8 +48,9 @@ policy_sets = st.sets(st.integers(1, 4)).flatmap(
     )
 )
 plans = st.builds(
-    lambda node, egress, sets: replace(Plan(node, 0x0FF00000, 4799, 1450, NODES), egress_ips=egress, policy_sets=sets),
+    lambda node, nodes, egress, sets: Plan(node, 0x0FF00000, 4799, 1450, nodes, egress, policy_sets=sets),
     st.sampled_from(["g1", "w1"]),
+    st.sampled_from(INVENTORIES),
     egress_ips,
     policy_sets,
 )

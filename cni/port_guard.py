@@ -1,0 +1,103 @@
+"""The guards of the tunnels' UDP port, as nftables rules. Pure.
+
+VXLAN has no authentication: without these rules whatever reaches the port is taken for a tunnel's packet. So
+
+* only the kernel's own encapsulation sends to the port: the last rule that the inner packet passes gives it a mark that
+  no socket can have without ``CAP_NET_ADMIN`` or ``CAP_NET_RAW``, and the outer packet inherits that mark;
+* no pod's packet is forwarded to the port;
+* what arrives at the port comes from a node, by the interface that leads to that node, in a tunnel that this node may
+  use, and with an inner source that belongs to that node. After decapsulation the outer source is gone, therefore
+  inner and outer header are compared while both are there.
+
+As in :mod:`cni.ruleset`, finding nothing in a set or map drops.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+
+from . import sync
+from .kernel import ids
+from .plan import Plan, PlanNode
+from .ruleset import KEYWORDS, TUNNELS, Marks, address_of, chain, families, peers, underlay
+
+# Offsets in bits from the UDP header: that is 8 bytes, VXLAN's is 8 (RFC 7348, section 5), Ethernet's is 14.
+FLAGS, ONLY_VNI = "@th,64,32", "0x08000000"
+VNI = "@th,96,24"
+ETHERTYPE = "@th,224,16"
+ETHERTYPES = {4: "0x0800", 6: "0x86dd"}
+INNER_SOURCE = {4: "@th,336,32", 6: "@th,304,128"}
+
+
+def chains(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the chains, sets and maps of the guards."""
+    yield chain("output_guard", [f"udp dport {plan.port} goto tunnel_send"], "filter hook output priority filter - 20")
+    ours = f"meta mark and {marks.mask} == {marks.tunneled}"
+    yield chain("tunnel_send", [f"{ours} {marks.clear} accept", "counter drop"])
+    yield chain("input_guard", _input_guard(plan), "filter hook input priority filter - 20")
+    yield from _tunnels(plan)
+    yield chain("tunnel_receive", _receive(plan))
+
+
+def _input_guard(plan: Plan) -> Iterator[str]:
+    """Yield the rules for what is delivered to this node itself."""
+    yield from sync.input_rules(plan)
+    # An answer that matches no connection must not make this node send a reset by its own address.
+    yield f"iifname {TUNNELS} counter drop"
+    yield f"udp dport {plan.port} goto tunnel_receive"
+
+
+def _receive(plan: Plan) -> Iterator[str]:
+    """Yield the rules for outer packets."""
+    yield f"meta nfproto ipv{10 - _family(plan)} counter drop"
+    # A pod may write a node's address into its packets, but they do not come from where that node is.
+    yield "fib saddr . iif oif missing counter drop"
+    yield f"{FLAGS} != {ONLY_VNI} counter drop"
+    yield f"{VNI} vmap @tunnel_to"
+    yield "counter drop"
+
+
+def _tunnels(plan: Plan) -> Iterator[str]:
+    """Yield a chain for each kind of tunnel with the set that it compares with, and the map from VNIs to the chains."""
+    family = _family(plan)
+    saddr = f"{KEYWORDS[family]} saddr"
+    sources = []
+    for inner in families(plan):
+        name, key = f"inner_sources{inner}", f"{saddr} . {INNER_SOURCE[inner]}"
+        yield _set(name, key, _pairs(plan, inner))
+        sources.append(f"{ETHERTYPE} {ETHERTYPES[inner]} {key} @{name} accept")
+    yield chain("tunnel_out", [*sources, "counter drop"])
+    # Answers bear the addresses of outside services.
+    for role, nodes in (("back", egress_nodes(plan)), ("sync", sync.partners(plan))):
+        yield _set(f"{role}_nodes", saddr, [address_of(node.address, family) for node in nodes])
+        yield chain(f"tunnel_{role}", [f"{saddr} @{role}_nodes accept", "counter drop"])
+    targets = {**{egress.vni: "out" for egress in plan.egress_ips}, ids.BACK_VNI: "back", ids.SYNC_VNI: "sync"}
+    yield _set("tunnel_to", VNI, [f"{vni:#x} : goto tunnel_{role}" for vni, role in targets.items()], verdicts=True)
+
+
+def egress_nodes(plan: Plan) -> tuple[PlanNode, ...]:
+    """Return the other nodes that may send answers: those that are or can be master of an egress IP."""
+    names = {name for egress in plan.egress_ips for name in (*egress.eligible, egress.master)}
+    return tuple(node for node in peers(plan) if node.name in names)
+
+
+def _pairs(plan: Plan, family: int) -> Iterator[str]:
+    """Yield each other node's address with each source that this node's packets have inside the tunnels."""
+    for node in peers(plan):
+        # Both kinds, so that no connection ends with a change of connectionSync.
+        for synced in (False, True):
+            inner = int(ipaddress.ip_address(ids.inner(node.address, family, synced)))
+            yield f"{address_of(node.address, _family(plan))} . {inner:#x}"
+
+
+def _family(plan: Plan) -> int:
+    return underlay(plan.me) if plan.me else 4
+
+
+def _set(name: str, key: str, elements: Iterable[str], verdicts: bool = False) -> str:
+    """Return a set of what the expression ``key`` gives, or a map from that to verdicts, as text."""
+    items = ", ".join(elements)
+    kind, suffix = ("map", " : verdict") if verdicts else ("set", "")
+    lines = [f"typeof {key}{suffix}", *([f"elements = {{ {items} }}"] if items else [])]
+    return f"\t{kind} {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
