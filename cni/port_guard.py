@@ -32,7 +32,9 @@ INNER_SOURCE = {4: "@th,336,32", 6: "@th,304,128"}
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains, sets and maps of the guards."""
-    yield chain("output_guard", [f"udp dport {plan.port} goto tunnel_send"], "filter hook output priority filter - 20")
+    yield chain(
+        "output_guard", [f"udp dport {plan.port} goto tunnel_send"], "filter hook output priority filter - 20"
+    )
     ours = f"meta mark and {marks.mask} == {marks.tunneled}"
     yield chain("tunnel_send", [f"{ours} {marks.clear} accept", "counter drop"])
     yield chain("input_guard", _input_guard(plan), "filter hook input priority filter - 20")
@@ -72,8 +74,14 @@ def _tunnels(plan: Plan) -> Iterator[str]:
     for role, nodes in (("back", egress_nodes(plan)), ("sync", sync.partners(plan))):
         yield _set(f"{role}_nodes", saddr, [address_of(node.address, family) for node in nodes])
         yield chain(f"tunnel_{role}", [f"{saddr} @{role}_nodes accept", "counter drop"])
-    targets = {**{egress.vni: "out" for egress in plan.egress_ips}, ids.BACK_VNI: "back", ids.SYNC_VNI: "sync"}
-    yield _set("tunnel_to", VNI, [f"{vni:#x} : goto tunnel_{role}" for vni, role in targets.items()], verdicts=True)
+    targets = {
+        **{egress.vni: "out" for egress in plan.egress_ips},
+        ids.BACK_VNI: "back",
+        ids.SYNC_VNI: "sync",
+    }
+    yield _set(
+        "tunnel_to", VNI, [f"{vni:#x} : goto tunnel_{role}" for vni, role in targets.items()], verdicts=True
+    )
 
 
 def egress_nodes(plan: Plan) -> tuple[PlanNode, ...]:

@@ -1,8 +1,8 @@
 """What nftables rules are made of, and those that every packet of ours passes wherever it goes, as text. Pure.
 
-*Guards* (forward, postrouting; input and output are :mod:`cni.port_guard`) drop what takes another way than its connection must, so that a rule, route or
-table that somebody removes makes no leak. The rest readies a packet for the tunnel. How it gets its mark is
-:mod:`cni.steering`.
+*Guards* (forward, postrouting) drop what takes another way than its connection must, so that a rule, route or table
+that somebody removes makes no leak. The rest readies a packet for the tunnel. How it gets its mark is
+:mod:`cni.steering`; who may speak to the tunnels' port is :mod:`cni.port_guard`.
 
 No lookup in a set or map may let a packet out by finding nothing. While a transaction is being committed, a packet
 that is on its way through the old rules finds the old sets empty, or the new ones not filled yet (seen on Linux 6.18:
@@ -192,7 +192,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     if me is None or not plan.egress_ips:
         return
     # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
-    nat = list(sync.leave_rules(plan, "accept"))
+    nat = list(sync.nat_rules(plan))
     # A connection that is synced is known by its source, see the head of gateway_agent/core/syncing.py.
     nat += [
         f'oifname "{egress.device}" snat {KEYWORDS[egress.family]} to '
@@ -205,13 +205,14 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
         for family in families(plan)
     ]
     yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
-    yield chain("leave", [*sync.leave_rules(plan, "goto encap"), *_leave(marks)], "filter hook postrouting priority srcnat + 200")
+    leave = [*sync.leave_rules(plan), *_leave(marks)]
+    yield chain("leave", leave, "filter hook postrouting priority srcnat + 200")
     slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
     yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"leave_{egress.slot}", _leave_slot(egress, me))
-    # The outer packet is routed by the inner one's mark: with a slot's, it would find the tunnel again. By the mark that
-    # it has instead, it is known as the kernel's own (:mod:`cni.port_guard`); no ``ip rule`` of ours matches that.
+    # The outer packet is routed by the inner one's mark: with a slot's, it would find the tunnel again. By the mark
+    # that it has instead, it is known as the kernel's own (:mod:`cni.port_guard`); no ``ip rule`` of ours matches that.
     encap = ["tcp flags syn tcp option maxseg size set rt mtu", marks.put("meta", marks.tunneled)]
     yield chain("encap", encap)
 

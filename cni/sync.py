@@ -56,8 +56,15 @@ def input_rules(plan: Plan) -> Iterator[str]:
     yield f"udp dport {ids.SYNC_PORT} counter drop"
 
 
-def leave_rules(plan: Plan, verdict: str) -> Iterator[str]:
-    """Yield the rule that gives the packets of conntrackd, which runs as root, this verdict. conntrackd has no
-    authentication, and any user's socket can be bound to the device."""
+def nat_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rule that leaves conntrackd's packets their source."""
     if partners(plan):
-        yield f'oifname "{ids.SYNC_DEVICE}" meta skuid 0 udp dport {ids.SYNC_PORT} {verdict}'
+        yield f'oifname "{ids.SYNC_DEVICE}" accept'
+
+
+def leave_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rule that lets conntrackd's packets into the tunnels. conntrackd runs as root and has no
+    authentication, and any user's socket can be bound to the device. The copy of a packet that the kernel loops back to
+    this node has no owner any more, so that it goes nowhere."""
+    if partners(plan):
+        yield f'oifname "{ids.SYNC_DEVICE}" meta skuid 0 udp dport {ids.SYNC_PORT} goto encap'

@@ -72,7 +72,8 @@ def update(before: str, after: str) -> tuple[str, ...] | None:
 
 def _hook(body: str) -> str:
     """What of a block cannot be changed: a chain's hook, a map's type."""
-    return "".join(line for line in body.splitlines(keepends=True) if line.startswith(("\t\ttype ", "\t\ttypeof ", "\t\tflags ")))
+    fixed = ("\t\ttype ", "\t\ttypeof ", "\t\tflags ")
+    return "".join(line for line in body.splitlines(keepends=True) if line.startswith(fixed))
 
 
 def _addition(difference: Difference) -> str:

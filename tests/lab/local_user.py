@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 from .namespace import Namespace
@@ -25,7 +25,7 @@ def as_local_user(machine: Namespace, action: Callable[[], T]) -> T:
     def drop() -> T:
         if _libc.syscall(_SETRESUID, NOBODY, NOBODY, NOBODY):
             raise OSError(ctypes.get_errno(), "cannot change the user of a thread")
-        assert "CapEff:\t0000000000000000\n" in open("/proc/thread-self/status").read(), os.strerror(1)
+        assert "CapEff:\t0000000000000000\n" in Path("/proc/thread-self/status").read_text()
         return action()
 
     return machine.inside(drop)
