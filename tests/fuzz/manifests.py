@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from typing import Any
 
@@ -13,6 +14,7 @@ from gateway_agent.core.model import Inventory
 from gateway_agent.core.planning import Planned, Settings
 from gateway_agent.core.readiness import InterfaceFacts
 
+from .frames import some
 from .values import mutated
 
 SETTINGS = Settings("w1", 0x0FF00000, 4799, 1450, ("10.244.0.0/16",))
@@ -95,6 +97,9 @@ CONFIGURATION: dict[str, Any] = {
 }  # fmt: skip
 
 
+TEXTS = tuple(yaml.safe_dump_all(documents).encode() for documents in ((CASES[0], *GOOD), CASES, GOOD))
+
+
 def check(case: Any) -> None:
     """Read and plan one object beside good ones, as both stores do. Raises AssertionError."""
     good = {str(i): manifests.parse_object(f"good {i}", document) for i, document in enumerate(GOOD)}
@@ -140,6 +145,23 @@ def check_configuration(value: Any) -> None:
         assert error.problems
 
 
+def check_text(text: str) -> None:
+    """Read a damaged file: objects and problems, and what can be read is the same when it is read again."""
+    content = manifests.parse_file("a.yaml", text)
+    again = manifests.parse_file("a.yaml", manifests.readable("a.yaml", text))
+    assert not again.problems
+    assert _without_sources(again) == _without_sources(content)
+
+
+def _without_sources(content: manifests.FileContent) -> dict[tuple[str, str], Any]:
+    """Return the objects that count, whichever document they stand in."""
+    first: dict[tuple[str, str], Any] = {}
+    for item in content.objects:
+        plain = dataclasses.replace(item.value, source="") if hasattr(item.value, "source") else item.value
+        first.setdefault((item.kind, item.name), plain)
+    return first
+
+
 def _is_plain(value: Any) -> bool:
     try:
         yaml.safe_dump(value)
@@ -151,4 +173,5 @@ def _is_plain(value: Any) -> bool:
 def once(rng: random.Random) -> None:
     """Try one random document."""
     check(mutated(rng.choice(CASES), rng))
+    check_text(some(rng.choice(TEXTS), rng).decode(errors="replace"))
     check_configuration(mutated(CONFIGURATION, rng))
