@@ -18,6 +18,7 @@ RTM_GETADDR = 22
 IFA_ADDRESS = 1
 IFA_LOCAL = 2
 IFA_PROTO = 11
+IFA_F_SECONDARY = 0x01
 IFADDRMSG = struct.Struct("=BBBBi")
 """Family, prefix length, flags, scope, index of the interface."""
 
@@ -34,6 +35,8 @@ class Address:
     scope: int
     """An IPv4 address of scope 0 may be chosen as the source of anything."""
     ours: bool
+    secondary: bool = False
+    """An IPv4 address in the subnet of another one, which the kernel prefers."""
 
     @property
     def interface(self) -> str:
@@ -86,11 +89,12 @@ def packed(address: str) -> bytes:
 
 
 def _parsed(body: bytes) -> Address | None:
-    family, length, _, scope, index = IFADDRMSG.unpack_from(body)
+    family, length, flags, scope, index = IFADDRMSG.unpack_from(body)
     found = attributes(body[IFADDRMSG.size :])
     # On a point-to-point link IFA_ADDRESS is the other end's.
     raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
     if family not in (socket.AF_INET, socket.AF_INET6) or len(raw) not in (4, 16):
         return None
     ours = found.get(IFA_PROTO) == bytes([ids.ADDRESS_PROTOCOL])
-    return Address(socket.inet_ntop(family, raw), length, index, scope, ours)
+    secondary = family == socket.AF_INET and bool(flags & IFA_F_SECONDARY)
+    return Address(socket.inet_ntop(family, raw), length, index, scope, ours, secondary)

@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, islice, product
 
-from cni import ruleset
 from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
 
-from . import egress_ips, numbering, policy, readiness, sources, underlay
+from . import egress_ips, node_addresses, numbering, policy, readiness, sources, underlay
 from .model import Inventory, Node, Problem
 from .readiness import InterfaceFacts
 from .selection import Selection
@@ -63,6 +62,7 @@ def build(
     ``pod_interfaces``: the host's sides of theirs. ``shown``: the addresses that masters say the outside sees.
     """
     problems: list[Problem] = []
+    inventory = node_addresses.without_served(inventory, masters, previous, problems)
     # Numbers mean nothing under another mask.
     before = previous if previous and previous.mask == settings.mask else None
     plan = Plan(
@@ -84,10 +84,9 @@ def build(
         egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces) for egress in led
     )
     plan = replace(plan, egress_ips=tuple(placed))
-    derived = underlay.family(inventory.nodes) == 6 or any(egress.sync for egress in plan.egress_ips)
-    plan = replace(plan, source_check=readiness.source_check(facts, derived))
     plan = replace(
         plan,
+        source_check=readiness.source_check(facts),
         uplinks=sources.uplinks(plan, facts),
         reserved_sources=sources.reserved(inventory, plan, shown),
     )
@@ -169,7 +168,7 @@ def _nodes(nodes: Iterable[Node], here: str, problems: list[Problem]) -> tuple[P
 def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
     """IPv4 packets of pods whose answers the kernel would drop as they come out of the tunnel."""
     used = any(egress.family == 4 for egress in plan.egress_ips)
-    if used and plan.me and ruleset.underlay(plan.me) == 6 and not readiness.takes_ipv4(facts, derived=True):
+    if used and plan.me and not readiness.takes_ipv4(facts, derived=True):
         hint = "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"
         yield Problem(f"node {plan.node}", "", readiness.UNROUTED, hint)
 

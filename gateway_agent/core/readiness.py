@@ -89,18 +89,22 @@ UNROUTED = (
 )
 
 
-def source_check(facts: Mapping[str, InterfaceFacts], derived: bool) -> bool:
-    """Whether IPv4 sources are to be looked up on the tunnels, and not only because the kernel is told to do so.
+def source_check(facts: Mapping[str, InterfaceFacts]) -> bool:
+    """Return True if the kernel checks IPv4 sources on the tunnels, whatever is set on them.
 
-    ``derived``: some of those sources are no node's address, so no route need lead to them: all over an IPv6 underlay,
-    and those of synced connections. Where all interfaces are checked, one of our own can only be checked loosely.
+    The larger of ``all`` and a device's own setting counts, so with ``all`` on, ours can only be checked loosely. Else
+    the check is off: answers out of a tunnel come from addresses that this node may have no route to.
     """
-    return not derived or any(fact.source_check for fact in facts.values())
+    return any(fact.source_check for fact in facts.values())
 
 
 def takes_ipv4(facts: Mapping[str, InterfaceFacts], derived: bool) -> bool:
-    """Whether the kernel takes IPv4 packets out of the tunnels. ``derived``: as for :func:`source_check`."""
-    checked = derived and source_check(facts, derived)
+    """Return True if the kernel takes IPv4 packets out of the tunnels.
+
+    ``derived``: some of their sources are no node's address, so no route but the default one leads to them: all over
+    an IPv6 underlay, and those of synced connections; on a worker, the answers from outside.
+    """
+    checked = derived and source_check(facts)
     return not checked or any(4 in fact.default_route for fact in facts.values())
 
 

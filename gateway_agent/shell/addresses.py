@@ -1,8 +1,13 @@
 """Virtual addresses on interfaces: one netlink message each.
 
-An address is added so that it does nothing but receive: the kernel does not choose it as a source by itself where
+An address is added so that it does nothing but receive: the kernel does not choose it as a source by itself if
 another one is there, no route but the ``local`` one comes with it, nobody is told (that is
 :mod:`gateway_agent.shell.arp`), no duplicate is looked for.
+
+An IPv4 address comes last on its interface. Many programs take the first one for the address of the node: a kubelet
+without ``--node-ip``, ``hostname -I``, Go's and Java's lists of addresses. The kernel puts an address of a narrower
+scope before the others, and one of the same scope behind all that are primary. Of IPv6 addresses of one scope the
+newest is first, and nothing changes that: there only the lifetime says that it is not to be chosen.
 """
 
 from __future__ import annotations
@@ -12,7 +17,16 @@ import socket
 import struct
 
 from cni.kernel import ids
-from cni.kernel.addresses import IFA_ADDRESS, IFA_LOCAL, IFA_PROTO, IFADDRMSG, RTM_NEWADDR, observe, packed
+from cni.kernel.addresses import (
+    IFA_ADDRESS,
+    IFA_LOCAL,
+    IFA_PROTO,
+    IFADDRMSG,
+    RTM_NEWADDR,
+    Address,
+    observe,
+    packed,
+)
 from cni.kernel.errors import KernelError, refused
 from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
 
@@ -51,7 +65,8 @@ class Addresses:
     def add(self, address: str, interface: str) -> None:
         """Configures a virtual address; one that is there and ours is left alone.
 
-        Raises :class:`KernelError` where somebody else has configured it, on whatever interface.
+        One that does not stand last is moved. Raises :class:`KernelError` if somebody else has configured it, on
+        whatever interface.
         """
         doing = f"adding {address} to {interface}"
         index = _index(interface, doing)
@@ -59,7 +74,9 @@ class Addresses:
             if not found.ours:
                 hint = "a virtual address is added by the agent alone: remove it there"
                 raise KernelError(f"{address} is configured on {found.interface} by somebody else", hint)
-        body = _body(address, index, scope=self._scope(interface, index))
+        if ":" not in address and self._is_misplaced(address, index):
+            self._request(doing, RTM_DELADDR, 0, _body(address, index), errno.EADDRNOTAVAIL)
+        body = _body(address, index, scope=self._scope(index))
         self._request(doing, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, errno.EEXIST)
         self._route(doing, RTM_NEWROUTE, NLM_F_CREATE, address, index, errno.EEXIST)
 
@@ -94,17 +111,31 @@ class Addresses:
         found = ((item.address, item.interface) for item in observe(self._socket) if item.ours)
         return tuple(sorted((address, interface) for address, interface in found if interface))
 
-    def _scope(self, interface: str, index: int) -> int:
-        """In which an IPv4 address is not chosen as a source.
+    def misplaced(self, interface: str) -> tuple[str, ...]:
+        """Return our IPv4 addresses on an interface that stand before somebody else's: it came later, or again."""
+        try:
+            index = socket.if_nametoindex(interface)
+        except OSError:
+            return ()
+        ours = [found.address for found in self._on(index) if found.ours]
+        return tuple(address for address in ours if self._is_misplaced(address, index))
 
-        Scope ``host`` never is, but with ``route_localnet`` (which kube-proxy sets) it counts as ``link``, and is
-        found first. Then the address is better the last one of the widest scope: the first is chosen.
+    def _is_misplaced(self, address: str, index: int) -> bool:
+        there = self._on(index)
+        mine = next((place for place, found in enumerate(there) if found.ours and found.address == address), None)
+        return mine is not None and any(_is_wide(found) for found in there[mine + 1 :])
+
+    def _on(self, index: int) -> list[Address]:
+        """The IPv4 addresses of an interface, in the kernel's order: what lists addresses gives them in this one."""
+        return [found for found in observe(self._socket, index=index) if ":" not in found.address]
+
+    def _scope(self, index: int) -> int:
+        """Return the scope in which an IPv4 address is last, and not chosen as a source.
+
+        In the widest scope the kernel chooses the first address. If no other one is there, it would choose this one:
+        then scope ``host`` keeps it from that.
         """
-        if not any(_route_localnet(name) for name in ("all", interface)):
-            return RT_SCOPE_HOST
-        others = (found for found in observe(self._socket, index=index) if not found.ours)
-        wide = any(":" not in other.address and other.scope == RT_SCOPE_UNIVERSE for other in others)
-        return RT_SCOPE_UNIVERSE if wide else RT_SCOPE_HOST
+        return RT_SCOPE_UNIVERSE if any(map(_is_wide, self._on(index))) else RT_SCOPE_HOST
 
     def _request(self, doing: str, kind: int, flags: int, body: bytes, *done_already: int) -> None:
         try:
@@ -121,12 +152,9 @@ def _index(interface: str, doing: str) -> int:
         raise refused(doing, errno.ENODEV) from error
 
 
-def _route_localnet(interface: str) -> bool:
-    try:
-        with open(f"/proc/sys/net/ipv4/conf/{interface}/route_localnet", "rb") as file:
-            return file.read(1) == b"1"
-    except OSError:
-        return False
+def _is_wide(found: Address) -> bool:
+    """Return True for a primary address of somebody else that the kernel may choose as a source."""
+    return not found.ours and not found.secondary and found.scope == RT_SCOPE_UNIVERSE
 
 
 def _body(address: str, index: int, length: int = 0, scope: int = RT_SCOPE_HOST) -> bytes:

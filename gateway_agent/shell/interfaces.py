@@ -20,12 +20,16 @@ from ..core.readiness import InterfaceFacts
 RTM_GETROUTE = 26
 RTN_UNICAST = 1
 RT_TABLE_MAIN = 254
+RTA_DST = 1
 RTA_OIF = 4
+RTA_PREFSRC = 7
 RTA_PRIORITY = 6
 RTA_MULTIPATH = 9
 RTA_TABLE = 15
 RTMSG = struct.Struct("=BBBBBBBBI")
 """Family, destination's length, source's length, TOS, table, protocol, scope, type, flags."""
+OUTSIDE = "203.0.113.1"
+"""An address of nobody (RFC 5737): what the kernel says of it holds for all that no nearer route leads to."""
 RTNEXTHOP = struct.Struct("=HBBi")
 """Length, flags, hops, index; its attributes follow."""
 FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
@@ -49,8 +53,9 @@ class DefaultRoute:
 def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, InterfaceFacts]:
     """Facts of every interface, by name; not of those in ``without``: a node may have hundreds of pods.
 
-    ``virtual``: the addresses of all gateways. On a master they stand as /32 or /128 and are nobody's own: the kernel
-    lists them *before* the primary address, because their scope is narrower.
+    ``virtual``: the addresses of all gateways. On a master they stand as /32 or /128 and are nobody's own. Of several
+    IPv4 addresses of an interface the one that the kernel would send by comes first: another program's address
+    (kube-vip, keepalived) may be listed before it.
     """
     hosts = {f"{address}/{128 if ':' in address else 32}" for address in virtual}
     found: dict[str, list[str]] = {}
@@ -73,7 +78,7 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
             up="up" in flags,
             carrier="up" in flags and "running" in flags,
             mtu=stats.mtu,
-            addresses=tuple(address for address in found.get(name, ()) if address not in hosts),
+            addresses=_preferred_first(name, [a for a in found.get(name, ()) if a not in hosts]),
             forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
             forwarding6=forwarding6,
             source_check=source_check,
@@ -82,6 +87,26 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
         )
     return facts
+
+
+def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:
+    """Return the addresses with that one first which the kernel takes as the source of what leaves by ``interface``."""
+    if sum(":" not in address for address in own) > 1:
+        source = _source(interface)
+        own.sort(key=lambda address: address.partition("/")[0] != source)
+    return tuple(own)
+
+
+def _source(interface: str) -> str:
+    """Ask the kernel for the IPv4 source of packets that leave by ``interface`` for the outside; empty if none."""
+    with contextlib.suppress(OSError, struct.error), rtnetlink.Socket() as kernel:
+        index = struct.pack("=i", socket.if_nametoindex(interface))
+        head = RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
+        destination = rtnetlink.attribute(RTA_DST, socket.inet_aton(OUTSIDE))
+        answer = kernel.request(RTM_GETROUTE, 0, head + destination + rtnetlink.attribute(RTA_OIF, index))
+        source = rtnetlink.attributes(answer[RTMSG.size :]).get(RTA_PREFSRC, b"")
+        return socket.inet_ntop(socket.AF_INET, source) if len(source) == 4 else ""
+    return ""
 
 
 def _written(address: str, netmask: str | None) -> str:

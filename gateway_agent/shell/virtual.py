@@ -70,3 +70,6 @@ class VirtualAddresses:
             if (address, interface) not in there:
                 self.carry_out(serving.AddAddress(address, interface))
                 self.carry_out(serving.Announce(address, interface))
+        for interface in {*wanted.values()}:
+            for address in self._addresses.misplaced(interface):
+                self.carry_out(serving.AddAddress(address, interface))

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import socket
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from cni.kernel import addresses as kernel
 from cni.kernel.errors import KernelError
-from cni.kernel.rtnetlink import Socket, attribute
-from gateway_agent.shell.addresses import RTA_DST, RTMSG, RTN_LOCAL, Addresses
+from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
+from gateway_agent.shell.addresses import (
+    NLM_F_CREATE,
+    RT_SCOPE_HOST,
+    RTA_DST,
+    RTMSG,
+    RTN_LOCAL,
+    Addresses,
+    _body,
+)
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
@@ -46,6 +56,9 @@ class Inside:
 
     def ours(self) -> tuple[tuple[str, str], ...]:
         return self._machine.inside(self._addresses.ours)
+
+    def misplaced(self, interface: str) -> tuple[str, ...]:
+        return self._machine.inside(lambda: self._addresses.misplaced(interface))
 
     def close(self) -> None:
         self._addresses.close()
@@ -137,6 +150,69 @@ def test_no_program_gets_one_as_its_source(
     assert f"src {expected} " in line.near.run("ip", "route", "get", destination) + " "
 
 
+FIRST = """
+import fcntl, socket, struct, sys
+ask = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+answer = fcntl.ioctl(ask, 0x8915, struct.pack("16s16x", b"eth1"))
+print(socket.inet_ntoa(answer[20:24]))
+"""
+
+
+def first_addresses(machine: Namespace) -> dict[str, str]:
+    """Return what programs take for the node's IPv4 address that look for the first one, by how they look."""
+    listed = json.loads(machine.run("ip", "-4", "-j", "address", "show", "dev", "eth1"))
+    in_order = [entry["local"] for entry in listed[0]["addr_info"]]
+    # k8s.io/apimachinery/pkg/util/net, getFinalIP: the interface's first address that is global unicast.
+    parsed = [ipaddress.ip_address(address) for address in in_order]
+    kubelet = next(a for a in parsed if not (a.is_loopback or a.is_multicast or a.is_link_local))
+    return {
+        "ip address": in_order[0],
+        "hostname -I": machine.run("hostname", "-I").split()[0],
+        "SIOCGIFADDR": machine.run(sys.executable, "-ISc", FIRST).strip(),
+        "kubelet": str(kubelet),
+    }
+
+
+@pytest.mark.parametrize("route_localnet", ["0", "1"])
+def test_the_first_address_of_the_interface_stays_the_nodes_own(
+    line: Wire, addresses: Inside, route_localnet: str
+) -> None:
+    line.near.sysctl({"net/ipv4/conf/all/route_localnet": route_localnet})
+    own = set(first_addresses(line.near).values())
+    assert own == {"172.16.0.1"}
+    for address in (VIRTUAL, OTHER_SUBNET):
+        addresses.add(address, "eth1")
+    assert set(first_addresses(line.near).values()) == own
+    # A second address of the node in its subnet is listed last, and is none that programs choose.
+    line.near.ip("address add 172.16.0.9/24 dev eth1")
+    assert addresses.misplaced("eth1") == ()
+
+
+def test_an_address_is_last_again_after_the_nodes_own_came_back(line: Wire, addresses: Inside) -> None:
+    """As a restart of systemd-networkd or of a DHCP client has it."""
+    for address in (VIRTUAL, OTHER_SUBNET):
+        addresses.add(address, "eth1")
+    line.near.ip("address del 172.16.0.1/24 dev eth1", "address add 172.16.0.1/24 dev eth1")
+    assert set(first_addresses(line.near).values()) == {VIRTUAL}
+    assert addresses.misplaced("eth1") == (VIRTUAL, OTHER_SUBNET)
+    for address in addresses.misplaced("eth1"):
+        addresses.add(address, "eth1")
+    assert set(first_addresses(line.near).values()) == {"172.16.0.1"}
+    assert addresses.ours() == tuple(sorted((address, "eth1") for address in (VIRTUAL, OTHER_SUBNET)))
+
+
+def test_an_address_that_an_older_version_has_put_first_is_moved(line: Wire, addresses: Inside) -> None:
+    def as_before() -> None:
+        with Socket() as kernel_socket:
+            body = _body(VIRTUAL, socket.if_nametoindex("eth1"), scope=RT_SCOPE_HOST)
+            kernel_socket.request(kernel.RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE, body)
+
+    line.near.inside(as_before)
+    assert set(first_addresses(line.near).values()) == {VIRTUAL}
+    addresses.add(VIRTUAL, "eth1")
+    assert set(first_addresses(line.near).values()) == {"172.16.0.1"}
+
+
 @pytest.mark.parametrize("destination", ["192.0.2.9", "2001:db8:5::9", "224.0.0.251"])
 def test_not_even_where_the_interface_has_no_other_address(
     line: Wire, addresses: Inside, destination: str
@@ -188,7 +264,7 @@ def test_they_bear_our_mark(line: Wire, addresses: Inside) -> None:
 
     assert line.near.inside(ours) == {(VIRTUAL, 32, True), (VIRTUAL6, 128, True)}
     shown = line.near.run("ip", "address", "show", "dev", "eth1")
-    assert f"inet {VIRTUAL}/32 scope host eth1" in shown
+    assert f"inet {VIRTUAL}/32 scope global eth1" in shown
     assert f"inet6 {VIRTUAL6}/128 scope global nodad deprecated noprefixroute" in shown
 
 

@@ -67,12 +67,27 @@ def test_a_virtual_address_is_never_the_primary_one(machine: Namespace) -> None:
         "address add 172.16.0.51/32 dev eth1 label eth1:v",
         "address add 2001:db8:1::50/128 dev eth1 preferred_lft 0",
     )
-    # The kernel lists what has a narrower scope first: else the outside would see another address in basic mode.
-    assert read(machine)["eth1"]["address"] == "172.16.0.50"
+    # What has a narrower scope is listed first, and is never what the kernel sends by.
+    assert read(machine)["eth1"]["address"] == "172.16.0.7"
     facts = read(machine, "172.16.0.50", "2001:db8:1::50")["eth1"]
     assert facts["address"] == "172.16.0.7"
     own = [address for address in facts["addresses"] if not address.startswith("fe80")]
     assert sorted(own) == ["172.16.0.51/32", "172.16.0.7/24", "2001:db8:1::7/64"]
+
+
+def test_the_address_that_the_kernel_would_send_by_comes_first(machine: Namespace) -> None:
+    """Another program's address (kube-vip, keepalived) is listed before it once the node's own has come back."""
+    machine.ip("route add default via 172.16.0.1 dev eth1", "address add 172.16.0.60/32 dev eth1")
+    machine.ip("address del 172.16.0.7/24 dev eth1", "address add 172.16.0.7/24 dev eth1")
+    machine.ip("route replace default via 172.16.0.1 dev eth1")
+    facts = read(machine)["eth1"]
+    assert facts["address"] == "172.16.0.7"
+    assert "172.16.0.60/32" in facts["addresses"]
+    # The administrator's choice counts, as for the node itself; it is followed.
+    machine.ip("address add 172.16.0.8/24 dev eth1", "route replace default via 172.16.0.1 dev eth1 src 172.16.0.8")
+    assert read(machine)["eth1"]["address"] == "172.16.0.8"
+    machine.ip("route del default", "address del 172.16.0.8/24 dev eth1", "address del 172.16.0.60/32 dev eth1")
+    assert read(machine)["eth1"]["address"] == "172.16.0.7"
 
 
 def test_an_address_of_somebody_else_with_its_subnet_still_counts(machine: Namespace) -> None:

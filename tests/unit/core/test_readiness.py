@@ -111,7 +111,7 @@ STRICT = replace(GOOD, source_check=1)
 @pytest.mark.parametrize(
     ("facts", "underlay", "synced", "checked", "taken"),
     [
-        (GOOD, 4, False, True, True),
+        (GOOD, 4, False, False, True),
         (STRICT, 4, False, True, True),
         (GOOD, 6, False, False, True),
         (STRICT, 6, False, True, False),
@@ -127,7 +127,7 @@ def test_ipv4_sources_that_are_no_nodes_address_need_a_route_or_no_check(
 ) -> None:
     found = {"lo": replace(GOOD, addresses=()), "eth1": facts}
     derived = underlay == 6 or synced
-    assert source_check(found, derived) is checked
+    assert source_check(found) is checked
     assert takes_ipv4(found, derived) is taken
     assert unready(replace(EGRESS, sync=synced), "eth1", found, underlay=underlay) == ("" if taken else UNROUTED)
     assert unready(SIX, "eth1", {"eth1": replace(facts, forwarding6=True)}, underlay=underlay) == ""
