@@ -11,6 +11,7 @@ from .announcements import Announcements
 from .candidate import Candidate, Timers
 from .departures import Departures
 from .elector import Elector
+from .homeless import Homeless
 from .keeping import EgressWish
 from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict
 from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
@@ -60,6 +61,7 @@ class Mastership:
         self._handed_over: dict[str, int] = {}
         self._stopping_since = NEVER
         self._departures = Departures()
+        self._homeless = Homeless()
         self.succession = Succession(me)
 
     @property
@@ -83,7 +85,6 @@ class Mastership:
         self.timers = timers
         self.wishes = {wish.id: self._kept(wish, now) for wish in wishes}
         self.owner.fenced = frozenset(wish.id for wish in self.wishes.values() if wish.address)
-        self.succession.learn(self.wishes, now)
         ready = [identity for identity, wish in self.wishes.items() if wish.ready]
         self._ready_since = {identity: self._ready_since.get(identity, now) for identity in ready}
         for identity in list(self.owner.tenures):
@@ -126,17 +127,20 @@ class Mastership:
 
     def decide(self, situation: Situation, now: int) -> None:
         """Asks for what is homeless and this node's turn; hands over what it is not to keep."""
+        masters = {**situation.masters, **dict.fromkeys(self.owner.held(now), self._me)}
+        known = [identity for identity in self.wishes if identity != CHAIR]
+        self._homeless.look(known, masters, situation.heirs, now)
+        situation = replace(situation, fresh=self._homeless.fresh(now))
         if not self._undecided(situation, now):
             return
-        order = candidates(situation)
+        order = candidates(replace(situation, masters=masters))
         returning = any(wish.failback for wish in self.wishes.values())
-        ideal = candidates(replace(situation, masters={}, heirs={})) if returning else {}
+        ideal = candidates(replace(situation, masters={}, heirs={}, fresh={})) if returning else {}
         for identity, wish in self.wishes.items():
             if self.holds(identity, now):
-                mine = [i for i in self.owner.held(now) if i != CHAIR]
-                orders, sharing = (order[identity], ideal.get(identity, ())), not self._departures
+                orders, sharing = (order[identity], ideal.get(identity, ())), not self._departures and not self._homeless
                 patient = self._patient(wish, situation, now)
-                heir, reason = self.succession.heir(wish, *orders, situation, mine, sharing, patient, now)
+                heir, reason = self.succession.heir(wish, *orders, situation, masters, sharing, patient, now)
                 if reason:
                     self.hand_over(identity, heir, reason, now)
             elif identity in situation.masters:
@@ -161,7 +165,9 @@ class Mastership:
     def _undecided(self, situation: Situation, now: int) -> bool:
         """Whether there is anything to decide: with many egress IPs, looking at all takes milliseconds."""
         return any(
-            self.succession.is_open(wish, now) if self.holds(identity, now) else self._is_open(identity, situation)
+            self.succession.is_open(wish, situation)
+            if self.holds(identity, now)
+            else self._is_open(identity, situation)
             for identity, wish in self.wishes.items()
         )
 

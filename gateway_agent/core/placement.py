@@ -21,26 +21,30 @@ def placement(
     masters: Mapping[str, str],
     drained: Collection[str] = (),
     warming: Mapping[str, Collection[str]] = MappingProxyType({}),
+    fresh: Collection[str] = (),
 ) -> dict[str, tuple[str, ...]]:
     """For each egress id the nodes that can serve it, best first; empty where there is none.
 
     ``eligible``, ``ready``, ``warming``: node names by egress id. ``masters``: the healthy masters by egress id.
     A healthy master keeps what it has. What is homeless goes to the node with the fewest, ties by lot. A node
     that is ready only just now comes last: it may be one that comes and goes.
+
+    ``fresh``: what was homeless a moment ago, together with what still is. It is dealt out in one order whether it has
+    a master by now or not: so candidates of which one knows of a new master earlier than another agree on the rest.
     """
     able = {
         identity: [node for node in nodes if node in ready.get(identity, ()) and node not in drained]
         for identity, nodes in eligible.items()
     }
     kept = {i: masters[i] for i in able if masters.get(i) in able[i]}
-    load = Counter(kept.values())
+    load = Counter(master for identity, master in kept.items() if identity not in fresh)
     order: dict[str, tuple[str, ...]] = {}
-    for identity in sorted(able, key=lambda i: (i not in kept, i)):
+    for identity in sorted(able, key=lambda i: (i not in kept or i in fresh, i)):
         late = warming.get(identity, ())
         nodes = sorted(able[identity], key=lambda n: (n in late, load[n], draw(identity, n)))
         if identity in kept:
             nodes.sort(key=lambda n: n != kept[identity])
-        elif nodes:
+        if nodes and (identity not in kept or identity in fresh):
             load[nodes[0]] += 1
         order[identity] = tuple(nodes)
     return order

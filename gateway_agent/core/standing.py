@@ -36,6 +36,8 @@ class Situation:
     """Ids for which this node has become ready only just now."""
     missed_at: Mapping[str, int] = field(default_factory=dict)
     """When each member was last found silent: what it had before it is not given back."""
+    fresh: Mapping[str, int] = field(default_factory=dict)
+    """Ids that were homeless a moment ago, and when each was taken over: see :class:`.homeless.Homeless`."""
     taken: Collection[str] = ()
     """Ids whose address somebody may have, for all that this node can tell: it must not take them by itself."""
     heirs: Mapping[str, str] = field(default_factory=dict)
@@ -66,7 +68,7 @@ def candidates(situation: Situation) -> dict[str, tuple[str, ...]]:
     eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != CHAIR}
     chair = {CHAIR: wishes[CHAIR].eligible} if CHAIR in wishes else {}
     order = {
-        **placement(eligible, ready, situation.masters, warming=warming),
+        **placement(eligible, ready, situation.masters, warming=warming, fresh=situation.fresh),
         **placement(chair, ready, situation.masters, warming=warming),
     }
     for identity, heir in situation.heirs.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 from .keeping import EgressWish
 from .lease import SECOND, Release
@@ -11,8 +11,6 @@ from .placement import draw
 from .standing import Situation
 from .voters import CHAIR
 
-YOUNG_NS = 15 * SECOND
-"""For so long after a node has learned of an egress IP it moves to where less is served."""
 MOVE_NS = 4 * SECOND
 """For so long a wish of an operator waits for its node to become able: it may have been unheard for a moment."""
 HEIR_NS = 1 * SECOND
@@ -29,12 +27,7 @@ class Succession:
         """By egress id the node that an operator wants as master, and until when."""
         self._me = me
         self._homes: dict[str, tuple[str, int]] = {}
-        self._known_since: dict[str, int] = {}
         self._heirs: dict[str, tuple[str, int]] = {}
-
-    def learn(self, identities: Iterable[str], now: int) -> None:
-        """These are all that there are."""
-        self._known_since = {identity: self._known_since.get(identity, now) for identity in identities}
 
     def move(self, identity: str, to: str, now: int) -> None:
         """An operator wants ``to`` as master."""
@@ -50,10 +43,9 @@ class Succession:
         self._heirs = {i: (heir, until) for i, (heir, until) in self._heirs.items() if now < until}
         return {identity: heir for identity, (heir, _) in self._heirs.items()}
 
-    def is_open(self, wish: EgressWish, now: int) -> bool:
-        """Whether what this node holds may be for another one."""
-        young = now < self._known_since.get(wish.id, now) + YOUNG_NS
-        return wish.leaving or wish.failback or young or wish.id in self._moves
+    def is_open(self, wish: EgressWish, situation: Situation) -> bool:
+        """Return whether what this node holds may be for another one."""
+        return wish.leaving or wish.failback or wish.id in situation.fresh or wish.id in self._moves
 
     def heir(
         self,
@@ -61,15 +53,16 @@ class Succession:
         order: Sequence[str],
         ideal: Sequence[str],
         situation: Situation,
-        mine: Collection[str],
+        masters: Mapping[str, str],
         sharing: bool,
         patient: bool,
         now: int,
     ) -> tuple[str, str]:
         """To whom this node hands over what it holds, and why; no reason: it keeps it.
 
-        ``order``: who can serve it, best first; ``ideal``: the same if nobody were master. ``mine``: all that is held.
-        ``sharing``: nothing is on its way to another node, so what each of them serves is known. ``patient``: what is
+        ``order``: who can serve it, best first; ``ideal``: the same if nobody were master. 
+        ``masters``: all healthy masters by egress id, this node among them. ``sharing``: nothing is homeless or on its
+        way to another node, so what each of them serves is known. ``patient``: what is
         to leave stays here until somebody can serve it.
         """
         others = [node for node in order if node != self._me]
@@ -83,8 +76,8 @@ class Succession:
         home = self._home(wish, ideal, now)
         if home in others:
             return home, f"{home} is back (failback: Automatic)"
-        if sharing and now < self._known_since.get(wish.id, now) + YOUNG_NS:
-            return self._share(wish.id, others, situation, len(mine))
+        if sharing and wish.id in situation.fresh:
+            return self._share(wish.id, others, situation, masters)
         return "", ""
 
     def _home(self, wish: EgressWish, ideal: Sequence[str], now: int) -> str:
@@ -96,15 +89,29 @@ class Succession:
         return home if now >= since + FAILBACK_NS else ""
 
     def _share(
-        self, identity: str, others: Sequence[str], situation: Situation, mine: int
+        self, identity: str, others: Sequence[str], situation: Situation, masters: Mapping[str, str]
     ) -> tuple[str, str]:
-        """Another node that serves less, by two at least.
+        """Return another node that serves fewer, by two at least, and the reason.
 
-        Only for what is new: an edit reaches the nodes one after another, and the first gets more than its share.
+        One node gives at a time: of those that have something fresh to give, the one that serves the most.
         """
-        load = Counter(node for i, node in situation.masters.items() if i != CHAIR)
-        known_since, missed_at = self._known_since[identity], situation.missed_at
-        members = {n: m for n, m in situation.members.items() if missed_at.get(n, known_since) <= known_since}
-        settled = [n for n in others if n in members and identity not in members[n].warming]
+        load = Counter(node for i, node in masters.items() if i != CHAIR)
+        givers = {masters[i] for i in situation.fresh if i in masters}
+        if self._me != max(givers, key=lambda node: (load[node], draw("giver", node)), default=""):
+            return "", ""
+        settled = [n for n in others if self._is_settled(n, identity, situation, masters)]
         least = min(settled, key=lambda node: (load[node], draw(identity, node)), default="")
-        return (least, f"{least} serves fewer") if least and mine - load[least] >= 2 else ("", "")
+        return (least, f"{least} serves fewer") if least and load[self._me] - load[least] >= 2 else ("", "")
+
+    @staticmethod
+    def _is_settled(node: str, identity: str, situation: Situation, masters: Mapping[str, str]) -> bool:
+        """Return whether ``node`` was there when ``identity`` was taken over: one that returns is given nothing back.
+
+        A node that was not heard for a moment and has kept what it had was there.
+        """
+        member = situation.members.get(node)
+        if member is None or identity in member.warming:
+            return False
+        kept = any(master == node and i != CHAIR and i not in situation.fresh for i, master in masters.items())
+        taken_at = situation.fresh[identity]
+        return kept or situation.missed_at.get(node, taken_at) <= taken_at

@@ -1,0 +1,115 @@
+"""Which addresses move after a loss, and where they go: only what is homeless, to where the fewest are."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from gateway_agent.core.lease import MILLISECOND, SECOND
+
+from .simulation import Network
+
+HEARTBEAT, DURATION = 50 * MILLISECOND, 250 * MILLISECOND
+SHAPES = [(2, 1), (2, 9), (3, 9), (3, 12), (4, 5), (4, 16), (5, 30), (6, 13), (8, 24), (8, 64)]
+"""Egress nodes and virtual addresses."""
+
+
+def spread_out(egress: int, ids: int, seed: int, settled_for_ns: int) -> Network:
+    """Return a cluster whose addresses are spread evenly, and were for ``settled_for_ns``."""
+    network = Network(egress, 2, ids=ids, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.max_delay_ns = MILLISECOND
+    network.run_until(lambda: network.all_agreed() and even(network), 10 * SECOND)
+    network.run(settled_for_ns)
+    return network
+
+
+def masters(network: Network) -> dict[str, str]:
+    return {identity: next(iter(network.holders(identity)), "") for identity in network.ids}
+
+
+def loads(network: Network, *gone: str) -> list[int]:
+    """Return how many addresses each egress node but those ``gone`` is master of."""
+    counted = Counter(masters(network).values())
+    return [counted[m.name] for m in network.machines.values() if m.egress and m.name not in gone]
+
+
+def even(network: Network, *gone: str) -> bool:
+    return max(loads(network, *gone)) - min(loads(network, *gone)) <= 1
+
+
+def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {identity for identity in before if before[identity] != after[identity]}
+
+
+def of(before: dict[str, str], node: str) -> set[str]:
+    return {identity for identity, master in before.items() if master == node}
+
+
+def lose(network: Network, node: str, how: int) -> None:
+    """Cut the node off, crash it, or make it unready for everything."""
+    if how % 3 == 0:
+        network.isolate(node)
+    elif how % 3 == 1:
+        network.crash(node)
+    else:
+        network.machines[node].unready.update(network.ids)
+        network.configure(node)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape[0]} nodes {shape[1]} addresses")
+@pytest.mark.parametrize("seed", range(4))
+def test_after_a_loss_only_what_is_homeless_moves_and_the_survivors_serve_equally_many(
+    shape: tuple[int, int], seed: int
+) -> None:
+    """At any moment: in the first second after the start, while addresses are young, and long after."""
+    egress, ids = shape
+    settled_for = [300 * MILLISECOND, 2 * SECOND, 5 * SECOND, 20 * SECOND][seed]
+    network = spread_out(egress, ids, seed, settled_for + seed * 17 * MILLISECOND)
+    before = masters(network)
+    lost = f"g{seed % egress + 1}"
+    lose(network, lost, seed)
+    network.run(6 * SECOND)
+    after = masters(network)
+    assert moved(before, after) == of(before, lost)
+    assert even(network, lost), loads(network, lost)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_survivors_that_do_not_hear_each_other_for_a_moment_share_what_is_homeless(seed: int) -> None:
+    """On a busy machine a survivor is suspect to the other in the moment of the loss, which takes everything."""
+    network = spread_out(5, 20, seed, 20 * SECOND)
+    before = masters(network)
+    lost, one, other = (f"g{(seed + n) % 5 + 1}" for n in range(3))
+    network.isolate(lost)
+    network.run(seed % 4 * 40 * MILLISECOND)
+    network.cut(one, other)
+    network.run(280 * MILLISECOND)
+    network.blocked.discard((one, other))
+    network.run(6 * SECOND)
+    assert moved(before, masters(network)) == of(before, lost)
+    assert loads(network, lost) == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_second_loss_moves_nothing_of_those_that_are_well(seed: int) -> None:
+    network = spread_out(4, 12, seed, SECOND)
+    first, second = f"g{seed % 4 + 1}", f"g{(seed + 1) % 4 + 1}"
+    network.isolate(first)
+    # By then a voter that hears the others has replaced it.
+    network.run(12 * SECOND)
+    before = masters(network)
+    assert even(network, first)
+    network.crash(second)
+    network.run(6 * SECOND)
+    assert moved(before, masters(network)) == of(before, second)
+    assert even(network, first, second)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_address_that_an_operator_has_moved_stays_where_it_is(seed: int) -> None:
+    network = spread_out(3, 9, seed, SECOND)
+    identity, to = network.ids[seed], "g1" if masters(network)[network.ids[seed]] != "g1" else "g2"
+    network.move("w1", identity, to)
+    network.run(20 * SECOND)
+    assert network.holders(identity) == [to]
