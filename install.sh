@@ -31,6 +31,7 @@ containerd:containerd
 runc:runc
 /bin/busybox:busybox-static
 kubectl:kubernetes-client
+stress-ng:stress-ng
 '
 
 usage() {

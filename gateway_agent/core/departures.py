@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .lease import MILLISECOND, NEVER
+from .lease import MILLISECOND, NEVER, SECOND
 
-PATIENCE_NS = 60 * MILLISECOND
-"""How long a master waits for the workers to hold: one of them may have died."""
-
-
+PATIENCE_NS = 1 * SECOND
+"""How long a master waits at most for nodes that were heard a moment ago. They answer in a round trip, on a busy
+machine in some more; one that has died in this very moment must not keep the others' packets for ever."""
 UNDER_WAY_NS = 5 * MILLISECOND
 """How long a master goes on when all hold: for what was on its way to it, and for the answers."""
 

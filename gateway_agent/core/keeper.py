@@ -118,6 +118,16 @@ class Keeper:
         self._due.revision += 1
         return self._finish(now)
 
+    def stop(self, now: int) -> list[Effect]:
+        """Hand over everything, whatever the agent says from now on; :meth:`finished` tells when that is done."""
+        self._expire(now)
+        if not self._lifetime.stopping:
+            self._lifetime.stop(now)
+            self._wish(now)
+            self._due.beat = self._due.decision = True
+            self._due.revision += 1
+        return self._finish(now)
+
     def attend(self, now: int) -> None:
         """The agent has given a sign of life."""
         self._lifetime.attend(now)
@@ -130,6 +140,7 @@ class Keeper:
             self._outbox.reply(source, opened.reply)
         if opened.body is not None:
             self._contact.hear(opened.sender, now)
+            self._subscribers.hear(opened.sender, now)
             if opened.met:
                 self._speech.subscribe([opened.sender])
                 # After a restart of several voters at once an election waits for nothing else.

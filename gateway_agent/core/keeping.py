@@ -18,7 +18,7 @@ LOCK = "keeper.lock"
 """Held by the one keeper of a run directory, with its process id in it."""
 STAY = "--stay"
 """Option of a keeper that somebody else than the agent runs: it stays in the foreground, waits where there is one
-already, and ends when all is handed over, not with a SIGTERM."""
+already, and runs without the agent that is to come."""
 WAIT = "--wait"
 """Option of a spare keeper: it loads everything, and begins with the first line of its input."""
 

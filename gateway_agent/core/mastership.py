@@ -138,7 +138,8 @@ class Mastership:
         ideal = candidates(replace(situation, masters={}, heirs={}, fresh={})) if returning else {}
         for identity, wish in self.wishes.items():
             if self.holds(identity, now):
-                orders, sharing = (order[identity], ideal.get(identity, ())), not self._departures and not self._homeless
+                orders = order[identity], ideal.get(identity, ())
+                sharing = not self._departures and not self._homeless
                 patient = self._patient(wish, situation, now)
                 heir, reason = self.succession.heir(wish, *orders, situation, masters, sharing, patient, now)
                 if reason:
@@ -182,7 +183,7 @@ class Mastership:
             return
         wish = self.wishes[identity]
         # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
-        workers = set(self._subscribers.current(now)) - {self._me} if wish.address and heir else ()
+        workers = self._subscribers.present(now) - {self._me} if wish.address and heir else ()
         self._departures.begin(identity, heir, reason, workers, now)
         if workers:
             self._announce_held(now)

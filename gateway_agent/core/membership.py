@@ -16,8 +16,10 @@ from .voters import CHAIR
 NO_MAJORITY = "hears no majority of the voters"
 SUBSCRIPTION_NS = 10 * SECOND
 """How long an egress node keeps a subscriber that does not renew."""
-HOLD_NS = 400 * MILLISECOND
-"""How long packets wait at most for the next master while one hands over."""
+NEAR_NS = 2500 * MILLISECOND
+"""A subscriber that was heard within this is there: each subscribes anew every two seconds."""
+HOLD_NS = 1500 * MILLISECOND
+"""How long packets wait at most for the next master while one hands over: longer than that one waits for workers."""
 ENDED = 1
 """In the place of a time: it has been long enough, and does not begin anew."""
 REPORT_NS = 500 * MILLISECOND
@@ -212,10 +214,19 @@ class Subscribers:
 
     def __init__(self) -> None:
         self._until: dict[str, int] = {}
+        self._heard: dict[str, int] = {}
         self._pushes: list[int] = []
 
     def add(self, node: str, now: int) -> None:
         self._until[node] = now + SUBSCRIPTION_NS
+
+    def hear(self, node: str, now: int) -> None:
+        """Take in that ``node`` has sent something."""
+        self._heard[node] = now
+
+    def present(self, now: int) -> set[str]:
+        """Return the subscribers that were heard a moment ago, and so will answer."""
+        return {node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= NEAR_NS}
 
     def push(self, now: int) -> None:
         self._pushes = sorted({*self._pushes, *(now + after for after in self.PUSHES_NS)})

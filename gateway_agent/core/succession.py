@@ -60,7 +60,7 @@ class Succession:
     ) -> tuple[str, str]:
         """To whom this node hands over what it holds, and why; no reason: it keeps it.
 
-        ``order``: who can serve it, best first; ``ideal``: the same if nobody were master. 
+        ``order``: who can serve it, best first; ``ideal``: the same if nobody were master.
         ``masters``: all healthy masters by egress id, this node among them. ``sharing``: nothing is homeless or on its
         way to another node, so what each of them serves is known. ``patient``: what is
         to leave stays here until somebody can serve it.

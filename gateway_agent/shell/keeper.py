@@ -14,6 +14,7 @@ import gc
 import os
 import selectors
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable
@@ -79,9 +80,15 @@ class Process:
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
         self._reported_at = -REPORT_NS
+        self._asked_to_stop = False
 
     def run(self) -> None:
-        """Until everything is handed over, because the agent has asked for it or has gone."""
+        """Serve until everything is handed over: the agent has asked for it or has gone, or a SIGTERM has come.
+
+        A SIGTERM may reach the agent in the same moment, which may be slow to hear it, or be killed: the keeper needs
+        nobody else to hand over.
+        """
+        self._hear_sigterm()
         self._problems["scheduling"] = _real_time()
         gc.freeze()
         while not self._finished(boottime()):
@@ -92,6 +99,9 @@ class Process:
             if self._keeper is None:
                 continue
             now = boottime()
+            if self._asked_to_stop:
+                self._asked_to_stop = False
+                self._carry_out(self._keeper.stop(now))
             if self._agents.new():
                 # An agent that has just started is alive, though it takes a while to know what it wants.
                 self._keeper.attend(now)
@@ -99,9 +109,23 @@ class Process:
                 self._carry_out(self._keeper.wake(now))
             self._tell()
 
+    def _hear_sigterm(self) -> None:
+        """Let a SIGTERM end the wait for what comes next, and be dealt with in the loop."""
+
+        def hear(*_: object) -> None:
+            self._asked_to_stop = True
+
+        bell, rung = socket.socketpair()
+        for end in (bell, rung):
+            end.setblocking(False)
+        self._selector.register(bell, selectors.EVENT_READ, lambda: bell.recv(64))
+        self._bell = rung
+        signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, hear)
+
     def _finished(self, now: int) -> bool:
         if self._keeper is None:
-            return not self._stays and now > self._started_at + ORPHAN_NS
+            return self._asked_to_stop or (not self._stays and now > self._started_at + ORPHAN_NS)
         return self._keeper.finished(now)
 
     def _patience(self) -> float:
@@ -130,9 +154,6 @@ class Process:
         if self._key[0] != config.key_file:
             self._key = (config.key_file, Key.parse(Path(config.key_file).read_bytes()))
         if self._keeper is None:
-            if self._stays:
-                # Whoever ends both tells the agent too, which has all handed over: that takes longer.
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
             incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
             self._keeper = Keeper(config, self._key[1], incarnation, self._memory.load(), now)
         self._keeper.attend(now)

@@ -156,6 +156,12 @@ class Network:
         if self.machines[name].keeper is not None:
             self.machines[name].stops_before = effect
 
+    def stop_keeper(self, name: str) -> None:
+        """SIGTERM to the keeper itself."""
+        machine = self.machines[name]
+        if machine.keeper is not None:
+            self._carry_out(machine, machine.keeper.stop(machine.clock(self.now)))
+
     def resume(self, name: str) -> None:
         machine = self.machines[name]
         if machine.stopped and machine.keeper is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway_agent.core.departures import PATIENCE_NS
 from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.mastership import LINGER_NS
-from gateway_agent.core.membership import HOLD_NS
+from gateway_agent.core.membership import HOLD_NS, NEAR_NS
 from gateway_agent.core.succession import FAILBACK_NS
 
 from .simulation import Network
@@ -43,11 +44,51 @@ def test_the_fence_closes_only_when_the_workers_hold_their_packets(seed: int) ->
     assert (change.silent_ms, change.reason) == (0, f"released by {old}: drained")
 
 
-def test_a_worker_that_does_not_answer_is_not_waited_for() -> None:
+def test_a_worker_that_has_died_is_not_waited_for() -> None:
+    network = cluster(workers=2)
+    network.crash("w2")
+    network.run(NEAR_NS)
+    old = drained(network)
+    assert until_another(network, old) <= GAP
+
+
+def test_a_worker_that_dies_in_this_moment_is_not_waited_for_without_end() -> None:
     network = cluster(workers=2)
     network.crash("w2")
     old = drained(network)
-    assert until_another(network, old) <= 60 * MILLISECOND + GAP
+    network.run(PATIENCE_NS - 10 * MILLISECOND)
+    assert network.speakers(network.ids[0]) == [old], "what still comes to it is forwarded"
+    assert held_back(network, "w1")
+    assert until_another(network, old) <= 10 * MILLISECOND + GAP
+
+
+@pytest.mark.parametrize("late_ms", [40, 100, 300])
+def test_a_master_waits_for_a_worker_that_is_late(late_ms: int) -> None:
+    """On a busy machine: a fence that closes before the worker holds loses what the worker still sends."""
+    network = cluster(workers=2)
+    network.lag["w2"] = late_ms * MILLISECOND
+    network.run(SECOND)
+    old = drained(network)
+    network.run_until(lambda: old not in network.speakers(network.ids[0]), SECOND)
+    assert held_back(network, "w1")
+    assert held_back(network, "w2")
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_a_keeper_that_is_told_to_end_hands_over_by_itself(attended: bool) -> None:
+    """A SIGTERM reaches keeper and agent at once, or the agent is dead: none of that counts."""
+    network = cluster(workers=2)
+    old = master(network)
+    machine = network.machines[old]
+    machine.agent = attended
+    network.stop_keeper(old)
+    network.configure(old)
+    assert until_another(network, old) <= GAP
+    network.run(100 * MILLISECOND)
+    assert machine.keeper is not None
+    assert machine.keeper.finished(machine.clock(network.now))
+    (*_, change) = state(network, "w1").changes
+    assert change.reason == f"released by {old}: stopping"
 
 
 def test_packets_are_not_held_for_ever_where_nobody_takes_over() -> None:

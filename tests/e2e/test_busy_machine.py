@@ -1,0 +1,102 @@
+"""Planned handovers on a machine whose processors have four times as much to do as they can."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.core.keeping import WAIT
+
+from ..lab import documents, topology
+from ..lab.lab import Lab
+from ..lab.node import Node
+from ..lab.pod import Pod
+from ..lab.silence import longest
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+ADDRESS = "172.16.0.50"
+SECONDS = 60
+"""The load ends by itself after that."""
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    story = documents.virtual_story([ADDRESS], GATEWAY, connection_sync=True)
+    with settled("test_busy_machine", topology.separate(workers=1), story=story) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def pod(lab: Lab) -> Pod:
+    return lab.nodes["w1"].pod("backend-1", BACKEND)
+
+
+@pytest.fixture
+def master(lab: Lab) -> Node:
+    return lab.nodes[lab.wait_settled(GATEWAY, 40)]
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Load each processor four times over, with processes as important as the agent."""
+    workers = 4 * (os.cpu_count() or 1)
+    load = subprocess.Popen(["stress-ng", "--quiet", "--cpu", str(workers), "--timeout", str(SECONDS)])
+    try:
+        yield
+        assert load.poll() is None, "the load has ended before the test"
+    finally:
+        load.terminate()
+        load.wait()
+
+
+def processes(node: Node) -> list[int]:
+    """Pids of agent, lease keeper and spare keeper."""
+
+    def found() -> list[int]:
+        lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in node.machine.pids()}
+        spare = [pid for pid, line in lines.items() if WAIT.encode() in line.split(b"\0")]
+        return [node.agent.pid, *node.agent.keeper_pids(), *spare]
+
+    return until(lambda: pids if len(pids := found()) == 3 else None, "agent, keeper and spare run", 20)
+
+
+def test_a_handover_that_an_operator_asks_for_loses_nothing(lab: Lab, pod: Pod, master: Node) -> None:
+    wanted = next(name for name in ("g1", "g2", "g3") if name != master.name)
+    with busy(), lab.probing(pod) as probing:
+        lab.nodes["w1"].egressctl("handover", GATEWAY, "--to", wanted)
+        probes = probing.stop()
+    assert longest(probes).lost == 0
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["idle", "busy"])
+def test_a_sigterm_to_agent_keeper_and_spare_at_once_is_a_planned_handover(
+    lab: Lab, pod: Pod, master: Node, loaded: bool
+) -> None:
+    """As systemd ends a service, and a container runtime a pod."""
+    pids = processes(master)
+    with ExitStack() as stack:
+        if loaded:
+            stack.enter_context(busy())
+        probing = stack.enter_context(lab.probing(pod))
+        for pid in pids:
+            os.kill(pid, signal.SIGTERM)
+        until(lambda: lab.master(GATEWAY, "w1") not in ("", master.name), "another node is master", 10)
+        probes = probing.stop()
+    master.agent.stop()
+    master.agent.start()
+    assert longest(probes).lost == 0
+
+
+def test_a_restart_of_the_agent_moves_nothing(lab: Lab, pod: Pod, master: Node) -> None:
+    with busy(), lab.probing(pod) as probing:
+        master.agent.restart()
+        probes = probing.stop()
+    assert longest(probes).lost == 0
+    assert lab.master(GATEWAY, "w1") == master.name
