@@ -32,16 +32,21 @@ OVERLAY_KINDS = ("vxlan", "geneve", "ipip", "sit", "ip6tnl", "gre", "gretap", "i
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains and maps of the ``inet`` table that look at sources."""
-    bridged = [f'meta iifkind "{kind}" meta mark and {marks.mask} != 0' for kind in BRIDGE_KINDS]
-    tagged = [TAGGED, *bridged]
-    uplinks = [f"iifname {name} accept" for uplink in plan.uplinks if (name := interface(uplink))]
-    yield chain("sources", [f"{of} goto own_source" for of in tagged], "filter hook prerouting priority raw")
+    marked = f"meta mark and {marks.mask} != 0"
+    # What cannot come from a pod passes few rules.
+    others = [f"iifname {name} accept" for uplink in plan.uplinks if (name := interface(uplink))]
+    others.append(f"iifname {TUNNELS} accept")
+    sources = [f"{TAGGED} goto own_source", f"{marked} goto marked_source"]
+    yield chain("sources", sources, "filter hook prerouting priority raw")
+    yield chain("marked_source", [f'meta iifkind "{kind}" goto own_source' for kind in BRIDGE_KINDS])
     yield chain("own_source", _own_source())
-    yield chain("questions", _questions(marks), "filter hook prerouting priority mangle")
-    elsewhere = ['iifname "lo" accept', f"iifname {TUNNELS} accept", *uplinks]
-    yield chain("unproven", [*elsewhere, marks.put("ct", marks.tunneled)])
-    yield chain("unproven_answer", [f"{of} counter drop" for of in tagged])
-    yield from _reserved(plan, uplinks)
+    questions = [*others, 'iifname "lo" accept', *_questions(marks)]
+    yield chain("questions", questions, "filter hook prerouting priority mangle")
+    # The mark of a connection that came out of a tunnel, without the number that says which tunnel.
+    yield chain("unproven", [marks.put("ct", marks.tunneled)])
+    bridged = [f'meta iifkind "{kind}" {marked}' for kind in BRIDGE_KINDS]
+    yield chain("unproven_answer", [f"{of} counter drop" for of in (TAGGED, *bridged)])
+    yield from _reserved(plan, others)
 
 
 def _own_source() -> Iterator[str]:
@@ -55,12 +60,12 @@ def _own_source() -> Iterator[str]:
 
 
 def _questions(marks: Marks) -> Iterator[str]:
-    """The mark of a connection that came out of a tunnel, without the number that says which tunnel."""
+    """Whether a connection began where its source is, and what becomes of its answers if it did not."""
     yield "ct state new fib saddr . iif oif missing goto unproven"
     yield f"ct direction reply ct mark and {marks.mask} == {marks.tunneled} goto unproven_answer"
 
 
-def _reserved(plan: Plan, uplinks: list[str]) -> Iterator[str]:
+def _reserved(plan: Plan, others: list[str]) -> Iterator[str]:
     """Nothing forwarded from a pod has a source that stands for a gateway or for a node."""
     addresses = [ipaddress.ip_network(address) for address in plan.reserved_sources]
     rules = []
@@ -72,7 +77,7 @@ def _reserved(plan: Plan, uplinks: list[str]) -> Iterator[str]:
             yield mapping(name, f"ipv{version}_addr", elements, interval=True)
             rules += [f"{keyword} saddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
     if rules:
-        yield chain("pod_sources", [*uplinks, *rules], "filter hook forward priority filter - 30")
+        yield chain("pod_sources", [*others, *rules], "filter hook forward priority filter - 30")
         overlays = [f'meta iifkind "{kind}" accept' for kind in OVERLAY_KINDS]
         # A node may be a virtual machine behind a bridge of this one.
         yield chain("reserved_source", [*overlays, f"{ROUTES_BACK} accept", "counter drop"])
