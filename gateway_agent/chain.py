@@ -47,10 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             done = _once(options, PluginProbe(options.bin_dir / chaining.TYPE, options.host_root))
             _say(done.lines)
             for problem in done.problems:
-                print(f"egress-gateway-cni: {problem}", file=sys.stderr)
+                print(f"egress-gateway-cni: {printable(str(problem))}", file=sys.stderr)
             return DONE if done.chained else FAILED
     except OSError as error:
-        print(f"egress-gateway-cni: {error}", file=sys.stderr)
+        print(f"egress-gateway-cni: {printable(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         pass

@@ -12,7 +12,7 @@ from .model import Problem
 
 # libyaml is ten times faster; PyYAML is built without it on some machines.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+_DumperBase: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 MOST_ALIASES = 1_000
 """In one file. An alias costs four characters and may stand for any number of values."""
 MOST_DOCUMENTS = 50_000
@@ -49,6 +49,13 @@ class _Loader(_Base):  # type: ignore[misc]
         return number if abs(number) <= LARGEST_NUMBER else node.value
 
 
+class _Dumper(_DumperBase):  # type: ignore[misc]
+    """Writes no aliases: of several texts together there could be more than :data:`MOST_ALIASES`."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
@@ -78,7 +85,7 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
 
 
 def dump(document: Any) -> str:
-    """Return the text of a document that :func:`load` has read, or of several in one."""
+    """Return a text of which :func:`load` makes this document. What aliases share is written out."""
     text: str = yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
     return text
 

@@ -284,3 +284,14 @@ def test_a_watch_takes_out_what_stops_running_and_puts_it_back(host: Host, tmp_p
             until(lambda: len(host.plugins()) == 1, "ours is taken out", 30)
             until(lambda: f"it cannot run with {shell}" in "".join(host.reported()), "the reason is reported", 30)
             (tmp_path / "away").rename(shell)
+
+
+def test_the_name_of_a_file_does_not_steer_a_terminal(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    (host.conf_dir / "10-\x1b[2J\nforged.conflist").write_text("{")
+    (host.conf_dir / "20-\x1b[2J\nforged.conflist").write_text(json.dumps(OTHERS))
+    for command in ("install", "remove"):
+        host.run(command)
+        said = capsys.readouterr()
+        lines = (said.out + said.err).splitlines()
+        assert lines
+        assert all(line.isprintable() and not line.startswith("forged") for line in lines)
