@@ -37,6 +37,16 @@ def test_what_is_no_request_is_answered_at_the_socket(raw: bytes, kind: str) -> 
     calls.check_agent([control if kind == "control" else contract.cni_request(environment, raw), raw])
 
 
+@pytest.mark.parametrize("raw", calls.RAW, ids=lambda raw: repr(raw[:12]))
+def test_a_damaged_file_or_line_ends_no_process(raw: bytes) -> None:
+    stored.check_plan(raw)
+    stored.check_record(raw)
+    stored.check_memory(raw)
+    stored.check_last_known(raw)
+    for line in (raw, b'{"type": "ADDED", "object": {"metadata": {"x": ' + raw + b"}}}"):
+        stored.check_watch("EgressGatewayPolicy", line)
+
+
 @pytest.mark.parametrize("name", ["../../x", "/etc/x", "c\0d"])
 def test_no_call_writes_outside_the_run_directory(name: str) -> None:
     environment = tuple(map(calls.raw, {**calls.ENVIRONMENT, "CNI_CONTAINERID": name}.values()))
