@@ -246,7 +246,7 @@ def _metrics(seen: Observation) -> Answer:
 
 def _ready(seen: Observation) -> Answer:
     if seen.unready:
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{seen.unready}\n")
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{shown.printable(seen.unready)}\n")
     return Answer(HTTPStatus.OK, "ok\n")
 
 
@@ -259,7 +259,8 @@ def _status(seen: Observation) -> Answer:
 
 def _page(seen: Observation) -> Answer:
     if seen.view is None:
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"the agent has not read its store yet: {seen.unready}\n")
+        why = f"the agent has not read its store yet: {shown.printable(seen.unready)}\n"
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, why)
     return Answer(HTTPStatus.OK, page(status(seen.view)), "text/html; charset=utf-8")
 
 

@@ -121,7 +121,10 @@ def test_status_is_that_of_egressctl_and_the_page_shows_it() -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
-@pytest.mark.parametrize(("unready", "code", "text"), [("", 200, "ok\n"), ("nft: busy", 503, "nft: busy\n")])
+@pytest.mark.parametrize(
+    ("unready", "code", "text"),
+    [("", 200, "ok\n"), ("nft: busy", 503, "nft: busy\n"), ("nft: \x1b[2J", 503, "nft: \\x1b[2J\n")],
+)
 def test_readiness_has_its_reason(unready: str, code: int, text: str) -> None:
     ready, healthy = during(lambda port: (ask(port, "/readyz"), ask(port, "/healthz")), replace(SEEN, unready=unready))
     assert (ready.status, ready.text) == (code, text)
