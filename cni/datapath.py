@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import forgery, port_guard, sync
+from . import forgery, keeper_guard, port_guard, sync
 from .kernel import ids
 from .kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from .plan import Plan, PlanNode
@@ -28,6 +28,7 @@ def node_nft(plan: Plan) -> str:
         *guards(plan, marks),
         *leaving(plan, marks),
         *port_guard.chains(plan, marks),
+        *keeper_guard.chains(plan),
     )
     bridge = transaction("bridge", ids.NFT_NODE_BRIDGE, bridge_chains(plan))
     return bridge + transaction("inet", ids.NFT_NODE_INET, inet)

@@ -160,6 +160,9 @@ class Plan:
     reserved_sources: tuple[str, ...] = ()
     """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
 
+    cluster_port: int = 0
+    """UDP port of the lease keepers; 0: it is not guarded."""
+
     @property
     def layout(self) -> ids.MarkLayout:
         return ids.MarkLayout(self.mask)

@@ -252,6 +252,7 @@ class Agent:
             node=self.config.node_name,
             mask=self.config.mark_mask,
             port=self.config.tunnel_port,
+            cluster_port=self.config.cluster_port,
             mtu=self.config.tunnel_mtu or readiness.tunnel_mtu(self._facts, self._own_address()),
             cluster_cidrs=self.config.cluster_cidrs,
         )

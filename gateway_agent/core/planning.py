@@ -34,6 +34,8 @@ class Settings:
     mtu: int
     """Of the tunnel devices, bytes."""
     cluster_cidrs: tuple[str, ...] = ()
+    cluster_port: int = 0
+    """UDP port of the lease keepers; 0: it is not guarded."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def build(
         policies=policies(inventory),
         namespaces=inventory.namespaces,
         isolated=isolated,
+        cluster_port=settings.cluster_port,
     )
     found = tuple(egress_ips.of(inventory, plan.nodes, problems))
     led = (

@@ -14,6 +14,10 @@ IP_FREEBIND = 15
 IPV6_FREEBIND = 78
 NETWORK_CONTROL = 0xC0
 """Precedence of routing protocols (RFC 4594, CS6): a busy link drops these last."""
+SO_RCVBUFFORCE = 33
+"""<asm-generic/socket.h>."""
+QUEUE = 4 << 20
+"""Bytes of the kernel's queue: some thousand datagrams, so that a burst displaces no heartbeat."""
 BATCH = 64
 """Datagrams that are read before time is looked at again."""
 
@@ -84,3 +88,5 @@ def _prepare(udp: socket.socket) -> None:
     udp.setsockopt(level, freebind, 1)
     with contextlib.suppress(OSError):
         udp.setsockopt(level, precedence, NETWORK_CONTROL)
+    with contextlib.suppress(OSError):
+        udp.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, QUEUE)

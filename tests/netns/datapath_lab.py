@@ -26,6 +26,7 @@ from tests.lab.namespace import Namespace
 from tests.lab.packets import udp
 
 PREFIX = "egwdp-"
+KEEPER_PORT = 7947
 MASK = 0x0FF00000
 TUNNEL_MARK = 0x08000000
 """By this packet mark the kernel's own encapsulation is known; only root can give it to a packet."""
@@ -91,7 +92,17 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
     nodes = tuple(PlanNode(name, address) for name, address in sorted(NODES.items()))
     uplinks = ("eth0", "eth1") if source else ("eth0",)
     planned = Plan(
-        node, MASK, 4799, MTU, nodes, egress_ips, (), sets, uplinks=uplinks, reserved_sources=RESERVED_SOURCES
+        node,
+        MASK,
+        4799,
+        MTU,
+        nodes,
+        egress_ips,
+        (),
+        sets,
+        uplinks=uplinks,
+        reserved_sources=RESERVED_SOURCES,
+        cluster_port=KEEPER_PORT,
     )
     return replace(planned, **changes)  # type: ignore[arg-type]
 

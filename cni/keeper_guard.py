@@ -1,0 +1,70 @@
+"""The guards of the lease keepers' UDP port, as nftables rules. Pure.
+
+Each datagram costs a keeper, which runs with real-time priority, the check of a keyed hash, and a full queue costs
+heartbeats. So only nodes reach the port, by the interface that leads to them and at a bounded rate. A node's own users
+and pods do not send to other nodes' keepers either: there they would have the node's address and use up its rate.
+
+A forged datagram with a node's address has another MAC than the node's own, unless the sender takes over that node's
+port of the switch as well. So the rate is counted for each MAC with each address, in a set that holds a bounded number
+of both: a node that was heard before a flood has its place in it and keeps its rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .plan import Plan
+from .ruleset import KEYWORDS, address_of, chain, peers, underlay
+
+RATE = "limit rate 500/second burst 250 packets"
+"""Of datagrams from one node. A keeper sends a heartbeat and an answer in each period (20 ms is a short one), and some
+more when masters change."""
+SPARE = 64
+"""Places for MACs beyond two for each node: nodes that are new, or change their network card."""
+KEEP = "1m"
+
+
+def chains(plan: Plan) -> Iterator[str]:
+    """Yield the chains and sets; none where the plan names no port."""
+    if not plan.cluster_port:
+        return
+    family = underlay(plan.me) if plan.me else 4
+    keyword, port = KEYWORDS[family], f"udp dport {plan.cluster_port}"
+    nodes = [address_of(node.address, family) for node in peers(plan)]
+    yield _set("keeper_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
+    # The size is in the name, since the size of a set that stands cannot be changed.
+    size = 2 * len(nodes) + SPARE
+    bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {KEEP}"]
+    by_mac, by_address = f"keeper_rates_{size}", f"keeper_plain_rates_{size}"
+    yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)
+    yield _set(by_address, f"{keyword} saddr", bounded)
+    yield chain("keeper_source", _source(family))
+    rates = [
+        "jump keeper_source",
+        f"meta iiftype != ether update @{by_address} {{ {keyword} saddr {RATE} }} accept",
+        f"update @{by_mac} {{ ether saddr . {keyword} saddr {RATE} }} accept",
+        "counter drop",
+    ]
+    yield chain("keeper_receive", rates)
+    # Before connection tracking, which costs more than the drop.
+    early = f"{port} fib daddr type local goto keeper_receive"
+    yield chain("keeper_arrival", [early], "filter hook prerouting priority raw - 10")
+    # Behind destination NAT.
+    yield chain("keeper_input", [f"{port} goto keeper_source"], "filter hook input priority filter - 20")
+    forwarded = f"{port} {keyword} daddr @keeper_nodes goto keeper_source"
+    yield chain("keeper_forward", [forwarded], "filter hook forward priority filter - 20")
+    own = f"{port} {keyword} daddr @keeper_nodes meta skuid != 0 counter drop"
+    yield chain("keeper_output", [own], "filter hook output priority filter - 20")
+
+
+def _source(family: int) -> Iterator[str]:
+    """Yield the rules that drop what does not come from another node, by where that node is."""
+    yield f"meta nfproto ipv{10 - family} counter drop"
+    yield "fib saddr . iif oif missing counter drop"
+    yield f"{KEYWORDS[family]} saddr @keeper_nodes return"
+    yield "counter drop"
+
+
+def _set(name: str, key: str, lines: list[str]) -> str:
+    """Return a set of what the expression ``key`` gives, as text."""
+    return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in [f"typeof {key}", *lines]) + "\t}\n"
