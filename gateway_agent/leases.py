@@ -58,8 +58,9 @@ class Leases:
             known = self.state.changes[-1].at if self.state and self.state.changes else 0.0
             for change in state.changes:
                 if change.at > known:
-                    log.info("master of %s: %s -> %s, epoch %d (%s)", name(change.id), change.before or "none",
-                             change.after or "none", change.epoch, change.reason)
+                    log.info("master of %s: %s -> %s, epoch %d, silent for %d ms (%s)", name(change.id),
+                             change.before or "none", change.after or "none", change.epoch, change.silent_ms,
+                             change.reason)
             if self.state is None or state.incarnation != self.state.incarnation:
                 self._met = loop.time()
                 for seconds in (self._lease, hearing.LISTENING):

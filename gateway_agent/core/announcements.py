@@ -18,23 +18,24 @@ class Announcements:
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
 
     def hold(
-        self, identity: str, tenure: Tenure, shown: str, leaving: bool, before: Following, now: int, wall_ns: int
+        self, identity: str, tenure: Tenure, shown: str, leaving: bool, before: Following, silent_ns: int, wall_ns: int
     ) -> bool:
         """This node holds it. True where that, or something about it, is news.
 
-        ``leaving``: it hands over. ``before``: who was followed until now. ``wall_ns``: Unix time.
+        ``leaving``: it hands over. ``before``: who was followed until now; ``silent_ns``: for how long nobody has
+        served. ``wall_ns``: Unix time.
         """
         told = self.masteries.get(identity)
         news = (tenure.held_epoch, tenure.survivor, shown, leaving)
         if told and (told.epoch, told.survivor, told.shown, told.leaving) == news:
             return False
         if told is None:
-            silent_ms = (now - before.heard_at) // MILLISECOND if before.epoch and not before.gone else 0
+            silent_ms, planned = silent_ns // MILLISECOND, before.planned
             since, reason = wall_ns / SECOND, _why(before, silent_ms, tenure.survivor)
         else:
-            since, silent_ms, reason = told.since, 0, told.reason
+            since, silent_ms, reason, planned = told.since, 0, told.reason, False
         self.masteries[identity] = Mastery(
-            identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown, leaving
+            identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown, leaving, planned
         )
         return True
 

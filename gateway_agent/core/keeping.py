@@ -125,8 +125,11 @@ class Change(msgspec.Struct, frozen=True):
     at: float
     """Wall clock, seconds."""
     silent_ms: int
-    """From the last sign of the master before to the first of the new one; 0 where it was handed over."""
+    """For how long nothing left by the egress IP, at most: from the moment at which the master before let go, or from
+    its last sign where it was unheard, until the new one served. 0 for a planned handover, where packets waited."""
     reason: str
+    planned: bool = False
+    """The master before has handed over to a node of its choice."""
 
 
 class Conflict(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from .departures import Departures
 from .elector import Elector
 from .homeless import Homeless
 from .keeping import EgressWish
-from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict
+from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
 from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
 from .standing import WARM_UP_NS, Situation, candidates
 from .succession import Succession
@@ -226,7 +226,9 @@ class Mastership:
         for identity, tenure in held.items():
             before, shown = self.followings.of(identity), self.wishes[identity].shown
             leaving = identity in self._departures
-            if self.announcements.hold(identity, tenure, shown, leaving, before, now, now + self.wall_offset_ns):
+            silent_ns = before.silent_ns(self.timers.suspect_ns, now)
+            wall_ns = now + self.wall_offset_ns
+            if self.announcements.hold(identity, tenure, shown, leaving, before, silent_ns, wall_ns):
                 self._candidate.settle(identity)
                 self._push(now)
         self.announcements.limit(held)
@@ -235,19 +237,27 @@ class Mastership:
     def expire(self, pausing: bool, now: int) -> None:
         """Gives up what has ended. ``pausing``: there may be others that shall have their turn."""
         for identity in self.owner.lost(now):
-            self._let_go(identity, "its lease ended, no majority of the voters answered", now)
+            # Nothing is known of what became of this node's packets since it asked for that lease.
+            asked_at = self.owner.tenures[identity].until - lease_end(0, self.timers.duration_ns)
+            reason = "its lease ended, no majority of the voters answered"
+            self._let_go(identity, reason, now, silent_since=asked_at)
             if pausing:
                 self._candidate.pause(identity, self.timers, now)
 
-    def _let_go(self, identity: str, reason: str, now: int, heir: str = "") -> Release | None:
-        """Holds or asks for it no longer, and says so. The release, where it was held."""
+    def _let_go(
+        self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0
+    ) -> Release | None:
+        """Hold or ask for it no longer, and say so. Return the release, if it was held.
+
+        ``silent_since``: from when on it may not have been served; 0: from now on.
+        """
         self._departures.end(identity)
         release = self._candidate.withdraw(identity, reason, heir)
         if release is None:
             return None
         held = self.announcements.give_up(identity)
         if held:
-            self.followings.release(identity, self._me, release.epoch, reason)
+            self.followings.release(identity, self._me, release.epoch, reason, bool(heir), silent_since or now)
             self._push(now)
         self._publish(release, now)
         return release if held else None
@@ -285,7 +295,8 @@ class Mastership:
     def take_release(self, release: Release, now: int) -> None:
         self._elector.release(release, now)
         self.followings.note(release.id, release.epoch)
-        if self.followings.release(release.id, release.node, release.epoch, release.reason):
+        planned = bool(release.heir)
+        if self.followings.release(release.id, release.node, release.epoch, release.reason, planned, now):
             self.succession.inherit(release, now)
             self.announcements.release(release, now)
             self._due.revision += 1

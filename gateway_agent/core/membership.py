@@ -42,6 +42,8 @@ class Mastery(msgspec.Struct, frozen=True, array_like=True):
     """The address that the outside sees."""
     leaving: bool = False
     """It hands over: packets are to be held back until the next master speaks."""
+    planned: bool = False
+    """The master before has handed over to a node of its choice."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,24 @@ class Following:
     """The address that the outside sees."""
     leaving_at: int = 0
     """When this node heard that the master hands over; 0: it does not."""
+    gone_at: int = 0
+    """When this node learned that the master is one no more; 0: it is."""
+    planned: bool = False
+    """It has handed over to a node of its choice."""
+
+    def silent_ns(self, suspect_ns: int, now: int) -> int:
+        """Return for how long nothing has left by the egress IP, where it has a new master now.
+
+        That is from the moment at which the master let go, or, where it had been unheard for ``suspect_ns`` by then,
+        from its last sign: it may have been cut off since. So it is an upper bound. A planned handover is no silence
+        for as long as the workers hold their packets.
+        """
+        if not self.epoch:
+            return 0
+        if self.planned and now - self.gone_at < HOLD_NS:
+            return 0
+        known_to_the_end = self.gone_at and self.gone_at - self.heard_at <= suspect_ns
+        return now - (self.gone_at if known_to_the_end else self.heard_at)
 
     def held_back(self, now: int) -> bool:
         """Whether packets for it are to wait for the next master. Not for ever: the handover may have failed."""
@@ -105,6 +125,7 @@ class Turn:
     after: Following
     reason: str
     silent_ms: int
+    planned: bool = False
 
 
 class Followings:
@@ -164,20 +185,26 @@ class Followings:
                 node, mastery.epoch, mastery.since, now, mastery.survivor, shown=mastery.shown, leaving_at=leaving_at
             )
             self._by_id[mastery.id] = after
-            if not same:
-                turns.append(Turn(mastery.id, before, after, mastery.reason, mastery.silent_ms))
+            # The same node again, after its lease had ended: nobody else was there to take over.
+            if not same or (before.gone is not None and mastery.epoch > before.epoch):
+                turns.append(Turn(mastery.id, before, after, mastery.reason, mastery.silent_ms, mastery.planned))
         for identity, following in self._by_id.items():
             if following.master == node and identity not in named and following.gone is None:
-                self._by_id[identity] = replace(following, gone=f"given up by {node}")
+                self._by_id[identity] = replace(following, gone=f"given up by {node}", gone_at=now)
         return turns
 
-    def release(self, identity: str, node: str, epoch: int, reason: str) -> bool:
-        """The master lets go. It stays the one followed until another one shows up. True where it is news."""
+    def release(self, identity: str, node: str, epoch: int, reason: str, planned: bool, now: int) -> bool:
+        """Take in that the master lets go, by handover if it is ``planned``. Return whether that is news.
+
+        It stays the one followed until another one shows up. ``now``: since when it has not served.
+        """
         following = self.of(identity)
         if following.master != node or epoch < following.epoch:
             return False
         news = following.gone is None or following.gone.startswith("given up")
-        self._by_id[identity] = replace(following, gone=f"released by {node}: {reason}")
+        self._by_id[identity] = replace(
+            following, gone=f"released by {node}: {reason}", gone_at=following.gone_at or now, planned=planned
+        )
         return news
 
     def silence(self, hold_ns: int, now: int) -> list[Turn]:
@@ -256,6 +283,6 @@ class History:
             return
         change = Change(
             turn.id, turn.before.master, turn.after.master, turn.after.epoch, wall_ns / SECOND,
-            turn.silent_ms, turn.reason,
+            turn.silent_ms, turn.reason, turn.planned,
         )
         self.changes.append(change)

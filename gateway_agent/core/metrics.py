@@ -15,12 +15,16 @@ from .status import status
 from .view import View, shown_address
 
 PREFIX = "egress_gateway_"
+BOUNDS_MS = (0, 50, 100, 150, 200, 250, 300, 400, 600, 1000, 2500, 5000, 10000)
+"""Upper bounds of the buckets of silences."""
 
 
 @dataclass(frozen=True)
 class Sample:
     labels: Mapping[str, str]
     value: float
+    suffix: str = ""
+    """Of the name: a histogram has samples of three names."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,23 @@ class Family:
     """Samples of one name. The name of a counter ends with ``_total``."""
 
     name: str
-    kind: Literal["gauge", "counter"]
+    kind: Literal["gauge", "counter", "histogram"]
     help: str
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """How many silences there were of at most each of :data:`BOUNDS_MS`, how many in all, and their sum."""
+
+    counts: tuple[int, ...] = (0,) * len(BOUNDS_MS)
+    number: int = 0
+    sum_ms: int = 0
+
+    def plus(self, silent_ms: int) -> Distribution:
+        """Return the distribution with one silence more."""
+        counts = (count + (silent_ms <= bound) for count, bound in zip(self.counts, BOUNDS_MS, strict=True))
+        return Distribution(tuple(counts), self.number + 1, self.sum_ms + silent_ms)
 
 
 @dataclass(frozen=True)
@@ -45,6 +63,8 @@ class Observation:
     drained: bool = False
     changes: Mapping[str, int] | None = None
     """Changes of masters since the agent started, by egress id."""
+    silences: Mapping[tuple[str, bool], Distribution] | None = None
+    """The silences of the takeovers since then, by egress id and whether the takeover was planned."""
 
 
 class ChangeCount:
@@ -57,6 +77,7 @@ class ChangeCount:
         self._since = since
         self._known: frozenset[Change] | None = None
         self._counted: Counter[str] = Counter()
+        self._silences: dict[tuple[str, bool], Distribution] = {}
 
     def hear(self, keeper: KeeperState | None) -> None:
         """To be called more often than masters change a hundred times."""
@@ -66,11 +87,18 @@ class ChangeCount:
             # Only once is the time looked at: clocks are set, and what was not told before is news.
             if change.at >= self._since if self._known is None else change not in self._known:
                 self._counted[change.id] += 1
+                if change.before and change.after:
+                    key = change.id, change.planned
+                    self._silences[key] = self._silences.get(key, Distribution()).plus(change.silent_ms)
         self._known = frozenset(keeper.changes)
 
     def totals(self) -> dict[str, int]:
         """By egress id."""
         return dict(self._counted)
+
+    def silences(self) -> dict[tuple[str, bool], Distribution]:
+        """By egress id, and whether the takeover was planned. The first master of an egress IP ends no silence."""
+        return dict(self._silences)
 
 
 def families(seen: Observation) -> tuple[Family, ...]:
@@ -78,7 +106,7 @@ def families(seen: Observation) -> tuple[Family, ...]:
     found = [*_agent(seen)]
     if seen.view is not None:
         found += [*_keeper(seen.view), *_egress_ips(seen.view, seen.changes or {})]
-        found.append(_conflicts(seen.view))
+        found += [_silences(seen.view, seen.silences or {}), _conflicts(seen.view)]
     return tuple(found)
 
 
@@ -138,7 +166,7 @@ def _egress_ips(view: View, changes: Mapping[str, int]) -> Iterator[Family]:
     counted = [Sample(labels, changes.get(identity, 0)) for labels, identity, _ in rows]
     text = "Changes of the master that this node has seen since its agent started, losses without a successor too."
     yield Family(f"{PREFIX}master_changes_total", "counter", text, tuple(counted))
-    text = "How long nobody served before the last master took over; 0: it was handed over, or is the first."
+    text = "How long nothing was served before the last takeover, at most; 0: it was planned, or is the first."
     yield _gauge("last_change_silence_seconds", text, [
         Sample(labels, silent) for labels, identity, _ in rows if (silent := _silence(view, identity)) is not None
     ])  # fmt: skip
@@ -148,6 +176,21 @@ def _silence(view: View, identity: str) -> float | None:
     """Seconds; None where no master has been followed by another yet."""
     changes = view.keeper.changes if view.keeper else ()
     return next((c.silent_ms / 1000 for c in reversed(changes) if c.id == identity and c.after), None)
+
+
+def _silences(view: View, silences: Mapping[tuple[str, bool], Distribution]) -> Family:
+    text = "How long nothing was served before each takeover that this node has seen since its agent started, at most."
+    samples: list[Sample] = []
+    for egress in view.plan.egress_ips:
+        for planned in (False, True):
+            labels = {"gateway": egress.gateway, "ip": egress.address, "node": view.plan.node}
+            labels["planned"] = str(planned).lower()
+            seen = silences.get((egress.id, planned), Distribution())
+            bounds = [*(str(bound / 1000) for bound in BOUNDS_MS), "+Inf"]
+            for bound, count in zip(bounds, (*seen.counts, seen.number), strict=True):
+                samples.append(Sample({**labels, "le": bound}, count, "_bucket"))
+            samples += [Sample(labels, seen.number, "_count"), Sample(labels, seen.sum_ms / 1000, "_sum")]
+    return Family(f"{PREFIX}takeover_silence_seconds", "histogram", text, tuple(samples))
 
 
 def _conflicts(view: View) -> Family:

@@ -278,7 +278,8 @@ class _Families(Collector):
             # The library puts the suffix of counters where it belongs.
             metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
             for sample in family.samples:
-                metric.add_sample(family.name, {k: _encodable(v) for k, v in sample.labels.items()}, sample.value)
+                labels = {k: _encodable(v) for k, v in sample.labels.items()}
+                metric.add_sample(family.name + sample.suffix, labels, sample.value)
             yield metric
 
 

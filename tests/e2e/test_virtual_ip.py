@@ -101,6 +101,23 @@ def test_a_node_that_dies_is_followed_by_another_with_the_same_address(lab: Lab,
     until(lambda: having(lab) == [successor], "the old master has let go")
 
 
+def test_the_silence_that_is_told_is_the_one_that_a_prober_sees(lab: Lab, pod: Pod, master: Node) -> None:
+    """The master is cut off until it has given up its lease, and is heard again before or after the takeover."""
+    with lab.probing(pod) as probing:
+        lab.cut(master.name)
+        try:
+            until(lambda: egress_ips(lab.nodes["w1"])[ADDRESS]["master"] != master.name, "another node is master", 5)
+        finally:
+            lab.mend(master.name)
+        until(lambda: pod.request(SELECTED, 0.3).address == ADDRESS, "requests pass again", 5)
+        probes = probing.stop()
+    change = egress_ips(lab.nodes["w1"])[ADDRESS]["lastChange"]
+    seen = longest(probes).milliseconds
+    # It is counted from the last heartbeat, of which there is one each 50 ms; what follows the takeover (the tunnel is
+    # turned, the answers find the new master) takes a moment more.
+    assert abs(change["silentMs"] - seen) <= 100
+
+
 def test_a_stop_and_a_start_lose_nothing(lab: Lab, pod: Pod, master: Node) -> None:
     with lab.probing(pod) as probing:
         master.agent.stop()

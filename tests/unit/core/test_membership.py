@@ -61,8 +61,8 @@ def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
 
 def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
     followings = following("a", 5)
-    assert followings.release(ONE, "a", 5, "eth1 is down")
-    assert not followings.release(ONE, "a", 5, "eth1 is down"), "no news"
+    assert followings.release(ONE, "a", 5, "eth1 is down", planned=False, now=0)
+    assert not followings.release(ONE, "a", 5, "eth1 is down", planned=False, now=0), "no news"
     assert followings.of(ONE).master == "a"
     assert followings.of(ONE).gone == "released by a: eth1 is down"
 
@@ -70,7 +70,7 @@ def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
 @pytest.mark.parametrize(("node", "epoch"), [("b", 9), ("a", 4)])
 def test_a_release_by_another_or_of_an_earlier_epoch_is_not_the_masters(node: str, epoch: int) -> None:
     followings = following("a", 5)
-    assert not followings.release(ONE, node, epoch, "")
+    assert not followings.release(ONE, node, epoch, "", planned=False, now=0)
     assert followings.of(ONE).gone is None
 
 

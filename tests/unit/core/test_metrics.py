@@ -67,10 +67,11 @@ def view(state: KeeperState | None = None) -> View:
 
 
 def samples(seen: Observation) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-    rows = [((f.name, frozenset(s.labels.items())), float(s.value)) for f in families(seen) for s in f.samples]
-    found = dict(rows)
-    assert len(found) == len(rows), "each series once"
-    return found
+    found = [(f.name + s.suffix, s) for f in families(seen) for s in f.samples]
+    rows = [((name, frozenset(s.labels.items())), float(s.value)) for name, s in found]
+    by_series = dict(rows)
+    assert len(by_series) == len(rows), "each series once"
+    return by_series
 
 
 def value(seen: Observation, name: str, **labels: str) -> float | None:
@@ -176,3 +177,24 @@ def test_a_new_keeper_has_a_new_history() -> None:
     count.hear(keeper([]))
     count.hear(keeper([change(at=AT + 3, epoch=5)]))
     assert count.totals() == {FIRST: 3}
+
+
+def test_silences_are_counted_by_planned_and_unplanned() -> None:
+    count = ChangeCount(since=AT)
+    moved = [
+        Change(FIRST, "g2", "g1", 3, AT + 1, 261, "its lease ended"),
+        Change(FIRST, "g1", "", 4, AT + 2, 900, "nobody took over"),
+        Change(FIRST, "g1", "g2", 4, AT + 3, 0, "drained", planned=True),
+        Change(SECOND, "", "g2", 1, AT + 4, 0, "first master"),
+    ]
+    count.hear(keeper(moved))
+    seen = Observation("g1", view(), changes=count.totals(), silences=count.silences())
+    name, labels = "takeover_silence_seconds", {"gateway": "partner", "ip": ADDRESSES[0]}
+    assert value(seen, f"{name}_count", **labels, planned="false") == 1
+    assert value(seen, f"{name}_sum", **labels, planned="false") == 0.261
+    assert value(seen, f"{name}_bucket", **labels, planned="false", le="0.25") == 0
+    assert value(seen, f"{name}_bucket", **labels, planned="false", le="0.3") == 1
+    assert value(seen, f"{name}_bucket", **labels, planned="false", le="+Inf") == 1
+    assert value(seen, f"{name}_bucket", **labels, planned="true", le="0.0") == 1
+    labels["ip"] = ADDRESSES[1]
+    assert value(seen, f"{name}_count", **labels, planned="false") == 0, "the first master ends no silence"

@@ -106,7 +106,7 @@ def test_metrics_are_what_the_core_says_in_the_form_of_prometheus() -> None:
     read = list(text_string_to_metric_families(reply.text))
     said = {(s.name, frozenset(s.labels.items()), s.value) for family in read for s in family.samples}
     meant = families(seen)
-    assert said == {(f.name, frozenset(s.labels.items()), float(s.value)) for f in meant for s in f.samples}
+    assert said == {(f.name + s.suffix, frozenset(s.labels.items()), float(s.value)) for f in meant for s in f.samples}
     assert {family.name: family.type for family in read} == {f.name.removesuffix("_total"): f.kind for f in meant}
     line = f'egress_gateway_conflict{{interface="eth1",ip="{ADDRESSES[0]}",mac="{MAC}",node="g1"}} 1.0'
     assert line in reply.text.splitlines()
