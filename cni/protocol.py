@@ -4,6 +4,7 @@ Source: CNI specification 1.1, sections 2 ("Execution Protocol") and 5 ("Result 
 """
 
 import posix
+import sys
 from _json import encode_basestring_ascii as quoted
 
 from . import config, contract, plugin
@@ -41,6 +42,11 @@ IFNAME_BYTES = 15
 
 def main() -> "NoReturn":
     """Serves the one call that this process was started for."""
+    if b"CNI_COMMAND" not in posix.environ and "--version" in sys.argv[1:]:
+        from .version import VERSION
+
+        posix.write(1, f"egress-gateway {VERSION}\n".encode())
+        posix._exit(0)
     status, output = serve(posix.environ, _stdin)
     try:
         while output:

@@ -17,14 +17,18 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from pathlib import Path
 
+from cni.version import VERSION
+
 from . import log
 from .calls import Calls
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
+from .core.model import Problem
 from .core.view import View
 from .observed import ObservedAgent, view
 from .shell import key
 from .shell.files import FilesStore
 from .shell.kernel import Kernel
+from .shell.netns_lock import NamespaceLock
 from .shell.peers import KeeperClient
 from .shell.socket import RequestServer
 from .store import Store
@@ -44,6 +48,7 @@ def main() -> None:
                         help=f"default {DEFAULT_CONFIG}")
     parser.add_argument("--await-keeper", type=float, default=0.0, metavar="SECONDS",
                         help="somebody else runs the lease keeper: start one only where it does not come in time")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
     arguments = parser.parse_args()
     try:
@@ -56,18 +61,31 @@ def main() -> None:
         return
     log.set_up(config.log_level, config.log_format)
     try:
-        restart = asyncio.run(serve(config, arguments.config, arguments.await_keeper))
+        lock = NamespaceLock()
+        for problem in lock.problems:
+            logger.warning("%s", problem)
+        restart = asyncio.run(serve(config, arguments.config, arguments.await_keeper, lock.problems))
     except OSError as error:
         logger.error("%s", error)
         sys.exit(1)
     if restart:
-        os.execv(sys.executable, [sys.executable, "-m", "gateway_agent", *sys.argv[1:]])
+        lock.hand_over()
+        _execute_again()
 
 
-async def serve(config: AgentConfig, source: Path, patience: float = 0.0) -> bool:
+def _execute_again() -> None:
+    """Start this program again in place, as it was started: the kernel names a process after the executed file."""
+    if os.access(sys.argv[0], os.X_OK):
+        os.execv(sys.argv[0], sys.argv)
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+async def serve(
+    config: AgentConfig, source: Path, patience: float = 0.0, notices: tuple[Problem, ...] = ()
+) -> bool:
     """Runs the agent until a signal. True where it should start again in place, by the file ``source``.
 
-    ``patience``: see :class:`KeeperClient`.
+    ``patience``: see :class:`KeeperClient`. ``notices``: problems of the start, shown as long as the agent runs.
 
     Raises OSError where another agent runs on the same run directory, or the directory or key cannot be had.
     """
@@ -76,9 +94,10 @@ async def serve(config: AgentConfig, source: Path, patience: float = 0.0) -> boo
         if notice := key.provide(config.key_file):
             logger.warning("%s", notice)
         store, reporter = _store(config)
-        agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir, patience))
+        agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir, patience), notices)
         agent.pods.adopt(agent.plan)
-        server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle)
+        server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle, agent.write_again)
+        agent.socket = server
         return await _until_signal(agent, server, source, reporter(partial(view, agent)))
 
 
@@ -122,7 +141,7 @@ async def _until_signal(
     agent.flows.watch()
     parts = (
         agent.follow_store(), agent.follow_keeper(), agent.run(), agent.flows.run(), agent.count_changes(),
-        agent.metrics.run(), reporting,
+        agent.metrics.run(), reporting, server.keep(),
     )  # fmt: skip
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in parts]
     waiting: asyncio.Task[object] = asyncio.create_task(told.wait())

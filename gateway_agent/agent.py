@@ -324,6 +324,13 @@ class Agent:
         await self.leases.ended()
         await self.tables.stop()
 
+    def write_again(self) -> None:
+        """Write what the run directory had: somebody has emptied it. Raises OSError."""
+        if self.plan is not None:
+            _write(self.plan_file, plans.dumps(self.plan))
+        for record in tuple(self.pods.records.values()):
+            self.pods.put(record)
+
     # --- what is asked -----------------------------------------------------------------------------------------
 
     def all_problems(self) -> tuple[Problem, ...]:
@@ -367,6 +374,7 @@ def _write(path: Path, text: str) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
         os.rename(temporary, path)
-    except OSError:
+    except OSError as error:
         os.unlink(temporary)
-        raise
+        # An error while a file is written names no path.
+        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from None

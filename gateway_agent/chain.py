@@ -20,6 +20,8 @@ from typing import Any
 
 import watchfiles
 
+from cni.version import VERSION
+
 from .config import AgentConfig
 from .core import chaining
 from .core.chaining import NotChainable
@@ -278,6 +280,7 @@ def _say(lines: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="egress-gateway-cni", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("command", choices=("install", "remove"))
     parser.add_argument("--watch", action="store_true", help="stay, and put back what others overwrite")
     parser.add_argument("--plugin", type=Path, default=PLUGIN, metavar="FILE", help=f"default {PLUGIN}")

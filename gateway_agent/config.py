@@ -82,11 +82,15 @@ class AgentConfig:
 
 
 class ConfigError(Exception):
-    """``problems``: everything that is wrong with the configuration, not only the first thing."""
+    """``problems``: everything that is wrong with the configuration, not only the first thing.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
+    ``rest``: the configuration with defaults for what is wrong; None if nothing of it could be read.
+    """
+
+    def __init__(self, problems: Sequence[Problem], rest: AgentConfig | None = None) -> None:
         super().__init__("\n".join(map(str, problems)))
         self.problems = tuple(problems)
+        self.rest = rest
 
 
 def load(path: Path) -> AgentConfig:
@@ -115,7 +119,7 @@ def parse(source: str, text: str, host_name: str) -> AgentConfig:
     report = Report(source)
     config = _config(Fields(value, "", report), host_name)
     if report.problems:
-        raise ConfigError(report.problems)
+        raise ConfigError(report.problems, config)
     return config
 
 

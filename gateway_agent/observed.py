@@ -14,6 +14,7 @@ from .shell import plugin_report
 from .shell.kernel import Kernel
 from .shell.metrics import MetricsServer
 from .shell.peers import KeeperClient
+from .shell.socket import RequestServer
 from .store import Store
 
 COUNTING = 1.0
@@ -23,8 +24,12 @@ COUNTING = 1.0
 class ObservedAgent(Agent):
     """``metrics`` serves what :meth:`observe` sees; its problems are the agent's."""
 
-    def __init__(self, config: AgentConfig, store: Store, kernel: Kernel, keeper: KeeperClient) -> None:
+    def __init__(self, config: AgentConfig, store: Store, kernel: Kernel, keeper: KeeperClient,
+                 notices: tuple[Problem, ...] = ()) -> None:  # fmt: skip
         super().__init__(config, store, kernel, keeper)
+        self._notices = notices
+        self.socket: RequestServer | None = None
+        """Where CNI calls come in; None before it listens."""
         self.metrics = MetricsServer(
             config.metrics_listen, self.observe, names=(config.node_name, *config.metrics_names)
         )
@@ -37,12 +42,15 @@ class ObservedAgent(Agent):
             await asyncio.sleep(COUNTING)
 
     def all_problems(self) -> tuple[Problem, ...]:
-        return (*super().all_problems(), *self.metrics.problems, *plugin_report.read(self.config.run_dir))
+        unused = plugin_report.read(self.config.run_dir)
+        return (*super().all_problems(), *self.metrics.problems, *unused, *self._notices)
 
     def observe(self) -> Observation:
         """As it stands now."""
         self._changes.hear(self.keeper_state)
         unready = self.trouble or ("" if self.applied is not None else "the agent is starting")
+        if not unready and self.socket is not None and not self.socket.reachable():
+            unready = f"{self.socket.path} is gone: no CNI call reaches the agent"
         if not unready and (unusable := plugin_report.read(self.config.run_dir)):
             unready = f"the plugin is not used: {unusable[0]}"
         if self.leases.stopping:

@@ -11,11 +11,14 @@ from cni.kernel import ids
 from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
 from . import planning, policy, prefixes
+from .prefixes import Family
 from .view import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
 
 Step = dict[str, str]
 SHOWN = 4
 """Prefixes in a step; ``ways`` has all of them."""
+SHOWN_EXCEPT = 16
+"""Prefixes that are left out of all addresses, in a step."""
 
 
 class NotKnown(LookupError):
@@ -187,7 +190,7 @@ def _to(view: View, subject: _Subject, destination: str, steps: list[Step]) -> P
     return view.egress(match.entry.leads_to(_family(address)))
 
 
-def _family(text: str) -> int:
+def _family(text: str) -> Family:
     """Of an address or a prefix."""
     return 6 if ":" in text else 4
 
@@ -220,17 +223,31 @@ def _by(view: View, egress: PlanEgressIP | None, steps: list[Step], family: int)
     return end
 
 
+def _destinations(reached: list[str], family: Family) -> Step:
+    """Return the step in the shorter of two forms: prefixes, or all but some."""
+    others = prefixes.complement(family, reached)
+    everything = f"all of IPv{family}"
+    if not others:
+        return _step("destination", everything)
+    if len(others) < len(reached):
+        return _step("destination", f"{everything} but", _first(others, SHOWN_EXCEPT))
+    return _step("destination", f"{len(reached)} prefix{'es' * (len(reached) != 1)}", _first(reached, SHOWN))
+
+
+def _first(texts: list[str], number: int) -> str:
+    return ", ".join(texts[:number]) + (f", and {len(texts) - number} more" if len(texts) > number else "")
+
+
 def _all_ways(view: View, subject: _Subject, steps: list[Step]) -> tuple[list[dict[str, Any]], Fate]:
     """Each egress IP with its prefixes. The end is that of the first that has a master, else of the first."""
-    by_egress: dict[tuple[str, int], list[str]] = {}
+    by_egress: dict[tuple[str, Family], list[str]] = {}
     for way in subject.policy_set.ways if subject.policy_set else ():
         by_egress.setdefault((way.egress_id, _family(way.prefix)), []).append(way.prefix)
     ways: list[dict[str, Any]] = []
     ends: list[Fate] = []
     for (egress_id, family), reached in by_egress.items():
         egress = view.egress(egress_id)
-        first = ", ".join(reached[:SHOWN]) + (", …" if len(reached) > SHOWN else "")
-        steps.append(_step("destination", f"{len(reached)} prefixes", first))
+        steps.append(_destinations(reached, family))
         end = _by(view, egress, steps, family)
         gateway = egress.gateway if egress else ""
         ways.append({"gateway": gateway, "prefixes": reached, **_ending(end)})

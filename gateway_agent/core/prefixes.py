@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -79,6 +79,16 @@ def span(text: str) -> Span:
 def host(text: str) -> str:
     """The prefix that holds one address alone."""
     return f"{text}/{WIDTH[number(text)[0]]}"
+
+
+def complement(family: Family, texts: Iterable[str]) -> list[str]:
+    """Return the fewest prefixes that hold all addresses of a family but those in ``texts``, ascending."""
+    found: list[str] = []
+    free = 0
+    for taken in sorted(span(text)[1:3] for text in texts):
+        found += cover(family, free, taken[0] - 1)
+        free = max(free, taken[1] + 1)
+    return [*found, *cover(family, free, (1 << WIDTH[family]) - 1)]
 
 
 def cover(family: Family, first: int, last: int) -> Iterator[str]:

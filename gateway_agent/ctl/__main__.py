@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cni.version import VERSION
+
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
 from ..core.shown import printable
 from .client import NoAnswer, ask
@@ -44,13 +46,14 @@ def _parser() -> argparse.ArgumentParser:
     # No default: that of the command's parser would override what stands before the command.
     everywhere.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS,
                             help=f"the agent's configuration, default {DEFAULT_PATH}")  # fmt: skip
-    everywhere.add_argument("-o", dest="output", choices=("text", "json"), default=argparse.SUPPRESS,
-                            help="default text")  # fmt: skip
+    everywhere.add_argument("-o", dest="output", choices=("text", "wide", "json"), default=argparse.SUPPRESS,
+                            help="default text; wide: every column, nothing wrapped")  # fmt: skip
     parser = argparse.ArgumentParser(
         prog="egressctl",
         parents=[everywhere],
         description="Shows what the egress gateway's agent on this node knows and does, and moves what it serves.",
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -58,11 +61,13 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    add("status", _status, "egress IPs and their masters, egress nodes, problems")
+    status = add("status", _status, "egress IPs and their masters, egress nodes, problems")
+    status.add_argument("--all", action="store_true", help="every problem, the voters and the counts of messages too")
     add("pods", _pods, "the pods of this node and the addresses they leave by")
     explain = add("explain", _explain, "what happens to a pod's packets, step by step, and why")
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
     explain.add_argument("destination", metavar="DESTINATION", nargs="?", default="", help="an IP address")
+    explain.add_argument("--to", metavar="ADDRESS", default="", help="the same as DESTINATION")
     add("events", _events, "changes of masters, oldest first")
     add("drain", _drain, "hands over all that this node is master of; it takes nothing until undrain")
     add("undrain", _undrain, "lets this node be master again")
@@ -84,7 +89,22 @@ def _ask(options: argparse.Namespace, call: str, **arguments: str) -> dict[str, 
 def _run_dir(options: argparse.Namespace) -> Path:
     if options.config is None and not DEFAULT_PATH.exists():
         return AgentConfig.run_dir
-    return load(options.config or DEFAULT_PATH).run_dir
+    return _config(options).run_dir
+
+
+def _config(options: argparse.Namespace) -> AgentConfig:
+    """Return the agent's configuration; commands need no more of it than the run directory and the key's file.
+
+    What is wrong beside those is a warning. Raises ConfigError.
+    """
+    try:
+        return load(options.config or DEFAULT_PATH)
+    except ConfigError as error:
+        if error.rest is None or any(problem.path in ("runDir", "cluster.keyFile") for problem in error.problems):
+            raise
+        for problem in error.problems:
+            print(f"egressctl: warning: {problem}", file=sys.stderr)
+        return error.rest
 
 
 def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
@@ -94,7 +114,7 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
     # Imported here: whoever asks for JSON need not wait for it.
     from . import render
 
-    render.FORMS[call](answer, render.Page())
+    render.FORMS[call](answer, render.Page(wide=options.output == "wide", whole=getattr(options, "all", False)))
     return DONE
 
 
@@ -107,7 +127,10 @@ def _pods(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    answer = _ask(options, "explain", pod=options.pod, destination=options.destination)
+    if options.to and options.destination:
+        print("egressctl: explain takes one destination, in one of the two forms", file=sys.stderr)
+        return WRONG_CALL
+    answer = _ask(options, "explain", pod=options.pod, destination=options.to or options.destination)
     return _show(options, "explain", answer)
 
 
@@ -139,7 +162,7 @@ def _clean(options: argparse.Namespace) -> int:
     try:
         for words in clean(_run_dir(options)):
             done.append(words)
-            if options.output == "text":
+            if options.output != "json":
                 print(printable(words), flush=True)
     except KernelError as error:
         raise NoAnswer(error.message, error.hint) from error
@@ -153,14 +176,14 @@ def _clean(options: argparse.Namespace) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from .doctor import examine
 
-    config = load(options.config or DEFAULT_PATH) if options.config or DEFAULT_PATH.exists() else None
+    config = _config(options) if options.config or DEFAULT_PATH.exists() else None
     findings = examine(config)
     if options.output == "json":
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
         from . import render
 
-        render.doctor(findings, render.Page())
+        render.doctor(findings, render.Page(wide=options.output == "wide"))
     return FAILED if any(finding.wrong for finding in findings) else DONE
 
 

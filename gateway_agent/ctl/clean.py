@@ -20,6 +20,7 @@ from cni.kernel.state import KernelState
 
 from ..core.keeping import LOCK as KEEPER_LOCK
 from ..shell.addresses import Addresses
+from ..shell.netns_lock import NamespaceLock
 from .client import NoAnswer
 from .doctor import TABLES
 
@@ -82,6 +83,10 @@ def _kernel() -> Iterator[str]:
 def _stopped(run_dir: Path) -> Iterator[None]:
     """Holds what an agent, a keeper and the plugin hold while they work: none of them begins meanwhile."""
     with contextlib.ExitStack() as stack:
+        try:
+            stack.callback(NamespaceLock().close)
+        except OSError as error:
+            raise NoAnswer(str(error), "stop the service first: it hands over what it serves") from error
         for name, who in RUNNING.items() if run_dir.is_dir() else ():
             lock = os.open(run_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)

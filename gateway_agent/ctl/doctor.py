@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,14 +42,37 @@ class Finding:
 
 def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
     """Looks, and changes nothing. ``config``: of the node's agent, where there is one."""
-    findings = [_kernel(), *_programs(), _forwarding(), *_ipv6()]
+    parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("kernel", lambda: [_kernel()]), ("programs", _programs), ("forwarding", lambda: [_forwarding()]),
+        ("ipv6", _ipv6),
+    ]  # fmt: skip
     if config is not None:
-        findings += [_key(config.key_file), _socket(config.run_dir / "agent.sock"), *_plugin(config.run_dir)]
+        key, run_dir = config.key_file, config.run_dir
+        parts += [
+            ("cluster key", lambda: [_key(key)]), ("agent", lambda: [_socket(run_dir / "agent.sock")]),
+            ("plugin", lambda: _plugin(run_dir)),
+        ]  # fmt: skip
+    parts += [("kernel objects", _objects), ("virtual addresses", _addresses), ("nftables", _tables)]
+    return tuple(finding for what, part in parts for finding in _found(what, part))
+
+
+def _found(what: str, part: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield what a part finds, and why it could not look."""
     try:
-        findings += _ours()
+        yield from part()
+    except PermissionError as error:
+        yield _unseen(what, f"not looked at: {error.filename or 'the kernel'}: {error.strerror}")
     except KernelError as error:
-        findings.append(Finding("kernel objects", error.message, wrong=True, hint=error.hint))
-    return tuple(findings)
+        if os.geteuid():
+            yield _unseen(what, f"not looked at: {error.message}")
+        else:
+            yield Finding(what, error.message, wrong=True, hint=error.hint)
+    except OSError as error:
+        yield Finding(what, f"not looked at: {error}", wrong=True)
+
+
+def _unseen(what: str, found: str) -> Finding:
+    return Finding(what, found, judged=False, hint="run it as root")
 
 
 def _kernel() -> Finding:
@@ -84,8 +108,10 @@ def _key(path: Path) -> Finding:
     what = "cluster key"
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
+    except PermissionError:
+        raise
     except OSError as error:
-        return Finding(what, f"{path}: {error.strerror}", wrong=True, hint="the agent makes one where it is missing")
+        return Finding(what, f"{path}: {error.strerror}", wrong=True, hint="the agent makes one if it is missing")
     open_to_others = bool(mode & 0o077)
     return Finding(what, f"{path}, mode {mode:04o}", wrong=open_to_others, hint="chmod 600" * open_to_others)
 
@@ -101,14 +127,20 @@ def _plugin(run_dir: Path) -> Iterator[Finding]:
         yield Finding("plugin", f"{problem.source}: {problem.message}", wrong=True, hint=problem.hint)
 
 
-def _ours() -> Iterator[Finding]:
+def _objects() -> Iterator[Finding]:
     for item in sorted(map(str, netlink.observe())):
         yield Finding("ours", item, judged=False)
+    for device, group in sorted(netlink.tagged().items()):
+        yield Finding("ours", f"interface {device} has group {group:#x}", judged=False)
+
+
+def _addresses() -> Iterator[Finding]:
     with closing(Addresses()) as addresses:
         for address, interface in addresses.ours():
             yield Finding("ours", f"virtual address {address} on {interface}", judged=False)
-    for device, group in sorted(netlink.tagged().items()):
-        yield Finding("ours", f"interface {device} has group {group:#x}", judged=False)
+
+
+def _tables() -> Iterator[Finding]:
     standing = nft.run("list", "tables").splitlines()
     for family, name in TABLES:
         if f"table {family} {name}" in standing:

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..core.shown import printable
 from .doctor import Finding
+from .layout import GAP, fitted
 
 Answer = Mapping[str, Any]
 STYLES = {
@@ -27,6 +28,8 @@ STYLES = {
 }
 LONGEST = 10_000
 """Characters of a text that are shown: a list of prefixes is long."""
+PROBLEMS = 20
+"""Problems that status shows if not all are asked for."""
 PIPED_WIDTH = 10_000
 """Columns where no terminal limits them: names are never wrapped then."""
 
@@ -34,26 +37,36 @@ PIPED_WIDTH = 10_000
 class Page:
     """Writes to ``file``. ``NO_COLOR`` is respected."""
 
-    def __init__(self, file: TextIO | None = None) -> None:
+    def __init__(self, file: TextIO | None = None, wide: bool = False, whole: bool = False) -> None:
+        """``wide``: all columns, each row in one line. ``whole``: no list is shortened."""
         file = file or sys.stdout
-        width = None if file.isatty() else PIPED_WIDTH
+        width = None if file.isatty() and not wide else PIPED_WIDTH
+        self.whole = whole
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:
         self._console.print(Text(printable(text, LONGEST), style))
 
-    def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for heading in headings:
-            shown.add_column(heading, overflow="fold")
-        for row in rows:
-            cells = [printable(str(cell), LONGEST) for cell in row]
-            shown.add_row(*(Text(cell, STYLES.get(cell, "")) for cell in cells))
-        if self._console.is_terminal:
-            self._console.print(shown)
-            return
+    def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()) -> None:
+        """Print a table. ``spare``: columns that are left out one by one if it does not fit the terminal."""
+        cells = [[printable(str(cell), LONGEST) for cell in row] for row in rows]
+        columns, widths = fitted(headings, cells, self._console.width, spare)
+        shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
+        for number, width in zip(columns, widths, strict=True):
+            shown.add_column(headings[number], width=width, overflow="fold")
+        for row in cells:
+            shown.add_row(*(Text(row[number], STYLES.get(row[number], "")) for number in columns))
+        # What does not fit is the terminal's to wrap: a shrunk column would cut an address in two.
+        total = max(self._console.width, sum(widths) + GAP * len(widths))
+        before, self._console.width = self._console.width, total
         with self._console.capture() as captured:
             self._console.print(shown)
+        self._console.width = before
+        if self._console.is_terminal:
+            self._console.file.write(captured.get())
+            if missing := [heading for number, heading in enumerate(headings) if number not in columns]:
+                self.line(f"(-o wide adds {', '.join(missing)})", "dim")
+            return
         # Cells are padded to their column; who reads a pipe has no use for blanks at the end.
         for line in captured.get().splitlines():
             self._console.file.write(line.rstrip() + "\n")
@@ -65,15 +78,26 @@ def status(answer: Any, page: Page) -> None:
         page.line("isolated: it hears no majority of the voters and forwards nothing new", "bold red")
     page.line("")
     headings = ("GATEWAY", "IP", "MASTER", "EPOCH", "SINCE", "STATE", "PODS", "LAST CHANGE", "REASON")
-    page.table(headings, map(_egress_row, answer["egressIPs"]))
+    spare = ("SINCE", "EPOCH", "LAST CHANGE", "PODS", "REASON")
+    page.table(headings, map(_egress_row, answer["egressIPs"]), spare)
     if answer["members"]:
         page.line("")
-        page.table(("EGRESS NODE", "ALIVE", "READY", "HEARD", "REASON"), map(_member_row, answer["members"]))
+        columns = ("EGRESS NODE", "ALIVE", "READY", "HEARD", "REASON")
+        page.table(columns, map(_member_row, answer["members"]), ("HEARD",))
     if answer["problems"]:
         page.line("")
         page.line("problems:", "bold red")
-        for problem in answer["problems"]:
+        problems = answer["problems"]
+        shown = problems if page.whole else problems[:PROBLEMS]
+        for problem in shown:
             page.line(f"  {in_words(problem)}")
+        if len(shown) < len(problems):
+            page.line(f"  and {len(problems) - len(shown)} more: egressctl status --all")
+    if page.whole:
+        page.line("")
+        voters = ", ".join(answer["voters"]) or "none are known"
+        page.line(f"voters: {voters} (set {answer['voterSet']})")
+        page.table(("MESSAGES", "NUMBER"), answer["counters"].items())
 
 
 def _egress_row(egress: Answer) -> Sequence[object]:
@@ -110,7 +134,7 @@ def _member_row(member: Answer) -> Sequence[object]:
 
 def pods(rows: Any, page: Page) -> None:
     headings = ("NAMESPACE", "NAME", "INTERFACE", "POLICIES", "GATEWAY", "VERDICT", "IP", "VIA")
-    page.table(headings, map(_pod_row, rows))
+    page.table(headings, map(_pod_row, rows), ("INTERFACE", "POLICIES", "VIA", "GATEWAY"))
 
 
 def _pod_row(row: Answer) -> Sequence[object]:
@@ -133,12 +157,13 @@ def explain(answer: Any, page: Page) -> None:
 
 
 def events(rows: Any, page: Page) -> None:
-    headings = ("AT", "GATEWAY", "CHANGE", "EPOCH", "SILENT", "REASON")
-    page.table(headings, map(_event_row, rows))
+    headings = ("AT", "GATEWAY", "IP", "CHANGE", "EPOCH", "SILENT", "REASON")
+    page.table(headings, map(_event_row, rows), ("EPOCH", "REASON", "SILENT"))
 
 
 def _event_row(row: Answer) -> Sequence[object]:
-    return row["at"], row["gateway"], _moved(row), row["epoch"], f"{row['silentMs']} ms", row["reason"]
+    silent = f"{row['silentMs']} ms"
+    return row["at"], row["gateway"], row["ip"] or "-", _moved(row), row["epoch"], silent, row["reason"]
 
 
 def drain(answer: Any, page: Page) -> None:

@@ -16,6 +16,8 @@ from cni import contract
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 log = logging.getLogger(__name__)
+LOOK = 1.0
+"""Seconds between two looks at the socket's path."""
 PART = 1 << 16
 """Bytes that are read at once."""
 
@@ -23,8 +25,11 @@ PART = 1 << 16
 class RequestServer:
     """Serves ``handler`` on ``path``. Only the owner of the process may connect."""
 
-    def __init__(self, path: Path, handler: Handler) -> None:
+    def __init__(self, path: Path, handler: Handler, restored: Callable[[], None] = lambda: None) -> None:
+        """``restored`` is called after the directory of the socket was made again."""
         self.path = path
+        self._restored = restored
+        self._inode = 0
         self._handler = handler
         self._server: asyncio.Server | None = None
 
@@ -40,7 +45,35 @@ class RequestServer:
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(str(temporary))
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=contract.LIMIT)
+        self._inode = temporary.stat().st_ino
         os.rename(temporary, self.path)
+
+    def reachable(self) -> bool:
+        """Return True if clients find this server at its path."""
+        try:
+            return self.path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    async def keep(self) -> None:
+        """Listen again whenever the socket or its directory is gone: nobody could reach the agent. Never ends."""
+        told = ""
+        while True:
+            await asyncio.sleep(LOOK)
+            if self._server is None or self.reachable():
+                continue
+            try:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                before = self._server
+                await self.start()
+                before.close()
+                self._restored()
+                log.warning("%s was gone: listening there again", self.path)
+                told = ""
+            except OSError as error:
+                if str(error) != told:
+                    log.error("%s is gone and cannot be made again: %s", self.path, error)
+                told = str(error)
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,3 +300,32 @@ def test_modes_of_files_and_socket(lab: Lab, pod: Pod) -> None:
     for path in run_dir.rglob("*"):
         expected = 0o700 if path.is_dir() else 0o600
         assert path.stat().st_mode & 0o777 == expected, path
+
+
+def test_an_emptied_run_directory_is_made_again(lab: Lab, pod: Pod) -> None:
+    agent = lab.nodes["w1"].agent
+    plan = agent.run_dir / "plan.json"
+    before = plan.read_text() if plan.exists() else ""
+    shutil.rmtree(agent.run_dir)
+    until(lambda: agent.answers(), "the agent can be reached again", seconds=20)
+    until(lambda: any(agent.run_dir.glob("*plan.json")), "the plugin's plan is there again", seconds=20)
+    assert not before or plan.read_text() == before
+    assert lab.nodes["w1"].pod("after", BACKEND).request(SELECTED).address == pod.request(SELECTED).address
+
+
+def test_the_process_keeps_its_name_over_a_restart(lab: Lab) -> None:
+    agent = lab.nodes["w1"].agent
+    name = Path(f"/proc/{agent.pid}/comm")
+    before = name.read_text()
+    assert before.startswith("egress-gateway")
+    agent.restart()
+    assert name.read_text() == before
+
+
+def test_a_second_agent_in_the_network_namespace_ends_with_a_reason(lab: Lab, tmp_path: Path) -> None:
+    node = lab.nodes["w1"]
+    other = tmp_path / "agent.yaml"
+    other.write_text(f"nodeName: w1\nrunDir: {tmp_path}/run\nstore: {{kind: files, path: {tmp_path}}}\n")
+    done = ended(node, PROGRAM, "--config", other)
+    assert done.returncode == 1
+    assert f"another agent runs in this network namespace: process {node.agent.pid}" in done.stderr

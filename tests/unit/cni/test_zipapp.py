@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni import contract
+from cni.version import VERSION
 
 from .agent import Answering, FakeAgent
 from .test_protocol import RESULT, environment, stdin
@@ -101,6 +102,13 @@ def test_an_agent_that_hangs_up(built: Path, tmp_path: Path) -> None:
     error = json.loads(outcome.stdout)
     assert error["code"] == contract.NOT_AVAILABLE
     assert "closed the connection" in error["details"]
+
+
+def test_it_names_its_version_on_a_command_line_only(built: Path) -> None:
+    outcome = run([str(built), "--version"], {})
+    assert (outcome.returncode, outcome.stdout) == (0, f"egress-gateway {VERSION}\n".encode())
+    outcome = run([str(built), "--version"], {b"CNI_COMMAND": b"VERSION"})
+    assert b"supportedVersions" in outcome.stdout
 
 
 def test_closed_output_is_a_failure_and_no_traceback(built: Path) -> None:

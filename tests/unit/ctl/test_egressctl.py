@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
+import re
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from cni.version import VERSION
 from gateway_agent.ctl.__main__ import main
 
 STATUS = {
@@ -148,10 +153,11 @@ def test_pods_explain_and_events_as_text(agent: Agent, capsys: pytest.CaptureFix
     assert "none -> g1" in capsys.readouterr().out
 
 
-def terminal_output(agent: Agent, **environment: str) -> str:
-    """What the command writes to a terminal."""
+def terminal_output(agent: Agent, *arguments: str, columns: int = 80, **environment: str) -> str:
+    """Return what the command writes to a terminal."""
     master, slave = pty.openpty()
-    command = [sys.executable, "-m", "gateway_agent.ctl", "--config", str(agent.config), "status"]
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "gateway_agent.ctl", "--config", str(agent.config), *(arguments or ["status"])]
     kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
     subprocess.run(command, stdout=slave, check=True, env={**kept, "TERM": "xterm-256color", **environment}, timeout=30)
     os.close(slave)
@@ -165,9 +171,100 @@ def terminal_output(agent: Agent, **environment: str) -> str:
     return b"".join(parts).decode()
 
 
+def plain_lines(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+
+
 def test_colour_only_on_a_terminal_and_not_against_the_users_wish(agent: Agent) -> None:
     assert "\x1b[32m" in terminal_output(agent)
     assert "\x1b[32m" not in terminal_output(agent, NO_COLOR="1")
+
+
+ADDRESSES = ("172.16.0.50", "2001:db8:1234:5678:9abc:def0:1234:5678")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+@pytest.mark.parametrize("command", ["status", "events", "pods"])
+def test_no_address_is_cut_at_80_columns(agent: Agent, command: str, address: str) -> None:
+    egress = {**STATUS["egressIPs"][0], "gateway": "partner", "ip": address, "master": "worker-node-12"}
+    agent.answers["status"] = {**STATUS, "egressIPs": [egress]}
+    agent.answers["events"] = {"events": [{**EVENTS[0], "ip": address, "reason": "the master was silent for long"}]}
+    agent.answers["pods"] = {"pods": [{**PODS[0], "ip": address, "name": "a-deployment-5d4f8c7b9-x2x4z"}]}
+    lines = plain_lines(terminal_output(agent, command, NO_COLOR="1"))
+    assert any(address in line.split() for line in lines)
+    # A long address beside a long name is more than 80 columns without any other: it is not cut even then.
+    assert all(len(line.rstrip()) <= 80 for line in lines) or (command, address) == ("pods", ADDRESSES[1]), lines
+    if len(address) > 20 and command == "status":
+        assert any("-o wide adds" in line for line in lines)
+        wide = terminal_output(agent, command, "-o", "wide", NO_COLOR="1")
+        assert "-o wide adds" not in wide
+        assert len(wide.splitlines()) <= len(lines)
+
+
+def test_status_shows_the_first_problems_and_all_of_them_if_asked(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = [{"source": f"{n}.yaml", "path": "", "message": "is wrong", "hint": ""} for n in range(50)]
+    more = {"voters": ["g1", "g2"], "voterSet": 3, "counters": {"bad_mac": 7}}
+    agent.answers["status"] = {**STATUS, "problems": problems, **more}
+    run(agent, "status")
+    out = capsys.readouterr().out
+    assert (out.count("is wrong"), "and 30 more: egressctl status --all" in out) == (20, True)
+    run(agent, "status", "--all")
+    out = capsys.readouterr().out
+    assert (out.count("is wrong"), "voters: g1, g2 (set 3)" in out, "bad_mac" in out) == (50, True, True)
+
+
+def test_explain_takes_its_destination_in_two_forms(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    run(agent, "explain", "api", "--to", "203.0.113.10")
+    assert agent.asked == [{"call": "explain", "pod": "api", "destination": "203.0.113.10"}]
+    assert run(agent, "explain", "api", "203.0.113.10", "--to", "203.0.113.10") == 2
+
+
+def test_events_name_the_address(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    agent.answers["events"] = {"events": [{**EVENTS[0], "ip": "172.16.0.50"}]}
+    run(agent, "events")
+    assert "172.16.0.50" in capsys.readouterr().out.split()
+
+
+def test_a_wrong_key_in_the_configuration_is_a_warning(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    agent.config.write_text(agent.config.read_text() + "lease: {durration: 1s}\nfoo: 1\n")
+    assert run(agent, "-o", "json", "status") == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == STATUS
+    assert captured.err.startswith("egressctl: warning: ")
+    assert "durration" in captured.err
+    agent.config.write_text("runDir: relative\nstore: {kind: files}\n")
+    assert run(agent, "status") == 2
+
+
+@pytest.mark.parametrize("module", ["gateway_agent", "gateway_agent.ctl", "gateway_agent.chain"])
+def test_each_program_names_its_version(module: str) -> None:
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    assert done.stdout.endswith(f" {VERSION}\n")
+
+
+def test_doctor_without_rights_says_what_it_could_not_see(tmp_path: Path) -> None:
+    config = tmp_path / "agent.yaml"
+    (tmp_path / "run").mkdir(mode=0o700)
+    config.write_text(f"runDir: {tmp_path}/run/in\nstore: {{kind: files}}\ncluster: {{keyFile: {tmp_path}/run/key}}\n")
+    code = (
+        "import os, sys; from gateway_agent.ctl.__main__ import main; from gateway_agent.ctl import doctor, render;"
+        "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+        f"sys.exit(main(['--config', {str(config)!r}, '-o', 'json', 'doctor']))"
+    )
+    if os.geteuid():
+        pytest.skip("needs root, to give it up")
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr == ""
+    found = {finding["what"]: finding for finding in json.loads(done.stdout)}
+    for what in ("cluster key", "agent", "nftables"):
+        assert found[what]["found"].startswith("not looked at: "), found
+        assert (found[what]["wrong"], found[what]["hint"]) == (False, "run it as root")
+    assert found["kernel"]["found"]
 
 
 def test_refusal_is_shown_with_its_hint(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:

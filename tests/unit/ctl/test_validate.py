@@ -204,4 +204,6 @@ def test_no_value_of_a_configuration_ends_in_a_traceback(
     path.write_text(f"store: {{kind: files}}\n{key % value}\n")
     assert main(["validate", str(path)]) == 1
     assert str(path) in capsys.readouterr().out
-    assert main(["--config", str(path), "status"]) == 2
+    # Commands need the run directory alone: the rest is a warning if it can be read.
+    assert main(["--config", str(path), "status"]) in (1, 2)
+    assert str(path) in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 from pathlib import Path
 
@@ -113,3 +114,24 @@ def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:
 
     asyncio.run(story())
     assert seen == [b"waiting"]
+
+
+def test_a_socket_that_is_gone_comes_back_with_its_directory(tmp_path: Path) -> None:
+    async def story() -> tuple[bool, bytes, int]:
+        restored: list[bool] = []
+        server = RequestServer(tmp_path / "run" / "agent.sock", _echo, lambda: restored.append(server.reachable()))
+        server.path.parent.mkdir()
+        await server.start()
+        keeping = asyncio.create_task(server.keep())
+        assert server.reachable()
+        shutil.rmtree(server.path.parent)
+        gone = not server.reachable()
+        async with asyncio.timeout(20):
+            while not restored:
+                await asyncio.sleep(0.01)
+        answer = await _ask(server.path, b"abc")
+        keeping.cancel()
+        await server.stop()
+        return gone, answer, len(restored)
+
+    assert asyncio.run(story()) == (True, b"cba", 1)
