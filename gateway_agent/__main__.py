@@ -25,7 +25,6 @@ from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .core.model import Problem
 from .core.view import View
 from .observed import ObservedAgent, view
-from .shell import key
 from .shell.files import FilesStore
 from .shell.kernel import Kernel
 from .shell.netns_lock import NamespaceLock
@@ -87,12 +86,10 @@ async def serve(
 
     ``patience``: see :class:`KeeperClient`. ``notices``: problems of the start, shown as long as the agent runs.
 
-    Raises OSError where another agent runs on the same run directory, or the directory or key cannot be had.
+    Raises OSError where another agent runs on the same run directory, or the directory cannot be had.
     """
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(config.run_dir / "agent.lock"):
-        if notice := key.provide(config.key_file):
-            logger.warning("%s", notice)
         store, reporter = _store(config)
         agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir, patience), notices)
         agent.pods.adopt(agent.plan)

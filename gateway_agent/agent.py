@@ -28,7 +28,7 @@ from .core.model import Inventory, Problem
 from .flows import Flows
 from .leases import Leases
 from .pods import Pods, same_for
-from .shell import interfaces
+from .shell import interfaces, key
 from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel
 from .shell.peers import KeeperClient
@@ -182,6 +182,7 @@ class Agent:
         inventory = self.inventory
         if inventory is None:
             return
+        self._make_key(inventory)
         self._facts = interfaces.read(inventory.virtual_addresses, self.pods.interfaces())
         self.pods.reread()
         if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
@@ -205,6 +206,12 @@ class Agent:
         self._followed = inventory
         self._follow_probes()
         self.tables.follow(plan)
+
+    def _make_key(self, inventory: Inventory) -> None:
+        """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""
+        alone = [node.name for node in inventory.nodes] == [self.config.node_name]
+        if alone and key.make(self.config.key_file):
+            log.warning("%s was missing and has been made: copy it to every node", self.config.key_file)
 
     def _planned(self, inventory: Inventory) -> planning.Planned:
         return planning.build(
@@ -290,6 +297,8 @@ class Agent:
                 unready = readiness.unready(
                     egress, interface, self._facts, silent, named, underlay.family(self.inventory.nodes)
                 )
+                if not unready and self.keeper_state is not None:
+                    unready = self.keeper_state.unfit
                 if not unready and not self._stands(egress):
                     unready = self.trouble or "the kernel is not set up yet"
                 answers[egress.id] = unready
@@ -342,6 +351,9 @@ class Agent:
         if self.leases.failure:
             why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
             found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))
+        found += key.problems(self.config.key_file)
+        for path in self.config.accept_key_files:
+            found += key.problems(path, accepted=True)
         hint = "another machine has the address: find it by its MAC"
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]

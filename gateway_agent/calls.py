@@ -47,6 +47,7 @@ class Calls:
         operations = Operations(agent)
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "drain": operations.drain, "undrain": operations.undrain, "handover": operations.handover,
+            "key": operations.key,
         }
 
     async def handle(self, request: bytes) -> bytes:

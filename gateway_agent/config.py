@@ -13,6 +13,7 @@ from cni.kernel.ids import MarkLayout
 
 from .core import documents, manifests, prefixes, selectors, specs
 from .core.fields import Fields, Report, kind_of
+from .core.keys import MOST_KEYS
 from .core.model import Problem
 
 DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
@@ -58,6 +59,8 @@ class AgentConfig:
     run_dir: Path = Path("/run/egress-gateway")
     cluster_cidrs: tuple[str, ...] = ()
     key_file: Path = Path("/etc/egress-gateway/cluster.key")
+    accept_key_files: tuple[Path, ...] = ()
+    """Of keys that are accepted beside the one of ``key_file``, while a key is replaced."""
     cluster_port: int = 7947
     heartbeat_ns: int = 50 * 10**6
     duration_ns: int = 250 * 10**6
@@ -134,6 +137,7 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         run_dir=_run_dir(top),
         cluster_cidrs=specs.prefix_list(top, "clusterCIDRs"),
         key_file=_path(cluster, "keyFile", AgentConfig.key_file),
+        accept_key_files=_accepted(cluster),
         cluster_port=cluster.whole("port", AgentConfig.cluster_port, 1, 65535),
         heartbeat_ns=_duration(lease, "heartbeat", AgentConfig.heartbeat_ns),
         duration_ns=_duration(lease, "duration", AgentConfig.duration_ns),
@@ -227,6 +231,16 @@ def _path(fields: Fields, name: str, default: Path) -> Path:
     if not path.is_absolute() or "\0" in str(path):
         fields.add(name, f"{str(path)!r} is no absolute path", f"as {default}")
     return path
+
+
+def _accepted(cluster: Fields) -> tuple[Path, ...]:
+    found = list(cluster.texts("acceptKeyFiles"))
+    for path, name in found:
+        if not Path(name).is_absolute() or "\0" in name:
+            cluster.report.add(path, f"{name!r} is no absolute path", f"as {AgentConfig.key_file}")
+    if len(found) > MOST_KEYS:
+        cluster.add("acceptKeyFiles", f"has more than {MOST_KEYS} files", "one is enough to replace a key")
+    return tuple(Path(name) for _, name in found)
 
 
 def _duration(fields: Fields, name: str, default: int) -> int:

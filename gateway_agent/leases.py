@@ -12,7 +12,7 @@ from cni.plan import Plan
 
 from .config import AgentConfig
 from .core import desired, hearing
-from .core.keeping import EgressState, KeeperState, Move
+from .core.keeping import EgressState, KeeperState, Move, OwnKeys
 from .core.model import DRAIN, Inventory
 from .shell.peers import KeeperClient
 
@@ -121,6 +121,8 @@ class Leases:
             desired.KeeperSettings(
                 port=self._config.cluster_port,
                 key_file=str(self._config.key_file),
+                accept_key_files=tuple(map(str, self._config.accept_key_files)),
+                cluster_cidrs=self._config.cluster_cidrs,
                 heartbeat_ns=self._config.heartbeat_ns,
                 duration_ns=self._config.duration_ns,
                 availability_first=self._config.quorum == "AvailabilityFirst",
@@ -161,6 +163,10 @@ class Leases:
     def held_by(self, node: str) -> list[str]:
         """Ids of the egress IPs that this node is master of."""
         return [e.id for e in self.state.egress if e.master == node] if self.state else []
+
+    async def keys(self) -> OwnKeys | None:
+        """See :meth:`gateway_agent.shell.peers.KeeperClient.keys`."""
+        return await self._keeper.keys()
 
     async def drain(self, node: str) -> list[str]:
         """Nothing is to stay here, and nothing comes until :meth:`undrain`. What could not be handed over in time.

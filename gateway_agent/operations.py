@@ -1,4 +1,4 @@
-"""What operators may ask this node to do: drain, undrain, handover."""
+"""What operators may ask this node to do: drain, undrain, handover; and what only its lease keeper knows: key."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from cni.plan import PlanEgressIP
 
 from .agent import Agent
+from .core import rotation
 from .core.status import NotKnown
 
 
@@ -27,6 +28,18 @@ class Operations:
     async def undrain(self, _: dict[str, Any]) -> dict[str, Any]:
         self._agent.leases.undrain()
         return {"node": self._agent.config.node_name, "drained": False}
+
+    async def key(self, _: dict[str, Any]) -> dict[str, Any]:
+        """By which keys this node and the others talk. See :func:`gateway_agent.core.rotation.shown`."""
+        try:
+            own = await self._agent.leases.keys()
+        except (OSError, ValueError) as error:
+            raise NotKnown("the lease keeper does not say which keys are in use", "see egressctl status") from error
+        if own is None:
+            raise NotKnown("the lease keeper is of an older version", "it is replaced when the service is restarted")
+        plan, node = self._agent.plan, self._agent.config.node_name
+        nodes = plan.nodes if plan else ()
+        return rotation.shown(node, {n.name: n.address for n in nodes if n.name != node}, own)
 
     async def handover(self, question: dict[str, Any]) -> dict[str, Any]:
         """``gateway``, ``ip`` (may be empty) and ``to`` in the question."""

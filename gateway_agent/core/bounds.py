@@ -31,6 +31,9 @@ Name = Annotated[str, Meta(max_length=253)]
 Identity = Annotated[str, Meta(max_length=16)]
 """Of an egress IP: 16 hex digits; or the chair's."""
 Text = Annotated[str, Meta(max_length=4096)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+KeyNumbers = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
+"""Fingerprints of keys, 64 bits each."""
 Members = Annotated[tuple[Name, ...], Meta(max_length=64)]
 """A voter set has six at most, in the middle of a change."""
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
-from .keeping import EgressWish, KeeperConfig, Move, Peer
+from .keeping import EgressWish, Facts, KeeperConfig, Move, Peer
 from .readiness import InterfaceFacts
 from .roll import counting
 from .voters import VoterSet
+
+LONGEST = 200
+"""Characters of the prefixes that nodes tell each other."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,8 @@ class KeeperSettings:
     heartbeat_ns: int
     duration_ns: int
     availability_first: bool
+    accept_key_files: tuple[str, ...] = ()
+    cluster_cidrs: tuple[str, ...] = ()
 
 
 def keeper_config(
@@ -56,8 +62,18 @@ def keeper_config(
         egress=tuple(_wish(plan, egress, unready, devices, leaving, keeping, failback) for egress in plan.egress_ips),
         stopping=stopping,
         moves=tuple(moves),
+        accept_key_files=settings.accept_key_files,
+        facts=Facts(plan.port, settings.duration_ns, settings.availability_first, _in_short(settings.cluster_cidrs)),
         published=counting(published, [node.name for node in plan.nodes]),
     )
+
+
+def _in_short(cidrs: Collection[str]) -> str:
+    """Return prefixes as one text; a long list as its length and a hash."""
+    text = ", ".join(sorted(set(cidrs)))
+    if len(text) <= LONGEST:
+        return text
+    return f"{len(set(cidrs))} prefixes, {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 def fenced(plan: Plan) -> tuple[str, ...]:

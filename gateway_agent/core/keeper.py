@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from . import bounds, serving
+from .agreement import Agreement, own
 from .announcements import REPEAT_NS
 from .candidate import Timers
 from .chair import Chair
 from .claims import Claims
 from .contact import NEVER_HEARD, Contact
 from .elector import Elector
-from .keeping import KeeperConfig
+from .keeping import Facts, KeeperConfig
+from .keys import Keyring
 from .lease import DURATION, NEVER
 from .lifetime import Lifetime
 from .mastership import Due, Mastership
@@ -28,7 +32,7 @@ from .serving import Serving
 from .speech import Speech
 from .standing import Situation, wishes_of
 from .voters import CHAIR, Electorate, Memory
-from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Key, Opened, Subscribe, epochs_in
+from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
 
 BURST = 16
 """So often a node may speak out of its turn at once; then four times for each heartbeat."""
@@ -48,7 +52,7 @@ class Keeper:
     """Every input gives the effects to carry out, in order. ``now``: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
-        self, config: KeeperConfig, key: Key, incarnation: int, memory: Memory | None, now: int
+        self, config: KeeperConfig, keys: Keyring, incarnation: int, memory: Memory | None, now: int
     ) -> None:
         """``incarnation``: a random number of 64 bits, not 0. ``memory``: of an earlier process, if any.
 
@@ -57,13 +61,15 @@ class Keeper:
         self.config = config
         self.members = Members()
         self.problems: dict[str, str] = {}
-        self.endpoint = Endpoint(config.node, incarnation, key, {})
+        self.endpoint = Endpoint(config.node, incarnation, keys, {})
         self.electorate = Electorate(config.node, memory, now)
         self._me = config.node
         self._due = Due()
         self._elector = Elector(self.electorate, memory, config.duration_ns, now)
         self._contact = Contact(config, self.electorate, self._elector.silent_until, now)
         self._subscribers = Subscribers()
+        self.agreement = Agreement()
+        self._shown = 0
         self.mastership = Mastership(
             config.node, incarnation, self._elector, self._subscribers, _timers(config), self._due
         )
@@ -85,7 +91,7 @@ class Keeper:
 
     # Inputs
 
-    def configure(self, config: KeeperConfig, key: Key, now: int, wall_offset_ns: int = 0) -> list[Effect]:
+    def configure(self, config: KeeperConfig, keys: Keyring, now: int, wall_offset_ns: int = 0) -> list[Effect]:
         """Takes on a new configuration, live. The node's name cannot change. Also a sign of life.
 
         ``wall_offset_ns``: what to add to ``now`` to get Unix time.
@@ -95,7 +101,7 @@ class Keeper:
         was_egress = self.is_egress
         self.config = config
         self._pace.gap_ns = config.heartbeat_ns // 4
-        self.endpoint.key = key
+        self.endpoint.keys = keys
         self.mastership.wall_offset_ns = wall_offset_ns
         peers = {p.name: p.address for p in config.peers if p.name != self._me}
         # Until it is known who cares, everybody is told: a master that has just started has no subscribers yet.
@@ -103,6 +109,7 @@ class Keeper:
             self._subscribers.add(newcomer, now)
         self.endpoint.peers = peers
         self._contact.configure(config)
+        self.agreement.configure(config.facts, peers.keys())
         if was_egress and not self.is_egress:
             self._retired_at = now
         self.members.limit(self.egress_nodes)
@@ -142,7 +149,7 @@ class Keeper:
             self._contact.hear(opened.sender, now)
             self._subscribers.hear(opened.sender, now)
             if opened.met:
-                self._speech.subscribe([opened.sender])
+                self._speech.subscribe([opened.sender], self.facts)
                 # After a restart of several voters at once an election waits for nothing else.
                 self._due.beat |= opened.sender in self.electorate.current.members and self.isolated(now)
             self._take(opened, now)
@@ -174,7 +181,9 @@ class Keeper:
             self._lifetime.stop(now)
             self._wish(now)
         if now >= self._next_subscribe:
-            self._speech.subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}))
+            self._speech.subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}), self.facts)
+            self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
+            self.agreement.forget_old(now)
             self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
         if self._contact.recover(now):
             self._voters_changed()
@@ -222,6 +231,11 @@ class Keeper:
     def is_egress(self) -> bool:
         return self._me in self.egress_nodes
 
+    @property
+    def facts(self) -> Facts | None:
+        """Return what the other nodes are told of this one's settings."""
+        return own(self.config.facts, self.endpoint.keys.numbers) if self.config.facts else None
+
     def isolated(self, now: int) -> bool:
         """An egress node that hears no majority of the voters."""
         return self.is_egress and self._contact.isolated(now)
@@ -241,6 +255,8 @@ class Keeper:
             sender, body.voters, body.accepted, now
         ):
             self._voters_changed()
+        if isinstance(body, Heartbeat | Subscribe):
+            self.agreement.hear(sender, body.facts, now)
         if isinstance(body, Heartbeat):
             self._take_heartbeat(sender, body, now)
             if self._me in body.asked:
@@ -251,7 +267,8 @@ class Keeper:
             self._subscribers.add(sender, now)
             for identity, epoch, master in body.known:
                 self.mastership.exceed(identity, epoch, master)
-            self._outbox.put([sender], self._speech.heartbeat(self.config, self._lifetime.stopping, now))
+            beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now)
+            self._outbox.put([sender], msgspec.structs.replace(beat, facts=self.facts))
         elif isinstance(body, Holding):
             self.mastership.held_back(sender, body.ids, now)
         elif isinstance(body, Handover):
@@ -281,7 +298,7 @@ class Keeper:
         if self.mastership.followings.outranked(sender, beat.masters) and now >= self._next_correction:
             # It learns at once what is known here, and claims an epoch above.
             self._next_correction = now + self.config.heartbeat_ns // 2
-            self._speech.subscribe([sender])
+            self._speech.subscribe([sender], self.facts)
         for mastery in beat.masters:
             self.mastership.meet_rival(sender, mastery, now)
         self.mastership.follow(sender, beat.masters, now)
@@ -371,6 +388,9 @@ class Keeper:
                 self._tell(now)
             self._due.beat = False
         self._isolation_changed(now)
+        shown = self.endpoint.heard.revision + self.agreement.revision
+        self._due.revision += shown != self._shown
+        self._shown = shown
         mastership = self.mastership
         # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
         before, after = self.serving.follow(

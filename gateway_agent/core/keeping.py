@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
+from .bounds import Duration, KeyNumbers, Port, Text
 from .voters import VoterSet
 
 SOCKET = "keeper.sock"
@@ -69,6 +70,38 @@ class Move(msgspec.Struct, frozen=True):
     """Each wish has another one: it is carried out once."""
 
 
+class Facts(msgspec.Struct, frozen=True, array_like=True):
+    """Settings of a node that must be the same on all nodes; see :mod:`.agreement`. Also part of messages."""
+
+    tunnel_port: Port
+    duration_ns: Duration
+    availability_first: bool
+    cluster_cidrs: Text
+    keys: KeyNumbers = ()
+    """Fingerprints of the keys that the node accepts, the one that it signs with first."""
+
+
+class HeardKey(msgspec.Struct, frozen=True):
+    """By which key the last message of another node came."""
+
+    node: str
+    fingerprint: str
+    """16 hex digits; empty: a version that names none."""
+    last_heard_ms: int
+    known: bool = True
+    """Whether this node has the key; else the name is that of the address that the message came from."""
+    accepts: tuple[str, ...] | None = None
+    """Fingerprints of the keys that the node says it accepts; None: it has not said so."""
+
+
+class OwnKeys(msgspec.Struct, frozen=True):
+    """The keys of this node, by their fingerprints, and what it knows of those of others."""
+
+    signs: str
+    accepts: tuple[str, ...]
+    heard: tuple[HeardKey, ...]
+
+
 class KeeperConfig(msgspec.Struct, frozen=True):
     """All that a keeper must know. ``peers`` has this node too."""
 
@@ -85,6 +118,10 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     moves: tuple[Move, ...] = ()
     published: VoterSet | None = None
     """The voter set that the cluster names; see :mod:`.roll`."""
+    accept_key_files: tuple[str, ...] = ()
+    """Further keys that messages may be signed with."""
+    facts: Facts | None = None
+    """What the other nodes are told of this one's settings, without its keys."""
 
 
 class EgressState(msgspec.Struct, frozen=True):
@@ -159,3 +196,7 @@ class KeeperState(msgspec.Struct, frozen=True):
     """The last hundred, oldest first."""
     conflicts: tuple[Conflict, ...] = ()
     problems: tuple[str, ...] = ()
+    unfit: str = ""
+    """Why this node can serve no egress IP, though its agent finds it ready."""
+    keys: OwnKeys | None = None
+    """Told only to a connection that is new: the table has all nodes."""

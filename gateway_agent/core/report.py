@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
+
 from . import roll
 from .keeper import Keeper
-from .keeping import EgressState, EgressWish, KeeperState, MemberState
+from .keeping import EgressState, EgressWish, KeeperState, MemberState, OwnKeys
+from .keys import fingerprint
 from .lease import MILLISECOND
 from .membership import NO_MAJORITY
 from .voters import CHAIR
 
 
-def report(keeper: Keeper, now: int, problems: tuple[str, ...] = ()) -> KeeperState:
-    """``now``: as for the keeper's inputs. ``problems``: those that its process knows of."""
+def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool = False) -> KeeperState:
+    """Return what is known ``now`` (as for the keeper's inputs).
+
+    ``problems``: those that its process knows of. ``keys``: whether the table of all nodes' keys is wanted.
+    """
     voters = keeper.electorate.current
     return KeeperState(
         node=keeper.config.node,
@@ -26,7 +32,10 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = ()) -> KeeperSt
         counters=dict(keeper.endpoint.counters),
         conflicts=keeper.claims.conflicts(now),
         changes=tuple(keeper.mastership.history.changes),
-        problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now)),
+        problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now),
+                  *keeper.endpoint.heard.problems(), *keeper.agreement.problems(keeper.config.node)),
+        unfit=keeper.agreement.unfit(),
+        keys=_keys(keeper, now) if keys else None,
     )
 
 
@@ -80,6 +89,18 @@ def _member(keeper: Keeper, name: str, now: int) -> MemberState:
     alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.mastership.hold_ns)
     reason = member.why_not() if alive else f"unheard for {unheard_ns // MILLISECOND} ms"
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
+
+
+def _keys(keeper: Keeper, now: int) -> OwnKeys:
+    endpoint, accepting = keeper.endpoint, keeper.agreement.accepting()
+    mine, *others = map(fingerprint, endpoint.keys.numbers)
+    heard = (
+        msgspec.structs.replace(row, accepts=tuple(map(fingerprint, accepting[row.node])))
+        if row.known and row.node in accepting
+        else row
+        for row in endpoint.heard.table(now)
+    )
+    return OwnKeys(mine, (mine, *others), tuple(heard))
 
 
 def _held_back(keeper: Keeper, now: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from .chair import Chair
 from .contact import Contact
-from .keeping import KeeperConfig
+from .keeping import Facts, KeeperConfig
 from .lease import SECOND, Claim, Request
 from .mastership import Mastership
 from .outbox import Outbox
@@ -51,10 +51,10 @@ class Speech:
             known=tuple(mastership.wishes),
         )
 
-    def subscribe(self, nodes: Iterable[str]) -> None:
-        """Tells ``nodes`` that this one wants to hear of the masters, and what it knows of them."""
+    def subscribe(self, nodes: Iterable[str], facts: Facts | None) -> None:
+        """Tell ``nodes`` that this one wants to hear of the masters, what it knows of them, and its settings."""
         electorate, known = self._electorate, tuple(self._mastership.followings.known())
-        self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known))
+        self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts))
 
     def subscription_pause(self, config: KeeperConfig, turn: int) -> int:
         """Nanoseconds: soon where this node still has to learn who votes; else a little less than the period, by

@@ -10,8 +10,6 @@ change: else a message that was long on its way could put the old incarnation ba
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,11 +18,12 @@ import msgspec
 
 from .bounds import Counter as Number
 from .bounds import Duration, Epoch, Identity, Incarnation, Name, Text
+from .keeping import Facts
+from .keys import MAC_BYTES, Keyring, KeysHeard
 from .lease import MILLISECOND, Claim, Refusal, Release
 from .membership import Mastery
 from .voters import Proposal, VoterSet
 
-MAC_BYTES = 16
 MOST_RETIRED = 256
 """Incarnations of one node that are remembered."""
 LIMIT = 60_000
@@ -46,6 +45,8 @@ class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     voters: VoterSet
     accepted: Proposal | None
     known: tuple[tuple[Identity, Epoch, Name], ...]
+    facts: Facts | None = None
+    """The sender's settings. Fields at the end of a message are unknown to older versions, which pass over them."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
@@ -68,6 +69,8 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     proposal: Proposal | None
     warming: tuple[Identity, ...] = ()
     known: tuple[Identity, ...] | None = None
+    facts: Facts | None = None
+    """Only in the answer to a :class:`Subscribe`."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -107,6 +110,8 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     receiver_session: Number
     """The same of the receiver's ``session``."""
     body: Body
+    key: Incarnation = 0
+    """Fingerprint of the key that the datagram is signed with; 0: of a version that does not tell it."""
 
 
 class _Sealed(msgspec.Struct, frozen=True, array_like=True):
@@ -119,6 +124,7 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
     receiver_incarnation: int
     receiver_session: int
     body: msgspec.Raw
+    key: int = 0
 
 
 def epochs_in(body: Body) -> dict[str, int]:
@@ -136,26 +142,6 @@ def epochs_in(body: Body) -> dict[str, int]:
     for identity, epoch in named:
         found[identity] = max(epoch, found.get(identity, 0))
     return found
-
-
-@dataclass(frozen=True)
-class Key:
-    """The cluster's shared key. Never printed."""
-
-    secret: bytes = field(repr=False)
-
-    @classmethod
-    def parse(cls, content: bytes) -> Key:
-        """From the content of a key file: any 16 bytes or more, white space at the end not counted."""
-        content = content.rstrip()
-        if len(content) < MAC_BYTES:
-            raise ValueError(f"the cluster key has {len(content)} bytes: make one of {MAC_BYTES} or more")
-        return cls(hashlib.blake2b(content, person=b"egw-v1-key", digest_size=32).digest())
-
-    def mac(self, message: bytes | memoryview) -> bytes:
-        return hashlib.blake2b(
-            message, key=self.secret, person=b"egw-v1-datagram", digest_size=MAC_BYTES
-        ).digest()
 
 
 def encode(body: Body) -> msgspec.Raw:
@@ -192,10 +178,11 @@ class _Acquaintance:
 class Endpoint:
     """One node's end of all conversations. ``peers``: addresses by name, without this node."""
 
-    def __init__(self, name: str, incarnation: int, key: Key, peers: Mapping[str, str]) -> None:
+    def __init__(self, name: str, incarnation: int, keys: Keyring, peers: Mapping[str, str]) -> None:
         self.name = name
         self.incarnation = incarnation
-        self.key = key
+        self.keys = keys
+        self.heard = KeysHeard()
         self.peers = peers
         self.counters = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
         self._counter = 0
@@ -209,16 +196,19 @@ class Endpoint:
     def _seal(self, session: int, incarnation: int, its_session: int, body: msgspec.Raw) -> bytes:
         self._counter += 1
         message = _encoder.encode(
-            _Sealed(self.name, self.incarnation, self._counter, session, incarnation, its_session, body)
-        )
-        return self.key.mac(message) + message
+            _Sealed(self.name, self.incarnation, self._counter, session, incarnation, its_session, body,
+                    self.keys.signing.number)
+        )  # fmt: skip
+        return self.keys.signing.mac(message) + message
 
     def open(self, datagram: bytes, source: str, now: int) -> Opened:
         """Verifies, then decodes. ``source``: the address it came from. What is refused is counted."""
         if len(datagram) <= MAC_BYTES:
             return self._reject("truncated")
         message = memoryview(datagram)[MAC_BYTES:]
-        if not hmac.compare_digest(self.key.mac(message), datagram[:MAC_BYTES]):
+        key = self.keys.verify(message, datagram[:MAC_BYTES])
+        if key is None:
+            self._look_up(message, source, now)
             return self._reject("bad_mac")
         try:
             envelope = _decoder.decode(message)
@@ -228,7 +218,24 @@ class Endpoint:
             return self._reject("unknown_sender")
         if self.peers[envelope.sender] != source:
             return self._reject("wrong_address")
-        return self._freshen(envelope, now)
+        opened = self._freshen(envelope, now)
+        if opened.body is not None:
+            self.heard.genuine(envelope.sender, key, now)
+        return opened
+
+    def _look_up(self, message: memoryview, source: str, now: int) -> None:
+        """Take note of the key that a datagram names which cannot be verified, if a known node has its address."""
+        if not self.heard.may_look(now):
+            return
+        name = next((name for name, address in self.peers.items() if address == source), "")
+        if not name:
+            return
+        try:
+            number = _sealed_decoder.decode(message).key
+        except ValueError:
+            return
+        if number not in self.keys.numbers:
+            self.heard.foreign(name, source, number, now)
 
     def _freshen(self, envelope: _Envelope, now: int) -> Opened:
         known = self._known.setdefault(envelope.sender, _Acquaintance())
@@ -270,3 +277,4 @@ class Endpoint:
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Envelope)
+_sealed_decoder = msgspec.msgpack.Decoder(_Sealed)

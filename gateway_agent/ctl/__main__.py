@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("destination", metavar="DESTINATION", nargs="?", default="", help="an IP address")
     explain.add_argument("--to", metavar="ADDRESS", default="", help="the same as DESTINATION")
     add("events", _events, "changes of masters, oldest first")
+    add("key", _key, "by which keys the nodes talk, and the next step to replace one")
     add("drain", _drain, "hands over all that this node is master of; it takes nothing until undrain")
     add("undrain", _undrain, "lets this node be master again")
     handover = add("handover", _handover, "makes another node the master of a gateway's address")
@@ -136,6 +137,10 @@ def _explain(options: argparse.Namespace) -> int:
 
 def _events(options: argparse.Namespace) -> int:
     return _show(options, "events", _ask(options, "events")["events"])
+
+
+def _key(options: argparse.Namespace) -> int:
+    return _show(options, "key", _ask(options, "key"))
 
 
 def _drain(options: argparse.Namespace) -> int:

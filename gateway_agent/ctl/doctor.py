@@ -111,7 +111,7 @@ def _key(path: Path) -> Finding:
     except PermissionError:
         raise
     except OSError as error:
-        return Finding(what, f"{path}: {error.strerror}", wrong=True, hint="the agent makes one if it is missing")
+        return Finding(what, f"{path}: {error.strerror}", wrong=True, hint="copy the key file of another node there")
     open_to_others = bool(mode & 0o077)
     return Finding(what, f"{path}, mode {mode:04o}", wrong=open_to_others, hint="chmod 600" * open_to_others)
 

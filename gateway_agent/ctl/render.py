@@ -166,6 +166,22 @@ def _event_row(row: Answer) -> Sequence[object]:
     return row["at"], row["gateway"], row["ip"] or "-", _moved(row), row["epoch"], silent, row["reason"]
 
 
+def key(answer: Any, page: Page) -> None:
+    page.line(f"node {answer['node']} signs with {answer['signs']}, accepts {', '.join(answer['accepts'])}")
+    if answer["peers"]:
+        page.line("")
+        page.table(("NODE", "ADDRESS", "SIGNS WITH", "HEARD", "ACCEPTS"), map(_key_row, answer["peers"]))
+    page.line("")
+    page.line(f"next: {answer['next']}")
+
+
+def _key_row(peer: Answer) -> Sequence[object]:
+    heard = "never" if peer["lastHeardMs"] < 0 else f"{peer['lastHeardMs']} ms ago"
+    signs = peer["signs"] or "-"
+    accepts = "-" if peer["accepts"] is None else ", ".join(peer["accepts"])
+    return peer["node"], peer["address"], signs if peer["known"] else f"{signs} (not known here)", heard, accepts
+
+
 def drain(answer: Any, page: Page) -> None:
     for moved in answer["moved"]:
         page.line(f"{_named(moved)} -> {moved['master'] or 'none'}")
@@ -197,6 +213,7 @@ FORMS: Mapping[str, Callable[[Any, Page], None]] = {
     "pods": pods,
     "explain": explain,
     "events": events,
+    "key": key,
     "drain": drain,
     "undrain": undrain,
     "handover": handover,

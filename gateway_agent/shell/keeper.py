@@ -34,9 +34,9 @@ from ..core.lifetime import ORPHAN_NS
 from ..core.outbox import Send
 from ..core.report import report
 from ..core.voters import Memory
-from ..core.wire import Key
 from .agents import Agents
 from .datagrams import Datagrams
+from .keyfiles import KeyFiles
 from .memory import MemoryFile
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Process:
         self._memory = MemoryFile(run_dir / VOTERS)
         self._keeper: Keeper | None = None
         self._applied: KeeperConfig | None = None
-        self._key = ("", Key(b""))
+        self._keys = KeyFiles()
         self._neighbours = Neighbours()
         self._pointed: dict[str, str] = {}
         self._virtual: VirtualAddresses | None = None
@@ -151,20 +151,29 @@ class Process:
         self._pointed.clear()
         if self._keeper is not None or any(wish.address for wish in config.egress):
             self._virtual_addresses().tend(self._keeper.serving.addresses() if self._keeper else {})
-        if self._key[0] != config.key_file:
-            self._key = (config.key_file, Key.parse(Path(config.key_file).read_bytes()))
+        other_keys = self._read_keys(config)
+        keys = self._keys.ring
+        if keys is None:
+            raise ValueError(self._problems["key"])
         if self._keeper is None:
             incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
-            self._keeper = Keeper(config, self._key[1], incarnation, self._memory.load(), now)
+            self._keeper = Keeper(config, keys, incarnation, self._memory.load(), now)
         self._keeper.attend(now)
-        if config == self._applied:
+        if config == self._applied and not other_keys:
             return
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         self._datagrams.bind(mine, config.port)
         if self._virtual is not None:
             self._virtual.watch((wish.address, wish.interface) for wish in config.egress if wish.interface)
         self._applied = config
-        self._carry_out(self._keeper.configure(config, self._key[1], now, time.time_ns() - now))
+        self._carry_out(self._keeper.configure(config, keys, now, time.time_ns() - now))
+
+    def _read_keys(self, config: KeeperConfig) -> bool:
+        """Return whether there are other keys than before."""
+        changed = self._keys.follow(config.key_file, config.accept_key_files)
+        problem = self._keys.problem
+        self._problems["key"] = f"the cluster key cannot be read: {problem}" if problem else ""
+        return changed
 
     def _tell(self) -> None:
         """Tells everybody who is connected what has changed."""
@@ -175,7 +184,8 @@ class Process:
         self._told, self._told_at = self._keeper.revision, now
         refused = self._virtual.problems if self._virtual else {}
         problems = tuple(problem for problem in (*self._problems.values(), *refused.values()) if problem)
-        self._agents.tell(msgspec.json.encode(report(self._keeper, boottime(), problems)) + b"\n")
+        state = report(self._keeper, boottime(), problems, keys=self._agents.new())
+        self._agents.tell(msgspec.json.encode(state) + b"\n")
 
     def _claimed(self, address: str, mac: str, interface: str) -> None:
         if self._keeper is not None:

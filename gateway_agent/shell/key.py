@@ -8,33 +8,59 @@ import stat
 import tempfile
 from pathlib import Path
 
+from ..core.model import Problem
+from .keyfiles import read
+
 LENGTH = 32
+HOW = (
+    "copy the key file of another node there (mode 0600); for the first node of a cluster make one: "
+    "(umask 077; openssl rand -hex 32 > FILE)"
+)
 
 
-def provide(path: Path) -> str:
-    """Makes the key file (mode 0600) where there is none; says what the owner should know, or nothing.
+def make(path: Path) -> bool:
+    """Make the key file (mode 0600) if there is none, and return whether it was made. Raises OSError."""
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(LENGTH).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        # A link, not a rename: of two agents that start at once, one makes the key and both read it.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
 
-    Raises OSError where it can be neither read nor made.
+
+def problems(path: Path, accepted: bool = False) -> tuple[Problem, ...]:
+    """Return what is wrong with a key file: missing, empty, too short, open to others, another user's.
+
+    ``accepted``: the file is one of ``acceptKeyFiles``.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_hex(LENGTH).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            # A link, not a rename: of two agents that start at once, one makes the key and both read it.
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        else:
-            return f"{path} was missing and has been made: copy it to every node"
-        finally:
-            os.unlink(temporary)
-    status = path.stat()
-    if status.st_size < LENGTH // 2:
-        raise OSError(f"{path}: a key of {LENGTH // 2} bytes or more is needed")
+    source = str(path)
+    try:
+        status = path.stat()
+        read(source)
+    except FileNotFoundError:
+        if accepted:
+            words = "is named in cluster.acceptKeyFiles and missing: messages with its key are refused"
+            return (Problem(source, "", words, "make it, or take it out of acceptKeyFiles"),)
+        return (Problem(source, "", "the cluster key is missing: this node exchanges no leases", HOW),)
+    except OSError as error:
+        return (Problem(source, "", f"the cluster key cannot be read: {error.strerror}", HOW),)
+    except ValueError as error:
+        return (Problem(source, "", str(error).removeprefix(f"{source}: "), HOW),)
+    found = []
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return f"{path} can be read by others than its owner: chmod 600 {path}"
-    return ""
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        found.append(Problem(source, "", f"the cluster key has mode {mode}: not only its owner can use it",
+                             f"chmod 600 {path}"))  # fmt: skip
+    if status.st_uid not in (0, os.geteuid()):
+        found.append(Problem(source, "", f"the cluster key belongs to user {status.st_uid}", f"chown root {path}"))
+    return tuple(found)

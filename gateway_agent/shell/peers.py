@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.keeping import LOG, SOCKET, KeeperConfig, KeeperState
+from ..core.keeping import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
 from .spare import Spare
 
 SIGN_OF_LIFE = 1.0
@@ -85,6 +85,18 @@ class KeeperClient:
                 task.cancel()
             self._close()
             await self._spare.close()
+
+    async def keys(self) -> OwnKeys | None:
+        """Return by which keys the nodes talk, as of now; None if the keeper's version does not know it.
+
+        Raises OSError, TimeoutError among them, and ValueError.
+        """
+        async with asyncio.timeout(STOP_LIMIT):
+            reader, writer = await asyncio.open_unix_connection(str(self._run_dir / SOCKET), limit=LINE_LIMIT)
+            try:
+                return msgspec.json.decode(await reader.readline(), type=KeeperState).keys
+            finally:
+                writer.close()
 
     async def ended(self) -> None:
         """Waits until the keeper, told to stop, has handed everything over; not for ever."""

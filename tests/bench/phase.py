@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway_agent.core.wire import MAC_BYTES
+from gateway_agent.core.keys import MAC_BYTES
 
 from ..lab.lab import Lab
 from ..lab.namespace import Namespace
@@ -85,5 +85,5 @@ def _renews(packet: bytes) -> bool:
     header = (packet[0] & 15) * 4
     if packet[9] != socket.IPPROTO_UDP or struct.unpack_from("!H", packet, header + 2) != (CLUSTER_PORT,):
         return False
-    *_, body = msgspec.msgpack.decode(packet[header + 8 + MAC_BYTES :])
+    *_, body, _ = msgspec.msgpack.decode(packet[header + 8 + MAC_BYTES :])
     return body[0] == "h" and bool(body[6])

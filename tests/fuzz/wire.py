@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway_agent.core.keeping import KeeperState
+from gateway_agent.core.keeping import Facts, KeeperState
 from gateway_agent.core.lease import SECOND, Claim, Refusal, Release
 from gateway_agent.core.membership import Mastery
 from gateway_agent.core.report import report
@@ -33,13 +33,14 @@ def bodies(network: Network, rng: random.Random) -> list[Body]:
     proposal = rng.choice([None, Proposal(VoterSet(2, ("g1", "g2", "w1")), epoch, node)])
     seq = rng.choice([0, 1, 10, 100])
     mastery = Mastery(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
+    facts = rng.choice([None, Facts(rng.choice([4799, 4800]), SECOND // 2, rng.random() < 0.5, "", (7, 8))])
     return [
         Hello(),
-        Subscribe(voters, proposal, ((identity, epoch, node),)),
+        Subscribe(voters, proposal, ((identity, epoch, node),), facts),
         Heartbeat(
             seq, SECOND // 2, voters, proposal, ("g1", "g2", "g3"), (Claim(identity, epoch),),
             (Release(identity, epoch, node, 7, "stop", node),), False, "", {identity: "x"}, (mastery,), proposal,
-            (identity,), (identity,),
+            (identity,), (identity,), facts,
         ),
         Answer(seq, voters, proposal, (identity, CHAIR), (Refusal(identity, "held", node, epoch, 1000),)),
         Holding((identity,)),

@@ -9,14 +9,16 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from gateway_agent.core.keeping import EgressWish, KeeperConfig, KeeperState, Peer
+from gateway_agent.core.keeping import EgressWish, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
+from gateway_agent.core.keys import Key, Keyring
 from gateway_agent.core.lifetime import ORPHAN_NS
-from gateway_agent.core.wire import Endpoint, Hello, Key, encode
+from gateway_agent.core.wire import Endpoint, Hello, encode
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 
@@ -38,6 +40,8 @@ class Node:
         self.namespace = Namespace(f"{PREFIX}{name}")
         self.run_dir = run_dir
         self.key_file = key_file
+        self.accepted: tuple[str, ...] = ()
+        self.facts: Facts | None = Facts(4799, 250 * MILLISECOND, False, "")
         self.state: KeeperState | None = None
         self._agent: socket.socket | None = None
         self._rest = b""
@@ -69,8 +73,22 @@ class Node:
         peers = tuple(Peer(name, address, True) for name, address in NODES.items())
         wish = EgressWish(ONE, "partner", "", tuple(NODES), ready=True)
         return KeeperConfig(
-            self.name, PORT, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,)
-        )
+            self.name, PORT, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,),
+            accept_key_files=self.accepted, facts=self.facts,
+        )  # fmt: skip
+
+    def keys(self) -> OwnKeys:
+        """By which keys the nodes talk, as somebody who only looks on is told."""
+        with socket.socket(socket.AF_UNIX) as agent:
+            agent.connect(str(self.run_dir / "keeper.sock"))
+            state = msgspec.json.decode(agent.makefile("rb").readline(), type=KeeperState)
+        assert state.keys is not None
+        return state.keys
+
+    def problems(self) -> str:
+        self.tell()
+        state = self.hear()
+        return "\n".join(state.problems) if state else ""
 
     def hear(self) -> KeeperState | None:
         """The newest state that has come."""
@@ -290,8 +308,9 @@ def test_forged_replayed_truncated_and_random_datagrams_are_counted_and_ignored(
     target = (NODES[master.name], PORT)
     feigned = next(name for name in NODES if name != master.name)
     peers = {name: address for name, address in NODES.items() if name != feigned}
-    rightful = Endpoint(feigned, 7, Key.parse(SECRET), peers).seal(master.name, encode(Hello()))
-    forged = Endpoint(feigned, 7, Key.parse(b"not the key of the cluster"), peers).seal(master.name, encode(Hello()))
+    rightful = Endpoint(feigned, 7, Keyring(Key.parse(SECRET)), peers).seal(master.name, encode(Hello()))
+    wrong = Keyring(Key.parse(b"not the key of the cluster"))
+    forged = Endpoint(feigned, 7, wrong, peers).seal(master.name, encode(Hello()))
     expected = {"bad_mac": 3, "truncated": 1, "wrong_address": 2}
     before = _counters(master)
     outsider = cluster.switch.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -338,3 +357,80 @@ def _counters(node: Node) -> dict[str, int]:
     node.tell()
     state = until(node.hear, "a state")
     return state.counters
+
+
+def test_a_key_is_replaced_and_no_master_changes(cluster: Cluster, tmp_path: Path) -> None:
+    master = cluster.settled()
+    assert master.state is not None
+    before = master.state.egress[0]
+    rejected = {name: _counters(node)["bad_mac"] for name, node in cluster.nodes.items()}
+    old, new = master.key_file, tmp_path / "new.key"
+    new.write_bytes(b"the next key of this test, nothing else")
+    print_of = {path: Key.parse(path.read_bytes()).fingerprint for path in (old, new)}
+
+    def has(node: Node, paths: tuple[Path, ...]) -> bool:
+        return node.keys().accepts == tuple(print_of[path] for path in paths)
+
+    def take(*paths: Path) -> None:
+        for node in cluster.nodes.values():
+            node.key_file, node.accepted = paths[0], tuple(map(str, paths[1:]))
+            node.tell()
+            until(partial(has, node, paths), f"{node.name} has its keys")
+            cluster.settled()
+
+    def all_heard_by(path: Path) -> bool:
+        rows = [row for node in cluster.nodes.values() for row in node.keys().heard]
+        return len(rows) == 6 and all(row.fingerprint == print_of[path] and row.known for row in rows)
+
+    try:
+        take(old, new)
+        take(new, old)
+        until(lambda: all_heard_by(new), "all sign with the new key")
+        take(new)
+        assert cluster.settled() is master
+        assert master.state.egress[0] == before
+        assert {name: _counters(node)["bad_mac"] for name, node in cluster.nodes.items()} == rejected
+        # A file whose content changes is read anew as well.
+        new.write_bytes(SECRET)
+        until(lambda: cluster.one_master() and all_heard_by(old), "the key is that of the test again", seconds=10)
+    finally:
+        take(old)
+
+
+def test_a_node_that_signs_with_another_key_is_named(cluster: Cluster, tmp_path: Path) -> None:
+    other = tmp_path / "other.key"
+    other.write_bytes(b"a key that no other node has")
+    odd, nodes = cluster.nodes["g2"], cluster.nodes
+    right, odd.key_file = odd.key_file, other
+    words = (
+        f"node g2 at {NODES['g2']} signs with a key that this node does not have "
+        f"(fingerprint {Key.parse(other.read_bytes()).fingerprint})"
+    )
+    try:
+        odd.tell()
+        until(lambda: words in nodes["g1"].problems() and words in nodes["g3"].problems(), "g2 is named", seconds=5)
+        until(lambda: "node g1 at" in odd.problems(), "g2 names g1")
+    finally:
+        odd.key_file = right
+        odd.tell()
+    cluster.settled()
+    until(lambda: not any("signs with" in node.problems() for node in nodes.values()), "nothing to tell")
+
+
+def test_a_node_with_another_tunnel_port_is_named_on_both_ends(cluster: Cluster) -> None:
+    odd, other = cluster.nodes["g3"], cluster.nodes["g1"]
+    right, odd.facts = odd.facts, Facts(4800, 250 * MILLISECOND, True, "")
+    try:
+        odd.tell()
+        words = "tunnel.port is 4799 on this node (g1) and 4800 on g3: it must be the same on all nodes"
+        until(lambda: words in other.problems(), "g1 names g3", seconds=5)
+        words = "tunnel.port is 4800 on this node (g3) and 4799 on g1"
+        until(lambda: words in odd.problems(), "g3 names g1", seconds=5)
+        assert "quorum is AvailabilityFirst on this node (g3) and Strict on g1" in odd.problems()
+        until(lambda: odd.problems() and odd.state and "not that of most" in odd.state.unfit, "g3 cannot serve")
+        assert other.state is not None
+        assert other.state.unfit == ""
+    finally:
+        odd.facts = right
+        odd.tell()
+    until(lambda: not any("tunnel.port" in node.problems() for node in cluster.nodes.values()), "agreed again")

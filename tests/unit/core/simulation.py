@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 
 from gateway_agent.core.keeper import Effect, Keeper, Remember
 from gateway_agent.core.keeping import EgressWish, KeeperConfig, Move, Peer
+from gateway_agent.core.keys import Key, Keyring
 from gateway_agent.core.lease import MILLISECOND, SECOND
 from gateway_agent.core.outbox import Send
 from gateway_agent.core.report import report
 from gateway_agent.core.serving import Open, Probe
 from gateway_agent.core.voters import Memory, VoterSet
-from gateway_agent.core.wire import Key
 
 from .simulated_kernel import Kernel
 
 HEARTBEAT_NS = 100 * MILLISECOND
 DURATION_NS = 500 * MILLISECOND
-KEY = Key.parse(b"only for the simulation")
+KEY = Keyring(Key.parse(b"only for the simulation"))
 MAC = "02:00:00:00:00:99"
 """Of whoever else has an address."""
 

@@ -6,10 +6,11 @@ import msgspec
 import pytest
 
 from gateway_agent.core import bounds
+from gateway_agent.core.keys import Key, Keyring
 from gateway_agent.core.lease import SECOND, Claim, Voter
 from gateway_agent.core.membership import Followings, Mastery
 from gateway_agent.core.voters import CHAIR, VoterSet
-from gateway_agent.core.wire import MOST_RETIRED, Answer, Body, Endpoint, Heartbeat, Hello, Key, encode
+from gateway_agent.core.wire import MOST_RETIRED, Answer, Body, Endpoint, Heartbeat, Hello, encode
 from tests.fuzz.wire import check, send
 from tests.unit.core.simulation import Network
 
@@ -85,7 +86,7 @@ def test_a_set_of_voters_has_members() -> None:
 
 
 def test_incarnations_are_not_remembered_without_end() -> None:
-    key = Key.parse(b"a key of sixteen bytes or more")
+    key = Keyring(Key.parse(b"a key of sixteen bytes or more"))
     mine = Endpoint("a", 1, key, {"b": "10.0.0.2"})
     for incarnation in range(2, 3 * MOST_RETIRED):
         theirs = Endpoint("b", incarnation, key, {"a": "10.0.0.1"})

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway_agent.core.keys import Key, Keyring
 from gateway_agent.core.voters import VoterSet
-from gateway_agent.core.wire import HELLO_NS, Answer, Endpoint, Hello, Key, Opened, Subscribe, encode
+from gateway_agent.core.wire import HELLO_NS, Answer, Endpoint, Hello, Opened, Subscribe, encode
 
-KEY = Key.parse(b"0123456789abcdef\n")
+KEY = Keyring(Key.parse(b"0123456789abcdef\n"))
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}
 BODY = Subscribe(VoterSet(1, ("a", "b")), None, (("0000000000000001", 3, "a"),))
 
 
-def endpoint(name: str, incarnation: int, key: Key = KEY) -> Endpoint:
+def endpoint(name: str, incarnation: int, key: Keyring = KEY) -> Endpoint:
     return Endpoint(name, incarnation, key, {n: a for n, a in ADDRESSES.items() if n != name})
 
 
@@ -124,8 +125,8 @@ def test_an_incarnation_that_was_never_heard_cannot_come_back_from_the_past() ->
         (lambda d: d + b"\0", "bad_mac"),
         (lambda d: bytes([d[0] ^ 1]) + d[1:], "bad_mac"),
         (lambda d: d[:-1] + bytes([d[-1] ^ 1]), "bad_mac"),
-        (lambda d: KEY.mac(b"\x93\x01") + b"\x93\x01", "malformed"),
-        (lambda d: endpoint("a", 1, Key.parse(b"another key, not ours")).seal("b", encode(BODY)), "bad_mac"),
+        (lambda d: KEY.signing.mac(b"\x93\x01") + b"\x93\x01", "malformed"),
+        (lambda d: endpoint("a", 1, Keyring(Key.parse(b"another key, not ours"))).seal("b", encode(BODY)), "bad_mac"),
         (lambda d: Endpoint("c", 1, KEY, ADDRESSES).seal("b", encode(BODY)), "unknown_sender"),
         (lambda d: Endpoint("b", 1, KEY, ADDRESSES).seal("b", encode(BODY)), "unknown_sender"),
     ],
@@ -149,7 +150,7 @@ def test_the_source_must_be_the_senders_address() -> None:
 def test_nothing_that_comes_in_is_an_exception(noise: bytes, signed: bool) -> None:
     _, b = acquainted()
     accepted = b.counters["accepted"]
-    assert deliver(b, KEY.mac(noise) + noise if signed else noise).body is None
+    assert deliver(b, KEY.signing.mac(noise) + noise if signed else noise).body is None
     assert b.counters["accepted"] == accepted
 
 
@@ -167,7 +168,7 @@ def test_however_messages_are_shuffled_and_doubled_each_counts_once_at_most(
 
 def test_a_key_is_not_shown_and_must_be_long_enough() -> None:
     assert "0123456789" not in repr(KEY)
-    assert repr(KEY.secret) not in repr(KEY)
-    assert Key.parse(b"0123456789abcdef") == KEY, "white space at the end does not count"
+    assert repr(KEY.signing.secret) not in repr(KEY)
+    assert Keyring(Key.parse(b"0123456789abcdef")) == KEY, "white space at the end does not count"
     with pytest.raises(ValueError, match="16 or more"):
         Key.parse(b"short \n")

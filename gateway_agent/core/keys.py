@@ -1,0 +1,143 @@
+"""The cluster's shared keys: one that this node signs with, and those that it accepts.
+
+A key is known by its fingerprint, 64 bits of a keyed hash. Each datagram names the one that it is signed with in the
+clear: so a node whose key does not fit can be named. To guess a key by its fingerprint is as hard as to guess it by
+the keyed hash of any recorded datagram.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .keeping import HeardKey
+from .lease import MILLISECOND, SECOND
+
+MAC_BYTES = 16
+MOST_KEYS = 4
+"""Beside the one that a node signs with: each costs a keyed hash for a datagram that is forged."""
+CURRENT_NS = 10 * SECOND
+"""For so long a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
+PAUSE_NS = 50 * MILLISECOND
+"""From one datagram with a wrong key whose sender is looked up to the next: anybody can send such datagrams."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """One shared key. Never printed."""
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def parse(cls, content: bytes) -> Key:
+        """From the content of a key file: any 16 bytes or more, white space at the end not counted."""
+        content = content.rstrip()
+        if len(content) < MAC_BYTES:
+            raise ValueError(f"the cluster key has {len(content)} bytes: make one of {MAC_BYTES} or more")
+        return cls(hashlib.blake2b(content, person=b"egw-v1-key", digest_size=32).digest())
+
+    def mac(self, message: bytes | memoryview) -> bytes:
+        return hashlib.blake2b(
+            message, key=self.secret, person=b"egw-v1-datagram", digest_size=MAC_BYTES
+        ).digest()
+
+    @cached_property
+    def number(self) -> int:
+        """Return the fingerprint as it is sent: 64 bits, never 0."""
+        digest = hashlib.blake2b(b"", key=self.secret, person=b"egw-v1-key-id", digest_size=8).digest()
+        return int.from_bytes(digest, "big") or 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what names the key to people: 16 hex digits."""
+        return fingerprint(self.number)
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """The keys of one node."""
+
+    signing: Key
+    accepted: tuple[Key, ...] = ()
+    """Beside the one that it signs with."""
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Return the fingerprints of all keys that are accepted, the one that this node signs with first."""
+        return (self.signing.number, *(key.number for key in self.accepted))
+
+    def verify(self, message: bytes | memoryview, mac: bytes) -> Key | None:
+        """Return the key by which ``mac`` is that of ``message``; None if there is none."""
+        for key in (self.signing, *self.accepted):
+            if hmac.compare_digest(key.mac(message), mac):
+                return key
+        return None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A datagram from the address of a known node, by a key that this node does not have."""
+
+    address: str
+    number: int
+    """The fingerprint that it names; 0: none, as versions before this one."""
+    at: int
+
+
+class KeysHeard:
+    """By which keys the messages of other nodes came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        """Grows when another problem is to be shown."""
+        self._genuine: dict[str, tuple[int, int]] = {}
+        self._foreign: dict[str, Foreign] = {}
+        self._look_after = 0
+
+    def genuine(self, node: str, key: Key, now: int) -> None:
+        """Take note of an authentic message."""
+        self._genuine[node] = key.number, now
+        if node in self._foreign:
+            del self._foreign[node]
+            self.revision += 1
+
+    def may_look(self, now: int) -> bool:
+        """Return whether the sender of a datagram with a wrong key is to be looked up now."""
+        if now < self._look_after:
+            return False
+        self._look_after = now + PAUSE_NS
+        return True
+
+    def foreign(self, node: str, address: str, number: int, now: int) -> None:
+        """Take note of a datagram from a known address whose key does not fit."""
+        before = self._foreign.get(node)
+        self._foreign[node] = Foreign(address, number, now)
+        self.revision += before is None or before.number != number
+
+    def keep(self, names: frozenset[str], now: int) -> None:
+        """Forget other nodes than ``names``, and foreign keys that are no longer in use."""
+        self._genuine = {name: known for name, known in self._genuine.items() if name in names}
+        current = {n: f for n, f in self._foreign.items() if n in names and now <= f.at + CURRENT_NS}
+        self.revision += current.keys() != self._foreign.keys()
+        self._foreign = current
+
+    def problems(self) -> Iterator[str]:
+        """Yield one text for each node that signs with a key that this node does not have."""
+        for name, foreign in sorted(self._foreign.items()):
+            named = f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
+            yield f"node {name} at {foreign.address} signs with a key that this node does not have ({named})"
+
+    def table(self, now: int) -> tuple[HeardKey, ...]:
+        """Return by which key each node was last heard."""
+        rows = {n: HeardKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()}
+        for name, found in self._foreign.items():
+            rows[name] = HeardKey(name, fingerprint(found.number), (now - found.at) // MILLISECOND, known=False)
+        return tuple(rows[name] for name in sorted(rows))
+
+
+def fingerprint(number: int) -> str:
+    """Return a fingerprint in hex; empty for 0."""
+    return f"{number:016x}" if number else ""
