@@ -1,4 +1,4 @@
-"""The cluster's key is replaced while packets flow; where it is missing, no node makes one that the others do not have."""
+"""The cluster's key is replaced while packets flow; if it is missing, no node makes one of its own."""
 
 from __future__ import annotations
 
