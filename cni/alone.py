@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,11 +69,11 @@ def add(call: Call, place: Place) -> None:
     """Tags the pod's interface where a policy selects it, and records the attachment for the agent."""
     from .kernel import netlink
 
-    host = netlink.host_veth(call.host_interfaces)
+    hosts = netlink.host_veths(call.netns, call.host_interfaces)
     group = 0
     try:
         group = _group(call.pod, place)
-        _tag(call, place, host, group)
+        _tag(call, place, hosts, group)
     except (CallError, KernelError) as error:
         if call.failure_policy != "Ignore":
             raise
@@ -83,7 +83,8 @@ def add(call: Call, place: Place) -> None:
         container_id=call.container_id,
         ifname=call.ifname,
         netns=call.netns,
-        host_interface=host or "",
+        host_interface=hosts[0] if hosts else "",
+        other_interfaces=hosts[1:],
         namespace=call.namespace,
         name=call.name,
         uid=call.uid,
@@ -132,13 +133,13 @@ def status(call: Call, place: Place) -> None:
         raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", place.trouble)
 
 
-def _tag(call: Call, place: Place, host: str | None, group: int) -> None:
-    """Makes the tag on the host-side veth stand, and first the way that it leads to."""
+def _tag(call: Call, place: Place, hosts: Sequence[str], group: int) -> None:
+    """Tag the host-side veths, and first make what the tag leads to."""
     from .kernel import netlink
 
-    if host is None:
+    if not hosts:
         if group:
-            wrong = f"pod {call.namespace}/{call.name} is selected, but prevResult names no host-side veth"
+            wrong = f"pod {call.namespace}/{call.name} is selected, but has no host-side veth"
             raise CallError(contract.NO_HOST_INTERFACE, wrong, VETH_HINT)
         return
     if group and place.plan is not None:
@@ -148,9 +149,10 @@ def _tag(call: Call, place: Place, host: str | None, group: int) -> None:
             if not os.path.exists(place.run_dir / PLAN):
                 raise place.not_known("the plan was taken away meanwhile")
             ensure(place.plan)
-    found = netlink.tag_of(host)
-    if found != group and (group or _ours(found)):
-        netlink.tag(host, group)
+    for host in hosts:
+        found = netlink.tag_of(host)
+        if found != group and (group or _ours(found)):
+            netlink.tag(host, group)
 
 
 @contextmanager
@@ -185,13 +187,15 @@ def _group(pod: PodIdentity, place: Place) -> int:
 def _wrong_tag(call: Call, group: int) -> tuple[str, ...]:
     from .kernel import netlink
 
-    host = netlink.host_veth(call.host_interfaces)
-    if host is None:
-        return ("no host-side veth of prevResult is there",) if group else ()
-    found = netlink.tag_of(host)
-    if found == group or (not group and not _ours(found)):
-        return ()
-    return (f"interface {host} has group {found}, not {group}",)
+    hosts = netlink.host_veths(call.netns, call.host_interfaces)
+    if not hosts:
+        return ("the pod has no host-side veth",) if group else ()
+    found = {host: netlink.tag_of(host) for host in hosts}
+    return tuple(
+        f"interface {host} has group {now}, not {group}"
+        for host, now in found.items()
+        if now != group and (group or _ours(now))
+    )
 
 
 def _ours(group: int | None) -> bool:

@@ -35,7 +35,7 @@ class Attachment:
     netns: str
     """Path of the pod's network namespace."""
     host_interface: str
-    """The host-side veth; empty: not known."""
+    """The first host-side veth; empty: not known."""
     namespace: str
     name: str
     uid: str
@@ -48,6 +48,13 @@ class Attachment:
     """The interface group that was set; 0: not tagged."""
     network: str = ""
     """Name of the CNI network: GC speaks of one network at a time. Empty: not known."""
+    other_interfaces: tuple[str, ...] = ()
+    """The other host-side veths of the pod. A field of its own: earlier versions write and read records without it."""
+
+    @property
+    def host_interfaces(self) -> tuple[str, ...]:
+        """All host-side veths of the pod; empty: none is known."""
+        return (self.host_interface, *self.other_interfaces) if self.host_interface else ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -73,6 +80,10 @@ def loads(text: str) -> Attachment:
     if not isinstance(addresses, list):
         raise ValueError("addresses: not a list")
     known["addresses"] = tuple(addresses)
+    others = known.get("other_interfaces", [])
+    if not isinstance(others, list):
+        raise ValueError("other_interfaces: not a list")
+    known["other_interfaces"] = tuple(others)
     try:
         attachment = Attachment(**known)
     except TypeError as error:
@@ -174,6 +185,8 @@ def _fits(key: str, value: Any) -> bool:
         return all(isinstance(item, str) and _is_address(item) for item in value)
     if key == "host_interface":
         return value == "" or (isinstance(value, str) and is_interface(value))
+    if key == "other_interfaces":
+        return all(isinstance(item, str) and is_interface(item) for item in value)
     if key == "labels":
         return value is None or (
             isinstance(value, dict) and all(isinstance(part, str) for item in value.items() for part in item)

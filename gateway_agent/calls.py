@@ -91,8 +91,8 @@ class Calls:
     async def _attach(self, record: Attachment, call: Call) -> None:
         """Tags the interface, then says so. Returns only when the tag that the *applied* plan gives stands."""
         agent = self.agent
-        host_interface = await agent.kernel.host_veth(call.host_interfaces)
-        record = replace(record, host_interface=host_interface or "")
+        hosts = await agent.kernel.host_veths(call.netns, call.host_interfaces)
+        record = replace(record, host_interface=hosts[0] if hosts else "", other_interfaces=hosts[1:])
         before = agent.pods.records.get(record.key)
         agent.pods.put(record)
         agent.pods.displace(record)
@@ -132,7 +132,7 @@ class Calls:
 
         Nothing is awaited between the look at the plan and that answer.
         """
-        agent, host_interface = self.agent, record.host_interface
+        agent = self.agent
         pod = self._identity(record)
         if pod.labels is None:
             raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
@@ -142,19 +142,20 @@ class Calls:
         group = group_for(plan, pod) if plan is not None else 0
         if plan is None or not group:
             return None, record
-        if not host_interface:
+        if not record.host_interfaces:
             agent.pods.remove(record.key)
             raise CallError(
                 contract.NO_HOST_INTERFACE,
                 f"pod {pod.namespace}/{pod.name} is selected by {', '.join(plan.policies_for(pod) or ())} "
-                "but the result names no host-side veth",
+                "but has no host-side veth",
                 "an egress gateway works with pods whose network plugin makes a veth (bridge, ptp, calico, …), not "
                 "with macvlan or the host's network: exclude the pod from the policy or change its network",
             )
         if plan.set_for(pod, plan.policies_for(pod) or ()) is None:
             raise CallError(contract.TRY_AGAIN_LATER, "no number is left for this pod's policies",
                             "widen mark.mask in the agent's configuration, or use fewer combinations of policies")
-        await agent.kernel.tag(host_interface, group)
+        for interface in record.host_interfaces:
+            await agent.kernel.tag(interface, group)
         record = replace(record, group=group)
         agent.pods.put(record, plan)
         return plan, record
@@ -219,9 +220,10 @@ class Calls:
         if not group:
             return []
         wrong = list(await agent.kernel.missing(plan))
-        if await agent.kernel.tag_of(record.host_interface) != group:
-            policies = ", ".join(record_policies(plan, group))
-            wrong.insert(0, f"interface {record.host_interface} does not carry the tag of {policies}")
+        policies = ", ".join(record_policies(plan, group))
+        for interface in record.host_interfaces or ("",):
+            if await agent.kernel.tag_of(interface) != group:
+                wrong.insert(0, f"interface {interface} does not carry the tag of {policies}")
         return wrong
 
     async def _collect(self, call: Call) -> None:

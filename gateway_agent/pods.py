@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,10 +75,11 @@ class Pods:
     def displace(self, record: Attachment) -> None:
         """Forgets all others with the host-side interface of this record: it has one pod, and this is known to be it.
         Some network plugins name it by namespace and name, so the next pod of that name gets it again."""
-        if record.host_interface:
-            for other in list(self.records.values()):
-                if other.host_interface == record.host_interface and other.key != record.key:
-                    self.remove(other.key)
+        own = set(record.host_interfaces)
+        for other in list(self.records.values()):
+            # A pod with two networks has two records, and each may name the interfaces of both.
+            if own & set(other.host_interfaces) and other.container_id != record.container_id:
+                self.remove(other.key)
 
     def remove(self, key: Key) -> None:
         """Forgets an attachment; one that is not there is no error. The tag stays: it dies with the interface,
@@ -89,7 +90,7 @@ class Pods:
 
     def interfaces(self) -> frozenset[str]:
         """The host-side interfaces of all pods."""
-        return frozenset(record.host_interface for record in self.records.values())
+        return frozenset(name for record in self.records.values() for name in record.host_interfaces)
 
     def identities(self, inventory: Inventory) -> tuple[PodIdentity, ...]:
         """The pods of this node, as the store knows them."""
@@ -121,27 +122,41 @@ class Pods:
                 if group:
                     self._unsteered.append(_unsteered(record))
                 continue
-            if tags.get(record.host_interface, 0) != group:
-                try:
-                    await self.kernel.tag(record.host_interface, group)
-                except KernelError as error:
-                    if await self.kernel.tag_of(record.host_interface) is not None:
-                        failed = error
-                        continue
-                    log.info("%s/%s: its interface %s is gone", record.namespace, record.name, record.host_interface)
-                    self.remove(key)
-                    continue
-                log.info("%s/%s: %s has tag %d", record.namespace, record.name, record.host_interface,
-                         group and group - ids.GROUP_BASE)
-            if self.records.get(key) is not record:
+            left, error = await self._tag(record, tags, group)
+            failed = error or failed
+            if error is not None or self.records.get(key) is not record:
                 continue
-            if record.group != group:
-                record = replace(record, group=group)
+            if not left:
+                self.remove(key)
+                continue
+            if record.group != group or record.host_interfaces != left:
+                record = replace(record, group=group, host_interface=left[0], other_interfaces=left[1:])
                 self.put(record)
             self._leads(record, ways.of(group))
         await self._forget_stale()
         if failed is not None:
             raise failed
+
+    async def _tag(
+        self, record: Attachment, tags: Mapping[str, int], group: int
+    ) -> tuple[tuple[str, ...], KernelError | None]:
+        """Tag the pod's interfaces that have another group. Return those that are there, and the last refusal."""
+        left, failed = list(record.host_interfaces), None
+        for interface in record.host_interfaces:
+            if tags.get(interface, 0) == group:
+                continue
+            try:
+                await self.kernel.tag(interface, group)
+            except KernelError as error:
+                if await self.kernel.tag_of(interface) is None:
+                    log.info("%s/%s: its interface %s is gone", record.namespace, record.name, interface)
+                    left.remove(interface)
+                else:
+                    failed = error
+                continue
+            log.info("%s/%s: %s has tag %d", record.namespace, record.name, interface,
+                     group and group - ids.GROUP_BASE)
+        return tuple(left), failed
 
     def _of(self, plan: Plan) -> tuple[Selection, Ways]:
         """What is worked out of a plan; most rounds have the one before."""

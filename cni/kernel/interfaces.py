@@ -18,10 +18,15 @@ from .state import Vxlan
 
 # linux/rtnetlink.h, linux/if_link.h
 RTM_GETLINK = 18
+RTM_NEWNSID, RTM_GETNSID = 88, 90
+NETNSA_NSID, NETNSA_FD = 1, 3
+RTGENMSG = bytes(4)
+"""``struct rtgenmsg``, padded."""
 RTM_SETLINK = 19
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFF_UP = 1
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
+IFLA_LINK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 5, 37, 46
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_EXT_MASK = 18, 20, 27, 29
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 1, 4, 7, 15, 17
@@ -92,14 +97,69 @@ def _group(found: Mapping[int, bytes]) -> int:
     return int.from_bytes(found.get(IFLA_GROUP, b""), sys.byteorder)
 
 
-def host_veth(names: Iterable[str]) -> str | None:
-    """The first of these interfaces that exists and is a veth; None where none is."""
+def host_veths(netns: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the veths of this network namespace whose peer is in the pod's, by the index of the peer.
+
+    ``netns``: path of the pod's network namespace. What the CNI result names does not decide: a node's own interface
+    may be a veth too, and a result may leave one out. ``names``, the interfaces that the result names outside of the
+    pod, count only if the path leads nowhere from here: then the veths among them are returned.
+    """
     with Socket() as kernel:
-        for name in names:
-            found = _link(kernel, name)
-            if found and attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"").rstrip(b"\0") == b"veth":
-                return name
-    return None
+        try:
+            with open(netns, "rb") as pod:
+                number = _namespace_number(kernel, pod.fileno())
+        except OSError:
+            return tuple(name for name in names if _is_veth(_link(kernel, name)))
+        found = (_peer(kernel, number, index, link) for index, link in _links_of(kernel, number))
+        return tuple(name for name in found if name)
+
+
+def _namespace_number(kernel: Socket, descriptor: int) -> int:
+    """Return the number by which this network namespace knows the one of the descriptor. Raises OSError."""
+    reference = attribute(NETNSA_FD, struct.pack("=I", descriptor))
+    body = RTGENMSG + reference
+    answer = attributes(kernel.request(RTM_GETNSID, 0, body)[len(RTGENMSG) :])
+    number = int(struct.unpack("=i", answer[NETNSA_NSID])[0])
+    if number < 0:
+        # The kernel chooses one.
+        kernel.request(RTM_NEWNSID, NLM_F_ACK, body + attribute(NETNSA_NSID, struct.pack("=i", -1)))
+        answer = attributes(kernel.request(RTM_GETNSID, 0, body)[len(RTGENMSG) :])
+        number = int(struct.unpack("=i", answer[NETNSA_NSID])[0])
+    return number
+
+
+def _links_of(kernel: Socket, number: int) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """Yield index and attributes of the interfaces in the network namespace with this number."""
+    wanted = attribute(IFLA_TARGET_NETNSID, struct.pack("=i", number))
+    wanted += attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
+    try:
+        listed = kernel.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + wanted)
+    except OSError as error:
+        raise refused("listing the pod's interfaces", error.errno or errno.EIO) from error
+    for _, body in listed:
+        yield LINK.unpack_from(body)[2], attributes(body[LINK.size :])
+
+
+def _peer(kernel: Socket, number: int, index: int, link: Mapping[int, bytes]) -> str:
+    """Return the name of the veth here whose peer has this index in that namespace; empty if there is none."""
+    if not _is_veth(link) or IFLA_LINK not in link:
+        return ""
+    try:
+        answer = kernel.request(RTM_GETLINK, 0, LINK.pack(0, 0, *struct.unpack("=i", link[IFLA_LINK]), 0, 0))
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            return ""
+        raise refused("looking at a pod's peer", error.errno or errno.EIO) from error
+    found = attributes(answer[LINK.size :])
+    # The index is of the namespace that the peer is in, which need not be this one: so the peer must say the same.
+    back = found.get(IFLA_LINK), found.get(IFLA_LINK_NETNSID)
+    return name_of(found) if _is_veth(found) and back == (struct.pack("=i", index), struct.pack("=i", number)) else ""
+
+
+def _is_veth(found: Mapping[int, bytes] | None) -> bool:
+    if found is None:
+        return False
+    return attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"").rstrip(b"\0") == b"veth"
 
 
 def tag_of(device: str) -> int | None:

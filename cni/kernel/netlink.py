@@ -17,7 +17,7 @@ from . import ids
 from .conntrack import delete_connections
 from .diff import Change
 from .errors import refused
-from .interfaces import host_veth, tag, tag_of, tagged, vxlans
+from .interfaces import host_veths, tag, tag_of, tagged, vxlans
 from .monitor import Event, Monitor
 from .neighbours import NUD_INCOMPLETE, Neighbours
 from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, has_ipv6
@@ -34,7 +34,7 @@ __all__ = [
     "apply",
     "delete_connections",
     "has_ipv6",
-    "host_veth",
+    "host_veths",
     "leading",
     "observe",
     "tag",

@@ -93,6 +93,7 @@ def _rows(view: View, attachment: Attachment) -> Iterator[dict[str, Any]]:
         "namespace": attachment.namespace,
         "name": attachment.name,
         "interface": attachment.host_interface,
+        "interfaces": list(attachment.host_interfaces),
         "policies": [],
         "gateway": "",
         "ip": "",

@@ -65,9 +65,9 @@ class Kernel:
         """What of the node's path is not as the plan says."""
         return await self._run(ensure.missing, plan)
 
-    async def host_veth(self, names: Iterable[str]) -> str | None:
-        """The first of these interfaces that exists and is a veth."""
-        return await self._run(netlink.host_veth, names)
+    async def host_veths(self, netns: str, names: Iterable[str]) -> tuple[str, ...]:
+        """See :func:`cni.kernel.interfaces.host_veths`."""
+        return await self._run(netlink.host_veths, netns, names)
 
     async def leading(self, addresses: Sequence[str]) -> dict[str, str]:
         """The host-side veth that leads to each address; where none is known yet, the kernel begins to ask."""

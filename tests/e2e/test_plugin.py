@@ -280,6 +280,27 @@ def test_a_pod_without_a_host_side_veth(lab: Lab, node: Node) -> None:
     ours(node, "DEL", other)
 
 
+def test_every_veth_of_a_pod_is_tagged(lab: Lab, node: Node) -> None:
+    """Also one that no result names."""
+    pod = node.new_pod("two", BACKEND)
+    bridge, _ = pod.network.plugins
+    pod.result = json.loads(node.runtime.invoke("ADD", pod.network, bridge, pod.attachment, None))
+    pod.machine.ip(f"link add net1 type veth peer name vsec netns {node.machine.name}")
+
+    def tag(interface: str) -> str:
+        return str(json.loads(node.machine.run("ip", "-j", "link", "show", "dev", interface))[0]["group"])
+
+    ours(node, "ADD", pod)
+    assert tag("vsec") == tag(pod.host_interface) != "default"
+    assert pod.request(SELECTED).address == egress_ip(lab)
+    node.machine.ip("link set dev vsec group 0")
+    until(lambda: tag("vsec") == tag(pod.host_interface), "the agent puts the tag back", REPAIR)
+    ours(node, "CHECK", pod)
+    pod.machine.ip("link del net1")
+    until(lambda: node.agent.call("pods")["pods"][0]["interfaces"] == [pod.host_interface], "one is left", 10)
+    assert pod.request(SELECTED).address == egress_ip(lab)
+
+
 def test_names_of_the_greatest_length(lab: Lab, node: Node) -> None:
     longest = "n" * 253
     pod = node.new_pod("long", BACKEND)

@@ -118,9 +118,9 @@ def test_tags(machine: Namespace) -> None:
 
 
 @pytest.mark.usefixtures("veth")
-def test_the_host_side_veth_is_the_first_that_is_one(machine: Namespace) -> None:
-    assert machine.inside(lambda: netlink.host_veth(["gone", "br0", "pod1", "pod0"])) == "pod1"
-    assert machine.inside(lambda: netlink.host_veth(["br0", "lo", "a-name-that-is-too-long"])) is None
+def test_where_the_pods_namespace_cannot_be_seen_the_veths_that_are_named_count(machine: Namespace) -> None:
+    assert machine.inside(lambda: netlink.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == ("pod1", "pod0")
+    assert machine.inside(lambda: netlink.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ()
 
 
 @pytest.mark.usefixtures("veth")

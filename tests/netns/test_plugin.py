@@ -244,6 +244,44 @@ def test_a_combination_that_the_plan_does_not_have(node: Node, pod: str) -> None
     assert "all, backend" in error["msg"]
 
 
+def attach(node: Node, pod: str, inside: str, outside: str) -> None:
+    """One more veth of the pod."""
+    peer = ("peer", "name", outside, "netns", node.name)
+    ip("link", "add", inside, "type", "veth", *peer, namespace=pod)
+    ip("link", "set", outside, "up", namespace=node.name)
+
+
+def test_all_veths_of_a_pod_are_tagged_and_nothing_else(namespaces: Callable[[str], str], node: Node, pod: str) -> None:
+    """The node's own uplink is a veth too, and the result names it as if it were the pod's."""
+    switch = namespaces("switch")
+    attach(node, switch, "port", "eth0")
+    result = node.create("bridge", pod)
+    attach(node, pod, "net1", "vsec")
+    ip("link", "add", "inner0", "type", "veth", "peer", "name", "inner1", namespace=pod)
+    result["interfaces"] += [{"name": "eth0"}, {"name": "vsec"}]
+    assert node.call("ADD", pod, result, BACKEND) == (0, result)
+    tags = {name: node.group(name) for name in (veth_of(result), "vsec", "eth0", "cni0")}
+    assert tags == {veth_of(result): SET.group, "vsec": SET.group, "eth0": 0, "cni0": 0}
+    (record,) = node.records()
+    assert set(record.host_interfaces) == {veth_of(result), "vsec"}
+    assert node.call("CHECK", pod, result, BACKEND) == (0, None)
+    ip("link", "set", "dev", "vsec", "group", "0", namespace=node.name)
+    assert "interface vsec has group 0" in node.refusal("CHECK", pod, result, BACKEND)["msg"]
+    assert node.call("ADD", pod, result, OTHER) == (0, result)
+    assert (node.group(veth_of(result)), node.group("vsec")) == (0, 0)
+
+
+def test_a_result_that_names_only_the_container_side(node: Node, pod: str) -> None:
+    result = node.create("ptp", pod)
+    host = veth_of(result)
+    result["interfaces"] = [{"name": "eth0", "sandbox": f"/run/netns/{pod}"}]
+    for address in result["ips"]:
+        address["interface"] = 0
+    assert node.call("ADD", pod, result, BACKEND) == (0, result)
+    assert node.group(host) == SET.group
+    assert node.call("CHECK", pod, result, BACKEND) == (0, None)
+
+
 def test_without_a_host_side_veth(node: Node, pod: str) -> None:
     result = {"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": f"/run/netns/{pod}"}]}
     error = node.refusal("ADD", pod, result, BACKEND)

@@ -53,9 +53,9 @@ class HeldKernel:
     groups: dict[str, int] = field(default_factory=dict)
     plan: Plan | None = None
 
-    async def host_veth(self, names: Collection[str]) -> str | None:
-        await self.gates.hold("host_veth")
-        return next(iter(names), None)
+    async def host_veths(self, netns: str, names: Collection[str]) -> tuple[str, ...]:
+        await self.gates.hold("host_veths")
+        return tuple(names)
 
     async def stand(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         await self.gates.hold("stand")

@@ -211,9 +211,9 @@ def test_edits_that_do_not_concern_the_pod_keep_it_waiting_for_nothing(tmp_path:
         for _ in range(20):
             await settle()
             held = [name for name, _ in world.gates.waiting]
-            if call.done() or not {"host_veth", "for_pod"} & {*held}:
+            if call.done() or not {"host_veths", "for_pod"} & {*held}:
                 break
-            await world.gates.open(next(i for i, name in enumerate(held) if name in ("host_veth", "for_pod")))
+            await world.gates.open(next(i for i, name in enumerate(held) if name in ("host_veths", "for_pod")))
         assert call.done()
         assert call.result() == contract.OK
 
