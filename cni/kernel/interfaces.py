@@ -6,6 +6,7 @@ All raise :class:`~cni.kernel.errors.KernelError`.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 import sys
@@ -106,9 +107,13 @@ def host_veths(netns: str, names: Iterable[str]) -> tuple[str, ...]:
     """
     with Socket() as kernel:
         try:
-            with open(netns, "rb") as pod:
-                number = _namespace_number(kernel, pod.fileno())
-        except OSError:
+            # A path may lead to anything, and nothing here may wait for the other end of a pipe.
+            pod = os.open(netns, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                number = _namespace_number(kernel, pod)
+            finally:
+                os.close(pod)
+        except (OSError, ValueError):
             return tuple(name for name in names if _is_veth(_link(kernel, name)))
         found = (_peer(kernel, number, index, link) for index, link in _links_of(kernel, number))
         return tuple(name for name in found if name)

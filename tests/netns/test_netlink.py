@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -118,7 +120,11 @@ def test_tags(machine: Namespace) -> None:
 
 
 @pytest.mark.usefixtures("veth")
-def test_where_the_pods_namespace_cannot_be_seen_the_veths_that_are_named_count(machine: Namespace) -> None:
+def test_without_the_pods_namespace_the_veths_that_are_named_count(machine: Namespace, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in ("", str(pipe), "\ud800", "/etc/hostname"):
+        assert machine.inside(lambda path=path: netlink.host_veths(path, ["br0", "pod1"])) == ("pod1",)
     assert machine.inside(lambda: netlink.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == ("pod1", "pod0")
     assert machine.inside(lambda: netlink.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ()
 
