@@ -6,6 +6,7 @@ export PATH="$PATH:/usr/sbin:/sbin" # not in every root's path
 
 readonly VENV=.venv
 readonly PLUGIN=dist/egress-gateway
+readonly CONSTRAINTS=packaging/constraints.txt
 # command or file that must be there : Debian package that brings it
 readonly NEEDS='
 nft:nftables
@@ -106,7 +107,7 @@ install_packages() {
 
 make_environment() {
   local wanted interpreter
-  wanted=$(sha256sum pyproject.toml)
+  wanted=$(sha256sum pyproject.toml "$CONSTRAINTS")
   if [[ -f $VENV/stamp && "$(<"$VENV/stamp")" == "$wanted" ]]; then
     return
   fi
@@ -114,8 +115,16 @@ make_environment() {
   [[ -n $interpreter ]] || fail 'no Python 3.11 or newer with venv'
   step 'Making the Python environment' "$VENV, $interpreter"
   [[ -x $VENV/bin/python ]] || "$interpreter" -m venv "$VENV"
+  # What nodes get comes first, exactly as pinned: the plugin is built of it.
+  pinned install
   "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable '.[test]'
   printf '%s\n' "$wanted" >"$VENV/stamp"
+}
+
+# pip with what is installed on nodes: these versions, these hashes, wheels only.
+pinned() {
+  "$VENV/bin/python" -m pip "$@" --quiet --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+    --require-hashes --requirement "$CONSTRAINTS"
 }
 
 # Arguments: lines of what must be there.
@@ -135,7 +144,8 @@ build() {
 build_wheels() {
   step 'Building the wheels' dist/wheels
   rm -rf dist/wheels
-  "$VENV/bin/python" -m pip wheel --quiet --disable-pip-version-check --wheel-dir dist/wheels .
+  pinned download --dest dist/wheels
+  "$VENV/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist/wheels .
 }
 
 run_tests() {
