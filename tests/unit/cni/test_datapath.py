@@ -207,8 +207,8 @@ def test_over_ipv6_nodes_are_reached_by_ipv6() -> None:
     assert Fdb(EGRESS6.device, g1, "fd00:10::1") in state.fdb
     assert Neighbour("egw-back", ids.inner("fd00:10::1", 4), g1) in state.neighbours
     text = node_nft(dual(nodes=NODES6))
-    assert "udp dport 4799 meta nfproto ipv4 counter drop" in text
-    assert "udp dport 4799 ip6 saddr != { fd00:10::1, fd00:10::2 } counter drop" in text
+    assert "chain tunnel_receive {\n\t\tmeta nfproto ipv4 counter drop" in text
+    assert "typeof ip6 saddr\n\t\telements = { fd00:10::1, fd00:10::2 }" in text
     assert f"snat ip to {ids.inner('fd00:10::11', 4)}" in text
 
 
