@@ -81,6 +81,7 @@ class Keeper:
         self._moved: set[int] = set()
         self._was_isolated = False
         self._held_back_by: tuple[str, ...] = ()
+        self._was_late = False
         self._stored = memory
         self._retired_at = NEVER_HEARD
         self._lifetime = Lifetime(now)
@@ -187,6 +188,9 @@ class Keeper:
             self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
         if self._contact.recover(now):
             self._voters_changed()
+        late = self.mastership.lateness.is_late(now)
+        self._due.revision += late != self._was_late
+        self._was_late = late
         held_back_by = self.electorate.held_back_by(now)
         self._due.revision += held_back_by != self._held_back_by
         self._held_back_by = held_back_by

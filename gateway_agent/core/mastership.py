@@ -13,6 +13,7 @@ from .departures import Departures
 from .elector import Elector
 from .homeless import Homeless
 from .keeping import EgressWish
+from .lateness import Lateness
 from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
 from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
 from .standing import WARM_UP_NS, Situation, candidates
@@ -62,6 +63,7 @@ class Mastership:
         self._stopping_since = NEVER
         self._departures = Departures()
         self._homeless = Homeless()
+        self.lateness = Lateness()
         self.succession = Succession(me)
 
     @property
@@ -100,8 +102,9 @@ class Mastership:
         return wish
 
     def warming(self, now: int) -> tuple[str, ...]:
-        """Ids for which this node has become ready only just now."""
-        return tuple(identity for identity, since in self._ready_since.items() if now < since + WARM_UP_NS)
+        """Return the ids for which this node stands behind others: it has become ready only just now, or is late."""
+        late = self.lateness.is_late(now)
+        return tuple(i for i, since in self._ready_since.items() if late or now < since + WARM_UP_NS)
 
     def unready(self) -> dict[str, str]:
         """Why this node cannot serve what it is eligible for, by egress id."""
@@ -236,7 +239,10 @@ class Mastership:
 
     def expire(self, pausing: bool, now: int) -> None:
         """Gives up what has ended. ``pausing``: there may be others that shall have their turn."""
-        for identity in self.owner.lost(now):
+        lost = self.owner.lost(now)
+        if lost:
+            self.lateness.lose(now)
+        for identity in lost:
             # Nothing is known of what became of this node's packets since it asked for that lease.
             asked_at = self.owner.tenures[identity].until - lease_end(0, self.timers.duration_ns)
             reason = "its lease ended, no majority of the voters answered"

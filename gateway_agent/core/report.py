@@ -32,7 +32,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool 
         counters=dict(keeper.endpoint.counters),
         conflicts=keeper.claims.conflicts(now),
         changes=tuple(keeper.mastership.history.changes),
-        problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now),
+        problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now), *_late(keeper, now),
                   *keeper.endpoint.heard.problems(), *keeper.agreement.problems(keeper.config.node)),
         unfit=keeper.agreement.unfit(),
         keys=_keys(keeper, now) if keys else None,
@@ -101,6 +101,11 @@ def _keys(keeper: Keeper, now: int) -> OwnKeys:
         for row in endpoint.heard.table(now)
     )
     return OwnKeys(mine, (mine, *others), tuple(heard))
+
+
+def _late(keeper: Keeper, now: int) -> Iterator[str]:
+    if problem := keeper.mastership.lateness.problem(now):
+        yield problem
 
 
 def _held_back(keeper: Keeper, now: int) -> Iterator[str]:

@@ -1,0 +1,87 @@
+"""A machine that is late again and again, in virtual time: it gets calmer by itself, and says why."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from gateway_agent.core.lateness import TOO_OFTEN, WINDOW_NS, Lateness
+from gateway_agent.core.lease import MILLISECOND, SECOND
+
+from .simulation import Network
+from .test_failover import cluster, master, state, until_another
+
+
+def starve(network: Network, name: str, seconds: float) -> None:
+    """Stop the node's keeper for so long, as a starved machine does."""
+    network.stop(name)
+    network.run(int(seconds * SECOND))
+    network.resume(name)
+    network.run(2 * SECOND)
+
+
+def problems(network: Network, name: str) -> list[str]:
+    return [problem for problem in state(network, name).problems if "lost its leases" in problem]
+
+
+def starve_too_often(network: Network, name: str) -> None:
+    """Bring the node to be master again and again, and starve it each time."""
+    for number in range(TOO_OFTEN):
+        if master(network) != name:
+            network.move("w1", network.ids[0], name)
+            network.run(3 * SECOND)
+        assert master(network) == name
+        assert problems(network, name) == [], number
+        starve(network, name, 1.5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_node_that_is_late_again_and_again_takes_over_only_what_no_other_can(seed: int) -> None:
+    network = cluster(seed=seed)
+    late = master(network)
+    starve_too_often(network, late)
+    assert len(problems(network, late)) == 1
+    successor = master(network)
+    assert successor != late
+    network.crash(successor)
+    until_another(network, successor)
+    (third,) = {"g1", "g2", "g3"} - {late, successor}
+    assert master(network) == third
+    network.start(successor)
+    network.run(WINDOW_NS)
+    assert problems(network, late) == [], "it has been calm for long enough"
+    assert network.all_agreed()
+
+
+def test_a_node_that_is_late_serves_what_no_other_can() -> None:
+    network = cluster()
+    late = master(network)
+    starve_too_often(network, late)
+    for name in {"g1", "g2", "g3"} - {late}:
+        network.set_ready(name, network.ids[0], False)
+    network.run(SECOND)
+    assert master(network) == late
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_starved_machine_among_three_ends_to_be_master(seed: int) -> None:
+    """It is stopped for 1.5 to 8 s at random: the simulation checks with each step that there are never two masters."""
+    source = random.Random(seed)
+    network = cluster(seed=seed)
+    starved = "g1"
+    for _ in range(12):
+        starve(network, starved, source.uniform(1.5, 8))
+        network.run(source.randrange(500) * MILLISECOND)
+    assert master(network) != starved
+    taken = network.takeovers
+    for _ in range(6):
+        starve(network, starved, source.uniform(1.5, 8))
+    assert network.takeovers == taken
+
+
+def test_single_losses_are_no_lateness() -> None:
+    lateness = Lateness()
+    for number in range(10):
+        lateness.lose(number * WINDOW_NS // 2)
+        assert not lateness.is_late(number * WINDOW_NS // 2)
