@@ -40,6 +40,8 @@ RETRY = 1.0
 """Seconds until a round that failed is tried again."""
 HANDOVER = 1.0
 """Seconds that the lease keeper gets to hand over what this node can serve no longer."""
+ASKED = 32
+"""Nodes to which a route is asked for, to know the interfaces below the tunnels: a cluster may have thousands."""
 PERIOD = 5.0
 """Seconds until a round without a cause: for what nobody tells, such as what the plugin alone has done."""
 
@@ -260,13 +262,16 @@ class Agent:
             mask=self.config.mark_mask,
             port=self.config.tunnel_port,
             cluster_port=self.config.cluster_port,
-            mtu=self.config.tunnel_mtu or readiness.tunnel_mtu(self._facts, self._own_address()),
+            mtu=self.config.tunnel_mtu or self._tunnel_mtu(),
             cluster_cidrs=self.config.cluster_cidrs,
         )
 
-    def _own_address(self) -> str:
+    def _tunnel_mtu(self) -> int:
         nodes = self.inventory.nodes if self.inventory else ()
-        return underlay.own_address(nodes, self.config.node_name)
+        egress = {name for egress in (self.plan.egress_ips if self.plan else ()) for name in egress.eligible}
+        others = underlay.others(nodes, self.config.node_name, egress, ASKED)
+        own = underlay.own_address(nodes, self.config.node_name)
+        return readiness.tunnel_mtu(self._facts, own, interfaces.leaving(others))
 
     # --- what goes out -----------------------------------------------------------------------------------------
 

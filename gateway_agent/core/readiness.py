@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
+from . import prefixes
 from .model import BASIC
 
 
@@ -34,6 +35,12 @@ class InterfaceFacts:
     """``net.ipv4.conf.all.rp_filter``: the larger of this and an interface's own counts."""
     foreign: frozenset[str] = frozenset()
     """Virtual addresses that somebody else has configured on it."""
+    arp_ignore: int = 0
+    """The larger of ``net.ipv4.conf.all.arp_ignore`` and its own, as the kernel takes it."""
+    ipv6: bool = True
+    """``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
+    next_hops: frozenset[str] = frozenset()
+    """The routers that routes of this node lead to by it, IPv4 and IPv6."""
 
     @property
     def address(self) -> str:
@@ -69,7 +76,10 @@ def unready(
         return f"interface {interface} is down"
     if not known.carrier:
         return f"interface {interface} has no carrier"
-    reason = _wrong_basic(egress, interface, known) if egress.mode == BASIC else _wrong_virtual(egress, facts)
+    if egress.mode == BASIC:
+        reason = _wrong_basic(egress, interface, known)
+    else:
+        reason = _wrong_virtual(egress, facts) or _unanswered(egress, interface, known)
     if reason:
         return reason
     if egress.family == 6 and not known.forwarding6:
@@ -127,10 +137,64 @@ def _wrong_basic(egress: PlanEgressIP, interface: str, known: InterfaceFacts) ->
 
 def _wrong_virtual(egress: PlanEgressIP, facts: Mapping[str, InterfaceFacts]) -> str:
     holders = sorted(name for name, known in facts.items() if egress.address in known.foreign)
-    return f"{egress.address} is configured on {', '.join(holders)} by somebody else" if holders else ""
+    if holders:
+        return f"{egress.address} is configured on {', '.join(holders)} by somebody else"
+    routed = sorted(name for name, known in facts.items() if egress.address in known.next_hops)
+    if routed:
+        return f"{egress.address} is the next hop of this node's routes by {', '.join(routed)}: use another address"
+    subnets = (subnet for name in sorted(facts) for subnet in facts[name].addresses)
+    return next((reason for subnet in subnets if (reason := _no_host(egress.address, subnet))), "")
 
 
-def tunnel_mtu(facts: Mapping[str, InterfaceFacts], node_address: str) -> int:
-    """What the interface with this address leaves to a tunnel, bytes; Ethernet's where none has it."""
-    underlay = next((fact.mtu for fact in facts.values() if node_address in map(bare, fact.addresses)), 1500)
+def _no_host(address: str, subnet: str) -> str:
+    """Say why no machine can have ``address`` in this subnet; empty if one can, or if it is another subnet's.
+
+    A subnet of two addresses (RFC 3021, RFC 6164) or of one has neither a network nor a broadcast address.
+    """
+    family, number = prefixes.number(address)
+    span = prefixes.span(subnet)
+    if family != span.family or span.length > prefixes.WIDTH[family] - 2:
+        return ""
+    if number == span.first:
+        kind = "network address" if family == 4 else "anycast address of the routers"
+    elif number == span.last and family == 4:
+        kind = "broadcast address"
+    else:
+        return ""
+    return f"{address} is the {kind} of the subnet of {subnet}: use another address"
+
+
+def _unanswered(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
+    """Say why the kernel would answer no question for the address on its interface; empty if it does.
+
+    See ``arp_ignore`` in the kernel's ip-sysctl. With 3 it does not answer for an address of scope host, which a
+    virtual address is if its interface has no other one; with 2 only if the two are in one subnet.
+    """
+    if egress.family == 6:
+        hint = f"sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0"
+        return "" if known.ipv6 else f"interface {interface} has IPv6 disabled: {hint}"
+    alone = not known.address
+    outside = not any(_holds(subnet, egress.address) for subnet in known.addresses)
+    if known.arp_ignore < 2 or (known.arp_ignore == 2 and not outside) or (known.arp_ignore == 3 and not alone):
+        return ""
+    hint = f"sysctl -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.{interface}.arp_ignore=0"
+    setting = f"arp_ignore is {known.arp_ignore}"
+    return f"the kernel answers no ARP request for {egress.address} on {interface}, {setting}: {hint}"
+
+
+def _holds(subnet: str, address: str) -> bool:
+    family, number = prefixes.number(address)
+    span = prefixes.span(subnet)
+    return family == span.family and span.first <= number <= span.last
+
+
+def tunnel_mtu(facts: Mapping[str, InterfaceFacts], node_address: str, leaving: Collection[str] = ()) -> int:
+    """Return what is left to a packet in a tunnel, bytes.
+
+    ``leaving``: the interfaces by which packets to other nodes leave; the smallest MTU counts. If none is known, that
+    of the interface with this node's address, unless it is the loopback device's; else Ethernet's.
+    """
+    bearing = (name for name, fact in facts.items() if name != "lo" and node_address in map(bare, fact.addresses))
+    known = [name for name in leaving if name in facts and name != "lo"] or list(bearing)[:1]
+    underlay = min((facts[name].mtu for name in known), default=1500)
     return underlay - ids.VXLAN_OVERHEAD[6 if ":" in node_address else 4]

@@ -7,7 +7,8 @@ who has no address of that family is left out: its selected pods reach no gatewa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
 
 from cni.kernel import ids
 from cni.plan import PlanNode
@@ -40,6 +41,15 @@ def own_address(nodes: Iterable[Node], name: str) -> str:
     found = list(nodes)
     chosen = family(found)
     return next((address(node, chosen) for node in found if node.name == name), "")
+
+
+def others(nodes: Iterable[Node], name: str, first: Collection[str], limit: int) -> tuple[str, ...]:
+    """Return the addresses of up to ``limit`` nodes beside ``name``, those of the nodes in ``first`` before others'."""
+    found = list(nodes)
+    chosen = family(found)
+    ordered = sorted(found, key=lambda node: (node.name not in first, node.name))
+    addresses = (address(node, chosen) for node in ordered if node.name != name)
+    return tuple(islice(filter(None, addresses), limit))
 
 
 def place(nodes: Iterable[Node], problems: list[Problem]) -> tuple[PlanNode, ...]:

@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ RTN_UNICAST = 1
 RT_TABLE_MAIN = 254
 RTA_DST = 1
 RTA_OIF = 4
+RTA_GATEWAY = 5
 RTA_PREFSRC = 7
 RTA_PRIORITY = 6
 RTA_MULTIPATH = 9
@@ -36,8 +37,8 @@ FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
 
 
 @dataclass(frozen=True, order=True)
-class DefaultRoute:
-    """One next hop of a default route."""
+class Leading:
+    """One next hop of a route."""
 
     version: int
     """4 or 6."""
@@ -48,6 +49,10 @@ class DefaultRoute:
     place: int
     """Among the route's next hops: the first one counts."""
     interface: str
+    gateway: str
+    """The router's address; empty if the route is to what is on the link."""
+    default: bool
+    """The route is a default route."""
 
 
 def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, InterfaceFacts]:
@@ -63,7 +68,8 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
         # An IPv4 address with a label of its own is listed under that: eth1:0.
         own = found.setdefault(label.partition(":")[0], [])
         own += [_written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES]
-    defaults = tuple(_default_routes())
+    routes = tuple(_routes())
+    defaults = tuple(hop for hop in routes if hop.default)
     leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()}
     uplinks = {default.interface for default in defaults}
     taken = addresses.foreign(virtual) if virtual else {}
@@ -85,8 +91,26 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
             default_route=frozenset(v for v, default in leading.items() if default and default.interface == name),
             uplink=name in uplinks,
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
+            arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
+            ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
+            next_hops=frozenset(hop.gateway for hop in routes if hop.gateway and hop.interface == name),
         )
     return facts
+
+
+def leaving(destinations: Iterable[str]) -> frozenset[str]:
+    """Return the interfaces by which packets of this node to these addresses leave; no route, no interface."""
+    found = set()
+    with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
+        for address in destinations:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            raw = socket.inet_pton(family, address)
+            head = RTMSG.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
+            with contextlib.suppress(OSError, struct.error):
+                answer = kernel.request(RTM_GETROUTE, 0, head + rtnetlink.attribute(RTA_DST, raw))
+                (index,) = struct.unpack("=i", rtnetlink.attributes(answer[RTMSG.size :]).get(RTA_OIF, b""))
+                found.add(socket.if_indextoname(index))
+    return frozenset(found)
 
 
 def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:
@@ -123,33 +147,44 @@ def _sysctl(path: str) -> str:
     return ""
 
 
-def _default_routes() -> Iterator[DefaultRoute]:
-    """Yield every default route of the machine that is not ours; none of a family that the kernel does not have."""
+def _routes() -> Iterator[Leading]:
+    """Yield the next hops of every default route of the machine that is not ours, and of every route to a router.
+
+    None of a family that the kernel does not have.
+    """
     for family, version in FAMILIES.items():
         # ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables.
         with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
             for _, body in kernel.dump(RTM_GETROUTE, RTMSG.pack(family, *[0] * 8)):
                 length, source, _, _, protocol, _, kind, _ = RTMSG.unpack_from(body)[1:]
-                if (length, source, kind) == (0, 0, RTN_UNICAST) and protocol != ids.PROTOCOL:
-                    yield from _leading(version, rtnetlink.attributes(body[RTMSG.size :]))
+                if (source, kind) == (0, RTN_UNICAST) and protocol != ids.PROTOCOL:
+                    hops = _leading(version, not length, rtnetlink.attributes(body[RTMSG.size :]))
+                    yield from (hop for hop in hops if hop.default or hop.gateway)
 
 
-def _leading(version: int, found: Mapping[int, bytes]) -> Iterator[DefaultRoute]:
-    """Yield a default route for each of its next hops."""
+def _leading(version: int, default: bool, found: Mapping[int, bytes]) -> Iterator[Leading]:
+    """Yield each next hop of a route."""
     (metric,) = struct.unpack("=I", found.get(RTA_PRIORITY, bytes(4)))
     (table,) = struct.unpack("=I", found.get(RTA_TABLE, bytes(4)))
-    for place, index in enumerate(_hops(found)):
+    for place, (index, gateway) in enumerate(_hops(found)):
         with contextlib.suppress(OSError):
-            yield DefaultRoute(version, table == RT_TABLE_MAIN, metric, place, socket.if_indextoname(index))
+            name = socket.if_indextoname(index)
+            yield Leading(version, table == RT_TABLE_MAIN, metric, place, name, _text(gateway), default)
 
 
-def _hops(found: Mapping[int, bytes]) -> Iterator[int]:
-    """Yield the index of the interface of each next hop."""
+def _text(raw: bytes) -> str:
+    """Return the address with these bytes; empty if they are none."""
+    family = {4: socket.AF_INET, 16: socket.AF_INET6}.get(len(raw))
+    return socket.inet_ntop(family, raw) if family else ""
+
+
+def _hops(found: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield of each next hop the index of its interface and its router's address, which may be empty."""
     if RTA_OIF in found:
-        yield from struct.unpack("=i", found[RTA_OIF])
+        yield *struct.unpack("=i", found[RTA_OIF]), found.get(RTA_GATEWAY, b"")
     hops = found.get(RTA_MULTIPATH, b"")
     while len(hops) >= RTNEXTHOP.size:
         length, _, _, index = RTNEXTHOP.unpack_from(hops)
-        yield index
+        yield index, rtnetlink.attributes(hops[RTNEXTHOP.size : length]).get(RTA_GATEWAY, b"")
         # Aligned to four bytes, and never shorter than its head.
         hops = hops[max(RTNEXTHOP.size, -(-length // 4) * 4) :]

@@ -14,6 +14,9 @@ import pytest
 from cni.kernel import addresses as kernel
 from cni.kernel.errors import KernelError
 from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
+from cni.plan import PlanEgressIP
+from gateway_agent.core.model import VIRTUAL_IP
+from gateway_agent.core.readiness import InterfaceFacts, unready
 from gateway_agent.shell.addresses import (
     NLM_F_CREATE,
     RT_SCOPE_HOST,
@@ -293,3 +296,22 @@ def test_nothing_of_a_route_is_left(line: Wire, addresses: Inside) -> None:
     assert "local" in routes()
     addresses.remove(VIRTUAL6, "eth1")
     until(lambda: not routes(), "the kernel's own is gone too")
+
+
+@pytest.mark.parametrize("level", [0, 1, 2, 3, 8])
+@pytest.mark.parametrize(("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")])
+def test_a_node_is_ready_exactly_if_its_kernel_answers_for_the_address(
+    line: Wire, addresses: Inside, level: int, address: str, interface: str
+) -> None:
+    """``arp_ignore``: the question comes from a machine of the LAN, eth2 has no other address."""
+    line.near.sysctl({f"net/ipv4/conf/{interface}/arp_ignore": str(level)})
+    line.far.ip(f"route add {address}/32 dev {interface} src 172.16.0.2")
+    addresses.add(address, interface)
+    own = ("172.16.0.1/24",) if interface == "eth1" else ()
+    facts = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=own, forwarding=True, arp_ignore=level)
+    egress = PlanEgressIP("", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface)
+    reason = unready(egress, interface, {interface: facts})
+    question = f"ping -n -c 1 -W 1 {address} >/dev/null; ip neighbour show {address} dev {interface}"
+    answers = line.far.run("sh", "-c", question)
+    assert ("lladdr" in answers) is (reason == ""), (answers, reason)
+    assert not reason or f"arp_ignore is {level}" in reason

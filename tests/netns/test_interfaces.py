@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway_agent.shell import interfaces
 from tests.lab.namespace import REPOSITORY, Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
@@ -19,10 +20,11 @@ READ = """
 import json, sys
 from gateway_agent.shell import interfaces
 print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.uplink, f.forwarding, f.forwarding6,
-                         f.up, f.carrier)
+                         f.up, f.carrier, f.arp_ignore, f.ipv6, sorted(f.next_hops))
                   for name, f in interfaces.read(sys.argv[1:]).items()}))
 """
-FIELDS = ("addresses", "address", "default_route", "uplink", "forwarding", "forwarding6", "up", "carrier")
+FIELDS = ("addresses", "address", "default_route", "uplink", "forwarding", "forwarding6", "up", "carrier", "arp_ignore",
+          "ipv6", "next_hops")
 
 
 @pytest.fixture
@@ -170,3 +172,36 @@ def test_the_kernel_forwards_ipv6_by_the_common_setting_alone(machine: Namespace
     finally:
         router.delete()
         far.delete()
+
+
+def test_the_routers_that_routes_lead_to(machine: Namespace) -> None:
+    machine.ip(
+        "route add 198.51.100.0/24 via 172.16.0.254",
+        "route add default via 10.0.0.6 table 777",
+        "route add 192.0.2.0/24 nexthop via 172.16.0.253 nexthop via 10.0.0.5",
+        "route add 2001:db8:9::/64 via 2001:db8:1::1",
+    )
+    facts = read(machine)
+    assert facts["eth1"]["next_hops"] == ["172.16.0.253", "172.16.0.254", "2001:db8:1::1"]
+    assert facts["eth2"]["next_hops"] == ["10.0.0.5", "10.0.0.6"]
+    assert not facts["eth2"]["default_route"] and facts["eth2"]["uplink"]
+
+
+def test_settings_that_keep_a_virtual_address_from_being_answered(machine: Namespace) -> None:
+    machine.sysctl({"net/ipv4/conf/all/arp_ignore": "1", "net/ipv4/conf/eth2/arp_ignore": "8"})
+    machine.sysctl({"net/ipv6/conf/eth1/disable_ipv6": "1"})
+    facts = read(machine)
+    assert (facts["eth1"]["arp_ignore"], facts["eth2"]["arp_ignore"]) == (1, 8)
+    assert (facts["eth1"]["ipv6"], facts["eth2"]["ipv6"]) == (False, True)
+
+
+def test_packets_leave_by_the_interface_of_the_route_not_by_that_of_the_address(machine: Namespace) -> None:
+    """Routing on the host: the node's address is on lo, and its Ethernet interfaces have none of the LAN's."""
+    machine.ip("address add 192.0.2.1/32 dev lo", "route add 192.0.2.2/32 dev eth1 src 192.0.2.1")
+
+    def by(*addresses: str) -> frozenset[str]:
+        return machine.inside(lambda: interfaces.leaving(addresses))
+
+    assert by("192.0.2.2") == {"eth1"}
+    assert by("192.0.2.2", "10.0.0.6", "2001:db8:1::9") == {"eth1", "eth2"}
+    assert by("192.0.2.9") == by() == frozenset(), "no route"

@@ -131,3 +131,42 @@ def test_ipv4_sources_that_are_no_nodes_address_need_a_route_or_no_check(
     assert takes_ipv4(found, derived) is taken
     assert unready(replace(EGRESS, sync=synced), "eth1", found, underlay=underlay) == ("" if taken else UNROUTED)
     assert unready(SIX, "eth1", {"eth1": replace(facts, forwarding6=True)}, underlay=underlay) == ""
+
+
+ROUTER = replace(BOTH, addresses=("172.16.0.7/24", "2001:db8::7/64"), next_hops=frozenset({"172.16.0.254"}))
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("172.16.0.255", "172.16.0.255 is the broadcast address of the subnet of 172.16.0.7/24"),
+        ("172.16.0.0", "172.16.0.0 is the network address of the subnet of 172.16.0.7/24"),
+        ("2001:db8::", "2001:db8:: is the anycast address of the routers of the subnet of 2001:db8::7/64"),
+        ("172.16.0.254", "172.16.0.254 is the next hop of this node's routes by eth1"),
+        ("172.16.0.253", ""),
+        ("2001:db8::ffff:ffff:ffff:ffff", ""),
+    ],
+)
+def test_an_address_that_no_machine_or_another_one_must_have_is_refused(address: str, reason: str) -> None:
+    found = unready(virtual(address), "eth1", {"eth1": ROUTER})
+    assert found.startswith(reason) and bool(found) is bool(reason)
+
+
+@pytest.mark.parametrize("subnet", ["172.16.0.50/31", "172.16.0.51/31", "172.16.0.50/32"])
+def test_a_subnet_of_two_addresses_has_no_broadcast_address(subnet: str) -> None:
+    assert unready(FOUR, "eth1", {"eth1": replace(BOTH, addresses=(subnet,))}) == ""
+
+
+def test_ipv6_that_is_disabled_on_the_interface_is_named() -> None:
+    off = {"eth1": replace(BOTH, ipv6=False)}
+    assert "net.ipv6.conf.eth1.disable_ipv6=0" in unready(SIX, "eth1", off)
+    assert unready(FOUR, "eth1", off) == ""
+
+
+def test_the_mtu_is_that_of_the_interfaces_that_packets_to_other_nodes_leave_by() -> None:
+    """An address on the loopback device says nothing of the way: that device's MTU is 65,536 bytes."""
+    routed = {"lo": replace(GOOD, mtu=65536), "eth0": replace(GOOD, addresses=()), "eth1": replace(GOOD, mtu=9000)}
+    assert tunnel_mtu(routed, "172.16.0.7", ("eth0", "eth1")) == 1450
+    assert tunnel_mtu(routed, "172.16.0.7", ("eth1",)) == 8950
+    assert tunnel_mtu(routed, "172.16.0.7") == 8950, "no route yet: the first that has the address, but for lo"
+    assert tunnel_mtu({"lo": replace(GOOD, mtu=65536)}, "172.16.0.7", ("lo", "gone")) == 1450

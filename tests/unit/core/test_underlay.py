@@ -90,3 +90,10 @@ def test_two_ipv4_addresses_with_one_number_for_synced_connections() -> None:
     assert [problem.message for problem in problems] == [
         "node n1: 42.0.0.1 gives it 250.0.0.1 in the tunnels, which node n0 has"
     ]
+
+
+def test_some_of_the_other_nodes_those_named_first() -> None:
+    found = nodes(V4, V4B, ("10.0.0.3",), ("fd00::9",), ("10.0.0.5",))
+    assert underlay.others(found, "n1", {"n4"}, 2) == ("10.0.0.5", "10.0.0.1")
+    assert underlay.others(found, "n1", (), 9) == ("10.0.0.1", "10.0.0.3", "10.0.0.5")
+    assert underlay.others((), "n1", (), 9) == ()
