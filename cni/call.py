@@ -20,6 +20,7 @@ from .plan import PodIdentity
 
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
 """That are sent to an agent; the plugin answers VERSION itself."""
+DEFAULT_NAMESPACE = "default"
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _IFNAME = re.compile(r"(?!\.{1,2}\Z)[^\s/:\0]+")
 _IFNAME_BYTES = 15
@@ -116,7 +117,8 @@ def _with_pod(call: Call, cni_args: str, data: dict[str, Any]) -> Call:
         for i, item in enumerate(_list("prevResult.interfaces", result.get("interfaces")))
     ]
     pod = {
-        "namespace": arguments.get("K8S_POD_NAMESPACE", ""),
+        # As in Kubernetes; podman gives none.
+        "namespace": arguments.get("K8S_POD_NAMESPACE") or DEFAULT_NAMESPACE,
         "name": arguments.get("K8S_POD_NAME", ""),
         "uid": arguments.get("K8S_POD_UID", ""),
         "labels": _labels(data),
