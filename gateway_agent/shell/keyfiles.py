@@ -20,7 +20,8 @@ class KeyFiles:
         """None until the key to sign with has been read."""
         self.problem = ""
         """The file that cannot be read, and why."""
-        self._seen: dict[str, object] = {}
+        self._seen: list[tuple[str, object]] = []
+        """The files in order: which one is signed with can change while none of them does."""
         self._keys: dict[str, Key] = {}
 
     def follow(self, signing: str, accepted: Sequence[str]) -> bool:
@@ -30,7 +31,7 @@ class KeyFiles:
         """
         paths = (signing, *accepted)
         # Before the files are read: a change meanwhile is found with the next call.
-        seen = {path: _identity(path) for path in paths}
+        seen = [(path, _identity(path)) for path in paths]
         if seen == self._seen:
             return False
         self._seen, self.problem = seen, ""

@@ -63,6 +63,10 @@ def test_keys_are_read_when_their_files_change_and_stay_when_they_cannot_be_read
     assert files.follow(str(old), (str(new),))
     ring = files.ring
     assert ring is not None
+    assert files.follow(str(new), (str(old),))
+    assert files.ring is not None
+    assert files.ring.numbers == ring.numbers[::-1]
+    assert files.follow(str(old), (str(new),))
     assert len(ring.numbers) == 2
     new.write_bytes(b"short")
     assert not files.follow(str(old), (str(new),))
