@@ -356,6 +356,11 @@ class Agent:
         if self.leases.failure:
             why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
             found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))
+        own = underlay.own_address(self.inventory.nodes if self.inventory else (), self.config.node_name)
+        if own and not interfaces.is_local(own):
+            words = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
+            hint = "nodeName must be this machine's, and the inventory must have its address"
+            found.append(Problem("nodeName", "", words, hint))
         found += key.problems(self.config.key_file)
         for path in self.config.accept_key_files:
             found += key.problems(path, accepted=True)

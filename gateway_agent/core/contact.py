@@ -24,7 +24,7 @@ class Contact:
         self.longest_ns = config.duration_ns
         """The longest lease time that was ever in use, as far as this node knows."""
         self._silent_until = silent_until
-        self._started_at = now
+        self._started_at = self._last_heard_at = now
         self._heard: dict[str, int] = {}
         self._answered: dict[str, int] = {}
         self.configure(config)
@@ -34,6 +34,7 @@ class Contact:
         self._me = config.node
         self._names = [peer.name for peer in config.peers]
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
+        self._expects_others = any(name != config.node for name in self.egress_nodes)
         self.electorate.suggest(first_voters(self.egress_nodes, self._names))
         self.lengthen(config.duration_ns)
         # Two nodes have no majority to lose, and their survivor asks the LAN. Who chose availability has chosen.
@@ -46,7 +47,11 @@ class Contact:
 
     def hear(self, node: str, now: int) -> None:
         """Anything fresh at all."""
-        self._heard[node] = now
+        self._heard[node] = self._last_heard_at = now
+
+    def hears_nobody(self, now: int) -> bool:
+        """Return whether no other node was heard for long, though there is an egress node that would answer."""
+        return self._expects_others and now > self._last_heard_at + NEAR_NS
 
     def answer(self, voter: str, now: int) -> None:
         """A voter has answered a request of this node."""

@@ -79,7 +79,7 @@ class Keeper:
         self.serving = Serving()
         self.claims = Claims()
         self._moved: set[int] = set()
-        self._was_isolated = False
+        self._was_isolated = self._was_deaf = False
         self._held_back_by: tuple[str, ...] = ()
         self._was_late = False
         self._stored = memory
@@ -194,6 +194,9 @@ class Keeper:
         held_back_by = self.electorate.held_back_by(now)
         self._due.revision += held_back_by != self._held_back_by
         self._held_back_by = held_back_by
+        deaf = self.hears_nobody(now)
+        self._due.revision += deaf != self._was_deaf
+        self._was_deaf = deaf
         if self._speaks(now) and now >= self._next_beat:
             following = self._next_beat + self.config.heartbeat_ns
             # Who was stopped does not make up for what it has missed.
@@ -243,6 +246,10 @@ class Keeper:
     def isolated(self, now: int) -> bool:
         """An egress node that hears no majority of the voters."""
         return self.is_egress and self._contact.isolated(now)
+
+    def hears_nobody(self, now: int) -> bool:
+        """Return whether no other node was heard for long, though one should be."""
+        return self._contact.hears_nobody(now)
 
     def finished(self, now: int) -> bool:
         """Stopping, and either everything has a new master or nobody takes it."""

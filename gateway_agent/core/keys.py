@@ -21,6 +21,8 @@ MOST_KEYS = 4
 """Beside the one that a node signs with: each costs a keyed hash for a datagram that is forged."""
 CURRENT_NS = 10 * SECOND
 """For so long a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
+MOST_MISNAMED = 16
+"""Addresses whose messages bear another node's name that are remembered."""
 PAUSE_NS = 50 * MILLISECOND
 """From one datagram with a wrong key whose sender is looked up to the next: anybody can send such datagrams."""
 
@@ -88,13 +90,15 @@ class Foreign:
 
 
 class KeysHeard:
-    """By which keys the messages of other nodes came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """By which keys and under which names messages came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self.revision = 0
         """Grows when another problem is to be shown."""
         self._genuine: dict[str, tuple[int, int]] = {}
         self._foreign: dict[str, Foreign] = {}
+        self._misnamed: dict[str, tuple[str, str, int]] = {}
+        """By source address: the name that a message bears, that name's address in the inventory, and when."""
         self._look_after = 0
 
     def genuine(self, node: str, key: Key, now: int) -> None:
@@ -117,18 +121,38 @@ class KeysHeard:
         self._foreign[node] = Foreign(address, number, now)
         self.revision += before is None or before.number != number
 
+    def misnamed(self, source: str, name: str, address: str, now: int) -> None:
+        """Take note of an authentic message from an address that is not the sender's.
+
+        ``address``: that of the sender in the inventory; empty if it is not in it, or is this node.
+        """
+        before = self._misnamed.get(source)
+        if before is None and len(self._misnamed) >= MOST_MISNAMED:
+            return
+        self._misnamed[source] = name, address, now
+        self.revision += before is None or before[:2] != (name, address)
+
     def keep(self, names: frozenset[str], now: int) -> None:
         """Forget other nodes than ``names``, and foreign keys that are no longer in use."""
         self._genuine = {name: known for name, known in self._genuine.items() if name in names}
         current = {n: f for n, f in self._foreign.items() if n in names and now <= f.at + CURRENT_NS}
         self.revision += current.keys() != self._foreign.keys()
         self._foreign = current
+        misnamed = {source: found for source, found in self._misnamed.items() if now <= found[2] + CURRENT_NS}
+        self.revision += misnamed.keys() != self._misnamed.keys()
+        self._misnamed = misnamed
 
-    def problems(self) -> Iterator[str]:
-        """Yield one text for each node that signs with a key that this node does not have."""
+    def problems(self, me: str) -> Iterator[str]:
+        """Yield one text for each node whose key or name does not fit. ``me``: the name of this node."""
         for name, foreign in sorted(self._foreign.items()):
             named = f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
             yield f"node {name} at {foreign.address} signs with a key that this node does not have ({named})"
+        for source, (name, address, _) in sorted(self._misnamed.items()):
+            if name == me:
+                yield f"the machine at {source} calls itself {me}, as this node does: two machines have one nodeName"
+            else:
+                known = f"has the address {address} in" if address else "is not in"
+                yield f"the machine at {source} calls itself {name}, which {known} the inventory of this node ({me})"
 
     def table(self, now: int) -> tuple[HeardKey, ...]:
         """Return by which key each node was last heard."""

@@ -33,7 +33,8 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool 
         conflicts=keeper.claims.conflicts(now),
         changes=tuple(keeper.mastership.history.changes),
         problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now), *_late(keeper, now),
-                  *keeper.endpoint.heard.problems(), *keeper.agreement.problems(keeper.config.node)),
+                  *_deaf(keeper, now), *keeper.endpoint.heard.problems(keeper.config.node),
+                  *keeper.agreement.problems(keeper.config.node)),
         unfit=keeper.agreement.unfit(),
         keys=_keys(keeper, now) if keys else None,
     )
@@ -106,6 +107,19 @@ def _keys(keeper: Keeper, now: int) -> OwnKeys:
 def _late(keeper: Keeper, now: int) -> Iterator[str]:
     if problem := keeper.mastership.lateness.problem(now):
         yield problem
+
+
+def _deaf(keeper: Keeper, now: int) -> Iterator[str]:
+    """Yield what this node listens on and sends to if it hears no other node."""
+    if not keeper.hears_nobody(now):
+        return
+    config = keeper.config
+    mine = next((peer.address for peer in config.peers if peer.name == config.node), "no address")
+    others = [f"{p.name} ({p.address})" for p in config.peers if p.egress and p.name != config.node][:4]
+    yield (
+        f"hears no other node: it listens on UDP port {config.port} of {mine}, and sends to that port of "
+        f"{', '.join(others)}, …: cluster.port and the key must be the same there, and no firewall may stop it"
+    )
 
 
 def _held_back(keeper: Keeper, now: int) -> Iterator[str]:

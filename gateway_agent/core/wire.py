@@ -215,13 +215,20 @@ class Endpoint:
         except ValueError:  # msgspec.DecodeError, or a name that is no UTF-8
             return self._reject("malformed")
         if envelope.sender not in self.peers:
+            self._note_name(envelope.sender, source, now)
             return self._reject("unknown_sender")
         if self.peers[envelope.sender] != source:
+            self._note_name(envelope.sender, source, now)
             return self._reject("wrong_address")
         opened = self._freshen(envelope, now)
         if opened.body is not None:
             self.heard.genuine(envelope.sender, key, now)
         return opened
+
+    def _note_name(self, sender: str, source: str, now: int) -> None:
+        """Take note of a message that bears a name which is not that of its address."""
+        if self.heard.may_look(now):
+            self.heard.misnamed(source, sender, self.peers.get(sender, ""), now)
 
     def _look_up(self, message: memoryview, source: str, now: int) -> None:
         """Take note of the key that a datagram names which cannot be verified, if a known node has its address."""

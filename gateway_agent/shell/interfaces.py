@@ -113,6 +113,17 @@ def leaving(destinations: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
+def is_local(address: str) -> bool:
+    """Return whether an interface of this machine has the address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
 def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:
     """Return the addresses with that one first which the kernel takes as the source of what leaves by ``interface``."""
     if sum(":" not in address for address in own) > 1:

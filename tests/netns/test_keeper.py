@@ -40,6 +40,7 @@ class Node:
         self.namespace = Namespace(f"{PREFIX}{name}")
         self.run_dir = run_dir
         self.key_file = key_file
+        self.port = PORT
         self.accepted: tuple[str, ...] = ()
         self.facts: Facts | None = Facts(4799, 250 * MILLISECOND, False, "")
         self.state: KeeperState | None = None
@@ -73,7 +74,7 @@ class Node:
         peers = tuple(Peer(name, address, True) for name, address in NODES.items())
         wish = EgressWish(ONE, "partner", "", tuple(NODES), ready=True)
         return KeeperConfig(
-            self.name, PORT, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,),
+            self.name, self.port, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,),
             accept_key_files=self.accepted, facts=self.facts,
         )  # fmt: skip
 
@@ -434,3 +435,16 @@ def test_a_node_with_another_tunnel_port_is_named_on_both_ends(cluster: Cluster)
         odd.facts = right
         odd.tell()
     until(lambda: not any("tunnel.port" in node.problems() for node in cluster.nodes.values()), "agreed again")
+
+
+def test_a_node_that_hears_nobody_says_what_it_listens_on_and_sends_to(cluster: Cluster) -> None:
+    deaf = cluster.nodes["g3"]
+    right, deaf.port = deaf.port, PORT + 1
+    try:
+        words = f"hears no other node: it listens on UDP port {PORT + 1} of {NODES['g3']}, and sends to that port of g1"
+        until(lambda: words in deaf.problems(), "it says so", seconds=12)
+    finally:
+        deaf.port = right
+        deaf.tell()
+    cluster.settled()
+    until(lambda: "hears no other node" not in deaf.problems(), "it hears again")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway_agent.core.keys import Key, Keyring
+from gateway_agent.core.keys import CURRENT_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
 from gateway_agent.core.voters import VoterSet
 from gateway_agent.core.wire import HELLO_NS, Answer, Endpoint, Hello, Opened, Subscribe, encode
 
@@ -172,3 +173,40 @@ def test_a_key_is_not_shown_and_must_be_long_enough() -> None:
     assert Keyring(Key.parse(b"0123456789abcdef")) == KEY, "white space at the end does not count"
     with pytest.raises(ValueError, match="16 or more"):
         Key.parse(b"short \n")
+
+
+def test_a_machine_that_bears_another_name_is_named_by_its_address() -> None:
+    receiver = endpoint("b", 2)
+    for at, sender in enumerate(("b", "c", "a")):
+        sealed = Endpoint(sender, 9, KEY, {"b": "10.0.0.2"}).seal("b", encode(BODY))
+        receiver.open(sealed, f"10.9.9.{at}", now=at * PAUSE_NS)
+    address = receiver.peers["a"]
+    assert list(receiver.heard.problems("b")) == [
+        "the machine at 10.9.9.0 calls itself b, as this node does: two machines have one nodeName",
+        "the machine at 10.9.9.1 calls itself c, which is not in the inventory of this node (b)",
+        f"the machine at 10.9.9.2 calls itself a, which has the address {address} in the inventory of this node (b)",
+    ]
+    receiver.heard.keep(frozenset(receiver.peers), now=2 * PAUSE_NS + CURRENT_NS + 1)
+    assert not list(receiver.heard.problems("b"))
+
+
+def test_a_datagram_whose_key_does_not_fit_names_its_key_and_nothing_else_of_it_counts() -> None:
+    receiver, other = endpoint("b", 2), Keyring(Key.parse(b"another key, not ours"))
+    source = receiver.peers["a"]
+    receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), source, now=0)
+    receiver.open(b"x" * 200, source, now=PAUSE_NS)
+    receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), "10.9.9.9", now=2 * PAUSE_NS)
+    words = f"node a at {source} signs with a key that this node does not have"
+    assert list(receiver.heard.problems("b")) == [f"{words} (fingerprint {other.signing.fingerprint})"]
+    assert receiver.counters["accepted"] == 0
+
+
+def test_versions_without_a_fingerprint_are_understood_both_ways() -> None:
+    """A field at the end of the envelope is passed over by those that do not know it, and may be missing."""
+    sealed = endpoint("a", 1).seal("b", encode(BODY))
+    whole = msgspec.msgpack.decode(sealed[MAC_BYTES:])
+    for fields in (whole[:-1], [*whole, "of a later version"]):
+        message = msgspec.msgpack.encode(fields)
+        receiver = endpoint("b", 2)
+        assert receiver.open(KEY.signing.mac(message) + message, receiver.peers["a"], now=0).reply, "it is greeted"
+        assert receiver.counters["not_fresh"] == 1
