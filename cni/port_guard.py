@@ -37,14 +37,19 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     )
     ours = f"meta mark and {marks.mask} == {marks.tunneled}"
     yield chain("tunnel_send", [f"{ours} {marks.clear} accept", "counter drop"])
-    yield chain("input_guard", _input_guard(plan), "filter hook input priority filter - 20")
+    yield chain("input_guard", _input_guard(plan, marks), "filter hook input priority filter - 20")
     yield from _tunnels(plan)
     yield chain("tunnel_receive", _receive(plan))
 
 
-def _input_guard(plan: Plan) -> Iterator[str]:
+def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the rules for what is delivered to this node itself."""
     yield from sync.input_rules(plan)
+    # Addresses of this node that the inventory does not name (another program's, a second network's): policies lead to
+    # them by the tunnel. The gateway's table has taken the packet in; it drops what is for a virtual address.
+    taken_in = f"ct mark and {marks.tunneled} != 0 ct mark and {marks.numbers} != 0"
+    out = f'iifname {TUNNELS} iifname != "{ids.BACK_DEVICE}" ct direction original'
+    yield f"{out} {taken_in} fib daddr type local accept"
     # An answer that matches no connection must not make this node send a reset by its own address.
     yield f"iifname {TUNNELS} counter drop"
     yield f"udp dport {plan.port} goto tunnel_receive"

@@ -83,8 +83,9 @@ def _unasked() -> Iterator[str]:
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     if plan.isolated:
         yield "ct state new counter drop"
-    # It keeps the source address of its first packet, which came when another one was right.
-    elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {way_out(egress)[1]}"
+    # It keeps the source address of its first packet, which came when another one was right. What ends on this node
+    # itself has none of ours.
+    elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {way_out(egress)[1]} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.put("ct", marks.of_tunneled(egress.slot))
 

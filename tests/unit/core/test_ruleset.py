@@ -36,7 +36,7 @@ def test_connections_of_the_tunnel_are_marked_and_their_answers_sent_back() -> N
 
 
 def test_a_connection_with_another_address_is_told_and_dropped_before_it_gets_the_slots_mark() -> None:
-    elsewhere = "ct mark and 0x08000000 != 0 ct reply ip daddr != 172.16.0.7 goto stale"
+    elsewhere = "ct mark and 0x08000000 != 0 ct reply ip daddr != 172.16.0.7 fib daddr type != local goto stale"
     assert text().index(elsewhere) < text().index("or 0x08100000")
     chain = text().split("chain stale {")[1].split("}")[0]
     assert "ct mark set ct mark and 0xf00fffff or 0x0ff00000" in chain
