@@ -70,6 +70,9 @@ def add(call: Call, place: Place) -> None:
     from .kernel import netlink
 
     hosts = netlink.host_veths(call.netns, call.host_interfaces)
+    before = attachments.load(place.run_dir, call.container_id, call.ifname)
+    if before is None or before.host_interface != (hosts[0] if hosts else ""):
+        _forget_connections(place, (call.container_id, call.ifname), call.addresses)
     group = 0
     try:
         group = _group(call.pod, place)
@@ -97,8 +100,26 @@ def add(call: Call, place: Place) -> None:
 
 
 def delete(call: Call, place: Place) -> None:
-    """Forgets the attachment. The tag stays: what still runs in the pod must not leak on its way down."""
+    """Forgets the attachment and the pod's connections. The tag stays: what still runs in the pod must not leak on its
+    way down."""
+    record = attachments.load(place.run_dir, call.container_id, call.ifname)
     attachments.remove(place.run_dir, call.container_id, call.ifname)
+    if record is not None:
+        _forget_connections(place, record.key, record.addresses)
+
+
+def _forget_connections(place: Place, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
+    """Delete what is left of the connections of these addresses, as the agent does: they keep another pod's path.
+
+    An address that another pod of this node has at the same time keeps them.
+    """
+    from .kernel import ctnetlink, netlink
+
+    records, _ = attachments.load_all(place.run_dir)
+    for address in addresses:
+        others = (record for record in records if record.key != key and address in record.addresses)
+        if not any(netlink.tag_of(other.host_interface) is not None for other in others):
+            ctnetlink.delete_of(address)
 
 
 def check(call: Call, place: Place) -> None:

@@ -96,6 +96,8 @@ class Calls:
         before = agent.pods.records.get(record.key)
         agent.pods.put(record)
         agent.pods.displace(record)
+        if before is None or before.host_interface != record.host_interface:
+            await agent.pods.forget_connections_of(record)
         try:
             await agent.take_edits(record.namespace, record.name, record.uid)
         except NotKnown as error:
@@ -193,7 +195,11 @@ class Calls:
         return bool(policies) and plan.set_for(pod, policies or ()) is None
 
     async def _delete(self, call: Call) -> None:
-        self.agent.pods.remove((call.container_id, call.ifname))
+        pods = self.agent.pods
+        record = pods.records.get((call.container_id, call.ifname))
+        pods.remove((call.container_id, call.ifname))
+        if record is not None:
+            await pods.forget_connections_of(record)
 
     async def _check(self, call: Call) -> None:
         agent = self.agent

@@ -88,6 +88,18 @@ class Pods:
         self.records.pop(key, None)
         self._leading.pop(key, None)
 
+    async def forget_connections_of(self, record: Attachment) -> None:
+        """Delete what is left of the connections of a pod's addresses: they keep the path of the pod before.
+
+        An address that another pod of this node has at the same time, in another network, keeps them. Raises
+        KernelError.
+        """
+        for address in record.addresses:
+            others = [r for r in self.records.values() if r.key != record.key and address in r.addresses]
+            # Of a pod whose DEL never came, only the record is left.
+            if not any([await self.kernel.tag_of(other.host_interface) is not None for other in others]):
+                await self.kernel.forget_pod(address)
+
     def interfaces(self) -> frozenset[str]:
         """The host-side interfaces of all pods."""
         return frozenset(name for record in self.records.values() for name in record.host_interfaces)

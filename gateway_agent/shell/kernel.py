@@ -89,6 +89,10 @@ class Kernel:
         """Forgets what each source opened, TCP aside, to every remote address for which its function holds."""
         await self._run(netlink.delete_connections, stale)
 
+    async def forget_pod(self, address: str) -> None:
+        """Delete all connections of a pod's address: the next pod that gets it must not inherit them."""
+        await self._run(ctnetlink.delete_of, address)
+
     async def forget_stale(self, mask: int) -> None:
         """Forgets the connections that a rule has found stale. ``mask``: of the marks."""
         await self._run(ctnetlink.delete_marked, ids.MarkLayout(mask).stale, mask)

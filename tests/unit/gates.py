@@ -85,6 +85,9 @@ class HeldKernel:
     async def forget_connections(self, stale: Mapping[str, Any]) -> None:
         await self.gates.hold("forget_connections")
 
+    async def forget_pod(self, address: str) -> None:
+        await self.gates.hold("forget_pod")
+
     async def forget_stale(self, mask: int) -> None:
         """Nothing is stale here."""
 

@@ -29,6 +29,8 @@ from .gates import Gates, HeldKernel, HeldStore, SilentKeeper, settle
 VETH = "veth1"
 EMPTY = Inventory((PARTNER,), (), NODES)
 LABELS = ("a", "b")
+ASKING = {"host_veths", "forget_pod", "for_pod"}
+"""What an ADD waits for that needs no round."""
 
 
 def request(name: str = "web-0") -> bytes:
@@ -211,9 +213,9 @@ def test_edits_that_do_not_concern_the_pod_keep_it_waiting_for_nothing(tmp_path:
         for _ in range(20):
             await settle()
             held = [name for name, _ in world.gates.waiting]
-            if call.done() or not {"host_veths", "for_pod"} & {*held}:
+            if call.done() or not ASKING & {*held}:
                 break
-            await world.gates.open(next(i for i, name in enumerate(held) if name in ("host_veths", "for_pod")))
+            await world.gates.open(next(i for i, name in enumerate(held) if name in ASKING))
         assert call.done()
         assert call.result() == contract.OK
 
