@@ -29,7 +29,7 @@ from .membership import REPORT_NS, Member, Subscribers
 from .outbox import Outbox, Send
 from .pace import Pace
 from .serving import Serving
-from .speech import Speech
+from .speech import STOPPING, Speech
 from .standing import Situation, wishes_of
 from .voters import CHAIR, Electorate, Memory
 from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
@@ -296,6 +296,8 @@ class Keeper:
 
     def _take_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> None:
         self._contact.lengthen(beat.duration_ns)
+        if beat.reason == STOPPING:
+            self._subscribers.leave(sender)
         for release in beat.releases:
             self.mastership.take_release(release, now)
         if sender in self.egress_nodes:

@@ -251,6 +251,10 @@ class Subscribers:
         """Take in that ``node`` has sent something."""
         self._heard[node] = now
 
+    def leave(self, node: str) -> None:
+        """Take in that ``node`` is ending: it may answer nothing from now on."""
+        self._heard.pop(node, None)
+
     def present(self, now: int) -> set[str]:
         """Return the subscribers that were heard a moment ago, and so will answer."""
         return {node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= NEAR_NS}

@@ -15,6 +15,8 @@ from .voters import Electorate
 from .wire import Heartbeat, Subscribe
 
 SUBSCRIBE_NS = 2 * SECOND
+STOPPING = "stopping"
+"""Why a node that is ending can serve nothing."""
 
 
 class Speech:
@@ -43,7 +45,7 @@ class Speech:
             claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()) if request else (),
             releases=mastership.announcements.releases(now),
             isolated=is_egress and self._contact.isolated(now),
-            reason="stopping" if stopping else "" if is_egress else "no egress node any more",
+            reason=STOPPING if stopping else "" if is_egress else "no egress node any more",
             unready=mastership.unready(),
             masters=tuple(mastership.announcements.masteries.values()),
             proposal=self._chair.proposal,

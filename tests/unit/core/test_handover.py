@@ -52,6 +52,19 @@ def test_a_worker_that_has_died_is_not_waited_for() -> None:
     assert until_another(network, old) <= GAP
 
 
+def test_a_node_that_has_just_stopped_is_not_waited_for() -> None:
+    """Egress nodes are stopped one after another: packets must not wait for those that have ended."""
+    network = cluster(egress=4, workers=2)
+    first = master(network)
+    network.stop_keeper(first)
+    until_another(network, first)
+    network.run(100 * MILLISECOND)
+    network.crash(first)
+    network.run(300 * MILLISECOND)
+    second = drained(network)
+    assert until_another(network, second) <= GAP
+
+
 def test_a_worker_that_dies_in_this_moment_is_not_waited_for_without_end() -> None:
     network = cluster(workers=2)
     network.crash("w2")
