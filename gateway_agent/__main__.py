@@ -60,7 +60,10 @@ def main() -> None:
         return
     log.set_up(config.log_level, config.log_format)
     try:
-        lock = NamespaceLock()
+        config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Another agent of the same run directory is named by that.
+        with _locked(config.run_dir / "agent.lock"):
+            lock = NamespaceLock()
         for problem in lock.problems:
             logger.warning("%s", problem)
         restart = asyncio.run(serve(config, arguments.config, arguments.await_keeper, lock.problems))

@@ -88,6 +88,7 @@ class Keeper:
         self._pace = Pace(BURST, config.heartbeat_ns // 4)
         self._beats = False
         """The heartbeat has its turn."""
+        self._last_input = now
         self._next_beat = self._next_report = self._next_subscribe = self._next_correction = now
 
     # Inputs
@@ -348,6 +349,10 @@ class Keeper:
     # Decisions
 
     def _expire(self, now: int) -> None:
+        # An egress node has something to do with each heartbeat at the latest.
+        if now - self._last_input > self.config.duration_ns // 2:
+            self.mastership.lateness.stall(now)
+        self._last_input = now
         # Of two nodes the one that is left need not spare others.
         self.mastership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 

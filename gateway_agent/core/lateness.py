@@ -1,7 +1,8 @@
-"""A node that loses its leases again and again: it stands behind the others until it has been calm for a while.
+"""A node that renews late again and again: it comes after the others until it has been calm for a while.
 
-Its machine is starved, or its network comes and goes. Each of its leases ends without renewal, another node takes over
-for a moment, and loses it again. Nothing here touches how leases are granted.
+Its machine is starved: the lease daemon gets no processor time for longer than its leases last. Another node takes over
+for a moment, and loses its leases the same way. A node that is cut off loses its leases too, but is not late: only
+losses right after a stall of the daemon itself count. Nothing here touches how leases are granted.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from .lease import SECOND
 WINDOW_NS = 60 * SECOND
 """Losses within this count together; and for so long without one a node must have been calm."""
 TOO_OFTEN = 3
+STALL_NS = SECOND
+"""How long after a stall a lease that ends was lost by it."""
 
 
 class Lateness:
@@ -19,9 +22,16 @@ class Lateness:
     def __init__(self) -> None:
         self._losses: list[int] = []
         self._late = False
+        self._stalled_at = -STALL_NS
+
+    def stall(self, now: int) -> None:
+        """Note that the daemon has just got no processor time for a large part of a lease."""
+        self._stalled_at = now
 
     def lose(self, now: int) -> None:
         """Take in that leases of this node have ended without renewal."""
+        if now - self._stalled_at >= STALL_NS:
+            return
         self._losses = [*self._recent(now), now]
         self._late = self._late or len(self._losses) >= TOO_OFTEN
 

@@ -85,3 +85,20 @@ def test_single_losses_are_no_lateness() -> None:
     for number in range(10):
         lateness.lose(number * WINDOW_NS // 2)
         assert not lateness.is_late(number * WINDOW_NS // 2)
+
+
+def test_a_node_that_is_cut_off_again_and_again_is_not_late() -> None:
+    """Its daemon runs as it should: more processor time would change nothing."""
+    network = cluster()
+    name = master(network)
+    for _ in range(TOO_OFTEN + 1):
+        if master(network) != name:
+            network.move("w1", network.ids[0], name)
+            network.run(3 * SECOND)
+        assert master(network) == name
+        network.isolate(name)
+        network.run(2 * SECOND)
+        assert master(network) != name
+        network.heal()
+        network.run(2 * SECOND)
+    assert problems(network, name) == []
