@@ -119,7 +119,10 @@ def _forget_connections(place: Place, key: tuple[str, str], addresses: tuple[str
     for address in addresses:
         others = (record for record in records if record.key != key and address in record.addresses)
         if not any(netlink.tag_of(other.host_interface) is not None for other in others):
-            ctnetlink.delete_of(address)
+            try:
+                ctnetlink.delete_of(address)
+            except KernelError as error:
+                print(f"egress-gateway: {error}", file=sys.stderr)
 
 
 def check(call: Call, place: Place) -> None:

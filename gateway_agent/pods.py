@@ -91,14 +91,17 @@ class Pods:
     async def forget_connections_of(self, record: Attachment) -> None:
         """Delete what is left of the connections of a pod's addresses: they keep the path of the pod before.
 
-        An address that another pod of this node has at the same time, in another network, keeps them. Raises
-        KernelError.
+        An address that another pod of this node has at the same time, in another network, keeps them. What cannot be
+        deleted is logged: the guards drop what it would lead another way, and no pod's start or end fails for it.
         """
         for address in record.addresses:
             others = [r for r in self.records.values() if r.key != record.key and address in r.addresses]
             # Of a pod whose DEL never came, only the record is left.
             if not any([await self.kernel.tag_of(other.host_interface) is not None for other in others]):
-                await self.kernel.forget_pod(address)
+                try:
+                    await self.kernel.forget_pod(address)
+                except KernelError as error:
+                    log.error("%s/%s: %s", record.namespace, record.name, error)
 
     def interfaces(self) -> frozenset[str]:
         """The host-side interfaces of all pods."""
