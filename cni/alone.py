@@ -69,12 +69,14 @@ def add(call: Call, place: Place) -> None:
     """Tags the pod's interface where a policy selects it, and records the attachment for the agent."""
     from .kernel import netlink
 
-    hosts = netlink.host_veths(call.netns, call.host_interfaces)
-    before = attachments.load(place.run_dir, call.container_id, call.ifname)
-    if before is None or before.host_interface != (hosts[0] if hosts else ""):
-        _forget_connections(place, (call.container_id, call.ifname), call.addresses)
+    hosts: tuple[str, ...] = ()
     group = 0
     try:
+        found = netlink.host_veths(call.netns, call.host_interfaces)
+        hosts = tuple(name for name in found if place.plan is None or name not in place.plan.uplinks)
+        before = attachments.load(place.run_dir, call.container_id, call.ifname)
+        if before is None or before.host_interface != (hosts[0] if hosts else ""):
+            _forget_connections(place, (call.container_id, call.ifname), call.addresses)
         group = _group(call.pod, place)
         _tag(call, place, hosts, group)
     except (CallError, KernelError) as error:

@@ -254,7 +254,9 @@ def loads(text: str) -> Plan:
         data.update({name: _texts(data.get(name, [])) for name in ("uplinks", "reserved_sources")})
         for labels in data["namespaces"].values():
             _texts([*labels.keys(), *labels.values()])
-        plan: Plan = _typed(Plan(**data))
+        # A newer agent may say more than this program knows.
+        known = {each.name for each in fields(Plan)}
+        plan: Plan = _typed(Plan(**{name: value for name, value in data.items() if name in known}))
         ids.MarkLayout(plan.mask)
         return plan
     except (LookupError, TypeError, AttributeError, RecursionError) as error:

@@ -22,9 +22,10 @@ from cni.plan import Plan, PlanEgressIP, PodIdentity
 
 from .adoption import Adoption
 from .config import AgentConfig
-from .core import desired, planning, quarantine, readiness, status, underlay
+from .core import desired, planning, readiness, status, underlay
 from .core.keeping import LOG, KeeperState
 from .core.model import Inventory, Problem
+from .core.quarantine import Quarantine
 from .flows import Flows
 from .leases import Leases
 from .pods import Pods, same_for
@@ -69,6 +70,7 @@ class Agent:
         self.flows = Flows(kernel, config.mark_mask)
         self._rounds = asyncio.Condition()
         self._begun = self._ended = 0
+        self._quarantine = Quarantine()
         self._followed: Inventory | None = None
         self._following: Inventory | None = None
         """Of the round that is going on."""
@@ -189,7 +191,7 @@ class Agent:
         self.pods.reread()
         if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
             asyncio.get_running_loop().call_later(again, self._work.set)
-        planned = quarantine.build(inventory, self._planned)
+        planned = self._quarantine.build(inventory, self._planned)
         self.problems = planned.problems
         previous = self.plan
         if previous is not None and self.applied is None:

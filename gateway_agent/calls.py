@@ -91,7 +91,9 @@ class Calls:
     async def _attach(self, record: Attachment, call: Call) -> None:
         """Tags the interface, then says so. Returns only when the tag that the *applied* plan gives stands."""
         agent = self.agent
-        hosts = await agent.kernel.host_veths(call.netns, call.host_interfaces)
+        found = await agent.kernel.host_veths(call.netns, call.host_interfaces)
+        # A node's own interface may be a veth too, and a namespace may not be visible from here.
+        hosts = tuple(name for name in found if agent.plan is None or name not in agent.plan.uplinks)
         record = replace(record, host_interface=hosts[0] if hosts else "", other_interfaces=hosts[1:])
         before = agent.pods.records.get(record.key)
         agent.pods.put(record)
@@ -106,28 +108,33 @@ class Calls:
             await agent.next_round()
         deadline = asyncio.get_running_loop().time() + ADD_S
         while True:
-            await self._caught_up(record, deadline)
+            caught_up = await self._caught_up(record, deadline)
             plan, record = await self._tagged(record, call)
+            if plan is None:
+                return
             # While the tag was being set, an edit or a round may have come: then this is not the answer yet.
-            if plan is None or (agent.applied is plan and not self._needs_round(self._identity(record))):
+            pod = self._identity(record)
+            behind = self._needs_round(pod) if caught_up else agent.outdated_for(pod)
+            if agent.applied is plan and not behind:
                 return
 
-    async def _caught_up(self, record: Attachment, deadline: float) -> None:
+    async def _caught_up(self, record: Attachment, deadline: float) -> bool:
         """Wait until the kernel can take this pod by the newest known objects.
 
-        Raises CallError if that is not so in time. Where a round fails, or another hand keeps changing the kernel, what
-        :meth:`_standing` says of it counts.
+        Returns False if another program keeps changing what is ours in the kernel, or rounds fail: then what
+        :meth:`_standing` says counts. Raises CallError if the newest objects do not count in time.
         """
         rounds = 0
         while self._needs_round(pod := self._identity(record)):
             hindered = self.agent.trouble or not self.agent.outdated_for(pod)
             if rounds >= ROUNDS and hindered:
-                return
+                return False
             if asyncio.get_running_loop().time() >= deadline:
                 busy = f"what pod {pod.namespace}/{pod.name} needs has just changed, and does not stand yet"
                 raise CallError(contract.TRY_AGAIN_LATER, busy, "the agent is busy with edits")
             await self.agent.next_round()
             rounds += 1
+        return True
 
     async def _tagged(self, record: Attachment, call: Call) -> tuple[Plan | None, Attachment]:
         """Tag the interface by the plan that stands. Returns that plan, None if it selects no such pod.
@@ -158,6 +165,10 @@ class Calls:
                             "widen mark.mask in the agent's configuration, or use fewer combinations of policies")
         for interface in record.host_interfaces:
             await agent.kernel.tag(interface, group)
+        if record.key not in agent.pods.records:
+            # The runtime waits no longer and has deleted it: its record must not come back.
+            gone = f"pod {pod.namespace}/{pod.name} was deleted while it was being added"
+            raise CallError(contract.TRY_AGAIN_LATER, gone, "a new ADD begins anew")
         record = replace(record, group=group)
         agent.pods.put(record, plan)
         return plan, record

@@ -51,7 +51,8 @@ def delete_marked(mark: int, mask: int) -> None:
 def delete_of(address: str) -> int:
     """Delete every connection that ``address`` has opened or answers, of whatever protocol. Returns how many.
 
-    The kernel filters (Linux 5.8): a table of 200,000 entries takes some milliseconds. Raises KernelError.
+    The kernel filters (Linux 5.8); an older one passes over what it does not know and lists everything, so each entry
+    is compared. Raises KernelError.
     """
     parsed = ipaddress.ip_address(address)
     head = NFGENMSG.pack(FAMILIES[parsed.version], 0, 0)
@@ -62,10 +63,18 @@ def delete_of(address: str) -> int:
             for kind, flags in ((CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)):
                 wanted = _nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
                 for _, body in netlink.dump(IPCTNL_MSG_CT_GET, head + _nested(kind, source) + wanted):
-                    deleted += _delete(netlink, head, body)
+                    if source_of(body, kind) == parsed.packed:
+                        deleted += _delete(netlink, head, body)
     except OSError as error:
         raise refused(f"forgetting the connections of {address}", error.errno or errno.EIO) from error
     return deleted
+
+
+def source_of(listed: bytes, kind: int) -> bytes:
+    """Return the source address of one direction (:data:`CTA_TUPLE_ORIG` or ``…_REPLY``) of a listed connection."""
+    version = 6 if NFGENMSG.unpack_from(listed)[0] == socket.AF_INET6 else 4
+    ends = attributes(attributes(attributes(listed[NFGENMSG.size :]).get(kind, b"")).get(CTA_TUPLE_IP, b""))
+    return ends.get(CTA_IP_SRC[version], b"")[: 16 if version == 6 else 4]
 
 
 def _delete(netlink: Socket, head: bytes, listed: bytes) -> bool:

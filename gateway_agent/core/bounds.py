@@ -14,6 +14,8 @@ from msgspec import Meta
 HIGHEST_EPOCH = 1 << 62
 EPOCH_STEP = 1 << 32
 """How far an epoch may be above the highest one known. It grows by one with each change of a master."""
+CONFIRMED_NS = 5 * 10**9
+"""How long an epoch that was received holds back others that are out of reach of it."""
 MOST_IDS = 1 << 14
 """Egress IPs that a node remembers anything of."""
 LONGEST_NS = 2 * 3600 * 10**9
@@ -38,9 +40,30 @@ Members = Annotated[tuple[Name, ...], Meta(max_length=64)]
 """A voter set has six at most, in the middle of a change."""
 
 
-def too_far(epochs: Mapping[str, int], highest: Mapping[str, int]) -> str:
-    """Return the first id whose epoch is further above the highest known one than any change explains, or nothing.
+class EpochLimit:
+    """Which epochs a node takes from others: those that changes of a master explain.
 
-    Without this, one message would raise an epoch to its bound, and no node could ever be master after that.
+    Without a limit one message would raise an epoch to its bound, and no node could ever be master after that. But
+    what is known may be old: a node that missed how the others came to a high epoch must not refuse it for ever. So
+    what is known holds back others only while somebody confirms it.
     """
-    return next((i for i, epoch in epochs.items() if epoch > highest.get(i, 0) + EPOCH_STEP), "")
+
+    def __init__(self) -> None:
+        self._confirmed_at: dict[str, int] = {}
+
+    def refused(self, epochs: Mapping[str, int], highest: Mapping[str, int], now: int) -> str:
+        """Return the first id whose epoch is out of reach, or an empty text; then all of them count.
+
+        ``epochs``: of one message. ``highest``: the highest known ones. ``now``: nanoseconds.
+        """
+        for identity, epoch in epochs.items():
+            known = highest.get(identity)
+            confirmed = known is not None and now < self._confirmed_at.get(identity, now) + CONFIRMED_NS
+            limit = (known or 0) + EPOCH_STEP if confirmed else HIGHEST_EPOCH - EPOCH_STEP
+            if epoch > max(limit, known or 0):
+                return identity
+        for identity, epoch in epochs.items():
+            room = identity in self._confirmed_at or len(self._confirmed_at) < MOST_IDS
+            if epoch >= highest.get(identity, 0) and room:
+                self._confirmed_at[identity] = now
+        return ""

@@ -89,6 +89,7 @@ class Keeper:
         self._beats = False
         """The heartbeat has its turn."""
         self._last_input = now
+        self._epochs = bounds.EpochLimit()
         self._next_beat = self._next_report = self._next_subscribe = self._next_correction = now
 
     # Inputs
@@ -260,7 +261,9 @@ class Keeper:
 
     def _take(self, opened: Opened, now: int) -> None:
         sender, body = opened.sender, opened.body
-        if body is not None and bounds.too_far(epochs_in(body), self.mastership.followings.all_highest()):
+        if body is not None and self._epochs.refused(
+            epochs_in(body), self.mastership.followings.all_highest(), now
+        ):
             self.endpoint.counters["out_of_bounds"] += 1
             return
         if isinstance(body, Heartbeat | Answer | Subscribe) and self.electorate.hear(

@@ -21,6 +21,8 @@ MOST_KEYS = 4
 """Beside the one that a node signs with: each costs a keyed hash for a datagram that is forged."""
 CURRENT_NS = 10 * SECOND
 """For so long a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
+LASTING_NS = 2 * SECOND
+"""For so long messages under another node's name must have come before they are a problem."""
 MOST_MISNAMED = 16
 """Addresses whose messages bear another node's name that are remembered."""
 PAUSE_NS = 50 * MILLISECOND
@@ -89,6 +91,11 @@ class Foreign:
     at: int
 
 
+def _lasts(found: tuple[str, str, int, int]) -> bool:
+    """Return True if messages under this name have come for longer than an edit takes to reach all nodes."""
+    return found[3] - found[2] >= LASTING_NS
+
+
 class KeysHeard:
     """By which keys and under which names messages came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
@@ -97,8 +104,9 @@ class KeysHeard:
         """Grows when another problem is to be shown."""
         self._genuine: dict[str, tuple[int, int]] = {}
         self._foreign: dict[str, Foreign] = {}
-        self._misnamed: dict[str, tuple[str, str, int]] = {}
-        """By source address: the name that a message bears, that name's address in the inventory, and when."""
+        self._misnamed: dict[str, tuple[str, str, int, int]] = {}
+        """By source address: the name that a message bears, that name's address in the inventory, and the times of the
+        first and the last such message."""
         self._look_after = 0
 
     def genuine(self, node: str, key: Key, now: int) -> None:
@@ -129,8 +137,9 @@ class KeysHeard:
         before = self._misnamed.get(source)
         if before is None and len(self._misnamed) >= MOST_MISNAMED:
             return
-        self._misnamed[source] = name, address, now
-        self.revision += before is None or before[:2] != (name, address)
+        same = before is not None and before[:2] == (name, address)
+        self._misnamed[source] = found = name, address, before[2] if before is not None and same else now, now
+        self.revision += _lasts(found) and not (before is not None and same and _lasts(before))
 
     def keep(self, names: frozenset[str], now: int) -> None:
         """Forget other nodes than ``names``, and foreign keys that are no longer in use."""
@@ -138,7 +147,7 @@ class KeysHeard:
         current = {n: f for n, f in self._foreign.items() if n in names and now <= f.at + CURRENT_NS}
         self.revision += current.keys() != self._foreign.keys()
         self._foreign = current
-        misnamed = {source: found for source, found in self._misnamed.items() if now <= found[2] + CURRENT_NS}
+        misnamed = {source: found for source, found in self._misnamed.items() if now <= found[3] + CURRENT_NS}
         self.revision += misnamed.keys() != self._misnamed.keys()
         self._misnamed = misnamed
 
@@ -147,7 +156,11 @@ class KeysHeard:
         for name, foreign in sorted(self._foreign.items()):
             named = f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
             yield f"node {name} at {foreign.address} signs with a key that this node does not have ({named})"
-        for source, (name, address, _) in sorted(self._misnamed.items()):
+        for source, found in sorted(self._misnamed.items()):
+            name, address, *_ = found
+            if not _lasts(found):
+                # An edited address reaches the nodes one after another.
+                continue
             if name == me:
                 yield f"the machine at {source} calls itself {me}, as this node does: two machines have one nodeName"
             else:

@@ -31,6 +31,8 @@ class InterfaceFacts:
     """The families (4, 6) whose default route leads out by it."""
     uplink: bool = False
     """Any default route, in any routing table that is not ours, leads out by it."""
+    bears_pods: bool = False
+    """The host-side interface of a pod is a port of it."""
     source_check: int = 0
     """``net.ipv4.conf.all.rp_filter``: the larger of this and an interface's own counts."""
     foreign: frozenset[str] = frozenset()

@@ -15,7 +15,11 @@ from .readiness import InterfaceFacts, bare
 
 def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
     """Return the interfaces that a default route leads out by, that have this node's address, or that are an egress
-    interface: sorted."""
+    interface: sorted.
+
+    An interface that bears pods is none for a default route in another table than the main one: somebody leads traffic
+    to a pod by it (a VPN, a proxy), and the other pods behind it stay pods.
+    """
     me = plan.me
     own = {me.address, me.address6} - {""} if me else set()
     egress = {egress_ip.interface for egress_ip in plan.egress_ips}
@@ -24,7 +28,12 @@ def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
             name
             for name, known in facts.items()
             if not name.startswith(ids.DEVICE_PREFIX)
-            and (known.uplink or name in egress or not own.isdisjoint(map(bare, known.addresses)))
+            and (
+                (known.uplink and not known.bears_pods)
+                or known.default_route
+                or name in egress
+                or not own.isdisjoint(map(bare, known.addresses))
+            )
             and name != "lo"
         )
     )

@@ -72,6 +72,7 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
     defaults = tuple(hop for hop in routes if hop.default)
     leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()}
     uplinks = {default.interface for default in defaults}
+    bearing = {_master(name) for name in without}
     taken = addresses.foreign(virtual) if virtual else {}
     forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
     source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
@@ -90,6 +91,7 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
             source_check=source_check,
             default_route=frozenset(v for v, default in leading.items() if default and default.interface == name),
             uplink=name in uplinks,
+            bears_pods=name in bearing,
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
             arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
             ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
@@ -122,6 +124,13 @@ def is_local(address: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _master(interface: str) -> str:
+    """Return the bridge that an interface is a port of; empty if there is none."""
+    with contextlib.suppress(OSError):
+        return Path("/sys/class/net", interface, "master").readlink().name
+    return ""
 
 
 def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:

@@ -91,6 +91,7 @@ class Deployed:
             "cni-conf": self.runtime.directory / "net.d",
             "cni-report": self.node.agent.run_dir / "cni",
             "usr": Path("/usr"),
+            "netns": Path("/run/netns"),
             "config": config,
             "key": key,
             "token": token,
@@ -214,6 +215,22 @@ def test_an_agent_that_crashes_moves_nothing(lab: Lab, nodes: dict[str, Deployed
     finally:
         sandbox.stop()
     assert epoch(lab) == before
+
+
+def test_the_agent_sees_the_network_namespaces_of_pods_that_started_after_it(
+    lab: Lab, nodes: dict[str, Deployed]
+) -> None:
+    """Else it would go by the names in the CNI result."""
+    worker = nodes["w1"]
+    sandbox = Sandbox(worker.node, worker.runtime, "seen", BACKEND)
+    try:
+        records = [json.loads(path.read_text()) for path in worker.node.agent.run_dir.glob("attachments/*.json")]
+        [netns] = [record["netns"] for record in records if record["name"] == "seen"]
+        inside = Path(f"/proc/{worker.pod.pid('agent')}/root{netns}")
+        assert inside.stat().st_ino == Path(netns).stat().st_ino
+        assert inside.stat().st_dev == Path(netns).stat().st_dev
+    finally:
+        sandbox.stop()
 
 
 def test_a_keeper_that_crashes_is_followed(lab: Lab, nodes: dict[str, Deployed]) -> None:

@@ -15,7 +15,8 @@ from cni import attachments, plan
 from cni.attachments import Attachment
 from cni.plan import PodIdentity
 from gateway_agent import cluster as clusters
-from gateway_agent.core import cluster, manifests, planning, quarantine
+from gateway_agent.core import cluster, manifests, planning
+from gateway_agent.core.quarantine import Quarantine
 from gateway_agent.core.reflector import Reflector
 from gateway_agent.core.voters import Memory, VoterSet
 from gateway_agent.shell import kube
@@ -59,7 +60,7 @@ def check_plan(data: bytes) -> None:
     except ValueError:
         return
     assert plan.loads(plan.dumps(read)) == read
-    quarantine.build(INVENTORY, lambda inventory: planning.build(inventory, SETTINGS, FACTS, {}, read))
+    Quarantine().build(INVENTORY, lambda inventory: planning.build(inventory, SETTINGS, FACTS, {}, read))
 
 
 def check_record(data: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from cni import contract
+from cni.kernel.monitor import Event
 from gateway_agent import config
 from gateway_agent.agent import Agent
 from gateway_agent.calls import Calls
@@ -33,10 +34,10 @@ ASKING = {"host_veths", "forget_pod", "for_pod"}
 """What an ADD waits for that needs no round."""
 
 
-def request(name: str = "web-0") -> bytes:
-    """An ADD of a pod that policies ``a`` and ``b`` select."""
+def request(name: str = "web-0", command: str = "ADD") -> bytes:
+    """A call for a pod that policies ``a`` and ``b`` select."""
     variables = {
-        "CNI_COMMAND": "ADD", "CNI_CONTAINERID": name, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
+        "CNI_COMMAND": command, "CNI_CONTAINERID": name, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
         "CNI_ARGS": f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME={name}", "CNI_PATH": "/opt/cni/bin",
     }  # fmt: skip
     configuration = {
@@ -199,6 +200,38 @@ def test_edits_without_end_are_an_error_and_no_early_answer(tmp_path: Path, monk
         await world.open_all(call.done)
         assert call.result().startswith(contract.ERROR)
         assert json.loads(call.result()[len(contract.ERROR) :])["code"] == contract.TRY_AGAIN_LATER
+
+    story(tmp_path, tell)
+
+
+def test_a_program_that_keeps_changing_the_kernel_does_not_keep_an_add_for_ever(tmp_path: Path) -> None:
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: not world.agent.outdated_for(pod(*LABELS)))
+        world.store.inventory = EDITS[0]
+        call = asyncio.create_task(world.calls.handle(request()))
+
+        def still_waiting() -> bool:
+            world.agent.kernel_changed([Event("rule", removed=True)])
+            return call.done()
+
+        await world.open_all(still_waiting)
+        assert call.result() == contract.OK
+        assert world.kernel.groups[VETH]
+
+    story(tmp_path, tell)
+
+
+def test_an_add_that_is_overtaken_by_a_del_leaves_no_record(tmp_path: Path) -> None:
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: not world.agent.outdated_for(pod(*LABELS)))
+        world.store.inventory = EDITS[0]
+        call = asyncio.create_task(world.calls.handle(request()))
+        await settle()
+        await world.open_all(lambda: bool(world.agent.pods.records) and "tag" in [n for n, _ in world.gates.waiting])
+        deleting = asyncio.create_task(world.calls.handle(request(command="DEL")))
+        await world.open_all(lambda: call.done() and deleting.done())
+        assert call.result().startswith(contract.ERROR)
+        assert world.agent.pods.records == {}
 
     story(tmp_path, tell)
 

@@ -199,8 +199,12 @@ class KubeletPod:
         path = self._volumes[mount["name"]]
         if "subPath" in mount:
             path = path / mount["subPath"]
+        propagation = {"HostToContainer": messages.PROPAGATION_HOST_TO_CONTAINER}
         return messages.Mount(
-            container_path=mount["mountPath"], host_path=str(path), readonly=mount.get("readOnly", False)
+            container_path=mount["mountPath"],
+            host_path=str(path),
+            readonly=mount.get("readOnly", False),
+            propagation=propagation.get(str(mount.get("mountPropagation")), messages.PROPAGATION_PRIVATE),
         )
 
 

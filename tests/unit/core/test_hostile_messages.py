@@ -10,7 +10,7 @@ from gateway_agent.core.keys import Key, Keyring
 from gateway_agent.core.lease import SECOND, Claim, Voter
 from gateway_agent.core.membership import Followings, Mastery
 from gateway_agent.core.voters import CHAIR, VoterSet
-from gateway_agent.core.wire import MOST_RETIRED, Answer, Body, Endpoint, Heartbeat, Hello, encode
+from gateway_agent.core.wire import MOST_RETIRED, Answer, Body, Endpoint, Heartbeat, Hello, Subscribe, encode
 from tests.fuzz.wire import check, send
 from tests.unit.core.simulation import Network
 
@@ -62,9 +62,44 @@ def test_a_higher_epoch_within_reach_counts_as_before() -> None:
     keeper = network.machines["g1"].keeper
     assert keeper is not None
     assert keeper.endpoint.counters["out_of_bounds"] == 0
-    assert not bounds.too_far({identity: bounds.EPOCH_STEP}, {})
-    assert bounds.too_far({identity: bounds.EPOCH_STEP + 1}, {}) == identity
-    assert not bounds.too_far({identity: bounds.EPOCH_STEP + 7}, {identity: 7})
+
+
+def test_what_is_known_holds_back_only_while_it_is_confirmed() -> None:
+    limit, step = bounds.EpochLimit(), bounds.EPOCH_STEP
+    assert not limit.refused({"a": 7}, {}, 0)
+    assert limit.refused({"a": step + 8}, {"a": 7}, 1) == "a"
+    assert not limit.refused({"a": step + 7}, {"a": 7}, 1)
+    limit = bounds.EpochLimit()
+    limit.refused({"a": 7}, {}, 0)
+    assert limit.refused({"a": 2 * step}, {"a": 7}, bounds.CONFIRMED_NS - 1) == "a"
+    # A lower one says nothing of what is right now.
+    assert not limit.refused({"a": 6}, {"a": 7}, bounds.CONFIRMED_NS - 1)
+    assert not limit.refused({"a": 2 * step}, {"a": 7}, bounds.CONFIRMED_NS)
+    # There is always room above what is learned.
+    highest = bounds.HIGHEST_EPOCH - step
+    assert bounds.EpochLimit().refused({"a": highest + 1}, {}, 0) == "a"
+    limit = bounds.EpochLimit()
+    assert not limit.refused({"a": highest}, {}, 0)
+    assert not limit.refused({"a": highest + 1}, {"a": highest}, 1)
+
+
+def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
+    """However high an epoch was raised, also one that missed how: else it would refuse all that is honest for ever."""
+    network = settled()
+    [identity] = network.ids
+    for epoch in (bounds.EPOCH_STEP, 2 * bounds.EPOCH_STEP):
+        for target in ("g1", "g2", "g3"):
+            send(network, target, msgspec.to_builtins(Subscribe(NONE, None, ((identity, epoch, "g9"),))))
+    network.run_until(network.all_agreed, 20 * SECOND)
+    for name in ("g1", "g2", "g3"):
+        network.crash(name)
+        network.run(2 * SECOND)
+        network.start(name)
+        network.run_until(network.all_agreed, 20 * SECOND)
+    keeper = network.machines["w1"].keeper
+    assert keeper is not None
+    assert keeper.endpoint.counters["out_of_bounds"]
+    assert keeper.mastership.followings.highest(identity) > 2 * bounds.EPOCH_STEP
 
 
 def test_grants_that_nobody_asked_for_end_no_keeper() -> None:

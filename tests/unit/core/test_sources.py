@@ -25,8 +25,11 @@ def test_uplinks_have_a_default_route_or_the_nodes_address_or_are_egress_interfa
         "eth3": replace(PLAIN, addresses=("fd00::1/64",)),
         "cni0": replace(PLAIN, addresses=("10.244.0.1/24",)),
         ids.BACK_DEVICE: replace(PLAIN, uplink=True),
+        # Somebody leads traffic to a VPN pod by a table of its own.
+        "br-pods": replace(PLAIN, uplink=True, bears_pods=True),
+        "eth4": replace(PLAIN, uplink=True, bears_pods=True, default_route=frozenset({4})),
     }
-    assert sources.uplinks(PLAN, facts) == ("eth0", "eth1", "eth2", "eth3")
+    assert sources.uplinks(PLAN, facts) == ("eth0", "eth1", "eth2", "eth3", "eth4")
 
 
 def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_masters_is_not() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway_agent.core.keys import CURRENT_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
+from gateway_agent.core.keys import CURRENT_NS, LASTING_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
 from gateway_agent.core.voters import VoterSet
 from gateway_agent.core.wire import HELLO_NS, Answer, Endpoint, Hello, Opened, Subscribe, encode
 
@@ -177,16 +177,19 @@ def test_a_key_is_not_shown_and_must_be_long_enough() -> None:
 
 def test_a_machine_that_bears_another_name_is_named_by_its_address() -> None:
     receiver = endpoint("b", 2)
-    for at, sender in enumerate(("b", "c", "a")):
-        sealed = Endpoint(sender, 9, KEY, {"b": "10.0.0.2"}).seal("b", encode(BODY))
-        receiver.open(sealed, f"10.9.9.{at}", now=at * PAUSE_NS)
+    for begin in (0, LASTING_NS):
+        # An edited address reaches the nodes one after another: for a moment nothing is wrong.
+        assert not list(receiver.heard.problems("b"))
+        for at, sender in enumerate(("b", "c", "a")):
+            sealed = Endpoint(sender, 9, KEY, {"b": "10.0.0.2"}).seal("b", encode(BODY))
+            receiver.open(sealed, f"10.9.9.{at}", now=begin + at * PAUSE_NS)
     address = receiver.peers["a"]
     assert list(receiver.heard.problems("b")) == [
         "the machine at 10.9.9.0 calls itself b, as this node does: two machines have one nodeName",
         "the machine at 10.9.9.1 calls itself c, which is not in the inventory of this node (b)",
         f"the machine at 10.9.9.2 calls itself a, which has the address {address} in the inventory of this node (b)",
     ]
-    receiver.heard.keep(frozenset(receiver.peers), now=2 * PAUSE_NS + CURRENT_NS + 1)
+    receiver.heard.keep(frozenset(receiver.peers), now=LASTING_NS + 2 * PAUSE_NS + CURRENT_NS + 1)
     assert not list(receiver.heard.problems("b"))
 
 
