@@ -135,19 +135,29 @@ def test_what_is_not_known_is_not_stored(judge: Judge) -> None:
     assert (stored, problems) == (POLICY, [])
 
 
+def nodes(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
+    """Yield a schema and all below it, each with its path."""
+    yield path, schema
+    for name, child in schema.get("properties", {}).items():
+        yield from nodes(f"{path}.{name}", child)
+    for name in ("items", "additionalProperties"):
+        if name in schema:
+            yield from nodes(f"{path}[]", schema[name])
+
+
 @pytest.mark.parametrize("plural", SCHEMAS)
 def test_schemas_are_structural(plural: str) -> None:
     """Every node has a type; lists and texts have a limit, which the cost of the rules is reckoned by."""
-
-    def nodes(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
-        yield path, schema
-        for name, child in schema.get("properties", {}).items():
-            yield from nodes(f"{path}.{name}", child)
-        for name in ("items", "additionalProperties"):
-            if name in schema:
-                yield from nodes(f"{path}[]", schema[name])
-
     for path, schema in nodes("", SCHEMAS[plural]):
         assert "type" in schema, path
         if path.startswith(".spec.") and schema["type"] in ("array", "string") and "enum" not in schema:
             assert {"maxItems", "maxLength"} & schema.keys(), path
+
+
+@pytest.mark.parametrize("plural", SCHEMAS)
+def test_kubectl_explain_has_a_sentence_for_every_field(plural: str) -> None:
+    """The API server itself describes ``apiVersion``, ``kind`` and ``metadata``."""
+    described = {path: schema.get("description", "") for path, schema in nodes("", SCHEMAS[plural])}
+    fields = {path for path in described if not path.endswith("[]")} - {".apiVersion", ".kind", ".metadata"}
+    assert {".spec", ".status", ".status.conditions[].reason"} < fields
+    assert [path for path in sorted(fields) if not described[path].endswith(".")] == []
