@@ -22,9 +22,9 @@ from .kernel import ids
 from .kernel.errors import KernelError
 from .plan import Plan, PodIdentity
 
-PLAN = "plan.json"
 LOCK = "plugin.lock"
-"""Both in the run directory."""
+"""In the run directory."""
+OUTDATED = "the agent that is away knew newer objects than its plan has"
 VETH_HINT = (
     "a gateway serves pods with a host-side veth (bridge, ptp, calico, …), not macvlan or the host's "
     "network: let no policy select this pod, or put this plugin behind one that makes a veth"
@@ -38,6 +38,12 @@ class Place:
     run_dir: Path
     plan: Plan | None
     trouble: str
+    stamp: tuple[int, int] = (0, 0)
+    """Of the file of the plan."""
+
+    def outdated(self) -> bool:
+        """Return True if an agent has learned of objects that are not in this plan, or has written another one."""
+        return (self.run_dir / contract.PLAN_OUTDATED).exists() or self.stamp != _stamp(self.run_dir / contract.PLAN)
 
     def not_known(self, what: str) -> CallError:
         hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
@@ -51,8 +57,9 @@ def run(request: bytes, socket: str, reason: str) -> None:
     """
     call = parse_call(*contract.split_cni_request(request))
     run_dir = Path(os.path.dirname(socket))
-    plan, trouble = _read_plan(run_dir / PLAN)
-    place = Place(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}")
+    stamp = _stamp(run_dir / contract.PLAN)
+    plan, trouble = _read_plan(run_dir / contract.PLAN)
+    place = Place(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
     bundle.unpack()
     commands: dict[str, Callable[[Call, Place], None]] = {
         "ADD": add, "DEL": delete, "CHECK": check, "GC": collect, "STATUS": status,
@@ -79,6 +86,7 @@ def add(call: Call, place: Place) -> None:
             _forget_connections(place, (call.container_id, call.ifname), call.addresses)
         group = _group(call.pod, place)
         _tag(call, place, hosts, group)
+        _check_current(call, place)
     except (CallError, KernelError) as error:
         if call.failure_policy != "Ignore":
             raise
@@ -134,6 +142,7 @@ def check(call: Call, place: Place) -> None:
     if pod.labels is None and record is not None:
         pod = replace(pod, labels=record.labels)
     try:
+        _check_current(call, place)
         group = _group(pod, place)
     except CallError:
         if call.failure_policy == "Ignore":
@@ -157,6 +166,8 @@ def status(call: Call, place: Place) -> None:
     """Whether an ADD has a chance."""
     if place.plan is None:
         raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", place.trouble)
+    if place.outdated():
+        raise CallError(contract.NOT_AVAILABLE, OUTDATED, place.trouble)
 
 
 def _tag(call: Call, place: Place, hosts: Sequence[str], group: int) -> None:
@@ -172,7 +183,7 @@ def _tag(call: Call, place: Place, hosts: Sequence[str], group: int) -> None:
         from .ensure import ensure
 
         with _locked(place.run_dir):
-            if not os.path.exists(place.run_dir / PLAN):
+            if not os.path.exists(place.run_dir / contract.PLAN):
                 raise place.not_known("the plan was taken away meanwhile")
             ensure(place.plan)
     for host in hosts:
@@ -210,6 +221,19 @@ def _group(pod: PodIdentity, place: Place) -> int:
     return policy_set.group
 
 
+def _check_current(call: Call, place: Place) -> None:
+    """Raise an error if the plan that the pod was tagged by is not the newest: an edit may select the pod.
+
+    Looked at when the tag stands, since an agent that answers late may have written meanwhile.
+    """
+    if not place.outdated():
+        return
+    outdated = place.not_known(f"{OUTDATED}: a policy may select pod {call.namespace}/{call.name}")
+    if call.failure_policy != "Ignore":
+        raise outdated
+    print(f"egress-gateway: failurePolicy is Ignore: {outdated}", file=sys.stderr)
+
+
 def _wrong_tag(call: Call, group: int) -> tuple[str, ...]:
     from .kernel import netlink
 
@@ -242,6 +266,15 @@ def _read_plan(path: Path) -> tuple[Plan | None, str]:
         return None, f"{path} is not there"
     except (OSError, ValueError) as error:
         return None, f"{path}: {error}"
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return inode and modification time (ns); zeros if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
 
 
 def _io_hint(error: OSError, run_dir: Path) -> str:

@@ -21,6 +21,8 @@ ENVIRONMENT = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI
 """The order of the fields of a ``cni1`` request."""
 
 SOCKET = "/run/egress-gateway/agent.sock"
+PLAN, PLAN_OUTDATED = "plan.json", "plan.outdated"
+"""Beside the socket: what the plugin alone follows, and the mark that the agent knew more than the plan says."""
 DEADLINE = 10.0
 """Seconds after which the plugin gives the agent up: below the shortest limit of the runtimes."""
 LIMIT = 4 << 20

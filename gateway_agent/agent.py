@@ -10,12 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
 
-from cni import plan as plans
 from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP, PodIdentity
@@ -28,6 +24,7 @@ from .core.model import Inventory, Problem
 from .core.quarantine import Quarantine
 from .flows import Flows
 from .leases import Leases
+from .plan_file import PlanFile
 from .pods import Pods, same_for
 from .shell import interfaces, key
 from .shell.health import UpstreamProbe
@@ -55,8 +52,8 @@ class Agent:
         self.store = store
         self.kernel = kernel
         self.inventory: Inventory | None = None
-        self.plan_file = config.run_dir / "plan.json"
-        self.plan: Plan | None = _read_plan(self.plan_file)
+        self._plan_file = PlanFile(config.run_dir)
+        self.plan: Plan | None = self._plan_file.read()
         self.applied: Plan | None = None
         self.pods = Pods(config.run_dir, kernel)
         self.adoption = Adoption(self.pods, kernel)
@@ -70,6 +67,7 @@ class Agent:
         self.flows = Flows(kernel, config.mark_mask)
         self._rounds = asyncio.Condition()
         self._begun = self._ended = 0
+        self._looks: set[asyncio.Task[None]] = set()
         self._quarantine = Quarantine()
         self._followed: Inventory | None = None
         self._following: Inventory | None = None
@@ -87,11 +85,25 @@ class Agent:
     async def take_edits(self, namespace: str, name: str, uid: str) -> None:
         """Looks at the store now: a pod may start before the watch has told of it, or of the edit that selects it.
 
+        Goes on where the caller is cancelled: a thread of the store may be reading, and cannot be broken off.
         Raises :class:`gateway_agent.store.NotKnown` and OSError.
         """
+        look = asyncio.create_task(self._look_at_store(namespace, name, uid))
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
+        await asyncio.shield(look)
+
+    async def _look_at_store(self, namespace: str, name: str, uid: str) -> None:
         inventory = await self.store.for_pod(namespace, name, uid)
         if inventory is not None:
             self._take(inventory)
+
+    @property
+    def busy_with(self) -> str:
+        """What a call that takes too long waits for, in words."""
+        if self.trouble:
+            return self.trouble
+        return "the store does not answer in time" if self._looks else "the agent is busy with edits"
 
     def _take(self, inventory: Inventory) -> None:
         if inventory == self.inventory:
@@ -99,8 +111,17 @@ class Agent:
         for problem in inventory.problems:
             if self.inventory is None or problem not in self.inventory.problems:
                 log.warning("%s", problem)
+        self._mark_plan_outdated()
         self.inventory = inventory
         self._work.set()
+
+    def _mark_plan_outdated(self) -> None:
+        """Mark ``plan.json`` before an edit counts: this process may end before the edit is in the plan."""
+        try:
+            self._plan_file.mark_outdated()
+        except OSError as error:
+            # The next round fails at the plan itself if this lasts, and status says so.
+            log.error("%s", error)
 
     async def follow_keeper(self) -> None:
         """Takes each state of the lease keeper. Ends with its task."""
@@ -200,8 +221,10 @@ class Agent:
         plan = self.plan if planned.plan == self.plan and self.plan is not None else planned.plan
         if plan is not self.plan:
             # Written before it is applied: should this process die in between, the next one numbers the same way.
-            _write(self.plan_file, plans.dumps(plan))
+            self._plan_file.write(plan)
             self.plan = plan
+        if inventory is self.inventory:
+            self._plan_file.mark_current()
         # Before the kernel follows: what this node can serve no longer, it should let go of while it still forwards.
         self._tell_keeper()
         lost = [e.id for e in plan.egress_ips if plan.node not in e.eligible]
@@ -342,8 +365,11 @@ class Agent:
 
     def write_again(self) -> None:
         """Write what the run directory had: somebody has emptied it. Raises OSError."""
+        # Until the next round nothing says whether the plan is the newest.
+        self._plan_file.mark_outdated()
+        self._work.set()
         if self.plan is not None:
-            _write(self.plan_file, plans.dumps(self.plan))
+            self._plan_file.write(self.plan)
         for record in tuple(self.pods.records.values()):
             self.pods.put(record)
 
@@ -383,22 +409,3 @@ class Agent:
             if egress.id == identity:
                 return f"{egress.gateway} {egress.address}".strip()
         return identity
-
-
-def _read_plan(path: Path) -> Plan | None:
-    with contextlib.suppress(OSError, ValueError):
-        return plans.loads(path.read_text(encoding="utf-8"))
-    return None
-
-
-def _write(path: Path, text: str) -> None:
-    """All or nothing, mode 0600; a full disk leaves the old file."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.rename(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        # An error while a file is written names no path.
-        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from None

@@ -82,11 +82,23 @@ class Calls:
             network=call.network,
         )  # fmt: skip
         try:
-            await self._attach(record, call)
+            await self._attach_in_time(record, call)
         except (CallError, KernelError) as error:
             if call.failure_policy != "Ignore":
                 raise
             log.warning("%s/%s starts without its tag: %s", call.namespace, call.name, error)
+
+    async def _attach_in_time(self, record: Attachment, call: Call) -> None:
+        """See :meth:`_attach`. Raises CallError if it takes longer than an ADD may, whatever it waits for."""
+        try:
+            async with asyncio.timeout(ADD_S) as limit:
+                await self._attach(record, call)
+        except TimeoutError:
+            # The kernel and the store have errors of that kind, too.
+            if not limit.expired():
+                raise
+            late = f"what pod {call.namespace}/{call.name} needs does not stand after {ADD_S:g} s"
+            raise CallError(contract.TRY_AGAIN_LATER, late, self.agent.busy_with) from None
 
     async def _attach(self, record: Attachment, call: Call) -> None:
         """Tags the interface, then says so. Returns only when the tag that the *applied* plan gives stands."""
@@ -106,9 +118,8 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
         if before is not None and before.group:
             await agent.next_round()
-        deadline = asyncio.get_running_loop().time() + ADD_S
         while True:
-            caught_up = await self._caught_up(record, deadline)
+            caught_up = await self._caught_up(record)
             plan, record = await self._tagged(record, call)
             if plan is None:
                 return
@@ -118,20 +129,17 @@ class Calls:
             if agent.applied is plan and not behind:
                 return
 
-    async def _caught_up(self, record: Attachment, deadline: float) -> bool:
+    async def _caught_up(self, record: Attachment) -> bool:
         """Wait until the kernel can take this pod by the newest known objects.
 
         Returns False if another program keeps changing what is ours in the kernel, or rounds fail: then what
-        :meth:`_standing` says counts. Raises CallError if the newest objects do not count in time.
+        :meth:`_standing` says counts.
         """
         rounds = 0
         while self._needs_round(pod := self._identity(record)):
             hindered = self.agent.trouble or not self.agent.outdated_for(pod)
             if rounds >= ROUNDS and hindered:
                 return False
-            if asyncio.get_running_loop().time() >= deadline:
-                busy = f"what pod {pod.namespace}/{pod.name} needs has just changed, and does not stand yet"
-                raise CallError(contract.TRY_AGAIN_LATER, busy, "the agent is busy with edits")
             await self.agent.next_round()
             rounds += 1
         return True

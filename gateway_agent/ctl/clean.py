@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cni.alone import LOCK as PLUGIN_LOCK
-from cni.alone import PLAN
+from cni.contract import PLAN, PLAN_OUTDATED
 from cni.ensure import ROUNDS
 from cni.kernel import netlink, nft
 from cni.kernel.diff import diff
@@ -27,9 +27,9 @@ from .doctor import TABLES
 RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease keeper", PLUGIN_LOCK: "the plugin"}
 """Who holds which file of the run directory. These stay: somebody may be about to lock them."""
 FILES = (
-    ".plan.json*", "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good", "drained",
-    "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*", "attachments",
-    "cni",
+    f".{PLAN}*", PLAN_OUTDATED, "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good",
+    "drained", "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*",
+    "attachments", "cni",
 )  # fmt: skip
 """What we leave in the run directory beside the plan."""
 PATIENCE = 1.0

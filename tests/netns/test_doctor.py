@@ -133,7 +133,8 @@ def test_cleaning_takes_away_all_that_is_ours_and_nothing_else(node: Namespace, 
     (tmp_path / "attachments").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "last-good").symlink_to(tmp_path / "elsewhere")
-    for name in ("plan.json", "attachments/one", "conntrackd-all.conf", "elsewhere/foreign", "foreign.json"):
+    ours_there = "plan.json", "plan.outdated", "attachments/one", "conntrackd-all.conf"
+    for name in (*ours_there, "elsewhere/foreign", "foreign.json"):
         (tmp_path / name).touch()
     done = node.inside(lambda: list(clean(tmp_path)))
     assert ours(node) == []

@@ -34,7 +34,9 @@ class Gates:
     async def open(self, index: int) -> str:
         """Let one go on, until everything waits again. Returns its name."""
         name, gate = self.waiting.pop(index)
-        gate.set_result(None)
+        # Who waited may have been cancelled.
+        if not gate.done():
+            gate.set_result(None)
         await settle()
         return name
 

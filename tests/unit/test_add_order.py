@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from cni import contract
+from cni import contract, plan
 from cni.kernel.monitor import Event
 from gateway_agent import config
 from gateway_agent.agent import Agent
@@ -55,6 +55,7 @@ class World:
 
     def __init__(self, directory: Path, inventory: Inventory) -> None:
         self.gates = Gates()
+        self.directory = directory
         self.kernel = HeldKernel(self.gates)
         self.store = HeldStore(self.gates, inventory)
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
@@ -78,6 +79,12 @@ class World:
                 await self.gates.open(0)
         raise AssertionError(f"never so; waiting: {[name for name, _ in self.gates.waiting]}")
 
+    async def open_but(self, held: str) -> None:
+        """Open all gates but those of one name."""
+        await settle()
+        for index in reversed([i for i, (name, _) in enumerate(self.gates.waiting) if name != held]):
+            await self.gates.open(index)
+
     def wanted(self) -> tuple[tuple[str, ...], Inventory]:
         """The policies that select the pod by the newest objects that the agent knows, and these objects."""
         known = self.agent.inventory
@@ -98,6 +105,17 @@ class World:
         reached = {way.prefix for way in of_pod.ways}
         for name in names:
             assert set(known.policies_by_name[name].destinations) <= reached
+
+
+    def check_left_alone(self) -> None:
+        """Check what the plugin would find if this agent died now: the plan of what it knows, or the mark."""
+        if self.agent.inventory is None or (self.directory / contract.PLAN_OUTDATED).exists():
+            return
+        left = plan.loads((self.directory / contract.PLAN).read_text())
+        assert left.policies_for(pod(*LABELS)) == self.wanted()[0]
+        reached = {way.prefix for policy_set in left.policy_sets for way in policy_set.ways}
+        for name in self.wanted()[0]:
+            assert set(self.agent.inventory.policies_by_name[name].destinations) <= reached
 
 
 def _plan_policies(inventory: Inventory) -> Any:
@@ -143,6 +161,7 @@ def test_an_add_never_answers_by_an_older_inventory(tmp_path: Path, seed: int) -
         call: asyncio.Task[bytes] | None = None
         for _ in range(400):
             await settle()
+            world.check_left_alone()
             if call is not None and call.done():
                 break
             choices = len(world.gates.waiting)
@@ -189,17 +208,30 @@ def test_an_add_knows_all_that_was_in_the_store_before_it(tmp_path: Path) -> Non
     story(tmp_path, tell)
 
 
-def test_edits_without_end_are_an_error_and_no_early_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway_agent.calls.ADD_S", 0.0)
+@pytest.mark.parametrize("held", ["host_veths", "forget_pod", "for_pod", "tagged", "stand", "tag"])
+def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    """The plugin waits no longer than ten seconds, and then goes by a plan that may be older."""
+    monkeypatch.setattr("gateway_agent.calls.ADD_S", 0.3)
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.agent.applied is not None and not world.agent.outdated_for(pod(*LABELS)))
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
-        await settle()
-        await world.open_all(call.done)
+        async with asyncio.timeout(10):
+            while not call.done():
+                await world.open_but(held)
         assert call.result().startswith(contract.ERROR)
-        assert json.loads(call.result()[len(contract.ERROR) :])["code"] == contract.TRY_AGAIN_LATER
+        error = json.loads(call.result()[len(contract.ERROR) :])
+        assert error["code"] == contract.TRY_AGAIN_LATER
+        assert ("store" in error["details"]) == (held == "for_pod")
+        # What it waited for comes late; the next call has its answer.
+        monkeypatch.setattr("gateway_agent.calls.ADD_S", 60.0)
+        again = asyncio.create_task(world.calls.handle(request()))
+        await world.open_all(again.done)
+        assert again.result() == contract.OK
+        world.check_answered()
 
     story(tmp_path, tell)
 

@@ -52,6 +52,23 @@ def test_status_needs_a_plan(path: Path) -> None:
     assert call(environment("STATUS"), raw) == (0, b"")
 
 
+def test_a_plan_that_is_older_than_what_the_agent_knew_starts_no_pod(path: Path) -> None:
+    """The agent has died between an edit and its plan."""
+    leave_plan(path)
+    mark = path.with_name(contract.PLAN_OUTDATED)
+    mark.touch()
+    ready = stdin(path, cniVersion="1.1.0")
+    assert error_of(call(environment("STATUS"), ready))["code"] == contract.NOT_AVAILABLE
+    for command in ("ADD", "CHECK"):
+        error = error_of(call(environment(command), stdin(path)))
+        assert error["code"] == contract.TRY_AGAIN_LATER
+        assert "newer objects" in error["msg"] and str(path) in error["details"]
+    assert attachments.load_all(path.parent) == ((), ())
+    assert call(environment("DEL"), stdin(path)) == (0, b"")
+    mark.unlink()
+    assert call(environment("STATUS"), ready) == (0, b"")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', plan.dumps(EMPTY).replace("mtu", "mut")])
 def test_a_broken_plan_is_none(text: str, path: Path) -> None:
     leave_plan(path, text)
