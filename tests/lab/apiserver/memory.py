@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator
 import yaml
 from aiohttp import web
 
+from .discovery import discovery
 from .objects import Collection, Objects, selected
 from .origin import Event, Object, Refused
 from .schema import DEFINITIONS, schemas
@@ -28,6 +29,7 @@ class Memory:
         self._news = asyncio.Event()
         self._objects = Objects(self._changed, schemas())
         self._pages: dict[str, tuple[int, list[Object]]] = {}
+        self._discovery = discovery()
 
     async def start(self) -> None:
         # What comes with our manifests and agents may not make.
@@ -49,6 +51,8 @@ class Memory:
         self._news = asyncio.Event()
 
     async def answer(self, request: web.Request, *, own: bool) -> web.StreamResponse:
+        if request.path in self._discovery:
+            return _json(self._discovery[request.path])
         collection, namespace, name, subresource = self._asked(request)
         if subresource == "binding" and request.method == "POST":
             bound = await request.json()
@@ -106,12 +110,13 @@ class Memory:
             ).decode()
             metadata["continue"] = following
             self._pages[following] = version, rest
-        page, kind = items[:limit], f"{collection.kind.kind}List"
+        page, version_of_list, kind = items[:limit], collection.kind.group_version, f"{collection.kind.kind}List"
         if "PartialObjectMetadataList" in request.headers.get("Accept", ""):
-            page, kind = [{"metadata": item["metadata"]} for item in page], "PartialObjectMetadataList"
+            page = [{"metadata": item["metadata"]} for item in page]
+            version_of_list, kind = "meta.k8s.io/v1", "PartialObjectMetadataList"
         # As the real one: an item of a list does not say what it is.
         bare = [{n: v for n, v in item.items() if n not in ("apiVersion", "kind")} for item in page]
-        return _json({"kind": kind, "metadata": metadata, "items": bare})
+        return _json({"apiVersion": version_of_list, "kind": kind, "metadata": metadata, "items": bare})
 
     async def watch(self, request: web.Request, *, own: bool) -> AsyncGenerator[Event]:
         collection, namespace, _, _ = self._asked(request)

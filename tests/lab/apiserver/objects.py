@@ -44,6 +44,14 @@ KINDS = (
     Kind("v1", "pods", "Pod", namespaced=True, status=True),
     Kind("v1", "events", "Event", namespaced=True),
     Kind("v1", "configmaps", "ConfigMap", namespaced=True),
+    Kind("v1", "secrets", "Secret", namespaced=True),
+    Kind("v1", "serviceaccounts", "ServiceAccount", namespaced=True),
+    Kind("apps/v1", "daemonsets", "DaemonSet", namespaced=True, status=True),
+    Kind("rbac.authorization.k8s.io/v1", "clusterroles", "ClusterRole"),
+    Kind("rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding"),
+    Kind("rbac.authorization.k8s.io/v1", "roles", "Role", namespaced=True),
+    Kind("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding", namespaced=True),
+    Kind("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition", status=True),
     Kind("coordination.k8s.io/v1", "leases", "Lease", namespaced=True),
     Kind("networking.k8s.io/v1", "servicecidrs", "ServiceCIDR", status=True),
     *(
@@ -185,7 +193,15 @@ class Objects:
         item["metadata"]["resourceVersion"] = str(self.version)
         collection.history.append(Change(self.version, "DELETED", item, before))
         self._changed()
+        if collection.kind.kind == "Namespace":
+            self._empty(name)
         return item
+
+    def _empty(self, namespace: str) -> None:
+        """Delete what is in a namespace, as the controller of namespaces does, but at once."""
+        for collection in self.collections.values():
+            for inside, name in [key for key in collection.objects if key[0] == namespace != ""]:
+                self.delete(collection, inside, name)
 
     def compact(self) -> None:
         """Forgets all history: older lists and watches have expired."""
