@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
@@ -18,9 +18,9 @@ from cni.plan import Plan, PlanEgressIP, PodIdentity
 
 from .adoption import Adoption
 from .config import AgentConfig
-from .core import desired, planning, readiness, status, underlay
+from .core import desired, node_addresses, planning, readiness, status, underlay
 from .core.keeping import LOG, KeeperState
-from .core.model import Inventory, Problem
+from .core.model import Inventory, Node, Problem
 from .core.quarantine import Quarantine
 from .flows import Flows
 from .leases import Leases
@@ -104,6 +104,10 @@ class Agent:
         if self.trouble:
             return self.trouble
         return "the store does not answer in time" if self._looks else "the agent is busy with edits"
+
+    def known(self, inventory: Inventory) -> Inventory:
+        """Return what the store says, with the nodes' own addresses only."""
+        return node_addresses.own_only(inventory, self.leases.masters(self.plan), self.plan)
 
     def _take(self, inventory: Inventory) -> None:
         if inventory == self.inventory:
@@ -241,13 +245,14 @@ class Agent:
             log.warning("%s was missing and has been made: copy it to every node", self.config.key_file)
 
     def _planned(self, inventory: Inventory) -> planning.Planned:
+        known = self.known(inventory)
         return planning.build(
-            inventory,
-            self._settings(),
+            known,
+            self._settings(known),
             self._facts,
             self.leases.masters(self.plan),
             self.plan,
-            self.pods.identities(inventory),
+            self.pods.identities(known),
             isolated=self.leases.isolated(self.plan),
             pod_interfaces=self.pods.interfaces(),
             shown=self.leases.shown(),
@@ -281,18 +286,17 @@ class Agent:
     def _fence_devices(self, plan: Plan) -> tuple[str, ...]:
         return desired.fence_devices(plan, self._facts, self.pods.interfaces())
 
-    def _settings(self) -> planning.Settings:
+    def _settings(self, inventory: Inventory) -> planning.Settings:
         return planning.Settings(
             node=self.config.node_name,
             mask=self.config.mark_mask,
             port=self.config.tunnel_port,
             cluster_port=self.config.cluster_port,
-            mtu=self.config.tunnel_mtu or self._tunnel_mtu(),
+            mtu=self.config.tunnel_mtu or self._tunnel_mtu(inventory.nodes),
             cluster_cidrs=self.config.cluster_cidrs,
         )
 
-    def _tunnel_mtu(self) -> int:
-        nodes = self.inventory.nodes if self.inventory else ()
+    def _tunnel_mtu(self, nodes: Sequence[Node]) -> int:
         egress = {name for egress in (self.plan.egress_ips if self.plan else ()) for name in egress.eligible}
         others = underlay.others(nodes, self.config.node_name, egress, ASKED)
         own = underlay.own_address(nodes, self.config.node_name)
@@ -316,6 +320,7 @@ class Agent:
         if self.plan is None or self.inventory is None:
             return {}
         gateways = {gateway.name: gateway for gateway in self.inventory.gateways}
+        chosen = underlay.family(self.known(self.inventory).nodes)
         answers = {}
         for egress in self.plan.egress_ips:
             if self.plan.node in egress.eligible:
@@ -324,9 +329,7 @@ class Agent:
                 probe = self._probes.get(interface)
                 silent = probe[0].silent if probe else ()
                 named = gateway.interfaces if gateway else ()
-                unready = readiness.unready(
-                    egress, interface, self._facts, silent, named, underlay.family(self.inventory.nodes)
-                )
+                unready = readiness.unready(egress, interface, self._facts, silent, named, chosen)
                 if not unready and self.keeper_state is not None:
                     unready = self.keeper_state.unfit
                 if not unready and not self._stands(egress):
@@ -377,14 +380,14 @@ class Agent:
 
     def all_problems(self) -> tuple[Problem, ...]:
         """Everything the owner should mend, as it stands now."""
-        found = list(self.inventory.problems if self.inventory else ())
-        found += self.problems
+        known = self.known(self.inventory) if self.inventory else Inventory()
+        found = [*known.problems, *self.problems]
         found += [Problem("kernel", "", self.trouble)] if self.trouble else []
         found += [Problem("keeper", "", text) for text in (self.keeper_state.problems if self.keeper_state else ())]
         if self.leases.failure:
             why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
             found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))
-        own = underlay.own_address(self.inventory.nodes if self.inventory else (), self.config.node_name)
+        own = underlay.own_address(known.nodes, self.config.node_name)
         if own and not interfaces.is_local(own):
             words = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
             hint = "nodeName must be this machine's, and the inventory must have its address"

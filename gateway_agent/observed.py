@@ -68,7 +68,7 @@ def view(agent: Agent) -> View | None:
         return None
     return View(
         plan=plan,
-        inventory=agent.inventory,
+        inventory=agent.known(agent.inventory),
         attachments=tuple(agent.pods.records.values()),
         keeper=agent.keeper_state,
         cluster_cidrs=agent.config.cluster_cidrs,

@@ -13,7 +13,7 @@ from itertools import combinations, islice, product
 
 from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
 
-from . import egress_ips, node_addresses, numbering, policy, readiness, sources, underlay
+from . import egress_ips, numbering, policy, readiness, sources, underlay
 from .model import Inventory, Node, Problem
 from .readiness import InterfaceFacts
 from .selection import Selection
@@ -62,9 +62,9 @@ def build(
     id is missing its last known master stays. ``previous``: the plan in force; what goes on existing keeps its
     numbers. ``pods``: those attached here; what they need comes first where the numbers do not suffice.
     ``pod_interfaces``: the host's sides of theirs. ``shown``: the addresses that masters say the outside sees.
+    The inventory has the nodes' own addresses only: see :func:`gateway_agent.core.node_addresses.own_only`.
     """
     problems: list[Problem] = []
-    inventory = node_addresses.without_served(inventory, masters, previous, problems)
     # Numbers mean nothing under another mask.
     before = previous if previous and previous.mask == settings.mask else None
     plan = Plan(

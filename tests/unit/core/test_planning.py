@@ -355,29 +355,9 @@ def test_a_selected_pod_on_its_nodes_network_is_a_problem(node: str, told: bool)
     assert [(p.source, "policy a selects it" in p.message) for p in found] == [("pod prod/web-0", True)] * told
 
 
-VIRTUAL = dataclasses.replace(PARTNER, mode="VirtualIPAddress", interface="", addresses=("172.16.0.50",))
-
-
-@pytest.mark.parametrize("listed", [("172.16.0.50",), ("172.16.0.50", "172.16.0.7"), ("172.16.0.7", "172.16.0.50")])
-def test_a_virtual_address_in_the_status_of_its_master_is_not_the_nodes(listed: tuple[str, ...]) -> None:
-    """A kubelet without --node-ip takes the first address; the gateway must not give it up for that."""
-    identity = ids.egress_id("partner", "172.16.0.50")
-    before = build(inventory(policy("a"), gateways=(VIRTUAL,)), masters={identity: ("g1", 3)})
-    wrong = (dataclasses.replace(NODES[0], addresses=listed), *NODES[1:])
-    of = inventory(policy("a"), gateways=(VIRTUAL,), nodes=wrong)
-    planned = build(of, masters={identity: ("g1", 3)}, previous=before.plan)
-    [egress_ip] = planned.plan.egress_ips
-    assert (egress_ip.eligible, egress_ip.master) == (("g1", "g2"), "g1")
-    assert {node.name: node.address for node in planned.plan.nodes}["g1"] == "172.16.0.7"
-    [problem] = planned.problems
-    assert "serves as a virtual address" in problem.message
-    # The next master's, too; and while no keeper has spoken yet.
-    assert build(of, previous=before.plan).plan.egress_ips[0].eligible == ("g1", "g2")
-
-
 def test_a_nodes_own_address_is_no_virtual_address() -> None:
     """Nobody serves it: it is a mistake of the gateway, and stays one."""
-    wrong = dataclasses.replace(VIRTUAL, addresses=("172.16.0.7",))
+    wrong = dataclasses.replace(PARTNER, mode="VirtualIPAddress", interface="", addresses=("172.16.0.7",))
     planned = build(inventory(policy("a"), gateways=(wrong,)))
     assert planned.plan.egress_ips[0].eligible == ()
     assert planned.problems
