@@ -6,7 +6,7 @@ that is no egress node sends none; it votes where it is asked to, and subscribes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -75,6 +75,9 @@ class Keeper:
         )
         self._chair = Chair(config.node)
         self._outbox = Outbox(self.endpoint)
+        self._effects: list[Effect] = []
+        """To be handed out. What an input that raises had decided by then is handed out with the next one, in order: a
+        fence is closed, and a grant remembered, before anything that relies on it is sent."""
         self._speech = Speech(self.electorate, self._contact, self.mastership, self._chair, self._outbox)
         self.serving = Serving()
         self.claims = Claims()
@@ -414,10 +417,14 @@ class Keeper:
         self._shown = shown
         mastership = self.mastership
         # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
-        before, after = self.serving.follow(
-            mastership.owner.held(now), mastership.wishes, self.config.duration_ns, now
+        after = self.serving.follow(
+            mastership.owner.held(now), mastership.wishes, self.config.duration_ns, now, self._effects
         )
-        return [*before, *self._remember(), *self._outbox.take(), *after, *self.claims.probes()]
+        self._remember()
+        self._effects += self._outbox.take()
+        self._effects += [*after, *self.claims.probes()]
+        effects, self._effects = self._effects, []
+        return effects
 
     def _may_speak(self, now: int) -> bool:
         """Whether there is something to say, and it is time. What is urgent is said at once, but not without end: each
@@ -427,11 +434,11 @@ class Keeper:
         beats, self._beats = self._beats, False
         return beats or not self._speaks(now) or self._pace.take(now)
 
-    def _remember(self) -> Iterator[Remember]:
+    def _remember(self) -> None:
         memory = self._elector.memory(self._contact.longest_ns)
         if memory is not None and memory != self._stored:
+            self._effects.append(Remember(memory))
             self._stored = memory
-            yield Remember(memory)
 
     def _speaks(self, now: int) -> bool:
         """An egress node does; one that was repeats for a while that it has let go."""

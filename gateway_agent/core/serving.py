@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
@@ -99,6 +100,8 @@ class Serving:
     def __init__(self) -> None:
         self._places: dict[str, _Place] = {}
         self._tickets: list[Ticket] = []
+        self._closing: list[str] = []
+        """Addresses of places that are left: what closes their fence was not handed out yet."""
 
     def addresses(self) -> dict[str, str]:
         """What stands on this node by right: interfaces by address."""
@@ -110,9 +113,14 @@ class Serving:
             self._tickets.append(Ticket(request.seq, ticket_ns(request.duration_ns)))
 
     def follow(
-        self, held: Mapping[str, Tenure], wishes: Mapping[str, EgressWish], duration_ns: int, now: int
-    ) -> tuple[list[Effect], list[Effect]]:
-        """What is to be done, in this order, before anything is sent, and what after that.
+        self,
+        held: Mapping[str, Tenure],
+        wishes: Mapping[str, EgressWish],
+        duration_ns: int,
+        now: int,
+        before: list[Any],
+    ) -> list[Effect]:
+        """Append to ``before`` what is to be done before anything is sent; return what is to be done after that.
 
         ``held``: the leases that run. The network hears of a new master before the workers do, whose packets wait for
         it: their answers must find the way. They need no address on this node, and neither does the closed fence; so
@@ -124,9 +132,9 @@ class Serving:
             for identity in held
             if (wish := wishes.get(identity)) and wish.address and (wish.interface or identity in self._places)
         }
-        closed, removed = self._leave(served)
-        effects: list[Effect] = [*closed, *self._tickets]
-        self._tickets = []
+        removed = self._leave(served)
+        effects: list[Effect] = [Close(tuple(self._closing))] if self._closing else []
+        effects += self._tickets
         opened: dict[int, list[str]] = {}
         added: list[Effect] = []
         for identity, interface in served.items():
@@ -140,13 +148,16 @@ class Serving:
                 place.opened_by = held[identity].granted_seq
                 opened.setdefault(place.opened_by, []).append(place.address)
         effects += [Open(seq, tuple(addresses), open_ns(duration_ns)) for seq, addresses in sorted(opened.items())]
-        return [*effects, *self._announce(now)], [*removed, *added, *self._probe(now)]
+        before += [*effects, *self._announce(now)]
+        # Only now: an error on the way here must not lose what closes a fence. Closing it twice harms nothing.
+        self._tickets, self._closing = [], []
+        return [*removed, *added, *self._probe(now)]
 
-    def _leave(self, served: Mapping[str, str]) -> tuple[list[Effect], list[Effect]]:
+    def _leave(self, served: Mapping[str, str]) -> list[Effect]:
         gone = [place for identity, place in self._places.items() if served.get(identity) != place.interface]
+        self._closing += [place.address for place in gone]
         self._places = {i: place for i, place in self._places.items() if place not in gone}
-        closed: list[Effect] = [Close(tuple(place.address for place in gone))] if gone else []
-        return closed, [RemoveAddress(place.address, place.interface) for place in gone]
+        return [RemoveAddress(place.address, place.interface) for place in gone]
 
     def _announce(self, now: int) -> Iterable[Effect]:
         for place in self._places.values():

@@ -244,10 +244,14 @@ class Network:
             clock = machine.clock(self.now)
             if machine.agent:
                 machine.keeper.attend(clock)
-            effects = machine.keeper.wake(clock) if message is None else machine.keeper.receive(*message, clock)
+            effects = machine.keeper.wake(clock) if message is None else self.receive(machine.keeper, *message, clock)
             self._carry_out(machine, effects)
             self._check(machine)
         self.now = end
+
+    def receive(self, keeper: Keeper, data: bytes, source: str, clock: int) -> list[Effect]:
+        """What a keeper does with a datagram that has arrived."""
+        return keeper.receive(data, source, clock)
 
     def run_until(self, condition: object, limit_ns: int) -> int:
         """Runs until ``condition()``; gives the time it took. Fails after ``limit_ns``."""

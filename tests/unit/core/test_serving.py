@@ -23,7 +23,9 @@ def follow(serving: Serving, now: int, seq: int = 0, interface: str = "eth1") ->
     """``seq``: of the request that was granted; 0: nothing is held."""
     tenure = Tenure(epoch=1, first_seq=1, asked_at=0, until=now + DURATION, granted_seq=seq)
     wish = EgressWish("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
-    return serving.follow({"one": tenure} if seq else {}, {"one": wish}, DURATION, now)
+    before: list[Effect] = []
+    after = serving.follow({"one": tenure} if seq else {}, {"one": wish}, DURATION, now, before)
+    return before, after
 
 
 def kinds(effects: list[Effect]) -> list[type[Effect]]:

@@ -1,0 +1,182 @@
+"""A datagram whose handling raises, at whatever line: the keeper goes on, and there are never two masters.
+
+What the keeper had decided by then is half done. Each half must be safe by itself, and what others rely on (a closed
+fence, a remembered grant) comes before anything that is sent.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from gateway_agent.core import wire
+from gateway_agent.core.keeper import Effect, Keeper, Remember
+from gateway_agent.core.keys import MAC_BYTES
+from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.outbox import Send
+from gateway_agent.core.serving import Close
+from gateway_agent.core.wire import Answer, Body, Heartbeat, Holding
+
+from .simulation import Network
+from .test_failover import DURATION, HEARTBEAT, cluster, master
+
+CORE = "gateway_agent/core/"
+MOST_LINES = 1500
+"""More than the handling of most datagrams runs through in this simulation."""
+
+
+class Fault(Exception):
+    """What a fault of the program raises."""
+
+
+def raising(line: int) -> Callable[[FrameType, str, Any], Any]:
+    """Return a trace function that raises in front of the given one of the core's lines, counted from now on."""
+    left = line
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal left
+        if CORE not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            left -= 1
+            if left < 0:
+                raise Fault
+        return trace
+
+    return trace
+
+
+def receive(keeper: Keeper, datagram: tuple[bytes, str], now: int, line: int) -> list[Effect] | None:
+    """Let the keeper handle a datagram with a fault in front of a line. None: the fault came."""
+    sys.settrace(raising(line))
+    try:
+        return keeper.receive(*datagram, now)
+    except Fault:
+        return None
+    finally:
+        sys.settrace(None)
+
+
+def faults(keeper: Keeper, datagram: tuple[bytes, str], now: int) -> list[list[Effect]]:
+    """For a fault in front of each line of the handling of one datagram: all effects until a moment later.
+
+    Not the last line: it hands the effects out, and does nothing else.
+    """
+    stories = []
+    while (effects := receive(faulty := copy.deepcopy(keeper), datagram, now, len(stories))) is None:
+        stories.append([*faulty.wake(now + MILLISECOND), *faulty.wake(now + 60 * MILLISECOND)])
+    assert effects
+    assert len(stories) > 100
+    return stories[:-1]
+
+
+def body(effect: Effect) -> Body | None:
+    """Return the message that is sent, if any."""
+    return wire._decoder.decode(effect.data[MAC_BYTES:]).body if isinstance(effect, Send) else None
+
+
+def datagram(network: Network, sender: str, receiver: str, message: Body) -> tuple[bytes, str]:
+    keeper = network.machines[sender].keeper
+    assert keeper is not None
+    return keeper.endpoint.seal(receiver, wire.encode(message)), network.machines[sender].address
+
+
+def test_a_release_is_never_sent_before_the_fence_is_closed() -> None:
+    network = cluster()
+    old = master(network)
+    network.drain(old)
+    keeper = network.machines[old].keeper
+    assert keeper is not None
+    departures = keeper.mastership._departures
+    network.run_until(lambda: departures.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND)
+    # All hold, and the keeper is late to go on: the next datagram comes first.
+    late = departures.next_wake() + MILLISECOND
+    sent = datagram(network, "w1", old, Holding(tuple(network.ids)))
+    released = 0
+    for effects in faults(keeper, sent, late):
+        closed = False
+        for effect in effects:
+            closed = closed or isinstance(effect, Close)
+            message = body(effect)
+            if isinstance(message, Heartbeat) and any(r.id in network.ids for r in message.releases):
+                released += 1
+                assert closed, effects
+    assert released
+
+
+def test_a_grant_is_never_answered_before_it_is_remembered() -> None:
+    network = cluster()
+    old = master(network)
+    machine = network.machines["g1" if old != "g1" else "g2"]
+    voter, asking = machine.keeper, network.machines[old].keeper
+    assert voter is not None
+    assert asking is not None
+    said = map(body, asking.wake(asking.next_wake() + HEARTBEAT))
+    beat = next(message for message in said if isinstance(message, Heartbeat) and message.claims)
+    granted = 0
+    for effects in faults(voter, datagram(network, old, machine.name, beat), machine.clock(network.now)):
+        remembered = False
+        for effect in effects:
+            remembered = remembered or isinstance(effect, Remember)
+            message = body(effect)
+            if isinstance(message, Answer) and message.granted:
+                granted += 1
+                assert remembered, effects
+    assert granted
+
+
+class Faulty(Network):
+    """A network in which the handling of some datagrams raises in the middle, and the process goes on."""
+
+    def __init__(self, share: float, **options: Any) -> None:
+        """``share``: of the datagrams."""
+        self.share = share
+        self.faults = 0
+        self.chance = random.Random(options["seed"])
+        super().__init__(**options)
+
+    def receive(self, keeper: Keeper, data: bytes, source: str, clock: int) -> list[Effect]:
+        if self.chance.random() >= self.share:
+            return super().receive(keeper, data, source, clock)
+        effects = receive(keeper, (data, source), clock, self.chance.randrange(MOST_LINES))
+        self.faults += effects is None
+        return effects or []
+
+
+def disturb(network: Network, lot: random.Random) -> None:
+    """Do something that makes addresses move, or a voter forget what it did not store."""
+    name, identity = lot.choice(["g1", "g2", "g3"]), lot.choice(network.ids)
+    what = lot.choice(["drain", "restart", "isolate", "unready", "move"])
+    if what == "drain":
+        network.drain(name)
+    elif what == "restart":
+        network.crash(name)
+    elif what == "isolate":
+        network.isolate(name)
+    elif what == "unready":
+        network.set_ready(name, identity, False)
+    else:
+        network.move("w1", identity, name)
+    network.run(lot.randrange(600) * MILLISECOND)
+    network.heal()
+    network.drain(name, False)
+    network.start(name)
+    network.set_ready(name, identity, True)
+    network.run(lot.randrange(700) * MILLISECOND)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_faults_in_the_middle_of_datagrams_make_no_second_master(seed: int) -> None:
+    lot = random.Random(seed)
+    network = Faulty(0.15, egress=3, workers=1, ids=2, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    for _ in range(15):
+        disturb(network, lot)
+    assert network.faults > 50
+    network.share = 0.0
+    network.run_until(network.all_agreed, 20 * SECOND)
