@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -17,12 +18,12 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
 from .agent import Agent
-from .core import planning, status
+from .core import planning, status, unlabelled
 from .core.view import View
 from .leases import NotHandedOver
 from .observed import view
 from .operations import Operations
-from .pods import group_for, identity, selecting
+from .pods import group_for, identity, selecting, uncertain
 from .store import NotKnown
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class Calls:
         )  # fmt: skip
         try:
             await self._attach_in_time(record, call)
+            self.agent.pods.refusals.started(record)
         except (CallError, KernelError) as error:
             if call.failure_policy != "Ignore":
                 raise
@@ -151,9 +153,7 @@ class Calls:
         """
         agent = self.agent
         pod = self._identity(record)
-        if pod.labels is None:
-            raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
-                            "the Kubernetes API does not answer, or has no such pod: see the agent's log")
+        self._require_labels(record, pod)
         record = self._remembering(record, pod)
         plan = self._standing(pod)
         group = group_for(plan, pod) if plan is not None else 0
@@ -180,6 +180,19 @@ class Calls:
         record = replace(record, group=group)
         agent.pods.put(record, plan)
         return plan, record
+
+    def _require_labels(self, record: Attachment, pod: PodIdentity) -> None:
+        """Raise CallError if the labels are unknown and the answer hangs on them."""
+        inventory = self.agent.inventory
+        if inventory is None or pod.labels is not None:
+            return
+        if inventory.knows_pods:
+            raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
+                            "the Kubernetes API does not answer, or has no such pod: see the agent's log")
+        if policies := uncertain(inventory, pod):
+            refusal = unlabelled.refused(record, policies)
+            self.agent.pods.refusals.note(refusal, time.monotonic())
+            raise CallError(contract.TRY_AGAIN_LATER, f"{refusal.source}: {refusal.message}", refusal.hint)
 
     def _identity(self, record: Attachment) -> PodIdentity:
         if self.agent.inventory is None:

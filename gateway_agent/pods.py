@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,10 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanPolicy, PodIdentity
 
-from .core import planning
+from .core import planning, unlabelled
 from .core.model import Inventory, Problem
 from .core.selection import Selection
+from .core.unlabelled import Refusals
 from .core.ways import NOWHERE, Leading, Ways, differs
 from .shell.kernel import Kernel
 
@@ -32,8 +34,11 @@ class Pods:
         self.kernel = kernel
         self._unreadable: list[Problem] = []
         self._unsteered: list[Problem] = []
+        self.refusals = Refusals()
         self.records: dict[Key, Attachment] = {}
         self._stamp = -1
+        self._plan: Plan | None = None
+        """By which the tags were set last."""
         self._derived: tuple[Plan, Selection, Ways] | None = None
         self._leading: dict[Key, Leading] = {}
         self._stale: dict[str, tuple[Leading, Leading]] = {}
@@ -42,6 +47,7 @@ class Pods:
     def adopt(self, previous: Plan | None) -> None:
         """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
         self.reread()
+        self._plan = previous
         ways = Ways(previous)
         self._leading = {key: ways.of(record.group) for key, record in self.records.items()}
 
@@ -59,8 +65,8 @@ class Pods:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Records that cannot be read, and pods that no tag can steer."""
-        return *self._unreadable, *self._unsteered
+        """Records that cannot be read, pods that no tag can steer, and pods whose labels are unknown."""
+        return *self._unreadable, *self._unsteered, *self.refusals.problems(time.monotonic())
 
     def put(self, record: Attachment, plan: Plan | None = None) -> None:
         """Keeps a record, on disk first. ``plan``: the one that its tag was just set by, where it was.
@@ -118,6 +124,7 @@ class Pods:
         """
         tags = await self.kernel.tagged()
         selection, ways = self._of(plan)
+        before, self._plan = self._plan, plan
         failed: KernelError | None = None
         self._unsteered = []
         for key, record in list(self.records.items()):
@@ -126,13 +133,14 @@ class Pods:
                 continue
             pod = identity(record, inventory)
             group = selection.group_for(pod)
-            if inventory.knows_pods:
-                if pod.labels != record.labels:
-                    # Whom the store forgets before its interface is gone keeps what it was.
-                    record = replace(record, labels=pod.labels)
-                    self.put(record)
-                if selection.policies_for(pod) is None:
-                    group = record.group
+            if inventory.knows_pods and pod.labels != record.labels:
+                # A pod that the store forgets before its interface is gone keeps what it was.
+                record = replace(record, labels=pod.labels)
+                self.put(record)
+            if selection.policies_for(pod) is None:
+                group = kept_group(record.group, before, plan)
+                if not inventory.knows_pods:
+                    self._unsteered.append(unlabelled.running(record, uncertain(inventory, pod)))
             if not record.host_interface:
                 if group:
                     self._unsteered.append(_unsteered(record))
@@ -203,9 +211,26 @@ class Pods:
 
 
 def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
-    """Names of those of the policies that select the pod."""
+    """Return the names of those of the policies that select the pod, or may select it if its labels are unknown."""
     labels = inventory.namespaces.get(pod.namespace)
-    return tuple(policy.name for policy in policies if policy.selects(pod, labels))
+    return tuple(policy.name for policy in policies if policy.selects(pod, labels) is not False)
+
+
+def uncertain(inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
+    """Return the names of the policies of which it hangs on unknown labels whether they select the pod."""
+    labels = inventory.namespaces.get(pod.namespace)
+    return tuple(p.name for p in planning.policies(inventory) if p.selects(pod, labels) is None)
+
+
+def kept_group(group: int, before: Plan | None, plan: Plan) -> int:
+    """Return the group by which a pod keeps its policy set in another plan; blocked if that plan does not have the set.
+
+    For a pod whose labels are unknown: it must not go its own way because a policy has come or changed.
+    """
+    if not group:
+        return 0
+    key = next((s.key for s in (before.policy_sets if before else ()) if s.group == group), None)
+    return next((s.group for s in plan.policy_sets if s.key == key), ids.GROUP_BLOCKED)
 
 
 def same_for(pod: PodIdentity, one: Inventory, other: Inventory) -> bool:

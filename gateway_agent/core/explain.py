@@ -113,7 +113,7 @@ def _pod_step(view: View, subject: _Subject) -> Step:
     documented = pod in view.inventory.pods
     told = attachment is not None and attachment.labels is not None
     origin = "its Pod document" if documented else "its CNI call" if told else ""
-    labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "nobody told its labels: none"
+    labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "its labels are not known"
     if (pod.namespace, pod.name) in view.inventory.on_host:
         return _step("pod", "uses its node's network", labels)
     if attachment is None:
@@ -131,6 +131,9 @@ def _policy_steps(view: View, pod: PodIdentity) -> Iterator[Step]:
     for found in view.plan.policies:
         labels = view.plan.namespaces.get(pod.namespace)
         selects = found.selects(pod, labels)
+        if selects is None:
+            yield _step(f"policy {found.name}", "may select it", "its labels are not known")
+            continue
         reason = f"gateway {found.gateway}" if selects else _why_not(found, pod, labels)
         yield _step(f"policy {found.name}", "selects it" if selects else "does not select it", reason)
 
@@ -156,12 +159,13 @@ def _unmet(term: Requirement, labels: Mapping[str, str]) -> str:
 
 
 def _tag_step(view: View, subject: _Subject) -> Step:
-    asked = view.plan.policies_for(subject.pod) or ()
-    asked_names = ", ".join(asked) or "no policy"
+    known = view.plan.policies_for(subject.pod)
+    asked = known or ()
+    asked_names = ", ".join(asked) or ("no policy" if known is not None else "policies that cannot be known")
     if subject.attachment is None:
         return _step("tag", "none", f"no interface of it is known here; its labels ask for {asked_names}")
     have = subject.policy_set.policies if subject.policy_set else ()
-    late = "" if have == asked else f"its labels now ask for {asked_names}"
+    late = "" if have == asked and known is not None else f"its labels now ask for {asked_names}"
     if subject.blocked:
         return _step("tag", "blocked", f"group {subject.attachment.group:#x} stands for no policy set")
     if subject.policy_set is None:

@@ -123,8 +123,8 @@ class Inventory:
     """What the store says of the voters; see :mod:`.roll`."""
     problems: tuple[Problem, ...] = ()
     knows_pods: bool = False
-    """The store has every pod of this node: of one that it does not know, the labels are unknown. Else they are what
-    the CNI call has told, or none."""
+    """The store has every pod of this node: one that it does not know will come in a moment. Else a pod that has no
+    document has the labels of its CNI call; if that gave none, they are unknown."""
     uids: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Of the pods whose uid the store knows, by namespace and name: as the runtime is told it."""
 

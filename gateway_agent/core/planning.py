@@ -124,17 +124,17 @@ def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
 def identify(
     inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None, uid: str = ""
 ) -> PodIdentity:
-    """The pod with the labels of its ``Pod`` document, else with those that its CNI call ``told``.
+    """Return the pod with the labels of its ``Pod`` document, else with those that its CNI call ``told``.
 
-    A pod of which nobody says more has no labels, or unknown ones where the store should know it. Another pod may bear
-    the name of one that still runs, or the store may know only the one before: what tells them apart is the ``uid``,
-    where it is known (not empty).
+    If neither gives any, its labels are unknown (None), which is not the same as no labels: a policy may select it.
+    Another pod may bear the name of one that still runs, or the store may know only the one before: what tells them
+    apart is the ``uid``, where it is known (not empty).
     """
     key = namespace, name
     known = inventory.pods_by_name.get(key)
     if known is not None and (not uid or inventory.uids.get(key, uid) == uid):
         return known
-    return PodIdentity(namespace, name, told if told is not None or inventory.knows_pods else {})
+    return PodIdentity(namespace, name, told)
 
 
 def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, str]:

@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from cni import contract
+
 from ..lab import documents, topology
 from ..lab.agent import PROGRAM
+from ..lab.cnirun import CniError
 from ..lab.documents import Document
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
@@ -101,6 +104,23 @@ def test_pod_documents_select_running_pods_and_leave_others_alone(lab: Lab, node
         lab.publish("more", [])
         until(leaves_by(pod, worker), "without it the labels of its CNI call count", EDIT)
         pod.check()
+
+
+def test_without_labels_a_pod_does_not_start_and_status_names_it(lab: Lab, node: Node) -> None:
+    with pytest.raises(CniError, match="labels are not known") as refused:
+        node.pod("nameless")
+    assert refused.value.code == contract.TRY_AGAIN_LATER
+    problems = [problem for problem in node.agent.status()["problems"] if problem["source"] == "pod prod/nameless"]
+    assert ["not started" in problem["message"] for problem in problems] == [True]
+    lab.publish("more", [described("nameless", BACKEND)])
+    try:
+        again = node.pods["nameless"]
+        again.start()
+        assert again.request(SELECTED).address == egress_ip(lab)
+        assert not any(problem["source"] == "pod prod/nameless" for problem in node.agent.status()["problems"])
+        again.stop()
+    finally:
+        lab.publish("more", [])
 
 
 def test_policies_come_and_go_beside_a_pod_that_they_do_not_concern(lab: Lab, node: Node) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -34,15 +34,17 @@ ASKING = {"host_veths", "forget_pod", "for_pod"}
 """What an ADD waits for that needs no round."""
 
 
-def request(name: str = "web-0", command: str = "ADD") -> bytes:
-    """A call for a pod that policies ``a`` and ``b`` select."""
+def request(
+    name: str = "web-0", command: str = "ADD", labels: Sequence[str] | None = LABELS, failure_policy: str = "Fail"
+) -> bytes:
+    """A call for a pod that policies ``a`` and ``b`` select. Without ``labels`` (None) it tells none."""
     variables = {
         "CNI_COMMAND": command, "CNI_CONTAINERID": name, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
         "CNI_ARGS": f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME={name}", "CNI_PATH": "/opt/cni/bin",
     }  # fmt: skip
     configuration = {
-        "cniVersion": "1.0.0", "name": "pods", "type": "egress-gateway",
-        "args": {"cni": {"labels": [{"key": key, "value": "yes"} for key in LABELS]}},
+        "cniVersion": "1.0.0", "name": "pods", "type": "egress-gateway", "failurePolicy": failure_policy,
+        "args": {"cni": {} if labels is None else {"labels": [{"key": key, "value": "yes"} for key in labels]}},
         "prevResult": {"interfaces": [{"name": VETH}, {"name": "eth0", "sandbox": "/x"}],
                        "ips": [{"address": "10.244.1.5/24", "interface": 1}]},
     }  # fmt: skip

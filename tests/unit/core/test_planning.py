@@ -293,7 +293,7 @@ def test_identity_of_a_pod() -> None:
     of = Inventory(pods=(known,))
     assert planning.identify(of, "prod", "web-0", {"app": "a"}) is known
     assert planning.identify(of, "test", "web-0", {"app": "a"}) == PodIdentity("test", "web-0", {"app": "a"})
-    assert planning.identify(of, "test", "web-0", None) == PodIdentity("test", "web-0", {})
+    assert planning.identify(of, "test", "web-0", None) == PodIdentity("test", "web-0", None)
 
 
 @pytest.mark.parametrize(

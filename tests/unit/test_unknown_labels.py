@@ -1,0 +1,180 @@
+"""A pod whose labels nobody knows does not start if a policy may select it, and status names it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cni import contract
+from cni.kernel import ids
+from cni.plan import PodIdentity, Requirement, Selector
+from gateway_agent.core import unlabelled
+from gateway_agent.core.model import Inventory, Policy
+from gateway_agent.pods import kept_group
+
+from .core.test_adoption import TOLD
+from .core.test_planning import build, inventory, policy, sets
+from .test_add_order import EMPTY, VETH, World, request, story, with_policies
+
+PROD = (Requirement("kubernetes.io/metadata.name", "In", ("prod",)),)
+OTHER = (Requirement("kubernetes.io/metadata.name", "In", ("other",)),)
+BY_LABEL = (Requirement("a", "Exists"),)
+
+
+def selecting(*selectors: Selector) -> Inventory:
+    return with_policies(replace(policy("a"), selectors=selectors))
+
+
+def asked(
+    directory: Path, of: Inventory, call: bytes, then: Callable[[World], Awaitable[None]] | None = None
+) -> tuple[bytes, int]:
+    """What an agent with this inventory answers, and the group of the pod's interface. ``then`` looks further."""
+    found: list[tuple[bytes, int]] = []
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        answer = asyncio.create_task(world.calls.handle(call))
+        await world.open_all(answer.done)
+        found.append((answer.result(), world.kernel.groups.get(VETH, 0)))
+        if then is not None:
+            await then(world)
+
+    story(directory, tell, of)
+    return found[0]
+
+
+def problems(world: World) -> list[str]:
+    return [str(problem) for problem in world.agent.all_problems() if "labels are not known" in problem.message]
+
+
+@pytest.mark.parametrize(
+    ("selector", "starts", "tagged"),
+    [
+        (Selector(BY_LABEL), False, False),
+        (Selector(BY_LABEL, PROD), False, False),
+        (Selector(BY_LABEL, OTHER), True, False),
+        (Selector((), PROD), True, True),
+        (Selector((*BY_LABEL, Requirement("io.kubernetes.pod.namespace", "In", ("other",)))), True, False),
+        (Selector((Requirement("io.kubernetes.pod.namespace", "In", ("prod",)),)), True, True),
+    ],
+    ids=["by label", "of its namespace", "of another namespace", "whole namespace", "label elsewhere", "by its name"],
+)
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_what_hangs_on_unknown_labels_does_not_start(
+    tmp_path: Path, selector: Selector, starts: bool, tagged: bool, told: bool
+) -> None:
+    answer, group = asked(tmp_path, selecting(selector), request(labels=() if told else None))
+    assert (answer == contract.OK) is (starts or told)
+    assert bool(group) is tagged
+
+
+def test_the_refusal_says_what_to_do_and_status_names_the_pod(tmp_path: Path) -> None:
+    async def look(world: World) -> None:
+        [first] = problems(world)
+        assert first.startswith("pod prod/web-0: not started")
+        deleting = asyncio.create_task(world.calls.handle(request(command="DEL")))
+        await world.open_all(deleting.done)
+        assert problems(world) == [first]
+        again = asyncio.create_task(world.calls.handle(request(labels=["b"])))
+        await world.open_all(again.done)
+        assert again.result() == contract.OK
+        assert problems(world) == []
+
+    answer, _ = asked(tmp_path, selecting(Selector(BY_LABEL)), request(labels=None), look)
+    error = json.loads(answer[len(contract.ERROR) :])
+    assert error["code"] == contract.TRY_AGAIN_LATER
+    assert "prod/web-0" in error["msg"] and "policy a" in error["msg"]
+    assert "Pod document" in error["details"]
+
+
+def test_with_ignore_it_starts_and_status_says_that_it_leaves_by_its_own_way(tmp_path: Path) -> None:
+    async def look(world: World) -> None:
+        world.agent.kernel_changed([])
+        waiting = asyncio.create_task(world.agent.next_round())
+        await world.open_all(waiting.done)
+        assert ["leaves by its own way" in text for text in problems(world) if "not started" not in text] == [True]
+
+    call = request(labels=None, failure_policy="Ignore")
+    assert asked(tmp_path, selecting(Selector(BY_LABEL)), call, look) == (contract.OK, 0)
+
+
+def test_a_policy_that_comes_during_the_add_counts(tmp_path: Path) -> None:
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        world.store.inventory = selecting(Selector(BY_LABEL))
+        call = asyncio.create_task(world.calls.handle(request(labels=None)))
+        await world.open_all(call.done)
+        assert call.result().startswith(contract.ERROR)
+
+    story(tmp_path, tell)
+
+
+def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path) -> None:
+    """Without it the labels are unknown again: the pod that runs keeps its path, and status says so."""
+    document = PodIdentity("prod", "web-0", {"a": "yes"})
+
+    async def look(world: World) -> None:
+        group = world.kernel.groups[VETH]
+        world.store.inventory = selecting(Selector(BY_LABEL))
+        await world.open_all(lambda: bool(world.agent.inventory and not world.agent.inventory.pods))
+        waiting = asyncio.create_task(world.agent.next_round())
+        await world.open_all(waiting.done)
+        assert world.kernel.groups[VETH] == group
+        assert ["keeps the tag" in text for text in problems(world)] == [True]
+
+    of = replace(selecting(Selector(BY_LABEL)), pods=(document,))
+    answer, group = asked(tmp_path, of, request(labels=None), look)
+    assert answer == contract.OK
+    assert group
+
+
+def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
+    """What selected the pod for sure asks for labels now: they are unknown, so the pod keeps its path."""
+
+    async def look(world: World) -> None:
+        group = world.kernel.groups[VETH]
+        world.store.inventory = selecting(Selector(BY_LABEL))
+        await world.open_all(lambda: world.agent.inventory is world.store.inventory)
+        waiting = asyncio.create_task(world.agent.next_round())
+        await world.open_all(waiting.done)
+        assert world.kernel.groups[VETH] == group
+        assert [text for text in problems(world) if "keeps the tag" in text]
+        world.store.inventory = EMPTY
+        await world.open_all(lambda: not world.kernel.groups[VETH])
+
+    _, group = asked(tmp_path, selecting(Selector((), PROD)), request(labels=None), look)
+    assert group
+
+
+def two(*policies: Policy) -> Inventory:
+    return inventory(*policies)
+
+
+def test_a_tag_is_kept_by_what_it_stands_for() -> None:
+    before = build(two(policy("a"), policy("b"))).plan
+    after = build(two(policy("b"), policy("c")), previous=before).plan
+    of_a, of_b = (ids.GROUP_BASE + sets(before)[(name,)] for name in "ab")
+    assert kept_group(of_b, before, after) == ids.GROUP_BASE + sets(after)[("b",)]
+    assert kept_group(of_a, before, after) == ids.GROUP_BLOCKED
+    assert kept_group(of_a, None, after) == ids.GROUP_BLOCKED
+    assert kept_group(0, before, after) == 0
+
+
+def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
+    refusals = unlabelled.Refusals()
+    for number in range(unlabelled.MOST + 1):
+        refusals.note(unlabelled.refused(replace(TOLD, name=f"web-{number}"), ["a"]), 1.0)
+    assert len(refusals.problems(1.0)) == unlabelled.MOST
+    refusals.note(unlabelled.refused(replace(TOLD, name="web-9"), ["a"]), 2.0)
+    assert len(refusals.problems(1.0 + unlabelled.REMEMBERED_S)) == 1
+    refusals.started(replace(TOLD, name="web-9"))
+    assert refusals.problems(1.0 + unlabelled.REMEMBERED_S) == ()
+
+
+def test_a_container_without_a_name_is_named_by_its_id() -> None:
+    assert unlabelled.named(replace(TOLD, name="", container_id="0123456789abcdef")) == "container 0123456789ab"
