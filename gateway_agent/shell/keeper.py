@@ -199,8 +199,8 @@ class Process:
         try:
             effects = self._keeper.receive(datagram, source, boottime())
         except Exception as error:
-            # Whoever has the key can send anything, and a fault of ours must not end every keeper at once. What was decided
-            # by then is carried out with the next input; docs/design/messages.md says why that is safe.
+            # Whoever has the key can send anything, and a fault of ours must not end every keeper at once. What was
+            # decided by then is carried out with the next input; docs/design/messages.md says why that is safe.
             self._unhandled(error, source)
             return
         self._carry_out(effects)
