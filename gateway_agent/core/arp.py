@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from dataclasses import dataclass
 
 ETH_P_ARP = 0x0806
 ETH_P_IPV6 = 0x86DD
@@ -16,6 +17,8 @@ BROADCAST = b"\xff" * 6
 ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
 SOLICITED_NODE = ipaddress.IPv6Address("ff02::1:ff00:0").packed
 UNSPECIFIED = bytes(16)
+MULTICAST = 0xFF
+"""The first octet of a group's address."""
 
 # RFC 826; the numbers of an Ethernet and IPv4 packet
 ARP = struct.Struct("!HHBBH6s4s6s4s")
@@ -26,7 +29,9 @@ OF_ETHERNET = (1, 0x0800, 6, 4)
 ICMPV6 = 58
 NEIGHBOR_SOLICITATION = 135
 NEIGHBOR_ADVERTISEMENT = 136
+SOLICITED = 0x40000000
 OVERRIDE = 0x20000000
+SOURCE_LINK_LAYER_ADDRESS = 1
 TARGET_LINK_LAYER_ADDRESS = 2
 HOP_LIMIT = 255
 IPV6 = struct.Struct("!IHBB16s16s")
@@ -39,6 +44,18 @@ SENDER_AT = HEADER + 14
 PROTOCOL_AT = HEADER + 6
 TYPE_AT = HEADER + IPV6.size
 TARGET_AT = TYPE_AT + 8
+
+
+@dataclass(frozen=True)
+class Solicitation:
+    """Who asks for the MAC of an IPv6 address."""
+
+    target: str
+    """The address that is asked for, as :func:`canonical` writes it."""
+    asker: bytes
+    """The asker's address; :data:`UNSPECIFIED` if the asker looks for a duplicate of an address of its own."""
+    mac: bytes
+    """The asker's MAC."""
 
 
 def canonical(address: str) -> str:
@@ -56,10 +73,19 @@ def gratuitous(address: str, mac: str) -> bytes:
 
 def advertisement(address: str, mac: str) -> bytes:
     """An unsolicited neighbour advertisement to all nodes, with the override flag (RFC 4861, section 7.2.6)."""
-    raw = ipaddress.IPv6Address(address).packed
-    option = struct.pack("!BB6s", TARGET_LINK_LAYER_ADDRESS, 1, _octets(mac))
-    message = NEIGHBOR.pack(NEIGHBOR_ADVERTISEMENT, 0, 0, OVERRIDE, raw) + option
-    return _neighbor(raw, ALL_NODES, _octets(mac), message)
+    return _advertisement(address, mac, OVERRIDE, ALL_NODES, _group_mac(ALL_NODES))
+
+
+def answer(asked: Solicitation, mac: str) -> bytes:
+    """Answer a neighbour solicitation: ``asked.target`` is at ``mac`` (RFC 4861, section 7.2.4)."""
+    if asked.asker == UNSPECIFIED:
+        return advertisement(asked.target, mac)
+    return _advertisement(asked.target, mac, SOLICITED | OVERRIDE, asked.asker, asked.mac)
+
+
+def solicited_node(address: str) -> str:
+    """Return the multicast group at which an IPv6 address is asked for (RFC 4291, section 2.7.1)."""
+    return str(ipaddress.IPv6Address(_solicited_node(ipaddress.IPv6Address(address).packed)))
 
 
 def probe(address: str, mac: str) -> bytes:
@@ -68,7 +94,8 @@ def probe(address: str, mac: str) -> bytes:
         return _arp(bytes(4), _ipv4(address), _octets(mac))
     raw = ipaddress.IPv6Address(address).packed
     message = NEIGHBOR.pack(NEIGHBOR_SOLICITATION, 0, 0, 0, raw)
-    return _neighbor(UNSPECIFIED, SOLICITED_NODE[:13] + raw[13:], _octets(mac), message)
+    group = _solicited_node(raw)
+    return _neighbor(UNSPECIFIED, group, _octets(mac), _group_mac(group), message)
 
 
 def claimant(frame: bytes) -> tuple[str, str] | None:
@@ -86,8 +113,27 @@ def claimant(frame: bytes) -> tuple[str, str] | None:
         icmp_type, code, _, _, target = NEIGHBOR.unpack_from(frame, HEADER + IPV6.size)
         # With fewer hops it has come through a router, and is a forgery (RFC 4861, section 7.1.2).
         if (protocol, hops, icmp_type, code) == (ICMPV6, HOP_LIMIT, NEIGHBOR_ADVERTISEMENT, 0):
-            return str(ipaddress.IPv6Address(target)), (_link_layer(frame) or frame[6:12]).hex(":")
+            of_option = _link_layer(frame, TARGET_LINK_LAYER_ADDRESS)
+            return str(ipaddress.IPv6Address(target)), (of_option or frame[6:12]).hex(":")
     return None
+
+
+def solicitation(frame: bytes) -> Solicitation | None:
+    """Return what a neighbour solicitation asks; None for other frames, and for what RFC 4861, 7.1.1, forbids.
+
+    The checksum is not looked at: in what comes from this machine's own containers the kernel has not filled it in.
+    """
+    if frame[12:HEADER] != struct.pack("!H", ETH_P_IPV6) or len(frame) < HEADER + IPV6.size + NEIGHBOR.size:
+        return None
+    _, _, protocol, hops, asker, destination = IPV6.unpack_from(frame, HEADER)
+    icmp_type, code, _, _, target = NEIGHBOR.unpack_from(frame, HEADER + IPV6.size)
+    if (protocol, hops, icmp_type, code) != (ICMPV6, HOP_LIMIT, NEIGHBOR_SOLICITATION, 0):
+        return None
+    of_option = _link_layer(frame, SOURCE_LINK_LAYER_ADDRESS)
+    forged = asker == UNSPECIFIED and (of_option or destination[:13] != SOLICITED_NODE[:13])
+    if forged or asker[0] == MULTICAST or target[0] == MULTICAST:
+        return None
+    return Solicitation(str(ipaddress.IPv6Address(target)), asker, of_option or frame[6:12])
 
 
 def _arp(sender: bytes, target: bytes, mac: bytes) -> bytes:
@@ -95,12 +141,28 @@ def _arp(sender: bytes, target: bytes, mac: bytes) -> bytes:
     return header + ARP.pack(*OF_ETHERNET, ARP_REQUEST, mac, sender, bytes(6), target)
 
 
-def _neighbor(source: bytes, group: bytes, mac: bytes, message: bytes) -> bytes:
-    """The frame to a multicast group, with the checksum filled in (RFC 8200, section 8.1)."""
-    checksum = _checksum(source + group + struct.pack("!II", len(message), ICMPV6) + message)
+def _advertisement(address: str, mac: str, flags: int, receiver: bytes, receiver_mac: bytes) -> bytes:
+    raw = ipaddress.IPv6Address(address).packed
+    option = struct.pack("!BB6s", TARGET_LINK_LAYER_ADDRESS, 1, _octets(mac))
+    message = NEIGHBOR.pack(NEIGHBOR_ADVERTISEMENT, 0, 0, flags, raw) + option
+    return _neighbor(raw, receiver, _octets(mac), receiver_mac, message)
+
+
+def _solicited_node(raw: bytes) -> bytes:
+    return SOLICITED_NODE[:13] + raw[13:]
+
+
+def _group_mac(group: bytes) -> bytes:
+    """Return the MAC to which frames for a multicast group go (RFC 2464, section 7)."""
+    return b"\x33\x33" + group[12:]
+
+
+def _neighbor(source: bytes, receiver: bytes, mac: bytes, receiver_mac: bytes, message: bytes) -> bytes:
+    """The frame with the checksum filled in (RFC 8200, section 8.1)."""
+    checksum = _checksum(source + receiver + struct.pack("!II", len(message), ICMPV6) + message)
     message = message[:2] + struct.pack("!H", checksum) + message[4:]
-    header = b"\x33\x33" + group[12:] + mac + struct.pack("!H", ETH_P_IPV6)
-    return header + IPV6.pack(6 << 28, len(message), ICMPV6, HOP_LIMIT, source, group) + message
+    header = receiver_mac + mac + struct.pack("!H", ETH_P_IPV6)
+    return header + IPV6.pack(6 << 28, len(message), ICMPV6, HOP_LIMIT, source, receiver) + message
 
 
 def _checksum(data: bytes) -> int:
@@ -111,11 +173,11 @@ def _checksum(data: bytes) -> int:
     return ~total & 0xFFFF
 
 
-def _link_layer(frame: bytes) -> bytes:
-    """The MAC in an advertisement's options; empty where there is none."""
+def _link_layer(frame: bytes, kind: int) -> bytes:
+    """The MAC in an option of a message of neighbour discovery; empty where there is none."""
     options = frame[HEADER + IPV6.size + NEIGHBOR.size :]
     while len(options) >= 8 and options[1]:
-        if options[0] == TARGET_LINK_LAYER_ADDRESS and options[1] == 1:
+        if options[0] == kind and options[1] == 1:
             return options[2:8]
         options = options[8 * options[1] :]
     return b""

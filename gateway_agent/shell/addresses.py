@@ -1,13 +1,14 @@
-"""Virtual addresses on interfaces: one netlink message each.
+"""Virtual addresses of this machine: one netlink message each.
 
-An address is added so that it does nothing but receive: the kernel does not choose it as a source by itself if
+An IPv4 address is added so that it does nothing but receive: the kernel does not choose it as a source by itself if
 another one is there, no route but the ``local`` one comes with it, nobody is told (that is
-:mod:`gateway_agent.shell.arp`), no duplicate is looked for.
+:mod:`gateway_agent.shell.arp`), no duplicate is looked for. It comes last on its interface. Many programs take the
+first address for that of the node: a kubelet without ``--node-ip``, ``hostname -I``, Go's and Java's lists of
+addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind all that
+are primary.
 
-An IPv4 address comes last on its interface. Many programs take the first one for the address of the node: a kubelet
-without ``--node-ip``, ``hostname -I``, Go's and Java's lists of addresses. The kernel puts an address of a narrower
-scope before the others, and one of the same scope behind all that are primary. Of IPv6 addresses of one scope the
-newest is first, and nothing changes that: there only the lifetime says that it is not to be chosen.
+Of IPv6 addresses the kernel lists the newest first. So a virtual IPv6 address stands on no interface: a local route
+takes in what comes for it, and :mod:`gateway_agent.shell.arp` answers who asks for it.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from cni.kernel.addresses import (
     packed,
 )
 from cni.kernel.errors import KernelError, refused
-from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
+from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute, attributes
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h
 RTM_DELADDR = 21
-RTM_NEWROUTE, RTM_DELROUTE = 24, 25
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RT_TABLE_LOCAL = 255
 RTN_LOCAL = 2
 RTA_DST, RTA_OIF = 1, 4
@@ -40,16 +41,8 @@ RTMSG = struct.Struct("=BBBBBBBBI")
 """Family, destination's length, source's length, TOS, table, protocol, scope, type, flags."""
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
-IFA_CACHEINFO = 6
-IFA_FLAGS = 8
-IFA_F_NODAD = 0x02
-IFA_F_NOPREFIXROUTE = 0x200
 RT_SCOPE_UNIVERSE = 0
 RT_SCOPE_HOST = 254
-CACHEINFO = struct.Struct("=IIII")
-"""Preferred and valid lifetime in seconds, and two times that the kernel fills in."""
-FOREVER = 0xFFFFFFFF
-DEPRECATED = CACHEINFO.pack(0, FOREVER, 0, 0)
 
 
 class Addresses:
@@ -63,10 +56,10 @@ class Addresses:
         self._socket.close()
 
     def add(self, address: str, interface: str) -> None:
-        """Configures a virtual address; one that is there and ours is left alone.
+        """Make a virtual address this machine's; one that is there and ours is left alone.
 
-        One that does not stand last is moved. Raises :class:`KernelError` if somebody else has configured it, on
-        whatever interface.
+        An IPv4 address that does not stand last is moved. Raises :class:`KernelError` if somebody else has configured
+        the address, on whatever interface.
         """
         doing = f"adding {address} to {interface}"
         index = _index(interface, doing)
@@ -74,42 +67,55 @@ class Addresses:
             if not found.ours:
                 hint = "a virtual address is added by the agent alone: remove it there"
                 raise KernelError(f"{address} is configured on {found.interface} by somebody else", hint)
-        if ":" not in address and self._is_misplaced(address, index):
-            self._request(doing, RTM_DELADDR, 0, _body(address, index), errno.EADDRNOTAVAIL)
+            self._move_away(doing, found, index)
+        if ":" in address:
+            self._request(doing, RTM_NEWROUTE, NLM_F_CREATE, _route(address, index), errno.EEXIST)
+            return
         body = _body(address, index, scope=self._scope(index))
         self._request(doing, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, errno.EEXIST)
-        self._route(doing, RTM_NEWROUTE, NLM_F_CREATE, address, index, errno.EEXIST)
 
-    def _route(self, doing: str, kind: int, flags: int, address: str, index: int, done_already: int) -> None:
-        """Makes or takes away our own local route to an IPv6 address.
+    def _move_away(self, doing: str, found: Address, index: int) -> None:
+        """Take an address of ours off its interface if it does not stand there as it should.
 
-        The kernel makes its own in a work queue, later. Until then it would send by the address, but pass on what is
-        meant for it: also the answer to its first question for its next hop, and the second one comes only after a
-        second.
+        An earlier version has put IPv6 addresses on interfaces.
         """
-        if ":" in address:
-            raw = packed(address)
-            head = RTMSG.pack(socket.AF_INET6, 8 * len(raw), 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
-            body = head + attribute(RTA_DST, raw) + attribute(RTA_OIF, struct.pack("=i", index))
-            self._request(doing, kind, flags, body, done_already)
+        if ":" in found.address or (found.index == index and self._is_misplaced(found.address, index)):
+            self._request(doing, RTM_DELADDR, 0, _body(found.address, found.index, found.length), errno.EADDRNOTAVAIL)
 
     def remove(self, address: str, interface: str) -> None:
-        """Removes it where it is ours; somebody else's, and what is gone, is left alone."""
+        """Remove a virtual address where it is ours; somebody else's, and what is gone, is left alone."""
+        doing = f"removing {address}"
         try:
             index = socket.if_nametoindex(interface)
         except OSError:
             return
+        if ":" in address:
+            self._request(doing, RTM_DELROUTE, 0, _route(address, index), errno.ESRCH)
         for found in observe(self._socket, [address]):
             if found.ours and found.index == index:
-                # Before the address: where this process ends in between, the next one finds what is left.
-                self._route(f"removing {address}", RTM_DELROUTE, 0, address, index, errno.ESRCH)
                 body = _body(address, index, found.length)
-                self._request(f"removing {address}", RTM_DELADDR, 0, body, errno.EADDRNOTAVAIL, errno.ENODEV)
+                self._request(doing, RTM_DELADDR, 0, body, errno.EADDRNOTAVAIL, errno.ENODEV)
 
     def ours(self) -> tuple[tuple[str, str], ...]:
-        """All addresses of ours, with their interfaces."""
-        found = ((item.address, item.interface) for item in observe(self._socket) if item.ours)
-        return tuple(sorted((address, interface) for address, interface in found if interface))
+        """Return all virtual addresses of this machine, with their interfaces."""
+        found = {(item.address, item.interface) for item in observe(self._socket) if item.ours}
+        return tuple(sorted((address, interface) for address, interface in found | self._routed() if interface))
+
+    def _routed(self) -> set[tuple[str, str]]:
+        """Return the IPv6 addresses that local routes of ours lead to."""
+        try:
+            # The kernel looks at the local table alone, however many routes there are elsewhere.
+            messages = self._socket.dump(RTM_GETROUTE, _LOCAL_ROUTES)
+        except OSError as error:
+            raise refused("reading the local routes", error.errno or errno.EIO) from error
+        found = set()
+        for kind, body in messages:
+            if kind == RTM_NEWROUTE and RTMSG.unpack_from(body)[4:8:3] == (RT_TABLE_LOCAL, RTN_LOCAL):
+                of_route = attributes(body[RTMSG.size :])
+                if RTMSG.unpack_from(body)[5] == ids.PROTOCOL and len(of_route.get(RTA_DST, b"")) == 16:
+                    (index,) = struct.unpack("=i", of_route.get(RTA_OIF, bytes(4)))
+                    found.add((socket.inet_ntop(socket.AF_INET6, of_route[RTA_DST]), _name(index)))
+        return found
 
     def misplaced(self, interface: str) -> tuple[str, ...]:
         """Return our IPv4 addresses on an interface that stand before somebody else's: it came later, or again."""
@@ -160,12 +166,25 @@ def _is_wide(found: Address) -> bool:
 def _body(address: str, index: int, length: int = 0, scope: int = RT_SCOPE_HOST) -> bytes:
     """``length`` of the prefix, in bits; 0 for all of the address."""
     raw = packed(address)
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     of_address = attribute(IFA_LOCAL, raw) + attribute(IFA_ADDRESS, raw)
     of_address += attribute(IFA_PROTO, bytes([ids.ADDRESS_PROTOCOL]))
-    length = length or 8 * len(raw)
-    if len(raw) == 4:
-        return IFADDRMSG.pack(socket.AF_INET, length, 0, scope, index) + of_address
-    # No scope hides an IPv6 address, but what is deprecated is chosen only where nothing else is.
-    flags = attribute(IFA_FLAGS, struct.pack("=I", IFA_F_NODAD | IFA_F_NOPREFIXROUTE))
-    header = IFADDRMSG.pack(socket.AF_INET6, length, IFA_F_NODAD, RT_SCOPE_UNIVERSE, index)
-    return header + of_address + flags + attribute(IFA_CACHEINFO, DEPRECATED)
+    return IFADDRMSG.pack(family, length or 8 * len(raw), 0, scope, index) + of_address
+
+
+def _route(address: str, index: int) -> bytes:
+    """Return the body of a message about our local route to an IPv6 address."""
+    raw = packed(address)
+    head = RTMSG.pack(socket.AF_INET6, 8 * len(raw), 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
+    return head + attribute(RTA_DST, raw) + attribute(RTA_OIF, struct.pack("=i", index))
+
+
+_LOCAL_ROUTES = RTMSG.pack(socket.AF_INET6, 0, 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
+
+
+def _name(index: int) -> str:
+    """Return an interface's name; empty where the interface has gone meanwhile."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""

@@ -1,18 +1,24 @@
 """Tells the network who has a virtual address, and hears who else says so: the only opener of packet sockets.
 
+The kernel answers who asks for an IPv4 address. It would answer for an IPv6 address only if the address stood on the
+interface, where programs would take it for the node's: so the answer is given here.
+
 The frames are made and read by :mod:`gateway_agent.core.arp`. They pass the fence like any other.
 """
 
 from __future__ import annotations
 
 import array
+import contextlib
 import fcntl
 import selectors
 import socket
 import struct
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from ..core import arp
+from ..core.pace import Pace
 
 # linux/sockios.h, linux/if_arp.h, asm-generic/socket.h, linux/pkt_sched.h
 SIOCGIFHWADDR = 0x8927
@@ -26,6 +32,8 @@ LONGEST = 128
 """Bytes of a frame that are looked at: an advertisement with its option has 86."""
 FINE = 200
 """With more addresses the kernel's filter lets all claims through: its jumps reach 255 instructions."""
+ANSWERS, ANSWER_GAP_NS = 256, 500_000
+"""So many questions are answered at once, then one each half millisecond: a flood of them holds up no lease."""
 
 # linux/filter.h: classic BPF
 LOAD_WORD, LOAD_BYTE = 0x20, 0x30
@@ -49,10 +57,19 @@ class Announcer:
         self._heard: Callable[[str, str, str], None] = lambda address, mac, interface: None
         self._watched: dict[tuple[str, str], str] = {}
         """The address as it was given, by the one way to write it and the interface."""
-        self._ears: dict[int, tuple[socket.socket, frozenset[str]]] = {}
+        self._answered: set[tuple[str, str]] = set()
+        """IPv6 addresses, written that way, and interfaces."""
+        self._groups: socket.socket | None = None
+        self._pace = Pace(ANSWERS, ANSWER_GAP_NS)
+        self._ears: dict[tuple[int, int], tuple[socket.socket, frozenset[str]]] = {}
+        """By protocol and type of an ICMPv6 message: the socket, and the addresses that its filter lets through."""
 
     def close(self) -> None:
         self.watch(())
+        for address, interface in tuple(self._answered):
+            self.silence(address, interface)
+        if self._groups is not None:
+            self._groups.close()
         self._socket.close()
 
     def announce(self, address: str, interface: str) -> bool:
@@ -76,8 +93,46 @@ class Announcer:
             return
         self._watched = {(arp.canonical(address), interface): address for address, interface in targets}
         addresses = {address for address, _ in self._watched}
-        self._hear(self._selector, arp.ETH_P_ARP, frozenset(a for a in addresses if ":" not in a))
-        self._hear(self._selector, arp.ETH_P_IPV6, frozenset(a for a in addresses if ":" in a))
+        self._hear(arp.ETH_P_ARP, 0, frozenset(a for a in addresses if ":" not in a), self._claims)
+        six = frozenset(a for a in addresses if ":" in a)
+        self._hear(arp.ETH_P_IPV6, arp.NEIGHBOR_ADVERTISEMENT, six, self._claims)
+
+    def answer(self, address: str, interface: str) -> None:
+        """Answer from now on who asks for an IPv6 address at an interface; without :meth:`listen` before, do nothing.
+
+        May be done again, after the interface was away. Raises OSError.
+        """
+        if ":" in address and self._selector is not None:
+            self._answered.add((arp.canonical(address), interface))
+            self._hear_questions()
+            with contextlib.suppress(OSError):
+                self._group(socket.IPV6_LEAVE_GROUP, address, interface)
+            # Switches that look at memberships send the questions only to members.
+            self._group(socket.IPV6_JOIN_GROUP, address, interface)
+
+    def silence(self, address: str, interface: str) -> None:
+        """Answer nobody any more who asks for an address at an interface."""
+        key = (arp.canonical(address), interface)
+        if key not in self._answered:
+            return
+        self._answered.discard(key)
+        self._hear_questions()
+        group = arp.solicited_node(address)
+        if not any(name == interface and arp.solicited_node(other) == group for other, name in self._answered):
+            with contextlib.suppress(OSError):
+                self._group(socket.IPV6_LEAVE_GROUP, address, interface)
+
+    def _hear_questions(self) -> None:
+        addresses = frozenset(address for address, _ in self._answered)
+        self._hear(arp.ETH_P_IPV6, arp.NEIGHBOR_SOLICITATION, addresses, self._questions)
+
+    def _group(self, change: int, address: str, interface: str) -> None:
+        """Join or leave the group at which an address is asked for."""
+        if self._groups is None:
+            self._groups = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | QUIET)
+        group = socket.inet_pton(socket.AF_INET6, arp.solicited_node(address))
+        membership = group + struct.pack("=I", socket.if_nametoindex(interface))
+        self._groups.setsockopt(socket.IPPROTO_IPV6, change, membership)
 
     def _send(self, interface: str, frame: Callable[[str], bytes]) -> bool:
         mac = self._mac(interface)
@@ -104,39 +159,58 @@ class Announcer:
         kind, mac = struct.unpack_from("=H6s", found, 16)
         return mac.hex(":") if kind == ARPHRD_ETHER else ""
 
-    def _hear(self, selector: selectors.BaseSelector, protocol: int, addresses: frozenset[str]) -> None:
+    def _hear(
+        self, protocol: int, kind: int, addresses: frozenset[str], read: Callable[[socket.socket], None]
+    ) -> None:
         """On all interfaces: so one that comes back is heard again."""
-        ear, filtered = self._ears.get(protocol, (None, frozenset()))
+        assert self._selector is not None
+        ear, filtered = self._ears.get((protocol, kind), (None, frozenset()))
         if ear is not None and not addresses:
-            del self._ears[protocol]
-            selector.unregister(ear)
+            del self._ears[protocol, kind]
+            self._selector.unregister(ear)
             ear.close()
         if not addresses or addresses == filtered:
             return
         if ear is None:
             hearing = ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | QUIET, socket.htons(protocol))
-            selector.register(ear, selectors.EVENT_READ, lambda: self._read(hearing))
-            self._ears[protocol] = (ear, filtered)
+            self._selector.register(ear, selectors.EVENT_READ, lambda: read(hearing))
+            self._ears[protocol, kind] = (ear, filtered)
         # What has come before is judged again when it is read.
-        _attach(ear, _filter(protocol, addresses))
-        self._ears[protocol] = (ear, addresses)
+        _attach(ear, _filter(protocol, kind, addresses))
+        self._ears[protocol, kind] = (ear, addresses)
 
-    def _read(self, ear: socket.socket) -> None:
-        for _ in range(BATCH):
-            try:
-                frame, sender = ear.recvfrom(LONGEST)
-            except BlockingIOError:
-                return
-            except OSError:
-                # An interface went down.
-                continue
+    def _claims(self, ear: socket.socket) -> None:
+        for frame, interface in _frames(ear):
             claim = arp.claimant(frame)
-            interface, kind = sender[0], sender[2]
-            if claim is None or kind == socket.PACKET_OUTGOING:
-                continue
-            address = self._watched.get((claim[0], interface))
-            if address is not None and claim[1] != self._mac(interface):
+            address = self._watched.get((claim[0], interface)) if claim else None
+            if claim is not None and address is not None and claim[1] != self._mac(interface):
                 self._heard(address, claim[1], interface)
+
+    def _questions(self, ear: socket.socket) -> None:
+        for frame, interface in _frames(ear):
+            asked = arp.solicitation(frame)
+            if asked is None or (asked.target, interface) not in self._answered:
+                continue
+            if not self._pace.take(time.monotonic_ns()):
+                continue
+            self._reply(asked, interface)
+
+    def _reply(self, asked: arp.Solicitation, interface: str) -> None:
+        self._send(interface, lambda mac: arp.answer(asked, mac))
+
+
+def _frames(ear: socket.socket) -> Iterator[tuple[bytes, str]]:
+    """Yield what has come, with the interface by which it came; what this machine itself has sent is left out."""
+    for _ in range(BATCH):
+        try:
+            frame, sender = ear.recvfrom(LONGEST)
+        except BlockingIOError:
+            return
+        except OSError:
+            # An interface went down.
+            continue
+        if sender[2] != socket.PACKET_OUTGOING:
+            yield frame, sender[0]
 
 
 def _attach(ear: socket.socket, program: list[Instruction]) -> None:
@@ -145,13 +219,16 @@ def _attach(ear: socket.socket, program: list[Instruction]) -> None:
     ear.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0]))
 
 
-def _filter(protocol: int, addresses: frozenset[str]) -> list[Instruction]:
-    """Lets through what claims one of these addresses (of IPv6 addresses the last 32 bits count)."""
+def _filter(protocol: int, kind: int, addresses: frozenset[str]) -> list[Instruction]:
+    """Lets through what is about one of these addresses (of IPv6 addresses the last 32 bits count).
+
+    ``kind``: of an ICMPv6 message.
+    """
     if protocol == arp.ETH_P_ARP:
         family, tests, where = socket.AF_INET, [], arp.SENDER_AT
     else:
         family, where = socket.AF_INET6, arp.TARGET_AT + 12
-        tests = [(arp.PROTOCOL_AT, arp.ICMPV6), (arp.TYPE_AT, arp.NEIGHBOR_ADVERTISEMENT)]
+        tests = [(arp.PROTOCOL_AT, arp.ICMPV6), (arp.TYPE_AT, kind)]
     values = sorted({int.from_bytes(socket.inet_pton(family, address)[-4:], "big") for address in addresses})
     if len(values) > FINE:
         values = []

@@ -53,7 +53,9 @@ class VirtualAddresses:
             self._fence.open(effect.number, effect.addresses, effect.lifetime_ns)
         elif isinstance(effect, serving.AddAddress):
             self._addresses.add(effect.address, effect.interface)
+            self._announcer.answer(effect.address, effect.interface)
         elif isinstance(effect, serving.RemoveAddress):
+            self._announcer.silence(effect.address, effect.interface)
             self._addresses.remove(effect.address, effect.interface)
         elif isinstance(effect, serving.Probe):
             self._announcer.probe(effect.address, effect.interface)

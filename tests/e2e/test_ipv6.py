@@ -68,7 +68,7 @@ def master(lab: Lab) -> Node:
 
 def having(lab: Lab) -> list[str]:
     """The nodes that have the IPv6 address in their kernel."""
-    return [name for name, node in lab.nodes.items() if f" {ADDRESS6}/" in node.machine.run("ip", "address", "show")]
+    return [name for name, node in lab.nodes.items() if node.has(ADDRESS6)]
 
 
 def test_the_outside_sees_the_address_of_the_packets_family(lab: Lab, pod: Pod) -> None:

@@ -72,7 +72,7 @@ def master(lab: Lab, service: str) -> Node:
 
 def having(lab: Lab, address: str) -> list[str]:
     """The nodes that have an address in their kernel."""
-    return [name for name, node in lab.nodes.items() if f" {address}/" in node.machine.run("ip", "address", "show")]
+    return [name for name, node in lab.nodes.items() if node.has(address)]
 
 
 def serve(lab: Lab, service: str) -> int:

@@ -54,6 +54,10 @@ def check_frame(frame: bytes) -> None:
         address, mac = found
         assert arp.canonical(address) == address
         assert len(bytes.fromhex(mac.replace(":", ""))) == 6
+    asked = arp.solicitation(frame)
+    if asked is not None:
+        assert arp.canonical(asked.target) == asked.target
+        assert arp.claimant(arp.answer(asked, MAC)) == (asked.target, MAC)
 
 
 def check_message(kind: int, body: bytes) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from cni.kernel import addresses as kernel
+from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
 from cni.plan import PlanEgressIP
@@ -26,6 +27,7 @@ from gateway_agent.shell.addresses import (
     Addresses,
     _body,
 )
+from tests.lab.answering import answering
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
@@ -161,19 +163,57 @@ print(socket.inet_ntoa(answer[20:24]))
 """
 
 
-def first_addresses(machine: Namespace) -> dict[str, str]:
-    """Return what programs take for the node's IPv4 address that look for the first one, by how they look."""
-    listed = json.loads(machine.run("ip", "-4", "-j", "address", "show", "dev", "eth1"))
+LISTED = """
+import ctypes, socket, sys
+
+class Address(ctypes.Structure):
+    pass
+
+Address._fields_ = [("next", ctypes.POINTER(Address)), ("name", ctypes.c_char_p), ("flags", ctypes.c_uint),
+                    ("address", ctypes.POINTER(ctypes.c_uint8 * 28))]
+first = ctypes.POINTER(Address)()
+assert ctypes.CDLL(None).getifaddrs(ctypes.byref(first)) == 0
+while first:
+    entry = first.contents
+    if entry.address:
+        raw = bytes(entry.address.contents)
+        if int.from_bytes(raw[:2], sys.byteorder) == socket.AF_INET6:
+            print(entry.name.decode(), socket.inet_ntop(socket.AF_INET6, raw[8:24]))
+    first = entry.next
+"""
+
+
+def first_addresses(machine: Namespace, family: int = 4) -> dict[str, str]:
+    """Return what programs take for the node's address that look for the first one, by how they look."""
+    listed = json.loads(machine.run("ip", f"-{family}", "-j", "address", "show", "dev", "eth1"))
+    # Also the order of Go's net.Interface.Addrs: both list what the kernel answers to RTM_GETADDR.
     in_order = [entry["local"] for entry in listed[0]["addr_info"]]
-    # k8s.io/apimachinery/pkg/util/net, getFinalIP: the interface's first address that is global unicast.
-    parsed = [ipaddress.ip_address(address) for address in in_order]
-    kubelet = next(a for a in parsed if not (a.is_loopback or a.is_multicast or a.is_link_local))
-    return {
+    kubelet = next(address for address in in_order if _is_global(address))
+    ours = machine.run("hostname", "-I").split()
+    found = {
         "ip address": in_order[0],
-        "hostname -I": machine.run("hostname", "-I").split()[0],
-        "SIOCGIFADDR": machine.run(sys.executable, "-ISc", FIRST).strip(),
-        "kubelet": str(kubelet),
+        "hostname -I": next(address for address in ours if (":" in address) is (family == 6)),
+        "kubelet": kubelet,
     }
+    if family == 4:
+        return found | {"SIOCGIFADDR": machine.run(sys.executable, "-ISc", FIRST).strip()}
+    interfaces = [line.split() for line in machine.run(sys.executable, "-ISc", LISTED).splitlines()]
+    proc = [line.split() for line in machine.run("cat", "/proc/net/if_inet6").splitlines()]
+    return found | {
+        "getifaddrs": next(address for name, address in interfaces if name == "eth1" and _is_global(address)),
+        # Java's NetworkInterface reads this file, whose order is a hash's.
+        "if_inet6": next(a for raw, *_, name in proc if name == "eth1" and _is_global(a := _written(raw))),
+    }
+
+
+def _is_global(address: str) -> bool:
+    """Return True for what k8s.io/apimachinery/pkg/util/net, getFinalIP, calls a global unicast address."""
+    parsed = ipaddress.ip_address(address)
+    return not (parsed.is_loopback or parsed.is_multicast or parsed.is_link_local)
+
+
+def _written(raw: str) -> str:
+    return str(ipaddress.IPv6Address(bytes.fromhex(raw)))
 
 
 @pytest.mark.parametrize("route_localnet", ["0", "1"])
@@ -191,6 +231,18 @@ def test_the_first_address_of_the_interface_stays_the_nodes_own(
     assert addresses.misplaced("eth1") == ()
 
 
+def test_no_program_sees_a_virtual_ipv6_address_among_the_nodes(line: Wire, addresses: Inside) -> None:
+    """The kernel lists the newest IPv6 address of an interface first: ours is on none."""
+    own = first_addresses(line.near, 6)
+    assert set(own.values()) == {"2001:db8::1"}
+    for address in (VIRTUAL6, OTHER_SUBNET6):
+        addresses.add(address, "eth1")
+    assert first_addresses(line.near, 6) == own
+    # An address on the interface would have been first: the list shows it.
+    line.near.ip("address add 2001:db8::9/64 dev eth1 nodad")
+    assert first_addresses(line.near, 6)["getifaddrs"] == "2001:db8::9"
+
+
 def test_an_address_is_last_again_after_the_nodes_own_came_back(line: Wire, addresses: Inside) -> None:
     """As a restart of systemd-networkd or of a DHCP client has it."""
     for address in (VIRTUAL, OTHER_SUBNET):
@@ -204,13 +256,15 @@ def test_an_address_is_last_again_after_the_nodes_own_came_back(line: Wire, addr
     assert addresses.ours() == tuple(sorted((address, "eth1") for address in (VIRTUAL, OTHER_SUBNET)))
 
 
-def test_an_address_that_an_older_version_has_put_first_is_moved(line: Wire, addresses: Inside) -> None:
-    def as_before() -> None:
-        with Socket() as kernel_socket:
-            body = _body(VIRTUAL, socket.if_nametoindex("eth1"), scope=RT_SCOPE_HOST)
-            kernel_socket.request(kernel.RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE, body)
+def put_on(interface: str, address: str) -> None:
+    """Add an address with our mark as an older version did."""
+    with Socket() as kernel_socket:
+        body = _body(address, socket.if_nametoindex(interface), scope=RT_SCOPE_HOST)
+        kernel_socket.request(kernel.RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE, body)
 
-    line.near.inside(as_before)
+
+def test_an_address_that_an_older_version_has_put_first_is_moved(line: Wire, addresses: Inside) -> None:
+    line.near.inside(lambda: put_on("eth1", VIRTUAL))
     assert set(first_addresses(line.near).values()) == {VIRTUAL}
     addresses.add(VIRTUAL, "eth1")
     assert set(first_addresses(line.near).values()) == {"172.16.0.1"}
@@ -246,15 +300,21 @@ def test_no_route_comes_but_the_local_one(line: Wire, addresses: Inside) -> None
     until(lambda: routes() == before, "all routes are as they were")
 
 
-def test_nothing_is_sent_at_adding_and_the_kernel_answers(line: Wire, addresses: Inside) -> None:
-    with Witness(line.far) as witness:
+@pytest.mark.parametrize("flapped", [False, True], ids=["", "after the link was down"])
+def test_nothing_is_sent_at_adding_and_who_asks_is_answered(line: Wire, addresses: Inside, flapped: bool) -> None:
+    with answering(line.near) as announcer, Witness(line.far) as witness:
         for address in (VIRTUAL, VIRTUAL6):
             addresses.add(address, "eth1")
+            line.near.inside(lambda address=address: announcer.answer(address, "eth1"))
         assert witness.since_mark(line.near) == []
-    for address in (VIRTUAL, VIRTUAL6):
-        line.far.run("ping", "-n", "-c", "1", "-W", "5", address)
-        listed = json.loads(line.far.run("ip", "-j", "neighbour", "show", address))
-        assert listed[0]["lladdr"] == line.mac(line.near)
+        if flapped:
+            line.near.ip("link set eth1 down", "link set eth1 up", "address add 2001:db8::1/64 dev eth1 nodad")
+            addresses.add(VIRTUAL6, "eth1")
+            line.near.inside(lambda: announcer.answer(VIRTUAL6, "eth1"))
+        for address in (VIRTUAL, VIRTUAL6):
+            line.far.run("ping", "-n", "-c", "1", "-W", "5", address)
+            listed = json.loads(line.far.run("ip", "-j", "neighbour", "show", address))
+            assert listed[0]["lladdr"] == line.mac(line.near)
 
 
 def test_they_bear_our_mark(line: Wire, addresses: Inside) -> None:
@@ -265,14 +325,25 @@ def test_they_bear_our_mark(line: Wire, addresses: Inside) -> None:
         with Socket() as socket_:
             return {(found.address, found.length, found.ours) for found in kernel.observe(socket_, BOTH)}
 
-    assert line.near.inside(ours) == {(VIRTUAL, 32, True), (VIRTUAL6, 128, True)}
-    shown = line.near.run("ip", "address", "show", "dev", "eth1")
-    assert f"inet {VIRTUAL}/32 scope global eth1" in shown
-    assert f"inet6 {VIRTUAL6}/128 scope global nodad deprecated noprefixroute" in shown
+    assert line.near.inside(ours) == {(VIRTUAL, 32, True)}
+    assert f"inet {VIRTUAL}/32 scope global eth1" in line.near.run("ip", "address", "show", "dev", "eth1")
+    listed = line.near.run("ip", "-6", "route", "show", "table", "local", "proto", str(ids.PROTOCOL))
+    assert listed.startswith(f"local {VIRTUAL6} dev eth1 ")
+
+
+def test_an_ipv6_address_that_an_older_version_has_put_on_the_interface_leaves_it(
+    line: Wire, addresses: Inside
+) -> None:
+    for come in (lambda: addresses.remove(VIRTUAL6, "eth1"), lambda: addresses.add(VIRTUAL6, "eth1")):
+        line.near.inside(lambda: put_on("eth1", VIRTUAL6))
+        assert addresses.ours() == ((VIRTUAL6, "eth1"),)
+        come()
+        assert VIRTUAL6 not in line.near.run("ip", "address", "show", "dev", "eth1")
+    assert addresses.ours() == ((VIRTUAL6, "eth1"),)
 
 
 def test_what_comes_for_an_address_is_taken_in_at_once(line: Wire) -> None:
-    """The kernel makes its own route to an IPv6 address later: in most of these rounds it would not be there."""
+    """For an address on an interface the kernel makes the route later: in most of these rounds it would be missing."""
     raw = socket.inet_pton(socket.AF_INET6, VIRTUAL6)
     question = RTMSG.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, raw)
 

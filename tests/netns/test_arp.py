@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import selectors
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -91,10 +92,10 @@ class Ears:
         self.heard: list[tuple[str, str, str]] = []
         self.announcer = machine.inside(Announcer)
         self.announcer.listen(self.selector, lambda *claim: self.heard.append(claim))
-        self._machine = machine
+        self.machine = machine
 
     def watch(self, *targets: tuple[str, str]) -> None:
-        self._machine.inside(lambda: self.announcer.watch(targets))
+        self.machine.inside(lambda: self.announcer.watch(targets))
 
     def wakes(self) -> bool:
         """Whether anything is there to be read within the time that a frame needs; reads it."""
@@ -236,3 +237,84 @@ def test_an_interface_that_comes_back_is_heard_again(lan: Lan, ears: Ears) -> No
     until(lambda: lan.a.run("cat", "/sys/class/net/eth1/operstate") == "up\n", "the interface is up")
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
     ears.hear((VIRTUAL, mac(lan.b), "eth1"))
+
+
+@pytest.fixture
+def served(lan: Lan, ears: Ears) -> Iterator[Ears]:
+    """``a`` answers for the IPv6 address, which stands on no interface."""
+    lan.a.ip(f"route add local {VIRTUAL6} dev eth1")
+    lan.a.inside(lambda: ears.announcer.answer(VIRTUAL6, "eth1"))
+    yield ears
+    lan.a.ip(f"route delete local {VIRTUAL6} dev eth1")
+
+
+def asked(machine: Namespace, ears: Ears) -> str:
+    """Return the MAC that a machine learns when it asks for the IPv6 address; empty without an answer."""
+    machine.ip("neighbour flush dev eth1")
+    with machine.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock, Witness(ears.machine) as witness:
+        sock.sendto(b"?", (VIRTUAL6, 9))
+        until(lambda: any(arp.solicitation(frame) for _, frame in witness.frames()), "the question has come")
+        ears.wakes()
+    return known(machine, VIRTUAL6)
+
+
+def test_who_asks_for_a_served_ipv6_address_is_answered(lan: Lan, served: Ears) -> None:
+    for machine in (lan.b, lan.c, lan.b):
+        assert asked(machine, served) == mac(lan.a)
+
+
+def test_who_no_longer_serves_an_address_is_silent(lan: Lan, served: Ears) -> None:
+    lan.a.inside(lambda: served.announcer.silence(VIRTUAL6, "eth1"))
+    assert asked(lan.b, served) == ""
+    assert "ff02::1:ff00:50" not in lan.a.run("ip", "maddress", "show", "dev", "eth1")
+
+
+def test_the_groups_of_served_addresses_are_joined_so_that_switches_let_questions_through(
+    lan: Lan, served: Ears
+) -> None:
+    def joined() -> bool:
+        return "ff02::1:ff00:50" in lan.a.run("ip", "maddress", "show", "dev", "eth1")
+
+    assert joined()
+    lan.a.inside(lambda: served.announcer.answer("2001:db8:9::50", "eth1"))
+    lan.a.inside(lambda: served.announcer.silence("2001:db8:9::50", "eth1"))
+    assert joined(), "another address needs the same group"
+
+
+def test_who_wants_to_use_a_served_address_finds_the_duplicate(lan: Lan, served: Ears) -> None:
+    lan.b.sysctl({"net/ipv6/conf/all/accept_dad": "1", "net/ipv6/conf/eth1/accept_dad": "1"})
+    try:
+        with Witness(lan.a) as witness:
+            lan.b.ip(f"address add {VIRTUAL6}/64 dev eth1")
+            until(lambda: any(arp.solicitation(frame) for _, frame in witness.frames()), "the question has come")
+            served.wakes()
+        until(lambda: "dadfailed" in lan.b.run("ip", "address", "show", "dev", "eth1"), "the duplicate is found")
+    finally:
+        lan.b.ip(f"address delete {VIRTUAL6}/64 dev eth1")
+        lan.b.sysctl({"net/ipv6/conf/all/accept_dad": "0", "net/ipv6/conf/eth1/accept_dad": "0"})
+
+
+def test_a_unicast_question_is_answered_too(lan: Lan, served: Ears) -> None:
+    """As a router asks that has known the MAC for a while."""
+    assert asked(lan.b, served) == mac(lan.a)
+    lan.b.ip(f"neighbour replace {VIRTUAL6} lladdr {mac(lan.a)} dev eth1 nud probe")
+
+    def reachable() -> bool:
+        served.wakes()
+        return "REACHABLE" in lan.b.run("ip", "-6", "neigh", "show", VIRTUAL6)
+
+    until(reachable, "the probe is answered")
+
+
+def test_a_flood_of_questions_is_answered_at_a_bounded_rate(lan: Lan, served: Ears) -> None:
+    question = arp.probe(VIRTUAL6, mac(lan.b))
+    with lan.b.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw, Witness(lan.b) as witness:
+        lan.b.inside(lambda: raw.bind(("eth1", 0)))
+        began = time.monotonic_ns()
+        for _ in range(60):
+            for _ in range(shell.BATCH):
+                raw.send(question)
+            served.wakes()
+        lasted = time.monotonic_ns() - began
+        answers = [frame for frame in witness.since_mark(lan.a) if arp.claimant(frame)]
+    assert shell.ANSWERS <= len(answers) <= shell.ANSWERS + lasted // shell.ANSWER_GAP_NS + 1

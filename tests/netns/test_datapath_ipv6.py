@@ -15,6 +15,7 @@ from cni.kernel import ids, netlink
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.shell.addresses import Addresses
 from gateway_agent.shell.arp import Announcer
+from tests.lab.answering import answering
 from tests.lab.capture import Capture
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until
@@ -75,7 +76,13 @@ def put(node: Node) -> None:
             addresses.add(VIRTUAL, "eth1")
             announcer.announce(VIRTUAL, "eth1")
 
+    _answered[node.machine.name] = answering(node.machine, (VIRTUAL, "eth1"))
+    _answered[node.machine.name].__enter__()
     node.machine.inside(make)
+
+
+_answered: dict[str, contextlib.AbstractContextManager[Announcer]] = {}
+"""By machine: what answers for the address there."""
 
 
 def take(node: Node) -> None:
@@ -83,6 +90,8 @@ def take(node: Node) -> None:
         with contextlib.closing(Addresses()) as addresses:
             addresses.remove(VIRTUAL, "eth1")
 
+    if node.machine.name in _answered:
+        _answered.pop(node.machine.name).__exit__(None, None, None)
     node.machine.inside(remove)
 
 
