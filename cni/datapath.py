@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import forgery, keeper_guard, port_guard, sync
+from . import forgery, hooks, keeper_guard, port_guard, sync
 from .kernel import ids
 from .kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from .plan import Plan, PlanNode
@@ -23,6 +23,7 @@ def node_nft(plan: Plan) -> str:
     """One nft transaction that replaces both tables of the node whole."""
     marks = Marks(plan)
     inet = (
+        *hooks.chains(plan, marks),
         *forgery.chains(plan, marks),
         *inet_chains(plan, marks),
         *guards(plan, marks),

@@ -21,32 +21,45 @@ from collections.abc import Iterator, Sequence
 
 from .plan import Plan
 from .ruleset import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
-from .steering import gaps
+from .steering import BRIDGE_KINDS, Network, gaps
 
 ROUTES_BACK = "fib saddr . iif oif exists"
-BRIDGE_KINDS = ("bridge", "vlan")
-"""Kinds of interfaces behind which the mark is from our bridge table, and the interface group is not the port's."""
 OVERLAY_KINDS = ("vxlan", "geneve", "ipip", "sit", "ip6tnl", "gre", "gretap", "ip6gre", "ip6gretap", "wireguard")
 """Kinds of interfaces that lead to other nodes. What comes from there was checked by the node that it comes from."""
+COMPARED = 2
+"""Ranges of each family that a packet's source is compared with before it is looked up."""
+
+
+def arrival_rules(marks: Marks) -> Iterator[str]:
+    """Yield the rules for what arrives, before connection tracking."""
+    yield f"{TAGGED} goto own_source"
+    yield f"meta mark and {marks.mask} != 0 goto marked_source"
+
+
+def forward_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rules for what is forwarded and did not come out of a tunnel: the widest ranges that hold no reserved
+    address come first, since a comparison costs far less than the lookup."""
+    for version, keyword in KEYWORDS.items():
+        widest = sorted(gaps(_reserved(plan, version)), key=lambda gap: int(gap[0]) - int(gap[1]))
+        for first, last in widest[:COMPARED]:
+            yield f"{keyword} saddr {first}-{last} goto forwarded"
+    if plan.reserved_sources:
+        yield "jump pod_source"
 
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains and maps of the ``inet`` table that look at sources."""
-    marked = f"meta mark and {marks.mask} != 0"
-    # What cannot come from a pod passes few rules.
-    others = [f"iifname {name} accept" for uplink in plan.uplinks if (name := interface(uplink))]
-    others.append(f"iifname {TUNNELS} accept")
-    sources = [f"{TAGGED} goto own_source", f"{marked} goto marked_source"]
-    yield chain("sources", sources, "filter hook prerouting priority raw")
+    # What cannot come from a pod.
+    others = [f"iifname {name} return" for uplink in plan.uplinks if (name := interface(uplink))]
     yield chain("marked_source", [f'meta iifkind "{kind}" goto own_source' for kind in BRIDGE_KINDS])
     yield chain("own_source", _own_source())
-    questions = [*others, 'iifname "lo" accept', *_questions(marks)]
-    yield chain("questions", questions, "filter hook prerouting priority mangle")
+    # Where a connection that begins leads from here: see the end of the chain ``unsteered``.
+    alien = 'iifname != "lo" fib saddr . iif oif missing goto unproven'
+    yield chain("question", [*others, f"iifname {TUNNELS} return", alien])
     # The mark of a connection that came out of a tunnel, without the number that says which tunnel.
     yield chain("unproven", [marks.put("ct", marks.tunneled)])
-    bridged = [f'meta iifkind "{kind}" {marked}' for kind in BRIDGE_KINDS]
-    yield chain("unproven_answer", [f"{of} counter drop" for of in (TAGGED, *bridged)])
-    yield from _reserved(plan, others)
+    yield chain("unproven_answer", _unproven_answer(marks))
+    yield from _reserved_chains(plan, others)
 
 
 def _own_source() -> Iterator[str]:
@@ -59,32 +72,36 @@ def _own_source() -> Iterator[str]:
     yield "counter drop"
 
 
-def _questions(marks: Marks) -> Iterator[str]:
-    """Whether a connection began where its source is, and what becomes of its answers if it did not."""
-    yield "ct state new fib saddr . iif oif missing goto unproven"
-    yield f"ct direction reply ct mark and {marks.mask} == {marks.tunneled} goto unproven_answer"
+def _unproven_answer(marks: Marks) -> Iterator[str]:
+    """What becomes of an answer in a connection that did not begin where its source is."""
+    bridged = [f'meta iifkind "{kind}" meta mark and {marks.mask} != 0' for kind in BRIDGE_KINDS]
+    yield from (f"{of} counter drop" for of in (TAGGED, *bridged))
+    yield "goto answer"
 
 
-def _reserved(plan: Plan, others: list[str]) -> Iterator[str]:
+def _reserved(plan: Plan, version: int) -> list[Network]:
+    addresses = (ipaddress.ip_network(address) for address in plan.reserved_sources)
+    return [address for address in addresses if address.version == version]
+
+
+def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
     """Nothing forwarded from a pod has a source that stands for a gateway or for a node."""
-    addresses = [ipaddress.ip_network(address) for address in plan.reserved_sources]
     rules = []
     for version, keyword in KEYWORDS.items():
-        of_version = [address for address in addresses if address.version == version]
-        if of_version:
-            elements = list(_elements(of_version))
+        if addresses := _reserved(plan, version):
+            elements = list(_elements(addresses))
             name = f"reserved{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
             yield mapping(name, f"ipv{version}_addr", elements, interval=True)
             rules += [f"{keyword} saddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
     if rules:
-        yield chain("pod_sources", [*others, *rules], "filter hook forward priority filter - 30")
-        overlays = [f'meta iifkind "{kind}" accept' for kind in OVERLAY_KINDS]
+        yield chain("pod_source", [*others, *rules])
+        overlays = [f'meta iifkind "{kind}" return' for kind in OVERLAY_KINDS]
         # A node may be a virtual machine behind a bridge of this one.
-        yield chain("reserved_source", [*overlays, f"{ROUTES_BACK} accept", "counter drop"])
+        yield chain("reserved_source", [*overlays, f"{ROUTES_BACK} return", "counter drop"])
 
 
-def _elements(addresses: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> Iterator[str]:
+def _elements(addresses: Sequence[Network]) -> Iterator[str]:
     for address in addresses:
         yield f"{address.network_address} : goto reserved_source"
-    for between in gaps(addresses):
-        yield f"{between} : accept"
+    for first, last in gaps(addresses):
+        yield f"{first}-{last} : return"

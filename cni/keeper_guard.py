@@ -46,15 +46,23 @@ def chains(plan: Plan) -> Iterator[str]:
         "counter drop",
     ]
     yield chain("keeper_receive", rates)
-    # Before connection tracking, which costs more than the drop.
-    early = f"{port} fib daddr type local goto keeper_receive"
-    yield chain("keeper_arrival", [early], "filter hook prerouting priority raw - 10")
     # Behind destination NAT.
     yield chain("keeper_input", [f"{port} goto keeper_source"], "filter hook input priority filter - 20")
-    forwarded = f"{port} {keyword} daddr @keeper_nodes goto keeper_source"
-    yield chain("keeper_forward", [forwarded], "filter hook forward priority filter - 20")
     own = f"{port} {keyword} daddr @keeper_nodes meta skuid != 0 counter drop"
     yield chain("keeper_output", [own], "filter hook output priority filter - 20")
+
+
+def arrival_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rule for what arrives: before connection tracking, which costs more than the drop."""
+    if plan.cluster_port:
+        yield f"udp dport {plan.cluster_port} fib daddr type local goto keeper_receive"
+
+
+def forward_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rule for a UDP packet that is forwarded."""
+    if plan.cluster_port:
+        keyword = KEYWORDS[underlay(plan.me) if plan.me else 4]
+        yield f"udp dport {plan.cluster_port} {keyword} daddr @keeper_nodes goto keeper_source"
 
 
 def _source(family: int) -> Iterator[str]:

@@ -136,7 +136,8 @@ class Marks:
 
 
 def guards(plan: Plan, marks: Marks) -> Iterator[str]:
-    yield chain("forward_guard", _forward_guard(plan, marks), "filter hook forward priority filter - 20")
+    yield chain("forwarded", _forwarded(marks))
+    yield chain("tunnel_forward", _tunnel_forward())
     yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips})
     slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.egress_ips}
     yield dispatch("steered", f"meta mark and {marks.mask}", "mark", slots)
@@ -145,12 +146,15 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
         yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
 
 
-def _forward_guard(plan: Plan, marks: Marks) -> Iterator[str]:
-    # A pod that could speak VXLAN to a gateway would forge its way out by the egress IP.
-    yield f"udp dport {plan.port} counter drop"
+def _tunnel_forward() -> Iterator[str]:
+    """What came out of a tunnel."""
     yield f'iifname "{ids.BACK_DEVICE}" ct direction reply accept'
     yield f'iifname "{ids.BACK_DEVICE}" counter drop'
-    yield f"iifname {TUNNELS} goto from_tunnel"
+    yield "goto from_tunnel"
+
+
+def _forwarded(marks: Marks) -> Iterator[str]:
+    """What did not: the end of the base chain (:mod:`cni.hooks`)."""
     yield "ct direction reply accept"
     yield f"meta mark and {marks.mask} != 0 goto steered"
     yield f"{marks.own} counter drop"

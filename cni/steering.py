@@ -12,12 +12,22 @@ from typing import Union
 
 from .kernel import ids
 from .plan import Plan, PlanEgressIP, PolicySet
-from .ruleset import CONFIRMED, GROUP_MASK, KEYWORDS, Marks, chain, dispatch, mapping
+from .ruleset import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping
 
 Verdicts = tuple[tuple[str, str], ...]
 """Prefixes of one family, each with its verdict."""
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
-TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
+BRIDGE_KINDS = ("bridge", "vlan")
+"""Kinds of interfaces behind which the mark is from our bridge table, and the interface group is not the port's."""
+
+QUESTION_RULE = "ct state new goto question"
+"""How connections begin is looked at in :mod:`cni.forgery`; nothing else of ours follows."""
+
+
+def answer_rule(marks: Marks) -> str:
+    """Return the rule for answers in connections that did not begin where their source is: see :mod:`cni.forgery`."""
+    return f"ct mark and {marks.mask} == {marks.tunneled} goto unproven_answer"
 
 
 def bridge_chains(plan: Plan) -> Iterator[str]:
@@ -35,7 +45,9 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Chains, maps and sets of the ``inet`` table; what has its mark by then is left to the guards."""
     yield chain("steer", _steer(marks), "filter hook prerouting priority dstnat + 10")
     groups = {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
-    yield chain("tagged", ["ct direction reply goto tagged_answer", "goto tagged_question"])
+    yield chain("tagged", ["ct direction reply goto tagged_reply", "goto tagged_question"])
+    yield chain("tagged_reply", [answer_rule(marks), "goto tagged_answer"])
+    yield chain("reply", [answer_rule(marks), "goto answer"])
     yield dispatch("tagged_question", "iifgroup", "devgroup", groups)
     # Answers of a tagged pod go back the way the question came; of a group that stands for nothing not even these.
     yield dispatch("tagged_answer", "iifgroup", "devgroup", dict.fromkeys(groups, "answer"))
@@ -45,18 +57,19 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield from _sets(plan, marks)
     for egress in plan.egress_ips:
         yield chain(f"go_{egress.slot}", _go(egress, marks))
-    yield chain("unsteered", [f"meta mark and {marks.mask} != 0 {marks.clear}", f"{marks.own} goto stray"])
+    # Elsewhere than behind a bridge the mark is not from our bridge table, but somebody else's.
+    kinds = [f'meta iifkind "{kind}" goto marked' for kind in BRIDGE_KINDS]
+    yield chain("maybe_marked", [*kinds, marks.clear, "goto unsteered"])
+    yield chain("unsteered", [f"{marks.own} goto stray", QUESTION_RULE])
     yield chain("stray", _stray())
 
 
 def _steer(marks: Marks) -> Iterator[str]:
     yield f"{TAGGED} goto tagged"
-    yield f"ct direction reply {marks.clear} accept"
+    yield "ct direction reply goto reply"
     # Before it is routed: the address inside the tunnels may be none of this node's.
     yield f'iifname "{ids.BACK_DEVICE}" counter drop'
-    # Elsewhere than behind a bridge the mark is not from our bridge table, but somebody else's.
-    for kind in ("bridge", "vlan"):
-        yield f'meta iifkind "{kind}" meta mark and {marks.mask} != 0 goto marked'
+    yield f"meta mark and {marks.mask} != 0 goto maybe_marked"
     yield "goto unsteered"
 
 
@@ -88,22 +101,23 @@ def _elements(verdicts: Verdicts) -> Iterator[str]:
     networks = [ipaddress.ip_network(prefix) for prefix, _ in verdicts]
     for network, (_, verdict) in zip(networks, verdicts):
         yield f"{network} : {verdict}"
-    for between in gaps(networks):
-        yield f"{between} : goto unsteered"
+    for first, last in gaps(networks):
+        yield f"{first}-{last} : goto unsteered"
 
 
-def gaps(networks: Sequence[Network]) -> Iterator[str]:
-    """The ranges between disjoint networks of one family, so that both together are every address."""
+def gaps(networks: Sequence[Network]) -> Iterator[tuple[Address, Address]]:
+    """The first and last addresses of the ranges between disjoint networks of one family, so that networks and ranges
+    together are every address."""
     if not networks:
         return
     free = 0
     kind = type(networks[0].network_address)
     for network in sorted(networks, key=lambda network: int(network.network_address)):
         if int(network.network_address) > free:
-            yield f"{kind(free)}-{network.network_address - 1}"
+            yield kind(free), network.network_address - 1
         free = int(network.broadcast_address) + 1
     if free < 1 << networks[0].max_prefixlen:
-        yield f"{kind(free)}-{kind((1 << networks[0].max_prefixlen) - 1)}"
+        yield kind(free), kind((1 << networks[0].max_prefixlen) - 1)
 
 
 def _verdict(egress: PlanEgressIP, version: int) -> str:

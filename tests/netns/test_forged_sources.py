@@ -206,7 +206,7 @@ def test_the_check_of_reserved_sources_stands_without_any_tag(lab: Lab) -> None:
         pod.tag(0)
     sender = lab.pods["unselected"]
     assert sources_outside(lab, lambda: forge(sender, udp(VIRTUAL, SERVICE, PORT))) == set()
-    lab.nodes["w1"].nft("delete chain inet egress_gateway pod_sources")
+    lab.nodes["w1"].nft("flush chain inet egress_gateway pod_source")
     assert sources_outside(lab, lambda: forge(sender, udp(VIRTUAL, SERVICE, PORT))) == {VIRTUAL}
 
 
