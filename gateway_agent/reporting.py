@@ -12,11 +12,12 @@ from collections.abc import Callable
 from .cluster import ClusterStore
 from .core import roll
 from .core.cluster import ROLL
-from .core.conditions import Report, Writers, as_written, reports, steward
+from .core.conditions import Report, reports, steward
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report, repeated
 from .core.reach import Inquiry, Question, questions, selects_nothing
 from .core.view import View
 from .core.voters import VoterSet
+from .core.writers import Writers
 from .shell.kube import Api, ApiError
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,7 @@ class ClusterReport:
         """The voter set, and since when it is known."""
         self._published = VoterSet(0, ()), 0.0
         """The voters that were written last, and when: the watch may be late, and there may be another writer."""
-        self._written: dict[tuple[str, str], Report] = {}
-        self._turns = Writers()
+        self._writers = Writers()
 
     async def run(self) -> None:
         """Ends with its task."""
@@ -72,15 +72,26 @@ class ClusterReport:
 
     async def _write_statuses(self, view: View) -> None:
         now = time.time()
-        for report in reports(view, as_written(self._store.ours(), self._written), now):
-            identity = report.kind, report.name
-            if not self._turns.may_write(identity, report, now):
-                continue
-            path = self._store.path_of(*identity)
-            if await self._api.merge(f"{path}/status", {"status": report.status}):
-                self._written[identity] = report
-                self._turns.wrote(identity, report, now)
+        for report in reports(view, self._writers.as_written(self._store.ours()), now):
+            if self._writers.may_write(report, now) and await self._write_status(report, now):
                 self._waiting += of_report(report, now)
+
+    async def _write_status(self, report: Report, now: float) -> bool:
+        """Write it over the version of the object that it was made for; return False where there is another one."""
+        patch = {"metadata": {"resourceVersion": report.version}, "status": report.status}
+        try:
+            stored = await self._api.merge(f"{self._store.path_of(report.kind, report.name)}/status", patch)
+        except ApiError as error:
+            if error.status != http.HTTPStatus.CONFLICT:
+                raise
+            self._writers.refused(report)
+            return False
+        if stored is None:
+            return False
+        if self._writers.contested(report):
+            log.warning("%s %s: another node writes another status of it", report.kind, report.name)
+        self._writers.wrote(report, stored, now)
+        return True
 
     async def _ask_for_pods(self, view: View) -> None:
         """For each state of a policy, one at a time: whether it selects anything."""

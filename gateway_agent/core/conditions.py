@@ -6,7 +6,7 @@ The API is not on the way of anything: a status that is late or missing changes 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cni.plan import PlanEgressIP
@@ -21,8 +21,6 @@ ELECTED, ANNOUNCED = "ElectionSucceed", "ElectionSucceedAndVirtualIPAnnounced"
 NOT_ELECTED, NOT_ANNOUNCED = "ElectionFailed", "VirtualIPAnnouncingFailed"
 IN_FORCE, NO_GATEWAY = "GatewayFound", "GatewayNotFound"
 INVALID = "Invalid"
-FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 600.0
-"""Seconds before a status that another node has overwritten is written again: the first wait, and the longest."""
 Json = dict[str, Any]
 Verdict = tuple[bool, str, str]
 """Whether it is ready, the reason, and that in words."""
@@ -63,47 +61,6 @@ def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Repor
         status = {"observedGeneration": generation, **status, "conditions": [condition]}
         if status != before:
             yield Report(kind, name, before, status, version_of(item))
-
-
-@dataclass
-class Writers:
-    """Keeps two nodes that know different objects from overwriting each other's status each second."""
-
-    _last: dict[tuple[str, str], tuple[Mapping[str, Any], float, float]] = field(default_factory=dict)
-    """By kind and name: what this node wrote last, when (Unix time, s), and how long it waits before it repeats it."""
-
-    def may_write(self, identity: tuple[str, str], report: Report, now: float) -> bool:
-        """Return True if the status is to be written now.
-
-        A status that differs from the last one is written at once. The same one again means that another node has
-        overwritten it: each time, this node waits twice as long before it does so once more.
-        """
-        before, at, wait = self._last.get(identity, ({}, 0.0, 0.0))
-        return _timeless(report.status) != before or now >= at + wait
-
-    def wrote(self, identity: tuple[str, str], report: Report, now: float) -> None:
-        """Note a status that the API has taken."""
-        said = _timeless(report.status)
-        before, _, wait = self._last.get(identity, ({}, 0.0, 0.0))
-        again = min(2 * wait, LONGEST_REPEAT_S) if said == before else FIRST_REPEAT_S
-        self._last[identity] = said, now, again
-
-
-def _timeless(status: Mapping[str, Any]) -> Json:
-    """Return a status without the times of its conditions."""
-    conditions = [
-        {name: value for name, value in condition.items() if name != "lastTransitionTime"}
-        for condition in status.get("conditions", ())
-    ]
-    return {**status, "conditions": conditions}
-
-
-def as_written(objects: Iterable[Object], written: Mapping[tuple[str, str], Report]) -> Iterator[Object]:
-    """The objects with what was written, by kind and name, where the watch has told nothing new of them since."""
-    for item in objects:
-        report = written.get((str(item.get("kind")), key_of(item)[1]))
-        lags = report is not None and report.version == version_of(item)
-        yield {**item, "status": report.status} if report is not None and lags else item
 
 
 def _gateway(view: View, name: str, gateway: Gateway | None, wrong: str) -> Json:

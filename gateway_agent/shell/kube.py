@@ -117,15 +117,17 @@ class Api:
                     event = msgspec.json.decode(line, type=_Event)
                     yield event.type, event.object
 
-    async def merge(self, path: str, patch: Mapping[str, Any]) -> bool:
-        """Changes an object by RFC 7386. False where there is none."""
+    async def merge(self, path: str, patch: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Change an object by RFC 7386 and return it; None where there is none.
+
+        A patch with a ``resourceVersion`` that is not the stored one is a refusal with status 409.
+        """
         try:
-            await self._send("PATCH", path, patch, "application/merge-patch+json")
+            return await self._send("PATCH", path, patch, "application/merge-patch+json")
         except ApiError as error:
             if error.status == httpx2.codes.NOT_FOUND:
-                return False
+                return None
             raise
-        return True
 
     async def create(self, path: str, body: Mapping[str, Any]) -> None:
         """A new object; one that there is already is a refusal with status 409."""
@@ -145,13 +147,14 @@ class Api:
                 raise _refused(response)
             return msgspec.json.decode(response.content, type=dict[str, Any])
 
-    async def _send(self, method: str, path: str, body: Mapping[str, Any], kind: str) -> None:
+    async def _send(self, method: str, path: str, body: Mapping[str, Any], kind: str) -> dict[str, Any]:
         with _translated():
             client = await self._connected()
             content, headers = msgspec.json.encode(body), {"Content-Type": kind}
             response = await client.request(method, path, content=content, headers=headers)
             if response.is_error:
                 raise _refused(response)
+            return msgspec.json.decode(response.content, type=dict[str, Any])
 
     async def _connected(self) -> httpx2.AsyncClient:
         """The client; a new one where a file of the configuration is another one than before."""

@@ -80,6 +80,38 @@ def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -
     story(tmp_path, tell, reported)
 
 
+@pytest.mark.parametrize("poorer_first", [True, False])
+def test_two_agents_that_know_different_objects_come_to_an_end(tmp_path: Path, poorer_first: bool) -> None:
+    """Each takes itself for the one that writes; what stands is the status of the one that knows a master."""
+    views = [conditions.without_master(conditions.seen()), conditions.seen()]
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        for view in views if poorer_first else views[::-1]:
+            agent = Reporting(reader, server, view)
+            await agent.looked(20)
+        await agent.looked(100)
+        assert server.cluster.call("GET", f"{GATEWAYS}/partner")["status"]["activeNodeName"] == "g1"
+        # The gateway by each of them, and once more by one of them where the other came last; the policy once.
+        assert asked(server, "/status") <= 4
+        assert len(server.cluster.events()) <= 2
+
+    story(tmp_path, tell, reported)
+
+
+def test_an_agent_whose_watch_is_stuck_does_not_overwrite_a_newer_status(tmp_path: Path) -> None:
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.cluster.strike(match="watch", deaf=True)
+        newer = {"observedGeneration": 1, "activeNodeName": "g2"}
+        server.cluster.call("PATCH", f"{GATEWAYS}/partner/status", {"status": newer})
+        await Reporting(reader, server, conditions.seen()).looked(50)
+        assert server.cluster.call("GET", f"{GATEWAYS}/partner")["status"] == newer
+        assert asked(server, f"{GATEWAYS}/partner/status") == 1
+
+    story(tmp_path, tell, reported)
+
+
 @pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
 def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
     """The other writer comes between: the watch has not told of what it has written."""

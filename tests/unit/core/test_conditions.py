@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
 
-from gateway_agent.core.conditions import (
-    FIRST_REPEAT_S,
-    LONGEST_REPEAT_S,
-    Report,
-    Writers,
-    as_written,
-    author,
-    reports,
-    steward,
-)
+from gateway_agent.core.conditions import Report, author, reports, steward
 from gateway_agent.core.happenings import Chronicle, Happening, event, of_report, repeated
 from gateway_agent.core.keeping import Change, Conflict, KeeperState, MemberState
 from gateway_agent.core.membership import NO_MAJORITY
@@ -104,21 +94,6 @@ def test_what_stands_there_is_not_written_again_and_keeps_its_time() -> None:
     assert changed.status == first.status
     lost = only(without_master(view), of("partner", status=first.status), NOW + 100)
     assert ready(lost)[3] == "2026-11-21T21:02:40Z"
-
-
-def test_what_was_written_counts_until_the_watch_tells_more() -> None:
-    def at(version: str, status: Any = None) -> dict[str, Any]:
-        item = of("partner", status=status)
-        return item | {"metadata": {**item["metadata"], "resourceVersion": version}}
-
-    written = only(seen(), at("7"))
-    known = {("EgressGateway", "partner"): written}
-    [late] = as_written([at("7")], known)
-    assert late["status"] == written.status
-    assert not list(reports(seen(), [late], NOW + 5))
-    told = at("8", {"readyNodes": 0})
-    other = of("bank")
-    assert list(as_written([told, other], known)) == [told, other]
 
 
 def test_one_node_writes() -> None:
@@ -238,24 +213,6 @@ def test_a_keeper_that_has_just_started_makes_no_node_the_author() -> None:
     fresh = replace(without_master(seen()), settled=False)
     assert (author(fresh, "partner"), steward(fresh)) == ("", "")
     assert list(reports(fresh, [of("partner"), of("both", "EgressGatewayPolicy")], NOW)) == []
-
-
-def test_two_nodes_that_disagree_overwrite_each_other_less_and_less_often() -> None:
-    writers, identity = Writers(), ("EgressGateway", "partner")
-    ours, others = only(seen(), of("partner")), only(without_master(seen()), of("partner"))
-    written, now = [], NOW
-    while now < NOW + 3600:
-        # Each second the other node's status is there again.
-        report = replace(ours, before=others.status)
-        if writers.may_write(identity, report, now):
-            writers.wrote(identity, report, now)
-            written.append(now)
-        now += 1
-    gaps = [later - earlier for earlier, later in pairwise(written)]
-    assert gaps[0] == FIRST_REPEAT_S
-    assert gaps == sorted(gaps)
-    assert gaps[-1] == LONGEST_REPEAT_S
-    assert writers.may_write(identity, others, now)
 
 
 def test_a_repeated_event_is_counted() -> None:

@@ -1,0 +1,117 @@
+"""When a node writes the status of an object, where another node may write another one.
+
+Which node writes follows from what it knows (:func:`.conditions.author`), so two nodes that know different objects may
+both do so. Three rules settle that: a status is written over the version of the object that it was made for and over no
+other; of two statuses both nodes prefer the same one; and the node whose status is not preferred repeats it less and
+less often.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .conditions import READY, Report
+from .reflector import Object, key_of, version_of
+
+FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 86400.0
+"""Seconds after which a status is written over a preferred one of another node: the first wait, doubled each time, and
+the longest. It is not given up: the other node may be gone, or wrong."""
+LATE = 16
+"""Writes by which a watch may be late."""
+Identity = tuple[str, str]
+"""Kind and name."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What this node wrote last."""
+
+    said: str = ""
+    stands: str = ""
+    """What the API has stored of it: a definition may lack a field. Both without times, as text."""
+    over: tuple[str, ...] = ()
+    """The versions of the object before this write, and before earlier ones of this node: the watch may be at one."""
+    item: Object | None = None
+    """The object as the API has answered."""
+    at: float = 0.0
+    """Unix time, seconds."""
+    wait: float = 0.0
+    refused: str = ""
+    """The version of the object that this node knew when the API refused, because there is a newer one."""
+
+
+class Writers:
+    """The turns of one node, by object."""
+
+    def __init__(self) -> None:
+        self._turns: dict[Identity, Turn] = {}
+
+    def may_write(self, report: Report, now: float) -> bool:
+        """Return True if the status is to be written now. ``now``: Unix time, seconds."""
+        turn = self._turns.get((report.kind, report.name))
+        if turn is None:
+            return True
+        if report.version and report.version == turn.refused:
+            return False
+        if (_text(report.status), _text(report.before)) == (turn.said, turn.stands):
+            return False
+        return not self.contested(report) or now >= turn.at + turn.wait
+
+    def contested(self, report: Report) -> bool:
+        """Return True if another node has written a status, after this one did, that both nodes prefer."""
+        turn = self._turns.get((report.kind, report.name))
+        overwritten = turn is not None and turn.said != "" and _text(report.before) != turn.stands
+        return overwritten and _preference(report.before) > _preference(report.status)
+
+    def wrote(self, report: Report, stored: Object, now: float) -> None:
+        """Note a status that the API has taken. ``stored``: the object as the API has answered."""
+        identity = report.kind, report.name
+        turn = self._turns.get(identity, Turn())
+        overwritten = turn.said != "" and _text(report.before) != turn.stands
+        wait = turn.wait if overwritten else FIRST_REPEAT_S
+        if self.contested(report):
+            wait = min(2 * wait, LONGEST_REPEAT_S)
+        stands = _text(stored.get("status") or {})
+        over = (*turn.over[1 - LATE :], report.version)
+        self._turns[identity] = Turn(_text(report.status), stands, over, stored, now, wait)
+
+    def refused(self, report: Report) -> None:
+        """Note that the object is not the one any more that this node knows."""
+        identity = report.kind, report.name
+        self._turns[identity] = replace(self._turns.get(identity, Turn()), refused=report.version)
+
+    def as_written(self, objects: Iterable[Object]) -> Iterator[Object]:
+        """Yield the objects, with what this node wrote where the watch has told nothing new of them since."""
+        for item in objects:
+            turn = self._turns.get((str(item.get("kind")), key_of(item)[1]))
+            if turn is None or turn.item is None or version_of(item) not in turn.over:
+                yield item
+                continue
+            metadata = {**item["metadata"], "resourceVersion": version_of(turn.item)}
+            yield {**item, "metadata": metadata, "status": turn.item.get("status") or {}}
+
+
+def _preference(status: Mapping[str, Any]) -> tuple[int, int, bool, str]:
+    """Return what orders statuses, the preferred one last: by newer knowledge, then by more, then by anything.
+
+    A higher epoch is newer. A node that finds a master or a gateway knows more than one that does not.
+    """
+    epochs = [_number(row.get("epoch")) for row in status.get("egressIPs") or ()]
+    ready = any(c.get("type") == READY and c.get("status") == "True" for c in status.get("conditions") or ())
+    return _number(status.get("observedGeneration")), max(epochs, default=0), ready, _text(status)
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _text(status: Mapping[str, Any]) -> str:
+    """Return a status without the times of its conditions, as text."""
+    conditions = [
+        {name: value for name, value in condition.items() if name != "lastTransitionTime"}
+        for condition in status.get("conditions") or ()
+    ]
+    return json.dumps({**status, "conditions": conditions}, sort_keys=True)
