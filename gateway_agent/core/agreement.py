@@ -6,17 +6,20 @@ between carry none. A node of a version that does not tell them is not judged.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from .keeping import Facts
+from .keeping import EgressWish, Facts
 from .lease import MILLISECOND, SECOND
+from .same_tunnels import SameTunnels
 
 CURRENT_NS = 30 * SECOND
 """For so long what a node has said is compared: one that is gone disagrees with nobody."""
 MOST_NAMED = 16
 """Nodes that are named; the others are counted."""
+MOST_ASTRAY_S = 30
+"""Seconds that two wall clocks may differ. No lease depends on them; certificates and what people compare do."""
 TUNNEL_PORT = "tunnel.port"
 
 
@@ -34,37 +37,64 @@ class Agreement:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
-        self.revision = 0
-        """Grows when another disagreement is to be shown."""
+        self._revision = 0
+        self._tunnels = SameTunnels()
+        self._turn = 0
+        self._astray: dict[str, int] = {}
+        """By node for how many seconds its wall clock is ahead of this node's."""
         self._mine: Facts | None = None
         self._heard: dict[str, tuple[Facts, int]] = {}
         self._differing: dict[str, dict[str, tuple[str, str]]] = {}
         """By node and setting: the value here and the value there."""
 
-    def configure(self, mine: Facts | None, names: Collection[str]) -> None:
+    @property
+    def revision(self) -> int:
+        """Return a number that grows when another disagreement is to be shown."""
+        return self._revision + self._tunnels.revision
+
+    def configure(self, mine: Facts | None, names: Collection[str], wishes: Iterable[EgressWish] = ()) -> None:
         """Take on this node's own settings. ``names``: the other nodes."""
+        self._tunnels.configure(wishes, names)
         known = {name: heard for name, heard in self._heard.items() if name in names}
+        self._astray = {name: ahead for name, ahead in self._astray.items() if name in names}
         if mine == self._mine and len(known) == len(self._heard):
             return
         self._mine, self._heard, self._differing = mine, known, {}
-        self.revision += 1
+        self._revision += 1
         for name, (facts, _) in known.items():
             self._compare(name, facts)
 
-    def hear(self, node: str, facts: Facts | None, now: int) -> None:
-        """Take note of another node's settings."""
+    def own(self, keys: Collection[int], wall_ns: int) -> Facts | None:
+        """Return what this node tells others: its settings with the fingerprints of the keys that it accepts.
+
+        ``wall_ns``: Unix time, nanoseconds.
+        """
+        if self._mine is None:
+            return None
+        clock, tunnels = max(0.0, wall_ns / SECOND), self._tunnels.told(self._turn)
+        return msgspec.structs.replace(self._mine, keys=tuple(keys), clock=clock, tunnels=tunnels)
+
+    def hear(self, node: str, facts: Facts | None, now: int, wall_ns: int = 0) -> None:
+        """Take note of another node's settings. ``wall_ns``: ``now`` by this node's wall clock."""
         if facts is None:
             return
+        self._tunnels.hear(node, facts.tunnels, now)
+        self._compare_clocks(node, facts.clock, wall_ns)
+        facts = msgspec.structs.replace(facts, clock=0.0, tunnels=())
         before = self._heard.get(node)
         self._heard[node] = facts, now
         if before is None or before[0] != facts:
             self._compare(node, facts)
 
-    def forget_old(self, now: int) -> None:
-        """Drop what was said too long ago."""
+    def tend(self, now: int) -> None:
+        """Drop what was said too long ago; tell the next part of what is told in parts. Once in each period."""
+        self._turn += 1
+        self._tunnels.forget_old(now)
         for name in [name for name, (_, at) in self._heard.items() if now > at + CURRENT_NS]:
             del self._heard[name]
-            self.revision += self._differing.pop(name, None) is not None
+            self._tunnels.forget(name)
+            self._revision += self._differing.pop(name, None) is not None
+            self._revision += self._astray.pop(name, None) is not None
 
     def accepting(self) -> dict[str, tuple[int, ...]]:
         """Return the fingerprints of the keys that each node says it accepts, the one that it signs with first."""
@@ -77,6 +107,11 @@ class Agreement:
                 yield f"{setting} is {mine} on this node ({me}) and {other} on {name}: it must be the same on all nodes"
         if len(self._differing) > MOST_NAMED:
             yield f"{len(self._differing) - MOST_NAMED} more nodes have other settings than this node ({me})"
+        yield from self._tunnels.problems(me)
+        for name, ahead in sorted(self._astray.items())[:MOST_NAMED]:
+            differs = f"{abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} that of this node ({me})"
+            why = "leases do not depend on it, but certificates and the times in status and Events do"
+            yield f"the clock of {name} is {differs}: {why}"
 
     def unfit(self) -> str:
         """Return why this node can serve nobody as egress node; empty if it can.
@@ -97,9 +132,16 @@ class Agreement:
         before = self._differing.pop(node, {})
         if found:
             self._differing[node] = found
-        self.revision += found != before
+        self._revision += found != before
 
-
-def own(facts: Facts, keys: Collection[int]) -> Facts:
-    """Return ``facts`` with the fingerprints of the keys that this node accepts."""
-    return msgspec.structs.replace(facts, keys=tuple(keys))
+    def _compare_clocks(self, node: str, clock: float, wall_ns: int) -> None:
+        """What a message was under way for counts as difference, and so does the age of what this node has of its own
+        clock: both are far below the limit."""
+        ahead = round(clock - wall_ns / SECOND)
+        before = self._astray.get(node)
+        if not clock or not wall_ns or abs(ahead) <= MOST_ASTRAY_S:
+            self._revision += self._astray.pop(node, None) is not None
+        elif before is None or abs(ahead - before) > MOST_ASTRAY_S:
+            # A second more or less is no news.
+            self._astray[node] = ahead
+            self._revision += 1

@@ -33,6 +33,11 @@ Name = Annotated[str, Meta(max_length=253)]
 Identity = Annotated[str, Meta(max_length=16)]
 """Of an egress IP: 16 hex digits; or the chair's."""
 Text = Annotated[str, Meta(max_length=4096)]
+Version = Annotated[int, Meta(ge=1, le=65535)]
+"""Of the protocol."""
+Vni = Annotated[int, Meta(ge=0, le=(1 << 24) - 1)]
+MOST_TUNNELS = 16
+"""That a message tells the numbers of."""
 Port = Annotated[int, Meta(ge=1, le=65535)]
 KeyNumbers = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
 """Fingerprints of keys, 64 bits each."""

@@ -117,4 +117,6 @@ def _wish(
         keeps=egress.id in keeping,
         failback=egress.id in failback,
         device=egress.device if egress.device in devices else "",
+        vni=egress.vni,
+        sync=egress.sync,
     )

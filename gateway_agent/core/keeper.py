@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from . import bounds, serving
-from .agreement import Agreement, own
+from .agreement import Agreement
 from .announcements import REPEAT_NS
 from .candidate import Timers
 from .chair import Chair
@@ -115,7 +115,7 @@ class Keeper:
             self._subscribers.add(newcomer, now)
         self.endpoint.peers = peers
         self._contact.configure(config)
-        self.agreement.configure(config.facts, peers.keys())
+        self.agreement.configure(config.facts, peers.keys(), config.egress)
         if was_egress and not self.is_egress:
             self._retired_at = now
         self.members.limit(self.egress_nodes)
@@ -141,9 +141,16 @@ class Keeper:
             self._due.revision += 1
         return self._finish(now)
 
-    def attend(self, now: int) -> None:
-        """The agent has given a sign of life."""
+    def attend(self, now: int, wall_offset_ns: int | None = None) -> None:
+        """The agent has given a sign of life. ``wall_offset_ns``: as for :meth:`configure`; None: as it was."""
         self._lifetime.attend(now)
+        if wall_offset_ns is not None:
+            self.mastership.wall_offset_ns = wall_offset_ns
+
+    def _wall(self, now: int) -> int:
+        """Return Unix time, nanoseconds; 0 if it is not known."""
+        offset = self.mastership.wall_offset_ns
+        return now + offset if offset else 0
 
     def receive(self, datagram: bytes, source: str, now: int) -> list[Effect]:
         """``source``: the address that the datagram came from."""
@@ -189,7 +196,7 @@ class Keeper:
         if now >= self._next_subscribe:
             self._speech.subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}), self.facts)
             self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
-            self.agreement.forget_old(now)
+            self.agreement.tend(now)
             self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
         if self._contact.recover(now):
             self._voters_changed()
@@ -246,7 +253,7 @@ class Keeper:
     @property
     def facts(self) -> Facts | None:
         """Return what the other nodes are told of this one's settings."""
-        return own(self.config.facts, self.endpoint.keys.numbers) if self.config.facts else None
+        return self.agreement.own(self.endpoint.keys.numbers, self._wall(self._last_input))
 
     def isolated(self, now: int) -> bool:
         """An egress node that hears no majority of the voters."""
@@ -274,7 +281,7 @@ class Keeper:
         ):
             self._voters_changed()
         if isinstance(body, Heartbeat | Subscribe):
-            self.agreement.hear(sender, body.facts, now)
+            self.agreement.hear(sender, body.facts, now, self._wall(now))
         if isinstance(body, Heartbeat):
             self._take_heartbeat(sender, body, now)
             if self._me in body.asked:

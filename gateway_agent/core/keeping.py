@@ -7,9 +7,11 @@ connection with a :class:`KeeperState` at once and after every change.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
-from .bounds import Duration, KeyNumbers, Port, Text
+from .bounds import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
 from .voters import VoterSet
 
 SOCKET = "keeper.sock"
@@ -59,6 +61,10 @@ class EgressWish(msgspec.Struct, frozen=True):
     """Goes back, by handover, to the node that it would be on if all had always been well."""
     device: str = ""
     """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
+    vni: int = 0
+    """Of the tunnel: the same on all nodes, as ``sync``."""
+    sync: bool = False
+    """``connectionSync``."""
 
 
 class Move(msgspec.Struct, frozen=True):
@@ -70,6 +76,14 @@ class Move(msgspec.Struct, frozen=True):
     """Each wish has another one: it is carried out once."""
 
 
+class Tunnel(msgspec.Struct, frozen=True, array_like=True):
+    """What of an egress IP must be the same on all nodes."""
+
+    id: Identity
+    vni: Vni
+    sync: bool
+
+
 class Facts(msgspec.Struct, frozen=True, array_like=True):
     """Settings of a node that must be the same on all nodes; see :mod:`.agreement`. Also part of messages."""
 
@@ -79,6 +93,10 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     cluster_cidrs: Text
     keys: KeyNumbers = ()
     """Fingerprints of the keys that the node accepts, the one that it signs with first."""
+    clock: Seconds = 0.0
+    """Of the node's wall clock as it says this; 0: it does not tell."""
+    tunnels: Annotated[tuple[Tunnel, ...], msgspec.Meta(max_length=MOST_TUNNELS)] = ()
+    """Of some of its egress IPs: with each period of others."""
 
 
 class HeardKey(msgspec.Struct, frozen=True):

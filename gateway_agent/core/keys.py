@@ -15,6 +15,7 @@ from functools import cached_property
 
 from .keeping import HeardKey
 from .lease import MILLISECOND, SECOND
+from .versions import OtherVersion
 
 MAC_BYTES = 16
 MOST_KEYS = 4
@@ -97,13 +98,14 @@ def _lasts(found: tuple[str, str, int, int]) -> bool:
 
 
 class KeysHeard:
-    """By which keys and under which names messages came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """By which keys, in which versions and under which names messages came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self.revision = 0
         """Grows when another problem is to be shown."""
         self._genuine: dict[str, tuple[int, int]] = {}
         self._foreign: dict[str, Foreign] = {}
+        self._versions: dict[str, OtherVersion] = {}
         self._misnamed: dict[str, tuple[str, str, int, int]] = {}
         """By source address: the name that a message bears, that name's address in the inventory, and the times of the
         first and the last such message."""
@@ -112,9 +114,8 @@ class KeysHeard:
     def genuine(self, node: str, key: Key, now: int) -> None:
         """Take note of an authentic message."""
         self._genuine[node] = key.number, now
-        if node in self._foreign:
-            del self._foreign[node]
-            self.revision += 1
+        for wrong in (self._foreign, self._versions):
+            self.revision += wrong.pop(node, None) is not None
 
     def may_look(self, now: int) -> bool:
         """Return whether the sender of a datagram with a wrong key is to be looked up now."""
@@ -129,6 +130,12 @@ class KeysHeard:
         self._foreign[node] = Foreign(address, number, now)
         self.revision += before is None or before.number != number
 
+    def other_version(self, node: str, address: str, version: int, now: int) -> None:
+        """Take note of a message from a known address that is not of this version of the protocol."""
+        before = self._versions.get(node)
+        self._versions[node] = OtherVersion(address, version, now)
+        self.revision += before is None or before.version != version
+
     def misnamed(self, source: str, name: str, address: str, now: int) -> None:
         """Take note of an authentic message from an address that is not the sender's.
 
@@ -142,20 +149,25 @@ class KeysHeard:
         self.revision += _lasts(found) and not (before is not None and same and _lasts(before))
 
     def keep(self, names: frozenset[str], now: int) -> None:
-        """Forget other nodes than ``names``, and foreign keys that are no longer in use."""
+        """Forget other nodes than ``names``, and foreign keys and versions that are no longer in use."""
         self._genuine = {name: known for name, known in self._genuine.items() if name in names}
         current = {n: f for n, f in self._foreign.items() if n in names and now <= f.at + CURRENT_NS}
         self.revision += current.keys() != self._foreign.keys()
         self._foreign = current
+        versions = {n: v for n, v in self._versions.items() if n in names and now <= v.at + CURRENT_NS}
+        self.revision += versions.keys() != self._versions.keys()
+        self._versions = versions
         misnamed = {source: found for source, found in self._misnamed.items() if now <= found[3] + CURRENT_NS}
         self.revision += misnamed.keys() != self._misnamed.keys()
         self._misnamed = misnamed
 
     def problems(self, me: str) -> Iterator[str]:
-        """Yield one text for each node whose key or name does not fit. ``me``: the name of this node."""
+        """Yield one text for each node whose key, version or name does not fit. ``me``: the name of this node."""
         for name, foreign in sorted(self._foreign.items()):
             named = f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
             yield f"node {name} at {foreign.address} signs with a key that this node does not have ({named})"
+        for name, other in sorted(self._versions.items()):
+            yield other.problem(name, me)
         for source, found in sorted(self._misnamed.items()):
             name, address, *_ = found
             if not _lasts(found):

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 import msgspec
 
 from .bounds import Counter as Number
-from .bounds import Duration, Epoch, Identity, Incarnation, Name, Text
+from .bounds import Duration, Epoch, Identity, Incarnation, Name, Text, Version
 from .keeping import Facts
 from .keys import MAC_BYTES, Keyring, KeysHeard
 from .lease import MILLISECOND, Claim, Refusal, Release
 from .membership import Mastery
+from .versions import PROTOCOL
 from .voters import Proposal, VoterSet
 
 MOST_RETIRED = 256
@@ -32,6 +33,7 @@ HELLO_NS = 20 * MILLISECOND
 """A node that is not yet up to date is told our incarnation no more often than this."""
 REJECTIONS = (
     "bad_mac", "truncated", "malformed", "replayed", "not_fresh", "unknown_sender", "wrong_address", "out_of_bounds",
+    "other_version",
 )
 
 
@@ -111,7 +113,9 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     """The same of the receiver's ``session``."""
     body: Body
     key: Incarnation = 0
-    """Fingerprint of the key that the datagram is signed with; 0: of a version that does not tell it."""
+    """Fingerprint of the key that the datagram is signed with; 0: of a node that does not tell it."""
+    version: Version = PROTOCOL
+    """Of the protocol. Nodes that do not tell it have the first one."""
 
 
 class _Sealed(msgspec.Struct, frozen=True, array_like=True):
@@ -125,6 +129,7 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
     receiver_session: int
     body: msgspec.Raw
     key: int = 0
+    version: Version = PROTOCOL
 
 
 def epochs_in(body: Body) -> dict[str, int]:
@@ -197,7 +202,7 @@ class Endpoint:
         self._counter += 1
         message = _encoder.encode(
             _Sealed(self.name, self.incarnation, self._counter, session, incarnation, its_session, body,
-                    self.keys.signing.number)
+                    self.keys.signing.number, PROTOCOL)
         )  # fmt: skip
         return self.keys.signing.mac(message) + message
 
@@ -213,7 +218,10 @@ class Endpoint:
         try:
             envelope = _decoder.decode(message)
         except ValueError:  # msgspec.DecodeError, or a name that is no UTF-8
-            return self._reject("malformed")
+            return self._reject(self._note_unreadable(message, source, now))
+        if envelope.version != PROTOCOL:
+            self._note_version(envelope.version, source, now)
+            return self._reject("other_version")
         if envelope.sender not in self.peers:
             self._note_name(envelope.sender, source, now)
             return self._reject("unknown_sender")
@@ -230,19 +238,37 @@ class Endpoint:
         if self.heard.may_look(now):
             self.heard.misnamed(source, sender, self.peers.get(sender, ""), now)
 
+    def _note_unreadable(self, message: memoryview, source: str, now: int) -> str:
+        """Take note of an authentic message that cannot be decoded. Return what it is counted as."""
+        version = _version_of(message)
+        self._note_version(version, source, now)
+        return "malformed" if version in (0, PROTOCOL) else "other_version"
+
+    def _note_version(self, version: int, source: str, now: int) -> None:
+        """Take note of a message that is not of this version, if a known node has its address. 0: of an unknown one."""
+        if self.heard.may_look(now) and (name := self._at(source)):
+            self.heard.other_version(name, source, 0 if version == PROTOCOL else version, now)
+
     def _look_up(self, message: memoryview, source: str, now: int) -> None:
         """Take note of the key that a datagram names which cannot be verified, if a known node has its address."""
         if not self.heard.may_look(now):
             return
-        name = next((name for name, address in self.peers.items() if address == source), "")
+        name = self._at(source)
         if not name:
             return
         try:
-            number = _sealed_decoder.decode(message).key
+            sealed = _sealed_decoder.decode(message)
         except ValueError:
             return
-        if number not in self.keys.numbers:
-            self.heard.foreign(name, source, number, now)
+        if sealed.version != PROTOCOL:
+            # It may be hashed in another way.
+            self.heard.other_version(name, source, sealed.version, now)
+        elif sealed.key not in self.keys.numbers:
+            self.heard.foreign(name, source, sealed.key, now)
+
+    def _at(self, source: str) -> str:
+        """Return the name of the node that has this address; empty if there is none."""
+        return next((name for name, address in self.peers.items() if address == source), "")
 
     def _freshen(self, envelope: _Envelope, now: int) -> Opened:
         known = self._known.setdefault(envelope.sender, _Acquaintance())
@@ -280,6 +306,14 @@ class Endpoint:
     def _reject(self, counter: str, reply: bytes | None = None) -> Opened:
         self.counters[counter] += 1
         return Opened(reply=reply)
+
+
+def _version_of(message: memoryview) -> int:
+    """Return the version that a message names which cannot be decoded; 0 if that cannot be found out."""
+    try:
+        return _sealed_decoder.decode(message).version
+    except ValueError:
+        return 0
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -158,7 +158,8 @@ class Process:
         if self._keeper is None:
             incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
             self._keeper = Keeper(config, keys, incarnation, self._memory.load(), now)
-        self._keeper.attend(now)
+        # The wall clock may have been set.
+        self._keeper.attend(now, time.time_ns() - now)
         if config == self._applied and not other_keys:
             return
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from gateway_agent.core.keeping import Facts, KeeperState
+from gateway_agent.core.keeping import Facts, KeeperState, Tunnel
+from gateway_agent.core.keys import MAC_BYTES, Key
 from gateway_agent.core.lease import SECOND, Claim, Refusal, Release
 from gateway_agent.core.membership import Mastery
 from gateway_agent.core.report import report
@@ -17,6 +18,8 @@ from tests.unit.core.simulation import Network
 
 from .values import HOSTILE, places, put
 
+ALTERED = 0.2
+"""Of the messages: those with another envelope."""
 ROUNDS = 40
 """Messages in one story."""
 NUMBERS = (-(2**63), -1, 0, 1, 2**31, 2**32, 2**48, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 1, 1e308, float("nan"),
@@ -33,7 +36,10 @@ def bodies(network: Network, rng: random.Random) -> list[Body]:
     proposal = rng.choice([None, Proposal(VoterSet(2, ("g1", "g2", "w1")), epoch, node)])
     seq = rng.choice([0, 1, 10, 100])
     mastery = Mastery(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
-    facts = rng.choice([None, Facts(rng.choice([4799, 4800]), SECOND // 2, rng.random() < 0.5, "", (7, 8))])
+    tunnels = (Tunnel(identity, rng.choice([1, 7]), rng.random() < 0.5),)
+    facts = rng.choice(
+        [None, Facts(rng.choice([4799, 4800]), SECOND // 2, rng.random() < 0.5, "", (7, 8), 1e9, tunnels)]
+    )
     return [
         Hello(),
         Subscribe(voters, proposal, ((identity, epoch, node),), facts),
@@ -64,13 +70,13 @@ def once(rng: random.Random) -> None:
     network.exclusive = False
     network.run(int(rng.uniform(0.0, 8.0) * SECOND))
     for _ in range(ROUNDS):
-        send(network, rng.choice(["g1", "g2", "g3"]), hostile(rng.choice(bodies(network, rng)), rng))
+        send(network, rng.choice(["g1", "g2", "g3"]), hostile(rng.choice(bodies(network, rng)), rng), rng)
         network.run(int(rng.choice([0, 1e6, 2e8])))
     network.run(SECOND)
     check(network)
 
 
-def send(network: Network, target: str, body: Any) -> None:
+def send(network: Network, target: str, body: Any, rng: random.Random) -> None:
     """Deliver a message of any content to ``target``, authentic and fresh, as the keeper of w1 would send it."""
     attacker, victim = network.machines["w1"].keeper, network.machines[target].keeper
     assert attacker is not None
@@ -80,8 +86,18 @@ def send(network: Network, target: str, body: Any) -> None:
     except (OverflowError, UnicodeError):
         return
     datagram = attacker.endpoint.seal(target, raw)
+    if rng.random() < ALTERED:
+        datagram = altered(datagram, attacker.endpoint.keys.signing, rng)
     effects = victim.receive(datagram, network.machines["w1"].address, network.machines[target].clock(network.now))
     network._carry_out(network.machines[target], effects)
+
+
+def altered(datagram: bytes, key: Key, rng: random.Random) -> bytes:
+    """Return a datagram with another envelope: a field of any value, or another number of fields."""
+    fields = msgspec.msgpack.decode(datagram[MAC_BYTES:])
+    fields[rng.randrange(len(fields))] = rng.choice([2, *NUMBERS])
+    message = msgspec.msgpack.encode(fields[: rng.randint(6, len(fields))] + [0] * rng.randint(0, 2))
+    return key.mac(message) + message
 
 
 def check(network: Network) -> None:

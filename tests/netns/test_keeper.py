@@ -43,6 +43,7 @@ class Node:
         self.port = PORT
         self.accepted: tuple[str, ...] = ()
         self.facts: Facts | None = Facts(4799, 250 * MILLISECOND, False, "")
+        self.vni, self.sync = 77, False
         self.state: KeeperState | None = None
         self._agent: socket.socket | None = None
         self._rest = b""
@@ -72,7 +73,7 @@ class Node:
 
     def config(self) -> KeeperConfig:
         peers = tuple(Peer(name, address, True) for name, address in NODES.items())
-        wish = EgressWish(ONE, "partner", "", tuple(NODES), ready=True)
+        wish = EgressWish(ONE, "partner", "", tuple(NODES), ready=True, vni=self.vni, sync=self.sync)
         return KeeperConfig(
             self.name, self.port, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,),
             accept_key_files=self.accepted, facts=self.facts,
@@ -435,6 +436,24 @@ def test_a_node_with_another_tunnel_port_is_named_on_both_ends(cluster: Cluster)
         odd.facts = right
         odd.tell()
     until(lambda: not any("tunnel.port" in node.problems() for node in cluster.nodes.values()), "agreed again")
+
+
+def test_nodes_whose_tunnels_differ_are_named_on_both_ends(cluster: Cluster) -> None:
+    odd = cluster.nodes["g3"]
+
+    def said() -> dict[str, str]:
+        return {name: node.problems() for name, node in cluster.nodes.items()}
+
+    try:
+        odd.vni, odd.sync = 78, True
+        words = "the tunnel's number (VNI) of partner is 77 on this node (g1) and 78 on g3"
+        until(lambda: words in said()["g1"], "g1 names g3", seconds=15)
+        words = "the tunnel's number (VNI) of partner is 78 on this node (g3) and 77 on g1"
+        until(lambda: words in said()["g3"], "g3 names g1", seconds=15)
+        assert "connectionSync of partner is true on this node (g3) and false on g1" in odd.problems()
+    finally:
+        odd.vni, odd.sync = 77, False
+    until(lambda: "of partner" not in "".join(said().values()), "agreed again", seconds=5)
 
 
 def test_a_node_that_hears_nobody_says_what_it_listens_on_and_sends_to(cluster: Cluster) -> None:

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway_agent.core.agreement import CURRENT_NS, MOST_NAMED, Agreement
-from gateway_agent.core.keeping import Facts
+from gateway_agent.core.agreement import CURRENT_NS, MOST_ASTRAY_S, MOST_NAMED, Agreement
+from gateway_agent.core.bounds import MOST_TUNNELS
+from gateway_agent.core.keeping import EgressWish, Facts
+from gateway_agent.core.lease import SECOND
+from gateway_agent.core.same_tunnels import CURRENT_NS as TOLD_NS
+from gateway_agent.core.same_tunnels import LASTING_NS, PART_NS
 
 MINE = Facts(4799, 250_000_000, False, "10.244.0.0/16")
 OTHER_PORT = msgspec.structs.replace(MINE, tunnel_port=4800)
@@ -49,7 +53,7 @@ def test_what_agrees_again_is_gone_or_was_said_long_ago_is_no_problem() -> None:
         elif end == "gone":
             found.configure(MINE, ())
         else:
-            found.forget_old(CURRENT_NS + 1)
+            found.tend(CURRENT_NS + 1)
         assert not list(found.problems("g1"))
         assert found.revision > before
 
@@ -58,3 +62,90 @@ def test_of_many_nodes_some_are_named_and_the_others_counted() -> None:
     found = list(agreement(**{f"n{number:02}": OTHER_PORT for number in range(40)}).problems("g1"))
     assert len(found) == MOST_NAMED + 1
     assert found[-1] == "24 more nodes have other settings than this node (g1)"
+
+
+def wish(number: int = 1, vni: int = 100, sync: bool = False) -> EgressWish:
+    return EgressWish(f"{number:016x}", "partner", f"172.16.0.{number}", ("g1", "g2"), vni=vni + number, sync=sync)
+
+
+def both(mine: tuple[EgressWish, ...], other: tuple[EgressWish, ...]) -> tuple[Agreement, Agreement]:
+    """Return both ends, g1 and g2, that have told each other nothing yet."""
+    g1, g2 = Agreement(), Agreement()
+    g1.configure(MINE, ("g2",), mine)
+    g2.configure(MINE, ("g1",), other)
+    return g1, g2
+
+
+def tell(g1: Agreement, g2: Agreement, now: int, wall: tuple[int, int] = (0, 0)) -> None:
+    """Let each hear what the other one tells in one period."""
+    told = g1.own((), wall[0]), g2.own((), wall[1])
+    g1.hear("g2", told[1], now, wall[0])
+    g2.hear("g1", told[0], now, wall[1])
+    g1.tend(now)
+    g2.tend(now)
+
+
+def test_tunnels_that_differ_are_named_on_both_ends_with_both_values() -> None:
+    g1, g2 = both((wish(),), (wish(vni=200, sync=True),))
+    tell(g1, g2, 0)
+    assert not [*g1.problems("g1"), *g2.problems("g2")], "an edit may be on its way"
+    before = g1.revision
+    tell(g1, g2, LASTING_NS)
+    assert g1.revision > before
+    assert [text.partition(":")[0] for text in g1.problems("g1")] == [
+        "connectionSync of partner 172.16.0.1 is false on this node (g1) and true on g2",
+        "the tunnel's number (VNI) of partner 172.16.0.1 is 101 on this node (g1) and 201 on g2",
+    ]
+    assert ["is true on this node (g2) and false on g1" in text for text in g2.problems("g2")] == [True, False]
+
+
+def test_of_many_egress_ips_each_is_compared() -> None:
+    many = 5 * MOST_TUNNELS + 3
+    mine = tuple(wish(number) for number in range(many))
+    g1, g2 = both(mine, (*mine[:-1], wish(many - 1, vni=7)))
+    for turn in range(20):
+        tell(g1, g2, turn * 2 * SECOND)
+    assert len(list(g1.problems("g1"))) == len(list(g2.problems("g2"))) == 1
+
+
+def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more() -> None:
+    for end in ("agrees here", "agrees there", "gone here", "gone there", "node gone", "silent"):
+        g1, g2 = both((wish(),), (wish(vni=200),))
+        tell(g1, g2, 0)
+        tell(g1, g2, LASTING_NS)
+        assert list(g1.problems("g1"))
+        before, now = g1.revision, LASTING_NS + 1
+        if end == "agrees here":
+            g1.configure(MINE, ("g2",), (wish(vni=200),))
+        elif end == "agrees there":
+            g2.configure(MINE, ("g1",), (wish(),))
+        elif end == "gone here":
+            g1.configure(MINE, ("g2",), ())
+        elif end == "node gone":
+            g1.configure(MINE, (), (wish(),))
+        else:
+            now += TOLD_NS + PART_NS
+            g2.configure(MINE, ("g1",), ())
+        if end == "silent":
+            g1.tend(now)
+        elif end != "node gone":
+            tell(g1, g2, now)
+        assert not list(g1.problems("g1")), end
+        assert g1.revision > before, end
+
+
+def test_clocks_that_differ_are_named_on_both_ends() -> None:
+    g1, g2 = both((), ())
+    hour, start = 3600 * SECOND, 1_800_000_000 * SECOND
+    tell(g1, g2, 0, (start, start + MOST_ASTRAY_S * SECOND))
+    assert not [*g1.problems("g1"), *g2.problems("g2")]
+    tell(g1, g2, 1, (start, start + hour))
+    [here], [there] = g1.problems("g1"), g2.problems("g2")
+    assert here.startswith("the clock of g2 is 3600 s ahead of that of this node (g1): ")
+    assert there.startswith("the clock of g1 is 3600 s behind that of this node (g2): ")
+    before = g1.revision
+    tell(g1, g2, 2, (start, start + hour + SECOND))
+    assert g1.revision == before, "a second more is no news"
+    tell(g1, g2, 3, (start + hour, start + hour))
+    assert not [*g1.problems("g1"), *g2.problems("g2")]
+    assert g1.revision > before

@@ -1,0 +1,112 @@
+"""Numbers of tunnels and ``connectionSync`` of egress IPs: compared by the nodes, a few egress IPs in each message.
+
+A worker that sends by another number than the master listens to sends into nothing. The numbers follow from the
+inventory, so nodes that differ have different objects in their stores, or programs of different versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from .bounds import MOST_TUNNELS
+from .keeping import EgressWish, Tunnel
+from .lease import SECOND
+
+LASTING_NS = 5 * SECOND
+"""For so long two nodes must differ before it is a problem: an edit reaches the nodes one after another."""
+CURRENT_NS, PART_NS = 30 * SECOND, 4 * SECOND
+"""For so long a difference counts that is told no more: so much, and for each part that all egress IPs are told in."""
+MOST_KEPT = 1024
+"""Differences that are remembered."""
+MOST_NAMED = 16
+"""Differences that are named; the others are counted."""
+Key = tuple[str, str, str]
+"""Node, id of the egress IP, setting."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Between this node and another one."""
+
+    mine: str
+    other: str
+    since: int
+    at: int
+
+    @property
+    def lasts(self) -> bool:
+        """Return True if it is no edit on its way."""
+        return self.at - self.since >= LASTING_NS
+
+
+class SameTunnels:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        """Grows when another difference is to be shown."""
+        self._mine: dict[str, Tunnel] = {}
+        self._parts: list[tuple[Tunnel, ...]] = []
+        self._names: dict[str, str] = {}
+        self._found: dict[Key, Difference] = {}
+
+    def configure(self, wishes: Iterable[EgressWish], nodes: Collection[str]) -> None:
+        """Take on what this node knows of the egress IPs. ``nodes``: the others."""
+        wanted = {wish.id: wish for wish in wishes}
+        mine = {identity: Tunnel(identity, wish.vni, wish.sync) for identity, wish in wanted.items() if wish.vni}
+        self._names = {identity: f"{wish.gateway} {wish.address}".strip() for identity, wish in wanted.items()}
+        changed = {identity for identity, tunnel in self._mine.items() if mine.get(identity) != tunnel}
+        self._mine, tunnels = mine, list(mine.values())
+        self._parts = [tuple(tunnels[at : at + MOST_TUNNELS]) for at in range(0, len(tunnels), MOST_TUNNELS)]
+        self._drop(key for key in self._found if key[1] in changed or key[0] not in nodes)
+
+    def told(self, turn: int) -> tuple[Tunnel, ...]:
+        """Return what a message tells: another part of all with each ``turn``."""
+        return self._parts[turn % len(self._parts)] if self._parts else ()
+
+    def hear(self, node: str, tunnels: Iterable[Tunnel], now: int) -> None:
+        """Compare what another node says. An egress IP that this one does not know is passed over."""
+        for other in tunnels:
+            mine = self._mine.get(other.id)
+            if mine is None:
+                continue
+            self._compare((node, other.id, "the tunnel's number (VNI)"), str(mine.vni), str(other.vni), now)
+            self._compare((node, other.id, "connectionSync"), _words(mine.sync), _words(other.sync), now)
+
+    def forget(self, node: str) -> None:
+        """Drop what a node has said that is heard no longer."""
+        self._drop(key for key in self._found if key[0] == node)
+
+    def forget_old(self, now: int) -> None:
+        """Drop what nobody has said for long: the other node may have no such egress IP any more."""
+        lapse = CURRENT_NS + PART_NS * len(self._parts)
+        self._drop(key for key, found in self._found.items() if now > found.at + lapse)
+
+    def problems(self, me: str) -> Iterator[str]:
+        """Yield one text for each difference that lasts."""
+        lasting = sorted((key, found) for key, found in self._found.items() if found.lasts)
+        for (node, identity, setting), found in lasting[:MOST_NAMED]:
+            yield (
+                f"{setting} of {self._names.get(identity, identity)} is {found.mine} on this node ({me}) and "
+                f"{found.other} on {node}: these nodes have different gateways in their stores, or different versions"
+            )
+        if len(lasting) > MOST_NAMED:
+            yield f"{len(lasting) - MOST_NAMED} more differences between tunnels of this node ({me}) and of others"
+
+    def _compare(self, key: Key, mine: str, other: str, now: int) -> None:
+        before = self._found.get(key)
+        if mine == other:
+            self._drop([key] if before else [])
+        elif before is not None or len(self._found) < MOST_KEPT:
+            same = before is not None and (before.mine, before.other) == (mine, other)
+            found = self._found[key] = Difference(mine, other, before.since if before and same else now, now)
+            self.revision += found.lasts and not (before is not None and same and before.lasts)
+
+    def _drop(self, keys: Iterable[Key]) -> None:
+        for key in list(keys):
+            self.revision += self._found.pop(key).lasts
+
+
+def _words(sync: bool) -> str:
+    return "true" if sync else "false"
