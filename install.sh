@@ -26,6 +26,11 @@ pgrep:procps
 /usr/lib/cni/bridge:containernetworking-plugins
 /etc/ssl/certs/ca-certificates.crt:ca-certificates
 '
+# what only the plugin with its own interpreter is built of
+readonly BUILD_NEEDS='
+gcc:gcc
+/usr/bin/python3-config:python3-dev
+'
 # what only the tests need: these start a service where there is systemd
 readonly TESTS_NEED='
 containerd:containerd
@@ -43,8 +48,9 @@ usage: ./install.sh COMMAND
                     basic egress gateway while it happens; --keep leaves it standing
   demo --clean      clears away a lab that was kept
   test [ARGUMENT…]  runs every test; arguments go to pytest
-  build             builds the CNI plugin, dist/egress-gateway, and the agent's wheels
-                    for a container image, dist/wheels
+  build             builds the CNI plugin, dist/egress-gateway, the same with its own
+                    interpreter, dist/egress-gateway-standalone, and the agent's
+                    wheels for a container image, dist/wheels
 
 Each command first installs what is missing: Debian packages and a Python
 environment in .venv. demo and test need root.
@@ -140,6 +146,12 @@ build() {
   "$VENV/bin/python" packaging/build_zipapp.py --output "$PLUGIN"
 }
 
+# The plugin and its interpreter in one file: for nodes that have none.
+build_standalone() {
+  step 'Building the plugin with its own interpreter' "$PLUGIN-standalone"
+  "$VENV/bin/python" packaging/build_standalone.py --output "$PLUGIN-standalone"
+}
+
 # What the container file takes: the agent and all that it needs, as wheels.
 build_wheels() {
   step 'Building the wheels' dist/wheels
@@ -182,14 +194,16 @@ main() {
     test)
       need_root test
       # shellcheck disable=SC2086
-      prepare $NEEDS $TESTS_NEED
+      prepare $NEEDS $BUILD_NEEDS $TESTS_NEED
       build
+      build_standalone
       run_tests "$@"
       ;;
     build)
       # shellcheck disable=SC2086
-      prepare $NEEDS
+      prepare $NEEDS $BUILD_NEEDS
       build
+      build_standalone
       build_wheels
       ;;
     -h | --help | help)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import attachments, bundle, contract
+from . import attachments, contract
 from . import plan as plans
 from .attachments import Attachment
 from .call import Call, CallError, parse_call
@@ -60,7 +60,6 @@ def run(request: bytes, socket: str, reason: str) -> None:
     stamp = _stamp(run_dir / contract.PLAN)
     plan, trouble = _read_plan(run_dir / contract.PLAN)
     place = Place(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
-    bundle.unpack()
     commands: dict[str, Callable[[Call, Place], None]] = {
         "ADD": add, "DEL": delete, "CHECK": check, "GC": collect, "STATUS": status,
     }

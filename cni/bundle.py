@@ -1,17 +1,19 @@
-"""The library that travels inside the plugin's file, for the calls that need it."""
+"""The libraries that travel inside the plugin's file, for the calls that need it."""
 
-from __future__ import annotations
-
+# Only what is part of every interpreter: the rest of the standard library may be in the archive.
 import os
 import sys
 from zipimport import zipimporter
 
 LIBRARIES = "libraries.zip"
-"""pyroute2, in an archive of its own: the way to the agent would pay for each file in the directory."""
+"""pyroute2, and the standard library where the interpreter is in the file, too.
+
+They are in an archive of their own: the way to the agent would pay for each file in the directory.
+"""
 
 
 def unpack() -> None:
-    """Lets pyroute2 be imported, where this module itself came out of the plugin's file; else does nothing.
+    """Let the libraries be imported, where this module itself came out of the plugin's file; else does nothing.
 
     ``zipimport`` cannot look into an archive within an archive, so the inner one goes into a file in memory.
     """

@@ -34,6 +34,10 @@ def run(request: bytes, settings: config.PluginConfig) -> None:
     try:
         answer = ask(settings.socket, request, contract.DEADLINE)
     except (NoAnswer, OSError) as error:
+        from . import bundle
+
+        # Before all else: where the interpreter travels with the plugin, its standard library is in there, too.
+        bundle.unpack()
         from . import alone
 
         alone.run(request, settings.socket, str(error))

@@ -58,15 +58,15 @@ def build(output: Path, python: str) -> None:
     first_line = shebang(python)
     with tempfile.TemporaryDirectory() as directory:
         plugin, libraries = Path(directory, "plugin"), Path(directory, "libraries")
-        _collect_libraries(libraries)
-        _compile(libraries, python)
-        _collect_plugin(plugin)
-        _compile(plugin, python)
-        _archive(libraries, plugin / LIBRARIES)
+        collect_libraries(libraries)
+        compile_sources(libraries, python)
+        collect_plugin(plugin)
+        compile_sources(plugin, python)
+        archive(libraries, plugin / LIBRARIES)
         whole = Path(directory, "whole")
         whole.write_bytes(first_line)
-        _archive(plugin, whole)
-        _place(whole, output)
+        archive(plugin, whole)
+        place(whole, output)
 
 
 def shebang(python: str) -> bytes:
@@ -77,28 +77,28 @@ def shebang(python: str) -> bytes:
     return line
 
 
-def _collect_plugin(stage: Path) -> None:
+def collect_plugin(stage: Path) -> None:
     for source in sorted((ROOT / "cni").rglob("*.py")):
-        _copy(source, stage / source.relative_to(ROOT))
-    _copy(ROOT / "cni" / "__main__.py", stage / "__main__.py")
+        copy(source, stage / source.relative_to(ROOT))
+    copy(ROOT / "cni" / "__main__.py", stage / "__main__.py")
 
 
-def _collect_libraries(stage: Path) -> None:
+def collect_libraries(stage: Path) -> None:
     for path in files("pyroute2") or []:
         if path.parts[0] == "pyroute2" and path.suffix == ".py":
-            _copy(Path(str(path.locate())), stage / path)
+            copy(Path(str(path.locate())), stage / path)
         elif path.name.startswith("LICENSE"):
-            _copy(Path(str(path.locate())), stage / "licenses" / f"pyroute2-{path.name}")
+            copy(Path(str(path.locate())), stage / "licenses" / f"pyroute2-{path.name}")
     if not (stage / "pyroute2" / "__init__.py").exists():
         raise ImportError(f"no sources of pyroute2 in {sys.executable}: install the project into it first")
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)
 
 
-def _compile(stage: Path, python: str) -> None:
+def compile_sources(stage: Path, python: str) -> None:
     """A ``.pyc`` beside each ``.py``, with no path of this machine and no time in it.
 
     Another Python than the nodes' finds a foreign magic number in them and takes the sources, only slower.
@@ -110,16 +110,16 @@ def _compile(stage: Path, python: str) -> None:
     subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
 
 
-def _archive(stage: Path, output: Path) -> None:
+def archive(stage: Path, output: Path) -> None:
     """Appends a zip archive of all files under ``stage``. Not compressed: each pod start would pay for it."""
-    with zipfile.ZipFile(output, "a", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(output, "a", zipfile.ZIP_STORED) as zipped:
         for path in sorted(path for path in stage.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(stage).as_posix(), EPOCH)
             entry.external_attr = 0o100644 << 16
-            archive.writestr(entry, path.read_bytes())
+            zipped.writestr(entry, path.read_bytes())
 
 
-def _place(whole: Path, output: Path) -> None:
+def place(whole: Path, output: Path) -> None:
     """Copied beside and renamed: a runtime that starts the plugin now gets the old file or the new one."""
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}")

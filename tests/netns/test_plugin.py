@@ -117,10 +117,11 @@ def veth_of(result: dict[str, Any]) -> str:
     return str(next(i["name"] for i in result["interfaces"] if i["name"].startswith("veth")))
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["zipapp", "standalone"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("built") / "egress-gateway"
-    subprocess.run([sys.executable, str(ROOT / "packaging" / "build_zipapp.py"), "--output", str(output)], check=True)
+    builder = ROOT / "packaging" / f"build_{request.param}.py"
+    subprocess.run([sys.executable, str(builder), "--output", str(output)], check=True)
     return output
 
 

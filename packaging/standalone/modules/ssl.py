@@ -1,0 +1,29 @@
+"""Stand for ssl where the program has no OpenSSL.
+
+asyncio and pyroute2 import these names; the plugin opens no TLS.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+
+class SSLError(OSError):
+    """What is never raised."""
+
+
+class SSLWantReadError(SSLError):
+    """What is never raised."""
+
+
+class SSLSyscallError(SSLError):
+    """What is never raised."""
+
+
+class SSLSocket:
+    """What no socket is."""
+
+
+def create_default_context(*_: Any, **__: Any) -> NoReturn:
+    """Refuse: there is no TLS."""
+    raise OSError("this program has no TLS")
