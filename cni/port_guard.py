@@ -4,6 +4,8 @@ VXLAN has no authentication: without these rules whatever reaches the port is ta
 
 * only the kernel's own encapsulation sends to the port: the last rule that the inner packet passes gives it a mark that
   no socket can have without ``CAP_NET_ADMIN`` or ``CAP_NET_RAW``, and the outer packet inherits that mark;
+* what a process of this node has sent goes into no tunnel to a gateway, whatever its mark and its rights are: a packet
+  of a process has the socket of that process still, a forwarded one has none;
 * no pod's packet is forwarded to the port;
 * what arrives at the port comes from a node, by the interface that leads to that node, in a tunnel that this node may
   use, and with an inner source that belongs to that node. After decapsulation the outer source is gone, therefore
@@ -27,6 +29,8 @@ FLAGS, ONLY_VNI = "@th,64,32", "0x08000000"
 VNI = "@th,96,24"
 ETHERTYPE = "@th,224,16"
 ETHERTYPES = {4: "0x0800", 6: "0x86dd"}
+BY_PROCESS = "meta skuid >= 0"
+"""The packet has a socket of a process of this network namespace. The sockets of the kernel itself have no owner."""
 INNER_SOURCE = {4: "@th,336,32", 6: "@th,304,128"}
 
 
@@ -35,11 +39,22 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain(
         "output_guard", [f"udp dport {plan.port} goto tunnel_send"], "filter hook output priority filter - 20"
     )
-    ours = f"meta mark and {marks.mask} == {marks.tunneled}"
-    yield chain("tunnel_send", [f"{ours} {marks.clear} accept", "counter drop"])
+    ours = f"meta mark and {marks.mask} != {marks.tunneled} counter drop"
+    yield chain("tunnel_send", [ours, f"{BY_PROCESS} goto tunnel_process", f"{marks.clear} accept"])
+    own = [f"{to} {marks.clear} accept" for to in process_tunnels(plan)]
+    yield chain("tunnel_process", [*own, "counter drop"])
     yield chain("input_guard", _input_guard(plan, marks), "filter hook input priority filter - 20")
     yield from _tunnels(plan)
     yield chain("tunnel_receive", _receive(plan))
+
+
+def process_tunnels(plan: Plan) -> Iterator[str]:
+    """Yield expressions for the tunnels into which processes of this node send: a service on an address of a master
+    answers a pod of another node, and conntrackd sends to its partners."""
+    if plan.node in _serving(plan):
+        yield f"{VNI} {ids.BACK_VNI:#x}"
+    if sync.partners(plan):
+        yield f"meta skuid 0 {VNI} {ids.SYNC_VNI:#x}"
 
 
 def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
@@ -91,8 +106,11 @@ def _tunnels(plan: Plan) -> Iterator[str]:
 
 def egress_nodes(plan: Plan) -> tuple[PlanNode, ...]:
     """Return the other nodes that may send answers: those that are or can be master of an egress IP."""
-    names = {name for egress in plan.egress_ips for name in (*egress.eligible, egress.master)}
-    return tuple(node for node in peers(plan) if node.name in names)
+    return tuple(node for node in peers(plan) if node.name in _serving(plan))
+
+
+def _serving(plan: Plan) -> set[str]:
+    return {name for egress in plan.egress_ips for name in (*egress.eligible, egress.master)}
 
 
 def _pairs(plan: Plan, family: int) -> Iterator[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
+from cni.port_guard import process_tunnels
 
+from .fence import fence_nft
 from .keeping import EgressWish, Facts, KeeperConfig, Move, Peer
 from .readiness import InterfaceFacts
 from .roll import counting
@@ -80,6 +82,15 @@ def fenced(plan: Plan) -> tuple[str, ...]:
     """The virtual addresses that this node may speak for only while its lease runs."""
     mine = (egress for egress in plan.egress_ips if egress.address and egress.interface)
     return tuple(sorted(egress.address for egress in mine))
+
+
+def fence(plan: Plan, devices: Sequence[str], able: bool = True) -> str:
+    """Return the fence that should stand on these devices, as an nft transaction.
+
+    ``able``: the kernel has the hook. Without it a node can serve no virtual address, but it can do the rest.
+    """
+    tunnels = able and plan.me is not None and bool(plan.egress_ips)
+    return fence_nft(fenced(plan), devices, plan.port if tunnels else 0, tuple(process_tunnels(plan)))
 
 
 def fence_devices(

@@ -5,6 +5,9 @@ expire (:mod:`gateway_agent.shell.fence`). The table stands on every node that c
 NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP, neighbour discovery, TCP)
 and raw frames pass here too (Linux 5.16).
 
+Raw frames pass no other hook, so what a process writes for the tunnels' port is stopped here too, on every node that
+has tunnels (:mod:`cni.port_guard`).
+
 As in :mod:`cni.ruleset`, no lookup lets a frame out by finding nothing: the maps cover the whole address space.
 """
 
@@ -15,24 +18,27 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 
 from cni.kernel import ids
+from cni.port_guard import BY_PROCESS
 from cni.ruleset import chain, interface, mapping, transaction
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def fence_nft(addresses: Sequence[str], devices: Sequence[str]) -> str:
-    """One nft transaction that replaces the fence; it removes it where there are no addresses or no devices.
+def fence_nft(addresses: Sequence[str], devices: Sequence[str], port: int = 0, own: Sequence[str] = ()) -> str:
+    """One nft transaction that replaces the fence; it removes it where there is nothing to fence, or no devices.
 
+    ``port``: of the tunnels, 0 if this node has none. ``own``: see :func:`cni.port_guard.process_tunnels`.
     ``devices``: by which anything could leave; on kernels before 6.16 each must exist. One whose name nft cannot take
     is left out: :func:`cni.ruleset.way_out` sends nothing by it either. Raises :class:`ValueError` where an address is
     none.
     """
     parsed = {ipaddress.ip_address(address) for address in addresses}
     names = sorted({device for device in devices if interface(device)})
-    return transaction("netdev", ids.NFT_FENCE, _blocks(parsed, names) if parsed and names else ())
+    wanted = (parsed or port) and names
+    return transaction("netdev", ids.NFT_FENCE, _blocks(parsed, names, port, own) if wanted else ())
 
 
-def _blocks(addresses: set[Address], devices: list[str]) -> Iterator[str]:
+def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequence[str]) -> Iterator[str]:
     yield _timed_set(ids.FENCE_TICKETS, "mark")
     yield _timed_set(ids.FENCE_OPEN4, "ipv4_addr")
     yield _timed_set(ids.FENCE_OPEN6, "ipv6_addr")
@@ -40,6 +46,9 @@ def _blocks(addresses: set[Address], devices: list[str]) -> Iterator[str]:
     yield chain("speak_arp", [f"arp saddr ip @{ids.FENCE_OPEN4} accept", "counter drop"])
     yield chain("speak6", [f"ip6 saddr @{ids.FENCE_OPEN6} accept", "counter drop"])
     rules = list(_honest())
+    if port:
+        yield chain("tunnel_process", [*(f"{to} return" for to in own), "counter drop"])
+        rules.append(f"udp dport {port} {BY_PROCESS} jump tunnel_process")
     for version, judge in ((4, _judge4), (6, _judge6)):
         of_version = sorted((a for a in addresses if a.version == version), key=int)
         if of_version:

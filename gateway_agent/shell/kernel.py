@@ -7,6 +7,8 @@ takes tens of milliseconds and must not delay what the loop hears meanwhile.
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -17,8 +19,10 @@ from cni.kernel import conntrack, ctnetlink, ids, monitor, netlink, nflog, nft
 from cni.kernel.monitor import Event
 from cni.plan import Plan
 
-from ..core import desired, fence, ruleset
+from ..core import desired, ruleset
 
+EGRESS_HOOK = (5, 16)
+"""Linux version since which netdev tables have the hook of the fence."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -119,7 +123,11 @@ def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) ->
 def _texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
     """The fence first: no address may be spoken for before it stands. The gateway's rules before the node's: what comes
     out of a tunnel is judged before anything goes in."""
-    return fence.fence_nft(desired.fenced(plan), devices), ruleset.gateway_nft(plan)
+    return desired.fence(plan, devices, _has_egress_hook()), ruleset.gateway_nft(plan)
+
+
+def _has_egress_hook() -> bool:
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2]) >= EGRESS_HOOK
 
 
 def _stand(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:

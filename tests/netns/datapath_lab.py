@@ -20,16 +20,17 @@ from pathlib import Path
 from cni import ensure as datapath
 from cni.kernel import ids, netlink, nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from gateway_agent.core import desired
 from gateway_agent.core.ruleset import gateway_nft
 from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
-from tests.lab.packets import udp
+from tests.lab.packets import send, udp
 
 PREFIX = "egwdp-"
 KEEPER_PORT = 7947
 MASK = 0x0FF00000
 TUNNEL_MARK = 0x08000000
-"""By this packet mark the kernel's own encapsulation is known; only root can give it to a packet."""
+"""The packet mark of the kernel's own encapsulation. A process needs rights to give it to a packet."""
 PORT = 8080
 SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"
@@ -258,7 +259,8 @@ class Node:
         """Node and gateway tables, devices, routes and rules, as the agent has them made."""
 
         def make() -> tuple[str, ...]:
-            return nft.ensure(gateway_nft(wanted)) + datapath.ensure(wanted)
+            fenced = nft.ensure(desired.fence(wanted, ["eth0"]))
+            return fenced + nft.ensure(gateway_nft(wanted)) + datapath.ensure(wanted)
 
         return self.machine.inside(make)
 
@@ -267,6 +269,13 @@ class Node:
 
     def nft(self, text: str) -> str:
         return self.machine.run("nft", "-f", "-", text=text)
+
+    def forge(self, packet: bytes) -> None:
+        """Send a raw packet as root does who has taken this node's own guards away."""
+        fence = f"netdev {ids.NFT_FENCE}"
+        guards = f"flush chain inet {ids.NFT_NODE_INET} output_guard"
+        self.nft(f"{guards}\nadd table {fence}\ndelete table {fence}\n")
+        send(self.machine, packet)
 
     def set_master(self, identity: str, master: str, family: int = 4) -> None:
         """What the lease keeper does at failover. ``master`` is a node's name or its tunnel address."""

@@ -10,12 +10,23 @@ from dataclasses import replace
 import pytest
 
 from cni.kernel import ids
-from tests.lab.capture import Capture
+from tests.lab.capture import Capture, Packet
 from tests.lab.local_user import as_local_user
-from tests.lab.packets import send, udp
+from tests.lab.packets import frame, mac_of, send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import FIRST, NODES, PORT, SERVICE, TUNNEL_MARK, Lab, plan, vxlan_packet, vxlan_payload
+from .datapath_lab import (
+    FIRST,
+    NODES,
+    PORT,
+    SERVICE,
+    SOURCES,
+    TUNNEL_MARK,
+    Lab,
+    plan,
+    vxlan_packet,
+    vxlan_payload,
+)
 
 VNI = ids.vni(FIRST)
 DEVICE = ids.device(VNI)
@@ -66,15 +77,107 @@ def test_a_local_user_cannot_send_into_a_tunnel_device(lab: Lab) -> None:
             as_local_user(lab.nodes["w2"].machine, sent_by_device(device, (SERVICE, PORT)))
             as_local_user(lab.nodes["w2"].machine, sent_by_device(device, (NODES["g1"], PORT)))
         _proof(lab)
-        until(lambda: len(capture.packets(4799)) > 0, "what the kernel itself encapsulates", seconds=2)
-        assert len(capture.packets(4799)) == 1
+        until(lambda: len(_to_gateway(capture)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(_to_gateway(capture)) == 1
+
+
+Attack = Callable[[Lab, str, bytes], None]
+
+
+def _by_socket(lab: Lab, node: str, packet: bytes) -> None:
+    """Send the payload by a UDP socket that has the mark."""
+    sock = lab.nodes[node].machine.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sock, contextlib.suppress(PermissionError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
+        sock.sendto(packet[28:], (NODES["g1"], 4799))
+
+
+def _raw(lab: Lab, node: str, packet: bytes) -> None:
+    with contextlib.suppress(PermissionError):
+        send(lab.nodes[node].machine, packet, TUNNEL_MARK)
+
+
+def _frame(lab: Lab, node: str, packet: bytes) -> None:
+    """Send a frame by the uplink: no hook of an IP family sees it."""
+    _send_frame(lab, node, "eth0", _uplink_mac(lab), packet)
+
+
+def _frame_past_the_queue(lab: Lab, node: str, packet: bytes) -> None:
+    _send_frame(lab, node, "eth0", _uplink_mac(lab), packet, (PACKET_QDISC_BYPASS, 1))
+
+
+def _into_the_device(lab: Lab, node: str, packet: bytes) -> None:
+    """Have the kernel encapsulate a frame of the process's own."""
+    _send_frame(lab, node, DEVICE, ids.node_mac(NODES["g1"]), packet[28 + 8 + 14 :])
+
+
+def _send_frame(
+    lab: Lab, node: str, device: str, mac: str, packet: bytes, option: tuple[int, int] | None = None
+) -> None:
+    machine = lab.nodes[node].machine
+    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
+        machine.inside(lambda: sock.bind((device, 0)))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
+        if option:
+            sock.setsockopt(SOL_PACKET, *option)
+        # A frame that the kernel drops counts as sent, or as a queue that is full.
+        with contextlib.suppress(OSError):
+            sock.send(frame(mac, sock.getsockname()[4].hex(":"), packet))
+
+
+def _uplink_mac(lab: Lab) -> str:
+    return mac_of(lab.nodes["g1"].machine, "eth0")
+
+
+SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
+"""linux/socket.h, linux/if_packet.h."""
+ATTACKS: tuple[Attack, ...] = (_by_socket, _raw, _frame, _frame_past_the_queue, _into_the_device)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("node", ["w2", "g2"])
+def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(lab: Lab, node: str, attack: Attack) -> None:
+    """It may set the kernel's own mark, write whole frames, and send into the tunnel's device."""
+    inner = udp(NODES[node], SERVICE, PORT, b"forged")
+    with lab.witness() as witness, Capture(lab.nodes["g1"].machine, "eth0") as arrived:
+        attack(lab, node, vxlan_packet(node, "g1", VNI, inner))
+        _proof(lab)
+        until(lambda: len(witness.egress.packets(PORT)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(witness.egress.packets(PORT)) == 1
+        assert len(_to_gateway(arrived)) == 1
+
+
+@pytest.mark.parametrize("attack", [_by_socket, _raw, _frame, _frame_past_the_queue])
+@pytest.mark.parametrize("vni", [ids.BACK_VNI, ids.SYNC_VNI])
+def test_a_process_with_raw_rights_on_a_worker_forges_no_answers(lab: Lab, attack: Attack, vni: int) -> None:
+    """Not even with the address of an egress node, whose answers are taken."""
+    answer = udp(SERVICE, NODES["w1"], 4000, b"forged", source_port=PORT)
+    with Capture(lab.nodes["g1"].machine, "eth0") as arrived:
+        attack(lab, "w2", vxlan_packet("g2", "g1", vni, answer))
+        _proof(lab)
+        until(lambda: len(_to_gateway(arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(_to_gateway(arrived)) == 1
+
+
+def test_a_process_with_raw_rights_cannot_take_over_a_pods_connection(lab: Lab) -> None:
+    """A packet with the addresses and ports of a pod's connection, and the mark of the pod's way."""
+    slot = plan("w2").layout.number(1)
+    with lab.pods["twin"].datagrams() as datagrams, lab.witness() as witness:
+        assert datagrams.seen_as() == SOURCES["g1"]
+        forged = udp(lab.pods["twin"].address, SERVICE, PORT, b"forged", source_port=datagrams.port)
+        for mark in (slot, TUNNEL_MARK, 0):
+            with contextlib.suppress(PermissionError):
+                send(lab.nodes["w2"].machine, forged, mark)
+        assert datagrams.seen_as() == SOURCES["g1"]
+        until(lambda: len(witness.egress.packets(PORT)) > 1, "both of the pod's own", seconds=2)
+        assert len(witness.egress.packets(PORT)) == 2
 
 
 @pytest.mark.parametrize("inner", [NODES["w1"], "10.244.0.10", "172.16.0.7"])
 def test_a_node_sends_by_its_own_inner_source_only(lab: Lab, inner: str) -> None:
     with lab.witness() as witness:
         forged = vxlan_packet("w2", "g1", VNI, udp(inner, SERVICE, PORT, b"forged"))
-        send(lab.nodes["w2"].machine, forged, TUNNEL_MARK)
+        lab.nodes["w2"].forge(forged)
         _proof(lab)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
@@ -86,7 +189,7 @@ def test_answers_come_from_egress_nodes_only(lab: Lab) -> None:
         datagrams.seen_as()
         for sender in ("w2", "g2"):
             answer = udp(SERVICE, NODES["w1"], datagrams.port, sender.encode(), source_port=PORT)
-            send(lab.nodes[sender].machine, vxlan_packet(sender, "w1", ids.BACK_VNI, answer), TUNNEL_MARK)
+            lab.nodes[sender].forge(vxlan_packet(sender, "w1", ids.BACK_VNI, answer))
         assert datagrams.sock.recv(100) == b"g2"
 
 
@@ -101,7 +204,7 @@ def test_what_is_no_ip_packet_and_no_tunnel_of_ours_is_dropped(lab: Lab) -> None
     ]
     with Capture(lab.nodes["g1"].machine, DEVICE) as capture, lab.witness() as witness:
         for payload in bad:
-            send(lab.nodes["w2"].machine, udp(NODES["w2"], NODES["g1"], 4799, payload), TUNNEL_MARK)
+            lab.nodes["w2"].forge(udp(NODES["w2"], NODES["g1"], 4799, payload))
         _proof(lab)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(capture.packets()) == 1
@@ -137,7 +240,7 @@ def test_connection_sync_listens_to_partners_only(synced: Lab) -> None:
     with _listener(synced, "g1") as there:
         for node in ("w2", "g2"):
             inner = udp(ids.SYNC_ADDRESS, ids.SYNC_GROUP, ids.SYNC_PORT, node.encode())
-            send(synced.nodes[node].machine, vxlan_packet(node, "g1", ids.SYNC_VNI, inner), TUNNEL_MARK)
+            synced.nodes[node].forge(vxlan_packet(node, "g1", ids.SYNC_VNI, inner))
         assert there.recv(100) == b"g2"
 
 
@@ -153,7 +256,12 @@ def _listener(lab: Lab, node: str) -> socket.socket:
     return sock
 
 
+def _to_gateway(capture: Capture) -> list[Packet]:
+    """Return the captured tunnel packets that the first gateway's master has not sent itself."""
+    return [packet for packet in capture.packets(4799) if packet.source != NODES["g1"]]
+
+
 def _proof(lab: Lab) -> None:
-    """Send the well-made packet that the attacks are copies of, as the kernel does: it arrives after them."""
-    inner = udp(NODES["w2"], SERVICE, PORT, b"proof")
-    send(lab.nodes["w2"].machine, vxlan_packet("w2", "g1", VNI, inner), TUNNEL_MARK)
+    """Have the kernel send what the attacks are copies of, for a pod of the same node: it arrives after them."""
+    with lab.pods["twin"].datagrams() as datagrams:
+        assert datagrams.seen_as() == SOURCES["g1"]

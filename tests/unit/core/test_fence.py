@@ -24,6 +24,15 @@ def test_without_addresses_or_devices_there_is_no_fence() -> None:
     assert fence_nft([], ["eth1"]) == fence_nft(["172.16.0.50"], []) == REMOVED
 
 
+def test_a_node_without_virtual_addresses_is_fenced_against_tunnel_packets_of_processes() -> None:
+    body = tables(fence_nft([], ["eth0", "eth1"], 4799, ("@th,96,24 0x5",)))[TABLE]
+    assert "@th,96,24 0x5 return" in body["chain", "tunnel_process"]
+    devices = [text for (kind, name), text in body.items() if kind == "chain" and name.startswith("device_")]
+    assert len(devices) == 2
+    assert all("udp dport 4799 meta skuid >= 0 jump tunnel_process" in text for text in devices)
+    assert fence_nft([], [], 4799) == REMOVED
+
+
 def test_order_and_repetition_make_no_difference() -> None:
     one = fence_nft(["172.16.0.50", "172.16.0.51"], ["eth1", "eth2"])
     assert one == fence_nft(["172.16.0.51", "172.16.0.50", "172.16.0.50"], ["eth2", "eth1", "eth1"])
