@@ -30,6 +30,8 @@ class Happening:
     at: float
     """Unix time, seconds."""
     warning: bool = False
+    key: str = ""
+    """What makes it a repetition of an earlier one, where the message has more than that: an epoch, a duration, why."""
 
 
 @dataclass
@@ -59,11 +61,9 @@ class Chronicle:
                 # A node that was away learns at once that it lost the address, and who has it since.
                 continue
             silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
-            message = (
-                f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}, "
-                f"epoch {change.epoch}{silent} ({change.reason})"
-            )
-            yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, change.at, not change.after)
+            what = f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}"
+            message, lost = f"{what}, epoch {change.epoch}{silent} ({change.reason})", not change.after
+            yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, change.at, lost, what)
 
     def _pods_on_host(self, view: View, now: float) -> Iterator[Happening]:
         """Yield each policy and pod once: the pod uses this node's network, so the policy cannot steer it."""
@@ -96,11 +96,12 @@ def of_report(report: Report, now: float) -> list[Happening]:
         return []
     warning = new.get("status") != "True"
     message = str(new.get("message") or "ready again")
-    return [Happening(report.kind, report.name, str(new.get("reason")), message, now, warning)]
+    reason = str(new.get("reason"))
+    return [Happening(report.kind, report.name, reason, message, now, warning, key=reason)]
 
 
 def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[str, Any]:
-    """Return the Event. Its name follows from what it says: a repetition is counted by :func:`repeated`."""
+    """Return the Event. A repetition has the same name, and is counted by :func:`repeated`."""
     at, mark = rfc3339(happening.at), f".{_digest(happening, node)}"
     return {
         "apiVersion": "v1",
@@ -125,16 +126,20 @@ def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[s
 
 
 def repeated(standing: Mapping[str, Any], happening: Happening) -> dict[str, Any] | None:
-    """Return the merge patch that counts a repetition of the Event ``standing``; None if it is counted already."""
+    """Return the merge patch that counts a repetition of the Event ``standing``; None if it is counted already.
+
+    The message is that of the last repetition.
+    """
     at = rfc3339(happening.at)
     if str(standing.get("lastTimestamp") or "") >= at:
         return None
     count = standing.get("count")
-    return {"count": (count if isinstance(count, int) else 1) + 1, "lastTimestamp": at}
+    said = {"message": happening.message[:MESSAGE], "lastTimestamp": at}
+    return {"count": (count if isinstance(count, int) else 1) + 1, **said}
 
 
 def _digest(happening: Happening, node: str) -> str:
-    said = (happening.kind, happening.name, happening.reason, happening.message, node)
+    said = (happening.kind, happening.name, happening.reason, happening.key or happening.message, node)
     return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
 
 

@@ -3,7 +3,8 @@
 Which node writes follows from what it knows (:func:`.conditions.author`), so two nodes that know different objects may
 both do so. Three rules settle that: a status is written over the version of the object that it was made for and over no
 other; of two statuses both nodes prefer the same one; and the node whose status is not preferred repeats it less and
-less often.
+less often. Nor is that status written before this node has been sure of it for a while: what it has not heard yet, as
+after a start or a partition, looks as if there were no master.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .reflector import Object, key_of, version_of
 FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 86400.0
 """Seconds after which a status is written over a preferred one of another node: the first wait, doubled each time, and
 the longest. It is not given up: the other node may be gone, or wrong."""
+SURE_S = 3.0
+"""Seconds for which a node must want a status before it is written over a preferred one."""
 LATE = 16
 """Writes by which a watch may be late."""
 Identity = tuple[str, str]
@@ -48,10 +51,20 @@ class Writers:
 
     def __init__(self) -> None:
         self._turns: dict[Identity, Turn] = {}
+        self._doubts: dict[Identity, tuple[float, float]] = {}
+        """Since when, and until when, this node wants a status that is not preferred to the one that stands."""
 
     def may_write(self, report: Report, now: float) -> bool:
-        """Return True if the status is to be written now. ``now``: Unix time, seconds."""
-        turn = self._turns.get((report.kind, report.name))
+        """Return True if the status is to be written now. ``now``: Unix time, seconds; each second or more often."""
+        identity = report.kind, report.name
+        if report.before and _preference(report.before) > _preference(report.status):
+            since, until = self._doubts.get(identity, (now, now))
+            self._doubts[identity] = since, until = (since if now <= until + SURE_S else now), now
+            if until < since + SURE_S:
+                return False
+        else:
+            self._doubts.pop(identity, None)
+        turn = self._turns.get(identity)
         if turn is None:
             return True
         if report.version and report.version == turn.refused:

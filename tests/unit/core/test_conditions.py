@@ -154,7 +154,8 @@ def test_who_takes_over_tells_it_once() -> None:
     [happening] = chronicle.tell(now, NOW)
     address = next(iter(virtual.IDS))
     text = f"master of {address}: g2 -> g1, epoch 9, silent for 120 ms (g2 was not heard)"
-    assert happening == Happening("EgressGateway", "partner", "MasterChanged", text, NOW)
+    key = f"master of {address}: g2 -> g1"
+    assert happening == Happening("EgressGateway", "partner", "MasterChanged", text, NOW, key=key)
     assert chronicle.tell(now, NOW) == []
 
 
@@ -222,8 +223,28 @@ def test_a_repeated_event_is_counted() -> None:
     again = replace(first, at=NOW + 60)
     assert event(again, "v", "uid", "g1")["metadata"] == made["metadata"]
     patch = repeated(made, again)
-    assert patch == {"count": 2, "lastTimestamp": event(again, "v", "uid", "g1")["lastTimestamp"]}
+    at = event(again, "v", "uid", "g1")["lastTimestamp"]
+    assert patch == {"count": 2, "message": "no master", "lastTimestamp": at}
     assert event(replace(first, message="other"), "v", "uid", "g1")["metadata"] != made["metadata"]
+
+
+def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() -> None:
+    """The messages differ: in the epoch, in the silence, in the reason."""
+    made = {}
+    for minute in range(100):
+        chronicle, at = Chronicle(NOW), NOW + 60 * minute + 1
+        change = msgspec.structs.replace(changed("g1", at=at), epoch=9 + minute, silent_ms=minute, reason=f"{minute}")
+        lost = replace(only(without_master(seen()), of("partner")), before=only(seen(), of("partner")).status)
+        [condition] = lost.status["conditions"]
+        lost = replace(lost, status={**lost.status, "conditions": [{**condition, "message": f"unheard for {minute}"}]})
+        for happening in (*chronicle.tell(seen(changes=(change,)), at), *of_report(lost, at)):
+            name = event(happening, "v", "uid", "g1")["metadata"]["name"]
+            standing = made.get(name)
+            made[name] = {**standing, **(repeated(standing, happening) or {})} if standing else event(
+                happening, "v", "uid", "g1"
+            )
+    assert {(e["reason"], e["count"]) for e in made.values()} == {("MasterChanged", 100), ("ElectionFailed", 100)}
+    assert all("99" in e["message"] for e in made.values())
 
 
 def test_an_event_as_the_api_has_it() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway_agent.core.conditions import Report, reports
 from gateway_agent.core.view import View
-from gateway_agent.core.writers import FIRST_REPEAT_S, Writers
+from gateway_agent.core.writers import FIRST_REPEAT_S, SURE_S, Writers
 
 from .test_conditions import NOW, of, seen, without_master
 
@@ -96,13 +96,28 @@ def test_one_status_stands_and_the_writes_settle(right: View, wrong: View, first
     assert sum(at > NOW + DAY / 2 for at, _ in api.writes) <= 2
 
 
-def test_a_day_of_news_is_written_at_once_by_a_node_that_nobody_contradicts() -> None:
+def test_news_is_written_at_once_by_a_node_that_nobody_contradicts() -> None:
     api = Api()
     node = Node("g1", seen(), api)
     for change in range(50):
-        node.view = without_master(seen()) if change % 2 else status(change)
+        node.view = status(change)
         run([node], 3, NOW + 3 * change)
     assert [at for at, _ in api.writes] == [NOW + 3 * change for change in range(50)]
+
+
+def test_a_healthy_gateway_is_called_unready_by_a_node_that_has_been_sure_for_a_while_only() -> None:
+    """A node that has just started, or comes back, has not heard of the master yet."""
+    api = Api()
+    run([Node("g1", seen(), api)], 1)
+    fresh = Node("g2", without_master(seen()), api)
+    run([fresh], int(SURE_S), NOW + 1)
+    fresh.view = seen()
+    run([fresh], 60, NOW + 1 + SURE_S)
+    fresh.view = without_master(seen())
+    run([fresh], int(SURE_S), NOW + 100)
+    assert api.writes == [(NOW, "g1")]
+    run([fresh], 1, NOW + 100 + SURE_S)
+    assert api.writes[1:] == [(NOW + 100 + SURE_S, "g2")]
 
 
 def test_a_node_that_flaps_and_is_contradicted_is_slowed_too() -> None:
