@@ -78,12 +78,12 @@ class Candidate:
             return False
         return now - max(tenure.asked_at, wait.told_at) >= timers.duration_ns
 
-    def withdraw(self, identity: str, reason: str, heir: str = "") -> Release | None:
+    def withdraw(self, identity: str, reason: str, heir: str = "", shared: bool = False) -> Release | None:
         """Asks no longer, and gives back what single voters may have granted."""
         tenure = self._owner.drop(identity)
         if tenure is None:
             return None
-        return Release(identity, tenure.epoch, self._node, self._incarnation, reason, heir)
+        return Release(identity, tenure.epoch, self._node, self._incarnation, reason, heir, shared)
 
     def waits(self, identity: str) -> bool:
         """Whether it counts as homeless here."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .lease import MILLISECOND, NEVER, SECOND
+from .succession import Gift
 
 PATIENCE_NS = 1 * SECOND
 """How long a master waits at most for nodes that were heard a moment ago. They answer in a round trip, on a busy
@@ -28,6 +29,8 @@ class Departure:
     deadline: int
     awaited: set[str]
     """Nodes that have not said yet that they hold."""
+    shared: bool = False
+    """See :attr:`.lease.Release.shared`."""
 
 
 class Departures:
@@ -42,9 +45,10 @@ class Departures:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def begin(self, identity: str, heir: str, reason: str, workers: Iterable[str], now: int) -> None:
+    def begin(self, identity: str, gift: Gift, workers: Iterable[str], now: int) -> None:
         awaited = set(workers)
-        self._by_id[identity] = Departure(heir, reason, now + PATIENCE_NS if awaited else now, awaited)
+        deadline = now + PATIENCE_NS if awaited else now
+        self._by_id[identity] = Departure(gift.heir, gift.reason, deadline, awaited, gift.shared)
 
     def holds(self, node: str, identities: Iterable[str], now: int) -> None:
         """``node`` sends no packet of these to this master any more."""

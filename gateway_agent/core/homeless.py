@@ -7,7 +7,7 @@ than its share. It gives some of that on, and nothing that it had before.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .lease import SECOND
 
@@ -32,10 +32,19 @@ class Homeless:
         self._lost_at = 0
         """Since when the egress IPs have been homeless that were lost last."""
 
-    def look(self, identities: Collection[str], masters: Mapping[str, str], heirs: Mapping[str, str], now: int) -> None:
+    def look(
+        self,
+        identities: Collection[str],
+        masters: Mapping[str, str],
+        heirs: Mapping[str, str],
+        shared: Collection[str],
+        now: int,
+    ) -> None:
         """Take in the healthy masters by egress id, this node among them.
 
         ``identities``: all that there are. ``heirs``: to whom what was handed over is to go: that is no loss.
+        ``shared``: what of it goes there in order to serve equally many. It is as young as before: who took it may
+        have more than its share in its turn, as nodes become ready one after another.
         """
         for known in (self._since, self._last, self._taken):
             for identity in known.keys() - identities:
@@ -49,8 +58,11 @@ class Homeless:
             self._last[identity] = master
             if master == before:
                 continue
-            self._taken.pop(identity, None)
-            if heirs.get(identity) != master:
+            taken = self._taken.pop(identity, None)
+            handed_over = heirs.get(identity) == master
+            if taken and handed_over and identity in shared:
+                self._taken[identity] = replace(taken, master=master)
+            if not handed_over:
                 self._taken[identity] = _Taken(since, now, master)
                 if before:
                     self._lost_at = max(self._lost_at, since)

@@ -45,6 +45,8 @@ class Release(msgspec.Struct, frozen=True, array_like=True):
     reason: Text
     heir: Name = ""
     """Name of the node that is to ask first; empty: whoever's turn it is."""
+    shared: bool = False
+    """It was homeless a moment ago and is being evened out: it may be evened out once more."""
 
 
 HELD = "held"

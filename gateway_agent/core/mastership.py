@@ -17,7 +17,7 @@ from .lateness import Lateness
 from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
 from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
 from .standing import WARM_UP_NS, Situation, candidates
-from .succession import Succession
+from .succession import Gift, Succession
 from .voters import CHAIR
 from .wire import Answer
 
@@ -132,7 +132,7 @@ class Mastership:
         """Asks for what is homeless and this node's turn; hands over what it is not to keep."""
         masters = {**situation.masters, **dict.fromkeys(self.owner.held(now), self._me)}
         known = [identity for identity in self.wishes if identity != CHAIR]
-        self._homeless.look(known, masters, situation.heirs, now)
+        self._homeless.look(known, masters, situation.heirs, self.succession.shared(), now)
         situation = replace(situation, fresh=self._homeless.fresh(now))
         if not self._undecided(situation, now):
             return
@@ -144,9 +144,9 @@ class Mastership:
                 orders = order[identity], ideal.get(identity, ())
                 sharing = not self._departures and not self._homeless
                 patient = self._patient(wish, situation, now)
-                heir, reason = self.succession.heir(wish, *orders, situation, masters, sharing, patient, now)
-                if reason:
-                    self.hand_over(identity, heir, reason, now)
+                gift = self.succession.heir(wish, *orders, situation, masters, sharing, patient, now)
+                if gift.reason:
+                    self.hand_over(identity, gift, now)
             elif identity in situation.masters:
                 self._let_go(identity, f"{situation.masters[identity]} is master", now)
                 self._candidate.settle(identity)
@@ -180,14 +180,14 @@ class Mastership:
 
     # What this node hands over
 
-    def hand_over(self, identity: str, heir: str, reason: str, now: int) -> None:
-        """Lets ``heir`` have it (empty: whoever can), without a packet lost where the workers hold theirs back."""
+    def hand_over(self, identity: str, gift: Gift, now: int) -> None:
+        """Lets the heir have it (empty: whoever can), without a packet lost where the workers hold theirs back."""
         if identity in self._departures or not self.holds(identity, now):
             return
         wish = self.wishes[identity]
         # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
-        workers = self._subscribers.present(now) - {self._me} if wish.address and heir else ()
-        self._departures.begin(identity, heir, reason, workers, now)
+        workers = self._subscribers.present(now) - {self._me} if wish.address and gift.heir else ()
+        self._departures.begin(identity, gift, workers, now)
         if workers:
             self._announce_held(now)
         self.depart(now)
@@ -201,7 +201,7 @@ class Mastership:
         """Releases what need not wait any longer."""
         for identity, departure in self._departures.due(now):
             self._departures.end(identity)
-            released = self._let_go(identity, departure.reason, now, departure.heir)
+            released = self._let_go(identity, departure.reason, now, departure.heir, shared=departure.shared)
             if released and self._stopping_since != NEVER and identity != CHAIR:
                 self._handed_over[identity] = released.epoch
 
@@ -251,14 +251,14 @@ class Mastership:
                 self._candidate.pause(identity, self.timers, now)
 
     def _let_go(
-        self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0
+        self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0, shared: bool = False
     ) -> Release | None:
         """Hold or ask for it no longer, and say so. Return the release, if it was held.
 
         ``silent_since``: from when on it may not have been served; 0: from now on.
         """
         self._departures.end(identity)
-        release = self._candidate.withdraw(identity, reason, heir)
+        release = self._candidate.withdraw(identity, reason, heir, shared)
         if release is None:
             return None
         held = self.announcements.give_up(identity)

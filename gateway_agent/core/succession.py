@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from .keeping import EgressWish
 from .lease import SECOND, Release
@@ -19,6 +20,19 @@ FAILBACK_NS = 10 * SECOND
 """How long a node must have been the right one before it is given anything back."""
 
 
+class Gift(NamedTuple):
+    """What is to become of something that this node holds; without a ``reason`` it keeps it."""
+
+    heir: str = ""
+    """Who is to have it; empty: nobody can."""
+    reason: str = ""
+    shared: bool = False
+    """See :attr:`.lease.Release.shared`."""
+
+
+KEEP = Gift()
+
+
 class Succession:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
@@ -28,6 +42,7 @@ class Succession:
         self._me = me
         self._homes: dict[str, tuple[str, int]] = {}
         self._heirs: dict[str, tuple[str, int]] = {}
+        self._shared: set[str] = set()
 
     def move(self, identity: str, to: str, now: int) -> None:
         """An operator wants ``to`` as master."""
@@ -37,11 +52,17 @@ class Succession:
         """Somebody, perhaps this node, has let go of something."""
         if release.heir:
             self._heirs[release.id] = (release.heir, now + HEIR_NS)
+            (self._shared.add if release.shared else self._shared.discard)(release.id)
 
     def heirs(self, now: int) -> dict[str, str]:
         """Who is to ask first for what was handed over, by egress id."""
         self._heirs = {i: (heir, until) for i, (heir, until) in self._heirs.items() if now < until}
+        self._shared &= self._heirs.keys()
         return {identity: heir for identity, (heir, _) in self._heirs.items()}
+
+    def shared(self) -> frozenset[str]:
+        """Return what of :meth:`heirs` was handed over in order to serve equally many."""
+        return frozenset(self._shared)
 
     def is_open(self, wish: EgressWish, situation: Situation) -> bool:
         """Return whether what this node holds may be for another one."""
@@ -57,8 +78,8 @@ class Succession:
         sharing: bool,
         patient: bool,
         now: int,
-    ) -> tuple[str, str]:
-        """To whom this node hands over what it holds, and why; no reason: it keeps it.
+    ) -> Gift:
+        """To whom this node hands over what it holds, and why.
 
         ``order``: who can serve it, best first; ``ideal``: the same if nobody were master.
         ``masters``: all healthy masters by egress id, this node among them. ``sharing``: nothing is homeless or on its
@@ -70,15 +91,15 @@ class Succession:
         if asked in others or now >= until:
             self._moves.pop(wish.id, None)
         if wish.leaving and not wish.ready:
-            return ("", "") if patient and not others else (next(iter(others), ""), wish.reason)
+            return KEEP if patient and not others else Gift(next(iter(others), ""), wish.reason)
         if asked in others:
-            return asked, f"handed over to {asked} as asked"
+            return Gift(asked, f"handed over to {asked} as asked")
         home = self._home(wish, ideal, now)
         if home in others:
-            return home, f"{home} is back (failback: Automatic)"
+            return Gift(home, f"{home} is back (failback: Automatic)")
         if sharing and wish.id in situation.fresh:
             return self._share(wish.id, others, situation, masters)
-        return "", ""
+        return KEEP
 
     def _home(self, wish: EgressWish, ideal: Sequence[str], now: int) -> str:
         """Where it belongs, where that has been the same node for a while."""
@@ -90,7 +111,7 @@ class Succession:
 
     def _share(
         self, identity: str, others: Sequence[str], situation: Situation, masters: Mapping[str, str]
-    ) -> tuple[str, str]:
+    ) -> Gift:
         """Return another node that serves fewer, by two at least, and the reason.
 
         One node gives at a time: of those that have something fresh to give, the one that serves the most.
@@ -98,10 +119,10 @@ class Succession:
         load = Counter(node for i, node in masters.items() if i != CHAIR)
         givers = {masters[i] for i in situation.fresh if i in masters}
         if self._me != max(givers, key=lambda node: (load[node], draw("giver", node)), default=""):
-            return "", ""
+            return KEEP
         settled = [n for n in others if self._is_settled(n, identity, situation, masters)]
         least = min(settled, key=lambda node: (load[node], draw(identity, node)), default="")
-        return (least, f"{least} serves fewer") if least and load[self._me] - load[least] >= 2 else ("", "")
+        return Gift(least, f"{least} serves fewer", True) if least and load[self._me] - load[least] >= 2 else KEEP
 
     @staticmethod
     def _is_settled(node: str, identity: str, situation: Situation, masters: Mapping[str, str]) -> bool:

@@ -113,3 +113,24 @@ def test_an_address_that_an_operator_has_moved_stays_where_it_is(seed: int) -> N
     network.move("w1", identity, to)
     network.run(20 * SECOND)
     assert network.holders(identity) == [to]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("late_ms", [1000, 1500, 4000])
+def test_nodes_that_become_ready_one_after_another_serve_equally_many(seed: int, late_ms: int) -> None:
+    """The first serves everything and shares it with the second, before the third is there."""
+    network = Network(3, 2, ids=9, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network.max_delay_ns = MILLISECOND
+    for name in ("g1", "g2"):
+        network.machines[name].unready.update(network.ids)
+        network.configure(name)
+    network.run_until(network.all_agreed, 10 * SECOND)
+    for name in ("g1", "g2"):
+        network.run(late_ms * MILLISECOND)
+        network.machines[name].unready.clear()
+        network.configure(name)
+    network.run(6 * SECOND)
+    assert loads(network) == [3, 3, 3]
+    taken = network.takeovers
+    network.run(20 * SECOND)
+    assert network.takeovers == taken
