@@ -3,14 +3,14 @@
 Which node writes follows from what it knows (:func:`.conditions.author`), so two nodes that know different objects may
 both do so. Three rules settle that: a status is written over the version of the object that it was made for and over no
 other; of two statuses both nodes prefer the same one; and the node whose status is not preferred repeats it less and
-less often. Nor is that status written before this node has been sure of it for a while: what it has not heard yet, as
-after a start or a partition, looks as if there were no master.
+less often. Nor is that status written before this node has wanted it for a while: a node that has just started, or was
+cut off, does not know of the master yet.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,7 @@ class Turn:
     """What this node wrote last."""
 
     said: str = ""
-    stands: str = ""
+    stored: str = ""
     """What the API has stored of it: a definition may lack a field. Both without times, as text."""
     over: tuple[str, ...] = ()
     """The versions of the object before this write, and before earlier ones of this node: the watch may be at one."""
@@ -52,7 +52,7 @@ class Writers:
     def __init__(self) -> None:
         self._turns: dict[Identity, Turn] = {}
         self._doubts: dict[Identity, tuple[float, float]] = {}
-        """Since when, and until when, this node wants a status that is not preferred to the one that stands."""
+        """Since when, and until when, this node wants a status that is not preferred to the stored one."""
 
     def may_write(self, report: Report, now: float) -> bool:
         """Return True if the status is to be written now. ``now``: Unix time, seconds; each second or more often."""
@@ -69,42 +69,49 @@ class Writers:
             return True
         if report.version and report.version == turn.refused:
             return False
-        if (_text(report.status), _text(report.before)) == (turn.said, turn.stands):
+        if (_text(report.status), _text(report.before)) == (turn.said, turn.stored):
             return False
         return not self.contested(report) or now >= turn.at + turn.wait
 
     def contested(self, report: Report) -> bool:
         """Return True if another node has written a status, after this one did, that both nodes prefer."""
         turn = self._turns.get((report.kind, report.name))
-        overwritten = turn is not None and turn.said != "" and _text(report.before) != turn.stands
+        overwritten = turn is not None and turn.said != "" and _text(report.before) != turn.stored
         return overwritten and _preference(report.before) > _preference(report.status)
 
     def wrote(self, report: Report, stored: Object, now: float) -> None:
         """Note a status that the API has taken. ``stored``: the object as the API has answered."""
         identity = report.kind, report.name
         turn = self._turns.get(identity, Turn())
-        overwritten = turn.said != "" and _text(report.before) != turn.stands
+        overwritten = turn.said != "" and _text(report.before) != turn.stored
         wait = turn.wait if overwritten else FIRST_REPEAT_S
         if self.contested(report):
             wait = min(2 * wait, LONGEST_REPEAT_S)
-        stands = _text(stored.get("status") or {})
+        kept = _text(stored.get("status") or {})
         over = (*turn.over[1 - LATE :], report.version)
-        self._turns[identity] = Turn(_text(report.status), stands, over, stored, now, wait)
+        self._turns[identity] = Turn(_text(report.status), kept, over, stored, now, wait)
 
     def refused(self, report: Report) -> None:
         """Note that the object is not the one any more that this node knows."""
         identity = report.kind, report.name
         self._turns[identity] = replace(self._turns.get(identity, Turn()), refused=report.version)
 
-    def as_written(self, objects: Iterable[Object]) -> Iterator[Object]:
-        """Yield the objects, with what this node wrote where the watch has told nothing new of them since."""
+    def as_written(self, objects: Iterable[Object]) -> list[Object]:
+        """Return the objects, with what this node wrote where the watch has reported nothing newer.
+
+        ``objects``: all that there are; what was written of others is forgotten.
+        """
+        turns, self._turns, found = self._turns, {}, []
         for item in objects:
-            turn = self._turns.get((str(item.get("kind")), key_of(item)[1]))
-            if turn is None or turn.item is None or version_of(item) not in turn.over:
-                yield item
-                continue
-            metadata = {**item["metadata"], "resourceVersion": version_of(turn.item)}
-            yield {**item, "metadata": metadata, "status": turn.item.get("status") or {}}
+            identity = str(item.get("kind")), key_of(item)[1]
+            turn = turns.get(identity)
+            if turn is not None:
+                self._turns[identity] = turn
+            if turn is not None and turn.item is not None and version_of(item) in turn.over:
+                metadata = {**item["metadata"], "resourceVersion": version_of(turn.item)}
+                item = {**item, "metadata": metadata, "status": turn.item.get("status") or {}}
+            found.append(item)
+        return found
 
 
 def _preference(status: Mapping[str, Any]) -> tuple[int, int, bool, str]:

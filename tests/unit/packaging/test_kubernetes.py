@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ import yaml
 
 from gateway_agent import config
 from gateway_agent.config import KubernetesStoreConfig
+from gateway_agent.core import roll
 from gateway_agent.core.manifests import parse
-from tests.lab.apiserver.client import Cluster
+from gateway_agent.core.voters import VoterSet
+from tests.lab.apiserver.client import Cluster, path_of
 from tests.lab.apiserver.upstream import VARIABLE, reached
 from tests.lab.namespace import REPOSITORY
 
@@ -92,6 +96,51 @@ def test_every_volume_is_used_and_the_hosts_cni_only_by_those_with_no_other_righ
     for container in used["cni-conf"] + used["cni-bin"]:
         assert container["securityContext"]["capabilities"]["add"] == ["DAC_OVERRIDE"]
     assert [container["name"] for container in used["token"]] == ["agent"]
+
+
+@pytest.mark.parametrize("directory", ["", "uninstall"])
+def test_what_a_server_side_apply_compares_as_a_whole_has_its_defaults(directory: str) -> None:
+    """A ``fieldRef`` is atomic, and so is a list that has one: without its default it differs from what is stored."""
+    found = list(parts(rendered(directory), "fieldRef"))
+    assert bool(found) == (not directory)
+    assert all(reference.get("apiVersion") == "v1" for reference in found)
+
+
+def parts(value: Any, name: str) -> Iterator[Any]:
+    """Yield what stands under this name anywhere in a document."""
+    if isinstance(value, dict):
+        yield from (child for key, child in value.items() if key == name)
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    for child in children:
+        yield from parts(child, name)
+
+
+@pytest.mark.parametrize("directory", ["", "uninstall"])
+def test_a_server_side_apply_follows_a_client_side_one(directory: str, tmp_path: Path) -> None:
+    with reached(tmp_path / "upstream.sock") as upstream:
+        if upstream is None:
+            pytest.skip(f"needs {VARIABLE}")
+        Cluster(upstream).namespace("egress-gateway")
+        try:
+            for options in ([], ["--server-side"]):
+                # An older server does not know all of the schemas.
+                command = ["kubectl", "apply", "--validate=false", *options, "-k", str(MANIFESTS / directory)]
+                environment = {**os.environ, "KUBECONFIG": os.environ[VARIABLE]}
+                done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+                assert done.returncode == 0, done.stderr
+        finally:
+            for document in rendered(directory):
+                Cluster(upstream).delete(path_of(document))
+
+
+def test_what_agents_write_is_in_no_manifest() -> None:
+    """Else an apply would take it back, or a server-side one be refused."""
+    [voters] = [found for found in rendered() if found["metadata"]["name"] == roll.NAME]
+    patch = roll.correction(voters, VoterSet(7, ("a", "b", "c")), settled=True)
+    assert patch is not None
+    assert voters.keys() & patch.keys() == {"metadata"}
+    assert patch["metadata"].keys() == {"resourceVersion"}
+    assert not any("status" in document for document in rendered())
 
 
 def test_the_key_is_on_no_command_line() -> None:
