@@ -53,6 +53,13 @@ class Contact:
         """Return whether no other node was heard for long, though there is an egress node that would answer."""
         return self._expects_others and now > self._last_heard_at + NEAR_NS
 
+    def silent(self, now: int) -> tuple[str, ...]:
+        """Return the nodes that were not heard for long and should be, sorted: the egress nodes answer all, and all
+        subscribe to an egress node."""
+        expected = self._names if self._me in self.egress_nodes else self.egress_nodes
+        unheard = (name for name in expected if now > self._heard.get(name, self._started_at) + NEAR_NS)
+        return tuple(sorted(name for name in unheard if name != self._me))
+
     def answer(self, voter: str, now: int) -> None:
         """A voter has answered a request of this node."""
         self._answered[voter] = now

@@ -31,6 +31,7 @@ from .pace import Pace
 from .serving import Serving
 from .speech import STOPPING, Speech
 from .standing import Situation, wishes_of
+from .strays import Strays
 from .voters import CHAIR, Electorate, Memory
 from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
 
@@ -69,6 +70,7 @@ class Keeper:
         self._contact = Contact(config, self.electorate, self._elector.silent_until, now)
         self._subscribers = Subscribers()
         self.agreement = Agreement()
+        self.strays = Strays(self._contact, self.endpoint)
         self._shown = 0
         self.mastership = Mastership(
             config.node, incarnation, self._elector, self._subscribers, _timers(config), self._due
@@ -240,7 +242,7 @@ class Keeper:
     @property
     def revision(self) -> int:
         """Grows when what :func:`gateway_agent.core.report.report` shows has changed."""
-        return self._due.revision
+        return self._due.revision + self.strays.revision
 
     @property
     def egress_nodes(self) -> tuple[str, ...]:

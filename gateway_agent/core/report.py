@@ -34,7 +34,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool 
         changes=tuple(keeper.mastership.history.changes),
         problems=(*problems, *keeper.problems.values(), *_held_back(keeper, now), *_late(keeper, now),
                   *_deaf(keeper, now), *keeper.endpoint.heard.problems(keeper.config.node),
-                  *keeper.agreement.problems(keeper.config.node)),
+                  *keeper.agreement.problems(keeper.config.node), *keeper.strays.problems(keeper.config)),
         unfit=keeper.agreement.unfit(),
         keys=_keys(keeper, now) if keys else None,
     )
@@ -84,12 +84,19 @@ def _member(keeper: Keeper, name: str, now: int) -> MemberState:
         return MemberState(name, True, not reason, reason, 0)
     member = keeper.members.get(name)
     if member is None:
-        return MemberState(name, False, False, "never heard", -1)
+        reason = "; ".join(filter(None, ("never heard", _unanswered(keeper, name))))
+        return MemberState(name, False, False, reason, -1)
     unheard_ns = now - member.heard_at
     # An egress node is told with each heartbeat, others as subscribers.
     alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.mastership.hold_ns)
-    reason = member.why_not() if alive else f"unheard for {unheard_ns // MILLISECOND} ms"
+    unheard = f"unheard for {unheard_ns // MILLISECOND} ms"
+    reason = member.why_not() if alive else "; ".join(filter(None, (unheard, _unanswered(keeper, name))))
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
+
+
+def _unanswered(keeper: Keeper, name: str) -> str:
+    """Return that nobody listens on a node; empty if somebody may."""
+    return keeper.strays.unanswered(name, keeper.config.port)
 
 
 def _keys(keeper: Keeper, now: int) -> OwnKeys:
@@ -115,7 +122,11 @@ def _deaf(keeper: Keeper, now: int) -> Iterator[str]:
         return
     config = keeper.config
     mine = next((peer.address for peer in config.peers if peer.name == config.node), "no address")
-    others = [f"{p.name} ({p.address})" for p in config.peers if p.egress and p.name != config.node][:4]
+    others = [
+        f"{p.name} ({p.address}{', where nobody listens' if _unanswered(keeper, p.name) else ''})"
+        for p in config.peers
+        if p.egress and p.name != config.node
+    ][:4]
     yield (
         f"hears no other node: it listens on UDP port {config.port} of {mine}, and sends to that port of "
         f"{', '.join(others)}, …: cluster.port and the key must be the same there, and no firewall may stop it"

@@ -233,6 +233,16 @@ class Endpoint:
             self.heard.genuine(envelope.sender, key, now)
         return opened
 
+    def authentic_sender(self, datagram: bytes) -> str:
+        """Return the name that an authentic datagram bears, fresh or not; empty for any other."""
+        message = memoryview(datagram)[MAC_BYTES:]
+        if self.keys.verify(message, datagram[:MAC_BYTES]) is None:
+            return ""
+        try:
+            return _sealed_decoder.decode(message).sender
+        except ValueError:
+            return ""
+
     def _note_name(self, sender: str, source: str, now: int) -> None:
         """Take note of a message that bears a name which is not that of its address."""
         if self.heard.may_look(now):

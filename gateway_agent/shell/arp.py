@@ -1,4 +1,4 @@
-"""Tells the network who has a virtual address, and hears who else says so: the only opener of packet sockets.
+"""Tells the network who has a virtual address, and hears who else says so.
 
 The kernel answers who asks for an IPv4 address. It would answer for an IPv6 address only if the address stood on the
 interface, where programs would take it for the node's: so the answer is given here.
@@ -8,7 +8,6 @@ The frames are made and read by :mod:`gateway_agent.core.arp`. They pass the fen
 
 from __future__ import annotations
 
-import array
 import contextlib
 import fcntl
 import selectors
@@ -19,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..core import arp
 from ..core.pace import Pace
+from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
-# linux/sockios.h, linux/if_arp.h, asm-generic/socket.h, linux/pkt_sched.h
+# linux/sockios.h, linux/if_arp.h, linux/pkt_sched.h
 SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER = 1
-SO_ATTACH_FILTER = 26
 TC_PRIO_CONTROL = 7
 QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 BATCH = 64
@@ -34,15 +33,6 @@ FINE = 200
 """With more addresses the kernel's filter lets all claims through: its jumps reach 255 instructions."""
 ANSWERS, ANSWER_GAP_NS = 256, 500_000
 """So many questions are answered at once, then one each half millisecond: a flood of them holds up no lease."""
-
-# linux/filter.h: classic BPF
-LOAD_WORD, LOAD_BYTE = 0x20, 0x30
-JUMP, JUMP_EQUAL, RETURN = 0x05, 0x15, 0x06
-PACKET_TYPE = 0xFFFFF000 + 4
-"""SKF_AD_OFF + SKF_AD_PKTTYPE: to whom the frame was sent."""
-INSTRUCTION = struct.Struct("=HBBI")
-Instruction = tuple[int, int, int, int]
-"""Operation, how far to jump if true and if false, value."""
 
 
 class Announcer:
@@ -176,7 +166,7 @@ class Announcer:
             self._selector.register(ear, selectors.EVENT_READ, lambda: read(hearing))
             self._ears[protocol, kind] = (ear, filtered)
         # What has come before is judged again when it is read.
-        _attach(ear, _filter(protocol, kind, addresses))
+        attach(ear, _filter(protocol, kind, addresses))
         self._ears[protocol, kind] = (ear, addresses)
 
     def _claims(self, ear: socket.socket) -> None:
@@ -211,12 +201,6 @@ def _frames(ear: socket.socket) -> Iterator[tuple[bytes, str]]:
             continue
         if sender[2] != socket.PACKET_OUTGOING:
             yield frame, sender[0]
-
-
-def _attach(ear: socket.socket, program: list[Instruction]) -> None:
-    code = array.array("B", b"".join(INSTRUCTION.pack(*instruction) for instruction in program))
-    # struct sock_fprog: how many, and where they are.
-    ear.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0]))
 
 
 def _filter(protocol: int, kind: int, addresses: frozenset[str]) -> list[Instruction]:

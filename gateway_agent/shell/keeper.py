@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ from .keyfiles import KeyFiles
 from .memory import MemoryFile
 
 if TYPE_CHECKING:
+    from .strays import StrayListener
     from .virtual import VirtualAddresses
 
 VOTERS = "voters.json"
@@ -75,6 +77,7 @@ class Process:
         self._neighbours = Neighbours()
         self._pointed: dict[str, str] = {}
         self._virtual: VirtualAddresses | None = None
+        self._strays: StrayListener | None = None
         self._told = -1
         self._told_at = 0
         self._started_at = boottime()
@@ -107,6 +110,7 @@ class Process:
                 self._keeper.attend(now)
             if now >= self._keeper.next_wake():
                 self._carry_out(self._keeper.wake(now))
+            self._search(self._keeper, now)
             self._tell()
 
     def _hear_sigterm(self) -> None:
@@ -205,6 +209,36 @@ class Process:
             self._unhandled(error, source)
             return
         self._carry_out(effects)
+
+    def _search(self, keeper: Keeper, now: int) -> None:
+        """Look for nodes that are unheard: see :mod:`gateway_agent.core.strays`."""
+        if self._strays is not None:
+            self._strays.tend(now)
+        questions = keeper.strays.questions(now)
+        if not questions:
+            return
+        if self._strays is None:
+            # Imported only here: the start of a keeper is part of a failover.
+            from .strays import StrayListener
+
+            refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
+            self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))
+        config = keeper.config
+        mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
+        tunnel_port = config.facts.tunnel_port if config.facts else 0
+        try:
+            self._strays.listen(6 if ":" in mine else 4, config.port, tunnel_port, now)
+        except OSError as error:
+            self._problems["search"] = f"nodes that are unheard cannot be looked for: {error.strerror}"
+        else:
+            self._problems.pop("search", None)
+        self._carry_out(questions)
+
+    def _arrived(self, keeper: Keeper, datagram: bytes, source: str, port: int) -> None:
+        try:
+            keeper.strays.arrived(datagram, source, port, boottime())
+        except Exception as error:
+            self._unhandled(error, source)
 
     def _unhandled(self, error: Exception, source: str) -> None:
         now = boottime()

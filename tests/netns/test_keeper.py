@@ -456,6 +456,33 @@ def test_nodes_whose_tunnels_differ_are_named_on_both_ends(cluster: Cluster) -> 
     until(lambda: "of partner" not in "".join(said().values()), "agreed again", seconds=5)
 
 
+def test_a_node_with_another_cluster_port_is_named_on_both_ends(cluster: Cluster) -> None:
+    odd = cluster.nodes["g3"]
+    right, odd.port = odd.port, PORT + 1
+
+    def said() -> dict[str, str]:
+        return {name: node.problems() for name, node in cluster.nodes.items()}
+
+    def reason(node: str, of: str) -> str:
+        state = cluster.nodes[node].hear()
+        return next(member.reason for member in state.members if member.node == of) if state else ""
+
+    try:
+        words = f"cluster.port is {PORT} on this node (g1) and {PORT + 1} on g3: it must be the same on all nodes"
+        until(lambda: words in said()["g1"], "g1 names g3", seconds=25)
+        words = f"cluster.port is {PORT + 1} on this node (g3) and {PORT} on g1: it must be the same on all nodes"
+        until(lambda: words in said()["g3"], "g3 names g1", seconds=25)
+        words = "g1 (10.83.0.1, where nobody listens)"
+        until(lambda: words in said()["g3"], "g3 was told so", seconds=25)
+        nobody = f"nobody listens at UDP port {PORT} of {NODES['g3']}"
+        until(lambda: said() and nobody in reason("g1", "g3"), "g1 was told so", seconds=25)
+    finally:
+        odd.port = right
+        odd.tell()
+    cluster.settled()
+    until(lambda: "cluster.port" not in "".join(said().values()), "nothing to tell", seconds=10)
+
+
 def test_a_node_that_hears_nobody_says_what_it_listens_on_and_sends_to(cluster: Cluster) -> None:
     deaf = cluster.nodes["g3"]
     right, deaf.port = deaf.port, PORT + 1

@@ -1,0 +1,202 @@
+"""Hears what nodes that are unheard send to other ports, and that nobody listens where this node sends to.
+
+The packet sockets are open for a few seconds of each search only: they look at each packet that comes in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from ..core.keys import MAC_BYTES
+from ..core.strays import GAP_NS
+from .packet_filter import (
+    AND,
+    JUMP_ANY_BIT,
+    JUMP_EQUAL,
+    LOAD_BYTE,
+    LOAD_BYTE_AT_INDEX,
+    LOAD_HALF,
+    LOAD_HALF_AT_INDEX,
+    LOAD_INDEX,
+    LOAD_INDEX_BY_IPV4_HEADER,
+    PACKET_TYPE,
+    RETURN,
+    Instruction,
+    attach,
+)
+
+# linux/if_ether.h
+PROTOCOLS = {4: 0x0800, 6: 0x86DD}
+"""ETH_P_IP, ETH_P_IPV6."""
+PORT_UNREACHABLE = {4: (1, 3, 3), 6: (58, 1, 4)}
+"""By family: protocol, type and code (RFC 792, RFC 4443)."""
+QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+UDP, UDP_HEADER, ICMP_HEADER, IPV6_HEADER = 17, 8, 8, 40
+FRAGMENT = 0x1FFF
+"""Bits of an IPv4 header's place of a fragment in the whole."""
+LIST = 0x90
+"""The upper half of the byte behind the keyed hash of a message of ours: a MessagePack list of less than 16."""
+LONGEST = 65535
+MOST = 64
+"""Datagrams that are judged in one search: each costs a keyed hash for each key."""
+BATCH = 8
+"""Datagrams that are read before others have their turn."""
+
+
+class StrayListener:
+    """Tells ``refused(address)`` and ``arrived(datagram, source, port)`` from what is registered with the selector."""
+
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        refused: Callable[[str], None],
+        arrived: Callable[[bytes, str, int], None],
+    ) -> None:
+        self._selector = selector
+        self._refused = refused
+        self._arrived = arrived
+        self._open: list[socket.socket] = []
+        self._until = 0
+        self._left = 0
+
+    def listen(self, family: int, port: int, tunnel_port: int, now: int) -> None:
+        """Listen for the next seconds. ``family``, ``port``: of this node's own socket, whose datagrams are not strays.
+
+        Raises OSError if packet sockets are not to be had.
+        """
+        self.close()
+        self._until, self._left = now + GAP_NS, MOST
+        for each, protocol in PROTOCOLS.items():
+            ports = (tunnel_port, port) if each == family else (tunnel_port,)
+            self._listen(protocol, messages(each, ports), self._take_message)
+        # The kernels of other nodes send few of these: a socket of this process's own would often miss the one for it.
+        self._listen(PROTOCOLS[family], refusals(family), partial(self._take_refusal, port))
+
+    def tend(self, now: int) -> None:
+        """End a search whose time is over."""
+        if self._open and now >= self._until:
+            self.close()
+
+    def close(self) -> None:
+        """Hear nothing any more."""
+        for each in self._open:
+            self._selector.unregister(each)
+            each.close()
+        self._open = []
+
+    def _listen(self, protocol: int, program: Sequence[Instruction], take: Callable[[bytes], None]) -> None:
+        # What comes before the filter is there is judged all the same: it is not authentic, or it is right.
+        ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | QUIET, socket.htons(protocol))
+        try:
+            ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LONGEST)
+            attach(ear, program)
+        except OSError:
+            ear.close()
+            raise
+        self._selector.register(ear, selectors.EVENT_READ, partial(self._read, ear, take))
+        self._open.append(ear)
+
+    def _read(self, ear: socket.socket, take: Callable[[bytes], None]) -> None:
+        for _ in range(BATCH):
+            if self._left <= 0:
+                self.close()
+            if ear not in self._open:
+                return
+            try:
+                packet = ear.recv(LONGEST)
+            except BlockingIOError:
+                return
+            except OSError:
+                # An interface went down.
+                continue
+            self._left -= 1
+            # Anybody can send what looks like it.
+            with contextlib.suppress(ValueError, IndexError, struct.error):
+                take(packet)
+
+    def _take_message(self, packet: bytes) -> None:
+        source, _, port, payload = _udp(packet)
+        self._arrived(payload, source, port)
+
+    def _take_refusal(self, port: int, packet: bytes) -> None:
+        # An ICMP error has as many bytes before the packet that it is about in both families.
+        _, asked, asked_port, _ = _udp(packet[_header(packet) + ICMP_HEADER :])
+        if asked_port == port:
+            self._refused(asked)
+
+
+def _header(packet: bytes) -> int:
+    """Return the length of an IP header."""
+    return (packet[0] & 0xF) * 4 if packet[0] >> 4 == 4 else IPV6_HEADER
+
+
+def _udp(packet: bytes) -> tuple[str, str, int, bytes]:
+    """Return source, destination, destination port and payload of an IP packet with UDP in it.
+
+    Raises ValueError, IndexError or struct.error for what is too short.
+    """
+    family, first, size = (socket.AF_INET, 12, 4) if packet[0] >> 4 == 4 else (socket.AF_INET6, 8, 16)
+    source, destination = (
+        socket.inet_ntop(family, packet[at : at + size]) for at in (first, first + size)
+    )
+    begin = _header(packet)
+    port, length = struct.unpack_from("!HH", packet, begin + 2)
+    return source, destination, port, packet[begin + UDP_HEADER : begin + length]
+
+
+Test = tuple[Instruction, tuple[int, int, bool] | None]
+"""What is loaded, and the test of it, if there is one: operation, value, whether it must hold."""
+
+
+def messages(family: int, but: Iterable[int]) -> list[Instruction]:
+    """Return a program for UDP to this node that looks like a message of ours, but not to the ports ``but``."""
+    return _program(
+        [
+            *_to_this_node(family, UDP),
+            *(((LOAD_HALF_AT_INDEX, 0, 0, 2), (JUMP_EQUAL, port, False)) for port in but),
+            ((LOAD_BYTE_AT_INDEX, 0, 0, UDP_HEADER + MAC_BYTES), None),
+            ((AND, 0, 0, 0xF0), (JUMP_EQUAL, LIST, True)),
+        ]
+    )
+
+
+def refusals(family: int) -> list[Instruction]:
+    """Return a program for ICMP errors that say that nobody listens at a port."""
+    protocol, kind, code = PORT_UNREACHABLE[family]
+    return _program(
+        [
+            *_to_this_node(family, protocol),
+            ((LOAD_BYTE_AT_INDEX, 0, 0, 0), (JUMP_EQUAL, kind, True)),
+            ((LOAD_BYTE_AT_INDEX, 0, 0, 1), (JUMP_EQUAL, code, True)),
+        ]
+    )
+
+
+def _to_this_node(family: int, protocol: int) -> Iterator[Test]:
+    """Yield the tests for packets of a protocol; behind them the index is where its header begins."""
+    yield (LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, socket.PACKET_HOST, True)
+    if family == 4:
+        yield (LOAD_BYTE, 0, 0, 9), (JUMP_EQUAL, protocol, True)
+        yield (LOAD_HALF, 0, 0, 6), (JUMP_ANY_BIT, FRAGMENT, False)
+        yield (LOAD_INDEX_BY_IPV4_HEADER, 0, 0, 0), None
+    else:
+        yield (LOAD_BYTE, 0, 0, 6), (JUMP_EQUAL, protocol, True)
+        yield (LOAD_INDEX, 0, 0, IPV6_HEADER), None
+
+
+def _program(tests: Sequence[Test]) -> list[Instruction]:
+    """Return a program that lets through what passes all tests."""
+    size = sum(1 + (test is not None) for _, test in tests)
+    program: list[Instruction] = []
+    for load, test in tests:
+        program.append(load)
+        if test is not None:
+            operation, value, wanted = test
+            refuse = size - len(program)
+            program.append((operation, 0, refuse, value) if wanted else (operation, refuse, 0, value))
+    return [*program, (RETURN, 0, 0, LONGEST), (RETURN, 0, 0, 0)]

@@ -1,0 +1,133 @@
+"""What the packet sockets let through while a node is unheard, against a real kernel."""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from gateway_agent.core.keys import MAC_BYTES
+from gateway_agent.core.strays import GAP_NS
+from gateway_agent.shell.strays import BATCH, MOST, StrayListener
+from tests.lab.namespace import Namespace, existing
+from tests.lab.waiting import until
+
+PREFIX = "egwst-"
+PORT, TUNNEL, OTHER = 7947, 4799, 7950
+MESSAGE = b"m" * MAC_BYTES + b"\x99 and so on"
+HERE, THERE = {4: "10.84.0.1", 6: "fd00:84::1"}, {4: "10.84.0.2", 6: "fd00:84::2"}
+FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+class Listener:
+    """One machine that listens, and another one that sends to it."""
+
+    def __init__(self) -> None:
+        self.near, self.far = Namespace(f"{PREFIX}near"), Namespace(f"{PREFIX}far")
+        for machine in (self.near, self.far):
+            machine.create({"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
+        self.near.ip(f"link add eth0 type veth peer name eth0 netns {self.far.name}", "link set eth0 up")
+        self.far.ip("link set eth0 up")
+        for machine, addresses in ((self.near, HERE), (self.far, THERE)):
+            machine.ip(f"addr add {addresses[4]}/24 dev eth0", f"addr add {addresses[6]}/64 dev eth0", "link set lo up")
+        self.selector = selectors.SelectSelector()
+        self.refused: list[str] = []
+        self.arrived: list[tuple[bytes, str, int]] = []
+        self.strays = StrayListener(self.selector, self.refused.append, lambda *what: self.arrived.append(what))
+
+    def listen(self, family: int) -> None:
+        self.near.inside(lambda: self.strays.listen(family, PORT, TUNNEL, 0))
+
+    def send(self, family: int, data: bytes, port: int, *, back: bool = False) -> None:
+        """Send to the machine that listens, or ``back`` from it."""
+        machine, source, target = (self.near, HERE, THERE) if back else (self.far, THERE, HERE)
+
+        def act() -> None:
+            with socket.socket(FAMILIES[family], socket.SOCK_DGRAM) as udp:
+                udp.bind((source[family], PORT))
+                udp.sendto(data, (target[family], port))
+
+        machine.inside(act)
+
+    def hear(self) -> list[tuple[bytes, str, int]]:
+        while self.selector.get_map() and (ready := self.selector.select(0)):
+            for key, _ in ready:
+                key.data()
+        return self.arrived
+
+    def close(self) -> None:
+        self.strays.close()
+        self.near.delete()
+        self.far.delete()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    if os.geteuid():
+        pytest.skip("needs root: network namespaces")
+    for name in existing(PREFIX):
+        Namespace(name).delete()
+    made = Listener()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_messages_to_other_ports_and_of_the_other_family_are_heard(listener: Listener, family: int) -> None:
+    listener.listen(family)
+    other = 10 - family
+    for each, port in ((family, PORT), (family, TUNNEL), (other, TUNNEL), (family, OTHER), (other, PORT)):
+        listener.send(each, MESSAGE, port)
+    listener.send(family, b"no message of ours, by its seventeenth byte", OTHER)
+    wanted = [(MESSAGE, THERE[family], OTHER), (MESSAGE, THERE[other], PORT)]
+    until(lambda: len(listener.hear()) >= 2, "both have come")
+    assert sorted(listener.hear()) == sorted(wanted)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_refusal_names_where_this_node_has_sent_to(listener: Listener, family: int) -> None:
+    listener.listen(family)
+    listener.send(family, MESSAGE, OTHER, back=True)
+
+    def refused() -> bool:
+        listener.send(family, MESSAGE, PORT, back=True)
+        listener.hear()
+        return bool(listener.refused)
+
+    # Kernels send few ICMP errors in a second.
+    until(refused, "a kernel has said that nobody listens")
+    assert set(listener.refused) == {THERE[family]}
+
+
+def test_a_search_ends_with_its_time_or_with_what_it_may_cost(listener: Listener) -> None:
+    listener.listen(4)
+    listener.strays.tend(GAP_NS - 1)
+    assert listener.selector.get_map()
+    listener.strays.tend(GAP_NS)
+    assert not listener.selector.get_map()
+    listener.listen(4)
+    for _ in range(MOST + 2 * BATCH):
+        listener.send(4, MESSAGE, OTHER)
+        listener.hear()
+    assert len(listener.arrived) == MOST
+    assert not listener.selector.get_map()
+
+
+def test_no_packet_is_an_exception() -> None:
+    taken: list[object] = []
+    strays = StrayListener(selectors.SelectSelector(), taken.append, lambda *what: taken.append(what))
+    rng = random.Random(7)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs:
+        ours.setblocking(False)
+        strays._open, strays._left = [ours], 10**6
+        for _ in range(2000):
+            first = rng.choice([0x45, 0x4F, 0x40, 0x60, rng.randrange(256)])
+            theirs.send(bytes([first]) + rng.randbytes(rng.randrange(120)))
+            strays._read(ours, strays._take_message if rng.random() < 0.5 else lambda p: strays._take_refusal(PORT, p))
+        strays._open = []
+    assert taken

@@ -1,0 +1,133 @@
+"""Nodes that are unheard are looked for, and what they send to other ports or over another family names them."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from gateway_agent.core.contact import NEAR_NS, Contact
+from gateway_agent.core.keeping import KeeperConfig, Peer
+from gateway_agent.core.keys import Key, Keyring
+from gateway_agent.core.lease import SECOND
+from gateway_agent.core.strays import CURRENT_NS, EAGER_NS, GAP_NS, LOOK_NS, MOST_ASKED, PATIENT_NS, Strays
+from gateway_agent.core.voters import Electorate
+from gateway_agent.core.wire import Endpoint, Hello, encode
+
+KEY = Keyring(Key.parse(b"0123456789abcdef"))
+OTHER = Keyring(Key.parse(b"another key, not ours"))
+ADDRESSES = {"g1": "10.0.0.1", "g2": "10.0.0.2", "w1": "10.0.0.3", "w2": "10.0.0.4"}
+LATER = NEAR_NS + 1
+
+
+class Here:
+    """One node, and what it finds."""
+
+    def __init__(self, name: str = "g1", addresses: dict[str, str] = ADDRESSES) -> None:
+        peers = tuple(Peer(each, address, each.startswith("g")) for each, address in addresses.items())
+        self.config = KeeperConfig(name, 7947, "", SECOND // 20, SECOND // 4, False, peers, ())
+        self.contact = Contact(self.config, Electorate(name, None, 0), 0, 0)
+        self.endpoint = Endpoint(name, 1, KEY, {n: a for n, a in addresses.items() if n != name})
+        self.strays = Strays(self.contact, self.endpoint)
+
+    def asked(self, now: int) -> list[str]:
+        return [question.address for question in self.strays.questions(now)]
+
+    def problems(self) -> list[str]:
+        return list(self.strays.problems(self.config))
+
+
+def sent_by(name: str, keys: Keyring = KEY) -> bytes:
+    return Endpoint(name, 2, keys, {"g1": "10.0.0.1"}).seal("g1", encode(Hello()))
+
+
+def test_an_egress_node_looks_for_all_and_a_worker_for_egress_nodes() -> None:
+    assert Here("g1").asked(LATER) == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
+    assert Here("w1").asked(LATER) == ["10.0.0.1", "10.0.0.2"]
+    assert Here("g1").asked(NEAR_NS - 1) == []
+
+
+def test_who_is_heard_is_not_looked_for() -> None:
+    here = Here()
+    for name in ("g2", "w1"):
+        here.contact.hear(name, LATER - 1)
+    assert here.asked(LATER) == ["10.0.0.4"]
+
+
+def test_what_lasts_is_looked_for_ever_more_rarely() -> None:
+    here = Here()
+    times = [now for now in range(LATER, LATER + 6 * EAGER_NS, LOOK_NS) if here.asked(now)]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert (min(gaps), max(gaps), gaps[-1]) == (GAP_NS, PATIENT_NS, PATIENT_NS)
+    assert gaps == sorted(gaps)
+    # Another one is looked for at once.
+    now = LATER + 6 * EAGER_NS
+    here.contact.hear("g2", now)
+    here.asked(now + NEAR_NS)
+    assert here.asked(now + NEAR_NS + LOOK_NS)
+
+
+def test_of_many_each_has_its_turn() -> None:
+    here = Here("g1", {"g1": "10.0.0.1", **{f"w{n}": f"10.0.1.{n}" for n in range(3 * MOST_ASKED + 1)}})
+    asked = [here.asked(LATER + turn * GAP_NS) for turn in range(5)]
+    assert max(map(len, asked)) == MOST_ASKED
+    assert len({address for each in asked for address in each}) == 3 * MOST_ASKED + 1
+
+
+def test_another_port_is_named_with_both_values_until_the_node_is_heard() -> None:
+    here = Here()
+    here.asked(LATER)
+    before = here.strays.revision
+    here.strays.arrived(sent_by("g2"), "10.0.0.2", 7950, LATER)
+    words = "cluster.port is 7947 on this node (g1) and 7950 on g2: it must be the same on all nodes"
+    assert here.problems() == [words]
+    assert here.strays.revision > before
+    here.contact.hear("g2", LATER + 1)
+    here.asked(LATER + LOOK_NS)
+    assert here.problems() == []
+
+
+def test_another_family_is_named_with_both() -> None:
+    here = Here()
+    here.asked(LATER)
+    here.strays.arrived(sent_by("w1"), "fd00::3", 7947, LATER)
+    [words] = here.problems()
+    assert words.startswith("the underlay is IPv4 on this node (g1) and IPv6 on w1, which sends from fd00::3: ")
+
+
+def test_what_is_found_no_more_is_forgotten() -> None:
+    here = Here()
+    here.asked(LATER)
+    here.strays.arrived(sent_by("g2"), "10.0.0.2", 7950, LATER)
+    here.strays.refused("10.0.0.2", LATER)
+    before = here.strays.revision
+    here.asked(LATER + CURRENT_NS + 1)
+    assert here.problems() == []
+    assert here.strays.unanswered("g2", 7947) == ""
+    assert here.strays.revision > before
+
+
+@pytest.mark.parametrize("datagram", [sent_by("g2", OTHER), sent_by("g2")[:-1], b"", b"x" * 200, sent_by("g9")])
+def test_nobody_is_named_by_what_is_not_authentic_or_of_no_known_node(datagram: bytes) -> None:
+    here = Here()
+    here.asked(LATER)
+    here.strays.arrived(datagram, "10.0.0.2", 7950, LATER)
+    assert here.problems() == []
+
+
+def test_who_is_heard_is_not_named() -> None:
+    here = Here()
+    here.contact.hear("g2", LATER)
+    here.asked(LATER)
+    here.strays.arrived(sent_by("g2"), "10.0.0.2", 7950, LATER)
+    here.strays.refused("10.0.0.2", LATER)
+    assert here.problems() == []
+    assert here.strays.unanswered("g2", 7947) == ""
+
+
+def test_a_refusal_names_address_and_port() -> None:
+    here = Here()
+    here.asked(LATER)
+    here.strays.refused("10.0.0.2", LATER)
+    assert here.strays.unanswered("g2", 7947) == "nobody listens at UDP port 7947 of 10.0.0.2"
+    assert here.strays.unanswered("w1", 7947) == ""
