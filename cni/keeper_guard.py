@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from .plan import Plan
-from .ruleset import KEYWORDS, address_of, chain, peers, underlay
+from .ruleset import KEYWORDS, address_of, chain, from_elsewhere, peers, underlay
 
 RATE = "limit rate 500/second burst 250 packets"
 """Of datagrams from one node. A keeper sends a heartbeat and an answer in each period (20 ms is a short one), and some
@@ -38,7 +38,7 @@ def chains(plan: Plan) -> Iterator[str]:
     by_mac, by_address = f"keeper_rates_{size}", f"keeper_plain_rates_{size}"
     yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)
     yield _set(by_address, f"{keyword} saddr", bounded)
-    yield chain("keeper_source", _source(family))
+    yield chain("keeper_source", _source(plan, family))
     rates = [
         "jump keeper_source",
         f"meta iiftype != ether update @{by_address} {{ {keyword} saddr {RATE} }} accept",
@@ -65,10 +65,10 @@ def forward_rules(plan: Plan) -> Iterator[str]:
         yield f"udp dport {plan.cluster_port} {keyword} daddr @keeper_nodes goto keeper_source"
 
 
-def _source(family: int) -> Iterator[str]:
+def _source(plan: Plan, family: int) -> Iterator[str]:
     """Yield the rules that drop what does not come from another node, by where that node is."""
     yield f"meta nfproto ipv{10 - family} counter drop"
-    yield "fib saddr . iif oif missing counter drop"
+    yield f"{from_elsewhere(plan)} counter drop"
     yield f"{KEYWORDS[family]} saddr @keeper_nodes return"
     yield "counter drop"
 

@@ -22,6 +22,7 @@ __all__ = [
 ]  # fmt: skip
 
 VERSION = 2
+_LISTS = ("uplinks", "reserved_sources", "node_links")
 _PLAIN = {"str": str, "int": int, "bool": bool}
 """Types of fields, by their annotation."""
 
@@ -160,6 +161,8 @@ class Plan:
     reserved_sources: tuple[str, ...] = ()
     """Virtual addresses and addresses of nodes, sorted: no pod may send with one of them as its source."""
 
+    node_links: tuple[str, ...] = ()
+    """Interfaces by which packets of other nodes may come besides the one that leads back to the node, sorted."""
     cluster_port: int = 0
     """UDP port of the lease keepers; 0: it is not guarded."""
 
@@ -251,7 +254,7 @@ def loads(text: str) -> Plan:
         data["egress_ips"] = tuple(_egress_ip(item) for item in data["egress_ips"])
         data["policies"] = tuple(_policy(item) for item in data["policies"])
         data["policy_sets"] = tuple(_policy_set(item) for item in data["policy_sets"])
-        data.update({name: _texts(data.get(name, [])) for name in ("uplinks", "reserved_sources")})
+        data.update({name: _texts(data.get(name, [])) for name in _LISTS})
         for labels in data["namespaces"].values():
             _texts([*labels.keys(), *labels.values()])
         # A newer agent may say more than this program knows.

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from . import sync
 from .kernel import ids
 from .plan import Plan, PlanNode
-from .ruleset import KEYWORDS, TUNNELS, Marks, address_of, chain, families, peers, underlay
+from .ruleset import KEYWORDS, TUNNELS, Marks, address_of, chain, families, from_elsewhere, peers, underlay
 
 # Offsets in bits from the UDP header: that is 8 bytes, VXLAN's is 8 (RFC 7348, section 5), Ethernet's is 14.
 FLAGS, ONLY_VNI = "@th,64,32", "0x08000000"
@@ -74,7 +74,7 @@ def _receive(plan: Plan) -> Iterator[str]:
     """Yield the rules for outer packets."""
     yield f"meta nfproto ipv{10 - _family(plan)} counter drop"
     # A pod may write a node's address into its packets, but they do not come from where that node is.
-    yield "fib saddr . iif oif missing counter drop"
+    yield f"{from_elsewhere(plan)} counter drop"
     yield f"{FLAGS} != {ONLY_VNI} counter drop"
     yield f"{VNI} vmap @tunnel_to"
     yield "counter drop"

@@ -70,6 +70,13 @@ def interface(name: str) -> str:
     return f'"{name}"' if re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", name) else ""
 
 
+def from_elsewhere(plan: Plan) -> str:
+    """Return the expression for a packet that comes by no link to other nodes and by no interface that leads back to
+    its source."""
+    links = "".join(f"iifname != {name} " for link in plan.node_links if (name := interface(link)))
+    return f"{links}fib saddr . iif oif missing"
+
+
 def way_out(egress: PlanEgressIP) -> tuple[str, str]:
     """Egress interface (quoted) and source of an egress IP on this node; empty texts if it has none."""
     name = interface(egress.interface)

@@ -152,7 +152,7 @@ class Agent:
             self._work.set()
 
     def _look_at_interfaces(self) -> None:
-        facts = interfaces.read(self.inventory.virtual_addresses if self.inventory else (), self.pods.interfaces())
+        facts = self._read_facts(self.inventory) if self.inventory else interfaces.read((), self.pods.interfaces())
         if facts != self._facts:
             self._facts = facts
             self._tell_keeper()
@@ -212,7 +212,7 @@ class Agent:
         if inventory is None:
             return
         self._make_key(inventory)
-        self._facts = interfaces.read(inventory.virtual_addresses, self.pods.interfaces())
+        self._facts = self._read_facts(inventory)
         self.pods.reread()
         if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
             asyncio.get_running_loop().call_later(again, self._work.set)
@@ -237,6 +237,11 @@ class Agent:
         self._followed = inventory
         self._follow_probes()
         self.tables.follow(plan)
+
+    def _read_facts(self, inventory: Inventory) -> dict[str, readiness.InterfaceFacts]:
+        others = (node for node in inventory.nodes if node.name != self.config.node_name)
+        nodes = [address for node in others for address in node.addresses]
+        return interfaces.read(inventory.virtual_addresses, self.pods.interfaces(), nodes)
 
     def _make_key(self, inventory: Inventory) -> None:
         """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""

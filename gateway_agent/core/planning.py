@@ -91,6 +91,7 @@ def build(
         plan,
         source_check=readiness.source_check(facts),
         uplinks=sources.uplinks(plan, facts),
+        node_links=sources.node_links(facts),
         reserved_sources=sources.reserved(inventory, plan, shown),
     )
     problems += _unrouted(plan, facts)

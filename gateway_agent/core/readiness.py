@@ -41,6 +41,8 @@ class InterfaceFacts:
     """The larger of ``net.ipv4.conf.all.arp_ignore`` and its own, as the kernel takes it."""
     ipv6: bool = True
     """``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
+    leads_to_nodes: bool = False
+    """To another node, no route is nearer than one by this interface, whatever its metric and its table."""
     next_hops: frozenset[str] = frozenset()
     """The routers that routes of this node lead to by it, IPv4 and IPv6."""
 

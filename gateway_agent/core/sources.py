@@ -39,6 +39,21 @@ def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
     )
 
 
+def node_links(facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
+    """Return the interfaces by which other nodes' packets may come: sorted.
+
+    A node with two links to the others gets packets by the one that its own routes do not choose. No pod is behind one
+    of them: where pods are, the route back decides.
+    """
+    return tuple(
+        sorted(
+            name
+            for name, known in facts.items()
+            if known.leads_to_nodes and not known.bears_pods and name != "lo" and not name.startswith(ids.DEVICE_PREFIX)
+        )
+    )
+
+
 def reserved(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:
     """Return the addresses that a pod may not have as its source: virtual ones, those of nodes, and those that the
     outside sees, sorted.

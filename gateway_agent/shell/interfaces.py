@@ -51,16 +51,20 @@ class Leading:
     interface: str
     gateway: str
     """The router's address; empty if the route is to what is on the link."""
-    default: bool
-    """The route is a default route."""
+    length: int
+    """Of the route's prefix; 0: it is a default route."""
+    prefix: int
+    """The bits of the prefix, and no others."""
 
 
-def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, InterfaceFacts]:
+def read(
+    virtual: Collection[str], without: Collection[str] = (), nodes: Iterable[str] = ()
+) -> dict[str, InterfaceFacts]:
     """Facts of every interface, by name; not of those in ``without``: a node may have hundreds of pods.
 
     ``virtual``: the addresses of all gateways. On a master they stand as /32 or /128 and are nobody's own. Of several
     IPv4 addresses of an interface the one that the kernel would send by comes first: another program's address
-    (kube-vip, keepalived) may be listed before it.
+    (kube-vip, keepalived) may be listed before it. ``nodes``: the addresses of the other nodes.
     """
     hosts = {f"{address}/{128 if ':' in address else 32}" for address in virtual}
     found: dict[str, list[str]] = {}
@@ -69,7 +73,8 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
         own = found.setdefault(label.partition(":")[0], [])
         own += [_written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES]
     routes = tuple(_routes())
-    defaults = tuple(hop for hop in routes if hop.default)
+    defaults = tuple(hop for hop in routes if not hop.length)
+    to_nodes = _nearest(routes, nodes)
     leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()}
     uplinks = {default.interface for default in defaults}
     bearing = {_master(name) for name in without}
@@ -94,6 +99,7 @@ def read(virtual: Collection[str], without: Collection[str] = ()) -> dict[str, I
             bears_pods=name in bearing,
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
             arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
+            leads_to_nodes=name in to_nodes,
             ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
             next_hops=frozenset(hop.gateway for hop in routes if hop.gateway and hop.interface == name),
         )
@@ -168,28 +174,39 @@ def _sysctl(path: str) -> str:
 
 
 def _routes() -> Iterator[Leading]:
-    """Yield the next hops of every default route of the machine that is not ours, and of every route to a router.
-
-    None of a family that the kernel does not have.
-    """
+    """Yield the next hops of every unicast route of the machine that is not ours, of the families that it has."""
     for family, version in FAMILIES.items():
         # ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables.
         with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
             for _, body in kernel.dump(RTM_GETROUTE, RTMSG.pack(family, *[0] * 8)):
                 length, source, _, _, protocol, _, kind, _ = RTMSG.unpack_from(body)[1:]
                 if (source, kind) == (0, RTN_UNICAST) and protocol != ids.PROTOCOL:
-                    hops = _leading(version, not length, rtnetlink.attributes(body[RTMSG.size :]))
-                    yield from (hop for hop in hops if hop.default or hop.gateway)
+                    yield from _leading(version, length, rtnetlink.attributes(body[RTMSG.size :]))
 
 
-def _leading(version: int, default: bool, found: Mapping[int, bytes]) -> Iterator[Leading]:
+def _nearest(routes: Iterable[Leading], addresses: Iterable[str]) -> set[str]:
+    """Return the interfaces that the nearest routes to these addresses lead by, whatever their metrics and tables."""
+    by: dict[tuple[int, int], dict[int, set[str]]] = {}
+    for hop in routes:
+        by.setdefault((hop.version, hop.length), {}).setdefault(hop.prefix, set()).add(hop.interface)
+    found: set[str] = set()
+    for address in map(ipaddress.ip_address, addresses):
+        lengths = sorted((length for version, length in by if version == address.version), reverse=True)
+        known = (by[address.version, n].get(int(address) >> address.max_prefixlen - n) for n in lengths)
+        found |= next((interfaces for interfaces in known if interfaces), set())
+    return found
+
+
+def _leading(version: int, length: int, found: Mapping[int, bytes]) -> Iterator[Leading]:
     """Yield each next hop of a route."""
+    destination = found.get(RTA_DST, b"")
+    prefix = int.from_bytes(destination, "big") >> max(8 * len(destination) - length, 0)
     (metric,) = struct.unpack("=I", found.get(RTA_PRIORITY, bytes(4)))
     (table,) = struct.unpack("=I", found.get(RTA_TABLE, bytes(4)))
     for place, (index, gateway) in enumerate(_hops(found)):
         with contextlib.suppress(OSError):
             name = socket.if_indextoname(index)
-            yield Leading(version, table == RT_TABLE_MAIN, metric, place, name, _text(gateway), default)
+            yield Leading(version, table == RT_TABLE_MAIN, metric, place, name, _text(gateway), length, prefix)
 
 
 def _text(raw: bytes) -> str:

@@ -103,6 +103,7 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
         sets,
         uplinks=uplinks,
         reserved_sources=RESERVED_SOURCES,
+        node_links=("eth0",),
         cluster_port=KEEPER_PORT,
     )
     return replace(planned, **changes)  # type: ignore[arg-type]

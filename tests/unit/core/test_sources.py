@@ -32,6 +32,19 @@ def test_uplinks_have_a_default_route_or_the_nodes_address_or_are_egress_interfa
     assert sources.uplinks(PLAN, facts) == ("eth0", "eth1", "eth2", "eth3", "eth4")
 
 
+def test_links_to_nodes_bear_no_pods_and_are_not_ours() -> None:
+    near = replace(PLAIN, leads_to_nodes=True)
+    facts = {
+        "lo": near,
+        "eth7": near,
+        "eth0": near,
+        "eth1": replace(PLAIN, uplink=True, default_route=frozenset({4})),
+        "br-pods": replace(near, bears_pods=True),
+        ids.BACK_DEVICE: near,
+    }
+    assert sources.node_links(facts) == ("eth0", "eth7")
+
+
 def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_masters_is_not() -> None:
     gateway = Gateway("virtual", (), VIRTUAL_IP, addresses=("172.16.0.50",))
     inventory = Inventory((gateway,), (), (Node("g1", {}, ("10.0.0.1", "fd00::1")),))
@@ -40,9 +53,9 @@ def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_master
     assert sources.reserved(inventory, PLAN, said) == expected
 
 
-def test_a_plan_keeps_both_and_an_older_plan_has_neither() -> None:
-    plan = replace(PLAN, uplinks=("eth0",), reserved_sources=("10.0.0.1",))
+def test_a_plan_keeps_them_and_an_older_plan_has_none() -> None:
+    plan = replace(PLAN, uplinks=("eth0",), reserved_sources=("10.0.0.1",), node_links=("eth7",))
     assert loads(dumps(plan)) == plan
     older = json.loads(dumps(plan))
-    del older["uplinks"], older["reserved_sources"]
+    del older["uplinks"], older["reserved_sources"], older["node_links"]
     assert loads(json.dumps(older)) == PLAN
