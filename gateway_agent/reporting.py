@@ -8,12 +8,13 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 from .cluster import ClusterStore
 from .core import roll
 from .core.cluster import ROLL
 from .core.conditions import Report, reports, steward
-from .core.happenings import NAMESPACE, Chronicle, Happening, event, of_report, repeated
+from .core.happenings import NAMESPACE, Chronicle, Happening, event, is_due, is_outdated, of_report, repeated
 from .core.reach import Inquiry, Question, questions, selects_nothing
 from .core.view import View
 from .core.voters import VoterSet
@@ -60,7 +61,7 @@ class ClusterReport:
             self._waiting = [*self._waiting, *self._chronicle.tell(view, time.time())][-WAITING:]
             try:
                 await self._write_statuses(view)
-                await self._write_events(view.plan.node)
+                await self._write_events(view)
                 await self._ask_for_pods(view)
                 await self._publish_voters(view)
                 pause = FIRST_PAUSE
@@ -134,19 +135,21 @@ class ClusterReport:
             if error.status != http.HTTPStatus.CONFLICT:
                 log.warning("the voters are not written down: Kubernetes API: %s", error)
 
-    async def _write_events(self, node: str) -> None:
-        while self._waiting:
-            happening = self._waiting[0]
+    async def _write_events(self, view: View) -> None:
+        self._waiting = [happening for happening in self._waiting if not is_outdated(happening, view)]
+        for happening in [happening for happening in self._waiting if is_due(happening, view)]:
             known = self._store.identity_of(happening.kind, happening.name)
             if known is not None:
-                body = event(happening, *known, node)
-                try:
-                    await self._api.create(EVENTS, body)
-                except ApiError as error:
-                    if error.status != http.HTTPStatus.CONFLICT:
-                        raise
-                    await self._count_event(f"{EVENTS}/{body['metadata']['name']}", happening)
-            self._waiting.pop(0)
+                await self._write_event(happening, event(happening, *known, view.plan.node))
+            self._waiting.remove(happening)
+
+    async def _write_event(self, happening: Happening, body: dict[str, Any]) -> None:
+        try:
+            await self._api.create(EVENTS, body)
+        except ApiError as error:
+            if error.status != http.HTTPStatus.CONFLICT:
+                raise
+            await self._count_event(f"{EVENTS}/{body['metadata']['name']}", happening)
 
     async def _count_event(self, path: str, happening: Happening) -> None:
         standing = await self._api.get(path)

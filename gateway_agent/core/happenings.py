@@ -32,6 +32,9 @@ class Happening:
     warning: bool = False
     key: str = ""
     """What makes it a repetition of an earlier one, where the message has more than that: an epoch, a duration, why."""
+    egress: str = ""
+    """Id of the egress IP whose master has changed, with ``epoch``; else empty."""
+    epoch: int = 0
 
 
 @dataclass
@@ -56,14 +59,11 @@ class Chronicle:
             teller = change.after or change.before
             if change.at <= known or egress is None or teller != view.plan.node:
                 continue
-            state = view.state(change.id)
-            if state is not None and state.epoch > change.epoch:
-                # A node that was away learns at once that it lost the address, and who has it since.
-                continue
             silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
             what = f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}"
             message, lost = f"{what}, epoch {change.epoch}{silent} ({change.reason})", not change.after
-            yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, change.at, lost, what)
+            at, number = change.at, change.epoch
+            yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, at, lost, what, egress.id, number)
 
     def _pods_on_host(self, view: View, now: float) -> Iterator[Happening]:
         """Yield each policy and pod once: the pod uses this node's network, so the policy cannot steer it."""
@@ -87,6 +87,20 @@ class Chronicle:
             self._conflicts.add(mark)
             message = f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
             yield Happening("EgressGateway", egress.gateway, CONFLICT, message, conflict.since, True)
+
+
+def is_outdated(happening: Happening, view: View) -> bool:
+    """Return True for a change of master that a newer one has followed.
+
+    A node that was away learns at once that it lost the address, and who has it since. That node's Event is the newest.
+    """
+    state = view.state(happening.egress)
+    return state is not None and state.epoch > happening.epoch
+
+
+def is_due(happening: Happening, view: View) -> bool:
+    """Return False for a change of master on a node that cannot know whether a newer one has followed."""
+    return not (happening.egress and view.plan.isolated)
 
 
 def of_report(report: Report, now: float) -> list[Happening]:

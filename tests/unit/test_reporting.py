@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway_agent.core import reach, roll
@@ -31,6 +32,10 @@ class Reporting:
         self._views = views
         self._looks = 0
         self._task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, self._view).run())
+
+    def sees(self, view: View) -> None:
+        """From now on only this."""
+        self._views = (view,)
 
     async def until(self, condition: Callable[[], object]) -> None:
         while not condition():
@@ -108,6 +113,27 @@ def test_an_agent_whose_watch_is_stuck_does_not_overwrite_a_newer_status(tmp_pat
         await Reporting(reader, server, conditions.seen()).looked(50)
         assert server.cluster.call("GET", f"{GATEWAYS}/partner")["status"] == newer
         assert asked(server, f"{GATEWAYS}/partner/status") == 1
+
+    story(tmp_path, tell, reported)
+
+
+def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) -> None:
+    """The Event of its loss waits for the API; when that is back, another node has been master for long."""
+    lost = conditions.changed("", "g1", at=time.time() + 60)
+    away = conditions.seen(changes=(lost,))
+    assert away.keeper is not None
+    newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in away.keeper.egress)
+    back = replace(away, keeper=msgspec.structs.replace(away.keeper, egress=newer))
+
+    async def tell(reader: Reader, server: LocalServer) -> None:
+        await reader.until(policies)
+        server.cluster.strike(match="events", status=503)
+        agent = Reporting(reader, server, conditions.seen(), away)
+        await agent.until(lambda: asked(server, "POST"))
+        server.cluster.strike()
+        agent.sees(back)
+        await agent.looked(3)
+        assert server.cluster.events("MasterChanged") == []
 
     story(tmp_path, tell, reported)
 

@@ -9,7 +9,15 @@ import msgspec
 import pytest
 
 from gateway_agent.core.conditions import Report, author, reports, steward
-from gateway_agent.core.happenings import Chronicle, Happening, event, of_report, repeated
+from gateway_agent.core.happenings import (
+    Chronicle,
+    Happening,
+    event,
+    is_due,
+    is_outdated,
+    of_report,
+    repeated,
+)
 from gateway_agent.core.keeping import Change, Conflict, KeeperState, MemberState
 from gateway_agent.core.membership import NO_MAJORITY
 from gateway_agent.core.model import Problem
@@ -155,7 +163,8 @@ def test_who_takes_over_tells_it_once() -> None:
     address = next(iter(virtual.IDS))
     text = f"master of {address}: g2 -> g1, epoch 9, silent for 120 ms (g2 was not heard)"
     key = f"master of {address}: g2 -> g1"
-    assert happening == Happening("EgressGateway", "partner", "MasterChanged", text, NOW, key=key)
+    kind = "EgressGateway", "partner", "MasterChanged"
+    assert happening == Happening(*kind, text, NOW, key=key, egress=virtual.IDS[address], epoch=9)
     assert chronicle.tell(now, NOW) == []
 
 
@@ -201,12 +210,18 @@ def test_becoming_unready_and_ready_again_is_told() -> None:
 
 
 def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
-    """Its keeper hears of the newer master and of its own loss in one moment."""
+    """It reports the loss when it knows of no newer master, and the API takes it later."""
     view = seen("g2", changes=(changed("", "g2", at=NOW),))
+    [lost] = Chronicle(NOW - 5).tell(view, NOW)
+    assert not is_outdated(lost, view)
     assert view.keeper is not None
-    newer = tuple(msgspec.structs.replace(state, epoch=state.epoch + 7) for state in view.keeper.egress)
-    view = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=newer))
-    assert Chronicle(NOW - 5).tell(view, NOW) == []
+    newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in view.keeper.egress)
+    assert is_outdated(lost, replace(view, keeper=msgspec.structs.replace(view.keeper, egress=newer)))
+    other = Happening("EgressGatewayPolicy", "both", "SelectsHostNetwork", "x", NOW)
+    assert not is_outdated(other, view)
+    alone = replace(view, plan=replace(view.plan, isolated=True))
+    assert [is_due(happening, alone) for happening in (lost, other)] == [False, True]
+    assert is_due(lost, view)
 
 
 def test_a_keeper_that_has_just_started_makes_no_node_the_author() -> None:
