@@ -74,6 +74,8 @@ class Agent:
         """Of the round that is going on."""
         self._fenced: tuple[str, ...] = ()
         self._kernel_in_doubt = True
+        self._carried: frozenset[str] = frozenset()
+        """By which egress IPs pods went when the keeper was told last."""
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -276,6 +278,7 @@ class Agent:
         await self.flows.tidy(plan)
         # By the labels as they are now: a call that came meanwhile has gone by them.
         await self.pods.retag(plan, self.inventory or inventory)
+        self.pod_led()
         if between != plan:
             await self._stand(plan)
 
@@ -318,7 +321,13 @@ class Agent:
         tunnels = {egress.device for egress in self.applied.egress_ips} if self.applied else set()
         # What it serves it knows best itself.
         behind = {e.id: self.tables.behind() for e in self.plan.egress_ips if e.sync and not self.plan.serves(e)}
-        self.leases.tell(self.plan, self._unready(), behind, tunnels, self.inventory)
+        self._carried = self.pods.carried()
+        self.leases.tell(self.plan, self._unready(), behind, tunnels, self._carried, self.inventory)
+
+    def pod_led(self) -> None:
+        """Take in that pods may go by other egress IPs than before: their masters wait for this node at a handover."""
+        if self.pods.carried() != self._carried:
+            self._tell_keeper()
 
     def _unready(self) -> dict[str, str]:
         """For each egress IP that this node is eligible for, why it is not ready; empty where it is."""

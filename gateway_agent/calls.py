@@ -179,6 +179,7 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, gone, "a new ADD begins anew")
         record = replace(record, group=group)
         agent.pods.put(record, plan)
+        agent.pod_led()
         return plan, record
 
     def _require_labels(self, record: Attachment, pod: PodIdentity) -> None:

@@ -107,9 +107,10 @@ class Leases:
         unready: Mapping[str, str],
         behind: Mapping[str, str],
         tunnels: Collection[str],
+        carried: Collection[str],
         inventory: Inventory,
     ) -> None:
-        """``unready``, ``tunnels``: see :func:`gateway_agent.core.desired.keeper_config`.
+        """``unready``, ``tunnels``, ``carried``: see :func:`gateway_agent.core.desired.keeper_config`.
 
         ``behind``: why this node should not take over an egress IP yet, which it may keep.
         """
@@ -133,6 +134,7 @@ class Leases:
             leaving=able if drained else (),
             keeping=() if drained else [identity for identity in able if behind.get(identity)],
             failback=[e.id for e in plan.egress_ips if e.gateway in returning],
+            carried=carried,
             moves=self._moves,
             published=inventory.voters,
             stopping=self.stopping,

@@ -113,6 +113,10 @@ class Pods:
         """The host-side interfaces of all pods."""
         return frozenset(name for record in self.records.values() for name in record.host_interfaces)
 
+    def carried(self) -> frozenset[str]:
+        """The ids of the egress IPs that pods go by."""
+        return frozenset(identity for leading in self._leading.values() for _, identity, _ in leading)
+
     def identities(self, inventory: Inventory) -> tuple[PodIdentity, ...]:
         """The pods of this node, as the store knows them."""
         return tuple(identity(record, inventory) for record in self.records.values())

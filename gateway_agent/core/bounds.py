@@ -32,6 +32,7 @@ Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 Name = Annotated[str, Meta(max_length=253)]
 Identity = Annotated[str, Meta(max_length=16)]
 """Of an egress IP: 16 hex digits; or the chair's."""
+Carried = Annotated[tuple[Identity, ...], Meta(max_length=MOST_IDS)]
 Text = Annotated[str, Meta(max_length=4096)]
 Version = Annotated[int, Meta(ge=1, le=65535)]
 """Of the protocol."""

@@ -42,6 +42,7 @@ def keeper_config(
     leaving: Collection[str] = (),
     keeping: Collection[str] = (),
     failback: Collection[str] = (),
+    carried: Collection[str] | None = None,
     moves: Iterable[Move] = (),
     published: VoterSet | None = None,
     stopping: bool = False,
@@ -50,7 +51,8 @@ def keeper_config(
 
     ``devices``: names of the tunnels that stand, so that the keeper can point them at a master. ``leaving``: ids that
     this node is to hand over while it still forwards. ``keeping``: those that it is not to take over, but to keep.
-    ``failback``: ids that go home. ``moves``: what operators want. ``published``: the voter set that the store names.
+    ``failback``: ids that go home. ``carried``: those that a pod of this node goes by; None: not known.
+    ``moves``: what operators want. ``published``: the voter set that the store names.
     """
     egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return KeeperConfig(
@@ -61,7 +63,9 @@ def keeper_config(
         duration_ns=settings.duration_ns,
         availability_first=settings.availability_first,
         peers=tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes),
-        egress=tuple(_wish(plan, egress, unready, devices, leaving, keeping, failback) for egress in plan.egress_ips),
+        egress=tuple(
+            _wish(plan, egress, unready, devices, leaving, keeping, failback, carried) for egress in plan.egress_ips
+        ),
         stopping=stopping,
         moves=tuple(moves),
         accept_key_files=settings.accept_key_files,
@@ -111,6 +115,7 @@ def _wish(
     leaving: Collection[str],
     keeping: Collection[str],
     failback: Collection[str],
+    carried: Collection[str] | None,
 ) -> EgressWish:
     eligible = plan.node in egress.eligible
     retired = "its gateway does not select this node" if plan.serves(egress) else ""
@@ -127,6 +132,7 @@ def _wish(
         leaving=egress.id in leaving or not eligible,
         keeps=egress.id in keeping,
         failback=egress.id in failback,
+        carries=carried is None or egress.id in carried,
         device=egress.device if egress.device in devices else "",
         vni=egress.vni,
         sync=egress.sync,

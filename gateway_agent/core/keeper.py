@@ -6,7 +6,7 @@ that is no egress node sends none; it votes where it is asked to, and subscribes
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import msgspec
@@ -106,7 +106,7 @@ class Keeper:
         """
         self.attend(now)
         self._expire(now)
-        was_egress = self.is_egress
+        was_egress, carried = self.is_egress, self.carried
         self.config = config
         self._pace.gap_ns = config.heartbeat_ns // 4
         self.endpoint.keys = keys
@@ -124,6 +124,9 @@ class Keeper:
         if config.stopping:
             self._lifetime.stop(now)
         self._wish(now)
+        if self.carried - carried:
+            # A master that hands over waits for this node from now on.
+            self._subscribe(self.egress_nodes, now)
         for move in config.moves:
             if move.token not in self._moved:
                 self._moved.add(move.token)
@@ -164,7 +167,7 @@ class Keeper:
             self._contact.hear(opened.sender, now)
             self._subscribers.hear(opened.sender, now)
             if opened.met:
-                self._speech.subscribe([opened.sender], self.facts)
+                self._subscribe([opened.sender], now)
                 # After a restart of several voters at once an election waits for nothing else.
                 self._due.beat |= opened.sender in self.electorate.current.members and self.isolated(now)
             self._take(opened, now)
@@ -196,7 +199,7 @@ class Keeper:
             self._lifetime.stop(now)
             self._wish(now)
         if now >= self._next_subscribe:
-            self._speech.subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}), self.facts)
+            self._subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}), now)
             self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
             self.agreement.tend(now)
             self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
@@ -257,6 +260,11 @@ class Keeper:
         """Return what the other nodes are told of this one's settings."""
         return self.agreement.own(self.endpoint.keys.numbers, self._wall(self._last_input))
 
+    @property
+    def carried(self) -> frozenset[str]:
+        """Return the ids by which pods of this node go, as its agent said last."""
+        return frozenset(wish.id for wish in self.config.egress if wish.carries)
+
     def isolated(self, now: int) -> bool:
         """An egress node that hears no majority of the voters."""
         return self.is_egress and self._contact.isolated(now)
@@ -291,7 +299,7 @@ class Keeper:
         elif isinstance(body, Answer):
             self._count(sender, body, now)
         elif isinstance(body, Subscribe):
-            self._subscribers.add(sender, now)
+            self._subscribers.add(sender, now, body.carries)
             for identity, epoch, master in body.known:
                 self.mastership.exceed(identity, epoch, master)
             beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now)
@@ -327,7 +335,7 @@ class Keeper:
         if self.mastership.followings.outranked(sender, beat.masters) and now >= self._next_correction:
             # It learns at once what is known here, and claims an epoch above.
             self._next_correction = now + self.config.heartbeat_ns // 2
-            self._speech.subscribe([sender], self.facts)
+            self._subscribe([sender], now)
         for mastery in beat.masters:
             self.mastership.meet_rival(sender, mastery, now)
         self.mastership.follow(sender, beat.masters, now)
@@ -434,6 +442,11 @@ class Keeper:
         self._effects += [*after, *self.claims.probes()]
         effects, self._effects = self._effects, []
         return effects
+
+    def _subscribe(self, nodes: Iterable[str], now: int) -> None:
+        # While the agent is away the plugin may lead pods by anything.
+        carries = tuple(sorted(self.carried)) if self._lifetime.attended(now) else None
+        self._speech.subscribe(nodes, self.facts, carries)
 
     def _may_speak(self, now: int) -> bool:
         """Whether there is something to say, and it is time. What is urgent is said at once, but not without end: each

@@ -59,6 +59,8 @@ class EgressWish(msgspec.Struct, frozen=True):
     """Not ready to take it over; but if this node is master, it is ready to remain that."""
     failback: bool = False
     """Goes back, by handover, to the node that it would be on if all had always been well."""
+    carries: bool = True
+    """Whether a pod of this node goes by it, as far as the agent knows."""
     device: str = ""
     """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
     vni: int = 0

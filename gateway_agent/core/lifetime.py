@@ -9,6 +9,8 @@ HANDOVER_NS = 2 * SECOND
 ORPHAN_NS = 10 * SECOND
 """How long leases are kept without a sign of life of the agent; then they are handed over."""
 
+ATTENDED_NS = 3 * SECOND
+
 
 class Lifetime:
     """One keeper's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
@@ -20,6 +22,10 @@ class Lifetime:
     def attend(self, now: int) -> None:
         """The agent has given a sign of life."""
         self._attended_at = now
+
+    def attended(self, now: int) -> bool:
+        """Whether the agent has given a sign of life a moment ago; it gives one each second."""
+        return now < self._attended_at + ATTENDED_NS
 
     def stop(self, now: int) -> None:
         """From now on everything is handed over. A second call changes nothing."""

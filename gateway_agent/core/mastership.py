@@ -186,7 +186,7 @@ class Mastership:
             return
         wish = self.wishes[identity]
         # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
-        workers = self._subscribers.present(now) - {self._me} if wish.address and gift.heir else ()
+        workers = self._subscribers.carrying(identity, now) - {self._me} if wish.address and gift.heir else ()
         self._departures.begin(identity, gift, workers, now)
         if workers:
             self._announce_held(now)

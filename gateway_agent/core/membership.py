@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -242,10 +242,16 @@ class Subscribers:
     def __init__(self) -> None:
         self._until: dict[str, int] = {}
         self._heard: dict[str, int] = {}
+        self._carries: dict[str, frozenset[str]] = {}
+        """By which egress IPs the pods of each node go that has said so."""
         self._pushes: list[int] = []
 
-    def add(self, node: str, now: int) -> None:
+    def add(self, node: str, now: int, carries: Collection[str] | None = None) -> None:
+        """``carries``: the egress IPs by which its pods go; None: not known."""
         self._until[node] = now + SUBSCRIPTION_NS
+        self._carries.pop(node, None)
+        if carries is not None:
+            self._carries[node] = frozenset(carries)
 
     def hear(self, node: str, now: int) -> None:
         """Take in that ``node`` has sent something."""
@@ -255,9 +261,10 @@ class Subscribers:
         """Take in that ``node`` is ending: it may answer nothing from now on."""
         self._heard.pop(node, None)
 
-    def present(self, now: int) -> set[str]:
-        """Return the subscribers that were heard a moment ago, and so will answer."""
-        return {node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= NEAR_NS}
+    def carrying(self, identity: str, now: int) -> set[str]:
+        """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
+        near = [node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= NEAR_NS]
+        return {node for node in near if identity in self._carries.get(node, (identity,))}
 
     def push(self, now: int) -> None:
         self._pushes = sorted({*self._pushes, *(now + after for after in self.PUSHES_NS)})
@@ -273,6 +280,7 @@ class Subscribers:
 
     def current(self, now: int) -> list[str]:
         self._until = {node: until for node, until in self._until.items() if until > now}
+        self._carries = {node: carries for node, carries in self._carries.items() if node in self._until}
         return list(self._until)
 
 

@@ -53,10 +53,11 @@ class Speech:
             known=tuple(mastership.wishes),
         )
 
-    def subscribe(self, nodes: Iterable[str], facts: Facts | None) -> None:
-        """Tell ``nodes`` that this one wants to hear of the masters, what it knows of them, and its settings."""
+    def subscribe(self, nodes: Iterable[str], facts: Facts | None, carries: tuple[str, ...] | None) -> None:
+        """Tell ``nodes`` that this one wants to hear of the masters, what it knows of them, its settings, and by which
+        egress IPs its pods go (None: not known)."""
         electorate, known = self._electorate, tuple(self._mastership.followings.known())
-        self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts))
+        self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts, carries))
 
     def subscription_pause(self, config: KeeperConfig, turn: int) -> int:
         """Nanoseconds: soon where this node still has to learn who votes; else a little less than the period, by

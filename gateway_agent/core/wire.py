@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from .bounds import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
 from .bounds import Counter as Number
-from .bounds import Duration, Epoch, Identity, Incarnation, Name, Text, Version
 from .keeping import Facts
 from .keys import MAC_BYTES, Keyring, KeysHeard
 from .lease import MILLISECOND, Claim, Refusal, Release
@@ -49,6 +49,8 @@ class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
     known: tuple[tuple[Identity, Epoch, Name], ...]
     facts: Facts | None = None
     """The sender's settings. Fields at the end of a message are unknown to older versions, which pass over them."""
+    carries: Carried | None = None
+    """Ids by which pods of the sender go; None: not known."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):

@@ -1,20 +1,23 @@
-"""Planned handovers on a machine whose processors have four times as much to do as they can."""
+"""Handovers and failovers on a machine whose processors have four times as much to do as they can."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from gateway_agent.core.departures import PATIENCE_NS
 from gateway_agent.core.keeping import WAIT
+from gateway_agent.core.lease import SECOND
 
 from ..lab import documents, topology
-from ..lab.lab import Lab
+from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.silence import longest
@@ -22,6 +25,8 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
+MOST_SILENT_MS = 1000
+"""The lease of 250 ms, the election, and what workers and kernel take on a machine that is as busy as that."""
 SECONDS = 60
 """The load ends by itself after that."""
 
@@ -73,6 +78,43 @@ def test_a_handover_that_an_operator_asks_for_loses_nothing(lab: Lab, pod: Pod, 
         lab.nodes["w1"].egressctl("handover", GATEWAY, "--to", wanted)
         probes = probing.stop()
     assert longest(probes).lost == 0
+
+
+def test_a_handover_does_not_wait_for_a_node_that_has_no_pods_of_the_address(lab: Lab, pod: Pod, master: Node) -> None:
+    """Its lease keeper is stopped just before: the worker's packets need not wait for its word."""
+    taken = []
+    for _ in range(3):
+        before = lab.wait_settled(GATEWAY, 40)
+        wanted, bystander = (name for name in ("g1", "g2", "g3") if name != before)
+        (stopped,) = lab.nodes[bystander].agent.keeper_pids()
+        os.kill(stopped, signal.SIGSTOP)
+        began = time.monotonic()
+        try:
+            lab.nodes["w1"].agent.call("handover", gateway=GATEWAY, to=wanted)
+            taken.append(time.monotonic() - began)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert lab.master(GATEWAY, "w1") == wanted
+    # Waiting for it takes at least so long each time, however fast the machine is.
+    assert min(taken) < PATIENCE_NS / SECOND
+
+
+def test_a_failover_is_followed_at_once(lab: Lab, pod: Pod, master: Node) -> None:
+    """By another node with the same address, on which packets pass; two owners never show on the wire."""
+    with busy(), lab.capture() as capture, lab.probing(pod) as probing:
+        until(lambda: len(capture.packets(SELECTED)) > 200, "probes arrive")
+        lab.cut(master.name)
+        try:
+            until(lambda: lab.master(GATEWAY, "w1") not in ("", master.name), "another node is master", 10)
+            seen = len(capture.packets(SELECTED))
+            until(lambda: len(capture.packets(SELECTED)) > seen + 200, "probes go on arriving")
+            probes = probing.stop()
+        finally:
+            lab.mend(master.name)
+        assert capture.sources(SELECTED) == {ADDRESS}
+    silence = longest(probes)
+    assert silence.ended
+    assert silence.milliseconds < MOST_SILENT_MS, silence
 
 
 @pytest.mark.parametrize("loaded", [False, True], ids=["idle", "busy"])

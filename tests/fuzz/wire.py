@@ -42,7 +42,7 @@ def bodies(network: Network, rng: random.Random) -> list[Body]:
     )
     return [
         Hello(),
-        Subscribe(voters, proposal, ((identity, epoch, node),), facts),
+        Subscribe(voters, proposal, ((identity, epoch, node),), facts, rng.choice([None, (), (identity,)])),
         Heartbeat(
             seq, SECOND // 2, voters, proposal, ("g1", "g2", "g3"), (Claim(identity, epoch),),
             (Release(identity, epoch, node, 7, "stop", node),), False, "", {identity: "x"}, (mastery,), proposal,

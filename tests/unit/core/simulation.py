@@ -94,6 +94,8 @@ class Network:
         self.lag: dict[str, int] = {}
         """Nanoseconds by which each node hears later."""
         self.blocked: set[tuple[str, str]] = set()
+        self.carrying: dict[str, set[str]] = {}
+        """By which ids the pods of a node go, where that is not by all."""
         self.ids = [f"{number:016x}" for number in range(1, ids + 1)]
         self.availability_first = availability_first
         self.heartbeat_ns, self.duration_ns = heartbeat_ns, duration_ns
@@ -323,6 +325,7 @@ class Network:
                 interface="eth1" if machine.name in egress else "",
                 leaving=machine.drained or machine.name not in egress,
                 failback=self.failback,
+                carries=identity in self.carrying.get(machine.name, self.ids),
             )
             for identity in self.ids
         )

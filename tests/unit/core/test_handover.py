@@ -6,6 +6,7 @@ import pytest
 
 from gateway_agent.core.departures import PATIENCE_NS
 from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.lifetime import ATTENDED_NS
 from gateway_agent.core.mastership import LINGER_NS
 from gateway_agent.core.membership import HOLD_NS, NEAR_NS
 from gateway_agent.core.succession import FAILBACK_NS
@@ -253,3 +254,43 @@ def test_a_node_that_has_been_away_is_given_nothing_back_even_while_the_addresse
     network.heal()
     network.run(9 * SECOND)
     assert all(network.holders(identity) != [away] for identity in network.ids)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_slow_node_without_pods_of_the_address_is_not_waited_for(known: bool) -> None:
+    """A node that is only slow, and has nothing to hold back, must not keep the packets of others waiting."""
+    network = cluster(workers=3)
+    if known:
+        network.carrying["w3"] = set()
+        network.configure("w3")
+    network.lag["w3"] = 300 * MILLISECOND
+    network.run(5 * SECOND)
+    old = drained(network)
+    assert (until_another(network, old) <= GAP) == known
+    assert not known or held_back(network, "w2") is False
+
+
+def test_a_node_whose_first_pod_goes_by_the_address_is_waited_for_at_once() -> None:
+    network = cluster(workers=2)
+    network.carrying["w2"] = set()
+    network.configure("w2")
+    network.run(5 * SECOND)
+    network.carrying["w2"] = set(network.ids)
+    network.configure("w2")
+    network.run(20 * MILLISECOND)
+    network.lag["w2"] = 300 * MILLISECOND
+    old = drained(network)
+    network.run_until(lambda: old not in network.speakers(network.ids[0]), SECOND)
+    assert held_back(network, "w2")
+
+
+def test_a_node_whose_agent_is_away_is_waited_for() -> None:
+    """The plugin alone may have led a pod by the address meanwhile."""
+    network = cluster(workers=2)
+    network.carrying["w2"] = set()
+    network.configure("w2")
+    network.machines["w2"].agent = False
+    network.run(ATTENDED_NS + 3 * SECOND)
+    network.lag["w2"] = 300 * MILLISECOND
+    old = drained(network)
+    assert until_another(network, old) > 300 * MILLISECOND
