@@ -245,7 +245,7 @@ def without_ours(kind: str, text: str) -> str:
     return "\n".join(line for line in lines if not any(mark in line for mark in ours))
 
 
-OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY)
+OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
 
 
 @pytest.mark.parametrize("name", ["w1", "g1"])
