@@ -19,7 +19,7 @@ import msgspec
 from .bounds import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
 from .bounds import Counter as Number
 from .keeping import Facts
-from .keys import MAC_BYTES, Keyring, KeysHeard
+from .keys import MAC_BYTES, PAUSE_NS, Keyring, KeysHeard
 from .lease import MILLISECOND, Claim, Refusal, Release
 from .membership import Mastery
 from .versions import PROTOCOL
@@ -31,9 +31,11 @@ LIMIT = 60_000
 """Bytes of a datagram: what UDP carries, with room for headers."""
 HELLO_NS = 20 * MILLISECOND
 """A node that is not yet up to date is told our incarnation no more often than this."""
+ENVELOPES = range(0x90, 0xA0)
+"""First bytes of an envelope of any version: a MessagePack array of up to 15 fields."""
 REJECTIONS = (
     "bad_mac", "truncated", "malformed", "replayed", "not_fresh", "unknown_sender", "wrong_address", "out_of_bounds",
-    "other_version",
+    "other_version", "unknown_address",
 )
 
 
@@ -191,9 +193,19 @@ class Endpoint:
         self.keys = keys
         self.heard = KeysHeard()
         self.peers = peers
+        self._strangers_after = 0
         self.counters = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
         self._counter = 0
         self._known: dict[str, _Acquaintance] = {}
+
+    @property
+    def peers(self) -> Mapping[str, str]:
+        """Return the addresses of the other nodes by name."""
+        return self._peers
+
+    @peers.setter
+    def peers(self, peers: Mapping[str, str]) -> None:
+        self._peers, self._addresses = peers, frozenset(peers.values())
 
     def seal(self, receiver: str, body: msgspec.Raw) -> bytes:
         """The datagram that carries ``body`` (see :func:`encode`) to ``receiver``."""
@@ -210,8 +222,8 @@ class Endpoint:
 
     def open(self, datagram: bytes, source: str, now: int) -> Opened:
         """Verifies, then decodes. ``source``: the address it came from. What is refused is counted."""
-        if len(datagram) <= MAC_BYTES:
-            return self._reject("truncated")
+        if refusal := self._refuse_unread(datagram, source, now):
+            return self._reject(refusal)
         message = memoryview(datagram)[MAC_BYTES:]
         key = self.keys.verify(message, datagram[:MAC_BYTES])
         if key is None:
@@ -244,6 +256,20 @@ class Endpoint:
             return _sealed_decoder.decode(message).sender
         except ValueError:
             return ""
+
+    def _refuse_unread(self, datagram: bytes, source: str, now: int) -> str:
+        """Return why a datagram is not worth its keyed hash, which costs more than all else; empty if it is."""
+        if len(datagram) <= MAC_BYTES:
+            return "truncated"
+        if len(datagram) > LIMIT or datagram[MAC_BYTES] not in ENVELOPES:
+            return "malformed"
+        if source in self._addresses:
+            return ""
+        # A few are read: a node whose address is another one than the inventory's is named.
+        if now < self._strangers_after:
+            return "unknown_address"
+        self._strangers_after = now + PAUSE_NS
+        return ""
 
     def _note_name(self, sender: str, source: str, now: int) -> None:
         """Take note of a message that bears a name which is not that of its address."""

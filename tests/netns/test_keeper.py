@@ -306,6 +306,7 @@ def cluster_follows(cluster: Cluster, master: Node) -> bool:
 
 
 def test_forged_replayed_truncated_and_random_datagrams_are_counted_and_ignored(cluster: Cluster) -> None:
+    """By the address of a node, and by one of none: of that, a few datagrams a second are looked into."""
     master = cluster.settled()
     target = (NODES[master.name], PORT)
     feigned = next(name for name in NODES if name != master.name)
@@ -313,18 +314,24 @@ def test_forged_replayed_truncated_and_random_datagrams_are_counted_and_ignored(
     rightful = Endpoint(feigned, 7, Keyring(Key.parse(SECRET)), peers).seal(master.name, encode(Hello()))
     wrong = Keyring(Key.parse(b"not the key of the cluster"))
     forged = Endpoint(feigned, 7, wrong, peers).seal(master.name, encode(Hello()))
-    expected = {"bad_mac": 3, "truncated": 1, "wrong_address": 2}
+    bad = (forged, rightful[:-1], os.urandom(16) + rightful[16:], rightful[:9], bytes(200))
     before = _counters(master)
     outsider = cluster.switch.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    with contextlib.closing(outsider):
-        for datagram in (forged, rightful[:-1], os.urandom(200), rightful[:9], rightful, rightful):
+    insider = cluster.nodes[feigned].namespace.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with contextlib.closing(outsider), contextlib.closing(insider):
+        insider.bind((NODES[feigned], 0))
+        for datagram in bad:
+            insider.sendto(datagram, target)
+        for datagram in (rightful, rightful, rightful[:9], bytes(200)):
             outsider.sendto(datagram, target)
 
     def counted() -> bool:
         after = _counters(master)
-        return all(after[name] - before[name] == n for name, n in expected.items())
+        more = {name: after[name] - before[name] for name in before}
+        strangers = more["wrong_address"] + more["unknown_address"]
+        return (more["bad_mac"], more["truncated"], more["malformed"], strangers) == (3, 2, 2, 2)
 
-    until(counted, f"{expected} more than {before}")
+    until(counted, f"each by its kind, more than {before}")
     assert cluster.settled() is master
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gateway_agent.core.keys import CURRENT_NS, LASTING_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
 from gateway_agent.core.versions import PROTOCOL
 from gateway_agent.core.voters import VoterSet
-from gateway_agent.core.wire import HELLO_NS, Answer, Endpoint, Hello, Opened, Subscribe, encode
+from gateway_agent.core.wire import HELLO_NS, LIMIT, Answer, Endpoint, Hello, Opened, Subscribe, encode
 
 KEY = Keyring(Key.parse(b"0123456789abcdef\n"))
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}
@@ -139,6 +139,37 @@ def test_what_is_wrong_is_counted_by_its_kind(spoil: object, counter: str) -> No
     before = dict(b.counters)
     assert deliver(b, spoil(a.seal("b", encode(BODY)))) == Opened()
     assert {name: n - before[name] for name, n in b.counters.items() if n != before[name]} == {counter: 1}
+
+
+class CountingKeyring(Keyring):
+    """Counts the keyed hashes."""
+
+    hashes = 0
+
+    def verify(self, message: bytes | memoryview, mac: bytes) -> Key | None:
+        CountingKeyring.hashes += 1
+        return super().verify(message, mac)
+
+
+@pytest.mark.parametrize(
+    ("datagram", "counter"),
+    [
+        (bytes(16), "truncated"),
+        (bytes(200), "malformed"),
+        (b"x" * 60_000, "malformed"),
+        (bytes(16) + b"\x98" * (LIMIT - 15), "malformed"),
+        (bytes(16) + b"\x98" * 200, "unknown_address"),
+    ],
+    ids=["short", "no envelope", "long, no envelope", "too long", "from nowhere"],
+)
+def test_what_cannot_be_a_message_costs_no_keyed_hash(datagram: bytes, counter: str) -> None:
+    b = Endpoint("b", 22, CountingKeyring(KEY.signing), {"a": ADDRESSES["a"]})
+    # The first one from an address of no node is looked at, so that a node with a wrong address can be named.
+    b.open(bytes(16) + b"\x98", "10.9.9.9", 0)
+    CountingKeyring.hashes = 0
+    for _ in range(3):
+        assert b.open(datagram, "10.9.9.9", PAUSE_NS - 1) == Opened()
+    assert (b.counters[counter], CountingKeyring.hashes) == (3, 0)
 
 
 def test_the_source_must_be_the_senders_address() -> None:
