@@ -250,7 +250,7 @@ class Endpoint:
     def authentic_sender(self, datagram: bytes) -> str:
         """Return the name that an authentic datagram bears, fresh or not; empty for any other."""
         message = memoryview(datagram)[MAC_BYTES:]
-        if self.keys.verify(message, datagram[:MAC_BYTES]) is None:
+        if _misshapen(datagram) or self.keys.verify(message, datagram[:MAC_BYTES]) is None:
             return ""
         try:
             return _sealed_decoder.decode(message).sender
@@ -259,12 +259,8 @@ class Endpoint:
 
     def _refuse_unread(self, datagram: bytes, source: str, now: int) -> str:
         """Return why a datagram is not worth its keyed hash, which costs more than all else; empty if it is."""
-        if len(datagram) <= MAC_BYTES:
-            return "truncated"
-        if len(datagram) > LIMIT or datagram[MAC_BYTES] not in ENVELOPES:
-            return "malformed"
-        if source in self._addresses:
-            return ""
+        if (misshapen := _misshapen(datagram)) or source in self._addresses:
+            return misshapen
         # A few are read: a node whose address is another one than the inventory's is named.
         if now < self._strangers_after:
             return "unknown_address"
@@ -344,6 +340,13 @@ class Endpoint:
     def _reject(self, counter: str, reply: bytes | None = None) -> Opened:
         self.counters[counter] += 1
         return Opened(reply=reply)
+
+
+def _misshapen(datagram: bytes) -> str:
+    """Return why this is no datagram of any version; empty if it may be one."""
+    if len(datagram) <= MAC_BYTES:
+        return "truncated"
+    return "malformed" if len(datagram) > LIMIT or datagram[MAC_BYTES] not in ENVELOPES else ""
 
 
 def _version_of(message: memoryview) -> int:
