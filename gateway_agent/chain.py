@@ -29,9 +29,12 @@ from .core.model import Problem
 from .core.shown import printable
 from .shell.plugin_probe import PluginProbe
 from .shell.plugin_report import NAME as REPORT
+from .shell.replacing import replace_file
 
 DONE, FAILED = 0, 1
-PLUGIN = Path(sys.prefix) / "share" / chaining.TYPE
+SHARE = Path(sys.prefix) / "share"
+FILES = {"shipped": f"{chaining.TYPE}-standalone", "node": chaining.TYPE}
+"""The plugin by whose interpreter runs it, as ``packaging`` builds it; what is tried first comes first."""
 TOGETHER_MS, AGAIN_MS = 100, 1000
 """From a change to the look at it; until the next look if no event comes."""
 
@@ -81,12 +84,13 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], 
             raise NotChainable(f"{directory}: no such directory", f"{option} names it")
     lines = []
     target = bin_dir / chaining.TYPE
-    content = plugin.read_bytes()
-    if not (target.exists() and target.read_bytes() == content and os.access(target, os.X_OK)):
-        _replace(target, content, 0o755)
+    if probe.differs(plugin):
+        replace_file(target, plugin.read_bytes(), 0o755)
         lines.append(f"{target}: installed")
     if reason := probe.failure():
-        hint = "pods of this node start without it, and no policy selects them: Python 3.9 or later is needed"
+        hint = "pods of this node start without it, and no policy selects them"
+        if probe.by_node():
+            hint += ": Python 3.9 or later is needed, or --interpreter shipped"
         return Done((*lines, *_unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
     found = chaining.in_use(*_configurations(conf_dir))
     if not found.name:
@@ -144,7 +148,7 @@ def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
 def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
     """Install, and leave the report for the agent."""
     try:
-        done = install(options.plugin, options.bin_dir, options.conf_dir, _entry(options), probe)
+        done = install(_plugin(options), options.bin_dir, options.conf_dir, _entry(options), probe)
     except NotChainable as error:
         done = Done((), (Problem(str(options.conf_dir), "", error.message, error.hint),), False)
     except (OSError, UnicodeDecodeError) as error:
@@ -153,7 +157,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
     try:
         if not options.report.exists() or _read(options.report) != text:
             options.report.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace(options.report, text.encode(), 0o600)
+            replace_file(options.report, text.encode(), 0o600)
     except (OSError, UnicodeDecodeError) as error:
         done = replace(done, problems=(*done.problems, Problem("--report", "", str(error))))
     return done
@@ -216,6 +220,15 @@ def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]
     return tuple((path, state.st_dev, state.st_ino) for path, state in sorted(found.items()))
 
 
+def _plugin(options: argparse.Namespace) -> Path:
+    """Return the file to install: the one that is named, else the first that is there."""
+    if options.plugin:
+        return Path(options.plugin)
+    named = FILES if options.interpreter == "auto" else (options.interpreter,)
+    files = [SHARE / FILES[name] for name in named]
+    return next((path for path in files if path.exists()), files[-1])
+
+
 def _entry(options: argparse.Namespace) -> dict[str, Any]:
     given = {"socket": options.socket, "failurePolicy": options.failure_policy}
     return {"type": chaining.TYPE, **{name: value for name, value in given.items() if value}}
@@ -234,43 +247,8 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
         after = change(before)
         if after == before:
             return False
-        if _replace(path, after.encode(), path.stat().st_mode & 0o7777, before):
+        if replace_file(path, after.encode(), path.stat().st_mode & 0o7777, before):
             return True
-
-
-def _replace(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
-    """Write all or nothing, also after a power cut; nothing if the file has become another one than ``before``.
-
-    No runtime looks at a name without an ending of a configuration.
-    """
-    draft = path.with_name(f".{path.name}.draft")
-    with contextlib.suppress(FileNotFoundError):
-        draft.unlink()
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(content)
-            if before is not None:
-                _keep_owner(file.fileno(), path.stat())
-            os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
-        if before is not None and _read(path) != before:
-            draft.unlink()
-            return False
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        # An error while a file is written names no path.
-        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from None
-    return True
-
-
-def _keep_owner(descriptor: int, was: os.stat_result) -> None:
-    # Without CAP_CHOWN the file becomes ours: a pod that no policy selects would be worse.
-    with contextlib.suppress(PermissionError):
-        if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
-            os.fchown(descriptor, was.st_uid, was.st_gid)
 
 
 def _say(lines: Sequence[str]) -> None:
@@ -283,13 +261,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("command", choices=("install", "remove"))
     parser.add_argument("--watch", action="store_true", help="stay, and put back what others overwrite")
-    parser.add_argument("--plugin", type=Path, default=PLUGIN, metavar="FILE", help=f"default {PLUGIN}")
+    parser.add_argument("--interpreter", choices=("auto", *FILES), default="auto",
+                        help="what the plugin runs with: the interpreter that is shipped in its own file, or the "
+                             "node's Python; auto takes the first of them that was built")
+    parser.add_argument("--plugin", type=Path, metavar="FILE", help=f"default: the one of --interpreter in {SHARE}")
     parser.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="default %(default)s")
     parser.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR",
                         help="default %(default)s")
     parser.add_argument("--host-root", type=Path, metavar="DIR",
-                        help="the host's root or its /usr below it, if this runs in a container: the interpreter is "
-                             "looked up there")
+                        help="the host's root or its /usr below it, if this runs in a container: the node's Python "
+                             "is looked up there, where the plugin needs it")
     parser.add_argument("--report", type=Path, default=AgentConfig.run_dir / REPORT, metavar="FILE",
                         help="of what keeps the plugin from being used, for the agent; default %(default)s")
     parser.add_argument("--socket", default="", metavar="PATH", help="of the agent, where it is not the usual one")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import stat
 import subprocess
 from pathlib import Path
 
@@ -12,6 +14,8 @@ OLDEST = (3, 9)
 """Of Python, that the plugin runs with."""
 DEADLINE = 10.0
 """Seconds that the plugin gets to answer."""
+NOT_RUN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
+"""How the kernel says that it runs no such file; other errors pass by."""
 LINKS = 40
 """As many as Linux follows in one path."""
 # As libcni asks for versions, in the environment that systemd gives to a runtime.
@@ -23,16 +27,41 @@ _MINOR = re.compile(r"python3\.(\d+)")
 
 
 class PluginProbe:
-    """Runs the plugin as a runtime does, again only after it or its interpreter has changed.
+    """Run the plugin as a runtime does, again only after it or its interpreter has changed.
 
-    ``host_root``: the host's root directory, or its ``/usr`` alone, as this container sees it. There the plugin would
-    run with the container's interpreter, so the host's is looked up instead.
+    With an interpreter of its own the plugin runs in a container as it does on the node. ``host_root``: the host's
+    root directory, or its ``/usr`` alone, as this container sees it. A plugin that needs the node's interpreter would
+    run with the container's, so the host's is looked up instead.
     """
 
     def __init__(self, target: Path, host_root: Path | None) -> None:
         self._target, self._host_root = target, host_root
         self._good: object = None
         """State of the files with which it ran."""
+        self._same: object = None
+        """State of the installed file and of its source when they were compared."""
+
+    def differs(self, source: Path) -> bool:
+        """Return True if the plugin has not the content of ``source``, or is no program. Raises OSError.
+
+        They are compared anew only after one of them has changed: they have megabytes.
+        """
+        states = (_state(self._target), _state(source), source)
+        if states == self._same:
+            return False
+        content = source.read_bytes()
+        if not (
+            self._target.exists()
+            and self._target.stat().st_mode & stat.S_IXUSR
+            and self._target.read_bytes() == content
+        ):
+            return True
+        self._same = states
+        return False
+
+    def by_node(self) -> bool:
+        """Return True if the plugin needs an interpreter of the node. Raises OSError."""
+        return _interpreter(self._target) != self._target
 
     def failure(self) -> str:
         """Return why the plugin cannot run; empty if it can.
@@ -40,7 +69,7 @@ class PluginProbe:
         Raises OSError, and TimeoutError if the plugin does not answer: a machine may be that busy.
         """
         interpreter = _interpreter(self._target)
-        if self._host_root is not None:
+        if self._host_root is not None and interpreter != self._target:
             return _looked_up(self._host_root, interpreter)
         state = (_state(self._target), _state(interpreter))
         if state == self._good:
@@ -62,7 +91,9 @@ def _state(path: Path) -> object:
         found = path.stat()
     except OSError as error:
         return error.errno
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode
+    # A mount without the right to run is in no field of a file.
+    runs = os.access(path, os.X_OK)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode, runs
 
 
 def _tried(target: Path, interpreter: Path) -> str:
@@ -72,7 +103,9 @@ def _tried(target: Path, interpreter: Path) -> str:
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"{target}: no answer to CNI_COMMAND=VERSION within {DEADLINE:g} s") from None
-    except (FileNotFoundError, PermissionError) as error:
+    except OSError as error:
+        if error.errno not in NOT_RUN:
+            raise
         where = "" if interpreter == target else f" with {interpreter}"
         return f"it cannot run{where}: {error.strerror}"
     try:

@@ -22,6 +22,7 @@ from ..lab.namespace import REPOSITORY
 GATEWAY = "partner"
 BACKEND = {"app": "backend"}
 PLUGIN = REPOSITORY / "dist" / "egress-gateway"
+STANDALONE = PLUGIN.with_name("egress-gateway-standalone")
 STORES = ("files", "kubernetes")
 BOTH_STORES = ("test_basic_mode",)
 """Modules that run with both, asked or not."""
@@ -77,11 +78,22 @@ def terminated_like_interrupted() -> None:
 @pytest.fixture(scope="session")
 def plugin() -> Path:
     """The plugin file, built anew where its source is younger."""
-    sources = [*(REPOSITORY / "cni").rglob("*.py"), REPOSITORY / "packaging" / "build_zipapp.py"]
+    return _built(PLUGIN, "build_zipapp.py")
+
+
+@pytest.fixture(scope="session")
+def standalone() -> Path:
+    """The plugin with its own interpreter, likewise."""
+    return _built(STANDALONE, "build_standalone.py")
+
+
+def _built(file: Path, builder: str) -> Path:
+    packaging = REPOSITORY / "packaging"
+    sources = [*(REPOSITORY / "cni").rglob("*.py"), *packaging.glob("*.py"), *(packaging / "standalone").rglob("*.*")]
     youngest = max(source.stat().st_mtime for source in sources)
-    if not PLUGIN.exists() or PLUGIN.stat().st_mtime < youngest:
-        subprocess.run([sys.executable, str(REPOSITORY / "packaging" / "build_zipapp.py")], check=True)
-    return PLUGIN
+    if not file.exists() or file.stat().st_mtime < youngest:
+        subprocess.run([sys.executable, str(packaging / builder), "--output", str(file)], check=True)
+    return file
 
 
 @contextmanager

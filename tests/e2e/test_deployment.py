@@ -29,13 +29,14 @@ from ..lab.node import Node
 from ..lab.silence import longest
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
-from .conftest import BACKEND, GATEWAY, LOGS, PLUGIN
+from .conftest import BACKEND, GATEWAY, LOGS, PLUGIN, STANDALONE
 
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 DAC_OVERRIDE = 1
 CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 23: "SYS_NICE"}
 """By their numbers in linux/capability.h."""
 OTHER = {"app": "other"}
+PYTHON = Path("/usr/bin/python3")
 CHAINED_AGAIN = 3.0
 FRESH = 9700
 """A port that nobody has used: what an earlier master still knows of connections is in no new one's way."""
@@ -90,7 +91,6 @@ class Deployed:
             "cni-bin": self.runtime.directory / "bin",
             "cni-conf": self.runtime.directory / "net.d",
             "cni-report": self.node.agent.run_dir / "cni",
-            "usr": Path("/usr"),
             "netns": Path("/run/netns"),
             "config": config,
             "key": key,
@@ -99,7 +99,7 @@ class Deployed:
 
     def _more(self, image: Path | None) -> dict[str, list[str]]:
         # On a machine with several nodes the socket has another place on each.
-        options = ["--socket", str(self.node.agent.socket), *([] if image else ["--plugin", str(PLUGIN)])]
+        options = ["--socket", str(self.node.agent.socket), *([] if image else ["--plugin", str(STANDALONE)])]
         return {"install-cni": options, "cni": options}
 
     def start(self) -> None:
@@ -127,7 +127,7 @@ class Deployed:
 
 
 @pytest.fixture(scope="module")
-def lab(plugin: Path) -> Iterator[Lab]:
+def lab(plugin: Path, standalone: Path) -> Iterator[Lab]:
     with Lab(topology.separate(workers=1), store="kubernetes") as made:
         made.publish_nodes()
         made.publish("story", documents.virtual_story([VIRTUAL], GATEWAY, connection_sync=True))
@@ -192,6 +192,24 @@ def test_nothing_is_missing_and_no_right_is_too_many(lab: Lab, nodes: dict[str, 
         assert rights(each.pod.pid("cni")) == 1 << DAC_OVERRIDE
         assert os.sched_getscheduler(each.pod.pid("keeper")) == os.SCHED_FIFO
         assert "Traceback" not in "".join(map(each.pod.log, ("agent", "keeper", "cni")))
+
+
+def test_a_node_without_python_serves_pods(lab: Lab, nodes: dict[str, Deployed]) -> None:
+    """Its runtime finds no Python to start the plugin with, as on Talos, Flatcar and Bottlerocket."""
+    worker = nodes["w1"]
+    worker.runtime.end()
+    worker.runtime.start(without=PYTHON)
+    try:
+        here = ["nsenter", f"--mount=/proc/{worker.runtime.pid}/ns/mnt"]
+        by_python = subprocess.run([*here, PLUGIN], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=False)
+        assert b"Permission denied" in by_python.stderr
+        assert worker.plugins() == ["bridge", chaining.TYPE]
+        sandbox = Sandbox(worker.node, worker.runtime, "no-python", BACKEND)
+        assert sandbox.request(SELECTED).address == VIRTUAL
+        sandbox.stop()
+    finally:
+        worker.runtime.end()
+        worker.runtime.start()
 
 
 def rights(pid: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,9 @@ import pytest
 
 from cni import contract
 
+from ..lab.waiting import until
 from ..unit.cni.agent import Answering, FakeAgent
+from ..unit.test_chain import Host
 from .test_plugin import BACKEND, OTHER, PLAN, ROOT, Node, ip, namespaces, veth_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
@@ -82,3 +85,24 @@ def test_a_selected_pod_while_the_agent_is_away_needs_nft(node: Node, pod: str) 
     assert "nft" in json.dumps(error)
     assert node.group(veth_of(result)) == 0
     assert node.call("DEL", pod, result, BACKEND) == (0, None)
+
+
+def test_it_is_taken_out_while_its_mount_runs_no_programs(root: Path, tmp_path: Path) -> None:
+    """A change that no event and no field of the file shows."""
+    host = Host(tmp_path)
+    shutil.copy(root / "opt" / "cni" / "bin" / "egress-gateway", host.plugin)
+    host.configure()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", host.bin_dir], check=True)
+    try:
+        with host.watching(tmp_path / "log", "--host-root", "/nowhere"):
+            for _ in range(2):
+                until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+                until(lambda: not host.reported(), "all is well", 30)
+                written = host.installed.stat().st_mtime_ns
+                subprocess.run(["mount", "-o", "remount,noexec", host.bin_dir], check=True)
+                until(lambda: len(host.plugins()) == 1, "ours is taken out", 30)
+                until(lambda: "it cannot run: Permission denied" in "".join(host.reported()), "the reason", 30)
+                subprocess.run(["mount", "-o", "remount,exec", host.bin_dir], check=True)
+                assert host.installed.stat().st_mtime_ns == written, "it is not written again and again"
+    finally:
+        subprocess.run(["umount", "-l", host.bin_dir], check=True)

@@ -80,10 +80,13 @@ class Containerd:
         draft.write_text(json.dumps(content))
         draft.rename(self.directory / "net.d" / "10-net.conflist")
 
-    def start(self) -> None:
-        """Returns when it answers and its network is ready."""
+    def start(self, without: Path | None = None) -> None:
+        """Returns when it answers and its network is ready. It, and what it starts, finds no program ``without``."""
         # Not by ip netns exec, which gives it a /sys of its own: runc needs the cgroups that are mounted there.
         command = ["nsenter", f"--net={self.machine.path}", "containerd"]
+        if without:
+            hidden = f"mount --bind /dev/null {without} && exec " + '"$@"'
+            command[2:2] = ["unshare", "--mount", "sh", "-c", hidden, "sh"]
         with self.log.open("ab") as log:
             options = ["--config", str(self.directory / "config.toml")]
             self._process = subprocess.Popen([*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -103,6 +106,13 @@ class Containerd:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+    @property
+    def pid(self) -> int:
+        """Of the service."""
+        if self._process is None:
+            raise RuntimeError("containerd does not run")
+        return self._process.pid
 
     def run(self, namespace: str, name: str, uid: str) -> str:
         """Starts a pod's sandbox; returns its id. Raises :class:`grpc.RpcError` with the plugin's words."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,33 @@ def test_links_in_a_circle_end(root: Path) -> None:
 def test_a_link_to_what_is_not_shown_is_no_reason(root: Path) -> None:
     (root / "usr" / "bin" / "python3").symlink_to("/etc/alternatives/python3")
     assert failure(root) == ""
+
+
+def test_a_plugin_with_an_interpreter_of_its_own_is_run(root: Path) -> None:
+    """Also in a container: it runs there as on the node, which need not have a Python."""
+    (root / "plugin").unlink()
+    (root / "plugin").symlink_to("/bin/true")
+    assert "it does not answer CNI_COMMAND=VERSION" in failure(root)
+
+
+def test_files_are_compared_again_after_a_change(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "target"
+    probe = PluginProbe(target, None)
+    source.write_text("one")
+    assert probe.differs(source)
+    shutil.copy(source, target)
+    assert probe.differs(source), "it is no program"
+    target.chmod(0o755)
+    assert not probe.differs(source)
+    source.write_text("two")
+    assert probe.differs(source)
+    target.write_text("two")
+    assert not probe.differs(source)
+    target.write_text("odd")
+    assert probe.differs(source)
+    source.unlink()
+    with pytest.raises(FileNotFoundError):
+        probe.differs(source)
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:

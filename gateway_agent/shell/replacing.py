@@ -1,0 +1,42 @@
+"""Replace a file in one step: whoever opens it finds the old content or the new one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+
+def replace_file(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
+    """Write all or nothing, also after a power cut; nothing if the file has become another one than ``before``.
+
+    No runtime looks at a name without an ending of a configuration. Raises OSError.
+    """
+    draft = path.with_name(f".{path.name}.draft")
+    with contextlib.suppress(FileNotFoundError):
+        draft.unlink()
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            if before is not None:
+                _keep_owner(file.fileno(), path.stat())
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None and path.read_text(encoding="utf-8") != before:
+            draft.unlink()
+            return False
+        os.replace(draft, path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        # An error while a file is written names no path.
+        raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from None
+    return True
+
+
+def _keep_owner(descriptor: int, was: os.stat_result) -> None:
+    # Without CAP_CHOWN the file becomes ours: a pod that no policy selects would be worse.
+    with contextlib.suppress(PermissionError):
+        if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
+            os.fchown(descriptor, was.st_uid, was.st_gid)
