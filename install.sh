@@ -35,6 +35,8 @@ gcc:gcc
 readonly TESTS_NEED='
 containerd:containerd
 runc:runc
+podman:podman
+/usr/lib/podman/netavark:netavark
 /bin/busybox:busybox-static
 kubectl:kubernetes-client
 stress-ng:stress-ng

@@ -140,8 +140,8 @@ async def _until_signal(
     agent.kernel.watch(agent.kernel_changed)
     agent.flows.watch()
     parts = (
-        agent.follow_store(), agent.follow_keeper(), agent.run(), agent.flows.run(), agent.count_changes(),
-        agent.metrics.run(), reporting, server.keep(),
+        agent.follow_store(), agent.follow_keeper(), agent.follow_containers(), agent.run(), agent.flows.run(),
+        agent.count_changes(), agent.metrics.run(), reporting, server.keep(),
     )  # fmt: skip
     tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in parts]
     waiting: asyncio.Task[object] = asyncio.create_task(told.wait())

@@ -18,6 +18,7 @@ from cni.plan import Plan, PlanEgressIP, PodIdentity
 
 from .adoption import Adoption
 from .config import AgentConfig
+from .containers import Containers
 from .core import desired, node_addresses, planning, readiness, status, underlay
 from .core.keeping import LOG, KeeperState
 from .core.model import Inventory, Node, Problem
@@ -27,6 +28,7 @@ from .leases import Leases
 from .plan_file import PlanFile
 from .pods import Pods, same_for
 from .shell import interfaces, key
+from .shell.engines import Engines
 from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel
 from .shell.peers import KeeperClient
@@ -57,6 +59,7 @@ class Agent:
         self.applied: Plan | None = None
         self.pods = Pods(config.run_dir, kernel)
         self.adoption = Adoption(self.pods, kernel)
+        self.containers = Containers(Engines(config.podman, config.containerd), self.pods, lambda: self.inventory)
         self.problems: tuple[Problem, ...] = ()
         self.trouble = ""
         self._facts: dict[str, readiness.InterfaceFacts] = {}
@@ -132,6 +135,10 @@ class Agent:
     async def follow_keeper(self) -> None:
         """Takes each state of the lease keeper. Ends with its task."""
         await self.leases.follow(self._name)
+
+    async def follow_containers(self) -> None:
+        """Looks at the container engines of this node again and again. Ends with its task."""
+        await self.containers.run(self._work.set)
 
     @property
     def keeper_state(self) -> KeeperState | None:
@@ -413,7 +420,7 @@ class Agent:
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]
         found += [Problem("connectionSync", "", text) for text in self.tables.troubles()]
-        found += (*self.pods.problems, *self.adoption.problems)
+        found += (*self.pods.problems, *self.adoption.problems, *self.containers.problems)
         return tuple(found)
 
     def _say(self, trouble: str) -> None:

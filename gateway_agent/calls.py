@@ -82,6 +82,7 @@ class Calls:
             namespace=call.namespace, name=call.name, uid=call.uid, labels=call.labels, addresses=call.addresses,
             network=call.network,
         )  # fmt: skip
+        self.agent.pods.starting.add(record.key)
         try:
             await self._attach_in_time(record, call)
             self.agent.pods.refusals.started(record)
@@ -89,6 +90,8 @@ class Calls:
             if call.failure_policy != "Ignore":
                 raise
             log.warning("%s/%s starts without its tag: %s", call.namespace, call.name, error)
+        finally:
+            self.agent.pods.starting.discard(record.key)
 
     async def _attach_in_time(self, record: Attachment, call: Call) -> None:
         """See :meth:`_attach`. Raises CallError if it takes longer than an ADD may, whatever it waits for."""
@@ -120,6 +123,7 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
         if before is not None and before.group:
             await agent.next_round()
+        record = await agent.containers.labelled(record)
         while True:
             caught_up = await self._caught_up(record)
             plan, record = await self._tagged(record, call)
@@ -153,7 +157,7 @@ class Calls:
         """
         agent = self.agent
         pod = self._identity(record)
-        self._require_labels(record, pod)
+        self._require_labels(record, pod, call)
         record = self._remembering(record, pod)
         plan = self._standing(pod)
         group = group_for(plan, pod) if plan is not None else 0
@@ -182,7 +186,7 @@ class Calls:
         agent.pod_led()
         return plan, record
 
-    def _require_labels(self, record: Attachment, pod: PodIdentity) -> None:
+    def _require_labels(self, record: Attachment, pod: PodIdentity, call: Call) -> None:
         """Raise CallError if the labels are unknown and the answer hangs on them."""
         inventory = self.agent.inventory
         if inventory is None or pod.labels is not None:
@@ -191,8 +195,9 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
                             "the Kubernetes API does not answer, or has no such pod: see the agent's log")
         if policies := uncertain(inventory, pod):
-            refusal = unlabelled.refused(record, policies)
-            self.agent.pods.refusals.note(refusal, time.monotonic())
+            refusal = unlabelled.refused(record, policies, self.agent.pods.unknown.get(record.key, ""))
+            if call.failure_policy != "Ignore":
+                self.agent.pods.refusals.note(refusal, time.monotonic())
             raise CallError(contract.TRY_AGAIN_LATER, f"{refusal.source}: {refusal.message}", refusal.hint)
 
     def _identity(self, record: Attachment) -> PodIdentity:

@@ -19,7 +19,7 @@ from .core.model import Problem
 DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
 KEYS = (
     "nodeName", "runDir", "store", "clusterCIDRs", "cluster", "lease", "quorum", "tunnel", "mark", "health",
-    "metrics", "log",
+    "metrics", "log", "engines",
 )  # fmt: skip
 NAMESPACE_LIMIT = 63
 """Characters of a DNS label."""
@@ -80,6 +80,10 @@ class AgentConfig:
     """Address and TCP port."""
     metrics_names: tuple[str, ...] = ()
     """By which a browser or Prometheus may ask there, beside addresses and the node's name; in lower case."""
+    podman: Path | None = Path("/var/lib/containers/storage")
+    """podman's ``graphroot``, where labels of its containers are looked up; None: nowhere."""
+    containerd: Path | None = Path("/run/containerd/containerd.sock")
+    """The socket of containerd; None: it is not asked."""
     log_level: str = "info"
     log_format: str = "text"
 
@@ -130,7 +134,7 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
     store = _store(top)
     cluster, tunnel = _section(top, "cluster"), _section(top, "tunnel")
     lease, health, logs = _section(top, "lease"), _section(top, "health"), _section(top, "log")
-    metrics = _section(top, "metrics")
+    metrics, engines = _section(top, "metrics"), _section(top, "engines")
     config = AgentConfig(
         node_name=_node_name(top, host_name),
         store=store,
@@ -150,10 +154,12 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         health_misses=health.whole("misses", AgentConfig.health_misses, 1, 1000),
         metrics_listen=_listen(metrics),
         metrics_names=_names(metrics),
+        podman=_engine(engines, "podman", AgentConfig.podman),
+        containerd=_engine(engines, "containerd", AgentConfig.containerd),
         log_level=logs.choice("level", ("debug", "info", "warning", "error"), AgentConfig.log_level),
         log_format=logs.choice("format", ("text", "json"), AgentConfig.log_format),
     )
-    for section in (cluster, tunnel, lease, health, logs, metrics):
+    for section in (cluster, tunnel, lease, health, logs, metrics, engines):
         section.end()
     top.end()
     _check_together(config, lease, tunnel)
@@ -231,6 +237,12 @@ def _path(fields: Fields, name: str, default: Path) -> Path:
     if not path.is_absolute() or "\0" in str(path):
         fields.add(name, f"{str(path)!r} is no absolute path", f"as {default}")
     return path
+
+
+def _engine(engines: Fields, name: str, default: Path | None) -> Path | None:
+    """Return where an engine has its store or socket; None for an empty text."""
+    assert default is not None
+    return _path(engines, name, default) if engines.raw(name) != "" else None
 
 
 def _accepted(cluster: Fields) -> tuple[Path, ...]:

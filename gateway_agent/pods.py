@@ -33,8 +33,12 @@ class Pods:
         self.run_dir = run_dir
         self.kernel = kernel
         self._unreadable: list[Problem] = []
-        self._unsteered: list[Problem] = []
+        self._unsteered: dict[Key, Problem] = {}
         self.refusals = Refusals()
+        self.starting: set[Key] = set()
+        """The pods whose ADD has not been answered yet."""
+        self.unknown: dict[Key, str] = {}
+        """Why the labels of a pod are unknown, as far as its container engine says."""
         self.records: dict[Key, Attachment] = {}
         self._stamp = -1
         self._plan: Plan | None = None
@@ -66,7 +70,12 @@ class Pods:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Records that cannot be read, pods that no tag can steer, and pods whose labels are unknown."""
-        return *self._unreadable, *self._unsteered, *self.refusals.problems(time.monotonic())
+        return *self._unreadable, *self._untagged(), *self.refusals.problems(time.monotonic())
+
+    def _untagged(self) -> list[Problem]:
+        """Return the problems of pods that run: not of those whose start may still be refused."""
+        left = self.records.keys() - self.starting
+        return [problem for key, problem in self._unsteered.items() if key in left]
 
     def put(self, record: Attachment, plan: Plan | None = None) -> None:
         """Keeps a record, on disk first. ``plan``: the one that its tag was just set by, where it was.
@@ -92,6 +101,7 @@ class Pods:
         and what still runs in the pod must not leak while it is being taken down."""
         attachments.remove(self.run_dir, *key)
         self.records.pop(key, None)
+        self.unknown.pop(key, None)
         self._leading.pop(key, None)
 
     async def forget_connections_of(self, record: Attachment) -> None:
@@ -130,7 +140,7 @@ class Pods:
         selection, ways = self._of(plan)
         before, self._plan = self._plan, plan
         failed: KernelError | None = None
-        self._unsteered = []
+        self._unsteered = {}
         for key, record in list(self.records.items()):
             if self.records.get(key) is not record:
                 # A call has come in between; what it says is newer.
@@ -144,10 +154,11 @@ class Pods:
             if selection.policies_for(pod) is None:
                 group = kept_group(record.group, before, plan)
                 if not inventory.knows_pods:
-                    self._unsteered.append(unlabelled.running(record, uncertain(inventory, pod)))
+                    why = self.unknown.get(key, "")
+                    self._unsteered[key] = unlabelled.running(record, uncertain(inventory, pod), why)
             if not record.host_interface:
                 if group:
-                    self._unsteered.append(_unsteered(record))
+                    self._unsteered[key] = _unsteered(record)
                 continue
             left, error = await self._tag(record, tags, group)
             failed = error or failed

@@ -81,7 +81,7 @@ def check_agent(requests: list[bytes]) -> None:
     with _quiet(), tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory) / "a" / "run"
         run_dir.mkdir(parents=True)
-        settings = AgentConfig("w1", FilesStoreConfig(run_dir / "none"), run_dir=run_dir)
+        settings = AgentConfig("w1", FilesStoreConfig(run_dir / "none"), run_dir=run_dir, podman=None, containerd=None)
 
         async def story() -> list[bytes]:
             store = FilesStore(run_dir / "none", run_dir / "last-good")

@@ -49,6 +49,8 @@ class Node:
             "store": {"kind": "files", "path": str(self.manifests)},
             "clusterCIDRs": [POD_NETWORKS, *([POD_NETWORKS6] if host.ip6 else [])],
             "cluster": {"keyFile": str(key)},
+            # This machine may have engines of its own.
+            "engines": {"podman": "", "containerd": ""},
             **options,
         }
         self.agent = Agent(machine, directory, configuration)

@@ -61,6 +61,7 @@ class World:
         self.kernel = HeldKernel(self.gates)
         self.store = HeldStore(self.gates, inventory)
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
+        text += "engines: {podman: \"\", containerd: \"\"}\n"
         kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
         self.agent = Agent(config.parse("agent.yaml", text, "w1"), self.store, kernel, keeper)
         self.calls = Calls(self.agent)

@@ -30,6 +30,7 @@ mark: {mask: "0x00ff0000"}
 health: {upstream: [172.16.0.1], interval: 1m, misses: 5}
 metrics: {listen: "[::1]:9000", names: [Node.Example.com]}
 log: {level: debug, format: json}
+engines: {podman: /srv/containers, containerd: ""}
 """
 STORE = "store: {kind: files}\n"
 
@@ -62,6 +63,8 @@ def test_every_key() -> None:
         metrics_names=("node.example.com",),
         log_level="debug",
         log_format="json",
+        podman=Path("/srv/containers"),
+        containerd=None,
     )
     assert set(yaml.safe_load(WHOLE)) == set(config.KEYS)
 
@@ -104,6 +107,9 @@ def test_defaults() -> None:
         ("health: {upstream: [192.0.2.1, 2001:db8::1]}", "health.upstream[1]", "2001:db8::1 is IPv6"),
         ("health: {misses: 0}", "health.misses", "must be a whole number from 1 to 1000"),
         ("metrics: {names: [a, 'b:80']}", "metrics.names[1]", "'b:80' is no DNS name"),
+        ("engines: {podman: storage}", "engines.podman", "'storage' is no absolute path"),
+        ("engines: {podman: off}", "engines.podman", "must be a text, not a boolean"),
+        ("engines: {docker: /x}", "engines.docker", "unknown field"),
         ("metrics: {listen: 9479}", "metrics.listen", "must be a text, not a number"),
         ("metrics: {listen: '::1:9479'}", "metrics.listen", "'::1:9479' is no address and port"),
         ("metrics: {listen: '127.0.0.1:99999'}", "metrics.listen", "'127.0.0.1:99999' is no address and port"),

@@ -60,7 +60,7 @@ class Containerd:
         self.machine = machine
         self.directory = directory
         self.log = directory / "containerd.log"
-        self._socket = directory / "c.sock"
+        self.socket = directory / "c.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: grpc.Channel | None = None
         self._runtime: Any = None
@@ -70,7 +70,7 @@ class Containerd:
             for plugin in source.iterdir():
                 if plugin.is_file() and os.access(plugin, os.X_OK):
                     (directory / "bin" / plugin.name).symlink_to(plugin)
-        text = CONFIGURATION.format(directory=directory, socket=self._socket, image=IMAGE)
+        text = CONFIGURATION.format(directory=directory, socket=self.socket, image=IMAGE)
         (directory / "config.toml").write_text(text)
 
     def use(self, network: Network) -> None:
@@ -90,7 +90,7 @@ class Containerd:
         with self.log.open("ab") as log:
             options = ["--config", str(self.directory / "config.toml")]
             self._process = subprocess.Popen([*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self._channel = grpc.insecure_channel(f"unix://{self._socket}")
+        self._channel = grpc.insecure_channel(f"unix://{self.socket}")
         _, services = stubs()
         self._runtime = services.RuntimeServiceStub(self._channel)
         until(self._answers, f"containerd answers: see {self.log}", 20)
@@ -162,7 +162,7 @@ class Containerd:
     def load(self, archive: Path) -> None:
         """Takes the image in an archive."""
         self.machine.run(
-            "ctr", "--address", str(self._socket), "--namespace", "k8s.io",
+            "ctr", "--address", str(self.socket), "--namespace", "k8s.io",
             "images", "import", "--snapshotter", "native", str(archive),
         )  # fmt: skip
 

@@ -1,0 +1,90 @@
+"""Containers that no cluster knows: their labels, which only their engine has, and those that run beside the chain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from cni.attachments import Attachment
+
+from .core import containers
+from .core.model import Inventory, Problem
+from .pods import Pods, identity, uncertain
+from .shell.engines import EngineError, Engines
+
+log = logging.getLogger(__name__)
+PERIOD = 5.0
+"""Seconds between two looks at the engines. A look at one that has not changed costs three calls of ``stat``."""
+MOST = 8
+"""Pods with unknown labels whose engine is asked in one look: containerd's client takes tens of milliseconds."""
+
+
+class Containers:
+    """For the files store. A cluster knows the pods of each node."""
+
+    def __init__(self, engines: Engines, pods: Pods, inventory: Callable[[], Inventory | None]) -> None:
+        self.problems: tuple[Problem, ...] = ()
+        """Containers that a policy selects and nothing steers; an engine whose store cannot be read."""
+        self._engines = engines
+        self._pods = pods
+        self._inventory = inventory
+        self._turn = 0
+
+    async def labelled(self, record: Attachment) -> Attachment:
+        """Return the record with the labels that the engine has, if neither the call nor the store gives any.
+
+        Raises OSError if the disk does not take the record.
+        """
+        inventory = self._inventory()
+        if inventory is None or inventory.knows_pods or identity(record, inventory).labels is not None:
+            return record
+        try:
+            found = await self._engines.find(record.container_id)
+        except EngineError as error:
+            self._pods.unknown[record.key] = str(error)
+            return record
+        if found is None:
+            self._pods.unknown[record.key] = "no container engine of this node has the container"
+            return record
+        self._pods.unknown.pop(record.key, None)
+        record = replace(record, labels=found.labels, name=record.name or found.name)
+        if record.key in self._pods.records:
+            # Else the runtime has taken it away meanwhile: its record must not come back.
+            self._pods.put(record)
+        return record
+
+    async def run(self, learned: Callable[[], None]) -> None:
+        """Look again and again; call ``learned`` if labels have become known. Ends with its task."""
+        while True:
+            await asyncio.sleep(PERIOD)
+            inventory = self._inventory()
+            if inventory is None or inventory.knows_pods:
+                continue
+            try:
+                if await self._learn(inventory):
+                    learned()
+                await self._look(inventory)
+            except OSError as error:
+                log.error("%s", error)
+
+    async def _learn(self, inventory: Inventory) -> bool:
+        """Ask for the labels of a few pods that a policy may select. Return True if some are known now."""
+        wanted = [r for r in self._pods.records.values() if uncertain(inventory, identity(r, inventory))]
+        # In turn: those that no engine has must not keep others waiting.
+        self._turn = self._turn % len(wanted) if wanted else 0
+        asked = [*wanted[self._turn :], *wanted[: self._turn]][:MOST]
+        self._turn += MOST
+        return any([(await self.labelled(record)).labels is not None for record in asked])
+
+    async def _look(self, inventory: Inventory) -> None:
+        """Look for containers that run beside the chain."""
+        try:
+            listing = await self._engines.listing()
+        except EngineError as error:
+            hint = "engines in the agent's configuration says where the stores of container engines are"
+            self.problems = (Problem("podman", "", f"{error}: containers that start have unknown labels", hint),)
+            return
+        attached = frozenset(record.container_id for record in self._pods.records.values())
+        self.problems = tuple(containers.beside(listing, attached, inventory)) if listing else ()

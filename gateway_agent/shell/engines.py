@@ -1,0 +1,205 @@
+"""The stores of this node's container engines, read only: podman's data base, and containerd by ``ctr``.
+
+podman holds the lock of a container while it calls CNI plugins, so whatever asks podman itself (``podman inspect``,
+``podman ps``, its API) would wait for the call that asks. Its data base can be read at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from ..core import containers
+from ..core.bolt import Bolt
+from ..core.containers import Container, Listing
+
+DEADLINE = 2.0
+"""Seconds for one question."""
+RETRY = 0.01
+LARGEST = 256 << 20
+"""Bytes of a data base."""
+CTR_ANSWER = 4 << 20
+"""Bytes."""
+Row = tuple[bytes | str, bytes | str, bytes | str]
+"""Configuration, state and configuration of the pod of one container, as JSON."""
+
+
+class EngineError(Exception):
+    """What an engine's store does not tell, and why."""
+
+
+class Podman:
+    """``root``: podman's ``graphroot``. It has BoltDB up to version 4.7, SQLite from 4.8 on (``libpod``)."""
+
+    name = "podman"
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._bolt = root / "libpod" / "bolt_state.db"
+        self._sqlite = (root / "db.sql", root / "libpod" / "db.sql")
+
+    def here(self) -> bool:
+        """Return True if there is such an engine, be its store readable or not."""
+        return any(map(os.path.lexists, (self._bolt, *self._sqlite)))
+
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """Return what changes whenever the data base does."""
+        found = []
+        for path in (self._bolt, *self._sqlite):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((str(path), status.st_mtime_ns, status.st_size))
+        return tuple(found)
+
+    def find(self, container_id: str) -> Container | None:
+        """Return the container with this id; None if podman has none. Raises EngineError."""
+        return next(iter(self._containers(container_id)), None)
+
+    def listing(self) -> Listing:
+        """Return all containers. Raises EngineError."""
+        backend = ""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            backend = (self._root / "defaultNetworkBackend").read_text(encoding="ascii").strip()
+        # After the machine has started, the data base tells of processes from before.
+        running = (replace(c, pid=c.pid if _runs(c.pid) else 0) for c in self._containers(""))
+        return Listing(self.name, backend, tuple(running))
+
+    def _containers(self, container_id: str) -> Iterator[Container]:
+        try:
+            for path in (self._bolt, *self._sqlite):
+                if os.path.lexists(path):
+                    rows = _bolt_rows if path == self._bolt else _sqlite_rows
+                    yield from (containers.of_podman(*row) for row in rows(path, container_id))
+        except (OSError, ValueError, sqlite3.Error) as error:
+            words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise EngineError(f"{path} cannot be read: {words}") from error
+
+
+def _runs(pid: int) -> bool:
+    return pid > 0 and os.path.exists(f"/proc/{pid}")
+
+
+def _bolt_rows(path: Path, container_id: str) -> Iterator[Row]:
+    data = Bolt(_under_lock(path))
+    wanted = [container_id.encode()] if container_id else [key for key, value in data.items(b"ctr") if value is None]
+    for key in wanted:
+        found = dict(data.items(b"ctr", key))
+        if config := found.get(b"config"):
+            pod = data.get(b"pod", found.get(b"pod-id") or b"", b"config")
+            yield config, found.get(b"state") or b"{}", pod or b"{}"
+
+
+def _under_lock(path: Path) -> bytes:
+    """Return the file as no transaction changes it. podman locks it for each transaction and waits for others."""
+    end = time.monotonic() + DEADLINE
+    with path.open("rb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise ValueError(f"another program has locked it for {DEADLINE:g} s") from None
+                time.sleep(RETRY)
+        if os.fstat(file.fileno()).st_size > LARGEST:
+            raise ValueError(f"larger than {LARGEST} bytes")
+        return file.read()
+
+
+def _sqlite_rows(path: Path, container_id: str) -> Iterator[Row]:
+    query = (
+        "SELECT c.JSON, s.JSON, COALESCE(p.JSON, '{}') FROM ContainerConfig c JOIN ContainerState s ON s.ID = c.ID "
+        "LEFT JOIN PodConfig p ON p.ID = c.PodID"
+    )
+    path.stat()
+    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=DEADLINE, uri=True)) as data:
+        if container_id:
+            yield from data.execute(query + " WHERE c.ID = ?", (container_id,)).fetchall()
+        else:
+            yield from data.execute(query).fetchall()
+
+
+class Containerd:
+    """``socket``: of containerd. Asked by its own client ``ctr``, which comes with it."""
+
+    name = "containerd"
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    def here(self) -> bool:
+        """Return True if there is such an engine."""
+        return os.path.lexists(self._socket)
+
+    async def find(self, container_id: str) -> Container | None:
+        """Return the container that the id of a CNI call stands for; None if there is none. Raises EngineError."""
+        found = []
+        for namespace, name in containers.containerd_names(container_id):
+            found += [c for c in [await self._ask(namespace, name)] if c is not None]
+        if len(found) > 1:
+            raise EngineError(f"containerd has {len(found)} containers that {container_id} can stand for")
+        return found[0] if found else None
+
+    async def _ask(self, namespace: str, name: str) -> Container | None:
+        command = ("ctr", "--address", str(self._socket), "--namespace", namespace, "containers", "info", "--", name)
+        pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        try:
+            process = await asyncio.create_subprocess_exec(*command, stdin=nothing, stdout=pipe, stderr=pipe)
+        except OSError as error:
+            raise EngineError(f"ctr cannot be run: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(DEADLINE):
+                output, errors = await process.communicate()
+        except TimeoutError:
+            raise EngineError(f"containerd at {self._socket} did not answer within {DEADLINE:g} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            words = errors.decode(errors="replace").strip()
+            if "not found" in words:
+                return None
+            raise EngineError(f"ctr: {words[-200:]}")
+        try:
+            return containers.of_containerd(output[:CTR_ANSWER])
+        except ValueError as error:
+            raise EngineError(f"containerd's answer: {error}") from error
+
+
+class Engines:
+    """All of this node. None: that engine is not asked."""
+
+    def __init__(self, podman: Path | None, containerd: Path | None) -> None:
+        self._podman = Podman(podman) if podman else None
+        self._containerd = Containerd(containerd) if containerd else None
+        self._listed: tuple[object, Listing] | None = None
+
+    async def find(self, container_id: str) -> Container | None:
+        """Return the container of a CNI call; None if no engine that is here has it. Raises EngineError."""
+        if self._podman is not None and self._podman.here():
+            found = await asyncio.to_thread(self._podman.find, container_id)
+            if found is not None:
+                return found
+        if self._containerd is not None and self._containerd.here():
+            return await self._containerd.find(container_id)
+        return None
+
+    async def listing(self) -> Listing | None:
+        """Return the containers of an engine that may run some beside the plugin; None if it is not here.
+
+        Raises EngineError.
+        """
+        if self._podman is None or not self._podman.here():
+            return None
+        stamp = self._podman.stamp()
+        if self._listed is None or self._listed[0] != stamp:
+            self._listed = stamp, await asyncio.to_thread(self._podman.listing)
+        return self._listed[1]

@@ -1,0 +1,161 @@
+"""The stores of container engines: SQLite as podman 4.8 and later make it, BoltDB as podman before, and what is wrong.
+
+``tests/e2e/test_podman.py`` and ``tests/e2e/test_ctr.py`` ask real engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.core.containers import Container
+from gateway_agent.shell import engines
+from gateway_agent.shell.engines import EngineError, Engines, Podman
+from tests.fuzz.engines import CONFIG, GOOD, POD, STATE
+
+SCHEMA = """
+CREATE TABLE PodConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT UNIQUE NOT NULL, JSON TEXT NOT NULL);
+CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT UNIQUE NOT NULL, PodID TEXT, JSON TEXT NOT NULL);
+CREATE TABLE ContainerState(ID TEXT PRIMARY KEY NOT NULL, State INTEGER NOT NULL, ExitCode INTEGER, JSON TEXT NOT NULL);
+"""
+"""What is read of it here: ``libpod/sqlite_state_internal.go``."""
+SHOP = Container("c1", "shop", {"app": "shop"}, os.getpid())
+"""What the container of the pod ``shop`` in the data bases is, with this process as its own."""
+
+
+def sqlite_store(root: Path, path: str = "db.sql") -> Podman:
+    (root / path).parent.mkdir(exist_ok=True)
+    with sqlite3.connect(root / path) as data:
+        data.executescript(SCHEMA)
+        state = json.dumps({**STATE, "pid": os.getpid()})
+        data.execute("INSERT INTO PodConfig VALUES ('p1', 'shop', ?)", (json.dumps(POD),))
+        data.execute("INSERT INTO ContainerConfig VALUES ('c1', 'web', 'p1', ?)", (json.dumps(CONFIG),))
+        data.execute("INSERT INTO ContainerState VALUES ('c1', 3, NULL, ?)", (state,))
+        alone = json.dumps({"id": "c2", "name": "alone", "createNetNS": True})
+        data.execute("INSERT INTO ContainerConfig VALUES ('c2', 'alone', NULL, ?)", (alone,))
+        data.execute("INSERT INTO ContainerState VALUES ('c2', 1, NULL, '{}')")
+    data.close()
+    return Podman(root)
+
+
+def bolt_store(root: Path, content: bytes = GOOD) -> Podman:
+    (root / "libpod").mkdir()
+    (root / "libpod" / "bolt_state.db").write_bytes(content)
+    return Podman(root)
+
+
+@pytest.mark.parametrize("path", ["db.sql", "libpod/db.sql"])
+def test_sqlite(tmp_path: Path, path: str) -> None:
+    podman = sqlite_store(tmp_path, path)
+    assert podman.here()
+    assert podman.find("c1") == SHOP
+    assert podman.find("c2") == Container("c2", "alone", {}, 0, "none")
+    assert podman.find("c3") is None
+    assert {container.id for container in podman.listing().containers} == {"c1", "c2"}
+
+
+def test_bolt(tmp_path: Path) -> None:
+    podman = bolt_store(tmp_path)
+    (tmp_path / "defaultNetworkBackend").write_text("netavark")
+    found = podman.find("c1")
+    assert found is not None
+    assert (found.name, found.labels) == ("shop", {"app": "shop"})
+    assert podman.find("c3") is None
+    assert podman.listing().backend == "netavark"
+
+
+def test_both_are_read_where_podman_was_upgraded(tmp_path: Path) -> None:
+    bolt_store(tmp_path)
+    assert [c.id for c in sqlite_store(tmp_path).listing().containers] == ["c1", "c1", "c2"]
+
+
+def test_a_process_that_is_gone_does_not_run(tmp_path: Path) -> None:
+    """After a start of the machine the data base still tells of containers that ran before it."""
+    podman = sqlite_store(tmp_path)
+    with sqlite3.connect(tmp_path / "db.sql") as data:
+        data.execute("UPDATE ContainerState SET JSON = ?", (json.dumps({**STATE, "pid": 1 << 30}),))
+    data.close()
+    assert [container.pid for container in podman.listing().containers] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("libpod/bolt_state.db", b"garbage"),
+        ("db.sql", b"garbage that is longer than nothing"),
+        ("db.sql", b""),
+    ],
+)
+def test_what_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / "libpod").mkdir()
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(EngineError, match=name):
+        Podman(tmp_path).find("c1")
+    with pytest.raises(EngineError, match=name):
+        Podman(tmp_path).listing()
+
+
+def test_a_dangling_link_is_an_engine_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "db.sql").symlink_to(tmp_path / "gone")
+    assert Podman(tmp_path).here()
+    with pytest.raises(EngineError, match="No such file"):
+        Podman(tmp_path).find("c1")
+
+
+def test_a_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    podman = bolt_store(tmp_path)
+    monkeypatch.setattr(engines, "DEADLINE", 0.05)
+    with (tmp_path / "libpod" / "bolt_state.db").open("rb") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(EngineError, match="locked"):
+            podman.find("c1")
+    assert podman.find("c1") is not None
+
+
+def test_no_engine_here(tmp_path: Path) -> None:
+    for none in (Engines(None, None), Engines(tmp_path / "none", tmp_path / "none.sock")):
+        assert asyncio.run(none.find("c1")) is None
+        assert asyncio.run(none.listing()) is None
+
+
+def test_a_listing_is_made_again_if_the_data_base_has_changed(tmp_path: Path) -> None:
+    sqlite_store(tmp_path)
+
+    async def story() -> None:
+        seen = Engines(tmp_path, None)
+        first = await seen.listing()
+        assert await seen.listing() is first
+        with sqlite3.connect(tmp_path / "db.sql") as data:
+            data.execute("DELETE FROM ContainerConfig WHERE ID = 'c2'")
+        data.close()
+        os.utime(tmp_path / "db.sql", ns=(1, 1))
+        second = await seen.listing()
+        assert second is not None
+        assert [container.id for container in second.containers] == ["c1"]
+
+    asyncio.run(story())
+
+
+def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the place of ctr, one that never answers: its process is gone when the error comes."""
+    (tmp_path / "ctr").write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n')
+    (tmp_path / "ctr").chmod(0o755)
+    (tmp_path / "c.sock").touch()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(engines, "DEADLINE", 1.0)
+    with pytest.raises(EngineError, match="did not answer"):
+        asyncio.run(Engines(None, tmp_path / "c.sock").find("default-f00"))
+    assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
+
+
+def test_without_its_client_containerd_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.sock").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(EngineError, match="ctr cannot be run"):
+        asyncio.run(Engines(None, tmp_path / "c.sock").find("default-f00"))
