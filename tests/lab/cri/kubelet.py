@@ -190,7 +190,7 @@ class KubeletPod:
         messages, _ = stubs()
         value = variable.get("value")
         if value is None:
-            assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+            assert variable["valueFrom"] == {"fieldRef": {"apiVersion": "v1", "fieldPath": "spec.nodeName"}}
             value = self._node
         return messages.KeyValue(key=variable["name"], value=value)
 
