@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .call import is_interface
+from .files import named
 
 DIRECTORY = "attachments"
 """Below the run directory, mode 0700."""
@@ -99,10 +100,11 @@ def write(run_dir: Path, attachment: Attachment) -> None:
     # Two processes of different pid namespaces may write one record at once: no pid tells them apart.
     temporary = directory / f".{os.urandom(8).hex()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    path = directory / _file_name(*attachment.key)
     try:
-        with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+        with named(path), open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(dumps(attachment))
-        os.replace(temporary, directory / _file_name(*attachment.key))
+        os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()

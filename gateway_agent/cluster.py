@@ -16,6 +16,8 @@ from pathlib import Path
 
 import msgspec
 
+from cni.files import named
+
 from .core.cluster import ROLL, Picture, Resource, missing, pod_uid, slim
 from .core.model import Inventory, Problem
 from .core.reach import Question
@@ -50,6 +52,8 @@ class ClusterStore:
         self._changed = asyncio.Event()
         self._keeping = asyncio.Lock()
         self._on_disk: Inventory | None = None
+        self._unkept = ""
+        """Why what is known could not be written."""
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """The inventory now, then again after each change that alters it. Ends with its task."""
@@ -210,7 +214,11 @@ class ClusterStore:
     def _troubles(self) -> list[Problem]:
         hint = "what was known last goes on to count; nothing new is learned"
         found = ((self._resources[kind].plural, r.trouble) for kind, r in self._reflectors.items())
-        return [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
+        problems = [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
+        if self._unkept:
+            lost = "what is known counts; an agent that starts while the API is away does not know it"
+            problems.append(Problem(str(self._last_known), "", f"cannot be kept: {self._unkept}", lost))
+        return problems
 
     async def _settled(self) -> Inventory:
         """The inventory, when what it is made of is on disk: an agent that dies in the next moment, and starts while
@@ -218,8 +226,11 @@ class ClusterStore:
         async with self._keeping:
             inventory = self._inventory()
             if inventory != self._on_disk:
-                await asyncio.to_thread(_write, self._last_known, self._objects())
-                self._on_disk = inventory
+                unkept = await asyncio.to_thread(_write, self._last_known, self._objects())
+                if unkept != self._unkept:
+                    self._unkept = unkept
+                    inventory = self._inventory()
+                self._on_disk = None if unkept else inventory
             return inventory
 
     def _objects(self) -> dict[str, list[Object]]:
@@ -273,10 +284,14 @@ def _read(path: Path) -> dict[str, dict[Key, Object]]:
     return {}
 
 
-def _write(path: Path, objects: dict[str, list[Object]]) -> None:
-    # A full disk costs the copy, not the service.
-    with contextlib.suppress(OSError):
+def _write(path: Path, objects: dict[str, list[Object]]) -> str:
+    """Return why it cannot be written: a full disk costs the copy, not the service. Empty if it is."""
+    try:
         draft = path.with_suffix(".draft")
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "wb") as file:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with named(path), open(descriptor, "wb") as file:
             file.write(msgspec.json.encode(objects))
         os.rename(draft, path)
+    except OSError as error:
+        return str(error)
+    return ""

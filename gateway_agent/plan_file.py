@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cni import contract
 from cni import plan as plans
+from cni.files import named
 from cni.plan import Plan
 
 
@@ -34,13 +35,12 @@ class PlanFile:
         """Replace the plan, whole or not at all, mode 0600; a full disk leaves the old file. The mark stays."""
         descriptor, temporary = tempfile.mkstemp(dir=self._plan.parent, prefix=f".{self._plan.name}.")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            with named(self._plan), os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(plans.dumps(plan))
             os.rename(temporary, self._plan)
-        except OSError as error:
+        except OSError:
             os.unlink(temporary)
-            # An error while a file is written names no path.
-            raise error if error.filename else OSError(error.errno, error.strerror, str(self._plan)) from None
+            raise
 
     def mark_outdated(self) -> None:
         """Mark the plan as older than what is known. An empty file needs no room on a full disk."""

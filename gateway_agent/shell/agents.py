@@ -9,6 +9,8 @@ import socket
 from functools import partial
 from pathlib import Path
 
+from cni.files import named
+
 BUFFER = 4 << 20
 """Bytes that may wait for an agent: some hundred states."""
 
@@ -52,8 +54,25 @@ class Agents:
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
         self._new = False
+        self._path = path
         self._listener = _listen(path)
+        self._inode = path.stat().st_ino
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def reachable(self) -> bool:
+        """Return True if agents find this socket at its path."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except OSError:
+            return False
+
+    def listen_again(self) -> None:
+        """Make the socket anew; connections stay. Raises OSError."""
+        listener = _listen(self._path)
+        self._selector.unregister(self._listener)
+        self._listener.close()
+        self._listener, self._inode = listener, self._path.stat().st_ino
+        self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def lines(self) -> list[bytes]:
         """What has been said since the last call: of each that has spoken its last word, which is the whole."""
@@ -96,7 +115,11 @@ def _listen(path: Path) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        with named(path):
+            listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
     finally:
         os.umask(mask)
     listener.listen()

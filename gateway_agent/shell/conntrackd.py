@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from cni.files import named
 from cni.kernel.sysctl import PROC_SYS_NET
 
 from ..core import syncing
@@ -280,7 +281,8 @@ def _calm(pid: int) -> None:
 def _write(paths: Files, text: str) -> None:
     """The configuration, for root only; and no lock or socket of a process that is gone. Raises OSError."""
     _remove(paths)
-    with open(os.open(paths.configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    descriptor = os.open(paths.configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with named(Path(paths.configuration)), open(descriptor, "w") as file:
         file.write(text)
 
 

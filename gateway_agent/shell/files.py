@@ -22,6 +22,8 @@ from pathlib import Path
 
 import watchfiles
 
+from cni.files import named
+
 from ..core import manifests
 from ..core.model import Inventory, Problem
 
@@ -44,6 +46,7 @@ class FilesStore:
         self._stamps: dict[str, Stamp] = {}
         self._contents: dict[str, manifests.FileContent] = {}
         self._troubles: dict[str, Problem] = {}
+        self._unkept: dict[str, Problem] = {}
         self._seen: dict[str, Stamp | None] = {}
         self._restless: set[str] = set()
         self._reading = asyncio.Lock()
@@ -122,12 +125,14 @@ class FilesStore:
             for name in gone:
                 del self._contents[name]
                 self._stamps.pop(name, None)
+                self._unkept.pop(name, None)
             self._forget_copies({Path(name).name for name in seen})
         else:
             self._restless.update(gone)
         for name in seen:
             self._read_file(Path(name))
-        self._seen = {name: stamp for name, stamp in seen.items() if name not in self._restless}
+        again = self._restless | self._unkept.keys()
+        self._seen = {name: stamp for name, stamp in seen.items() if name not in again}
         return self._assembled()
 
     def _as_it_was(self, why: str) -> Inventory:
@@ -174,21 +179,27 @@ class FilesStore:
         return (self.last_good / Path(name).name).read_text(encoding="utf-8")
 
     def _keep_copy(self, name: str, text: str) -> None:
-        # A full disk costs the copy, not the service.
-        with contextlib.suppress(OSError):
+        path = self.last_good / Path(name).name
+        try:
             self.last_good.mkdir(mode=0o700, parents=True, exist_ok=True)
             new = self.last_good / f".{os.getpid()}"
             descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
+            with named(path), open(descriptor, "w", encoding="utf-8") as file:
                 file.write(text)
-            os.rename(new, self.last_good / Path(name).name)
+            os.rename(new, path)
+        except OSError as error:
+            # A full disk costs the copy, not the service.
+            hint = "the file counts; should it become wrong, an agent that starts then does not know what it was"
+            self._unkept[name] = Problem(name, "", f"its last good state cannot be kept: {error}", hint)
+        else:
+            self._unkept.pop(name, None)
 
     def _read_file(self, path: Path) -> None:
         name = str(path)
         try:
             status = path.stat()
             stamp = _stamp(status)
-            if self._stamps.get(name) == stamp:
+            if self._stamps.get(name) == stamp and name not in self._unkept:
                 return
             if self._is_restless(name, status):
                 return
@@ -216,7 +227,7 @@ class FilesStore:
 
     def _assembled(self) -> Inventory:
         inventory = manifests.assemble(self._contents)
-        troubles = tuple(self._troubles[name] for name in sorted(self._troubles))
+        troubles = tuple(found[name] for found in (self._troubles, self._unkept) for name in sorted(found))
         return manifests.with_problems(inventory, troubles) if troubles else inventory
 
     def _is_restless(self, name: str, status: os.stat_result) -> bool:

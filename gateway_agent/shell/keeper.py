@@ -9,7 +9,6 @@ waits for nobody. It decides nothing: that is :mod:`gateway_agent.core.keeper`.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import os
 import selectors
@@ -37,6 +36,7 @@ from ..core.report import report
 from ..core.voters import Memory
 from .agents import Agents
 from .datagrams import Datagrams
+from .keeper_lock import KeeperLock, Taken
 from .keyfiles import KeyFiles
 from .memory import MemoryFile
 
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
     from .virtual import VirtualAddresses
 
 VOTERS = "voters.json"
-PID_WIDTH = 10
-"""Of the process id in the lock: it is written over the last one."""
 BUSY = 3
 """Exit code: another keeper holds the run directory."""
 HELD = "held"
 """In the place of a MAC: packets wait."""
 TELL_NS = 20_000_000
 """From one word to the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
+LOOK_NS = 1_000_000_000
+"""From one look at the run directory to the next."""
 REPORT_NS = 1_000_000_000
 """From one message in the log that could not be handled to the next."""
 LOG_BYTES = 1 << 20
@@ -64,8 +64,13 @@ PRIORITY = 10
 class Process:
     """Sockets, clock and kernel around one :class:`Keeper`."""
 
-    def __init__(self, run_dir: Path, agents: Agents, selector: selectors.BaseSelector, stays: bool) -> None:
+    def __init__(
+        self, run_dir: Path, agents: Agents, selector: selectors.BaseSelector, lock: KeeperLock, stays: bool
+    ) -> None:
         self._run_dir = run_dir
+        self._lock = lock
+        self._next_look = 0
+        lock.answer(selector)
         self._stays = stays
         self._selector = selector
         self._agents = agents
@@ -84,6 +89,7 @@ class Process:
         self._problems: dict[str, str] = {}
         self._reported_at = -REPORT_NS
         self._asked_to_stop = False
+        self._remembered: Memory | None = None
 
     def run(self) -> None:
         """Serve until everything is handed over: the agent has asked for it or has gone, or a SIGTERM has come.
@@ -92,6 +98,7 @@ class Process:
         nobody else to hand over.
         """
         self._hear_sigterm()
+        self._write_pid()
         self._problems["scheduling"] = _real_time()
         gc.freeze()
         while not self._finished(boottime()):
@@ -99,9 +106,10 @@ class Process:
                 key.data()
             for line in self._agents.lines():
                 self._hear(line)
+            now = boottime()
+            self._look_at_directory(now)
             if self._keeper is None:
                 continue
-            now = boottime()
             if self._asked_to_stop:
                 self._asked_to_stop = False
                 self._carry_out(self._keeper.stop(now))
@@ -112,6 +120,45 @@ class Process:
                 self._carry_out(self._keeper.wake(now))
             self._search(self._keeper, now)
             self._tell()
+
+    def _look_at_directory(self, now: int) -> None:
+        """Make again what this keeper has in the run directory: somebody may have emptied it. Once in a second."""
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_NS
+        if self._agents.reachable():
+            # What a full disk did not take.
+            if LOCK in self._problems:
+                self._write_pid()
+            if VOTERS in self._problems and self._remembered is not None:
+                self._remember(self._remembered)
+            return
+        try:
+            self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock.restore()
+            self._write_pid()
+            if self._remembered is not None:
+                self._remember(self._remembered)
+            if not self._stays:
+                _log_to(self._run_dir / LOG)
+            # At last: who finds the socket finds the rest.
+            self._agents.listen_again()
+        except OSError as error:
+            self._problems[SOCKET] = f"{self._run_dir / SOCKET} is gone and cannot be made again: {error}"
+        else:
+            self._problems.pop(SOCKET, None)
+            _say(f"{self._run_dir / SOCKET} was gone: listening there again")
+        self._told = -1
+
+    def _write_pid(self) -> None:
+        """Say in the lock whose it is. A full disk costs that, not the leases."""
+        try:
+            self._lock.write()
+        except OSError as error:
+            self._problems[LOCK] = str(error)
+        else:
+            self._problems.pop(LOCK, None)
+        self._told = -1
 
     def _hear_sigterm(self) -> None:
         """Let a SIGTERM end the wait for what comes next, and be dealt with in the loop."""
@@ -293,12 +340,15 @@ class Process:
                     self._pointed[wish.device] = mac
 
     def _remember(self, memory: Memory) -> None:
+        self._remembered = memory
         try:
             self._memory.store(memory)
         except OSError as error:
             self._problems[VOTERS] = f"{self._run_dir / VOTERS}: {error.strerror}"
+            self._told = -1
         else:
-            self._problems.pop(VOTERS, None)
+            if self._problems.pop(VOTERS, None) is not None:
+                self._told = -1
 
 
 def boottime() -> int:
@@ -324,10 +374,9 @@ def main() -> None:
         return
     if stays:
         _prepare_to_stay(run_dir)
-    lock = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | (0 if stays else fcntl.LOCK_NB))
-    except BlockingIOError:
+        lock = KeeperLock(run_dir / LOCK, wait=stays)
+    except Taken:
         sys.exit(BUSY)
     # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
     selector = selectors.SelectSelector()
@@ -336,12 +385,11 @@ def main() -> None:
         if os.fork():
             os._exit(0)
         os.setsid()
-    os.pwrite(lock, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
     if not stays:
         _into_the_background(run_dir / LOG)
     status = 0
     try:
-        Process(run_dir, agents, selector, stays).run()
+        Process(run_dir, agents, selector, lock, stays).run()
     except Exception as error:
         _log(error, "the lease keeper ended")
         status = 1
@@ -354,11 +402,19 @@ def _into_the_background(path: Path) -> None:
     with contextlib.suppress(OSError):
         if path.stat().st_size > LOG_BYTES:
             os.replace(path, path.with_name(f"{path.name}.1"))
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    _log_to(path)
     nothing = os.open(os.devnull, os.O_RDWR)
-    for target, source in ((0, nothing), (1, log), (2, log)):
-        os.dup2(source, target)
+    os.dup2(nothing, 0)
     os.chdir("/")
+
+
+def _log_to(path: Path) -> None:
+    """Write what this process says to the end of a file. Raises OSError."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for target in (1, 2):
+        os.dup2(log, target)
+    if log > 2:
+        os.close(log)
 
 
 def _log(error: Exception, what: str) -> None:
@@ -366,9 +422,16 @@ def _log(error: Exception, what: str) -> None:
     # Imported only here: the start of a keeper is part of a failover.
     import traceback
 
-    traceback.print_exception(error)
-    at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    print(f"{at} {what}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    # What cannot be written, on a full disk, ends no keeper.
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+    _say(f"{what}: {type(error).__name__}: {error}")
+
+
+def _say(words: str) -> None:
+    """Write one line with the time to the log, if it takes that."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {words}", file=sys.stderr, flush=True)
 
 
 def _prepare_to_stay(run_dir: Path) -> None:

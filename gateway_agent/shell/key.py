@@ -8,6 +8,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from cni.files import named
+
 from ..core.model import Problem
 from .keyfiles import read
 
@@ -25,7 +27,7 @@ def make(path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with named(path), os.fdopen(descriptor, "wb") as file:
             file.write(secrets.token_hex(LENGTH).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from cni import contract
+from cni.files import named
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 log = logging.getLogger(__name__)
@@ -43,7 +44,12 @@ class RequestServer:
         # The file gets its mode from the socket (unix(7)), so it never has another one. The umask would do that too,
         # but it belongs to all threads.
         os.fchmod(listener.fileno(), 0o600)
-        listener.bind(str(temporary))
+        try:
+            with named(self.path):
+                listener.bind(str(temporary))
+        except OSError:
+            listener.close()
+            raise
         self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=contract.LIMIT)
         self._inode = temporary.stat().st_ino
         os.rename(temporary, self.path)

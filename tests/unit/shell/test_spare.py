@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +18,8 @@ import msgspec
 import psutil
 import pytest
 
-from gateway_agent.core.keeping import LOCK, SOCKET, STAY, WAIT, KeeperConfig, Peer
+from gateway_agent.core.keeping import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
+from gateway_agent.shell.keeper_lock import NAME
 from gateway_agent.shell.peers import KeeperClient
 from gateway_agent.shell.spare import KEEPER, Spare
 from tests.lab.waiting import until
@@ -106,6 +109,71 @@ def test_only_one_holds_the_directory(run_dir: Path) -> None:
     story(run_dir, tell)
 
 
+def test_socket_lock_and_memory_are_made_again_in_an_emptied_directory(run_dir: Path) -> None:
+    async def tell(spare: Spare) -> None:
+        await spare.begin()
+        with configure(run_dir) as agent:
+            first, agent_inode = pid(run_dir), (run_dir / LOCK).stat().st_ino
+            memory = (run_dir / "voters.json").read_bytes()
+            shutil.rmtree(run_dir)
+            await asyncio.to_thread(until, lambda: pid(run_dir) == first, "it can be reached again")
+            assert (run_dir / LOCK).stat().st_ino != agent_inode
+            with (run_dir / LOCK).open() as lock, pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            assert (run_dir / "voters.json").read_bytes() == memory
+            assert "was gone: listening there again" in (run_dir / LOG).read_text()
+            assert {p.stat().st_mode & 0o777 for p in run_dir.iterdir()} == {0o600}
+            agent.settimeout(5)
+            assert agent.recv(1), "the agent that was connected still is"
+
+    story(run_dir, tell)
+
+
+def test_two_keepers_never_run_whenever_the_directory_is_emptied(run_dir: Path) -> None:
+    """Nothing of the first one is left when the second one looks, at several moments of its second."""
+
+    async def tell(spare: Spare) -> None:
+        await spare.begin()
+        with configure(run_dir) as agent:
+            first = pid(run_dir)
+            for _ in range(6):
+                await spare.prepare()
+                give_a_sign_of_life(agent, run_dir)
+                for path in run_dir.iterdir():
+                    path.unlink()
+                with pytest.raises(OSError, match="exit code 3"):
+                    await spare.begin()
+                running = [p.pid for p in processes(run_dir) if p.ppid() != os.getpid()]
+                assert running == [first]
+            await asyncio.to_thread(until, lambda: pid(run_dir) == first, "it can be reached again")
+
+    story(run_dir, tell)
+
+
+def test_another_users_process_with_the_name_keeps_no_keeper_from_running(run_dir: Path) -> None:
+    """Two kinds: one that says whose it is, and one that hides."""
+    if os.geteuid():
+        pytest.skip("needs root: to be another user")
+    name = NAME + hashlib.blake2b(bytes((run_dir / LOCK).absolute()), digest_size=16).hexdigest().encode()
+    for listens in (True, False):
+        program = (
+            f"import os, socket, sys; os.setuid(65534); s = socket.socket(socket.AF_UNIX); s.bind({name!r});"
+            f"{'s.listen();' if listens else ''} print('bound', flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
+            try:
+                assert other.stdout
+                assert other.stdout.readline() == b"bound\n"
+                story(run_dir, Spare.begin)
+                holder = pid(run_dir)
+                os.kill(holder, signal.SIGKILL)
+                until(lambda holder=holder: not psutil.pid_exists(holder), "it is gone")
+            finally:
+                other.kill()
+
+
 def test_a_spare_ends_with_its_agent(run_dir: Path) -> None:
     async def tell() -> None:
         await Spare(run_dir).prepare()
@@ -127,14 +195,18 @@ def staying(run_dir: Path) -> subprocess.Popen[bytes]:
 
 def configure(run_dir: Path) -> socket.socket:
     """As an agent does; returns when the keeper has followed."""
-    key = run_dir / "cluster.key"
-    key.write_bytes(bytes(32))
+    (run_dir / "cluster.key").write_bytes(bytes(32))
     agent = socket.socket(socket.AF_UNIX)
     agent.connect(str(run_dir / SOCKET))
-    config = KeeperConfig("w1", 0, str(key), 50_000_000, 250_000_000, False, (Peer("w1", "127.0.0.1", False),), ())
-    agent.sendall(msgspec.json.encode(config) + b"\n")
+    give_a_sign_of_life(agent, run_dir)
     assert agent.recv(1)
     return agent
+
+
+def give_a_sign_of_life(agent: socket.socket, run_dir: Path) -> None:
+    key, peers = str(run_dir / "cluster.key"), (Peer("w1", "127.0.0.1", False),)
+    config = KeeperConfig("w1", 0, key, 50_000_000, 250_000_000, False, peers, ())
+    agent.sendall(msgspec.json.encode(config) + b"\n")
 
 
 def test_one_that_stays_waits_for_its_turn(tmp_path: Path) -> None:

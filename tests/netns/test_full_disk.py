@@ -1,0 +1,185 @@
+"""A run directory on a disk that is full: each writer names the path, and goes on or stops with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+
+from cni import attachments
+from cni.attachments import Attachment
+from cni.plan import Plan
+from gateway_agent import cluster
+from gateway_agent.core.keeping import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
+from gateway_agent.core.syncing import Files
+from gateway_agent.plan_file import PlanFile
+from gateway_agent.shell import conntrackd, key
+from gateway_agent.shell.files import FilesStore
+from gateway_agent.shell.socket import RequestServer
+from gateway_agent.shell.spare import KEEPER
+from tests.lab.waiting import until
+
+PLAN = Plan("w1", 0x0FF00000, 4799, 1450)
+RECORD = Attachment("c1", "eth0", "/run/netns/x", "veth1", "prod", "web-0", "u", {}, ("10.1.0.5",), 7, "pods")
+NAMESPACE = "apiVersion: v1\nkind: Namespace\nmetadata: {name: prod}\n"
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=32,mode=700", "none", str(path)], check=True)
+
+    def fill(self) -> None:
+        """Leave no room for content."""
+        with contextlib.suppress(OSError), (self.path / ".filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    def fill_inodes(self) -> None:
+        """Leave no room for files."""
+        with contextlib.suppress(OSError):
+            for number in range(64):
+                (self.path / f".filler-{number}").touch()
+
+    def clear(self) -> None:
+        for path in self.path.glob(".filler*"):
+            path.unlink()
+
+    def close(self) -> None:
+        subprocess.run(["umount", "-l", str(self.path)], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    if os.geteuid():
+        pytest.skip("needs root: to mount a file system")
+    made = Disk(tmp_path / "run")
+    yield made
+    for process in psutil.process_iter(["cmdline"]):
+        if str(made.path) in (process.info["cmdline"] or ()):
+            process.kill()
+    made.close()
+
+
+async def listen(run_dir: Path) -> None:
+    async def answer(request: bytes) -> bytes:
+        return request
+
+    await RequestServer(run_dir / "agent.sock", answer).start()
+
+
+WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "the record of a pod": (lambda d: attachments.write(d, RECORD), "attachments"),
+    "the plan": (lambda d: PlanFile(d).write(PLAN), "plan.json"),
+    "the key": (lambda d: key.make(d / "cluster.key"), "cluster.key"),
+    "conntrackd's configuration": (
+        lambda d: conntrackd._write(Files(*(str(d / name) for name in ("c.conf", "c.lock", "c.sock"))), "x" * 9000),
+        "c.conf",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("fill", [Disk.fill, Disk.fill_inodes], ids=["content", "files"])
+def test_what_cannot_be_written_is_named_and_leaves_nothing(
+    disk: Disk, name: str, fill: Callable[[Disk], None]
+) -> None:
+    write, path = WRITERS[name]
+    (disk.path / "attachments").mkdir()
+    fill(disk)
+    before = set(disk.path.rglob("*"))
+    with pytest.raises(OSError, match=f"No space left on device: '{disk.path}/.*") as refused:
+        write(disk.path)
+    assert refused.value.errno == errno.ENOSPC
+    assert path in str(refused.value)
+    left = set(disk.path.rglob("*")) - before - {disk.path / "c.conf"}
+    assert not left
+    disk.clear()
+    write(disk.path)
+
+
+def test_a_socket_that_cannot_be_made_is_named(disk: Disk) -> None:
+    disk.fill_inodes()
+    with pytest.raises(OSError, match=f"No space left on device: '{disk.path}/agent.sock'"):
+        asyncio.run(listen(disk.path))
+
+
+def test_the_files_store_goes_on_and_says_what_it_cannot_keep(disk: Disk, tmp_path: Path) -> None:
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "a.yaml").write_text(NAMESPACE)
+    os.utime(directory / "a.yaml", (1, 1))
+    store = FilesStore(directory, disk.path / "last-good")
+    disk.fill()
+    inventory = store.read()
+    assert inventory.namespaces == {"prod": {}}
+    assert [f"No space left on device: '{disk.path}/last-good" in str(p) for p in inventory.problems] == [True]
+    assert store.read().problems == inventory.problems
+    disk.clear()
+    assert store.outdated(), "it tries again"
+    assert store.read().problems == ()
+    assert (disk.path / "last-good" / "a.yaml").read_text() == NAMESPACE
+    assert not store.outdated()
+
+
+def test_the_cluster_store_says_what_it_cannot_keep(disk: Disk) -> None:
+    path = disk.path / "last-known.json"
+    disk.fill()
+    assert cluster._write(path, {}) == f"[Errno 28] No space left on device: '{path}'"
+    disk.clear()
+    assert cluster._write(path, {}) == ""
+
+
+def state(run_dir: Path, agent: socket.socket) -> KeeperState:
+    """Give a sign of life, and return what the keeper says to somebody who looks on."""
+    peers = (Peer("w1", "127.0.0.1", False),)
+    config = KeeperConfig("w1", 0, str(run_dir.parent / "key"), 50_000_000, 250_000_000, False, peers, ())
+    agent.sendall(msgspec.json.encode(config) + b"\n")
+    with socket.socket(socket.AF_UNIX) as looking:
+        looking.connect(str(run_dir / SOCKET))
+        looking.settimeout(5)
+        return msgspec.json.decode(looking.makefile("rb").readline(), type=KeeperState)
+
+
+def test_a_keeper_goes_on_and_names_what_it_cannot_write(disk: Disk) -> None:
+    (disk.path.parent / "key").write_bytes(bytes(32))
+    disk.fill()
+    with subprocess.Popen([sys.executable, "-m", KEEPER, str(disk.path), STAY], stderr=subprocess.PIPE) as keeper:
+        try:
+            with until(lambda: connected(disk.path), "it listens") as agent:
+                for name in (LOCK, "voters.json"):
+                    until(lambda name=name: f"{disk.path / name}" in words(disk.path, agent), f"{name} is named")
+                disk.clear()
+                until(lambda: str(disk.path) not in words(disk.path, agent), "there is room again")
+            assert (disk.path / LOCK).read_text().strip() == str(keeper.pid)
+            assert keeper.poll() is None
+        finally:
+            keeper.send_signal(signal.SIGKILL)
+
+
+def connected(run_dir: Path) -> socket.socket:
+    agent = socket.socket(socket.AF_UNIX)
+    try:
+        agent.connect(str(run_dir / SOCKET))
+    except OSError:
+        agent.close()
+        raise
+    return agent
+
+
+def words(run_dir: Path, agent: socket.socket) -> str:
+    return "\n".join(state(run_dir, agent).problems)
