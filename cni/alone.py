@@ -76,10 +76,12 @@ def add(call: Call, place: Place) -> None:
     from .kernel import netlink
 
     hosts: tuple[str, ...] = ()
+    named = False
     group = 0
     try:
         found = netlink.host_veths(call.netns, call.host_interfaces)
-        hosts = tuple(name for name in found if place.plan is None or name not in place.plan.uplinks)
+        named = found.named
+        hosts = tuple(name for name in found.names if place.plan is None or name not in place.plan.uplinks)
         before = attachments.load(place.run_dir, call.container_id, call.ifname)
         if before is None or before.host_interface != (hosts[0] if hosts else ""):
             _forget_connections(place, (call.container_id, call.ifname), call.addresses)
@@ -104,6 +106,7 @@ def add(call: Call, place: Place) -> None:
         addresses=call.addresses,
         group=group,
         network=call.network,
+        named=named,
     )
     attachments.write(place.run_dir, record)
 
@@ -236,7 +239,7 @@ def _check_current(call: Call, place: Place) -> None:
 def _wrong_tag(call: Call, group: int) -> tuple[str, ...]:
     from .kernel import netlink
 
-    hosts = netlink.host_veths(call.netns, call.host_interfaces)
+    hosts = netlink.host_veths(call.netns, call.host_interfaces).names
     if not hosts:
         return ("the pod has no host-side veth",) if group else ()
     found = {host: netlink.tag_of(host) for host in hosts}

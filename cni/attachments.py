@@ -52,6 +52,9 @@ class Attachment:
     other_interfaces: tuple[str, ...] = ()
     """The other host-side veths of the pod. A field of its own: earlier versions write and read records without it."""
 
+    named: bool = False
+    """The interfaces are those that the CNI result names: the pod's network namespace could not be seen."""
+
     @property
     def host_interfaces(self) -> tuple[str, ...]:
         """All host-side veths of the pod; empty: none is known."""
@@ -181,6 +184,8 @@ def _check(attachment: Attachment) -> None:
 
 
 def _fits(key: str, value: Any) -> bool:
+    if key == "named":
+        return isinstance(value, bool)
     if key == "group":
         return isinstance(value, int) and 0 <= value <= 0xFFFFFFFF
     if key == "addresses":

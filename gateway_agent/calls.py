@@ -110,8 +110,9 @@ class Calls:
         agent = self.agent
         found = await agent.kernel.host_veths(call.netns, call.host_interfaces)
         # A node's own interface may be a veth too, and a namespace may not be visible from here.
-        hosts = tuple(name for name in found if agent.plan is None or name not in agent.plan.uplinks)
-        record = replace(record, host_interface=hosts[0] if hosts else "", other_interfaces=hosts[1:])
+        hosts = tuple(name for name in found.names if agent.plan is None or name not in agent.plan.uplinks)
+        first = hosts[0] if hosts else ""
+        record = replace(record, host_interface=first, other_interfaces=hosts[1:], named=found.named)
         before = agent.pods.records.get(record.key)
         agent.pods.put(record)
         agent.pods.displace(record)

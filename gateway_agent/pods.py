@@ -69,8 +69,9 @@ class Pods:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Records that cannot be read, pods that no tag can steer, and pods whose labels are unknown."""
-        return *self._unreadable, *self._untagged(), *self.refusals.problems(time.monotonic())
+        """Records that cannot be read, pods that no tag can steer, and pods of which too little is known."""
+        unseen = unlabelled.unseen(self.records.values())
+        return *self._unreadable, *unseen, *self._untagged(), *self.refusals.problems(time.monotonic())
 
     def _untagged(self) -> list[Problem]:
         """Return the problems of pods that run: not of those whose start may still be refused."""

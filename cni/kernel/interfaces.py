@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from . import ids
 from .errors import refused
@@ -98,7 +99,16 @@ def _group(found: Mapping[int, bytes]) -> int:
     return int.from_bytes(found.get(IFLA_GROUP, b""), sys.byteorder)
 
 
-def host_veths(netns: str, names: Iterable[str]) -> tuple[str, ...]:
+class HostVeths(NamedTuple):
+    """The host-side veths of a pod."""
+
+    names: tuple[str, ...]
+    named: bool = False
+    """They are those that the CNI result names: the pod's network namespace cannot be seen from here, so there may be
+    others."""
+
+
+def host_veths(netns: str, names: Iterable[str]) -> HostVeths:
     """Return the veths of this network namespace whose peer is in the pod's, by the index of the peer.
 
     ``netns``: path of the pod's network namespace. What the CNI result names does not decide: a node's own interface
@@ -114,9 +124,9 @@ def host_veths(netns: str, names: Iterable[str]) -> tuple[str, ...]:
             finally:
                 os.close(pod)
         except (OSError, ValueError):
-            return tuple(name for name in names if _is_veth(_link(kernel, name)))
+            return HostVeths(tuple(name for name in names if _is_veth(_link(kernel, name))), named=True)
         found = (_peer(kernel, number, index, link) for index, link in _links_of(kernel, number))
-        return tuple(name for name in found if name)
+        return HostVeths(tuple(name for name in found if name))
 
 
 def _namespace_number(kernel: Socket, descriptor: int) -> int:

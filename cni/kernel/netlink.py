@@ -17,7 +17,7 @@ from . import ids
 from .conntrack import delete_connections
 from .diff import Change
 from .errors import refused
-from .interfaces import host_veths, tag, tag_of, tagged, vxlans
+from .interfaces import HostVeths, host_veths, tag, tag_of, tagged, vxlans
 from .monitor import Event, Monitor
 from .neighbours import NUD_INCOMPLETE, Neighbours
 from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, has_ipv6
@@ -29,6 +29,7 @@ __all__ = [
     "NETLINK_NETFILTER",
     "NETLINK_ROUTE",
     "Event",
+    "HostVeths",
     "Monitor",
     "Neighbours",
     "apply",

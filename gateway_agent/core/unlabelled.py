@@ -1,4 +1,4 @@
-"""Pods whose labels are unknown though a policy may select them: what status says, and what a refused start is told."""
+"""Pods of which too little is known, labels or interfaces: what status says, and what a refused start is told."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def running(record: Attachment, policies: Iterable[str], why: str = "") -> Probl
     now = "keeps the tag that it has" if record.group else "leaves by its own way"
     message = f"its labels are not known, and policy {', '.join(policies)} may select it: it {now}"
     return Problem(named(record), "", message + (f" ({why})" if why else ""), HINT)
+
+
+def unseen(records: Iterable[Attachment]) -> tuple[Problem, ...]:
+    """Say that network namespaces of pods cannot be seen: one problem, since then mostly none can."""
+    found = sorted((named(record), record.netns) for record in records if record.named)
+    if not found:
+        return ()
+    first, netns = found[0]
+    others = f", and those of {len(found) - 1} more pods" if len(found) > 1 else ""
+    message = (
+        f"{netns or 'the network namespace'} of {first} cannot be seen from here{others}: only the veths are tagged "
+        "that the CNI result names, and what such a pod sends by another one leaves by its own way"
+    )
+    hint = "an agent in a container needs /run/netns of the node, with mountPropagation HostToContainer"
+    return (Problem("network namespaces", "", message, hint),)
 
 
 class Refusals:

@@ -69,7 +69,7 @@ class Kernel:
         """What of the node's path is not as the plan says."""
         return await self._run(ensure.missing, plan)
 
-    async def host_veths(self, netns: str, names: Iterable[str]) -> tuple[str, ...]:
+    async def host_veths(self, netns: str, names: Iterable[str]) -> netlink.HostVeths:
         """See :func:`cni.kernel.interfaces.host_veths`."""
         return await self._run(netlink.host_veths, netns, names)
 

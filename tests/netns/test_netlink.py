@@ -124,9 +124,11 @@ def test_without_the_pods_namespace_the_veths_that_are_named_count(machine: Name
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in ("", str(pipe), "\ud800", "/etc/hostname"):
-        assert machine.inside(lambda path=path: netlink.host_veths(path, ["br0", "pod1"])) == ("pod1",)
-    assert machine.inside(lambda: netlink.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == ("pod1", "pod0")
-    assert machine.inside(lambda: netlink.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ()
+        assert machine.inside(lambda path=path: netlink.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)
+    assert machine.inside(lambda: netlink.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
+        ("pod1", "pod0"), True,
+    )  # fmt: skip
+    assert machine.inside(lambda: netlink.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ((), True)
 
 
 @pytest.mark.usefixtures("veth")

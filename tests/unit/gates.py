@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cni.kernel.interfaces import HostVeths
 from cni.plan import Plan
 from gateway_agent.core.keeping import KeeperConfig, KeeperState
 from gateway_agent.core.model import Inventory
@@ -54,10 +55,12 @@ class HeldKernel:
     gates: Gates
     groups: dict[str, int] = field(default_factory=dict)
     plan: Plan | None = None
+    named: bool = False
+    """It sees no network namespace of a pod."""
 
-    async def host_veths(self, netns: str, names: Collection[str]) -> tuple[str, ...]:
+    async def host_veths(self, netns: str, names: Collection[str]) -> HostVeths:
         await self.gates.hold("host_veths")
-        return tuple(names)
+        return HostVeths(tuple(names), self.named)
 
     async def stand(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         await self.gates.hold("stand")

@@ -35,12 +35,13 @@ ASKING = {"host_veths", "forget_pod", "for_pod"}
 
 
 def request(
-    name: str = "web-0", command: str = "ADD", labels: Sequence[str] | None = LABELS, failure_policy: str = "Fail"
+    name: str = "web-0", command: str = "ADD", labels: Sequence[str] | None = LABELS, failure_policy: str = "Fail",
+    namespace: str = "prod",
 ) -> bytes:
     """A call for a pod that policies ``a`` and ``b`` select. Without ``labels`` (None) it tells none."""
     variables = {
         "CNI_COMMAND": command, "CNI_CONTAINERID": name, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
-        "CNI_ARGS": f"K8S_POD_NAMESPACE=prod;K8S_POD_NAME={name}", "CNI_PATH": "/opt/cni/bin",
+        "CNI_ARGS": f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}", "CNI_PATH": "/opt/cni/bin",
     }  # fmt: skip
     configuration = {
         "cniVersion": "1.0.0", "name": "pods", "type": "egress-gateway", "failurePolicy": failure_policy,

@@ -13,7 +13,7 @@ import pytest
 from cni import contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core import unlabelled
+from gateway_agent.core import manifests, unlabelled
 from gateway_agent.core.model import Inventory, Policy
 from gateway_agent.pods import kept_group
 
@@ -131,6 +131,46 @@ def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path)
     answer, group = asked(tmp_path, of, request(labels=None), look)
     assert answer == contract.OK
     assert group
+
+
+@pytest.mark.parametrize("metadata", [{}, {"namespace": "default"}], ids=["no namespace", "default"])
+def test_without_a_namespace_call_and_document_mean_the_same_pod(tmp_path: Path, metadata: dict[str, str]) -> None:
+    document = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "labels": {"a": "yes"}, **metadata},
+    }  # fmt: skip
+    read = manifests.assemble({"pods.yaml": manifests.parse_file("pods.yaml", json.dumps(document))})
+    assert read.problems == ()
+    of = replace(selecting(Selector(BY_LABEL)), pods=read.pods)
+    answer, group = asked(tmp_path, of, request(labels=None, namespace=""))
+    assert answer == contract.OK
+    assert group
+    # The document of another namespace is another pod's.
+    (tmp_path / "other").mkdir()
+    answer, _ = asked(tmp_path / "other", of, request(labels=None, namespace="prod"))
+    assert answer.startswith(contract.ERROR)
+
+
+def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:
+    """The network namespaces of pods cannot be seen, as from a container without them."""
+
+    async def tell(world: World) -> None:
+        world.kernel.named = True
+        await world.open_all(lambda: world.agent.applied is not None)
+        for name in ("web-0", "web-1"):
+            answer = asyncio.create_task(world.calls.handle(request(name)))
+            await world.open_all(answer.done)
+            assert answer.result() == contract.OK
+        [problem] = [p for p in world.agent.all_problems() if p.source == "network namespaces"]
+        assert "/run/netns/x of pod prod/web-1 cannot be seen from here" in problem.message
+
+    story(tmp_path, tell, selecting(Selector(BY_LABEL)))
+
+
+def test_network_namespaces_that_cannot_be_seen_are_one_problem() -> None:
+    unseen = [replace(TOLD, name=name, netns="/run/netns/x", named=True) for name in ("b", "a")]
+    [problem] = unlabelled.unseen([*unseen, TOLD])
+    assert "of pod prod/a cannot be seen from here, and those of 1 more pods" in problem.message
+    assert unlabelled.unseen([TOLD]) == ()
 
 
 def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:

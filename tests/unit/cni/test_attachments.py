@@ -152,12 +152,14 @@ def test_no_room_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_records_of_earlier_versions_are_read_and_read_ours() -> None:
-    several = replace(RECORD, other_interfaces=("veth2", "veth3"))
+    several = replace(RECORD, other_interfaces=("veth2", "veth3"), named=True)
     assert attachments.loads(attachments.dumps(several)) == several
     assert several.host_interfaces == ("veth1", "veth2", "veth3")
     earlier = json.loads(attachments.dumps(several))
-    del earlier["other_interfaces"]
+    del earlier["other_interfaces"], earlier["named"]
     assert attachments.loads(json.dumps(earlier)) == RECORD
     for wrong in ("veth2", [1], ["a/b"]):
         with pytest.raises(ValueError, match="other_interfaces"):
             attachments.loads(json.dumps({**earlier, "other_interfaces": wrong}))
+    with pytest.raises(ValueError, match="named"):
+        attachments.loads(json.dumps({**earlier, "named": 1}))
