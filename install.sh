@@ -163,21 +163,24 @@ build_wheels() {
 }
 
 run_tests() {
-  local failed=0 log=build/unit.log unit
+  local failed=0 unit fuzz
   if [[ $# -gt 0 ]]; then
     exec "$VENV/bin/python" -m pytest "$@"
   fi
   # What needs no kernel takes the time that the others leave: those measure.
   mkdir -p build
-  chrt --idle 0 "$VENV/bin/python" -m pytest -n auto tests/unit >"$log" 2>&1 &
+  chrt --idle 0 "$VENV/bin/python" -m pytest -n auto tests/unit >build/unit.log 2>&1 &
   unit=$!
+  chrt --idle 0 "$VENV/bin/python" -m tests.fuzz --seconds "${FUZZ_SECONDS:-60}" >build/fuzz.log 2>&1 &
+  fuzz=$!
   # What runs in the background hears no Ctrl-C.
   # shellcheck disable=SC2064
-  trap "kill $unit 2>/dev/null || true" EXIT
+  trap "kill $unit $fuzz 2>/dev/null || true" EXIT
   "$VENV/bin/python" -m pytest tests/netns || failed=1
   wait "$unit" || failed=1
+  wait "$fuzz" || failed=1
   trap - EXIT
-  cat "$log"
+  cat build/unit.log build/fuzz.log
   "$VENV/bin/python" -m pytest tests/e2e || failed=1
   return "$failed"
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -28,9 +29,9 @@ SMALL = tuple(value for value in HOSTILE if not isinstance(value, (set, tuple)) 
               and not (isinstance(value, int) and abs(value) >= 2**64) and value != {None: None})  # fmt: skip
 
 
-def bodies(network: Network, rng: random.Random) -> list[Body]:
-    """Return a message of each kind that fits the state of the network."""
-    identity = rng.choice([*network.ids, CHAIR, "f" * 16])
+def bodies(ids: Iterable[str], rng: random.Random) -> list[Body]:
+    """Return a message of each kind that fits the state of a network with these egress IPs."""
+    identity = rng.choice([*ids, CHAIR, "f" * 16])
     node = rng.choice(["g1", "g2", "g3", "w1", "nobody"])
     voters, epoch = VoterSet(rng.choice([0, 1, 2, 3]), ("g1", "g2", "g3")), rng.choice([1, 2, 50])
     proposal = rng.choice([None, Proposal(VoterSet(2, ("g1", "g2", "w1")), epoch, node)])
@@ -70,7 +71,7 @@ def once(rng: random.Random) -> None:
     network.exclusive = False
     network.run(int(rng.uniform(0.0, 8.0) * SECOND))
     for _ in range(ROUNDS):
-        send(network, rng.choice(["g1", "g2", "g3"]), hostile(rng.choice(bodies(network, rng)), rng), rng)
+        send(network, rng.choice(["g1", "g2", "g3"]), hostile(rng.choice(bodies(network.ids, rng)), rng), rng)
         network.run(int(rng.choice([0, 1e6, 2e8])))
     network.run(SECOND)
     check(network)
@@ -81,9 +82,8 @@ def send(network: Network, target: str, body: Any, rng: random.Random) -> None:
     attacker, victim = network.machines["w1"].keeper, network.machines[target].keeper
     assert attacker is not None
     assert victim is not None
-    try:
-        raw = msgspec.Raw(msgspec.msgpack.encode(body))
-    except (OverflowError, UnicodeError):
+    raw = encoded(body)
+    if raw is None:
         return
     datagram = attacker.endpoint.seal(target, raw)
     if rng.random() < ALTERED:
@@ -98,6 +98,14 @@ def altered(datagram: bytes, key: Key, rng: random.Random) -> bytes:
     fields[rng.randrange(len(fields))] = rng.choice([2, *NUMBERS])
     message = msgspec.msgpack.encode(fields[: rng.randint(6, len(fields))] + [0] * rng.randint(0, 2))
     return key.mac(message) + message
+
+
+def encoded(body: Any) -> msgspec.Raw | None:
+    """Return a message of any content as it is sent; None if MessagePack cannot hold it."""
+    try:
+        return msgspec.Raw(msgspec.msgpack.encode(body))
+    except (OverflowError, UnicodeError):
+        return None
 
 
 def check(network: Network) -> None:
