@@ -10,6 +10,7 @@ from dataclasses import replace
 from cni.attachments import Attachment
 
 from .core import containers
+from .core.containers import Beside
 from .core.model import Inventory, Problem
 from .pods import Pods, identity, uncertain
 from .shell.engines import EngineError, Engines
@@ -25,12 +26,18 @@ class Containers:
     """For the files store. A cluster knows the pods of each node."""
 
     def __init__(self, engines: Engines, pods: Pods, inventory: Callable[[], Inventory | None]) -> None:
-        self.problems: tuple[Problem, ...] = ()
-        """Containers that a policy selects and nothing steers; an engine whose store cannot be read."""
+        self.beside: tuple[Beside, ...] = ()
+        """Containers that a policy selects and nothing steers."""
+        self._unreadable: tuple[Problem, ...] = ()
         self._engines = engines
         self._pods = pods
         self._inventory = inventory
         self._turn = 0
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Containers that nothing steers, and an engine whose store cannot be read."""
+        return *self._unreadable, *(found.problem for found in self.beside)
 
     async def labelled(self, record: Attachment) -> Attachment:
         """Return the record with the labels that the engine has, if neither the call nor the store gives any.
@@ -84,7 +91,8 @@ class Containers:
             listing = await self._engines.listing()
         except EngineError as error:
             hint = "engines in the agent's configuration says where the stores of container engines are"
-            self.problems = (Problem("podman", "", f"{error}: containers that start have unknown labels", hint),)
+            self._unreadable = (Problem("podman", "", f"{error}: containers that start have unknown labels", hint),)
             return
+        self._unreadable = ()
         attached = frozenset(record.container_id for record in self._pods.records.values())
-        self.problems = tuple(containers.beside(listing, attached, inventory)) if listing else ()
+        self.beside = tuple(containers.beside(listing, attached, inventory)) if listing else ()

@@ -74,4 +74,5 @@ def view(agent: Agent) -> View | None:
         cluster_cidrs=agent.config.cluster_cidrs,
         problems=agent.all_problems(),
         settled=agent.leases.settled,
+        beside={found.pod: found for found in agent.containers.beside},
     )

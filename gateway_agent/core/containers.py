@@ -49,6 +49,19 @@ class Listing:
     containers: tuple[Container, ...] = ()
 
 
+@dataclass(frozen=True)
+class Beside:
+    """A container that runs and is selected, though no tag can steer it."""
+
+    container: Container
+    problem: Problem
+
+    @property
+    def pod(self) -> tuple[str, str]:
+        """The namespace and the name by which ``explain`` knows it."""
+        return DEFAULT_NAMESPACE, self.container.name
+
+
 def of_podman(config: bytes | str, state: bytes | str = b"{}", pod: bytes | str = b"{}") -> Container:
     """Return the container with this configuration, state, and configuration of its pod. Raises ValueError."""
     about, now, around = (_object(text) for text in (config, state, pod))
@@ -101,8 +114,8 @@ def containerd_names(container_id: str) -> Iterator[tuple[str, str]]:
             yield namespace, name
 
 
-def beside(listing: Listing, attached: Collection[str], inventory: Inventory) -> Iterator[Problem]:
-    """Yield a problem for each running container that a policy selects though no tag can steer it.
+def beside(listing: Listing, attached: Collection[str], inventory: Inventory) -> Iterator[Beside]:
+    """Yield each running container that a policy selects though no tag can steer it.
 
     ``attached``: ids of the containers that CNI calls have told of.
     """
@@ -114,7 +127,7 @@ def beside(listing: Listing, attached: Collection[str], inventory: Inventory) ->
             if owner is not None and owner.id in attached:
                 selecting -= _selecting(inventory, owner)
             if selecting:
-                yield _beside(listing, container, owner, sorted(selecting))
+                yield Beside(container, _problem(listing, container, owner, sorted(selecting)))
 
 
 def _selecting(inventory: Inventory, container: Container) -> set[str]:
@@ -128,7 +141,7 @@ def identity(inventory: Inventory, container: Container) -> PodIdentity:
     return planning.identify(inventory, DEFAULT_NAMESPACE, container.name, container.labels)
 
 
-def _beside(listing: Listing, container: Container, owner: Container | None, policies: Iterable[str]) -> Problem:
+def _problem(listing: Listing, container: Container, owner: Container | None, policies: Iterable[str]) -> Problem:
     source = f"container {container.name or container.id[:12]}"
     selected = f"policy {', '.join(policies)} selects it, but"
     if container.network == HOST:

@@ -75,7 +75,7 @@ def _step(step: str, result: str, reason: str = "") -> Step:
 
 def _find(view: View, asked: str) -> tuple[str, str]:
     known = {(a.namespace, a.name) for a in view.attachments}
-    known |= {(p.namespace, p.name) for p in view.inventory.pods}
+    known |= {(p.namespace, p.name) for p in view.inventory.pods} | view.beside.keys()
     namespace, slash, name = asked.rpartition("/")
     found = sorted(pod for pod in known if pod[1] == name and (not slash or pod[0] == namespace))
     if len(found) > 1:
@@ -91,6 +91,8 @@ def _subject(view: View, namespace: str, name: str) -> _Subject:
     mine = [a for a in view.attachments if (a.namespace, a.name) == (namespace, name)]
     attachment = min(mine, key=lambda a: (not a.group, a.ifname), default=None)
     told, uid = (attachment.labels, attachment.uid) if attachment else (None, "")
+    if attachment is None and (namespace, name) in view.beside:
+        told = view.beside[namespace, name].container.labels
     pod = planning.identify(view.inventory, namespace, name, told, uid)
     if attachment is not None:
         policy_set = view.set_of(attachment) if attachment.group else None
@@ -103,6 +105,8 @@ def _unattached(view: View, pod: PodIdentity) -> Fate:
     key = (pod.namespace, pod.name)
     if key in view.inventory.on_host:
         return Fate(DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say")
+    if key in view.beside:
+        return Fate(DIRECT, path=view.beside[key].problem.message)
     if view.inventory.knows_pods:
         return Fate(DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way")
     return Fate(UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way")
@@ -111,10 +115,12 @@ def _unattached(view: View, pod: PodIdentity) -> Fate:
 def _pod_step(view: View, subject: _Subject) -> Step:
     pod, attachment = subject.pod, subject.attachment
     documented = pod in view.inventory.pods
+    key = (pod.namespace, pod.name)
     told = attachment is not None and attachment.labels is not None
-    origin = "its Pod document" if documented else "its CNI call" if told else ""
+    engine = "its container engine" if attachment is None and key in view.beside else ""
+    origin = "its Pod document" if documented else "its CNI call or container engine" if told else engine
     labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "its labels are not known"
-    if (pod.namespace, pod.name) in view.inventory.on_host:
+    if key in view.inventory.on_host:
         return _step("pod", "uses its node's network", labels)
     if attachment is None:
         return _step("pod", "not attached to this node", labels)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
+from .containers import Beside
 from .egress_ips import followed
 from .keeping import EgressState, KeeperState
 from .model import Inventory, Problem
@@ -30,6 +32,9 @@ class View:
     """All of them, those of the inventory and the keeper too."""
     settled: bool = True
     """False while a lease keeper that has just started cannot know of every master yet."""
+
+    beside: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
+    """Containers of this node that nothing steers though a policy selects them, by namespace and name."""
 
     def state(self, egress_id: str) -> EgressState | None:
         """What the lease keeper says of an egress IP."""

@@ -183,14 +183,30 @@ class Engines:
         self._listed: tuple[object, Listing] | None = None
 
     async def find(self, container_id: str) -> Container | None:
-        """Return the container of a CNI call; None if no engine that is here has it. Raises EngineError."""
-        if self._podman is not None and self._podman.here():
-            found = await asyncio.to_thread(self._podman.find, container_id)
-            if found is not None:
-                return found
-        if self._containerd is not None and self._containerd.here():
-            return await self._containerd.find(container_id)
+        """Return the container of a CNI call; None if no engine that is here has it.
+
+        Raises EngineError if none has it of those that answer, and one does not.
+        """
+        failed = None
+        for asked in (self._of_podman, self._of_containerd):
+            try:
+                if (found := await asked(container_id)) is not None:
+                    return found
+            except EngineError as error:
+                failed = failed or error
+        if failed is not None:
+            raise failed
         return None
+
+    async def _of_podman(self, container_id: str) -> Container | None:
+        if self._podman is None or not self._podman.here():
+            return None
+        return await asyncio.to_thread(self._podman.find, container_id)
+
+    async def _of_containerd(self, container_id: str) -> Container | None:
+        if self._containerd is None or not self._containerd.here():
+            return None
+        return await self._containerd.find(container_id)
 
     async def listing(self) -> Listing | None:
         """Return the containers of an engine that may run some beside the plugin; None if it is not here.

@@ -12,6 +12,7 @@ from ..lab import topology
 from ..lab.cri.podman import Podman, PodmanError
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
+from ..lab.topology import OUTSIDE
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
@@ -98,6 +99,7 @@ def test_what_runs_beside_the_chain_is_a_problem(node: Node, podman: Podman) -> 
     until(lambda: problems(node, "guest"), "status names the guest", LOOK)
     assert "it uses the network of container owner" in problems(node, "guest")[0]
     assert "it uses the node's network" in problems(node, "hosted")[0]
+    assert node.agent.call("explain", pod="hosted", destination=OUTSIDE)["verdict"] == "direct"
     assert not problems(node, "owner") and not problems(node, "nowhere")
     for container in (guest, on_host, nowhere, owner):
         container.stop()

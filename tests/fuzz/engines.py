@@ -135,8 +135,8 @@ def check_container(container: Container) -> None:
 
 
 def check_listing(listing: Listing, inventory: Inventory = INVENTORY) -> None:
-    for problem in containers.beside(listing, (), inventory):
-        assert str(problem).isprintable()
+    for found in containers.beside(listing, (), inventory):
+        assert str(found.problem).isprintable()
 
 
 def content(data: bytes) -> Tree:

@@ -56,13 +56,14 @@ def request(
 class World:
     """An agent of node w1 whose every wait is a gate, and what it is asked for."""
 
-    def __init__(self, directory: Path, inventory: Inventory) -> None:
+    def __init__(self, directory: Path, inventory: Inventory, podman: str = "") -> None:
+        """``podman``: where its containers are kept."""
         self.gates = Gates()
         self.directory = directory
         self.kernel = HeldKernel(self.gates)
         self.store = HeldStore(self.gates, inventory)
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
-        text += "engines: {podman: \"\", containerd: \"\"}\n"
+        text += f"engines: {{podman: {json.dumps(podman)}, containerd: \"\"}}\n"
         kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
         self.agent = Agent(config.parse("agent.yaml", text, "w1"), self.store, kernel, keeper)
         self.calls = Calls(self.agent)
@@ -142,9 +143,11 @@ EDITS: tuple[Inventory, ...] = (
 """What the store has, one after another."""
 
 
-def story(directory: Path, tell: Callable[[World], Awaitable[None]], inventory: Inventory = EMPTY) -> None:
+def story(
+    directory: Path, tell: Callable[[World], Awaitable[None]], inventory: Inventory = EMPTY, podman: str = ""
+) -> None:
     async def told() -> None:
-        world = World(directory, inventory)
+        world = World(directory, inventory, podman)
         try:
             await tell(world)
         finally:

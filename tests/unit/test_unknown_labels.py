@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import contract
+from cni import attachments, contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.core import manifests, unlabelled
@@ -19,6 +20,8 @@ from gateway_agent.pods import kept_group
 
 from .core.test_adoption import TOLD
 from .core.test_planning import build, inventory, policy, sets
+from .gates import settle
+from .shell.test_engines import bolt_store
 from .test_add_order import EMPTY, VETH, World, request, story, with_policies
 
 PROD = (Requirement("kubernetes.io/metadata.name", "In", ("prod",)),)
@@ -148,6 +151,56 @@ def test_without_a_namespace_call_and_document_mean_the_same_pod(tmp_path: Path,
     (tmp_path / "other").mkdir()
     answer, _ = asked(tmp_path / "other", of, request(labels=None, namespace="prod"))
     assert answer.startswith(contract.ERROR)
+
+
+def test_a_pod_that_is_deleted_while_its_engine_is_asked_leaves_no_record(tmp_path: Path) -> None:
+    """The engine holds its own lock on the data base, and lets go when the runtime has given up."""
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        with (tmp_path / "libpod" / "bolt_state.db").open("rb") as holder:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            call = asyncio.create_task(world.calls.handle(request("c1", labels=None)))
+            for _ in range(20):
+                await settle()
+                await world.gates.open(0)
+            assert world.agent.pods.records.keys() == {("c1", "eth0")}
+            assert not call.done()
+            deleting = asyncio.create_task(world.calls.handle(request("c1", command="DEL")))
+            await world.open_all(deleting.done)
+        async with asyncio.timeout(20):
+            while not call.done():
+                await settle()
+                if world.gates.waiting:
+                    await world.gates.open(0)
+                # The data base is read by a thread.
+                await asyncio.sleep(0.001)
+        assert deleted in call.result()
+        assert world.agent.pods.records == {}
+
+    deleted = b"was deleted while it was being added"
+    bolt_store(tmp_path)
+    story(tmp_path, tell, selecting(Selector((Requirement("app", "In", ("shop",)),))), str(tmp_path))
+
+
+@pytest.mark.parametrize(("value", "tagged"), [("shop", True), ("other", False)])
+def test_the_labels_of_the_engine_count_and_are_kept(tmp_path: Path, value: str, tagged: bool) -> None:
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.agent.applied is not None)
+        call = asyncio.create_task(world.calls.handle(request("c1", labels=None)))
+        async with asyncio.timeout(20):
+            while not call.done():
+                await settle()
+                if world.gates.waiting:
+                    await world.gates.open(0)
+                await asyncio.sleep(0.001)
+        assert call.result() == contract.OK
+        assert bool(world.kernel.groups.get(VETH)) is tagged
+        assert attachments.load(tmp_path, "c1", "eth0") == world.agent.pods.records["c1", "eth0"]
+        assert world.agent.pods.records["c1", "eth0"].labels == {"app": "shop"}
+
+    bolt_store(tmp_path)
+    story(tmp_path, tell, selecting(Selector((Requirement("app", "In", (value,)),))), str(tmp_path))
 
 
 def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_what_the_id_of_a_call_can_stand_for() -> None:
 
 
 def found(*containers: Container, attached: tuple[str, ...] = (), backend: str = "") -> list[str]:
-    return [str(problem) for problem in beside(Listing("podman", backend, containers), attached, INVENTORY)]
+    return [str(each.problem) for each in beside(Listing("podman", backend, containers), attached, INVENTORY)]
 
 
 def test_what_runs_beside_the_chain() -> None:

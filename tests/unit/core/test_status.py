@@ -12,6 +12,7 @@ from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.core import planning, status
+from gateway_agent.core.containers import Container, Listing, beside
 from gateway_agent.core.keeping import Change, EgressState, KeeperState, MemberState
 from gateway_agent.core.model import BASIC, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.core.readiness import InterfaceFacts
@@ -173,7 +174,7 @@ def test_explain_by_tunnel() -> None:
     assert (answer["verdict"], answer["via"], answer["ip"]) == ("gateway", "g1", "192.0.2.7")
     device = ids.device(ids.vni(PARTNER))
     assert steps(answer) == {
-        "pod": ("attached by veth-api", "labels of its CNI call: app=backend"),
+        "pod": ("attached by veth-api", "labels of its CNI call or container engine: app=backend"),
         "policy backend": ("selects it", "gateway partner"),
         "policy payments": ("does not select it", "pay In (yes) fails: there is no such label"),
         "tag": ("1: backend", ""),
@@ -256,6 +257,27 @@ def test_explain_a_pod_of_this_node_that_the_plugin_was_not_called_for() -> None
     answer = status.explain(view(of=dataclasses.replace(INVENTORY, knows_pods=True)), "prod/elsewhere")
     assert answer["verdict"] == "direct"
     assert "leaves by its own way" in steps(answer)["path"][1]
+
+
+def test_explain_a_container_that_runs_beside_the_chain() -> None:
+    container = Container("c9", "stray", {"app": "backend"}, 42, "host")
+    inventory = dataclasses.replace(INVENTORY, namespaces={})
+    [stray] = beside(Listing("podman", "cni", (container,)), (), inventory)
+    seen = dataclasses.replace(view(of=inventory), beside={stray.pod: stray})
+    answer = status.explain(seen, "stray", "203.0.113.10")
+    assert (answer["pod"], answer["verdict"]) == ("default/stray", "direct")
+    assert steps(answer)["pod"] == ("not attached to this node", "labels of its container engine: app=backend")
+    assert "it uses the node's network" in steps(answer)["path"][1]
+
+
+def test_explain_a_pod_whose_labels_nobody_knows() -> None:
+    seen = view()
+    nameless = dataclasses.replace(seen.attachments[0], container_id="c9", name="nameless", labels=None, group=0)
+    answer = status.explain(dataclasses.replace(seen, attachments=(*seen.attachments, nameless)), "nameless")
+    assert steps(answer)["pod"][1] == "its labels are not known"
+    assert steps(answer)["policy backend"] == ("may select it", "its labels are not known")
+    assert steps(answer)["tag"][0] == "none"
+    assert answer["verdict"] == "direct"
 
 
 def test_explain_a_pod_on_its_nodes_network() -> None:

@@ -154,6 +154,21 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
 
 
+def test_an_engine_that_cannot_be_read_hides_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer of ctr is containerd's own (1.6); the whole exchange is in ``tests/e2e/test_ctr.py``."""
+    bolt_store(tmp_path, b"garbage")
+    answer = json.dumps({"ID": "f00", "Labels": {"app": "b"}})
+    (tmp_path / "ctr").write_text(f"#!/bin/sh\nif [ $4 = default ]; then echo '{answer}'; exit; fi\n"
+                                  "echo 'ctr: container in namespace: not found' >&2; exit 1\n")
+    (tmp_path / "ctr").chmod(0o755)
+    (tmp_path / "c.sock").touch()
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    both = Engines(tmp_path, tmp_path / "c.sock")
+    assert asyncio.run(both.find("default-f00")) == Container("f00", "f00", {"app": "b"})
+    with pytest.raises(EngineError, match="bolt_state"):
+        asyncio.run(both.find("other-f00"))
+
+
 def test_without_its_client_containerd_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "c.sock").touch()
     monkeypatch.setenv("PATH", str(tmp_path))
