@@ -2,9 +2,9 @@
 
 VXLAN has no authentication: without these rules whatever reaches the port is taken for a tunnel's packet. So
 
-* only the kernel's own encapsulation sends to the port: the last rule that the inner packet passes gives it a mark that
-  no socket can have without ``CAP_NET_ADMIN`` or ``CAP_NET_RAW``, and the outer packet inherits that mark;
-* what a process of this node has sent goes into no tunnel to a gateway, whatever its mark and its rights are: a packet
+* only the kernel's own encapsulation sends to the port: the last rule that the inner packet passes gives it a priority
+  that no socket can have without ``CAP_NET_ADMIN`` or ``CAP_NET_RAW``, and the outer packet inherits that;
+* what a process of this node has sent goes into no tunnel to a gateway, whatever its priority and rights are: a packet
   of a process has the socket of that process still, a forwarded one has none;
 * no pod's packet is forwarded to the port;
 * what arrives at the port comes from a node, by the interface that leads to that node, in a tunnel that this node may
@@ -39,9 +39,10 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain(
         "output_guard", [f"udp dport {plan.port} goto tunnel_send"], "filter hook output priority filter - 20"
     )
-    ours = f"meta mark and {marks.mask} != {marks.tunneled} counter drop"
-    yield chain("tunnel_send", [ours, f"{BY_PROCESS} goto tunnel_process", f"{marks.clear} accept"])
-    own = [f"{to} {marks.clear} accept" for to in process_tunnels(plan)]
+    others = f"meta priority and {ids.ENCAPSULATED:#x} == 0 counter drop"
+    known = f"meta priority set meta priority and {ids.ENCAPSULATED ^ 0xFFFFFFFF:#x} accept"
+    yield chain("tunnel_send", [others, f"{BY_PROCESS} goto tunnel_process", known])
+    own = [f"{to} {known}" for to in process_tunnels(plan)]
     yield chain("tunnel_process", [*own, "counter drop"])
     yield chain("input_guard", _input_guard(plan, marks), "filter hook input priority filter - 20")
     yield from _tunnels(plan)

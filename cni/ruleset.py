@@ -29,6 +29,7 @@ KEYWORDS = {4: "ip", 6: "ip6"}
 GROUP_MASK = 0xFFFF0000
 TUNNELS = f'"{ids.DEVICE_PREFIX}*"'
 TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
+ENCAPSULATED = f"meta priority set meta priority or {ids.ENCAPSULATED:#x}"
 MIDDLE = "tcp flags & (fin | syn | rst | ack) != syn"
 """Of a TCP packet that opens no connection."""
 CONFIRMED = "ct status and confirmed == confirmed"
@@ -222,9 +223,9 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"leave_{egress.slot}", _leave_slot(egress, me))
-    # The outer packet is routed by the inner one's mark: with a slot's, it would find the tunnel again. By the mark
-    # that it has instead, it is known as the kernel's own (:mod:`cni.port_guard`); no ``ip rule`` of ours matches that.
-    encap = ["tcp flags syn tcp option maxseg size set rt mtu", marks.put("meta", marks.tunneled)]
+    # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again, and with any mark the
+    # kernel looks up each packet's route. By its priority it is known as the kernel's own (:mod:`cni.port_guard`).
+    encap = ["tcp flags syn tcp option maxseg size set rt mtu", f"{marks.clear} {ENCAPSULATED}"]
     yield chain("encap", encap)
 
 

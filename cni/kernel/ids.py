@@ -13,6 +13,9 @@ DEVICE_PREFIX = "egw-"
 BACK_DEVICE = "egw-back"
 """Carries the answers of all egress IPs back to the workers."""
 BACK_VNI = 0xE96BAC
+ENCAPSULATED = 0x40000000
+"""The bit of a packet's priority by which the kernel's own encapsulation is known until the packet leaves. Without
+``CAP_NET_ADMIN`` or ``CAP_NET_RAW`` a socket has priorities 0 to 6 (socket(7), ``SO_PRIORITY``)."""
 
 SYNC_DEVICE = "egw-sync"
 """Carries the connection tables of the egress nodes to each other: what enters it goes to each partner."""

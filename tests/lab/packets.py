@@ -59,14 +59,16 @@ def frame(destination_mac: str, source_mac: str, packet: bytes) -> bytes:
     return bytes.fromhex((destination_mac + source_mac).replace(":", "")) + struct.pack("!H", kind) + packet
 
 
-def send(machine: Namespace, packet: bytes, mark: int = 0) -> None:
-    """Send an IP packet as it is, header included, by the machine's own routes (a raw socket) and with this mark."""
+def send(machine: Namespace, packet: bytes, mark: int = 0, priority: int = 0) -> None:
+    """Send an IP packet as it is, header included, by the machine's own routes (a raw socket), with this mark and this
+    priority."""
     if packet[0] >> 4 == 6:
         family, destination = socket.AF_INET6, str(IPv6Address(packet[24:40]))
     else:
         family, destination = socket.AF_INET, str(IPv4Address(packet[16:20]))
     with machine.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
         sock.sendto(packet, (destination, 0))
 
 

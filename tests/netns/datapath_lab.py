@@ -29,8 +29,8 @@ from tests.lab.packets import send, udp
 PREFIX = "egwdp-"
 KEEPER_PORT = 7947
 MASK = 0x0FF00000
-TUNNEL_MARK = 0x08000000
-"""The packet mark of the kernel's own encapsulation. A process needs rights to give it to a packet."""
+TUNNEL_PRIORITY = ids.ENCAPSULATED
+"""The packet priority of the kernel's own encapsulation. A process needs rights to give it to a packet."""
 PORT = 8080
 SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"

@@ -30,7 +30,7 @@ from .datapath_lab import (
     SERVICE,
     SERVICE6,
     TAG,
-    TUNNEL_MARK,
+    TUNNEL_PRIORITY,
     WAYS,
     Lab,
     Node,
@@ -429,9 +429,9 @@ def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: s
             send(pod.machine, forged(source))
         # From a pod of the master itself, where nothing is forwarded on the way.
         send(lab6.pods["onmaster"].machine, forged(w2))
-        for mark in (0, TUNNEL_MARK):
+        for priority in (0, TUNNEL_PRIORITY):
             with pytest.raises(PermissionError):
-                send(lab6.nodes["w2"].machine, forged(w2), mark)
+                send(lab6.nodes["w2"].machine, forged(w2), priority=priority)
         by_ipv4 = udp(NODES["w2"], NODES["g1"], 4799, frame)
         lab6.nodes["w2"].forge(by_ipv4)
         another = udp(ids.inner(v6(NODES["w1"]), 6), SERVICE6, PORT, b"forged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ from .datapath_lab import (
     PORT,
     SERVICE,
     SOURCES,
-    TUNNEL_MARK,
+    TUNNEL_PRIORITY,
     Lab,
     plan,
     vxlan_packet,
@@ -71,6 +72,32 @@ def test_a_local_user_cannot_speak_vxlan_to_a_gateway(lab: Lab, node: str, form:
         assert len(witness.egress.packets(PORT)) == 1
 
 
+def test_a_local_user_cannot_have_the_priority_of_the_kernels_own_packets(lab: Lab) -> None:
+    forged = vxlan_payload("w2", "g1", VNI, udp(NODES["w2"], SERVICE, PORT, b"forged"))
+    priority = struct.pack("=i", TUNNEL_PRIORITY)
+
+    def attack() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            with contextlib.suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
+            with contextlib.suppress(PermissionError):
+                sock.sendto(forged, (NODES["g1"], 4799))
+            # With one packet only (Linux 6.14).
+            with contextlib.suppress(OSError):
+                option = (socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
+                sock.sendmsg([forged], [option], 0, (NODES["g1"], 4799))
+
+    # Without the looks at the socket of a process: the priority alone must do.
+    lab.nodes["w2"].nft(
+        f"flush chain inet {ids.NFT_NODE_INET} tunnel_process\ndelete table netdev {ids.NFT_FENCE}\n"
+    )
+    with Capture(lab.nodes["g1"].machine, "eth0") as arrived:
+        as_local_user(lab.nodes["w2"].machine, attack)
+        _proof(lab)
+        until(lambda: len(_to_gateway(arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(_to_gateway(arrived)) == 1
+
+
 def test_a_local_user_cannot_send_into_a_tunnel_device(lab: Lab) -> None:
     with Capture(lab.nodes["g1"].machine, "eth0") as capture:
         for device in (DEVICE, ids.BACK_DEVICE):
@@ -85,16 +112,16 @@ Attack = Callable[[Lab, str, bytes], None]
 
 
 def _by_socket(lab: Lab, node: str, packet: bytes) -> None:
-    """Send the payload by a UDP socket that has the mark."""
+    """Send the payload by a UDP socket that has the priority."""
     sock = lab.nodes[node].machine.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with sock, contextlib.suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TUNNEL_PRIORITY)
         sock.sendto(packet[28:], (NODES["g1"], 4799))
 
 
 def _raw(lab: Lab, node: str, packet: bytes) -> None:
     with contextlib.suppress(PermissionError):
-        send(lab.nodes[node].machine, packet, TUNNEL_MARK)
+        send(lab.nodes[node].machine, packet, priority=TUNNEL_PRIORITY)
 
 
 def _frame(lab: Lab, node: str, packet: bytes) -> None:
@@ -117,7 +144,7 @@ def _send_frame(
     machine = lab.nodes[node].machine
     with machine.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
         machine.inside(lambda: sock.bind((device, 0)))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, TUNNEL_MARK)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TUNNEL_PRIORITY)
         if option:
             sock.setsockopt(SOL_PACKET, *option)
         # A frame that the kernel drops counts as sent, or as a queue that is full.
@@ -137,7 +164,7 @@ ATTACKS: tuple[Attack, ...] = (_by_socket, _raw, _frame, _frame_past_the_queue, 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("node", ["w2", "g2"])
 def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(lab: Lab, node: str, attack: Attack) -> None:
-    """It may set the kernel's own mark, write whole frames, and send into the tunnel's device."""
+    """It may set the priority of the kernel's own packets, write whole frames, and send into the tunnel's device."""
     inner = udp(NODES[node], SERVICE, PORT, b"forged")
     with lab.witness() as witness, Capture(lab.nodes["g1"].machine, "eth0") as arrived:
         attack(lab, node, vxlan_packet(node, "g1", VNI, inner))
@@ -165,9 +192,10 @@ def test_a_process_with_raw_rights_cannot_take_over_a_pods_connection(lab: Lab) 
     with lab.pods["twin"].datagrams() as datagrams, lab.witness() as witness:
         assert datagrams.seen_as() == SOURCES["g1"]
         forged = udp(lab.pods["twin"].address, SERVICE, PORT, b"forged", source_port=datagrams.port)
-        for mark in (slot, TUNNEL_MARK, 0):
-            with contextlib.suppress(PermissionError):
-                send(lab.nodes["w2"].machine, forged, mark)
+        for mark in (slot, 0):
+            for priority in (TUNNEL_PRIORITY, 0):
+                with contextlib.suppress(PermissionError):
+                    send(lab.nodes["w2"].machine, forged, mark, priority)
         assert datagrams.seen_as() == SOURCES["g1"]
         until(lambda: len(witness.egress.packets(PORT)) > 1, "both of the pod's own", seconds=2)
         assert len(witness.egress.packets(PORT)) == 2

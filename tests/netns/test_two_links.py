@@ -80,6 +80,9 @@ def links(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
         for family in (4, 6):
             with contextlib.suppress(CommandFailed):
                 machine.ip(f"route del {of_family(W2, family)}")
+        # The others may have learned the second link's MAC.
+        for other in (*(node.machine for node in lab.nodes.values()), lab.outside):
+            other.ip("neigh flush all")
 
 
 @pytest.mark.usefixtures("links")
