@@ -93,6 +93,7 @@ class Containers:
             hint = "engines in the agent's configuration says where the stores of container engines are"
             self._unreadable = (Problem("podman", "", f"{error}: containers that start have unknown labels", hint),)
             return
-        self._unreadable = ()
+        broken = listing.broken[:MOST] if listing else ()
+        self._unreadable = tuple(Problem("podman", "", f"{words} (its labels are unknown)") for words in broken)
         attached = frozenset(record.container_id for record in self._pods.records.values())
         self.beside = tuple(containers.beside(listing, attached, inventory)) if listing else ()

@@ -47,6 +47,8 @@ class Listing:
     engine: str
     backend: str = ""
     containers: tuple[Container, ...] = ()
+    broken: tuple[str, ...] = ()
+    """What is wrong with entries that are no containers."""
 
 
 @dataclass(frozen=True)

@@ -36,23 +36,24 @@ class EngineError(Exception):
 
 
 class Podman:
-    """``root``: podman's ``graphroot``. It has BoltDB up to version 4.7, SQLite from 4.8 on (``libpod``)."""
+    """``root``: podman's ``graphroot``, or the directory with its data base: BoltDB up to version 4.7, then SQLite."""
 
     name = "podman"
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._bolt = root / "libpod" / "bolt_state.db"
-        self._sqlite = (root / "db.sql", root / "libpod" / "db.sql")
+        places = (root / "libpod", root)
+        self._bolt = tuple(place / "bolt_state.db" for place in places)
+        self._sqlite = tuple(place / "db.sql" for place in places)
 
     def here(self) -> bool:
         """Return True if there is such an engine, be its store readable or not."""
-        return any(map(os.path.lexists, (self._bolt, *self._sqlite)))
+        return any(map(os.path.lexists, (*self._bolt, *self._sqlite)))
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Return what changes whenever the data base does."""
         found = []
-        for path in (self._bolt, *self._sqlite):
+        for path in (*self._bolt, *self._sqlite, *(path.with_name("db.sql-wal") for path in self._sqlite)):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 found.append((str(path), status.st_mtime_ns, status.st_size))
@@ -60,26 +61,39 @@ class Podman:
 
     def find(self, container_id: str) -> Container | None:
         """Return the container with this id; None if podman has none. Raises EngineError."""
-        return next(iter(self._containers(container_id)), None)
+        for path, row in self._rows(container_id):
+            try:
+                return containers.of_podman(*row)
+            except ValueError as error:
+                raise EngineError(f"{path} cannot be read: {error}") from error
+        return None
 
     def listing(self) -> Listing:
         """Return all containers. Raises EngineError."""
+        found, broken = {}, []
+        for path, row in self._rows(""):
+            try:
+                container = containers.of_podman(*row)
+            except ValueError as error:
+                broken.append(f"a container in {path}: {error}")
+                continue
+            # After the machine has started, the data base tells of processes from before.
+            found[container.id] = replace(container, pid=container.pid if _runs(container.pid) else 0)
         backend = ""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             backend = (self._root / "defaultNetworkBackend").read_text(encoding="ascii").strip()
-        # After the machine has started, the data base tells of processes from before.
-        running = (replace(c, pid=c.pid if _runs(c.pid) else 0) for c in self._containers(""))
-        return Listing(self.name, backend, tuple(running))
+        return Listing(self.name, backend, tuple(found.values()), tuple(broken))
 
-    def _containers(self, container_id: str) -> Iterator[Container]:
-        try:
-            for path in (self._bolt, *self._sqlite):
-                if os.path.lexists(path):
-                    rows = _bolt_rows if path == self._bolt else _sqlite_rows
-                    yield from (containers.of_podman(*row) for row in rows(path, container_id))
-        except (OSError, ValueError, sqlite3.Error) as error:
-            words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise EngineError(f"{path} cannot be read: {words}") from error
+    def _rows(self, container_id: str) -> Iterator[tuple[Path, Row]]:
+        for path in (*self._bolt, *self._sqlite):
+            if os.path.lexists(path):
+                read = _bolt_rows if path in self._bolt else _sqlite_rows
+                try:
+                    rows = list(read(path, container_id))
+                except (OSError, ValueError, sqlite3.Error) as error:
+                    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                    raise EngineError(f"{path} cannot be read: {words}") from error
+                yield from ((path, row) for row in rows)
 
 
 def _runs(pid: int) -> bool:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -72,7 +73,41 @@ def test_bolt(tmp_path: Path) -> None:
 
 def test_both_are_read_where_podman_was_upgraded(tmp_path: Path) -> None:
     bolt_store(tmp_path)
-    assert [c.id for c in sqlite_store(tmp_path).listing().containers] == ["c1", "c1", "c2"]
+    assert [(c.id, c.pid) for c in sqlite_store(tmp_path).listing().containers] == [("c1", os.getpid()), ("c2", 0)]
+
+
+def test_a_data_base_with_a_directory_of_its_own(tmp_path: Path) -> None:
+    """``static_dir`` of podman's configuration."""
+    bolt_store(tmp_path)
+    assert Podman(tmp_path / "libpod").find("c1") is not None
+
+
+def test_what_the_last_transactions_changed_counts(tmp_path: Path) -> None:
+    """Newer podman writes ahead: until the last one that has it open is gone, changes are in a file beside it."""
+    sqlite_store(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "db.sql")) as open_still:
+        open_still.execute("PRAGMA journal_mode=WAL")
+        before = Podman(tmp_path).stamp()
+        changed = json.dumps({**CONFIG, "labels": {"app": "new"}, "pause": False})
+        open_still.execute("UPDATE ContainerConfig SET JSON = ? WHERE ID = 'c1'", (changed,))
+        open_still.commit()
+        assert Podman(tmp_path).stamp() != before
+        found = Podman(tmp_path).find("c1")
+    assert found is not None
+    assert found.labels == {"app": "new"}
+    assert Podman(tmp_path).find("c1") == found
+
+
+def test_one_broken_container_hides_no_others(tmp_path: Path) -> None:
+    podman = sqlite_store(tmp_path)
+    with sqlite3.connect(tmp_path / "db.sql") as data:
+        data.execute("UPDATE ContainerConfig SET JSON = '[]' WHERE ID = 'c2'")
+    data.close()
+    listing = podman.listing()
+    assert [container.id for container in listing.containers] == ["c1"]
+    assert [text.partition(": ")[2] for text in listing.broken] == ["not a JSON object"]
+    with pytest.raises(EngineError, match="not a JSON object"):
+        podman.find("c2")
 
 
 def test_a_process_that_is_gone_does_not_run(tmp_path: Path) -> None:
