@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from ..lab import topology
-from ..lab.cri.podman import Podman, PodmanError
+from ..lab.cri.containerd import IMAGE
+from ..lab.cri.podman import Container, Podman, PodmanError
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
 from ..lab.topology import OUTSIDE
@@ -88,6 +90,41 @@ def test_a_podman_pod_has_the_labels_of_its_pod(lab: Lab, node: Node, podman: Po
     assert member.request(SELECTED).address == egress_ip(lab)
     member.stop()
     podman.call("pod", "rm", "--force", "shop")
+
+
+def test_a_container_with_several_networks_is_steered_on_all(lab: Lab, node: Node, podman: Podman) -> None:
+    """One CNI call for each, also for a network that a running container joins."""
+    podman.use(node.network("ptp"))
+    podman.use(node.network("bridge"))
+    names = [node.network(kind).name for kind in ("bridge", "ptp")]
+    both = podman.start("both", BACKEND, f"--network={names[0]}", f"--network={names[1]}")
+    joined = podman.start("joined", BACKEND)
+    podman.call("network", "connect", names[1], "joined")
+    for container in (both, joined):
+        rows = [row for row in node.agent.call("pods")["pods"] if row["name"] == container.name]
+        assert len({interface for row in rows for interface in row["interfaces"]}) == len(rows) == 2
+        assert all(row["policies"] for row in rows)
+        assert container.request(SELECTED).address == egress_ip(lab)
+        container.stop()
+
+
+def test_a_kube_manifest_brings_labels(lab: Lab, node: Node, podman: Podman) -> None:
+    podman.use(node.network("bridge"))
+    container = {"name": "c", "image": IMAGE, "imagePullPolicy": "Never"}
+    pod = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "played", "labels": BACKEND},
+        "spec": {"containers": [container]},
+    }  # fmt: skip
+    manifest = podman.directory / "played.yaml"
+    manifest.write_text(json.dumps(pod))
+    podman.call("play", "kube", "--network", node.network("bridge").name, str(manifest))
+    member = Container(podman, "played-c")
+    assert member.request(SELECTED).address == egress_ip(lab)
+    member.detach()
+    podman.call("play", "kube", "--replace", str(manifest))
+    until(lambda: problems(node, "played"), "status says that it has a network of its own", LOOK)
+    podman.call("pod", "rm", "--force", "played")
+    podman.call("network", "rm", "podman-default-kube-network")
 
 
 def test_what_runs_beside_the_chain_is_a_problem(node: Node, podman: Podman) -> None:

@@ -51,13 +51,17 @@ class Container(Client):
     def attach(self) -> None:
         """Name its network namespace, after a start of its own too."""
         if self.machine.path.exists():
-            run(["ip", "netns", "delete", self.machine.name])
+            self.detach()
         pid = self._podman.inspect(self.name)["State"]["Pid"]
         run(["ip", "netns", "attach", self.machine.name, str(pid)])
 
+    def detach(self) -> None:
+        """Take the name away; what runs there goes on."""
+        run(["ip", "netns", "delete", self.machine.name])
+
     def stop(self) -> None:
         """Remove it."""
-        run(["ip", "netns", "delete", self.machine.name])
+        self.detach()
         self._podman.call("rm", "--force", "--time", "0", self.name)
 
 
