@@ -144,14 +144,18 @@ def members(text: str) -> "dict[str, tuple[object, int, int]]":
         while True:
             if text[at : at + 1] != '"':
                 raise ValueError(f'no " at character {at}')
-            name, at = _json.scanstring(text, at + 1, True)
-            start = _after(text, at, ":")
+            start = at
             try:
+                name, at = _json.scanstring(text, at + 1, True)
+                start = _after(text, at, ":")
                 value, end = scan(text, start)
             except StopIteration:
                 raise ValueError(f"no value at character {start}") from None
             except RecursionError:
                 raise ValueError("nested too deeply") from None
+            except SystemError:
+                # What is wrong _json says by an exception of json.decoder, and by none where that is not imported.
+                raise ValueError(f"it is broken behind character {start}") from None
             found[name] = value, start, end
             at = _blank(text, end)
             if text[at : at + 1] != ",":

@@ -111,6 +111,15 @@ def test_it_names_its_version_on_a_command_line_only(built: Path) -> None:
     assert b"supportedVersions" in outcome.stdout
 
 
+@pytest.mark.parametrize("text", ['{"a": [1 2]}', '{"a": {"b" 1}}', '{"a": "\\x"}', '{"a', '{"a": "b', '{"a": tru}'])
+def test_what_is_no_json_is_called_so(text: str, built: Path) -> None:
+    """In a process that has not imported ``json``: ``_json`` alone cannot say what is wrong."""
+    outcome = run([str(built)], {b"CNI_COMMAND": b"STATUS"}, text.encode())
+    assert (outcome.returncode, outcome.stderr) == (1, b"")
+    error = json.loads(outcome.stdout)
+    assert error["code"] == contract.NOT_JSON, error
+
+
 def test_closed_output_is_a_failure_and_no_traceback(built: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

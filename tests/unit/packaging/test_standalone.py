@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import marshal
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from ..cni.test_protocol import RESULT, environment, stdin
 BUILDER = REPOSITORY / "packaging" / "build_standalone.py"
 PT_INTERP, PT_DYNAMIC = 3, 2
 PYC_HEADER = 16
+ODD = (b"", b"\xff", b"\xc3\xa9", b"\\ud800", b'"', b"{", b"[" * 5000, b"\0", b"9" * 6000, b"NaN", b"1e999", b" ")
 IMPORTING = """
 import sys
 from cni import bundle
@@ -120,6 +122,23 @@ def test_it_asks_the_agent(answer: bytes, status: int, built: Path, tmp_path: Pa
         outcome = run(built, environment(), stdin(path))
     assert outcome.returncode == status
     assert outcome.stdout == (RESULT.encode() if answer == contract.OK else answer[2:])
+
+
+def test_odd_input_is_answered_as_by_the_nodes_python(built: Path, tmp_path: Path) -> None:
+    zipapp = tmp_path / "zipapp"
+    command = [sys.executable, str(BUILDER.with_name("build_zipapp.py")), "--output", str(zipapp)]
+    subprocess.run(command, check=True)
+    chance = random.Random(10)
+    whole = stdin(tmp_path / "agent.sock")
+    for _ in range(40):
+        at = chance.randrange(len(whole))
+        raw = whole[:at] + chance.choice(ODD) + whole[at + chance.randrange(3) :]
+        env = environment(chance.choice(("ADD", "DEL", "STATUS")))
+        env[b"LC_ALL"] = chance.choice((b"C", b"xx", b"C.UTF-8"))
+        env[b"CNI_NETNS"] += chance.choice(ODD).replace(b"\0", b"")
+        ours, theirs = (run(file, env, raw) for file in (built, zipapp))
+        assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, b""), (env, raw)
+        assert not ours.stdout or json.loads(ours.stdout).get("code") != contract.INTERNAL, ours.stdout
 
 
 def test_closed_output_is_a_failure_and_no_signal(built: Path) -> None:
