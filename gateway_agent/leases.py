@@ -55,9 +55,10 @@ class Leases:
         """Takes each state of the keeper. ``name``: an egress IP in words, by its id. Ends with its task."""
         loop = asyncio.get_running_loop()
         async for state in self._keeper.states():
-            known = self.state.changes[-1].at if self.state and self.state.changes else 0.0
+            # Not by the time: clocks are set.
+            known = frozenset(self.state.changes) if self.state else frozenset()
             for change in state.changes:
-                if change.at > known:
+                if change not in known:
                     log.info("master of %s: %s -> %s, epoch %d, silent for %d ms (%s)", name(change.id),
                              change.before or "none", change.after or "none", change.epoch, change.silent_ms,
                              change.reason)

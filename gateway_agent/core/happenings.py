@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .conditions import READY, Report
+from .keeping import Change
 from .planning import selected_on_host
 from .view import View, rfc3339
 
@@ -42,6 +43,7 @@ class Chronicle:
     """What has been told already. ``since``: Unix time of the start; what was before, an earlier process has told."""
 
     since: float
+    _changes: frozenset[Change] | None = None
     _conflicts: set[tuple[str, str, float]] = field(default_factory=set)
     _on_host: set[tuple[str, str, str]] = field(default_factory=set)
 
@@ -51,13 +53,16 @@ class Chronicle:
         return sorted(found, key=lambda happening: happening.at)
 
     def _masters(self, view: View) -> Iterator[Happening]:
-        changes = view.keeper.changes if view.keeper else ()
-        known, self.since = self.since, max((change.at for change in changes), default=self.since)
-        for change in changes:
+        if view.keeper is None:
+            return
+        known, self._changes = self._changes, frozenset(view.keeper.changes)
+        for change in view.keeper.changes:
             egress = view.egress(change.id)
             # Who has taken over tells it; where nobody has, who was the master before.
             teller = change.after or change.before
-            if change.at <= known or egress is None or teller != view.plan.node:
+            # Only once is the time looked at: clocks are set, and what was not told before is news.
+            old = change.at <= self.since if known is None else change in known
+            if old or egress is None or teller != view.plan.node:
                 continue
             silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
             what = f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}"

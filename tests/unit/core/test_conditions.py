@@ -168,6 +168,14 @@ def test_who_takes_over_tells_it_once() -> None:
     assert chronicle.tell(now, NOW) == []
 
 
+def test_a_clock_that_was_set_back_hides_no_change() -> None:
+    chronicle, first = Chronicle(NOW - 5), changed("g1")
+    chronicle.tell(seen(changes=(first,)), NOW)
+    later = seen(changes=(first, changed("", "g1", at=NOW - 3600)))
+    assert [happening.at for happening in chronicle.tell(later, NOW)] == [NOW - 3600]
+    assert chronicle.tell(later, NOW) == []
+
+
 def test_others_do_not_tell_it() -> None:
     chronicle = Chronicle(NOW - 5)
     chronicle.tell(seen("g2"), NOW)
