@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .keeping import Conflict, EgressWish
 from .lease import MILLISECOND, NEVER, SECOND
 from .placement import draw
-from .serving import Probe
+from .serving import GRACE_NS, Probe
 
 ANSWER_NS = 200 * MILLISECOND
 """Who has an address answers a probe within this."""
@@ -16,12 +16,25 @@ SETTLE_NS = 60 * MILLISECOND
 """From a free answer to an address that answers itself, with room for lateness."""
 FORGET_NS = 30 * SECOND
 """A claim that is not repeated within this is over: probes go out every few seconds."""
+ABSENT_NS = 2 * SECOND
+"""Who has not answered for so long, with a question each second, has let go of an address that is waited for."""
+
+
+@dataclass
+class Vacancy:
+    """What a node has learned of addresses that no node of the cluster is known to have had."""
+
+    pending: list[str] = field(default_factory=list)
+    """Ids that must wait for an answer."""
+    occupied: dict[str, str] = field(default_factory=dict)
+    """By id why it cannot be taken: another machine has the address."""
 
 
 @dataclass
 class _Claim:
     conflict: Conflict
     heard_at: int
+    first_at: int
 
 
 class Claims:
@@ -34,6 +47,8 @@ class Claims:
         """Since when, and when last, it was asked for."""
         self._awaited: set[int] = set()
         self._probes: list[Probe] = []
+        self._vacant: dict[str, int] = {}
+        """When each address was last found to be nobody's."""
 
     def hear(self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int) -> bool:
         """``identity`` is empty where this node does not serve the address: then the claim may be right.
@@ -43,7 +58,8 @@ class Claims:
         before = self._by_address.get(address)
         known = before is not None and before.conflict.mac == mac and now < before.heard_at + FORGET_NS
         since = before.conflict.since if before is not None and known else wall_ns / SECOND
-        self._by_address[address] = _Claim(Conflict(identity, address, mac, interface, since), now)
+        first_at = before.first_at if before is not None and known else now
+        self._by_address[address] = _Claim(Conflict(identity, address, mac, interface, since), now, first_at)
         return not known
 
     def free(self, address: str, interface: str, rank: int, now: int) -> bool:
@@ -66,6 +82,25 @@ class Claims:
             return False
         claim = self._by_address.get(address)
         return now >= asked + ANSWER_NS and (claim is None or claim.heard_at < asked)
+
+    def vacancy(self, wanted: Iterable[EgressWish], now: int) -> Vacancy:
+        """Ask the LAN for addresses that nobody of ours is known to have had, and say what is known of them.
+
+        Only before the first takeover: a failover waits for no answer. What is heard for a moment only may be the
+        announcement of the first master, of which this node learns next.
+        """
+        found = Vacancy()
+        for wish in wanted:
+            claim, since = self._by_address.get(wish.address), self._vacant.get(wish.address)
+            if claim and claim.first_at + GRACE_NS <= now < claim.heard_at + ABSENT_NS:
+                where = f"{claim.conflict.mac} on {claim.conflict.interface}"
+                found.occupied[wish.id] = f"{wish.address} belongs to another machine, {where}: use another address"
+            known = since is not None and now < since + FORGET_NS and not (claim and claim.heard_at > since)
+            if not known and self.free(wish.address, wish.interface, 0, now):
+                self._vacant[wish.address] = now
+            elif not known:
+                found.pending.append(wish.id)
+        return found
 
     def taken(self, me: str, wanted: Iterable[EgressWish], now: int) -> list[str]:
         """Ids whose address somebody else may have: no majority keeps two from serving one, so the LAN is asked."""

@@ -16,7 +16,7 @@ from .agreement import Agreement
 from .announcements import REPEAT_NS
 from .candidate import Timers
 from .chair import Chair
-from .claims import Claims
+from .claims import Claims, Vacancy
 from .contact import NEVER_HEARD, Contact
 from .elector import Elector
 from .keeping import Facts, KeeperConfig
@@ -83,6 +83,7 @@ class Keeper:
         self._speech = Speech(self.electorate, self._contact, self.mastership, self._chair, self._outbox)
         self.serving = Serving()
         self.claims = Claims()
+        self._vacancy = Vacancy()
         self._moved: set[int] = set()
         self._was_isolated = self._was_deaf = False
         self._held_back_by: tuple[str, ...] = ()
@@ -171,6 +172,8 @@ class Keeper:
                 # After a restart of several voters at once an election waits for nothing else.
                 self._due.beat |= opened.sender in self.electorate.current.members and self.isolated(now)
             self._take(opened, now)
+            # Who learns that an address has had a master waits for no answer.
+            self._due.decision |= bool(self._vacancy.pending)
         return self._finish(now)
 
     def claimed(self, address: str, mac: str, interface: str, now: int) -> list[Effect]:
@@ -380,11 +383,11 @@ class Keeper:
         self.mastership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 
     def _wish(self, now: int) -> None:
-        wishes = wishes_of(self.config, self.egress_nodes, self._lifetime.stopping)
+        wishes = wishes_of(self.config, self.egress_nodes, self._lifetime.stopping, self._vacancy.occupied)
         self.mastership.configure(wishes, _timers(self.config), self._lifetime.stopping, now)
 
     def _decide(self, now: int) -> None:
-        surviving = self._contact.surviving(now)
+        surviving, pending = self._contact.surviving(now), self._ask_first(now)
         barred = not self._contact.quorum(now).sets or (self._contact.isolated(now) and not surviving)
         mastership = self.mastership
         heard = self.members.heard(mastership.timers.suspect_ns, now)
@@ -396,11 +399,22 @@ class Keeper:
             standing=self.is_egress and not barred,
             surviving=surviving,
             warming=mastership.warming(now),
-            taken=self.claims.taken(self._me, mastership.unheld(now), now) if surviving else (),
+            taken=self.claims.taken(self._me, mastership.unheld(now), now) if surviving else pending,
             missed_at=self.members.missed_at,
             heirs=mastership.succession.heirs(now),
         )
         mastership.decide(situation, now)
+
+    def _ask_first(self, now: int) -> list[str]:
+        """Ask the LAN for addresses that no node is known to have had. Return the ids that wait for an answer."""
+        known = self.mastership.followings
+        wanted = [w for w in self.config.egress if w.ready and w.address and not known.highest(w.id)]
+        before, self._vacancy = self._vacancy, self.claims.vacancy(wanted, now)
+        if self._vacancy.occupied != before.occupied:
+            self._wish(now)
+            self._due.beat = True
+            self._due.revision += 1
+        return self._vacancy.pending
 
     def _isolation_changed(self, now: int) -> bool:
         """Whether it has begun or ended since the last call."""

@@ -39,6 +39,9 @@ class InterfaceFacts:
     """Virtual addresses that somebody else has configured on it."""
     arp_ignore: int = 0
     """The larger of ``net.ipv4.conf.all.arp_ignore`` and its own, as the kernel takes it."""
+    arp_filtered: bool = False
+    """``arp_filter`` is on, and routes to machines of its LAN lead out by no interface or by another one: then the
+    kernel answers none of their ARP requests by this one."""
     ipv6: bool = True
     """``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
     leads_to_nodes: bool = False
@@ -171,19 +174,23 @@ def _no_host(address: str, subnet: str) -> str:
 def _unanswered(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
     """Say why the kernel would answer no question for the address on its interface; empty if it does.
 
-    See ``arp_ignore`` in the kernel's ip-sysctl. With 3 it does not answer for an address of scope host, which a
-    virtual address is if its interface has no other one; with 2 only if the two are in one subnet.
+    See ``arp_ignore`` and ``arp_filter`` in the kernel's ip-sysctl. With an ``arp_ignore`` of 3 it does not answer for
+    an address of scope host, which a virtual address is if its interface has no other one; with 2 only if the two are
+    in one subnet.
     """
     if egress.family == 6:
         hint = f"sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0"
         return "" if known.ipv6 else f"interface {interface} has IPv6 disabled: {hint}"
+    unanswered = f"the kernel answers no ARP request for {egress.address} on {interface}"
+    if known.arp_filtered:
+        hint = f"sysctl -w net.ipv4.conf.all.arp_filter=0 net.ipv4.conf.{interface}.arp_filter=0"
+        return f"{unanswered}, arp_filter is on and its LAN is not routed by it: {hint}"
     alone = not known.address
     outside = not any(_holds(subnet, egress.address) for subnet in known.addresses)
     if known.arp_ignore < 2 or (known.arp_ignore == 2 and not outside) or (known.arp_ignore == 3 and not alone):
         return ""
     hint = f"sysctl -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.{interface}.arp_ignore=0"
-    setting = f"arp_ignore is {known.arp_ignore}"
-    return f"the kernel answers no ARP request for {egress.address} on {interface}, {setting}: {hint}"
+    return f"{unanswered}, arp_ignore is {known.arp_ignore}: {hint}"
 
 
 def _holds(subnet: str, address: str) -> bool:

@@ -44,14 +44,19 @@ class Situation:
     """By egress id the node to which its last master has handed it over."""
 
 
-def wishes_of(config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool) -> list[EgressWish]:
-    """What a node wants, the chair included. One that stops wants nothing, and leaves what it could still serve."""
+def wishes_of(
+    config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool, occupied: Mapping[str, str]
+) -> list[EgressWish]:
+    """What a node wants, the chair included. One that stops wants nothing, and leaves what it could still serve.
+
+    ``occupied``: by id why an address cannot be taken; see :class:`.claims.Vacancy`.
+    """
     able, why = config.node in egress_nodes and not stopping, "stopping" if stopping else ""
     wishes = [
         replace(
             wish,
-            ready=wish.ready and able,
-            reason=why or wish.reason or "not ready",
+            ready=wish.ready and able and wish.id not in occupied,
+            reason=why or occupied.get(wish.id) or wish.reason or "not ready",
             leaving=wish.leaving or (stopping and (wish.ready or wish.keeps)),
         )
         for wish in config.egress

@@ -100,6 +100,7 @@ def read(
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
             arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
             leads_to_nodes=name in to_nodes,
+            arp_filtered=_arp_filtered(name, found.get(name, ())),
             ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
             next_hops=frozenset(hop.gateway for hop in routes if hop.gateway and hop.interface == name),
         )
@@ -119,6 +120,20 @@ def leaving(destinations: Iterable[str]) -> frozenset[str]:
                 (index,) = struct.unpack("=i", rtnetlink.attributes(answer[RTMSG.size :]).get(RTA_OIF, b""))
                 found.add(socket.if_indextoname(index))
     return frozenset(found)
+
+
+def _arp_filtered(name: str, own: Iterable[str]) -> bool:
+    """Return True if ``arp_filter`` keeps the kernel from answering ARP requests by an interface.
+
+    The kernel answers by the interface that its route to the asker leads out by. For the askers of a LAN stands the
+    first address of each subnet that is not the node's own.
+    """
+    if not any(_sysctl(f"ipv4/conf/{place}/arp_filter") not in ("", "0") for place in ("all", name)):
+        return False
+    mine = [ipaddress.IPv4Interface(address) for address in own if ":" not in address]
+    taken = {each.ip for each in mine}
+    hosts = ((host for host in each.network.hosts() if host not in taken) for each in mine)
+    return not any(name in leaving([str(host)]) for others in hosts if (host := next(others, None)))
 
 
 def is_local(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 VIRTUAL = "172.16.0.50"
-BROADCAST = "172.16.0.255"
+BROADCAST, ROUTER = "172.16.0.255", "172.16.0.1"
+TAKEN = "172.16.0.60"
 OTHER = "other"
 
 
@@ -24,10 +26,18 @@ def lab(plugin: Path) -> Iterator[Lab]:
         yield made
 
 
-def test_nobody_is_elected_for_a_broadcast_address_and_the_reason_is_told(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        (BROADCAST, f"{BROADCAST} is the broadcast address of the subnet of"),
+        (ROUTER, f"{ROUTER} is the next hop of this node's routes by eth1"),
+    ],
+)
+def test_nobody_is_elected_for_an_address_that_cannot_work_and_the_reason_is_told(
+    lab: Lab, address: str, reason: str
+) -> None:
     master = lab.wait_settled(GATEWAY)
-    reason = f"{BROADCAST} is the broadcast address of the subnet of"
-    lab.publish("other", [documents.virtual_gateway(OTHER, [BROADCAST])])
+    lab.publish("other", [documents.virtual_gateway(OTHER, [address])])
     try:
         until(lambda: all(reason in _reason(lab, name) for name in ("g1", "g2")), "the reason of both")
         assert lab.master(OTHER) == ""
@@ -35,6 +45,24 @@ def test_nobody_is_elected_for_a_broadcast_address_and_the_reason_is_told(lab: L
     finally:
         lab.publish("other", [])
     assert lab.wait_settled(GATEWAY) == master
+
+
+def test_nobody_takes_an_address_that_a_machine_of_the_lan_has_until_it_lets_go(lab: Lab) -> None:
+    lab.wait_settled(GATEWAY)
+    stranger = lab.machines["router"]
+    mac = json.loads(stranger.run("ip", "-j", "link", "show", "dev", "eth1"))[0]["address"]
+    reason = f"{TAKEN} belongs to another machine, {mac} on eth1"
+    stranger.ip(f"address add {TAKEN}/24 dev eth1")
+    lab.publish("other", [documents.virtual_gateway(OTHER, [TAKEN])])
+    try:
+        until(lambda: all(reason in _reason(lab, name) for name in ("g1", "g2")), "the reason of both")
+        assert reason in json.dumps(lab.nodes["w1"].agent.status()["egressIPs"])
+        assert lab.master(OTHER) == ""
+        assert not any(lab.nodes[name].has(TAKEN) for name in ("g1", "g2"))
+        stranger.ip(f"address del {TAKEN}/24 dev eth1")
+        until(lambda: lab.master(OTHER), "the address is free", 10)
+    finally:
+        lab.publish("other", [])
 
 
 def _reason(lab: Lab, name: str) -> str:

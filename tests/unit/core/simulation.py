@@ -85,6 +85,7 @@ class Network:
         availability_first: bool = False,
         heartbeat_ns: int = HEARTBEAT_NS,
         duration_ns: int = DURATION_NS,
+        squatted: bool = False,
     ) -> None:
         self.random = random.Random(seed)
         self.now = 0
@@ -104,12 +105,14 @@ class Network:
         """What the cluster says of the voters."""
         self.lan = True
         """Whether the nodes hear each other where the virtual addresses are; heartbeats go by another way."""
-        self.squatted: set[str] = set()
+        self.squatted = set(map(self.address, self.ids)) if squatted else set()
         """Addresses that a machine which is no node has too."""
         self.exclusive = True
         self.takeovers = 0
         self.sent: Counter[str] = Counter()
         """Datagrams by sender."""
+        self.probes: Counter[str] = Counter()
+        """Questions for a virtual address, by who asks."""
         self._last: dict[str, str] = {}
         self._queue: list[tuple[int, int, str, tuple[bytes, str] | None, int]] = []
         self._order = 0
@@ -349,6 +352,7 @@ class Network:
                 machine.memory = effect.memory
             elif not isinstance(effect, Send):
                 machine.kernel.carry_out(effect, machine.clock(self.now))
+                self.probes[machine.name] += isinstance(effect, Probe)
                 self._check_speakers(effect)
                 answered += [effect] if isinstance(effect, Probe) and self._is_answered(effect, machine) else []
             elif (target := self._names.get(effect.address)) is not None:
