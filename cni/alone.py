@@ -141,7 +141,7 @@ def check(call: Call, place: Place) -> None:
     """Whether all is as ADD left it."""
     record = attachments.load(place.run_dir, call.container_id, call.ifname)
     pod = call.pod
-    if pod.labels is None and record is not None:
+    if record is not None and pod.labels is None:
         pod = replace(pod, labels=record.labels)
     try:
         _check_current(call, place)
@@ -150,7 +150,10 @@ def check(call: Call, place: Place) -> None:
         if call.failure_policy == "Ignore":
             return
         raise
-    wrong = _wrong_tag(call, group) + (_missing(place) if group else ())
+    if record is None:
+        unknown = f"container {call.container_id} was not added"
+        raise CallError(contract.NOT_AS_ADDED, unknown, "the runtime must ADD it first")
+    wrong = _wrong_tag(record, group) + (_missing(place) if group else ())
     if wrong:
         raise CallError(contract.NOT_AS_ADDED, "; ".join(wrong), "the agent repairs it; so does a new ADD")
 
@@ -236,15 +239,16 @@ def _check_current(call: Call, place: Place) -> None:
     print(f"egress-gateway: failurePolicy is Ignore: {outdated}", file=sys.stderr)
 
 
-def _wrong_tag(call: Call, group: int) -> tuple[str, ...]:
+def _wrong_tag(record: Attachment, group: int) -> tuple[str, ...]:
+    """Say which of the interfaces that ADD has tagged are not as the plan says. Those that the pod got later are not
+    this ADD's."""
     from .kernel import netlink
 
-    hosts = netlink.host_veths(call.netns, call.host_interfaces).names
-    if not hosts:
+    if not record.host_interfaces:
         return ("the pod has no host-side veth",) if group else ()
-    found = {host: netlink.tag_of(host) for host in hosts}
+    found = {host: netlink.tag_of(host) for host in record.host_interfaces}
     return tuple(
-        f"interface {host} has group {now}, not {group}"
+        f"interface {host} is gone" if now is None else f"interface {host} has group {now}, not {group}"
         for host, now in found.items()
         if now != group and (group or _ours(now))
     )

@@ -272,6 +272,18 @@ def test_all_veths_of_a_pod_are_tagged_and_nothing_else(namespaces: Callable[[st
     assert (node.group(veth_of(result)), node.group("vsec")) == (0, 0)
 
 
+def test_check_looks_at_what_add_has_tagged(node: Node, pod: str) -> None:
+    """A network that came later, by other plugins, is none of this ADD's business; an interface that is gone is."""
+    result = node.create("bridge", pod)
+    assert "was not added" in node.refusal("CHECK", pod, result, BACKEND)["msg"]
+    attach(node, pod, "net1", "vsec")
+    assert node.call("ADD", pod, result, BACKEND) == (0, result)
+    attach(node, pod, "net2", "later")
+    assert node.call("CHECK", pod, result, BACKEND) == (0, None)
+    ip("link", "del", "vsec", namespace=node.name)
+    assert "interface vsec is gone" in node.refusal("CHECK", pod, result, BACKEND)["msg"]
+
+
 def test_a_result_that_names_only_the_container_side(node: Node, pod: str) -> None:
     result = node.create("ptp", pod)
     host = veth_of(result)
