@@ -25,6 +25,7 @@ from .plan import Plan, PodIdentity
 LOCK = "plugin.lock"
 """In the run directory."""
 OUTDATED = "the agent that is away knew newer objects than its plan has"
+OLDER = "the plan is an older agent's, and no complete ruleset follows from it"
 VETH_HINT = (
     "a gateway serves pods with a host-side veth (bridge, ptp, calico, …), not macvlan or the host's "
     "network: let no policy select this pod, or put this plugin behind one that makes a veth"
@@ -85,7 +86,7 @@ def add(call: Call, place: Place) -> None:
         before = attachments.load(place.run_dir, call.container_id, call.ifname)
         if before is None or before.host_interface != (hosts[0] if hosts else ""):
             _forget_connections(place, (call.container_id, call.ifname), call.addresses)
-        group = _group(call.pod, place)
+        group = group_of(call.pod, place)
         _tag(call, place, hosts, group)
         _check_current(call, place)
     except (CallError, KernelError) as error:
@@ -145,7 +146,7 @@ def check(call: Call, place: Place) -> None:
         pod = replace(pod, labels=record.labels)
     try:
         _check_current(call, place)
-        group = _group(pod, place)
+        group = group_of(pod, place)
     except CallError:
         if call.failure_policy == "Ignore":
             return
@@ -210,8 +211,8 @@ def _locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _group(pod: PodIdentity, place: Place) -> int:
-    """The interface group that the plan gives the pod; 0: no policy selects it. Raises where nobody knows."""
+def group_of(pod: PodIdentity, place: Place) -> int:
+    """Return the interface group that the plan gives the pod; 0: no policy selects it. Raises where nobody knows."""
     plan, name = place.plan, f"{pod.namespace}/{pod.name}"
     if plan is None:
         raise place.not_known(f"there is neither an agent nor a plan: a policy may select pod {name}")
@@ -220,6 +221,8 @@ def _group(pod: PodIdentity, place: Place) -> int:
         raise place.not_known(f"a policy may select pod {name}, whose labels are not known")
     if not policies:
         return 0
+    if plan.version != plans.VERSION:
+        raise place.not_known(f"{OLDER}: {', '.join(policies)} selects pod {name}")
     policy_set = plan.set_for(pod, policies)
     if policy_set is None:
         raise place.not_known(f"the plan has no tag yet for pods of {', '.join(policies)}")

@@ -21,7 +21,9 @@ __all__ = [
     "Requirement", "Selector", "SetKey", "Way", "choose", "dumps", "loads", "matches",
 ]  # fmt: skip
 
-VERSION = 2
+VERSION = 3
+READABLE = (2, VERSION)
+"""A plan of version 2 lacks ``uplinks``, ``reserved_sources``, ``node_links`` and ``cluster_port``."""
 _LISTS = ("uplinks", "reserved_sources", "node_links")
 _PLAIN = {"str": str, "int": int, "bool": bool}
 """Types of fields, by their annotation."""
@@ -165,6 +167,8 @@ class Plan:
     """Interfaces by which packets of other nodes may come besides the one that leads back to the node, sorted."""
     cluster_port: int = 0
     """UDP port of the lease keepers; 0: it is not guarded."""
+    version: int = VERSION
+    """Of the form that it was read in. An older one numbers slots and sets, but gives no complete ruleset."""
 
     @property
     def layout(self) -> ids.MarkLayout:
@@ -237,7 +241,7 @@ def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
 def dumps(plan: Plan) -> str:
     """The JSON form of a plan, stable: equal plans give equal text."""
     # Neither asdict, which copies all of it, nor indent, for which json's encoder in C does not serve: each edit waits.
-    return json.dumps({"version": VERSION, **_fields(plan)}, sort_keys=True, default=_fields) + "\n"
+    return json.dumps(_fields(plan), sort_keys=True, default=_fields) + "\n"
 
 
 def _fields(item: Any) -> dict[str, Any]:
@@ -245,10 +249,10 @@ def _fields(item: Any) -> dict[str, Any]:
 
 
 def loads(text: str) -> Plan:
-    """Return the plan in ``text``. Raises :class:`ValueError` for what is no plan of this version."""
+    """Return the plan in ``text``. Raises :class:`ValueError` for what is no plan of a readable version."""
     try:
         data = json.loads(text)
-        if data.pop("version", None) != VERSION:
+        if data["version"] not in READABLE:
             raise ValueError("plan of another version")
         data["nodes"] = tuple(_typed(PlanNode(**node)) for node in data["nodes"])
         data["egress_ips"] = tuple(_egress_ip(item) for item in data["egress_ips"])

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cni import attachments, contract, plan, protocol
-from cni.plan import Plan
+from cni import alone, attachments, contract, plan, protocol
+from cni.call import CallError
+from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
 from .test_attachments import RECORD
 from .test_protocol import call, environment, error_of, stdin
@@ -67,6 +68,25 @@ def test_a_plan_that_is_older_than_what_the_agent_knew_starts_no_pod(path: Path)
     assert call(environment("DEL"), stdin(path)) == (0, b"")
     mark.unlink()
     assert call(environment("STATUS"), ready) == (0, b"")
+
+
+@pytest.mark.parametrize(("app", "starts"), [("backend", False), ("other", True)])
+def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, path: Path) -> None:
+    """The plugin is newer than the plan: rules made from it would lack what it does not say."""
+    egress = PlanEgressIP("1", "partner", "", 1, 7, ("w1",))
+    selector = Selector((Requirement("app", "In", ("backend",)),))
+    sets = (PolicySet(1, ("a",), ("1",), ()),)
+    policies = (PlanPolicy("a", "partner", (selector,)),)
+    planned = replace(EMPTY, egress_ips=(egress,), policies=policies, policy_sets=sets)
+    for version in (2, plan.VERSION):
+        leave_plan(path, plan.dumps(replace(planned, version=version)))
+        place = alone.Place(path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent")
+        pod = PodIdentity("prod", "pod", {"app": app})
+        if version == plan.VERSION or starts:
+            assert alone.group_of(pod, place) == (0 if starts else sets[0].group)
+        else:
+            with pytest.raises(CallError, match="older agent"):
+                alone.group_of(pod, place)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', plan.dumps(EMPTY).replace("mtu", "mut")])

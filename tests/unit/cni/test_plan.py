@@ -113,11 +113,21 @@ def test_json_form() -> None:
     placed = replace(EGRESS_IPS[2], interface="eth1", source6="2001:db8::50", mode="VirtualIPAddress")
     whole = replace(PLAN, egress_ips=(placed,), policy_sets=sets)
     assert plans.loads(plans.dumps(whole)) == whole
-    assert json.loads(plans.dumps(whole))["version"] == 2
+    assert json.loads(plans.dumps(whole))["version"] == plans.VERSION == 3
 
 
-@pytest.mark.parametrize("version", [None, 1, 3])
+@pytest.mark.parametrize("version", [None, 1, 4])
 def test_a_plan_of_another_version_is_none(version: int | None) -> None:
     text = json.dumps({**json.loads(plans.dumps(PLAN)), "version": version})
     with pytest.raises(ValueError, match="another version"):
         plans.loads(text)
+
+
+def test_a_plan_of_the_version_before_keeps_its_numbers_and_says_so() -> None:
+    """An agent after an upgrade goes on with the numbers that the tags of running pods stand for."""
+    sets = (PolicySet(5, ("a",), (ONE,), (Way("203.0.113.0/24", ONE),)),)
+    now = replace(PLAN, policy_sets=sets, uplinks=("eth0",), reserved_sources=("10.0.0.1",), cluster_port=7947)
+    data = {**json.loads(plans.dumps(now)), "version": 2}
+    for key in ("uplinks", "reserved_sources", "node_links", "cluster_port"):
+        del data[key]
+    assert plans.loads(json.dumps(data)) == replace(PLAN, policy_sets=sets, version=2)
