@@ -9,6 +9,9 @@ from .lease import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Rele
 from .placement import draw
 
 PAUSE_LIMIT_NS = 5 * SECOND
+STEADY_NS = 2 * PAUSE_LIMIT_NS
+"""For so long after a pause nothing must fail, or the next pause is longer. A lease that is lost earlier was no
+success: a machine that is starved of processor time wins elections too."""
 EARLY_NS = 2 * MILLISECOND
 """So long before an egress IP can be granted it is asked for: the voters keep the request until then."""
 LATE_NS = 3 * MILLISECOND
@@ -34,8 +37,10 @@ class _Wait:
     since: int
     """Homeless since."""
     not_before: int = 0
+    alone_before: int = 0
+    """In the place of ``not_before`` where no other node can serve: a long pause would help nobody."""
     tries: int = 0
-    """Fruitless ones, one after another."""
+    """How often another candidate was first."""
     told_at: int = 0
     """When voters last said when asking again can help."""
 
@@ -50,15 +55,21 @@ class Candidate:
         self._waits: dict[str, _Wait] = {}
         self._ranks: dict[str, int] = {}
         """Of those that this node stands for."""
+        self._alone: set[str] = set()
+        """Those of them that no other node can serve."""
+        self._failures: dict[str, tuple[int, int]] = {}
+        """How many elections came to nothing, one after another, and when the pause after the last of them ends."""
         self._releases: dict[str, Release] = {}
         """The last of each egress IP."""
 
-    def stand(self, identity: str, rank: int, epoch: int, timers: Timers, now: int) -> bool:
+    def stand(self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int) -> bool:
         """The egress IP is homeless and this node is candidate number ``rank``. True: send a request now.
 
-        A worse rank waits longer, so that a better one that fails to ask blocks nobody.
+        ``alone``: no other node can serve it. A worse rank waits longer, so that a better one that fails to ask blocks
+        nobody.
         """
         self._ranks[identity] = rank
+        (self._alone.add if alone else self._alone.discard)(identity)
         self._waits.setdefault(identity, _Wait(now))
         tenure = self._owner.tenures.get(identity)
         if tenure is None:
@@ -98,12 +109,19 @@ class Candidate:
         """This node cannot serve it now. A pause that was earned goes on."""
         self._ranks.pop(identity, None)
 
-    def pause(self, identity: str, timers: Timers, now: int) -> None:
-        """After a fruitless try or a lost lease: else a node that sends but hears nothing blocks everybody."""
+    def pause(self, identity: str, timers: Timers, now: int, lost: bool = False) -> None:
+        """After a fruitless try or a lease that was ``lost``: else a node that sends but hears nothing blocks all.
+
+        Each failure that follows soon makes the pause twice as long. Where no other node can serve, that goes for
+        fruitless tries only.
+        """
         wait = self._waits.setdefault(identity, _Wait(now))
-        pause = min(timers.duration_ns << min(wait.tries, 10), PAUSE_LIMIT_NS)
-        wait.not_before = now + pause + self._jitter(identity, wait, timers)
-        wait.tries += 1
+        self._failures = {i: (count, end) for i, (count, end) in self._failures.items() if now < end + STEADY_NS}
+        failures, _ = self._failures.get(identity, (0, 0))
+        jitter = draw(identity, self._node, "pause", str(failures)) % timers.heartbeat_ns
+        wait.not_before = now + min(timers.duration_ns << min(failures, 10), PAUSE_LIMIT_NS) + jitter
+        wait.alone_before = now + timers.duration_ns + jitter if lost else wait.not_before
+        self._failures[identity] = failures + 1, wait.not_before
 
     def released(self, release: Release, now: int) -> None:
         """Somebody has let go of it: ask again at once."""
@@ -151,6 +169,7 @@ class Candidate:
                 release = self.withdraw(identity, "another candidate was first")
                 releases += [release] if release else []
                 wait.not_before = now + timers.heartbeat_ns + self._jitter(identity, wait, timers)
+                wait.alone_before = wait.not_before
                 wait.tries += 1
                 continue
             earliest = request.quorum.met_at(request.moments.get(identity, {}))
@@ -170,7 +189,8 @@ class Candidate:
         # The best one is granted it when the lease of a master that was found missing has ended. Who asked in that
         # very moment too would split the votes.
         ended = max(timers.duration_ns - timers.suspect_ns, 0)
-        return max(wait.since + (ended + rank * timers.heartbeat_ns if rank else 0), wait.not_before)
+        paused_until = wait.alone_before if identity in self._alone else wait.not_before
+        return max(wait.since + (ended + rank * timers.heartbeat_ns if rank else 0), paused_until)
 
     def _yields(self, identity: str, refusal: Refusal, former: dict[str, str]) -> bool:
         other = refusal.holder

@@ -376,8 +376,9 @@ class Keeper:
 
     def _expire(self, now: int) -> None:
         # An egress node has something to do with each heartbeat at the latest.
-        if now - self._last_input > self.config.duration_ns // 2:
-            self.mastership.lateness.stall(now)
+        pause_ns = now - self._last_input
+        if pause_ns > self.config.duration_ns // 2:
+            self.mastership.lateness.stall(pause_ns, self.config.duration_ns, now)
         self._last_input = now
         # Of two nodes the one that is left need not spare others.
         self.mastership.expire(pausing=len(self.endpoint.peers) > 1, now=now)

@@ -158,7 +158,8 @@ class Mastership:
                 self._candidate.pause(identity, self.timers, now)
             else:
                 rank, epoch = order[identity].index(self._me), self.followings.highest(identity) + 1
-                self._due.beat |= self._candidate.stand(identity, rank, epoch, self.timers, now)
+                alone = len(order[identity]) == 1
+                self._due.beat |= self._candidate.stand(identity, rank, alone, epoch, self.timers, now)
 
     def _patient(self, wish: EgressWish, situation: Situation, now: int) -> bool:
         """Whether what this node is to leave stays until somebody can serve it: nobody gains by an earlier end."""
@@ -248,7 +249,7 @@ class Mastership:
             reason = "its lease ended, no majority of the voters answered"
             self._let_go(identity, reason, now, silent_since=asked_at)
             if pausing:
-                self._candidate.pause(identity, self.timers, now)
+                self._candidate.pause(identity, self.timers, now, lost=True)
 
     def _let_go(
         self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0, shared: bool = False

@@ -6,11 +6,12 @@ import random
 
 import pytest
 
+from gateway_agent.core.candidate import PAUSE_LIMIT_NS, STEADY_NS, Candidate, Timers
 from gateway_agent.core.lateness import TOO_OFTEN, WINDOW_NS, Lateness
-from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.core.lease import MILLISECOND, SECOND, Owner
 
 from .simulation import Network
-from .test_failover import cluster, master, state, until_another
+from .test_failover import DURATION, HEARTBEAT, cluster, master, state, until_another
 
 
 def starve(network: Network, name: str, seconds: float) -> None:
@@ -78,6 +79,60 @@ def test_one_starved_machine_among_three_ends_to_be_master(seed: int) -> None:
     for _ in range(6):
         starve(network, starved, source.uniform(1.5, 8))
     assert network.takeovers == taken
+
+
+@pytest.mark.parametrize("stalls", [True, False])
+def test_a_machine_that_is_still_starved_is_not_calm_because_it_has_nothing_to_lose(stalls: bool) -> None:
+    network = cluster()
+    late = master(network)
+    starve_too_often(network, late)
+    for _ in range(3):
+        assert master(network) != late
+        network.run(WINDOW_NS // 2 - 4 * SECOND)
+        starve(network, late, 1.5 if stalls else 0.1)
+    assert bool(problems(network, late)) == stalls
+    network.run(WINDOW_NS)
+    assert problems(network, late) == []
+
+
+def pauses(lost_after_ns: int, alone: bool, lost: bool = True) -> list[int]:
+    """How long a candidate waits after each of ten elections that come to nothing, milliseconds.
+
+    ``lost_after_ns``: so long after it had asked the lease is lost.
+    """
+    timers, now, taken = Timers(HEARTBEAT, DURATION), SECOND, []
+    candidate = Candidate("g1", 1, Owner())
+    for epoch in range(1, 11):
+        began = now
+        while not candidate.stand("one", 0, alone, epoch, timers, now):
+            now = max(now + 1, candidate.next_wake(timers))
+        taken.append((now - began) // MILLISECOND)
+        if lost:
+            candidate.settle("one")
+        now += lost_after_ns
+        candidate.withdraw("one", "lost")
+        candidate.pause("one", timers, now, lost)
+    return taken
+
+
+def doubled(times: int) -> list[int]:
+    """What pauses are at least, milliseconds: none, then twice the one before each time."""
+    return [0, *(min(250 << n, PAUSE_LIMIT_NS // MILLISECOND) for n in range(times - 1))]
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["a lease is lost soon", "no majority answers"])
+def test_each_election_that_comes_to_nothing_makes_the_next_pause_twice_as_long(lost: bool) -> None:
+    taken = pauses(3 * SECOND, alone=False, lost=lost)
+    for least, waited in zip(doubled(10), taken, strict=True):
+        assert least <= waited <= least + HEARTBEAT // MILLISECOND + 1, taken
+
+
+def test_a_lease_that_lasts_is_a_success() -> None:
+    assert max(pauses(STEADY_NS + 2 * DURATION, alone=False)) <= (DURATION + HEARTBEAT) // MILLISECOND + 1
+
+
+def test_a_node_that_alone_can_serve_does_not_wait_longer_and_longer() -> None:
+    assert max(pauses(3 * SECOND, alone=True)) <= (DURATION + HEARTBEAT) // MILLISECOND + 1
 
 
 def test_single_losses_are_no_lateness() -> None:
