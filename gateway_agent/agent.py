@@ -19,7 +19,7 @@ from cni.plan import Plan, PlanEgressIP, PodIdentity
 from .adoption import Adoption
 from .config import AgentConfig
 from .containers import Containers
-from .core import desired, node_addresses, planning, readiness, status, underlay
+from .core import desired, node_addresses, planning, readiness, sources, status, underlay
 from .core.keeping import LOG, KeeperState
 from .core.model import Inventory, Node, Problem
 from .core.quarantine import Quarantine
@@ -420,6 +420,7 @@ class Agent:
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]
         found += [Problem("connectionSync", "", text) for text in self.tables.troubles()]
+        found += sources.bridged_only(self.pods.selected(), self._facts)
         found += (*self.pods.problems, *self.adoption.problems, *self.containers.problems)
         return tuple(found)
 

@@ -128,6 +128,14 @@ class Pods:
         """The ids of the egress IPs that pods go by."""
         return frozenset(identity for leading in self._leading.values() for _, identity, _ in leading)
 
+    def selected(self) -> dict[str, list[str]]:
+        """Return the host-side interfaces of each pod of this node that policies select, by its name."""
+        found: dict[str, list[str]] = {}
+        for record in self.records.values():
+            if record.group:
+                found.setdefault(f"{record.namespace}/{record.name}", []).extend(record.host_interfaces)
+        return found
+
     def identities(self, inventory: Inventory) -> tuple[PodIdentity, ...]:
         """The pods of this node, as the store knows them."""
         return tuple(identity(record, inventory) for record in self.records.values())

@@ -33,6 +33,9 @@ class InterfaceFacts:
     """Any default route, in any routing table that is not ours, leads out by it."""
     bears_pods: bool = False
     """The host-side interface of a pod is a port of it."""
+    bridged_only: frozenset[str] = frozenset()
+    """The pods' host-side interfaces that are ports of it, if no route leads by it and the kernel shows its frames to
+    the hooks of IP (``bridge-nf-call-iptables``)."""
     source_check: int = 0
     """``net.ipv4.conf.all.rp_filter``: the larger of this and an interface's own counts."""
     foreign: frozenset[str] = frozenset()

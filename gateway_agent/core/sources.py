@@ -9,8 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from cni.kernel import ids
 from cni.plan import Plan
 
-from .model import Inventory
+from .model import Inventory, Problem
 from .readiness import InterfaceFacts, bare
+
+NAMED = 3
+"""Pods that a problem names."""
 
 
 def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
@@ -52,6 +55,18 @@ def node_links(facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
             if known.leads_to_nodes and not known.bears_pods and name != "lo" and not name.startswith(ids.DEVICE_PREFIX)
         )
     )
+
+
+def bridged_only(selected: Mapping[str, Iterable[str]], facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
+    """Yield a problem for each bridge on which all packets of selected pods are dropped, because no source routes back
+    by it. ``selected``: the host-side interfaces of each selected pod, by its name."""
+    for bridge, known in sorted(facts.items()):
+        pods = sorted(pod for pod, interfaces in selected.items() if not known.bridged_only.isdisjoint(interfaces))
+        if pods:
+            more = f" and {len(pods) - NAMED} more" if len(pods) > NAMED else ""
+            named = f"{', '.join(pods[:NAMED])}{more}"
+            message = f"what selected pods send by it is dropped, since no route leads by it: {named}"
+            yield Problem(f"bridge {bridge}", "", message, f"ip route add PREFIX_OF_THE_PODS dev {bridge}")
 
 
 def reserved(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:

@@ -77,7 +77,11 @@ def read(
     to_nodes = _nearest(routes, nodes)
     leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()}
     uplinks = {default.interface for default in defaults}
-    bearing = {_master(name) for name in without}
+    bearing: dict[str, set[str]] = {}
+    for name in without:
+        bearing.setdefault(_master(name), set()).add(name)
+    # A link-local source needs no route.
+    routed = {hop.interface for hop in routes if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)}
     taken = addresses.foreign(virtual) if virtual else {}
     forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
     source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
@@ -97,6 +101,7 @@ def read(
             default_route=frozenset(v for v, default in leading.items() if default and default.interface == name),
             uplink=name in uplinks,
             bears_pods=name in bearing,
+            bridged_only=frozenset(bearing[name] if name in bearing and name not in routed and _hooked(name) else ()),
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
             arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
             leads_to_nodes=name in to_nodes,
@@ -145,6 +150,14 @@ def is_local(address: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def _hooked(bridge: str) -> bool:
+    """Return whether this is a bridge of the kernel whose frames the hooks of IP see."""
+    with contextlib.suppress(OSError):
+        own = Path("/sys/class/net", bridge, "bridge", "nf_call_iptables").read_text(encoding="ascii").strip()
+        return "1" in (own, _sysctl("bridge/bridge-nf-call-iptables"))
+    return False
 
 
 def _master(interface: str) -> str:

@@ -45,6 +45,18 @@ def test_links_to_nodes_bear_no_pods_and_are_not_ours() -> None:
     assert sources.node_links(facts) == ("eth0", "eth7")
 
 
+def test_bridges_on_which_selected_pods_are_cut_off_are_named_once() -> None:
+    facts = {
+        "cni0": PLAIN,
+        "br2": replace(PLAIN, bridged_only=frozenset({"v0", "v1", "v2", "v3", "v9"})),
+        "br3": replace(PLAIN, bridged_only=frozenset({"v9"})),
+    }
+    selected = {f"prod/pod-{number}": [f"c{number}", f"v{number}"] for number in range(4)}
+    (problem,) = sources.bridged_only(selected, facts)
+    assert problem.source == "bridge br2"
+    assert problem.message.endswith("prod/pod-0, prod/pod-1, prod/pod-2 and 1 more")
+
+
 def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_masters_is_not() -> None:
     gateway = Gateway("virtual", (), VIRTUAL_IP, addresses=("172.16.0.50",))
     inventory = Inventory((gateway,), (), (Node("g1", {}, ("10.0.0.1", "fd00::1")),))
