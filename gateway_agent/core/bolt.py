@@ -48,6 +48,12 @@ class Bolt:
         for key, value, kind in self._bucket(path):
             yield key, None if kind & SUBBUCKET else value
 
+    def buckets(self, *path: bytes) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
+        """Yield key and values of each bucket in the bucket that ``path`` leads to. Raises ValueError."""
+        for key, inner, kind in self._bucket(path):
+            if kind & SUBBUCKET:
+                yield key, {name: value for name, value, of in self._inside(inner) if not of & SUBBUCKET}
+
     def get(self, *path: bytes) -> bytes | None:
         """Return the value at the end of ``path``; None if there is none. Raises ValueError."""
         return next((value for key, value in self.items(*path[:-1]) if key == path[-1]), None)
@@ -58,9 +64,12 @@ class Bolt:
             inner = next((value for key, value, kind in found if key == name and kind & SUBBUCKET), None)
             if inner is None:
                 return
-            root, _ = _unpack(_BUCKET, inner, 0)
-            found = self._tree(self._at(root) if root else inner[_BUCKET.size :], set())
+            found = self._inside(inner)
         yield from found
+
+    def _inside(self, bucket: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+        root, _ = _unpack(_BUCKET, bucket, 0)
+        return self._tree(self._at(root) if root else bucket[_BUCKET.size :], set())
 
     def _at(self, number: int) -> bytes:
         """Return a page, with the further pages that belong to it."""

@@ -102,12 +102,12 @@ def _runs(pid: int) -> bool:
 
 def _bolt_rows(path: Path, container_id: str) -> Iterator[Row]:
     data = Bolt(_under_lock(path))
-    wanted = [container_id.encode()] if container_id else [key for key, value in data.items(b"ctr") if value is None]
-    for key in wanted:
-        found = dict(data.items(b"ctr", key))
+    pods = dict(data.buckets(b"pod"))
+    one = ((b"", {key: value or b"" for key, value in data.items(b"ctr", container_id.encode())}),)
+    for _, found in one if container_id else data.buckets(b"ctr"):
         if config := found.get(b"config"):
-            pod = data.get(b"pod", found.get(b"pod-id") or b"", b"config")
-            yield config, found.get(b"state") or b"{}", pod or b"{}"
+            pod = pods.get(found.get(b"pod-id", b""), {})
+            yield config, found.get(b"state") or b"{}", pod.get(b"config") or b"{}"
 
 
 def _under_lock(path: Path) -> bytes:

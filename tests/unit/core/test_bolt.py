@@ -16,6 +16,8 @@ def test_everything_is_read() -> None:
     assert content(bolt_file(TREE)) == TREE
     bolt = Bolt(bolt_file(TREE))
     assert bolt.get(b"a", b"inner", b"x") == b"1"
+    assert dict(bolt.buckets(b"a")) == {b"inner": {b"x": b"1"}}
+    assert dict(bolt.buckets()) == {b"a": {b"k": b"v"}, b"b": {}}
     assert bolt.get(b"a", b"none") is bolt.get(b"none", b"x") is None
     assert list(bolt.items(b"a", b"k")) == []
 
