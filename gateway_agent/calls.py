@@ -195,7 +195,7 @@ class Calls:
         if inventory.knows_pods:
             raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
                             "the Kubernetes API does not answer, or has no such pod: see the agent's log")
-        if policies := uncertain(inventory, pod):
+        if policies := uncertain(planning.policies(inventory), inventory, pod):
             refusal = unlabelled.refused(record, policies, self.agent.pods.unknown.get(record.key, ""))
             if call.failure_policy != "Ignore":
                 self.agent.pods.refusals.note(refusal, time.monotonic())

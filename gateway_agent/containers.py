@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from cni.attachments import Attachment
 
-from .core import containers
-from .core.containers import Beside
+from .core import containers, planning
+from .core.containers import Beside, Listing
 from .core.model import Inventory, Problem
 from .pods import Pods, identity, uncertain
 from .shell.engines import EngineError, Engines
@@ -33,6 +33,7 @@ class Containers:
         self._pods = pods
         self._inventory = inventory
         self._turn = 0
+        self._seen: tuple[Listing | None, Inventory, frozenset[str]] | None = None
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -78,7 +79,10 @@ class Containers:
 
     async def _learn(self, inventory: Inventory) -> bool:
         """Ask for the labels of a few pods that a policy may select. Return True if some are known now."""
-        wanted = [r for r in self._pods.records.values() if uncertain(inventory, identity(r, inventory))]
+        policies = planning.policies(inventory)
+        pods = ((record, identity(record, inventory)) for record in self._pods.records.values())
+        # Labels first: all policies are looked at for each of the others.
+        wanted = [record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)]
         # In turn: those that no engine has must not keep others waiting.
         self._turn = self._turn % len(wanted) if wanted else 0
         asked = [*wanted[self._turn :], *wanted[: self._turn]][:MOST]
@@ -96,4 +100,9 @@ class Containers:
         broken = listing.broken[:MOST] if listing else ()
         self._unreadable = tuple(Problem("podman", "", f"{words} (its labels are unknown)") for words in broken)
         attached = frozenset(record.container_id for record in self._pods.records.values())
+        if self._seen is not None:
+            before, known, then = self._seen
+            if before is listing and known is inventory and then == attached:
+                return
+        self._seen = listing, inventory, attached
         self.beside = tuple(containers.beside(listing, attached, inventory)) if listing else ()

@@ -164,7 +164,7 @@ class Pods:
                 group = kept_group(record.group, before, plan)
                 if not inventory.knows_pods:
                     why = self.unknown.get(key, "")
-                    self._unsteered[key] = unlabelled.running(record, uncertain(inventory, pod), why)
+                    self._unsteered[key] = unlabelled.running(record, uncertain(plan.policies, inventory, pod), why)
             if not record.host_interface:
                 if group:
                     self._unsteered[key] = _unsteered(record)
@@ -240,10 +240,10 @@ def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIden
     return tuple(policy.name for policy in policies if policy.selects(pod, labels) is not False)
 
 
-def uncertain(inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
-    """Return the names of the policies of which it hangs on unknown labels whether they select the pod."""
+def uncertain(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
+    """Return the names of those of the policies of which it hangs on unknown labels whether they select the pod."""
     labels = inventory.namespaces.get(pod.namespace)
-    return tuple(p.name for p in planning.policies(inventory) if p.selects(pod, labels) is None)
+    return tuple(policy.name for policy in policies if policy.selects(pod, labels) is None)
 
 
 def kept_group(group: int, before: Plan | None, plan: Plan) -> int:

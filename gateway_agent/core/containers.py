@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cni.call import DEFAULT_NAMESPACE
-from cni.plan import PodIdentity
+from cni.plan import PlanPolicy, PodIdentity
 
 from . import planning
 from .model import Inventory, Problem
@@ -122,20 +122,21 @@ def beside(listing: Listing, attached: Collection[str], inventory: Inventory) ->
     ``attached``: ids of the containers that CNI calls have told of.
     """
     by_id = {container.id: container for container in listing.containers}
+    policies = planning.policies(inventory)
     for container in listing.containers:
         if container.pid and container.id not in attached and container.network != NONE:
-            selecting = _selecting(inventory, container)
+            selecting = _selecting(policies, inventory, container)
             owner = by_id.get(container.shares)
             if owner is not None and owner.id in attached:
-                selecting -= _selecting(inventory, owner)
+                selecting -= _selecting(policies, inventory, owner)
             if selecting:
                 yield Beside(container, _problem(listing, container, owner, sorted(selecting)))
 
 
-def _selecting(inventory: Inventory, container: Container) -> set[str]:
+def _selecting(policies: Iterable[PlanPolicy], inventory: Inventory, container: Container) -> set[str]:
     pod = identity(inventory, container)
     labels = inventory.namespaces.get(pod.namespace)
-    return {policy.name for policy in planning.policies(inventory) if policy.selects(pod, labels)}
+    return {policy.name for policy in policies if policy.selects(pod, labels)}
 
 
 def identity(inventory: Inventory, container: Container) -> PodIdentity:

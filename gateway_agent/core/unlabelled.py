@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from cni.attachments import Attachment
 
+from . import shown
 from .model import Problem
 
 HINT = (
@@ -66,7 +67,7 @@ class Refusals:
 
     def started(self, record: Attachment) -> None:
         """Forget the refusals of a pod that has been started."""
-        self._noted.pop(named(record), None)
+        self._noted.pop(shown.printable(named(record)), None)
 
     def problems(self, now: float) -> tuple[Problem, ...]:
         """Return the refusals that are not too old."""

@@ -267,6 +267,10 @@ def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
     assert len(refusals.problems(1.0 + unlabelled.REMEMBERED_S)) == 1
     refusals.started(replace(TOLD, name="web-9"))
     assert refusals.problems(1.0 + unlabelled.REMEMBERED_S) == ()
+    hostile = replace(TOLD, name="\x1b[2J")
+    refusals.note(unlabelled.refused(hostile, ["a"]), 3.0)
+    refusals.started(hostile)
+    assert not any("2J" in problem.source for problem in refusals.problems(3.0))
 
 
 def test_a_container_without_a_name_is_named_by_its_id() -> None:
