@@ -90,12 +90,14 @@ def author(view: View, gateway: str) -> str:
     """The node that writes the status of a gateway: its master, else the first that is ready, else the first that is
     heard, else the first of the others: egress nodes that hear no majority write nothing.
 
-    Empty if this node cannot know: one that is cut off from the others, or whose lease keeper has just started, would
-    write that there is no master.
+    Empty if this node cannot know: one that is cut off from the others, whose lease keeper has just started, or has
+    just learned of the gateway, would write that there is no master.
     """
     if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
     mine = [egress for egress in view.plan.egress_ips if egress.gateway == gateway]
+    if any(view.state(egress.id) is None for egress in mine):
+        return ""
     masters = [name for egress in mine if (name := master(view, egress)[0])]
     eligible = sorted({name for egress in mine for name in egress.eligible})
     ready = sorted(ready_nodes(view, mine))

@@ -251,6 +251,15 @@ def test_a_repeated_event_is_counted() -> None:
     assert event(replace(first, message="other"), "v", "uid", "g1")["metadata"] != made["metadata"]
 
 
+def test_a_keeper_that_has_just_learned_of_a_gateway_makes_no_node_the_author() -> None:
+    """The inventory of its agent may come long after its start."""
+    view = seen()
+    assert view.keeper is not None
+    unknown = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=view.keeper.egress[1:]))
+    assert (author(view, "partner"), author(unknown, "partner")) == ("g1", "")
+    assert list(reports(unknown, [of("partner")], NOW)) == []
+
+
 def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() -> None:
     """The messages differ: in the epoch, in the silence, in the reason."""
     made = {}
