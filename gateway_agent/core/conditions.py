@@ -46,7 +46,8 @@ def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Repor
     writes_policies = steward(view) == view.plan.node
     for item in objects:
         kind, (_, name) = str(item.get("kind")), key_of(item)
-        before = item.get("status") or {}
+        found = item.get("status")
+        before = found if isinstance(found, Mapping) else {}
         generation = int((item.get("metadata") or {}).get("generation") or 0)
         wrong = _wrong(view, kind, name)
         if kind == "EgressGateway" and author(view, name) == view.plan.node:
@@ -155,11 +156,22 @@ def _wrong(view: View, kind: str, name: str) -> str:
     return "; ".join(f"{p.path}: {p.message}" for p in view.problems if p.source == source and p.path != missing)
 
 
+def rows(status: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return a list of mappings in a status, without what is none: the definition of another platform may differ."""
+    found = status.get(name)
+    return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list) else []
+
+
+def readiness(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the condition ``Ready``; empty where there is none."""
+    return next((condition for condition in rows(status, "conditions") if condition.get("type") == READY), {})
+
+
 def _condition(before: Mapping[str, Any], verdict: Verdict, generation: int, now: float) -> Json:
     """``Ready``. Its time is that of the last change of its status, as the API's conventions have it."""
     good, reason, message = verdict
     status = "True" if good else "False"
-    old: Mapping[str, Any] = next((c for c in before.get("conditions") or () if c.get("type") == READY), {})
+    old = readiness(before)
     same = old.get("status") == status and old.get("lastTransitionTime")
     return {
         "type": READY,

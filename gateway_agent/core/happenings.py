@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .conditions import READY, Report
+from .conditions import Report, readiness
 from .keeping import Change
 from .planning import selected_on_host
 from .view import View, rfc3339
@@ -110,7 +110,7 @@ def is_due(happening: Happening, view: View) -> bool:
 
 def of_report(report: Report, now: float) -> list[Happening]:
     """An object has become unready, or ready again."""
-    old, new = _ready(report.before), _ready(report.status)
+    old, new = readiness(report.before), readiness(report.status)
     if old.get("status") == new.get("status") or (not old and new.get("status") == "True"):
         return []
     warning = new.get("status") != "True"
@@ -160,7 +160,3 @@ def repeated(standing: Mapping[str, Any], happening: Happening) -> dict[str, Any
 def _digest(happening: Happening, node: str) -> str:
     said = (happening.kind, happening.name, happening.reason, happening.key or happening.message, node)
     return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
-
-
-def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    return next((c for c in status.get("conditions") or () if c.get("type") == READY), {})

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .conditions import READY, Report
+from .conditions import Report, readiness, rows
 from .reflector import Object, key_of, version_of
 
 FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 86400.0
@@ -119,8 +119,8 @@ def _preference(status: Mapping[str, Any]) -> tuple[int, int, bool, str]:
 
     A higher epoch is newer. A node that finds a master or a gateway knows more than one that does not.
     """
-    epochs = [_number(row.get("epoch")) for row in status.get("egressIPs") or ()]
-    ready = any(c.get("type") == READY and c.get("status") == "True" for c in status.get("conditions") or ())
+    epochs = [_number(row.get("epoch")) for row in rows(status, "egressIPs")]
+    ready = readiness(status).get("status") == "True"
     return _number(status.get("observedGeneration")), max(epochs, default=0), ready, _text(status)
 
 
@@ -132,6 +132,6 @@ def _text(status: Mapping[str, Any]) -> str:
     """Return a status without the times of its conditions, as text."""
     conditions = [
         {name: value for name, value in condition.items() if name != "lastTransitionTime"}
-        for condition in status.get("conditions") or ()
+        for condition in rows(status, "conditions")
     ]
     return json.dumps({**status, "conditions": conditions}, sort_keys=True)

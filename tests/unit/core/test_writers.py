@@ -175,3 +175,18 @@ def test_what_was_written_counts_until_the_watch_tells_more() -> None:
     assert node.watched == before
     assert len(api.writes) == 3
     assert api.item["status"]["egressIPs"][0]["epoch"] == 10
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "ready", [], {"conditions": "x"}, {"conditions": {"type": "Ready"}}, {"conditions": [1, None, {"type": 3}]},
+        {"egressIPs": 7}, {"egressIPs": ["a", {"epoch": "x"}, {"epoch": None}]}, {"observedGeneration": "9"},
+    ],
+)  # fmt: skip
+def test_a_status_that_nobody_expects_is_replaced(found: Any) -> None:
+    api = Api()
+    api.item["status"] = found
+    run([Node("g1", seen(), api)], 60)
+    assert len(api.writes) == 1
+    assert api.item["status"]["activeNodeName"] == "g1"
