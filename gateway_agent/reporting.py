@@ -72,12 +72,11 @@ class ClusterReport:
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     async def _write_statuses(self, view: View) -> None:
-        now = time.time()
-        for report in reports(view, self._writers.as_written(self._store.ours()), now):
-            if self._writers.may_write(report, now) and await self._write_status(report, now):
-                self._waiting += of_report(report, now)
+        for report in reports(view, self._writers.as_written(self._store.ours()), time.time()):
+            if self._writers.may_write(report, time.monotonic()) and await self._write_status(report):
+                self._waiting += of_report(report, time.time())
 
-    async def _write_status(self, report: Report, now: float) -> bool:
+    async def _write_status(self, report: Report) -> bool:
         """Write it over the version of the object that it was made for; return False where there is another one."""
         patch = {"metadata": {"resourceVersion": report.version}, "status": report.status}
         try:
@@ -91,7 +90,7 @@ class ClusterReport:
             return False
         if self._writers.contested(report):
             log.warning("%s %s: another node writes another status of it", report.kind, report.name)
-        self._writers.wrote(report, stored, now)
+        self._writers.wrote(report, stored, time.monotonic())
         return True
 
     async def _ask_for_pods(self, view: View) -> None:

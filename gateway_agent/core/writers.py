@@ -40,7 +40,7 @@ class Turn:
     item: Object | None = None
     """The object as the API has answered."""
     at: float = 0.0
-    """Unix time, seconds."""
+    """Seconds of a clock that is never set."""
     wait: float = 0.0
     refused: str = ""
     """The version of the object that this node knew when the API refused, because there is a newer one."""
@@ -55,7 +55,10 @@ class Writers:
         """Since when, and until when, this node wants a status that is not preferred to the stored one."""
 
     def may_write(self, report: Report, now: float) -> bool:
-        """Return True if the status is to be written now. ``now``: Unix time, seconds; each second or more often."""
+        """Return True if the status is to be written now. Asked each second or more often.
+
+        ``now``: seconds of a clock that is never set, here and below.
+        """
         identity = report.kind, report.name
         if report.before and _preference(report.before) > _preference(report.status):
             since, until = self._doubts.get(identity, (now, now))
