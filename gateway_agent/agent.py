@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
@@ -144,7 +144,7 @@ class Agent:
     def keeper_state(self) -> KeeperState | None:
         return self.leases.state
 
-    def kernel_changed(self, events: Iterable[Event]) -> None:
+    def kernel_changed(self, events: Collection[Event]) -> None:
         """Takes what the kernel tells. An interface that went down counts at once, the rest in the next round."""
         devices = {event.device for event in events}
         if any(event.kind == "overrun" for event in events):
@@ -154,7 +154,8 @@ class Agent:
             self._work.set()
         gateways = self.inventory.gateways if self.inventory else ()
         named = {name for gateway in gateways for name in (gateway.interface, *gateway.interfaces)}
-        if devices & ((self._facts.keys() - self.pods.interfaces()) | named):
+        led_elsewhere = any(event.kind == "uplink" for event in events)
+        if led_elsewhere or devices & ((self._facts.keys() - self.pods.interfaces()) | named):
             self._look_at_interfaces()
         if devices & self.pods.interfaces():
             # Perhaps somebody else's hand on a tag.

@@ -37,11 +37,11 @@ LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
 
 @dataclass(frozen=True)
 class Event:
-    """Something has changed. Of links and addresses all are told, of the rest only what is ours."""
+    """Something has changed. Of links, addresses and default routes all are told, of the rest only what is ours."""
 
     kind: str
-    """``link``, ``address``, ``route``, ``neighbour``, ``rule``, ``table`` (nftables), or ``overrun``:
-    messages were lost, so anything may have changed."""
+    """``link``, ``address``, ``uplink`` (a default route of somebody else), ``route``, ``neighbour``, ``rule``,
+    ``table`` (nftables), or ``overrun``: messages were lost, so anything may have changed."""
     device: str = ""
     """Of a link, address or neighbour; empty where the kernel has forgotten its name."""
     removed: bool = False
@@ -49,7 +49,7 @@ class Event:
     @property
     def ours(self) -> bool:
         """Whether it may have changed what :func:`cni.ensure.ensure` looks after."""
-        return self.kind not in ("link", "address") or self.device.startswith(ids.DEVICE_PREFIX)
+        return self.kind not in ("link", "address", "uplink") or self.device.startswith(ids.DEVICE_PREFIX)
 
 
 class Monitor:
@@ -110,6 +110,8 @@ def _rtnetlink(number: int, body: bytes) -> Event | None:
     if kind in ("address", "neighbour"):
         event = Event(kind, _name(int.from_bytes(body[4:8], sys.byteorder)), removed)
         return event if kind == "address" or event.device.startswith(ids.DEVICE_PREFIX) else None
+    if kind == "route" and body[1:2] == b"\0" and body[5:6] != bytes([ids.PROTOCOL]):
+        return Event("uplink", removed=removed)
     protocol = body[5:6] if kind == "route" else attributes(body[12:]).get(FRA_PROTOCOL, b"")[:1]
     return Event(kind, removed=removed) if protocol == bytes([ids.PROTOCOL]) else None
 

@@ -6,7 +6,7 @@ that is no egress node sends none; it votes where it is asked to, and subscribes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -267,6 +267,11 @@ class Keeper:
     def carried(self) -> frozenset[str]:
         """Return the ids by which pods of this node go, as its agent said last."""
         return frozenset(wish.id for wish in self.config.egress if wish.carries)
+
+    @property
+    def occupied(self) -> Mapping[str, str]:
+        """Return by egress id why an address cannot be taken: another machine has it."""
+        return self._vacancy.occupied
 
     def isolated(self, now: int) -> bool:
         """An egress node that hears no majority of the voters."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import socket
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +27,7 @@ from gateway_agent.shell.addresses import (
     _body,
 )
 from tests.lab.answering import answering
+from tests.lab.first_address import first_addresses
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
@@ -156,77 +155,16 @@ def test_no_program_gets_one_as_its_source(
     assert f"src {expected} " in line.near.run("ip", "route", "get", destination) + " "
 
 
-FIRST = """
-import fcntl, socket, struct, sys
-ask = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-answer = fcntl.ioctl(ask, 0x8915, struct.pack("16s16x", b"eth1"))
-print(socket.inet_ntoa(answer[20:24]))
-"""
-
-
-LISTED = """
-import ctypes, socket, sys
-
-class Address(ctypes.Structure):
-    pass
-
-Address._fields_ = [("next", ctypes.POINTER(Address)), ("name", ctypes.c_char_p), ("flags", ctypes.c_uint),
-                    ("address", ctypes.POINTER(ctypes.c_uint8 * 28))]
-first = ctypes.POINTER(Address)()
-assert ctypes.CDLL(None).getifaddrs(ctypes.byref(first)) == 0
-while first:
-    entry = first.contents
-    if entry.address:
-        raw = bytes(entry.address.contents)
-        if int.from_bytes(raw[:2], sys.byteorder) == socket.AF_INET6:
-            print(entry.name.decode(), socket.inet_ntop(socket.AF_INET6, raw[8:24]))
-    first = entry.next
-"""
-
-
-def first_addresses(machine: Namespace, family: int = 4) -> dict[str, str]:
-    """Return what programs take for the node's address that look for the first one, by how they look."""
-    listed = json.loads(machine.run("ip", f"-{family}", "-j", "address", "show", "dev", "eth1"))
-    # Also the order of Go's net.Interface.Addrs: both list what the kernel answers to RTM_GETADDR.
-    in_order = [entry["local"] for entry in listed[0]["addr_info"]]
-    kubelet = next(address for address in in_order if _is_global(address))
-    ours = machine.run("hostname", "-I").split()
-    found = {
-        "ip address": in_order[0],
-        "hostname -I": next(address for address in ours if (":" in address) is (family == 6)),
-        "kubelet": kubelet,
-    }
-    if family == 4:
-        return found | {"SIOCGIFADDR": machine.run(sys.executable, "-ISc", FIRST).strip()}
-    interfaces = [line.split() for line in machine.run(sys.executable, "-ISc", LISTED).splitlines()]
-    proc = [line.split() for line in machine.run("cat", "/proc/net/if_inet6").splitlines()]
-    return found | {
-        "getifaddrs": next(address for name, address in interfaces if name == "eth1" and _is_global(address)),
-        # Java's NetworkInterface reads this file, whose order is a hash's.
-        "if_inet6": next(a for raw, *_, name in proc if name == "eth1" and _is_global(a := _written(raw))),
-    }
-
-
-def _is_global(address: str) -> bool:
-    """Return True for what k8s.io/apimachinery/pkg/util/net, getFinalIP, calls a global unicast address."""
-    parsed = ipaddress.ip_address(address)
-    return not (parsed.is_loopback or parsed.is_multicast or parsed.is_link_local)
-
-
-def _written(raw: str) -> str:
-    return str(ipaddress.IPv6Address(bytes.fromhex(raw)))
-
-
 @pytest.mark.parametrize("route_localnet", ["0", "1"])
 def test_the_first_address_of_the_interface_stays_the_nodes_own(
     line: Wire, addresses: Inside, route_localnet: str
 ) -> None:
     line.near.sysctl({"net/ipv4/conf/all/route_localnet": route_localnet})
-    own = set(first_addresses(line.near).values())
+    own = set(first_addresses(line.near, "eth1").values())
     assert own == {"172.16.0.1"}
     for address in (VIRTUAL, OTHER_SUBNET):
         addresses.add(address, "eth1")
-    assert set(first_addresses(line.near).values()) == own
+    assert set(first_addresses(line.near, "eth1").values()) == own
     # A second address of the node in its subnet is listed last, and is none that programs choose.
     line.near.ip("address add 172.16.0.9/24 dev eth1")
     assert addresses.misplaced("eth1") == ()
@@ -234,14 +172,14 @@ def test_the_first_address_of_the_interface_stays_the_nodes_own(
 
 def test_no_program_sees_a_virtual_ipv6_address_among_the_nodes(line: Wire, addresses: Inside) -> None:
     """The kernel lists the newest IPv6 address of an interface first: ours is on none."""
-    own = first_addresses(line.near, 6)
+    own = first_addresses(line.near, "eth1", 6)
     assert set(own.values()) == {"2001:db8::1"}
     for address in (VIRTUAL6, OTHER_SUBNET6):
         addresses.add(address, "eth1")
-    assert first_addresses(line.near, 6) == own
+    assert first_addresses(line.near, "eth1", 6) == own
     # An address on the interface would have been first: the list shows it.
     line.near.ip("address add 2001:db8::9/64 dev eth1 nodad")
-    assert first_addresses(line.near, 6)["getifaddrs"] == "2001:db8::9"
+    assert first_addresses(line.near, "eth1", 6)["getifaddrs"] == "2001:db8::9"
 
 
 def test_an_address_is_last_again_after_the_nodes_own_came_back(line: Wire, addresses: Inside) -> None:
@@ -249,11 +187,11 @@ def test_an_address_is_last_again_after_the_nodes_own_came_back(line: Wire, addr
     for address in (VIRTUAL, OTHER_SUBNET):
         addresses.add(address, "eth1")
     line.near.ip("address del 172.16.0.1/24 dev eth1", "address add 172.16.0.1/24 dev eth1")
-    assert set(first_addresses(line.near).values()) == {VIRTUAL}
+    assert set(first_addresses(line.near, "eth1").values()) == {VIRTUAL}
     assert addresses.misplaced("eth1") == (VIRTUAL, OTHER_SUBNET)
     for address in addresses.misplaced("eth1"):
         addresses.add(address, "eth1")
-    assert set(first_addresses(line.near).values()) == {"172.16.0.1"}
+    assert set(first_addresses(line.near, "eth1").values()) == {"172.16.0.1"}
     assert addresses.ours() == tuple(sorted((address, "eth1") for address in (VIRTUAL, OTHER_SUBNET)))
 
 
@@ -266,9 +204,9 @@ def put_on(interface: str, address: str) -> None:
 
 def test_an_address_that_an_older_version_has_put_first_is_moved(line: Wire, addresses: Inside) -> None:
     line.near.inside(lambda: put_on("eth1", VIRTUAL))
-    assert set(first_addresses(line.near).values()) == {VIRTUAL}
+    assert set(first_addresses(line.near, "eth1").values()) == {VIRTUAL}
     addresses.add(VIRTUAL, "eth1")
-    assert set(first_addresses(line.near).values()) == {"172.16.0.1"}
+    assert set(first_addresses(line.near, "eth1").values()) == {"172.16.0.1"}
 
 
 @pytest.mark.parametrize("destination", ["192.0.2.9", "2001:db8:5::9", "224.0.0.251"])

@@ -183,6 +183,18 @@ def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
         assert Event("route", removed=True) not in found
 
 
+def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: Namespace) -> None:
+    """By such a route the kernel chooses the address that it sends by."""
+    with contextlib.closing(machine.inside(Monitor)) as monitor:
+        machine.ip("link add br1 type bridge", "link set br1 up", "address add 10.9.0.7/24 dev br1")
+        read(machine, monitor, "address")
+        machine.ip("route add 10.8.0.0/16 via 10.9.0.1", "route add default via 10.9.0.1 src 10.9.0.7")
+        assert read(machine, monitor, "uplink") == {Event("uplink")}
+        machine.ip("route del default")
+        assert Event("uplink", removed=True) in read(machine, monitor, "uplink", removed=True)
+        assert not Event("uplink").ours
+
+
 def test_events_tell_of_our_nftables(machine: Namespace) -> None:
     with contextlib.closing(machine.inside(lambda: Monitor(netlink.NETLINK_NETFILTER))) as monitor:
         machine.inside(lambda: nft.run("-f", "-", text="add table inet foreign\ndelete table inet foreign\n"))
