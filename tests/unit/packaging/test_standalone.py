@@ -6,6 +6,7 @@ import json
 import marshal
 import os
 import random
+import shutil
 import struct
 import subprocess
 import sys
@@ -122,6 +123,17 @@ def test_it_asks_the_agent(answer: bytes, status: int, built: Path, tmp_path: Pa
         outcome = run(built, environment(), stdin(path))
     assert outcome.returncode == status
     assert outcome.stdout == (RESULT.encode() if answer == contract.OK else answer[2:])
+
+
+def test_a_call_that_runs_ends_though_the_file_is_replaced(built: Path, tmp_path: Path) -> None:
+    """It has to read the libraries out of its file, for the agent is away."""
+    installed, following = tmp_path / "egress-gateway", tmp_path / "following"
+    shutil.copy(built, installed)
+    following.write_text("the next version")
+    command = subprocess.Popen([installed], env=environment("STATUS"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    os.replace(following, installed)
+    output, _ = command.communicate(stdin(tmp_path / "agent.sock", cniVersion="1.1.0"), timeout=30)
+    assert json.loads(output)["code"] == contract.NOT_AVAILABLE
 
 
 def test_odd_input_is_answered_as_by_the_nodes_python(built: Path, tmp_path: Path) -> None:
