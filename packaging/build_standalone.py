@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -94,8 +93,6 @@ def build(output: Path, python: str) -> None:
         plugin, libraries, whole = (Path(directory, name) for name in ("plugin", "libraries", "whole"))
         collect_plugin(plugin)
         collect_libraries(libraries)
-        # As upstream makes pyroute2-minimal: without databases, whose modules no static program has.
-        shutil.move(libraries / "pyroute2" / "minimal.py", libraries / "pyroute2" / "__init__.py")
         _collect_imported(plugin, libraries, Path(found.stdlib))
         copy(found.sources / "LICENSE", libraries / "licenses" / "CPython-LICENSE")
         for name in ENCODINGS:
