@@ -19,10 +19,12 @@ from .conftest import BACKEND, GATEWAY, settled
 
 OTHER = {"app": "other"}
 BINDING = """
-mount -t tmpfs none /etc/cni; mount -t tmpfs none /opt; mkdir -p /etc/cni/net.d /opt/cni/bin
+mkdir -p /etc/cni /var/lib/cni
+for place in /etc/cni /var/lib/cni /opt; do mount -t tmpfs none $place; done
+mkdir -p /etc/cni/net.d /opt/cni/bin
 mount --bind $0/net.d /etc/cni/net.d; mount --bind $0/bin /opt/cni/bin
 """
-"""ctr looks for networks and plugins in these two places only."""
+"""ctr looks for networks and plugins in these two places only, and keeps results in /var/lib/cni."""
 
 
 @pytest.fixture(scope="module")
