@@ -80,13 +80,14 @@ def main() -> None:
             lab.reset()
             lines.append(row(case, measure(lab, case, options.rounds, options.beside)))
             print(lines[-1], flush=True)
-    command = f"`.venv/bin/python -m tests.bench.source_check --rounds {options.rounds}`"
+    beside = f" --beside {options.beside}" if options.beside else ""
+    command = f"`.venv/bin/python -m tests.bench.source_check --rounds {options.rounds}{beside}`"
     if options.document:
         report.write_section(options.document, SECTION, "\n".join([command, "", *lines]))
 
 
 def row(case: Case, found: Mapping[str, Sequence[float]]) -> str:
-    """Return the medians; behind those of two contenders the median ratio to the first one."""
+    """Return the medians, with the median ratios of the others to the first one."""
     first, *others = found.values()
     cells = [f"{statistics.median(first):.0f}"]
     for prices in others:
