@@ -22,6 +22,7 @@ from gateway_agent.pods import selecting
 from gateway_agent.shell.files import FilesStore
 from gateway_agent.shell.kernel import Kernel
 from gateway_agent.shell.peers import KeeperClient
+from gateway_agent.store import Store
 from tests.lab import documents
 
 from .core.test_planning import NODES, PARTNER, pod, policy
@@ -56,8 +57,14 @@ def request(
 class World:
     """An agent of node w1 whose every wait is a gate, and what it is asked for."""
 
-    def __init__(self, directory: Path, inventory: Inventory, podman: str = "") -> None:
-        """``podman``: where its containers are kept."""
+    def __init__(
+        self,
+        directory: Path,
+        inventory: Inventory = EMPTY,
+        podman: str = "",
+        store: Callable[[Gates], Store] | None = None,
+    ) -> None:
+        """``podman``: where its containers are kept. ``store``: makes another one than that with ``inventory``."""
         self.gates = Gates()
         self.directory = directory
         self.kernel = HeldKernel(self.gates)
@@ -65,7 +72,8 @@ class World:
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
         text += f"engines: {{podman: {json.dumps(podman)}, containerd: \"\"}}\n"
         kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
-        self.agent = Agent(config.parse("agent.yaml", text, "w1"), self.store, kernel, keeper)
+        used = store(self.gates) if store else self.store
+        self.agent = Agent(config.parse("agent.yaml", text, "w1"), used, kernel, keeper)
         self.calls = Calls(self.agent)
         self.running = [asyncio.create_task(self.agent.run()), asyncio.create_task(self.agent.follow_store())]
 
@@ -181,7 +189,7 @@ def test_an_add_never_answers_by_an_older_inventory(tmp_path: Path, seed: int) -
                 before.append(world.store.inventory)
                 call = asyncio.create_task(world.calls.handle(request()))
                 # Nothing else may run between the answer and the look at the kernel.
-                call.add_done_callback(lambda task: answers.append(_judged(world, task)))
+                call.add_done_callback(lambda task: answers.append(judged(world, task)))
         assert call is not None
         await world.open_all(call.done)
         await settle()
@@ -191,7 +199,8 @@ def test_an_add_never_answers_by_an_older_inventory(tmp_path: Path, seed: int) -
     assert answers == ["right"]
 
 
-def _judged(world: World, task: asyncio.Task[bytes]) -> str:
+def judged(world: World, task: asyncio.Task[bytes]) -> str:
+    """Return ``right``, or what is wrong with an answer."""
     try:
         assert task.result() == contract.OK
         world.check_answered()

@@ -1,0 +1,227 @@
+"""As ``test_add_order.py``, with the Kubernetes store: its watches and its questions to an API server, each one held."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+
+from gateway_agent import calls, cluster
+from gateway_agent.cluster import ClusterStore
+from gateway_agent.core.cluster import resources
+from gateway_agent.shell.kube import OPENED, Api, Page
+from tests.lab import documents
+from tests.lab.apiserver.local import LocalServer, serving
+
+from .cluster_story import GROUP, NAMESPACE, POLICIES
+from .gates import Gates, settle
+from .test_add_order import LABELS, World, judged, request
+
+T = TypeVar("T")
+State = dict[str, tuple[str, ...]]
+"""Destinations by the name of a policy."""
+LATE = 60.0
+"""Seconds: longer than a story, since no clock is to decide."""
+
+
+class HeldApi(Api):
+    """Each question waits before it is asked and before its answer counts; so does each event of a watch."""
+
+    def __init__(self, gates: Gates, kubeconfig: Path) -> None:
+        super().__init__(kubeconfig)
+        self.gates = gates
+        self._on_its_way = 0
+        self._silent: set[str] = set()
+        """Paths of the watches that wait for an event of the server."""
+        self._news = asyncio.Condition()
+
+    async def page(self, path: str, selector: str = "", token: str = "", *, names_only: bool = False) -> Page:
+        async with self._held(path):
+            page = await super().page(path, selector, token, names_only=names_only)
+        await self.gates.hold(f"page {path}")
+        return page
+
+    async def get(self, path: str) -> dict[str, Any] | None:
+        async with self._held(path):
+            found = await super().get(path)
+        await self.gates.hold(f"got {path}")
+        return found
+
+    async def watch(
+        self, path: str, selector: str, version: str, seconds: int
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
+        async with contextlib.aclosing(Api.watch(self, path, selector, version, seconds)) as events:
+            async with self._held(path):
+                assert (await anext(events))[0] == OPENED
+            yield OPENED, {}
+            while True:
+                await self._change(lambda: self._silent.add(path))
+                try:
+                    kind, item = await anext(events)
+                finally:
+                    self._silent.discard(path)
+                await self._change()
+                await self.gates.hold(f"{kind} {path}")
+                yield kind, item
+
+    async def quiet(self) -> None:
+        """Wait until nothing is on its way to the server or back."""
+        await settle()
+        async with asyncio.timeout(LATE), self._news:
+            await self._news.wait_for(lambda: not self._on_its_way)
+        await settle()
+
+    async def told(self, path: str) -> None:
+        """Wait until the watch of ``path`` has an event, if it was waiting for one."""
+        async with asyncio.timeout(LATE), self._news:
+            await self._news.wait_for(lambda: path not in self._silent)
+        await settle()
+
+    @contextlib.asynccontextmanager
+    async def _held(self, path: str) -> AsyncIterator[None]:
+        await self.gates.hold(f"ask {path}")
+        self._on_its_way += 1
+        try:
+            yield
+        finally:
+            self._on_its_way -= 1
+            await self._change()
+
+    async def _change(self, change: Callable[[], None] = lambda: None) -> None:
+        change()
+        async with self._news:
+            self._news.notify_all()
+
+
+class Told:
+    """A world with this API server, and what the server had, state by state."""
+
+    def __init__(self, directory: Path, server: LocalServer) -> None:
+        self.server = server
+        self.apis: list[HeldApi] = []
+        self.states: list[State] = [{}]
+        self.world = World(directory, store=self._store(directory / "last-known.json"))
+
+    def _store(self, last_known: Path) -> Callable[[Gates], ClusterStore]:
+        def make(gates: Gates) -> ClusterStore:
+            self.apis.append(HeldApi(gates, self.server.kubeconfig))
+            watched = [r for r in resources(GROUP, "w1", NAMESPACE) if r.kind != "ServiceCIDR"]
+            return ClusterStore(self.apis[-1], watched, last_known)
+
+        return make
+
+    async def open(self, index: int = 0) -> None:
+        await self.world.gates.open(index)
+        await self.apis[0].quiet()
+
+    async def open_all(self, until: Callable[[], bool]) -> None:
+        """Open gates in the order of arrival until something holds."""
+        async with asyncio.timeout(LATE):
+            while not until():
+                await settle()
+                if self.world.gates.waiting:
+                    await self.open()
+
+    async def edit(self, name: str, *destinations: str) -> None:
+        """Write a policy, or delete it if it leads nowhere."""
+        state = {other: value for other, value in self.states[-1].items() if other != name}
+        if destinations:
+            self.server.cluster.apply(documents.policy(name, "partner", {name: "yes"}, destinations))
+            state[name] = destinations
+        else:
+            self.server.cluster.delete(f"{POLICIES}/{name}")
+        self.states.append(state)
+        await self.apis[0].told(f"/apis/{GROUP}/v1alpha1/egressgatewaypolicies")
+
+    def knows(self, since: int) -> bool:
+        """Return whether the agent knows each policy as the server had it at this state, or later."""
+        inventory = self.world.agent.inventory
+        assert inventory is not None
+        known = {policy.name: policy.destinations for policy in inventory.policies}
+        return all(known.get(name, ()) in [state.get(name, ()) for state in self.states[since:]]
+                   for name in self.states[since])  # fmt: skip
+
+
+EDITS = (("a", "203.0.113.0/24"), ("a", "198.51.100.0/24"), ("b", "203.0.113.0/24"), ("a",), ("a", "192.0.2.0/24"))
+"""One after another."""
+
+
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+    with serving(tmp_path_factory.mktemp("api")) as server:
+        server.cluster.apply(documents.gateway("partner", "eth1", {"role": "egress"}))
+        for number, name in enumerate(("g1", "g2", "w1"), 7):
+            node = {"name": name, "labels": {"role": "egress"} if name != "w1" else {}}
+            addresses = [{"type": "InternalIP", "address": f"172.16.0.{number}"}]
+            server.cluster.apply(
+                {"apiVersion": "v1", "kind": "Node", "metadata": node, "status": {"addresses": addresses}}
+            )
+        yield server
+
+
+@pytest.fixture
+def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServer:
+    for name in LABELS:
+        standing.cluster.delete(f"{POLICIES}/{name}")
+    standing.cluster.remove("prod", "web-0")
+    standing.cluster.namespace("prod")
+    monkeypatch.setattr(cluster, "TOGETHER", 0.0)
+    for module, name in ((cluster, "FOR_POD"), (cluster, "CATCH_UP"), (calls, "ADD_S")):
+        monkeypatch.setattr(module, name, LATE)
+    return standing
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_an_add_never_answers_by_older_objects_than_the_api_had(
+    tmp_path: Path, server: LocalServer, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Edits, the pod and its ADD between any two steps of watches, questions, rounds, and of what is kept on disk."""
+    rng = random.Random(seed)
+    edits = list(EDITS[rng.randrange(len(EDITS)) :])
+    answers: list[str] = []
+    began: list[int] = []
+
+    async def tell() -> None:
+        told = Told(tmp_path, server)
+        world = told.world
+
+        async def to_thread(write: Callable[..., T], *arguments: Any) -> T:
+            await world.gates.hold("disk")
+            return write(*arguments)
+
+        monkeypatch.setattr(asyncio, "to_thread", to_thread)
+
+        def answered(task: asyncio.Task[bytes]) -> None:
+            answers.append(judged(world, task) if told.knows(began[0]) else "by older objects")
+
+        try:
+            await told.open_all(lambda: world.agent.applied is not None)
+            call: asyncio.Task[bytes] | None = None
+            while call is None or (edits and not call.done()):
+                await settle()
+                world.check_left_alone()
+                choices = len(world.gates.waiting)
+                pick = rng.randrange(choices + 2)
+                if pick < choices:
+                    await told.open(pick)
+                elif edits and (call is not None or pick == choices):
+                    await told.edit(*edits.pop(0))
+                elif call is None:
+                    # Its kubelet starts it a moment after it was bound to this node.
+                    server.cluster.run("prod", "web-0", "w1", dict.fromkeys(LABELS, "yes"))
+                    began.append(len(told.states) - 1)
+                    call = asyncio.create_task(world.calls.handle(request()))
+                    # Nothing else may run between the answer and the look at the kernel.
+                    call.add_done_callback(answered)
+            await told.open_all(call.done)
+            await settle()
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+    assert answers == ["right"]
