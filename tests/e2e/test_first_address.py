@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_on_every_master_the_first_address_is_the_nodes_own(virtual: tuple[Lab, 
     address = VIRTUAL if family == 4 else VIRTUAL6
     for _ in range(2):
         node = lab.nodes[lab.wait_settled(GATEWAY)]
-        until(lambda node=node: node.has(address), f"{node.name} has the address")
+        until(partial(node.has, address), f"{node.name} has the address")
         wire = node.host.interfaces[-1]
         [default] = json.loads(node.machine.run("ip", "-j", "route", "show", "default"))
         assert default["dev"] == wire.name, "where the kubelet looks"
