@@ -91,6 +91,8 @@ class Node:
     """The annotation :data:`DRAIN` is ``true``: the same for addresses only."""
     stopping: bool = False
     """Its kubelet says that the machine is being shut down: the same."""
+    external: tuple[str, ...] = ()
+    """Its ExternalIP addresses: destinations inside, and nothing else."""
 
 
 @dataclass(frozen=True)

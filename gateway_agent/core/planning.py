@@ -142,7 +142,9 @@ def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, 
     """Prefixes that go to no gateway, and why."""
     pods = (cidr for node in inventory.nodes for cidr in node.pod_cidrs)
     networks = (*cluster_cidrs, *pods, *inventory.service_cidrs)
-    return policy.never_sent(networks, (a for node in inventory.nodes for a in node.addresses))
+    virtual = inventory.virtual_addresses
+    external = (a for node in inventory.nodes for a in node.external if a not in virtual)
+    return policy.never_sent(networks, (*(a for node in inventory.nodes for a in node.addresses), *external))
 
 
 def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -18,25 +19,41 @@ from .model import BASIC, DRAIN, SHUTTING_DOWN, VIRTUAL_IP, Gateway, Node, Polic
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]+")
 _NoGateway = Literal["Drop", "Direct"]
 _Failback = Literal["Never", "Automatic"]
+MOST_EXTERNAL = 16
+"""Addresses of a node that take a destination off the gateways: a node's own kubelet writes them."""
 _SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtualIPAddress"}
 
 
 def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: Fields) -> Node:
-    """A ``Node``: labels, addresses of type ``InternalIP``, the networks of its pods, whether it is cordoned or to be
-    drained."""
+    """A ``Node``: labels, addresses, the networks of its pods, whether it is cordoned or to be drained."""
     spec = fields.fields("spec") or Fields({}, fields.at("spec"), fields.report)
     status = fields.fields("status")
     addresses = []
     for path, item in status.items("addresses") if status else ():
         if isinstance(item, dict) and item.get("type") == "InternalIP":
             addresses += _address(f"{path}.address", item.get("address"), fields.report)
+    external = _external(item for _, item in status.items("addresses")) if status else ()
     networks, cordoned = prefix_list(spec, "podCIDRs"), spec.flag("unschedulable")
     # Another value is no error: an object that is not ours is not left out for it.
     drained = annotations is not None and annotations.raw(DRAIN) == "true"
     conditions = [item for _, item in status.items("conditions")] if status else []
     return Node(
-        name, labels, tuple(addresses), fields.report.source, networks, cordoned, drained, is_stopping(conditions)
-    )
+        name, labels, tuple(addresses), fields.report.source, networks, cordoned, drained, is_stopping(conditions),
+        external,
+    )  # fmt: skip
+
+
+def _external(items: Iterable[Any]) -> tuple[str, ...]:
+    """Return the addresses of type ``ExternalIP``, :data:`MOST_EXTERNAL` at most.
+
+    What is wrong or too much is left out: packets to it go by their gateway, as those to any other address do.
+    """
+    found = []
+    for item in items:
+        if isinstance(item, dict) and item.get("type") == "ExternalIP" and isinstance(item.get("address"), str):
+            with contextlib.suppress(ValueError):
+                found.append(prefixes.address(item["address"]))
+    return tuple(found[:MOST_EXTERNAL])
 
 
 def is_stopping(conditions: Iterable[Any]) -> bool:

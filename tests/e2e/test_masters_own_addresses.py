@@ -24,6 +24,7 @@ from .conftest import BACKEND, GATEWAY, settled
 VIRTUAL = "172.16.0.50"
 FOREIGN = "203.0.113.60"
 """In what the policy sends to the gateway."""
+EXTERNAL = "203.0.113.61"
 PORT = 7070
 
 
@@ -100,6 +101,27 @@ def test_the_next_master_answers_for_its_own(lab: Lab) -> None:
     with served(lab.nodes[following].machine, FOREIGN, "eth1"):
         until(lambda: asked(pod, FOREIGN), "the next master answers")
     pod.stop()
+
+
+def test_a_node_that_is_no_master_answers_by_its_external_address(lab: Lab) -> None:
+    """Its Node object names the address: selected pods reach it as they reach any other node, by no gateway."""
+    master = lab.wait_settled(GATEWAY)
+    standby = next(name for name in ("g1", "g2") if name != master)
+    nodes = [documents.node(node.host) for node in lab.nodes.values()]
+    named = next(node for node in nodes if node["metadata"]["name"] == standby)
+    named["status"]["addresses"].append({"type": "ExternalIP", "address": EXTERNAL})
+    pod, worker = lab.nodes["w1"].pod("outward", BACKEND), lab.nodes["w1"]
+    # As the cluster's own routing leads to the node.
+    worker.machine.ip(f"route add {EXTERNAL} via {lab.nodes[standby].host.ip}")
+    lab.publish("nodes", nodes)
+    try:
+        with served(lab.nodes[standby].machine, EXTERNAL, "lo"):
+            until(lambda: asked(pod, EXTERNAL) == worker.host.ip, "it answers, and sees the worker")
+        assert pod.request(SELECTED).address == VIRTUAL
+    finally:
+        worker.machine.ip(f"route del {EXTERNAL}")
+        lab.publish_nodes()
+        pod.stop()
 
 
 def test_the_virtual_address_itself_opens_nothing(lab: Lab) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
@@ -365,6 +366,16 @@ def test_creation_time_without_a_zone_is_an_error(written: str) -> None:
 def test_bad_node_address_is_reported() -> None:
     problem = only_problem(NODE.replace("172.16.0.7", "172.16.0.7/24"))
     assert problem.path == "status.addresses[1].address"
+
+
+def test_external_addresses_of_a_node_are_bounded_and_a_wrong_one_disturbs_nothing() -> None:
+    listed = [{"type": "ExternalIP", "address": address} for address in ("203.0.113.7", "no address", 7, "2001:DB8::7")]
+    listed += [{"type": "ExternalIP", "address": f"198.51.100.{number}"} for number in range(100)]
+    document = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "g1"}, "status": {"addresses": listed}}
+    [node] = parse(json.dumps(document)).nodes
+    assert node.addresses == ()
+    assert node.external[:3] == ("203.0.113.7", "2001:db8::7", "198.51.100.0")
+    assert len(node.external) == 16
 
 
 def test_longest_names() -> None:

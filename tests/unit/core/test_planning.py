@@ -288,6 +288,17 @@ def test_addresses_of_all_nodes_are_never_sent() -> None:
     assert [way.prefix for way in plan.policy_sets[0].ways] == ["172.16.0.6/32", "172.16.0.20/32"]
 
 
+def test_external_addresses_of_nodes_are_never_sent_but_virtual_ones_are() -> None:
+    wide = dataclasses.replace(policy("a"), destinations=("203.0.113.60/31", "203.0.113.62/32"))
+    known = inventory(wide)
+    first, *others = known.nodes
+    first = dataclasses.replace(first, external=("203.0.113.60", "203.0.113.62"))
+    gateway = dataclasses.replace(known.gateways[0], name="other", mode="VirtualIPAddress", addresses=("203.0.113.62",))
+    known = dataclasses.replace(known, nodes=(first, *others), gateways=(*known.gateways, gateway))
+    [policy_set] = [each for each in build(known).plan.policy_sets if each.policies == ("a",)]
+    assert [way.prefix for way in policy_set.ways] == ["203.0.113.61/32", "203.0.113.62/32"]
+
+
 def test_identity_of_a_pod() -> None:
     known = PodIdentity("prod", "web-0", {"app": "b"})
     of = Inventory(pods=(known,))
