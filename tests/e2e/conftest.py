@@ -24,7 +24,7 @@ BACKEND = {"app": "backend"}
 PLUGIN = REPOSITORY / "dist" / "egress-gateway"
 STANDALONE = PLUGIN.with_name("egress-gateway-standalone")
 STORES = ("files", "kubernetes")
-BOTH_STORES = ("test_basic_mode",)
+BOTH_STORES = ("test_basic_mode", "test_busy_edits")
 """Modules that run with both, asked or not."""
 LOGS = REPOSITORY / "build" / "e2e"
 

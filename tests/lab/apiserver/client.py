@@ -45,11 +45,20 @@ class Cluster:
             # What others have written into a pod, where it runs above all, stays.
             made = self.call("PATCH", path, {"metadata": document["metadata"]})
         else:
-            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
-            made = self.call("PUT", path + options, {**document, "metadata": {**document["metadata"], **version}})
+            made = self._replace(path, options, document, found)
         if document.get("status", made.get("status")) != made.get("status"):
             made = self.call("PATCH", f"{path}/status", {"status": document["status"]})
         return dict(made)
+
+    def _replace(self, path: str, options: str, document: Document, found: Document) -> Document:
+        """As ``kubectl apply`` does it: somebody may have written the status since the object was read."""
+        while True:
+            version = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            body = {**document, "metadata": {**document["metadata"], **version}}
+            status, made = self.ask("PUT", path + options, body)
+            if status != http.client.CONFLICT:
+                return dict(made if status < http.client.BAD_REQUEST else self.call("PUT", path + options, body))
+            found = self.call("GET", path)
 
     def delete(self, path: str) -> None:
         """The object is gone; also where it was."""
