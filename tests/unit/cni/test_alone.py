@@ -89,6 +89,18 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
                 alone.group_of(pod, place)
 
 
+def test_a_plan_that_is_replaced_during_a_call_is_no_longer_the_newest(path: Path) -> None:
+    """An agent that was only slow has learned of an edit, written its plan, and taken the mark away again."""
+    leave_plan(path)
+    plan_file = path.with_name(contract.PLAN)
+    place = alone.Place(path.parent, EMPTY, "", alone._stamp(plan_file))
+    assert not place.outdated()
+    new = path.with_name("new")
+    new.write_text(plan.dumps(EMPTY))
+    new.rename(plan_file)
+    assert place.outdated()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', plan.dumps(EMPTY).replace("mtu", "mut")])
 def test_a_broken_plan_is_none(text: str, path: Path) -> None:
     leave_plan(path, text)
