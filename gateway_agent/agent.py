@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
+from cni import plan as plans
 from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP, PodIdentity
@@ -23,6 +25,7 @@ from .core import desired, node_addresses, planning, readiness, sources, status,
 from .core.keeping import LOG, KeeperState
 from .core.model import Inventory, Node, Problem
 from .core.quarantine import Quarantine
+from .core.selection import Selection
 from .flows import Flows
 from .leases import Leases
 from .plan_file import PlanFile
@@ -30,7 +33,7 @@ from .pods import Pods, same_for
 from .shell import interfaces, key
 from .shell.engines import Engines
 from .shell.health import UpstreamProbe
-from .shell.kernel import Kernel
+from .shell.kernel import Kernel, texts
 from .shell.peers import KeeperClient
 from .store import Store
 from .tables import ConnectionTables
@@ -111,8 +114,9 @@ class Agent:
         return "the store does not answer in time" if self._looks else "the agent is busy with edits"
 
     def known(self, inventory: Inventory) -> Inventory:
-        """Return what the store says, with the nodes' own addresses only."""
-        return node_addresses.own_only(inventory, self.leases.masters(self.plan), self.plan)
+        """Return what the store says, without what cannot be planned and with the nodes' own addresses only."""
+        planned = self._quarantine.without_found(inventory)
+        return node_addresses.own_only(planned, self.leases.masters(self.plan), self.plan)
 
     def _take(self, inventory: Inventory) -> None:
         if inventory == self.inventory:
@@ -193,7 +197,12 @@ class Agent:
             async with self._rounds:
                 self._ended = self._begun
                 self._rounds.notify_all()
-            self._tell_keeper()
+            try:
+                self._tell_keeper()
+            except Exception as error:
+                # A failed round may have left what cannot be told either; the next one is on its way.
+                log.exception("the lease keeper could not be told")
+                self._say(f"the agent failed: {type(error).__name__}: {error}")
 
     async def next_round(self) -> None:
         """Asks for a round and waits until one that began after this call has ended."""
@@ -221,12 +230,31 @@ class Agent:
         inventory = self.inventory
         if inventory is None:
             return
+        try:
+            await self._look(inventory)
+            await self._follow(inventory, self._quarantine.build(inventory, self._attempt()))
+        except (KernelError, OSError):
+            raise
+        except Exception:
+            # Perhaps because of one object. The search may take long: not in the event loop.
+            log.exception("what is known cannot be planned")
+            facts = partial(self._facts_for, self.pods.interfaces())
+            thorough = partial(_in_full, facts, self._attempt(), self.pods.of_all(), self._fence_devices)
+            await asyncio.to_thread(self._quarantine.search, inventory, thorough)
+            await self._look(inventory)
+            await self._follow(inventory, self._quarantine.build(inventory, self._attempt()))
+
+    async def _look(self, inventory: Inventory) -> None:
+        """Look at what a plan needs beside the inventory."""
+        known = self.known(inventory)
+        # Of all nodes: one that cannot be planned is a node all the same.
         self._make_key(inventory)
         self._facts = self._read_facts(inventory)
         self.pods.reread()
-        if inventory.knows_pods and (again := await self.adoption.follow(inventory)):
+        if known.knows_pods and (again := await self.adoption.follow(known)):
             asyncio.get_running_loop().call_later(again, self._work.set)
-        planned = self._quarantine.build(inventory, self._planned)
+
+    async def _follow(self, inventory: Inventory, planned: planning.Planned) -> None:
         self.problems = planned.problems
         previous = self.plan
         if previous is not None and self.applied is None:
@@ -249,9 +277,14 @@ class Agent:
         self.tables.follow(plan)
 
     def _read_facts(self, inventory: Inventory) -> dict[str, readiness.InterfaceFacts]:
+        return self._facts_for(self.pods.interfaces(), self.known(inventory))
+
+    def _facts_for(
+        self, pod_interfaces: Collection[str], inventory: Inventory
+    ) -> dict[str, readiness.InterfaceFacts]:
         others = (node for node in inventory.nodes if node.name != self.config.node_name)
         nodes = [address for node in others for address in node.addresses]
-        return interfaces.read(inventory.virtual_addresses, self.pods.interfaces(), nodes)
+        return interfaces.read(inventory.virtual_addresses, pod_interfaces, nodes)
 
     def _make_key(self, inventory: Inventory) -> None:
         """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""
@@ -259,19 +292,19 @@ class Agent:
         if alone and key.make(self.config.key_file):
             log.warning("%s was missing and has been made: copy it to every node", self.config.key_file)
 
-    def _planned(self, inventory: Inventory) -> planning.Planned:
-        known = self.known(inventory)
-        return planning.build(
-            known,
-            self._settings(known),
-            self._facts,
-            self.leases.masters(self.plan),
-            self.plan,
-            self.pods.identities(known),
-            isolated=self.leases.isolated(self.plan),
-            pod_interfaces=self.pods.interfaces(),
-            shown=self.leases.shown(),
-        )
+    def _attempt(self) -> Callable[[Inventory], planning.Planned]:
+        """Return what makes a plan of an inventory, with all else as it is now: it may run in another thread."""
+        masters, plan, facts, pods = self.leases.masters(self.plan), self.plan, self._facts, self.pods.of_all()
+        isolated, shown, pod_interfaces = self.leases.isolated(plan), self.leases.shown(), self.pods.interfaces()
+
+        def attempt(inventory: Inventory) -> planning.Planned:
+            known = node_addresses.own_only(inventory, masters, plan)
+            return planning.build(
+                known, self._settings(known), facts, masters, plan, pods(known),
+                isolated=isolated, pod_interfaces=pod_interfaces, shown=shown,
+            )  # fmt: skip
+
+        return attempt
 
     async def _apply(self, plan: Plan, previous: Plan | None, inventory: Inventory) -> None:
         between = plan
@@ -285,7 +318,7 @@ class Agent:
             self.flows.follow(before, plan)
         await self.flows.tidy(plan)
         # By the labels as they are now: a call that came meanwhile has gone by them.
-        await self.pods.retag(plan, self.inventory or inventory)
+        await self.pods.retag(plan, self._quarantine.without_found(self.inventory or inventory))
         self.pod_led()
         if between != plan:
             await self._stand(plan)
@@ -435,3 +468,21 @@ class Agent:
             if egress.id == identity:
                 return f"{egress.gateway} {egress.address}".strip()
         return identity
+
+
+def _in_full(
+    look: Callable[[Inventory], object],
+    attempt: Callable[[Inventory], planning.Planned],
+    pods: Callable[[Inventory], Iterable[PodIdentity]],
+    devices: Callable[[Plan], Sequence[str]],
+    inventory: Inventory,
+) -> planning.Planned:
+    """Look at interfaces, plan, and do all with the plan that changes nothing: an object may be at fault only there."""
+    look(inventory)
+    planned = attempt(inventory)
+    plans.dumps(planned.plan)
+    texts(planned.plan, devices(planned.plan))
+    selection = Selection(planned.plan)
+    for pod in pods(inventory):
+        selection.group_for(pod)
+    return planned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,9 +136,10 @@ class Pods:
                 found.setdefault(f"{record.namespace}/{record.name}", []).extend(record.host_interfaces)
         return found
 
-    def identities(self, inventory: Inventory) -> tuple[PodIdentity, ...]:
-        """The pods of this node, as the store knows them."""
-        return tuple(identity(record, inventory) for record in self.records.values())
+    def of_all(self) -> Callable[[Inventory], tuple[PodIdentity, ...]]:
+        """Return what gives the pods that are on this node now, as the store of an inventory knows them."""
+        records = tuple(self.records.values())
+        return lambda inventory: tuple(identity(record, inventory) for record in records)
 
     async def retag(self, plan: Plan, inventory: Inventory) -> None:
         """Brings every interface's tag to what the plan says; touches none that is right.

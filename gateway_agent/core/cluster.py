@@ -116,13 +116,33 @@ class Picture:
             )
         self._known = known
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
-        running = tuple(pod for _, (item, _) in sorted(known.items()) for pod in _running(item))
-        pods = {key: uid for (kind, key), (item, _) in known.items() if kind == "Pod" and (uid := pod_uid(item))}
+        found = [*problems]
+        running, pods = _pods(known, found)
         voters = next((roll.read(item) for (kind, _), (item, _) in known.items() if kind == ROLL), None)
         inventory = replace(
             manifests.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
         )
-        return manifests.with_problems(inventory, problems)
+        return manifests.with_problems(inventory, found)
+
+
+def _pods(
+    known: Mapping[tuple[str, Key], tuple[Object, FileContent]], problems: list[Problem]
+) -> tuple[tuple[RunningPod, ...], dict[Key, str]]:
+    """Return the pods that have addresses, and the uids of all. An error that no reader foresaw is a problem of the
+    pod, which then counts as one that the CNI call alone knows."""
+    running: list[RunningPod] = []
+    uids: dict[Key, str] = {}
+    for (kind, key), (item, _) in sorted(known.items(), key=lambda each: each[0]):
+        if kind != "Pod":
+            continue
+        try:
+            if uid := pod_uid(item):
+                uids[key] = uid
+            running += _running(item)
+        except Exception as error:
+            message = f"cannot be read: {type(error).__name__}: {error}"
+            problems.append(Problem(f"Pod {'/'.join(filter(None, key))}", "", message))
+    return tuple(running), uids
 
 
 def _content(item: Object, before: tuple[Object, FileContent] | None) -> FileContent:

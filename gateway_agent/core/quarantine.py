@@ -1,87 +1,210 @@
 """Plans in spite of an object that planning fails on: that object gets a problem, and all others their plan. Pure.
 
 What can be wrong with an object is found when it is read. This is for what no reader foresaw: an exception while the
-plan is made must not end every agent of the cluster at once.
+plan is made, or written as rules, must not end every agent of the cluster at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
+
+from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
 
 from .model import Inventory, Policy, Problem
 from .planning import Planned
 
 Attempt = Callable[[Inventory], Planned]
-KINDS = ("nodes", "gateways", "policies")
-"""In this order: a gateway's plan needs the nodes, a policy's both."""
+KINDS = ("nodes", "gateways", "policies", "service_cidrs", "namespaces", "pods")
+"""In this order: the plan of a gateway needs the nodes, that of a policy both; a policy looks at the rest."""
+SUSPECTS = ("service_cidrs", "namespaces", "pods", "gateways", "nodes", "policies")
+"""In this order: of two objects that fail only together the first one is left out."""
+MOST = 16
+"""Objects of one kind that can be at fault while no other kind is."""
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """One of :attr:`gateway_agent.core.model.Inventory.namespaces`."""
+
+    name: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object that plans are made without."""
+
+    kind: str
+    bad: Any
+    problem: Problem
+    stand_in: tuple[str, Any] | None = None
+    """Kind and object that are planned in its place."""
 
 
 class Quarantine:
     """The objects that the last plan was made without. They are not looked for again as long as they stay the same."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[Any, Problem]] = []
+        self._found: tuple[Found, ...] = ()
 
     def build(self, inventory: Inventory, attempt: Attempt) -> Planned:
-        """Return the plan that ``attempt`` makes of ``inventory``, less the objects on which ``attempt`` fails.
+        """Return the plan that ``attempt`` makes of all objects but those that were found. Raises what it does."""
+        self._found = tuple(found for found in self._found if found.bad in _objects(inventory, found.kind))
+        return _with_problems(attempt(self.without_found(inventory)), self._found)
 
-        The pods of a policy that is left out are cut off, as those of a policy whose gateway does not exist: they are
-        not let out by another address. Raises what ``attempt`` does if none of the objects is the cause.
+    def search(self, inventory: Inventory, attempt: Attempt) -> Planned:
+        """Find the objects on which ``attempt`` fails, and return the plan of the others.
+
+        A policy that is left out has its pods cut off, as one whose gateway does not exist: they are not let out by
+        another address. So has a namespace those that policies select by its labels, and the labels of a pod count as
+        unknown. Raises what ``attempt`` does if none of the objects is the cause. One bad object among a thousand
+        costs some twenty plans.
         """
-        self._found = [each for each in self._found if _holds(inventory, each[0])]
         try:
-            return self._without_found(inventory, attempt)
+            return self.build(inventory, attempt)
         except Exception:
-            self._found = []
-            kept = replace(inventory, nodes=(), gateways=(), policies=())
-        for kind in KINDS:
-            kept = _with(kept, kind, getattr(inventory, kind), attempt, self._found)
-        return self._without_found(inventory, attempt)
+            whole = self.without_found(inventory)
+        found = _of_one_kind(whole, attempt)
+        all_found = (*self._found, *(_of_all_kinds(whole, attempt) if found is None else found))
+        planned = _with_problems(attempt(_without(inventory, all_found)), all_found)
+        self._found = all_found
+        return planned
 
-    def _without_found(self, inventory: Inventory, attempt: Attempt) -> Planned:
-        for bad, _ in self._found:
-            inventory = _without(inventory, bad)
-        planned = attempt(inventory)
-        return replace(planned, problems=(*planned.problems, *(problem for _, problem in self._found)))
-
-
-def _holds(inventory: Inventory, wanted: Any) -> bool:
-    return any(wanted == each for kind in KINDS for each in getattr(inventory, kind))
+    def without_found(self, inventory: Inventory) -> Inventory:
+        """Return the inventory with what stands in for the objects that were found."""
+        return _without(inventory, self._found)
 
 
-def _without(inventory: Inventory, bad: Any) -> Inventory:
-    """Return ``inventory`` without an object, or with a policy that blocks its pods in the place of this one."""
-    changed: dict[str, Any] = {}
-    for kind in KINDS:
-        kept = (each if each != bad else _blocked(each) for each in getattr(inventory, kind))
-        changed[kind] = tuple(each for each in kept if each is not None)
+def _with_problems(planned: Planned, found: tuple[Found, ...]) -> Planned:
+    return replace(planned, problems=(*planned.problems, *(each.problem for each in found)))
+
+
+def _objects(inventory: Inventory, kind: str) -> tuple[Any, ...]:
+    value = getattr(inventory, kind)
+    return tuple(Namespace(*item) for item in value.items()) if kind == "namespaces" else tuple(value)
+
+
+def _put(inventory: Inventory, kind: str, objects: tuple[Any, ...]) -> Inventory:
+    value = {each.name: each.labels for each in objects} if kind == "namespaces" else objects
+    changed: dict[str, Any] = {kind: value}
     return replace(inventory, **changed)
 
 
-def _blocked(bad: Any) -> Policy | None:
-    """Return what stands for a bad object: a policy without a gateway for a policy, and nothing for all others."""
-    return replace(bad, gateway="", destinations=(), excluded=()) if isinstance(bad, Policy) and bad.gateway else None
+def _without(inventory: Inventory, found: tuple[Found, ...]) -> Inventory:
+    for each in found:
+        objects = _objects(inventory, each.kind)
+        if each.bad not in objects:
+            continue
+        inventory = _put(inventory, each.kind, tuple(other for other in objects if other != each.bad))
+        if each.stand_in is not None:
+            kind, stand_in = each.stand_in
+            inventory = _put(inventory, kind, (*_objects(inventory, kind), stand_in))
+    return inventory
+
+
+class _TooMany(Exception):
+    """There are more bad objects than it makes sense to look for."""
+
+
+def _of_one_kind(whole: Inventory, attempt: Attempt) -> list[Found] | None:
+    """Return the bad objects, if all are of one kind: of several answers the one with the fewest. Else None.
+
+    What is wrong with one object often shows only beside another: a network of Services where a policy is planned. So
+    each kind is suspected with all others in their places.
+    """
+    best: list[Found] | None = None
+    for kind in SUSPECTS:
+        others = _put(whole, kind, ())
+        if not _objects(whole, kind) or not _works(others, attempt):
+            continue
+        found: list[Found] = []
+        try:
+            _with(others, whole, kind, _objects(whole, kind), attempt, found, MOST if best is None else len(best) - 1)
+        except _TooMany:
+            continue
+        best = found
+    return best
+
+
+def _of_all_kinds(whole: Inventory, attempt: Attempt) -> list[Found]:
+    """Return the bad objects, kind by kind."""
+    found: list[Found] = []
+    kept = whole
+    for kind in KINDS:
+        kept = _put(kept, kind, ())
+    for kind in KINDS:
+        kept = _with(kept, whole, kind, _objects(whole, kind), attempt, found, len(_objects(whole, kind)) + len(found))
+    return found
 
 
 def _with(
-    kept: Inventory, kind: str, objects: tuple[Any, ...], attempt: Attempt, found: list[tuple[Any, Problem]]
+    kept: Inventory, whole: Inventory, kind: str, objects: tuple[Any, ...], attempt: Attempt, found: list[Found],
+    most: int,
 ) -> Inventory:
-    """Add ``objects`` to ``kept``, by halves: one bad object among a thousand costs some twenty plans."""
+    """Add ``objects`` to ``kept``, by halves. Raises _TooMany if more than ``most`` are found."""
     if not objects:
         return kept
-    more: dict[str, Any] = {kind: (*getattr(kept, kind), *objects)}
-    together = replace(kept, **more)
+    if len(found) > most:
+        raise _TooMany
+    together = _put(kept, kind, (*_objects(kept, kind), *objects))
     try:
         attempt(together)
     except Exception as error:
         if len(objects) > 1:
             middle = len(objects) // 2
-            first = _with(kept, kind, objects[:middle], attempt, found)
-            return _with(first, kind, objects[middle:], attempt, found)
+            first = _with(kept, whole, kind, objects[:middle], attempt, found, most)
+            return _with(first, whole, kind, objects[middle:], attempt, found, most)
+        [bad] = objects
+        source, name = _names(kind, bad)
         hint = "the other objects are in force; please report this with the object"
-        message = f"cannot be planned: {type(error).__name__}: {error}"
-        found.append((objects[0], Problem(objects[0].source or objects[0].name, "", message, hint)))
-        return kept
+        message = f"{name} cannot be planned: {type(error).__name__}: {error}"
+        each = Found(kind, bad, Problem(source, "", message, hint))
+        for stand_in in _stand_ins(kind, bad, whole):
+            with_it = replace(each, stand_in=stand_in)
+            if _works(_without(together, (with_it,)), attempt):
+                found.append(with_it)
+                break
+        else:
+            found.append(each)
+        if len(found) > most:
+            raise _TooMany from error
+        return _without(together, tuple(found[-1:]))
     return together
+
+
+def _works(inventory: Inventory, attempt: Attempt) -> bool:
+    try:
+        attempt(inventory)
+    except Exception:
+        return False
+    return True
+
+
+def _stand_ins(kind: str, bad: Any, whole: Inventory) -> Iterator[tuple[str, Any]]:
+    """Yield what can stand for an object so that nothing of its pods leaves another way."""
+    if kind == "policies" and bad.gateway:
+        yield kind, replace(bad, gateway="", destinations=(), excluded=())
+    if kind == "pods" and bad.labels is not None:
+        yield kind, PodIdentity(bad.namespace, bad.name, None)
+    if kind == "namespaces":
+        # What a policy selects by the labels of namespaces, if only the pods themselves are asked.
+        here = Requirement(NAMESPACE_LABEL, "In", (bad.name,))
+        selectors = tuple(
+            Selector((*selector.pods, here))
+            for policy in whole.policies
+            for selector in policy.selectors
+            if selector.namespaces is not None
+        )
+        if selectors:
+            yield "policies", Policy(f"(namespace {bad.name})", "", selectors, source=f"namespace {bad.name}")
+
+
+def _names(kind: str, bad: Any) -> tuple[str, str]:
+    """Return the source and the name of an object, in words."""
+    if isinstance(bad, str):
+        return f"ServiceCIDR {bad}", bad
+    if isinstance(bad, PodIdentity):
+        return f"pod {bad.namespace}/{bad.name}", f"{bad.namespace}/{bad.name}"
+    return getattr(bad, "source", "") or f"{kind.removesuffix('s')} {bad.name}", str(bad.name)

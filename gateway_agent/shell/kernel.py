@@ -62,7 +62,7 @@ class Kernel:
 
     def remember(self, plan: Plan, devices: Sequence[str]) -> None:
         """An earlier process has perhaps brought the kernel to this plan: what still stands of it is kept."""
-        for text in (*_texts(plan, devices), node_nft(plan)):
+        for text in texts(plan, devices):
             nft.remember(text)
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
@@ -120,7 +120,12 @@ def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) ->
         changed(events)
 
 
-def _texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+def texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    """Return all rules of a plan. ``devices``: where the fence stands."""
+    return (*_gateway_texts(plan, devices), node_nft(plan))
+
+
+def _gateway_texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
     """The fence first: no address may be spoken for before it stands. The gateway's rules before the node's: what comes
     out of a tunnel is judged before anything goes in."""
     return desired.fence(plan, devices, _has_egress_hook()), ruleset.gateway_nft(plan)
@@ -131,5 +136,5 @@ def _has_egress_hook() -> bool:
 
 
 def _stand(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-    done = [words for text in _texts(plan, devices) for words in nft.ensure(text)]
+    done = [words for text in _gateway_texts(plan, devices) for words in nft.ensure(text)]
     return (*done, *ensure.ensure(plan))

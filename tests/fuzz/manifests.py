@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gateway_agent import config
-from gateway_agent.core import cluster, manifests, planning
+from gateway_agent.core import cluster, manifests, planning, quarantine
 from gateway_agent.core.model import Inventory
 from gateway_agent.core.planning import Planned, Settings
 from gateway_agent.core.readiness import InterfaceFacts
@@ -125,6 +125,23 @@ def _check_plan(inventory: Inventory) -> Planned:
     return planned
 
 
+def check_quarantine(rng: random.Random) -> None:
+    """Let planning fail on some objects of any kind: each of them is named, and no other one is left out."""
+    contents = {str(i): manifests.parse_object(f"{i}", document) for i, document in enumerate((*GOOD, *CASES))}
+    inventory = manifests.assemble(contents)
+    every = [(kind, each) for kind in quarantine.KINDS for each in quarantine._objects(inventory, kind)]
+    bad = rng.sample(every, rng.randint(1, 3))
+
+    def attempt(tried: Inventory) -> Planned:
+        if any(each in quarantine._objects(tried, kind) for kind, each in bad):
+            raise ZeroDivisionError
+        return planning.build(tried, SETTINGS, FACTS, {}, pods=tried.pods)
+
+    planned = quarantine.Quarantine().search(inventory, attempt)
+    named = [problem for problem in planned.problems if "cannot be planned: ZeroDivisionError" in problem.message]
+    assert len(named) == len(bad)
+
+
 def _check_cluster(case: Any) -> None:
     if not isinstance(case, dict):
         return
@@ -175,3 +192,4 @@ def once(rng: random.Random) -> None:
     check(mutated(rng.choice(CASES), rng))
     check_text(some(rng.choice(TEXTS), rng).decode(errors="replace"))
     check_configuration(mutated(CONFIGURATION, rng))
+    check_quarantine(rng)

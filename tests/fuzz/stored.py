@@ -60,7 +60,7 @@ def check_plan(data: bytes) -> None:
     except ValueError:
         return
     assert plan.loads(plan.dumps(read)) == read
-    Quarantine().build(INVENTORY, lambda inventory: planning.build(inventory, SETTINGS, FACTS, {}, read))
+    Quarantine().search(INVENTORY, lambda inventory: planning.build(inventory, SETTINGS, FACTS, {}, read))
 
 
 def check_record(data: bytes) -> None:

@@ -190,3 +190,19 @@ def test_a_node_that_is_being_shut_down() -> None:
     kept = of_api("Node", {**document, "status": {"conditions": ready}})
     assert kept["status"] == {}
     assert not Picture().inventory([kept]).nodes[0].stopping
+
+
+def test_a_pod_whose_status_cannot_be_read_is_a_problem_and_the_others_count() -> None:
+    """Whatever no reader foresaw: here an address that is no text and refuses to be one."""
+
+    class Odd:
+        def __str__(self) -> str:
+            raise ZeroDivisionError("odd")
+
+    def running(name: str, ip: object) -> dict[str, object]:
+        metadata = {"name": name, "namespace": "prod", "uid": name}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"podIPs": [{"ip": ip}]}}
+
+    inventory = Picture().inventory([running("a", Odd()), running("b", "10.1.0.5")])
+    assert [pod.name for pod in inventory.running] == ["b"]
+    assert [str(p) for p in inventory.problems] == ["Pod prod/a: cannot be read: ZeroDivisionError: odd"]
