@@ -131,12 +131,13 @@ def test_a_node_that_dies_is_followed_by_another_with_the_same_address(lab: Lab,
         try:
             until(lambda: pod.request(SELECTED, 0.3, OUTSIDE6).address == ADDRESS6, "requests pass again", 5)
             assert connection.echo("after") == "after", "the open connection goes on"
-            [successor] = [name for name in having(lab) if name != failed.name]
+            assert any(name != failed.name for name in having(lab))
             assert capture.sources(SELECTED) <= {ADDRESS, ADDRESS6}
         finally:
             lab.mend(failed.name)
     connection.close()
-    until(lambda: having(lab) == [successor], "the old master has let go")
+    # While addresses even out among the others, the next master may hand over once more.
+    until(lambda: having(lab) == [masters(lab)[ADDRESS6]], "the old master has let go")
 
 
 def test_drain_loses_no_connection(lab: Lab, pod: Pod) -> None:

@@ -144,12 +144,13 @@ def test_a_node_that_is_cut_off_is_followed_by_another_with_the_same_address(
             shown = SHOWN[service]
             until(lambda: pod.request(port, 0.3, service).address == shown, "requests pass again", 5)
             assert connection.echo("after") == "after", "the open connection goes on"
-            [successor] = [name for name in having(lab, shown) if name != failed.name]
+            assert any(name != failed.name for name in having(lab, shown))
             assert capture.sources(port) == {shown}
         finally:
             lab.mend(failed.name)
     connection.close()
-    until(lambda: having(lab, shown) == [successor], "the old master has let go")
+    # While addresses even out among the others, the next master may hand over once more.
+    until(lambda: having(lab, shown) == [masters(lab)[shown]], "the old master has let go")
 
 
 @BOTH
