@@ -23,6 +23,7 @@ NLM_F_DUMP_INTR = 0x010
 NLM_F_DUMP = 0x300
 DUMPS = 3
 """How often a dump is begun again because what it lists has changed meanwhile."""
+SOL_NETLINK, NETLINK_GET_STRICT_CHK = 270, 12
 HEADER = struct.Struct("=IHHII")
 """Length, type, flags, sequence, port."""
 
@@ -30,8 +31,11 @@ HEADER = struct.Struct("=IHHII")
 class Socket:
     """Opened in the network namespace of the calling thread; serves one thread at a time."""
 
-    def __init__(self, family: int = NETLINK_ROUTE) -> None:
+    def __init__(self, family: int = NETLINK_ROUTE, strict: bool = False) -> None:
+        """``strict``: the kernel lists only what the header of a request for a listing names; else it lists all."""
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family)
+        if strict:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
         self._socket.bind((0, 0))
         self._sequence = 0
 

@@ -50,10 +50,13 @@ class Addresses:
 
     def __init__(self) -> None:
         self._socket = Socket()
+        # The lease daemon lists them each second: without the filter a full routing table would hold up its leases.
+        self._routes = Socket(strict=True)
 
     def close(self) -> None:
         """Addresses stay."""
         self._socket.close()
+        self._routes.close()
 
     def add(self, address: str, interface: str) -> None:
         """Make a virtual address this machine's; one that is there and ours is left alone.
@@ -104,8 +107,7 @@ class Addresses:
     def _routed(self) -> set[tuple[str, str]]:
         """Return the IPv6 addresses that local routes of ours lead to."""
         try:
-            # The kernel looks at the local table alone, however many routes there are elsewhere.
-            messages = self._socket.dump(RTM_GETROUTE, _LOCAL_ROUTES)
+            messages = self._routes.dump(RTM_GETROUTE, OUR_LOCAL_ROUTES)
         except OSError as error:
             raise refused("reading the local routes", error.errno or errno.EIO) from error
         found = set()
@@ -179,7 +181,8 @@ def _route(address: str, index: int) -> bytes:
     return head + attribute(RTA_DST, raw) + attribute(RTA_OIF, struct.pack("=i", index))
 
 
-_LOCAL_ROUTES = RTMSG.pack(socket.AF_INET6, 0, 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
+OUR_LOCAL_ROUTES = RTMSG.pack(socket.AF_INET6, 0, 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
+"""What a strict socket lists of all routes: the kernel filters by table, protocol and type (Linux 4.20)."""
 
 
 def _name(index: int) -> str:

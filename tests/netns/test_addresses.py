@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -306,6 +307,21 @@ def test_nothing_of_a_route_is_left(line: Wire, addresses: Inside) -> None:
     assert "local" in routes()
     addresses.remove(VIRTUAL6, "eth1")
     until(lambda: not routes(), "the kernel's own is gone too")
+
+
+def test_listing_them_costs_no_more_with_many_routes(line: Wire) -> None:
+    """The lease daemon lists them each second: what reads a full routing table there is late with its leases."""
+
+    def cost() -> float:
+        with contextlib.closing(Addresses()) as addresses:
+            addresses.add(VIRTUAL6, "eth1")
+            begun = time.thread_time()
+            assert addresses.ours() == ((VIRTUAL6, "eth1"),)
+            return time.thread_time() - begun
+
+    before = min(line.near.inside(cost) for _ in range(5))
+    line.near.ip(*(f"route add 2001:db8:{number:x}::/48 dev eth1" for number in range(0x100, 10_000)))
+    assert min(line.near.inside(cost) for _ in range(5)) < 5 * before
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3, 8])
