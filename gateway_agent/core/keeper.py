@@ -20,7 +20,7 @@ from .claims import Claims, Vacancy
 from .contact import NEVER_HEARD, Contact
 from .elector import Elector
 from .keeping import Facts, KeeperConfig
-from .keys import Keyring
+from .keys import CURRENT_NS, Keyring
 from .lease import DURATION, NEVER
 from .lifetime import Lifetime
 from .mastership import Due, Mastership
@@ -61,7 +61,8 @@ class Keeper:
         """
         self.config = config
         self.members = Members()
-        self.problems: dict[str, str] = {}
+        self._shorter: dict[str, int] = {}
+        """When each voter last refused a lease because it is too long."""
         self.endpoint = Endpoint(config.node, incarnation, keys, {})
         self.electorate = Electorate(config.node, memory, now)
         self._me = config.node
@@ -205,6 +206,9 @@ class Keeper:
             self._subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}), now)
             self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
             self.agreement.tend(now)
+            shorter = {voter: at for voter, at in self._shorter.items() if now <= at + CURRENT_NS}
+            self._due.revision += len(shorter) != len(self._shorter)
+            self._shorter = shorter
             self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
         if self._contact.recover(now):
             self._voters_changed()
@@ -249,6 +253,11 @@ class Keeper:
     def revision(self) -> int:
         """Grows when what :func:`gateway_agent.core.report.report` shows has changed."""
         return self._due.revision + self.strays.revision
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Return one text for each voter that grants only shorter leases."""
+        return tuple(f"{voter} grants no lease as long as this node's" for voter in sorted(self._shorter))
 
     @property
     def egress_nodes(self) -> tuple[str, ...]:
@@ -367,7 +376,8 @@ class Keeper:
             # Now it may ask for what is homeless, and be given something.
             self._due.beat = self._due.decision = True
         if any(refusal.why == DURATION for refusal in answer.refused):
-            self.problems[f"duration {voter}"] = f"{voter} grants no lease as long as this node's"
+            self._due.revision += voter not in self._shorter
+            self._shorter[voter] = now
         if CHAIR in answer.granted and CHAIR in request.claims:
             current = self.electorate.current
             decided = self._chair.count(

@@ -32,7 +32,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool 
         counters=dict(keeper.endpoint.counters),
         conflicts=keeper.claims.conflicts(now),
         changes=tuple(keeper.mastership.history.changes),
-        problems=(*problems, *keeper.problems.values(), *keeper.occupied.values(), *_held_back(keeper, now),
+        problems=(*problems, *keeper.problems, *keeper.occupied.values(), *_held_back(keeper, now),
                   *_late(keeper, now), *_deaf(keeper, now), *keeper.endpoint.heard.problems(keeper.config.node),
                   *keeper.agreement.problems(keeper.config.node), *keeper.strays.problems(keeper.config)),
         unfit=keeper.agreement.unfit(),

@@ -56,7 +56,9 @@ class Speech:
     def subscribe(self, nodes: Iterable[str], facts: Facts | None, carries: tuple[str, ...] | None) -> None:
         """Tell ``nodes`` that this one wants to hear of the masters, what it knows of them, its settings, and by which
         egress IPs its pods go (None: not known)."""
-        electorate, known = self._electorate, tuple(self._mastership.followings.known())
+        electorate, mastership = self._electorate, self._mastership
+        # What has neither a wish nor a master is of a gateway that is gone: with those of years no datagram holds all.
+        known = tuple(each for each in mastership.followings.known() if each[0] in mastership.wishes or each[2])
         self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts, carries))
 
     def subscription_pause(self, config: KeeperConfig, turn: int) -> int:
