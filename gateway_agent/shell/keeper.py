@@ -274,7 +274,7 @@ class Process:
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         tunnel_port = config.facts.tunnel_port if config.facts else 0
         try:
-            self._strays.listen(6 if ":" in mine else 4, config.port, tunnel_port, now)
+            self._strays.listen(mine, config.port, tunnel_port, now)
         except OSError as error:
             self._problems["search"] = f"nodes that are unheard cannot be looked for: {error.strerror}"
         else:

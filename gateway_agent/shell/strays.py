@@ -24,6 +24,7 @@ from .packet_filter import (
     LOAD_HALF_AT_INDEX,
     LOAD_INDEX,
     LOAD_INDEX_BY_IPV4_HEADER,
+    LOAD_WORD,
     PACKET_TYPE,
     RETURN,
     Instruction,
@@ -64,18 +65,19 @@ class StrayListener:
         self._until = 0
         self._left = 0
 
-    def listen(self, family: int, port: int, tunnel_port: int, now: int) -> None:
-        """Listen for the next seconds. ``family``, ``port``: of this node's own socket, whose datagrams are not strays.
+    def listen(self, address: str, port: int, tunnel_port: int, now: int) -> None:
+        """Listen for the next seconds. ``address``, ``port``: of this node's socket, whose datagrams are not strays.
 
         Raises OSError if packet sockets are not to be had.
         """
         self.close()
         self._until, self._left = now + GAP_NS, MOST
+        family = 6 if ":" in address else 4
         for each, protocol in PROTOCOLS.items():
-            ports = (tunnel_port, port) if each == family else (tunnel_port,)
-            self._listen(protocol, messages(each, ports), self._take_message)
+            ports, to = ((tunnel_port, port), address) if each == family else ((tunnel_port,), "")
+            self._listen(protocol, messages(each, ports, to), self._take_message)
         # The kernels of other nodes send few of these: a socket of this process's own would often miss the one for it.
-        self._listen(PROTOCOLS[family], refusals(family), partial(self._take_refusal, port))
+        self._listen(PROTOCOLS[family], refusals(family, address), partial(self._take_refusal, port))
 
     def tend(self, now: int) -> None:
         """End a search whose time is over."""
@@ -153,11 +155,12 @@ Test = tuple[Instruction, tuple[int, int, bool] | None]
 """What is loaded, and the test of it, if there is one: operation, value, whether it must hold."""
 
 
-def messages(family: int, but: Iterable[int]) -> list[Instruction]:
-    """Return a program for UDP to this node that looks like a message of ours, but not to the ports ``but``."""
+def messages(family: int, but: Iterable[int], to: str = "") -> list[Instruction]:
+    """Return a program for UDP ``to`` this node's address (empty: not known) that looks like a message of ours, but not
+    to the ports ``but``."""
     return _program(
         [
-            *_to_this_node(family, UDP),
+            *_to_this_node(family, UDP, to),
             *(((LOAD_HALF_AT_INDEX, 0, 0, 2), (JUMP_EQUAL, port, False)) for port in but),
             ((LOAD_BYTE_AT_INDEX, 0, 0, UDP_HEADER + MAC_BYTES), None),
             ((AND, 0, 0, 0xF0), (JUMP_EQUAL, LIST, True)),
@@ -165,21 +168,30 @@ def messages(family: int, but: Iterable[int]) -> list[Instruction]:
     )
 
 
-def refusals(family: int) -> list[Instruction]:
-    """Return a program for ICMP errors that say that nobody listens at a port."""
+def refusals(family: int, to: str) -> list[Instruction]:
+    """Return a program for ICMP errors ``to`` this node that say that nobody listens at a port."""
     protocol, kind, code = PORT_UNREACHABLE[family]
     return _program(
         [
-            *_to_this_node(family, protocol),
+            *_to_this_node(family, protocol, to),
             ((LOAD_BYTE_AT_INDEX, 0, 0, 0), (JUMP_EQUAL, kind, True)),
             ((LOAD_BYTE_AT_INDEX, 0, 0, 1), (JUMP_EQUAL, code, True)),
         ]
     )
 
 
-def _to_this_node(family: int, protocol: int) -> Iterator[Test]:
-    """Yield the tests for packets of a protocol; behind them the index is where its header begins."""
+def _to_this_node(family: int, protocol: int, to: str) -> Iterator[Test]:
+    """Yield the tests for packets of a protocol; behind them the index is where its header begins.
+
+    ``to``: this node's address; without it what this node forwards, such as its pods' packets, passes too.
+    """
     yield (LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, socket.PACKET_HOST, True)
+    if to:
+        first, size, kind = (16, 4, socket.AF_INET) if family == 4 else (24, 16, socket.AF_INET6)
+        address = socket.inet_pton(kind, to)
+        for at in range(0, size, 4):
+            word = int.from_bytes(address[at : at + 4], "big")
+            yield (LOAD_WORD, 0, 0, first + at), (JUMP_EQUAL, word, True)
     if family == 4:
         yield (LOAD_BYTE, 0, 0, 9), (JUMP_EQUAL, protocol, True)
         yield (LOAD_HALF, 0, 0, 6), (JUMP_ANY_BIT, FRAGMENT, False)

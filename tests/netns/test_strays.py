@@ -40,11 +40,13 @@ class Listener:
         self.strays = StrayListener(self.selector, self.refused.append, lambda *what: self.arrived.append(what))
 
     def listen(self, family: int) -> None:
-        self.near.inside(lambda: self.strays.listen(family, PORT, TUNNEL, 0))
+        self.near.inside(lambda: self.strays.listen(HERE[family], PORT, TUNNEL, 0))
 
-    def send(self, family: int, data: bytes, port: int, *, back: bool = False) -> None:
-        """Send to the machine that listens, or ``back`` from it."""
+    def send(self, family: int, data: bytes, port: int, *, back: bool = False, to: str = "") -> None:
+        """Send to the machine that listens, ``to`` another one by it, or ``back`` from it."""
         machine, source, target = (self.near, HERE, THERE) if back else (self.far, THERE, HERE)
+        if to:
+            target = {family: to}
 
         def act() -> None:
             with socket.socket(FAMILIES[family], socket.SOCK_DGRAM) as udp:
@@ -86,6 +88,20 @@ def test_messages_to_other_ports_and_of_the_other_family_are_heard(listener: Lis
     wanted = [(MESSAGE, THERE[family], OTHER), (MESSAGE, THERE[other], PORT)]
     until(lambda: len(listener.hear()) >= 2, "both have come")
     assert sorted(listener.hear()) == sorted(wanted)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_a_node_forwards_uses_up_no_search(listener: Listener, family: int) -> None:
+    """Pods' packets come to the machine's MAC address too, and one in sixteen of any payload looks like a message."""
+    elsewhere = {4: "10.85.0.1", 6: "fd00:85::1"}[family]
+    listener.far.ip(f"route add {elsewhere} via {HERE[family]}")
+    listener.listen(family)
+    for _ in range(MOST + BATCH):
+        listener.send(family, MESSAGE, OTHER, to=elsewhere)
+        listener.hear()
+    listener.send(family, MESSAGE, OTHER)
+    until(lambda: bool(listener.hear()), "the message has come")
+    assert listener.arrived == [(MESSAGE, THERE[family], OTHER)]
 
 
 @pytest.mark.parametrize("family", [4, 6])
