@@ -13,8 +13,8 @@ from cni.kernel.ids import MarkLayout
 
 from .core import documents, manifests, prefixes, selectors, specs
 from .core.fields import Fields, Report, kind_of
-from .core.keys import MOST_KEYS
 from .core.model import Problem
+from .lease.messages.keys import MOST_KEYS
 
 DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
 KEYS = (

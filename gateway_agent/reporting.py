@@ -17,8 +17,8 @@ from .core.conditions import Report, reports, steward
 from .core.happenings import NAMESPACE, Chronicle, Happening, event, is_due, is_outdated, of_report, repeated
 from .core.reach import Inquiry, Question, questions, selects_nothing
 from .core.view import View
-from .core.voters import VoterSet
 from .core.writers import Writers
+from .lease.voting.voter_set import VoterSet
 from .shell.kube import Api, ApiError
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 from cni.port_guard import process_tunnels
 
+from ..lease.ipc import EgressWish, Facts, KeeperConfig, Move, Peer
+from ..lease.voting.voter_set import VoterSet
 from .fence import fence_nft
-from .keeping import EgressWish, Facts, KeeperConfig, Move, Peer
 from .readiness import InterfaceFacts
 from .roll import counting
-from .voters import VoterSet
 
 LONGEST = 200
 """Characters of the prefixes that nodes tell each other."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..lease.ipc import Change
 from .conditions import Report, readiness
-from .keeping import Change
 from .planning import selected_on_host
 from .view import View, rfc3339
 

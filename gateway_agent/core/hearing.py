@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cni.plan import Plan
 
-from .keeping import KeeperState
+from ..lease.ipc import KeeperState
 
 LISTENING = 2.0
 """Seconds that a new keeper gets to hear of the masters: several times what they need to answer it."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .keeping import Change, KeeperState
+from ..lease.ipc import Change, KeeperState
 from .status import status
 from .view import View, shown_address
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from cni.plan import PodIdentity, Requirement, Selector
 
+from ..lease.voting.voter_set import VoterSet
 from . import shown
-from .voters import VoterSet
 
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
 VIRTUAL_IP = "VirtualIPAddress"

@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .lease import is_majority
+from ..lease.voting.protocol import is_majority
+from ..lease.voting.voter_set import VoterSet
 from .reflector import Object, version_of
 from .selectors import is_name
-from .voters import VoterSet
 
 NAME = "egress-gateway-voters"
 """Of the ConfigMap. It comes with the manifests, without data: an agent may change it and make no other."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .keeping import HeardKey, OwnKeys
+from ..lease.ipc import HeardKey, OwnKeys
 
 NAMED = 10
 """Nodes that a text names; the others are counted."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from .bounds import MOST_TUNNELS
-from .keeping import EgressWish, Tunnel
-from .lease import SECOND
+from ..lease.ipc import EgressWish, Tunnel
+from ..lease.messages.limits import MOST_TUNNELS
+from ..lease.voting.protocol import SECOND
 
 LASTING_NS = 5 * SECOND
 """For so long two nodes must differ before it is a problem: an edit reaches the nodes one after another."""

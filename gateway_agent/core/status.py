@@ -8,8 +8,8 @@ from typing import Any
 from cni.attachments import Attachment
 from cni.plan import PlanEgressIP
 
+from ..lease.ipc import Change, Conflict
 from .explain import NotKnown, explain
-from .keeping import Change, Conflict
 from .model import Problem
 from .view import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
+from ..lease.ipc import EgressState, KeeperState
 from .containers import Beside
 from .egress_ips import followed
-from .keeping import EgressState, KeeperState
 from .model import Inventory, Problem
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"

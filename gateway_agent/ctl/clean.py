@@ -18,7 +18,7 @@ from cni.kernel import netlink, nft
 from cni.kernel.diff import diff
 from cni.kernel.state import KernelState
 
-from ..core.keeping import LOCK as KEEPER_LOCK
+from ..lease.ipc import LOCK as KEEPER_LOCK
 from ..shell.addresses import Addresses
 from ..shell.netns_lock import NamespaceLock
 from .client import NoAnswer

@@ -3,7 +3,7 @@
 The kernel answers who asks for an IPv4 address. It would answer for an IPv6 address only if the address stood on the
 interface, where programs would take it for the node's: so the answer is given here.
 
-The frames are made and read by :mod:`gateway_agent.core.arp`. They pass the fence like any other.
+The frames are made and read by :mod:`gateway_agent.lease.virtual_ips.arp`. They pass the fence like any other.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from ..core import arp
-from ..core.pace import Pace
+from ..lease.messages.rate_limiter import Pace
+from ..lease.virtual_ips import arp
 from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
 # linux/sockios.h, linux/if_arp.h, linux/pkt_sched.h

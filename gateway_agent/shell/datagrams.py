@@ -7,7 +7,7 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from ..core.wire import LIMIT
+from ..lease.messages.wire import LIMIT
 
 # <linux/in.h>, <linux/in6.h>
 IP_FREEBIND = 15

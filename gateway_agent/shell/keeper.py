@@ -3,7 +3,7 @@ runs both (``--stay``).
 
 A plain loop under real-time scheduling, apart from all that may be slow. It outlives the agent for a while, so that
 a restart or a crash of the agent moves nothing; it turns the tunnels to a new master itself, so that a failover
-waits for nobody. It decides nothing: that is :mod:`gateway_agent.core.keeper`.
+waits for nobody. It decides nothing: that is :mod:`gateway_agent.lease.node`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.neighbours import Neighbours
 
-from ..core.keeper import Effect, Keeper, Remember
-from ..core.keeping import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
-from ..core.lease import NEVER
-from ..core.lifetime import ORPHAN_NS
-from ..core.outbox import Send
-from ..core.report import report
-from ..core.voters import Memory
+from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
+from ..lease.lifecycle import ORPHAN_NS
+from ..lease.messages.outbox import Send
+from ..lease.node import Effect, Keeper, Remember
+from ..lease.status import report
+from ..lease.voting.protocol import NEVER
+from ..lease.voting.voter_set import Memory
 from .agents import Agents
 from .datagrams import Datagrams
 from .keeper_lock import KeeperLock, Taken

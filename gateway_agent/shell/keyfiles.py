@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Sequence
 
-from ..core.keys import Key, Keyring
+from ..lease.messages.keys import Key, Keyring
 
 LIMIT = 4096
 """Bytes of a key file."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.voters import Memory
+from ..lease.voting.voter_set import Memory
 
 PAGE = 4096
 """Bytes. The kernel writes so much, from the beginning of a file, whole or not at all, even where the process is

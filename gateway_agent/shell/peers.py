@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.keeping import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
+from ..lease.ipc import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
 from .spare import Spare
 
 SIGN_OF_LIFE = 1.0

@@ -11,7 +11,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 
-from ..core.keeping import WAIT
+from ..lease.ipc import WAIT
 
 KEEPER = "gateway_agent.shell.keeper"
 

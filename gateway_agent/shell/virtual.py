@@ -1,4 +1,4 @@
-"""The virtual addresses of one node, in its kernel: carries out what :mod:`gateway_agent.core.serving` decides."""
+"""The virtual addresses of one node, in its kernel: carries out what :mod:`gateway_agent.lease.virtual_ips.serving` decides."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cni.kernel.errors import KernelError
 
-from ..core import serving
+from ..lease.virtual_ips import serving
 from .addresses import Addresses
 from .arp import Announcer
 from .fence import Fence

@@ -12,8 +12,8 @@ import statistics
 import time
 from pathlib import Path
 
-from gateway_agent.core.keys import MAC_BYTES, PAUSE_NS, Key, Keyring
-from gateway_agent.core.wire import LIMIT, Endpoint
+from gateway_agent.lease.messages.keys import MAC_BYTES, PAUSE_NS, Key, Keyring
+from gateway_agent.lease.messages.wire import LIMIT, Endpoint
 
 from . import report
 

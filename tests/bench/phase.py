@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from gateway_agent.core.keys import MAC_BYTES
+from gateway_agent.lease.messages.keys import MAC_BYTES
 
 from ..lab.lab import Lab
 from ..lab.namespace import Namespace

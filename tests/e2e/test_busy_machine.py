@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core.departures import PATIENCE_NS
-from gateway_agent.core.keeping import WAIT
-from gateway_agent.core.lease import SECOND
+from gateway_agent.lease.ipc import WAIT
+from gateway_agent.lease.mastership.handover import PATIENCE_NS
+from gateway_agent.lease.voting.protocol import SECOND
 
 from ..lab import documents, topology
 from ..lab.lab import SELECTED, Lab

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.keys import Key
+from gateway_agent.lease.messages.keys import Key
 
 from ..lab import topology
 from ..lab.lab import SELECTED, Lab

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core.homeless import YOUNG_NS
-from gateway_agent.core.lease import SECOND
+from gateway_agent.lease.mastership.masterless import YOUNG_NS
+from gateway_agent.lease.voting.protocol import SECOND
 
 from ..lab import documents, topology
 from ..lab.lab import Lab

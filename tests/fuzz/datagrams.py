@@ -7,9 +7,9 @@ import random
 
 import msgspec
 
-from gateway_agent.core.keys import MAC_BYTES, Key, Keyring
-from gateway_agent.core.lease import SECOND
-from gateway_agent.core.wire import LIMIT, Endpoint, encode
+from gateway_agent.lease.messages.keys import MAC_BYTES, Key, Keyring
+from gateway_agent.lease.messages.wire import LIMIT, Endpoint, encode
+from gateway_agent.lease.voting.protocol import SECOND
 from tests.unit.core.simulation import Machine, Network
 
 from .frames import some

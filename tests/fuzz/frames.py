@@ -7,7 +7,7 @@ import random
 import struct
 
 from cni.kernel import conntrack, ctnetlink, interfaces, monitor, nfnetlink, nft_table, rtnetlink
-from gateway_agent.core import arp
+from gateway_agent.lease.virtual_ips import arp
 
 from .calls import damaged
 

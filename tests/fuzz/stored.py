@@ -18,7 +18,7 @@ from gateway_agent import cluster as clusters
 from gateway_agent.core import cluster, manifests, planning
 from gateway_agent.core.quarantine import Quarantine
 from gateway_agent.core.reflector import Reflector
-from gateway_agent.core.voters import Memory, VoterSet
+from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.shell import kube
 from gateway_agent.shell.memory import MemoryFile, Stored, boot_id
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from gateway_agent.core.keeping import Facts, KeeperState, Tunnel
-from gateway_agent.core.keys import MAC_BYTES, Key
-from gateway_agent.core.lease import SECOND, Claim, Refusal, Release
-from gateway_agent.core.membership import Mastery
-from gateway_agent.core.report import report
-from gateway_agent.core.voters import CHAIR, Proposal, VoterSet
-from gateway_agent.core.wire import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
+from gateway_agent.lease.ipc import Facts, KeeperState, Tunnel
+from gateway_agent.lease.mastership.masters import Mastery
+from gateway_agent.lease.messages.keys import MAC_BYTES, Key
+from gateway_agent.lease.messages.wire import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
+from gateway_agent.lease.status import report
+from gateway_agent.lease.voting.protocol import SECOND, Claim, Refusal, Release
+from gateway_agent.lease.voting.voter_set import CHAIR, Proposal, VoterSet
 from tests.unit.core.simulation import Network
 
 from .values import HOSTILE, places, put

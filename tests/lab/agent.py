@@ -15,7 +15,7 @@ import psutil
 import yaml
 
 from cni import contract
-from gateway_agent.core.keeping import LOCK
+from gateway_agent.lease.ipc import LOCK
 from gateway_agent.shell.spare import KEEPER
 
 from .namespace import REPOSITORY, Namespace

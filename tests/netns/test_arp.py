@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway_agent.core import arp
+from gateway_agent.lease.virtual_ips import arp
 from gateway_agent.shell import arp as shell
 from gateway_agent.shell.arp import Announcer
 from tests.lab.namespace import Namespace

@@ -19,8 +19,8 @@ import pytest
 from cni.kernel import ids, monitor, nft
 from cni.kernel.errors import KernelError
 from cni.kernel.rtnetlink import NETLINK_NETFILTER
-from gateway_agent.core import arp
 from gateway_agent.core.fence import fence_nft
+from gateway_agent.lease.virtual_ips import arp
 from gateway_agent.shell.fence import Fence
 from tests.lab.namespace import REPOSITORY, Namespace
 from tests.lab.waiting import until

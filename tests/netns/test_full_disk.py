@@ -21,8 +21,8 @@ from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
 from gateway_agent import cluster
-from gateway_agent.core.keeping import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
 from gateway_agent.core.syncing import Files
+from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
 from gateway_agent.plan_file import PlanFile
 from gateway_agent.shell import conntrackd, key
 from gateway_agent.shell.files import FilesStore

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core.keeping import LOG
-from gateway_agent.core.keys import Key, Keyring
-from gateway_agent.core.wire import LIMIT, Endpoint
+from gateway_agent.lease.ipc import LOG
+from gateway_agent.lease.messages.keys import Key, Keyring
+from gateway_agent.lease.messages.wire import LIMIT, Endpoint
 from tests.fuzz.wire import bodies, encoded, hostile
 from tests.lab.waiting import until
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.core.keeping import EgressWish, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
-from gateway_agent.core.keys import Key, Keyring
-from gateway_agent.core.lifetime import ORPHAN_NS
-from gateway_agent.core.wire import Endpoint, Hello, encode
+from gateway_agent.lease.ipc import EgressWish, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
+from gateway_agent.lease.lifecycle import ORPHAN_NS
+from gateway_agent.lease.messages.keys import Key, Keyring
+from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway_agent.core.keys import MAC_BYTES
 from gateway_agent.core.strays import GAP_NS
+from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.shell.strays import BATCH, MOST, StrayListener
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until

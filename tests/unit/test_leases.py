@@ -16,9 +16,9 @@ import msgspec
 import pytest
 
 from gateway_agent.config import AgentConfig, parse
-from gateway_agent.core.keeping import SOCKET, KeeperState
-from gateway_agent.core.lease import SECOND
-from gateway_agent.core.report import report
+from gateway_agent.lease.ipc import SOCKET, KeeperState
+from gateway_agent.lease.status import report
+from gateway_agent.lease.voting.protocol import SECOND
 from gateway_agent.leases import Leases
 from gateway_agent.shell.peers import KeeperClient
 from tests.lab.waiting import NotInTime

@@ -2,7 +2,7 @@
 
 The keeper asks only when it hears a majority, when nobody else is master, when a change has settled. None of that
 may be needed for there to be one master: here nobody is considerate, messages take as long as they like, and only
-the rules of :mod:`gateway_agent.core.lease`, ``elector``, ``voters`` and ``chair`` are left.
+the rules of :mod:`gateway_agent.lease.voting.protocol`, ``elector``, ``voters`` and ``chair`` are left.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from gateway_agent.core.chair import Chair
-from gateway_agent.core.elector import Elector
-from gateway_agent.core.lease import MILLISECOND, Claim, Owner, Release, Verdict
-from gateway_agent.core.voters import CHAIR, Electorate, Memory, VoterSet
-from gateway_agent.core.wire import Answer, Heartbeat
+from gateway_agent.lease.messages.wire import Answer, Heartbeat
+from gateway_agent.lease.voting.proposer import Chair
+from gateway_agent.lease.voting.protocol import MILLISECOND, Claim, Owner, Release, Verdict
+from gateway_agent.lease.voting.voter_node import Elector
+from gateway_agent.lease.voting.voter_set import CHAIR, Electorate, Memory, VoterSet
 
 ONE = "0000000000000001"
 DURATION = 500 * MILLISECOND

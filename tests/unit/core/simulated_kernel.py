@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway_agent.core import serving
+from gateway_agent.lease.virtual_ips import serving
 
 
 class Kernel:

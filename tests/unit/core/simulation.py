@@ -12,14 +12,14 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from gateway_agent.core.keeper import Effect, Keeper, Remember
-from gateway_agent.core.keeping import EgressWish, KeeperConfig, Move, Peer
-from gateway_agent.core.keys import Key, Keyring
-from gateway_agent.core.lease import MILLISECOND, SECOND
-from gateway_agent.core.outbox import Send
-from gateway_agent.core.report import report
-from gateway_agent.core.serving import Open, Probe
-from gateway_agent.core.voters import Memory, VoterSet
+from gateway_agent.lease.ipc import EgressWish, KeeperConfig, Move, Peer
+from gateway_agent.lease.messages.keys import Key, Keyring
+from gateway_agent.lease.messages.outbox import Send
+from gateway_agent.lease.node import Effect, Keeper, Remember
+from gateway_agent.lease.status import report
+from gateway_agent.lease.virtual_ips.serving import Open, Probe
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
+from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 
 from .simulated_kernel import Kernel
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.core import arp
+from gateway_agent.lease.virtual_ips import arp
 
 MAC = "02:00:00:00:00:50"
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from gateway_agent.core.elector import PATIENCE_NS, Elector
-from gateway_agent.core.lease import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
-from gateway_agent.core.voters import Electorate, Memory, VoterSet
-from gateway_agent.core.wire import Heartbeat
+from gateway_agent.lease.messages.wire import Heartbeat
+from gateway_agent.lease.voting.protocol import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
+from gateway_agent.lease.voting.voter_node import PATIENCE_NS, Elector
+from gateway_agent.lease.voting.voter_set import Electorate, Memory, VoterSet
 
 LEASE = 250 * MILLISECOND
 VOTERS = VoterSet(1, ("a", "b", "c"))

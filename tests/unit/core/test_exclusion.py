@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from gateway_agent.core.voters import CHAIR, VoterSet
+from gateway_agent.lease.voting.voter_set import CHAIR, VoterSet
 
 from .careless import DURATION, ONE, World
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 import pytest
 
-from gateway_agent.core.keeper import BURST, Effect
-from gateway_agent.core.keeping import KeeperState
-from gateway_agent.core.lease import MILLISECOND, SECOND
-from gateway_agent.core.lifetime import ORPHAN_NS
-from gateway_agent.core.outbox import Send
-from gateway_agent.core.report import report
-from gateway_agent.core.serving import AddAddress, Announce, Open, Ticket
-from gateway_agent.core.standing import WARM_UP_NS
-from gateway_agent.core.voters import CHAIR
+from gateway_agent.lease.ipc import KeeperState
+from gateway_agent.lease.lifecycle import ORPHAN_NS
+from gateway_agent.lease.mastership.candidates import WARM_UP_NS
+from gateway_agent.lease.messages.outbox import Send
+from gateway_agent.lease.node import BURST, Effect
+from gateway_agent.lease.status import report
+from gateway_agent.lease.virtual_ips.serving import AddAddress, Announce, Open, Ticket
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
+from gateway_agent.lease.voting.voter_set import CHAIR
 
 from .simulation import MAC, Network, TwoMasters
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway_agent.core.keeper import Effect, Keeper
-from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.lease.node import Effect, Keeper
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
 from .test_failover import state

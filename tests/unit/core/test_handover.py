@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.core.departures import PATIENCE_NS
-from gateway_agent.core.lease import MILLISECOND, SECOND
-from gateway_agent.core.lifetime import ATTENDED_NS
-from gateway_agent.core.mastership import LINGER_NS
-from gateway_agent.core.membership import HOLD_NS, NEAR_NS
-from gateway_agent.core.succession import FAILBACK_NS
+from gateway_agent.lease.lifecycle import ATTENDED_NS
+from gateway_agent.lease.mastership.handover import PATIENCE_NS
+from gateway_agent.lease.mastership.masters import HOLD_NS, NEAR_NS
+from gateway_agent.lease.mastership.ownership import LINGER_NS
+from gateway_agent.lease.mastership.rebalance import FAILBACK_NS
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
 from .test_failover import cluster, master, state, until_another

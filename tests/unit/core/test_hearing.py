@@ -8,7 +8,7 @@ import pytest
 
 from cni.plan import Plan, PlanEgressIP
 from gateway_agent.core.hearing import LISTENING, isolated, masters
-from gateway_agent.core.keeping import EgressState, KeeperState
+from gateway_agent.lease.ipc import EgressState, KeeperState
 
 LEASE = 0.25
 ONE, TWO = "00000000000000aa", "00000000000000bb"

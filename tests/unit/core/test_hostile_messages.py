@@ -5,12 +5,21 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway_agent.core import bounds
-from gateway_agent.core.keys import Key, Keyring
-from gateway_agent.core.lease import SECOND, Claim, Voter
-from gateway_agent.core.membership import Followings, Mastery
-from gateway_agent.core.voters import CHAIR, VoterSet
-from gateway_agent.core.wire import MOST_RETIRED, Answer, Body, Endpoint, Heartbeat, Hello, Subscribe, encode
+from gateway_agent.lease.mastership.masters import Followings, Mastery
+from gateway_agent.lease.messages import limits
+from gateway_agent.lease.messages.keys import Key, Keyring
+from gateway_agent.lease.messages.wire import (
+    MOST_RETIRED,
+    Answer,
+    Body,
+    Endpoint,
+    Heartbeat,
+    Hello,
+    Subscribe,
+    encode,
+)
+from gateway_agent.lease.voting.protocol import SECOND, Claim, Voter
+from gateway_agent.lease.voting.voter_set import CHAIR, VoterSet
 from tests.fuzz.wire import check, send
 from tests.unit.core.simulation import Network
 
@@ -34,7 +43,7 @@ def raw(body: Body, **changes: object) -> object:
     return [msgspec.to_builtins(body)[0], *{**fields, **changes}.values()]
 
 
-@pytest.mark.parametrize("epoch", [2**64 - 1, 2**63, bounds.HIGHEST_EPOCH + 1, bounds.EPOCH_STEP + 2**20, -1])
+@pytest.mark.parametrize("epoch", [2**64 - 1, 2**63, limits.HIGHEST_EPOCH + 1, limits.EPOCH_STEP + 2**20, -1])
 def test_an_epoch_that_no_change_explains_is_ignored(epoch: int) -> None:
     network = settled()
     [identity] = network.ids
@@ -65,20 +74,20 @@ def test_a_higher_epoch_within_reach_counts_as_before() -> None:
 
 
 def test_what_is_known_holds_back_only_while_it_is_confirmed() -> None:
-    limit, step = bounds.EpochLimit(), bounds.EPOCH_STEP
+    limit, step = limits.EpochLimit(), limits.EPOCH_STEP
     assert not limit.refused({"a": 7}, {}, 0)
     assert limit.refused({"a": step + 8}, {"a": 7}, 1) == "a"
     assert not limit.refused({"a": step + 7}, {"a": 7}, 1)
-    limit = bounds.EpochLimit()
+    limit = limits.EpochLimit()
     limit.refused({"a": 7}, {}, 0)
-    assert limit.refused({"a": 2 * step}, {"a": 7}, bounds.CONFIRMED_NS - 1) == "a"
+    assert limit.refused({"a": 2 * step}, {"a": 7}, limits.CONFIRMED_NS - 1) == "a"
     # A lower one says nothing of what is right now.
-    assert not limit.refused({"a": 6}, {"a": 7}, bounds.CONFIRMED_NS - 1)
-    assert not limit.refused({"a": 2 * step}, {"a": 7}, bounds.CONFIRMED_NS)
+    assert not limit.refused({"a": 6}, {"a": 7}, limits.CONFIRMED_NS - 1)
+    assert not limit.refused({"a": 2 * step}, {"a": 7}, limits.CONFIRMED_NS)
     # There is always room above what is learned.
-    highest = bounds.HIGHEST_EPOCH - step
-    assert bounds.EpochLimit().refused({"a": highest + 1}, {}, 0) == "a"
-    limit = bounds.EpochLimit()
+    highest = limits.HIGHEST_EPOCH - step
+    assert limits.EpochLimit().refused({"a": highest + 1}, {}, 0) == "a"
+    limit = limits.EpochLimit()
     assert not limit.refused({"a": highest}, {}, 0)
     assert not limit.refused({"a": highest + 1}, {"a": highest}, 1)
 
@@ -87,7 +96,7 @@ def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
     """However high an epoch was raised, also one that missed how: else it would refuse all that is honest for ever."""
     network = settled()
     [identity] = network.ids
-    for epoch in (bounds.EPOCH_STEP, 2 * bounds.EPOCH_STEP):
+    for epoch in (limits.EPOCH_STEP, 2 * limits.EPOCH_STEP):
         for target in ("g1", "g2", "g3"):
             send(network, target, msgspec.to_builtins(Subscribe(NONE, None, ((identity, epoch, "g9"),))))
     network.run_until(network.all_agreed, 20 * SECOND)
@@ -99,7 +108,7 @@ def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
     keeper = network.machines["w1"].keeper
     assert keeper is not None
     assert keeper.endpoint.counters["out_of_bounds"]
-    assert keeper.mastership.followings.highest(identity) > 2 * bounds.EPOCH_STEP
+    assert keeper.mastership.followings.highest(identity) > 2 * limits.EPOCH_STEP
 
 
 def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
@@ -138,11 +147,11 @@ def test_incarnations_are_not_remembered_without_end() -> None:
 
 def test_ids_are_not_remembered_without_end() -> None:
     followings, voter = Followings(), Voter(0)
-    for number in range(bounds.MOST_IDS + 100):
+    for number in range(limits.MOST_IDS + 100):
         identity = f"{number:016x}"
         followings.hear("g1", [Mastery(identity, 1, 1.0, False, "", 0)], SECOND, 0)
         voter.vote("g1", 1, [Claim(identity, 1)], SECOND, SECOND, 0)
-    assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == bounds.MOST_IDS
+    assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == limits.MOST_IDS
     refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused
     assert [refusal.id for refusal in refused] == ["one more"]
     assert voter.vote("g1", 1, [Claim(f"{0:016x}", 2)], SECOND, SECOND, 0).granted

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from gateway_agent.core.lease import MILLISECOND, SECOND
-from gateway_agent.core.outbox import Send
-from gateway_agent.core.serving import Close, Open, Ticket
-from gateway_agent.core.voters import CHAIR
+from gateway_agent.lease.messages.outbox import Send
+from gateway_agent.lease.virtual_ips.serving import Close, Open, Ticket
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
+from gateway_agent.lease.voting.voter_set import CHAIR
 
 from .simulation import DURATION_NS, Network
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from gateway_agent.core.candidate import PAUSE_LIMIT_NS, STEADY_NS, Candidate, Timers
-from gateway_agent.core.lateness import TOO_OFTEN, WINDOW_NS, Lateness
-from gateway_agent.core.lease import MILLISECOND, SECOND, Owner
+from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Candidate, Timers
+from gateway_agent.lease.mastership.lateness import TOO_OFTEN, WINDOW_NS, Lateness
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Owner
 
 from .simulation import Network
 from .test_failover import DURATION, HEARTBEAT, cluster, master, state, until_another

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.core.lease import (
+from gateway_agent.lease.voting.protocol import (
     DURATION,
     EPOCH,
     HELD,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.core.lease import MILLISECOND, SECOND
-from gateway_agent.core.membership import (
+from gateway_agent.lease.mastership.masters import (
     NO_MAJORITY,
     SUBSCRIPTION_NS,
     Followings,
@@ -13,6 +12,7 @@ from gateway_agent.core.membership import (
     Member,
     Subscribers,
 )
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 ONE = "0000000000000001"
 HOLD = 1500 * MILLISECOND

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.core.pace import Pace
+from gateway_agent.lease.messages.rate_limiter import Pace
 
 GAP, BURST = 10, 3
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from gateway_agent.core import roll
-from gateway_agent.core.lease import SECOND
-from gateway_agent.core.report import report
-from gateway_agent.core.voters import GRACE_NS, Electorate, VoterSet
+from gateway_agent.lease.status import report
+from gateway_agent.lease.voting.protocol import SECOND
+from gateway_agent.lease.voting.voter_set import GRACE_NS, Electorate, VoterSet
 
 from .simulation import Network
 

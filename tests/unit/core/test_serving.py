@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from gateway_agent.core.keeping import EgressWish
-from gateway_agent.core.lease import SECOND, Tenure
-from gateway_agent.core.serving import (
+from gateway_agent.lease.ipc import EgressWish
+from gateway_agent.lease.virtual_ips.serving import (
     AddAddress,
     Announce,
     Close,
@@ -14,6 +13,7 @@ from gateway_agent.core.serving import (
     RemoveAddress,
     Serving,
 )
+from gateway_agent.lease.voting.protocol import SECOND, Tenure
 
 ADDRESS = "172.16.0.50"
 DURATION = SECOND // 4

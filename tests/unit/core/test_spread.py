@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from gateway_agent.core.lease import MILLISECOND, SECOND
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.core.keeping import EgressWish
-from gateway_agent.core.membership import Member
-from gateway_agent.core.placement import draw
-from gateway_agent.core.standing import Situation, candidates
-from gateway_agent.core.voters import CHAIR
+from gateway_agent.lease.ipc import EgressWish
+from gateway_agent.lease.mastership.candidates import Situation, candidates
+from gateway_agent.lease.mastership.masters import Member
+from gateway_agent.lease.mastership.placement import draw
+from gateway_agent.lease.voting.voter_set import CHAIR
 
 ONE = "0000000000000001"
 NODES = ("g1", "g2", "g3")

@@ -6,13 +6,13 @@ import itertools
 
 import pytest
 
-from gateway_agent.core.contact import NEAR_NS, Contact
-from gateway_agent.core.keeping import KeeperConfig, Peer
-from gateway_agent.core.keys import Key, Keyring
-from gateway_agent.core.lease import SECOND
 from gateway_agent.core.strays import CURRENT_NS, EAGER_NS, GAP_NS, LOOK_NS, MOST_ASKED, PATIENT_NS, Strays
-from gateway_agent.core.voters import Electorate
-from gateway_agent.core.wire import Endpoint, Hello, encode
+from gateway_agent.lease.ipc import KeeperConfig, Peer
+from gateway_agent.lease.messages.keys import Key, Keyring
+from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
+from gateway_agent.lease.voting.protocol import SECOND
+from gateway_agent.lease.voting.quorum_view import NEAR_NS, Contact
+from gateway_agent.lease.voting.voter_set import Electorate
 
 KEY = Keyring(Key.parse(b"0123456789abcdef"))
 OTHER = Keyring(Key.parse(b"another key, not ours"))

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core import wire
-from gateway_agent.core.keeper import Effect, Keeper, Remember
-from gateway_agent.core.keys import MAC_BYTES
-from gateway_agent.core.lease import MILLISECOND, SECOND
-from gateway_agent.core.outbox import Send
-from gateway_agent.core.serving import Close
-from gateway_agent.core.wire import Answer, Body, Heartbeat, Holding
+from gateway_agent.lease.messages import wire
+from gateway_agent.lease.messages.keys import MAC_BYTES
+from gateway_agent.lease.messages.outbox import Send
+from gateway_agent.lease.messages.wire import Answer, Body, Heartbeat, Holding
+from gateway_agent.lease.node import Effect, Keeper, Remember
+from gateway_agent.lease.virtual_ips.serving import Close
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
 from .test_failover import DURATION, HEARTBEAT, cluster, master

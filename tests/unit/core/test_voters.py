@@ -7,9 +7,10 @@ import itertools
 import msgspec
 import pytest
 
-from gateway_agent.core.elector import Elector
-from gateway_agent.core.lease import EPOCH, MILLISECOND, SILENT, VOTERS, Claim, is_majority
-from gateway_agent.core.voters import (
+from gateway_agent.lease.messages.wire import Heartbeat
+from gateway_agent.lease.voting.protocol import EPOCH, MILLISECOND, SILENT, VOTERS, Claim, is_majority
+from gateway_agent.lease.voting.voter_node import Elector
+from gateway_agent.lease.voting.voter_set import (
     CHAIR,
     FOUNDING_NS,
     GRACE_NS,
@@ -21,7 +22,6 @@ from gateway_agent.core.voters import (
     lead,
     next_voters,
 )
-from gateway_agent.core.wire import Heartbeat
 
 LEASE = 250 * MILLISECOND
 INVENTORY = ("a", "b", "c", "w1", "w2")

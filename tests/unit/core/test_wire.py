@@ -9,10 +9,19 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway_agent.core.keys import CURRENT_NS, LASTING_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
 from gateway_agent.core.versions import PROTOCOL
-from gateway_agent.core.voters import VoterSet
-from gateway_agent.core.wire import HELLO_NS, LIMIT, Answer, Endpoint, Hello, Opened, Subscribe, encode
+from gateway_agent.lease.messages.keys import CURRENT_NS, LASTING_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
+from gateway_agent.lease.messages.wire import (
+    HELLO_NS,
+    LIMIT,
+    Answer,
+    Endpoint,
+    Hello,
+    Opened,
+    Subscribe,
+    encode,
+)
+from gateway_agent.lease.voting.voter_set import VoterSet
 
 KEY = Keyring(Key.parse(b"0123456789abcdef\n"))
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}

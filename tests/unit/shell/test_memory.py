@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.core.voters import Memory, VoterSet
+from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.shell.memory import PAGE, MemoryFile, Stored
 
 MEMORY = Memory(VoterSet(3, ("a", "b", "c")), None, (7, "a"), 250, granted_until=1_000_000_000_000, learned_at=5)

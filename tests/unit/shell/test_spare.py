@@ -18,7 +18,7 @@ import msgspec
 import psutil
 import pytest
 
-from gateway_agent.core.keeping import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
+from gateway_agent.lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
 from gateway_agent.shell.keeper_lock import NAME
 from gateway_agent.shell.peers import KeeperClient
 from gateway_agent.shell.spare import KEEPER, Spare

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .lease import NEVER, SECOND
+from .voting.protocol import NEVER, SECOND
 
 HANDOVER_NS = 2 * SECOND
 """How long a stopping node waits for its successors."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .lease import Request
-from .voters import CHAIR, Proposal, VoterSet, lead
+from .protocol import Request
+from .voter_set import CHAIR, Proposal, VoterSet, lead
 
 REMEMBERED = 16
 """Requests whose answers are kept."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from .keeping import EgressWish, KeeperConfig
-from .lease import SECOND
-from .membership import Member
+from ..ipc import EgressWish, KeeperConfig
+from ..voting.protocol import SECOND
+from ..voting.voter_set import CHAIR
+from .masters import Member
 from .placement import placement
-from .voters import CHAIR
 
 WARM_UP_NS = 2 * SECOND
 """For so long a node that has become ready stands behind those that have been ready before."""

@@ -8,7 +8,7 @@ for a while, whether or not it had leases to lose. Nothing here touches how leas
 
 from __future__ import annotations
 
-from .lease import SECOND
+from ..voting.protocol import SECOND
 
 WINDOW_NS = 60 * SECOND
 """Losses within this count together; and for so long without a stall a node must have been calm."""

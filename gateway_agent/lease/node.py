@@ -11,29 +11,30 @@ from dataclasses import dataclass
 
 import msgspec
 
-from . import bounds, serving
-from .agreement import Agreement
-from .announcements import REPEAT_NS
-from .candidate import Timers
-from .chair import Chair
-from .claims import Claims, Vacancy
-from .contact import NEVER_HEARD, Contact
-from .elector import Elector
-from .keeping import Facts, KeeperConfig
-from .keys import CURRENT_NS, Keyring
-from .lease import DURATION, NEVER
-from .lifetime import Lifetime
-from .mastership import Due, Mastership
-from .members import Members
-from .membership import REPORT_NS, Member, Subscribers
-from .outbox import Outbox, Send
-from .pace import Pace
-from .serving import Serving
-from .speech import STOPPING, Speech
-from .standing import Situation, wishes_of
-from .strays import Strays
-from .voters import CHAIR, Electorate, Memory
-from .wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
+from ..core.strays import Strays
+from .ipc import Facts, KeeperConfig
+from .lifecycle import Lifetime
+from .mastership.acquisition import Timers
+from .mastership.candidates import Situation, wishes_of
+from .mastership.masters import REPORT_NS, Member, Subscribers
+from .mastership.own_masters import REPEAT_NS
+from .mastership.ownership import Due, Mastership
+from .messages import limits
+from .messages.agreement import Agreement
+from .messages.builder import STOPPING, Speech
+from .messages.keys import CURRENT_NS, Keyring
+from .messages.outbox import Outbox, Send
+from .messages.rate_limiter import Pace
+from .messages.wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
+from .virtual_ips import serving
+from .virtual_ips.conflict_detection import Claims, Vacancy
+from .virtual_ips.serving import Serving
+from .voting.failure_detector import Members
+from .voting.proposer import Chair
+from .voting.protocol import DURATION, NEVER
+from .voting.quorum_view import NEVER_HEARD, Contact
+from .voting.voter_node import Elector
+from .voting.voter_set import CHAIR, Electorate, Memory
 
 BURST = 16
 """So often a node may speak out of its turn at once; then four times for each heartbeat."""
@@ -96,7 +97,7 @@ class Keeper:
         self._beats = False
         """The heartbeat has its turn."""
         self._last_input = now
-        self._epochs = bounds.EpochLimit()
+        self._epochs = limits.EpochLimit()
         self._next_beat = self._next_report = self._next_subscribe = self._next_correction = now
 
     # Inputs
@@ -251,7 +252,7 @@ class Keeper:
 
     @property
     def revision(self) -> int:
-        """Grows when what :func:`gateway_agent.core.report.report` shows has changed."""
+        """Grows when what :func:`gateway_agent.lease.status.report` shows has changed."""
         return self._due.revision + self.strays.revision
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from .lease import SECOND
+from ..voting.protocol import SECOND
 
 YOUNG_NS = 15 * SECOND
 """How long after a takeover what was homeless may be handed on to a node that serves fewer."""

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import msgspec
 
-from .bounds import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
-from .voters import VoterSet
+from .messages.limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
+from .voting.voter_set import VoterSet
 
 SOCKET = "keeper.sock"
 LOG = "keeper.log"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .keeping import KeeperConfig
-from .lease import NEVER, SECOND, Quorum
-from .voters import Electorate, VoterSet, first_voters, next_voters
+from ..ipc import KeeperConfig
+from .protocol import NEVER, SECOND, Quorum
+from .voter_set import Electorate, VoterSet, first_voters, next_voters
 
 NEAR_NS = 5 * SECOND
 """A node that was heard within this can become a voter: each node subscribes every two seconds."""

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from .bounds import Epoch, Members, Name
-from .lease import MILLISECOND, SECOND, Quorum, is_majority
+from ..messages.limits import Epoch, Members, Name
+from .protocol import MILLISECOND, SECOND, Quorum, is_majority
 
 CHAIR = "chair"
 """The reserved id; egress ids are 16 hex digits."""

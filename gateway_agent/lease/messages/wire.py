@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from .bounds import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
-from .bounds import Counter as Number
-from .keeping import Facts
+from ...core.versions import PROTOCOL
+from ..ipc import Facts
+from ..mastership.masters import Mastery
+from ..voting.protocol import MILLISECOND, Claim, Refusal, Release
+from ..voting.voter_set import Proposal, VoterSet
 from .keys import MAC_BYTES, PAUSE_NS, Keyring, KeysHeard
-from .lease import MILLISECOND, Claim, Refusal, Release
-from .membership import Mastery
-from .versions import PROTOCOL
-from .voters import Proposal, VoterSet
+from .limits import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
+from .limits import Counter as Number
 
 MOST_RETIRED = 256
 """Incarnations of one node that are remembered."""

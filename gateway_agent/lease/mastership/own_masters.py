@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .lease import MILLISECOND, SECOND, Release, Tenure
-from .membership import Following, Mastery
+from ..voting.protocol import MILLISECOND, SECOND, Release, Tenure
+from .masters import Following, Mastery
 
 REPEAT_NS = 1 * SECOND
 """How long a release is repeated in each heartbeat."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from .lease import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
-from .voters import CHAIR, Electorate, Memory
-from .wire import Answer, Heartbeat
+from ..messages.wire import Answer, Heartbeat
+from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
+from .voter_set import CHAIR, Electorate, Memory
 
 PATIENCE_NS = 5 * MILLISECOND
 """What can be granted so soon is judged again then, unasked."""

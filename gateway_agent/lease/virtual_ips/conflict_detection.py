@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .keeping import Conflict, EgressWish
-from .lease import MILLISECOND, NEVER, SECOND
-from .placement import draw
+from ..ipc import Conflict, EgressWish
+from ..mastership.placement import draw
+from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .serving import GRACE_NS, Probe
 
 ANSWER_NS = 200 * MILLISECOND

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from .keeping import EgressWish
-from .lease import SECOND, Release
+from ..ipc import EgressWish
+from ..voting.protocol import SECOND, Release
+from ..voting.voter_set import CHAIR
+from .candidates import Situation
 from .placement import draw
-from .standing import Situation
-from .voters import CHAIR
 
 MOVE_NS = 4 * SECOND
 """For so long a wish of an operator waits for its node to become able: it may have been unheard for a moment."""

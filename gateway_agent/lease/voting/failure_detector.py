@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from .lease import NEVER
-from .membership import Member
+from ..mastership.masters import Member
+from .protocol import NEVER
 
 
 class Members:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from .bounds import MOST_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
-from .keeping import Change
-from .lease import MILLISECOND, NEVER, SECOND
-from .voters import CHAIR
+from ..ipc import Change
+from ..messages.limits import MOST_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
+from ..voting.protocol import MILLISECOND, NEVER, SECOND
+from ..voting.voter_set import CHAIR
 
 NO_MAJORITY = "hears no majority of the voters"
 SUBSCRIPTION_NS = 10 * SECOND

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .lease import MILLISECOND, NEVER, SECOND
-from .succession import Gift
+from ..voting.protocol import MILLISECOND, NEVER, SECOND
+from .rebalance import Gift
 
 PATIENCE_NS = 1 * SECOND
 """How long a master waits at most for nodes that were heard a moment ago. They answer in a round trip, on a busy

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from .bounds import MOST_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
+from ..messages.limits import MOST_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000

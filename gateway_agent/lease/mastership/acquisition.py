@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from .lease import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
+from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
 from .placement import draw
 
 PAUSE_LIMIT_NS = 5 * SECOND

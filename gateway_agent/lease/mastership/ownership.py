@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from .announcements import Announcements
-from .candidate import Candidate, Timers
-from .departures import Departures
-from .elector import Elector
-from .homeless import Homeless
-from .keeping import EgressWish
+from ..ipc import EgressWish
+from ..messages.wire import Answer
+from ..voting.protocol import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
+from ..voting.voter_node import Elector
+from ..voting.voter_set import CHAIR
+from .acquisition import Candidate, Timers
+from .candidates import WARM_UP_NS, Situation, candidates
+from .handover import Departures
 from .lateness import Lateness
-from .lease import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
-from .membership import REPORT_NS, Followings, History, Mastery, Subscribers
-from .standing import WARM_UP_NS, Situation, candidates
-from .succession import Gift, Succession
-from .voters import CHAIR
-from .wire import Answer
+from .masterless import Homeless
+from .masters import REPORT_NS, Followings, History, Mastery, Subscribers
+from .own_masters import Announcements
+from .rebalance import Gift, Succession
 
 LINGER_NS = 1 * SECOND
 """How long a node that stops waits for another one to become able to serve."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .chair import Chair
-from .contact import Contact
-from .keeping import Facts, KeeperConfig
-from .lease import SECOND, Claim, Request
-from .mastership import Mastership
+from ..ipc import Facts, KeeperConfig
+from ..mastership.ownership import Mastership
+from ..mastership.placement import draw
+from ..voting.proposer import Chair
+from ..voting.protocol import SECOND, Claim, Request
+from ..voting.quorum_view import Contact
+from ..voting.voter_set import Electorate
 from .outbox import Outbox
-from .placement import draw
-from .voters import Electorate
 from .wire import Heartbeat, Subscribe
 
 SUBSCRIBE_NS = 2 * SECOND

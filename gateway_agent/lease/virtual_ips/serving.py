@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from .keeping import EgressWish
-from .lease import MARGIN_NS, MILLISECOND, NEVER, RATE_BOUND, SECOND, Request, Tenure, ticket_ns
+from ..ipc import EgressWish
+from ..voting.protocol import MARGIN_NS, MILLISECOND, NEVER, RATE_BOUND, SECOND, Request, Tenure, ticket_ns
 
 ANNOUNCED_NS = tuple(ms * MILLISECOND for ms in (0, 20, 100, 300, 1000, 1200))
 """When an address is announced after a takeover: an announcement can be lost, and Linux ignores some for a second."""

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from . import roll
-from .keeper import Keeper
-from .keeping import EgressState, EgressWish, KeeperState, MemberState, OwnKeys
-from .keys import fingerprint
-from .lease import MILLISECOND
-from .membership import NO_MAJORITY
-from .voters import CHAIR
+from ..core import roll
+from .ipc import EgressState, EgressWish, KeeperState, MemberState, OwnKeys
+from .mastership.masters import NO_MAJORITY
+from .messages.keys import fingerprint
+from .node import Keeper
+from .voting.protocol import MILLISECOND
+from .voting.voter_set import CHAIR
 
 
 def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool = False) -> KeeperState:
