@@ -1,7 +1,7 @@
 """The fence as nftables text: what leaves with a virtual address, and is not let through, is dropped. Pure.
 
 Who may speak stands in the sets ``open4`` and ``open6``, whose elements the lease keeper writes and the kernel lets
-expire (:mod:`gateway_agent.shell.fence`). The table stands on every node that can be master. It hooks behind routing,
+expire (:mod:`gateway_agent.lease_daemon.vip_fence`). The table stands on every node that can be master. It hooks behind routing,
 NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP, neighbour discovery, TCP)
 and raw frames pass here too (Linux 5.16).
 

@@ -19,7 +19,7 @@ from cni.kernel.diff import diff
 from cni.kernel.state import KernelState
 
 from ..lease.ipc import LOCK as KEEPER_LOCK
-from ..shell.addresses import Addresses
+from ..lease_daemon.vip_addresses import Addresses
 from ..shell.netns_lock import NamespaceLock
 from .client import NoAnswer
 from .doctor import TABLES

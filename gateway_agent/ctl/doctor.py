@@ -15,8 +15,8 @@ from cni.kernel import ids, netlink, nft
 from cni.kernel.errors import KernelError
 
 from ..config import AgentConfig
+from ..lease_daemon.vip_addresses import Addresses
 from ..shell import plugin_report
-from ..shell.addresses import Addresses
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}

@@ -19,8 +19,8 @@ from gateway_agent.core import cluster, manifests, planning
 from gateway_agent.core.quarantine import Quarantine
 from gateway_agent.core.reflector import Reflector
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
+from gateway_agent.lease_daemon.voter_state_file import MemoryFile, Stored, boot_id
 from gateway_agent.shell import kube
-from gateway_agent.shell.memory import MemoryFile, Stored, boot_id
 
 from .calls import text
 from .frames import some

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from gateway_agent.shell.arp import Announcer
+from gateway_agent.lease_daemon.arp_socket import Announcer
 
 from .namespace import Namespace
 

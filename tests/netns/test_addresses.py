@@ -17,8 +17,7 @@ from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
 from cni.plan import PlanEgressIP
 from gateway_agent.core.model import VIRTUAL_IP
 from gateway_agent.core.readiness import InterfaceFacts, unready
-from gateway_agent.shell import interfaces
-from gateway_agent.shell.addresses import (
+from gateway_agent.lease_daemon.vip_addresses import (
     NLM_F_CREATE,
     RT_SCOPE_HOST,
     RTA_DST,
@@ -27,6 +26,7 @@ from gateway_agent.shell.addresses import (
     Addresses,
     _body,
 )
+from gateway_agent.shell import interfaces
 from tests.lab.answering import answering
 from tests.lab.first_address import first_addresses
 from tests.lab.namespace import Namespace

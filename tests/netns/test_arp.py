@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from gateway_agent.lease.virtual_ips import arp
-from gateway_agent.shell import arp as shell
-from gateway_agent.shell.arp import Announcer
+from gateway_agent.lease_daemon import arp_socket as shell
+from gateway_agent.lease_daemon.arp_socket import Announcer
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 

@@ -13,8 +13,8 @@ import pytest
 
 from cni.kernel import ids, netlink
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
-from gateway_agent.shell.addresses import Addresses
-from gateway_agent.shell.arp import Announcer
+from gateway_agent.lease_daemon.arp_socket import Announcer
+from gateway_agent.lease_daemon.vip_addresses import Addresses
 from tests.lab.answering import answering
 from tests.lab.capture import Capture
 from tests.lab.packets import send, udp

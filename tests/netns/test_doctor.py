@@ -16,7 +16,7 @@ from gateway_agent.core.ruleset import gateway_nft
 from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
-from gateway_agent.shell.addresses import Addresses
+from gateway_agent.lease_daemon.vip_addresses import Addresses
 from tests.lab.namespace import Namespace
 
 from .datapath_lab import SOURCES, plan

@@ -21,7 +21,7 @@ from cni.kernel.errors import KernelError
 from cni.kernel.rtnetlink import NETLINK_NETFILTER
 from gateway_agent.core.fence import fence_nft
 from gateway_agent.lease.virtual_ips import arp
-from gateway_agent.shell.fence import Fence
+from gateway_agent.lease_daemon.vip_fence import Fence
 from tests.lab.namespace import REPOSITORY, Namespace
 from tests.lab.waiting import until
 
@@ -250,7 +250,7 @@ def test_a_stopped_process_opens_nothing(line: Wire) -> None:
     """It has its ticket and its majority, and is stopped before it opens."""
     story = f"""
 import os, signal
-from gateway_agent.shell.fence import Fence
+from gateway_agent.lease_daemon.vip_fence import Fence
 fence = Fence()
 fence.ticket(5, {SHORT})
 os.kill(os.getpid(), signal.SIGSTOP)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
-from gateway_agent.shell.memory import PAGE, MemoryFile, Stored
+from gateway_agent.lease_daemon.voter_state_file import PAGE, MemoryFile, Stored
 
 MEMORY = Memory(VoterSet(3, ("a", "b", "c")), None, (7, "a"), 250, granted_until=1_000_000_000_000, learned_at=5)
 

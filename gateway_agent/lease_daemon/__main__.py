@@ -1,4 +1,4 @@
-"""The lease keeper's process: ``python -m gateway_agent.shell.keeper RUN_DIR``, started by the agent, or by whoever
+"""The lease keeper's process: ``python -m gateway_agent.lease_daemon.__main__ RUN_DIR``, started by the agent, or by whoever
 runs both (``--stay``).
 
 A plain loop under real-time scheduling, apart from all that may be slow. It outlives the agent for a while, so that
@@ -34,15 +34,15 @@ from ..lease.node import Effect, Keeper, Remember
 from ..lease.status import report
 from ..lease.voting.protocol import NEVER
 from ..lease.voting.voter_set import Memory
-from .agents import Agents
-from .datagrams import Datagrams
-from .keeper_lock import KeeperLock, Taken
-from .keyfiles import KeyFiles
-from .memory import MemoryFile
+from ..shell.keeper_lock import KeeperLock, Taken
+from ..shell.keyfiles import KeyFiles
+from .ipc_server import Agents
+from .udp import Datagrams
+from .voter_state_file import MemoryFile
 
 if TYPE_CHECKING:
-    from .strays import StrayListener
-    from .virtual import VirtualAddresses
+    from ..shell.strays import StrayListener
+    from .vip_kernel import VirtualAddresses
 
 VOTERS = "voters.json"
 BUSY = 3
@@ -266,7 +266,7 @@ class Process:
             return
         if self._strays is None:
             # Imported only here: the start of a keeper is part of a failover.
-            from .strays import StrayListener
+            from ..shell.strays import StrayListener
 
             refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
             self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))
@@ -309,7 +309,7 @@ class Process:
     def _virtual_addresses(self) -> VirtualAddresses:
         if self._virtual is None:
             # Imported only here: the start of a keeper is part of a failover, and basic mode needs nothing of it.
-            from .virtual import VirtualAddresses
+            from .vip_kernel import VirtualAddresses
 
             self._virtual = VirtualAddresses(self._selector, self._claimed)
         return self._virtual
@@ -437,7 +437,7 @@ def _say(words: str) -> None:
 def _prepare_to_stay(run_dir: Path) -> None:
     """Until an agent has configured it, it serves nobody, so a SIGTERM ends it: as the first of its pid namespace it
     would not hear one that it does not ask for."""
-    from . import virtual  # noqa: F401
+    from . import vip_kernel  # noqa: F401
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -445,7 +445,7 @@ def _prepare_to_stay(run_dir: Path) -> None:
 
 def _told_to_begin() -> bool:
     """Waits with everything loaded for the word of the agent; False where the agent has ended."""
-    from . import virtual  # noqa: F401
+    from . import vip_kernel  # noqa: F401
 
     return bool(sys.stdin.buffer.readline())
 

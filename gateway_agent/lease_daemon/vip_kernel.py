@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from cni.kernel.errors import KernelError
 
 from ..lease.virtual_ips import serving
-from .addresses import Addresses
-from .arp import Announcer
-from .fence import Fence
+from .arp_socket import Announcer
+from .vip_addresses import Addresses
+from .vip_fence import Fence
 
 
 class VirtualAddresses:
