@@ -22,8 +22,8 @@ from cni.version import VERSION
 from . import log
 from .calls import Calls
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
-from .core.model import Problem
 from .core.view import View
+from .manifests.model import Problem
 from .observed import ObservedAgent, view
 from .shell.files import FilesStore
 from .shell.kernel import Kernel

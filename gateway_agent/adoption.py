@@ -8,7 +8,7 @@ import logging
 from cni.kernel.errors import KernelError
 
 from .core import adoption
-from .core.model import Inventory, Problem, RunningPod
+from .manifests.model import Inventory, Problem, RunningPod
 from .pods import Pods
 from .shell.kernel import Kernel
 

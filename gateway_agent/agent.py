@@ -22,12 +22,12 @@ from .adoption import Adoption
 from .config import AgentConfig
 from .containers import Containers
 from .core import desired, node_addresses, planning, readiness, sources, status, underlay
-from .core.model import Inventory, Node, Problem
 from .core.quarantine import Quarantine
 from .core.selection import Selection
 from .flows import Flows
 from .lease.ipc import LOG, KeeperState
 from .leases import Leases
+from .manifests.model import Inventory, Node, Problem
 from .plan_file import PlanFile
 from .pods import Pods, same_for
 from .shell import interfaces, key

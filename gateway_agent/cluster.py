@@ -19,9 +19,9 @@ import msgspec
 from cni.files import named
 
 from .core.cluster import ROLL, Picture, Resource, missing, pod_uid, slim
-from .core.model import Inventory, Problem
 from .core.reach import Question
 from .core.reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
+from .manifests.model import Inventory, Problem
 from .shell.kube import OPENED, Api, ApiError
 from .store import NotKnown
 

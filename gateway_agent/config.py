@@ -11,10 +11,10 @@ from typing import Any
 
 from cni.kernel.ids import MarkLayout
 
-from .core import documents, manifests, prefixes, selectors, specs
-from .core.fields import Fields, Report, kind_of
-from .core.model import Problem
 from .lease.messages.keys import MOST_KEYS
+from .manifests import parsing, prefixes, selectors, typed_objects, yaml_documents
+from .manifests.fields import Fields, Report, kind_of
+from .manifests.model import Problem
 
 DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
 KEYS = (
@@ -46,7 +46,7 @@ class KubernetesStoreConfig:
     """None: the service account of the pod that the agent runs in."""
     namespace: str = "egress-gateway"
     """Where the agent's own objects live."""
-    api_group: str = manifests.GROUPS[0]
+    api_group: str = parsing.GROUPS[0]
     """Of the gateways and policies that are served."""
 
 
@@ -114,7 +114,7 @@ def load(path: Path) -> AgentConfig:
 
 def parse(source: str, text: str, host_name: str) -> AgentConfig:
     """The configuration in ``text``. ``host_name``: default of ``nodeName``. Raises :class:`ConfigError`."""
-    found, problems = documents.load(source, text)
+    found, problems = yaml_documents.load(source, text)
     value: Any = found[0][1] if len(found) == 1 else None
     if not problems and len(found) > 1:
         problems = [Problem(source, "", "holds several documents; one is read")]
@@ -139,7 +139,7 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         node_name=_node_name(top, host_name),
         store=store,
         run_dir=_run_dir(top),
-        cluster_cidrs=specs.prefix_list(top, "clusterCIDRs"),
+        cluster_cidrs=typed_objects.prefix_list(top, "clusterCIDRs"),
         key_file=_path(cluster, "keyFile", AgentConfig.key_file),
         accept_key_files=_accepted(cluster),
         cluster_port=cluster.whole("port", AgentConfig.cluster_port, 1, 65535),
@@ -175,7 +175,7 @@ def _check_together(config: AgentConfig, lease: Fields, tunnel: Fields) -> None:
 
 
 def _upstream(health: Fields) -> tuple[str, ...]:
-    addresses = specs.address_list(health, "upstream")
+    addresses = typed_objects.address_list(health, "upstream")
     for number, address in enumerate(addresses):
         if ":" in address:
             health.add(f"upstream[{number}]", f"{address} is IPv6", "this version asks IPv4 addresses")
@@ -213,7 +213,7 @@ def _kubernetes(store: Fields) -> KubernetesStoreConfig:
     return KubernetesStoreConfig(
         _path(store, "kubeconfig", Path("/etc/kubernetes/kubelet.conf")) if given else None,
         namespace,
-        store.choice("apiGroup", manifests.GROUPS, default.api_group),
+        store.choice("apiGroup", parsing.GROUPS, default.api_group),
     )
 
 

@@ -11,7 +11,7 @@ from cni.attachments import Attachment
 
 from .core import containers, planning
 from .core.containers import Beside, Listing
-from .core.model import Inventory, Problem
+from .manifests.model import Inventory, Problem
 from .pods import Pods, identity, uncertain
 from .shell.engines import EngineError, Engines
 

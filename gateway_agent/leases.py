@@ -12,8 +12,8 @@ from cni.plan import Plan
 
 from .config import AgentConfig
 from .core import desired, hearing
-from .core.model import DRAIN, Inventory
 from .lease.ipc import EgressState, KeeperState, Move, OwnKeys
+from .manifests.model import DRAIN, Inventory
 from .shell.peers import KeeperClient
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import time
 from .agent import Agent
 from .config import AgentConfig
 from .core.metrics import ChangeCount, Observation
-from .core.model import Problem
 from .core.view import View
+from .manifests.model import Problem
 from .shell import plugin_report
 from .shell.kernel import Kernel
 from .shell.metrics import MetricsServer

@@ -15,10 +15,10 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanPolicy, PodIdentity
 
 from .core import planning, unlabelled
-from .core.model import Inventory, Problem
 from .core.selection import Selection
 from .core.unlabelled import Refusals
 from .core.ways import NOWHERE, Leading, Ways, differs
+from .manifests.model import Inventory, Problem
 from .shell.kernel import Kernel
 
 log = logging.getLogger(__name__)

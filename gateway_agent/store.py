@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from .core.model import Inventory
+from .manifests.model import Inventory
 
 
 class NotKnown(Exception):

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cni.attachments import Attachment
 
-from .model import Inventory, Problem, RunningPod
+from ..manifests.model import Inventory, Problem, RunningPod
 
 PREFIX = "adopted-"
 """Of the container id in the record of such a pod: nobody knows the real one."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from .model import Problem
+from ..manifests.model import Problem
 
 TYPE = "egress-gateway"
 ENDINGS = (".conf", ".conflist", ".json")

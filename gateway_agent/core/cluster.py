@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import manifests, roll, specs
-from .manifests import FileContent
-from .model import DRAIN, SHUTTING_DOWN, Inventory, Problem, RunningPod
+from ..manifests import parsing, typed_objects
+from ..manifests.model import DRAIN, SHUTTING_DOWN, Inventory, Problem, RunningPod
+from ..manifests.parsing import FileContent
+from . import roll
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
@@ -94,7 +95,7 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
     if resource.kind == "Node":
         # Nothing else of the conditions: a kubelet writes them anew every few minutes.
         conditions = _mapping(item.get("status")).get("conditions")
-        if isinstance(conditions, list) and specs.is_stopping(conditions):
+        if isinstance(conditions, list) and typed_objects.is_stopping(conditions):
             kept["status"]["conditions"] = [{"type": "Ready", "message": SHUTTING_DOWN}]
     return kept
 
@@ -120,9 +121,9 @@ class Picture:
         running, pods = _pods(known, found)
         voters = next((roll.read(item) for (kind, _), (item, _) in known.items() if kind == ROLL), None)
         inventory = replace(
-            manifests.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
+            parsing.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
         )
-        return manifests.with_problems(inventory, found)
+        return parsing.with_problems(inventory, found)
 
 
 def _pods(
@@ -147,7 +148,7 @@ def _pods(
 
 def _content(item: Object, before: tuple[Object, FileContent] | None) -> FileContent:
     kind, key = str(item.get("kind") or ""), key_of(item)
-    content = manifests.parse_object(f"{kind} {'/'.join(filter(None, key))}", item)
+    content = parsing.parse_object(f"{kind} {'/'.join(filter(None, key))}", item)
     if content.broken and before is not None and _uid(before[0]) == _uid(item):
         return FileContent(before[1].objects, content.problems, broken=True)
     return content

@@ -12,7 +12,7 @@ from typing import Any
 from cni.plan import PlanEgressIP
 
 from ..lease.mastership.masters import NO_MAJORITY
-from .model import BASIC, Gateway, Policy
+from ..manifests.model import BASIC, Gateway, Policy
 from .reflector import Object, key_of, version_of
 from .view import View, master, no_master_reason, rfc3339, shown_address
 

@@ -10,8 +10,8 @@ from typing import Any
 from cni.call import DEFAULT_NAMESPACE
 from cni.plan import PlanPolicy, PodIdentity
 
+from ..manifests.model import Inventory, Problem
 from . import planning
-from .model import Inventory, Problem
 
 RUNNING = (3, 5)
 """States of a podman container with processes: running and paused (``libpod/define/containerstate.go``)."""

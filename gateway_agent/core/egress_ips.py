@@ -12,8 +12,9 @@ from dataclasses import replace
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, matches
 
-from . import policy, prefixes
-from .model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem
+from ..manifests import prefixes
+from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem
+from . import policy
 from .readiness import InterfaceFacts
 
 SELECTOR = "spec.nodeSelector"

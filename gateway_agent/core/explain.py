@@ -10,8 +10,9 @@ from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
-from . import planning, policy, prefixes
-from .prefixes import Family
+from ..manifests import prefixes
+from ..manifests.prefixes import Family
+from . import planning, policy
 from .view import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
 
 Step = dict[str, str]

@@ -14,7 +14,7 @@ from dataclasses import replace
 from cni.kernel import ids
 from cni.plan import Plan
 
-from .model import Inventory, Node, Problem
+from ..manifests.model import Inventory, Node, Problem
 
 HINT = "start its kubelet with --node-ip; the virtual address is not taken for the node's"
 

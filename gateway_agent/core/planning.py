@@ -13,8 +13,8 @@ from itertools import combinations, islice, product
 
 from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
 
+from ..manifests.model import Inventory, Node, Problem
 from . import egress_ips, numbering, policy, readiness, sources, underlay
-from .model import Inventory, Node, Problem
 from .readiness import InterfaceFacts
 from .selection import Selection
 

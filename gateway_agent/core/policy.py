@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from cni.plan import Way
 
-from . import prefixes
-from .prefixes import Family, Span
+from ..manifests import prefixes
+from ..manifests.prefixes import Family, Span
 
 EVERYWHERE = ("0.0.0.0/0", "::/0")
 RESERVED: Mapping[str, str] = {

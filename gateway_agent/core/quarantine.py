@@ -12,7 +12,7 @@ from typing import Any
 
 from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
 
-from .model import Inventory, Policy, Problem
+from ..manifests.model import Inventory, Policy, Problem
 from .planning import Planned
 
 Attempt = Callable[[Inventory], Planned]
@@ -26,7 +26,7 @@ MOST = 16
 
 @dataclass(frozen=True)
 class Namespace:
-    """One of :attr:`gateway_agent.core.model.Inventory.namespaces`."""
+    """One of :attr:`gateway_agent.manifests.model.Inventory.namespaces`."""
 
     name: str
     labels: Mapping[str, str]

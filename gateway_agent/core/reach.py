@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from cni.plan import NAMESPACE_LABEL, Requirement, Selector
 
+from ..manifests.model import Policy
 from .happenings import Happening
-from .model import Policy
 from .reflector import Object, key_of
 
 SELECTS_NOTHING = "SelectsNothing"

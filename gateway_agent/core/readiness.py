@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
-from . import prefixes
-from .model import BASIC
+from ..manifests import prefixes
+from ..manifests.model import BASIC
 
 
 @dataclass(frozen=True)

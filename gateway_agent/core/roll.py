@@ -12,8 +12,8 @@ from typing import Any
 
 from ..lease.voting.protocol import is_majority
 from ..lease.voting.voter_set import VoterSet
+from ..manifests.selectors import is_name
 from .reflector import Object, version_of
-from .selectors import is_name
 
 NAME = "egress-gateway-voters"
 """Of the ConfigMap. It comes with the manifests, without data: an agent may change it and make no other."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from cni.kernel import ids
 from cni.plan import Plan
 
-from .model import Inventory, Problem
+from ..manifests.model import Inventory, Problem
 from .readiness import InterfaceFacts, bare
 
 NAMED = 3

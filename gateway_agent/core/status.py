@@ -9,8 +9,8 @@ from cni.attachments import Attachment
 from cni.plan import PlanEgressIP
 
 from ..lease.ipc import Change, Conflict
+from ..manifests.model import Problem
 from .explain import NotKnown, explain
-from .model import Problem
 from .view import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
 
 __all__ = ["NotKnown", "View", "events", "explain", "pods", "problem", "status"]

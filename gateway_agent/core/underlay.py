@@ -13,8 +13,8 @@ from itertools import islice
 from cni.kernel import ids
 from cni.plan import PlanNode
 
+from ..manifests.model import Node, Problem
 from . import policy
-from .model import Node, Problem
 
 MAPPED = "::ffff:"
 """IPv4-mapped addresses are never on a wire (RFC 4291, section 2.5.5.2)."""

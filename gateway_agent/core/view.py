@@ -10,9 +10,9 @@ from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
 from ..lease.ipc import EgressState, KeeperState
+from ..manifests.model import Inventory, Problem
 from .containers import Beside
 from .egress_ips import followed
-from .model import Inventory, Problem
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
 """What happens to a packet; ``unattached``: this node knows no interface of the pod, so it steers nothing of it."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import config
-from ..core import documents, egress_ips, manifests, underlay
-from ..core.model import Inventory, Problem
+from ..core import egress_ips, underlay
+from ..manifests import parsing, yaml_documents
+from ..manifests.model import Inventory, Problem
 
-READ = (*manifests.OUR_KINDS, *manifests.CORE_KINDS, manifests.SERVICE_CIDR)
+READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Outcome:
 def validate(paths: Iterable[Path]) -> Outcome:
     """Read files, and directories as the files store does. References must be met among all of them."""
     problems: list[Problem] = []
-    contents: dict[str, manifests.FileContent] = {}
+    contents: dict[str, parsing.FileContent] = {}
     configurations = 0
     for path, named in _files(paths, problems).items():
         source = str(path)
@@ -37,7 +38,7 @@ def validate(paths: Iterable[Path]) -> Outcome:
             problems.append(Problem(source, "", f"cannot be read: {reason}"))
             continue
         if not _is_configuration(source, text):
-            contents[source] = content = manifests.parse_file(source, text)
+            contents[source] = content = parsing.parse_file(source, text)
             if not (content.objects or content.problems) and (named or not text.strip()):
                 what = "holds nothing that an agent reads" if text.strip() else "is empty"
                 problems.append(Problem(source, "", what, f"kinds: {', '.join(READ)}"))
@@ -47,7 +48,7 @@ def validate(paths: Iterable[Path]) -> Outcome:
             configurations += 1
         except config.ConfigError as error:
             problems += error.problems
-    inventory = manifests.assemble(contents)
+    inventory = parsing.assemble(contents)
     objects = sum(len(content.objects) for content in contents.values())
     problems += inventory.problems
     notes = _look_at_addresses(inventory, problems)
@@ -73,9 +74,9 @@ def _look_at_addresses(inventory: Inventory, problems: list[Problem]) -> list[st
 def _text(path: Path) -> str:
     """Return the text of a file. Raises OSError and UnicodeDecodeError."""
     with path.open("rb") as file:
-        raw = file.read(manifests.LARGEST + 1)
-    if len(raw) > manifests.LARGEST:
-        raise OSError(f"larger than {manifests.LARGEST} bytes")
+        raw = file.read(parsing.LARGEST + 1)
+    if len(raw) > parsing.LARGEST:
+        raise OSError(f"larger than {parsing.LARGEST} bytes")
     return raw.decode("utf-8")
 
 
@@ -87,12 +88,12 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
             found[path] = True
             continue
         try:
-            names = sorted(p for p in path.iterdir() if p.name.endswith(manifests.ENDINGS) and p.name[0] != ".")
+            names = sorted(p for p in path.iterdir() if p.name.endswith(parsing.ENDINGS) and p.name[0] != ".")
         except OSError as error:
             problems.append(Problem(str(path), "", f"cannot be read: {error.strerror}"))
             continue
         if not names:
-            hint = f"files *{', *'.join(manifests.ENDINGS)}"
+            hint = f"files *{', *'.join(parsing.ENDINGS)}"
             problems.append(Problem(str(path), "", "holds no manifests", hint))
         for name in names:
             found.setdefault(name, False)
@@ -101,7 +102,7 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
 
 def _is_configuration(source: str, text: str) -> bool:
     """Whether it is an ``agent.yaml``: it has no kind, but keys of the agent's configuration."""
-    found, _ = documents.load(source, text)
+    found, _ = yaml_documents.load(source, text)
     value = found[0][1] if found else None
     if not isinstance(value, dict) or value.keys() & {"kind", "apiVersion"}:
         return False

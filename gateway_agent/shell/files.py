@@ -24,8 +24,8 @@ import watchfiles
 
 from cni.files import named
 
-from ..core import manifests
-from ..core.model import Inventory, Problem
+from ..manifests import parsing
+from ..manifests.model import Inventory, Problem
 
 log = logging.getLogger(__name__)
 QUIET = 0.1
@@ -44,7 +44,7 @@ class FilesStore:
         self.directory = directory
         self.last_good = last_good
         self._stamps: dict[str, Stamp] = {}
-        self._contents: dict[str, manifests.FileContent] = {}
+        self._contents: dict[str, parsing.FileContent] = {}
         self._troubles: dict[str, Problem] = {}
         self._unkept: dict[str, Problem] = {}
         self._seen: dict[str, Stamp | None] = {}
@@ -157,7 +157,7 @@ class FilesStore:
         """The manifests by path; None where a path leads nowhere. Raises OSError where there is no directory."""
         found: dict[str, Stamp | None] = {}
         for path in sorted(self.directory.iterdir()):
-            if path.name.endswith(manifests.ENDINGS) and not path.name.startswith("."):
+            if path.name.endswith(parsing.ENDINGS) and not path.name.startswith("."):
                 found[str(path)] = None
                 with contextlib.suppress(OSError):
                     found[str(path)] = _stamp(path.stat())
@@ -169,10 +169,10 @@ class FilesStore:
                 if copy.name not in still_there:
                     copy.unlink()
 
-    def _copy(self, name: str) -> manifests.FileContent | None:
+    def _copy(self, name: str) -> parsing.FileContent | None:
         """The last good state that an earlier process has left; it is reported under the name of the file."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return manifests.parse_file(name, self._copied(name))
+            return parsing.parse_file(name, self._copied(name))
         return None
 
     def _copied(self, name: str) -> str:
@@ -205,30 +205,30 @@ class FilesStore:
                 return
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("is no regular file")
-            if status.st_size > manifests.LARGEST:
-                raise OSError(f"larger than {manifests.LARGEST} bytes")
+            if status.st_size > parsing.LARGEST:
+                raise OSError(f"larger than {parsing.LARGEST} bytes")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             self._troubles[name] = Problem(name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
             return
         self._stamps[name] = stamp
-        content = manifests.parse_file(name, text)
+        content = parsing.parse_file(name, text)
         if content.broken:
             good = self._contents.get(name) or self._copy(name)
             if good is not None:
-                content = manifests.repaired(content, good)
+                content = parsing.repaired(content, good)
             before = ""
             with contextlib.suppress(OSError, UnicodeDecodeError):
                 before = self._copied(name)
-            self._keep_copy(name, manifests.readable(name, text, before))
+            self._keep_copy(name, parsing.readable(name, text, before))
         else:
             self._keep_copy(name, text)
         self._contents[name] = content
 
     def _assembled(self) -> Inventory:
-        inventory = manifests.assemble(self._contents)
+        inventory = parsing.assemble(self._contents)
         troubles = tuple(found[name] for found in (self._troubles, self._unkept) for name in sorted(found))
-        return manifests.with_problems(inventory, troubles) if troubles else inventory
+        return parsing.with_problems(inventory, troubles) if troubles else inventory
 
     def _is_restless(self, name: str, status: os.stat_result) -> bool:
         """Whether a file with an earlier state was written a moment ago: then that state goes on to count."""

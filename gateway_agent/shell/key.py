@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cni.files import named
 
-from ..core.model import Problem
+from ..manifests.model import Problem
 from .keyfiles import read
 
 LENGTH = 32

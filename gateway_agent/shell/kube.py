@@ -1,7 +1,7 @@
 """The Kubernetes API by HTTP: pages of lists, watches, single objects. What is made of them is none of its business.
 
 ``lightkube`` reads kubeconfig and service account and reads a token anew when the server refuses it. Its typed models
-are not used: an object is read by :mod:`gateway_agent.core.manifests`, as one in a file is.
+are not used: an object is read by :mod:`gateway_agent.manifests.parsing`, as one in a file is.
 """
 
 from __future__ import annotations

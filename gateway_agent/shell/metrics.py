@@ -25,9 +25,9 @@ from prometheus_client.registry import Collector
 
 from ..core import hosts, shown
 from ..core.metrics import Family, Observation, families
-from ..core.model import Problem
 from ..core.page import page
 from ..core.status import status
+from ..manifests.model import Problem
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 
-from ..core.model import Problem
+from ..manifests.model import Problem
 
 NAME = b"\0egress-gateway-agent"
 VARIABLE = "EGRESS_GATEWAY_LOCK"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..core import chaining
-from ..core.model import Problem
+from ..manifests.model import Problem
 
 NAME = Path("cni") / "report.json"
 """In the run directory. The directory is the installer's own, so that a container of it needs to see no more."""

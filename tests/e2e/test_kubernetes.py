@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cni import contract
-from gateway_agent.core.model import DRAIN
+from gateway_agent.manifests.model import DRAIN
 
 from ..lab import documents, topology
 from ..lab.apiserver.client import Cluster

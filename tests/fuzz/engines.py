@@ -13,7 +13,7 @@ from typing import Any
 from gateway_agent.core import containers
 from gateway_agent.core.bolt import LEAF, MAGIC, SUBBUCKET, VERSION, Bolt, _fnv
 from gateway_agent.core.containers import Container, Listing
-from gateway_agent.core.model import Inventory
+from gateway_agent.manifests.model import Inventory
 from gateway_agent.shell.engines import EngineError, Podman
 
 from .calls import text

@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 
 from gateway_agent import config
-from gateway_agent.core import cluster, manifests, planning, quarantine
-from gateway_agent.core.model import Inventory
+from gateway_agent.core import cluster, planning, quarantine
 from gateway_agent.core.planning import Planned, Settings
 from gateway_agent.core.readiness import InterfaceFacts
+from gateway_agent.manifests import parsing
+from gateway_agent.manifests.model import Inventory
 
 from .frames import some
 from .values import mutated
@@ -102,12 +103,12 @@ TEXTS = tuple(yaml.safe_dump_all(documents).encode() for documents in ((CASES[0]
 
 def check(case: Any) -> None:
     """Read and plan one object beside good ones, as both stores do. Raises AssertionError."""
-    good = {str(i): manifests.parse_object(f"good {i}", document) for i, document in enumerate(GOOD)}
+    good = {str(i): parsing.parse_object(f"good {i}", document) for i, document in enumerate(GOOD)}
     assert not any(content.problems for content in good.values())
-    content = manifests.parse_object("the case", case)
+    content = parsing.parse_object("the case", case)
     assert content.objects or content.problems or _is_foreign(case)
     assert all(problem.source == "the case" for problem in content.problems)
-    _check_plan(manifests.assemble({**good, "case": content}))
+    _check_plan(parsing.assemble({**good, "case": content}))
     _check_cluster(case)
 
 
@@ -127,8 +128,8 @@ def _check_plan(inventory: Inventory) -> Planned:
 
 def check_quarantine(rng: random.Random) -> None:
     """Let planning fail on some objects of any kind: each of them is named, and no other one is left out."""
-    contents = {str(i): manifests.parse_object(f"{i}", document) for i, document in enumerate((*GOOD, *CASES))}
-    inventory = manifests.assemble(contents)
+    contents = {str(i): parsing.parse_object(f"{i}", document) for i, document in enumerate((*GOOD, *CASES))}
+    inventory = parsing.assemble(contents)
     every = [(kind, each) for kind in quarantine.KINDS for each in quarantine._objects(inventory, kind)]
     bad = rng.sample(every, rng.randint(1, 3))
 
@@ -164,13 +165,13 @@ def check_configuration(value: Any) -> None:
 
 def check_text(text: str) -> None:
     """Read a damaged file: objects and problems, and what can be read is the same when it is read again."""
-    content = manifests.parse_file("a.yaml", text)
-    again = manifests.parse_file("a.yaml", manifests.readable("a.yaml", text))
+    content = parsing.parse_file("a.yaml", text)
+    again = parsing.parse_file("a.yaml", parsing.readable("a.yaml", text))
     assert not again.problems
     assert _without_sources(again) == _without_sources(content)
 
 
-def _without_sources(content: manifests.FileContent) -> dict[tuple[str, str], Any]:
+def _without_sources(content: parsing.FileContent) -> dict[tuple[str, str], Any]:
     """Return the objects that count, whichever document they stand in."""
     first: dict[tuple[str, str], Any] = {}
     for item in content.objects:

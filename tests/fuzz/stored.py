@@ -15,11 +15,12 @@ from cni import attachments, plan
 from cni.attachments import Attachment
 from cni.plan import PodIdentity
 from gateway_agent import cluster as clusters
-from gateway_agent.core import cluster, manifests, planning
+from gateway_agent.core import cluster, planning
 from gateway_agent.core.quarantine import Quarantine
 from gateway_agent.core.reflector import Reflector
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.lease_daemon.voter_state_file import MemoryFile, Stored, boot_id
+from gateway_agent.manifests import parsing
 from gateway_agent.shell import kube
 
 from .calls import text
@@ -27,7 +28,7 @@ from .frames import some
 from .manifests import CASES, FACTS, GOOD, SETTINGS
 from .values import mutated
 
-INVENTORY = manifests.assemble({str(i): manifests.parse_object("good", document) for i, document in enumerate(GOOD)})
+INVENTORY = parsing.assemble({str(i): parsing.parse_object("good", document) for i, document in enumerate(GOOD)})
 PLAN: Any = json.loads(plan.dumps(planning.build(INVENTORY, SETTINGS, FACTS, {}).plan))
 for _policy_set in PLAN["policy_sets"]:
     # Dozens of them: two say as much.

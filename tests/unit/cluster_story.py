@@ -13,7 +13,7 @@ from gateway_agent import cluster, reporting
 from gateway_agent.cluster import ClusterStore
 from gateway_agent.core import reflector
 from gateway_agent.core.cluster import resources
-from gateway_agent.core.model import Inventory
+from gateway_agent.manifests.model import Inventory
 from gateway_agent.shell.kube import Api
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving

@@ -13,8 +13,8 @@ from typing import Any
 
 from cni.kernel.interfaces import HostVeths
 from cni.plan import Plan
-from gateway_agent.core.model import Inventory
 from gateway_agent.lease.ipc import KeeperConfig, KeeperState
+from gateway_agent.manifests.model import Inventory
 
 SPINS = 50
 """Turns of the event loop after which everything that can go on has done so: no chain of tasks here is as long."""

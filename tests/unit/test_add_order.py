@@ -17,7 +17,7 @@ from cni.kernel.monitor import Event
 from gateway_agent import config
 from gateway_agent.agent import Agent
 from gateway_agent.calls import Calls
-from gateway_agent.core.model import Inventory, Policy
+from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.pods import selecting
 from gateway_agent.shell.files import FilesStore
 from gateway_agent.shell.kernel import Kernel

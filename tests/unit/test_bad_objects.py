@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core.model import Inventory, Node, Policy
+from gateway_agent.manifests.model import Inventory, Node, Policy
 
 from .core.test_planning import NODES, PARTNER, policy
 from .test_add_order import VETH, World, request, story

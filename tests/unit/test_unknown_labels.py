@@ -14,8 +14,9 @@ import pytest
 from cni import attachments, contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core import manifests, unlabelled
-from gateway_agent.core.model import Inventory, Policy
+from gateway_agent.core import unlabelled
+from gateway_agent.manifests import parsing
+from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.pods import kept_group
 
 from .core.test_adoption import TOLD
@@ -141,7 +142,7 @@ def test_without_a_namespace_call_and_document_mean_the_same_pod(tmp_path: Path,
     document = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "labels": {"a": "yes"}, **metadata},
     }  # fmt: skip
-    read = manifests.assemble({"pods.yaml": manifests.parse_file("pods.yaml", json.dumps(document))})
+    read = parsing.assemble({"pods.yaml": parsing.parse_file("pods.yaml", json.dumps(document))})
     assert read.problems == ()
     of = replace(selecting(Selector(BY_LABEL)), pods=read.pods)
     answer, group = asked(tmp_path, of, request(labels=None, namespace=""))

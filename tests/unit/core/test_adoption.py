@@ -9,7 +9,7 @@ import pytest
 
 from gateway_agent.core.adoption import adopted, current, outlived, problem, unknown
 from gateway_agent.core.cluster import Picture
-from gateway_agent.core.model import Inventory, RunningPod
+from gateway_agent.manifests.model import Inventory, RunningPod
 
 from .test_cluster import of_api
 

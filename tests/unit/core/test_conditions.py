@@ -18,10 +18,10 @@ from gateway_agent.core.happenings import (
     of_report,
     repeated,
 )
-from gateway_agent.core.model import Problem
 from gateway_agent.core.view import View
 from gateway_agent.lease.ipc import Change, Conflict, KeeperState, MemberState
 from gateway_agent.lease.mastership.masters import NO_MAJORITY
+from gateway_agent.manifests.model import Problem
 
 from . import test_status as basic
 from . import test_status_virtual as virtual

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.core import documents, manifests
+from gateway_agent.manifests import parsing, yaml_documents
 
 LAUGHTER = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij", strict=True)
@@ -20,7 +20,7 @@ LAUGHTER = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     ],
 )  # fmt: skip
 def test_what_is_no_manifest_is_a_problem(text: str) -> None:
-    found, problems = documents.load("file.yaml", text)
+    found, problems = yaml_documents.load("file.yaml", text)
     assert not found
     [problem] = problems
     assert problem.source == "file.yaml"
@@ -29,34 +29,34 @@ def test_what_is_no_manifest_is_a_problem(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["9" * 5000, "0x" + "f" * 9000, ":".join(["59"] * 5000), '!!int ""'])
 def test_a_number_that_cannot_be_shown_stays_a_text(text: str) -> None:
-    [(_, value)], problems = documents.load("file.yaml", f"a: {text}")
+    [(_, value)], problems = yaml_documents.load("file.yaml", f"a: {text}")
     assert not problems
     assert isinstance(value["a"], str)
 
 
 def test_what_was_read_is_read_again_from_its_copy() -> None:
     text = 'a: "2026-01-01"\nb: [1, "1", "yes", ~, 1.5, "\\x1b\\u2028é😀"]\n"9": {c: "0x10", d: &x [e], f: *x}\n'
-    [(_, value)], _ = documents.load("file.yaml", text)
-    copy = documents.dump([value] * 2_000)
+    [(_, value)], _ = yaml_documents.load("file.yaml", text)
+    copy = yaml_documents.dump([value] * 2_000)
     assert "*" not in copy
-    assert documents.load("file.yaml", copy) == ([("file.yaml", [value] * 2_000)], [])
+    assert yaml_documents.load("file.yaml", copy) == ([("file.yaml", [value] * 2_000)], [])
 
 
 def test_too_many_documents_are_a_problem() -> None:
-    found, problems = documents.load("file.yaml", "--- x\n" * (documents.MOST_DOCUMENTS + 1))
-    assert len(found) == documents.MOST_DOCUMENTS
+    found, problems = yaml_documents.load("file.yaml", "--- x\n" * (yaml_documents.MOST_DOCUMENTS + 1))
+    assert len(found) == yaml_documents.MOST_DOCUMENTS
     assert "more than 50000 documents" in problems[0].message
 
 
 def test_a_few_aliases_and_many_stars_are_fine() -> None:
     text = "a: &a {b: c}\nb: [*a, *a]\nc: '" + " *x" * 5000 + "'\n"
-    [(_, value)], problems = documents.load("file.yaml", text)
+    [(_, value)], problems = yaml_documents.load("file.yaml", text)
     assert not problems
     assert value["b"] == [{"b": "c"}, {"b": "c"}]
 
 
 def test_a_file_name_with_control_characters_is_shown_escaped() -> None:
-    [problem] = manifests.parse_file("evil\x1b[2J\n.yaml", "[").problems
+    [problem] = parsing.parse_file("evil\x1b[2J\n.yaml", "[").problems
     assert str(problem).isprintable()
     assert "evil\\x1b[2J\\n.yaml" in str(problem)
 
@@ -71,7 +71,7 @@ spec:
   selectors: [{{podSelector: {{}}}}]
   destinationCIDRs: [10.0.0.0/{'9' * 5000}]
 """
-    [problem] = manifests.parse_file("policy.yaml", text).problems
+    [problem] = parsing.parse_file("policy.yaml", text).problems
     assert problem.path == "spec.destinationCIDRs[0]"
     assert "0 to 32" in problem.hint
     assert len(problem.message) < 1000

@@ -11,8 +11,8 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, Requirement
 from gateway_agent.core import egress_ips
 from gateway_agent.core.egress_ips import interface_for
-from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.core.readiness import InterfaceFacts
+from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (

@@ -8,8 +8,8 @@ import textwrap
 import pytest
 
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core import manifests
-from gateway_agent.core.model import BASIC, DRAIN, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.manifests import parsing
+from gateway_agent.manifests.model import BASIC, DRAIN, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 
 GATEWAY = """
 apiVersion: egress-gateway.io/v1alpha1
@@ -87,11 +87,11 @@ def test_a_list_or_a_file_without_end_is_one_problem() -> None:
     prefixes = ", ".join(["x"] * 70_000)
     [problem] = parse(POLICY.replace("[203.0.113.0/24]", f"[{prefixes}]"), GATEWAY).problems
     assert (problem.path, problem.message) == ("spec.destinationCIDRs", "has 70000 items; 65536 are allowed")
-    assert len(parse("--- 1\n" * 5000).problems) == manifests.MOST_LISTED + 1
+    assert len(parse("--- 1\n" * 5000).problems) == parsing.MOST_LISTED + 1
 
 
 def parse(*texts: str) -> Inventory:
-    return manifests.parse((f"{index}.yaml", textwrap.dedent(text)) for index, text in enumerate(texts))
+    return parsing.parse((f"{index}.yaml", textwrap.dedent(text)) for index, text in enumerate(texts))
 
 
 def only_problem(text: str) -> Problem:
@@ -278,7 +278,7 @@ def test_every_problem_of_a_document_is_reported() -> None:
 
 def test_one_bad_object_leaves_the_others_alone() -> None:
     text = GATEWAY + "---" + POLICY.replace("203.0.113.0/24", "nonsense") + "---" + VIRTUAL
-    content = manifests.parse_file("all.yaml", text)
+    content = parsing.parse_file("all.yaml", text)
     assert [(o.kind, o.name) for o in content.objects] == [("EgressGateway", "partner"), ("EgressGateway", "bank")]
     assert content.broken
     assert content.problems[0].source == "all.yaml (document 2)"
@@ -301,26 +301,26 @@ def test_one_bad_object_leaves_the_others_alone() -> None:
     ],
 )  # fmt: skip
 def test_what_is_no_manifest(text: str, message: str) -> None:
-    content = manifests.parse_file("f.yaml", text)
+    content = parsing.parse_file("f.yaml", text)
     assert content.broken
     assert content.problems[0].message.startswith(message)
 
 
 def test_a_list_that_holds_itself_ends() -> None:
-    content = manifests.parse_file("f.yaml", "apiVersion: v1\nkind: List\nitems: &i [{kind: List, items: *i}]\n")
+    content = parsing.parse_file("f.yaml", "apiVersion: v1\nkind: List\nitems: &i [{kind: List, items: *i}]\n")
     assert content.objects == ()
 
 
 def test_documents_before_a_syntax_error_are_kept_but_the_file_is_broken() -> None:
-    content = manifests.parse_file("f.yaml", GATEWAY + "---\na: [\n")
+    content = parsing.parse_file("f.yaml", GATEWAY + "---\na: [\n")
     assert [o.name for o in content.objects] == ["partner"]
     assert content.broken
 
 
 def test_second_object_of_one_name_is_reported_and_the_first_by_file_name_counts() -> None:
     second = GATEWAY.replace("eth1", "eth2").replace("egress-gateway.io", "network.deckhouse.io")
-    contents = {"b.yaml": manifests.parse_file("b.yaml", second), "a.yaml": manifests.parse_file("a.yaml", GATEWAY)}
-    inventory = manifests.assemble(contents)
+    contents = {"b.yaml": parsing.parse_file("b.yaml", second), "a.yaml": parsing.parse_file("a.yaml", GATEWAY)}
+    inventory = parsing.assemble(contents)
     assert [g.interface for g in inventory.gateways] == ["eth1"]
     message = "EgressGateway 'partner' stands in a.yaml too"
     assert inventory.problems == (Problem("b.yaml", "metadata.name", message, "the first one counts"),)

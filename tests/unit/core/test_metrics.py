@@ -15,10 +15,10 @@ from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.core import planning
 from gateway_agent.core.metrics import PREFIX, ChangeCount, Observation, families
-from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.core.view import View
 from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, MemberState
+from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 
 AT = 1795294800.0
 ADDRESSES = ("172.16.0.50", "172.16.0.78")

@@ -11,9 +11,9 @@ import pytest
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, PodIdentity, Requirement, Selector, Way, dumps, loads
 from gateway_agent.core import planning
-from gateway_agent.core.model import BASIC, Gateway, Inventory, Node, Policy
 from gateway_agent.core.planning import Planned, Settings
 from gateway_agent.core.readiness import InterfaceFacts
+from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (

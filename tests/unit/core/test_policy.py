@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.plan import Way
-from gateway_agent.core import policy, prefixes
+from gateway_agent.core import policy
 from gateway_agent.core.policy import Entry, disjoint, lookup
+from gateway_agent.manifests import prefixes
 
 WIDTHS = {4: 32, 6: 128}
 # Few leading bits, so that prefixes meet, nest and touch; both ends of the address space are among them.

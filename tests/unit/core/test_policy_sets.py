@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cni.plan import Plan, PodIdentity, PolicySet, Requirement, Selector, Way, choose
 from gateway_agent.core import planning
-from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
+from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
 
 NODES = (Node("g1", {"role": "egress"}, ("10.0.0.7",)), Node("w1", {}, ("10.0.0.21",)))
 EGRESS = (Requirement("role", "In", ("egress",)),)

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
-from gateway_agent.core.model import Policy
 from gateway_agent.core.reach import MANY, SETTLED, Inquiry, Question, questions
+from gateway_agent.manifests.model import Policy
 from tests.lab.apiserver.objects import selected
 
 NAMESPACES = {"prod": {"team": "pay"}, "test": {"team": "pay"}, "other": {}}

@@ -11,10 +11,10 @@ from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector, choose
 from gateway_agent.core import planning, status
-from gateway_agent.core.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
 from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.core.status import View
 from gateway_agent.lease.ipc import EgressState, KeeperState
+from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
 
 FOURS, SIX = ("172.16.0.50", "172.16.0.78"), "2001:db8::50"
 EGRESS = (Requirement("role", "In", ("egress",)),)

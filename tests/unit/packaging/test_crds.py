@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.manifests import parse_object
+from gateway_agent.manifests.parsing import parse_object
 from tests.lab import documents
 from tests.lab.apiserver.judge import Judge, judging
 from tests.lab.apiserver.schema import Schema, schemas

@@ -19,8 +19,8 @@ import yaml
 from gateway_agent import config
 from gateway_agent.config import KubernetesStoreConfig
 from gateway_agent.core import roll
-from gateway_agent.core.manifests import parse
 from gateway_agent.lease.voting.voter_set import VoterSet
+from gateway_agent.manifests.parsing import parse
 from tests.lab.apiserver.client import Cluster, path_of
 from tests.lab.apiserver.upstream import VARIABLE, reached
 from tests.lab.namespace import REPOSITORY

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core.model import Inventory
+from gateway_agent.manifests.model import Inventory
 from gateway_agent.shell.files import FilesStore
 
 NODE = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.core import chaining
-from gateway_agent.core.model import Problem
+from gateway_agent.manifests.model import Problem
 from gateway_agent.shell import plugin_report
 from gateway_agent.shell.plugin_probe import PluginProbe
 

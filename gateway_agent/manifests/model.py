@@ -9,8 +9,8 @@ from typing import Literal
 
 from cni.plan import PodIdentity, Requirement, Selector
 
+from ..core import shown
 from ..lease.voting.voter_set import VoterSet
-from . import shown
 
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
 VIRTUAL_IP = "VirtualIPAddress"

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from cni.plan import PodIdentity
 
-from . import documents, selectors, specs
+from . import selectors, typed_objects, yaml_documents
 from .fields import Fields, Report, kind_of, resembling
 from .model import Gateway, Inventory, Node, Policy, Problem
 
@@ -64,7 +64,7 @@ def parse(files: Iterable[tuple[str, str]]) -> Inventory:
 
 def parse_file(source: str, text: str) -> FileContent:
     """The objects of one file. Never raises for what stands in it."""
-    found, problems = documents.load(source, text)
+    found, problems = yaml_documents.load(source, text)
     objects: list[Object] = []
     for name, document in found:
         for path, item in _items(document):
@@ -101,13 +101,13 @@ def readable(source: str, *texts: str) -> str:
     """Return the text of a file with all objects that can be read: of two with one name that of the earlier text."""
     kept: dict[tuple[str, str], Any] = {}
     for text in texts:
-        for name, document in documents.load(source, text)[0]:
+        for name, document in yaml_documents.load(source, text)[0]:
             for path, item in _items(document):
                 report = Report(name)
                 parsed = _read(item, path, report)
                 if parsed is not None and not report.problems:
                     kept.setdefault((parsed.kind, parsed.name), item)
-    return documents.dump({"kind": "List", "items": list(kept.values())})
+    return yaml_documents.dump({"kind": "List", "items": list(kept.values())})
 
 
 def assemble(contents: Mapping[str, FileContent]) -> Inventory:
@@ -191,11 +191,11 @@ def _object(value: Any, path: str, report: Report) -> Object | None:
         if spec is None:
             return None
         gateway = kind == "EgressGateway"
-        parsed = specs.gateway(name, spec) if gateway else specs.policy(name, metadata, spec)
+        parsed = typed_objects.gateway(name, spec) if gateway else typed_objects.policy(name, metadata, spec)
         return Object(kind, name, report.source, parsed)
     if kind == SERVICE_CIDR:
         spec = fields.fields("spec")
-        return Object(kind, name, report.source, specs.prefix_list(spec, "cidrs") if spec else ())
+        return Object(kind, name, report.source, typed_objects.prefix_list(spec, "cidrs") if spec else ())
     return _core_object(kind, name, fields, metadata)
 
 
@@ -245,4 +245,4 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
         spec = fields.fields("spec")
         on_host = spec.text("nodeName") if spec and spec.flag("hostNetwork") else None
         return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels), on_host)
-    return Object(kind, name, source, specs.node(name, labels, metadata.fields("annotations"), fields))
+    return Object(kind, name, source, typed_objects.node(name, labels, metadata.fields("annotations"), fields))
