@@ -7,9 +7,9 @@ import logging
 
 from cni.kernel.errors import KernelError
 
-from .core import adoption
 from .manifests.model import Inventory, Problem, RunningPod
 from .pods import Pods
+from .policy import unattached_pods
 from .shell.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -33,11 +33,11 @@ class Adoption:
 
         Raises OSError where the disk does not take a record.
         """
-        for record in adoption.outlived(inventory, self._pods.records.values()):
+        for record in unattached_pods.outlived(inventory, self._pods.records.values()):
             self._pods.remove(record.key)
-        for record in adoption.current(inventory, self._pods.records.values()):
+        for record in unattached_pods.current(inventory, self._pods.records.values()):
             self._pods.displace(record)
-        wanted = adoption.unknown(inventory, self._pods.records.values())
+        wanted = unattached_pods.unknown(inventory, self._pods.records.values())
         found: dict[str, str] = {}
         try:
             found = await self._kernel.leading([pod.addresses[0] for pod in wanted]) if wanted else {}
@@ -45,10 +45,10 @@ class Adoption:
             log.error("%s", error)
         for pod in wanted:
             if host_interface := found.get(pod.addresses[0]):
-                self._pods.put(adoption.adopted(pod, host_interface))
+                self._pods.put(unattached_pods.adopted(pod, host_interface))
                 log.info("%s/%s ran before the plugin: found behind %s", pod.namespace, pod.name, host_interface)
         now = asyncio.get_running_loop().time()
         left = [pod for pod in wanted if pod.addresses[0] not in found]
         self._since = {pod: self._since.get(pod, now) for pod in left}
-        self.problems = tuple(adoption.problem(pod) for pod, since in self._since.items() if now - since >= PATIENCE)
+        self.problems = tuple(unattached_pods.problem(pod) for pod, since in self._since.items() if now - since >= PATIENCE)
         return AGAIN if len(self.problems) < len(left) else None

@@ -21,15 +21,16 @@ from cni.plan import Plan, PlanEgressIP, PodIdentity
 from .adoption import Adoption
 from .config import AgentConfig
 from .containers import Containers
-from .core import desired, node_addresses, planning, readiness, sources, status, underlay
-from .core.quarantine import Quarantine
-from .core.selection import Selection
+from .core import desired, status
 from .flows import Flows
 from .lease.ipc import LOG, KeeperState
 from .leases import Leases
 from .manifests.model import Inventory, Node, Problem
 from .plan_file import PlanFile
 from .pods import Pods, same_for
+from .policy import node_addresses, planner, pod_sources, readiness, underlay
+from .policy.quarantine import Quarantine
+from .policy.selection import Selection
 from .shell import interfaces, key
 from .shell.engines import Engines
 from .shell.health import UpstreamProbe
@@ -254,7 +255,7 @@ class Agent:
         if known.knows_pods and (again := await self.adoption.follow(known)):
             asyncio.get_running_loop().call_later(again, self._work.set)
 
-    async def _follow(self, inventory: Inventory, planned: planning.Planned) -> None:
+    async def _follow(self, inventory: Inventory, planned: planner.Planned) -> None:
         self.problems = planned.problems
         previous = self.plan
         if previous is not None and self.applied is None:
@@ -292,14 +293,14 @@ class Agent:
         if alone and key.make(self.config.key_file):
             log.warning("%s was missing and has been made: copy it to every node", self.config.key_file)
 
-    def _attempt(self) -> Callable[[Inventory], planning.Planned]:
+    def _attempt(self) -> Callable[[Inventory], planner.Planned]:
         """Return what makes a plan of an inventory, with all else as it is now: it may run in another thread."""
         masters, plan, facts, pods = self.leases.masters(self.plan), self.plan, self._facts, self.pods.of_all()
         isolated, shown, pod_interfaces = self.leases.isolated(plan), self.leases.shown(), self.pods.interfaces()
 
-        def attempt(inventory: Inventory) -> planning.Planned:
+        def attempt(inventory: Inventory) -> planner.Planned:
             known = node_addresses.own_only(inventory, masters, plan)
-            return planning.build(
+            return planner.build(
                 known, self._settings(known), facts, masters, plan, pods(known),
                 isolated=isolated, pod_interfaces=pod_interfaces, shown=shown,
             )  # fmt: skip
@@ -312,7 +313,7 @@ class Agent:
         if plan != self.applied or self._kernel_in_doubt or devices != self._fenced:
             self._fenced = devices
             tags = await self.kernel.tagged()
-            between = planning.with_sets_in_use(plan, previous, frozenset(tags.values()))
+            between = planner.with_sets_in_use(plan, previous, frozenset(tags.values()))
             await self._stand(between)
             before, self.applied = self.applied or previous, plan
             self.flows.follow(before, plan)
@@ -335,8 +336,8 @@ class Agent:
     def _fence_devices(self, plan: Plan) -> tuple[str, ...]:
         return desired.fence_devices(plan, self._facts, self.pods.interfaces())
 
-    def _settings(self, inventory: Inventory) -> planning.Settings:
-        return planning.Settings(
+    def _settings(self, inventory: Inventory) -> planner.Settings:
+        return planner.Settings(
             node=self.config.node_name,
             mask=self.config.mark_mask,
             port=self.config.tunnel_port,
@@ -454,7 +455,7 @@ class Agent:
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]
         found += [Problem("connectionSync", "", text) for text in self.tables.troubles()]
-        found += sources.bridged_only(self.pods.selected(), self._facts)
+        found += pod_sources.bridged_only(self.pods.selected(), self._facts)
         found += (*self.pods.problems, *self.adoption.problems, *self.containers.problems)
         return tuple(found)
 
@@ -472,11 +473,11 @@ class Agent:
 
 def _in_full(
     look: Callable[[Inventory], object],
-    attempt: Callable[[Inventory], planning.Planned],
+    attempt: Callable[[Inventory], planner.Planned],
     pods: Callable[[Inventory], Iterable[PodIdentity]],
     devices: Callable[[Plan], Sequence[str]],
     inventory: Inventory,
-) -> planning.Planned:
+) -> planner.Planned:
     """Look at interfaces, plan, and do all with the plan that changes nothing: an object may be at fault only there."""
     look(inventory)
     planned = attempt(inventory)

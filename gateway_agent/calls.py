@@ -18,12 +18,13 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
 from .agent import Agent
-from .core import planning, status, unlabelled
+from .core import status, unlabelled
 from .core.view import View
 from .leases import NotHandedOver
 from .observed import view
 from .operations import Operations
 from .pods import group_for, identity, selecting, uncertain
+from .policy import planner
 from .store import NotKnown
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class Calls:
         if inventory.knows_pods:
             raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
                             "the Kubernetes API does not answer, or has no such pod: see the agent's log")
-        if policies := uncertain(planning.policies(inventory), inventory, pod):
+        if policies := uncertain(planner.policies(inventory), inventory, pod):
             refusal = unlabelled.refused(record, policies, self.agent.pods.unknown.get(record.key, ""))
             if call.failure_policy != "Ignore":
                 self.agent.pods.refusals.note(refusal, time.monotonic())
@@ -220,7 +221,7 @@ class Calls:
         if agent.applied is not None and not agent.trouble:
             return agent.applied
         inventory = agent.inventory
-        if inventory is not None and not selecting(planning.policies(inventory), inventory, pod):
+        if inventory is not None and not selecting(planner.policies(inventory), inventory, pod):
             return None
         wrong = f"the way of pod {pod.namespace}/{pod.name} to its gateway does not stand"
         raise CallError(contract.TRY_AGAIN_LATER, wrong, agent.trouble or "the agent is starting")

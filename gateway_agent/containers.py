@@ -9,10 +9,11 @@ from dataclasses import replace
 
 from cni.attachments import Attachment
 
-from .core import containers, planning
+from .core import containers
 from .core.containers import Beside, Listing
 from .manifests.model import Inventory, Problem
 from .pods import Pods, identity, uncertain
+from .policy import planner
 from .shell.engines import EngineError, Engines
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Containers:
 
     async def _learn(self, inventory: Inventory) -> bool:
         """Ask for the labels of a few pods that a policy may select. Return True if some are known now."""
-        policies = planning.policies(inventory)
+        policies = planner.policies(inventory)
         pods = ((record, identity(record, inventory)) for record in self._pods.records.values())
         # Labels first: all policies are looked at for each of the others.
         wanted = [record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)]

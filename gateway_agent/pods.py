@@ -14,11 +14,12 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanPolicy, PodIdentity
 
-from .core import planning, unlabelled
-from .core.selection import Selection
+from .core import unlabelled
 from .core.unlabelled import Refusals
 from .core.ways import NOWHERE, Leading, Ways, differs
 from .manifests.model import Inventory, Problem
+from .policy import planner
+from .policy.selection import Selection
 from .shell.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -265,7 +266,7 @@ def same_for(pod: PodIdentity, one: Inventory, other: Inventory) -> bool:
     if (one.gateways, one.nodes, one.service_cidrs) != (other.gateways, other.nodes, other.service_cidrs):
         return False
     mine, theirs = (
-        [inventory.policies_by_name[name] for name in selecting(planning.policies(inventory), inventory, pod)]
+        [inventory.policies_by_name[name] for name in selecting(planner.policies(inventory), inventory, pod)]
         for inventory in (one, other)
     )
     return mine == theirs
@@ -273,11 +274,11 @@ def same_for(pod: PodIdentity, one: Inventory, other: Inventory) -> bool:
 
 def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
     """The pod as the store knows it, else as its CNI call did."""
-    return planning.identify(inventory, record.namespace, record.name, record.labels, record.uid)
+    return planner.identify(inventory, record.namespace, record.name, record.labels, record.uid)
 
 
 def group_for(plan: Plan, pod: PodIdentity) -> int:
-    """See :meth:`gateway_agent.core.selection.Selection.group_for`: for one pod."""
+    """See :meth:`gateway_agent.policy.selection.Selection.group_for`: for one pod."""
     return Selection(plan).group_for(pod)
 
 

@@ -11,7 +11,7 @@ from cni.call import DEFAULT_NAMESPACE
 from cni.plan import PlanPolicy, PodIdentity
 
 from ..manifests.model import Inventory, Problem
-from . import planning
+from ..policy import planner
 
 RUNNING = (3, 5)
 """States of a podman container with processes: running and paused (``libpod/define/containerstate.go``)."""
@@ -122,7 +122,7 @@ def beside(listing: Listing, attached: Collection[str], inventory: Inventory) ->
     ``attached``: ids of the containers that CNI calls have told of.
     """
     by_id = {container.id: container for container in listing.containers}
-    policies = planning.policies(inventory)
+    policies = planner.policies(inventory)
     for container in listing.containers:
         if container.pid and container.id not in attached and container.network != NONE:
             selecting = _selecting(policies, inventory, container)
@@ -141,7 +141,7 @@ def _selecting(policies: Iterable[PlanPolicy], inventory: Inventory, container: 
 
 def identity(inventory: Inventory, container: Container) -> PodIdentity:
     """Return the pod that a container is: engines know no namespaces."""
-    return planning.identify(inventory, DEFAULT_NAMESPACE, container.name, container.labels)
+    return planner.identify(inventory, DEFAULT_NAMESPACE, container.name, container.labels)
 
 
 def _problem(listing: Listing, container: Container, owner: Container | None, policies: Iterable[str]) -> Problem:

@@ -12,8 +12,8 @@ from cni.port_guard import process_tunnels
 
 from ..lease.ipc import EgressWish, Facts, KeeperConfig, Move, Peer
 from ..lease.voting.voter_set import VoterSet
+from ..policy.readiness import InterfaceFacts
 from .fence import fence_nft
-from .readiness import InterfaceFacts
 from .roll import counting
 
 LONGEST = 200

@@ -12,7 +12,7 @@ from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, Pol
 
 from ..manifests import prefixes
 from ..manifests.prefixes import Family
-from . import planning, policy
+from ..policy import planner, precedence
 from .view import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
 
 Step = dict[str, str]
@@ -94,7 +94,7 @@ def _subject(view: View, namespace: str, name: str) -> _Subject:
     told, uid = (attachment.labels, attachment.uid) if attachment else (None, "")
     if attachment is None and (namespace, name) in view.beside:
         told = view.beside[namespace, name].container.labels
-    pod = planning.identify(view.inventory, namespace, name, told, uid)
+    pod = planner.identify(view.inventory, namespace, name, told, uid)
     if attachment is not None:
         policy_set = view.set_of(attachment) if attachment.group else None
         return _Subject(pod, attachment, policy_set, bool(attachment.group) and policy_set is None)
@@ -189,13 +189,13 @@ def _to(view: View, subject: _Subject, destination: str, steps: list[Step]) -> P
     if subject.policy_set is None:
         steps.append(_step("destination", "any", "no policy counts for the pod"))
         return None
-    never = planning.never_sent(view.inventory, view.cluster_cidrs)
-    entries = planning.entries(view.inventory, subject.policy_set)
-    match = policy.lookup(entries, never, address)
+    never = planner.never_sent(view.inventory, view.cluster_cidrs)
+    entries = planner.entries(view.inventory, subject.policy_set)
+    match = precedence.lookup(entries, never, address)
     if match is None:
         steps.append(_step("destination", "no policy", _why_none(entries, never, address)))
         return None
-    others = [e.name for e in entries if e is not match.entry and policy.lookup([e], never, address)]
+    others = [e.name for e in entries if e is not match.entry and precedence.lookup([e], never, address)]
     reason = f"before {', '.join(others)}: longest prefix, then age, then name" if others else ""
     steps.append(_step("destination", f"{match.prefix} of policy {match.entry.name}", reason))
     return view.egress(match.entry.leads_to(_family(address)))
@@ -206,13 +206,13 @@ def _family(text: str) -> Family:
     return 6 if ":" in text else 4
 
 
-def _why_none(entries: tuple[policy.Entry, ...], never: Mapping[str, str], address: str) -> str:
-    banned = policy.holding(never, address)
+def _why_none(entries: tuple[precedence.Entry, ...], never: Mapping[str, str], address: str) -> str:
+    banned = precedence.holding(never, address)
     if banned is not None:
         return f"{banned} goes to no gateway: {never[banned]}"
     reasons = []
     for entry in entries:
-        excluded = policy.holding(entry.excluded, address)
+        excluded = precedence.holding(entry.excluded, address)
         reason = f"excluded by {excluded}" if excluded else "not among its destinations"
         reasons.append(f"{entry.name}: {reason}")
     return "; ".join(reasons)

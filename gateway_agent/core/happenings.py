@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..lease.ipc import Change
+from ..policy.planner import selected_on_host
 from .conditions import Report, readiness
-from .planning import selected_on_host
 from .view import View, rfc3339
 
 MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"

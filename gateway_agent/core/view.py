@@ -11,8 +11,8 @@ from cni.plan import Plan, PlanEgressIP, PolicySet
 
 from ..lease.ipc import EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
+from ..policy.egress_ips import followed
 from .containers import Beside
-from .egress_ips import followed
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
 """What happens to a packet; ``unattached``: this node knows no interface of the pod, so it steers nothing of it."""

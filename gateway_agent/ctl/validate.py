@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import config
-from ..core import egress_ips, underlay
 from ..manifests import parsing, yaml_documents
 from ..manifests.model import Inventory, Problem
+from ..policy import egress_ips, underlay
 
 READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
 

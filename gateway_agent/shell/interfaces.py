@@ -14,7 +14,7 @@ import psutil
 
 from cni.kernel import addresses, ids, rtnetlink
 
-from ..core.readiness import InterfaceFacts
+from ..policy.readiness import InterfaceFacts
 
 # linux/rtnetlink.h
 RTM_GETROUTE = 26

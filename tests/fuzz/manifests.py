@@ -9,11 +9,12 @@ from typing import Any
 import yaml
 
 from gateway_agent import config
-from gateway_agent.core import cluster, planning, quarantine
-from gateway_agent.core.planning import Planned, Settings
-from gateway_agent.core.readiness import InterfaceFacts
+from gateway_agent.core import cluster
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory
+from gateway_agent.policy import planner, quarantine
+from gateway_agent.policy.planner import Planned, Settings
+from gateway_agent.policy.readiness import InterfaceFacts
 
 from .frames import some
 from .values import mutated
@@ -118,7 +119,7 @@ def _is_foreign(case: Any) -> bool:
 
 
 def _check_plan(inventory: Inventory) -> Planned:
-    planned = planning.build(inventory, SETTINGS, FACTS, {}, pods=inventory.pods)
+    planned = planner.build(inventory, SETTINGS, FACTS, {}, pods=inventory.pods)
     assert any(policy.name == "good" for policy in planned.plan.policies)
     assert any(egress.gateway == "good" for egress in planned.plan.egress_ips)
     [policy_set] = [s for s in planned.plan.policy_sets if s.policies == ("good",)]
@@ -136,7 +137,7 @@ def check_quarantine(rng: random.Random) -> None:
     def attempt(tried: Inventory) -> Planned:
         if any(each in quarantine._objects(tried, kind) for kind, each in bad):
             raise ZeroDivisionError
-        return planning.build(tried, SETTINGS, FACTS, {}, pods=tried.pods)
+        return planner.build(tried, SETTINGS, FACTS, {}, pods=tried.pods)
 
     planned = quarantine.Quarantine().search(inventory, attempt)
     named = [problem for problem in planned.problems if "cannot be planned: ZeroDivisionError" in problem.message]

@@ -15,12 +15,13 @@ from cni import attachments, plan
 from cni.attachments import Attachment
 from cni.plan import PodIdentity
 from gateway_agent import cluster as clusters
-from gateway_agent.core import cluster, planning
-from gateway_agent.core.quarantine import Quarantine
+from gateway_agent.core import cluster
 from gateway_agent.core.reflector import Reflector
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.lease_daemon.voter_state_file import MemoryFile, Stored, boot_id
 from gateway_agent.manifests import parsing
+from gateway_agent.policy import planner
+from gateway_agent.policy.quarantine import Quarantine
 from gateway_agent.shell import kube
 
 from .calls import text
@@ -29,7 +30,7 @@ from .manifests import CASES, FACTS, GOOD, SETTINGS
 from .values import mutated
 
 INVENTORY = parsing.assemble({str(i): parsing.parse_object("good", document) for i, document in enumerate(GOOD)})
-PLAN: Any = json.loads(plan.dumps(planning.build(INVENTORY, SETTINGS, FACTS, {}).plan))
+PLAN: Any = json.loads(plan.dumps(planner.build(INVENTORY, SETTINGS, FACTS, {}).plan))
 for _policy_set in PLAN["policy_sets"]:
     # Dozens of them: two say as much.
     del _policy_set["ways"][2:]
@@ -61,7 +62,7 @@ def check_plan(data: bytes) -> None:
     except ValueError:
         return
     assert plan.loads(plan.dumps(read)) == read
-    Quarantine().search(INVENTORY, lambda inventory: planning.build(inventory, SETTINGS, FACTS, {}, read))
+    Quarantine().search(INVENTORY, lambda inventory: planner.build(inventory, SETTINGS, FACTS, {}, read))
 
 
 def check_record(data: bytes) -> None:
@@ -72,7 +73,7 @@ def check_record(data: bytes) -> None:
         return
     assert attachments.loads(attachments.dumps(record)) == record
     pod = PodIdentity(record.namespace, record.name, record.labels)
-    planning.build(INVENTORY, SETTINGS, FACTS, {}, pods=[pod])
+    planner.build(INVENTORY, SETTINGS, FACTS, {}, pods=[pod])
     assert all(isinstance(getattr(record, f.name), str) for f in dataclasses.fields(record) if f.type == "str")
 
 

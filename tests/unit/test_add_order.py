@@ -132,7 +132,7 @@ class World:
 
 
 def _plan_policies(inventory: Inventory) -> Any:
-    from gateway_agent.core.planning import policies
+    from gateway_agent.policy.planner import policies
 
     return policies(inventory)
 

@@ -10,8 +10,8 @@ import pytest
 
 from gateway_agent import cluster
 from gateway_agent.core import reflector
-from gateway_agent.core.planning import identify, never_sent
 from gateway_agent.manifests.model import Inventory
+from gateway_agent.policy.planner import identify, never_sent
 from gateway_agent.shell import kube
 from gateway_agent.store import NotKnown
 from tests.lab.apiserver.local import LocalServer, serving

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.adoption import adopted, current, outlived, problem, unknown
 from gateway_agent.core.cluster import Picture
 from gateway_agent.manifests.model import Inventory, RunningPod
+from gateway_agent.policy.unattached_pods import adopted, current, outlived, problem, unknown
 
 from .test_cluster import of_api
 

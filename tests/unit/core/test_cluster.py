@@ -9,9 +9,9 @@ import pytest
 from cni.plan import PodIdentity
 from gateway_agent.core import roll
 from gateway_agent.core.cluster import Picture, Resource, missing, resources, slim
-from gateway_agent.core.planning import identify, never_sent
 from gateway_agent.lease.voting.voter_set import VoterSet
 from gateway_agent.manifests.model import Node, Problem
+from gateway_agent.policy.planner import identify, never_sent
 from tests.lab import documents
 
 RESOURCES = {resource.kind: resource for resource in resources("egress-gateway.io", "w1", "egress-gateway")}

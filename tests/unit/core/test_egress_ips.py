@@ -9,10 +9,10 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, Requirement
-from gateway_agent.core import egress_ips
-from gateway_agent.core.egress_ips import interface_for
-from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.policy import egress_ips
+from gateway_agent.policy.egress_ips import interface_for
+from gateway_agent.policy.readiness import InterfaceFacts
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (

@@ -13,12 +13,12 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core import planning
 from gateway_agent.core.metrics import PREFIX, ChangeCount, Observation, families
-from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.core.view import View
 from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.policy import planner
+from gateway_agent.policy.readiness import InterfaceFacts
 
 AT = 1795294800.0
 ADDRESSES = ("172.16.0.50", "172.16.0.78")
@@ -56,8 +56,8 @@ def view(state: KeeperState | None = None) -> View:
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
     facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)}
-    settings = planning.Settings("g1", 0x0FF00000, 4799, 1450)
-    plan = planning.build(INVENTORY, settings, facts, masters, pods=PODS).plan
+    settings = planner.Settings("g1", 0x0FF00000, 4799, 1450)
+    plan = planner.build(INVENTORY, settings, facts, masters, pods=PODS).plan
     group = next(s.group for s in plan.policy_sets)
     attachments = tuple(
         Attachment(f"c-{p.name}", "eth0", "", f"veth-{p.name}", "prod", p.name, "", dict(p.labels or {}), (), group)

@@ -8,10 +8,10 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import Plan
-from gateway_agent.core import underlay
-from gateway_agent.core.node_addresses import own_only
-from gateway_agent.core.planning import never_sent
 from gateway_agent.manifests.model import Inventory, Node
+from gateway_agent.policy import underlay
+from gateway_agent.policy.node_addresses import own_only
+from gateway_agent.policy.planner import never_sent
 
 from .test_planning import NODES, PARTNER, build, inventory, policy
 

@@ -10,10 +10,10 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, PodIdentity, Requirement, Selector, Way, dumps, loads
-from gateway_agent.core import planning
-from gateway_agent.core.planning import Planned, Settings
-from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy
+from gateway_agent.policy import planner
+from gateway_agent.policy.planner import Planned, Settings
+from gateway_agent.policy.readiness import InterfaceFacts
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (
@@ -52,7 +52,7 @@ def build(
         name: InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(address,), forwarding=True)
         for name, address in (addresses or {}).items()
     }
-    return planning.build(of, settings, facts, masters or {}, previous, pods)
+    return planner.build(of, settings, facts, masters or {}, previous, pods)
 
 
 def pod(*selected_by: str, name: str = "web-0") -> PodIdentity:
@@ -191,7 +191,7 @@ def test_ipv4_pods_whose_answers_the_kernel_would_drop_are_told() -> None:
         (dataclasses.replace(strict, source_check=0), NODES, 0),
         (dataclasses.replace(strict, default_route=frozenset({4})), NODES, 0),
     ):
-        planned = planning.build(inventory(policy("a"), nodes=nodes), settings, {"eth0": facts}, {})
+        planned = planner.build(inventory(policy("a"), nodes=nodes), settings, {"eth0": facts}, {})
         assert len(planned.problems) == found, planned.problems
         assert planned.plan.source_check == (facts.source_check == 1)
 
@@ -244,7 +244,7 @@ def test_sets_are_prepared_by_growing_size_up_to_the_bound() -> None:
     pods = (pod("p03", "p02", "p01"), pod("p00", "gone"), pod())
     plan = build(inventory(*map(policy, names)), pods=pods).plan
     found = list(sets(plan))
-    assert len(found) == planning.PREPARED_SETS
+    assert len(found) == planner.PREPARED_SETS
     assert {(name,) for name in names} <= set(found)
     assert ("p01", "p02", "p03") in found
     assert {len(policies) for policies in found} == {1, 2, 3}
@@ -302,9 +302,9 @@ def test_external_addresses_of_nodes_are_never_sent_but_virtual_ones_are() -> No
 def test_identity_of_a_pod() -> None:
     known = PodIdentity("prod", "web-0", {"app": "b"})
     of = Inventory(pods=(known,))
-    assert planning.identify(of, "prod", "web-0", {"app": "a"}) is known
-    assert planning.identify(of, "test", "web-0", {"app": "a"}) == PodIdentity("test", "web-0", {"app": "a"})
-    assert planning.identify(of, "test", "web-0", None) == PodIdentity("test", "web-0", None)
+    assert planner.identify(of, "prod", "web-0", {"app": "a"}) is known
+    assert planner.identify(of, "test", "web-0", {"app": "a"}) == PodIdentity("test", "web-0", {"app": "a"})
+    assert planner.identify(of, "test", "web-0", None) == PodIdentity("test", "web-0", None)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_identity_of_a_pod() -> None:
 def test_another_pod_of_the_same_name_is_another_pod(uid: str, told: Any, labels: Any) -> None:
     uids = {("prod", "web-0"): "new"}
     of = Inventory(pods=(PodIdentity("prod", "web-0", {"app": "b"}),), uids=uids, knows_pods=True)
-    assert planning.identify(of, "prod", "web-0", told, uid).labels == labels
+    assert planner.identify(of, "prod", "web-0", told, uid).labels == labels
 
 
 def test_thousand_prefixes_in_every_set() -> None:
@@ -338,10 +338,10 @@ def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:
     before = build(inventory(policy("a"), policy("b"))).plan
     after = build(inventory(policy("b")), previous=before).plan
     a = next(s for s in before.policy_sets if s.policies == ("a",))
-    between = planning.with_sets_in_use(after, before, {a.group})
+    between = planner.with_sets_in_use(after, before, {a.group})
     assert set(between.policy_sets) == {*after.policy_sets, a}
-    assert planning.with_sets_in_use(after, before, ()) == after
-    assert planning.with_sets_in_use(after, None, {a.group}) == after
+    assert planner.with_sets_in_use(after, before, ()) == after
+    assert planner.with_sets_in_use(after, None, {a.group}) == after
 
 
 def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
@@ -351,7 +351,7 @@ def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
     taken = {s.number for s in after.policy_sets}
     [a] = before.policy_sets
     assert a.number in taken
-    assert planning.with_sets_in_use(after, before, {a.group}) == after
+    assert planner.with_sets_in_use(after, before, {a.group}) == after
 
 
 @pytest.mark.parametrize(("node", "told"), [("", True), ("w1", True), ("w2", False)])

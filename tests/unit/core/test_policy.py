@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cni.plan import Way
-from gateway_agent.core import policy
-from gateway_agent.core.policy import Entry, disjoint, lookup
 from gateway_agent.manifests import prefixes
+from gateway_agent.policy import precedence
+from gateway_agent.policy.precedence import Entry, disjoint, lookup
 
 WIDTHS = {4: 32, 6: 128}
 # Few leading bits, so that prefixes meet, nest and touch; both ends of the address space are among them.
@@ -136,7 +136,7 @@ def test_precedence(first: Entry, second: Entry, winner: str) -> None:
 
 
 def test_no_destination_means_everything_but_what_is_never_sent() -> None:
-    never = policy.never_sent(["10.244.0.0/16"], ["172.16.0.7", "fd00::7"])
+    never = precedence.never_sent(["10.244.0.0/16"], ["172.16.0.7", "fd00::7"])
     found = Map(disjoint([Entry("a", "1")], never))
     for address in ("10.244.3.4", "172.16.0.7", "fd00::7", "127.0.0.1", "169.254.169.254", "224.0.0.251",
                     "255.255.255.255", "0.0.0.0", "::1", "::", "fe80::1", "ff02::1"):  # fmt: skip
@@ -146,11 +146,11 @@ def test_no_destination_means_everything_but_what_is_never_sent() -> None:
 
 
 def test_reasons_of_what_is_never_sent() -> None:
-    never = policy.never_sent(["10.244.0.0/16"], ["10.244.0.1"])
-    held = policy.holding(never, "10.244.0.1")
+    never = precedence.never_sent(["10.244.0.0/16"], ["10.244.0.1"])
+    held = precedence.holding(never, "10.244.0.1")
     assert held == "10.244.0.1/32"
     assert never[held] == "address of a node"
-    assert never[policy.holding(never, "10.244.0.2") or ""] == "cluster network"
+    assert never[precedence.holding(never, "10.244.0.2") or ""] == "cluster network"
 
 
 @given(st.sampled_from([4, 6]), st.integers(0, 1 << 20), st.integers(0, 1 << 12))

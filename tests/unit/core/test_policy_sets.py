@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cni.plan import Plan, PodIdentity, PolicySet, Requirement, Selector, Way, choose
-from gateway_agent.core import planning
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
+from gateway_agent.policy import planner
 
 NODES = (Node("g1", {"role": "egress"}, ("10.0.0.7",)), Node("w1", {}, ("10.0.0.21",)))
 EGRESS = (Requirement("role", "In", ("egress",)),)
@@ -29,9 +29,9 @@ def build(
     pods: tuple[PodIdentity, ...] = (),
     mask: int = 0x0FF00000,
     previous: Plan | None = None,
-) -> planning.Planned:
-    settings = planning.Settings("w1", mask, 4799, 1450)
-    return planning.build(Inventory(gateways, policies, NODES), settings, {}, {}, previous, pods)
+) -> planner.Planned:
+    settings = planner.Settings("w1", mask, 4799, 1450)
+    return planner.build(Inventory(gateways, policies, NODES), settings, {}, {}, previous, pods)
 
 
 def set_of(plan: Plan, pod: PodIdentity) -> PolicySet:
@@ -97,7 +97,7 @@ def test_more_combinations_than_anybody_could_count() -> None:
     planned = build(gateways, policies, pods, mask=0x00FFFF00)
     plan = planned.plan
     assert not planned.problems
-    assert len(plan.policy_sets) == planning.PREPARED_SETS
+    assert len(plan.policy_sets) == planner.PREPARED_SETS
     assert len({set_of(plan, pod).number for pod in pods}) == 5
     assert {s.policies for s in plan.policy_sets} >= {(f"p{n}",) for n in range(10)}
 

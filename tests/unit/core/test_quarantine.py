@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core.planning import Planned, build
-from gateway_agent.core.quarantine import Quarantine
 from gateway_agent.manifests.model import Gateway, Inventory, Node, Policy
+from gateway_agent.policy.planner import Planned, build
+from gateway_agent.policy.quarantine import Quarantine
 from tests.fuzz.manifests import FACTS, SETTINGS
 
 from .test_planning import NODES, PARTNER, policy

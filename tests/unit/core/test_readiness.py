@@ -6,7 +6,8 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
-from gateway_agent.core.readiness import (
+from gateway_agent.manifests.model import VIRTUAL_IP
+from gateway_agent.policy.readiness import (
     UNROUTED,
     InterfaceFacts,
     source_check,
@@ -14,7 +15,6 @@ from gateway_agent.core.readiness import (
     tunnel_mtu,
     unready,
 )
-from gateway_agent.manifests.model import VIRTUAL_IP
 
 IDENTITY = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(IDENTITY, "partner", "", 1, ids.vni(IDENTITY), ("g1",), interface="eth1", source="172.16.0.7")

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, dumps, loads
-from gateway_agent.core import sources
-from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.manifests.model import VIRTUAL_IP, Gateway, Inventory, Node
+from gateway_agent.policy import pod_sources
+from gateway_agent.policy.readiness import InterfaceFacts
 
 PLAIN = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(), forwarding=True)
 EGRESS = PlanEgressIP("1", "partner", "", 1, 7, ("g1",), interface="eth1", source="172.16.0.7")
@@ -29,7 +29,7 @@ def test_uplinks_have_a_default_route_or_the_nodes_address_or_are_egress_interfa
         "br-pods": replace(PLAIN, uplink=True, bears_pods=True),
         "eth4": replace(PLAIN, uplink=True, bears_pods=True, default_route=frozenset({4})),
     }
-    assert sources.uplinks(PLAN, facts) == ("eth0", "eth1", "eth2", "eth3", "eth4")
+    assert pod_sources.uplinks(PLAN, facts) == ("eth0", "eth1", "eth2", "eth3", "eth4")
 
 
 def test_links_to_nodes_bear_no_pods_and_are_not_ours() -> None:
@@ -42,7 +42,7 @@ def test_links_to_nodes_bear_no_pods_and_are_not_ours() -> None:
         "br-pods": replace(near, bears_pods=True),
         ids.BACK_DEVICE: near,
     }
-    assert sources.node_links(facts) == ("eth0", "eth7")
+    assert pod_sources.node_links(facts) == ("eth0", "eth7")
 
 
 def test_bridges_on_which_selected_pods_are_cut_off_are_named_once() -> None:
@@ -52,7 +52,7 @@ def test_bridges_on_which_selected_pods_are_cut_off_are_named_once() -> None:
         "br3": replace(PLAIN, bridged_only=frozenset({"v9"})),
     }
     selected = {f"prod/pod-{number}": [f"c{number}", f"v{number}"] for number in range(4)}
-    (problem,) = sources.bridged_only(selected, facts)
+    (problem,) = pod_sources.bridged_only(selected, facts)
     assert problem.source == "bridge br2"
     assert problem.message.endswith("prod/pod-0, prod/pod-1, prod/pod-2 and 1 more")
 
@@ -62,7 +62,7 @@ def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_master
     inventory = Inventory((gateway,), (), (Node("g1", {}, ("10.0.0.1", "fd00::1")),))
     said = ["172.16.0.8", "2001:DB8::1%eth0", "drop; }", "", "10.0.0.0/8"]
     expected = ("10.0.0.1", "172.16.0.50", "172.16.0.7", "172.16.0.8", "2001:db8::1", "fd00::1")
-    assert sources.reserved(inventory, PLAN, said) == expected
+    assert pod_sources.reserved(inventory, PLAN, said) == expected
 
 
 def test_a_plan_keeps_them_and_an_older_plan_has_none() -> None:

@@ -11,12 +11,13 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core import planning, status
+from gateway_agent.core import status
 from gateway_agent.core.containers import Container, Listing, beside
-from gateway_agent.core.readiness import InterfaceFacts
 from gateway_agent.core.status import NotKnown, View
 from gateway_agent.lease.ipc import Change, EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.policy import planner
+from gateway_agent.policy.readiness import InterfaceFacts
 
 AT = 1795294800.0
 """2026-11-21T21:00:00Z"""
@@ -76,11 +77,11 @@ def attached(view_plan: Any, name: str, labels: dict[str, str], policies: tuple[
 
 
 def view(node: str = "w1", state: KeeperState | None = None, of: Inventory = INVENTORY) -> View:
-    settings = planning.Settings(node, 0x0FF00000, 4799, 1450, ("10.244.0.0/16",))
+    settings = planner.Settings(node, 0x0FF00000, 4799, 1450, ("10.244.0.0/16",))
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
     facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("192.0.2.7/24",), forwarding=True)}
-    plan = planning.build(of, settings, facts, masters).plan
+    plan = planner.build(of, settings, facts, masters).plan
     attachments = (
         attached(plan, "api", {"app": "backend"}, ("backend",)),
         attached(plan, "both", {"app": "backend", "pay": "yes"}, ("backend", "payments")),

@@ -10,11 +10,12 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector, choose
-from gateway_agent.core import planning, status
-from gateway_agent.core.readiness import InterfaceFacts
+from gateway_agent.core import status
 from gateway_agent.core.status import View
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
+from gateway_agent.policy import planner
+from gateway_agent.policy.readiness import InterfaceFacts
 
 FOURS, SIX = ("172.16.0.50", "172.16.0.78"), "2001:db8::50"
 EGRESS = (Requirement("role", "In", ("egress",)),)
@@ -45,8 +46,8 @@ def view(node: str = "w1", nodes: tuple[Node, ...] = NODES, direct: Literal["Dro
     keeper = KeeperState("w1", 1, tuple(states), (), ("g1", "g2", "w1"), 1, False, {})
     facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)}
     masters = {state.id: (state.master, state.epoch) for state in states}
-    settings = planning.Settings(node, 0x0FF00000, 4799, 1450)
-    plan = planning.build(inventory, settings, facts, masters, pods=PODS).plan
+    settings = planner.Settings(node, 0x0FF00000, 4799, 1450)
+    plan = planner.build(inventory, settings, facts, masters, pods=PODS).plan
     attachments = []
     for pod in PODS:
         policy_set = plan.set_for(pod, ("both", "six"))

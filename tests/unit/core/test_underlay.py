@@ -6,8 +6,8 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import PlanNode
-from gateway_agent.core import underlay
 from gateway_agent.manifests.model import Node, Problem
+from gateway_agent.policy import underlay
 
 
 def nodes(*addresses: tuple[str, ...]) -> list[Node]:

@@ -14,7 +14,7 @@ from cni.kernel import ids
 from cni.plan import PlanNode
 
 from ..manifests.model import Node, Problem
-from . import policy
+from . import precedence
 
 MAPPED = "::ffff:"
 """IPv4-mapped addresses are never on a wire (RFC 4291, section 2.5.5.2)."""
@@ -99,4 +99,4 @@ def _without(node: Node, chosen: int) -> tuple[str, str]:
 
 
 def _reachable(text: str) -> bool:
-    return policy.holding(policy.RESERVED, text) is None and not text.startswith(MAPPED)
+    return precedence.holding(precedence.RESERVED, text) is None and not text.startswith(MAPPED)

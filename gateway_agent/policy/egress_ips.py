@@ -14,7 +14,7 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, matches
 
 from ..manifests import prefixes
 from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem
-from . import policy
+from . import precedence
 from .readiness import InterfaceFacts
 
 SELECTOR = "spec.nodeSelector"
@@ -178,12 +178,12 @@ def _conflict(
         several, place = len(gateway.addresses) > 1, gateway.addresses.index(address) if address else 0
         path = "spec.sourceIP.virtualIPAddress." + (f"ips[{place}]" if several else "ip")
         hint = "use another address"
-    reserved = policy.holding(policy.RESERVED, address) if address else None
+    reserved = precedence.holding(precedence.RESERVED, address) if address else None
     owner = next((node.name for node in nodes if address in node.addresses), "")
     if gateway.mode == VIRTUAL_IP and not address:
         message = "there is no address"
     elif reserved:
-        message = f"{address} cannot be a host's address: {policy.RESERVED[reserved]}"
+        message = f"{address} cannot be a host's address: {precedence.RESERVED[reserved]}"
     elif owner:
         message = f"{address} is the address of node {owner}"
     elif address and claims[address] != gateway.name:

@@ -14,7 +14,8 @@ from itertools import combinations, islice, product
 from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
 
 from ..manifests.model import Inventory, Node, Problem
-from . import egress_ips, numbering, policy, readiness, sources, underlay
+from . import egress_ips, id_allocation, pod_sources, readiness, underlay
+from . import precedence as policy
 from .readiness import InterfaceFacts
 from .selection import Selection
 
@@ -62,7 +63,7 @@ def build(
     id is missing its last known master stays. ``previous``: the plan in force; what goes on existing keeps its
     numbers. ``pods``: those attached here; what they need comes first where the numbers do not suffice.
     ``pod_interfaces``: the host's sides of theirs. ``shown``: the addresses that masters say the outside sees.
-    The inventory has the nodes' own addresses only: see :func:`gateway_agent.core.node_addresses.own_only`.
+    The inventory has the nodes' own addresses only: see :func:`gateway_agent.policy.node_addresses.own_only`.
     """
     problems: list[Problem] = []
     # Numbers mean nothing under another mask.
@@ -90,9 +91,9 @@ def build(
     plan = replace(
         plan,
         source_check=readiness.source_check(facts),
-        uplinks=sources.uplinks(plan, facts),
-        node_links=sources.node_links(facts),
-        reserved_sources=sources.reserved(inventory, plan, shown),
+        uplinks=pod_sources.uplinks(plan, facts),
+        node_links=pod_sources.node_links(facts),
+        reserved_sources=pod_sources.reserved(inventory, plan, shown),
     )
     problems += _unrouted(plan, facts)
     problems += _on_host(plan, inventory)
@@ -199,7 +200,7 @@ def _with_slots(
     found: Sequence[PlanEgressIP], plan: Plan, before: Plan | None, problems: list[Problem]
 ) -> Iterator[PlanEgressIP]:
     old = {egress.id: egress.slot for egress in before.egress_ips} if before else {}
-    slots = numbering.assign((egress.id for egress in found), old, plan.layout.numbers)
+    slots = id_allocation.assign((egress.id for egress in found), old, plan.layout.numbers)
     for egress in found:
         if egress.id in slots:
             yield replace(egress, slot=slots[egress.id])
@@ -227,7 +228,7 @@ def _policy_sets(
     others = (key for key in _combinations(plan, led) if key not in prepared)
     keys = [*prepared, *islice(others, max(0, PREPARED_SETS - len(prepared)))][:holds]
     old = {s.key: s.number for s in before.policy_sets} if before else {}
-    numbers = numbering.assign(keys, old, holds)
+    numbers = id_allocation.assign(keys, old, holds)
     sets = (PolicySet(numbers[key], key[0], key[1], (), key[2]) for key in keys)
     return sorted(sets, key=lambda s: s.number)
 

@@ -13,7 +13,7 @@ from typing import Any
 from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
 
 from ..manifests.model import Inventory, Policy, Problem
-from .planning import Planned
+from .planner import Planned
 
 Attempt = Callable[[Inventory], Planned]
 KINDS = ("nodes", "gateways", "policies", "service_cidrs", "namespaces", "pods")
