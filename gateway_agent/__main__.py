@@ -106,10 +106,10 @@ def _store(config: AgentConfig) -> tuple[Store, Callable[[Callable[[], View | No
     if isinstance(config.store, FilesStoreConfig):
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _nothing()
     # Imported only here: it is a third of the memory of an agent that needs it.
-    from .cluster import ClusterStore
-    from .core.cluster import resources
-    from .reporting import ClusterReport
-    from .shell.kube import Api
+    from .kubernetes.client import Api
+    from .kubernetes.cluster_store import ClusterStore
+    from .kubernetes.objects import resources
+    from .kubernetes.reporter import ClusterReport
 
     api = Api(config.store.kubeconfig)
     watched = resources(config.store.api_group, config.node_name, config.store.namespace)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..core import roll
+from ..kubernetes import voter_configmap
 from .ipc import EgressState, EgressWish, KeeperState, MemberState, OwnKeys
 from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
@@ -137,6 +137,6 @@ def _held_back(keeper: Keeper, now: int) -> Iterator[str]:
     unheard = keeper.electorate.held_back_by(now)
     if unheard:
         yield (
-            f"elects nobody: it remembers no voters, and of those that the ConfigMap {roll.NAME} names it does not "
+            f"elects nobody: it remembers no voters, and of those that the ConfigMap {voter_configmap.NAME} names it does not "
             f"hear {', '.join(unheard)} (should they be gone for good, delete their Node objects)"
         )

@@ -24,7 +24,7 @@ CLIENTS = {
     "none": "import asyncio, msgspec, yaml",
     "the agent's (`lightkube` for the configuration)": (
         "import asyncio, pathlib\n"
-        "from gateway_agent.shell.kube import Api\n"
+        "from gateway_agent.kubernetes.client import Api\n"
         "asyncio.run(Api(pathlib.Path(KUBECONFIG))._connected())"
     ),
     "`lightkube`, typed": (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core import roll
+from gateway_agent.kubernetes import voter_configmap
 
 from ..lab import documents, topology
 from ..lab.lab import Lab
@@ -21,7 +21,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 OLD, NEW, LAST = ("g1", "g2", "g3"), ("g4", "g5", "g6"), "g7"
-ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{roll.NAME}"
+ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{voter_configmap.NAME}"
 PORTS = iter(range(9800, 9900))
 """Of the outside service: what one test leaves behind in a connection table is not in another's way."""
 
@@ -132,7 +132,7 @@ def test_a_wrong_voter_set_in_the_cluster_makes_no_second_owner(lab: Lab, pod: P
 def published(lab: Lab) -> tuple[int, tuple[str, ...]]:
     """The voter set by the word of the cluster."""
     assert lab.cluster is not None
-    found = roll.read(lab.cluster.call("GET", ROLL))
+    found = voter_configmap.read(lab.cluster.call("GET", ROLL))
     return (found.version, found.members) if found else (0, ())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from gateway_agent import config
-from gateway_agent.core import cluster
+from gateway_agent.kubernetes import objects
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory
 from gateway_agent.policy import planner, quarantine
@@ -147,12 +147,12 @@ def check_quarantine(rng: random.Random) -> None:
 def _check_cluster(case: Any) -> None:
     if not isinstance(case, dict):
         return
-    kinds = {resource.kind: resource for resource in cluster.resources("egress-gateway.io", "w1", "x")}
-    kept = [cluster.slim(kinds[document["kind"]], document) for document in GOOD]
+    kinds = {resource.kind: resource for resource in objects.resources("egress-gateway.io", "w1", "x")}
+    kept = [objects.slim(kinds[document["kind"]], document) for document in GOOD]
     resource = kinds.get(case["kind"]) if isinstance(case.get("kind"), str) else None
     if resource is not None:
-        kept.append(cluster.slim(resource, case))
-    _check_plan(cluster.Picture().inventory(kept))
+        kept.append(objects.slim(resource, case))
+    _check_plan(objects.Picture().inventory(kept))
 
 
 def check_configuration(value: Any) -> None:

@@ -14,15 +14,14 @@ import msgspec
 from cni import attachments, plan
 from cni.attachments import Attachment
 from cni.plan import PodIdentity
-from gateway_agent import cluster as clusters
-from gateway_agent.core import cluster
-from gateway_agent.core.reflector import Reflector
+from gateway_agent.kubernetes import client, objects
+from gateway_agent.kubernetes import cluster_store as clusters
+from gateway_agent.kubernetes.reflector import Reflector
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.lease_daemon.voter_state_file import MemoryFile, Stored, boot_id
 from gateway_agent.manifests import parsing
 from gateway_agent.policy import planner
 from gateway_agent.policy.quarantine import Quarantine
-from gateway_agent.shell import kube
 
 from .calls import text
 from .frames import some
@@ -41,7 +40,7 @@ RECORD: Any = json.loads(attachments.dumps(_RECORD))
 _MEMORY = Memory(VoterSet(1, ("g1", "w1")), None, (1, "g1"), 250_000_000, 1, 1)
 MEMORY: Any = json.loads(msgspec.json.encode(Stored(boot_id(), _MEMORY)))
 EVENTS = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK", "ERROR", "?")
-RESOURCES = {resource.kind: resource for resource in cluster.resources("egress-gateway.io", "w1", "x")}
+RESOURCES = {resource.kind: resource for resource in objects.resources("egress-gateway.io", "w1", "x")}
 
 
 def once(rng: random.Random) -> None:
@@ -81,13 +80,13 @@ def check_watch(kind: str, line: bytes) -> None:
     """Take one line of a watch: an event that is taken, or ApiError."""
     reflector = Reflector()
     try:
-        with kube._translated():
-            event = msgspec.json.decode(line, type=kube._Event)
-    except kube.ApiError:
+        with client._translated():
+            event = msgspec.json.decode(line, type=client._Event)
+    except client.ApiError:
         return
     resource = RESOURCES[kind]
-    reflector.event(event.type, event.object if event.type == "ERROR" else cluster.slim(resource, event.object))
-    cluster.Picture().inventory(reflector.objects.values())
+    reflector.event(event.type, event.object if event.type == "ERROR" else objects.slim(resource, event.object))
+    objects.Picture().inventory(reflector.objects.values())
 
 
 def check_memory(data: bytes) -> None:
@@ -104,4 +103,4 @@ def check_last_known(data: bytes) -> None:
         file = Path(directory) / "last-known.json"
         file.write_bytes(data)
         known = clusters._read(file)
-    cluster.Picture().inventory(item for items in known.values() for item in items.values())
+    objects.Picture().inventory(item for items in known.values() for item in items.values())

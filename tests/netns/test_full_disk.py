@@ -20,8 +20,8 @@ import pytest
 from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
-from gateway_agent import cluster
 from gateway_agent.core.syncing import Files
+from gateway_agent.kubernetes import cluster_store
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
 from gateway_agent.plan_file import PlanFile
 from gateway_agent.shell import conntrackd, key
@@ -139,9 +139,9 @@ def test_the_files_store_goes_on_and_says_what_it_cannot_keep(disk: Disk, tmp_pa
 def test_the_cluster_store_says_what_it_cannot_keep(disk: Disk) -> None:
     path = disk.path / "last-known.json"
     disk.fill()
-    assert cluster._write(path, {}) == f"[Errno 28] No space left on device: '{path}'"
+    assert cluster_store._write(path, {}) == f"[Errno 28] No space left on device: '{path}'"
     disk.clear()
-    assert cluster._write(path, {}) == ""
+    assert cluster_store._write(path, {}) == ""
 
 
 def state(run_dir: Path, agent: socket.socket) -> KeeperState:

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent import cluster, reporting
-from gateway_agent.cluster import ClusterStore
-from gateway_agent.core import reflector
-from gateway_agent.core.cluster import resources
+from gateway_agent.kubernetes import cluster_store, reflector, reporter
+from gateway_agent.kubernetes.client import Api
+from gateway_agent.kubernetes.cluster_store import ClusterStore
+from gateway_agent.kubernetes.objects import resources
 from gateway_agent.manifests.model import Inventory
-from gateway_agent.shell.kube import Api
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
 
@@ -64,8 +63,8 @@ async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reflector, "FIRST_PAUSE", 0.05)
         patch.setattr(reflector, "LONGEST_PAUSE", 0.2)
-        patch.setattr(cluster, "PATIENCE", 0.5)
-        patch.setattr(reporting, "LOOK", 0.02)
+        patch.setattr(cluster_store, "PATIENCE", 0.5)
+        patch.setattr(reporter, "LOOK", 0.02)
         await _told(directory, server, tell)
 
 

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway_agent import calls, cluster
-from gateway_agent.cluster import ClusterStore
-from gateway_agent.core.cluster import resources
-from gateway_agent.shell.kube import OPENED, Api, Page
+from gateway_agent import calls
+from gateway_agent.kubernetes import cluster_store
+from gateway_agent.kubernetes.client import OPENED, Api, Page
+from gateway_agent.kubernetes.cluster_store import ClusterStore
+from gateway_agent.kubernetes.objects import resources
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
 
@@ -177,8 +178,8 @@ def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServe
         standing.cluster.delete(f"{POLICIES}/{name}")
     standing.cluster.remove("prod", "web-0")
     standing.cluster.namespace("prod")
-    monkeypatch.setattr(cluster, "TOGETHER", 0.0)
-    for module, name in ((cluster, "FOR_POD"), (cluster, "CATCH_UP"), (calls, "ADD_S")):
+    monkeypatch.setattr(cluster_store, "TOGETHER", 0.0)
+    for module, name in ((cluster_store, "FOR_POD"), (cluster_store, "CATCH_UP"), (calls, "ADD_S")):
         monkeypatch.setattr(module, name, LATE)
     return standing
 

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway_agent import cluster
-from gateway_agent.core import reflector
+from gateway_agent.kubernetes import client, cluster_store, reflector
 from gateway_agent.manifests.model import Inventory
 from gateway_agent.policy.planner import identify, never_sent
-from gateway_agent.shell import kube
 from gateway_agent.store import NotKnown
 from tests.lab.apiserver.local import LocalServer, serving
 
@@ -81,7 +79,7 @@ def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str,
 
 
 def test_a_watch_that_hangs_from_its_start_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "ANSWER", 0.3)
+    monkeypatch.setattr(client, "ANSWER", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
@@ -258,7 +256,7 @@ def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) 
 def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "FOR_POD", 0.3)
+    monkeypatch.setattr(cluster_store, "FOR_POD", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         before = await reader.until(lambda inventory: labels(inventory, "a"))
@@ -315,7 +313,7 @@ def test_a_pod_of_a_namespace_that_nobody_knows_is_held_back(tmp_path: Path) -> 
 def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
     tmp_path: Path, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "FOR_POD", 0.3)
+    monkeypatch.setattr(cluster_store, "FOR_POD", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: labels(inventory, "known"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.cluster import Picture
+from gateway_agent.kubernetes.objects import Picture
 from gateway_agent.manifests.model import Inventory, RunningPod
 from gateway_agent.policy.unattached_pods import adopted, current, outlived, problem, unknown
 

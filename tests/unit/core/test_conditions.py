@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway_agent.core.conditions import Report, author, reports, steward
-from gateway_agent.core.happenings import (
+from gateway_agent.core.view import View
+from gateway_agent.kubernetes.conditions import Report, author, reports, steward
+from gateway_agent.kubernetes.k8s_events import (
     Chronicle,
     Happening,
     event,
@@ -18,7 +19,6 @@ from gateway_agent.core.happenings import (
     of_report,
     repeated,
 )
-from gateway_agent.core.view import View
 from gateway_agent.lease.ipc import Change, Conflict, KeeperState, MemberState
 from gateway_agent.lease.mastership.masters import NO_MAJORITY
 from gateway_agent.manifests.model import Problem

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
-from gateway_agent.core.reach import MANY, SETTLED, Inquiry, Question, questions
+from gateway_agent.kubernetes.empty_policies import MANY, SETTLED, Inquiry, Question, questions
 from gateway_agent.manifests.model import Policy
 from tests.lab.apiserver.objects import selected
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.core.reflector import (
+from gateway_agent.kubernetes.reflector import (
     ABSENT_PAUSE,
     DENIALS,
     FIRST_PAUSE,

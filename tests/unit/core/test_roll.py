@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core import roll
+from gateway_agent.kubernetes import voter_configmap
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND
 from gateway_agent.lease.voting.voter_set import GRACE_NS, Electorate, VoterSet
@@ -22,7 +22,7 @@ def voters(version: int, members: str) -> VoterSet:
 
 
 def config_map(data: dict[str, str]) -> dict[str, Any]:
-    return {"metadata": {"name": roll.NAME, "resourceVersion": "7"}, "data": data}
+    return {"metadata": {"name": voter_configmap.NAME, "resourceVersion": "7"}, "data": data}
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def config_map(data: dict[str, str]) -> dict[str, Any]:
     ],
 )
 def test_what_it_says(data: dict[str, str], found: VoterSet | None) -> None:
-    assert roll.read(config_map(data)) == found
+    assert voter_configmap.read(config_map(data)) == found
 
 
 def test_a_config_map_without_data_says_nothing() -> None:
-    assert roll.read({"metadata": {"name": roll.NAME}, "data": None}) is None
+    assert voter_configmap.read({"metadata": {"name": voter_configmap.NAME}, "data": None}) is None
 
 
 @pytest.mark.parametrize(
@@ -67,23 +67,23 @@ def test_it_follows_what_the_voters_have_agreed(
     standing: dict[str, str], agreed: VoterSet, at_once: bool, later: bool
 ) -> None:
     for settled, written in ((False, at_once), (True, later)):
-        patch = roll.correction(config_map(standing), agreed, settled=settled)
+        patch = voter_configmap.correction(config_map(standing), agreed, settled=settled)
         assert (patch is not None) is written
         if patch is not None:
             assert patch["metadata"] == {"resourceVersion": "7"}
-            assert roll.read({**config_map({}), **patch}) == agreed
+            assert voter_configmap.read({**config_map({}), **patch}) == agreed
 
 
 def test_where_there_is_none_none_is_made() -> None:
-    assert roll.correction(None, voters(1, "abc"), settled=True) is None
+    assert voter_configmap.correction(None, voters(1, "abc"), settled=True) is None
 
 
 @pytest.mark.parametrize(
     ("nodes", "counts"), [("abc", True), ("ab", True), ("bcxyz", True), ("axyz", False), ("", False)]
 )
 def test_it_counts_while_the_inventory_has_a_majority_of_it(nodes: str, counts: bool) -> None:
-    assert (roll.counting(voters(3, "abc"), nodes) is not None) is counts
-    assert roll.counting(None, nodes) is None
+    assert (voter_configmap.counting(voters(3, "abc"), nodes) is not None) is counts
+    assert voter_configmap.counting(None, nodes) is None
 
 
 def test_a_new_node_founds_nothing_where_it_hears_no_majority_of_it() -> None:
@@ -239,7 +239,7 @@ def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() 
     assert "egress-gateway-voters names it does not hear w1, w2 (" in problem
     network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
     # What the agents make of it: core/desired.py.
-    network.published = roll.counting(network.published, network.inventory)
+    network.published = voter_configmap.counting(network.published, network.inventory)
     assert network.published is None
     for name in network.inventory:
         network.configure(name)

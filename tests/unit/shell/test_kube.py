@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import trustme
 
-from gateway_agent.shell import kube
-from gateway_agent.shell.kube import Api, ApiError
+from gateway_agent.kubernetes import client
+from gateway_agent.kubernetes.client import Api, ApiError
 from tests.lab.apiserver.local import LocalServer, serving
 
 PODS = "/api/v1/pods"
@@ -40,7 +40,7 @@ def named(items: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "PAGE", 2)
+    monkeypatch.setattr(client, "PAGE", 2)
 
     async def tell(api: Api, server: LocalServer) -> None:
         for name in "abcd":
@@ -109,7 +109,7 @@ def test_a_token_that_has_rotated_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "REREAD", 0.0)
+    monkeypatch.setattr(client, "REREAD", 0.0)
 
     async def tell(api: Api, server: LocalServer) -> None:
         server.write_kubeconfig(token="wrong")
@@ -122,7 +122,7 @@ def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch:
 
 
 def test_only_the_authority_of_the_configuration_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "REREAD", 0.0)
+    monkeypatch.setattr(client, "REREAD", 0.0)
 
     async def tell(api: Api, server: LocalServer) -> None:
         await api.page(PODS)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cni.plan import NAMESPACE_LABEL, Requirement, Selector
 
 from ..manifests.model import Policy
-from .happenings import Happening
+from .k8s_events import Happening
 from .reflector import Object, key_of
 
 SELECTS_NOTHING = "SelectsNothing"

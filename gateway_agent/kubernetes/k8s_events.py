@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..core.view import View, rfc3339
 from ..lease.ipc import Change
 from ..policy.planner import selected_on_host
 from .conditions import Report, readiness
-from .view import View, rfc3339
 
 MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"
 COMPONENT = "egress-gateway-agent"

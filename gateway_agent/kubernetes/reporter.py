@@ -10,16 +10,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .cluster import ClusterStore
-from .core import roll
-from .core.cluster import ROLL
-from .core.conditions import Report, reports, steward
-from .core.happenings import NAMESPACE, Chronicle, Happening, event, is_due, is_outdated, of_report, repeated
-from .core.reach import Inquiry, Question, questions, selects_nothing
-from .core.view import View
-from .core.writers import Writers
-from .lease.voting.voter_set import VoterSet
-from .shell.kube import Api, ApiError
+from ..core.view import View
+from ..core.writers import Writers
+from ..lease.voting.voter_set import VoterSet
+from . import voter_configmap
+from .client import Api, ApiError
+from .cluster_store import ClusterStore
+from .conditions import Report, reports, steward
+from .empty_policies import Inquiry, Question, questions, selects_nothing
+from .k8s_events import NAMESPACE, Chronicle, Happening, event, is_due, is_outdated, of_report, repeated
+from .objects import ROLL
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
@@ -123,12 +123,12 @@ class ClusterReport:
         agreed, item, now = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.roll(), time.monotonic()
         if agreed != self._agreed[0]:
             self._agreed = agreed, now
-        patch = roll.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
+        patch = voter_configmap.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
         if patch is None or (self._published[0] == agreed and now < self._published[1] + SETTLED):
             return
         self._published = agreed, now
         try:
-            await self._api.merge(self._store.path_of(ROLL, roll.NAME), patch)
+            await self._api.merge(self._store.path_of(ROLL, voter_configmap.NAME), patch)
         except ApiError as error:
             # With a conflict another node was faster, and the watch tells what it has written.
             if error.status != http.HTTPStatus.CONFLICT:

@@ -9,7 +9,7 @@ from typing import Any
 from ..manifests import parsing, typed_objects
 from ..manifests.model import DRAIN, SHUTTING_DOWN, Inventory, Problem, RunningPod
 from ..manifests.parsing import FileContent
-from . import roll
+from . import voter_configmap
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
@@ -72,7 +72,7 @@ def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
         Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
         # Since Kubernetes 1.33.
         Resource("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", optional=True),
-        Resource(ROLL, "v1", "configmaps", f"metadata.name={roll.NAME}", namespace, optional=True),
+        Resource(ROLL, "v1", "configmaps", f"metadata.name={voter_configmap.NAME}", namespace, optional=True),
     )
 
 
@@ -119,7 +119,7 @@ class Picture:
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
         found = [*problems]
         running, pods = _pods(known, found)
-        voters = next((roll.read(item) for (kind, _), (item, _) in known.items() if kind == ROLL), None)
+        voters = next((voter_configmap.read(item) for (kind, _), (item, _) in known.items() if kind == ROLL), None)
         inventory = replace(
             parsing.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
         )

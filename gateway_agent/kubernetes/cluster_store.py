@@ -18,12 +18,12 @@ import msgspec
 
 from cni.files import named
 
-from .core.cluster import ROLL, Picture, Resource, missing, pod_uid, slim
-from .core.reach import Question
-from .core.reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
-from .manifests.model import Inventory, Problem
-from .shell.kube import OPENED, Api, ApiError
-from .store import NotKnown
+from ..manifests.model import Inventory, Problem
+from ..store import NotKnown
+from .client import OPENED, Api, ApiError
+from .empty_policies import Question
+from .objects import ROLL, Picture, Resource, missing, pod_uid, slim
+from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
 
 log = logging.getLogger(__name__)
 TOGETHER = 0.02
