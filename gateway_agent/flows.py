@@ -16,7 +16,7 @@ import logging
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
 
-from .core import ruleset
+from .gateway_rules import snat
 from .shell.kernel import Kernel
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ class Flows:
         """After each change of the plan, which is in force now: what :meth:`tidy` has to do."""
         self._found.set()
         if before is not None:
-            self._hidden |= ruleset.sources(before) - ruleset.sources(plan)
-            self._lost |= ruleset.served(before) - ruleset.served(plan)
+            self._hidden |= snat.sources(before) - snat.sources(plan)
+            self._lost |= snat.served(before) - snat.served(plan)
 
     async def tidy(self, plan: Plan) -> None:
         """In each round: makes the kernel forget what this node shows no longer, and, long enough after it has
@@ -68,18 +68,18 @@ class Flows:
         """
         # Before one of their ports is used again: a connection of a single packet would be lost with it.
         # What others may serve now stays: with ``connectionSync`` they would forget it too.
-        self._hidden -= ruleset.sources(plan) | {egress.address for egress in plan.egress_ips}
+        self._hidden -= snat.sources(plan) | {egress.address for egress in plan.egress_ips}
         for address in sorted(self._hidden):
             await self._kernel.forget_shown(address, self._mask)
             self._hidden.discard(address)
         now = asyncio.get_running_loop().time()
-        self._lost -= ruleset.served(plan)
+        self._lost -= snat.served(plan)
         for address in sorted(self._lost):
             await self._kernel.loosen(address, self._mask)
             self._lost.discard(address)
             self._left[address] = now
         told = {egress.address for egress in plan.egress_ips if egress.sync}
         for address in [address for address, at in self._left.items() if now >= at + REST]:
-            if address not in told | ruleset.served(plan):
+            if address not in told | snat.served(plan):
                 await self._kernel.forget_shown(address, self._mask)
             del self._left[address]

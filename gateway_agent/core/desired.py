@@ -10,11 +10,11 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 from cni.port_guard import process_tunnels
 
+from ..gateway_rules.fence import fence_nft
 from ..kubernetes.voter_configmap import counting
 from ..lease.ipc import EgressWish, Facts, KeeperConfig, Move, Peer
 from ..lease.voting.voter_set import VoterSet
 from ..policy.readiness import InterfaceFacts
-from .fence import fence_nft
 
 LONGEST = 200
 """Characters of the prefixes that nodes tell each other."""

@@ -24,7 +24,7 @@ from pathlib import Path
 from cni import datapath, forgery, steering
 from cni.plan import Plan
 from cni.ruleset import Marks
-from gateway_agent.core.ruleset import gateway_nft
+from gateway_agent.gateway_rules.snat import gateway_nft
 from tests.netns import datapath_lab
 from tests.netns.datapath_lab import SERVICE, TAG, Lab, Pod, plan
 
@@ -148,7 +148,7 @@ def _checks(wanted: Plan) -> Iterator[str]:
 def _other(checkout: Path, node: str) -> str:
     """Return the rules of another version for the same node of the lab."""
     program = (
-        "from cni import datapath; from gateway_agent.core.ruleset import gateway_nft;"
+        "from cni import datapath; from gateway_agent.gateway_rules.snat import gateway_nft;"
         f" from tests.netns.datapath_lab import plan; wanted = plan({node!r});"
         " print(gateway_nft(wanted) + datapath.node_nft(wanted))"
     )

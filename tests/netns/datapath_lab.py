@@ -21,7 +21,7 @@ from cni import ensure as datapath
 from cni.kernel import ids, netlink, nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.core import desired
-from gateway_agent.core.ruleset import gateway_nft
+from gateway_agent.gateway_rules.snat import gateway_nft
 from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
 from tests.lab.packets import send, udp

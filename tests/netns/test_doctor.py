@@ -11,11 +11,11 @@ import pytest
 
 from cni import ensure as datapath
 from cni.kernel import ids, netlink, nft
-from gateway_agent.core.fence import fence_nft
-from gateway_agent.core.ruleset import gateway_nft
 from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
+from gateway_agent.gateway_rules.fence import fence_nft
+from gateway_agent.gateway_rules.snat import gateway_nft
 from gateway_agent.lease_daemon.vip_addresses import Addresses
 from tests.lab.namespace import Namespace
 

@@ -19,7 +19,7 @@ import pytest
 from cni.kernel import ids, monitor, nft
 from cni.kernel.errors import KernelError
 from cni.kernel.rtnetlink import NETLINK_NETFILTER
-from gateway_agent.core.fence import fence_nft
+from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.lease.virtual_ips import arp
 from gateway_agent.lease_daemon.vip_fence import Fence
 from tests.lab.namespace import REPOSITORY, Namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cni.kernel import nft
-from gateway_agent.core.fence import fence_nft
+from gateway_agent.gateway_rules.fence import fence_nft
 from tests.lab.namespace import Namespace
 
 from .link import wire

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.kernel.nft_update import elements, tables, update
-from gateway_agent.core.fence import fence_nft
+from gateway_agent.gateway_rules.fence import fence_nft
 
 REMOVED = "add table netdev egress_gateway_fence\ndelete table netdev egress_gateway_fence\n"
 TABLE = "netdev egress_gateway_fence"

@@ -5,7 +5,7 @@ from typing import Any
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.core.ruleset import gateway_nft, sources
+from gateway_agent.gateway_rules.snat import gateway_nft, sources
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(

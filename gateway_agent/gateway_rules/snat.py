@@ -22,7 +22,7 @@ from cni.ruleset import (
     way_out,
 )
 
-from . import pick_up
+from . import tcp_pickup
 
 
 def sources(plan: Plan) -> frozenset[str]:
@@ -57,7 +57,7 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
     yield chain("answer", [answer], "route hook output priority mangle")
-    yield from pick_up.chains(ready)
+    yield from tcp_pickup.chains(ready)
     yield chain("nat", _nat(ready, marks), "nat hook postrouting priority srcnat - 10")
 
 
