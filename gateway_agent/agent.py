@@ -19,10 +19,11 @@ from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP, PodIdentity
 
 from .adoption import Adoption
+from .agent.conntrack_gc import Flows
+from .agent.conntrack_sync import ConnectionTables
 from .config import AgentConfig
 from .containers import Containers
 from .core import desired, status
-from .flows import Flows
 from .lease.ipc import LOG, KeeperState
 from .leases import Leases
 from .manifests.model import Inventory, Node, Problem
@@ -37,7 +38,6 @@ from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel, texts
 from .shell.peers import KeeperClient
 from .store import Store
-from .tables import ConnectionTables
 
 log = logging.getLogger(__name__)
 RETRY = 1.0

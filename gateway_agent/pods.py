@@ -14,9 +14,9 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanPolicy, PodIdentity
 
+from .agent.destinations import NOWHERE, Leading, Ways, differs
 from .core import unlabelled
 from .core.unlabelled import Refusals
-from .core.ways import NOWHERE, Leading, Ways, differs
 from .manifests.model import Inventory, Problem
 from .policy import planner
 from .policy.selection import Selection

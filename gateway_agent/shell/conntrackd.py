@@ -22,8 +22,8 @@ import psutil
 from cni.files import named
 from cni.kernel.sysctl import PROC_SYS_NET
 
-from ..core import syncing
-from ..core.syncing import Counters, Files, SyncState
+from ..policy import sync_groups
+from ..policy.sync_groups import Counters, Files, SyncState
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
 """Seconds before a start after an end; doubled until it has been in sync."""
@@ -72,7 +72,7 @@ class ConnectionSync:
 
         Raises :class:`ValueError` for a run directory or a name whose paths conntrackd cannot take.
         """
-        paths = {name: syncing.files(str(self._run_dir), name) for name in configurations}
+        paths = {name: sync_groups.files(str(self._run_dir), name) for name in configurations}
         for name, instance in list(self._running.items()):
             if configurations.get(name) != instance.text:
                 del self._running[name]
@@ -170,7 +170,7 @@ class _Instance:
         async for line in process.stdout:
             text = line.decode(errors="replace").rstrip()
             log.debug("conntrackd: %s", text)
-            if words := syncing.complaint(text):
+            if words := sync_groups.complaint(text):
                 self._tell(error=words)
 
     async def _watch(self, process: Process) -> None:
@@ -196,20 +196,20 @@ class _Instance:
         if await self._part_changes(TAKEOVER_PAUSE):
             return
         loop = asyncio.get_running_loop()
-        await self._order(syncing.commands(serving=True))
+        await self._order(sync_groups.commands(serving=True))
         sent, overruns = loop.time(), self.state.overruns
         while not await self._part_changes(min(CALM, self._refresh)):
             await self._look()
             missed = self.state.overruns > overruns
             if missed or loop.time() - sent >= self._refresh:
-                await self._order(syncing.commands(serving=True) if missed else syncing.REFRESH)
+                await self._order(sync_groups.commands(serving=True) if missed else sync_groups.REFRESH)
                 sent, overruns = loop.time(), self.state.overruns
 
     async def _stand_by(self) -> None:
         """A standby's part, until it changes. Who was in sync stays so. Raises OSError and ValueError."""
         self._part_changed.clear()
         self._tell(running=True)
-        await self._order(syncing.commands(serving=False))
+        await self._order(sync_groups.commands(serving=False))
         loop = asyncio.get_running_loop()
         asked = looked = loop.time()
         before = self.state.counters.received
@@ -217,7 +217,7 @@ class _Instance:
             now = await self._look()
             rate = (now.received - before) / (loop.time() - looked)
             before, looked = now.received, loop.time()
-            reason = "" if self.state.in_sync else syncing.behind(looked - asked, rate, now)
+            reason = "" if self.state.in_sync else sync_groups.behind(looked - asked, rate, now)
             self._tell(in_sync=not reason, reason=reason)
 
     async def _order(self, commands: Sequence[Sequence[str]]) -> None:
@@ -225,8 +225,8 @@ class _Instance:
             await self._call(*options)
 
     async def _look(self) -> Counters:
-        counters = syncing.counters(await self._call("-s"))
-        self._tell(counters=counters, overruns=syncing.overruns(await self._call("-s", "runtime")))
+        counters = sync_groups.counters(await self._call("-s"))
+        self._tell(counters=counters, overruns=sync_groups.overruns(await self._call("-s", "runtime")))
         if EVENTS.exists() and EVENTS.read_text() == "0\n":
             self._tell(error="sysctl net.netfilter.nf_conntrack_events is 0: the kernel tells no changes")
         return counters

@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from cni.plan import PlanNode
-from gateway_agent.core import syncing
-from gateway_agent.core.syncing import Syncing, SyncState
+from gateway_agent.policy import sync_groups
+from gateway_agent.policy.sync_groups import Syncing, SyncState
 from gateway_agent.shell.conntrackd import ConnectionSync
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
@@ -58,13 +58,13 @@ class Gateway:
         self.name = name
         self.namespace = Namespace(f"{PREFIX}{name}")
         self.run_dir = run_dir
-        self.paths = syncing.files(str(run_dir), "sync")
+        self.paths = sync_groups.files(str(run_dir), "sync")
         self.mark = TUNNELED | int(name[1:]) << 20
         self._agent: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         partners = tuple(PlanNode(name, address) for name, address in NODES.items() if name != self.name)
-        text = syncing.configuration(Syncing(partners, (WORKER,)), self.paths, DEVICE, ADDRESS)
+        text = sync_groups.configuration(Syncing(partners, (WORKER,)), self.paths, DEVICE, ADDRESS)
         (self.run_dir / "text").write_text(text)
         (self.run_dir / "state.json").unlink(missing_ok=True)
         program = (sys.executable, "-m", "tests.netns.conntrackd_lab", str(self.run_dir))

@@ -20,10 +20,10 @@ import pytest
 from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
-from gateway_agent.core.syncing import Files
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
 from gateway_agent.plan_file import PlanFile
+from gateway_agent.policy.sync_groups import Files
 from gateway_agent.shell import conntrackd, key
 from gateway_agent.shell.files import FilesStore
 from gateway_agent.shell.socket import RequestServer

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.core import syncing
-from gateway_agent.core.syncing import Counters, Syncing, SyncState
+from gateway_agent.policy import sync_groups
+from gateway_agent.policy.sync_groups import Counters, Syncing, SyncState
 
 NODES = (
     PlanNode("g1", "10.0.0.7"),
@@ -23,7 +23,7 @@ NODES = (
 ONE = PlanEgressIP("0a", "partner", "172.16.0.50", 1, 11, ("g1", "g2"), master="g1", sync=True)
 TWO = PlanEgressIP("0b", "bank", "172.16.0.60", 2, 12, ("g1", "g3"), master="g3", sync=True)
 OTHER = PlanEgressIP("0c", "plain", "172.16.0.70", 3, 13, ("g1", "g2", "g3"), master="g1")
-PATHS = syncing.files("/run/egress-gateway", "sync")
+PATHS = sync_groups.files("/run/egress-gateway", "sync")
 
 STATISTICS = """cache internal:
 current active connections:\t           3
@@ -56,17 +56,17 @@ def plan(node: str, egress_ips: Sequence[PlanEgressIP], nodes: tuple[PlanNode, .
 
 def test_partners_share_a_synced_virtual_address_and_sources_are_all_others_inside_the_tunnels() -> None:
     others = [node.address for node in NODES[1:]]
-    assert syncing.syncing(plan("g1", [ONE, TWO, OTHER])) == Syncing(
+    assert sync_groups.syncing(plan("g1", [ONE, TWO, OTHER])) == Syncing(
         (NODES[1], NODES[2]),
         tuple(sorted(ids.inner(address, family, synced=True) for address in others for family in (4, 6))),
     )
-    shared = syncing.syncing(plan("g2", [ONE, TWO]))
+    shared = sync_groups.syncing(plan("g2", [ONE, TWO]))
     assert shared is not None
     assert [node.name for node in shared.partners] == ["g1"]
 
 
 def test_no_node_itself_has_what_synced_connections_have_as_their_source() -> None:
-    shared = syncing.syncing(plan("g1", [ONE]))
+    shared = sync_groups.syncing(plan("g1", [ONE]))
     assert shared is not None
     unsynced = {ids.inner(node.address, family) for node in NODES for family in (4, 6)}
     assert not {*shared.sources} & {*unsynced, *(node.address for node in NODES)}
@@ -82,18 +82,18 @@ def test_no_node_itself_has_what_synced_connections_have_as_their_source() -> No
     ids=["not eligible", "not wished", "no partner"],
 )
 def test_nobody_to_share_with(node: str, nodes: tuple[PlanNode, ...], egress_ips: list[PlanEgressIP]) -> None:
-    assert syncing.syncing(plan(node, egress_ips, nodes)) is None
+    assert sync_groups.syncing(plan(node, egress_ips, nodes)) is None
 
 
 def test_only_the_master_of_a_synced_egress_ip_serves() -> None:
-    assert syncing.serves(plan("g1", [ONE]))
-    assert not syncing.serves(plan("g2", [ONE]))
-    assert not syncing.serves(plan("g1", [OTHER]))
+    assert sync_groups.serves(plan("g1", [ONE]))
+    assert not sync_groups.serves(plan("g2", [ONE]))
+    assert not sync_groups.serves(plan("g1", [OTHER]))
 
 
 def test_the_configuration_lets_only_workers_connections_pass_and_stays_below_the_keeper() -> None:
     sync = Syncing((NODES[1],), ("10.0.0.21", "fd00::22"))
-    text = syncing.configuration(sync, PATHS, "egw-sync", "169.254.233.3")
+    text = sync_groups.configuration(sync, PATHS, "egw-sync", "169.254.233.3")
     accepted = text.partition("Address Accept {")[2].partition("}")[0].split()
     assert accepted == ["IPv4_address", "10.0.0.21", "IPv6_address", "fd00::22"]
     assert "Interface egw-sync\n" in text
@@ -117,34 +117,34 @@ def test_nothing_but_addresses_and_names_gets_into_the_configuration(
     sources: tuple[str, ...], device: str, address: str
 ) -> None:
     with pytest.raises(ValueError, match=r"."):
-        syncing.configuration(Syncing((), sources), PATHS, device, address)
+        sync_groups.configuration(Syncing((), sources), PATHS, device, address)
 
 
 @pytest.mark.parametrize("run_dir", ["run", "/run/a b", "/run/{x}", '/run/"', "/run/" + "x" * 90, "/run/ä"])
 def test_paths_that_conntrackd_would_misread_are_refused(run_dir: str) -> None:
     with pytest.raises(ValueError, match="takes no path"):
-        syncing.files(run_dir, "sync")
+        sync_groups.files(run_dir, "sync")
 
 
 def test_the_longest_path_fits_into_a_socket_address() -> None:
     rest = len("/conntrackd-sync.sock")
-    assert len(syncing.files("/" + "x" * (106 - rest), "sync").control) == syncing.PATH_BYTES
+    assert len(sync_groups.files("/" + "x" * (106 - rest), "sync").control) == sync_groups.PATH_BYTES
     with pytest.raises(ValueError, match="takes no path"):
-        syncing.files("/" + "x" * (107 - rest), "sync")
+        sync_groups.files("/" + "x" * (107 - rest), "sync")
 
 
 def test_the_statistics_are_read() -> None:
-    assert syncing.counters(STATISTICS) == Counters(entries=3, received=75, failed=3, heard=18)
-    assert syncing.overruns(RUNTIME) == 4
+    assert sync_groups.counters(STATISTICS) == Counters(entries=3, received=75, failed=3, heard=18)
+    assert sync_groups.overruns(RUNTIME) == 4
 
 
 @given(st.integers(0, len(STATISTICS)))
 def test_cut_statistics_are_an_error_or_whole(length: int) -> None:
     try:
-        found = syncing.counters(STATISTICS[:length])
+        found = sync_groups.counters(STATISTICS[:length])
     except ValueError:
         return
-    assert found == syncing.counters(STATISTICS)
+    assert found == sync_groups.counters(STATISTICS)
 
 
 @pytest.mark.parametrize(
@@ -164,22 +164,22 @@ def test_cut_statistics_are_an_error_or_whole(length: int) -> None:
 def test_a_table_is_in_sync_when_entries_stop_coming_fast(
     since: float, rate: float, heard: int, reason: str
 ) -> None:
-    found = syncing.behind(since, rate, Counters(0, 75, 0, heard))
+    found = sync_groups.behind(since, rate, Counters(0, 75, 0, heard))
     assert (reason in found) if reason else not found
 
 
 def test_only_complaints_are_complaints() -> None:
     head = "[Mon Nov 23 23:07:45 2026] (pid=23080)"
-    assert not syncing.complaint(f"{head} [notice] initialization completed")
-    assert not syncing.complaint("")
-    assert syncing.complaint(f"{head} [ERROR] can't open channel socket") == "can't open channel socket"
+    assert not sync_groups.complaint(f"{head} [notice] initialization completed")
+    assert not sync_groups.complaint("")
+    assert sync_groups.complaint(f"{head} [ERROR] can't open channel socket") == "can't open channel socket"
     assert (
-        syncing.complaint("setpriv: failed to execute conntrackd: x")
+        sync_groups.complaint("setpriv: failed to execute conntrackd: x")
         == "setpriv: failed to execute conntrackd: x"
     )
 
 
 def test_ready_where_all_are_in_sync() -> None:
-    assert not syncing.ready({})
-    assert not syncing.ready({"sync": SyncState(True, True, "")})
-    assert syncing.ready({"sync": SyncState()}) == "conntrackd is not running"
+    assert not sync_groups.ready({})
+    assert not sync_groups.ready({"sync": SyncState(True, True, "")})
+    assert sync_groups.ready({"sync": SyncState()}) == "conntrackd is not running"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core.syncing import files
+from gateway_agent.policy.sync_groups import files
 from gateway_agent.shell.conntrackd import ConnectionSync
 from tests.unit.core.test_syncing import RUNTIME, STATISTICS
 

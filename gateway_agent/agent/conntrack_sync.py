@@ -9,8 +9,8 @@ from pathlib import Path
 from cni.kernel import ids
 from cni.plan import Plan
 
-from .core import syncing
-from .shell.conntrackd import ConnectionSync, interface_index
+from ..policy import sync_groups
+from ..shell.conntrackd import ConnectionSync, interface_index
 
 NAME = "sync"
 """Of the one conntrackd that a node needs."""
@@ -39,13 +39,13 @@ class ConnectionTables:
         """
         if self._stopped:
             return
-        shared = syncing.syncing(plan)
+        shared = sync_groups.syncing(plan)
         self._refused = ""
         try:
-            paths = syncing.files(str(self._run_dir), NAME)
+            paths = sync_groups.files(str(self._run_dir), NAME)
             index = interface_index(ids.SYNC_DEVICE) if shared else 0
-            texts = {NAME: syncing.configuration(shared, paths, index=index)} if shared else {}
-            self._sync.serve(syncing.serves(plan))
+            texts = {NAME: sync_groups.configuration(shared, paths, index=index)} if shared else {}
+            self._sync.serve(sync_groups.serves(plan))
             deaf, self._index = index != self._index, index
             if self._rested(texts) or deaf:
                 self._sync.set(texts)
@@ -62,7 +62,7 @@ class ConnectionTables:
 
     def behind(self) -> str:
         """Why this node does not know the others' connections yet. Where nothing can be synced, it serves without."""
-        return syncing.ready({name: state for name, state in self._sync.state().items() if state.running})
+        return sync_groups.ready({name: state for name, state in self._sync.state().items() if state.running})
 
     def troubles(self) -> list[str]:
         """What keeps the tables from being synced at all."""
