@@ -22,7 +22,6 @@ from cni.version import VERSION
 from . import log
 from .calls import Calls
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
-from .core.view import View
 from .manifests.model import Problem
 from .observed import ObservedAgent, view
 from .shell.files import FilesStore
@@ -30,6 +29,7 @@ from .shell.kernel import Kernel
 from .shell.netns_lock import NamespaceLock
 from .shell.peers import KeeperClient
 from .shell.socket import RequestServer
+from .show.snapshot import View
 from .store import Store
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"

@@ -23,7 +23,7 @@ from .agent.conntrack_gc import Flows
 from .agent.conntrack_sync import ConnectionTables
 from .config import AgentConfig
 from .containers import Containers
-from .core import desired, status
+from .core import desired
 from .lease.ipc import LOG, KeeperState
 from .leases import Leases
 from .manifests.model import Inventory, Node, Problem
@@ -37,6 +37,7 @@ from .shell.engines import Engines
 from .shell.health import UpstreamProbe
 from .shell.kernel import Kernel, texts
 from .shell.peers import KeeperClient
+from .show import status
 from .store import Store
 
 log = logging.getLogger(__name__)

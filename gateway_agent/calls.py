@@ -18,13 +18,14 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
 from .agent import Agent
-from .core import status, unlabelled
-from .core.view import View
+from .core import unlabelled
 from .leases import NotHandedOver
 from .observed import view
 from .operations import Operations
 from .pods import group_for, identity, selecting, uncertain
 from .policy import planner
+from .show import status
+from .show.snapshot import View
 from .store import NotKnown
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,8 @@ from cni.version import VERSION
 from .config import AgentConfig
 from .core import chaining
 from .core.chaining import NotChainable
-from .core.shown import printable
 from .manifests.model import Problem
+from .printable import printable
 from .shell.plugin_probe import PluginProbe
 from .shell.plugin_report import NAME as REPORT
 from .shell.replacing import replace_file

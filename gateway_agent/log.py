@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from .core.shown import printable
+from .printable import printable
 
 LONGEST = 4_000
 """Characters of one line."""

@@ -7,14 +7,14 @@ import time
 
 from .agent import Agent
 from .config import AgentConfig
-from .core.metrics import ChangeCount, Observation
-from .core.view import View
 from .manifests.model import Problem
 from .shell import plugin_report
 from .shell.kernel import Kernel
 from .shell.metrics import MetricsServer
 from .shell.peers import KeeperClient
 from .shell.socket import RequestServer
+from .show.metrics import ChangeCount, Observation
+from .show.snapshot import View
 from .store import Store
 
 COUNTING = 1.0

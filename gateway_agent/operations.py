@@ -7,8 +7,8 @@ from typing import Any
 from cni.plan import PlanEgressIP
 
 from .agent import Agent
-from .core import rotation
-from .core.status import NotKnown
+from .show import key_rotation
+from .show.status import NotKnown
 
 
 class Operations:
@@ -30,7 +30,7 @@ class Operations:
         return {"node": self._agent.config.node_name, "drained": False}
 
     async def key(self, _: dict[str, Any]) -> dict[str, Any]:
-        """By which keys this node and the others talk. See :func:`gateway_agent.core.rotation.shown`."""
+        """By which keys this node and the others talk. See :func:`gateway_agent.show.key_rotation.shown`."""
         try:
             own = await self._agent.leases.keys()
         except (OSError, ValueError) as error:
@@ -39,7 +39,7 @@ class Operations:
             raise NotKnown("the lease keeper is of an older version", "it is replaced when the service is restarted")
         plan, node = self._agent.plan, self._agent.config.node_name
         nodes = plan.nodes if plan else ()
-        return rotation.shown(node, {n.name: n.address for n in nodes if n.name != node}, own)
+        return key_rotation.shown(node, {n.name: n.address for n in nodes if n.name != node}, own)
 
     async def handover(self, question: dict[str, Any]) -> dict[str, Any]:
         """``gateway``, ``ip`` (may be empty) and ``to`` in the question."""

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from cni.attachments import Attachment
 
+from .. import printable
 from ..manifests.model import Problem
-from . import shown
 
 HINT = (
     "give it a Pod document in the store, or its network args.cni.labels in the CNI configuration; "
@@ -67,7 +67,7 @@ class Refusals:
 
     def started(self, record: Attachment) -> None:
         """Forget the refusals of a pod that has been started."""
-        self._noted.pop(shown.printable(named(record)), None)
+        self._noted.pop(printable.printable(named(record)), None)
 
     def problems(self, now: float) -> tuple[Problem, ...]:
         """Return the refusals that are not too old."""

@@ -13,7 +13,7 @@ from typing import Any
 from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
-from ..core.shown import printable
+from ..printable import printable
 from .client import NoAnswer, ask
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
@@ -193,7 +193,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from ..core.status import problem
+    from ..show.status import problem
     from .validate import validate
 
     outcome = validate(options.paths)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..core.shown import printable
+from ..printable import printable
 from .doctor import Finding
 from .layout import GAP, fitted
 

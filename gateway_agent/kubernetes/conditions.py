@@ -11,9 +11,9 @@ from typing import Any
 
 from cni.plan import PlanEgressIP
 
-from ..core.view import View, master, no_master_reason, rfc3339, shown_address
 from ..lease.mastership.masters import NO_MAJORITY
 from ..manifests.model import BASIC, Gateway, Policy
+from ..show.snapshot import View, master, no_master_reason, rfc3339, shown_address
 from .reflector import Object, key_of, version_of
 
 READY = "Ready"

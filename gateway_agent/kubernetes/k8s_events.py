@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.view import View, rfc3339
 from ..lease.ipc import Change
 from ..policy.planner import selected_on_host
+from ..show.snapshot import View, rfc3339
 from .conditions import Report, readiness
 
 MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"

@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..core.view import View
 from ..core.writers import Writers
 from ..lease.voting.voter_set import VoterSet
+from ..show.snapshot import View
 from . import voter_configmap
 from .client import Api, ApiError
 from .cluster_store import ClusterStore

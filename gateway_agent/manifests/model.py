@@ -9,7 +9,7 @@ from typing import Literal
 
 from cni.plan import PodIdentity, Requirement, Selector
 
-from ..core import shown
+from .. import printable
 from ..lease.voting.voter_set import VoterSet
 
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
@@ -34,7 +34,7 @@ class Problem:
     def __post_init__(self) -> None:
         # What is shown may come from anywhere: it neither steers a terminal nor fills a log.
         for name in ("source", "path", "message", "hint"):
-            object.__setattr__(self, name, shown.printable(getattr(self, name)))
+            object.__setattr__(self, name, printable.printable(getattr(self, name)))
 
     def __str__(self) -> str:
         where = f"{self.source}: {self.path}: " if self.path else f"{self.source}: "

@@ -23,11 +23,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from ..core import hosts, shown
-from ..core.metrics import Family, Observation, families
-from ..core.page import page
-from ..core.status import status
+from .. import printable
 from ..manifests.model import Problem
+from ..show import allowed_hosts
+from ..show.html_page import page
+from ..show.metrics import Family, Observation, families
+from ..show.status import status
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -189,8 +190,8 @@ class MetricsServer:
             target, _, version = rest.partition(b" ")
             if not version.startswith(b"HTTP/1."):
                 answer = Answer(HTTPStatus.BAD_REQUEST, "not HTTP/1\n")
-            elif foreign := hosts.refused(head, self._names):
-                answer = Answer(HTTPStatus.MISDIRECTED_REQUEST, f"{shown.printable(foreign)} {NOT_OURS}\n")
+            elif foreign := allowed_hosts.refused(head, self._names):
+                answer = Answer(HTTPStatus.MISDIRECTED_REQUEST, f"{printable.printable(foreign)} {NOT_OURS}\n")
             else:
                 answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
         writer.write(answer.encoded(method != b"HEAD"))
@@ -246,7 +247,7 @@ def _metrics(seen: Observation) -> Answer:
 
 def _ready(seen: Observation) -> Answer:
     if seen.unready:
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{shown.printable(seen.unready)}\n")
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{printable.printable(seen.unready)}\n")
     return Answer(HTTPStatus.OK, "ok\n")
 
 
@@ -259,7 +260,7 @@ def _status(seen: Observation) -> Answer:
 
 def _page(seen: Observation) -> Answer:
     if seen.view is None:
-        why = f"the agent has not read its store yet: {shown.printable(seen.unready)}\n"
+        why = f"the agent has not read its store yet: {printable.printable(seen.unready)}\n"
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, why)
     return Answer(HTTPStatus.OK, page(status(seen.view)), "text/html; charset=utf-8")
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.core.view import View
 from gateway_agent.kubernetes import empty_policies, voter_configmap
 from gateway_agent.kubernetes.client import Api
 from gateway_agent.kubernetes.reporter import ClusterReport
+from gateway_agent.show.snapshot import View
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer
 from tests.lab.topology import VIRTUAL

@@ -6,8 +6,8 @@ import netaddr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.core.explain import _destinations
 from gateway_agent.manifests.prefixes import complement
+from gateway_agent.show.explain import _destinations
 
 nets = st.builds(lambda base, length: str(netaddr.IPNetwork((base, length), version=4).cidr),
                  st.integers(0, 2**32 - 1), st.integers(0, 32))  # fmt: skip

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway_agent.core.view import View
 from gateway_agent.kubernetes.conditions import Report, author, reports, steward
 from gateway_agent.kubernetes.k8s_events import (
     Chronicle,
@@ -22,6 +21,7 @@ from gateway_agent.kubernetes.k8s_events import (
 from gateway_agent.lease.ipc import Change, Conflict, KeeperState, MemberState
 from gateway_agent.lease.mastership.masters import NO_MAJORITY
 from gateway_agent.manifests.model import Problem
+from gateway_agent.show.snapshot import View
 
 from . import test_status as basic
 from . import test_status_virtual as virtual

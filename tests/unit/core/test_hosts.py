@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.core import hosts
+from gateway_agent.show import allowed_hosts
 
 NAMES = {"g1", "g1.example.com"}
 
@@ -21,8 +21,8 @@ def head(*fields: str) -> bytes:
     ],
 )  # fmt: skip
 def test_addresses_and_names_of_ours_are_answered(host: str) -> None:
-    assert hosts.refused(head("User-Agent: x", f"Host: {host}"), NAMES) == ""
-    assert hosts.refused(head(f"host:{host}\t"), NAMES) == ""
+    assert allowed_hosts.refused(head("User-Agent: x", f"Host: {host}"), NAMES) == ""
+    assert allowed_hosts.refused(head(f"host:{host}\t"), NAMES) == ""
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ def test_addresses_and_names_of_ours_are_answered(host: str) -> None:
     ],
 )  # fmt: skip
 def test_other_names_are_refused(host: str) -> None:
-    assert hosts.refused(head("User-Agent: x", f"Host: {host}"), NAMES) == host
-    assert hosts.refused(head("Host: localhost", f"HOST : {host}"), NAMES) == host
+    assert allowed_hosts.refused(head("User-Agent: x", f"Host: {host}"), NAMES) == host
+    assert allowed_hosts.refused(head("Host: localhost", f"HOST : {host}"), NAMES) == host
 
 
 def test_who_names_no_host_is_no_browser() -> None:
-    assert hosts.refused(head(), NAMES) == ""
-    assert hosts.refused(head("X-Host: evil.example", "Referer: http://evil.example"), NAMES) == ""
-    assert hosts.refused(head("Host:"), NAMES) == "nothing"
+    assert allowed_hosts.refused(head(), NAMES) == ""
+    assert allowed_hosts.refused(head("X-Host: evil.example", "Referer: http://evil.example"), NAMES) == ""
+    assert allowed_hosts.refused(head("Host:"), NAMES) == "nothing"

@@ -13,12 +13,12 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core.metrics import PREFIX, ChangeCount, Observation, families
-from gateway_agent.core.view import View
 from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.show.metrics import PREFIX, ChangeCount, Observation, families
+from gateway_agent.show.snapshot import View
 
 AT = 1795294800.0
 ADDRESSES = ("172.16.0.50", "172.16.0.78")

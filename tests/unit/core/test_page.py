@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.page import page
-from gateway_agent.core.status import status
 from gateway_agent.lease.ipc import Change, Conflict
 from gateway_agent.manifests.model import Problem
+from gateway_agent.show.html_page import page
+from gateway_agent.show.status import status
 
 from .test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
 

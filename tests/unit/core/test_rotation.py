@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from gateway_agent.core.rotation import next_step, shown
 from gateway_agent.lease.ipc import HeardKey, OwnKeys
+from gateway_agent.show.key_rotation import next_step, shown
 
 OLD, NEW = "0" * 15 + "1", "0" * 15 + "2"
 

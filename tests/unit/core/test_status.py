@@ -11,13 +11,13 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core import status
 from gateway_agent.core.containers import Container, Listing, beside
-from gateway_agent.core.status import NotKnown, View
 from gateway_agent.lease.ipc import Change, EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.show import status
+from gateway_agent.show.status import NotKnown, View
 
 AT = 1795294800.0
 """2026-11-21T21:00:00Z"""

@@ -10,12 +10,12 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector, choose
-from gateway_agent.core import status
-from gateway_agent.core.status import View
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.show import status
+from gateway_agent.show.status import View
 
 FOURS, SIX = ("172.16.0.50", "172.16.0.78"), "2001:db8::50"
 EGRESS = (Requirement("role", "In", ("egress",)),)

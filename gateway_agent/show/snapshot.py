@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
+from ..core.containers import Beside
 from ..lease.ipc import EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed
-from .containers import Beside
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
 """What happens to a packet; ``unattached``: this node knows no interface of the pod, so it steers nothing of it."""

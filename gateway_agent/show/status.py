@@ -11,7 +11,7 @@ from cni.plan import PlanEgressIP
 from ..lease.ipc import Change, Conflict
 from ..manifests.model import Problem
 from .explain import NotKnown, explain
-from .view import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
+from .snapshot import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
 
 __all__ = ["NotKnown", "View", "events", "explain", "pods", "problem", "status"]
 

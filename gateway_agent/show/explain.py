@@ -13,7 +13,7 @@ from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, Pol
 from ..manifests import prefixes
 from ..manifests.prefixes import Family
 from ..policy import planner, precedence
-from .view import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
+from .snapshot import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
 
 Step = dict[str, str]
 SHOWN = 4

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..lease.ipc import Change, KeeperState
+from .snapshot import View, shown_address
 from .status import status
-from .view import View, shown_address
 
 PREFIX = "egress_gateway_"
 BOUNDS_MS = (0, 50, 100, 150, 200, 250, 300, 400, 600, 1000, 2500, 5000, 10000)

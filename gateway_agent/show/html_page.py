@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escaped
 from typing import Any
 
-from . import shown
+from .. import printable
 
 Answer = Mapping[str, Any]
 REFRESH = 2
@@ -26,11 +26,11 @@ GOOD, BAD = {"master", "yes"}, {"no", "no master"}
 
 def escape(text: str) -> str:
     """Return ``text`` as HTML that shows it, control characters and what changes the direction of text included."""
-    return escaped(shown.printable(text))
+    return escaped(printable.printable(text))
 
 
 def page(status: Answer) -> str:
-    """HTML of what :func:`gateway_agent.core.status.status` has answered. All text in it is escaped."""
+    """HTML of what :func:`gateway_agent.show.status.status` has answered. All text in it is escaped."""
     node = escape(status["node"])
     parts = [
         "<!doctype html>",
