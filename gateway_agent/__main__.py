@@ -20,15 +20,15 @@ from pathlib import Path
 from cni.version import VERSION
 
 from . import log
+from .adapters.agent_socket import RequestServer
+from .adapters.files_store import FilesStore
+from .adapters.kernel import Kernel
+from .adapters.lease_client_ipc import KeeperClient
+from .adapters.netns_lock import NamespaceLock
 from .calls import Calls
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .manifests.model import Problem
 from .observed import ObservedAgent, view
-from .shell.files import FilesStore
-from .shell.kernel import Kernel
-from .shell.netns_lock import NamespaceLock
-from .shell.peers import KeeperClient
-from .shell.socket import RequestServer
 from .show.snapshot import View
 from .store import Store
 

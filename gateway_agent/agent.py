@@ -18,6 +18,10 @@ from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP, PodIdentity
 
+from .adapters import cluster_key, interfaces
+from .adapters.icmp_probe import UpstreamProbe
+from .adapters.kernel import Kernel, texts
+from .adapters.lease_client_ipc import KeeperClient
 from .adoption import Adoption
 from .agent.conntrack_gc import Flows
 from .agent.conntrack_sync import ConnectionTables
@@ -32,11 +36,7 @@ from .pods import Pods, same_for
 from .policy import node_addresses, planner, pod_sources, readiness, underlay
 from .policy.quarantine import Quarantine
 from .policy.selection import Selection
-from .shell import interfaces, key
 from .shell.engines import Engines
-from .shell.health import UpstreamProbe
-from .shell.kernel import Kernel, texts
-from .shell.peers import KeeperClient
 from .show import status
 from .store import Store
 
@@ -291,7 +291,7 @@ class Agent:
     def _make_key(self, inventory: Inventory) -> None:
         """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""
         alone = [node.name for node in inventory.nodes] == [self.config.node_name]
-        if alone and key.make(self.config.key_file):
+        if alone and cluster_key.make(self.config.key_file):
             log.warning("%s was missing and has been made: copy it to every node", self.config.key_file)
 
     def _attempt(self) -> Callable[[Inventory], planner.Planned]:
@@ -449,9 +449,9 @@ class Agent:
             words = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
             hint = "nodeName must be this machine's, and the inventory must have its address"
             found.append(Problem("nodeName", "", words, hint))
-        found += key.problems(self.config.key_file)
+        found += cluster_key.problems(self.config.key_file)
         for path in self.config.accept_key_files:
-            found += key.problems(path, accepted=True)
+            found += cluster_key.problems(path, accepted=True)
         hint = "another machine has the address: find it by its MAC"
         conflicts = self.keeper_state.conflicts if self.keeper_state else ()
         found += [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]

@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Mapping
 
 from cni.plan import Plan
 
+from .adapters.lease_client_ipc import KeeperClient
 from .config import AgentConfig
 from .core import desired, hearing
 from .lease.ipc import EgressState, KeeperState, Move, OwnKeys
 from .manifests.model import DRAIN, Inventory
-from .shell.peers import KeeperClient
 
 log = logging.getLogger(__name__)
 LATE = 0.01
@@ -84,7 +84,7 @@ class Leases:
 
     @property
     def failure(self) -> str:
-        """See :attr:`gateway_agent.shell.peers.KeeperClient.failure`."""
+        """See :attr:`gateway_agent.adapters.lease_client_ipc.KeeperClient.failure`."""
         return self._keeper.failure
 
     @property
@@ -168,7 +168,7 @@ class Leases:
         return [e.id for e in self.state.egress if e.master == node] if self.state else []
 
     async def keys(self) -> OwnKeys | None:
-        """See :meth:`gateway_agent.shell.peers.KeeperClient.keys`."""
+        """See :meth:`gateway_agent.adapters.lease_client_ipc.KeeperClient.keys`."""
         return await self._keeper.keys()
 
     async def drain(self, node: str) -> list[str]:

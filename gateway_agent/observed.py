@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+from .adapters.agent_socket import RequestServer
+from .adapters.kernel import Kernel
+from .adapters.lease_client_ipc import KeeperClient
+from .adapters.metrics_http import MetricsServer
 from .agent import Agent
 from .config import AgentConfig
 from .manifests.model import Problem
 from .shell import plugin_report
-from .shell.kernel import Kernel
-from .shell.metrics import MetricsServer
-from .shell.peers import KeeperClient
-from .shell.socket import RequestServer
 from .show.metrics import ChangeCount, Observation
 from .show.snapshot import View
 from .store import Store

@@ -16,8 +16,8 @@ import logging
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
 
+from ..adapters.kernel import Kernel
 from ..gateway_rules import snat
-from ..shell.kernel import Kernel
 
 log = logging.getLogger(__name__)
 REST = 30.0

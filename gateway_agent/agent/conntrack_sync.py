@@ -9,8 +9,8 @@ from pathlib import Path
 from cni.kernel import ids
 from cni.plan import Plan
 
+from ..adapters.conntrackd import ConnectionSync, interface_index
 from ..policy import sync_groups
-from ..shell.conntrackd import ConnectionSync, interface_index
 
 NAME = "sync"
 """Of the one conntrackd that a node needs."""

@@ -18,9 +18,9 @@ from cni.kernel import netlink, nft
 from cni.kernel.diff import diff
 from cni.kernel.state import KernelState
 
+from ..adapters.netns_lock import NamespaceLock
 from ..lease.ipc import LOCK as KEEPER_LOCK
 from ..lease_daemon.vip_addresses import Addresses
-from ..shell.netns_lock import NamespaceLock
 from .client import NoAnswer
 from .doctor import TABLES
 

@@ -27,6 +27,7 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.neighbours import Neighbours
 
+from ..adapters.key_files import KeyFiles
 from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
 from ..lease.lifecycle import ORPHAN_NS
 from ..lease.messages.outbox import Send
@@ -35,7 +36,6 @@ from ..lease.status import report
 from ..lease.voting.protocol import NEVER
 from ..lease.voting.voter_set import Memory
 from ..shell.keeper_lock import KeeperLock, Taken
-from ..shell.keyfiles import KeyFiles
 from .ipc_server import Agents
 from .udp import Datagrams
 from .voter_state_file import MemoryFile

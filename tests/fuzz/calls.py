@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from cni import call, config, contract, protocol
+from gateway_agent.adapters.files_store import FilesStore
+from gateway_agent.adapters.kernel import Kernel
+from gateway_agent.adapters.lease_client_ipc import KeeperClient
 from gateway_agent.agent import Agent
 from gateway_agent.calls import Calls
 from gateway_agent.config import AgentConfig, FilesStoreConfig
-from gateway_agent.shell.files import FilesStore
-from gateway_agent.shell.kernel import Kernel
-from gateway_agent.shell.peers import KeeperClient
 
 from .values import HOSTILE, mutated
 

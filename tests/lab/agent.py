@@ -15,8 +15,8 @@ import psutil
 import yaml
 
 from cni import contract
+from gateway_agent.adapters.standby_daemon import KEEPER
 from gateway_agent.lease.ipc import LOCK
-from gateway_agent.shell.spare import KEEPER
 
 from .namespace import REPOSITORY, Namespace
 from .waiting import until

@@ -17,9 +17,9 @@ from pathlib import Path
 import msgspec
 
 from cni.plan import PlanNode
+from gateway_agent.adapters.conntrackd import ConnectionSync
 from gateway_agent.policy import sync_groups
 from gateway_agent.policy.sync_groups import Syncing, SyncState
-from gateway_agent.shell.conntrackd import ConnectionSync
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 

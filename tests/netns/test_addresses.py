@@ -15,6 +15,7 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
 from cni.plan import PlanEgressIP
+from gateway_agent.adapters import interfaces
 from gateway_agent.lease_daemon.vip_addresses import (
     NLM_F_CREATE,
     RT_SCOPE_HOST,
@@ -26,7 +27,6 @@ from gateway_agent.lease_daemon.vip_addresses import (
 )
 from gateway_agent.manifests.model import VIRTUAL_IP
 from gateway_agent.policy.readiness import InterfaceFacts, unready
-from gateway_agent.shell import interfaces
 from tests.lab.answering import answering
 from tests.lab.first_address import first_addresses
 from tests.lab.namespace import Namespace

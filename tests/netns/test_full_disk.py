@@ -20,14 +20,14 @@ import pytest
 from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
+from gateway_agent.adapters import cluster_key, conntrackd
+from gateway_agent.adapters.agent_socket import RequestServer
+from gateway_agent.adapters.files_store import FilesStore
+from gateway_agent.adapters.standby_daemon import KEEPER
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
 from gateway_agent.plan_file import PlanFile
 from gateway_agent.policy.sync_groups import Files
-from gateway_agent.shell import conntrackd, key
-from gateway_agent.shell.files import FilesStore
-from gateway_agent.shell.socket import RequestServer
-from gateway_agent.shell.spare import KEEPER
 from tests.lab.waiting import until
 
 PLAN = Plan("w1", 0x0FF00000, 4799, 1450)
@@ -85,7 +85,7 @@ async def listen(run_dir: Path) -> None:
 WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the record of a pod": (lambda d: attachments.write(d, RECORD), "attachments"),
     "the plan": (lambda d: PlanFile(d).write(PLAN), "plan.json"),
-    "the key": (lambda d: key.make(d / "cluster.key"), "cluster.key"),
+    "the key": (lambda d: cluster_key.make(d / "cluster.key"), "cluster.key"),
     "conntrackd's configuration": (
         lambda d: conntrackd._write(Files(*(str(d / name) for name in ("c.conf", "c.lock", "c.sock"))), "x" * 9000),
         "c.conf",

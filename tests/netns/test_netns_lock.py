@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from tests.lab.waiting import until
 
 HOLD = (
-    "import os, sys; sys.argv = ['held']; from gateway_agent.shell import netns_lock;"
+    "import os, sys; sys.argv = ['held']; from gateway_agent.adapters import netns_lock;"
     "lock = netns_lock.NamespaceLock(); print(os.getpid(), *lock.problems, flush=True); sys.stdin.read()"
 )
 SQUAT = (
@@ -19,7 +19,7 @@ SQUAT = (
     "s.bind(b'\\0egress-gateway-agent'); {listen}; print(os.getpid(), flush=True); sys.stdin.read()"
 )
 RESTART = (
-    "import os, sys; from gateway_agent.shell import netns_lock; lock = netns_lock.NamespaceLock();"
+    "import os, sys; from gateway_agent.adapters import netns_lock; lock = netns_lock.NamespaceLock();"
     "again = len(sys.argv) > 1; print(os.getpid(), *lock.problems, flush=True); sys.stdin.readline();"
     "lock.hand_over(); os.execv(sys.executable, [sys.executable, '-c', sys.orig_argv[2], 'again'])"
 )

@@ -15,13 +15,13 @@ import pytest
 from cni import contract, plan
 from cni.kernel.monitor import Event
 from gateway_agent import config
+from gateway_agent.adapters.files_store import FilesStore
+from gateway_agent.adapters.kernel import Kernel
+from gateway_agent.adapters.lease_client_ipc import KeeperClient
 from gateway_agent.agent import Agent
 from gateway_agent.calls import Calls
 from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.pods import selecting
-from gateway_agent.shell.files import FilesStore
-from gateway_agent.shell.kernel import Kernel
-from gateway_agent.shell.peers import KeeperClient
 from gateway_agent.store import Store
 from tests.lab import documents
 

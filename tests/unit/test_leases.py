@@ -15,12 +15,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from gateway_agent.adapters.lease_client_ipc import KeeperClient
 from gateway_agent.config import AgentConfig, parse
 from gateway_agent.lease.ipc import SOCKET, KeeperState
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND
 from gateway_agent.leases import Leases
-from gateway_agent.shell.peers import KeeperClient
 from tests.lab.waiting import NotInTime
 
 from .core.simulation import Network

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway_agent.adapters.conntrackd import ConnectionSync
 from gateway_agent.policy.sync_groups import files
-from gateway_agent.shell.conntrackd import ConnectionSync
 from tests.unit.core.test_syncing import RUNTIME, STATISTICS
 
 STAND_IN = """#!/bin/sh

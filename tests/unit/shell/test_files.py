@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.manifests.model import Inventory
-from gateway_agent.shell.files import FilesStore
 
 NODE = """\
 apiVersion: v1

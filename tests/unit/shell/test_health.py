@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.shell.health import echo_request, is_echo_reply
+from gateway_agent.adapters.icmp_probe import echo_request, is_echo_reply
 
 WORD = st.integers(0, 0xFFFF)
 IP_HEADER = b"\x45" + bytes(19)

@@ -6,23 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.shell import key
-from gateway_agent.shell.keyfiles import KeyFiles
+from gateway_agent.adapters import cluster_key
+from gateway_agent.adapters.key_files import KeyFiles
 
 
 def test_a_missing_key_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "cluster.key"
-    assert key.make(path)
+    assert cluster_key.make(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert len(path.read_bytes().strip()) == 2 * key.LENGTH
-    assert not key.make(path)
-    assert key.problems(path) == ()
+    assert len(path.read_bytes().strip()) == 2 * cluster_key.LENGTH
+    assert not cluster_key.make(path)
+    assert cluster_key.problems(path) == ()
 
 
 def test_agents_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     path = tmp_path / "cluster.key"
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: key.make(path), range(8)))
+        made = list(pool.map(lambda _: cluster_key.make(path), range(8)))
     assert sum(made) == 1
     assert [item.name for item in tmp_path.iterdir()] == ["cluster.key"]
 
@@ -42,15 +42,15 @@ def test_a_key_file_that_is_no_good_is_a_problem(tmp_path: Path, content: bytes,
     path = tmp_path / "cluster.key"
     path.write_bytes(content)
     path.chmod(mode)
-    (problem,) = key.problems(path)
+    (problem,) = cluster_key.problems(path)
     assert words in problem.message
     assert problem.source == str(path)
 
 
 def test_a_key_that_is_missing_or_no_file_is_a_problem(tmp_path: Path) -> None:
-    assert "is missing" in key.problems(tmp_path / "cluster.key")[0].message
+    assert "is missing" in cluster_key.problems(tmp_path / "cluster.key")[0].message
     os.mkfifo(tmp_path / "pipe")
-    assert "no regular file" in key.problems(tmp_path / "pipe")[0].message
+    assert "no regular file" in cluster_key.problems(tmp_path / "pipe")[0].message
 
 
 def test_keys_are_read_when_their_files_change_and_stay_when_they_cannot_be_read(tmp_path: Path) -> None:

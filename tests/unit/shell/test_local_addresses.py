@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.shell import interfaces
+from gateway_agent.adapters import interfaces
 
 
 @pytest.mark.parametrize(("address", "local"), [("127.0.0.1", True), ("192.0.2.77", False), ("2001:db8::77", False)])

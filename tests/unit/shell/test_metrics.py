@@ -18,9 +18,9 @@ from typing import TypeVar
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway_agent.adapters.metrics_http import CONNECTIONS, PATIENCE, REQUEST_BYTES, MetricsServer
 from gateway_agent.lease.ipc import Conflict
 from gateway_agent.manifests.model import Problem
-from gateway_agent.shell.metrics import CONNECTIONS, PATIENCE, REQUEST_BYTES, MetricsServer
 from gateway_agent.show.metrics import Observation, families
 from gateway_agent.show.status import status
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cni import contract
-from gateway_agent.shell.socket import RequestServer
+from gateway_agent.adapters.agent_socket import RequestServer
 
 
 async def _ask(path: Path, request: bytes) -> bytes:

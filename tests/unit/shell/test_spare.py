@@ -18,10 +18,10 @@ import msgspec
 import psutil
 import pytest
 
+from gateway_agent.adapters.lease_client_ipc import KeeperClient
+from gateway_agent.adapters.standby_daemon import KEEPER, Spare
 from gateway_agent.lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
 from gateway_agent.shell.keeper_lock import NAME
-from gateway_agent.shell.peers import KeeperClient
-from gateway_agent.shell.spare import KEEPER, Spare
 from tests.lab.waiting import until
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from ..lease.ipc import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
-from .spare import Spare
+from .standby_daemon import Spare
 
 SIGN_OF_LIFE = 1.0
 """Seconds between two configurations, changed or not."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from cni.files import named
 
 from ..manifests.model import Problem
-from .keyfiles import read
+from .key_files import read
 
 LENGTH = 32
 HOW = (
