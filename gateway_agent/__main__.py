@@ -25,12 +25,12 @@ from .adapters.files_store import FilesStore
 from .adapters.kernel import Kernel
 from .adapters.lease_client_ipc import KeeperClient
 from .adapters.netns_lock import NamespaceLock
-from .calls import Calls
+from .agent.cni_calls import Calls
+from .agent.observed import ObservedAgent, view
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .manifests.model import Problem
-from .observed import ObservedAgent, view
+from .manifests.store import Store
 from .show.snapshot import View
-from .store import Store
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from cni.attachments import Attachment
 
+from .agent.pods import Pods, identity, uncertain
 from .core import containers
 from .core.containers import Beside, Listing
 from .manifests.model import Inventory, Problem
-from .pods import Pods, identity, uncertain
 from .policy import planner
 from .shell.engines import EngineError, Engines
 

@@ -78,7 +78,7 @@ class FilesStore:
             return inventory
 
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
-        """See :meth:`gateway_agent.store.Store.for_pod`."""
+        """See :meth:`gateway_agent.manifests.store.Store.for_pod`."""
         # While somebody reads, the directory counts as seen already, but its inventory is not there yet.
         return await self.current() if self._reading.locked() or self.outdated() else None
 

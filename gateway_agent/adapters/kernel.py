@@ -19,8 +19,8 @@ from cni.kernel import conntrack, ctnetlink, ids, monitor, netlink, nflog, nft
 from cni.kernel.monitor import Event
 from cni.plan import Plan
 
-from ..core import desired
 from ..gateway_rules import snat
+from ..policy import keeper_config
 
 EGRESS_HOOK = (5, 16)
 """Linux version since which netdev tables have the hook of the fence."""
@@ -129,7 +129,7 @@ def texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
 def _gateway_texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
     """The fence first: no address may be spoken for before it stands. The gateway's rules before the node's: what comes
     out of a tunnel is judged before anything goes in."""
-    return desired.fence(plan, devices, _has_egress_hook()), snat.gateway_nft(plan)
+    return keeper_config.fence(plan, devices, _has_egress_hook()), snat.gateway_nft(plan)
 
 
 def _has_egress_hook() -> bool:

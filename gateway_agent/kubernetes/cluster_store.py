@@ -19,7 +19,7 @@ import msgspec
 from cni.files import named
 
 from ..manifests.model import Inventory, Problem
-from ..store import NotKnown
+from ..manifests.store import NotKnown
 from .client import OPENED, Api, ApiError
 from .empty_policies import Question
 from .objects import ROLL, Picture, Resource, missing, pod_uid, slim

@@ -16,8 +16,8 @@ from cni import call, config, contract, protocol
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.kernel import Kernel
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent import Agent
-from gateway_agent.calls import Calls
+from gateway_agent.agent.cni_calls import Calls
+from gateway_agent.agent.service import Agent
 from gateway_agent.config import AgentConfig, FilesStoreConfig
 
 from .values import HOSTILE, mutated

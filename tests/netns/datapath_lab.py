@@ -20,8 +20,8 @@ from pathlib import Path
 from cni import ensure as datapath
 from cni.kernel import ids, netlink, nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
-from gateway_agent.core import desired
 from gateway_agent.gateway_rules.snat import gateway_nft
+from gateway_agent.policy import keeper_config
 from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
 from tests.lab.packets import send, udp
@@ -260,7 +260,7 @@ class Node:
         """Node and gateway tables, devices, routes and rules, as the agent has them made."""
 
         def make() -> tuple[str, ...]:
-            fenced = nft.ensure(desired.fence(wanted, ["eth0"]))
+            fenced = nft.ensure(keeper_config.fence(wanted, ["eth0"]))
             return fenced + nft.ensure(gateway_nft(wanted)) + datapath.ensure(wanted)
 
         return self.machine.inside(make)

@@ -18,11 +18,11 @@ from gateway_agent import config
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.kernel import Kernel
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent import Agent
-from gateway_agent.calls import Calls
+from gateway_agent.agent.cni_calls import Calls
+from gateway_agent.agent.pods import selecting
+from gateway_agent.agent.service import Agent
 from gateway_agent.manifests.model import Inventory, Policy
-from gateway_agent.pods import selecting
-from gateway_agent.store import Store
+from gateway_agent.manifests.store import Store
 from tests.lab import documents
 
 from .core.test_planning import NODES, PARTNER, pod, policy
@@ -227,7 +227,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
     """The plugin waits no longer than ten seconds, and then goes by a plan that may be older."""
-    monkeypatch.setattr("gateway_agent.calls.ADD_S", 0.3)
+    monkeypatch.setattr("gateway_agent.agent.cni_calls.ADD_S", 0.3)
 
     async def tell(world: World) -> None:
         await world.open_all(lambda: world.agent.applied is not None and not world.agent.outdated_for(pod(*LABELS)))
@@ -241,7 +241,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
         assert error["code"] == contract.TRY_AGAIN_LATER
         assert ("store" in error["details"]) == (held == "for_pod")
         # What it waited for comes late; the next call has its answer.
-        monkeypatch.setattr("gateway_agent.calls.ADD_S", 60.0)
+        monkeypatch.setattr("gateway_agent.agent.cni_calls.ADD_S", 60.0)
         again = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(again.done)
         assert again.result() == contract.OK

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway_agent import calls
+from gateway_agent.agent import cni_calls
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.kubernetes.client import OPENED, Api, Page
 from gateway_agent.kubernetes.cluster_store import ClusterStore
@@ -179,7 +179,7 @@ def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServe
     standing.cluster.remove("prod", "web-0")
     standing.cluster.namespace("prod")
     monkeypatch.setattr(cluster_store, "TOGETHER", 0.0)
-    for module, name in ((cluster_store, "FOR_POD"), (cluster_store, "CATCH_UP"), (calls, "ADD_S")):
+    for module, name in ((cluster_store, "FOR_POD"), (cluster_store, "CATCH_UP"), (cni_calls, "ADD_S")):
         monkeypatch.setattr(module, name, LATE)
     return standing
 

@@ -10,8 +10,8 @@ import pytest
 
 from gateway_agent.kubernetes import client, cluster_store, reflector
 from gateway_agent.manifests.model import Inventory
+from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.planner import identify, never_sent
-from gateway_agent.store import NotKnown
 from tests.lab.apiserver.local import LocalServer, serving
 
 from .cluster_story import POLICIES, Reader, asked, policies, policy, reading, story, troubles

@@ -16,11 +16,11 @@ import msgspec
 import pytest
 
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
+from gateway_agent.agent.lease_client import Leases
 from gateway_agent.config import AgentConfig, parse
 from gateway_agent.lease.ipc import SOCKET, KeeperState
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND
-from gateway_agent.leases import Leases
 from tests.lab.waiting import NotInTime
 
 from .core.simulation import Network
@@ -64,7 +64,7 @@ def logged(run_dir: Path, states: list[KeeperState], caplog: pytest.LogCaptureFi
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    with caplog.at_level(logging.INFO, logger="gateway_agent.leases"):
+    with caplog.at_level(logging.INFO, logger="gateway_agent.agent.lease_client"):
         asyncio.run(whole())
     return [match.groups() for record in caplog.records if (match := LINE.fullmatch(record.getMessage()))]
 

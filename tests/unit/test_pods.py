@@ -8,7 +8,7 @@ from pathlib import Path
 from cni import attachments
 from cni.attachments import Attachment
 from gateway_agent.adapters.kernel import Kernel
-from gateway_agent.pods import Pods
+from gateway_agent.agent.pods import Pods
 
 OLD = Attachment("c0", "eth0", "/run/netns/old", "cali1", "prod", "web-0", "old", {"app": "old"}, ("10.244.1.5",))
 

@@ -14,10 +14,10 @@ import pytest
 from cni import attachments, contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
+from gateway_agent.agent.pods import kept_group
 from gateway_agent.core import unlabelled
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory, Policy
-from gateway_agent.pods import kept_group
 
 from .core.test_adoption import TOLD
 from .core.test_planning import build, inventory, policy, sets

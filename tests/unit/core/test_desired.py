@@ -4,8 +4,8 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.core.desired import KeeperSettings, keeper_config
 from gateway_agent.lease.ipc import EgressWish, Peer
+from gateway_agent.policy.keeper_config import KeeperSettings, keeper_config
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(ID, "partner", "", 1, ids.vni(ID), ("g1", "g2"), interface="eth1", source="172.16.0.7")

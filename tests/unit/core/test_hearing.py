@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cni.plan import Plan, PlanEgressIP
-from gateway_agent.core.hearing import LISTENING, isolated, masters
+from gateway_agent.agent.startup_grace import LISTENING, isolated, masters
 from gateway_agent.lease.ipc import EgressState, KeeperState
 
 LEASE = 0.25

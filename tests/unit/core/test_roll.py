@@ -238,7 +238,7 @@ def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() 
     [problem] = told(network, "g1")
     assert "egress-gateway-voters names it does not hear w1, w2 (" in problem
     network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
-    # What the agents make of it: core/desired.py.
+    # What the agents make of it: policy/keeper_config.py.
     network.published = voter_configmap.counting(network.published, network.inventory)
     assert network.published is None
     for name in network.inventory:

@@ -14,13 +14,13 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanPolicy, PodIdentity
 
-from .adapters.kernel import Kernel
-from .agent.destinations import NOWHERE, Leading, Ways, differs
-from .core import unlabelled
-from .core.unlabelled import Refusals
-from .manifests.model import Inventory, Problem
-from .policy import planner
-from .policy.selection import Selection
+from ..adapters.kernel import Kernel
+from ..core import unlabelled
+from ..core.unlabelled import Refusals
+from ..manifests.model import Inventory, Problem
+from ..policy import planner
+from ..policy.selection import Selection
+from .destinations import NOWHERE, Leading, Ways, differs
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]

@@ -17,16 +17,16 @@ from cni.call import Call, CallError, parse_call
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
-from .agent import Agent
-from .core import unlabelled
-from .leases import NotHandedOver
+from ..core import unlabelled
+from ..manifests.store import NotKnown
+from ..policy import planner
+from ..show import status
+from ..show.snapshot import View
+from .control import Operations
+from .lease_client import NotHandedOver
 from .observed import view
-from .operations import Operations
 from .pods import group_for, identity, selecting, uncertain
-from .policy import planner
-from .show import status
-from .show.snapshot import View
-from .store import NotKnown
+from .service import Agent
 
 log = logging.getLogger(__name__)
 ROUNDS = 3

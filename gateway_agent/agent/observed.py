@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 
-from .adapters.agent_socket import RequestServer
-from .adapters.kernel import Kernel
-from .adapters.lease_client_ipc import KeeperClient
-from .adapters.metrics_http import MetricsServer
-from .agent import Agent
-from .config import AgentConfig
-from .manifests.model import Problem
-from .shell import plugin_report
-from .show.metrics import ChangeCount, Observation
-from .show.snapshot import View
-from .store import Store
+from ..adapters.agent_socket import RequestServer
+from ..adapters.kernel import Kernel
+from ..adapters.lease_client_ipc import KeeperClient
+from ..adapters.metrics_http import MetricsServer
+from ..config import AgentConfig
+from ..manifests.model import Problem
+from ..manifests.store import Store
+from ..shell import plugin_report
+from ..show.metrics import ChangeCount, Observation
+from ..show.snapshot import View
+from .service import Agent
 
 COUNTING = 1.0
 """Seconds between two looks at the keeper's changes of masters, of which it tells the last hundred."""

@@ -14,7 +14,7 @@ from ..gateway_rules.fence import fence_nft
 from ..kubernetes.voter_configmap import counting
 from ..lease.ipc import EgressWish, Facts, KeeperConfig, Move, Peer
 from ..lease.voting.voter_set import VoterSet
-from ..policy.readiness import InterfaceFacts
+from .readiness import InterfaceFacts
 
 LONGEST = 200
 """Characters of the prefixes that nodes tell each other."""

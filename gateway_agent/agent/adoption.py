@@ -7,10 +7,10 @@ import logging
 
 from cni.kernel.errors import KernelError
 
-from .adapters.kernel import Kernel
-from .manifests.model import Inventory, Problem, RunningPod
+from ..adapters.kernel import Kernel
+from ..manifests.model import Inventory, Problem, RunningPod
+from ..policy import unattached_pods
 from .pods import Pods
-from .policy import unattached_pods
 
 log = logging.getLogger(__name__)
 AGAIN = 0.5

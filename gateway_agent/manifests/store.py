@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from .manifests.model import Inventory
+from .model import Inventory
 
 
 class NotKnown(Exception):

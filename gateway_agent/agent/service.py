@@ -18,27 +18,26 @@ from cni.kernel.errors import KernelError
 from cni.kernel.monitor import Event
 from cni.plan import Plan, PlanEgressIP, PodIdentity
 
-from .adapters import cluster_key, interfaces
-from .adapters.icmp_probe import UpstreamProbe
-from .adapters.kernel import Kernel, texts
-from .adapters.lease_client_ipc import KeeperClient
+from ..adapters import cluster_key, interfaces
+from ..adapters.icmp_probe import UpstreamProbe
+from ..adapters.kernel import Kernel, texts
+from ..adapters.lease_client_ipc import KeeperClient
+from ..config import AgentConfig
+from ..containers import Containers
+from ..lease.ipc import LOG, KeeperState
+from ..manifests.model import Inventory, Node, Problem
+from ..manifests.store import Store
+from ..plan_file import PlanFile
+from ..policy import keeper_config, node_addresses, planner, pod_sources, readiness, underlay
+from ..policy.quarantine import Quarantine
+from ..policy.selection import Selection
+from ..shell.engines import Engines
+from ..show import status
 from .adoption import Adoption
-from .agent.conntrack_gc import Flows
-from .agent.conntrack_sync import ConnectionTables
-from .config import AgentConfig
-from .containers import Containers
-from .core import desired
-from .lease.ipc import LOG, KeeperState
-from .leases import Leases
-from .manifests.model import Inventory, Node, Problem
-from .plan_file import PlanFile
+from .conntrack_gc import Flows
+from .conntrack_sync import ConnectionTables
+from .lease_client import Leases
 from .pods import Pods, same_for
-from .policy import node_addresses, planner, pod_sources, readiness, underlay
-from .policy.quarantine import Quarantine
-from .policy.selection import Selection
-from .shell.engines import Engines
-from .show import status
-from .store import Store
 
 log = logging.getLogger(__name__)
 RETRY = 1.0
@@ -96,7 +95,7 @@ class Agent:
         """Looks at the store now: a pod may start before the watch has told of it, or of the edit that selects it.
 
         Goes on where the caller is cancelled: a thread of the store may be reading, and cannot be broken off.
-        Raises :class:`gateway_agent.store.NotKnown` and OSError.
+        Raises :class:`gateway_agent.manifests.store.NotKnown` and OSError.
         """
         look = asyncio.create_task(self._look_at_store(namespace, name, uid))
         self._looks.add(look)
@@ -335,7 +334,7 @@ class Agent:
             raise
 
     def _fence_devices(self, plan: Plan) -> tuple[str, ...]:
-        return desired.fence_devices(plan, self._facts, self.pods.interfaces())
+        return keeper_config.fence_devices(plan, self._facts, self.pods.interfaces())
 
     def _settings(self, inventory: Inventory) -> planner.Settings:
         return planner.Settings(

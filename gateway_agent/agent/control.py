@@ -6,9 +6,9 @@ from typing import Any
 
 from cni.plan import PlanEgressIP
 
-from .agent import Agent
-from .show import key_rotation
-from .show.status import NotKnown
+from ..show import key_rotation
+from ..show.status import NotKnown
+from .service import Agent
 
 
 class Operations:

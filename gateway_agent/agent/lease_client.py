@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 
 from cni.plan import Plan
 
-from .adapters.lease_client_ipc import KeeperClient
-from .config import AgentConfig
-from .core import desired, hearing
-from .lease.ipc import EgressState, KeeperState, Move, OwnKeys
-from .manifests.model import DRAIN, Inventory
+from ..adapters.lease_client_ipc import KeeperClient
+from ..config import AgentConfig
+from ..lease.ipc import EgressState, KeeperState, Move, OwnKeys
+from ..manifests.model import DRAIN, Inventory
+from ..policy import keeper_config
+from . import startup_grace
 
 log = logging.getLogger(__name__)
 LATE = 0.01
@@ -64,7 +65,7 @@ class Leases:
                              change.reason)
             if self.state is None or state.incarnation != self.state.incarnation:
                 self._met = loop.time()
-                for seconds in (self._lease, hearing.LISTENING):
+                for seconds in (self._lease, startup_grace.LISTENING):
                     loop.call_later(seconds + LATE, self._changed)
             self.state = state
             self._changed()
@@ -73,14 +74,14 @@ class Leases:
 
     def isolated(self, plan: Plan | None) -> bool:
         """Whether this node hears no majority of the voters. ``plan``: the one in force."""
-        return hearing.isolated(self.state, plan, self._listened(), self._lease)
+        return startup_grace.isolated(self.state, plan, self._listened(), self._lease)
 
     def of(self, identity: str) -> EgressState | None:
         return next((e for e in self.state.egress if e.id == identity), None) if self.state else None
 
     def masters(self, plan: Plan | None) -> dict[str, tuple[str, int]]:
         """By egress id the master and its epoch, as far as it is known. ``plan``: the one in force."""
-        return hearing.masters(self.state, plan, self._listened())
+        return startup_grace.masters(self.state, plan, self._listened())
 
     @property
     def failure(self) -> str:
@@ -90,7 +91,7 @@ class Leases:
     @property
     def settled(self) -> bool:
         """Return True once the keeper has run for long enough to know of every master."""
-        return self.state is not None and self._listened() >= hearing.LISTENING
+        return self.state is not None and self._listened() >= startup_grace.LISTENING
 
     def shown(self) -> frozenset[str]:
         """Return the addresses that masters say the outside sees."""
@@ -111,16 +112,16 @@ class Leases:
         carried: Collection[str],
         inventory: Inventory,
     ) -> None:
-        """``unready``, ``tunnels``, ``carried``: see :func:`gateway_agent.core.desired.keeper_config`.
+        """``unready``, ``tunnels``, ``carried``: see :func:`gateway_agent.policy.keeper_config.keeper_config`.
 
         ``behind``: why this node should not take over an egress IP yet, which it may keep.
         """
         drained = self._gives_way(inventory)
         able = [identity for identity, reason in unready.items() if not reason]
         returning = {g.name for g in inventory.gateways if g.failback == "Automatic"}
-        config = desired.keeper_config(
+        config = keeper_config.keeper_config(
             plan,
-            desired.KeeperSettings(
+            keeper_config.KeeperSettings(
                 port=self._config.cluster_port,
                 key_file=str(self._config.key_file),
                 accept_key_files=tuple(map(str, self._config.accept_key_files)),
