@@ -9,10 +9,10 @@ from ..adapters.agent_socket import RequestServer
 from ..adapters.kernel import Kernel
 from ..adapters.lease_client_ipc import KeeperClient
 from ..adapters.metrics_http import MetricsServer
+from ..cni_install import plugin_report
 from ..config import AgentConfig
 from ..manifests.model import Problem
 from ..manifests.store import Store
-from ..shell import plugin_report
 from ..show.metrics import ChangeCount, Observation
 from ..show.snapshot import View
 from .service import Agent

@@ -14,9 +14,9 @@ from pathlib import Path
 from cni.kernel import ids, netlink, nft
 from cni.kernel.errors import KernelError
 
+from ..cni_install import plugin_report
 from ..config import AgentConfig
 from ..lease_daemon.vip_addresses import Addresses
-from ..shell import plugin_report
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway_agent.core import chaining
+from gateway_agent.cni_install import conflist_text
 from gateway_agent.ctl import doctor
 from gateway_agent.ctl.clean import RUNNING
 
@@ -203,7 +203,7 @@ def test_a_node_without_python_serves_pods(lab: Lab, nodes: dict[str, Deployed])
         here = ["nsenter", f"--mount=/proc/{worker.runtime.pid}/ns/mnt"]
         by_python = subprocess.run([*here, PLUGIN], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=False)
         assert b"Permission denied" in by_python.stderr
-        assert worker.plugins() == ["bridge", chaining.TYPE]
+        assert worker.plugins() == ["bridge", conflist_text.TYPE]
         sandbox = Sandbox(worker.node, worker.runtime, "no-python", BACKEND)
         assert sandbox.request(SELECTED).address == VIRTUAL
         sandbox.stop()
@@ -286,10 +286,10 @@ def test_an_update_hands_over_and_loses_nothing(lab: Lab, nodes: dict[str, Deplo
 
 def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Deployed]) -> None:
     worker = nodes["w1"]
-    assert worker.plugins() == ["bridge", chaining.TYPE]
+    assert worker.plugins() == ["bridge", conflist_text.TYPE]
     network = worker.node.network("bridge")
     worker.runtime.use(type(network)(network.name, network.plugins[:1], network.cni_version))
-    until(lambda: worker.plugins() == ["bridge", chaining.TYPE], "ours is back", CHAINED_AGAIN)
+    until(lambda: worker.plugins() == ["bridge", conflist_text.TYPE], "ours is back", CHAINED_AGAIN)
 
 
 def test_a_selected_pod_on_its_nodes_network_is_told_by_an_event_that_counts(
@@ -386,7 +386,7 @@ def test_uninstalling_leaves_nothing_behind(lab: Lab, nodes: dict[str, Deployed]
         assert ours(deployed) == []
         assert {path.name for path in deployed.node.agent.run_dir.iterdir()} <= {*RUNNING}
         assert deployed.plugins() == ["bridge"]
-        assert not (deployed.runtime.directory / "bin" / chaining.TYPE).exists()
+        assert not (deployed.runtime.directory / "bin" / conflist_text.TYPE).exists()
     assert running.request(SELECTED).address == worker.node.host.ip
     running.stop()
 

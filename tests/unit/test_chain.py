@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent import chain
+from gateway_agent.cni_install import installer
 from tests.lab.waiting import until
 
 SPEAKS = '#!/bin/sh\necho \'{"cniVersion": "1.1.0", "supportedVersions": ["1.0.0"]}\'\n'
@@ -38,7 +38,7 @@ class Host:
         self.configuration.chmod(0o640)
 
     def run(self, command: str, *more: str) -> int:
-        return chain.main([command, *self.options(), *more])
+        return installer.main([command, *self.options(), *more])
 
     def options(self) -> list[str]:
         given = {"--plugin": self.plugin, "--bin-dir": self.bin_dir, "--conf-dir": self.conf_dir,
@@ -54,7 +54,7 @@ class Host:
     @contextlib.contextmanager
     def watching(self, log: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run the installer with ``--watch``; its output goes to ``log``."""
-        command = [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *self.options(), *more]
+        command = [sys.executable, "-m", "gateway_agent.cni_install.installer", "install", "--watch", *self.options(), *more]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -169,7 +169,7 @@ def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> 
 
 def test_a_watch_ends_well_when_it_is_told_to(host: Host, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "gateway_agent.chain", "install", "--watch", *host.options()]
+    command = [sys.executable, "-m", "gateway_agent.cni_install.installer", "install", "--watch", *host.options()]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output) as watching:
         until(lambda: "no network configuration yet" in log.read_text(), "it waits for one", 30)
         watching.send_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent import chain
+from gateway_agent.cni_install import installer
 
 from .test_chain import OTHERS, SPEAKS, Host, host
 
@@ -17,13 +17,13 @@ __all__ = ["host"]
 
 def test_the_interpreter_is_chosen(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was built is taken, the shipped interpreter first; what is named and was not built is no other."""
-    monkeypatch.setattr(chain, "SHARE", tmp_path / "share")
+    monkeypatch.setattr(installer, "SHARE", tmp_path / "share")
     (tmp_path / "share").mkdir()
-    files = {name: tmp_path / "share" / file for name, file in chain.FILES.items()}
+    files = {name: tmp_path / "share" / file for name, file in installer.FILES.items()}
     options = host.options()[2:]
 
     def installed(*more: str) -> str:
-        status = chain.main(["install", *options, *more])
+        status = installer.main(["install", *options, *more])
         return host.installed.read_text() if status == 0 else ""
 
     files["node"].write_text(SPEAKS)

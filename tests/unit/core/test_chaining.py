@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni import config
-from gateway_agent.core.chaining import VERSIONS, InUse, NotChainable, chained, in_use, unchained
+from gateway_agent.cni_install.conflist_text import VERSIONS, InUse, NotChainable, chained, in_use, unchained
 
 OURS = {"type": "egress-gateway"}
 BRIDGE = {"type": "bridge", "bridge": "cni0", "ipam": {"type": "host-local"}}

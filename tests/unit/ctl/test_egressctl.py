@@ -238,7 +238,7 @@ def test_a_wrong_key_in_the_configuration_is_a_warning(agent: Agent, capsys: pyt
     assert run(agent, "status") == 2
 
 
-@pytest.mark.parametrize("module", ["gateway_agent", "gateway_agent.ctl", "gateway_agent.chain"])
+@pytest.mark.parametrize("module", ["gateway_agent", "gateway_agent.ctl", "gateway_agent.cni_install.installer"])
 def test_each_program_names_its_version(module: str) -> None:
     command = [sys.executable, "-m", module, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)

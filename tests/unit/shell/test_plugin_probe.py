@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core import chaining
+from gateway_agent.cni_install import conflist_text, plugin_report
+from gateway_agent.cni_install.plugin_probe import PluginProbe
 from gateway_agent.manifests.model import Problem
-from gateway_agent.shell import plugin_report
-from gateway_agent.shell.plugin_probe import PluginProbe
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
     path = tmp_path / plugin_report.NAME
     path.parent.mkdir()
     problems = (Problem("/opt/cni/bin/egress-gateway", "", "it cannot run", "install Python"),)
-    path.write_text(chaining.report(problems))
+    path.write_text(conflist_text.report(problems))
     assert plugin_report.read(tmp_path) == problems
     for text in ("", "{", "[1]", '{"a": 1}', '[{"other": 1}]', "[" * 20_000, "\x00"):
         path.write_text(text)

@@ -22,18 +22,18 @@ import watchfiles
 
 from cni.version import VERSION
 
-from .config import AgentConfig
-from .core import chaining
-from .core.chaining import NotChainable
-from .manifests.model import Problem
-from .printable import printable
-from .shell.plugin_probe import PluginProbe
-from .shell.plugin_report import NAME as REPORT
-from .shell.replacing import replace_file
+from ..config import AgentConfig
+from ..manifests.model import Problem
+from ..printable import printable
+from ..shell.replacing import replace_file
+from . import conflist_text
+from .conflist_text import NotChainable
+from .plugin_probe import PluginProbe
+from .plugin_report import NAME as REPORT
 
 DONE, FAILED = 0, 1
 SHARE = Path(sys.prefix) / "share"
-FILES = {"shipped": f"{chaining.TYPE}-standalone", "node": chaining.TYPE}
+FILES = {"shipped": f"{conflist_text.TYPE}-standalone", "node": conflist_text.TYPE}
 """The plugin by whose interpreter runs it, as ``packaging`` builds it; what is tried first comes first."""
 TOGETHER_MS, AGAIN_MS = 100, 1000
 """From a change to the look at it; until the next look if no event comes."""
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.watch:
             _watch(options)
         else:
-            done = _once(options, PluginProbe(options.bin_dir / chaining.TYPE, options.host_root))
+            done = _once(options, PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root))
             _say(done.lines)
             for problem in done.problems:
                 print(f"egress-gateway-cni: {printable(str(problem))}", file=sys.stderr)
@@ -83,7 +83,7 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], 
         if not directory.is_dir():
             raise NotChainable(f"{directory}: no such directory", f"{option} names it")
     lines = []
-    target = bin_dir / chaining.TYPE
+    target = bin_dir / conflist_text.TYPE
     if probe.differs(plugin):
         replace_file(target, plugin.read_bytes(), 0o755)
         lines.append(f"{target}: installed")
@@ -92,10 +92,10 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], 
         if probe.by_node():
             hint += ": Python 3.9 or later is needed, or --interpreter shipped"
         return Done((*lines, *_unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
-    found = chaining.in_use(*_configurations(conf_dir))
+    found = conflist_text.in_use(*_configurations(conf_dir))
     if not found.name:
         lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
-    elif _rewrite(conf_dir / found.name, lambda text: chaining.chained(text, entry)):
+    elif _rewrite(conf_dir / found.name, lambda text: conflist_text.chained(text, entry)):
         lines.append(f"{conf_dir / found.name}: chained")
     return Done(tuple(lines), found.skipped)
 
@@ -107,7 +107,7 @@ def remove(bin_dir: Path, conf_dir: Path) -> None:
     runtime could follow.
     """
     _say(_unchain(conf_dir))
-    target = bin_dir / chaining.TYPE
+    target = bin_dir / conflist_text.TYPE
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
         print(f"{target}: removed", flush=True)
@@ -119,7 +119,7 @@ def _unchain(conf_dir: Path) -> list[str]:
     for name, text in files.items():
         path = conf_dir / name
         try:
-            if f'"{chaining.TYPE}"' in text and _rewrite(path, chaining.unchained):
+            if f'"{conflist_text.TYPE}"' in text and _rewrite(path, conflist_text.unchained):
                 lines.append(f"{path}: not chained any more")
         except NotChainable as error:
             lines.append(f"{path}: left as it is: {error}")
@@ -132,7 +132,7 @@ def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
     unreadable: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
         for found in sorted(os.scandir(conf_dir), key=lambda entry: entry.name):
-            if not found.name.endswith(chaining.ENDINGS) or found.is_dir(follow_symlinks=False):
+            if not found.name.endswith(conflist_text.ENDINGS) or found.is_dir(follow_symlinks=False):
                 continue
             if not os.path.isfile(found.path):
                 link = "it is a link that leads to no file" if found.is_symlink() else "it is no regular file"
@@ -153,7 +153,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
         done = Done((), (Problem(str(options.conf_dir), "", error.message, error.hint),), False)
     except (OSError, UnicodeDecodeError) as error:
         done = Done((), (Problem(str(options.conf_dir), "", str(error)),), False)
-    text = chaining.report(() if done.chained else done.problems)
+    text = conflist_text.report(() if done.chained else done.problems)
     try:
         if not options.report.exists() or _read(options.report) != text:
             options.report.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -166,7 +166,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
 def _watch(options: argparse.Namespace) -> None:
     """Install again after each change, until told to stop. No error ends it; each is logged once."""
     last: tuple[str, ...] = ()
-    probe = PluginProbe(options.bin_dir / chaining.TYPE, options.host_root)
+    probe = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root)
     # The first process of a pid namespace gets no signal that it has no handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))
     changes: Iterator[object] = iter(())
@@ -231,7 +231,7 @@ def _plugin(options: argparse.Namespace) -> Path:
 
 def _entry(options: argparse.Namespace) -> dict[str, Any]:
     given = {"socket": options.socket, "failurePolicy": options.failure_policy}
-    return {"type": chaining.TYPE, **{name: value for name, value in given.items() if value}}
+    return {"type": conflist_text.TYPE, **{name: value for name, value in given.items() if value}}
 
 
 def _read(path: Path) -> str:

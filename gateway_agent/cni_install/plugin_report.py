@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..core import chaining
 from ..manifests.model import Problem
+from . import conflist_text
 
 NAME = Path("cni") / "report.json"
 """In the run directory. The directory is the installer's own, so that a container of it needs to see no more."""
@@ -16,6 +16,6 @@ def read(run_dir: Path) -> tuple[Problem, ...]:
     """Return the problems of the last report; none if there is no report that can be read."""
     try:
         with (run_dir / NAME).open(encoding="utf-8") as file:
-            return chaining.read_report(file.read(LIMIT))
+            return conflist_text.read_report(file.read(LIMIT))
     except (OSError, ValueError):
         return ()
