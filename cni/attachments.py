@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from .call import is_interface
+from .cni_request import is_interface
 from .files import named
 
 DIRECTORY = "attachments"

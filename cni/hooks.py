@@ -8,23 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import forgery, keeper_guard
+from .datapath import lease_port_guard, source_guard
+from .datapath.nft_blocks import TUNNELS, Marks, chain
 from .plan import Plan
-from .ruleset import TUNNELS, Marks, chain
 
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains that see packets before connection tracking and those that are forwarded."""
-    arrival = [*keeper_guard.arrival_rules(plan), *forgery.arrival_rules(marks)]
+    arrival = [*lease_port_guard.arrival_rules(plan), *source_guard.arrival_rules(marks)]
     yield chain("arrival", arrival, "filter hook prerouting priority raw")
     yield chain("forward_guard", _forward_guard(plan), "filter hook forward priority filter - 20")
     # A pod that could speak VXLAN to a gateway would forge its way out by the egress IP.
-    datagrams = [f"udp dport {plan.port} counter drop", *keeper_guard.forward_rules(plan)]
+    datagrams = [f"udp dport {plan.port} counter drop", *lease_port_guard.forward_rules(plan)]
     yield chain("forwarded_datagram", datagrams)
 
 
 def _forward_guard(plan: Plan) -> Iterator[str]:
     yield "meta l4proto udp jump forwarded_datagram"
     yield f"iifname {TUNNELS} goto tunnel_forward"
-    yield from forgery.forward_rules(plan)
+    yield from source_guard.forward_rules(plan)
     yield "goto forwarded"

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from .kernel import ids
-from .selecting import NAMESPACE_LABEL, PodIdentity, Requirement, Selector, matches
+from .label_selector import NAMESPACE_LABEL, PodIdentity, Requirement, Selector, matches
 
 __all__ = [
     "NAMESPACE_LABEL", "VERSION", "Plan", "PlanEgressIP", "PlanNode", "PlanPolicy", "PodIdentity", "PolicySet",

@@ -34,13 +34,13 @@ def run(request: bytes, settings: config.PluginConfig) -> None:
     try:
         answer = ask(settings.socket, request, contract.DEADLINE)
     except (NoAnswer, OSError) as error:
-        from . import bundle
+        from . import vendored
 
         # Before all else: where the interpreter travels with the plugin, its standard library is in there, too.
-        bundle.unpack()
-        from . import alone
+        vendored.unpack()
+        from . import fallback
 
-        alone.run(request, settings.socket, str(error))
+        fallback.run(request, settings.socket, str(error))
         return
     if answer != contract.OK:
         raise Refusal(answer[len(contract.ERROR) :])

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "dist" / "egress-gateway"
 PYTHON = "/usr/bin/python3"
 LIBRARIES = "libraries.zip"
-"""Where ``cni/bundle.py`` looks for it."""
+"""Where ``cni/vendored.py`` looks for it."""
 BOOT = (
     "import sys;from zipimport import zipimporter as z;p=sys.argv[1];sys.path.insert(0,p);"
     'exec(z(p).get_code("__main__"))'

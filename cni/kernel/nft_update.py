@@ -43,7 +43,7 @@ class Difference:
 
 
 def tables(text: str) -> dict[str, dict[Block, str]]:
-    """The blocks of each table that a text of :mod:`cni.ruleset` makes."""
+    """The blocks of each table that a text of :mod:`cni.datapath.nft_blocks` makes."""
     return {
         table: {(kind, name): body for kind, name, body in _BLOCK.findall(content)}
         for table, content in _TABLE.findall(text)

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-from cni import ensure
-from cni.datapath import node_nft
+from cni.datapath import reconcile
+from cni.datapath.objects import node_nft
 from cni.kernel import conntrack, ctnetlink, ids, monitor, netlink, nflog, nft
 from cni.kernel.monitor import Event
 from cni.plan import Plan
@@ -68,7 +68,7 @@ class Kernel:
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
         """What of the node's path is not as the plan says."""
-        return await self._run(ensure.missing, plan)
+        return await self._run(reconcile.missing, plan)
 
     async def host_veths(self, netns: str, names: Iterable[str]) -> netlink.HostVeths:
         """See :func:`cni.kernel.interfaces.host_veths`."""
@@ -138,4 +138,4 @@ def _has_egress_hook() -> bool:
 
 def _stand(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
     done = [words for text in _gateway_texts(plan, devices) for words in nft.ensure(text)]
-    return (*done, *ensure.ensure(plan))
+    return (*done, *reconcile.ensure(plan))

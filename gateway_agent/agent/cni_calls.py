@@ -13,7 +13,7 @@ from typing import Any
 
 from cni import contract
 from cni.attachments import Attachment
-from cni.call import Call, CallError, parse_call
+from cni.cni_request import Call, CallError, parse_call
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 

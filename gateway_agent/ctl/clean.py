@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from cni.alone import LOCK as PLUGIN_LOCK
 from cni.contract import PLAN, PLAN_OUTDATED
-from cni.ensure import ROUNDS
+from cni.datapath.reconcile import ROUNDS
+from cni.fallback import LOCK as PLUGIN_LOCK
 from cni.kernel import netlink, nft
 from cni.kernel.diff import diff
 from cni.kernel.state import KernelState

@@ -6,9 +6,9 @@ NAT and all programs, in front of the devices' queues: what the kernel sends by 
 and raw frames pass here too (Linux 5.16).
 
 Raw frames pass no other hook, so what a process writes for the tunnels' port is stopped here too, on every node that
-has tunnels (:mod:`cni.port_guard`).
+has tunnels (:mod:`cni.datapath.tunnel_port_guard`).
 
-As in :mod:`cni.ruleset`, no lookup lets a frame out by finding nothing: the maps cover the whole address space.
+As in :mod:`cni.datapath.nft_blocks`, no lookup lets a frame out by finding nothing: the maps cover the whole address space.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
 
+from cni.datapath.nft_blocks import chain, interface, mapping, transaction
+from cni.datapath.tunnel_port_guard import BY_PROCESS
 from cni.kernel import ids
-from cni.port_guard import BY_PROCESS
-from cni.ruleset import chain, interface, mapping, transaction
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -27,9 +27,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def fence_nft(addresses: Sequence[str], devices: Sequence[str], port: int = 0, own: Sequence[str] = ()) -> str:
     """One nft transaction that replaces the fence; it removes it where there is nothing to fence, or no devices.
 
-    ``port``: of the tunnels, 0 if this node has none. ``own``: see :func:`cni.port_guard.process_tunnels`.
+    ``port``: of the tunnels, 0 if this node has none. ``own``: see :func:`cni.datapath.tunnel_port_guard.process_tunnels`.
     ``devices``: by which anything could leave; on kernels before 6.16 each must exist. One whose name nft cannot take
-    is left out: :func:`cni.ruleset.way_out` sends nothing by it either. Raises :class:`ValueError` where an address is
+    is left out: :func:`cni.datapath.nft_blocks.way_out` sends nothing by it either. Raises :class:`ValueError` where an address is
     none.
     """
     parsed = {ipaddress.ip_address(address) for address in addresses}

@@ -8,9 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from cni.kernel import ids
-from cni.plan import Plan, PlanEgressIP
-from cni.ruleset import (
+from cni.datapath.nft_blocks import (
     CONFIRMED,
     KEYWORDS,
     MIDDLE,
@@ -21,6 +19,8 @@ from cni.ruleset import (
     transaction,
     way_out,
 )
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP
 
 from . import tcp_pickup
 
@@ -42,7 +42,7 @@ def gateway_nft(plan: Plan) -> str:
 
 
 def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
-    # The mark with no number is of a connection with a forged question: see cni/forgery.py.
+    # The mark with no number is of a connection with a forged question: see cni/datapath/source_guard.py.
     answer = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
     # Behind the node's own steering, which clears the mark of every answer.
     passing = [f'iifname "{device}" accept' for device in (ids.BACK_DEVICE, ids.SYNC_DEVICE)]

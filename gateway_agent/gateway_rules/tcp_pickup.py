@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cni.datapath.nft_blocks import KEYWORDS, MIDDLE, chain
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
-from cni.ruleset import KEYWORDS, MIDDLE, chain
 
 WATCHED = 20
 """Seconds that a connection is looked at after it was picked up: TCP sends four or five times within that."""

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cni.datapath.tunnel_port_guard import process_tunnels
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
-from cni.port_guard import process_tunnels
 
 from ..gateway_rules.fence import fence_nft
 from ..kubernetes.voter_configmap import counting

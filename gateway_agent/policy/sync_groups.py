@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cni import sync
+from cni.datapath import sync_device
 from cni.kernel import ids
 from cni.plan import Plan, PlanNode
 
@@ -85,7 +85,7 @@ class SyncState:
 
 def syncing(plan: Plan) -> Syncing | None:
     """Whose tables this node shares, and whose connections; None where it has nobody to share with."""
-    partners = sync.partners(plan)
+    partners = sync_device.partners(plan)
     others = [node.address for node in plan.nodes if node.name != plan.node]
     sources = {ids.inner(address, family, synced=True) for address in others for family in (4, 6)}
     return Syncing(partners, tuple(sorted(sources))) if partners else None

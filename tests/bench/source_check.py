@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from cni import datapath, forgery, steering
+from cni.datapath import objects, source_guard, steering
+from cni.datapath.nft_blocks import Marks
 from cni.plan import Plan
-from cni.ruleset import Marks
 from gateway_agent.gateway_rules.snat import gateway_nft
 from tests.netns import datapath_lab
 from tests.netns.datapath_lab import SERVICE, TAG, Lab, Pod, plan
@@ -132,7 +132,7 @@ def _flow(lab: Lab, pod: Pod) -> Iterator[tuple[socket.socket, socket.socket]]:
 def _rules(case: Case, node: str, checked: bool) -> str:
     wanted = plan(node)
     wanted = replace(wanted, reserved_sources=(*wanted.reserved_sources, *case.nodes))
-    text = gateway_nft(wanted) + datapath.node_nft(wanted)
+    text = gateway_nft(wanted) + objects.node_nft(wanted)
     checks = () if checked else tuple(_checks(wanted))
     return "".join(f"{line}\n" for line in text.splitlines() if line.strip() not in checks)
 
@@ -140,15 +140,15 @@ def _rules(case: Case, node: str, checked: bool) -> str:
 def _checks(wanted: Plan) -> Iterator[str]:
     """Yield the rules that lead to the checks."""
     marks = Marks(wanted)
-    yield from forgery.arrival_rules(marks)
-    yield from forgery.forward_rules(wanted)
+    yield from source_guard.arrival_rules(marks)
+    yield from source_guard.forward_rules(wanted)
     yield from (steering.QUESTION_RULE, steering.answer_rule(marks))
 
 
 def _other(checkout: Path, node: str) -> str:
     """Return the rules of another version for the same node of the lab."""
     program = (
-        "from cni import datapath; from gateway_agent.gateway_rules.snat import gateway_nft;"
+        "from cni.datapath import objects as datapath; from gateway_agent.gateway_rules.snat import gateway_nft;"
         f" from tests.netns.datapath_lab import plan; wanted = plan({node!r});"
         " print(gateway_nft(wanted) + datapath.node_nft(wanted))"
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cni import call, config, contract, protocol
+from cni import cni_request, config, contract, protocol
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.kernel import Kernel
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
@@ -60,7 +60,7 @@ def once(rng: random.Random) -> None:
 def check_plugin(environment: dict[str, str], configuration: bytes) -> None:
     """Read one call as the plugin does that goes to the agent, and as the one that acts alone."""
     command = environment["CNI_COMMAND"]
-    for reader in (_read, call.parse_call):
+    for reader in (_read, cni_request.parse_call):
         try:
             reader(environment, configuration)
         except contract.CNIError as error:

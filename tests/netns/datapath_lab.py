@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cni import ensure as datapath
+from cni.datapath import reconcile as datapath
 from cni.kernel import ids, netlink, nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.gateway_rules.snat import gateway_nft

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cni import ensure as datapath
+from cni.datapath import reconcile as datapath
 from cni.kernel import ids, netlink, nft
 from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cni.datapath import node_nft
+from cni.datapath.nft_blocks import chain, transaction
+from cni.datapath.objects import node_nft
 from cni.kernel import ids, nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
-from cni.ruleset import chain, transaction
 from tests.lab.namespace import Namespace
 
 NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.datapath import node_nft, node_state
+from cni.datapath.objects import node_nft, node_state
 from cni.kernel import ids
 from cni.kernel.state import Fdb, Neighbour, Route, Rule, Setting
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way

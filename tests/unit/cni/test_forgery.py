@@ -9,8 +9,8 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cni import datapath, forgery
-from cni.steering import Address
+from cni.datapath import objects, source_guard
+from cni.datapath.steering import Address
 from tests.netns.datapath_lab import plan
 
 ADDRESSES = st.lists(st.ip_addresses().map(str), max_size=40, unique=True)
@@ -19,7 +19,7 @@ SMALL = st.lists(st.integers(0, 60).map(lambda last: f"10.244.0.{last}"), max_si
 
 def compared(reserved: list[str]) -> list[tuple[Address, Address]]:
     """Return the first and last addresses of the ranges whose packets are not looked up."""
-    rules = forgery.forward_rules(replace(plan("w1"), reserved_sources=tuple(reserved)))
+    rules = source_guard.forward_rules(replace(plan("w1"), reserved_sources=tuple(reserved)))
     found = [re.fullmatch(r"ip6? saddr (\S+)-(\S+) goto forwarded", rule) for rule in rules]
     return [(ipaddress.ip_address(match[1]), ipaddress.ip_address(match[2])) for match in found if match]
 
@@ -38,16 +38,16 @@ def test_few_ranges_are_compared_and_the_widest_ones(reserved: list[str]) -> Non
     networks = [ipaddress.ip_network(address) for address in reserved]
     for version in (4, 6):
         ranges = [pair for pair in compared(reserved) if pair[0].version == version]
-        every = list(forgery.gaps([network for network in networks if network.version == version]))
+        every = list(source_guard.gaps([network for network in networks if network.version == version]))
         widths = sorted((int(last) - int(first) for first, last in every), reverse=True)
-        assert [int(last) - int(first) for first, last in ranges] == widths[: forgery.COMPARED]
+        assert [int(last) - int(first) for first, last in ranges] == widths[: source_guard.COMPARED]
 
 
 def test_what_is_in_no_compared_range_is_looked_up_before_it_goes_on() -> None:
-    text = datapath.node_nft(plan("w1"))
+    text = objects.node_nft(plan("w1"))
     body = text[text.index("chain forward_guard {") :].partition("}")[0]
     assert body.split("\n")[-3:-1] == ["\t\tjump pod_source", "\t\tgoto forwarded"]
 
 
 def test_without_reserved_addresses_nothing_is_compared() -> None:
-    assert list(forgery.forward_rules(replace(plan("w1"), reserved_sources=()))) == []
+    assert list(source_guard.forward_rules(replace(plan("w1"), reserved_sources=()))) == []

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cni.datapath.nft_blocks import chain, dispatch, mapping, transaction
 from cni.kernel.nft_update import tables, update
-from cni.ruleset import chain, dispatch, mapping, transaction
 
 HOOK = "filter hook forward priority filter"
 

@@ -28,7 +28,7 @@ PYC_HEADER = 16
 ODD = (b"", b"\xff", b"\xc3\xa9", b"\\ud800", b'"', b"{", b"[" * 5000, b"\0", b"9" * 6000, b"NaN", b"1e999", b" ")
 IMPORTING = """
 import sys
-from cni import bundle
+from cni import vendored as bundle
 bundle.unpack()
 import pkgutil, cni, pyroute2
 for module in pkgutil.walk_packages(cni.__path__, "cni."):

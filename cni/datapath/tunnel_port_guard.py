@@ -11,7 +11,7 @@ VXLAN has no authentication: without these rules whatever reaches the port is ta
   use, and with an inner source that belongs to that node. After decapsulation the outer source is gone, therefore
   inner and outer header are compared while both are there.
 
-As in :mod:`cni.ruleset`, finding nothing in a set or map drops.
+As in :mod:`cni.datapath.nft_blocks`, finding nothing in a set or map drops.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator
 
-from . import sync
-from .kernel import ids
-from .plan import Plan, PlanNode
-from .ruleset import KEYWORDS, TUNNELS, Marks, address_of, chain, families, from_elsewhere, peers, underlay
+from ..kernel import ids
+from ..plan import Plan, PlanNode
+from . import sync_device
+from .nft_blocks import KEYWORDS, TUNNELS, Marks, address_of, chain, families, from_elsewhere, peers, underlay
 
 # Offsets in bits from the UDP header: that is 8 bytes, VXLAN's is 8 (RFC 7348, section 5), Ethernet's is 14.
 FLAGS, ONLY_VNI = "@th,64,32", "0x08000000"
@@ -54,13 +54,13 @@ def process_tunnels(plan: Plan) -> Iterator[str]:
     answers a pod of another node, and conntrackd sends to its partners."""
     if plan.node in _serving(plan):
         yield f"{VNI} {ids.BACK_VNI:#x}"
-    if sync.partners(plan):
+    if sync_device.partners(plan):
         yield f"meta skuid 0 {VNI} {ids.SYNC_VNI:#x}"
 
 
 def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the rules for what is delivered to this node itself."""
-    yield from sync.input_rules(plan)
+    yield from sync_device.input_rules(plan)
     # Addresses of this node that the inventory does not name (another program's, a second network's): policies lead to
     # them by the tunnel. The gateway's table has taken the packet in; it drops what is for a virtual address.
     taken_in = f"ct mark and {marks.tunneled} != 0 ct mark and {marks.numbers} != 0"
@@ -92,7 +92,7 @@ def _tunnels(plan: Plan) -> Iterator[str]:
         sources.append(f"{ETHERTYPE} {ETHERTYPES[inner]} {key} @{name} accept")
     yield chain("tunnel_out", [*sources, "counter drop"])
     # Answers bear the addresses of outside services.
-    for role, nodes in (("back", egress_nodes(plan)), ("sync", sync.partners(plan))):
+    for role, nodes in (("back", egress_nodes(plan)), ("sync", sync_device.partners(plan))):
         yield _set(f"{role}_nodes", saddr, [address_of(node.address, family) for node in nodes])
         yield chain(f"tunnel_{role}", [f"{saddr} @{role}_nodes accept", "counter drop"])
     targets = {

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .plan import Plan
-from .ruleset import KEYWORDS, address_of, chain, from_elsewhere, peers, underlay
+from ..plan import Plan
+from .nft_blocks import KEYWORDS, address_of, chain, from_elsewhere, peers, underlay
 
 RATE = "limit rate 500/second burst 250 packets"
 """Of datagrams from one node. A keeper sends a heartbeat and an answer in each period (20 ms is a short one), and some

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .kernel import ids
-from .kernel.state import Address, Fdb, Setting, Vxlan
-from .plan import Plan, PlanNode
+from ..kernel import ids
+from ..kernel.state import Address, Fdb, Setting, Vxlan
+from ..plan import Plan, PlanNode
 
 
 def partners(plan: Plan) -> tuple[PlanNode, ...]:
@@ -48,7 +48,7 @@ def fdb(plan: Plan) -> Iterator[Fdb]:
 
 def input_rules(plan: Plan) -> Iterator[str]:
     """Yield the rules for what is delivered to conntrackd: what came through the device, and nothing else. Which nodes'
-    packets get that far is in :mod:`cni.port_guard`."""
+    packets get that far is in :mod:`cni.datapath.tunnel_port_guard`."""
     if not partners(plan):
         return
     channel = f"ip saddr {ids.SYNC_ADDRESS} ip daddr {ids.SYNC_GROUP} udp dport {ids.SYNC_PORT}"

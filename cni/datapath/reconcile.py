@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .datapath import node_nft, node_state
-from .kernel import netlink, nft
-from .kernel.diff import Change, diff
-from .kernel.state import KernelState
-from .plan import Plan
+from ..kernel import netlink, nft
+from ..kernel.diff import Change, diff
+from ..kernel.state import KernelState
+from ..plan import Plan
+from .objects import node_nft, node_state
 
 ROUNDS = 3
 """The kernel takes some objects along with others (a device that goes down, its routes): what one round could not

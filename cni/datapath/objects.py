@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from . import forgery, hooks, keeper_guard, port_guard, sync
-from .kernel import ids
-from .kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
-from .plan import Plan, PlanNode
-from .ruleset import Marks, families, guards, leaving, peers, transaction
+from .. import hooks
+from ..kernel import ids
+from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
+from ..plan import Plan, PlanNode
+from . import lease_port_guard, source_guard, sync_device, tunnel_port_guard
+from .nft_blocks import Marks, families, guards, leaving, peers, transaction
 from .steering import bridge_chains, inet_chains
 
 __all__ = ["node_nft", "node_state"]
@@ -24,12 +25,12 @@ def node_nft(plan: Plan) -> str:
     marks = Marks(plan)
     inet = (
         *hooks.chains(plan, marks),
-        *forgery.chains(plan, marks),
+        *source_guard.chains(plan, marks),
         *inet_chains(plan, marks),
         *guards(plan, marks),
         *leaving(plan, marks),
-        *port_guard.chains(plan, marks),
-        *keeper_guard.chains(plan),
+        *tunnel_port_guard.chains(plan, marks),
+        *lease_port_guard.chains(plan),
     )
     bridge = transaction("bridge", ids.NFT_NODE_BRIDGE, bridge_chains(plan))
     return bridge + transaction("inet", ids.NFT_NODE_INET, inet)
@@ -44,14 +45,14 @@ def node_state(plan: Plan) -> KernelState:
     me = plan.me
     tunnels = me is not None and bool(plan.egress_ips)
     names = [*(egress.device for egress in plan.egress_ips), ids.BACK_DEVICE] if tunnels else []
-    synced = bool(names and sync.partners(plan))
+    synced = bool(names and sync_device.partners(plan))
     return KernelState(
         vxlans=frozenset(_vxlans(plan, me, synced) if me and names else ()),
         settings=frozenset(setting for name in names for setting in _settings(plan, name))
-        | frozenset(sync.settings(plan) if synced else ()),
+        | frozenset(sync_device.settings(plan) if synced else ()),
         addresses=frozenset(Address(name, ids.DEVICE_ADDRESS, 32) for name in names)
-        | frozenset([sync.address()] if synced else []),
-        fdb=frozenset(_fdb(plan) if names else ()) | frozenset(sync.fdb(plan) if synced else ()),
+        | frozenset([sync_device.address()] if synced else []),
+        fdb=frozenset(_fdb(plan) if names else ()) | frozenset(sync_device.fdb(plan) if synced else ()),
         neighbours=frozenset(_neighbours(plan) if names else ()),
         routes=frozenset(_routes(plan, bool(names))),
         rules=frozenset(_rules(plan)),
@@ -60,7 +61,7 @@ def node_state(plan: Plan) -> KernelState:
 
 def _vxlans(plan: Plan, me: PlanNode, synced: bool) -> Iterator[Vxlan]:
     if synced:
-        yield sync.vxlan(plan, me)
+        yield sync_device.vxlan(plan, me)
     for egress in plan.egress_ips:
         alias = f"egress-gateway {egress.gateway} {egress.address}".rstrip()[:ALIAS_LIMIT]
         yield Vxlan(egress.device, egress.vni, me.address, plan.port, me.mac, plan.mtu, alias)

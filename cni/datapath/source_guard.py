@@ -10,7 +10,7 @@ A pod with raw sockets writes any source into its packets. Three checks keep tha
 
 Routes of the node decide. A pod that routes for others, as a VPN does, needs a route of its node to those others.
 
-As in :mod:`cni.ruleset`, no lookup lets a packet out by finding nothing.
+As in :mod:`cni.datapath.nft_blocks`, no lookup lets a packet out by finding nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
 
-from .plan import Plan
-from .ruleset import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
+from ..plan import Plan
+from .nft_blocks import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
 from .steering import BRIDGE_KINDS, Network, gaps
 
 ROUTES_BACK = "fib saddr . iif oif exists"

@@ -2,7 +2,7 @@
 
 *Guards* (forward, postrouting) drop what takes another way than its connection must, so that a rule, route or table
 that somebody removes makes no leak. The rest readies a packet for the tunnel. How it gets its mark is
-:mod:`cni.steering`; who may speak to the tunnels' port is :mod:`cni.port_guard`.
+:mod:`cni.datapath.steering`; who may speak to the tunnels' port is :mod:`cni.datapath.tunnel_port_guard`.
 
 No lookup in a set or map may let a packet out by finding nothing. While a transaction is being committed, a packet
 that is on its way through the old rules finds the old sets empty, or the new ones not filled yet (seen on Linux 6.18:
@@ -20,9 +20,9 @@ import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from . import sync
-from .kernel import ids
-from .plan import Plan, PlanEgressIP, PlanNode
+from ..kernel import ids
+from ..plan import Plan, PlanEgressIP, PlanNode
+from . import sync_device
 
 KEYWORDS = {4: "ip", 6: "ip6"}
 """What nft calls the header of a family."""
@@ -204,7 +204,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     if me is None or not plan.egress_ips:
         return
     # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
-    nat = list(sync.nat_rules(plan))
+    nat = list(sync_device.nat_rules(plan))
     # A connection that is synced is known by its source, see the head of gateway_agent/policy/sync_groups.py.
     nat += [
         f'oifname "{egress.device}" snat {KEYWORDS[egress.family]} to '
@@ -217,14 +217,14 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
         for family in families(plan)
     ]
     yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
-    leave = [*sync.leave_rules(plan), *_leave(marks)]
+    leave = [*sync_device.leave_rules(plan), *_leave(marks)]
     yield chain("leave", leave, "filter hook postrouting priority srcnat + 200")
     slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
     yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"leave_{egress.slot}", _leave_slot(egress, me))
     # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again, and with any mark the
-    # kernel looks up each packet's route. By its priority it is known as the kernel's own (:mod:`cni.port_guard`).
+    # kernel looks up each packet's route. By its priority it is known as the kernel's own (:mod:`cni.datapath.tunnel_port_guard`).
     encap = ["tcp flags syn tcp option maxseg size set rt mtu", f"{marks.clear} {ENCAPSULATED}"]
     yield chain("encap", encap)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from . import attachments, contract
 from . import plan as plans
 from .attachments import Attachment
-from .call import Call, CallError, parse_call
+from .cni_request import Call, CallError, parse_call
 from .kernel import ids
 from .kernel.errors import KernelError
 from .plan import Plan, PodIdentity
@@ -186,7 +186,7 @@ def _tag(call: Call, place: Place, hosts: Sequence[str], group: int) -> None:
             raise CallError(contract.NO_HOST_INTERFACE, wrong, VETH_HINT)
         return
     if group and place.plan is not None:
-        from .ensure import ensure
+        from .datapath.reconcile import ensure
 
         with _locked(place.run_dir):
             if not os.path.exists(place.run_dir / contract.PLAN):
@@ -262,7 +262,7 @@ def _ours(group: int | None) -> bool:
 
 
 def _missing(place: Place) -> tuple[str, ...]:
-    from .ensure import missing
+    from .datapath.reconcile import missing
 
     return missing(place.plan) if place.plan else ()
 

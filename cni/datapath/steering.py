@@ -1,6 +1,6 @@
 """Which way a packet goes, as nftables rules: an interface's tag and a destination become the mark of a slot. Pure.
 
-As in :mod:`cni.ruleset`, no lookup lets a packet out by finding nothing.
+As in :mod:`cni.datapath.nft_blocks`, no lookup lets a packet out by finding nothing.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Union
 
-from .kernel import ids
-from .plan import Plan, PlanEgressIP, PolicySet
-from .ruleset import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping
+from ..kernel import ids
+from ..plan import Plan, PlanEgressIP, PolicySet
+from .nft_blocks import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping
 
 Verdicts = tuple[tuple[str, str], ...]
 """Prefixes of one family, each with its verdict."""
@@ -22,11 +22,11 @@ BRIDGE_KINDS = ("bridge", "vlan")
 """Kinds of interfaces behind which the mark is from our bridge table, and the interface group is not the port's."""
 
 QUESTION_RULE = "ct state new goto question"
-"""How connections begin is looked at in :mod:`cni.forgery`; nothing else of ours follows."""
+"""How connections begin is looked at in :mod:`cni.datapath.source_guard`; nothing else of ours follows."""
 
 
 def answer_rule(marks: Marks) -> str:
-    """Return the rule for answers in connections that did not begin where their source is: see :mod:`cni.forgery`."""
+    """Return the rule for answers in connections that did not begin where their source is: see :mod:`cni.datapath.source_guard`."""
     return f"ct mark and {marks.mask} == {marks.tunneled} goto unproven_answer"
 
 
