@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..kernel import netlink, nft
+from ..kernel import rtnl
 from ..kernel.diff import Change, diff
+from ..kernel.nftables import nft
 from ..kernel.state import KernelState
 from ..plan import Plan
 from .objects import node_nft, node_state
@@ -27,7 +28,7 @@ def ensure(plan: Plan) -> tuple[str, ...]:
         changes = _changes(plan)
         if not changes:
             break
-        netlink.apply(changes)
+        rtnl.apply(changes)
         done += [str(change) for change in changes]
     return tuple(done)
 
@@ -39,9 +40,9 @@ def missing(plan: Plan) -> tuple[str, ...]:
 
 def _changes(plan: Plan) -> tuple[Change, ...]:
     desired = node_state(plan)
-    if not netlink.has_ipv6():
+    if not rtnl.has_ipv6():
         desired = _ipv4_only(desired)
-    return diff(netlink.observe(), desired)
+    return diff(rtnl.observe(), desired)
 
 
 def _ipv4_only(state: KernelState) -> KernelState:

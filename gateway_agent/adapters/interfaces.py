@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from cni.kernel import addresses, ids, rtnetlink
+from cni.kernel import ids
+from cni.kernel.netlink import addresses, rtnetlink
 
 from ..policy.readiness import InterfaceFacts
 

@@ -15,8 +15,10 @@ from typing import ParamSpec, TypeVar
 
 from cni.datapath import reconcile
 from cni.datapath.objects import node_nft
-from cni.kernel import conntrack, ctnetlink, ids, monitor, netlink, nflog, nft
-from cni.kernel.monitor import Event
+from cni.kernel import ids, rtnl
+from cni.kernel.netlink import conntrack, ctnetlink, monitor, nflog
+from cni.kernel.netlink.monitor import Event
+from cni.kernel.nftables import nft
 from cni.plan import Plan
 
 from ..gateway_rules import snat
@@ -42,7 +44,7 @@ class Kernel:
 
     def watch(self, changed: Callable[[list[Event]], None]) -> None:
         """From now on, tells ``changed`` what the kernel reports. Belongs in the event loop's thread."""
-        for family in (netlink.NETLINK_ROUTE, netlink.NETLINK_NETFILTER):
+        for family in (rtnl.NETLINK_ROUTE, rtnl.NETLINK_NETFILTER):
             watcher = monitor.Monitor(family)
             self._monitors.append(watcher)
             asyncio.get_running_loop().add_reader(watcher.fileno(), _report, watcher, changed)
@@ -70,29 +72,29 @@ class Kernel:
         """What of the node's path is not as the plan says."""
         return await self._run(reconcile.missing, plan)
 
-    async def host_veths(self, netns: str, names: Iterable[str]) -> netlink.HostVeths:
-        """See :func:`cni.kernel.interfaces.host_veths`."""
-        return await self._run(netlink.host_veths, netns, names)
+    async def host_veths(self, netns: str, names: Iterable[str]) -> rtnl.HostVeths:
+        """See :func:`cni.kernel.netlink.links.host_veths`."""
+        return await self._run(rtnl.host_veths, netns, names)
 
     async def leading(self, addresses: Sequence[str]) -> dict[str, str]:
         """The host-side veth that leads to each address; where none is known yet, the kernel begins to ask."""
-        return await self._run(netlink.leading, addresses)
+        return await self._run(rtnl.leading, addresses)
 
     async def tag(self, device: str, group: int) -> None:
         """Sets an interface's group."""
-        await self._run(netlink.tag, device, group)
+        await self._run(rtnl.tag, device, group)
 
     async def tag_of(self, device: str) -> int | None:
         """An interface's group; None where there is no such interface."""
-        return await self._run(netlink.tag_of, device)
+        return await self._run(rtnl.tag_of, device)
 
     async def tagged(self) -> dict[str, int]:
         """The interfaces whose group is in our range."""
-        return await self._run(netlink.tagged)
+        return await self._run(rtnl.tagged)
 
     async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
         """Forgets what each source opened, TCP aside, to every remote address for which its function holds."""
-        await self._run(netlink.delete_connections, stale)
+        await self._run(rtnl.delete_connections, stale)
 
     async def forget_pod(self, address: str) -> None:
         """Delete all connections of a pod's address: the next pod that gets it must not inherit them."""

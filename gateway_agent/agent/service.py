@@ -15,7 +15,7 @@ from functools import partial
 
 from cni import plan as plans
 from cni.kernel.errors import KernelError
-from cni.kernel.monitor import Event
+from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan, PlanEgressIP, PodIdentity
 
 from ..adapters import cluster_key, interfaces

@@ -14,8 +14,9 @@ from pathlib import Path
 from cni.contract import PLAN, PLAN_OUTDATED
 from cni.datapath.reconcile import ROUNDS
 from cni.fallback import LOCK as PLUGIN_LOCK
-from cni.kernel import netlink, nft
+from cni.kernel import rtnl
 from cni.kernel.diff import diff
+from cni.kernel.nftables import nft
 from cni.kernel.state import KernelState
 
 from ..adapters.netns_lock import NamespaceLock
@@ -65,8 +66,8 @@ def _kernel() -> Iterator[str]:
         for address, interface in addresses.ours():
             addresses.remove(address, interface)
             yield f"removed virtual address {address} from {interface}"
-    for device in sorted(netlink.tagged()):
-        netlink.tag(device, 0)
+    for device in sorted(rtnl.tagged()):
+        rtnl.tag(device, 0)
         yield f"removed the tag of {device}"
     standing = nft.run("list", "tables").splitlines()
     for family, name in TABLES:
@@ -74,8 +75,8 @@ def _kernel() -> Iterator[str]:
             nft.run("delete", "table", family, name)
             yield f"removed nftables table {family} {name}"
     for _ in range(ROUNDS):
-        changes = diff(netlink.observe(), KernelState())
-        netlink.apply(changes)
+        changes = diff(rtnl.observe(), KernelState())
+        rtnl.apply(changes)
         yield from map(str, changes)
 
 

@@ -11,8 +11,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cni.kernel import ids, netlink, nft
+from cni.kernel import ids, rtnl
 from cni.kernel.errors import KernelError
+from cni.kernel.nftables import nft
 
 from ..cni_install import plugin_report
 from ..config import AgentConfig
@@ -128,9 +129,9 @@ def _plugin(run_dir: Path) -> Iterator[Finding]:
 
 
 def _objects() -> Iterator[Finding]:
-    for item in sorted(map(str, netlink.observe())):
+    for item in sorted(map(str, rtnl.observe())):
         yield Finding("ours", item, judged=False)
-    for device, group in sorted(netlink.tagged().items()):
+    for device, group in sorted(rtnl.tagged().items()):
         yield Finding("ours", f"interface {device} has group {group:#x}", judged=False)
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.kernel.neighbours import Neighbours
+from cni.kernel.netlink.neighbours import Neighbours
 
 from ..adapters.key_files import KeyFiles
 from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig

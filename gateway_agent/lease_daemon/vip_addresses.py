@@ -18,7 +18,8 @@ import socket
 import struct
 
 from cni.kernel import ids
-from cni.kernel.addresses import (
+from cni.kernel.errors import KernelError, refused
+from cni.kernel.netlink.addresses import (
     IFA_ADDRESS,
     IFA_LOCAL,
     IFA_PROTO,
@@ -28,8 +29,7 @@ from cni.kernel.addresses import (
     observe,
     packed,
 )
-from cni.kernel.errors import KernelError, refused
-from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute, attributes
+from cni.kernel.netlink.rtnetlink import NLM_F_ACK, Socket, attribute, attributes
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h
 RTM_DELADDR = 21

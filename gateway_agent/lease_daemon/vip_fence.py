@@ -15,10 +15,11 @@ import errno
 import struct
 from collections.abc import Iterable, Sequence
 
-from cni.kernel import ids, nfnetlink
-from cni.kernel.addresses import packed
+from cni.kernel import ids
 from cni.kernel.errors import KernelError, refused
-from cni.kernel.nfnetlink import (
+from cni.kernel.netlink.addresses import packed
+from cni.kernel.nftables import elements
+from cni.kernel.nftables.elements import (
     NFT_MSG_DELSETELEM,
     NFT_MSG_GETSETELEM,
     NFT_MSG_NEWSETELEM,
@@ -39,7 +40,7 @@ class Fence:
     or the kernel refuses."""
 
     def __init__(self) -> None:
-        self._socket = nfnetlink.Nftables()
+        self._socket = elements.Nftables()
         self._in_place: bool | None = None
 
     def close_socket(self) -> None:
@@ -102,16 +103,16 @@ class Fence:
         except OSError as error:
             raise refused("looking at the fence", error.errno or errno.EIO) from error
         self._commit("looking at the fence", [self._delete(ids.FENCE_TICKETS, key)])
-        return nfnetlink.timeout_ms(answer) == 30_000
+        return elements.timeout_ms(answer) == 30_000
 
-    def _new(self, name: str, keys: Iterable[bytes], lifetime_ms: int, flags: int = 0) -> nfnetlink.Message:
+    def _new(self, name: str, keys: Iterable[bytes], lifetime_ms: int, flags: int = 0) -> elements.Message:
         return NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, _body(name, keys, lifetime_ms)
 
-    def _delete(self, name: str, keys: Iterable[bytes]) -> nfnetlink.Message:
+    def _delete(self, name: str, keys: Iterable[bytes]) -> elements.Message:
         """Without keys: all of them."""
         return NFT_MSG_DELSETELEM, 0, _body(name, keys)
 
-    def _commit(self, doing: str, messages: list[nfnetlink.Message], without_table: bool = False) -> tuple[int, ...]:
+    def _commit(self, doing: str, messages: list[elements.Message], without_table: bool = False) -> tuple[int, ...]:
         """Raises where the kernel refuses; not if ``doing`` is empty, for the caller to judge the answers."""
         if not messages:
             return ()
@@ -127,7 +128,7 @@ class Fence:
 
 
 def _body(name: str, keys: Iterable[bytes], lifetime_ms: int = 0) -> bytes:
-    return nfnetlink.elements(ids.NFT_FENCE, name, keys, lifetime_ms)
+    return elements.elements(ids.NFT_FENCE, name, keys, lifetime_ms)
 
 
 def _ticket(number: int) -> bytes:

@@ -6,7 +6,8 @@ import ipaddress
 import random
 import struct
 
-from cni.kernel import conntrack, ctnetlink, interfaces, monitor, nfnetlink, nft_table, rtnetlink
+from cni.kernel.netlink import conntrack, ctnetlink, links, monitor, rtnetlink
+from cni.kernel.nftables import elements, table_digest
 from gateway_agent.lease.virtual_ips import arp
 
 from .calls import damaged
@@ -16,13 +17,13 @@ FRAMES = (
     arp.gratuitous("172.16.0.50", MAC), arp.advertisement("fd00::50", MAC), arp.probe("172.16.0.50", MAC),
     arp.probe("fd00::50", MAC),
 )  # fmt: skip
-LINK = interfaces.LINK.pack(0, 1, 7, 1, 0) + b"".join(
+LINK = links.LINK.pack(0, 1, 7, 1, 0) + b"".join(
     rtnetlink.attribute(kind, value)
     for kind, value in (
-        (interfaces.IFLA_IFNAME, b"egw1234\0"),
-        (interfaces.IFLA_MTU, struct.pack("=I", 1450)),
-        (interfaces.IFLA_LINKINFO, rtnetlink.attribute(interfaces.IFLA_INFO_KIND, b"vxlan\0")
-         + rtnetlink.attribute(interfaces.IFLA_INFO_DATA, rtnetlink.attribute(interfaces.IFLA_VXLAN_LOCAL, bytes(4)))),
+        (links.IFLA_IFNAME, b"egw1234\0"),
+        (links.IFLA_MTU, struct.pack("=I", 1450)),
+        (links.IFLA_LINKINFO, rtnetlink.attribute(links.IFLA_INFO_KIND, b"vxlan\0")
+         + rtnetlink.attribute(links.IFLA_INFO_DATA, rtnetlink.attribute(links.IFLA_VXLAN_LOCAL, bytes(4)))),
     )
 )
 LISTING = (
@@ -65,12 +66,12 @@ def check_message(kind: int, body: bytes) -> None:
     message = rtnetlink.HEADER.pack(rtnetlink.HEADER.size + len(body), kind, 0, 1, 0) + body
     for family in (rtnetlink.NETLINK_ROUTE, rtnetlink.NETLINK_NETFILTER):
         assert all(isinstance(event, monitor.Event) for event in monitor._events(message, family))
-    found = rtnetlink.attributes(body[interfaces.LINK.size :])
-    interfaces.vxlan_of(1, found)
-    interfaces.name_of(found)
-    assert nfnetlink.timeout_ms(body) >= 0
-    list(nft_table._list(body))
-    nft_table._expression(body)
+    found = rtnetlink.attributes(body[links.LINK.size :])
+    links.vxlan_of(1, found)
+    links.name_of(found)
+    assert elements.timeout_ms(body) >= 0
+    list(table_digest._list(body))
+    table_digest._expression(body)
     list(ctnetlink._loosened([(kind, body)], ipaddress.ip_address("172.16.0.50")))
 
 

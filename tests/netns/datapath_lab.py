@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cni.datapath import reconcile as datapath
-from cni.kernel import ids, netlink, nft
+from cni.kernel import ids, rtnl
+from cni.kernel.nftables import nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.gateway_rules.snat import gateway_nft
 from gateway_agent.policy import keeper_config
@@ -140,7 +141,7 @@ class Pod:
 
     def tag(self, number: int) -> None:
         group = ids.GROUP_BASE + number if number else 0
-        self.node.machine.inside(lambda: netlink.tag(self.host, group))
+        self.node.machine.inside(lambda: rtnl.tag(self.host, group))
 
     def connect(self, address: str = SERVICE, port: int = 0, seconds: float = 2.0) -> Conversation:
         """An open TCP connection; ``port`` is the pod's own, 0: any."""
@@ -283,7 +284,7 @@ class Node:
         address = NODES.get(master, master)
 
         def tell() -> None:
-            with contextlib.closing(netlink.Neighbours()) as neighbours:
+            with contextlib.closing(rtnl.Neighbours()) as neighbours:
                 neighbours.set_master(ids.device(ids.vni(identity)), ids.node_mac(address), family)
 
         self.machine.inside(tell)

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.kernel import addresses as kernel
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.kernel.rtnetlink import NLM_F_ACK, Socket, attribute
+from cni.kernel.netlink import addresses as kernel
+from cni.kernel.netlink.rtnetlink import NLM_F_ACK, Socket, attribute
 from cni.plan import PlanEgressIP
 from gateway_agent.adapters import interfaces
 from gateway_agent.lease_daemon.vip_addresses import (

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from cni.kernel import ids, netlink
+from cni.kernel import ids, rtnl
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from gateway_agent.lease_daemon.arp_socket import Announcer
 from gateway_agent.lease_daemon.vip_addresses import Addresses
@@ -243,7 +243,7 @@ def test_packets_wait_while_a_tunnel_is_held(lab6: Lab) -> None:
     worker = lab6.nodes["w1"]
 
     def hold() -> None:
-        with contextlib.closing(netlink.Neighbours()) as neighbours:
+        with contextlib.closing(rtnl.Neighbours()) as neighbours:
             neighbours.hold(DEVICE, 6)
 
     with lab6.pods["bridged"].datagrams(SERVICE6) as datagrams, lab6.witness() as witness:
@@ -334,7 +334,7 @@ def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, ser
         lab6.outside.socket(family_of(service), socket.SOCK_RAW, protocol) as errors,
     ):
         assert datagrams.seen_as() == shown
-        assert worker.inside(lambda: netlink.delete_connections({own: lambda _: True})) >= 1
+        assert worker.inside(lambda: rtnl.delete_connections({own: lambda _: True})) >= 1
         packet = udp(service, shown, datagrams.port, b"late", PORT)
         before = len(arriving.packets(4799))
         send(lab6.outside, packet)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cni.datapath import reconcile as datapath
-from cni.kernel import ids, netlink, nft
+from cni.kernel import ids, rtnl
+from cni.kernel.nftables import nft
 from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
@@ -81,7 +82,7 @@ def everything_of_ours(node: Namespace) -> None:
         datapath.ensure(wanted)
         nft.ensure(gateway_nft(wanted))
         nft.ensure(fence_nft([VIRTUAL], ["eth0", "eth1"]))
-        netlink.tag("veth1", ids.GROUP_BASE + 1)
+        rtnl.tag("veth1", ids.GROUP_BASE + 1)
         addresses = Addresses()
         addresses.add(VIRTUAL, "eth1")
         addresses.close()
@@ -101,7 +102,7 @@ def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
     everything_of_ours(node)
     found = ours(node)
     assert found
-    state = node.inside(netlink.observe)
+    state = node.inside(rtnl.observe)
     assert {str(item) for item in state} <= set(found), "devices, settings, entries, routes and rules"
     assert {type(item).__name__ for item in state} >= {"Vxlan", "Address", "Fdb", "Route", "Rule"}
     rest = sorted(set(found) - {str(item) for item in state})

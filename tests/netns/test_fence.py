@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cni.kernel import ids, monitor, nft
+from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.kernel.rtnetlink import NETLINK_NETFILTER
+from cni.kernel.netlink import monitor
+from cni.kernel.netlink.rtnetlink import NETLINK_NETFILTER
+from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.lease.virtual_ips import arp
 from gateway_agent.lease_daemon.vip_fence import Fence

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.kernel import netlink
+from cni.kernel import rtnl
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
@@ -43,7 +43,7 @@ def node() -> Iterator[Namespace]:
 
 
 def leading(node: Namespace, *addresses: str) -> dict[str, str]:
-    return node.inside(lambda: netlink.leading(addresses))
+    return node.inside(lambda: rtnl.leading(addresses))
 
 
 def test_a_route_leads_to_it(node: Namespace) -> None:

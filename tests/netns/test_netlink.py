@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from cni.kernel import ctnetlink, ids, interfaces, netlink, nflog, nft
+from cni.kernel import ids, rtnl
 from cni.kernel.diff import diff
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import Event, Monitor, Neighbours
+from cni.kernel.netlink import ctnetlink, links, nflog
+from cni.kernel.nftables import nft
+from cni.kernel.rtnl import Event, Monitor, Neighbours
 from cni.kernel.state import KernelState, Neighbour, Setting, Vxlan
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
@@ -41,7 +43,7 @@ def machine(standing_machine: Namespace) -> Namespace:
 
 
 def bring_to(machine: Namespace, desired: KernelState) -> None:
-    machine.inside(lambda: netlink.apply(diff(netlink.observe(), desired)))
+    machine.inside(lambda: rtnl.apply(diff(rtnl.observe(), desired)))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -49,9 +51,9 @@ def bring_to(machine: Namespace, desired: KernelState) -> None:
 def test_the_kernel_becomes_what_is_desired(machine: Namespace, first: KernelState, second: KernelState) -> None:
     bring_to(machine, KernelState())
     bring_to(machine, first)
-    assert machine.inside(netlink.observe) == first
+    assert machine.inside(rtnl.observe) == first
     bring_to(machine, second)
-    assert machine.inside(netlink.observe) == kept_masters(first, second)
+    assert machine.inside(rtnl.observe) == kept_masters(first, second)
 
 
 def test_only_what_bears_our_mark_is_observed(machine: Namespace) -> None:
@@ -62,7 +64,7 @@ def test_only_what_bears_our_mark_is_observed(machine: Namespace) -> None:
         "rule add priority 901 fwmark 5 lookup 7001",
     )
     try:
-        assert machine.inside(netlink.observe) == KernelState()
+        assert machine.inside(rtnl.observe) == KernelState()
     finally:
         machine.ip(
             "link del vx0",
@@ -76,8 +78,8 @@ def test_what_is_gone_already_needs_no_deleting(machine: Namespace) -> None:
     state = KernelState(vxlans=frozenset([DEVICE]))
     bring_to(machine, state)
     changes = diff(state, KernelState())
-    machine.inside(lambda: netlink.apply(changes))
-    machine.inside(lambda: netlink.apply(changes))
+    machine.inside(lambda: rtnl.apply(changes))
+    machine.inside(lambda: rtnl.apply(changes))
 
 
 def test_what_the_kernel_refuses_is_said_in_words(machine: Namespace) -> None:
@@ -98,9 +100,9 @@ def test_a_kernel_that_does_not_know_a_kind_lists_all_interfaces(machine: Namesp
     """As one without the module of VXLAN does when it is asked for these."""
     machine.ip("link add other type vxlan id 7 dstport 9999 nolearning local 127.0.0.1")
     try:
-        listed = machine.inside(lambda: list(interfaces.listed("no-such-kind")))
-        assert {"lo", "br0", "pod0", "other"} <= {interfaces.name_of(found) for _, _, found in listed}
-        devices = [device for _, flags, found in listed if (device := interfaces.vxlan_of(flags, found))]
+        listed = machine.inside(lambda: list(links.listed("no-such-kind")))
+        assert {"lo", "br0", "pod0", "other"} <= {links.name_of(found) for _, _, found in listed}
+        devices = [device for _, flags, found in listed if (device := links.vxlan_of(flags, found))]
         assert [(device.name, device.vni, device.port) for device in devices] == [("other", 7, 9999)]
     finally:
         machine.ip("link del other")
@@ -110,13 +112,13 @@ def test_a_kernel_that_does_not_know_a_kind_lists_all_interfaces(machine: Namesp
 def test_tags(machine: Namespace) -> None:
     group = ids.GROUP_BASE + 3
     machine.ip("link set br0 group 7")
-    machine.inside(lambda: netlink.tag("pod0", group))
-    assert machine.inside(lambda: netlink.tag_of("pod0")) == group
-    assert machine.inside(lambda: netlink.tag_of("pod1")) == 0
-    assert machine.inside(lambda: netlink.tag_of("gone")) is None
-    assert machine.inside(netlink.tagged) == {"pod0": group}
+    machine.inside(lambda: rtnl.tag("pod0", group))
+    assert machine.inside(lambda: rtnl.tag_of("pod0")) == group
+    assert machine.inside(lambda: rtnl.tag_of("pod1")) == 0
+    assert machine.inside(lambda: rtnl.tag_of("gone")) is None
+    assert machine.inside(rtnl.tagged) == {"pod0": group}
     with pytest.raises(KernelError, match="No such device"):
-        machine.inside(lambda: netlink.tag("gone", group))
+        machine.inside(lambda: rtnl.tag("gone", group))
 
 
 @pytest.mark.usefixtures("veth")
@@ -124,11 +126,11 @@ def test_without_the_pods_namespace_the_veths_that_are_named_count(machine: Name
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in ("", str(pipe), "\ud800", "/etc/hostname"):
-        assert machine.inside(lambda path=path: netlink.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)
-    assert machine.inside(lambda: netlink.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
+        assert machine.inside(lambda path=path: rtnl.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)
+    assert machine.inside(lambda: rtnl.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
         ("pod1", "pod0"), True,
     )  # fmt: skip
-    assert machine.inside(lambda: netlink.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ((), True)
+    assert machine.inside(lambda: rtnl.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ((), True)
 
 
 @pytest.mark.usefixtures("veth")
@@ -139,10 +141,10 @@ def test_the_master_moves_by_one_call(machine: Namespace, family: int) -> None:
     with contextlib.closing(machine.inside(Neighbours)) as neighbours:
         for mac in ("02:e9:0a:00:00:01", "02:e9:0a:00:00:02"):
             machine.inside(lambda mac=mac: neighbours.set_master(DEVICE.name, mac, family))  # type: ignore[misc]
-            seen = machine.inside(netlink.observe).neighbours
+            seen = machine.inside(rtnl.observe).neighbours
             assert seen == {Neighbour(DEVICE.name, ids.NEXT_HOPS[family], mac)}
             machine.inside(lambda: neighbours.hold(DEVICE.name, family))
-            held = machine.inside(netlink.observe).neighbours
+            held = machine.inside(rtnl.observe).neighbours
             assert held == {Neighbour(DEVICE.name, ids.NEXT_HOPS[family], "")}, "there, without a master"
         with pytest.raises(KernelError, match="No such device"):
             machine.inside(lambda: neighbours.set_master("gone", "02:e9:0a:00:00:01"))
@@ -158,7 +160,7 @@ def test_packets_that_wait_for_the_next_master_are_not_let_go_by_the_agent(machi
     bring_to(machine, wanted)
     with contextlib.closing(machine.inside(Neighbours)) as neighbours:
         machine.inside(lambda: neighbours.hold(device.name))
-    changes = machine.inside(lambda: diff(netlink.observe(), wanted))
+    changes = machine.inside(lambda: diff(rtnl.observe(), wanted))
     assert [change for change in changes if isinstance(change.target, Neighbour)] == []
 
 
@@ -196,7 +198,7 @@ def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: 
 
 
 def test_events_tell_of_our_nftables(machine: Namespace) -> None:
-    with contextlib.closing(machine.inside(lambda: Monitor(netlink.NETLINK_NETFILTER))) as monitor:
+    with contextlib.closing(machine.inside(lambda: Monitor(rtnl.NETLINK_NETFILTER))) as monitor:
         machine.inside(lambda: nft.run("-f", "-", text="add table inet foreign\ndelete table inet foreign\n"))
         machine.inside(lambda: nft.run("-f", "-", text="add table inet egress_gateway\n"))
         machine.inside(lambda: nft.run("-f", "-", text="delete table inet egress_gateway\n"))
@@ -244,8 +246,8 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
 
 
 def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:
-    assert machine.inside(lambda: netlink.delete_connections({"10.0.0.99": lambda _: True})) == 0
-    assert machine.inside(lambda: netlink.delete_connections({"fd00::99": lambda _: True})) == 0
+    assert machine.inside(lambda: rtnl.delete_connections({"10.0.0.99": lambda _: True})) == 0
+    assert machine.inside(lambda: rtnl.delete_connections({"fd00::99": lambda _: True})) == 0
 
 
 def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> None:

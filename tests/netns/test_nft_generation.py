@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.kernel import nft, nft_generation
-from cni.kernel.nft_generation import Watch
+from cni.kernel.nftables import generation, nft
+from cni.kernel.nftables.generation import Watch
 from tests.lab.namespace import Namespace
 
 TABLE = "inet watched"
@@ -72,12 +72,12 @@ def test_one_transaction_counts_once(tables: Namespace) -> None:
 
 
 def test_news_that_is_lost_is_not_taken_for_none(tables: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nft_generation, "BUFFER", 4096)
+    monkeypatch.setattr(generation, "BUFFER", 4096)
     many = ", ".join(str(number) for number in range(2000))
     assert counted(tables, f"add element inet other s {{ {many} }}", f"add rule {TABLE} c drop") is None
 
 
 def test_numbers_begin_again() -> None:
-    assert nft_generation._after(0, 0xFFFFFFFF)
-    assert not nft_generation._after(0xFFFFFFFF, 0)
-    assert not nft_generation._after(5, 5)
+    assert generation._after(0, 0xFFFFFFFF)
+    assert not generation._after(0xFFFFFFFF, 0)
+    assert not generation._after(5, 5)

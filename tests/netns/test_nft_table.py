@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.kernel import nft_table
-from cni.kernel.nft_table import Table
+from cni.kernel.nftables import table_digest
+from cni.kernel.nftables.table_digest import Table
 from tests.lab.namespace import Namespace
 
 NAME = "inet egwtest"
@@ -66,7 +66,7 @@ def nft(machine: Namespace, text: str) -> None:
 
 
 def look(machine: Namespace) -> Table:
-    found = machine.inside(lambda: nft_table.look(NAME, MARK))
+    found = machine.inside(lambda: table_digest.look(NAME, MARK))
     assert found is not None
     return found
 
@@ -126,7 +126,7 @@ def test_stamps_are_told(machine: Namespace) -> None:
 
 
 def test_no_table(machine: Namespace) -> None:
-    assert machine.inside(lambda: nft_table.look("inet egwnone", MARK)) is None
+    assert machine.inside(lambda: table_digest.look("inet egwnone", MARK)) is None
 
 
 def test_it_is_read_while_others_write_all_the_time(machine: Namespace) -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cni.datapath.nft_blocks import chain, transaction
 from cni.datapath.objects import node_nft
-from cni.kernel import ids, nft
+from cni.kernel import ids
+from cni.kernel.nftables import nft
 from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
 from tests.lab.namespace import Namespace
 

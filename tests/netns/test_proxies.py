@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cni.kernel import nft
+from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from tests.lab.namespace import Namespace
 

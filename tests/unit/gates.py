@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cni.kernel.interfaces import HostVeths
+from cni.kernel.netlink.links import HostVeths
 from cni.plan import Plan
 from gateway_agent.lease.ipc import KeeperConfig, KeeperState
 from gateway_agent.manifests.model import Inventory

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from cni import contract, plan
-from cni.kernel.monitor import Event
+from cni.kernel.netlink.monitor import Event
 from gateway_agent import config
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.kernel import Kernel

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pytest_subprocess import FakeProcess
 
-from cni.kernel import conntrack
-from cni.kernel.conntrack import Flow
 from cni.kernel.errors import KernelError
+from cni.kernel.netlink import conntrack
+from cni.kernel.netlink.conntrack import Flow
 
 LISTED = """\
 udp      17 29 src=10.1.0.5 dst=10.96.0.10 sport=39940 dport=53 src=10.1.0.9 dst=10.1.0.5 sport=53 dport=39940 mark=0 use=1

@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from cni.kernel import ctnetlink
-from cni.kernel.nfnetlink import NFGENMSG
-from cni.kernel.rtnetlink import attribute
+from cni.kernel.netlink import ctnetlink
+from cni.kernel.netlink.rtnetlink import attribute
+from cni.kernel.nftables.elements import NFGENMSG
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.datapath.nft_blocks import chain, dispatch, mapping, transaction
-from cni.kernel.nft_update import tables, update
+from cni.kernel.nftables.update import tables, update
 
 HOOK = "filter hook forward priority filter"
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni.kernel.nft_update import elements, tables, update
+from cni.kernel.nftables.update import elements, tables, update
 from gateway_agent.gateway_rules.fence import fence_nft
 
 REMOVED = "add table netdev egress_gateway_fence\ndelete table netdev egress_gateway_fence\n"

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 
-from .nfnetlink import NFGENMSG
+from ..nftables.elements import NFGENMSG
 from .rtnetlink import NETLINK_NETFILTER, NLM_F_ACK, Socket, attribute
 
 # linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_log.h

@@ -15,9 +15,9 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from .errors import refused
-from .nft_generation import FAMILIES
-from .rtnetlink import NETLINK_NETFILTER, Socket, attribute, attributes
+from ..errors import refused
+from ..netlink.rtnetlink import NETLINK_NETFILTER, Socket, attribute, attributes
+from .generation import FAMILIES
 
 SUBSYSTEM = 10 << 8
 GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS = (SUBSYSTEM | number for number in (1, 4, 7, 10, 13))

@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from . import ids
-from .conntrack import delete_connections
 from .diff import Change
 from .errors import refused
-from .interfaces import HostVeths, host_veths, tag, tag_of, tagged, vxlans
-from .monitor import Event, Monitor
-from .neighbours import NUD_INCOMPLETE, Neighbours
-from .requests import FAMILIES, NUD_PERMANENT, OPERATIONS, has_ipv6
-from .rtnetlink import NETLINK_NETFILTER, NETLINK_ROUTE
+from .netlink.conntrack import delete_connections
+from .netlink.links import HostVeths, host_veths, tag, tag_of, tagged, vxlans
+from .netlink.monitor import Event, Monitor
+from .netlink.neighbours import NUD_INCOMPLETE, Neighbours
+from .netlink.rtnetlink import NETLINK_NETFILTER, NETLINK_ROUTE
+from .rtnl_ops import FAMILIES, NUD_PERMANENT, OPERATIONS, has_ipv6
 from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting
 from .sysctl import PROC_SYS_NET
 

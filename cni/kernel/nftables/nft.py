@@ -15,9 +15,9 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from . import nft_generation, nft_table, nft_update
-from .errors import KernelError
-from .nft_table import Table
+from ..errors import KernelError
+from . import generation, table_digest, update
+from .table_digest import Table
 
 TIMEOUT = 20.0
 """Seconds that one run of ``nft`` may take: a table of 100,000 prefixes takes about one."""
@@ -43,7 +43,7 @@ def ensure(text: str) -> tuple[str, ...]:
         return ()
     before = _applied.get(tuple(found), "")
     untouched = before and all(stamp == _digest(before) for _, stamp in found.values())
-    steps = nft_update.update(before, text) if untouched else None
+    steps = update.update(before, text) if untouched else None
     apply(text, steps)
     verb = "replaced" if steps is None else "updated"
     return tuple(f"{verb} nftables table {table}: {problem}" for table, problem in wrong.items())
@@ -63,7 +63,7 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
     """Runs the transaction and stamps its tables. ``steps``: transactions that come to the same."""
     for _ in range(TRIES):
         transactions = (text,) if steps is None else ("".join(_stamp_removals(text)), *steps)
-        with nft_generation.Watch(_timed_sets(text)) as watch:
+        with generation.Watch(_timed_sets(text)) as watch:
             for transaction in filter(None, transactions):
                 run("-f", "-", text=transaction)
             remember(text)
@@ -110,7 +110,7 @@ def _made(text: str) -> list[str]:
 
 def _timed_sets(text: str) -> dict[str, frozenset[str]]:
     """For each of the text's tables the sets whose elements are not the text's."""
-    blocks = nft_update.tables(text)
+    blocks = update.tables(text)
     return {
         table: frozenset(
             name for (kind, name), body in blocks.get(table, {}).items() if kind == "set" and _TIMED.search(body)
@@ -126,7 +126,7 @@ def _digest(text: str) -> str:
 def _stamps(text: str) -> str:
     lines = []
     for table in _made(text):
-        found = nft_table.look(table, STAMP)
+        found = table_digest.look(table, STAMP)
         if found is None:
             hint = "does another program flush the ruleset?"
             raise KernelError(f"nftables table {table} vanished right after it was made", hint)
@@ -136,7 +136,7 @@ def _stamps(text: str) -> str:
 
 def _stamp_removals(text: str) -> Iterator[str]:
     for table in _made(text):
-        found = nft_table.look(table, STAMP)
+        found = table_digest.look(table, STAMP)
         for hashes in found.marks if found else ():
             yield f"delete chain {table} {STAMP}{hashes}\n"
 
@@ -144,7 +144,7 @@ def _stamp_removals(text: str) -> Iterator[str]:
 def _look(text: str) -> dict[str, tuple[str, str]]:
     """For each table what is wrong with it, and the digest of the text whose work it is, untouched since."""
     made, digest = _made(text), _digest(text)
-    return {table: _judge(nft_table.look(table, STAMP), table in made, digest) for table in _replaced(text)}
+    return {table: _judge(table_digest.look(table, STAMP), table in made, digest) for table in _replaced(text)}
 
 
 def _judge(found: Table | None, wanted: bool, digest: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """rtnetlink by hand, for what must be quick: one request, one answer.
 
 pyroute2 takes 0.2 s to import and 1 ms for a socket, which is much at a pod's start and at a failover; what needs
-more than a message or two goes through :mod:`cni.kernel.netlink`.
+more than a message or two goes through :mod:`cni.kernel.rtnl`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How each kind of object is asked of the kernel: requests on an open pyroute2 socket.
 
-They raise what pyroute2 and the system raise; :mod:`cni.kernel.netlink` puts it into words.
+They raise what pyroute2 and the system raise; :mod:`cni.kernel.rtnl` puts it into words.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from . import ids
-from .errors import refused
+from .. import ids
+from ..errors import refused
+from ..state import Vxlan
 from .rtnetlink import NLM_F_ACK, Socket, attribute, attributes
-from .state import Vxlan
 
 # linux/rtnetlink.h, linux/if_link.h
 RTM_GETLINK = 18

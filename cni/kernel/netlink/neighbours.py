@@ -7,10 +7,10 @@ import errno
 import socket
 import struct
 
-from . import ids
-from .errors import KernelError, refused
+from .. import ids
+from ..errors import KernelError, refused
+from ..sysctl import PROC_SYS_NET
 from .rtnetlink import NLM_F_ACK, Socket, attribute
-from .sysctl import PROC_SYS_NET
 
 # linux/netlink.h, linux/rtnetlink.h, linux/neighbour.h
 RTM_NEWNEIGH = 28

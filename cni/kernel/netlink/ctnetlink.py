@@ -8,8 +8,8 @@ import socket
 import struct
 from collections.abc import Iterator
 
-from .errors import refused
-from .nfnetlink import NFGENMSG, NLA_F_NESTED
+from ..errors import refused
+from ..nftables.elements import NFGENMSG, NLA_F_NESTED
 from .rtnetlink import NETLINK_NETFILTER, NLM_F_ACK, Socket, attribute, attributes
 
 # linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h

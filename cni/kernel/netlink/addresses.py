@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from . import ids
-from .errors import KernelError, refused
+from .. import ids
+from ..errors import KernelError, refused
 from .rtnetlink import Socket, attributes
 
 # linux/rtnetlink.h, linux/if_addr.h

@@ -7,8 +7,8 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 
-from .errors import refused
-from .rtnetlink import HEADER, NETLINK_NETFILTER, Socket, attributes
+from ..errors import refused
+from ..netlink.rtnetlink import HEADER, NETLINK_NETFILTER, Socket, attributes
 
 # linux/netlink.h, linux/netfilter.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
 SOL_NETLINK = 270

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import ids
+from .. import ids
 from .rtnetlink import HEADER, NETLINK_ROUTE, attributes
 
 # linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h

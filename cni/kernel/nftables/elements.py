@@ -1,7 +1,7 @@
 """nftables transactions by hand, for what must be quick: some messages, one system call, under 0.1 ms.
 
 ``nft`` takes some milliseconds to start. What is written here are elements of sets that exist; tables are made by
-:mod:`cni.kernel.nft`.
+:mod:`cni.kernel.nftables.nft`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Sequence
 
-from .rtnetlink import (
+from ..netlink.rtnetlink import (
     HEADER,
     NETLINK_NETFILTER,
     NLM_F_ACK,
