@@ -162,7 +162,7 @@ def _tunnel_forward() -> Iterator[str]:
 
 
 def _forwarded(marks: Marks) -> Iterator[str]:
-    """What did not: the end of the base chain (:mod:`cni.hooks`)."""
+    """What did not: the end of the base chain (:mod:`cni.datapath.hooks`)."""
     yield "ct direction reply accept"
     yield f"meta mark and {marks.mask} != 0 goto steered"
     yield f"{marks.own} counter drop"

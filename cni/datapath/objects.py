@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .. import hooks
 from ..kernel import ids
 from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from ..plan import Plan, PlanNode
-from . import lease_port_guard, source_guard, sync_device, tunnel_port_guard
+from . import hooks, lease_port_guard, source_guard, sync_device, tunnel_port_guard
 from .nft_blocks import Marks, families, guards, leaving, peers, transaction
 from .steering import bridge_chains, inet_chains
 

@@ -17,9 +17,8 @@ from cni.cni_request import Call, CallError, parse_call
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
-from ..core import unlabelled
 from ..manifests.store import NotKnown
-from ..policy import planner
+from ..policy import planner, unlabelled_pods
 from ..show import status
 from ..show.snapshot import View
 from .control import Operations
@@ -198,7 +197,7 @@ class Calls:
             raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
                             "the Kubernetes API does not answer, or has no such pod: see the agent's log")
         if policies := uncertain(planner.policies(inventory), inventory, pod):
-            refusal = unlabelled.refused(record, policies, self.agent.pods.unknown.get(record.key, ""))
+            refusal = unlabelled_pods.refused(record, policies, self.agent.pods.unknown.get(record.key, ""))
             if call.failure_policy != "Ignore":
                 self.agent.pods.refusals.note(refusal, time.monotonic())
             raise CallError(contract.TRY_AGAIN_LATER, f"{refusal.source}: {refusal.message}", refusal.hint)

@@ -15,11 +15,10 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanPolicy, PodIdentity
 
 from ..adapters.kernel import Kernel
-from ..core import unlabelled
-from ..core.unlabelled import Refusals
 from ..manifests.model import Inventory, Problem
-from ..policy import planner
+from ..policy import planner, unlabelled_pods
 from ..policy.selection import Selection
+from ..policy.unlabelled_pods import Refusals
 from .destinations import NOWHERE, Leading, Ways, differs
 
 log = logging.getLogger(__name__)
@@ -71,7 +70,7 @@ class Pods:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Records that cannot be read, pods that no tag can steer, and pods of which too little is known."""
-        unseen = unlabelled.unseen(self.records.values())
+        unseen = unlabelled_pods.unseen(self.records.values())
         return *self._unreadable, *unseen, *self._untagged(), *self.refusals.problems(time.monotonic())
 
     def _untagged(self) -> list[Problem]:
@@ -166,7 +165,7 @@ class Pods:
                 group = kept_group(record.group, before, plan)
                 if not inventory.knows_pods:
                     why = self.unknown.get(key, "")
-                    self._unsteered[key] = unlabelled.running(record, uncertain(plan.policies, inventory, pod), why)
+                    self._unsteered[key] = unlabelled_pods.running(record, uncertain(plan.policies, inventory, pod), why)
             if not record.host_interface:
                 if group:
                     self._unsteered[key] = _unsteered(record)

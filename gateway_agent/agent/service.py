@@ -23,20 +23,20 @@ from ..adapters.icmp_probe import UpstreamProbe
 from ..adapters.kernel import Kernel, texts
 from ..adapters.lease_client_ipc import KeeperClient
 from ..config import AgentConfig
-from ..containers import Containers
+from ..container_engines.stores import Engines
 from ..lease.ipc import LOG, KeeperState
 from ..manifests.model import Inventory, Node, Problem
 from ..manifests.store import Store
-from ..plan_file import PlanFile
 from ..policy import keeper_config, node_addresses, planner, pod_sources, readiness, underlay
 from ..policy.quarantine import Quarantine
 from ..policy.selection import Selection
-from ..shell.engines import Engines
 from ..show import status
 from .adoption import Adoption
 from .conntrack_gc import Flows
 from .conntrack_sync import ConnectionTables
+from .containers import Containers
 from .lease_client import Leases
+from .plan_file import PlanFile
 from .pods import Pods, same_for
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ import watchfiles
 
 from cni.version import VERSION
 
+from ..atomic_file import replace_file
 from ..config import AgentConfig
 from ..manifests.model import Problem
 from ..printable import printable
-from ..shell.replacing import replace_file
 from . import conflist_text
 from .conflist_text import NotChainable
 from .plugin_probe import PluginProbe

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..lease.voting import recorded_voter_set
 from ..manifests import parsing, typed_objects
 from ..manifests.model import DRAIN, SHUTTING_DOWN, Inventory, Problem, RunningPod
 from ..manifests.parsing import FileContent
@@ -14,7 +15,7 @@ from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
 ROLL = "ConfigMap"
-"""The kind of :mod:`.roll`."""
+"""The kind of :mod:`gateway_agent.kubernetes.voter_configmap`."""
 STATIC = "kubernetes.io/config.mirror"
 """The annotation by which the API's picture of a static pod names the uid that its runtime was told. Others cannot
 have it: the API lets nobody but kubelets set it."""
@@ -72,7 +73,7 @@ def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
         Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
         # Since Kubernetes 1.33.
         Resource("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", optional=True),
-        Resource(ROLL, "v1", "configmaps", f"metadata.name={voter_configmap.NAME}", namespace, optional=True),
+        Resource(ROLL, "v1", "configmaps", f"metadata.name={recorded_voter_set.NAME}", namespace, optional=True),
     )
 
 

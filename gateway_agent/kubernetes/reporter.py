@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..core.writers import Writers
+from ..lease.voting import recorded_voter_set
 from ..lease.voting.voter_set import VoterSet
 from ..show.snapshot import View
 from . import voter_configmap
@@ -20,6 +20,7 @@ from .conditions import Report, reports, steward
 from .empty_policies import Inquiry, Question, questions, selects_nothing
 from .k8s_events import NAMESPACE, Chronicle, Happening, event, is_due, is_outdated, of_report, repeated
 from .objects import ROLL
+from .status_writers import Writers
 
 log = logging.getLogger(__name__)
 LOOK = 1.0
@@ -128,7 +129,7 @@ class ClusterReport:
             return
         self._published = agreed, now
         try:
-            await self._api.merge(self._store.path_of(ROLL, voter_configmap.NAME), patch)
+            await self._api.merge(self._store.path_of(ROLL, recorded_voter_set.NAME), patch)
         except ApiError as error:
             # With a conflict another node was faster, and the watch tells what it has written.
             if error.status != http.HTTPStatus.CONFLICT:

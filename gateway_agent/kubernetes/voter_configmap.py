@@ -7,16 +7,13 @@ majority of it, those who remember are somewhere else, or gone, and no second se
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from ..lease.voting.protocol import is_majority
 from ..lease.voting.voter_set import VoterSet
 from ..manifests.selectors import is_name
 from .reflector import Object, version_of
 
-NAME = "egress-gateway-voters"
-"""Of the ConfigMap. It comes with the manifests, without data: an agent may change it and make no other."""
 MOST = 16
 """Members that are read; a voter set has six at most, in the middle of a change."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
@@ -30,11 +27,6 @@ def read(item: Object) -> VoterSet | None:
     if not _VERSION.fullmatch(version) or not 1 <= len(members) <= MOST or not all(map(is_name, members)):
         return None
     return VoterSet(int(version), tuple(members))
-
-
-def counting(published: VoterSet | None, nodes: Collection[str]) -> VoterSet | None:
-    """The set, where ``nodes``, the inventory, still have a majority of it; None where it can never vote again."""
-    return published if published is not None and is_majority(nodes, published.members) else None
 
 
 def correction(item: Object | None, agreed: VoterSet, *, settled: bool) -> Mapping[str, Any] | None:

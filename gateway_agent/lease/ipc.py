@@ -137,7 +137,7 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     """The service is being stopped: hand every lease over, tell the workers, then exit."""
     moves: tuple[Move, ...] = ()
     published: VoterSet | None = None
-    """The voter set that the cluster names; see :mod:`.roll`."""
+    """The voter set that the cluster names; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
     accept_key_files: tuple[str, ...] = ()
     """Further keys that messages may be signed with."""
     facts: Facts | None = None

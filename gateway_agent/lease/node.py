@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ..core.strays import Strays
 from .ipc import Facts, KeeperConfig
 from .lifecycle import Lifetime
 from .mastership.acquisition import Timers
@@ -25,6 +24,7 @@ from .messages.builder import STOPPING, Speech
 from .messages.keys import CURRENT_NS, Keyring
 from .messages.outbox import Outbox, Send
 from .messages.rate_limiter import Pace
+from .messages.strays import Strays
 from .messages.wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
 from .virtual_ips import serving
 from .virtual_ips.conflict_detection import Claims, Vacancy

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ..kubernetes import voter_configmap
 from .ipc import EgressState, EgressWish, KeeperState, MemberState, OwnKeys
 from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
 from .node import Keeper
+from .voting import recorded_voter_set
 from .voting.protocol import MILLISECOND
 from .voting.voter_set import CHAIR
 
@@ -137,6 +137,6 @@ def _held_back(keeper: Keeper, now: int) -> Iterator[str]:
     unheard = keeper.electorate.held_back_by(now)
     if unheard:
         yield (
-            f"elects nobody: it remembers no voters, and of those that the ConfigMap {voter_configmap.NAME} names it does not "
+            f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names it does not "
             f"hear {', '.join(unheard)} (should they be gone for good, delete their Node objects)"
         )

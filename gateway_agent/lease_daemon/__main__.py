@@ -35,13 +35,13 @@ from ..lease.node import Effect, Keeper, Remember
 from ..lease.status import report
 from ..lease.voting.protocol import NEVER
 from ..lease.voting.voter_set import Memory
-from ..shell.keeper_lock import KeeperLock, Taken
+from .daemon_lock import KeeperLock, Taken
 from .ipc_server import Agents
 from .udp import Datagrams
 from .voter_state_file import MemoryFile
 
 if TYPE_CHECKING:
-    from ..shell.strays import StrayListener
+    from .stray_sockets import StrayListener
     from .vip_kernel import VirtualAddresses
 
 VOTERS = "voters.json"
@@ -258,7 +258,7 @@ class Process:
         self._carry_out(effects)
 
     def _search(self, keeper: Keeper, now: int) -> None:
-        """Look for nodes that are unheard: see :mod:`gateway_agent.core.strays`."""
+        """Look for nodes that are unheard: see :mod:`gateway_agent.lease.messages.strays`."""
         if self._strays is not None:
             self._strays.tend(now)
         questions = keeper.strays.questions(now)
@@ -266,7 +266,7 @@ class Process:
             return
         if self._strays is None:
             # Imported only here: the start of a keeper is part of a failover.
-            from ..shell.strays import StrayListener
+            from .stray_sockets import StrayListener
 
             refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
             self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))

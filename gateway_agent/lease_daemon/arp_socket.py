@@ -18,16 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..lease.messages.rate_limiter import Pace
 from ..lease.virtual_ips import arp
-from ..shell.packet_filter import (
-    JUMP,
-    JUMP_EQUAL,
-    LOAD_BYTE,
-    LOAD_WORD,
-    PACKET_TYPE,
-    RETURN,
-    Instruction,
-    attach,
-)
+from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
 # linux/sockios.h, linux/if_arp.h, linux/pkt_sched.h
 SIOCGIFHWADDR = 0x8927

@@ -122,7 +122,7 @@ class Inventory:
     service_cidrs: tuple[str, ...] = ()
     """The networks of Services, where the cluster names them."""
     voters: VoterSet | None = None
-    """What the store says of the voters; see :mod:`.roll`."""
+    """What the store says of the voters; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
     problems: tuple[Problem, ...] = ()
     knows_pods: bool = False
     """The store has every pod of this node: one that it does not know will come in a moment. Else a pod that has no

@@ -11,8 +11,8 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
 from ..gateway_rules.fence import fence_nft
-from ..kubernetes.voter_configmap import counting
 from ..lease.ipc import EgressWish, Facts, KeeperConfig, Move, Peer
+from ..lease.voting.recorded_voter_set import has_majority_in
 from ..lease.voting.voter_set import VoterSet
 from .readiness import InterfaceFacts
 
@@ -70,7 +70,7 @@ def keeper_config(
         moves=tuple(moves),
         accept_key_files=settings.accept_key_files,
         facts=Facts(plan.port, settings.duration_ns, settings.availability_first, _in_short(settings.cluster_cidrs)),
-        published=counting(published, [node.name for node in plan.nodes]),
+        published=has_majority_in(published, [node.name for node in plan.nodes]),
     )
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from cni.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
-from ..core.containers import Beside
+from ..container_engines.documents import Beside
 from ..lease.ipc import EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed

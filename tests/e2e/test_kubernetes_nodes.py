@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.kubernetes import voter_configmap
+from gateway_agent.lease.voting import recorded_voter_set
 
 from ..lab import documents, topology
 from ..lab.lab import Lab
@@ -21,7 +22,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 OLD, NEW, LAST = ("g1", "g2", "g3"), ("g4", "g5", "g6"), "g7"
-ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{voter_configmap.NAME}"
+ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{recorded_voter_set.NAME}"
 PORTS = iter(range(9800, 9900))
 """Of the outside service: what one test leaves behind in a connection table is not in another's way."""
 

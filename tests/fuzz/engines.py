@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway_agent.core import containers
-from gateway_agent.core.bolt import LEAF, MAGIC, SUBBUCKET, VERSION, Bolt, _fnv
-from gateway_agent.core.containers import Container, Listing
+from gateway_agent.container_engines import documents
+from gateway_agent.container_engines.bolt import LEAF, MAGIC, SUBBUCKET, VERSION, Bolt, _fnv
+from gateway_agent.container_engines.documents import Container, Listing
+from gateway_agent.container_engines.stores import EngineError, Podman
 from gateway_agent.manifests.model import Inventory
-from gateway_agent.shell.engines import EngineError, Podman
 
 from .calls import text
 from .frames import some
@@ -115,7 +115,7 @@ def check_bolt(data: bytes) -> None:
 def check_podman(config: bytes, state: bytes, pod: bytes) -> None:
     """Read what podman says of a container: that, or ValueError."""
     try:
-        container = containers.of_podman(config, state, pod)
+        container = documents.of_podman(config, state, pod)
     except ValueError:
         return
     check_container(container)
@@ -124,7 +124,7 @@ def check_podman(config: bytes, state: bytes, pod: bytes) -> None:
 def check_ctr(answer: bytes) -> None:
     """Read an answer of ``ctr``: a container, or ValueError."""
     try:
-        check_container(containers.of_containerd(answer))
+        check_container(documents.of_containerd(answer))
     except ValueError:
         return
 
@@ -135,7 +135,7 @@ def check_container(container: Container) -> None:
 
 
 def check_listing(listing: Listing, inventory: Inventory = INVENTORY) -> None:
-    for found in containers.beside(listing, (), inventory):
+    for found in documents.beside(listing, (), inventory):
         assert str(found.problem).isprintable()
 
 

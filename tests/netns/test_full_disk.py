@@ -24,9 +24,9 @@ from gateway_agent.adapters import cluster_key, conntrackd
 from gateway_agent.adapters.agent_socket import RequestServer
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.standby_daemon import KEEPER
+from gateway_agent.agent.plan_file import PlanFile
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
-from gateway_agent.plan_file import PlanFile
 from gateway_agent.policy.sync_groups import Files
 from tests.lab.waiting import until
 

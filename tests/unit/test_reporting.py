@@ -11,9 +11,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.kubernetes import empty_policies, voter_configmap
+from gateway_agent.kubernetes import empty_policies
 from gateway_agent.kubernetes.client import Api
 from gateway_agent.kubernetes.reporter import ClusterReport
+from gateway_agent.lease.voting import recorded_voter_set
 from gateway_agent.show.snapshot import View
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer
@@ -22,7 +23,7 @@ from tests.lab.topology import VIRTUAL
 from .cluster_story import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, story
 from .core import test_conditions as conditions
 
-ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{voter_configmap.NAME}"
+ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
 
 
 class Reporting:
@@ -160,7 +161,7 @@ def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: st
 def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        server.cluster.strike(match=f"configmaps/{voter_configmap.NAME}", status=403)
+        server.cluster.strike(match=f"configmaps/{recorded_voter_set.NAME}", status=403)
         changed = conditions.changed("g1", at=time.time() + 60)
         master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(changed,)))
         await master.until(server.cluster.events)

@@ -15,9 +15,9 @@ from cni import attachments, contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.agent.pods import kept_group
-from gateway_agent.core import unlabelled
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory, Policy
+from gateway_agent.policy import unlabelled_pods
 
 from .core.test_adoption import TOLD
 from .core.test_planning import build, inventory, policy, sets
@@ -222,9 +222,9 @@ def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:
 
 def test_network_namespaces_that_cannot_be_seen_are_one_problem() -> None:
     unseen = [replace(TOLD, name=name, netns="/run/netns/x", named=True) for name in ("b", "a")]
-    [problem] = unlabelled.unseen([*unseen, TOLD])
+    [problem] = unlabelled_pods.unseen([*unseen, TOLD])
     assert "of pod prod/a cannot be seen from here, and those of 1 more pods" in problem.message
-    assert unlabelled.unseen([TOLD]) == ()
+    assert unlabelled_pods.unseen([TOLD]) == ()
 
 
 def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
@@ -260,19 +260,19 @@ def test_a_tag_is_kept_by_what_it_stands_for() -> None:
 
 
 def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
-    refusals = unlabelled.Refusals()
-    for number in range(unlabelled.MOST + 1):
-        refusals.note(unlabelled.refused(replace(TOLD, name=f"web-{number}"), ["a"]), 1.0)
-    assert len(refusals.problems(1.0)) == unlabelled.MOST
-    refusals.note(unlabelled.refused(replace(TOLD, name="web-9"), ["a"]), 2.0)
-    assert len(refusals.problems(1.0 + unlabelled.REMEMBERED_S)) == 1
+    refusals = unlabelled_pods.Refusals()
+    for number in range(unlabelled_pods.MOST + 1):
+        refusals.note(unlabelled_pods.refused(replace(TOLD, name=f"web-{number}"), ["a"]), 1.0)
+    assert len(refusals.problems(1.0)) == unlabelled_pods.MOST
+    refusals.note(unlabelled_pods.refused(replace(TOLD, name="web-9"), ["a"]), 2.0)
+    assert len(refusals.problems(1.0 + unlabelled_pods.REMEMBERED_S)) == 1
     refusals.started(replace(TOLD, name="web-9"))
-    assert refusals.problems(1.0 + unlabelled.REMEMBERED_S) == ()
+    assert refusals.problems(1.0 + unlabelled_pods.REMEMBERED_S) == ()
     hostile = replace(TOLD, name="\x1b[2J")
-    refusals.note(unlabelled.refused(hostile, ["a"]), 3.0)
+    refusals.note(unlabelled_pods.refused(hostile, ["a"]), 3.0)
     refusals.started(hostile)
     assert not any("2J" in problem.source for problem in refusals.problems(3.0))
 
 
 def test_a_container_without_a_name_is_named_by_its_id() -> None:
-    assert unlabelled.named(replace(TOLD, name="", container_id="0123456789abcdef")) == "container 0123456789ab"
+    assert unlabelled_pods.named(replace(TOLD, name="", container_id="0123456789abcdef")) == "container 0123456789ab"

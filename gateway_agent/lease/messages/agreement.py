@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from ...core.same_tunnels import SameTunnels
 from ..ipc import EgressWish, Facts
 from ..voting.protocol import MILLISECOND, SECOND
+from .same_tunnels import SameTunnels
 
 CURRENT_NS = 30 * SECOND
 """For so long what a node has said is compared: one that is gone disagrees with nobody."""

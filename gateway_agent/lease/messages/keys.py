@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ...core.versions import OtherVersion
 from ..ipc import HeardKey
 from ..voting.protocol import MILLISECOND, SECOND
+from .versions import OtherVersion
 
 MAC_BYTES = 16
 MOST_KEYS = 4

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ...core.versions import PROTOCOL
 from ..ipc import Facts
 from ..mastership.masters import Mastery
 from ..voting.protocol import MILLISECOND, Claim, Refusal, Release
@@ -24,6 +23,7 @@ from ..voting.voter_set import Proposal, VoterSet
 from .keys import MAC_BYTES, PAUSE_NS, Keyring, KeysHeard
 from .limits import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
 from .limits import Counter as Number
+from .versions import PROTOCOL
 
 MOST_RETIRED = 256
 """Incarnations of one node that are remembered."""

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway_agent.core.same_tunnels import CURRENT_NS as TOLD_NS
-from gateway_agent.core.same_tunnels import LASTING_NS, PART_NS
 from gateway_agent.lease.ipc import EgressWish, Facts
 from gateway_agent.lease.messages.agreement import CURRENT_NS, MOST_ASTRAY_S, MOST_NAMED, Agreement
 from gateway_agent.lease.messages.limits import MOST_TUNNELS
+from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as TOLD_NS
+from gateway_agent.lease.messages.same_tunnels import LASTING_NS, PART_NS
 from gateway_agent.lease.voting.protocol import SECOND
 
 MINE = Facts(4799, 250_000_000, False, "10.244.0.0/16")

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from gateway_agent.core.bolt import BRANCH, Bolt
+from gateway_agent.container_engines.bolt import BRANCH, Bolt
 from tests.fuzz.engines import PAGE, Tree, bolt_file, content
 
 TREE: Tree = {b"a": {b"k": b"v", b"inner": {b"x": b"1"}}, b"b": {}}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cni.plan import PodIdentity
-from gateway_agent.kubernetes import voter_configmap
 from gateway_agent.kubernetes.objects import Picture, Resource, missing, resources, slim
+from gateway_agent.lease.voting import recorded_voter_set
 from gateway_agent.lease.voting.voter_set import VoterSet
 from gateway_agent.manifests.model import Node, Problem
 from gateway_agent.policy.planner import identify, never_sent
@@ -168,8 +168,8 @@ def test_another_group() -> None:
 def test_the_voters_are_in_one_namespace_of_ours() -> None:
     watched = RESOURCES["ConfigMap"]
     assert watched.path == "/api/v1/namespaces/egress-gateway/configmaps"
-    assert watched.selector == f"metadata.name={voter_configmap.NAME}"
-    document = {"metadata": {"name": voter_configmap.NAME, "namespace": "egress-gateway"}, "binaryData": {"x": ""}}
+    assert watched.selector == f"metadata.name={recorded_voter_set.NAME}"
+    document = {"metadata": {"name": recorded_voter_set.NAME, "namespace": "egress-gateway"}, "binaryData": {"x": ""}}
     kept = of_api("ConfigMap", {**document, "data": {"version": "2", "members": "g1 g2 g3", "note": "x"}})
     assert kept["data"] == {"version": "2", "members": "g1 g2 g3"}
     assert "binaryData" not in kept

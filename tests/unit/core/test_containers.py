@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.core.containers import (
+from gateway_agent.container_engines.documents import (  # fmt: skip
     HOST,
     NONE,
     OWN,
@@ -19,7 +19,7 @@ from gateway_agent.core.containers import (
     containerd_names,
     of_containerd,
     of_podman,
-)  # fmt: skip
+)
 
 from .test_planning import inventory, policy
 

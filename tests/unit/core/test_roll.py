@@ -9,6 +9,7 @@ import pytest
 
 from gateway_agent.kubernetes import voter_configmap
 from gateway_agent.lease.status import report
+from gateway_agent.lease.voting import recorded_voter_set
 from gateway_agent.lease.voting.protocol import SECOND
 from gateway_agent.lease.voting.voter_set import GRACE_NS, Electorate, VoterSet
 
@@ -22,7 +23,7 @@ def voters(version: int, members: str) -> VoterSet:
 
 
 def config_map(data: dict[str, str]) -> dict[str, Any]:
-    return {"metadata": {"name": voter_configmap.NAME, "resourceVersion": "7"}, "data": data}
+    return {"metadata": {"name": recorded_voter_set.NAME, "resourceVersion": "7"}, "data": data}
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def test_what_it_says(data: dict[str, str], found: VoterSet | None) -> None:
 
 
 def test_a_config_map_without_data_says_nothing() -> None:
-    assert voter_configmap.read({"metadata": {"name": voter_configmap.NAME}, "data": None}) is None
+    assert voter_configmap.read({"metadata": {"name": recorded_voter_set.NAME}, "data": None}) is None
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,8 @@ def test_where_there_is_none_none_is_made() -> None:
     ("nodes", "counts"), [("abc", True), ("ab", True), ("bcxyz", True), ("axyz", False), ("", False)]
 )
 def test_it_counts_while_the_inventory_has_a_majority_of_it(nodes: str, counts: bool) -> None:
-    assert (voter_configmap.counting(voters(3, "abc"), nodes) is not None) is counts
-    assert voter_configmap.counting(None, nodes) is None
+    assert (recorded_voter_set.has_majority_in(voters(3, "abc"), nodes) is not None) is counts
+    assert recorded_voter_set.has_majority_in(None, nodes) is None
 
 
 def test_a_new_node_founds_nothing_where_it_hears_no_majority_of_it() -> None:
@@ -239,7 +240,7 @@ def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() 
     assert "egress-gateway-voters names it does not hear w1, w2 (" in problem
     network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
     # What the agents make of it: policy/keeper_config.py.
-    network.published = voter_configmap.counting(network.published, network.inventory)
+    network.published = recorded_voter_set.has_majority_in(network.published, network.inventory)
     assert network.published is None
     for name in network.inventory:
         network.configure(name)

@@ -11,7 +11,7 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.core.containers import Container, Listing, beside
+from gateway_agent.container_engines.documents import Container, Listing, beside
 from gateway_agent.lease.ipc import Change, EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner

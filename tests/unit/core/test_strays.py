@@ -6,9 +6,17 @@ import itertools
 
 import pytest
 
-from gateway_agent.core.strays import CURRENT_NS, EAGER_NS, GAP_NS, LOOK_NS, MOST_ASKED, PATIENT_NS, Strays
 from gateway_agent.lease.ipc import KeeperConfig, Peer
 from gateway_agent.lease.messages.keys import Key, Keyring
+from gateway_agent.lease.messages.strays import (
+    CURRENT_NS,
+    EAGER_NS,
+    GAP_NS,
+    LOOK_NS,
+    MOST_ASKED,
+    PATIENT_NS,
+    Strays,
+)
 from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
 from gateway_agent.lease.voting.protocol import SECOND
 from gateway_agent.lease.voting.quorum_view import NEAR_NS, Contact

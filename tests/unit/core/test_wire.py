@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway_agent.core.versions import PROTOCOL
 from gateway_agent.lease.messages.keys import CURRENT_NS, LASTING_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
+from gateway_agent.lease.messages.versions import PROTOCOL
 from gateway_agent.lease.messages.wire import (
     HELLO_NS,
     LIMIT,

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway_agent.core.writers import FIRST_REPEAT_S, SURE_S, Writers
 from gateway_agent.kubernetes.conditions import Report, reports
+from gateway_agent.kubernetes.status_writers import FIRST_REPEAT_S, SURE_S, Writers
 from gateway_agent.show.snapshot import View
 
 from .test_conditions import NOW, of, seen, without_master

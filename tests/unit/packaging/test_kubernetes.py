@@ -19,6 +19,7 @@ import yaml
 from gateway_agent import config
 from gateway_agent.config import KubernetesStoreConfig
 from gateway_agent.kubernetes import voter_configmap
+from gateway_agent.lease.voting import recorded_voter_set
 from gateway_agent.lease.voting.voter_set import VoterSet
 from gateway_agent.manifests.parsing import parse
 from tests.lab.apiserver.client import Cluster, path_of
@@ -148,7 +149,7 @@ def apply(documents: list[Document], *options: str) -> None:
 
 def test_what_agents_write_is_in_no_manifest() -> None:
     """Else an apply would take it back, or a server-side one be refused."""
-    [voters] = [found for found in rendered() if found["metadata"]["name"] == voter_configmap.NAME]
+    [voters] = [found for found in rendered() if found["metadata"]["name"] == recorded_voter_set.NAME]
     patch = voter_configmap.correction(voters, VoterSet(7, ("a", "b", "c")), settled=True)
     assert patch is not None
     assert voters.keys() & patch.keys() == {"metadata"}

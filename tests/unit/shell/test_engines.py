@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.core.containers import Container
-from gateway_agent.shell import engines
-from gateway_agent.shell.engines import EngineError, Engines, Podman
+from gateway_agent.container_engines import stores
+from gateway_agent.container_engines.documents import Container
+from gateway_agent.container_engines.stores import EngineError, Engines, Podman
 from tests.fuzz.engines import CONFIG, GOOD, POD, STATE
 
 SCHEMA = """
@@ -145,7 +145,7 @@ def test_a_dangling_link_is_an_engine_that_cannot_be_read(tmp_path: Path) -> Non
 
 def test_a_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     podman = bolt_store(tmp_path)
-    monkeypatch.setattr(engines, "DEADLINE", 0.05)
+    monkeypatch.setattr(stores, "DEADLINE", 0.05)
     with (tmp_path / "libpod" / "bolt_state.db").open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(EngineError, match="locked"):
@@ -183,7 +183,7 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "ctr").chmod(0o755)
     (tmp_path / "c.sock").touch()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(engines, "DEADLINE", 1.0)
+    monkeypatch.setattr(stores, "DEADLINE", 1.0)
     with pytest.raises(EngineError, match="did not answer"):
         asyncio.run(Engines(None, tmp_path / "c.sock").find("default-f00"))
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")

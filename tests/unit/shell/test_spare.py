@@ -21,7 +21,7 @@ import pytest
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
 from gateway_agent.adapters.standby_daemon import KEEPER, Spare
 from gateway_agent.lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
-from gateway_agent.shell.keeper_lock import NAME
+from gateway_agent.lease_daemon.daemon_lock import NAME
 from tests.lab.waiting import until
 
 

@@ -12,8 +12,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from ..core.strays import GAP_NS
 from ..lease.messages.keys import MAC_BYTES
+from ..lease.messages.strays import GAP_NS
 from .packet_filter import (
     AND,
     JUMP_ANY_BIT,

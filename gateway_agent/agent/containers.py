@@ -9,12 +9,12 @@ from dataclasses import replace
 
 from cni.attachments import Attachment
 
-from .agent.pods import Pods, identity, uncertain
-from .core import containers
-from .core.containers import Beside, Listing
-from .manifests.model import Inventory, Problem
-from .policy import planner
-from .shell.engines import EngineError, Engines
+from ..container_engines import documents
+from ..container_engines.documents import Beside, Listing
+from ..container_engines.stores import EngineError, Engines
+from ..manifests.model import Inventory, Problem
+from ..policy import planner
+from .pods import Pods, identity, uncertain
 
 log = logging.getLogger(__name__)
 PERIOD = 5.0
@@ -106,4 +106,4 @@ class Containers:
             if before is listing and known is inventory and then == attached:
                 return
         self._seen = listing, inventory, attached
-        self.beside = tuple(containers.beside(listing, attached, inventory)) if listing else ()
+        self.beside = tuple(documents.beside(listing, attached, inventory)) if listing else ()

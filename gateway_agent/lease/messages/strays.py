@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..lease.ipc import KeeperConfig
-from ..lease.messages.outbox import Send
-from ..lease.messages.wire import Endpoint, Hello, encode
-from ..lease.voting.protocol import SECOND
-from ..lease.voting.quorum_view import Contact
+from ..ipc import KeeperConfig
+from ..voting.protocol import SECOND
+from ..voting.quorum_view import Contact
+from .outbox import Send
+from .wire import Endpoint, Hello, encode
 
 LOOK_NS = SECOND
 """From one look at who is unheard to the next."""

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from ..core import containers
-from ..core.bolt import Bolt
-from ..core.containers import Container, Listing
+from . import documents
+from .bolt import Bolt
+from .documents import Container, Listing
 
 DEADLINE = 2.0
 """Seconds for one question."""
@@ -63,7 +63,7 @@ class Podman:
         """Return the container with this id; None if podman has none. Raises EngineError."""
         for path, row in self._rows(container_id):
             try:
-                return containers.of_podman(*row)
+                return documents.of_podman(*row)
             except ValueError as error:
                 raise EngineError(f"{path} cannot be read: {error}") from error
         return None
@@ -73,7 +73,7 @@ class Podman:
         found, broken = {}, []
         for path, row in self._rows(""):
             try:
-                container = containers.of_podman(*row)
+                container = documents.of_podman(*row)
             except ValueError as error:
                 broken.append(f"a container in {path}: {error}")
                 continue
@@ -155,7 +155,7 @@ class Containerd:
     async def find(self, container_id: str) -> Container | None:
         """Return the container that the id of a CNI call stands for; None if there is none. Raises EngineError."""
         found = []
-        for namespace, name in containers.containerd_names(container_id):
+        for namespace, name in documents.containerd_names(container_id):
             found += [c for c in [await self._ask(namespace, name)] if c is not None]
         if len(found) > 1:
             raise EngineError(f"containerd has {len(found)} containers that {container_id} can stand for")
@@ -183,7 +183,7 @@ class Containerd:
                 return None
             raise EngineError(f"ctr: {words[-200:]}")
         try:
-            return containers.of_containerd(output[:CTR_ANSWER])
+            return documents.of_containerd(output[:CTR_ANSWER])
         except ValueError as error:
             raise EngineError(f"containerd's answer: {error}") from error
 

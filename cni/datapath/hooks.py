@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .datapath import lease_port_guard, source_guard
-from .datapath.nft_blocks import TUNNELS, Marks, chain
-from .plan import Plan
+from ..plan import Plan
+from . import lease_port_guard, source_guard
+from .nft_blocks import TUNNELS, Marks, chain
 
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:

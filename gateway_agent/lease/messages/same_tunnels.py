@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..lease.ipc import EgressWish, Tunnel
-from ..lease.messages.limits import MOST_TUNNELS
-from ..lease.voting.protocol import SECOND
+from ..ipc import EgressWish, Tunnel
+from ..voting.protocol import SECOND
+from .limits import MOST_TUNNELS
 
 LASTING_NS = 5 * SECOND
 """For so long two nodes must differ before it is a problem: an edit reaches the nodes one after another."""

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..kubernetes.conditions import Report, readiness, rows
-from ..kubernetes.reflector import Object, key_of, version_of
+from .conditions import Report, readiness, rows
+from .reflector import Object, key_of, version_of
 
 FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 86400.0
 """Seconds after which a status is written over a preferred one of another node: the first wait, doubled each time, and
