@@ -10,7 +10,7 @@ import msgspec
 from gateway_agent.lease.messages.keys import MAC_BYTES, Key, Keyring
 from gateway_agent.lease.messages.wire import LIMIT, Endpoint, encode
 from gateway_agent.lease.voting.protocol import SECOND
-from tests.unit.core.simulation import Machine, Network
+from tests.unit.lease.simulation import Machine, Network
 
 from .frames import some
 from .wire import bodies, check, encoded, hostile

@@ -15,7 +15,7 @@ from gateway_agent.lease.messages.wire import Answer, Body, Handover, Heartbeat,
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Refusal, Release
 from gateway_agent.lease.voting.voter_set import CHAIR, Proposal, VoterSet
-from tests.unit.core.simulation import Network
+from tests.unit.lease.simulation import Network
 
 from .values import HOSTILE, places, put
 

@@ -16,7 +16,7 @@ from cni import contract
 
 from ..lab.waiting import until
 from ..unit.cni.agent import Answering, FakeAgent
-from ..unit.test_chain import Host
+from ..unit.cni_install.test_installer import Host
 from .test_plugin import BACKEND, OTHER, PLAN, ROOT, Node, ip, namespaces, veth_of
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")

@@ -21,7 +21,7 @@ from gateway_agent.lease.messages.wire import (
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Voter
 from gateway_agent.lease.voting.voter_set import CHAIR, VoterSet
 from tests.fuzz.wire import check, send
-from tests.unit.core.simulation import Network
+from tests.unit.lease.simulation import Network
 
 NONE = VoterSet(0, ())
 

@@ -20,8 +20,8 @@ from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer
 from tests.lab.topology import VIRTUAL
 
+from . import test_conditions as conditions
 from .cluster_story import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, story
-from .core import test_conditions as conditions
 
 ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
 

@@ -25,7 +25,7 @@ from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.manifests.store import Store
 from tests.lab import documents
 
-from .core.test_planning import NODES, PARTNER, pod, policy
+from ..policy.test_planner import NODES, PARTNER, pod, policy
 from .gates import Gates, HeldKernel, HeldStore, SilentKeeper, settle
 
 VETH = "veth1"

@@ -25,7 +25,7 @@ from gateway_agent.show.metrics import Observation, families
 from gateway_agent.show.status import status
 
 from ...lab.waiting import until
-from ..core.test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
+from ..show.test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
 
 T = TypeVar("T")
 HOST = "127.0.0.1"

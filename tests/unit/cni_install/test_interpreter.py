@@ -10,7 +10,7 @@ import pytest
 
 from gateway_agent.cni_install import installer
 
-from .test_chain import OTHERS, SPEAKS, Host, host
+from .test_installer import OTHERS, SPEAKS, Host, host
 
 __all__ = ["host"]
 

@@ -16,7 +16,7 @@ import pytest
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.manifests.model import Inventory, Node, Policy
 
-from .core.test_planning import NODES, PARTNER, policy
+from ..policy.test_planner import NODES, PARTNER, policy
 from .test_add_order import VETH, World, request, story
 
 

@@ -23,8 +23,8 @@ from gateway_agent.lease.mastership.masters import NO_MAJORITY
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show.snapshot import View
 
-from . import test_status as basic
-from . import test_status_virtual as virtual
+from ..show import test_status as basic
+from ..show import test_status_virtual as virtual
 
 NOW = basic.AT + 60
 AT, LATER = "2026-11-21T21:00:00Z", "2026-11-21T21:01:00Z"

@@ -19,7 +19,7 @@ from gateway_agent.kubernetes.objects import resources
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
 
-from .cluster_story import GROUP, NAMESPACE, POLICIES
+from ..kubernetes.cluster_story import GROUP, NAMESPACE, POLICIES
 from .gates import Gates, settle
 from .test_add_order import LABELS, World, judged, request
 

@@ -19,10 +19,10 @@ from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.policy import unlabelled_pods
 
-from .core.test_adoption import TOLD
-from .core.test_planning import build, inventory, policy, sets
+from ..container_engines.test_stores import bolt_store
+from ..policy.test_planner import build, inventory, policy, sets
+from ..policy.test_unattached_pods import TOLD
 from .gates import settle
-from .shell.test_engines import bolt_store
 from .test_add_order import EMPTY, VETH, World, request, story, with_policies
 
 PROD = (Requirement("kubernetes.io/metadata.name", "In", ("prod",)),)

@@ -11,7 +11,7 @@ import pytest
 
 from gateway_agent.adapters.conntrackd import ConnectionSync
 from gateway_agent.policy.sync_groups import files
-from tests.unit.core.test_syncing import RUNTIME, STATISTICS
+from tests.unit.policy.test_sync_groups import RUNTIME, STATISTICS
 
 STAND_IN = """#!/bin/sh
 case "$3$4" in

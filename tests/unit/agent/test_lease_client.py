@@ -23,8 +23,8 @@ from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND
 from tests.lab.waiting import NotInTime
 
-from .core.simulation import Network
-from .core.test_failover import cluster
+from ..lease.simulation import Network
+from ..lease.test_failover import cluster
 
 LINE = re.compile(
     r"master of partner 172\.16\.0\.50: (\w+) -> (\w+), epoch (\d+), silent for (\d+) ms \((.*)\)"

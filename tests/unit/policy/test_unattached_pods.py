@@ -11,7 +11,7 @@ from gateway_agent.kubernetes.objects import Picture
 from gateway_agent.manifests.model import Inventory, RunningPod
 from gateway_agent.policy.unattached_pods import adopted, current, outlived, problem, unknown
 
-from .test_cluster import of_api
+from ..kubernetes.test_objects import of_api
 
 POD = RunningPod("prod", "a", "uid-a", ("10.244.1.5", "fd00::5"))
 RECORD = adopted(POD, "veth1")
