@@ -33,7 +33,7 @@ VETH_HINT = (
 
 
 @dataclass(frozen=True)
-class Place:
+class FallbackContext:
     """What is known here: the run directory, the plan in it, and why the agent does not do the work."""
 
     run_dir: Path
@@ -60,8 +60,8 @@ def run(request: bytes, socket: str, reason: str) -> None:
     run_dir = Path(os.path.dirname(socket))
     stamp = _stamp(run_dir / contract.PLAN)
     plan, trouble = _read_plan(run_dir / contract.PLAN)
-    place = Place(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
-    commands: dict[str, Callable[[Call, Place], None]] = {
+    place = FallbackContext(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
+    commands: dict[str, Callable[[Call, FallbackContext], None]] = {
         "ADD": add, "DEL": delete, "CHECK": check, "GC": collect, "STATUS": status,
     }
     try:
@@ -72,7 +72,7 @@ def run(request: bytes, socket: str, reason: str) -> None:
         raise CallError(contract.IO_FAILURE, str(error), _io_hint(error, run_dir)) from error
 
 
-def add(call: Call, place: Place) -> None:
+def add(call: Call, place: FallbackContext) -> None:
     """Tags the pod's interface where a policy selects it, and records the attachment for the agent."""
     from .kernel import rtnl
 
@@ -112,7 +112,7 @@ def add(call: Call, place: Place) -> None:
     attachments.write(place.run_dir, record)
 
 
-def delete(call: Call, place: Place) -> None:
+def delete(call: Call, place: FallbackContext) -> None:
     """Forgets the attachment and the pod's connections. The tag stays: what still runs in the pod must not leak on its
     way down."""
     record = attachments.load(place.run_dir, call.container_id, call.ifname)
@@ -121,7 +121,7 @@ def delete(call: Call, place: Place) -> None:
         _forget_connections(place, record.key, record.addresses)
 
 
-def _forget_connections(place: Place, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
+def _forget_connections(place: FallbackContext, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
     """Delete what is left of the connections of these addresses, as the agent does: they keep another pod's path.
 
     An address that another pod of this node has at the same time keeps them.
@@ -139,7 +139,7 @@ def _forget_connections(place: Place, key: tuple[str, str], addresses: tuple[str
                 print(f"egress-gateway: {error}", file=sys.stderr)
 
 
-def check(call: Call, place: Place) -> None:
+def check(call: Call, place: FallbackContext) -> None:
     """Whether all is as ADD left it."""
     record = attachments.load(place.run_dir, call.container_id, call.ifname)
     pod = call.pod
@@ -160,7 +160,7 @@ def check(call: Call, place: Place) -> None:
         raise CallError(contract.NOT_AS_ADDED, "; ".join(wrong), "the agent repairs it; so does a new ADD")
 
 
-def collect(call: Call, place: Place) -> None:
+def collect(call: Call, place: FallbackContext) -> None:
     """Forgets what is in this network and not in the runtime's list."""
     records, _ = attachments.load_all(place.run_dir)
     for record in records:
@@ -169,7 +169,7 @@ def collect(call: Call, place: Place) -> None:
             attachments.remove(place.run_dir, *record.key)
 
 
-def status(call: Call, place: Place) -> None:
+def status(call: Call, place: FallbackContext) -> None:
     """Whether an ADD has a chance."""
     if place.plan is None:
         raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", place.trouble)
@@ -177,7 +177,7 @@ def status(call: Call, place: Place) -> None:
         raise CallError(contract.NOT_AVAILABLE, OUTDATED, place.trouble)
 
 
-def _tag(call: Call, place: Place, hosts: Sequence[str], group: int) -> None:
+def _tag(call: Call, place: FallbackContext, hosts: Sequence[str], group: int) -> None:
     """Tag the host-side veths, and first make what the tag leads to."""
     from .kernel import rtnl
 
@@ -212,7 +212,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def group_of(pod: PodIdentity, place: Place) -> int:
+def group_of(pod: PodIdentity, place: FallbackContext) -> int:
     """Return the interface group that the plan gives the pod; 0: no policy selects it. Raises where nobody knows."""
     plan, name = place.plan, f"{pod.namespace}/{pod.name}"
     if plan is None:
@@ -230,7 +230,7 @@ def group_of(pod: PodIdentity, place: Place) -> int:
     return policy_set.group
 
 
-def _check_current(call: Call, place: Place) -> None:
+def _check_current(call: Call, place: FallbackContext) -> None:
     """Raise an error if the plan that the pod was tagged by is not the newest: an edit may select the pod.
 
     Looked at when the tag stands, since an agent that answers late may have written meanwhile.
@@ -262,7 +262,7 @@ def _ours(group: int | None) -> bool:
     return group is not None and ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED
 
 
-def _missing(place: Place) -> tuple[str, ...]:
+def _missing(place: FallbackContext) -> tuple[str, ...]:
     from .datapath.reconcile import missing
 
     return missing(place.plan) if place.plan else ()

@@ -18,7 +18,7 @@ from .label_selector import NAMESPACE_LABEL, PodIdentity, Requirement, Selector,
 
 __all__ = [
     "NAMESPACE_LABEL", "VERSION", "Plan", "PlanEgressIP", "PlanNode", "PlanPolicy", "PodIdentity", "PolicySet",
-    "Requirement", "Selector", "SetKey", "Way", "choose", "dumps", "loads", "matches",
+    "Requirement", "Selector", "SetKey", "Destination", "choose", "dumps", "loads", "matches",
 ]  # fmt: skip
 
 VERSION = 3
@@ -98,7 +98,7 @@ class PlanEgressIP:
 
 
 @dataclass(frozen=True)
-class Way:
+class Destination:
     """Packets to ``prefix`` leave through the egress IP with this id. Prefixes of one set are disjoint."""
 
     prefix: str
@@ -119,7 +119,7 @@ class PolicySet:
     """Names, sorted."""
     egress_ids: tuple[str, ...]
     """For each policy the egress IP that IPv4 packets are led to, in the same order."""
-    ways: tuple[Way, ...]
+    ways: tuple[Destination, ...]
     egress_ids6: tuple[str, ...] = ()
     """The same for IPv6. Where the gateway has addresses of one family only, that one's; so too where not given."""
 
@@ -306,7 +306,7 @@ def _policy(item: dict[str, Any]) -> PlanPolicy:
 
 
 def _policy_set(item: dict[str, Any]) -> PolicySet:
-    ways = tuple(Way(**way) for way in item["ways"])
+    ways = tuple(Destination(**way) for way in item["ways"])
     if not all(type(part) is str for way in ways for part in (way.prefix, way.egress_id)):
         raise TypeError("ways: not of texts")
     policies, ids4, ids6 = (_texts(item[field]) for field in ("policies", "egress_ids", "egress_ids6"))

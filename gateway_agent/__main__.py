@@ -30,7 +30,7 @@ from .agent.observed import ObservedAgent, view
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .manifests.model import Problem
 from .manifests.store import Store
-from .show.snapshot import View
+from .show.snapshot import NodeSnapshot
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ async def serve(
         return await _until_signal(agent, server, source, reporter(partial(view, agent)))
 
 
-def _store(config: AgentConfig) -> tuple[Store, Callable[[Callable[[], View | None]], Coroutine[None, None, None]]]:
+def _store(config: AgentConfig) -> tuple[Store, Callable[[Callable[[], NodeSnapshot | None]], Coroutine[None, None, None]]]:
     """The store, and what tells it of the agent, which is given a view of it."""
     if isinstance(config.store, FilesStoreConfig):
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _nothing()

@@ -156,8 +156,8 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _tunnel_forward() -> Iterator[str]:
     """What came out of a tunnel."""
-    yield f'iifname "{ids.BACK_DEVICE}" ct direction reply accept'
-    yield f'iifname "{ids.BACK_DEVICE}" counter drop'
+    yield f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
+    yield f'iifname "{ids.RETURN_DEVICE}" counter drop'
     yield "goto from_tunnel"
 
 
@@ -231,7 +231,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _leave(marks: Marks) -> Iterator[str]:
     # Answers only: a socket that is bound to the device sends none.
-    yield f'oifname "{ids.BACK_DEVICE}" ct direction reply ct mark and {marks.mask} > {marks.tunneled} goto encap'
+    yield f'oifname "{ids.RETURN_DEVICE}" ct direction reply ct mark and {marks.mask} > {marks.tunneled} goto encap'
     yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_steered"
     yield f"oifname {TUNNELS} counter drop"
 

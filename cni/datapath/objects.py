@@ -43,7 +43,7 @@ def node_state(plan: Plan) -> KernelState:
     """
     me = plan.me
     tunnels = me is not None and bool(plan.egress_ips)
-    names = [*(egress.device for egress in plan.egress_ips), ids.BACK_DEVICE] if tunnels else []
+    names = [*(egress.device for egress in plan.egress_ips), ids.RETURN_DEVICE] if tunnels else []
     synced = bool(names and sync_device.partners(plan))
     return KernelState(
         vxlans=frozenset(_vxlans(plan, me, synced) if me and names else ()),
@@ -65,7 +65,7 @@ def _vxlans(plan: Plan, me: PlanNode, synced: bool) -> Iterator[Vxlan]:
         alias = f"egress-gateway {egress.gateway} {egress.address}".rstrip()[:ALIAS_LIMIT]
         yield Vxlan(egress.device, egress.vni, me.address, plan.port, me.mac, plan.mtu, alias)
     alias = "egress-gateway answers"
-    yield Vxlan(ids.BACK_DEVICE, ids.BACK_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
+    yield Vxlan(ids.RETURN_DEVICE, ids.RETURN_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
 
 
 def _settings(plan: Plan, device: str) -> Iterator[Setting]:
@@ -83,13 +83,13 @@ def _settings(plan: Plan, device: str) -> Iterator[Setting]:
 
 def _carried(plan: Plan, device: str) -> tuple[int, ...]:
     """The families of the packets that a device is for."""
-    of = families(plan) if device == ids.BACK_DEVICE else {e.family for e in plan.egress_ips if e.device == device}
+    of = families(plan) if device == ids.RETURN_DEVICE else {e.family for e in plan.egress_ips if e.device == device}
     return tuple(family for family in of if family == 4 or plan.mtu >= ids.IPV6_MIN_MTU)
 
 
 def _fdb(plan: Plan) -> Iterator[Fdb]:
     for node in peers(plan):
-        yield Fdb(ids.BACK_DEVICE, node.mac, node.address)
+        yield Fdb(ids.RETURN_DEVICE, node.mac, node.address)
         for egress in plan.egress_ips:
             # A master that is not eligible any more serves until another one is known.
             if node.name in egress.eligible or node.name == egress.master:
@@ -101,9 +101,9 @@ def _neighbours(plan: Plan) -> Iterator[Neighbour]:
     # Both, so that no connection ends with a change of connectionSync, which only virtual addresses have.
     kinds = (False, True) if any(egress.address for egress in plan.egress_ips) else (False,)
     for node in by_name.values():
-        for family in _carried(plan, ids.BACK_DEVICE):
+        for family in _carried(plan, ids.RETURN_DEVICE):
             for synced in kinds:
-                yield Neighbour(ids.BACK_DEVICE, ids.inner(node.address, family, synced), node.mac)
+                yield Neighbour(ids.RETURN_DEVICE, ids.inner(node.address, family, synced), node.mac)
     for egress in plan.egress_ips:
         if egress.master in by_name:
             for family in _carried(plan, egress.device):
@@ -112,8 +112,8 @@ def _neighbours(plan: Plan) -> Iterator[Neighbour]:
 
 def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
     if tunnels:
-        for family in _carried(plan, ids.BACK_DEVICE):
-            yield Route(family, ids.TABLE_BASE, "unicast", METRIC[family], ids.BACK_DEVICE)
+        for family in _carried(plan, ids.RETURN_DEVICE):
+            yield Route(family, ids.TABLE_BASE, "unicast", METRIC[family], ids.RETURN_DEVICE)
     reachable = {node.name for node in peers(plan)}
     for egress in plan.egress_ips:
         table = ids.TABLE_BASE + egress.slot

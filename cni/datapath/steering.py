@@ -68,7 +68,7 @@ def _steer(marks: Marks) -> Iterator[str]:
     yield f"{TAGGED} goto tagged"
     yield "ct direction reply goto reply"
     # Before it is routed: the address inside the tunnels may be none of this node's.
-    yield f'iifname "{ids.BACK_DEVICE}" counter drop'
+    yield f'iifname "{ids.RETURN_DEVICE}" counter drop'
     yield f"meta mark and {marks.mask} != 0 goto maybe_marked"
     yield "goto unsteered"
 

@@ -43,7 +43,7 @@ def settings(plan: Plan) -> Iterator[Setting]:
 
 def fdb(plan: Plan) -> Iterator[Fdb]:
     for node in partners(plan):
-        yield Fdb(ids.SYNC_DEVICE, ids.EVERYWHERE, node.address)
+        yield Fdb(ids.SYNC_DEVICE, ids.FLOOD_MAC, node.address)
 
 
 def input_rules(plan: Plan) -> Iterator[str]:

@@ -53,7 +53,7 @@ def process_tunnels(plan: Plan) -> Iterator[str]:
     """Yield expressions for the tunnels into which processes of this node send: a service on an address of a master
     answers a pod of another node, and conntrackd sends to its partners."""
     if plan.node in _serving(plan):
-        yield f"{VNI} {ids.BACK_VNI:#x}"
+        yield f"{VNI} {ids.RETURN_VNI:#x}"
     if sync_device.partners(plan):
         yield f"meta skuid 0 {VNI} {ids.SYNC_VNI:#x}"
 
@@ -64,7 +64,7 @@ def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
     # Addresses of this node that the inventory does not name (another program's, a second network's): policies lead to
     # them by the tunnel. The gateway's table has taken the packet in; it drops what is for a virtual address.
     taken_in = f"ct mark and {marks.tunneled} != 0 ct mark and {marks.numbers} != 0"
-    out = f'iifname {TUNNELS} iifname != "{ids.BACK_DEVICE}" ct direction original'
+    out = f'iifname {TUNNELS} iifname != "{ids.RETURN_DEVICE}" ct direction original'
     yield f"{out} {taken_in} fib daddr type local accept"
     # An answer that matches no connection must not make this node send a reset by its own address.
     yield f"iifname {TUNNELS} counter drop"
@@ -97,7 +97,7 @@ def _tunnels(plan: Plan) -> Iterator[str]:
         yield chain(f"tunnel_{role}", [f"{saddr} @{role}_nodes accept", "counter drop"])
     targets = {
         **{egress.vni: "out" for egress in plan.egress_ips},
-        ids.BACK_VNI: "back",
+        ids.RETURN_VNI: "back",
         ids.SYNC_VNI: "sync",
     }
     yield _set(

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 DEVICE_PREFIX = "egw-"
 """VXLAN devices are named ``egw-<vni in hex>``: 10 characters of the 15 that the kernel allows."""
-BACK_DEVICE = "egw-back"
+RETURN_DEVICE = "egw-back"
 """Carries the answers of all egress IPs back to the workers."""
-BACK_VNI = 0xE96BAC
+RETURN_VNI = 0xE96BAC
 ENCAPSULATED = 0x40000000
 """The bit of a packet's priority by which the kernel's own encapsulation is known until the packet leaves. Without
 ``CAP_NET_ADMIN`` or ``CAP_NET_RAW`` a socket has priorities 0 to 6 (socket(7), ``SO_PRIORITY``)."""
@@ -26,7 +26,7 @@ SYNC_GROUP = "239.233.0.1"
 """Multicast address (organization-local, RFC 2365); it never leaves the device."""
 SYNC_PORT = 3780
 """UDP; the usual one of conntrackd."""
-EVERYWHERE = "00:00:00:00:00:00"
+FLOOD_MAC = "00:00:00:00:00:00"
 """In a forwarding entry: frames that no other entry names, multicast among them, go to all such destinations."""
 
 TABLE_BASE = 7000

@@ -75,7 +75,7 @@ def _fdb_entry(command: str) -> Callable[[Any, Any], None]:
     def request(ipr: Any, item: Fdb) -> None:
         index = index_of(item.device)
         state, flags = NUD_NOARP | NUD_PERMANENT, NTF_SELF
-        several = command == "replace" and item.mac == ids.EVERYWHERE
+        several = command == "replace" and item.mac == ids.FLOOD_MAC
         verb = "append" if several else command
         ipr.fdb(verb, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
 

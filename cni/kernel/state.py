@@ -84,7 +84,7 @@ class Fdb:
     @property
     def key(self) -> Key:
         # Of the entry for everything else there is one for each destination.
-        return ("fdb", self.device, self.mac, self.destination if self.mac == ids.EVERYWHERE else "")
+        return ("fdb", self.device, self.mac, self.destination if self.mac == ids.FLOOD_MAC else "")
 
     def __str__(self) -> str:
         return f"forwarding entry {self.mac} to {self.destination} on {self.device}"

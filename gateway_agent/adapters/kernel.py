@@ -55,7 +55,7 @@ class Kernel:
         self._bells.append(bell)
         asyncio.get_running_loop().add_reader(bell.fileno(), _ring, bell, found)
 
-    async def stand(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         """Brings the kernel to the plan; says in words what it changed. ``devices``: where the fence stands."""
         if not self._able:
             # Where all stands already, nothing else would tell that no change can be made.
@@ -63,7 +63,7 @@ class Kernel:
             self._able = True
         return await self._run(_stand, plan, devices)
 
-    def remember(self, plan: Plan, devices: Sequence[str]) -> None:
+    def assume_applied(self, plan: Plan, devices: Sequence[str]) -> None:
         """An earlier process has perhaps brought the kernel to this plan: what still stands of it is kept."""
         for text in texts(plan, devices):
             nft.remember(text)
@@ -104,11 +104,11 @@ class Kernel:
         """Forgets the connections that a rule has found stale. ``mask``: of the marks."""
         await self._run(ctnetlink.delete_marked, ids.MarkLayout(mask).stale, mask)
 
-    async def forget_shown(self, address: str, mask: int) -> None:
+    async def flush_by_source(self, address: str, mask: int) -> None:
         """Forgets what came out of the tunnels and left by this address."""
         await self._run(conntrack.delete_shown, address, ids.MarkLayout(mask).tunneled)
 
-    async def loosen(self, address: str, mask: int) -> None:
+    async def set_tcp_liberal(self, address: str, mask: int) -> None:
         """Lets what came out of the tunnels and leaves by this address go on elsewhere, and come back."""
         await self._run(ctnetlink.loosen, address, ids.MarkLayout(mask).tunneled)
 

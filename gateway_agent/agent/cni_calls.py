@@ -20,7 +20,7 @@ from cni.plan import Plan, PodIdentity
 from ..manifests.store import NotKnown
 from ..policy import planner, unlabelled_pods
 from ..show import status
-from ..show.snapshot import View
+from ..show.snapshot import NodeSnapshot
 from .control import Operations
 from .lease_client import NotHandedOver
 from .observed import view
@@ -304,7 +304,7 @@ class Calls:
             answer = {"error": f"the agent failed: {error!r}", "hint": "see its log"}
         return json.dumps(answer).encode()
 
-    def _view(self) -> View:
+    def _view(self) -> NodeSnapshot:
         seen = view(self.agent)
         if seen is None:
             raise status.NotKnown("the agent has not read its store yet", "it is starting, or its log says why")

@@ -70,16 +70,16 @@ class Flows:
         # What others may serve now stays: with ``connectionSync`` they would forget it too.
         self._hidden -= snat.sources(plan) | {egress.address for egress in plan.egress_ips}
         for address in sorted(self._hidden):
-            await self._kernel.forget_shown(address, self._mask)
+            await self._kernel.flush_by_source(address, self._mask)
             self._hidden.discard(address)
         now = asyncio.get_running_loop().time()
         self._lost -= snat.served(plan)
         for address in sorted(self._lost):
-            await self._kernel.loosen(address, self._mask)
+            await self._kernel.set_tcp_liberal(address, self._mask)
             self._lost.discard(address)
             self._left[address] = now
         told = {egress.address for egress in plan.egress_ips if egress.sync}
         for address in [address for address, at in self._left.items() if now >= at + REST]:
             if address not in told | snat.served(plan):
-                await self._kernel.forget_shown(address, self._mask)
+                await self._kernel.flush_by_source(address, self._mask)
             del self._left[address]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
-from cni.plan import Plan, PlanEgressIP, Way
+from cni.plan import Destination, Plan, PlanEgressIP
 
 Leading = frozenset[tuple[str, str, str]]
 """Of each way the prefix, the egress id, and how this node reaches it."""
@@ -33,7 +33,7 @@ class Ways:
         return self._of[group]
 
 
-def _how(plan: Plan, egress: PlanEgressIP | None, way: Way) -> str:
+def _how(plan: Plan, egress: PlanEgressIP | None, way: Destination) -> str:
     """How this node reaches the egress IP of a way."""
     if egress is None:
         return ""

@@ -12,7 +12,7 @@ from cni.plan import Plan
 
 from ..adapters.lease_client_ipc import KeeperClient
 from ..config import AgentConfig
-from ..lease.ipc import EgressState, KeeperState, Move, OwnKeys
+from ..lease.ipc import EgressState, HandoverRequest, KeeperState, OwnKeys
 from ..manifests.model import DRAIN, Inventory
 from ..policy import keeper_config
 from . import startup_grace
@@ -46,7 +46,7 @@ class Leases:
         self._changed = changed
         self._met = 0.0
         self._lease = config.duration_ns / 1e9
-        self._moves: tuple[Move, ...] = ()
+        self._moves: tuple[HandoverRequest, ...] = ()
         self._drain_file = config.run_dir / "drained"
         self._news = asyncio.Condition()
 
@@ -191,7 +191,7 @@ class Leases:
         state = self.of(identity)
         if state is None or not state.master:
             raise NotHandedOver("it has no master that could hand it over", state.reason if state else "")
-        move = Move(identity, to, secrets.randbits(48))
+        move = HandoverRequest(identity, to, secrets.randbits(48))
         self._moves = (*self._moves, move)
         self._changed()
         await self._until(lambda: (now := self.of(identity)) is not None and now.master == to)

@@ -14,7 +14,7 @@ from ..config import AgentConfig
 from ..manifests.model import Problem
 from ..manifests.store import Store
 from ..show.metrics import ChangeCount, Observation
-from ..show.snapshot import View
+from ..show.snapshot import NodeSnapshot
 from .service import Agent
 
 COUNTING = 1.0
@@ -61,12 +61,12 @@ class ObservedAgent(Agent):
         )
 
 
-def view(agent: Agent) -> View | None:
+def view(agent: Agent) -> NodeSnapshot | None:
     """What an agent knows, to be shown; None before it has a plan."""
     plan = agent.applied or agent.plan
     if plan is None or agent.inventory is None:
         return None
-    return View(
+    return NodeSnapshot(
         plan=plan,
         inventory=agent.known(agent.inventory),
         attachments=tuple(agent.pods.records.values()),

@@ -259,7 +259,7 @@ class Agent:
         self.problems = planned.problems
         previous = self.plan
         if previous is not None and self.applied is None:
-            self.kernel.remember(previous, self._fence_devices(previous))
+            self.kernel.assume_applied(previous, self._fence_devices(previous))
         # An equal plan stays the same object: what is worked out of it is kept.
         plan = self.plan if planned.plan == self.plan and self.plan is not None else planned.plan
         if plan is not self.plan:
@@ -327,7 +327,7 @@ class Agent:
     async def _stand(self, plan: Plan) -> None:
         self._kernel_in_doubt = False
         try:
-            for change in await self.kernel.stand(plan, self._fence_devices(plan)):
+            for change in await self.kernel.reconcile(plan, self._fence_devices(plan)):
                 log.info("kernel: %s", change)
         except KernelError:
             self._kernel_in_doubt = True

@@ -45,7 +45,7 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     # The mark with no number is of a connection with a forged question: see cni/datapath/source_guard.py.
     answer = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
     # Behind the node's own steering, which clears the mark of every answer.
-    passing = [f'iifname "{device}" accept' for device in (ids.BACK_DEVICE, ids.SYNC_DEVICE)]
+    passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
     take_in = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]
     yield chain("take_in", take_in, "filter hook prerouting priority dstnat + 20")
     # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.

@@ -54,7 +54,7 @@ def _rules(ready: tuple[PlanEgressIP, ...], families: list[int]) -> Iterator[str
         for loaded in ("tcp flags & (syn | rst | psh) == psh", f"{MIDDLE} meta length > 100"):
             yield f'iifname "{ids.DEVICE_PREFIX}*" {of} {loaded} {_ends(family)} @tried{family} goto segment{family}'
         empty = "tcp flags & (fin | syn | rst | psh | ack) == ack meta length <= 100"
-        yield f'oifname "{ids.BACK_DEVICE}" {of} {empty} {_ends_back(family)} @tried{family} goto answer{family}'
+        yield f'oifname "{ids.RETURN_DEVICE}" {of} {empty} {_ends_back(family)} @tried{family} goto answer{family}'
 
 
 def _ends(family: int) -> str:

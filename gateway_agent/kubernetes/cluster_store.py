@@ -21,8 +21,8 @@ from cni.files import named
 from ..manifests.model import Inventory, Problem
 from ..manifests.store import NotKnown
 from .client import OPENED, Api, ApiError
-from .empty_policies import Question
-from .objects import ROLL, Picture, Resource, missing, pod_uid, slim
+from .empty_policies import PodQuery
+from .objects import VOTERS, InventoryBuilder, Resource, missing, pod_uid, prune
 from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class ClusterStore:
         self._kept = bool(kept)
         self._asked: dict[Key, Object] = {}
         """Pods that were asked for one by one, until the watch has them."""
-        self._picture = Picture()
+        self._picture = InventoryBuilder()
         self._news = asyncio.Condition()
         self._changed = asyncio.Event()
         self._keeping = asyncio.Lock()
@@ -108,11 +108,11 @@ class ClusterStore:
         for kind in ("EgressGateway", "EgressGatewayPolicy"):
             yield from list(self._reflectors[kind].objects.values())
 
-    def roll(self) -> Object | None:
+    def voter_configmap(self) -> Object | None:
         """What the cluster says of the voters: :mod:`.core.roll`."""
-        return next(iter(self._reflectors[ROLL].objects.values()), None)
+        return next(iter(self._reflectors[VOTERS].objects.values()), None)
 
-    async def has_pod(self, question: Question) -> bool:
+    async def has_pod(self, question: PodQuery) -> bool:
         """Whether the cluster has such a pod, on any node. Raises ApiError."""
         return await self._api.any(self._resources["Pod"].path_in(question.namespace), question.label_selector)
 
@@ -139,7 +139,7 @@ class ClusterStore:
                     troubled = bool(reflector.trouble)
                     page = await self._api.page(resource.path, resource.selector, step.token)
                     changed = reflector.page(
-                        [slim(resource, i) for i in page.items], page.version, page.token
+                        [prune(resource, i) for i in page.items], page.version, page.token
                     )
                     if kind == "Pod" and not page.token and not reflector.trouble:
                         self._asked.clear()
@@ -172,7 +172,7 @@ class ClusterStore:
                         await self._tell()
                     continue
                 events += 1
-                if reflector.event(kind, item if kind == "ERROR" else slim(resource, item)):
+                if reflector.event(kind, item if kind == "ERROR" else prune(resource, item)):
                     await self._tell(resource.kind)
         reflector.ended(loop.time() - began, events)
 
@@ -252,7 +252,7 @@ class ClusterStore:
         resource = self._resources["Pod"]
         found = await self._api.get(resource.path_of(namespace, name))
         if found is not None:
-            self._asked[key] = slim(resource, found)
+            self._asked[key] = prune(resource, found)
 
     async def _names(self, kind: str) -> list[Object]:
         """The metadata of all objects of a kind that are in the store at this moment. Raises ApiError."""

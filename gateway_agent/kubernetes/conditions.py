@@ -13,7 +13,7 @@ from cni.plan import PlanEgressIP
 
 from ..lease.mastership.masters import NO_MAJORITY
 from ..manifests.model import BASIC, Gateway, Policy
-from ..show.snapshot import View, master, no_master_reason, rfc3339, shown_address
+from ..show.snapshot import NodeSnapshot, master, no_master_reason, rfc3339, shown_address
 from .reflector import Object, key_of, version_of
 
 READY = "Ready"
@@ -22,7 +22,7 @@ NOT_ELECTED, NOT_ANNOUNCED = "ElectionFailed", "VirtualIPAnnouncingFailed"
 IN_FORCE, NO_GATEWAY = "GatewayFound", "GatewayNotFound"
 INVALID = "Invalid"
 Json = dict[str, Any]
-Verdict = tuple[bool, str, str]
+ReadyVerdict = tuple[bool, str, str]
 """Whether it is ready, the reason, and that in words."""
 
 
@@ -38,19 +38,19 @@ class Report:
     """The object's, as ``before`` was read."""
 
 
-def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Report]:
+def reports(view: NodeSnapshot, objects: Iterable[Object], now: float) -> Iterator[Report]:
     """The statuses that this node writes and that are not as they should be.
 
     ``objects``: gateways and policies as they stand in the API. ``now``: Unix time, seconds.
     """
-    writes_policies = steward(view) == view.plan.node
+    writes_policies = cluster_status_writer(view) == view.plan.node
     for item in objects:
         kind, (_, name) = str(item.get("kind")), key_of(item)
         found = item.get("status")
         before = found if isinstance(found, Mapping) else {}
         generation = int((item.get("metadata") or {}).get("generation") or 0)
         wrong = _wrong(view, kind, name)
-        if kind == "EgressGateway" and author(view, name) == view.plan.node:
+        if kind == "EgressGateway" and gateway_status_writer(view, name) == view.plan.node:
             gateway = next((g for g in view.inventory.gateways if g.name == name), None)
             status = _gateway(view, name, gateway, wrong)
         elif kind == "EgressGatewayPolicy" and writes_policies:
@@ -64,7 +64,7 @@ def reports(view: View, objects: Iterable[Object], now: float) -> Iterator[Repor
             yield Report(kind, name, before, status, version_of(item))
 
 
-def _gateway(view: View, name: str, gateway: Gateway | None, wrong: str) -> Json:
+def _gateway(view: NodeSnapshot, name: str, gateway: Gateway | None, wrong: str) -> Json:
     mine = [egress for egress in view.plan.egress_ips if egress.gateway == name]
     rows = [_row(view, egress) for egress in mine]
     return {
@@ -75,7 +75,7 @@ def _gateway(view: View, name: str, gateway: Gateway | None, wrong: str) -> Json
     }
 
 
-def ready_nodes(view: View, egress_ips: Iterable[PlanEgressIP]) -> set[str]:
+def ready_nodes(view: NodeSnapshot, egress_ips: Iterable[PlanEgressIP]) -> set[str]:
     """Those that are master of one of them, or could be."""
     mine = list(egress_ips)
     eligible = {name for egress in mine for name in egress.eligible}
@@ -87,7 +87,7 @@ def ready_nodes(view: View, egress_ips: Iterable[PlanEgressIP]) -> set[str]:
     return found & eligible
 
 
-def author(view: View, gateway: str) -> str:
+def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
     """The node that writes the status of a gateway: its master, else the first that is ready, else the first that is
     heard, else the first of the others: egress nodes that hear no majority write nothing.
 
@@ -107,26 +107,26 @@ def author(view: View, gateway: str) -> str:
     return next(iter([*masters, *ready, *(n for n in eligible if n in heard), *others, *eligible]), "")
 
 
-def steward(view: View) -> str:
+def cluster_status_writer(view: NodeSnapshot) -> str:
     """The node that writes what belongs to no gateway: the author of the first of them, else the first node."""
     if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
-    authors = (author(view, gateway.name) for gateway in sorted(view.inventory.gateways, key=lambda g: g.name))
+    authors = (gateway_status_writer(view, gateway.name) for gateway in sorted(view.inventory.gateways, key=lambda g: g.name))
     return next(authors, "") or next(iter(_first_node(view)), "")
 
 
-def _first_node(view: View) -> list[str]:
+def _first_node(view: NodeSnapshot) -> list[str]:
     return sorted(node.name for node in view.plan.nodes)[:1]
 
 
-def _row(view: View, egress: PlanEgressIP) -> Json:
+def _row(view: NodeSnapshot, egress: PlanEgressIP) -> Json:
     state = view.state(egress.id)
     name, epoch = master(view, egress)
     since = {"since": rfc3339(state.since)} if name and state and state.since else {}
     return {"ip": shown_address(view, egress), "node": name, "epoch": epoch, **since}
 
 
-def _gateway_verdict(view: View, gateway: Gateway | None, mine: list[PlanEgressIP], wrong: str) -> Verdict:
+def _gateway_verdict(view: NodeSnapshot, gateway: Gateway | None, mine: list[PlanEgressIP], wrong: str) -> ReadyVerdict:
     if gateway is None or wrong:
         return False, INVALID, wrong or "the agents do not know it yet"
     without = [egress for egress in mine if not master(view, egress)[0]]
@@ -142,7 +142,7 @@ def _gateway_verdict(view: View, gateway: Gateway | None, mine: list[PlanEgressI
     return True, ELECTED if gateway.mode == BASIC else ANNOUNCED, ""
 
 
-def _policy_verdict(view: View, policy: Policy | None, wrong: str) -> Verdict:
+def _policy_verdict(view: NodeSnapshot, policy: Policy | None, wrong: str) -> ReadyVerdict:
     if policy is None or wrong:
         return False, INVALID, wrong or "the agents do not know it yet"
     if policy.gateway not in {gateway.name for gateway in view.inventory.gateways}:
@@ -150,7 +150,7 @@ def _policy_verdict(view: View, policy: Policy | None, wrong: str) -> Verdict:
     return True, IN_FORCE, ""
 
 
-def _wrong(view: View, kind: str, name: str) -> str:
+def _wrong(view: NodeSnapshot, kind: str, name: str) -> str:
     """What is wrong with the object itself; a gateway that is missing is nothing of the object."""
     source, missing = f"{kind} {name}", "spec.egressGatewayName"
     return "; ".join(f"{p.path}: {p.message}" for p in view.problems if p.source == source and p.path != missing)
@@ -167,7 +167,7 @@ def readiness(status: Mapping[str, Any]) -> Mapping[str, Any]:
     return next((condition for condition in rows(status, "conditions") if condition.get("type") == READY), {})
 
 
-def _condition(before: Mapping[str, Any], verdict: Verdict, generation: int, now: float) -> Json:
+def _condition(before: Mapping[str, Any], verdict: ReadyVerdict, generation: int, now: float) -> Json:
     """``Ready``. Its time is that of the last change of its status, as the API's conventions have it."""
     good, reason, message = verdict
     status = "True" if good else "False"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cni.plan import NAMESPACE_LABEL, Requirement, Selector
 
 from ..manifests.model import Policy
-from .k8s_events import Happening
+from .k8s_events import EventRecord
 from .reflector import Object, key_of
 
 SELECTS_NOTHING = "SelectsNothing"
@@ -24,14 +24,14 @@ State = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class Question:
+class PodQuery:
     """Is there any such pod? ``namespace``: empty for all of them."""
 
     namespace: str
     label_selector: str
 
 
-class Inquiry:
+class EmptyPolicyChecker:
     """Which policies have been asked for. Times: any clock's seconds."""
 
     def __init__(self) -> None:
@@ -53,14 +53,14 @@ class Inquiry:
         self._answered.add(state)
 
 
-def questions(policy: Policy, namespaces: Mapping[str, Mapping[str, str]]) -> list[Question]:
+def questions(policy: Policy, namespaces: Mapping[str, Mapping[str, str]]) -> list[PodQuery]:
     """One answer with a pod is enough. ``namespaces``: the labels of all, by name."""
     return [question for selector in policy.selectors for question in _of(selector, namespaces)]
 
 
-def selects_nothing(name: str, now: float) -> Happening:
+def selects_nothing(name: str, now: float) -> EventRecord:
     message = "no pod of the cluster is selected by it: see its selectors, and the labels of pods and namespaces"
-    return Happening("EgressGatewayPolicy", name, SELECTS_NOTHING, message, now, warning=True)
+    return EventRecord("EgressGatewayPolicy", name, SELECTS_NOTHING, message, now, warning=True)
 
 
 def _state(item: Object) -> State:
@@ -68,17 +68,17 @@ def _state(item: Object) -> State:
     return key_of(item)[1], str(metadata.get("uid") or ""), int(metadata.get("generation") or 0)
 
 
-def _of(selector: Selector, namespaces: Mapping[str, Mapping[str, str]]) -> list[Question]:
+def _of(selector: Selector, namespaces: Mapping[str, Mapping[str, str]]) -> list[PodQuery]:
     about = [term for term in selector.pods if term.key == NAMESPACE_LABEL]
     labels = ",".join(_written(term) for term in selector.pods if term.key != NAMESPACE_LABEL)
     if not about and selector.namespaces is None:
-        return [Question("", labels)]
+        return [PodQuery("", labels)]
     chosen = sorted(
         name
         for name, known in namespaces.items()
         if _hold(about, {NAMESPACE_LABEL: name}) and _hold(selector.namespaces or (), {NAME: name, **known})
     )
-    return [Question(name, labels) for name in chosen] if len(chosen) <= MANY else [Question("", labels)]
+    return [PodQuery(name, labels) for name in chosen] if len(chosen) <= MANY else [PodQuery("", labels)]
 
 
 def _hold(terms: Iterable[Requirement], labels: Mapping[str, str]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..lease.ipc import Change
 from ..policy.planner import selected_on_host
-from ..show.snapshot import View, rfc3339
+from ..show.snapshot import NodeSnapshot, rfc3339
 from .conditions import Report, readiness
 
 MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"
@@ -21,7 +21,7 @@ NAME, MESSAGE = 253, 1024
 
 
 @dataclass(frozen=True)
-class Happening:
+class EventRecord:
     """Something has happened to an object of ours."""
 
     kind: str
@@ -39,7 +39,7 @@ class Happening:
 
 
 @dataclass
-class Chronicle:
+class EventSource:
     """What has been told already. ``since``: Unix time of the start; what was before, an earlier process has told."""
 
     since: float
@@ -47,12 +47,12 @@ class Chronicle:
     _conflicts: set[tuple[str, str, float]] = field(default_factory=set)
     _on_host: set[tuple[str, str, str]] = field(default_factory=set)
 
-    def tell(self, view: View, now: float) -> list[Happening]:
+    def new_events(self, view: NodeSnapshot, now: float) -> list[EventRecord]:
         """What is new, of all that this node itself is the one to tell. ``now``: Unix time, seconds."""
         found = [*self._masters(view), *self._claims(view), *self._pods_on_host(view, now)]
         return sorted(found, key=lambda happening: happening.at)
 
-    def _masters(self, view: View) -> Iterator[Happening]:
+    def _masters(self, view: NodeSnapshot) -> Iterator[EventRecord]:
         if view.keeper is None:
             return
         known, self._changes = self._changes, frozenset(view.keeper.changes)
@@ -68,9 +68,9 @@ class Chronicle:
             what = f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}"
             message, lost = f"{what}, epoch {change.epoch}{silent} ({change.reason})", not change.after
             at, number = change.at, change.epoch
-            yield Happening("EgressGateway", egress.gateway, MASTER_CHANGED, message, at, lost, what, egress.id, number)
+            yield EventRecord("EgressGateway", egress.gateway, MASTER_CHANGED, message, at, lost, what, egress.id, number)
 
-    def _pods_on_host(self, view: View, now: float) -> Iterator[Happening]:
+    def _pods_on_host(self, view: NodeSnapshot, now: float) -> Iterator[EventRecord]:
         """Yield each policy and pod once: the pod uses this node's network, so the policy cannot steer it."""
         found = {
             (name, pod.namespace, pod.name)
@@ -79,10 +79,10 @@ class Chronicle:
         }
         for policy, namespace, name in sorted(found - self._on_host):
             message = f"pod {namespace}/{name} uses its node's network: it leaves by the node's address"
-            yield Happening("EgressGatewayPolicy", policy, ON_HOST, message, now, warning=True)
+            yield EventRecord("EgressGatewayPolicy", policy, ON_HOST, message, now, warning=True)
         self._on_host = found
 
-    def _claims(self, view: View) -> Iterator[Happening]:
+    def _claims(self, view: NodeSnapshot) -> Iterator[EventRecord]:
         conflicts = view.keeper.conflicts if view.keeper else ()
         for conflict in conflicts:
             egress, state = view.egress(conflict.id), view.state(conflict.id)
@@ -91,10 +91,10 @@ class Chronicle:
                 continue
             self._conflicts.add(mark)
             message = f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
-            yield Happening("EgressGateway", egress.gateway, CONFLICT, message, conflict.since, True)
+            yield EventRecord("EgressGateway", egress.gateway, CONFLICT, message, conflict.since, True)
 
 
-def is_outdated(happening: Happening, view: View) -> bool:
+def is_outdated(happening: EventRecord, view: NodeSnapshot) -> bool:
     """Return True for a change of master that a newer one has followed.
 
     A node that was away learns at once that it lost the address, and who has it since. That node's Event is the newest.
@@ -103,12 +103,12 @@ def is_outdated(happening: Happening, view: View) -> bool:
     return state is not None and state.epoch > happening.epoch
 
 
-def is_due(happening: Happening, view: View) -> bool:
+def is_due(happening: EventRecord, view: NodeSnapshot) -> bool:
     """Return False for a change of master on a node that cannot know whether a newer one has followed."""
     return not (happening.egress and view.plan.isolated)
 
 
-def of_report(report: Report, now: float) -> list[Happening]:
+def of_report(report: Report, now: float) -> list[EventRecord]:
     """An object has become unready, or ready again."""
     old, new = readiness(report.before), readiness(report.status)
     if old.get("status") == new.get("status") or (not old and new.get("status") == "True"):
@@ -116,10 +116,10 @@ def of_report(report: Report, now: float) -> list[Happening]:
     warning = new.get("status") != "True"
     message = str(new.get("message") or "ready again")
     reason = str(new.get("reason"))
-    return [Happening(report.kind, report.name, reason, message, now, warning, key=reason)]
+    return [EventRecord(report.kind, report.name, reason, message, now, warning, key=reason)]
 
 
-def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[str, Any]:
+def event(happening: EventRecord, api_version: str, uid: str, node: str) -> dict[str, Any]:
     """Return the Event. A repetition has the same name, and is counted by :func:`repeated`."""
     at, mark = rfc3339(happening.at), f".{_digest(happening, node)}"
     return {
@@ -144,7 +144,7 @@ def event(happening: Happening, api_version: str, uid: str, node: str) -> dict[s
     }
 
 
-def repeated(standing: Mapping[str, Any], happening: Happening) -> dict[str, Any] | None:
+def repeated(standing: Mapping[str, Any], happening: EventRecord) -> dict[str, Any] | None:
     """Return the merge patch that counts a repetition of the Event ``standing``; None if it is counted already.
 
     The message is that of the last repetition.
@@ -157,6 +157,6 @@ def repeated(standing: Mapping[str, Any], happening: Happening) -> dict[str, Any
     return {"count": (count if isinstance(count, int) else 1) + 1, **said}
 
 
-def _digest(happening: Happening, node: str) -> str:
+def _digest(happening: EventRecord, node: str) -> str:
     said = (happening.kind, happening.name, happening.reason, happening.key or happening.message, node)
     return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]

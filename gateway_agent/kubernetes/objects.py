@@ -14,7 +14,7 @@ from . import voter_configmap
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
-ROLL = "ConfigMap"
+VOTERS = "ConfigMap"
 """The kind of :mod:`gateway_agent.kubernetes.voter_configmap`."""
 STATIC = "kubernetes.io/config.mirror"
 """The annotation by which the API's picture of a static pod names the uid that its runtime was told. Others cannot
@@ -27,7 +27,7 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Namespace": {},
     "Pod": {"spec": ("hostNetwork",), "status": ("podIPs", "phase")},
     "ServiceCIDR": {"spec": ("cidrs",)},
-    ROLL: {"data": ("version", "members")},
+    VOTERS: {"data": ("version", "members")},
 }
 """What is kept of kinds that are not ours, beside the metadata. A node's status names every image that it has."""
 ENDED = ("Succeeded", "Failed")
@@ -73,11 +73,11 @@ def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
         Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
         # Since Kubernetes 1.33.
         Resource("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", optional=True),
-        Resource(ROLL, "v1", "configmaps", f"metadata.name={recorded_voter_set.NAME}", namespace, optional=True),
+        Resource(VOTERS, "v1", "configmaps", f"metadata.name={recorded_voter_set.NAME}", namespace, optional=True),
     )
 
 
-def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
+def prune(resource: Resource, item: Mapping[str, Any]) -> Object:
     """What is used of an object, with the type that items of a list do not name."""
     metadata = item.get("metadata")
     kept: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind}
@@ -101,7 +101,7 @@ def slim(resource: Resource, item: Mapping[str, Any]) -> Object:
     return kept
 
 
-class Picture:
+class InventoryBuilder:
     """The inventory of the objects that are known. An object that has become wrong keeps its last good state."""
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ class Picture:
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
         found = [*problems]
         running, pods = _pods(known, found)
-        voters = next((voter_configmap.read(item) for (kind, _), (item, _) in known.items() if kind == ROLL), None)
+        voters = next((voter_configmap.read(item) for (kind, _), (item, _) in known.items() if kind == VOTERS), None)
         inventory = replace(
             parsing.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
         )

@@ -12,14 +12,14 @@ from typing import Any
 
 from ..lease.voting import recorded_voter_set
 from ..lease.voting.voter_set import VoterSet
-from ..show.snapshot import View
+from ..show.snapshot import NodeSnapshot
 from . import voter_configmap
 from .client import Api, ApiError
 from .cluster_store import ClusterStore
-from .conditions import Report, reports, steward
-from .empty_policies import Inquiry, Question, questions, selects_nothing
-from .k8s_events import NAMESPACE, Chronicle, Happening, event, is_due, is_outdated, of_report, repeated
-from .objects import ROLL
+from .conditions import Report, cluster_status_writer, reports
+from .empty_policies import EmptyPolicyChecker, PodQuery, questions, selects_nothing
+from .k8s_events import NAMESPACE, EventRecord, EventSource, event, is_due, is_outdated, of_report, repeated
+from .objects import VOTERS
 from .status_writers import Writers
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,13 @@ WAITING = 100
 class ClusterReport:
     """``view``: what this node knows now, None where it knows nothing yet."""
 
-    def __init__(self, api: Api, store: ClusterStore, view: Callable[[], View | None]) -> None:
+    def __init__(self, api: Api, store: ClusterStore, view: Callable[[], NodeSnapshot | None]) -> None:
         self._api = api
         self._store = store
         self._view = view
-        self._chronicle = Chronicle(time.time())
-        self._inquiry = Inquiry()
-        self._waiting: list[Happening] = []
+        self._chronicle = EventSource(time.time())
+        self._inquiry = EmptyPolicyChecker()
+        self._waiting: list[EventRecord] = []
         self._agreed = VoterSet(0, ()), 0.0
         """The voter set, and since when it is known."""
         self._published = VoterSet(0, ()), 0.0
@@ -59,7 +59,7 @@ class ClusterReport:
             view = self._view()
             if view is None:
                 continue
-            self._waiting = [*self._waiting, *self._chronicle.tell(view, time.time())][-WAITING:]
+            self._waiting = [*self._waiting, *self._chronicle.new_events(view, time.time())][-WAITING:]
             try:
                 await self._write_statuses(view)
                 await self._write_events(view)
@@ -72,7 +72,7 @@ class ClusterReport:
                 await asyncio.sleep(max(pause * (0.5 + random.random()), error.retry_after))
                 pause = min(2 * pause, LONGEST_PAUSE)
 
-    async def _write_statuses(self, view: View) -> None:
+    async def _write_statuses(self, view: NodeSnapshot) -> None:
         for report in reports(view, self._writers.as_written(self._store.ours()), time.time()):
             if self._writers.may_write(report, time.monotonic()) and await self._write_status(report):
                 self._waiting += of_report(report, time.time())
@@ -94,9 +94,9 @@ class ClusterReport:
         self._writers.wrote(report, stored, time.monotonic())
         return True
 
-    async def _ask_for_pods(self, view: View) -> None:
+    async def _ask_for_pods(self, view: NodeSnapshot) -> None:
         """For each state of a policy, one at a time: whether it selects anything."""
-        state = self._inquiry.due(self._store.ours(), time.monotonic()) if steward(view) == view.plan.node else None
+        state = self._inquiry.due(self._store.ours(), time.monotonic()) if cluster_status_writer(view) == view.plan.node else None
         if state is None:
             return
         inventory = view.inventory
@@ -111,17 +111,17 @@ class ClusterReport:
                 return
         self._inquiry.answered(state)
 
-    async def _has_any(self, asked: list[Question]) -> bool:
+    async def _has_any(self, asked: list[PodQuery]) -> bool:
         for question in asked:
             if await self._store.has_pod(question):
                 return True
         return False
 
-    async def _publish_voters(self, view: View) -> None:
+    async def _publish_voters(self, view: NodeSnapshot) -> None:
         """After each change of the voters one node writes it down."""
-        if view.keeper is None or steward(view) != view.plan.node:
+        if view.keeper is None or cluster_status_writer(view) != view.plan.node:
             return
-        agreed, item, now = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.roll(), time.monotonic()
+        agreed, item, now = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.voter_configmap(), time.monotonic()
         if agreed != self._agreed[0]:
             self._agreed = agreed, now
         patch = voter_configmap.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
@@ -129,13 +129,13 @@ class ClusterReport:
             return
         self._published = agreed, now
         try:
-            await self._api.merge(self._store.path_of(ROLL, recorded_voter_set.NAME), patch)
+            await self._api.merge(self._store.path_of(VOTERS, recorded_voter_set.NAME), patch)
         except ApiError as error:
             # With a conflict another node was faster, and the watch tells what it has written.
             if error.status != http.HTTPStatus.CONFLICT:
                 log.warning("the voters are not written down: Kubernetes API: %s", error)
 
-    async def _write_events(self, view: View) -> None:
+    async def _write_events(self, view: NodeSnapshot) -> None:
         self._waiting = [happening for happening in self._waiting if not is_outdated(happening, view)]
         for happening in [happening for happening in self._waiting if is_due(happening, view)]:
             known = self._store.identity_of(happening.kind, happening.name)
@@ -143,7 +143,7 @@ class ClusterReport:
                 await self._write_event(happening, event(happening, *known, view.plan.node))
             self._waiting.remove(happening)
 
-    async def _write_event(self, happening: Happening, body: dict[str, Any]) -> None:
+    async def _write_event(self, happening: EventRecord, body: dict[str, Any]) -> None:
         try:
             await self._api.create(EVENTS, body)
         except ApiError as error:
@@ -151,7 +151,7 @@ class ClusterReport:
                 raise
             await self._count_event(f"{EVENTS}/{body['metadata']['name']}", happening)
 
-    async def _count_event(self, path: str, happening: Happening) -> None:
+    async def _count_event(self, path: str, happening: EventRecord) -> None:
         standing = await self._api.get(path)
         patch = repeated(standing, happening) if standing is not None else None
         if patch is not None:

@@ -36,7 +36,7 @@ class Peer(msgspec.Struct, frozen=True):
     """Whether some gateway's ``nodeSelector`` matches it: it sends heartbeats and can be master."""
 
 
-class EgressWish(msgspec.Struct, frozen=True):
+class EgressIPSpec(msgspec.Struct, frozen=True):
     """An egress IP that this node may serve or follows."""
 
     id: str
@@ -69,7 +69,7 @@ class EgressWish(msgspec.Struct, frozen=True):
     """``connectionSync``."""
 
 
-class Move(msgspec.Struct, frozen=True):
+class HandoverRequest(msgspec.Struct, frozen=True):
     """An operator wants this node to be master of an egress IP."""
 
     id: str
@@ -132,10 +132,10 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     duration_ns: int
     availability_first: bool
     peers: tuple[Peer, ...]
-    egress: tuple[EgressWish, ...]
+    egress: tuple[EgressIPSpec, ...]
     stopping: bool = False
     """The service is being stopped: hand every lease over, tell the workers, then exit."""
-    moves: tuple[Move, ...] = ()
+    moves: tuple[HandoverRequest, ...] = ()
     published: VoterSet | None = None
     """The voter set that the cluster names; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
     accept_key_files: tuple[str, ...] = ()

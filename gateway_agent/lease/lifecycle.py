@@ -12,14 +12,14 @@ ORPHAN_NS = 10 * SECOND
 ATTENDED_NS = 3 * SECOND
 
 
-class Lifetime:
+class Lifecycle:
     """One keeper's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, now: int) -> None:
         self._attended_at = now
         self._stopping_at = NEVER
 
-    def attend(self, now: int) -> None:
+    def agent_seen(self, now: int) -> None:
         """The agent has given a sign of life."""
         self._attended_at = now
 
@@ -35,7 +35,7 @@ class Lifetime:
     def stopping(self) -> bool:
         return self._stopping_at < NEVER
 
-    def orphaned(self, now: int) -> bool:
+    def agent_gone(self, now: int) -> bool:
         """Whether the agent has gone and nobody has told the keeper to stop."""
         return now >= self.next_wake()
 

@@ -12,29 +12,29 @@ from dataclasses import dataclass
 import msgspec
 
 from .ipc import Facts, KeeperConfig
-from .lifecycle import Lifetime
+from .lifecycle import Lifecycle
 from .mastership.acquisition import Timers
-from .mastership.candidates import Situation, wishes_of
+from .mastership.candidates import ElectionInput, effective_specs
 from .mastership.masters import REPORT_NS, Member, Subscribers
 from .mastership.own_masters import REPEAT_NS
-from .mastership.ownership import Due, Mastership
+from .mastership.ownership import Due, Ownership
 from .messages import limits
 from .messages.agreement import Agreement
-from .messages.builder import STOPPING, Speech
+from .messages.builder import STOPPING, MessageBuilder
 from .messages.keys import CURRENT_NS, Keyring
 from .messages.outbox import Outbox, Send
-from .messages.rate_limiter import Pace
+from .messages.rate_limiter import RateLimiter
 from .messages.strays import Strays
 from .messages.wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
 from .virtual_ips import serving
-from .virtual_ips.conflict_detection import Claims, Vacancy
-from .virtual_ips.serving import Serving
-from .voting.failure_detector import Members
-from .voting.proposer import Chair
+from .virtual_ips.conflict_detection import ConflictDetection, Vacancy
+from .virtual_ips.serving import VirtualIPs
+from .voting.failure_detector import FailureDetector
+from .voting.proposer import Proposer
 from .voting.protocol import DURATION, NEVER
-from .voting.quorum_view import NEVER_HEARD, Contact
-from .voting.voter_node import Elector
-from .voting.voter_set import CHAIR, Electorate, Memory
+from .voting.quorum_view import NEVER_HEARD, QuorumView
+from .voting.voter_node import VoterNode
+from .voting.voter_set import PROPOSER_LEASE, Memory, VoterSetState
 
 BURST = 16
 """So often a node may speak out of its turn at once; then four times for each heartbeat."""
@@ -50,7 +50,7 @@ class Remember:
 Effect = Send | Remember | serving.Effect
 
 
-class Keeper:
+class LeaseNode:
     """Every input gives the effects to carry out, in order. ``now``: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
@@ -61,30 +61,30 @@ class Keeper:
         The configuration takes effect with the first :meth:`configure`.
         """
         self.config = config
-        self.members = Members()
+        self.members = FailureDetector()
         self._shorter: dict[str, int] = {}
         """When each voter last refused a lease because it is too long."""
         self.endpoint = Endpoint(config.node, incarnation, keys, {})
-        self.electorate = Electorate(config.node, memory, now)
+        self.electorate = VoterSetState(config.node, memory, now)
         self._me = config.node
         self._due = Due()
-        self._elector = Elector(self.electorate, memory, config.duration_ns, now)
-        self._contact = Contact(config, self.electorate, self._elector.silent_until, now)
+        self._elector = VoterNode(self.electorate, memory, config.duration_ns, now)
+        self._contact = QuorumView(config, self.electorate, self._elector.silent_until, now)
         self._subscribers = Subscribers()
         self.agreement = Agreement()
         self.strays = Strays(self._contact, self.endpoint)
         self._shown = 0
-        self.mastership = Mastership(
+        self.mastership = Ownership(
             config.node, incarnation, self._elector, self._subscribers, _timers(config), self._due
         )
-        self._chair = Chair(config.node)
+        self._chair = Proposer(config.node)
         self._outbox = Outbox(self.endpoint)
         self._effects: list[Effect] = []
         """To be handed out. What an input that raises had decided by then is handed out with the next one, in order: a
         fence is closed, and a grant remembered, before anything that relies on it is sent."""
-        self._speech = Speech(self.electorate, self._contact, self.mastership, self._chair, self._outbox)
-        self.serving = Serving()
-        self.claims = Claims()
+        self._speech = MessageBuilder(self.electorate, self._contact, self.mastership, self._chair, self._outbox)
+        self.serving = VirtualIPs()
+        self.claims = ConflictDetection()
         self._vacancy = Vacancy()
         self._moved: set[int] = set()
         self._was_isolated = self._was_deaf = False
@@ -92,8 +92,8 @@ class Keeper:
         self._was_late = False
         self._stored = memory
         self._retired_at = NEVER_HEARD
-        self._lifetime = Lifetime(now)
-        self._pace = Pace(BURST, config.heartbeat_ns // 4)
+        self._lifetime = Lifecycle(now)
+        self._pace = RateLimiter(BURST, config.heartbeat_ns // 4)
         self._beats = False
         """The heartbeat has its turn."""
         self._last_input = now
@@ -123,7 +123,7 @@ class Keeper:
         self.agreement.configure(config.facts, peers.keys(), config.egress)
         if was_egress and not self.is_egress:
             self._retired_at = now
-        self.members.limit(self.egress_nodes)
+        self.members.retain(self.egress_nodes)
         if config.stopping:
             self._lifetime.stop(now)
         self._wish(now)
@@ -151,7 +151,7 @@ class Keeper:
 
     def attend(self, now: int, wall_offset_ns: int | None = None) -> None:
         """The agent has given a sign of life. ``wall_offset_ns``: as for :meth:`configure`; None: as it was."""
-        self._lifetime.attend(now)
+        self._lifetime.agent_seen(now)
         if wall_offset_ns is not None:
             self.mastership.wall_offset_ns = wall_offset_ns
 
@@ -182,11 +182,11 @@ class Keeper:
         """Another machine on the LAN of ``interface`` says that it has a virtual address."""
         self._expire(now)
         mastership = self.mastership
-        identity = self.serving.contest(address, now)
-        news = self.claims.hear(identity, address, mac, interface, now, now + mastership.wall_offset_ns)
+        identity = self.serving.on_conflict(address, now)
+        news = self.claims.on_arp_claim(identity, address, mac, interface, now, now + mastership.wall_offset_ns)
         self._due.revision += news
         if identity:
-            mastership.yield_to(identity, f"{mac} has {address}, and no majority says that it must not", now)
+            mastership.give_up(identity, f"{mac} has {address}, and no majority says that it must not", now)
         return self._finish(now)
 
     def wake(self, now: int) -> list[Effect]:
@@ -197,10 +197,10 @@ class Keeper:
             for each in pending:
                 self._vote(each.sender, each.incarnation, each.beat, now)
             return self._finish(now)
-        self.mastership.depart(now)
+        self.mastership.start_handover(now)
         self.mastership.silence(now)
         self.claims.wake(now)
-        if self._lifetime.orphaned(now):
+        if self._lifetime.agent_gone(now):
             self._lifetime.stop(now)
             self._wish(now)
         if now >= self._next_subscribe:
@@ -304,7 +304,7 @@ class Keeper:
         ):
             self.endpoint.counters["out_of_bounds"] += 1
             return
-        if isinstance(body, Heartbeat | Answer | Subscribe) and self.electorate.hear(
+        if isinstance(body, Heartbeat | Answer | Subscribe) and self.electorate.merge(
             sender, body.voters, body.accepted, now
         ):
             self._voters_changed()
@@ -319,7 +319,7 @@ class Keeper:
         elif isinstance(body, Subscribe):
             self._subscribers.add(sender, now, body.carries)
             for identity, epoch, master in body.known:
-                self.mastership.exceed(identity, epoch, master)
+                self.mastership.bump_epoch(identity, epoch, master)
             beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now)
             self._outbox.put([sender], msgspec.structs.replace(beat, facts=self.facts))
         elif isinstance(body, Holding):
@@ -337,14 +337,14 @@ class Keeper:
             self._outbox.put([master], wanted)
 
     def _take_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> None:
-        self._contact.lengthen(beat.duration_ns)
+        self._contact.raise_max_lease(beat.duration_ns)
         if beat.reason == STOPPING:
             self._subscribers.leave(sender)
         for release in beat.releases:
             self.mastership.take_release(release, now)
         if sender in self.egress_nodes:
             member = Member(now, beat.isolated, beat.reason, beat.unready, beat.warming, beat.known)
-            if self.members.meet(sender, member):
+            if self.members.on_heartbeat(sender, member):
                 self._due.decision = True
                 self._due.revision += 1
         elif not self.mastership.followings.follows(sender):
@@ -355,7 +355,7 @@ class Keeper:
             self._next_correction = now + self.config.heartbeat_ns // 2
             self._subscribe([sender], now)
         for mastery in beat.masters:
-            self.mastership.meet_rival(sender, mastery, now)
+            self.mastership.resolve_conflict(sender, mastery, now)
         self.mastership.follow(sender, beat.masters, now)
         held = [m.id for m in beat.masters if m.leaving and self.mastership.followings.of(m.id).master == sender]
         if held:
@@ -379,7 +379,7 @@ class Keeper:
         if any(refusal.why == DURATION for refusal in answer.refused):
             self._due.revision += voter not in self._shorter
             self._shorter[voter] = now
-        if CHAIR in answer.granted and CHAIR in request.claims:
+        if PROPOSER_LEASE in answer.granted and PROPOSER_LEASE in request.claims:
             current = self.electorate.current
             decided = self._chair.count(
                 voter, request, answer.accepted, current, lambda: self._contact.wanted_voters(now)
@@ -400,15 +400,15 @@ class Keeper:
         self.mastership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 
     def _wish(self, now: int) -> None:
-        wishes = wishes_of(self.config, self.egress_nodes, self._lifetime.stopping, self._vacancy.occupied)
+        wishes = effective_specs(self.config, self.egress_nodes, self._lifetime.stopping, self._vacancy.occupied)
         self.mastership.configure(wishes, _timers(self.config), self._lifetime.stopping, now)
 
     def _decide(self, now: int) -> None:
-        surviving, pending = self._contact.surviving(now), self._ask_first(now)
+        surviving, pending = self._contact.may_serve_without_quorum(now), self._ask_first(now)
         barred = not self._contact.quorum(now).sets or (self._contact.isolated(now) and not surviving)
         mastership = self.mastership
         heard = self.members.heard(mastership.timers.suspect_ns, now)
-        situation = Situation(
+        situation = ElectionInput(
             me=self._me,
             wishes=mastership.wishes,
             members=heard,
@@ -416,9 +416,9 @@ class Keeper:
             standing=self.is_egress and not barred,
             surviving=surviving,
             warming=mastership.warming(now),
-            taken=self.claims.taken(self._me, mastership.unheld(now), now) if surviving else pending,
-            missed_at=self.members.missed_at,
-            heirs=mastership.succession.heirs(now),
+            taken=self.claims.unavailable(self._me, mastership.not_owned(now), now) if surviving else pending,
+            missed_at=self.members.last_suspected_at,
+            heirs=mastership.succession.targets(now),
         )
         mastership.decide(situation, now)
 
@@ -465,7 +465,7 @@ class Keeper:
         self._shown = shown
         mastership = self.mastership
         # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
-        after = self.serving.follow(
+        after = self.serving.reconcile(
             mastership.owner.held(now), mastership.wishes, self.config.duration_ns, now, self._effects
         )
         self._remember()

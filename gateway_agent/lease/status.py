@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .ipc import EgressState, EgressWish, KeeperState, MemberState, OwnKeys
+from .ipc import EgressIPSpec, EgressState, KeeperState, MemberState, OwnKeys
 from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
-from .node import Keeper
+from .node import LeaseNode
 from .voting import recorded_voter_set
 from .voting.protocol import MILLISECOND
-from .voting.voter_set import CHAIR
+from .voting.voter_set import PROPOSER_LEASE
 
 
-def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool = False) -> KeeperState:
+def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bool = False) -> KeeperState:
     """Return what is known ``now`` (as for the keeper's inputs).
 
     ``problems``: those that its process knows of. ``keys``: whether the table of all nodes' keys is wanted.
@@ -24,7 +24,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool 
     return KeeperState(
         node=keeper.config.node,
         incarnation=keeper.endpoint.incarnation,
-        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.mastership.wishes.items() if i != CHAIR),
+        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.mastership.wishes.items() if i != PROPOSER_LEASE),
         members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
         voters=voters.members,
         voter_set=voters.version,
@@ -40,7 +40,7 @@ def report(keeper: Keeper, now: int, problems: tuple[str, ...] = (), keys: bool 
     )
 
 
-def _egress(keeper: Keeper, wish: EgressWish, now: int) -> EgressState:
+def _egress(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> EgressState:
     following = keeper.mastership.followings.of(wish.id)
     tenure = keeper.mastership.owner.tenures.get(wish.id)
     holds = tenure is not None and tenure.holds(now)
@@ -57,7 +57,7 @@ def _egress(keeper: Keeper, wish: EgressWish, now: int) -> EgressState:
     )
 
 
-def _reason(keeper: Keeper, wish: EgressWish, now: int) -> str:
+def _reason(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> str:
     """Why there is no master; else, where this node is eligible, why it is not ready to be."""
     if keeper.config.node in wish.eligible:
         if keeper.isolated(now):
@@ -77,7 +77,7 @@ def _reason(keeper: Keeper, wish: EgressWish, now: int) -> str:
     return following.lost or "; ".join(unready) or "no master yet"
 
 
-def _member(keeper: Keeper, name: str, now: int) -> MemberState:
+def _member(keeper: LeaseNode, name: str, now: int) -> MemberState:
     if name == keeper.config.node:
         unready = [w.reason for w in keeper.mastership.wishes.values() if name in w.eligible and not w.ready]
         reason = NO_MAJORITY if keeper.isolated(now) else next(iter(unready), "")
@@ -94,12 +94,12 @@ def _member(keeper: Keeper, name: str, now: int) -> MemberState:
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
 
 
-def _unanswered(keeper: Keeper, name: str) -> str:
+def _unanswered(keeper: LeaseNode, name: str) -> str:
     """Return that nobody listens on a node; empty if somebody may."""
     return keeper.strays.unanswered(name, keeper.config.port)
 
 
-def _keys(keeper: Keeper, now: int) -> OwnKeys:
+def _keys(keeper: LeaseNode, now: int) -> OwnKeys:
     endpoint, accepting = keeper.endpoint, keeper.agreement.accepting()
     mine, *others = map(fingerprint, endpoint.keys.numbers)
     heard = (
@@ -111,12 +111,12 @@ def _keys(keeper: Keeper, now: int) -> OwnKeys:
     return OwnKeys(mine, (mine, *others), tuple(heard))
 
 
-def _late(keeper: Keeper, now: int) -> Iterator[str]:
+def _late(keeper: LeaseNode, now: int) -> Iterator[str]:
     if problem := keeper.mastership.lateness.problem(now):
         yield problem
 
 
-def _deaf(keeper: Keeper, now: int) -> Iterator[str]:
+def _deaf(keeper: LeaseNode, now: int) -> Iterator[str]:
     """Yield what this node listens on and sends to if it hears no other node."""
     if not keeper.hears_nobody(now):
         return
@@ -133,7 +133,7 @@ def _deaf(keeper: Keeper, now: int) -> Iterator[str]:
     )
 
 
-def _held_back(keeper: Keeper, now: int) -> Iterator[str]:
+def _held_back(keeper: LeaseNode, now: int) -> Iterator[str]:
     unheard = keeper.electorate.held_back_by(now)
     if unheard:
         yield (

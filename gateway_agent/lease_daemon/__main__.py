@@ -31,14 +31,14 @@ from ..adapters.key_files import KeyFiles
 from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
 from ..lease.lifecycle import ORPHAN_NS
 from ..lease.messages.outbox import Send
-from ..lease.node import Effect, Keeper, Remember
+from ..lease.node import Effect, LeaseNode, Remember
 from ..lease.status import report
 from ..lease.voting.protocol import NEVER
 from ..lease.voting.voter_set import Memory
 from .daemon_lock import KeeperLock, Taken
-from .ipc_server import Agents
+from .ipc_server import AgentConnections
 from .udp import Datagrams
-from .voter_state_file import MemoryFile
+from .voter_state_file import VoterStateFile
 
 if TYPE_CHECKING:
     from .stray_sockets import StrayListener
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 VOTERS = "voters.json"
 BUSY = 3
 """Exit code: another keeper holds the run directory."""
-HELD = "held"
+QUEUEING = "held"
 """In the place of a MAC: packets wait."""
 TELL_NS = 20_000_000
 """From one word to the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
@@ -61,11 +61,11 @@ PRIORITY = 10
 """Of SCHED_FIFO."""
 
 
-class Process:
-    """Sockets, clock and kernel around one :class:`Keeper`."""
+class LeaseDaemon:
+    """Sockets, clock and kernel around one :class:`LeaseNode`."""
 
     def __init__(
-        self, run_dir: Path, agents: Agents, selector: selectors.BaseSelector, lock: KeeperLock, stays: bool
+        self, run_dir: Path, agents: AgentConnections, selector: selectors.BaseSelector, lock: KeeperLock, stays: bool
     ) -> None:
         self._run_dir = run_dir
         self._lock = lock
@@ -75,8 +75,8 @@ class Process:
         self._selector = selector
         self._agents = agents
         self._datagrams = Datagrams(selector, self._receive)
-        self._memory = MemoryFile(run_dir / VOTERS)
-        self._keeper: Keeper | None = None
+        self._memory = VoterStateFile(run_dir / VOTERS)
+        self._keeper: LeaseNode | None = None
         self._applied: KeeperConfig | None = None
         self._keys = KeyFiles()
         self._neighbours = Neighbours()
@@ -208,7 +208,7 @@ class Process:
             raise ValueError(self._problems["key"])
         if self._keeper is None:
             incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
-            self._keeper = Keeper(config, keys, incarnation, self._memory.load(), now)
+            self._keeper = LeaseNode(config, keys, incarnation, self._memory.load(), now)
         # The wall clock may have been set.
         self._keeper.attend(now, time.time_ns() - now)
         if config == self._applied and not other_keys:
@@ -257,7 +257,7 @@ class Process:
             return
         self._carry_out(effects)
 
-    def _search(self, keeper: Keeper, now: int) -> None:
+    def _search(self, keeper: LeaseNode, now: int) -> None:
         """Look for nodes that are unheard: see :mod:`gateway_agent.lease.messages.strays`."""
         if self._strays is not None:
             self._strays.tend(now)
@@ -281,7 +281,7 @@ class Process:
             self._problems.pop("search", None)
         self._carry_out(questions)
 
-    def _arrived(self, keeper: Keeper, datagram: bytes, source: str, port: int) -> None:
+    def _arrived(self, keeper: LeaseNode, datagram: bytes, source: str, port: int) -> None:
         try:
             keeper.strays.arrived(datagram, source, port, boottime())
         except Exception as error:
@@ -325,11 +325,11 @@ class Process:
             master = following.master
             if not wish.device or master not in addresses or master == self._keeper.config.node:
                 continue
-            mac = HELD if following.held_back(now) else ids.node_mac(addresses[master])
+            mac = QUEUEING if following.is_queueing(now) else ids.node_mac(addresses[master])
             if self._pointed.get(wish.device) != mac:
                 family = 6 if ":" in wish.address else 4
                 try:
-                    if mac == HELD:
+                    if mac == QUEUEING:
                         self._neighbours.hold(wish.device, family)
                     else:
                         self._neighbours.set_master(wish.device, mac, family)
@@ -380,7 +380,7 @@ def main() -> None:
         sys.exit(BUSY)
     # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
     selector = selectors.SelectSelector()
-    agents = Agents(run_dir / SOCKET, selector)
+    agents = AgentConnections(run_dir / SOCKET, selector)
     if not stays:
         if os.fork():
             os._exit(0)
@@ -389,7 +389,7 @@ def main() -> None:
         _into_the_background(run_dir / LOG)
     status = 0
     try:
-        Process(run_dir, agents, selector, lock, stays).run()
+        LeaseDaemon(run_dir, agents, selector, lock, stays).run()
     except Exception as error:
         _log(error, "the lease keeper ended")
         status = 1

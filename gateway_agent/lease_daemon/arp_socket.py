@@ -16,7 +16,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from ..lease.messages.rate_limiter import Pace
+from ..lease.messages.rate_limiter import RateLimiter
 from ..lease.virtual_ips import arp
 from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
@@ -50,7 +50,7 @@ class Announcer:
         self._answered: set[tuple[str, str]] = set()
         """IPv6 addresses, written that way, and interfaces."""
         self._groups: socket.socket | None = None
-        self._pace = Pace(ANSWERS, ANSWER_GAP_NS)
+        self._pace = RateLimiter(ANSWERS, ANSWER_GAP_NS)
         self._ears: dict[tuple[int, int], tuple[socket.socket, frozenset[str]]] = {}
         """By protocol and type of an ICMPv6 message: the socket, and the addresses that its filter lets through."""
 

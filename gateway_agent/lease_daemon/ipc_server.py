@@ -45,7 +45,7 @@ class Connection:
             return False
 
 
-class Agents:
+class AgentConnections:
     """All connections. Registers with ``selector`` a callback without arguments for each."""
 
     def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:

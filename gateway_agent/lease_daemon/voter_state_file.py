@@ -27,7 +27,7 @@ class Stored(msgspec.Struct, frozen=True):
     memory: Memory
 
 
-class MemoryFile:
+class VoterStateFile:
     """One process writes it. JSON, filled up with spaces."""
 
     def __init__(self, path: Path) -> None:

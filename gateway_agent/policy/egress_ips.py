@@ -129,7 +129,7 @@ def _addresses(gateway: Gateway) -> Sequence[str]:
 
 def _tunnels(names: Sequence[Name]) -> dict[Name, tuple[int, str]]:
     """For each egress IP its VNI, and in words who has the one that it should have."""
-    owners: dict[int, Name] = {ids.BACK_VNI: ("the way back", "")}
+    owners: dict[int, Name] = {ids.RETURN_VNI: ("the way back", "")}
     for name in names:
         owners.setdefault(ids.vni(ids.egress_id(*name)), name)
     found = {}

@@ -11,7 +11,7 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
 from ..gateway_rules.fence import fence_nft
-from ..lease.ipc import EgressWish, Facts, KeeperConfig, Move, Peer
+from ..lease.ipc import EgressIPSpec, Facts, HandoverRequest, KeeperConfig, Peer
 from ..lease.voting.recorded_voter_set import has_majority_in
 from ..lease.voting.voter_set import VoterSet
 from .readiness import InterfaceFacts
@@ -43,7 +43,7 @@ def keeper_config(
     keeping: Collection[str] = (),
     failback: Collection[str] = (),
     carried: Collection[str] | None = None,
-    moves: Iterable[Move] = (),
+    moves: Iterable[HandoverRequest] = (),
     published: VoterSet | None = None,
     stopping: bool = False,
 ) -> KeeperConfig:
@@ -116,11 +116,11 @@ def _wish(
     keeping: Collection[str],
     failback: Collection[str],
     carried: Collection[str] | None,
-) -> EgressWish:
+) -> EgressIPSpec:
     eligible = plan.node in egress.eligible
     retired = "its gateway does not select this node" if plan.serves(egress) else ""
     reason = unready.get(egress.id, "not looked at yet") if eligible else retired
-    return EgressWish(
+    return EgressIPSpec(
         id=egress.id,
         gateway=egress.gateway,
         address=egress.address,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, islice, product
 
-from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey, Way
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey
 
 from ..manifests.model import Inventory, Node, Problem
 from . import egress_ips, id_allocation, pod_sources, readiness, underlay
@@ -159,7 +159,7 @@ def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, 
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _ways(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Way, ...]:
+def _ways(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Destination, ...]:
     """A plan is made anew at each change of a master: sets whose policies stay are not computed again."""
     return policy.disjoint(of, never)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cni.plan import Way
+from cni.plan import Destination
 
 from ..manifests import prefixes
 from ..manifests.prefixes import Family, Span
@@ -93,17 +93,17 @@ def lookup(entries: Iterable[Entry], never: Iterable[str], address: str) -> Matc
     return min(matches, key=lambda m: (-prefixes.span(m.prefix).length, m.entry.seniority), default=None)
 
 
-def disjoint(entries: Sequence[Entry], never: Iterable[str]) -> tuple[Way, ...]:
+def disjoint(entries: Sequence[Entry], never: Iterable[str]) -> tuple[Destination, ...]:
     """:func:`lookup` for every address at once: the fewest disjoint prefixes, ascending, IPv4 before IPv6.
 
     A sweep over the boundaries of all prefixes: between two of them every address has the same answer.
     """
     ordered = sorted(entries, key=lambda entry: entry.seniority)
     banned = [prefixes.span(text) for text in never]
-    ways: list[Way] = []
+    ways: list[Destination] = []
     for family in prefixes.WIDTH:
         for first, last, egress_id in _ranges(ordered, banned, family):
-            ways += [Way(prefix, egress_id) for prefix in prefixes.cover(family, first, last)]
+            ways += [Destination(prefix, egress_id) for prefix in prefixes.cover(family, first, last)]
     return tuple(ways)
 
 

@@ -13,7 +13,17 @@ from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, Pol
 from ..manifests import prefixes
 from ..manifests.prefixes import Family
 from ..policy import planner, precedence
-from .snapshot import DIRECT, DROPPED, GATEWAY, UNATTACHED, Fate, View, fate, master, no_master_reason
+from .snapshot import (
+    DIRECT,
+    DROPPED,
+    GATEWAY,
+    UNATTACHED,
+    NodeSnapshot,
+    PathVerdict,
+    master,
+    no_master_reason,
+    path_verdict,
+)
 
 Step = dict[str, str]
 SHOWN = 4
@@ -41,7 +51,7 @@ class _Subject:
     """It is selected but has no policy set: nothing of it passes."""
 
 
-def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
+def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, Any]:
     """``egressctl explain POD [DESTINATION] -o json``. ``pod``: ``namespace/name``, or a name that is unique.
 
     Without a destination: for each egress IP that the pod uses, with the prefixes of each family that lead there
@@ -56,7 +66,7 @@ def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
         end = _unattached(view, subject.pod)
         steps.append(_step("path", end.verdict, end.path))
     elif subject.blocked:
-        end = Fate(DROPPED, path="the interface carries a tag that stands for nothing that could be allowed")
+        end = PathVerdict(DROPPED, path="the interface carries a tag that stands for nothing that could be allowed")
         steps.append(_step("path", end.verdict, end.path))
     elif destination:
         egress = _to(view, subject, destination, steps)
@@ -66,7 +76,7 @@ def explain(view: View, pod: str, destination: str = "") -> dict[str, Any]:
     return {**answer, "steps": steps, **_ending(end)}
 
 
-def _ending(end: Fate) -> dict[str, str]:
+def _ending(end: PathVerdict) -> dict[str, str]:
     return {"verdict": end.verdict, "via": end.via, "ip": end.ip}
 
 
@@ -74,7 +84,7 @@ def _step(step: str, result: str, reason: str = "") -> Step:
     return {"step": step, "result": result, "reason": reason}
 
 
-def _find(view: View, asked: str) -> tuple[str, str]:
+def _find(view: NodeSnapshot, asked: str) -> tuple[str, str]:
     known = {(a.namespace, a.name) for a in view.attachments}
     known |= {(p.namespace, p.name) for p in view.inventory.pods} | view.beside.keys()
     namespace, slash, name = asked.rpartition("/")
@@ -88,7 +98,7 @@ def _find(view: View, asked: str) -> tuple[str, str]:
     return found[0]
 
 
-def _subject(view: View, namespace: str, name: str) -> _Subject:
+def _subject(view: NodeSnapshot, namespace: str, name: str) -> _Subject:
     mine = [a for a in view.attachments if (a.namespace, a.name) == (namespace, name)]
     attachment = min(mine, key=lambda a: (not a.group, a.ifname), default=None)
     told, uid = (attachment.labels, attachment.uid) if attachment else (None, "")
@@ -101,19 +111,19 @@ def _subject(view: View, namespace: str, name: str) -> _Subject:
     return _Subject(pod, None, None, blocked=False)
 
 
-def _unattached(view: View, pod: PodIdentity) -> Fate:
+def _unattached(view: NodeSnapshot, pod: PodIdentity) -> PathVerdict:
     """Return what is known of a pod without an interface that this node steers."""
     key = (pod.namespace, pod.name)
     if key in view.inventory.on_host:
-        return Fate(DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say")
+        return PathVerdict(DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say")
     if key in view.beside:
-        return Fate(DIRECT, path=view.beside[key].problem.message)
+        return PathVerdict(DIRECT, path=view.beside[key].problem.message)
     if view.inventory.knows_pods:
-        return Fate(DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way")
-    return Fate(UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way")
+        return PathVerdict(DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way")
+    return PathVerdict(UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way")
 
 
-def _pod_step(view: View, subject: _Subject) -> Step:
+def _pod_step(view: NodeSnapshot, subject: _Subject) -> Step:
     pod, attachment = subject.pod, subject.attachment
     documented = pod in view.inventory.pods
     key = (pod.namespace, pod.name)
@@ -132,7 +142,7 @@ def _written(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
 
 
-def _policy_steps(view: View, pod: PodIdentity) -> Iterator[Step]:
+def _policy_steps(view: NodeSnapshot, pod: PodIdentity) -> Iterator[Step]:
     if not view.plan.policies:
         yield _step("policies", "there are none")
     for found in view.plan.policies:
@@ -165,7 +175,7 @@ def _unmet(term: Requirement, labels: Mapping[str, str]) -> str:
     return f"{asked} fails: " + ("there is no such label" if value is None else f"it is {value!r}")
 
 
-def _tag_step(view: View, subject: _Subject) -> Step:
+def _tag_step(view: NodeSnapshot, subject: _Subject) -> Step:
     known = view.plan.policies_for(subject.pod)
     asked = known or ()
     asked_names = ", ".join(asked) or ("no policy" if known is not None else "policies that cannot be known")
@@ -180,7 +190,7 @@ def _tag_step(view: View, subject: _Subject) -> Step:
     return _step("tag", f"{subject.policy_set.group - ids.GROUP_BASE}: {', '.join(have)}", late)
 
 
-def _to(view: View, subject: _Subject, destination: str, steps: list[Step]) -> PlanEgressIP | None:
+def _to(view: NodeSnapshot, subject: _Subject, destination: str, steps: list[Step]) -> PlanEgressIP | None:
     """The egress IP that packets to ``destination`` are sent to; None: they go their own way."""
     try:
         address = prefixes.address(destination)
@@ -218,13 +228,13 @@ def _why_none(entries: tuple[precedence.Entry, ...], never: Mapping[str, str], a
     return "; ".join(reasons)
 
 
-def _by(view: View, egress: PlanEgressIP | None, steps: list[Step], family: int) -> Fate:
+def _by(view: NodeSnapshot, egress: PlanEgressIP | None, steps: list[Step], family: int) -> PathVerdict:
     """Adds the steps from the gateway on, for packets of this family."""
     if egress is None:
         steps.append(_step("path", DIRECT, "as if there were no egress gateway"))
-        return Fate(DIRECT)
+        return PathVerdict(DIRECT)
     name, epoch = master(view, egress)
-    end = fate(view, egress, family)
+    end = path_verdict(view, egress, family)
     steps.append(_step("gateway", f"{egress.gateway} {egress.address}".rstrip(), egress.mode))
     if name:
         steps.append(_step("master", name, f"epoch {epoch}"))
@@ -249,13 +259,13 @@ def _first(texts: list[str], number: int) -> str:
     return ", ".join(texts[:number]) + (f", and {len(texts) - number} more" if len(texts) > number else "")
 
 
-def _all_ways(view: View, subject: _Subject, steps: list[Step]) -> tuple[list[dict[str, Any]], Fate]:
+def _all_ways(view: NodeSnapshot, subject: _Subject, steps: list[Step]) -> tuple[list[dict[str, Any]], PathVerdict]:
     """Each egress IP with its prefixes. The end is that of the first that has a master, else of the first."""
     by_egress: dict[tuple[str, Family], list[str]] = {}
     for way in subject.policy_set.ways if subject.policy_set else ():
         by_egress.setdefault((way.egress_id, _family(way.prefix)), []).append(way.prefix)
     ways: list[dict[str, Any]] = []
-    ends: list[Fate] = []
+    ends: list[PathVerdict] = []
     for (egress_id, family), reached in by_egress.items():
         egress = view.egress(egress_id)
         steps.append(_destinations(reached, family))

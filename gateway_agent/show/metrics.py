@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..lease.ipc import Change, KeeperState
-from .snapshot import View, shown_address
+from .snapshot import NodeSnapshot, shown_address
 from .status import status
 
 PREFIX = "egress_gateway_"
@@ -56,7 +56,7 @@ class Observation:
     """What can be seen of an agent at one moment."""
 
     node: str
-    view: View | None
+    view: NodeSnapshot | None
     """None until the store has been read."""
     unready: str = ""
     """Why the agent cannot serve pods now; empty where it can."""
@@ -120,7 +120,7 @@ def _agent(seen: Observation) -> Iterator[Family]:
         yield one("problems", "Problems that status lists.", len(seen.view.problems))
 
 
-def _keeper(view: View) -> Iterator[Family]:
+def _keeper(view: NodeSnapshot) -> Iterator[Family]:
     keeper = view.keeper
     if keeper is None:
         return
@@ -138,7 +138,7 @@ def _keeper(view: View) -> Iterator[Family]:
     yield Family(f"{PREFIX}messages_total", "counter", messages, tuple(counted))
 
 
-def _egress_ips(view: View, changes: Mapping[str, int]) -> Iterator[Family]:
+def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Family]:
     rows: list[tuple[dict[str, str], str, dict[str, Any]]] = [
         # In basic mode the address is another one after each change, which would end the series at the moment that
         # it is there to show: it stands in the information instead.
@@ -172,13 +172,13 @@ def _egress_ips(view: View, changes: Mapping[str, int]) -> Iterator[Family]:
     ])  # fmt: skip
 
 
-def _silence(view: View, identity: str) -> float | None:
+def _silence(view: NodeSnapshot, identity: str) -> float | None:
     """Seconds; None where no master has been followed by another yet."""
     changes = view.keeper.changes if view.keeper else ()
     return next((c.silent_ms / 1000 for c in reversed(changes) if c.id == identity and c.after), None)
 
 
-def _silences(view: View, silences: Mapping[tuple[str, bool], Distribution]) -> Family:
+def _silences(view: NodeSnapshot, silences: Mapping[tuple[str, bool], Distribution]) -> Family:
     text = "How long nothing was served before each takeover that this node has seen since its agent started, at most."
     samples: list[Sample] = []
     for egress in view.plan.egress_ips:
@@ -193,7 +193,7 @@ def _silences(view: View, silences: Mapping[tuple[str, bool], Distribution]) -> 
     return Family(f"{PREFIX}takeover_silence_seconds", "histogram", text, tuple(samples))
 
 
-def _conflicts(view: View) -> Family:
+def _conflicts(view: NodeSnapshot) -> Family:
     text = "Another machine, by its MAC, that claims a virtual address which this node serves."
     conflicts = view.keeper.conflicts if view.keeper else ()
     return _gauge("conflict", text, [

@@ -19,7 +19,7 @@ GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattach
 
 
 @dataclass(frozen=True)
-class View:
+class NodeSnapshot:
     """``plan`` is what the kernel was brought to."""
 
     plan: Plan
@@ -50,7 +50,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Fate:
+class PathVerdict:
     """Where packets to one egress IP go from this node."""
 
     verdict: str
@@ -63,7 +63,7 @@ class Fate:
     """In words."""
 
 
-def master(view: View, egress: PlanEgressIP) -> tuple[str, int]:
+def master(view: NodeSnapshot, egress: PlanEgressIP) -> tuple[str, int]:
     """Name of the master (empty: none) and its epoch.
 
     The keeper turns the tunnels itself, so it knows earlier than the plan.
@@ -74,7 +74,7 @@ def master(view: View, egress: PlanEgressIP) -> tuple[str, int]:
     return followed(egress, state.master, view.plan.nodes), state.epoch
 
 
-def shown_address(view: View, egress: PlanEgressIP) -> str:
+def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
     """The address that the outside sees now, as the master says it; empty where there is none.
 
     In basic mode only the master knows the primary address of its egress interface.
@@ -83,28 +83,28 @@ def shown_address(view: View, egress: PlanEgressIP) -> str:
     return egress.address or (state.shown if state and followed(egress, state.master, view.plan.nodes) else "")
 
 
-def fate(view: View, egress: PlanEgressIP, family: int = 0) -> Fate:
+def path_verdict(view: NodeSnapshot, egress: PlanEgressIP, family: int = 0) -> PathVerdict:
     """What happens on this node to packets of a ``family`` (0: its own) that a policy sends to ``egress``."""
     name, _ = master(view, egress)
     foreign = family not in (0, egress.family)
     if not name or foreign:
         why = f"the gateway has no IPv{family} address: " if foreign else ""
         if egress.direct:
-            return Fate(DIRECT, path=f"{why}as if there were no policy (whenNoGateway: Direct)")
-        return Fate(DROPPED, path=f"{why}answered unreachable (whenNoGateway: Drop)")
+            return PathVerdict(DIRECT, path=f"{why}as if there were no policy (whenNoGateway: Direct)")
+        return PathVerdict(DROPPED, path=f"{why}answered unreachable (whenNoGateway: Drop)")
     ip = shown_address(view, egress)
     if name == view.plan.node:
         path = f"no tunnel, this node is the master: SNAT to {ip} on {egress.interface}"
-        return Fate(GATEWAY, name, ip, path)
+        return PathVerdict(GATEWAY, name, ip, path)
     node = next((node for node in view.plan.nodes if node.name == name), None)
     if node is None or view.plan.me is None:
-        return Fate(DROPPED, name, path="no tunnel without this node's address in the inventory")
+        return PathVerdict(DROPPED, name, path="no tunnel without this node's address in the inventory")
     shown = ip or f"its address on {_interface(view, egress)}"
     path = f"by tunnel {egress.device} to {name} ({node.address}), SNAT there to {shown}"
-    return Fate(GATEWAY, name, ip, path)
+    return PathVerdict(GATEWAY, name, ip, path)
 
 
-def no_master_reason(view: View, egress: PlanEgressIP) -> str:
+def no_master_reason(view: NodeSnapshot, egress: PlanEgressIP) -> str:
     """Why an egress IP has no master, as far as this node can tell."""
     if not egress.eligible:
         return "no node can serve it: see the problems in status"
@@ -119,6 +119,6 @@ def rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else ""
 
 
-def _interface(view: View, egress: PlanEgressIP) -> str:
+def _interface(view: NodeSnapshot, egress: PlanEgressIP) -> str:
     named = (gateway.interface for gateway in view.inventory.gateways if gateway.name == egress.gateway)
     return next(named, "") or "its egress interface"

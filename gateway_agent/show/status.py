@@ -11,12 +11,21 @@ from cni.plan import PlanEgressIP
 from ..lease.ipc import Change, Conflict
 from ..manifests.model import Problem
 from .explain import NotKnown, explain
-from .snapshot import DIRECT, DROPPED, View, fate, master, no_master_reason, rfc3339, shown_address
+from .snapshot import (
+    DIRECT,
+    DROPPED,
+    NodeSnapshot,
+    master,
+    no_master_reason,
+    path_verdict,
+    rfc3339,
+    shown_address,
+)
 
-__all__ = ["NotKnown", "View", "events", "explain", "pods", "problem", "status"]
+__all__ = ["NotKnown", "NodeSnapshot", "events", "explain", "pods", "problem", "status"]
 
 
-def status(view: View) -> dict[str, Any]:
+def status(view: NodeSnapshot) -> dict[str, Any]:
     """``egressctl status -o json``. ``pods`` counts the pods attached to this node."""
     plan, keeper = view.plan, view.keeper
     gateway = any(plan.node in egress.eligible for egress in plan.egress_ips)
@@ -42,7 +51,7 @@ def status(view: View) -> dict[str, Any]:
     }
 
 
-def _egress_ip(view: View, egress: PlanEgressIP) -> dict[str, Any]:
+def _egress_ip(view: NodeSnapshot, egress: PlanEgressIP) -> dict[str, Any]:
     state = view.state(egress.id)
     name, epoch = master(view, egress)
     reason = state.reason if state else ""
@@ -68,16 +77,16 @@ def _egress_ip(view: View, egress: PlanEgressIP) -> dict[str, Any]:
     }
 
 
-def _conflicts(view: View) -> tuple[Conflict, ...]:
+def _conflicts(view: NodeSnapshot) -> tuple[Conflict, ...]:
     return view.keeper.conflicts if view.keeper else ()
 
 
-def _attached_pods(view: View, egress: PlanEgressIP) -> int:
+def _attached_pods(view: NodeSnapshot, egress: PlanEgressIP) -> int:
     sets = {s.group for s in view.plan.policy_sets if egress.id in (*s.egress_ids, *s.egress_ids6)}
     return len({(a.namespace, a.name) for a in view.attachments if a.group in sets})
 
 
-def pods(view: View) -> dict[str, Any]:
+def pods(view: NodeSnapshot) -> dict[str, Any]:
     """``egressctl pods -o json`` under the key ``pods``: one entry for each pod interface and gateway, and another
     where the gateway has an egress IP of its own for IPv6.
 
@@ -88,7 +97,7 @@ def pods(view: View) -> dict[str, Any]:
     return {"pods": [row for attachment in ordered for row in _rows(view, attachment)]}
 
 
-def _rows(view: View, attachment: Attachment) -> Iterator[dict[str, Any]]:
+def _rows(view: NodeSnapshot, attachment: Attachment) -> Iterator[dict[str, Any]]:
     base: dict[str, Any] = {
         "namespace": attachment.namespace,
         "name": attachment.name,
@@ -111,19 +120,19 @@ def _rows(view: View, attachment: Attachment) -> Iterator[dict[str, Any]]:
     for egress_id, names in leading.items():
         egress = view.egress(egress_id)
         if egress is not None:
-            end = fate(view, egress)
+            end = path_verdict(view, egress)
             yield {**base, "policies": names, "gateway": egress.gateway, "ip": end.ip, "via": end.via,
                    "verdict": end.verdict}  # fmt: skip
 
 
-def events(view: View) -> dict[str, Any]:
+def events(view: NodeSnapshot) -> dict[str, Any]:
     """``egressctl events -o json`` under the key ``events``: changes of masters, oldest first."""
     rows = [(change.at, _change(view, change)) for change in (view.keeper.changes if view.keeper else ())]
     rows += [(conflict.since, _conflict(view, conflict)) for conflict in _conflicts(view)]
     return {"events": [row for _, row in sorted(rows, key=lambda item: item[0])]}
 
 
-def _conflict(view: View, conflict: Conflict) -> dict[str, Any]:
+def _conflict(view: NodeSnapshot, conflict: Conflict) -> dict[str, Any]:
     """In the form of a change that changes nothing."""
     state = view.state(conflict.id)
     now = Change(conflict.id, state.master if state else "", state.master if state else "",
@@ -135,7 +144,7 @@ def conflict_words(conflict: Conflict) -> str:
     return f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
 
 
-def _change(view: View, change: Change) -> dict[str, Any]:
+def _change(view: NodeSnapshot, change: Change) -> dict[str, Any]:
     egress = view.egress(change.id)
     return {
         "at": rfc3339(change.at),

@@ -280,7 +280,7 @@ def test_what_is_ours_has_our_names_and_numbers(lab: Lab, pod: Pod) -> None:
     devices = json.loads(node.machine.run("ip", "-d", "-j", "link", "show", "type", "vxlan"))
     named = {link["ifname"]: link["linkinfo"]["info_data"]["id"] for link in devices if "foreign" not in link["ifname"]}
     number = ids.vni(ids.egress_id(GATEWAY, ""))
-    assert named == {ids.device(number): number, ids.BACK_DEVICE: ids.BACK_VNI}
+    assert named == {ids.device(number): number, ids.RETURN_DEVICE: ids.RETURN_VNI}
     rules = json.loads(node.machine.run("ip", "-d", "-j", "rule"))
     mine = [rule for rule in rules if rule.get("protocol") == str(ids.PROTOCOL)]
     assert {rule["priority"] for rule in mine} == {ids.RULE_PRIORITY_BASE, ids.RULE_PRIORITY_BASE + 1}

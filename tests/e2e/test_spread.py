@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.lease.mastership.masterless import YOUNG_NS
+from gateway_agent.lease.mastership.masterless import REBALANCE_WINDOW_NS
 from gateway_agent.lease.voting.protocol import SECOND
 
 from ..lab import documents, topology
@@ -47,7 +47,7 @@ def holding(lab: Lab, address: str) -> list[str]:
 def all_settled(lab: Lab) -> bool:
     """Whether what was taken over last is too old to be evened out."""
     changes = [e["at"] for e in json.loads(lab.nodes["w1"].egressctl("-o", "json", "events"))]
-    return time.time() > max(map(_seconds, changes)) + 1 + YOUNG_NS / SECOND
+    return time.time() > max(map(_seconds, changes)) + 1 + REBALANCE_WINDOW_NS / SECOND
 
 
 def _seconds(at: str) -> float:

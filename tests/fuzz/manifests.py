@@ -148,11 +148,11 @@ def _check_cluster(case: Any) -> None:
     if not isinstance(case, dict):
         return
     kinds = {resource.kind: resource for resource in objects.resources("egress-gateway.io", "w1", "x")}
-    kept = [objects.slim(kinds[document["kind"]], document) for document in GOOD]
+    kept = [objects.prune(kinds[document["kind"]], document) for document in GOOD]
     resource = kinds.get(case["kind"]) if isinstance(case.get("kind"), str) else None
     if resource is not None:
-        kept.append(objects.slim(resource, case))
-    _check_plan(objects.Picture().inventory(kept))
+        kept.append(objects.prune(resource, case))
+    _check_plan(objects.InventoryBuilder().inventory(kept))
 
 
 def check_configuration(value: Any) -> None:

@@ -18,7 +18,7 @@ from gateway_agent.kubernetes import client, objects
 from gateway_agent.kubernetes import cluster_store as clusters
 from gateway_agent.kubernetes.reflector import Reflector
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
-from gateway_agent.lease_daemon.voter_state_file import MemoryFile, Stored, boot_id
+from gateway_agent.lease_daemon.voter_state_file import Stored, VoterStateFile, boot_id
 from gateway_agent.manifests import parsing
 from gateway_agent.policy import planner
 from gateway_agent.policy.quarantine import Quarantine
@@ -85,8 +85,8 @@ def check_watch(kind: str, line: bytes) -> None:
     except client.ApiError:
         return
     resource = RESOURCES[kind]
-    reflector.event(event.type, event.object if event.type == "ERROR" else objects.slim(resource, event.object))
-    objects.Picture().inventory(reflector.objects.values())
+    reflector.event(event.type, event.object if event.type == "ERROR" else objects.prune(resource, event.object))
+    objects.InventoryBuilder().inventory(reflector.objects.values())
 
 
 def check_memory(data: bytes) -> None:
@@ -94,7 +94,7 @@ def check_memory(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "voters.json"
         file.write_bytes(data)
-        MemoryFile(file).load()
+        VoterStateFile(file).load()
 
 
 def check_last_known(data: bytes) -> None:
@@ -103,4 +103,4 @@ def check_last_known(data: bytes) -> None:
         file = Path(directory) / "last-known.json"
         file.write_bytes(data)
         known = clusters._read(file)
-    objects.Picture().inventory(item for items in known.values() for item in items.values())
+    objects.InventoryBuilder().inventory(item for items in known.values() for item in items.values())

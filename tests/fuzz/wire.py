@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 
 from gateway_agent.lease.ipc import Facts, KeeperState, Tunnel
-from gateway_agent.lease.mastership.masters import Mastery
+from gateway_agent.lease.mastership.masters import MasterAnnouncement
 from gateway_agent.lease.messages.keys import MAC_BYTES, Key
 from gateway_agent.lease.messages.wire import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Refusal, Release
-from gateway_agent.lease.voting.voter_set import CHAIR, Proposal, VoterSet
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, Proposal, VoterSet
 from tests.unit.lease.simulation import Network
 
 from .values import HOSTILE, places, put
@@ -31,12 +31,12 @@ SMALL = tuple(value for value in HOSTILE if not isinstance(value, (set, tuple)) 
 
 def bodies(ids: Iterable[str], rng: random.Random) -> list[Body]:
     """Return a message of each kind that fits the state of a network with these egress IPs."""
-    identity = rng.choice([*ids, CHAIR, "f" * 16])
+    identity = rng.choice([*ids, PROPOSER_LEASE, "f" * 16])
     node = rng.choice(["g1", "g2", "g3", "w1", "nobody"])
     voters, epoch = VoterSet(rng.choice([0, 1, 2, 3]), ("g1", "g2", "g3")), rng.choice([1, 2, 50])
     proposal = rng.choice([None, Proposal(VoterSet(2, ("g1", "g2", "w1")), epoch, node)])
     seq = rng.choice([0, 1, 10, 100])
-    mastery = Mastery(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
+    mastery = MasterAnnouncement(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
     tunnels = (Tunnel(identity, rng.choice([1, 7]), rng.random() < 0.5),)
     facts = rng.choice(
         [None, Facts(rng.choice([4799, 4800]), SECOND // 2, rng.random() < 0.5, "", (7, 8), 1e9, tunnels)]
@@ -49,7 +49,7 @@ def bodies(ids: Iterable[str], rng: random.Random) -> list[Body]:
             (Release(identity, epoch, node, 7, "stop", node),), False, "", {identity: "x"}, (mastery,), proposal,
             (identity,), (identity,), facts,
         ),
-        Answer(seq, voters, proposal, (identity, CHAIR), (Refusal(identity, "held", node, epoch, 1000),)),
+        Answer(seq, voters, proposal, (identity, PROPOSER_LEASE), (Refusal(identity, "held", node, epoch, 1000),)),
         Holding((identity,)),
         Handover(identity, node),
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 from cni.datapath import reconcile as datapath
 from cni.kernel import ids, rtnl
 from cni.kernel.nftables import nft
-from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.gateway_rules.snat import gateway_nft
 from gateway_agent.policy import keeper_config
 from tests.lab.capture import Capture
@@ -46,12 +46,12 @@ FIRST, SECOND = ids.egress_id("partner", ""), ids.egress_id("other", "")
 VIRTUAL, VIRTUAL6 = "172.16.0.50", "fd00:172::50"
 """No machine's own, and not served by a plan as :func:`plan` gives it."""
 WAYS = (
-    Way("203.0.113.0/30", FIRST),
-    Way("203.0.113.4/31", FIRST),
-    Way("203.0.113.6/32", FIRST),
-    Way("203.0.113.8/29", FIRST),
-    Way("203.0.113.128/25", SECOND),
-    Way("2001:db8::/32", FIRST),
+    Destination("203.0.113.0/30", FIRST),
+    Destination("203.0.113.4/31", FIRST),
+    Destination("203.0.113.6/32", FIRST),
+    Destination("203.0.113.8/29", FIRST),
+    Destination("203.0.113.128/25", SECOND),
+    Destination("2001:db8::/32", FIRST),
 )
 """203.0.113.0/28 through the first gateway, without 203.0.113.7; 203.0.113.128/25 through the second."""
 
@@ -89,7 +89,7 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
     )
     sets = (
         PolicySet(TAG, ("a", "b"), (FIRST, SECOND), WAYS),
-        PolicySet(OTHER_TAG, ("c",), (SECOND,), (Way("203.0.113.0/28", SECOND),)),
+        PolicySet(OTHER_TAG, ("c",), (SECOND,), (Destination("203.0.113.0/28", SECOND),)),
     )
     nodes = tuple(PlanNode(name, address) for name, address in sorted(NODES.items()))
     uplinks = ("eth0", "eth1") if source else ("eth0",)

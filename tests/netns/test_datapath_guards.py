@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cni.kernel import ids, rtnl
-from cni.plan import PolicySet, Way
+from cni.plan import Destination, PolicySet
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until
 
@@ -96,7 +96,7 @@ def test_a_changed_table_is_noticed(lab: Lab, change: str) -> None:
 def test_an_edit_of_policies_ends_open_connections(lab: Lab, pod: str, edit: str) -> None:
     """Both ways: no connection goes on by the address that its policy no longer says."""
     client, worker = lab.pods[pod], lab.nodes["w1"]
-    without = replace(plan("w1"), policy_sets=(PolicySet(TAG, ("a",), (SECOND,), (Way("203.0.113.128/25", SECOND),)),))
+    without = replace(plan("w1"), policy_sets=(PolicySet(TAG, ("a",), (SECOND,), (Destination("203.0.113.128/25", SECOND),)),))
     steps: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
         "untag": (lambda: client.tag(TAG), lambda: client.tag(0), G1),
         "tag": (lambda: client.tag(0), lambda: client.tag(TAG), W1),

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from cni.kernel import ids, rtnl
-from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.lease_daemon.arp_socket import Announcer
 from gateway_agent.lease_daemon.vip_addresses import Addresses
 from tests.lab.answering import answering
@@ -43,7 +43,7 @@ from .datapath_lab import (
 VIRTUAL = "fd00:172::50"
 SIXTH = ids.egress_id("partner", VIRTUAL)
 DEVICE = ids.device(ids.vni(SIXTH))
-WAYS6 = (*(way for way in WAYS if ":" not in way.prefix), Way("2001:db8::/32", SIXTH))
+WAYS6 = (*(way for way in WAYS if ":" not in way.prefix), Destination("2001:db8::/32", SIXTH))
 G1, W1 = "172.16.0.7", "10.0.0.11"
 ICMP_UNREACHABLE, ICMP6_UNREACHABLE = 3, 1
 EVERY_POD = ("bridged", "routed", "twin", "routedtwin", "onmaster", "onstandby")
@@ -203,7 +203,7 @@ def test_a_gateway_without_an_ipv6_address_drops_ipv6_or_lets_it_go(lab: Lab, po
 def test_a_gateway_with_only_an_ipv6_address_drops_ipv4(lab6: Lab, pod: str) -> None:
     for name, node in lab6.nodes.items():
         planned = plan6(name)
-        ways = (Way("203.0.113.0/24", SIXTH), Way("2001:db8::/32", SIXTH))
+        ways = (Destination("203.0.113.0/24", SIXTH), Destination("2001:db8::/32", SIXTH))
         node.ensure(replace(planned, policy_sets=(PolicySet(TAG, ("a",), (SIXTH,), ways),)))
     with lab6.witness() as witness:
         with pytest.raises(OSError) as failure:
@@ -269,7 +269,7 @@ def test_nothing_goes_into_a_tunnel_by_itself(lab6: Lab) -> None:
         assert datagrams.seen_as() == VIRTUAL
         assert [packet.source for packet in at_master.packets(4799)] == [W1], "one datagram"
         assert at_worker.packets(4799) == []
-    for device in (DEVICE, ids.BACK_DEVICE):
+    for device in (DEVICE, ids.RETURN_DEVICE):
         assert "inet6" not in worker.machine.run("ip", "-6", "address", "show", "dev", device)
 
 
@@ -282,7 +282,7 @@ DAMAGE = {
     "neighbour": ("ip", "neigh", "del", ids.NEXT_HOP6, "dev", DEVICE),
     "no IPv6": ("sysctl", "-qw", f"net.ipv6.conf.{DEVICE}.disable_ipv6=1"),
     "no IPv6 anywhere": ("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"),
-    "no IPv6 on the way back": ("sysctl", "-qw", f"net.ipv6.conf.{ids.BACK_DEVICE}.disable_ipv6=1"),
+    "no IPv6 on the way back": ("sysctl", "-qw", f"net.ipv6.conf.{ids.RETURN_DEVICE}.disable_ipv6=1"),
     "small": ("ip", "link", "set", DEVICE, "mtu", "1279"),
     "address": ("ip", "address", "add", "fd00:99::1/64", "dev", DEVICE),
 }

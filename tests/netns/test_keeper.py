@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.lease.ipc import EgressWish, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
+from gateway_agent.lease.ipc import EgressIPSpec, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
 from gateway_agent.lease.lifecycle import ORPHAN_NS
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
@@ -73,7 +73,7 @@ class Node:
 
     def config(self) -> KeeperConfig:
         peers = tuple(Peer(name, address, True) for name, address in NODES.items())
-        wish = EgressWish(ONE, "partner", "", tuple(NODES), ready=True, vni=self.vni, sync=self.sync)
+        wish = EgressIPSpec(ONE, "partner", "", tuple(NODES), ready=True, vni=self.vni, sync=self.sync)
         return KeeperConfig(
             self.name, self.port, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,),
             accept_key_files=self.accepted, facts=self.facts,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from cni.kernel.nftables import generation, nft
-from cni.kernel.nftables.generation import Watch
+from cni.kernel.nftables.generation import TransactionCounter
 from tests.lab.namespace import Namespace
 
 TABLE = "inet watched"
@@ -34,7 +34,7 @@ def tables(machine: Namespace) -> Namespace:
 
 def counted(machine: Namespace, *commands: str) -> int | None:
     def story() -> int | None:
-        with Watch({TABLE: frozenset({"s"})}) as watch:
+        with TransactionCounter({TABLE: frozenset({"s"})}) as watch:
             for command in commands:
                 nft.run(*command.split())
             return watch.transactions()

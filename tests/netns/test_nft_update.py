@@ -16,7 +16,7 @@ from cni.datapath.nft_blocks import chain, transaction
 from cni.datapath.objects import node_nft
 from cni.kernel import ids
 from cni.kernel.nftables import nft
-from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from tests.lab.namespace import Namespace
 
 NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))
@@ -40,7 +40,7 @@ egress_ips = st.sets(st.integers(1, 3)).flatmap(
     )
 )
 ways = st.sets(st.sampled_from(PREFIXES)).flatmap(
-    lambda prefixes: st.tuples(*(st.builds(Way, st.just(p), st.sampled_from(IDS)) for p in sorted(prefixes)))
+    lambda prefixes: st.tuples(*(st.builds(Destination, st.just(p), st.sampled_from(IDS)) for p in sorted(prefixes)))
 )
 policy_sets = st.sets(st.integers(1, 4)).flatmap(
     lambda numbers: st.tuples(

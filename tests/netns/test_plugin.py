@@ -15,14 +15,14 @@ import pytest
 
 from cni import attachments, contract, plan
 from cni.kernel import ids
-from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PolicySet, Requirement, Selector, Way
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PolicySet, Requirement, Selector
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = Path("/usr/lib/cni")
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
 
 EGRESS = ids.egress_id("partner", "")
-SET = PolicySet(3, ("backend",), (EGRESS,), (Way("203.0.113.0/24", EGRESS),))
+SET = PolicySet(3, ("backend",), (EGRESS,), (Destination("203.0.113.0/24", EGRESS),))
 PLAN = Plan(
     node="w1", mask=0xFF00000, port=4799, mtu=1450,
     nodes=(PlanNode("g1", "192.0.2.7"), PlanNode("w1", "192.0.2.1")),

@@ -100,7 +100,7 @@ def test_a_local_user_cannot_have_the_priority_of_the_kernels_own_packets(lab: L
 
 def test_a_local_user_cannot_send_into_a_tunnel_device(lab: Lab) -> None:
     with Capture(lab.nodes["g1"].machine, "eth0") as capture:
-        for device in (DEVICE, ids.BACK_DEVICE):
+        for device in (DEVICE, ids.RETURN_DEVICE):
             as_local_user(lab.nodes["w2"].machine, sent_by_device(device, (SERVICE, PORT)))
             as_local_user(lab.nodes["w2"].machine, sent_by_device(device, (NODES["g1"], PORT)))
         _proof(lab)
@@ -175,7 +175,7 @@ def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(lab: Lab, nod
 
 
 @pytest.mark.parametrize("attack", [_by_socket, _raw, _frame, _frame_past_the_queue])
-@pytest.mark.parametrize("vni", [ids.BACK_VNI, ids.SYNC_VNI])
+@pytest.mark.parametrize("vni", [ids.RETURN_VNI, ids.SYNC_VNI])
 def test_a_process_with_raw_rights_on_a_worker_forges_no_answers(lab: Lab, attack: Attack, vni: int) -> None:
     """Not even with the address of an egress node, whose answers are taken."""
     answer = udp(SERVICE, NODES["w1"], 4000, b"forged", source_port=PORT)
@@ -217,7 +217,7 @@ def test_answers_come_from_egress_nodes_only(lab: Lab) -> None:
         datagrams.seen_as()
         for sender in ("w2", "g2"):
             answer = udp(SERVICE, NODES["w1"], datagrams.port, sender.encode(), source_port=PORT)
-            lab.nodes[sender].forge(vxlan_packet(sender, "w1", ids.BACK_VNI, answer))
+            lab.nodes[sender].forge(vxlan_packet(sender, "w1", ids.RETURN_VNI, answer))
         assert datagrams.sock.recv(100) == b"g2"
 
 

@@ -29,7 +29,7 @@ PATIENCE = 1.0
 """Seconds after which news of a transaction that has been made is taken for lost."""
 
 
-class Watch:
+class TransactionCounter:
     """Counts the transactions that touch some tables, from its making on.
 
     The number of the last transaction alone does not tell: the lease keeper refreshes its leases all the time.
@@ -51,7 +51,7 @@ class Watch:
             raise refused("watching nftables", error.errno or errno.EIO) from error
         self._begin = current()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> TransactionCounter:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -63,7 +63,7 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
     """Runs the transaction and stamps its tables. ``steps``: transactions that come to the same."""
     for _ in range(TRIES):
         transactions = (text,) if steps is None else ("".join(_stamp_removals(text)), *steps)
-        with generation.Watch(_timed_sets(text)) as watch:
+        with generation.TransactionCounter(_timed_sets(text)) as watch:
             for transaction in filter(None, transactions):
                 run("-f", "-", text=transaction)
             remember(text)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
-from .placement import draw
+from .placement import rendezvous_hash
 
 PAUSE_LIMIT_NS = 5 * SECOND
 STEADY_NS = 2 * PAUSE_LIMIT_NS
@@ -45,7 +45,7 @@ class _Wait:
     """When voters last said when asking again can help."""
 
 
-class Candidate:
+class Acquisition:
     """Decides for one node, which asks through ``owner``."""
 
     def __init__(self, node: str, incarnation: int, owner: Owner) -> None:
@@ -62,7 +62,7 @@ class Candidate:
         self._releases: dict[str, Release] = {}
         """The last of each egress IP."""
 
-    def stand(self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int) -> bool:
+    def try_acquire(self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int) -> bool:
         """The egress IP is homeless and this node is candidate number ``rank``. True: send a request now.
 
         ``alone``: no other node can serve it. A worse rank waits longer, so that a better one that fails to ask blocks
@@ -77,15 +77,15 @@ class Candidate:
                 return False
             self._owner.ask(identity, epoch, now)
             return True
-        if tenure.quiet_until and tenure.quiet_until <= now:
-            tenure.quiet_until = 0
+        if tenure.retry_at and tenure.retry_at <= now:
+            tenure.retry_at = 0
             return True
         return False
 
-    def fruitless(self, identity: str, timers: Timers, now: int) -> bool:
+    def timed_out(self, identity: str, timers: Timers, now: int) -> bool:
         """Whether it asked for a whole lease time and was neither granted a lease nor told to wait."""
         tenure, wait = self._owner.tenures.get(identity), self._waits.get(identity)
-        if tenure is None or wait is None or tenure.until or tenure.quiet_until:
+        if tenure is None or wait is None or tenure.until or tenure.retry_at:
             return False
         return now - max(tenure.asked_at, wait.told_at) >= timers.duration_ns
 
@@ -100,12 +100,12 @@ class Candidate:
         """Whether it counts as homeless here."""
         return identity in self._waits or identity in self._ranks
 
-    def settle(self, identity: str) -> None:
+    def reset(self, identity: str) -> None:
         """It has a master."""
         self._waits.pop(identity, None)
         self._ranks.pop(identity, None)
 
-    def rest(self, identity: str) -> None:
+    def suspend(self, identity: str) -> None:
         """This node cannot serve it now. A pause that was earned goes on."""
         self._ranks.pop(identity, None)
 
@@ -118,7 +118,7 @@ class Candidate:
         wait = self._waits.setdefault(identity, _Wait(now))
         self._failures = {i: (count, end) for i, (count, end) in self._failures.items() if now < end + STEADY_NS}
         failures, _ = self._failures.get(identity, (0, 0))
-        jitter = draw(identity, self._node, "pause", str(failures)) % timers.heartbeat_ns
+        jitter = rendezvous_hash(identity, self._node, "pause", str(failures)) % timers.heartbeat_ns
         wait.not_before = now + min(timers.duration_ns << min(failures, 10), PAUSE_LIMIT_NS) + jitter
         wait.alone_before = now + timers.duration_ns + jitter if lost else wait.not_before
         self._failures[identity] = failures + 1, wait.not_before
@@ -129,9 +129,9 @@ class Candidate:
         tenure = self._owner.tenures.get(release.id)
         if tenure and not tenure.until:
             # A request that is under way may come too early, or never.
-            tenure.quiet_until = now
+            tenure.retry_at = now
 
-    def corrected(self, refused: Iterable[Refusal]) -> tuple[Refusal, ...]:
+    def refresh_refusals(self, refused: Iterable[Refusal]) -> tuple[Refusal, ...]:
         """What the voter says by now: its answer may have been overtaken by a release."""
         return tuple(
             Refusal(refusal.id, EPOCH, refusal.holder, refusal.epoch) if self._is_over(refusal) else refusal
@@ -144,7 +144,7 @@ class Candidate:
             return False
         return release.node == refusal.holder and release.epoch >= refusal.epoch
 
-    def told(
+    def on_answer(
         self,
         request: Request,
         refused: Collection[Refusal],
@@ -165,7 +165,7 @@ class Candidate:
             for refusal in refusals:
                 if refusal.why == EPOCH:
                     self._owner.exceed(identity, refusal.epoch)
-            if any(self._yields(identity, r, former) for r in refusals):
+            if any(self._defers(identity, r, former) for r in refusals):
                 release = self.withdraw(identity, "another candidate was first")
                 releases += [release] if release else []
                 wait.not_before = now + timers.heartbeat_ns + self._jitter(identity, wait, timers)
@@ -175,12 +175,12 @@ class Candidate:
             earliest = request.quorum.met_at(request.moments.get(identity, {}))
             if earliest < NEVER:
                 turn = earliest + self._ranks.get(identity, 0) * timers.heartbeat_ns
-                tenure.quiet_until = _again(earliest, turn, now)
+                tenure.retry_at = _again(earliest, turn, now)
                 wait.told_at = now
         return releases
 
     def next_wake(self, timers: Timers) -> int:
-        moments = [t.quiet_until for t in self._owner.tenures.values() if t.quiet_until and not t.until]
+        moments = [t.retry_at for t in self._owner.tenures.values() if t.retry_at and not t.until]
         waiting = [self._start(i, timers) for i in self._ranks if i not in self._owner.tenures]
         return min(moments + waiting, default=NEVER)
 
@@ -192,14 +192,14 @@ class Candidate:
         paused_until = wait.alone_before if identity in self._alone else wait.not_before
         return max(wait.since + (ended + rank * timers.heartbeat_ns if rank else 0), paused_until)
 
-    def _yields(self, identity: str, refusal: Refusal, former: dict[str, str]) -> bool:
+    def _defers(self, identity: str, refusal: Refusal, former: dict[str, str]) -> bool:
         other = refusal.holder
         if refusal.why != HELD or other in (self._node, former.get(identity)):
             return False
-        return draw(identity, other) < draw(identity, self._node)
+        return rendezvous_hash(identity, other) < rendezvous_hash(identity, self._node)
 
     def _jitter(self, identity: str, wait: _Wait, timers: Timers) -> int:
-        return draw(identity, self._node, str(wait.tries)) % timers.heartbeat_ns
+        return rendezvous_hash(identity, self._node, str(wait.tries)) % timers.heartbeat_ns
 
 
 def _again(earliest: int, turn: int, now: int) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from ..ipc import EgressWish, KeeperConfig
+from ..ipc import EgressIPSpec, KeeperConfig
 from ..voting.protocol import SECOND
-from ..voting.voter_set import CHAIR
+from ..voting.voter_set import PROPOSER_LEASE
 from .masters import Member
 from .placement import placement
 
@@ -18,11 +18,11 @@ WARM_UP_NS = 2 * SECOND
 
 
 @dataclass(frozen=True)
-class Situation:
+class ElectionInput:
     """What a node knows when it decides what to ask for."""
 
     me: str
-    wishes: Mapping[str, EgressWish]
+    wishes: Mapping[str, EgressIPSpec]
     """By egress id, the chair included."""
     members: Mapping[str, Member]
     """The other egress nodes that are heard."""
@@ -44,9 +44,9 @@ class Situation:
     """By egress id the node to which its last master has handed it over."""
 
 
-def wishes_of(
+def effective_specs(
     config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool, occupied: Mapping[str, str]
-) -> list[EgressWish]:
+) -> list[EgressIPSpec]:
     """What a node wants, the chair included. One that stops wants nothing, and leaves what it could still serve.
 
     ``occupied``: by id why an address cannot be taken; see :class:`.claims.Vacancy`.
@@ -61,17 +61,17 @@ def wishes_of(
         )
         for wish in config.egress
     ]
-    return [*wishes, EgressWish(CHAIR, "", "", egress_nodes, able, why)]
+    return [*wishes, EgressIPSpec(PROPOSER_LEASE, "", "", egress_nodes, able, why)]
 
 
-def candidates(situation: Situation) -> dict[str, tuple[str, ...]]:
+def candidates(situation: ElectionInput) -> dict[str, tuple[str, ...]]:
     """For each egress id the nodes that can serve it, best first."""
     wishes = situation.wishes
     ready = {identity: _ready(situation, wish) for identity, wish in wishes.items()}
     warming = {identity: _warming(situation, identity) for identity in wishes}
     # The chair is no load.
-    eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != CHAIR}
-    chair = {CHAIR: wishes[CHAIR].eligible} if CHAIR in wishes else {}
+    eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != PROPOSER_LEASE}
+    chair = {PROPOSER_LEASE: wishes[PROPOSER_LEASE].eligible} if PROPOSER_LEASE in wishes else {}
     order = {
         **placement(eligible, ready, situation.masters, warming=warming, fresh=situation.fresh),
         **placement(chair, ready, situation.masters, warming=warming),
@@ -81,8 +81,8 @@ def candidates(situation: Situation) -> dict[str, tuple[str, ...]]:
     return order
 
 
-def _ready(situation: Situation, wish: EgressWish) -> list[str]:
-    able = wish.ready and situation.standing and not (situation.surviving and wish.id == CHAIR)
+def _ready(situation: ElectionInput, wish: EgressIPSpec) -> list[str]:
+    able = wish.ready and situation.standing and not (situation.surviving and wish.id == PROPOSER_LEASE)
     others = [
         name
         for name, member in situation.members.items()
@@ -91,6 +91,6 @@ def _ready(situation: Situation, wish: EgressWish) -> list[str]:
     return [situation.me, *others] if able and wish.id not in situation.taken else others
 
 
-def _warming(situation: Situation, identity: str) -> list[str]:
+def _warming(situation: ElectionInput, identity: str) -> list[str]:
     others = [name for name, member in situation.members.items() if identity in member.warming]
     return [situation.me, *others] if identity in situation.warming else others

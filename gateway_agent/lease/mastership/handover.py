@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .rebalance import Gift
 
-PATIENCE_NS = 1 * SECOND
+QUEUE_TIMEOUT_NS = 1 * SECOND
 """How long a master waits at most for nodes that were heard a moment ago. They answer in a round trip, on a busy
 machine in some more; one that has died in this very moment must not keep the others' packets for ever."""
 UNDER_WAY_NS = 5 * MILLISECOND
@@ -20,7 +20,7 @@ UNDER_WAY_NS = 5 * MILLISECOND
 
 
 @dataclass
-class Departure:
+class HandoverState:
     """One egress IP on its way to another node. The lease is renewed until then."""
 
     heir: str
@@ -33,11 +33,11 @@ class Departure:
     """See :attr:`.lease.Release.shared`."""
 
 
-class Departures:
+class Handovers:
     """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Departure] = {}
+        self._by_id: dict[str, HandoverState] = {}
 
     def __contains__(self, identity: str) -> bool:
         return identity in self._by_id
@@ -45,12 +45,12 @@ class Departures:
     def __len__(self) -> int:
         return len(self._by_id)
 
-    def begin(self, identity: str, gift: Gift, workers: Iterable[str], now: int) -> None:
+    def start(self, identity: str, gift: Gift, workers: Iterable[str], now: int) -> None:
         awaited = set(workers)
-        deadline = now + PATIENCE_NS if awaited else now
-        self._by_id[identity] = Departure(gift.heir, gift.reason, deadline, awaited, gift.shared)
+        deadline = now + QUEUE_TIMEOUT_NS if awaited else now
+        self._by_id[identity] = HandoverState(gift.heir, gift.reason, deadline, awaited, gift.shared)
 
-    def holds(self, node: str, identities: Iterable[str], now: int) -> None:
+    def worker_is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
         """``node`` sends no packet of these to this master any more."""
         for departure in (self._by_id[i] for i in identities if i in self._by_id):
             if node in departure.awaited:
@@ -58,7 +58,7 @@ class Departures:
                 if not departure.awaited:
                     departure.deadline = min(departure.deadline, now + UNDER_WAY_NS)
 
-    def due(self, now: int) -> list[tuple[str, Departure]]:
+    def ready(self, now: int) -> list[tuple[str, HandoverState]]:
         """Those that need not wait longer."""
         return [(i, d) for i, d in self._by_id.items() if now >= d.deadline]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from ..voting.protocol import SECOND
 
-YOUNG_NS = 15 * SECOND
+REBALANCE_WINDOW_NS = 15 * SECOND
 """How long after a takeover what was homeless may be handed on to a node that serves fewer."""
 
 
@@ -22,7 +22,7 @@ class _Taken:
     master: str
 
 
-class Homeless:
+class Masterless:
     """As one node sees it. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
@@ -78,5 +78,5 @@ class Homeless:
         return {
             identity: taken.at
             for identity, taken in self._taken.items()
-            if taken.homeless_since >= self._lost_at and now < taken.at + YOUNG_NS and identity not in self._since
+            if taken.homeless_since >= self._lost_at and now < taken.at + REBALANCE_WINDOW_NS and identity not in self._since
         }

@@ -11,7 +11,7 @@ import msgspec
 from ..ipc import Change
 from ..messages.limits import MOST_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
-from ..voting.voter_set import CHAIR
+from ..voting.voter_set import PROPOSER_LEASE
 
 NO_MAJORITY = "hears no majority of the voters"
 SUBSCRIPTION_NS = 10 * SECOND
@@ -20,13 +20,13 @@ NEAR_NS = 2500 * MILLISECOND
 """A subscriber that was heard within this is there: each subscribes anew every two seconds."""
 HOLD_NS = 1500 * MILLISECOND
 """How long packets wait at most for the next master while one hands over: longer than that one waits for workers."""
-ENDED = 1
+QUEUE_TIMED_OUT = 1
 """In the place of a time: it has been long enough, and does not begin anew."""
 REPORT_NS = 500 * MILLISECOND
 """How often each subscriber hears from an egress node where nothing changes."""
 
 
-class Mastery(msgspec.Struct, frozen=True, array_like=True):
+class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
     """A master's own word on one egress IP that it holds."""
 
     id: Identity
@@ -72,7 +72,7 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Following:
+class MasterEntry:
     """The master of one egress IP, as this node knows it."""
 
     master: str = ""
@@ -108,34 +108,34 @@ class Following:
         known_to_the_end = self.gone_at and self.gone_at - self.heard_at <= suspect_ns
         return now - (self.gone_at if known_to_the_end else self.heard_at)
 
-    def held_back(self, now: int) -> bool:
+    def is_queueing(self, now: int) -> bool:
         """Whether packets for it are to wait for the next master. Not for ever: the handover may have failed."""
         return bool(self.master and self.leaving_at) and now < self.leaving_at + HOLD_NS
 
 
-_NOBODY = Following()
+_NOBODY = MasterEntry()
 
 
 @dataclass(frozen=True)
-class Turn:
+class MasterChange:
     """The egress IP has another master, or has lost its last."""
 
     id: str
-    before: Following
-    after: Following
+    before: MasterEntry
+    after: MasterEntry
     reason: str
     silent_ms: int
     planned: bool = False
 
 
-class Followings:
+class MasterTable:
     """Who is master of what: the highest epoch is right, always."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Following] = {}
+        self._by_id: dict[str, MasterEntry] = {}
         self._highest: dict[str, int] = {}
 
-    def of(self, identity: str) -> Following:
+    def of(self, identity: str) -> MasterEntry:
         return self._by_id.get(identity, _NOBODY)
 
     def highest(self, identity: str) -> int:
@@ -158,7 +158,7 @@ class Followings:
         """Id, epoch and master of each, for a subscription."""
         return [(i, following.epoch, following.master) for i, following in self._by_id.items()]
 
-    def outranked(self, node: str, masteries: Iterable[Mastery]) -> bool:
+    def outranked(self, node: str, masteries: Iterable[MasterAnnouncement]) -> bool:
         """Whether ``node`` does not know of an epoch that another master had, as high as its own or higher."""
         known = [(mastery.epoch, self.of(mastery.id)) for mastery in masteries]
         return any(
@@ -166,7 +166,7 @@ class Followings:
             for epoch, following in known
         )
 
-    def hear(self, node: str, masteries: Iterable[Mastery], hold_ns: int, now: int) -> list[Turn]:
+    def on_announcement(self, node: str, masteries: Iterable[MasterAnnouncement], hold_ns: int, now: int) -> list[MasterChange]:
         """Takes in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
         turns = []
         named = set()
@@ -181,13 +181,13 @@ class Followings:
                 continue
             self.note(mastery.id, mastery.epoch)
             leaving_at = (before.leaving_at if same else 0) or now if mastery.leaving else 0
-            after = Following(
+            after = MasterEntry(
                 node, mastery.epoch, mastery.since, now, mastery.survivor, shown=mastery.shown, leaving_at=leaving_at
             )
             self._by_id[mastery.id] = after
             # The same node again, after its lease had ended: nobody else was there to take over.
             if not same or (before.gone is not None and mastery.epoch > before.epoch):
-                turns.append(Turn(mastery.id, before, after, mastery.reason, mastery.silent_ms, mastery.planned))
+                turns.append(MasterChange(mastery.id, before, after, mastery.reason, mastery.silent_ms, mastery.planned))
         for identity, following in self._by_id.items():
             if following.master == node and identity not in named and following.gone is None:
                 self._by_id[identity] = replace(following, gone=f"given up by {node}", gone_at=now)
@@ -207,27 +207,27 @@ class Followings:
         )
         return news
 
-    def silence(self, hold_ns: int, now: int) -> list[Turn]:
+    def silence(self, hold_ns: int, now: int) -> list[MasterChange]:
         """Gives up the masters that nobody has heard for ``hold_ns``."""
         turns = []
         for identity, before in self._by_id.items():
             if before.master and now - before.heard_at >= hold_ns:
                 silent_ms = (now - before.heard_at) // MILLISECOND
                 reason = before.gone or f"{before.master} unheard for {silent_ms} ms"
-                after = Following(epoch=before.epoch, heard_at=before.heard_at, lost=reason)
+                after = MasterEntry(epoch=before.epoch, heard_at=before.heard_at, lost=reason)
                 self._by_id[identity] = after
-                turns.append(Turn(identity, before, after, reason, silent_ms))
+                turns.append(MasterChange(identity, before, after, reason, silent_ms))
         return turns
 
     def next_unheld(self) -> int:
         """When the next hold ends by itself."""
-        return min((f.leaving_at + HOLD_NS for f in self._by_id.values() if f.leaving_at > ENDED), default=NEVER)
+        return min((f.leaving_at + HOLD_NS for f in self._by_id.values() if f.leaving_at > QUEUE_TIMED_OUT), default=NEVER)
 
     def end_holds(self, now: int) -> None:
         """Lets the packets go that have waited long enough."""
         for identity, following in self._by_id.items():
-            if following.leaving_at and not following.held_back(now):
-                self._by_id[identity] = replace(following, leaving_at=ENDED)
+            if following.leaving_at and not following.is_queueing(now):
+                self._by_id[identity] = replace(following, leaving_at=QUEUE_TIMED_OUT)
 
     def next_silence(self, hold_ns: int) -> int:
         return min((f.heard_at + hold_ns for f in self._by_id.values() if f.master), default=NEVER)
@@ -290,8 +290,8 @@ class History:
     def __init__(self) -> None:
         self.changes: deque[Change] = deque(maxlen=100)
 
-    def turn(self, turn: Turn, wall_ns: int) -> None:
-        if turn.id == CHAIR:
+    def turn(self, turn: MasterChange, wall_ns: int) -> None:
+        if turn.id == PROPOSER_LEASE:
             return
         change = Change(
             turn.id, turn.before.master, turn.after.master, turn.after.epoch, wall_ns / SECOND,

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ..voting.protocol import MILLISECOND, SECOND, Release, Tenure
-from .masters import Following, Mastery
+from ..voting.protocol import MILLISECOND, SECOND, LeaseState, Release
+from .masters import MasterAnnouncement, MasterEntry
 
 REPEAT_NS = 1 * SECOND
 """How long a release is repeated in each heartbeat."""
 
 
-class Announcements:
+class OwnMasters:
     def __init__(self) -> None:
-        self.masteries: dict[str, Mastery] = {}
+        self.masteries: dict[str, MasterAnnouncement] = {}
         """By egress id."""
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
 
-    def hold(
-        self, identity: str, tenure: Tenure, shown: str, leaving: bool, before: Following, silent_ns: int, wall_ns: int
+    def add(
+        self, identity: str, tenure: LeaseState, shown: str, leaving: bool, before: MasterEntry, silent_ns: int, wall_ns: int
     ) -> bool:
         """This node holds it. True where that, or something about it, is news.
 
@@ -34,16 +34,16 @@ class Announcements:
             since, reason = wall_ns / SECOND, _why(before, silent_ms, tenure.survivor)
         else:
             since, silent_ms, reason, planned = told.since, 0, told.reason, False
-        self.masteries[identity] = Mastery(
+        self.masteries[identity] = MasterAnnouncement(
             identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown, leaving, planned
         )
         return True
 
-    def give_up(self, identity: str) -> bool:
+    def remove(self, identity: str) -> bool:
         """True where it was announced."""
         return self.masteries.pop(identity, None) is not None
 
-    def limit(self, held: Collection[str]) -> None:
+    def retain(self, held: Collection[str]) -> None:
         """Says nothing of what is not ``held`` any more."""
         self.masteries = {identity: m for identity, m in self.masteries.items() if identity in held}
 
@@ -56,7 +56,7 @@ class Announcements:
         return tuple(release for release, _ in self._releases.values())
 
 
-def _why(before: Following, silent_ms: int, survivor: bool) -> str:
+def _why(before: MasterEntry, silent_ms: int, survivor: bool) -> str:
     if before.epoch == 0:
         reason = "first master"
     else:

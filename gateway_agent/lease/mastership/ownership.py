@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from ..ipc import EgressWish
+from ..ipc import EgressIPSpec
 from ..messages.wire import Answer
 from ..voting.protocol import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
-from ..voting.voter_node import Elector
-from ..voting.voter_set import CHAIR
-from .acquisition import Candidate, Timers
-from .candidates import WARM_UP_NS, Situation, candidates
-from .handover import Departures
+from ..voting.voter_node import VoterNode
+from ..voting.voter_set import PROPOSER_LEASE
+from .acquisition import Acquisition, Timers
+from .candidates import WARM_UP_NS, ElectionInput, candidates
+from .handover import Handovers
 from .lateness import Lateness
-from .masterless import Homeless
-from .masters import REPORT_NS, Followings, History, Mastery, Subscribers
-from .own_masters import Announcements
-from .rebalance import Gift, Succession
+from .masterless import Masterless
+from .masters import REPORT_NS, History, MasterAnnouncement, MasterTable, Subscribers
+from .own_masters import OwnMasters
+from .rebalance import Gift, Rebalance
 
 LINGER_NS = 1 * SECOND
 """How long a node that stops waits for another one to become able to serve."""
@@ -38,33 +38,33 @@ class Due:
     """Grows when what others are shown has changed."""
 
 
-class Mastership:
+class Ownership:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
-        self, me: str, incarnation: int, elector: Elector, subscribers: Subscribers, timers: Timers, due: Due
+        self, me: str, incarnation: int, elector: VoterNode, subscribers: Subscribers, timers: Timers, due: Due
     ) -> None:
-        self.wishes: dict[str, EgressWish] = {}
+        self.wishes: dict[str, EgressIPSpec] = {}
         """What this node is to serve or to follow, the chair included, by id."""
         self.timers = timers
         self.owner = Owner()
-        self.followings = Followings()
+        self.followings = MasterTable()
         self.history = History()
-        self.announcements = Announcements()
+        self.announcements = OwnMasters()
         self.wall_offset_ns = 0
         """What to add to ``now`` to get Unix time."""
         self._me = me
         self._elector = elector
         self._subscribers = subscribers
         self._due = due
-        self._candidate = Candidate(me, incarnation, self.owner)
+        self._candidate = Acquisition(me, incarnation, self.owner)
         self._ready_since: dict[str, int] = {}
         self._handed_over: dict[str, int] = {}
         self._stopping_since = NEVER
-        self._departures = Departures()
-        self._homeless = Homeless()
+        self._departures = Handovers()
+        self._homeless = Masterless()
         self.lateness = Lateness()
-        self.succession = Succession(me)
+        self.succession = Rebalance(me)
 
     @property
     def hold_ns(self) -> int:
@@ -82,7 +82,7 @@ class Mastership:
 
     # What this node wants
 
-    def configure(self, wishes: Iterable[EgressWish], timers: Timers, stopping: bool, now: int) -> None:
+    def configure(self, wishes: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
         """``stopping``: what is let go of from now on, others must have taken over before the end."""
         self.timers = timers
         self.wishes = {wish.id: self._kept(wish, now) for wish in wishes}
@@ -92,10 +92,10 @@ class Mastership:
         for identity in list(self.owner.tenures):
             wish = self.wishes.get(identity)
             if identity not in ready and not (wish and wish.leaving and self.holds(identity, now)):
-                self._let_go(identity, wish.reason if wish else "no longer configured", now)
+                self._release(identity, wish.reason if wish else "no longer configured", now)
         self._stopping_since = min(self._stopping_since, now) if stopping else NEVER
 
-    def _kept(self, wish: EgressWish, now: int) -> EgressWish:
+    def _kept(self, wish: EgressIPSpec, now: int) -> EgressIPSpec:
         """Whoever asked may not know yet that this node is master by now."""
         if wish.keeps and not wish.leaving and self.holds(wish.id, now):
             return structs.replace(wish, ready=True, reason="")
@@ -109,18 +109,18 @@ class Mastership:
     def unready(self) -> dict[str, str]:
         """Why this node cannot serve what it is eligible for, by egress id."""
         wishes = self.wishes.values()
-        return {w.id: w.reason for w in wishes if not w.ready and self._me in w.eligible and w.id != CHAIR}
+        return {w.id: w.reason for w in wishes if not w.ready and self._me in w.eligible and w.id != PROPOSER_LEASE}
 
     def handed_over(self) -> bool:
         """Whether all that was let go of in order to stop has a new master."""
         taken = all(self.followings.of(i).epoch > epoch for i, epoch in self._handed_over.items())
-        return taken and not self._departures and not (self.owner.tenures.keys() - {CHAIR})
+        return taken and not self._departures and not (self.owner.tenures.keys() - {PROPOSER_LEASE})
 
     def holds(self, identity: str, now: int) -> bool:
         tenure = self.owner.tenures.get(identity)
         return tenure is not None and tenure.holds(now)
 
-    def unheld(self, now: int) -> list[EgressWish]:
+    def not_owned(self, now: int) -> list[EgressIPSpec]:
         return [wish for identity, wish in self.wishes.items() if not self.holds(identity, now)]
 
     def masters(self, members: Collection[str]) -> dict[str, str]:
@@ -128,10 +128,10 @@ class Mastership:
         followed = {identity: self.followings.of(identity) for identity in self.wishes}
         return {i: f.master for i, f in followed.items() if f.master in members and f.gone is None}
 
-    def decide(self, situation: Situation, now: int) -> None:
+    def decide(self, situation: ElectionInput, now: int) -> None:
         """Asks for what is homeless and this node's turn; hands over what it is not to keep."""
         masters = {**situation.masters, **dict.fromkeys(self.owner.held(now), self._me)}
-        known = [identity for identity in self.wishes if identity != CHAIR]
+        known = [identity for identity in self.wishes if identity != PROPOSER_LEASE]
         self._homeless.look(known, masters, situation.heirs, self.succession.shared(), now)
         situation = replace(situation, fresh=self._homeless.fresh(now))
         if not self._undecided(situation, now):
@@ -144,30 +144,30 @@ class Mastership:
                 orders = order[identity], ideal.get(identity, ())
                 sharing = not self._departures and not self._homeless
                 patient = self._patient(wish, situation, now)
-                gift = self.succession.heir(wish, *orders, situation, masters, sharing, patient, now)
+                gift = self.succession.target(wish, *orders, situation, masters, sharing, patient, now)
                 if gift.reason:
                     self.hand_over(identity, gift, now)
             elif identity in situation.masters:
-                self._let_go(identity, f"{situation.masters[identity]} is master", now)
-                self._candidate.settle(identity)
+                self._release(identity, f"{situation.masters[identity]} is master", now)
+                self._candidate.reset(identity)
             elif self._me not in order[identity]:
-                self._let_go(identity, "not ready", now)
-                self._candidate.rest(identity)
-            elif self._candidate.fruitless(identity, self.timers, now):
-                self._let_go(identity, "no majority of the voters answered", now)
+                self._release(identity, "not ready", now)
+                self._candidate.suspend(identity)
+            elif self._candidate.timed_out(identity, self.timers, now):
+                self._release(identity, "no majority of the voters answered", now)
                 self._candidate.pause(identity, self.timers, now)
             else:
                 rank, epoch = order[identity].index(self._me), self.followings.highest(identity) + 1
                 alone = len(order[identity]) == 1
-                self._due.beat |= self._candidate.stand(identity, rank, alone, epoch, self.timers, now)
+                self._due.beat |= self._candidate.try_acquire(identity, rank, alone, epoch, self.timers, now)
 
-    def _patient(self, wish: EgressWish, situation: Situation, now: int) -> bool:
+    def _patient(self, wish: EgressIPSpec, situation: ElectionInput, now: int) -> bool:
         """Whether what this node is to leave stays until somebody can serve it: nobody gains by an earlier end."""
         if self._stopping_since == NEVER:
             return self._me in wish.eligible
         return now < self._stopping_since + LINGER_NS and any(node in situation.members for node in wish.eligible)
 
-    def _undecided(self, situation: Situation, now: int) -> bool:
+    def _undecided(self, situation: ElectionInput, now: int) -> bool:
         """Whether there is anything to decide: with many egress IPs, looking at all takes milliseconds."""
         return any(
             self.succession.is_open(wish, situation)
@@ -176,7 +176,7 @@ class Mastership:
             for identity, wish in self.wishes.items()
         )
 
-    def _is_open(self, identity: str, situation: Situation) -> bool:
+    def _is_open(self, identity: str, situation: ElectionInput) -> bool:
         return identity not in situation.masters or identity in self.owner.tenures or self._candidate.waits(identity)
 
     # What this node hands over
@@ -188,29 +188,29 @@ class Mastership:
         wish = self.wishes[identity]
         # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
         workers = self._subscribers.carrying(identity, now) - {self._me} if wish.address and gift.heir else ()
-        self._departures.begin(identity, gift, workers, now)
+        self._departures.start(identity, gift, workers, now)
         if workers:
             self._announce_held(now)
-        self.depart(now)
+        self.start_handover(now)
 
     def held_back(self, node: str, identities: Iterable[str], now: int) -> None:
         """``node`` says that it holds the packets of these."""
-        self._departures.holds(node, identities, now)
-        self.depart(now)
+        self._departures.worker_is_queueing(node, identities, now)
+        self.start_handover(now)
 
-    def depart(self, now: int) -> None:
+    def start_handover(self, now: int) -> None:
         """Releases what need not wait any longer."""
-        for identity, departure in self._departures.due(now):
+        for identity, departure in self._departures.ready(now):
             self._departures.end(identity)
-            released = self._let_go(identity, departure.reason, now, departure.heir, shared=departure.shared)
-            if released and self._stopping_since != NEVER and identity != CHAIR:
+            released = self._release(identity, departure.reason, now, departure.heir, shared=departure.shared)
+            if released and self._stopping_since != NEVER and identity != PROPOSER_LEASE:
                 self._handed_over[identity] = released.epoch
 
     # What this node holds
 
     def count(self, voter: str, answer: Answer, now: int) -> Request | None:
         """Counts a voter's answer; a lease is perhaps made or extended by it. The request; None: it is too late."""
-        refused = self._candidate.corrected(answer.refused)
+        refused = self._candidate.refresh_refusals(answer.refused)
         request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
         if request is None:
             return None
@@ -220,7 +220,7 @@ class Mastership:
             if refusal.why == EPOCH:
                 self.owner.exceed(refusal.id, refusal.epoch)
         former = {identity: self.followings.of(identity).master for identity in request.claims}
-        for release in self._candidate.told(request, refused, former, self.timers, now):
+        for release in self._candidate.on_answer(request, refused, former, self.timers, now):
             self._publish(release, now)
         self._announce_held(now)
         return request
@@ -232,10 +232,10 @@ class Mastership:
             leaving = identity in self._departures
             silent_ns = before.silent_ns(self.timers.suspect_ns, now)
             wall_ns = now + self.wall_offset_ns
-            if self.announcements.hold(identity, tenure, shown, leaving, before, silent_ns, wall_ns):
-                self._candidate.settle(identity)
+            if self.announcements.add(identity, tenure, shown, leaving, before, silent_ns, wall_ns):
+                self._candidate.reset(identity)
                 self._push(now)
-        self.announcements.limit(held)
+        self.announcements.retain(held)
         self.follow(self._me, self.announcements.masteries.values(), now)
 
     def expire(self, pausing: bool, now: int) -> None:
@@ -247,11 +247,11 @@ class Mastership:
             # Nothing is known of what became of this node's packets since it asked for that lease.
             asked_at = self.owner.tenures[identity].until - lease_end(0, self.timers.duration_ns)
             reason = "its lease ended, no majority of the voters answered"
-            self._let_go(identity, reason, now, silent_since=asked_at)
+            self._release(identity, reason, now, silent_since=asked_at)
             if pausing:
                 self._candidate.pause(identity, self.timers, now, lost=True)
 
-    def _let_go(
+    def _release(
         self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0, shared: bool = False
     ) -> Release | None:
         """Hold or ask for it no longer, and say so. Return the release, if it was held.
@@ -262,7 +262,7 @@ class Mastership:
         release = self._candidate.withdraw(identity, reason, heir, shared)
         if release is None:
             return None
-        held = self.announcements.give_up(identity)
+        held = self.announcements.remove(identity)
         if held:
             self.followings.release(identity, self._me, release.epoch, reason, bool(heir), silent_since or now)
             self._push(now)
@@ -271,7 +271,7 @@ class Mastership:
 
     def _publish(self, release: Release, now: int) -> None:
         self._elector.release(release, now)
-        self.succession.inherit(release, now)
+        self.succession.on_release(release, now)
         self.announcements.release(release, now)
         self._due.beat = self._due.decision = True
 
@@ -282,10 +282,10 @@ class Mastership:
 
     # What others say
 
-    def follow(self, node: str, masteries: Iterable[Mastery], now: int) -> None:
+    def follow(self, node: str, masteries: Iterable[MasterAnnouncement], now: int) -> None:
         """Takes in all that ``node`` is master of."""
         here = [i for i in self.wishes if self.followings.of(i).gone is None]
-        for turn in self.followings.hear(node, masteries, self.hold_ns, now):
+        for turn in self.followings.on_announcement(node, masteries, self.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.decision = True
             self._due.revision += 1
@@ -304,13 +304,13 @@ class Mastership:
         self.followings.note(release.id, release.epoch)
         planned = bool(release.heir)
         if self.followings.release(release.id, release.node, release.epoch, release.reason, planned, now):
-            self.succession.inherit(release, now)
+            self.succession.on_release(release, now)
             self.announcements.release(release, now)
             self._due.revision += 1
         self._candidate.released(release, now)
         self._due.decision = True
 
-    def meet_rival(self, rival: str, mastery: Mastery, now: int) -> None:
+    def resolve_conflict(self, rival: str, mastery: MasterAnnouncement, now: int) -> None:
         """Another one says that it is master of what this node holds.
 
         With a majority on both sides that is a word from the past. On their own votes both may be right; one
@@ -321,17 +321,17 @@ class Mastership:
             return
         weaker = (tenure.held_epoch, rival) < (mastery.epoch, self._me)
         if tenure.survivor and (weaker or not mastery.survivor):
-            self._let_go(mastery.id, f"{rival} is master too", now)
+            self._release(mastery.id, f"{rival} is master too", now)
         else:
-            self.exceed(mastery.id, mastery.epoch, rival)
+            self.bump_epoch(mastery.id, mastery.epoch, rival)
 
-    def yield_to(self, identity: str, reason: str, now: int) -> None:
+    def give_up(self, identity: str, reason: str, now: int) -> None:
         """Somebody else has the address. With a majority behind it this node is in the right; else it lets go."""
         tenure = self.owner.tenures.get(identity)
         if tenure and tenure.survivor:
-            self._let_go(identity, reason, now)
+            self._release(identity, reason, now)
 
-    def exceed(self, identity: str, epoch: int, master: str) -> None:
+    def bump_epoch(self, identity: str, epoch: int, master: str) -> None:
         """Somebody knows of this epoch. The highest is right: what this node holds must be above."""
         self.followings.note(identity, epoch)
         tenure = self.owner.tenures.get(identity)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 
 @lru_cache(maxsize=1 << 14)
-def draw(*parts: str) -> int:
+def rendezvous_hash(*parts: str) -> int:
     """A number of 64 bits that every node computes alike: the lot that settles ties."""
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
 
@@ -41,7 +41,7 @@ def placement(
     order: dict[str, tuple[str, ...]] = {}
     for identity in sorted(able, key=lambda i: (i not in kept or i in fresh, i)):
         late = warming.get(identity, ())
-        nodes = sorted(able[identity], key=lambda n: (n in late, load[n], draw(identity, n)))
+        nodes = sorted(able[identity], key=lambda n: (n in late, load[n], rendezvous_hash(identity, n)))
         if identity in kept:
             nodes.sort(key=lambda n: n != kept[identity])
         if nodes and (identity not in kept or identity in fresh):

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..ipc import EgressWish
+from ..ipc import EgressIPSpec
 from ..voting.protocol import SECOND, Release
-from ..voting.voter_set import CHAIR
-from .candidates import Situation
-from .placement import draw
+from ..voting.voter_set import PROPOSER_LEASE
+from .candidates import ElectionInput
+from .placement import rendezvous_hash
 
 MOVE_NS = 4 * SECOND
 """For so long a wish of an operator waits for its node to become able: it may have been unheard for a moment."""
@@ -33,7 +33,7 @@ class Gift(NamedTuple):
 KEEP = Gift()
 
 
-class Succession:
+class Rebalance:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, me: str) -> None:
@@ -48,32 +48,32 @@ class Succession:
         """An operator wants ``to`` as master."""
         self._moves[identity] = to, now + MOVE_NS
 
-    def inherit(self, release: Release, now: int) -> None:
+    def on_release(self, release: Release, now: int) -> None:
         """Somebody, perhaps this node, has let go of something."""
         if release.heir:
             self._heirs[release.id] = (release.heir, now + HEIR_NS)
             (self._shared.add if release.shared else self._shared.discard)(release.id)
 
-    def heirs(self, now: int) -> dict[str, str]:
+    def targets(self, now: int) -> dict[str, str]:
         """Who is to ask first for what was handed over, by egress id."""
         self._heirs = {i: (heir, until) for i, (heir, until) in self._heirs.items() if now < until}
         self._shared &= self._heirs.keys()
         return {identity: heir for identity, (heir, _) in self._heirs.items()}
 
     def shared(self) -> frozenset[str]:
-        """Return what of :meth:`heirs` was handed over in order to serve equally many."""
+        """Return what of :meth:`targets` was handed over in order to serve equally many."""
         return frozenset(self._shared)
 
-    def is_open(self, wish: EgressWish, situation: Situation) -> bool:
+    def is_open(self, wish: EgressIPSpec, situation: ElectionInput) -> bool:
         """Return whether what this node holds may be for another one."""
         return wish.leaving or wish.failback or wish.id in situation.fresh or wish.id in self._moves
 
-    def heir(
+    def target(
         self,
-        wish: EgressWish,
+        wish: EgressIPSpec,
         order: Sequence[str],
         ideal: Sequence[str],
-        situation: Situation,
+        situation: ElectionInput,
         masters: Mapping[str, str],
         sharing: bool,
         patient: bool,
@@ -94,14 +94,14 @@ class Succession:
             return KEEP if patient and not others else Gift(next(iter(others), ""), wish.reason)
         if asked in others:
             return Gift(asked, f"handed over to {asked} as asked")
-        home = self._home(wish, ideal, now)
+        home = self._preferred_node(wish, ideal, now)
         if home in others:
             return Gift(home, f"{home} is back (failback: Automatic)")
         if sharing and wish.id in situation.fresh:
             return self._share(wish.id, others, situation, masters)
         return KEEP
 
-    def _home(self, wish: EgressWish, ideal: Sequence[str], now: int) -> str:
+    def _preferred_node(self, wish: EgressIPSpec, ideal: Sequence[str], now: int) -> str:
         """Where it belongs, where that has been the same node for a while."""
         home = ideal[0] if wish.failback and ideal and ideal[0] != self._me else ""
         known, since = self._homes.get(wish.id, ("", now))
@@ -110,22 +110,22 @@ class Succession:
         return home if now >= since + FAILBACK_NS else ""
 
     def _share(
-        self, identity: str, others: Sequence[str], situation: Situation, masters: Mapping[str, str]
+        self, identity: str, others: Sequence[str], situation: ElectionInput, masters: Mapping[str, str]
     ) -> Gift:
         """Return another node that serves fewer, by two at least, and the reason.
 
         One node gives at a time: of those that have something fresh to give, the one that serves the most.
         """
-        load = Counter(node for i, node in masters.items() if i != CHAIR)
+        load = Counter(node for i, node in masters.items() if i != PROPOSER_LEASE)
         givers = {masters[i] for i in situation.fresh if i in masters}
-        if self._me != max(givers, key=lambda node: (load[node], draw("giver", node)), default=""):
+        if self._me != max(givers, key=lambda node: (load[node], rendezvous_hash("giver", node)), default=""):
             return KEEP
         settled = [n for n in others if self._is_settled(n, identity, situation, masters)]
-        least = min(settled, key=lambda node: (load[node], draw(identity, node)), default="")
+        least = min(settled, key=lambda node: (load[node], rendezvous_hash(identity, node)), default="")
         return Gift(least, f"{least} serves fewer", True) if least and load[self._me] - load[least] >= 2 else KEEP
 
     @staticmethod
-    def _is_settled(node: str, identity: str, situation: Situation, masters: Mapping[str, str]) -> bool:
+    def _is_settled(node: str, identity: str, situation: ElectionInput, masters: Mapping[str, str]) -> bool:
         """Return whether ``node`` was there when ``identity`` was taken over: one that returns is given nothing back.
 
         A node that was not heard for a moment and has kept what it had was there.
@@ -133,6 +133,6 @@ class Succession:
         member = situation.members.get(node)
         if member is None or identity in member.warming:
             return False
-        kept = any(master == node and i != CHAIR and i not in situation.fresh for i, master in masters.items())
+        kept = any(master == node and i != PROPOSER_LEASE and i not in situation.fresh for i, master in masters.items())
         taken_at = situation.fresh[identity]
         return kept or situation.missed_at.get(node, taken_at) <= taken_at

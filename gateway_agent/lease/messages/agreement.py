@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import msgspec
 
-from ..ipc import EgressWish, Facts
+from ..ipc import EgressIPSpec, Facts
 from ..voting.protocol import MILLISECOND, SECOND
 from .same_tunnels import SameTunnels
 
@@ -52,7 +52,7 @@ class Agreement:
         """Return a number that grows when another disagreement is to be shown."""
         return self._revision + self._tunnels.revision
 
-    def configure(self, mine: Facts | None, names: Collection[str], wishes: Iterable[EgressWish] = ()) -> None:
+    def configure(self, mine: Facts | None, names: Collection[str], wishes: Iterable[EgressIPSpec] = ()) -> None:
         """Take on this node's own settings. ``names``: the other nodes."""
         self._tunnels.configure(wishes, names)
         known = {name: heard for name, heard in self._heard.items() if name in names}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..ipc import Facts, KeeperConfig
-from ..mastership.ownership import Mastership
-from ..mastership.placement import draw
-from ..voting.proposer import Chair
+from ..mastership.ownership import Ownership
+from ..mastership.placement import rendezvous_hash
+from ..voting.proposer import Proposer
 from ..voting.protocol import SECOND, Claim, Request
-from ..voting.quorum_view import Contact
-from ..voting.voter_set import Electorate
+from ..voting.quorum_view import QuorumView
+from ..voting.voter_set import VoterSetState
 from .outbox import Outbox
 from .wire import Heartbeat, Subscribe
 
@@ -19,11 +19,11 @@ STOPPING = "stopping"
 """Why a node that is ending can serve nothing."""
 
 
-class Speech:
+class MessageBuilder:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
-        self, electorate: Electorate, contact: Contact, mastership: Mastership, chair: Chair, outbox: Outbox
+        self, electorate: VoterSetState, contact: QuorumView, mastership: Ownership, chair: Proposer, outbox: Outbox
     ) -> None:
         self._electorate = electorate
         self._contact = contact
@@ -34,7 +34,7 @@ class Speech:
     def heartbeat(self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None) -> Heartbeat:
         """What this node says of itself; with a ``request`` it asks the voters as well."""
         mastership, electorate = self._mastership, self._electorate
-        mastership.announcements.limit(mastership.owner.held(now))
+        mastership.announcements.retain(mastership.owner.held(now))
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
             seq=request.seq if request else 0,
@@ -66,4 +66,4 @@ class Speech:
         a lot that each ``turn`` draws anew."""
         learning = self._electorate.recovering or self._electorate.current.version == 0
         pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
-        return pause - draw(config.node, str(turn)) % (pause // 4)
+        return pause - rendezvous_hash(config.node, str(turn)) % (pause // 4)

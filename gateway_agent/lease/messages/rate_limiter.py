@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Pace:
+class RateLimiter:
     """The generic cell rate algorithm (ITU-T I.371, annex A). Times: nanoseconds."""
 
     def __init__(self, burst: int, gap_ns: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from ..ipc import EgressWish, Tunnel
+from ..ipc import EgressIPSpec, Tunnel
 from ..voting.protocol import SECOND
 from .limits import MOST_TUNNELS
 
@@ -51,7 +51,7 @@ class SameTunnels:
         self._names: dict[str, str] = {}
         self._found: dict[Key, Difference] = {}
 
-    def configure(self, wishes: Iterable[EgressWish], nodes: Collection[str]) -> None:
+    def configure(self, wishes: Iterable[EgressIPSpec], nodes: Collection[str]) -> None:
         """Take on what this node knows of the egress IPs. ``nodes``: the others."""
         wanted = {wish.id: wish for wish in wishes}
         mine = {identity: Tunnel(identity, wish.vni, wish.sync) for identity, wish in wanted.items() if wish.vni}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..ipc import KeeperConfig
 from ..voting.protocol import SECOND
-from ..voting.quorum_view import Contact
+from ..voting.quorum_view import QuorumView
 from .outbox import Send
 from .wire import Endpoint, Hello, encode
 
@@ -39,7 +39,7 @@ class Stray:
 class Strays:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self, contact: Contact, endpoint: Endpoint) -> None:
+    def __init__(self, contact: QuorumView, endpoint: Endpoint) -> None:
         self.revision = 0
         """Grows when something else is to be shown."""
         self._contact = contact

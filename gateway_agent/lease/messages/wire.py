@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from ..ipc import Facts
-from ..mastership.masters import Mastery
+from ..mastership.masters import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, Claim, Refusal, Release
 from ..voting.voter_set import Proposal, VoterSet
 from .keys import MAC_BYTES, PAUSE_NS, Keyring, KeysHeard
@@ -71,7 +71,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     isolated: bool
     reason: Text
     unready: dict[Identity, Text]
-    masters: tuple[Mastery, ...]
+    masters: tuple[MasterAnnouncement, ...]
     proposal: Proposal | None
     warming: tuple[Identity, ...] = ()
     known: tuple[Identity, ...] | None = None

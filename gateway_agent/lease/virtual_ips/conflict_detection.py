@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..ipc import Conflict, EgressWish
-from ..mastership.placement import draw
+from ..ipc import Conflict, EgressIPSpec
+from ..mastership.placement import rendezvous_hash
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .serving import GRACE_NS, Probe
 
@@ -31,17 +31,17 @@ class Vacancy:
 
 
 @dataclass
-class _Claim:
+class _ObservedClaim:
     conflict: Conflict
     heard_at: int
     first_at: int
 
 
-class Claims:
+class ConflictDetection:
     """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
-        self._by_address: dict[str, _Claim] = {}
+        self._by_address: dict[str, _ObservedClaim] = {}
         self._asked: dict[str, int] = {}
         self._wanted: dict[str, tuple[int, int]] = {}
         """Since when, and when last, it was asked for."""
@@ -50,7 +50,7 @@ class Claims:
         self._vacant: dict[str, int] = {}
         """When each address was last found to be nobody's."""
 
-    def hear(self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int) -> bool:
+    def on_arp_claim(self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int) -> bool:
         """``identity`` is empty where this node does not serve the address: then the claim may be right.
 
         True where it is news.
@@ -59,10 +59,10 @@ class Claims:
         known = before is not None and before.conflict.mac == mac and now < before.heard_at + FORGET_NS
         since = before.conflict.since if before is not None and known else wall_ns / SECOND
         first_at = before.first_at if before is not None and known else now
-        self._by_address[address] = _Claim(Conflict(identity, address, mac, interface, since), now, first_at)
+        self._by_address[address] = _ObservedClaim(Conflict(identity, address, mac, interface, since), now, first_at)
         return not known
 
-    def free(self, address: str, interface: str, rank: int, now: int) -> bool:
+    def probe_is_clear(self, address: str, interface: str, rank: int, now: int) -> bool:
         """Whether nobody answered when this node asked, a moment ago. Asks where that has not been done yet.
 
         Who has a worse ``rank`` asks later, so that the better one has the address by then and answers.
@@ -83,7 +83,7 @@ class Claims:
         claim = self._by_address.get(address)
         return now >= asked + ANSWER_NS and (claim is None or claim.heard_at < asked)
 
-    def vacancy(self, wanted: Iterable[EgressWish], now: int) -> Vacancy:
+    def vacancy(self, wanted: Iterable[EgressIPSpec], now: int) -> Vacancy:
         """Ask the LAN for addresses that nobody of ours is known to have had, and say what is known of them.
 
         Only before the first takeover: a failover waits for no answer. What is heard for a moment only may be the
@@ -96,18 +96,18 @@ class Claims:
                 where = f"{claim.conflict.mac} on {claim.conflict.interface}"
                 found.occupied[wish.id] = f"{wish.address} belongs to another machine, {where}: use another address"
             known = since is not None and now < since + FORGET_NS and not (claim and claim.heard_at > since)
-            if not known and self.free(wish.address, wish.interface, 0, now):
+            if not known and self.probe_is_clear(wish.address, wish.interface, 0, now):
                 self._vacant[wish.address] = now
             elif not known:
                 found.pending.append(wish.id)
         return found
 
-    def taken(self, me: str, wanted: Iterable[EgressWish], now: int) -> list[str]:
+    def unavailable(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> list[str]:
         """Ids whose address somebody else may have: no majority keeps two from serving one, so the LAN is asked."""
         return [
             wish.id
             for wish in wanted
-            if wish.address and wish.ready and not self.free(wish.address, wish.interface, _rank(me, wish), now)
+            if wish.address and wish.ready and not self.probe_is_clear(wish.address, wish.interface, _rank(me, wish), now)
         ]
 
     def probes(self) -> list[Probe]:
@@ -128,6 +128,6 @@ class Claims:
         self._awaited = {at for at in self._awaited if at > now}
 
 
-def _rank(me: str, wish: EgressWish) -> int:
-    order = sorted(wish.eligible, key=lambda name: draw(wish.id, name))
+def _rank(me: str, wish: EgressIPSpec) -> int:
+    order = sorted(wish.eligible, key=lambda name: rendezvous_hash(wish.id, name))
     return order.index(me) if me in order else len(order)

@@ -14,8 +14,17 @@ from typing import Any
 
 import msgspec
 
-from ..ipc import EgressWish
-from ..voting.protocol import MARGIN_NS, MILLISECOND, NEVER, RATE_BOUND, SECOND, Request, Tenure, ticket_ns
+from ..ipc import EgressIPSpec
+from ..voting.protocol import (
+    MARGIN_NS,
+    MILLISECOND,
+    NEVER,
+    RATE_BOUND,
+    SECOND,
+    LeaseState,
+    Request,
+    ticket_ns,
+)
 
 ANNOUNCED_NS = tuple(ms * MILLISECOND for ms in (0, 20, 100, 300, 1000, 1200))
 """When an address is announced after a takeover: an announcement can be lost, and Linux ignores some for a second."""
@@ -80,7 +89,7 @@ def open_ns(duration_ns: int) -> int:
 
 
 @dataclass
-class _Place:
+class _VirtualIP:
     address: str
     interface: str
     opened_by: int = 0
@@ -94,11 +103,11 @@ class _Place:
     """When the next such announcement would come if all were spaced evenly."""
 
 
-class Serving:
+class VirtualIPs:
     """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _VirtualIP] = {}
         self._tickets: list[Ticket] = []
         self._closing: list[str] = []
         """Addresses of places that are left: what closes their fence was not handed out yet."""
@@ -107,15 +116,15 @@ class Serving:
         """What stands on this node by right: interfaces by address."""
         return {place.address: place.interface for place in self._places.values()}
 
-    def ask(self, request: Request, wishes: Mapping[str, EgressWish]) -> None:
+    def ask(self, request: Request, wishes: Mapping[str, EgressIPSpec]) -> None:
         """To be called with each request before it is sent."""
         if any(identity in wishes and wishes[identity].address for identity in request.claims):
             self._tickets.append(Ticket(request.seq, ticket_ns(request.duration_ns)))
 
-    def follow(
+    def reconcile(
         self,
-        held: Mapping[str, Tenure],
-        wishes: Mapping[str, EgressWish],
+        held: Mapping[str, LeaseState],
+        wishes: Mapping[str, EgressIPSpec],
         duration_ns: int,
         now: int,
         before: list[Any],
@@ -140,7 +149,7 @@ class Serving:
         for identity, interface in served.items():
             place = self._places.get(identity)
             if place is None:
-                place = self._places[identity] = _Place(wishes[identity].address, interface)
+                place = self._places[identity] = _VirtualIP(wishes[identity].address, interface)
                 place.announcements = [now + after for after in ANNOUNCED_NS]
                 place.since, place.probe_at = now, now + SECOND
                 added.append(AddAddress(place.address, place.interface))
@@ -173,7 +182,7 @@ class Serving:
                 place.probe_at = now + PROBE_NS
                 yield Probe(place.address, place.interface)
 
-    def contest(self, address: str, now: int) -> str:
+    def on_conflict(self, address: str, now: int) -> str:
         """Another machine claims the address: it is announced again. The id; empty where this node serves it not."""
         for identity, place in self._places.items():
             if place.address == address and now >= place.since + GRACE_NS:

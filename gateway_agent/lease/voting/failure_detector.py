@@ -9,7 +9,7 @@ from ..mastership.masters import Member
 from .protocol import NEVER
 
 
-class Members:
+class FailureDetector:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
@@ -21,13 +21,13 @@ class Members:
         """By its last heartbeat; None where there was none."""
         return self._by_name.get(name)
 
-    def meet(self, name: str, member: Member) -> bool:
+    def on_heartbeat(self, name: str, member: Member) -> bool:
         """A heartbeat has come. Whether it says something new."""
         before = self._by_name.get(name)
         self._by_name[name] = member
         return before is None or replace(before, heard_at=member.heard_at) != member
 
-    def limit(self, names: Collection[str]) -> None:
+    def retain(self, names: Collection[str]) -> None:
         """Forgets all others."""
         self._by_name = {name: member for name, member in self._by_name.items() if name in names}
 
@@ -39,7 +39,7 @@ class Members:
         return heard
 
     @property
-    def missed_at(self) -> Mapping[str, int]:
+    def last_suspected_at(self) -> Mapping[str, int]:
         """When each was last found suspect."""
         return self._missed_at
 

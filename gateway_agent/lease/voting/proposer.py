@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .protocol import Request
-from .voter_set import CHAIR, Proposal, VoterSet, lead
+from .voter_set import PROPOSER_LEASE, Proposal, VoterSet, paxos_step
 
 REMEMBERED = 16
 """Requests whose answers are kept."""
 
 
-class Chair:
-    """What one node proposes while it holds the lease on :data:`CHAIR`."""
+class Proposer:
+    """What one node proposes while it holds the lease on :data:`PROPOSER_LEASE`."""
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -28,7 +28,7 @@ class Chair:
         wanted: Callable[[], VoterSet | None],
     ) -> VoterSet | None:
         """A voter has granted the chair's claim and told what it has accepted. Returns a set just decided."""
-        ballot = (request.claims[CHAIR], self._node)
+        ballot = (request.claims[PROPOSER_LEASE], self._node)
         outdated = self.proposal is not None and self.proposal.ballot > ballot
         if outdated or request.quorum.version != current.version:
             return None
@@ -36,5 +36,5 @@ class Chair:
         answers[voter] = accepted
         for seq in sorted(self._answers)[:-REMEMBERED]:
             del self._answers[seq]
-        decided, self.proposal = lead(current, ballot, self.proposal, answers, wanted)
+        decided, self.proposal = paxos_step(current, ballot, self.proposal, answers, wanted)
         return decided

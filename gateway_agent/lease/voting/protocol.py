@@ -202,7 +202,7 @@ class Request:
 
 
 @dataclass
-class Tenure:
+class LeaseState:
     """A node's asking for, and then holding of, one egress IP."""
 
     epoch: int
@@ -210,7 +210,7 @@ class Tenure:
     first_seq: int
     """Answers to earlier requests are about an earlier tenure."""
     asked_at: int
-    quiet_until: int = 0
+    retry_at: int = 0
     """Do not ask before: the voters said when it can help."""
     until: int = 0
     """End of the lease; 0: none yet."""
@@ -228,7 +228,7 @@ class Owner:
     """The leases of one node."""
 
     def __init__(self, margin_ns: int = MARGIN_NS) -> None:
-        self.tenures: dict[str, Tenure] = {}
+        self.tenures: dict[str, LeaseState] = {}
         self.fenced: frozenset[str] = frozenset()
         """Ids for which a lease is worth nothing unless it opens the fence."""
         self._margin_ns = margin_ns
@@ -242,7 +242,7 @@ class Owner:
         An epoch that was used once is not used again: its release may still be on its way.
         """
         fresh = max(epoch, self._used.get(identity, 0) + 1)
-        self.tenures[identity] = Tenure(fresh, first_seq=self._seq + 1, asked_at=now)
+        self.tenures[identity] = LeaseState(fresh, first_seq=self._seq + 1, asked_at=now)
         self._used[identity] = fresh
 
     def exceed(self, identity: str, epoch: int) -> None:
@@ -251,11 +251,11 @@ class Owner:
         if tenure and tenure.epoch <= epoch:
             tenure.epoch = self._used[identity] = epoch + 1
 
-    def drop(self, identity: str) -> Tenure | None:
+    def drop(self, identity: str) -> LeaseState | None:
         """Claims it no longer; grants that are still on their way count for nothing."""
         return self.tenures.pop(identity, None)
 
-    def held(self, now: int) -> dict[str, Tenure]:
+    def held(self, now: int) -> dict[str, LeaseState]:
         return {identity: tenure for identity, tenure in self.tenures.items() if tenure.holds(now)}
 
     def lost(self, now: int) -> tuple[str, ...]:
@@ -268,7 +268,7 @@ class Owner:
     def request(self, quorum: Quorum, duration_ns: int, now: int) -> Request:
         """The next request: renews what is held, asks for what is due."""
         self._seq += 1
-        claims = {i: t.epoch for i, t in self.tenures.items() if t.holds(now) or t.quiet_until <= now}
+        claims = {i: t.epoch for i, t in self.tenures.items() if t.holds(now) or t.retry_at <= now}
         request = Request(self._seq, now, duration_ns, claims, quorum)
         too_old = [r.seq for r in self._requests.values() if lease_end(r.sent_at, r.duration_ns, 0) <= now]
         for seq in too_old:

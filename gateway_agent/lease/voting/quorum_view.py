@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from ..ipc import KeeperConfig
 from .protocol import NEVER, SECOND, Quorum
-from .voter_set import Electorate, VoterSet, first_voters, next_voters
+from .voter_set import VoterSet, VoterSetState, first_voters, next_voters
 
 NEAR_NS = 5 * SECOND
 """A node that was heard within this can become a voter: each node subscribes every two seconds."""
 DEAD_NS = 10 * SECOND
 """A voter that was not heard for so long is replaced."""
-LONELY_NS = 3 * SECOND
+NO_QUORUM_TIMEOUT_NS = 3 * SECOND
 """``AvailabilityFirst``: how long a majority must have stayed away."""
 NEVER_HEARD = -NEVER
 
 
-class Contact:
+class QuorumView:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self, config: KeeperConfig, electorate: Electorate, silent_until: int, now: int) -> None:
+    def __init__(self, config: KeeperConfig, electorate: VoterSetState, silent_until: int, now: int) -> None:
         """``silent_until``: when this node votes itself, at the earliest."""
         self.electorate = electorate
         self.longest_ns = config.duration_ns
@@ -35,13 +35,13 @@ class Contact:
         self._names = [peer.name for peer in config.peers]
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
         self._expects_others = any(name != config.node for name in self.egress_nodes)
-        self.electorate.suggest(first_voters(self.egress_nodes, self._names))
-        self.lengthen(config.duration_ns)
+        self.electorate.bootstrap_from(first_voters(self.egress_nodes, self._names))
+        self.raise_max_lease(config.duration_ns)
         # Two nodes have no majority to lose, and their survivor asks the LAN. Who chose availability has chosen.
         held = len(self._names) > 2 and not config.availability_first
         self.electorate.published = config.published if held else None
 
-    def lengthen(self, duration_ns: int) -> None:
+    def raise_max_lease(self, duration_ns: int) -> None:
         """Somebody uses leases of this length."""
         self.longest_ns = max(self.longest_ns, duration_ns)
 
@@ -65,19 +65,19 @@ class Contact:
         self._answered[voter] = now
 
     def recover(self, now: int) -> bool:
-        return self.electorate.recover(self._names, now)
+        return self.electorate.finish_recovery(self._names, now)
 
     def isolated(self, now: int) -> bool:
         """Whether no majority of the voters answers."""
         return now - self._majority_heard_at() > self._config.duration_ns
 
-    def surviving(self, now: int) -> bool:
+    def may_serve_without_quorum(self, now: int) -> bool:
         """Whether this node may be master on the votes that are left: the rule for few nodes."""
         duration_ns = self._config.duration_ns
         unheard_ns = now - max(self._majority_heard_at(), self._started_at)
         if unheard_ns <= duration_ns or self.electorate.recovering or now < self._silent_until:
             return False
-        if self._config.availability_first and unheard_ns >= LONELY_NS:
+        if self._config.availability_first and unheard_ns >= NO_QUORUM_TIMEOUT_NS:
             return True
         heard = [self._heard.get(name, NEVER_HEARD) for name in self._names if name != self._me]
         return len(heard) <= 1 and all(now - at > duration_ns for at in heard)
@@ -85,7 +85,7 @@ class Contact:
     def quorum(self, now: int) -> Quorum:
         """Whose grants make a lease for this node now."""
         quorum = self.electorate.quorum(self.longest_ns, now)
-        if not self.surviving(now):
+        if not self.may_serve_without_quorum(now):
             return quorum
         duration_ns = self._config.duration_ns
         left = [m for m in quorum.asked if now - self._answered.get(m, NEVER_HEARD) <= duration_ns]

@@ -1,4 +1,4 @@
-"""A node as a voter: leases by :class:`Voter`, changes of the voter set by :class:`Electorate`, as one."""
+"""A node as a voter: leases by :class:`Voter`, changes of the voter set by :class:`VoterSetState`, as one."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from msgspec import structs
 
 from ..messages.wire import Answer, Heartbeat
 from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
-from .voter_set import CHAIR, Electorate, Memory
+from .voter_set import PROPOSER_LEASE, Memory, VoterSetState
 
 PATIENCE_NS = 5 * MILLISECOND
 """What can be granted so soon is judged again then, unasked."""
 
 
 @dataclass(frozen=True)
-class Pending:
+class DeferredRequest:
     """A request whose claims were refused for a moment. Then it counts as if it had been under way for so long."""
 
     sender: str
@@ -25,13 +25,13 @@ class Pending:
     """With these claims alone."""
     at: int
 
-    def without(self, identities: Collection[str]) -> Pending:
+    def without(self, identities: Collection[str]) -> DeferredRequest:
         claims = tuple(claim for claim in self.beat.claims if claim.id not in identities)
         return replace(self, beat=structs.replace(self.beat, claims=claims))
 
 
-class Elector:
-    def __init__(self, electorate: Electorate, memory: Memory | None, duration_ns: int, now: int) -> None:
+class VoterNode:
+    def __init__(self, electorate: VoterSetState, memory: Memory | None, duration_ns: int, now: int) -> None:
         self._electorate = electorate
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
         if memory and memory.granted_until is not None:
@@ -40,13 +40,13 @@ class Elector:
         self.voter = Voter(self.silent_until)
         if memory:
             epoch, chair = memory.promised
-            self.voter.grants[CHAIR] = Grant(chair, 0, epoch, until=0)
-        self._pending: list[Pending] = []
+            self.voter.grants[PROPOSER_LEASE] = Grant(chair, 0, epoch, until=0)
+        self._pending: list[DeferredRequest] = []
 
     @property
     def promised(self) -> tuple[int, str]:
         """The highest epoch granted to a chair, and to whom."""
-        grant = self.voter.grants.get(CHAIR)
+        grant = self.voter.grants.get(PROPOSER_LEASE)
         return (grant.epoch, grant.holder) if grant else (0, "")
 
     def memory(self, duration_ns: int) -> Memory | None:
@@ -74,7 +74,7 @@ class Elector:
         else:
             verdict = self.voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
             self._keep(sender, incarnation, beat, verdict, now)
-        if beat.proposal and CHAIR in verdict.granted:
+        if beat.proposal and PROPOSER_LEASE in verdict.granted:
             electorate.accept(beat.proposal, beat.voters.version, self.promised)
         return Answer(beat.seq, electorate.current, electorate.accepted, verdict.granted, verdict.refused)
 
@@ -92,7 +92,7 @@ class Elector:
         self.voter.release(release, now)
         self._forget(release.node, release.incarnation, [release.id])
 
-    def due(self, now: int) -> list[Pending]:
+    def due(self, now: int) -> list[DeferredRequest]:
         """What is to be judged again now."""
         due = [pending for pending in self._pending if now >= pending.at]
         self._pending = [pending for pending in self._pending if now < pending.at]
@@ -107,7 +107,7 @@ class Elector:
         if waits:
             claims = tuple(claim for claim in beat.claims if claim.id in waits)
             kept = structs.replace(beat, claims=claims)
-            self._pending.append(Pending(sender, incarnation, kept, now + min(waits.values())))
+            self._pending.append(DeferredRequest(sender, incarnation, kept, now + min(waits.values())))
 
     def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
         """It has said something newer of these; and what it was before a restart asks for nothing."""

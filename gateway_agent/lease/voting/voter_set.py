@@ -15,7 +15,7 @@ import msgspec
 from ..messages.limits import Epoch, Members, Name
 from .protocol import MILLISECOND, SECOND, Quorum, is_majority
 
-CHAIR = "chair"
+PROPOSER_LEASE = "chair"
 """The reserved id; egress ids are 16 hex digits."""
 GRACE_NS = 5 * SECOND
 """How long a node without memory waits to hear from enough others before it trusts the inventory alone.
@@ -23,7 +23,7 @@ GRACE_NS = 5 * SECOND
 Not less: it may be cut off from voters that have replaced it while it was away, as a node is whose network comes
 up late at boot. On its own it would then found a second set of voters.
 """
-FOUNDING_NS = 300 * MILLISECOND
+BOOTSTRAP_NS = 300 * MILLISECOND
 """How long a new node waits once all but one are known to be new: the others are to hear that it is new, too."""
 
 
@@ -104,7 +104,7 @@ def next_voters(
     return None
 
 
-def lead(
+def paxos_step(
     current: VoterSet,
     ballot: tuple[int, str],
     proposed: Proposal | None,
@@ -129,7 +129,7 @@ def lead(
     return None, Proposal(choice, *ballot) if choice else None
 
 
-class Electorate:
+class VoterSetState:
     """The voter sets as one node knows them."""
 
     def __init__(self, me: str, memory: Memory | None, now: int) -> None:
@@ -159,12 +159,12 @@ class Electorate:
         """
         return self.current.version - (self.accepted is None)
 
-    def suggest(self, members: tuple[str, ...]) -> None:
+    def bootstrap_from(self, members: tuple[str, ...]) -> None:
         """What the inventory says: counts as long as nobody has agreed to anything."""
         if self.current.version == 0:
             self.current = VoterSet(0, members)
 
-    def hear(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
+    def merge(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
         """Takes in what another node knows. True where this node has learned of a newer set."""
         if self.recovering:
             self._told[node] = (voters, accepted)
@@ -190,7 +190,7 @@ class Electorate:
         if self.accepted and self.accepted.voters.version <= voters.version:
             self.accepted = None
 
-    def recover(self, inventory: Collection[str], now: int) -> bool:
+    def finish_recovery(self, inventory: Collection[str], now: int) -> bool:
         """Ends the wait of a node without memory, once enough others have told what they know.
 
         Enough: whatever a majority decided, this node perhaps among it, one of the others must know. Where
@@ -203,7 +203,7 @@ class Electorate:
         if not self.recovering or not members:
             return False
         others = [m for m in members if m != self.me]
-        told = [m for m in others if m in self._told and self._of_one_mind(self._told[m][0])]
+        told = [m for m in others if m in self._told and self._same_set(self._told[m][0])]
         enough = min(len(others), len(members) - (len(members) // 2 + 1) + 1)
         founded = self._founded(inventory, now)
         if len(told) < enough and not founded and now < self._started_at + GRACE_NS:
@@ -236,9 +236,9 @@ class Electorate:
             return False
         if self._founding_at is None:
             self._founding_at = now
-        return now >= self._founding_at + FOUNDING_NS
+        return now >= self._founding_at + BOOTSTRAP_NS
 
-    def _of_one_mind(self, voters: VoterSet) -> bool:
+    def _same_set(self, voters: VoterSet) -> bool:
         return self.current.version > 0 or voters.members == self.current.members
 
     def accept(self, proposal: Proposal, version: int, promised: tuple[int, str]) -> None:

@@ -62,8 +62,8 @@ class HeldKernel:
         await self.gates.hold("host_veths")
         return HostVeths(tuple(names), self.named)
 
-    async def stand(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-        await self.gates.hold("stand")
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+        await self.gates.hold("reconcile")
         self.plan = plan
         return ()
 
@@ -96,13 +96,13 @@ class HeldKernel:
     async def forget_stale(self, mask: int) -> None:
         """Nothing is stale here."""
 
-    async def forget_shown(self, address: str, mask: int) -> None:
+    async def flush_by_source(self, address: str, mask: int) -> None:
         """Nothing is shown here."""
 
-    async def loosen(self, address: str, mask: int) -> None:
+    async def set_tcp_liberal(self, address: str, mask: int) -> None:
         """Nothing is served here."""
 
-    def remember(self, plan: Plan, devices: Sequence[str]) -> None:
+    def assume_applied(self, plan: Plan, devices: Sequence[str]) -> None:
         """No earlier process was here."""
 
 

@@ -149,7 +149,7 @@ EDITS: tuple[Inventory, ...] = (
     EMPTY,
 )
 """What the store has, one after another."""
-SLOW = ("", "watch", "tag", "stand", "tagged", "for_pod", "forget_pod")
+SLOW = ("", "watch", "tag", "reconcile", "tagged", "for_pod", "forget_pod")
 """What waits in a story as long as anything else goes on: races need one that is much slower than the rest."""
 
 
@@ -222,7 +222,7 @@ def test_an_add_knows_all_that_was_in_the_store_before_it(tmp_path: Path) -> Non
     story(tmp_path, tell)
 
 
-@pytest.mark.parametrize("held", ["host_veths", "forget_pod", "for_pod", "tagged", "stand", "tag"])
+@pytest.mark.parametrize("held", ["host_veths", "forget_pod", "for_pod", "tagged", "reconcile", "tag"])
 def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:

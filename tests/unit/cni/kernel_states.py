@@ -10,7 +10,7 @@ from cni.kernel import ids
 from cni.kernel.diff import Change
 from cni.kernel.state import Address, Fdb, KernelState, Key, Neighbour, Object, Route, Rule, Setting, Vxlan
 
-DEVICES = ("egw-000001", "egw-000002", ids.BACK_DEVICE)
+DEVICES = ("egw-000001", "egw-000002", ids.RETURN_DEVICE)
 NODES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00:10::1", "fd00:10::2")
 
 

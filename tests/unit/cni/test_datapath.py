@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cni.datapath.objects import node_nft, node_state
 from cni.kernel import ids
 from cni.kernel.state import Fdb, Neighbour, Route, Rule, Setting
-from cni.plan import Plan, PlanEgressIP, PlanNode, PolicySet, Way
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(ID, "partner", "", slot=1, vni=ids.vni(ID), eligible=("g1", "g2"), master="g1")
@@ -27,7 +27,7 @@ NODES6 = (PlanNode("g1", "fd00:10::1"), PlanNode("g2", "fd00:10::2"), PlanNode("
 
 
 def plan(node: str = "w1", egress: PlanEgressIP = EGRESS, **changes: Any) -> Plan:
-    sets = (PolicySet(1, ("a",), (ID,), (Way("203.0.113.0/24", ID), Way("2001:db8::/32", ID))),)
+    sets = (PolicySet(1, ("a",), (ID,), (Destination("203.0.113.0/24", ID), Destination("2001:db8::/32", ID))),)
     return replace(Plan(node, 0x0FF00000, 4799, 1450, NODES, (egress,), (), sets), **changes)
 
 
@@ -94,14 +94,14 @@ def test_an_alias_is_never_longer_than_the_kernel_keeps() -> None:
 
 
 def test_a_way_without_a_known_egress_ip_is_dropped() -> None:
-    nowhere = PolicySet(1, ("a",), ("?",), (Way("203.0.113.0/24", "?"),))
+    nowhere = PolicySet(1, ("a",), ("?",), (Destination("203.0.113.0/24", "?"),))
     assert "elements = { 203.0.113.0/24 : drop, " in node_nft(plan(policy_sets=(nowhere,)))
 
 
 @given(st.lists(st.integers(0, 255), unique=True))
 def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
     """Else a packet for an address that the map lacks, or that finds it half made, would go its own way."""
-    ways = tuple(Way(f"{octet}.0.0.0/8", ID) for octet in octets)
+    ways = tuple(Destination(f"{octet}.0.0.0/8", ID) for octet in octets)
     text = node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), ways),)))
     [*maps] = re.findall(r"flags interval\n\t\telements = \{ (.*) \}", text)
     assert len(maps) == bool(octets)
@@ -134,7 +134,7 @@ def test_an_interface_that_nft_could_misread_is_none(name: str) -> None:
 @pytest.mark.parametrize("prefix", ["203.0.113.0/24, drop", "203.0.113.1/24", "all"])
 def test_a_prefix_that_is_none_is_refused(prefix: str) -> None:
     with pytest.raises(ValueError, match=r"203|all"):
-        node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), (Way(prefix, ID),)),)))
+        node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), (Destination(prefix, ID),)),)))
 
 
 def test_names_of_users_never_get_into_nft() -> None:

@@ -80,7 +80,7 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
     planned = replace(EMPTY, egress_ips=(egress,), policies=policies, policy_sets=sets)
     for version in (2, plan.VERSION):
         leave_plan(path, plan.dumps(replace(planned, version=version)))
-        place = fallback.Place(path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent")
+        place = fallback.FallbackContext(path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent")
         pod = PodIdentity("prod", "pod", {"app": app})
         if version == plan.VERSION or starts:
             assert fallback.group_of(pod, place) == (0 if starts else sets[0].group)
@@ -93,7 +93,7 @@ def test_a_plan_that_is_replaced_during_a_call_is_no_longer_the_newest(path: Pat
     """An agent that was only slow has learned of an edit, written its plan, and taken the mark away again."""
     leave_plan(path)
     plan_file = path.with_name(contract.PLAN)
-    place = fallback.Place(path.parent, EMPTY, "", fallback._stamp(plan_file))
+    place = fallback.FallbackContext(path.parent, EMPTY, "", fallback._stamp(plan_file))
     assert not place.outdated()
     new = path.with_name("new")
     new.write_text(plan.dumps(EMPTY))

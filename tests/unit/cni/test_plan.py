@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cni import plan as plans
 from cni.kernel import ids
-from cni.plan import Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, Way, choose
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, choose
 
 PODS = [PodIdentity("prod", f"web-{number}", {}) for number in range(1200)]
 ONE, TWO, THREE = (ids.egress_id("partner", f"172.16.0.{host}") for host in (50, 78, 43))
@@ -109,7 +109,7 @@ def test_a_pod_whose_name_is_not_utf8_has_its_egress_ip_too() -> None:
 
 
 def test_json_form() -> None:
-    sets = (PolicySet(1, ("a",), (ONE,), (Way("203.0.113.0/24", ONE), Way("2001:db8::/32", SIX)), (SIX,)),)
+    sets = (PolicySet(1, ("a",), (ONE,), (Destination("203.0.113.0/24", ONE), Destination("2001:db8::/32", SIX)), (SIX,)),)
     placed = replace(EGRESS_IPS[2], interface="eth1", source6="2001:db8::50", mode="VirtualIPAddress")
     whole = replace(PLAN, egress_ips=(placed,), policy_sets=sets)
     assert plans.loads(plans.dumps(whole)) == whole
@@ -125,7 +125,7 @@ def test_a_plan_of_another_version_is_none(version: int | None) -> None:
 
 def test_a_plan_of_the_version_before_keeps_its_numbers_and_says_so() -> None:
     """An agent after an upgrade goes on with the numbers that the tags of running pods stand for."""
-    sets = (PolicySet(5, ("a",), (ONE,), (Way("203.0.113.0/24", ONE),)),)
+    sets = (PolicySet(5, ("a",), (ONE,), (Destination("203.0.113.0/24", ONE),)),)
     now = replace(PLAN, policy_sets=sets, uplinks=("eth0",), reserved_sources=("10.0.0.1",), cluster_port=7947)
     data = {**json.loads(plans.dumps(now)), "version": 2}
     for key in ("uplinks", "reserved_sources", "node_links", "cluster_port"):

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway_agent.kubernetes.conditions import Report, author, reports, steward
+from gateway_agent.kubernetes.conditions import Report, cluster_status_writer, gateway_status_writer, reports
 from gateway_agent.kubernetes.k8s_events import (
-    Chronicle,
-    Happening,
+    EventRecord,
+    EventSource,
     event,
     is_due,
     is_outdated,
@@ -21,7 +21,7 @@ from gateway_agent.kubernetes.k8s_events import (
 from gateway_agent.lease.ipc import Change, Conflict, KeeperState, MemberState
 from gateway_agent.lease.mastership.masters import NO_MAJORITY
 from gateway_agent.manifests.model import Problem
-from gateway_agent.show.snapshot import View
+from gateway_agent.show.snapshot import NodeSnapshot
 
 from ..show import test_status as basic
 from ..show import test_status_virtual as virtual
@@ -36,20 +36,20 @@ def of(name: str, kind: str = "EgressGateway", status: Any = None) -> dict[str, 
     return item | ({"status": status} if status else {})
 
 
-def seen(node: str = "g1", **keeper: Any) -> View:
+def seen(node: str = "g1", **keeper: Any) -> NodeSnapshot:
     """Of virtual addresses: g1 serves one IPv4 and the IPv6 address, g2 the other IPv4 address."""
     view = virtual.view(node)
     assert view.keeper is not None
     return replace(view, keeper=msgspec.structs.replace(view.keeper, **{"members": MEMBERS, **keeper}))
 
 
-def without_master(view: View) -> View:
+def without_master(view: NodeSnapshot) -> NodeSnapshot:
     assert view.keeper is not None
     states = tuple(msgspec.structs.replace(s, master="", epoch=0, reason="nobody asks") for s in view.keeper.egress)
     return replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
 
 
-def only(view: View, item: dict[str, Any], now: float = NOW) -> Report:
+def only(view: NodeSnapshot, item: dict[str, Any], now: float = NOW) -> Report:
     [report] = reports(view, [item], now)
     return report
 
@@ -77,7 +77,7 @@ def test_basic_mode_has_its_own_reason() -> None:
 
 def test_a_gateway_without_a_master_says_why() -> None:
     view = without_master(seen())
-    assert author(view, "partner") == "g1"
+    assert gateway_status_writer(view, "partner") == "g1"
     report = only(view, of("partner"))
     assert report.status["activeNodeName"] == ""
     status, reason, message, _ = ready(report)
@@ -105,10 +105,10 @@ def test_what_stands_there_is_not_written_again_and_keeps_its_time() -> None:
 
 
 def test_one_node_writes() -> None:
-    authors = {author(seen(node), "partner") for node in ("g1", "g2", "w1")}
+    authors = {gateway_status_writer(seen(node), "partner") for node in ("g1", "g2", "w1")}
     assert authors == {"g1"}
     assert [list(reports(seen(node), [of("partner")], NOW)) for node in ("g2", "w1")] == [[], []]
-    assert {steward(seen(node)) for node in ("g1", "g2", "w1")} == {"g1"}
+    assert {cluster_status_writer(seen(node)) for node in ("g1", "g2", "w1")} == {"g1"}
 
 
 def test_a_node_that_is_cut_off_writes_nothing() -> None:
@@ -156,36 +156,36 @@ def changed(after: str, before: str = "g2", at: float = NOW) -> Change:
 
 
 def test_who_takes_over_tells_it_once() -> None:
-    chronicle = Chronicle(NOW - 5)
-    assert chronicle.tell(seen(changes=(changed("g1", at=NOW - 9),)), NOW) == []
+    chronicle = EventSource(NOW - 5)
+    assert chronicle.new_events(seen(changes=(changed("g1", at=NOW - 9),)), NOW) == []
     now = seen(changes=(changed("g1", at=NOW - 9), changed("g1")))
-    [happening] = chronicle.tell(now, NOW)
+    [happening] = chronicle.new_events(now, NOW)
     address = next(iter(virtual.IDS))
     text = f"master of {address}: g2 -> g1, epoch 9, silent for 120 ms (g2 was not heard)"
     key = f"master of {address}: g2 -> g1"
     kind = "EgressGateway", "partner", "MasterChanged"
-    assert happening == Happening(*kind, text, NOW, key=key, egress=virtual.IDS[address], epoch=9)
-    assert chronicle.tell(now, NOW) == []
+    assert happening == EventRecord(*kind, text, NOW, key=key, egress=virtual.IDS[address], epoch=9)
+    assert chronicle.new_events(now, NOW) == []
 
 
 def test_a_clock_that_was_set_back_hides_no_change() -> None:
-    chronicle, first = Chronicle(NOW - 5), changed("g1")
-    chronicle.tell(seen(changes=(first,)), NOW)
+    chronicle, first = EventSource(NOW - 5), changed("g1")
+    chronicle.new_events(seen(changes=(first,)), NOW)
     later = seen(changes=(first, changed("", "g1", at=NOW - 3600)))
-    assert [happening.at for happening in chronicle.tell(later, NOW)] == [NOW - 3600]
-    assert chronicle.tell(later, NOW) == []
+    assert [happening.at for happening in chronicle.new_events(later, NOW)] == [NOW - 3600]
+    assert chronicle.new_events(later, NOW) == []
 
 
 def test_others_do_not_tell_it() -> None:
-    chronicle = Chronicle(NOW - 5)
-    chronicle.tell(seen("g2"), NOW)
-    assert chronicle.tell(seen("g2", changes=(changed("g1"),)), NOW) == []
+    chronicle = EventSource(NOW - 5)
+    chronicle.new_events(seen("g2"), NOW)
+    assert chronicle.new_events(seen("g2", changes=(changed("g1"),)), NOW) == []
 
 
 def test_who_lets_go_and_has_no_successor_tells_it() -> None:
-    chronicle = Chronicle(NOW - 5)
-    chronicle.tell(seen("g2"), NOW)
-    [happening] = chronicle.tell(seen("g2", changes=(changed("", "g2"),)), NOW)
+    chronicle = EventSource(NOW - 5)
+    chronicle.new_events(seen("g2"), NOW)
+    [happening] = chronicle.new_events(seen("g2", changes=(changed("", "g2"),)), NOW)
     assert (happening.warning, "g2 -> none" in happening.message) == (True, True)
 
 
@@ -197,10 +197,10 @@ def test_a_conflict_is_told_by_the_master_once() -> None:
     own = msgspec.structs.replace
     states = tuple(own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress)
     serving = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
-    chronicle = Chronicle(NOW - 5)
-    assert [h.reason for h in chronicle.tell(serving, NOW)] == ["AddressConflict"]
-    assert chronicle.tell(serving, NOW) == []
-    assert Chronicle(NOW - 5).tell(view, NOW) == []
+    chronicle = EventSource(NOW - 5)
+    assert [h.reason for h in chronicle.new_events(serving, NOW)] == ["AddressConflict"]
+    assert chronicle.new_events(serving, NOW) == []
+    assert EventSource(NOW - 5).new_events(view, NOW) == []
 
 
 def test_becoming_unready_and_ready_again_is_told() -> None:
@@ -220,12 +220,12 @@ def test_becoming_unready_and_ready_again_is_told() -> None:
 def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
     """It reports the loss when it knows of no newer master, and the API takes it later."""
     view = seen("g2", changes=(changed("", "g2", at=NOW),))
-    [lost] = Chronicle(NOW - 5).tell(view, NOW)
+    [lost] = EventSource(NOW - 5).new_events(view, NOW)
     assert not is_outdated(lost, view)
     assert view.keeper is not None
     newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in view.keeper.egress)
     assert is_outdated(lost, replace(view, keeper=msgspec.structs.replace(view.keeper, egress=newer)))
-    other = Happening("EgressGatewayPolicy", "both", "SelectsHostNetwork", "x", NOW)
+    other = EventRecord("EgressGatewayPolicy", "both", "SelectsHostNetwork", "x", NOW)
     assert not is_outdated(other, view)
     alone = replace(view, plan=replace(view.plan, isolated=True))
     assert [is_due(happening, alone) for happening in (lost, other)] == [False, True]
@@ -235,12 +235,12 @@ def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
 def test_a_keeper_that_has_just_started_makes_no_node_the_author() -> None:
     """It knows of no master yet, and would report that there is none."""
     fresh = replace(without_master(seen()), settled=False)
-    assert (author(fresh, "partner"), steward(fresh)) == ("", "")
+    assert (gateway_status_writer(fresh, "partner"), cluster_status_writer(fresh)) == ("", "")
     assert list(reports(fresh, [of("partner"), of("both", "EgressGatewayPolicy")], NOW)) == []
 
 
 def test_a_repeated_event_is_counted() -> None:
-    first = Happening("EgressGateway", "partner", "ElectionFailed", "no master", NOW)
+    first = EventRecord("EgressGateway", "partner", "ElectionFailed", "no master", NOW)
     made = event(first, "egress-gateway.io/v1alpha1", "uid", "g1")
     assert repeated(made, first) is None
     again = replace(first, at=NOW + 60)
@@ -256,7 +256,7 @@ def test_a_keeper_that_has_just_learned_of_a_gateway_makes_no_node_the_author() 
     view = seen()
     assert view.keeper is not None
     unknown = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=view.keeper.egress[1:]))
-    assert (author(view, "partner"), author(unknown, "partner")) == ("g1", "")
+    assert (gateway_status_writer(view, "partner"), gateway_status_writer(unknown, "partner")) == ("g1", "")
     assert list(reports(unknown, [of("partner")], NOW)) == []
 
 
@@ -264,12 +264,12 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
     """The messages differ: in the epoch, in the silence, in the reason."""
     made = {}
     for minute in range(100):
-        chronicle, at = Chronicle(NOW), NOW + 60 * minute + 1
+        chronicle, at = EventSource(NOW), NOW + 60 * minute + 1
         change = msgspec.structs.replace(changed("g1", at=at), epoch=9 + minute, silent_ms=minute, reason=f"{minute}")
         lost = replace(only(without_master(seen()), of("partner")), before=only(seen(), of("partner")).status)
         [condition] = lost.status["conditions"]
         lost = replace(lost, status={**lost.status, "conditions": [{**condition, "message": f"unheard for {minute}"}]})
-        for happening in (*chronicle.tell(seen(changes=(change,)), at), *of_report(lost, at)):
+        for happening in (*chronicle.new_events(seen(changes=(change,)), at), *of_report(lost, at)):
             name = event(happening, "v", "uid", "g1")["metadata"]["name"]
             standing = made.get(name)
             made[name] = {**standing, **(repeated(standing, happening) or {})} if standing else event(
@@ -280,7 +280,7 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
 
 
 def test_an_event_as_the_api_has_it() -> None:
-    happening = Happening("EgressGateway", "a" * 253, "MasterChanged", "b" * 2000, NOW)
+    happening = EventRecord("EgressGateway", "a" * 253, "MasterChanged", "b" * 2000, NOW)
     made = event(happening, "egress-gateway.io/v1alpha1", "uid", "g1")
     assert len(made["metadata"]["name"]) == 253
     assert made["metadata"] == event(happening, "egress-gateway.io/v1alpha1", "uid", "g1")["metadata"]
@@ -292,4 +292,4 @@ def test_an_event_as_the_api_has_it() -> None:
 @pytest.mark.parametrize(("why", "writer"), [(NO_MAJORITY, "w1"), ("eth1 is down", "g1")])
 def test_a_worker_writes_where_no_egress_node_can(why: str, writer: str) -> None:
     members = tuple(MemberState(name, True, False, why, 40) for name in ("g1", "g2"))
-    assert author(without_master(seen("w1", members=members)), "partner") == writer
+    assert gateway_status_writer(without_master(seen("w1", members=members)), "partner") == writer

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
-from gateway_agent.kubernetes.empty_policies import MANY, SETTLED, Inquiry, Question, questions
+from gateway_agent.kubernetes.empty_policies import MANY, SETTLED, EmptyPolicyChecker, PodQuery, questions
 from gateway_agent.manifests.model import Policy
 from tests.lab.apiserver.objects import selected
 
@@ -32,13 +32,13 @@ OF_PAY = (Requirement("team", "In", ("pay",)),)
     ],
 )
 def test_what_is_asked(selector: Selector, asked: list[tuple[str, str]]) -> None:
-    assert questions(Policy("p", "g", (selector,)), NAMESPACES) == [Question(*each) for each in asked]
+    assert questions(Policy("p", "g", (selector,)), NAMESPACES) == [PodQuery(*each) for each in asked]
 
 
 def test_of_many_namespaces_one_question() -> None:
     many = {f"n{number}": {"team": "pay"} for number in range(MANY + 1)}
     assert questions(Policy("p", "g", (Selector((BACKEND,), OF_PAY),)), many) == [
-        Question("", "app in (backend,front)")
+        PodQuery("", "app in (backend,front)")
     ]
 
 
@@ -75,7 +75,7 @@ def policy(name: str, generation: int = 1) -> Any:
 
 
 def test_each_state_is_asked_for_once_when_its_pods_have_had_time() -> None:
-    inquiry = Inquiry()
+    inquiry = EmptyPolicyChecker()
     objects = [policy("a"), policy("b"), {"kind": "EgressGateway", "metadata": {"name": "g"}}]
     assert inquiry.due(objects, 0) is None
     for name in ("a", "b"):
@@ -83,7 +83,7 @@ def test_each_state_is_asked_for_once_when_its_pods_have_had_time() -> None:
         assert state == (name, "u", 1)
         inquiry.answered(state)
     assert inquiry.due(objects, 10 * SETTLED) is None
-    late = Inquiry()
+    late = EmptyPolicyChecker()
     late.due(objects, 0)
     late.postpone(("a", "u", 1), SETTLED)
     assert late.due(objects, SETTLED) == ("b", "u", 1)

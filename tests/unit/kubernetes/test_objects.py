@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cni.plan import PodIdentity
-from gateway_agent.kubernetes.objects import Picture, Resource, missing, resources, slim
+from gateway_agent.kubernetes.objects import InventoryBuilder, Resource, missing, prune, resources
 from gateway_agent.lease.voting import recorded_voter_set
 from gateway_agent.lease.voting.voter_set import VoterSet
 from gateway_agent.manifests.model import Node, Problem
@@ -22,7 +22,7 @@ def of_api(kind: str, document: dict[str, Any], version: int = 1, **metadata: An
     """As an agent keeps it."""
     bare = {name: value for name, value in document.items() if name not in ("apiVersion", "kind")}
     bare["metadata"] = {**bare["metadata"], "resourceVersion": str(version), **metadata}
-    return slim(RESOURCES[kind], bare)
+    return prune(RESOURCES[kind], bare)
 
 
 def policy(name: str = "backend", gateway: str = "partner", version: int = 1, **metadata: Any) -> Any:
@@ -66,14 +66,14 @@ def test_what_is_not_used_is_not_kept() -> None:
         "spec": {"podCIDRs": ["10.244.1.0/24"], "taints": [{}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "images": [{}] * 50},
     }
-    assert slim(RESOURCES["Node"], node) == {
+    assert prune(RESOURCES["Node"], node) == {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": "n", "labels": {"a": "b"}},
         "spec": {"podCIDRs": ["10.244.1.0/24"]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
     }
-    assert slim(POLICY, {"metadata": {"name": "p"}, "spec": {"a": 1}, "status": {}, "more": 2}) == {
+    assert prune(POLICY, {"metadata": {"name": "p"}, "spec": {"a": 1}, "status": {}, "more": 2}) == {
         "apiVersion": "egress-gateway.io/v1alpha1",
         "kind": "EgressGatewayPolicy",
         "metadata": {"name": "p"},
@@ -85,12 +85,12 @@ def test_what_is_not_used_is_not_kept() -> None:
 
 def test_a_static_pod_has_the_uid_that_its_runtime_knows() -> None:
     document = {"metadata": {"name": "a", "namespace": "prod", "uid": "of the API"}}
-    assert Picture().inventory([of_api("Pod", document)]).uids == {("prod", "a"): "of the API"}
+    assert InventoryBuilder().inventory([of_api("Pod", document)]).uids == {("prod", "a"): "of the API"}
     # Anybody may set the other one.
     given = {"kubernetes.io/config.mirror": "of the node", "kubernetes.io/config.hash": "of a copied manifest"}
     static = of_api("Pod", document, annotations=given)
     assert static["metadata"]["annotations"] == {"kubernetes.io/config.mirror": "of the node"}
-    assert Picture().inventory([static]).uids == {("prod", "a"): "of the node"}
+    assert InventoryBuilder().inventory([static]).uids == {("prod", "a"): "of the node"}
 
 
 def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
@@ -101,7 +101,7 @@ def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     }
     namespace = {"metadata": {"name": "prod", "labels": {"team": "pay"}}}
     objects = [gateway(), policy(), of_api("Node", node), of_api("Namespace", namespace), pod("a", app="backend")]
-    inventory = Picture().inventory(objects)
+    inventory = InventoryBuilder().inventory(objects)
     assert not inventory.problems
     assert [g.name for g in inventory.gateways] == ["partner"]
     assert [(p.name, p.gateway) for p in inventory.policies] == [("backend", "partner")]
@@ -113,7 +113,7 @@ def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
 
 
 def test_an_object_that_has_become_wrong_keeps_its_last_good_state() -> None:
-    picture = Picture()
+    picture = InventoryBuilder()
     picture.inventory([gateway(), policy()])
     broken = policy(version=2) | {"spec": {"egressGatewayName": "partner"}}
     inventory = picture.inventory([gateway(), broken])
@@ -129,12 +129,12 @@ def test_an_object_that_has_become_wrong_keeps_its_last_good_state() -> None:
 
 def test_troubles_of_the_store_stand_beside_the_objects() -> None:
     trouble = Problem("Kubernetes API", "pods", "no answer")
-    inventory = Picture().inventory([policy(gateway="none")], [trouble])
+    inventory = InventoryBuilder().inventory([policy(gateway="none")], [trouble])
     assert [problem.source for problem in inventory.problems] == ["EgressGatewayPolicy backend", "Kubernetes API"]
 
 
 def test_of_a_pod_that_the_store_does_not_know_the_labels_are_unknown() -> None:
-    inventory = Picture().inventory([pod("a", app="backend")])
+    inventory = InventoryBuilder().inventory([pod("a", app="backend")])
     assert identify(inventory, "prod", "a", None).labels == {"app": "backend"}
     assert identify(inventory, "prod", "b", None).labels is None
     assert identify(inventory, "prod", "b", {"app": "what it was"}).labels == {"app": "what it was"}
@@ -173,8 +173,8 @@ def test_the_voters_are_in_one_namespace_of_ours() -> None:
     kept = of_api("ConfigMap", {**document, "data": {"version": "2", "members": "g1 g2 g3", "note": "x"}})
     assert kept["data"] == {"version": "2", "members": "g1 g2 g3"}
     assert "binaryData" not in kept
-    assert Picture().inventory([kept]).voters == VoterSet(2, ("g1", "g2", "g3"))
-    assert Picture().inventory([]).voters is None
+    assert InventoryBuilder().inventory([kept]).voters == VoterSet(2, ("g1", "g2", "g3"))
+    assert InventoryBuilder().inventory([]).voters is None
 
 
 def test_a_node_that_is_being_shut_down() -> None:
@@ -185,11 +185,11 @@ def test_a_node_that_is_being_shut_down() -> None:
     document = {"metadata": {"name": "g1"}, "status": {"conditions": conditions, "images": ["many"]}}
     kept = of_api("Node", document)
     assert kept["status"] == {"conditions": [{"type": "Ready", "message": "node is shutting down"}]}
-    assert Picture().inventory([kept]).nodes[0].stopping
+    assert InventoryBuilder().inventory([kept]).nodes[0].stopping
     ready = [conditions[0], {"type": "Ready", "status": "True", "message": "kubelet is posting ready status"}]
     kept = of_api("Node", {**document, "status": {"conditions": ready}})
     assert kept["status"] == {}
-    assert not Picture().inventory([kept]).nodes[0].stopping
+    assert not InventoryBuilder().inventory([kept]).nodes[0].stopping
 
 
 def test_a_pod_whose_status_cannot_be_read_is_a_problem_and_the_others_count() -> None:
@@ -203,6 +203,6 @@ def test_a_pod_whose_status_cannot_be_read_is_a_problem_and_the_others_count() -
         metadata = {"name": name, "namespace": "prod", "uid": name}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"podIPs": [{"ip": ip}]}}
 
-    inventory = Picture().inventory([running("a", Odd()), running("b", "10.1.0.5")])
+    inventory = InventoryBuilder().inventory([running("a", Odd()), running("b", "10.1.0.5")])
     assert [pod.name for pod in inventory.running] == ["b"]
     assert [str(p) for p in inventory.problems] == ["Pod prod/a: cannot be read: ZeroDivisionError: odd"]

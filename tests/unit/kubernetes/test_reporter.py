@@ -15,7 +15,7 @@ from gateway_agent.kubernetes import empty_policies
 from gateway_agent.kubernetes.client import Api
 from gateway_agent.kubernetes.reporter import ClusterReport
 from gateway_agent.lease.voting import recorded_voter_set
-from gateway_agent.show.snapshot import View
+from gateway_agent.show.snapshot import NodeSnapshot
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer
 from tests.lab.topology import VIRTUAL
@@ -29,12 +29,12 @@ ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
 class Reporting:
     """Reports by these views in turn, then by the last of them, until the loop ends."""
 
-    def __init__(self, reader: Reader, server: LocalServer, *views: View) -> None:
+    def __init__(self, reader: Reader, server: LocalServer, *views: NodeSnapshot) -> None:
         self._views = views
         self._looks = 0
         self._task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, self._view).run())
 
-    def sees(self, view: View) -> None:
+    def sees(self, view: NodeSnapshot) -> None:
         """From now on only this."""
         self._views = (view,)
 
@@ -48,7 +48,7 @@ class Reporting:
         enough = self._looks + times
         await self.until(lambda: self._looks >= enough)
 
-    def _view(self) -> View:
+    def _view(self) -> NodeSnapshot:
         self._looks += 1
         return self._views[min(self._looks, len(self._views)) - 1]
 

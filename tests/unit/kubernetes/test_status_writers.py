@@ -11,7 +11,7 @@ import pytest
 
 from gateway_agent.kubernetes.conditions import Report, reports
 from gateway_agent.kubernetes.status_writers import FIRST_REPEAT_S, SURE_S, Writers
-from gateway_agent.show.snapshot import View
+from gateway_agent.show.snapshot import NodeSnapshot
 
 from .test_conditions import NOW, of, seen, without_master
 
@@ -42,7 +42,7 @@ class Api:
 class Node:
     """``watched``: the object as this node has heard of it."""
 
-    def __init__(self, name: str, view: View, api: Api) -> None:
+    def __init__(self, name: str, view: NodeSnapshot, api: Api) -> None:
         self.view = view
         self.watched = api.item
         self.deaf = False
@@ -64,7 +64,7 @@ class Node:
                     self._writers.wrote(report, stored, now)
 
 
-def status(epoch: int) -> View:
+def status(epoch: int) -> NodeSnapshot:
     """The view of an author that knows this epoch."""
     view = seen()
     assert view.keeper is not None
@@ -80,7 +80,7 @@ def run(nodes: list[Node], seconds: int, since: float = NOW) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(("right", "wrong"), [(seen(), without_master(seen())), (status(8), status(7))])
-def test_one_status_stands_and_the_writes_settle(right: View, wrong: View, first: int) -> None:
+def test_one_status_stands_and_the_writes_settle(right: NodeSnapshot, wrong: NodeSnapshot, first: int) -> None:
     api = Api()
     nodes = [Node("right", right, api), Node("wrong", wrong, api)]
     ordered = nodes if first == 0 else nodes[::-1]

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from gateway_agent.lease.messages.wire import Answer, Heartbeat
-from gateway_agent.lease.voting.proposer import Chair
+from gateway_agent.lease.voting.proposer import Proposer
 from gateway_agent.lease.voting.protocol import MILLISECOND, Claim, Owner, Release, Verdict
-from gateway_agent.lease.voting.voter_node import Elector
-from gateway_agent.lease.voting.voter_set import CHAIR, Electorate, Memory, VoterSet
+from gateway_agent.lease.voting.voter_node import VoterNode
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, Memory, VoterSet, VoterSetState
 
 ONE = "0000000000000001"
 DURATION = 500 * MILLISECOND
@@ -31,15 +31,15 @@ class Node:
     memory: Memory
     incarnation: int = 0
     owner: Owner = field(init=False)
-    electorate: Electorate = field(init=False)
-    elector: Elector = field(init=False)
-    chair: Chair = field(init=False)
+    electorate: VoterSetState = field(init=False)
+    elector: VoterNode = field(init=False)
+    chair: Proposer = field(init=False)
 
     def start(self, now: int) -> None:
         self.incarnation += 1
-        self.owner, self.chair = Owner(), Chair(self.name)
-        self.electorate = Electorate(self.name, self.memory, now)
-        self.elector = Elector(self.electorate, self.memory, DURATION, now)
+        self.owner, self.chair = Owner(), Proposer(self.name)
+        self.electorate = VoterSetState(self.name, self.memory, now)
+        self.elector = VoterNode(self.electorate, self.memory, DURATION, now)
 
     def clock(self, true: int) -> int:
         return int(true * self.rate)
@@ -108,7 +108,7 @@ class World:
     def tell(self, name: str, other: str) -> None:
         """``other`` learns what ``name`` knows of the voters."""
         known, node = self.nodes[name].electorate, self.nodes[other]
-        node.electorate.hear(name, known.current, known.accepted, node.clock(self.now))
+        node.electorate.merge(name, known.current, known.accepted, node.clock(self.now))
         self._store(node)
 
     def restart(self, name: str) -> None:
@@ -133,7 +133,7 @@ class World:
 
     def _vote(self, voter: Node, asking: Node, incarnation: int, beat: Heartbeat) -> Answer:
         now = voter.clock(self.now)
-        voter.electorate.hear(asking.name, beat.voters, beat.accepted, now)
+        voter.electorate.merge(asking.name, beat.voters, beat.accepted, now)
         answer = voter.elector.vote(asking.name, incarnation, beat, DURATION, now)
         self._store(voter)
         return answer
@@ -143,10 +143,10 @@ class World:
             return
         now = node.clock(self.now)
         node.expire(now)
-        node.electorate.hear(voter.name, answer.voters, answer.accepted, now)
+        node.electorate.merge(voter.name, answer.voters, answer.accepted, now)
         request = node.owner.count(voter.name, answer.seq, Verdict(answer.granted, answer.refused), now)
         assert len(self.holders()) <= 1, f"{self.holders()} at {self.now / MILLISECOND} ms"
-        if request and CHAIR in answer.granted:
+        if request and PROPOSER_LEASE in answer.granted:
             current = node.electorate.current
             decided = node.chair.count(voter.name, request, answer.accepted, current, lambda: wanted(current))
             if decided and decided.version == current.version + 1:

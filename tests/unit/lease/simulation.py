@@ -12,10 +12,10 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
-from gateway_agent.lease.ipc import EgressWish, KeeperConfig, Move, Peer
+from gateway_agent.lease.ipc import EgressIPSpec, HandoverRequest, KeeperConfig, Peer
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.outbox import Send
-from gateway_agent.lease.node import Effect, Keeper, Remember
+from gateway_agent.lease.node import Effect, LeaseNode, Remember
 from gateway_agent.lease.status import report
 from gateway_agent.lease.virtual_ips.serving import Open, Probe
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
@@ -43,7 +43,7 @@ class Machine:
     egress: bool
     rate: float
     kernel: Kernel = field(default_factory=Kernel)
-    keeper: Keeper | None = None
+    keeper: LeaseNode | None = None
     memory: Memory | None = None
     stopped: bool = False
     inbox: list[tuple[bytes, str]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Machine:
     """It is not to take anything over, but to keep what it has."""
     stopping: bool = False
     drained: bool = False
-    moves: tuple[Move, ...] = ()
+    moves: tuple[HandoverRequest, ...] = ()
     agent: bool = True
     """Whether the keeper gets signs of life of its agent."""
     wake_at: int = -1
@@ -138,7 +138,7 @@ class Network:
             machine.stopping = False
             incarnation = self.random.getrandbits(64) | 1
             machine.kernel.close_all()
-            machine.keeper = Keeper(self._config(machine), KEY, incarnation, machine.memory, now)
+            machine.keeper = LeaseNode(self._config(machine), KEY, incarnation, machine.memory, now)
             self.configure(name)
 
     def crash(self, name: str) -> None:
@@ -208,7 +208,7 @@ class Network:
 
     def move(self, asked: str, identity: str, to: str) -> None:
         """An operator asks on node ``asked`` for a handover."""
-        self.machines[asked].moves += (Move(identity, to, len(self.machines[asked].moves) + 1),)
+        self.machines[asked].moves += (HandoverRequest(identity, to, len(self.machines[asked].moves) + 1),)
         self.configure(asked)
 
     # What may happen to the network
@@ -254,7 +254,7 @@ class Network:
             self._check(machine)
         self.now = end
 
-    def receive(self, keeper: Keeper, data: bytes, source: str, clock: int) -> list[Effect]:
+    def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
         """What a keeper does with a datagram that has arrived."""
         return keeper.receive(data, source, clock)
 
@@ -317,7 +317,7 @@ class Network:
         egress = tuple(name for name in sorted(self.machines) if self.machines[name].egress)
         egress = tuple(name for name in egress if name in self.inventory)
         wishes = tuple(
-            EgressWish(
+            EgressIPSpec(
                 identity, "gw", self.address(identity), egress,
                 ready=machine.name in egress
                 and identity not in machine.unready

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 
-from gateway_agent.lease.ipc import EgressWish, Facts
+from gateway_agent.lease.ipc import EgressIPSpec, Facts
 from gateway_agent.lease.messages.agreement import CURRENT_NS, MOST_ASTRAY_S, MOST_NAMED, Agreement
 from gateway_agent.lease.messages.limits import MOST_TUNNELS
 from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as TOLD_NS
@@ -64,11 +64,11 @@ def test_of_many_nodes_some_are_named_and_the_others_counted() -> None:
     assert found[-1] == "24 more nodes have other settings than this node (g1)"
 
 
-def wish(number: int = 1, vni: int = 100, sync: bool = False) -> EgressWish:
-    return EgressWish(f"{number:016x}", "partner", f"172.16.0.{number}", ("g1", "g2"), vni=vni + number, sync=sync)
+def wish(number: int = 1, vni: int = 100, sync: bool = False) -> EgressIPSpec:
+    return EgressIPSpec(f"{number:016x}", "partner", f"172.16.0.{number}", ("g1", "g2"), vni=vni + number, sync=sync)
 
 
-def both(mine: tuple[EgressWish, ...], other: tuple[EgressWish, ...]) -> tuple[Agreement, Agreement]:
+def both(mine: tuple[EgressIPSpec, ...], other: tuple[EgressIPSpec, ...]) -> tuple[Agreement, Agreement]:
     """Return both ends, g1 and g2, that have told each other nothing yet."""
     g1, g2 = Agreement(), Agreement()
     g1.configure(MINE, ("g2",), mine)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.ipc import EgressWish
-from gateway_agent.lease.mastership.candidates import Situation, candidates
+from gateway_agent.lease.ipc import EgressIPSpec
+from gateway_agent.lease.mastership.candidates import ElectionInput, candidates
 from gateway_agent.lease.mastership.masters import Member
-from gateway_agent.lease.mastership.placement import draw
-from gateway_agent.lease.voting.voter_set import CHAIR
+from gateway_agent.lease.mastership.placement import rendezvous_hash
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
 ONE = "0000000000000001"
 NODES = ("g1", "g2", "g3")
-BY_LOT = tuple(sorted(NODES, key=lambda node: draw(ONE, node)))
+BY_LOT = tuple(sorted(NODES, key=lambda node: rendezvous_hash(ONE, node)))
 ME, *OTHERS = BY_LOT
 
 
@@ -23,10 +23,10 @@ def situation(
     standing: bool = True,
     surviving: bool = False,
     warming: tuple[str, ...] = (),
-) -> Situation:
-    wishes = {identity: EgressWish(identity, "gw", "", NODES, ready) for identity in (ONE, CHAIR)}
+) -> ElectionInput:
+    wishes = {identity: EgressIPSpec(identity, "gw", "", NODES, ready) for identity in (ONE, PROPOSER_LEASE)}
     heard = {name: Member(0) for name in OTHERS} if members is None else members
-    return Situation(ME, wishes, heard, masters or {}, standing, surviving, warming)
+    return ElectionInput(ME, wishes, heard, masters or {}, standing, surviving, warming)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def situation(
         "it has just become ready for something else",
     ],
 )
-def test_the_order_of_candidates(known: Situation, order: tuple[str, ...]) -> None:
+def test_the_order_of_candidates(known: ElectionInput, order: tuple[str, ...]) -> None:
     assert candidates(known)[ONE] == order
 
 
 def test_without_a_majority_nobody_asks_for_the_chair() -> None:
-    assert ME not in candidates(situation(surviving=True, members={}))[CHAIR]
+    assert ME not in candidates(situation(surviving=True, members={}))[PROPOSER_LEASE]

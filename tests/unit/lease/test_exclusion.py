@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from gateway_agent.lease.voting.voter_set import CHAIR, VoterSet
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, VoterSet
 
 from .careless import DURATION, ONE, World
 
@@ -53,7 +53,7 @@ class History:
         """The chair, until a change of the voter set may be decided."""
         chair = self.lot.choice(self.side)
         for _ in range(self.lot.choice([2, 3, 4, 4, 4, 5])):
-            self._ask(chair, [CHAIR], 0, 0)
+            self._ask(chair, [PROPOSER_LEASE], 0, 0)
 
     def wait(self) -> None:
         ends = [end - self.world.now for end in self.world.ends()]

@@ -14,7 +14,7 @@ from gateway_agent.lease.node import BURST, Effect
 from gateway_agent.lease.status import report
 from gateway_agent.lease.virtual_ips.serving import AddAddress, Announce, Open, Ticket
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
-from gateway_agent.lease.voting.voter_set import CHAIR
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
 from .simulation import MAC, Network, TwoMasters
 
@@ -256,7 +256,7 @@ def test_a_dead_voter_is_replaced_so_that_failures_one_after_another_do_not_add_
         assert name not in state(network, "g3").voters
     assert network.holders(network.ids[0]) == ["g3"]
     assert len(state(network, "g3").voters) == 3
-    assert network.holders(CHAIR) == ["g3"]
+    assert network.holders(PROPOSER_LEASE) == ["g3"]
 
 
 def test_a_lone_node_is_master() -> None:

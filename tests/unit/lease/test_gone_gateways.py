@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway_agent.lease.node import Effect, Keeper
+from gateway_agent.lease.node import Effect, LeaseNode
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
@@ -14,7 +14,7 @@ class Measured(Network):
 
     longest = 0
 
-    def receive(self, keeper: Keeper, data: bytes, source: str, clock: int) -> list[Effect]:
+    def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
         self.longest = max(self.longest, len(data))
         return super().receive(keeper, data, source, clock)
 

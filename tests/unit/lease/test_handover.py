@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway_agent.lease.lifecycle import ATTENDED_NS
-from gateway_agent.lease.mastership.handover import PATIENCE_NS
+from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
 from gateway_agent.lease.mastership.masters import HOLD_NS, NEAR_NS
 from gateway_agent.lease.mastership.ownership import LINGER_NS
 from gateway_agent.lease.mastership.rebalance import FAILBACK_NS
@@ -22,7 +22,7 @@ def held_back(network: Network, name: str) -> bool:
     machine = network.machines[name]
     assert machine.keeper is not None
     following = machine.keeper.mastership.followings.of(network.ids[0])
-    return following.held_back(machine.clock(network.now))
+    return following.is_queueing(machine.clock(network.now))
 
 
 def drained(network: Network) -> str:
@@ -70,7 +70,7 @@ def test_a_worker_that_dies_in_this_moment_is_not_waited_for_without_end() -> No
     network = cluster(workers=2)
     network.crash("w2")
     old = drained(network)
-    network.run(PATIENCE_NS - 10 * MILLISECOND)
+    network.run(QUEUE_TIMEOUT_NS - 10 * MILLISECOND)
     assert network.speakers(network.ids[0]) == [old], "what still comes to it is forwarded"
     assert held_back(network, "w1")
     assert until_another(network, old) <= 10 * MILLISECOND + GAP

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from gateway_agent.lease.mastership.masters import Followings, Mastery
+from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
 from gateway_agent.lease.messages import limits
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import (
@@ -19,7 +19,7 @@ from gateway_agent.lease.messages.wire import (
     encode,
 )
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Voter
-from gateway_agent.lease.voting.voter_set import CHAIR, VoterSet
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, VoterSet
 from tests.fuzz.wire import check, send
 from tests.unit.lease.simulation import Network
 
@@ -33,7 +33,7 @@ def settled() -> Network:
 
 
 def heartbeat(identity: str, epoch: int) -> Body:
-    mastery = Mastery(identity, epoch, 1.0, False, "", 0)
+    mastery = MasterAnnouncement(identity, epoch, 1.0, False, "", 0)
     return Heartbeat(0, 0, NONE, None, (), (), (), False, "", {}, (mastery,), None)
 
 
@@ -48,7 +48,7 @@ def test_an_epoch_that_no_change_explains_is_ignored(epoch: int) -> None:
     network = settled()
     [identity] = network.ids
     [master] = network.holders(identity)
-    mastery = msgspec.to_builtins(Mastery(identity, 1, 1.0, False, "", 0))
+    mastery = msgspec.to_builtins(MasterAnnouncement(identity, 1, 1.0, False, "", 0))
     mastery[1] = epoch
     for target in ("g1", "g2", "g3"):
         keeper = network.machines[target].keeper
@@ -117,7 +117,7 @@ def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
         keeper = network.machines[target].keeper
         assert keeper is not None
         for seq in (0, 1, keeper.mastership.owner._seq):
-            send(network, target, msgspec.to_builtins(Answer(seq, NONE, None, (CHAIR, *network.ids), ())))
+            send(network, target, msgspec.to_builtins(Answer(seq, NONE, None, (PROPOSER_LEASE, *network.ids), ())))
     network.run(2 * SECOND)
     assert network.all_agreed()
     check(network)
@@ -146,10 +146,10 @@ def test_incarnations_are_not_remembered_without_end() -> None:
 
 
 def test_ids_are_not_remembered_without_end() -> None:
-    followings, voter = Followings(), Voter(0)
+    followings, voter = MasterTable(), Voter(0)
     for number in range(limits.MOST_IDS + 100):
         identity = f"{number:016x}"
-        followings.hear("g1", [Mastery(identity, 1, 1.0, False, "", 0)], SECOND, 0)
+        followings.on_announcement("g1", [MasterAnnouncement(identity, 1, 1.0, False, "", 0)], SECOND, 0)
         voter.vote("g1", 1, [Claim(identity, 1)], SECOND, SECOND, 0)
     assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == limits.MOST_IDS
     refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Candidate, Timers
+from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Acquisition, Timers
 from gateway_agent.lease.mastership.lateness import TOO_OFTEN, WINDOW_NS, Lateness
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Owner
 
@@ -101,14 +101,14 @@ def pauses(lost_after_ns: int, alone: bool, lost: bool = True) -> list[int]:
     ``lost_after_ns``: so long after it had asked the lease is lost.
     """
     timers, now, taken = Timers(HEARTBEAT, DURATION), SECOND, []
-    candidate = Candidate("g1", 1, Owner())
+    candidate = Acquisition("g1", 1, Owner())
     for epoch in range(1, 11):
         began = now
-        while not candidate.stand("one", 0, alone, epoch, timers, now):
+        while not candidate.try_acquire("one", 0, alone, epoch, timers, now):
             now = max(now + 1, candidate.next_wake(timers))
         taken.append((now - began) // MILLISECOND)
         if lost:
-            candidate.settle("one")
+            candidate.reset("one")
         now += lost_after_ns
         candidate.withdraw("one", "lost")
         candidate.pause("one", timers, now, lost)

@@ -7,8 +7,8 @@ import pytest
 from gateway_agent.lease.mastership.masters import (
     NO_MAJORITY,
     SUBSCRIPTION_NS,
-    Followings,
-    Mastery,
+    MasterAnnouncement,
+    MasterTable,
     Member,
     Subscribers,
 )
@@ -18,13 +18,13 @@ ONE = "0000000000000001"
 HOLD = 1500 * MILLISECOND
 
 
-def mastery(epoch: int) -> Mastery:
-    return Mastery(ONE, epoch, 1000.0, False, "because", 12)
+def mastery(epoch: int) -> MasterAnnouncement:
+    return MasterAnnouncement(ONE, epoch, 1000.0, False, "because", 12)
 
 
-def following(node: str, epoch: int) -> Followings:
-    followings = Followings()
-    followings.hear(node, [mastery(epoch)], HOLD, 0)
+def following(node: str, epoch: int) -> MasterTable:
+    followings = MasterTable()
+    followings.on_announcement(node, [mastery(epoch)], HOLD, 0)
     return followings
 
 
@@ -42,7 +42,7 @@ def following(node: str, epoch: int) -> Followings:
 )
 def test_the_highest_epoch_is_followed(node: str, epoch: int, at: int, master: str) -> None:
     followings = following("a", 5)
-    turns = followings.hear(node, [mastery(epoch)], HOLD, at)
+    turns = followings.on_announcement(node, [mastery(epoch)], HOLD, at)
     assert followings.of(ONE).master == master
     assert [(turn.before.master, turn.after.master, turn.reason) for turn in turns] == (
         [("a", "b", "because")] if master == "b" else []
@@ -56,7 +56,7 @@ def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
     (turn,) = followings.silence(HOLD, HOLD)
     assert (turn.before.master, turn.after.master, turn.silent_ms) == ("a", "", 1500)
     assert turn.reason == followings.of(ONE).lost == "a unheard for 1500 ms"
-    assert followings.hear("b", [mastery(4)], HOLD, HOLD + 1) == [], "the epoch is not forgotten"
+    assert followings.on_announcement("b", [mastery(4)], HOLD, HOLD + 1) == [], "the epoch is not forgotten"
 
 
 def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
@@ -76,9 +76,9 @@ def test_a_release_by_another_or_of_an_earlier_epoch_is_not_the_masters(node: st
 
 def test_a_master_that_no_longer_says_so_has_given_up() -> None:
     followings = following("a", 5)
-    followings.hear("a", [], HOLD, 1)
+    followings.on_announcement("a", [], HOLD, 1)
     assert followings.of(ONE).gone == "given up by a"
-    followings.hear("b", [], HOLD, 1)
+    followings.on_announcement("b", [], HOLD, 1)
     assert followings.of(ONE).master == "a"
 
 

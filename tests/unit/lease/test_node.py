@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway_agent.lease.messages.outbox import Send
 from gateway_agent.lease.virtual_ips.serving import Close, Open, Ticket
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
-from gateway_agent.lease.voting.voter_set import CHAIR
+from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
 from .simulation import DURATION_NS, Network
 
@@ -76,7 +76,7 @@ class Story:
     def play(self, step: Step) -> None:
         """A step about a node that this network does not have is a pause."""
         network = self.network
-        names = {MASTER: network.holders(network.ids[0]), CHAIRMAN: network.holders(CHAIR)}
+        names = {MASTER: network.holders(network.ids[0]), CHAIRMAN: network.holders(PROPOSER_LEASE)}
         arguments = [names[a][:1] or [""] if a in names else [a] for a in step.arguments]
         known = [argument for (argument,) in arguments]
         if all(a in network.machines for a in known if isinstance(a, str)):

@@ -3,13 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.lease.messages.rate_limiter import Pace
+from gateway_agent.lease.messages.rate_limiter import RateLimiter
 
 GAP, BURST = 10, 3
 
 
 def test_some_at_once_then_one_each_gap() -> None:
-    pace = Pace(BURST, GAP)
+    pace = RateLimiter(BURST, GAP)
     assert [pace.take(100) for _ in range(5)] == [True, True, True, False, False]
     assert pace.next() == 110
     assert [pace.take(now) for now in (109, 110, 110, 120)] == [False, True, False, True]
@@ -18,7 +18,7 @@ def test_some_at_once_then_one_each_gap() -> None:
 
 @given(st.lists(st.integers(0, 30), max_size=60))
 def test_never_more_than_the_rate_and_the_burst(pauses: list[int]) -> None:
-    pace, now, taken = Pace(BURST, GAP), 1000, []
+    pace, now, taken = RateLimiter(BURST, GAP), 1000, []
     for pause in pauses:
         now += pause
         allowed = now >= pace.next()

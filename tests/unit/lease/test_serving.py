@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway_agent.lease.ipc import EgressWish
+from gateway_agent.lease.ipc import EgressIPSpec
 from gateway_agent.lease.virtual_ips.serving import (
     AddAddress,
     Announce,
@@ -11,20 +11,20 @@ from gateway_agent.lease.virtual_ips.serving import (
     Open,
     Probe,
     RemoveAddress,
-    Serving,
+    VirtualIPs,
 )
-from gateway_agent.lease.voting.protocol import SECOND, Tenure
+from gateway_agent.lease.voting.protocol import SECOND, LeaseState
 
 ADDRESS = "172.16.0.50"
 DURATION = SECOND // 4
 
 
-def follow(serving: Serving, now: int, seq: int = 0, interface: str = "eth1") -> tuple[list[Effect], list[Effect]]:
+def follow(serving: VirtualIPs, now: int, seq: int = 0, interface: str = "eth1") -> tuple[list[Effect], list[Effect]]:
     """``seq``: of the request that was granted; 0: nothing is held."""
-    tenure = Tenure(epoch=1, first_seq=1, asked_at=0, until=now + DURATION, granted_seq=seq)
-    wish = EgressWish("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
+    tenure = LeaseState(epoch=1, first_seq=1, asked_at=0, until=now + DURATION, granted_seq=seq)
+    wish = EgressIPSpec("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
     before: list[Effect] = []
-    after = serving.follow({"one": tenure} if seq else {}, {"one": wish}, DURATION, now, before)
+    after = serving.reconcile({"one": tenure} if seq else {}, {"one": wish}, DURATION, now, before)
     return before, after
 
 
@@ -33,14 +33,14 @@ def kinds(effects: list[Effect]) -> list[type[Effect]]:
 
 
 def test_the_network_hears_before_the_workers_and_the_address_may_take_its_time() -> None:
-    serving = Serving()
+    serving = VirtualIPs()
     before, after = follow(serving, 0, seq=1)
     assert kinds(before) == [Open, Announce]
     assert kinds(after) == [AddAddress]
 
 
 def test_the_fence_is_closed_before_a_release_is_sent_and_the_address_goes_after_it() -> None:
-    serving = Serving()
+    serving = VirtualIPs()
     follow(serving, 0, seq=1)
     before, after = follow(serving, SECOND)
     assert before == [Close((ADDRESS,))]
@@ -49,7 +49,7 @@ def test_the_fence_is_closed_before_a_release_is_sent_and_the_address_goes_after
 
 
 def test_an_address_that_moves_to_another_interface_leaves_the_old_one_first() -> None:
-    serving = Serving()
+    serving = VirtualIPs()
     follow(serving, 0, seq=1)
     before, after = follow(serving, 1, seq=1, interface="eth2")
     assert kinds(before) == [Close, Open, Announce]
@@ -57,7 +57,7 @@ def test_an_address_that_moves_to_another_interface_leaves_the_old_one_first() -
 
 
 def test_whoever_else_has_it_is_asked_for_after_all_that_is_urgent() -> None:
-    serving = Serving()
+    serving = VirtualIPs()
     follow(serving, 0, seq=1)
     before, after = follow(serving, 2 * SECOND, seq=2)
     assert kinds(before) == [Open, Announce]

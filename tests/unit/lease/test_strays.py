@@ -19,8 +19,8 @@ from gateway_agent.lease.messages.strays import (
 )
 from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
 from gateway_agent.lease.voting.protocol import SECOND
-from gateway_agent.lease.voting.quorum_view import NEAR_NS, Contact
-from gateway_agent.lease.voting.voter_set import Electorate
+from gateway_agent.lease.voting.quorum_view import NEAR_NS, QuorumView
+from gateway_agent.lease.voting.voter_set import VoterSetState
 
 KEY = Keyring(Key.parse(b"0123456789abcdef"))
 OTHER = Keyring(Key.parse(b"another key, not ours"))
@@ -34,7 +34,7 @@ class Here:
     def __init__(self, name: str = "g1", addresses: dict[str, str] = ADDRESSES) -> None:
         peers = tuple(Peer(each, address, each.startswith("g")) for each, address in addresses.items())
         self.config = KeeperConfig(name, 7947, "", SECOND // 20, SECOND // 4, False, peers, ())
-        self.contact = Contact(self.config, Electorate(name, None, 0), 0, 0)
+        self.contact = QuorumView(self.config, VoterSetState(name, None, 0), 0, 0)
         self.endpoint = Endpoint(name, 1, KEY, {n: a for n, a in addresses.items() if n != name})
         self.strays = Strays(self.contact, self.endpoint)
 

@@ -19,7 +19,7 @@ from gateway_agent.lease.messages import wire
 from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.lease.messages.outbox import Send
 from gateway_agent.lease.messages.wire import Answer, Body, Heartbeat, Holding
-from gateway_agent.lease.node import Effect, Keeper, Remember
+from gateway_agent.lease.node import Effect, LeaseNode, Remember
 from gateway_agent.lease.virtual_ips.serving import Close
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
@@ -52,7 +52,7 @@ def raising(line: int) -> Callable[[FrameType, str, Any], Any]:
     return trace
 
 
-def receive(keeper: Keeper, datagram: tuple[bytes, str], now: int, line: int) -> list[Effect] | None:
+def receive(keeper: LeaseNode, datagram: tuple[bytes, str], now: int, line: int) -> list[Effect] | None:
     """Let the keeper handle a datagram with a fault in front of a line. None: the fault came."""
     sys.settrace(raising(line))
     try:
@@ -63,7 +63,7 @@ def receive(keeper: Keeper, datagram: tuple[bytes, str], now: int, line: int) ->
         sys.settrace(None)
 
 
-def faults(keeper: Keeper, datagram: tuple[bytes, str], now: int) -> list[list[Effect]]:
+def faults(keeper: LeaseNode, datagram: tuple[bytes, str], now: int) -> list[list[Effect]]:
     """For a fault in front of each line of the handling of one datagram: all effects until a moment later.
 
     Not the last line: it hands the effects out, and does nothing else.
@@ -141,7 +141,7 @@ class Faulty(Network):
         self.chance = random.Random(options["seed"])
         super().__init__(**options)
 
-    def receive(self, keeper: Keeper, data: bytes, source: str, clock: int) -> list[Effect]:
+    def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
         if self.chance.random() >= self.share:
             return super().receive(keeper, data, source, clock)
         effects = receive(keeper, (data, source), clock, self.chance.randrange(MOST_LINES))

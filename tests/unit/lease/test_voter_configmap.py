@@ -11,7 +11,7 @@ from gateway_agent.kubernetes import voter_configmap
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting import recorded_voter_set
 from gateway_agent.lease.voting.protocol import SECOND
-from gateway_agent.lease.voting.voter_set import GRACE_NS, Electorate, VoterSet
+from gateway_agent.lease.voting.voter_set import GRACE_NS, VoterSet, VoterSetState
 
 from .simulation import Network
 
@@ -88,25 +88,25 @@ def test_it_counts_while_the_inventory_has_a_majority_of_it(nodes: str, counts: 
 
 
 def test_a_new_node_founds_nothing_where_it_hears_no_majority_of_it() -> None:
-    fresh = Electorate("a", None, now=0)
-    fresh.suggest(tuple("abc"))
+    fresh = VoterSetState("a", None, now=0)
+    fresh.bootstrap_from(tuple("abc"))
     fresh.published = voters(4, "cde")
     for name in "bc":
-        fresh.hear(name, voters(0, "abc"), None, 1)
-    assert not fresh.recover(ALL, 1)
-    assert not fresh.recover(ALL, 10 * GRACE_NS)
-    fresh.hear("d", voters(0, "abc"), None, 10 * GRACE_NS)
-    assert fresh.recover(ALL, 10 * GRACE_NS)
+        fresh.merge(name, voters(0, "abc"), None, 1)
+    assert not fresh.finish_recovery(ALL, 1)
+    assert not fresh.finish_recovery(ALL, 10 * GRACE_NS)
+    fresh.merge("d", voters(0, "abc"), None, 10 * GRACE_NS)
+    assert fresh.finish_recovery(ALL, 10 * GRACE_NS)
     assert fresh.current == voters(1, "abc")
 
 
 def test_who_remembers_a_set_is_believed_whatever_it_says() -> None:
-    fresh = Electorate("a", None, now=0)
-    fresh.suggest(tuple("abc"))
+    fresh = VoterSetState("a", None, now=0)
+    fresh.bootstrap_from(tuple("abc"))
     fresh.published = voters(9, "xyz")
     for name in "bc":
-        fresh.hear(name, voters(2, "abc"), None, 1)
-    assert fresh.recover(ALL, 1)
+        fresh.merge(name, voters(2, "abc"), None, 1)
+    assert fresh.finish_recovery(ALL, 1)
     assert fresh.current == voters(2, "abc")
 
 
@@ -136,7 +136,7 @@ def test_an_old_small_set_makes_no_second_owner(old: tuple[str, ...]) -> None:
     assert network.holders(network.ids[0]) == ["g3"]
 
 
-def electorate(network: Network, name: str) -> Electorate:
+def electorate(network: Network, name: str) -> VoterSetState:
     keeper = network.machines[name].keeper
     assert keeper is not None
     return keeper.electorate

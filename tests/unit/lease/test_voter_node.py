@@ -9,17 +9,17 @@ import pytest
 
 from gateway_agent.lease.messages.wire import Heartbeat
 from gateway_agent.lease.voting.protocol import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
-from gateway_agent.lease.voting.voter_node import PATIENCE_NS, Elector
-from gateway_agent.lease.voting.voter_set import Electorate, Memory, VoterSet
+from gateway_agent.lease.voting.voter_node import PATIENCE_NS, VoterNode
+from gateway_agent.lease.voting.voter_set import Memory, VoterSet, VoterSetState
 
 LEASE = 250 * MILLISECOND
 VOTERS = VoterSet(1, ("a", "b", "c"))
 HELD_UNTIL = 3 * LEASE
 
 
-def holding() -> Elector:
+def holding() -> VoterNode:
     """A voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
-    elector = Elector(Electorate("b", Memory(VOTERS, None, (0, ""), LEASE), now=0), None, LEASE, now=0)
+    elector = VoterNode(VoterSetState("b", Memory(VOTERS, None, (0, ""), LEASE), now=0), None, LEASE, now=0)
     assert elector.vote("a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE).granted == ("x", "y")
     return elector
 
@@ -28,7 +28,7 @@ def asking(*claims: Claim) -> Heartbeat:
     return Heartbeat(1, LEASE, VOTERS, None, ("b",), claims, (), False, "", {}, (), None)
 
 
-def judged(elector: Elector, now: int) -> list[tuple[str, tuple[str, ...]]]:
+def judged(elector: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
     """What the voter grants of its own accord then: by whom it was asked, and what."""
     return [
         (pending.sender, elector.vote(pending.sender, pending.incarnation, pending.beat, LEASE, now).granted)
@@ -64,7 +64,7 @@ def test_who_renews_in_time_keeps_it() -> None:
     ],
     ids=["gave way", "gave way after a restart", "heartbeat", "restarted"],
 )
-def test_what_its_sender_has_said_since_counts(newer: Callable[[Elector], object], granted: tuple[str, ...]) -> None:
+def test_what_its_sender_has_said_since_counts(newer: Callable[[VoterNode], object], granted: tuple[str, ...]) -> None:
     elector = holding()
     elector.vote("c", 1, asking(Claim("x", 2), Claim("y", 2)), LEASE, HELD_UNTIL - 2)
     newer(elector)
@@ -81,7 +81,7 @@ def test_a_newer_request_takes_the_place_of_the_older() -> None:
 
 def test_a_voter_that_is_still_learning_keeps_nothing() -> None:
     short = 16 * MILLISECOND
-    elector = Elector(Electorate("b", None, now=0), None, short, now=0)
+    elector = VoterNode(VoterSetState("b", None, now=0), None, short, now=0)
     [refusal] = elector.vote("c", 1, asking(Claim("x", 1)), short, short).refused
     assert (refusal.why, 0 < refusal.remaining_ns <= PATIENCE_NS) == (SILENT, True)
     assert elector.next_due() == NEVER

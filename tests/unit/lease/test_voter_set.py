@@ -9,18 +9,18 @@ import pytest
 
 from gateway_agent.lease.messages.wire import Heartbeat
 from gateway_agent.lease.voting.protocol import EPOCH, MILLISECOND, SILENT, VOTERS, Claim, is_majority
-from gateway_agent.lease.voting.voter_node import Elector
+from gateway_agent.lease.voting.voter_node import VoterNode
 from gateway_agent.lease.voting.voter_set import (
-    CHAIR,
-    FOUNDING_NS,
+    BOOTSTRAP_NS,
     GRACE_NS,
-    Electorate,
+    PROPOSER_LEASE,
     Memory,
     Proposal,
     VoterSet,
+    VoterSetState,
     first_voters,
-    lead,
     next_voters,
+    paxos_step,
 )
 
 LEASE = 250 * MILLISECOND
@@ -31,8 +31,8 @@ def voters(version: int, members: str) -> VoterSet:
     return VoterSet(version, tuple(members))
 
 
-def remembering(me: str, members: str, version: int = 1, accepted: Proposal | None = None) -> Electorate:
-    return Electorate(me, Memory(voters(version, members), accepted, (0, ""), LEASE), now=0)
+def remembering(me: str, members: str, version: int = 1, accepted: Proposal | None = None) -> VoterSetState:
+    return VoterSetState(me, Memory(voters(version, members), accepted, (0, ""), LEASE), now=0)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_the_chairs_step(
     decided: VoterSet | None,
     proposal: Proposal | None,
 ) -> None:
-    outcome = lead(voters(1, "abc"), MINE, proposed, answers, lambda: voters(2, "abcw"))
+    outcome = paxos_step(voters(1, "abc"), MINE, proposed, answers, lambda: voters(2, "abcw"))
     assert outcome == (decided, proposal)
 
 
@@ -148,7 +148,7 @@ def test_a_voter_that_accepts_the_next_set_refuses_the_one_before() -> None:
 def test_for_one_lease_time_after_a_change_both_sets_must_grant() -> None:
     electorate = remembering("a", "abc")
     start = 10 * LEASE
-    electorate.hear("b", voters(2, "abcd"), None, start)
+    electorate.merge("b", voters(2, "abcd"), None, start)
     during, after = electorate.quorum(LEASE, start + LEASE - 1), electorate.quorum(LEASE, start + LEASE)
     assert during.sets == (tuple("abcd"), tuple("abc"))
     assert not during.met({"a", "c", "d"} - {"c"})
@@ -158,86 +158,86 @@ def test_for_one_lease_time_after_a_change_both_sets_must_grant() -> None:
 def test_who_has_skipped_a_version_waits_for_one_lease_time() -> None:
     electorate = remembering("a", "abc")
     start = 10 * LEASE
-    electorate.hear("b", voters(3, "bcd"), None, start)
+    electorate.merge("b", voters(3, "bcd"), None, start)
     assert not electorate.quorum(LEASE, start + LEASE - 1).met(set("bcd"))
     assert electorate.quorum(LEASE, start + LEASE).met(set("bcd"))
 
 
 def test_the_highest_version_is_taken_over_and_never_given_back() -> None:
     electorate = remembering("a", "abc", version=4)
-    assert not electorate.hear("b", voters(3, "abd"), None, 0)
-    assert electorate.hear("b", voters(9, "ade"), None, 0)
+    assert not electorate.merge("b", voters(3, "abd"), None, 0)
+    assert electorate.merge("b", voters(9, "ade"), None, 0)
     assert electorate.current == voters(9, "ade")
 
 
 def test_a_new_cluster_agrees_on_the_inventorys_set() -> None:
-    electorate = Electorate("a", None, now=0)
-    electorate.suggest(tuple("abc"))
-    electorate.hear("b", voters(0, "abc"), None, 1)
-    assert not electorate.recover(INVENTORY, 1), "one of two others"
-    electorate.hear("c", voters(0, "abd"), None, 2)
-    assert not electorate.recover(INVENTORY, 2), "not of one mind"
-    electorate.hear("c", voters(0, "abc"), None, 3)
-    assert electorate.recover(INVENTORY, 3)
+    electorate = VoterSetState("a", None, now=0)
+    electorate.bootstrap_from(tuple("abc"))
+    electorate.merge("b", voters(0, "abc"), None, 1)
+    assert not electorate.finish_recovery(INVENTORY, 1), "one of two others"
+    electorate.merge("c", voters(0, "abd"), None, 2)
+    assert not electorate.finish_recovery(INVENTORY, 2), "not of one mind"
+    electorate.merge("c", voters(0, "abc"), None, 3)
+    assert electorate.finish_recovery(INVENTORY, 3)
     assert electorate.current == voters(1, "abc")
 
 
 def test_a_node_without_memory_learns_what_it_may_have_accepted() -> None:
-    electorate = Electorate("b", None, now=0)
-    electorate.suggest(tuple("abz"))
-    electorate.hear("a", voters(4, "abc"), Proposal(voters(5, "abcd"), 7, "a"), 1)
+    electorate = VoterSetState("b", None, now=0)
+    electorate.bootstrap_from(tuple("abz"))
+    electorate.merge("a", voters(4, "abc"), Proposal(voters(5, "abcd"), 7, "a"), 1)
     assert electorate.current == voters(4, "abc")
-    assert not electorate.recover(INVENTORY, 1)
-    electorate.hear("c", voters(4, "abc"), Proposal(voters(5, "ab"), 3, "c"), 2)
-    assert electorate.recover(INVENTORY, 2)
+    assert not electorate.finish_recovery(INVENTORY, 1)
+    electorate.merge("c", voters(4, "abc"), Proposal(voters(5, "ab"), 3, "c"), 2)
+    assert electorate.finish_recovery(INVENTORY, 2)
     assert electorate.accepted == Proposal(voters(5, "abcd"), 7, "a")
 
 
 def test_a_new_cluster_starts_without_one_of_its_nodes_soon() -> None:
-    electorate = Electorate("a", None, now=0)
-    electorate.suggest(tuple("abc"))
+    electorate = VoterSetState("a", None, now=0)
+    electorate.bootstrap_from(tuple("abc"))
     for at, node in enumerate(["b", "w1"]):
-        electorate.hear(node, voters(0, "abc"), None, at)
-        assert not electorate.recover(INVENTORY, at), "two may know of another set"
-    electorate.hear("w2", voters(0, "abc"), None, 2)
-    assert not electorate.recover(INVENTORY, 2), "others have still to hear that this one is new"
-    assert not electorate.recover(INVENTORY, 1 + FOUNDING_NS)
-    assert electorate.recover(INVENTORY, 2 + FOUNDING_NS)
+        electorate.merge(node, voters(0, "abc"), None, at)
+        assert not electorate.finish_recovery(INVENTORY, at), "two may know of another set"
+    electorate.merge("w2", voters(0, "abc"), None, 2)
+    assert not electorate.finish_recovery(INVENTORY, 2), "others have still to hear that this one is new"
+    assert not electorate.finish_recovery(INVENTORY, 1 + BOOTSTRAP_NS)
+    assert electorate.finish_recovery(INVENTORY, 2 + BOOTSTRAP_NS)
     assert electorate.current == voters(1, "abc")
 
 
 def test_who_hears_of_a_set_that_was_founded_meanwhile_knows_that_it_is_new() -> None:
-    electorate = Electorate("a", None, now=0)
-    electorate.suggest(tuple("abc"))
+    electorate = VoterSetState("a", None, now=0)
+    electorate.bootstrap_from(tuple("abc"))
     for node in ("b", "w1", "w2"):
-        electorate.hear(node, voters(0, "abc"), None, 1)
-    assert not electorate.recover(INVENTORY, 1)
-    electorate.hear("b", voters(1, "abc"), None, 2)
-    assert electorate.recover(INVENTORY, 1 + FOUNDING_NS)
+        electorate.merge(node, voters(0, "abc"), None, 1)
+    assert not electorate.finish_recovery(INVENTORY, 1)
+    electorate.merge("b", voters(1, "abc"), None, 2)
+    assert electorate.finish_recovery(INVENTORY, 1 + BOOTSTRAP_NS)
 
 
 @pytest.mark.parametrize("version", [1, 7])
 def test_one_that_knows_a_set_already_makes_a_newcomer_wait_for_the_missing(version: int) -> None:
-    electorate = Electorate("a", None, now=0)
-    electorate.suggest(tuple("abc"))
+    electorate = VoterSetState("a", None, now=0)
+    electorate.bootstrap_from(tuple("abc"))
     for node in ("b", "w1", "w2"):
-        electorate.hear(node, voters(version, "abc"), None, 1)
-    assert not electorate.recover(INVENTORY, GRACE_NS - 1)
-    assert electorate.recover(INVENTORY, GRACE_NS)
+        electorate.merge(node, voters(version, "abc"), None, 1)
+    assert not electorate.finish_recovery(INVENTORY, GRACE_NS - 1)
+    assert electorate.finish_recovery(INVENTORY, GRACE_NS)
 
 
 def test_a_node_without_memory_that_hears_nobody_trusts_the_inventory_in_the_end() -> None:
-    electorate = Electorate("a", None, now=0)
-    electorate.suggest(tuple("abc"))
-    assert not electorate.recover(INVENTORY, GRACE_NS - 1)
-    assert electorate.recover(INVENTORY, GRACE_NS)
+    electorate = VoterSetState("a", None, now=0)
+    electorate.bootstrap_from(tuple("abc"))
+    assert not electorate.finish_recovery(INVENTORY, GRACE_NS - 1)
+    assert electorate.finish_recovery(INVENTORY, GRACE_NS)
     assert electorate.current == voters(1, "abc")
 
 
 def test_a_single_node_needs_nobody() -> None:
-    electorate = Electorate("a", None, now=0)
-    electorate.suggest(("a",))
-    assert electorate.recover(INVENTORY, 0)
+    electorate = VoterSetState("a", None, now=0)
+    electorate.bootstrap_from(("a",))
+    assert electorate.finish_recovery(INVENTORY, 0)
     assert electorate.quorum(LEASE, LEASE).met({"a"})
 
 
@@ -253,14 +253,14 @@ def beat(members: VoterSet) -> Heartbeat:
         (remembering("b", "abc", version=5), voters(3, "abd"), VOTERS),
         (remembering("b", "abc", version=5), voters(5, "abd"), VOTERS),
         (remembering("b", "abc", 5, Proposal(voters(6, "abcd"), *MINE)), voters(4, "abd"), VOTERS),
-        (Electorate("b", None, now=0), voters(5, "abc"), SILENT),
+        (VoterSetState("b", None, now=0), voters(5, "abc"), SILENT),
     ],
     ids=["the same", "the one before", "too old", "another of this version", "it accepted the next", "it forgot"],
 )
 def test_under_which_voter_set_a_voter_grants(
-    electorate: Electorate, asked_under: VoterSet, why: str | None
+    electorate: VoterSetState, asked_under: VoterSet, why: str | None
 ) -> None:
-    elector = Elector(electorate, None, LEASE, now=0)
+    elector = VoterNode(electorate, None, LEASE, now=0)
     answer = elector.vote("a", 1, beat(asked_under), LEASE, now=LEASE)
     assert [refusal.why for refusal in answer.refused] == ([why] if why else [])
     assert answer.voters == electorate.current, "who is behind learns of it"
@@ -268,8 +268,8 @@ def test_under_which_voter_set_a_voter_grants(
 
 def test_a_voter_keeps_its_promise_to_the_chair_over_a_restart() -> None:
     memory = Memory(voters(1, "abc"), None, (7, "a"), LEASE)
-    elector = Elector(Electorate("b", memory, now=0), memory, LEASE, now=0)
-    chair = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(CHAIR, 6),))
+    elector = VoterNode(VoterSetState("b", memory, now=0), memory, LEASE, now=0)
+    chair = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(PROPOSER_LEASE, 6),))
     assert elector.vote("c", 1, chair, LEASE, now=LEASE).refused[0].why == EPOCH
     assert elector.memory(LEASE) == msgspec.structs.replace(memory, granted_until=LEASE, learned_at=0)
 
@@ -277,9 +277,9 @@ def test_a_voter_keeps_its_promise_to_the_chair_over_a_restart() -> None:
 def test_a_voter_that_knows_when_its_grants_end_waits_no_longer() -> None:
     memory = Memory(voters(1, "abc"), None, (0, ""), LEASE)
 
-    def elector(now: int, granted_until: int | None) -> Elector:
+    def elector(now: int, granted_until: int | None) -> VoterNode:
         known = msgspec.structs.replace(memory, granted_until=granted_until, learned_at=0)
-        return Elector(Electorate("b", known, now), known, LEASE, now)
+        return VoterNode(VoterSetState("b", known, now), known, LEASE, now)
 
     assert elector(10 * LEASE, None).silent_until == 11 * LEASE
     assert elector(10 * LEASE, 3 * LEASE).silent_until == 3 * LEASE
@@ -289,7 +289,7 @@ def test_a_voter_that_knows_when_its_grants_end_waits_no_longer() -> None:
 
 def test_what_is_remembered_covers_every_grant_and_an_earlier_silence() -> None:
     memory = Memory(voters(1, "abc"), None, (0, ""), LEASE, granted_until=5 * LEASE, learned_at=0)
-    elector = Elector(Electorate("b", memory, 5 * LEASE - 9), memory, LEASE, 5 * LEASE - 9)
+    elector = VoterNode(VoterSetState("b", memory, 5 * LEASE - 9), memory, LEASE, 5 * LEASE - 9)
     assert elector.memory(LEASE).granted_until == 5 * LEASE  # type: ignore[union-attr]
     elector.vote("a", 1, beat(voters(1, "abc")), LEASE, now=6 * LEASE)
     assert elector.memory(LEASE).granted_until == 7 * LEASE  # type: ignore[union-attr]
@@ -297,6 +297,6 @@ def test_what_is_remembered_covers_every_grant_and_an_earlier_silence() -> None:
 
 def test_a_set_learned_just_before_a_restart_bars_for_the_rest_of_a_lease_time() -> None:
     memory = Memory(voters(3, "abc"), None, (0, ""), LEASE, granted_until=0, learned_at=10 * LEASE)
-    electorate = Electorate("b", memory, now=10 * LEASE + 5)
+    electorate = VoterSetState("b", memory, now=10 * LEASE + 5)
     assert electorate.quorum(LEASE, now=11 * LEASE - 1).sets == ()
     assert electorate.quorum(LEASE, now=11 * LEASE).sets == (("a", "b", "c"),)

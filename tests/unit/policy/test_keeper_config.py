@@ -4,7 +4,7 @@ import pytest
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.lease.ipc import EgressWish, Peer
+from gateway_agent.lease.ipc import EgressIPSpec, Peer
 from gateway_agent.policy.keeper_config import KeeperSettings, keeper_config
 
 ID = ids.egress_id("partner", "")
@@ -13,7 +13,7 @@ NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("g2", "10.0.0.2"), PlanNode("w1", 
 SETTINGS = KeeperSettings(7947, "/etc/key", 50, 250, False)
 
 
-def wish(node: str, unready: dict[str, str], devices: tuple[str, ...] = ()) -> EgressWish:
+def wish(node: str, unready: dict[str, str], devices: tuple[str, ...] = ()) -> EgressIPSpec:
     plan = Plan(node, 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
     [only] = keeper_config(plan, SETTINGS, unready, devices).egress
     return only

@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from cni.kernel import ids
-from cni.plan import Plan, PlanEgressIP, PlanNode, PodIdentity, Requirement, Selector, Way, dumps, loads
+from cni.plan import (
+    Destination,
+    Plan,
+    PlanEgressIP,
+    PlanNode,
+    PodIdentity,
+    Requirement,
+    Selector,
+    dumps,
+    loads,
+)
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy
 from gateway_agent.policy import planner
 from gateway_agent.policy.planner import Planned, Settings
@@ -81,7 +91,7 @@ def test_plan_of_a_worker() -> None:
     )
     (only,) = plan.policy_sets
     assert (only.number, only.policies, only.egress_ids) == (1, ("a",), (identity,))
-    assert only.ways == (Way("203.0.113.0/24", identity),)
+    assert only.ways == (Destination("203.0.113.0/24", identity),)
     assert loads(dumps(plan)) == plan
 
 
@@ -124,14 +134,14 @@ def test_gateway_that_cannot_be_served_still_takes_its_packets() -> None:
     assert "selects no node" in problem.message
     found = egress(planned.plan)
     assert (found.eligible, found.master) == ((), "")
-    assert planned.plan.policy_sets[0].ways == (Way("203.0.113.0/24", found.id),)
+    assert planned.plan.policy_sets[0].ways == (Destination("203.0.113.0/24", found.id),)
 
 
 def test_policy_without_its_gateway_still_takes_its_packets() -> None:
     plan = build(inventory(policy("a", "gone"))).plan
     found = egress(plan, "gone")
     assert (found.eligible, found.master, found.direct) == ((), "", False)
-    assert plan.policy_sets[0].ways == (Way("203.0.113.0/24", found.id),)
+    assert plan.policy_sets[0].ways == (Destination("203.0.113.0/24", found.id),)
 
 
 def test_gateways_of_one_tunnel_number() -> None:
@@ -278,7 +288,7 @@ def test_two_gateways_on_one_pod_by_destination() -> None:
     plan = build(inventory(policy("a"), other, gateways=gateways)).plan
     both = next(s for s in plan.policy_sets if s.policies == ("a", "b"))
     assert both.ways == (
-        Way("203.0.113.0/25", egress(plan, "partner").id), Way("203.0.113.128/25", egress(plan, "bank").id),
+        Destination("203.0.113.0/25", egress(plan, "partner").id), Destination("203.0.113.128/25", egress(plan, "bank").id),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ def test_uplinks_have_a_default_route_or_the_nodes_address_or_are_egress_interfa
         "eth2": replace(PLAIN, uplink=True),
         "eth3": replace(PLAIN, addresses=("fd00::1/64",)),
         "cni0": replace(PLAIN, addresses=("10.244.0.1/24",)),
-        ids.BACK_DEVICE: replace(PLAIN, uplink=True),
+        ids.RETURN_DEVICE: replace(PLAIN, uplink=True),
         # Somebody leads traffic to a VPN pod by a table of its own.
         "br-pods": replace(PLAIN, uplink=True, bears_pods=True),
         "eth4": replace(PLAIN, uplink=True, bears_pods=True, default_route=frozenset({4})),
@@ -40,7 +40,7 @@ def test_links_to_nodes_bear_no_pods_and_are_not_ours() -> None:
         "eth0": near,
         "eth1": replace(PLAIN, uplink=True, default_route=frozenset({4})),
         "br-pods": replace(near, bears_pods=True),
-        ids.BACK_DEVICE: near,
+        ids.RETURN_DEVICE: near,
     }
     assert pod_sources.node_links(facts) == ("eth0", "eth7")
 

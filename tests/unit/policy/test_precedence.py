@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cni.plan import Way
+from cni.plan import Destination
 from gateway_agent.manifests import prefixes
 from gateway_agent.policy import precedence
 from gateway_agent.policy.precedence import Entry, disjoint, lookup
@@ -56,7 +56,7 @@ def boundaries(texts: set[str]) -> set[str]:
 class Map:
     """The ways as a router sees them; refuses any that overlap."""
 
-    def __init__(self, ways: tuple[Way, ...]) -> None:
+    def __init__(self, ways: tuple[Destination, ...]) -> None:
         networks = [(ipaddress.ip_network(way.prefix), way.egress_id) for way in ways]
         self.ranges = sorted((n.version, int(n.network_address), int(n.broadcast_address), e) for n, e in networks)
         for (family, _, last, _), (next_family, first, _, _) in itertools.pairwise(self.ranges):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.kubernetes.objects import Picture
+from gateway_agent.kubernetes.objects import InventoryBuilder
 from gateway_agent.manifests.model import Inventory, RunningPod
 from gateway_agent.policy.unattached_pods import adopted, current, outlived, problem, unknown
 
@@ -93,4 +93,4 @@ def test_who_cannot_be_found_is_named() -> None:
 )
 def test_pods_of_the_cluster_that_have_addresses(spec: Any, status: Any, runs: bool) -> None:
     document = {"metadata": {"name": "a", "namespace": "prod", "uid": "uid-a"}, "spec": spec, "status": status}
-    assert Picture().inventory([of_api("Pod", document)]).running == ((POD,) if runs else ())
+    assert InventoryBuilder().inventory([of_api("Pod", document)]).running == ((POD,) if runs else ())

@@ -18,7 +18,7 @@ from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory,
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
 from gateway_agent.show.metrics import PREFIX, ChangeCount, Observation, families
-from gateway_agent.show.snapshot import View
+from gateway_agent.show.snapshot import NodeSnapshot
 
 AT = 1795294800.0
 ADDRESSES = ("172.16.0.50", "172.16.0.78")
@@ -52,7 +52,7 @@ def keeper(changes: Iterable[Change] = (), **more: Any) -> KeeperState:
     )  # fmt: skip
 
 
-def view(state: KeeperState | None = None) -> View:
+def view(state: KeeperState | None = None) -> NodeSnapshot:
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
     facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)}
@@ -63,7 +63,7 @@ def view(state: KeeperState | None = None) -> View:
         Attachment(f"c-{p.name}", "eth0", "", f"veth-{p.name}", "prod", p.name, "", dict(p.labels or {}), (), group)
         for p in PODS
     )
-    return View(plan, INVENTORY, attachments, state, problems=(Problem("a.yaml", "spec", "is bad"),))
+    return NodeSnapshot(plan, INVENTORY, attachments, state, problems=(Problem("a.yaml", "spec", "is bad"),))
 
 
 def samples(seen: Observation) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:

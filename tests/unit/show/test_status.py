@@ -17,7 +17,7 @@ from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Polic
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
 from gateway_agent.show import status
-from gateway_agent.show.status import NotKnown, View
+from gateway_agent.show.status import NodeSnapshot, NotKnown
 
 AT = 1795294800.0
 """2026-11-21T21:00:00Z"""
@@ -76,7 +76,7 @@ def attached(view_plan: Any, name: str, labels: dict[str, str], policies: tuple[
     return Attachment("c-" + name, "eth0", "/run/netns/x", host, "prod", name, "", labels, ("10.1.0.5",), group)
 
 
-def view(node: str = "w1", state: KeeperState | None = None, of: Inventory = INVENTORY) -> View:
+def view(node: str = "w1", state: KeeperState | None = None, of: Inventory = INVENTORY) -> NodeSnapshot:
     settings = planner.Settings(node, 0x0FF00000, 4799, 1450, ("10.244.0.0/16",))
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
@@ -87,7 +87,7 @@ def view(node: str = "w1", state: KeeperState | None = None, of: Inventory = INV
         attached(plan, "both", {"app": "backend", "pay": "yes"}, ("backend", "payments")),
         attached(plan, "web", {"app": "web"}, ()),
     )
-    return View(plan, of, attachments, state, ("10.244.0.0/16",), (Problem("a.yaml", "spec", "is bad", "mend it"),))
+    return NodeSnapshot(plan, of, attachments, state, ("10.244.0.0/16",), (Problem("a.yaml", "spec", "is bad", "mend it"),))
 
 
 def steps(answer: dict[str, Any]) -> dict[str, tuple[str, str]]:

@@ -15,7 +15,7 @@ from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory,
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
 from gateway_agent.show import status
-from gateway_agent.show.status import View
+from gateway_agent.show.status import NodeSnapshot
 
 FOURS, SIX = ("172.16.0.50", "172.16.0.78"), "2001:db8::50"
 EGRESS = (Requirement("role", "In", ("egress",)),)
@@ -38,7 +38,7 @@ IDS = {address: ids.egress_id("partner", address) for address in MASTERS}
 PODS = tuple(PodIdentity("prod", f"web-{number}", {"app": "backend"}) for number in range(8))
 
 
-def view(node: str = "w1", nodes: tuple[Node, ...] = NODES, direct: Literal["Drop", "Direct"] = "Drop") -> View:
+def view(node: str = "w1", nodes: tuple[Node, ...] = NODES, direct: Literal["Drop", "Direct"] = "Drop") -> NodeSnapshot:
     gateways = tuple(replace(gateway, when_no_gateway=direct) for gateway in GATEWAYS)
     inventory = Inventory(gateways, POLICIES, nodes)
     states = [EgressState(IDS[a], master, 3, 1795294800.0, "none", "", a) for a, master in MASTERS.items()]
@@ -56,7 +56,7 @@ def view(node: str = "w1", nodes: tuple[Node, ...] = NODES, direct: Literal["Dro
             Attachment(f"c-{pod.name}", "eth0", "", f"veth-{pod.name}", "prod", pod.name, "", dict(pod.labels or {}),
                        ("10.1.0.5",), policy_set.group)
         )  # fmt: skip
-    return View(plan, inventory, tuple(attachments), keeper)
+    return NodeSnapshot(plan, inventory, tuple(attachments), keeper)
 
 
 def mine(pod: PodIdentity) -> str:
