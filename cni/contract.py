@@ -23,9 +23,9 @@ ENVIRONMENT = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI
 SOCKET = "/run/egress-gateway/agent.sock"
 PLAN, PLAN_OUTDATED = "plan.json", "plan.outdated"
 """Beside the socket: what the plugin alone follows, and the mark that the agent knew more than the plan says."""
-DEADLINE = 10.0
+DEADLINE_S = 10.0
 """Seconds after which the plugin gives the agent up: below the shortest limit of the runtimes."""
-LIMIT = 4 << 20
+MAX_REQUEST_BYTES = 4 << 20
 """Bytes that a request may have: larger ones are refused."""
 
 # The numbers of the CNI specification 1.1, section "Error"; ours begin at 100.

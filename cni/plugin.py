@@ -9,7 +9,7 @@ import time
 
 from . import config, contract
 
-RETRY = 0.005
+RETRY_S = 0.005
 """Seconds between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait
 by itself."""
 
@@ -32,7 +32,7 @@ def run(request: bytes, settings: config.PluginConfig) -> None:
     Raises :class:`Refusal` or :class:`contract.CNIError`.
     """
     try:
-        answer = ask(settings.socket, request, contract.DEADLINE)
+        answer = ask(settings.socket, request, contract.DEADLINE_S)
     except (NoAnswer, OSError) as error:
         from . import vendored
 
@@ -59,7 +59,7 @@ def ask(path: str, request: bytes, seconds: float) -> bytes:
         connection.sendall(request)
         connection.shutdown(_socket.SHUT_WR)
         answer = b""
-        while len(answer) <= contract.LIMIT:
+        while len(answer) <= contract.MAX_REQUEST_BYTES:
             connection.settimeout(_left(deadline))
             part = connection.recv(1 << 16)
             if not part:
@@ -67,7 +67,7 @@ def ask(path: str, request: bytes, seconds: float) -> bytes:
             answer += part
     finally:
         connection.close()
-    raise NoAnswer(f"answered more than {contract.LIMIT} bytes")
+    raise NoAnswer(f"answered more than {contract.MAX_REQUEST_BYTES} bytes")
 
 
 def _connect(connection: _socket.socket, path: str, deadline: float) -> None:
@@ -77,7 +77,7 @@ def _connect(connection: _socket.socket, path: str, deadline: float) -> None:
             connection.connect(path)
             return
         except BlockingIOError:
-            time.sleep(RETRY)
+            time.sleep(RETRY_S)
 
 
 def _left(deadline: float) -> float:

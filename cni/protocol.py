@@ -106,8 +106,8 @@ def _command(environment: "Mapping[bytes, bytes]") -> str:
 def _request(environment: "Mapping[bytes, bytes]", raw: bytes) -> bytes:
     fields = tuple(environment.get(name.encode(), b"") for name in contract.ENVIRONMENT)
     request = contract.cni_request(fields, raw)
-    if len(request) > contract.LIMIT:
-        wrong = f"configuration and environment have more than {contract.LIMIT} bytes"
+    if len(request) > contract.MAX_REQUEST_BYTES:
+        wrong = f"configuration and environment have more than {contract.MAX_REQUEST_BYTES} bytes"
         raise contract.CNIError(contract.INVALID_CONFIGURATION, wrong)
     return request
 
@@ -138,7 +138,7 @@ def _environment(msg: str, details: str) -> contract.CNIError:
 def _stdin() -> bytes:
     """All of stdin, or a little more than the contract allows, which is then refused."""
     raw = b""
-    while len(raw) <= contract.LIMIT:
+    while len(raw) <= contract.MAX_REQUEST_BYTES:
         part = posix.read(0, 1 << 20)
         if not part:
             break

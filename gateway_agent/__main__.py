@@ -25,7 +25,7 @@ from .adapters.files_store import FilesStore
 from .adapters.kernel import Kernel
 from .adapters.lease_client_ipc import KeeperClient
 from .adapters.netns_lock import NamespaceLock
-from .agent.cni_calls import Calls
+from .agent.cni_calls import CniCalls
 from .agent.observed import ObservedAgent, view
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .manifests.model import Problem
@@ -96,7 +96,7 @@ async def serve(
         store, reporter = _store(config)
         agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir, patience), notices)
         agent.pods.adopt(agent.plan)
-        server = RequestServer(config.run_dir / "agent.sock", Calls(agent).handle, agent.write_again)
+        server = RequestServer(config.run_dir / "agent.sock", CniCalls(agent).handle, agent.write_again)
         agent.socket = server
         return await _until_signal(agent, server, source, reporter(partial(view, agent)))
 

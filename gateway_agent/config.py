@@ -11,7 +11,7 @@ from typing import Any
 
 from cni.kernel.ids import MarkLayout
 
-from .lease.messages.keys import MOST_KEYS
+from .lease.messages.keys import MAX_KEYS
 from .manifests import parsing, prefixes, selectors, typed_objects, yaml_documents
 from .manifests.fields import Fields, Report, kind_of
 from .manifests.model import Problem
@@ -250,8 +250,8 @@ def _accepted(cluster: Fields) -> tuple[Path, ...]:
     for path, name in found:
         if not Path(name).is_absolute() or "\0" in name:
             cluster.report.add(path, f"{name!r} is no absolute path", f"as {AgentConfig.key_file}")
-    if len(found) > MOST_KEYS:
-        cluster.add("acceptKeyFiles", f"has more than {MOST_KEYS} files", "one is enough to replace a key")
+    if len(found) > MAX_KEYS:
+        cluster.add("acceptKeyFiles", f"has more than {MAX_KEYS} files", "one is enough to replace a key")
     return tuple(Path(name) for _, name in found)
 
 

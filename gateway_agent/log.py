@@ -10,7 +10,7 @@ from typing import Any
 
 from .printable import printable
 
-LONGEST = 4_000
+MAX_LINE_CHARS = 4_000
 """Characters of one line."""
 
 
@@ -26,11 +26,11 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line with what a terminal would obey escaped."""
-        return printable(super().formatMessage(record), LONGEST)
+        return printable(super().formatMessage(record), MAX_LINE_CHARS)
 
     def formatException(self, ei: Any) -> str:
         """Return the lines of a traceback, indented."""
-        return "\n".join(f"  {printable(line, LONGEST)}" for line in super().formatException(ei).splitlines())
+        return "\n".join(f"  {printable(line, MAX_LINE_CHARS)}" for line in super().formatException(ei).splitlines())
 
 
 class JsonFormatter(logging.Formatter):

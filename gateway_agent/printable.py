@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-LIMIT = 500
+MAX_CHARS = 500
 """Characters of one text that are shown."""
 
 
-def printable(text: str, limit: int = LIMIT) -> str:
+def printable(text: str, limit: int = MAX_CHARS) -> str:
     """Return ``text`` with every character escaped that a terminal would obey or UTF-8 cannot hold, and shortened.
 
     A backslash stays as it is: the result is for people, not to be read back.

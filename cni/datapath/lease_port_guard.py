@@ -21,7 +21,7 @@ RATE = "limit rate 500/second burst 250 packets"
 more when masters change."""
 SPARE = 64
 """Places for MACs beyond two for each node: nodes that are new, or change their network card."""
-KEEP = "1m"
+RATE_ELEMENT_TTL = "1m"
 
 
 def chains(plan: Plan) -> Iterator[str]:
@@ -34,7 +34,7 @@ def chains(plan: Plan) -> Iterator[str]:
     yield _set("keeper_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
     # The size is in the name, since the size of a set that stands cannot be changed.
     size = 2 * len(nodes) + SPARE
-    bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {KEEP}"]
+    bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {RATE_ELEMENT_TTL}"]
     by_mac, by_address = f"keeper_rates_{size}", f"keeper_plain_rates_{size}"
     yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)
     yield _set(by_address, f"{keyword} saddr", bounded)

@@ -17,7 +17,7 @@ from cni.files import named
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 log = logging.getLogger(__name__)
-LOOK = 1.0
+POLL_INTERVAL_S = 1.0
 """Seconds between two looks at the socket's path."""
 PART = 1 << 16
 """Bytes that are read at once."""
@@ -50,7 +50,7 @@ class RequestServer:
         except OSError:
             listener.close()
             raise
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=contract.LIMIT)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=contract.MAX_REQUEST_BYTES)
         self._inode = temporary.stat().st_ino
         os.rename(temporary, self.path)
 
@@ -65,7 +65,7 @@ class RequestServer:
         """Listen again whenever the socket or its directory is gone: nobody could reach the agent. Never ends."""
         told = ""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL_S)
             if self._server is None or self.reachable():
                 continue
             try:
@@ -93,7 +93,7 @@ class RequestServer:
                 if answer and not _hung_up(writer):
                     writer.write(answer)
                     writer.write_eof()
-                    async with asyncio.timeout(contract.DEADLINE):
+                    async with asyncio.timeout(contract.DEADLINE_S):
                         await writer.drain()
                         # To close while something is unread would reset the connection, and the answer with it.
                         while await reader.read(PART):
@@ -104,13 +104,13 @@ class RequestServer:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
         """Return the answer to the request of a client; empty if nobody waits for one."""
         try:
-            async with asyncio.timeout(contract.DEADLINE):
+            async with asyncio.timeout(contract.DEADLINE_S):
                 request = await _read_all(reader)
         except TimeoutError:
-            return refusal(f"the request did not end within {contract.DEADLINE:g} s")
-        if len(request) > contract.LIMIT:
-            log.warning("a request of more than %d bytes was refused", contract.LIMIT)
-            return refusal(f"the request has more than {contract.LIMIT} bytes")
+            return refusal(f"the request did not end within {contract.DEADLINE_S:g} s")
+        if len(request) > contract.MAX_REQUEST_BYTES:
+            log.warning("a request of more than %d bytes was refused", contract.MAX_REQUEST_BYTES)
+            return refusal(f"the request has more than {contract.MAX_REQUEST_BYTES} bytes")
         if _hung_up(writer):
             return b""
         try:
@@ -138,7 +138,7 @@ async def _read_all(reader: asyncio.StreamReader) -> bytes:
     """Return the request, or a little more than the contract allows."""
     parts: list[bytes] = []
     size = 0
-    while size <= contract.LIMIT and (part := await reader.read(PART)):
+    while size <= contract.MAX_REQUEST_BYTES and (part := await reader.read(PART)):
         parts.append(part)
         size += len(part)
     return b"".join(parts)

@@ -25,19 +25,19 @@ from cni.kernel.sysctl import PROC_SYS_NET
 from ..policy import sync_groups
 from ..policy.sync_groups import Counters, Files, SyncState
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 10.0
 """Seconds before a start after an end; doubled until it has been in sync."""
-ATTENTIVE, CALM = 0.25, 5.0
+SYNCING_POLL_S, SYNCED_POLL_S = 0.25, 5.0
 """Seconds between two looks at its counters: until it is in sync, and after that."""
 CALL_LIMIT = 10.0
 START_CHANCES, DEAF = 120, 3
-"""Calls without an answer, :data:`ATTENTIVE` apart, after which it is started anew: as it starts, and later."""
+"""Calls without an answer, :data:`SYNCING_POLL_S` apart, after which it is started anew: as it starts, and later."""
 END_LIMIT = 2.0
 NICE = -10
 """Of conntrackd: ahead of what is ordinary."""
 TAKEOVER_PAUSE = 1.0
 """Seconds from mastership to the first look at the whole table: a takeover needs the processor itself."""
-REFRESH = 60.0
+RESEND_INTERVAL_S = 60.0
 """Seconds between two sendings of a master's table. The kernel tells nothing while a flow only goes on, so the
 copies of UDP flows would end after 120 s; and it makes good what was lost on the way."""
 EVENTS = PROC_SYS_NET / "netfilter" / "nf_conntrack_events"
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 class ConnectionSync:
     """All ``conntrackd`` of this node. Every method is for the agent's loop; ``changed`` is called on each news.
 
-    ``prefix`` goes before each command; ``refresh`` as :data:`REFRESH`.
+    ``prefix`` goes before each command; ``refresh`` as :data:`RESEND_INTERVAL_S`.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ConnectionSync:
         run_dir: Path,
         changed: Callable[[], None] = lambda: None,
         prefix: Sequence[str] = (),
-        refresh: float = REFRESH,
+        refresh: float = RESEND_INTERVAL_S,
     ) -> None:
         self._run_dir = run_dir
         self._changed = changed
@@ -130,16 +130,16 @@ class _Instance:
 
     async def run(self, turn: asyncio.Lock) -> None:
         """Keeps it running until cancelled. ``turn`` belongs to one at a time, until its process is gone."""
-        pause = FIRST_PAUSE
+        pause = FIRST_BACKOFF_S
         async with turn:
             try:
                 while True:
                     await self._once()
-                    pause = FIRST_PAUSE if self.state.in_sync else pause
+                    pause = FIRST_BACKOFF_S if self.state.in_sync else pause
                     self._tell(running=False, in_sync=False, reason="conntrackd has ended")
                     log.warning("conntrackd has ended: %s", self.state.error or "it did not say why")
                     await asyncio.sleep(pause)
-                    pause = min(2 * pause, LONGEST_PAUSE)
+                    pause = min(2 * pause, MAX_BACKOFF_S)
                     self._tell(restarts=self.state.restarts + 1)
             finally:
                 with contextlib.suppress(OSError):
@@ -185,7 +185,7 @@ class _Instance:
             except (OSError, ValueError) as error:
                 chances -= 1
                 log.debug("conntrackd: %s", error)
-                await asyncio.sleep(ATTENTIVE)
+                await asyncio.sleep(SYNCING_POLL_S)
         self._tell(error="conntrackd does not answer")
         await _end(process)
 
@@ -198,11 +198,11 @@ class _Instance:
         loop = asyncio.get_running_loop()
         await self._order(sync_groups.commands(serving=True))
         sent, overruns = loop.time(), self.state.overruns
-        while not await self._part_changes(min(CALM, self._refresh)):
+        while not await self._part_changes(min(SYNCED_POLL_S, self._refresh)):
             await self._look()
             missed = self.state.overruns > overruns
             if missed or loop.time() - sent >= self._refresh:
-                await self._order(sync_groups.commands(serving=True) if missed else sync_groups.REFRESH)
+                await self._order(sync_groups.commands(serving=True) if missed else sync_groups.RESEND_COMMANDS)
                 sent, overruns = loop.time(), self.state.overruns
 
     async def _stand_by(self) -> None:
@@ -213,7 +213,7 @@ class _Instance:
         loop = asyncio.get_running_loop()
         asked = looked = loop.time()
         before = self.state.counters.received
-        while not await self._part_changes(CALM if self.state.in_sync else ATTENTIVE):
+        while not await self._part_changes(SYNCED_POLL_S if self.state.in_sync else SYNCING_POLL_S):
             now = await self._look()
             rate = (now.received - before) / (loop.time() - looked)
             before, looked = now.received, loop.time()

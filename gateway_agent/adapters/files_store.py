@@ -28,9 +28,9 @@ from ..manifests import parsing
 from ..manifests.model import Inventory, Problem
 
 log = logging.getLogger(__name__)
-QUIET = 0.1
+SETTLE_S = 0.1
 """Seconds that a file must have been left alone, or have been gone, before the state that is known of it changes."""
-PATIENCE = 10
+MAX_SETTLE_WAITS = 10
 """How often :meth:`FilesStore.current` waits for a file to come to rest."""
 Stamp = tuple[int, int, int]
 """Modification time (ns), size (bytes) and inode of a file: what tells one state of it from another."""
@@ -70,10 +70,10 @@ class FilesStore:
         """The inventory now, as :meth:`read` has it. Waits for files that are being written, but not for ever."""
         async with self._reading:
             inventory = await asyncio.to_thread(self.read)
-            for _ in range(PATIENCE):
+            for _ in range(MAX_SETTLE_WAITS):
                 if not self._restless:
                     break
-                await asyncio.sleep(QUIET)
+                await asyncio.sleep(SETTLE_S)
                 inventory = await asyncio.to_thread(self.read)
             return inventory
 
@@ -247,5 +247,5 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def _young(status: os.stat_result) -> bool:
-    """Whether the last change is not :data:`QUIET` old. A time in the future is somebody's ``touch``."""
-    return 0 <= time.time() - status.st_mtime < QUIET
+    """Whether the last change is not :data:`SETTLE_S` old. A time in the future is somebody's ``touch``."""
+    return 0 <= time.time() - status.st_mtime < SETTLE_S

@@ -53,7 +53,7 @@ class Kernel:
         """From now on, calls ``found`` when a packet came that belongs to a stale connection. Raises OSError."""
         bell = nflog.PacketLog(ids.STALE_GROUP)
         self._bells.append(bell)
-        asyncio.get_running_loop().add_reader(bell.fileno(), _ring, bell, found)
+        asyncio.get_running_loop().add_reader(bell.fileno(), _wake_reader, bell, found)
 
     async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         """Brings the kernel to the plan; says in words what it changed. ``devices``: where the fence stands."""
@@ -113,7 +113,7 @@ class Kernel:
         await self._run(ctnetlink.loosen, address, ids.MarkLayout(mask).tunneled)
 
 
-def _ring(bell: nflog.PacketLog, found: Callable[[], None]) -> None:
+def _wake_reader(bell: nflog.PacketLog, found: Callable[[], None]) -> None:
     if bell.read():
         found()
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..lease.messages.keys import Key, Keyring
 
-LIMIT = 4096
+MAX_KEY_FILE_BYTES = 4096
 """Bytes of a key file."""
 
 
@@ -64,11 +64,11 @@ def read(path: str) -> Key:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{path} is no regular file")
-        content = os.read(descriptor, LIMIT + 1)
+        content = os.read(descriptor, MAX_KEY_FILE_BYTES + 1)
     finally:
         os.close(descriptor)
-    if len(content) > LIMIT:
-        raise ValueError(f"{path} has more than {LIMIT} bytes: it is no key")
+    if len(content) > MAX_KEY_FILE_BYTES:
+        raise ValueError(f"{path} has more than {MAX_KEY_FILE_BYTES} bytes: it is no key")
     try:
         return Key.parse(content)
     except ValueError as error:

@@ -14,19 +14,19 @@ import msgspec
 from ..lease.ipc import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
 from .standby_daemon import Spare
 
-SIGN_OF_LIFE = 1.0
+KEEPALIVE_S = 1.0
 """Seconds between two configurations, changed or not."""
-SPARE_PAUSE = 3.0
+STANDBY_POLL_S = 3.0
 """Seconds between two looks whether the spare keeper is there: it loads when the start of this one is over."""
-LOOK = 0.1
+POLL_INTERVAL_S = 0.1
 """Seconds between two looks for a keeper that somebody else starts."""
-NOBODY = (FileNotFoundError, ConnectionRefusedError)
+NOT_LISTENING = (FileNotFoundError, ConnectionRefusedError)
 LINE_LIMIT = 16 << 20
 LOG_READ = 1 << 20
 """Bytes of the keeper's log that are read for its last line."""
-RECENT = 600.0
+RECENT_S = 600.0
 """Seconds in which the end of a keeper is a problem that status shows."""
-STOP_LIMIT = 4.0
+STOP_TIMEOUT_S = 4.0
 """Seconds that a stopping keeper gets; it gives its successors two."""
 log = logging.getLogger(__name__)
 
@@ -47,9 +47,9 @@ class KeeperClient:
 
     @property
     def failure(self) -> str:
-        """Return why the last keeper ended by itself, if that was within :data:`RECENT`; else an empty text."""
+        """Return why the last keeper ended by itself, if that was within :data:`RECENT_S`; else an empty text."""
         words, at = self._failure
-        return words if words and time.monotonic() < at + RECENT else ""
+        return words if words and time.monotonic() < at + RECENT_S else ""
 
     def send(self, config: KeeperConfig) -> None:
         """What counts from now on; told again to a keeper that is started anew."""
@@ -66,7 +66,7 @@ class KeeperClient:
                     reader = await self._connect()
                 except OSError as error:
                     log.error("lease keeper: %s", error)
-                    await asyncio.sleep(SIGN_OF_LIFE)
+                    await asyncio.sleep(KEEPALIVE_S)
                     continue
                 self._tell()
                 with contextlib.suppress(OSError, ValueError):
@@ -91,7 +91,7 @@ class KeeperClient:
 
         Raises OSError, TimeoutError among them, and ValueError.
         """
-        async with asyncio.timeout(STOP_LIMIT):
+        async with asyncio.timeout(STOP_TIMEOUT_S):
             reader, writer = await asyncio.open_unix_connection(str(self._run_dir / SOCKET), limit=LINE_LIMIT)
             try:
                 return msgspec.json.decode(await reader.readline(), type=KeeperState).keys
@@ -101,17 +101,17 @@ class KeeperClient:
     async def ended(self) -> None:
         """Waits until the keeper, told to stop, has handed everything over; not for ever."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_LIMIT):
+            async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._gone.wait()
 
     async def _give_signs_of_life(self) -> None:
         while True:
-            await asyncio.sleep(SIGN_OF_LIFE)
+            await asyncio.sleep(KEEPALIVE_S)
             self._tell()
 
     async def _keep_a_spare(self) -> None:
         while True:
-            await asyncio.sleep(SPARE_PAUSE)
+            await asyncio.sleep(STANDBY_POLL_S)
             if self._writer is not None:
                 try:
                     await self._spare.prepare()
@@ -130,12 +130,12 @@ class KeeperClient:
     async def _connect(self) -> asyncio.StreamReader:
         try:
             return await self._found()
-        except NOBODY:
+        except NOT_LISTENING:
             try:
                 await self._spare.begin()
             except OSError:
                 # Perhaps another one was quicker to hold the directory.
-                with contextlib.suppress(*NOBODY):
+                with contextlib.suppress(*NOT_LISTENING):
                     return await self._open()
                 raise
             return await self._open()
@@ -147,10 +147,10 @@ class KeeperClient:
         while True:
             try:
                 return await self._open()
-            except NOBODY:
+            except NOT_LISTENING:
                 if now() >= deadline:
                     raise
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     async def _open(self) -> asyncio.StreamReader:
         path = str(self._run_dir / SOCKET)

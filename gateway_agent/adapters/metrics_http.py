@@ -32,14 +32,14 @@ from ..show.status import status
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-RETRY = 1.0
+RETRY_S = 1.0
 """Seconds until listening is tried again."""
-PATIENCE = 1.0
+ANSWER_TIMEOUT_S = 1.0
 """Seconds that the agent's loop gets to answer."""
-DEADLINE = 5.0
+CONNECTION_TIMEOUT_S = 5.0
 """Seconds that a connection may last."""
 REQUEST_BYTES = 8192
-REST = 128
+MAX_DRAIN_READS = 128
 """Pieces of so many bytes that are read, and forgotten, after a request."""
 CONNECTIONS = 64
 """At once; one more ends the oldest."""
@@ -74,14 +74,14 @@ class Answer:
 
 
 class MetricsServer:
-    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`DEADLINE`. ``names``: those that this
+    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`CONNECTION_TIMEOUT_S`. ``names``: those that this
     machine may be asked by, beside its addresses."""
 
     def __init__(
         self,
         listen: tuple[str, int],
         look: Callable[[], Observation],
-        deadline: float = DEADLINE,
+        deadline: float = CONNECTION_TIMEOUT_S,
         names: Collection[str] = (),
     ) -> None:
         self._listen = listen
@@ -106,12 +106,12 @@ class MetricsServer:
             while True:
                 if self._thread is None or not self._thread.is_alive():
                     self._start(agent)
-                await asyncio.sleep(RETRY)
+                await asyncio.sleep(RETRY_S)
         finally:
             if not self._told_to_end.done():
                 self._told_to_end.set_result(None)
             if self._thread is not None:
-                self._thread.join(PATIENCE)
+                self._thread.join(ANSWER_TIMEOUT_S)
 
     def _start(self, agent: asyncio.AbstractEventLoop) -> None:
         host, port = self._listen
@@ -197,7 +197,7 @@ class MetricsServer:
         writer.write(answer.encoded(method != b"HEAD"))
         writer.write_eof()
         # To close while something is unread would reset the connection, and the answer with it.
-        for _ in range(REST):
+        for _ in range(MAX_DRAIN_READS):
             if not await reader.read(REQUEST_BYTES):
                 break
         writer.close()
@@ -218,7 +218,7 @@ async def _answer(
             return Answer(HTTPStatus.OK, "ok\n")
         return form(await _ask(agent, look))
     except TimeoutError:
-        words = f"the agent's event loop has not answered within {PATIENCE:g} s\n"
+        words = f"the agent's event loop has not answered within {ANSWER_TIMEOUT_S:g} s\n"
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, words)
     except Exception:
         log.exception("metrics: a question failed")
@@ -232,7 +232,7 @@ async def _ask(agent: asyncio.AbstractEventLoop, question: Callable[[], T]) -> T
         return question()
 
     asked = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answer(), agent))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
         return await asked
 
 

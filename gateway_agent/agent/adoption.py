@@ -13,9 +13,9 @@ from ..policy import unattached_pods
 from .pods import Pods
 
 log = logging.getLogger(__name__)
-AGAIN = 0.5
+RETRY_S = 0.5
 """Seconds to the next look, while one may find more: a bridge learns where a pod is when the kernel asks for it."""
-PATIENCE = 5.0
+REPORT_AFTER_S = 5.0
 """Seconds after which a pod counts as one that cannot be found; a pod that just starts is known by its CNI call."""
 
 
@@ -50,5 +50,5 @@ class Adoption:
         now = asyncio.get_running_loop().time()
         left = [pod for pod in wanted if pod.addresses[0] not in found]
         self._since = {pod: self._since.get(pod, now) for pod in left}
-        self.problems = tuple(unattached_pods.problem(pod) for pod, since in self._since.items() if now - since >= PATIENCE)
-        return AGAIN if len(self.problems) < len(left) else None
+        self.problems = tuple(unattached_pods.problem(pod) for pod, since in self._since.items() if now - since >= REPORT_AFTER_S)
+        return RETRY_S if len(self.problems) < len(left) else None

@@ -21,7 +21,7 @@ from ..manifests.store import NotKnown
 from ..policy import planner, unlabelled_pods
 from ..show import status
 from ..show.snapshot import NodeSnapshot
-from .control import Operations
+from .control import Control
 from .lease_client import NotHandedOver
 from .observed import view
 from .pods import group_for, identity, selecting, uncertain
@@ -30,12 +30,12 @@ from .service import Agent
 log = logging.getLogger(__name__)
 ROUNDS = 3
 """That an ADD waits for while the kernel is not as it should be: then another's hand is at work."""
-ADD_S = contract.DEADLINE - 2.0
+ADD_S = contract.DEADLINE_S - 2.0
 """Seconds in which an ADD is answered, with an error if need be: the plugin waits no longer than its deadline, and
 then goes by the plan on disk, which may be older than what is known here."""
 
 
-class Calls:
+class CniCalls:
     """One for each agent; holds no state of its own."""
 
     def __init__(self, agent: Agent) -> None:
@@ -46,7 +46,7 @@ class Calls:
         self._control: dict[str, Callable[[dict[str, Any]], Any]] = {
             "status": self._show_status, "pods": self._show_pods, "explain": self._explain, "events": self._events,
         }
-        operations = Operations(agent)
+        operations = Control(agent)
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "drain": operations.drain, "undrain": operations.undrain, "handover": operations.handover,
             "key": operations.key,

@@ -20,11 +20,11 @@ from ..adapters.kernel import Kernel
 from ..gateway_rules import snat
 
 log = logging.getLogger(__name__)
-REST = 30.0
+REST_S = 30.0
 """Seconds after which a node that has handed over forgets. Longer than the rules watch who was picked up."""
 
 
-class Flows:
+class ConntrackCollector:
     """Those of one node, in its gateway role."""
 
     def __init__(self, kernel: Kernel, mask: int) -> None:
@@ -53,13 +53,13 @@ class Flows:
                 log.error("%s", error)
 
     def follow(self, before: Plan | None, plan: Plan) -> None:
-        """After each change of the plan, which is in force now: what :meth:`tidy` has to do."""
+        """After each change of the plan, which is in force now: what :meth:`collect` has to do."""
         self._found.set()
         if before is not None:
             self._hidden |= snat.sources(before) - snat.sources(plan)
             self._lost |= snat.served(before) - snat.served(plan)
 
-    async def tidy(self, plan: Plan) -> None:
+    async def collect(self, plan: Plan) -> None:
         """In each round: makes the kernel forget what this node shows no longer, and, long enough after it has
         handed over, what it has let go of. Raises KernelError; the next round goes on with what is left.
 
@@ -79,7 +79,7 @@ class Flows:
             self._lost.discard(address)
             self._left[address] = now
         told = {egress.address for egress in plan.egress_ips if egress.sync}
-        for address in [address for address, at in self._left.items() if now >= at + REST]:
+        for address in [address for address, at in self._left.items() if now >= at + REST_S]:
             if address not in told | snat.served(plan):
                 await self._kernel.flush_by_source(address, self._mask)
             del self._left[address]

@@ -14,11 +14,11 @@ from ..policy import sync_groups
 
 NAME = "sync"
 """Of the one conntrackd that a node needs."""
-REST = 3.0
+REST_S = 3.0
 """Seconds: many times what a handover takes."""
 
 
-class ConnectionTables:
+class ConntrackSync:
     """``changed`` is called with each news."""
 
     def __init__(self, run_dir: Path, changed: Callable[[], None]) -> None:
@@ -57,8 +57,8 @@ class ConnectionTables:
         loop = asyncio.get_running_loop()
         if texts != self._wanted:
             self._wanted, self._since = texts, loop.time()
-            loop.call_later(REST, self._changed)
-        return not self._sync.state() or loop.time() >= self._since + REST
+            loop.call_later(REST_S, self._changed)
+        return not self._sync.state() or loop.time() >= self._since + REST_S
 
     def behind(self) -> str:
         """Why this node does not know the others' connections yet. Where nothing can be synced, it serves without."""

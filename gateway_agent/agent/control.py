@@ -11,7 +11,7 @@ from ..show.status import NotKnown
 from .service import Agent
 
 
-class Operations:
+class Control:
     """One for each agent; holds no state of its own. All raise :class:`NotKnown` where it cannot be done."""
 
     def __init__(self, agent: Agent) -> None:

@@ -7,24 +7,24 @@ from ipaddress import ip_address, ip_network
 
 from cni.plan import Destination, Plan, PlanEgressIP
 
-Leading = frozenset[tuple[str, str, str]]
+ForwardingEntries = frozenset[tuple[str, str, str]]
 """Of each way the prefix, the egress id, and how this node reaches it."""
-NOWHERE: Leading = frozenset()
+NO_ENTRIES: ForwardingEntries = frozenset()
 
 
-class Ways:
+class DestinationMap:
     """Those of one plan; without one there are none."""
 
     def __init__(self, plan: Plan | None) -> None:
         self._plan = plan
         self._sets = {policy_set.group: policy_set.ways for policy_set in plan.policy_sets} if plan else {}
         self._egress_ips = {egress.id: egress for egress in plan.egress_ips} if plan else {}
-        self._of: dict[int, Leading] = {}
+        self._of: dict[int, ForwardingEntries] = {}
 
-    def of(self, group: int) -> Leading:
+    def of(self, group: int) -> ForwardingEntries:
         """By which ways the packets of a tag leave. The same object each time."""
         if self._plan is None:
-            return NOWHERE
+            return NO_ENTRIES
         if group not in self._of:
             self._of[group] = frozenset(
                 (way.prefix, way.egress_id, _how(self._plan, self._egress_ips.get(way.egress_id), way))
@@ -43,12 +43,12 @@ def _how(plan: Plan, egress: PlanEgressIP | None, way: Destination) -> str:
     return "here" if plan.serves(egress) else "tunnel"
 
 
-def differs(before: Leading, now: Leading) -> Callable[[str], bool]:
+def changed_path(before: ForwardingEntries, now: ForwardingEntries) -> Callable[[str], bool]:
     """Whether packets to a remote address go another way than before."""
     return lambda remote: _way(before, remote) != _way(now, remote)
 
 
-def _way(leading: Leading, address: str) -> tuple[str, str] | None:
+def _way(leading: ForwardingEntries, address: str) -> tuple[str, str] | None:
     """The egress IP of a packet to ``address``, and how it is reached; None: the packet goes its own way."""
     remote = ip_address(address)
     return next(((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None)

@@ -18,9 +18,9 @@ from ..policy import keeper_config
 from . import startup_grace
 
 log = logging.getLogger(__name__)
-LATE = 0.01
+CLOCK_RESOLUTION_S = 0.01
 """Seconds: a timer may be early by the clock's resolution."""
-PATIENCE = 5.0
+HANDOVER_TIMEOUT_S = 5.0
 """Seconds that an operator waits for a handover: a hundred times what it takes."""
 DRAINED, CORDONED = "drained by an operator", "its node is cordoned"
 STOPPING = "its node is being shut down"
@@ -35,7 +35,7 @@ class NotHandedOver(Exception):
         self.hint = hint
 
 
-class Leases:
+class LeaseClient:
     """``changed`` is called with each news of the keeper. A drain outlives the agent's process."""
 
     def __init__(self, config: AgentConfig, keeper: KeeperClient, changed: Callable[[], None]) -> None:
@@ -65,8 +65,8 @@ class Leases:
                              change.reason)
             if self.state is None or state.incarnation != self.state.incarnation:
                 self._met = loop.time()
-                for seconds in (self._lease, startup_grace.LISTENING):
-                    loop.call_later(seconds + LATE, self._changed)
+                for seconds in (self._lease, startup_grace.STARTUP_GRACE_S):
+                    loop.call_later(seconds + CLOCK_RESOLUTION_S, self._changed)
             self.state = state
             self._changed()
             async with self._news:
@@ -91,7 +91,7 @@ class Leases:
     @property
     def settled(self) -> bool:
         """Return True once the keeper has run for long enough to know of every master."""
-        return self.state is not None and self._listened() >= startup_grace.LISTENING
+        return self.state is not None and self._listened() >= startup_grace.STARTUP_GRACE_S
 
     def shown(self) -> frozenset[str]:
         """Return the addresses that masters say the outside sees."""
@@ -103,7 +103,7 @@ class Leases:
 
     # --- what it is told -----------------------------------------------------------------------------------------
 
-    def tell(
+    def send_config(
         self,
         plan: Plan,
         unready: Mapping[str, str],
@@ -116,7 +116,7 @@ class Leases:
 
         ``behind``: why this node should not take over an egress IP yet, which it may keep.
         """
-        drained = self._gives_way(inventory)
+        drained = self._hands_over(inventory)
         able = [identity for identity, reason in unready.items() if not reason]
         returning = {g.name for g in inventory.gateways if g.failback == "Automatic"}
         config = keeper_config.keeper_config(
@@ -143,7 +143,7 @@ class Leases:
         )
         self._keeper.send(config)
 
-    def _gives_way(self, inventory: Inventory) -> str:
+    def _hands_over(self, inventory: Inventory) -> str:
         """Why this node is to serve nothing, though it could; empty where it may."""
         if self.drained:
             return DRAINED
@@ -206,7 +206,7 @@ class Leases:
         """Waits until ``node`` is master of none of them, or for so many seconds."""
         await self._until(lambda: not set(self.held_by(node)) & set(identities), seconds)
 
-    async def _until(self, condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    async def _until(self, condition: Callable[[], bool], seconds: float = HANDOVER_TIMEOUT_S) -> None:
         async with self._news:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):

@@ -17,7 +17,7 @@ from ..show.metrics import ChangeCount, Observation
 from ..show.snapshot import NodeSnapshot
 from .service import Agent
 
-COUNTING = 1.0
+POLL_INTERVAL_S = 1.0
 """Seconds between two looks at the keeper's changes of masters, of which it tells the last hundred."""
 
 
@@ -39,7 +39,7 @@ class ObservedAgent(Agent):
         """Counts changes of masters, asked or not. Ends with its task."""
         while True:
             self._changes.hear(self.keeper_state)
-            await asyncio.sleep(COUNTING)
+            await asyncio.sleep(POLL_INTERVAL_S)
 
     def all_problems(self) -> tuple[Problem, ...]:
         unused = plugin_report.read(self.config.run_dir)

@@ -19,7 +19,7 @@ from ..manifests.model import Inventory, Problem
 from ..policy import planner, unlabelled_pods
 from ..policy.selection import Selection
 from ..policy.unlabelled_pods import Refusals
-from .destinations import NOWHERE, Leading, Ways, differs
+from .destinations import NO_ENTRIES, DestinationMap, ForwardingEntries, changed_path
 
 log = logging.getLogger(__name__)
 Key = tuple[str, str]
@@ -43,16 +43,16 @@ class Pods:
         self._stamp = -1
         self._plan: Plan | None = None
         """By which the tags were set last."""
-        self._derived: tuple[Plan, Selection, Ways] | None = None
-        self._leading: dict[Key, Leading] = {}
-        self._stale: dict[str, tuple[Leading, Leading]] = {}
+        self._derived: tuple[Plan, Selection, DestinationMap] | None = None
+        self._leading: dict[Key, ForwardingEntries] = {}
+        self._stale: dict[str, tuple[ForwardingEntries, ForwardingEntries]] = {}
         """By a pod's address by which ways it went, and goes: connections of other ways are to be forgotten."""
 
     def adopt(self, previous: Plan | None) -> None:
         """Reads what earlier processes and the plugin alone have left, and by which ways those pods went."""
         self.reread()
         self._plan = previous
-        ways = Ways(previous)
+        ways = DestinationMap(previous)
         self._leading = {key: ways.of(record.group) for key, record in self.records.items()}
 
     def reread(self) -> None:
@@ -206,17 +206,17 @@ class Pods:
                      group and group - ids.GROUP_BASE)
         return tuple(left), failed
 
-    def _of(self, plan: Plan) -> tuple[Selection, Ways]:
+    def _of(self, plan: Plan) -> tuple[Selection, DestinationMap]:
         """What is worked out of a plan; most rounds have the one before."""
         if self._derived is None or self._derived[0] is not plan:
-            self._derived = plan, Selection(plan), Ways(plan)
+            self._derived = plan, Selection(plan), DestinationMap(plan)
         return self._derived[1:]
 
-    def _leads(self, record: Attachment, leading: Leading) -> None:
+    def _leads(self, record: Attachment, leading: ForwardingEntries) -> None:
         """The pod goes by these ways now. A connection keeps the source address of its first packet, so what would now
         go another way is dropped by the guards. TCP learns it by a reset; of the rest the kernel must forget the
         connections."""
-        before = self._leading.get(record.key, NOWHERE)
+        before = self._leading.get(record.key, NO_ENTRIES)
         self._leading[record.key] = leading
         if before != leading:
             for address in record.addresses:
@@ -229,7 +229,7 @@ class Pods:
         if not stale:
             return
         try:
-            await self.kernel.forget_connections({source: differs(*ways) for source, ways in stale.items()})
+            await self.kernel.forget_connections({source: changed_path(*ways) for source, ways in stale.items()})
         except KernelError:
             self._stale = {**stale, **self._stale}
             raise

@@ -32,21 +32,21 @@ from ..policy.quarantine import Quarantine
 from ..policy.selection import Selection
 from ..show import status
 from .adoption import Adoption
-from .conntrack_gc import Flows
-from .conntrack_sync import ConnectionTables
+from .conntrack_gc import ConntrackCollector
+from .conntrack_sync import ConntrackSync
 from .containers import Containers
-from .lease_client import Leases
+from .lease_client import LeaseClient
 from .plan_file import PlanFile
 from .pods import Pods, same_for
 
 log = logging.getLogger(__name__)
-RETRY = 1.0
+RETRY_S = 1.0
 """Seconds until a round that failed is tried again."""
-HANDOVER = 1.0
+HANDOVER_TIMEOUT_S = 1.0
 """Seconds that the lease keeper gets to hand over what this node can serve no longer."""
-ASKED = 32
+MAX_ROUTE_LOOKUPS = 32
 """Nodes to which a route is asked for, to know the interfaces below the tunnels: a cluster may have thousands."""
-PERIOD = 5.0
+RESYNC_INTERVAL_S = 5.0
 """Seconds until a round without a cause: for what nobody tells, such as what the plugin alone has done."""
 
 
@@ -69,9 +69,9 @@ class Agent:
         self._facts: dict[str, readiness.InterfaceFacts] = {}
         self._probes: dict[str, tuple[UpstreamProbe, asyncio.Task[None]]] = {}
         self._work = asyncio.Event()
-        self.leases = Leases(config, keeper, self._work.set)
-        self.tables = ConnectionTables(config.run_dir, self._work.set)
-        self.flows = Flows(kernel, config.mark_mask)
+        self.leases = LeaseClient(config, keeper, self._work.set)
+        self.tables = ConntrackSync(config.run_dir, self._work.set)
+        self.flows = ConntrackCollector(kernel, config.mark_mask)
         self._rounds = asyncio.Condition()
         self._begun = self._ended = 0
         self._looks: set[asyncio.Task[None]] = set()
@@ -170,7 +170,7 @@ class Agent:
         facts = self._read_facts(self.inventory) if self.inventory else interfaces.read((), self.pods.interfaces())
         if facts != self._facts:
             self._facts = facts
-            self._tell_keeper()
+            self._send_keeper_config()
             self._work.set()
 
     # --- rounds ------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Agent:
         """Works round after round until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD):
+                async with asyncio.timeout(RESYNC_INTERVAL_S):
                     await self._work.wait()
             self._work.clear()
             self._begun += 1
@@ -192,14 +192,14 @@ class Agent:
                     log.exception("a round failed")
                     error = RuntimeError(f"the agent failed: {type(error).__name__}: {error}")
                 self._say(str(error))
-                asyncio.get_running_loop().call_later(RETRY, self._work.set)
+                asyncio.get_running_loop().call_later(RETRY_S, self._work.set)
             else:
                 self._following = None
             async with self._rounds:
                 self._ended = self._begun
                 self._rounds.notify_all()
             try:
-                self._tell_keeper()
+                self._send_keeper_config()
             except Exception as error:
                 # A failed round may have left what cannot be told either; the next one is on its way.
                 log.exception("the lease keeper could not be told")
@@ -269,9 +269,9 @@ class Agent:
         if inventory is self.inventory:
             self._plan_file.mark_current()
         # Before the kernel follows: what this node can serve no longer, it should let go of while it still forwards.
-        self._tell_keeper()
+        self._send_keeper_config()
         lost = [e.id for e in plan.egress_ips if plan.node not in e.eligible]
-        await self.leases.released(lost, plan.node, HANDOVER)
+        await self.leases.released(lost, plan.node, HANDOVER_TIMEOUT_S)
         await self._apply(plan, previous, inventory)
         self._followed = inventory
         self._follow_probes()
@@ -314,17 +314,17 @@ class Agent:
             self._fenced = devices
             tags = await self.kernel.tagged()
             between = planner.with_sets_in_use(plan, previous, frozenset(tags.values()))
-            await self._stand(between)
+            await self._reconcile_kernel(between)
             before, self.applied = self.applied or previous, plan
             self.flows.follow(before, plan)
-        await self.flows.tidy(plan)
+        await self.flows.collect(plan)
         # By the labels as they are now: a call that came meanwhile has gone by them.
         await self.pods.retag(plan, self._quarantine.without_found(self.inventory or inventory))
         self.pod_led()
         if between != plan:
-            await self._stand(plan)
+            await self._reconcile_kernel(plan)
 
-    async def _stand(self, plan: Plan) -> None:
+    async def _reconcile_kernel(self, plan: Plan) -> None:
         self._kernel_in_doubt = False
         try:
             for change in await self.kernel.reconcile(plan, self._fence_devices(plan)):
@@ -348,13 +348,13 @@ class Agent:
 
     def _tunnel_mtu(self, nodes: Sequence[Node]) -> int:
         egress = {name for egress in (self.plan.egress_ips if self.plan else ()) for name in egress.eligible}
-        others = underlay.others(nodes, self.config.node_name, egress, ASKED)
+        others = underlay.others(nodes, self.config.node_name, egress, MAX_ROUTE_LOOKUPS)
         own = underlay.own_address(nodes, self.config.node_name)
         return readiness.tunnel_mtu(self._facts, own, interfaces.leaving(others))
 
     # --- what goes out -----------------------------------------------------------------------------------------
 
-    def _tell_keeper(self) -> None:
+    def _send_keeper_config(self) -> None:
         if self.plan is None or self.inventory is None:
             return
         if self._followed is None and not self.trouble and not self.leases.stopping:
@@ -364,12 +364,12 @@ class Agent:
         # What it serves it knows best itself.
         behind = {e.id: self.tables.behind() for e in self.plan.egress_ips if e.sync and not self.plan.serves(e)}
         self._carried = self.pods.carried()
-        self.leases.tell(self.plan, self._unready(), behind, tunnels, self._carried, self.inventory)
+        self.leases.send_config(self.plan, self._unready(), behind, tunnels, self._carried, self.inventory)
 
     def pod_led(self) -> None:
         """Take in that pods may go by other egress IPs than before: their masters wait for this node at a handover."""
         if self.pods.carried() != self._carried:
-            self._tell_keeper()
+            self._send_keeper_config()
 
     def _unready(self) -> dict[str, str]:
         """For each egress IP that this node is eligible for, why it is not ready; empty where it is."""
@@ -412,13 +412,13 @@ class Agent:
             self._probes.pop(interface)[1].cancel()
         for interface in wanted - set(self._probes):
             probe = UpstreamProbe(interface, self.config.upstream, self.config.health_interval,
-                                  self.config.health_misses, self._tell_keeper)
+                                  self.config.health_misses, self._send_keeper_config)
             self._probes[interface] = (probe, asyncio.create_task(probe.run()))
 
     async def stop(self) -> None:
         """Hands every lease over and lets the keeper end. The data path stays: selected pods never leak."""
         self.leases.stopping = True
-        self._tell_keeper()
+        self._send_keeper_config()
         await self.leases.ended()
         await self.tables.stop()
 

@@ -9,7 +9,7 @@ from cni.plan import Plan
 
 from ..lease.ipc import KeeperState
 
-LISTENING = 2.0
+STARTUP_GRACE_S = 2.0
 """Seconds that a new keeper gets to hear of the masters: several times what they need to answer it."""
 
 
@@ -25,4 +25,4 @@ def masters(state: KeeperState | None, plan: Plan | None, listened: float) -> di
     if state is None:
         return {e.id: (e.master, e.epoch) for e in plan.egress_ips} if plan else {}
     # A master answers a keeper that it has not heard before, soon.
-    return {e.id: (e.master, e.epoch) for e in state.egress if e.epoch or listened >= LISTENING}
+    return {e.id: (e.master, e.epoch) for e in state.egress if e.epoch or listened >= STARTUP_GRACE_S}

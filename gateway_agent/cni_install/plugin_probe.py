@@ -12,7 +12,7 @@ from pathlib import Path
 
 OLDEST = (3, 9)
 """Of Python, that the plugin runs with."""
-DEADLINE = 10.0
+TIMEOUT_S = 10.0
 """Seconds that the plugin gets to answer."""
 NOT_RUN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
 """How the kernel says that it runs no such file; other errors pass by."""
@@ -99,10 +99,10 @@ def _state(path: Path) -> object:
 def _tried(target: Path, interpreter: Path) -> str:
     try:
         done = subprocess.run(
-            [target], input=b'{"cniVersion": "1.0.0"}', env=ENVIRONMENT, cwd="/", capture_output=True, timeout=DEADLINE
+            [target], input=b'{"cniVersion": "1.0.0"}', env=ENVIRONMENT, cwd="/", capture_output=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"{target}: no answer to CNI_COMMAND=VERSION within {DEADLINE:g} s") from None
+        raise TimeoutError(f"{target}: no answer to CNI_COMMAND=VERSION within {TIMEOUT_S:g} s") from None
     except OSError as error:
         if error.errno not in NOT_RUN:
             raise

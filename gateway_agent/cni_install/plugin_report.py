@@ -9,13 +9,13 @@ from . import conflist_text
 
 NAME = Path("cni") / "report.json"
 """In the run directory. The directory is the installer's own, so that a container of it needs to see no more."""
-LIMIT = 1 << 16
+MAX_REPORT_BYTES = 1 << 16
 
 
 def read(run_dir: Path) -> tuple[Problem, ...]:
     """Return the problems of the last report; none if there is no report that can be read."""
     try:
         with (run_dir / NAME).open(encoding="utf-8") as file:
-            return conflist_text.read_report(file.read(LIMIT))
+            return conflist_text.read_report(file.read(MAX_REPORT_BYTES))
     except (OSError, ValueError):
         return ()

@@ -33,7 +33,7 @@ FILES = (
     "attachments", "cni",
 )  # fmt: skip
 """What we leave in the run directory beside the plan."""
-PATIENCE = 1.0
+LOCK_TIMEOUT_S = 1.0
 """Seconds for a plugin that is at work."""
 
 
@@ -91,7 +91,7 @@ def _stopped(run_dir: Path) -> Iterator[None]:
         for name, who in RUNNING.items() if run_dir.is_dir() else ():
             lock = os.open(run_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)
-            if not _taken(lock, PATIENCE if name == PLUGIN_LOCK else 0.0):
+            if not _taken(lock, LOCK_TIMEOUT_S if name == PLUGIN_LOCK else 0.0):
                 hint = "stop the service first: it hands over what it serves"
                 raise NoAnswer(f"{who} runs on this node: it holds {run_dir / name}", hint)
         yield

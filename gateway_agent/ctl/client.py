@@ -38,7 +38,7 @@ def ask(path: Path, call: str, **arguments: str) -> dict[str, Any]:
 
 def _exchange(path: Path, request: bytes) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(contract.DEADLINE)
+        connection.settimeout(contract.DEADLINE_S)
         connection.connect(str(path))
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)

@@ -26,7 +26,7 @@ STYLES = {
     "direct": "yellow",
     "none": "yellow",
 }
-LONGEST = 10_000
+MAX_TEXT_CHARS = 10_000
 """Characters of a text that are shown: a list of prefixes is long."""
 PROBLEMS = 20
 """Problems that status shows if not all are asked for."""
@@ -45,11 +45,11 @@ class Page:
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:
-        self._console.print(Text(printable(text, LONGEST), style))
+        self._console.print(Text(printable(text, MAX_TEXT_CHARS), style))
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()) -> None:
         """Print a table. ``spare``: columns that are left out one by one if it does not fit the terminal."""
-        cells = [[printable(str(cell), LONGEST) for cell in row] for row in rows]
+        cells = [[printable(str(cell), MAX_TEXT_CHARS) for cell in row] for row in rows]
         columns, widths = fitted(headings, cells, self._console.width, spare)
         shown = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
         for number, width in zip(columns, widths, strict=True):

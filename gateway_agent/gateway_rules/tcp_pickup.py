@@ -21,13 +21,13 @@ from cni.datapath.nft_blocks import KEYWORDS, MIDDLE, chain
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
-WATCHED = 20
+WATCH_S = 20
 """Seconds that a connection is looked at after it was picked up: TCP sends four or five times within that."""
 FRESH = "100ms"
 """TCP sends again after twice that at the earliest (``TCP_RTO_MIN``)."""
 SEED = 0xE96B
 """So that each rule gets the same number."""
-ROOM = 65536
+MAX_ELEMENTS = 65536
 """Connections that are looked at, at most; what finds no room goes on as it can."""
 
 
@@ -85,9 +85,9 @@ def _sets(family: int) -> Iterator[str]:
         yield _memory(f"{name}{family}", "tcp sequence")
 
 
-def _memory(name: str, key: str, lasting: str = f"{WATCHED}s") -> str:
+def _memory(name: str, key: str, lasting: str = f"{WATCH_S}s") -> str:
     """A set that rules fill, as text."""
-    lines = (f"typeof {key}", f"size {ROOM}", "flags dynamic,timeout", f"timeout {lasting}")
+    lines = (f"typeof {key}", f"size {MAX_ELEMENTS}", "flags dynamic,timeout", f"timeout {lasting}")
     return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
 
 

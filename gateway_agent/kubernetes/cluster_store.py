@@ -26,11 +26,11 @@ from .objects import VOTERS, InventoryBuilder, Resource, missing, pod_uid, prune
 from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
 
 log = logging.getLogger(__name__)
-TOGETHER = 0.02
+DEBOUNCE_S = 0.02
 """Seconds from a change to the inventory: more of them may follow."""
-PATIENCE = 3.0
+FIRST_LISTS_TIMEOUT_S = 3.0
 """Seconds that the first lists may take before what an earlier agent knew counts."""
-FOR_POD, CATCH_UP = 2.0, 1.0
+POD_QUERY_TIMEOUT_S, CATCH_UP_TIMEOUT_S = 2.0, 1.0
 """Seconds that the API, and after it the watch, may take while a pod waits."""
 
 
@@ -70,7 +70,7 @@ class ClusterStore:
                     last = inventory
                     yield inventory
                 await self._changed.wait()
-                await asyncio.sleep(TOGETHER)
+                await asyncio.sleep(DEBOUNCE_S)
             # A part that has ended by itself has failed.
             for task in tasks:
                 if task.done():
@@ -91,7 +91,7 @@ class ClusterStore:
             return None
         names: list[Object] = []
         try:
-            async with asyncio.timeout(FOR_POD):
+            async with asyncio.timeout(POD_QUERY_TIMEOUT_S):
                 names, _ = await asyncio.gather(
                     self._names("EgressGatewayPolicy"), self._ask(namespace, name, uid)
                 )
@@ -144,7 +144,7 @@ class ClusterStore:
                     if kind == "Pod" and not page.token and not reflector.trouble:
                         self._asked.clear()
                     if changed or troubled or reflector.trouble:
-                        await self._tell(kind)
+                        await self._publish_soon(kind)
                 else:
                     await self._watch(resource, reflector, step)
             except ApiError as error:
@@ -153,12 +153,12 @@ class ClusterStore:
                 else:
                     reflector.failed(error.status, str(error), error.retry_after)
                 log.warning("Kubernetes API: %s: %s", resource.plural, error)
-                await self._tell()
+                await self._publish_soon()
             except Exception as error:
                 # No answer of a server may end the agent: what is known goes on to count, and the server is asked anew.
                 log.exception("Kubernetes API: %s: an answer that cannot be used", resource.plural)
                 reflector.failed(EXPIRED, f"an answer that cannot be used: {type(error).__name__}: {error}")
-                await self._tell()
+                await self._publish_soon()
 
     async def _watch(self, resource: Resource, reflector: Reflector, step: Watch) -> None:
         loop = asyncio.get_running_loop()
@@ -169,14 +169,14 @@ class ClusterStore:
                 if kind == OPENED:
                     if reflector.trouble:
                         reflector.opened()
-                        await self._tell()
+                        await self._publish_soon()
                     continue
                 events += 1
                 if reflector.event(kind, item if kind == "ERROR" else prune(resource, item)):
-                    await self._tell(resource.kind)
+                    await self._publish_soon(resource.kind)
         reflector.ended(loop.time() - began, events)
 
-    async def _tell(self, kind: str = "") -> None:
+    async def _publish_soon(self, kind: str = "") -> None:
         """Something has changed; ``kind``: objects of it have."""
         if kind == "Pod":
             known = self._reflectors["Pod"].objects
@@ -197,7 +197,7 @@ class ClusterStore:
     async def _first(self) -> None:
         """Waits for the first lists; where they do not come in time, only if nothing was known before."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + PATIENCE
+        deadline = loop.time() + FIRST_LISTS_TIMEOUT_S
         async with self._news:
             while not self._listed():
                 if self._kept and loop.time() >= deadline:
@@ -270,7 +270,7 @@ class ClusterStore:
         """Waits until the watch has told of all these. Raises NotKnown."""
         known = self._reflectors[kind]
         try:
-            async with asyncio.timeout(CATCH_UP), self._news:
+            async with asyncio.timeout(CATCH_UP_TIMEOUT_S), self._news:
                 await self._news.wait_for(lambda: not missing(known.objects, names))
         except TimeoutError:
             if late := missing(known.objects, names):

@@ -12,9 +12,9 @@ from .k8s_events import EventRecord
 from .reflector import Object, key_of
 
 SELECTS_NOTHING = "SelectsNothing"
-SETTLED = 30.0
+SETTLE_S = 30.0
 """Seconds from a policy to the question: its pods may come right after it."""
-MANY = 20
+MAX_NAMESPACE_QUERIES = 20
 """Namespaces up to which each is asked for by itself; above, one question is for all: it may be too kind."""
 NAME = "kubernetes.io/metadata.name"
 
@@ -43,7 +43,7 @@ class EmptyPolicyChecker:
         states = {_state(item) for item in objects if item.get("kind") == "EgressGatewayPolicy"}
         self._since = {state: self._since.get(state, now) for state in states}
         self._answered &= states
-        return next((s for s in sorted(states - self._answered) if now - self._since[s] >= SETTLED), None)
+        return next((s for s in sorted(states - self._answered) if now - self._since[s] >= SETTLE_S), None)
 
     def postpone(self, state: State, now: float) -> None:
         """The API had no answer: others first, and this one again after the same time."""
@@ -78,7 +78,7 @@ def _of(selector: Selector, namespaces: Mapping[str, Mapping[str, str]]) -> list
         for name, known in namespaces.items()
         if _hold(about, {NAMESPACE_LABEL: name}) and _hold(selector.namespaces or (), {NAME: name, **known})
     )
-    return [PodQuery(name, labels) for name in chosen] if len(chosen) <= MANY else [PodQuery("", labels)]
+    return [PodQuery(name, labels) for name in chosen] if len(chosen) <= MAX_NAMESPACE_QUERIES else [PodQuery("", labels)]
 
 
 def _hold(terms: Iterable[Requirement], labels: Mapping[str, str]) -> bool:

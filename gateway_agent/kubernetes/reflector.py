@@ -17,19 +17,19 @@ Key = tuple[str, str]
 
 WATCH_SECONDS = 300
 """A watch lasts so long, or up to twice as long: watches of many agents should not end together."""
-SHORT = 1.0
+SHORT_WATCH_S = 1.0
 """Seconds. A watch that ends sooner and brings nothing has failed."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
 """Seconds after the first failure; doubled with each, and made up to a half longer or shorter by chance."""
-DENIALS = 3
+MAX_DENIALS = 3
 """So many refusals in a row mean that there is nothing to be had, and four times as many that what was known is gone:
 one may be of a server that is still starting, or of a proxy before it."""
-ABSENT_PAUSE = 600.0
+ABSENT_BACKOFF_S = 600.0
 """Seconds after which a server that does not have a kind is asked again."""
-OLDER_PAUSE = 2.0
+STALE_BACKOFF_S = 2.0
 """Seconds from one list that is older than what is known to the next."""
 NOT_FOUND, FORBIDDEN = 404, 403
-OLDER = 5
+MAX_STALE_LISTS = 5
 """So many lists in a row that are older than what is known are not taken; then the server has been set back."""
 EXPIRED = 410
 """HTTP status: the version is too old to watch from, or the list too old to go on with."""
@@ -82,7 +82,7 @@ class Reflector:
         """What to do now. ``chance``: a random number from 0 to 1."""
         if self._pause is not None:
             least, self._pause = self._pause, None
-            grown = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self._failures - 1, 10))
+            grown = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self._failures - 1, 10))
             return Pause(max(grown * (0.5 + chance), least * (1 + chance / 2)))
         if not self._version:
             return List(self._token)
@@ -103,7 +103,7 @@ class Reflector:
             # A server that answers, if with the wrong thing, need not be spared as one that does not.
             self._well()
             words = f"a list that is older than what is known: {version} after {self._newest}"
-            self.failed(0, words, retry_after=OLDER_PAUSE)
+            self.failed(0, words, retry_after=STALE_BACKOFF_S)
             return False
         self.lacking, self._denials = False, 0
         changed = self._pages != self.objects or not self.synced
@@ -142,7 +142,7 @@ class Reflector:
         if self._pause is not None:
             # It ended with an error as its last event.
             return
-        if events or lasted >= SHORT:
+        if events or lasted >= SHORT_WATCH_S:
             self._well()
         else:
             self.failed(0, "the watch ended at once")
@@ -164,21 +164,21 @@ class Reflector:
         denials = self._denials + 1
         self.failed(status, message)
         self._denials = denials
-        if denials < DENIALS * (4 if self.objects else 1):
+        if denials < MAX_DENIALS * (4 if self.objects else 1):
             return
         self.lacking = True
         if status == NOT_FOUND:
             self.trouble = ""
             self.objects, self._pages = {}, {}
             self._version = self._token = ""
-            self._pause = ABSENT_PAUSE
+            self._pause = ABSENT_BACKOFF_S
 
     def _sets_back(self, version: str) -> bool:
         """Versions of one server grow. Where one is no number (no server in use has that) nothing is compared."""
         if not version.isdecimal():
             return False
         self._older = self._older + 1 if int(version) < self._newest else 0
-        if 0 < self._older <= OLDER:
+        if 0 < self._older <= MAX_STALE_LISTS:
             return True
         self._newest, self._older = int(version), 0
         return False

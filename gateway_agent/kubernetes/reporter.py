@@ -23,15 +23,15 @@ from .objects import VOTERS
 from .status_writers import Writers
 
 log = logging.getLogger(__name__)
-LOOK = 1.0
+POLL_INTERVAL_S = 1.0
 """Seconds between two looks at what there is to tell; a look asks nobody."""
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 2.0, 60.0
 """Seconds after a write that the API has refused."""
-SETTLED = 10.0
+SETTLE_S = 10.0
 """Seconds after which a voter set is not just one that this node has not heard the end of yet; and from one writing
 of it to the next."""
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
-WAITING = 100
+MAX_QUEUED_EVENTS = 100
 """Events that wait for an API that is away; older ones are forgotten."""
 
 
@@ -53,24 +53,24 @@ class ClusterReport:
 
     async def run(self) -> None:
         """Ends with its task."""
-        pause = FIRST_PAUSE
+        pause = FIRST_BACKOFF_S
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL_S)
             view = self._view()
             if view is None:
                 continue
-            self._waiting = [*self._waiting, *self._chronicle.new_events(view, time.time())][-WAITING:]
+            self._waiting = [*self._waiting, *self._chronicle.new_events(view, time.time())][-MAX_QUEUED_EVENTS:]
             try:
                 await self._write_statuses(view)
                 await self._write_events(view)
                 await self._ask_for_pods(view)
                 await self._publish_voters(view)
-                pause = FIRST_PAUSE
+                pause = FIRST_BACKOFF_S
             except ApiError as error:
                 log.warning("what the cluster should hear waits: Kubernetes API: %s", error)
                 # An API that comes back should not hear from everybody in the same second.
                 await asyncio.sleep(max(pause * (0.5 + random.random()), error.retry_after))
-                pause = min(2 * pause, LONGEST_PAUSE)
+                pause = min(2 * pause, MAX_BACKOFF_S)
 
     async def _write_statuses(self, view: NodeSnapshot) -> None:
         for report in reports(view, self._writers.as_written(self._store.ours()), time.time()):
@@ -124,8 +124,8 @@ class ClusterReport:
         agreed, item, now = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.voter_configmap(), time.monotonic()
         if agreed != self._agreed[0]:
             self._agreed = agreed, now
-        patch = voter_configmap.correction(item, agreed, settled=now >= self._agreed[1] + SETTLED)
-        if patch is None or (self._published[0] == agreed and now < self._published[1] + SETTLED):
+        patch = voter_configmap.correction(item, agreed, settled=now >= self._agreed[1] + SETTLE_S)
+        if patch is None or (self._published[0] == agreed and now < self._published[1] + SETTLE_S):
             return
         self._published = agreed, now
         try:

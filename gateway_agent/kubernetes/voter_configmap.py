@@ -14,7 +14,7 @@ from ..lease.voting.voter_set import VoterSet
 from ..manifests.selectors import is_name
 from .reflector import Object, version_of
 
-MOST = 16
+MAX_MEMBERS = 16
 """Members that are read; a voter set has six at most, in the middle of a change."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
@@ -24,7 +24,7 @@ def read(item: Object) -> VoterSet | None:
     found = item.get("data")
     data = found if isinstance(found, dict) else {}
     version, members = str(data.get("version") or ""), sorted({*str(data.get("members") or "").split()})
-    if not _VERSION.fullmatch(version) or not 1 <= len(members) <= MOST or not all(map(is_name, members)):
+    if not _VERSION.fullmatch(version) or not 1 <= len(members) <= MAX_MEMBERS or not all(map(is_name, members)):
         return None
     return VoterSet(int(version), tuple(members))
 

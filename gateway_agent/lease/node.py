@@ -61,30 +61,30 @@ class LeaseNode:
         The configuration takes effect with the first :meth:`configure`.
         """
         self.config = config
-        self.members = FailureDetector()
+        self.failure_detector = FailureDetector()
         self._shorter: dict[str, int] = {}
         """When each voter last refused a lease because it is too long."""
         self.endpoint = Endpoint(config.node, incarnation, keys, {})
-        self.electorate = VoterSetState(config.node, memory, now)
+        self.voter_set = VoterSetState(config.node, memory, now)
         self._me = config.node
         self._due = Due()
-        self._elector = VoterNode(self.electorate, memory, config.duration_ns, now)
-        self._contact = QuorumView(config, self.electorate, self._elector.silent_until, now)
+        self._voter_node = VoterNode(self.voter_set, memory, config.duration_ns, now)
+        self._quorum_view = QuorumView(config, self.voter_set, self._voter_node.silent_until, now)
         self._subscribers = Subscribers()
         self.agreement = Agreement()
-        self.strays = Strays(self._contact, self.endpoint)
+        self.strays = Strays(self._quorum_view, self.endpoint)
         self._shown = 0
-        self.mastership = Ownership(
-            config.node, incarnation, self._elector, self._subscribers, _timers(config), self._due
+        self.ownership = Ownership(
+            config.node, incarnation, self._voter_node, self._subscribers, _timers(config), self._due
         )
-        self._chair = Proposer(config.node)
+        self._proposer = Proposer(config.node)
         self._outbox = Outbox(self.endpoint)
         self._effects: list[Effect] = []
         """To be handed out. What an input that raises had decided by then is handed out with the next one, in order: a
         fence is closed, and a grant remembered, before anything that relies on it is sent."""
-        self._speech = MessageBuilder(self.electorate, self._contact, self.mastership, self._chair, self._outbox)
-        self.serving = VirtualIPs()
-        self.claims = ConflictDetection()
+        self._message_builder = MessageBuilder(self.voter_set, self._quorum_view, self.ownership, self._proposer, self._outbox)
+        self.virtual_ips = VirtualIPs()
+        self.conflicts = ConflictDetection()
         self._vacancy = Vacancy()
         self._moved: set[int] = set()
         self._was_isolated = self._was_deaf = False
@@ -92,8 +92,8 @@ class LeaseNode:
         self._was_late = False
         self._stored = memory
         self._retired_at = NEVER_HEARD
-        self._lifetime = Lifecycle(now)
-        self._pace = RateLimiter(BURST, config.heartbeat_ns // 4)
+        self._lifecycle = Lifecycle(now)
+        self._rate_limiter = RateLimiter(BURST, config.heartbeat_ns // 4)
         self._beats = False
         """The heartbeat has its turn."""
         self._last_input = now
@@ -111,22 +111,22 @@ class LeaseNode:
         self._expire(now)
         was_egress, carried = self.is_egress, self.carried
         self.config = config
-        self._pace.gap_ns = config.heartbeat_ns // 4
+        self._rate_limiter.gap_ns = config.heartbeat_ns // 4
         self.endpoint.keys = keys
-        self.mastership.wall_offset_ns = wall_offset_ns
+        self.ownership.wall_offset_ns = wall_offset_ns
         peers = {p.name: p.address for p in config.peers if p.name != self._me}
         # Until it is known who cares, everybody is told: a master that has just started has no subscribers yet.
         for newcomer in peers.keys() - self.endpoint.peers.keys():
             self._subscribers.add(newcomer, now)
         self.endpoint.peers = peers
-        self._contact.configure(config)
+        self._quorum_view.configure(config)
         self.agreement.configure(config.facts, peers.keys(), config.egress)
         if was_egress and not self.is_egress:
             self._retired_at = now
-        self.members.retain(self.egress_nodes)
+        self.failure_detector.retain(self.egress_nodes)
         if config.stopping:
-            self._lifetime.stop(now)
-        self._wish(now)
+            self._lifecycle.stop(now)
+        self._spec(now)
         if self.carried - carried:
             # A master that hands over waits for this node from now on.
             self._subscribe(self.egress_nodes, now)
@@ -142,22 +142,22 @@ class LeaseNode:
     def stop(self, now: int) -> list[Effect]:
         """Hand over everything, whatever the agent says from now on; :meth:`finished` tells when that is done."""
         self._expire(now)
-        if not self._lifetime.stopping:
-            self._lifetime.stop(now)
-            self._wish(now)
+        if not self._lifecycle.stopping:
+            self._lifecycle.stop(now)
+            self._spec(now)
             self._due.beat = self._due.decision = True
             self._due.revision += 1
         return self._finish(now)
 
     def attend(self, now: int, wall_offset_ns: int | None = None) -> None:
         """The agent has given a sign of life. ``wall_offset_ns``: as for :meth:`configure`; None: as it was."""
-        self._lifetime.agent_seen(now)
+        self._lifecycle.agent_seen(now)
         if wall_offset_ns is not None:
-            self.mastership.wall_offset_ns = wall_offset_ns
+            self.ownership.wall_offset_ns = wall_offset_ns
 
     def _wall(self, now: int) -> int:
         """Return Unix time, nanoseconds; 0 if it is not known."""
-        offset = self.mastership.wall_offset_ns
+        offset = self.ownership.wall_offset_ns
         return now + offset if offset else 0
 
     def receive(self, datagram: bytes, source: str, now: int) -> list[Effect]:
@@ -167,12 +167,12 @@ class LeaseNode:
         if opened.reply:
             self._outbox.reply(source, opened.reply)
         if opened.body is not None:
-            self._contact.hear(opened.sender, now)
+            self._quorum_view.hear(opened.sender, now)
             self._subscribers.hear(opened.sender, now)
             if opened.met:
                 self._subscribe([opened.sender], now)
                 # After a restart of several voters at once an election waits for nothing else.
-                self._due.beat |= opened.sender in self.electorate.current.members and self.isolated(now)
+                self._due.beat |= opened.sender in self.voter_set.current.members and self.isolated(now)
             self._take(opened, now)
             # Who learns that an address has had a master waits for no answer.
             self._due.decision |= bool(self._vacancy.pending)
@@ -181,9 +181,9 @@ class LeaseNode:
     def claimed(self, address: str, mac: str, interface: str, now: int) -> list[Effect]:
         """Another machine on the LAN of ``interface`` says that it has a virtual address."""
         self._expire(now)
-        mastership = self.mastership
-        identity = self.serving.on_conflict(address, now)
-        news = self.claims.on_arp_claim(identity, address, mac, interface, now, now + mastership.wall_offset_ns)
+        mastership = self.ownership
+        identity = self.virtual_ips.on_conflict(address, now)
+        news = self.conflicts.on_arp_claim(identity, address, mac, interface, now, now + mastership.wall_offset_ns)
         self._due.revision += news
         if identity:
             mastership.give_up(identity, f"{mac} has {address}, and no majority says that it must not", now)
@@ -192,34 +192,34 @@ class LeaseNode:
     def wake(self, now: int) -> list[Effect]:
         """To be called at :meth:`next_wake`, or whenever convenient."""
         self._expire(now)
-        if pending := self._elector.due(now):
+        if pending := self._voter_node.due(now):
             # At once: a new master waits for it. All else that is due comes with the next wake.
             for each in pending:
                 self._vote(each.sender, each.incarnation, each.beat, now)
             return self._finish(now)
-        self.mastership.start_handover(now)
-        self.mastership.silence(now)
-        self.claims.wake(now)
-        if self._lifetime.agent_gone(now):
-            self._lifetime.stop(now)
-            self._wish(now)
+        self.ownership.start_handover(now)
+        self.ownership.silence(now)
+        self.conflicts.wake(now)
+        if self._lifecycle.agent_gone(now):
+            self._lifecycle.stop(now)
+            self._spec(now)
         if now >= self._next_subscribe:
-            self._subscribe(sorted({*self.egress_nodes, *self.electorate.current.members}), now)
+            self._subscribe(sorted({*self.egress_nodes, *self.voter_set.current.members}), now)
             self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
             self.agreement.tend(now)
             shorter = {voter: at for voter, at in self._shorter.items() if now <= at + CURRENT_NS}
             self._due.revision += len(shorter) != len(self._shorter)
             self._shorter = shorter
-            self._next_subscribe = now + self._speech.subscription_pause(self.config, self._next_subscribe)
-        if self._contact.recover(now):
+            self._next_subscribe = now + self._message_builder.subscription_pause(self.config, self._next_subscribe)
+        if self._quorum_view.recover(now):
             self._voters_changed()
-        late = self.mastership.lateness.is_late(now)
+        late = self.ownership.lateness.is_late(now)
         self._due.revision += late != self._was_late
         self._was_late = late
-        held_back_by = self.electorate.held_back_by(now)
+        held_back_by = self.voter_set.held_back_by(now)
         self._due.revision += held_back_by != self._held_back_by
         self._held_back_by = held_back_by
-        deaf = self.hears_nobody(now)
+        deaf = self.hears_no_peer(now)
         self._due.revision += deaf != self._was_deaf
         self._was_deaf = deaf
         if self._speaks(now) and now >= self._next_beat:
@@ -235,17 +235,17 @@ class LeaseNode:
     def next_wake(self) -> int:
         speaks = self.is_egress or self._next_beat < self._retired_at + REPEAT_NS
         return min(
-            self.mastership.next_wake(),
-            self._elector.next_due(),
+            self.ownership.next_wake(),
+            self._voter_node.next_due(),
             self._next_subscribe,
             self._next_beat if speaks else NEVER,
-            self._pace.next() if speaks and (self._due.beat or self._due.push) else NEVER,
+            self._rate_limiter.next() if speaks and (self._due.beat or self._due.push) else NEVER,
             self._subscribers.next_push(),
-            self.serving.next_wake(),
-            self.claims.next_wake(),
+            self.virtual_ips.next_wake(),
+            self.conflicts.next_wake(),
             # Not with the next own heartbeat: a lease may be hardly longer than what makes a member suspect.
-            self.members.next_suspicion(self.mastership.timers.suspect_ns) if self.is_egress else NEVER,
-            self._lifetime.next_wake(),
+            self.failure_detector.next_suspicion(self.ownership.timers.suspect_ns) if self.is_egress else NEVER,
+            self._lifecycle.next_wake(),
         )
 
     # What can be asked of it
@@ -262,7 +262,7 @@ class LeaseNode:
 
     @property
     def egress_nodes(self) -> tuple[str, ...]:
-        return self._contact.egress_nodes
+        return self._quorum_view.egress_nodes
 
     @property
     def is_egress(self) -> bool:
@@ -285,26 +285,26 @@ class LeaseNode:
 
     def isolated(self, now: int) -> bool:
         """An egress node that hears no majority of the voters."""
-        return self.is_egress and self._contact.isolated(now)
+        return self.is_egress and self._quorum_view.isolated(now)
 
-    def hears_nobody(self, now: int) -> bool:
+    def hears_no_peer(self, now: int) -> bool:
         """Return whether no other node was heard for long, though one should be."""
-        return self._contact.hears_nobody(now)
+        return self._quorum_view.hears_no_peer(now)
 
     def finished(self, now: int) -> bool:
         """Stopping, and either everything has a new master or nobody takes it."""
-        return self._lifetime.over(self.mastership.handed_over(), now)
+        return self._lifecycle.over(self.ownership.handed_over(), now)
 
     # Messages in
 
     def _take(self, opened: Opened, now: int) -> None:
         sender, body = opened.sender, opened.body
         if body is not None and self._epochs.refused(
-            epochs_in(body), self.mastership.followings.all_highest(), now
+            epochs_in(body), self.ownership.master_table.all_highest(), now
         ):
             self.endpoint.counters["out_of_bounds"] += 1
             return
-        if isinstance(body, Heartbeat | Answer | Subscribe) and self.electorate.merge(
+        if isinstance(body, Heartbeat | Answer | Subscribe) and self.voter_set.merge(
             sender, body.voters, body.accepted, now
         ):
             self._voters_changed()
@@ -319,60 +319,60 @@ class LeaseNode:
         elif isinstance(body, Subscribe):
             self._subscribers.add(sender, now, body.carries)
             for identity, epoch, master in body.known:
-                self.mastership.bump_epoch(identity, epoch, master)
-            beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now)
+                self.ownership.bump_epoch(identity, epoch, master)
+            beat = self._message_builder.heartbeat(self.config, self._lifecycle.stopping, now)
             self._outbox.put([sender], msgspec.structs.replace(beat, facts=self.facts))
         elif isinstance(body, Holding):
-            self.mastership.held_back(sender, body.ids, now)
+            self.ownership.is_queueing(sender, body.ids, now)
         elif isinstance(body, Handover):
             self._move(body, now)
 
     def _move(self, wanted: Handover, now: int) -> None:
         """Carries it out where this node is master, else asks the master, once."""
-        master = self.mastership.followings.of(wanted.id).master
-        if self.mastership.holds(wanted.id, now):
-            self.mastership.succession.move(wanted.id, wanted.to, now)
+        master = self.ownership.master_table.of(wanted.id).master
+        if self.ownership.holds(wanted.id, now):
+            self.ownership.rebalance.move(wanted.id, wanted.to, now)
             self._due.decision = True
         elif master != self._me:
             self._outbox.put([master], wanted)
 
     def _take_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> None:
-        self._contact.raise_max_lease(beat.duration_ns)
+        self._quorum_view.raise_max_lease(beat.duration_ns)
         if beat.reason == STOPPING:
             self._subscribers.leave(sender)
         for release in beat.releases:
-            self.mastership.take_release(release, now)
+            self.ownership.take_release(release, now)
         if sender in self.egress_nodes:
             member = Member(now, beat.isolated, beat.reason, beat.unready, beat.warming, beat.known)
-            if self.members.on_heartbeat(sender, member):
+            if self.failure_detector.on_heartbeat(sender, member):
                 self._due.decision = True
                 self._due.revision += 1
-        elif not self.mastership.followings.follows(sender):
+        elif not self.ownership.master_table.follows(sender):
             # A master that is to be one no longer is heard until it has handed over.
             return
-        if self.mastership.followings.outranked(sender, beat.masters) and now >= self._next_correction:
+        if self.ownership.master_table.outranked(sender, beat.masters) and now >= self._next_correction:
             # It learns at once what is known here, and claims an epoch above.
             self._next_correction = now + self.config.heartbeat_ns // 2
             self._subscribe([sender], now)
         for mastery in beat.masters:
-            self.mastership.resolve_conflict(sender, mastery, now)
-        self.mastership.follow(sender, beat.masters, now)
-        held = [m.id for m in beat.masters if m.leaving and self.mastership.followings.of(m.id).master == sender]
+            self.ownership.resolve_conflict(sender, mastery, now)
+        self.ownership.follow(sender, beat.masters, now)
+        held = [m.id for m in beat.masters if m.leaving and self.ownership.master_table.of(m.id).master == sender]
         if held:
             self._outbox.put([sender], Holding(tuple(held)))
 
     def _vote(self, sender: str, incarnation: int, beat: Heartbeat, now: int) -> None:
-        answer = self._elector.vote(sender, incarnation, beat, self.config.duration_ns, now)
+        answer = self._voter_node.vote(sender, incarnation, beat, self.config.duration_ns, now)
         if sender == self._me:
             self._count(sender, answer, now)
         else:
             self._outbox.put([sender], answer)
 
     def _count(self, voter: str, answer: Answer, now: int) -> None:
-        request = self.mastership.count(voter, answer, now)
+        request = self.ownership.count(voter, answer, now)
         if request is None:
             return
-        self._contact.answer(voter, now)
+        self._quorum_view.answer(voter, now)
         if self._isolation_changed(now):
             # Now it may ask for what is homeless, and be given something.
             self._due.beat = self._due.decision = True
@@ -380,12 +380,12 @@ class LeaseNode:
             self._due.revision += voter not in self._shorter
             self._shorter[voter] = now
         if PROPOSER_LEASE in answer.granted and PROPOSER_LEASE in request.claims:
-            current = self.electorate.current
-            decided = self._chair.count(
-                voter, request, answer.accepted, current, lambda: self._contact.wanted_voters(now)
+            current = self.voter_set.current
+            decided = self._proposer.count(
+                voter, request, answer.accepted, current, lambda: self._quorum_view.wanted_voters(now)
             )
             if decided and decided.version == current.version + 1:
-                self.electorate.adopt(decided, now)
+                self.voter_set.adopt(decided, now)
                 self._voters_changed()
 
     # Decisions
@@ -394,41 +394,41 @@ class LeaseNode:
         # An egress node has something to do with each heartbeat at the latest.
         pause_ns = now - self._last_input
         if pause_ns > self.config.duration_ns // 2:
-            self.mastership.lateness.stall(pause_ns, self.config.duration_ns, now)
+            self.ownership.lateness.stall(pause_ns, self.config.duration_ns, now)
         self._last_input = now
         # Of two nodes the one that is left need not spare others.
-        self.mastership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
+        self.ownership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 
-    def _wish(self, now: int) -> None:
-        wishes = effective_specs(self.config, self.egress_nodes, self._lifetime.stopping, self._vacancy.occupied)
-        self.mastership.configure(wishes, _timers(self.config), self._lifetime.stopping, now)
+    def _spec(self, now: int) -> None:
+        wishes = effective_specs(self.config, self.egress_nodes, self._lifecycle.stopping, self._vacancy.occupied)
+        self.ownership.configure(wishes, _timers(self.config), self._lifecycle.stopping, now)
 
     def _decide(self, now: int) -> None:
-        surviving, pending = self._contact.may_serve_without_quorum(now), self._ask_first(now)
-        barred = not self._contact.quorum(now).sets or (self._contact.isolated(now) and not surviving)
-        mastership = self.mastership
-        heard = self.members.heard(mastership.timers.suspect_ns, now)
+        surviving, pending = self._quorum_view.may_serve_without_quorum(now), self._ask_first(now)
+        barred = not self._quorum_view.quorum(now).sets or (self._quorum_view.isolated(now) and not surviving)
+        mastership = self.ownership
+        heard = self.failure_detector.heard(mastership.timers.suspect_ns, now)
         situation = ElectionInput(
             me=self._me,
-            wishes=mastership.wishes,
+            wishes=mastership.specs,
             members=heard,
             masters=mastership.masters(heard),
             standing=self.is_egress and not barred,
             surviving=surviving,
             warming=mastership.warming(now),
-            taken=self.claims.unavailable(self._me, mastership.not_owned(now), now) if surviving else pending,
-            missed_at=self.members.last_suspected_at,
-            heirs=mastership.succession.targets(now),
+            taken=self.conflicts.unavailable(self._me, mastership.not_owned(now), now) if surviving else pending,
+            missed_at=self.failure_detector.last_suspected_at,
+            heirs=mastership.rebalance.targets(now),
         )
         mastership.decide(situation, now)
 
     def _ask_first(self, now: int) -> list[str]:
         """Ask the LAN for addresses that no node is known to have had. Return the ids that wait for an answer."""
-        known = self.mastership.followings
+        known = self.ownership.master_table
         wanted = [w for w in self.config.egress if w.ready and w.address and not known.highest(w.id)]
-        before, self._vacancy = self._vacancy, self.claims.vacancy(wanted, now)
+        before, self._vacancy = self._vacancy, self.conflicts.vacancy(wanted, now)
         if self._vacancy.occupied != before.occupied:
-            self._wish(now)
+            self._spec(now)
             self._due.beat = True
             self._due.revision += 1
         return self._vacancy.pending
@@ -463,21 +463,21 @@ class LeaseNode:
         shown = self.endpoint.heard.revision + self.agreement.revision
         self._due.revision += shown != self._shown
         self._shown = shown
-        mastership = self.mastership
+        mastership = self.ownership
         # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
-        after = self.serving.reconcile(
-            mastership.owner.held(now), mastership.wishes, self.config.duration_ns, now, self._effects
+        after = self.virtual_ips.reconcile(
+            mastership.owner.held(now), mastership.specs, self.config.duration_ns, now, self._effects
         )
         self._remember()
         self._effects += self._outbox.take()
-        self._effects += [*after, *self.claims.probes()]
+        self._effects += [*after, *self.conflicts.probes()]
         effects, self._effects = self._effects, []
         return effects
 
     def _subscribe(self, nodes: Iterable[str], now: int) -> None:
         # While the agent is away the plugin may lead pods by anything.
-        carries = tuple(sorted(self.carried)) if self._lifetime.attended(now) else None
-        self._speech.subscribe(nodes, self.facts, carries)
+        carries = tuple(sorted(self.carried)) if self._lifecycle.attended(now) else None
+        self._message_builder.subscribe(nodes, self.facts, carries)
 
     def _may_speak(self, now: int) -> bool:
         """Whether there is something to say, and it is time. What is urgent is said at once, but not without end: each
@@ -485,10 +485,10 @@ class LeaseNode:
         if not self._due.beat and not self._due.push:
             return False
         beats, self._beats = self._beats, False
-        return beats or not self._speaks(now) or self._pace.take(now)
+        return beats or not self._speaks(now) or self._rate_limiter.take(now)
 
     def _remember(self) -> None:
-        memory = self._elector.memory(self._contact.longest_ns)
+        memory = self._voter_node.memory(self._quorum_view.longest_ns)
         if memory is not None and memory != self._stored:
             self._effects.append(Remember(memory))
             self._stored = memory
@@ -498,10 +498,10 @@ class LeaseNode:
         return self.is_egress or now < self._retired_at + REPEAT_NS
 
     def _beat(self, now: int) -> None:
-        request = self.mastership.owner.request(self._contact.quorum(now), self.config.duration_ns, now)
-        self.serving.ask(request, self.mastership.wishes)
+        request = self.ownership.owner.request(self._quorum_view.quorum(now), self.config.duration_ns, now)
+        self.virtual_ips.ask(request, self.ownership.specs)
         asked = request.quorum.asked
-        beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now, request)
+        beat = self._message_builder.heartbeat(self.config, self._lifecycle.stopping, now, request)
         peers = {*self.egress_nodes, *asked}
         if self._due.push or now >= self._next_report:
             self._report(beat, peers, now)
@@ -512,7 +512,7 @@ class LeaseNode:
 
     def _tell(self, now: int) -> None:
         """Says what is new, and asks for nothing: the next request has its time."""
-        beat = self._speech.heartbeat(self.config, self._lifetime.stopping, now)
+        beat = self._message_builder.heartbeat(self.config, self._lifecycle.stopping, now)
         self._report(beat, self.egress_nodes, now)
         self._outbox.put(self.egress_nodes, beat)
 

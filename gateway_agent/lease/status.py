@@ -20,18 +20,18 @@ def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bo
 
     ``problems``: those that its process knows of. ``keys``: whether the table of all nodes' keys is wanted.
     """
-    voters = keeper.electorate.current
+    voters = keeper.voter_set.current
     return KeeperState(
         node=keeper.config.node,
         incarnation=keeper.endpoint.incarnation,
-        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.mastership.wishes.items() if i != PROPOSER_LEASE),
+        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.ownership.specs.items() if i != PROPOSER_LEASE),
         members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
         voters=voters.members,
         voter_set=voters.version,
         isolated=keeper.isolated(now),
         counters=dict(keeper.endpoint.counters),
-        conflicts=keeper.claims.conflicts(now),
-        changes=tuple(keeper.mastership.history.changes),
+        conflicts=keeper.conflicts.conflicts(now),
+        changes=tuple(keeper.ownership.history.changes),
         problems=(*problems, *keeper.problems, *keeper.occupied.values(), *_held_back(keeper, now),
                   *_late(keeper, now), *_deaf(keeper, now), *keeper.endpoint.heard.problems(keeper.config.node),
                   *keeper.agreement.problems(keeper.config.node), *keeper.strays.problems(keeper.config)),
@@ -41,8 +41,8 @@ def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bo
 
 
 def _egress(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> EgressState:
-    following = keeper.mastership.followings.of(wish.id)
-    tenure = keeper.mastership.owner.tenures.get(wish.id)
+    following = keeper.ownership.master_table.of(wish.id)
+    tenure = keeper.ownership.owner.tenures.get(wish.id)
     holds = tenure is not None and tenure.holds(now)
     mine = keeper.config.node in wish.eligible
     return EgressState(
@@ -64,7 +64,7 @@ def _reason(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> str:
             return NO_MAJORITY
         if not wish.ready:
             return wish.reason
-    following = keeper.mastership.followings.of(wish.id)
+    following = keeper.ownership.master_table.of(wish.id)
     if following.master:
         return following.gone or ""
     if not wish.eligible:
@@ -72,23 +72,23 @@ def _reason(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> str:
     unready = [
         f"{name}: {member.unready.get(wish.id) or member.why_not()}"
         for name in wish.eligible
-        if (member := keeper.members.get(name)) and (member.isolated or not member.ready_for(wish.id))
+        if (member := keeper.failure_detector.get(name)) and (member.isolated or not member.ready_for(wish.id))
     ]
     return following.lost or "; ".join(unready) or "no master yet"
 
 
 def _member(keeper: LeaseNode, name: str, now: int) -> MemberState:
     if name == keeper.config.node:
-        unready = [w.reason for w in keeper.mastership.wishes.values() if name in w.eligible and not w.ready]
+        unready = [w.reason for w in keeper.ownership.specs.values() if name in w.eligible and not w.ready]
         reason = NO_MAJORITY if keeper.isolated(now) else next(iter(unready), "")
         return MemberState(name, True, not reason, reason, 0)
-    member = keeper.members.get(name)
+    member = keeper.failure_detector.get(name)
     if member is None:
         reason = "; ".join(filter(None, ("never heard", _unanswered(keeper, name))))
         return MemberState(name, False, False, reason, -1)
     unheard_ns = now - member.heard_at
     # An egress node is told with each heartbeat, others as subscribers.
-    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.mastership.hold_ns)
+    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.ownership.hold_ns)
     unheard = f"unheard for {unheard_ns // MILLISECOND} ms"
     reason = member.why_not() if alive else "; ".join(filter(None, (unheard, _unanswered(keeper, name))))
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
@@ -112,13 +112,13 @@ def _keys(keeper: LeaseNode, now: int) -> OwnKeys:
 
 
 def _late(keeper: LeaseNode, now: int) -> Iterator[str]:
-    if problem := keeper.mastership.lateness.problem(now):
+    if problem := keeper.ownership.lateness.problem(now):
         yield problem
 
 
 def _deaf(keeper: LeaseNode, now: int) -> Iterator[str]:
     """Yield what this node listens on and sends to if it hears no other node."""
-    if not keeper.hears_nobody(now):
+    if not keeper.hears_no_peer(now):
         return
     config = keeper.config
     mine = next((peer.address for peer in config.peers if peer.name == config.node), "no address")
@@ -134,7 +134,7 @@ def _deaf(keeper: LeaseNode, now: int) -> Iterator[str]:
 
 
 def _held_back(keeper: LeaseNode, now: int) -> Iterator[str]:
-    unheard = keeper.electorate.held_back_by(now)
+    unheard = keeper.voter_set.held_back_by(now)
     if unheard:
         yield (
             f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names it does not "

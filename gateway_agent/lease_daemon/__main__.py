@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .vip_kernel import VirtualAddresses
 
 VOTERS = "voters.json"
-BUSY = 3
+EXIT_BUSY = 3
 """Exit code: another keeper holds the run directory."""
 QUEUEING = "held"
 """In the place of a MAC: packets wait."""
@@ -105,7 +105,7 @@ class LeaseDaemon:
             for key, _ in self._selector.select(self._patience()):
                 key.data()
             for line in self._agents.lines():
-                self._hear(line)
+                self._read_agents(line)
             now = boottime()
             self._look_at_directory(now)
             if self._keeper is None:
@@ -119,7 +119,7 @@ class LeaseDaemon:
             if now >= self._keeper.next_wake():
                 self._carry_out(self._keeper.wake(now))
             self._search(self._keeper, now)
-            self._tell()
+            self._send_state()
 
     def _look_at_directory(self, now: int) -> None:
         """Make again what this keeper has in the run directory: somebody may have emptied it. Once in a second."""
@@ -187,7 +187,7 @@ class LeaseDaemon:
             until = min(until, self._told_at + TELL_NS)
         return max(0.0, min((until - boottime()) / 1e9, 1.0))
 
-    def _hear(self, line: bytes) -> None:
+    def _read_agents(self, line: bytes) -> None:
         try:
             self._configure(msgspec.json.decode(line, type=KeeperConfig))
         except (OSError, ValueError) as error:
@@ -201,7 +201,7 @@ class LeaseDaemon:
         # With each sign of life all is set again: whatever became of it meanwhile.
         self._pointed.clear()
         if self._keeper is not None or any(wish.address for wish in config.egress):
-            self._virtual_addresses().tend(self._keeper.serving.addresses() if self._keeper else {})
+            self._virtual_addresses().retry_failed(self._keeper.virtual_ips.addresses() if self._keeper else {})
         other_keys = self._read_keys(config)
         keys = self._keys.ring
         if keys is None:
@@ -227,7 +227,7 @@ class LeaseDaemon:
         self._problems["key"] = f"the cluster key cannot be read: {problem}" if problem else ""
         return changed
 
-    def _tell(self) -> None:
+    def _send_state(self) -> None:
         """Tells everybody who is connected what has changed."""
         assert self._keeper is not None
         now = boottime()
@@ -237,7 +237,7 @@ class LeaseDaemon:
         refused = self._virtual.problems if self._virtual else {}
         problems = tuple(problem for problem in (*self._problems.values(), *refused.values()) if problem)
         state = report(self._keeper, boottime(), problems, keys=self._agents.new())
-        self._agents.tell(msgspec.json.encode(state) + b"\n")
+        self._agents.broadcast(msgspec.json.encode(state) + b"\n")
 
     def _claimed(self, address: str, mac: str, interface: str) -> None:
         if self._keeper is not None:
@@ -321,7 +321,7 @@ class LeaseDaemon:
         now = boottime()
         addresses = {peer.name: peer.address for peer in self._keeper.config.peers}
         for wish in self._keeper.config.egress:
-            following = self._keeper.mastership.followings.of(wish.id)
+            following = self._keeper.ownership.master_table.of(wish.id)
             master = following.master
             if not wish.device or master not in addresses or master == self._keeper.config.node:
                 continue
@@ -377,7 +377,7 @@ def main() -> None:
     try:
         lock = KeeperLock(run_dir / LOCK, wait=stays)
     except Taken:
-        sys.exit(BUSY)
+        sys.exit(EXIT_BUSY)
     # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
     selector = selectors.SelectSelector()
     agents = AgentConnections(run_dir / SOCKET, selector)

@@ -24,12 +24,12 @@ from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, 
 SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER = 1
 TC_PRIO_CONTROL = 7
-QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 BATCH = 64
 """Frames that are read before others have their turn."""
-LONGEST = 128
+MAX_FRAME_BYTES = 128
 """Bytes of a frame that are looked at: an advertisement with its option has 86."""
-FINE = 200
+MAX_FILTERED_ADDRESSES = 200
 """With more addresses the kernel's filter lets all claims through: its jumps reach 255 instructions."""
 ANSWERS, ANSWER_GAP_NS = 256, 500_000
 """So many questions are answered at once, then one each half millisecond: a flood of them holds up no lease."""
@@ -41,7 +41,7 @@ class Announcer:
 
     def __init__(self) -> None:
         # Protocol 0 receives nothing. The kernel writes the Ethernet header: its length depends on the device.
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | QUIET, 0)
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | SOCKET_FLAGS, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TC_PRIO_CONTROL)
         self._selector: selectors.BaseSelector | None = None
         self._heard: Callable[[str, str, str], None] = lambda address, mac, interface: None
@@ -119,7 +119,7 @@ class Announcer:
     def _group(self, change: int, address: str, interface: str) -> None:
         """Join or leave the group at which an address is asked for."""
         if self._groups is None:
-            self._groups = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | QUIET)
+            self._groups = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | SOCKET_FLAGS)
         group = socket.inet_pton(socket.AF_INET6, arp.solicited_node(address))
         membership = group + struct.pack("=I", socket.if_nametoindex(interface))
         self._groups.setsockopt(socket.IPPROTO_IPV6, change, membership)
@@ -162,7 +162,7 @@ class Announcer:
         if not addresses or addresses == filtered:
             return
         if ear is None:
-            hearing = ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | QUIET, socket.htons(protocol))
+            hearing = ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | SOCKET_FLAGS, socket.htons(protocol))
             self._selector.register(ear, selectors.EVENT_READ, lambda: read(hearing))
             self._ears[protocol, kind] = (ear, filtered)
         # What has come before is judged again when it is read.
@@ -171,7 +171,7 @@ class Announcer:
 
     def _claims(self, ear: socket.socket) -> None:
         for frame, interface in _frames(ear):
-            claim = arp.claimant(frame)
+            claim = arp.claimed_address(frame)
             address = self._watched.get((claim[0], interface)) if claim else None
             if claim is not None and address is not None and claim[1] != self._mac(interface):
                 self._heard(address, claim[1], interface)
@@ -193,7 +193,7 @@ def _frames(ear: socket.socket) -> Iterator[tuple[bytes, str]]:
     """Yield what has come, with the interface by which it came; what this machine itself has sent is left out."""
     for _ in range(BATCH):
         try:
-            frame, sender = ear.recvfrom(LONGEST)
+            frame, sender = ear.recvfrom(MAX_FRAME_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -214,7 +214,7 @@ def _filter(protocol: int, kind: int, addresses: frozenset[str]) -> list[Instruc
         family, where = socket.AF_INET6, arp.TARGET_AT + 12
         tests = [(arp.PROTOCOL_AT, arp.ICMPV6), (arp.TYPE_AT, kind)]
     values = sorted({int.from_bytes(socket.inet_pton(family, address)[-4:], "big") for address in addresses})
-    if len(values) > FINE:
+    if len(values) > MAX_FILTERED_ADDRESSES:
         values = []
     refuse = 2 + 2 * len(tests) + (1 + len(values) if values else 1)
     # What a VLAN has brought in that this machine is not in counts as sent to another host, broadcasts too.
@@ -225,4 +225,4 @@ def _filter(protocol: int, kind: int, addresses: frozenset[str]) -> list[Instruc
     program.append((LOAD_WORD, 0, 0, where) if values else (JUMP, 0, 0, 1))
     for value in values:
         program.append((JUMP_EQUAL, refuse - len(program), 0, value))
-    return [*program, (RETURN, 0, 0, 0), (RETURN, 0, 0, LONGEST)]
+    return [*program, (RETURN, 0, 0, 0), (RETURN, 0, 0, MAX_FRAME_BYTES)]

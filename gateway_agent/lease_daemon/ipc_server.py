@@ -37,7 +37,7 @@ class Connection:
         *lines, self._rest = (self._rest + data).split(b"\n")
         return lines
 
-    def tell(self, line: bytes) -> bool:
+    def send(self, line: bytes) -> bool:
         """False where the other side does not keep up: it is dropped, and may connect anew."""
         try:
             return self.peer.send(line) == len(line)
@@ -83,10 +83,10 @@ class AgentConnections:
         """Whether somebody has connected who was told nothing yet."""
         return self._new
 
-    def tell(self, line: bytes) -> None:
+    def broadcast(self, line: bytes) -> None:
         self._new = False
         for connection in list(self._connections):
-            if not connection.tell(line):
+            if not connection.send(line):
                 self._drop(connection)
 
     def _accept(self) -> None:

@@ -7,7 +7,7 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from ..lease.messages.wire import LIMIT
+from ..lease.messages.wire import MAX_DATAGRAM_BYTES
 
 # <linux/in.h>, <linux/in6.h>
 IP_FREEBIND = 15
@@ -62,7 +62,7 @@ class Datagrams:
             if self._socket is None:
                 return
             try:
-                datagram, source = self._socket.recvfrom(LIMIT + 1)
+                datagram, source = self._socket.recvfrom(MAX_DATAGRAM_BYTES + 1)
             except BlockingIOError:
                 return
             except OSError:

@@ -62,7 +62,7 @@ class VirtualAddresses:
         elif isinstance(effect, serving.Announce):
             self._announcer.announce(effect.address, effect.interface)
 
-    def tend(self, wanted: Mapping[str, str]) -> None:
+    def retry_failed(self, wanted: Mapping[str, str]) -> None:
         """Puts right what others have done. ``wanted``: interfaces by address."""
         there = self._addresses.ours()
         for address, interface in there:

@@ -13,9 +13,9 @@ WORDS = {
 }  # fmt: skip
 
 
-MOST_ITEMS = 65_536
+MAX_ITEMS = 65_536
 """Of one list: a policy with so many prefixes takes seconds to be planned."""
-MOST_PROBLEMS = 50
+MAX_PROBLEMS = 50
 """That are listed of one source: a list of a million wrong items has one cause."""
 
 
@@ -31,9 +31,9 @@ class Report:
         self.problems: list[Problem] = []
 
     def add(self, path: str, message: str, hint: str = "") -> None:
-        if len(self.problems) < MOST_PROBLEMS:
+        if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(self.source, path, message, hint))
-        elif len(self.problems) == MOST_PROBLEMS:
+        elif len(self.problems) == MAX_PROBLEMS:
             self.problems.append(Problem(self.source, "", "has more problems than are listed"))
 
 
@@ -136,8 +136,8 @@ class Fields:
             self.add(name, f"must be a list, not {kind_of(found)}", hint)
         elif found == [] and required:
             self.add(name, "is empty", hint)
-        elif isinstance(found, list) and len(found) > MOST_ITEMS:
-            self.add(name, f"has {len(found)} items; {MOST_ITEMS} are allowed")
+        elif isinstance(found, list) and len(found) > MAX_ITEMS:
+            self.add(name, f"has {len(found)} items; {MAX_ITEMS} are allowed")
             return
         for index, item in enumerate(found if isinstance(found, list) else ()):
             path = f"{self.at(name)}[{index}]"
@@ -158,5 +158,5 @@ class Fields:
         """Reports the fields that nobody has asked for. ``besides``: known ones of no interest."""
         known = self._known | set(besides)
         unknown = [str(name) for name in self.value if name not in known]
-        for name in unknown[: MOST_PROBLEMS + 1]:
+        for name in unknown[: MAX_PROBLEMS + 1]:
             self.add(name, "unknown field", resembling(name, known))

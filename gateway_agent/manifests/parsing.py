@@ -28,7 +28,7 @@ ALIKE = 0.8
 """From this on (:mod:`difflib`) a group is taken for a slip of ours."""
 LARGEST = 16 << 20
 """Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
-MOST_LISTED = 500
+MAX_PROBLEMS_PER_FILE = 500
 """Problems of one file."""
 ENDINGS = (".yaml", ".yml", ".json")
 """How the names of files with manifests end."""
@@ -74,8 +74,8 @@ def parse_file(source: str, text: str) -> FileContent:
                 objects.append(parsed)
             problems.extend(report.problems)
     broken = bool(problems)
-    if len(problems) > MOST_LISTED:
-        problems[MOST_LISTED:] = [Problem(source, "", f"{len(problems)} problems, of which {MOST_LISTED} are listed")]
+    if len(problems) > MAX_PROBLEMS_PER_FILE:
+        problems[MAX_PROBLEMS_PER_FILE:] = [Problem(source, "", f"{len(problems)} problems, of which {MAX_PROBLEMS_PER_FILE} are listed")]
     return FileContent(tuple(objects), tuple(problems), broken)
 
 

@@ -13,9 +13,9 @@ from .model import Problem
 # libyaml is ten times faster; PyYAML is built without it on some machines.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DumperBase: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-MOST_ALIASES = 1_000
+MAX_ALIASES = 1_000
 """In one file. An alias costs four characters and may stand for any number of values."""
-MOST_DOCUMENTS = 50_000
+MAX_DOCUMENTS = 50_000
 """Of one file."""
 LARGEST_NUMBER = 1 << 64
 _ALIAS = re.compile(r"[\s,:\[{-]\*[^\s,\]}]")
@@ -50,7 +50,7 @@ class _Loader(_Base):  # type: ignore[misc]
 
 
 class _Dumper(_DumperBase):  # type: ignore[misc]
-    """Writes no aliases: of several texts together there could be more than :data:`MOST_ALIASES`."""
+    """Writes no aliases: of several texts together there could be more than :data:`MAX_ALIASES`."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -70,8 +70,8 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
     try:
         _check_aliases(text)
         for document in _documents(text):
-            if len(found) == MOST_DOCUMENTS:
-                raise yaml.YAMLError(f"more than {MOST_DOCUMENTS} documents: make several files of it")
+            if len(found) == MAX_DOCUMENTS:
+                raise yaml.YAMLError(f"more than {MAX_DOCUMENTS} documents: make several files of it")
             _check_size(document, len(text))
             found.append(document)
     except yaml.YAMLError as error:
@@ -101,12 +101,12 @@ def _documents(text: str) -> Iterator[Any]:
 
 def _check_aliases(text: str) -> None:
     """Raise :class:`yaml.YAMLError` if a file has more aliases than any manifest needs."""
-    if len(_ALIAS.findall(text)) <= MOST_ALIASES:
+    if len(_ALIAS.findall(text)) <= MAX_ALIASES:
         return
     # A star may stand in a text, too: only now is it worth to look exactly.
     aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Base))
-    if aliases > MOST_ALIASES:
-        raise yaml.YAMLError(f"{aliases} aliases; {MOST_ALIASES} are allowed: write the values out")
+    if aliases > MAX_ALIASES:
+        raise yaml.YAMLError(f"{aliases} aliases; {MAX_ALIASES} are allowed: write the values out")
 
 
 def _check_size(document: Any, characters: int) -> None:

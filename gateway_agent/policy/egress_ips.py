@@ -38,7 +38,7 @@ def of(inventory: Inventory, nodes: Iterable[PlanNode], problems: list[Problem])
     tunnels = _tunnels(
         [(gateway.name, address) for gateway in gateways for address in sorted(_addresses(gateway))]
     )
-    claims = _claims(gateways)
+    claims = _address_owners(gateways)
     for gateway in gateways:
         able = _eligible(gateway, inventory.nodes, nodes, problems) if gateway.name in existing else ()
         for address in _addresses(gateway):
@@ -143,7 +143,7 @@ def _tunnels(names: Sequence[Name]) -> dict[Name, tuple[int, str]]:
     return found
 
 
-def _claims(gateways: Iterable[Gateway]) -> dict[str, str]:
+def _address_owners(gateways: Iterable[Gateway]) -> dict[str, str]:
     """For each virtual address the gateway that has it: of several the first."""
     claims: dict[str, str] = {}
     for gateway in gateways:

@@ -16,7 +16,7 @@ from ..lease.voting.recorded_voter_set import has_majority_in
 from ..lease.voting.voter_set import VoterSet
 from .readiness import InterfaceFacts
 
-LONGEST = 200
+MAX_PREFIX_CHARS = 200
 """Characters of the prefixes that nodes tell each other."""
 
 
@@ -64,7 +64,7 @@ def keeper_config(
         availability_first=settings.availability_first,
         peers=tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes),
         egress=tuple(
-            _wish(plan, egress, unready, devices, leaving, keeping, failback, carried) for egress in plan.egress_ips
+            _egress_ip_spec(plan, egress, unready, devices, leaving, keeping, failback, carried) for egress in plan.egress_ips
         ),
         stopping=stopping,
         moves=tuple(moves),
@@ -77,12 +77,12 @@ def keeper_config(
 def _in_short(cidrs: Collection[str]) -> str:
     """Return prefixes as one text; a long list as its length and a hash."""
     text = ", ".join(sorted(set(cidrs)))
-    if len(text) <= LONGEST:
+    if len(text) <= MAX_PREFIX_CHARS:
         return text
     return f"{len(set(cidrs))} prefixes, {hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-def fenced(plan: Plan) -> tuple[str, ...]:
+def fenced_addresses(plan: Plan) -> tuple[str, ...]:
     """The virtual addresses that this node may speak for only while its lease runs."""
     mine = (egress for egress in plan.egress_ips if egress.address and egress.interface)
     return tuple(sorted(egress.address for egress in mine))
@@ -94,7 +94,7 @@ def fence(plan: Plan, devices: Sequence[str], able: bool = True) -> str:
     ``able``: the kernel has the hook. Without it a node can serve no virtual address, but it can do the rest.
     """
     tunnels = able and plan.me is not None and bool(plan.egress_ips)
-    return fence_nft(fenced(plan), devices, plan.port if tunnels else 0, tuple(process_tunnels(plan)))
+    return fence_nft(fenced_addresses(plan), devices, plan.port if tunnels else 0, tuple(process_tunnels(plan)))
 
 
 def fence_devices(
@@ -107,7 +107,7 @@ def fence_devices(
     return tuple(sorted(n for n in names if n not in own and not n.startswith(ids.DEVICE_PREFIX)))
 
 
-def _wish(
+def _egress_ip_spec(
     plan: Plan,
     egress: PlanEgressIP,
     unready: Mapping[str, str],

@@ -21,7 +21,7 @@ from .selection import Selection
 
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance: the plugin may have to tag a pod while no agent runs."""
-REMEMBERED = 1024
+MAX_CACHED_SETS = 1024
 """Policy sets whose ways are kept."""
 
 
@@ -158,7 +158,7 @@ def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, 
     )
 
 
-@lru_cache(maxsize=REMEMBERED)
+@lru_cache(maxsize=MAX_CACHED_SETS)
 def _ways(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Destination, ...]:
     """A plan is made anew at each change of a master: sets whose policies stay are not computed again."""
     return policy.disjoint(of, never)

@@ -25,13 +25,13 @@ from cni.plan import Plan, PlanNode
 PATH_BYTES = 107
 """What fits into the address of a unix socket."""
 
-SETTLE = 1.5
+SETTLE_S = 1.5
 """Seconds after the request for the table in which nothing can be said. 20,000 entries take 0.2 s."""
-QUIET = 5.0
+PARTNER_TIMEOUT_S = 5.0
 """Seconds after which a node that hears no partner is taken to be alone. Each speaks once a second at least."""
-LIMIT = 15.0
+CATCH_UP_LIMIT_S = 15.0
 """Seconds after which a table that is still growing fast is taken to be busy, not behind."""
-BULK = 2000.0
+BULK_ENTRIES_PER_S = 2000.0
 """Entries a second that say that the whole table is being received."""
 
 
@@ -183,7 +183,7 @@ General {{
 """
 
 
-REFRESH = (("-B",),)
+RESEND_COMMANDS = (("-B",),)
 """A master sends all it has, without reading the kernel."""
 
 
@@ -194,7 +194,7 @@ def commands(serving: bool) -> tuple[tuple[str, ...], ...]:
     what changes, and a copy without a TCP state takes no answer before the next question. A standby forgets what
     it took for its own (else it has the master's entry deleted when its copy ends) and asks for the table.
     """
-    return (("-R",), *REFRESH) if serving else (("-f", "internal"), ("-n",))
+    return (("-R",), *RESEND_COMMANDS) if serving else (("-f", "internal"), ("-n",))
 
 
 def counters(statistics: str) -> Counters:
@@ -237,11 +237,11 @@ def behind(since_request: float, rate: float, now: Counters) -> str:
     ``since_request``: seconds since it asked for the table; ``rate``: entries received a second. The protocol
     has no end of table, so its end is when entries stop coming fast.
     """
-    if since_request < SETTLE:
+    if since_request < SETTLE_S:
         return "has just asked for the connection table"
-    if not now.heard and since_request < QUIET:
+    if not now.heard and since_request < PARTNER_TIMEOUT_S:
         return "no partner has answered the request for the connection table"
-    if rate > BULK and since_request < LIMIT:
+    if rate > BULK_ENTRIES_PER_S and since_request < CATCH_UP_LIMIT_S:
         return f"the connection table is being received: {now.received} entries so far"
     return ""
 

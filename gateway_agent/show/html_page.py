@@ -9,7 +9,7 @@ from typing import Any
 from .. import printable
 
 Answer = Mapping[str, Any]
-REFRESH = 2
+REFRESH_S = 2
 """Seconds."""
 STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
@@ -34,7 +34,7 @@ def page(status: Answer) -> str:
     node = escape(status["node"])
     parts = [
         "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH}">',
+        f'<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">',
         f"<title>{node}: egress gateway</title><style>{STYLE}</style></head><body>",
         f"<h1>{node}</h1><p>Roles: {escape(', '.join(status['roles']))}</p>",
     ]

@@ -12,13 +12,13 @@ import statistics
 import time
 from pathlib import Path
 
-from gateway_agent.lease.messages.keys import MAC_BYTES, PAUSE_NS, Key, Keyring
-from gateway_agent.lease.messages.wire import LIMIT, Endpoint
+from gateway_agent.lease.messages.keys import LOOKUP_INTERVAL_NS, MAC_BYTES, Key, Keyring
+from gateway_agent.lease.messages.wire import MAX_DATAGRAM_BYTES, Endpoint
 
 from . import report
 
 SECTION = "datagram checks"
-SIZES = (200, 1400, LIMIT)
+SIZES = (200, 1400, MAX_DATAGRAM_BYTES)
 ROUNDS, CALLS = 200, 50
 NODE, NOWHERE = "10.0.0.2", "10.9.9.9"
 FIRST = b"\x98"
@@ -59,7 +59,7 @@ def cost(endpoint: Endpoint, datagram: bytes, source: str) -> float:
     """Return what one datagram costs, in ns."""
     began = time.perf_counter_ns()
     for _ in range(CALLS):
-        endpoint.open(datagram, source, PAUSE_NS - 1)
+        endpoint.open(datagram, source, LOOKUP_INTERVAL_NS - 1)
     return (time.perf_counter_ns() - began) / CALLS
 
 

@@ -96,7 +96,7 @@ def test_each_call_at_the_agents_socket_is_answered(lab: Lab, configuration: byt
 def asked(node: Node, request: bytes) -> tuple[bytes, bytes]:
     """Return the kind and the content of an answer."""
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(contract.DEADLINE)
+        connection.settimeout(contract.DEADLINE_S)
         connection.connect(str(node.agent.run_dir / "agent.sock"))
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)

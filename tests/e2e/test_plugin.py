@@ -401,7 +401,7 @@ def test_a_hung_agent_delays_a_pod_no_longer_than_the_deadline(lab: Lab, node: N
     try:
         began = time.monotonic()
         pod = node.pod("patient", BACKEND)
-        assert time.monotonic() - began < contract.DEADLINE + 2.0
+        assert time.monotonic() - began < contract.DEADLINE_S + 2.0
         assert pod.request(SELECTED).address == served
     finally:
         node.agent.signal(signal.SIGCONT)

@@ -16,7 +16,7 @@ from cni import cni_request, config, contract, protocol
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.kernel import Kernel
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent.cni_calls import Calls
+from gateway_agent.agent.cni_calls import CniCalls
 from gateway_agent.agent.service import Agent
 from gateway_agent.config import AgentConfig, FilesStoreConfig
 
@@ -88,8 +88,8 @@ def check_agent(requests: list[bytes]) -> None:
             agent = Agent(settings, store, Kernel(), KeeperClient(run_dir))
             rounds = asyncio.create_task(agent.run())
             try:
-                async with asyncio.timeout(contract.DEADLINE):
-                    return [await Calls(agent).handle(request) for request in requests]
+                async with asyncio.timeout(contract.DEADLINE_S):
+                    return [await CniCalls(agent).handle(request) for request in requests]
             finally:
                 rounds.cancel()
 

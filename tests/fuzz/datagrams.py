@@ -8,7 +8,7 @@ import random
 import msgspec
 
 from gateway_agent.lease.messages.keys import MAC_BYTES, Key, Keyring
-from gateway_agent.lease.messages.wire import LIMIT, Endpoint, encode
+from gateway_agent.lease.messages.wire import MAX_DATAGRAM_BYTES, Endpoint, encode
 from gateway_agent.lease.voting.protocol import SECOND
 from tests.unit.lease.simulation import Machine, Network
 
@@ -59,7 +59,7 @@ def datagram(name: str, recorded: dict[str, list[bytes]], forger: Endpoint, rng:
     """Return what somebody without the key can make."""
     kind = rng.randrange(6)
     if kind == 0:
-        return rng.randbytes(rng.choice([0, 1, MAC_BYTES, MAC_BYTES + 1, 100, 1400, LIMIT, LIMIT + 1]))
+        return rng.randbytes(rng.choice([0, 1, MAC_BYTES, MAC_BYTES + 1, 100, 1400, MAX_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES + 1]))
     if kind == 1:
         return rng.choice(recorded[name])
     if kind == 2:

@@ -50,7 +50,7 @@ def some(data: bytes, rng: random.Random) -> bytes:
 
 def check_frame(frame: bytes) -> None:
     """Read one frame: an address and a MAC, or nothing."""
-    found = arp.claimant(frame)
+    found = arp.claimed_address(frame)
     if found is not None:
         address, mac = found
         assert arp.canonical(address) == address
@@ -58,7 +58,7 @@ def check_frame(frame: bytes) -> None:
     asked = arp.solicitation(frame)
     if asked is not None:
         assert arp.canonical(asked.target) == asked.target
-        assert arp.claimant(arp.answer(asked, MAC)) == (asked.target, MAC)
+        assert arp.claimed_address(arp.answer(asked, MAC)) == (asked.target, MAC)
 
 
 def check_message(kind: int, body: bytes) -> None:

@@ -211,7 +211,7 @@ def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
     assert not ears.selector.get_map()
 
 
-@pytest.mark.parametrize("count", [1, 2, shell.FINE, shell.FINE + 1, 1000])
+@pytest.mark.parametrize("count", [1, 2, shell.MAX_FILTERED_ADDRESSES, shell.MAX_FILTERED_ADDRESSES + 1, 1000])
 def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int) -> None:
     four = [f"10.0.{n // 250}.{n % 250 + 1}" for n in range(count)]
     six = [f"2001:db8::{n + 0x100:x}" for n in range(count)]
@@ -316,5 +316,5 @@ def test_a_flood_of_questions_is_answered_at_a_bounded_rate(lan: Lan, served: Ea
                 raw.send(question)
             served.wakes()
         lasted = time.monotonic_ns() - began
-        answers = [frame for frame in witness.since_mark(lan.a) if arp.claimant(frame)]
+        answers = [frame for frame in witness.since_mark(lan.a) if arp.claimed_address(frame)]
     assert shell.ANSWERS <= len(answers) <= shell.ANSWERS + lasted // shell.ANSWER_GAP_NS + 1

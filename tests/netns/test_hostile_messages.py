@@ -18,7 +18,7 @@ import pytest
 
 from gateway_agent.lease.ipc import LOG
 from gateway_agent.lease.messages.keys import Key, Keyring
-from gateway_agent.lease.messages.wire import LIMIT, Endpoint
+from gateway_agent.lease.messages.wire import MAX_DATAGRAM_BYTES, Endpoint
 from tests.fuzz.wire import bodies, encoded, hostile
 from tests.lab.waiting import until
 
@@ -57,7 +57,7 @@ class Attacker:
         """Learn who the others are, and answer them as a node does: else nothing is fresh."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                datagram, (address, _) = self.sock.recvfrom(LIMIT)
+                datagram, (address, _) = self.sock.recvfrom(MAX_DATAGRAM_BYTES)
                 opened = self.endpoint.open(datagram, address, time.monotonic_ns())
                 if opened.reply is not None:
                     self.sock.sendto(opened.reply, (address, PORT))

@@ -12,9 +12,9 @@ from typing import Callable
 
 from ..errors import KernelError
 
-TIMEOUT = 20.0
+TIMEOUT_S = 20.0
 """Seconds. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
-FEW = 4
+MAX_SINGLE_SOURCES = 4
 """Sources that are asked for one by one; a listing of all of them costs as much as some runs of the program."""
 _FIELD = re.compile(r"\b(src|dst)=(\S+)")
 
@@ -45,7 +45,7 @@ def delete_connections(stale: Mapping[str, Callable[[str], bool]]) -> int:
 
 def _opened(sources: Collection[str]) -> Iterator[tuple[str, Flow]]:
     """What these have opened: of few by what the program filters, of many by one listing of all."""
-    if len(sources) <= FEW:
+    if len(sources) <= MAX_SINGLE_SOURCES:
         for source in sources:
             yield from ((source, flow) for flow in flows(source))
         return
@@ -83,7 +83,7 @@ def _conntrack(*arguments: str) -> subprocess.CompletedProcess[str]:
     if program is None:
         raise KernelError("conntrack: not found", "install conntrack")
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"conntrack: {error}") from error
     # It ends with 1 where it found nothing; only its last line tells that from a failure.

@@ -34,7 +34,7 @@ CTA_PROTOINFO_TCP_FLAGS = (4, 5)
 """Of the two directions."""
 IP_CT_TCP_FLAG_BE_LIBERAL = 0x08
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-TOGETHER = 200
+MAX_MESSAGES_PER_SEND = 200
 """Messages that are sent at once."""
 
 
@@ -102,8 +102,8 @@ def loosen(address: str, mark: int) -> int:
         with Socket(NETLINK_NETFILTER) as netlink:
             listed = netlink.dump(IPCTNL_MSG_CT_GET, family + _marked(mark, mark))
             found = [family + changed for changed in _loosened(listed, ipaddress.ip_address(address))]
-            for first in range(0, len(found), TOGETHER):
-                netlink.tell(IPCTNL_MSG_CT_NEW, found[first : first + TOGETHER])
+            for first in range(0, len(found), MAX_MESSAGES_PER_SEND):
+                netlink.send(IPCTNL_MSG_CT_NEW, found[first : first + MAX_MESSAGES_PER_SEND])
     except OSError as error:
         raise refused("loosening connections", error.errno or errno.EIO) from error
     return len(found)

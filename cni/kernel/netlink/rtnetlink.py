@@ -65,7 +65,7 @@ class Socket:
                 raise OSError(-code, os.strerror(-code))
             return b""
 
-    def tell(self, kind: int, bodies: Iterable[bytes]) -> None:
+    def send(self, kind: int, bodies: Iterable[bytes]) -> None:
         """Several requests in one message, whose answers nobody waits for. Raises OSError."""
         data = b""
         for body in bodies:

@@ -25,7 +25,7 @@ NFTA_GEN_ID = 1
 NFGENMSG = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 BUFFER = 64 << 20
 """Bytes of news that may wait: some 100,000 elements."""
-PATIENCE = 1.0
+NEWS_TIMEOUT_S = 1.0
 """Seconds after which news of a transaction that has been made is taken for lost."""
 
 
@@ -46,7 +46,7 @@ class TransactionCounter:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
             self._socket.bind((0, 0))
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFTABLES_GROUP)
-            self._socket.settimeout(PATIENCE)
+            self._socket.settimeout(NEWS_TIMEOUT_S)
         except OSError as error:
             raise refused("watching nftables", error.errno or errno.EIO) from error
         self._begin = current()

@@ -19,11 +19,11 @@ from ..errors import KernelError
 from . import generation, table_digest, update
 from .table_digest import Table
 
-TIMEOUT = 20.0
+TIMEOUT_S = 20.0
 """Seconds that one run of ``nft`` may take: a table of 100,000 prefixes takes about one."""
 STAMP = "stamp_"
 """What the names of those chains begin with."""
-TRIES = 3
+MAX_TRIES = 3
 """How often a change is made again because another program changed nftables in the same moment."""
 _applied: dict[tuple[str, ...], str] = {}
 """The text that is in force, as far as this process knows, by the tables that it is about."""
@@ -61,7 +61,7 @@ def remember(text: str) -> None:
 
 def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
     """Runs the transaction and stamps its tables. ``steps``: transactions that come to the same."""
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         transactions = (text,) if steps is None else ("".join(_stamp_removals(text)), *steps)
         with generation.TransactionCounter(_timed_sets(text)) as watch:
             for transaction in filter(None, transactions):
@@ -89,7 +89,7 @@ def run(*arguments: str, text: str = "") -> str:
             input=text,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=TIMEOUT_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -36,7 +36,7 @@ SET_PARTS = (3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18)
 """Flags, types and lengths of key and data, policy, description, time-outs, user data, expressions."""
 SET_TIMEOUT = 0x10
 ELEMENTS_SET, ELEMENTS = 2, 3
-TRIES = 25
+MAX_TRIES = 25
 """How often a part is read again because there was a transaction meanwhile; each takes a millisecond or two."""
 
 
@@ -90,7 +90,7 @@ def _read(kernel: Socket, family: int, name: bytes, mark: bytes) -> Table:
 
 
 def _each(kernel: Socket, kind: int, body: bytes) -> Iterator[dict[int, bytes]]:
-    for _, answer in kernel.dump(kind, body, TRIES):
+    for _, answer in kernel.dump(kind, body, MAX_TRIES):
         yield attributes(answer[4:])
 
 

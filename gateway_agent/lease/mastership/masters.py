@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from ..ipc import Change
-from ..messages.limits import MOST_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
+from ..messages.limits import MAX_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from ..voting.voter_set import PROPOSER_LEASE
 
 NO_MAJORITY = "hears no majority of the voters"
 SUBSCRIPTION_NS = 10 * SECOND
 """How long an egress node keeps a subscriber that does not renew."""
-NEAR_NS = 2500 * MILLISECOND
+SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
 """A subscriber that was heard within this is there: each subscribes anew every two seconds."""
 HOLD_NS = 1500 * MILLISECOND
 """How long packets wait at most for the next master while one hands over: longer than that one waits for workers."""
@@ -147,7 +147,7 @@ class MasterTable:
         return self._highest
 
     def note(self, identity: str, epoch: int) -> None:
-        if identity in self._highest or len(self._highest) < MOST_IDS:
+        if identity in self._highest or len(self._highest) < MAX_IDS:
             self._highest[identity] = max(epoch, self.highest(identity))
 
     def follows(self, node: str) -> bool:
@@ -177,7 +177,7 @@ class MasterTable:
             stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
             if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
                 continue
-            if mastery.id not in self._by_id and len(self._by_id) >= MOST_IDS:
+            if mastery.id not in self._by_id and len(self._by_id) >= MAX_IDS:
                 continue
             self.note(mastery.id, mastery.epoch)
             leaving_at = (before.leaving_at if same else 0) or now if mastery.leaving else 0
@@ -263,7 +263,7 @@ class Subscribers:
 
     def carrying(self, identity: str, now: int) -> set[str]:
         """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
-        near = [node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= NEAR_NS]
+        near = [node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= SUBSCRIBER_TTL_NS]
         return {node for node in near if identity in self._carries.get(node, (identity,))}
 
     def push(self, now: int) -> None:

@@ -21,7 +21,7 @@ from .masters import REPORT_NS, History, MasterAnnouncement, MasterTable, Subscr
 from .own_masters import OwnMasters
 from .rebalance import Gift, Rebalance
 
-LINGER_NS = 1 * SECOND
+STOP_TIMEOUT_NS = 1 * SECOND
 """How long a node that stops waits for another one to become able to serve."""
 
 
@@ -44,27 +44,27 @@ class Ownership:
     def __init__(
         self, me: str, incarnation: int, elector: VoterNode, subscribers: Subscribers, timers: Timers, due: Due
     ) -> None:
-        self.wishes: dict[str, EgressIPSpec] = {}
+        self.specs: dict[str, EgressIPSpec] = {}
         """What this node is to serve or to follow, the chair included, by id."""
         self.timers = timers
         self.owner = Owner()
-        self.followings = MasterTable()
+        self.master_table = MasterTable()
         self.history = History()
-        self.announcements = OwnMasters()
+        self.own_masters = OwnMasters()
         self.wall_offset_ns = 0
         """What to add to ``now`` to get Unix time."""
         self._me = me
-        self._elector = elector
+        self._voter_node = elector
         self._subscribers = subscribers
         self._due = due
-        self._candidate = Acquisition(me, incarnation, self.owner)
+        self._acquisition = Acquisition(me, incarnation, self.owner)
         self._ready_since: dict[str, int] = {}
         self._handed_over: dict[str, int] = {}
         self._stopping_since = NEVER
-        self._departures = Handovers()
-        self._homeless = Masterless()
+        self._handovers = Handovers()
+        self._masterless = Masterless()
         self.lateness = Lateness()
-        self.succession = Rebalance(me)
+        self.rebalance = Rebalance(me)
 
     @property
     def hold_ns(self) -> int:
@@ -74,10 +74,10 @@ class Ownership:
     def next_wake(self) -> int:
         return min(
             self.owner.next_end(),
-            self._candidate.next_wake(self.timers),
-            self.followings.next_silence(self.hold_ns),
-            self._departures.next_wake(),
-            self.followings.next_unheld(),
+            self._acquisition.next_wake(self.timers),
+            self.master_table.next_silence(self.hold_ns),
+            self._handovers.next_wake(),
+            self.master_table.next_unheld(),
         )
 
     # What this node wants
@@ -85,12 +85,12 @@ class Ownership:
     def configure(self, wishes: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
         """``stopping``: what is let go of from now on, others must have taken over before the end."""
         self.timers = timers
-        self.wishes = {wish.id: self._kept(wish, now) for wish in wishes}
-        self.owner.fenced = frozenset(wish.id for wish in self.wishes.values() if wish.address)
-        ready = [identity for identity, wish in self.wishes.items() if wish.ready]
+        self.specs = {wish.id: self._kept(wish, now) for wish in wishes}
+        self.owner.fenced = frozenset(wish.id for wish in self.specs.values() if wish.address)
+        ready = [identity for identity, wish in self.specs.items() if wish.ready]
         self._ready_since = {identity: self._ready_since.get(identity, now) for identity in ready}
         for identity in list(self.owner.tenures):
-            wish = self.wishes.get(identity)
+            wish = self.specs.get(identity)
             if identity not in ready and not (wish and wish.leaving and self.holds(identity, now)):
                 self._release(identity, wish.reason if wish else "no longer configured", now)
         self._stopping_since = min(self._stopping_since, now) if stopping else NEVER
@@ -108,100 +108,100 @@ class Ownership:
 
     def unready(self) -> dict[str, str]:
         """Why this node cannot serve what it is eligible for, by egress id."""
-        wishes = self.wishes.values()
+        wishes = self.specs.values()
         return {w.id: w.reason for w in wishes if not w.ready and self._me in w.eligible and w.id != PROPOSER_LEASE}
 
     def handed_over(self) -> bool:
         """Whether all that was let go of in order to stop has a new master."""
-        taken = all(self.followings.of(i).epoch > epoch for i, epoch in self._handed_over.items())
-        return taken and not self._departures and not (self.owner.tenures.keys() - {PROPOSER_LEASE})
+        taken = all(self.master_table.of(i).epoch > epoch for i, epoch in self._handed_over.items())
+        return taken and not self._handovers and not (self.owner.tenures.keys() - {PROPOSER_LEASE})
 
     def holds(self, identity: str, now: int) -> bool:
         tenure = self.owner.tenures.get(identity)
         return tenure is not None and tenure.holds(now)
 
     def not_owned(self, now: int) -> list[EgressIPSpec]:
-        return [wish for identity, wish in self.wishes.items() if not self.holds(identity, now)]
+        return [wish for identity, wish in self.specs.items() if not self.holds(identity, now)]
 
     def masters(self, members: Collection[str]) -> dict[str, str]:
         """The healthy masters by egress id, this node not among them. ``members``: those that are heard."""
-        followed = {identity: self.followings.of(identity) for identity in self.wishes}
+        followed = {identity: self.master_table.of(identity) for identity in self.specs}
         return {i: f.master for i, f in followed.items() if f.master in members and f.gone is None}
 
     def decide(self, situation: ElectionInput, now: int) -> None:
         """Asks for what is homeless and this node's turn; hands over what it is not to keep."""
         masters = {**situation.masters, **dict.fromkeys(self.owner.held(now), self._me)}
-        known = [identity for identity in self.wishes if identity != PROPOSER_LEASE]
-        self._homeless.look(known, masters, situation.heirs, self.succession.shared(), now)
-        situation = replace(situation, fresh=self._homeless.fresh(now))
+        known = [identity for identity in self.specs if identity != PROPOSER_LEASE]
+        self._masterless.look(known, masters, situation.heirs, self.rebalance.shared(), now)
+        situation = replace(situation, fresh=self._masterless.fresh(now))
         if not self._undecided(situation, now):
             return
         order = candidates(replace(situation, masters=masters))
-        returning = any(wish.failback for wish in self.wishes.values())
+        returning = any(wish.failback for wish in self.specs.values())
         ideal = candidates(replace(situation, masters={}, heirs={}, fresh={})) if returning else {}
-        for identity, wish in self.wishes.items():
+        for identity, wish in self.specs.items():
             if self.holds(identity, now):
                 orders = order[identity], ideal.get(identity, ())
-                sharing = not self._departures and not self._homeless
+                sharing = not self._handovers and not self._masterless
                 patient = self._patient(wish, situation, now)
-                gift = self.succession.target(wish, *orders, situation, masters, sharing, patient, now)
+                gift = self.rebalance.target(wish, *orders, situation, masters, sharing, patient, now)
                 if gift.reason:
                     self.hand_over(identity, gift, now)
             elif identity in situation.masters:
                 self._release(identity, f"{situation.masters[identity]} is master", now)
-                self._candidate.reset(identity)
+                self._acquisition.reset(identity)
             elif self._me not in order[identity]:
                 self._release(identity, "not ready", now)
-                self._candidate.suspend(identity)
-            elif self._candidate.timed_out(identity, self.timers, now):
+                self._acquisition.suspend(identity)
+            elif self._acquisition.timed_out(identity, self.timers, now):
                 self._release(identity, "no majority of the voters answered", now)
-                self._candidate.pause(identity, self.timers, now)
+                self._acquisition.pause(identity, self.timers, now)
             else:
-                rank, epoch = order[identity].index(self._me), self.followings.highest(identity) + 1
+                rank, epoch = order[identity].index(self._me), self.master_table.highest(identity) + 1
                 alone = len(order[identity]) == 1
-                self._due.beat |= self._candidate.try_acquire(identity, rank, alone, epoch, self.timers, now)
+                self._due.beat |= self._acquisition.try_acquire(identity, rank, alone, epoch, self.timers, now)
 
     def _patient(self, wish: EgressIPSpec, situation: ElectionInput, now: int) -> bool:
         """Whether what this node is to leave stays until somebody can serve it: nobody gains by an earlier end."""
         if self._stopping_since == NEVER:
             return self._me in wish.eligible
-        return now < self._stopping_since + LINGER_NS and any(node in situation.members for node in wish.eligible)
+        return now < self._stopping_since + STOP_TIMEOUT_NS and any(node in situation.members for node in wish.eligible)
 
     def _undecided(self, situation: ElectionInput, now: int) -> bool:
         """Whether there is anything to decide: with many egress IPs, looking at all takes milliseconds."""
         return any(
-            self.succession.is_open(wish, situation)
+            self.rebalance.is_open(wish, situation)
             if self.holds(identity, now)
             else self._is_open(identity, situation)
-            for identity, wish in self.wishes.items()
+            for identity, wish in self.specs.items()
         )
 
     def _is_open(self, identity: str, situation: ElectionInput) -> bool:
-        return identity not in situation.masters or identity in self.owner.tenures or self._candidate.waits(identity)
+        return identity not in situation.masters or identity in self.owner.tenures or self._acquisition.waits(identity)
 
     # What this node hands over
 
     def hand_over(self, identity: str, gift: Gift, now: int) -> None:
         """Lets the heir have it (empty: whoever can), without a packet lost where the workers hold theirs back."""
-        if identity in self._departures or not self.holds(identity, now):
+        if identity in self._handovers or not self.holds(identity, now):
             return
-        wish = self.wishes[identity]
+        wish = self.specs[identity]
         # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
         workers = self._subscribers.carrying(identity, now) - {self._me} if wish.address and gift.heir else ()
-        self._departures.start(identity, gift, workers, now)
+        self._handovers.start(identity, gift, workers, now)
         if workers:
             self._announce_held(now)
         self.start_handover(now)
 
-    def held_back(self, node: str, identities: Iterable[str], now: int) -> None:
+    def is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
         """``node`` says that it holds the packets of these."""
-        self._departures.worker_is_queueing(node, identities, now)
+        self._handovers.worker_is_queueing(node, identities, now)
         self.start_handover(now)
 
     def start_handover(self, now: int) -> None:
         """Releases what need not wait any longer."""
-        for identity, departure in self._departures.ready(now):
-            self._departures.end(identity)
+        for identity, departure in self._handovers.ready(now):
+            self._handovers.end(identity)
             released = self._release(identity, departure.reason, now, departure.heir, shared=departure.shared)
             if released and self._stopping_since != NEVER and identity != PROPOSER_LEASE:
                 self._handed_over[identity] = released.epoch
@@ -210,17 +210,17 @@ class Ownership:
 
     def count(self, voter: str, answer: Answer, now: int) -> Request | None:
         """Counts a voter's answer; a lease is perhaps made or extended by it. The request; None: it is too late."""
-        refused = self._candidate.refresh_refusals(answer.refused)
+        refused = self._acquisition.refresh_refusals(answer.refused)
         request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
         if request is None:
             return None
         for refusal in refused:
             if refusal.why in (HELD, EPOCH):
-                self.followings.note(refusal.id, refusal.epoch)
+                self.master_table.note(refusal.id, refusal.epoch)
             if refusal.why == EPOCH:
                 self.owner.exceed(refusal.id, refusal.epoch)
-        former = {identity: self.followings.of(identity).master for identity in request.claims}
-        for release in self._candidate.on_answer(request, refused, former, self.timers, now):
+        former = {identity: self.master_table.of(identity).master for identity in request.claims}
+        for release in self._acquisition.on_answer(request, refused, former, self.timers, now):
             self._publish(release, now)
         self._announce_held(now)
         return request
@@ -228,15 +228,15 @@ class Ownership:
     def _announce_held(self, now: int) -> None:
         held = self.owner.held(now)
         for identity, tenure in held.items():
-            before, shown = self.followings.of(identity), self.wishes[identity].shown
-            leaving = identity in self._departures
+            before, shown = self.master_table.of(identity), self.specs[identity].shown
+            leaving = identity in self._handovers
             silent_ns = before.silent_ns(self.timers.suspect_ns, now)
             wall_ns = now + self.wall_offset_ns
-            if self.announcements.add(identity, tenure, shown, leaving, before, silent_ns, wall_ns):
-                self._candidate.reset(identity)
+            if self.own_masters.add(identity, tenure, shown, leaving, before, silent_ns, wall_ns):
+                self._acquisition.reset(identity)
                 self._push(now)
-        self.announcements.retain(held)
-        self.follow(self._me, self.announcements.masteries.values(), now)
+        self.own_masters.retain(held)
+        self.follow(self._me, self.own_masters.masteries.values(), now)
 
     def expire(self, pausing: bool, now: int) -> None:
         """Gives up what has ended. ``pausing``: there may be others that shall have their turn."""
@@ -249,7 +249,7 @@ class Ownership:
             reason = "its lease ended, no majority of the voters answered"
             self._release(identity, reason, now, silent_since=asked_at)
             if pausing:
-                self._candidate.pause(identity, self.timers, now, lost=True)
+                self._acquisition.pause(identity, self.timers, now, lost=True)
 
     def _release(
         self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0, shared: bool = False
@@ -258,21 +258,21 @@ class Ownership:
 
         ``silent_since``: from when on it may not have been served; 0: from now on.
         """
-        self._departures.end(identity)
-        release = self._candidate.withdraw(identity, reason, heir, shared)
+        self._handovers.end(identity)
+        release = self._acquisition.withdraw(identity, reason, heir, shared)
         if release is None:
             return None
-        held = self.announcements.remove(identity)
+        held = self.own_masters.remove(identity)
         if held:
-            self.followings.release(identity, self._me, release.epoch, reason, bool(heir), silent_since or now)
+            self.master_table.release(identity, self._me, release.epoch, reason, bool(heir), silent_since or now)
             self._push(now)
         self._publish(release, now)
         return release if held else None
 
     def _publish(self, release: Release, now: int) -> None:
-        self._elector.release(release, now)
-        self.succession.on_release(release, now)
-        self.announcements.release(release, now)
+        self._voter_node.release(release, now)
+        self.rebalance.on_release(release, now)
+        self.own_masters.release(release, now)
         self._due.beat = self._due.decision = True
 
     def _push(self, now: int) -> None:
@@ -284,30 +284,30 @@ class Ownership:
 
     def follow(self, node: str, masteries: Iterable[MasterAnnouncement], now: int) -> None:
         """Takes in all that ``node`` is master of."""
-        here = [i for i in self.wishes if self.followings.of(i).gone is None]
-        for turn in self.followings.on_announcement(node, masteries, self.hold_ns, now):
+        here = [i for i in self.specs if self.master_table.of(i).gone is None]
+        for turn in self.master_table.on_announcement(node, masteries, self.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.decision = True
             self._due.revision += 1
-        if any(self.followings.of(i).gone is not None for i in here):
+        if any(self.master_table.of(i).gone is not None for i in here):
             self._due.decision = True
 
     def silence(self, now: int) -> None:
         """Gives up the masters that were not heard for :attr:`hold_ns`."""
-        self.followings.end_holds(now)
-        for turn in self.followings.silence(self.hold_ns, now):
+        self.master_table.end_holds(now)
+        for turn in self.master_table.silence(self.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.revision += 1
 
     def take_release(self, release: Release, now: int) -> None:
-        self._elector.release(release, now)
-        self.followings.note(release.id, release.epoch)
+        self._voter_node.release(release, now)
+        self.master_table.note(release.id, release.epoch)
         planned = bool(release.heir)
-        if self.followings.release(release.id, release.node, release.epoch, release.reason, planned, now):
-            self.succession.on_release(release, now)
-            self.announcements.release(release, now)
+        if self.master_table.release(release.id, release.node, release.epoch, release.reason, planned, now):
+            self.rebalance.on_release(release, now)
+            self.own_masters.release(release, now)
             self._due.revision += 1
-        self._candidate.released(release, now)
+        self._acquisition.released(release, now)
         self._due.decision = True
 
     def resolve_conflict(self, rival: str, mastery: MasterAnnouncement, now: int) -> None:
@@ -333,7 +333,7 @@ class Ownership:
 
     def bump_epoch(self, identity: str, epoch: int, master: str) -> None:
         """Somebody knows of this epoch. The highest is right: what this node holds must be above."""
-        self.followings.note(identity, epoch)
+        self.master_table.note(identity, epoch)
         tenure = self.owner.tenures.get(identity)
         if tenure and (epoch > tenure.epoch or (epoch == tenure.epoch and master not in ("", self._me))):
             self.owner.exceed(identity, epoch)

@@ -12,9 +12,9 @@ from ..voting.voter_set import PROPOSER_LEASE
 from .candidates import ElectionInput
 from .placement import rendezvous_hash
 
-MOVE_NS = 4 * SECOND
+REQUEST_TIMEOUT_NS = 4 * SECOND
 """For so long a wish of an operator waits for its node to become able: it may have been unheard for a moment."""
-HEIR_NS = 1 * SECOND
+TARGET_NS = 1 * SECOND
 """How long the node to which something was handed over is given precedence."""
 FAILBACK_NS = 10 * SECOND
 """How long a node must have been the right one before it is given anything back."""
@@ -40,25 +40,25 @@ class Rebalance:
         self._moves: dict[str, tuple[str, int]] = {}
         """By egress id the node that an operator wants as master, and until when."""
         self._me = me
-        self._homes: dict[str, tuple[str, int]] = {}
-        self._heirs: dict[str, tuple[str, int]] = {}
+        self._preferred: dict[str, tuple[str, int]] = {}
+        self._targets: dict[str, tuple[str, int]] = {}
         self._shared: set[str] = set()
 
     def move(self, identity: str, to: str, now: int) -> None:
         """An operator wants ``to`` as master."""
-        self._moves[identity] = to, now + MOVE_NS
+        self._moves[identity] = to, now + REQUEST_TIMEOUT_NS
 
     def on_release(self, release: Release, now: int) -> None:
         """Somebody, perhaps this node, has let go of something."""
         if release.heir:
-            self._heirs[release.id] = (release.heir, now + HEIR_NS)
+            self._targets[release.id] = (release.heir, now + TARGET_NS)
             (self._shared.add if release.shared else self._shared.discard)(release.id)
 
     def targets(self, now: int) -> dict[str, str]:
         """Who is to ask first for what was handed over, by egress id."""
-        self._heirs = {i: (heir, until) for i, (heir, until) in self._heirs.items() if now < until}
-        self._shared &= self._heirs.keys()
-        return {identity: heir for identity, (heir, _) in self._heirs.items()}
+        self._targets = {i: (heir, until) for i, (heir, until) in self._targets.items() if now < until}
+        self._shared &= self._targets.keys()
+        return {identity: heir for identity, (heir, _) in self._targets.items()}
 
     def shared(self) -> frozenset[str]:
         """Return what of :meth:`targets` was handed over in order to serve equally many."""
@@ -104,9 +104,9 @@ class Rebalance:
     def _preferred_node(self, wish: EgressIPSpec, ideal: Sequence[str], now: int) -> str:
         """Where it belongs, where that has been the same node for a while."""
         home = ideal[0] if wish.failback and ideal and ideal[0] != self._me else ""
-        known, since = self._homes.get(wish.id, ("", now))
+        known, since = self._preferred.get(wish.id, ("", now))
         since = since if home == known else now
-        self._homes[wish.id] = home, since
+        self._preferred[wish.id] = home, since
         return home if now >= since + FAILBACK_NS else ""
 
     def _share(

@@ -16,7 +16,7 @@ from .same_tunnels import SameTunnels
 
 CURRENT_NS = 30 * SECOND
 """For so long what a node has said is compared: one that is gone disagrees with nobody."""
-MOST_NAMED = 16
+MAX_NAMED = 16
 """Nodes that are named; the others are counted."""
 MOST_ASTRAY_S = 30
 """Seconds that two wall clocks may differ. No lease depends on them; certificates and what people compare do."""
@@ -102,13 +102,13 @@ class Agreement:
 
     def problems(self, me: str) -> Iterator[str]:
         """Yield one text for each node and setting that differ."""
-        for name in sorted(self._differing)[:MOST_NAMED]:
+        for name in sorted(self._differing)[:MAX_NAMED]:
             for setting, (mine, other) in self._differing[name].items():
                 yield f"{setting} is {mine} on this node ({me}) and {other} on {name}: it must be the same on all nodes"
-        if len(self._differing) > MOST_NAMED:
-            yield f"{len(self._differing) - MOST_NAMED} more nodes have other settings than this node ({me})"
+        if len(self._differing) > MAX_NAMED:
+            yield f"{len(self._differing) - MAX_NAMED} more nodes have other settings than this node ({me})"
         yield from self._tunnels.problems(me)
-        for name, ahead in sorted(self._astray.items())[:MOST_NAMED]:
+        for name, ahead in sorted(self._astray.items())[:MAX_NAMED]:
             differs = f"{abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} that of this node ({me})"
             why = "leases do not depend on it, but certificates and the times in status and Events do"
             yield f"the clock of {name} is {differs}: {why}"

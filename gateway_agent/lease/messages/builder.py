@@ -34,7 +34,7 @@ class MessageBuilder:
     def heartbeat(self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None) -> Heartbeat:
         """What this node says of itself; with a ``request`` it asks the voters as well."""
         mastership, electorate = self._mastership, self._electorate
-        mastership.announcements.retain(mastership.owner.held(now))
+        mastership.own_masters.retain(mastership.owner.held(now))
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
             seq=request.seq if request else 0,
@@ -43,14 +43,14 @@ class MessageBuilder:
             accepted=electorate.accepted,
             asked=request.quorum.asked if request else (),
             claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()) if request else (),
-            releases=mastership.announcements.releases(now),
+            releases=mastership.own_masters.releases(now),
             isolated=is_egress and self._contact.isolated(now),
             reason=STOPPING if stopping else "" if is_egress else "no egress node any more",
             unready=mastership.unready(),
-            masters=tuple(mastership.announcements.masteries.values()),
+            masters=tuple(mastership.own_masters.masteries.values()),
             proposal=self._chair.proposal,
             warming=mastership.warming(now),
-            known=tuple(mastership.wishes),
+            known=tuple(mastership.specs),
         )
 
     def subscribe(self, nodes: Iterable[str], facts: Facts | None, carries: tuple[str, ...] | None) -> None:
@@ -58,7 +58,7 @@ class MessageBuilder:
         egress IPs its pods go (None: not known)."""
         electorate, mastership = self._electorate, self._mastership
         # What has neither a wish nor a master is of a gateway that is gone: with those of years no datagram holds all.
-        known = tuple(each for each in mastership.followings.known() if each[0] in mastership.wishes or each[2])
+        known = tuple(each for each in mastership.master_table.known() if each[0] in mastership.specs or each[2])
         self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts, carries))
 
     def subscription_pause(self, config: KeeperConfig, turn: int) -> int:

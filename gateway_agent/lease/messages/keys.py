@@ -18,15 +18,15 @@ from ..voting.protocol import MILLISECOND, SECOND
 from .versions import OtherVersion
 
 MAC_BYTES = 16
-MOST_KEYS = 4
+MAX_KEYS = 4
 """Beside the one that a node signs with: each costs a keyed hash for a datagram that is forged."""
 CURRENT_NS = 10 * SECOND
 """For so long a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
 LASTING_NS = 2 * SECOND
 """For so long messages under another node's name must have come before they are a problem."""
-MOST_MISNAMED = 16
+MAX_MISNAMED = 16
 """Addresses whose messages bear another node's name that are remembered."""
-PAUSE_NS = 50 * MILLISECOND
+LOOKUP_INTERVAL_NS = 50 * MILLISECOND
 """From one datagram with a wrong key whose sender is looked up to the next: anybody can send such datagrams."""
 
 
@@ -121,7 +121,7 @@ class KeysHeard:
         """Return whether the sender of a datagram with a wrong key is to be looked up now."""
         if now < self._look_after:
             return False
-        self._look_after = now + PAUSE_NS
+        self._look_after = now + LOOKUP_INTERVAL_NS
         return True
 
     def foreign(self, node: str, address: str, number: int, now: int) -> None:
@@ -142,7 +142,7 @@ class KeysHeard:
         ``address``: that of the sender in the inventory; empty if it is not in it, or is this node.
         """
         before = self._misnamed.get(source)
-        if before is None and len(self._misnamed) >= MOST_MISNAMED:
+        if before is None and len(self._misnamed) >= MAX_MISNAMED:
             return
         same = before is not None and before[:2] == (name, address)
         self._misnamed[source] = found = name, address, before[2] if before is not None and same else now, now

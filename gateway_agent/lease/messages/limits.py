@@ -16,23 +16,23 @@ EPOCH_STEP = 1 << 32
 """How far an epoch may be above the highest one known. It grows by one with each change of a master."""
 CONFIRMED_NS = 5 * 10**9
 """How long an epoch that was received holds back others that are out of reach of it."""
-MOST_IDS = 1 << 14
+MAX_IDS = 1 << 14
 """Egress IPs that a node remembers anything of."""
-LONGEST_NS = 2 * 3600 * 10**9
+MAX_LEASE_NS = 2 * 3600 * 10**9
 """Of a lease, or of a wait for one: twice the longest that a configuration can ask for."""
 
 Epoch = Annotated[int, Meta(ge=0, le=HIGHEST_EPOCH)]
 Counter = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Incarnation = Annotated[int, Meta(ge=0)]
 """64 bits, as MessagePack has them."""
-Duration = Annotated[int, Meta(ge=0, le=LONGEST_NS)]
+Duration = Annotated[int, Meta(ge=0, le=MAX_LEASE_NS)]
 Milliseconds = Annotated[int, Meta(ge=0, le=1 << 53)]
 Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 """Unix time, to the end of the year 9999."""
 Name = Annotated[str, Meta(max_length=253)]
 Identity = Annotated[str, Meta(max_length=16)]
 """Of an egress IP: 16 hex digits; or the chair's."""
-Carried = Annotated[tuple[Identity, ...], Meta(max_length=MOST_IDS)]
+Carried = Annotated[tuple[Identity, ...], Meta(max_length=MAX_IDS)]
 Text = Annotated[str, Meta(max_length=4096)]
 Version = Annotated[int, Meta(ge=1, le=65535)]
 """Of the protocol."""
@@ -69,7 +69,7 @@ class EpochLimit:
             if epoch > max(limit, known or 0):
                 return identity
         for identity, epoch in epochs.items():
-            room = identity in self._confirmed_at or len(self._confirmed_at) < MOST_IDS
+            room = identity in self._confirmed_at or len(self._confirmed_at) < MAX_IDS
             if epoch >= highest.get(identity, 0) and room:
                 self._confirmed_at[identity] = now
         return ""

@@ -20,14 +20,14 @@ from ..ipc import Facts
 from ..mastership.masters import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, Claim, Refusal, Release
 from ..voting.voter_set import Proposal, VoterSet
-from .keys import MAC_BYTES, PAUSE_NS, Keyring, KeysHeard
+from .keys import LOOKUP_INTERVAL_NS, MAC_BYTES, Keyring, KeysHeard
 from .limits import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
 from .limits import Counter as Number
 from .versions import PROTOCOL
 
-MOST_RETIRED = 256
+MAX_RETIRED = 256
 """Incarnations of one node that are remembered."""
-LIMIT = 60_000
+MAX_DATAGRAM_BYTES = 60_000
 """Bytes of a datagram: what UDP carries, with room for headers."""
 HELLO_NS = 20 * MILLISECOND
 """A node that is not yet up to date is told our incarnation no more often than this."""
@@ -264,7 +264,7 @@ class Endpoint:
         # A few are read: a node whose address is another one than the inventory's is named.
         if now < self._strangers_after:
             return "unknown_address"
-        self._strangers_after = now + PAUSE_NS
+        self._strangers_after = now + LOOKUP_INTERVAL_NS
         return ""
 
     def _note_name(self, sender: str, source: str, now: int) -> None:
@@ -318,7 +318,7 @@ class Endpoint:
             return self._reject("replayed")
         if met:
             known.retired[known.incarnation] = None
-            while len(known.retired) > MOST_RETIRED:
+            while len(known.retired) > MAX_RETIRED:
                 del known.retired[next(iter(known.retired))]
             known.incarnation = envelope.incarnation
             known.session += 1
@@ -346,7 +346,7 @@ def _misshapen(datagram: bytes) -> str:
     """Return why this is no datagram of any version; empty if it may be one."""
     if len(datagram) <= MAC_BYTES:
         return "truncated"
-    return "malformed" if len(datagram) > LIMIT or datagram[MAC_BYTES] not in ENVELOPES else ""
+    return "malformed" if len(datagram) > MAX_DATAGRAM_BYTES or datagram[MAC_BYTES] not in ENVELOPES else ""
 
 
 def _version_of(message: memoryview) -> int:

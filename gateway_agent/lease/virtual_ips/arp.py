@@ -59,7 +59,7 @@ class Solicitation:
 
 
 def canonical(address: str) -> str:
-    """The one way to write an address in which :func:`claimant` gives it. Raises ValueError where it is none."""
+    """The one way to write an address in which :func:`claimed_address` gives it. Raises ValueError where it is none."""
     return str(ipaddress.ip_address(address))
 
 
@@ -98,7 +98,7 @@ def probe(address: str, mac: str) -> bytes:
     return _neighbor(UNSPECIFIED, group, _octets(mac), _group_mac(group), message)
 
 
-def claimant(frame: bytes) -> tuple[str, str] | None:
+def claimed_address(frame: bytes) -> tuple[str, str] | None:
     """The address that a frame's sender says it has, and the sender's MAC.
 
     Any ARP packet with a sender address says so, and any neighbour advertisement. None for other frames.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .protocol import Request
 from .voter_set import PROPOSER_LEASE, Proposal, VoterSet, paxos_step
 
-REMEMBERED = 16
+MAX_PENDING = 16
 """Requests whose answers are kept."""
 
 
@@ -34,7 +34,7 @@ class Proposer:
             return None
         answers = self._answers.setdefault(request.seq, {})
         answers[voter] = accepted
-        for seq in sorted(self._answers)[:-REMEMBERED]:
+        for seq in sorted(self._answers)[:-MAX_PENDING]:
             del self._answers[seq]
         decided, self.proposal = paxos_step(current, ballot, self.proposal, answers, wanted)
         return decided

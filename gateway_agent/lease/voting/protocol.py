@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from ..messages.limits import MOST_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
+from ..messages.limits import MAX_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
@@ -142,7 +142,7 @@ class Voter:
             return Refusal(claim.id, DURATION)
         grant = self.grants.get(claim.id)
         if grant is None:
-            full = len(self.grants) >= MOST_IDS
+            full = len(self.grants) >= MAX_IDS
             return Refusal(claim.id, HELD, remaining_ns=SECOND) if full else None
         if grant.holder != node and grant.until > now:
             return Refusal(claim.id, HELD, grant.holder, grant.epoch, grant.until - now)

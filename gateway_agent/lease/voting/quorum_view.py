@@ -6,9 +6,9 @@ from ..ipc import KeeperConfig
 from .protocol import NEVER, SECOND, Quorum
 from .voter_set import VoterSet, VoterSetState, first_voters, next_voters
 
-NEAR_NS = 5 * SECOND
+CANDIDATE_TTL_NS = 5 * SECOND
 """A node that was heard within this can become a voter: each node subscribes every two seconds."""
-DEAD_NS = 10 * SECOND
+DEAD_AFTER_NS = 10 * SECOND
 """A voter that was not heard for so long is replaced."""
 NO_QUORUM_TIMEOUT_NS = 3 * SECOND
 """``AvailabilityFirst``: how long a majority must have stayed away."""
@@ -49,15 +49,15 @@ class QuorumView:
         """Anything fresh at all."""
         self._heard[node] = self._last_heard_at = now
 
-    def hears_nobody(self, now: int) -> bool:
+    def hears_no_peer(self, now: int) -> bool:
         """Return whether no other node was heard for long, though there is an egress node that would answer."""
-        return self._expects_others and now > self._last_heard_at + NEAR_NS
+        return self._expects_others and now > self._last_heard_at + CANDIDATE_TTL_NS
 
     def silent(self, now: int) -> tuple[str, ...]:
         """Return the nodes that were not heard for long and should be, sorted: the egress nodes answer all, and all
         subscribe to an egress node."""
         expected = self._names if self._me in self.egress_nodes else self.egress_nodes
-        unheard = (name for name in expected if now > self._heard.get(name, self._started_at) + NEAR_NS)
+        unheard = (name for name in expected if now > self._heard.get(name, self._started_at) + CANDIDATE_TTL_NS)
         return tuple(sorted(name for name in unheard if name != self._me))
 
     def answer(self, voter: str, now: int) -> None:
@@ -99,8 +99,8 @@ class QuorumView:
             return None
         me, names = self._me, self._names
         unheard = {n: 0 if n == me else now - self._heard.get(n, self._started_at) for n in names}
-        alive = [n for n in names if n == me or (n in self._heard and unheard[n] < NEAR_NS)]
-        dead = [n for n in names if unheard[n] >= DEAD_NS]
+        alive = [n for n in names if n == me or (n in self._heard and unheard[n] < CANDIDATE_TTL_NS)]
+        dead = [n for n in names if unheard[n] >= DEAD_AFTER_NS]
         return next_voters(self.electorate.current, self.egress_nodes, names, alive, dead)
 
     def _majority_heard_at(self) -> int:

@@ -11,7 +11,7 @@ from ..messages.wire import Answer, Heartbeat
 from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
 from .voter_set import PROPOSER_LEASE, Memory, VoterSetState
 
-PATIENCE_NS = 5 * MILLISECOND
+DEFERRAL_NS = 5 * MILLISECOND
 """What can be granted so soon is judged again then, unasked."""
 
 
@@ -103,7 +103,7 @@ class VoterNode:
 
     def _keep(self, sender: str, incarnation: int, beat: Heartbeat, verdict: Verdict, now: int) -> None:
         """Who was refused for a moment need not ask anew: that would cost another round trip."""
-        waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= PATIENCE_NS}
+        waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= DEFERRAL_NS}
         if waits:
             claims = tuple(claim for claim in beat.claims if claim.id in waits)
             kept = structs.replace(beat, claims=claims)

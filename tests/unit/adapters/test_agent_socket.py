@@ -48,14 +48,14 @@ def test_a_request_beyond_the_limit_is_refused_in_words(tmp_path: Path) -> None:
     async def story() -> tuple[bytes, bytes]:
         server = RequestServer(tmp_path / "agent.sock", _echo)
         await server.start()
-        refused = await _ask(server.path, bytes(contract.LIMIT + (1 << 20)))
+        refused = await _ask(server.path, bytes(contract.MAX_REQUEST_BYTES + (1 << 20)))
         served = await _ask(server.path, b"ab")
         await server.stop()
         return refused, served
 
     refused, served = asyncio.run(story())
     assert refused.startswith(contract.ERROR)
-    assert json.loads(refused[2:])["msg"] == f"the request has more than {contract.LIMIT} bytes"
+    assert json.loads(refused[2:])["msg"] == f"the request has more than {contract.MAX_REQUEST_BYTES} bytes"
     assert served == b"ba"
 
 
@@ -75,7 +75,7 @@ def test_a_request_on_which_the_agent_fails_is_answered(tmp_path: Path) -> None:
 
 
 def test_slow_clients_are_told_so_and_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "DEADLINE", 0.3)
+    monkeypatch.setattr(contract, "DEADLINE_S", 0.3)
 
     async def story() -> tuple[bytes, list[bytes]]:
         server = RequestServer(tmp_path / "agent.sock", _echo)

@@ -18,7 +18,7 @@ from gateway_agent import config
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.adapters.kernel import Kernel
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent.cni_calls import Calls
+from gateway_agent.agent.cni_calls import CniCalls
 from gateway_agent.agent.pods import selecting
 from gateway_agent.agent.service import Agent
 from gateway_agent.manifests.model import Inventory, Policy
@@ -74,7 +74,7 @@ class World:
         kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
         used = store(self.gates) if store else self.store
         self.agent = Agent(config.parse("agent.yaml", text, "w1"), used, kernel, keeper)
-        self.calls = Calls(self.agent)
+        self.calls = CniCalls(self.agent)
         self.running = [asyncio.create_task(self.agent.run()), asyncio.create_task(self.agent.follow_store())]
 
     async def close(self) -> None:

@@ -178,7 +178,7 @@ def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServe
         standing.cluster.delete(f"{POLICIES}/{name}")
     standing.cluster.remove("prod", "web-0")
     standing.cluster.namespace("prod")
-    monkeypatch.setattr(cluster_store, "TOGETHER", 0.0)
+    monkeypatch.setattr(cluster_store, "DEBOUNCE_S", 0.0)
     for module, name in ((cluster_store, "FOR_POD"), (cluster_store, "CATCH_UP"), (cni_calls, "ADD_S")):
         monkeypatch.setattr(module, name, LATE)
     return standing

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent.lease_client import Leases
+from gateway_agent.agent.lease_client import LeaseClient
 from gateway_agent.config import AgentConfig, parse
 from gateway_agent.lease.ipc import SOCKET, KeeperState
 from gateway_agent.lease.status import report
@@ -51,7 +51,7 @@ def logged(run_dir: Path, states: list[KeeperState], caplog: pytest.LogCaptureFi
 
     async def whole() -> None:
         config = configuration(run_dir)
-        leases = Leases(config, KeeperClient(run_dir), follow)
+        leases = LeaseClient(config, KeeperClient(run_dir), follow)
         async with await asyncio.start_unix_server(tell, run_dir / SOCKET):
             task = asyncio.create_task(leases.follow(lambda _: "partner 172.16.0.50"))
             for _ in range(500):

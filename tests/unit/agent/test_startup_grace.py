@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cni.plan import Plan, PlanEgressIP
-from gateway_agent.agent.startup_grace import LISTENING, isolated, masters
+from gateway_agent.agent.startup_grace import STARTUP_GRACE_S, isolated, masters
 from gateway_agent.lease.ipc import EgressState, KeeperState
 
 LEASE = 0.25
@@ -47,5 +47,5 @@ def test_without_a_keeper_what_was_known_holds() -> None:
 
 def test_an_unknown_master_counts_when_the_keeper_has_listened_for_long() -> None:
     assert masters(keeper(epoch=0), plan(isolated=False), 0.0) == {}
-    assert masters(keeper(epoch=0), plan(isolated=False), LISTENING) == {ONE: ("", 0)}
+    assert masters(keeper(epoch=0), plan(isolated=False), STARTUP_GRACE_S) == {ONE: ("", 0)}
     assert masters(keeper(epoch=8), plan(isolated=False), 0.0) == {ONE: ("g2", 8)}

@@ -124,7 +124,7 @@ def test_refusal_of_the_agent_is_printed_as_it_is(path: Path) -> None:
 
 
 def test_request_of_almost_the_limit_gets_through(path: Path) -> None:
-    raw = stdin(path, runtimeConfig="x" * (contract.LIMIT - 4096))
+    raw = stdin(path, runtimeConfig="x" * (contract.MAX_REQUEST_BYTES - 4096))
     behaviour = Answering(contract.OK)
     with FakeAgent(path, behaviour):
         assert call(environment(), raw) == (0, RESULT.encode())
@@ -132,9 +132,9 @@ def test_request_of_almost_the_limit_gets_through(path: Path) -> None:
 
 
 def test_request_beyond_the_limit_is_refused(path: Path) -> None:
-    error = error_of(call(environment(), stdin(path, runtimeConfig="x" * contract.LIMIT)))
+    error = error_of(call(environment(), stdin(path, runtimeConfig="x" * contract.MAX_REQUEST_BYTES)))
     assert error["code"] == contract.INVALID_CONFIGURATION
-    assert str(contract.LIMIT) in error["msg"]
+    assert str(contract.MAX_REQUEST_BYTES) in error["msg"]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_agent_that_closes_before_it_has_read_all(path: Path) -> None:
         connection.recv(1)
 
     with FakeAgent(path, hang_up), pytest.raises((plugin.NoAnswer, OSError)):
-        plugin.ask(str(path), b"x" * contract.LIMIT, 5)
+        plugin.ask(str(path), b"x" * contract.MAX_REQUEST_BYTES, 5)
 
 
 def test_silent_agent_costs_the_deadline_and_no_more(path: Path) -> None:

@@ -61,10 +61,10 @@ def story(directory: Path, tell: Story, before: Callable[[LocalServer], None] = 
 async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
     """A store of node w1 that reads the server while the story is told."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reflector, "FIRST_PAUSE", 0.05)
-        patch.setattr(reflector, "LONGEST_PAUSE", 0.2)
-        patch.setattr(cluster_store, "PATIENCE", 0.5)
-        patch.setattr(reporter, "LOOK", 0.02)
+        patch.setattr(reflector, "FIRST_BACKOFF_S", 0.05)
+        patch.setattr(reflector, "MAX_BACKOFF_S", 0.2)
+        patch.setattr(cluster_store, "FIRST_LISTS_TIMEOUT_S", 0.5)
+        patch.setattr(reporter, "POLL_INTERVAL_S", 0.02)
         await _told(directory, server, tell)
 
 

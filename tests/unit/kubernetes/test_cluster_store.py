@@ -38,7 +38,7 @@ def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -
         await reader.until(lambda inventory: not policies(inventory))
         # A server that does not have the kind is asked for it three times.
         lists = {request: count for request, count in server.cluster.requests().items() if "watch" not in request}
-        assert lists.pop("GET /apis/networking.k8s.io/v1/servicecidrs") <= reflector.DENIALS
+        assert lists.pop("GET /apis/networking.k8s.io/v1/servicecidrs") <= reflector.MAX_DENIALS
         assert set(lists.values()) == {1}
 
     story(tmp_path, tell)
@@ -256,7 +256,7 @@ def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) 
 def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_store, "FOR_POD", 0.3)
+    monkeypatch.setattr(cluster_store, "POD_QUERY_TIMEOUT_S", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         before = await reader.until(lambda inventory: labels(inventory, "a"))
@@ -313,7 +313,7 @@ def test_a_pod_of_a_namespace_that_nobody_knows_is_held_back(tmp_path: Path) -> 
 def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
     tmp_path: Path, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster_store, "FOR_POD", 0.3)
+    monkeypatch.setattr(cluster_store, "POD_QUERY_TIMEOUT_S", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: labels(inventory, "known"))

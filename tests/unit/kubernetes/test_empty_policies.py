@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.plan import NAMESPACE_LABEL, PodIdentity, Requirement, Selector
-from gateway_agent.kubernetes.empty_policies import MANY, SETTLED, EmptyPolicyChecker, PodQuery, questions
+from gateway_agent.kubernetes.empty_policies import (
+    MAX_NAMESPACE_QUERIES,
+    SETTLE_S,
+    EmptyPolicyChecker,
+    PodQuery,
+    questions,
+)
 from gateway_agent.manifests.model import Policy
 from tests.lab.apiserver.objects import selected
 
@@ -36,7 +42,7 @@ def test_what_is_asked(selector: Selector, asked: list[tuple[str, str]]) -> None
 
 
 def test_of_many_namespaces_one_question() -> None:
-    many = {f"n{number}": {"team": "pay"} for number in range(MANY + 1)}
+    many = {f"n{number}": {"team": "pay"} for number in range(MAX_NAMESPACE_QUERIES + 1)}
     assert questions(Policy("p", "g", (Selector((BACKEND,), OF_PAY),)), many) == [
         PodQuery("", "app in (backend,front)")
     ]
@@ -79,14 +85,14 @@ def test_each_state_is_asked_for_once_when_its_pods_have_had_time() -> None:
     objects = [policy("a"), policy("b"), {"kind": "EgressGateway", "metadata": {"name": "g"}}]
     assert inquiry.due(objects, 0) is None
     for name in ("a", "b"):
-        state = inquiry.due(objects, SETTLED)
+        state = inquiry.due(objects, SETTLE_S)
         assert state == (name, "u", 1)
         inquiry.answered(state)
-    assert inquiry.due(objects, 10 * SETTLED) is None
+    assert inquiry.due(objects, 10 * SETTLE_S) is None
     late = EmptyPolicyChecker()
     late.due(objects, 0)
-    late.postpone(("a", "u", 1), SETTLED)
-    assert late.due(objects, SETTLED) == ("b", "u", 1)
+    late.postpone(("a", "u", 1), SETTLE_S)
+    assert late.due(objects, SETTLE_S) == ("b", "u", 1)
     edited = [policy("a", 2), policy("b")]
-    assert inquiry.due(edited, 10 * SETTLED) is None
-    assert inquiry.due(edited, 11 * SETTLED) == ("a", "u", 2)
+    assert inquiry.due(edited, 10 * SETTLE_S) is None
+    assert inquiry.due(edited, 11 * SETTLE_S) == ("a", "u", 2)

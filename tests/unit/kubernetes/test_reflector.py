@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_agent.kubernetes.reflector import (
-    ABSENT_PAUSE,
-    DENIALS,
-    FIRST_PAUSE,
-    LONGEST_PAUSE,
-    OLDER,
+    ABSENT_BACKOFF_S,
+    FIRST_BACKOFF_S,
+    MAX_BACKOFF_S,
+    MAX_DENIALS,
+    MAX_STALE_LISTS,
     WATCH_SECONDS,
     Key,
     List,
@@ -70,7 +70,7 @@ def test_a_list_that_is_older_than_what_is_known_is_not_taken() -> None:
     reflector = listed("a")
     reflector.event("ADDED", thing("b", 6))
     reflector.failed(410, "too old")
-    for _ in range(OLDER):
+    for _ in range(MAX_STALE_LISTS):
         assert isinstance(reflector.step(0), Pause)
         assert reflector.step(0) == List()
         assert not reflector.page([thing("a", 1)], "4", "more")
@@ -85,18 +85,18 @@ def test_a_list_that_is_older_than_what_is_known_is_not_taken() -> None:
 @pytest.mark.parametrize("status", [403, 404])
 def test_what_is_not_to_be_had_is_lacking_after_a_while(status: int) -> None:
     reflector = Reflector()
-    for _ in range(DENIALS - 1):
+    for _ in range(MAX_DENIALS - 1):
         reflector.denied(status, "no")
         assert (reflector.lacking, reflector.trouble) == (False, "no")
     reflector.failed(503, "later")
-    for _ in range(DENIALS):
+    for _ in range(MAX_DENIALS):
         assert not reflector.lacking
         reflector.denied(status, "no")
     assert (reflector.lacking, reflector.synced) == (True, False)
     assert reflector.trouble == ("" if status == 404 else "no")
     pause = reflector.step(0)
     assert isinstance(pause, Pause)
-    assert (pause.seconds >= ABSENT_PAUSE) is (status == 404)
+    assert (pause.seconds >= ABSENT_BACKOFF_S) is (status == 404)
     assert reflector.step(0) == List()
     assert reflector.page([thing("a", 1)], "5")
     assert (reflector.lacking, reflector.synced) == (False, True)
@@ -104,7 +104,7 @@ def test_what_is_not_to_be_had_is_lacking_after_a_while(status: int) -> None:
 
 def test_what_was_known_is_kept_for_long_where_it_is_not_to_be_had() -> None:
     reflector = listed("a")
-    for _ in range(4 * DENIALS - 1):
+    for _ in range(4 * MAX_DENIALS - 1):
         reflector.denied(404, "no")
     assert (names(reflector), reflector.trouble) == ({"a"}, "no")
     reflector.denied(404, "no")
@@ -113,8 +113,8 @@ def test_what_was_known_is_kept_for_long_where_it_is_not_to_be_had() -> None:
 
 def test_a_server_that_was_set_back_is_believed_in_the_end() -> None:
     reflector = listed("a", version=50)
-    taken = [reflector.page([thing("b", 1)], "5") for _ in range(OLDER + 1)]
-    assert taken == [False] * OLDER + [True]
+    taken = [reflector.page([thing("b", 1)], "5") for _ in range(MAX_STALE_LISTS + 1)]
+    assert taken == [False] * MAX_STALE_LISTS + [True]
     assert (names(reflector), reflector.trouble) == ({"b"}, "")
     assert not reflector.event("BOOKMARK", thing("", 6))
 
@@ -182,7 +182,7 @@ def test_a_watch_that_was_taken_is_no_trouble_but_proves_nothing() -> None:
     reflector.failed(0, "connection refused")
     reflector.step(0.5)
     reflector.failed(0, "connection refused")
-    assert reflector.step(0.5) == Pause(4 * FIRST_PAUSE)
+    assert reflector.step(0.5) == Pause(4 * FIRST_BACKOFF_S)
 
 
 def test_pauses_grow_to_a_limit_and_start_anew_when_all_is_well() -> None:
@@ -193,11 +193,11 @@ def test_pauses_grow_to_a_limit_and_start_anew_when_all_is_well() -> None:
         step = reflector.step(0.5)
         assert isinstance(step, Pause)
         pauses.append(step.seconds)
-    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
-    assert pauses[-1] == LONGEST_PAUSE
+    assert pauses[:3] == [FIRST_BACKOFF_S, 2 * FIRST_BACKOFF_S, 4 * FIRST_BACKOFF_S]
+    assert pauses[-1] == MAX_BACKOFF_S
     reflector.event("BOOKMARK", thing("", 6))
     reflector.failed(0, "connection refused")
-    assert reflector.step(0.5) == Pause(FIRST_PAUSE)
+    assert reflector.step(0.5) == Pause(FIRST_BACKOFF_S)
 
 
 def test_pauses_of_many_agents_differ() -> None:
@@ -208,7 +208,7 @@ def test_pauses_of_many_agents_differ() -> None:
         assert isinstance(step, Pause)
         return step.seconds
 
-    assert (pause(0), pause(1)) == (FIRST_PAUSE / 2, FIRST_PAUSE * 1.5)
+    assert (pause(0), pause(1)) == (FIRST_BACKOFF_S / 2, FIRST_BACKOFF_S * 1.5)
 
 
 def test_the_server_may_ask_for_a_longer_pause() -> None:

@@ -172,7 +172,7 @@ def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) ->
 
 
 def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(empty_policies, "SETTLED", 0.05)
+    monkeypatch.setattr(empty_policies, "SETTLE_S", 0.05)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)

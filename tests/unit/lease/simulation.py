@@ -274,7 +274,7 @@ class Network:
             machine.name
             for machine in self.machines.values()
             if machine.keeper is not None
-            and (tenure := machine.keeper.mastership.owner.tenures.get(identity)) is not None
+            and (tenure := machine.keeper.ownership.owner.tenures.get(identity)) is not None
             and tenure.holds(machine.clock(self.now))
         ]
 
@@ -290,7 +290,7 @@ class Network:
     def followed(self, identity: str) -> set[str]:
         """The masters that the running nodes follow."""
         keepers = [machine.keeper for machine in self.machines.values() if machine.keeper is not None]
-        return {keeper.mastership.followings.of(identity).master for keeper in keepers}
+        return {keeper.ownership.master_table.of(identity).master for keeper in keepers}
 
     def agreed(self, identity: str) -> bool:
         """One master, who can speak, and everybody knows it."""
@@ -307,7 +307,7 @@ class Network:
             if machine.keeper is not None:
                 keeper, now = machine.keeper, machine.clock(self.now)
                 state = report(keeper, now)
-                voters = f"voters {state.voter_set} {state.voters} accepted {keeper.electorate.accepted}"
+                voters = f"voters {state.voter_set} {state.voters} accepted {keeper.voter_set.accepted}"
                 members = [(m.node, m.alive, m.reason) for m in state.members]
                 egress = [(e.master, e.epoch, e.state, e.reason) for e in state.egress]
                 lines.append(f"{machine.name}: {egress} isolated {state.isolated} {voters} {members}")
@@ -393,7 +393,7 @@ class Network:
         # An overlap can only begin with a lease that the node which just ran has made.
         if machine.keeper is None:
             return
-        for identity in machine.keeper.mastership.owner.held(machine.clock(self.now)):
+        for identity in machine.keeper.ownership.owner.held(machine.clock(self.now)):
             if identity in self.ids and self._last.get(identity) != machine.name:
                 self._last[identity] = machine.name
                 self.takeovers += 1

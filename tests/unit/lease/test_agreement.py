@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway_agent.lease.ipc import EgressIPSpec, Facts
-from gateway_agent.lease.messages.agreement import CURRENT_NS, MOST_ASTRAY_S, MOST_NAMED, Agreement
+from gateway_agent.lease.messages.agreement import CURRENT_NS, MAX_NAMED, MOST_ASTRAY_S, Agreement
 from gateway_agent.lease.messages.limits import MOST_TUNNELS
 from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as TOLD_NS
 from gateway_agent.lease.messages.same_tunnels import LASTING_NS, PART_NS
@@ -60,7 +60,7 @@ def test_what_agrees_again_is_gone_or_was_said_long_ago_is_no_problem() -> None:
 
 def test_of_many_nodes_some_are_named_and_the_others_counted() -> None:
     found = list(agreement(**{f"n{number:02}": OTHER_PORT for number in range(40)}).problems("g1"))
-    assert len(found) == MOST_NAMED + 1
+    assert len(found) == MAX_NAMED + 1
     assert found[-1] == "24 more nodes have other settings than this node (g1)"
 
 

@@ -101,30 +101,30 @@ def test_the_group_at_which_an_address_is_asked_for() -> None:
 
 
 def test_who_claims() -> None:
-    assert arp.claimant(arp.gratuitous("172.16.0.50", MAC)) == ("172.16.0.50", MAC)
-    assert arp.claimant(arp.advertisement("2001:db8::50", MAC)) == ("2001:db8::50", MAC)
+    assert arp.claimed_address(arp.gratuitous("172.16.0.50", MAC)) == ("172.16.0.50", MAC)
+    assert arp.claimed_address(arp.advertisement("2001:db8::50", MAC)) == ("2001:db8::50", MAC)
 
 
 def test_an_answer_claims_too() -> None:
     frame = bytearray(arp.gratuitous("172.16.0.50", MAC))
     frame[21] = 2
-    assert arp.claimant(bytes(frame)) == ("172.16.0.50", MAC)
+    assert arp.claimed_address(bytes(frame)) == ("172.16.0.50", MAC)
 
 
 def test_without_its_option_an_advertisement_claims_for_who_sent_the_frame() -> None:
     frame = arp.advertisement("2001:db8::50", "02:00:00:00:00:01")[:-8]
-    assert arp.claimant(frame) == ("2001:db8::50", "02:00:00:00:00:01")
+    assert arp.claimed_address(frame) == ("2001:db8::50", "02:00:00:00:00:01")
 
 
 @pytest.mark.parametrize("address", ["172.16.0.50", "2001:db8::50"])
 def test_who_asks_claims_nothing(address: str) -> None:
-    assert arp.claimant(arp.probe(address, MAC)) is None
+    assert arp.claimed_address(arp.probe(address, MAC)) is None
 
 
 def test_what_has_come_through_a_router_claims_nothing() -> None:
     frame = bytearray(arp.advertisement("2001:db8::50", MAC))
     frame[21] = 254
-    assert arp.claimant(bytes(frame)) is None
+    assert arp.claimed_address(bytes(frame)) is None
 
 
 @given(st.binary(max_size=100))
@@ -134,7 +134,7 @@ def test_no_frame_is_too_strange(rest: bytes) -> None:
             frame = head[:cut] + rest
             asked = arp.solicitation(frame)
             assert asked is None or arp.answer(asked, MAC)
-            found = arp.claimant(frame)
+            found = arp.claimed_address(frame)
             assert found is None or len(found) == 2
 
 

@@ -56,7 +56,7 @@ def until_another(network: Network, old: str, limit: int = 3 * SECOND) -> int:
     follower = network.machines["w1"].keeper
     assert follower is not None
     return network.run_until(
-        lambda: follower.mastership.followings.of(network.ids[0]).master not in ("", old), limit
+        lambda: follower.ownership.master_table.of(network.ids[0]).master not in ("", old), limit
     )
 
 

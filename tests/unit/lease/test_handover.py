@@ -6,8 +6,8 @@ import pytest
 
 from gateway_agent.lease.lifecycle import ATTENDED_NS
 from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
-from gateway_agent.lease.mastership.masters import HOLD_NS, NEAR_NS
-from gateway_agent.lease.mastership.ownership import LINGER_NS
+from gateway_agent.lease.mastership.masters import HOLD_NS, SUBSCRIBER_TTL_NS
+from gateway_agent.lease.mastership.ownership import STOP_TIMEOUT_NS
 from gateway_agent.lease.mastership.rebalance import FAILBACK_NS
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
@@ -21,7 +21,7 @@ GAP = 12 * MILLISECOND
 def held_back(network: Network, name: str) -> bool:
     machine = network.machines[name]
     assert machine.keeper is not None
-    following = machine.keeper.mastership.followings.of(network.ids[0])
+    following = machine.keeper.ownership.master_table.of(network.ids[0])
     return following.is_queueing(machine.clock(network.now))
 
 
@@ -48,7 +48,7 @@ def test_the_fence_closes_only_when_the_workers_hold_their_packets(seed: int) ->
 def test_a_worker_that_has_died_is_not_waited_for() -> None:
     network = cluster(workers=2)
     network.crash("w2")
-    network.run(NEAR_NS)
+    network.run(SUBSCRIBER_TTL_NS)
     old = drained(network)
     assert until_another(network, old) <= GAP
 
@@ -162,7 +162,7 @@ def test_a_node_that_stops_waits_a_second_for_somebody_who_can() -> None:
     old = irreplaceable(network)
     network.machines[old].stopping = True
     network.configure(old)
-    network.run(LINGER_NS - 100 * MILLISECOND)
+    network.run(STOP_TIMEOUT_NS - 100 * MILLISECOND)
     assert network.speakers(network.ids[0]) == [old]
     network.run(200 * MILLISECOND)
     assert network.speakers(network.ids[0]) == []

@@ -9,7 +9,7 @@ from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTab
 from gateway_agent.lease.messages import limits
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import (
-    MOST_RETIRED,
+    MAX_RETIRED,
     Answer,
     Body,
     Endpoint,
@@ -53,11 +53,11 @@ def test_an_epoch_that_no_change_explains_is_ignored(epoch: int) -> None:
     for target in ("g1", "g2", "g3"):
         keeper = network.machines[target].keeper
         assert keeper is not None
-        before = keeper.mastership.followings.highest(identity)
+        before = keeper.ownership.master_table.highest(identity)
         send(network, target, raw(heartbeat(identity, 1), masters=[mastery]))
         counters = keeper.endpoint.counters
         assert counters["malformed"] + counters["out_of_bounds"] == 1
-        assert keeper.mastership.followings.highest(identity) == before
+        assert keeper.ownership.master_table.highest(identity) == before
     network.run(2 * SECOND)
     assert network.holders(identity) == [master]
     check(network)
@@ -108,7 +108,7 @@ def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
     keeper = network.machines["w1"].keeper
     assert keeper is not None
     assert keeper.endpoint.counters["out_of_bounds"]
-    assert keeper.mastership.followings.highest(identity) > 2 * limits.EPOCH_STEP
+    assert keeper.ownership.master_table.highest(identity) > 2 * limits.EPOCH_STEP
 
 
 def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
@@ -116,7 +116,7 @@ def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
     for target in ("g1", "g2", "g3"):
         keeper = network.machines[target].keeper
         assert keeper is not None
-        for seq in (0, 1, keeper.mastership.owner._seq):
+        for seq in (0, 1, keeper.ownership.owner._seq):
             send(network, target, msgspec.to_builtins(Answer(seq, NONE, None, (PROPOSER_LEASE, *network.ids), ())))
     network.run(2 * SECOND)
     assert network.all_agreed()
@@ -132,7 +132,7 @@ def test_a_set_of_voters_has_members() -> None:
 def test_incarnations_are_not_remembered_without_end() -> None:
     key = Keyring(Key.parse(b"a key of sixteen bytes or more"))
     mine = Endpoint("a", 1, key, {"b": "10.0.0.2"})
-    for incarnation in range(2, 3 * MOST_RETIRED):
+    for incarnation in range(2, 3 * MAX_RETIRED):
         theirs = Endpoint("b", incarnation, key, {"a": "10.0.0.1"})
         # Hellos go to and fro until both are up to date.
         datagram, source, at = theirs.seal("a", encode(Hello())), "10.0.0.2", incarnation * SECOND
@@ -142,16 +142,16 @@ def test_incarnations_are_not_remembered_without_end() -> None:
                 break
             datagram, source = reply, "10.0.0.1" if source == "10.0.0.2" else "10.0.0.2"
         assert mine._known["b"].incarnation == incarnation
-    assert len(mine._known["b"].retired) == MOST_RETIRED
+    assert len(mine._known["b"].retired) == MAX_RETIRED
 
 
 def test_ids_are_not_remembered_without_end() -> None:
     followings, voter = MasterTable(), Voter(0)
-    for number in range(limits.MOST_IDS + 100):
+    for number in range(limits.MAX_IDS + 100):
         identity = f"{number:016x}"
         followings.on_announcement("g1", [MasterAnnouncement(identity, 1, 1.0, False, "", 0)], SECOND, 0)
         voter.vote("g1", 1, [Claim(identity, 1)], SECOND, SECOND, 0)
-    assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == limits.MOST_IDS
+    assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == limits.MAX_IDS
     refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused
     assert [refusal.id for refusal in refused] == ["one more"]
     assert voter.vote("g1", 1, [Claim(f"{0:016x}", 2)], SECOND, SECOND, 0).granted

@@ -103,7 +103,7 @@ class Story:
         """It is cut off, with its lease fresh; ``forgetful``: the voters restart at the same moment."""
         keeper = self.network.machines[name].keeper
         self.network.isolate(name)
-        voters = keeper.electorate.current.members if keeper and forgetful else ()
+        voters = keeper.voter_set.current.members if keeper and forgetful else ()
         for voter in voters:
             if voter != name:
                 self.restart(voter)

@@ -19,13 +19,13 @@ from gateway_agent.lease.messages.strays import (
 )
 from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
 from gateway_agent.lease.voting.protocol import SECOND
-from gateway_agent.lease.voting.quorum_view import NEAR_NS, QuorumView
+from gateway_agent.lease.voting.quorum_view import CANDIDATE_TTL_NS, QuorumView
 from gateway_agent.lease.voting.voter_set import VoterSetState
 
 KEY = Keyring(Key.parse(b"0123456789abcdef"))
 OTHER = Keyring(Key.parse(b"another key, not ours"))
 ADDRESSES = {"g1": "10.0.0.1", "g2": "10.0.0.2", "w1": "10.0.0.3", "w2": "10.0.0.4"}
-LATER = NEAR_NS + 1
+LATER = CANDIDATE_TTL_NS + 1
 
 
 class Here:
@@ -52,7 +52,7 @@ def sent_by(name: str, keys: Keyring = KEY) -> bytes:
 def test_an_egress_node_looks_for_all_and_a_worker_for_egress_nodes() -> None:
     assert Here("g1").asked(LATER) == ["10.0.0.2", "10.0.0.3", "10.0.0.4"]
     assert Here("w1").asked(LATER) == ["10.0.0.1", "10.0.0.2"]
-    assert Here("g1").asked(NEAR_NS - 1) == []
+    assert Here("g1").asked(CANDIDATE_TTL_NS - 1) == []
 
 
 def test_who_is_heard_is_not_looked_for() -> None:
@@ -71,8 +71,8 @@ def test_what_lasts_is_looked_for_ever_more_rarely() -> None:
     # Another one is looked for at once.
     now = LATER + 6 * EAGER_NS
     here.contact.hear("g2", now)
-    here.asked(now + NEAR_NS)
-    assert here.asked(now + NEAR_NS + LOOK_NS)
+    here.asked(now + CANDIDATE_TTL_NS)
+    assert here.asked(now + CANDIDATE_TTL_NS + LOOK_NS)
 
 
 def test_of_many_each_has_its_turn() -> None:

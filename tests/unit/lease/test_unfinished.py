@@ -93,7 +93,7 @@ def test_a_release_is_never_sent_before_the_fence_is_closed() -> None:
     network.drain(old)
     keeper = network.machines[old].keeper
     assert keeper is not None
-    departures = keeper.mastership._departures
+    departures = keeper.ownership._handovers
     network.run_until(lambda: departures.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND)
     # All hold, and the keeper is late to go on: the next datagram comes first.
     late = departures.next_wake() + MILLISECOND

@@ -139,7 +139,7 @@ def test_an_old_small_set_makes_no_second_owner(old: tuple[str, ...]) -> None:
 def electorate(network: Network, name: str) -> VoterSetState:
     keeper = network.machines[name].keeper
     assert keeper is not None
-    return keeper.electorate
+    return keeper.voter_set
 
 
 def replaced() -> tuple[Network, VoterSet]:

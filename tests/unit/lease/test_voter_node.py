@@ -9,7 +9,7 @@ import pytest
 
 from gateway_agent.lease.messages.wire import Heartbeat
 from gateway_agent.lease.voting.protocol import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
-from gateway_agent.lease.voting.voter_node import PATIENCE_NS, VoterNode
+from gateway_agent.lease.voting.voter_node import DEFERRAL_NS, VoterNode
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet, VoterSetState
 
 LEASE = 250 * MILLISECOND
@@ -36,7 +36,7 @@ def judged(elector: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
     ]
 
 
-@pytest.mark.parametrize(("early", "kept"), [(1, True), (PATIENCE_NS, True), (PATIENCE_NS + 1, False)])
+@pytest.mark.parametrize(("early", "kept"), [(1, True), (DEFERRAL_NS, True), (DEFERRAL_NS + 1, False)])
 def test_a_request_that_comes_a_little_early_is_judged_again_when_the_grant_has_ended(early: int, kept: bool) -> None:
     elector = holding()
     now = HELD_UNTIL - early
@@ -83,5 +83,5 @@ def test_a_voter_that_is_still_learning_keeps_nothing() -> None:
     short = 16 * MILLISECOND
     elector = VoterNode(VoterSetState("b", None, now=0), None, short, now=0)
     [refusal] = elector.vote("c", 1, asking(Claim("x", 1)), short, short).refused
-    assert (refusal.why, 0 < refusal.remaining_ns <= PATIENCE_NS) == (SILENT, True)
+    assert (refusal.why, 0 < refusal.remaining_ns <= DEFERRAL_NS) == (SILENT, True)
     assert elector.next_due() == NEVER

@@ -9,11 +9,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway_agent.lease.messages.keys import CURRENT_NS, LASTING_NS, MAC_BYTES, PAUSE_NS, Key, Keyring
+from gateway_agent.lease.messages.keys import (
+    CURRENT_NS,
+    LASTING_NS,
+    LOOKUP_INTERVAL_NS,
+    MAC_BYTES,
+    Key,
+    Keyring,
+)
 from gateway_agent.lease.messages.versions import PROTOCOL
 from gateway_agent.lease.messages.wire import (
     HELLO_NS,
-    LIMIT,
+    MAX_DATAGRAM_BYTES,
     Answer,
     Endpoint,
     Hello,
@@ -166,7 +173,7 @@ class CountingKeyring(Keyring):
         (bytes(16), "truncated"),
         (bytes(200), "malformed"),
         (b"x" * 60_000, "malformed"),
-        (bytes(16) + b"\x98" * (LIMIT - 15), "malformed"),
+        (bytes(16) + b"\x98" * (MAX_DATAGRAM_BYTES - 15), "malformed"),
         (bytes(16) + b"\x98" * 200, "unknown_address"),
     ],
     ids=["short", "no envelope", "long, no envelope", "too long", "from nowhere"],
@@ -177,7 +184,7 @@ def test_what_cannot_be_a_message_costs_no_keyed_hash(datagram: bytes, counter: 
     b.open(bytes(16) + b"\x98", "10.9.9.9", 0)
     CountingKeyring.hashes = 0
     for _ in range(3):
-        assert b.open(datagram, "10.9.9.9", PAUSE_NS - 1) == Opened()
+        assert b.open(datagram, "10.9.9.9", LOOKUP_INTERVAL_NS - 1) == Opened()
     assert (b.counters[counter], CountingKeyring.hashes) == (3, 0)
 
 
@@ -223,14 +230,14 @@ def test_a_machine_that_bears_another_name_is_named_by_its_address() -> None:
         assert not list(receiver.heard.problems("b"))
         for at, sender in enumerate(("b", "c", "a")):
             sealed = Endpoint(sender, 9, KEY, {"b": "10.0.0.2"}).seal("b", encode(BODY))
-            receiver.open(sealed, f"10.9.9.{at}", now=begin + at * PAUSE_NS)
+            receiver.open(sealed, f"10.9.9.{at}", now=begin + at * LOOKUP_INTERVAL_NS)
     address = receiver.peers["a"]
     assert list(receiver.heard.problems("b")) == [
         "the machine at 10.9.9.0 calls itself b, as this node does: two machines have one nodeName",
         "the machine at 10.9.9.1 calls itself c, which is not in the inventory of this node (b)",
         f"the machine at 10.9.9.2 calls itself a, which has the address {address} in the inventory of this node (b)",
     ]
-    receiver.heard.keep(frozenset(receiver.peers), now=LASTING_NS + 2 * PAUSE_NS + CURRENT_NS + 1)
+    receiver.heard.keep(frozenset(receiver.peers), now=LASTING_NS + 2 * LOOKUP_INTERVAL_NS + CURRENT_NS + 1)
     assert not list(receiver.heard.problems("b"))
 
 
@@ -238,8 +245,8 @@ def test_a_datagram_whose_key_does_not_fit_names_its_key_and_nothing_else_of_it_
     receiver, other = endpoint("b", 2), Keyring(Key.parse(b"another key, not ours"))
     source = receiver.peers["a"]
     receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), source, now=0)
-    receiver.open(b"x" * 200, source, now=PAUSE_NS)
-    receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), "10.9.9.9", now=2 * PAUSE_NS)
+    receiver.open(b"x" * 200, source, now=LOOKUP_INTERVAL_NS)
+    receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), "10.9.9.9", now=2 * LOOKUP_INTERVAL_NS)
     words = f"node a at {source} signs with a key that this node does not have"
     assert list(receiver.heard.problems("b")) == [f"{words} (fingerprint {other.signing.fingerprint})"]
     assert receiver.counters["accepted"] == 0
@@ -302,14 +309,14 @@ def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_wi
     b.open(datagram, "10.9.9.9", 0)
     assert not list(b.heard.problems("b"))
     for end in ("genuine", "old", "gone"):
-        deliver(b, datagram, now=PAUSE_NS)
+        deliver(b, datagram, now=LOOKUP_INTERVAL_NS)
         before = b.heard.revision
         assert list(b.heard.problems("b"))
         if end == "genuine":
-            assert deliver(b, a.seal("b", encode(BODY)), now=PAUSE_NS).body == BODY
+            assert deliver(b, a.seal("b", encode(BODY)), now=LOOKUP_INTERVAL_NS).body == BODY
         else:
-            late = PAUSE_NS + CURRENT_NS + 1
-            b.heard.keep(frozenset() if end == "gone" else frozenset("a"), now=PAUSE_NS if end == "gone" else late)
+            late = LOOKUP_INTERVAL_NS + CURRENT_NS + 1
+            b.heard.keep(frozenset() if end == "gone" else frozenset("a"), now=LOOKUP_INTERVAL_NS if end == "gone" else late)
         assert not list(b.heard.problems("b")), end
         assert b.heard.revision > before
         b.heard._look_after = 0

@@ -87,7 +87,7 @@ def test_a_list_or_a_file_without_end_is_one_problem() -> None:
     prefixes = ", ".join(["x"] * 70_000)
     [problem] = parse(POLICY.replace("[203.0.113.0/24]", f"[{prefixes}]"), GATEWAY).problems
     assert (problem.path, problem.message) == ("spec.destinationCIDRs", "has 70000 items; 65536 are allowed")
-    assert len(parse("--- 1\n" * 5000).problems) == parsing.MOST_LISTED + 1
+    assert len(parse("--- 1\n" * 5000).problems) == parsing.MAX_PROBLEMS_PER_FILE + 1
 
 
 def parse(*texts: str) -> Inventory:

@@ -43,8 +43,8 @@ def test_what_was_read_is_read_again_from_its_copy() -> None:
 
 
 def test_too_many_documents_are_a_problem() -> None:
-    found, problems = yaml_documents.load("file.yaml", "--- x\n" * (yaml_documents.MOST_DOCUMENTS + 1))
-    assert len(found) == yaml_documents.MOST_DOCUMENTS
+    found, problems = yaml_documents.load("file.yaml", "--- x\n" * (yaml_documents.MAX_DOCUMENTS + 1))
+    assert len(found) == yaml_documents.MAX_DOCUMENTS
     assert "more than 50000 documents" in problems[0].message
 
 
