@@ -95,7 +95,9 @@ def check_names(container_id: str, ifname: str) -> None:
     """
     if not _CONTAINER_ID.fullmatch(container_id):
         hint = "it is letters, digits, '_', '.', '-', the first no sign"
-        raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is malformed", hint)
+        raise CallError(
+            contract.INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is malformed", hint
+        )
     if not is_interface(ifname):
         hint = f"it is at most {_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
         raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname[:80]!r} is malformed", hint)

@@ -44,7 +44,9 @@ class FallbackContext:
 
     def outdated(self) -> bool:
         """Return True if an agent has learned of objects that are not in this plan, or has written another one."""
-        return (self.run_dir / contract.PLAN_OUTDATED).exists() or self.stamp != _stamp(self.run_dir / contract.PLAN)
+        return (self.run_dir / contract.PLAN_OUTDATED).exists() or self.stamp != _stamp(
+            self.run_dir / contract.PLAN
+        )
 
     def not_known(self, what: str) -> CallError:
         hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
@@ -62,7 +64,11 @@ def run(request: bytes, socket: str, reason: str) -> None:
     plan, trouble = _read_plan(run_dir / contract.PLAN)
     place = FallbackContext(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
     commands: dict[str, Callable[[Call, FallbackContext], None]] = {
-        "ADD": add, "DEL": delete, "CHECK": check, "GC": collect, "STATUS": status,
+        "ADD": add,
+        "DEL": delete,
+        "CHECK": check,
+        "GC": collect,
+        "STATUS": status,
     }
     try:
         commands[call.command](call, place)

@@ -43,10 +43,16 @@ def main() -> None:
         description="Keeps this node's part of the egress gateways. SIGTERM hands everything over and stops; "
         "SIGHUP restarts in place and moves nothing.",
     )
-    parser.add_argument("--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE",
-                        help=f"default {DEFAULT_CONFIG}")
-    parser.add_argument("--await-keeper", type=float, default=0.0, metavar="SECONDS",
-                        help="somebody else runs the lease keeper: start one only where it does not come in time")
+    parser.add_argument(
+        "--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE", help=f"default {DEFAULT_CONFIG}"
+    )
+    parser.add_argument(
+        "--await-keeper",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="somebody else runs the lease keeper: start one only where it does not come in time",
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
     arguments = parser.parse_args()
@@ -101,7 +107,9 @@ async def serve(
         return await _until_signal(agent, server, source, reporter(partial(view, agent)))
 
 
-def _store(config: AgentConfig) -> tuple[Store, Callable[[Callable[[], NodeSnapshot | None]], Coroutine[None, None, None]]]:
+def _store(
+    config: AgentConfig,
+) -> tuple[Store, Callable[[Callable[[], NodeSnapshot | None]], Coroutine[None, None, None]]]:
     """The store, and what tells it of the agent, which is given a view of it."""
     if isinstance(config.store, FilesStoreConfig):
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _nothing()

@@ -30,7 +30,9 @@ class TextFormatter(logging.Formatter):
 
     def formatException(self, ei: Any) -> str:
         """Return the lines of a traceback, indented."""
-        return "\n".join(f"  {printable(line, MAX_LINE_CHARS)}" for line in super().formatException(ei).splitlines())
+        return "\n".join(
+            f"  {printable(line, MAX_LINE_CHARS)}" for line in super().formatException(ei).splitlines()
+        )
 
 
 class JsonFormatter(logging.Formatter):

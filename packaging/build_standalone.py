@@ -68,7 +68,9 @@ class Python:
 
 def main(arguments: list[str] | None = None) -> int:
     """Return the exit status; what is wrong goes to stderr."""
-    parser = argparse.ArgumentParser(description="Builds the CNI plugin and an interpreter into one static program.")
+    parser = argparse.ArgumentParser(
+        description="Builds the CNI plugin and an interpreter into one static program."
+    )
     parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.relative_to(ROOT)}")
     parser.add_argument("--python", default=PYTHON, help=f"whose libpython is linked (default: {PYTHON})")
     options = parser.parse_args(arguments)
@@ -78,7 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"build_standalone: {error}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as error:
-        print(f"build_standalone: {error.cmd[0]} has failed:\n{error.stderr or error.stdout}", file=sys.stderr)
+        print(
+            f"build_standalone: {error.cmd[0]} has failed:\n{error.stderr or error.stdout}", file=sys.stderr
+        )
         return 1
     return 0
 
@@ -137,7 +141,9 @@ def link(python: Python, output: Path) -> None:
 
 def _collect_imported(plugin: Path, libraries: Path, stdlib: Path) -> None:
     """Add to ``libraries`` what is imported of the standard library; leave of pyroute2 what is imported."""
-    finder = ModuleFinder([str(path) for path in (plugin, libraries, MODULES, stdlib)], excludes=list(EXCLUDED))
+    finder = ModuleFinder(
+        [str(path) for path in (plugin, libraries, MODULES, stdlib)], excludes=list(EXCLUDED)
+    )
     for stage, below in ((plugin, "cni"), (libraries, "pyroute2/__init__.py"), (libraries, LOADED_BY_NAME)):
         for path in sorted((stage / below).rglob("*.py")) or [stage / below]:
             finder.import_hook(_module(path.relative_to(stage)))

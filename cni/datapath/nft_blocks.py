@@ -63,7 +63,9 @@ def mapping(name: str, key: str, elements: Iterable[str], interval: bool = False
 def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -> str:
     """A chain that goes on in another one by what ``expression`` gives, and else drops; and its map."""
     elements = (f"{value} : goto {target}" for value, target in targets.items())
-    return mapping(f"{name}_to", key, elements) + chain(name, [f"{expression} vmap @{name}_to", "counter drop"])
+    return mapping(f"{name}_to", key, elements) + chain(
+        name, [f"{expression} vmap @{name}_to", "counter drop"]
+    )
 
 
 def interface(name: str) -> str:
@@ -146,7 +148,9 @@ class Marks:
 def guards(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("forwarded", _forwarded(marks))
     yield chain("tunnel_forward", _tunnel_forward())
-    yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips})
+    yield dispatch(
+        "from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips}
+    )
     slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.egress_ips}
     yield dispatch("steered", f"meta mark and {marks.mask}", "mark", slots)
     for egress in plan.egress_ips:

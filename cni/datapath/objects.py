@@ -83,7 +83,11 @@ def _settings(plan: Plan, device: str) -> Iterator[Setting]:
 
 def _carried(plan: Plan, device: str) -> tuple[int, ...]:
     """The families of the packets that a device is for."""
-    of = families(plan) if device == ids.RETURN_DEVICE else {e.family for e in plan.egress_ips if e.device == device}
+    of = (
+        families(plan)
+        if device == ids.RETURN_DEVICE
+        else {e.family for e in plan.egress_ips if e.device == device}
+    )
     return tuple(family for family in of if family == 4 or plan.mtu >= ids.IPV6_MIN_MTU)
 
 

@@ -24,7 +24,18 @@ from .nft_blocks import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapp
 from .steering import BRIDGE_KINDS, Network, gaps
 
 ROUTES_BACK = "fib saddr . iif oif exists"
-OVERLAY_KINDS = ("vxlan", "geneve", "ipip", "sit", "ip6tnl", "gre", "gretap", "ip6gre", "ip6gretap", "wireguard")
+OVERLAY_KINDS = (
+    "vxlan",
+    "geneve",
+    "ipip",
+    "sit",
+    "ip6tnl",
+    "gre",
+    "gretap",
+    "ip6gre",
+    "ip6gretap",
+    "wireguard",
+)
 """Kinds of interfaces that lead to other nodes. What comes from there was checked by the node that it comes from."""
 COMPARED = 2
 """Ranges of each family that a packet's source is compared with before it is looked up."""

@@ -36,7 +36,9 @@ def bridge_chains(plan: Plan) -> Iterator[str]:
     marks = Marks(plan)
     rules = [f"{TAGGED} goto tagged", f"meta mark and {marks.mask} != 0 {marks.clear}"]
     yield chain("tag", rules, "filter hook prerouting priority -300")
-    yield dispatch("tagged", "iifgroup", "devgroup", {str(s.group): f"set_{s.number}" for s in plan.policy_sets})
+    yield dispatch(
+        "tagged", "iifgroup", "devgroup", {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
+    )
     for policy_set in plan.policy_sets:
         yield chain(f"set_{policy_set.number}", [marks.put("meta", marks.of(policy_set.number))])
 
@@ -82,10 +84,15 @@ def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
             verdicts = _verdicts(plan, policy_set, version)
             if verdicts and verdicts not in written:
                 elements = list(_elements(verdicts))
-                written[verdicts] = f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+                written[verdicts] = (
+                    f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+                )
                 yield mapping(written[verdicts], f"ipv{version}_addr", elements, interval=True)
             if verdicts:
-                rules += [f"{keyword} daddr vmap @{written[verdicts]}", f"meta nfproto ipv{version} counter drop"]
+                rules += [
+                    f"{keyword} daddr vmap @{written[verdicts]}",
+                    f"meta nfproto ipv{version} counter drop",
+                ]
         yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered"])
 
 

@@ -171,5 +171,7 @@ class MarkLayout:
     def number(self, value: int) -> int:
         """The mark that carries ``value`` (1 to :attr:`numbers`)."""
         if not 1 <= value <= self.numbers:
-            raise ValueError(f"{value} is not in 1..{self.numbers}, the numbers that mark mask {self.mask:#x} holds")
+            raise ValueError(
+                f"{value} is not in 1..{self.numbers}, the numbers that mark mask {self.mask:#x} holds"
+            )
         return value << self.shift

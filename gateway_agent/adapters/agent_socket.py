@@ -50,7 +50,9 @@ class RequestServer:
         except OSError:
             listener.close()
             raise
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=contract.MAX_REQUEST_BYTES)
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=listener, limit=contract.MAX_REQUEST_BYTES
+        )
         self._inode = temporary.stat().st_ino
         os.rename(temporary, self.path)
 

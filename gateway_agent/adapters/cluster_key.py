@@ -64,5 +64,7 @@ def problems(path: Path, accepted: bool = False) -> tuple[Problem, ...]:
         found.append(Problem(source, "", f"the cluster key has mode {mode}: not only its owner can use it",
                              f"chmod 600 {path}"))  # fmt: skip
     if status.st_uid not in (0, os.geteuid()):
-        found.append(Problem(source, "", f"the cluster key belongs to user {status.st_uid}", f"chown root {path}"))
+        found.append(
+            Problem(source, "", f"the cluster key belongs to user {status.st_uid}", f"chown root {path}")
+        )
     return tuple(found)

@@ -202,7 +202,9 @@ class _Instance:
             await self._look()
             missed = self.state.overruns > overruns
             if missed or loop.time() - sent >= self._refresh:
-                await self._order(sync_groups.commands(serving=True) if missed else sync_groups.RESEND_COMMANDS)
+                await self._order(
+                    sync_groups.commands(serving=True) if missed else sync_groups.RESEND_COMMANDS
+                )
                 sent, overruns = loop.time(), self.state.overruns
 
     async def _stand_by(self) -> None:

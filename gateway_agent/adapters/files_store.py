@@ -100,7 +100,12 @@ class FilesStore:
             # yield_on_timeout also sees what happened between the first reading and the watch's start.
             with contextlib.suppress(FileNotFoundError, OSError):
                 async for _ in watchfiles.awatch(
-                    self.directory, recursive=False, step=20, debounce=100, yield_on_timeout=True, rust_timeout=500
+                    self.directory,
+                    recursive=False,
+                    step=20,
+                    debounce=100,
+                    yield_on_timeout=True,
+                    rust_timeout=500,
                 ):
                     if not self.directory.is_dir():
                         break
@@ -189,7 +194,9 @@ class FilesStore:
             os.rename(new, path)
         except OSError as error:
             # A full disk costs the copy, not the service.
-            hint = "the file counts; should it become wrong, an agent that starts then does not know what it was"
+            hint = (
+                "the file counts; should it become wrong, an agent that starts then does not know what it was"
+            )
             self._unkept[name] = Problem(name, "", f"its last good state cannot be kept: {error}", hint)
         else:
             self._unkept.pop(name, None)
@@ -209,7 +216,9 @@ class FilesStore:
                 raise OSError(f"larger than {parsing.LARGEST} bytes")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            self._troubles[name] = Problem(name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}")
+            self._troubles[name] = Problem(
+                name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
+            )
             return
         self._stamps[name] = stamp
         content = parsing.parse_file(name, text)

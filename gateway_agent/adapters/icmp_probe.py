@@ -24,7 +24,12 @@ class UpstreamProbe:
     """
 
     def __init__(
-        self, interface: str, addresses: tuple[str, ...], interval: float, misses: int, changed: Callable[[], None]
+        self,
+        interface: str,
+        addresses: tuple[str, ...],
+        interval: float,
+        misses: int,
+        changed: Callable[[], None],
     ) -> None:
         self.interface = interface
         self._missed = dict.fromkeys(addresses, 0)

@@ -76,13 +76,17 @@ def read(
     routes = tuple(_routes())
     defaults = tuple(hop for hop in routes if not hop.length)
     to_nodes = _nearest(routes, nodes)
-    leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()}
+    leading = {
+        v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()
+    }
     uplinks = {default.interface for default in defaults}
     bearing: dict[str, set[str]] = {}
     for name in without:
         bearing.setdefault(_master(name), set()).add(name)
     # A link-local source needs no route.
-    routed = {hop.interface for hop in routes if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)}
+    routed = {
+        hop.interface for hop in routes if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)
+    }
     taken = addresses.foreign(virtual) if virtual else {}
     forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
     source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
@@ -99,10 +103,14 @@ def read(
             forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
             forwarding6=forwarding6,
             source_check=source_check,
-            default_route=frozenset(v for v, default in leading.items() if default and default.interface == name),
+            default_route=frozenset(
+                v for v, default in leading.items() if default and default.interface == name
+            ),
             uplink=name in uplinks,
             bears_pods=name in bearing,
-            bridged_only=frozenset(bearing[name] if name in bearing and name not in routed and _hooked(name) else ()),
+            bridged_only=frozenset(
+                bearing[name] if name in bearing and name not in routed and _hooked(name) else ()
+            ),
             foreign=frozenset(address for address, interface in taken.items() if interface == name),
             arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
             leads_to_nodes=name in to_nodes,
@@ -235,7 +243,9 @@ def _leading(version: int, length: int, found: Mapping[int, bytes]) -> Iterator[
     for place, (index, gateway) in enumerate(_hops(found)):
         with contextlib.suppress(OSError):
             name = socket.if_indextoname(index)
-            yield Leading(version, table == RT_TABLE_MAIN, metric, place, name, _text(gateway), length, prefix)
+            yield Leading(
+                version, table == RT_TABLE_MAIN, metric, place, name, _text(gateway), length, prefix
+            )
 
 
 def _text(raw: bytes) -> str:

@@ -35,7 +35,9 @@ class KeyFiles:
         if seen == self._seen:
             return False
         self._seen, self.problem = seen, ""
-        self._keys = {path: key for path in reversed(paths) if (key := self._read(path, kept=path == signing))}
+        self._keys = {
+            path: key for path in reversed(paths) if (key := self._read(path, kept=path == signing))
+        }
         first = self._keys.get(signing)
         if first is None:
             return False

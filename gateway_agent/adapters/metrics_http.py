@@ -119,7 +119,9 @@ class MetricsServer:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             # Nobody inherits it, programs that are started here or in place of this one included (PEP 446).
             listener = socket.create_server((host, port), family=family)
-            self._thread = threading.Thread(target=self._serve, args=(listener, agent), name="metrics", daemon=True)
+            self._thread = threading.Thread(
+                target=self._serve, args=(listener, agent), name="metrics", daemon=True
+            )
             self._thread.start()
         except (OSError, RuntimeError) as error:
             self._say(error)
@@ -191,7 +193,9 @@ class MetricsServer:
             if not version.startswith(b"HTTP/1."):
                 answer = Answer(HTTPStatus.BAD_REQUEST, "not HTTP/1\n")
             elif foreign := allowed_hosts.refused(head, self._names):
-                answer = Answer(HTTPStatus.MISDIRECTED_REQUEST, f"{printable.printable(foreign)} {NOT_OURS}\n")
+                answer = Answer(
+                    HTTPStatus.MISDIRECTED_REQUEST, f"{printable.printable(foreign)} {NOT_OURS}\n"
+                )
             else:
                 answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
         writer.write(answer.encoded(method != b"HEAD"))
@@ -242,7 +246,9 @@ async def _ask(agent: asyncio.AbstractEventLoop, question: Callable[[], T]) -> T
 def _metrics(seen: Observation) -> Answer:
     registry = CollectorRegistry()
     registry.register(_Families(families(seen)))
-    return Answer(HTTPStatus.OK, generate_latest(registry).decode(), "text/plain; version=0.0.4; charset=utf-8")
+    return Answer(
+        HTTPStatus.OK, generate_latest(registry).decode(), "text/plain; version=0.0.4; charset=utf-8"
+    )
 
 
 def _ready(seen: Observation) -> Answer:

@@ -46,9 +46,15 @@ class Adoption:
         for pod in wanted:
             if host_interface := found.get(pod.addresses[0]):
                 self._pods.put(unattached_pods.adopted(pod, host_interface))
-                log.info("%s/%s ran before the plugin: found behind %s", pod.namespace, pod.name, host_interface)
+                log.info(
+                    "%s/%s ran before the plugin: found behind %s", pod.namespace, pod.name, host_interface
+                )
         now = asyncio.get_running_loop().time()
         left = [pod for pod in wanted if pod.addresses[0] not in found]
         self._since = {pod: self._since.get(pod, now) for pod in left}
-        self.problems = tuple(unattached_pods.problem(pod) for pod, since in self._since.items() if now - since >= REPORT_AFTER_S)
+        self.problems = tuple(
+            unattached_pods.problem(pod)
+            for pod, since in self._since.items()
+            if now - since >= REPORT_AFTER_S
+        )
         return RETRY_S if len(self.problems) < len(left) else None

@@ -41,14 +41,23 @@ class CniCalls:
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self._cni = {
-            "ADD": self._add, "DEL": self._delete, "CHECK": self._check, "GC": self._collect, "STATUS": self._status,
+            "ADD": self._add,
+            "DEL": self._delete,
+            "CHECK": self._check,
+            "GC": self._collect,
+            "STATUS": self._status,
         }
         self._control: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "status": self._show_status, "pods": self._show_pods, "explain": self._explain, "events": self._events,
+            "status": self._show_status,
+            "pods": self._show_pods,
+            "explain": self._explain,
+            "events": self._events,
         }
         operations = Control(agent)
         self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
-            "drain": operations.drain, "undrain": operations.undrain, "handover": operations.handover,
+            "drain": operations.drain,
+            "undrain": operations.undrain,
+            "handover": operations.handover,
             "key": operations.key,
         }
 
@@ -60,7 +69,9 @@ class CniCalls:
             try:
                 environment, configuration = contract.split_cni_request(request)
             except ValueError as error:
-                raise CallError(contract.NOT_JSON, str(error), "cni/contract.py says what this socket takes") from None
+                raise CallError(
+                    contract.NOT_JSON, str(error), "cni/contract.py says what this socket takes"
+                ) from None
             call = parse_call(environment, configuration)
             log.debug("%s %s %s/%s", call.command, call.container_id, call.namespace, call.name)
             await self._cni[call.command](call)
@@ -69,10 +80,14 @@ class CniCalls:
         except KernelError as error:
             return _refusal(request, CallError(contract.KERNEL_REFUSED, error.message, error.hint))
         except OSError as error:
-            return _refusal(request, CallError(contract.IO_FAILURE, str(error), f"see {self.agent.config.run_dir}"))
+            return _refusal(
+                request, CallError(contract.IO_FAILURE, str(error), f"see {self.agent.config.run_dir}")
+            )
         except Exception as error:
             log.exception("a CNI call failed")
-            return _refusal(request, CallError(contract.INTERNAL, f"the agent failed: {error!r}", "see its log"))
+            return _refusal(
+                request, CallError(contract.INTERNAL, f"the agent failed: {error!r}", "see its log")
+            )
         return contract.OK
 
     # --- CNI ---------------------------------------------------------------------------------------------------
@@ -175,8 +190,11 @@ class CniCalls:
                 "with macvlan or the host's network: exclude the pod from the policy or change its network",
             )
         if plan.set_for(pod, plan.policies_for(pod) or ()) is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "no number is left for this pod's policies",
-                            "widen mark.mask in the agent's configuration, or use fewer combinations of policies")
+            raise CallError(
+                contract.TRY_AGAIN_LATER,
+                "no number is left for this pod's policies",
+                "widen mark.mask in the agent's configuration, or use fewer combinations of policies",
+            )
         for interface in record.host_interfaces:
             await agent.kernel.tag(interface, group)
         if record.key not in agent.pods.records:
@@ -194,8 +212,11 @@ class CniCalls:
         if inventory is None or pod.labels is not None:
             return
         if inventory.knows_pods:
-            raise CallError(contract.TRY_AGAIN_LATER, f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
-                            "the Kubernetes API does not answer, or has no such pod: see the agent's log")
+            raise CallError(
+                contract.TRY_AGAIN_LATER,
+                f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
+                "the Kubernetes API does not answer, or has no such pod: see the agent's log",
+            )
         if policies := uncertain(planner.policies(inventory), inventory, pod):
             refusal = unlabelled_pods.refused(record, policies, self.agent.pods.unknown.get(record.key, ""))
             if call.failure_policy != "Ignore":
@@ -204,7 +225,9 @@ class CniCalls:
 
     def _identity(self, record: Attachment) -> PodIdentity:
         if self.agent.inventory is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "the agent has not read its store yet", "its log says why")
+            raise CallError(
+                contract.TRY_AGAIN_LATER, "the agent has not read its store yet", "its log says why"
+            )
         return identity(record, self.agent.inventory)
 
     def _remembering(self, record: Attachment, pod: PodIdentity) -> Attachment:
@@ -247,8 +270,11 @@ class CniCalls:
             await agent.next_round()
         record = agent.pods.records.get((call.container_id, call.ifname))
         if record is None:
-            raise CallError(contract.NOT_AS_ADDED, f"container {call.container_id} was not added",
-                            "the runtime must ADD it first")
+            raise CallError(
+                contract.NOT_AS_ADDED,
+                f"container {call.container_id} was not added",
+                "the runtime must ADD it first",
+            )
         plan, wrong = agent.applied, await self._wrong(record)
         while wrong and agent.applied is not plan:
             # What was looked at had just been replaced.
@@ -261,7 +287,9 @@ class CniCalls:
         """What is not as the plan says, in words."""
         agent, plan = self.agent, self.agent.applied
         if plan is None:
-            raise CallError(contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting")
+            raise CallError(
+                contract.TRY_AGAIN_LATER, "the agent is not ready", agent.trouble or "it is starting"
+            )
         group = group_for(plan, self._identity(record))
         if not group:
             return []
@@ -307,7 +335,9 @@ class CniCalls:
     def _view(self) -> NodeSnapshot:
         seen = view(self.agent)
         if seen is None:
-            raise status.NotKnown("the agent has not read its store yet", "it is starting, or its log says why")
+            raise status.NotKnown(
+                "the agent has not read its store yet", "it is starting, or its log says why"
+            )
         return seen
 
     def _show_status(self, _: dict[str, Any]) -> Any:
@@ -317,7 +347,9 @@ class CniCalls:
         return status.pods(self._view())
 
     def _explain(self, question: dict[str, Any]) -> Any:
-        return status.explain(self._view(), str(question.get("pod") or ""), str(question.get("destination") or ""))
+        return status.explain(
+            self._view(), str(question.get("pod") or ""), str(question.get("destination") or "")
+        )
 
     def _events(self, _: dict[str, Any]) -> Any:
         return status.events(self._view())

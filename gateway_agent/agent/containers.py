@@ -83,7 +83,9 @@ class Containers:
         policies = planner.policies(inventory)
         pods = ((record, identity(record, inventory)) for record in self._pods.records.values())
         # Labels first: all policies are looked at for each of the others.
-        wanted = [record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)]
+        wanted = [
+            record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)
+        ]
         # In turn: those that no engine has must not keep others waiting.
         self._turn = self._turn % len(wanted) if wanted else 0
         asked = [*wanted[self._turn :], *wanted[: self._turn]][:MOST]
@@ -96,10 +98,14 @@ class Containers:
             listing = await self._engines.listing()
         except EngineError as error:
             hint = "engines in the agent's configuration says where the stores of container engines are"
-            self._unreadable = (Problem("podman", "", f"{error}: containers that start have unknown labels", hint),)
+            self._unreadable = (
+                Problem("podman", "", f"{error}: containers that start have unknown labels", hint),
+            )
             return
         broken = listing.broken[:MOST] if listing else ()
-        self._unreadable = tuple(Problem("podman", "", f"{words} (its labels are unknown)") for words in broken)
+        self._unreadable = tuple(
+            Problem("podman", "", f"{words} (its labels are unknown)") for words in broken
+        )
         attached = frozenset(record.container_id for record in self._pods.records.values())
         if self._seen is not None:
             before, known, then = self._seen

@@ -23,7 +23,12 @@ class Control:
         before = leases.held_by(node)
         left = await leases.drain(node)
         moved = [self._shown(identity) for identity in before if identity not in left]
-        return {"node": node, "drained": True, "moved": moved, "left": [self._shown(identity) for identity in left]}
+        return {
+            "node": node,
+            "drained": True,
+            "moved": moved,
+            "left": [self._shown(identity) for identity in left],
+        }
 
     async def undrain(self, _: dict[str, Any]) -> dict[str, Any]:
         self._agent.leases.undrain()
@@ -34,9 +39,13 @@ class Control:
         try:
             own = await self._agent.leases.keys()
         except (OSError, ValueError) as error:
-            raise NotKnown("the lease keeper does not say which keys are in use", "see egressctl status") from error
+            raise NotKnown(
+                "the lease keeper does not say which keys are in use", "see egressctl status"
+            ) from error
         if own is None:
-            raise NotKnown("the lease keeper is of an older version", "it is replaced when the service is restarted")
+            raise NotKnown(
+                "the lease keeper is of an older version", "it is replaced when the service is restarted"
+            )
         plan, node = self._agent.plan, self._agent.config.node_name
         nodes = plan.nodes if plan else ()
         return key_rotation.shown(node, {n.name: n.address for n in nodes if n.name != node}, own)
@@ -46,7 +55,9 @@ class Control:
         to = str(question.get("to") or "")
         egress = self._chosen(str(question.get("gateway") or ""), str(question.get("ip") or ""))
         if to not in egress.eligible:
-            raise NotKnown(f"{to!r} cannot serve gateway {egress.gateway}", f"one of {', '.join(egress.eligible)}")
+            raise NotKnown(
+                f"{to!r} cannot serve gateway {egress.gateway}", f"one of {', '.join(egress.eligible)}"
+            )
         before = self._shown(egress.id)["master"]
         if before != to:
             await self._agent.leases.hand_over(egress.id, to)
@@ -57,7 +68,9 @@ class Control:
         having = [egress for egress in plan.egress_ips if egress.gateway == gateway] if plan else []
         if not having:
             names = sorted({egress.gateway for egress in plan.egress_ips}) if plan else []
-            raise NotKnown(f"no gateway {gateway!r}", f"one of {', '.join(names) or 'none: the store has no gateway'}")
+            raise NotKnown(
+                f"no gateway {gateway!r}", f"one of {', '.join(names) or 'none: the store has no gateway'}"
+            )
         chosen = [egress for egress in having if not ip or ip == egress.address]
         addresses = ", ".join(egress.address for egress in having)
         if not chosen:

@@ -51,4 +51,6 @@ def changed_path(before: ForwardingEntries, now: ForwardingEntries) -> Callable[
 def _way(leading: ForwardingEntries, address: str) -> tuple[str, str] | None:
     """The egress IP of a packet to ``address``, and how it is reached; None: the packet goes its own way."""
     remote = ip_address(address)
-    return next(((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None)
+    return next(
+        ((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None
+    )

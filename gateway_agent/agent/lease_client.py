@@ -60,9 +60,15 @@ class LeaseClient:
             known = frozenset(self.state.changes) if self.state else frozenset()
             for change in state.changes:
                 if change not in known:
-                    log.info("master of %s: %s -> %s, epoch %d, silent for %d ms (%s)", name(change.id),
-                             change.before or "none", change.after or "none", change.epoch, change.silent_ms,
-                             change.reason)
+                    log.info(
+                        "master of %s: %s -> %s, epoch %d, silent for %d ms (%s)",
+                        name(change.id),
+                        change.before or "none",
+                        change.after or "none",
+                        change.epoch,
+                        change.silent_ms,
+                        change.reason,
+                    )
             if self.state is None or state.incarnation != self.state.incarnation:
                 self._met = loop.time()
                 for seconds in (self._lease, startup_grace.STARTUP_GRACE_S):

@@ -56,7 +56,11 @@ class ObservedAgent(Agent):
         if self.leases.stopping:
             unready = "the agent is stopping"
         return Observation(
-            self.config.node_name, view(self), unready, self.leases.drained, self._changes.totals(),
+            self.config.node_name,
+            view(self),
+            unready,
+            self.leases.drained,
+            self._changes.totals(),
             self._changes.silences(),
         )
 

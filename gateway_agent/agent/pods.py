@@ -165,7 +165,9 @@ class Pods:
                 group = kept_group(record.group, before, plan)
                 if not inventory.knows_pods:
                     why = self.unknown.get(key, "")
-                    self._unsteered[key] = unlabelled_pods.running(record, uncertain(plan.policies, inventory, pod), why)
+                    self._unsteered[key] = unlabelled_pods.running(
+                        record, uncertain(plan.policies, inventory, pod), why
+                    )
             if not record.host_interface:
                 if group:
                     self._unsteered[key] = _unsteered(record)
@@ -202,8 +204,13 @@ class Pods:
                 else:
                     failed = error
                 continue
-            log.info("%s/%s: %s has tag %d", record.namespace, record.name, interface,
-                     group and group - ids.GROUP_BASE)
+            log.info(
+                "%s/%s: %s has tag %d",
+                record.namespace,
+                record.name,
+                interface,
+                group and group - ids.GROUP_BASE,
+            )
         return tuple(left), failed
 
     def _of(self, plan: Plan) -> tuple[Selection, DestinationMap]:
@@ -229,7 +236,9 @@ class Pods:
         if not stale:
             return
         try:
-            await self.kernel.forget_connections({source: changed_path(*ways) for source, ways in stale.items()})
+            await self.kernel.forget_connections(
+                {source: changed_path(*ways) for source, ways in stale.items()}
+            )
         except KernelError:
             self._stale = {**stale, **self._stale}
             raise
@@ -284,4 +293,6 @@ def group_for(plan: Plan, pod: PodIdentity) -> int:
 def _unsteered(record: Attachment) -> Problem:
     """It started when no policy selected it: an ADD would have been refused."""
     message = "a policy selects it now, but it has no host-side veth: it leaves by its own way"
-    return Problem(f"pod {record.namespace}/{record.name}", "", message, "let no policy select it, or remove it")
+    return Problem(
+        f"pod {record.namespace}/{record.name}", "", message, "let no policy select it, or remove it"
+    )

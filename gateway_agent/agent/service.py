@@ -63,7 +63,9 @@ class Agent:
         self.applied: Plan | None = None
         self.pods = Pods(config.run_dir, kernel)
         self.adoption = Adoption(self.pods, kernel)
-        self.containers = Containers(Engines(config.podman, config.containerd), self.pods, lambda: self.inventory)
+        self.containers = Containers(
+            Engines(config.podman, config.containerd), self.pods, lambda: self.inventory
+        )
         self.problems: tuple[Problem, ...] = ()
         self.trouble = ""
         self._facts: dict[str, readiness.InterfaceFacts] = {}
@@ -167,7 +169,11 @@ class Agent:
             self._work.set()
 
     def _look_at_interfaces(self) -> None:
-        facts = self._read_facts(self.inventory) if self.inventory else interfaces.read((), self.pods.interfaces())
+        facts = (
+            self._read_facts(self.inventory)
+            if self.inventory
+            else interfaces.read((), self.pods.interfaces())
+        )
         if facts != self._facts:
             self._facts = facts
             self._send_keeper_config()
@@ -295,8 +301,17 @@ class Agent:
 
     def _attempt(self) -> Callable[[Inventory], planner.Planned]:
         """Return what makes a plan of an inventory, with all else as it is now: it may run in another thread."""
-        masters, plan, facts, pods = self.leases.masters(self.plan), self.plan, self._facts, self.pods.of_all()
-        isolated, shown, pod_interfaces = self.leases.isolated(plan), self.leases.shown(), self.pods.interfaces()
+        masters, plan, facts, pods = (
+            self.leases.masters(self.plan),
+            self.plan,
+            self._facts,
+            self.pods.of_all(),
+        )
+        isolated, shown, pod_interfaces = (
+            self.leases.isolated(plan),
+            self.leases.shown(),
+            self.pods.interfaces(),
+        )
 
         def attempt(inventory: Inventory) -> planner.Planned:
             known = node_addresses.own_only(inventory, masters, plan)
@@ -362,7 +377,9 @@ class Agent:
             return
         tunnels = {egress.device for egress in self.applied.egress_ips} if self.applied else set()
         # What it serves it knows best itself.
-        behind = {e.id: self.tables.behind() for e in self.plan.egress_ips if e.sync and not self.plan.serves(e)}
+        behind = {
+            e.id: self.tables.behind() for e in self.plan.egress_ips if e.sync and not self.plan.serves(e)
+        }
         self._carried = self.pods.carried()
         self.leases.send_config(self.plan, self._unready(), behind, tunnels, self._carried, self.inventory)
 
@@ -411,8 +428,13 @@ class Agent:
         for interface in set(self._probes) - wanted:
             self._probes.pop(interface)[1].cancel()
         for interface in wanted - set(self._probes):
-            probe = UpstreamProbe(interface, self.config.upstream, self.config.health_interval,
-                                  self.config.health_misses, self._send_keeper_config)
+            probe = UpstreamProbe(
+                interface,
+                self.config.upstream,
+                self.config.health_interval,
+                self.config.health_misses,
+                self._send_keeper_config,
+            )
             self._probes[interface] = (probe, asyncio.create_task(probe.run()))
 
     async def stop(self) -> None:
@@ -439,7 +461,9 @@ class Agent:
         known = self.known(self.inventory) if self.inventory else Inventory()
         found = [*known.problems, *self.problems]
         found += [Problem("kernel", "", self.trouble)] if self.trouble else []
-        found += [Problem("keeper", "", text) for text in (self.keeper_state.problems if self.keeper_state else ())]
+        found += [
+            Problem("keeper", "", text) for text in (self.keeper_state.problems if self.keeper_state else ())
+        ]
         if self.leases.failure:
             why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
             found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))

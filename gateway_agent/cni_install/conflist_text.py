@@ -92,7 +92,7 @@ def _of_multus(name: str, multus: Mapping[str, Any], loaded: Mapping[str, Mappin
     else:
         found = next(iter(others), "")
     if not found:
-        hint = f"put {{\"type\": \"{TYPE}\"}} at the end of its plugins, or name a file of the directory there"
+        hint = f'put {{"type": "{TYPE}"}} at the end of its plugins, or name a file of the directory there'
         raise NotChainable(f"{name}: the default network of multus, {network}, is no file here", hint)
     return found
 
@@ -134,7 +134,9 @@ def report(problems: tuple[Problem, ...]) -> str:
 def read_report(text: str) -> tuple[Problem, ...]:
     """Return the problems in a :func:`report`. Raises ValueError if it is none."""
     try:
-        return tuple(Problem(**{str(key): str(value) for key, value in given.items()}) for given in json.loads(text))
+        return tuple(
+            Problem(**{str(key): str(value) for key, value in given.items()}) for given in json.loads(text)
+        )
     except (AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"no report of an installer: {error}") from None
 

@@ -257,24 +257,48 @@ def _say(lines: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="egress-gateway-cni", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="egress-gateway-cni", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("command", choices=("install", "remove"))
     parser.add_argument("--watch", action="store_true", help="stay, and put back what others overwrite")
-    parser.add_argument("--interpreter", choices=("auto", *FILES), default="auto",
-                        help="what the plugin runs with: the interpreter that is shipped in its own file, or the "
-                             "node's Python; auto takes the first of them that was built")
-    parser.add_argument("--plugin", type=Path, metavar="FILE", help=f"default: the one of --interpreter in {SHARE}")
-    parser.add_argument("--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="default %(default)s")
-    parser.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR",
-                        help="default %(default)s")
-    parser.add_argument("--host-root", type=Path, metavar="DIR",
-                        help="the host's root or its /usr below it, if this runs in a container: the node's Python "
-                             "is looked up there, where the plugin needs it")
-    parser.add_argument("--report", type=Path, default=AgentConfig.run_dir / REPORT, metavar="FILE",
-                        help="of what keeps the plugin from being used, for the agent; default %(default)s")
-    parser.add_argument("--socket", default="", metavar="PATH", help="of the agent, where it is not the usual one")
-    parser.add_argument("--failure-policy", choices=("Fail", "Ignore"), help="of the plugin; its own default is Fail")
+    parser.add_argument(
+        "--interpreter",
+        choices=("auto", *FILES),
+        default="auto",
+        help="what the plugin runs with: the interpreter that is shipped in its own file, or the "
+        "node's Python; auto takes the first of them that was built",
+    )
+    parser.add_argument(
+        "--plugin", type=Path, metavar="FILE", help=f"default: the one of --interpreter in {SHARE}"
+    )
+    parser.add_argument(
+        "--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR", help="default %(default)s"
+    )
+    parser.add_argument(
+        "--host-root",
+        type=Path,
+        metavar="DIR",
+        help="the host's root or its /usr below it, if this runs in a container: the node's Python "
+        "is looked up there, where the plugin needs it",
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        default=AgentConfig.run_dir / REPORT,
+        metavar="FILE",
+        help="of what keeps the plugin from being used, for the agent; default %(default)s",
+    )
+    parser.add_argument(
+        "--socket", default="", metavar="PATH", help="of the agent, where it is not the usual one"
+    )
+    parser.add_argument(
+        "--failure-policy", choices=("Fail", "Ignore"), help="of the plugin; its own default is Fail"
+    )
     return parser
 
 

@@ -99,7 +99,12 @@ def _state(path: Path) -> object:
 def _tried(target: Path, interpreter: Path) -> str:
     try:
         done = subprocess.run(
-            [target], input=b'{"cniVersion": "1.0.0"}', env=ENVIRONMENT, cwd="/", capture_output=True, timeout=TIMEOUT_S
+            [target],
+            input=b'{"cniVersion": "1.0.0"}',
+            env=ENVIRONMENT,
+            cwd="/",
+            capture_output=True,
+            timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
         raise TimeoutError(f"{target}: no answer to CNI_COMMAND=VERSION within {TIMEOUT_S:g} s") from None

@@ -144,7 +144,9 @@ def identity(inventory: Inventory, container: Container) -> PodIdentity:
     return planner.identify(inventory, DEFAULT_NAMESPACE, container.name, container.labels)
 
 
-def _problem(listing: Listing, container: Container, owner: Container | None, policies: Iterable[str]) -> Problem:
+def _problem(
+    listing: Listing, container: Container, owner: Container | None, policies: Iterable[str]
+) -> Problem:
     source = f"container {container.name or container.id[:12]}"
     selected = f"policy {', '.join(policies)} selects it, but"
     if container.network == HOST:
@@ -155,8 +157,10 @@ def _problem(listing: Listing, container: Container, owner: Container | None, po
         why = f"{selected} it uses the network of container {other}, and leaves as that one does"
         hint = "give the labels to the container or the pod that has the network"
     elif listing.backend == "netavark":
-        why = f"{selected} {listing.engine}'s network backend is netavark, which calls no CNI plugin: " \
-              "it leaves by its own way"
+        why = (
+            f"{selected} {listing.engine}'s network backend is netavark, which calls no CNI plugin: "
+            "it leaves by its own way"
+        )
         hint = 'network_backend = "cni" in containers.conf, as the manual says; then make its network and itself anew'
     else:
         why = f"{selected} {listing.engine} did not call the plugin for it: it leaves by its own way"

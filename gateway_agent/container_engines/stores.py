@@ -133,7 +133,9 @@ def _sqlite_rows(path: Path, container_id: str) -> Iterator[Row]:
         "LEFT JOIN PodConfig p ON p.ID = c.PodID"
     )
     path.stat()
-    with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=DEADLINE, uri=True)) as data:
+    with contextlib.closing(
+        sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=DEADLINE, uri=True)
+    ) as data:
         if container_id:
             yield from data.execute(query + " WHERE c.ID = ?", (container_id,)).fetchall()
         else:
@@ -162,7 +164,17 @@ class Containerd:
         return found[0] if found else None
 
     async def _ask(self, namespace: str, name: str) -> Container | None:
-        command = ("ctr", "--address", str(self._socket), "--namespace", namespace, "containers", "info", "--", name)
+        command = (
+            "ctr",
+            "--address",
+            str(self._socket),
+            "--namespace",
+            namespace,
+            "containers",
+            "info",
+            "--",
+            name,
+        )
         pipe, nothing = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
         try:
             process = await asyncio.create_subprocess_exec(*command, stdin=nothing, stdout=pipe, stderr=pipe)

@@ -62,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     status = add("status", _status, "egress IPs and their masters, egress nodes, problems")
-    status.add_argument("--all", action="store_true", help="every problem, the voters and the counts of messages too")
+    status.add_argument(
+        "--all", action="store_true", help="every problem, the voters and the counts of messages too"
+    )
     add("pods", _pods, "the pods of this node and the addresses they leave by")
     explain = add("explain", _explain, "what happens to a pod's packets, step by step, and why")
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
@@ -101,7 +103,9 @@ def _config(options: argparse.Namespace) -> AgentConfig:
     try:
         return load(options.config or DEFAULT_PATH)
     except ConfigError as error:
-        if error.rest is None or any(problem.path in ("runDir", "cluster.keyFile") for problem in error.problems):
+        if error.rest is None or any(
+            problem.path in ("runDir", "cluster.keyFile") for problem in error.problems
+        ):
             raise
         for problem in error.problems:
             print(f"egressctl: warning: {problem}", file=sys.stderr)
@@ -115,7 +119,9 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
     # Imported here: whoever asks for JSON need not wait for it.
     from . import render
 
-    render.FORMS[call](answer, render.Page(wide=options.output == "wide", whole=getattr(options, "all", False)))
+    render.FORMS[call](
+        answer, render.Page(wide=options.output == "wide", whole=getattr(options, "all", False))
+    )
     return DONE
 
 

@@ -80,7 +80,9 @@ def _kernel() -> Finding:
     release = Path("/proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
     version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
     wanted = ".".join(map(str, KERNEL))
-    return Finding("kernel", release, wrong=version < KERNEL, hint=f"virtual IPs need {wanted}" * (version < KERNEL))
+    return Finding(
+        "kernel", release, wrong=version < KERNEL, hint=f"virtual IPs need {wanted}" * (version < KERNEL)
+    )
 
 
 def _programs() -> Iterator[Finding]:
@@ -112,7 +114,9 @@ def _key(path: Path) -> Finding:
     except PermissionError:
         raise
     except OSError as error:
-        return Finding(what, f"{path}: {error.strerror}", wrong=True, hint="copy the key file of another node there")
+        return Finding(
+            what, f"{path}: {error.strerror}", wrong=True, hint="copy the key file of another node there"
+        )
     open_to_others = bool(mode & 0o077)
     return Finding(what, f"{path}, mode {mode:04o}", wrong=open_to_others, hint="chmod 600" * open_to_others)
 

@@ -11,7 +11,9 @@ GAP = 2
 Rows = Sequence[Sequence[str]]
 
 
-def fitted(headings: Sequence[str], rows: Rows, width: int, spare: Sequence[str]) -> tuple[list[int], list[int]]:
+def fitted(
+    headings: Sequence[str], rows: Rows, width: int, spare: Sequence[str]
+) -> tuple[list[int], list[int]]:
     """Return the columns to show and their widths, both in terminal cells' order.
 
     A column is at least as wide as its longest word. If that is too much for ``width``, columns are left out: those

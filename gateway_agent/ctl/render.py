@@ -47,7 +47,9 @@ class Page:
     def line(self, text: str, style: str = "") -> None:
         self._console.print(Text(printable(text, MAX_TEXT_CHARS), style))
 
-    def table(self, headings: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()) -> None:
+    def table(
+        self, headings: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()
+    ) -> None:
         """Print a table. ``spare``: columns that are left out one by one if it does not fit the terminal."""
         cells = [[printable(str(cell), MAX_TEXT_CHARS) for cell in row] for row in rows]
         columns, widths = fitted(headings, cells, self._console.width, spare)
@@ -179,7 +181,13 @@ def _key_row(peer: Answer) -> Sequence[object]:
     heard = "never" if peer["lastHeardMs"] < 0 else f"{peer['lastHeardMs']} ms ago"
     signs = peer["signs"] or "-"
     accepts = "-" if peer["accepts"] is None else ", ".join(peer["accepts"])
-    return peer["node"], peer["address"], signs if peer["known"] else f"{signs} (not known here)", heard, accepts
+    return (
+        peer["node"],
+        peer["address"],
+        signs if peer["known"] else f"{signs} (not known here)",
+        heard,
+        accepts,
+    )
 
 
 def drain(answer: Any, page: Page) -> None:
@@ -196,7 +204,9 @@ def undrain(answer: Any, page: Page) -> None:
 
 def handover(answer: Any, page: Page) -> None:
     silent = f", silent for {answer['silentMs']} ms" if answer["silentMs"] else ""
-    page.line(f"{_named(answer)}: {answer['before'] or 'none'} -> {answer['master']}, epoch {answer['epoch']}{silent}")
+    page.line(
+        f"{_named(answer)}: {answer['before'] or 'none'} -> {answer['master']}, epoch {answer['epoch']}{silent}"
+    )
 
 
 def _named(egress: Answer) -> str:

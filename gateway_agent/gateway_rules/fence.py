@@ -24,7 +24,9 @@ from cni.kernel import ids
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def fence_nft(addresses: Sequence[str], devices: Sequence[str], port: int = 0, own: Sequence[str] = ()) -> str:
+def fence_nft(
+    addresses: Sequence[str], devices: Sequence[str], port: int = 0, own: Sequence[str] = ()
+) -> str:
     """One nft transaction that replaces the fence; it removes it where there is nothing to fence, or no devices.
 
     ``port``: of the tunnels, 0 if this node has none. ``own``: see :func:`cni.datapath.tunnel_port_guard.process_tunnels`.

@@ -43,7 +43,9 @@ def gateway_nft(plan: Plan) -> str:
 
 def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     # The mark with no number is of a connection with a forged question: see cni/datapath/source_guard.py.
-    answer = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
+    answer = (
+        f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
+    )
     # Behind the node's own steering, which clears the mark of every answer.
     passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
     take_in = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]

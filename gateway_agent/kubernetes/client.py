@@ -166,9 +166,19 @@ class Api:
             return self._client
         try:
             config = self._read()
-            context = client_adapter.verify_cluster(config.cluster, config.user, config.abs_file, trust_env=False)  # type: ignore[arg-type]
+            context = client_adapter.verify_cluster(
+                config.cluster, config.user, config.abs_file, trust_env=False
+            )  # type: ignore[arg-type]
             auth = client_adapter.user_auth(config.user)
-        except (ConfigError, OSError, LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        except (
+            ConfigError,
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            yaml.YAMLError,
+        ) as error:
             # What a wrong file does to lightkube is not in its documents. A YAML error quotes the file, with its token.
             words = "not YAML" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
             raise ApiError(f"its configuration cannot be used: {words}") from None

@@ -114,7 +114,9 @@ class ClusterStore:
 
     async def has_pod(self, question: PodQuery) -> bool:
         """Whether the cluster has such a pod, on any node. Raises ApiError."""
-        return await self._api.any(self._resources["Pod"].path_in(question.namespace), question.label_selector)
+        return await self._api.any(
+            self._resources["Pod"].path_in(question.namespace), question.label_selector
+        )
 
     def path_of(self, kind: str, name: str) -> str:
         """Where the API has an object of one of the kinds that are watched in one namespace, or have none."""

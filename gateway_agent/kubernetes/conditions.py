@@ -111,7 +111,10 @@ def cluster_status_writer(view: NodeSnapshot) -> str:
     """The node that writes what belongs to no gateway: the author of the first of them, else the first node."""
     if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
-    authors = (gateway_status_writer(view, gateway.name) for gateway in sorted(view.inventory.gateways, key=lambda g: g.name))
+    authors = (
+        gateway_status_writer(view, gateway.name)
+        for gateway in sorted(view.inventory.gateways, key=lambda g: g.name)
+    )
     return next(authors, "") or next(iter(_first_node(view)), "")
 
 
@@ -126,7 +129,9 @@ def _row(view: NodeSnapshot, egress: PlanEgressIP) -> Json:
     return {"ip": shown_address(view, egress), "node": name, "epoch": epoch, **since}
 
 
-def _gateway_verdict(view: NodeSnapshot, gateway: Gateway | None, mine: list[PlanEgressIP], wrong: str) -> ReadyVerdict:
+def _gateway_verdict(
+    view: NodeSnapshot, gateway: Gateway | None, mine: list[PlanEgressIP], wrong: str
+) -> ReadyVerdict:
     if gateway is None or wrong:
         return False, INVALID, wrong or "the agents do not know it yet"
     without = [egress for egress in mine if not master(view, egress)[0]]
@@ -138,7 +143,11 @@ def _gateway_verdict(view: NodeSnapshot, gateway: Gateway | None, mine: list[Pla
     ids = {egress.id for egress in mine}
     for conflict in view.keeper.conflicts if view.keeper else ():
         if conflict.id in ids:
-            return False, NOT_ANNOUNCED, f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
+            return (
+                False,
+                NOT_ANNOUNCED,
+                f"{conflict.mac} on {conflict.interface} claims {conflict.address} too",
+            )
     return True, ELECTED if gateway.mode == BASIC else ANNOUNCED, ""
 
 
@@ -146,14 +155,20 @@ def _policy_verdict(view: NodeSnapshot, policy: Policy | None, wrong: str) -> Re
     if policy is None or wrong:
         return False, INVALID, wrong or "the agents do not know it yet"
     if policy.gateway not in {gateway.name for gateway in view.inventory.gateways}:
-        return False, NO_GATEWAY, f"there is no EgressGateway {policy.gateway}: what the policy selects is dropped"
+        return (
+            False,
+            NO_GATEWAY,
+            f"there is no EgressGateway {policy.gateway}: what the policy selects is dropped",
+        )
     return True, IN_FORCE, ""
 
 
 def _wrong(view: NodeSnapshot, kind: str, name: str) -> str:
     """What is wrong with the object itself; a gateway that is missing is nothing of the object."""
     source, missing = f"{kind} {name}", "spec.egressGatewayName"
-    return "; ".join(f"{p.path}: {p.message}" for p in view.problems if p.source == source and p.path != missing)
+    return "; ".join(
+        f"{p.path}: {p.message}" for p in view.problems if p.source == source and p.path != missing
+    )
 
 
 def rows(status: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:

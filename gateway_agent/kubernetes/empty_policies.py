@@ -59,7 +59,9 @@ def questions(policy: Policy, namespaces: Mapping[str, Mapping[str, str]]) -> li
 
 
 def selects_nothing(name: str, now: float) -> EventRecord:
-    message = "no pod of the cluster is selected by it: see its selectors, and the labels of pods and namespaces"
+    message = (
+        "no pod of the cluster is selected by it: see its selectors, and the labels of pods and namespaces"
+    )
     return EventRecord("EgressGatewayPolicy", name, SELECTS_NOTHING, message, now, warning=True)
 
 
@@ -78,7 +80,11 @@ def _of(selector: Selector, namespaces: Mapping[str, Mapping[str, str]]) -> list
         for name, known in namespaces.items()
         if _hold(about, {NAMESPACE_LABEL: name}) and _hold(selector.namespaces or (), {NAME: name, **known})
     )
-    return [PodQuery(name, labels) for name in chosen] if len(chosen) <= MAX_NAMESPACE_QUERIES else [PodQuery("", labels)]
+    return (
+        [PodQuery(name, labels) for name in chosen]
+        if len(chosen) <= MAX_NAMESPACE_QUERIES
+        else [PodQuery("", labels)]
+    )
 
 
 def _hold(terms: Iterable[Requirement], labels: Mapping[str, str]) -> bool:

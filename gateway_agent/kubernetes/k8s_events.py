@@ -68,7 +68,9 @@ class EventSource:
             what = f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}"
             message, lost = f"{what}, epoch {change.epoch}{silent} ({change.reason})", not change.after
             at, number = change.at, change.epoch
-            yield EventRecord("EgressGateway", egress.gateway, MASTER_CHANGED, message, at, lost, what, egress.id, number)
+            yield EventRecord(
+                "EgressGateway", egress.gateway, MASTER_CHANGED, message, at, lost, what, egress.id, number
+            )
 
     def _pods_on_host(self, view: NodeSnapshot, now: float) -> Iterator[EventRecord]:
         """Yield each policy and pod once: the pod uses this node's network, so the policy cannot steer it."""

@@ -73,7 +73,9 @@ def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
         Resource("Pod", "v1", "pods", f"spec.nodeName={node}"),
         # Since Kubernetes 1.33.
         Resource("ServiceCIDR", "networking.k8s.io/v1", "servicecidrs", optional=True),
-        Resource(VOTERS, "v1", "configmaps", f"metadata.name={recorded_voter_set.NAME}", namespace, optional=True),
+        Resource(
+            VOTERS, "v1", "configmaps", f"metadata.name={recorded_voter_set.NAME}", namespace, optional=True
+        ),
     )
 
 
@@ -120,7 +122,9 @@ class InventoryBuilder:
         contents = {f"{kind} {'/'.join(filter(None, key))}": known[kind, key][1] for kind, key in known}
         found = [*problems]
         running, pods = _pods(known, found)
-        voters = next((voter_configmap.read(item) for (kind, _), (item, _) in known.items() if kind == VOTERS), None)
+        voters = next(
+            (voter_configmap.read(item) for (kind, _), (item, _) in known.items() if kind == VOTERS), None
+        )
         inventory = replace(
             parsing.assemble(contents), knows_pods=True, running=running, uids=pods, voters=voters
         )

@@ -59,7 +59,9 @@ class ClusterReport:
             view = self._view()
             if view is None:
                 continue
-            self._waiting = [*self._waiting, *self._chronicle.new_events(view, time.time())][-MAX_QUEUED_EVENTS:]
+            self._waiting = [*self._waiting, *self._chronicle.new_events(view, time.time())][
+                -MAX_QUEUED_EVENTS:
+            ]
             try:
                 await self._write_statuses(view)
                 await self._write_events(view)
@@ -96,7 +98,11 @@ class ClusterReport:
 
     async def _ask_for_pods(self, view: NodeSnapshot) -> None:
         """For each state of a policy, one at a time: whether it selects anything."""
-        state = self._inquiry.due(self._store.ours(), time.monotonic()) if cluster_status_writer(view) == view.plan.node else None
+        state = (
+            self._inquiry.due(self._store.ours(), time.monotonic())
+            if cluster_status_writer(view) == view.plan.node
+            else None
+        )
         if state is None:
             return
         inventory = view.inventory
@@ -121,7 +127,11 @@ class ClusterReport:
         """After each change of the voters one node writes it down."""
         if view.keeper is None or cluster_status_writer(view) != view.plan.node:
             return
-        agreed, item, now = VoterSet(view.keeper.voter_set, view.keeper.voters), self._store.voter_configmap(), time.monotonic()
+        agreed, item, now = (
+            VoterSet(view.keeper.voter_set, view.keeper.voters),
+            self._store.voter_configmap(),
+            time.monotonic(),
+        )
         if agreed != self._agreed[0]:
             self._agreed = agreed, now
         patch = voter_configmap.correction(item, agreed, settled=now >= self._agreed[1] + SETTLE_S)

@@ -24,7 +24,11 @@ def read(item: Object) -> VoterSet | None:
     found = item.get("data")
     data = found if isinstance(found, dict) else {}
     version, members = str(data.get("version") or ""), sorted({*str(data.get("members") or "").split()})
-    if not _VERSION.fullmatch(version) or not 1 <= len(members) <= MAX_MEMBERS or not all(map(is_name, members)):
+    if (
+        not _VERSION.fullmatch(version)
+        or not 1 <= len(members) <= MAX_MEMBERS
+        or not all(map(is_name, members))
+    ):
         return None
     return VoterSet(int(version), tuple(members))
 

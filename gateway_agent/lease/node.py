@@ -82,7 +82,9 @@ class LeaseNode:
         self._effects: list[Effect] = []
         """To be handed out. What an input that raises had decided by then is handed out with the next one, in order: a
         fence is closed, and a grant remembered, before anything that relies on it is sent."""
-        self._message_builder = MessageBuilder(self.voter_set, self._quorum_view, self.ownership, self._proposer, self._outbox)
+        self._message_builder = MessageBuilder(
+            self.voter_set, self._quorum_view, self.ownership, self._proposer, self._outbox
+        )
         self.virtual_ips = VirtualIPs()
         self.conflicts = ConflictDetection()
         self._vacancy = Vacancy()
@@ -102,7 +104,9 @@ class LeaseNode:
 
     # Inputs
 
-    def configure(self, config: KeeperConfig, keys: Keyring, now: int, wall_offset_ns: int = 0) -> list[Effect]:
+    def configure(
+        self, config: KeeperConfig, keys: Keyring, now: int, wall_offset_ns: int = 0
+    ) -> list[Effect]:
         """Takes on a new configuration, live. The node's name cannot change. Also a sign of life.
 
         ``wall_offset_ns``: what to add to ``now`` to get Unix time.
@@ -183,7 +187,9 @@ class LeaseNode:
         self._expire(now)
         mastership = self.ownership
         identity = self.virtual_ips.on_conflict(address, now)
-        news = self.conflicts.on_arp_claim(identity, address, mac, interface, now, now + mastership.wall_offset_ns)
+        news = self.conflicts.on_arp_claim(
+            identity, address, mac, interface, now, now + mastership.wall_offset_ns
+        )
         self._due.revision += news
         if identity:
             mastership.give_up(identity, f"{mac} has {address}, and no majority says that it must not", now)
@@ -210,7 +216,9 @@ class LeaseNode:
             shorter = {voter: at for voter, at in self._shorter.items() if now <= at + CURRENT_NS}
             self._due.revision += len(shorter) != len(self._shorter)
             self._shorter = shorter
-            self._next_subscribe = now + self._message_builder.subscription_pause(self.config, self._next_subscribe)
+            self._next_subscribe = now + self._message_builder.subscription_pause(
+                self.config, self._next_subscribe
+            )
         if self._quorum_view.recover(now):
             self._voters_changed()
         late = self.ownership.lateness.is_late(now)
@@ -244,7 +252,9 @@ class LeaseNode:
             self.virtual_ips.next_wake(),
             self.conflicts.next_wake(),
             # Not with the next own heartbeat: a lease may be hardly longer than what makes a member suspect.
-            self.failure_detector.next_suspicion(self.ownership.timers.suspect_ns) if self.is_egress else NEVER,
+            self.failure_detector.next_suspicion(self.ownership.timers.suspect_ns)
+            if self.is_egress
+            else NEVER,
             self._lifecycle.next_wake(),
         )
 
@@ -357,7 +367,9 @@ class LeaseNode:
         for mastery in beat.masters:
             self.ownership.resolve_conflict(sender, mastery, now)
         self.ownership.follow(sender, beat.masters, now)
-        held = [m.id for m in beat.masters if m.leaving and self.ownership.master_table.of(m.id).master == sender]
+        held = [
+            m.id for m in beat.masters if m.leaving and self.ownership.master_table.of(m.id).master == sender
+        ]
         if held:
             self._outbox.put([sender], Holding(tuple(held)))
 
@@ -400,7 +412,9 @@ class LeaseNode:
         self.ownership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 
     def _spec(self, now: int) -> None:
-        wishes = effective_specs(self.config, self.egress_nodes, self._lifecycle.stopping, self._vacancy.occupied)
+        wishes = effective_specs(
+            self.config, self.egress_nodes, self._lifecycle.stopping, self._vacancy.occupied
+        )
         self.ownership.configure(wishes, _timers(self.config), self._lifecycle.stopping, now)
 
     def _decide(self, now: int) -> None:
@@ -416,7 +430,9 @@ class LeaseNode:
             standing=self.is_egress and not barred,
             surviving=surviving,
             warming=mastership.warming(now),
-            taken=self.conflicts.unavailable(self._me, mastership.not_owned(now), now) if surviving else pending,
+            taken=self.conflicts.unavailable(self._me, mastership.not_owned(now), now)
+            if surviving
+            else pending,
             missed_at=self.failure_detector.last_suspected_at,
             heirs=mastership.rebalance.targets(now),
         )
@@ -508,7 +524,6 @@ class LeaseNode:
         self._outbox.put(sorted(peers), beat)
         if self._me in asked:
             self._vote(self._me, self.endpoint.incarnation, beat, now)
-
 
     def _tell(self, now: int) -> None:
         """Says what is new, and asks for nothing: the next request has its time."""

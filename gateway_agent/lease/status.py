@@ -24,7 +24,9 @@ def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bo
     return KeeperState(
         node=keeper.config.node,
         incarnation=keeper.endpoint.incarnation,
-        egress=tuple(_egress(keeper, wish, now) for i, wish in keeper.ownership.specs.items() if i != PROPOSER_LEASE),
+        egress=tuple(
+            _egress(keeper, wish, now) for i, wish in keeper.ownership.specs.items() if i != PROPOSER_LEASE
+        ),
         members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
         voters=voters.members,
         voter_set=voters.version,
@@ -32,9 +34,17 @@ def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bo
         counters=dict(keeper.endpoint.counters),
         conflicts=keeper.conflicts.conflicts(now),
         changes=tuple(keeper.ownership.history.changes),
-        problems=(*problems, *keeper.problems, *keeper.occupied.values(), *_held_back(keeper, now),
-                  *_late(keeper, now), *_deaf(keeper, now), *keeper.endpoint.heard.problems(keeper.config.node),
-                  *keeper.agreement.problems(keeper.config.node), *keeper.strays.problems(keeper.config)),
+        problems=(
+            *problems,
+            *keeper.problems,
+            *keeper.occupied.values(),
+            *_held_back(keeper, now),
+            *_late(keeper, now),
+            *_deaf(keeper, now),
+            *keeper.endpoint.heard.problems(keeper.config.node),
+            *keeper.agreement.problems(keeper.config.node),
+            *keeper.strays.problems(keeper.config),
+        ),
         unfit=keeper.agreement.unfit(),
         keys=_keys(keeper, now) if keys else None,
     )
@@ -72,7 +82,8 @@ def _reason(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> str:
     unready = [
         f"{name}: {member.unready.get(wish.id) or member.why_not()}"
         for name in wish.eligible
-        if (member := keeper.failure_detector.get(name)) and (member.isolated or not member.ready_for(wish.id))
+        if (member := keeper.failure_detector.get(name))
+        and (member.isolated or not member.ready_for(wish.id))
     ]
     return following.lost or "; ".join(unready) or "no master yet"
 

@@ -65,7 +65,12 @@ class LeaseDaemon:
     """Sockets, clock and kernel around one :class:`LeaseNode`."""
 
     def __init__(
-        self, run_dir: Path, agents: AgentConnections, selector: selectors.BaseSelector, lock: KeeperLock, stays: bool
+        self,
+        run_dir: Path,
+        agents: AgentConnections,
+        selector: selectors.BaseSelector,
+        lock: KeeperLock,
+        stays: bool,
     ) -> None:
         self._run_dir = run_dir
         self._lock = lock
@@ -201,7 +206,9 @@ class LeaseDaemon:
         # With each sign of life all is set again: whatever became of it meanwhile.
         self._pointed.clear()
         if self._keeper is not None or any(wish.address for wish in config.egress):
-            self._virtual_addresses().retry_failed(self._keeper.virtual_ips.addresses() if self._keeper else {})
+            self._virtual_addresses().retry_failed(
+                self._keeper.virtual_ips.addresses() if self._keeper else {}
+            )
         other_keys = self._read_keys(config)
         keys = self._keys.ring
         if keys is None:
@@ -292,7 +299,9 @@ class LeaseDaemon:
         if now >= self._reported_at + REPORT_NS:
             self._reported_at = now
             _log(error, f"a message from {source} could not be handled")
-        self._problems["message"] = f"a message from {source} could not be handled: {type(error).__name__}: {error}"
+        self._problems["message"] = (
+            f"a message from {source} could not be handled: {type(error).__name__}: {error}"
+        )
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         # Before anything is sent: a master that hears that this node holds its packets back relies on it.

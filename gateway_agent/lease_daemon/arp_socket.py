@@ -108,7 +108,9 @@ class Announcer:
         self._answered.discard(key)
         self._hear_questions()
         group = arp.solicited_node(address)
-        if not any(name == interface and arp.solicited_node(other) == group for other, name in self._answered):
+        if not any(
+            name == interface and arp.solicited_node(other) == group for other, name in self._answered
+        ):
             with contextlib.suppress(OSError):
                 self._group(socket.IPV6_LEAVE_GROUP, address, interface)
 
@@ -141,7 +143,11 @@ class Announcer:
         name = interface.encode()
         try:
             # Cut off, it could be another's name.
-            found = fcntl.ioctl(self._socket, SIOCGIFHWADDR, struct.pack("16s24x", name)) if len(name) < 16 else b""
+            found = (
+                fcntl.ioctl(self._socket, SIOCGIFHWADDR, struct.pack("16s24x", name))
+                if len(name) < 16
+                else b""
+            )
         except OSError:
             found = b""
         if not found:
@@ -162,7 +168,9 @@ class Announcer:
         if not addresses or addresses == filtered:
             return
         if ear is None:
-            hearing = ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | SOCKET_FLAGS, socket.htons(protocol))
+            hearing = ear = socket.socket(
+                socket.AF_PACKET, socket.SOCK_RAW | SOCKET_FLAGS, socket.htons(protocol)
+            )
             self._selector.register(ear, selectors.EVENT_READ, lambda: read(hearing))
             self._ears[protocol, kind] = (ear, filtered)
         # What has come before is judged again when it is read.

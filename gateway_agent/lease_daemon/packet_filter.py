@@ -27,4 +27,6 @@ def attach(receiver: socket.socket, program: Sequence[Instruction]) -> None:
     """Let a socket get only what ``program`` lets through. Raises OSError."""
     code = array.array("B", b"".join(INSTRUCTION.pack(*instruction) for instruction in program))
     # struct sock_fprog: how many, and where they are.
-    receiver.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0]))
+    receiver.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(program), code.buffer_info()[0])
+    )

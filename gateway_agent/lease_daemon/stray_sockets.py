@@ -143,9 +143,7 @@ def _udp(packet: bytes) -> tuple[str, str, int, bytes]:
     Raises ValueError, IndexError or struct.error for what is too short.
     """
     family, first, size = (socket.AF_INET, 12, 4) if packet[0] >> 4 == 4 else (socket.AF_INET6, 8, 16)
-    source, destination = (
-        socket.inet_ntop(family, packet[at : at + size]) for at in (first, first + size)
-    )
+    source, destination = (socket.inet_ntop(family, packet[at : at + size]) for at in (first, first + size))
     begin = _header(packet)
     port, length = struct.unpack_from("!HH", packet, begin + 2)
     return source, destination, port, packet[begin + UDP_HEADER : begin + length]

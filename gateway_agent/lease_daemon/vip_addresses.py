@@ -83,7 +83,9 @@ class Addresses:
         An earlier version has put IPv6 addresses on interfaces.
         """
         if ":" in found.address or (found.index == index and self._is_misplaced(found.address, index)):
-            self._request(doing, RTM_DELADDR, 0, _body(found.address, found.index, found.length), errno.EADDRNOTAVAIL)
+            self._request(
+                doing, RTM_DELADDR, 0, _body(found.address, found.index, found.length), errno.EADDRNOTAVAIL
+            )
 
     def remove(self, address: str, interface: str) -> None:
         """Remove a virtual address where it is ours; somebody else's, and what is gone, is left alone."""
@@ -102,7 +104,9 @@ class Addresses:
     def ours(self) -> tuple[tuple[str, str], ...]:
         """Return all virtual addresses of this machine, with their interfaces."""
         found = {(item.address, item.interface) for item in observe(self._socket) if item.ours}
-        return tuple(sorted((address, interface) for address, interface in found | self._routed() if interface))
+        return tuple(
+            sorted((address, interface) for address, interface in found | self._routed() if interface)
+        )
 
     def _routed(self) -> set[tuple[str, str]]:
         """Return the IPv6 addresses that local routes of ours lead to."""
@@ -130,7 +134,9 @@ class Addresses:
 
     def _is_misplaced(self, address: str, index: int) -> bool:
         there = self._on(index)
-        mine = next((place for place, found in enumerate(there) if found.ours and found.address == address), None)
+        mine = next(
+            (place for place, found in enumerate(there) if found.ours and found.address == address), None
+        )
         return mine is not None and any(_is_wide(found) for found in there[mine + 1 :])
 
     def _on(self, index: int) -> list[Address]:

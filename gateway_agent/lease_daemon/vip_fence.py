@@ -112,7 +112,9 @@ class Fence:
         """Without keys: all of them."""
         return NFT_MSG_DELSETELEM, 0, _body(name, keys)
 
-    def _commit(self, doing: str, messages: list[elements.Message], without_table: bool = False) -> tuple[int, ...]:
+    def _commit(
+        self, doing: str, messages: list[elements.Message], without_table: bool = False
+    ) -> tuple[int, ...]:
         """Raises where the kernel refuses; not if ``doing`` is empty, for the caller to judge the answers."""
         if not messages:
             return ()

@@ -75,7 +75,9 @@ def parse_file(source: str, text: str) -> FileContent:
             problems.extend(report.problems)
     broken = bool(problems)
     if len(problems) > MAX_PROBLEMS_PER_FILE:
-        problems[MAX_PROBLEMS_PER_FILE:] = [Problem(source, "", f"{len(problems)} problems, of which {MAX_PROBLEMS_PER_FILE} are listed")]
+        problems[MAX_PROBLEMS_PER_FILE:] = [
+            Problem(source, "", f"{len(problems)} problems, of which {MAX_PROBLEMS_PER_FILE} are listed")
+        ]
     return FileContent(tuple(objects), tuple(problems), broken)
 
 
@@ -128,8 +130,11 @@ def assemble(contents: Mapping[str, FileContent]) -> Inventory:
         gateways=tuple(values["EgressGateway"]),
         policies=tuple(values["EgressGatewayPolicy"]),
         nodes=tuple(values["Node"]),
-        namespaces={name: cast("Mapping[str, str]", first[kind, name].value) for kind, name in sorted(first)
-                    if kind == "Namespace"},
+        namespaces={
+            name: cast("Mapping[str, str]", first[kind, name].value)
+            for kind, name in sorted(first)
+            if kind == "Namespace"
+        },
         pods=tuple(values["Pod"]),
         on_host={
             (pod.namespace, pod.name): item.on_host
@@ -245,4 +250,6 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
         spec = fields.fields("spec")
         on_host = spec.text("nodeName") if spec and spec.flag("hostNetwork") else None
         return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels), on_host)
-    return Object(kind, name, source, typed_objects.node(name, labels, metadata.fields("annotations"), fields))
+    return Object(
+        kind, name, source, typed_objects.node(name, labels, metadata.fields("annotations"), fields)
+    )

@@ -50,7 +50,11 @@ def _external(items: Iterable[Any]) -> tuple[str, ...]:
     """
     found = []
     for item in items:
-        if isinstance(item, dict) and item.get("type") == "ExternalIP" and isinstance(item.get("address"), str):
+        if (
+            isinstance(item, dict)
+            and item.get("type") == "ExternalIP"
+            and isinstance(item.get("address"), str)
+        ):
             with contextlib.suppress(ValueError):
                 found.append(prefixes.address(item["address"]))
     return tuple(found[:MOST_EXTERNAL])

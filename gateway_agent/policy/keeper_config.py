@@ -64,12 +64,15 @@ def keeper_config(
         availability_first=settings.availability_first,
         peers=tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes),
         egress=tuple(
-            _egress_ip_spec(plan, egress, unready, devices, leaving, keeping, failback, carried) for egress in plan.egress_ips
+            _egress_ip_spec(plan, egress, unready, devices, leaving, keeping, failback, carried)
+            for egress in plan.egress_ips
         ),
         stopping=stopping,
         moves=tuple(moves),
         accept_key_files=settings.accept_key_files,
-        facts=Facts(plan.port, settings.duration_ns, settings.availability_first, _in_short(settings.cluster_cidrs)),
+        facts=Facts(
+            plan.port, settings.duration_ns, settings.availability_first, _in_short(settings.cluster_cidrs)
+        ),
         published=has_majority_in(published, [node.name for node in plan.nodes]),
     )
 
@@ -94,7 +97,9 @@ def fence(plan: Plan, devices: Sequence[str], able: bool = True) -> str:
     ``able``: the kernel has the hook. Without it a node can serve no virtual address, but it can do the rest.
     """
     tunnels = able and plan.me is not None and bool(plan.egress_ips)
-    return fence_nft(fenced_addresses(plan), devices, plan.port if tunnels else 0, tuple(process_tunnels(plan)))
+    return fence_nft(
+        fenced_addresses(plan), devices, plan.port if tunnels else 0, tuple(process_tunnels(plan))
+    )
 
 
 def fence_devices(

@@ -19,7 +19,9 @@ from ..manifests.model import Inventory, Node, Problem
 HINT = "start its kubelet with --node-ip; the virtual address is not taken for the node's"
 
 
-def own_only(inventory: Inventory, masters: Mapping[str, tuple[str, int]], previous: Plan | None) -> Inventory:
+def own_only(
+    inventory: Inventory, masters: Mapping[str, tuple[str, int]], previous: Plan | None
+) -> Inventory:
     """Return the inventory with the nodes' own addresses only; each virtual one that is left out is a problem in it.
 
     Everything that reads addresses of nodes reads them from what this returns. ``masters``: by egress id the node and
@@ -32,7 +34,9 @@ def own_only(inventory: Inventory, masters: Mapping[str, tuple[str, int]], previ
     virtual = {*_in_service(addresses, previous), *_served(inventory, masters, previous)}
     problems: list[Problem] = []
     nodes = tuple(_own(node, virtual, previous, problems) for node in inventory.nodes)
-    return replace(inventory, nodes=nodes, problems=(*inventory.problems, *problems)) if problems else inventory
+    return (
+        replace(inventory, nodes=nodes, problems=(*inventory.problems, *problems)) if problems else inventory
+    )
 
 
 def _served(

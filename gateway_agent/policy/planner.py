@@ -206,7 +206,9 @@ def _with_slots(
             yield replace(egress, slot=slots[egress.id])
         else:
             message = f"no number is left for it: mark mask {plan.mask:#x} holds {plan.layout.numbers}"
-            hint = "widen mark.mask in the configuration; pods of a gateway without another address are blocked"
+            hint = (
+                "widen mark.mask in the configuration; pods of a gateway without another address are blocked"
+            )
             problems.append(Problem(f"gateway {egress.gateway} {egress.address}".rstrip(), "", message, hint))
 
 

@@ -52,16 +52,23 @@ def node_links(facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
         sorted(
             name
             for name, known in facts.items()
-            if known.leads_to_nodes and not known.bears_pods and name != "lo" and not name.startswith(ids.DEVICE_PREFIX)
+            if known.leads_to_nodes
+            and not known.bears_pods
+            and name != "lo"
+            and not name.startswith(ids.DEVICE_PREFIX)
         )
     )
 
 
-def bridged_only(selected: Mapping[str, Iterable[str]], facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
+def bridged_only(
+    selected: Mapping[str, Iterable[str]], facts: Mapping[str, InterfaceFacts]
+) -> Iterator[Problem]:
     """Yield a problem for each bridge on which all packets of selected pods are dropped, because no source routes back
     by it. ``selected``: the host-side interfaces of each selected pod, by its name."""
     for bridge, known in sorted(facts.items()):
-        pods = sorted(pod for pod, interfaces in selected.items() if not known.bridged_only.isdisjoint(interfaces))
+        pods = sorted(
+            pod for pod, interfaces in selected.items() if not known.bridged_only.isdisjoint(interfaces)
+        )
         if pods:
             more = f" and {len(pods) - NAMED} more" if len(pods) > NAMED else ""
             named = f"{', '.join(pods[:NAMED])}{more}"

@@ -121,7 +121,15 @@ def _of_one_kind(whole: Inventory, attempt: Attempt) -> list[Found] | None:
             continue
         found: list[Found] = []
         try:
-            _with(others, whole, kind, _objects(whole, kind), attempt, found, MOST if best is None else len(best) - 1)
+            _with(
+                others,
+                whole,
+                kind,
+                _objects(whole, kind),
+                attempt,
+                found,
+                MOST if best is None else len(best) - 1,
+            )
         except _TooMany:
             continue
         best = found
@@ -135,12 +143,19 @@ def _of_all_kinds(whole: Inventory, attempt: Attempt) -> list[Found]:
     for kind in KINDS:
         kept = _put(kept, kind, ())
     for kind in KINDS:
-        kept = _with(kept, whole, kind, _objects(whole, kind), attempt, found, len(_objects(whole, kind)) + len(found))
+        kept = _with(
+            kept, whole, kind, _objects(whole, kind), attempt, found, len(_objects(whole, kind)) + len(found)
+        )
     return found
 
 
 def _with(
-    kept: Inventory, whole: Inventory, kind: str, objects: tuple[Any, ...], attempt: Attempt, found: list[Found],
+    kept: Inventory,
+    whole: Inventory,
+    kind: str,
+    objects: tuple[Any, ...],
+    attempt: Attempt,
+    found: list[Found],
     most: int,
 ) -> Inventory:
     """Add ``objects`` to ``kept``, by halves. Raises _TooMany if more than ``most`` are found."""

@@ -190,7 +190,11 @@ def _unanswered(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> 
         return f"{unanswered}, arp_filter is on and its LAN is not routed by it: {hint}"
     alone = not known.address
     outside = not any(_holds(subnet, egress.address) for subnet in known.addresses)
-    if known.arp_ignore < 2 or (known.arp_ignore == 2 and not outside) or (known.arp_ignore == 3 and not alone):
+    if (
+        known.arp_ignore < 2
+        or (known.arp_ignore == 2 and not outside)
+        or (known.arp_ignore == 3 and not alone)
+    ):
         return ""
     hint = f"sysctl -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.{interface}.arp_ignore=0"
     return f"{unanswered}, arp_ignore is {known.arp_ignore}: {hint}"
@@ -208,7 +212,9 @@ def tunnel_mtu(facts: Mapping[str, InterfaceFacts], node_address: str, leaving: 
     ``leaving``: the interfaces by which packets to other nodes leave; the smallest MTU counts. If none is known, that
     of the interface with this node's address, unless it is the loopback device's; else Ethernet's.
     """
-    bearing = (name for name, fact in facts.items() if name != "lo" and node_address in map(bare, fact.addresses))
+    bearing = (
+        name for name, fact in facts.items() if name != "lo" and node_address in map(bare, fact.addresses)
+    )
     known = [name for name in leaving if name in facts and name != "lo"] or list(bearing)[:1]
     underlay = min((facts[name].mtu for name in known), default=1500)
     return underlay - ids.VXLAN_OVERHEAD[6 if ":" in node_address else 4]

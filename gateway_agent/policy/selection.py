@@ -27,7 +27,9 @@ class Selection:
         for policy in plan.policies:
             for selector in policy.selectors:
                 self._file(policy, selector)
-        terms = (term.key for policy in plan.policies for selector in policy.selectors for term in selector.pods)
+        terms = (
+            term.key for policy in plan.policies for selector in policy.selectors for term in selector.pods
+        )
         self._looked_at = sorted(set(terms))
         self._policies: dict[tuple[str, tuple[str | None, ...] | None], Policies] = {}
         self._gateways = {policy.name: policy.gateway for policy in plan.policies}

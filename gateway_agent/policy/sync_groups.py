@@ -105,7 +105,11 @@ def files(run_dir: str, name: str) -> Files:
 
 
 def configuration(
-    shared: Syncing, paths: Files, device: str = ids.SYNC_DEVICE, address: str = ids.SYNC_ADDRESS, index: int = 0
+    shared: Syncing,
+    paths: Files,
+    device: str = ids.SYNC_DEVICE,
+    address: str = ids.SYNC_ADDRESS,
+    index: int = 0,
 ) -> str:
     """conntrackd's configuration. ``device`` is the VXLAN device to the partners, ``address`` its own on it.
 

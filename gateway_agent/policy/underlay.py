@@ -70,7 +70,9 @@ def _placed(nodes: Sequence[Node], problems: list[Problem]) -> Iterator[PlanNode
         if taken:
             message = f"node {node.name} has {taken}, which is the address of node {owners[taken]}"
             if taken != own:
-                message = f"node {node.name}: {own} gives it {taken} in the tunnels, which node {owners[taken]} has"
+                message = (
+                    f"node {node.name}: {own} gives it {taken} in the tunnels, which node {owners[taken]} has"
+                )
             problems.append(Problem(node.source, "status.addresses", message, "each node needs its own"))
             continue
         owners.update(dict.fromkeys(numbers, node.name))

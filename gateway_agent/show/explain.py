@@ -66,7 +66,9 @@ def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, An
         end = _unattached(view, subject.pod)
         steps.append(_step("path", end.verdict, end.path))
     elif subject.blocked:
-        end = PathVerdict(DROPPED, path="the interface carries a tag that stands for nothing that could be allowed")
+        end = PathVerdict(
+            DROPPED, path="the interface carries a tag that stands for nothing that could be allowed"
+        )
         steps.append(_step("path", end.verdict, end.path))
     elif destination:
         egress = _to(view, subject, destination, steps)
@@ -115,12 +117,18 @@ def _unattached(view: NodeSnapshot, pod: PodIdentity) -> PathVerdict:
     """Return what is known of a pod without an interface that this node steers."""
     key = (pod.namespace, pod.name)
     if key in view.inventory.on_host:
-        return PathVerdict(DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say")
+        return PathVerdict(
+            DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say"
+        )
     if key in view.beside:
         return PathVerdict(DIRECT, path=view.beside[key].problem.message)
     if view.inventory.knows_pods:
-        return PathVerdict(DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way")
-    return PathVerdict(UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way")
+        return PathVerdict(
+            DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way"
+        )
+    return PathVerdict(
+        UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way"
+    )
 
 
 def _pod_step(view: NodeSnapshot, subject: _Subject) -> Step:
@@ -259,7 +267,9 @@ def _first(texts: list[str], number: int) -> str:
     return ", ".join(texts[:number]) + (f", and {len(texts) - number} more" if len(texts) > number else "")
 
 
-def _all_ways(view: NodeSnapshot, subject: _Subject, steps: list[Step]) -> tuple[list[dict[str, Any]], PathVerdict]:
+def _all_ways(
+    view: NodeSnapshot, subject: _Subject, steps: list[Step]
+) -> tuple[list[dict[str, Any]], PathVerdict]:
     """Each egress IP with its prefixes. The end is that of the first that has a master, else of the first."""
     by_egress: dict[tuple[str, Family], list[str]] = {}
     for way in subject.policy_set.ways if subject.policy_set else ():

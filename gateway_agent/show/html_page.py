@@ -39,9 +39,21 @@ def page(status: Answer) -> str:
         f"<h1>{node}</h1><p>Roles: {escape(', '.join(status['roles']))}</p>",
     ]
     if status["isolated"]:
-        parts.append('<p class="bad">Isolated: it hears no majority of the voters and forwards nothing new.</p>')
+        parts.append(
+            '<p class="bad">Isolated: it hears no majority of the voters and forwards nothing new.</p>'
+        )
     parts += _problems(status["problems"])
-    egress = ("Gateway", "Address", "Master", "Epoch", "Since", "This node", "Pods here", "Last change", "Reason")
+    egress = (
+        "Gateway",
+        "Address",
+        "Master",
+        "Epoch",
+        "Since",
+        "This node",
+        "Pods here",
+        "Last change",
+        "Reason",
+    )
     parts += _table("Egress IPs", egress, map(_egress_row, status["egressIPs"]))
     members = ("Node", "Alive", "Ready", "Heard", "Reason")
     parts += _table("Egress nodes", members, map(_member_row, status["members"]))
@@ -55,7 +67,9 @@ def _problems(problems: Sequence[Answer]) -> Iterable[str]:
     if problems:
         yield '<h2 class="bad">Problems</h2><ul>'
         for problem in problems:
-            words = ": ".join(part for part in (problem["source"], problem["path"], problem["message"]) if part)
+            words = ": ".join(
+                part for part in (problem["source"], problem["path"], problem["message"]) if part
+            )
             hint = f" ({problem['hint']})" if problem["hint"] else ""
             yield f"<li>{escape(words + hint)}</li>"
         yield "</ul>"

@@ -29,7 +29,14 @@ def shown(node: str, addresses: Mapping[str, str], own: OwnKeys) -> dict[str, An
 
 def _peer(name: str, address: str, row: HeardKey | None) -> dict[str, Any]:
     if row is None:
-        return {"node": name, "address": address, "signs": "", "known": True, "accepts": None, "lastHeardMs": -1}
+        return {
+            "node": name,
+            "address": address,
+            "signs": "",
+            "known": True,
+            "accepts": None,
+            "lastHeardMs": -1,
+        }
     accepts = None if row.accepts is None else list(row.accepts)
     return {"node": name, "address": address, "signs": row.fingerprint, "known": row.known, "accepts": accepts,
             "lastHeardMs": row.last_heard_ms}  # fmt: skip
@@ -59,7 +66,9 @@ def next_step(node: str, own: OwnKeys) -> str:
                 "3); or, if it is the old key, drop it from acceptKeyFiles everywhere (step 3 of 3)"
             )
     if len(set(signs.values())) > 1:
-        by_key = {key: [name for name, used in signs.items() if used == key] for key in sorted(set(signs.values()))}
+        by_key = {
+            key: [name for name, used in signs.items() if used == key] for key in sorted(set(signs.values()))
+        }
         parts = [f"{_names(nodes)} with {key}" for key, nodes in by_key.items()]
         return f"sign with the new key on all nodes (step 2 of 3); now {', '.join(parts)} sign"
     idle = ", ".join(key for key in keys if key != own.signs)

@@ -132,7 +132,9 @@ def _keeper(view: NodeSnapshot) -> Iterator[Family]:
     members = [({**own, "member": member.node}, member) for member in keeper.members]
     alive, ready = "Whether an egress node is heard.", "Whether an egress node is heard and can be master."
     yield _gauge("member_alive", alive, [Sample(labels, member.alive) for labels, member in members])
-    yield _gauge("member_ready", ready, [Sample(labels, member.alive and member.ready) for labels, member in members])
+    yield _gauge(
+        "member_ready", ready, [Sample(labels, member.alive and member.ready) for labels, member in members]
+    )
     messages = "Messages of other nodes' lease keepers, by what became of them."
     counted = [Sample({**own, "result": result}, n) for result, n in sorted(keeper.counters.items())]
     yield Family(f"{PREFIX}messages_total", "counter", messages, tuple(counted))
@@ -145,9 +147,19 @@ def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Fami
         ({"gateway": egress.gateway, "ip": egress.address, "node": view.plan.node}, egress.id, answer)
         for egress, answer in zip(view.plan.egress_ips, status(view)["egressIPs"], strict=True)
     ]
-    names = "An egress IP with its mode, the name of its master and the address that the outside sees, as labels."
+    names = (
+        "An egress IP with its mode, the name of its master and the address that the outside sees, as labels."
+    )
     information = [
-        Sample({**labels, "mode": answer["mode"], "master": answer["master"], "shown": shown_address(view, egress)}, 1)
+        Sample(
+            {
+                **labels,
+                "mode": answer["mode"],
+                "master": answer["master"],
+                "shown": shown_address(view, egress),
+            },
+            1,
+        )
         for (labels, _, answer), egress in zip(rows, view.plan.egress_ips, strict=True)
     ]
     yield _gauge("egress_ip_info", names, information)
@@ -166,7 +178,9 @@ def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Fami
     counted = [Sample(labels, changes.get(identity, 0)) for labels, identity, _ in rows]
     text = "Changes of the master that this node has seen since its agent started, losses without a successor too."
     yield Family(f"{PREFIX}master_changes_total", "counter", text, tuple(counted))
-    text = "How long nothing was served before the last takeover, at most; 0: it was planned, or is the first."
+    text = (
+        "How long nothing was served before the last takeover, at most; 0: it was planned, or is the first."
+    )
     yield _gauge("last_change_silence_seconds", text, [
         Sample(labels, silent) for labels, identity, _ in rows if (silent := _silence(view, identity)) is not None
     ])  # fmt: skip

@@ -80,7 +80,9 @@ def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
     In basic mode only the master knows the primary address of its egress interface.
     """
     state = view.state(egress.id)
-    return egress.address or (state.shown if state and followed(egress, state.master, view.plan.nodes) else "")
+    return egress.address or (
+        state.shown if state and followed(egress, state.master, view.plan.nodes) else ""
+    )
 
 
 def path_verdict(view: NodeSnapshot, egress: PlanEgressIP, family: int = 0) -> PathVerdict:

@@ -88,7 +88,9 @@ def _bench(lab: Lab, failures: Sequence[Failure], count: int) -> tuple[dict[str,
 
 def main() -> int:
     names = [failure.name for failure in FAILURES]
-    parser = argparse.ArgumentParser(prog="tests.bench.basic_failover", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.basic_failover", description=__doc__.partition("\n")[0]
+    )
     parser.add_argument("--runs", type=int, default=20, help="of each failure; default 20")
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--json", type=Path, metavar="FILE", help="every run, for a closer look")

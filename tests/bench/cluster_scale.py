@@ -70,7 +70,12 @@ def measure(pods: int, others: int, policies: int) -> Found:
             cluster.run("prod", f"pod-{number}", node.name, labels)
             cluster.runs("prod", f"pod-{number}", _address(number))
         for number in range(others):
-            cluster.run("prod", f"other-{number}", "another", {"app": f"app-{number % APPS}", "pod": f"other-{number}"})
+            cluster.run(
+                "prod",
+                f"other-{number}",
+                "another",
+                {"app": f"app-{number % APPS}", "pod": f"other-{number}"},
+            )
         began = time.monotonic()
         lab.start_agents()
         until(lambda: _attached(node) == pods, "all pods are found", 120)
@@ -121,7 +126,11 @@ def _tag_some(lab: Lab, node: Node, pods: int) -> float:
     before = _tags(node)
     began = time.monotonic()
     lab.cluster.apply(documents.policy("part", GATEWAY, {"part": CHOSEN}))
-    until(lambda: chosen <= {name for name, tag in _tags(node).items() if tag != before[name]}, "all are tagged", 60)
+    until(
+        lambda: chosen <= {name for name, tag in _tags(node).items() if tag != before[name]},
+        "all are tagged",
+        60,
+    )
     return time.monotonic() - began
 
 
@@ -176,7 +185,9 @@ def text(found: Found) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tests.bench.cluster_scale", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.cluster_scale", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--pods", type=int, default=250)
     parser.add_argument("--others", type=int, default=1750)
     parser.add_argument("--policies", type=int, default=300)

@@ -43,7 +43,9 @@ class Contender:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Measures a whole CNI ADD against the reference tuning plugin.")
+    parser = argparse.ArgumentParser(
+        description="Measures a whole CNI ADD against the reference tuning plugin."
+    )
     parser.add_argument("--config", type=Path, help="agent.yaml of the running agent")
     parser.add_argument("--labels", default="app=backend", help="of the selected pod (default: %(default)s)")
     parser.add_argument("--namespace", default="prod", help="of both pods (default: %(default)s)")
@@ -68,7 +70,9 @@ def main() -> int:
             ours(work, options.plugin, path, name, labels) for name, labels in pods.items()
         ]
         times = measure(contenders, options.namespace, options.n)
-    report(times, f"agent at {path}" if options.config else "no agent: a socket that only says OK", options.json)
+    report(
+        times, f"agent at {path}" if options.config else "no agent: a socket that only says OK", options.json
+    )
     return 0
 
 
@@ -107,7 +111,9 @@ def ours(work: Path, plugin: Path, path: Path, name: str, labels: str) -> Conten
 
 def written(work: Path, name: str, configuration: dict[str, Any]) -> Path:
     path = work / f"{name}.json"
-    path.write_text(json.dumps({"cniVersion": "1.0.0", "name": "bench", "prevResult": result(), **configuration}))
+    path.write_text(
+        json.dumps({"cniVersion": "1.0.0", "name": "bench", "prevResult": result(), **configuration})
+    )
     return path
 
 
@@ -125,8 +131,12 @@ def measure(contenders: list[Contender], namespace: str, runs: int) -> dict[str,
 def call(contender: Contender, command: str, namespace: str) -> float:
     """Seconds from the start of the process to its end."""
     environment = {
-        "CNI_COMMAND": command, "CNI_CONTAINERID": POD, "CNI_NETNS": f"/run/netns/{POD}", "CNI_IFNAME": "eth0",
-        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={POD}", "CNI_PATH": str(TUNING.parent),
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": POD,
+        "CNI_NETNS": f"/run/netns/{POD}",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={POD}",
+        "CNI_PATH": str(TUNING.parent),
     }
     with tempfile.TemporaryFile() as output:
         files = [
@@ -147,7 +157,9 @@ def report(times: dict[str, list[float]], agent: str, as_json: bool) -> None:
     base = statistics.median(times["tuning"])
     rows = [
         {
-            "name": name, "runs": len(taken), "median_ms": round(statistics.median(taken), 2),
+            "name": name,
+            "runs": len(taken),
+            "median_ms": round(statistics.median(taken), 2),
             "p95_ms": round(statistics.quantiles(taken, n=20)[-1], 2),
             "ratio": round(statistics.median(taken) / base, 2),
         }

@@ -26,7 +26,9 @@ FIRST = b"\x98"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="tests.bench.datagram_checks", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.datagram_checks", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
     options = parser.parse_args()
     lines = [

@@ -142,7 +142,9 @@ class Bench:
                     for number in itertools.count(self._done(timers.contender, failure.name)):
                         master = standbys.wait()
                         standbys.struck(failure, master)
-                        moment = partial(phase.renewals(lab, master).wait, phase.part(number) * timers.heartbeat)
+                        moment = partial(
+                            phase.renewals(lab, master).wait, phase.part(number) * timers.heartbeat
+                        )
                         yield watch(lab, GATEWAY, pod, failure, master, observers, observed, moment)
 
                 def judged(run: Any, failure: Failure = failure, timers: Timers = timers) -> list[str]:
@@ -180,7 +182,9 @@ class Bench:
 
     def _missing(self, part: Part) -> int:
         timers, rivals, failure = part
-        long = failure in LONG or (rivals and next(f for f in RIVAL_FAILURES if f.name == failure).seconds > 1)
+        long = failure in LONG or (
+            rivals and next(f for f in RIVAL_FAILURES if f.name == failure).seconds > 1
+        )
         wanted = -(-self.count // FEWER) if long else self.count
         return max(0, wanted - self._done(timers.rival if rivals else timers.contender, failure))
 
@@ -271,11 +275,15 @@ def _write(results: Results, options: argparse.Namespace) -> None:
 def main() -> int:
     names = [failure.name for failure in VIRTUAL_FAILURES]
     timers = [each.name for each in ALL_TIMERS]
-    parser = argparse.ArgumentParser(prog="tests.bench.failover", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.failover", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--runs", type=int, default=50, help="of each failure; default 50")
     parser.add_argument("--timers", action="append", choices=timers, metavar="NAME", help=", ".join(timers))
     parser.add_argument("--only", action="append", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keeps every run; goes on with what is in it")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="keeps every run; goes on with what is in it"
+    )
     parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="a PNG; it should be beside the document")
     options = parser.parse_args()

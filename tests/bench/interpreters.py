@@ -46,7 +46,9 @@ def measured(runs: int, env: dict[bytes, bytes], raw: bytes) -> dict[str, list[f
     for _ in range(runs):
         for name, file in BUILT.items():
             started = time.perf_counter()
-            subprocess.run([REPOSITORY / "dist" / file], env=env, input=raw, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run(
+                [REPOSITORY / "dist" / file], env=env, input=raw, check=True, stdout=subprocess.DEVNULL
+            )
             times[name].append((time.perf_counter() - started) * 1000)
     return times
 
@@ -56,7 +58,9 @@ def report(call: str, times: dict[str, list[float]]) -> None:
     first = statistics.median(next(iter(times.values())))
     for name, values in times.items():
         median = statistics.median(values)
-        print(f"{name:16}  {call:8} median {median:6.1f} ms  least {min(values):6.1f} ms  ratio {median / first:4.2f}")
+        print(
+            f"{name:16}  {call:8} median {median:6.1f} ms  least {min(values):6.1f} ms  ratio {median / first:4.2f}"
+        )
 
 
 if __name__ == "__main__":

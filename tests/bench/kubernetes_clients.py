@@ -54,7 +54,9 @@ print(time.perf_counter() - began, psutil.Process().memory_info().rss)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="tests.bench.kubernetes_clients", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.kubernetes_clients", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
     options = parser.parse_args()

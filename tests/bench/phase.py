@@ -78,7 +78,9 @@ def renewals(lab: Lab, master: str) -> Beats:
 
 def adverts(lab: Lab, master: str, other: str, interface: str) -> Beats:
     """keepalived's."""
-    return Beats(lab.machines[other], interface, lab.nodes[master].host.egress_ip, lambda packet: packet[9] == VRRP)
+    return Beats(
+        lab.machines[other], interface, lab.nodes[master].host.egress_ip, lambda packet: packet[9] == VRRP
+    )
 
 
 def _renews(packet: bytes) -> bool:

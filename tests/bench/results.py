@@ -14,6 +14,7 @@ from .report import Row
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 
+
 class Result(msgspec.Struct, frozen=True):
     """One contender under one failure, once. A run that did not come to its end has ``problems`` alone."""
 

@@ -83,7 +83,10 @@ def measure(
     numbers = iter(range(first, first + count))
     while count > 0:
         lab.machines["router"].run("ip", "neighbour", "flush", "dev", INTERFACE)
-        with running(lab, interval) as rival, Observers(lab, PAIR, [ADDRESS], INTERFACE, held=True) as observers:
+        with (
+            running(lab, interval) as rival,
+            Observers(lab, PAIR, [ADDRESS], INTERFACE, held=True) as observers,
+        ):
             for _ in range(1 if failure.fresh else count):
                 count -= 1
                 yield _measure(rival, phase.part(next(numbers)) * interval, failure, observers)
@@ -105,7 +108,9 @@ def _measure(rival: Keepalived, after: float, failure: RivalFailure, observers: 
         struck = time.time_ns()
         try:
             failure.strike(rival, before)
-            until(lambda: _taken(observers, before, struck), f"{failure.name}: another node has the address", 20)
+            until(
+                lambda: _taken(observers, before, struck), f"{failure.name}: another node has the address", 20
+            )
             answered = len(capture.packets())
             until(lambda: len(capture.packets()) > answered + 20, "answers arrive again", 20)
             time.sleep(failure.seconds)

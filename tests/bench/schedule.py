@@ -152,7 +152,9 @@ class Schedule:
             self.report.failovers = self._caused()
             changes = self.report.failovers.total() - before
             self._tell(f"{before + changes:>4}  {words}: {changes} changes")
-        self.report.problems += [problem for problem in self._watch.end() if problem not in self.report.problems]
+        self.report.problems += [
+            problem for problem in self._watch.end() if problem not in self.report.problems
+        ]
         self.report.blind = max(self._watch.pauses.values())
         self.report.silent = max(self._watch.silences.values())
         return self.report
@@ -240,7 +242,9 @@ def watched(timers: str = "default") -> Iterator[tuple[Lab, Watch]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tests.bench.schedule", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.schedule", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--failovers", type=int, default=200, help="default 200")
     parser.add_argument("--seed", type=int, help="default: by the clock")
     parser.add_argument("--timers", choices=[timers.name for timers in TIMERS], default="default")

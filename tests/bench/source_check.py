@@ -65,14 +65,20 @@ CASES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="tests.bench.source_check", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.source_check", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--rounds", type=int, default=40, help="of each kind (default: %(default)s)")
-    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="another version, whose rules take turns too")
+    parser.add_argument(
+        "--beside", type=Path, metavar="CHECKOUT", help="another version, whose rules take turns too"
+    )
     parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
     options = parser.parse_args()
     run_in_real_time()
     lines = [
-        "| packets of a | " + ("other version, ns | " if options.beside else "") + "without, ns | with, ns | ratio |",
+        "| packets of a | "
+        + ("other version, ns | " if options.beside else "")
+        + "without, ns | with, ns | ratio |",
         "|---|---|---|---|" + ("---|" if options.beside else ""),
     ]
     with tempfile.TemporaryDirectory() as directory, datapath_lab.lab(Path(directory) / "service.log") as lab:
@@ -102,7 +108,9 @@ def measure(lab: Lab, case: Case, rounds: int, beside: Path | None) -> dict[str,
     pod = lab.pods[case.pod]
     pod.tag(TAG if case.tagged else 0)
     contenders = {BESIDE: {name: _other(beside, name) for name in NODES}} if beside else {}
-    contenders |= {kind: {name: _rules(case, name, kind == WITH) for name in NODES} for kind in (WITHOUT, WITH)}
+    contenders |= {
+        kind: {name: _rules(case, name, kind == WITH) for name in NODES} for kind in (WITHOUT, WITH)
+    }
     found: dict[str, list[float]] = {kind: [] for kind in contenders}
     with _flow(lab, pod) as (sender, sink):
         for number in range(rounds):

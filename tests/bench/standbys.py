@@ -46,7 +46,9 @@ class Standbys:
         told = self._lab.nodes[master].agent.status()["members"]
         ready = {row["node"] for row in told if row["ready"] and row["alive"]} & set(egress_nodes(self._lab))
         now = time.monotonic()
-        self._ready_since = {node: self._ready_since.get(node, now) for node in ready - {master} if self._runs(node)}
+        self._ready_since = {
+            node: self._ready_since.get(node, now) for node in ready - {master} if self._runs(node)
+        }
         for_so_long = [now - since for since in self._ready_since.values()]
         all_vote = sum(each > VOTES for each in for_so_long) == len(egress_nodes(self._lab)) - 1
         return master if all_vote and sum(each > RESTED for each in for_so_long) >= ENOUGH else ""

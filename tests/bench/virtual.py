@@ -63,7 +63,9 @@ class VirtualRun:
     """The longest pause of an observer, milliseconds."""
 
 
-def prepare(lab: Lab, gateway: str, addresses: Sequence[str] = (VIRTUAL,), connection_sync: bool = False) -> None:
+def prepare(
+    lab: Lab, gateway: str, addresses: Sequence[str] = (VIRTUAL,), connection_sync: bool = False
+) -> None:
     """Starts the agents with one gateway and one policy; returns when a master is settled."""
     lab.publish_nodes()
     story = documents.virtual_story(addresses, gateway, connection_sync=connection_sync)
@@ -103,7 +105,10 @@ def watch(
     """
     (address,) = observers.addresses
     observers.forget()
-    with lab.capture() as capture, Flow(pod.machine, lab.directory / "flow.log", SELECTED, late=PROMPT) as flow:
+    with (
+        lab.capture() as capture,
+        Flow(pod.machine, lab.directory / "flow.log", SELECTED, late=PROMPT) as flow,
+    ):
         until(lambda: len(capture.packets(SELECTED)) > 100, "the flow arrives", 5)
         until(lambda: observers.owners(50).get(address) == (before,), f"only {before} speaks", 5)
         observers.attempts()
@@ -112,7 +117,10 @@ def watch(
         try:
             failure.strike(lab, before)
             until(lambda: time.monotonic() - struck > observed, "the time of observation is over")
-            until(partial(_passes, lab, gateway, pod, address, failure, before), f"{failure.name}: traffic passes")
+            until(
+                partial(_passes, lab, gateway, pod, address, failure, before),
+                f"{failure.name}: traffic passes",
+            )
         finally:
             failure.heal(lab, before)
         after = _only_owner(observers, address, failure)
@@ -233,7 +241,9 @@ VIRTUAL_FAILURES = (
         for failure in FAILURES
     ),
     Failure("node isolated", "no cable of the master leads anywhere; its links stay up", isolate, reconnect),
-    Failure("node resumed", "SIGSTOP to agent and keeper for 10 s, then SIGCONT", _freeze_and_resume, _nothing),
+    Failure(
+        "node resumed", "SIGSTOP to agent and keeper for 10 s, then SIGCONT", _freeze_and_resume, _nothing
+    ),
     Failure(
         "address duplicated",
         "another machine on the LAN takes the address and announces it",

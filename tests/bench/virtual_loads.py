@@ -237,8 +237,12 @@ def main() -> int:
     )
     parser.add_argument("--runs", type=int, default=5, help="of each; default 5")
     parser.add_argument("--connections", type=int, default=1000, help="default 1000; 0: none of these runs")
-    parser.add_argument("--addresses", type=int, default=64, help="beside one; default 64; 0: none of these runs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="keeps what was measured; goes on with the rest")
+    parser.add_argument(
+        "--addresses", type=int, default=64, help="beside one; default 64; 0: none of these runs"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="keeps what was measured; goes on with the rest"
+    )
     parser.add_argument("--document", type=Path, metavar="FILE", help="writes the tables into it")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -89,7 +89,11 @@ def standalone() -> Path:
 
 def _built(file: Path, builder: str) -> Path:
     packaging = REPOSITORY / "packaging"
-    sources = [*(REPOSITORY / "cni").rglob("*.py"), *packaging.glob("*.py"), *(packaging / "standalone").rglob("*.*")]
+    sources = [
+        *(REPOSITORY / "cni").rglob("*.py"),
+        *packaging.glob("*.py"),
+        *(packaging / "standalone").rglob("*.*"),
+    ]
     youngest = max(source.stat().st_mtime for source in sources)
     if not file.exists() or file.stat().st_mtime < youngest:
         subprocess.run([sys.executable, str(packaging / builder), "--output", str(file)], check=True)

@@ -80,7 +80,9 @@ def test_a_handover_that_an_operator_asks_for_loses_nothing(lab: Lab, pod: Pod, 
     assert longest(probes).lost == 0
 
 
-def test_a_handover_does_not_wait_for_a_node_that_has_no_pods_of_the_address(lab: Lab, pod: Pod, master: Node) -> None:
+def test_a_handover_does_not_wait_for_a_node_that_has_no_pods_of_the_address(
+    lab: Lab, pod: Pod, master: Node
+) -> None:
     """Its lease keeper is stopped just before: the worker's packets need not wait for its word."""
     taken = []
     for _ in range(3):

@@ -122,4 +122,8 @@ def test_one_whose_clock_was_set_back_is_followed_as_soon_as_any(lab: Lab, clock
     assert 0 <= changes[-1]["silentMs"] < TAKEOVER * 1000
     for moment in (changes[-1]["at"], mastership(witness)[2]):
         assert abs(datetime.fromisoformat(moment).timestamp() - time.time()) < HOUR / 10
-    until(lambda: mastership(lab.nodes[SET]) == mastership(witness), "the one with the clock behind agrees", RECOVERY)
+    until(
+        lambda: mastership(lab.nodes[SET]) == mastership(witness),
+        "the one with the clock behind agrees",
+        RECOVERY,
+    )

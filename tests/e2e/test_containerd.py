@@ -59,7 +59,8 @@ def attached(node: Node) -> set[str]:
 def test_selected_and_not(node: Node, containerd: Containerd, kind: str) -> None:
     containerd.use(node.network(kind))
     selected, other = (
-        Sandbox(node, containerd, f"{name}-{kind}", labels) for name, labels in (("yes", BACKEND), ("no", OTHER))
+        Sandbox(node, containerd, f"{name}-{kind}", labels)
+        for name, labels in (("yes", BACKEND), ("no", OTHER))
     )
     assert selected.request(SELECTED).address == VIRTUAL
     assert other.request(SELECTED).address == node.host.ip

@@ -96,11 +96,16 @@ def test_a_label_selects_a_container(lab: Lab, node: Node, containerd: Container
         assert rows[name] and not rows[f"{name}-2"]
 
 
-def test_without_containerds_answer_no_container_starts(node: Node, containerd: Containerd, place: Path) -> None:
+def test_without_containerds_answer_no_container_starts(
+    node: Node, containerd: Containerd, place: Path
+) -> None:
     (place / "seen.sock").unlink()
     (place / "seen.sock").touch()
     try:
-        with pytest.raises(RuntimeError, match="labels are not known"), container(containerd, "hidden", BACKEND):
+        with (
+            pytest.raises(RuntimeError, match="labels are not known"),
+            container(containerd, "hidden", BACKEND),
+        ):
             pass
     finally:
         (place / "seen.sock").unlink()

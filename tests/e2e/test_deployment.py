@@ -201,7 +201,9 @@ def test_a_node_without_python_serves_pods(lab: Lab, nodes: dict[str, Deployed])
     worker.runtime.start(without=PYTHON)
     try:
         here = ["nsenter", f"--mount=/proc/{worker.runtime.pid}/ns/mnt"]
-        by_python = subprocess.run([*here, PLUGIN], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=False)
+        by_python = subprocess.run(
+            [*here, PLUGIN], env={"CNI_COMMAND": "VERSION"}, capture_output=True, check=False
+        )
         assert b"Permission denied" in by_python.stderr
         assert worker.plugins() == ["bridge", conflist_text.TYPE]
         sandbox = Sandbox(worker.node, worker.runtime, "no-python", BACKEND)
@@ -242,7 +244,9 @@ def test_the_agent_sees_the_network_namespaces_of_pods_that_started_after_it(
     worker = nodes["w1"]
     sandbox = Sandbox(worker.node, worker.runtime, "seen", BACKEND)
     try:
-        records = [json.loads(path.read_text()) for path in worker.node.agent.run_dir.glob("attachments/*.json")]
+        records = [
+            json.loads(path.read_text()) for path in worker.node.agent.run_dir.glob("attachments/*.json")
+        ]
         [netns] = [record["netns"] for record in records if record["name"] == "seen"]
         inside = Path(f"/proc/{worker.pod.pid('agent')}/root{netns}")
         assert inside.stat().st_ino == Path(netns).stat().st_ino
@@ -332,7 +336,10 @@ def test_every_right_in_the_cluster_is_used_and_none_is_missing(lab: Lab, nodes:
         lab.cluster.strike()
     # An Event was written at the latest when the first master was elected, or soon is.
     until(lambda: "POST /api/v1/namespaces/default/events" in asked(lab), "an Event")
-    until(lambda: len([what for what in asked(lab) if what.endswith("/status")]) == 2, "the status of both objects")
+    until(
+        lambda: len([what for what in asked(lab) if what.endswith("/status")]) == 2,
+        "the status of both objects",
+    )
     wanted = granted()
     if not lab.cluster.has("networking.k8s.io/v1", "servicecidrs"):
         # What a server does not have is asked for by a list, and not watched.
@@ -357,7 +364,9 @@ def right(request: str) -> Right:
     if rest[0] == "namespaces" and len(rest) > 2:
         rest = rest[2:]
     named = len(rest) > 1
-    verb = {"GET": "watch" if watch else "get" if named else "list", "PATCH": "patch", "POST": "create"}[method]
+    verb = {"GET": "watch" if watch else "get" if named else "list", "PATCH": "patch", "POST": "create"}[
+        method
+    ]
     return group, "/".join((rest[0], *rest[2:])), verb
 
 

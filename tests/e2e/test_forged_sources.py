@@ -27,7 +27,9 @@ FORGED = 9100
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    with settled("test_forged_sources", topology.separate(1, 2), story=documents.virtual_story([VIRTUAL])) as made:
+    with settled(
+        "test_forged_sources", topology.separate(1, 2), story=documents.virtual_story([VIRTUAL])
+    ) as made:
         yield made
 
 

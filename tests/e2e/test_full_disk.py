@@ -72,7 +72,9 @@ def test_agent_and_plugin_name_what_they_cannot_write_and_go_on(lab: Lab, worker
     until(lambda: not agent.keeper_pids(), "its keeper has ended")
     kept = agent.run_dir.with_name("kept")
     shutil.copytree(agent.run_dir, kept, ignore=shutil.ignore_patterns("*.sock"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", str(agent.run_dir)], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "none", str(agent.run_dir)], check=True
+    )
     full = f"No space left on device: '{agent.run_dir}"
     try:
         shutil.copytree(kept, agent.run_dir, dirs_exist_ok=True)
@@ -99,7 +101,9 @@ def test_agent_and_plugin_name_what_they_cannot_write_and_go_on(lab: Lab, worker
     finally:
         agent.stop()
         until(lambda: not agent.keeper_pids(), "its keeper has ended")
-        shutil.copytree(agent.run_dir, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", ".filler"))
+        shutil.copytree(
+            agent.run_dir, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock", ".filler")
+        )
         subprocess.run(["umount", "-l", str(agent.run_dir)], check=True)
         shutil.copytree(kept, agent.run_dir, dirs_exist_ok=True)
 

@@ -77,7 +77,9 @@ def named(node: Node) -> set[str]:
     return {Path(problem["source"].partition(" ")[0]).stem for problem in node.agent.status()["problems"]}
 
 
-@pytest.mark.parametrize("configuration", [b"[" * 100_000, b'{"prevResult": ' * 50_000, b"9" * 5000, b"\xff", b"{}"])
+@pytest.mark.parametrize(
+    "configuration", [b"[" * 100_000, b'{"prevResult": ' * 50_000, b"9" * 5000, b"\xff", b"{}"]
+)
 def test_each_call_at_the_agents_socket_is_answered(lab: Lab, configuration: bytes) -> None:
     node = lab.nodes["w1"]
     before = {path for path in node.agent.run_dir.rglob("*") if path.parent.name == "attachments"}

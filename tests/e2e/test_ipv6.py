@@ -168,7 +168,9 @@ def test_drain_loses_no_packet_with_connection_sync(lab: Lab, pod: Pod, kind: st
     log = lab.directory / "flow.log"
     with (
         lab.capture() as capture,
-        lab.probing(pod, port, OUTSIDE6) if kind != "a flow" else Flow(pod.machine, log, port, OUTSIDE6) as sent,
+        lab.probing(pod, port, OUTSIDE6)
+        if kind != "a flow"
+        else Flow(pod.machine, log, port, OUTSIDE6) as sent,
     ):
         until(lambda: len(capture.packets(port)) > 200, "they arrive")
         before.egressctl("drain")

@@ -86,7 +86,9 @@ def entries(lab: Lab, name: str, service: str) -> int:
     """Synced connections of the worker's pods that the node's kernel knows."""
     family = 6 if ":" in service else 4
     inner = ids.inner(lab.nodes["w1"].host.ip6, family, synced=True)
-    listed = lab.nodes[name].machine.run("conntrack", "-L", "-f", f"ipv{family}", "--orig-src", inner, "-p", "tcp")
+    listed = lab.nodes[name].machine.run(
+        "conntrack", "-L", "-f", f"ipv{family}", "--orig-src", inner, "-p", "tcp"
+    )
     return sum("ESTABLISHED" in line and f"={SHOWN[service]} " in line for line in listed.splitlines())
 
 
@@ -221,7 +223,9 @@ def test_a_node_that_becomes_the_stranger_lets_nothing_out(lab: Lab) -> None:
         _publish(lab, {"w2": "10.0.0.22"})
         try:
             until(lambda: len(worker.agent.status()["problems"]) == 2, "it says so")
-            until(lambda: not any(e["master"] for e in worker.agent.status()["egressIPs"]), "it follows nobody")
+            until(
+                lambda: not any(e["master"] for e in worker.agent.status()["egressIPs"]), "it follows nobody"
+            )
             before = len(capture.packets(SELECTED))
             for service in SHOWN:
                 with pytest.raises(OSError):
@@ -248,7 +252,9 @@ def test_basic_mode(lab: Lab, pod: Pod) -> None:
     """It shows IPv4 addresses; IPv6 packets of the same pods have no gateway then."""
     lab.publish("story", documents.story("eth1", GATEWAY))
     try:
-        until(lambda: not any(having(lab, address) for address in SHOWN.values()), "no virtual address is left")
+        until(
+            lambda: not any(having(lab, address) for address in SHOWN.values()), "no virtual address is left"
+        )
         served = lab.nodes[lab.wait_settled(GATEWAY, 40)]
         with lab.capture() as capture:
             until(lambda: pod.request(SELECTED, 0.3), "the worker has a tunnel to it", 5)

@@ -61,7 +61,9 @@ def names_missing(node: Node) -> bool:
 def heard_signs(lab: Lab) -> set[str]:
     """The fingerprints that the nodes sign with, as all of them hear it."""
     answers = [shown(node) for node in lab.nodes.values()]
-    return {answer["signs"] for answer in answers} | {p["signs"] for answer in answers for p in answer["peers"]}
+    return {answer["signs"] for answer in answers} | {
+        p["signs"] for answer in answers for p in answer["peers"]
+    }
 
 
 def test_a_key_is_replaced_without_a_lost_probe_or_a_new_master(lab: Lab, keys: Path) -> None:

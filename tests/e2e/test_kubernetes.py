@@ -36,7 +36,12 @@ AT_ONCE = 20
 GATEWAYS = "/apis/egress-gateway.io/v1alpha1/egressgateways"
 POLICIES = "/apis/egress-gateway.io/v1alpha1/egressgatewaypolicies"
 OTHER = {"app": "other"}
-NOT_READY = {"type": "Ready", "status": "False", "reason": "KubeletNotReady", "message": "node is shutting down"}
+NOT_READY = {
+    "type": "Ready",
+    "status": "False",
+    "reason": "KubeletNotReady",
+    "message": "node is shutting down",
+}
 """As a kubelet says it whose machine is being shut down."""
 
 
@@ -125,12 +130,16 @@ def test_a_pod_start_costs_two_small_requests(lab: Lab, cluster: Cluster, node: 
     before = cluster.requests()
     node.pod("counted", BACKEND)
     after = cluster.requests()
-    asked = {what: count - before.get(what, 0) for what, count in after.items() if count != before.get(what, 0)}
+    asked = {
+        what: count - before.get(what, 0) for what, count in after.items() if count != before.get(what, 0)
+    }
     asked.pop("GET /api/v1/namespaces/prod/pods/counted", None)
     assert asked == {f"GET {POLICIES}": 1}
 
 
-def test_a_pod_that_the_store_forgets_keeps_its_way(lab: Lab, cluster: Cluster, node: Node, capture: Capture) -> None:
+def test_a_pod_that_the_store_forgets_keeps_its_way(
+    lab: Lab, cluster: Cluster, node: Node, capture: Capture
+) -> None:
     pod = node.pod("forgotten", BACKEND)
     cluster.remove("prod", "forgotten")
     cluster.apply(documents.policy("another", GATEWAY, OTHER))
@@ -142,22 +151,31 @@ def test_a_pod_that_the_store_forgets_keeps_its_way(lab: Lab, cluster: Cluster, 
 
 def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: Cluster) -> None:
     before = master(lab)
-    until(lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == before, "the status names it")
+    until(
+        lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == before,
+        "the status names it",
+    )
     assert ready(cluster, f"{GATEWAYS}/{GATEWAY}") == ("True", "ElectionSucceedAndVirtualIPAnnounced")
     until(lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}")["readyNodes"] == 3, "all are ready")
     lab.cut(before)
     try:
         after = until(lambda: another(lab, before), "a new master")
-        until(lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == after, "the status names it")
+        until(
+            lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == after, "the status names it"
+        )
     finally:
         lab.mend(before)
     lab.wait_settled(GATEWAY, 40)
 
     def told() -> list[str]:
         events = cluster.call("GET", "/api/v1/namespaces/default/events")["items"]
-        return [e["message"] for e in events if (e["reason"], e["source"]["host"]) == ("MasterChanged", after)]
+        return [
+            e["message"] for e in events if (e["reason"], e["source"]["host"]) == ("MasterChanged", after)
+        ]
 
-    until(lambda: [message for message in told() if f"{before} -> {after}" in message], "an Event tells of it")
+    until(
+        lambda: [message for message in told() if f"{before} -> {after}" in message], "an Event tells of it"
+    )
     assert ready(cluster, f"{POLICIES}/backend-to-{GATEWAY}") == ("True", "GatewayFound")
 
 
@@ -168,13 +186,19 @@ def test_a_gateway_that_nobody_can_serve_says_so(lab: Lab, cluster: Cluster) -> 
     for name in away:
         lab.cut(name)
     try:
-        until(lambda: ready(cluster, f"{GATEWAYS}/{GATEWAY}") == ("False", "ElectionFailed"), "its status says it", 20)
+        until(
+            lambda: ready(cluster, f"{GATEWAYS}/{GATEWAY}") == ("False", "ElectionFailed"),
+            "its status says it",
+            20,
+        )
         assert status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == ""
     finally:
         for name in away:
             lab.mend(name)
     after = lab.wait_settled(GATEWAY, 40)
-    until(lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == after, "the status names it", 20)
+    until(
+        lambda: status(cluster, f"{GATEWAYS}/{GATEWAY}")["activeNodeName"] == after, "the status names it", 20
+    )
 
 
 def test_a_policy_that_names_no_gateway_says_so(lab: Lab, cluster: Cluster) -> None:
@@ -184,7 +208,9 @@ def test_a_policy_that_names_no_gateway_says_so(lab: Lab, cluster: Cluster) -> N
 
     cluster.apply(documents.policy("lost", "nowhere", OTHER))
     try:
-        until(lambda: ready(cluster, f"{POLICIES}/lost") == ("False", "GatewayNotFound"), "its status says it")
+        until(
+            lambda: ready(cluster, f"{POLICIES}/lost") == ("False", "GatewayNotFound"), "its status says it"
+        )
         until(lambda: told() == ["Warning"], "an Event tells of it")
     finally:
         cluster.call("DELETE", f"{POLICIES}/lost")
@@ -257,7 +283,9 @@ def troubles(lab: Lab) -> list[str]:
     return [problem["message"] for problem in found if problem["source"] == "Kubernetes API"]
 
 
-def test_an_agent_that_starts_while_the_api_is_away(lab: Lab, cluster: Cluster, node: Node, capture: Capture) -> None:
+def test_an_agent_that_starts_while_the_api_is_away(
+    lab: Lab, cluster: Cluster, node: Node, capture: Capture
+) -> None:
     before = master(lab)
     pod = node.pod("running", BACKEND)
     until(lambda: known(node, "running"), "the agent has kept what it knows")
@@ -310,7 +338,11 @@ def test_a_pod_that_ran_before_the_plugin_was_installed(
 def test_a_pod_that_cannot_be_found_is_named(lab: Lab, cluster: Cluster, node: Node) -> None:
     cluster.run("prod", "nowhere", node.name, BACKEND)
     cluster.runs("prod", "nowhere", "10.244.1.250")
-    until(lambda: "pod prod/nowhere" in {p["source"] for p in node.agent.status()["problems"]}, "status names it", 10)
+    until(
+        lambda: "pod prod/nowhere" in {p["source"] for p in node.agent.status()["problems"]},
+        "status names it",
+        10,
+    )
     cluster.remove("prod", "nowhere")
     until(lambda: not node.agent.status()["problems"], "nothing is wrong any more")
 
@@ -323,7 +355,12 @@ def attached(node: Node) -> set[str]:
     ("port", "part", "told", "taken_back"),
     [
         (9901, "", {"spec": {"unschedulable": True}}, {"spec": {"unschedulable": False}}),
-        (9902, "", {"metadata": {"annotations": {DRAIN: "true"}}}, {"metadata": {"annotations": {DRAIN: None}}}),
+        (
+            9902,
+            "",
+            {"metadata": {"annotations": {DRAIN: "true"}}},
+            {"metadata": {"annotations": {DRAIN: None}}},
+        ),
         (9903, "/status", {"status": {"conditions": [NOT_READY]}}, {"status": {"conditions": []}}),
     ],
     ids=["cordoned", "drained", "shut down"],

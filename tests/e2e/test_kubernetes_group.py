@@ -42,7 +42,9 @@ def test_status_and_events_are_of_that_group(lab: Lab) -> None:
         return dict(cluster.call("GET", path).get("status") or {})
 
     master = lab.wait_settled(GATEWAY)
-    until(lambda: status(f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == master, "the status names the master")
+    until(
+        lambda: status(f"{GATEWAYS}/{GATEWAY}").get("activeNodeName") == master, "the status names the master"
+    )
     until(lambda: status(f"{POLICIES}/backend-to-{GATEWAY}").get("conditions"), "the policy has a condition")
     cluster.apply(documents.of_group(documents.policy("lost", "nowhere", {"app": "lost"}), GROUP))
     until(lambda: cluster.events("GatewayNotFound"), "an Event tells of a policy without a gateway")

@@ -41,7 +41,9 @@ def test_no_packet_leaves_before_the_policy_counts(lab: Lab) -> None:
     with lab.capture() as capture:
         for number in range(TIMES):
             labels = {"app": f"late-{number}"}
-            worker.write(f"late-{number}", [documents.policy(f"late-{number}", GATEWAY, labels, ["203.0.113.0/24"])])
+            worker.write(
+                f"late-{number}", [documents.policy(f"late-{number}", GATEWAY, labels, ["203.0.113.0/24"])]
+            )
             pod = worker.pod(f"late-{number}", labels)
             for _ in range(3):
                 assert pod.request(SELECTED).address == lab.nodes[gateway].host.egress_ip

@@ -128,7 +128,9 @@ def test_another_machine_with_the_address_is_there_with_its_mac(lab: Lab, master
     stranger.ip(f"address add {ADDRESS}/32 dev {interface}")
     try:
         stranger.run("arping", "-U", "-c", "2", "-I", interface, ADDRESS)
-        until(lambda: value(master, "conflict", ip=ADDRESS, mac=link["address"], interface="eth1"), "it is told")
+        until(
+            lambda: value(master, "conflict", ip=ADDRESS, mac=link["address"], interface="eth1"), "it is told"
+        )
         assert link["address"] in asked(master, "/")[1]
     finally:
         stranger.ip(f"address del {ADDRESS}/32 dev {interface}")

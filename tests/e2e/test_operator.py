@@ -152,8 +152,14 @@ def test_events_tell_of_every_change_of_master(lab: Lab) -> None:
     known = asked(lab.nodes["w1"], "events")
     lab.nodes[before].agent.stop()
     try:
-        after = until(lambda: next((e for e in asked(lab.nodes["w1"], "events")[len(known):]), None), "an event")
-        assert (after["gateway"], after["before"], after["epoch"] > known[-1]["epoch"]) == (GATEWAY, before, True)
+        after = until(
+            lambda: next((e for e in asked(lab.nodes["w1"], "events")[len(known) :]), None), "an event"
+        )
+        assert (after["gateway"], after["before"], after["epoch"] > known[-1]["epoch"]) == (
+            GATEWAY,
+            before,
+            True,
+        )
         assert after["reason"]
         assert after["at"].endswith("Z")
         assert f"{before} -> {after['after']}" in lab.nodes["w1"].egressctl("events")
@@ -278,7 +284,11 @@ def test_what_is_ours_has_our_names_and_numbers(lab: Lab, pod: Pod) -> None:
     tables = {tuple(line.split()[1:]) for line in node.machine.run("nft", "list", "tables").splitlines()}
     assert tables >= {("inet", ids.NFT_NODE_INET), ("bridge", ids.NFT_NODE_BRIDGE), ("inet", ids.NFT_GATEWAY)}
     devices = json.loads(node.machine.run("ip", "-d", "-j", "link", "show", "type", "vxlan"))
-    named = {link["ifname"]: link["linkinfo"]["info_data"]["id"] for link in devices if "foreign" not in link["ifname"]}
+    named = {
+        link["ifname"]: link["linkinfo"]["info_data"]["id"]
+        for link in devices
+        if "foreign" not in link["ifname"]
+    }
     number = ids.vni(ids.egress_id(GATEWAY, ""))
     assert named == {ids.device(number): number, ids.RETURN_DEVICE: ids.RETURN_VNI}
     rules = json.loads(node.machine.run("ip", "-d", "-j", "rule"))

@@ -63,7 +63,9 @@ def as_expected(watch: Watch, group: tuple[str, ...]) -> bool:
     return watch.owner(STAYS) in group
 
 
-@pytest.mark.parametrize("groups", list(partitions(NODES)), ids=lambda groups: " ".join("+".join(g) for g in groups))
+@pytest.mark.parametrize(
+    "groups", list(partitions(NODES)), ids=lambda groups: " ".join("+".join(g) for g in groups)
+)
 def test_only_a_majority_of_the_voters_serves(lab: Lab, groups: Groups) -> None:
     voting = until(partial(voters, lab), "all agents know the same voters")
     group = able(groups, voting)

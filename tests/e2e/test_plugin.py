@@ -263,7 +263,9 @@ def test_a_pod_without_a_host_side_veth(lab: Lab, node: Node) -> None:
     selected, other = node.new_pod("macvlan", BACKEND), node.new_pod("macvlan-2", OTHER)
     result = {
         "cniVersion": "1.0.0",
-        "interfaces": [{"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": str(selected.attachment.netns)}],
+        "interfaces": [
+            {"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": str(selected.attachment.netns)}
+        ],
         "ips": [{"interface": 0, "address": "192.0.2.9/24"}],
     }
     error = refused(lambda: ours(node, "ADD", selected, result))
@@ -273,7 +275,10 @@ def test_a_pod_without_a_host_side_veth(lab: Lab, node: Node) -> None:
     assert "macvlan" not in attached(node)
     lab.publish("more", [documents.policy("late", GATEWAY, OTHER)])
     try:
-        until(lambda: "prod/macvlan-2" in str(node.agent.status()["problems"]), "that it leaves by its own way is told")
+        until(
+            lambda: "prod/macvlan-2" in str(node.agent.status()["problems"]),
+            "that it leaves by its own way is told",
+        )
     finally:
         lab.publish("more", [])
     until(lambda: node.agent.status()["problems"] == [], "nothing is wrong any more")
@@ -371,7 +376,9 @@ def test_alone_a_pod_whose_labels_nobody_knows(lab: Lab, node: Node) -> None:
     assert error.code == contract.TRY_AGAIN_LATER
     assert "labels" in error.message
     network = node.network("bridge")
-    lenient = replace(network, plugins=(network.plugins[0], {**network.plugins[1], "failurePolicy": "Ignore"}))
+    lenient = replace(
+        network, plugins=(network.plugins[0], {**network.plugins[1], "failurePolicy": "Ignore"})
+    )
     pod = node.pod("lenient", network=lenient)
     metadata = {"name": "lenient", "namespace": "prod", "labels": BACKEND}
     lab.publish("pods", [{"apiVersion": "v1", "kind": "Pod", "metadata": metadata}])
@@ -412,7 +419,9 @@ def test_a_hung_agent_delays_a_pod_no_longer_than_the_deadline(lab: Lab, node: N
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-def test_a_pod_that_starts_right_after_its_policy(lab: Lab, node: Node, capture: Capture, in_place: bool) -> None:
+def test_a_pod_that_starts_right_after_its_policy(
+    lab: Lab, node: Node, capture: Capture, in_place: bool
+) -> None:
     story = documents.story(lab.topology.egress_interface, GATEWAY)
     late = documents.policy("late", GATEWAY, {"app": "late"}, ["203.0.113.0/24"])
     served = egress_ip(lab)

@@ -58,7 +58,11 @@ def egress_ip(lab: Lab) -> str:
 
 def problems(node: Node, container: str) -> list[str]:
     found = node.agent.status()["problems"]
-    return [problem["message"] for problem in found if problem["source"].endswith((f"/{container}", f" {container}"))]
+    return [
+        problem["message"]
+        for problem in found
+        if problem["source"].endswith((f"/{container}", f" {container}"))
+    ]
 
 
 @pytest.mark.parametrize("kind", ["bridge", "ptp"])

@@ -90,7 +90,9 @@ def test_the_witness_makes_a_majority(witnessed: Lab) -> None:
     with talking(worker) as pod, cut_off(lab, master):
         until(lambda: served_by(pod, lab.nodes[other]), "the other one serves", TAKEOVER)
         assert not egress(worker)["survivor"]
-        until(lambda: egress(lab.nodes[master])["state"] == "standby", "the one that is cut off knows", TAKEOVER)
+        until(
+            lambda: egress(lab.nodes[master])["state"] == "standby", "the one that is cut off knows", TAKEOVER
+        )
         assert masters(lab, [master, other]) == [other]
 
 
@@ -121,7 +123,9 @@ def test_direct_lets_pods_out_until_a_gateway_is_back(witnessed: Lab) -> None:
     try:
         until(lambda: egress(worker)["whenNoGateway"] == "Direct", "status says so")
         with talking(worker) as pod, cut_off(lab, "g1", "g2"):
-            until(lambda: pod.request(SELECTED, 0.3).address == worker.host.ip, "it leaves directly", TAKEOVER)
+            until(
+                lambda: pod.request(SELECTED, 0.3).address == worker.host.ip, "it leaves directly", TAKEOVER
+            )
             explained = json.loads(worker.egressctl("explain", "talker", "203.0.113.10", "-o", "json"))
             assert explained["verdict"] == "direct"
             assert any("whenNoGateway: Direct" in step["reason"] for step in explained["steps"])

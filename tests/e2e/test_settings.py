@@ -42,7 +42,10 @@ def test_an_egress_node_with_another_tunnel_port_hands_over_and_is_named(lab: La
     odd = lab.nodes[lab.wait_settled(GATEWAY)]
     pod = lab.nodes["w1"].pod("selected", BACKEND)
     configure(odd, 4800)
-    until(lambda: "not that of most nodes" in json.dumps(odd.agent.status()["members"]), "it says that it is unfit")
+    until(
+        lambda: "not that of most nodes" in json.dumps(odd.agent.status()["members"]),
+        "it says that it is unfit",
+    )
     until(lambda: lab.master(GATEWAY) not in ("", odd.name), "another node is master")
     assert pod.request(SELECTED).address == lab.nodes[lab.master(GATEWAY)].host.egress_ip
     until(lambda: all(names_the_difference(node, odd) for node in lab.nodes.values()), "all nodes name it")

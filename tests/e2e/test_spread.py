@@ -41,7 +41,11 @@ def loads(lab: Lab) -> list[int]:
 
 def holding(lab: Lab, address: str) -> list[str]:
     """The nodes whose kernel has an address."""
-    return [name for name, node in lab.nodes.items() if f" {address}/" in node.machine.run("ip", "address", "show")]
+    return [
+        name
+        for name, node in lab.nodes.items()
+        if f" {address}/" in node.machine.run("ip", "address", "show")
+    ]
 
 
 def all_settled(lab: Lab) -> bool:
@@ -54,7 +58,9 @@ def _seconds(at: str) -> float:
     return datetime.fromisoformat(at).timestamp()
 
 
-@pytest.mark.parametrize("young", [True, False], ids=["in the first seconds after the start", "long after the start"])
+@pytest.mark.parametrize(
+    "young", [True, False], ids=["in the first seconds after the start", "long after the start"]
+)
 def test_only_what_is_lost_moves_and_the_survivors_share_it_evenly(lab: Lab, young: bool) -> None:
     until(lambda: loads(lab) == [3, 3, 3], "nine addresses spread evenly over three nodes", 20)
     if not young:

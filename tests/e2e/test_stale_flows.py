@@ -27,7 +27,10 @@ def lab(plugin: Path) -> Iterator[Lab]:
 def test_a_flow_goes_on_by_the_new_address_when_its_gateway_gets_another_mode(lab: Lab) -> None:
     pod = lab.nodes["w1"].pod("backend-1", BACKEND)
     with lab.capture() as capture, Flow(pod.machine, lab.directory / "flow.log", SELECTED) as flow:
-        until(lambda: capture.sources(SELECTED) == {lab.nodes["g1"].host.egress_ip}, "it goes by the master's address")
+        until(
+            lambda: capture.sources(SELECTED) == {lab.nodes["g1"].host.egress_ip},
+            "it goes by the master's address",
+        )
         lab.publish("story", documents.virtual_story([ADDRESS], GATEWAY))
         until(lambda: ADDRESS in capture.sources(SELECTED), "the open flow goes by the virtual address")
         with lab.probing(pod) as probing:
@@ -46,12 +49,18 @@ def test_flows_go_on_when_their_pods_get_other_addresses(lab: Lab) -> None:
     flows = [Flow(pod.machine, lab.directory / "flow.log", SELECTED) for pod in pods]
     try:
         with lab.capture() as capture:
-            until(lambda: len({packet.source_port for packet in capture.packets(SELECTED)}) == len(pods), "all go")
+            until(
+                lambda: len({packet.source_port for packet in capture.packets(SELECTED)}) == len(pods),
+                "all go",
+            )
             lab.publish("story", documents.virtual_story([ADDRESS, *OTHERS], GATEWAY))
             until(lambda: len(capture.sources(SELECTED)) > 1, "some pods have another address")
             wanted = [pod.request(SELECTED).address for pod in pods]
             assert len(set(wanted)) > 1
-            until(lambda: {p.source for p in capture.packets(SELECTED)[-200:]} == set(wanted), "all go by theirs")
+            until(
+                lambda: {p.source for p in capture.packets(SELECTED)[-200:]} == set(wanted),
+                "all go by theirs",
+            )
         assert [flow.stop()[-1].address for flow in flows] == wanted
     finally:
         for flow in flows:

@@ -112,7 +112,9 @@ def hold_up(lab: Lab, pid: int, number: int, milliseconds: float) -> str:
     log = lab.directory / "strace.log"
     delayed = f"inject=sendto:delay_enter={milliseconds * 1000:.0f}:when={number}"
     program = ["strace", "-p", str(pid), "-P", netfilter(pid), "-e", "trace=sendto", "-e", delayed]
-    with subprocess.Popen([*program, "-e", "abbrev=none", "-o", str(log)], stderr=subprocess.DEVNULL) as strace:
+    with subprocess.Popen(
+        [*program, "-e", "abbrev=none", "-o", str(log)], stderr=subprocess.DEVNULL
+    ) as strace:
         try:
             call = until(lambda: _delayed(log), "a call was delayed", RECOVERY)
         finally:

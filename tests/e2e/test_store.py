@@ -110,14 +110,18 @@ def test_without_labels_a_pod_does_not_start_and_status_names_it(lab: Lab, node:
     with pytest.raises(CniError, match="labels are not known") as refused:
         node.pod("nameless")
     assert refused.value.code == contract.TRY_AGAIN_LATER
-    problems = [problem for problem in node.agent.status()["problems"] if problem["source"] == "pod prod/nameless"]
+    problems = [
+        problem for problem in node.agent.status()["problems"] if problem["source"] == "pod prod/nameless"
+    ]
     assert ["not started" in problem["message"] for problem in problems] == [True]
     lab.publish("more", [described("nameless", BACKEND)])
     try:
         again = node.pods["nameless"]
         again.start()
         assert again.request(SELECTED).address == egress_ip(lab)
-        assert not any(problem["source"] == "pod prod/nameless" for problem in node.agent.status()["problems"])
+        assert not any(
+            problem["source"] == "pod prod/nameless" for problem in node.agent.status()["problems"]
+        )
         again.stop()
     finally:
         lab.publish("more", [])
@@ -285,7 +289,9 @@ def test_the_first_edit_after_a_restart_replaces_no_rules(lab: Lab, node: Node) 
 
 
 def leads(node: Node, prefix: str) -> bool:
-    return any(way["prefix"] == prefix for policy_set in node.plan()["policy_sets"] for way in policy_set["ways"])
+    return any(
+        way["prefix"] == prefix for policy_set in node.plan()["policy_sets"] for way in policy_set["ways"]
+    )
 
 
 def test_a_second_agent_on_the_same_directory_refuses_to_start(lab: Lab, node: Node) -> None:

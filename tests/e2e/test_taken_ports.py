@@ -73,7 +73,9 @@ def through_a_cut(
             # What rules have put into sets can still be listed, by us and by others.
             successor = lab.nodes[lab.master(GATEWAY, "w1")]
             assert "elements" in successor.machine.run("nft", "list", "table", "inet", "egress_gateway_snat")
-            assert [problem for problem in successor.agent.status()["problems"] if "nft" in str(problem)] == []
+            assert [
+                problem for problem in successor.agent.status()["problems"] if "nft" in str(problem)
+            ] == []
         finally:
             lab.mend(master)
             for load in loads:

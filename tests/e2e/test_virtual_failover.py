@@ -37,7 +37,9 @@ def bench(plugin: Path) -> Iterator[tuple[Lab, Pod, float]]:
 
 
 @pytest.mark.parametrize("failure", VIRTUAL_FAILURES, ids=lambda failure: failure.name)
-def test_never_two_owners_and_traffic_passes_again_soon(bench: tuple[Lab, Pod, float], failure: Failure) -> None:
+def test_never_two_owners_and_traffic_passes_again_soon(
+    bench: tuple[Lab, Pod, float], failure: Failure
+) -> None:
     lab, pod, bound = bench
     runs = [measure(lab, GATEWAY, pod, failure)]
     while _held_up(failure, runs[-1], bound) and len(runs) < ATTEMPTS:

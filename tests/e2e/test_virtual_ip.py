@@ -46,7 +46,11 @@ def master(lab: Lab) -> Node:
 
 def having(lab: Lab, address: str = ADDRESS) -> list[str]:
     """The nodes that have the address in their kernel."""
-    return [name for name, node in lab.nodes.items() if f" {address}/" in node.machine.run("ip", "address", "show")]
+    return [
+        name
+        for name, node in lab.nodes.items()
+        if f" {address}/" in node.machine.run("ip", "address", "show")
+    ]
 
 
 def egress_ips(node: Node) -> dict[str, dict[str, Any]]:
@@ -85,7 +89,9 @@ def test_from_outside_it_answers_a_ping_and_nothing_else(lab: Lab, master: Node)
     assert own.startswith("welcome"), "the node's own address is not touched"
 
 
-def test_a_node_that_dies_is_followed_by_another_with_the_same_address(lab: Lab, pod: Pod, master: Node) -> None:
+def test_a_node_that_dies_is_followed_by_another_with_the_same_address(
+    lab: Lab, pod: Pod, master: Node
+) -> None:
     connection = pod.connect(SELECTED)
     connection.echo("before")
     with lab.capture() as capture:
@@ -106,7 +112,11 @@ def test_the_silence_that_is_told_is_the_one_that_a_prober_sees(lab: Lab, pod: P
     with lab.probing(pod) as probing:
         lab.cut(master.name)
         try:
-            until(lambda: egress_ips(lab.nodes["w1"])[ADDRESS]["master"] != master.name, "another node is master", 5)
+            until(
+                lambda: egress_ips(lab.nodes["w1"])[ADDRESS]["master"] != master.name,
+                "another node is master",
+                5,
+            )
         finally:
             lab.mend(master.name)
         until(lambda: pod.request(SELECTED, 0.3).address == ADDRESS, "requests pass again", 5)
@@ -177,12 +187,16 @@ def test_a_master_that_loses_its_label_hands_over(lab: Lab, pod: Pod, master: No
         lab.publish_nodes()
 
 
-def test_an_address_that_somebody_else_has_configured_is_left_alone_and_told(lab: Lab, pod: Pod, master: Node) -> None:
+def test_an_address_that_somebody_else_has_configured_is_left_alone_and_told(
+    lab: Lab, pod: Pod, master: Node
+) -> None:
     standby = next(lab.nodes[name] for name in ("g1", "g2", "g3") if name != master.name)
     standby.machine.ip(f"address add {ADDRESS}/32 dev eth0")
     try:
         until(lambda: "by somebody else" in _reason(lab, standby.name), "it is told", 5)
-        assert f"{ADDRESS}/32 scope global eth0" in standby.machine.run("ip", "address", "show", "dev", "eth0")
+        assert f"{ADDRESS}/32 scope global eth0" in standby.machine.run(
+            "ip", "address", "show", "dev", "eth0"
+        )
         assert pod.request(SELECTED).address == ADDRESS
     finally:
         standby.machine.ip(f"address del {ADDRESS}/32 dev eth0")

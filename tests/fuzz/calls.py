@@ -41,8 +41,30 @@ CONTROL: tuple[dict[str, Any], ...] = (
     {"call": "status"},
 )
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
-WORDS = ("../../x", "/etc/x", "", ".", "..", "a" * 300, "x\0y", "\x1b[2J", "ADD", "é\udc80", ";;=", "=;K8S_POD_NAME")
-RAW = (b"", b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe", b"9" * 5000, b'{"cniVersion": NaN}', b"null", b"{}{}")
+WORDS = (
+    "../../x",
+    "/etc/x",
+    "",
+    ".",
+    "..",
+    "a" * 300,
+    "x\0y",
+    "\x1b[2J",
+    "ADD",
+    "é\udc80",
+    ";;=",
+    "=;K8S_POD_NAME",
+)
+RAW = (
+    b"",
+    b"[" * 100_000,
+    b'{"a":' * 50_000,
+    b"\xff\xfe",
+    b"9" * 5000,
+    b'{"cniVersion": NaN}',
+    b"null",
+    b"{}{}",
+)
 
 
 def once(rng: random.Random) -> None:
@@ -51,7 +73,9 @@ def once(rng: random.Random) -> None:
     if rng.random() < 0.5:
         environment[rng.choice(list(environment))] = rng.choice(WORDS)
     check_plugin(environment, text(mutated(CONFIGURATION, rng), rng))
-    request = contract.cni_request(tuple(map(raw, environment.values())), text(mutated(CONFIGURATION, rng), rng))
+    request = contract.cni_request(
+        tuple(map(raw, environment.values())), text(mutated(CONFIGURATION, rng), rng)
+    )
     if rng.random() < 0.3:
         request = contract.CONTROL + b"\0" + text(mutated(rng.choice(CONTROL), rng), rng)
     check_agent([damaged(request, rng)])
@@ -81,7 +105,9 @@ def check_agent(requests: list[bytes]) -> None:
     with _quiet(), tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory) / "a" / "run"
         run_dir.mkdir(parents=True)
-        settings = AgentConfig("w1", FilesStoreConfig(run_dir / "none"), run_dir=run_dir, podman=None, containerd=None)
+        settings = AgentConfig(
+            "w1", FilesStoreConfig(run_dir / "none"), run_dir=run_dir, podman=None, containerd=None
+        )
 
         async def story() -> list[bytes]:
             store = FilesStore(run_dir / "none", run_dir / "last-good")
@@ -136,5 +162,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(data))
     if rng.random() < 0.5:
         return data[:at]
-    some = rng.choice([b"\0", b"\xff", b"", b"{", str(rng.choice(HOSTILE))[:50].encode(errors="replace"), data[:at]])
+    some = rng.choice(
+        [b"\0", b"\xff", b"", b"{", str(rng.choice(HOSTILE))[:50].encode(errors="replace"), data[:at]]
+    )
     return data[:at] + some + data[at + rng.randint(0, 4) :]

@@ -59,7 +59,11 @@ def datagram(name: str, recorded: dict[str, list[bytes]], forger: Endpoint, rng:
     """Return what somebody without the key can make."""
     kind = rng.randrange(6)
     if kind == 0:
-        return rng.randbytes(rng.choice([0, 1, MAC_BYTES, MAC_BYTES + 1, 100, 1400, MAX_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES + 1]))
+        return rng.randbytes(
+            rng.choice(
+                [0, 1, MAC_BYTES, MAC_BYTES + 1, 100, 1400, MAX_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES + 1]
+            )
+        )
     if kind == 1:
         return rng.choice(recorded[name])
     if kind == 2:

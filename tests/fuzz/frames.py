@@ -22,8 +22,13 @@ LINK = links.LINK.pack(0, 1, 7, 1, 0) + b"".join(
     for kind, value in (
         (links.IFLA_IFNAME, b"egw1234\0"),
         (links.IFLA_MTU, struct.pack("=I", 1450)),
-        (links.IFLA_LINKINFO, rtnetlink.attribute(links.IFLA_INFO_KIND, b"vxlan\0")
-         + rtnetlink.attribute(links.IFLA_INFO_DATA, rtnetlink.attribute(links.IFLA_VXLAN_LOCAL, bytes(4)))),
+        (
+            links.IFLA_LINKINFO,
+            rtnetlink.attribute(links.IFLA_INFO_KIND, b"vxlan\0")
+            + rtnetlink.attribute(
+                links.IFLA_INFO_DATA, rtnetlink.attribute(links.IFLA_VXLAN_LOCAL, bytes(4))
+            ),
+        ),
     )
 )
 LISTING = (

@@ -140,7 +140,9 @@ def check_quarantine(rng: random.Random) -> None:
         return planner.build(tried, SETTINGS, FACTS, {}, pods=tried.pods)
 
     planned = quarantine.Quarantine().search(inventory, attempt)
-    named = [problem for problem in planned.problems if "cannot be planned: ZeroDivisionError" in problem.message]
+    named = [
+        problem for problem in planned.problems if "cannot be planned: ZeroDivisionError" in problem.message
+    ]
     assert len(named) == len(bad)
 
 

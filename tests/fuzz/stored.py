@@ -28,7 +28,9 @@ from .frames import some
 from .manifests import CASES, FACTS, GOOD, SETTINGS
 from .values import mutated
 
-INVENTORY = parsing.assemble({str(i): parsing.parse_object("good", document) for i, document in enumerate(GOOD)})
+INVENTORY = parsing.assemble(
+    {str(i): parsing.parse_object("good", document) for i, document in enumerate(GOOD)}
+)
 PLAN: Any = json.loads(plan.dumps(planner.build(INVENTORY, SETTINGS, FACTS, {}).plan))
 for _policy_set in PLAN["policy_sets"]:
     # Dozens of them: two say as much.
@@ -51,7 +53,9 @@ def once(rng: random.Random) -> None:
     line = some(text(mutated(event, rng), rng), rng)
     check_watch(rng.choice(list(RESOURCES)), line)
     check_memory(some(text(mutated(MEMORY, rng), rng), rng))
-    check_last_known(some(text(mutated({"Node": [GOOD[2]], "Pod": [CASES[5]], "ConfigMap": []}, rng), rng), rng))
+    check_last_known(
+        some(text(mutated({"Node": [GOOD[2]], "Pod": [CASES[5]], "ConfigMap": []}, rng), rng), rng)
+    )
 
 
 def check_plan(data: bytes) -> None:
@@ -73,7 +77,9 @@ def check_record(data: bytes) -> None:
     assert attachments.loads(attachments.dumps(record)) == record
     pod = PodIdentity(record.namespace, record.name, record.labels)
     planner.build(INVENTORY, SETTINGS, FACTS, {}, pods=[pod])
-    assert all(isinstance(getattr(record, f.name), str) for f in dataclasses.fields(record) if f.type == "str")
+    assert all(
+        isinstance(getattr(record, f.name), str) for f in dataclasses.fields(record) if f.type == "str"
+    )
 
 
 def check_watch(kind: str, line: bytes) -> None:
@@ -85,7 +91,9 @@ def check_watch(kind: str, line: bytes) -> None:
     except client.ApiError:
         return
     resource = RESOURCES[kind]
-    reflector.event(event.type, event.object if event.type == "ERROR" else objects.prune(resource, event.object))
+    reflector.event(
+        event.type, event.object if event.type == "ERROR" else objects.prune(resource, event.object)
+    )
     objects.InventoryBuilder().inventory(reflector.objects.values())
 
 

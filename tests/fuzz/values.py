@@ -55,7 +55,10 @@ def mutated(document: Any, rng: random.Random) -> Any:
         at = rng.choice(found)
         value = rng.choice(HOSTILE)
         if rng.random() < 0.1:
-            at, value = (*rng.choice([p for p in found if isinstance(_at(document, p), dict)] or [()]), "x"), value
+            at, value = (
+                (*rng.choice([p for p in found if isinstance(_at(document, p), dict)] or [()]), "x"),
+                value,
+            )
             if not isinstance(_at(document, at[:-1]), dict):
                 continue
         document = put(document, at, value)

@@ -88,7 +88,9 @@ def send(network: Network, target: str, body: Any, rng: random.Random) -> None:
     datagram = attacker.endpoint.seal(target, raw)
     if rng.random() < ALTERED:
         datagram = altered(datagram, attacker.endpoint.keys.signing, rng)
-    effects = victim.receive(datagram, network.machines["w1"].address, network.machines[target].clock(network.now))
+    effects = victim.receive(
+        datagram, network.machines["w1"].address, network.machines[target].clock(network.now)
+    )
     network._carry_out(network.machines[target], effects)
 
 

@@ -53,13 +53,17 @@ class Attachment:
     """What the runtime puts under ``args`` of each plugin's configuration."""
 
 
-def bridged(name: str, subnets: Sequence[str], data: Path, chained: Sequence[Mapping[str, Any]] = ()) -> Network:
+def bridged(
+    name: str, subnets: Sequence[str], data: Path, chained: Sequence[Mapping[str, Any]] = ()
+) -> Network:
     """Pods as ports of the bridge ``cni0``, by the reference ``bridge`` plugin: an address of each subnet."""
     own = {"type": "bridge", "bridge": "cni0", "isGateway": True, "ipMasq": True, "hairpinMode": True}
     return Network(name, ({**own, "ipam": _host_local(subnets, data)}, *chained))
 
 
-def routed(name: str, subnets: Sequence[str], data: Path, chained: Sequence[Mapping[str, Any]] = ()) -> Network:
+def routed(
+    name: str, subnets: Sequence[str], data: Path, chained: Sequence[Mapping[str, Any]] = ()
+) -> Network:
     """Pods behind veths of their own, by the reference ``ptp`` plugin."""
     return Network(name, ({"type": "ptp", "ipMasq": True, "ipam": _host_local(subnets, data)}, *chained))
 

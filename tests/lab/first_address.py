@@ -53,7 +53,9 @@ def first_addresses(machine: Namespace, interface: str, family: int = 4) -> dict
     interfaces = [line.split() for line in machine.run(sys.executable, "-ISc", LISTED).splitlines()]
     proc = [line.split() for line in machine.run("cat", "/proc/net/if_inet6").splitlines()]
     return found | {
-        "getifaddrs": next(address for name, address in interfaces if name == interface and _is_global(address)),
+        "getifaddrs": next(
+            address for name, address in interfaces if name == interface and _is_global(address)
+        ),
         # Java's NetworkInterface reads this file, whose order is a hash's.
         "if_inet6": next(a for raw, *_, name in proc if name == interface and _is_global(a := _written(raw))),
     }

@@ -244,7 +244,10 @@ class Lab:
         self.topology = replace(self.topology, spare=(*self.topology.spare, host))
         self.add_host(host)
         token, socket, kubeconfig = (self.directory / name for name in ("token", "api.sock", "kubeconfig"))
-        for path, text in ((token, secrets.token_hex(16)), (kubeconfig, _kubeconfig(host.internal_ip, token))):
+        for path, text in (
+            (token, secrets.token_hex(16)),
+            (kubeconfig, _kubeconfig(host.internal_ip, token)),
+        ):
             path.touch(mode=0o600)
             path.write_text(text)
         self._options["store"] = {"kind": "kubernetes", "kubeconfig": str(kubeconfig), "apiGroup": self.group}

@@ -62,7 +62,9 @@ class Node:
     def has(self, address: str) -> bool:
         """Return True if the node's kernel takes in what comes for an address, on whatever interface."""
         family = "-6" if ":" in address else "-4"
-        return bool(self.machine.run("ip", family, "route", "show", "table", "local", "type", "local", address))
+        return bool(
+            self.machine.run("ip", family, "route", "show", "table", "local", "type", "local", address)
+        )
 
     def write(self, name: str, documents: Sequence[Document]) -> None:
         """Puts a file of the store into place, whole."""

@@ -100,7 +100,9 @@ def run(speakers: list[Speaker]) -> None:
     while True:
         if select.select([sys.stdin], [], [], 0)[0]:
             asked = sys.stdin.readline()
-            told = {s.raw.node: {"attempts": attempts, "accepted": s.take(), "pause": pause} for s in speakers}
+            told = {
+                s.raw.node: {"attempts": attempts, "accepted": s.take(), "pause": pause} for s in speakers
+            }
             print(json.dumps(told), flush=True)
             if not asked:
                 return

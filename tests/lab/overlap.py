@@ -121,9 +121,7 @@ def overlaps_among(ordered: Iterable[Tenure]) -> list[Overlap]:
         speaking = [s for s in speaking if s.address == tenure.address and s.last >= tenure.first]
         for other in speaking:
             both = (min(other.last, tenure.last) - tenure.first) / _MS
-            found.append(
-                Overlap(tenure.address, other.node, tenure.node, max(both, PACE), tenure.first)
-            )
+            found.append(Overlap(tenure.address, other.node, tenure.node, max(both, PACE), tenure.first))
         speaking.append(tenure)
     return found
 

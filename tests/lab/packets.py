@@ -19,7 +19,9 @@ _IPV4, _IPV6 = 0x0800, 0x86DD
 _ANY_PORT = 4000
 
 
-def udp(source: str, destination: str, port: int, payload: bytes = b"", source_port: int = _ANY_PORT) -> bytes:
+def udp(
+    source: str, destination: str, port: int, payload: bytes = b"", source_port: int = _ANY_PORT
+) -> bytes:
     """Return an IP packet with a UDP datagram (RFC 768)."""
     length = 8 + len(payload)
     header = struct.pack("!HHHH", source_port, port, length, 0)
@@ -41,7 +43,12 @@ def tcp(
     offset = 5 << 4
     header = struct.pack("!HHIIBBHHH", source_port, port, sequence, acknowledged, offset, flags, 65535, 0, 0)
     total = _transport_checksum(source, destination, socket.IPPROTO_TCP, header + payload)
-    return ip(source, destination, socket.IPPROTO_TCP, header[:16] + struct.pack("!H", total) + header[18:] + payload)
+    return ip(
+        source,
+        destination,
+        socket.IPPROTO_TCP,
+        header[:16] + struct.pack("!H", total) + header[18:] + payload,
+    )
 
 
 def ip(source: str, destination: str, protocol: int, body: bytes) -> bytes:

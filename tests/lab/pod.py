@@ -164,6 +164,5 @@ class Pod(Client):
         self._gone()
 
 
-
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET

@@ -149,7 +149,9 @@ def ipv6_underlay(workers: int = 2, gateways: int = 3) -> Topology:
     """As :func:`dual_stack`, but between the nodes there is no IPv4: workers have none at all."""
 
     def without(host: Host) -> Host:
-        wires = (replace(wire, address="" if wire.segment == "nodes" else wire.address) for wire in host.interfaces)
+        wires = (
+            replace(wire, address="" if wire.segment == "nodes" else wire.address) for wire in host.interfaces
+        )
         # A worker's way out was by that wire.
         gateway = "" if host.gateway.startswith("10.0.0.") else host.gateway
         return replace(host, interfaces=tuple(wires), gateway=gateway)
@@ -166,7 +168,9 @@ def api_host(topology: Topology) -> Host:
         network, _, last = address.rpartition(sign)
         return f"{network}{sign}2/{last.partition('/')[2]}" if address else ""
 
-    return Host("api", (replace(wire, address=second(wire.address, "."), address6=second(wire.address6, ":")),))
+    return Host(
+        "api", (replace(wire, address=second(wire.address, "."), address6=second(wire.address6, ":")),)
+    )
 
 
 def beside(address: str) -> str:

@@ -71,7 +71,9 @@ class Watch:
 
     def passes(self) -> bool:
         """Whether a new connection of each pod arrives by the pod's address."""
-        return all(pod.request(SELECTED, seconds=0.3).address == address for pod, address in self._pods.items())
+        return all(
+            pod.request(SELECTED, seconds=0.3).address == address for pod, address in self._pods.items()
+        )
 
     def recovered(self, milliseconds: float) -> Callable[[], bool]:
         """A condition for :func:`tests.lab.waiting.until`, from now on: each address has had exactly one owner for so

@@ -55,7 +55,9 @@ class Witness:
         """Ends it and returns what it tells. Raises :class:`RuntimeError` where it ended before in an error."""
         output, _ = self._process.communicate(timeout=seconds)
         if self._process.returncode:
-            raise RuntimeError(f"{self._module} ended by itself, exit {self._process.returncode}: see {self._log}")
+            raise RuntimeError(
+                f"{self._module} ended by itself, exit {self._process.returncode}: see {self._log}"
+            )
         return json.loads(output)
 
     def ask(self) -> Any:

@@ -85,7 +85,9 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
             interface="eth1" if source else "",
             source=source,
         )
-        for slot, (identity, gateway, master) in enumerate(((FIRST, "partner", first), (SECOND, "other", second)), 1)
+        for slot, (identity, gateway, master) in enumerate(
+            ((FIRST, "partner", first), (SECOND, "other", second)), 1
+        )
     )
     sets = (
         PolicySet(TAG, ("a", "b"), (FIRST, SECOND), WAYS),

@@ -91,9 +91,13 @@ class Witness:
             sender.inside(lambda: raw.bind((device, 0)))
             raw.send(mark)
         until(lambda: any(frame == mark for _, frame in self.frames()), "the last frame has arrived")
-        return [frame for _, frame in self._frames if frame[12:14] != _MARK[12:14] and not _housekeeping(frame)]
+        return [
+            frame for _, frame in self._frames if frame[12:14] != _MARK[12:14] and not _housekeeping(frame)
+        ]
 
 
 def _housekeeping(frame: bytes) -> bool:
     """Group membership and router solicitations, which every IPv6 interface sends by its link-local address."""
-    return frame[12:14] == b"\x86\xdd" and (frame[20] == 0 or (frame[20] == socket.IPPROTO_ICMPV6 and frame[54] == 133))
+    return frame[12:14] == b"\x86\xdd" and (
+        frame[20] == 0 or (frame[20] == socket.IPPROTO_ICMPV6 and frame[54] == 133)
+    )

@@ -232,7 +232,9 @@ def test_no_route_comes_but_the_local_one(line: Wire, addresses: Inside) -> None
 
     def local() -> bool:
         new = routes() - before
-        return {route.split()[1] for route in new} == {*EVERY} and all(route.startswith("local ") for route in new)
+        return {route.split()[1] for route in new} == {*EVERY} and all(
+            route.startswith("local ") for route in new
+        )
 
     until(local, "local routes to the four, and no other")
     for address in EVERY:
@@ -241,14 +243,18 @@ def test_no_route_comes_but_the_local_one(line: Wire, addresses: Inside) -> None
 
 
 @pytest.mark.parametrize("flapped", [False, True], ids=["", "after the link was down"])
-def test_nothing_is_sent_at_adding_and_who_asks_is_answered(line: Wire, addresses: Inside, flapped: bool) -> None:
+def test_nothing_is_sent_at_adding_and_who_asks_is_answered(
+    line: Wire, addresses: Inside, flapped: bool
+) -> None:
     with answering(line.near) as announcer, Witness(line.far) as witness:
         for address in (VIRTUAL, VIRTUAL6):
             addresses.add(address, "eth1")
             line.near.inside(lambda address=address: announcer.answer(address, "eth1"))
         assert witness.since_mark(line.near) == []
         if flapped:
-            line.near.ip("link set eth1 down", "link set eth1 up", "address add 2001:db8::1/64 dev eth1 nodad")
+            line.near.ip(
+                "link set eth1 down", "link set eth1 up", "address add 2001:db8::1/64 dev eth1 nodad"
+            )
             addresses.add(VIRTUAL6, "eth1")
             line.near.inside(lambda: announcer.answer(VIRTUAL6, "eth1"))
         for address in (VIRTUAL, VIRTUAL6):
@@ -325,7 +331,9 @@ def test_listing_them_costs_no_more_with_many_routes(line: Wire) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 1, 2, 3, 8])
-@pytest.mark.parametrize(("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")])
+@pytest.mark.parametrize(
+    ("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")]
+)
 def test_a_node_is_ready_exactly_if_its_kernel_answers_for_the_address(
     line: Wire, addresses: Inside, level: int, address: str, interface: str
 ) -> None:
@@ -335,7 +343,9 @@ def test_a_node_is_ready_exactly_if_its_kernel_answers_for_the_address(
     addresses.add(address, interface)
     own = ("172.16.0.1/24",) if interface == "eth1" else ()
     facts = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=own, forwarding=True, arp_ignore=level)
-    egress = PlanEgressIP("", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface)
+    egress = PlanEgressIP(
+        "", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface
+    )
     reason = unready(egress, interface, {interface: facts})
     question = f"ping -n -c 1 -W 1 {address} >/dev/null; ip neighbour show {address} dev {interface}"
     answers = line.far.run("sh", "-c", question)
@@ -344,7 +354,9 @@ def test_a_node_is_ready_exactly_if_its_kernel_answers_for_the_address(
 
 
 @pytest.mark.parametrize("place", ["all", "eth1", "eth2"])
-@pytest.mark.parametrize(("address", "interface"), [(VIRTUAL, "eth1"), (VIRTUAL, "eth2"), (OTHER_SUBNET, "eth2")])
+@pytest.mark.parametrize(
+    ("address", "interface"), [(VIRTUAL, "eth1"), (VIRTUAL, "eth2"), (OTHER_SUBNET, "eth2")]
+)
 @pytest.mark.parametrize("subnet_of_eth2", ["", "the same"])
 def test_a_node_is_ready_exactly_if_arp_filter_lets_its_kernel_answer(
     line: Wire, addresses: Inside, subnet_of_eth2: str, address: str, interface: str, place: str
@@ -355,11 +367,15 @@ def test_a_node_is_ready_exactly_if_arp_filter_lets_its_kernel_answer(
         line.near.ip("address add 172.16.0.9/24 dev eth2")
     line.far.ip(f"route add {address}/32 dev {interface} src 172.16.0.2")
     addresses.add(address, interface)
-    filtered = line.near.inside(lambda: interfaces._arp_filtered(interface, OWN[interface, bool(subnet_of_eth2)]))
+    filtered = line.near.inside(
+        lambda: interfaces._arp_filtered(interface, OWN[interface, bool(subnet_of_eth2)])
+    )
     facts = InterfaceFacts(
         up=True, carrier=True, mtu=1500, addresses=("172.16.0.1/24",), forwarding=True, arp_filtered=filtered
     )
-    egress = PlanEgressIP("", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface)
+    egress = PlanEgressIP(
+        "", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface
+    )
     reason = unready(egress, interface, {interface: facts})
     question = f"ping -n -c 1 -W 1 {address} >/dev/null; ip neighbour show {address} dev {interface}"
     answers = line.far.run("sh", "-c", question)
@@ -375,7 +391,9 @@ OWN = {
 
 
 @pytest.mark.parametrize("announce", [0, 1, 2])
-@pytest.mark.parametrize(("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")])
+@pytest.mark.parametrize(
+    ("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")]
+)
 def test_a_master_finds_its_neighbours_whatever_it_announces_in_arp_requests(
     line: Wire, addresses: Inside, announce: int, address: str, interface: str
 ) -> None:

@@ -27,7 +27,9 @@ class Lan:
     """Machines ``a``, ``b`` and ``c``, each with ``eth1`` on one bridge; .1 to .3 and ::1 to ::3."""
 
     def __init__(self) -> None:
-        self.switch, self.a, self.b, self.c = (Namespace(f"egwar-{name}") for name in ("switch", "a", "b", "c"))
+        self.switch, self.a, self.b, self.c = (
+            Namespace(f"egwar-{name}") for name in ("switch", "a", "b", "c")
+        )
 
     def create(self) -> None:
         self.switch.create()
@@ -35,7 +37,9 @@ class Lan:
         for number, machine in enumerate((self.a, self.b, self.c), 1):
             machine.create({"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
             port = f"port{number}"
-            machine.ip(f"link add eth1 type veth peer name {port} netns {self.switch.name}", "link set eth1 up")
+            machine.ip(
+                f"link add eth1 type veth peer name {port} netns {self.switch.name}", "link set eth1 up"
+            )
             self.switch.ip(f"link set {port} master lan", f"link set {port} up")
             machine.ip(f"address add 172.16.0.{number}/24 dev eth1")
             machine.ip(f"address add 2001:db8::{number}/64 dev eth1 nodad")
@@ -72,7 +76,11 @@ def owned(machine: Namespace) -> list[tuple[str, str]]:
 
 
 def configure(machine: Namespace, address: str) -> None:
-    machine.ip(f"address add {address}/128 dev eth1 nodad" if ":" in address else f"address add {address}/32 dev eth1")
+    machine.ip(
+        f"address add {address}/128 dev eth1 nodad"
+        if ":" in address
+        else f"address add {address}/32 dev eth1"
+    )
 
 
 def mac(machine: Namespace) -> str:
@@ -133,7 +141,11 @@ def test_one_announcement_moves_a_neighbour_at_once(lan: Lan, address: str) -> N
     announcers = {machine: machine.inside(Announcer) for machine in (lan.a, lan.b)}
     for machine in (lan.b, lan.a, lan.b):
         assert announcers[machine].announce(address, "eth1")
-        until(lambda owner=machine: known(lan.c, address) == mac(owner), "the neighbour entry has moved", seconds=0.5)
+        until(
+            lambda owner=machine: known(lan.c, address) == mac(owner),
+            "the neighbour entry has moved",
+            seconds=0.5,
+        )
     for announcer in announcers.values():
         announcer.close()
 
@@ -161,7 +173,10 @@ def test_a_probe_moves_no_neighbour(lan: Lan, ears: Ears, address: str) -> None:
     lan.c.run("ping", "-n", "-c", "1", "-W", "5", address)
     with Witness(lan.c) as witness:
         assert ears.announcer.probe(address, "eth1")
-        until(lambda: any(frame[6:12].hex(":") == mac(lan.a) for _, frame in witness.frames()), "the probe has come")
+        until(
+            lambda: any(frame[6:12].hex(":") == mac(lan.a) for _, frame in witness.frames()),
+            "the probe has come",
+        )
     assert known(lan.c, address) == mac(lan.b)
 
 
@@ -179,7 +194,9 @@ def test_nothing_else_wakes_the_listener(lan: Lan, ears: Ears) -> None:
         arp.probe(VIRTUAL6, mac(lan.b)),
         arp.advertisement("2001:db8::51", mac(lan.b)),
         # As in another VLAN.
-        arp.gratuitous(VIRTUAL, mac(lan.b))[:12] + b"\x81\x00\x00\x05" + arp.gratuitous(VIRTUAL, mac(lan.b))[12:],
+        arp.gratuitous(VIRTUAL, mac(lan.b))[:12]
+        + b"\x81\x00\x00\x05"
+        + arp.gratuitous(VIRTUAL, mac(lan.b))[12:],
     ):
         send(lan.b, frame)
     assert ears.announcer.announce(VIRTUAL, "eth1")
@@ -211,7 +228,9 @@ def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
     assert not ears.selector.get_map()
 
 
-@pytest.mark.parametrize("count", [1, 2, shell.MAX_FILTERED_ADDRESSES, shell.MAX_FILTERED_ADDRESSES + 1, 1000])
+@pytest.mark.parametrize(
+    "count", [1, 2, shell.MAX_FILTERED_ADDRESSES, shell.MAX_FILTERED_ADDRESSES + 1, 1000]
+)
 def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int) -> None:
     four = [f"10.0.{n // 250}.{n % 250 + 1}" for n in range(count)]
     six = [f"2001:db8::{n + 0x100:x}" for n in range(count)]
@@ -223,7 +242,9 @@ def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int
 
 
 @ADDRESSES
-def test_an_interface_that_is_gone_down_or_none_for_this_is_no_error(lan: Lan, ears: Ears, address: str) -> None:
+def test_an_interface_that_is_gone_down_or_none_for_this_is_no_error(
+    lan: Lan, ears: Ears, address: str
+) -> None:
     for interface in ("gone", "a" * 15, "a" * 16, "", "lo"):
         assert not ears.announcer.announce(address, interface)
         assert not ears.announcer.probe(address, interface)
@@ -286,9 +307,13 @@ def test_who_wants_to_use_a_served_address_finds_the_duplicate(lan: Lan, served:
     try:
         with Witness(lan.a) as witness:
             lan.b.ip(f"address add {VIRTUAL6}/64 dev eth1")
-            until(lambda: any(arp.solicitation(frame) for _, frame in witness.frames()), "the question has come")
+            until(
+                lambda: any(arp.solicitation(frame) for _, frame in witness.frames()), "the question has come"
+            )
             served.wakes()
-        until(lambda: "dadfailed" in lan.b.run("ip", "address", "show", "dev", "eth1"), "the duplicate is found")
+        until(
+            lambda: "dadfailed" in lan.b.run("ip", "address", "show", "dev", "eth1"), "the duplicate is found"
+        )
     finally:
         lan.b.ip(f"address delete {VIRTUAL6}/64 dev eth1")
         lan.b.sysctl({"net/ipv6/conf/all/accept_dad": "0", "net/ipv6/conf/eth1/accept_dad": "0"})

@@ -90,7 +90,9 @@ def test_a_network_without_a_route_is_cut_off_and_named(lab: Lab, peer: Namespac
         assert dropped(lab, "own_source") == 1
 
 
-def test_what_a_policy_leads_through_a_gateway_does_not_leave_by_the_bridge(lab: Lab, peer: Namespace) -> None:
+def test_what_a_policy_leads_through_a_gateway_does_not_leave_by_the_bridge(
+    lab: Lab, peer: Namespace
+) -> None:
     """The second network may have a router of its own: by it, the pod would leave by another address."""
     lab.pods["bridged"].node.machine.ip(f"route add {PREFIX} dev br-second")
     with Capture(peer, "eth0") as capture:

@@ -69,7 +69,10 @@ def wire() -> Iterator[tuple[Namespace, Namespace]]:
 def test_datagrams_pass_both_ways(wire: tuple[Namespace, Namespace], family: Family) -> None:
     near, far = wire
     # Both listen before they have their addresses, as at boot.
-    with contextlib.closing(Keeper(near, family.near)) as one, contextlib.closing(Keeper(far, family.far)) as other:
+    with (
+        contextlib.closing(Keeper(near, family.near)) as one,
+        contextlib.closing(Keeper(far, family.far)) as other,
+    ):
         near.ip(f"address add {family.near}/{family.length} dev eth0")
         far.ip(f"address add {family.far}/{family.length} dev eth0")
         canonical = str(socket.inet_ntop(*packed(family.far)))
@@ -117,5 +120,8 @@ def test_a_busy_link_drops_them_last(wire: tuple[Namespace, Namespace], family: 
 
 def test_a_refusal_names_address_and_port(wire: tuple[Namespace, Namespace]) -> None:
     near, _ = wire
-    with contextlib.closing(Keeper(near, IPV6.near)), pytest.raises(OSError, match=r"UDP \[fd00:83::1\]:7947: "):
+    with (
+        contextlib.closing(Keeper(near, IPV6.near)),
+        pytest.raises(OSError, match=r"UDP \[fd00:83::1\]:7947: "),
+    ):
         Keeper(near, IPV6.near)

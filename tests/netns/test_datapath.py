@@ -200,7 +200,8 @@ def test_other_softwares_marks_survive(lab: Lab) -> None:
         assert lab.pods["bridged"].seen_as() == G1
         assert lab.pods["routed"].seen_as() == G1
         right, every = (
-            _count(worker.machine.run("nft", "list", "counter", "inet", "foreign", name)) for name in ("right", "every")
+            _count(worker.machine.run("nft", "list", "counter", "inet", "foreign", name))
+            for name in ("right", "every")
         )
         assert right == every > 0
     finally:

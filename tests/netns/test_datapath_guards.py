@@ -42,7 +42,16 @@ DAMAGE = {
     "device down": ("ip", "link", "set", DEVICE, "down"),
     "address": ("ip", "address", "flush", "dev", "egw-back"),
     "neighbour": ("ip", "neigh", "del", "169.254.233.2", "dev", DEVICE),
-    "forwarding entry": ("bridge", "fdb", "del", ids.node_mac(NODES["g1"]), "dev", DEVICE, "dst", NODES["g1"]),
+    "forwarding entry": (
+        "bridge",
+        "fdb",
+        "del",
+        ids.node_mac(NODES["g1"]),
+        "dev",
+        DEVICE,
+        "dst",
+        NODES["g1"],
+    ),
     "return device": ("ip", "link", "del", "egw-back"),
     "sysctl": ("sysctl", "-qw", f"net.ipv4.conf.{DEVICE}.rp_filter=0"),
     "nft table": ("nft", "delete", "table", "inet", "egress_gateway_snat"),
@@ -87,7 +96,9 @@ def test_a_changed_table_is_noticed(lab: Lab, change: str) -> None:
     text = change.replace(" t ", " inet egress_gateway ").replace(" c ", " stray ")
     worker.nft(text)
     assert "nftables table inet egress_gateway: changed by somebody else" in worker.missing(plan("w1"))
-    assert worker.ensure(plan("w1")) == ("replaced nftables table inet egress_gateway: changed by somebody else",)
+    assert worker.ensure(plan("w1")) == (
+        "replaced nftables table inet egress_gateway: changed by somebody else",
+    )
     assert worker.missing(plan("w1")) == ()
 
 
@@ -96,7 +107,10 @@ def test_a_changed_table_is_noticed(lab: Lab, change: str) -> None:
 def test_an_edit_of_policies_ends_open_connections(lab: Lab, pod: str, edit: str) -> None:
     """Both ways: no connection goes on by the address that its policy no longer says."""
     client, worker = lab.pods[pod], lab.nodes["w1"]
-    without = replace(plan("w1"), policy_sets=(PolicySet(TAG, ("a",), (SECOND,), (Destination("203.0.113.128/25", SECOND),)),))
+    without = replace(
+        plan("w1"),
+        policy_sets=(PolicySet(TAG, ("a",), (SECOND,), (Destination("203.0.113.128/25", SECOND),)),),
+    )
     steps: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
         "untag": (lambda: client.tag(TAG), lambda: client.tag(0), G1),
         "tag": (lambda: client.tag(0), lambda: client.tag(TAG), W1),
@@ -182,7 +196,9 @@ def test_nothing_of_ours_is_left_by_an_empty_plan(lab: Lab) -> None:
         assert "unreachable" in worker.machine.run("ip", "route", "show", "table", "7005")
         assert "egress0" in worker.machine.run("ip", "link")
     finally:
-        worker.machine.ip("rule del priority 905", "route del unreachable default table 7005", "link del egress0")
+        worker.machine.ip(
+            "rule del priority 905", "route del unreachable default table 7005", "link del egress0"
+        )
 
 
 def _forget_connections(lab: Lab, source: str) -> None:

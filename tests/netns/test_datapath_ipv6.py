@@ -152,7 +152,8 @@ def test_a_worker_without_any_ipv6_address_serves_its_pods(lab6: Lab) -> None:
             assert lab6.pods[pod].seen_as(SERVICE6) == VIRTUAL
     finally:
         worker.machine.ip(
-            f"address add {v6(worker.address)}/64 dev eth0 nodad", f"route replace default via {v6('10.0.0.254')}"
+            f"address add {v6(worker.address)}/64 dev eth0 nodad",
+            f"route replace default via {v6('10.0.0.254')}",
         )
 
 
@@ -193,7 +194,10 @@ def test_a_gateway_without_an_ipv6_address_drops_ipv6_or_lets_it_go(lab: Lab, po
             with pytest.raises(OSError) as failure:
                 client.connect(SERVICE6)
             assert failure.value.errno in UNREACHABLE
-            with client.datagrams(SERVICE6) as datagrams, pytest.raises(OSError, match=r"unreachable|timed out|denied"):
+            with (
+                client.datagrams(SERVICE6) as datagrams,
+                pytest.raises(OSError, match=r"unreachable|timed out|denied"),
+            ):
                 datagrams.seen_as()
         assert client.seen_as(SERVICE) == G1
         assert witness.sources() - {G1} <= expected
@@ -435,7 +439,7 @@ def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: s
         by_ipv4 = udp(NODES["w2"], NODES["g1"], 4799, frame)
         lab6.nodes["w2"].forge(by_ipv4)
         another = udp(ids.inner(v6(NODES["w1"]), 6), SERVICE6, PORT, b"forged")
-        lab6.nodes["w2"].forge(udp(w2, g1, 4799, frame[:-len(inner)] + another))
+        lab6.nodes["w2"].forge(udp(w2, g1, 4799, frame[: -len(inner)] + another))
         # From the node itself, without its guards, it comes through: the packets above were well made.
         lab6.nodes["w2"].forge(forged(w2))
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
@@ -496,6 +500,11 @@ def offered_segment(sniffer: socket.socket) -> int:
     while True:
         packet = sniffer.recv(2048)
         to_service = packet[24:40] == socket.inet_pton(socket.AF_INET6, SERVICE6)
-        if packet[0] >> 4 == 6 and packet[6] == socket.IPPROTO_TCP and to_service and packet[53] & 0x12 == 0x02:
+        if (
+            packet[0] >> 4 == 6
+            and packet[6] == socket.IPPROTO_TCP
+            and to_service
+            and packet[53] & 0x12 == 0x02
+        ):
             assert packet[60:62] == b"\x02\x04"
             return int(struct.unpack_from("!H", packet, 62)[0])

@@ -43,7 +43,9 @@ PACKET_QDISC_BYPASS = 20
 def standing() -> Iterator[Wire]:
     with wire("egwfe") as made:
         made.far.ip(f"neighbour replace {VIRTUAL} lladdr {made.mac(made.near)} dev eth1")
-        made.near.ip(f"address add {VIRTUAL}/32 dev eth1 scope host", f"address add {VIRTUAL6}/128 dev eth1 nodad")
+        made.near.ip(
+            f"address add {VIRTUAL}/32 dev eth1 scope host", f"address add {VIRTUAL6}/128 dev eth1 nodad"
+        )
         made.near.ip(f"neighbour replace 172.16.0.2 lladdr {made.mac(made.far)} dev eth1")
         made.near.ip(f"neighbour replace 2001:db8::2 lladdr {made.mac(made.far)} dev eth1")
         yield made
@@ -119,9 +121,25 @@ def udp(source: str, destination: str) -> Callable[[Namespace], None]:
 MAC = "02:00:00:00:00:50"
 GRATUITOUS = arp.gratuitous(VIRTUAL, MAC)
 ADVERTISEMENT = arp.advertisement(VIRTUAL6, MAC)
-IPV4 = b"\xff" * 6 + bytes.fromhex("020000000050") + b"\x08\x00" + struct.pack(
-    "!BBHHHBBH4s4s", 0x45, 0, 28, 1, 0, 64, 17, 0, socket.inet_aton(VIRTUAL), socket.inet_aton("172.16.0.2")
-) + bytes(8)
+IPV4 = (
+    b"\xff" * 6
+    + bytes.fromhex("020000000050")
+    + b"\x08\x00"
+    + struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        0,
+        28,
+        1,
+        0,
+        64,
+        17,
+        0,
+        socket.inet_aton(VIRTUAL),
+        socket.inet_aton("172.16.0.2"),
+    )
+    + bytes(8)
+)
 FENCED = {
     "ARP, raw": raw(GRATUITOUS, 0),
     "ARP, raw, said to be ARP": raw(GRATUITOUS, 0x0806),
@@ -157,7 +175,9 @@ def arrive(line: Wire, send: Callable[[Namespace], None]) -> bool:
 
 
 @pytest.mark.parametrize("what", FENCED)
-def test_what_speaks_as_a_virtual_address_leaves_only_while_it_is_open(line: Wire, fence: Fence, what: str) -> None:
+def test_what_speaks_as_a_virtual_address_leaves_only_while_it_is_open(
+    line: Wire, fence: Fence, what: str
+) -> None:
     assert not arrive(line, FENCED[what])
     assert let_speak(fence, 1)
     assert arrive(line, FENCED[what])
@@ -338,7 +358,9 @@ def test_updates_of_the_table_lose_no_packet_of_an_open_address(line: Wire, fenc
 
     def edit() -> None:
         for round in range(30):
-            more = [f"172.16.0.{60 + n}" for n in range(round % 3)] + [f"2001:db8::{60 + n}" for n in range(round % 2)]
+            more = [f"172.16.0.{60 + n}" for n in range(round % 3)] + [
+                f"2001:db8::{60 + n}" for n in range(round % 2)
+            ]
             text = fence_nft([*BOTH, *more], ["eth1", "eth2"][: 1 + round // 2 % 2])
             done = line.near.inside(lambda text=text: nft.ensure(text))
             assert done in ((), (f"updated nftables table {TABLE}: out of date",))

@@ -88,7 +88,9 @@ def sources_outside(lab: Lab, actions: Callable[[], object]) -> set[str]:
         actions()
         for name, node in lab.nodes.items():
             send(node.machine, udp(SOURCES.get(name, node.address), SERVICE, PORT, source_port=LAST))
-        until(lambda: sum(p.source_port == LAST for p in arrived()) == len(lab.nodes), "the last have arrived")
+        until(
+            lambda: sum(p.source_port == LAST for p in arrived()) == len(lab.nodes), "the last have arrived"
+        )
         return {packet.source for packet in arrived() if packet.source_port != LAST}
 
 
@@ -112,7 +114,9 @@ def published(pod: Pod) -> Iterator[None]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("pod", SELECTED)
 @pytest.mark.parametrize("service", [SERVICE, SERVICE6])
-def test_a_selected_pod_cannot_forge_a_question_to_itself(lab: Lab, pod: str, kind: str, service: str) -> None:
+def test_a_selected_pod_cannot_forge_a_question_to_itself(
+    lab: Lab, pod: str, kind: str, service: str
+) -> None:
     client, make = lab.pods[pod], KINDS[kind]
     own = v6(client.address) if ":" in service else client.address
 
@@ -150,7 +154,9 @@ def test_a_selected_pod_cannot_forge_a_question_to_its_published_port(
 @pytest.mark.parametrize("way", ["directly", "by a published port"])
 @pytest.mark.parametrize("service", [SERVICE, SERVICE6])
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
-def test_another_pod_cannot_forge_the_question_for_it(lab: Lab, pod: str, kind: str, way: str, service: str) -> None:
+def test_another_pod_cannot_forge_the_question_for_it(
+    lab: Lab, pod: str, kind: str, way: str, service: str
+) -> None:
     client, helper, make = lab.pods[pod], lab.pods["unselected"], KINDS[kind]
     own, node = client.address, client.node.address
     if ":" in service:
@@ -168,7 +174,9 @@ def test_another_pod_cannot_forge_the_question_for_it(lab: Lab, pod: str, kind: 
 
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
 @pytest.mark.parametrize("service", [SERVICE, SERVICE6])
-def test_what_a_selected_pod_sends_from_another_address_goes_nowhere(lab: Lab, pod: str, service: str) -> None:
+def test_what_a_selected_pod_sends_from_another_address_goes_nowhere(
+    lab: Lab, pod: str, service: str
+) -> None:
     forged = ["10.99.0.7", "198.51.100.7", *NODES.values()]
     if ":" in service:
         forged = ["fd00:99::7", "2001:db8::7", *map(v6, NODES.values())]
@@ -184,7 +192,9 @@ def test_what_a_selected_pod_sends_from_another_address_goes_nowhere(lab: Lab, p
 @pytest.mark.parametrize("pod", ["unselected", "bridged", "routed", "onmaster", "onstandby"])
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("tagged", [False, True], ids=["unselected", "selected"])
-def test_no_pod_sends_with_a_virtual_address_or_a_nodes(lab: Lab, pod: str, family: int, tagged: bool) -> None:
+def test_no_pod_sends_with_a_virtual_address_or_a_nodes(
+    lab: Lab, pod: str, family: int, tagged: bool
+) -> None:
     sender = lab.pods[pod]
     sender.tag(int(tagged))
     forged = [VIRTUAL, *NODES.values(), *SOURCES.values()]
@@ -284,7 +294,11 @@ def test_neighbour_discovery_of_a_selected_pod_works(lab: Lab) -> None:
     client = lab.pods["routed"]
     client.machine.ip("neigh flush dev eth0", "address add fd00:245::77/64 dev eth0")
     try:
-        until(lambda: "tentative" not in client.machine.run("ip", "-6", "address"), "duplicate detection is over", 5)
+        until(
+            lambda: "tentative" not in client.machine.run("ip", "-6", "address"),
+            "duplicate detection is over",
+            5,
+        )
         client.machine.run("ping", "-6", "-c", "1", "-W", "2", "fe80::1%eth0")
         assert "FAILED" not in client.machine.run("ip", "-6", "neigh")
     finally:

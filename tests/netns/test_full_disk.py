@@ -41,7 +41,9 @@ class Disk:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=32,mode=700", "none", str(path)], check=True)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k,nr_inodes=32,mode=700", "none", str(path)], check=True
+        )
 
     def fill(self) -> None:
         """Leave no room for content."""
@@ -87,7 +89,9 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the plan": (lambda d: PlanFile(d).write(PLAN), "plan.json"),
     "the key": (lambda d: cluster_key.make(d / "cluster.key"), "cluster.key"),
     "conntrackd's configuration": (
-        lambda d: conntrackd._write(Files(*(str(d / name) for name in ("c.conf", "c.lock", "c.sock"))), "x" * 9000),
+        lambda d: conntrackd._write(
+            Files(*(str(d / name) for name in ("c.conf", "c.lock", "c.sock"))), "x" * 9000
+        ),
         "c.conf",
     ),
 }
@@ -127,7 +131,9 @@ def test_the_files_store_goes_on_and_says_what_it_cannot_keep(disk: Disk, tmp_pa
     disk.fill()
     inventory = store.read()
     assert inventory.namespaces == {"prod": {}}
-    assert [f"No space left on device: '{disk.path}/last-good" in str(p) for p in inventory.problems] == [True]
+    assert [f"No space left on device: '{disk.path}/last-good" in str(p) for p in inventory.problems] == [
+        True
+    ]
     assert store.read().problems == inventory.problems
     disk.clear()
     assert store.outdated(), "it tries again"
@@ -158,11 +164,15 @@ def state(run_dir: Path, agent: socket.socket) -> KeeperState:
 def test_a_keeper_goes_on_and_names_what_it_cannot_write(disk: Disk) -> None:
     (disk.path.parent / "key").write_bytes(bytes(32))
     disk.fill()
-    with subprocess.Popen([sys.executable, "-m", KEEPER, str(disk.path), STAY], stderr=subprocess.PIPE) as keeper:
+    with subprocess.Popen(
+        [sys.executable, "-m", KEEPER, str(disk.path), STAY], stderr=subprocess.PIPE
+    ) as keeper:
         try:
             with until(lambda: connected(disk.path), "it listens") as agent:
                 for name in (LOCK, "voters.json"):
-                    until(lambda name=name: f"{disk.path / name}" in words(disk.path, agent), f"{name} is named")
+                    until(
+                        lambda name=name: f"{disk.path / name}" in words(disk.path, agent), f"{name} is named"
+                    )
                 disk.clear()
                 until(lambda: str(disk.path) not in words(disk.path, agent), "there is room again")
             assert (disk.path / LOCK).read_text().strip() == str(keeper.pid)

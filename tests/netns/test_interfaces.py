@@ -23,8 +23,19 @@ print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.upli
                          f.up, f.carrier, f.arp_ignore, f.ipv6, sorted(f.next_hops))
                   for name, f in interfaces.read(sys.argv[1:]).items()}))
 """
-FIELDS = ("addresses", "address", "default_route", "uplink", "forwarding", "forwarding6", "up", "carrier", "arp_ignore",
-          "ipv6", "next_hops")
+FIELDS = (
+    "addresses",
+    "address",
+    "default_route",
+    "uplink",
+    "forwarding",
+    "forwarding6",
+    "up",
+    "carrier",
+    "arp_ignore",
+    "ipv6",
+    "next_hops",
+)
 
 
 @pytest.fixture
@@ -86,9 +97,13 @@ def test_the_address_that_the_kernel_would_send_by_comes_first(machine: Namespac
     assert facts["address"] == "172.16.0.7"
     assert "172.16.0.60/32" in facts["addresses"]
     # The administrator's choice counts, as for the node itself; it is followed.
-    machine.ip("address add 172.16.0.8/24 dev eth1", "route replace default via 172.16.0.1 dev eth1 src 172.16.0.8")
+    machine.ip(
+        "address add 172.16.0.8/24 dev eth1", "route replace default via 172.16.0.1 dev eth1 src 172.16.0.8"
+    )
     assert read(machine)["eth1"]["address"] == "172.16.0.8"
-    machine.ip("route del default", "address del 172.16.0.8/24 dev eth1", "address del 172.16.0.60/32 dev eth1")
+    machine.ip(
+        "route del default", "address del 172.16.0.8/24 dev eth1", "address del 172.16.0.60/32 dev eth1"
+    )
     assert read(machine)["eth1"]["address"] == "172.16.0.7"
 
 
@@ -98,7 +113,9 @@ def test_an_address_of_somebody_else_with_its_subnet_still_counts(machine: Names
 
 def test_default_routes_of_the_main_table(machine: Namespace) -> None:
     def leads() -> dict[str, list[int]]:
-        return {name: facts["default_route"] for name, facts in read(machine).items() if facts["default_route"]}
+        return {
+            name: facts["default_route"] for name, facts in read(machine).items() if facts["default_route"]
+        }
 
     assert leads() == {}
     machine.ip(
@@ -110,7 +127,9 @@ def test_default_routes_of_the_main_table(machine: Namespace) -> None:
         "route add 128.0.0.0/1 via 10.0.0.6",
     )
     assert leads() == {}
-    machine.ip("route add default via 172.16.0.1 metric 100", "route add default via 2001:db8:1::1 metric 100")
+    machine.ip(
+        "route add default via 172.16.0.1 metric 100", "route add default via 2001:db8:1::1 metric 100"
+    )
     assert leads() == {"eth1": [4, 6]}
     machine.ip("route add default via 10.0.0.6 metric 50")
     assert leads() == {"eth2": [4], "eth1": [6]}
@@ -155,7 +174,9 @@ def test_the_kernel_forwards_ipv6_by_the_common_setting_alone(machine: Namespace
             *(f"link set {name} up" for name in ("far1", "eth9")),
             "address add 2001:db8:1::1/64 dev far1", "address add 2001:db8:9::1/64 dev eth9",
         )  # fmt: skip
-        far.ip("link set eth0 up", "address add 2001:db8:9::2/64 dev eth0", "route add default via 2001:db8:9::1")
+        far.ip(
+            "link set eth0 up", "address add 2001:db8:9::2/64 dev eth0", "route add default via 2001:db8:9::1"
+        )
 
         def reached() -> bool:
             words = machine.run("sh", "-c", "ping -6 -n -c 3 -i 0.2 -W 1 2001:db8:9::2 || true")

@@ -198,7 +198,9 @@ def test_the_keeper_shuts_others_out(cluster: Cluster) -> None:
     for node in cluster.nodes.values():
         for path in node.run_dir.iterdir():
             assert path.stat().st_mode & 0o077 == 0, path
-        second = node.namespace.command(sys.executable, "-m", "gateway_agent.lease_daemon.__main__", str(node.run_dir))
+        second = node.namespace.command(
+            sys.executable, "-m", "gateway_agent.lease_daemon.__main__", str(node.run_dir)
+        )
         assert os.spawnvp(os.P_WAIT, second[0], second) == 3
 
 
@@ -274,7 +276,9 @@ def test_a_restart_of_the_agent_moves_nothing(cluster: Cluster) -> None:
     before, pid = master.state.egress[0], master.pid()
     master.leave()
     gone = time.monotonic()
-    until(lambda: time.monotonic() > gone + 2 and cluster_follows(cluster, master), "it is master on", seconds=5)
+    until(
+        lambda: time.monotonic() > gone + 2 and cluster_follows(cluster, master), "it is master on", seconds=5
+    )
     master.connect()
     until(lambda: master.state and master.is_master(), "it says so")
     assert master.state.egress[0] == before
@@ -401,7 +405,11 @@ def test_a_key_is_replaced_and_no_master_changes(cluster: Cluster, tmp_path: Pat
         assert {name: _counters(node)["bad_mac"] for name, node in cluster.nodes.items()} == rejected
         # A file whose content changes is read anew as well.
         new.write_bytes(SECRET)
-        until(lambda: cluster.one_master() and all_heard_by(old), "the key is that of the test again", seconds=10)
+        until(
+            lambda: cluster.one_master() and all_heard_by(old),
+            "the key is that of the test again",
+            seconds=10,
+        )
     finally:
         take(old)
 
@@ -417,7 +425,11 @@ def test_a_node_that_signs_with_another_key_is_named(cluster: Cluster, tmp_path:
     )
     try:
         odd.tell()
-        until(lambda: words in nodes["g1"].problems() and words in nodes["g3"].problems(), "g2 is named", seconds=5)
+        until(
+            lambda: words in nodes["g1"].problems() and words in nodes["g3"].problems(),
+            "g2 is named",
+            seconds=5,
+        )
         until(lambda: "node g1 at" in odd.problems(), "g2 names g1")
     finally:
         odd.key_file = right
@@ -436,13 +448,17 @@ def test_a_node_with_another_tunnel_port_is_named_on_both_ends(cluster: Cluster)
         words = "tunnel.port is 4800 on this node (g3) and 4799 on g1"
         until(lambda: words in odd.problems(), "g3 names g1", seconds=5)
         assert "quorum is AvailabilityFirst on this node (g3) and Strict on g1" in odd.problems()
-        until(lambda: odd.problems() and odd.state and "not that of most" in odd.state.unfit, "g3 cannot serve")
+        until(
+            lambda: odd.problems() and odd.state and "not that of most" in odd.state.unfit, "g3 cannot serve"
+        )
         assert other.state is not None
         assert other.state.unfit == ""
     finally:
         odd.facts = right
         odd.tell()
-    until(lambda: not any("tunnel.port" in node.problems() for node in cluster.nodes.values()), "agreed again")
+    until(
+        lambda: not any("tunnel.port" in node.problems() for node in cluster.nodes.values()), "agreed again"
+    )
 
 
 def test_nodes_whose_tunnels_differ_are_named_on_both_ends(cluster: Cluster) -> None:
@@ -475,9 +491,13 @@ def test_a_node_with_another_cluster_port_is_named_on_both_ends(cluster: Cluster
         return next(member.reason for member in state.members if member.node == of) if state else ""
 
     try:
-        words = f"cluster.port is {PORT} on this node (g1) and {PORT + 1} on g3: it must be the same on all nodes"
+        words = (
+            f"cluster.port is {PORT} on this node (g1) and {PORT + 1} on g3: it must be the same on all nodes"
+        )
         until(lambda: words in said()["g1"], "g1 names g3", seconds=25)
-        words = f"cluster.port is {PORT + 1} on this node (g3) and {PORT} on g1: it must be the same on all nodes"
+        words = (
+            f"cluster.port is {PORT + 1} on this node (g3) and {PORT} on g1: it must be the same on all nodes"
+        )
         until(lambda: words in said()["g3"], "g3 names g1", seconds=25)
         words = "g1 (10.83.0.1, where nobody listens)"
         until(lambda: words in said()["g3"], "g3 was told so", seconds=25)

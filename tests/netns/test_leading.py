@@ -10,7 +10,13 @@ from cni.kernel import rtnl
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
-ROUTED, BRIDGED, BRIDGED6, NOBODY, REMOTE = "10.245.1.5", "10.244.1.5", "fd00:244:1::5", "10.244.1.99", "192.0.2.1"
+ROUTED, BRIDGED, BRIDGED6, NOBODY, REMOTE = (
+    "10.245.1.5",
+    "10.244.1.5",
+    "fd00:244:1::5",
+    "10.244.1.99",
+    "192.0.2.1",
+)
 
 
 @pytest.fixture(scope="module")

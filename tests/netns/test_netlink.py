@@ -48,7 +48,9 @@ def bring_to(machine: Namespace, desired: KernelState) -> None:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=states(), second=states())
-def test_the_kernel_becomes_what_is_desired(machine: Namespace, first: KernelState, second: KernelState) -> None:
+def test_the_kernel_becomes_what_is_desired(
+    machine: Namespace, first: KernelState, second: KernelState
+) -> None:
     bring_to(machine, KernelState())
     bring_to(machine, first)
     assert machine.inside(rtnl.observe) == first
@@ -122,7 +124,9 @@ def test_tags(machine: Namespace) -> None:
 
 
 @pytest.mark.usefixtures("veth")
-def test_without_the_pods_namespace_the_veths_that_are_named_count(machine: Namespace, tmp_path: Path) -> None:
+def test_without_the_pods_namespace_the_veths_that_are_named_count(
+    machine: Namespace, tmp_path: Path
+) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in ("", str(pipe), "\ud800", "/etc/hostname"):
@@ -130,7 +134,10 @@ def test_without_the_pods_namespace_the_veths_that_are_named_count(machine: Name
     assert machine.inside(lambda: rtnl.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
         ("pod1", "pod0"), True,
     )  # fmt: skip
-    assert machine.inside(lambda: rtnl.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == ((), True)
+    assert machine.inside(lambda: rtnl.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == (
+        (),
+        True,
+    )
 
 
 @pytest.mark.usefixtures("veth")
@@ -167,7 +174,9 @@ def test_packets_that_wait_for_the_next_master_are_not_let_go_by_the_agent(machi
 def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
     with contextlib.closing(machine.inside(Monitor)) as monitor:
         assert monitor.read() == []
-        machine.ip("link add br1 type bridge", "address add 10.9.0.1/24 dev br1", "link set br1 up", "link del br1")
+        machine.ip(
+            "link add br1 type bridge", "address add 10.9.0.1/24 dev br1", "link set br1 up", "link del br1"
+        )
         found = read(machine, monitor, "link", removed=True)
         assert Event("link", "br1") in found and Event("link", "br1", removed=True) in found
         assert not any(event.ours for event in found)
@@ -179,7 +188,12 @@ def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:
             "rule add priority 901 fwmark 5 lookup 7001 protocol 233",
         )
         found = read(machine, monitor, "rule")
-        assert {Event("link", DEVICE.name), Event("neighbour", DEVICE.name), Event("route"), Event("rule")} <= found
+        assert {
+            Event("link", DEVICE.name),
+            Event("neighbour", DEVICE.name),
+            Event("route"),
+            Event("rule"),
+        } <= found
         machine.ip("route del unreachable default table 99", "rule del priority 901")
         found = read(machine, monitor, "rule", removed=True)
         assert Event("route", removed=True) not in found
@@ -253,7 +267,9 @@ def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> Non
 def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> None:
     machine.ip("link set lo up")
     table = "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c"
-    machine.run("nft", f"{table} udp dport 7 ct mark set 0x0ff00001; add rule inet t c udp dport 8 ct mark set 0x1")
+    machine.run(
+        "nft", f"{table} udp dport 7 ct mark set 0x0ff00001; add rule inet t c udp dport 8 ct mark set 0x1"
+    )
     with machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         for port in (7, 8):
             sock.sendto(b"?", ("127.0.0.1", port))
@@ -281,7 +297,9 @@ def test_the_packet_log_tells_that_a_rule_has_logged(machine: Namespace) -> None
 def test_only_tcp_connections_with_the_mark_and_the_address_are_loosened(machine: Namespace) -> None:
     machine.ip("link set lo up")
     table = "add table inet l; add chain inet l c { type filter hook output priority 0; }; add rule inet l c"
-    machine.run("nft", f"{table} th dport 9 ct mark set 0x08100000; add rule inet l c th dport 10 ct mark set 0x1")
+    machine.run(
+        "nft", f"{table} th dport 9 ct mark set 0x08100000; add rule inet l c th dport 10 ct mark set 0x1"
+    )
     with contextlib.ExitStack() as stack:
         for port in (9, 10):
             listener = stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -289,6 +307,11 @@ def test_only_tcp_connections_with_the_mark_and_the_address_are_loosened(machine
             listener.listen()
             client = stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_STREAM))
             client.connect(("127.0.0.1", port))
-            stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_DGRAM)).sendto(b"?", ("127.0.0.1", port))
-        found = [machine.inside(lambda a=a: ctnetlink.loosen(a, 0x08000000)) for a in ("127.0.0.1", "127.0.0.2", "::1")]
+            stack.enter_context(machine.socket(socket.AF_INET, socket.SOCK_DGRAM)).sendto(
+                b"?", ("127.0.0.1", port)
+            )
+        found = [
+            machine.inside(lambda a=a: ctnetlink.loosen(a, 0x08000000))
+            for a in ("127.0.0.1", "127.0.0.2", "::1")
+        ]
     assert found == [1, 0, 0]

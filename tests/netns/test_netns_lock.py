@@ -70,7 +70,10 @@ def test_a_restart_in_place_keeps_the_lock() -> None:
 def test_a_user_without_rights_cannot_keep_an_agent_from_starting() -> None:
     if os.geteuid():
         raise AssertionError("needs root")
-    for listen, who in (("s.listen(1)", "process {pid} of user 65534"), ("0", "a process that does not listen")):
+    for listen, who in (
+        ("s.listen(1)", "process {pid} of user 65534"),
+        ("0", "a process that does not listen"),
+    ):
         with running(SQUAT.format(listen=listen)) as (_, pid), running(HOLD) as (_, said):
             assert f"is taken by {who.format(pid=pid)}" in said
 

@@ -28,7 +28,9 @@ def machine() -> Iterator[Namespace]:
 def tables(machine: Namespace) -> Namespace:
     sets = "set s { type mark; flags timeout; }; map m { type mark : verdict; }; chain c { }"
     machine.run("nft", "flush", "ruleset")
-    machine.run("nft", f"table {TABLE} {{ {sets}; }}; table ip watched {{ {sets}; }}; table inet other {{ {sets}; }}")
+    machine.run(
+        "nft", f"table {TABLE} {{ {sets}; }}; table ip watched {{ {sets}; }}; table inet other {{ {sets}; }}"
+    )
     return machine
 
 
@@ -68,7 +70,9 @@ def test_all_else_counts(tables: Namespace) -> None:
 
 
 def test_one_transaction_counts_once(tables: Namespace) -> None:
-    assert counted(tables, f"add rule {TABLE} c drop; add rule {TABLE} c drop; add rule ip watched c drop") == 1
+    assert (
+        counted(tables, f"add rule {TABLE} c drop; add rule {TABLE} c drop; add rule ip watched c drop") == 1
+    )
 
 
 def test_news_that_is_lost_is_not_taken_for_none(tables: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:

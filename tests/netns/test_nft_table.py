@@ -104,7 +104,14 @@ def test_what_somebody_changes_shows(machine: Namespace, change: str) -> None:
         "flush chain inet egwtest out\nadd rule inet egwtest out counter jump more\n"
         "add rule inet egwtest out ip daddr @known counter accept",
     ],
-    ids=["timed element", "stamp", "another family", "another table", "a table of that name", "the same anew"],
+    ids=[
+        "timed element",
+        "stamp",
+        "another family",
+        "another table",
+        "a table of that name",
+        "the same anew",
+    ],
 )
 def test_what_is_not_of_the_table_does_not(machine: Namespace, change: str) -> None:
     before = look(machine)

@@ -20,7 +20,11 @@ from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from tests.lab.namespace import Namespace
 
 NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))
-INVENTORIES = (NODES, (*NODES, PlanNode("w2", "10.0.0.12")), (PlanNode("g1", "fd00::1"), PlanNode("w1", "fd00::11")))
+INVENTORIES = (
+    NODES,
+    (*NODES, PlanNode("w2", "10.0.0.12")),
+    (PlanNode("g1", "fd00::1"), PlanNode("w1", "fd00::11")),
+)
 IDS = tuple(ids.egress_id(name, "") for name in ("a", "b", "c"))
 PREFIXES = ("203.0.113.0/25", "203.0.113.128/25", "198.51.100.0/24", "0.0.0.0/2", "2001:db8::/32")
 
@@ -34,13 +38,17 @@ def _egress(number: int, master: str, direct: bool, interface: str) -> PlanEgres
 egress_ips = st.sets(st.integers(1, 3)).flatmap(
     lambda numbers: st.tuples(
         *(
-            st.builds(_egress, st.just(n), st.sampled_from(["", "g1"]), st.booleans(), st.sampled_from(["", "eth1"]))
+            st.builds(
+                _egress, st.just(n), st.sampled_from(["", "g1"]), st.booleans(), st.sampled_from(["", "eth1"])
+            )
             for n in sorted(numbers)
         )
     )
 )
 ways = st.sets(st.sampled_from(PREFIXES)).flatmap(
-    lambda prefixes: st.tuples(*(st.builds(Destination, st.just(p), st.sampled_from(IDS)) for p in sorted(prefixes)))
+    lambda prefixes: st.tuples(
+        *(st.builds(Destination, st.just(p), st.sampled_from(IDS)) for p in sorted(prefixes))
+    )
 )
 policy_sets = st.sets(st.integers(1, 4)).flatmap(
     lambda numbers: st.tuples(
@@ -70,7 +78,9 @@ def listed() -> dict[str, list[str]]:
     """Blocks of our tables and elements of maps, sorted: an update leaves them in another order."""
     found = {}
     for table in ("bridge egress_gateway", "inet egress_gateway"):
-        text = re.sub(r"\tchain stamp_\w+ \{\n\t\}\n", "", nft.run("-s", "-n", "list", "table", *table.split()))
+        text = re.sub(
+            r"\tchain stamp_\w+ \{\n\t\}\n", "", nft.run("-s", "-n", "list", "table", *table.split())
+        )
         text = re.sub(r"elements = \{([^}]*)\}", lambda m: str(sorted(re.split(r",\s+", m[1].strip()))), text)
         found[table] = sorted(re.findall(r"^\t(?:chain|map) .*?^\t\}$", text, re.MULTILINE | re.DOTALL))
     return found
@@ -96,7 +106,8 @@ def test_an_update_ends_where_a_replacement_would(machine: Namespace, history: l
 
 def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -> None:
     first, second = (
-        node_nft(Plan("w1", 0x0FF00000, 4799, 1450, NODES, policy_sets=(PolicySet(n, (), (), ()),))) for n in (1, 2)
+        node_nft(Plan("w1", 0x0FF00000, 4799, 1450, NODES, policy_sets=(PolicySet(n, (), (), ()),)))
+        for n in (1, 2)
     )
 
     def story() -> list[tuple[str, ...]]:
@@ -106,7 +117,9 @@ def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -
         return [*done, nft.ensure(first)]
 
     updated, replaced = machine.inside(story)
-    assert updated == tuple(f"updated nftables table {f} egress_gateway: out of date" for f in ("bridge", "inet"))
+    assert updated == tuple(
+        f"updated nftables table {f} egress_gateway: out of date" for f in ("bridge", "inet")
+    )
     assert "replaced nftables table inet egress_gateway: changed by somebody else" in replaced
 
 

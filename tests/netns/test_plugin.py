@@ -24,9 +24,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network n
 EGRESS = ids.egress_id("partner", "")
 SET = PolicySet(3, ("backend",), (EGRESS,), (Destination("203.0.113.0/24", EGRESS),))
 PLAN = Plan(
-    node="w1", mask=0xFF00000, port=4799, mtu=1450,
+    node="w1",
+    mask=0xFF00000,
+    port=4799,
+    mtu=1450,
     nodes=(PlanNode("g1", "192.0.2.7"), PlanNode("w1", "192.0.2.1")),
-    egress_ips=(PlanEgressIP(EGRESS, "partner", "", 1, ids.vni(EGRESS), eligible=("g1",), master="g1", epoch=1),),
+    egress_ips=(
+        PlanEgressIP(EGRESS, "partner", "", 1, ids.vni(EGRESS), eligible=("g1",), master="g1", epoch=1),
+    ),
     policies=(PlanPolicy("backend", "partner", (Selector((Requirement("app", "In", ("backend",)),)),)),),
     policy_sets=(SET,),
 )
@@ -50,13 +55,22 @@ class Node:
     def run(self, program: Path, command: str, pod: str, configuration: dict[str, Any]) -> tuple[int, Any]:
         """Exit status and parsed output of one call."""
         environment = {
-            "CNI_COMMAND": command, "CNI_CONTAINERID": pod, "CNI_NETNS": f"/run/netns/{pod}", "CNI_IFNAME": "eth0",
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": pod,
+            "CNI_NETNS": f"/run/netns/{pod}",
+            "CNI_IFNAME": "eth0",
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME={pod}",
-            "CNI_PATH": str(REFERENCE), "PATH": os.environ["PATH"],
+            "CNI_PATH": str(REFERENCE),
+            "PATH": os.environ["PATH"],
         }
         outcome = subprocess.run(
-            ["ip", "netns", "exec", self.name, str(program)], env=environment, check=False, timeout=60,
-            input=json.dumps(configuration), capture_output=True, text=True,
+            ["ip", "netns", "exec", self.name, str(program)],
+            env=environment,
+            check=False,
+            timeout=60,
+            input=json.dumps(configuration),
+            capture_output=True,
+            text=True,
         )
         assert "Traceback" not in outcome.stderr
         return outcome.returncode, json.loads(outcome.stdout) if outcome.stdout else None
@@ -77,8 +91,12 @@ class Node:
     ) -> tuple[int, Any]:
         """One call of ours, chained behind ``result``."""
         configuration: dict[str, Any] = {
-            "cniVersion": "1.0.0", "name": "pods", "type": "egress-gateway",
-            "socket": str(self.run_dir / "agent.sock"), "prevResult": result, **keys,
+            "cniVersion": "1.0.0",
+            "name": "pods",
+            "type": "egress-gateway",
+            "socket": str(self.run_dir / "agent.sock"),
+            "prevResult": result,
+            **keys,
         }
         if labels is not None:
             configuration["args"] = {"cni": {"labels": [{"key": k, "value": v} for k, v in labels.items()]}}
@@ -102,7 +120,10 @@ class Node:
         return found
 
     def devices(self) -> set[str]:
-        return {link["ifname"] for link in json.loads(ip("-j", "link", "show", "type", "vxlan", namespace=self.name))}
+        return {
+            link["ifname"]
+            for link in json.loads(ip("-j", "link", "show", "type", "vxlan", namespace=self.name))
+        }
 
     def wipe(self) -> None:
         """Takes away all that a reboot would, but for the pod's interfaces."""
@@ -252,7 +273,9 @@ def attach(node: Node, pod: str, inside: str, outside: str) -> None:
     ip("link", "set", outside, "up", namespace=node.name)
 
 
-def test_all_veths_of_a_pod_are_tagged_and_nothing_else(namespaces: Callable[[str], str], node: Node, pod: str) -> None:
+def test_all_veths_of_a_pod_are_tagged_and_nothing_else(
+    namespaces: Callable[[str], str], node: Node, pod: str
+) -> None:
     """The node's own uplink is a veth too, and the result names it as if it were the pod's."""
     switch = namespaces("switch")
     attach(node, switch, "port", "eth0")

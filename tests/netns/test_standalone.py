@@ -101,7 +101,9 @@ def test_it_is_taken_out_while_its_mount_runs_no_programs(root: Path, tmp_path: 
                 written = host.installed.stat().st_mtime_ns
                 subprocess.run(["mount", "-o", "remount,noexec", host.bin_dir], check=True)
                 until(lambda: len(host.plugins()) == 1, "ours is taken out", 30)
-                until(lambda: "it cannot run: Permission denied" in "".join(host.reported()), "the reason", 30)
+                until(
+                    lambda: "it cannot run: Permission denied" in "".join(host.reported()), "the reason", 30
+                )
                 subprocess.run(["mount", "-o", "remount,exec", host.bin_dir], check=True)
                 assert host.installed.stat().st_mtime_ns == written, "it is not written again and again"
     finally:

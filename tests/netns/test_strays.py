@@ -33,11 +33,17 @@ class Listener:
         self.near.ip(f"link add eth0 type veth peer name eth0 netns {self.far.name}", "link set eth0 up")
         self.far.ip("link set eth0 up")
         for machine, addresses in ((self.near, HERE), (self.far, THERE)):
-            machine.ip(f"addr add {addresses[4]}/24 dev eth0", f"addr add {addresses[6]}/64 dev eth0", "link set lo up")
+            machine.ip(
+                f"addr add {addresses[4]}/24 dev eth0",
+                f"addr add {addresses[6]}/64 dev eth0",
+                "link set lo up",
+            )
         self.selector = selectors.SelectSelector()
         self.refused: list[str] = []
         self.arrived: list[tuple[bytes, str, int]] = []
-        self.strays = StrayListener(self.selector, self.refused.append, lambda *what: self.arrived.append(what))
+        self.strays = StrayListener(
+            self.selector, self.refused.append, lambda *what: self.arrived.append(what)
+        )
 
     def listen(self, family: int) -> None:
         self.near.inside(lambda: self.strays.listen(HERE[family], PORT, TUNNEL, 0))
@@ -144,6 +150,8 @@ def test_no_packet_is_an_exception() -> None:
         for _ in range(2000):
             first = rng.choice([0x45, 0x4F, 0x40, 0x60, rng.randrange(256)])
             theirs.send(bytes([first]) + rng.randbytes(rng.randrange(120)))
-            strays._read(ours, strays._take_message if rng.random() < 0.5 else lambda p: strays._take_refusal(PORT, p))
+            strays._read(
+                ours, strays._take_message if rng.random() < 0.5 else lambda p: strays._take_refusal(PORT, p)
+            )
         strays._open = []
     assert taken

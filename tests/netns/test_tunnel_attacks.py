@@ -163,7 +163,9 @@ ATTACKS: tuple[Attack, ...] = (_by_socket, _raw, _frame, _frame_past_the_queue, 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("node", ["w2", "g2"])
-def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(lab: Lab, node: str, attack: Attack) -> None:
+def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(
+    lab: Lab, node: str, attack: Attack
+) -> None:
     """It may set the priority of the kernel's own packets, write whole frames, and send into the tunnel's device."""
     inner = udp(NODES[node], SERVICE, PORT, b"forged")
     with lab.witness() as witness, Capture(lab.nodes["g1"].machine, "eth0") as arrived:

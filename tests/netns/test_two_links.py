@@ -51,7 +51,9 @@ def planned(lab: Lab, family: int) -> Plan:
 
 
 def into_one_subnet(lab: Lab) -> None:
-    lab.nodes["g1"].machine.ip(f"address add {SECOND}/24 dev eth7", f"address add {v6(SECOND)}/64 dev eth7 nodad")
+    lab.nodes["g1"].machine.ip(
+        f"address add {SECOND}/24 dev eth7", f"address add {v6(SECOND)}/64 dev eth7 nodad"
+    )
 
 
 def by_two_next_hops(lab: Lab) -> None:
@@ -69,7 +71,9 @@ LINKS: dict[str, Callable[[Lab], None]] = {"one subnet": into_one_subnet, "two n
 def links(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
     """Two links of g1, eth0 and eth7, to the other nodes."""
     machine = lab.nodes["g1"].machine
-    lab.outside.ip(f"link add g1-eth7 type veth peer name eth7 netns {machine.name}", "link set g1-eth7 master br-u up")
+    lab.outside.ip(
+        f"link add g1-eth7 type veth peer name eth7 netns {machine.name}", "link set g1-eth7 master br-u up"
+    )
     try:
         machine.ip("link set eth7 up")
         machine.sysctl({"net/ipv4/conf/eth7/rp_filter": "0", "net/ipv4/conf/all/rp_filter": "0"})
@@ -96,7 +100,12 @@ def test_a_lease_daemon_is_reached_by_both_links(lab: Lab, family: int) -> None:
         daemon.bind((target, KEEPER_PORT))
         for device in ("eth0", "eth7"):
             said = f"by {device}".encode()
-            send_frame(lab.outside, f"g1-{device}", mac_of(g1.machine, device), udp(source, target, KEEPER_PORT, said))
+            send_frame(
+                lab.outside,
+                f"g1-{device}",
+                mac_of(g1.machine, device),
+                udp(source, target, KEEPER_PORT, said),
+            )
             assert daemon.recv(100) == said
 
 
@@ -107,7 +116,9 @@ def test_a_tunnel_takes_packets_by_both_links(lab: Lab) -> None:
     with lab.witness() as witness:
         for number, device in enumerate(("eth0", "eth7"), 1):
             inner = udp(W2, SERVICE, PORT, source_port=5000 + number)
-            send_frame(lab.outside, f"g1-{device}", mac_of(g1.machine, device), vxlan_packet("w2", "g1", VNI, inner))
+            send_frame(
+                lab.outside, f"g1-{device}", mac_of(g1.machine, device), vxlan_packet("w2", "g1", VNI, inner)
+            )
         until(lambda: len(witness.egress.packets(PORT)) == 2, "both packets outside", seconds=2)
 
 

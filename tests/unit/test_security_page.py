@@ -28,7 +28,9 @@ def functions_of(file: str) -> frozenset[str]:
     path = REPOSITORY / file
     if not path.is_file():
         return frozenset()
-    return frozenset(node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef))
+    return frozenset(
+        node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+    )
 
 
 def claims() -> Iterator[str]:
@@ -42,7 +44,12 @@ def test_each_cannot_names_tests_that_exist() -> None:
     found = {line: list(named(line)) for line in claims()}
     assert len(found) > 25
     assert [line for line, tests in found.items() if not tests] == []
-    missing = [f"{file}::{test}" for tests in found.values() for file, test in tests if test not in functions_of(file)]
+    missing = [
+        f"{file}::{test}"
+        for tests in found.values()
+        for file, test in tests
+        if test not in functions_of(file)
+    ]
     assert missing == []
 
 

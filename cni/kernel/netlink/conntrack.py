@@ -83,7 +83,9 @@ def _conntrack(*arguments: str) -> subprocess.CompletedProcess[str]:
     if program is None:
         raise KernelError("conntrack: not found", "install conntrack")
     try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        done = subprocess.run(
+            [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"conntrack: {error}") from error
     # It ends with 1 where it found nothing; only its last line tells that from a failure.

@@ -60,7 +60,10 @@ def delete_of(address: str) -> int:
     deleted = 0
     try:
         with Socket(NETLINK_NETFILTER) as netlink:
-            for kind, flags in ((CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS)):
+            for kind, flags in (
+                (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
+                (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
+            ):
                 wanted = _nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
                 for _, body in netlink.dump(IPCTNL_MSG_CT_GET, head + _nested(kind, source) + wanted):
                     if source_of(body, kind) == parsed.packed:

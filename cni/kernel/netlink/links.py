@@ -83,7 +83,9 @@ def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:
         vni=int.from_bytes(data.get(IFLA_VXLAN_ID, b""), sys.byteorder),
         local=socket.inet_ntop(FAMILIES[len(local)], local) if local and len(local) in FAMILIES else "",
         # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
-        port=0 if any(data.get(IFLA_VXLAN_LEARNING, b"")) else int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
+        port=0
+        if any(data.get(IFLA_VXLAN_LEARNING, b""))
+        else int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=int.from_bytes(found.get(IFLA_MTU, b""), sys.byteorder),
         alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="surrogateescape"),
@@ -168,7 +170,11 @@ def _peer(kernel: Socket, number: int, index: int, link: Mapping[int, bytes]) ->
     found = attributes(answer[LINK.size :])
     # The index is of the namespace that the peer is in, which need not be this one: so the peer must say the same.
     back = found.get(IFLA_LINK), found.get(IFLA_LINK_NETNSID)
-    return name_of(found) if _is_veth(found) and back == (struct.pack("=i", index), struct.pack("=i", number)) else ""
+    return (
+        name_of(found)
+        if _is_veth(found) and back == (struct.pack("=i", index), struct.pack("=i", number))
+        else ""
+    )
 
 
 def _is_veth(found: Mapping[int, bytes] | None) -> bool:

@@ -41,7 +41,9 @@ class Neighbours:
         ``family`` (4 or 6) is of the packets that the tunnel carries. Raises :class:`KernelError`, with
         :data:`errno.ENODEV`'s text where the device does not exist.
         """
-        self._set(f"pointing {device} at {mac}", device, family, NUD_PERMANENT, attribute(NDA_LLADDR, _octets(mac)))
+        self._set(
+            f"pointing {device} at {mac}", device, family, NUD_PERMANENT, attribute(NDA_LLADDR, _octets(mac))
+        )
 
     def hold(self, device: str, family: int = 4) -> None:
         """Lets packets into a tunnel wait in the kernel's queue until :meth:`set_master` says where they go.
@@ -51,7 +53,9 @@ class Neighbours:
         """
         # The kernel's default, 200 kB, is what a hundred packets of busy connections take.
         with contextlib.suppress(OSError):
-            (PROC_SYS_NET / f"ipv{family}" / "neigh" / device / "unres_qlen_bytes").write_text(str(HELD_BYTES))
+            (PROC_SYS_NET / f"ipv{family}" / "neigh" / device / "unres_qlen_bytes").write_text(
+                str(HELD_BYTES)
+            )
         self._set(f"holding packets back from {device}", device, family, NUD_INCOMPLETE, b"")
 
     def _set(self, doing: str, device: str, family: int, state: int, link_address: bytes) -> None:

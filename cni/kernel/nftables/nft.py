@@ -51,7 +51,9 @@ def ensure(text: str) -> tuple[str, ...]:
 
 def missing(text: str) -> tuple[str, ...]:
     """Which tables are not as ``text`` makes them, and why. Changes nothing."""
-    return tuple(f"nftables table {table}: {problem}" for table, (problem, _) in _look(text).items() if problem)
+    return tuple(
+        f"nftables table {table}: {problem}" for table, (problem, _) in _look(text).items() if problem
+    )
 
 
 def remember(text: str) -> None:
@@ -113,7 +115,9 @@ def _timed_sets(text: str) -> dict[str, frozenset[str]]:
     blocks = update.tables(text)
     return {
         table: frozenset(
-            name for (kind, name), body in blocks.get(table, {}).items() if kind == "set" and _TIMED.search(body)
+            name
+            for (kind, name), body in blocks.get(table, {}).items()
+            if kind == "set" and _TIMED.search(body)
         )
         for table in _replaced(text)
     }
@@ -144,7 +148,9 @@ def _stamp_removals(text: str) -> Iterator[str]:
 def _look(text: str) -> dict[str, tuple[str, str]]:
     """For each table what is wrong with it, and the digest of the text whose work it is, untouched since."""
     made, digest = _made(text), _digest(text)
-    return {table: _judge(table_digest.look(table, STAMP), table in made, digest) for table in _replaced(text)}
+    return {
+        table: _judge(table_digest.look(table, STAMP), table in made, digest) for table in _replaced(text)
+    }
 
 
 def _judge(found: Table | None, wanted: bool, digest: str) -> tuple[str, str]:

@@ -39,7 +39,9 @@ class Difference:
 
     @property
     def changed(self) -> list[Block]:
-        return [block for block in self.after if self.before.get(block, self.after[block]) != self.after[block]]
+        return [
+            block for block in self.after if self.before.get(block, self.after[block]) != self.after[block]
+        ]
 
 
 def tables(text: str) -> dict[str, dict[Block, str]]:

@@ -62,7 +62,9 @@ class Acquisition:
         self._releases: dict[str, Release] = {}
         """The last of each egress IP."""
 
-    def try_acquire(self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int) -> bool:
+    def try_acquire(
+        self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int
+    ) -> bool:
         """The egress IP is homeless and this node is candidate number ``rank``. True: send a request now.
 
         ``alone``: no other node can serve it. A worse rank waits longer, so that a better one that fails to ask blocks
@@ -116,7 +118,9 @@ class Acquisition:
         fruitless tries only.
         """
         wait = self._waits.setdefault(identity, _Wait(now))
-        self._failures = {i: (count, end) for i, (count, end) in self._failures.items() if now < end + STEADY_NS}
+        self._failures = {
+            i: (count, end) for i, (count, end) in self._failures.items() if now < end + STEADY_NS
+        }
         failures, _ = self._failures.get(identity, (0, 0))
         jitter = rendezvous_hash(identity, self._node, "pause", str(failures)) % timers.heartbeat_ns
         wait.not_before = now + min(timers.duration_ns << min(failures, 10), PAUSE_LIMIT_NS) + jitter

@@ -78,5 +78,7 @@ class Masterless:
         return {
             identity: taken.at
             for identity, taken in self._taken.items()
-            if taken.homeless_since >= self._lost_at and now < taken.at + REBALANCE_WINDOW_NS and identity not in self._since
+            if taken.homeless_since >= self._lost_at
+            and now < taken.at + REBALANCE_WINDOW_NS
+            and identity not in self._since
         }

@@ -166,7 +166,9 @@ class MasterTable:
             for epoch, following in known
         )
 
-    def on_announcement(self, node: str, masteries: Iterable[MasterAnnouncement], hold_ns: int, now: int) -> list[MasterChange]:
+    def on_announcement(
+        self, node: str, masteries: Iterable[MasterAnnouncement], hold_ns: int, now: int
+    ) -> list[MasterChange]:
         """Takes in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
         turns = []
         named = set()
@@ -182,12 +184,22 @@ class MasterTable:
             self.note(mastery.id, mastery.epoch)
             leaving_at = (before.leaving_at if same else 0) or now if mastery.leaving else 0
             after = MasterEntry(
-                node, mastery.epoch, mastery.since, now, mastery.survivor, shown=mastery.shown, leaving_at=leaving_at
+                node,
+                mastery.epoch,
+                mastery.since,
+                now,
+                mastery.survivor,
+                shown=mastery.shown,
+                leaving_at=leaving_at,
             )
             self._by_id[mastery.id] = after
             # The same node again, after its lease had ended: nobody else was there to take over.
             if not same or (before.gone is not None and mastery.epoch > before.epoch):
-                turns.append(MasterChange(mastery.id, before, after, mastery.reason, mastery.silent_ms, mastery.planned))
+                turns.append(
+                    MasterChange(
+                        mastery.id, before, after, mastery.reason, mastery.silent_ms, mastery.planned
+                    )
+                )
         for identity, following in self._by_id.items():
             if following.master == node and identity not in named and following.gone is None:
                 self._by_id[identity] = replace(following, gone=f"given up by {node}", gone_at=now)
@@ -221,7 +233,10 @@ class MasterTable:
 
     def next_unheld(self) -> int:
         """When the next hold ends by itself."""
-        return min((f.leaving_at + HOLD_NS for f in self._by_id.values() if f.leaving_at > QUEUE_TIMED_OUT), default=NEVER)
+        return min(
+            (f.leaving_at + HOLD_NS for f in self._by_id.values() if f.leaving_at > QUEUE_TIMED_OUT),
+            default=NEVER,
+        )
 
     def end_holds(self, now: int) -> None:
         """Lets the packets go that have waited long enough."""
@@ -263,7 +278,9 @@ class Subscribers:
 
     def carrying(self, identity: str, now: int) -> set[str]:
         """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
-        near = [node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= SUBSCRIBER_TTL_NS]
+        near = [
+            node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= SUBSCRIBER_TTL_NS
+        ]
         return {node for node in near if identity in self._carries.get(node, (identity,))}
 
     def push(self, now: int) -> None:
@@ -294,7 +311,13 @@ class History:
         if turn.id == PROPOSER_LEASE:
             return
         change = Change(
-            turn.id, turn.before.master, turn.after.master, turn.after.epoch, wall_ns / SECOND,
-            turn.silent_ms, turn.reason, turn.planned,
+            turn.id,
+            turn.before.master,
+            turn.after.master,
+            turn.after.epoch,
+            wall_ns / SECOND,
+            turn.silent_ms,
+            turn.reason,
+            turn.planned,
         )
         self.changes.append(change)

@@ -18,7 +18,14 @@ class OwnMasters:
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
 
     def add(
-        self, identity: str, tenure: LeaseState, shown: str, leaving: bool, before: MasterEntry, silent_ns: int, wall_ns: int
+        self,
+        identity: str,
+        tenure: LeaseState,
+        shown: str,
+        leaving: bool,
+        before: MasterEntry,
+        silent_ns: int,
+        wall_ns: int,
     ) -> bool:
         """This node holds it. True where that, or something about it, is news.
 

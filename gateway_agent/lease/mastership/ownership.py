@@ -42,7 +42,13 @@ class Ownership:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
-        self, me: str, incarnation: int, elector: VoterNode, subscribers: Subscribers, timers: Timers, due: Due
+        self,
+        me: str,
+        incarnation: int,
+        elector: VoterNode,
+        subscribers: Subscribers,
+        timers: Timers,
+        due: Due,
     ) -> None:
         self.specs: dict[str, EgressIPSpec] = {}
         """What this node is to serve or to follow, the chair included, by id."""
@@ -109,7 +115,11 @@ class Ownership:
     def unready(self) -> dict[str, str]:
         """Why this node cannot serve what it is eligible for, by egress id."""
         wishes = self.specs.values()
-        return {w.id: w.reason for w in wishes if not w.ready and self._me in w.eligible and w.id != PROPOSER_LEASE}
+        return {
+            w.id: w.reason
+            for w in wishes
+            if not w.ready and self._me in w.eligible and w.id != PROPOSER_LEASE
+        }
 
     def handed_over(self) -> bool:
         """Whether all that was let go of in order to stop has a new master."""
@@ -159,13 +169,17 @@ class Ownership:
             else:
                 rank, epoch = order[identity].index(self._me), self.master_table.highest(identity) + 1
                 alone = len(order[identity]) == 1
-                self._due.beat |= self._acquisition.try_acquire(identity, rank, alone, epoch, self.timers, now)
+                self._due.beat |= self._acquisition.try_acquire(
+                    identity, rank, alone, epoch, self.timers, now
+                )
 
     def _patient(self, wish: EgressIPSpec, situation: ElectionInput, now: int) -> bool:
         """Whether what this node is to leave stays until somebody can serve it: nobody gains by an earlier end."""
         if self._stopping_since == NEVER:
             return self._me in wish.eligible
-        return now < self._stopping_since + STOP_TIMEOUT_NS and any(node in situation.members for node in wish.eligible)
+        return now < self._stopping_since + STOP_TIMEOUT_NS and any(
+            node in situation.members for node in wish.eligible
+        )
 
     def _undecided(self, situation: ElectionInput, now: int) -> bool:
         """Whether there is anything to decide: with many egress IPs, looking at all takes milliseconds."""
@@ -177,7 +191,11 @@ class Ownership:
         )
 
     def _is_open(self, identity: str, situation: ElectionInput) -> bool:
-        return identity not in situation.masters or identity in self.owner.tenures or self._acquisition.waits(identity)
+        return (
+            identity not in situation.masters
+            or identity in self.owner.tenures
+            or self._acquisition.waits(identity)
+        )
 
     # What this node hands over
 
@@ -252,7 +270,13 @@ class Ownership:
                 self._acquisition.pause(identity, self.timers, now, lost=True)
 
     def _release(
-        self, identity: str, reason: str, now: int, heir: str = "", silent_since: int = 0, shared: bool = False
+        self,
+        identity: str,
+        reason: str,
+        now: int,
+        heir: str = "",
+        silent_since: int = 0,
+        shared: bool = False,
     ) -> Release | None:
         """Hold or ask for it no longer, and say so. Return the release, if it was held.
 
@@ -264,7 +288,9 @@ class Ownership:
             return None
         held = self.own_masters.remove(identity)
         if held:
-            self.master_table.release(identity, self._me, release.epoch, reason, bool(heir), silent_since or now)
+            self.master_table.release(
+                identity, self._me, release.epoch, reason, bool(heir), silent_since or now
+            )
             self._push(now)
         self._publish(release, now)
         return release if held else None

@@ -122,7 +122,11 @@ class Rebalance:
             return KEEP
         settled = [n for n in others if self._is_settled(n, identity, situation, masters)]
         least = min(settled, key=lambda node: (load[node], rendezvous_hash(identity, node)), default="")
-        return Gift(least, f"{least} serves fewer", True) if least and load[self._me] - load[least] >= 2 else KEEP
+        return (
+            Gift(least, f"{least} serves fewer", True)
+            if least and load[self._me] - load[least] >= 2
+            else KEEP
+        )
 
     @staticmethod
     def _is_settled(node: str, identity: str, situation: ElectionInput, masters: Mapping[str, str]) -> bool:
@@ -133,6 +137,9 @@ class Rebalance:
         member = situation.members.get(node)
         if member is None or identity in member.warming:
             return False
-        kept = any(master == node and i != PROPOSER_LEASE and i not in situation.fresh for i, master in masters.items())
+        kept = any(
+            master == node and i != PROPOSER_LEASE and i not in situation.fresh
+            for i, master in masters.items()
+        )
         taken_at = situation.fresh[identity]
         return kept or situation.missed_at.get(node, taken_at) <= taken_at

@@ -52,7 +52,9 @@ class Agreement:
         """Return a number that grows when another disagreement is to be shown."""
         return self._revision + self._tunnels.revision
 
-    def configure(self, mine: Facts | None, names: Collection[str], wishes: Iterable[EgressIPSpec] = ()) -> None:
+    def configure(
+        self, mine: Facts | None, names: Collection[str], wishes: Iterable[EgressIPSpec] = ()
+    ) -> None:
         """Take on this node's own settings. ``names``: the other nodes."""
         self._tunnels.configure(wishes, names)
         known = {name: heard for name, heard in self._heard.items() if name in names}
@@ -122,13 +124,17 @@ class Agreement:
         if self._mine is None or 2 * len(differing) <= len(self._heard) or len(self._heard) < 2:
             return ""
         there = self._differing[differing[0]][TUNNEL_PORT][1]
-        return f"its tunnel.port {self._mine.tunnel_port} is not that of most nodes ({differing[0]} has {there})"
+        return (
+            f"its tunnel.port {self._mine.tunnel_port} is not that of most nodes ({differing[0]} has {there})"
+        )
 
     def _compare(self, node: str, facts: Facts) -> None:
         if self._mine is None:
             return
         mine, other = told(self._mine), told(facts)
-        found = {setting: (mine[setting], other[setting]) for setting in mine if mine[setting] != other[setting]}
+        found = {
+            setting: (mine[setting], other[setting]) for setting in mine if mine[setting] != other[setting]
+        }
         before = self._differing.pop(node, {})
         if found:
             self._differing[node] = found

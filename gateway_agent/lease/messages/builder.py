@@ -23,7 +23,12 @@ class MessageBuilder:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
-        self, electorate: VoterSetState, contact: QuorumView, mastership: Ownership, chair: Proposer, outbox: Outbox
+        self,
+        electorate: VoterSetState,
+        contact: QuorumView,
+        mastership: Ownership,
+        chair: Proposer,
+        outbox: Outbox,
     ) -> None:
         self._electorate = electorate
         self._contact = contact
@@ -31,7 +36,9 @@ class MessageBuilder:
         self._chair = chair
         self._outbox = outbox
 
-    def heartbeat(self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None) -> Heartbeat:
+    def heartbeat(
+        self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None
+    ) -> Heartbeat:
         """What this node says of itself; with a ``request`` it asks the voters as well."""
         mastership, electorate = self._mastership, self._electorate
         mastership.own_masters.retain(mastership.owner.held(now))
@@ -42,7 +49,9 @@ class MessageBuilder:
             voters=electorate.current,
             accepted=electorate.accepted,
             asked=request.quorum.asked if request else (),
-            claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()) if request else (),
+            claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items())
+            if request
+            else (),
             releases=mastership.own_masters.releases(now),
             isolated=is_egress and self._contact.isolated(now),
             reason=STOPPING if stopping else "" if is_egress else "no egress node any more",
@@ -58,7 +67,9 @@ class MessageBuilder:
         egress IPs its pods go (None: not known)."""
         electorate, mastership = self._electorate, self._mastership
         # What has neither a wish nor a master is of a gateway that is gone: with those of years no datagram holds all.
-        known = tuple(each for each in mastership.master_table.known() if each[0] in mastership.specs or each[2])
+        known = tuple(
+            each for each in mastership.master_table.known() if each[0] in mastership.specs or each[2]
+        )
         self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts, carries))
 
     def subscription_pause(self, config: KeeperConfig, turn: int) -> int:

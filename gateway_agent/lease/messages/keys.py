@@ -164,7 +164,9 @@ class KeysHeard:
     def problems(self, me: str) -> Iterator[str]:
         """Yield one text for each node whose key, version or name does not fit. ``me``: the name of this node."""
         for name, foreign in sorted(self._foreign.items()):
-            named = f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
+            named = (
+                f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
+            )
             yield f"node {name} at {foreign.address} signs with a key that this node does not have ({named})"
         for name, other in sorted(self._versions.items()):
             yield other.problem(name, me)
@@ -181,9 +183,13 @@ class KeysHeard:
 
     def table(self, now: int) -> tuple[HeardKey, ...]:
         """Return by which key each node was last heard."""
-        rows = {n: HeardKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()}
+        rows = {
+            n: HeardKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()
+        }
         for name, found in self._foreign.items():
-            rows[name] = HeardKey(name, fingerprint(found.number), (now - found.at) // MILLISECOND, known=False)
+            rows[name] = HeardKey(
+                name, fingerprint(found.number), (now - found.at) // MILLISECOND, known=False
+            )
         return tuple(rows[name] for name in sorted(rows))
 
 

@@ -54,8 +54,12 @@ class SameTunnels:
     def configure(self, wishes: Iterable[EgressIPSpec], nodes: Collection[str]) -> None:
         """Take on what this node knows of the egress IPs. ``nodes``: the others."""
         wanted = {wish.id: wish for wish in wishes}
-        mine = {identity: Tunnel(identity, wish.vni, wish.sync) for identity, wish in wanted.items() if wish.vni}
-        self._names = {identity: f"{wish.gateway} {wish.address}".strip() for identity, wish in wanted.items()}
+        mine = {
+            identity: Tunnel(identity, wish.vni, wish.sync) for identity, wish in wanted.items() if wish.vni
+        }
+        self._names = {
+            identity: f"{wish.gateway} {wish.address}".strip() for identity, wish in wanted.items()
+        }
         changed = {identity for identity, tunnel in self._mine.items() if mine.get(identity) != tunnel}
         self._mine, tunnels = mine, list(mine.values())
         self._parts = [tuple(tunnels[at : at + MOST_TUNNELS]) for at in range(0, len(tunnels), MOST_TUNNELS)]

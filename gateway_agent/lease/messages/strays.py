@@ -73,8 +73,14 @@ class Strays:
         if set(silent) - set(self._silent):
             self._silent_since, self._next_search = now, min(self._next_search, now)
         self._silent = silent
-        refused = {name: at for name, at in self._refused.items() if name in silent and now <= at + CURRENT_NS}
-        found = {name: stray for name, stray in self._found.items() if name in silent and now <= stray.at + CURRENT_NS}
+        refused = {
+            name: at for name, at in self._refused.items() if name in silent and now <= at + CURRENT_NS
+        }
+        found = {
+            name: stray
+            for name, stray in self._found.items()
+            if name in silent and now <= stray.at + CURRENT_NS
+        }
         self.revision += refused.keys() != self._refused.keys() or found.keys() != self._found.keys()
         self._refused, self._found = refused, found
 

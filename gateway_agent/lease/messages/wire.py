@@ -34,8 +34,16 @@ HELLO_NS = 20 * MILLISECOND
 ENVELOPES = range(0x90, 0xA0)
 """First bytes of an envelope of any version: a MessagePack array of up to 15 fields."""
 REJECTIONS = (
-    "bad_mac", "truncated", "malformed", "replayed", "not_fresh", "unknown_sender", "wrong_address", "out_of_bounds",
-    "other_version", "unknown_address",
+    "bad_mac",
+    "truncated",
+    "malformed",
+    "replayed",
+    "not_fresh",
+    "unknown_sender",
+    "wrong_address",
+    "out_of_bounds",
+    "other_version",
+    "unknown_address",
 )
 
 

@@ -50,7 +50,9 @@ class ConflictDetection:
         self._vacant: dict[str, int] = {}
         """When each address was last found to be nobody's."""
 
-    def on_arp_claim(self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int) -> bool:
+    def on_arp_claim(
+        self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int
+    ) -> bool:
         """``identity`` is empty where this node does not serve the address: then the claim may be right.
 
         True where it is news.
@@ -59,7 +61,9 @@ class ConflictDetection:
         known = before is not None and before.conflict.mac == mac and now < before.heard_at + FORGET_NS
         since = before.conflict.since if before is not None and known else wall_ns / SECOND
         first_at = before.first_at if before is not None and known else now
-        self._by_address[address] = _ObservedClaim(Conflict(identity, address, mac, interface, since), now, first_at)
+        self._by_address[address] = _ObservedClaim(
+            Conflict(identity, address, mac, interface, since), now, first_at
+        )
         return not known
 
     def probe_is_clear(self, address: str, interface: str, rank: int, now: int) -> bool:
@@ -94,7 +98,9 @@ class ConflictDetection:
             claim, since = self._by_address.get(wish.address), self._vacant.get(wish.address)
             if claim and claim.first_at + GRACE_NS <= now < claim.heard_at + ABSENT_NS:
                 where = f"{claim.conflict.mac} on {claim.conflict.interface}"
-                found.occupied[wish.id] = f"{wish.address} belongs to another machine, {where}: use another address"
+                found.occupied[wish.id] = (
+                    f"{wish.address} belongs to another machine, {where}: use another address"
+                )
             known = since is not None and now < since + FORGET_NS and not (claim and claim.heard_at > since)
             if not known and self.probe_is_clear(wish.address, wish.interface, 0, now):
                 self._vacant[wish.address] = now
@@ -107,7 +113,9 @@ class ConflictDetection:
         return [
             wish.id
             for wish in wanted
-            if wish.address and wish.ready and not self.probe_is_clear(wish.address, wish.interface, _rank(me, wish), now)
+            if wish.address
+            and wish.ready
+            and not self.probe_is_clear(wish.address, wish.interface, _rank(me, wish), now)
         ]
 
     def probes(self) -> list[Probe]:

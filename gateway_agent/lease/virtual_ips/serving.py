@@ -139,7 +139,9 @@ class VirtualIPs:
             # One that is about to leave goes on where it stands.
             identity: wish.interface or self._places[identity].interface
             for identity in held
-            if (wish := wishes.get(identity)) and wish.address and (wish.interface or identity in self._places)
+            if (wish := wishes.get(identity))
+            and wish.address
+            and (wish.interface or identity in self._places)
         }
         removed = self._leave(served)
         effects: list[Effect] = [Close(tuple(self._closing))] if self._closing else []
@@ -156,7 +158,9 @@ class VirtualIPs:
             if held[identity].granted_seq > place.opened_by:
                 place.opened_by = held[identity].granted_seq
                 opened.setdefault(place.opened_by, []).append(place.address)
-        effects += [Open(seq, tuple(addresses), open_ns(duration_ns)) for seq, addresses in sorted(opened.items())]
+        effects += [
+            Open(seq, tuple(addresses), open_ns(duration_ns)) for seq, addresses in sorted(opened.items())
+        ]
         before += [*effects, *self._announce(now)]
         # Only now: an error on the way here must not lose what closes a fence. Closing it twice harms nothing.
         self._tickets, self._closing = [], []

@@ -33,7 +33,9 @@ class FailureDetector:
 
     def heard(self, suspect_ns: int, now: int) -> dict[str, Member]:
         """Those that are not suspect: heard within ``suspect_ns``."""
-        heard = {name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns}
+        heard = {
+            name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns
+        }
         self._missed_at.update(dict.fromkeys(self._by_name.keys() - heard.keys(), now))
         self._heard = frozenset(heard)
         return heard

@@ -297,7 +297,10 @@ class Owner:
             return
         if not request.quorum.met(request.granted[identity]):
             return
-        if identity in self.fenced and now > request.sent_at + ticket_ns(request.duration_ns) - self._margin_ns:
+        if (
+            identity in self.fenced
+            and now > request.sent_at + ticket_ns(request.duration_ns) - self._margin_ns
+        ):
             # Announced now, the address would be sent what the kernel then lets nowhere.
             return
         until = lease_end(request.sent_at, request.duration_ns, self._margin_ns)

@@ -57,7 +57,9 @@ class QuorumView:
         """Return the nodes that were not heard for long and should be, sorted: the egress nodes answer all, and all
         subscribe to an egress node."""
         expected = self._names if self._me in self.egress_nodes else self.egress_nodes
-        unheard = (name for name in expected if now > self._heard.get(name, self._started_at) + CANDIDATE_TTL_NS)
+        unheard = (
+            name for name in expected if now > self._heard.get(name, self._started_at) + CANDIDATE_TTL_NS
+        )
         return tuple(sorted(name for name in unheard if name != self._me))
 
     def answer(self, voter: str, now: int) -> None:

@@ -112,5 +112,7 @@ class VoterNode:
     def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
         """It has said something newer of these; and what it was before a restart asks for nothing."""
         others = [pending for pending in self._pending if pending.sender != sender]
-        own = [p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)]
+        own = [
+            p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)
+        ]
         self._pending = [*others, *(pending for pending in own if pending.beat.claims)]

@@ -26,7 +26,9 @@ def main() -> None:
         "--token-file", type=Path, help="only who bears this token is answered; read at each request"
     )
     parser.add_argument("--socket", type=Path, help="a unix socket on which nobody needs a token")
-    parser.add_argument("--upstream", type=Path, metavar="SOCKET", help="a real server, which has the objects")
+    parser.add_argument(
+        "--upstream", type=Path, metavar="SOCKET", help="a real server, which has the objects"
+    )
     options = parser.parse_args()
     origin = Upstream(options.upstream) if options.upstream else Memory()
     app = Server(origin, options.token_file).app()

@@ -57,7 +57,9 @@ class Cluster:
             body = {**document, "metadata": {**document["metadata"], **version}}
             status, made = self.ask("PUT", path + options, body)
             if status != http.client.CONFLICT:
-                return dict(made if status < http.client.BAD_REQUEST else self.call("PUT", path + options, body))
+                return dict(
+                    made if status < http.client.BAD_REQUEST else self.call("PUT", path + options, body)
+                )
             found = self.call("GET", path)
 
     def delete(self, path: str) -> None:
@@ -68,7 +70,9 @@ class Cluster:
         """It is there; also where it was."""
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
 
-    def run(self, namespace: str, name: str, node: str, labels: Mapping[str, str], on_host: bool = False) -> str:
+    def run(
+        self, namespace: str, name: str, node: str, labels: Mapping[str, str], on_host: bool = False
+    ) -> str:
         """A pod that is bound to a node; one that is there already is bound. Returns its uid.
 
         ``on_host``: a new one uses the network of its node.
@@ -167,7 +171,9 @@ def path_of(document: Document) -> str:
 
 
 def _complete(document: Document) -> Document:
-    return {**document, "spec": {**_POD, **document.get("spec", {})}} if document["kind"] == "Pod" else document
+    return (
+        {**document, "spec": {**_POD, **document.get("spec", {})}} if document["kind"] == "Pod" else document
+    )
 
 
 def _binding(pod: str, node: str) -> Document:

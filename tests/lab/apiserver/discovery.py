@@ -21,7 +21,9 @@ def discovery() -> dict[str, Object]:
         "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups},
     }
     for version in versions:
-        resources = [resource for kind in KINDS if kind.group_version == version for resource in _resources(kind)]
+        resources = [
+            resource for kind in KINDS if kind.group_version == version for resource in _resources(kind)
+        ]
         path = f"/apis/{version}" if "/" in version else f"/api/{version}"
         answers[path] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
     return answers
@@ -38,5 +40,10 @@ def _resources(kind: Kind) -> list[Object]:
         "name": kind.plural, "singularName": kind.kind.lower(), "namespaced": kind.namespaced, "kind": kind.kind,
         "verbs": _VERBS,
     }  # fmt: skip
-    status = {**resource, "name": f"{kind.plural}/status", "singularName": "", "verbs": ["get", "patch", "update"]}
+    status = {
+        **resource,
+        "name": f"{kind.plural}/status",
+        "singularName": "",
+        "verbs": ["get", "patch", "update"],
+    }
     return [resource, status] if kind.status else [resource]

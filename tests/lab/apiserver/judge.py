@@ -28,7 +28,9 @@ class Judge:
         self._schemas = schemas()
         self._real = real
         if real is not None:
-            self.rules = all("x-kubernetes-validations" in str(stored["spec"]["versions"]) for stored in define(real))
+            self.rules = all(
+                "x-kubernetes-validations" in str(stored["spec"]["versions"]) for stored in define(real)
+            )
 
     def __call__(self, document: Document) -> Verdict:
         plural = path_of(document).split("/")[-2]
@@ -57,5 +59,7 @@ def judging(directory: Path) -> Iterator[Judge]:
 
 def _without_rules(schema: Any) -> Any:
     if isinstance(schema, dict):
-        return {name: _without_rules(item) for name, item in schema.items() if name != "x-kubernetes-validations"}
+        return {
+            name: _without_rules(item) for name, item in schema.items() if name != "x-kubernetes-validations"
+        }
     return [_without_rules(item) for item in schema] if isinstance(schema, list) else schema

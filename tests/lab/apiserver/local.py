@@ -25,7 +25,9 @@ T = TypeVar("T")
 class LocalServer:
     """``kubeconfig`` leads to it, ``cluster`` is what it has. ``upstream``: the socket of a real server behind it."""
 
-    def __init__(self, directory: Path, authority: trustme.CA | None = None, upstream: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, authority: trustme.CA | None = None, upstream: Path | None = None
+    ) -> None:
         self.directory = directory
         self.kubeconfig = directory / "kubeconfig"
         self.token_file = directory / "token"

@@ -110,7 +110,11 @@ class Memory:
             ).decode()
             metadata["continue"] = following
             self._pages[following] = version, rest
-        page, version_of_list, kind = items[:limit], collection.kind.group_version, f"{collection.kind.kind}List"
+        page, version_of_list, kind = (
+            items[:limit],
+            collection.kind.group_version,
+            f"{collection.kind.kind}List",
+        )
         if "PartialObjectMetadataList" in request.headers.get("Accept", ""):
             page = [{"metadata": item["metadata"]} for item in page]
             version_of_list, kind = "meta.k8s.io/v1", "PartialObjectMetadataList"
@@ -139,7 +143,8 @@ class Memory:
             for change in [c for c in collection.history if c.version > version]:
                 version = change.version
                 now, before = (
-                    item is not None and _wanted(item, request, namespace) for item in (change.item, change.before)
+                    item is not None and _wanted(item, request, namespace)
+                    for item in (change.item, change.before)
                 )
                 # A change of what is selected looks as if the object came or went.
                 kind = "DELETED" if before and not now else "ADDED" if now and not before else change.type

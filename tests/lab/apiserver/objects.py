@@ -156,7 +156,9 @@ class Objects:
             item["metadata"]["namespace"] = namespace
         item.update(apiVersion=collection.kind.group_version, kind=collection.kind.kind)
         if collection.kind.kind == "Pod" and _node_of(item) != _node_of(before):
-            raise Refused(422, "Invalid", f'Pod "{name}" is invalid: spec: Forbidden: pod updates may not change it')
+            raise Refused(
+                422, "Invalid", f'Pod "{name}" is invalid: spec: Forbidden: pod updates may not change it'
+            )
         if item.get("spec") != before.get("spec"):
             item["metadata"]["generation"] += 1
         stored = {**before, "metadata": {**before["metadata"]}}
@@ -213,7 +215,9 @@ class Objects:
         if collection.kind.group in CUSTOM and collection.kind.plural in self._schemas:
             item, problems = admit(self._schemas[collection.kind.plural], item)
             if problems:
-                raise Refused(422, "Invalid", f'{collection.kind.kind} "{key[1]}" is invalid: {"; ".join(problems)}')
+                raise Refused(
+                    422, "Invalid", f'{collection.kind.kind} "{key[1]}" is invalid: {"; ".join(problems)}'
+                )
         self.version += 1
         item["metadata"]["resourceVersion"] = str(self.version)
         before = collection.objects.get(key)

@@ -33,10 +33,16 @@ def main() -> None:
         epilog="etcd, kubectl and openssl must be in the path.",
     )
     parser.add_argument("binary", type=Path, help="kube-apiserver; tried with 1.20")
-    parser.add_argument("--kubeconfig", type=Path, default=Path("build/real.kubeconfig"), help="where to write it")
+    parser.add_argument(
+        "--kubeconfig", type=Path, default=Path("build/real.kubeconfig"), help="where to write it"
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with contextlib.suppress(KeyboardInterrupt), tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        tempfile.TemporaryDirectory() as name,
+        contextlib.ExitStack() as stack,
+    ):
         directory = Path(name)
         log = stack.enter_context((directory / "log").open("wb"))
         etcd, peer, port = (_free_port() for _ in range(3))
@@ -96,7 +102,10 @@ def _apiserver(binary: Path, directory: Path, etcd: int, port: int) -> list[str]
 
 
 def _write_kubeconfig(path: Path, directory: Path, port: int) -> None:
-    cluster = {"server": f"https://{HOST}:{port}", "certificate-authority-data": _base64(directory / "ca.crt")}
+    cluster = {
+        "server": f"https://{HOST}:{port}",
+        "certificate-authority-data": _base64(directory / "ca.crt"),
+    }
     config = {
         "apiVersion": "v1",
         "kind": "Config",

@@ -62,7 +62,10 @@ def _admit_fields(schema: Schema, value: Mapping[str, Any], path: str) -> tuple[
     properties, others = schema.get("properties", {}), schema.get("additionalProperties")
     kept: dict[str, Any] = {}
     problems = []
-    for name, child in {**{name: others for name in value if others and name not in properties}, **properties}.items():
+    for name, child in {
+        **{name: others for name in value if others and name not in properties},
+        **properties,
+    }.items():
         if value.get(name) is None and "default" in child:
             kept[name] = child["default"]
         elif value.get(name) is not None:
@@ -80,7 +83,11 @@ def _broken(schema: Schema, value: Any) -> Iterator[str]:
         yield f"Unsupported value: {value!r}: supported values: {schema['enum']}"
     if "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"should match {schema['pattern']!r}"
-    for low, high in (("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties")):
+    for low, high in (
+        ("minLength", "maxLength"),
+        ("minItems", "maxItems"),
+        ("minProperties", "maxProperties"),
+    ):
         if len(value) < schema.get(low, 0) if low in schema else False:
             yield f"{low} is {schema[low]}"
         if len(value) > schema[high] if high in schema else False:
@@ -109,7 +116,9 @@ def _is_ip(text: str) -> BoolType:
 def _is_cidr(text: str) -> BoolType:
     address, slash, length = str(text).partition("/")
     width = 128 if ":" in address else 32
-    return BoolType(bool(slash and _is_ip(StringType(address)) and length.isdecimal() and int(length) <= width))
+    return BoolType(
+        bool(slash and _is_ip(StringType(address)) and length.isdecimal() and int(length) <= width)
+    )
 
 
 def _masked(text: str) -> StringType:

@@ -52,7 +52,9 @@ def reached(socket: Path, kubeconfig: str = os.environ.get(VARIABLE, "")) -> Ite
         fcntl.flock(owned, fcntl.LOCK_EX)
         socket.unlink(missing_ok=True)
         command = ["kubectl", "--kubeconfig", kubeconfig, "proxy", "--unix-socket", str(socket)]
-        with subprocess.Popen(["setpriv", "--pdeathsig", "TERM", *command], stdout=subprocess.DEVNULL) as proxy:
+        with subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command], stdout=subprocess.DEVNULL
+        ) as proxy:
             try:
                 until(socket.is_socket, f"kubectl reaches {kubeconfig}")
                 _consented(socket)
@@ -64,7 +66,10 @@ def reached(socket: Path, kubeconfig: str = os.environ.get(VARIABLE, "")) -> Ite
 def _consented(socket: Path) -> None:
     """Raises RuntimeError. A server that has definitions and nothing else has no namespaces either."""
     status, _ = Cluster(socket).ask("GET", f"/api/v1/namespaces/{CONSENT}")
-    if status != http.client.OK and Cluster(socket).ask("GET", "/api/v1/namespaces")[0] != http.client.NOT_FOUND:
+    if (
+        status != http.client.OK
+        and Cluster(socket).ask("GET", "/api/v1/namespaces")[0] != http.client.NOT_FOUND
+    ):
         raise RuntimeError(
             f"{VARIABLE}: tests delete all that this cluster has. If they may: kubectl create namespace {CONSENT}"
         )
@@ -166,7 +171,10 @@ def define(real: Cluster) -> list[Object]:
         stored.append(real.apply(definition))
         spec = definition["spec"]
         group_version = f"{spec['group']}/{spec['versions'][0]['name']}"
-        until(partial(real.has, group_version, spec["names"]["plural"]), f"{definition['metadata']['name']} is served")
+        until(
+            partial(real.has, group_version, spec["names"]["plural"]),
+            f"{definition['metadata']['name']} is served",
+        )
     return stored
 
 

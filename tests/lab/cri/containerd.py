@@ -89,7 +89,9 @@ class Containerd:
             command[2:2] = ["unshare", "--mount", "sh", "-c", hidden, "sh"]
         with self.log.open("ab") as log:
             options = ["--config", str(self.directory / "config.toml")]
-            self._process = subprocess.Popen([*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                [*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         self._channel = grpc.insecure_channel(f"unix://{self.socket}")
         _, services = stubs()
         self._runtime = services.RuntimeServiceStub(self._channel)
@@ -118,7 +120,9 @@ class Containerd:
         """Starts a pod's sandbox; returns its id. Raises :class:`grpc.RpcError` with the plugin's words."""
         messages, _ = stubs()
         metadata = messages.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
-        config = messages.PodSandboxConfig(metadata=metadata, hostname=name[:63], log_directory=str(self.directory))
+        config = messages.PodSandboxConfig(
+            metadata=metadata, hostname=name[:63], log_directory=str(self.directory)
+        )
         answer = self._runtime.RunPodSandbox(messages.RunPodSandboxRequest(config=config), timeout=60)
         return str(answer.pod_sandbox_id)
 
@@ -210,7 +214,11 @@ def image() -> bytes:
     named = _blob(blobs, manifest["mediaType"], json.dumps(manifest).encode())
     named["annotations"] = {"io.containerd.image.name": IMAGE, "org.opencontainers.image.ref.name": IMAGE}
     index = {"schemaVersion": 2, "manifests": [named]}
-    files = {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode(), **blobs}
+    files = {
+        "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+        "index.json": json.dumps(index).encode(),
+        **blobs,
+    }
     return _tar(files, mode=0o644)
 
 

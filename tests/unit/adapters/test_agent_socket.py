@@ -92,7 +92,9 @@ def test_slow_clients_are_told_so_and_hold_nobody_up(tmp_path: Path, monkeypatch
 
     served, answers = asyncio.run(story())
     assert served == b"ba"
-    assert [json.loads(answer[2:])["msg"] for answer in answers] == ["the request did not end within 0.3 s"] * 20
+    assert [json.loads(answer[2:])["msg"] for answer in answers] == [
+        "the request did not end within 0.3 s"
+    ] * 20
 
 
 def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:
@@ -119,7 +121,9 @@ def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:
 def test_a_socket_that_is_gone_comes_back_with_its_directory(tmp_path: Path) -> None:
     async def story() -> tuple[bool, bytes, int]:
         restored: list[bool] = []
-        server = RequestServer(tmp_path / "run" / "agent.sock", _echo, lambda: restored.append(server.reachable()))
+        server = RequestServer(
+            tmp_path / "run" / "agent.sock", _echo, lambda: restored.append(server.reachable())
+        )
         server.path.parent.mkdir()
         await server.start()
         keeping = asyncio.create_task(server.keep())

@@ -38,7 +38,9 @@ def test_agents_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
         (b"k" * 5000, 0o600, "more than 4096 bytes"),
     ],
 )
-def test_a_key_file_that_is_no_good_is_a_problem(tmp_path: Path, content: bytes, mode: int, words: str) -> None:
+def test_a_key_file_that_is_no_good_is_a_problem(
+    tmp_path: Path, content: bytes, mode: int, words: str
+) -> None:
     path = tmp_path / "cluster.key"
     path.write_bytes(content)
     path.chmod(mode)

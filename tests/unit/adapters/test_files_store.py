@@ -63,7 +63,9 @@ def test_a_broken_file_keeps_its_last_good_state_and_is_reported(store: FilesSto
     edit(store.directory / "a.yaml", NODE.format(name="a", last=1) + "---\nkind: [")
     inventory = store.read()
     assert names(inventory) == ["a"]
-    assert [problem.source.startswith(str(store.directory / "a.yaml")) for problem in inventory.problems] == [True]
+    assert [problem.source.startswith(str(store.directory / "a.yaml")) for problem in inventory.problems] == [
+        True
+    ]
     edit(store.directory / "a.yaml", NODE.format(name="c", last=1))
     assert names(store.read()) == ["c"]
 
@@ -90,10 +92,17 @@ def test_of_a_file_only_the_object_that_is_wrong_keeps_its_last_good_state(
     good, other = NODE.format(name="a", last=1), NODE.format(name="b", last=2)
     edit(path, f"{good}---\n{other}---\n{NODE.format(name='c', last=300)}", age=4)
     assert names(store.read()) == ["a", "b"]
-    edit(path, f"{good.replace('name: a', 'name: 7')}---\n{NODE.format(name='b', last=22)}---\n{{kind: [", age=3)
+    edit(
+        path,
+        f"{good.replace('name: a', 'name: 7')}---\n{NODE.format(name='b', last=22)}---\n{{kind: [",
+        age=3,
+    )
     seen = FilesStore(store.directory, store.last_good) if restarted else store
     inventory = seen.read()
-    assert {node.name: node.addresses for node in inventory.nodes} == {"a": ("10.0.0.1",), "b": ("10.0.0.22",)}
+    assert {node.name: node.addresses for node in inventory.nodes} == {
+        "a": ("10.0.0.1",),
+        "b": ("10.0.0.22",),
+    }
     assert len(inventory.problems) == 2
     edit(path, NODE.format(name="b", last=22), age=2)
     assert names(seen.read()) == ["b"]
@@ -173,7 +182,9 @@ def test_an_edit_is_seen_within_a_second(store: FilesStore) -> None:
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_file_that_is_being_written_keeps_its_state_until_it_rests(store: FilesStore, restarted: bool) -> None:
+def test_a_file_that_is_being_written_keeps_its_state_until_it_rests(
+    store: FilesStore, restarted: bool
+) -> None:
     """An editor empties a file before it fills it, and an empty file is valid."""
     store.read()
     seen = FilesStore(store.directory, store.last_good) if restarted else store

@@ -43,7 +43,9 @@ class Reply:
 
 
 def free_port(host: str = HOST) -> int:
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+    with socket.create_server(
+        (host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+    ) as listener:
         return int(listener.getsockname()[1])
 
 
@@ -106,8 +108,12 @@ def test_metrics_are_what_the_core_says_in_the_form_of_prometheus() -> None:
     read = list(text_string_to_metric_families(reply.text))
     said = {(s.name, frozenset(s.labels.items()), s.value) for family in read for s in family.samples}
     meant = families(seen)
-    assert said == {(f.name + s.suffix, frozenset(s.labels.items()), float(s.value)) for f in meant for s in f.samples}
-    assert {family.name: family.type for family in read} == {f.name.removesuffix("_total"): f.kind for f in meant}
+    assert said == {
+        (f.name + s.suffix, frozenset(s.labels.items()), float(s.value)) for f in meant for s in f.samples
+    }
+    assert {family.name: family.type for family in read} == {
+        f.name.removesuffix("_total"): f.kind for f in meant
+    }
     line = f'egress_gateway_conflict{{interface="eth1",ip="{ADDRESSES[0]}",mac="{MAC}",node="g1"}} 1.0'
     assert line in reply.text.splitlines()
 
@@ -126,7 +132,9 @@ def test_status_is_that_of_egressctl_and_the_page_shows_it() -> None:
     [("", 200, "ok\n"), ("nft: busy", 503, "nft: busy\n"), ("nft: \x1b[2J", 503, "nft: \\x1b[2J\n")],
 )
 def test_readiness_has_its_reason(unready: str, code: int, text: str) -> None:
-    ready, healthy = during(lambda port: (ask(port, "/readyz"), ask(port, "/healthz")), replace(SEEN, unready=unready))
+    ready, healthy = during(
+        lambda port: (ask(port, "/readyz"), ask(port, "/healthz")), replace(SEEN, unready=unready)
+    )
     assert (ready.status, ready.text) == (code, text)
     assert (healthy.status, healthy.text) == (200, "ok\n")
 
@@ -176,7 +184,9 @@ def test_a_page_of_another_name_gets_nothing() -> None:
         with connected(port, f"GET /status HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()) as connection:
             return everything(connection)
 
-    answers = during(lambda port: [client(port, host) for host in ("evil.example", "10.0.0.7:9479", "localhost")])
+    answers = during(
+        lambda port: [client(port, host) for host in ("evil.example", "10.0.0.7:9479", "localhost")]
+    )
     assert [answer.split(b" ")[1] for answer in answers] == [b"421", b"200", b"200"]
     assert b"evil.example is not served here" in answers[0]
     assert b"egressIPs" not in answers[0]
@@ -208,7 +218,11 @@ def test_requests_on_the_wire(request_text: bytes, code: bytes) -> None:
 
 def test_who_sends_nothing_or_does_not_hang_up_is_let_go() -> None:
     def client(port: int) -> list[bytes]:
-        with connected(port) as silent, connected(port, b"GET / HTTP/1.1\r\n") as half, connected(port) as lasting:
+        with (
+            connected(port) as silent,
+            connected(port, b"GET / HTTP/1.1\r\n") as half,
+            connected(port) as lasting,
+        ):
             lasting.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
             return [everything(connection) for connection in (silent, half, lasting)]
 
@@ -224,7 +238,9 @@ def test_slow_clients_hold_nothing_up() -> None:
         # Threads that other tests of this process have left are not the server's.
         before = threading.active_count()
         with contextlib.ExitStack() as stack:
-            slow = [stack.enter_context(connected(port, b"GET / HTTP/1.1\r\n")) for _ in range(2 * CONNECTIONS)]
+            slow = [
+                stack.enter_context(connected(port, b"GET / HTTP/1.1\r\n")) for _ in range(2 * CONNECTIONS)
+            ]
             assert ask(port, "/healthz").status == 200
             assert everything(slow[0]) == b""
             assert threading.active_count() <= before
@@ -250,7 +266,9 @@ def test_a_loop_that_hangs_is_told_and_does_not_stop_the_server() -> None:
     assert after.status == 200
 
 
-def test_a_question_that_fails_is_an_answer_and_health_does_not_ask_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_question_that_fails_is_an_answer_and_health_does_not_ask_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     port = free_port()
 
     def look() -> Observation:

@@ -36,7 +36,10 @@ ASKING = {"host_veths", "forget_pod", "for_pod"}
 
 
 def request(
-    name: str = "web-0", command: str = "ADD", labels: Sequence[str] | None = LABELS, failure_policy: str = "Fail",
+    name: str = "web-0",
+    command: str = "ADD",
+    labels: Sequence[str] | None = LABELS,
+    failure_policy: str = "Fail",
     namespace: str = "prod",
 ) -> bytes:
     """A call for a pod that policies ``a`` and ``b`` select. Without ``labels`` (None) it tells none."""
@@ -70,7 +73,7 @@ class World:
         self.kernel = HeldKernel(self.gates)
         self.store = HeldStore(self.gates, inventory)
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
-        text += f"engines: {{podman: {json.dumps(podman)}, containerd: \"\"}}\n"
+        text += f'engines: {{podman: {json.dumps(podman)}, containerd: ""}}\n'
         kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
         used = store(self.gates) if store else self.store
         self.agent = Agent(config.parse("agent.yaml", text, "w1"), used, kernel, keeper)
@@ -118,7 +121,6 @@ class World:
         reached = {way.prefix for way in of_pod.ways}
         for name in names:
             assert set(known.policies_by_name[name].destinations) <= reached
-
 
     def check_left_alone(self) -> None:
         """Check what the plugin would find if this agent died now: the plan of what it knows, or the mark."""
@@ -230,7 +232,9 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
     monkeypatch.setattr("gateway_agent.agent.cni_calls.ADD_S", 0.3)
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None and not world.agent.outdated_for(pod(*LABELS)))
+        await world.open_all(
+            lambda: world.agent.applied is not None and not world.agent.outdated_for(pod(*LABELS))
+        )
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
         async with asyncio.timeout(10):
@@ -273,7 +277,9 @@ def test_an_add_that_is_overtaken_by_a_del_leaves_no_record(tmp_path: Path) -> N
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
         await settle()
-        await world.open_all(lambda: bool(world.agent.pods.records) and "tag" in [n for n, _ in world.gates.waiting])
+        await world.open_all(
+            lambda: bool(world.agent.pods.records) and "tag" in [n for n, _ in world.gates.waiting]
+        )
         deleting = asyncio.create_task(world.calls.handle(request(command="DEL")))
         await world.open_all(lambda: call.done() and deleting.done())
         assert call.result().startswith(contract.ERROR)

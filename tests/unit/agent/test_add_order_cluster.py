@@ -152,7 +152,13 @@ class Told:
                    for name in self.states[since])  # fmt: skip
 
 
-EDITS = (("a", "203.0.113.0/24"), ("a", "198.51.100.0/24"), ("b", "203.0.113.0/24"), ("a",), ("a", "192.0.2.0/24"))
+EDITS = (
+    ("a", "203.0.113.0/24"),
+    ("a", "198.51.100.0/24"),
+    ("b", "203.0.113.0/24"),
+    ("a",),
+    ("a", "192.0.2.0/24"),
+)
 """One after another."""
 EVENTS = ("ADDED", "MODIFIED", "DELETED")
 SLOW: tuple[tuple[str, ...], ...] = ((), EVENTS, ("tag",), ("stand",), ("page", "got"), ("disk",))
@@ -214,7 +220,9 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
             while call is None or not call.done():
                 await settle()
                 world.check_left_alone()
-                waiting = [i for i, (name, _) in enumerate(world.gates.waiting) if name.split()[0] not in late]
+                waiting = [
+                    i for i, (name, _) in enumerate(world.gates.waiting) if name.split()[0] not in late
+                ]
                 if waiting and rng.random() > pace:
                     await told.open(rng.choice(waiting))
                 elif call is None and rng.random() < 0.5:

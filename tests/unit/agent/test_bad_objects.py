@@ -50,12 +50,22 @@ class Broken(Mapping[str, str]):
 
 LABELS = Broken()
 GOOD = Inventory((PARTNER,), (policy("a"),), NODES)
-BY_NAMESPACE = Policy("by-ns", "partner", (Selector((), (Requirement("team", "Exists"),)),), ("203.0.113.0/24",))
+BY_NAMESPACE = Policy(
+    "by-ns", "partner", (Selector((), (Requirement("team", "Exists"),)),), ("203.0.113.0/24",)
+)
 BAD = {
-    "policy": (replace(GOOD, policies=(policy("a"), policy("bad", "partner", "no prefix"))), "policies.yaml: bad "),
-    "node": (replace(GOOD, nodes=(*NODES, Node("bad", {}, ("no address",), "nodes.yaml"))), "nodes.yaml: bad "),
+    "policy": (
+        replace(GOOD, policies=(policy("a"), policy("bad", "partner", "no prefix"))),
+        "policies.yaml: bad ",
+    ),
+    "node": (
+        replace(GOOD, nodes=(*NODES, Node("bad", {}, ("no address",), "nodes.yaml"))),
+        "nodes.yaml: bad ",
+    ),
     "namespace": (
-        replace(GOOD, policies=(policy("a"), BY_NAMESPACE), namespaces={"bad": Broken(), "good": {"team": "x"}}),
+        replace(
+            GOOD, policies=(policy("a"), BY_NAMESPACE), namespaces={"bad": Broken(), "good": {"team": "x"}}
+        ),
         "namespace bad: bad ",
     ),
     "pod": (replace(GOOD, pods=(PodIdentity("prod", "web-0", LABELS),)), "pod prod/web-0: prod/web-0 "),
@@ -79,7 +89,9 @@ def test_a_bad_object_is_a_problem_with_its_name_and_the_others_count(tmp_path: 
                 break
             # A search runs in another thread, in real time.
             await asyncio.sleep(0.01)
-        assert next(str(p) for p in world.agent.problems if "cannot be planned: " in p.message).startswith(named)
+        assert next(str(p) for p in world.agent.problems if "cannot be planned: " in p.message).startswith(
+            named
+        )
         assert world.agent.trouble == ""
         assert world.kernel.groups[VETH] == before, "the pod keeps its tag"
         if kind == "pod":

@@ -36,7 +36,9 @@ def configuration(run_dir: Path) -> AgentConfig:
     return parse("agent.yaml", text, "w1")
 
 
-def logged(run_dir: Path, states: list[KeeperState], caplog: pytest.LogCaptureFixture) -> list[tuple[str, ...]]:
+def logged(
+    run_dir: Path, states: list[KeeperState], caplog: pytest.LogCaptureFixture
+) -> list[tuple[str, ...]]:
     """Return the parts of the lines that an agent logs whose keeper tells these states one after another."""
     followed = 0
 

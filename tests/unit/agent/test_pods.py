@@ -10,7 +10,9 @@ from cni.attachments import Attachment
 from gateway_agent.adapters.kernel import Kernel
 from gateway_agent.agent.pods import Pods
 
-OLD = Attachment("c0", "eth0", "/run/netns/old", "cali1", "prod", "web-0", "old", {"app": "old"}, ("10.244.1.5",))
+OLD = Attachment(
+    "c0", "eth0", "/run/netns/old", "cali1", "prod", "web-0", "old", {"app": "old"}, ("10.244.1.5",)
+)
 
 
 def test_the_next_pod_with_the_same_interface_takes_the_place_of_the_last(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ def asked(
 
 
 def problems(world: World) -> list[str]:
-    return [str(problem) for problem in world.agent.all_problems() if "labels are not known" in problem.message]
+    return [
+        str(problem) for problem in world.agent.all_problems() if "labels are not known" in problem.message
+    ]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,14 @@ def problems(world: World) -> list[str]:
         (Selector((*BY_LABEL, Requirement("io.kubernetes.pod.namespace", "In", ("other",)))), True, False),
         (Selector((Requirement("io.kubernetes.pod.namespace", "In", ("prod",)),)), True, True),
     ],
-    ids=["by label", "of its namespace", "of another namespace", "whole namespace", "label elsewhere", "by its name"],
+    ids=[
+        "by label",
+        "of its namespace",
+        "of another namespace",
+        "whole namespace",
+        "label elsewhere",
+        "by its name",
+    ],
 )
 @pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
 def test_what_hangs_on_unknown_labels_does_not_start(
@@ -138,7 +147,9 @@ def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path)
 
 
 @pytest.mark.parametrize("metadata", [{}, {"namespace": "default"}], ids=["no namespace", "default"])
-def test_without_a_namespace_call_and_document_mean_the_same_pod(tmp_path: Path, metadata: dict[str, str]) -> None:
+def test_without_a_namespace_call_and_document_mean_the_same_pod(
+    tmp_path: Path, metadata: dict[str, str]
+) -> None:
     document = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web-0", "labels": {"a": "yes"}, **metadata},
     }  # fmt: skip
@@ -275,4 +286,7 @@ def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
 
 
 def test_a_container_without_a_name_is_named_by_its_id() -> None:
-    assert unlabelled_pods.named(replace(TOLD, name="", container_id="0123456789abcdef")) == "container 0123456789ab"
+    assert (
+        unlabelled_pods.named(replace(TOLD, name="", container_id="0123456789abcdef"))
+        == "container 0123456789ab"
+    )

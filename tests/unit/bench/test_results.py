@@ -11,7 +11,9 @@ CUT = "node cut off"
 
 
 def run(silence: float | None, contender: str = "ours", problems: tuple[str, ...] = ()) -> Result:
-    return Result(CUT, contender, 1.5, silence, lost=3, overlap=0.0, problems=problems, detail={"after": "g2"})
+    return Result(
+        CUT, contender, 1.5, silence, lost=3, overlap=0.0, problems=problems, detail={"after": "g2"}
+    )
 
 
 def test_what_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -40,7 +42,10 @@ def test_rows_come_in_the_order_that_is_asked_for() -> None:
     results = Results(None)
     results.add(run(1.0, "theirs"), "")
     results.add(run(2.0), "")
-    assert [row.contender for row in results.rows([CUT, "node frozen"], ["ours", "theirs"])] == ["ours", "theirs"]
+    assert [row.contender for row in results.rows([CUT, "node frozen"], ["ours", "theirs"])] == [
+        "ours",
+        "theirs",
+    ]
 
 
 def test_a_problem_of_several_runs_is_told_once() -> None:

@@ -29,7 +29,9 @@ def test_what_is_wrong_is_named(change: dict[str, object], expected: str) -> Non
 
 
 def test_a_planned_handover_may_lose_nothing() -> None:
-    assert problems(BY_NAME["graceful stop"], CLEAN, 400) == ["239 datagrams were lost, though none should be"]
+    assert problems(BY_NAME["graceful stop"], CLEAN, 400) == [
+        "239 datagrams were lost, though none should be"
+    ]
 
 
 def test_who_need_not_move_must_not() -> None:

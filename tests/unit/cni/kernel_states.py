@@ -18,7 +18,10 @@ NODES = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00:10::1", "fd00:10::2")
 def vxlans(draw: st.DrawFn) -> Vxlan:
     number = draw(st.integers(0, len(DEVICES) - 1))
     local = draw(st.sampled_from(NODES[1:4]))
-    mtu, alias = draw(st.sampled_from((1400, 1450))), draw(st.sampled_from(("egress-gateway a", "egress-gateway b")))
+    mtu, alias = (
+        draw(st.sampled_from((1400, 1450))),
+        draw(st.sampled_from(("egress-gateway a", "egress-gateway b"))),
+    )
     return Vxlan(DEVICES[number], number + 1, local, 4799, ids.node_mac(local), mtu, alias)
 
 
@@ -50,7 +53,9 @@ def states(draw: st.DrawFn) -> KernelState:
         addresses=frozenset(addresses),
         fdb=frozenset(fdb),
         neighbours=frozenset(neighbours),
-        routes=frozenset(draw(st.lists(_routes(names, sorted(six)), max_size=4, unique_by=lambda route: route.key))),
+        routes=frozenset(
+            draw(st.lists(_routes(names, sorted(six)), max_size=4, unique_by=lambda route: route.key))
+        ),
         rules=frozenset(draw(st.sets(_RULES, max_size=3))),
     )
 

@@ -19,17 +19,35 @@ from cni import attachments
 from cni.attachments import Attachment
 
 RECORD = Attachment(
-    container_id="c-1.a", ifname="eth0", netns="/run/netns/p", host_interface="veth1", namespace="prod", name="web",
-    uid="u", labels={"app": "backend"}, addresses=("10.0.0.2", "fd00::2"), group=0x45470001, network="pods",
+    container_id="c-1.a",
+    ifname="eth0",
+    netns="/run/netns/p",
+    host_interface="veth1",
+    namespace="prod",
+    name="web",
+    uid="u",
+    labels={"app": "backend"},
+    addresses=("10.0.0.2", "fd00::2"),
+    group=0x45470001,
+    network="pods",
 )
 text = st.text(max_size=20)
 
 
 @given(
     st.builds(
-        Attachment, text, text, text, st.sampled_from(["", "veth1", "eth0.7"]), text, text, text,
+        Attachment,
+        text,
+        text,
+        text,
+        st.sampled_from(["", "veth1", "eth0.7"]),
+        text,
+        text,
+        text,
         st.none() | st.dictionaries(text, text, max_size=3),
-        st.lists(st.ip_addresses().map(str), max_size=3).map(tuple), st.integers(0, 0xFFFFFFFF), text,
+        st.lists(st.ip_addresses().map(str), max_size=3).map(tuple),
+        st.integers(0, 0xFFFFFFFF),
+        text,
     )
 )
 def test_json_form_keeps_all(record: Attachment) -> None:
@@ -115,7 +133,9 @@ def test_names_of_the_greatest_length(tmp_path: Path) -> None:
         (attachments.dumps(replace(RECORD, addresses=(1,))).encode(), "addresses"),  # type: ignore[arg-type]
     ],
 )
-def test_a_broken_record_is_reported_and_the_others_are_read(content: bytes, says: str, tmp_path: Path) -> None:
+def test_a_broken_record_is_reported_and_the_others_are_read(
+    content: bytes, says: str, tmp_path: Path
+) -> None:
     attachments.write(tmp_path, RECORD)
     (tmp_path / "attachments" / "broken@eth0.json").write_bytes(content)
     found, (problem,) = attachments.load_all(tmp_path)

@@ -28,8 +28,12 @@ OLD = {"interfaces": [{"name": "veth9"}], "ips": [{"version": "4", "address": "1
 
 def parse(command: str = "ADD", cni_args: str = "", **keys: Any) -> Call:
     environment = {
-        "CNI_COMMAND": command, "CNI_CONTAINERID": "c1", "CNI_NETNS": "/run/netns/p", "CNI_IFNAME": "eth0",
-        "CNI_ARGS": cni_args, "CNI_PATH": "",
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c1",
+        "CNI_NETNS": "/run/netns/p",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": cni_args,
+        "CNI_PATH": "",
     }
     return parse_call(environment, json.dumps({"cniVersion": "1.1.0", "name": "pods", **keys}).encode())
 
@@ -42,9 +46,18 @@ def test_pod_of_the_reference_bridge() -> None:
     cni_args = "IgnoreUnknown=1;K8S_POD_NAMESPACE=prod;K8S_POD_NAME=web-0;K8S_POD_UID=u-1;K8S_POD_INFRA_CONTAINER_ID=c1"
     call = parse(cni_args=cni_args, prevResult=BRIDGE, failurePolicy="Ignore")
     assert call == Call(
-        command="ADD", container_id="c1", ifname="eth0", netns="/run/netns/p", network="pods",
-        failure_policy="Ignore", namespace="prod", name="web-0", uid="u-1", labels=None,
-        host_interfaces=("cni0", "veth1a2b"), addresses=("10.1.0.5", "fd00::5"),
+        command="ADD",
+        container_id="c1",
+        ifname="eth0",
+        netns="/run/netns/p",
+        network="pods",
+        failure_policy="Ignore",
+        namespace="prod",
+        name="web-0",
+        uid="u-1",
+        labels=None,
+        host_interfaces=("cni0", "veth1a2b"),
+        addresses=("10.1.0.5", "fd00::5"),
     )
 
 
@@ -92,7 +105,9 @@ def test_no_labels_and_unknown_labels_are_two_things(args: object, expected: dic
         ("c", "eth0\n"), ("c", "e" * 16), ("c", "é" * 8), ("c", "e\0"),
     ],
 )  # fmt: skip
-def test_names_that_the_specification_forbids_are_refused(command: str, container_id: str, ifname: str) -> None:
+def test_names_that_the_specification_forbids_are_refused(
+    command: str, container_id: str, ifname: str
+) -> None:
     environment = {"CNI_COMMAND": command, "CNI_CONTAINERID": container_id, "CNI_IFNAME": ifname}
     with pytest.raises(CallError) as refused:
         parse_call(environment, b'{"prevResult": {}}')
@@ -132,7 +147,10 @@ def test_valid_attachments(key: str) -> None:
         ({"prevResult": {}, "args": 1}, "args: is not an object"),
         ({"prevResult": {}, "args": {"cni": "x"}}, "args.cni: is not an object"),
         ({"prevResult": {}, "args": {"cni": {"labels": {"a": "b"}}}}, "args.cni.labels: is not a list"),
-        ({"prevResult": {}, "args": {"cni": {"labels": [{"key": "a"}]}}}, "args.cni.labels[0].value: is missing"),
+        (
+            {"prevResult": {}, "args": {"cni": {"labels": [{"key": "a"}]}}},
+            "args.cni.labels[0].value: is missing",
+        ),
     ],
 )
 def test_errors_name_the_field(keys: dict[str, Any], path: str) -> None:

@@ -107,7 +107,12 @@ def test_defaults(version: str) -> None:
 
 
 def test_keys_of_the_runtime_are_let_be() -> None:
-    extra = {"capabilities": {"portMappings": True}, "runtimeConfig": {}, "ipam": {"type": "host-local"}, "args": {}}
+    extra = {
+        "capabilities": {"portMappings": True},
+        "runtimeConfig": {},
+        "ipam": {"type": "host-local"},
+        "args": {},
+    }
     raw = configuration(**extra, failurePolicy="Ignore", socket="/x/y.sock")
     settings = config.parse("ADD", config.read(raw))
     assert (settings.failure_policy, settings.socket) == ("Ignore", "/x/y.sock")
@@ -178,7 +183,11 @@ def test_commands_came_with_versions(command: str, version: str, allowed: bool) 
         ({"socket": "/a\0b"}, "socket", "absolute path"),
         ({"socket": "/" + "s" * 107}, "socket", "107 bytes"),
         ({"socket": "/\ud800"}, "socket", "UTF-8"),
-        ({"prevResult": None}, "prevResult is missing", "chain it after the plugin that creates the interface"),
+        (
+            {"prevResult": None},
+            "prevResult is missing",
+            "chain it after the plugin that creates the interface",
+        ),
         ({"prevResult": [RESULT]}, "prevResult", "object"),
         ({"prevResult": "{}"}, "prevResult", "object"),
     ],
@@ -190,7 +199,9 @@ def test_bad_configuration(changes: dict[str, Any], field: str, hint: str) -> No
     assert hint in error.details
 
 
-@pytest.mark.parametrize(("command", "required"), [("ADD", True), ("CHECK", True), ("DEL", False), ("GC", False)])
+@pytest.mark.parametrize(
+    ("command", "required"), [("ADD", True), ("CHECK", True), ("DEL", False), ("GC", False)]
+)
 def test_null_for_previous_result_is_none(command: str, required: bool) -> None:
     raw = configuration(prevResult=None)[:-1] + b', "prevResult": null}'
     if required:

@@ -78,6 +78,9 @@ def test_of_many_sources_all_is_listed_once(program: FakeProcess) -> None:
     for protocol in ("icmp", "47"):
         deleting = ["/sbin/conntrack", "-D", "-f", "ipv4", "-p", protocol, *ends]
         program.register(deleting, stderr=COUNT.format(1, "deleted"))
-    stale = {f"10.1.0.{number}": lambda remote: remote == "203.0.113.9" for number in range(1, conntrack.MAX_SINGLE_SOURCES + 2)}
+    stale = {
+        f"10.1.0.{number}": lambda remote: remote == "203.0.113.9"
+        for number in range(1, conntrack.MAX_SINGLE_SOURCES + 2)
+    }
     assert conntrack.delete_connections(stale) == 2
     assert program.call_count(listing) == 1

@@ -27,7 +27,9 @@ NODES6 = (PlanNode("g1", "fd00:10::1"), PlanNode("g2", "fd00:10::2"), PlanNode("
 
 
 def plan(node: str = "w1", egress: PlanEgressIP = EGRESS, **changes: Any) -> Plan:
-    sets = (PolicySet(1, ("a",), (ID,), (Destination("203.0.113.0/24", ID), Destination("2001:db8::/32", ID))),)
+    sets = (
+        PolicySet(1, ("a",), (ID,), (Destination("203.0.113.0/24", ID), Destination("2001:db8::/32", ID))),
+    )
     return replace(Plan(node, 0x0FF00000, 4799, 1450, NODES, (egress,), (), sets), **changes)
 
 
@@ -62,7 +64,9 @@ def test_a_master_that_is_not_eligible_any_more_is_still_reached() -> None:
     ],
     ids=["worker", "master", "standby", "no master", "master is no node"],
 )
-def test_the_slots_table_leads_to_the_master_or_nowhere(node: str, master: str, default: Route | None) -> None:
+def test_the_slots_table_leads_to_the_master_or_nowhere(
+    node: str, master: str, default: Route | None
+) -> None:
     routes = node_state(plan(node, replace(EGRESS, master=master))).routes
     unreachable = {Route(family, 7001, "unreachable", metric=ids.UNREACHABLE_METRIC) for family in (4, 6)}
     back = Route(4, 7000, "unicast", device="egw-back")
@@ -159,9 +163,13 @@ def dual(node: str = "w1", **changes: Any) -> Plan:
     ],
     ids=["worker", "master", "standby"],
 )
-def test_the_table_of_an_ipv6_address_leads_ipv6_to_the_master_and_ipv4_nowhere(node: str, default: Route) -> None:
+def test_the_table_of_an_ipv6_address_leads_ipv6_to_the_master_and_ipv4_nowhere(
+    node: str, default: Route
+) -> None:
     routes = {route for route in node_state(dual(node)).routes if route.table == 7002}
-    assert routes == {Route(f, 7002, "unreachable", metric=ids.UNREACHABLE_METRIC) for f in (4, 6)} | {default}
+    assert routes == {Route(f, 7002, "unreachable", metric=ids.UNREACHABLE_METRIC) for f in (4, 6)} | {
+        default
+    }
 
 
 def test_ipv6_answers_find_back_by_an_address_derived_from_the_node() -> None:
@@ -180,7 +188,9 @@ def test_only_devices_that_carry_ipv6_have_it_and_they_are_silent() -> None:
         EGRESS6.device,
         "egw-back",
     }
-    of_device = sorted(str(item) for item in settings if item.device == EGRESS6.device and item.family == "ipv6")
+    of_device = sorted(
+        str(item) for item in settings if item.device == EGRESS6.device and item.family == "ipv6"
+    )
     names = ("accept_ra = 0", "addr_gen_mode = 1", "autoconf = 0", "disable_ipv6 = 0")
     assert of_device == [f"net.ipv6.conf.{EGRESS6.device}.{name}" for name in names], "made in this order"
 
@@ -236,7 +246,9 @@ def test_the_inner_ipv4_address_is_the_nodes_own_where_it_has_one() -> None:
     assert ids.inner("10.0.0.1", 6) != ids.inner("10.0.0.2", 6)
 
 
-@given(st.ip_addresses(v=4, network="10.0.0.0/8").map(str), st.ip_addresses(v=4, network="10.0.0.0/8").map(str))
+@given(
+    st.ip_addresses(v=4, network="10.0.0.0/8").map(str), st.ip_addresses(v=4, network="10.0.0.0/8").map(str)
+)
 def test_nodes_of_one_network_differ_in_what_synced_connections_come_from(one: str, other: str) -> None:
     assert (one == other) == (ids.inner(one, 4, synced=True) == ids.inner(other, 4, synced=True))
 

@@ -61,7 +61,9 @@ def test_a_kernel_without_ipv6_is_asked_for_no_ipv6_neighbours() -> None:
     """Its settings are left out of what is desired; then its neighbours must be too, or nothing would ever stand."""
     six = replace(MASTER, address=ids.NEXT_HOP6)
     able = Setting(DEVICE.name, "ipv6", "disable_ipv6", "0")
-    desired = KernelState(vxlans=frozenset([DEVICE]), settings=frozenset([able]), neighbours=frozenset([MASTER, six]))
+    desired = KernelState(
+        vxlans=frozenset([DEVICE]), settings=frozenset([able]), neighbours=frozenset([MASTER, six])
+    )
     assert Change("put", six) in diff(KernelState(), desired)
     without = replace(desired, settings=frozenset())
     assert [change.target for change in diff(KernelState(), without)] == [DEVICE, MASTER]

@@ -80,7 +80,9 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
     planned = replace(EMPTY, egress_ips=(egress,), policies=policies, policy_sets=sets)
     for version in (2, plan.VERSION):
         leave_plan(path, plan.dumps(replace(planned, version=version)))
-        place = fallback.FallbackContext(path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent")
+        place = fallback.FallbackContext(
+            path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent"
+        )
         pod = PodIdentity("prod", "pod", {"app": app})
         if version == plan.VERSION or starts:
             assert fallback.group_of(pod, place) == (0 if starts else sets[0].group)
@@ -101,7 +103,9 @@ def test_a_plan_that_is_replaced_during_a_call_is_no_longer_the_newest(path: Pat
     assert place.outdated()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 99}', plan.dumps(EMPTY).replace("mtu", "mut")])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"version": 99}', plan.dumps(EMPTY).replace("mtu", "mut")]
+)
 def test_a_broken_plan_is_none(text: str, path: Path) -> None:
     leave_plan(path, text)
     error = error_of(call(environment("STATUS"), stdin(path, cniVersion="1.1.0")))

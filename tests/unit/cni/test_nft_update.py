@@ -13,7 +13,9 @@ def table(*blocks: str, name: str = "t") -> str:
 
 
 def test_a_text_is_read_back_block_by_block() -> None:
-    text = table(mapping("m", "mark", ["1 : drop"]), chain("c", ["accept"], HOOK)) + table(chain("d", []), name="u")
+    text = table(mapping("m", "mark", ["1 : drop"]), chain("c", ["accept"], HOOK)) + table(
+        chain("d", []), name="u"
+    )
     assert tables(text) == {
         "inet t": {
             ("map", "m"): "\t\ttype mark : verdict\n\t\telements = { 1 : drop }\n",
@@ -39,14 +41,14 @@ def test_first_what_is_new_then_the_change_over_then_the_removal() -> None:
 
 def test_a_new_base_chain_stands_last_because_packets_come_to_it_at_once() -> None:
     before = table(chain("c", []))
-    after = table(chain("c", []), chain("b", ["meta mark vmap @m"], HOOK), mapping("m", "mark", ["1 : goto c"]))
+    after = table(
+        chain("c", []), chain("b", ["meta mark vmap @m"], HOOK), mapping("m", "mark", ["1 : goto c"])
+    )
     assert update(before, after) == (
         "table inet t {\n\tmap m {\n\t\ttype mark : verdict\n\t\telements = { 1 : goto c }\n\t}\n}\n",
         f"table inet t {{\n\tchain b {{\n\t\ttype {HOOK}; policy accept;\n\t\tmeta mark vmap @m\n\t}}\n}}\n",
     )
-    assert update(after, before) == (
-        "flush chain inet t b\ndelete map inet t m\ndelete chain inet t b\n",
-    )
+    assert update(after, before) == ("flush chain inet t b\ndelete map inet t m\ndelete chain inet t b\n",)
 
 
 def test_a_set_whose_elements_come_at_run_time_is_left_alone() -> None:

@@ -109,7 +109,11 @@ def test_a_pod_whose_name_is_not_utf8_has_its_egress_ip_too() -> None:
 
 
 def test_json_form() -> None:
-    sets = (PolicySet(1, ("a",), (ONE,), (Destination("203.0.113.0/24", ONE), Destination("2001:db8::/32", SIX)), (SIX,)),)
+    sets = (
+        PolicySet(
+            1, ("a",), (ONE,), (Destination("203.0.113.0/24", ONE), Destination("2001:db8::/32", SIX)), (SIX,)
+        ),
+    )
     placed = replace(EGRESS_IPS[2], interface="eth1", source6="2001:db8::50", mode="VirtualIPAddress")
     whole = replace(PLAN, egress_ips=(placed,), policy_sets=sets)
     assert plans.loads(plans.dumps(whole)) == whole
@@ -126,7 +130,9 @@ def test_a_plan_of_another_version_is_none(version: int | None) -> None:
 def test_a_plan_of_the_version_before_keeps_its_numbers_and_says_so() -> None:
     """An agent after an upgrade goes on with the numbers that the tags of running pods stand for."""
     sets = (PolicySet(5, ("a",), (ONE,), (Destination("203.0.113.0/24", ONE),)),)
-    now = replace(PLAN, policy_sets=sets, uplinks=("eth0",), reserved_sources=("10.0.0.1",), cluster_port=7947)
+    now = replace(
+        PLAN, policy_sets=sets, uplinks=("eth0",), reserved_sources=("10.0.0.1",), cluster_port=7947
+    )
     data = {**json.loads(plans.dumps(now)), "version": 2}
     for key in ("uplinks", "reserved_sources", "node_links", "cluster_port"):
         del data[key]

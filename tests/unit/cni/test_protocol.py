@@ -22,10 +22,19 @@ RESULT = '{ "cniVersion":"1.0.0",  "interfaces" :[{"name":"veth1"}], "x": 1.50 }
 def environment(command: str = "ADD", **changes: str | None) -> dict[bytes, bytes]:
     """A good environment with ``changes``; None takes a variable away."""
     whole = {
-        "CNI_COMMAND": command, "CNI_CONTAINERID": "c-1_a.b", "CNI_NETNS": "/run/netns/p", "CNI_IFNAME": "eth0",
-        "CNI_ARGS": "K8S_POD_NAME=a", "CNI_PATH": "/opt/cni/bin", **changes,
+        "CNI_COMMAND": command,
+        "CNI_CONTAINERID": "c-1_a.b",
+        "CNI_NETNS": "/run/netns/p",
+        "CNI_IFNAME": "eth0",
+        "CNI_ARGS": "K8S_POD_NAME=a",
+        "CNI_PATH": "/opt/cni/bin",
+        **changes,
     }
-    return {key.encode(): value.encode("utf-8", "surrogateescape") for key, value in whole.items() if value is not None}
+    return {
+        key.encode(): value.encode("utf-8", "surrogateescape")
+        for key, value in whole.items()
+        if value is not None
+    }
 
 
 def stdin(agent: Path, **changes: Any) -> bytes:
@@ -105,7 +114,8 @@ def test_error_has_the_version_of_the_configuration(version: str, path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("command", "output"), [("ADD", RESULT.encode()), ("DEL", b""), ("CHECK", b""), ("GC", b""), ("STATUS", b"")]
+    ("command", "output"),
+    [("ADD", RESULT.encode()), ("DEL", b""), ("CHECK", b""), ("GC", b""), ("STATUS", b"")],
 )
 def test_by_the_agent(command: str, output: bytes, path: Path) -> None:
     raw = stdin(path, cniVersion="1.1.0")
@@ -138,7 +148,8 @@ def test_request_beyond_the_limit_is_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [b"", b"O", b"OKOK", b"ER", b'ER{"code": 7, "ms', b'ER{"code": 7} x', b"ER\xff", b"HTTP/1.1 200 OK"]
+    "answer",
+    [b"", b"O", b"OKOK", b"ER", b'ER{"code": 7, "ms', b'ER{"code": 7} x', b"ER\xff", b"HTTP/1.1 200 OK"],
 )
 def test_half_an_answer_is_none(answer: bytes, path: Path) -> None:
     with FakeAgent(path, Answering(answer)), pytest.raises(plugin.NoAnswer):

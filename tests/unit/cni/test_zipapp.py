@@ -19,8 +19,25 @@ from .test_protocol import RESULT, environment, stdin
 ROOT = Path(__file__).parents[3]
 PYTHON = "/usr/bin/python3"
 TOO_HEAVY = {
-    "argparse", "asyncio", "collections", "dataclasses", "functools", "importlib", "json", "logging", "os", "pyroute2",
-    "re", "select", "selectors", "site", "socket", "subprocess", "types", "typing", "zlib",
+    "argparse",
+    "asyncio",
+    "collections",
+    "dataclasses",
+    "functools",
+    "importlib",
+    "json",
+    "logging",
+    "os",
+    "pyroute2",
+    "re",
+    "select",
+    "selectors",
+    "site",
+    "socket",
+    "subprocess",
+    "types",
+    "typing",
+    "zlib",
 }
 """None of these on the way to the agent."""
 
@@ -70,7 +87,8 @@ def test_by_another_python_than_it_was_compiled_for(built: Path, tmp_path: Path)
     foreign = tmp_path / "egress-gateway"
     magic = subprocess.run(
         [PYTHON, "-c", "import sys, importlib.util as u; sys.stdout.buffer.write(u.MAGIC_NUMBER)"],
-        capture_output=True, check=True,
+        capture_output=True,
+        check=True,
     ).stdout
     # Entries are stored as they are, so their checksums are those of the directory: zipimport looks at none.
     whole = built.read_bytes()
@@ -111,7 +129,9 @@ def test_it_names_its_version_on_a_command_line_only(built: Path) -> None:
     assert b"supportedVersions" in outcome.stdout
 
 
-@pytest.mark.parametrize("text", ['{"a": [1 2]}', '{"a": {"b" 1}}', '{"a": "\\x"}', '{"a', '{"a": "b', '{"a": tru}'])
+@pytest.mark.parametrize(
+    "text", ['{"a": [1 2]}', '{"a": {"b" 1}}', '{"a": "\\x"}', '{"a', '{"a": "b', '{"a": tru}']
+)
 def test_what_is_no_json_is_called_so(text: str, built: Path) -> None:
     """In a process that has not imported ``json``: ``_json`` alone cannot say what is wrong."""
     outcome = run([str(built)], {b"CNI_COMMAND": b"STATUS"}, text.encode())
@@ -125,8 +145,13 @@ def test_closed_output_is_a_failure_and_no_traceback(built: Path) -> None:
     os.close(reader)
     with os.fdopen(writer, "wb") as output:
         outcome = subprocess.run(
-            [str(built)], env={"CNI_COMMAND": "VERSION"}, stdin=subprocess.DEVNULL, stdout=output,
-            stderr=subprocess.PIPE, timeout=30, check=False,
+            [str(built)],
+            env={"CNI_COMMAND": "VERSION"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
         )
     assert (outcome.returncode, outcome.stderr) == (1, b"")
 
@@ -143,7 +168,13 @@ def test_pyroute2_comes_out_of_it(built: Path) -> None:
 
 @pytest.mark.parametrize("python", ["python3", "/usr/bin/env python3", "/" + "long/" * 40 + "python3"])
 def test_an_interpreter_that_the_first_line_cannot_name(python: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "packaging" / "build_zipapp.py"), "--output", str(tmp_path / "x"), "--python"]
+    command = [
+        sys.executable,
+        str(ROOT / "packaging" / "build_zipapp.py"),
+        "--output",
+        str(tmp_path / "x"),
+        "--python",
+    ]
     outcome = run([*command, python], dict(os.environb))
     assert outcome.returncode == 1
     assert b"absolute path" in outcome.stderr

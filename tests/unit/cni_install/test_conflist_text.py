@@ -67,7 +67,10 @@ def test_taken_out_again_nothing_is_left(listed: list[Any]) -> None:
         ('{"cniVersion": "1.0.0", "plugins": ["bridge"]}', "it has no list of plugins"),
         (conflist(BRIDGE, cniVersion="0.3.0"), "cniVersion 0.3.0 is too old"),
         (conflist(BRIDGE, cniVersion="1.2.0"), "cniVersion 1.2.0 is too new"),
-        (json.dumps({"cniVersions": ["0.1.0", "0.2.0"], "plugins": [BRIDGE]}), "cniVersion 0.1.0, 0.2.0 is too old"),
+        (
+            json.dumps({"cniVersions": ["0.1.0", "0.2.0"], "plugins": [BRIDGE]}),
+            "cniVersion 0.1.0, 0.2.0 is too old",
+        ),
         (conflist(BRIDGE, cniVersion="one"), "cniVersion one is too old"),
         (conflist(BRIDGE, cniVersion=None), r"cniVersion \(none\) is too old"),
         (conflist(), "it lists no other plugin"),
@@ -100,7 +103,9 @@ def test_a_single_plugin_has_no_room(name: str) -> None:
 
 
 def test_what_is_skipped_is_named() -> None:
-    found = in_use({"00-empty.conflist": "", "20-b.conflist": conflist(BRIDGE), "30-c.conf": ""}, {"05-x.conf": "gone"})
+    found = in_use(
+        {"00-empty.conflist": "", "20-b.conflist": conflist(BRIDGE), "30-c.conf": ""}, {"05-x.conf": "gone"}
+    )
     assert found.name == "20-b.conflist"
     assert [(problem.source, problem.message) for problem in found.skipped] == [
         ("00-empty.conflist", "it is empty"), ("05-x.conf", "gone"),
@@ -122,7 +127,9 @@ def test_multus_names_its_default_network(network: str, used: str) -> None:
     assert in_use({"00-multus.conf": multus, **files}, {}).name == used
 
 
-@pytest.mark.parametrize("network", ["/host/elsewhere/40-d.conflist", "a-definition", "/host/x/00-multus.conf"])
+@pytest.mark.parametrize(
+    "network", ["/host/elsewhere/40-d.conflist", "a-definition", "/host/x/00-multus.conf"]
+)
 def test_a_default_network_that_is_not_seen_is_refused(network: str) -> None:
     multus = json.dumps({"type": "multus", "clusterNetwork": network})
     with pytest.raises(NotChainable, match="the default network of multus"):

@@ -54,7 +54,15 @@ class Host:
     @contextlib.contextmanager
     def watching(self, log: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run the installer with ``--watch``; its output goes to ``log``."""
-        command = [sys.executable, "-m", "gateway_agent.cni_install.installer", "install", "--watch", *self.options(), *more]
+        command = [
+            sys.executable,
+            "-m",
+            "gateway_agent.cni_install.installer",
+            "install",
+            "--watch",
+            *self.options(),
+            *more,
+        ]
         with log.open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
@@ -105,7 +113,9 @@ def test_a_new_version_replaces_the_old_one(host: Host) -> None:
         assert (running.read(), host.installed.read_text()) == (SPEAKS, SPEAKS + "# the next version")
 
 
-def test_without_a_network_configuration_the_plugin_waits(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_network_configuration_the_plugin_waits(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert host.run("install") == 0
     assert "no network configuration yet" in capsys.readouterr().out
     assert host.installed.exists()
@@ -169,7 +179,14 @@ def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> 
 
 def test_a_watch_ends_well_when_it_is_told_to(host: Host, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    command = [sys.executable, "-m", "gateway_agent.cni_install.installer", "install", "--watch", *host.options()]
+    command = [
+        sys.executable,
+        "-m",
+        "gateway_agent.cni_install.installer",
+        "install",
+        "--watch",
+        *host.options(),
+    ]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output) as watching:
         until(lambda: "no network configuration yet" in log.read_text(), "it waits for one", 30)
         watching.send_signal(signal.SIGTERM)
@@ -207,7 +224,9 @@ def test_an_error_that_stays_is_logged_once(host: Host, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("odd", ["empty", "dangling", "directory", "fifo", "no JSON", "nested", "no type"])
-def test_what_no_runtime_can_load_is_passed_over(host: Host, odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_no_runtime_can_load_is_passed_over(
+    host: Host, odd: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     host.configure()
     path = host.conf_dir / "00-x.conflist"
     match odd:
@@ -218,7 +237,11 @@ def test_what_no_runtime_can_load_is_passed_over(host: Host, odd: str, capsys: p
         case "fifo":
             os.mkfifo(path)
         case _:
-            texts = {"no JSON": "{", "nested": "[" * 100_000, "no type": json.dumps({**OTHERS, "plugins": [{}]})}
+            texts = {
+                "no JSON": "{",
+                "nested": "[" * 100_000,
+                "no type": json.dumps({**OTHERS, "plugins": [{}]}),
+            }
             path.write_text(texts.get(odd, ""))
     assert host.run("install") == 0
     assert [plugin["type"] for plugin in host.plugins()] == ["bridge", "egress-gateway"]
@@ -244,7 +267,9 @@ def test_the_target_of_a_link_changes_and_the_link_stays(host: Host, tmp_path: P
     assert [path.name for path in real.parent.iterdir()] == ["x.conflist"]
 
 
-@pytest.mark.parametrize("text", ['{"type": "multus"}', '{"name": "m", "plugins": [{"type": "multus-shim"}]}'])
+@pytest.mark.parametrize(
+    "text", ['{"type": "multus"}', '{"name": "m", "plugins": [{"type": "multus-shim"}]}']
+)
 def test_the_default_network_of_multus_is_what_runs(host: Host, text: str) -> None:
     host.configure()
     multus = json.loads(text)
@@ -282,7 +307,11 @@ def test_a_watch_takes_out_what_stops_running_and_puts_it_back(host: Host, tmp_p
             until(lambda: not host.reported(), "all is well", 30)
             shell.rename(tmp_path / "away")
             until(lambda: len(host.plugins()) == 1, "ours is taken out", 30)
-            until(lambda: f"it cannot run with {shell}" in "".join(host.reported()), "the reason is reported", 30)
+            until(
+                lambda: f"it cannot run with {shell}" in "".join(host.reported()),
+                "the reason is reported",
+                30,
+            )
             (tmp_path / "away").rename(shell)
 
 

@@ -29,7 +29,9 @@ SELECTED = Container("c1", "web", {"a": "yes"}, 42)
 INVENTORY = inventory(policy("a"))
 
 
-def podman(state: dict[str, Any] | None = None, pod: dict[str, Any] | None = None, **config: Any) -> Container:
+def podman(
+    state: dict[str, Any] | None = None, pod: dict[str, Any] | None = None, **config: Any
+) -> Container:
     whole = {"id": "c1", "name": "web", "createNetNS": True, **config}
     return of_podman(json.dumps(whole), json.dumps(STATE if state is None else state), json.dumps(pod or {}))
 
@@ -66,7 +68,9 @@ def test_whose_network_it_uses(config: dict[str, Any], state: dict[str, Any], ne
     assert podman(state, **config).network == network
 
 
-@pytest.mark.parametrize("wrong", [{"labels": []}, {"labels": {"a": 1}}, {"name": 1}, {"id": None}, {"netNsCtr": 7}])
+@pytest.mark.parametrize(
+    "wrong", [{"labels": []}, {"labels": {"a": 1}}, {"name": 1}, {"id": None}, {"netNsCtr": 7}]
+)
 def test_what_is_no_container_is_an_error(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="text"):
         podman(**wrong)
@@ -83,7 +87,12 @@ def test_a_container_of_containerd() -> None:
 def test_what_the_id_of_a_call_can_stand_for() -> None:
     assert list(containerd_names("default-f00")) == [("default", "f00")]
     assert list(containerd_names("my-team-f00")) == [("my", "team-f00"), ("my-team", "f00")]
-    assert list(containerd_names("f00")) == list(containerd_names("-f00")) == list(containerd_names("f00-")) == []
+    assert (
+        list(containerd_names("f00"))
+        == list(containerd_names("-f00"))
+        == list(containerd_names("f00-"))
+        == []
+    )
     assert len(list(containerd_names("-".join("abcdefghijkl")))) == 4
 
 

@@ -73,7 +73,10 @@ def test_bolt(tmp_path: Path) -> None:
 
 def test_both_are_read_where_podman_was_upgraded(tmp_path: Path) -> None:
     bolt_store(tmp_path)
-    assert [(c.id, c.pid) for c in sqlite_store(tmp_path).listing().containers] == [("c1", os.getpid()), ("c2", 0)]
+    assert [(c.id, c.pid) for c in sqlite_store(tmp_path).listing().containers] == [
+        ("c1", os.getpid()),
+        ("c2", 0),
+    ]
 
 
 def test_a_data_base_with_a_directory_of_its_own(tmp_path: Path) -> None:
@@ -127,7 +130,9 @@ def test_a_process_that_is_gone_does_not_run(tmp_path: Path) -> None:
         ("db.sql", b""),
     ],
 )
-def test_what_cannot_be_read_is_an_error_that_names_the_file(tmp_path: Path, name: str, content: bytes) -> None:
+def test_what_cannot_be_read_is_an_error_that_names_the_file(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
     (tmp_path / "libpod").mkdir()
     (tmp_path / name).write_bytes(content)
     with pytest.raises(EngineError, match=name):
@@ -179,7 +184,7 @@ def test_a_listing_is_made_again_if_the_data_base_has_changed(tmp_path: Path) ->
 
 def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the place of ctr, one that never answers: its process is gone when the error comes."""
-    (tmp_path / "ctr").write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n')
+    (tmp_path / "ctr").write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 1000\n")
     (tmp_path / "ctr").chmod(0o755)
     (tmp_path / "c.sock").touch()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -189,12 +194,16 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
 
 
-def test_an_engine_that_cannot_be_read_hides_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_cannot_be_read_hides_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The answer of ctr is containerd's own (1.6); the whole exchange is in ``tests/e2e/test_ctr.py``."""
     bolt_store(tmp_path, b"garbage")
     answer = json.dumps({"ID": "f00", "Labels": {"app": "b"}})
-    (tmp_path / "ctr").write_text(f"#!/bin/sh\nif [ $4 = default ]; then echo '{answer}'; exit; fi\n"
-                                  "echo 'ctr: container in namespace: not found' >&2; exit 1\n")
+    (tmp_path / "ctr").write_text(
+        f"#!/bin/sh\nif [ $4 = default ]; then echo '{answer}'; exit; fi\n"
+        "echo 'ctr: container in namespace: not found' >&2; exit 1\n"
+    )
     (tmp_path / "ctr").chmod(0o755)
     (tmp_path / "c.sock").touch()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -204,7 +213,9 @@ def test_an_engine_that_cannot_be_read_hides_no_others(tmp_path: Path, monkeypat
         asyncio.run(both.find("other-f00"))
 
 
-def test_without_its_client_containerd_cannot_be_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_its_client_containerd_cannot_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "c.sock").touch()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="ctr cannot be run"):

@@ -157,9 +157,18 @@ def terminal_output(agent: Agent, *arguments: str, columns: int = 80, **environm
     """Return what the command writes to a terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "gateway_agent.ctl", "--config", str(agent.config), *(arguments or ["status"])]
+    command = [
+        sys.executable,
+        "-m",
+        "gateway_agent.ctl",
+        "--config",
+        str(agent.config),
+        *(arguments or ["status"]),
+    ]
     kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
-    subprocess.run(command, stdout=slave, check=True, env={**kept, "TERM": "xterm-256color", **environment}, timeout=30)
+    subprocess.run(
+        command, stdout=slave, check=True, env={**kept, "TERM": "xterm-256color", **environment}, timeout=30
+    )
     os.close(slave)
     parts = []
     try:
@@ -188,12 +197,16 @@ ADDRESSES = ("172.16.0.50", "2001:db8:1234:5678:9abc:def0:1234:5678")
 def test_no_address_is_cut_at_80_columns(agent: Agent, command: str, address: str) -> None:
     egress = {**STATUS["egressIPs"][0], "gateway": "partner", "ip": address, "master": "worker-node-12"}
     agent.answers["status"] = {**STATUS, "egressIPs": [egress]}
-    agent.answers["events"] = {"events": [{**EVENTS[0], "ip": address, "reason": "the master was silent for long"}]}
+    agent.answers["events"] = {
+        "events": [{**EVENTS[0], "ip": address, "reason": "the master was silent for long"}]
+    }
     agent.answers["pods"] = {"pods": [{**PODS[0], "ip": address, "name": "a-deployment-5d4f8c7b9-x2x4z"}]}
     lines = plain_lines(terminal_output(agent, command, NO_COLOR="1"))
     assert any(address in line.split() for line in lines)
     # A long address beside a long name is more than 80 columns without any other: it is not cut even then.
-    assert all(len(line.rstrip()) <= 80 for line in lines) or (command, address) == ("pods", ADDRESSES[1]), lines
+    assert all(len(line.rstrip()) <= 80 for line in lines) or (command, address) == ("pods", ADDRESSES[1]), (
+        lines
+    )
     if len(address) > 20 and command == "status":
         assert any("-o wide adds" in line for line in lines)
         wide = terminal_output(agent, command, "-o", "wide", NO_COLOR="1")
@@ -227,7 +240,9 @@ def test_events_name_the_address(agent: Agent, capsys: pytest.CaptureFixture[str
     assert "172.16.0.50" in capsys.readouterr().out.split()
 
 
-def test_a_wrong_key_in_the_configuration_is_a_warning(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_key_in_the_configuration_is_a_warning(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
     agent.config.write_text(agent.config.read_text() + "lease: {durration: 1s}\nfoo: 1\n")
     assert run(agent, "-o", "json", "status") == 0
     captured = capsys.readouterr()
@@ -238,7 +253,9 @@ def test_a_wrong_key_in_the_configuration_is_a_warning(agent: Agent, capsys: pyt
     assert run(agent, "status") == 2
 
 
-@pytest.mark.parametrize("module", ["gateway_agent", "gateway_agent.ctl", "gateway_agent.cni_install.installer"])
+@pytest.mark.parametrize(
+    "module", ["gateway_agent", "gateway_agent.ctl", "gateway_agent.cni_install.installer"]
+)
 def test_each_program_names_its_version(module: str) -> None:
     command = [sys.executable, "-m", module, "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
@@ -248,7 +265,9 @@ def test_each_program_names_its_version(module: str) -> None:
 def test_doctor_without_rights_says_what_it_could_not_see(tmp_path: Path) -> None:
     config = tmp_path / "agent.yaml"
     (tmp_path / "run").mkdir(mode=0o700)
-    config.write_text(f"runDir: {tmp_path}/run/in\nstore: {{kind: files}}\ncluster: {{keyFile: {tmp_path}/run/key}}\n")
+    config.write_text(
+        f"runDir: {tmp_path}/run/in\nstore: {{kind: files}}\ncluster: {{keyFile: {tmp_path}/run/key}}\n"
+    )
     code = (
         "import os, sys; from gateway_agent.ctl.__main__ import main; from gateway_agent.ctl import doctor, render;"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
@@ -259,7 +278,9 @@ def test_doctor_without_rights_says_what_it_could_not_see(tmp_path: Path) -> Non
     # All that pytest has made above it, also if several processes run the tests.
     for path in (tmp_path, *(parent for parent in tmp_path.parents if "pytest" in str(parent))):
         path.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.stderr == ""
     found = {finding["what"]: finding for finding in json.loads(done.stdout)}
     for what in ("cluster key", "agent", "nftables"):
@@ -290,12 +311,15 @@ def test_no_agent(tmp_path: Path, capsys: pytest.CaptureFixture[str], stale: boo
             server.bind(str(path))
     assert main(["--config", str(config), "status"]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith(f"egressctl: no agent answers at {path}\n  is egress-gateway-agent running?")
+    assert captured.err.startswith(
+        f"egressctl: no agent answers at {path}\n  is egress-gateway-agent running?"
+    )
     assert captured.out == ""
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["explain"], ["status", "-o", "yaml"], ["handover", "partner"], ["status", "more"], ["validate"]]
+    "arguments",
+    [[], ["explain"], ["status", "-o", "yaml"], ["handover", "partner"], ["status", "more"], ["validate"]],
 )
 def test_wrong_calls(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:

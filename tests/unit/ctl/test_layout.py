@@ -18,7 +18,9 @@ def test_no_word_is_cut_and_the_width_is_kept_if_it_can_be(
     rows: list[tuple[str, ...]], width: int, spare: list[str]
 ) -> None:
     shown, widths = fitted(HEADINGS, rows, width, spare)
-    words = [max(cell_len(w) for row in (HEADINGS, *rows) for w in (row[n].split() or [""])) for n in range(4)]
+    words = [
+        max(cell_len(w) for row in (HEADINGS, *rows) for w in (row[n].split() or [""])) for n in range(4)
+    ]
     assert all(found >= words[number] for number, found in zip(shown, widths, strict=True))
     total = sum(widths) + GAP * (len(widths) - 1)
     assert total <= width or shown == [0]

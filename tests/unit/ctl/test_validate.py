@@ -74,11 +74,16 @@ def test_configuration_of_the_agent(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == "1 object, all valid\n"
     config.write_text("store: {kind: files}\nlease: {heartbeat: 1s}\nrundir: /x\n")
     assert main(["validate", str(config)]) == 1
-    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["rundir", "lease.duration"]
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == [
+        "rundir",
+        "lease.duration",
+    ]
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_files_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None) -> None:
+def test_files_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
     file = tmp_path / "x.yaml"
     if content is not None:
         file.write_bytes(content)
@@ -128,7 +133,11 @@ spec:
     [
         ("172.16.0.51", "127.0.0.1", "127.0.0.1 cannot be a host's address: loopback"),
         ("172.16.0.51", "224.0.0.9", "224.0.0.9 cannot be a host's address: multicast"),
-        ("172.16.0.51", "255.255.255.255", "255.255.255.255 cannot be a host's address: reserved, and broadcast"),
+        (
+            "172.16.0.51",
+            "255.255.255.255",
+            "255.255.255.255 cannot be a host's address: reserved, and broadcast",
+        ),
         ("172.16.0.51", "0.0.0.0", "0.0.0.0 cannot be a host's address: this network"),
         ("172.16.0.51", "169.254.1.1", "169.254.1.1 cannot be a host's address: link-local"),
         ("172.16.0.51", "'fe80::1'", "fe80::1 cannot be a host's address: link-local"),
@@ -168,7 +177,12 @@ def test_without_nodes_that_is_said_and_addresses_are_looked_at(
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [("", "is empty"), (" \n\n", "is empty"), ("# nothing\n", "holds nothing"), ("kind: ConfigMap\n", "holds nothing")],
+    [
+        ("", "is empty"),
+        (" \n\n", "is empty"),
+        ("# nothing\n", "holds nothing"),
+        ("kind: ConfigMap\n", "holds nothing"),
+    ],
 )
 def test_a_file_without_an_object_is_invalid(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
@@ -195,8 +209,12 @@ def test_a_stray_file_does_not_fill_the_memory(capsys: pytest.CaptureFixture[str
     assert "larger than" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "0x" + "f" * 5000, "!!timestamp x", "[" * 5000, "9" * 400 + ".9s"])
-@pytest.mark.parametrize("key", ["tunnel: {port: %s}", "mark: {mask: %s}", "lease: {duration: %s}", "nodeName: %s"])
+@pytest.mark.parametrize(
+    "value", ["9" * 5000, "0x" + "f" * 5000, "!!timestamp x", "[" * 5000, "9" * 400 + ".9s"]
+)
+@pytest.mark.parametrize(
+    "key", ["tunnel: {port: %s}", "mark: {mask: %s}", "lease: {duration: %s}", "nodeName: %s"]
+)
 def test_no_value_of_a_configuration_ends_in_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: str
 ) -> None:

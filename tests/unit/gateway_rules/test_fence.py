@@ -17,7 +17,11 @@ TABLE = "netdev egress_gateway_fence"
 
 
 def maps(text: str) -> dict[str, list[str]]:
-    return {name.split("_")[0]: elements(body) for (kind, name), body in tables(text)[TABLE].items() if kind == "map"}
+    return {
+        name.split("_")[0]: elements(body)
+        for (kind, name), body in tables(text)[TABLE].items()
+        if kind == "map"
+    }
 
 
 def test_without_addresses_or_devices_there_is_no_fence() -> None:
@@ -55,7 +59,9 @@ def test_no_rule_about_a_family_without_addresses() -> None:
 
 
 numbers = st.sets(
-    st.one_of(st.integers(0, 3), st.integers(2**32 - 4, 2**32 - 1), st.integers(0, 2**32 - 1)), min_size=1, max_size=8
+    st.one_of(st.integers(0, 3), st.integers(2**32 - 4, 2**32 - 1), st.integers(0, 2**32 - 1)),
+    min_size=1,
+    max_size=8,
 )
 
 

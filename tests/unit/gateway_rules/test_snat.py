@@ -15,7 +15,9 @@ REMOVED = "add table inet egress_gateway_snat\ndelete table inet egress_gateway_
 
 
 def text(egress: PlanEgressIP = EGRESS, **changes: Any) -> str:
-    return gateway_nft(Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), (egress,), **changes))
+    return gateway_nft(
+        Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), (egress,), **changes)
+    )
 
 
 def test_source_nat_stands_whoever_is_master() -> None:
@@ -36,7 +38,9 @@ def test_connections_of_the_tunnel_are_marked_and_their_answers_sent_back() -> N
 
 
 def test_a_connection_with_another_address_is_told_and_dropped_before_it_gets_the_slots_mark() -> None:
-    elsewhere = "ct mark and 0x08000000 != 0 ct reply ip daddr != 172.16.0.7 fib daddr type != local goto stale"
+    elsewhere = (
+        "ct mark and 0x08000000 != 0 ct reply ip daddr != 172.16.0.7 fib daddr type != local goto stale"
+    )
     assert text().index(elsewhere) < text().index("or 0x08100000")
     chain = text().split("chain stale {")[1].split("}")[0]
     assert "ct mark set ct mark and 0xf00fffff or 0x0ff00000" in chain
@@ -44,7 +48,9 @@ def test_a_connection_with_another_address_is_told_and_dropped_before_it_gets_th
 
 
 def test_an_address_counts_where_the_node_can_leave_by_it() -> None:
-    plan = Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), (EGRESS, replace(EGRESS, interface="")))
+    plan = Plan(
+        "g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), (EGRESS, replace(EGRESS, interface=""))
+    )
     assert sources(plan) == {"172.16.0.7"}
     assert sources(replace(plan, egress_ips=())) == set()
 

@@ -18,7 +18,9 @@ from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
 
 GROUP, NAMESPACE = "egress-gateway.io", "egress-gateway"
-GATEWAYS, POLICIES = (f"/apis/{GROUP}/v1alpha1/{plural}" for plural in ("egressgateways", "egressgatewaypolicies"))
+GATEWAYS, POLICIES = (
+    f"/apis/{GROUP}/v1alpha1/{plural}" for plural in ("egressgateways", "egressgatewaypolicies")
+)
 
 
 class Reader:
@@ -91,7 +93,9 @@ def policies(inventory: Inventory) -> list[str]:
 
 
 def troubles(inventory: Inventory) -> dict[str, str]:
-    return {problem.path: problem.message for problem in inventory.problems if problem.source == "Kubernetes API"}
+    return {
+        problem.path: problem.message for problem in inventory.problems if problem.source == "Kubernetes API"
+    }
 
 
 def asked(server: LocalServer, what: str) -> int:

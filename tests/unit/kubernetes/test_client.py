@@ -121,7 +121,9 @@ def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch:
     story(tmp_path, tell)
 
 
-def test_only_the_authority_of_the_configuration_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_authority_of_the_configuration_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "REREAD", 0.0)
 
     async def tell(api: Api, server: LocalServer) -> None:

@@ -37,7 +37,9 @@ def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -
         server.cluster.delete(f"{POLICIES}/backend")
         await reader.until(lambda inventory: not policies(inventory))
         # A server that does not have the kind is asked for it three times.
-        lists = {request: count for request, count in server.cluster.requests().items() if "watch" not in request}
+        lists = {
+            request: count for request, count in server.cluster.requests().items() if "watch" not in request
+        }
         assert lists.pop("GET /apis/networking.k8s.io/v1/servicecidrs") <= reflector.MAX_DENIALS
         assert set(lists.values()) == {1}
 
@@ -57,7 +59,8 @@ def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", [{"status": 500}, {"status": 429, "retry_after": 1}, {"match": "egressgatewaypolicies", "status": 503}]
+    "fault",
+    [{"status": 500}, {"status": 429, "retry_after": 1}, {"match": "egressgatewaypolicies", "status": 503}],
 )
 def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str, Any]) -> None:
     async def tell(reader: Reader, server: LocalServer) -> None:
@@ -78,7 +81,9 @@ def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str,
     story(tmp_path, tell, policy)
 
 
-def test_a_watch_that_hangs_from_its_start_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_watch_that_hangs_from_its_start_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(client, "ANSWER", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
@@ -111,7 +116,9 @@ def test_a_trouble_that_is_over_is_not_told_any_more(tmp_path: Path) -> None:
         await reader.until(policies)
         known, number = len(reader.seen), 0
         while not any(troubles(inventory) for inventory in reader.seen[known:]):
-            server.cluster.call("PATCH", "/api/v1/nodes/w1", {"metadata": {"annotations": {"n": str(number)}}})
+            server.cluster.call(
+                "PATCH", "/api/v1/nodes/w1", {"metadata": {"annotations": {"n": str(number)}}}
+            )
             server.cluster.compact()
             number += 1
             await asyncio.sleep(0.02)
@@ -160,7 +167,12 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
         if not server.cluster.has("networking.k8s.io/v1", "servicecidrs"):
             pytest.skip("this server is older than ServiceCIDR")
         metadata, spec = {"name": "kubernetes"}, {"cidrs": ["10.96.0.0/16", "fd00:96::/108"]}
-        document = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": metadata, "spec": spec}
+        document = {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "ServiceCIDR",
+            "metadata": metadata,
+            "spec": spec,
+        }
         server.cluster.apply(document)
 
     story(tmp_path, tell, before)
@@ -168,7 +180,11 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("kind", "status", "told"),
-    [("servicecidrs", 404, set()), ("servicecidrs", 403, {"servicecidrs"}), ("configmaps", 403, {"configmaps"})],
+    [
+        ("servicecidrs", 404, set()),
+        ("servicecidrs", 403, {"servicecidrs"}),
+        ("configmaps", 403, {"configmaps"}),
+    ],
 )
 def test_an_agent_does_without_what_the_server_does_not_show(
     tmp_path: Path, kind: str, status: int, told: set[str]

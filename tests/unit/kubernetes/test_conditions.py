@@ -45,7 +45,9 @@ def seen(node: str = "g1", **keeper: Any) -> NodeSnapshot:
 
 def without_master(view: NodeSnapshot) -> NodeSnapshot:
     assert view.keeper is not None
-    states = tuple(msgspec.structs.replace(s, master="", epoch=0, reason="nobody asks") for s in view.keeper.egress)
+    states = tuple(
+        msgspec.structs.replace(s, master="", epoch=0, reason="nobody asks") for s in view.keeper.egress
+    )
     return replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
 
 
@@ -195,7 +197,9 @@ def test_a_conflict_is_told_by_the_master_once() -> None:
     view = seen(conflicts=(conflict,))
     assert isinstance(view.keeper, KeeperState)
     own = msgspec.structs.replace
-    states = tuple(own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress)
+    states = tuple(
+        own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress
+    )
     serving = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
     chronicle = EventSource(NOW - 5)
     assert [h.reason for h in chronicle.new_events(serving, NOW)] == ["AddressConflict"]
@@ -265,17 +269,26 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
     made = {}
     for minute in range(100):
         chronicle, at = EventSource(NOW), NOW + 60 * minute + 1
-        change = msgspec.structs.replace(changed("g1", at=at), epoch=9 + minute, silent_ms=minute, reason=f"{minute}")
+        change = msgspec.structs.replace(
+            changed("g1", at=at), epoch=9 + minute, silent_ms=minute, reason=f"{minute}"
+        )
         lost = replace(only(without_master(seen()), of("partner")), before=only(seen(), of("partner")).status)
         [condition] = lost.status["conditions"]
-        lost = replace(lost, status={**lost.status, "conditions": [{**condition, "message": f"unheard for {minute}"}]})
+        lost = replace(
+            lost, status={**lost.status, "conditions": [{**condition, "message": f"unheard for {minute}"}]}
+        )
         for happening in (*chronicle.new_events(seen(changes=(change,)), at), *of_report(lost, at)):
             name = event(happening, "v", "uid", "g1")["metadata"]["name"]
             standing = made.get(name)
-            made[name] = {**standing, **(repeated(standing, happening) or {})} if standing else event(
-                happening, "v", "uid", "g1"
+            made[name] = (
+                {**standing, **(repeated(standing, happening) or {})}
+                if standing
+                else event(happening, "v", "uid", "g1")
             )
-    assert {(e["reason"], e["count"]) for e in made.values()} == {("MasterChanged", 100), ("ElectionFailed", 100)}
+    assert {(e["reason"], e["count"]) for e in made.values()} == {
+        ("MasterChanged", 100),
+        ("ElectionFailed", 100),
+    }
     assert all("99" in e["message"] for e in made.values())
 
 

@@ -31,7 +31,10 @@ OF_PAY = (Requirement("team", "In", ("pay",)),)
         (Selector((BACKEND,)), [("", "app in (backend,front)")]),
         (Selector((Requirement("a", "Exists"), Requirement("b", "DoesNotExist"))), [("", "a,!b")]),
         (Selector((Requirement("a", "NotIn", ("x",)),)), [("", "a notin (x)")]),
-        (Selector((BACKEND,), OF_PAY), [("prod", "app in (backend,front)"), ("test", "app in (backend,front)")]),
+        (
+            Selector((BACKEND,), OF_PAY),
+            [("prod", "app in (backend,front)"), ("test", "app in (backend,front)")],
+        ),
         (Selector((BACKEND, IN_PROD), OF_PAY), [("prod", "app in (backend,front)")]),
         (Selector((Requirement(NAMESPACE_LABEL, "In", ("nowhere",)),)), []),
         (Selector((), (Requirement("kubernetes.io/metadata.name", "In", ("other",)),)), [("other", "")]),
@@ -56,7 +59,9 @@ terms = st.builds(
 )
 of_namespaces = st.builds(Requirement, st.just("team"), st.sampled_from(("In", "NotIn")), st.just(("pay",)))
 selectors = st.builds(
-    Selector, st.lists(terms, max_size=3).map(tuple), st.none() | st.lists(of_namespaces, max_size=2).map(tuple)
+    Selector,
+    st.lists(terms, max_size=3).map(tuple),
+    st.none() | st.lists(of_namespaces, max_size=2).map(tuple),
 )
 pods = st.builds(
     PodIdentity,

@@ -26,7 +26,9 @@ def of_api(kind: str, document: dict[str, Any], version: int = 1, **metadata: An
 
 
 def policy(name: str = "backend", gateway: str = "partner", version: int = 1, **metadata: Any) -> Any:
-    return of_api("EgressGatewayPolicy", documents.policy(name, gateway, {"app": "backend"}), version, **metadata)
+    return of_api(
+        "EgressGatewayPolicy", documents.policy(name, gateway, {"app": "backend"}), version, **metadata
+    )
 
 
 def gateway(name: str = "partner") -> Any:
@@ -42,7 +44,11 @@ def pod(name: str, **labels: str) -> Any:
     [
         ("Node", "/api/v1/nodes", "/api/v1/nodes/x"),
         ("Pod", "/api/v1/pods", "/api/v1/namespaces/prod/pods/x"),
-        ("ServiceCIDR", "/apis/networking.k8s.io/v1/servicecidrs", "/apis/networking.k8s.io/v1/servicecidrs/x"),
+        (
+            "ServiceCIDR",
+            "/apis/networking.k8s.io/v1/servicecidrs",
+            "/apis/networking.k8s.io/v1/servicecidrs/x",
+        ),
         (
             "EgressGateway",
             "/apis/egress-gateway.io/v1alpha1/egressgateways",
@@ -87,7 +93,10 @@ def test_a_static_pod_has_the_uid_that_its_runtime_knows() -> None:
     document = {"metadata": {"name": "a", "namespace": "prod", "uid": "of the API"}}
     assert InventoryBuilder().inventory([of_api("Pod", document)]).uids == {("prod", "a"): "of the API"}
     # Anybody may set the other one.
-    given = {"kubernetes.io/config.mirror": "of the node", "kubernetes.io/config.hash": "of a copied manifest"}
+    given = {
+        "kubernetes.io/config.mirror": "of the node",
+        "kubernetes.io/config.hash": "of a copied manifest",
+    }
     static = of_api("Pod", document, annotations=given)
     assert static["metadata"]["annotations"] == {"kubernetes.io/config.mirror": "of the node"}
     assert InventoryBuilder().inventory([static]).uids == {("prod", "a"): "of the node"}
@@ -97,17 +106,30 @@ def test_the_inventory_is_that_of_the_same_documents_in_a_file() -> None:
     node = {
         "metadata": {"name": "w1", "labels": {"role": "worker"}},
         "spec": {"podCIDRs": ["10.244.1.0/24", "fd00::/64"], "unschedulable": True},
-        "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": "w1"}]},
+        "status": {
+            "addresses": [
+                {"type": "InternalIP", "address": "10.0.0.1"},
+                {"type": "Hostname", "address": "w1"},
+            ]
+        },
     }
     namespace = {"metadata": {"name": "prod", "labels": {"team": "pay"}}}
-    objects = [gateway(), policy(), of_api("Node", node), of_api("Namespace", namespace), pod("a", app="backend")]
+    objects = [
+        gateway(),
+        policy(),
+        of_api("Node", node),
+        of_api("Namespace", namespace),
+        pod("a", app="backend"),
+    ]
     inventory = InventoryBuilder().inventory(objects)
     assert not inventory.problems
     assert [g.name for g in inventory.gateways] == ["partner"]
     assert [(p.name, p.gateway) for p in inventory.policies] == [("backend", "partner")]
     cidrs = ("10.244.1.0/24", "fd00::/64")
     assert inventory.nodes == (Node("w1", {"role": "worker"}, ("10.0.0.1",), "Node w1", cidrs, True),)
-    assert {cidr: never_sent(inventory, ())[cidr] for cidr in cidrs} == dict.fromkeys(cidrs, "cluster network")
+    assert {cidr: never_sent(inventory, ())[cidr] for cidr in cidrs} == dict.fromkeys(
+        cidrs, "cluster network"
+    )
     assert inventory.namespaces == {"prod": {"team": "pay"}}
     assert inventory.pods == (PodIdentity("prod", "a", {"app": "backend"}),)
 
@@ -130,7 +152,10 @@ def test_an_object_that_has_become_wrong_keeps_its_last_good_state() -> None:
 def test_troubles_of_the_store_stand_beside_the_objects() -> None:
     trouble = Problem("Kubernetes API", "pods", "no answer")
     inventory = InventoryBuilder().inventory([policy(gateway="none")], [trouble])
-    assert [problem.source for problem in inventory.problems] == ["EgressGatewayPolicy backend", "Kubernetes API"]
+    assert [problem.source for problem in inventory.problems] == [
+        "EgressGatewayPolicy backend",
+        "Kubernetes API",
+    ]
 
 
 def test_of_a_pod_that_the_store_does_not_know_the_labels_are_unknown() -> None:
@@ -152,9 +177,13 @@ def test_of_a_pod_that_the_store_does_not_know_the_labels_are_unknown() -> None:
         ({"a": "x"}, {"a": "x"}, []),
     ],
 )
-def test_what_the_watch_has_not_told_yet(known: dict[str, str], listed: dict[str, str], late: list[str]) -> None:
+def test_what_the_watch_has_not_told_yet(
+    known: dict[str, str], listed: dict[str, str], late: list[str]
+) -> None:
     def items(versions: dict[str, str]) -> list[Any]:
-        return [{"metadata": {"name": name, "resourceVersion": version}} for name, version in versions.items()]
+        return [
+            {"metadata": {"name": name, "resourceVersion": version}} for name, version in versions.items()
+        ]
 
     ours = {("", item["metadata"]["name"]): item for item in items(known)}
     assert missing(ours, items(listed)) == [("", name) for name in late]
@@ -169,7 +198,10 @@ def test_the_voters_are_in_one_namespace_of_ours() -> None:
     watched = RESOURCES["ConfigMap"]
     assert watched.path == "/api/v1/namespaces/egress-gateway/configmaps"
     assert watched.selector == f"metadata.name={recorded_voter_set.NAME}"
-    document = {"metadata": {"name": recorded_voter_set.NAME, "namespace": "egress-gateway"}, "binaryData": {"x": ""}}
+    document = {
+        "metadata": {"name": recorded_voter_set.NAME, "namespace": "egress-gateway"},
+        "binaryData": {"x": ""},
+    }
     kept = of_api("ConfigMap", {**document, "data": {"version": "2", "members": "g1 g2 g3", "note": "x"}})
     assert kept["data"] == {"version": "2", "members": "g1 g2 g3"}
     assert "binaryData" not in kept

@@ -151,7 +151,11 @@ def test_what_is_too_old_is_listed_anew_and_known_until_then(in_the_stream: bool
 def test_a_list_that_says_no_version_is_a_failure() -> None:
     reflector = Reflector()
     assert not reflector.page([thing("a", 1)], "")
-    assert (isinstance(reflector.step(0.5), Pause), reflector.step(0), reflector.objects) == (True, List(), {})
+    assert (isinstance(reflector.step(0.5), Pause), reflector.step(0), reflector.objects) == (
+        True,
+        List(),
+        {},
+    )
 
 
 def test_a_list_that_expires_begins_anew() -> None:

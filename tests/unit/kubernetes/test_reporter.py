@@ -32,7 +32,9 @@ class Reporting:
     def __init__(self, reader: Reader, server: LocalServer, *views: NodeSnapshot) -> None:
         self._views = views
         self._looks = 0
-        self._task = asyncio.create_task(ClusterReport(Api(server.kubeconfig), reader.store, self._view).run())
+        self._task = asyncio.create_task(
+            ClusterReport(Api(server.kubeconfig), reader.store, self._view).run()
+        )
 
     def sees(self, view: NodeSnapshot) -> None:
         """From now on only this."""
@@ -67,7 +69,10 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
         await master.looked(10)
         assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
         [event] = server.cluster.events()
-        assert (event["reason"], event["involvedObject"]["uid"]) == ("MasterChanged", gateway["metadata"]["uid"])
+        assert (event["reason"], event["involvedObject"]["uid"]) == (
+            "MasterChanged",
+            gateway["metadata"]["uid"],
+        )
 
     story(tmp_path, tell, reported)
 
@@ -142,6 +147,7 @@ def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) 
 @pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
 def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
     """The other writer comes between: the watch has not told of what it has written."""
+
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match="configmaps?", deaf=True)

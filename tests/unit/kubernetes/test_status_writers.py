@@ -80,7 +80,9 @@ def run(nodes: list[Node], seconds: int, since: float = NOW) -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 @pytest.mark.parametrize(("right", "wrong"), [(seen(), without_master(seen())), (status(8), status(7))])
-def test_one_status_stands_and_the_writes_settle(right: NodeSnapshot, wrong: NodeSnapshot, first: int) -> None:
+def test_one_status_stands_and_the_writes_settle(
+    right: NodeSnapshot, wrong: NodeSnapshot, first: int
+) -> None:
     api = Api()
     nodes = [Node("right", right, api), Node("wrong", wrong, api)]
     ordered = nodes if first == 0 else nodes[::-1]

@@ -110,7 +110,12 @@ def test_no_frames() -> None:
 
 
 def test_tenures_come_out_the_same_frame_by_frame() -> None:
-    frames = row("g1", 0, 100) + row("g2", 100.1, 300) + row("g1", 290, 400) + row("g1", 500, 510, address="10.0.0.1")
+    frames = (
+        row("g1", 0, 100)
+        + row("g2", 100.1, 300)
+        + row("g1", 290, 400)
+        + row("g1", 500, 510, address="10.0.0.1")
+    )
     found = Tenures()
     for node in ("g2", "g1"):
         for frame in frames:

@@ -70,7 +70,13 @@ class World:
             node.start(node.clock(0))
 
     def ask(
-        self, name: str, ids: Iterable[str], reached: Collection[str], out_ns: int, back_ns: int, wanted: Wanted
+        self,
+        name: str,
+        ids: Iterable[str],
+        reached: Collection[str],
+        out_ns: int,
+        back_ns: int,
+        wanted: Wanted,
     ) -> None:
         """One heartbeat, to those that are ``reached``, and this long on its way there and back."""
         node = self.nodes[name]
@@ -82,15 +88,26 @@ class World:
         electorate = node.electorate
         request = node.owner.request(electorate.quorum(DURATION, now), DURATION, now)
         beat = Heartbeat(
-            request.seq, DURATION, electorate.current, electorate.accepted, request.quorum.asked,
+            request.seq,
+            DURATION,
+            electorate.current,
+            electorate.accepted,
+            request.quorum.asked,
             tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()),
-            (), False, "", {}, (), node.chair.proposal,
+            (),
+            False,
+            "",
+            {},
+            (),
+            node.chair.proposal,
         )
         incarnation = node.incarnation
 
         def arrive(voter: Node) -> None:
             answer = self._vote(voter, node, incarnation, beat)
-            self._later(0 if voter is node else back_ns, lambda: self._count(node, incarnation, voter, answer, wanted))
+            self._later(
+                0 if voter is node else back_ns, lambda: self._count(node, incarnation, voter, answer, wanted)
+            )
 
         for voter in self.nodes.values():
             if voter.name in beat.asked and (voter is node or voter.name in reached):
@@ -123,7 +140,11 @@ class World:
 
     def ends(self) -> list[int]:
         """The moments, from now on, at which a grant or a lease on :data:`ONE` ends."""
-        grants = [(n, n.elector.voter.grants[ONE].until) for n in self.nodes.values() if ONE in n.elector.voter.grants]
+        grants = [
+            (n, n.elector.voter.grants[ONE].until)
+            for n in self.nodes.values()
+            if ONE in n.elector.voter.grants
+        ]
         leases = [(n, n.owner.tenures[ONE].until) for n in self.nodes.values() if ONE in n.owner.tenures]
         return sorted({end for n, until in grants + leases if (end := n.true(until)) > self.now})
 

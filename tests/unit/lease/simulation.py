@@ -119,8 +119,11 @@ class Network:
         names = [f"g{n}" for n in range(1, egress + 1)] + [f"w{n}" for n in range(1, workers + 1)]
         self.machines = {
             name: Machine(
-                name, f"10.0.0.{n}", name.startswith("g"),
-                rate=self.random.choice([0.99, 1.0, 1.01]), last_clock=self.random.randrange(10**15),
+                name,
+                f"10.0.0.{n}",
+                name.startswith("g"),
+                rate=self.random.choice([0.99, 1.0, 1.01]),
+                last_clock=self.random.randrange(10**15),
             )
             for n, name in enumerate(names, 1)
         }
@@ -249,7 +252,11 @@ class Network:
             clock = machine.clock(self.now)
             if machine.agent:
                 machine.keeper.attend(clock)
-            effects = machine.keeper.wake(clock) if message is None else self.receive(machine.keeper, *message, clock)
+            effects = (
+                machine.keeper.wake(clock)
+                if message is None
+                else self.receive(machine.keeper, *message, clock)
+            )
             self._carry_out(machine, effects)
             self._check(machine)
         self.now = end
@@ -318,7 +325,10 @@ class Network:
         egress = tuple(name for name in egress if name in self.inventory)
         wishes = tuple(
             EgressIPSpec(
-                identity, "gw", self.address(identity), egress,
+                identity,
+                "gw",
+                self.address(identity),
+                egress,
                 ready=machine.name in egress
                 and identity not in machine.unready
                 and not machine.drained
@@ -336,8 +346,17 @@ class Network:
             Peer(m.name, m.address, m.egress) for m in self.machines.values() if m.name in self.inventory
         )
         return KeeperConfig(
-            machine.name, 7947, "", self.heartbeat_ns, self.duration_ns, self.availability_first, peers, wishes,
-            machine.stopping, machine.moves, self.published,
+            machine.name,
+            7947,
+            "",
+            self.heartbeat_ns,
+            self.duration_ns,
+            self.availability_first,
+            peers,
+            wishes,
+            machine.stopping,
+            machine.moves,
+            self.published,
         )
 
     def _carry_out(self, machine: Machine, effects: list[Effect]) -> None:
@@ -354,7 +373,9 @@ class Network:
                 machine.kernel.carry_out(effect, machine.clock(self.now))
                 self.probes[machine.name] += isinstance(effect, Probe)
                 self._check_speakers(effect)
-                answered += [effect] if isinstance(effect, Probe) and self._is_answered(effect, machine) else []
+                answered += (
+                    [effect] if isinstance(effect, Probe) and self._is_answered(effect, machine) else []
+                )
             elif (target := self._names.get(effect.address)) is not None:
                 self.sent[machine.name] += 1
                 copies = 1 + (self.random.random() < self.duplicates)
@@ -387,7 +408,9 @@ class Network:
         for identity in self.ids if self.exclusive and isinstance(effect, Open) else ():
             speakers = self.speakers(identity)
             if len(speakers) > 1:
-                raise TwoMasters(f"{identity} at {self.now / SECOND:.6f} s: {' and '.join(speakers)} can speak")
+                raise TwoMasters(
+                    f"{identity} at {self.now / SECOND:.6f} s: {' and '.join(speakers)} can speak"
+                )
 
     def _check(self, machine: Machine) -> None:
         # An overlap can only begin with a lease that the node which just ran has made.

@@ -65,7 +65,9 @@ def test_of_many_nodes_some_are_named_and_the_others_counted() -> None:
 
 
 def wish(number: int = 1, vni: int = 100, sync: bool = False) -> EgressIPSpec:
-    return EgressIPSpec(f"{number:016x}", "partner", f"172.16.0.{number}", ("g1", "g2"), vni=vni + number, sync=sync)
+    return EgressIPSpec(
+        f"{number:016x}", "partner", f"172.16.0.{number}", ("g1", "g2"), vni=vni + number, sync=sync
+    )
 
 
 def both(mine: tuple[EgressIPSpec, ...], other: tuple[EgressIPSpec, ...]) -> tuple[Agreement, Agreement]:
@@ -96,7 +98,10 @@ def test_tunnels_that_differ_are_named_on_both_ends_with_both_values() -> None:
         "connectionSync of partner 172.16.0.1 is false on this node (g1) and true on g2",
         "the tunnel's number (VNI) of partner 172.16.0.1 is 101 on this node (g1) and 201 on g2",
     ]
-    assert ["is true on this node (g2) and false on g1" in text for text in g2.problems("g2")] == [True, False]
+    assert ["is true on this node (g2) and false on g1" in text for text in g2.problems("g2")] == [
+        True,
+        False,
+    ]
 
 
 def test_of_many_egress_ips_each_is_compared() -> None:

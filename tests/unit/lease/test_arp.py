@@ -90,7 +90,15 @@ def test_without_its_option_a_question_is_answered_to_who_sent_the_frame() -> No
         question()[:21] + b"\xfe" + question()[22:],
         question()[:60],
     ],
-    ids=["answer", "ARP", "duplicate with option", "duplicate by unicast", "from a group", "routed", "cut off"],
+    ids=[
+        "answer",
+        "ARP",
+        "duplicate with option",
+        "duplicate by unicast",
+        "from a group",
+        "routed",
+        "cut off",
+    ],
 )
 def test_what_is_no_question(frame: bytes) -> None:
     assert arp.solicitation(frame) is None

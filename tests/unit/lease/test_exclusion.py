@@ -87,7 +87,8 @@ class History:
 
 
 @settings(
-    max_examples=6000 if DEFAULT else settings().max_examples, deadline=None,
+    max_examples=6000 if DEFAULT else settings().max_examples,
+    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 @given(seed=st.integers(0, 2**64 - 1))

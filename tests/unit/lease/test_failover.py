@@ -24,7 +24,11 @@ SILENCE = 265 * MILLISECOND
 
 
 def cluster(
-    egress: int = 3, workers: int = 1, seed: int = 1, availability_first: bool = False, duration_ns: int = DURATION
+    egress: int = 3,
+    workers: int = 1,
+    seed: int = 1,
+    availability_first: bool = False,
+    duration_ns: int = DURATION,
 ) -> Network:
     network = Network(
         egress,
@@ -74,7 +78,9 @@ def test_a_crashed_master_is_replaced_when_its_lease_has_ended(seed: int) -> Non
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_with_a_lease_of_little_more_than_three_heartbeats_nobody_waits_for_his_own_heartbeat(seed: int) -> None:
+def test_with_a_lease_of_little_more_than_three_heartbeats_nobody_waits_for_his_own_heartbeat(
+    seed: int,
+) -> None:
     """A candidate finds the master missing after three heartbeats, which are his own only by chance."""
     duration = 180 * MILLISECOND
     network = cluster(seed=seed, duration_ns=duration)
@@ -245,7 +251,9 @@ def test_when_all_voters_have_forgotten_the_master_rises_above_the_epoch_that_is
     for name in ("g1", "g2", "g3"):
         network.start(name)
     # The same node may be master again before it learns of the epoch: then all agree already.
-    network.run_until(lambda: network.all_agreed() and state(network, "w1").egress[0].epoch > known, 4 * SECOND)
+    network.run_until(
+        lambda: network.all_agreed() and state(network, "w1").egress[0].epoch > known, 4 * SECOND
+    )
 
 
 def test_a_dead_voter_is_replaced_so_that_failures_one_after_another_do_not_add_up() -> None:
@@ -395,7 +403,9 @@ def test_a_node_that_allows_only_shorter_leases_says_so() -> None:
     network.duration_ns = 2 * DURATION
     network.configure(master(network))
     network.run(SECOND)
-    assert any("grants no lease as long" in p for name in ("g1", "g2", "g3") for p in state(network, name).problems)
+    assert any(
+        "grants no lease as long" in p for name in ("g1", "g2", "g3") for p in state(network, name).problems
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -526,7 +536,9 @@ def test_many_addresses_of_a_lost_node_are_taken_over_in_time() -> None:
     network.max_delay_ns = MILLISECOND
     network.run_until(network.all_agreed, 3 * SECOND)
     network.run(4 * SECOND)
-    lost = max(("g1", "g2", "g3", "g4"), key=lambda name: sum(name in network.holders(i) for i in network.ids))
+    lost = max(
+        ("g1", "g2", "g3", "g4"), key=lambda name: sum(name in network.holders(i) for i in network.ids)
+    )
     network.isolate(lost)
     taken = network.run_until(
         lambda: all(set(network.holders(identity)) - {lost} for identity in network.ids), 3 * SECOND
@@ -542,7 +554,9 @@ def silence(network: Network) -> tuple[int, bool]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_lease_that_was_lost_is_told_with_its_silence_though_the_release_came_before_the_takeover(seed: int) -> None:
+def test_a_lease_that_was_lost_is_told_with_its_silence_though_the_release_came_before_the_takeover(
+    seed: int,
+) -> None:
     """The master is cut off until its lease has ended, and then says itself that it has."""
     network = cluster(seed=seed)
     old, cut_at = master(network), network.now

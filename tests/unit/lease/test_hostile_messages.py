@@ -117,7 +117,11 @@ def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
         keeper = network.machines[target].keeper
         assert keeper is not None
         for seq in (0, 1, keeper.ownership.owner._seq):
-            send(network, target, msgspec.to_builtins(Answer(seq, NONE, None, (PROPOSER_LEASE, *network.ids), ())))
+            send(
+                network,
+                target,
+                msgspec.to_builtins(Answer(seq, NONE, None, (PROPOSER_LEASE, *network.ids), ())),
+            )
     network.run(2 * SECOND)
     assert network.all_agreed()
     check(network)

@@ -42,7 +42,9 @@ ids = st.sampled_from([f"{n:016x}" for n in range(8)])
 some = st.frozensets(st.sampled_from(NODES))
 
 
-@given(st.dictionaries(ids, some), st.dictionaries(ids, some), st.dictionaries(ids, st.sampled_from(NODES)), some)
+@given(
+    st.dictionaries(ids, some), st.dictionaries(ids, some), st.dictionaries(ids, st.sampled_from(NODES)), some
+)
 def test_only_able_nodes_and_a_healthy_master_first(
     eligible: dict[str, frozenset[str]],
     ready: dict[str, frozenset[str]],

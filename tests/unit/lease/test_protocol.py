@@ -187,7 +187,9 @@ def test_an_answer_that_comes_after_the_lease_would_have_ended_is_ignored() -> N
 
 @pytest.mark.parametrize("fenced", [True, False])
 @pytest.mark.parametrize("late", [0, 1])
-def test_where_a_fence_is_to_be_opened_an_answer_counts_as_long_as_the_ticket_lies(fenced: bool, late: int) -> None:
+def test_where_a_fence_is_to_be_opened_an_answer_counts_as_long_as_the_ticket_lies(
+    fenced: bool, late: int
+) -> None:
     """Else the address would be announced, and the kernel would let nothing out by it."""
     owner = Owner()
     owner.fenced = frozenset({ONE} if fenced else ())
@@ -230,7 +232,13 @@ def test_a_higher_epoch_is_claimed_with_the_lease_kept_and_announced_once_grante
 
 @pytest.mark.parametrize(
     ("moments", "at"),
-    [({}, NEVER), ({"a": 5}, NEVER), ({"a": 5, "b": 9}, 9), ({"a": 5, "b": 9, "c": 1}, 5), ({"a": 5, "x": 1}, NEVER)],
+    [
+        ({}, NEVER),
+        ({"a": 5}, NEVER),
+        ({"a": 5, "b": 9}, 9),
+        ({"a": 5, "b": 9, "c": 1}, 5),
+        ({"a": 5, "x": 1}, NEVER),
+    ],
 )
 def test_when_a_quorum_can_be_had(moments: dict[str, int], at: int) -> None:
     assert ABC.met_at(moments) == at

@@ -19,7 +19,9 @@ ADDRESS = "172.16.0.50"
 DURATION = SECOND // 4
 
 
-def follow(serving: VirtualIPs, now: int, seq: int = 0, interface: str = "eth1") -> tuple[list[Effect], list[Effect]]:
+def follow(
+    serving: VirtualIPs, now: int, seq: int = 0, interface: str = "eth1"
+) -> tuple[list[Effect], list[Effect]]:
     """``seq``: of the request that was granted; 0: nothing is held."""
     tenure = LeaseState(epoch=1, first_seq=1, asked_at=0, until=now + DURATION, granted_seq=seq)
     wish = EgressIPSpec("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)

@@ -11,7 +11,20 @@ from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from .simulation import Network
 
 HEARTBEAT, DURATION = 50 * MILLISECOND, 250 * MILLISECOND
-SHAPES = [(2, 1), (2, 9), (3, 9), (3, 12), (4, 5), (4, 16), (5, 30), (6, 13), (7, 1), (7, 20), (8, 24), (8, 64)]
+SHAPES = [
+    (2, 1),
+    (2, 9),
+    (3, 9),
+    (3, 12),
+    (4, 5),
+    (4, 16),
+    (5, 30),
+    (6, 13),
+    (7, 1),
+    (7, 20),
+    (8, 24),
+    (8, 64),
+]
 """Egress nodes and virtual addresses."""
 
 

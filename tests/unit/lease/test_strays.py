@@ -100,7 +100,9 @@ def test_another_family_is_named_with_both() -> None:
     here.asked(LATER)
     here.strays.arrived(sent_by("w1"), "fd00::3", 7947, LATER)
     [words] = here.problems()
-    assert words.startswith("the underlay is IPv4 on this node (g1) and IPv6 on w1, which sends from fd00::3: ")
+    assert words.startswith(
+        "the underlay is IPv4 on this node (g1) and IPv6 on w1, which sends from fd00::3: "
+    )
 
 
 def test_what_is_found_no_more_is_forgotten() -> None:
@@ -115,7 +117,9 @@ def test_what_is_found_no_more_is_forgotten() -> None:
     assert here.strays.revision > before
 
 
-@pytest.mark.parametrize("datagram", [sent_by("g2", OTHER), sent_by("g2")[:-1], b"", b"x" * 200, sent_by("g9")])
+@pytest.mark.parametrize(
+    "datagram", [sent_by("g2", OTHER), sent_by("g2")[:-1], b"", b"x" * 200, sent_by("g9")]
+)
 def test_nobody_is_named_by_what_is_not_authentic_or_of_no_known_node(datagram: bytes) -> None:
     here = Here()
     here.asked(LATER)

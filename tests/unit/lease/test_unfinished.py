@@ -94,7 +94,9 @@ def test_a_release_is_never_sent_before_the_fence_is_closed() -> None:
     keeper = network.machines[old].keeper
     assert keeper is not None
     departures = keeper.ownership._handovers
-    network.run_until(lambda: departures.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND)
+    network.run_until(
+        lambda: departures.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND
+    )
     # All hold, and the keeper is late to go on: the next datagram comes first.
     late = departures.next_wake() + MILLISECOND
     sent = datagram(network, "w1", old, Holding(tuple(network.ids)))
@@ -174,7 +176,9 @@ def disturb(network: Network, lot: random.Random) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_faults_in_the_middle_of_datagrams_make_no_second_master(seed: int) -> None:
     lot = random.Random(seed)
-    network = Faulty(0.15, egress=3, workers=1, ids=2, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network = Faulty(
+        0.15, egress=3, workers=1, ids=2, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION
+    )
     for _ in range(15):
         disturb(network, lot)
     assert network.faults > 50

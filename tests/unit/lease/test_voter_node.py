@@ -20,7 +20,10 @@ HELD_UNTIL = 3 * LEASE
 def holding() -> VoterNode:
     """A voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
     elector = VoterNode(VoterSetState("b", Memory(VOTERS, None, (0, ""), LEASE), now=0), None, LEASE, now=0)
-    assert elector.vote("a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE).granted == ("x", "y")
+    assert elector.vote("a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE).granted == (
+        "x",
+        "y",
+    )
     return elector
 
 
@@ -37,10 +40,14 @@ def judged(elector: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize(("early", "kept"), [(1, True), (DEFERRAL_NS, True), (DEFERRAL_NS + 1, False)])
-def test_a_request_that_comes_a_little_early_is_judged_again_when_the_grant_has_ended(early: int, kept: bool) -> None:
+def test_a_request_that_comes_a_little_early_is_judged_again_when_the_grant_has_ended(
+    early: int, kept: bool
+) -> None:
     elector = holding()
     now = HELD_UNTIL - early
-    assert {r.why for r in elector.vote("c", 1, asking(Claim("x", 2), Claim("free", 1)), LEASE, now).refused} == {HELD}
+    assert {
+        r.why for r in elector.vote("c", 1, asking(Claim("x", 2), Claim("free", 1)), LEASE, now).refused
+    } == {HELD}
     assert elector.next_due() == (HELD_UNTIL if kept else NEVER)
     assert judged(elector, HELD_UNTIL - 1) == []
     assert judged(elector, HELD_UNTIL) == ([("c", ("x",))] if kept else [])
@@ -64,7 +71,9 @@ def test_who_renews_in_time_keeps_it() -> None:
     ],
     ids=["gave way", "gave way after a restart", "heartbeat", "restarted"],
 )
-def test_what_its_sender_has_said_since_counts(newer: Callable[[VoterNode], object], granted: tuple[str, ...]) -> None:
+def test_what_its_sender_has_said_since_counts(
+    newer: Callable[[VoterNode], object], granted: tuple[str, ...]
+) -> None:
     elector = holding()
     elector.vote("c", 1, asking(Claim("x", 2), Claim("y", 2)), LEASE, HELD_UNTIL - 2)
     newer(elector)

@@ -45,7 +45,9 @@ def remembering(me: str, members: str, version: int = 1, accepted: Proposal | No
         (["a", "b", "c", "d", "e", "f"], [], "abcde"),
     ],
 )
-def test_the_first_set_takes_egress_nodes_then_witnesses(egress: list[str], others: list[str], chosen: str) -> None:
+def test_the_first_set_takes_egress_nodes_then_witnesses(
+    egress: list[str], others: list[str], chosen: str
+) -> None:
     assert first_voters(egress, [*egress, *others]) == tuple(chosen)
 
 
@@ -66,9 +68,18 @@ def test_the_first_set_takes_egress_nodes_then_witnesses(egress: list[str], othe
         ("abcd", "abcd", "", "abcd", "", "abc"),
     ],
     ids=[
-        "as good as can be had", "add before remove", "remove the dead", "nobody to replace it",
-        "not heard lately is not dead", "left the inventory: add", "left the inventory: remove",
-        "too few", "an egress node instead of a witness", "the witness goes", "grow to five", "one too many",
+        "as good as can be had",
+        "add before remove",
+        "remove the dead",
+        "nobody to replace it",
+        "not heard lately is not dead",
+        "left the inventory: add",
+        "left the inventory: remove",
+        "too few",
+        "an egress node instead of a witness",
+        "the witness goes",
+        "grow to five",
+        "one too many",
     ],
 )
 def test_what_the_chair_wants(
@@ -105,16 +116,28 @@ LATER = Proposal(voters(2, "abce"), 6, "c")
         (None, {"a": None, "b": None}, None, Proposal(voters(2, "abcw"), *MINE)),
         (None, {"a": None, "b": EARLIER}, None, Proposal(EARLIER.voters, *MINE)),
         (None, {"a": EARLIER, "b": LATER}, None, Proposal(LATER.voters, *MINE)),
-        (None, {"a": None, "b": Proposal(voters(1, "abc"), 5, "b")}, None, Proposal(voters(2, "abcw"), *MINE)),
+        (
+            None,
+            {"a": None, "b": Proposal(voters(1, "abc"), 5, "b")},
+            None,
+            Proposal(voters(2, "abcw"), *MINE),
+        ),
         (MINE_PROPOSED, {"a": MINE_PROPOSED, "b": None}, None, MINE_PROPOSED),
         (MINE_PROPOSED, {"a": MINE_PROPOSED, "b": EARLIER}, None, MINE_PROPOSED),
         (MINE_PROPOSED, {"a": MINE_PROPOSED, "b": MINE_PROPOSED}, MINE_PROPOSED.voters, None),
         (EARLIER, {"a": EARLIER, "b": EARLIER}, None, Proposal(EARLIER.voters, *MINE)),
     ],
     ids=[
-        "one voter is not enough", "strangers do not count", "nothing accepted: a free choice",
-        "what was accepted is proposed again", "of two the higher ballot", "an old version binds nobody",
-        "not yet decided", "one of two holds another", "decided", "an old ballot of one's own decides nothing",
+        "one voter is not enough",
+        "strangers do not count",
+        "nothing accepted: a free choice",
+        "what was accepted is proposed again",
+        "of two the higher ballot",
+        "an old version binds nobody",
+        "not yet decided",
+        "one of two holds another",
+        "decided",
+        "an old ballot of one's own decides nothing",
     ],
 )
 def test_the_chairs_step(
@@ -255,7 +278,14 @@ def beat(members: VoterSet) -> Heartbeat:
         (remembering("b", "abc", 5, Proposal(voters(6, "abcd"), *MINE)), voters(4, "abd"), VOTERS),
         (VoterSetState("b", None, now=0), voters(5, "abc"), SILENT),
     ],
-    ids=["the same", "the one before", "too old", "another of this version", "it accepted the next", "it forgot"],
+    ids=[
+        "the same",
+        "the one before",
+        "too old",
+        "another of this version",
+        "it accepted the next",
+        "it forgot",
+    ],
 )
 def test_under_which_voter_set_a_voter_grants(
     electorate: VoterSetState, asked_under: VoterSet, why: str | None

@@ -45,7 +45,10 @@ def deliver(receiver: Endpoint, datagram: bytes, sender: str = "a", now: int = 0
 
 def talk(one: Endpoint, other: Endpoint, now: int = 0) -> None:
     """Each sends, and all that is replied is delivered, until nobody has anything to say."""
-    waiting = [(one, other, one.seal(other.name, encode(BODY))), (other, one, other.seal(one.name, encode(BODY)))]
+    waiting = [
+        (one, other, one.seal(other.name, encode(BODY))),
+        (other, one, other.seal(one.name, encode(BODY))),
+    ]
     for _ in range(20):
         if not waiting:
             return
@@ -94,7 +97,10 @@ def test_replays_and_late_messages_are_counted_and_ignored() -> None:
 
 def test_an_answer_may_overtake_the_heartbeat_before_it() -> None:
     a, b = acquainted()
-    first, second = a.seal("b", encode(BODY)), a.seal("b", encode(Answer(1, VoterSet(1, ("a",)), None, (), ())))
+    first, second = (
+        a.seal("b", encode(BODY)),
+        a.seal("b", encode(Answer(1, VoterSet(1, ("a",)), None, (), ()))),
+    )
     assert deliver(b, second).body is not None
     assert deliver(b, first).body == BODY
     assert deliver(b, second) == deliver(b, first) == Opened()
@@ -144,7 +150,10 @@ def test_an_incarnation_that_was_never_heard_cannot_come_back_from_the_past() ->
         (lambda d: bytes([d[0] ^ 1]) + d[1:], "bad_mac"),
         (lambda d: d[:-1] + bytes([d[-1] ^ 1]), "bad_mac"),
         (lambda d: KEY.signing.mac(b"\x93\x01") + b"\x93\x01", "malformed"),
-        (lambda d: endpoint("a", 1, Keyring(Key.parse(b"another key, not ours"))).seal("b", encode(BODY)), "bad_mac"),
+        (
+            lambda d: endpoint("a", 1, Keyring(Key.parse(b"another key, not ours"))).seal("b", encode(BODY)),
+            "bad_mac",
+        ),
         (lambda d: Endpoint("c", 1, KEY, ADDRESSES).seal("b", encode(BODY)), "unknown_sender"),
         (lambda d: Endpoint("b", 1, KEY, ADDRESSES).seal("b", encode(BODY)), "unknown_sender"),
     ],
@@ -260,7 +269,9 @@ def test_versions_without_a_fingerprint_are_understood_both_ways() -> None:
     for fields in (whole[:-2], whole[:-1], [*whole, "of a later version"]):
         message = msgspec.msgpack.encode(fields)
         receiver = endpoint("b", 2)
-        assert receiver.open(KEY.signing.mac(message) + message, receiver.peers["a"], now=0).reply, "it is greeted"
+        assert receiver.open(KEY.signing.mac(message) + message, receiver.peers["a"], now=0).reply, (
+            "it is greeted"
+        )
         assert receiver.counters["not_fresh"] == 1
 
 
@@ -283,7 +294,9 @@ def test_another_version_of_the_protocol_is_named_with_both_and_nothing_of_it_co
     datagram = other_version(a.seal("b", encode(BODY)), version, body=body)
     assert deliver(b, datagram) == Opened()
     assert (b.counters["other_version"], b.counters["accepted"]) == (1, accepted)
-    words = f"node a at 10.0.0.1 speaks version {version} of the protocol and this node (b) version {PROTOCOL}"
+    words = (
+        f"node a at 10.0.0.1 speaks version {version} of the protocol and this node (b) version {PROTOCOL}"
+    )
     assert [words in problem for problem in b.heard.problems("b")] == [True]
 
 
@@ -316,7 +329,10 @@ def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_wi
             assert deliver(b, a.seal("b", encode(BODY)), now=LOOKUP_INTERVAL_NS).body == BODY
         else:
             late = LOOKUP_INTERVAL_NS + CURRENT_NS + 1
-            b.heard.keep(frozenset() if end == "gone" else frozenset("a"), now=LOOKUP_INTERVAL_NS if end == "gone" else late)
+            b.heard.keep(
+                frozenset() if end == "gone" else frozenset("a"),
+                now=LOOKUP_INTERVAL_NS if end == "gone" else late,
+            )
         assert not list(b.heard.problems("b")), end
         assert b.heard.revision > before
         b.heard._look_after = 0

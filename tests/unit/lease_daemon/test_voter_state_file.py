@@ -8,7 +8,9 @@ import pytest
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.lease_daemon.voter_state_file import PAGE, Stored, VoterStateFile
 
-MEMORY = Memory(VoterSet(3, ("a", "b", "c")), None, (7, "a"), 250, granted_until=1_000_000_000_000, learned_at=5)
+MEMORY = Memory(
+    VoterSet(3, ("a", "b", "c")), None, (7, "a"), 250, granted_until=1_000_000_000_000, learned_at=5
+)
 
 
 def later(until: int, *members: str) -> Memory:

@@ -71,7 +71,9 @@ def test_a_version_that_looks_like_ours_is_a_problem(version: str) -> None:
     assert inventory.gateways == ()
 
 
-@pytest.mark.parametrize("version", ["projectcalico.org/v3", "egressgateway.spidernet.io/v1beta1", "kubeovn.io/v1"])
+@pytest.mark.parametrize(
+    "version", ["projectcalico.org/v3", "egressgateway.spidernet.io/v1beta1", "kubeovn.io/v1"]
+)
 def test_kinds_of_the_same_name_of_other_projects_are_passed_over(version: str) -> None:
     assert parse(GATEWAY.replace("egress-gateway.io/v1alpha1", version)) == Inventory()
 
@@ -103,7 +105,11 @@ def only_problem(text: str) -> Problem:
 def test_basic_gateway_policy_and_node() -> None:
     inventory = parse(GATEWAY, POLICY, NODE)
     assert inventory == Inventory(
-        gateways=(Gateway("partner", (Requirement("node-role/egress", "In", ("",)),), BASIC, "eth1", source="0.yaml"),),
+        gateways=(
+            Gateway(
+                "partner", (Requirement("node-role/egress", "In", ("",)),), BASIC, "eth1", source="0.yaml"
+            ),
+        ),
         policies=(
             Policy(
                 "backend-to-partner",
@@ -135,7 +141,9 @@ def test_virtual_ip_gateway_with_all_fields() -> None:
 
 def test_deckhouse_documents_mean_the_same() -> None:
     ours = parse(GATEWAY, POLICY, VIRTUAL)
-    theirs = parse(*(t.replace("egress-gateway.io", "network.deckhouse.io") for t in (GATEWAY, POLICY, VIRTUAL)))
+    theirs = parse(
+        *(t.replace("egress-gateway.io", "network.deckhouse.io") for t in (GATEWAY, POLICY, VIRTUAL))
+    )
     assert theirs == ours
     assert not theirs.problems
 
@@ -158,12 +166,17 @@ def test_namespace_selector_and_pod_and_namespace_documents() -> None:
     )
     assert not inventory.problems
     assert inventory.namespaces == {"prod": {"team": "pay"}}
-    assert inventory.pods == (PodIdentity("default", "lone", {}), PodIdentity("prod", "web-0", {"app": "web"}))
+    assert inventory.pods == (
+        PodIdentity("default", "lone", {}),
+        PodIdentity("prod", "web-0", {"app": "web"}),
+    )
     assert inventory.policies[0].selectors == (Selector((), (Requirement("team", "In", ("pay",)),)),)
 
 
 def test_other_kinds_are_passed_over() -> None:
-    inventory = parse("{apiVersion: apps/v1, kind: Deployment, metadata: {name: x}}", "---\n---\n", "# nothing\n")
+    inventory = parse(
+        "{apiVersion: apps/v1, kind: Deployment, metadata: {name: x}}", "---\n---\n", "# nothing\n"
+    )
     assert inventory == Inventory()
 
 
@@ -232,7 +245,11 @@ def test_node_selector_must_select_something(selector: str) -> None:
         ("2001:db8::1/32", "'2001:db8::1/32' has host bits set", "the network is 2001:db8::/32"),
         ("203.0.113.9", "'203.0.113.9' has no prefix length", "one address is 203.0.113.9/32"),
         ("203.0.113.0/33", "'203.0.113.0/33' is not a prefix", "the length is a number from 0 to 32"),
-        ("1.2.3.0/255.255.255.0", "'1.2.3.0/255.255.255.0' is not a prefix", "the length is a number from 0 to 32"),
+        (
+            "1.2.3.0/255.255.255.0",
+            "'1.2.3.0/255.255.255.0' is not a prefix",
+            "the length is a number from 0 to 32",
+        ),
         ("10/8", "'10/8' is not a prefix", "write address/length, as 203.0.113.0/24"),
         ("012.0.0.0/8", "'012.0.0.0/8' is not a prefix", "write address/length, as 203.0.113.0/24"),
         ("fe80::%eth0/64", "'fe80::%eth0/64' is not a prefix", "write address/length, as 203.0.113.0/24"),
@@ -270,7 +287,9 @@ def test_selector_errors(selectors: str, path: str, message: str) -> None:
 
 
 def test_every_problem_of_a_document_is_reported() -> None:
-    text = POLICY.replace("203.0.113.0/24", "bad, 1.2.3.4/8").replace("egressGatewayName: partner", "egressGatewy: p")
+    text = POLICY.replace("203.0.113.0/24", "bad, 1.2.3.4/8").replace(
+        "egressGatewayName: partner", "egressGatewy: p"
+    )
     assert [p.path for p in parse(text).problems] == [
         "spec.egressGatewayName", "spec.destinationCIDRs[0]", "spec.destinationCIDRs[1]", "spec.egressGatewy",
     ]  # fmt: skip
@@ -279,7 +298,10 @@ def test_every_problem_of_a_document_is_reported() -> None:
 def test_one_bad_object_leaves_the_others_alone() -> None:
     text = GATEWAY + "---" + POLICY.replace("203.0.113.0/24", "nonsense") + "---" + VIRTUAL
     content = parsing.parse_file("all.yaml", text)
-    assert [(o.kind, o.name) for o in content.objects] == [("EgressGateway", "partner"), ("EgressGateway", "bank")]
+    assert [(o.kind, o.name) for o in content.objects] == [
+        ("EgressGateway", "partner"),
+        ("EgressGateway", "bank"),
+    ]
     assert content.broken
     assert content.problems[0].source == "all.yaml (document 2)"
 
@@ -307,7 +329,9 @@ def test_what_is_no_manifest(text: str, message: str) -> None:
 
 
 def test_a_list_that_holds_itself_ends() -> None:
-    content = parsing.parse_file("f.yaml", "apiVersion: v1\nkind: List\nitems: &i [{kind: List, items: *i}]\n")
+    content = parsing.parse_file(
+        "f.yaml", "apiVersion: v1\nkind: List\nitems: &i [{kind: List, items: *i}]\n"
+    )
     assert content.objects == ()
 
 
@@ -319,7 +343,10 @@ def test_documents_before_a_syntax_error_are_kept_but_the_file_is_broken() -> No
 
 def test_second_object_of_one_name_is_reported_and_the_first_by_file_name_counts() -> None:
     second = GATEWAY.replace("eth1", "eth2").replace("egress-gateway.io", "network.deckhouse.io")
-    contents = {"b.yaml": parsing.parse_file("b.yaml", second), "a.yaml": parsing.parse_file("a.yaml", GATEWAY)}
+    contents = {
+        "b.yaml": parsing.parse_file("b.yaml", second),
+        "a.yaml": parsing.parse_file("a.yaml", GATEWAY),
+    }
     inventory = parsing.assemble(contents)
     assert [g.interface for g in inventory.gateways] == ["eth1"]
     message = "EgressGateway 'partner' stands in a.yaml too"
@@ -369,9 +396,17 @@ def test_bad_node_address_is_reported() -> None:
 
 
 def test_external_addresses_of_a_node_are_bounded_and_a_wrong_one_disturbs_nothing() -> None:
-    listed = [{"type": "ExternalIP", "address": address} for address in ("203.0.113.7", "no address", 7, "2001:DB8::7")]
+    listed = [
+        {"type": "ExternalIP", "address": address}
+        for address in ("203.0.113.7", "no address", 7, "2001:DB8::7")
+    ]
     listed += [{"type": "ExternalIP", "address": f"198.51.100.{number}"} for number in range(100)]
-    document = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "g1"}, "status": {"addresses": listed}}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": "g1"},
+        "status": {"addresses": listed},
+    }
     [node] = parse(json.dumps(document)).nodes
     assert node.addresses == ()
     assert node.external[:3] == ("203.0.113.7", "2001:db8::7", "198.51.100.0")
@@ -385,7 +420,9 @@ def test_longest_names() -> None:
     assert only_problem(GATEWAY.replace("{name: partner}", f"{{name: {name}b}}")).path == "metadata.name"
 
 
-@pytest.mark.parametrize(("value", "drained"), [("'true'", True), ("'false'", False), ("'yes'", False), ("1", False)])
+@pytest.mark.parametrize(
+    ("value", "drained"), [("'true'", True), ("'false'", False), ("'yes'", False), ("1", False)]
+)
 def test_a_node_that_is_to_be_drained(value: str, drained: bool) -> None:
     annotated = f"metadata: {{annotations: {{another: x, {DRAIN}: {value}}}, "
     inventory = parse(NODE.replace("metadata: {", annotated))

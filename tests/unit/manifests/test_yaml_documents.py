@@ -7,7 +7,8 @@ import pytest
 from gateway_agent.manifests import parsing, yaml_documents
 
 LAUGHTER = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+    f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
 )
 
 
@@ -35,7 +36,9 @@ def test_a_number_that_cannot_be_shown_stays_a_text(text: str) -> None:
 
 
 def test_what_was_read_is_read_again_from_its_copy() -> None:
-    text = 'a: "2026-01-01"\nb: [1, "1", "yes", ~, 1.5, "\\x1b\\u2028é😀"]\n"9": {c: "0x10", d: &x [e], f: *x}\n'
+    text = (
+        'a: "2026-01-01"\nb: [1, "1", "yes", ~, 1.5, "\\x1b\\u2028é😀"]\n"9": {c: "0x10", d: &x [e], f: *x}\n'
+    )
     [(_, value)], _ = yaml_documents.load("file.yaml", text)
     copy = yaml_documents.dump([value] * 2_000)
     assert "*" not in copy
@@ -69,7 +72,7 @@ metadata: {{name: backend}}
 spec:
   egressGatewayName: partner
   selectors: [{{podSelector: {{}}}}]
-  destinationCIDRs: [10.0.0.0/{'9' * 5000}]
+  destinationCIDRs: [10.0.0.0/{"9" * 5000}]
 """
     [problem] = parsing.parse_file("policy.yaml", text).problems
     assert problem.path == "spec.destinationCIDRs[0]"

@@ -51,7 +51,9 @@ def test_what_dependencies_need_is_pinned_too() -> None:
         for text in metadata.requires(name) or ():
             needed = Requirement(text)
             if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                assert needed.specifier.contains(version(found[canonicalize_name(needed.name)])), f"{name}: {text}"
+                assert needed.specifier.contains(version(found[canonicalize_name(needed.name)])), (
+                    f"{name}: {text}"
+                )
 
 
 def test_the_image_takes_nothing_else() -> None:

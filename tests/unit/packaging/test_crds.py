@@ -98,7 +98,11 @@ def test_both_take_it(judge: Judge, document: dict[str, Any], path: str, value: 
         (POLICY, "spec.selectors", None),
         (POLICY, "spec.selectors", []),
         (POLICY, "spec.selectors", [{}]),
-        (POLICY, "spec.selectors", [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}]),
+        (
+            POLICY,
+            "spec.selectors",
+            [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}}],
+        ),
         (POLICY, "spec.selectors", [{"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}]),
         (
             POLICY,

@@ -36,7 +36,9 @@ Document = dict[str, Any]
 @cache
 def rendered(directory: str = "") -> tuple[Document, ...]:
     command = ["kubectl", "kustomize", str(MANIFESTS / directory)]
-    return tuple(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return tuple(
+        yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    )
 
 
 def only(kind: str, directory: str = "") -> Document:
@@ -130,7 +132,9 @@ def test_a_server_side_apply_follows_a_client_side_one(directory: str, tmp_path:
             apply(documents)
             # A server without CEL has stored other definitions than these.
             stored = [str(real.call("GET", path_of(document)).get("spec")) for document in documents]
-            known = [d for d, spec in zip(documents, stored, strict=True) if RULES in spec or RULES not in str(d)]
+            known = [
+                d for d, spec in zip(documents, stored, strict=True) if RULES in spec or RULES not in str(d)
+            ]
             apply(known, "--server-side")
         finally:
             for document in documents:
@@ -141,7 +145,16 @@ def test_a_server_side_apply_follows_a_client_side_one(directory: str, tmp_path:
 
 def apply(documents: list[Document], *options: str) -> None:
     """As a user does, who is another manager of the fields than the agents are. An older server lacks some schemas."""
-    command = ["kubectl", "--kubeconfig", os.environ[VARIABLE], "apply", "--validate=false", *options, "-f", "-"]
+    command = [
+        "kubectl",
+        "--kubeconfig",
+        os.environ[VARIABLE],
+        "apply",
+        "--validate=false",
+        *options,
+        "-f",
+        "-",
+    ]
     text = yaml.safe_dump_all(documents)
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -175,4 +188,6 @@ def test_the_examples_are_valid() -> None:
     assert {gateway.mode for gateway in inventory.gateways} == {
         "PrimaryIPFromEgressGatewayNodeInterface", "VirtualIPAddress",
     }  # fmt: skip
-    assert {policy.gateway for policy in inventory.policies} == {gateway.name for gateway in inventory.gateways}
+    assert {policy.gateway for policy in inventory.policies} == {
+        gateway.name for gateway in inventory.gateways
+    }

@@ -52,7 +52,12 @@ class Kubectl:
         text = " && ".join(lines).replace("kubectl apply", "kubectl apply --validate=false")
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            ["bash", "-c", text], cwd=REPOSITORY, env=self._env, stdout=pipe, stderr=subprocess.STDOUT, text=True
+            ["bash", "-c", text],
+            cwd=REPOSITORY,
+            env=self._env,
+            stdout=pipe,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
     def run(self, *lines: str) -> str:
@@ -88,7 +93,9 @@ def counted(kubectl: Kubectl, path: str, ready: int) -> None:
 
 def test_what_waits_for_the_agents_ends_when_all_are_ready(kubectl: Kubectl) -> None:
     watching = f"GET {SETS} (watch)"
-    kubectl.server.cluster.call("PATCH", f"{AGENT}/status", {"status": {"desiredNumberScheduled": 0, "numberReady": 0}})
+    kubectl.server.cluster.call(
+        "PATCH", f"{AGENT}/status", {"status": {"desiredNumberScheduled": 0, "numberReady": 0}}
+    )
     waiting = kubectl.start(*starting("Install", "kubectl -n egress-gateway wait"))
     until(lambda: kubectl.asks(watching) == 1, "kubectl waits for the controller")
     counted(kubectl, AGENT, 1)
@@ -119,7 +126,10 @@ def test_an_update_waits_for_the_new_pod_of_the_node(kubectl: Kubectl) -> None:
     runs("old", "w1", "True")
     runs("other", "w2", "True")
     updating = kubectl.start(*(line.replace("NODE", "w1") for line in commands("Update")))
-    until(lambda: kubectl.server.cluster.ask("GET", f"{pods}/old")[0] == http.client.NOT_FOUND, "the pod is deleted")
+    until(
+        lambda: kubectl.server.cluster.ask("GET", f"{pods}/old")[0] == http.client.NOT_FOUND,
+        "the pod is deleted",
+    )
     runs("new", "w1", "False")
     until(lambda: kubectl.asks(f"GET {pods} (watch)"), "kubectl waits for the new one")
     assert updating.poll() is None
@@ -140,7 +150,9 @@ def test_the_uninstall_leaves_nothing_and_each_command_may_be_given_again(kubect
             if "apply" in command:
                 counted(kubectl, UNINSTALL, 2)
             kubectl.run(command)
-        rendered = [document for directory in ("", "uninstall") for document in manifests(MANIFESTS / directory)]
+        rendered = [
+            document for directory in ("", "uninstall") for document in manifests(MANIFESTS / directory)
+        ]
         stored = [kubectl.server.cluster.ask("GET", path_of(document))[0] for document in rendered]
         assert set(stored) == {http.client.NOT_FOUND}
         kubectl.run("kubectl apply -f packaging/kubernetes/namespace.yaml")
@@ -160,7 +172,9 @@ def test_the_uninstall_waits_for_a_node_that_is_not_ready(kubectl: Kubectl) -> N
 
 
 def manifests(directory: Path) -> list[dict[str, object]]:
-    done = subprocess.run(["kubectl", "kustomize", str(directory)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(directory)], check=True, capture_output=True, text=True
+    )
     return list(yaml.safe_load_all(done.stdout))
 
 

@@ -25,7 +25,20 @@ from ..cni.test_protocol import RESULT, environment, stdin
 BUILDER = REPOSITORY / "packaging" / "build_standalone.py"
 PT_INTERP, PT_DYNAMIC = 3, 2
 PYC_HEADER = 16
-ODD = (b"", b"\xff", b"\xc3\xa9", b"\\ud800", b'"', b"{", b"[" * 5000, b"\0", b"9" * 6000, b"NaN", b"1e999", b" ")
+ODD = (
+    b"",
+    b"\xff",
+    b"\xc3\xa9",
+    b"\\ud800",
+    b'"',
+    b"{",
+    b"[" * 5000,
+    b"\0",
+    b"9" * 6000,
+    b"NaN",
+    b"1e999",
+    b" ",
+)
 IMPORTING = """
 import sys
 from cni import vendored as bundle
@@ -62,7 +75,9 @@ def with_main(built: Path, code: str, output: Path) -> Path:
     with zipfile.ZipFile(built) as archive:
         content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
         start = min(entry.header_offset for entry in archive.infolist())
-    content["__main__.pyc"] = content["__main__.pyc"][:PYC_HEADER] + marshal.dumps(compile(code, "main", "exec"))
+    content["__main__.pyc"] = content["__main__.pyc"][:PYC_HEADER] + marshal.dumps(
+        compile(code, "main", "exec")
+    )
     output.write_bytes(built.read_bytes()[:start])
     with zipfile.ZipFile(output, "a") as archive:
         for name, data in content.items():
@@ -94,7 +109,9 @@ def test_version(built: Path) -> None:
     assert (outcome.returncode, outcome.stderr) == (0, b"")
     assert json.loads(outcome.stdout)["supportedVersions"][-1] == "1.1.0"
     assert run(built, {}).returncode == 1
-    named = subprocess.run([built, "--version"], env={}, capture_output=True, text=True, timeout=30, check=True)
+    named = subprocess.run(
+        [built, "--version"], env={}, capture_output=True, text=True, timeout=30, check=True
+    )
     assert named.stdout == f"egress-gateway {VERSION}\n"
 
 
@@ -130,7 +147,9 @@ def test_a_call_that_runs_ends_though_the_file_is_replaced(built: Path, tmp_path
     installed, following = tmp_path / "egress-gateway", tmp_path / "following"
     shutil.copy(built, installed)
     following.write_text("the next version")
-    command = subprocess.Popen([installed], env=environment("STATUS"), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    command = subprocess.Popen(
+        [installed], env=environment("STATUS"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     os.replace(following, installed)
     output, _ = command.communicate(stdin(tmp_path / "agent.sock", cniVersion="1.1.0"), timeout=30)
     assert json.loads(output)["code"] == contract.NOT_AVAILABLE
@@ -149,7 +168,10 @@ def test_odd_input_is_answered_as_by_the_nodes_python(built: Path, tmp_path: Pat
         env[b"LC_ALL"] = chance.choice((b"C", b"xx", b"C.UTF-8"))
         env[b"CNI_NETNS"] += chance.choice(ODD).replace(b"\0", b"")
         ours, theirs = (run(file, env, raw) for file in (built, zipapp))
-        assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, b""), (env, raw)
+        assert (ours.returncode, ours.stdout, ours.stderr) == (theirs.returncode, theirs.stdout, b""), (
+            env,
+            raw,
+        )
         assert not ours.stdout or json.loads(ours.stdout).get("code") != contract.INTERNAL, ours.stdout
 
 
@@ -158,8 +180,13 @@ def test_closed_output_is_a_failure_and_no_signal(built: Path) -> None:
     os.close(reader)
     with os.fdopen(writer, "wb") as output:
         done = subprocess.run(
-            [built], env={"CNI_COMMAND": "VERSION"}, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.PIPE,
-            timeout=30, check=False,
+            [built],
+            env={"CNI_COMMAND": "VERSION"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            timeout=30,
+            check=False,
         )
     assert (done.returncode, done.stderr) == (1, b"")
 

@@ -25,7 +25,9 @@ BARE = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(), forwarding=
 
 
 def gateway(name: str, *addresses: str, interfaces: tuple[str, ...] = ()) -> Gateway:
-    return Gateway(name, EGRESS, VIRTUAL_IP, addresses=addresses, interfaces=interfaces, source=f"{name}.yaml")
+    return Gateway(
+        name, EGRESS, VIRTUAL_IP, addresses=addresses, interfaces=interfaces, source=f"{name}.yaml"
+    )
 
 
 def planned(*gateways: Gateway) -> tuple[dict[tuple[str, str], PlanEgressIP], list[Problem]]:
@@ -85,7 +87,9 @@ def test_a_gateway_without_an_address_still_takes_its_packets() -> None:
 
 
 def test_a_gateway_that_selects_no_node_says_so_once() -> None:
-    nobody = replace(gateway("partner", "172.16.0.50", "172.16.0.51"), node_selector=(Requirement("a", "Exists"),))
+    nobody = replace(
+        gateway("partner", "172.16.0.50", "172.16.0.51"), node_selector=(Requirement("a", "Exists"),)
+    )
     found, problems = planned(nobody)
     assert [egress.eligible for egress in found.values()] == [(), ()]
     assert [problem.path for problem in problems] == ["spec.nodeSelector"]

@@ -22,7 +22,11 @@ def wish(node: str, unready: dict[str, str], devices: tuple[str, ...] = ()) -> E
 def test_every_node_of_the_inventory_is_a_peer() -> None:
     plan = Plan("w1", 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
     config = keeper_config(plan, SETTINGS, {}, (), stopping=True)
-    assert config.peers == (Peer("g1", "10.0.0.1", True), Peer("g2", "10.0.0.2", True), Peer("w1", "10.0.0.11", False))
+    assert config.peers == (
+        Peer("g1", "10.0.0.1", True),
+        Peer("g2", "10.0.0.2", True),
+        Peer("w1", "10.0.0.11", False),
+    )
     assert (config.node, config.stopping) == ("w1", True)
 
 
@@ -35,7 +39,9 @@ def test_every_node_of_the_inventory_is_a_peer() -> None:
         ("w1", {}, False, ""),
     ],
 )
-def test_a_node_is_ready_for_what_it_can_serve(node: str, unready: dict[str, str], ready: bool, reason: str) -> None:
+def test_a_node_is_ready_for_what_it_can_serve(
+    node: str, unready: dict[str, str], ready: bool, reason: str
+) -> None:
     assert (wish(node, unready).ready, wish(node, unready).reason) == (ready, reason)
 
 

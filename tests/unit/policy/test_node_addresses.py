@@ -33,7 +33,9 @@ def in_force(master: str) -> Plan:
 
 @pytest.mark.parametrize("master", ["g1", "g2"])
 @pytest.mark.parametrize("listed", LISTED)
-def test_a_virtual_address_in_the_status_of_a_node_is_not_the_nodes(listed: tuple[str, ...], master: str) -> None:
+def test_a_virtual_address_in_the_status_of_a_node_is_not_the_nodes(
+    listed: tuple[str, ...], master: str
+) -> None:
     """A kubelet without --node-ip takes the first address; the gateway must not give it up for that.
 
     The object still names the address when g2 is master already.
@@ -47,13 +49,18 @@ def test_a_virtual_address_in_the_status_of_a_node_is_not_the_nodes(listed: tupl
     [problem] = known.problems
     assert "node g1 is said to have 172.16.0.50, which is a virtual address in service" in str(problem)
     # While no keeper has spoken yet, too, and in all rounds that follow.
-    assert build(own_only(said(*listed), {}, before), previous=before).plan.egress_ips[0].eligible == ("g1", "g2")
+    assert build(own_only(said(*listed), {}, before), previous=before).plan.egress_ips[0].eligible == (
+        "g1",
+        "g2",
+    )
     again = own_only(said(*listed), masters, planned.plan)
     assert build(again, masters=masters, previous=planned.plan).plan == planned.plan
 
 
 @pytest.mark.parametrize("listed", LISTED)
-def test_neither_the_tunnels_nor_the_destinations_inside_take_it_for_the_nodes(listed: tuple[str, ...]) -> None:
+def test_neither_the_tunnels_nor_the_destinations_inside_take_it_for_the_nodes(
+    listed: tuple[str, ...],
+) -> None:
     known = own_only(said(*listed), {IDENTITY: ("g1", 4)}, in_force("g1"))
     assert underlay.own_address(known.nodes, "g1") == "172.16.0.7"
     assert "172.16.0.50" not in underlay.others(known.nodes, "w1", (), 32)

@@ -96,7 +96,9 @@ def test_plan_of_a_worker() -> None:
 
 
 def test_plan_of_an_egress_node_names_what_it_shows() -> None:
-    found = egress(build(inventory(), node="g1", addresses={"eth1": "192.0.2.7/24", "eth0": "172.16.0.7/24"}).plan)
+    found = egress(
+        build(inventory(), node="g1", addresses={"eth1": "192.0.2.7/24", "eth0": "172.16.0.7/24"}).plan
+    )
     assert (found.interface, found.source) == ("eth1", "192.0.2.7")
     without = egress(build(inventory(), node="g1", addresses={"eth0": "172.16.0.7/24"}).plan)
     assert (without.interface, without.source) == ("eth1", "")
@@ -128,7 +130,9 @@ def test_master_that_is_no_node_is_none() -> None:
 
 def test_gateway_that_cannot_be_served_still_takes_its_packets() -> None:
     gateways = (dataclasses.replace(PARTNER, node_selector=(Requirement("role", "In", ("none",)),)),)
-    planned = build(inventory(policy("a"), gateways=gateways), masters={ids.egress_id("partner", ""): ("g1", 1)})
+    planned = build(
+        inventory(policy("a"), gateways=gateways), masters={ids.egress_id("partner", ""): ("g1", 1)}
+    )
     (problem,) = planned.problems
     assert (problem.source, problem.path) == ("gateways.yaml", "spec.nodeSelector")
     assert "selects no node" in problem.message
@@ -171,14 +175,18 @@ def test_a_node_of_the_other_family_is_cut_off_and_says_so() -> None:
     mixed = inventory(policy("a"), nodes=(*NODES, Node("g3", {"role": "egress"}, ("fd00::9",), "n")))
     others = build(mixed, masters={ids.egress_id("partner", ""): ("g1", 4)})
     assert egress(others.plan).eligible == ("g1", "g2")
-    assert [problem.message.partition(",")[0] for problem in others.problems] == ["node g3 has no IPv4 address"]
+    assert [problem.message.partition(",")[0] for problem in others.problems] == [
+        "node g3 has no IPv4 address"
+    ]
     itself = build(mixed, node="g3", masters={ids.egress_id("partner", ""): ("g1", 4)})
     assert itself.plan.me is None
     assert [problem.source for problem in itself.problems] == ["n", "node g3"]
 
 
 def test_nodes_with_ipv6_addresses_alone() -> None:
-    nodes = tuple(dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7))
+    nodes = tuple(
+        dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7)
+    )
     planned = build(inventory(policy("a"), nodes=nodes))
     assert planned.problems == ()
     assert planned.plan.nodes == (
@@ -190,8 +198,12 @@ def test_nodes_with_ipv6_addresses_alone() -> None:
 
 
 def test_ipv4_pods_whose_answers_the_kernel_would_drop_are_told() -> None:
-    six = tuple(dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7))
-    strict = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("fd00::9/64",), forwarding=True, source_check=1)
+    six = tuple(
+        dataclasses.replace(node, addresses=(f"fd00::{place}",)) for place, node in enumerate(NODES, 7)
+    )
+    strict = InterfaceFacts(
+        up=True, carrier=True, mtu=1500, addresses=("fd00::9/64",), forwarding=True, source_check=1
+    )
     settings = Settings("w1", 0x0FF00000, 4799, 1430)
     for facts, nodes, found in (
         (strict, six, 1),
@@ -231,7 +243,9 @@ def test_slots_outlive_changes() -> None:
     second = build(inventory(gateways=three), previous=first).plan
     assert {e.gateway: e.slot for e in second.egress_ips} == {"partner": 1, "south": 2, "north": 3}
     third = build(inventory(gateways=(three[0], three[2])), previous=second).plan
-    fourth = build(inventory(gateways=(*three[::2], dataclasses.replace(PARTNER, name="west"))), previous=second).plan
+    fourth = build(
+        inventory(gateways=(*three[::2], dataclasses.replace(PARTNER, name="west"))), previous=second
+    ).plan
     assert {e.gateway: e.slot for e in third.egress_ips} == {"south": 2, "north": 3}
     assert egress(fourth, "west").slot == 4
 
@@ -303,7 +317,9 @@ def test_external_addresses_of_nodes_are_never_sent_but_virtual_ones_are() -> No
     known = inventory(wide)
     first, *others = known.nodes
     first = dataclasses.replace(first, external=("203.0.113.60", "203.0.113.62"))
-    gateway = dataclasses.replace(known.gateways[0], name="other", mode="VirtualIPAddress", addresses=("203.0.113.62",))
+    gateway = dataclasses.replace(
+        known.gateways[0], name="other", mode="VirtualIPAddress", addresses=("203.0.113.62",)
+    )
     known = dataclasses.replace(known, nodes=(first, *others), gateways=(*known.gateways, gateway))
     [policy_set] = [each for each in build(known).plan.policy_sets if each.policies == ("a",)]
     assert [way.prefix for way in policy_set.ways] == ["203.0.113.61/32", "203.0.113.62/32"]
@@ -373,7 +389,9 @@ def test_a_selected_pod_on_its_nodes_network_is_a_problem(node: str, told: bool)
         on_host={("prod", "web-0"): node, ("prod", "other"): node},
     )
     found = [p for p in build(of).problems if p.path == "spec.hostNetwork"]
-    assert [(p.source, "policy a selects it" in p.message) for p in found] == [("pod prod/web-0", True)] * told
+    assert [(p.source, "policy a selects it" in p.message) for p in found] == [
+        ("pod prod/web-0", True)
+    ] * told
 
 
 def test_a_nodes_own_address_is_no_virtual_address() -> None:

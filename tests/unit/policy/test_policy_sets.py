@@ -20,7 +20,9 @@ def gateway(name: str, *addresses: str) -> Gateway:
 
 
 def policy(name: str, gateway: str, *destinations: str) -> Policy:
-    return Policy(name, gateway, (Selector((Requirement(name, "Exists"),)),), destinations or ("203.0.113.0/24",))
+    return Policy(
+        name, gateway, (Selector((Requirement(name, "Exists"),)),), destinations or ("203.0.113.0/24",)
+    )
 
 
 def build(
@@ -49,7 +51,9 @@ def test_pods_of_one_policy_go_by_the_addresses_of_their_choice() -> None:
     seen = set()
     for pod in PODS:
         found = set_of(plan, pod)
-        assert found.egress_ids == found.egress_ids6 == (choose(pod, [egress.id for egress in plan.egress_ips]),)
+        assert (
+            found.egress_ids == found.egress_ids6 == (choose(pod, [egress.id for egress in plan.egress_ips]),)
+        )
         assert found.ways == (Destination("203.0.113.0/24", found.egress_ids[0]),)
         seen.add(address_of(plan, found.egress_ids[0]))
     assert seen == set(FOURS)
@@ -72,7 +76,11 @@ def test_each_family_has_its_own_address() -> None:
 
 def test_policies_of_one_gateway_are_never_led_to_two_of_its_addresses() -> None:
     gateways = (gateway("bank"), gateway("partner", *FOURS))
-    policies = (policy("a", "partner"), policy("b", "partner", "198.51.100.0/24"), policy("c", "bank", "192.0.2.0/24"))
+    policies = (
+        policy("a", "partner"),
+        policy("b", "partner", "198.51.100.0/24"),
+        policy("c", "bank", "192.0.2.0/24"),
+    )
     plan = build(gateways, policies).plan
     assert len(plan.policy_sets) == 3 + 3 + 1 + 3 + 3 + 3 + 3
     for found in plan.policy_sets:
@@ -117,6 +125,8 @@ def test_pods_that_no_number_is_left_for() -> None:
 def test_an_address_without_a_number_is_chosen_by_nobody() -> None:
     many = tuple(f"172.16.0.{host}" for host in range(1, 9))
     planned = build((gateway("partner", *many),), (policy("a", "partner"),), PODS, mask=0xF0)
-    assert {problem.source for problem in planned.problems} == {f"gateway partner {address}" for address in many[6:]}
+    assert {problem.source for problem in planned.problems} == {
+        f"gateway partner {address}" for address in many[6:]
+    }
     for pod in PODS:
         assert address_of(planned.plan, set_of(planned.plan, pod).egress_ids[0]) in many[:6]

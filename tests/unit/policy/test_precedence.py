@@ -17,7 +17,10 @@ from gateway_agent.policy.precedence import Entry, disjoint, lookup
 
 WIDTHS = {4: 32, 6: 128}
 # Few leading bits, so that prefixes meet, nest and touch; both ends of the address space are among them.
-BASES = {4: [0x00000000, 0x0A000000, 0xCB007100, 0xFFFFFF00], 6: [0, 0x20010DB8 << 96, 0xFF << 120, (1 << 128) - 256]}
+BASES = {
+    4: [0x00000000, 0x0A000000, 0xCB007100, 0xFFFFFF00],
+    6: [0, 0x20010DB8 << 96, 0xFF << 120, (1 << 128) - 256],
+}
 
 
 @st.composite
@@ -58,7 +61,9 @@ class Map:
 
     def __init__(self, ways: tuple[Destination, ...]) -> None:
         networks = [(ipaddress.ip_network(way.prefix), way.egress_id) for way in ways]
-        self.ranges = sorted((n.version, int(n.network_address), int(n.broadcast_address), e) for n, e in networks)
+        self.ranges = sorted(
+            (n.version, int(n.network_address), int(n.broadcast_address), e) for n, e in networks
+        )
         for (family, _, last, _), (next_family, first, _, _) in itertools.pairwise(self.ranges):
             assert (family, last) < (next_family, first), "prefixes overlap"
 
@@ -95,7 +100,9 @@ def test_ways_are_ascending_disjoint_and_the_fewest(entries: list[Entry], never:
 
 @settings(deadline=None)
 @given(entries, lists, st.randoms(use_true_random=False))
-def test_order_of_the_entries_does_not_count(entries: list[Entry], never: tuple[str, ...], random: object) -> None:
+def test_order_of_the_entries_does_not_count(
+    entries: list[Entry], never: tuple[str, ...], random: object
+) -> None:
     shuffled = list(entries)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     assert disjoint(shuffled, never) == disjoint(entries, never)

@@ -32,7 +32,11 @@ def failing_on(*names: str):  # type: ignore[no-untyped-def]
     """Return a way to plan that fails for objects of these names, as a fault of our own would."""
 
     def attempt(inventory: Inventory) -> Planned:
-        objects: tuple[Node | Gateway | Policy, ...] = (*inventory.nodes, *inventory.gateways, *inventory.policies)
+        objects: tuple[Node | Gateway | Policy, ...] = (
+            *inventory.nodes,
+            *inventory.gateways,
+            *inventory.policies,
+        )
         for pod in inventory.pods:
             if pod.name in names and pod.labels is not None:
                 raise ZeroDivisionError(pod.name)
@@ -47,7 +51,9 @@ def failing_on(*names: str):  # type: ignore[no-untyped-def]
     return attempt
 
 
-@pytest.mark.parametrize("bad", ["w1", "g2", "bank", "p0", "p17", "p39", "web-2", "prod", "dev", "10.97.0.0/16"])
+@pytest.mark.parametrize(
+    "bad", ["w1", "g2", "bank", "p0", "p17", "p39", "web-2", "prod", "dev", "10.97.0.0/16"]
+)
 def test_one_bad_object_is_named_and_the_others_are_planned(bad: str) -> None:
     planned = Quarantine().search(MANY, failing_on(bad))
     [problem] = [p for p in planned.problems if "cannot be planned" in p.message]
@@ -98,7 +104,8 @@ def test_a_bad_object_is_looked_for_once() -> None:
     assert quarantine.build(MANY, counted) == first
     assert plans == 1
     mended = dataclasses.replace(
-        MANY, policies=tuple(dataclasses.replace(p, name="good") if p.name == "p17" else p for p in MANY.policies)
+        MANY,
+        policies=tuple(dataclasses.replace(p, name="good") if p.name == "p17" else p for p in MANY.policies),
     )
     assert not [p for p in quarantine.build(mended, counted).problems if "cannot be planned" in p.message]
 

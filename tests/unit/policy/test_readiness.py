@@ -17,8 +17,12 @@ from gateway_agent.policy.readiness import (
 )
 
 IDENTITY = ids.egress_id("partner", "")
-EGRESS = PlanEgressIP(IDENTITY, "partner", "", 1, ids.vni(IDENTITY), ("g1",), interface="eth1", source="172.16.0.7")
-GOOD = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24", "172.16.0.8/24"), forwarding=True)
+EGRESS = PlanEgressIP(
+    IDENTITY, "partner", "", 1, ids.vni(IDENTITY), ("g1",), interface="eth1", source="172.16.0.7"
+)
+GOOD = InterfaceFacts(
+    up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24", "172.16.0.8/24"), forwarding=True
+)
 
 
 def test_a_whole_interface_is_ready() -> None:
@@ -75,7 +79,11 @@ def test_a_virtual_address_needs_no_other_on_its_interface(egress: PlanEgressIP)
         (FOUR, replace(BOTH, carrier=False), "has no carrier"),
         (FOUR, replace(BOTH, forwarding=False), "net.ipv4.ip_forward=1"),
         (SIX, replace(BOTH, forwarding6=False), "net.ipv6.conf.all.forwarding=1"),
-        (FOUR, replace(BOTH, foreign=frozenset({"172.16.0.50"})), "172.16.0.50 is configured on eth1 by somebody else"),
+        (
+            FOUR,
+            replace(BOTH, foreign=frozenset({"172.16.0.50"})),
+            "172.16.0.50 is configured on eth1 by somebody else",
+        ),
     ],
 )
 def test_each_fault_of_a_virtual_address_is_named(
@@ -129,7 +137,9 @@ def test_ipv4_sources_that_are_no_nodes_address_need_a_route_or_no_check(
     derived = underlay == 6 or synced
     assert source_check(found) is checked
     assert takes_ipv4(found, derived) is taken
-    assert unready(replace(EGRESS, sync=synced), "eth1", found, underlay=underlay) == ("" if taken else UNROUTED)
+    assert unready(replace(EGRESS, sync=synced), "eth1", found, underlay=underlay) == (
+        "" if taken else UNROUTED
+    )
     assert unready(SIX, "eth1", {"eth1": replace(facts, forwarding6=True)}, underlay=underlay) == ""
 
 
@@ -165,8 +175,14 @@ def test_ipv6_that_is_disabled_on_the_interface_is_named() -> None:
 
 def test_the_mtu_is_that_of_the_interfaces_that_packets_to_other_nodes_leave_by() -> None:
     """An address on the loopback device says nothing of the way: that device's MTU is 65,536 bytes."""
-    routed = {"lo": replace(GOOD, mtu=65536), "eth0": replace(GOOD, addresses=()), "eth1": replace(GOOD, mtu=9000)}
+    routed = {
+        "lo": replace(GOOD, mtu=65536),
+        "eth0": replace(GOOD, addresses=()),
+        "eth1": replace(GOOD, mtu=9000),
+    }
     assert tunnel_mtu(routed, "172.16.0.7", ("eth0", "eth1")) == 1450
     assert tunnel_mtu(routed, "172.16.0.7", ("eth1",)) == 8950
-    assert tunnel_mtu(routed, "172.16.0.7") == 8950, "no route yet: the first that has the address, but for lo"
+    assert tunnel_mtu(routed, "172.16.0.7") == 8950, (
+        "no route yet: the first that has the address, but for lo"
+    )
     assert tunnel_mtu({"lo": replace(GOOD, mtu=65536)}, "172.16.0.7", ("lo", "gone")) == 1450

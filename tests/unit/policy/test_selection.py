@@ -23,7 +23,10 @@ from gateway_agent.policy.selection import Selection
 KEYS, VALUES, NAMESPACES = ("a", "b", NAMESPACE_LABEL), ("x", "y", "prod"), ("prod", "test")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 terms = st.builds(
-    Requirement, st.sampled_from(KEYS), st.sampled_from(OPERATORS), st.lists(st.sampled_from(VALUES)).map(tuple)
+    Requirement,
+    st.sampled_from(KEYS),
+    st.sampled_from(OPERATORS),
+    st.lists(st.sampled_from(VALUES)).map(tuple),
 )
 of_namespaces = st.builds(Requirement, st.just("team"), st.sampled_from(OPERATORS), st.just(("x",)))
 selectors = st.builds(
@@ -47,8 +50,10 @@ def egress(gateway: str, number: int) -> PlanEgressIP:
 EGRESS_IPS = (egress("one", 1), *(egress("two", number) for number in range(2, 8)))
 
 
-@given(st.lists(st.tuples(st.sampled_from(("one", "two", "none")), st.lists(selectors, max_size=3)), max_size=4),
-       st.lists(pods, max_size=12))
+@given(
+    st.lists(st.tuples(st.sampled_from(("one", "two", "none")), st.lists(selectors, max_size=3)), max_size=4),
+    st.lists(pods, max_size=12),
+)
 def test_it_agrees_with_the_plan(made: list[tuple[str, list[Selector]]], asked: list[PodIdentity]) -> None:
     policies = tuple(PlanPolicy(f"p{n}", gateway, tuple(by)) for n, (gateway, by) in enumerate(made))
     plan = Plan("w1", 0x0FF00000, 4799, 1450, (), EGRESS_IPS, policies, namespaces={"prod": {"team": "x"}})

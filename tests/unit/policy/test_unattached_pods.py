@@ -92,5 +92,9 @@ def test_who_cannot_be_found_is_named() -> None:
     ],
 )
 def test_pods_of_the_cluster_that_have_addresses(spec: Any, status: Any, runs: bool) -> None:
-    document = {"metadata": {"name": "a", "namespace": "prod", "uid": "uid-a"}, "spec": spec, "status": status}
+    document = {
+        "metadata": {"name": "a", "namespace": "prod", "uid": "uid-a"},
+        "spec": spec,
+        "status": status,
+    }
     assert InventoryBuilder().inventory([of_api("Pod", document)]).running == ((POD,) if runs else ())

@@ -35,7 +35,9 @@ PLAIN = ids.egress_id("plain", "")
 PODS = tuple(PodIdentity("prod", f"web-{number}", {"app": "backend"}) for number in range(9))
 
 
-def change(identity: str = FIRST, after: str = "g1", epoch: int = 3, at: float = AT, silent_ms: int = 0) -> Change:
+def change(
+    identity: str = FIRST, after: str = "g1", epoch: int = 3, at: float = AT, silent_ms: int = 0
+) -> Change:
     return Change(identity, "", after, epoch, at, silent_ms, "")
 
 
@@ -55,12 +57,16 @@ def keeper(changes: Iterable[Change] = (), **more: Any) -> KeeperState:
 def view(state: KeeperState | None = None) -> NodeSnapshot:
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
-    facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)}
+    facts = {
+        "eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)
+    }
     settings = planner.Settings("g1", 0x0FF00000, 4799, 1450)
     plan = planner.build(INVENTORY, settings, facts, masters, pods=PODS).plan
     group = next(s.group for s in plan.policy_sets)
     attachments = tuple(
-        Attachment(f"c-{p.name}", "eth0", "", f"veth-{p.name}", "prod", p.name, "", dict(p.labels or {}), (), group)
+        Attachment(
+            f"c-{p.name}", "eth0", "", f"veth-{p.name}", "prod", p.name, "", dict(p.labels or {}), (), group
+        )
         for p in PODS
     )
     return NodeSnapshot(plan, INVENTORY, attachments, state, problems=(Problem("a.yaml", "spec", "is bad"),))
@@ -97,7 +103,12 @@ def test_egress_ips() -> None:
 
 
 def test_the_silence_is_that_of_the_last_change_to_a_master() -> None:
-    changes = (change(silent_ms=999), change(silent_ms=212, epoch=4), change(after="", epoch=4), change(PLAIN))
+    changes = (
+        change(silent_ms=999),
+        change(silent_ms=212, epoch=4),
+        change(after="", epoch=4),
+        change(PLAIN),
+    )
     seen = Observation("g1", view(keeper(changes)))
     assert of_egress(seen, "last_change_silence_seconds") == [0.212, None, 0]
 
@@ -108,7 +119,13 @@ def test_who_is_master_and_what_the_outside_sees_are_labels() -> None:
     seen = Observation("g1", view(msgspec.structs.replace(state, egress=(*state.egress[:2], plain))))
     labels = {"gateway": "plain", "ip": "", "mode": BASIC, "master": "g2", "shown": "172.16.0.8"}
     assert value(seen, "egress_ip_info", **labels) == 1
-    labels = {"gateway": "partner", "ip": ADDRESSES[0], "mode": VIRTUAL_IP, "master": "g1", "shown": ADDRESSES[0]}
+    labels = {
+        "gateway": "partner",
+        "ip": ADDRESSES[0],
+        "mode": VIRTUAL_IP,
+        "master": "g1",
+        "shown": ADDRESSES[0],
+    }
     assert value(seen, "egress_ip_info", **labels) == 1
 
 

@@ -25,7 +25,9 @@ EGRESS = (Requirement("role", "In", ("egress",)),)
 PARTNER, BANK = ids.egress_id("partner", ""), ids.egress_id("bank", "")
 
 
-def selecting(key: str, value: str, namespaces: tuple[Requirement, ...] | None = None) -> tuple[Selector, ...]:
+def selecting(
+    key: str, value: str, namespaces: tuple[Requirement, ...] | None = None
+) -> tuple[Selector, ...]:
     return (Selector((Requirement(key, "In", (value,)),), namespaces),)
 
 
@@ -73,21 +75,27 @@ def keeper(master: str = "g1", reason: str = "", **more: Any) -> KeeperState:
 def attached(view_plan: Any, name: str, labels: dict[str, str], policies: tuple[str, ...]) -> Attachment:
     group = next((s.group for s in view_plan.policy_sets if s.policies == policies), 0)
     host = f"veth-{name}"
-    return Attachment("c-" + name, "eth0", "/run/netns/x", host, "prod", name, "", labels, ("10.1.0.5",), group)
+    return Attachment(
+        "c-" + name, "eth0", "/run/netns/x", host, "prod", name, "", labels, ("10.1.0.5",), group
+    )
 
 
 def view(node: str = "w1", state: KeeperState | None = None, of: Inventory = INVENTORY) -> NodeSnapshot:
     settings = planner.Settings(node, 0x0FF00000, 4799, 1450, ("10.244.0.0/16",))
     state = state or keeper()
     masters = {e.id: (e.master, e.epoch) for e in state.egress}
-    facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("192.0.2.7/24",), forwarding=True)}
+    facts = {
+        "eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("192.0.2.7/24",), forwarding=True)
+    }
     plan = planner.build(of, settings, facts, masters).plan
     attachments = (
         attached(plan, "api", {"app": "backend"}, ("backend",)),
         attached(plan, "both", {"app": "backend", "pay": "yes"}, ("backend", "payments")),
         attached(plan, "web", {"app": "web"}, ()),
     )
-    return NodeSnapshot(plan, of, attachments, state, ("10.244.0.0/16",), (Problem("a.yaml", "spec", "is bad", "mend it"),))
+    return NodeSnapshot(
+        plan, of, attachments, state, ("10.244.0.0/16",), (Problem("a.yaml", "spec", "is bad", "mend it"),)
+    )
 
 
 def steps(answer: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -110,7 +118,9 @@ def test_status_of_a_worker() -> None:
     ]
     assert answer["voters"] == ["g1", "g2", "w1"]
     assert answer["counters"] == {"accepted": 9, "bad_mac": 1}
-    assert answer["problems"] == [{"source": "a.yaml", "path": "spec", "message": "is bad", "hint": "mend it"}]
+    assert answer["problems"] == [
+        {"source": "a.yaml", "path": "spec", "message": "is bad", "hint": "mend it"}
+    ]
 
 
 def test_status_of_the_master_shows_the_address_of_its_interface() -> None:
@@ -267,13 +277,18 @@ def test_explain_a_container_that_runs_beside_the_chain() -> None:
     seen = dataclasses.replace(view(of=inventory), beside={stray.pod: stray})
     answer = status.explain(seen, "stray", "203.0.113.10")
     assert (answer["pod"], answer["verdict"]) == ("default/stray", "direct")
-    assert steps(answer)["pod"] == ("not attached to this node", "labels of its container engine: app=backend")
+    assert steps(answer)["pod"] == (
+        "not attached to this node",
+        "labels of its container engine: app=backend",
+    )
     assert "it uses the node's network" in steps(answer)["path"][1]
 
 
 def test_explain_a_pod_whose_labels_nobody_knows() -> None:
     seen = view()
-    nameless = dataclasses.replace(seen.attachments[0], container_id="c9", name="nameless", labels=None, group=0)
+    nameless = dataclasses.replace(
+        seen.attachments[0], container_id="c9", name="nameless", labels=None, group=0
+    )
     answer = status.explain(dataclasses.replace(seen, attachments=(*seen.attachments, nameless)), "nameless")
     assert steps(answer)["pod"][1] == "its labels are not known"
     assert steps(answer)["policy backend"] == ("may select it", "its labels are not known")

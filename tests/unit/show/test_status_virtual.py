@@ -38,13 +38,17 @@ IDS = {address: ids.egress_id("partner", address) for address in MASTERS}
 PODS = tuple(PodIdentity("prod", f"web-{number}", {"app": "backend"}) for number in range(8))
 
 
-def view(node: str = "w1", nodes: tuple[Node, ...] = NODES, direct: Literal["Drop", "Direct"] = "Drop") -> NodeSnapshot:
+def view(
+    node: str = "w1", nodes: tuple[Node, ...] = NODES, direct: Literal["Drop", "Direct"] = "Drop"
+) -> NodeSnapshot:
     gateways = tuple(replace(gateway, when_no_gateway=direct) for gateway in GATEWAYS)
     inventory = Inventory(gateways, POLICIES, nodes)
     states = [EgressState(IDS[a], master, 3, 1795294800.0, "none", "", a) for a, master in MASTERS.items()]
     states += [EgressState(ids.egress_id("plain", ""), "g2", 5, 1795294800.0, "none", "", "172.16.0.8")]
     keeper = KeeperState("w1", 1, tuple(states), (), ("g1", "g2", "w1"), 1, False, {})
-    facts = {"eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)}
+    facts = {
+        "eth1": InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=("172.16.0.7/24",), forwarding=True)
+    }
     masters = {state.id: (state.master, state.epoch) for state in states}
     settings = planner.Settings(node, 0x0FF00000, 4799, 1450)
     plan = planner.build(inventory, settings, facts, masters, pods=PODS).plan
@@ -95,7 +99,9 @@ def test_explain_by_the_family_of_the_destination() -> None:
 
 
 @pytest.mark.parametrize(("choice", "verdict"), [("Drop", "dropped"), ("Direct", "direct")])
-def test_explain_a_family_that_the_gateway_does_not_have(choice: Literal["Drop", "Direct"], verdict: str) -> None:
+def test_explain_a_family_that_the_gateway_does_not_have(
+    choice: Literal["Drop", "Direct"], verdict: str
+) -> None:
     answer = status.explain(view(direct=choice), "web-0", "2001:db8:e::10")
     assert (answer["verdict"], answer["via"]) == (verdict, "")
     assert answer["steps"][-1]["reason"].startswith("the gateway has no IPv6 address: ")
