@@ -1,0 +1,1 @@
+"""The chained CNI plugin: what the container runtime starts for each pod."""

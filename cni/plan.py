@@ -17,8 +17,22 @@ from .kernel import ids
 from .label_selector import NAMESPACE_LABEL, PodIdentity, Requirement, Selector, matches
 
 __all__ = [
-    "NAMESPACE_LABEL", "VERSION", "Plan", "PlanEgressIP", "PlanNode", "PlanPolicy", "PodIdentity", "PolicySet",
-    "Requirement", "Selector", "SetKey", "Destination", "choose", "dumps", "loads", "matches",
+    "NAMESPACE_LABEL",
+    "VERSION",
+    "Destination",
+    "Plan",
+    "PlanEgressIP",
+    "PlanNode",
+    "PlanPolicy",
+    "PodIdentity",
+    "PolicySet",
+    "Requirement",
+    "Selector",
+    "SetKey",
+    "choose",
+    "dumps",
+    "loads",
+    "matches",
 ]  # fmt: skip
 
 VERSION = 3

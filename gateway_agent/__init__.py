@@ -1,0 +1,1 @@
+"""The gateway agent of one node, its lease daemon and its tools."""

@@ -1,0 +1,1 @@
+"""A plan as kernel objects and nftables rules; ``reconcile`` brings the kernel to them."""

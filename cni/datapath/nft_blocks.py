@@ -228,7 +228,8 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     for egress in plan.egress_ips:
         yield chain(f"leave_{egress.slot}", _leave_slot(egress, me))
     # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again, and with any mark the
-    # kernel looks up each packet's route. By its priority it is known as the kernel's own (:mod:`cni.datapath.tunnel_port_guard`).
+    # kernel looks up each packet's route. By its priority it is known as the kernel's own: see
+    # :mod:`cni.datapath.tunnel_port_guard`.
     encap = ["tcp flags syn tcp option maxseg size set rt mtu", f"{marks.clear} {ENCAPSULATED}"]
     yield chain("encap", encap)
 

@@ -26,7 +26,10 @@ QUESTION_RULE = "ct state new goto question"
 
 
 def answer_rule(marks: Marks) -> str:
-    """Return the rule for answers in connections that did not begin where their source is: see :mod:`cni.datapath.source_guard`."""
+    """Return the rule for answers in connections that did not begin where their source is.
+
+    See :mod:`cni.datapath.source_guard`.
+    """
     return f"ct mark and {marks.mask} == {marks.tunneled} goto unproven_answer"
 
 

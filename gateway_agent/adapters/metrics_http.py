@@ -74,8 +74,8 @@ class Answer:
 
 
 class MetricsServer:
-    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`CONNECTION_TIMEOUT_S`. ``names``: those that this
-    machine may be asked by, beside its addresses."""
+    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`CONNECTION_TIMEOUT_S`. ``names``: those
+    that this machine may be asked by, beside its addresses."""
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..lease.ipc import WAIT
 
-KEEPER = "gateway_agent.lease_daemon.__main__"
+KEEPER = "gateway_agent.lease_daemon"
 
 
 class Spare:

@@ -1,0 +1,1 @@
+"""``egress-gateway-cni``: puts the plugin on the node and into its CNI configuration."""

@@ -1,0 +1,1 @@
+"""What container engines know of their containers: read only."""

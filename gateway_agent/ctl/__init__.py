@@ -1,0 +1,1 @@
+"""``egressctl``: the operator's tool."""

@@ -1,14 +1,15 @@
 """The fence as nftables text: what leaves with a virtual address, and is not let through, is dropped. Pure.
 
 Who may speak stands in the sets ``open4`` and ``open6``, whose elements the lease keeper writes and the kernel lets
-expire (:mod:`gateway_agent.lease_daemon.vip_fence`). The table stands on every node that can be master. It hooks behind routing,
-NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP, neighbour discovery, TCP)
-and raw frames pass here too (Linux 5.16).
+expire (:mod:`gateway_agent.lease_daemon.vip_fence`). The table stands on every node that can be master. It hooks
+behind routing, NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP, neighbour
+discovery, TCP) and raw frames pass here too (Linux 5.16).
 
 Raw frames pass no other hook, so what a process writes for the tunnels' port is stopped here too, on every node that
 has tunnels (:mod:`cni.datapath.tunnel_port_guard`).
 
-As in :mod:`cni.datapath.nft_blocks`, no lookup lets a frame out by finding nothing: the maps cover the whole address space.
+As in :mod:`cni.datapath.nft_blocks`, no lookup lets a frame out by finding nothing: the maps cover the whole
+address space.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ def fence_nft(
 ) -> str:
     """One nft transaction that replaces the fence; it removes it where there is nothing to fence, or no devices.
 
-    ``port``: of the tunnels, 0 if this node has none. ``own``: see :func:`cni.datapath.tunnel_port_guard.process_tunnels`.
-    ``devices``: by which anything could leave; on kernels before 6.16 each must exist. One whose name nft cannot take
-    is left out: :func:`cni.datapath.nft_blocks.way_out` sends nothing by it either. Raises :class:`ValueError` where an address is
-    none.
+    ``port``: of the tunnels, 0 if this node has none. ``own``: see
+    :func:`cni.datapath.tunnel_port_guard.process_tunnels`. ``devices``: by which anything could leave; on kernels
+    before 6.16 each must exist. One whose name nft cannot take is left out: :func:`cni.datapath.nft_blocks.way_out`
+    sends nothing by it either. Raises :class:`ValueError` where an address is none.
     """
     parsed = {ipaddress.ip_address(address) for address in addresses}
     names = sorted({device for device in devices if interface(device)})

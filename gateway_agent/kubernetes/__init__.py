@@ -1,0 +1,1 @@
+"""The Kubernetes API: client, watch, the store that it makes, status and Events."""

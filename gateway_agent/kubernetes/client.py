@@ -167,8 +167,11 @@ class Api:
         try:
             config = self._read()
             context = client_adapter.verify_cluster(
-                config.cluster, config.user, config.abs_file, trust_env=False
-            )  # type: ignore[arg-type]
+                config.cluster,
+                config.user,  # type: ignore[arg-type]
+                config.abs_file,
+                trust_env=False,
+            )
             auth = client_adapter.user_auth(config.user)
         except (
             ConfigError,

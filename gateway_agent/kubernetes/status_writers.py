@@ -1,10 +1,10 @@
 """When a node writes the status of an object, where another node may write another one.
 
-Which node writes follows from what it knows (:func:`.conditions.gateway_status_writer`), so two nodes that know different objects may
-both do so. Three rules settle that: a status is written over the version of the object that it was made for and over no
-other; of two statuses both nodes prefer the same one; and the node whose status is not preferred repeats it less and
-less often. Nor is that status written before this node has wanted it for a while: a node that has just started, or was
-cut off, does not know of the master yet.
+Which node writes follows from what it knows (:func:`.conditions.gateway_status_writer`), so two nodes that know
+different objects may both do so. Three rules settle that: a status is written over the version of the object that it
+was made for and over no other; of two statuses both nodes prefer the same one; and the node whose status is not
+preferred repeats it less and less often. Nor is that status written before this node has wanted it for a while: a
+node that has just started, or was cut off, does not know of the master yet.
 """
 
 from __future__ import annotations

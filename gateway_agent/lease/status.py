@@ -148,6 +148,6 @@ def _held_back(keeper: LeaseNode, now: int) -> Iterator[str]:
     unheard = keeper.voter_set.held_back_by(now)
     if unheard:
         yield (
-            f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names it does not "
-            f"hear {', '.join(unheard)} (should they be gone for good, delete their Node objects)"
+            f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names "
+            f"it does not hear {', '.join(unheard)} (should they be gone for good, delete their Node objects)"
         )

@@ -1,0 +1,1 @@
+"""The lease daemon's process: sockets, the fence, addresses, files. No decisions."""

@@ -1,4 +1,4 @@
-"""The lease keeper's process: ``python -m gateway_agent.lease_daemon.__main__ RUN_DIR``, started by the agent, or by whoever
+"""The lease keeper's process: ``python -m gateway_agent.lease_daemon RUN_DIR``, started by the agent, or by whoever
 runs both (``--stay``).
 
 A plain loop under real-time scheduling, apart from all that may be slow. It outlives the agent for a while, so that

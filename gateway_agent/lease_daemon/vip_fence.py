@@ -1,10 +1,10 @@
 """The kernel's copy of a lease: what a node may say as a virtual address, and until when.
 
-The text of the table is :mod:`gateway_agent.gateway_rules.fence`. Before lease request N goes out, ticket N is written, with a
-lifetime. When a majority has granted request N, one transaction takes ticket N away and opens the fence for a while.
-Where the ticket has expired, the kernel refuses the transaction whole: however late a stopped process does what it
-was about to do, it opens nothing. So the fence is closed, at the latest, ticket lifetime + opening after the ticket
-was written, by the kernel's own clock, whatever user space does.
+The text of the table is :mod:`gateway_agent.gateway_rules.fence`. Before lease request N goes out, ticket N is
+written, with a lifetime. When a majority has granted request N, one transaction takes ticket N away and opens the
+fence for a while. Where the ticket has expired, the kernel refuses the transaction whole: however late a stopped
+process does what it was about to do, it opens nothing. So the fence is closed, at the latest, ticket lifetime +
+opening after the ticket was written, by the kernel's own clock, whatever user space does.
 
 Lifetimes are rounded down, to whole milliseconds and then to timer ticks of the kernel.
 """

@@ -1,4 +1,4 @@
-"""The virtual addresses of one node, in its kernel: carries out what :mod:`gateway_agent.lease.virtual_ips.serving` decides."""
+"""The virtual addresses of one node, in its kernel: what :mod:`gateway_agent.lease.virtual_ips.serving` decides."""
 
 from __future__ import annotations
 

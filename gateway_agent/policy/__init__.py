@@ -1,0 +1,1 @@
+"""From objects, kernel and masters to the plan of one node. Pure."""

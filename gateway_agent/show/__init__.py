@@ -1,0 +1,1 @@
+"""What is shown of one node: status, explain, metrics, the page. Pure."""

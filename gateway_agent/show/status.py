@@ -22,7 +22,7 @@ from .snapshot import (
     shown_address,
 )
 
-__all__ = ["NotKnown", "NodeSnapshot", "events", "explain", "pods", "problem", "status"]
+__all__ = ["NodeSnapshot", "NotKnown", "events", "explain", "pods", "problem", "status"]
 
 
 def status(view: NodeSnapshot) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Node:
         self._rest = b""
 
     def start(self) -> None:
-        self.namespace.run(sys.executable, "-m", "gateway_agent.lease_daemon.__main__", str(self.run_dir))
+        self.namespace.run(sys.executable, "-m", "gateway_agent.lease_daemon", str(self.run_dir))
         self.connect()
 
     def connect(self) -> None:
@@ -198,9 +198,7 @@ def test_the_keeper_shuts_others_out(cluster: Cluster) -> None:
     for node in cluster.nodes.values():
         for path in node.run_dir.iterdir():
             assert path.stat().st_mode & 0o077 == 0, path
-        second = node.namespace.command(
-            sys.executable, "-m", "gateway_agent.lease_daemon.__main__", str(node.run_dir)
-        )
+        second = node.namespace.command(sys.executable, "-m", "gateway_agent.lease_daemon", str(node.run_dir))
         assert os.spawnvp(os.P_WAIT, second[0], second) == 3
 
 

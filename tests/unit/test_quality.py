@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 CHECKS = {
     "ruff": [str(BIN / "ruff"), "check", "cni", "gateway_agent", "packaging", "tests"],
+    "ruff format": [str(BIN / "ruff"), "format", "--check", "cni", "gateway_agent", "packaging", "tests"],
     "mypy": [str(BIN / "mypy")],
     "mypy, lab": [str(BIN / "mypy"), "-p", "tests.lab", "-p", "tests.bench", "-p", "tests.e2e"],
     "import-linter": [str(BIN / "lint-imports"), "--no-logo", "--no-cache"],

@@ -1,0 +1,1 @@
+"""What a node asks for, owns, hands over, and whom it follows."""

@@ -1,0 +1,1 @@
+"""Messages between lease daemons: their form, keys, limits, and what must agree."""

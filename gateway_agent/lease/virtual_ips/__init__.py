@@ -1,0 +1,1 @@
+"""What a node does for the virtual IPs whose lease it has."""

@@ -1,0 +1,1 @@
+"""Leases by a majority of voters, and the set of voters."""

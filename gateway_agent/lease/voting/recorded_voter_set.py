@@ -1,4 +1,7 @@
-"""The voter set that the cluster has on record (:mod:`gateway_agent.kubernetes.voter_configmap`), as the lease uses it."""
+"""The voter set that the cluster has on record, as the lease uses it.
+
+The record is a ConfigMap: :mod:`gateway_agent.kubernetes.voter_configmap`.
+"""
 
 from __future__ import annotations
 

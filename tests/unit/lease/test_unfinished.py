@@ -26,7 +26,7 @@ from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from .simulation import Network
 from .test_failover import DURATION, HEARTBEAT, cluster, master
 
-CORE = "gateway_agent/core/"
+CORE = "gateway_agent/lease/"
 MOST_LINES = 1500
 """More than the handling of most datagrams runs through in this simulation."""
 

@@ -302,8 +302,9 @@ def test_two_gateways_on_one_pod_by_destination() -> None:
     plan = build(inventory(policy("a"), other, gateways=gateways)).plan
     both = next(s for s in plan.policy_sets if s.policies == ("a", "b"))
     assert both.ways == (
-        Destination("203.0.113.0/25", egress(plan, "partner").id), Destination("203.0.113.128/25", egress(plan, "bank").id),
-    )  # fmt: skip
+        Destination("203.0.113.0/25", egress(plan, "partner").id),
+        Destination("203.0.113.128/25", egress(plan, "bank").id),
+    )
 
 
 def test_addresses_of_all_nodes_are_never_sent() -> None:
