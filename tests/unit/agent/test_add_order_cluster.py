@@ -185,7 +185,11 @@ def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServe
     standing.cluster.remove("prod", "web-0")
     standing.cluster.namespace("prod")
     monkeypatch.setattr(cluster_store, "DEBOUNCE_S", 0.0)
-    for module, name in ((cluster_store, "FOR_POD"), (cluster_store, "CATCH_UP"), (cni_calls, "ADD_S")):
+    for module, name in (
+        (cluster_store, "POD_QUERY_TIMEOUT_S"),
+        (cluster_store, "CATCH_UP_TIMEOUT_S"),
+        (cni_calls, "ADD_S"),
+    ):
         monkeypatch.setattr(module, name, LATE)
     return standing
 
