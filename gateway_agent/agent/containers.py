@@ -77,6 +77,13 @@ class Containers:
                 await self._look(inventory)
             except OSError as error:
                 log.error("%s", error)
+            except Exception as error:
+                # Perhaps because of one object, or of what an engine's store says: the agent serves all others.
+                words = f"they cannot be looked at: {type(error).__name__}: {error}"
+                failed = Problem("containers", "", words, "see the log of the agent")
+                if failed not in self._unreadable:
+                    log.exception("containers cannot be looked at")
+                self._unreadable = (failed,)
 
     async def _learn(self, inventory: Inventory) -> bool:
         """Ask for the labels of a few pods that a policy may select. Return True if some are known now."""

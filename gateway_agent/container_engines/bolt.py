@@ -17,6 +17,8 @@ SUBBUCKET = 1
 """Kind of a leaf's entry."""
 DEEPEST = 32
 """Levels of one tree: with two entries on each page that is more than any file can hold."""
+MOST_READ = 16
+"""How often the whole file may be read in all: pages and entries of a damaged one may overlap."""
 _PAGE = struct.Struct("<QHHI")
 """Number, kind, entries, further pages of the same."""
 _META = struct.Struct("<IIIIQQQQQQ")
@@ -35,6 +37,7 @@ class Bolt:
     def __init__(self, data: bytes) -> None:
         """Raises ValueError if it is no such file."""
         self._data = data
+        self._left = MOST_READ * len(data)
         metas = [meta for meta in _metas(data) if meta is not None]
         if not metas:
             raise ValueError("no valid BoltDB file")
@@ -75,7 +78,16 @@ class Bolt:
         """Return a page, with the further pages that belong to it."""
         start = number * self._size
         _, _, _, more = _unpack(_PAGE, self._data, start)
-        return self._data[start : start + (more + 1) * self._size]
+        page = self._data[start : start + min((more + 1) * self._size, self._spend(0))]
+        self._spend(len(page))
+        return page
+
+    def _spend(self, count: int) -> int:
+        """Return how many bytes may still be read after these. Raises ValueError if there are none."""
+        self._left -= count
+        if self._left <= 0:
+            raise ValueError("pages or entries overlap")
+        return self._left
 
     def _tree(self, page: bytes, above: set[int], depth: int = 0) -> Iterator[tuple[bytes, bytes, int]]:
         """Yield key, value and kind of each entry. ``above``: the pages of this tree that were read already."""
@@ -95,6 +107,7 @@ class Bolt:
             start = at + offset
             if start + keys + values > len(page):
                 raise ValueError("an entry ends beyond its page")
+            self._spend(keys + values)
             yield page[start : start + keys], page[start + keys : start + keys + values], flags
 
 

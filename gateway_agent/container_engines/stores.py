@@ -12,9 +12,12 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from . import documents
 from .bolt import Bolt
@@ -22,6 +25,11 @@ from .documents import Container, Listing
 
 DEADLINE = 2.0
 """Seconds for one question."""
+IN_ALL, LISTING = DEADLINE + 1.0, 30.0
+"""Seconds after which a question to podman's data base, or a listing of it, is given up: its disk may hang."""
+THREADS = 2
+WRITTEN_AHEAD = b"\2\2"
+"""Versions for writing and reading in the header of an SQLite file in WAL mode."""
 RETRY = 0.01
 LARGEST = 256 << 20
 """Bytes of a data base."""
@@ -29,6 +37,7 @@ CTR_ANSWER = 4 << 20
 """Bytes."""
 Row = tuple[bytes | str, bytes | str, bytes | str]
 """Configuration, state and configuration of the pod of one container, as JSON."""
+T = TypeVar("T")
 
 
 class EngineError(Exception):
@@ -132,14 +141,22 @@ def _sqlite_rows(path: Path, container_id: str) -> Iterator[Row]:
         "SELECT c.JSON, s.JSON, COALESCE(p.JSON, '{}') FROM ContainerConfig c JOIN ContainerState s ON s.ID = c.ID "
         "LEFT JOIN PodConfig p ON p.ID = c.PodID"
     )
-    path.stat()
-    with contextlib.closing(
-        sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=DEADLINE, uri=True)
-    ) as data:
+    uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if _is_at_rest(path) else ''}"
+    with contextlib.closing(sqlite3.connect(uri, timeout=DEADLINE, uri=True)) as data:
         if container_id:
             yield from data.execute(query + " WHERE c.ID = ?", (container_id,)).fetchall()
         else:
             yield from data.execute(query).fetchall()
+
+
+def _is_at_rest(path: Path) -> bool:
+    """Return True if the data base is one that is written ahead, and no podman has it open. Raises OSError.
+
+    Such a file is complete. Without being told, SQLite makes two files beside it, and fails where it may not.
+    """
+    with path.open("rb") as file:
+        versions = file.read(20)[18:]
+    return versions == WRITTEN_AHEAD and not os.path.lexists(f"{path}-wal")
 
 
 class Containerd:
@@ -207,6 +224,7 @@ class Engines:
         self._podman = Podman(podman) if podman else None
         self._containerd = Containerd(containerd) if containerd else None
         self._listed: tuple[object, Listing] | None = None
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="engines")
 
     async def find(self, container_id: str) -> Container | None:
         """Return the container of a CNI call; None if no engine that is here has it.
@@ -225,9 +243,10 @@ class Engines:
         return None
 
     async def _of_podman(self, container_id: str) -> Container | None:
-        if self._podman is None or not self._podman.here():
+        podman = self._podman
+        if podman is None:
             return None
-        return await asyncio.to_thread(self._podman.find, container_id)
+        return await self._in_thread(lambda: podman.find(container_id) if podman.here() else None, IN_ALL)
 
     async def _of_containerd(self, container_id: str) -> Container | None:
         if self._containerd is None or not self._containerd.here():
@@ -239,9 +258,25 @@ class Engines:
 
         Raises EngineError.
         """
-        if self._podman is None or not self._podman.here():
-            return None
-        stamp = self._podman.stamp()
-        if self._listed is None or self._listed[0] != stamp:
-            self._listed = stamp, await asyncio.to_thread(self._podman.listing)
-        return self._listed[1]
+        if self._podman is not None:
+            self._listed = await self._in_thread(partial(_listed, self._podman, self._listed), LISTING)
+        return self._listed[1] if self._listed else None
+
+    async def _in_thread(self, call: Callable[[], T], limit: float) -> T:
+        """Call it in a thread. Raises what it does, and EngineError if it takes longer than ``limit`` seconds.
+
+        The threads are of their own: a disk that hangs keeps them, and no other work may wait for these.
+        """
+        try:
+            async with asyncio.timeout(limit):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except TimeoutError:
+            raise EngineError(f"podman's data base did not answer within {limit:g} s") from None
+
+
+def _listed(podman: Podman, before: tuple[object, Listing] | None) -> tuple[object, Listing] | None:
+    """Return the state of the data base and its listing, the one before if nothing has changed."""
+    if not podman.here():
+        return None
+    stamp = podman.stamp()
+    return before if before is not None and before[0] == stamp else (stamp, podman.listing())

@@ -209,6 +209,7 @@ def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: 
         machine.ip("route del default")
         assert Event("uplink", removed=True) in read(machine, monitor, "uplink", removed=True)
         assert not Event("uplink").ours
+        machine.ip("link del br1")
 
 
 def test_events_tell_of_our_nftables(machine: Namespace) -> None:

@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from gateway_agent.container_engines.bolt import BRANCH, Bolt
+from gateway_agent.container_engines.bolt import BRANCH, MAGIC, VERSION, Bolt, _fnv
 from tests.fuzz.engines import PAGE, Tree, bolt_file, content
 
 TREE: Tree = {b"a": {b"k": b"v", b"inner": {b"x": b"1"}}, b"b": {}}
@@ -56,3 +56,19 @@ def test_pages_in_levels_are_one_bucket() -> None:
 def test_a_file_that_was_cut_off_is_an_error_in_words(length: int) -> None:
     with pytest.raises(ValueError, match=r"BoltDB|page"):
         content(bolt_file(TREE)[:length])
+
+
+def test_pages_that_overlap_are_not_read_again_and_again() -> None:
+    """Each page claims the whole rest of the file: without a bound the time grows with the square of the size."""
+    size, many = 512, 4000
+
+    def branch(first: int) -> bytes:
+        below = range(first, min(first + 30, many))
+        entries = b"".join(struct.pack("<IIQ", 0, 0, page) for page in below)
+        return (struct.pack("<QHHI", 0, BRANCH, len(below), (1 << 32) - 1) + entries).ljust(size, b"\0")
+
+    body = struct.pack("<IIIIQQQQQ", MAGIC, VERSION, size, 0, 2, 0, 0, 0, 1)
+    meta = (struct.pack("<QHHI", 0, 4, 0, 0) + body + struct.pack("<Q", _fnv(body))).ljust(size, b"\0")
+    pages = [branch(3 + 30 * number) for number in range(many - 2)]
+    with pytest.raises(ValueError, match="overlap"):
+        list(Bolt(meta * 2 + b"".join(pages)).items(b"ctr"))

@@ -220,3 +220,46 @@ def test_without_its_client_containerd_cannot_be_asked(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="ctr cannot be run"):
         asyncio.run(Engines(None, tmp_path / "c.sock").find("default-f00"))
+
+
+def test_a_data_base_that_hangs_holds_up_no_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening a pipe hangs until somebody writes to it, as opening a file does whose disk is away."""
+    (tmp_path / "libpod").mkdir()
+    pipe = tmp_path / "libpod" / "bolt_state.db"
+    os.mkfifo(pipe)
+    monkeypatch.setattr(stores, "IN_ALL", 0.2)
+    monkeypatch.setattr(stores, "LISTING", 0.2)
+
+    async def story() -> None:
+        seen = Engines(tmp_path, None)
+        asked = [asyncio.create_task(seen.find(f"c{number}")) for number in range(64)]
+        listed = asyncio.create_task(seen.listing())
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(lambda: None)
+            outcomes = await asyncio.gather(*asked, listed, return_exceptions=True)
+        assert {str(outcome) for outcome in outcomes} == {"podman's data base did not answer within 0.2 s"}
+        assert {type(outcome) for outcome in outcomes} == {EngineError}
+
+    writer = -1
+    try:
+        asyncio.run(story())
+    finally:
+        # The threads that hang end with it.
+        with contextlib.suppress(OSError):
+            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            os.close(writer)
+
+
+def test_reading_leaves_no_files_beside_the_data_base(tmp_path: Path) -> None:
+    """And needs no right to write: a data base that is written ahead, and that no podman has open."""
+    sqlite_store(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "db.sql")) as data:
+        data.execute("PRAGMA journal_mode=WAL")
+    assert os.listdir(tmp_path) == ["db.sql"]
+    podman = Podman(tmp_path)
+    before = podman.stamp()
+    assert podman.find("c1") == SHOP
+    assert os.listdir(tmp_path) == ["db.sql"]
+    assert podman.stamp() == before
