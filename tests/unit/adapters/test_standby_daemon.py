@@ -45,10 +45,13 @@ def pid(run_dir: Path) -> int:
     """Of the keeper that holds the directory and answers there."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(run_dir / SOCKET))
-    # It listens before it goes into the background, and only there it has the id that it writes.
-    return int(
-        until(lambda: (run_dir / LOCK).read_text().strip(), "the daemon has written its process id", 10)
-    )
+
+    def written() -> int:
+        # It listens before it goes into the background, and only there it has the id that it writes.
+        text = (run_dir / LOCK).read_text().strip()
+        return int(text) if text and psutil.pid_exists(int(text)) else 0
+
+    return until(written, "the daemon has written its process id", 10)
 
 
 def story(run_dir: Path, tell: Callable[[Spare], Awaitable[None]]) -> None:
