@@ -77,8 +77,11 @@ def once(rng: random.Random) -> None:
     check(network)
 
 
-def send(network: Network, target: str, body: Any, rng: random.Random) -> None:
-    """Deliver a message of any content to ``target``, authentic and fresh, as the keeper of w1 would send it."""
+def send(network: Network, target: str, body: Any, rng: random.Random | None = None) -> None:
+    """Deliver a message of any content to ``target``, authentic and fresh, as the keeper of w1 would send it.
+
+    With ``rng`` some are altered after they were sealed.
+    """
     attacker, victim = network.machines["w1"].keeper, network.machines[target].keeper
     assert attacker is not None
     assert victim is not None
@@ -86,7 +89,7 @@ def send(network: Network, target: str, body: Any, rng: random.Random) -> None:
     if raw is None:
         return
     datagram = attacker.endpoint.seal(target, raw)
-    if rng.random() < ALTERED:
+    if rng is not None and rng.random() < ALTERED:
         datagram = altered(datagram, attacker.endpoint.keys.signing, rng)
     effects = victim.receive(
         datagram, network.machines["w1"].address, network.machines[target].clock(network.now)

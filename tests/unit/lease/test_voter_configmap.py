@@ -153,6 +153,8 @@ def replaced() -> tuple[Network, VoterSet]:
     agreed = electorate(network, "g3").current
     assert not {"g1", "g2"} & set(agreed.members)
     network.isolate("g1", "g2")
+    # Nor do their questions on the LAN reach the others.
+    network.lan = False
     return network, agreed
 
 
