@@ -2,8 +2,8 @@
 
 A pod with raw sockets writes any source into its packets. Three checks keep that from leading past a gateway:
 
-- A tagged pod's packets have a source that routes back by the interface they came from. This is checked before
-  connection tracking, so that no forged packet begins a connection.
+- A tagged pod's packets have a source that routes back by the interface they came from, and no source route. This is
+  checked before connection tracking, so that no forged packet begins a connection.
 - A connection that began by an interface to which its source does not route back gets a mark, and gives a tagged pod
   no right to answer. Uplinks are excepted: their routes may be asymmetric.
 - No pod's packet is forwarded with a virtual address or with another node's address as its source.
@@ -75,6 +75,9 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _own_source() -> Iterator[str]:
     """A tagged pod's packet. The kernel forwards nothing with the sources that no route need lead to."""
+    # The kernel replaces the destination by the next one of a source route only after prerouting chose the way.
+    for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
+        yield f"{named} exists counter drop"
     yield f"{ROUTES_BACK} accept"
     # DHCP; duplicate address detection and multicast listener reports; neighbour discovery.
     yield "ip saddr 0.0.0.0 accept"

@@ -45,6 +45,8 @@ def parse(data: bytes, at: int) -> Packet | None:
         source, protocol, header = str(IPv4Address(data[12:16])), data[9], (data[0] & 15) * 4
     elif version == 6 and len(data) >= 40:
         source, protocol, header = str(IPv6Address(data[8:24])), data[6], 40
+        if protocol == socket.IPPROTO_ROUTING and len(data) >= header + 8:
+            protocol, header = data[header], header + 8 + data[header + 1] * 8
     else:
         return None
     ports = (0, 0)

@@ -15,6 +15,10 @@ SYN = 0x02
 """TCP flags (RFC 9293, section 3.1)."""
 ACK = 0x10
 PSH = 0x08
+LSRR, SSRR = 131, 137
+"""IPv4 options: loose and strict source route (RFC 791, section 3.1)."""
+_SEGMENT_ROUTING = 4
+"""Type of the IPv6 routing header (RFC 8754)."""
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _ANY_PORT = 4000
 
@@ -57,6 +61,23 @@ def ip(source: str, destination: str, protocol: int, body: bytes) -> bytes:
     if ip_address(source).version == 6:
         return struct.pack("!IHBB", 6 << 28, len(body), protocol, 64) + addresses + body
     header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + body
+
+
+def source_routed(packet: bytes, first: str, option: int = LSRR) -> bytes:
+    """Return ``packet`` with a source route: by the router ``first`` to the destination that it had. IPv4 packets
+    get this option, IPv6 packets a segment routing header."""
+    router = ip_address(first).packed
+    if packet[0] >> 4 == 6:
+        last, body = packet[24:40], packet[40:]
+        route = struct.pack("!BBBBBBH", packet[6], 4, _SEGMENT_ROUTING, 1, 1, 0, 0) + last + router
+        length = struct.pack("!HB", len(route) + len(body), socket.IPPROTO_ROUTING)
+        return packet[:4] + length + packet[7:24] + router + route + body
+    last, body = packet[16:20], packet[20:]
+    options = struct.pack("!BBB", option, 7, 4) + last + b"\0"
+    size = 20 + len(options)
+    start = struct.pack("!BBH", 0x40 | size // 4, 0, size + len(body))
+    header = start + packet[4:10] + b"\0\0" + packet[12:16] + router + options
     return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + body
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.lab.capture import Packet
-from tests.lab.packets import ACK, SYN, mac_of, send, send_frame, tcp, udp
+from tests.lab.packets import ACK, LSRR, SSRR, SYN, mac_of, send, send_frame, source_routed, tcp, udp
 from tests.lab.waiting import until
 
 from .datapath_lab import (
@@ -33,6 +33,8 @@ from .datapath_lab import (
 
 G1, W1 = "172.16.0.7", "10.0.0.11"
 SELECTED = ("bridged", "routed", "onmaster", "onstandby")
+NEIGHBOUR = "10.0.0.254"
+"""The outside server in the nodes' own network: a strict source route leads only to neighbours."""
 PUBLISHED, TARGET, LAST = 30080, 9000, 4999
 """A port of the node, the port of the pod that it leads to, and the source port of packets that end a test."""
 
@@ -218,6 +220,45 @@ def test_the_check_of_reserved_sources_stands_without_any_tag(lab: Lab) -> None:
     assert sources_outside(lab, lambda: forge(sender, udp(VIRTUAL, SERVICE, PORT))) == set()
     lab.nodes["w1"].nft("flush chain inet egress_gateway pod_source")
     assert sources_outside(lab, lambda: forge(sender, udp(VIRTUAL, SERVICE, PORT))) == {VIRTUAL}
+
+
+@pytest.fixture
+def source_routes(lab: Lab) -> Iterator[None]:
+    """Let the nodes obey source routes, which the kernel does not by default."""
+
+    def set_all(value: str) -> None:
+        for node in lab.nodes.values():
+            hosts = (pod.host for pod in lab.pods.values() if pod.node is node)
+            interfaces = ("all", *hosts, "cbr0", "eth0")
+            node.machine.sysctl({f"net/ipv4/conf/{name}/accept_source_route": value for name in interfaces})
+            node.machine.sysctl({f"net/ipv6/conf/{name}/seg6_enabled": value for name in interfaces})
+
+    set_all("1")
+    yield
+    set_all("0")
+
+
+@pytest.mark.usefixtures("source_routes")
+@pytest.mark.parametrize("pod", ["bridged", "routed"])
+@pytest.mark.parametrize(
+    ("server", "option"), [(SERVICE, LSRR), (NEIGHBOUR, SSRR), (SERVICE6, 0)], ids=["lsrr", "ssrr", "seg6"]
+)
+def test_a_selected_pod_cannot_pass_its_gateway_by_a_source_route(
+    lab: Lab, pod: str, server: str, option: int
+) -> None:
+    """The kernel puts the server's address in after prerouting, where the node's own address was looked at."""
+    client = lab.pods[pod]
+    own, node = client.address, client.node.address
+    if ":" in server:
+        own, node = v6(own), v6(node)
+    packet = source_routed(udp(own, server, PORT), node, option)
+    assert sources_outside(lab, lambda: forge(client, packet)) == set()
+    client.tag(0)
+    try:
+        # The packet is well made: from a pod that no policy selects it arrives.
+        assert sources_outside(lab, lambda: forge(client, packet)) == {own}
+    finally:
+        client.tag(1)
 
 
 # --- what must go on -----------------------------------------------------------------------------------------
