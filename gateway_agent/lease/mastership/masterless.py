@@ -44,8 +44,11 @@ class Masterless:
 
         ``identities``: all that there are. ``heirs``: to whom what was handed over is to go: that is no loss.
         ``shared``: what of it goes there in order to serve equally many. It is as young as before: who took it may
-        have more than its share in its turn, as nodes become ready one after another.
+        have more than its share in its turn, as nodes become ready one after another. Any other handover was meant:
+        by an operator, a drain or a failback. What its receiver has is settled then, or the next step would give
+        something of it away because the receiver serves more.
         """
+        settled: set[str] = set()
         for known in (self._since, self._last, self._taken):
             for identity in known.keys() - identities:
                 del known[identity]
@@ -62,10 +65,13 @@ class Masterless:
             handed_over = heirs.get(identity) == master
             if taken and handed_over and identity in shared:
                 self._taken[identity] = replace(taken, master=master)
+            elif handed_over:
+                settled.add(master)
             if not handed_over:
                 self._taken[identity] = _Taken(since, now, master)
                 if before:
                     self._lost_at = max(self._lost_at, since)
+        self._taken = {i: taken for i, taken in self._taken.items() if taken.master not in settled}
 
     def __bool__(self) -> bool:
         return bool(self._since)
