@@ -1,0 +1,8 @@
+from __future__ import annotations
+
+from hypothesis import settings
+
+# These tests run beside those that measure, with the processor time that is left: an example may take any time.
+settings.register_profile("default", deadline=None)
+if settings.get_current_profile_name() == "default":
+    settings.load_profile("default")
