@@ -223,6 +223,9 @@ def group_of(pod: PodIdentity, place: FallbackContext) -> int:
     plan, name = place.plan, f"{pod.namespace}/{pod.name}"
     if plan is None:
         raise place.not_known(f"there is neither an agent nor a plan: a policy may select pod {name}")
+    if plan.hangs_on_namespace(pod):
+        what = f"a policy may select pod {name} by labels of namespace {pod.namespace}, which is newer than the plan"
+        raise place.not_known(what)
     policies = plan.policies_for(pod)
     if policies is None:
         raise place.not_known(f"a policy may select pod {name}, whose labels are not known")

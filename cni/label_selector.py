@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
 """Every pod carries it for matching, with its namespace as value, whatever its own labels say."""
+NAMESPACE_NAME = "kubernetes.io/metadata.name"
+"""Label that the API server gives each namespace: its name."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Selector:
         """
         known = {NAMESPACE_LABEL: pod.namespace}
         if self.namespaces is not None:
-            labels = {"kubernetes.io/metadata.name": pod.namespace, **(namespace_labels or {})}
+            labels = {NAMESPACE_NAME: pod.namespace, **(namespace_labels or {})}
             if not matches(self.namespaces, labels):
                 return False
         if pod.labels is not None:
@@ -65,3 +67,10 @@ class Selector:
         if not all(term.holds(known) for term in self.pods if term.key == NAMESPACE_LABEL):
             return False
         return True if all(term.key == NAMESPACE_LABEL for term in self.pods) else None
+
+    def asks_namespace_of(self, pod: PodIdentity) -> bool:
+        """Return True if labels of the pod's namespace, besides its name, can decide whether the pod is selected."""
+        by_name = tuple(term for term in self.namespaces or () if term.key == NAMESPACE_NAME)
+        if len(by_name) == len(self.namespaces or ()):
+            return False
+        return Selector(self.pods, by_name).selects(pod, None) is not False

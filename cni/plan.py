@@ -166,6 +166,8 @@ class Plan:
     policy_sets: tuple[PolicySet, ...] = ()
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Labels of the namespaces, for ``namespaceSelector``."""
+    knows_namespaces: bool = False
+    """The store has an object for each namespace, so one that the plan does not have is newer than the plan."""
     isolated: bool = False
     """This node hears no majority of the voters: it forwards nothing new for others."""
     source_check: bool = True
@@ -203,6 +205,13 @@ class Plan:
         if None in answers.values():
             return None
         return tuple(sorted(name for name, selected in answers.items() if selected))
+
+    def hangs_on_namespace(self, pod: PodIdentity) -> bool:
+        """Return True if a policy may select the pod by labels of its namespace that are newer than this plan."""
+        if not self.knows_namespaces or pod.namespace in self.namespaces:
+            return False
+        selectors = [selector for policy in self.policies for selector in policy.selectors]
+        return any(selector.asks_namespace_of(pod) for selector in selectors)
 
     def ids_of(self, gateway: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The egress IPs of a gateway for IPv4 and for IPv6; where it has none of one family, the other's."""

@@ -76,6 +76,7 @@ def build(
         nodes=_nodes(inventory.nodes, settings.node, problems),
         policies=policies(inventory),
         namespaces=inventory.namespaces,
+        knows_namespaces=inventory.knows_pods,
         isolated=isolated,
         cluster_port=settings.cluster_port,
     )

@@ -91,6 +91,34 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
                 fallback.group_of(pod, place)
 
 
+TEAM = Selector((Requirement("app", "In", ("backend",)),), (Requirement("team", "In", ("x",)),))
+
+
+@pytest.mark.parametrize(
+    ("known", "namespaces", "app", "starts"),
+    [
+        (True, {}, "backend", False),
+        (True, {}, "other", True),
+        (True, {"prod": {"team": "y"}}, "backend", True),
+        (False, {}, "backend", True),
+    ],
+    ids=["new namespace", "other labels of the pod", "known namespace", "files: no document, no labels"],
+)
+def test_a_pod_of_a_namespace_that_the_plan_does_not_know_does_not_start_if_its_labels_decide(
+    known: bool, namespaces: dict[str, dict[str, str]], app: str, starts: bool, path: Path
+) -> None:
+    policy = PlanPolicy("team-x", "partner", (TEAM,))
+    made = replace(EMPTY, policies=(policy,), namespaces=namespaces, knows_namespaces=known)
+    context = fallback.FallbackContext(path.parent, plan.loads(plan.dumps(made)), "")
+    pod = PodIdentity("prod", "web-0", {"app": app})
+    if starts:
+        assert fallback.group_of(pod, context) == 0
+        return
+    with pytest.raises(CallError, match="namespace prod") as refused:
+        fallback.group_of(pod, context)
+    assert refused.value.code == contract.TRY_AGAIN_LATER
+
+
 def test_a_plan_that_is_replaced_during_a_call_is_no_longer_the_newest(path: Path) -> None:
     """An agent that was only slow has learned of an edit, written its plan, and taken the mark away again."""
     leave_plan(path)

@@ -218,6 +218,12 @@ def test_ipv4_pods_whose_answers_the_kernel_would_drop_are_told() -> None:
         assert planned.plan.source_check == (facts.source_check == 1)
 
 
+@pytest.mark.parametrize("cluster", [True, False])
+def test_a_plan_from_a_cluster_says_that_it_has_every_namespace(cluster: bool) -> None:
+    of = dataclasses.replace(inventory(policy("a")), knows_pods=cluster)
+    assert build(of).plan.knows_namespaces is cluster
+
+
 def test_node_that_the_inventory_does_not_know() -> None:
     planned = build(inventory(policy("a")), node="w9")
     assert [problem.source for problem in planned.problems] == ["node w9"]
