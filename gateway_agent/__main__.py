@@ -1,7 +1,4 @@
-"""``egress-gateway-agent``: reads its configuration, puts the parts together, serves until told to stop.
-
-The only place that names concrete shells.
-"""
+"""``egress-gateway-agent``: reads its configuration, puts the parts together, serves until told to stop."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ POD_QUERY_TIMEOUT_S, CATCH_UP_TIMEOUT_S = 2.0, 1.0
 
 
 class ClusterStore:
-    """``watched``: see :func:`.core.cluster.resources`. ``last_known``: the file for what was read; it is made where it
+    """``watched``: see :func:`.objects.resources`. ``last_known``: the file for what was read; it is made where it
     is missing."""
 
     def __init__(self, api: Api, watched: Iterable[Resource], last_known: Path) -> None:
@@ -109,7 +109,7 @@ class ClusterStore:
             yield from list(self._reflectors[kind].objects.values())
 
     def voter_configmap(self) -> Object | None:
-        """What the cluster says of the voters: :mod:`.core.roll`."""
+        """What the cluster says of the voters: :mod:`.voter_configmap`."""
         return next(iter(self._reflectors[VOTERS].objects.values()), None)
 
     async def has_pod(self, question: PodQuery) -> bool:

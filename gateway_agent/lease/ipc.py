@@ -87,7 +87,7 @@ class Tunnel(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Facts(msgspec.Struct, frozen=True, array_like=True):
-    """Settings of a node that must be the same on all nodes; see :mod:`.agreement`. Also part of messages."""
+    """Settings of a node that must be the same on all nodes; see :mod:`.messages.agreement`. Also part of messages."""
 
     tunnel_port: Port
     duration_ns: Duration

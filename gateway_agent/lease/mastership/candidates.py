@@ -37,7 +37,7 @@ class ElectionInput:
     missed_at: Mapping[str, int] = field(default_factory=dict)
     """When each member was last found silent: what it had before it is not given back."""
     fresh: Mapping[str, int] = field(default_factory=dict)
-    """Ids that were homeless a moment ago, and when each was taken over: see :class:`.homeless.Homeless`."""
+    """Ids that were homeless a moment ago, and when each was taken over: see :class:`.masterless.Masterless`."""
     taken: Collection[str] = ()
     """Ids whose address somebody may have, for all that this node can tell: it must not take them by itself."""
     heirs: Mapping[str, str] = field(default_factory=dict)
@@ -49,7 +49,7 @@ def effective_specs(
 ) -> list[EgressIPSpec]:
     """What a node wants, the chair included. One that stops wants nothing, and leaves what it could still serve.
 
-    ``occupied``: by id why an address cannot be taken; see :class:`.claims.Vacancy`.
+    ``occupied``: by id why an address cannot be taken; see :class:`..virtual_ips.conflict_detection.Vacancy`.
     """
     able, why = config.node in egress_nodes and not stopping, "stopping" if stopping else ""
     wishes = [

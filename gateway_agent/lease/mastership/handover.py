@@ -30,7 +30,7 @@ class HandoverState:
     awaited: set[str]
     """Nodes that have not said yet that they hold."""
     shared: bool = False
-    """See :attr:`.lease.Release.shared`."""
+    """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
 
 
 class Handovers:

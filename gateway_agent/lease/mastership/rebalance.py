@@ -27,7 +27,7 @@ class Gift(NamedTuple):
     """Who is to have it; empty: nobody can."""
     reason: str = ""
     shared: bool = False
-    """See :attr:`.lease.Release.shared`."""
+    """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
 
 
 KEEP = Gift()
