@@ -40,7 +40,7 @@ class FallbackContext:
     plan: Plan | None
     trouble: str
     stamp: tuple[int, int] = (0, 0)
-    """Of the file of the plan."""
+    """Inode and modification time (ns) of the plan's file, when it was read."""
 
     def outdated(self) -> bool:
         """Return True if an agent has learned of objects that are not in this plan, or has written another one."""

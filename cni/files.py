@@ -1,4 +1,4 @@
-"""What every writer of a file shares."""
+"""Name the file in an error of writing it: shared by every writer of a file."""
 
 from __future__ import annotations
 

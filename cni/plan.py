@@ -184,7 +184,8 @@ class Plan:
     cluster_port: int = 0
     """UDP port of the lease keepers; 0: it is not guarded."""
     version: int = VERSION
-    """Of the form that it was read in. An older one numbers slots and sets, but gives no complete ruleset."""
+    """Version of the format that the plan was read in. An older plan numbers slots and sets, but gives no complete
+    ruleset."""
 
     @property
     def layout(self) -> ids.MarkLayout:

@@ -159,14 +159,14 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _tunnel_forward() -> Iterator[str]:
-    """What came out of a tunnel."""
+    """Yield the rules for what came out of a tunnel."""
     yield f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
     yield f'iifname "{ids.RETURN_DEVICE}" counter drop'
     yield "goto from_tunnel"
 
 
 def _forwarded(marks: Marks) -> Iterator[str]:
-    """What did not: the end of the base chain (:mod:`cni.datapath.hooks`)."""
+    """Yield the rules for what came out of no tunnel, at the end of the base chain (:mod:`cni.datapath.hooks`)."""
     yield "ct direction reply accept"
     yield f"meta mark and {marks.mask} != 0 goto steered"
     yield f"{marks.own} counter drop"

@@ -87,7 +87,7 @@ def _own_source() -> Iterator[str]:
 
 
 def _unproven_answer(marks: Marks) -> Iterator[str]:
-    """What becomes of an answer in a connection that did not begin where its source is."""
+    """Yield the rules for an answer in a connection that did not begin where its source is."""
     bridged = [f'meta iifkind "{kind}" meta mark and {marks.mask} != 0' for kind in BRIDGE_KINDS]
     yield from (f"{of} counter drop" for of in (TAGGED, *bridged))
     yield "goto answer"

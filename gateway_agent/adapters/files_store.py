@@ -256,5 +256,5 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def _young(status: os.stat_result) -> bool:
-    """Whether the last change is not :data:`SETTLE_S` old. A time in the future is somebody's ``touch``."""
+    """Return True if the last change is younger than :data:`SETTLE_S`; a time in the future does not count."""
     return 0 <= time.time() - status.st_mtime < SETTLE_S

@@ -53,7 +53,7 @@ class Leading:
     gateway: str
     """The router's address; empty if the route is to what is on the link."""
     length: int
-    """Of the route's prefix; 0: it is a default route."""
+    """Length of the route's prefix in bits; 0 for a default route."""
     prefix: int
     """The bits of the prefix, and no others."""
 

@@ -48,7 +48,7 @@ class Event:
 
     @property
     def ours(self) -> bool:
-        """Whether it may have changed what :func:`cni.datapath.reconcile.ensure` looks after."""
+        """Return True if the event may have changed what :func:`cni.datapath.reconcile.ensure` looks after."""
         return self.kind not in ("link", "address", "uplink") or self.device.startswith(ids.DEVICE_PREFIX)
 
 
