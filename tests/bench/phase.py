@@ -25,6 +25,8 @@ from .failures import CLUSTER_PORT
 
 GOLDEN = 0.6180339887498949
 """The multiples of it spread evenly over the interval, however many there are (Weyl, 1916)."""
+BODY, CLAIMS = 6, 6
+"""Positions in the array of an envelope and in that of a heartbeat: see :mod:`gateway_agent.lease.messages.wire`."""
 VRRP = 112
 """<https://www.iana.org/assignments/protocol-numbers>"""
 PATIENCE = 5.0
@@ -73,7 +75,7 @@ class Beats:
 def renewals(lab: Lab, master: str) -> Beats:
     """Those heartbeats of our ``master`` that renew leases."""
     other = next(node for node in lab.nodes.values() if node.host.is_egress and node.name != master)
-    return Beats(other.machine, "eth0", lab.nodes[master].host.ip, _renews)
+    return Beats(other.machine, "eth0", lab.nodes[master].host.ip, renews)
 
 
 def adverts(lab: Lab, master: str, other: str, interface: str) -> Beats:
@@ -83,9 +85,9 @@ def adverts(lab: Lab, master: str, other: str, interface: str) -> Beats:
     )
 
 
-def _renews(packet: bytes) -> bool:
+def renews(packet: bytes) -> bool:
     header = (packet[0] & 15) * 4
     if packet[9] != socket.IPPROTO_UDP or struct.unpack_from("!H", packet, header + 2) != (CLUSTER_PORT,):
         return False
-    *_, body, _ = msgspec.msgpack.decode(packet[header + 8 + MAC_BYTES :])
-    return body[0] == "h" and bool(body[6])
+    body = msgspec.msgpack.decode(packet[header + 8 + MAC_BYTES :])[BODY]
+    return body[0] == "h" and bool(body[CLAIMS])
