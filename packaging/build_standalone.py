@@ -1,4 +1,4 @@
-"""Builds the CNI plugin and an interpreter into one static program, which needs nothing of the node.
+"""Build the CNI plugin and an interpreter into one static program, which needs nothing of the node.
 
 The program is CPython, linked of Debian's ``libpython`` and glibc; the plugin, pyroute2 and what they import of the
 standard library are a zip archive at its end. Needs Debian's gcc and libpython3-dev, and a Python that has pyroute2:
@@ -7,7 +7,6 @@ standard library are a zip archive at its end. Needs Debian's gcc and libpython3
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from modulefinder import ModuleFinder
 from pathlib import Path
 
-from build_zipapp import (
+from plugin_archive import (
     LIBRARIES,
-    PYTHON,
     ROOT,
     archive,
     collect_libraries,
@@ -26,6 +24,7 @@ from build_zipapp import (
     compile_sources,
     copy,
     place,
+    run,
 )
 
 OUTPUT = ROOT / "dist" / "egress-gateway-standalone"
@@ -66,25 +65,10 @@ class Python:
         return HERE / f"cpython{self.version}"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Return the exit status; what is wrong goes to stderr."""
-    parser = argparse.ArgumentParser(
-        description="Builds the CNI plugin and an interpreter into one static program."
-    )
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.relative_to(ROOT)}")
-    parser.add_argument("--python", default=PYTHON, help=f"whose libpython is linked (default: {PYTHON})")
-    options = parser.parse_args(arguments)
-    try:
-        build(options.output, options.python)
-    except (OSError, ValueError, ImportError) as error:
-        print(f"build_standalone: {error}", file=sys.stderr)
-        return 1
-    except subprocess.CalledProcessError as error:
-        print(
-            f"build_standalone: {error.cmd[0]} has failed:\n{error.stderr or error.stdout}", file=sys.stderr
-        )
-        return 1
-    return 0
+def main() -> int:
+    """Build the program as the command line says. Return the exit status."""
+    description = "Builds the CNI plugin and an interpreter into one static program."
+    return run("build_standalone", description, OUTPUT, "whose libpython is linked", build)
 
 
 def build(output: Path, python: str) -> None:
