@@ -80,13 +80,13 @@ def run(request: bytes, socket: str, reason: str) -> None:
 
 def add(call: Call, place: FallbackContext) -> None:
     """Tags the pod's interface where a policy selects it, and records the attachment for the agent."""
-    from .kernel import rtnl
+    from .kernel.netlink import links
 
     hosts: tuple[str, ...] = ()
     named = False
     group = 0
     try:
-        found = rtnl.host_veths(call.netns, call.host_interfaces)
+        found = links.host_veths(call.netns, call.host_interfaces)
         named = found.named
         hosts = tuple(name for name in found.names if place.plan is None or name not in place.plan.uplinks)
         before = attachments.load(place.run_dir, call.container_id, call.ifname)
@@ -132,13 +132,12 @@ def _forget_connections(place: FallbackContext, key: tuple[str, str], addresses:
 
     An address that another pod of this node has at the same time keeps them.
     """
-    from .kernel import rtnl
-    from .kernel.netlink import ctnetlink
+    from .kernel.netlink import ctnetlink, links
 
     records, _ = attachments.load_all(place.run_dir)
     for address in addresses:
         others = (record for record in records if record.key != key and address in record.addresses)
-        if not any(rtnl.tag_of(other.host_interface) is not None for other in others):
+        if not any(links.tag_of(other.host_interface) is not None for other in others):
             try:
                 ctnetlink.delete_of(address)
             except KernelError as error:
@@ -185,7 +184,7 @@ def status(call: Call, place: FallbackContext) -> None:
 
 def _tag(call: Call, place: FallbackContext, hosts: Sequence[str], group: int) -> None:
     """Tag the host-side veths, and first make what the tag leads to."""
-    from .kernel import rtnl
+    from .kernel.netlink import links
 
     if not hosts:
         if group:
@@ -200,9 +199,9 @@ def _tag(call: Call, place: FallbackContext, hosts: Sequence[str], group: int) -
                 raise place.not_known("the plan was taken away meanwhile")
             ensure(place.plan)
     for host in hosts:
-        found = rtnl.tag_of(host)
+        found = links.tag_of(host)
         if found != group and (group or _ours(found)):
-            rtnl.tag(host, group)
+            links.tag(host, group)
 
 
 @contextmanager
@@ -255,11 +254,11 @@ def _check_current(call: Call, place: FallbackContext) -> None:
 def _wrong_tag(record: Attachment, group: int) -> tuple[str, ...]:
     """Say which of the interfaces that ADD has tagged are not as the plan says. Those that the pod got later are not
     this ADD's."""
-    from .kernel import rtnl
+    from .kernel.netlink import links
 
     if not record.host_interfaces:
         return ("the pod has no host-side veth",) if group else ()
-    found = {host: rtnl.tag_of(host) for host in record.host_interfaces}
+    found = {host: links.tag_of(host) for host in record.host_interfaces}
     return tuple(
         f"interface {host} is gone" if now is None else f"interface {host} has group {now}, not {group}"
         for host, now in found.items()

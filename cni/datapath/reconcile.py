@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..kernel import rtnl
 from ..kernel.diff import Change, diff
 from ..kernel.nftables import nft
+from ..kernel.rtnl_ops import has_ipv6
 from ..kernel.state import KernelState
 from ..plan import Plan
 from .objects import node_nft, node_state
@@ -40,7 +41,7 @@ def missing(plan: Plan) -> tuple[str, ...]:
 
 def _changes(plan: Plan) -> tuple[Change, ...]:
     desired = node_state(plan)
-    if not rtnl.has_ipv6():
+    if not has_ipv6():
         desired = _ipv4_only(desired)
     return diff(rtnl.observe(), desired)
 

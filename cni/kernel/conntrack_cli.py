@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Callable
 
-from ..errors import KernelError
+from .errors import KernelError
 
 TIMEOUT_S = 20.0
 """Seconds. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""

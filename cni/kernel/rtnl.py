@@ -16,45 +16,30 @@ from typing import Any
 from . import ids
 from .diff import Change
 from .errors import refused
-from .netlink.conntrack import delete_connections
-from .netlink.links import HostVeths, host_veths, tag, tag_of, tagged, vxlans
-from .netlink.monitor import Event, Monitor
-from .netlink.neighbours import NUD_INCOMPLETE, Neighbours
-from .netlink.rtnetlink import NETLINK_NETFILTER, NETLINK_ROUTE
-from .rtnl_ops import FAMILIES, NUD_PERMANENT, OPERATIONS, has_ipv6
+from .netlink.constants import (
+    FAMILIES,
+    NTF_USE,
+    NUD_INCOMPLETE,
+    NUD_NONE,
+    NUD_PERMANENT,
+    RTN_THROW,
+    RTN_UNICAST,
+    RTN_UNREACHABLE,
+)
+from .netlink.links import vxlans
+from .rtnl_ops import OPERATIONS, has_ipv6
 from .state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting
 from .sysctl import PROC_SYS_NET
 
-__all__ = [
-    "NETLINK_NETFILTER",
-    "NETLINK_ROUTE",
-    "Event",
-    "HostVeths",
-    "Monitor",
-    "Neighbours",
-    "apply",
-    "delete_connections",
-    "has_ipv6",
-    "host_veths",
-    "leading",
-    "observe",
-    "tag",
-    "tag_of",
-    "tagged",
-]
-
-# linux/rtnetlink.h, linux/neighbour.h, linux/if_addr.h, linux/if_link.h
-ROUTE_KINDS = {"unicast": 1, "unreachable": 7, "throw": 9}
-NUD_NONE = 0
-NTF_USE = 1
-"""Makes the kernel ask who has an address, without a packet."""
+ROUTE_KINDS = {"unicast": RTN_UNICAST, "unreachable": RTN_UNREACHABLE, "throw": RTN_THROW}
 SETTINGS = (
     ("ipv4", "rp_filter"),
     ("ipv4", "forwarding"),
     *(("ipv6", name) for name in ("accept_ra", "addr_gen_mode", "autoconf", "disable_ipv6")),
 )
 SYNC_SETTINGS = (("ipv4", "accept_local"),)
-FEW = 8
+MAX_SINGLE_DUMPS = 8
+"""Devices that are asked for one by one; more are asked for by one dump of all."""
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 """How the kernel says that what is to be deleted is not there."""
 
@@ -112,7 +97,7 @@ def _addresses(ipr: Any, names: dict[int, str]) -> Iterator[Address]:
 
 def _asked(names: dict[int, str]) -> list[dict[str, int]]:
     """One dump for each of a few devices: the kernel leaves out the others'. For many, one of all."""
-    return [{"ifindex": index} for index in names] if len(names) <= FEW else [{}]
+    return [{"ifindex": index} for index in names] if len(names) <= MAX_SINGLE_DUMPS else [{}]
 
 
 def _fdb(ipr: Any, names: dict[int, str]) -> Iterator[Fdb]:

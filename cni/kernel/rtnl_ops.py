@@ -11,15 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from . import ids
+from .netlink.constants import FAMILIES, NTF_SELF, NUD_NOARP, NUD_PERMANENT, RTNH_F_ONLINK
 from .state import Address, Fdb, Neighbour, Object, Route, Rule, Setting, Vxlan
 from .sysctl import PROC_SYS_NET
-
-# linux/rtnetlink.h, linux/neighbour.h
-RTNH_F_ONLINK = 4
-NUD_NOARP = 0x40
-NUD_PERMANENT = 0x80
-NTF_SELF = 2
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
 def has_ipv6() -> bool:

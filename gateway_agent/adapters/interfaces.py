@@ -6,56 +6,21 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import psutil
 
-from cni.kernel import ids
-from cni.kernel.netlink import addresses, rtnetlink
+from cni.kernel.netlink import addresses, routes
+from cni.kernel.netlink.constants import FAMILIES, RTA_OIF, RTA_PREFSRC
+from cni.kernel.netlink.messages import address as address_of
+from cni.kernel.netlink.netlink_socket import Socket
+from cni.kernel.netlink.routes import NextHop
 
 from ..policy.readiness import InterfaceFacts
 
-# linux/rtnetlink.h
-RTM_GETROUTE = 26
-RTN_UNICAST = 1
-RT_TABLE_MAIN = 254
-RTA_DST = 1
-RTA_OIF = 4
-RTA_GATEWAY = 5
-RTA_PREFSRC = 7
-RTA_PRIORITY = 6
-RTA_MULTIPATH = 9
-RTA_TABLE = 15
-RTMSG = struct.Struct("=BBBBBBBBI")
-"""Family, destination's length, source's length, TOS, table, protocol, scope, type, flags."""
 OUTSIDE = "203.0.113.1"
 """An address of nobody (RFC 5737): what the kernel says of it holds for all that no nearer route leads to."""
-RTNEXTHOP = struct.Struct("=HBBi")
-"""Length, flags, hops, index; its attributes follow."""
-FAMILIES = {socket.AF_INET: 4, socket.AF_INET6: 6}
-
-
-@dataclass(frozen=True, order=True)
-class Leading:
-    """One next hop of a route."""
-
-    version: int
-    """4 or 6."""
-    main: bool
-    """It is in the main table."""
-    metric: int
-    """The lowest one counts."""
-    place: int
-    """Among the route's next hops: the first one counts."""
-    interface: str
-    gateway: str
-    """The router's address; empty if the route is to what is on the link."""
-    length: int
-    """Length of the route's prefix in bits; 0 for a default route."""
-    prefix: int
-    """The bits of the prefix, and no others."""
 
 
 def read(
@@ -72,21 +37,19 @@ def read(
     for label, entries in psutil.net_if_addrs().items():
         # An IPv4 address with a label of its own is listed under that: eth1:0.
         own = found.setdefault(label.partition(":")[0], [])
-        own += [_written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES]
-    routes = tuple(_routes())
-    defaults = tuple(hop for hop in routes if not hop.length)
-    to_nodes = _nearest(routes, nodes)
-    leading = {
-        v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES.values()
-    }
+        own += [
+            _written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES.values()
+        ]
+    hops = tuple(routes.next_hops())
+    defaults = tuple(hop for hop in hops if not hop.length)
+    to_nodes = _nearest(hops, nodes)
+    leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES}
     uplinks = {default.interface for default in defaults}
     bearing: dict[str, set[str]] = {}
     for name in without:
         bearing.setdefault(_master(name), set()).add(name)
     # A link-local source needs no route.
-    routed = {
-        hop.interface for hop in routes if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)
-    }
+    routed = {hop.interface for hop in hops if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)}
     taken = addresses.foreign(virtual) if virtual else {}
     forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
     source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
@@ -116,7 +79,7 @@ def read(
             leads_to_nodes=name in to_nodes,
             arp_filtered=_arp_filtered(name, found.get(name, ())),
             ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
-            next_hops=frozenset(hop.gateway for hop in routes if hop.gateway and hop.interface == name),
+            next_hops=frozenset(hop.gateway for hop in hops if hop.gateway and hop.interface == name),
         )
     return facts
 
@@ -124,14 +87,10 @@ def read(
 def leaving(destinations: Iterable[str]) -> frozenset[str]:
     """Return the interfaces by which packets of this node to these addresses leave; no route, no interface."""
     found = set()
-    with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
+    with contextlib.suppress(OSError), Socket() as kernel:
         for address in destinations:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            raw = socket.inet_pton(family, address)
-            head = RTMSG.pack(family, 8 * len(raw), 0, 0, 0, 0, 0, 0, 0)
             with contextlib.suppress(OSError, struct.error):
-                answer = kernel.request(RTM_GETROUTE, 0, head + rtnetlink.attribute(RTA_DST, raw))
-                (index,) = struct.unpack("=i", rtnetlink.attributes(answer[RTMSG.size :]).get(RTA_OIF, b""))
+                (index,) = struct.unpack("=i", routes.lookup(kernel, address).get(RTA_OIF, b""))
                 found.add(socket.if_indextoname(index))
     return frozenset(found)
 
@@ -186,13 +145,9 @@ def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:
 
 def _source(interface: str) -> str:
     """Ask the kernel for the IPv4 source of packets that leave by ``interface`` for the outside; empty if none."""
-    with contextlib.suppress(OSError, struct.error), rtnetlink.Socket() as kernel:
-        index = struct.pack("=i", socket.if_nametoindex(interface))
-        head = RTMSG.pack(socket.AF_INET, 32, 0, 0, 0, 0, 0, 0, 0)
-        destination = rtnetlink.attribute(RTA_DST, socket.inet_aton(OUTSIDE))
-        answer = kernel.request(RTM_GETROUTE, 0, head + destination + rtnetlink.attribute(RTA_OIF, index))
-        source = rtnetlink.attributes(answer[RTMSG.size :]).get(RTA_PREFSRC, b"")
-        return socket.inet_ntop(socket.AF_INET, source) if len(source) == 4 else ""
+    with contextlib.suppress(OSError), Socket() as kernel:
+        found = routes.lookup(kernel, OUTSIDE, socket.if_nametoindex(interface))
+        return address_of(found.get(RTA_PREFSRC, b""))
     return ""
 
 
@@ -210,21 +165,10 @@ def _sysctl(path: str) -> str:
     return ""
 
 
-def _routes() -> Iterator[Leading]:
-    """Yield the next hops of every unicast route of the machine that is not ours, of the families that it has."""
-    for family, version in FAMILIES.items():
-        # ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables.
-        with contextlib.suppress(OSError), rtnetlink.Socket() as kernel:
-            for _, body in kernel.dump(RTM_GETROUTE, RTMSG.pack(family, *[0] * 8)):
-                length, source, _, _, protocol, _, kind, _ = RTMSG.unpack_from(body)[1:]
-                if (source, kind) == (0, RTN_UNICAST) and protocol != ids.PROTOCOL:
-                    yield from _leading(version, length, rtnetlink.attributes(body[RTMSG.size :]))
-
-
-def _nearest(routes: Iterable[Leading], addresses: Iterable[str]) -> set[str]:
+def _nearest(hops: Iterable[NextHop], addresses: Iterable[str]) -> set[str]:
     """Return the interfaces that the nearest routes to these addresses lead by, whatever their metrics and tables."""
     by: dict[tuple[int, int], dict[int, set[str]]] = {}
-    for hop in routes:
+    for hop in hops:
         by.setdefault((hop.version, hop.length), {}).setdefault(hop.prefix, set()).add(hop.interface)
     found: set[str] = set()
     for address in map(ipaddress.ip_address, addresses):
@@ -232,35 +176,3 @@ def _nearest(routes: Iterable[Leading], addresses: Iterable[str]) -> set[str]:
         known = (by[address.version, n].get(int(address) >> address.max_prefixlen - n) for n in lengths)
         found |= next((interfaces for interfaces in known if interfaces), set())
     return found
-
-
-def _leading(version: int, length: int, found: Mapping[int, bytes]) -> Iterator[Leading]:
-    """Yield each next hop of a route."""
-    destination = found.get(RTA_DST, b"")
-    prefix = int.from_bytes(destination, "big") >> max(8 * len(destination) - length, 0)
-    (metric,) = struct.unpack("=I", found.get(RTA_PRIORITY, bytes(4)))
-    (table,) = struct.unpack("=I", found.get(RTA_TABLE, bytes(4)))
-    for place, (index, gateway) in enumerate(_hops(found)):
-        with contextlib.suppress(OSError):
-            name = socket.if_indextoname(index)
-            yield Leading(
-                version, table == RT_TABLE_MAIN, metric, place, name, _text(gateway), length, prefix
-            )
-
-
-def _text(raw: bytes) -> str:
-    """Return the address with these bytes; empty if they are none."""
-    family = {4: socket.AF_INET, 16: socket.AF_INET6}.get(len(raw))
-    return socket.inet_ntop(family, raw) if family else ""
-
-
-def _hops(found: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield of each next hop the index of its interface and its router's address, which may be empty."""
-    if RTA_OIF in found:
-        yield *struct.unpack("=i", found[RTA_OIF]), found.get(RTA_GATEWAY, b"")
-    hops = found.get(RTA_MULTIPATH, b"")
-    while len(hops) >= RTNEXTHOP.size:
-        length, _, _, index = RTNEXTHOP.unpack_from(hops)
-        yield index, rtnetlink.attributes(hops[RTNEXTHOP.size : length]).get(RTA_GATEWAY, b"")
-        # Aligned to four bytes, and never shorter than its head.
-        hops = hops[max(RTNEXTHOP.size, -(-length // 4) * 4) :]

@@ -15,8 +15,9 @@ from typing import ParamSpec, TypeVar
 
 from cni.datapath import reconcile
 from cni.datapath.objects import node_nft
-from cni.kernel import ids, rtnl
-from cni.kernel.netlink import conntrack, ctnetlink, monitor, nflog
+from cni.kernel import conntrack_cli, ids, rtnl
+from cni.kernel.netlink import ctnetlink, links, monitor, nflog
+from cni.kernel.netlink.constants import NETLINK_NETFILTER, NETLINK_ROUTE
 from cni.kernel.netlink.monitor import Event
 from cni.kernel.nftables import nft
 from cni.plan import Plan
@@ -44,7 +45,7 @@ class Kernel:
 
     def watch(self, changed: Callable[[list[Event]], None]) -> None:
         """From now on, tells ``changed`` what the kernel reports. Belongs in the event loop's thread."""
-        for family in (rtnl.NETLINK_ROUTE, rtnl.NETLINK_NETFILTER):
+        for family in (NETLINK_ROUTE, NETLINK_NETFILTER):
             watcher = monitor.Monitor(family)
             self._monitors.append(watcher)
             asyncio.get_running_loop().add_reader(watcher.fileno(), _report, watcher, changed)
@@ -72,9 +73,9 @@ class Kernel:
         """What of the node's path is not as the plan says."""
         return await self._run(reconcile.missing, plan)
 
-    async def host_veths(self, netns: str, names: Iterable[str]) -> rtnl.HostVeths:
+    async def host_veths(self, netns: str, names: Iterable[str]) -> links.HostVeths:
         """See :func:`cni.kernel.netlink.links.host_veths`."""
-        return await self._run(rtnl.host_veths, netns, names)
+        return await self._run(links.host_veths, netns, names)
 
     async def leading(self, addresses: Sequence[str]) -> dict[str, str]:
         """The host-side veth that leads to each address; where none is known yet, the kernel begins to ask."""
@@ -82,19 +83,19 @@ class Kernel:
 
     async def tag(self, device: str, group: int) -> None:
         """Sets an interface's group."""
-        await self._run(rtnl.tag, device, group)
+        await self._run(links.tag, device, group)
 
     async def tag_of(self, device: str) -> int | None:
         """An interface's group; None where there is no such interface."""
-        return await self._run(rtnl.tag_of, device)
+        return await self._run(links.tag_of, device)
 
     async def tagged(self) -> dict[str, int]:
         """The interfaces whose group is in our range."""
-        return await self._run(rtnl.tagged)
+        return await self._run(links.tagged)
 
     async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
         """Forgets what each source opened, TCP aside, to every remote address for which its function holds."""
-        await self._run(rtnl.delete_connections, stale)
+        await self._run(conntrack_cli.delete_connections, stale)
 
     async def forget_pod(self, address: str) -> None:
         """Delete all connections of a pod's address: the next pod that gets it must not inherit them."""
@@ -106,11 +107,11 @@ class Kernel:
 
     async def flush_by_source(self, address: str, mask: int) -> None:
         """Forgets what came out of the tunnels and left by this address."""
-        await self._run(conntrack.delete_shown, address, ids.MarkLayout(mask).tunneled)
+        await self._run(conntrack_cli.delete_shown, address, ids.MarkLayout(mask).tunneled)
 
     async def set_tcp_liberal(self, address: str, mask: int) -> None:
         """Lets what came out of the tunnels and leaves by this address go on elsewhere, and come back."""
-        await self._run(ctnetlink.loosen, address, ids.MarkLayout(mask).tunneled)
+        await self._run(ctnetlink.set_tcp_liberal, address, ids.MarkLayout(mask).tunneled)
 
 
 def _wake_reader(bell: nflog.PacketLog, found: Callable[[], None]) -> None:

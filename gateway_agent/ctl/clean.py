@@ -16,6 +16,7 @@ from cni.datapath.reconcile import ROUNDS
 from cni.fallback import LOCK as PLUGIN_LOCK
 from cni.kernel import rtnl
 from cni.kernel.diff import diff
+from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 from cni.kernel.state import KernelState
 
@@ -66,8 +67,8 @@ def _kernel() -> Iterator[str]:
         for address, interface in addresses.ours():
             addresses.remove(address, interface)
             yield f"removed virtual address {address} from {interface}"
-    for device in sorted(rtnl.tagged()):
-        rtnl.tag(device, 0)
+    for device in sorted(links.tagged()):
+        links.tag(device, 0)
         yield f"removed the tag of {device}"
     standing = nft.run("list", "tables").splitlines()
     for family, name in TABLES:

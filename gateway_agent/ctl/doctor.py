@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cni.kernel import ids, rtnl
 from cni.kernel.errors import KernelError
+from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 
 from ..cni_install import plugin_report
@@ -135,7 +136,7 @@ def _plugin(run_dir: Path) -> Iterator[Finding]:
 def _objects() -> Iterator[Finding]:
     for item in sorted(map(str, rtnl.observe())):
         yield Finding("ours", item, judged=False)
-    for device, group in sorted(rtnl.tagged().items()):
+    for device, group in sorted(links.tagged().items()):
         yield Finding("ours", f"interface {device} has group {group:#x}", judged=False)
 
 

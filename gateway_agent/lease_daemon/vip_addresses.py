@@ -19,30 +19,31 @@ import struct
 
 from cni.kernel import ids
 from cni.kernel.errors import KernelError, refused
-from cni.kernel.netlink.addresses import (
+from cni.kernel.netlink.addresses import Address, observe, packed
+from cni.kernel.netlink.constants import (
     IFA_ADDRESS,
     IFA_LOCAL,
     IFA_PROTO,
-    IFADDRMSG,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    RT_SCOPE_HOST,
+    RT_SCOPE_UNIVERSE,
+    RT_TABLE_LOCAL,
+    RTA_DST,
+    RTA_OIF,
+    RTM_DELADDR,
+    RTM_DELROUTE,
+    RTM_GETROUTE,
     RTM_NEWADDR,
-    Address,
-    observe,
-    packed,
+    RTM_NEWROUTE,
+    RTN_LOCAL,
 )
-from cni.kernel.netlink.rtnetlink import NLM_F_ACK, Socket, attribute, attributes
+from cni.kernel.netlink.messages import IFADDRMSG, RTMSG, AddressHeader, RouteHeader, attribute
+from cni.kernel.netlink.netlink_socket import Socket
 
-# linux/netlink.h, linux/rtnetlink.h, linux/if_addr.h
-RTM_DELADDR = 21
-RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RT_TABLE_LOCAL = 255
-RTN_LOCAL = 2
-RTA_DST, RTA_OIF = 1, 4
-RTMSG = struct.Struct("=BBBBBBBBI")
-"""Family, destination's length, source's length, TOS, table, protocol, scope, type, flags."""
-NLM_F_EXCL = 0x200
-NLM_F_CREATE = 0x400
-RT_SCOPE_UNIVERSE = 0
-RT_SCOPE_HOST = 254
+OUR_LOCAL_ROUTES = RouteHeader(socket.AF_INET6, table=RT_TABLE_LOCAL, protocol=ids.PROTOCOL, kind=RTN_LOCAL)
+"""What a strict socket lists of all routes: the kernel filters by table, protocol and type (Linux 4.20)."""
 
 
 class Addresses:
@@ -111,16 +112,17 @@ class Addresses:
     def _routed(self) -> set[tuple[str, str]]:
         """Return the IPv6 addresses that local routes of ours lead to."""
         try:
-            messages = self._routes.dump(RTM_GETROUTE, OUR_LOCAL_ROUTES)
+            listed = self._routes.dump(RTM_GETROUTE, RTMSG.pack(OUR_LOCAL_ROUTES))
         except OSError as error:
             raise refused("reading the local routes", error.errno or errno.EIO) from error
         found = set()
-        for kind, body in messages:
-            if kind == RTM_NEWROUTE and RTMSG.unpack_from(body)[4:8:3] == (RT_TABLE_LOCAL, RTN_LOCAL):
-                of_route = attributes(body[RTMSG.size :])
-                if RTMSG.unpack_from(body)[5] == ids.PROTOCOL and len(of_route.get(RTA_DST, b"")) == 16:
-                    (index,) = struct.unpack("=i", of_route.get(RTA_OIF, bytes(4)))
-                    found.add((socket.inet_ntop(socket.AF_INET6, of_route[RTA_DST]), _name(index)))
+        for message in listed:
+            if message.kind != RTM_NEWROUTE or not _is_our_local_route(RTMSG.read(message.body)):
+                continue
+            of_route = RTMSG.attributes(message.body)
+            if len(of_route.get(RTA_DST, b"")) == 16:
+                (index,) = struct.unpack("=i", of_route.get(RTA_OIF, bytes(4)))
+                found.add((socket.inet_ntop(socket.AF_INET6, of_route[RTA_DST]), _name(index)))
         return found
 
     def misplaced(self, interface: str) -> tuple[str, ...]:
@@ -171,24 +173,28 @@ def _is_wide(found: Address) -> bool:
     return not found.ours and not found.secondary and found.scope == RT_SCOPE_UNIVERSE
 
 
+def _is_our_local_route(header: RouteHeader) -> bool:
+    found = header.table, header.kind, header.protocol
+    return found == (OUR_LOCAL_ROUTES.table, OUR_LOCAL_ROUTES.kind, OUR_LOCAL_ROUTES.protocol)
+
+
 def _body(address: str, index: int, length: int = 0, scope: int = RT_SCOPE_HOST) -> bytes:
-    """``length`` of the prefix, in bits; 0 for all of the address."""
+    """Return the body of a message about an address; ``length`` of the prefix in bits, 0 for all of the address."""
     raw = packed(address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    of_address = attribute(IFA_LOCAL, raw) + attribute(IFA_ADDRESS, raw)
-    of_address += attribute(IFA_PROTO, bytes([ids.ADDRESS_PROTOCOL]))
-    return IFADDRMSG.pack(family, length or 8 * len(raw), 0, scope, index) + of_address
+    return IFADDRMSG.pack(
+        AddressHeader(family, length or 8 * len(raw), scope=scope, interface=index),
+        attribute(IFA_LOCAL, raw),
+        attribute(IFA_ADDRESS, raw),
+        attribute(IFA_PROTO, bytes([ids.ADDRESS_PROTOCOL])),
+    )
 
 
 def _route(address: str, index: int) -> bytes:
     """Return the body of a message about our local route to an IPv6 address."""
     raw = packed(address)
-    head = RTMSG.pack(socket.AF_INET6, 8 * len(raw), 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
-    return head + attribute(RTA_DST, raw) + attribute(RTA_OIF, struct.pack("=i", index))
-
-
-OUR_LOCAL_ROUTES = RTMSG.pack(socket.AF_INET6, 0, 0, 0, RT_TABLE_LOCAL, ids.PROTOCOL, 0, RTN_LOCAL, 0)
-"""What a strict socket lists of all routes: the kernel filters by table, protocol and type (Linux 4.20)."""
+    header = OUR_LOCAL_ROUTES._replace(length=8 * len(raw))
+    return RTMSG.pack(header, attribute(RTA_DST, raw), attribute(RTA_OIF, struct.pack("=i", index)))
 
 
 def _name(index: int) -> str:

@@ -18,14 +18,15 @@ from collections.abc import Iterable, Sequence
 from cni.kernel import ids
 from cni.kernel.errors import KernelError, refused
 from cni.kernel.netlink.addresses import packed
-from cni.kernel.nftables import elements
-from cni.kernel.nftables.elements import (
+from cni.kernel.netlink.constants import (
     NFT_MSG_DELSETELEM,
     NFT_MSG_GETSETELEM,
     NFT_MSG_NEWSETELEM,
     NLM_F_CREATE,
     NLM_F_EXCL,
 )
+from cni.kernel.netlink.messages import Request
+from cni.kernel.nftables import elements
 
 SHORTEST_MS = 10
 """Lifetimes below this count as over: the kernel rounds to ticks, of 10 ms at most, and 0 ticks are *for ever*."""
@@ -40,7 +41,7 @@ class Fence:
     or the kernel refuses."""
 
     def __init__(self) -> None:
-        self._socket = elements.Nftables()
+        self._socket = elements.TransactionSocket()
         self._in_place: bool | None = None
 
     def close_socket(self) -> None:
@@ -105,16 +106,14 @@ class Fence:
         self._commit("looking at the fence", [self._delete(ids.FENCE_TICKETS, key)])
         return elements.timeout_ms(answer) == 30_000
 
-    def _new(self, name: str, keys: Iterable[bytes], lifetime_ms: int, flags: int = 0) -> elements.Message:
-        return NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, _body(name, keys, lifetime_ms)
+    def _new(self, name: str, keys: Iterable[bytes], lifetime_ms: int, flags: int = 0) -> Request:
+        return Request(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, _body(name, keys, lifetime_ms))
 
-    def _delete(self, name: str, keys: Iterable[bytes]) -> elements.Message:
+    def _delete(self, name: str, keys: Iterable[bytes]) -> Request:
         """Without keys: all of them."""
-        return NFT_MSG_DELSETELEM, 0, _body(name, keys)
+        return Request(NFT_MSG_DELSETELEM, 0, _body(name, keys))
 
-    def _commit(
-        self, doing: str, messages: list[elements.Message], without_table: bool = False
-    ) -> tuple[int, ...]:
+    def _commit(self, doing: str, messages: list[Request], without_table: bool = False) -> tuple[int, ...]:
         """Raises where the kernel refuses; not if ``doing`` is empty, for the caller to judge the answers."""
         if not messages:
             return ()

@@ -6,7 +6,17 @@ import ipaddress
 import random
 import struct
 
-from cni.kernel.netlink import conntrack, ctnetlink, links, monitor, rtnetlink
+from cni.kernel import conntrack_cli
+from cni.kernel.netlink import ctnetlink, links, monitor
+from cni.kernel.netlink.constants import (
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    IFLA_VXLAN_LOCAL,
+)
+from cni.kernel.netlink.messages import IFINFOMSG, LinkHeader, Request, attribute, encode, split
 from cni.kernel.nftables import elements, table_digest
 from gateway_agent.lease.virtual_ips import arp
 
@@ -17,19 +27,15 @@ FRAMES = (
     arp.gratuitous("172.16.0.50", MAC), arp.advertisement("fd00::50", MAC), arp.probe("172.16.0.50", MAC),
     arp.probe("fd00::50", MAC),
 )  # fmt: skip
-LINK = links.LINK.pack(0, 1, 7, 1, 0) + b"".join(
-    rtnetlink.attribute(kind, value)
-    for kind, value in (
-        (links.IFLA_IFNAME, b"egw1234\0"),
-        (links.IFLA_MTU, struct.pack("=I", 1450)),
-        (
-            links.IFLA_LINKINFO,
-            rtnetlink.attribute(links.IFLA_INFO_KIND, b"vxlan\0")
-            + rtnetlink.attribute(
-                links.IFLA_INFO_DATA, rtnetlink.attribute(links.IFLA_VXLAN_LOCAL, bytes(4))
-            ),
-        ),
-    )
+LINK = IFINFOMSG.pack(
+    LinkHeader(device_type=1, interface=7, flags=1),
+    attribute(IFLA_IFNAME, b"egw1234\0"),
+    attribute(IFLA_MTU, struct.pack("=I", 1450)),
+    attribute(
+        IFLA_LINKINFO,
+        attribute(IFLA_INFO_KIND, b"vxlan\0")
+        + attribute(IFLA_INFO_DATA, attribute(IFLA_VXLAN_LOCAL, bytes(4))),
+    ),
 )
 LISTING = (
     "tcp      6 431999 ESTABLISHED src=10.1.0.5 dst=203.0.113.7 sport=1 dport=443 src=203.0.113.7 dst=172.16.0.50 "
@@ -68,19 +74,19 @@ def check_frame(frame: bytes) -> None:
 
 def check_message(kind: int, body: bytes) -> None:
     """Read one netlink message as every reader of ours does."""
-    message = rtnetlink.HEADER.pack(rtnetlink.HEADER.size + len(body), kind, 0, 1, 0) + body
-    for family in (rtnetlink.NETLINK_ROUTE, rtnetlink.NETLINK_NETFILTER):
-        assert all(isinstance(event, monitor.Event) for event in monitor._events(message, family))
-    found = rtnetlink.attributes(body[links.LINK.size :])
+    received = list(split(encode(Request(kind, 0, body), 0, 1) + body))
+    for parse in (monitor._route_event, monitor._table_event):
+        assert all(event is None or isinstance(event, monitor.Event) for event in map(parse, received))
+    found = IFINFOMSG.attributes(body)
     links.vxlan_of(1, found)
     links.name_of(found)
     assert elements.timeout_ms(body) >= 0
-    list(table_digest._list(body))
+    list(table_digest._values(body))
     table_digest._expression(body)
-    list(ctnetlink._loosened([(kind, body)], ipaddress.ip_address("172.16.0.50")))
+    list(ctnetlink._liberal_tcp(received, ipaddress.ip_address("172.16.0.50")))
 
 
 def check_listing(text: str) -> None:
     """Read what ``conntrack -L`` prints."""
-    for source, flow in conntrack._parsed(text):
+    for source, flow in conntrack_cli._parsed(text):
         assert source and flow.remote

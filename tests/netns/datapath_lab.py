@@ -18,7 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cni.datapath import reconcile as datapath
-from cni.kernel import ids, rtnl
+from cni.kernel import ids
+from cni.kernel.netlink import links
+from cni.kernel.netlink.neighbours import Neighbours
 from cni.kernel.nftables import nft
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.gateway_rules.snat import gateway_nft
@@ -143,7 +145,7 @@ class Pod:
 
     def tag(self, number: int) -> None:
         group = ids.GROUP_BASE + number if number else 0
-        self.node.machine.inside(lambda: rtnl.tag(self.host, group))
+        self.node.machine.inside(lambda: links.tag(self.host, group))
 
     def connect(self, address: str = SERVICE, port: int = 0, seconds: float = 2.0) -> Conversation:
         """An open TCP connection; ``port`` is the pod's own, 0: any."""
@@ -286,7 +288,7 @@ class Node:
         address = NODES.get(master, master)
 
         def tell() -> None:
-            with contextlib.closing(rtnl.Neighbours()) as neighbours:
+            with contextlib.closing(Neighbours()) as neighbours:
                 neighbours.set_master(ids.device(ids.vni(identity)), ids.node_mac(address), family)
 
         self.machine.inside(tell)

@@ -13,18 +13,20 @@ import pytest
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import addresses as kernel
-from cni.kernel.netlink.rtnetlink import NLM_F_ACK, Socket, attribute
-from cni.plan import PlanEgressIP
-from gateway_agent.adapters import interfaces
-from gateway_agent.lease_daemon.vip_addresses import (
+from cni.kernel.netlink.constants import (
+    NLM_F_ACK,
     NLM_F_CREATE,
     RT_SCOPE_HOST,
     RTA_DST,
-    RTMSG,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
     RTN_LOCAL,
-    Addresses,
-    _body,
 )
+from cni.kernel.netlink.messages import RTMSG, RouteHeader, attribute
+from cni.kernel.netlink.netlink_socket import Socket
+from cni.plan import PlanEgressIP
+from gateway_agent.adapters import interfaces
+from gateway_agent.lease_daemon.vip_addresses import Addresses, _body
 from gateway_agent.manifests.model import VIRTUAL_IP
 from gateway_agent.policy.readiness import InterfaceFacts, unready
 from tests.lab.answering import answering
@@ -34,7 +36,6 @@ from tests.lab.waiting import until
 
 from .link import VIRTUAL, VIRTUAL6, Wire, Witness, wire
 
-RTM_GETROUTE = 26
 OTHER_SUBNET = "192.0.2.50"
 OTHER_SUBNET6 = "2001:db8:5::50"
 BOTH = (VIRTUAL, VIRTUAL6)
@@ -200,7 +201,7 @@ def put_on(interface: str, address: str) -> None:
     """Add an address with our mark as an older version did."""
     with Socket() as kernel_socket:
         body = _body(address, socket.if_nametoindex(interface), scope=RT_SCOPE_HOST)
-        kernel_socket.request(kernel.RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE, body)
+        kernel_socket.request(RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE, body)
 
 
 def test_an_address_that_an_older_version_has_put_first_is_moved(line: Wire, addresses: Inside) -> None:
@@ -291,14 +292,14 @@ def test_an_ipv6_address_that_an_older_version_has_put_on_the_interface_leaves_i
 def test_what_comes_for_an_address_is_taken_in_at_once(line: Wire) -> None:
     """For an address on an interface the kernel makes the route later: in most of these rounds it would be missing."""
     raw = socket.inet_pton(socket.AF_INET6, VIRTUAL6)
-    question = RTMSG.pack(socket.AF_INET6, 128, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, raw)
+    question = RTMSG.pack(RouteHeader(socket.AF_INET6, 128), attribute(RTA_DST, raw))
 
     def taken_in(times: int) -> int:
         local = 0
         with Socket() as kernel_socket, contextlib.closing(Addresses()) as addresses:
             for _ in range(times):
                 addresses.add(VIRTUAL6, "eth1")
-                local += RTMSG.unpack_from(kernel_socket.request(RTM_GETROUTE, 0, question))[7] == RTN_LOCAL
+                local += RTMSG.read(kernel_socket.request(RTM_GETROUTE, 0, question)).kind == RTN_LOCAL
                 addresses.remove(VIRTUAL6, "eth1")
         return local
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from cni.kernel import ids, rtnl
+from cni.kernel import conntrack_cli, ids
 from cni.plan import Destination, PolicySet
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until
@@ -202,4 +202,7 @@ def test_nothing_of_ours_is_left_by_an_empty_plan(lab: Lab) -> None:
 
 
 def _forget_connections(lab: Lab, source: str) -> None:
-    assert lab.nodes["w1"].machine.inside(lambda: rtnl.delete_connections({source: lambda _: True})) >= 1
+    assert (
+        lab.nodes["w1"].machine.inside(lambda: conntrack_cli.delete_connections({source: lambda _: True}))
+        >= 1
+    )

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from cni.kernel import ids, rtnl
+from cni.kernel import conntrack_cli, ids
+from cni.kernel.netlink.neighbours import Neighbours
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.lease_daemon.arp_socket import Announcer
 from gateway_agent.lease_daemon.vip_addresses import Addresses
@@ -247,7 +248,7 @@ def test_packets_wait_while_a_tunnel_is_held(lab6: Lab) -> None:
     worker = lab6.nodes["w1"]
 
     def hold() -> None:
-        with contextlib.closing(rtnl.Neighbours()) as neighbours:
+        with contextlib.closing(Neighbours()) as neighbours:
             neighbours.hold(DEVICE, 6)
 
     with lab6.pods["bridged"].datagrams(SERVICE6) as datagrams, lab6.witness() as witness:
@@ -338,7 +339,7 @@ def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, ser
         lab6.outside.socket(family_of(service), socket.SOCK_RAW, protocol) as errors,
     ):
         assert datagrams.seen_as() == shown
-        assert worker.inside(lambda: rtnl.delete_connections({own: lambda _: True})) >= 1
+        assert worker.inside(lambda: conntrack_cli.delete_connections({own: lambda _: True})) >= 1
         packet = udp(service, shown, datagrams.port, b"late", PORT)
         before = len(arriving.packets(4799))
         send(lab6.outside, packet)

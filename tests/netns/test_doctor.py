@@ -11,6 +11,7 @@ import pytest
 
 from cni.datapath import reconcile as datapath
 from cni.kernel import ids, rtnl
+from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer
@@ -82,7 +83,7 @@ def everything_of_ours(node: Namespace) -> None:
         datapath.ensure(wanted)
         nft.ensure(gateway_nft(wanted))
         nft.ensure(fence_nft([VIRTUAL], ["eth0", "eth1"]))
-        rtnl.tag("veth1", ids.GROUP_BASE + 1)
+        links.tag("veth1", ids.GROUP_BASE + 1)
         addresses = Addresses()
         addresses.add(VIRTUAL, "eth1")
         addresses.close()

@@ -19,7 +19,7 @@ import pytest
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import monitor
-from cni.kernel.netlink.rtnetlink import NETLINK_NETFILTER
+from cni.kernel.netlink.constants import NETLINK_NETFILTER
 from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.lease.virtual_ips import arp

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from cni.kernel import ids, rtnl
+from cni.kernel import conntrack_cli, ids, rtnl
 from cni.kernel.diff import diff
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import ctnetlink, links, nflog
+from cni.kernel.netlink.constants import NETLINK_NETFILTER
+from cni.kernel.netlink.monitor import Event, Monitor
+from cni.kernel.netlink.neighbours import Neighbours
 from cni.kernel.nftables import nft
-from cni.kernel.rtnl import Event, Monitor, Neighbours
 from cni.kernel.state import KernelState, Neighbour, Setting, Vxlan
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
@@ -114,13 +116,13 @@ def test_a_kernel_that_does_not_know_a_kind_lists_all_interfaces(machine: Namesp
 def test_tags(machine: Namespace) -> None:
     group = ids.GROUP_BASE + 3
     machine.ip("link set br0 group 7")
-    machine.inside(lambda: rtnl.tag("pod0", group))
-    assert machine.inside(lambda: rtnl.tag_of("pod0")) == group
-    assert machine.inside(lambda: rtnl.tag_of("pod1")) == 0
-    assert machine.inside(lambda: rtnl.tag_of("gone")) is None
-    assert machine.inside(rtnl.tagged) == {"pod0": group}
+    machine.inside(lambda: links.tag("pod0", group))
+    assert machine.inside(lambda: links.tag_of("pod0")) == group
+    assert machine.inside(lambda: links.tag_of("pod1")) == 0
+    assert machine.inside(lambda: links.tag_of("gone")) is None
+    assert machine.inside(links.tagged) == {"pod0": group}
     with pytest.raises(KernelError, match="No such device"):
-        machine.inside(lambda: rtnl.tag("gone", group))
+        machine.inside(lambda: links.tag("gone", group))
 
 
 @pytest.mark.usefixtures("veth")
@@ -130,11 +132,11 @@ def test_without_the_pods_namespace_the_veths_that_are_named_count(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in ("", str(pipe), "\ud800", "/etc/hostname"):
-        assert machine.inside(lambda path=path: rtnl.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)
-    assert machine.inside(lambda: rtnl.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
+        assert machine.inside(lambda path=path: links.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)
+    assert machine.inside(lambda: links.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
         ("pod1", "pod0"), True,
     )  # fmt: skip
-    assert machine.inside(lambda: rtnl.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == (
+    assert machine.inside(lambda: links.host_veths("/gone", ["br0", "lo", "a-name-that-is-too-long"])) == (
         (),
         True,
     )
@@ -213,7 +215,7 @@ def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: 
 
 
 def test_events_tell_of_our_nftables(machine: Namespace) -> None:
-    with contextlib.closing(machine.inside(lambda: Monitor(rtnl.NETLINK_NETFILTER))) as monitor:
+    with contextlib.closing(machine.inside(lambda: Monitor(NETLINK_NETFILTER))) as monitor:
         machine.inside(lambda: nft.run("-f", "-", text="add table inet foreign\ndelete table inet foreign\n"))
         machine.inside(lambda: nft.run("-f", "-", text="add table inet egress_gateway\n"))
         machine.inside(lambda: nft.run("-f", "-", text="delete table inet egress_gateway\n"))
@@ -261,8 +263,8 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
 
 
 def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:
-    assert machine.inside(lambda: rtnl.delete_connections({"10.0.0.99": lambda _: True})) == 0
-    assert machine.inside(lambda: rtnl.delete_connections({"fd00::99": lambda _: True})) == 0
+    assert machine.inside(lambda: conntrack_cli.delete_connections({"10.0.0.99": lambda _: True})) == 0
+    assert machine.inside(lambda: conntrack_cli.delete_connections({"fd00::99": lambda _: True})) == 0
 
 
 def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> None:
@@ -312,7 +314,7 @@ def test_only_tcp_connections_with_the_mark_and_the_address_are_loosened(machine
                 b"?", ("127.0.0.1", port)
             )
         found = [
-            machine.inside(lambda a=a: ctnetlink.loosen(a, 0x08000000))
+            machine.inside(lambda a=a: ctnetlink.set_tcp_liberal(a, 0x08000000))
             for a in ("127.0.0.1", "127.0.0.2", "::1")
         ]
     assert found == [1, 0, 0]

@@ -1,26 +1,25 @@
-"""Addresses of this machine's interfaces, by netlink alone: which there are, and whose."""
+"""Addresses of this machine's interfaces, by netlink alone."""
 
 from __future__ import annotations
 
 import errno
 import socket
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .. import ids
 from ..errors import KernelError, refused
-from .rtnetlink import Socket, attributes
-
-# linux/rtnetlink.h, linux/if_addr.h
-RTM_NEWADDR = 20
-RTM_GETADDR = 22
-IFA_ADDRESS = 1
-IFA_LOCAL = 2
-IFA_PROTO = 11
-IFA_F_SECONDARY = 0x01
-IFADDRMSG = struct.Struct("=BBBBi")
-"""Family, prefix length, flags, scope, index of the interface."""
+from . import messages
+from .constants import (
+    IFA_ADDRESS,
+    IFA_F_SECONDARY,
+    IFA_LOCAL,
+    IFA_PROTO,
+    RTM_GETADDR,
+    RTM_NEWADDR,
+)
+from .messages import IFADDRMSG, AddressHeader
+from .netlink_socket import Socket
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,13 @@ class Address:
     scope: int
     """An IPv4 address of scope 0 may be chosen as the source of anything."""
     ours: bool
+    """It has the address protocol :data:`cni.kernel.ids.ADDRESS_PROTOCOL`."""
     secondary: bool = False
     """An IPv4 address in the subnet of another one, which the kernel prefers."""
 
     @property
     def interface(self) -> str:
-        """Its name; empty where it has gone meanwhile."""
+        """The interface's name; empty if the interface has gone meanwhile."""
         try:
             return socket.if_indextoname(self.index)
         except OSError:
@@ -48,17 +48,18 @@ class Address:
 
 
 def observe(kernel: Socket, only: Iterable[str] = (), index: int = 0) -> Iterator[Address]:
-    """All addresses of the machine, or those that are in ``only``, or those on interface ``index``.
+    """Yield all addresses of the machine, or those that are in ``only``, or those on interface ``index``.
 
     Raises :class:`KernelError`.
     """
     wanted = {packed(address) for address in only}
     try:
-        messages = list(kernel.dump(RTM_GETADDR, IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)))
+        listed = kernel.dump(RTM_GETADDR, IFADDRMSG.pack(AddressHeader()))
     except OSError as error:
         raise refused("reading the addresses", error.errno or errno.EIO) from error
-    for kind, body in messages:
-        if kind != RTM_NEWADDR or (index and IFADDRMSG.unpack_from(body)[4] != index):
+    for message in listed:
+        body = message.body
+        if message.kind != RTM_NEWADDR or (index and IFADDRMSG.read(body).interface != index):
             continue
         # Most are none of these: a look at the bytes is enough to know.
         if not wanted or any(address in body for address in wanted):
@@ -68,9 +69,9 @@ def observe(kernel: Socket, only: Iterable[str] = (), index: int = 0) -> Iterato
 
 
 def foreign(addresses: Iterable[str]) -> dict[str, str]:
-    """Which of these addresses somebody else has configured on this machine, and on which interface.
+    """Return the interface of each of these addresses that another program has configured on this machine.
 
-    Raises :class:`KernelError`; addresses that are none are an error too.
+    Raises :class:`KernelError`, also for a text that is no address.
     """
     wanted = {packed(address): address for address in addresses}
     if not wanted:
@@ -81,7 +82,7 @@ def foreign(addresses: Iterable[str]) -> dict[str, str]:
 
 
 def packed(address: str) -> bytes:
-    """The bytes of an address. Raises :class:`KernelError` where it is none."""
+    """Return the bytes of an address. Raises :class:`KernelError` if it is none."""
     try:
         return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
     except (OSError, ValueError) as error:
@@ -89,12 +90,12 @@ def packed(address: str) -> bytes:
 
 
 def _parsed(body: bytes) -> Address | None:
-    family, length, flags, scope, index = IFADDRMSG.unpack_from(body)
-    found = attributes(body[IFADDRMSG.size :])
+    header, found = IFADDRMSG.read(body), IFADDRMSG.attributes(body)
     # On a point-to-point link IFA_ADDRESS is the other end's.
     raw = found.get(IFA_LOCAL, found.get(IFA_ADDRESS, b""))
-    if family not in (socket.AF_INET, socket.AF_INET6) or len(raw) not in (4, 16):
+    text = messages.address(raw)
+    if not text:
         return None
     ours = found.get(IFA_PROTO) == bytes([ids.ADDRESS_PROTOCOL])
-    secondary = family == socket.AF_INET and bool(flags & IFA_F_SECONDARY)
-    return Address(socket.inet_ntop(family, raw), length, index, scope, ours, secondary)
+    secondary = header.family == socket.AF_INET and bool(header.flags & IFA_F_SECONDARY)
+    return Address(text, header.length, header.interface, header.scope, ours, secondary)

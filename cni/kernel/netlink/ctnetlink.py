@@ -6,41 +6,48 @@ import errno
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Union
 
 from ..errors import refused
-from ..nftables.elements import NFGENMSG, NLA_F_NESTED
-from .rtnetlink import NETLINK_NETFILTER, NLM_F_ACK, Socket, attribute, attributes
+from .constants import (
+    CTA_FILTER,
+    CTA_FILTER_FLAG_IP_SRC,
+    CTA_FILTER_ORIG_FLAGS,
+    CTA_FILTER_REPLY_FLAGS,
+    CTA_ID,
+    CTA_IP_DST,
+    CTA_IP_SRC,
+    CTA_MARK,
+    CTA_MARK_MASK,
+    CTA_PROTOINFO,
+    CTA_PROTOINFO_TCP,
+    CTA_PROTOINFO_TCP_FLAGS,
+    CTA_TUPLE_IP,
+    CTA_TUPLE_ORIG,
+    CTA_TUPLE_REPLY,
+    CTA_ZONE,
+    FAMILIES,
+    IP_CT_TCP_FLAG_BE_LIBERAL,
+    IPCTNL_MSG_CT_DELETE,
+    IPCTNL_MSG_CT_GET,
+    IPCTNL_MSG_CT_NEW,
+    NETLINK_NETFILTER,
+    NLM_F_ACK,
+)
+from .messages import NFGENMSG, Message, NetfilterHeader, Request, attribute, attributes, nested
+from .netlink_socket import Socket
 
-# linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_conntrack.h
-IPCTNL_MSG_CT_NEW = 1 << 8 | 0
-IPCTNL_MSG_CT_GET = 1 << 8 | 1
-IPCTNL_MSG_CT_DELETE = 1 << 8 | 2
-CTA_TUPLE_ORIG = 1
-CTA_TUPLE_REPLY = 2
-CTA_PROTOINFO = 4
-CTA_MARK = 8
-CTA_MARK_MASK = 21
-CTA_ID = 12
-CTA_ZONE = 18
-CTA_FILTER = 25
-CTA_FILTER_ORIG_FLAGS, CTA_FILTER_REPLY_FLAGS = 1, 2
-CTA_FILTER_FLAG_IP_SRC = 1 << 0
-CTA_TUPLE_IP = 1
-CTA_IP_SRC = {4: 1, 6: 3}
-CTA_IP_DST = {4: 2, 6: 4}
-CTA_PROTOINFO_TCP = 1
-CTA_PROTOINFO_TCP_FLAGS = (4, 5)
-"""Of the two directions."""
-IP_CT_TCP_FLAG_BE_LIBERAL = 0x08
-FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
-MAX_MESSAGES_PER_SEND = 200
-"""Messages that are sent at once."""
+MAX_REQUESTS_PER_SEND = 200
+Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 
 def delete_marked(mark: int, mask: int) -> None:
-    """Forgets the connections with this mark under ``mask``; those of a large table in some milliseconds."""
-    body = NFGENMSG.pack(socket.AF_UNSPEC, 0, 0) + _marked(mark, mask)
+    """Delete the connections with this mark under ``mask``; of a large table in some milliseconds.
+
+    Raises :class:`~cni.kernel.errors.KernelError`.
+    """
+    body = NFGENMSG.pack(NetfilterHeader(), _marked(mark, mask))
     try:
         with Socket(NETLINK_NETFILTER) as netlink:
             netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, body)
@@ -49,14 +56,14 @@ def delete_marked(mark: int, mask: int) -> None:
 
 
 def delete_of(address: str) -> int:
-    """Delete every connection that ``address`` has opened or answers, of whatever protocol. Returns how many.
+    """Delete every connection that ``address`` has opened or answers, of whatever protocol. Return their number.
 
     The kernel filters (Linux 5.8); an older one passes over what it does not know and lists everything, so each entry
-    is compared. Raises KernelError.
+    is compared. Raises :class:`~cni.kernel.errors.KernelError`.
     """
     parsed = ipaddress.ip_address(address)
-    head = NFGENMSG.pack(FAMILIES[parsed.version], 0, 0)
-    source = _nested(CTA_TUPLE_IP, attribute(CTA_IP_SRC[parsed.version], parsed.packed))
+    header = NFGENMSG.pack(NetfilterHeader(FAMILIES[parsed.version]))
+    source = nested(CTA_TUPLE_IP, attribute(CTA_IP_SRC[parsed.version], parsed.packed))
     deleted = 0
     try:
         with Socket(NETLINK_NETFILTER) as netlink:
@@ -64,28 +71,33 @@ def delete_of(address: str) -> int:
                 (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
                 (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
             ):
-                wanted = _nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
-                for _, body in netlink.dump(IPCTNL_MSG_CT_GET, head + _nested(kind, source) + wanted):
-                    if source_of(body, kind) == parsed.packed:
-                        deleted += _delete(netlink, head, body)
+                wanted = nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
+                for message in netlink.dump(IPCTNL_MSG_CT_GET, header + nested(kind, source) + wanted):
+                    if source_of(message.body, kind) == parsed.packed:
+                        deleted += _delete(netlink, header, message.body)
     except OSError as error:
         raise refused(f"forgetting the connections of {address}", error.errno or errno.EIO) from error
     return deleted
 
 
 def source_of(listed: bytes, kind: int) -> bytes:
-    """Return the source address of one direction (:data:`CTA_TUPLE_ORIG` or ``…_REPLY``) of a listed connection."""
-    version = 6 if NFGENMSG.unpack_from(listed)[0] == socket.AF_INET6 else 4
-    ends = attributes(attributes(attributes(listed[NFGENMSG.size :]).get(kind, b"")).get(CTA_TUPLE_IP, b""))
-    return ends.get(CTA_IP_SRC[version], b"")[: 16 if version == 6 else 4]
+    """Return the source address of one direction (``CTA_TUPLE_ORIG`` or ``…_REPLY``) of a listed connection."""
+    version = 6 if NFGENMSG.read(listed).family == socket.AF_INET6 else 4
+    return _end(NFGENMSG.attributes(listed), kind, CTA_IP_SRC[version], 16 if version == 6 else 4)
 
 
-def _delete(netlink: Socket, head: bytes, listed: bytes) -> bool:
-    """Delete one connection as it was listed; one that has ended meanwhile is no error."""
-    told = attributes(listed[NFGENMSG.size :])
-    body = head + _nested(CTA_TUPLE_ORIG, told[CTA_TUPLE_ORIG])
+def _end(connection: dict[int, bytes], direction: int, kind: int, size: int) -> bytes:
+    """Return one address, of ``size`` bytes, of one direction of a connection; shorter or empty if it has none."""
+    ends = attributes(attributes(connection.get(direction, b"")).get(CTA_TUPLE_IP, b""))
+    return ends.get(kind, b"")[:size]
+
+
+def _delete(netlink: Socket, header: bytes, listed: bytes) -> bool:
+    """Delete one connection as it was listed. Return False if it has ended meanwhile."""
+    connection = NFGENMSG.attributes(listed)
+    body = header + nested(CTA_TUPLE_ORIG, connection[CTA_TUPLE_ORIG])
     # The identity keeps a connection that has just taken the place of this one; the zone is part of the key.
-    body += b"".join(attribute(kind, told[kind]) for kind in (CTA_ID, CTA_ZONE) if kind in told)
+    body += b"".join(attribute(kind, connection[kind]) for kind in (CTA_ID, CTA_ZONE) if kind in connection)
     try:
         netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, body)
     except OSError as error:
@@ -95,41 +107,39 @@ def _delete(netlink: Socket, head: bytes, listed: bytes) -> bool:
     return True
 
 
-def loosen(address: str, mark: int) -> int:
-    """Makes the kernel take whatever sequence numbers come on the TCP connections with all bits of ``mark`` that the
-    outside sees with this address: they go on elsewhere, and may come back far ahead. How many there are.
+def set_tcp_liberal(address: str, mark: int) -> int:
+    """Set IP_CT_TCP_FLAG_BE_LIBERAL on the TCP connections with all bits of ``mark`` that are SNATed to ``address``.
+
+    The kernel then takes whatever sequence numbers come: the connections go on by another master, and may come back
+    far ahead. Returns their number. Raises :class:`~cni.kernel.errors.KernelError`.
     """
-    version = ipaddress.ip_address(address).version
-    family = NFGENMSG.pack(FAMILIES[version], 0, 0)
+    parsed = ipaddress.ip_address(address)
+    header = NFGENMSG.pack(NetfilterHeader(FAMILIES[parsed.version]))
     try:
         with Socket(NETLINK_NETFILTER) as netlink:
-            listed = netlink.dump(IPCTNL_MSG_CT_GET, family + _marked(mark, mark))
-            found = [family + changed for changed in _loosened(listed, ipaddress.ip_address(address))]
-            for first in range(0, len(found), MAX_MESSAGES_PER_SEND):
-                netlink.send(IPCTNL_MSG_CT_NEW, found[first : first + MAX_MESSAGES_PER_SEND])
+            listed = netlink.dump(IPCTNL_MSG_CT_GET, header + _marked(mark, mark))
+            changes = [
+                Request(IPCTNL_MSG_CT_NEW, 0, header + change) for change in _liberal_tcp(listed, parsed)
+            ]
+            for first in range(0, len(changes), MAX_REQUESTS_PER_SEND):
+                netlink.send(changes[first : first + MAX_REQUESTS_PER_SEND])
     except OSError as error:
         raise refused("loosening connections", error.errno or errno.EIO) from error
-    return len(found)
+    return len(changes)
 
 
 def _marked(mark: int, mask: int) -> bytes:
     return attribute(CTA_MARK, struct.pack("!I", mark)) + attribute(CTA_MARK_MASK, struct.pack("!I", mask))
 
 
-def _loosened(
-    listed: list[tuple[int, bytes]], address: ipaddress.IPv4Address | ipaddress.IPv6Address
-) -> Iterator[bytes]:
-    """What to say of each of those TCP connections."""
+def _liberal_tcp(listed: Iterable[Message], address: Address) -> Iterator[bytes]:
+    """Yield the attributes that make each listed TCP connection with this address liberal."""
     flags = struct.pack("BB", IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL)
-    both = b"".join(attribute(kind, flags) for kind in CTA_PROTOINFO_TCP_FLAGS)
-    change = _nested(CTA_PROTOINFO, _nested(CTA_PROTOINFO_TCP, both))
-    for _, body in listed:
-        told = attributes(body[NFGENMSG.size :])
-        ends = attributes(attributes(told.get(CTA_TUPLE_REPLY, b"")).get(CTA_TUPLE_IP, b""))
-        is_tcp = CTA_PROTOINFO_TCP in attributes(told.get(CTA_PROTOINFO, b""))
-        if is_tcp and ends.get(CTA_IP_DST[address.version], b"")[: len(address.packed)] == address.packed:
-            yield _nested(CTA_TUPLE_ORIG, told[CTA_TUPLE_ORIG]) + change
-
-
-def _nested(kind: int, value: bytes) -> bytes:
-    return attribute(kind | NLA_F_NESTED, value)
+    both = (attribute(kind, flags) for kind in CTA_PROTOINFO_TCP_FLAGS)
+    change = nested(CTA_PROTOINFO, nested(CTA_PROTOINFO_TCP, *both))
+    for message in listed:
+        connection = NFGENMSG.attributes(message.body)
+        shown = _end(connection, CTA_TUPLE_REPLY, CTA_IP_DST[address.version], len(address.packed))
+        is_tcp = CTA_PROTOINFO_TCP in attributes(connection.get(CTA_PROTOINFO, b""))
+        if is_tcp and shown == address.packed:
+            yield nested(CTA_TUPLE_ORIG, connection[CTA_TUPLE_ORIG]) + change

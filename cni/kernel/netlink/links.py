@@ -1,13 +1,12 @@
 """Interfaces and the tags of pods, without pyroute2: this is done at each pod start, and a node may have hundreds.
 
-All raise :class:`~cni.kernel.errors.KernelError`.
+All functions raise :class:`~cni.kernel.errors.KernelError`.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,54 +15,69 @@ from typing import NamedTuple
 from .. import ids
 from ..errors import refused
 from ..state import Vxlan
-from .rtnetlink import NLM_F_ACK, Socket, attribute, attributes
+from . import messages
+from .constants import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_EXT_MASK,
+    IFLA_GROUP,
+    IFLA_IFALIAS,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINK,
+    IFLA_LINK_NETNSID,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    IFLA_TARGET_NETNSID,
+    IFLA_VXLAN_ID,
+    IFLA_VXLAN_LEARNING,
+    IFLA_VXLAN_LOCAL,
+    IFLA_VXLAN_LOCAL6,
+    IFLA_VXLAN_PORT,
+    IFNAMSIZ,
+    NETNSA_FD,
+    NETNSA_NSID,
+    NLM_F_ACK,
+    RTEXT_FILTER_SKIP_STATS,
+    RTM_GETLINK,
+    RTM_GETNSID,
+    RTM_NEWNSID,
+    RTM_SETLINK,
+)
+from .messages import IFINFOMSG, RTGENMSG, LinkHeader, attribute, attributes, decoded
+from .netlink_socket import Socket
 
-# linux/rtnetlink.h, linux/if_link.h
-RTM_GETLINK = 18
-RTM_NEWNSID, RTM_GETNSID = 88, 90
-NETNSA_NSID, NETNSA_FD = 1, 3
-RTGENMSG = bytes(4)
-"""``struct rtgenmsg``, padded."""
-RTM_SETLINK = 19
-RTEXT_FILTER_SKIP_STATS = 1 << 3
-IFF_UP = 1
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU = 1, 3, 4
-IFLA_LINK, IFLA_LINK_NETNSID, IFLA_TARGET_NETNSID = 5, 37, 46
-IFLA_LINKINFO, IFLA_IFALIAS, IFLA_GROUP, IFLA_EXT_MASK = 18, 20, 27, 29
-IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
-IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 1, 4, 7, 15, 17
-LINK = struct.Struct("=BxHiII")
-"""``struct ifinfomsg``: family, type, index, flags, change."""
-FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
-"""By the length of an address."""
-NAME_BYTES = 15
-"""``IFNAMSIZ`` less the NUL at the end; the kernel refuses longer names as malformed."""
+ANY_LINK = LinkHeader()
+WITHOUT_STATISTICS = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
 
 
 def listed(kind: str = "") -> Iterator[tuple[int, int, dict[int, bytes]]]:
-    """Index, flags and attributes of every interface, without its statistics; with ``kind`` of these, unless the kernel
-    does not know that kind."""
-    wanted = attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
+    """Yield index, flags and attributes of every interface, without its statistics.
+
+    With ``kind`` only of interfaces of this kind, unless the kernel does not know that kind.
+    """
+    body = IFINFOMSG.pack(ANY_LINK, WITHOUT_STATISTICS)
     if kind:
-        wanted += attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode()))
+        body += attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode()))
     try:
         with Socket() as kernel:
-            found = kernel.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + wanted)
+            found = kernel.dump(RTM_GETLINK, body)
     except OSError as error:
         raise refused("listing the interfaces", error.errno or errno.EIO) from error
-    for _, body in found:
-        _, _, index, flags, _ = LINK.unpack_from(body)
-        yield index, flags, attributes(body[LINK.size :])
+    for message in found:
+        header = IFINFOMSG.read(message.body)
+        yield header.interface, header.flags, IFINFOMSG.attributes(message.body)
 
 
 def tagged() -> dict[str, int]:
-    """Every interface whose group is in our range."""
+    """Return the group of every interface whose group is in our range, by name."""
     groups = {name_of(found): _group(found) for _, _, found in listed()}
     return {name: group for name, group in groups.items() if ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED}
 
 
 def vxlans() -> Iterator[tuple[int, Vxlan]]:
-    """Every VXLAN device, by its index."""
+    """Yield every VXLAN device with its index."""
     for index, flags, found in listed("vxlan"):
         # A kernel that has not loaded its module lists all interfaces.
         device = vxlan_of(flags, found)
@@ -72,29 +86,28 @@ def vxlans() -> Iterator[tuple[int, Vxlan]]:
 
 
 def vxlan_of(flags: int, found: Mapping[int, bytes]) -> Vxlan | None:
-    """What :func:`listed` has of a VXLAN device; None where it is another one."""
+    """Return the VXLAN device that :func:`listed` describes; None for an interface of another kind."""
     info = attributes(found.get(IFLA_LINKINFO, b""))
-    if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") != b"vxlan":
+    if decoded(info.get(IFLA_INFO_KIND, b"")) != "vxlan":
         return None
     data = attributes(info.get(IFLA_INFO_DATA, b""))
-    local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6)
+    # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
+    learns = any(data.get(IFLA_VXLAN_LEARNING, b""))
     return Vxlan(
         name=name_of(found),
         vni=int.from_bytes(data.get(IFLA_VXLAN_ID, b""), sys.byteorder),
-        local=socket.inet_ntop(FAMILIES[len(local)], local) if local and len(local) in FAMILIES else "",
-        # A device that learns is none of ours, whatever its name: as one of another port it is made anew.
-        port=0
-        if any(data.get(IFLA_VXLAN_LEARNING, b""))
-        else int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
+        local=messages.address(data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6) or b""),
+        port=0 if learns else int.from_bytes(data.get(IFLA_VXLAN_PORT, b""), "big"),
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         mtu=int.from_bytes(found.get(IFLA_MTU, b""), sys.byteorder),
-        alias=found.get(IFLA_IFALIAS, b"").rstrip(b"\0").decode(errors="surrogateescape"),
+        alias=decoded(found.get(IFLA_IFALIAS, b""), "surrogateescape"),
         up=bool(flags & IFF_UP),
     )
 
 
 def name_of(found: Mapping[int, bytes]) -> str:
-    return found.get(IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="surrogateescape")
+    """Return the name of an interface by its attributes; undecodable bytes are surrogates."""
+    return decoded(found.get(IFLA_IFNAME, b""), "surrogateescape")
 
 
 def _group(found: Mapping[int, bytes]) -> int:
@@ -133,69 +146,69 @@ def host_veths(netns: str, names: Iterable[str]) -> HostVeths:
 
 def _namespace_number(kernel: Socket, descriptor: int) -> int:
     """Return the number by which this network namespace knows the one of the descriptor. Raises OSError."""
-    reference = attribute(NETNSA_FD, struct.pack("=I", descriptor))
-    body = RTGENMSG + reference
-    answer = attributes(kernel.request(RTM_GETNSID, 0, body)[len(RTGENMSG) :])
-    number = int(struct.unpack("=i", answer[NETNSA_NSID])[0])
-    if number < 0:
+    body = RTGENMSG + attribute(NETNSA_FD, struct.pack("=I", descriptor))
+
+    def number() -> int:
+        answer = attributes(kernel.request(RTM_GETNSID, 0, body)[len(RTGENMSG) :])
+        return int(struct.unpack("=i", answer[NETNSA_NSID])[0])
+
+    known = number()
+    if known < 0:
         # The kernel chooses one.
         kernel.request(RTM_NEWNSID, NLM_F_ACK, body + attribute(NETNSA_NSID, struct.pack("=i", -1)))
-        answer = attributes(kernel.request(RTM_GETNSID, 0, body)[len(RTGENMSG) :])
-        number = int(struct.unpack("=i", answer[NETNSA_NSID])[0])
-    return number
+        known = number()
+    return known
 
 
 def _links_of(kernel: Socket, number: int) -> Iterator[tuple[int, dict[int, bytes]]]:
     """Yield index and attributes of the interfaces in the network namespace with this number."""
-    wanted = attribute(IFLA_TARGET_NETNSID, struct.pack("=i", number))
-    wanted += attribute(IFLA_EXT_MASK, struct.pack("=I", RTEXT_FILTER_SKIP_STATS))
+    target = attribute(IFLA_TARGET_NETNSID, struct.pack("=i", number))
     try:
-        listed = kernel.dump(RTM_GETLINK, LINK.pack(0, 0, 0, 0, 0) + wanted)
+        found = kernel.dump(RTM_GETLINK, IFINFOMSG.pack(ANY_LINK, target, WITHOUT_STATISTICS))
     except OSError as error:
         raise refused("listing the pod's interfaces", error.errno or errno.EIO) from error
-    for _, body in listed:
-        yield LINK.unpack_from(body)[2], attributes(body[LINK.size :])
+    for message in found:
+        yield IFINFOMSG.read(message.body).interface, IFINFOMSG.attributes(message.body)
 
 
 def _peer(kernel: Socket, number: int, index: int, link: Mapping[int, bytes]) -> str:
     """Return the name of the veth here whose peer has this index in that namespace; empty if there is none."""
     if not _is_veth(link) or IFLA_LINK not in link:
         return ""
+    (peer_index,) = struct.unpack("=i", link[IFLA_LINK])
     try:
-        answer = kernel.request(RTM_GETLINK, 0, LINK.pack(0, 0, *struct.unpack("=i", link[IFLA_LINK]), 0, 0))
+        answer = kernel.request(RTM_GETLINK, 0, IFINFOMSG.pack(LinkHeader(interface=peer_index)))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return ""
         raise refused("looking at a pod's peer", error.errno or errno.EIO) from error
-    found = attributes(answer[LINK.size :])
+    found = IFINFOMSG.attributes(answer)
     # The index is of the namespace that the peer is in, which need not be this one: so the peer must say the same.
     back = found.get(IFLA_LINK), found.get(IFLA_LINK_NETNSID)
-    return (
-        name_of(found)
-        if _is_veth(found) and back == (struct.pack("=i", index), struct.pack("=i", number))
-        else ""
-    )
+    is_mutual = back == (struct.pack("=i", index), struct.pack("=i", number))
+    return name_of(found) if _is_veth(found) and is_mutual else ""
 
 
 def _is_veth(found: Mapping[int, bytes] | None) -> bool:
     if found is None:
         return False
-    return attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"").rstrip(b"\0") == b"veth"
+    return decoded(attributes(found.get(IFLA_LINKINFO, b"")).get(IFLA_INFO_KIND, b"")) == "veth"
 
 
 def tag_of(device: str) -> int | None:
-    """The group of an interface; None where it does not exist."""
+    """Return the group of an interface; None if it does not exist."""
     with Socket() as kernel:
         found = _link(kernel, device)
     return None if found is None else _group(found)
 
 
 def tag(device: str, group: int) -> None:
-    """Puts an interface into an interface group; 0 is the kernel's default group."""
-    body = LINK.pack(0, 0, 0, 0, 0) + _name(device) + attribute(IFLA_GROUP, struct.pack("=I", group))
+    """Put an interface into an interface group; 0 is the kernel's default group."""
+    wanted = attribute(IFLA_GROUP, struct.pack("=I", group))
     try:
         with Socket() as kernel:
             # By name: between looking up an index and using it the interface could be another one.
+            body = IFINFOMSG.pack(ANY_LINK, messages.text(IFLA_IFNAME, device), wanted)
             kernel.request(RTM_SETLINK, NLM_F_ACK, body)
     except OSError as error:
         raise refused(f"tagging {device}", _code(error, device)) from error
@@ -203,19 +216,15 @@ def tag(device: str, group: int) -> None:
 
 def _link(kernel: Socket, device: str) -> dict[int, bytes] | None:
     try:
-        answer = kernel.request(RTM_GETLINK, 0, LINK.pack(0, 0, 0, 0, 0) + _name(device))
+        body = IFINFOMSG.pack(ANY_LINK, messages.text(IFLA_IFNAME, device))
+        return IFINFOMSG.attributes(kernel.request(RTM_GETLINK, 0, body))
     except OSError as error:
         code = _code(error, device)
         if code == errno.ENODEV:
             return None
         raise refused(f"looking at {device}", code) from error
-    return attributes(answer[LINK.size :])
-
-
-def _name(device: str) -> bytes:
-    return attribute(IFLA_IFNAME, device.encode(errors="surrogateescape") + b"\0")
 
 
 def _code(error: OSError, device: str) -> int:
-    """A name that no interface can have is one that is not there."""
-    return errno.ENODEV if not 0 < len(device) <= NAME_BYTES else error.errno or errno.EIO
+    """Return the error's number; ENODEV for a name that no interface can have, which the kernel calls malformed."""
+    return errno.ENODEV if not 0 < len(device) < IFNAMSIZ else error.errno or errno.EIO

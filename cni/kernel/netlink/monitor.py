@@ -1,6 +1,6 @@
 """What changes in the kernel, as it happens: small plain events, read without blocking.
 
-The headers are read by hand: an agent's event loop hears of every neighbour of a busy node, and most are
+The headers are read by hand: an agent's event loop gets an event for every neighbour of a busy node, and most are
 none of its business.
 """
 
@@ -9,41 +9,64 @@ from __future__ import annotations
 import errno
 import socket
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .. import ids
-from .rtnetlink import HEADER, NETLINK_ROUTE, attributes
+from .constants import (
+    FRA_PROTOCOL,
+    IFLA_IFNAME,
+    NETLINK_ROUTE,
+    NFNL_SUBSYS_NFTABLES,
+    NFNLGRP_NFTABLES,
+    NFT_MSG_DELSETELEM,
+    NFT_MSG_NEWSETELEM,
+    NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWROUTE,
+    RTM_NEWRULE,
+    RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV6_RULE,
+    RTNLGRP_LINK,
+    RTNLGRP_NEIGH,
+)
+from .messages import NFGENMSG, Message, attributes, decoded
+from .netlink_socket import Socket
 
-# linux/netlink.h, linux/rtnetlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nf_tables.h
-RTNETLINK_GROUPS = (1, 3, 5, 7, 8, 9, 11, 19)
-"""LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV4_RULE, IPV6_IFADDR, IPV6_ROUTE, IPV6_RULE"""
-NFTABLES_GROUP = 7
-SOL_NETLINK = 270
-NETLINK_ADD_MEMBERSHIP = 1
-RTNETLINK_KINDS = {16: "link", 20: "address", 24: "route", 28: "neighbour", 32: "rule"}
+ROUTE_GROUPS = (
+    RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE,
+)  # fmt: skip
+ROUTE_KINDS = {
+    RTM_NEWLINK: "link",
+    RTM_NEWADDR: "address",
+    RTM_NEWROUTE: "route",
+    RTM_NEWNEIGH: "neighbour",
+    RTM_NEWRULE: "rule",
+}
 """By the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
-NFNL_SUBSYS_NFTABLES = 10
-IFLA_IFNAME = 3
-FRA_PROTOCOL = 21
-BUFFER = 1 << 20
-"""Bytes that may wait to be read: some thousand messages."""
+BUFFER_BYTES = 1 << 20
+"""What may wait to be read: some thousand messages."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
-ELEMENT_KINDS = (12, 14)
-"""``NFT_MSG_NEWSETELEM``, ``NFT_MSG_DELSETELEM``"""
 LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
-"""Sets of the fence that the lease keeper writes with each heartbeat: no news."""
+"""Sets of the fence that the lease daemon writes with each heartbeat: no news."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something has changed. Of links, addresses and default routes all are told, of the rest only what is ours."""
+    """Something has changed: any link, address or default route; of all other objects only ours."""
 
     kind: str
-    """``link``, ``address``, ``uplink`` (a default route of somebody else), ``route``, ``neighbour``, ``rule``,
+    """``link``, ``address``, ``uplink`` (a default route of another program), ``route``, ``neighbour``, ``rule``,
     ``table`` (nftables), or ``overrun``: messages were lost, so anything may have changed."""
     device: str = ""
-    """Of a link, address or neighbour; empty where the kernel has forgotten its name."""
+    """Of a link, address or neighbour; empty if the kernel has forgotten its name."""
     removed: bool = False
 
     @property
@@ -55,28 +78,26 @@ class Event:
 class Monitor:
     """A subscription to one netlink family: give :meth:`fileno` to an event loop, then :meth:`read`."""
 
-    def __init__(self, family: int = NETLINK_ROUTE, buffer: int = BUFFER) -> None:
-        """``family``: :data:`NETLINK_ROUTE`, or :data:`NETLINK_NETFILTER` for nftables. ``buffer``: bytes."""
-        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._family = family
-        self._socket = socket.socket(socket.AF_NETLINK, kind, family)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        self._socket.bind((0, 0))
-        for group in RTNETLINK_GROUPS if family == NETLINK_ROUTE else (NFTABLES_GROUP,):
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+    def __init__(self, family: int = NETLINK_ROUTE, buffer: int = BUFFER_BYTES) -> None:
+        """``family``: ``NETLINK_ROUTE``, or ``NETLINK_NETFILTER`` for nftables. ``buffer``: bytes."""
+        self._event = _route_event if family == NETLINK_ROUTE else _table_event
+        self._socket = Socket(family)
+        self._socket.subscribe(ROUTE_GROUPS if family == NETLINK_ROUTE else (NFNLGRP_NFTABLES,), buffer)
 
     def fileno(self) -> int:
+        """Return the descriptor."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """End the subscription."""
         self._socket.close()
 
     def read(self) -> list[Event]:
-        """All that waits, without blocking; equal events in a row are one."""
+        """Return all that waits, without blocking; equal events are one. Raises OSError."""
         events: dict[Event, None] = {}
         while True:
             try:
-                data = self._socket.recv(1 << 17)
+                received = self._socket.receive(wait=False)
             except BlockingIOError:
                 return list(events)
             except OSError as error:
@@ -84,29 +105,16 @@ class Monitor:
                     raise
                 events[Event("overrun")] = None
                 continue
-            events.update(dict.fromkeys(_events(data, self._family)))
+            events.update(dict.fromkeys(filter(None, map(self._event, received))))
 
 
-def _events(data: bytes, family: int) -> Iterator[Event]:
-    parse = _rtnetlink if family == NETLINK_ROUTE else _nftables
-    while len(data) >= HEADER.size:
-        length, kind, _, _, _ = HEADER.unpack_from(data)
-        if length < HEADER.size:
-            return
-        event = parse(kind, data[HEADER.size : length])
-        if event is not None:
-            yield event
-        data = data[length + 3 & ~3 :]
-
-
-def _rtnetlink(number: int, body: bytes) -> Event | None:
-    kind = RTNETLINK_KINDS.get(number & ~3)
+def _route_event(message: Message) -> Event | None:
+    kind, body = ROUTE_KINDS.get(message.kind & ~3), message.body
     if kind is None:
         return None
-    removed = bool(number & 3)
+    removed = bool(message.kind & 3)
     if kind == "link":
-        name = attributes(body[16:]).get(IFLA_IFNAME, b"")
-        return Event(kind, name.rstrip(b"\0").decode(errors="replace"), removed)
+        return Event(kind, decoded(attributes(body[16:]).get(IFLA_IFNAME, b"")), removed)
     if kind in ("address", "neighbour"):
         event = Event(kind, _name(int.from_bytes(body[4:8], sys.byteorder)), removed)
         return event if kind == "address" or event.device.startswith(ids.DEVICE_PREFIX) else None
@@ -116,19 +124,16 @@ def _rtnetlink(number: int, body: bytes) -> Event | None:
     return Event(kind, removed=removed) if protocol == bytes([ids.PROTOCOL]) else None
 
 
-def _nftables(number: int, body: bytes) -> Event | None:
-    """Attribute 1 of every nftables message is the name of the table; of elements, 2 that of the set."""
-    found = attributes(body[4:])
-    name = _text(found.get(1, b""))
-    if number >> 8 != NFNL_SUBSYS_NFTABLES or name not in OUR_TABLES:
+def _table_event(message: Message) -> Event | None:
+    # Attribute 1 of every nftables message is the name of the table.
+    found = attributes(message.body[NFGENMSG.size :])
+    table = decoded(found.get(NFTA_SET_ELEM_LIST_TABLE, b""))
+    if message.kind >> 8 != NFNL_SUBSYS_NFTABLES or table not in OUR_TABLES:
         return None
-    if name == ids.NFT_FENCE and number & 0xFF in ELEMENT_KINDS and _text(found.get(2, b"")) in LEASES:
+    is_element = message.kind in (NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM)
+    if table == ids.NFT_FENCE and is_element and decoded(found.get(NFTA_SET_ELEM_LIST_SET, b"")) in LEASES:
         return None
     return Event("table")
-
-
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="replace")
 
 
 def _name(index: int) -> str:

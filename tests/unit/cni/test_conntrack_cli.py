@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pytest_subprocess import FakeProcess
 
+from cni.kernel import conntrack_cli
+from cni.kernel.conntrack_cli import Flow
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import conntrack
-from cni.kernel.netlink.conntrack import Flow
 
 LISTED = """\
 udp      17 29 src=10.1.0.5 dst=10.96.0.10 sport=39940 dport=53 src=10.1.0.9 dst=10.1.0.5 sport=53 dport=39940 mark=0 use=1
@@ -29,7 +29,7 @@ def program(fp: FakeProcess, monkeypatch: pytest.MonkeyPatch) -> FakeProcess:
 def test_flows_name_who_answers(program: FakeProcess) -> None:
     command = ["/sbin/conntrack", "-L", "-f", "ipv4", "--orig-src", "10.1.0.5"]
     program.register(command, stdout=LISTED + LISTED, stderr=COUNT.format(8, "shown"))
-    assert conntrack.flows("10.1.0.5") == {
+    assert conntrack_cli.flows("10.1.0.5") == {
         Flow("udp", "10.1.0.9"), Flow("tcp", "203.0.113.9"), Flow("icmp", "203.0.113.9"), Flow("47", "203.0.113.9"),
     }  # fmt: skip
 
@@ -38,7 +38,7 @@ def test_what_the_outside_sees_by_an_address_is_deleted_only_with_our_mark(progr
     mark = ["--mark", "0x8000000/0x8000000"]
     command = ["/sbin/conntrack", "-D", "-f", "ipv6", *mark, "--reply-dst", "fd00:172::50"]
     program.register(command, stderr=COUNT.format(0, "deleted"), returncode=1)
-    conntrack.delete_shown("fd00:172::50", 0x08000000)
+    conntrack_cli.delete_shown("fd00:172::50", 0x08000000)
     assert program.call_count(command) == 1
 
 
@@ -49,26 +49,26 @@ def test_only_what_is_stale_is_deleted_and_never_tcp(program: FakeProcess) -> No
     program.register(listing, stdout=LISTED, stderr=COUNT.format(4, "shown"))
     program.register(deleting["icmp"], stderr=COUNT.format(3, "deleted"))
     program.register(deleting["47"], stderr=COUNT.format(0, "deleted"), returncode=1)
-    assert conntrack.delete_connections({"10.1.0.5": lambda remote: remote == "203.0.113.9"}) == 3
+    assert conntrack_cli.delete_connections({"10.1.0.5": lambda remote: remote == "203.0.113.9"}) == 3
     assert [program.call_count(command) for command in deleting.values()] == [1, 1]
 
 
 def test_none_is_no_failure(program: FakeProcess) -> None:
     command = ["/sbin/conntrack", "-L", "-f", "ipv6", "--orig-src", "fd00::5"]
     program.register(command, stderr=COUNT.format(0, "shown"), returncode=1)
-    assert conntrack.delete_connections({"fd00::5": lambda _: True}) == 0
+    assert conntrack_cli.delete_connections({"fd00::5": lambda _: True}) == 0
 
 
 def test_what_conntrack_cannot_do_is_told(program: FakeProcess) -> None:
     program.register([program.any()], stderr="Operation failed: Operation not permitted", returncode=1)
     with pytest.raises(KernelError, match="not permitted"):
-        conntrack.delete_connections({"10.1.0.5": lambda _: True})
+        conntrack_cli.delete_connections({"10.1.0.5": lambda _: True})
 
 
 def test_a_machine_without_conntrack_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name, path: None)
     with pytest.raises(KernelError, match="install conntrack"):
-        conntrack.flows("10.1.0.5")
+        conntrack_cli.flows("10.1.0.5")
 
 
 def test_of_many_sources_all_is_listed_once(program: FakeProcess) -> None:
@@ -80,7 +80,7 @@ def test_of_many_sources_all_is_listed_once(program: FakeProcess) -> None:
         program.register(deleting, stderr=COUNT.format(1, "deleted"))
     stale = {
         f"10.1.0.{number}": lambda remote: remote == "203.0.113.9"
-        for number in range(1, conntrack.MAX_SINGLE_SOURCES + 2)
+        for number in range(1, conntrack_cli.MAX_SINGLE_SOURCES + 2)
     }
-    assert conntrack.delete_connections(stale) == 2
+    assert conntrack_cli.delete_connections(stale) == 2
     assert program.call_count(listing) == 1

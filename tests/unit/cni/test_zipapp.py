@@ -159,7 +159,7 @@ def test_closed_output_is_a_failure_and_no_traceback(built: Path) -> None:
 def test_pyroute2_comes_out_of_it(built: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from cni import vendored; vendored.unpack(); import pyroute2;"
-        "from cni.kernel import rtnl; rtnl.tagged(); print(pyroute2.__file__)"
+        "from cni.kernel.netlink import links; links.tagged(); print(pyroute2.__file__)"
     )
     outcome = run([PYTHON, "-ISEc", code, str(built)], {})
     assert outcome.stderr == b""

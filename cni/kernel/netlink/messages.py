@@ -1,0 +1,205 @@
+"""Netlink messages as bytes: built from typed headers and attributes, and taken apart again. Pure.
+
+A message is a header (``struct nlmsghdr``) and a body. The body is a header of the protocol, one of the layouts below,
+and attributes: length, type, value, and padding to 4 bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from typing import Callable, Generic, NamedTuple, TypeVar
+
+from .constants import NLA_F_NESTED, NLA_TYPE_MASK
+
+NLMSGHDR = struct.Struct("=IHHII")
+"""Length, type, flags, sequence number, port."""
+ADDRESS_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
+"""By the bytes of an address."""
+H = TypeVar("H", bound="tuple[int, ...]")
+
+
+class Request(NamedTuple):
+    """A message to the kernel."""
+
+    kind: int
+    """Its type, such as ``RTM_GETLINK``."""
+    flags: int
+    """Besides ``NLM_F_REQUEST``."""
+    body: bytes
+
+
+class Message(NamedTuple):
+    """A message from the kernel."""
+
+    kind: int
+    flags: int
+    sequence: int
+    """That of the request that it answers; 0: it answers none."""
+    body: bytes
+
+
+class LinkHeader(NamedTuple):
+    """``struct ifinfomsg``."""
+
+    family: int = socket.AF_UNSPEC
+    device_type: int = 0
+    interface: int = 0
+    """The interface's number."""
+    flags: int = 0
+    change: int = 0
+
+
+class AddressHeader(NamedTuple):
+    """``struct ifaddrmsg``."""
+
+    family: int = socket.AF_UNSPEC
+    length: int = 0
+    """Of the prefix, in bits."""
+    flags: int = 0
+    scope: int = 0
+    interface: int = 0
+    """The interface's number."""
+
+
+class RouteHeader(NamedTuple):
+    """``struct rtmsg``."""
+
+    family: int = socket.AF_UNSPEC
+    length: int = 0
+    """Of the destination's prefix, in bits."""
+    source_length: int = 0
+    tos: int = 0
+    table: int = 0
+    protocol: int = 0
+    scope: int = 0
+    kind: int = 0
+    """``RTN_UNICAST``, ``RTN_LOCAL`` …"""
+    flags: int = 0
+
+
+class NextHopHeader(NamedTuple):
+    """``struct rtnexthop``: the head of one of several next hops in ``RTA_MULTIPATH``."""
+
+    length: int
+    """In bytes, with the attributes behind it."""
+    flags: int
+    hops: int
+    interface: int
+
+
+class NeighbourHeader(NamedTuple):
+    """``struct ndmsg``."""
+
+    family: int
+    interface: int
+    state: int
+    flags: int = 0
+    kind: int = 0
+
+
+class NetfilterHeader(NamedTuple):
+    """``struct nfgenmsg``."""
+
+    family: int = socket.AF_UNSPEC
+    version: int = 0
+    resource: int = 0
+    """Of a batch: its subsystem; of the packet log: its group."""
+
+
+class Layout(Generic[H]):
+    """How the header of a body lies in bytes."""
+
+    def __init__(self, layout: str, header: Callable[..., H]) -> None:
+        """``layout``: as :mod:`struct` writes it, one number for each field of ``header``."""
+        self._struct = struct.Struct(layout)
+        self._header = header
+        self.size = self._struct.size
+        """In bytes."""
+
+    def pack(self, header: H, *attributes: bytes) -> bytes:
+        """Return a body."""
+        return self._struct.pack(*header) + b"".join(attributes)
+
+    def read(self, body: bytes) -> H:
+        """Return the header of a body. Raises :class:`struct.error` if the body is shorter."""
+        return self._header(*self._struct.unpack_from(body))
+
+    def attributes(self, body: bytes) -> dict[int, bytes]:
+        """Return what follows the header, as :func:`attributes`."""
+        return attributes(body[self.size :])
+
+
+IFINFOMSG = Layout("=BxHiII", LinkHeader)
+IFADDRMSG = Layout("=BBBBi", AddressHeader)
+RTMSG = Layout("=BBBBBBBBI", RouteHeader)
+RTNEXTHOP = Layout("=HBBi", NextHopHeader)
+NDMSG = Layout("=BxxxiHBB", NeighbourHeader)
+NFGENMSG = Layout("!BBH", NetfilterHeader)
+RTGENMSG = bytes(4)
+"""``struct rtgenmsg`` of any family, padded."""
+
+
+def encode(request: Request, flags: int, sequence: int) -> bytes:
+    """Return a whole message, padded to 4 bytes; ``flags`` are added to those of the request."""
+    length = NLMSGHDR.size + len(request.body)
+    head = NLMSGHDR.pack(length, request.kind, request.flags | flags, sequence, 0)
+    return head + request.body + bytes(-length % 4)
+
+
+def split(data: bytes) -> Iterator[Message]:
+    """Yield the messages of what one ``recv`` gave, up to the first that is malformed."""
+    offset = 0
+    while offset + NLMSGHDR.size <= len(data):
+        length, kind, flags, sequence, _ = NLMSGHDR.unpack_from(data, offset)
+        if length < NLMSGHDR.size:
+            return
+        yield Message(kind, flags, sequence, data[offset + NLMSGHDR.size : offset + length])
+        offset += _aligned(length)
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """Return one attribute, padded to 4 bytes."""
+    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """Return an attribute whose value is attributes."""
+    return attribute(kind | NLA_F_NESTED, b"".join(attributes))
+
+
+def text(kind: int, value: str) -> bytes:
+    """Return an attribute whose value is a text with NUL at its end; undecodable bytes are surrogates."""
+    return attribute(kind, value.encode(errors="surrogateescape") + b"\0")
+
+
+def attributes(data: bytes) -> dict[int, bytes]:
+    """Return values by type, without the flags in the two highest bits of a type; of one type the last one counts."""
+    return dict(sequence(data))
+
+
+def sequence(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield type and value of each attribute, in order, up to the first that is malformed."""
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4:
+            return
+        yield kind & NLA_TYPE_MASK, data[offset + 4 : offset + length]
+        offset += _aligned(length)
+
+
+def decoded(value: bytes, errors: str = "replace") -> str:
+    """Return the text of a value, without the NUL at its end."""
+    return value.rstrip(b"\0").decode(errors=errors)
+
+
+def address(raw: bytes) -> str:
+    """Return the IP address with these bytes; empty if they are none."""
+    family = ADDRESS_FAMILIES.get(len(raw))
+    return socket.inet_ntop(family, raw) if family else ""
+
+
+def _aligned(length: int) -> int:
+    return length + 3 & ~3
