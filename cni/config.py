@@ -4,9 +4,8 @@ This is on the way to the agent at each pod start, so it imports only what is bu
 ``json`` alone (by way of ``re``) would cost as much as all the rest of the plugin.
 """
 
-import _json
-
 from . import contract
+from .fastpath import scan_json
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 """CNI versions, oldest first."""
@@ -118,45 +117,21 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else text[:80] + "…"
 
 
-class _Scanning:
-    """What ``_json`` asks of its context. Numbers are only stepped over: a float takes all digits."""
-
-    strict = True
-    object_hook = None
-    object_pairs_hook = None
-    parse_float = float
-    parse_int = float
-
-    @staticmethod
-    def parse_constant(name: str) -> float:
-        raise ValueError(f"{name} is not JSON")
-
-
 def members(text: str) -> "dict[str, tuple[object, int, int]]":
     """The members of a JSON object: name → (value, start, end), where ``text[start:end]`` is the value.
 
     Of members with one name the last one counts, as in Go and in ``json``. Raises :class:`ValueError`.
     """
-    scan = _json.make_scanner(_Scanning)  # type: ignore[arg-type]  # typeshed asks for the scanner itself
     found: dict[str, tuple[object, int, int]] = {}
     at = _after(text, 0, "{")
     if text[at : at + 1] != "}":
         while True:
             if text[at : at + 1] != '"':
                 raise ValueError(f'no " at character {at}')
-            start = at
-            try:
-                name, at = _json.scanstring(text, at + 1, True)
-                start = _after(text, at, ":")
-                value, end = scan(text, start)
-            except StopIteration:
-                raise ValueError(f"no value at character {start}") from None
-            except RecursionError:
-                raise ValueError("nested too deeply") from None
-            except SystemError:
-                # What is wrong _json says by an exception of json.decoder, and by none where that is not imported.
-                raise ValueError(f"it is broken behind character {start}") from None
-            found[name] = value, start, end
+            name, at = scan_json(text, at)
+            start = _after(text, at, ":")
+            value, end = scan_json(text, start)
+            found[str(name)] = value, start, end
             at = _blank(text, end)
             if text[at : at + 1] != ",":
                 break

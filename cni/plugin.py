@@ -4,10 +4,10 @@ On the way to the agent nothing is imported but what is built into the interpret
 start.
 """
 
-import _socket
 import time
 
 from . import config, contract
+from .fastpath import AF_UNIX, SHUT_WR, SOCK_STREAM, socket
 
 RETRY_S = 0.005
 """Seconds between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait
@@ -52,12 +52,12 @@ def ask(path: str, request: bytes, seconds: float) -> bytes:
     Takes ``seconds`` at most. Raises :class:`NoAnswer` or :class:`OSError`.
     """
     deadline = time.monotonic() + seconds
-    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    connection = socket(AF_UNIX, SOCK_STREAM)
     try:
         _connect(connection, path, deadline)
         connection.settimeout(_left(deadline))
         connection.sendall(request)
-        connection.shutdown(_socket.SHUT_WR)
+        connection.shutdown(SHUT_WR)
         answer = b""
         while len(answer) <= contract.MAX_REQUEST_BYTES:
             connection.settimeout(_left(deadline))
@@ -70,7 +70,7 @@ def ask(path: str, request: bytes, seconds: float) -> bytes:
     raise NoAnswer(f"answered more than {contract.MAX_REQUEST_BYTES} bytes")
 
 
-def _connect(connection: _socket.socket, path: str, deadline: float) -> None:
+def _connect(connection: socket, path: str, deadline: float) -> None:
     while True:
         connection.settimeout(_left(deadline))
         try:

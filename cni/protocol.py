@@ -3,11 +3,10 @@
 Source: CNI specification 1.1, sections 2 ("Execution Protocol") and 5 ("Result Types").
 """
 
-import posix
 import sys
-from _json import encode_basestring_ascii as quoted
 
 from . import config, contract, plugin
+from .fastpath import environment, exit_process, quoted, read, write
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,33 +41,33 @@ IFNAME_BYTES = 15
 
 def main() -> "NoReturn":
     """Serves the one call that this process was started for."""
-    if b"CNI_COMMAND" not in posix.environ and "--version" in sys.argv[1:]:
+    if b"CNI_COMMAND" not in environment and "--version" in sys.argv[1:]:
         from .version import VERSION
 
-        posix.write(1, f"egress-gateway {VERSION}\n".encode())
-        posix._exit(0)
-    status, output = serve(posix.environ, _stdin)
+        write(1, f"egress-gateway {VERSION}\n".encode())
+        exit_process(0)
+    status, output = serve(environment, _stdin)
     try:
         while output:
-            output = output[posix.write(1, output) :]
+            output = output[write(1, output) :]
     except OSError:
         status = 1
     # An interpreter takes a millisecond to clean up on its way out, and nothing here needs it.
-    posix._exit(status)
+    exit_process(status)
 
 
-def serve(environment: "Mapping[bytes, bytes]", stdin: "Callable[[], bytes]") -> "tuple[int, bytes]":
+def serve(variables: "Mapping[bytes, bytes]", stdin: "Callable[[], bytes]") -> "tuple[int, bytes]":
     """Exit status and output of one call. Never raises."""
     version = config.VERSIONS[-1]  # of an error that comes before the configuration's own is known
     try:
-        command = _command(environment)
+        command = _command(variables)
         if command == "VERSION":
             return 0, _versions()
         raw = stdin()
-        request = _request(environment, raw)
+        request = _request(variables, raw)
         document = config.read(raw)
         version = config.version(command, document)
-        _check_environment(command, environment)
+        _check_environment(command, variables)
         settings = config.parse(command, document)
         plugin.run(request, settings)
         return 0, settings.previous.encode() if command == "ADD" else b""
@@ -92,10 +91,10 @@ def _versions() -> bytes:
     return f'{{"cniVersion": {quoted(config.VERSIONS[-1])}, "supportedVersions": [{supported}]}}\n'.encode()
 
 
-def _command(environment: "Mapping[bytes, bytes]") -> str:
-    raw = environment.get(b"CNI_COMMAND", b"")
+def _command(variables: "Mapping[bytes, bytes]") -> str:
+    raw = variables.get(b"CNI_COMMAND", b"")
     if not raw:
-        posix.write(2, HELP)
+        write(2, HELP)
         raise _environment("CNI_COMMAND is missing", "a container runtime sets it")
     command = contract.os_text(raw)
     if command not in REQUIRED:
@@ -103,8 +102,8 @@ def _command(environment: "Mapping[bytes, bytes]") -> str:
     return command
 
 
-def _request(environment: "Mapping[bytes, bytes]", raw: bytes) -> bytes:
-    fields = tuple(environment.get(name.encode(), b"") for name in contract.ENVIRONMENT)
+def _request(variables: "Mapping[bytes, bytes]", raw: bytes) -> bytes:
+    fields = tuple(variables.get(name.encode(), b"") for name in contract.ENVIRONMENT)
     request = contract.cni_request(fields, raw)
     if len(request) > contract.MAX_REQUEST_BYTES:
         wrong = f"configuration and environment have more than {contract.MAX_REQUEST_BYTES} bytes"
@@ -112,16 +111,16 @@ def _request(environment: "Mapping[bytes, bytes]", raw: bytes) -> bytes:
     return request
 
 
-def _check_environment(command: str, environment: "Mapping[bytes, bytes]") -> None:
-    missing = [name for name in REQUIRED[command] if not environment.get(name.encode())]
+def _check_environment(command: str, variables: "Mapping[bytes, bytes]") -> None:
+    missing = [name for name in REQUIRED[command] if not variables.get(name.encode())]
     if missing:
         raise _environment(f"{', '.join(missing)} missing", f"CNI_COMMAND={command} needs it")
     if not REQUIRED[command]:
         return
-    container_id = environment[b"CNI_CONTAINERID"]
+    container_id = variables[b"CNI_CONTAINERID"]
     if container_id[0] not in _ALPHANUMERIC or container_id.translate(None, _ALPHANUMERIC + b"_.-"):
         raise _malformed("CNI_CONTAINERID", container_id, "letters, digits, '_', '.', '-', the first no sign")
-    ifname = environment[b"CNI_IFNAME"]
+    ifname = variables[b"CNI_IFNAME"]
     if len(ifname) > IFNAME_BYTES or ifname in (b".", b"..") or any(c in _NOT_IN_IFNAME for c in ifname):
         wanted = f"at most {IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
         raise _malformed("CNI_IFNAME", ifname, wanted)
@@ -139,7 +138,7 @@ def _stdin() -> bytes:
     """All of stdin, or a little more than the contract allows, which is then refused."""
     raw = b""
     while len(raw) <= contract.MAX_REQUEST_BYTES:
-        part = posix.read(0, 1 << 20)
+        part = read(0, 1 << 20)
         if not part:
             break
         raw += part

@@ -76,7 +76,7 @@ def test_one_transaction_counts_once(tables: Namespace) -> None:
 
 
 def test_news_that_is_lost_is_not_taken_for_none(tables: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "BUFFER", 4096)
+    monkeypatch.setattr(generation, "BUFFER_BYTES", 4096)
     many = ", ".join(str(number) for number in range(2000))
     assert counted(tables, f"add element inet other s {{ {many} }}", f"add rule {TABLE} c drop") is None
 
