@@ -24,6 +24,8 @@ from ..lab.silence import longest
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
+pytestmark = pytest.mark.alone
+
 ADDRESS = "172.16.0.50"
 MOST_SILENT_MS = 1000
 """The lease of 250 ms, the election, and what workers and kernel take on a machine that is as busy as that."""

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+POLL_S = (0.01, 0.05)
+"""Seconds between two looks, at the beginning and at most."""
+LATE = 0.05
+"""A look may come late by this share of what was waited already: what is asked costs processor time."""
 
 
 class NotInTime(AssertionError):
@@ -19,7 +23,8 @@ def until(condition: Callable[[], T | None], what: str, seconds: float = 10.0) -
     ``OSError`` counts as *not yet*: sockets that nobody listens on, routes that do not stand.
     Raises :class:`NotInTime` with ``what`` after ``seconds``.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    deadline = began + seconds
     last: object = None
     while True:
         try:
@@ -29,6 +34,7 @@ def until(condition: Callable[[], T | None], what: str, seconds: float = 10.0) -
             result, last = None, error
         if result:
             return result
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise NotInTime(f"not within {seconds:g} s: {what} (last: {last!r})")
-        time.sleep(0.01)
+        time.sleep(min(max(POLL_S[0], LATE * (now - began)), POLL_S[1]))

@@ -16,7 +16,13 @@ CHECKS = {
     "mypy": [str(BIN / "mypy")],
     "mypy, lab": [str(BIN / "mypy"), "-p", "tests.lab", "-p", "tests.bench", "-p", "tests.e2e"],
     "import-linter": [str(BIN / "lint-imports"), "--no-logo", "--no-cache"],
-    "shellcheck": ["shellcheck", "install.sh", ".ci/run", "tests/lab/apiserver/kube_apiserver.sh"],
+    "shellcheck": [
+        "shellcheck",
+        "install.sh",
+        ".ci/run",
+        "tests/lab/isolated.sh",
+        "tests/lab/apiserver/kube_apiserver.sh",
+    ],
 }
 
 

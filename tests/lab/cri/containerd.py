@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import threading
 from collections.abc import Mapping
 from functools import lru_cache
@@ -20,11 +21,10 @@ from typing import Any
 import grpc
 
 from ..cnirun import OUR_PLUGINS, REFERENCE_PLUGINS, Network
-from ..namespace import REPOSITORY, Namespace
+from ..namespace import Namespace
 from ..waiting import until
 
 PROTO = Path(__file__).with_name("runtime.proto")
-STUBS = REPOSITORY / "build" / "cri"
 IMAGE = "localhost/pause:1"
 PAUSE = Path("/bin/busybox")
 """Debian's busybox-static: an image needs a program that needs nothing."""
@@ -185,14 +185,15 @@ def stubs() -> tuple[Any, Any]:
 
 @lru_cache
 def _generated() -> tuple[Any, Any]:
-    STUBS.mkdir(parents=True, exist_ok=True)
-    arguments = [f"-I{PROTO.parent}", f"--python_out={STUBS}", f"--grpc_python_out={STUBS}", PROTO.name]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)
-    sys.path.insert(0, str(STUBS))
-    try:
-        return importlib.import_module("runtime_pb2"), importlib.import_module("runtime_pb2_grpc")
-    finally:
-        sys.path.remove(str(STUBS))
+    # A directory for each process: tests that run side by side do not read what another is writing.
+    with tempfile.TemporaryDirectory() as stubs:
+        arguments = [f"-I{PROTO.parent}", f"--python_out={stubs}", f"--grpc_python_out={stubs}", PROTO.name]
+        subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *arguments], check=True)
+        sys.path.insert(0, stubs)
+        try:
+            return importlib.import_module("runtime_pb2"), importlib.import_module("runtime_pb2_grpc")
+        finally:
+            sys.path.remove(stubs)
 
 
 def image() -> bytes:
