@@ -26,6 +26,7 @@ from .messages.outbox import Outbox, Send
 from .messages.rate_limiter import RateLimiter
 from .messages.strays import Strays
 from .messages.wire import Answer, Endpoint, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
+from .tunnels import TunnelEffect, Tunnels
 from .virtual_ips import serving
 from .virtual_ips.conflict_detection import ConflictDetection, Vacancy
 from .virtual_ips.serving import VirtualIPs
@@ -47,7 +48,7 @@ class Remember:
     memory: Memory
 
 
-Effect = Send | Remember | serving.Effect
+Effect = Send | Remember | TunnelEffect | serving.Effect
 
 
 class LeaseNode:
@@ -85,6 +86,7 @@ class LeaseNode:
         self._message_builder = MessageBuilder(
             self.voter_set, self._quorum_view, self.ownership, self._proposer, self._outbox
         )
+        self._tunnels = Tunnels(config.node)
         self.virtual_ips = VirtualIPs()
         self.conflicts = ConflictDetection()
         self._vacancy = Vacancy()
@@ -124,6 +126,7 @@ class LeaseNode:
             self._subscribers.add(newcomer, now)
         self.endpoint.peers = peers
         self._quorum_view.configure(config)
+        self._tunnels.configure(config)
         self.agreement.configure(config.facts, peers.keys(), config.egress)
         if was_egress and not self.is_egress:
             self._retired_at = now
@@ -142,6 +145,16 @@ class LeaseNode:
         self._due.beat = self._due.decision = True
         self._due.revision += 1
         return self._finish(now)
+
+    def renew_tunnels(self, now: int) -> list[Effect]:
+        """Set each tunnel again, whatever has become of it in the kernel."""
+        self._expire(now)
+        self._tunnels.renew()
+        return self._finish(now)
+
+    def tunnel_refused(self, device: str) -> None:
+        """Set the tunnel again with the next input: the kernel has refused the last effect for ``device``."""
+        self._tunnels.refused(device)
 
     def stop(self, now: int) -> list[Effect]:
         """Hand over everything, whatever the agent says from now on; :meth:`finished` tells when that is done."""
@@ -480,6 +493,10 @@ class LeaseNode:
         self._due.revision += shown != self._shown
         self._shown = shown
         mastership = self.ownership
+        # Before anything is sent: a master that hears that this node holds its packets back relies on it.
+        masters = mastership.master_table
+        self._tunnels.follow(masters.changed, masters, now, self._effects)
+        masters.changed.clear()
         # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
         after = self.virtual_ips.reconcile(
             mastership.owner.held(now), mastership.specs, self.config.duration_ns, now, self._effects

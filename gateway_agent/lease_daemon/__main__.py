@@ -23,20 +23,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from cni.kernel import ids
-from cni.kernel.errors import KernelError
-from cni.kernel.netlink.neighbours import Neighbours
-
 from ..adapters.key_files import KeyFiles
 from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
 from ..lease.lifecycle import ORPHAN_NS
 from ..lease.messages.outbox import Send
 from ..lease.node import Effect, LeaseNode, Remember
 from ..lease.status import report
+from ..lease.tunnels import PointTunnel, QueueTunnel
 from ..lease.voting.protocol import NEVER
 from ..lease.voting.voter_set import Memory
 from .daemon_lock import KeeperLock, Taken
 from .ipc_server import AgentConnections
+from .tunnel_neighbours import TunnelNeighbours
 from .udp import Datagrams
 from .voter_state_file import VoterStateFile
 
@@ -47,8 +45,6 @@ if TYPE_CHECKING:
 VOTERS = "voters.json"
 EXIT_BUSY = 3
 """Exit code: another keeper holds the run directory."""
-QUEUEING = "held"
-"""In the place of a MAC: packets wait."""
 TELL_NS = 20_000_000
 """From one word to the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
 LOOK_NS = 1_000_000_000
@@ -84,8 +80,7 @@ class LeaseDaemon:
         self._keeper: LeaseNode | None = None
         self._applied: KeeperConfig | None = None
         self._keys = KeyFiles()
-        self._neighbours = Neighbours()
-        self._pointed: dict[str, str] = {}
+        self._tunnels = TunnelNeighbours()
         self._virtual: VirtualAddresses | None = None
         self._strays: StrayListener | None = None
         self._told = -1
@@ -203,8 +198,6 @@ class LeaseDaemon:
 
     def _configure(self, config: KeeperConfig) -> None:
         now = boottime()
-        # With each sign of life all is set again: whatever became of it meanwhile.
-        self._pointed.clear()
         if self._keeper is not None or any(wish.address for wish in config.egress):
             self._virtual_addresses().retry_failed(
                 self._keeper.virtual_ips.addresses() if self._keeper else {}
@@ -219,7 +212,10 @@ class LeaseDaemon:
         # The wall clock may have been set.
         self._keeper.attend(now, time.time_ns() - now)
         if config == self._applied and not other_keys:
+            # With each sign of life all is set again: whatever became of it meanwhile.
+            self._carry_out(self._keeper.renew_tunnels(now))
             return
+        self._tunnels.retain({spec.device for spec in config.egress})
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         self._datagrams.bind(mine, config.port)
         if self._virtual is not None:
@@ -242,7 +238,8 @@ class LeaseDaemon:
             return
         self._told, self._told_at = self._keeper.revision, now
         refused = self._virtual.problems if self._virtual else {}
-        problems = tuple(problem for problem in (*self._problems.values(), *refused.values()) if problem)
+        problems = (*self._problems.values(), *self._tunnels.problems.values(), *refused.values())
+        problems = tuple(problem for problem in problems if problem)
         state = report(self._keeper, boottime(), problems, keys=self._agents.new())
         self._agents.broadcast(msgspec.json.encode(state) + b"\n")
 
@@ -304,13 +301,14 @@ class LeaseDaemon:
         )
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
-        # Before anything is sent: a master that hears that this node holds its packets back relies on it.
-        self._point()
         for effect in effects:
             if isinstance(effect, Send):
                 self._datagrams.send(effect.data, effect.address)
             elif isinstance(effect, Remember):
                 self._remember(effect.memory)
+            elif isinstance(effect, PointTunnel | QueueTunnel):
+                if not self._tunnels.carry_out(effect) and self._keeper is not None:
+                    self._keeper.tunnel_refused(effect.device)
             else:
                 # Where a fence cannot be closed the process ends, with nothing sent: it closes by itself.
                 self._virtual_addresses().carry_out(effect)
@@ -322,31 +320,6 @@ class LeaseDaemon:
 
             self._virtual = VirtualAddresses(self._selector, self._claimed)
         return self._virtual
-
-    def _point(self) -> None:
-        """Turns each tunnel to the node that is master now; one whose master hands over lets its packets wait."""
-        if self._keeper is None:
-            return
-        now = boottime()
-        addresses = {peer.name: peer.address for peer in self._keeper.config.peers}
-        for wish in self._keeper.config.egress:
-            following = self._keeper.ownership.master_table.of(wish.id)
-            master = following.master
-            if not wish.device or master not in addresses or master == self._keeper.config.node:
-                continue
-            mac = QUEUEING if following.is_queueing(now) else ids.node_mac(addresses[master])
-            if self._pointed.get(wish.device) != mac:
-                family = 6 if ":" in wish.address else 4
-                try:
-                    if mac == QUEUEING:
-                        self._neighbours.hold(wish.device, family)
-                    else:
-                        self._neighbours.set_master(wish.device, mac, family)
-                except (KernelError, OSError) as error:
-                    self._problems[wish.device] = str(error)
-                else:
-                    self._problems.pop(wish.device, None)
-                    self._pointed[wish.device] = mac
 
     def _remember(self, memory: Memory) -> None:
         self._remembered = memory

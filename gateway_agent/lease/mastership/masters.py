@@ -134,6 +134,14 @@ class MasterTable:
     def __init__(self) -> None:
         self._by_id: dict[str, MasterEntry] = {}
         self._highest: dict[str, int] = {}
+        self.changed: set[str] = set()
+        """Ids with another master, or whose master has begun or ended to hand over. Emptied by the reader."""
+
+    def _set(self, identity: str, entry: MasterEntry) -> None:
+        before = self.of(identity)
+        if (before.master, before.leaving_at) != (entry.master, entry.leaving_at):
+            self.changed.add(identity)
+        self._by_id[identity] = entry
 
     def of(self, identity: str) -> MasterEntry:
         return self._by_id.get(identity, _NOBODY)
@@ -192,7 +200,7 @@ class MasterTable:
                 shown=mastery.shown,
                 leaving_at=leaving_at,
             )
-            self._by_id[mastery.id] = after
+            self._set(mastery.id, after)
             # The same node again, after its lease had ended: nobody else was there to take over.
             if not same or (before.gone is not None and mastery.epoch > before.epoch):
                 turns.append(
@@ -227,7 +235,7 @@ class MasterTable:
                 silent_ms = (now - before.heard_at) // MILLISECOND
                 reason = before.gone or f"{before.master} unheard for {silent_ms} ms"
                 after = MasterEntry(epoch=before.epoch, heard_at=before.heard_at, lost=reason)
-                self._by_id[identity] = after
+                self._set(identity, after)
                 turns.append(MasterChange(identity, before, after, reason, silent_ms))
         return turns
 
@@ -242,7 +250,7 @@ class MasterTable:
         """Lets the packets go that have waited long enough."""
         for identity, following in self._by_id.items():
             if following.leaving_at and not following.is_queueing(now):
-                self._by_id[identity] = replace(following, leaving_at=QUEUE_TIMED_OUT)
+                self._set(identity, replace(following, leaving_at=QUEUE_TIMED_OUT))
 
     def next_silence(self, hold_ns: int) -> int:
         return min((f.heard_at + hold_ns for f in self._by_id.values() if f.master), default=NEVER)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from gateway_agent.lease.tunnels import PointTunnel, TunnelEffect
 from gateway_agent.lease.virtual_ips import serving
+
+QUEUEING = "queueing"
+"""In the place of a MAC: packets wait."""
 
 
 class Kernel:
@@ -11,6 +15,10 @@ class Kernel:
     def __init__(self) -> None:
         self.configured: set[str] = set()
         self.announced: list[tuple[int, str]] = []
+        self.tunnels: dict[str, str] = {}
+        """MACs by device."""
+        self.refuses: set[str] = set()
+        """Devices that are not there."""
         self._tickets: dict[int, int] = {}
         self._open: dict[str, int] = {}
 
@@ -29,6 +37,13 @@ class Kernel:
             self.configured.discard(effect.address)
         elif address := effect.address:
             self.announced.append((now, address))
+
+    def lead(self, effect: TunnelEffect) -> bool:
+        """False: it is refused."""
+        if effect.device in self.refuses:
+            return False
+        self.tunnels[effect.device] = effect.mac if isinstance(effect, PointTunnel) else QUEUEING
+        return True
 
     def close_all(self) -> None:
         """What a keeper does when it starts."""

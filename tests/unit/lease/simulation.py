@@ -12,11 +12,13 @@ import random
 from collections import Counter
 from dataclasses import dataclass, field
 
+from cni.kernel import ids
 from gateway_agent.lease.ipc import EgressIPSpec, HandoverRequest, KeeperConfig, Peer
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.outbox import Send
 from gateway_agent.lease.node import Effect, LeaseNode, Remember
 from gateway_agent.lease.status import report
+from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel
 from gateway_agent.lease.virtual_ips.serving import Open, Probe
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
@@ -299,10 +301,23 @@ class Network:
         keepers = [machine.keeper for machine in self.machines.values() if machine.keeper is not None]
         return {keeper.ownership.master_table.of(identity).master for keeper in keepers}
 
+    @staticmethod
+    def device(identity: str) -> str:
+        return f"egw-{identity[-6:]}"
+
+    def leads_to(self, name: str, identity: str) -> str:
+        """The node that a node's tunnel leads to; :data:`.simulated_kernel.QUEUEING`; empty before its first master."""
+        mac = self.machines[name].kernel.tunnels.get(self.device(identity), "")
+        nodes = {ids.node_mac(machine.address): machine.name for machine in self.machines.values()}
+        return nodes.get(mac, mac)
+
     def agreed(self, identity: str) -> bool:
-        """One master, who can speak, and everybody knows it."""
+        """One master, who can speak, everybody knows it, and the tunnels of all others lead to it."""
         holders = self.holders(identity)
-        return len(holders) == 1 and self.followed(identity) == set(holders) == set(self.speakers(identity))
+        if len(holders) != 1 or not self.followed(identity) == set(holders) == set(self.speakers(identity)):
+            return False
+        others = [m.name for m in self.machines.values() if m.keeper is not None and m.name not in holders]
+        return all(self.leads_to(name, identity) in holders for name in others)
 
     def all_agreed(self) -> bool:
         return all(self.agreed(identity) for identity in self.ids)
@@ -339,6 +354,7 @@ class Network:
                 leaving=machine.drained or machine.name not in egress,
                 failback=self.failback,
                 carries=identity in self.carrying.get(machine.name, self.ids),
+                device=self.device(identity),
             )
             for identity in self.ids
         )
@@ -369,6 +385,9 @@ class Network:
                 break
             if isinstance(effect, Remember):
                 machine.memory = effect.memory
+            elif isinstance(effect, PointTunnel | QueueTunnel):
+                if not machine.kernel.lead(effect) and machine.keeper is not None:
+                    machine.keeper.tunnel_refused(effect.device)
             elif not isinstance(effect, Send):
                 machine.kernel.carry_out(effect, machine.clock(self.now))
                 self.probes[machine.name] += isinstance(effect, Probe)

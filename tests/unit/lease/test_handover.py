@@ -11,6 +11,7 @@ from gateway_agent.lease.mastership.ownership import STOP_TIMEOUT_NS
 from gateway_agent.lease.mastership.rebalance import FAILBACK_NS
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
+from .simulated_kernel import QUEUEING
 from .simulation import Network
 from .test_failover import cluster, master, state, until_another
 
@@ -19,10 +20,7 @@ GAP = 12 * MILLISECOND
 
 
 def held_back(network: Network, name: str) -> bool:
-    machine = network.machines[name]
-    assert machine.keeper is not None
-    following = machine.keeper.ownership.master_table.of(network.ids[0])
-    return following.is_queueing(machine.clock(network.now))
+    return network.leads_to(name, network.ids[0]) == QUEUEING
 
 
 def drained(network: Network) -> str:

@@ -1,0 +1,35 @@
+"""The neighbour entries of this node's tunnels, in its kernel: what :mod:`gateway_agent.lease.tunnels` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from cni.kernel.errors import KernelError
+from cni.kernel.netlink.neighbours import Neighbours
+
+from ..lease.tunnels import PointTunnel, TunnelEffect
+
+
+class TunnelNeighbours:
+    """``problems``: what the kernel has refused, by device."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, str] = {}
+        self._neighbours = Neighbours()
+
+    def retain(self, devices: Collection[str]) -> None:
+        """Drop the problems of all other devices."""
+        self.problems = {device: text for device, text in self.problems.items() if device in devices}
+
+    def carry_out(self, effect: TunnelEffect) -> bool:
+        """Return False if the kernel has refused it."""
+        try:
+            if isinstance(effect, PointTunnel):
+                self._neighbours.set_master(effect.device, effect.mac, effect.family)
+            else:
+                self._neighbours.hold(effect.device, effect.family)
+        except (KernelError, OSError) as error:
+            self.problems[effect.device] = str(error)
+            return False
+        self.problems.pop(effect.device, None)
+        return True
