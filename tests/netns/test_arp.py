@@ -76,11 +76,19 @@ def owned(machine: Namespace) -> list[tuple[str, str]]:
 
 
 def configure(machine: Namespace, address: str) -> None:
-    machine.ip(
-        f"address add {address}/128 dev eth1 nodad"
-        if ":" in address
-        else f"address add {address}/32 dev eth1"
-    )
+    if ":" not in address:
+        machine.ip(f"address add {address}/32 dev eth1")
+        return
+    machine.ip(f"address add {address}/128 dev eth1 nodad")
+
+    def answers() -> bool:
+        joined = machine.run("ip", "maddress", "show", "dev", "eth1").split()
+        return arp.solicited_node(address) in joined and not machine.run(
+            "ip", "-6", "address", "show", "dev", "eth1", "tentative"
+        )
+
+    # The kernel joins the solicited-node group in a work queue, after the command has ended.
+    until(answers, "the kernel answers for the address")
 
 
 def mac(machine: Namespace) -> str:
