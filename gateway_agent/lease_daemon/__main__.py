@@ -107,6 +107,8 @@ class LeaseDaemon:
             for line in self._agents.lines():
                 self._read_agents(line)
             now = boottime()
+            if self._virtual is not None:
+                self._virtual.resume(now)
             self._look_at_directory(now)
             if self._keeper is None:
                 continue
@@ -185,6 +187,8 @@ class LeaseDaemon:
         until = self._keeper.next_wake() if self._keeper else unasked
         if self._has_news():
             until = min(until, self._told_at + TELL_NS)
+        if self._virtual is not None:
+            until = min(until, self._virtual.next_wake())
         return max(0.0, min((until - boottime()) / 1e9, 1.0))
 
     def _read_agents(self, line: bytes) -> None:

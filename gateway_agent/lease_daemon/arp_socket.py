@@ -13,26 +13,20 @@ import fcntl
 import selectors
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
-from ..lease.messages.rate_limiter import RateLimiter
 from ..lease.virtual_ips import arp
-from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
+from ..lease.voting.protocol import NEVER
+from .packet_receiver import PacketReceiver
 
 # linux/sockios.h, linux/if_arp.h, linux/pkt_sched.h
 SIOCGIFHWADDR = 0x8927
 ARPHRD_ETHER = 1
 TC_PRIO_CONTROL = 7
+CLAIMS4 = (arp.ETH_P_ARP, 0)
+CLAIMS6 = (arp.ETH_P_IPV6, arp.NEIGHBOR_ADVERTISEMENT)
+SOLICITATIONS = (arp.ETH_P_IPV6, arp.NEIGHBOR_SOLICITATION)
 SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-BATCH = 64
-"""Frames that are read before others have their turn."""
-MAX_FRAME_BYTES = 128
-"""Bytes of a frame that are looked at: an advertisement with its option has 86."""
-MAX_FILTERED_ADDRESSES = 200
-"""With more addresses the kernel's filter lets all claims through: its jumps reach 255 instructions."""
-ANSWERS, ANSWER_GAP_NS = 256, 500_000
-"""So many questions are answered at once, then one each half millisecond: a flood of them holds up no lease."""
 
 
 class Announcer:
@@ -43,16 +37,14 @@ class Announcer:
         # Protocol 0 receives nothing. The kernel writes the Ethernet header: its length depends on the device.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | SOCKET_FLAGS, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TC_PRIO_CONTROL)
-        self._selector: selectors.BaseSelector | None = None
         self._heard: Callable[[str, str, str], None] = lambda address, mac, interface: None
         self._watched: dict[tuple[str, str], str] = {}
         """The address as it was given, by the one way to write it and the interface."""
         self._answered: set[tuple[str, str]] = set()
         """IPv6 addresses, written that way, and interfaces."""
         self._groups: socket.socket | None = None
-        self._pace = RateLimiter(ANSWERS, ANSWER_GAP_NS)
-        self._ears: dict[tuple[int, int], tuple[socket.socket, frozenset[str]]] = {}
-        """By protocol and type of an ICMPv6 message: the socket, and the addresses that its filter lets through."""
+        self._receivers: dict[tuple[int, int], PacketReceiver] = {}
+        """By protocol and type of an ICMPv6 message."""
 
     def close(self) -> None:
         self.watch(())
@@ -74,27 +66,44 @@ class Announcer:
     def listen(self, selector: selectors.BaseSelector, heard: Callable[[str, str, str], None]) -> None:
         """``heard(address, mac, interface)`` is called, from what is registered as data with the selector, for each
         frame by which another MAC claims an address that is watched."""
-        self._selector, self._heard = selector, heard
+        self._heard = heard
+        reads = {CLAIMS4: self._claim, CLAIMS6: self._claim, SOLICITATIONS: self._solicitation}
+        self._receivers = {key: PacketReceiver(selector, *key, read) for key, read in reads.items()}
+
+    def next_wake(self) -> int:
+        """Return when :meth:`resume` is due, as ``CLOCK_BOOTTIME`` in nanoseconds."""
+        return min((receiver.next_wake() for receiver in self._receivers.values()), default=NEVER)
+
+    def resume(self, now: int) -> None:
+        """Receive again what a flood has muted, and announce to all the addresses that a flood has asked for.
+
+        The announcement answers each machine whose solicitation was dropped: a neighbour entry that is incomplete takes
+        an unsolicited advertisement (RFC 4861, section 7.2.5). Raises OSError.
+        """
+        muted = {key: receiver.resume(now) for key, receiver in self._receivers.items()}
+        if asked_for := muted.get(SOLICITATIONS):
+            for address, interface in self._answered:
+                if arp.filtered_part_of(address) in asked_for:
+                    self.announce(address, interface)
 
     def watch(self, targets: Iterable[tuple[str, str]]) -> None:
         """Which (address, interface) to listen for from now on. Raises OSError; without :meth:`listen` before, it
         does nothing."""
-        if self._selector is None:
+        if not self._receivers:
             return
         self._watched = {(arp.canonical(address), interface): address for address, interface in targets}
         addresses = {address for address, _ in self._watched}
-        self._hear(arp.ETH_P_ARP, 0, frozenset(a for a in addresses if ":" not in a), self._claims)
-        six = frozenset(a for a in addresses if ":" in a)
-        self._hear(arp.ETH_P_IPV6, arp.NEIGHBOR_ADVERTISEMENT, six, self._claims)
+        self._receivers[CLAIMS4].set_addresses(frozenset(a for a in addresses if ":" not in a))
+        self._receivers[CLAIMS6].set_addresses(frozenset(a for a in addresses if ":" in a))
 
     def answer(self, address: str, interface: str) -> None:
         """Answer from now on who asks for an IPv6 address at an interface; without :meth:`listen` before, do nothing.
 
         May be done again, after the interface was away. Raises OSError.
         """
-        if ":" in address and self._selector is not None:
+        if ":" in address and self._receivers:
             self._answered.add((arp.canonical(address), interface))
-            self._hear_questions()
+            self._follow_answered()
             with contextlib.suppress(OSError):
                 self._group(socket.IPV6_LEAVE_GROUP, address, interface)
             # Switches that look at memberships send the questions only to members.
@@ -106,7 +115,7 @@ class Announcer:
         if key not in self._answered:
             return
         self._answered.discard(key)
-        self._hear_questions()
+        self._follow_answered()
         group = arp.solicited_node(address)
         if not any(
             name == interface and arp.solicited_node(other) == group for other, name in self._answered
@@ -114,9 +123,8 @@ class Announcer:
             with contextlib.suppress(OSError):
                 self._group(socket.IPV6_LEAVE_GROUP, address, interface)
 
-    def _hear_questions(self) -> None:
-        addresses = frozenset(address for address, _ in self._answered)
-        self._hear(arp.ETH_P_IPV6, arp.NEIGHBOR_SOLICITATION, addresses, self._questions)
+    def _follow_answered(self) -> None:
+        self._receivers[SOLICITATIONS].set_addresses(frozenset(address for address, _ in self._answered))
 
     def _group(self, change: int, address: str, interface: str) -> None:
         """Join or leave the group at which an address is asked for."""
@@ -155,82 +163,13 @@ class Announcer:
         kind, mac = struct.unpack_from("=H6s", found, 16)
         return mac.hex(":") if kind == ARPHRD_ETHER else ""
 
-    def _hear(
-        self, protocol: int, kind: int, addresses: frozenset[str], read: Callable[[socket.socket], None]
-    ) -> None:
-        """On all interfaces: so one that comes back is heard again."""
-        assert self._selector is not None
-        ear, filtered = self._ears.get((protocol, kind), (None, frozenset()))
-        if ear is not None and not addresses:
-            del self._ears[protocol, kind]
-            self._selector.unregister(ear)
-            ear.close()
-        if not addresses or addresses == filtered:
-            return
-        if ear is None:
-            hearing = ear = socket.socket(
-                socket.AF_PACKET, socket.SOCK_RAW | SOCKET_FLAGS, socket.htons(protocol)
-            )
-            self._selector.register(ear, selectors.EVENT_READ, lambda: read(hearing))
-            self._ears[protocol, kind] = (ear, filtered)
-        # What has come before is judged again when it is read.
-        attach(ear, _filter(protocol, kind, addresses))
-        self._ears[protocol, kind] = (ear, addresses)
+    def _claim(self, frame: bytes, interface: str) -> None:
+        claim = arp.claimed_address(frame)
+        address = self._watched.get((claim[0], interface)) if claim else None
+        if claim is not None and address is not None and claim[1] != self._mac(interface):
+            self._heard(address, claim[1], interface)
 
-    def _claims(self, ear: socket.socket) -> None:
-        for frame, interface in _frames(ear):
-            claim = arp.claimed_address(frame)
-            address = self._watched.get((claim[0], interface)) if claim else None
-            if claim is not None and address is not None and claim[1] != self._mac(interface):
-                self._heard(address, claim[1], interface)
-
-    def _questions(self, ear: socket.socket) -> None:
-        for frame, interface in _frames(ear):
-            asked = arp.solicitation(frame)
-            if asked is None or (asked.target, interface) not in self._answered:
-                continue
-            if not self._pace.take(time.monotonic_ns()):
-                continue
-            self._reply(asked, interface)
-
-    def _reply(self, asked: arp.Solicitation, interface: str) -> None:
-        self._send(interface, lambda mac: arp.answer(asked, mac))
-
-
-def _frames(ear: socket.socket) -> Iterator[tuple[bytes, str]]:
-    """Yield what has come, with the interface by which it came; what this machine itself has sent is left out."""
-    for _ in range(BATCH):
-        try:
-            frame, sender = ear.recvfrom(MAX_FRAME_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            # An interface went down.
-            continue
-        if sender[2] != socket.PACKET_OUTGOING:
-            yield frame, sender[0]
-
-
-def _filter(protocol: int, kind: int, addresses: frozenset[str]) -> list[Instruction]:
-    """Lets through what is about one of these addresses (of IPv6 addresses the last 32 bits count).
-
-    ``kind``: of an ICMPv6 message.
-    """
-    if protocol == arp.ETH_P_ARP:
-        family, tests, where = socket.AF_INET, [], arp.SENDER_AT
-    else:
-        family, where = socket.AF_INET6, arp.TARGET_AT + 12
-        tests = [(arp.PROTOCOL_AT, arp.ICMPV6), (arp.TYPE_AT, kind)]
-    values = sorted({int.from_bytes(socket.inet_pton(family, address)[-4:], "big") for address in addresses})
-    if len(values) > MAX_FILTERED_ADDRESSES:
-        values = []
-    refuse = 2 + 2 * len(tests) + (1 + len(values) if values else 1)
-    # What a VLAN has brought in that this machine is not in counts as sent to another host, broadcasts too.
-    program = [(LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, refuse - 2, 0, socket.PACKET_OTHERHOST)]
-    for offset, value in tests:
-        program.append((LOAD_BYTE, 0, 0, offset))
-        program.append((JUMP_EQUAL, 0, refuse - len(program) - 1, value))
-    program.append((LOAD_WORD, 0, 0, where) if values else (JUMP, 0, 0, 1))
-    for value in values:
-        program.append((JUMP_EQUAL, refuse - len(program), 0, value))
-    return [*program, (RETURN, 0, 0, 0), (RETURN, 0, 0, MAX_FRAME_BYTES)]
+    def _solicitation(self, frame: bytes, interface: str) -> None:
+        asked = arp.solicitation(frame)
+        if asked is not None and (asked.target, interface) in self._answered:
+            self._send(interface, lambda mac: arp.answer(asked, mac))

@@ -34,6 +34,14 @@ class VirtualAddresses:
         """The (address, interface) to listen for from now on."""
         self._announcer.watch(targets)
 
+    def next_wake(self) -> int:
+        """Return when :meth:`resume` is due."""
+        return self._announcer.next_wake()
+
+    def resume(self, now: int) -> None:
+        """Receive again what a flood has muted. Raises OSError."""
+        self._announcer.resume(now)
+
     def carry_out(self, effect: serving.Effect) -> None:
         """Raises :class:`KernelError` only where the fence cannot be closed: nothing may be sent after that."""
         if isinstance(effect, serving.Close):

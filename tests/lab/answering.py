@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import selectors
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -13,19 +14,32 @@ from gateway_agent.lease_daemon.arp_socket import Announcer
 from .namespace import Namespace
 
 
+def now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 @contextmanager
-def answering(machine: Namespace, *places: tuple[str, str]) -> Iterator[Announcer]:
-    """Answer, on a machine, who asks for these (address, interface)."""
+def answering(
+    machine: Namespace,
+    *places: tuple[str, str],
+    claimed: Callable[[str, str, str], None] = lambda *claim: None,
+) -> Iterator[Announcer]:
+    """Answer, on a machine, solicitations of these (address, interface).
+
+    ``claimed(address, mac, interface)`` is called for claims of other machines.
+    """
     selector, announcer = selectors.DefaultSelector(), machine.inside(Announcer)
-    announcer.listen(selector, lambda *claim: None)
+    announcer.listen(selector, claimed)
     for address, interface in places:
         machine.inside(partial(announcer.answer, address, interface))
     ended = threading.Event()
 
     def read() -> None:
         while not ended.is_set():
-            for key, _ in selector.select(0.05):
+            due = (announcer.next_wake() - now()) / 1e9
+            for key, _ in selector.select(min(max(due, 0.0), 0.05)):
                 key.data()
+            announcer.resume(now())
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()

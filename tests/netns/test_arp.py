@@ -5,48 +5,22 @@ from __future__ import annotations
 import json
 import selectors
 import socket
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from gateway_agent.lease.virtual_ips import arp
-from gateway_agent.lease_daemon import arp_socket as shell
 from gateway_agent.lease_daemon.arp_socket import Announcer
+from gateway_agent.lease_daemon.packet_receiver import MAX_FILTERED_ADDRESSES
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
+from .lan import Lan, known, mac, send
 from .link import VIRTUAL, VIRTUAL6, Witness
 
 ADDRESSES = pytest.mark.parametrize("address", [VIRTUAL, VIRTUAL6])
 HERE = [(VIRTUAL, "eth1"), (VIRTUAL6, "eth1")]
 SECONDS = 10.0
-
-
-class Lan:
-    """Machines ``a``, ``b`` and ``c``, each with ``eth1`` on one bridge; .1 to .3 and ::1 to ::3."""
-
-    def __init__(self) -> None:
-        self.switch, self.a, self.b, self.c = (
-            Namespace(f"egwar-{name}") for name in ("switch", "a", "b", "c")
-        )
-
-    def create(self) -> None:
-        self.switch.create()
-        self.switch.ip("link add lan type bridge mcast_snooping 0", "link set lan up")
-        for number, machine in enumerate((self.a, self.b, self.c), 1):
-            machine.create({"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
-            port = f"port{number}"
-            machine.ip(
-                f"link add eth1 type veth peer name {port} netns {self.switch.name}", "link set eth1 up"
-            )
-            self.switch.ip(f"link set {port} master lan", f"link set {port} up")
-            machine.ip(f"address add 172.16.0.{number}/24 dev eth1")
-            machine.ip(f"address add 2001:db8::{number}/64 dev eth1 nodad")
-
-    def delete(self) -> None:
-        for machine in (self.switch, self.a, self.b, self.c):
-            machine.delete()
 
 
 @pytest.fixture(scope="module")
@@ -91,15 +65,6 @@ def configure(machine: Namespace, address: str) -> None:
     until(answers, "the kernel answers for the address")
 
 
-def mac(machine: Namespace) -> str:
-    return str(json.loads(machine.run("ip", "-j", "link", "show", "dev", "eth1"))[0]["address"])
-
-
-def known(machine: Namespace, address: str) -> str:
-    listed = json.loads(machine.run("ip", "-j", "neighbour", "show", address))
-    return str(listed[0].get("lladdr", "")) if listed else ""
-
-
 class Ears:
     """What an announcer hears."""
 
@@ -133,11 +98,6 @@ def ears(lan: Lan) -> Iterator[Ears]:
     made = Ears(lan.a)
     yield made
     made.close()
-
-
-def send(machine: Namespace, frame: bytes) -> None:
-    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw:
-        machine.inside(lambda: raw.sendto(frame, ("eth1", 0)))
 
 
 @ADDRESSES
@@ -236,9 +196,7 @@ def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
     assert not ears.selector.get_map()
 
 
-@pytest.mark.parametrize(
-    "count", [1, 2, shell.MAX_FILTERED_ADDRESSES, shell.MAX_FILTERED_ADDRESSES + 1, 1000]
-)
+@pytest.mark.parametrize("count", [1, 2, MAX_FILTERED_ADDRESSES, MAX_FILTERED_ADDRESSES + 1, 1000])
 def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int) -> None:
     four = [f"10.0.{n // 250}.{n % 250 + 1}" for n in range(count)]
     six = [f"2001:db8::{n + 0x100:x}" for n in range(count)]
@@ -337,17 +295,3 @@ def test_a_unicast_question_is_answered_too(lan: Lan, served: Ears) -> None:
         return "REACHABLE" in lan.b.run("ip", "-6", "neigh", "show", VIRTUAL6)
 
     until(reachable, "the probe is answered")
-
-
-def test_a_flood_of_questions_is_answered_at_a_bounded_rate(lan: Lan, served: Ears) -> None:
-    question = arp.probe(VIRTUAL6, mac(lan.b))
-    with lan.b.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as raw, Witness(lan.b) as witness:
-        lan.b.inside(lambda: raw.bind(("eth1", 0)))
-        began = time.monotonic_ns()
-        for _ in range(60):
-            for _ in range(shell.BATCH):
-                raw.send(question)
-            served.wakes()
-        lasted = time.monotonic_ns() - began
-        answers = [frame for frame in witness.since_mark(lan.a) if arp.claimed_address(frame)]
-    assert shell.ANSWERS <= len(answers) <= shell.ANSWERS + lasted // shell.ANSWER_GAP_NS + 1

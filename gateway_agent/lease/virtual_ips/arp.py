@@ -63,6 +63,21 @@ def canonical(address: str) -> str:
     return str(ipaddress.ip_address(address))
 
 
+def filtered_part(frame: bytes) -> int:
+    """Return what a filter compares of the address that an ARP frame claims, or that neighbour discovery is about.
+
+    Of an IPv6 address these are the last 32 bits.
+    """
+    of_arp = frame[12:HEADER] == struct.pack("!H", ETH_P_ARP)
+    at = SENDER_AT if of_arp else TARGET_AT + 12
+    return int.from_bytes(frame[at : at + 4], "big")
+
+
+def filtered_part_of(address: str) -> int:
+    """Return :func:`filtered_part` of the frames about an address."""
+    return int.from_bytes(ipaddress.ip_address(address).packed[-4:], "big")
+
+
 def gratuitous(address: str, mac: str) -> bytes:
     """An ARP *request* by and for ``address`` (RFC 5227, section 3): all who know the address learn the MAC.
 

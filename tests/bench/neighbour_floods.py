@@ -1,0 +1,118 @@
+"""``python -m tests.bench.neighbour_floods``: what a flood of solicitations for a virtual IPv6 address costs.
+
+A lab with real lease daemons. A machine on the LAN floods as fast as it can; the router resolves the address anew for
+each ping. Needs root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from gateway_agent.lease.virtual_ips import arp
+
+from ..lab import documents, topology
+from ..lab.flooder import flooding
+from ..lab.lab import Lab
+from ..lab.node import Node
+from . import report
+
+SECTION = "neighbour floods"
+GATEWAY = "partner"
+ADDRESS = topology.beside("172.16.0.50")
+FLOODER = "02:00:00:00:00:99"
+KINDS = ("no flood", "one MAC", "another MAC in each frame")
+SECONDS = 5.0
+PINGS = 30
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="tests.bench.neighbour_floods", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
+    options = parser.parse_args()
+    lines = [
+        "| flood | frames/s | sent by the master/s | lease daemon, of one processor "
+        "| ping that resolves: median, worst |",
+        "|---|---|---|---|---|",
+    ]
+    story = documents.virtual_story([ADDRESS], GATEWAY, destinations=["2001:db8:113::/64"])
+    with Lab(topology.dual_stack()) as lab:
+        lab.publish_nodes()
+        lab.publish("story", story)
+        lab.start_agents()
+        master = lab.nodes[lab.wait_settled(GATEWAY, 40)]
+        for kind in KINDS:
+            lines.append(row(lab, master, kind))
+            print(lines[-1], flush=True)
+    if options.document:
+        command = "`.venv/bin/python -m tests.bench.neighbour_floods`"
+        report.write_section(options.document, SECTION, "\n".join((command, "", *lines)))
+
+
+def row(lab: Lab, master: Node, kind: str) -> str:
+    """Return a line of the table."""
+    [pid] = master.agent.keeper_pids()
+    daemon = psutil.Process(pid)
+    with flood(lab, kind):
+        before, spent, began = counts(master), busy(daemon), time.monotonic()
+        pings = [ping(lab) for _ in range(PINGS)]
+        while time.monotonic() < began + SECONDS:
+            pings.append(ping(lab))
+        after, took = counts(master), time.monotonic() - began
+        share = (busy(daemon) - spent) / took
+    received, sent = ((later - earlier) / took for earlier, later in zip(before, after, strict=True))
+    return (
+        f"| {kind} | {received:,.0f} | {sent:,.0f} | {share:.1%} "
+        f"| {statistics.median(pings):.1f} ms, {max(pings):.1f} ms |"
+    )
+
+
+@contextmanager
+def flood(lab: Lab, kind: str) -> Iterator[None]:
+    if kind == KINDS[0]:
+        yield
+        return
+    with (
+        tempfile.NamedTemporaryFile() as log,
+        flooding(
+            lab.machines["lan"], "br-egress", arp.probe(ADDRESS, FLOODER), Path(log.name), kind == KINDS[2]
+        ),
+    ):
+        yield
+
+
+def ping(lab: Lab) -> float:
+    """Return how long the router waits for an answer of an address that it must resolve, in milliseconds."""
+    router = lab.machines["router"]
+    router.ip("neighbour flush dev eth1")
+    printed = router.run("ping", "-n", "-c", "1", "-W", "5", ADDRESS)
+    found = re.search(r"time=([0-9.]+) ms", printed)
+    assert found, printed
+    return float(found[1])
+
+
+def counts(master: Node) -> tuple[int, int]:
+    """Return how many packets the master's egress interface has received and sent."""
+    [link] = json.loads(master.machine.run("ip", "-s", "-j", "link", "show", "dev", "eth1"))
+    return link["stats64"]["rx"]["packets"], link["stats64"]["tx"]["packets"]
+
+
+def busy(process: psutil.Process) -> float:
+    """Return the processor time of a process, in seconds."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+if __name__ == "__main__":
+    main()
