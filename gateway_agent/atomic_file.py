@@ -1,4 +1,4 @@
-"""Replace a file in one step: whoever opens it finds the old content or the new one."""
+"""Replace a file atomically: a reader finds the old content or the new content."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
-    """Write all or nothing, also after a power cut; nothing if the file has become another one than ``before``.
+    """Replace ``path`` with ``content`` and permissions ``mode``, durably. Return True if it was replaced.
 
-    No runtime looks at a name without an ending of a configuration. Raises OSError.
+    ``before``: expected present content (text, UTF-8); if the file differs from it, nothing is written. If given, the
+    file keeps its owner. The draft has the suffix ``.draft``, so no runtime loads it as a configuration.
+    Raises OSError.
     """
     draft = path.with_name(f".{path.name}.draft")
     with contextlib.suppress(FileNotFoundError):
@@ -30,13 +32,13 @@ def replace_file(path: Path, content: bytes, mode: int, before: str | None = Non
         os.replace(draft, path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        # An error while a file is written names no path.
+        # An OSError from write() or fsync() names no path.
         raise error if error.filename else OSError(error.errno, error.strerror, str(path)) from None
     return True
 
 
 def _keep_owner(descriptor: int, was: os.stat_result) -> None:
-    # Without CAP_CHOWN the file becomes ours: a pod that no policy selects would be worse.
+    # Without CAP_CHOWN the agent becomes the owner. Refusing the change would leave pods without egress policy.
     with contextlib.suppress(PermissionError):
         if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
             os.fchown(descriptor, was.st_uid, was.st_gid)

@@ -1,4 +1,4 @@
-"""``agent.yaml``, parsed once."""
+"""Parse ``agent.yaml`` into :class:`AgentConfig`, and report every problem in it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ KEYS = (
     "nodeName", "runDir", "store", "clusterCIDRs", "cluster", "lease", "quorum", "tunnel", "mark", "health",
     "metrics", "log", "engines",
 )  # fmt: skip
-NAMESPACE_LIMIT = 63
-"""Characters of a DNS label."""
-RUN_DIR_BYTES = 90
-"""A unix socket's path has at most 107 bytes, and names of ours follow."""
+MAX_NAMESPACE_CHARS = 63
+"""Length of a DNS label (RFC 1035)."""
+MAX_RUN_DIR_BYTES = 90
+"""The path of a unix socket has at most 107 bytes, and the names of our sockets follow the directory's."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)")
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
@@ -33,26 +33,26 @@ _NANOSECONDS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
 @dataclass(frozen=True)
 class FilesStoreConfig:
-    """``store: {kind: files}``."""
+    """Configuration of the store with ``kind: files``."""
 
     path: Path = Path("/etc/egress-gateway/manifests")
 
 
 @dataclass(frozen=True)
 class KubernetesStoreConfig:
-    """``store: {kind: kubernetes}``."""
+    """Configuration of the store with ``kind: kubernetes``."""
 
     kubeconfig: Path | None = None
-    """None: the service account of the pod that the agent runs in."""
+    """None: use the service account of the agent's pod."""
     namespace: str = "egress-gateway"
-    """Where the agent's own objects live."""
+    """Namespace of the agent's own objects."""
     api_group: str = parsing.GROUPS[0]
-    """Of the gateways and policies that are served."""
+    """API group of the gateways and policies that the agent follows."""
 
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """The agent's configuration, defaults filled in."""
+    """Configuration of the agent, with defaults for absent keys."""
 
     node_name: str
     store: FilesStoreConfig | KubernetesStoreConfig
@@ -60,38 +60,40 @@ class AgentConfig:
     cluster_cidrs: tuple[str, ...] = ()
     key_file: Path = Path("/etc/egress-gateway/cluster.key")
     accept_key_files: tuple[Path, ...] = ()
-    """Of keys that are accepted beside the one of ``key_file``, while a key is replaced."""
+    """Files of the keys that are accepted beside the key in ``key_file``, during a key rotation."""
     cluster_port: int = 7947
     heartbeat_ns: int = 50 * 10**6
     duration_ns: int = 250 * 10**6
-    """Of a lease."""
+    """Duration of a lease, nanoseconds."""
     quorum: str = "Strict"
     """``Strict`` or ``AvailabilityFirst``."""
     tunnel_port: int = 4799
     tunnel_mtu: int | None = None
-    """Of the tunnel devices, bytes; None: the underlay's less what VXLAN adds."""
+    """MTU of the tunnel devices, bytes; None: the underlay's MTU minus the VXLAN overhead."""
     mark_mask: int = 0x0FF00000
     upstream: tuple[str, ...] = ()
-    """Addresses that must answer for this node to be ready."""
+    """IPv4 addresses that must answer probes, or else this node is not ready."""
     health_interval: float = 0.5
-    """Seconds."""
+    """Seconds between two probes of one address."""
     health_misses: int = 3
+    """Unanswered probes in a row after which an address counts as silent."""
     metrics_listen: tuple[str, int] = ("127.0.0.1", 9479)
     """Address and TCP port."""
     metrics_names: tuple[str, ...] = ()
-    """By which a browser or Prometheus may ask there, beside addresses and the node's name; in lower case."""
+    """Host names, in lower case, that an HTTP request may use beside addresses and the node's name."""
     podman: Path | None = Path("/var/lib/containers/storage")
-    """podman's ``graphroot``, where labels of its containers are looked up; None: nowhere."""
+    """podman's ``graphroot``, which holds the labels of its containers; None: do not look there."""
     containerd: Path | None = Path("/run/containerd/containerd.sock")
-    """The socket of containerd; None: it is not asked."""
+    """Socket of containerd; None: do not ask containerd for labels."""
     log_level: str = "info"
     log_format: str = "text"
 
 
 class ConfigError(Exception):
-    """``problems``: everything that is wrong with the configuration, not only the first thing.
+    """The configuration is invalid.
 
-    ``rest``: the configuration with defaults for what is wrong; None if nothing of it could be read.
+    ``problems``: all errors found in it. ``rest``: the configuration with defaults in place of the invalid values;
+    None if the document could not be parsed.
     """
 
     def __init__(self, problems: Sequence[Problem], rest: AgentConfig | None = None) -> None:
@@ -101,19 +103,22 @@ class ConfigError(Exception):
 
 
 def load(path: Path) -> AgentConfig:
-    """The configuration in a file. Raises :class:`ConfigError`."""
+    """Read and parse the configuration file ``path``. Raises :class:`ConfigError`."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         problem = Problem(str(path), "", f"cannot be read: {reason}", "--config names the file")
         raise ConfigError([problem]) from error
-    # kubelet names a node after its host, where it is not told otherwise; a pod can be told by NODE_NAME.
+    # A kubelet without --hostname-override names its node after the host. In a pod, NODE_NAME gives the node's name.
     return parse(str(path), text, os.environ.get("NODE_NAME") or os.uname().nodename.lower())
 
 
 def parse(source: str, text: str, host_name: str) -> AgentConfig:
-    """The configuration in ``text``. ``host_name``: default of ``nodeName``. Raises :class:`ConfigError`."""
+    """Parse the configuration in ``text``. Raises :class:`ConfigError`.
+
+    ``source``: name of the text in problems. ``host_name``: default of ``nodeName``.
+    """
     found, problems = yaml_documents.load(source, text)
     value: Any = found[0][1] if len(found) == 1 else None
     if not problems and len(found) > 1:
@@ -183,7 +188,7 @@ def _upstream(health: Fields) -> tuple[str, ...]:
 
 
 def _section(top: Fields, name: str) -> Fields:
-    """A mapping whose every key has a default."""
+    """Return the fields of an optional mapping; empty fields if it is absent."""
     return top.fields(name) or Fields({}, top.at(name), top.report)
 
 
@@ -207,8 +212,8 @@ def _kubernetes(store: Fields) -> KubernetesStoreConfig:
     default = KubernetesStoreConfig()
     given = store.raw("kubeconfig") is not None
     namespace = store.text("namespace", default.namespace)
-    if not selectors.is_name(namespace) or "." in namespace or len(namespace) > NAMESPACE_LIMIT:
-        hint = f"lower-case letters, digits and '-', at most {NAMESPACE_LIMIT} characters"
+    if not selectors.is_name(namespace) or "." in namespace or len(namespace) > MAX_NAMESPACE_CHARS:
+        hint = f"lower-case letters, digits and '-', at most {MAX_NAMESPACE_CHARS} characters"
         store.add("namespace", f"{namespace!r} is no name of a namespace", hint)
     return KubernetesStoreConfig(
         _path(store, "kubeconfig", Path("/etc/kubernetes/kubelet.conf")) if given else None,
@@ -220,15 +225,15 @@ def _kubernetes(store: Fields) -> KubernetesStoreConfig:
 def _node_name(top: Fields, host_name: str) -> str:
     name = top.text("nodeName", host_name)
     if not selectors.is_name(name):
-        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.NAME_LIMIT} characters"
+        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.MAX_NAME_CHARS} characters"
         top.add("nodeName", f"{name!r} is no DNS name", hint)
     return name
 
 
 def _run_dir(top: Fields) -> Path:
     path = _path(top, "runDir", AgentConfig.run_dir)
-    if len(os.fsencode(path)) > RUN_DIR_BYTES:
-        top.add("runDir", f"has more than {RUN_DIR_BYTES} bytes", "the path of a unix socket is short")
+    if len(os.fsencode(path)) > MAX_RUN_DIR_BYTES:
+        top.add("runDir", f"has more than {MAX_RUN_DIR_BYTES} bytes", "the path of a unix socket is short")
     return path
 
 
@@ -240,7 +245,7 @@ def _path(fields: Fields, name: str, default: Path) -> Path:
 
 
 def _engine(engines: Fields, name: str, default: Path | None) -> Path | None:
-    """Return where an engine has its store or socket; None for an empty text."""
+    """Return the path of an engine's store or socket; None if the configuration has an empty text."""
     assert default is not None
     return _path(engines, name, default) if engines.raw(name) != "" else None
 
@@ -256,7 +261,7 @@ def _accepted(cluster: Fields) -> tuple[Path, ...]:
 
 
 def _duration(fields: Fields, name: str, default: int) -> int:
-    """Nanoseconds."""
+    """Return the duration in the field ``name``, nanoseconds; ``default`` if it is absent or invalid."""
     given = fields.raw(name)
     if given is None:
         return default
@@ -272,7 +277,7 @@ def _mtu(tunnel: Fields) -> int | None:
     given = tunnel.raw("mtu")
     if given is None or given == "auto":
         return None
-    # RFC 791: every host takes datagrams of 576 bytes. 65485: what an underlay of 65535 leaves.
+    # RFC 791: every host accepts datagrams of 576 bytes. 65485: an underlay MTU of 65535 minus the VXLAN overhead.
     if isinstance(given, bool) or not isinstance(given, int) or not 576 <= given <= 65485:
         tunnel.add("mtu", f"{given!r} is neither auto nor a number of bytes from 576 to 65485")
         return None

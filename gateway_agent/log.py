@@ -1,4 +1,4 @@
-"""Log lines for people (text) or for machines (JSON), on stderr."""
+"""Format log lines on stderr, for people (text) or for machines (JSON)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from .printable import printable
 
 MAX_LINE_CHARS = 4_000
-"""Characters of one line."""
+"""Characters after which a line is cut."""
 
 
 class TextFormatter(logging.Formatter):
-    """One line each: time, level, message; a traceback has lines of its own.
+    """Format a record as one line: time, level, message. A traceback follows on indented lines.
 
-    What is logged may be the name of a file, a label, an answer of the API: it neither steers the terminal that shows
-    it nor makes a line that looks like another one of ours.
+    A message may hold text from outside: a file name, a label, an answer of the API. So control characters are
+    escaped: such text can neither control the terminal nor forge a log line.
     """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line with what a terminal would obey escaped."""
+        """Return the line with control characters escaped."""
         return printable(super().formatMessage(record), MAX_LINE_CHARS)
 
     def formatException(self, ei: Any) -> str:
@@ -36,9 +36,10 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object each line: time (RFC 3339, UTC), level, message, logger."""
+    """Format a record as one JSON object on one line: time (RFC 3339, UTC), level, message, logger, exception."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a JSON object without line breaks."""
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line = {
             "time": moment.replace("+00:00", "Z"),
@@ -52,12 +53,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up(level: str, form: str) -> None:
-    """``level`` and ``form`` as in the configuration's ``log``."""
+    """Log to stderr. ``level`` and ``form``: as ``log.level`` and ``log.format`` in the configuration."""
     handler = logging.StreamHandler(sys.stderr)
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # It logs each change of a watched file; what follows from the change is logged by the agent.
+    # watchfiles logs each change of a watched file; the agent logs the consequences.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)

@@ -1,15 +1,15 @@
-"""Text from outside, made fit to be shown: in a log line, on a terminal, in a page."""
+"""Escape text from outside before it is shown in a log line, on a terminal or in a page."""
 
 from __future__ import annotations
 
 MAX_CHARS = 500
-"""Characters of one text that are shown."""
+"""Characters after which a text is cut."""
 
 
 def printable(text: str, limit: int = MAX_CHARS) -> str:
-    """Return ``text`` with every character escaped that a terminal would obey or UTF-8 cannot hold, and shortened.
+    """Return ``text`` with non-printable characters and lone surrogates escaped, cut to ``limit`` characters.
 
-    A backslash stays as it is: the result is for people, not to be read back.
+    A backslash is not escaped: the result is for people, not for a parser.
     """
     cut = text if len(text) <= limit else f"{text[: limit - 1]}…"
     if cut.isprintable():

@@ -1,1 +1,1 @@
-"""One module for each thing of the outside world that the agent touches. No decisions."""
+"""Connect the agent to the outside world: one module for each thing that it touches. No decisions."""

@@ -1,4 +1,4 @@
-"""The agent's unix socket: one request and one answer each connection (``cni/contract.py``)."""
+"""Serve the agent's unix socket: one request and one answer per connection (``cni/contract.py``)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from cni.files import named
 Handler = Callable[[bytes], Awaitable[bytes]]
 log = logging.getLogger(__name__)
 POLL_INTERVAL_S = 1.0
-"""Seconds between two looks at the socket's path."""
-PART = 1 << 16
-"""Bytes that are read at once."""
+"""Seconds between two checks of the socket's path."""
+READ_BYTES = 1 << 16
+"""Bytes of one read."""
 
 
 class RequestServer:
-    """Serves ``handler`` on ``path``. Only the owner of the process may connect."""
+    """Serves ``handler`` on ``path``. Only the user of the process may connect.
+
+    ``handler``: returns the answer to the bytes of a request. ``restored``: called after the socket and its directory
+    had vanished and were created again.
+    """
 
     def __init__(self, path: Path, handler: Handler, restored: Callable[[], None] = lambda: None) -> None:
-        """``restored`` is called after the directory of the socket was made again."""
         self.path = path
         self._restored = restored
         self._inode = 0
@@ -35,14 +38,16 @@ class RequestServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listens. A socket file that an earlier process left is replaced; the run directory's lock says that
-        no other agent is alive."""
-        # Bound under another name and then renamed: whoever finds the path can connect.
+        """Start to listen, and replace the socket file of an earlier process. Raises OSError.
+
+        The lock of the run directory has made sure that no other agent is alive.
+        """
+        # Bound under another name and then renamed, so that a client that finds the path can connect.
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # The file gets its mode from the socket (unix(7)), so it never has another one. The umask would do that too,
-        # but it belongs to all threads.
+        # The file gets its mode from the socket (unix(7)), so it has the right mode from the start. The umask would
+        # do that too, but all threads share it.
         os.fchmod(listener.fileno(), 0o600)
         try:
             with named(self.path):
@@ -64,8 +69,8 @@ class RequestServer:
             return False
 
     async def keep(self) -> None:
-        """Listen again whenever the socket or its directory is gone: nobody could reach the agent. Never ends."""
-        told = ""
+        """Listen again whenever the socket or its directory has vanished. Never ends."""
+        logged = ""
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             if self._server is None or self.reachable():
@@ -77,13 +82,14 @@ class RequestServer:
                 before.close()
                 self._restored()
                 log.warning("%s was gone: listening there again", self.path)
-                told = ""
+                logged = ""
             except OSError as error:
-                if str(error) != told:
-                    log.error("%s is gone and cannot be made again: %s", self.path, error)
-                told = str(error)
+                if str(error) != logged:
+                    log.error("%s is gone and cannot be created again: %s", self.path, error)
+                logged = str(error)
 
     async def stop(self) -> None:
+        """Stop listening and remove the socket file."""
         if self._server is not None:
             self._server.close()
             self.path.unlink(missing_ok=True)
@@ -97,14 +103,14 @@ class RequestServer:
                     writer.write_eof()
                     async with asyncio.timeout(contract.DEADLINE_S):
                         await writer.drain()
-                        # To close while something is unread would reset the connection, and the answer with it.
-                        while await reader.read(PART):
+                        # close() with unread data would reset the connection and discard the answer.
+                        while await reader.read(READ_BYTES):
                             pass
         finally:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-        """Return the answer to the request of a client; empty if nobody waits for one."""
+        """Return the answer to a client's request; empty if the client has hung up."""
         try:
             async with asyncio.timeout(contract.DEADLINE_S):
                 request = await _read_all(reader)
@@ -123,24 +129,27 @@ class RequestServer:
 
 
 def refusal(message: str, details: str = "") -> bytes:
-    """Return the answer to what is no request that the agent can read: a CNI error object."""
+    """Return the answer to an invalid request: a CNI error object with code 100 (internal)."""
     error = {"cniVersion": "1.1.0", "code": contract.INTERNAL, "msg": message, "details": details}
     return contract.ERROR + json.dumps(error).encode()
 
 
 def _hung_up(writer: asyncio.StreamWriter) -> bool:
-    """Whether the client has closed both directions. It waits no longer then, and has gone its own way: while this
-    process could not answer, the plugin may have carried out this call and later ones alone."""
+    """Return True if the client has closed both directions.
+
+    Such a client does not wait for an answer. While this process could not answer, the plugin may have carried out
+    this call and later ones alone, so the request must be dropped.
+    """
     poll = select.poll()
     poll.register(writer.get_extra_info("socket").fileno(), 0)
     return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 async def _read_all(reader: asyncio.StreamReader) -> bytes:
-    """Return the request, or a little more than the contract allows."""
+    """Return the request. Stop reading soon after the size that the contract allows."""
     parts: list[bytes] = []
     size = 0
-    while size <= contract.MAX_REQUEST_BYTES and (part := await reader.read(PART)):
+    while size <= contract.MAX_REQUEST_BYTES and (part := await reader.read(READ_BYTES)):
         parts.append(part)
         size += len(part)
     return b"".join(parts)

@@ -1,4 +1,4 @@
-"""The cluster key: a file that every node has in common."""
+"""Create and check the file of the cluster key, which all nodes share."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from cni.files import named
 from ..manifests.model import Problem
 from .key_files import read
 
-LENGTH = 32
+KEY_BYTES = 32
 HOW = (
-    "copy the key file of another node there (mode 0600); for the first node of a cluster make one: "
+    "copy the key file of another node there (mode 0600); for the first node of a cluster create one: "
     "(umask 077; openssl rand -hex 32 > FILE)"
 )
 
 
 def make(path: Path) -> bool:
-    """Make the key file (mode 0600) if there is none, and return whether it was made. Raises OSError."""
+    """Create the key file (mode 0600) if there is none. Return True if it was created. Raises OSError."""
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with named(path), os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(LENGTH).encode() + b"\n")
+            file.write(secrets.token_hex(KEY_BYTES).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        # A link, not a rename: of two agents that start at once, one makes the key and both read it.
+        # link() fails if the file exists, rename() would not: if two agents start at once, one key wins.
         os.link(temporary, path)
     except FileExistsError:
         return False
@@ -41,7 +41,7 @@ def make(path: Path) -> bool:
 
 
 def problems(path: Path, accepted: bool = False) -> tuple[Problem, ...]:
-    """Return what is wrong with a key file: missing, empty, too short, open to others, another user's.
+    """Return the problems of a key file: missing, unreadable, invalid, readable by others, owned by another user.
 
     ``accepted``: the file is one of ``acceptKeyFiles``.
     """
@@ -52,7 +52,7 @@ def problems(path: Path, accepted: bool = False) -> tuple[Problem, ...]:
     except FileNotFoundError:
         if accepted:
             words = "is named in cluster.acceptKeyFiles and missing: messages with its key are refused"
-            return (Problem(source, "", words, "make it, or take it out of acceptKeyFiles"),)
+            return (Problem(source, "", words, "create it, or remove it from acceptKeyFiles"),)
         return (Problem(source, "", "the cluster key is missing: this node exchanges no leases", HOW),)
     except OSError as error:
         return (Problem(source, "", f"the cluster key cannot be read: {error.strerror}", HOW),)

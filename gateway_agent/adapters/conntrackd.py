@@ -1,7 +1,7 @@
-"""Runs ``conntrackd``: starts it, watches it, starts it anew, ends it.
+"""Run ``conntrackd``: start it, watch it, restart it, end it.
 
-It dies with the agent: the kernel sees to that. A new agent starts it anew, and its first request fills the gap.
-What a crash between two lines leaves behind is found by its command line before a start, and ended.
+The kernel ends it together with the agent (``PR_SET_PDEATHSIG``). A new agent starts it again, and its first request to
+the partners fills the gap. A process that a crash left behind is found by its command line and ended before a start.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ from ..policy import sync_groups
 from ..policy.sync_groups import Counters, Files, SyncState
 
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 10.0
-"""Seconds before a start after an end; doubled until it has been in sync."""
+"""Seconds between its end and the next start, doubled with each restart until it has been in sync."""
 SYNCING_POLL_S, SYNCED_POLL_S = 0.25, 5.0
-"""Seconds between two looks at its counters: until it is in sync, and after that."""
-CALL_LIMIT = 10.0
-START_CHANCES, DEAF = 120, 3
-"""Calls without an answer, :data:`SYNCING_POLL_S` apart, after which it is started anew: as it starts, and later."""
-END_LIMIT = 2.0
+"""Seconds between two readings of its counters: until it is in sync, and after that."""
+CALL_TIMEOUT_S = 10.0
+START_ATTEMPTS, RUNNING_ATTEMPTS = 120, 3
+"""Failed calls in a row, :data:`SYNCING_POLL_S` apart, after which it is restarted: after a start, and later."""
+END_TIMEOUT_S = 2.0
 NICE = -10
-"""Of conntrackd: ahead of what is ordinary."""
-TAKEOVER_PAUSE = 1.0
-"""Seconds from mastership to the first look at the whole table: a takeover needs the processor itself."""
+"""Nice value of conntrackd: before ordinary processes."""
+TAKEOVER_PAUSE_S = 1.0
+"""Seconds from mastership to the first reading of the whole table. The takeover itself needs the processor."""
 RESEND_INTERVAL_S = 60.0
-"""Seconds between two sendings of a master's table. The kernel tells nothing while a flow only goes on, so the
-copies of UDP flows would end after 120 s; and it makes good what was lost on the way."""
+"""Seconds between two transmissions of a master's whole table. The kernel sends no event for a flow that only
+continues, so the copies of UDP flows would expire after 120 s. Lost datagrams are repaired as well."""
 EVENTS = PROC_SYS_NET / "netfilter" / "nf_conntrack_events"
 ENV = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 log = logging.getLogger(__name__)
 
 
 class ConnectionSync:
-    """All ``conntrackd`` of this node. Every method is for the agent's loop; ``changed`` is called on each news.
+    """Runs all ``conntrackd`` of this node. Every method belongs to the agent's event loop.
 
-    ``prefix`` goes before each command; ``refresh`` as :data:`RESEND_INTERVAL_S`.
+    ``changed``: called after each change of a state. ``prefix``: put before each command. ``refresh``: seconds, see
+    :data:`RESEND_INTERVAL_S`.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class ConnectionSync:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def set(self, configurations: Mapping[str, str]) -> None:
-        """What is to run, by name: starts, starts anew where the text has changed, ends what is not there.
+        """Run one conntrackd for each of these configurations (text by name), and end all others.
 
-        Raises :class:`ValueError` for a run directory or a name whose paths conntrackd cannot take.
+        A changed text restarts its conntrackd. Raises :class:`ValueError` if conntrackd would not accept the paths of
+        a name.
         """
         paths = {name: sync_groups.files(str(self._run_dir), name) for name in configurations}
         for name, instance in list(self._running.items()):
@@ -82,16 +84,17 @@ class ConnectionSync:
                 self._running[name] = self._start(name, text, paths[name])
 
     def serve(self, serving: bool) -> None:
-        """Whether this node is master of a synced egress IP."""
+        """Set the role. ``serving``: this node is master of a synced egress IP."""
         self._serving = serving
         for instance in self._running.values():
             instance.serve(serving)
 
     def state(self) -> Mapping[str, SyncState]:
+        """Return the state of each conntrackd by name."""
         return {name: instance.state for name, instance in self._running.items()}
 
     async def stop(self) -> None:
-        """Ends all, and waits until they are gone."""
+        """End all processes and wait until they are gone."""
         self.set({})
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -107,7 +110,7 @@ class ConnectionSync:
 
 
 class _Instance:
-    """One configuration, and the process that has it; ends with its task."""
+    """One configuration and its process, which ends with the task."""
 
     task: asyncio.Task[None]
 
@@ -124,12 +127,13 @@ class _Instance:
         self._part_changed = asyncio.Event()
 
     def serve(self, serving: bool) -> None:
+        """Set the role: master or standby."""
         if serving != self._serving:
             self._serving = serving
             self._part_changed.set()
 
     async def run(self, turn: asyncio.Lock) -> None:
-        """Keeps it running until cancelled. ``turn`` belongs to one at a time, until its process is gone."""
+        """Keep the process running until cancelled. ``turn``: held until the process is gone, one at a time."""
         pause = FIRST_BACKOFF_S
         async with turn:
             try:
@@ -137,7 +141,7 @@ class _Instance:
                     await self._once()
                     pause = FIRST_BACKOFF_S if self.state.in_sync else pause
                     self._tell(running=False, in_sync=False, reason="conntrackd has ended")
-                    log.warning("conntrackd has ended: %s", self.state.error or "it did not say why")
+                    log.warning("conntrackd has ended: %s", self.state.error or "it gave no reason")
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, MAX_BACKOFF_S)
                     self._tell(restarts=self.state.restarts + 1)
@@ -146,11 +150,11 @@ class _Instance:
                     _remove(self._paths)
 
     async def _once(self) -> None:
-        """From a start to its end, which may come at once."""
+        """Start the process and return when it has ended, which may be at once."""
         try:
             await _end_strangers(self._paths.configuration)
             _write(self._paths, self.text)
-            # Below setpriv, so that the kernel ends it with this process.
+            # setpriv makes the kernel end it together with this process.
             process = await _spawn("setpriv", "--pdeathsig", "TERM", "--", *self._command)
         except OSError as error:
             self._tell(error=str(error))
@@ -158,7 +162,7 @@ class _Instance:
         parts = (asyncio.create_task(self._listen(process)), asyncio.create_task(self._watch(process)))
         try:
             await process.wait()
-            await asyncio.wait(parts[:1], timeout=END_LIMIT)  # what it said last is the reason
+            await asyncio.wait(parts[:1], timeout=END_TIMEOUT_S)  # its last line is the reason
         finally:
             for part in parts:
                 part.cancel()
@@ -174,26 +178,26 @@ class _Instance:
                 self._tell(error=words)
 
     async def _watch(self, process: Process) -> None:
-        """Tells it its part and reads its counters; ends it where it does not answer."""
-        chances = START_CHANCES
-        while chances:
+        """Give it its role and read its counters. End it if it does not answer."""
+        attempts = START_ATTEMPTS
+        while attempts:
             try:
                 await self._look()
-                chances = DEAF
+                attempts = RUNNING_ATTEMPTS
                 _calm(process.pid)
                 await (self._serve() if self._serving else self._stand_by())
             except (OSError, ValueError) as error:
-                chances -= 1
+                attempts -= 1
                 log.debug("conntrackd: %s", error)
                 await asyncio.sleep(SYNCING_POLL_S)
         self._tell(error="conntrackd does not answer")
         await _end(process)
 
     async def _serve(self) -> None:
-        """A master's part, until it changes. Raises OSError and ValueError."""
+        """Act as master until the role changes. Raises OSError and ValueError."""
         self._part_changed.clear()
         self._tell(running=True, in_sync=True, reason="")
-        if await self._part_changes(TAKEOVER_PAUSE):
+        if await self._part_changes(TAKEOVER_PAUSE_S):
             return
         loop = asyncio.get_running_loop()
         await self._order(sync_groups.commands(serving=True))
@@ -208,7 +212,7 @@ class _Instance:
                 sent, overruns = loop.time(), self.state.overruns
 
     async def _stand_by(self) -> None:
-        """A standby's part, until it changes. Who was in sync stays so. Raises OSError and ValueError."""
+        """Act as standby until the role changes. A table in sync stays in sync. Raises OSError and ValueError."""
         self._part_changed.clear()
         self._tell(running=True)
         await self._order(sync_groups.commands(serving=False))
@@ -230,7 +234,7 @@ class _Instance:
         counters = sync_groups.counters(await self._call("-s"))
         self._tell(counters=counters, overruns=sync_groups.overruns(await self._call("-s", "runtime")))
         if EVENTS.exists() and EVENTS.read_text() == "0\n":
-            self._tell(error="sysctl net.netfilter.nf_conntrack_events is 0: the kernel tells no changes")
+            self._tell(error="sysctl net.netfilter.nf_conntrack_events is 0: the kernel reports no changes")
         return counters
 
     async def _part_changes(self, seconds: float) -> bool:
@@ -240,10 +244,10 @@ class _Instance:
         return self._part_changed.is_set()
 
     async def _call(self, *options: str) -> str:
-        """The answer of the running process. Raises OSError where there is none."""
+        """Return the answer of the running process to a command. Raises OSError if there is none."""
         process = await _spawn(*self._command, *options)
         try:
-            async with asyncio.timeout(CALL_LIMIT):
+            async with asyncio.timeout(CALL_TIMEOUT_S):
                 said, _ = await process.communicate()
         except TimeoutError:
             raise OSError(0, f"no answer to {' '.join(options)}") from None
@@ -262,7 +266,7 @@ class _Instance:
 
 
 def interface_index(name: str) -> int:
-    """The kernel's number of an interface; 0 where there is none."""
+    """Return the kernel's number of an interface; 0 if there is no such interface."""
     with contextlib.suppress(OSError):
         return socket.if_nametoindex(name)
     return 0
@@ -273,15 +277,17 @@ async def _spawn(*command: str) -> Process:
 
 
 def _calm(pid: int) -> None:
-    """Takes its real-time scheduling away, which its configuration can only lower: reading a whole table takes some
-    100 ms, and the kernel's own packet processing must have its turn in between."""
+    """Replace the real-time scheduling of a process by ordinary scheduling; its configuration can only lower it.
+
+    Reading a whole table takes about 100 ms, in which the kernel's packet processing must get processor time.
+    """
     with contextlib.suppress(OSError):
         os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
         os.setpriority(os.PRIO_PROCESS, pid, NICE)
 
 
 def _write(paths: Files, text: str) -> None:
-    """The configuration, for root only; and no lock or socket of a process that is gone. Raises OSError."""
+    """Write the configuration (mode 0600), and remove the lock and socket of an earlier process. Raises OSError."""
     _remove(paths)
     descriptor = os.open(paths.configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with named(Path(paths.configuration)), open(descriptor, "w") as file:
@@ -294,21 +300,21 @@ def _remove(paths: Files) -> None:
 
 
 async def _end(process: Process) -> None:
-    """Ends it, gently if it listens, and waits until it is gone."""
+    """End a process with SIGTERM, else with SIGKILL, and wait until it is gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.returncode is not None:
             return
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_LIMIT):
+            async with asyncio.timeout(END_TIMEOUT_S):
                 await process.wait()
 
 
 async def _end_strangers(configuration: str) -> None:
-    """Ends a process with this configuration that an earlier agent has left. Raises OSError where it stays."""
+    """Kill the processes with this configuration that an earlier agent left. Raises OSError if one remains."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + END_LIMIT
+    deadline = loop.time() + END_TIMEOUT_S
     while found := await asyncio.to_thread(_with_configuration, configuration):
         if loop.time() > deadline:
             raise OSError(0, f"an older conntrackd does not end: process {found[0].pid}")
@@ -319,6 +325,6 @@ async def _end_strangers(configuration: str) -> None:
 
 
 def _with_configuration(path: str) -> list[psutil.Process]:
-    """Those that run as conntrackd by this configuration; a call to one has more options."""
+    """Return the running conntrackd with this configuration. A call to conntrackd has more options and is none."""
     commands = ((process, process.info["cmdline"] or [""]) for process in psutil.process_iter(["cmdline"]))
     return [p for p, (name, *rest) in commands if rest == ["-C", path] and Path(name).name == "conntrackd"]

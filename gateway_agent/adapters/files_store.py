@@ -1,12 +1,12 @@
-"""The files store: a directory of YAML documents, watched.
+"""Read and watch the files store: a directory of YAML documents.
 
-An object that is wrong or half written keeps its last good state and is reported, and so does a file of which nothing
-can be read; a file that is gone takes its objects with it. A directory that is gone altogether or has become empty (an
-unmounted disk) keeps everything. What was read well lies in the run directory too: else a restart of the agent would
-forget the policy that somebody has just broken, and let its pods out.
+An object that is invalid or half written keeps its last good state and becomes a problem; so does a file that cannot be
+read. Removing a file removes its objects. If the whole directory is missing or has become empty (an unmounted disk),
+all objects are kept. The last good state is also stored in the run directory: otherwise a restart of the agent would
+forget a policy that an edit has just broken, and its pods would leave by other addresses.
 
-An editor empties a file before it writes it, or moves it away before it makes a new one. Read in between, its policies
-would be gone and their pods let out. So what has changed a moment ago counts only when it has come to rest.
+An editor empties a file before it writes it, or moves it away before it creates a new one. Read in between, the file's
+policies would be missing. So a change counts only after the file has been unchanged for :data:`SETTLE_S`.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from ..manifests.model import Inventory, Problem
 
 log = logging.getLogger(__name__)
 SETTLE_S = 0.1
-"""Seconds that a file must have been left alone, or have been gone, before the state that is known of it changes."""
+"""Seconds for which a file must have been unchanged, or missing, before its change counts."""
 MAX_SETTLE_WAITS = 10
-"""How often :meth:`FilesStore.current` waits for a file to come to rest."""
+"""Waits of :data:`SETTLE_S` in one :meth:`FilesStore.current` for files that are being written."""
 Stamp = tuple[int, int, int]
-"""Modification time (ns), size (bytes) and inode of a file: what tells one state of it from another."""
+"""Modification time (ns), size (bytes) and inode: they identify one state of a file."""
 
 
 class FilesStore:
-    """Reads and watches one directory (its files, not its folders)."""
+    """Reads and watches the files of one directory, without its subdirectories.
+
+    ``last_good``: directory for copies of the last good states; it is created if it is missing.
+    """
 
     def __init__(self, directory: Path, last_good: Path) -> None:
-        """``last_good``: the folder for copies of what was read well; it is made where it is missing."""
         self.directory = directory
         self.last_good = last_good
         self._stamps: dict[str, Stamp] = {}
@@ -52,7 +54,7 @@ class FilesStore:
         self._reading = asyncio.Lock()
 
     async def inventories(self) -> AsyncIterator[Inventory]:
-        """The inventory now, then again after each change that alters it. Ends with its task."""
+        """Yield the present inventory, then each changed one. Ends with the task that iterates."""
         last, trouble = None, ""
         async for _ in self._changes():
             try:
@@ -67,7 +69,7 @@ class FilesStore:
                 yield inventory
 
     async def current(self) -> Inventory:
-        """The inventory now, as :meth:`read` has it. Waits for files that are being written, but not for ever."""
+        """Return the present inventory. Wait up to a second for files that are being written. Raises as read()."""
         async with self._reading:
             inventory = await asyncio.to_thread(self.read)
             for _ in range(MAX_SETTLE_WAITS):
@@ -78,16 +80,16 @@ class FilesStore:
             return inventory
 
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
-        """See :meth:`gateway_agent.manifests.store.Store.for_pod`."""
-        # While somebody reads, the directory counts as seen already, but its inventory is not there yet.
+        """Return an inventory for a starting pod, as :meth:`gateway_agent.manifests.store.Store.for_pod`."""
+        # While another task reads, _seen is up to date already, but the inventory has not been yielded yet.
         return await self.current() if self._reading.locked() or self.outdated() else None
 
     def outdated(self) -> bool:
-        """Whether the directory has changed since it was read last. Cheap: one ``stat`` for each file."""
+        """Return True if the directory has changed since it was last read. Costs one ``stat`` for each file."""
         try:
             return self._look() != self._seen
         except OSError:
-            # What cannot be looked at is not read either, and keeps its last state.
+            # A directory that cannot be listed cannot be read either, and keeps its last state.
             return False
 
     async def _changes(self) -> AsyncIterator[None]:
@@ -96,8 +98,8 @@ class FilesStore:
             if not self.directory.is_dir():
                 await asyncio.sleep(0.5)
                 continue
-            # The directory itself may be replaced (rename, mount): awatch then ends or fails, and we begin anew.
-            # yield_on_timeout also sees what happened between the first reading and the watch's start.
+            # The directory itself may be replaced (rename, mount): then awatch ends or fails, and is started again.
+            # yield_on_timeout also covers changes between the first reading and the start of the watch.
             with contextlib.suppress(FileNotFoundError, OSError):
                 async for _ in watchfiles.awatch(
                     self.directory,
@@ -112,9 +114,10 @@ class FilesStore:
                     yield
 
     def read(self) -> Inventory:
-        """Reads what has changed since the last call. Never raises for what stands in the files.
+        """Read the files that have changed since the last call, and return the inventory.
 
-        Raises OSError where the directory cannot be read and never was: nobody knows then which pods are selected.
+        Never raises for the content of files. Raises OSError if the directory cannot be read and no earlier state is
+        known: then it is unknown which pods are selected.
         """
         try:
             seen = self._look()
@@ -149,7 +152,7 @@ class FilesStore:
         return self._assembled()
 
     def _known(self) -> bool:
-        """Whether there is an earlier state, be it of an earlier process."""
+        """Return True if there is an earlier state, of this process or of an earlier one."""
         if not self._contents:
             with contextlib.suppress(OSError):
                 for copy in self.last_good.iterdir():
@@ -159,10 +162,10 @@ class FilesStore:
         return bool(self._contents)
 
     def _look(self) -> dict[str, Stamp | None]:
-        """The manifests by path; None where a path leads nowhere. Raises OSError where there is no directory."""
+        """Return the stamps of the manifests by path; None for a dangling link. Raises OSError without a directory."""
         found: dict[str, Stamp | None] = {}
         for path in sorted(self.directory.iterdir()):
-            if path.name.endswith(parsing.ENDINGS) and not path.name.startswith("."):
+            if path.name.endswith(parsing.SUFFIXES) and not path.name.startswith("."):
                 found[str(path)] = None
                 with contextlib.suppress(OSError):
                     found[str(path)] = _stamp(path.stat())
@@ -175,7 +178,7 @@ class FilesStore:
                     copy.unlink()
 
     def _copy(self, name: str) -> parsing.FileContent | None:
-        """The last good state that an earlier process has left; it is reported under the name of the file."""
+        """Return the last good state that an earlier process stored, under the name of the file; None without one."""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             return parsing.parse_file(name, self._copied(name))
         return None
@@ -193,10 +196,8 @@ class FilesStore:
                 file.write(text)
             os.rename(new, path)
         except OSError as error:
-            # A full disk costs the copy, not the service.
-            hint = (
-                "the file counts; should it become wrong, an agent that starts then does not know what it was"
-            )
+            # A full disk prevents the copy, not the use of the file.
+            hint = "the file is in force; if it becomes invalid, an agent that starts then lacks its last good state"
             self._unkept[name] = Problem(name, "", f"its last good state cannot be kept: {error}", hint)
         else:
             self._unkept.pop(name, None)
@@ -212,8 +213,8 @@ class FilesStore:
                 return
             if not stat.S_ISREG(status.st_mode):
                 raise OSError("is no regular file")
-            if status.st_size > parsing.LARGEST:
-                raise OSError(f"larger than {parsing.LARGEST} bytes")
+            if status.st_size > parsing.MAX_FILE_BYTES:
+                raise OSError(f"larger than {parsing.MAX_FILE_BYTES} bytes")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             self._troubles[name] = Problem(
@@ -240,7 +241,7 @@ class FilesStore:
         return parsing.with_problems(inventory, troubles) if troubles else inventory
 
     def _is_restless(self, name: str, status: os.stat_result) -> bool:
-        """Whether a file with an earlier state was written a moment ago: then that state goes on to count."""
+        """Return True if a file with an earlier state has just been written: then the earlier state stays in force."""
         if not _young(status):
             return False
         known = self._contents.get(name) or self._copy(name)
@@ -256,5 +257,5 @@ def _stamp(status: os.stat_result) -> Stamp:
 
 
 def _young(status: os.stat_result) -> bool:
-    """Return True if the last change is younger than :data:`SETTLE_S`; a time in the future does not count."""
+    """Return True if the last change is younger than :data:`SETTLE_S`. A time in the future does not count as young."""
     return 0 <= time.time() - status.st_mtime < SETTLE_S

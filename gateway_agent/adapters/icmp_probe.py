@@ -1,6 +1,6 @@
-"""Asks upstream addresses whether they answer: ICMP echo, sent by the egress interface itself.
+"""Probe upstream addresses with ICMP echo requests through the egress interface.
 
-The socket is bound to the interface, so the answer says something about *that* way out and no other.
+The socket is bound to the interface, so an answer proves that this path works, and no other.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ ECHO_REPLY = 0
 
 
 class UpstreamProbe:
-    """Sends one echo each ``interval`` seconds to each address; one is *silent* after ``misses`` in a row.
+    """Sends an echo request to each address every ``interval`` seconds.
 
-    ``changed`` is called whenever an address falls silent or answers again.
+    An address is silent after ``misses`` unanswered requests in a row. ``changed``: called when an address becomes
+    silent or answers again.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class UpstreamProbe:
 
     @property
     def silent(self) -> tuple[str, ...]:
-        """The addresses that do not answer."""
+        """Return the addresses that do not answer."""
         return tuple(address for address, missed in self._missed.items() if missed >= self._misses)
 
     async def run(self) -> None:
-        """Probes until cancelled. An interface that is not there counts as a miss."""
+        """Probe until cancelled. A missing interface counts as an unanswered request."""
         loop = asyncio.get_running_loop()
         while True:
             before = self.silent
@@ -77,7 +78,7 @@ class UpstreamProbe:
 
 
 def echo_request(identifier: int, sequence: int) -> bytes:
-    """An ICMP echo request (RFC 792) with its checksum (RFC 1071)."""
+    """Return an ICMP echo request (RFC 792) with its checksum (RFC 1071)."""
     header = struct.pack("!BBHHH", ECHO_REQUEST, 0, 0, identifier, sequence)
     total = sum(struct.unpack("!4H", header))
     total = (total & 0xFFFF) + (total >> 16)
@@ -85,7 +86,7 @@ def echo_request(identifier: int, sequence: int) -> bytes:
 
 
 def is_echo_reply(packet: bytes, identifier: int, sequence: int) -> bool:
-    """Whether an IPv4 packet, as a raw socket gives it, answers our request."""
+    """Return True if an IPv4 packet, with its header as from a raw socket, answers our request."""
     if len(packet) < 20:
         return False
     body = packet[(packet[0] & 0x0F) * 4 :]

@@ -1,4 +1,4 @@
-"""What the kernel says of the node's interfaces, where its default routes lead, and whether it forwards."""
+"""Read the state of the node's interfaces from the kernel: addresses, routes, forwarding and other settings."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ OUTSIDE = "203.0.113.1"
 def read(
     virtual: Collection[str], without: Collection[str] = (), nodes: Iterable[str] = ()
 ) -> dict[str, InterfaceFacts]:
-    """Facts of every interface, by name; not of those in ``without``: a node may have hundreds of pods.
+    """Return the facts of every interface, by name.
 
-    ``virtual``: the addresses of all gateways. On a master they stand as /32 or /128 and are nobody's own. Of several
-    IPv4 addresses of an interface the one that the kernel would send by comes first: another program's address
-    (kube-vip, keepalived) may be listed before it. ``nodes``: the addresses of the other nodes.
+    ``virtual``: virtual addresses of all gateways. A master has them as /32 or /128, and they are left out of the
+    facts. ``without``: interfaces to leave out, because a node may have hundreds of pods. ``nodes``: addresses of the
+    other nodes. Of several IPv4 addresses of an interface, the one that the kernel uses as source comes first: another
+    program's address (kube-vip, keepalived) may be listed before it.
     """
     hosts = {f"{address}/{128 if ':' in address else 32}" for address in virtual}
     found: dict[str, list[str]] = {}
     for label, entries in psutil.net_if_addrs().items():
-        # An IPv4 address with a label of its own is listed under that: eth1:0.
+        # An IPv4 address with its own label is listed under that label: eth1:0.
         own = found.setdefault(label.partition(":")[0], [])
         own += [
             _written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES.values()
@@ -85,7 +86,7 @@ def read(
 
 
 def leaving(destinations: Iterable[str]) -> frozenset[str]:
-    """Return the interfaces by which packets of this node to these addresses leave; no route, no interface."""
+    """Return the interfaces by which packets of this node to these addresses leave; an unroutable one adds none."""
     found = set()
     with contextlib.suppress(OSError), Socket() as kernel:
         for address in destinations:
@@ -96,10 +97,10 @@ def leaving(destinations: Iterable[str]) -> frozenset[str]:
 
 
 def _arp_filtered(name: str, own: Iterable[str]) -> bool:
-    """Return True if ``arp_filter`` keeps the kernel from answering ARP requests by an interface.
+    """Return True if ``arp_filter`` keeps the kernel from answering ARP requests on an interface.
 
-    The kernel answers by the interface that its route to the asker leads out by. For the askers of a LAN stands the
-    first address of each subnet that is not the node's own.
+    The kernel answers only on the interface of its route to the sender. The first address of each subnet that is not
+    the node's own is checked in place of all senders.
     """
     if not any(_sysctl(f"ipv4/conf/{place}/arp_filter") not in ("", "0") for place in ("all", name)):
         return False
@@ -110,7 +111,7 @@ def _arp_filtered(name: str, own: Iterable[str]) -> bool:
 
 
 def is_local(address: str) -> bool:
-    """Return whether an interface of this machine has the address."""
+    """Return True if an interface of this machine has the address."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
         try:
@@ -121,7 +122,7 @@ def is_local(address: str) -> bool:
 
 
 def _hooked(bridge: str) -> bool:
-    """Return whether this is a bridge of the kernel whose frames the hooks of IP see."""
+    """Return True if this is a bridge whose frames pass the hooks of IP (``bridge-nf-call-iptables``)."""
     with contextlib.suppress(OSError):
         own = Path("/sys/class/net", bridge, "bridge", "nf_call_iptables").read_text(encoding="ascii").strip()
         return "1" in (own, _sysctl("bridge/bridge-nf-call-iptables"))
@@ -136,7 +137,7 @@ def _master(interface: str) -> str:
 
 
 def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:
-    """Return the addresses with that one first which the kernel takes as the source of what leaves by ``interface``."""
+    """Return the addresses, first the one that the kernel uses as source of packets that leave by ``interface``."""
     if sum(":" not in address for address in own) > 1:
         source = _source(interface)
         own.sort(key=lambda address: address.partition("/")[0] != source)
@@ -144,7 +145,7 @@ def _preferred_first(interface: str, own: list[str]) -> tuple[str, ...]:
 
 
 def _source(interface: str) -> str:
-    """Ask the kernel for the IPv4 source of packets that leave by ``interface`` for the outside; empty if none."""
+    """Return the IPv4 source that the kernel uses for packets by ``interface`` to the outside; empty if none."""
     with contextlib.suppress(OSError), Socket() as kernel:
         found = routes.lookup(kernel, OUTSIDE, socket.if_nametoindex(interface))
         return address_of(found.get(RTA_PREFSRC, b""))
@@ -152,7 +153,7 @@ def _source(interface: str) -> str:
 
 
 def _written(address: str, netmask: str | None) -> str:
-    """With its prefix length; without the zone of a link-local one."""
+    """Return the address with its prefix length and without the zone of a link-local address."""
     address = address.partition("%")[0]
     whole = 128 if ":" in address else 32
     length = int(ipaddress.ip_address(netmask)).bit_count() if netmask else whole
@@ -166,7 +167,7 @@ def _sysctl(path: str) -> str:
 
 
 def _nearest(hops: Iterable[NextHop], addresses: Iterable[str]) -> set[str]:
-    """Return the interfaces that the nearest routes to these addresses lead by, whatever their metrics and tables."""
+    """Return the interfaces of the most specific routes to these addresses, regardless of metric and table."""
     by: dict[tuple[int, int], dict[int, set[str]]] = {}
     for hop in hops:
         by.setdefault((hop.version, hop.length), {}).setdefault(hop.prefix, set()).add(hop.interface)

@@ -1,7 +1,7 @@
-"""The kernel, for the agent's event loop: every blocking call runs in one worker thread, in order.
+"""Give the agent's event loop access to the kernel: every blocking call runs in one worker thread, in order.
 
-One thread, because two changes to the same tables at once are two truths; a thread, because a large transaction
-takes tens of milliseconds and must not delay what the loop hears meanwhile.
+A single thread, because two concurrent changes of the same tables would overwrite each other. A thread, because a large
+transaction takes tens of milliseconds and must not block the event loop.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ..gateway_rules import snat
 from ..policy import keeper_config
 
 EGRESS_HOOK = (5, 16)
-"""Linux version since which netdev tables have the hook of the fence."""
+"""First Linux version with the egress hook of netdev tables, which the fence needs."""
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Kernel:
-    """What the agent may ask of the kernel. Raises :class:`cni.kernel.errors.KernelError`."""
+    """Access to the kernel. The methods raise :class:`cni.kernel.errors.KernelError`."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
@@ -44,73 +44,76 @@ class Kernel:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
 
     def watch(self, changed: Callable[[list[Event]], None]) -> None:
-        """From now on, tells ``changed`` what the kernel reports. Belongs in the event loop's thread."""
+        """Call ``changed`` with the kernel's events from now on. Must be called in the event loop's thread."""
         for family in (NETLINK_ROUTE, NETLINK_NETFILTER):
             watcher = monitor.Monitor(family)
             self._monitors.append(watcher)
             asyncio.get_running_loop().add_reader(watcher.fileno(), _report, watcher, changed)
 
     def watch_stale(self, found: Callable[[], None]) -> None:
-        """From now on, calls ``found`` when a packet came that belongs to a stale connection. Raises OSError."""
+        """Call ``found`` from now on after each logged packet of a stale connection. Raises OSError."""
         bell = nflog.PacketLog(ids.STALE_GROUP)
         self._bells.append(bell)
         asyncio.get_running_loop().add_reader(bell.fileno(), _wake_reader, bell, found)
 
     async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-        """Brings the kernel to the plan; says in words what it changed. ``devices``: where the fence stands."""
+        """Bring the kernel to the plan and return its changes in words. ``devices``: those with the fence."""
         if not self._able:
-            # Where all stands already, nothing else would tell that no change can be made.
+            # If the kernel needs no change, nothing else would reveal that nft is missing.
             await self._run(nft.run, "--version")
             self._able = True
         return await self._run(_stand, plan, devices)
 
     def assume_applied(self, plan: Plan, devices: Sequence[str]) -> None:
-        """An earlier process has perhaps brought the kernel to this plan: what still stands of it is kept."""
+        """Assume that an earlier process brought the kernel to this plan: tables that still match it are kept."""
         for text in texts(plan, devices):
             nft.remember(text)
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
-        """What of the node's path is not as the plan says."""
+        """Return, in words, the parts of the node's data path that differ from the plan."""
         return await self._run(reconcile.missing, plan)
 
     async def host_veths(self, netns: str, names: Iterable[str]) -> links.HostVeths:
-        """See :func:`cni.kernel.netlink.links.host_veths`."""
+        """Return the host-side veths of a pod, as :func:`cni.kernel.netlink.links.host_veths`."""
         return await self._run(links.host_veths, netns, names)
 
     async def leading(self, addresses: Sequence[str]) -> dict[str, str]:
-        """The host-side veth that leads to each address; where none is known yet, the kernel begins to ask."""
+        """Return the host-side veth that leads to each address. For an unknown address the kernel starts to resolve."""
         return await self._run(rtnl.leading, addresses)
 
     async def tag(self, device: str, group: int) -> None:
-        """Sets an interface's group."""
+        """Set the group of an interface."""
         await self._run(links.tag, device, group)
 
     async def tag_of(self, device: str) -> int | None:
-        """An interface's group; None where there is no such interface."""
+        """Return the group of an interface; None if there is no such interface."""
         return await self._run(links.tag_of, device)
 
     async def tagged(self) -> dict[str, int]:
-        """The interfaces whose group is in our range."""
+        """Return the groups by name of the interfaces whose group is in our range."""
         return await self._run(links.tagged)
 
     async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
-        """Forgets what each source opened, TCP aside, to every remote address for which its function holds."""
+        """Delete the non-TCP connections that a source opened to remote addresses for which its function is True."""
         await self._run(conntrack_cli.delete_connections, stale)
 
     async def forget_pod(self, address: str) -> None:
-        """Delete all connections of a pod's address: the next pod that gets it must not inherit them."""
+        """Delete all connections of a pod's address, so that the next pod with that address does not inherit them."""
         await self._run(ctnetlink.delete_of, address)
 
     async def forget_stale(self, mask: int) -> None:
-        """Forgets the connections that a rule has found stale. ``mask``: of the marks."""
+        """Delete the connections that a rule has marked as stale. ``mask``: the mask of the marks."""
         await self._run(ctnetlink.delete_marked, ids.MarkLayout(mask).stale, mask)
 
     async def flush_by_source(self, address: str, mask: int) -> None:
-        """Forgets what came out of the tunnels and left by this address."""
+        """Delete the connections that came out of the tunnels and were SNATed to this address."""
         await self._run(conntrack_cli.delete_shown, address, ids.MarkLayout(mask).tunneled)
 
     async def set_tcp_liberal(self, address: str, mask: int) -> None:
-        """Lets what came out of the tunnels and leaves by this address go on elsewhere, and come back."""
+        """Set IP_CT_TCP_FLAG_BE_LIBERAL on the TCP connections from the tunnels that are SNATed to this address.
+
+        So they survive a move to another master and back, whose sequence numbers this kernel has not seen.
+        """
         await self._run(ctnetlink.set_tcp_liberal, address, ids.MarkLayout(mask).tunneled)
 
 
@@ -125,13 +128,16 @@ def _report(watcher: monitor.Monitor, changed: Callable[[list[Event]], None]) ->
 
 
 def texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-    """Return all rules of a plan. ``devices``: where the fence stands."""
+    """Return all nft transactions of a plan. ``devices``: those with the fence."""
     return (*_gateway_texts(plan, devices), node_nft(plan))
 
 
 def _gateway_texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-    """The fence first: no address may be spoken for before it stands. The gateway's rules before the node's: what comes
-    out of a tunnel is judged before anything goes in."""
+    """Return the nft transactions of an egress node, in order.
+
+    The fence comes first: no packet may use a virtual address before it is in place. The gateway's rules come before
+    the node's: packets out of a tunnel must be checked before packets enter one.
+    """
     return keeper_config.fence(plan, devices, _has_egress_hook()), snat.gateway_nft(plan)
 
 

@@ -1,4 +1,4 @@
-"""The files of the cluster's keys, read anew when they change. Nothing here waits: the lease keeper reads them too."""
+"""Read the files of the cluster's keys, again after each change. Nothing here blocks: the lease daemon uses it, too."""
 
 from __future__ import annotations
 
@@ -9,28 +9,29 @@ from collections.abc import Sequence
 from ..lease.messages.keys import Key, Keyring
 
 MAX_KEY_FILE_BYTES = 4096
-"""Bytes of a key file."""
+"""Size of a key file."""
 
 
 class KeyFiles:
-    """The key ring of one node. A file that cannot be read leaves its key as it was."""
+    """Maintains the key ring of one node. A file that cannot be read leaves its key unchanged."""
 
     def __init__(self) -> None:
         self.ring: Keyring | None = None
-        """None until the key to sign with has been read."""
+        """None until the signing key has been read."""
         self.problem = ""
-        """The file that cannot be read, and why."""
+        """The name of a file that cannot be read, with the reason; empty if all can."""
         self._seen: list[tuple[str, object]] = []
-        """The files in order: which one is signed with can change while none of them does."""
+        """The files in order: the signing key can change to another file while no file changes."""
         self._keys: dict[str, Key] = {}
 
     def follow(self, signing: str, accepted: Sequence[str]) -> bool:
-        """Read the files if they or their names have changed; return whether there is another key ring now.
+        """Read the files if they or their names have changed. Return True if the key ring has changed.
 
-        A file of ``accepted`` that is missing is no key: so a key can be dropped by removing its file.
+        ``signing``: file of the signing key. ``accepted``: files of further accepted keys. A missing file of
+        ``accepted`` is no key, so removing a file drops its key.
         """
         paths = (signing, *accepted)
-        # Before the files are read: a change meanwhile is found with the next call.
+        # Taken before the files are read: the next call notices a change during the reading.
         seen = [(path, _identity(path)) for path in paths]
         if seen == self._seen:
             return False
@@ -61,7 +62,7 @@ class KeyFiles:
 
 def read(path: str) -> Key:
     """Return the key in a file. Raises OSError and ValueError, both with the file's name."""
-    # A pipe has no end to wait for.
+    # O_NONBLOCK: opening a pipe would block.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -78,7 +79,7 @@ def read(path: str) -> Key:
 
 
 def _identity(path: str) -> object:
-    """Return what changes with the content of a file, or why it cannot be had."""
+    """Return a value that changes with the content of a file, or the error number if the file is not accessible."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The agent's end of the lease keeper: starts it or finds it running, tells it what to do, hears what it says."""
+"""Connect the agent to the lease daemon: start it or find it running, send configurations, receive states."""
 
 from __future__ import annotations
 
@@ -12,113 +12,121 @@ from pathlib import Path
 import msgspec
 
 from ..lease.ipc import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
-from .standby_daemon import Spare
+from .standby_daemon import StandbyDaemon
 
 KEEPALIVE_S = 1.0
 """Seconds between two configurations, changed or not."""
 STANDBY_POLL_S = 3.0
-"""Seconds between two looks whether the spare keeper is there: it loads when the start of this one is over."""
+"""Seconds between two checks of the standby daemon. It loads after the start of the active one is over."""
 POLL_INTERVAL_S = 0.1
-"""Seconds between two looks for a keeper that somebody else starts."""
+"""Seconds between two attempts to connect to a daemon that another program starts."""
 NOT_LISTENING = (FileNotFoundError, ConnectionRefusedError)
-LINE_LIMIT = 16 << 20
-LOG_READ = 1 << 20
-"""Bytes of the keeper's log that are read for its last line."""
+MAX_LINE_BYTES = 16 << 20
+"""Size of one state of the daemon."""
+MAX_LOG_BYTES = 1 << 20
+"""Bytes of the daemon's log that are read for its last line."""
 RECENT_S = 600.0
-"""Seconds in which the end of a keeper is a problem that status shows."""
+"""Seconds for which status shows the unexpected end of a daemon as a problem."""
 STOP_TIMEOUT_S = 4.0
-"""Seconds that a stopping keeper gets; it gives its successors two."""
+"""Seconds that a stopping daemon gets. It gives its successors two."""
 log = logging.getLogger(__name__)
 
 
 class KeeperClient:
-    """One for each run directory. The keeper may be older than this process, and may outlive it."""
+    """Connection to the lease daemon of one run directory. The daemon may be older than this process, and outlive it.
 
-    def __init__(self, run_dir: Path, patience: float = 0.0) -> None:
-        """``patience``: seconds in which somebody else may start the first keeper."""
-        self._patience = patience
+    ``start_timeout``: seconds in which another program may start the first daemon, before this client does.
+    """
+
+    def __init__(self, run_dir: Path, start_timeout: float = 0.0) -> None:
+        self._start_timeout = start_timeout
         self._run_dir = run_dir
         self._config: KeeperConfig | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._gone = asyncio.Event()
-        self._spare = Spare(run_dir)
+        self._standby = StandbyDaemon(run_dir)
         self._log_bytes = 0
         self._failure: tuple[str, float] = ("", 0.0)
 
     @property
     def failure(self) -> str:
-        """Return why the last keeper ended by itself, if that was within :data:`RECENT_S`; else an empty text."""
+        """Return why the last daemon ended by itself, if that was within :data:`RECENT_S`; else an empty text."""
         words, at = self._failure
         return words if words and time.monotonic() < at + RECENT_S else ""
 
     def send(self, config: KeeperConfig) -> None:
-        """What counts from now on; told again to a keeper that is started anew."""
+        """Set the configuration. A daemon that is started later gets it as well."""
         if config != self._config:
             self._config = config
-            self._tell()
+            self._write()
 
     async def states(self) -> AsyncIterator[KeeperState]:
-        """Each state that the keeper tells. Starts it where none answers. Ends with its task, or after a stop."""
-        tasks = [asyncio.create_task(part()) for part in (self._give_signs_of_life, self._keep_a_spare)]
+        """Yield each state that the daemon reports, and start a daemon if none answers. Ends with its task.
+
+        After a configuration with ``stopping`` no daemon is started, and the iteration blocks until it is cancelled.
+        """
+        tasks = [asyncio.create_task(part()) for part in (self._keep_alive, self._keep_a_standby)]
         try:
             while not (self._config and self._config.stopping):
                 try:
                     reader = await self._connect()
                 except OSError as error:
-                    log.error("lease keeper: %s", error)
+                    log.error("lease daemon: %s", error)
                     await asyncio.sleep(KEEPALIVE_S)
                     continue
-                self._tell()
+                self._write()
                 with contextlib.suppress(OSError, ValueError):
                     while line := await reader.readline():
                         yield msgspec.json.decode(line, type=KeeperState)
                 self._close()
                 if not (self._config and self._config.stopping):
-                    words = self._last_words()
+                    words = self._last_log_line()
                     self._failure = words, time.monotonic()
-                    log.warning("the lease keeper is gone: %s", words)
+                    log.warning("the lease daemon has ended: %s", words)
             self._gone.set()
-            # What follows is the end of the process; a part that ends by itself would look like a failure.
+            # The process is about to end. A task that returned before it is cancelled would count as failed.
             await asyncio.Event().wait()
         finally:
             for task in tasks:
                 task.cancel()
             self._close()
-            await self._spare.close()
+            await self._standby.close()
 
     async def keys(self) -> OwnKeys | None:
-        """Return by which keys the nodes talk, as of now; None if the keeper's version does not know it.
+        """Return the keys that nodes use now; None if the daemon's version does not report them.
 
-        Raises OSError, TimeoutError among them, and ValueError.
+        Raises OSError (including TimeoutError) and ValueError.
         """
         async with asyncio.timeout(STOP_TIMEOUT_S):
-            reader, writer = await asyncio.open_unix_connection(str(self._run_dir / SOCKET), limit=LINE_LIMIT)
+            reader, writer = await asyncio.open_unix_connection(
+                str(self._run_dir / SOCKET), limit=MAX_LINE_BYTES
+            )
             try:
                 return msgspec.json.decode(await reader.readline(), type=KeeperState).keys
             finally:
                 writer.close()
 
     async def ended(self) -> None:
-        """Waits until the keeper, told to stop, has handed everything over; not for ever."""
+        """Wait until a stopping daemon has handed everything over, at most :data:`STOP_TIMEOUT_S`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._gone.wait()
 
-    async def _give_signs_of_life(self) -> None:
+    async def _keep_alive(self) -> None:
         while True:
             await asyncio.sleep(KEEPALIVE_S)
-            self._tell()
+            self._write()
 
-    async def _keep_a_spare(self) -> None:
+    async def _keep_a_standby(self) -> None:
         while True:
             await asyncio.sleep(STANDBY_POLL_S)
             if self._writer is not None:
                 try:
-                    await self._spare.prepare()
+                    await self._standby.prepare()
                 except OSError as error:
-                    log.error("spare lease keeper: %s", error)
+                    log.error("standby lease daemon: %s", error)
 
-    def _tell(self) -> None:
+    def _write(self) -> None:
         if self._config is not None and self._writer is not None:
             self._writer.write(msgspec.json.encode(self._config) + b"\n")
 
@@ -132,18 +140,18 @@ class KeeperClient:
             return await self._found()
         except NOT_LISTENING:
             try:
-                await self._spare.begin()
+                await self._standby.begin()
             except OSError:
-                # Perhaps another one was quicker to hold the directory.
+                # Another daemon may have taken the lock of the directory first.
                 with contextlib.suppress(*NOT_LISTENING):
                     return await self._open()
                 raise
             return await self._open()
 
     async def _found(self) -> asyncio.StreamReader:
-        patience, self._patience = self._patience, 0.0
+        timeout, self._start_timeout = self._start_timeout, 0.0
         now = asyncio.get_running_loop().time
-        deadline = now() + patience
+        deadline = now() + timeout
         while True:
             try:
                 return await self._open()
@@ -154,16 +162,16 @@ class KeeperClient:
 
     async def _open(self) -> asyncio.StreamReader:
         path = str(self._run_dir / SOCKET)
-        reader, self._writer = await asyncio.open_unix_connection(path, limit=LINE_LIMIT)
+        reader, self._writer = await asyncio.open_unix_connection(path, limit=MAX_LINE_BYTES)
         with contextlib.suppress(OSError):
             self._log_bytes = (self._run_dir / LOG).stat().st_size
         return reader
 
-    def _last_words(self) -> str:
-        """Return the last line that the keeper has logged since this client connected to it."""
+    def _last_log_line(self) -> str:
+        """Return the last line that the daemon has logged since this client connected to it."""
         with contextlib.suppress(OSError), (self._run_dir / LOG).open("rb") as file:
             file.seek(self._log_bytes)
-            lines = file.read(LOG_READ).decode(errors="replace").split("\n")
+            lines = file.read(MAX_LOG_BYTES).decode(errors="replace").split("\n")
             if said := [line for line in lines if line.strip()]:
                 return said[-1]
-        return "it left no reason (killed, or out of memory)"
+        return "it gave no reason (killed, or out of memory)"

@@ -1,7 +1,7 @@
-"""What monitoring systems and browsers see of an agent: HTTP, for reading only.
+"""Serve metrics, health and the status page by HTTP, read only.
 
-It runs in a thread of its own with an event loop of its own: it answers where the agent's loop hangs, and the agent
-does not notice how slow, how many or how ill-meaning the clients are.
+The server has its own thread with its own event loop: it answers even if the agent's loop hangs, and slow, many or
+malicious clients do not affect the agent.
 """
 
 from __future__ import annotations
@@ -33,22 +33,23 @@ from ..show.status import status
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 RETRY_S = 1.0
-"""Seconds until listening is tried again."""
+"""Seconds between two attempts to listen."""
 ANSWER_TIMEOUT_S = 1.0
 """Seconds that the agent's loop gets to answer."""
 CONNECTION_TIMEOUT_S = 5.0
 """Seconds that a connection may last."""
-REQUEST_BYTES = 8192
+MAX_REQUEST_BYTES = 8192
+"""Size of a request's head."""
 MAX_DRAIN_READS = 128
-"""Pieces of so many bytes that are read, and forgotten, after a request."""
-CONNECTIONS = 64
-"""At once; one more ends the oldest."""
+"""Reads of up to :data:`MAX_REQUEST_BYTES` whose data is discarded after a request."""
+MAX_CONNECTIONS = 64
+"""Connections at the same time. One more ends the oldest."""
 TEXT = "text/plain; charset=utf-8"
 NOT_OURS = (
     "is not served here: ask by an address of this node, as localhost, or by a name that metrics.names in the agent's "
     "configuration lists"
 )
-# The page loads nothing, and no other page shows it in a frame.
+# The page loads no resources, and no other page may show it in a frame.
 HEADERS = (
     "Cache-Control: no-store",
     "Connection: close",
@@ -59,12 +60,15 @@ HEADERS = (
 
 @dataclass(frozen=True)
 class Answer:
+    """An HTTP response. ``kind``: its Content-Type."""
+
     status: HTTPStatus
     text: str
     kind: str = TEXT
 
     def encoded(self, with_body: bool) -> bytes:
-        # A file's name need not be UTF-8, and problems name files.
+        """Return the bytes of the response. ``with_body``: False for the answer to HEAD."""
+        # Problems contain names of files, which may not be valid UTF-8.
         body = self.text.encode("utf-8", "backslashreplace")
         first = f"HTTP/1.1 {self.status.value} {self.status.phrase}"
         allow = ("Allow: GET, HEAD",) if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ()
@@ -74,8 +78,11 @@ class Answer:
 
 
 class MetricsServer:
-    """``look`` is called in the loop of :meth:`run`. ``deadline``: see :data:`CONNECTION_TIMEOUT_S`. ``names``: those
-    that this machine may be asked by, beside its addresses."""
+    """Serves metrics, health and status on one address.
+
+    ``listen``: address and TCP port. ``look``: returns what is shown; called in the loop of :meth:`run`. ``deadline``:
+    seconds, see :data:`CONNECTION_TIMEOUT_S`. ``names``: host names that a request may use beside addresses.
+    """
 
     def __init__(
         self,
@@ -95,12 +102,12 @@ class MetricsServer:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Why it does not listen."""
+        """Return the problem that the server cannot listen; empty if it does."""
         hint = "metrics.listen in the agent's configuration; it is tried again"
         return (Problem("metrics", "", self._trouble, hint),) if self._trouble else ()
 
     async def run(self) -> None:
-        """Listens until cancelled. Where that cannot be, it is tried again; it never fails."""
+        """Serve until cancelled. If listening fails, try again each :data:`RETRY_S`. Raises no error."""
         agent = asyncio.get_running_loop()
         try:
             while True:
@@ -117,7 +124,7 @@ class MetricsServer:
         host, port = self._listen
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            # Nobody inherits it, programs that are started here or in place of this one included (PEP 446).
+            # Not inherited by child processes or by the program of a restart in place (PEP 446).
             listener = socket.create_server((host, port), family=family)
             self._thread = threading.Thread(
                 target=self._serve, args=(listener, agent), name="metrics", daemon=True
@@ -152,12 +159,12 @@ class MetricsServer:
             await self._connection(reader, writer, agent)
 
         self._open.clear()
-        server = await asyncio.start_server(connection, sock=listener, limit=REQUEST_BYTES)
+        server = await asyncio.start_server(connection, sock=listener, limit=MAX_REQUEST_BYTES)
         self._say(None)
         try:
             await asyncio.wrap_future(self._told_to_end)
         finally:
-            # Without waiting for the connections: they end with the loop.
+            # No wait for the connections: they end with the loop.
             server.close()
 
     async def _connection(
@@ -165,8 +172,8 @@ class MetricsServer:
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
-        if len(self._open) >= CONNECTIONS:
-            # The oldest is the slowest: who asks and reads is done in milliseconds.
+        if len(self._open) >= MAX_CONNECTIONS:
+            # The oldest is the slowest: a well-behaved client is done in milliseconds.
             oldest = next(iter(self._open))
             del self._open[oldest]
             oldest.cancel()
@@ -200,9 +207,9 @@ class MetricsServer:
                 answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
         writer.write(answer.encoded(method != b"HEAD"))
         writer.write_eof()
-        # To close while something is unread would reset the connection, and the answer with it.
+        # close() with unread data would reset the connection and discard the answer.
         for _ in range(MAX_DRAIN_READS):
-            if not await reader.read(REQUEST_BYTES):
+            if not await reader.read(MAX_REQUEST_BYTES):
                 break
         writer.close()
         await writer.wait_closed()
@@ -212,7 +219,7 @@ async def _answer(
     method: bytes, path: bytes, look: Callable[[], Observation], agent: asyncio.AbstractEventLoop
 ) -> Answer:
     if method not in (b"GET", b"HEAD"):
-        return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "for reading only: GET and HEAD\n")
+        return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "read only: GET and HEAD\n")
     form = PAGES.get(path)
     if form is None and path != b"/healthz":
         return Answer(HTTPStatus.NOT_FOUND, f"not here; there is /healthz {b' '.join(PAGES).decode()}\n")
@@ -225,12 +232,12 @@ async def _answer(
         words = f"the agent's event loop has not answered within {ANSWER_TIMEOUT_S:g} s\n"
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, words)
     except Exception:
-        log.exception("metrics: a question failed")
+        log.exception("metrics: a request failed")
         return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the agent failed: see its log\n")
 
 
 async def _ask(agent: asyncio.AbstractEventLoop, question: Callable[[], T]) -> T:
-    """Its answer, given in the agent's loop. Raises TimeoutError where that does not come to it."""
+    """Return the result of ``question``, called in the agent's loop. Raises TimeoutError if the loop is too busy."""
 
     async def answer() -> T:
         return question()
@@ -282,7 +289,7 @@ class _Families(Collector):
 
     def collect(self) -> Iterator[Metric]:
         for family in self._found:
-            # The library puts the suffix of counters where it belongs.
+            # The library adds the suffix of counters itself.
             metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
             for sample in family.samples:
                 labels = {k: _encodable(v) for k, v in sample.labels.items()}

@@ -1,8 +1,8 @@
-"""One agent for each network namespace: two would undo each other's rules and routes, whatever their directories are.
+"""Allow one agent per network namespace: two would undo each other's rules and routes, even with two run directories.
 
-The lock is the name of an abstract unix socket. The kernel has one set of these names for each network namespace, and
-frees a name when the process that bound it ends. Any local user may bind it first, so only a holder that runs as root,
-or as the user of this process, keeps an agent from starting.
+The lock is the name of an abstract unix socket. Each network namespace has its own set of these names, and the kernel
+frees a name when the process that bound it ends. Any local user may bind the name first, so only a process of root, or
+of the user of this process, keeps an agent from starting.
 """
 
 from __future__ import annotations
@@ -18,34 +18,31 @@ from ..manifests.model import Problem
 
 NAME = b"\0egress-gateway-agent"
 VARIABLE = "EGRESS_GATEWAY_LOCK"
-"""Descriptor of the lock that a restart in place hands to the next program."""
+"""Environment variable with the descriptor of the lock that a restart in place passes to the next program."""
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred``: pid, uid, gid."""
 
 
 class NamespaceLock:
-    """Holds the lock until the process ends."""
+    """Holds the lock until the process ends: a new lock, or the one passed by :meth:`hand_over`."""
 
     def __init__(self) -> None:
-        """Take the lock, or go on with the one that was handed over.
-
-        Raises OSError if another agent runs in this network namespace.
-        """
+        """Take the lock. Raises OSError if another agent runs in this network namespace."""
         self.problems: tuple[Problem, ...] = ()
-        """Names another user's process that has bound the name: a second agent would not be noticed."""
+        """Reports another user's process that has bound the name: then a second agent would not be noticed."""
         self._socket = _handed_over() or self._bound()
         if self._socket is not None:
-            # Connections that nobody accepts would fill the queue, and the next agent could not learn who listens.
+            # Connections that are never accepted would fill the queue, and the next agent could not find the holder.
             threading.Thread(target=_accept, args=(self._socket,), name="lock", daemon=True).start()
 
     def hand_over(self) -> None:
-        """Let the program that is executed next in this process have the lock."""
+        """Pass the lock to the program that this process executes next."""
         if self._socket is not None:
             self._socket.set_inheritable(True)
             os.environ[VARIABLE] = str(self._socket.fileno())
 
     def close(self) -> None:
-        """Give the lock up."""
+        """Release the lock."""
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
@@ -54,7 +51,7 @@ class NamespaceLock:
         lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             lock.bind(NAME)
-            # Whoever connects learns the credentials of the process that listens.
+            # A client that connects can read the credentials of the listening process.
             lock.listen()
             return lock
         except OSError as error:
@@ -98,7 +95,10 @@ def _handed_over() -> socket.socket | None:
 
 
 def _holder() -> tuple[int, int]:
-    """Return pid (0: not of this pid namespace) and user of the process that has the name; user -1 if it hides."""
+    """Return pid and user of the process that has the name.
+
+    The pid is 0 if the process is in another pid namespace. The user is -1 if the process does not listen.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(1.0)
         try:

@@ -1,5 +1,6 @@
-"""Starts the lease keeper's process, and keeps a spare one at hand: the start of Python is most of a keeper's start,
-and until it is over nobody votes on this node.
+"""Start the lease daemon's process, and keep a standby process loaded.
+
+Starting Python takes most of a daemon's start, and until the start is over this node does not vote.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ from ..lease.ipc import WAIT
 KEEPER = "gateway_agent.lease_daemon"
 
 
-class Spare:
-    """One for each run directory. The spare ends with this process: its input does."""
+class StandbyDaemon:
+    """Starts daemons for one run directory. The standby ends with this process, which closes its standard input."""
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
         self._process: Process | None = None
 
     async def prepare(self) -> None:
-        """Has a spare from now on. Raises OSError."""
+        """Start a standby process unless there is one. Raises OSError."""
         if self._process is None or self._process.returncode is not None:
             self._process = await self._spawn(WAIT)
 
     async def begin(self) -> None:
-        """Returns when a new keeper listens; raises OSError, also where another one holds the directory."""
-        spare, self._process = self._process, None
-        # One that has died in the meantime is as good as none.
-        if spare is not None and not await _failure(spare):
+        """Start a daemon and return when it listens. Raises OSError, also if another one has locked the directory."""
+        standby, self._process = self._process, None
+        # A standby that has died in the meantime counts as none.
+        if standby is not None and not await _failure(standby):
             return
         if words := await _failure(await self._spawn()):
             raise OSError(0, f"could not be started: {words}")
 
     async def close(self) -> None:
-        """No spare any more."""
+        """End the standby process."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -46,7 +47,7 @@ class Spare:
             await process.wait()
 
     async def _spawn(self, *options: str) -> Process:
-        # Without ``site``, which is a fifth of the time.
+        # -S: importing ``site`` would take a fifth of the start.
         command = (sys.executable, "-S", "-m", KEEPER, str(self._run_dir), *options)
         paths = (str(Path(__file__).parents[2]), *sys.path)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -56,7 +57,7 @@ class Spare:
 
 
 async def _failure(process: Process) -> str:
-    """Lets it begin; why it could not, empty where it listens."""
+    """Let a standby begin. Return why it could not; empty if it listens."""
     _, said = await process.communicate(b"\n")
     last = said.decode(errors="replace").strip().splitlines()[-1:]
     return "" if not process.returncode else " ".join(last) or f"exit code {process.returncode}"

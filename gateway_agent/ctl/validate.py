@@ -74,9 +74,9 @@ def _look_at_addresses(inventory: Inventory, problems: list[Problem]) -> list[st
 def _text(path: Path) -> str:
     """Return the text of a file. Raises OSError and UnicodeDecodeError."""
     with path.open("rb") as file:
-        raw = file.read(parsing.LARGEST + 1)
-    if len(raw) > parsing.LARGEST:
-        raise OSError(f"larger than {parsing.LARGEST} bytes")
+        raw = file.read(parsing.MAX_FILE_BYTES + 1)
+    if len(raw) > parsing.MAX_FILE_BYTES:
+        raise OSError(f"larger than {parsing.MAX_FILE_BYTES} bytes")
     return raw.decode("utf-8")
 
 
@@ -88,12 +88,14 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
             found[path] = True
             continue
         try:
-            names = sorted(p for p in path.iterdir() if p.name.endswith(parsing.ENDINGS) and p.name[0] != ".")
+            names = sorted(
+                p for p in path.iterdir() if p.name.endswith(parsing.SUFFIXES) and p.name[0] != "."
+            )
         except OSError as error:
             problems.append(Problem(str(path), "", f"cannot be read: {error.strerror}"))
             continue
         if not names:
-            hint = f"files *{', *'.join(parsing.ENDINGS)}"
+            hint = f"files *{', *'.join(parsing.SUFFIXES)}"
             problems.append(Problem(str(path), "", "holds no manifests", hint))
         for name in names:
             found.setdefault(name, False)

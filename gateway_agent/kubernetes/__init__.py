@@ -1,1 +1,1 @@
-"""The Kubernetes API: client, watch, the store that it makes, status and Events."""
+"""Use the Kubernetes API: client, watches, the Kubernetes store, status and Events."""

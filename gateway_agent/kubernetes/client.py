@@ -1,7 +1,7 @@
-"""The Kubernetes API by HTTP: pages of lists, watches, single objects. What is made of them is none of its business.
+"""Access the Kubernetes API by HTTP: pages of lists, watches, single objects. Objects are not interpreted here.
 
-``lightkube`` reads kubeconfig and service account and reads a token anew when the server refuses it. Its typed models
-are not used: an object is read by :mod:`gateway_agent.manifests.parsing`, as one in a file is.
+``lightkube`` reads kubeconfig and service account, and reads a token again when the server refuses it. Its typed models
+are not used: :mod:`gateway_agent.manifests.parsing` reads objects, as it reads those in files.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from lightkube.config import client_adapter
 from lightkube.config.kubeconfig import SERVICE_ACCOUNT, KubeConfig, SingleConfig
 from lightkube.core.exceptions import ConfigError
 
-PAGE = 500
-"""Objects of one page, as client-go asks for."""
-CONNECT, ANSWER = 5.0, 15.0
+PAGE_SIZE = 500
+"""Objects of one page, as in client-go."""
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S = 5.0, 15.0
 """Seconds that a connection and an answer may take."""
-REREAD = 30.0
-"""Seconds between two looks whether the files of the configuration have changed."""
+CONFIG_POLL_INTERVAL_S = 30.0
+"""Seconds between two checks of the configuration's files."""
 ALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
@@ -34,14 +34,14 @@ ALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
     (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
 )
-"""A watch may be silent for minutes; a server that is gone should be noticed all the same."""
+"""Socket options: a watch may be silent for minutes, and yet a server that is gone must be noticed."""
 OPENED = "OPENED"
-"""No type of the API: the server has taken the watch."""
+"""Event type of ours, not of the API: the server has accepted the watch."""
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 
 
 class ApiError(Exception):
-    """``status``: of HTTP, 0 where there was no answer. ``retry_after``: seconds that the server asks for, or 0."""
+    """A request has failed. ``status``: HTTP status, 0 without an answer. ``retry_after``: seconds, 0 if not given."""
 
     def __init__(self, message: str, status: int = 0, retry_after: float = 0.0) -> None:
         super().__init__(message)
@@ -50,17 +50,21 @@ class ApiError(Exception):
 
 
 class Page(msgspec.Struct, frozen=True):
+    """A page of a list, with the list's ``resourceVersion``."""
+
     items: list[dict[str, Any]]
     version: str
     token: str
-    """For the next page; empty at the last."""
+    """``continue`` token of the next page; empty on the last page."""
 
 
 class Api:
-    """One cluster's. Every method raises :class:`ApiError`."""
+    """Client of one cluster's API. Every method raises :class:`ApiError`.
+
+    ``kubeconfig``: None to use the service account in the directory ``account``.
+    """
 
     def __init__(self, kubeconfig: Path | None, account: Path = Path(SERVICE_ACCOUNT)) -> None:
-        """``kubeconfig``: None for the service account that a pod finds in ``account``."""
         self._kubeconfig = kubeconfig
         self._account = account
         self._client: httpx2.AsyncClient | None = None
@@ -69,20 +73,23 @@ class Api:
         self._old: list[httpx2.AsyncClient] = []
 
     async def page(self, path: str, selector: str = "", token: str = "", *, names_only: bool = False) -> Page:
-        """A page of a list, as it is in the store at this moment. ``names_only``: only the metadata of its items."""
-        query = {"limit": str(PAGE), **_given(fieldSelector=selector, **{"continue": token})}
+        """Return a page of a list, consistent with the API's storage. ``names_only``: items have only their metadata.
+
+        ``selector``: a field selector. ``token``: from the page before.
+        """
+        query = {"limit": str(PAGE_SIZE), **_given(fieldSelector=selector, **{"continue": token})}
         found = await self._get(path, query, METADATA_ONLY if names_only else "application/json")
         metadata = found.get("metadata") or {}
         items = [item for item in found.get("items") or () if isinstance(item, dict)]
         return Page(items, str(metadata.get("resourceVersion") or ""), str(metadata.get("continue") or ""))
 
     async def any(self, path: str, label_selector: str) -> bool:
-        """Whether a list has any item."""
+        """Return True if a list has any item."""
         query = {"limit": "1", **_given(labelSelector=label_selector)}
         return bool((await self._get(path, query, METADATA_ONLY)).get("items"))
 
     async def get(self, path: str) -> dict[str, Any] | None:
-        """One object; None where there is none."""
+        """Return one object; None if it does not exist."""
         try:
             return await self._get(path, {}, "application/json")
         except ApiError as error:
@@ -93,7 +100,10 @@ class Api:
     async def watch(
         self, path: str, selector: str, version: str, seconds: int
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        """Each event: its type and its object; before them :data:`OPENED`. Ends when the server ends it."""
+        """Yield first :data:`OPENED`, then (type, object) of each event. Ends when the server ends the watch.
+
+        ``version``: ``resourceVersion`` from which to watch. ``seconds``: requested duration.
+        """
         query = {
             "watch": "true",
             "allowWatchBookmarks": "true",
@@ -101,12 +111,12 @@ class Api:
             "timeoutSeconds": str(seconds),
             **_given(fieldSelector=selector),
         }
-        timeout = httpx2.Timeout(CONNECT, read=seconds + ANSWER)
+        timeout = httpx2.Timeout(CONNECT_TIMEOUT_S, read=seconds + ANSWER_TIMEOUT_S)
         with _translated():
             client = await self._connected()
             async with contextlib.AsyncExitStack() as stack:
-                # A server that takes a watch says so at once. Only then it may be silent for long.
-                async with asyncio.timeout(ANSWER):
+                # A server accepts a watch at once. Only after that it may be silent for long.
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     stream = client.stream("GET", path, params=query, timeout=timeout)
                     response = await stack.enter_async_context(stream)
                     if response.is_error:
@@ -118,9 +128,9 @@ class Api:
                     yield event.type, event.object
 
     async def merge(self, path: str, patch: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Change an object by RFC 7386 and return it; None where there is none.
+        """Apply a JSON merge patch (RFC 7386) and return the object; None if it does not exist.
 
-        A patch with a ``resourceVersion`` that is not the stored one is a refusal with status 409.
+        A patch whose ``resourceVersion`` is not the stored one is refused with status 409.
         """
         try:
             return await self._send("PATCH", path, patch, "application/merge-patch+json")
@@ -130,10 +140,11 @@ class Api:
             raise
 
     async def create(self, path: str, body: Mapping[str, Any]) -> None:
-        """A new object; one that there is already is a refusal with status 409."""
+        """Create an object. If it exists already, the API refuses with status 409."""
         await self._send("POST", path, body, "application/json")
 
     async def close(self) -> None:
+        """Close all connections."""
         for client in (self._client, *self._old):
             if client is not None:
                 await client.aclose()
@@ -157,9 +168,9 @@ class Api:
             return msgspec.json.decode(response.content, type=dict[str, Any])
 
     async def _connected(self) -> httpx2.AsyncClient:
-        """The client; a new one where a file of the configuration is another one than before."""
+        """Return the HTTP client; a new one if a file of the configuration has changed."""
         now = time.monotonic()
-        if self._client is not None and now < self._looked + REREAD:
+        if self._client is not None and now < self._looked + CONFIG_POLL_INTERVAL_S:
             return self._client
         self._looked = now
         if self._client is not None and _stamps(self._stamps) == self._stamps:
@@ -182,11 +193,11 @@ class Api:
             AttributeError,
             yaml.YAMLError,
         ) as error:
-            # What a wrong file does to lightkube is not in its documents. A YAML error quotes the file, with its token.
+            # lightkube does not document its errors for an invalid file. A YAML error quotes the file and its token.
             words = "not YAML" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
             raise ApiError(f"its configuration cannot be used: {words}") from None
         if self._client is not None:
-            # A watch by it may go on to its end; by the one before it there is hardly any.
+            # Watches of the present client may run to their end. The client before it hardly has any left.
             for client in self._old:
                 await client.aclose()
             self._old = [self._client]
@@ -194,7 +205,7 @@ class Api:
             base_url=config.cluster.server,
             auth=auth,
             transport=httpx2.AsyncHTTPTransport(verify=context, socket_options=ALIVE),
-            timeout=httpx2.Timeout(ANSWER, connect=CONNECT),
+            timeout=httpx2.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
             headers={"User-Agent": "egress-gateway"},
             trust_env=False,
         )
@@ -211,7 +222,7 @@ class Api:
         return found
 
     def _files(self, config: SingleConfig) -> list[Path]:
-        """Those whose change makes another connection."""
+        """Return the files whose change requires a new client."""
         user, cluster = config.user, config.cluster
         named = [cluster.certificate_auth, *((user.client_cert, user.client_key) if user else ())]
         return [Path(config.abs_file(name)) for name in (*named, self._kubeconfig) if name]
@@ -224,13 +235,13 @@ class _Event(msgspec.Struct):
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Raises :class:`ApiError` for all that can go wrong."""
+    """Translate every error of a request to :class:`ApiError`."""
     try:
         yield
     except httpx2.HTTPError as error:
         raise ApiError(f"no answer: {str(error) or type(error).__name__}") from error
     except (ValueError, RecursionError) as error:
-        raise ApiError(f"an answer that is none: {error}") from error
+        raise ApiError(f"an invalid answer: {error}") from error
     except TimeoutError as error:
         raise ApiError("no answer in time") from error
     except (ConfigError, OSError) as error:

@@ -1,7 +1,7 @@
-"""The Kubernetes store: one watch for each kind of objects, and the inventory that they make.
+"""Maintain the inventory of the Kubernetes store with one watch for each kind of objects.
 
-The API is asked as little as can be: whole lists only at the start and where the server has lost its history. What is
-known is kept in the run directory too, so that an agent that starts while the API is away goes on with it.
+Requests are few: whole lists are read only at the start and after the server has lost its history. The objects are also
+stored in the run directory, so that an agent that starts while the API is away continues with them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, 
 
 log = logging.getLogger(__name__)
 DEBOUNCE_S = 0.02
-"""Seconds from a change to the inventory: more of them may follow."""
+"""Seconds from a change to the new inventory, in which more changes may follow."""
 FIRST_LISTS_TIMEOUT_S = 3.0
-"""Seconds that the first lists may take before what an earlier agent knew counts."""
+"""Seconds to wait for the first lists before the objects that an earlier agent stored are used."""
 POD_QUERY_TIMEOUT_S, CATCH_UP_TIMEOUT_S = 2.0, 1.0
-"""Seconds that the API, and after it the watch, may take while a pod waits."""
+"""Seconds that the API, and then the watch, may take while a pod start waits."""
 
 
 class ClusterStore:
-    """``watched``: see :func:`.objects.resources`. ``last_known``: the file for what was read; it is made where it
-    is missing."""
+    """The store that follows a cluster's objects.
+
+    ``watched``: see :func:`.objects.resources`. ``last_known``: file for the last known objects; created if missing.
+    """
 
     def __init__(self, api: Api, watched: Iterable[Resource], last_known: Path) -> None:
         self._api = api
@@ -46,17 +48,17 @@ class ClusterStore:
         self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
         self._kept = bool(kept)
         self._asked: dict[Key, Object] = {}
-        """Pods that were asked for one by one, until the watch has them."""
+        """Pods that were read one by one, until the watch reports them."""
         self._picture = InventoryBuilder()
         self._news = asyncio.Condition()
         self._changed = asyncio.Event()
         self._keeping = asyncio.Lock()
         self._on_disk: Inventory | None = None
         self._unkept = ""
-        """Why what is known could not be written."""
+        """Reason why the last known objects could not be written; empty if they were."""
 
     async def inventories(self) -> AsyncIterator[Inventory]:
-        """The inventory now, then again after each change that alters it. Ends with its task."""
+        """Yield the present inventory, then each changed one. Ends with the task that iterates."""
         tasks = [asyncio.create_task(self._follow(kind)) for kind in self._resources]
         for task in tasks:
             task.add_done_callback(lambda _: self._changed.set())
@@ -71,7 +73,7 @@ class ClusterStore:
                     yield inventory
                 await self._changed.wait()
                 await asyncio.sleep(DEBOUNCE_S)
-            # A part that has ended by itself has failed.
+            # A task that has ended by itself has failed: raise its error.
             for task in tasks:
                 if task.done():
                     task.result()
@@ -82,10 +84,10 @@ class ClusterStore:
             await self._api.close()
 
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
-        """The inventory for a pod that starts now, with all that was in the store when it was called.
+        """Return an inventory for a starting pod, with everything that was in the store before this call.
 
-        With the API away it is what was known last. None before there is any. Raises :class:`NotKnown` where the API
-        has told of something whose content it has not told yet.
+        If the API is away, it is the last known inventory; None if there is none yet. Raises :class:`NotKnown` if the
+        API has named an object that the watch has not delivered in time.
         """
         if not self._known():
             return None
@@ -104,27 +106,27 @@ class ClusterStore:
         return await self._settled()
 
     def ours(self) -> Iterator[Object]:
-        """Gateways and policies as they stand in the API, with their status."""
+        """Yield the gateways and policies of the API, with their status."""
         for kind in ("EgressGateway", "EgressGatewayPolicy"):
             yield from list(self._reflectors[kind].objects.values())
 
     def voter_configmap(self) -> Object | None:
-        """What the cluster says of the voters: :mod:`.voter_configmap`."""
+        """Return the ConfigMap of the voter set, see :mod:`.voter_configmap`; None if there is none."""
         return next(iter(self._reflectors[VOTERS].objects.values()), None)
 
     async def has_pod(self, question: PodQuery) -> bool:
-        """Whether the cluster has such a pod, on any node. Raises ApiError."""
+        """Return True if the cluster has such a pod on any node. Raises ApiError."""
         return await self._api.any(
             self._resources["Pod"].path_in(question.namespace), question.label_selector
         )
 
     def path_of(self, kind: str, name: str) -> str:
-        """Where the API has an object of one of the kinds that are watched in one namespace, or have none."""
+        """Return the API path of an object. Its kind must be cluster-scoped or watched in one namespace."""
         resource = self._resources[kind]
         return resource.path_of(resource.namespace, name)
 
     def identity_of(self, kind: str, name: str) -> tuple[str, str] | None:
-        """Its ``apiVersion`` and its uid; None where there is none."""
+        """Return (``apiVersion``, uid) of a cluster-scoped object; None if it does not exist."""
         item = self._reflectors[kind].objects.get(("", name))
         return (item["apiVersion"], str(item["metadata"].get("uid") or "")) if item else None
 
@@ -157,9 +159,9 @@ class ClusterStore:
                 log.warning("Kubernetes API: %s: %s", resource.plural, error)
                 await self._publish_soon()
             except Exception as error:
-                # No answer of a server may end the agent: what is known goes on to count, and the server is asked anew.
-                log.exception("Kubernetes API: %s: an answer that cannot be used", resource.plural)
-                reflector.failed(EXPIRED, f"an answer that cannot be used: {type(error).__name__}: {error}")
+                # No answer of a server may end the agent: the known objects stay in force, and a new list is read.
+                log.exception("Kubernetes API: %s: an unusable answer", resource.plural)
+                reflector.failed(EXPIRED, f"an unusable answer: {type(error).__name__}: {error}")
                 await self._publish_soon()
 
     async def _watch(self, resource: Resource, reflector: Reflector, step: Watch) -> None:
@@ -179,7 +181,7 @@ class ClusterStore:
         reflector.ended(loop.time() - began, events)
 
     async def _publish_soon(self, kind: str = "") -> None:
-        """Something has changed; ``kind``: objects of it have."""
+        """Announce a change to waiting tasks. ``kind``: the kind whose objects have changed; empty: none."""
         if kind == "Pod":
             known = self._reflectors["Pod"].objects
             self._asked = {key: item for key, item in self._asked.items() if missing(known, [item])}
@@ -193,17 +195,17 @@ class ClusterStore:
         return self._kept or self._listed()
 
     def _listed(self) -> bool:
-        """Whether all lists have come that this agent cannot do without."""
+        """Return True if all required lists have been read."""
         return all(reflector.synced or reflector.lacking for reflector in self._reflectors.values())
 
     async def _first(self) -> None:
-        """Waits for the first lists; where they do not come in time, only if nothing was known before."""
+        """Wait for the first lists; with objects of an earlier agent at most :data:`FIRST_LISTS_TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + FIRST_LISTS_TIMEOUT_S
         async with self._news:
             while not self._listed():
                 if self._kept and loop.time() >= deadline:
-                    log.warning("the Kubernetes API does not answer: what was known last counts")
+                    log.warning("the Kubernetes API does not answer: the last known objects are used")
                     return
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.05, deadline - loop.time()) if self._kept else None):
@@ -214,17 +216,20 @@ class ClusterStore:
         return self._picture.inventory(items, self._troubles())
 
     def _troubles(self) -> list[Problem]:
-        hint = "what was known last goes on to count; nothing new is learned"
+        hint = "the last known objects stay in force; changes are not seen"
         found = ((self._resources[kind].plural, r.trouble) for kind, r in self._reflectors.items())
         problems = [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
         if self._unkept:
-            lost = "what is known counts; an agent that starts while the API is away does not know it"
+            lost = "the known objects are in force; an agent that starts while the API is away lacks them"
             problems.append(Problem(str(self._last_known), "", f"cannot be kept: {self._unkept}", lost))
         return problems
 
     async def _settled(self) -> Inventory:
-        """The inventory, when what it is made of is on disk: an agent that dies in the next moment, and starts while
-        the API is away, must not know less than what counted already."""
+        """Return the inventory after its objects have been written to disk.
+
+        An agent that dies in the next moment, and starts while the API is away, must not know less than what was in
+        force already.
+        """
         async with self._keeping:
             inventory = self._inventory()
             if inventory != self._on_disk:
@@ -246,7 +251,7 @@ class ClusterStore:
     # --- a pod that starts -----------------------------------------------------------------------------------------
 
     async def _ask(self, namespace: str, name: str, uid: str) -> None:
-        """One read of the API, where the watch has not told of this pod yet. Raises ApiError."""
+        """Read a pod from the API unless the watch has delivered it. Raises ApiError."""
         key = namespace, name
         known = self._pods().get(key)
         if known is not None and (not uid or pod_uid(known) == uid):
@@ -257,7 +262,7 @@ class ClusterStore:
             self._asked[key] = prune(resource, found)
 
     async def _names(self, kind: str) -> list[Object]:
-        """The metadata of all objects of a kind that are in the store at this moment. Raises ApiError."""
+        """Return the metadata of all objects of a kind that the API has now. Raises ApiError."""
         resource = self._resources[kind]
         names: list[Object] = []
         token = ""
@@ -269,14 +274,14 @@ class ClusterStore:
                 return names
 
     async def _catch_up(self, kind: str, names: list[Object]) -> None:
-        """Waits until the watch has told of all these. Raises NotKnown."""
+        """Wait until the watch has delivered all these objects. Raises NotKnown."""
         known = self._reflectors[kind]
         try:
             async with asyncio.timeout(CATCH_UP_TIMEOUT_S), self._news:
                 await self._news.wait_for(lambda: not missing(known.objects, names))
         except TimeoutError:
             if late := missing(known.objects, names):
-                raise NotKnown(f"the watch has not told of {kind} {late[0][1]} yet") from None
+                raise NotKnown(f"the watch has not delivered {kind} {late[0][1]} yet") from None
 
 
 def _read(path: Path) -> dict[str, dict[Key, Object]]:
@@ -287,7 +292,10 @@ def _read(path: Path) -> dict[str, dict[Key, Object]]:
 
 
 def _write(path: Path, objects: dict[str, list[Object]]) -> str:
-    """Return why it cannot be written: a full disk costs the copy, not the service. Empty if it is."""
+    """Write the objects to a file. Return the reason if that fails; empty if it succeeds.
+
+    A full disk prevents the copy, not the service.
+    """
     try:
         draft = path.with_suffix(".draft")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

@@ -1,6 +1,6 @@
-"""The status of gateways and policies, as it stands in the API; and which node writes it.
+"""Compute the status of gateways and policies in the API, and the node that writes it.
 
-The API is not on the way of anything: a status that is late or missing changes nothing but what people see.
+No packet depends on the API: a late or missing status changes only what people see.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ IN_FORCE, NO_GATEWAY = "GatewayFound", "GatewayNotFound"
 INVALID = "Invalid"
 Json = dict[str, Any]
 ReadyVerdict = tuple[bool, str, str]
-"""Whether it is ready, the reason, and that in words."""
+"""(ready, reason, message) of the condition ``Ready``."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A status that is to be written. ``before`` is the one that stands there."""
+    """A status that is to be written. ``before``: the present one."""
 
     kind: str
     name: str
     before: Mapping[str, Any]
     status: Mapping[str, Any]
     version: str = ""
-    """The object's, as ``before`` was read."""
+    """``resourceVersion`` of the object that ``before`` was read from."""
 
 
 def reports(view: NodeSnapshot, objects: Iterable[Object], now: float) -> Iterator[Report]:
-    """The statuses that this node writes and that are not as they should be.
+    """Yield the outdated statuses that this node has to write.
 
-    ``objects``: gateways and policies as they stand in the API. ``now``: Unix time, seconds.
+    ``objects``: gateways and policies of the API. ``now``: Unix time, seconds.
     """
     writes_policies = cluster_status_writer(view) == view.plan.node
     for item in objects:
@@ -76,7 +76,7 @@ def _gateway(view: NodeSnapshot, name: str, gateway: Gateway | None, wrong: str)
 
 
 def ready_nodes(view: NodeSnapshot, egress_ips: Iterable[PlanEgressIP]) -> set[str]:
-    """Those that are master of one of them, or could be."""
+    """Return the nodes that are master of one of these egress IPs, or could be."""
     mine = list(egress_ips)
     eligible = {name for egress in mine for name in egress.eligible}
     members = view.keeper.members if view.keeper else ()
@@ -88,11 +88,11 @@ def ready_nodes(view: NodeSnapshot, egress_ips: Iterable[PlanEgressIP]) -> set[s
 
 
 def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
-    """The node that writes the status of a gateway: its master, else the first that is ready, else the first that is
-    heard, else the first of the others: egress nodes that hear no majority write nothing.
+    """Return the name of the node that writes the status of a gateway; empty if this node cannot know.
 
-    Empty if this node cannot know: one that is cut off from the others, whose lease keeper has just started, or has
-    just learned of the gateway, would write that there is no master.
+    The first existing one of these writes: the master, a ready node, an egress node that is alive, another node. Egress
+    nodes without contact to a majority write nothing. A node that is cut off, whose lease daemon has just started, or
+    which has just learned of the gateway, cannot know the writer: it would write that there is no master.
     """
     if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
@@ -108,7 +108,10 @@ def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
 
 
 def cluster_status_writer(view: NodeSnapshot) -> str:
-    """The node that writes what belongs to no gateway: the author of the first of them, else the first node."""
+    """Return the node that writes the status of everything else: the writer of the first gateway, else the first node.
+
+    Empty if this node cannot know.
+    """
     if view.plan.isolated or view.keeper is None or not view.settled:
         return ""
     authors = (
@@ -164,7 +167,7 @@ def _policy_verdict(view: NodeSnapshot, policy: Policy | None, wrong: str) -> Re
 
 
 def _wrong(view: NodeSnapshot, kind: str, name: str) -> str:
-    """What is wrong with the object itself; a gateway that is missing is nothing of the object."""
+    """Return the problems of the object itself; a missing gateway is none of them."""
     source, missing = f"{kind} {name}", "spec.egressGatewayName"
     return "; ".join(
         f"{p.path}: {p.message}" for p in view.problems if p.source == source and p.path != missing
@@ -172,18 +175,18 @@ def _wrong(view: NodeSnapshot, kind: str, name: str) -> str:
 
 
 def rows(status: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """Return a list of mappings in a status, without what is none: the definition of another platform may differ."""
+    """Return the mappings in a list of a status. Other items are ignored: another platform's schema may differ."""
     found = status.get(name)
     return [row for row in found if isinstance(row, Mapping)] if isinstance(found, list) else []
 
 
 def readiness(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the condition ``Ready``; empty where there is none."""
+    """Return the condition ``Ready``; empty if there is none."""
     return next((condition for condition in rows(status, "conditions") if condition.get("type") == READY), {})
 
 
 def _condition(before: Mapping[str, Any], verdict: ReadyVerdict, generation: int, now: float) -> Json:
-    """``Ready``. Its time is that of the last change of its status, as the API's conventions have it."""
+    """Return the condition ``Ready``. By API convention its time is that of the last change of its ``status``."""
     good, reason, message = verdict
     status = "True" if good else "False"
     old = readiness(before)

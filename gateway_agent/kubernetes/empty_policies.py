@@ -1,4 +1,4 @@
-"""Whether a policy selects any pod of the cluster. An agent knows its own node's pods only: what to ask the API for."""
+"""Find policies that select no pod of the cluster. An agent knows only its own node's pods, so the API is asked."""
 
 from __future__ import annotations
 
@@ -13,52 +13,54 @@ from .reflector import Object, key_of
 
 SELECTS_NOTHING = "SelectsNothing"
 SETTLE_S = 30.0
-"""Seconds from a policy to the question: its pods may come right after it."""
+"""Seconds from a new policy to the query: its pods may be created right after it."""
 MAX_NAMESPACE_QUERIES = 20
-"""Namespaces up to which each is asked for by itself; above, one question is for all: it may be too kind."""
+"""Namespaces up to which each one is queried. Above, one query covers all namespaces and may find too much."""
 NAME = "kubernetes.io/metadata.name"
 
 
 State = tuple[str, str, int]
-"""Of a policy: its name, its uid and its generation."""
+"""(name, uid, generation) of a policy."""
 
 
 @dataclass(frozen=True)
 class PodQuery:
-    """Is there any such pod? ``namespace``: empty for all of them."""
+    """A query for the existence of a pod. ``namespace``: empty for all namespaces."""
 
     namespace: str
     label_selector: str
 
 
 class EmptyPolicyChecker:
-    """Which policies have been asked for. Times: any clock's seconds."""
+    """Keeps track of the policies that have been checked. Times are seconds of any clock."""
 
     def __init__(self) -> None:
         self._since: dict[State, float] = {}
         self._answered: set[State] = set()
 
     def due(self, objects: Iterable[Object], now: float) -> State | None:
-        """The next one to ask for, of the policies among the objects."""
+        """Return the next policy to check, of those among the objects; None if none is due."""
         states = {_state(item) for item in objects if item.get("kind") == "EgressGatewayPolicy"}
         self._since = {state: self._since.get(state, now) for state in states}
         self._answered &= states
         return next((s for s in sorted(states - self._answered) if now - self._since[s] >= SETTLE_S), None)
 
     def postpone(self, state: State, now: float) -> None:
-        """The API had no answer: others first, and this one again after the same time."""
+        """Check a policy again after :data:`SETTLE_S`, since the API did not answer."""
         self._since[state] = now
 
     def answered(self, state: State) -> None:
+        """Note that a policy has been checked."""
         self._answered.add(state)
 
 
 def questions(policy: Policy, namespaces: Mapping[str, Mapping[str, str]]) -> list[PodQuery]:
-    """One answer with a pod is enough. ``namespaces``: the labels of all, by name."""
+    """Return the queries for a policy. It selects a pod if one query finds any. ``namespaces``: labels by name."""
     return [question for selector in policy.selectors for question in _of(selector, namespaces)]
 
 
 def selects_nothing(name: str, now: float) -> EventRecord:
+    """Return the Event for a policy that selects no pod. ``now``: Unix time, seconds."""
     message = (
         "no pod of the cluster is selected by it: see its selectors, and the labels of pods and namespaces"
     )
@@ -92,7 +94,7 @@ def _hold(terms: Iterable[Requirement], labels: Mapping[str, str]) -> bool:
 
 
 def _written(term: Requirement) -> str:
-    """As the API has it in a query."""
+    """Return a requirement in the syntax of a label selector in a query."""
     match term.operator:
         case "Exists":
             return term.key

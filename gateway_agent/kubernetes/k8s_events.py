@@ -1,4 +1,4 @@
-"""Events of Kubernetes: what people should hear of once, in words."""
+"""Compute Kubernetes Events: changes that people should be notified of once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .conditions import Report, readiness
 MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"
 COMPONENT = "egress-gateway-agent"
 NAMESPACE = "default"
-"""Of events about what has no namespace: the API demands it."""
-NAME, MESSAGE = 253, 1024
-"""Characters that the API takes."""
+"""Namespace of Events about cluster-scoped objects, as the API demands."""
+MAX_NAME_CHARS, MAX_MESSAGE_CHARS = 253, 1024
+"""Lengths that the API accepts."""
 
 
 @dataclass(frozen=True)
 class EventRecord:
-    """Something has happened to an object of ours."""
+    """Something that happened to one of our objects."""
 
     kind: str
     name: str
@@ -32,15 +32,18 @@ class EventRecord:
     """Unix time, seconds."""
     warning: bool = False
     key: str = ""
-    """What makes it a repetition of an earlier one, where the message has more than that: an epoch, a duration, why."""
+    """Equal for repetitions, if their messages differ: in an epoch, a duration or a reason. Empty: the message is."""
     egress: str = ""
-    """Id of the egress IP whose master has changed, with ``epoch``; else empty."""
+    """Id of the egress IP whose master has changed to ``epoch``; else empty."""
     epoch: int = 0
 
 
 @dataclass
 class EventSource:
-    """What has been told already. ``since``: Unix time of the start; what was before, an earlier process has told."""
+    """Finds new events and remembers the reported ones.
+
+    ``since``: Unix time of the start. Earlier changes were reported by an earlier process.
+    """
 
     since: float
     _changes: frozenset[Change] | None = None
@@ -48,9 +51,9 @@ class EventSource:
     _on_host: set[tuple[str, str, str]] = field(default_factory=set)
 
     def new_events(self, view: NodeSnapshot, now: float) -> list[EventRecord]:
-        """What is new, of all that this node itself is the one to tell. ``now``: Unix time, seconds."""
+        """Return the new events that this node has to report. ``now``: Unix time, seconds."""
         found = [*self._masters(view), *self._claims(view), *self._pods_on_host(view, now)]
-        return sorted(found, key=lambda happening: happening.at)
+        return sorted(found, key=lambda record: record.at)
 
     def _masters(self, view: NodeSnapshot) -> Iterator[EventRecord]:
         if view.keeper is None:
@@ -58,11 +61,11 @@ class EventSource:
         known, self._changes = self._changes, frozenset(view.keeper.changes)
         for change in view.keeper.changes:
             egress = view.egress(change.id)
-            # Who has taken over tells it; where nobody has, who was the master before.
-            teller = change.after or change.before
-            # Only once is the time looked at: clocks are set, and what was not told before is news.
+            # The new master reports; if there is none, the one before.
+            reporter = change.after or change.before
+            # Times are compared once only, since the wall clock may be set. Later, unknown changes are new.
             old = change.at <= self.since if known is None else change in known
-            if old or egress is None or teller != view.plan.node:
+            if old or egress is None or reporter != view.plan.node:
                 continue
             silent = f", silent for {change.silent_ms} ms" if change.silent_ms else ""
             what = f"master of {egress.address or 'the gateway'}: {change.before or 'none'} -> {change.after or 'none'}"
@@ -73,14 +76,16 @@ class EventSource:
             )
 
     def _pods_on_host(self, view: NodeSnapshot, now: float) -> Iterator[EventRecord]:
-        """Yield each policy and pod once: the pod uses this node's network, so the policy cannot steer it."""
+        """Yield an event once for each policy and selected pod that uses this node's network and cannot be steered."""
         found = {
             (name, pod.namespace, pod.name)
             for pod, policies in selected_on_host(view.plan, view.inventory)
             for name in policies
         }
         for policy, namespace, name in sorted(found - self._on_host):
-            message = f"pod {namespace}/{name} uses its node's network: it leaves by the node's address"
+            message = (
+                f"pod {namespace}/{name} uses its node's network: its packets leave with the node's address"
+            )
             yield EventRecord("EgressGatewayPolicy", policy, ON_HOST, message, now, warning=True)
         self._on_host = found
 
@@ -96,22 +101,22 @@ class EventSource:
             yield EventRecord("EgressGateway", egress.gateway, CONFLICT, message, conflict.since, True)
 
 
-def is_outdated(happening: EventRecord, view: NodeSnapshot) -> bool:
-    """Return True for a change of master that a newer one has followed.
+def is_outdated(record: EventRecord, view: NodeSnapshot) -> bool:
+    """Return True for a change of master that was followed by a newer one.
 
-    A node that was away learns at once that it lost the address, and who has it since. That node's Event is the newest.
+    A node that was away learns at the same time of its loss and of the next master, whose Event is the newer one.
     """
-    state = view.state(happening.egress)
-    return state is not None and state.epoch > happening.epoch
+    state = view.state(record.egress)
+    return state is not None and state.epoch > record.epoch
 
 
-def is_due(happening: EventRecord, view: NodeSnapshot) -> bool:
-    """Return False for a change of master on a node that cannot know whether a newer one has followed."""
-    return not (happening.egress and view.plan.isolated)
+def is_due(record: EventRecord, view: NodeSnapshot) -> bool:
+    """Return False for a change of master on a node that is cut off and cannot know of a newer change."""
+    return not (record.egress and view.plan.isolated)
 
 
 def of_report(report: Report, now: float) -> list[EventRecord]:
-    """An object has become unready, or ready again."""
+    """Return an event if an object has become unready, or ready again."""
     old, new = readiness(report.before), readiness(report.status)
     if old.get("status") == new.get("status") or (not old and new.get("status") == "True"):
         return []
@@ -121,22 +126,22 @@ def of_report(report: Report, now: float) -> list[EventRecord]:
     return [EventRecord(report.kind, report.name, reason, message, now, warning, key=reason)]
 
 
-def event(happening: EventRecord, api_version: str, uid: str, node: str) -> dict[str, Any]:
-    """Return the Event. A repetition has the same name, and is counted by :func:`repeated`."""
-    at, mark = rfc3339(happening.at), f".{_digest(happening, node)}"
+def event(record: EventRecord, api_version: str, uid: str, node: str) -> dict[str, Any]:
+    """Return the Event object. A repetition has the same name, and :func:`repeated` counts it."""
+    at, mark = rfc3339(record.at), f".{_digest(record, node)}"
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": happening.name[: NAME - len(mark)] + mark, "namespace": NAMESPACE},
+        "metadata": {"name": record.name[: MAX_NAME_CHARS - len(mark)] + mark, "namespace": NAMESPACE},
         "involvedObject": {
             "apiVersion": api_version,
-            "kind": happening.kind,
-            "name": happening.name,
+            "kind": record.kind,
+            "name": record.name,
             "uid": uid,
         },
-        "type": "Warning" if happening.warning else "Normal",
-        "reason": happening.reason,
-        "message": happening.message[:MESSAGE],
+        "type": "Warning" if record.warning else "Normal",
+        "reason": record.reason,
+        "message": record.message[:MAX_MESSAGE_CHARS],
         "firstTimestamp": at,
         "lastTimestamp": at,
         "count": 1,
@@ -146,19 +151,19 @@ def event(happening: EventRecord, api_version: str, uid: str, node: str) -> dict
     }
 
 
-def repeated(standing: Mapping[str, Any], happening: EventRecord) -> dict[str, Any] | None:
-    """Return the merge patch that counts a repetition of the Event ``standing``; None if it is counted already.
+def repeated(stored: Mapping[str, Any], record: EventRecord) -> dict[str, Any] | None:
+    """Return the merge patch that counts a repetition of the ``stored`` Event; None if it is counted already.
 
-    The message is that of the last repetition.
+    The message becomes that of the last repetition.
     """
-    at = rfc3339(happening.at)
-    if str(standing.get("lastTimestamp") or "") >= at:
+    at = rfc3339(record.at)
+    if str(stored.get("lastTimestamp") or "") >= at:
         return None
-    count = standing.get("count")
-    said = {"message": happening.message[:MESSAGE], "lastTimestamp": at}
+    count = stored.get("count")
+    said = {"message": record.message[:MAX_MESSAGE_CHARS], "lastTimestamp": at}
     return {"count": (count if isinstance(count, int) else 1) + 1, **said}
 
 
-def _digest(happening: EventRecord, node: str) -> str:
-    said = (happening.kind, happening.name, happening.reason, happening.key or happening.message, node)
+def _digest(record: EventRecord, node: str) -> str:
+    said = (record.kind, record.name, record.reason, record.key or record.message, node)
     return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]

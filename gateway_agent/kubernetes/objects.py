@@ -1,4 +1,4 @@
-"""What is read of a Kubernetes cluster: which kinds, where the API has them, and the inventory that they make."""
+"""Define the kinds that are read from a Kubernetes cluster, their API paths, and the inventory built from them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
 VOTERS = "ConfigMap"
-"""The kind of :mod:`gateway_agent.kubernetes.voter_configmap`."""
+"""Kind of the object in :mod:`gateway_agent.kubernetes.voter_configmap`."""
 STATIC = "kubernetes.io/config.mirror"
-"""The annotation by which the API's picture of a static pod names the uid that its runtime was told. Others cannot
-have it: the API lets nobody but kubelets set it."""
+"""Annotation of a static pod's mirror pod: the uid that the runtime got. The API lets only kubelets set it."""
 ANNOTATIONS = {STATIC, DRAIN}
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
-"""What is kept of it: ``managedFields`` and annotations are larger than all the rest."""
+"""Metadata that is kept: ``managedFields`` and annotations are larger than all the rest."""
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Node": {"spec": ("podCIDRs", "unschedulable"), "status": ("addresses",)},
     "Namespace": {},
@@ -29,14 +28,14 @@ FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "ServiceCIDR": {"spec": ("cidrs",)},
     VOTERS: {"data": ("version", "members")},
 }
-"""What is kept of kinds that are not ours, beside the metadata. A node's status names every image that it has."""
+"""Fields that are kept of foreign kinds, beside the metadata. A node's status, for one, lists all its images."""
 ENDED = ("Succeeded", "Failed")
-"""Phases of a pod whose interface is gone."""
+"""Phases of a pod that has no interface any more."""
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A kind of objects, all of which are watched that ``selector`` lets through, in one ``namespace`` or in all."""
+    """A watched kind of objects, limited by ``selector`` and, if it is not empty, to one ``namespace``."""
 
     kind: str
     api_version: str
@@ -45,26 +44,29 @@ class Resource:
     """A field selector."""
     namespace: str = ""
     optional: bool = False
-    """A server may not have the kind, or may not show it: the agent does without."""
+    """True if the agent can do without the kind: a server may lack it or refuse access."""
 
     @property
     def path(self) -> str:
-        """Of the list of what is watched."""
+        """Return the path of the watched list."""
         return self.path_in(self.namespace)
 
     def path_in(self, namespace: str) -> str:
-        """Of the list in one namespace; where it is empty, over all."""
+        """Return the path of the list in one namespace; in all namespaces if ``namespace`` is empty."""
         root = "api" if "/" not in self.api_version else "apis"
         scope = f"namespaces/{namespace}/" if namespace else ""
         return f"/{root}/{self.api_version}/{scope}{self.plural}"
 
     def path_of(self, namespace: str, name: str) -> str:
-        """Of one object."""
+        """Return the path of one object."""
         return f"{self.path_in(namespace)}/{name}"
 
 
 def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
-    """All that an agent watches. ``group``: of our kinds; of pods only those of this node; ``namespace``: our own."""
+    """Return the kinds that an agent watches.
+
+    ``group``: API group of our kinds. ``node``: only its pods are watched. ``namespace``: of the agent's own objects.
+    """
     return (
         Resource("EgressGateway", f"{group}/{VERSION}", "egressgateways"),
         Resource("EgressGatewayPolicy", f"{group}/{VERSION}", "egressgatewaypolicies"),
@@ -80,7 +82,7 @@ def resources(group: str, node: str, namespace: str) -> tuple[Resource, ...]:
 
 
 def prune(resource: Resource, item: Mapping[str, Any]) -> Object:
-    """What is used of an object, with the type that items of a list do not name."""
+    """Return the used parts of an object, with ``apiVersion`` and ``kind``, which items of a list lack."""
     metadata = item.get("metadata")
     kept: dict[str, Any] = {"apiVersion": resource.api_version, "kind": resource.kind}
     if isinstance(metadata, dict):
@@ -96,7 +98,7 @@ def prune(resource: Resource, item: Mapping[str, Any]) -> Object:
         if isinstance(value, dict):
             kept[name] = {field: value[field] for field in fields if field in value}
     if resource.kind == "Node":
-        # Nothing else of the conditions: a kubelet writes them anew every few minutes.
+        # No other part of the conditions is kept: a kubelet rewrites them every few minutes.
         conditions = _mapping(item.get("status")).get("conditions")
         if isinstance(conditions, list) and typed_objects.is_stopping(conditions):
             kept["status"]["conditions"] = [{"type": "Ready", "message": SHUTTING_DOWN}]
@@ -104,13 +106,13 @@ def prune(resource: Resource, item: Mapping[str, Any]) -> Object:
 
 
 class InventoryBuilder:
-    """The inventory of the objects that are known. An object that has become wrong keeps its last good state."""
+    """Builds inventories of objects. An object that has become invalid keeps its last good state."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, Key], tuple[Object, FileContent]] = {}
 
     def inventory(self, objects: Iterable[Object], problems: Iterable[Problem] = ()) -> Inventory:
-        """Of exactly these objects. Those that have not changed since the last call are not read anew."""
+        """Return the inventory of exactly these objects. Objects unchanged since the last call are not parsed again."""
         known: dict[tuple[str, Key], tuple[Object, FileContent]] = {}
         for item in objects:
             identity = (str(item.get("kind") or ""), key_of(item))
@@ -134,8 +136,10 @@ class InventoryBuilder:
 def _pods(
     known: Mapping[tuple[str, Key], tuple[Object, FileContent]], problems: list[Problem]
 ) -> tuple[tuple[RunningPod, ...], dict[Key, str]]:
-    """Return the pods that have addresses, and the uids of all. An error that no reader foresaw is a problem of the
-    pod, which then counts as one that the CNI call alone knows."""
+    """Return the pods that have addresses, and the uids of all pods.
+
+    An unexpected exception becomes a problem of the pod, which is then known by its CNI call only.
+    """
     running: list[RunningPod] = []
     uids: dict[Key, str] = {}
     for (kind, key), (item, _) in sorted(known.items(), key=lambda each: each[0]):
@@ -160,7 +164,7 @@ def _content(item: Object, before: tuple[Object, FileContent] | None) -> FileCon
 
 
 def _running(item: Object) -> Iterator[RunningPod]:
-    """The pod, where it is one that has addresses of its own."""
+    """Yield the pod if it is running with its own addresses."""
     if item.get("kind") != "Pod" or _mapping(item.get("spec")).get("hostNetwork"):
         return
     status = _mapping(item.get("status"))
@@ -173,7 +177,7 @@ def _running(item: Object) -> Iterator[RunningPod]:
 
 
 def pod_uid(item: Object) -> str:
-    """The uid of a pod as its runtime and so its CNI call know it; empty where the API does not say it."""
+    """Return the uid of a pod as its runtime, and so its CNI call, know it; empty if the API does not tell it."""
     annotations = _mapping(_mapping(item.get("metadata")).get("annotations"))
     return str(annotations.get(STATIC) or _uid(item))
 
@@ -183,15 +187,15 @@ def _uid(item: Object) -> str:
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
-    """Return ``value`` if it is a mapping, else an empty one: what is kept on disk may hold anything."""
+    """Return ``value`` if it is a mapping, else an empty one: a file on disk may hold anything."""
     return value if isinstance(value, dict) else {}
 
 
 def missing(known: Mapping[Key, Object], listed: Iterable[Object]) -> list[Key]:
-    """Which of the objects that a list has just named are not known in that state, or a later one.
+    """Return the listed objects that are not known in the listed version or a later one.
 
-    Versions of one kind of objects grow; what is compared is never of two clusters. Where one is no number (no server
-    in use has that), another text is another state.
+    Versions of one kind grow, and versions of two clusters are never compared. A version that is no number (no known
+    server has such versions) can only be compared for equality.
     """
     found = []
     for item in listed:

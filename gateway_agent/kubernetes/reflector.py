@@ -1,8 +1,8 @@
-"""Keeps a copy of one kind of objects: list, then watch, by the rules of the Kubernetes API.
+"""Keep a copy of one kind of objects: list, then watch, by the rules of the Kubernetes API.
 
-https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes. It does no I/O:
-:meth:`Reflector.step` says what to do next, the other methods are told what came of it. The copy is never half a list,
-and what was known stays until there is something newer.
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes. The module does no
+I/O: :meth:`Reflector.step` returns the next request, and the other methods take its result. The copy is never half a
+list, and old objects stay until there are newer ones.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ from typing import Any
 
 Object = Mapping[str, Any]
 Key = tuple[str, str]
-"""Namespace (empty where the kind has none) and name."""
+"""(namespace, name); the namespace is empty for a cluster-scoped kind."""
 
-WATCH_SECONDS = 300
-"""A watch lasts so long, or up to twice as long: watches of many agents should not end together."""
+WATCH_S = 300
+"""Seconds of a watch, up to doubled at random, so that the watches of many agents do not end at the same time."""
 SHORT_WATCH_S = 1.0
-"""Seconds. A watch that ends sooner and brings nothing has failed."""
+"""Seconds. A watch that ends sooner without an event has failed."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0
-"""Seconds after the first failure; doubled with each, and made up to a half longer or shorter by chance."""
+"""Seconds after the first failure, doubled with each further one; plus or minus up to a half at random."""
 MAX_DENIALS = 3
-"""So many refusals in a row mean that there is nothing to be had, and four times as many that what was known is gone:
-one may be of a server that is still starting, or of a proxy before it."""
+"""Refusals in a row after which a kind counts as absent; four times as many if objects of it are known. A single
+refusal may come from a server that is still starting, or from a proxy."""
 ABSENT_BACKOFF_S = 600.0
-"""Seconds after which a server that does not have a kind is asked again."""
+"""Seconds after which a server that lacks a kind is asked again."""
 STALE_BACKOFF_S = 2.0
-"""Seconds from one list that is older than what is known to the next."""
+"""Seconds between two lists after one that is older than the copy."""
 NOT_FOUND, FORBIDDEN = 404, 403
 MAX_STALE_LISTS = 5
-"""So many lists in a row that are older than what is known are not taken; then the server has been set back."""
+"""Lists in a row, older than the copy, that are rejected. The next one is accepted: the server was restored."""
 EXPIRED = 410
-"""HTTP status: the version is too old to watch from, or the list too old to go on with."""
+"""HTTP status: the version is too old for a watch, or the list too old to continue."""
 
 
 @dataclass(frozen=True)
 class List:
-    """Ask for a page of the list: the first, or the one that ``token`` stands for."""
+    """Request a page of the list: the first one, or the one of ``token``."""
 
     token: str = ""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """Ask for what has changed since ``version``, bookmarks included, for so many seconds."""
+    """Request the changes since ``version``, including bookmarks, for so many seconds."""
 
     version: str
     seconds: int
@@ -52,6 +52,8 @@ class Watch:
 
 @dataclass(frozen=True)
 class Pause:
+    """Wait for so many seconds."""
+
     seconds: float
 
 
@@ -59,37 +61,37 @@ Step = List | Watch | Pause
 
 
 class Reflector:
-    """``objects`` are the copy, also before it is ``synced``: what an earlier process knew."""
+    """The copy of one kind. ``objects``: the copy; before it is ``synced``, the objects of an earlier process."""
 
     def __init__(self, objects: Mapping[Key, Object] | None = None) -> None:
         self.objects: dict[Key, Object] = dict(objects or {})
         self.synced = False
-        """A whole list has come since the start."""
+        """True if a whole list has been read since the start."""
         self.trouble = ""
-        """What the last request failed with; empty where it did not."""
+        """Error message of the last request; empty if it succeeded."""
         self._version = ""
         self._token = ""
         self._pages: dict[Key, Object] = {}
         self._failures = 0
         self._pause: float | None = None
         self.lacking = False
-        """Nothing of the kind is to be had here; see :meth:`denied`."""
+        """True if the server lacks the kind or refuses it, see :meth:`denied`."""
         self._denials = 0
         self._newest = 0
         self._older = 0
 
     def step(self, chance: float) -> Step:
-        """What to do now. ``chance``: a random number from 0 to 1."""
+        """Return the next request or pause. ``chance``: a random number from 0 to 1."""
         if self._pause is not None:
             least, self._pause = self._pause, None
             grown = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(self._failures - 1, 10))
             return Pause(max(grown * (0.5 + chance), least * (1 + chance / 2)))
         if not self._version:
             return List(self._token)
-        return Watch(self._version, round(WATCH_SECONDS * (1 + chance)))
+        return Watch(self._version, round(WATCH_S * (1 + chance)))
 
     def page(self, items: Iterable[Object], version: str, token: str = "") -> bool:
-        """A page has come; ``token`` where there are more. Whether the copy has changed."""
+        """Take a page of the list; ``token`` if there are more pages. Return True if the copy has changed."""
         if not version:
             self.failed(0, "a list without a resourceVersion")
             return False
@@ -100,9 +102,9 @@ class Reflector:
             return False
         if self._sets_back(version):
             self._token, self._pages = "", {}
-            # A server that answers, if with the wrong thing, need not be spared as one that does not.
+            # The backoff is for a server that does not answer. This one does, if with an old list.
             self._well()
-            words = f"a list that is older than what is known: {version} after {self._newest}"
+            words = f"a list that is older than the known objects: {version} after {self._newest}"
             self.failed(0, words, retry_after=STALE_BACKOFF_S)
             return False
         self.lacking, self._denials = False, 0
@@ -113,11 +115,11 @@ class Reflector:
         return changed
 
     def opened(self) -> None:
-        """The server has taken the watch; its first event may be minutes away."""
+        """Note that the server has accepted the watch. Its first event may take minutes."""
         self.trouble = ""
 
     def event(self, kind: str, item: Object) -> bool:
-        """An event of the watch has come. Whether the copy has changed."""
+        """Take an event of the watch. Return True if the copy has changed."""
         if kind == "ERROR":
             code = item.get("code")
             self.failed(
@@ -138,9 +140,9 @@ class Reflector:
         return kind == "DELETED" and self.objects.pop(key_of(item), None) is not None
 
     def ended(self, lasted: float, events: int) -> None:
-        """The server has ended the watch after ``lasted`` seconds, without an error."""
+        """Note that the server has ended the watch after ``lasted`` seconds and so many events."""
         if self._pause is not None:
-            # It ended with an error as its last event.
+            # Its last event was an error, which has been handled.
             return
         if events or lasted >= SHORT_WATCH_S:
             self._well()
@@ -148,19 +150,21 @@ class Reflector:
             self.failed(0, "the watch ended at once")
 
     def failed(self, status: int, message: str, retry_after: float = 0.0) -> None:
-        """A request has failed. ``status``: of HTTP, 0 where there was no answer; ``retry_after``: seconds that the
-        server asks for."""
+        """Note that a request has failed.
+
+        ``status``: HTTP status, 0 without an answer. ``retry_after``: seconds that the server demands.
+        """
         self.trouble = message
         self._denials = 0
         self._failures += 1
         self._pause = retry_after
         if status == EXPIRED:
-            # Not at once: where the server has lost its history, it has done so for everybody.
+            # A new list, but after the backoff: the server has lost its history for all agents at the same time.
             self._version = self._token = ""
             self._pages = {}
 
     def denied(self, status: int, message: str) -> None:
-        """The server does not have the kind (404), or does not show it (403), and one can do without it."""
+        """Note that the server lacks an optional kind (404) or refuses access to it (403)."""
         denials = self._denials + 1
         self.failed(status, message)
         self._denials = denials
@@ -174,7 +178,10 @@ class Reflector:
             self._pause = ABSENT_BACKOFF_S
 
     def _sets_back(self, version: str) -> bool:
-        """Versions of one server grow. Where one is no number (no server in use has that) nothing is compared."""
+        """Return True if a list is older than the copy and must be rejected.
+
+        Versions of one server grow. A version that is no number (no known server has such versions) is accepted.
+        """
         if not version.isdecimal():
             return False
         self._older = self._older + 1 if int(version) < self._newest else 0
@@ -189,10 +196,12 @@ class Reflector:
 
 
 def version_of(item: Object | None) -> str:
+    """Return the ``resourceVersion`` of an object; empty if it has none."""
     return str(_metadata(item or {}).get("resourceVersion") or "")
 
 
 def key_of(item: Object) -> Key:
+    """Return (namespace, name) of an object."""
     metadata = _metadata(item)
     return str(metadata.get("namespace") or ""), str(metadata.get("name") or "")
 

@@ -1,4 +1,4 @@
-"""Tells the cluster: the status of gateways and policies, and Events. Nothing here is on the way of a packet."""
+"""Write to the cluster: status of gateways and policies, Events, and the voter set. No packet depends on it."""
 
 from __future__ import annotations
 
@@ -24,19 +24,18 @@ from .status_writers import Writers
 
 log = logging.getLogger(__name__)
 POLL_INTERVAL_S = 1.0
-"""Seconds between two looks at what there is to tell; a look asks nobody."""
+"""Seconds between two checks for something to write. A check makes no request."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 2.0, 60.0
-"""Seconds after a write that the API has refused."""
+"""Seconds after a write that the API has refused, doubled with each refusal."""
 SETTLE_S = 10.0
-"""Seconds after which a voter set is not just one that this node has not heard the end of yet; and from one writing
-of it to the next."""
+"""Seconds after which a voter set counts as settled, not as a change still in progress; also between two writes."""
 EVENTS = f"/api/v1/namespaces/{NAMESPACE}/events"
 MAX_QUEUED_EVENTS = 100
-"""Events that wait for an API that is away; older ones are forgotten."""
+"""Events that wait while the API is away; the oldest ones are dropped."""
 
 
 class ClusterReport:
-    """``view``: what this node knows now, None where it knows nothing yet."""
+    """Writes status, Events and the voter set. ``view``: returns this node's state, None if it has none yet."""
 
     def __init__(self, api: Api, store: ClusterStore, view: Callable[[], NodeSnapshot | None]) -> None:
         self._api = api
@@ -46,13 +45,13 @@ class ClusterReport:
         self._inquiry = EmptyPolicyChecker()
         self._waiting: list[EventRecord] = []
         self._agreed = VoterSet(0, ()), 0.0
-        """The voter set, and since when it is known."""
+        """The present voter set, and the time since when it is known."""
         self._published = VoterSet(0, ()), 0.0
-        """The voters that were written last, and when: the watch may be late, and there may be another writer."""
+        """The voter set written last, and when: the watch may be late, and another node may write."""
         self._writers = Writers()
 
     async def run(self) -> None:
-        """Ends with its task."""
+        """Write whatever is due, until cancelled."""
         pause = FIRST_BACKOFF_S
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
@@ -69,8 +68,8 @@ class ClusterReport:
                 await self._publish_voters(view)
                 pause = FIRST_BACKOFF_S
             except ApiError as error:
-                log.warning("what the cluster should hear waits: Kubernetes API: %s", error)
-                # An API that comes back should not hear from everybody in the same second.
+                log.warning("status and Events are delayed: Kubernetes API: %s", error)
+                # Random, so that not all agents write in the same second when the API comes back.
                 await asyncio.sleep(max(pause * (0.5 + random.random()), error.retry_after))
                 pause = min(2 * pause, MAX_BACKOFF_S)
 
@@ -80,7 +79,7 @@ class ClusterReport:
                 self._waiting += of_report(report, time.time())
 
     async def _write_status(self, report: Report) -> bool:
-        """Write it over the version of the object that it was made for; return False where there is another one."""
+        """Write a status for the version of the object that it was computed for. Return False on a conflict."""
         patch = {"metadata": {"resourceVersion": report.version}, "status": report.status}
         try:
             stored = await self._api.merge(f"{self._store.path_of(report.kind, report.name)}/status", patch)
@@ -92,12 +91,12 @@ class ClusterReport:
         if stored is None:
             return False
         if self._writers.contested(report):
-            log.warning("%s %s: another node writes another status of it", report.kind, report.name)
+            log.warning("%s %s: another node writes a different status", report.kind, report.name)
         self._writers.wrote(report, stored, time.monotonic())
         return True
 
     async def _ask_for_pods(self, view: NodeSnapshot) -> None:
-        """For each state of a policy, one at a time: whether it selects anything."""
+        """Check one policy, if one is due, and queue an event if it selects no pod."""
         state = (
             self._inquiry.due(self._store.ours(), time.monotonic())
             if cluster_status_writer(view) == view.plan.node
@@ -112,7 +111,7 @@ class ClusterReport:
                 if not await self._has_any(questions(policy, inventory.namespaces)):
                     self._waiting.append(selects_nothing(policy.name, time.time()))
             except ApiError as error:
-                log.warning("whether policy %s selects anything: Kubernetes API: %s", policy.name, error)
+                log.warning("check of policy %s for pods failed: Kubernetes API: %s", policy.name, error)
                 self._inquiry.postpone(state, time.monotonic())
                 return
         self._inquiry.answered(state)
@@ -124,7 +123,7 @@ class ClusterReport:
         return False
 
     async def _publish_voters(self, view: NodeSnapshot) -> None:
-        """After each change of the voters one node writes it down."""
+        """Write the voter set to its ConfigMap after a change, on one node."""
         if view.keeper is None or cluster_status_writer(view) != view.plan.node:
             return
         agreed, item, now = (
@@ -141,28 +140,28 @@ class ClusterReport:
         try:
             await self._api.merge(self._store.path_of(VOTERS, recorded_voter_set.NAME), patch)
         except ApiError as error:
-            # With a conflict another node was faster, and the watch tells what it has written.
+            # After a conflict the watch delivers what the other node has written.
             if error.status != http.HTTPStatus.CONFLICT:
-                log.warning("the voters are not written down: Kubernetes API: %s", error)
+                log.warning("the voter set is not written: Kubernetes API: %s", error)
 
     async def _write_events(self, view: NodeSnapshot) -> None:
-        self._waiting = [happening for happening in self._waiting if not is_outdated(happening, view)]
-        for happening in [happening for happening in self._waiting if is_due(happening, view)]:
-            known = self._store.identity_of(happening.kind, happening.name)
+        self._waiting = [record for record in self._waiting if not is_outdated(record, view)]
+        for record in [record for record in self._waiting if is_due(record, view)]:
+            known = self._store.identity_of(record.kind, record.name)
             if known is not None:
-                await self._write_event(happening, event(happening, *known, view.plan.node))
-            self._waiting.remove(happening)
+                await self._write_event(record, event(record, *known, view.plan.node))
+            self._waiting.remove(record)
 
-    async def _write_event(self, happening: EventRecord, body: dict[str, Any]) -> None:
+    async def _write_event(self, record: EventRecord, body: dict[str, Any]) -> None:
         try:
             await self._api.create(EVENTS, body)
         except ApiError as error:
             if error.status != http.HTTPStatus.CONFLICT:
                 raise
-            await self._count_event(f"{EVENTS}/{body['metadata']['name']}", happening)
+            await self._count_event(f"{EVENTS}/{body['metadata']['name']}", record)
 
-    async def _count_event(self, path: str, happening: EventRecord) -> None:
-        standing = await self._api.get(path)
-        patch = repeated(standing, happening) if standing is not None else None
+    async def _count_event(self, path: str, record: EventRecord) -> None:
+        stored = await self._api.get(path)
+        patch = repeated(stored, record) if stored is not None else None
         if patch is not None:
             await self._api.merge(path, patch)

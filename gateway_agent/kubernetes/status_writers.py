@@ -1,10 +1,10 @@
-"""When a node writes the status of an object, where another node may write another one.
+"""Decide when a node writes the status of an object, if other nodes may write a different one.
 
-Which node writes follows from what it knows (:func:`.conditions.gateway_status_writer`), so two nodes that know
-different objects may both do so. Three rules settle that: a status is written over the version of the object that it
-was made for and over no other; of two statuses both nodes prefer the same one; and the node whose status is not
-preferred repeats it less and less often. Nor is that status written before this node has wanted it for a while: a
-node that has just started, or was cut off, does not know of the master yet.
+The writer follows from a node's knowledge (:func:`.conditions.gateway_status_writer`), so two nodes that know different
+objects may both write. Three rules settle that: a status is written only for the version of the object that it was
+computed for; of two statuses both nodes prefer the same one; and the node with the other status repeats it at growing
+intervals. A status that is not preferred is written only after the node has wanted it for a while: a node that has just
+started, or was cut off, does not know the master yet.
 """
 
 from __future__ import annotations
@@ -18,46 +18,48 @@ from .conditions import Report, readiness, rows
 from .reflector import Object, key_of, version_of
 
 FIRST_REPEAT_S, LONGEST_REPEAT_S = 10.0, 86400.0
-"""Seconds after which a status is written over a preferred one of another node: the first wait, doubled each time, and
-the longest. It is not given up: the other node may be gone, or wrong."""
+"""Seconds after which a status overwrites a preferred one of another node: the first interval, doubled each time, and
+the longest. The node never stops: the other one may be gone, or wrong."""
 SURE_S = 3.0
-"""Seconds for which a node must want a status before it is written over a preferred one."""
-LATE = 16
-"""Writes by which a watch may be late."""
+"""Seconds for which a node must want a status before it overwrites a preferred one."""
+MAX_LATE_WRITES = 16
+"""Writes of this node by which the watch may lag behind."""
 Identity = tuple[str, str]
-"""Kind and name."""
+"""(kind, name)."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What this node wrote last."""
+class WriteRecord:
+    """The last write of this node."""
 
     said: str = ""
+    """The status that was sent, as text without times."""
     stored: str = ""
-    """What the API has stored of it: a definition may lack a field. Both without times, as text."""
+    """The status that the API stored, as text without times: its schema may lack a field."""
     over: tuple[str, ...] = ()
-    """The versions of the object before this write, and before earlier ones of this node: the watch may be at one."""
+    """Versions of the object before this write and before earlier ones, which the watch may still deliver."""
     item: Object | None = None
-    """The object as the API has answered."""
+    """The object in the API's answer."""
     at: float = 0.0
-    """Seconds of a clock that is never set."""
+    """Time of the write; monotonic clock, seconds."""
     wait: float = 0.0
+    """Interval before the next repetition, seconds."""
     refused: str = ""
-    """The version of the object that this node knew when the API refused, because there is a newer one."""
+    """Version of the object that this node had when the API refused the write because of a newer version."""
 
 
 class Writers:
-    """The turns of one node, by object."""
+    """Decides about the writes of one node, for each object."""
 
     def __init__(self) -> None:
-        self._turns: dict[Identity, Turn] = {}
+        self._records: dict[Identity, WriteRecord] = {}
         self._doubts: dict[Identity, tuple[float, float]] = {}
-        """Since when, and until when, this node wants a status that is not preferred to the stored one."""
+        """First and last time at which this node wanted a status that is not preferred to the stored one."""
 
     def may_write(self, report: Report, now: float) -> bool:
-        """Return True if the status is to be written now. Asked each second or more often.
+        """Return True if the status is to be written now. Must be called at least once per second.
 
-        ``now``: seconds of a clock that is never set, here and below.
+        ``now``: monotonic clock, seconds, here and below.
         """
         identity = report.kind, report.name
         if report.before and _preference(report.before) > _preference(report.status):
@@ -67,60 +69,61 @@ class Writers:
                 return False
         else:
             self._doubts.pop(identity, None)
-        turn = self._turns.get(identity)
-        if turn is None:
+        record = self._records.get(identity)
+        if record is None:
             return True
-        if report.version and report.version == turn.refused:
+        if report.version and report.version == record.refused:
             return False
-        if (_text(report.status), _text(report.before)) == (turn.said, turn.stored):
+        if (_text(report.status), _text(report.before)) == (record.said, record.stored):
             return False
-        return not self.contested(report) or now >= turn.at + turn.wait
+        return not self.contested(report) or now >= record.at + record.wait
 
     def contested(self, report: Report) -> bool:
-        """Return True if another node has written a status, after this one did, that both nodes prefer."""
-        turn = self._turns.get((report.kind, report.name))
-        overwritten = turn is not None and turn.said != "" and _text(report.before) != turn.stored
+        """Return True if another node has overwritten this node's status with a preferred one."""
+        record = self._records.get((report.kind, report.name))
+        overwritten = record is not None and record.said != "" and _text(report.before) != record.stored
         return overwritten and _preference(report.before) > _preference(report.status)
 
     def wrote(self, report: Report, stored: Object, now: float) -> None:
-        """Note a status that the API has taken. ``stored``: the object as the API has answered."""
+        """Note a successful write. ``stored``: the object in the API's answer."""
         identity = report.kind, report.name
-        turn = self._turns.get(identity, Turn())
-        overwritten = turn.said != "" and _text(report.before) != turn.stored
-        wait = turn.wait if overwritten else FIRST_REPEAT_S
+        record = self._records.get(identity, WriteRecord())
+        overwritten = record.said != "" and _text(report.before) != record.stored
+        wait = record.wait if overwritten else FIRST_REPEAT_S
         if self.contested(report):
             wait = min(2 * wait, LONGEST_REPEAT_S)
         kept = _text(stored.get("status") or {})
-        over = (*turn.over[1 - LATE :], report.version)
-        self._turns[identity] = Turn(_text(report.status), kept, over, stored, now, wait)
+        over = (*record.over[1 - MAX_LATE_WRITES :], report.version)
+        self._records[identity] = WriteRecord(_text(report.status), kept, over, stored, now, wait)
 
     def refused(self, report: Report) -> None:
-        """Note that the object is not the one any more that this node knows."""
+        """Note that the API refused a write, because it has a newer version of the object."""
         identity = report.kind, report.name
-        self._turns[identity] = replace(self._turns.get(identity, Turn()), refused=report.version)
+        self._records[identity] = replace(self._records.get(identity, WriteRecord()), refused=report.version)
 
     def as_written(self, objects: Iterable[Object]) -> list[Object]:
-        """Return the objects, with what this node wrote where the watch has reported nothing newer.
+        """Return the objects, with this node's own writes if the watch has delivered nothing newer.
 
-        ``objects``: all that there are; what was written of others is forgotten.
+        ``objects``: all existing objects; writes to any other object are forgotten.
         """
-        turns, self._turns, found = self._turns, {}, []
+        records, self._records, found = self._records, {}, []
         for item in objects:
             identity = str(item.get("kind")), key_of(item)[1]
-            turn = turns.get(identity)
-            if turn is not None:
-                self._turns[identity] = turn
-            if turn is not None and turn.item is not None and version_of(item) in turn.over:
-                metadata = {**item["metadata"], "resourceVersion": version_of(turn.item)}
-                item = {**item, "metadata": metadata, "status": turn.item.get("status") or {}}
+            record = records.get(identity)
+            if record is not None:
+                self._records[identity] = record
+            if record is not None and record.item is not None and version_of(item) in record.over:
+                metadata = {**item["metadata"], "resourceVersion": version_of(record.item)}
+                item = {**item, "metadata": metadata, "status": record.item.get("status") or {}}
             found.append(item)
         return found
 
 
 def _preference(status: Mapping[str, Any]) -> tuple[int, int, bool, str]:
-    """Return what orders statuses, the preferred one last: by newer knowledge, then by more, then by anything.
+    """Return a sort key of statuses: the preferred one has the highest.
 
-    A higher epoch is newer. A node that finds a master or a gateway knows more than one that does not.
+    Newer knowledge is preferred (generation, epoch), then more knowledge (a node that finds a master or a gateway knows
+    more than one that does not), then any fixed order.
     """
     epochs = [_number(row.get("epoch")) for row in rows(status, "egressIPs")]
     ready = readiness(status).get("status") == "True"

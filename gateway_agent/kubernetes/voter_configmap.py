@@ -1,7 +1,8 @@
-"""The voter set as the cluster has it: a ConfigMap that follows what the voters have agreed.
+"""Read and correct the ConfigMap that records the voter set, after the voters have agreed on it.
 
-Nobody votes by it. It tells people who votes, and it holds back nodes that remember nothing: where such nodes hear no
-majority of it, those who remember are somewhere else, or gone, and no second set is founded.
+It does not decide who votes. It shows the voters to people, and it keeps nodes without memory from bootstrapping: as
+long as they have no contact to a majority of the recorded set, that majority may exist elsewhere, and they must not
+create a second set.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from ..manifests.selectors import is_name
 from .reflector import Object, version_of
 
 MAX_MEMBERS = 16
-"""Members that are read; a voter set has six at most, in the middle of a change."""
+"""Members that are accepted. A voter set has at most six, in the middle of a change."""
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 
 def read(item: Object) -> VoterSet | None:
-    """What it says; None where that is nothing that can be meant."""
+    """Return the recorded voter set; None if the content is invalid."""
     found = item.get("data")
     data = found if isinstance(found, dict) else {}
     version, members = str(data.get("version") or ""), sorted({*str(data.get("members") or "").split()})
@@ -34,15 +35,15 @@ def read(item: Object) -> VoterSet | None:
 
 
 def correction(item: Object | None, agreed: VoterSet, *, settled: bool) -> Mapping[str, Any] | None:
-    """The merge patch that brings it to what the voters have ``agreed``; None where there is nothing to do.
+    """Return the merge patch that sets the ConfigMap to the ``agreed`` voter set; None if none is needed.
 
-    ``settled``: this node has known the set for long. Until then one that is newer there may well be the right one.
-    The patch names the version of the object that it is made for, so of two writers one is refused (compare and swap).
+    ``settled``: this node has known ``agreed`` for some time. Until then, a newer recorded set may be the right one.
+    The patch contains the ``resourceVersion``, so one of two writers is refused (compare and swap).
     """
-    standing = read(item) if item is not None else None
-    if item is None or agreed.version < 1 or standing == agreed:
+    recorded = read(item) if item is not None else None
+    if item is None or agreed.version < 1 or recorded == agreed:
         return None
-    if standing is not None and standing.version >= agreed.version and not settled:
+    if recorded is not None and recorded.version >= agreed.version and not settled:
         return None
     data = {"version": str(agreed.version), "members": " ".join(agreed.members)}
     return {"metadata": {"resourceVersion": version_of(item)}, "data": data}

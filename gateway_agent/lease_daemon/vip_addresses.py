@@ -70,7 +70,7 @@ class Addresses:
         for found in observe(self._socket, [address]):
             if not found.ours:
                 hint = "a virtual address is added by the agent alone: remove it there"
-                raise KernelError(f"{address} is configured on {found.interface} by somebody else", hint)
+                raise KernelError(f"{address} is configured on {found.interface} by another program", hint)
             self._move_away(doing, found, index)
         if ":" in address:
             self._request(doing, RTM_NEWROUTE, NLM_F_CREATE, _route(address, index), errno.EEXIST)

@@ -1,1 +1,1 @@
-"""YAML and objects of the API as typed objects, with every problem in them."""
+"""Parse YAML documents and API objects into typed objects, and report every problem in them."""

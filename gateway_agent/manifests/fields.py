@@ -1,4 +1,4 @@
-"""Reads the fields of a document one by one and gathers every problem instead of stopping at the first."""
+"""Read the fields of a document one by one, and collect all problems instead of stopping at the first."""
 
 from __future__ import annotations
 
@@ -14,23 +14,22 @@ WORDS = {
 
 
 MAX_ITEMS = 65_536
-"""Of one list: a policy with so many prefixes takes seconds to be planned."""
+"""Items of one list. Planning a policy with this many prefixes takes seconds."""
 MAX_PROBLEMS = 50
-"""That are listed of one source: a list of a million wrong items has one cause."""
-
-
-LONGEST_NAME = 100
-"""Characters by which a name is compared with known ones."""
+"""Problems listed for one source: a list of a million wrong items has one cause."""
+MAX_COMPARED_CHARS = 100
+"""Leading characters of an unknown name that are compared with known names."""
 
 
 class Report:
-    """The problems found so far in one source."""
+    """Collects the problems of one source."""
 
     def __init__(self, source: str) -> None:
         self.source = source
         self.problems: list[Problem] = []
 
     def add(self, path: str, message: str, hint: str = "") -> None:
+        """Add a problem with the field ``path``. After MAX_PROBLEMS problems, add one note that there are more."""
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(Problem(self.source, path, message, hint))
         elif len(self.problems) == MAX_PROBLEMS:
@@ -38,29 +37,30 @@ class Report:
 
 
 def resembling(name: str, known: Iterable[str]) -> str:
-    """The hint for a name that is not known: the nearest known one, else all of them."""
+    """Return the hint for an unknown name: the most similar known name, else the list of known names."""
     names = sorted(known)
     folded = {candidate.lower(): candidate for candidate in reversed(names)}
-    near = difflib.get_close_matches(name[:LONGEST_NAME].lower(), folded, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name[:MAX_COMPARED_CHARS].lower(), folded, n=1, cutoff=0.6)
     if near:
         return f"did you mean {folded[near[0]]!r}?"
     return f"known: {', '.join(names)}" if names else ""
 
 
 def is_unicode(text: str) -> bool:
-    """Return True if ``text`` can be written as UTF-8: JSON lets half of a surrogate pair through."""
+    """Return True if ``text`` can be encoded as UTF-8. JSON allows lone surrogates, UTF-8 does not."""
     return not any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else True
 
 
 def kind_of(value: object) -> str:
-    """What YAML made of a value, in words."""
+    """Return the type that YAML gave to a value, as words for a message."""
     return "empty" if value is None else WORDS.get(type(value), type(value).__name__)
 
 
 class Fields:
-    """The fields of one mapping. Each reading method notes the name as known; :meth:`end` reports the others.
+    """Reads the fields of one mapping. Each reading method marks its field as known; :meth:`end` reports the others.
 
-    A value that is wrong is reported and read as the default. ``null`` counts as absent, as in Kubernetes.
+    An invalid value is reported, and the reading method returns the default. ``null`` counts as absent, as in
+    Kubernetes.
     """
 
     def __init__(self, value: Mapping[Any, Any], path: str, report: Report) -> None:
@@ -70,13 +70,15 @@ class Fields:
         self._known: set[str] = set()
 
     def at(self, name: str) -> str:
+        """Return the path of the field ``name``, as ``spec.sourceIP.mode``."""
         return f"{self.path}.{name}" if self.path else name
 
     def add(self, name: str, message: str, hint: str = "") -> None:
+        """Report a problem with the field ``name``."""
         self.report.add(self.at(name), message, hint)
 
     def raw(self, name: str, required: bool = False, hint: str = "") -> Any:
-        """Whatever stands there; None where nothing does."""
+        """Return the value of the field as YAML gave it; None if it is absent."""
         self._known.add(name)
         found = self.value.get(name)
         if found is None and required:
@@ -84,6 +86,7 @@ class Fields:
         return found
 
     def text(self, name: str, default: str = "", *, required: bool = False, hint: str = "") -> str:
+        """Return a text. A required text must not be empty."""
         found = self.raw(name, required, hint)
         if isinstance(found, str) and not is_unicode(found):
             self.add(name, f"{found!r} is no valid Unicode")
@@ -97,6 +100,7 @@ class Fields:
         return default
 
     def choice(self, name: str, among: Sequence[str], default: str = "", *, required: bool = False) -> str:
+        """Return a text that is one of ``among``."""
         chosen = self.text(name, default, required=required, hint=f"one of {', '.join(among)}")
         if chosen in among or chosen == default:
             return chosen
@@ -104,6 +108,7 @@ class Fields:
         return default
 
     def flag(self, name: str, default: bool = False) -> bool:
+        """Return a boolean."""
         found = self.raw(name)
         if isinstance(found, bool):
             return found
@@ -112,6 +117,7 @@ class Fields:
         return default
 
     def whole(self, name: str, default: int, low: int, high: int) -> int:
+        """Return an integer from ``low`` to ``high``, both included."""
         found = self.raw(name)
         if found is None:
             return default
@@ -121,7 +127,7 @@ class Fields:
         return found
 
     def fields(self, name: str, *, required: bool = False, hint: str = "") -> Fields | None:
-        """A mapping in this mapping; None where it is absent or something else."""
+        """Return the fields of a nested mapping; None if it is absent or no mapping."""
         found = self.raw(name, required, hint)
         if isinstance(found, dict):
             return Fields(found, self.at(name), self.report)
@@ -130,7 +136,7 @@ class Fields:
         return None
 
     def items(self, name: str, *, required: bool = False, hint: str = "") -> Iterator[tuple[str, Any]]:
-        """The items of a list, each with its path; an item that is empty is reported and skipped."""
+        """Yield ``(path, item)`` of a list. An empty item (``null``) is reported and skipped."""
         found = self.raw(name, required, hint)
         if found is not None and not isinstance(found, list):
             self.add(name, f"must be a list, not {kind_of(found)}", hint)
@@ -147,7 +153,7 @@ class Fields:
                 yield path, item
 
     def texts(self, name: str, *, required: bool = False, hint: str = "") -> Iterator[tuple[str, str]]:
-        """The items of a list of texts, each with its path."""
+        """Yield ``(path, text)`` of a list of texts."""
         for path, item in self.items(name, required=required, hint=hint):
             if isinstance(item, str):
                 yield path, item
@@ -155,7 +161,7 @@ class Fields:
                 self.report.add(path, f"must be a text, not {kind_of(item)}", "quote it")
 
     def end(self, besides: Iterable[str] = ()) -> None:
-        """Reports the fields that nobody has asked for. ``besides``: known ones of no interest."""
+        """Report the fields that no reading method has read. ``besides``: known fields that are ignored."""
         known = self._known | set(besides)
         unknown = [str(name) for name in self.value if name not in known]
         for name in unknown[: MAX_PROBLEMS + 1]:

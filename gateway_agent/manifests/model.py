@@ -1,4 +1,4 @@
-"""The objects of the store, parsed once: typed, immutable, in the words of the manifests."""
+"""Typed, immutable forms of the store's objects. Names follow the manifests."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..lease.voting.voter_set import VoterSet
 BASIC = "PrimaryIPFromEgressGatewayNodeInterface"
 VIRTUAL_IP = "VirtualIPAddress"
 SHUTTING_DOWN = "node is shutting down"
-"""What a kubelet's message of the condition ``Ready`` says then (graceful node shutdown)."""
+"""Part of the message that a kubelet gives the condition ``Ready`` during a graceful node shutdown."""
 DRAIN = "egress-gateway.io/drain"
-"""Annotation of a node."""
+"""Annotation of a node. The value ``true`` drains the node's egress IPs."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something the owner should mend. One bad object never disturbs the others."""
+    """An error that the owner of an object or of a node should fix. It never affects other objects."""
 
     source: str
-    """File (with the number of the document where it has several), or object."""
+    """File, with the number of the document if the file has several; or object."""
     path: str
-    """Field path, as ``spec.sourceIP.mode``; empty where it is about the whole."""
+    """Field path, as ``spec.sourceIP.mode``; empty if the problem concerns the whole source."""
     message: str
     hint: str = ""
 
     def __post_init__(self) -> None:
-        # What is shown may come from anywhere: it neither steers a terminal nor fills a log.
+        # A problem may quote text from outside: it must not control a terminal or fill a log.
         for name in ("source", "path", "message", "hint"):
             object.__setattr__(self, name, printable.printable(getattr(self, name)))
 
@@ -54,7 +54,7 @@ class Gateway:
     addresses: tuple[str, ...] = ()
     """Virtual-IP mode: ``ip`` or ``ips``."""
     interfaces: tuple[str, ...] = ()
-    """Virtual-IP mode: where the addresses may stand."""
+    """Virtual-IP mode: interfaces that may hold the addresses; empty: chosen by subnet or default route."""
     when_no_gateway: Literal["Drop", "Direct"] = "Drop"
     failback: Literal["Never", "Automatic"] = "Never"
     connection_sync: bool = False
@@ -71,33 +71,33 @@ class Policy:
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     created: str = ""
-    """``metadata.creationTimestamp``; empty sorts after every time."""
+    """``metadata.creationTimestamp``; an empty text sorts after every time."""
     source: str = ""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the inventory. ``addresses``: its InternalIP addresses, in the order given."""
+    """A node of the inventory. ``addresses``: its InternalIP addresses, in the order of its status."""
 
     name: str
     labels: Mapping[str, str] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     source: str = ""
     pod_cidrs: tuple[str, ...] = ()
-    """The networks of its pods, where the cluster gives them out."""
+    """``spec.podCIDRs``: prefixes of its pods, if the cluster allocates prefixes to nodes."""
     cordoned: bool = False
-    """``spec.unschedulable``: nothing new is to come here. For an address that means: it goes, by planned handover."""
+    """``spec.unschedulable``. The node hands over its egress IPs, and gets no new ones."""
     drained: bool = False
-    """The annotation :data:`DRAIN` is ``true``: the same for addresses only."""
+    """The annotation :data:`DRAIN` is ``true``. The node hands over its egress IPs, and gets no new ones."""
     stopping: bool = False
-    """Its kubelet says that the machine is being shut down: the same."""
+    """Its kubelet reports a shutdown of the machine. The node hands over its egress IPs, and gets no new ones."""
     external: tuple[str, ...] = ()
-    """Its ExternalIP addresses: destinations inside, and nothing else."""
+    """Its ExternalIP addresses. They are used only as destinations inside the cluster."""
 
 
 @dataclass(frozen=True)
 class RunningPod:
-    """A pod of this node that has addresses of its own."""
+    """A pod of this node that has its own addresses, not the node's."""
 
     namespace: str
     name: str
@@ -107,40 +107,44 @@ class RunningPod:
 
 @dataclass(frozen=True)
 class Inventory:
-    """All that the store says, and what is wrong with it."""
+    """All objects of the store, and the problems found in them."""
 
     gateways: tuple[Gateway, ...] = ()
     policies: tuple[Policy, ...] = ()
     nodes: tuple[Node, ...] = ()
     namespaces: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Labels by name."""
+    """Labels of each namespace, by its name."""
     pods: tuple[PodIdentity, ...] = ()
     running: tuple[RunningPod, ...] = ()
     on_host: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Pods that use the network of their node, by namespace and name: the node's name, empty if it is unknown. No
-    network plugin is called for them, so nothing can steer what they send."""
+    """Pods with ``hostNetwork``, by (namespace, name): the node's name, empty if it is unknown. No CNI plugin is
+    called for them, so their packets cannot be steered."""
     service_cidrs: tuple[str, ...] = ()
-    """The networks of Services, where the cluster names them."""
+    """Prefixes of Services, if the cluster has ``ServiceCIDR`` objects."""
     voters: VoterSet | None = None
-    """What the store says of the voters; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
+    """The voter set recorded in the store; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
     problems: tuple[Problem, ...] = ()
     knows_pods: bool = False
-    """The store has every pod of this node: one that it does not know will come in a moment. Else a pod that has no
-    document has the labels of its CNI call; if that gave none, they are unknown."""
+    """True if the store has every pod of this node: a pod that is missing will appear shortly. False: a pod without a
+    document has the labels of its CNI call; if the call has none, its labels are unknown."""
     uids: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Of the pods whose uid the store knows, by namespace and name: as the runtime is told it."""
+    """Uids by (namespace, name) of the pods whose uid the store knows, in the form in which a runtime gets them."""
 
     @cached_property
     def pods_by_name(self) -> Mapping[tuple[str, str], PodIdentity]:
-        """The pods that the store knows, by namespace and name."""
+        """Return the pods of the store by (namespace, name)."""
         return {(pod.namespace, pod.name): pod for pod in self.pods}
 
     @cached_property
     def policies_by_name(self) -> Mapping[str, Policy]:
+        """Return the policies by name."""
         return {policy.name: policy for policy in self.policies}
 
     def same_but_for_pods(self, other: Inventory) -> bool:
-        """Whether the plan of both is the same for every pod that has its policy set in it."""
+        """Return True if both inventories differ in pods only.
+
+        Both lead to the same plan for every pod whose policy set the plan has.
+        """
         mine, theirs = (
             (i.gateways, i.policies, i.nodes, i.namespaces, i.service_cidrs) for i in (self, other)
         )
@@ -148,5 +152,5 @@ class Inventory:
 
     @property
     def virtual_addresses(self) -> frozenset[str]:
-        """Of all gateways."""
+        """Return the virtual addresses of all gateways."""
         return frozenset(address for gateway in self.gateways for address in gateway.addresses)

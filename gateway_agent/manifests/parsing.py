@@ -1,7 +1,7 @@
-"""YAML documents to objects: what the store says, and everything that is wrong with it.
+"""Parse YAML documents and API objects into an inventory, and report every problem in them.
 
-A directory may hold anything of Kubernetes: kinds of other groups are passed over. Of our own kinds each
-field is known or an error. An object with an error is left out; the others stay.
+A directory may hold any Kubernetes objects: kinds of other groups are ignored. In our own kinds an unknown field is
+an error. An object with an error is left out; the other objects count.
 """
 
 from __future__ import annotations
@@ -23,47 +23,47 @@ OUR_KINDS = ("EgressGateway", "EgressGatewayPolicy")
 CORE_KINDS = ("Node", "Namespace", "Pod")
 SERVICE_CIDR = "ServiceCIDR"
 FOREIGN = {*(("v1", kind) for kind in CORE_KINDS), ("networking.k8s.io/v1", SERVICE_CIDR)}
-"""Kinds that are not ours and that we read, with their ``apiVersion``."""
-ALIKE = 0.8
-"""From this on (:mod:`difflib`) a group is taken for a slip of ours."""
-LARGEST = 16 << 20
-"""Bytes of one file; more is refused, so that a stray file cannot fill the memory."""
+"""Kinds of Kubernetes itself that the agent reads, as (``apiVersion``, kind)."""
+MIN_GROUP_SIMILARITY = 0.8
+"""Ratio (:mod:`difflib`) from which an unknown API group counts as a misspelling of ours."""
+MAX_FILE_BYTES = 16 << 20
+"""Size of one file. A larger file is refused, so that a stray file cannot fill the memory."""
 MAX_PROBLEMS_PER_FILE = 500
-"""Problems of one file."""
-ENDINGS = (".yaml", ".yml", ".json")
-"""How the names of files with manifests end."""
+"""Problems listed for one file."""
+SUFFIXES = (".yaml", ".yml", ".json")
+"""Suffixes of the names of manifest files."""
 
 
 @dataclass(frozen=True)
 class Object:
-    """One object of a file. ``name`` is ``namespace/name`` where the kind has namespaces."""
+    """One object of a file. ``name`` is ``namespace/name`` if the kind is namespaced."""
 
     kind: str
     name: str
     source: str
     value: Gateway | Policy | Node | PodIdentity | Mapping[str, str] | tuple[str, ...]
-    """For a ``Namespace`` its labels, for a ``ServiceCIDR`` its prefixes."""
+    """The labels of a ``Namespace``; the prefixes of a ``ServiceCIDR``."""
     on_host: str | None = None
-    """The node of a ``Pod`` that uses the node's network, empty if the pod does not name it; None for all others."""
+    """The node of a ``Pod`` with ``hostNetwork``, empty if the pod has no ``nodeName``; None for all other objects."""
 
 
 @dataclass(frozen=True)
 class FileContent:
-    """What one file holds."""
+    """The objects and problems of one file."""
 
     objects: tuple[Object, ...]
     problems: tuple[Problem, ...]
     broken: bool
-    """Something in it could not be read: ``objects`` are not all that its owner meant."""
+    """True if a part of the file could not be read: ``objects`` is incomplete."""
 
 
 def parse(files: Iterable[tuple[str, str]]) -> Inventory:
-    """The inventory of these ``(source, text)`` files. Never raises for what stands in them."""
+    """Return the inventory of these ``(source, text)`` files. Never raises for any content."""
     return assemble({source: parse_file(source, text) for source, text in files})
 
 
 def parse_file(source: str, text: str) -> FileContent:
-    """The objects of one file. Never raises for what stands in it."""
+    """Return the objects of one file. Never raises for any content."""
     found, problems = yaml_documents.load(source, text)
     objects: list[Object] = []
     for name, document in found:
@@ -82,7 +82,7 @@ def parse_file(source: str, text: str) -> FileContent:
 
 
 def parse_object(source: str, value: Any) -> FileContent:
-    """One object of the API. Never raises for what stands in it."""
+    """Parse one object of the API. Never raises for any content."""
     report = Report(source)
     parsed = _read(value, "", report)
     broken = bool(report.problems)
@@ -90,9 +90,9 @@ def parse_object(source: str, value: Any) -> FileContent:
 
 
 def repaired(content: FileContent, good: FileContent) -> FileContent:
-    """Return what counts of a file of which something cannot be read: what can be, beside its last good state.
+    """Return the effective content of a broken file: its readable objects, and the others of its last good content.
 
-    An object that is not in it any more stays, too: it may be the one that cannot be read.
+    An object that is missing from the broken file is kept: it may be the unreadable one.
     """
     read = {(item.kind, item.name) for item in content.objects}
     kept = tuple(item for item in good.objects if (item.kind, item.name) not in read)
@@ -100,7 +100,10 @@ def repaired(content: FileContent, good: FileContent) -> FileContent:
 
 
 def readable(source: str, *texts: str) -> str:
-    """Return the text of a file with all objects that can be read: of two with one name that of the earlier text."""
+    """Return one YAML text with all readable objects of ``texts``.
+
+    If two objects have the same kind and name, the object of the earlier text is kept.
+    """
     kept: dict[tuple[str, str], Any] = {}
     for text in texts:
         for name, document in yaml_documents.load(source, text)[0]:
@@ -113,14 +116,17 @@ def readable(source: str, *texts: str) -> str:
 
 
 def assemble(contents: Mapping[str, FileContent]) -> Inventory:
-    """All files together, by the order of their names: of two objects with one name the first counts."""
+    """Return the inventory of all files, in the order of their names.
+
+    If two objects have the same kind and name, the first one counts and the second one is a problem.
+    """
     problems = [problem for name in sorted(contents) for problem in contents[name].problems]
     first: dict[tuple[str, str], Object] = {}
     for name in sorted(contents):
         for item in contents[name].objects:
-            standing = first.setdefault((item.kind, item.name), item)
-            if standing is not item:
-                message = f"{item.kind} {item.name!r} stands in {standing.source} too"
+            earlier = first.setdefault((item.kind, item.name), item)
+            if earlier is not item:
+                message = f"{item.kind} {item.name!r} is defined in {earlier.source} too"
                 problems.append(Problem(item.source, "metadata.name", message, "the first one counts"))
     values: dict[str, list[Any]] = {kind: [] for kind in (*OUR_KINDS, *CORE_KINDS, SERVICE_CIDR)}
     for (kind, _), item in sorted(first.items()):
@@ -147,7 +153,7 @@ def assemble(contents: Mapping[str, FileContent]) -> Inventory:
 
 
 def with_problems(inventory: Inventory, problems: Iterable[Problem]) -> Inventory:
-    """The same objects, with more to mend."""
+    """Return the same objects with these problems added."""
     return replace(inventory, problems=inventory.problems + tuple(problems))
 
 
@@ -160,7 +166,7 @@ def _references(gateways: Iterable[Gateway], policies: Iterable[Policy]) -> Iter
 
 
 def _items(document: Any) -> Iterator[tuple[str, Any]]:
-    """The document itself or, of a ``List``, its items; each with its path."""
+    """Yield ``(path, object)``: the document itself, or the items of a ``List``."""
     items = document.get("items") if isinstance(document, dict) and document.get("kind") == "List" else None
     if not isinstance(items, list):
         yield "", document
@@ -170,7 +176,7 @@ def _items(document: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _read(value: Any, path: str, report: Report) -> Object | None:
-    """Read one object. An error that no reader foresaw is a problem of this object, too."""
+    """Return one object; None with a problem in ``report``, also for an unexpected exception."""
     try:
         return _object(value, path, report)
     except Exception as error:
@@ -205,7 +211,7 @@ def _object(value: Any, path: str, report: Report) -> Object | None:
 
 
 def _concerns_us(fields: Fields, version: str, kind: str) -> bool:
-    """Whether it is of a kind that we read; what can only be a slip is reported."""
+    """Return True if the agent reads objects of this kind. Report an ``apiVersion`` or kind that is a misspelling."""
     group = version.partition("/")[0]
     if version in API_VERSIONS:
         if kind not in OUR_KINDS:
@@ -222,24 +228,24 @@ def _concerns_us(fields: Fields, version: str, kind: str) -> bool:
 
 
 def _is_slip(version: str) -> bool:
-    """Return True if the ``apiVersion`` of one of our kinds can only be meant for ours.
+    """Return True if the ``apiVersion`` of one of our kinds is a misspelling of ours.
 
-    Other projects have kinds of the same names, in groups that resemble ours less.
+    Other projects have kinds with the same names in groups that are less similar to ours.
     """
     group, slash, _ = version.lower().partition("/")
-    return not slash or bool(difflib.get_close_matches(group, GROUPS, n=1, cutoff=ALIKE))
+    return not slash or bool(difflib.get_close_matches(group, GROUPS, n=1, cutoff=MIN_GROUP_SIMILARITY))
 
 
 def _name(metadata: Fields) -> str:
     name = metadata.text("name", required=True)
     if name and not selectors.is_name(name):
-        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.NAME_LIMIT} characters"
+        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.MAX_NAME_CHARS} characters"
         metadata.add("name", f"{name!r} is no DNS subdomain", hint)
     return name
 
 
 def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Object:
-    """A ``Node``, ``Namespace`` or ``Pod``: only what we use is read."""
+    """Return a ``Node``, ``Namespace`` or ``Pod``. Fields that the agent does not use are ignored."""
     raw = metadata.raw("labels")
     labels = selectors.labels(raw, metadata.at("labels"), fields.report) if raw is not None else {}
     source = fields.report.source

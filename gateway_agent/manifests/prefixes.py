@@ -1,4 +1,4 @@
-"""Addresses and prefixes as text and as numbers: strict to read, canonical to write."""
+"""Convert addresses and prefixes between text and numbers. Reading is strict, output is canonical."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import netaddr
 
 Family = Literal[4, 6]
 WIDTH: dict[Family, int] = {4: 32, 6: 128}
-"""Bits of an address."""
+"""Bits of an address of each family."""
 
 
 class Span(NamedTuple):
-    """A prefix as numbers: the addresses ``first`` to ``last``, both included."""
+    """A prefix as the numbers of its first and last address, both included."""
 
     family: Family
     first: int
     last: int
     length: int
-    """Of the prefix, bits."""
+    """Prefix length, bits."""
 
 
 class NotAPrefix(ValueError):
-    """``hint`` says what was probably meant."""
+    """The text is no prefix in canonical form. ``hint``: the probable correction."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class NotAPrefix(ValueError):
 
 
 def address(text: str) -> str:
-    """The canonical form of an IPv4 or IPv6 address. Raises :class:`ValueError`."""
+    """Return the canonical form of an IPv4 or IPv6 address. Raises :class:`ValueError`."""
     return str(_address(text))
 
 
@@ -44,13 +44,13 @@ def _address(text: str) -> netaddr.IPAddress:
 
 
 def number(text: str) -> tuple[Family, int]:
-    """Family and number of an address. Raises :class:`ValueError`."""
+    """Return the family and the number of an address. Raises :class:`ValueError`."""
     parsed = _address(text)
     return parsed.version, int(parsed)
 
 
 def prefix(text: str) -> str:
-    """The canonical form of ``address/length``. Raises :class:`NotAPrefix` for anything else."""
+    """Return the canonical form of ``address/length``. Raises :class:`NotAPrefix` for anything else."""
     base, slash, length = text.partition("/")
     try:
         parsed = _address(base)
@@ -60,7 +60,7 @@ def prefix(text: str) -> str:
     if not slash:
         raise NotAPrefix(f"{text!r} has no prefix length", f"one address is {parsed}/{width}")
     # Digits only: netaddr would also take a netmask, which Kubernetes does not.
-    # Python refuses to convert a number of thousands of digits, so its length is looked at first.
+    # Python refuses to convert a number of thousands of digits, so the number of digits is checked first.
     if not (length.isascii() and length.isdigit()) or len(length) > len("128") or int(length) > width:
         raise NotAPrefix(f"{text!r} is not a prefix", f"the length is a number from 0 to {width}")
     network = netaddr.IPNetwork((int(parsed), int(length)), version=parsed.version)
@@ -71,18 +71,18 @@ def prefix(text: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def span(text: str) -> Span:
-    """The numbers of a prefix. Raises :class:`ValueError`."""
+    """Return the numbers of a prefix. Raises :class:`ValueError`."""
     network = netaddr.IPNetwork(text)
     return Span(network.version, network.first, network.last, network.prefixlen)
 
 
 def host(text: str) -> str:
-    """The prefix that holds one address alone."""
+    """Return the prefix that contains only this address."""
     return f"{text}/{WIDTH[number(text)[0]]}"
 
 
 def complement(family: Family, texts: Iterable[str]) -> list[str]:
-    """Return the fewest prefixes that hold all addresses of a family but those in ``texts``, ascending."""
+    """Return the fewest prefixes that contain all addresses of a family except those in ``texts``, ascending."""
     found: list[str] = []
     free = 0
     for taken in sorted(span(text)[1:3] for text in texts):
@@ -92,7 +92,7 @@ def complement(family: Family, texts: Iterable[str]) -> list[str]:
 
 
 def cover(family: Family, first: int, last: int) -> Iterator[str]:
-    """The fewest prefixes that hold exactly the addresses ``first`` to ``last``, ascending."""
+    """Yield the fewest prefixes that contain exactly the addresses ``first`` to ``last``, ascending."""
     # netaddr.iprange_to_cidrs does the same, forty times slower.
     while first <= last:
         room = (last - first + 1).bit_length() - 1

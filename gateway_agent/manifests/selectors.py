@@ -1,4 +1,4 @@
-"""Label selectors of the manifests, parsed to requirements."""
+"""Parse label selectors into requirements."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
 # Kubernetes, "Labels and Selectors", section "Syntax and character set".
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-NAME_LIMIT = 253
+MAX_NAME_CHARS = 253
+"""Length of a DNS subdomain (RFC 1123)."""
 SYNTAX = "63 letters, digits, '-', '_' and '.', a letter or digit at both ends"
 
 
 def is_name(text: str) -> bool:
-    """Whether it can name an object: a DNS subdomain (RFC 1123) of at most 253 characters."""
-    return len(text) <= NAME_LIMIT and _SUBDOMAIN.fullmatch(text) is not None
+    """Return True if ``text`` can name an object: a DNS subdomain (RFC 1123) of at most 253 characters."""
+    return len(text) <= MAX_NAME_CHARS and _SUBDOMAIN.fullmatch(text) is not None
 
 
 def labels(value: Any, path: str, report: Report) -> dict[str, str]:
-    """A map of labels. Values that YAML reads as something else than texts are reported and left out."""
+    """Return a map of labels. Keys and values that YAML does not read as text are reported and left out."""
     if not isinstance(value, dict):
         report.add(path, f"must be a map of labels, not {kind_of(value)}")
         return {}
@@ -41,7 +42,7 @@ def labels(value: Any, path: str, report: Report) -> dict[str, str]:
 
 
 def requirements(fields: Fields) -> tuple[Requirement, ...]:
-    """``matchLabels`` and ``matchExpressions``; no other field is known."""
+    """Return the requirements of ``matchLabels`` and ``matchExpressions``. Any other field is an error."""
     found: list[Requirement] = []
     equal = fields.raw("matchLabels")
     if equal is not None:
@@ -56,7 +57,7 @@ def requirements(fields: Fields) -> tuple[Requirement, ...]:
 
 
 def node_requirements(fields: Fields) -> tuple[Requirement, ...]:
-    """A plain map of labels, or the same forms as :func:`requirements`."""
+    """Return the requirements of a plain map of labels, or of a selector as in :func:`requirements`."""
     if "matchLabels" in fields.value or "matchExpressions" in fields.value:
         return requirements(fields)
     return _equalities(fields.value, fields.path, fields.report)

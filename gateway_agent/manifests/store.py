@@ -1,4 +1,4 @@
-"""Where the objects come from: a directory of files or a Kubernetes cluster. What both are for the agent."""
+"""Interface of the two stores of objects: a directory of files, and the Kubernetes API."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from .model import Inventory
 
 
 class NotKnown(Exception):
-    """The store cannot say yet what a pod is; it can in a moment."""
+    """The store does not have a pod yet, and expects it shortly."""
 
 
 class Store(Protocol):
+    """A source of inventories."""
+
     def inventories(self) -> AsyncIterator[Inventory]:
-        """The inventory as soon as there is one, then again after each change that alters it. Ends with its task."""
+        """Yield the first complete inventory, then each changed one. Ends with the task that iterates."""
 
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
-        """The inventory for a pod that starts now, with all that stood in the store before this call.
+        """Return an inventory for a pod that starts now, with everything that was in the store before this call.
 
-        None where the last one is it. ``uid``: empty where nobody has told it. Raises :class:`NotKnown` and OSError.
+        Return None if the last yielded inventory is still current. ``uid``: empty if the runtime did not pass it.
+        Raises :class:`NotKnown` and OSError.
         """

@@ -1,4 +1,4 @@
-"""The fields of one object to its typed form."""
+"""Parse the fields of one object into its typed form."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .model import BASIC, DRAIN, SHUTTING_DOWN, VIRTUAL_IP, Gateway, Node, Polic
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]+")
 _NoGateway = Literal["Drop", "Direct"]
 _Failback = Literal["Never", "Automatic"]
-MOST_EXTERNAL = 16
-"""Addresses of a node that take a destination off the gateways: a node's own kubelet writes them."""
+MAX_EXTERNAL_IPS = 16
+"""ExternalIP addresses of a node that are used. They exempt destinations from gateways, and a kubelet writes them."""
 _SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtualIPAddress"}
 
 
 def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: Fields) -> Node:
-    """A ``Node``: labels, addresses, the networks of its pods, whether it is cordoned or to be drained."""
+    """Return a ``Node``: labels, addresses, pod prefixes, and the conditions that make it hand over its egress IPs."""
     spec = fields.fields("spec") or Fields({}, fields.at("spec"), fields.report)
     status = fields.fields("status")
     addresses = []
@@ -34,7 +34,7 @@ def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: 
             addresses += _address(f"{path}.address", item.get("address"), fields.report)
     external = _external(item for _, item in status.items("addresses")) if status else ()
     networks, cordoned = prefix_list(spec, "podCIDRs"), spec.flag("unschedulable")
-    # Another value is no error: an object that is not ours is not left out for it.
+    # Any other value is ignored, not an error: an error would leave the whole Node out.
     drained = annotations is not None and annotations.raw(DRAIN) == "true"
     conditions = [item for _, item in status.items("conditions")] if status else []
     return Node(
@@ -44,9 +44,9 @@ def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: 
 
 
 def _external(items: Iterable[Any]) -> tuple[str, ...]:
-    """Return the addresses of type ``ExternalIP``, :data:`MOST_EXTERNAL` at most.
+    """Return the addresses of type ``ExternalIP``, at most :data:`MAX_EXTERNAL_IPS`.
 
-    What is wrong or too much is left out: packets to it go by their gateway, as those to any other address do.
+    Invalid and surplus addresses are ignored: packets to them use the gateway, as packets to any other address.
     """
     found = []
     for item in items:
@@ -57,17 +57,17 @@ def _external(items: Iterable[Any]) -> tuple[str, ...]:
         ):
             with contextlib.suppress(ValueError):
                 found.append(prefixes.address(item["address"]))
-    return tuple(found[:MOST_EXTERNAL])
+    return tuple(found[:MAX_EXTERNAL_IPS])
 
 
 def is_stopping(conditions: Iterable[Any]) -> bool:
-    """Whether one of a node's conditions says that it is being shut down."""
+    """Return True if one of a node's conditions reports a shutdown of the machine."""
     ready = (item for item in conditions if isinstance(item, dict) and item.get("type") == "Ready")
     return any(SHUTTING_DOWN in str(item.get("message")) for item in ready)
 
 
 def gateway(name: str, spec: Fields) -> Gateway:
-    """The ``spec`` of an ``EgressGateway``."""
+    """Parse the ``spec`` of an ``EgressGateway``."""
     parsed = Gateway(
         name=name,
         node_selector=_node_selector(spec),
@@ -94,7 +94,7 @@ def _node_selector(spec: Fields) -> tuple[Requirement, ...]:
 
 
 def _with_source(parsed: Gateway, source_ip: Fields) -> Gateway:
-    """The gateway with what ``spec.sourceIP`` says."""
+    """Return the gateway with the mode and addresses of ``spec.sourceIP``."""
     mode = source_ip.choice("mode", tuple(_SOURCES), required=True)
     for other, name in _SOURCES.items():
         if mode and other != mode and source_ip.raw(name) is not None:
@@ -114,24 +114,24 @@ def _with_source(parsed: Gateway, source_ip: Fields) -> Gateway:
 def _with_addresses(parsed: Gateway, own: Fields) -> Gateway:
     single, several = own.raw("ip"), own.raw("ips")
     if (single is None) == (several is None):
-        own.add("ip", "is required" if single is None else "stands beside ips", "either ip or ips")
+        own.add("ip", "is required" if single is None else "is given beside ips", "either ip or ips")
     addresses = _address(own.at("ip"), single, own.report) if single is not None else []
     for path, text in own.texts("ips", required=several is not None):
         addresses += _address(path, text, own.report)
     if len(set(addresses)) < len(addresses):
-        own.add("ips", "one address stands twice")
+        own.add("ips", "one address is listed twice")
     interfaces = []
     for path, interface in own.texts("interfaces"):
         _check_interface(path, interface, own.report)
         interfaces.append(interface)
-    # Deckhouse's name of a routing table for the address; our replies need none, so it is read and not used.
+    # Deckhouse: name of a routing table for the address. Our data path needs none, so the field is ignored.
     own.raw("routingTableName")
     own.end()
     return replace(parsed, addresses=tuple(addresses), interfaces=tuple(interfaces))
 
 
 def policy(name: str, metadata: Fields, spec: Fields) -> Policy:
-    """The ``spec`` of an ``EgressGatewayPolicy``."""
+    """Parse the ``spec`` of an ``EgressGatewayPolicy``."""
     parsed = Policy(
         name=name,
         gateway=spec.text("egressGatewayName", required=True, hint="the name of an EgressGateway"),
@@ -163,7 +163,7 @@ def _selectors(spec: Fields) -> Iterator[Selector]:
 
 
 def _created(metadata: Fields) -> str:
-    """``creationTimestamp`` in one form (UTC, whole seconds), so that texts compare as times do."""
+    """Return ``creationTimestamp`` in UTC and whole seconds, so that texts sort like times; empty if absent."""
     text = metadata.text("creationTimestamp")
     try:
         moment = datetime.fromisoformat(text) if text else None
@@ -177,7 +177,7 @@ def _created(metadata: Fields) -> str:
 
 
 def prefix_list(fields: Fields, name: str) -> tuple[str, ...]:
-    """A list of prefixes in canonical form; wrong ones are reported and left out."""
+    """Return a list of prefixes in canonical form. Invalid ones are reported and left out."""
     found: list[str] = []
     for path, text in fields.texts(name):
         found += _prefix(path, text, fields.report)
@@ -185,7 +185,7 @@ def prefix_list(fields: Fields, name: str) -> tuple[str, ...]:
 
 
 def address_list(fields: Fields, name: str) -> tuple[str, ...]:
-    """A list of addresses in canonical form; wrong ones are reported and left out."""
+    """Return a list of addresses in canonical form. Invalid ones are reported and left out."""
     found: list[str] = []
     for path, text in fields.texts(name):
         found += _address(path, text, fields.report)

@@ -1,4 +1,4 @@
-"""YAML text to documents. Stricter than PyYAML: a key that stands twice in a mapping is an error."""
+"""Parse YAML text into documents. Unlike in PyYAML, a duplicate key in a mapping is an error."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import yaml
 
 from .model import Problem
 
-# libyaml is ten times faster; PyYAML is built without it on some machines.
+# libyaml is ten times faster. Some builds of PyYAML lack it.
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _DumperBase: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 MAX_ALIASES = 1_000
-"""In one file. An alias costs four characters and may stand for any number of values."""
+"""Aliases of one file. An alias costs four characters and expands to any number of values."""
 MAX_DOCUMENTS = 50_000
-"""Of one file."""
-LARGEST_NUMBER = 1 << 64
+"""Documents of one file."""
+MAX_INTEGER = 1 << 64
 _ALIAS = re.compile(r"[\s,:\[{-]\*[^\s,\]}]")
 
 
 class _Loader(_Base):  # type: ignore[misc]
-    """Times stay texts, as they are in JSON."""
+    """Loads times as texts, as JSON does, and refuses duplicate keys."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -34,23 +34,23 @@ class _Loader(_Base):  # type: ignore[misc]
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
-                    message = f"the key {key.value!r} stands twice"
+                    message = f"the key {key.value!r} is given twice"
                     raise yaml.MarkedYAMLError(None, None, message, key.start_mark)
                 seen.add(key.value)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
-        """Return a whole number, or the text of one that is too long to be shown or converted."""
+        """Return an integer; the text of one that is too long to be converted or shown."""
         try:
             number = self.construct_yaml_int(node)
         except (ValueError, IndexError):
             return node.value
-        return number if abs(number) <= LARGEST_NUMBER else node.value
+        return number if abs(number) <= MAX_INTEGER else node.value
 
 
 class _Dumper(_DumperBase):  # type: ignore[misc]
-    """Writes no aliases: of several texts together there could be more than :data:`MAX_ALIASES`."""
+    """Writes no aliases: the aliases of several texts could together exceed :data:`MAX_ALIASES`."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -60,10 +60,10 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 
 
 def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    """Return the documents of one file, each with the source to report, and why reading stopped, if it did.
+    """Return the ``(source, document)`` pairs of one file, and the problem that ended reading, if there was one.
 
-    A source is the file's name, with the number of the document if there are several. Empty documents are
-    left out, but counted. Never raises for what the text holds.
+    ``source`` of a document: the file's name, with the number of the document if there are several. Empty documents
+    are counted and left out. Never raises for any content.
     """
     found: list[Any] = []
     problems = []
@@ -77,7 +77,7 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
     except yaml.YAMLError as error:
         problems.append(_problem(source, error))
     except Exception as error:
-        # PyYAML's constructors raise whatever Python does: KeyError, IndexError, AttributeError …
+        # PyYAML's constructors raise any exception of Python: KeyError, IndexError, AttributeError …
         problems.append(Problem(source, "", f"not YAML: {type(error).__name__}: {error}"))
     many = len(found) > 1
     named = [(f"{source} (document {i})" if many else source, value) for i, value in enumerate(found, 1)]
@@ -85,7 +85,7 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
 
 
 def dump(document: Any) -> str:
-    """Return a text of which :func:`load` makes this document. What aliases share is written out."""
+    """Return YAML text that :func:`load` reads as this document. Shared values are written out, without aliases."""
     text: str = yaml.dump(document, Dumper=_Dumper, allow_unicode=True, sort_keys=False)
     return text
 
@@ -100,17 +100,20 @@ def _documents(text: str) -> Iterator[Any]:
 
 
 def _check_aliases(text: str) -> None:
-    """Raise :class:`yaml.YAMLError` if a file has more aliases than any manifest needs."""
+    """Raise :class:`yaml.YAMLError` if a file has more than :data:`MAX_ALIASES` aliases."""
     if len(_ALIAS.findall(text)) <= MAX_ALIASES:
         return
-    # A star may stand in a text, too: only now is it worth to look exactly.
+    # The pattern also matches stars inside of texts. Only now is the exact and slow count worth its cost.
     aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Base))
     if aliases > MAX_ALIASES:
         raise yaml.YAMLError(f"{aliases} aliases; {MAX_ALIASES} are allowed: write the values out")
 
 
 def _check_size(document: Any, characters: int) -> None:
-    """Raise :class:`yaml.YAMLError` if aliases make a document larger than its text, or part of itself."""
+    """Raise :class:`yaml.YAMLError` if aliases expand a document beyond its text's size, or make it recursive.
+
+    ``characters``: length of the whole text.
+    """
     sizes: dict[int, int] = {}
     pending = [(document, False)]
     while pending:
@@ -121,12 +124,12 @@ def _check_size(document: Any, characters: int) -> None:
         if measured:
             sizes[id(value)] = 1 + sum(sizes.get(id(each), 1) or characters for each in inner)
         elif id(value) not in sizes:
-            # Zero while it is being measured.
+            # Zero marks a value that is being measured.
             sizes[id(value)] = 0
             pending.append((value, True))
             pending.extend((each, False) for each in inner)
         elif not sizes[id(value)]:
-            raise yaml.YAMLError("an alias stands inside of what it stands for")
+            raise yaml.YAMLError("an alias refers to a value that contains it")
     if sizes.get(id(document), 1) > characters:
         raise yaml.YAMLError("aliases make it larger than the whole file: write the values out")
 

@@ -1,1 +1,1 @@
-"""From objects, kernel and masters to the plan of one node. Pure."""
+"""Compute the plan of one node from objects, kernel facts and masters. Pure."""

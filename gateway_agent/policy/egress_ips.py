@@ -1,7 +1,7 @@
-"""The egress IPs of all gateways: which nodes can serve them, by which interface, and which one does.
+"""Compute the egress IPs of all gateways: eligible nodes, interface and master of each.
 
-Whatever cannot be served is still among them, without a node that could be its master: what is led to it is dropped
-and does not leave by another address.
+An egress IP that cannot be served is included without an eligible node: packets steered to it are dropped and do not
+leave by another address.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from . import precedence
 from .readiness import InterfaceFacts
 
 SELECTOR = "spec.nodeSelector"
-"""Path of the problems that say that a gateway finds no node."""
+"""Field path of the problem that a gateway selects no node."""
 Name = tuple[str, str]
-"""Gateway and address: what an egress IP is known by."""
+"""(gateway, address): identifies an egress IP."""
 
 
 def of(inventory: Inventory, nodes: Iterable[PlanNode], problems: list[Problem]) -> Iterator[PlanEgressIP]:
-    """One for each virtual address of a gateway, in its order, or one for it all in basic mode; by name of the gateway.
+    """Yield the egress IPs without slot, master and source, sorted by gateway.
 
-    So too for gateways that do not exist but have a policy. Without slot, master and source. ``nodes``: those that
-    tunnels can lead to.
+    A gateway has one egress IP for each virtual address, in its order; in basic mode exactly one. A gateway that does
+    not exist but is named by a policy has one, too. ``nodes``: the nodes that tunnels can reach.
     """
     existing = {gateway.name: gateway for gateway in inventory.gateways}
     missing = {p.gateway for p in inventory.policies} - existing.keys()
@@ -59,10 +59,11 @@ def with_master(
     masters: Mapping[str, tuple[str, int]],
     previous: Plan | None,
 ) -> PlanEgressIP:
-    """With the node that is master by ``masters``, else with the last known one.
+    """Return the egress IP with its master from ``masters``, else with the last known master of ``previous``.
 
-    A master that is not eligible any more stays until another is known: it serves until it has handed over. But to
-    what is none of ``nodes`` no tunnel leads, and where no node is eligible nobody may serve.
+    ``masters``: (node, epoch) by egress id. A master that is no longer eligible is kept until another one is known: it
+    forwards until it has handed over. The master is empty if no tunnel reaches it (it is none of ``nodes``) or if no
+    node is eligible.
     """
     last = next((e for e in previous.egress_ips if e.id == egress.id), egress) if previous else egress
     node, epoch = masters.get(egress.id, (last.master, last.epoch))
@@ -70,7 +71,7 @@ def with_master(
 
 
 def followed(egress: PlanEgressIP, master: str, nodes: Iterable[PlanNode]) -> str:
-    """``master``, where packets are led to it; else empty."""
+    """Return ``master`` if packets are sent to it; else an empty text."""
     return master if egress.eligible and any(node.name == master for node in nodes) else ""
 
 
@@ -81,7 +82,7 @@ def with_source(
     facts: Mapping[str, InterfaceFacts],
     pod_interfaces: Collection[str],
 ) -> PlanEgressIP:
-    """With the egress interface and the address that it shows, where this node is eligible or still the master."""
+    """Return the egress IP with its interface and source address, if the node ``here`` is eligible or the master."""
     gateway = next((gateway for gateway in gateways if gateway.name == egress.gateway), None)
     if gateway is None or here not in (*egress.eligible, egress.master):
         return egress
@@ -97,20 +98,21 @@ def with_source(
 def interface_for(
     address: str, named: Sequence[str], facts: Mapping[str, InterfaceFacts], pod_interfaces: Collection[str]
 ) -> str:
-    """Where a virtual address is to stand; empty where it can stand nowhere.
+    """Return the interface that is to hold a virtual address; empty if there is none.
 
-    The first of the ``named`` interfaces that holds it in a subnet, else the first of them that exists. Where none is
-    named: the interface with the longest subnet that holds it, then by name; else the one of the default route.
+    If the gateway names interfaces (``named``): the first one with a subnet that contains the address, else the first
+    one that exists. Otherwise: the interface with the longest subnet that contains the address (ties: by name), else
+    the interface of the default route.
     """
     family, number = prefixes.number(address)
 
     def held(name: str) -> int:
-        """Length of the longest of its subnets that holds the address; -1: none does."""
+        """Return the prefix length of its longest subnet that contains the address; -1 if there is none."""
         if name == "lo" or name.startswith(ids.DEVICE_PREFIX) or name in pod_interfaces:
             return -1
         spans = map(prefixes.span, facts[name].addresses)
         holding = (s.length for s in spans if s.family == family and s.first <= number <= s.last)
-        # An address that stands alone, as on the host's side of a pod's veth, is no subnet.
+        # A single address, as on the host side of a pod's veth, is no subnet.
         return max((length for length in holding if length < prefixes.WIDTH[family]), default=-1)
 
     if named:
@@ -123,12 +125,12 @@ def interface_for(
 
 
 def _addresses(gateway: Gateway) -> Sequence[str]:
-    """Of a gateway's egress IPs; an empty text for one that has no address of its own."""
+    """Return the addresses of a gateway's egress IPs; an empty text for an egress IP without its own address."""
     return tuple(dict.fromkeys(gateway.addresses)) or ("",) if gateway.mode == VIRTUAL_IP else ("",)
 
 
 def _tunnels(names: Sequence[Name]) -> dict[Name, tuple[int, str]]:
-    """For each egress IP its VNI, and in words who has the one that it should have."""
+    """Return for each egress IP its VNI, and the name of the owner if its preferred VNI is taken (else empty)."""
     owners: dict[int, Name] = {ids.RETURN_VNI: ("the way back", "")}
     for name in names:
         owners.setdefault(ids.vni(ids.egress_id(*name)), name)
@@ -137,14 +139,14 @@ def _tunnels(names: Sequence[Name]) -> dict[Name, tuple[int, str]]:
         vni = ids.vni(ids.egress_id(*name))
         clash = "" if owners[vni] == name else " ".join(owners[vni]).strip()
         while owners.setdefault(vni, name) != name:
-            # It will carry nothing, but two devices cannot have one name.
+            # The tunnel will carry no packet, but two devices cannot have the same name.
             vni = vni % 0xFFFFFF + 1
         found[name] = vni, clash
     return found
 
 
 def _address_owners(gateways: Iterable[Gateway]) -> dict[str, str]:
-    """For each virtual address the gateway that has it: of several the first."""
+    """Return the owner of each virtual address: the first gateway that names it."""
     claims: dict[str, str] = {}
     for gateway in gateways:
         for address in _addresses(gateway):
@@ -155,14 +157,14 @@ def _address_owners(gateways: Iterable[Gateway]) -> dict[str, str]:
 def _eligible(
     gateway: Gateway, nodes: Iterable[Node], placed: Iterable[PlanNode], problems: list[Problem]
 ) -> tuple[str, ...]:
-    """Names of the nodes that can be master; none, and a problem, where the gateway finds none."""
+    """Return the names of the nodes that can be master. If there is none, add a problem."""
     selected = {node.name for node in nodes if matches(gateway.node_selector, node.labels)}
     names = tuple(sorted(selected.intersection(node.name for node in placed)))
     if names:
         return names
     message, hint = "selects only nodes without an address", ""
     if not selected:
-        message, hint = "selects no node", "label a Node, or mend the selector"
+        message, hint = "selects no node", "label a Node, or correct the selector"
     dropped = f"gateway {gateway.name}: {message}; its policies' packets have no gateway"
     problems.append(Problem(gateway.source, SELECTOR, dropped, hint))
     return ()
@@ -171,10 +173,10 @@ def _eligible(
 def _conflict(
     gateway: Gateway, address: str, clash: str, claims: Mapping[str, str], nodes: Iterable[Node]
 ) -> Problem | None:
-    """Why nobody may serve this egress IP."""
+    """Return the problem because of which no node may serve this egress IP; None if there is none."""
     path, hint = "metadata.name", "give it another name"
     if gateway.mode == VIRTUAL_IP:
-        # Whether one address was written as ``ip`` or as a list of one, nobody remembers.
+        # The parsed gateway does not record if one address was written as ``ip`` or as a list of one.
         several, place = len(gateway.addresses) > 1, gateway.addresses.index(address) if address else 0
         path = "spec.sourceIP.virtualIPAddress." + (f"ips[{place}]" if several else "ip")
         hint = "use another address"
@@ -192,5 +194,5 @@ def _conflict(
         message = f"{address} has the tunnel number of {clash}".lstrip()
     else:
         return None
-    led = f"gateway {gateway.name}: {message}; the packets that are led to it have no gateway"
+    led = f"gateway {gateway.name}: {message}; the packets that are steered to it have no gateway"
     return Problem(gateway.source, path, led, hint)

@@ -1,4 +1,4 @@
-"""Numbers of the kernel's few bits, given so that what goes on existing keeps its own."""
+"""Allocate small numbers (mark bits) to keys, stable across plans."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ K = TypeVar("K", bound=Hashable)
 
 
 def assign(keys: Iterable[K], before: Mapping[K, int], highest: int) -> dict[K, int]:
-    """A number from 1 to ``highest`` for each key, as far as they go; who had one ``before`` keeps it.
+    """Return a number from 1 to ``highest`` for each key; keys without a number left are missing.
 
-    A number that has just become free is given away last: packets and connections with its mark may still be
-    on their way.
+    A key that had a number ``before`` keeps it. A number that was in use ``before`` is reused last: packets and
+    connections with its mark may still exist.
     """
     wanted = list(keys)
     numbers = {key: before[key] for key in wanted if key in before}

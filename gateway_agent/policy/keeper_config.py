@@ -1,4 +1,4 @@
-"""From the plan to what the lease keeper must know."""
+"""Compute the configuration of the lease daemon and the fence from the plan."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..lease.voting.voter_set import VoterSet
 from .readiness import InterfaceFacts
 
 MAX_PREFIX_CHARS = 200
-"""Characters of the prefixes that nodes tell each other."""
+"""Characters of ``clusterCIDRs`` in a message between nodes; a longer list is sent as its length and a hash."""
 
 
 @dataclass(frozen=True)
 class KeeperSettings:
-    """The part of the configuration that the keeper gets as it is."""
+    """Values of ``agent.yaml`` that the lease daemon gets unchanged."""
 
     port: int
     key_file: str
@@ -47,12 +47,13 @@ def keeper_config(
     published: VoterSet | None = None,
     stopping: bool = False,
 ) -> KeeperConfig:
-    """``unready``: for each egress IP this node is eligible for, why it is not ready, or an empty text.
+    """Return the lease daemon's configuration. Egress IPs are named by their ids.
 
-    ``devices``: names of the tunnels that stand, so that the keeper can point them at a master. ``leaving``: ids that
-    this node is to hand over while it still forwards. ``keeping``: those that it is not to take over, but to keep.
-    ``failback``: ids that go home. ``carried``: those that a pod of this node goes by; None: not known.
-    ``moves``: what operators want. ``published``: the voter set that the store names.
+    ``unready``: reason why this node is not ready, for each egress IP that it is eligible for; empty: ready.
+    ``devices``: existing tunnel devices, which the daemon can point at a master. ``leaving``: egress IPs that this node
+    is to hand over while it forwards. ``keeping``: egress IPs that it may retain but not acquire. ``failback``: egress
+    IPs that return to their preferred node. ``carried``: egress IPs that pods of this node use; None: not known.
+    ``moves``: handovers that operators requested. ``published``: the voter set that is recorded in the store.
     """
     egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return KeeperConfig(
@@ -78,7 +79,7 @@ def keeper_config(
 
 
 def _in_short(cidrs: Collection[str]) -> str:
-    """Return prefixes as one text; a long list as its length and a hash."""
+    """Return prefixes as one text, sorted; more than MAX_PREFIX_CHARS as their number and a hash."""
     text = ", ".join(sorted(set(cidrs)))
     if len(text) <= MAX_PREFIX_CHARS:
         return text
@@ -86,15 +87,16 @@ def _in_short(cidrs: Collection[str]) -> str:
 
 
 def fenced_addresses(plan: Plan) -> tuple[str, ...]:
-    """The virtual addresses that this node may speak for only while its lease runs."""
+    """Return the virtual addresses that this node may use as source only while it has their lease, sorted."""
     mine = (egress for egress in plan.egress_ips if egress.address and egress.interface)
     return tuple(sorted(egress.address for egress in mine))
 
 
 def fence(plan: Plan, devices: Sequence[str], able: bool = True) -> str:
-    """Return the fence that should stand on these devices, as an nft transaction.
+    """Return the fence for these devices as an nft transaction.
 
-    ``able``: the kernel has the hook. Without it a node can serve no virtual address, but it can do the rest.
+    ``able``: the kernel has the egress hook (Linux 5.16). Without the hook a node can serve no virtual address, and
+    everything else works.
     """
     tunnels = able and plan.me is not None and bool(plan.egress_ips)
     return fence_nft(
@@ -105,7 +107,10 @@ def fence(plan: Plan, devices: Sequence[str], able: bool = True) -> str:
 def fence_devices(
     plan: Plan, facts: Mapping[str, InterfaceFacts], pod_interfaces: Collection[str]
 ) -> tuple[str, ...]:
-    """By which anything could leave the node: all interfaces with an address, but not those toward its own pods."""
+    """Return the devices that need the fence, sorted: all by which packets can leave the node.
+
+    These are the interfaces with an address and those of virtual addresses, except the interfaces of this node's pods.
+    """
     chosen = {egress.interface for egress in plan.egress_ips if egress.address}
     own = {"lo", *pod_interfaces}
     names = (name for name, known in facts.items() if known.addresses or name in chosen)

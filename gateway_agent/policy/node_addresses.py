@@ -1,9 +1,9 @@
-"""A virtual address in the status of a node is not an address of that node. Pure.
+"""Remove virtual addresses from the addresses of nodes. Pure.
 
-A kubelet without ``--node-ip`` takes the first address of an interface for the node's own. If that is a virtual
-address, the cluster's object names it as the node's, and the address would be refused as one of a node: the master
-would give it up, and with the next master all begins anew. The object of a node goes on naming the address when
-another node is master already, for minutes, or for ever if the node is gone.
+A kubelet without ``--node-ip`` reports the first address of an interface as the node's address. If that is a virtual
+address, the Node object contains it, and the gateway would be refused for using the address of a node: the master
+would release the address, and the next master would run into the same. The Node object keeps the address for minutes
+after another node became master, or for ever if the node is gone.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from cni.plan import Plan
 
 from ..manifests.model import Inventory, Node, Problem
 
-HINT = "start its kubelet with --node-ip; the virtual address is not taken for the node's"
+HINT = "start its kubelet with --node-ip; the virtual address is not used as the node's"
 
 
 def own_only(
     inventory: Inventory, masters: Mapping[str, tuple[str, int]], previous: Plan | None
 ) -> Inventory:
-    """Return the inventory with the nodes' own addresses only; each virtual one that is left out is a problem in it.
+    """Return the inventory with the nodes' own addresses only, and a problem for each virtual address removed.
 
-    Everything that reads addresses of nodes reads them from what this returns. ``masters``: by egress id the node and
-    its epoch. ``previous``: the plan in force; an address that it has in service is virtual, whichever of its nodes is
-    said to have the address now. A node that has no other address keeps those that this plan has of it.
+    All code that reads addresses of nodes must use the returned inventory. ``masters``: (node, epoch) by egress id.
+    ``previous``: the plan in force. An address that this plan has in service is virtual on each of its nodes. A node
+    without any other address keeps its addresses in this plan.
     """
     addresses = inventory.virtual_addresses
     if not addresses or all(addresses.isdisjoint(node.addresses) for node in inventory.nodes):
@@ -42,7 +42,7 @@ def own_only(
 def _served(
     inventory: Inventory, masters: Mapping[str, tuple[str, int]], previous: Plan | None
 ) -> Iterator[tuple[str, str]]:
-    """Yield (node, address) of each virtual address and the node that serves it, or did by the plan in force."""
+    """Yield (node, address) of each virtual address and its master, now and in the plan in force."""
     before = {egress.id: egress.master for egress in previous.egress_ips} if previous else {}
     for gateway in inventory.gateways:
         for address in gateway.addresses:
@@ -52,7 +52,7 @@ def _served(
 
 
 def _in_service(addresses: Collection[str], previous: Plan | None) -> Iterator[tuple[str, str]]:
-    """Yield (node, address) of the virtual addresses that the plan in force found to be no node's."""
+    """Yield (node, address) for each virtual address that the plan in force accepted, and each node of that plan."""
     if previous is None:
         return
     accepted = {egress.address for egress in previous.egress_ips if egress.eligible}
@@ -66,7 +66,7 @@ def _own(
     wrong = [address for address in node.addresses if (node.name, address) in virtual]
     if not wrong:
         return node
-    message = f"node {node.name} is said to have {', '.join(wrong)}, which is a virtual address in service"
+    message = f"node {node.name} reports {', '.join(wrong)}, which is a virtual address in service"
     problems.append(Problem(node.source, "status.addresses", message, HINT))
     own = tuple(address for address in node.addresses if address not in wrong)
     if not own:

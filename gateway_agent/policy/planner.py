@@ -1,7 +1,7 @@
-"""The inventory and what is known of the masters to the plan of one node.
+"""Compute the plan of one node from the inventory, the kernel's interfaces and the masters.
 
-Whatever cannot be served is still in the plan, without a node that could be its master: the packets of the
-pods that it selects are dropped and do not leave by another address.
+A policy or egress IP that cannot be served is in the plan, without an eligible node: the packets of the pods that it
+selects are dropped and do not leave by another address.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from .readiness import InterfaceFacts
 from .selection import Selection
 
 PREPARED_SETS = 64
-"""Policy sets that a plan holds in advance: the plugin may have to tag a pod while no agent runs."""
+"""Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""
 MAX_CACHED_SETS = 1024
-"""Policy sets whose ways are kept."""
+"""Policy sets whose computed destinations are cached."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the configuration says."""
+    """The values of the configuration that a plan depends on."""
 
     node: str
     mask: int
     port: int
     mtu: int
-    """Of the tunnel devices, bytes."""
+    """MTU of the tunnel devices, bytes."""
     cluster_cidrs: tuple[str, ...] = ()
     cluster_port: int = 0
-    """UDP port of the lease keepers; 0: it is not guarded."""
+    """UDP port of the lease daemons; 0: it is not guarded."""
 
 
 @dataclass(frozen=True)
 class Planned:
+    """A plan, and the problems found while it was computed."""
+
     plan: Plan
     problems: tuple[Problem, ...] = ()
-    """Found in planning; those of the inventory itself are not repeated."""
+    """Without the problems of the inventory itself."""
 
 
 def build(
@@ -57,16 +59,17 @@ def build(
     pod_interfaces: Collection[str] = (),
     shown: Iterable[str] = (),
 ) -> Planned:
-    """The plan of the node that ``settings`` names.
+    """Return the plan of the node ``settings.node``.
 
-    ``facts``: of each local interface. ``masters``: by egress id the node (empty: nobody) and its epoch; where an
-    id is missing its last known master stays. ``previous``: the plan in force; what goes on existing keeps its
-    numbers. ``pods``: those attached here; what they need comes first where the numbers do not suffice.
-    ``pod_interfaces``: the host's sides of theirs. ``shown``: the addresses that masters say the outside sees.
-    The inventory has the nodes' own addresses only: see :func:`gateway_agent.policy.node_addresses.own_only`.
+    ``inventory``: with the nodes' own addresses only, see :func:`gateway_agent.policy.node_addresses.own_only`.
+    ``facts``: by name of each local interface. ``masters``: (node, epoch) by egress id; an empty node means no master;
+    an id that is missing keeps its last known master. ``previous``: the plan in force; egress IPs and policy sets that
+    are in both plans keep their numbers. ``pods``: the pods attached to this node; their policy sets come first if
+    numbers are short. ``isolated``: this node has no contact to a majority of the voters. ``pod_interfaces``: the
+    host-side interfaces of pods. ``shown``: source addresses that masters report.
     """
     problems: list[Problem] = []
-    # Numbers mean nothing under another mask.
+    # Numbers of a plan with another mask have no meaning.
     before = previous if previous and previous.mask == settings.mask else None
     plan = Plan(
         settings.node,
@@ -107,10 +110,10 @@ def build(
 
 
 def with_sets_in_use(plan: Plan, previous: Plan | None, groups: Collection[int]) -> Plan:
-    """``plan`` and the sets before it that some interface's tag still stands for.
+    """Return ``plan`` with the policy sets of ``previous`` whose group is still on an interface (``groups``).
 
-    In between the two plans: no tag may lose its set before it is changed, or what goes on being selected would
-    be dropped for that moment.
+    It is in force between the two plans: if a set vanished before the tags of its pods are changed, packets of pods
+    that remain selected would be dropped for that moment.
     """
     taken = {s.number for s in plan.policy_sets}
     before = previous.policy_sets if previous and previous.mask == plan.mask else ()
@@ -119,7 +122,7 @@ def with_sets_in_use(plan: Plan, previous: Plan | None, groups: Collection[int])
 
 
 def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
-    """Which pods each policy selects, sorted by name."""
+    """Return the policies in the form of the plan, sorted by name."""
     found = (PlanPolicy(p.name, p.gateway, p.selectors) for p in inventory.policies)
     return tuple(sorted(found, key=lambda p: p.name))
 
@@ -127,11 +130,11 @@ def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
 def identify(
     inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None, uid: str = ""
 ) -> PodIdentity:
-    """Return the pod with the labels of its ``Pod`` document, else with those that its CNI call ``told``.
+    """Return the pod with the labels of its ``Pod`` document, else with the labels of its CNI call (``told``).
 
-    If neither gives any, its labels are unknown (None), which is not the same as no labels: a policy may select it.
-    Another pod may bear the name of one that still runs, or the store may know only the one before: what tells them
-    apart is the ``uid``, where it is known (not empty).
+    If neither has labels, they are unknown (None), which differs from no labels: a policy may select the pod.
+    Two pods can have the same name in turn, so the document counts only if its uid is ``uid`` or one of the two uids
+    is unknown.
     """
     key = namespace, name
     known = inventory.pods_by_name.get(key)
@@ -141,7 +144,7 @@ def identify(
 
 
 def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, str]:
-    """Prefixes that go to no gateway, and why."""
+    """Return the prefixes that are never steered to a gateway, each with the reason."""
     pods = (cidr for node in inventory.nodes for cidr in node.pod_cidrs)
     networks = (*cluster_cidrs, *pods, *inventory.service_cidrs)
     virtual = inventory.virtual_addresses
@@ -150,7 +153,7 @@ def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, 
 
 
 def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, ...]:
-    """The destinations of the policies of one set."""
+    """Return the destinations of the policies of one set."""
     known = inventory.policies_by_name
     return tuple(
         policy.Entry(name, id4, known[name].destinations, known[name].excluded, known[name].created, id6)
@@ -161,7 +164,7 @@ def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, 
 
 @lru_cache(maxsize=MAX_CACHED_SETS)
 def _ways(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Destination, ...]:
-    """A plan is made anew at each change of a master: sets whose policies stay are not computed again."""
+    """Return the destinations of a policy set. Cached, because each change of a master makes a new plan."""
     return policy.disjoint(of, never)
 
 
@@ -174,7 +177,7 @@ def _nodes(nodes: Iterable[Node], here: str, problems: list[Problem]) -> tuple[P
 
 
 def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
-    """IPv4 packets of pods whose answers the kernel would drop as they come out of the tunnel."""
+    """Yield a problem if the kernel would drop IPv4 answers that come out of a tunnel."""
     used = any(egress.family == 4 for egress in plan.egress_ips)
     if used and plan.me and not readiness.takes_ipv4(facts, derived=True):
         hint = "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"
@@ -182,7 +185,7 @@ def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Probl
 
 
 def selected_on_host(plan: Plan, inventory: Inventory) -> Iterator[tuple[PodIdentity, tuple[str, ...]]]:
-    """Yield the pods of this node that use its network though policies select them, each with these policies."""
+    """Yield the ``hostNetwork`` pods of this node that policies select, each with the names of these policies."""
     for key, node in sorted(inventory.on_host.items()):
         pod = inventory.pods_by_name.get(key)
         selecting = plan.policies_for(pod) if pod is not None and node in ("", plan.node) else None
@@ -193,7 +196,10 @@ def selected_on_host(plan: Plan, inventory: Inventory) -> Iterator[tuple[PodIden
 def _on_host(plan: Plan, inventory: Inventory) -> Iterator[Problem]:
     hint = "let no policy select it, or give it a network of its own"
     for pod, selecting in selected_on_host(plan, inventory):
-        message = f"policy {', '.join(selecting)} selects it, but it uses the node's network and leaves by its address"
+        message = (
+            f"policy {', '.join(selecting)} selects it, but it uses the node's network, and its packets leave with "
+            "the node's address"
+        )
         yield Problem(f"pod {pod.namespace}/{pod.name}", "spec.hostNetwork", message, hint)
 
 
@@ -216,7 +222,10 @@ def _with_slots(
 def _policy_sets(
     plan: Plan, before: Plan | None, pods: Iterable[PodIdentity], problems: list[Problem]
 ) -> list[PolicySet]:
-    """By number, without their ways: what the pods need, each policy alone, then others in advance."""
+    """Return the policy sets without their destinations, sorted by number.
+
+    If numbers are short, the sets that pods need come first, then each policy alone, then combinations in advance.
+    """
     # A policy whose gateway has no number is in no set: its pods are blocked rather than let out.
     led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
     needed = _needed(plan, pods)
@@ -225,7 +234,7 @@ def _policy_sets(
         message = f"{len(needed)} policy sets are needed, mark mask {plan.mask:#x} holds {holds}"
         hint = "widen it, or use fewer policies or addresses; the pods of the others are blocked"
         problems.append(Problem("configuration", "mark.mask", message, hint))
-    # For pods that come while no agent runs: each policy alone, then policies together.
+    # For pods that start while no agent runs: each policy alone, then combinations of policies.
     alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in led)
     prepared = dict.fromkeys([*needed, *alone])
     others = (key for key in _combinations(plan, led) if key not in prepared)
@@ -237,22 +246,22 @@ def _policy_sets(
 
 
 def _needed(plan: Plan, pods: Iterable[PodIdentity]) -> list[SetKey]:
-    """What the pods ask for, as far as it can be had. In order."""
+    """Return the keys of the policy sets that the pods need, sorted, except those of gateways without an egress IP."""
     selection = Selection(plan)
     return sorted({key for pod in pods if (key := selection.key_for(pod)) is not None})
 
 
 def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:
-    """Every policy set that some pod could need, by growing size. There may be more than anybody can count."""
+    """Yield the key of every possible policy set, by growing size. Their number is exponential: take a few."""
     for size in range(1, len(led) + 1):
         for names in combinations(led, size):
             yield from _keys(plan, led, names)
 
 
 def _keys(plan: Plan, led: Mapping[str, str], names: tuple[str, ...]) -> Iterator[SetKey]:
-    """The sets with exactly these policies: one for each choice of addresses that a pod can make.
+    """Yield the keys of the sets with exactly these policies: one for each choice of egress IPs.
 
-    ``led``: the gateway of each policy, sorted by policy. The policies of one gateway share its choice.
+    ``led``: gateway by policy. All policies of one gateway use the same egress IP of it.
     """
     gateways = dict.fromkeys(led[name] for name in names)
     for choice in product(*(_choices(plan, gateway) for gateway in gateways)):
@@ -262,6 +271,6 @@ def _keys(plan: Plan, led: Mapping[str, str], names: tuple[str, ...]) -> Iterato
 
 
 def _choices(plan: Plan, gateway: str) -> list[tuple[str, str]]:
-    """What a pod can go by to a gateway: its egress IP for IPv4 and that for IPv6."""
+    """Return the pairs (IPv4 egress id, IPv6 egress id) of a gateway that a pod can use."""
     ids4, ids6 = plan.ids_of(gateway)
     return list(zip(ids4, ids6, strict=True)) if ids4 == ids6 else list(product(ids4, ids6))

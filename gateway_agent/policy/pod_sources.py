@@ -1,4 +1,4 @@
-"""Which source addresses no pod may have, and which interfaces lead to other machines."""
+"""Compute the source addresses that no pod may use, and the interfaces that lead to other machines."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from cni.plan import Plan
 from ..manifests.model import Inventory, Problem
 from .readiness import InterfaceFacts, bare
 
-NAMED = 3
-"""Pods that a problem names."""
+MAX_NAMED_PODS = 3
+"""Pods that a problem lists by name."""
 
 
 def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
-    """Return the interfaces that a default route leads out by, that have this node's address, or that are an egress
-    interface: sorted.
+    """Return the uplinks, sorted: interfaces of default routes, of this node's addresses, and egress interfaces.
 
-    An interface that bears pods is none for a default route in another table than the main one: somebody leads traffic
-    to a pod by it (a VPN, a proxy), and the other pods behind it stay pods.
+    An interface with pods behind it is no uplink because of a default route outside of the main table: such a route
+    sends traffic to one pod (a VPN, a proxy), and the other pods behind the interface must be checked.
     """
     me = plan.me
     own = {me.address, me.address6} - {""} if me else set()
@@ -43,10 +42,10 @@ def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
 
 
 def node_links(facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
-    """Return the interfaces by which other nodes' packets may come: sorted.
+    """Return the interfaces by which packets of other nodes may arrive, sorted.
 
-    A node with two links to the others gets packets by the one that its own routes do not choose. No pod is behind one
-    of them: where pods are, the route back decides.
+    A node with two links to the others receives packets also by the link that its own routes do not use. Interfaces
+    with pods behind them are left out: the route back to the source decides about their packets.
     """
     return tuple(
         sorted(
@@ -63,24 +62,25 @@ def node_links(facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
 def bridged_only(
     selected: Mapping[str, Iterable[str]], facts: Mapping[str, InterfaceFacts]
 ) -> Iterator[Problem]:
-    """Yield a problem for each bridge on which all packets of selected pods are dropped, because no source routes back
-    by it. ``selected``: the host-side interfaces of each selected pod, by its name."""
+    """Yield a problem for each bridge that no route uses: all packets of selected pods on such a bridge are dropped.
+
+    ``selected``: host-side interfaces of each selected pod, by the pod's name.
+    """
     for bridge, known in sorted(facts.items()):
         pods = sorted(
             pod for pod, interfaces in selected.items() if not known.bridged_only.isdisjoint(interfaces)
         )
         if pods:
-            more = f" and {len(pods) - NAMED} more" if len(pods) > NAMED else ""
-            named = f"{', '.join(pods[:NAMED])}{more}"
-            message = f"what selected pods send by it is dropped, since no route leads by it: {named}"
+            more = f" and {len(pods) - MAX_NAMED_PODS} more" if len(pods) > MAX_NAMED_PODS else ""
+            named = f"{', '.join(pods[:MAX_NAMED_PODS])}{more}"
+            message = f"packets of selected pods on it are dropped, because no route uses it: {named}"
             yield Problem(f"bridge {bridge}", "", message, f"ip route add PREFIX_OF_THE_PODS dev {bridge}")
 
 
 def reserved(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:
-    """Return the addresses that a pod may not have as its source: virtual ones, those of nodes, and those that the
-    outside sees, sorted.
+    """Return the addresses that no pod may use as source, sorted: virtual addresses, nodes' and egress addresses.
 
-    ``shown``: by which masters say that packets leave; in basic mode only they know.
+    ``shown``: source addresses that masters report; in basic mode only the master knows its address.
     """
     nodes = (address for node in inventory.nodes for address in node.addresses)
     own = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
@@ -88,9 +88,9 @@ def reserved(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[st
 
 
 def _valid(texts: Iterable[str]) -> Iterator[str]:
-    """Yield those of the texts that are addresses: they come from another machine."""
+    """Yield the texts that are addresses, in canonical form. The texts come from another machine."""
     for text in texts:
         with contextlib.suppress(ValueError):
             address = ipaddress.ip_address(text)
-            # By its number: an IPv6 address may be written with a zone.
+            # Converted by its number, which drops the zone of an IPv6 address.
             yield str(type(address)(int(address)))

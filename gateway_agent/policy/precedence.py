@@ -1,4 +1,4 @@
-"""Which policy a packet follows: the definition, and the same as disjoint prefixes for the kernel."""
+"""Decide which policy a packet follows: by definition (:func:`lookup`), and as disjoint prefixes for the kernel."""
 
 from __future__ import annotations
 
@@ -25,40 +25,42 @@ RESERVED: Mapping[str, str] = {
     "fe80::/10": "link-local",
     "ff00::/8": "multicast",
 }
-"""What no router forwards (RFC 6890, RFC 4291), and why."""
+"""Prefixes that no router forwards (RFC 6890, RFC 4291), with the reason."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A policy as far as destinations go. No destination means all of them."""
+    """The destinations of a policy. No destination means every address."""
 
     name: str
     egress_id: str
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     created: str = ""
-    """RFC 3339, UTC; empty sorts after every time."""
+    """RFC 3339, UTC; an empty text sorts after every time."""
     egress_id6: str = ""
-    """Where IPv6 packets are led to; empty: to the same as IPv4 ones."""
+    """Egress IP of IPv6 packets; empty: the same as for IPv4 packets."""
 
     def leads_to(self, family: int) -> str:
-        """The id of the egress IP for packets of this family, 4 or 6."""
+        """Return the id of the egress IP for packets of this family, 4 or 6."""
         return (family == 6 and self.egress_id6) or self.egress_id
 
     @property
     def seniority(self) -> tuple[bool, str, str]:
-        """Sorts the older policy first, then by name."""
+        """Return a sort key: the older policy first, then by name."""
         return not self.created, self.created, self.name
 
 
 class Match(NamedTuple):
+    """The policy that a packet follows, and the destination that decided it."""
+
     entry: Entry
     prefix: str
-    """The longest of its destinations that holds the address."""
+    """The longest destination of the policy that contains the address."""
 
 
 def never_sent(cluster_cidrs: Iterable[str], node_addresses: Iterable[str]) -> dict[str, str]:
-    """Prefixes that are sent to no gateway, whatever a policy says, and why."""
+    """Return the prefixes that no policy can steer to a gateway, each with the reason."""
     found = dict(RESERVED)
     found.update((cidr, "cluster network") for cidr in cluster_cidrs)
     found.update((prefixes.host(address), "address of a node") for address in node_addresses)
@@ -66,7 +68,7 @@ def never_sent(cluster_cidrs: Iterable[str], node_addresses: Iterable[str]) -> d
 
 
 def holding(texts: Iterable[str], address: str) -> str | None:
-    """The longest of these prefixes that holds ``address``; None where none does."""
+    """Return the longest of these prefixes that contains ``address``; None if there is none."""
     family, number = prefixes.number(address)
     holders = [
         (span.length, text)
@@ -77,10 +79,11 @@ def holding(texts: Iterable[str], address: str) -> str | None:
 
 
 def lookup(entries: Iterable[Entry], never: Iterable[str], address: str) -> Match | None:
-    """The policy that a packet to ``address`` follows; None: it goes its own way. This is the definition.
+    """Return the policy that a packet to ``address`` follows; None if it is not steered. This is the definition.
 
-    Among the policies whose destinations hold the address and whose exclusions do not: the one with the
-    longest such destination, then the older one, then by name. None where ``never`` holds the address.
+    Candidates are the policies with a destination and without an exclusion that contains the address. The policy with
+    the longest such destination wins, then the older one, then by name. If a prefix of ``never`` contains the
+    address, the packet is not steered.
     """
     if holding(never, address):
         return None
@@ -94,9 +97,9 @@ def lookup(entries: Iterable[Entry], never: Iterable[str], address: str) -> Matc
 
 
 def disjoint(entries: Sequence[Entry], never: Iterable[str]) -> tuple[Destination, ...]:
-    """:func:`lookup` for every address at once: the fewest disjoint prefixes, ascending, IPv4 before IPv6.
+    """Return the result of :func:`lookup` for all addresses: the fewest disjoint prefixes, ascending, IPv4 first.
 
-    A sweep over the boundaries of all prefixes: between two of them every address has the same answer.
+    The algorithm sweeps over the boundaries of all prefixes: between two boundaries the result does not change.
     """
     ordered = sorted(entries, key=lambda entry: entry.seniority)
     banned = [prefixes.span(text) for text in never]
@@ -108,7 +111,7 @@ def disjoint(entries: Sequence[Entry], never: Iterable[str]) -> tuple[Destinatio
 
 
 class _Edge(NamedTuple):
-    """Where a prefix begins or ends. ``rank`` is its entry's place among the entries, -1 for *never*."""
+    """A boundary of a prefix. ``rank``: index of its entry in order of seniority, -1 for prefixes of ``never``."""
 
     begins: bool
     rank: int
@@ -119,7 +122,7 @@ class _Edge(NamedTuple):
 def _ranges(
     ordered: Sequence[Entry], banned: Sequence[Span], family: Family
 ) -> Iterator[tuple[int, int, str]]:
-    """The ranges ``(first, last, egress id)`` that some entry wins, ascending, neighbours joined."""
+    """Yield the ranges ``(first, last, egress id)`` that are steered, ascending, adjacent ranges joined."""
     edges = _edges(ordered, banned, family)
     points = sorted(edges)
     open_at: dict[int, list[int]] = {}
@@ -152,10 +155,11 @@ def _edges(ordered: Sequence[Entry], banned: Sequence[Span], family: Family) -> 
 
 
 def _cross(edge: _Edge, open_at: dict[int, list[int]], closed: Counter[int]) -> None:
-    """Steps over one edge. ``open_at``: by prefix length the ranks whose destination holds the point.
+    """Update the state of the sweep at one boundary.
 
-    One point lies in one prefix of each length, so the length alone says which prefix is meant. ``closed``
-    counts for each rank the exclusions around the point.
+    ``open_at``: for each prefix length the ranks with a destination of that length around the point. A point lies in
+    exactly one prefix of each length, so the length identifies the prefix. ``closed``: for each rank the number of
+    exclusions around the point.
     """
     if edge.excludes:
         closed[edge.rank] += 1 if edge.begins else -1

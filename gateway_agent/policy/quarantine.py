@@ -1,7 +1,7 @@
-"""Plans in spite of an object that planning fails on: that object gets a problem, and all others their plan. Pure.
+"""Plan in spite of an object on which planning raises: that object becomes a problem, all others get their plan. Pure.
 
-What can be wrong with an object is found when it is read. This is for what no reader foresaw: an exception while the
-plan is made, or written as rules, must not end every agent of the cluster at once.
+Parsing finds the foreseen errors of an object. This module is for the unforeseen ones: an exception in planning, or in
+rendering the rules, must not stop every agent of the cluster at the same time.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from .planner import Planned
 
 Attempt = Callable[[Inventory], Planned]
 KINDS = ("nodes", "gateways", "policies", "service_cidrs", "namespaces", "pods")
-"""In this order: the plan of a gateway needs the nodes, that of a policy both; a policy looks at the rest."""
+"""Order of adding objects: gateways need nodes, and policies need both; policies also read the other kinds."""
 SUSPECTS = ("service_cidrs", "namespaces", "pods", "gateways", "nodes", "policies")
-"""In this order: of two objects that fail only together the first one is left out."""
-MOST = 16
-"""Objects of one kind that can be at fault while no other kind is."""
+"""Order of suspicion: if two objects fail only together, the object of the earlier kind is left out."""
+MAX_BAD_OBJECTS = 16
+"""Bad objects of one kind up to which the search assumes that no other kind is bad."""
 
 
 @dataclass(frozen=True)
@@ -34,33 +34,33 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Found:
-    """An object that plans are made without."""
+    """A bad object, which plans leave out."""
 
     kind: str
     bad: Any
     problem: Problem
     stand_in: tuple[str, Any] | None = None
-    """Kind and object that are planned in its place."""
+    """(kind, object) that is planned in its place."""
 
 
 class Quarantine:
-    """The objects that the last plan was made without. They are not looked for again as long as they stay the same."""
+    """Remembers the bad objects that the last plan left out. An unchanged bad object is not searched for again."""
 
     def __init__(self) -> None:
         self._found: tuple[Found, ...] = ()
 
     def build(self, inventory: Inventory, attempt: Attempt) -> Planned:
-        """Return the plan that ``attempt`` makes of all objects but those that were found. Raises what it does."""
+        """Return the plan that ``attempt`` makes without the known bad objects. Raises what ``attempt`` does."""
         self._found = tuple(found for found in self._found if found.bad in _objects(inventory, found.kind))
         return _with_problems(attempt(self.without_found(inventory)), self._found)
 
     def search(self, inventory: Inventory, attempt: Attempt) -> Planned:
-        """Find the objects on which ``attempt`` fails, and return the plan of the others.
+        """Find the objects on which ``attempt`` raises, and return the plan of the others.
 
-        A policy that is left out has its pods cut off, as one whose gateway does not exist: they are not let out by
-        another address. So has a namespace those that policies select by its labels, and the labels of a pod count as
-        unknown. Raises what ``attempt`` does if none of the objects is the cause. One bad object among a thousand
-        costs some twenty plans.
+        The pods of a bad policy are cut off, as if its gateway did not exist: they do not leave by another address. The
+        same holds for pods that policies select by the labels of a bad namespace. The labels of a bad pod count as
+        unknown. Raises the exception of ``attempt`` if no object is the cause. One bad object among a thousand costs
+        about twenty plans.
         """
         try:
             return self.build(inventory, attempt)
@@ -73,7 +73,7 @@ class Quarantine:
         return planned
 
     def without_found(self, inventory: Inventory) -> Inventory:
-        """Return the inventory with what stands in for the objects that were found."""
+        """Return the inventory with the known bad objects left out or replaced."""
         return _without(inventory, self._found)
 
 
@@ -105,14 +105,14 @@ def _without(inventory: Inventory, found: tuple[Found, ...]) -> Inventory:
 
 
 class _TooMany(Exception):
-    """There are more bad objects than it makes sense to look for."""
+    """More bad objects were found than the search allows."""
 
 
 def _of_one_kind(whole: Inventory, attempt: Attempt) -> list[Found] | None:
-    """Return the bad objects, if all are of one kind: of several answers the one with the fewest. Else None.
+    """Return the bad objects if all are of one kind; else None. If several kinds qualify, the fewest objects win.
 
-    What is wrong with one object often shows only beside another: a network of Services where a policy is planned. So
-    each kind is suspected with all others in their places.
+    The error of one object often shows only together with another one, as a ``ServiceCIDR`` with a policy. So each kind
+    is searched with all objects of the other kinds present.
     """
     best: list[Found] | None = None
     for kind in SUSPECTS:
@@ -128,7 +128,7 @@ def _of_one_kind(whole: Inventory, attempt: Attempt) -> list[Found] | None:
                 _objects(whole, kind),
                 attempt,
                 found,
-                MOST if best is None else len(best) - 1,
+                MAX_BAD_OBJECTS if best is None else len(best) - 1,
             )
         except _TooMany:
             continue
@@ -137,7 +137,7 @@ def _of_one_kind(whole: Inventory, attempt: Attempt) -> list[Found] | None:
 
 
 def _of_all_kinds(whole: Inventory, attempt: Attempt) -> list[Found]:
-    """Return the bad objects, kind by kind."""
+    """Return the bad objects of all kinds, adding one kind after the other."""
     found: list[Found] = []
     kept = whole
     for kind in KINDS:
@@ -158,7 +158,10 @@ def _with(
     found: list[Found],
     most: int,
 ) -> Inventory:
-    """Add ``objects`` to ``kept``, by halves. Raises _TooMany if more than ``most`` are found."""
+    """Return ``kept`` with the good ones of ``objects``, by bisection. Bad objects are appended to ``found``.
+
+    Raises _TooMany if more than ``most`` bad objects are found.
+    """
     if not objects:
         return kept
     if len(found) > most:
@@ -198,13 +201,13 @@ def _works(inventory: Inventory, attempt: Attempt) -> bool:
 
 
 def _stand_ins(kind: str, bad: Any, whole: Inventory) -> Iterator[tuple[str, Any]]:
-    """Yield what can stand for an object so that nothing of its pods leaves another way."""
+    """Yield (kind, object) replacements of a bad object that keep its pods from leaving by another address."""
     if kind == "policies" and bad.gateway:
         yield kind, replace(bad, gateway="", destinations=(), excluded=())
     if kind == "pods" and bad.labels is not None:
         yield kind, PodIdentity(bad.namespace, bad.name, None)
     if kind == "namespaces":
-        # What a policy selects by the labels of namespaces, if only the pods themselves are asked.
+        # Cut off the pods of this namespace that a policy with a namespaceSelector could select.
         here = Requirement(NAMESPACE_LABEL, "In", (bad.name,))
         selectors = tuple(
             Selector((*selector.pods, here))
@@ -217,7 +220,7 @@ def _stand_ins(kind: str, bad: Any, whole: Inventory) -> Iterator[tuple[str, Any
 
 
 def _names(kind: str, bad: Any) -> tuple[str, str]:
-    """Return the source and the name of an object, in words."""
+    """Return the source and the name of an object, for a problem."""
     if isinstance(bad, str):
         return f"ServiceCIDR {bad}", bad
     if isinstance(bad, PodIdentity):

@@ -1,4 +1,4 @@
-"""Whether this node can serve an egress IP now, and why not."""
+"""Decide if this node can serve an egress IP now, with the reason if it cannot."""
 
 from __future__ import annotations
 
@@ -14,52 +14,52 @@ from ..manifests.model import BASIC
 
 @dataclass(frozen=True)
 class InterfaceFacts:
-    """What the kernel says of one interface."""
+    """State of one interface in the kernel."""
 
     up: bool
     carrier: bool
     mtu: int
     """Bytes."""
     addresses: tuple[str, ...]
-    """IPv4 and IPv6 with their prefix lengths, as ``172.16.0.7/24``, of each family the primary one first. Virtual
-    addresses are not among them."""
+    """IPv4 and IPv6 addresses with prefix lengths, as ``172.16.0.7/24``, the primary one of each family first.
+    Virtual addresses are left out."""
     forwarding: bool
-    """``net.ipv4.conf.<interface>.forwarding``: without it the kernel drops the answers from outside."""
+    """``net.ipv4.conf.<interface>.forwarding``. If it is off, the kernel drops answers from outside."""
     forwarding6: bool = False
-    """``net.ipv6.conf.all.forwarding``: the kernel asks no other, an interface's own makes it only a router."""
+    """``net.ipv6.conf.all.forwarding``. Only ``all`` decides; an interface's own value makes it only a router."""
     default_route: frozenset[int] = frozenset()
-    """The families (4, 6) whose default route leads out by it."""
+    """Families (4, 6) that have a default route by this interface."""
     uplink: bool = False
-    """Any default route, in any routing table that is not ours, leads out by it."""
+    """True if a default route uses it, in any routing table except ours."""
     bears_pods: bool = False
-    """The host-side interface of a pod is a port of it."""
+    """True if the host-side interface of a pod is a port of it."""
     bridged_only: frozenset[str] = frozenset()
-    """The pods' host-side interfaces that are ports of it, if no route leads by it and the kernel shows its frames to
-    the hooks of IP (``bridge-nf-call-iptables``)."""
+    """Host-side interfaces of pods that are ports of it, if no route uses it and the kernel passes its frames to the
+    hooks of IP (``bridge-nf-call-iptables``)."""
     source_check: int = 0
-    """``net.ipv4.conf.all.rp_filter``: the larger of this and an interface's own counts."""
+    """``net.ipv4.conf.all.rp_filter``. The kernel uses the larger of this and the interface's own value."""
     foreign: frozenset[str] = frozenset()
-    """Virtual addresses that somebody else has configured on it."""
+    """Virtual addresses that another program has configured on it."""
     arp_ignore: int = 0
-    """The larger of ``net.ipv4.conf.all.arp_ignore`` and its own, as the kernel takes it."""
+    """The larger of ``net.ipv4.conf.all.arp_ignore`` and the interface's own value, which the kernel uses."""
     arp_filtered: bool = False
-    """``arp_filter`` is on, and routes to machines of its LAN lead out by no interface or by another one: then the
-    kernel answers none of their ARP requests by this one."""
+    """True if ``arp_filter`` is on and no route to machines of its LAN uses this interface: then the kernel does not
+    answer their ARP requests by it."""
     ipv6: bool = True
-    """``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
+    """True if ``net.ipv6.conf.<interface>.disable_ipv6`` is off."""
     leads_to_nodes: bool = False
-    """To another node, no route is nearer than one by this interface, whatever its metric and its table."""
+    """True if, for another node, no route is more specific than one by this interface (any metric, any table)."""
     next_hops: frozenset[str] = frozenset()
-    """The routers that routes of this node lead to by it, IPv4 and IPv6."""
+    """Routers that routes by this interface use as next hop, IPv4 and IPv6."""
 
     @property
     def address(self) -> str:
-        """The primary IPv4 address; empty where it has none."""
+        """Return the primary IPv4 address; empty if there is none."""
         return next((bare(address) for address in self.addresses if ":" not in address), "")
 
 
 def bare(address: str) -> str:
-    """Without the prefix length."""
+    """Return the address without its prefix length."""
     return address.partition("/")[0]
 
 
@@ -71,11 +71,11 @@ def unready(
     named: Sequence[str] = (),
     underlay: int = 4,
 ) -> str:
-    """Why this node cannot be master of ``egress``; empty where it can.
+    """Return the reason why this node cannot be master of ``egress``; empty if it can.
 
-    ``interface`` is the one that the gateway names, in virtual-IP mode the one that was chosen: empty where there is
-    none. ``named`` are those that the gateway allows in virtual-IP mode, ``silent_upstream`` the upstream addresses
-    that do not answer, ``underlay`` the family that the tunnels are over.
+    ``interface``: in basic mode the interface that the gateway names, in virtual-IP mode the chosen one; empty if there
+    is none. ``silent_upstream``: upstream addresses that do not answer. ``named``: interfaces that the gateway allows
+    in virtual-IP mode. ``underlay``: family of the tunnels' outer packets, 4 or 6.
     """
     if not interface and egress.mode != BASIC:
         return _nowhere(egress, named)
@@ -110,19 +110,20 @@ UNROUTED = (
 
 
 def source_check(facts: Mapping[str, InterfaceFacts]) -> bool:
-    """Return True if the kernel checks IPv4 sources on the tunnels, whatever is set on them.
+    """Return True if the kernel checks IPv4 sources on the tunnels regardless of the tunnels' own setting.
 
-    The larger of ``all`` and a device's own setting counts, so with ``all`` on, ours can only be checked loosely. Else
-    the check is off: answers out of a tunnel come from addresses that this node may have no route to.
+    The kernel uses the larger of ``all`` and a device's own ``rp_filter``. If ``all`` is on, the loose check is the
+    least that a tunnel can have. Otherwise the check is off on tunnels: answers out of a tunnel come from addresses
+    that this node may have no route to.
     """
     return any(fact.source_check for fact in facts.values())
 
 
 def takes_ipv4(facts: Mapping[str, InterfaceFacts], derived: bool) -> bool:
-    """Return True if the kernel takes IPv4 packets out of the tunnels.
+    """Return True if the kernel accepts IPv4 packets that come out of the tunnels.
 
-    ``derived``: some of their sources are no node's address, so no route but the default one leads to them: all over
-    an IPv6 underlay, and those of synced connections; on a worker, the answers from outside.
+    ``derived``: some of their sources are no node's address, so only a default route leads to them. This is so over an
+    IPv6 underlay, for synced connections, and on a worker for answers from outside.
     """
     checked = derived and source_check(facts)
     return not checked or any(4 in fact.default_route for fact in facts.values())
@@ -148,7 +149,7 @@ def _wrong_basic(egress: PlanEgressIP, interface: str, known: InterfaceFacts) ->
 def _wrong_virtual(egress: PlanEgressIP, facts: Mapping[str, InterfaceFacts]) -> str:
     holders = sorted(name for name, known in facts.items() if egress.address in known.foreign)
     if holders:
-        return f"{egress.address} is configured on {', '.join(holders)} by somebody else"
+        return f"{egress.address} is configured on {', '.join(holders)} by another program"
     routed = sorted(name for name, known in facts.items() if egress.address in known.next_hops)
     if routed:
         return f"{egress.address} is the next hop of this node's routes by {', '.join(routed)}: use another address"
@@ -157,9 +158,9 @@ def _wrong_virtual(egress: PlanEgressIP, facts: Mapping[str, InterfaceFacts]) ->
 
 
 def _no_host(address: str, subnet: str) -> str:
-    """Say why no machine can have ``address`` in this subnet; empty if one can, or if it is another subnet's.
+    """Return the reason why no machine can have ``address`` in this subnet; empty if one can or it is not inside.
 
-    A subnet of two addresses (RFC 3021, RFC 6164) or of one has neither a network nor a broadcast address.
+    A subnet of two addresses (RFC 3021, RFC 6164) or of one address has neither a network nor a broadcast address.
     """
     family, number = prefixes.number(address)
     span = prefixes.span(subnet)
@@ -175,11 +176,11 @@ def _no_host(address: str, subnet: str) -> str:
 
 
 def _unanswered(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
-    """Say why the kernel would answer no question for the address on its interface; empty if it does.
+    """Return the reason why the kernel answers no ARP or ND request for the address; empty if it answers.
 
-    See ``arp_ignore`` and ``arp_filter`` in the kernel's ip-sysctl. With an ``arp_ignore`` of 3 it does not answer for
-    an address of scope host, which a virtual address is if its interface has no other one; with 2 only if the two are
-    in one subnet.
+    See ``arp_ignore`` and ``arp_filter`` in the kernel's ip-sysctl. With ``arp_ignore`` = 3 the kernel does not answer
+    for an address of scope host, which a virtual address has if its interface has no other address. With 2 it answers
+    only if the sender and the address are in the same subnet.
     """
     if egress.family == 6:
         hint = f"sysctl -w net.ipv6.conf.{interface}.disable_ipv6=0"
@@ -207,10 +208,10 @@ def _holds(subnet: str, address: str) -> bool:
 
 
 def tunnel_mtu(facts: Mapping[str, InterfaceFacts], node_address: str, leaving: Collection[str] = ()) -> int:
-    """Return what is left to a packet in a tunnel, bytes.
+    """Return the MTU of the tunnel devices, bytes: the underlay's MTU minus the VXLAN overhead.
 
-    ``leaving``: the interfaces by which packets to other nodes leave; the smallest MTU counts. If none is known, that
-    of the interface with this node's address, unless it is the loopback device's; else Ethernet's.
+    ``leaving``: interfaces by which packets to other nodes leave; the smallest MTU counts. If none is known: the MTU of
+    the interface with this node's address, loopback excepted; else 1500.
     """
     bearing = (
         name for name, fact in facts.items() if name != "lo" and node_address in map(bare, fact.addresses)

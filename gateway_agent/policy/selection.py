@@ -1,8 +1,8 @@
-"""The policies and policy sets of many pods: what :meth:`cni.plan.Plan.policies_for` and the like say of one.
+"""Find the policies and policy sets of many pods, with the results of :meth:`cni.plan.Plan.policies_for` for one.
 
-A node may run hundreds of pods, a cluster may have hundreds of policies, and each round asks for all of them. Policies
-look at few labels; pods that agree in these agree in their policies. And most policies ask for one value of a label:
-only those that ask for a pod's own are looked at.
+A node may run hundreds of pods, a cluster may have hundreds of policies, and each round needs all combinations.
+Policies use few label keys, so the result is cached by the values of these keys. Most policies require one value of a
+label, so an index by (key, value) limits the policies that are compared with a pod.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from cni.kernel import ids
 from cni.plan import NAMESPACE_LABEL, Plan, PlanPolicy, PodIdentity, PolicySet, Selector, SetKey, choose
 
 Policies = tuple[str, ...] | None
-"""Names, sorted; None where that hangs on unknown labels."""
+"""Names of policies, sorted; None if they depend on unknown labels."""
 
 
 class Selection:
-    """Of one plan."""
+    """Index of the policies and policy sets of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._asking: dict[tuple[str, str], list[PlanPolicy]] = {}
-        """By label and value those that select no pod without it, by one selector at least."""
+        """(label, value) → policies with a selector that requires this value."""
         self._others: list[PlanPolicy] = []
         for policy in plan.policies:
             for selector in policy.selectors:
@@ -37,7 +37,7 @@ class Selection:
         self._sets = {policy_set.key: policy_set for policy_set in plan.policy_sets}
 
     def policies_for(self, pod: PodIdentity) -> Policies:
-        """See :meth:`cni.plan.Plan.policies_for`."""
+        """Return the policies that select a pod, as :meth:`cni.plan.Plan.policies_for`."""
         seen = None if pod.labels is None else tuple(pod.labels.get(key) for key in self._looked_at)
         key = pod.namespace, seen
         if key not in self._policies:
@@ -53,7 +53,10 @@ class Selection:
         return tuple(sorted(name for name, policy in candidates.items() if policy.selects(pod, namespace)))
 
     def _file(self, policy: PlanPolicy, selector: Selector) -> None:
-        """Under the values of its first term that asks for any; the label of the namespace is in no pod's own."""
+        """Index a selector by the values of its first ``In`` term.
+
+        A term for the namespace's label does not qualify: it is not among a pod's own labels.
+        """
         terms = (term for term in selector.pods if term.operator == "In" and term.key != NAMESPACE_LABEL)
         term = next(terms, None)
         if term is None:
@@ -63,7 +66,7 @@ class Selection:
             self._asking.setdefault((term.key, value), []).append(policy)
 
     def key_for(self, pod: PodIdentity) -> SetKey | None:
-        """Of the policy set that the pod needs; None where no policy selects it, or a gateway has no egress IP."""
+        """Return the key of the pod's policy set; None if no policy selects the pod or a gateway has no egress IP."""
         policies = self.policies_for(pod)
         if not policies:
             return None
@@ -77,14 +80,14 @@ class Selection:
         return policies, tuple(found4), tuple(found6)
 
     def set_for(self, pod: PodIdentity) -> PolicySet | None:
-        """The pod's policy set; None where it needs none, or the plan has it not."""
+        """Return the pod's policy set; None if the pod needs none or the plan lacks it."""
         key = self.key_for(pod)
         return self._sets.get(key) if key is not None else None
 
     def group_for(self, pod: PodIdentity) -> int:
-        """The interface group that the pod's interface should carry; 0 where no policy selects it.
+        """Return the interface group (the tag) of the pod's interface; 0 if no policy selects the pod.
 
-        Where the plan has no number left for the pod's policies, the interface gets the group that is always dropped.
+        If the plan lacks the pod's policy set, return :data:`cni.kernel.ids.GROUP_BLOCKED`, whose packets are dropped.
         """
         if not self.policies_for(pod):
             return 0

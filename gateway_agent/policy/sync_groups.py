@@ -1,14 +1,14 @@
-"""Connection tables in sync: who syncs with whom, what ``conntrackd`` is told, and what its counters say.
+"""Decide about connection sync: partners, configuration of ``conntrackd``, and meaning of its counters.
 
-One ``conntrackd`` on each egress node sends what changes in its kernel's connection table to all others at once,
-and puts what it hears straight into its own kernel. It sends by multicast into a VXLAN device that copies each
-frame to every partner: a process for each partner would hear what its brothers put into the kernel and send it
-on, and three nodes would do so for ever.
+One ``conntrackd`` on each egress node sends changes of its kernel's connection table to all partners, and injects the
+entries it receives directly into its own kernel. It sends by multicast into a VXLAN device that copies each frame to
+every partner. One process for each partner would not do: each would see the entries that the others inject and send
+them on, and three nodes would repeat that for ever.
 
-``conntrackd`` 1.4.7 compares only the source of a question and the source of its answer. So it cannot look for
-the virtual address, and neither for a mark. Therefore what is to be synced has a source of its own inside the
-tunnels, one for each node (:func:`cni.kernel.ids.inner`), and conntrackd looks for these: it finds the connections
-of egress IPs with ``connectionSync``, and no others.
+``conntrackd`` 1.4.7 filters only by the source of the original and of the reply direction. So it can filter neither by
+virtual address nor by mark. Therefore synced connections have a source of their own inside the tunnels, one for each
+node (:func:`cni.kernel.ids.inner`). conntrackd filters by these sources, which are exactly the connections of egress
+IPs with ``connectionSync``.
 """
 
 from __future__ import annotations
@@ -22,23 +22,26 @@ from cni.datapath import sync_device
 from cni.kernel import ids
 from cni.plan import Plan, PlanNode
 
-PATH_BYTES = 107
-"""What fits into the address of a unix socket."""
+MAX_SOCKET_PATH_BYTES = 107
+"""Length of a unix socket's path (``sun_path`` without its final zero)."""
 
 SETTLE_S = 1.5
-"""Seconds after the request for the table in which nothing can be said. 20,000 entries take 0.2 s."""
+"""Seconds after the request for the table in which it counts as not in sync. 20,000 entries take 0.2 s."""
 PARTNER_TIMEOUT_S = 5.0
-"""Seconds after which a node that hears no partner is taken to be alone. Each speaks once a second at least."""
+"""Seconds without a datagram after which a node counts as alone. Each partner sends at least once a second."""
 CATCH_UP_LIMIT_S = 15.0
-"""Seconds after which a table that is still growing fast is taken to be busy, not behind."""
+"""Seconds after which a fast growing table counts as busy, not as behind."""
 BULK_ENTRIES_PER_S = 2000.0
-"""Entries a second that say that the whole table is being received."""
+"""Rate of received entries from which the node counts as receiving the whole table."""
 
 
 @dataclass(frozen=True)
 class Syncing:
-    """``partners`` can be master of one of this node's synced egress IPs; ``sources``: what synced connections of the
-    other nodes have as their source in this node's kernel."""
+    """Partners and filter of this node's connection sync.
+
+    ``partners``: nodes that can be master of one of this node's synced egress IPs. ``sources``: source addresses that
+    synced connections of other nodes have in this node's kernel.
+    """
 
     partners: tuple[PlanNode, ...]
     sources: tuple[str, ...]
@@ -46,7 +49,7 @@ class Syncing:
 
 @dataclass(frozen=True)
 class Files:
-    """Absolute paths that belong to one ``conntrackd``."""
+    """Absolute paths of the files of one ``conntrackd``."""
 
     configuration: str
     lock: str
@@ -55,36 +58,36 @@ class Files:
 
 @dataclass(frozen=True)
 class Counters:
-    """What ``conntrackd -s`` says, since its start."""
+    """Counters of ``conntrackd -s`` since its start."""
 
     entries: int
-    """Connections that it takes for this node's own, and gives to others."""
+    """Connections in its internal cache: this node's own, which it sends to partners."""
     received: int
-    """Entries of others that it put into the kernel, new or changed."""
+    """Entries of partners that it injected into the kernel, new or changed."""
     failed: int
-    """Entries that the kernel did not take."""
+    """Entries that the kernel refused."""
     heard: int
-    """Datagrams of its partners."""
+    """Datagrams received from partners."""
 
 
 @dataclass(frozen=True)
 class SyncState:
-    """One ``conntrackd``, for status."""
+    """State of one ``conntrackd``, for status."""
 
     running: bool = False
     in_sync: bool = False
     reason: str = "conntrackd is not running"
-    """Why not in sync; empty where it is."""
+    """Reason why the table is not in sync; empty if it is."""
     counters: Counters = Counters(0, 0, 0, 0)
     overruns: int = 0
-    """How often the kernel had more to tell than the socket could hold."""
+    """Overruns of its netlink socket: events of the kernel were lost."""
     restarts: int = 0
     error: str = ""
-    """The last complaint, of this process or the one before it."""
+    """Last error message of this process or of its predecessor."""
 
 
 def syncing(plan: Plan) -> Syncing | None:
-    """Whose tables this node shares, and whose connections; None where it has nobody to share with."""
+    """Return partners and filter of this node's connection sync; None if it has no partner."""
     partners = sync_device.partners(plan)
     others = [node.address for node in plan.nodes if node.name != plan.node]
     sources = {ids.inner(address, family, synced=True) for address in others for family in (4, 6)}
@@ -92,15 +95,15 @@ def syncing(plan: Plan) -> Syncing | None:
 
 
 def serves(plan: Plan) -> bool:
-    """Whether this node is master of a synced egress IP: then its own table is the right one."""
+    """Return True if this node is master of a synced egress IP: then its own table is authoritative."""
     return any(egress.sync and plan.serves(egress) for egress in plan.egress_ips)
 
 
 def files(run_dir: str, name: str) -> Files:
-    """The paths below ``run_dir``. Raises :class:`ValueError` for a path that conntrackd cannot take."""
+    """Return the paths below ``run_dir``. Raises :class:`ValueError` if conntrackd would not accept them."""
     base = f"{run_dir}/conntrackd-{name}"
-    if not re.fullmatch(r"/[A-Za-z0-9_./-]+", base) or len(base) + len(".sock") > PATH_BYTES:
-        raise ValueError(f"conntrackd takes no path like {base}")
+    if not re.fullmatch(r"/[A-Za-z0-9_./-]+", base) or len(base) + len(".sock") > MAX_SOCKET_PATH_BYTES:
+        raise ValueError(f"conntrackd accepts no path like {base}")
     return Files(f"{base}.conf", f"{base}.lock", f"{base}.sock")
 
 
@@ -111,11 +114,12 @@ def configuration(
     address: str = ids.SYNC_ADDRESS,
     index: int = 0,
 ) -> str:
-    """conntrackd's configuration. ``device`` is the VXLAN device to the partners, ``address`` its own on it.
+    """Return the text of conntrackd's configuration.
 
-    ``index``: the kernel's number of the device. conntrackd holds on to that, and hears nothing of one that is made
-    anew under the same name: with another number it is another configuration, so that it starts again.
-    Raises :class:`ValueError` for what is no address or no name of a device.
+    ``device``: VXLAN device to the partners. ``address``: this node's IPv4 address on it. ``index``: the kernel's
+    number of the device. conntrackd stays bound to that number and receives nothing if the device is recreated under
+    the same name; the number is part of the text, so that a new one restarts conntrackd.
+    Raises :class:`ValueError` for an invalid address or device name.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,15}", device):
         raise ValueError(f"{device!r} is no device for connection sync")
@@ -131,8 +135,8 @@ def _filtered(source: str) -> str:
     return f"IPv{address.version}_address {address}"
 
 
-# No acknowledgements: with more than one partner they would contradict each other.
-# Checksum: of the datagrams; the sender leaves it out otherwise.
+# NOTRACK: no acknowledgements, which would contradict each other with more than one partner.
+# Checksum: the sender would leave out the checksum of the datagrams otherwise.
 CHANNEL = """\
 Sync {{
 	Mode NOTRACK {{
@@ -152,8 +156,9 @@ Sync {{
 	}}
 }}
 """
-# Its own default is SCHED_RR 99, above the lease keeper. After an overrun it would take the entries of others for
-# its own, and tell them to delete theirs when they end here: so the agent decides who reads the kernel anew.
+# Scheduler: conntrackd's default is SCHED_RR 99, above the lease daemon.
+# NetlinkOverrunResync: after an overrun conntrackd would take the partners' entries for its own, and have partners
+# delete their entries when these end here. So the agent decides who reads the kernel's table again.
 GENERAL = """\
 General {{
 	Systemd no
@@ -188,21 +193,22 @@ General {{
 
 
 RESEND_COMMANDS = (("-B",),)
-"""A master sends all it has, without reading the kernel."""
+"""Options of the calls that make a master send its whole internal cache, without reading the kernel."""
 
 
 def commands(serving: bool) -> tuple[tuple[str, ...], ...]:
-    """Options for ``conntrackd`` calls, in order, that fit its part: after a start, and when its part changes.
+    """Return the options of the ``conntrackd`` calls, in order, after a start and after a change of role.
 
-    A master reads the kernel and sends all it has: of a connection that it has from others, it would send only
-    what changes, and a copy without a TCP state takes no answer before the next question. A standby forgets what
-    it took for its own (else it has the master's entry deleted when its copy ends) and asks for the table.
+    A master reads the kernel's table and sends all of it: of a connection received from a partner it would otherwise
+    send only changes, and a copy without a TCP state accepts no answer before the next packet of the pod. A standby
+    flushes its internal cache (else it would have the master's entry deleted when its copy ends) and requests the
+    table.
     """
     return (("-R",), *RESEND_COMMANDS) if serving else (("-f", "internal"), ("-n",))
 
 
 def counters(statistics: str) -> Counters:
-    """Reads what ``conntrackd -s`` printed. Raises :class:`ValueError` where it is something else."""
+    """Parse the output of ``conntrackd -s``. Raises :class:`ValueError`."""
     own, separator, rest = statistics.partition("external inject:")
     if not separator:
         raise ValueError("no statistics of conntrackd")
@@ -216,7 +222,7 @@ def counters(statistics: str) -> Counters:
 
 
 def overruns(statistics: str) -> int:
-    """The overruns in what ``conntrackd -s runtime`` printed. Raises :class:`ValueError`."""
+    """Return the number of overruns in the output of ``conntrackd -s runtime``. Raises :class:`ValueError`."""
     return _number(r"netlink overrun:\s+(\d+)", statistics)
 
 
@@ -236,10 +242,10 @@ def _number(pattern: str, text: str) -> int:
 
 
 def behind(since_request: float, rate: float, now: Counters) -> str:
-    """Why a standby's table is not in sync; empty where it is.
+    """Return the reason why a standby's table is not in sync; empty if it is.
 
-    ``since_request``: seconds since it asked for the table; ``rate``: entries received a second. The protocol
-    has no end of table, so its end is when entries stop coming fast.
+    ``since_request``: seconds since the request for the table. ``rate``: received entries per second. The protocol
+    does not mark the end of a table, so it is assumed when the rate drops.
     """
     if since_request < SETTLE_S:
         return "has just asked for the connection table"
@@ -251,12 +257,12 @@ def behind(since_request: float, rate: float, now: Counters) -> str:
 
 
 def complaint(line: str) -> str:
-    """What a line of conntrackd's log complains of; empty where it only reports."""
+    """Return the error message in a line of conntrackd's log; empty for a notice."""
     if "[notice]" in line or not line.strip():
         return ""
     return line.rpartition("] ")[2].strip()
 
 
 def ready(states: Mapping[str, SyncState]) -> str:
-    """Why this node's connection table is not in sync; empty where it is, or where nothing is synced."""
+    """Return the reason why this node's connection table is not in sync; empty if it is, or if nothing is synced."""
     return next((state.reason or "not in sync" for state in states.values() if not state.in_sync), "")

@@ -1,4 +1,4 @@
-"""Pods that ran before the plugin was installed: no CNI call has told of them, the store does."""
+"""Find pods that started before the plugin was installed: the store knows them, no CNI call does."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cni.attachments import Attachment
 from ..manifests.model import Inventory, Problem, RunningPod
 
 PREFIX = "adopted-"
-"""Of the container id in the record of such a pod: nobody knows the real one."""
+"""Prefix of the container id in the record of such a pod, whose real id is unknown."""
 INTERFACE = "eth0"
-"""In the pod. A guess; nothing hangs on it."""
+"""Assumed name of the interface in the pod. No decision depends on it."""
 
 
 def unknown(inventory: Inventory, records: Iterable[Attachment]) -> tuple[RunningPod, ...]:
-    """The pods of this node that nothing is known of."""
+    """Return the pods of this node without an attachment record."""
     known = {(record.namespace, record.name, record.uid) for record in records}
     return tuple(
         pod
@@ -25,7 +25,7 @@ def unknown(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Runnin
 
 
 def outlived(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attachment, ...]:
-    """Records of adopted pods that are gone, or that a CNI call has told of since: no DEL ever comes for them."""
+    """Return the records of adopted pods that are gone or have had a CNI call since. No DEL ever removes them."""
     kept = tuple(records)
     told = {(r.namespace, r.name, r.uid) for r in kept if not r.container_id.startswith(PREFIX)}
     running = {(pod.namespace, pod.name, pod.uid) for pod in inventory.running}
@@ -41,7 +41,7 @@ def outlived(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attac
 
 
 def current(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attachment, ...]:
-    """Records of pods that the store knows by their uid, which share their interface with one that it does not."""
+    """Return, of the records that share one interface, those whose uid is the uid in the store."""
     by_interface: dict[str, list[Attachment]] = {}
     for record in records:
         if record.host_interface:
@@ -51,7 +51,7 @@ def current(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attach
 
 
 def adopted(pod: RunningPod, host_interface: str) -> Attachment:
-    """Its record, without a tag: the next round sets that."""
+    """Return the attachment record of an adopted pod, without a tag; the next round sets the tag."""
     return Attachment(
         container_id=PREFIX + pod.uid,
         ifname=INTERFACE,
@@ -67,7 +67,11 @@ def adopted(pod: RunningPod, host_interface: str) -> Attachment:
 
 
 def problem(pod: RunningPod) -> Problem:
-    """Nothing leads to it that could be tagged."""
+    """Return the problem of a pod without a veth that could be tagged."""
     addresses = ", ".join(pod.addresses)
-    message = f"runs since before the plugin, and no veth leads to {addresses}: it leaves by its own way"
-    return Problem(f"pod {pod.namespace}/{pod.name}", "", message, "start it anew: the plugin then sees it")
+    message = (
+        f"was started before the plugin was installed, and no veth leads to {addresses}: it uses no gateway"
+    )
+    return Problem(
+        f"pod {pod.namespace}/{pod.name}", "", message, "restart it, so that the plugin is called for it"
+    )

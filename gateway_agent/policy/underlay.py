@@ -1,8 +1,9 @@
-"""What tunnels and heartbeats go over: one family for the whole cluster, one address for each node. Pure.
+"""Choose the underlay of tunnels and heartbeats: one family for the cluster, one address for each node. Pure.
 
-The two ends of a tunnel are of one family, and the family must not be each node's own choice: two halves that do not
-hear each other could each take itself for the cluster. So it follows from the inventory, which all nodes share, and
-who has no address of that family is left out: its selected pods reach no gateway, and nothing of them leaves.
+Both ends of a tunnel need the same family. If each node chose the family itself, the cluster could split into two
+halves without contact, and each could take itself for the whole. So the family follows from the inventory, which all
+nodes share. A node without an address of that family is left out: its selected pods reach no gateway, and their
+packets are dropped.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ MAPPED = "::ffff:"
 
 
 def family(nodes: Iterable[Node]) -> int:
-    """4, or 6 where more nodes have only IPv6 addresses than have an IPv4 one.
+    """Return 6 if more nodes have only IPv6 addresses than have an IPv4 address; else 4.
 
-    One node of the other kind, more or less, turns nothing round for the others.
+    The majority decides, so that a few nodes of the other family do not change the whole cluster.
     """
     found = list(nodes)
     with_ipv4 = sum(bool(address(node, 4)) for node in found)
@@ -32,19 +33,19 @@ def family(nodes: Iterable[Node]) -> int:
 
 
 def address(node: Node, family: int) -> str:
-    """The first of a node's addresses of this family that others can reach; empty where it has none."""
+    """Return the first address of a node in this family that other nodes can reach; empty if there is none."""
     return next((a for a in node.addresses if (6 if ":" in a else 4) == family and _reachable(a)), "")
 
 
 def own_address(nodes: Iterable[Node], name: str) -> str:
-    """Where the tunnels of the node with this name end; empty where it has no such address."""
+    """Return the tunnel endpoint address of the node with this name; empty if there is none."""
     found = list(nodes)
     chosen = family(found)
     return next((address(node, chosen) for node in found if node.name == name), "")
 
 
 def others(nodes: Iterable[Node], name: str, first: Collection[str], limit: int) -> tuple[str, ...]:
-    """Return the addresses of up to ``limit`` nodes beside ``name``, those of the nodes in ``first`` before others'."""
+    """Return the addresses of up to ``limit`` nodes other than ``name``, those of the nodes in ``first`` first."""
     found = list(nodes)
     chosen = family(found)
     ordered = sorted(found, key=lambda node: (node.name not in first, node.name))
@@ -53,7 +54,7 @@ def others(nodes: Iterable[Node], name: str, first: Collection[str], limit: int)
 
 
 def place(nodes: Iterable[Node], problems: list[Problem]) -> tuple[PlanNode, ...]:
-    """The nodes that tunnels can lead to, by name; why another one is left out goes to ``problems``."""
+    """Return the nodes that tunnels can reach, sorted by name. Each node that is left out adds a problem."""
     return tuple(_placed(sorted(nodes, key=lambda node: node.name), problems))
 
 
@@ -80,13 +81,16 @@ def _placed(nodes: Sequence[Node], problems: list[Problem]) -> Iterator[PlanNode
 
 
 def _numbers(own: str) -> tuple[str, ...]:
-    """What no two nodes may share: those inside the tunnels have fewer bits than the address."""
+    """Return the values that no two nodes may share: the address, its MAC and its inner addresses.
+
+    MAC and inner addresses have fewer bits than the address, so two addresses can collide in them.
+    """
     inner = (ids.inner(own, family, synced) for family in (4, 6) for synced in (False, True))
     return tuple(dict.fromkeys((own, ids.node_mac(own), *inner)))
 
 
 def _without(node: Node, chosen: int) -> tuple[str, str]:
-    """Message and hint for a node without an address of the chosen family."""
+    """Return message and hint for a node without an address of the chosen family."""
     hint = "add {type: InternalIP, address: …}"
     if not node.addresses:
         return f"node {node.name} has no address", hint

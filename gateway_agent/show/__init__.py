@@ -1,1 +1,1 @@
-"""What is shown of one node: status, explain, metrics, the page. Pure."""
+"""Show the state of one node: status, explain, metrics, the page. Pure."""

@@ -1,8 +1,8 @@
-"""Which names a browser may know this machine by. Pure.
+"""Refuse HTTP requests for foreign host names. Pure.
 
-A page on the web can let its own name lead to 127.0.0.1 or to a node (DNS rebinding): then the browser takes what is
-served here for a part of that page, and shows it to the page's scripts. Such a request names the page's host. An
-address cannot be made to lead elsewhere, and names that the owner has given are the owner's.
+A web page can make its own name resolve to 127.0.0.1 or to a node (DNS rebinding). Then the browser takes the answers
+of this server for a part of that page, and lets its scripts read them. Such a request carries the page's host name.
+Requests by an address cannot be redirected that way, and the names in the configuration belong to the owner.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _FIELD = re.compile(rb"^host[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE |
 
 
 def refused(head: bytes, names: Collection[str]) -> str:
-    """Return the host that a request asks for if it is none of ours; empty if the request may be answered.
+    """Return the host name of a request if it is foreign; empty if the request may be answered.
 
-    ``head``: the request line and the header fields. ``names``: those of this machine, beside its addresses.
-    A request without a host is of no browser.
+    ``head``: request line and header fields. ``names``: names of this machine, in lower case. Addresses and localhost
+    are always allowed. A request without ``Host`` is allowed: no browser sends one.
     """
     for found in _FIELD.findall(head):
         host = found.decode("latin-1")
@@ -30,7 +30,7 @@ def refused(head: bytes, names: Collection[str]) -> str:
 
 
 def _without_port(host: str) -> str:
-    """Return the name or address of ``NAME:PORT`` or ``[ADDRESS]:PORT``."""
+    """Return the name or address in ``NAME:PORT`` or ``[ADDRESS]:PORT``."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     name, _, port = host.rpartition(":")

@@ -1,4 +1,4 @@
-"""What happens to a pod's packet to a destination, step by step, and why."""
+"""Explain step by step what happens to a pod's packets to a destination, with the reasons."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .snapshot import (
 )
 
 Step = dict[str, str]
-SHOWN = 4
-"""Prefixes in a step; ``ways`` has all of them."""
-SHOWN_EXCEPT = 16
-"""Prefixes that are left out of all addresses, in a step."""
+MAX_PREFIXES = 4
+"""Prefixes listed in a step; ``ways`` has all of them."""
+MAX_EXCEPTIONS = 16
+"""Prefixes listed in a step of the form "all addresses except"."""
 
 
 class NotKnown(LookupError):
-    """No pod, or no destination, of that name. ``hint`` says what could be asked instead."""
+    """The pod or the destination is unknown. ``hint``: how to ask instead."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -42,21 +42,20 @@ class NotKnown(LookupError):
 
 @dataclass(frozen=True)
 class _Subject:
-    """The pod that is asked about."""
+    """The pod that is explained."""
 
     pod: PodIdentity
     attachment: Attachment | None
     policy_set: PolicySet | None
     blocked: bool
-    """It is selected but has no policy set: nothing of it passes."""
+    """True if the pod is selected but has no policy set: all its packets are dropped."""
 
 
 def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, Any]:
-    """``egressctl explain POD [DESTINATION] -o json``. ``pod``: ``namespace/name``, or a name that is unique.
+    """Return the answer of ``egressctl explain POD [DESTINATION] -o json``. Raises :class:`NotKnown`.
 
-    Without a destination: for each egress IP that the pod uses, with the prefixes of each family that lead there
-    (``ways``).
-    Raises :class:`NotKnown`.
+    ``pod``: ``namespace/name``, or a unique name. Without ``destination`` the answer has all egress IPs that the pod
+    uses, each with its prefixes (``ways``).
     """
     subject = _subject(view, *_find(view, pod))
     named = f"{subject.pod.namespace}/{subject.pod.name}"
@@ -67,7 +66,7 @@ def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, An
         steps.append(_step("path", end.verdict, end.path))
     elif subject.blocked:
         end = PathVerdict(
-            DROPPED, path="the interface carries a tag that stands for nothing that could be allowed"
+            DROPPED, path="the interface has a tag without a policy set, so its packets are dropped"
         )
         steps.append(_step("path", end.verdict, end.path))
     elif destination:
@@ -114,20 +113,21 @@ def _subject(view: NodeSnapshot, namespace: str, name: str) -> _Subject:
 
 
 def _unattached(view: NodeSnapshot, pod: PodIdentity) -> PathVerdict:
-    """Return what is known of a pod without an interface that this node steers."""
+    """Return the verdict on a pod without an attached interface on this node."""
     key = (pod.namespace, pod.name)
     if key in view.inventory.on_host:
         return PathVerdict(
-            DIRECT, path="it uses its node's network and leaves by the node's address, whatever policies say"
+            DIRECT,
+            path="it uses its node's network: its packets leave with the node's address despite all policies",
         )
     if key in view.beside:
         return PathVerdict(DIRECT, path=view.beside[key].problem.message)
     if view.inventory.knows_pods:
         return PathVerdict(
-            DIRECT, path="it runs here, but the plugin was not called for it: it leaves by its own way"
+            DIRECT, path="it runs here, but the plugin was not called for it: it uses no gateway"
         )
     return PathVerdict(
-        UNATTACHED, path="ask on the node that it runs on; if that is this one, it leaves by its own way"
+        UNATTACHED, path="ask on the node that it runs on; if that is this one, it uses no gateway"
     )
 
 
@@ -164,7 +164,7 @@ def _policy_steps(view: NodeSnapshot, pod: PodIdentity) -> Iterator[Step]:
 
 
 def _why_not(found: PlanPolicy, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> str:
-    """For each selector the first thing that fails."""
+    """Return the first failing requirement of each selector."""
     return "; ".join(dict.fromkeys(_failing(selector, pod, namespace_labels) for selector in found.selectors))
 
 
@@ -186,26 +186,29 @@ def _unmet(term: Requirement, labels: Mapping[str, str]) -> str:
 def _tag_step(view: NodeSnapshot, subject: _Subject) -> Step:
     known = view.plan.policies_for(subject.pod)
     asked = known or ()
-    asked_names = ", ".join(asked) or ("no policy" if known is not None else "policies that cannot be known")
+    asked_names = ", ".join(asked) or ("no policy" if known is not None else "unknown policies")
     if subject.attachment is None:
         return _step("tag", "none", f"no interface of it is known here; its labels ask for {asked_names}")
     have = subject.policy_set.policies if subject.policy_set else ()
     late = "" if have == asked and known is not None else f"its labels now ask for {asked_names}"
     if subject.blocked:
-        return _step("tag", "blocked", f"group {subject.attachment.group:#x} stands for no policy set")
+        return _step("tag", "blocked", f"group {subject.attachment.group:#x} has no policy set")
     if subject.policy_set is None:
         return _step("tag", "none", late or "no policy selects it")
     return _step("tag", f"{subject.policy_set.group - ids.GROUP_BASE}: {', '.join(have)}", late)
 
 
 def _to(view: NodeSnapshot, subject: _Subject, destination: str, steps: list[Step]) -> PlanEgressIP | None:
-    """The egress IP that packets to ``destination`` are sent to; None: they go their own way."""
+    """Return the egress IP of packets to ``destination``, and add the step; None if they are not steered.
+
+    Raises :class:`NotKnown` if ``destination`` is no address.
+    """
     try:
         address = prefixes.address(destination)
     except ValueError as error:
         raise NotKnown(str(error), "DESTINATION is an address, as 203.0.113.10") from error
     if subject.policy_set is None:
-        steps.append(_step("destination", "any", "no policy counts for the pod"))
+        steps.append(_step("destination", "any", "no policy applies to the pod"))
         return None
     never = planner.never_sent(view.inventory, view.cluster_cidrs)
     entries = planner.entries(view.inventory, subject.policy_set)
@@ -220,7 +223,7 @@ def _to(view: NodeSnapshot, subject: _Subject, destination: str, steps: list[Ste
 
 
 def _family(text: str) -> Family:
-    """Of an address or a prefix."""
+    """Return the family of an address or a prefix."""
     return 6 if ":" in text else 4
 
 
@@ -237,7 +240,7 @@ def _why_none(entries: tuple[precedence.Entry, ...], never: Mapping[str, str], a
 
 
 def _by(view: NodeSnapshot, egress: PlanEgressIP | None, steps: list[Step], family: int) -> PathVerdict:
-    """Adds the steps from the gateway on, for packets of this family."""
+    """Add the steps from the gateway on for packets of this family, and return the verdict."""
     if egress is None:
         steps.append(_step("path", DIRECT, "as if there were no egress gateway"))
         return PathVerdict(DIRECT)
@@ -253,14 +256,15 @@ def _by(view: NodeSnapshot, egress: PlanEgressIP | None, steps: list[Step], fami
 
 
 def _destinations(reached: list[str], family: Family) -> Step:
-    """Return the step in the shorter of two forms: prefixes, or all but some."""
+    """Return the destination step in the shorter of two forms: a list of prefixes, or all addresses except some."""
     others = prefixes.complement(family, reached)
     everything = f"all of IPv{family}"
     if not others:
         return _step("destination", everything)
     if len(others) < len(reached):
-        return _step("destination", f"{everything} but", _first(others, SHOWN_EXCEPT))
-    return _step("destination", f"{len(reached)} prefix{'es' * (len(reached) != 1)}", _first(reached, SHOWN))
+        return _step("destination", f"{everything} but", _first(others, MAX_EXCEPTIONS))
+    count = f"{len(reached)} prefix{'es' * (len(reached) != 1)}"
+    return _step("destination", count, _first(reached, MAX_PREFIXES))
 
 
 def _first(texts: list[str], number: int) -> str:
@@ -270,7 +274,7 @@ def _first(texts: list[str], number: int) -> str:
 def _all_ways(
     view: NodeSnapshot, subject: _Subject, steps: list[Step]
 ) -> tuple[list[dict[str, Any]], PathVerdict]:
-    """Each egress IP with its prefixes. The end is that of the first that has a master, else of the first."""
+    """Return each egress IP with its prefixes, and the verdict of the first one with a master, else of the first."""
     by_egress: dict[tuple[str, Family], list[str]] = {}
     for way in subject.policy_set.ways if subject.policy_set else ():
         by_egress.setdefault((way.egress_id, _family(way.prefix)), []).append(way.prefix)

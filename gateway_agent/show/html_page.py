@@ -1,4 +1,4 @@
-"""The status of one node as a page for a browser, whole in itself: no script, nothing from elsewhere."""
+"""Render the status of one node as a self-contained HTML page: no script, no external resource."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .. import printable
 
 Answer = Mapping[str, Any]
 REFRESH_S = 2
-"""Seconds."""
+"""Seconds after which the browser reloads the page."""
 STYLE = """\
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
 table { border-collapse: collapse; margin: 0 0 1.5em } caption { text-align: left; font-weight: 600; padding: .3em 0 }
@@ -25,12 +25,12 @@ GOOD, BAD = {"master", "yes"}, {"no", "no master"}
 
 
 def escape(text: str) -> str:
-    """Return ``text`` as HTML that shows it, control characters and what changes the direction of text included."""
+    """Return ``text`` escaped for HTML. Control and bidirectional formatting characters become visible."""
     return escaped(printable.printable(text))
 
 
 def page(status: Answer) -> str:
-    """HTML of what :func:`gateway_agent.show.status.status` has answered. All text in it is escaped."""
+    """Return the result of :func:`gateway_agent.show.status.status` as HTML. All text in it is escaped."""
     node = escape(status["node"])
     parts = [
         "<!doctype html>",

@@ -1,4 +1,4 @@
-"""``egressctl key``: by which keys the nodes of a cluster talk, and the next step to replace one.
+"""Compute the answer of ``egressctl key``: the keys that nodes use, and the next step of a key rotation.
 
 A key is replaced in three steps, each on all nodes before the next one begins: accept the new key, sign with the new
 key, drop the old key.
@@ -11,12 +11,12 @@ from typing import Any
 
 from ..lease.ipc import HeardKey, OwnKeys
 
-NAMED = 10
+MAX_NAMED_NODES = 10
 """Nodes that a text names; the others are counted."""
 
 
 def shown(node: str, addresses: Mapping[str, str], own: OwnKeys) -> dict[str, Any]:
-    """Return ``egressctl key -o json``. ``addresses``: of the other nodes of the inventory, by name."""
+    """Return the answer of ``egressctl key -o json``. ``addresses``: by name of the inventory's other nodes."""
     heard = {row.node: row for row in own.heard}
     return {
         "node": node,
@@ -43,7 +43,7 @@ def _peer(name: str, address: str, row: HeardKey | None) -> dict[str, Any]:
 
 
 def next_step(node: str, own: OwnKeys) -> str:
-    """Return what to do next, in words, by the nodes that this one hears."""
+    """Return the next step as text. It considers only nodes whose messages this node receives."""
     foreign = [row.node for row in own.heard if not row.known]
     if foreign:
         return (
@@ -79,5 +79,5 @@ def next_step(node: str, own: OwnKeys) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(sorted(names)[:NAMED]) + more
+    more = f" and {len(names) - MAX_NAMED_NODES} more" if len(names) > MAX_NAMED_NODES else ""
+    return ", ".join(sorted(names)[:MAX_NAMED_NODES]) + more

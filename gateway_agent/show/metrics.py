@@ -1,6 +1,6 @@
-"""The numbers of one node for a monitoring system, as data. Names follow Prometheus: base units, ``_total`` counters.
+"""Compute the metrics of one node, as data. Names follow Prometheus: base units, ``_total`` for counters.
 
-The number of series is bounded by the store's gateways, addresses and egress nodes: no pod has one of its own.
+The number of series is bounded by the store's gateways, addresses and egress nodes: there is no series per pod.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from .status import status
 
 PREFIX = "egress_gateway_"
 BOUNDS_MS = (0, 50, 100, 150, 200, 250, 300, 400, 600, 1000, 2500, 5000, 10000)
-"""Upper bounds of the buckets of silences."""
+"""Upper bounds of the histogram of silences, milliseconds."""
 
 
 @dataclass(frozen=True)
 class Sample:
+    """One value of a metric."""
+
     labels: Mapping[str, str]
     value: float
     suffix: str = ""
-    """Of the name: a histogram has samples of three names."""
+    """Suffix of the name: a histogram has samples with three names."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """Samples of one name. The name of a counter ends with ``_total``."""
+    """All samples of one metric. The name of a counter ends with ``_total``."""
 
     name: str
     kind: Literal["gauge", "counter", "histogram"]
@@ -39,38 +41,38 @@ class Family:
 
 @dataclass(frozen=True)
 class Distribution:
-    """How many silences there were of at most each of :data:`BOUNDS_MS`, how many in all, and their sum."""
+    """A histogram of silences: cumulative counts for :data:`BOUNDS_MS`, number and sum of all."""
 
     counts: tuple[int, ...] = (0,) * len(BOUNDS_MS)
     number: int = 0
     sum_ms: int = 0
 
     def plus(self, silent_ms: int) -> Distribution:
-        """Return the distribution with one silence more."""
+        """Return the distribution with one more silence, milliseconds."""
         counts = (count + (silent_ms <= bound) for count, bound in zip(self.counts, BOUNDS_MS, strict=True))
         return Distribution(tuple(counts), self.number + 1, self.sum_ms + silent_ms)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What can be seen of an agent at one moment."""
+    """State of an agent at one moment."""
 
     node: str
     view: NodeSnapshot | None
     """None until the store has been read."""
     unready: str = ""
-    """Why the agent cannot serve pods now; empty where it can."""
+    """Reason why the agent cannot serve pods now; empty if it can."""
     drained: bool = False
     changes: Mapping[str, int] | None = None
     """Changes of masters since the agent started, by egress id."""
     silences: Mapping[tuple[str, bool], Distribution] | None = None
-    """The silences of the takeovers since then, by egress id and whether the takeover was planned."""
+    """Silences of the takeovers since the agent started, by (egress id, takeover was planned)."""
 
 
 class ChangeCount:
-    """Counts the changes of masters, of which the keeper tells the last hundred only.
+    """Counts changes of masters. The lease daemon reports only the last hundred of them.
 
-    ``since``: wall clock, seconds; what an older keeper tells of the time before is not counted.
+    ``since``: wall clock, seconds. Earlier changes, which an older daemon reports, are not counted.
     """
 
     def __init__(self, since: float) -> None:
@@ -80,11 +82,11 @@ class ChangeCount:
         self._silences: dict[tuple[str, bool], Distribution] = {}
 
     def hear(self, keeper: KeeperState | None) -> None:
-        """To be called more often than masters change a hundred times."""
+        """Count the new changes in a state of the daemon. Must be called at least once per hundred changes."""
         if keeper is None:
             return
         for change in keeper.changes:
-            # Only once is the time looked at: clocks are set, and what was not told before is news.
+            # Times are compared once only, since the wall clock may be set. Later, unknown changes are new.
             if change.at >= self._since if self._known is None else change not in self._known:
                 self._counted[change.id] += 1
                 if change.before and change.after:
@@ -93,16 +95,16 @@ class ChangeCount:
         self._known = frozenset(keeper.changes)
 
     def totals(self) -> dict[str, int]:
-        """By egress id."""
+        """Return the number of changes by egress id."""
         return dict(self._counted)
 
     def silences(self) -> dict[tuple[str, bool], Distribution]:
-        """By egress id, and whether the takeover was planned. The first master of an egress IP ends no silence."""
+        """Return the silences by (egress id, takeover was planned). The first master of an egress IP ends none."""
         return dict(self._silences)
 
 
 def families(seen: Observation) -> tuple[Family, ...]:
-    """All that there is to say; little before the store has been read."""
+    """Return all metrics; only a few before the store has been read."""
     found = [*_agent(seen)]
     if seen.view is not None:
         found += [*_keeper(seen.view), *_egress_ips(seen.view, seen.changes or {})]
@@ -114,8 +116,8 @@ def _agent(seen: Observation) -> Iterator[Family]:
     def one(name: str, text: str, value: float) -> Family:
         return _gauge(name, text, [Sample({"node": seen.node}, value)])
 
-    yield one("agent_ready", "Whether the plan stands in the kernel and nothing fails.", not seen.unready)
-    yield one("drained", "Whether an operator has drained this node.", seen.drained)
+    yield one("agent_ready", "1 if the plan is in the kernel and nothing fails.", not seen.unready)
+    yield one("drained", "1 if an operator has drained this node.", seen.drained)
     if seen.view is not None:
         yield one("problems", "Problems that status lists.", len(seen.view.problems))
 
@@ -125,31 +127,29 @@ def _keeper(view: NodeSnapshot) -> Iterator[Family]:
     if keeper is None:
         return
     own = {"node": view.plan.node}
-    isolated = "Whether this egress node hears no majority of the voters."
+    isolated = "1 if this egress node has no contact to a majority of the voters."
     yield _gauge("isolated", isolated, [Sample(own, keeper.isolated)])
     yield _gauge("voters", "Nodes in the voter set.", [Sample(own, len(keeper.voters))])
     yield _gauge("voter_set", "Version of the voter set; 0: none is known.", [Sample(own, keeper.voter_set)])
     members = [({**own, "member": member.node}, member) for member in keeper.members]
-    alive, ready = "Whether an egress node is heard.", "Whether an egress node is heard and can be master."
+    alive, ready = "1 if an egress node is alive.", "1 if an egress node is alive and can be master."
     yield _gauge("member_alive", alive, [Sample(labels, member.alive) for labels, member in members])
     yield _gauge(
         "member_ready", ready, [Sample(labels, member.alive and member.ready) for labels, member in members]
     )
-    messages = "Messages of other nodes' lease keepers, by what became of them."
+    messages = "Messages of other nodes' lease daemons, by result."
     counted = [Sample({**own, "result": result}, n) for result, n in sorted(keeper.counters.items())]
     yield Family(f"{PREFIX}messages_total", "counter", messages, tuple(counted))
 
 
 def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Family]:
     rows: list[tuple[dict[str, str], str, dict[str, Any]]] = [
-        # In basic mode the address is another one after each change, which would end the series at the moment that
-        # it is there to show: it stands in the information instead.
+        # In basic mode the address changes with the master. As a label it would end the series at each change, so it
+        # is a label of egress_ip_info only.
         ({"gateway": egress.gateway, "ip": egress.address, "node": view.plan.node}, egress.id, answer)
         for egress, answer in zip(view.plan.egress_ips, status(view)["egressIPs"], strict=True)
     ]
-    names = (
-        "An egress IP with its mode, the name of its master and the address that the outside sees, as labels."
-    )
+    names = "An egress IP with its mode, the name of its master and its source address, as labels."
     information = [
         Sample(
             {
@@ -163,37 +163,35 @@ def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Fami
         for (labels, _, answer), egress in zip(rows, view.plan.egress_ips, strict=True)
     ]
     yield _gauge("egress_ip_info", names, information)
-    yield _gauge("master", "Whether this node is the master.", [
+    yield _gauge("master", "1 if this node is the master.", [
         Sample(labels, answer["state"] == "master") for labels, _, answer in rows
     ])  # fmt: skip
-    yield _gauge("master_known", "Whether this node knows a master.", [
+    yield _gauge("master_known", "1 if this node knows a master.", [
         Sample(labels, bool(answer["master"])) for labels, _, answer in rows
     ])  # fmt: skip
     yield _gauge("epoch", "Epoch of the egress IP: it grows with each new master.", [
         Sample(labels, answer["epoch"]) for labels, _, answer in rows
     ])  # fmt: skip
-    yield _gauge("pods", "Pods attached to this node that an egress IP is for.", [
+    yield _gauge("pods", "Pods attached to this node that use an egress IP.", [
         Sample(labels, answer["pods"]) for labels, _, answer in rows
     ])  # fmt: skip
     counted = [Sample(labels, changes.get(identity, 0)) for labels, identity, _ in rows]
-    text = "Changes of the master that this node has seen since its agent started, losses without a successor too."
+    text = "Changes of the master since the agent started, including losses without a successor."
     yield Family(f"{PREFIX}master_changes_total", "counter", text, tuple(counted))
-    text = (
-        "How long nothing was served before the last takeover, at most; 0: it was planned, or is the first."
-    )
+    text = "Upper bound of the time without service before the last takeover; 0: it was planned, or is the first."
     yield _gauge("last_change_silence_seconds", text, [
         Sample(labels, silent) for labels, identity, _ in rows if (silent := _silence(view, identity)) is not None
     ])  # fmt: skip
 
 
 def _silence(view: NodeSnapshot, identity: str) -> float | None:
-    """Seconds; None where no master has been followed by another yet."""
+    """Return the silence before the last takeover, seconds; None if there was no takeover yet."""
     changes = view.keeper.changes if view.keeper else ()
     return next((c.silent_ms / 1000 for c in reversed(changes) if c.id == identity and c.after), None)
 
 
 def _silences(view: NodeSnapshot, silences: Mapping[tuple[str, bool], Distribution]) -> Family:
-    text = "How long nothing was served before each takeover that this node has seen since its agent started, at most."
+    text = "Upper bound of the time without service before each takeover since the agent started."
     samples: list[Sample] = []
     for egress in view.plan.egress_ips:
         for planned in (False, True):
@@ -208,7 +206,7 @@ def _silences(view: NodeSnapshot, silences: Mapping[tuple[str, bool], Distributi
 
 
 def _conflicts(view: NodeSnapshot) -> Family:
-    text = "Another machine, by its MAC, that claims a virtual address which this node serves."
+    text = "Another machine, by its MAC, that uses a virtual address which this node serves."
     conflicts = view.keeper.conflicts if view.keeper else ()
     return _gauge("conflict", text, [
         Sample({"ip": c.address, "mac": c.mac, "interface": c.interface, "node": view.plan.node}, 1) for c in conflicts

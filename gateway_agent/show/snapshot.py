@@ -1,4 +1,4 @@
-"""What an operator can see of one node, and what follows from it for packets."""
+"""Hold the state of one node for operators, and derive the path of packets from it."""
 
 from __future__ import annotations
 
@@ -15,58 +15,59 @@ from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
-"""What happens to a packet; ``unattached``: this node knows no interface of the pod, so it steers nothing of it."""
+"""Verdicts on a packet. ``unattached``: this node knows no interface of the pod, so it cannot steer the pod."""
 
 
 @dataclass(frozen=True)
 class NodeSnapshot:
-    """``plan`` is what the kernel was brought to."""
+    """State of one node. ``plan``: the plan that is in the kernel."""
 
     plan: Plan
     inventory: Inventory
     attachments: tuple[Attachment, ...] = ()
     keeper: KeeperState | None = None
-    """None until it has spoken."""
+    """State of the lease daemon; None until its first report."""
     cluster_cidrs: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
-    """All of them, those of the inventory and the keeper too."""
+    """All problems, including those of the inventory and of the lease daemon."""
     settled: bool = True
-    """False while a lease keeper that has just started cannot know of every master yet."""
+    """False while a lease daemon that has just started cannot know every master yet."""
 
     beside: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
-    """Containers of this node that nothing steers though a policy selects them, by namespace and name."""
+    """Containers of this node that a policy selects but nothing steers, by (namespace, name)."""
 
     def state(self, egress_id: str) -> EgressState | None:
-        """What the lease keeper says of an egress IP."""
+        """Return the lease daemon's state of an egress IP; None if it has none."""
         states = self.keeper.egress if self.keeper else ()
         return next((state for state in states if state.id == egress_id), None)
 
     def egress(self, egress_id: str) -> PlanEgressIP | None:
+        """Return the egress IP with this id; None if the plan lacks it."""
         return next((egress for egress in self.plan.egress_ips if egress.id == egress_id), None)
 
     def set_of(self, attachment: Attachment) -> PolicySet | None:
-        """The policy set that an interface's tag stands for."""
+        """Return the policy set of an interface's tag; None if there is none."""
         return next((s for s in self.plan.policy_sets if s.group == attachment.group), None)
 
 
 @dataclass(frozen=True)
 class PathVerdict:
-    """Where packets to one egress IP go from this node."""
+    """The path of packets from this node to one egress IP."""
 
     verdict: str
     """:data:`GATEWAY`, :data:`DIRECT` or :data:`DROPPED`."""
     via: str = ""
-    """Name of the master; empty where it has none."""
+    """Name of the master; empty if there is none."""
     ip: str = ""
-    """What the outside sees, see :func:`shown_address`."""
+    """Source address outside, see :func:`shown_address`."""
     path: str = ""
-    """In words."""
+    """Description of the path."""
 
 
 def master(view: NodeSnapshot, egress: PlanEgressIP) -> tuple[str, int]:
-    """Name of the master (empty: none) and its epoch.
+    """Return the name of the master (empty: none) and its epoch.
 
-    The keeper turns the tunnels itself, so it knows earlier than the plan.
+    The lease daemon's state is preferred to the plan: the daemon points the tunnels itself, so it knows earlier.
     """
     state = view.state(egress.id)
     if state is None:
@@ -75,9 +76,9 @@ def master(view: NodeSnapshot, egress: PlanEgressIP) -> tuple[str, int]:
 
 
 def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
-    """The address that the outside sees now, as the master says it; empty where there is none.
+    """Return the present source address outside; empty if there is none.
 
-    In basic mode only the master knows the primary address of its egress interface.
+    In basic mode it comes from the master, which alone knows the primary address of its egress interface.
     """
     state = view.state(egress.id)
     return egress.address or (
@@ -86,7 +87,7 @@ def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
 
 
 def path_verdict(view: NodeSnapshot, egress: PlanEgressIP, family: int = 0) -> PathVerdict:
-    """What happens on this node to packets of a ``family`` (0: its own) that a policy sends to ``egress``."""
+    """Return the path of packets that a policy sends to ``egress``. ``family``: 4, 6, or 0 for that of ``egress``."""
     name, _ = master(view, egress)
     foreign = family not in (0, egress.family)
     if not name or foreign:
@@ -107,17 +108,17 @@ def path_verdict(view: NodeSnapshot, egress: PlanEgressIP, family: int = 0) -> P
 
 
 def no_master_reason(view: NodeSnapshot, egress: PlanEgressIP) -> str:
-    """Why an egress IP has no master, as far as this node can tell."""
+    """Return the reason why an egress IP has no master, as far as this node knows."""
     if not egress.eligible:
         return "no node can serve it: see the problems in status"
     state = view.state(egress.id)
     if state is None:
-        return "the lease keeper has not spoken of it yet"
+        return "the lease daemon has not reported it yet"
     return state.reason or "no node holds its lease"
 
 
 def rfc3339(seconds: float) -> str:
-    """RFC 3339, UTC, whole seconds; empty for 0."""
+    """Return Unix time as RFC 3339 text in UTC and whole seconds; empty for 0."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else ""
 
 

@@ -1,4 +1,4 @@
-"""The answers of ``egressctl``, as plain data ready for JSON."""
+"""Compute the answers of ``egressctl`` as plain data for JSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["NodeSnapshot", "NotKnown", "events", "explain", "pods", "problem", "
 
 
 def status(view: NodeSnapshot) -> dict[str, Any]:
-    """``egressctl status -o json``. ``pods`` counts the pods attached to this node."""
+    """Return the answer of ``egressctl status -o json``. ``pods`` counts the pods attached to this node."""
     plan, keeper = view.plan, view.keeper
     gateway = any(plan.node in egress.eligible for egress in plan.egress_ips)
     return {
@@ -87,11 +87,11 @@ def _attached_pods(view: NodeSnapshot, egress: PlanEgressIP) -> int:
 
 
 def pods(view: NodeSnapshot) -> dict[str, Any]:
-    """``egressctl pods -o json`` under the key ``pods``: one entry for each pod interface and gateway, and another
-    where the gateway has an egress IP of its own for IPv6.
+    """Return the answer of ``egressctl pods -o json`` under the key ``pods``.
 
-    ``via`` is the name of the node by which packets leave; it is empty where no gateway is in use or none can
-    be, and ``verdict`` says which.
+    There is one entry for each pod interface and gateway, and a second one if the gateway has a separate egress IP for
+    IPv6. ``via`` is the node by which packets leave. If ``via`` is empty, ``verdict`` tells if no gateway is in use or
+    if none is available.
     """
     ordered = sorted(view.attachments, key=lambda a: (a.namespace, a.name, a.ifname))
     return {"pods": [row for attachment in ordered for row in _rows(view, attachment)]}
@@ -126,14 +126,14 @@ def _rows(view: NodeSnapshot, attachment: Attachment) -> Iterator[dict[str, Any]
 
 
 def events(view: NodeSnapshot) -> dict[str, Any]:
-    """``egressctl events -o json`` under the key ``events``: changes of masters, oldest first."""
+    """Return the answer of ``egressctl events -o json`` under the key ``events``: changes and conflicts, by age."""
     rows = [(change.at, _change(view, change)) for change in (view.keeper.changes if view.keeper else ())]
     rows += [(conflict.since, _conflict(view, conflict)) for conflict in _conflicts(view)]
     return {"events": [row for _, row in sorted(rows, key=lambda item: item[0])]}
 
 
 def _conflict(view: NodeSnapshot, conflict: Conflict) -> dict[str, Any]:
-    """In the form of a change that changes nothing."""
+    """Return a conflict in the form of a change, with the same master before and after."""
     state = view.state(conflict.id)
     now = Change(conflict.id, state.master if state else "", state.master if state else "",
                  state.epoch if state else 0, conflict.since, 0, conflict_words(conflict))  # fmt: skip
@@ -141,6 +141,7 @@ def _conflict(view: NodeSnapshot, conflict: Conflict) -> dict[str, Any]:
 
 
 def conflict_words(conflict: Conflict) -> str:
+    """Return the description of an address conflict."""
     return f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
 
 
@@ -159,4 +160,5 @@ def _change(view: NodeSnapshot, change: Change) -> dict[str, Any]:
 
 
 def problem(found: Problem) -> dict[str, str]:
+    """Return a problem as ``{source, path, message, hint}``."""
     return {"source": found.source, "path": found.path, "message": found.message, "hint": found.hint}

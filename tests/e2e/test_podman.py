@@ -181,7 +181,7 @@ def test_labels_that_become_known_count(lab: Lab, node: Node, podman: Podman, pl
         container = podman.start("lenient", BACKEND)
         assert container.request(SELECTED).address == node.host.ip
         until(lambda: problems(node, "lenient"), "status names it", LOOK)
-        assert "it leaves by its own way" in problems(node, "lenient")[0]
+        assert "it uses no gateway" in problems(node, "lenient")[0]
         lead(place, podman.root)
         until(lambda: container.request(SELECTED, 0.5).address == egress_ip(lab), "it is steered", LOOK)
         assert not problems(node, "lenient")

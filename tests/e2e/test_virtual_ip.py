@@ -193,7 +193,7 @@ def test_an_address_that_somebody_else_has_configured_is_left_alone_and_told(
     standby = next(lab.nodes[name] for name in ("g1", "g2", "g3") if name != master.name)
     standby.machine.ip(f"address add {ADDRESS}/32 dev eth0")
     try:
-        until(lambda: "by somebody else" in _reason(lab, standby.name), "it is told", 5)
+        until(lambda: "by another program" in _reason(lab, standby.name), "it is told", 5)
         assert f"{ADDRESS}/32 scope global eth0" in standby.machine.run(
             "ip", "address", "show", "dev", "eth0"
         )

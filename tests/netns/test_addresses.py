@@ -100,7 +100,7 @@ def test_somebody_elses_address_is_not_touched(line: Wire, addresses: Inside) ->
     line.near.ip(f"address add {VIRTUAL}/24 dev eth2", f"address add {VIRTUAL6}/64 dev eth2 nodad")
     for address in (VIRTUAL, VIRTUAL6):
         for interface in ("eth1", "eth2"):
-            with pytest.raises(KernelError, match=f"{address} is configured on eth2 by somebody else"):
+            with pytest.raises(KernelError, match=f"{address} is configured on eth2 by another program"):
                 addresses.add(address, interface)
             addresses.remove(address, interface)
     assert addresses.ours() == ()

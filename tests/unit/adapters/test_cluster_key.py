@@ -14,7 +14,7 @@ def test_a_missing_key_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "cluster.key"
     assert cluster_key.make(path)
     assert path.stat().st_mode & 0o777 == 0o600
-    assert len(path.read_bytes().strip()) == 2 * cluster_key.LENGTH
+    assert len(path.read_bytes().strip()) == 2 * cluster_key.KEY_BYTES
     assert not cluster_key.make(path)
     assert cluster_key.problems(path) == ()
 

@@ -18,7 +18,12 @@ from typing import TypeVar
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway_agent.adapters.metrics_http import ANSWER_TIMEOUT_S, CONNECTIONS, REQUEST_BYTES, MetricsServer
+from gateway_agent.adapters.metrics_http import (
+    ANSWER_TIMEOUT_S,
+    MAX_CONNECTIONS,
+    MAX_REQUEST_BYTES,
+    MetricsServer,
+)
 from gateway_agent.lease.ipc import Conflict
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show.metrics import Observation, families
@@ -203,8 +208,8 @@ def test_a_query_is_ignored() -> None:
         (b"GET /healthz\r\n\r\n", b"400"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
         (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * REQUEST_BYTES + b"\r\n\r\n", b"431"),
-        (b"GET /" + b"x" * 20 * REQUEST_BYTES, b"431"),
+        (b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST_BYTES + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"x" * 20 * MAX_REQUEST_BYTES, b"431"),
     ],
 )
 def test_requests_on_the_wire(request_text: bytes, code: bytes) -> None:
@@ -239,7 +244,8 @@ def test_slow_clients_hold_nothing_up() -> None:
         before = threading.active_count()
         with contextlib.ExitStack() as stack:
             slow = [
-                stack.enter_context(connected(port, b"GET / HTTP/1.1\r\n")) for _ in range(2 * CONNECTIONS)
+                stack.enter_context(connected(port, b"GET / HTTP/1.1\r\n"))
+                for _ in range(2 * MAX_CONNECTIONS)
             ]
             assert ask(port, "/healthz").status == 200
             assert everything(slow[0]) == b""

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.adapters.standby_daemon import KEEPER, Spare
+from gateway_agent.adapters.standby_daemon import KEEPER, StandbyDaemon
 from gateway_agent.lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
 from gateway_agent.lease_daemon.daemon_lock import NAME
 from tests.lab.waiting import until
@@ -36,7 +36,7 @@ def processes(run_dir: Path) -> list[psutil.Process]:
     return [p for p in psutil.process_iter(["cmdline"]) if str(run_dir) in (p.info["cmdline"] or ())]
 
 
-def spares(run_dir: Path) -> list[psutil.Process]:
+def standbys(run_dir: Path) -> list[psutil.Process]:
     """Those that wait: one that has begun is not the child of this process any more."""
     return [p for p in processes(run_dir) if WAIT in p.cmdline() and p.ppid() == os.getpid()]
 
@@ -54,70 +54,70 @@ def pid(run_dir: Path) -> int:
     return until(written, "the daemon has written its process id", 10)
 
 
-def story(run_dir: Path, tell: Callable[[Spare], Awaitable[None]]) -> None:
+def run_scenario(run_dir: Path, scenario: Callable[[StandbyDaemon], Awaitable[None]]) -> None:
     async def whole() -> None:
-        spare = Spare(run_dir)
+        standby = StandbyDaemon(run_dir)
         try:
-            await tell(spare)
+            await scenario(standby)
         finally:
-            await spare.close()
+            await standby.close()
 
     asyncio.run(whole())
 
 
-def test_a_spare_holds_nothing_until_it_is_the_keeper(run_dir: Path) -> None:
-    async def tell(spare: Spare) -> None:
-        await spare.prepare()
-        await spare.prepare()
-        [waiting] = spares(run_dir)
+def test_a_standby_holds_nothing_until_it_is_the_keeper(run_dir: Path) -> None:
+    async def scenario(standby: StandbyDaemon) -> None:
+        await standby.prepare()
+        await standby.prepare()
+        [waiting] = standbys(run_dir)
         assert list(run_dir.iterdir()) == []
-        await spare.begin()
+        await standby.begin()
         keeper = psutil.Process(pid(run_dir))
         assert WAIT in keeper.cmdline()
         assert not waiting.is_running()
 
-    story(run_dir, tell)
+    run_scenario(run_dir, scenario)
 
 
-def test_without_a_spare_it_begins_all_the_same(run_dir: Path) -> None:
-    async def tell(spare: Spare) -> None:
-        await spare.prepare()
-        spares(run_dir)[0].kill()
-        await asyncio.to_thread(until, lambda: not spares(run_dir), "the spare is gone")
-        await spare.begin()
+def test_without_a_standby_it_begins_all_the_same(run_dir: Path) -> None:
+    async def scenario(standby: StandbyDaemon) -> None:
+        await standby.prepare()
+        standbys(run_dir)[0].kill()
+        await asyncio.to_thread(until, lambda: not standbys(run_dir), "the standby is gone")
+        await standby.begin()
         assert WAIT not in psutil.Process(pid(run_dir)).cmdline()
 
-    story(run_dir, tell)
+    run_scenario(run_dir, scenario)
 
 
 def test_the_next_one_takes_the_place_of_one_that_was_killed(run_dir: Path) -> None:
-    async def tell(spare: Spare) -> None:
-        await spare.begin()
+    async def scenario(standby: StandbyDaemon) -> None:
+        await standby.begin()
         first = pid(run_dir)
-        await spare.prepare()
+        await standby.prepare()
         os.kill(first, signal.SIGKILL)
         await asyncio.to_thread(until, lambda: not psutil.pid_exists(first), "the first is gone")
-        await spare.begin()
+        await standby.begin()
         assert pid(run_dir) != first
 
-    story(run_dir, tell)
+    run_scenario(run_dir, scenario)
 
 
 def test_only_one_holds_the_directory(run_dir: Path) -> None:
-    async def tell(spare: Spare) -> None:
-        await spare.begin()
+    async def scenario(standby: StandbyDaemon) -> None:
+        await standby.begin()
         first = pid(run_dir)
-        await spare.prepare()
+        await standby.prepare()
         with pytest.raises(OSError, match="exit code 3"):
-            await spare.begin()
+            await standby.begin()
         assert pid(run_dir) == first
 
-    story(run_dir, tell)
+    run_scenario(run_dir, scenario)
 
 
 def test_socket_lock_and_memory_are_made_again_in_an_emptied_directory(run_dir: Path) -> None:
-    async def tell(spare: Spare) -> None:
-        await spare.begin()
+    async def scenario(standby: StandbyDaemon) -> None:
+        await standby.begin()
         with configure(run_dir) as agent:
             first, agent_inode = pid(run_dir), (run_dir / LOCK).stat().st_ino
             memory = (run_dir / "voters.json").read_bytes()
@@ -132,28 +132,28 @@ def test_socket_lock_and_memory_are_made_again_in_an_emptied_directory(run_dir: 
             agent.settimeout(5)
             assert agent.recv(1), "the agent that was connected still is"
 
-    story(run_dir, tell)
+    run_scenario(run_dir, scenario)
 
 
 def test_two_keepers_never_run_whenever_the_directory_is_emptied(run_dir: Path) -> None:
     """Nothing of the first one is left when the second one looks, at several moments of its second."""
 
-    async def tell(spare: Spare) -> None:
-        await spare.begin()
+    async def scenario(standby: StandbyDaemon) -> None:
+        await standby.begin()
         with configure(run_dir) as agent:
             first = pid(run_dir)
             for _ in range(6):
-                await spare.prepare()
-                give_a_sign_of_life(agent, run_dir)
+                await standby.prepare()
+                keep_alive(agent, run_dir)
                 for path in run_dir.iterdir():
                     path.unlink()
                 with pytest.raises(OSError, match="exit code 3"):
-                    await spare.begin()
+                    await standby.begin()
                 running = [p.pid for p in processes(run_dir) if p.ppid() != os.getpid()]
                 assert running == [first]
             await asyncio.to_thread(until, lambda: pid(run_dir) == first, "it can be reached again")
 
-    story(run_dir, tell)
+    run_scenario(run_dir, scenario)
 
 
 def test_another_users_process_with_the_name_keeps_no_keeper_from_running(run_dir: Path) -> None:
@@ -172,7 +172,7 @@ def test_another_users_process_with_the_name_keeps_no_keeper_from_running(run_di
             try:
                 assert other.stdout
                 assert other.stdout.readline() == b"bound\n"
-                story(run_dir, Spare.begin)
+                run_scenario(run_dir, StandbyDaemon.begin)
                 holder = pid(run_dir)
                 os.kill(holder, signal.SIGKILL)
                 until(lambda holder=holder: not psutil.pid_exists(holder), "it is gone")
@@ -180,18 +180,18 @@ def test_another_users_process_with_the_name_keeps_no_keeper_from_running(run_di
                 other.kill()
 
 
-def test_a_spare_ends_with_its_agent(run_dir: Path) -> None:
-    async def tell() -> None:
-        await Spare(run_dir).prepare()
+def test_a_standby_ends_with_its_agent(run_dir: Path) -> None:
+    async def scenario() -> None:
+        await StandbyDaemon(run_dir).prepare()
         await asyncio.Event().wait()
 
     agent = os.fork()
     if not agent:
-        asyncio.run(tell())
-    until(lambda: [p for p in processes(run_dir) if p.ppid() == agent], "the agent has a spare")
+        asyncio.run(scenario())
+    until(lambda: [p for p in processes(run_dir) if p.ppid() == agent], "the agent has a standby")
     os.kill(agent, signal.SIGKILL)
     os.waitpid(agent, 0)
-    until(lambda: not processes(run_dir), "the spare has ended")
+    until(lambda: not processes(run_dir), "the standby has ended")
 
 
 def staying(run_dir: Path) -> subprocess.Popen[bytes]:
@@ -204,12 +204,12 @@ def configure(run_dir: Path) -> socket.socket:
     (run_dir / "cluster.key").write_bytes(bytes(32))
     agent = socket.socket(socket.AF_UNIX)
     agent.connect(str(run_dir / SOCKET))
-    give_a_sign_of_life(agent, run_dir)
+    keep_alive(agent, run_dir)
     assert agent.recv(1)
     return agent
 
 
-def give_a_sign_of_life(agent: socket.socket, run_dir: Path) -> None:
+def keep_alive(agent: socket.socket, run_dir: Path) -> None:
     key, peers = str(run_dir / "cluster.key"), (Peer("w1", "127.0.0.1", False),)
     config = KeeperConfig("w1", 0, key, 50_000_000, 250_000_000, False, peers, ())
     agent.sendall(msgspec.json.encode(config) + b"\n")
@@ -267,7 +267,7 @@ def test_somebody_else_was_quicker_to_hold_the_directory(run_dir: Path, listens:
 
 def test_an_agent_waits_for_a_keeper_that_is_to_come(run_dir: Path) -> None:
     async def whole() -> subprocess.Popen[bytes]:
-        connecting = asyncio.create_task(KeeperClient(run_dir, patience=20)._connect())
+        connecting = asyncio.create_task(KeeperClient(run_dir, start_timeout=20)._connect())
         await asyncio.sleep(0)
         process = staying(run_dir)
         await connecting

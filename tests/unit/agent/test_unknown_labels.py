@@ -110,7 +110,7 @@ def test_with_ignore_it_starts_and_status_says_that_it_leaves_by_its_own_way(tmp
         world.agent.kernel_changed([])
         waiting = asyncio.create_task(world.agent.next_round())
         await world.open_all(waiting.done)
-        assert ["leaves by its own way" in text for text in problems(world)] == [True]
+        assert ["uses no gateway" in text for text in problems(world)] == [True]
 
     call = request(labels=None, failure_policy="Ignore")
     assert asked(tmp_path, selecting(Selector(BY_LABEL)), call, look) == (contract.OK, 0)
@@ -272,9 +272,9 @@ def test_a_tag_is_kept_by_what_it_stands_for() -> None:
 
 def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
     refusals = unlabelled_pods.Refusals()
-    for number in range(unlabelled_pods.MOST + 1):
+    for number in range(unlabelled_pods.MAX_REFUSALS + 1):
         refusals.note(unlabelled_pods.refused(replace(TOLD, name=f"web-{number}"), ["a"]), 1.0)
-    assert len(refusals.problems(1.0)) == unlabelled_pods.MOST
+    assert len(refusals.problems(1.0)) == unlabelled_pods.MAX_REFUSALS
     refusals.note(unlabelled_pods.refused(replace(TOLD, name="web-9"), ["a"]), 2.0)
     assert len(refusals.problems(1.0 + unlabelled_pods.REMEMBERED_S)) == 1
     refusals.started(replace(TOLD, name="web-9"))

@@ -139,7 +139,9 @@ def test_a_stale_list_takes_nothing_back(tmp_path: Path) -> None:
         known = len(reader.seen)
         server.cluster.strike(match="egressgatewaypolicies?", stale=True)
         number = 0
-        while "older than what is known" not in troubles(reader.seen[-1]).get("egressgatewaypolicies", ""):
+        while "older than the known objects" not in troubles(reader.seen[-1]).get(
+            "egressgatewaypolicies", ""
+        ):
             # A watch that has just had a bookmark has missed nothing.
             server.cluster.namespace(f"more-{(number := number + 1)}")
             server.cluster.compact()

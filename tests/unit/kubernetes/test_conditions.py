@@ -161,12 +161,12 @@ def test_who_takes_over_tells_it_once() -> None:
     chronicle = EventSource(NOW - 5)
     assert chronicle.new_events(seen(changes=(changed("g1", at=NOW - 9),)), NOW) == []
     now = seen(changes=(changed("g1", at=NOW - 9), changed("g1")))
-    [happening] = chronicle.new_events(now, NOW)
+    [record] = chronicle.new_events(now, NOW)
     address = next(iter(virtual.IDS))
     text = f"master of {address}: g2 -> g1, epoch 9, silent for 120 ms (g2 was not heard)"
     key = f"master of {address}: g2 -> g1"
     kind = "EgressGateway", "partner", "MasterChanged"
-    assert happening == EventRecord(*kind, text, NOW, key=key, egress=virtual.IDS[address], epoch=9)
+    assert record == EventRecord(*kind, text, NOW, key=key, egress=virtual.IDS[address], epoch=9)
     assert chronicle.new_events(now, NOW) == []
 
 
@@ -174,7 +174,7 @@ def test_a_clock_that_was_set_back_hides_no_change() -> None:
     chronicle, first = EventSource(NOW - 5), changed("g1")
     chronicle.new_events(seen(changes=(first,)), NOW)
     later = seen(changes=(first, changed("", "g1", at=NOW - 3600)))
-    assert [happening.at for happening in chronicle.new_events(later, NOW)] == [NOW - 3600]
+    assert [record.at for record in chronicle.new_events(later, NOW)] == [NOW - 3600]
     assert chronicle.new_events(later, NOW) == []
 
 
@@ -187,8 +187,8 @@ def test_others_do_not_tell_it() -> None:
 def test_who_lets_go_and_has_no_successor_tells_it() -> None:
     chronicle = EventSource(NOW - 5)
     chronicle.new_events(seen("g2"), NOW)
-    [happening] = chronicle.new_events(seen("g2", changes=(changed("", "g2"),)), NOW)
-    assert (happening.warning, "g2 -> none" in happening.message) == (True, True)
+    [record] = chronicle.new_events(seen("g2", changes=(changed("", "g2"),)), NOW)
+    assert (record.warning, "g2 -> none" in record.message) == (True, True)
 
 
 def test_a_conflict_is_told_by_the_master_once() -> None:
@@ -232,7 +232,7 @@ def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
     other = EventRecord("EgressGatewayPolicy", "both", "SelectsHostNetwork", "x", NOW)
     assert not is_outdated(other, view)
     alone = replace(view, plan=replace(view.plan, isolated=True))
-    assert [is_due(happening, alone) for happening in (lost, other)] == [False, True]
+    assert [is_due(record, alone) for record in (lost, other)] == [False, True]
     assert is_due(lost, view)
 
 
@@ -277,13 +277,13 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
         lost = replace(
             lost, status={**lost.status, "conditions": [{**condition, "message": f"unheard for {minute}"}]}
         )
-        for happening in (*chronicle.new_events(seen(changes=(change,)), at), *of_report(lost, at)):
-            name = event(happening, "v", "uid", "g1")["metadata"]["name"]
+        for record in (*chronicle.new_events(seen(changes=(change,)), at), *of_report(lost, at)):
+            name = event(record, "v", "uid", "g1")["metadata"]["name"]
             standing = made.get(name)
             made[name] = (
-                {**standing, **(repeated(standing, happening) or {})}
+                {**standing, **(repeated(standing, record) or {})}
                 if standing
-                else event(happening, "v", "uid", "g1")
+                else event(record, "v", "uid", "g1")
             )
     assert {(e["reason"], e["count"]) for e in made.values()} == {
         ("MasterChanged", 100),
@@ -293,10 +293,10 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
 
 
 def test_an_event_as_the_api_has_it() -> None:
-    happening = EventRecord("EgressGateway", "a" * 253, "MasterChanged", "b" * 2000, NOW)
-    made = event(happening, "egress-gateway.io/v1alpha1", "uid", "g1")
+    record = EventRecord("EgressGateway", "a" * 253, "MasterChanged", "b" * 2000, NOW)
+    made = event(record, "egress-gateway.io/v1alpha1", "uid", "g1")
     assert len(made["metadata"]["name"]) == 253
-    assert made["metadata"] == event(happening, "egress-gateway.io/v1alpha1", "uid", "g1")["metadata"]
+    assert made["metadata"] == event(record, "egress-gateway.io/v1alpha1", "uid", "g1")["metadata"]
     assert len(made["message"]) == 1024
     assert made["involvedObject"]["name"] == "a" * 253
     assert (made["type"], made["firstTimestamp"], made["source"]["host"]) == ("Normal", LATER, "g1")

@@ -15,7 +15,7 @@ from gateway_agent.kubernetes.reflector import (
     MAX_BACKOFF_S,
     MAX_DENIALS,
     MAX_STALE_LISTS,
-    WATCH_SECONDS,
+    WATCH_S,
     Key,
     List,
     Object,
@@ -49,8 +49,8 @@ def test_it_lists_page_by_page_and_watches_from_there() -> None:
     assert reflector.step(0) == List("more")
     assert reflector.page([thing("b", 2)], "5")
     assert (names(reflector), reflector.synced) == ({"a", "b"}, True)
-    assert reflector.step(0) == Watch("5", WATCH_SECONDS)
-    assert reflector.step(1) == Watch("5", 2 * WATCH_SECONDS)
+    assert reflector.step(0) == Watch("5", WATCH_S)
+    assert reflector.step(1) == Watch("5", 2 * WATCH_S)
 
 
 def test_events_change_the_copy_and_move_the_version() -> None:
@@ -59,7 +59,7 @@ def test_events_change_the_copy_and_move_the_version() -> None:
     assert reflector.event("MODIFIED", thing("a", 7, spec=1))
     assert not reflector.event("MODIFIED", thing("a", 7, spec=1))
     assert not reflector.event("BOOKMARK", {"metadata": {"resourceVersion": "12"}})
-    assert reflector.step(0) == Watch("12", WATCH_SECONDS)
+    assert reflector.step(0) == Watch("12", WATCH_S)
     assert reflector.event("DELETED", thing("b", 13))
     assert not reflector.event("DELETED", thing("b", 13))
     assert not reflector.event("SOMETHING NEW", thing("c", 14))
@@ -76,7 +76,7 @@ def test_a_list_that_is_older_than_what_is_known_is_not_taken() -> None:
         assert not reflector.page([thing("a", 1)], "4", "more")
         assert not reflector.page([], "5")
         assert (names(reflector), reflector.synced) == ({"a", "b"}, True)
-        assert reflector.trouble == "a list that is older than what is known: 5 after 6"
+        assert reflector.trouble == "a list that is older than the known objects: 5 after 6"
     assert reflector.step(0.5) != List("more")
     assert reflector.page([thing("a", 1), thing("c", 7)], "7")
     assert (names(reflector), reflector.trouble) == ({"a", "c"}, "")
@@ -123,16 +123,16 @@ def test_a_watch_that_ends_goes_on_where_it_was() -> None:
     reflector = listed("a")
     reflector.event("ADDED", thing("b", 6))
     reflector.ended(lasted=0.1, events=1)
-    assert reflector.step(0) == Watch("6", WATCH_SECONDS)
+    assert reflector.step(0) == Watch("6", WATCH_S)
     reflector.ended(lasted=400, events=0)
-    assert reflector.step(0) == Watch("6", WATCH_SECONDS)
+    assert reflector.step(0) == Watch("6", WATCH_S)
 
 
 def test_a_watch_that_ends_at_once_is_a_failure() -> None:
     reflector = listed("a")
     reflector.ended(lasted=0.01, events=0)
     assert isinstance(reflector.step(0), Pause)
-    assert reflector.step(0) == Watch("5", WATCH_SECONDS)
+    assert reflector.step(0) == Watch("5", WATCH_S)
 
 
 @pytest.mark.parametrize("in_the_stream", [False, True])

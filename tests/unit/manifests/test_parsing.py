@@ -192,9 +192,9 @@ def test_other_kinds_are_passed_over() -> None:
          "must be true or false, not a text", ""),
         ("172.16.0.78]", "172.16.0.300]", "spec.sourceIP.virtualIPAddress.ips[1]",
          "'172.16.0.300' is not an IP address", "as 172.16.0.7"),
-        ("172.16.0.78]", "172.16.0.50]", "spec.sourceIP.virtualIPAddress.ips", "one address stands twice", ""),
+        ("172.16.0.78]", "172.16.0.50]", "spec.sourceIP.virtualIPAddress.ips", "one address is listed twice", ""),
         ("ips: [172.16.0.50, 172.16.0.78]", "ips: []", "spec.sourceIP.virtualIPAddress.ips", "is empty", ""),
-        ("{ips:", "{ip: 172.16.0.1, ips:", "spec.sourceIP.virtualIPAddress.ip", "stands beside ips",
+        ("{ips:", "{ip: 172.16.0.1, ips:", "spec.sourceIP.virtualIPAddress.ip", "is given beside ips",
          "either ip or ips"),
         ("ips: [172.16.0.50, 172.16.0.78], ", "", "spec.sourceIP.virtualIPAddress.ip", "is required",
          "either ip or ips"),
@@ -309,7 +309,7 @@ def test_one_bad_object_leaves_the_others_alone() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\na: 2\n", "not YAML: line 2, column 1: the key 'a' stands twice"),
+        ("a: 1\na: 2\n", "not YAML: line 2, column 1: the key 'a' is given twice"),
         ("a: [1\n", "not YAML: line 2, column 1: did not find expected ',' or ']'"),
         ("a: !!python/object:os.system {}\n",
          "not YAML: line 1, column 4: could not determine a constructor for the tag"),
@@ -319,7 +319,7 @@ def test_one_bad_object_leaves_the_others_alone() -> None:
         ("[" * 5000, "not YAML: "),
         ("kind: EgressGateway\nmetadata: {name: x}", "is required"),
         ("apiVersion: v1\nmetadata: {name: x}", "is required"),
-        ("&a [*a]", "not YAML: an alias stands inside of what it stands for"),
+        ("&a [*a]", "not YAML: an alias refers to a value that contains it"),
     ],
 )  # fmt: skip
 def test_what_is_no_manifest(text: str, message: str) -> None:
@@ -349,7 +349,7 @@ def test_second_object_of_one_name_is_reported_and_the_first_by_file_name_counts
     }
     inventory = parsing.assemble(contents)
     assert [g.interface for g in inventory.gateways] == ["eth1"]
-    message = "EgressGateway 'partner' stands in a.yaml too"
+    message = "EgressGateway 'partner' is defined in a.yaml too"
     assert inventory.problems == (Problem("b.yaml", "metadata.name", message, "the first one counts"),)
 
 

@@ -47,7 +47,7 @@ def test_a_virtual_address_in_the_status_of_a_node_is_not_the_nodes(
     assert (egress_ip.eligible, egress_ip.master) == (("g1", "g2"), master)
     assert {node.name: node.address for node in planned.plan.nodes}["g1"] == "172.16.0.7"
     [problem] = known.problems
-    assert "node g1 is said to have 172.16.0.50, which is a virtual address in service" in str(problem)
+    assert "node g1 reports 172.16.0.50, which is a virtual address in service" in str(problem)
     # While no keeper has spoken yet, too, and in all rounds that follow.
     assert build(own_only(said(*listed), {}, before), previous=before).plan.egress_ips[0].eligible == (
         "g1",

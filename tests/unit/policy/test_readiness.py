@@ -82,7 +82,7 @@ def test_a_virtual_address_needs_no_other_on_its_interface(egress: PlanEgressIP)
         (
             FOUR,
             replace(BOTH, foreign=frozenset({"172.16.0.50"})),
-            "172.16.0.50 is configured on eth1 by somebody else",
+            "172.16.0.50 is configured on eth1 by another program",
         ),
     ],
 )
@@ -99,7 +99,7 @@ def test_each_family_needs_its_own_forwarding_only() -> None:
 
 def test_somebody_elses_address_counts_on_every_interface_and_others_do_not() -> None:
     elsewhere = {"eth1": BOTH, "lo": replace(BOTH, foreign=frozenset({"172.16.0.50"}))}
-    assert unready(FOUR, "eth1", elsewhere) == "172.16.0.50 is configured on lo by somebody else"
+    assert unready(FOUR, "eth1", elsewhere) == "172.16.0.50 is configured on lo by another program"
     assert unready(virtual("172.16.0.51"), "eth1", elsewhere) == ""
 
 

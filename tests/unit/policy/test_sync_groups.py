@@ -122,14 +122,16 @@ def test_nothing_but_addresses_and_names_gets_into_the_configuration(
 
 @pytest.mark.parametrize("run_dir", ["run", "/run/a b", "/run/{x}", '/run/"', "/run/" + "x" * 90, "/run/ä"])
 def test_paths_that_conntrackd_would_misread_are_refused(run_dir: str) -> None:
-    with pytest.raises(ValueError, match="takes no path"):
+    with pytest.raises(ValueError, match="accepts no path"):
         sync_groups.files(run_dir, "sync")
 
 
 def test_the_longest_path_fits_into_a_socket_address() -> None:
     rest = len("/conntrackd-sync.sock")
-    assert len(sync_groups.files("/" + "x" * (106 - rest), "sync").control) == sync_groups.PATH_BYTES
-    with pytest.raises(ValueError, match="takes no path"):
+    assert (
+        len(sync_groups.files("/" + "x" * (106 - rest), "sync").control) == sync_groups.MAX_SOCKET_PATH_BYTES
+    )
+    with pytest.raises(ValueError, match="accepts no path"):
         sync_groups.files("/" + "x" * (107 - rest), "sync")
 
 

@@ -76,8 +76,9 @@ def test_of_two_records_of_one_interface_the_store_knows_one(uids: Any, records:
 
 def test_who_cannot_be_found_is_named() -> None:
     assert str(problem(POD)) == (
-        "pod prod/a: runs since before the plugin, and no veth leads to 10.244.1.5, fd00::5: it leaves by its own way "
-        "(start it anew: the plugin then sees it)"
+        "pod prod/a: was started before the plugin was installed, and no veth leads to 10.244.1.5, "
+        "fd00::5: it uses no gateway "
+        "(restart it, so that the plugin is called for it)"
     )
 
 

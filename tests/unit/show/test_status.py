@@ -210,7 +210,7 @@ def test_explain_on_the_master_itself() -> None:
         ("api", "10.244.1.1", "10.244.0.0/16 goes to no gateway: cluster network"),
         ("api", "172.16.0.8", "172.16.0.8/32 goes to no gateway: address of a node"),
         ("api", "127.0.0.1", "127.0.0.0/8 goes to no gateway: loopback"),
-        ("web", "203.0.113.10", "no policy counts for the pod"),
+        ("web", "203.0.113.10", "no policy applies to the pod"),
     ],
 )
 def test_explain_direct(pod: str, destination: str, reason: str) -> None:
@@ -267,7 +267,7 @@ def test_explain_a_pod_that_is_not_attached_here() -> None:
 def test_explain_a_pod_of_this_node_that_the_plugin_was_not_called_for() -> None:
     answer = status.explain(view(of=dataclasses.replace(INVENTORY, knows_pods=True)), "prod/elsewhere")
     assert answer["verdict"] == "direct"
-    assert "leaves by its own way" in steps(answer)["path"][1]
+    assert "uses no gateway" in steps(answer)["path"][1]
 
 
 def test_explain_a_container_that_runs_beside_the_chain() -> None:
@@ -301,7 +301,7 @@ def test_explain_a_pod_on_its_nodes_network() -> None:
     answer = status.explain(view(of=of), "prod/elsewhere", "203.0.113.10")
     assert answer["verdict"] == "direct"
     assert steps(answer)["pod"][0] == "uses its node's network"
-    assert "leaves by the node's address" in steps(answer)["path"][1]
+    assert "leave with the node's address" in steps(answer)["path"][1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Programs for maintainers that are neither tests nor benchmarks."""
