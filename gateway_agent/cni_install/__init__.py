@@ -1,1 +1,1 @@
-"""``egress-gateway-cni``: puts the plugin on the node and into its CNI configuration."""
+"""Implement ``egress-gateway-cni``: install the plugin on the node and add it to the CNI configuration."""

@@ -1,7 +1,8 @@
-"""Our entry in the node's CNI network configuration: text in, text out. Nothing else of it is changed.
+"""Add our entry to the text of a CNI network configuration, or remove it. Nothing else in the text is changed.
 
-The file that gets the entry is the one that container runtimes use: the first by name that libcni can load. Multus has
-no room for another plugin; it runs the whole configuration of its default network, so that one gets the entry.
+The entry belongs into the file that container runtimes use: the first one by name that libcni can load. The
+configuration of multus takes no further plugin. Multus runs the whole configuration of its default network, so the
+entry goes there.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from typing import Any
 from ..manifests.model import Problem
 
 TYPE = "egress-gateway"
-ENDINGS = (".conf", ".conflist", ".json")
-"""Of the files that container runtimes look at."""
+SUFFIXES = (".conf", ".conflist", ".json")
+"""Suffixes of the files that container runtimes read."""
 LIST = ".conflist"
 VERSIONS = ((0, 3, 1), (0, 4, 0), (1, 0, 0), (1, 1, 0))
-"""Of CNI, that our plugin speaks."""
+"""CNI versions that our plugin supports."""
 MULTUS = ("multus", "multus-shim")
-"""Types of the plugin, thin and thick."""
-LOST_ROOM = "make a .conflist of it: a list of plugins"
+"""Types of the multus plugin, thin and thick."""
+SINGLE_PLUGIN_HINT = "make a .conflist of it: a list of plugins"
 
 
 class NotChainable(Exception):
-    """The configuration cannot take our plugin. The message says why, ``hint`` what to do."""
+    """Our plugin cannot be added to the configuration. ``hint``: how to solve it."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message} ({hint})")
@@ -39,26 +40,26 @@ class InUse:
     """The file of a configuration directory that gets our entry."""
 
     name: str = ""
-    """Empty if no runtime can use any file yet."""
+    """Name of the file; empty if no file is usable yet."""
     skipped: tuple[Problem, ...] = ()
-    """Each file before it that cannot be loaded."""
+    """Problems of the files before it, which cannot be loaded."""
 
 
 def in_use(files: Mapping[str, str], unreadable: Mapping[str, str]) -> InUse:
-    """Return the file whose configuration the runtime runs for a pod.
+    """Return the file whose configuration the runtime uses for pods. Raises :class:`NotChainable`.
 
     ``files``: text of each file by name. ``unreadable``: reason for each file that cannot be read. CRI-O and Podman
-    skip what cannot be loaded. containerd starts no pod until it is gone: then the next file is no wrong choice either.
-    Raises :class:`NotChainable`.
+    skip files that they cannot load. containerd starts no pod as long as such a file exists, so the next file is right
+    in that case, too.
     """
     loaded: dict[str, dict[str, Any]] = {}
     skipped: list[Problem] = []
     for name in sorted((*files, *unreadable)):
-        if not name.endswith(ENDINGS):
+        if not name.endswith(SUFFIXES):
             continue
         try:
             if name in unreadable:
-                raise NotChainable(unreadable[name], "no runtime can load it: remove it or mend it")
+                raise NotChainable(unreadable[name], "no runtime can load it: remove or repair it")
             loaded[name] = _loaded(name, files[name])
         except NotChainable as error:
             if not loaded:
@@ -70,15 +71,15 @@ def in_use(files: Mapping[str, str], unreadable: Mapping[str, str]) -> InUse:
         if plugin.get("type") in MULTUS:
             name = _of_multus(name, plugin, loaded)
     if not name.endswith(LIST) and not _inline(loaded[name]):
-        raise NotChainable(f"{name} is in use, which has room for one plugin", LOST_ROOM)
+        raise NotChainable(f"{name} is in use, which has room for one plugin", SINGLE_PLUGIN_HINT)
     return InUse(name, tuple(skipped))
 
 
 def _of_multus(name: str, multus: Mapping[str, Any], loaded: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the file with the default network of multus.
+    """Return the file with the default network of multus. Raises :class:`NotChainable`.
 
-    See ``getNetDelegate`` of multus: ``clusterNetwork`` is a file or a directory, as its daemon sees them, or the name
-    of a network. Without it the first of ``delegates`` counts, written out in the file ``name``.
+    See ``getNetDelegate`` of multus: ``clusterNetwork`` is a file or a directory, in the view of its daemon, or the
+    name of a network. Without it, the first of ``delegates`` is used, which is part of the file ``name``.
     """
     network = multus.get("clusterNetwork")
     if not network or not isinstance(network, str):
@@ -87,7 +88,7 @@ def _of_multus(name: str, multus: Mapping[str, Any], loaded: Mapping[str, Mappin
     last = PurePosixPath(network).name
     if "/" not in network:
         found = next((other for other, whole in others.items() if whole.get("name") == network), "")
-    elif last.endswith(ENDINGS):
+    elif last.endswith(SUFFIXES):
         found = last if last in others else ""
     else:
         found = next(iter(others), "")
@@ -98,9 +99,9 @@ def _of_multus(name: str, multus: Mapping[str, Any], loaded: Mapping[str, Mappin
 
 
 def chained(text: str, entry: Mapping[str, Any]) -> str:
-    """Return the configuration with ``entry`` as its last plugin; as it is if it has it.
+    """Return the configuration with ``entry`` as its last plugin. Raises :class:`NotChainable`.
 
-    Raises :class:`NotChainable`.
+    If the entry is there already, the text is returned unchanged.
     """
     whole = _parsed(text)
     network = _inline(whole) or whole
@@ -117,7 +118,7 @@ def chained(text: str, entry: Mapping[str, Any]) -> str:
 
 
 def unchained(text: str) -> str:
-    """Return the configuration without our plugin; as it is if it has none. Raises :class:`NotChainable`."""
+    """Return the configuration without our plugin; unchanged if it has none. Raises :class:`NotChainable`."""
     whole = _parsed(text)
     before = copy.deepcopy(whole)
     for network in _networks(whole):
@@ -127,12 +128,12 @@ def unchained(text: str) -> str:
 
 
 def report(problems: tuple[Problem, ...]) -> str:
-    """Return what the installer leaves for the agent: all that keeps the plugin from being used."""
+    """Return the text of the report for the agent: the problems that keep the plugin from being used."""
     return json.dumps([vars(problem) for problem in problems]) + "\n"
 
 
 def read_report(text: str) -> tuple[Problem, ...]:
-    """Return the problems in a :func:`report`. Raises ValueError if it is none."""
+    """Return the problems in a :func:`report`. Raises ValueError if the text is no report."""
     try:
         return tuple(
             Problem(**{str(key): str(value) for key, value in given.items()}) for given in json.loads(text)
@@ -171,7 +172,10 @@ def _check_list(whole: Mapping[str, Any]) -> None:
 
 
 def _check_version(whole: Mapping[str, Any]) -> None:
-    """A runtime takes the newest of ``cniVersion`` and ``cniVersions`` that it knows (CNI 1.1)."""
+    """Raise :class:`NotChainable` unless our plugin supports the version that runtimes choose.
+
+    A runtime chooses the newest of ``cniVersion`` and ``cniVersions`` that it supports (CNI 1.1).
+    """
     several = whole.get("cniVersions")
     given = [whole.get("cniVersion"), *(several if isinstance(several, list) else ())]
     named = [str(version) for version in given if version]
@@ -195,7 +199,7 @@ def _is_multus(whole: Mapping[str, Any]) -> bool:
 
 
 def _inline(whole: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the default network that is written out in a configuration of multus; None if there is none."""
+    """Return the default network that is part of a configuration of multus; None if there is none."""
     for plugin in _plugins(whole):
         delegates = plugin.get("delegates")
         if plugin.get("type") in MULTUS and not plugin.get("clusterNetwork") and isinstance(delegates, list):
@@ -205,7 +209,7 @@ def _inline(whole: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _networks(whole: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield each list of plugins in a configuration: its own, and those that are written out for multus."""
+    """Yield each list of plugins in a configuration: its own, and those in the delegates of multus."""
     if isinstance(whole.get("plugins"), list):
         yield whole
     for plugin in _plugins(whole):

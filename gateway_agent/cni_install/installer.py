@@ -1,8 +1,8 @@
-"""``egress-gateway-cni``: puts the plugin on the node and into its CNI configuration, or takes both away again.
+"""Install the plugin on the node and in its CNI configuration, or remove both.
 
-With ``--watch`` it stays, and puts back what another program has overwritten: a network plugin that is updated writes
-its configuration anew, and pods that started without ours would not be selected. A plugin that cannot run on the node
-is never chained: every pod's start would fail.
+With ``--watch`` the program keeps running and restores its entry after another program has overwritten it: an updated
+network plugin writes its configuration again, and pods that start without our plugin would not be selected. A plugin
+that cannot run on the node is never chained, because every pod start would fail.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from .plugin_report import NAME as REPORT
 DONE, FAILED = 0, 1
 SHARE = Path(sys.prefix) / "share"
 FILES = {"shipped": f"{conflist_text.TYPE}-standalone", "node": conflist_text.TYPE}
-"""The plugin by whose interpreter runs it, as ``packaging`` builds it; what is tried first comes first."""
-TOGETHER_MS, AGAIN_MS = 100, 1000
-"""From a change to the look at it; until the next look if no event comes."""
+"""Files of the plugin by the interpreter that runs them, as ``packaging`` builds them, in order of preference."""
+DEBOUNCE_MS, POLL_INTERVAL_MS = 100, 1000
+"""Milliseconds from a change to the next check; between two checks if no event comes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 it could not be done, 2 wrong call."""
+    """Run the installer. Return the exit code: 0 done, 1 failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "remove":
@@ -67,17 +67,16 @@ class Done:
     """The outcome of one installation."""
 
     lines: tuple[str, ...] = ()
-    """What has changed, or is waited for."""
+    """Descriptions of the changes, or of what the installer waits for."""
     problems: tuple[Problem, ...] = ()
     chained: bool = True
     """False if a problem keeps the plugin from being used."""
 
 
 def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], probe: PluginProbe) -> Done:
-    """Install and chain the plugin; change nothing that is so already.
+    """Install and chain the plugin. Nothing is changed if all is in place. Raises OSError and :class:`NotChainable`.
 
-    The plugin comes first: a runtime that reads the configuration must find it. Raises OSError and
-    :class:`NotChainable`.
+    The plugin is installed before its entry: a runtime that reads the configuration must find the file.
     """
     for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
         if not directory.is_dir():
@@ -101,10 +100,10 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], 
 
 
 def remove(bin_dir: Path, conf_dir: Path) -> None:
-    """Take the plugin out of the configuration, then away. Raises OSError.
+    """Remove the plugin's entry, then the plugin. Raises OSError.
 
-    The configuration comes first: what it names must be there. A file that cannot be read has no entry of ours that a
-    runtime could follow.
+    The entry is removed first: a plugin that a configuration names must exist. A file that cannot be read is skipped:
+    no runtime can use an entry in it.
     """
     _say(_unchain(conf_dir))
     target = bin_dir / conflist_text.TYPE
@@ -127,12 +126,12 @@ def _unchain(conf_dir: Path) -> list[str]:
 
 
 def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the text of each file that a runtime looks at, and why others cannot be read. Directories are none."""
+    """Return the text of each file that a runtime reads, and the reason for each that cannot be read."""
     files: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
         for found in sorted(os.scandir(conf_dir), key=lambda entry: entry.name):
-            if not found.name.endswith(conflist_text.ENDINGS) or found.is_dir(follow_symlinks=False):
+            if not found.name.endswith(conflist_text.SUFFIXES) or found.is_dir(follow_symlinks=False):
                 continue
             if not os.path.isfile(found.path):
                 link = "it is a link that leads to no file" if found.is_symlink() else "it is no regular file"
@@ -146,7 +145,7 @@ def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
-    """Install, and leave the report for the agent."""
+    """Install, and write the report for the agent."""
     try:
         done = install(_plugin(options), options.bin_dir, options.conf_dir, _entry(options), probe)
     except NotChainable as error:
@@ -164,10 +163,10 @@ def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
 
 
 def _watch(options: argparse.Namespace) -> None:
-    """Install again after each change, until told to stop. No error ends it; each is logged once."""
+    """Install again after each change, until a signal ends the process. Errors are logged once and do not end it."""
     last: tuple[str, ...] = ()
     probe = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root)
-    # The first process of a pid namespace gets no signal that it has no handler for.
+    # The first process of a pid namespace receives only signals that it has a handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))
     changes: Iterator[object] = iter(())
     watched: object = None
@@ -188,30 +187,30 @@ def _watch(options: argparse.Namespace) -> None:
 
 
 def _next(changes: Iterator[object]) -> bool:
-    """Wait for a change or for :data:`AGAIN_MS`. Return False if the watch has ended."""
+    """Wait for a change, at most :data:`POLL_INTERVAL_MS`. Return False if the watch has ended."""
     try:
         next(changes)
         return True
     except KeyboardInterrupt:
         raise
     except Exception:
-        # Nothing to watch, or the kernel's limit of watches: looking again by time is enough.
-        time.sleep(AGAIN_MS / 1000)
+        # Nothing to watch, or the kernel's limit of watches is reached: polling is enough.
+        time.sleep(POLL_INTERVAL_MS / 1000)
         return False
 
 
 def _changes(directories: Sequence[Path]) -> Iterator[object]:
     return watchfiles.watch(
         *directories,
-        debounce=TOGETHER_MS,
-        rust_timeout=AGAIN_MS,
+        debounce=DEBOUNCE_MS,
+        rust_timeout=POLL_INTERVAL_MS,
         yield_on_timeout=True,
         recursive=False,
     )
 
 
 def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]:
-    """Return each directory to watch with its device and inode, the nearest parent of one that does not exist."""
+    """Return (path, device, inode) of the directories to watch; for a missing one, its nearest existing parent."""
     links = [Path(os.path.realpath(path)).parent for path in options.conf_dir.glob("*") if path.is_symlink()]
     found = {}
     for path in (options.conf_dir, options.bin_dir, *links):
@@ -221,7 +220,7 @@ def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]
 
 
 def _plugin(options: argparse.Namespace) -> Path:
-    """Return the file to install: the one that is named, else the first that is there."""
+    """Return the file to install: the one given by an option, else the first existing one."""
     if options.plugin:
         return Path(options.plugin)
     named = FILES if options.interpreter == "auto" else (options.interpreter,)
@@ -239,8 +238,8 @@ def _read(path: Path) -> str:
 
 
 def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
-    """Return True if there was something to change. What another program writes meanwhile is not overwritten."""
-    # A link stays one: what it leads to is the configuration.
+    """Change the text of a file. Return True if it was changed. Concurrent writes of other programs are kept."""
+    # A symbolic link stays one: its target is changed.
     path = path.resolve(strict=True)
     while True:
         before = _read(path)
@@ -262,13 +261,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("command", choices=("install", "remove"))
-    parser.add_argument("--watch", action="store_true", help="stay, and put back what others overwrite")
+    parser.add_argument(
+        "--watch", action="store_true", help="keep running, and restore what others overwrite"
+    )
     parser.add_argument(
         "--interpreter",
         choices=("auto", *FILES),
         default="auto",
-        help="what the plugin runs with: the interpreter that is shipped in its own file, or the "
-        "node's Python; auto takes the first of them that was built",
+        help="interpreter of the plugin: the one that is shipped in its own file, or the node's Python; "
+        "auto: the first of them that was built",
     )
     parser.add_argument(
         "--plugin", type=Path, metavar="FILE", help=f"default: the one of --interpreter in {SHARE}"
@@ -283,21 +284,23 @@ def _parser() -> argparse.ArgumentParser:
         "--host-root",
         type=Path,
         metavar="DIR",
-        help="the host's root or its /usr below it, if this runs in a container: the node's Python "
-        "is looked up there, where the plugin needs it",
+        help="in a container: the host's root directory, or a directory with the host's /usr; the node's Python "
+        "is looked up there if the plugin needs it",
     )
     parser.add_argument(
         "--report",
         type=Path,
         default=AgentConfig.run_dir / REPORT,
         metavar="FILE",
-        help="of what keeps the plugin from being used, for the agent; default %(default)s",
+        help="file for the agent with the problems that keep the plugin from being used; default %(default)s",
     )
     parser.add_argument(
-        "--socket", default="", metavar="PATH", help="of the agent, where it is not the usual one"
+        "--socket", default="", metavar="PATH", help="socket of the agent, if it is not the default one"
     )
     parser.add_argument(
-        "--failure-policy", choices=("Fail", "Ignore"), help="of the plugin; its own default is Fail"
+        "--failure-policy",
+        choices=("Fail", "Ignore"),
+        help="failurePolicy of the plugin; its default is Fail",
     )
     return parser
 

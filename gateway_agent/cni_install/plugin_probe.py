@@ -1,4 +1,4 @@
-"""If the installed plugin can run on this node: a plugin that is chained and cannot run fails every pod's start."""
+"""Check if the installed plugin can run on this node: a chained plugin that cannot run fails every pod start."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import stat
 import subprocess
 from pathlib import Path
 
-OLDEST = (3, 9)
-"""Of Python, that the plugin runs with."""
+MIN_PYTHON = (3, 9)
+"""Oldest Python version that runs the plugin."""
 TIMEOUT_S = 10.0
 """Seconds that the plugin gets to answer."""
 NOT_RUN = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP)
-"""How the kernel says that it runs no such file; other errors pass by."""
-LINKS = 40
-"""As many as Linux follows in one path."""
-# As libcni asks for versions, in the environment that systemd gives to a runtime.
+"""Errors of execve() that are permanent for a file; other errors are temporary."""
+MAX_LINKS = 40
+"""Symbolic links that Linux follows in one path."""
+# The request for versions of libcni, with the PATH that systemd gives to a runtime.
 ENVIRONMENT = {
     "CNI_COMMAND": "VERSION", "CNI_NETNS": "dummy", "CNI_IFNAME": "dummy", "CNI_PATH": "dummy",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
@@ -27,24 +27,24 @@ _MINOR = re.compile(r"python3\.(\d+)")
 
 
 class PluginProbe:
-    """Run the plugin as a runtime does, again only after it or its interpreter has changed.
+    """Runs the plugin as a runtime does, again only after it or its interpreter has changed.
 
-    With an interpreter of its own the plugin runs in a container as it does on the node. ``host_root``: the host's
-    root directory, or its ``/usr`` alone, as this container sees it. A plugin that needs the node's interpreter would
-    run with the container's, so the host's is looked up instead.
+    ``host_root``: the host's root directory, or its ``/usr`` alone, in the view of this container; None outside of a
+    container. A plugin with its own interpreter runs in a container as on the node. A plugin that needs the node's
+    interpreter would run with the container's, so the host's interpreter is looked up instead.
     """
 
     def __init__(self, target: Path, host_root: Path | None) -> None:
         self._target, self._host_root = target, host_root
         self._good: object = None
-        """State of the files with which it ran."""
+        """State of the files at the last successful run."""
         self._same: object = None
-        """State of the installed file and of its source when they were compared."""
+        """State of the installed file and of its source when both were last found equal."""
 
     def differs(self, source: Path) -> bool:
-        """Return True if the plugin has not the content of ``source``, or is no program. Raises OSError.
+        """Return True if the plugin differs from ``source`` or is not executable. Raises OSError.
 
-        They are compared anew only after one of them has changed: they have megabytes.
+        The files have megabytes, so they are compared again only after one of them has changed.
         """
         states = (_state(self._target), _state(source), source)
         if states == self._same:
@@ -60,13 +60,13 @@ class PluginProbe:
         return False
 
     def by_node(self) -> bool:
-        """Return True if the plugin needs an interpreter of the node. Raises OSError."""
+        """Return True if the plugin needs the node's interpreter. Raises OSError."""
         return _interpreter(self._target) != self._target
 
     def failure(self) -> str:
-        """Return why the plugin cannot run; empty if it can.
+        """Return the reason why the plugin cannot run; empty if it can.
 
-        Raises OSError, and TimeoutError if the plugin does not answer: a machine may be that busy.
+        Raises OSError, and TimeoutError if the plugin does not answer, which may be due to a busy machine.
         """
         interpreter = _interpreter(self._target)
         if self._host_root is not None and interpreter != self._target:
@@ -91,7 +91,7 @@ def _state(path: Path) -> object:
         found = path.stat()
     except OSError as error:
         return error.errno
-    # A mount without the right to run is in no field of a file.
+    # A mount with noexec shows in no field of a file's status.
     runs = os.access(path, os.X_OK)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_mode, runs
 
@@ -126,10 +126,10 @@ def _tried(target: Path, interpreter: Path) -> str:
 
 def _looked_up(root: Path, interpreter: Path) -> str:
     path = interpreter
-    for _ in range(LINKS):
+    for _ in range(MAX_LINKS):
         seen = root / path.relative_to("/")
         if not os.path.lexists(root / path.parts[1]):
-            # A link to what this container is not shown, as /etc/alternatives: nothing speaks against it.
+            # A link to a directory that is not mounted here, as /etc/alternatives: assume that it is right.
             return ""
         if not seen.is_symlink():
             break
@@ -137,6 +137,6 @@ def _looked_up(root: Path, interpreter: Path) -> str:
     if not seen.is_file() or not os.access(seen, os.X_OK):
         return f"the node has no {interpreter}"
     minor = _MINOR.fullmatch(path.name)
-    if minor and (3, int(minor[1])) < OLDEST:
+    if minor and (3, int(minor[1])) < MIN_PYTHON:
         return f"{interpreter} of the node is {path.name}, and 3.9 or later is needed"
     return ""

@@ -1,1 +1,1 @@
-"""What container engines know of their containers: read only."""
+"""Read labels and networks of containers from the stores of container engines."""

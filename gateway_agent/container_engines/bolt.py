@@ -1,7 +1,7 @@
-"""Reads a BoltDB file (go.etcd.io/bbolt, ``page.go``, ``bucket.go``, ``db.go``): podman kept its containers in one.
+"""Parse a BoltDB file (go.etcd.io/bbolt, ``page.go``, ``bucket.go``, ``db.go``), the store of older podman versions.
 
-A key-value file of pages: two meta pages, of which the valid one with the higher transaction counts, and B+ trees.
-Everything in it may be anything: what is not as it must be raises ValueError.
+A BoltDB file is a key-value store of pages: two meta pages, of which the valid one with the higher transaction is
+current, and B+ trees. The input is not trusted: every violation of the format raises ValueError.
 """
 
 from __future__ import annotations
@@ -14,51 +14,50 @@ VERSION = 2
 BRANCH, LEAF = 1, 2
 """Kinds of pages."""
 SUBBUCKET = 1
-"""Kind of a leaf's entry."""
-DEEPEST = 32
+"""Flag of a leaf's entry that is a bucket."""
+MAX_DEPTH = 32
 """Levels of one tree: with two entries on each page that is more than any file can hold."""
-MOST_READ = 16
-"""How often the whole file may be read in all: pages and entries of a damaged one may overlap."""
+MAX_READ_FACTOR = 16
+"""Bytes that may be read, as a multiple of the file's size: pages and entries of a damaged file may overlap."""
 _PAGE = struct.Struct("<QHHI")
-"""Number, kind, entries, further pages of the same."""
+"""Header of a page: number, kind, entries, number of overflow pages."""
 _META = struct.Struct("<IIIIQQQQQQ")
-"""Magic, version, page size, flags, root page, sequence, free list, pages, transaction, checksum."""
+"""Meta page: magic, version, page size, flags, root page, sequence, free list, pages, transaction, checksum."""
 _BRANCH = struct.Struct("<IIQ")
-"""Offset from here, length of the key, page."""
+"""Branch entry: offset from its own start, length of the key, page."""
 _LEAF = struct.Struct("<IIII")
-"""Kind, offset from here, length of the key, length of the value."""
+"""Leaf entry: flags, offset from its own start, length of the key, length of the value."""
 _BUCKET = struct.Struct("<QQ")
-"""Root page (0: the page follows here), sequence."""
+"""Bucket: root page (0: an inline page follows), sequence."""
 
 
 class Bolt:
-    """The content of a file, as of its last transaction."""
+    """The content of a file (``data``) as of its last transaction. Raises ValueError if it is no BoltDB file."""
 
     def __init__(self, data: bytes) -> None:
-        """Raises ValueError if it is no such file."""
         self._data = data
-        self._left = MOST_READ * len(data)
+        self._left = MAX_READ_FACTOR * len(data)
         metas = [meta for meta in _metas(data) if meta is not None]
         if not metas:
             raise ValueError("no valid BoltDB file")
         _, self._size, self._root = max(metas)
 
     def items(self, *path: bytes) -> Iterator[tuple[bytes, bytes | None]]:
-        """Yield key and value of each entry of the bucket that ``path`` leads to; None: the entry is a bucket.
+        """Yield (key, value) of each entry of the bucket at ``path``; the value is None if the entry is a bucket.
 
-        Nothing if there is no such bucket. Raises ValueError.
+        Yields nothing if there is no such bucket. Raises ValueError.
         """
         for key, value, kind in self._bucket(path):
             yield key, None if kind & SUBBUCKET else value
 
     def buckets(self, *path: bytes) -> Iterator[tuple[bytes, dict[bytes, bytes]]]:
-        """Yield key and values of each bucket in the bucket that ``path`` leads to. Raises ValueError."""
+        """Yield (key, values by key) of each bucket inside the bucket at ``path``. Raises ValueError."""
         for key, inner, kind in self._bucket(path):
             if kind & SUBBUCKET:
                 yield key, {name: value for name, value, of in self._inside(inner) if not of & SUBBUCKET}
 
     def get(self, *path: bytes) -> bytes | None:
-        """Return the value at the end of ``path``; None if there is none. Raises ValueError."""
+        """Return the value at ``path``; None if there is none. Raises ValueError."""
         return next((value for key, value in self.items(*path[:-1]) if key == path[-1]), None)
 
     def _bucket(self, path: Sequence[bytes]) -> Iterator[tuple[bytes, bytes, int]]:
@@ -75,7 +74,7 @@ class Bolt:
         return self._tree(self._at(root) if root else bucket[_BUCKET.size :], set())
 
     def _at(self, number: int) -> bytes:
-        """Return a page, with the further pages that belong to it."""
+        """Return a page with its overflow pages."""
         start = number * self._size
         _, _, _, more = _unpack(_PAGE, self._data, start)
         page = self._data[start : start + min((more + 1) * self._size, self._spend(0))]
@@ -83,14 +82,14 @@ class Bolt:
         return page
 
     def _spend(self, count: int) -> int:
-        """Return how many bytes may still be read after these. Raises ValueError if there are none."""
+        """Count ``count`` read bytes and return how many more may be read. Raises ValueError if none may."""
         self._left -= count
         if self._left <= 0:
             raise ValueError("pages or entries overlap")
         return self._left
 
     def _tree(self, page: bytes, above: set[int], depth: int = 0) -> Iterator[tuple[bytes, bytes, int]]:
-        """Yield key, value and kind of each entry. ``above``: the pages of this tree that were read already."""
+        """Yield (key, value, flags) of each entry. ``above``: pages of this tree that have been read already."""
         _, kind, count, _ = _unpack(_PAGE, page, 0)
         if kind not in (BRANCH, LEAF):
             raise ValueError(f"a page of kind {kind} in a tree")
@@ -98,8 +97,8 @@ class Bolt:
             at = _PAGE.size + entry * _LEAF.size
             if kind == BRANCH:
                 _, _, below = _unpack(_BRANCH, page, at)
-                if below in above or depth > DEEPEST:
-                    raise ValueError("a tree without end")
+                if below in above or depth > MAX_DEPTH:
+                    raise ValueError("a tree with a cycle")
                 above.add(below)
                 yield from self._tree(self._at(below), above, depth + 1)
                 continue
@@ -112,10 +111,10 @@ class Bolt:
 
 
 def _metas(data: bytes) -> Iterator[tuple[int, int, int] | None]:
-    """Yield of each valid meta page transaction, page size and root page."""
+    """Yield (transaction, page size, root page) of both meta pages, None for an invalid one."""
     first = _meta(data, 0)
     yield first
-    # The second one lies behind the first page, whose size a valid first one tells; else the usual sizes are tried.
+    # The second one follows the first page. Without a valid first meta page the usual page sizes are tried.
     sizes = [first[1]] if first else [1 << bits for bits in range(9, 17)]
     yield from (_meta(data, size) for size in sizes)
 
@@ -130,7 +129,7 @@ def _meta(data: bytes, start: int) -> tuple[int, int, int] | None:
 
 
 def _fnv(data: bytes) -> int:
-    """FNV-1a, 64 bits."""
+    """Return the FNV-1a hash of ``data``, 64 bits."""
     value = 0xCBF29CE484222325
     for byte in data:
         value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF

@@ -1,4 +1,4 @@
-"""What the stores of container engines say of containers: documents that may be anything, in; plain data out."""
+"""Parse untrusted documents of container engines into plain data, and find containers that nothing steers."""
 
 from __future__ import annotations
 
@@ -16,64 +16,64 @@ from ..policy import planner
 RUNNING = (3, 5)
 """States of a podman container with processes: running and paused (``libpod/define/containerstate.go``)."""
 OWN, HOST, SHARED, NONE = "own", "host", "shared", "none"
-"""Whose network namespace a container uses: its own, the node's, that of another container; or it has no network."""
+"""Network of a container: its own namespace, the node's, that of another container, or none."""
 FORWARDED = ("slirp4netns", "pasta")
-"""Network modes in which a process on the node sends what the container sends."""
+"""Network modes in which a process on the node sends the container's packets."""
 NERDCTL_NAME = "nerdctl/name"
-"""The label under which nerdctl keeps the name of a container."""
-MOST_HYPHENS = 4
-"""In the name of a containerd namespace, and one more: each is a question of its own."""
+"""Label in which nerdctl stores the name of a container."""
+MAX_SPLITS = 4
+"""Ways to split an id into namespace and name that are tried. Each one costs a request."""
 NOT_TEXT = "labels are not a mapping of texts"
 
 
 @dataclass(frozen=True)
 class Container:
-    """A container as its engine's store has it."""
+    """A container in the store of its engine."""
 
     id: str
     name: str
     labels: Mapping[str, str]
     pid: int = 0
-    """Of its first process; 0: none is known to run."""
+    """Pid of its first process; 0 if none is known to run."""
     network: str = OWN
     shares: str = ""
-    """Id of the container whose network it uses."""
+    """Id of the container whose network it uses; empty if it shares none."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """All containers of an engine. ``backend``: who makes their networks, ``cni`` or ``netavark``; empty: unknown."""
+    """All containers of an engine. ``backend``: its network backend, ``cni`` or ``netavark``; empty if unknown."""
 
     engine: str
     backend: str = ""
     containers: tuple[Container, ...] = ()
     broken: tuple[str, ...] = ()
-    """What is wrong with entries that are no containers."""
+    """Errors of entries that could not be parsed."""
 
 
 @dataclass(frozen=True)
 class Beside:
-    """A container that runs and is selected, though no tag can steer it."""
+    """A running container that a policy selects but no tag can steer."""
 
     container: Container
     problem: Problem
 
     @property
     def pod(self) -> tuple[str, str]:
-        """The namespace and the name by which ``explain`` knows it."""
+        """Return the namespace and the name by which ``explain`` knows it."""
         return DEFAULT_NAMESPACE, self.container.name
 
 
 def of_podman(config: bytes | str, state: bytes | str = b"{}", pod: bytes | str = b"{}") -> Container:
-    """Return the container with this configuration, state, and configuration of its pod. Raises ValueError."""
+    """Parse a container from the JSON of its configuration, its state, and its pod. Raises ValueError."""
     about, now, around = (_object(text) for text in (config, state, pod))
     labels = _labels(about.get("labels"))
     if about.get("pause") is True:
-        # The container that holds the network of a podman pod: the labels of the pod are those that its owner gave.
+        # The infra container, which holds the network of a podman pod: its owner gave labels to the pod only.
         labels |= _labels(around.get("labels"))
     name = _text(about.get("name"))
     if about.get("pause") is True and isinstance(around.get("name"), str):
-        # CNI calls name it so, too.
+        # CNI calls use the name of the pod, too.
         name = around["name"]
     shares = about.get("netNsCtr") or ""
     pid = now.get("pid") if now.get("state") in RUNNING else 0
@@ -84,12 +84,12 @@ def of_podman(config: bytes | str, state: bytes | str = b"{}", pod: bytes | str 
 
 
 def _network(about: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Return whose network a podman container uses that shares no other container's."""
+    """Return the network of a podman container that does not share another container's."""
     if about.get("networkMode") in FORWARDED:
         return HOST
     if about.get("createNetNS") is True:
         return OWN if now.get("networkStatus") else NONE
-    # Of "none", podman leaves the namespace to the runtime; of the node's network there is none.
+    # In mode "none", podman leaves the namespace to the runtime. With the node's network there is no entry.
     spec = about.get("spec")
     linux = spec.get("linux") if isinstance(spec, dict) else None
     spaces = linux.get("namespaces") if isinstance(linux, dict) else None
@@ -100,7 +100,7 @@ def _network(about: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def of_containerd(text: bytes | str) -> Container:
-    """Return the container in the answer of ``ctr containers info``. Raises ValueError."""
+    """Parse the answer of ``ctr containers info``. Raises ValueError."""
     about = _object(text)
     labels = _labels(about.get("Labels"))
     name = _text(about.get("ID"))
@@ -108,18 +108,18 @@ def of_containerd(text: bytes | str) -> Container:
 
 
 def containerd_names(container_id: str) -> Iterator[tuple[str, str]]:
-    """Yield namespace and id that the id of a CNI call can stand for: nerdctl and ctr join them with a hyphen."""
+    """Yield the possible (namespace, id) of a CNI call's container id: nerdctl and ctr join both with a hyphen."""
     parts = container_id.split("-")
-    for at in range(1, min(len(parts), MOST_HYPHENS + 1)):
+    for at in range(1, min(len(parts), MAX_SPLITS + 1)):
         namespace, name = "-".join(parts[:at]), "-".join(parts[at:])
         if namespace and name:
             yield namespace, name
 
 
 def beside(listing: Listing, attached: Collection[str], inventory: Inventory) -> Iterator[Beside]:
-    """Yield each running container that a policy selects though no tag can steer it.
+    """Yield each running container that a policy selects but no tag can steer.
 
-    ``attached``: ids of the containers that CNI calls have told of.
+    ``attached``: ids of the containers that had a CNI call.
     """
     by_id = {container.id: container for container in listing.containers}
     policies = planner.policies(inventory)
@@ -140,7 +140,7 @@ def _selecting(policies: Iterable[PlanPolicy], inventory: Inventory, container: 
 
 
 def identity(inventory: Inventory, container: Container) -> PodIdentity:
-    """Return the pod that a container is: engines know no namespaces."""
+    """Return a container as a pod in the default namespace, because engines have no namespaces."""
     return planner.identify(inventory, DEFAULT_NAMESPACE, container.name, container.labels)
 
 
@@ -150,21 +150,21 @@ def _problem(
     source = f"container {container.name or container.id[:12]}"
     selected = f"policy {', '.join(policies)} selects it, but"
     if container.network == HOST:
-        why = f"{selected} it uses the node's network and leaves by the node's address"
+        why = f"{selected} it uses the node's network, and its packets leave with the node's address"
         hint = "let no policy select it, or give it a network of its own"
     elif container.network == SHARED:
         other = owner.name if owner else container.shares[:12]
-        why = f"{selected} it uses the network of container {other}, and leaves as that one does"
+        why = f"{selected} it uses the network of container {other}, and its packets take the same path"
         hint = "give the labels to the container or the pod that has the network"
     elif listing.backend == "netavark":
         why = (
             f"{selected} {listing.engine}'s network backend is netavark, which calls no CNI plugin: "
-            "it leaves by its own way"
+            "it uses no gateway"
         )
-        hint = 'network_backend = "cni" in containers.conf, as the manual says; then make its network and itself anew'
+        hint = 'network_backend = "cni" in containers.conf, see the manual; then create its network and itself again'
     else:
-        why = f"{selected} {listing.engine} did not call the plugin for it: it leaves by its own way"
-        hint = "chain the plugin into its network and start it anew; see the manual for podman with netavark"
+        why = f"{selected} {listing.engine} did not call the plugin for it: it uses no gateway"
+        hint = "chain the plugin into its network and restart it; see the manual for podman with netavark"
     return Problem(source, "", why, hint)
 
 

@@ -1,7 +1,7 @@
-"""The stores of this node's container engines, read only: podman's data base, and containerd by ``ctr``.
+"""Read the stores of this node's container engines: podman's database, and containerd by ``ctr``.
 
-podman holds the lock of a container while it calls CNI plugins, so whatever asks podman itself (``podman inspect``,
-``podman ps``, its API) would wait for the call that asks. Its data base can be read at any time.
+podman holds the lock of a container while it calls CNI plugins, so a request to podman itself (``podman inspect``,
+``podman ps``, its API) during a CNI call would wait for that call. Its database can be read at any time.
 """
 
 from __future__ import annotations
@@ -23,29 +23,32 @@ from . import documents
 from .bolt import Bolt
 from .documents import Container, Listing
 
-DEADLINE = 2.0
-"""Seconds for one question."""
-IN_ALL, LISTING = DEADLINE + 1.0, 30.0
-"""Seconds after which a question to podman's data base, or a listing of it, is given up: its disk may hang."""
+QUERY_TIMEOUT_S = 2.0
+"""Seconds of one query: for podman's lock, or for the answer of containerd."""
+FIND_TIMEOUT_S, LISTING_TIMEOUT_S = QUERY_TIMEOUT_S + 1.0, 30.0
+"""Seconds after which a query of podman's database, or a listing, is given up: its disk may hang."""
 THREADS = 2
 WRITTEN_AHEAD = b"\2\2"
 """Versions for writing and reading in the header of an SQLite file in WAL mode."""
-RETRY = 0.01
-LARGEST = 256 << 20
-"""Bytes of a data base."""
-CTR_ANSWER = 4 << 20
-"""Bytes."""
+LOCK_RETRY_S = 0.01
+MAX_DATABASE_BYTES = 256 << 20
+"""Size of a database."""
+MAX_CTR_ANSWER_BYTES = 4 << 20
+"""Size of an answer of ``ctr``."""
 Row = tuple[bytes | str, bytes | str, bytes | str]
 """Configuration, state and configuration of the pod of one container, as JSON."""
 T = TypeVar("T")
 
 
 class EngineError(Exception):
-    """What an engine's store does not tell, and why."""
+    """An engine's store gives no answer; the message has the reason."""
 
 
 class Podman:
-    """``root``: podman's ``graphroot``, or the directory with its data base: BoltDB up to version 4.7, then SQLite."""
+    """Reads podman's database: BoltDB up to version 4.7, then SQLite.
+
+    ``root``: podman's ``graphroot``, or the directory with the database.
+    """
 
     name = "podman"
 
@@ -56,11 +59,11 @@ class Podman:
         self._sqlite = tuple(place / "db.sql" for place in places)
 
     def here(self) -> bool:
-        """Return True if there is such an engine, be its store readable or not."""
+        """Return True if this node has the engine, even if its store is not readable."""
         return any(map(os.path.lexists, (*self._bolt, *self._sqlite)))
 
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
-        """Return what changes whenever the data base does."""
+        """Return a value that changes whenever the database does."""
         found = []
         for path in (*self._bolt, *self._sqlite, *(path.with_name("db.sql-wal") for path in self._sqlite)):
             with contextlib.suppress(OSError):
@@ -86,7 +89,7 @@ class Podman:
             except ValueError as error:
                 broken.append(f"a container in {path}: {error}")
                 continue
-            # After the machine has started, the data base tells of processes from before.
+            # After a reboot the database still has the pids of processes before it.
             found[container.id] = replace(container, pid=container.pid if _runs(container.pid) else 0)
         backend = ""
         with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -120,8 +123,8 @@ def _bolt_rows(path: Path, container_id: str) -> Iterator[Row]:
 
 
 def _under_lock(path: Path) -> bytes:
-    """Return the file as no transaction changes it. podman locks it for each transaction and waits for others."""
-    end = time.monotonic() + DEADLINE
+    """Return the content of the file while no transaction changes it: podman locks it for each transaction."""
+    end = time.monotonic() + QUERY_TIMEOUT_S
     with path.open("rb") as file:
         while True:
             try:
@@ -129,10 +132,10 @@ def _under_lock(path: Path) -> bytes:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise ValueError(f"another program has locked it for {DEADLINE:g} s") from None
-                time.sleep(RETRY)
-        if os.fstat(file.fileno()).st_size > LARGEST:
-            raise ValueError(f"larger than {LARGEST} bytes")
+                    raise ValueError(f"another program has locked it for {QUERY_TIMEOUT_S:g} s") from None
+                time.sleep(LOCK_RETRY_S)
+        if os.fstat(file.fileno()).st_size > MAX_DATABASE_BYTES:
+            raise ValueError(f"larger than {MAX_DATABASE_BYTES} bytes")
         return file.read()
 
 
@@ -142,7 +145,7 @@ def _sqlite_rows(path: Path, container_id: str) -> Iterator[Row]:
         "LEFT JOIN PodConfig p ON p.ID = c.PodID"
     )
     uri = f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if _is_at_rest(path) else ''}"
-    with contextlib.closing(sqlite3.connect(uri, timeout=DEADLINE, uri=True)) as data:
+    with contextlib.closing(sqlite3.connect(uri, timeout=QUERY_TIMEOUT_S, uri=True)) as data:
         if container_id:
             yield from data.execute(query + " WHERE c.ID = ?", (container_id,)).fetchall()
         else:
@@ -150,9 +153,10 @@ def _sqlite_rows(path: Path, container_id: str) -> Iterator[Row]:
 
 
 def _is_at_rest(path: Path) -> bool:
-    """Return True if the data base is one that is written ahead, and no podman has it open. Raises OSError.
+    """Return True if the database is in WAL mode and no podman has it open. Raises OSError.
 
-    Such a file is complete. Without being told, SQLite makes two files beside it, and fails where it may not.
+    Such a file is complete. SQLite would create two files beside it, and fail if it may not, unless it is opened as
+    immutable.
     """
     with path.open("rb") as file:
         versions = file.read(20)[18:]
@@ -160,7 +164,7 @@ def _is_at_rest(path: Path) -> bool:
 
 
 class Containerd:
-    """``socket``: of containerd. Asked by its own client ``ctr``, which comes with it."""
+    """Asks containerd by its own client ``ctr``, which is part of it. ``socket``: containerd's socket."""
 
     name = "containerd"
 
@@ -168,16 +172,16 @@ class Containerd:
         self._socket = socket
 
     def here(self) -> bool:
-        """Return True if there is such an engine."""
+        """Return True if this node has the engine."""
         return os.path.lexists(self._socket)
 
     async def find(self, container_id: str) -> Container | None:
-        """Return the container that the id of a CNI call stands for; None if there is none. Raises EngineError."""
+        """Return the container with the id of a CNI call; None if there is none. Raises EngineError."""
         found = []
         for namespace, name in documents.containerd_names(container_id):
             found += [c for c in [await self._ask(namespace, name)] if c is not None]
         if len(found) > 1:
-            raise EngineError(f"containerd has {len(found)} containers that {container_id} can stand for")
+            raise EngineError(f"containerd has {len(found)} containers that {container_id} can mean")
         return found[0] if found else None
 
     async def _ask(self, namespace: str, name: str) -> Container | None:
@@ -198,10 +202,11 @@ class Containerd:
         except OSError as error:
             raise EngineError(f"ctr cannot be run: {error.strerror}") from error
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(QUERY_TIMEOUT_S):
                 output, errors = await process.communicate()
         except TimeoutError:
-            raise EngineError(f"containerd at {self._socket} did not answer within {DEADLINE:g} s") from None
+            late = f"did not answer within {QUERY_TIMEOUT_S:g} s"
+            raise EngineError(f"containerd at {self._socket} {late}") from None
         finally:
             if process.returncode is None:
                 process.kill()
@@ -212,13 +217,13 @@ class Containerd:
                 return None
             raise EngineError(f"ctr: {words[-200:]}")
         try:
-            return documents.of_containerd(output[:CTR_ANSWER])
+            return documents.of_containerd(output[:MAX_CTR_ANSWER_BYTES])
         except ValueError as error:
             raise EngineError(f"containerd's answer: {error}") from error
 
 
 class Engines:
-    """All of this node. None: that engine is not asked."""
+    """All container engines of this node. None for ``podman`` or ``containerd``: do not ask that engine."""
 
     def __init__(self, podman: Path | None, containerd: Path | None) -> None:
         self._podman = Podman(podman) if podman else None
@@ -227,9 +232,9 @@ class Engines:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="engines")
 
     async def find(self, container_id: str) -> Container | None:
-        """Return the container of a CNI call; None if no engine that is here has it.
+        """Return the container of a CNI call; None if no engine of this node has it.
 
-        Raises EngineError if none has it of those that answer, and one does not.
+        Raises EngineError if no engine that answers has it, and another engine does not answer.
         """
         failed = None
         for asked in (self._of_podman, self._of_containerd):
@@ -246,7 +251,9 @@ class Engines:
         podman = self._podman
         if podman is None:
             return None
-        return await self._in_thread(lambda: podman.find(container_id) if podman.here() else None, IN_ALL)
+        return await self._in_thread(
+            lambda: podman.find(container_id) if podman.here() else None, FIND_TIMEOUT_S
+        )
 
     async def _of_containerd(self, container_id: str) -> Container | None:
         if self._containerd is None or not self._containerd.here():
@@ -254,28 +261,30 @@ class Engines:
         return await self._containerd.find(container_id)
 
     async def listing(self) -> Listing | None:
-        """Return the containers of an engine that may run some beside the plugin; None if it is not here.
+        """Return the containers of podman, which may run some without the plugin; None if this node has no podman.
 
         Raises EngineError.
         """
         if self._podman is not None:
-            self._listed = await self._in_thread(partial(_listed, self._podman, self._listed), LISTING)
+            self._listed = await self._in_thread(
+                partial(_listed, self._podman, self._listed), LISTING_TIMEOUT_S
+            )
         return self._listed[1] if self._listed else None
 
     async def _in_thread(self, call: Callable[[], T], limit: float) -> T:
-        """Call it in a thread. Raises what it does, and EngineError if it takes longer than ``limit`` seconds.
+        """Return the result of ``call``, made in a thread. Raises EngineError after ``limit`` seconds, and its errors.
 
-        The threads are of their own: a disk that hangs keeps them, and no other work may wait for these.
+        The threads are used for nothing else, because a hanging disk blocks them.
         """
         try:
             async with asyncio.timeout(limit):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except TimeoutError:
-            raise EngineError(f"podman's data base did not answer within {limit:g} s") from None
+            raise EngineError(f"podman's database did not answer within {limit:g} s") from None
 
 
 def _listed(podman: Podman, before: tuple[object, Listing] | None) -> tuple[object, Listing] | None:
-    """Return the state of the data base and its listing, the one before if nothing has changed."""
+    """Return the stamp of the database and its listing; the ones ``before`` if nothing has changed."""
     if not podman.here():
         return None
     stamp = podman.stamp()

@@ -1,1 +1,1 @@
-"""``egressctl``: the operator's tool."""
+"""Implement ``egressctl``, the operator's tool."""

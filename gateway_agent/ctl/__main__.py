@@ -1,4 +1,4 @@
-"""``egressctl``: what this node's agent knows, for people and for scripts."""
+"""Run ``egressctl``: show what this node's agent knows, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DONE, FAILED, WRONG_CALL = 0, 1, 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point. Exit codes: 0 done, 1 no answer or something is invalid, 2 wrong call or configuration."""
+    """Run one command. Return the exit code: 0 done, 1 no answer or something is invalid, 2 wrong usage or config."""
     options = _parser().parse_args(arguments, argparse.Namespace(config=None, output="text"))
     command: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -36,14 +36,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"egressctl: {printable(str(error))}{hint}", file=sys.stderr)
         return FAILED
     except BrokenPipeError:
-        # `egressctl … | head`: the reader has seen enough. Python would flush once more at exit.
+        # `egressctl … | head`: the reader has closed the pipe. Python would flush once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE
 
 
 def _parser() -> argparse.ArgumentParser:
     everywhere = argparse.ArgumentParser(add_help=False)
-    # No default: that of the command's parser would override what stands before the command.
+    # No default: the default of the command's parser would override an option before the command.
     everywhere.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS,
                             help=f"the agent's configuration, default {DEFAULT_PATH}")  # fmt: skip
     everywhere.add_argument("-o", dest="output", choices=("text", "wide", "json"), default=argparse.SUPPRESS,
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="egressctl",
         parents=[everywhere],
-        description="Shows what the egress gateway's agent on this node knows and does, and moves what it serves.",
+        description="Shows the state of the egress gateway's agent on this node, and moves the addresses it serves.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -63,24 +63,24 @@ def _parser() -> argparse.ArgumentParser:
 
     status = add("status", _status, "egress IPs and their masters, egress nodes, problems")
     status.add_argument(
-        "--all", action="store_true", help="every problem, the voters and the counts of messages too"
+        "--all", action="store_true", help="add all problems, the voters and the counts of messages"
     )
-    add("pods", _pods, "the pods of this node and the addresses they leave by")
-    explain = add("explain", _explain, "what happens to a pod's packets, step by step, and why")
+    add("pods", _pods, "the pods of this node and the addresses that they use")
+    explain = add("explain", _explain, "explain the path of a pod's packets, step by step")
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
     explain.add_argument("destination", metavar="DESTINATION", nargs="?", default="", help="an IP address")
     explain.add_argument("--to", metavar="ADDRESS", default="", help="the same as DESTINATION")
     add("events", _events, "changes of masters, oldest first")
-    add("key", _key, "by which keys the nodes talk, and the next step to replace one")
-    add("drain", _drain, "hands over all that this node is master of; it takes nothing until undrain")
-    add("undrain", _undrain, "lets this node be master again")
-    handover = add("handover", _handover, "makes another node the master of a gateway's address")
+    add("key", _key, "the keys that nodes use, and the next step of a key rotation")
+    add("drain", _drain, "hand over all egress IPs of this node; it gets none until undrain")
+    add("undrain", _undrain, "let this node be master again")
+    handover = add("handover", _handover, "make another node the master of a gateway's address")
     handover.add_argument("gateway", metavar="GATEWAY")
-    handover.add_argument("--ip", default="", help="one of its addresses, where it has several")
+    handover.add_argument("--ip", default="", help="one of its addresses, if it has several")
     handover.add_argument("--to", required=True, metavar="NODE")
-    add("doctor", _doctor, "what is ours in this node's kernel, and what may be wrong with the node")
-    add("clean", _clean, "takes away all that is ours on this node, after the agent and the plugin")
-    validate = add("validate", _validate, "checks manifests and an agent.yaml, without an agent")
+    add("doctor", _doctor, "list our objects in this node's kernel, and check the node's prerequisites")
+    add("clean", _clean, "remove all our objects from this node, after agent and plugin")
+    validate = add("validate", _validate, "check manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
     return parser
 
@@ -96,9 +96,9 @@ def _run_dir(options: argparse.Namespace) -> Path:
 
 
 def _config(options: argparse.Namespace) -> AgentConfig:
-    """Return the agent's configuration; commands need no more of it than the run directory and the key's file.
+    """Return the agent's configuration. Raises ConfigError if ``runDir`` or ``cluster.keyFile`` is invalid.
 
-    What is wrong beside those is a warning. Raises ConfigError.
+    Commands need no other values, so any other error is only a warning.
     """
     try:
         return load(options.config or DEFAULT_PATH)
@@ -116,7 +116,7 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
     if options.output == "json":
         print(json.dumps(answer, indent=2))
         return DONE
-    # Imported here: whoever asks for JSON need not wait for it.
+    # Imported here, because JSON output does not need it.
     from . import render
 
     render.FORMS[call](

@@ -1,4 +1,4 @@
-"""``egressctl clean``: takes away all that is ours on this node, when nothing of ours runs there any more."""
+"""Implement ``egressctl clean``: remove all our objects from this node, if none of our programs runs there."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from ..lease_daemon.vip_addresses import Addresses
 from .client import NoAnswer
 from .doctor import TABLES
 
-RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease keeper", PLUGIN_LOCK: "the plugin"}
-"""Who holds which file of the run directory. These stay: somebody may be about to lock them."""
+RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease daemon", PLUGIN_LOCK: "the plugin"}
+"""Lock files of the run directory and their holders. They are not removed: a program may be about to lock them."""
 FILES = (
     f".{PLAN}*", PLAN_OUTDATED, "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good",
     "drained", "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*",
     "attachments", "cni",
 )  # fmt: skip
-"""What we leave in the run directory beside the plan."""
+"""Our other files in the run directory."""
 LOCK_TIMEOUT_S = 1.0
-"""Seconds for a plugin that is at work."""
+"""Seconds to wait for a running plugin."""
 
 
 def clean(run_dir: Path) -> Iterator[str]:
-    """Says each thing that it has taken away. May be done again where it was broken off.
+    """Remove everything, and yield a description of each removed object. May be repeated after an interruption.
 
-    The plan goes first: with it a plugin that is still chained would make everything stand again. Then the virtual
-    addresses, then what steers: packets that were steered go their own way from then on. Raises :class:`NoAnswer`
-    where something of ours runs, and :class:`~cni.kernel.errors.KernelError`.
+    The plan is removed first: a plugin that is still chained would use it to create everything again. Then the virtual
+    addresses, then the steering: from then on packets use no gateway. Raises :class:`NoAnswer` if one of our programs
+    runs, and :class:`~cni.kernel.errors.KernelError`.
     """
     with _stopped(run_dir):
         yield from _remove(run_dir, PLAN)
@@ -83,23 +83,23 @@ def _kernel() -> Iterator[str]:
 
 @contextlib.contextmanager
 def _stopped(run_dir: Path) -> Iterator[None]:
-    """Holds what an agent, a keeper and the plugin hold while they work: none of them begins meanwhile."""
+    """Hold the locks of agent, lease daemon and plugin, so that none of them starts meanwhile."""
     with contextlib.ExitStack() as stack:
         try:
             stack.callback(NamespaceLock().close)
         except OSError as error:
-            raise NoAnswer(str(error), "stop the service first: it hands over what it serves") from error
+            raise NoAnswer(str(error), "stop the service first: it hands over its egress IPs") from error
         for name, who in RUNNING.items() if run_dir.is_dir() else ():
             lock = os.open(run_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, lock)
             if not _taken(lock, LOCK_TIMEOUT_S if name == PLUGIN_LOCK else 0.0):
-                hint = "stop the service first: it hands over what it serves"
+                hint = "stop the service first: it hands over its egress IPs"
                 raise NoAnswer(f"{who} runs on this node: it holds {run_dir / name}", hint)
         yield
 
 
-def _taken(lock: int, patience: float) -> bool:
-    deadline = time.monotonic() + patience
+def _taken(lock: int, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
     while True:
         with contextlib.suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""One question to the agent, one answer."""
+"""Send one request to the agent and return its answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cni import contract
 
 
 class NoAnswer(Exception):
-    """There is no answer to show. ``hint`` says what to do about it."""
+    """The agent gave no answer, or refused. ``hint``: how to solve it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class NoAnswer(Exception):
 
 
 def ask(path: Path, call: str, **arguments: str) -> dict[str, Any]:
-    """The agent's answer to ``call``. Raises :class:`NoAnswer` where none comes, or a refusal does."""
+    """Return the agent's answer to ``call``. Raises :class:`NoAnswer` without an answer and for a refusal."""
     request = contract.CONTROL + b"\0" + json.dumps({"call": call, **arguments}).encode()
     try:
         answer = json.loads(_exchange(path, request))

@@ -1,4 +1,4 @@
-"""What is ours in this node's kernel, and what may be wrong with the node. Needs no agent."""
+"""List our objects in this node's kernel and check the node's prerequisites. Needs no agent."""
 
 from __future__ import annotations
 
@@ -29,21 +29,23 @@ TABLES = (
     ("netdev", ids.NFT_FENCE),
 )
 KERNEL = (5, 18)
-"""Addresses have a protocol since then, and netdev tables an egress hook since 5.16."""
+"""First Linux version in which addresses have a protocol. Netdev tables have an egress hook since 5.16."""
 
 
 @dataclass(frozen=True)
 class Finding:
+    """One line of the report."""
+
     what: str
     found: str
     judged: bool = True
-    """Whether it can be right or wrong; else it only is there."""
+    """True if it is a check with a result; False if it only lists an object or value."""
     wrong: bool = False
     hint: str = ""
 
 
 def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
-    """Looks, and changes nothing. ``config``: of the node's agent, where there is one."""
+    """Return all findings. Changes nothing. ``config``: configuration of the node's agent, if there is one."""
     parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("kernel", lambda: [_kernel()]), ("programs", _programs), ("forwarding", lambda: [_forwarding()]),
         ("ipv6", _ipv6),
@@ -59,7 +61,7 @@ def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
 
 
 def _found(what: str, part: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
-    """Yield what a part finds, and why it could not look."""
+    """Yield the findings of one part, and the reason if the part fails."""
     try:
         yield from part()
     except PermissionError as error:
@@ -100,8 +102,11 @@ def _forwarding() -> Finding:
 
 
 def _ipv6() -> Iterator[Finding]:
-    """Not judged: who has no IPv6 pods needs no forwarding of them, and a check of sources is in the way only over IPv6
-    without an IPv4 default route. Status says where they are."""
+    """Yield settings without a judgement.
+
+    Forwarding is needed for IPv6 pods only, and the source check matters only over an IPv6 underlay without an IPv4
+    default route. Status reports such cases.
+    """
     for name, path in (("net.ipv6.conf.all.forwarding", "ipv6/conf/all/forwarding"),
                        ("net.ipv4.conf.all.rp_filter", "ipv4/conf/all/rp_filter")):  # fmt: skip
         with suppress(OSError):
@@ -128,7 +133,7 @@ def _socket(path: Path) -> Finding:
 
 
 def _plugin(run_dir: Path) -> Iterator[Finding]:
-    """Yield what the installer of the plugin has reported."""
+    """Yield the problems that the installer of the plugin has reported."""
     for problem in plugin_report.read(run_dir):
         yield Finding("plugin", f"{problem.source}: {problem.message}", wrong=True, hint=problem.hint)
 

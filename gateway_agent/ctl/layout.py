@@ -1,4 +1,4 @@
-"""Tables that fit a terminal and never cut an address or a name in two."""
+"""Compute tables that fit a terminal without splitting an address or a name."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 GAP = 2
-"""Blanks between two columns."""
+"""Spaces between two columns."""
 Rows = Sequence[Sequence[str]]
 
 
 def fitted(
     headings: Sequence[str], rows: Rows, width: int, spare: Sequence[str]
 ) -> tuple[list[int], list[int]]:
-    """Return the columns to show and their widths, both in terminal cells' order.
+    """Return the indices of the shown columns and their widths, terminal cells.
 
-    A column is at least as wide as its longest word. If that is too much for ``width``, columns are left out: those
-    without content first, then ``spare`` by heading in this order. If it still is too much, the table is wider.
+    A column is at least as wide as its longest word. If the table does not fit into ``width``, columns named in
+    ``spare`` are left out: first those without content, then the others in this order. If it still does not fit, the
+    table is wider.
     """
     columns = list(zip(headings, *rows, strict=True))
     words = [max(cell_len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
@@ -30,7 +31,7 @@ def fitted(
         shown = [number for number in shown if headings[number] != heading]
     widths = [words[number] for number in shown]
     left = max(0, width - _total(widths))
-    # The first columns are the short ones; what is left over goes to where the text is.
+    # The first columns are short. They get the remaining width first, so that long text gets what is left.
     for place, number in enumerate(shown):
         more = min(full[number] - words[number], left)
         widths[place] += more

@@ -1,4 +1,4 @@
-"""Answers as text for people: tables, in colour only on a terminal."""
+"""Render answers as text for people: tables, in colour only on a terminal."""
 
 from __future__ import annotations
 
@@ -27,24 +27,27 @@ STYLES = {
     "none": "yellow",
 }
 MAX_TEXT_CHARS = 10_000
-"""Characters of a text that are shown: a list of prefixes is long."""
-PROBLEMS = 20
-"""Problems that status shows if not all are asked for."""
+"""Characters of one text that are shown: a list of prefixes may be long."""
+MAX_PROBLEMS = 20
+"""Problems that status shows without ``--all``."""
 PIPED_WIDTH = 10_000
-"""Columns where no terminal limits them: names are never wrapped then."""
+"""Width without a terminal, so that names are never wrapped."""
 
 
 class Page:
-    """Writes to ``file``. ``NO_COLOR`` is respected."""
+    """Writes text to ``file`` (default: stdout). ``NO_COLOR`` is respected.
+
+    ``wide``: all columns, each row on one line. ``whole``: no list is shortened.
+    """
 
     def __init__(self, file: TextIO | None = None, wide: bool = False, whole: bool = False) -> None:
-        """``wide``: all columns, each row in one line. ``whole``: no list is shortened."""
         file = file or sys.stdout
         width = None if file.isatty() and not wide else PIPED_WIDTH
         self.whole = whole
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:
+        """Print one line. Control characters are escaped."""
         self._console.print(Text(printable(text, MAX_TEXT_CHARS), style))
 
     def table(
@@ -58,7 +61,7 @@ class Page:
             shown.add_column(headings[number], width=width, overflow="fold")
         for row in cells:
             shown.add_row(*(Text(row[number], STYLES.get(row[number], "")) for number in columns))
-        # What does not fit is the terminal's to wrap: a shrunk column would cut an address in two.
+        # The terminal wraps what does not fit: rich would shrink columns and split addresses.
         total = max(self._console.width, sum(widths) + GAP * len(widths))
         before, self._console.width = self._console.width, total
         with self._console.capture() as captured:
@@ -69,12 +72,13 @@ class Page:
             if missing := [heading for number, heading in enumerate(headings) if number not in columns]:
                 self.line(f"(-o wide adds {', '.join(missing)})", "dim")
             return
-        # Cells are padded to their column; who reads a pipe has no use for blanks at the end.
+        # Cells are padded to the width of their column. In a pipe, trailing spaces are useless.
         for line in captured.get().splitlines():
             self._console.file.write(line.rstrip() + "\n")
 
 
 def status(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl status``."""
     page.line(f"node {answer['node']}, roles: {', '.join(answer['roles'])}")
     if answer["isolated"]:
         page.line("isolated: it hears no majority of the voters and forwards nothing new", "bold red")
@@ -90,7 +94,7 @@ def status(answer: Any, page: Page) -> None:
         page.line("")
         page.line("problems:", "bold red")
         problems = answer["problems"]
-        shown = problems if page.whole else problems[:PROBLEMS]
+        shown = problems if page.whole else problems[:MAX_PROBLEMS]
         for problem in shown:
             page.line(f"  {in_words(problem)}")
         if len(shown) < len(problems):
@@ -135,6 +139,7 @@ def _member_row(member: Answer) -> Sequence[object]:
 
 
 def pods(rows: Any, page: Page) -> None:
+    """Print the answer of ``egressctl pods``."""
     headings = ("NAMESPACE", "NAME", "INTERFACE", "POLICIES", "GATEWAY", "VERDICT", "IP", "VIA")
     page.table(headings, map(_pod_row, rows), ("INTERFACE", "POLICIES", "VIA", "GATEWAY"))
 
@@ -146,6 +151,7 @@ def _pod_row(row: Answer) -> Sequence[object]:
 
 
 def explain(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl explain``."""
     page.line(answer["pod"] + (f" to {answer['destination']}" if answer["destination"] else ""))
     page.line("")
     steps = ((step["step"], step["result"], step["reason"]) for step in answer["steps"])
@@ -159,6 +165,7 @@ def explain(answer: Any, page: Page) -> None:
 
 
 def events(rows: Any, page: Page) -> None:
+    """Print the answer of ``egressctl events``."""
     headings = ("AT", "GATEWAY", "IP", "CHANGE", "EPOCH", "SILENT", "REASON")
     page.table(headings, map(_event_row, rows), ("EPOCH", "REASON", "SILENT"))
 
@@ -169,6 +176,7 @@ def _event_row(row: Answer) -> Sequence[object]:
 
 
 def key(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl key``."""
     page.line(f"node {answer['node']} signs with {answer['signs']}, accepts {', '.join(answer['accepts'])}")
     if answer["peers"]:
         page.line("")
@@ -191,6 +199,7 @@ def _key_row(peer: Answer) -> Sequence[object]:
 
 
 def drain(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl drain``."""
     for moved in answer["moved"]:
         page.line(f"{_named(moved)} -> {moved['master'] or 'none'}")
     for left in answer["left"]:
@@ -199,10 +208,12 @@ def drain(answer: Any, page: Page) -> None:
 
 
 def undrain(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl undrain``."""
     page.line(f"node {answer['node']} can be master again")
 
 
 def handover(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl handover``."""
     silent = f", silent for {answer['silentMs']} ms" if answer["silentMs"] else ""
     page.line(
         f"{_named(answer)}: {answer['before'] or 'none'} -> {answer['master']}, epoch {answer['epoch']}{silent}"
@@ -214,6 +225,7 @@ def _named(egress: Answer) -> str:
 
 
 def doctor(findings: Sequence[Finding], page: Page) -> None:
+    """Print the findings of ``egressctl doctor``."""
     rows = ((f.what, "wrong" if f.wrong else "ok" if f.judged else "", f.found, f.hint) for f in findings)
     page.table(("WHAT", "", "FOUND", "WHAT TO DO"), rows)
 
@@ -231,5 +243,6 @@ FORMS: Mapping[str, Callable[[Any, Page], None]] = {
 
 
 def in_words(problem: Answer) -> str:
+    """Return a problem as one line of text."""
     where = f"{problem['source']}: {problem['path']}: " if problem["path"] else f"{problem['source']}: "
     return f"{where}{problem['message']}" + (f" ({problem['hint']})" if problem["hint"] else "")

@@ -1,4 +1,4 @@
-"""``egressctl validate``: everything that is wrong with files, without an agent."""
+"""Implement ``egressctl validate``: report every problem of files, without an agent."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
 
 @dataclass(frozen=True)
 class Outcome:
+    """The result of a validation."""
+
     objects: int
-    """How many were understood; an agent's configuration counts as one."""
+    """Number of valid objects; an agent's configuration counts as one."""
     problems: tuple[Problem, ...]
-    """What an agent would report of these objects, if it had them all."""
+    """Problems that an agent with all these objects would report."""
     notes: tuple[str, ...] = ()
-    """What could not be looked at, in words."""
+    """Checks that could not be made."""
 
 
 def validate(paths: Iterable[Path]) -> Outcome:
-    """Read files, and directories as the files store does. References must be met among all of them."""
+    """Validate files and directories together, as the files store reads them. References must resolve among them."""
     problems: list[Problem] = []
     contents: dict[str, parsing.FileContent] = {}
     configurations = 0
@@ -56,10 +58,7 @@ def validate(paths: Iterable[Path]) -> Outcome:
 
 
 def _look_at_addresses(inventory: Inventory, problems: list[Problem]) -> list[str]:
-    """Add the problems that an agent finds when it plans: nodes, and gateways against nodes and other gateways.
-
-    Return what cannot be known.
-    """
+    """Add the problems that planning finds: in nodes, and between gateways and nodes. Return notes."""
     notes = []
     found: list[Problem] = []
     list(egress_ips.of(inventory, underlay.place(inventory.nodes, found), found))
@@ -81,7 +80,7 @@ def _text(path: Path) -> str:
 
 
 def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
-    """Return the files, each with True if it was named itself and not only its directory."""
+    """Return the files, each with True if it was named itself, False if only its directory was."""
     found: dict[Path, bool] = {}
     for path in paths:
         if not path.is_dir():
@@ -103,7 +102,7 @@ def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
 
 
 def _is_configuration(source: str, text: str) -> bool:
-    """Whether it is an ``agent.yaml``: it has no kind, but keys of the agent's configuration."""
+    """Return True if the text is an ``agent.yaml``: it has no kind, but keys of the agent's configuration."""
     found, _ = yaml_documents.load(source, text)
     value = found[0][1] if found else None
     if not isinstance(value, dict) or value.keys() & {"kind", "apiVersion"}:

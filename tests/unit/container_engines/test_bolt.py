@@ -48,7 +48,7 @@ def test_pages_in_levels_are_one_bucket() -> None:
     data[root : root + PAGE] = branch.ljust(PAGE, b"\0")
     assert content(bytes(data)) == {b"a": {b"k": b"v"}, b"b": {b"k": b"w"}}
     loop = bytes(data[:root]) + branch.replace(struct.pack("<Q", 6), struct.pack("<Q", 5)).ljust(PAGE, b"\0")
-    with pytest.raises(ValueError, match="a tree without end"):
+    with pytest.raises(ValueError, match="a tree with a cycle"):
         content(loop + bytes(data[root + PAGE :]))
 
 

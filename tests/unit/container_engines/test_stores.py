@@ -150,7 +150,7 @@ def test_a_dangling_link_is_an_engine_that_cannot_be_read(tmp_path: Path) -> Non
 
 def test_a_file_that_stays_locked_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     podman = bolt_store(tmp_path)
-    monkeypatch.setattr(stores, "DEADLINE", 0.05)
+    monkeypatch.setattr(stores, "QUERY_TIMEOUT_S", 0.05)
     with (tmp_path / "libpod" / "bolt_state.db").open("rb") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(EngineError, match="locked"):
@@ -188,7 +188,7 @@ def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "ctr").chmod(0o755)
     (tmp_path / "c.sock").touch()
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(stores, "DEADLINE", 1.0)
+    monkeypatch.setattr(stores, "QUERY_TIMEOUT_S", 1.0)
     with pytest.raises(EngineError, match="did not answer"):
         asyncio.run(Engines(None, tmp_path / "c.sock").find("default-f00"))
     assert not os.path.exists(f"/proc/{(tmp_path / 'pid').read_text().strip()}")
@@ -229,8 +229,8 @@ def test_a_data_base_that_hangs_holds_up_no_other_work(
     (tmp_path / "libpod").mkdir()
     pipe = tmp_path / "libpod" / "bolt_state.db"
     os.mkfifo(pipe)
-    monkeypatch.setattr(stores, "IN_ALL", 0.2)
-    monkeypatch.setattr(stores, "LISTING", 0.2)
+    monkeypatch.setattr(stores, "FIND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(stores, "LISTING_TIMEOUT_S", 0.2)
 
     async def story() -> None:
         seen = Engines(tmp_path, None)
@@ -239,7 +239,7 @@ def test_a_data_base_that_hangs_holds_up_no_other_work(
         async with asyncio.timeout(10):
             await asyncio.to_thread(lambda: None)
             outcomes = await asyncio.gather(*asked, listed, return_exceptions=True)
-        assert {str(outcome) for outcome in outcomes} == {"podman's data base did not answer within 0.2 s"}
+        assert {str(outcome) for outcome in outcomes} == {"podman's database did not answer within 0.2 s"}
         assert {type(outcome) for outcome in outcomes} == {EngineError}
 
     writer = -1

@@ -40,7 +40,7 @@ def named(items: list[dict[str, Any]]) -> list[str]:
 
 
 def test_a_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PAGE", 2)
+    monkeypatch.setattr(client, "PAGE_SIZE", 2)
 
     async def tell(api: Api, server: LocalServer) -> None:
         for name in "abcd":
