@@ -109,7 +109,7 @@ def test_a_token_that_has_rotated_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "REREAD", 0.0)
+    monkeypatch.setattr(client, "CONFIG_POLL_INTERVAL_S", 0.0)
 
     async def tell(api: Api, server: LocalServer) -> None:
         server.write_kubeconfig(token="wrong")
@@ -124,7 +124,7 @@ def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch:
 def test_only_the_authority_of_the_configuration_is_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "REREAD", 0.0)
+    monkeypatch.setattr(client, "CONFIG_POLL_INTERVAL_S", 0.0)
 
     async def tell(api: Api, server: LocalServer) -> None:
         await api.page(PODS)

@@ -84,7 +84,7 @@ def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str,
 def test_a_watch_that_hangs_from_its_start_is_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "ANSWER", 0.3)
+    monkeypatch.setattr(client, "ANSWER_TIMEOUT_S", 0.3)
 
     async def tell(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
