@@ -20,7 +20,7 @@ from cni.kernel.netlink.routes import NextHop
 from ..policy.readiness import InterfaceFacts
 
 OUTSIDE = "203.0.113.1"
-"""An address of nobody (RFC 5737): what the kernel says of it holds for all that no nearer route leads to."""
+"""A documentation address (RFC 5737), which stands for every address without a more specific route."""
 
 
 def read(

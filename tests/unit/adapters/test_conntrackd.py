@@ -147,7 +147,7 @@ def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
 def test_a_refused_path_changes_nothing(tmp_path: Path) -> None:
     async def tell(desk: Desk) -> None:
         desk.sync.set({"one": "a\n"})
-        with pytest.raises(ValueError, match="takes no path"):
+        with pytest.raises(ValueError, match="accepts no path"):
             desk.sync.set({"a b": "x\n"})
         assert list(desk.sync.state()) == ["one"]
 
