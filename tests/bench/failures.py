@@ -59,7 +59,7 @@ class Run:
 def measure(lab: Lab, gateway: str, pod: Pod, failure: Failure) -> Run:
     """Lets a failure happen, waits until new connections pass again, heals it.
 
-    Raises :class:`tests.lab.waiting.NotInTime` where they do not within 10 s.
+    Raises :class:`tests.lab.waiting.NotInTime` if they do not in time.
     """
     addresses = {node.name: node.host.egress_ip for node in lab.nodes.values() if node.host.is_egress}
     before = lab.wait_settled(gateway, 40)

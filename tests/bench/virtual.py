@@ -81,7 +81,7 @@ def egress_nodes(lab: Lab) -> list[str]:
 def measure(lab: Lab, gateway: str, pod: Pod, failure: Failure, address: str = VIRTUAL) -> VirtualRun:
     """Lets a failure happen, waits until new connections pass again, heals it.
 
-    Raises :class:`tests.lab.waiting.NotInTime` where they do not within 10 s, or where not exactly one node speaks
+    Raises :class:`tests.lab.waiting.NotInTime` if they do not in time, or if not exactly one node speaks
     for the address :data:`RECOVERY` seconds after the end.
     """
     before = lab.wait_settled(gateway, 40)

@@ -161,7 +161,7 @@ def settled(lab: Lab) -> str:
 
 
 def master_of(lab: Lab) -> str:
-    return str(until(lambda: settled(lab), "a master, and all others ready", 40))
+    return str(until(lambda: settled(lab), "a master, and all others ready"))
 
 
 def epoch(lab: Lab) -> int:
@@ -230,7 +230,7 @@ def test_an_agent_that_crashes_moves_nothing(lab: Lab, nodes: dict[str, Deployed
         with lab.probing(sandbox, SELECTED) as probing:
             for name in (master, "w1"):
                 nodes[name].pod.restart("agent")
-            until(lambda: settled(lab) == master, "all agents are back", 20)
+            until(lambda: settled(lab) == master, "all agents are back")
             assert longest(probing.stop()).lost == 0
     finally:
         sandbox.stop()
@@ -261,7 +261,7 @@ def test_a_keeper_that_crashes_is_followed(lab: Lab, nodes: dict[str, Deployed])
     try:
         nodes[master_of(lab)].pod.restart("keeper")
         until(lambda: sandbox.request(SELECTED, 0.3).address == VIRTUAL, "requests pass again", 5)
-        until(lambda: settled(lab), "all are ready again", 20)
+        until(lambda: settled(lab), "all are ready again")
     finally:
         sandbox.stop()
 
@@ -285,7 +285,7 @@ def test_an_update_hands_over_and_loses_nothing(lab: Lab, nodes: dict[str, Deplo
     after = lab.nodes["w1"].agent.status()["egressIPs"][0]["master"]
     assert after not in ("", master)
     nodes[master].pod.start()
-    until(lambda: settled(lab) == after, "the node is ready again and takes nothing", 20)
+    until(lambda: settled(lab) == after, "the node is ready again and takes nothing")
 
 
 def test_what_overwrites_the_configuration_is_chained_again(nodes: dict[str, Deployed]) -> None:

@@ -116,7 +116,7 @@ class Agent:
         """SIGHUP: *restart in place*. Returns when the agent answers on a new socket."""
         before = self.socket.stat().st_ctime_ns
         self.signal(signal.SIGHUP)
-        until(lambda: self._came_back(before), f"{self.machine.name}: the agent is back", seconds=20)
+        until(lambda: self._came_back(before), f"{self.machine.name}: the agent is back")
 
     def _came_back(self, before: int) -> bool:
         return self.running and self.socket.stat().st_ctime_ns != before and self.answers()

@@ -24,7 +24,7 @@ from .namespace import Namespace
 from .node import Node
 from .pod import PORT, Client, Probing
 from .topology import OUTSIDE, OUTSIDE6, Host, Interface, Topology, api_host
-from .waiting import NotInTime, until
+from .waiting import PATIENCE_S, NotInTime, until
 
 SELECTED = 9000
 """Port of the outside service, without whitelist, for selected pods only: a capture can tell them apart."""
@@ -210,7 +210,7 @@ class Lab:
                 return ""
         return self.master(gateway)
 
-    def wait_settled(self, gateway: str, seconds: float = 20.0) -> str:
+    def wait_settled(self, gateway: str, seconds: float = PATIENCE_S) -> str:
         try:
             return until(lambda: self.settled(gateway), f"one master of {gateway}, all ready", seconds)
         except NotInTime as error:

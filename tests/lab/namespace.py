@@ -142,4 +142,4 @@ class Namespace:
                     os.kill(pid, signal.SIGKILL)
             return not pids
 
-        until(gone, f"processes in {self.name} are gone", seconds=5)
+        until(gone, f"processes in {self.name} are gone")

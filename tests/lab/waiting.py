@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+PATIENCE_S = 60.0
+"""Where nothing is said of time: long enough for a machine that runs other labs beside."""
 POLL_S = (0.01, 0.05)
 """Seconds between two looks, at the beginning and at most."""
 LATE = 0.05
@@ -17,7 +19,7 @@ class NotInTime(AssertionError):
     """What was waited for did not happen before the deadline."""
 
 
-def until(condition: Callable[[], T | None], what: str, seconds: float = 10.0) -> T:
+def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE_S) -> T:
     """Calls ``condition`` until it gives something true, and returns that.
 
     ``OSError`` counts as *not yet*: sockets that nobody listens on, routes that do not stand.

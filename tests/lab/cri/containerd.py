@@ -95,9 +95,9 @@ class Containerd:
         self._channel = grpc.insecure_channel(f"unix://{self.socket}")
         _, services = stubs()
         self._runtime = services.RuntimeServiceStub(self._channel)
-        until(self._answers, f"containerd answers: see {self.log}", 20)
+        until(self._answers, f"containerd answers: see {self.log}")
         self._load_image()
-        until(self._ready, f"containerd has its network: see {self.log}", 20)
+        until(self._ready, f"containerd has its network: see {self.log}")
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ends the service. What it has started goes on."""

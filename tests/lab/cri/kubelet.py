@@ -90,7 +90,7 @@ class KubeletPod:
         for container in self._spec["initContainers"]:
             self._create(container)
             name = container["name"]
-            until(lambda n=name: self._status(n).status.state == messages.CONTAINER_EXITED, name, 20)  # type: ignore[misc]
+            until(lambda n=name: self._status(n).status.state == messages.CONTAINER_EXITED, name)  # type: ignore[misc]
             if self._status(name).status.exit_code:
                 raise RuntimeError(f"{name} has failed: {self.log(name)}")
         for container in self._spec["containers"]:
@@ -116,7 +116,7 @@ class KubeletPod:
         messages, _ = stubs()
         signalled = self.pid(name)
         self._containerd.machine.run("kill", f"-{int(number)}", str(signalled))
-        until(lambda: self._status(name).status.state == messages.CONTAINER_EXITED, f"{name} has ended", 20)
+        until(lambda: self._status(name).status.state == messages.CONTAINER_EXITED, f"{name} has ended")
         self._create(next(c for c in self._spec["containers"] if c["name"] == name))
 
     def pid(self, name: str) -> int:
