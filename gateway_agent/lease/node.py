@@ -21,7 +21,7 @@ from .mastership.ownership import Due, Ownership
 from .messages import limits
 from .messages.agreement import Agreement
 from .messages.builder import STOPPING, MessageBuilder
-from .messages.keys import CURRENT_NS, Keyring
+from .messages.keys import Keyring
 from .messages.outbox import Outbox, Send
 from .messages.rate_limiter import RateLimiter
 from .messages.strays import Strays
@@ -63,8 +63,6 @@ class LeaseNode:
         """
         self.config = config
         self.failure_detector = FailureDetector()
-        self._shorter: dict[str, int] = {}
-        """When each voter last refused a lease because it is too long."""
         self.endpoint = Endpoint(config.node, incarnation, keys, {})
         self.voter_set = VoterSetState(config.node, memory, now)
         self._me = config.node
@@ -91,6 +89,10 @@ class LeaseNode:
         self.conflicts = ConflictDetection()
         self._vacancy = Vacancy()
         self._moved: set[int] = set()
+        """Tokens of the handovers that are carried out and still asked for."""
+        self._configured: set[str] = set()
+        """Ids that were configured since something was forgotten last."""
+        self._next_forget = now + limits.FORGET_NS
         self._was_isolated = self._was_deaf = False
         self._held_back_by: tuple[str, ...] = ()
         self._was_late = False
@@ -115,7 +117,7 @@ class LeaseNode:
         """
         self.attend(now)
         self._expire(now)
-        was_egress, carried = self.is_egress, self.carried
+        was_egress, carried, edited = self.is_egress, self.carried, config.facts != self.config.facts
         self.config = config
         self._rate_limiter.gap_ns = config.heartbeat_ns // 4
         self.endpoint.keys = keys
@@ -124,6 +126,7 @@ class LeaseNode:
         # Until it is known who cares, everybody is told: a master that has just started has no subscribers yet.
         for newcomer in peers.keys() - self.endpoint.peers.keys():
             self._subscribers.add(newcomer, now)
+        self._subscribers.retain(peers)
         self.endpoint.peers = peers
         self._quorum_view.configure(config)
         self._tunnels.configure(config)
@@ -134,9 +137,10 @@ class LeaseNode:
         if config.stopping:
             self._lifecycle.stop(now)
         self._spec(now)
-        if self.carried - carried:
-            # A master that hands over waits for this node from now on.
+        if self.carried - carried or edited:
+            # A master that hands over waits for this node from now on, and asks for no longer lease than it grants.
             self._subscribe(self.egress_nodes, now)
+        self._moved &= {move.token for move in config.moves}
         for move in config.moves:
             if move.token not in self._moved:
                 self._moved.add(move.token)
@@ -226,12 +230,12 @@ class LeaseNode:
             self._subscribe(sorted({*self.egress_nodes, *self.voter_set.current.members}), now)
             self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
             self.agreement.tend(now)
-            shorter = {voter: at for voter, at in self._shorter.items() if now <= at + CURRENT_NS}
-            self._due.revision += len(shorter) != len(self._shorter)
-            self._shorter = shorter
+            self._subscribers.current(now)
             self._next_subscribe = now + self._message_builder.subscription_pause(
                 self.config, self._next_subscribe
             )
+        if now >= self._next_forget:
+            self._forget(now)
         if self._quorum_view.recover(now):
             self._voters_changed()
         late = self.ownership.lateness.is_late(now)
@@ -277,11 +281,6 @@ class LeaseNode:
     def revision(self) -> int:
         """Grows when what :func:`gateway_agent.lease.status.report` shows has changed."""
         return self._due.revision + self.strays.revision
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """Return one text for each voter that grants only shorter leases."""
-        return tuple(f"{voter} grants no lease as long as this node's" for voter in sorted(self._shorter))
 
     @property
     def egress_nodes(self) -> tuple[str, ...]:
@@ -401,9 +400,10 @@ class LeaseNode:
         if self._isolation_changed(now):
             # Now it may ask for what is homeless, and be given something.
             self._due.beat = self._due.decision = True
-        if any(refusal.why == DURATION for refusal in answer.refused):
-            self._due.revision += voter not in self._shorter
-            self._shorter[voter] = now
+        if any(refusal.why == DURATION for refusal in answer.refused) and now >= self._next_correction:
+            # It answers with its settings: the next request asks for no more than it grants.
+            self._next_correction = now + self.config.heartbeat_ns // 2
+            self._subscribe([voter], now)
         if PROPOSER_LEASE in answer.granted and PROPOSER_LEASE in request.claims:
             current = self.voter_set.current
             decided = self._proposer.count(
@@ -429,6 +429,15 @@ class LeaseNode:
             self.config, self.egress_nodes, self._lifecycle.stopping, self._vacancy.occupied
         )
         self.ownership.configure(wishes, _timers(self.config), self._lifecycle.stopping, now)
+        self._configured |= self.ownership.specs.keys()
+
+    def _forget(self, now: int) -> None:
+        """Drop what is known of egress IPs that are gone."""
+        self._next_forget = now + limits.FORGET_NS
+        self.ownership.forget(self._configured, now)
+        self._epochs.forget(self.ownership.master_table.all_highest().keys())
+        self.conflicts.forget({wish.address for wish in self.config.egress})
+        self._configured = {*self.ownership.specs}
 
     def _decide(self, now: int) -> None:
         surviving, pending = self._quorum_view.may_serve_without_quorum(now), self._ask_first(now)
@@ -498,9 +507,7 @@ class LeaseNode:
         self._tunnels.follow(masters.changed, masters, now, self._effects)
         masters.changed.clear()
         # The fence first: a release must not be sent before it is closed, nor a request before its ticket lies.
-        after = self.virtual_ips.reconcile(
-            mastership.owner.held(now), mastership.specs, self.config.duration_ns, now, self._effects
-        )
+        after = self.virtual_ips.reconcile(mastership.owner.held(now), mastership.specs, now, self._effects)
         self._remember()
         self._effects += self._outbox.take()
         self._effects += [*after, *self.conflicts.probes()]
@@ -531,7 +538,9 @@ class LeaseNode:
         return self.is_egress or now < self._retired_at + REPEAT_NS
 
     def _beat(self, now: int) -> None:
-        request = self.ownership.owner.request(self._quorum_view.quorum(now), self.config.duration_ns, now)
+        quorum, least_ns = self._quorum_view.quorum(now), self.ownership.timers.suspect_ns
+        duration_ns = self.agreement.grantable_ns(self.config.duration_ns, quorum.asked, least_ns)
+        request = self.ownership.owner.request(quorum, duration_ns, now)
         self.virtual_ips.ask(request, self.ownership.specs)
         asked = request.quorum.asked
         beat = self._message_builder.heartbeat(self.config, self._lifecycle.stopping, now, request)

@@ -36,7 +36,6 @@ def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bo
         changes=tuple(keeper.ownership.history.changes),
         problems=(
             *problems,
-            *keeper.problems,
             *keeper.occupied.values(),
             *_held_back(keeper, now),
             *_late(keeper, now),

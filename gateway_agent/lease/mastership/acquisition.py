@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
 from .placement import rendezvous_hash
@@ -106,6 +107,15 @@ class Acquisition:
         """It has a master."""
         self._waits.pop(identity, None)
         self._ranks.pop(identity, None)
+
+    def forget(self, keep: Collection[str]) -> None:
+        """Drop what is known of other egress IPs than ``keep`` and those that are asked for."""
+        kept = {*keep, *self._owner.tenures}
+        known: tuple[dict[str, Any], ...] = (self._waits, self._ranks, self._failures, self._releases)
+        for each in known:
+            for identity in each.keys() - kept:
+                del each[identity]
+        self._alone &= kept
 
     def suspend(self, identity: str) -> None:
         """This node cannot serve it now. A pause that was earned goes on."""

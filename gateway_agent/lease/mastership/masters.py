@@ -136,6 +136,8 @@ class MasterTable:
         self._highest: dict[str, int] = {}
         self.changed: set[str] = set()
         """Ids with another master, or whose master has begun or ended to hand over. Emptied by the reader."""
+        self._named: set[str] = set()
+        """Ids of which an epoch was received since :meth:`forget` was called last."""
 
     def _set(self, identity: str, entry: MasterEntry) -> None:
         before = self.of(identity)
@@ -157,6 +159,19 @@ class MasterTable:
     def note(self, identity: str, epoch: int) -> None:
         if identity in self._highest or len(self._highest) < MAX_IDS:
             self._highest[identity] = max(epoch, self.highest(identity))
+            self._named.add(identity)
+
+    def forget(self, configured: Collection[str]) -> None:
+        """Drop the egress IPs that are not ``configured``, have no master, and were not named since the last call.
+
+        No old epoch comes back by that: a recorded message is never fresh again, and a node that remembers a higher
+        epoch names it as soon as it hears a lower one. Then the higher one is right, as ever.
+        """
+        led = (identity for identity, entry in self._by_id.items() if entry.master)
+        keep = {*configured, *self._named, *led}
+        self._by_id = {identity: entry for identity, entry in self._by_id.items() if identity in keep}
+        self._highest = {identity: epoch for identity, epoch in self._highest.items() if identity in keep}
+        self._named.clear()
 
     def follows(self, node: str) -> bool:
         """Whether it is master of anything, as far as this node knows."""
@@ -275,6 +290,12 @@ class Subscribers:
         self._carries.pop(node, None)
         if carries is not None:
             self._carries[node] = frozenset(carries)
+
+    def retain(self, nodes: Collection[str]) -> None:
+        """Drop all other nodes."""
+        self._until = {node: until for node, until in self._until.items() if node in nodes}
+        self._heard = {node: at for node, at in self._heard.items() if node in nodes}
+        self._carries = {node: carries for node, carries in self._carries.items() if node in nodes}
 
     def hear(self, node: str, now: int) -> None:
         """Take in that ``node`` has sent something."""

@@ -101,6 +101,18 @@ class Ownership:
                 self._release(identity, wish.reason if wish else "no longer configured", now)
         self._stopping_since = min(self._stopping_since, now) if stopping else NEVER
 
+    def forget(self, configured: Collection[str], now: int) -> None:
+        """Drop what is known of egress IPs that are gone. ``configured``: all that were there since the last call.
+
+        To be called no more often than each :data:`gateway_agent.lease.messages.limits.FORGET_NS`.
+        """
+        self.master_table.forget(configured)
+        self.owner.forget(configured)
+        self._acquisition.forget(configured)
+        self.rebalance.forget(configured)
+        self.own_masters.releases(now)
+        self._voter_node.forget({*configured, *self.master_table.all_highest()}, now)
+
     def _kept(self, wish: EgressIPSpec, now: int) -> EgressIPSpec:
         """Whoever asked may not know yet that this node is master by now."""
         if wish.keeps and not wish.leaving and self.holds(wish.id, now):
@@ -263,7 +275,8 @@ class Ownership:
             self.lateness.lose(now)
         for identity in lost:
             # Nothing is known of what became of this node's packets since it asked for that lease.
-            asked_at = self.owner.tenures[identity].until - lease_end(0, self.timers.duration_ns)
+            tenure = self.owner.tenures[identity]
+            asked_at = tenure.until - lease_end(0, tenure.duration_ns)
             reason = "its lease ended, no majority of the voters answered"
             self._release(identity, reason, now, silent_since=asked_at)
             if pausing:
@@ -333,7 +346,8 @@ class Ownership:
             self.rebalance.on_release(release, now)
             self.own_masters.release(release, now)
             self._due.revision += 1
-        self._acquisition.released(release, now)
+        if release.id in self.specs:
+            self._acquisition.released(release, now)
         self._due.decision = True
 
     def resolve_conflict(self, rival: str, mastery: MasterAnnouncement, now: int) -> None:

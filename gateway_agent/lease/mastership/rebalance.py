@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..ipc import EgressIPSpec
@@ -47,6 +47,11 @@ class Rebalance:
     def move(self, identity: str, to: str, now: int) -> None:
         """An operator wants ``to`` as master."""
         self._moves[identity] = to, now + REQUEST_TIMEOUT_NS
+
+    def forget(self, keep: Collection[str]) -> None:
+        """Drop what is known of other egress IPs than ``keep``."""
+        self._moves = {i: move for i, move in self._moves.items() if i in keep}
+        self._preferred = {i: home for i, home in self._preferred.items() if i in keep}
 
     def on_release(self, release: Release, now: int) -> None:
         """Somebody, perhaps this node, has let go of something."""

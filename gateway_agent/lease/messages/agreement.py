@@ -102,6 +102,15 @@ class Agreement:
         """Return the fingerprints of the keys that each node says it accepts, the one that it signs with first."""
         return {name: facts.keys for name, (facts, _) in self._heard.items()}
 
+    def grantable_ns(self, duration_ns: int, voters: Collection[str], least_ns: int) -> int:
+        """Return the longest lease time up to ``duration_ns`` that none of ``voters`` is known to refuse.
+
+        A voter grants no lease that is longer than its own ``lease.duration``, which is edited on one node after
+        another. What is shorter than ``least_ns`` is passed over: no lease could be renewed in time.
+        """
+        said = (self._heard[voter][0].duration_ns for voter in voters if voter in self._heard)
+        return min((duration_ns, *(other for other in said if other >= least_ns)))
+
     def problems(self, me: str) -> Iterator[str]:
         """Yield one text for each node and setting that differ."""
         for name in sorted(self._differing)[:MAX_NAMED]:

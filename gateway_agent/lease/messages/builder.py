@@ -45,7 +45,7 @@ class MessageBuilder:
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
             seq=request.seq if request else 0,
-            duration_ns=config.duration_ns,
+            duration_ns=request.duration_ns if request else config.duration_ns,
             voters=electorate.current,
             accepted=electorate.accepted,
             asked=request.quorum.asked if request else (),

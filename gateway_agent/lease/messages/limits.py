@@ -6,7 +6,7 @@ cannot be raised any more, or a moment that no clock reaches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from msgspec import Meta
@@ -18,6 +18,9 @@ CONFIRMED_NS = 5 * 10**9
 """How long an epoch that was received holds back others that are out of reach of it."""
 MAX_IDS = 1 << 14
 """Egress IPs that a node remembers anything of."""
+FORGET_NS = 600 * 10**9
+"""For so long at least an egress IP is remembered that is in no configuration and no message and has no master: no
+message is under way for as long."""
 MAX_LEASE_NS = 2 * 3600 * 10**9
 """Of a lease, or of a wait for one: twice the longest that a configuration can ask for."""
 
@@ -56,6 +59,10 @@ class EpochLimit:
 
     def __init__(self) -> None:
         self._confirmed_at: dict[str, int] = {}
+
+    def forget(self, keep: Collection[str]) -> None:
+        """Drop all ids but these. Call it with the ids of which an epoch is known, or others hold back for ever."""
+        self._confirmed_at = {identity: at for identity, at in self._confirmed_at.items() if identity in keep}
 
     def refused(self, epochs: Mapping[str, int], highest: Mapping[str, int], now: int) -> str:
         """Return the first id whose epoch is out of reach, or an empty text; then all of them count.

@@ -200,11 +200,13 @@ class Endpoint:
         self.incarnation = incarnation
         self.keys = keys
         self.heard = KeysHeard()
+        self._known: dict[str, _Acquaintance] = {}
         self.peers = peers
+        self._sessions = 0
+        """The highest session with a node that was forgotten."""
         self._strangers_after = 0
         self.counters = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
         self._counter = 0
-        self._known: dict[str, _Acquaintance] = {}
 
     @property
     def peers(self) -> Mapping[str, str]:
@@ -214,11 +216,18 @@ class Endpoint:
     @peers.setter
     def peers(self, peers: Mapping[str, str]) -> None:
         self._peers, self._addresses = peers, frozenset(peers.values())
+        for name in self._known.keys() - peers.keys():
+            self._sessions = max(self._sessions, self._known.pop(name).session)
 
     def seal(self, receiver: str, body: msgspec.Raw) -> bytes:
         """The datagram that carries ``body`` (see :func:`encode`) to ``receiver``."""
-        known = self._known.setdefault(receiver, _Acquaintance())
+        known = self._acquaintance(receiver)
         return self._seal(known.session, known.incarnation, known.its_session, body)
+
+    def _acquaintance(self, name: str) -> _Acquaintance:
+        """Return what is known of a node. A new one begins with a session above those with nodes that were forgotten:
+        else a datagram that was recorded before this node forgot its sender would be fresh again."""
+        return self._known.setdefault(name, _Acquaintance(session=self._sessions + 1))
 
     def _seal(self, session: int, incarnation: int, its_session: int, body: msgspec.Raw) -> bytes:
         self._counter += 1
@@ -313,7 +322,7 @@ class Endpoint:
         return next((name for name, address in self.peers.items() if address == source), "")
 
     def _freshen(self, envelope: _Envelope, now: int) -> Opened:
-        known = self._known.setdefault(envelope.sender, _Acquaintance())
+        known = self._acquaintance(envelope.sender)
         met = envelope.incarnation != known.incarnation
         if envelope.incarnation in known.retired:
             return self._reject("replayed")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..ipc import Conflict, EgressIPSpec
 from ..mastership.placement import rendezvous_hash
@@ -122,6 +123,13 @@ class ConflictDetection:
         """To be sent."""
         probes, self._probes = self._probes, []
         return probes
+
+    def forget(self, keep: Collection[str]) -> None:
+        """Drop what is known of other addresses than ``keep``."""
+        known: tuple[dict[str, Any], ...] = (self._by_address, self._asked, self._wanted, self._vacant)
+        for each in known:
+            for address in each.keys() - keep:
+                del each[address]
 
     def conflicts(self, now: int) -> tuple[Conflict, ...]:
         """Those that are not over."""

@@ -125,7 +125,6 @@ class VirtualIPs:
         self,
         held: Mapping[str, LeaseState],
         wishes: Mapping[str, EgressIPSpec],
-        duration_ns: int,
         now: int,
         before: list[Any],
     ) -> list[Effect]:
@@ -146,7 +145,7 @@ class VirtualIPs:
         removed = self._leave(served)
         effects: list[Effect] = [Close(tuple(self._closing))] if self._closing else []
         effects += self._tickets
-        opened: dict[int, list[str]] = {}
+        opened: dict[tuple[int, int], list[str]] = {}
         added: list[Effect] = []
         for identity, interface in served.items():
             place = self._places.get(identity)
@@ -155,11 +154,13 @@ class VirtualIPs:
                 place.announcements = [now + after for after in ANNOUNCED_NS]
                 place.since, place.probe_at = now, now + SECOND
                 added.append(AddAddress(place.address, place.interface))
-            if held[identity].granted_seq > place.opened_by:
-                place.opened_by = held[identity].granted_seq
-                opened.setdefault(place.opened_by, []).append(place.address)
+            lease = held[identity]
+            if lease.granted_seq > place.opened_by:
+                place.opened_by = lease.granted_seq
+                opened.setdefault((lease.granted_seq, lease.duration_ns), []).append(place.address)
         effects += [
-            Open(seq, tuple(addresses), open_ns(duration_ns)) for seq, addresses in sorted(opened.items())
+            Open(seq, tuple(addresses), open_ns(duration_ns))
+            for (seq, duration_ns), addresses in sorted(opened.items())
         ]
         before += [*effects, *self._announce(now)]
         # Only now: an error on the way here must not lose what closes a fence. Closing it twice harms nothing.

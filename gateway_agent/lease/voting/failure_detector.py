@@ -30,6 +30,8 @@ class FailureDetector:
     def retain(self, names: Collection[str]) -> None:
         """Forgets all others."""
         self._by_name = {name: member for name, member in self._by_name.items() if name in names}
+        self._missed_at = {name: at for name, at in self._missed_at.items() if name in names}
+        self._heard &= self._by_name.keys()
 
     def heard(self, suspect_ns: int, now: int) -> dict[str, Member]:
         """Those that are not suspect: heard within ``suspect_ns``."""

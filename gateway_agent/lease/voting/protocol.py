@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from ..messages.limits import MAX_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
+from ..messages.limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
@@ -150,6 +150,14 @@ class Voter:
             return Refusal(claim.id, EPOCH, grant.holder, grant.epoch)
         return None
 
+    def forget(self, keep: Collection[str], now: int) -> None:
+        """Drop the grants that ended long ago, none of ``keep``: each has outlived the lease that it made by far."""
+        self.grants = {
+            identity: grant
+            for identity, grant in self.grants.items()
+            if identity in keep or now < grant.until + FORGET_NS
+        }
+
     def release(self, release: Release, now: int) -> None:
         """Ends the grant, whoever passes the release on. One for an older epoch changes nothing."""
         grant = self.grants.get(release.id)
@@ -219,6 +227,8 @@ class LeaseState:
     survivor: bool = False
     granted_seq: int = 0
     """The request that made the lease what it is."""
+    duration_ns: int = 0
+    """The lease time that this request asked for."""
 
     def holds(self, now: int) -> bool:
         return self.until > now
@@ -255,6 +265,10 @@ class Owner:
         """Claims it no longer; grants that are still on their way count for nothing."""
         return self.tenures.pop(identity, None)
 
+    def forget(self, keep: Collection[str]) -> None:
+        """Drop which epochs were used for other egress IPs than ``keep`` and those that are asked for."""
+        self._used = {i: epoch for i, epoch in self._used.items() if i in keep or i in self.tenures}
+
     def held(self, now: int) -> dict[str, LeaseState]:
         return {identity: tenure for identity, tenure in self.tenures.items() if tenure.holds(now)}
 
@@ -287,7 +301,7 @@ class Owner:
                 request.moments.setdefault(identity, {})[voter] = now
                 self._extend(identity, request, now)
         for refusal in verdict.refused:
-            if refusal.why not in (DURATION, VOTERS):
+            if refusal.why not in (DURATION, VOTERS) and refusal.id in request.claims:
                 request.moments.setdefault(refusal.id, {})[voter] = now + refusal.remaining_ns
         return request
 
@@ -306,6 +320,6 @@ class Owner:
         until = lease_end(request.sent_at, request.duration_ns, self._margin_ns)
         if until <= max(now, tenure.until) or (tenure.until and not tenure.holds(now)):
             return
-        tenure.until, tenure.granted_seq = until, request.seq
+        tenure.until, tenure.granted_seq, tenure.duration_ns = until, request.seq, request.duration_ns
         tenure.held_epoch = max(tenure.held_epoch, request.claims[identity])
         tenure.survivor = request.quorum.survivor

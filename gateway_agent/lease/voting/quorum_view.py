@@ -35,6 +35,10 @@ class QuorumView:
         self._names = [peer.name for peer in config.peers]
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
         self._expects_others = any(name != config.node for name in self.egress_nodes)
+        # A voter may be out of the inventory: it is heard no more, but its last answer counts for as long as any.
+        known = {*self._names, *self.electorate.current.members}
+        self._heard = {name: at for name, at in self._heard.items() if name in known}
+        self._answered = {name: at for name, at in self._answered.items() if name in known}
         self.electorate.bootstrap_from(first_voters(self.egress_nodes, self._names))
         self.raise_max_lease(config.duration_ns)
         # Two nodes have no majority to lose, and their survivor asks the LAN. Who chose availability has chosen.

@@ -92,6 +92,10 @@ class VoterNode:
         self.voter.release(release, now)
         self._forget(release.node, release.incarnation, [release.id])
 
+    def forget(self, keep: Collection[str], now: int) -> None:
+        """Drop the grants for other egress IPs that ended long ago. A promise to a proposer is never dropped."""
+        self.voter.forget({PROPOSER_LEASE, *keep}, now)
+
     def due(self, now: int) -> list[DeferredRequest]:
         """What is to be judged again now."""
         due = [pending for pending in self._pending if now >= pending.at]

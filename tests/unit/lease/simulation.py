@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cni.kernel import ids
-from gateway_agent.lease.ipc import EgressIPSpec, HandoverRequest, KeeperConfig, Peer
+from gateway_agent.lease.ipc import EgressIPSpec, Facts, HandoverRequest, KeeperConfig, Peer
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.outbox import Send
 from gateway_agent.lease.node import Effect, LeaseNode, Remember
@@ -102,6 +102,8 @@ class Network:
         self.ids = [f"{number:016x}" for number in range(1, ids + 1)]
         self.availability_first = availability_first
         self.heartbeat_ns, self.duration_ns = heartbeat_ns, duration_ns
+        self.edited_durations: dict[str, int] = {}
+        """``lease.duration`` of nodes that have another one than :attr:`duration_ns`."""
         self.failback = False
         self.published: VoterSet | None = None
         """What the cluster says of the voters."""
@@ -361,18 +363,20 @@ class Network:
         peers = tuple(
             Peer(m.name, m.address, m.egress) for m in self.machines.values() if m.name in self.inventory
         )
+        duration_ns = self.edited_durations.get(machine.name, self.duration_ns)
         return KeeperConfig(
             machine.name,
             7947,
             "",
             self.heartbeat_ns,
-            self.duration_ns,
+            duration_ns,
             self.availability_first,
             peers,
             wishes,
             machine.stopping,
             machine.moves,
             self.published,
+            facts=Facts(4799, duration_ns, self.availability_first, ""),
         )
 
     def _carry_out(self, machine: Machine, effects: list[Effect]) -> None:

@@ -395,16 +395,6 @@ def test_without_a_majority_the_owner_chooses(availability_first: bool) -> None:
     assert network.holders(network.ids[0]) == (["g3"] if availability_first else [])
 
 
-def test_a_node_that_allows_only_shorter_leases_says_so() -> None:
-    network = cluster()
-    network.duration_ns = 2 * DURATION
-    network.configure(master(network))
-    network.run(SECOND)
-    assert any(
-        "grants no lease as long" in p for name in ("g1", "g2", "g3") for p in state(network, name).problems
-    )
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("missing", ["g1", "g3"])
 def test_the_first_start_does_not_wait_long_for_a_voter_that_is_missing(workers: int, missing: str) -> None:

@@ -12,6 +12,7 @@ from gateway_agent.lease.virtual_ips.serving import (
     Probe,
     RemoveAddress,
     VirtualIPs,
+    open_ns,
 )
 from gateway_agent.lease.voting.protocol import SECOND, LeaseState
 
@@ -20,13 +21,15 @@ DURATION = SECOND // 4
 
 
 def follow(
-    serving: VirtualIPs, now: int, seq: int = 0, interface: str = "eth1"
+    serving: VirtualIPs, now: int, seq: int = 0, interface: str = "eth1", duration: int = DURATION
 ) -> tuple[list[Effect], list[Effect]]:
-    """``seq``: of the request that was granted; 0: nothing is held."""
-    tenure = LeaseState(epoch=1, first_seq=1, asked_at=0, until=now + DURATION, granted_seq=seq)
+    """``seq``: of the request that was granted; 0: nothing is held. ``duration``: of its lease."""
+    tenure = LeaseState(
+        epoch=1, first_seq=1, asked_at=0, until=now + duration, granted_seq=seq, duration_ns=duration
+    )
     wish = EgressIPSpec("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
     before: list[Effect] = []
-    after = serving.reconcile({"one": tenure} if seq else {}, {"one": wish}, DURATION, now, before)
+    after = serving.reconcile({"one": tenure} if seq else {}, {"one": wish}, now, before)
     return before, after
 
 
@@ -64,3 +67,12 @@ def test_whoever_else_has_it_is_asked_for_after_all_that_is_urgent() -> None:
     before, after = follow(serving, 2 * SECOND, seq=2)
     assert kinds(before) == [Open, Announce]
     assert kinds(after) == [Probe]
+
+
+def test_the_fence_is_open_for_as_long_as_the_request_asked_for() -> None:
+    """Also if the length of leases is edited while the request is on its way."""
+    serving = VirtualIPs()
+    for seq, duration in ((1, DURATION), (2, 4 * DURATION), (3, DURATION)):
+        before, _ = follow(serving, seq, seq=seq, duration=duration)
+        opened = [effect for effect in before if isinstance(effect, Open)]
+        assert opened == [Open(seq, (ADDRESS,), open_ns(duration))]
