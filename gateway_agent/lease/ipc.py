@@ -200,6 +200,16 @@ class Conflict(msgspec.Struct, frozen=True):
     """Wall clock, seconds."""
 
 
+class KernelFailures(msgspec.Struct, frozen=True):
+    """How often the kernel did not do something for a virtual address, since the lease daemon started."""
+
+    address: str
+    """Empty for a ticket, which is for all addresses."""
+    what: str
+    """``ticket``, ``open`` (the fence), ``add``, ``remove``, ``announce`` or ``probe``."""
+    number: int
+
+
 class KeeperState(msgspec.Struct, frozen=True):
     node: str
     incarnation: int
@@ -220,3 +230,4 @@ class KeeperState(msgspec.Struct, frozen=True):
     """Why this node can serve no egress IP, though its agent finds it ready."""
     keys: OwnKeys | None = None
     """Told only to a connection that is new: the table has all nodes."""
+    failures: tuple[KernelFailures, ...] = ()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .ipc import EgressIPSpec, EgressState, KeeperState, MemberState, OwnKeys
+from .ipc import EgressIPSpec, EgressState, KeeperState, KernelFailures, MemberState, OwnKeys
 from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
 from .node import LeaseNode
@@ -15,10 +15,16 @@ from .voting.protocol import MILLISECOND
 from .voting.voter_set import PROPOSER_LEASE
 
 
-def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bool = False) -> KeeperState:
+def report(
+    keeper: LeaseNode,
+    now: int,
+    problems: tuple[str, ...] = (),
+    keys: bool = False,
+    failures: tuple[KernelFailures, ...] = (),
+) -> KeeperState:
     """Return what is known ``now`` (as for the keeper's inputs).
 
-    ``problems``: those that its process knows of. ``keys``: whether the table of all nodes' keys is wanted.
+    ``problems``, ``failures``: those that its process knows of. ``keys``: whether the table of all keys is wanted.
     """
     voters = keeper.voter_set.current
     return KeeperState(
@@ -46,6 +52,7 @@ def report(keeper: LeaseNode, now: int, problems: tuple[str, ...] = (), keys: bo
         ),
         unfit=keeper.agreement.unfit(),
         keys=_keys(keeper, now) if keys else None,
+        failures=failures,
     )
 
 

@@ -51,6 +51,8 @@ LOOK_NS = 1_000_000_000
 """From one look at the run directory to the next."""
 REPORT_NS = 1_000_000_000
 """From one message in the log that could not be handled to the next."""
+UNHANDLED_NS = 600_000_000_000
+"""For so long a message that could not be handled is a problem; the log keeps it."""
 LOG_BYTES = 1 << 20
 """Of the log, when a keeper starts: a larger one is put aside as ``keeper.log.1`` first."""
 PRIORITY = 10
@@ -87,6 +89,8 @@ class LeaseDaemon:
         self._told_at = 0
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
+        self._last_unhandled = ("", -UNHANDLED_NS)
+        """The last message that could not be handled, and when it came."""
         self._reported_at = -REPORT_NS
         self._asked_to_stop = False
         self._remembered: Memory | None = None
@@ -215,11 +219,12 @@ class LeaseDaemon:
             self._keeper = LeaseNode(config, keys, incarnation, self._memory.load(), now)
         # The wall clock may have been set.
         self._keeper.attend(now, time.time_ns() - now)
+        # All effects follow once more, and with them what the kernel refuses now.
+        self._tunnels.problems.clear()
         if config == self._applied and not other_keys:
             # With each sign of life all is set again: whatever became of it meanwhile.
             self._carry_out(self._keeper.renew_tunnels(now))
             return
-        self._tunnels.retain({spec.device for spec in config.egress})
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         self._datagrams.bind(mine, config.port)
         if self._virtual is not None:
@@ -241,11 +246,19 @@ class LeaseDaemon:
         if not self._has_news() or now < self._told_at + TELL_NS:
             return
         self._told, self._told_at = self._keeper.revision, now
-        refused = self._virtual.problems if self._virtual else {}
-        problems = (*self._problems.values(), *self._tunnels.problems.values(), *refused.values())
-        problems = tuple(problem for problem in problems if problem)
-        state = report(self._keeper, boottime(), problems, keys=self._agents.new())
+        failures = self._virtual.failures if self._virtual else ()
+        state = report(
+            self._keeper, now, self._current_problems(now), keys=self._agents.new(), failures=failures
+        )
         self._agents.broadcast(msgspec.json.encode(state) + b"\n")
+
+    def _current_problems(self, now: int) -> tuple[str, ...]:
+        """Return what is wrong now as far as this process knows, in words."""
+        unhandled, at = self._last_unhandled
+        found = [*self._problems.values(), *self._tunnels.problems.values()]
+        found += self._virtual.problems if self._virtual else ()
+        found += [unhandled] if now < at + UNHANDLED_NS else []
+        return tuple(filter(None, found))
 
     def _claimed(self, address: str, mac: str, interface: str) -> None:
         if self._keeper is not None:
@@ -300,9 +313,8 @@ class LeaseDaemon:
         if now >= self._reported_at + REPORT_NS:
             self._reported_at = now
             _log(error, f"a message from {source} could not be handled")
-        self._problems["message"] = (
-            f"a message from {source} could not be handled: {type(error).__name__}: {error}"
-        )
+        words = f"a message from {source} could not be handled: {type(error).__name__}: {error}"
+        self._last_unhandled = words, now
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

@@ -63,6 +63,11 @@ class Announcer:
         """Asks once who has ``address``: who answers is heard if it is watched. False where that was not possible."""
         return self._send(interface, lambda mac: arp.probe(address, mac))
 
+    def is_asked(self, interface: str) -> bool:
+        """Return False for an interface without MACs: on its link no machine asks where an address is."""
+        kind, _ = self._hardware(interface)
+        return kind in (0, ARPHRD_ETHER)
+
     def listen(self, selector: selectors.BaseSelector, heard: Callable[[str, str, str], None]) -> None:
         """``heard(address, mac, interface)`` is called, from what is registered as data with the selector, for each
         frame by which another MAC claims an address that is watched."""
@@ -148,6 +153,11 @@ class Announcer:
 
     def _mac(self, interface: str) -> str:
         """Empty where the interface is gone, or is none with MACs."""
+        kind, mac = self._hardware(interface)
+        return mac.hex(":") if kind == ARPHRD_ETHER else ""
+
+    def _hardware(self, interface: str) -> tuple[int, bytes]:
+        """Return an interface's type and address; type 0 if the interface is gone."""
         name = interface.encode()
         try:
             # Cut off, it could be another's name.
@@ -158,10 +168,8 @@ class Announcer:
             )
         except OSError:
             found = b""
-        if not found:
-            return ""
-        kind, mac = struct.unpack_from("=H6s", found, 16)
-        return mac.hex(":") if kind == ARPHRD_ETHER else ""
+        kind, mac = struct.unpack_from("=H6s", found, 16) if found else (0, b"")
+        return kind, mac
 
     def _claim(self, frame: bytes, interface: str) -> None:
         claim = arp.claimed_address(frame)

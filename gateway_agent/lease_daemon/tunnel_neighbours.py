@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink.neighbours import Neighbours
 
@@ -16,10 +14,6 @@ class TunnelNeighbours:
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
         self._neighbours = Neighbours()
-
-    def retain(self, devices: Collection[str]) -> None:
-        """Drop the problems of all other devices."""
-        self.problems = {device: text for device, text in self.problems.items() if device in devices}
 
     def carry_out(self, effect: TunnelEffect) -> bool:
         """Return False if the kernel has refused it."""

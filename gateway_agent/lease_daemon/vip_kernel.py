@@ -3,25 +3,41 @@
 from __future__ import annotations
 
 import selectors
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from cni.kernel.errors import KernelError
 
+from ..lease.ipc import KernelFailures
 from ..lease.virtual_ips import serving
 from .arp_socket import Announcer
 from .vip_addresses import Addresses
 from .vip_fence import Fence
 
+WORDS: Mapping[type[serving.Effect], str] = {
+    serving.Ticket: "ticket",
+    serving.Open: "open",
+    serving.AddAddress: "add",
+    serving.RemoveAddress: "remove",
+    serving.Announce: "announce",
+    serving.Probe: "probe",
+}
+"""What can fail, as metrics name it. A fence that cannot be closed ends the process."""
+NO_ADDRESS = ""
+"""A ticket is for all addresses."""
+
 
 class VirtualAddresses:
-    """Fence, addresses and announcements. ``problems``: what the kernel has refused, by what was wanted."""
+    """Fence, addresses and announcements."""
 
     def __init__(self, selector: selectors.BaseSelector, claimed: Callable[[str, str, str], None]) -> None:
         """Takes away what an earlier process has left: its leases are not this one's.
 
         ``claimed(address, mac, interface)`` is told of other machines that have an address.
         """
-        self.problems: dict[str, str] = {}
+        self._failing: dict[tuple[str, str], str] = {}
+        """Why it failed last time, by what was wanted and the address."""
+        self._failed: Counter[tuple[str, str]] = Counter()
         self._fence = Fence()
         self._addresses = Addresses()
         self._announcer = Announcer()
@@ -30,8 +46,24 @@ class VirtualAddresses:
         for address, interface in self._addresses.ours():
             self._addresses.remove(address, interface)
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Return what fails now, each text once."""
+        return tuple(dict.fromkeys(self._failing.values()))
+
+    @property
+    def failures(self) -> tuple[KernelFailures, ...]:
+        """Return how often what has failed, of the addresses that this node may serve."""
+        return tuple(
+            KernelFailures(address, what, number) for (what, address), number in sorted(self._failed.items())
+        )
+
     def watch(self, targets: Iterable[tuple[str, str]]) -> None:
-        """The (address, interface) to listen for from now on."""
+        """The (address, interface) to listen for from now on: all that this node may serve."""
+        targets = tuple(targets)
+        known = {NO_ADDRESS, *(address for address, _ in targets)}
+        for key in [key for key in self._failed if key[1] not in known]:
+            del self._failed[key]
         self._announcer.watch(targets)
 
     def next_wake(self) -> int:
@@ -46,29 +78,49 @@ class VirtualAddresses:
         """Raises :class:`KernelError` only where the fence cannot be closed: nothing may be sent after that."""
         if isinstance(effect, serving.Close):
             self._fence.close(effect.addresses)
+            for address in effect.addresses:
+                self._drop(address)
             return
         try:
-            self._try(effect)
+            problem = self._try(effect)
         except (KernelError, OSError) as error:
-            self.problems[type(effect).__name__] = str(error)
-        else:
-            self.problems.pop(type(effect).__name__, None)
+            problem = str(error)
+        for address in _addresses(effect):
+            key = WORDS[type(effect)], address
+            if problem:
+                self._failing[key] = problem
+                self._failed[key] += 1
+            else:
+                self._failing.pop(key, None)
 
-    def _try(self, effect: serving.Effect) -> None:
+    def _try(self, effect: serving.Effect) -> str:
+        """Return what is wrong in words; empty if it is done."""
         if isinstance(effect, serving.Ticket):
             self._fence.ticket(effect.number, effect.lifetime_ns)
         elif isinstance(effect, serving.Open):
-            self._fence.open(effect.number, effect.addresses, effect.lifetime_ns)
+            if not self._fence.open(effect.number, effect.addresses, effect.lifetime_ns):
+                return f"the fence was not opened for {', '.join(effect.addresses)}: the lease was granted too late"
         elif isinstance(effect, serving.AddAddress):
             self._addresses.add(effect.address, effect.interface)
             self._announcer.answer(effect.address, effect.interface)
         elif isinstance(effect, serving.RemoveAddress):
             self._announcer.silence(effect.address, effect.interface)
             self._addresses.remove(effect.address, effect.interface)
-        elif isinstance(effect, serving.Probe):
-            self._announcer.probe(effect.address, effect.interface)
-        elif isinstance(effect, serving.Announce):
-            self._announcer.announce(effect.address, effect.interface)
+        elif isinstance(effect, serving.Probe | serving.Announce):
+            asks = isinstance(effect, serving.Probe)
+            say = self._announcer.probe if asks else self._announcer.announce
+            sent = say(effect.address, effect.interface)
+            if not sent and self._announcer.is_asked(effect.interface):
+                doing = "asked for" if asks else "announced"
+                return f"{effect.address} could not be {doing} on {effect.interface}: the interface is down or gone"
+        return ""
+
+    def _drop(self, address: str) -> None:
+        """Forget what failed for an address that this node does not serve any more, but not that it is still there."""
+        for key in [
+            key for key in self._failing if key[1] == address and key[0] != WORDS[serving.RemoveAddress]
+        ]:
+            del self._failing[key]
 
     def retry_failed(self, wanted: Mapping[str, str]) -> None:
         """Puts right what others have done. ``wanted``: interfaces by address."""
@@ -83,3 +135,16 @@ class VirtualAddresses:
         for interface in {*wanted.values()}:
             for address in self._addresses.misplaced(interface):
                 self.carry_out(serving.AddAddress(address, interface))
+        remaining = {address for address, _ in there}
+        for _, address in list(self._failing):
+            if address not in wanted:
+                self._drop(address)
+            if address not in remaining:
+                self._failing.pop((WORDS[serving.RemoveAddress], address), None)
+
+
+def _addresses(effect: serving.Effect) -> tuple[str, ...]:
+    """Return the addresses that an effect is for."""
+    if isinstance(effect, serving.Open | serving.Close):
+        return effect.addresses
+    return (NO_ADDRESS,) if isinstance(effect, serving.Ticket) else (effect.address,)

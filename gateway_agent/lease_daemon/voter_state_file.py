@@ -2,7 +2,8 @@
 
 It is written before each answer that grants something, so it is part of each failover: in place, into a file that
 stays open, which takes microseconds. A new file for each would take a fraction of a millisecond, and several where
-the file system is busy with its journal.
+the file system is busy with its journal. It is not synced to a disk: after a power cut the file may be an older one,
+which could break a promise. So it counts within one boot only.
 """
 
 from __future__ import annotations
@@ -35,15 +36,12 @@ class VoterStateFile:
         self._descriptor = -1
 
     def load(self) -> Memory | None:
-        """None where there is none, or none that can be read."""
+        """Return what a process of this boot has stored; None if there is none that can be read."""
         try:
             stored = msgspec.json.decode(self._path.read_bytes(), type=Stored)
         except (OSError, ValueError, RecursionError):
             return None
-        if stored.boot == boot_id():
-            return stored.memory
-        # Another boot's clock says nothing to this one's.
-        return msgspec.structs.replace(stored.memory, granted_until=None, learned_at=None)
+        return stored.memory if stored.boot == boot_id() else None
 
     def store(self, memory: Memory) -> None:
         """Returns when a process that starts from now on would find it.

@@ -108,7 +108,7 @@ def families(seen: Observation) -> tuple[Family, ...]:
     found = [*_agent(seen)]
     if seen.view is not None:
         found += [*_keeper(seen.view), *_egress_ips(seen.view, seen.changes or {})]
-        found += [_silences(seen.view, seen.silences or {}), _conflicts(seen.view)]
+        found += [_silences(seen.view, seen.silences or {}), _conflicts(seen.view), _failures(seen.view)]
     return tuple(found)
 
 
@@ -211,6 +211,13 @@ def _conflicts(view: NodeSnapshot) -> Family:
     return _gauge("conflict", text, [
         Sample({"ip": c.address, "mac": c.mac, "interface": c.interface, "node": view.plan.node}, 1) for c in conflicts
     ])  # fmt: skip
+
+
+def _failures(view: NodeSnapshot) -> Family:
+    text = "What the kernel did not do for a virtual address since the lease keeper started; no address: for all."
+    failures = view.keeper.failures if view.keeper else ()
+    samples = (Sample({"ip": f.address, "what": f.what, "node": view.plan.node}, f.number) for f in failures)
+    return Family(f"{PREFIX}kernel_failures_total", "counter", text, tuple(samples))
 
 
 def _gauge(name: str, text: str, samples: Iterable[Sample]) -> Family:

@@ -34,7 +34,7 @@ class VoterNode:
     def __init__(self, electorate: VoterSetState, memory: Memory | None, duration_ns: int, now: int) -> None:
         self._electorate = electorate
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
-        if memory and memory.granted_until is not None:
+        if memory:
             # It need not wait for grants that have ended.
             self.silent_until = min(self.silent_until, memory.granted_until)
         self.voter = Voter(self.silent_until)

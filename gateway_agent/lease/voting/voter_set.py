@@ -60,11 +60,11 @@ class Memory(msgspec.Struct, frozen=True):
     promised: tuple[int, str]
     """Highest epoch granted to a chair, and to whom."""
     duration_ns: int
-    """The lease time in use: a voter that starts is silent for as long, where it does not know better."""
-    granted_until: int | None = None
-    """When the last of its grants ends, on this machine's ``CLOCK_BOOTTIME``; None: of another boot, so not known."""
-    learned_at: int | None = None
-    """When it learned of ``current``; likewise."""
+    """The lease time in use: no grant lasts longer."""
+    granted_until: int
+    """When the last of its grants ends, on this machine's ``CLOCK_BOOTTIME``."""
+    learned_at: int
+    """When it learned of ``current``, on the same clock."""
 
 
 def first_voters(egress: Collection[str], others: Collection[str]) -> tuple[str, ...]:
@@ -141,8 +141,7 @@ class VoterSetState:
         self.recovering = memory is None
         """Without memory this node must not vote: it may have accepted what it no longer knows."""
         # What is remembered may have been learned a moment ago; what came before it is forgotten, as after a skip.
-        remembered = memory.learned_at if memory else None
-        self.learned_at = self._skipped_at = now if remembered is None else min(remembered, now)
+        self.learned_at = self._skipped_at = min(memory.learned_at, now) if memory else now
         self._started_at = now
         self._superseded: list[tuple[tuple[str, ...], int]] = []
         self._told: dict[str, tuple[VoterSet, Proposal | None]] = {}

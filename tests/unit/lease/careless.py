@@ -59,7 +59,7 @@ class World:
     def __init__(self, rates: dict[str, float], members: tuple[str, ...]) -> None:
         self.now = 0
         self.nodes = {
-            name: Node(name, rate, Memory(VoterSet(1, members), None, (0, ""), DURATION))
+            name: Node(name, rate, Memory(VoterSet(1, members), None, (0, ""), DURATION, DURATION, 0))
             for name, rate in rates.items()
         }
         self.decided: dict[int, VoterSet] = {1: VoterSet(1, members)}

@@ -19,7 +19,9 @@ HELD_UNTIL = 3 * LEASE
 
 def holding() -> VoterNode:
     """A voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
-    elector = VoterNode(VoterSetState("b", Memory(VOTERS, None, (0, ""), LEASE), now=0), None, LEASE, now=0)
+    elector = VoterNode(
+        VoterSetState("b", Memory(VOTERS, None, (0, ""), LEASE, LEASE, 0), now=0), None, LEASE, now=0
+    )
     assert elector.vote("a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE).granted == (
         "x",
         "y",

@@ -32,7 +32,7 @@ def voters(version: int, members: str) -> VoterSet:
 
 
 def remembering(me: str, members: str, version: int = 1, accepted: Proposal | None = None) -> VoterSetState:
-    return VoterSetState(me, Memory(voters(version, members), accepted, (0, ""), LEASE), now=0)
+    return VoterSetState(me, Memory(voters(version, members), accepted, (0, ""), LEASE, LEASE, 0), now=0)
 
 
 @pytest.mark.parametrize(
@@ -297,21 +297,20 @@ def test_under_which_voter_set_a_voter_grants(
 
 
 def test_a_voter_keeps_its_promise_to_the_chair_over_a_restart() -> None:
-    memory = Memory(voters(1, "abc"), None, (7, "a"), LEASE)
+    memory = Memory(voters(1, "abc"), None, (7, "a"), LEASE, LEASE, 0)
     elector = VoterNode(VoterSetState("b", memory, now=0), memory, LEASE, now=0)
     chair = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(PROPOSER_LEASE, 6),))
     assert elector.vote("c", 1, chair, LEASE, now=LEASE).refused[0].why == EPOCH
-    assert elector.memory(LEASE) == msgspec.structs.replace(memory, granted_until=LEASE, learned_at=0)
+    assert elector.memory(LEASE) == memory
 
 
 def test_a_voter_that_knows_when_its_grants_end_waits_no_longer() -> None:
-    memory = Memory(voters(1, "abc"), None, (0, ""), LEASE)
+    memory = Memory(voters(1, "abc"), None, (0, ""), LEASE, 0, 0)
 
-    def elector(now: int, granted_until: int | None) -> VoterNode:
-        known = msgspec.structs.replace(memory, granted_until=granted_until, learned_at=0)
+    def elector(now: int, granted_until: int) -> VoterNode:
+        known = msgspec.structs.replace(memory, granted_until=granted_until)
         return VoterNode(VoterSetState("b", known, now), known, LEASE, now)
 
-    assert elector(10 * LEASE, None).silent_until == 11 * LEASE
     assert elector(10 * LEASE, 3 * LEASE).silent_until == 3 * LEASE
     assert elector(10 * LEASE, 10 * LEASE + 7).silent_until == 10 * LEASE + 7
     assert elector(10 * LEASE, 90 * LEASE).silent_until == 11 * LEASE, "no grant outlives a lease time"
