@@ -38,6 +38,8 @@ class Container:
     network: str = OWN
     shares: str = ""
     """Id of the container whose network it uses; empty if it shares none."""
+    run_dir: str = ""
+    """Its directory of this boot, which is gone after the next one; empty: not known."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,15 @@ def of_podman(config: bytes | str, state: bytes | str = b"{}", pod: bytes | str 
     shares = about.get("netNsCtr") or ""
     pid = now.get("pid") if now.get("state") in RUNNING else 0
     network = SHARED if shares else _network(about, now)
+    run_dir = now.get("runDir")
     return Container(
-        _text(about.get("id")), name, labels, pid if isinstance(pid, int) else 0, network, _text(shares)
+        _text(about.get("id")),
+        name,
+        labels,
+        pid if isinstance(pid, int) else 0,
+        network,
+        _text(shares),
+        run_dir if isinstance(run_dir, str) else "",
     )
 
 

@@ -90,7 +90,7 @@ class Podman:
                 broken.append(f"a container in {path}: {error}")
                 continue
             # After a reboot the database still has the pids of processes before it.
-            found[container.id] = replace(container, pid=container.pid if _runs(container.pid) else 0)
+            found[container.id] = container if _runs(container) else replace(container, pid=0)
         backend = ""
         with contextlib.suppress(OSError, UnicodeDecodeError):
             backend = (self._root / "defaultNetworkBackend").read_text(encoding="ascii").strip()
@@ -108,8 +108,10 @@ class Podman:
                 yield from ((path, row) for row in rows)
 
 
-def _runs(pid: int) -> bool:
-    return pid > 0 and os.path.exists(f"/proc/{pid}")
+def _runs(container: Container) -> bool:
+    """Return True if its process is one of this boot: a process from before may have left its number to another one."""
+    of_this_boot = not container.run_dir or os.path.isdir(container.run_dir)
+    return container.pid > 0 and of_this_boot and os.path.exists(f"/proc/{container.pid}")
 
 
 def _bolt_rows(path: Path, container_id: str) -> Iterator[Row]:

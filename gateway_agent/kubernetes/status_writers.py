@@ -24,6 +24,9 @@ SURE_S = 3.0
 """Seconds for which a node must want a status before it overwrites a preferred one."""
 MAX_LATE_WRITES = 16
 """Writes of this node by which the watch may lag behind."""
+MAX_EPOCHS_MISSED = 64
+"""How far the epoch in another node's status may be above those that this node knows: its lease daemon learns of each
+change of a master within a second. A higher epoch was announced by no lease daemon."""
 Identity = tuple[str, str]
 """(kind, name)."""
 
@@ -62,7 +65,7 @@ class Writers:
         ``now``: monotonic clock, seconds, here and below.
         """
         identity = report.kind, report.name
-        if report.before and _preference(report.before) > _preference(report.status):
+        if report.before and _prefers_stored(report):
             since, until = self._doubts.get(identity, (now, now))
             self._doubts[identity] = since, until = (since if now <= until + SURE_S else now), now
             if until < since + SURE_S:
@@ -82,7 +85,7 @@ class Writers:
         """Return True if another node has overwritten this node's status with a preferred one."""
         record = self._records.get((report.kind, report.name))
         overwritten = record is not None and record.said != "" and _text(report.before) != record.stored
-        return overwritten and _preference(report.before) > _preference(report.status)
+        return overwritten and _prefers_stored(report)
 
     def wrote(self, report: Report, stored: Object, now: float) -> None:
         """Note a successful write. ``stored``: the object in the API's answer."""
@@ -119,15 +122,37 @@ class Writers:
         return found
 
 
-def _preference(status: Mapping[str, Any]) -> tuple[int, int, bool, str]:
+def _prefers_stored(report: Report) -> bool:
+    """Return True if the stored status is preferred to the one that this node wants.
+
+    A forged status may hold any numbers. Those that no agent can have written count as 0: a generation that the object
+    does not have yet, and an epoch that no lease daemon has announced.
+    """
+    generation = _number(report.status.get("observedGeneration"))
+    epoch = _highest_epoch(report.status) + MAX_EPOCHS_MISSED
+    return _preference(report.before, generation, epoch) > _preference(report.status, generation, epoch)
+
+
+def _preference(
+    status: Mapping[str, Any], highest_generation: int, highest_epoch: int
+) -> tuple[int, int, bool, str]:
     """Return a sort key of statuses: the preferred one has the highest.
 
     Newer knowledge is preferred (generation, epoch), then more knowledge (a node that finds a master or a gateway knows
     more than one that does not), then any fixed order.
     """
-    epochs = [_number(row.get("epoch")) for row in rows(status, "egressIPs")]
+    generation, epoch = _number(status.get("observedGeneration")), _highest_epoch(status)
     ready = readiness(status).get("status") == "True"
-    return _number(status.get("observedGeneration")), max(epochs, default=0), ready, _text(status)
+    return (
+        generation if generation <= highest_generation else 0,
+        epoch if epoch <= highest_epoch else 0,
+        ready,
+        _text(status),
+    )
+
+
+def _highest_epoch(status: Mapping[str, Any]) -> int:
+    return max((_number(row.get("epoch")) for row in rows(status, "egressIPs")), default=0)
 
 
 def _number(value: Any) -> int:

@@ -122,6 +122,23 @@ def test_a_process_that_is_gone_does_not_run(tmp_path: Path) -> None:
     assert [container.pid for container in podman.listing().containers] == [0, 0]
 
 
+def test_a_number_that_another_process_has_since_the_boot_is_no_container(tmp_path: Path) -> None:
+    """Podman's directory of a boot is gone after it; until podman runs again, its data base is as it was."""
+    podman = sqlite_store(tmp_path)
+
+    def listed(run_dir: object) -> list[int]:
+        with sqlite3.connect(tmp_path / "db.sql") as data:
+            state = json.dumps({**STATE, "pid": os.getpid(), "runDir": run_dir})
+            data.execute("UPDATE ContainerState SET JSON = ? WHERE ID = 'c1'", (state,))
+        data.close()
+        return [container.pid for container in podman.listing().containers if container.id == "c1"]
+
+    assert listed(str(tmp_path / "gone")) == [0]
+    assert listed("\0") == [0]
+    for there in (str(tmp_path), "", None, 7):
+        assert listed(there) == [os.getpid()]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

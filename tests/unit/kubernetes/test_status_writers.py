@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from gateway_agent.kubernetes.conditions import Report, reports
-from gateway_agent.kubernetes.status_writers import FIRST_REPEAT_S, SURE_S, Writers
+from gateway_agent.kubernetes.status_writers import FIRST_REPEAT_S, MAX_EPOCHS_MISSED, SURE_S, Writers
 from gateway_agent.show.snapshot import NodeSnapshot
 
 from .test_conditions import NOW, of, seen, without_master
@@ -192,3 +192,26 @@ def test_a_status_that_nobody_expects_is_replaced(found: Any) -> None:
     run([Node("g1", seen(), api)], 60)
     assert len(api.writes) == 1
     assert api.item["status"]["activeNodeName"] == "g1"
+
+
+@pytest.mark.parametrize(
+    ("field", "number"),
+    [("observedGeneration", 1 << 40), ("epoch", 1 << 40), ("epoch", MAX_EPOCHS_MISSED + 8 + 1)],
+)
+def test_numbers_that_no_agent_has_written_keep_no_node_from_writing(field: str, number: int) -> None:
+    """Whoever may write the status writes it again and again; then each node would wait for up to a day."""
+    api = Api()
+    node = Node("g1", status(8), api)
+    run([node], 1)
+    right = api.item["status"]
+    forged = {**right, "activeNodeName": "nobody"}
+    if field == "epoch":
+        forged["egressIPs"] = [{**row, "epoch": number} for row in right["egressIPs"]]
+    else:
+        forged[field] = number
+    for turn in range(20):
+        api.item = {**api.item, "status": forged}
+        api.writes.append((NOW + 10 * turn, "forger"))
+        api._stamp()
+        run([node], 2, NOW + 10 * turn + 1)
+        assert api.item["status"]["activeNodeName"] == "g1"

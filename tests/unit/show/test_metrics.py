@@ -13,7 +13,7 @@ import pytest
 from cni.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, MemberState
+from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, KernelFailures, MemberState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner
 from gateway_agent.policy.readiness import InterfaceFacts
@@ -143,6 +143,13 @@ def test_a_conflict_is_there_with_its_mac() -> None:
     seen = Observation("g1", view(keeper(conflicts=(conflict,))))
     assert value(seen, "conflict", ip=ADDRESSES[0], mac=MAC, interface="eth1") == 1
     assert not [key for key in samples(Observation("g1", view())) if key[0] == f"{PREFIX}conflict"]
+
+
+def test_what_the_kernel_did_not_do_is_counted_for_each_address() -> None:
+    failures = (KernelFailures(ADDRESSES[0], "announce", 3), KernelFailures("", "ticket", 1))
+    seen = Observation("g1", view(keeper(failures=failures)))
+    assert value(seen, "kernel_failures_total", ip=ADDRESSES[0], what="announce") == 3
+    assert value(seen, "kernel_failures_total", ip="", what="ticket") == 1
 
 
 def test_before_the_store_and_the_keeper_have_spoken() -> None:
