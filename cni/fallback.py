@@ -1,7 +1,7 @@
-"""The plugin without the agent: it follows the plan that the agent has left beside the socket.
+"""The commands of the plugin without the agent: it follows the plan that the agent has left beside the socket.
 
-It decides nothing that the plan does not say. What it cannot know, it refuses or leaves to the agent, as
-``failurePolicy`` says.
+What the plugin cannot know (:mod:`cni.fallback_context`), it refuses or leaves to the agent, as ``failurePolicy``
+says.
 """
 
 from __future__ import annotations
@@ -11,57 +11,33 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from . import attachments, contract
-from . import plan as plans
 from .attachments import Attachment
 from .cni_request import Call, CallError, parse_call
+from .fallback_context import OUTDATED, FallbackContext, group_of, read_plan, stamp_of
 from .kernel import ids
 from .kernel.errors import KernelError
-from .plan import Plan, PodIdentity
 
 LOCK = "plugin.lock"
 """In the run directory."""
-OUTDATED = "the agent that is away knew newer objects than its plan has"
-OLDER = "the plan is an older agent's, and no complete ruleset follows from it"
 VETH_HINT = (
     "a gateway serves pods with a host-side veth (bridge, ptp, calico, …), not macvlan or the host's "
     "network: let no policy select this pod, or put this plugin behind one that makes a veth"
 )
 
 
-@dataclass(frozen=True)
-class FallbackContext:
-    """What is known here: the run directory, the plan in it, and why the agent does not do the work."""
-
-    run_dir: Path
-    plan: Plan | None
-    trouble: str
-    stamp: tuple[int, int] = (0, 0)
-    """Inode and modification time (ns) of the plan's file, when it was read."""
-
-    def outdated(self) -> bool:
-        """Return True if an agent has learned of objects that are not in this plan, or has written another one."""
-        return (self.run_dir / contract.PLAN_OUTDATED).exists() or self.stamp != _stamp(
-            self.run_dir / contract.PLAN
-        )
-
-    def not_known(self, what: str) -> CallError:
-        hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
-        return CallError(contract.TRY_AGAIN_LATER, what, hint)
-
-
 def run(request: bytes, socket: str, reason: str) -> None:
-    """Carries out the call of a ``cni1`` request. ``reason`` says why the agent did not.
+    """Carry out the call of a ``cni1`` request. ``reason`` says why the agent did not.
 
     Raises :class:`contract.CNIError`.
     """
     call = parse_call(*contract.split_cni_request(request))
     run_dir = Path(os.path.dirname(socket))
-    stamp = _stamp(run_dir / contract.PLAN)
-    plan, trouble = _read_plan(run_dir / contract.PLAN)
+    stamp = stamp_of(run_dir / contract.PLAN)
+    plan, trouble = read_plan(run_dir / contract.PLAN)
     place = FallbackContext(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
     commands: dict[str, Callable[[Call, FallbackContext], None]] = {
         "ADD": add,
@@ -79,7 +55,7 @@ def run(request: bytes, socket: str, reason: str) -> None:
 
 
 def add(call: Call, place: FallbackContext) -> None:
-    """Tags the pod's interface where a policy selects it, and records the attachment for the agent."""
+    """Tag the pod's interfaces if a policy selects the pod, and record the attachment for the agent."""
     from .kernel.netlink import links
 
     hosts: tuple[str, ...] = ()
@@ -119,8 +95,10 @@ def add(call: Call, place: FallbackContext) -> None:
 
 
 def delete(call: Call, place: FallbackContext) -> None:
-    """Forgets the attachment and the pod's connections. The tag stays: what still runs in the pod must not leak on its
-    way down."""
+    """Remove the attachment record and the pod's connections.
+
+    The tag stays: a pod that is being stopped still sends, and those packets must not leave by another address.
+    """
     record = attachments.load(place.run_dir, call.container_id, call.ifname)
     attachments.remove(place.run_dir, call.container_id, call.ifname)
     if record is not None:
@@ -145,7 +123,7 @@ def _forget_connections(place: FallbackContext, key: tuple[str, str], addresses:
 
 
 def check(call: Call, place: FallbackContext) -> None:
-    """Whether all is as ADD left it."""
+    """Raise :class:`CallError` if the pod's tags or the data path are not as ADD left them."""
     record = attachments.load(place.run_dir, call.container_id, call.ifname)
     pod = call.pod
     if record is not None and pod.labels is None:
@@ -166,16 +144,16 @@ def check(call: Call, place: FallbackContext) -> None:
 
 
 def collect(call: Call, place: FallbackContext) -> None:
-    """Forgets what is in this network and not in the runtime's list."""
+    """Remove the records of this network's attachments that are not in the runtime's list."""
     records, _ = attachments.load_all(place.run_dir)
     for record in records:
-        # The list speaks of one network; records of others are none of its business.
+        # The list is of one network; records of others stay.
         if record.network in ("", call.network) and record.key not in call.valid_attachments:
             attachments.remove(place.run_dir, *record.key)
 
 
 def status(call: Call, place: FallbackContext) -> None:
-    """Whether an ADD has a chance."""
+    """Raise :class:`CallError` if every ADD of a pod that may be selected would fail."""
     if place.plan is None:
         raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", place.trouble)
     if place.outdated():
@@ -217,27 +195,6 @@ def _locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def group_of(pod: PodIdentity, place: FallbackContext) -> int:
-    """Return the interface group that the plan gives the pod; 0: no policy selects it. Raises where nobody knows."""
-    plan, name = place.plan, f"{pod.namespace}/{pod.name}"
-    if plan is None:
-        raise place.not_known(f"there is neither an agent nor a plan: a policy may select pod {name}")
-    if plan.hangs_on_namespace(pod):
-        what = f"a policy may select pod {name} by labels of namespace {pod.namespace}, which is newer than the plan"
-        raise place.not_known(what)
-    policies = plan.policies_for(pod)
-    if policies is None:
-        raise place.not_known(f"a policy may select pod {name}, whose labels are not known")
-    if not policies:
-        return 0
-    if plan.version != plans.VERSION:
-        raise place.not_known(f"{OLDER}: {', '.join(policies)} selects pod {name}")
-    policy_set = plan.set_for(pod, policies)
-    if policy_set is None:
-        raise place.not_known(f"the plan has no tag yet for pods of {', '.join(policies)}")
-    return policy_set.group
-
-
 def _check_current(call: Call, place: FallbackContext) -> None:
     """Raise an error if the plan that the pod was tagged by is not the newest: an edit may select the pod.
 
@@ -252,8 +209,10 @@ def _check_current(call: Call, place: FallbackContext) -> None:
 
 
 def _wrong_tag(record: Attachment, group: int) -> tuple[str, ...]:
-    """Say which of the interfaces that ADD has tagged are not as the plan says. Those that the pod got later are not
-    this ADD's."""
+    """Return which of the interfaces that ADD has tagged are not as the plan says, and why.
+
+    Those that the pod got later are not this ADD's.
+    """
     from .kernel.netlink import links
 
     if not record.host_interfaces:
@@ -274,25 +233,6 @@ def _missing(place: FallbackContext) -> tuple[str, ...]:
     from .datapath.reconcile import missing
 
     return missing(place.plan) if place.plan else ()
-
-
-def _read_plan(path: Path) -> tuple[Plan | None, str]:
-    """The plan, or None and what is wrong with it."""
-    try:
-        return plans.loads(path.read_text(encoding="utf-8")), ""
-    except FileNotFoundError:
-        return None, f"{path} is not there"
-    except (OSError, ValueError) as error:
-        return None, f"{path}: {error}"
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return inode and modification time (ns); zeros if there is no such file."""
-    try:
-        status = path.stat()
-    except OSError:
-        return 0, 0
-    return status.st_ino, status.st_mtime_ns
 
 
 def _io_hint(error: OSError, run_dir: Path) -> str:

@@ -1,7 +1,7 @@
-"""What this node is to do, as data: the agent writes it, the plugin can follow it alone.
+"""What this node is to do, as data: the agent writes it, and the plugin can follow it alone.
 
-Everything here is plain, frozen and has one JSON form (``plan.json``). No decision about *who is master*
-or *which prefixes win* is taken here: those are made by the agent and stand in the plan as results.
+Everything here is plain, frozen and has one JSON form (``plan.json``). The agent decides who is master and which
+prefixes win; the plan has the results.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 from .kernel import ids
 from .label_selector import NAMESPACE_LABEL, PodIdentity, Requirement, Selector, matches
+from .plan_objects import Destination, PlanEgressIP, PlanNode, PlanPolicy, PolicySet, SetKey
 
 __all__ = [
     "NAMESPACE_LABEL",
@@ -44,116 +45,8 @@ _PLAIN = {"str": str, "int": int, "bool": bool}
 
 
 @dataclass(frozen=True)
-class PlanPolicy:
-    """Which pods a policy selects. Where their packets go stands in the policy sets."""
-
-    name: str
-    gateway: str
-    selectors: tuple[Selector, ...]
-
-    def selects(self, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> bool | None:
-        """Whether any selector does; None where it hangs on labels that are not known."""
-        answers = [selector.selects(pod, namespace_labels) for selector in self.selectors]
-        if True in answers:
-            return True
-        return None if None in answers else False
-
-
-@dataclass(frozen=True)
-class PlanNode:
-    """A node of the inventory. ``address`` is its tunnel endpoint, ``address6`` its IPv6 address or empty."""
-
-    name: str
-    address: str
-    address6: str = ""
-
-    @property
-    def mac(self) -> str:
-        return ids.node_mac(self.address)
-
-
-@dataclass(frozen=True)
-class PlanEgressIP:
-    """One egress IP as this node sees it."""
-
-    id: str
-    """:func:`cni.kernel.ids.egress_id`."""
-    gateway: str
-    address: str
-    """The virtual address; empty in basic mode."""
-    slot: int
-    """This node's own number for it: mark, routing table and rule."""
-    vni: int
-    eligible: tuple[str, ...]
-    """Names of the nodes that can be master, sorted."""
-    master: str = ""
-    """Name of the last known master; empty: none."""
-    epoch: int = 0
-    direct: bool = False
-    """``whenNoGateway: Direct``: without a master, packets go as if there were no policy."""
-    interface: str = ""
-    """The egress interface, where this node is eligible; else empty."""
-    source: str = ""
-    """The IPv4 address that *this* node shows for it when master; empty where it has none or is not eligible."""
-    source6: str = ""
-    """The IPv6 address, of an egress IP of that family."""
-    mode: str = "PrimaryIPFromEgressGatewayNodeInterface"
-    sync: bool = False
-    """``connectionSync``: those that can be master know each other's connections."""
-
-    @property
-    def device(self) -> str:
-        return ids.device(self.vni)
-
-    @property
-    def family(self) -> int:
-        """Of the packets that it can carry: 4 or 6. Basic mode shows IPv4 addresses."""
-        return 6 if ":" in self.address else 4
-
-
-@dataclass(frozen=True)
-class Destination:
-    """Packets to ``prefix`` leave through the egress IP with this id. Prefixes of one set are disjoint."""
-
-    prefix: str
-    egress_id: str
-
-
-SetKey = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""Of a policy set: ``policies``, ``egress_ids``, ``egress_ids6``."""
-
-
-@dataclass(frozen=True)
-class PolicySet:
-    """Pods that the same policies select, by the same egress IPs, share one tag."""
-
-    number: int
-    """1 to :attr:`cni.kernel.ids.MarkLayout.numbers`; the interface group is ``GROUP_BASE + number``."""
-    policies: tuple[str, ...]
-    """Names, sorted."""
-    egress_ids: tuple[str, ...]
-    """For each policy the egress IP that IPv4 packets are led to, in the same order."""
-    ways: tuple[Destination, ...]
-    egress_ids6: tuple[str, ...] = ()
-    """The same for IPv6. Where the gateway has addresses of one family only, that one's; so too where not given."""
-
-    def __post_init__(self) -> None:
-        if not self.egress_ids6:
-            object.__setattr__(self, "egress_ids6", self.egress_ids)
-
-    @property
-    def key(self) -> SetKey:
-        """What makes it another set than others."""
-        return self.policies, self.egress_ids, self.egress_ids6
-
-    @property
-    def group(self) -> int:
-        return ids.GROUP_BASE + self.number
-
-
-@dataclass(frozen=True)
 class Plan:
-    """The whole of it. ``nodes`` are all nodes of the inventory, this one included, sorted by name."""
+    """The whole plan of one node. ``nodes`` are all nodes of the inventory, this one included, sorted by name."""
 
     node: str
     mask: int
@@ -169,10 +62,10 @@ class Plan:
     knows_namespaces: bool = False
     """The store has an object for each namespace, so one that the plan does not have is newer than the plan."""
     isolated: bool = False
-    """This node hears no majority of the voters: it forwards nothing new for others."""
+    """This node has no contact to a majority of the voters: it forwards no new connections for others."""
     source_check: bool = True
-    """The kernel takes an IPv4 packet out of a tunnel only where a route leads to its source. Where nodes have only
-    IPv6 addresses, and where connections are synced, there need be none."""
+    """The kernel takes an IPv4 packet out of a tunnel only if a route leads to its source. If nodes have only IPv6
+    addresses, or connections are synced, there need be none."""
     uplinks: tuple[str, ...] = ()
     """Interfaces of this node that lead to other machines, sorted: packets may come by another one than their source
     routes back by."""
@@ -182,26 +75,27 @@ class Plan:
     node_links: tuple[str, ...] = ()
     """Interfaces by which packets of other nodes may come besides the one that leads back to the node, sorted."""
     cluster_port: int = 0
-    """UDP port of the lease keepers; 0: it is not guarded."""
+    """UDP port of the lease daemons; 0: it is not guarded."""
     version: int = VERSION
     """Version of the format that the plan was read in. An older plan numbers slots and sets, but gives no complete
     ruleset."""
 
     @property
     def layout(self) -> ids.MarkLayout:
+        """The use of the mark's bits."""
         return ids.MarkLayout(self.mask)
 
     @property
     def me(self) -> PlanNode | None:
-        """This node's entry in the inventory; None where it has none."""
+        """The entry of the plan's node in the inventory; None if it has none."""
         return next((node for node in self.nodes if node.name == self.node), None)
 
     def serves(self, egress: PlanEgressIP) -> bool:
-        """Whether this node is the master: its own pods leave by the egress interface, without a tunnel."""
+        """Return True if this node is the master: its own pods leave by the egress interface, without a tunnel."""
         return bool(egress.master) and egress.master == self.node
 
     def policies_for(self, pod: PodIdentity) -> tuple[str, ...] | None:
-        """Names of the policies that select the pod, sorted; None where that hangs on unknown labels."""
+        """Return the sorted names of the policies that select the pod; None if that depends on unknown labels."""
         answers = {p.name: p.selects(pod, self.namespaces.get(pod.namespace)) for p in self.policies}
         if None in answers.values():
             return None
@@ -215,15 +109,15 @@ class Plan:
         return any(selector.asks_namespace_of(pod) for selector in selectors)
 
     def ids_of(self, gateway: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The egress IPs of a gateway for IPv4 and for IPv6; where it has none of one family, the other's."""
+        """Return ids of a gateway's egress IPs for IPv4 and for IPv6; if it has none of one family, the other's."""
         mine = [egress for egress in self.egress_ips if egress.gateway == gateway]
         ids4, ids6 = (tuple(egress.id for egress in mine if egress.family == family) for family in (4, 6))
         return ids4 or ids6, ids6 or ids4
 
     def key_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> SetKey | None:
-        """Of the policy set that the pod needs with exactly these policies; None where a gateway has no egress IP.
+        """Return the key of the policy set that the pod needs with exactly these policies.
 
-        The egress IPs are those that :func:`choose` gives: all policies of one gateway share them.
+        None if a gateway has no egress IP. The egress IPs are those that :func:`choose` gives: all policies of one gateway share them.
         """
         gateways = {policy.name: policy.gateway for policy in self.policies}
         chosen = {}
@@ -236,13 +130,13 @@ class Plan:
         return policies, ids4, ids6
 
     def set_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> PolicySet | None:
-        """The policy set with exactly these policies that this pod uses; None where the plan has none."""
+        """Return the policy set with exactly these policies that this pod uses; None if the plan has none."""
         key = self.key_for(pod, policies)
         return next((s for s in self.policy_sets if s.key == key), None)
 
 
 def choose(pod: PodIdentity, egress_ids: Sequence[str]) -> str:
-    """The pod's own among these, at least one: the same each time, in any order, on every node.
+    """Return the pod's own among these ids (at least one): the same each time, in any order, on every node.
 
     Rendezvous hashing (Thaler and Ravishankar, 1998): a pod moves only to an egress IP that is added, and only from
     one that is taken away.
@@ -252,8 +146,7 @@ def choose(pod: PodIdentity, egress_ids: Sequence[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
-    """A round asks for every pod: with many addresses that would be tens of milliseconds of hashing."""
-
+    # Cached: a round asks for every pod, and with many addresses that would be tens of milliseconds of hashing.
     def weight(egress_id: str) -> tuple[bytes, str]:
         # Undecodable bytes of CNI_ARGS are surrogates here.
         named = f"{namespace}\0{name}\0{egress_id}".encode("utf-8", "surrogatepass")
@@ -263,7 +156,7 @@ def _chosen(namespace: str, name: str, egress_ids: tuple[str, ...]) -> str:
 
 
 def dumps(plan: Plan) -> str:
-    """The JSON form of a plan, stable: equal plans give equal text."""
+    """Return the JSON form of a plan; equal plans give equal text."""
     # Neither asdict, which copies all of it, nor indent, for which json's encoder in C does not serve: each edit waits.
     return json.dumps(_fields(plan), sort_keys=True, default=_fields) + "\n"
 

@@ -65,11 +65,11 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("marked_source", [f'meta iifkind "{kind}" goto own_source' for kind in BRIDGE_KINDS])
     yield chain("own_source", _own_source())
     # Where a connection that begins leads from here: see the end of the chain ``unsteered``.
-    alien = 'iifname != "lo" fib saddr . iif oif missing goto unproven'
-    yield chain("question", [*others, f"iifname {TUNNELS} return", alien])
+    unrouted = 'iifname != "lo" fib saddr . iif oif missing goto unverified'
+    yield chain("new_connection", [*others, f"iifname {TUNNELS} return", unrouted])
     # The mark of a connection that came out of a tunnel, without the number that says which tunnel.
-    yield chain("unproven", [marks.put("ct", marks.tunneled)])
-    yield chain("unproven_answer", _unproven_answer(marks))
+    yield chain("unverified", [marks.put("ct", marks.tunneled)])
+    yield chain("unverified_reply", _unverified_reply(marks))
     yield from _reserved_chains(plan, others)
 
 
@@ -86,11 +86,11 @@ def _own_source() -> Iterator[str]:
     yield "counter drop"
 
 
-def _unproven_answer(marks: Marks) -> Iterator[str]:
+def _unverified_reply(marks: Marks) -> Iterator[str]:
     """Yield the rules for an answer in a connection that did not begin where its source is."""
     bridged = [f'meta iifkind "{kind}" meta mark and {marks.mask} != 0' for kind in BRIDGE_KINDS]
     yield from (f"{of} counter drop" for of in (TAGGED, *bridged))
-    yield "goto answer"
+    yield "goto accept_reply"
 
 
 def _reserved(plan: Plan, version: int) -> list[Network]:

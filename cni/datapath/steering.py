@@ -21,16 +21,16 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 BRIDGE_KINDS = ("bridge", "vlan")
 """Kinds of interfaces behind which the mark is from our bridge table, and the interface group is not the port's."""
 
-QUESTION_RULE = "ct state new goto question"
+NEW_CONNECTION_RULE = "ct state new goto new_connection"
 """How connections begin is looked at in :mod:`cni.datapath.source_guard`; nothing else of ours follows."""
 
 
-def answer_rule(marks: Marks) -> str:
+def unverified_reply_rule(marks: Marks) -> str:
     """Return the rule for answers in connections that did not begin where their source is.
 
     See :mod:`cni.datapath.source_guard`.
     """
-    return f"ct mark and {marks.mask} == {marks.tunneled} goto unproven_answer"
+    return f"ct mark and {marks.mask} == {marks.tunneled} goto unverified_reply"
 
 
 def bridge_chains(plan: Plan) -> Iterator[str]:
@@ -50,23 +50,23 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Chains, maps and sets of the ``inet`` table; what has its mark by then is left to the guards."""
     yield chain("steer", _steer(marks), "filter hook prerouting priority dstnat + 10")
     groups = {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
-    yield chain("tagged", ["ct direction reply goto tagged_reply", "goto tagged_question"])
-    yield chain("tagged_reply", [answer_rule(marks), "goto tagged_answer"])
-    yield chain("reply", [answer_rule(marks), "goto answer"])
-    yield dispatch("tagged_question", "iifgroup", "devgroup", groups)
-    # Answers of a tagged pod go back the way the question came; of a group that stands for nothing not even these.
-    yield dispatch("tagged_answer", "iifgroup", "devgroup", dict.fromkeys(groups, "answer"))
-    yield chain("answer", [f"{marks.clear} accept"])
+    yield chain("tagged", ["ct direction reply goto tagged_reply", "goto tagged_original"])
+    yield chain("tagged_reply", [unverified_reply_rule(marks), "goto tagged_reply_group"])
+    yield chain("reply", [unverified_reply_rule(marks), "goto accept_reply"])
+    yield dispatch("tagged_original", "iifgroup", "devgroup", groups)
+    # Replies of a tagged pod return as the original packet came; of a group without a policy set not even these.
+    yield dispatch("tagged_reply_group", "iifgroup", "devgroup", dict.fromkeys(groups, "accept_reply"))
+    yield chain("accept_reply", [f"{marks.clear} accept"])
     by_mark = {marks.of(s.number): f"set_{s.number}" for s in plan.policy_sets}
     yield dispatch("marked", f"meta mark and {marks.mask}", "mark", by_mark)
     yield from _sets(plan, marks)
     for egress in plan.egress_ips:
-        yield chain(f"go_{egress.slot}", _go(egress, marks))
+        yield chain(f"steer_{egress.slot}", _steer_slot(egress, marks))
     # Elsewhere than behind a bridge the mark is not from our bridge table, but somebody else's.
     kinds = [f'meta iifkind "{kind}" goto marked' for kind in BRIDGE_KINDS]
     yield chain("maybe_marked", [*kinds, marks.clear, "goto unsteered"])
-    yield chain("unsteered", [f"{marks.own} goto stray", QUESTION_RULE])
-    yield chain("stray", _stray())
+    yield chain("unsteered", [f"{marks.own} goto off_path", NEW_CONNECTION_RULE])
+    yield chain("off_path", _off_path())
 
 
 def _steer(marks: Marks) -> Iterator[str]:
@@ -88,7 +88,7 @@ def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
             if verdicts and verdicts not in written:
                 elements = list(_elements(verdicts))
                 written[verdicts] = (
-                    f"ways{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+                    f"destinations{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
                 )
                 yield mapping(written[verdicts], f"ipv{version}_addr", elements, interval=True)
             if verdicts:
@@ -132,18 +132,18 @@ def gaps(networks: Sequence[Network]) -> Iterator[tuple[Address, Address]]:
 
 def _verdict(egress: PlanEgressIP, version: int) -> str:
     served = bool(egress.master) and egress.family == version
-    return "goto unsteered" if egress.direct and not served else f"goto go_{egress.slot}"
+    return "goto unsteered" if egress.direct and not served else f"goto steer_{egress.slot}"
 
 
-def _go(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+def _steer_slot(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     slot = marks.of(egress.slot)
     # A connection keeps the source address of its first packet: it cannot change over to another way.
-    yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto stray"
-    yield "ct state invalid,untracked goto stray"
+    yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto off_path"
+    yield "ct state invalid,untracked goto off_path"
     yield marks.put("ct", slot)
     yield marks.put("meta", slot)
 
 
-def _stray() -> Iterator[str]:
+def _off_path() -> Iterator[str]:
     yield "meta l4proto tcp ct state established counter reject with tcp reset"
     yield "counter drop"

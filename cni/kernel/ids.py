@@ -61,7 +61,8 @@ NFT_FENCE = "egress_gateway_fence"
 FENCE_TICKETS = "tickets"
 FENCE_OPEN4 = "open4"
 FENCE_OPEN6 = "open6"
-"""The fence's sets: their elements are the lease keeper's, and come and go with each heartbeat."""
+"""The fence's sets: their elements are the lease daemon's, and come and go with each heartbeat. The agent makes the
+sets and the daemon fills them. Either may be of another version while it is updated, so these names do not change."""
 
 STALE_GROUP = 0xE96B
 """Number of the packet log (nfnetlink_log) that tells of connections with the mark :attr:`MarkLayout.stale`."""

@@ -45,14 +45,14 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
     yield _timed_set(ids.FENCE_TICKETS, "mark")
     yield _timed_set(ids.FENCE_OPEN4, "ipv4_addr")
     yield _timed_set(ids.FENCE_OPEN6, "ipv6_addr")
-    yield chain("speak4", [f"ip saddr @{ids.FENCE_OPEN4} accept", "counter drop"])
-    yield chain("speak_arp", [f"arp saddr ip @{ids.FENCE_OPEN4} accept", "counter drop"])
-    yield chain("speak6", [f"ip6 saddr @{ids.FENCE_OPEN6} accept", "counter drop"])
-    rules = list(_honest())
+    yield chain("allow4", [f"ip saddr @{ids.FENCE_OPEN4} accept", "counter drop"])
+    yield chain("allow_arp", [f"arp saddr ip @{ids.FENCE_OPEN4} accept", "counter drop"])
+    yield chain("allow6", [f"ip6 saddr @{ids.FENCE_OPEN6} accept", "counter drop"])
+    rules = list(_ethertype_check())
     if port:
         yield chain("tunnel_process", [*(f"{to} return" for to in own), "counter drop"])
         rules.append(f"udp dport {port} {BY_PROCESS} jump tunnel_process")
-    for version, judge in ((4, _judge4), (6, _judge6)):
+    for version, judge in ((4, _rules4), (6, _rules6)):
         of_version = sorted((a for a in addresses if a.version == version), key=int)
         if of_version:
             blocks, more = judge(of_version)
@@ -63,31 +63,31 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
         yield chain(name, rules, f"filter hook egress device {interface(device)} priority filter")
 
 
-def _honest() -> Iterator[str]:
+def _ethertype_check() -> Iterator[str]:
     """A raw socket may tell the kernel another protocol than the frame has."""
     for protocol, number in (("arp", "0x0806"), ("ip", "0x0800"), ("ip6", "0x86dd")):
         yield f"meta protocol != {protocol} @ll,96,16 {number} counter drop"
 
 
-def _judge4(addresses: list[Address]) -> tuple[list[str], list[str]]:
+def _rules4(addresses: list[Address]) -> tuple[list[str], list[str]]:
     """Blocks, and rules for each device."""
     mark = _hash(addresses)
     blocks = [
         mapping(f"{name}_{mark}", "ipv4_addr", _verdicts(addresses, target), interval=True)
-        for name, target in (("claims4", "speak_arp"), ("virtual4", "speak4"))
+        for name, target in (("arp4", "allow_arp"), ("virtual4", "allow4"))
     ]
-    rules = [f"arp saddr ip vmap @claims4_{mark}", "meta protocol arp counter drop"]
+    rules = [f"arp saddr ip vmap @arp4_{mark}", "meta protocol arp counter drop"]
     return blocks, [*rules, f"ip saddr vmap @virtual4_{mark}", "meta protocol ip counter drop"]
 
 
-def _judge6(addresses: list[Address]) -> tuple[list[str], list[str]]:
+def _rules6(addresses: list[Address]) -> tuple[list[str], list[str]]:
     """Who advertises a virtual address must do so by that address, and so comes to the look at the source."""
     mark = _hash(addresses)
     # nft 1.0.6 has no name for the target of an advertisement, and no map by what it has no name for.
     claims = [f"@th,64,128 {int(address):#034x} ip6 saddr != {address} counter drop" for address in addresses]
-    virtual = mapping(f"virtual6_{mark}", "ipv6_addr", _verdicts(addresses, "speak6"), interval=True)
-    rules = [f"icmpv6 type nd-neighbor-advert jump claims6_{mark}", f"ip6 saddr vmap @virtual6_{mark}"]
-    return [chain(f"claims6_{mark}", claims), virtual], [*rules, "meta protocol ip6 counter drop"]
+    virtual = mapping(f"virtual6_{mark}", "ipv6_addr", _verdicts(addresses, "allow6"), interval=True)
+    rules = [f"icmpv6 type nd-neighbor-advert jump nd_targets_{mark}", f"ip6 saddr vmap @virtual6_{mark}"]
+    return [chain(f"nd_targets_{mark}", claims), virtual], [*rules, "meta protocol ip6 counter drop"]
 
 
 def _hash(addresses: list[Address]) -> str:

@@ -48,17 +48,17 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     )
     # Behind the node's own steering, which clears the mark of every answer.
     passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
-    take_in = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]
-    yield chain("take_in", take_in, "filter hook prerouting priority dstnat + 20")
+    ingress = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]
+    yield chain("ingress", ingress, "filter hook prerouting priority dstnat + 20")
     # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
     yield chain("inbound", _inbound(ready), "filter hook prerouting priority mangle")
-    yield chain("unasked", _unasked())
+    yield chain("unsolicited", _unsolicited())
     yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in ready})
     yield chain("stale", _stale(marks))
     for egress in ready:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
-    yield chain("answer", [answer], "route hook output priority mangle")
+    yield chain("local_reply", [answer], "route hook output priority mangle")
     yield from tcp_pickup.chains(ready)
     yield chain("nat", _nat(ready, marks), "nat hook postrouting priority srcnat - 10")
 
@@ -69,10 +69,10 @@ def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
         if egress.address:
             family = "ip6" if ":" in egress.address else "ip"
             address = ipaddress.ip_address(egress.address)
-            yield f"{family} daddr {address} ct state new,invalid,untracked goto unasked"
+            yield f"{family} daddr {address} ct state new,invalid,untracked goto unsolicited"
 
 
-def _unasked() -> Iterator[str]:
+def _unsolicited() -> Iterator[str]:
     yield "icmp type echo-request accept"
     yield "icmpv6 type echo-request accept"
     # Untracked, and what ARP is to IPv4: the kernel asks for its next hop by the address that it sends from, so

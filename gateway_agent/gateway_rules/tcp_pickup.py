@@ -36,25 +36,27 @@ def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
     families = sorted({egress.family for egress in ready if egress.address})
     for family in families:
         yield from _sets(family)
-        yield chain(f"picked_up{family}", _first_packets(family))
-        yield chain(f"taken{family}", _taken(family))
-        yield chain(f"segment{family}", _segment(family))
-        yield chain(f"repeated{family}", _repeated(family))
-        yield chain(f"answer{family}", _answer(family))
-    yield chain("pick_up", _rules(ready, families), "filter hook forward priority filter - 10")
+        yield chain(f"first_packet{family}", _first_packets(family))
+        yield chain(f"port_taken{family}", _port_taken(family))
+        yield chain(f"data_segment{family}", _data_segment(family))
+        yield chain(f"retransmission{family}", _retransmission(family))
+        yield chain(f"empty_ack{family}", _empty_ack(family))
+    yield chain("tcp_pickup", _rules(ready, families), "filter hook forward priority filter - 10")
 
 
 def _rules(ready: tuple[PlanEgressIP, ...], families: list[int]) -> Iterator[str]:
     for egress in ready:
-        end = f"goto picked_up{egress.family}" if egress.address else "counter reject with tcp reset"
+        end = f"goto first_packet{egress.family}" if egress.address else "counter reject with tcp reset"
         yield f'iifname "{egress.device}" ct state new {MIDDLE} {end}'
     for family in families:
         of = f"ct state established meta nfproto ipv{family}"
         # With data for certain: headers are not longer than that.
         for loaded in ("tcp flags & (syn | rst | psh) == psh", f"{MIDDLE} meta length > 100"):
-            yield f'iifname "{ids.DEVICE_PREFIX}*" {of} {loaded} {_ends(family)} @tried{family} goto segment{family}'
+            from_pod = f'iifname "{ids.DEVICE_PREFIX}*" {of} {loaded} {_ends(family)}'
+            yield f"{from_pod} @picked_up{family} goto data_segment{family}"
         empty = "tcp flags & (fin | syn | rst | psh | ack) == ack meta length <= 100"
-        yield f'oifname "{ids.RETURN_DEVICE}" {of} {empty} {_ends_back(family)} @tried{family} goto answer{family}'
+        to_pod = f'oifname "{ids.RETURN_DEVICE}" {of} {empty} {_ends_back(family)}'
+        yield f"{to_pod} @picked_up{family} goto empty_ack{family}"
 
 
 def _ends(family: int) -> str:
@@ -76,12 +78,12 @@ def _segment_of(family: int) -> str:
 
 def _sets(family: int) -> Iterator[str]:
     ends, keyword = _ends(family), KEYWORDS[family]
-    yield _memory(f"tried{family}", ends)
-    yield _memory(f"fresh{family}", ends, FRESH)
+    yield _memory(f"picked_up{family}", ends)
+    yield _memory(f"recent{family}", ends, FRESH)
     # The outside's end and the port that two want.
-    yield _memory(f"contested{family}", f"{keyword} daddr . tcp dport . tcp sport")
-    yield _memory(f"answered{family}", ends)
-    for name in ("sent", "doubted"):
+    yield _memory(f"contested_ports{family}", f"{keyword} daddr . tcp dport . tcp sport")
+    yield _memory(f"acknowledged{family}", ends)
+    for name in ("sent_segments", "suspected_segments"):
         yield _memory(f"{name}{family}", "tcp sequence")
 
 
@@ -95,35 +97,35 @@ def _first_packets(family: int) -> Iterator[str]:
     # Where a set is full, what would add to it ends its rule: so the verdicts stand in others.
     ends = _ends(family)
     # Two processors may have a packet each of a connection that is not confirmed yet.
-    yield f"{ends} @fresh{family} accept"
-    yield f"{ends} @tried{family} goto taken{family}"
-    yield f"add @fresh{family} {{ {ends} }}"
-    yield f"add @tried{family} {{ {ends} }}"
-    yield f"add @sent{family} {{ {_segment_of(family)} }}"
+    yield f"{ends} @recent{family} accept"
+    yield f"{ends} @picked_up{family} goto port_taken{family}"
+    yield f"add @recent{family} {{ {ends} }}"
+    yield f"add @picked_up{family} {{ {ends} }}"
+    yield f"add @sent_segments{family} {{ {_segment_of(family)} }}"
 
 
-def _taken(family: int) -> Iterator[str]:
+def _port_taken(family: int) -> Iterator[str]:
     keyword = KEYWORDS[family]
-    yield f"add @contested{family} {{ {keyword} daddr . tcp dport . tcp sport }}"
+    yield f"add @contested_ports{family} {{ {keyword} daddr . tcp dport . tcp sport }}"
     yield "counter reject with tcp reset"
 
 
-def _segment(family: int) -> Iterator[str]:
+def _data_segment(family: int) -> Iterator[str]:
     segment = _segment_of(family)
-    yield f"{segment} @sent{family} goto repeated{family}"
-    yield f"add @sent{family} {{ {segment} }}"
+    yield f"{segment} @sent_segments{family} goto retransmission{family}"
+    yield f"add @sent_segments{family} {{ {segment} }}"
 
 
-def _repeated(family: int) -> Iterator[str]:
+def _retransmission(family: int) -> Iterator[str]:
     ends, keyword = _ends(family), KEYWORDS[family]
     segment = _segment_of(family)
-    yield f"{ends} != @answered{family} accept"
-    yield f"{keyword} daddr . tcp dport . tcp sport @contested{family} counter reject with tcp reset"
+    yield f"{ends} != @acknowledged{family} accept"
+    yield f"{keyword} daddr . tcp dport . tcp sport @contested_ports{family} counter reject with tcp reset"
     # Nobody else wants the port, and an answer can be lost: it must have been answered twice.
-    yield f"{segment} @doubted{family} counter reject with tcp reset"
-    yield f"delete @answered{family} {{ {ends} }}"
-    yield f"add @doubted{family} {{ {segment} }}"
+    yield f"{segment} @suspected_segments{family} counter reject with tcp reset"
+    yield f"delete @acknowledged{family} {{ {ends} }}"
+    yield f"add @suspected_segments{family} {{ {segment} }}"
 
 
-def _answer(family: int) -> Iterator[str]:
-    yield f"add @answered{family} {{ {_ends_back(family)} }}"
+def _empty_ack(family: int) -> Iterator[str]:
+    yield f"add @acknowledged{family} {{ {_ends_back(family)} }}"

@@ -9,11 +9,10 @@
 /* By its inode: the file may have been replaced since it was started. */
 static const wchar_t ARCHIVE[] = L"/proc/self/exe";
 
-/* __main__.py of the archive, as the zipapp's first line starts it: runpy would take 5 ms. */
+/* What __main__.py of the archive does, as the zipapp's first line does it: runpy would take 5 ms. */
 static const char MAIN[] =
-    "import sys\n"
-    "from zipimport import zipimporter\n"
-    "exec(zipimporter(sys.path[0]).get_code('__main__'))\n";
+    "from cni.protocol import main\n"
+    "main()\n";
 
 #define MODULES(M) \
     M(_abc) M(_ast) M(_bisect) M(_blake2) M(_codecs) M(_collections) M(_contextvars) M(_datetime) M(_functools) \

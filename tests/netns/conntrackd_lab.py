@@ -33,7 +33,7 @@ PATIENCE = 15.0
 
 RULES = """
 table inet lab {{
-  chain take_in {{
+  chain ingress {{
     type filter hook prerouting priority -90;
     ip saddr {worker} iifname "eth0" ct mark set {mark}
   }}

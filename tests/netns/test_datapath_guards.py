@@ -93,7 +93,7 @@ def test_a_changed_table_is_noticed(lab: Lab, change: str) -> None:
     worker = lab.nodes["w1"]
     if change.startswith("delete"):
         worker.nft("flush map inet egress_gateway steered_to\nflush chain inet egress_gateway out_2")
-    text = change.replace(" t ", " inet egress_gateway ").replace(" c ", " stray ")
+    text = change.replace(" t ", " inet egress_gateway ").replace(" c ", " off_path ")
     worker.nft(text)
     assert "nftables table inet egress_gateway: changed by somebody else" in worker.missing(plan("w1"))
     assert worker.ensure(plan("w1")) == (

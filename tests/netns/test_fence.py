@@ -386,7 +386,7 @@ def test_updates_of_the_table_lose_no_packet_of_an_open_address(line: Wire, fenc
 def test_a_stranger_is_seen_beside_the_refreshes(line: Wire, fence: Fence) -> None:
     assert let_speak(fence, 1)
     assert line.near.inside(lambda: nft.missing(TEXT)) == ()
-    line.near.run("nft", "add", "rule", *TABLE.split(), "speak4", "accept")
+    line.near.run("nft", "add", "rule", *TABLE.split(), "allow4", "accept")
     assert line.near.inside(lambda: nft.ensure(TEXT)) == (
         f"replaced nftables table {TABLE}: changed by somebody else",
     )

@@ -1,9 +1,19 @@
 """nftables tables by text: the only place that runs ``nft``.
 
-To know later, in any process, whether a table still is as it was made, it carries an empty chain whose name
-holds two hashes: of the text that was applied and of what the kernel had right after. A rule, chain or element that
-somebody adds or takes away changes the second. Not so the elements of sets with time-outs: these are
-written at run time, come and go, and do not count.
+Theory of operation. A table carries a stamp: an empty chain whose name holds two hashes, of the text that was applied
+and of what the kernel had right after (:mod:`cni.kernel.nftables.table_digest`). So any process can find out later
+whether a table is as a text made it:
+
+* The first hash is that of the wanted text, and the second that of the kernel's table: nothing is done.
+* Only the second hash is right: nothing but our programs has changed the table. If this process knows the text that
+  was applied, the table is updated in place, in three transactions (:mod:`cni.kernel.nftables.update`). If not, since
+  another version of the program has made it, the table is replaced in one transaction that keeps the sets with
+  time-outs: the lease daemon goes on through the update of the agent, and its leases stay in the fence.
+* Anything else: another program has changed the table, or a process ended in the middle. The table is replaced whole.
+
+Elements of sets with time-outs are written at run time, come and go, and do not count. Each change is watched
+(:mod:`cni.kernel.nftables.generation`): if another program has made a transaction at the same time, its change could
+be in what the second hash is made of, so the change is made again.
 """
 
 from __future__ import annotations
@@ -13,56 +23,71 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from ..errors import KernelError
 from . import generation, table_digest, update
 from .table_digest import Table
 
 TIMEOUT_S = 20.0
-"""Seconds that one run of ``nft`` may take: a table of 100,000 prefixes takes about one."""
+"""Of one run of ``nft``: a table of 100,000 prefixes takes about one second."""
 STAMP = "stamp_"
 """What the names of those chains begin with."""
 MAX_TRIES = 3
 """How often a change is made again because another program changed nftables in the same moment."""
 _applied: dict[tuple[str, ...], str] = {}
 """The text that is in force, as far as this process knows, by the tables that it is about."""
-_TIMED = re.compile(r"^\t\tflags .*\btimeout\b", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the kernel has of one table of a text."""
+
+    table: Table | None
+    problem: str = ""
+    """What is wrong with the table; empty: it is as the text makes it."""
+    applied: str = ""
+    """Digest of the text that made the table, if nothing has changed the table since."""
 
 
 def ensure(text: str) -> tuple[str, ...]:
-    """Applies ``text`` where one of its tables is not as the text makes it. Says which, and why.
+    """Apply ``text`` if one of its tables is not as the text makes it. Return which tables, and why.
 
-    ``text`` is one transaction; each of its tables is removed by a line ``delete table FAMILY NAME`` and, where
-    it should stand, made by one ``table FAMILY NAME {``. Tables that still are as a text made them that this process
-    knows are updated and not replaced: a replacement costs packets. Raises :class:`KernelError`.
+    ``text`` is one transaction; each of its tables is removed by a line ``delete table FAMILY NAME`` and, if it
+    should exist, made by one ``table FAMILY NAME {``. Raises :class:`KernelError`.
     """
     found = _look(text)
-    wrong = {table: problem for table, (problem, _) in found.items() if problem}
+    wrong = {table: each.problem for table, each in found.items() if each.problem}
     if not wrong:
         return ()
     before = _applied.get(tuple(found), "")
-    untouched = before and all(stamp == _digest(before) for _, stamp in found.values())
+    untouched = before and all(each.applied == _digest(before) for each in found.values())
     steps = update.update(before, text) if untouched else None
-    apply(text, steps)
+    if steps is None:
+        _replace(text, found)
+    else:
+        apply(text, steps)
     verb = "replaced" if steps is None else "updated"
     return tuple(f"{verb} nftables table {table}: {problem}" for table, problem in wrong.items())
 
 
 def missing(text: str) -> tuple[str, ...]:
-    """Which tables are not as ``text`` makes them, and why. Changes nothing."""
-    return tuple(
-        f"nftables table {table}: {problem}" for table, (problem, _) in _look(text).items() if problem
-    )
+    """Return which tables are not as ``text`` makes them, and why. Changes nothing. Raises :class:`KernelError`."""
+    found = _look(text)
+    return tuple(f"nftables table {table}: {each.problem}" for table, each in found.items() if each.problem)
 
 
 def remember(text: str) -> None:
-    """``text`` may be what an earlier process has applied: then :func:`ensure` need not replace its tables."""
+    """Take ``text`` for what an earlier process has applied: :func:`ensure` then updates its tables in place."""
     _applied[tuple(_replaced(text))] = text
 
 
 def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
-    """Runs the transaction and stamps its tables. ``steps``: transactions that come to the same."""
+    """Make the transaction and stamp its tables. Raises :class:`KernelError`.
+
+    ``steps``: transactions that come to the same; None: ``text`` itself.
+    """
     for _ in range(MAX_TRIES):
         transactions = (text,) if steps is None else ("".join(_stamp_removals(text)), *steps)
         with generation.TransactionCounter(_timed_sets(text)) as watch:
@@ -70,7 +95,7 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
                 run("-f", "-", text=transaction)
             remember(text)
             stamps = _stamps(text)
-            # Else somebody's change may be in the listing: it would pass for ours.
+            # Else another program's change may be in the listing: it would pass for ours.
             alone = watch.transactions() == len(list(filter(None, transactions)))
         if alone:
             if stamps:
@@ -80,8 +105,25 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
     raise KernelError("nft: another program changes the ruleset all the time", "see nft monitor")
 
 
+def _replace(text: str, found: Mapping[str, _Found]) -> None:
+    """Replace the tables of ``text``. A table that nothing but our programs has changed keeps its timed sets."""
+    keeping = text
+    for name, each in found.items():
+        if each.table and each.applied:
+            sets = ((one.kind, one.name, one.timed) for one in each.table.sets)
+            keeping = update.replacement(keeping, name, each.table.chains, sets)
+    if keeping != text:
+        try:
+            apply(text, (keeping,))
+            return
+        except KernelError:
+            # A set of this name is of another type now.
+            pass
+    apply(text)
+
+
 def run(*arguments: str, text: str = "") -> str:
-    """Output of ``nft`` with these arguments and ``text`` on its standard input."""
+    """Return the output of ``nft`` with these arguments and ``text`` on its standard input. Raises KernelError."""
     program = shutil.which("nft", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if program is None:
         raise KernelError("nft: not found", "install nftables")
@@ -111,13 +153,13 @@ def _made(text: str) -> list[str]:
 
 
 def _timed_sets(text: str) -> dict[str, frozenset[str]]:
-    """For each of the text's tables the sets whose elements are not the text's."""
+    """Return for each of the text's tables the sets whose elements are not the text's."""
     blocks = update.tables(text)
     return {
         table: frozenset(
             name
             for (kind, name), body in blocks.get(table, {}).items()
-            if kind == "set" and _TIMED.search(body)
+            if kind == "set" and update.is_timed(body)
         )
         for table in _replaced(text)
     }
@@ -145,22 +187,21 @@ def _stamp_removals(text: str) -> Iterator[str]:
             yield f"delete chain {table} {STAMP}{hashes}\n"
 
 
-def _look(text: str) -> dict[str, tuple[str, str]]:
-    """For each table what is wrong with it, and the digest of the text whose work it is, untouched since."""
+def _look(text: str) -> dict[str, _Found]:
     made, digest = _made(text), _digest(text)
     return {
         table: _judge(table_digest.look(table, STAMP), table in made, digest) for table in _replaced(text)
     }
 
 
-def _judge(found: Table | None, wanted: bool, digest: str) -> tuple[str, str]:
-    if found is None:
-        return ("missing" if wanted else "", "")
+def _judge(table: Table | None, wanted: bool, digest: str) -> _Found:
+    if table is None:
+        return _Found(None, "missing" if wanted else "")
     if not wanted:
-        return ("not needed", "")
-    if len(found.marks) != 1:
-        return ("not finished", "")
-    applied, _, listed = found.marks[0].partition("_")
-    if listed != found.digest:
-        return ("changed by somebody else", "")
-    return ("" if applied == digest else "out of date", applied)
+        return _Found(table, "not needed")
+    if len(table.marks) != 1:
+        return _Found(table, "not finished")
+    applied, _, listed = table.marks[0].partition("_")
+    if listed != table.digest:
+        return _Found(table, "changed by somebody else")
+    return _Found(table, "" if applied == digest else "out of date", applied)

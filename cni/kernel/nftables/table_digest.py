@@ -24,6 +24,8 @@ from ..netlink.constants import (
     NFT_MSG_GETSET,
     NFT_MSG_GETSETELEM,
     NFT_MSG_GETTABLE,
+    NFT_SET_ANONYMOUS,
+    NFT_SET_MAP,
     NFT_SET_TIMEOUT,
     NFTA_CHAIN_FLAGS,
     NFTA_CHAIN_HOOK,
@@ -60,6 +62,17 @@ MAX_TRIES = 25
 
 
 @dataclass(frozen=True)
+class PresentSet:
+    """A set or map in the kernel."""
+
+    kind: str
+    """``set`` or ``map``."""
+    name: str
+    timed: bool
+    """Its elements have time-outs: they are written at run time."""
+
+
+@dataclass(frozen=True)
 class Table:
     """An nftables table as it is in the kernel."""
 
@@ -67,6 +80,9 @@ class Table:
     """Of all that stands in it but chains that begin with the ``mark``, counters, and elements of timed sets."""
     marks: tuple[str, ...]
     """What follows the mark in the names of those chains."""
+    chains: tuple[str, ...]
+    """The names of all other chains."""
+    sets: tuple[PresentSet, ...]
 
 
 def look(table: str, mark: str) -> Table | None:
@@ -84,22 +100,29 @@ def look(table: str, mark: str) -> Table | None:
 def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
     header = NFGENMSG.pack(NetfilterHeader(family))
     mine = header + text(NFTA_TABLE_NAME, name)
-    flags = NFGENMSG.attributes(kernel.request(NFT_MSG_GETTABLE, 0, mine)).get(NFTA_TABLE_FLAGS, b"")
-    parts = [b"table " + flags]
-    marks = []
+    of_table = NFGENMSG.attributes(kernel.request(NFT_MSG_GETTABLE, 0, mine))
+    parts = [b"table " + of_table.get(NFTA_TABLE_FLAGS, b"")]
+    marks: list[str] = []
+    chains: list[str] = []
+    sets: list[PresentSet] = []
     for chain in _each(kernel, NFT_MSG_GETCHAIN, header):
         if chain.get(NFTA_CHAIN_TABLE) != name.encode() + b"\0":
             continue
         if chain[NFTA_CHAIN_NAME].startswith(mark):
             marks.append(decoded(chain[NFTA_CHAIN_NAME][len(mark) :]))
         else:
+            chains.append(decoded(chain[NFTA_CHAIN_NAME]))
             parts.append(_part(b"chain", chain, (NFTA_CHAIN_NAME, *CHAIN_PARTS)))
     for rule in _each(kernel, NFT_MSG_GETRULE, mine):
         expressions = b"".join(map(_expression, _values(rule.get(NFTA_RULE_EXPRESSIONS, b""))))
         parts.append(_part(b"rule", rule, (NFTA_RULE_CHAIN, *RULE_PARTS)) + expressions)
     for found in _each(kernel, NFT_MSG_GETSET, mine):
+        flags = int.from_bytes(found.get(NFTA_SET_FLAGS, b""), "big")
+        if not flags & NFT_SET_ANONYMOUS:
+            kind, timed = "map" if flags & NFT_SET_MAP else "set", bool(flags & NFT_SET_TIMEOUT)
+            sets.append(PresentSet(kind, decoded(found[NFTA_SET_NAME]), timed))
         parts.append(_part(b"set", found, (NFTA_SET_NAME, *SET_PARTS)))
-        if not int.from_bytes(found.get(NFTA_SET_FLAGS, b""), "big") & NFT_SET_TIMEOUT:
+        if not flags & NFT_SET_TIMEOUT:
             asked = mine + attribute(NFTA_SET_ELEM_LIST_SET, found[NFTA_SET_NAME])
             answers = _each(kernel, NFT_MSG_GETSETELEM, asked)
             lists = (answer.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"") for answer in answers)
@@ -108,7 +131,7 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
     for part in parts:
         # Each with its length: what stands at the end of one must not pass for the beginning of the next.
         digest.update(struct.pack("=I", len(part)) + part)
-    return Table(digest.hexdigest()[:16], tuple(marks))
+    return Table(digest.hexdigest()[:16], tuple(marks), tuple(chains), tuple(sets))
 
 
 def _each(kernel: Socket, kind: int, body: bytes) -> Iterator[dict[int, bytes]]:

@@ -10,11 +10,12 @@ A set with time-outs holds elements that somebody writes at run time: as long as
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _TABLE = re.compile(r"^table (\w+ \w+) \{\n(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^\t(chain|map|set) (\S+) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
+_TIMED = re.compile(r"^\t\tflags .*\btimeout\b", re.MULTILINE)
 _ELEMENTS = re.compile(r"^\t\telements = \{ (.*) \}\n", re.MULTILINE)
 
 Block = tuple[str, str]
@@ -70,6 +71,31 @@ def update(before: str, after: str) -> tuple[str, ...] | None:
         "".join(_removal(difference) for difference in differences),
     )
     return tuple(step for step in steps if step)
+
+
+def replacement(text: str, table: str, chains: Iterable[str], sets: Iterable[tuple[str, str, bool]]) -> str:
+    """Return ``text`` with a replacement of one table that keeps the elements of its sets with time-outs.
+
+    ``chains``: names of all chains that are there. ``sets``: kind (``set`` or ``map``), name, and whether its elements
+    have time-outs, of all that are there. What is there under other names than the text's is deleted.
+    """
+    whole = f"add table {table}\ndelete table {table}\n"
+    kept = {
+        name for (kind, name), body in tables(text).get(table, {}).items() if kind == "set" and is_timed(body)
+    }
+    names = tuple(chains)
+    # Rules lead to sets and chains, and maps to chains.
+    removal = "".join(f"flush chain {table} {name}\n" for name in names)
+    removal += "".join(
+        f"delete {kind} {table} {name}\n" for kind, name, timed in sets if not (timed and name in kept)
+    )
+    removal += "".join(f"delete chain {table} {name}\n" for name in names)
+    return text.replace(whole, removal)
+
+
+def is_timed(body: str) -> bool:
+    """Return True if the elements of a set have time-outs: they are written at run time."""
+    return _TIMED.search(body) is not None
 
 
 def _hook(body: str) -> str:

@@ -116,7 +116,7 @@ def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
         low = ip_network(first)
         high = ip_network(last) if last else low
         covered.append((int(low.network_address), int(high.broadcast_address)))
-        assert (verdict == "goto go_1") == (not last)
+        assert (verdict == "goto steer_1") == (not last)
     ends = [-1, *(end for _, end in sorted(covered))]
     assert [start for start, _ in sorted(covered)] == [end + 1 for end in ends[:-1]]
     assert not octets or ends[-1] == 2**32 - 1
@@ -125,7 +125,7 @@ def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
 def test_direct_without_a_master_steers_nothing() -> None:
     direct = replace(EGRESS, master="", direct=True)
     assert "203.0.113.0/24 : goto unsteered" in node_nft(plan(egress=direct))
-    assert "203.0.113.0/24 : goto go_1" in node_nft(plan(egress=replace(direct, master="g1")))
+    assert "203.0.113.0/24 : goto steer_1" in node_nft(plan(egress=replace(direct, master="g1")))
 
 
 @pytest.mark.parametrize("name", ['eth1" drop', "eth*", "eth1; flush ruleset", "an-interface-too-long"])
@@ -281,4 +281,4 @@ def test_an_ipv6_address_leaves_only_by_itself() -> None:
 def test_direct_ipv6_without_an_address_of_its_family_goes_its_own_way(master: str) -> None:
     direct = replace(EGRESS, master=master, direct=True)
     assert "2001:db8::/32 : goto unsteered" in node_nft(plan(egress=direct))
-    assert "2001:db8::/32 : goto go_1" in node_nft(plan(egress=replace(direct, direct=False)))
+    assert "2001:db8::/32 : goto steer_1" in node_nft(plan(egress=replace(direct, direct=False)))

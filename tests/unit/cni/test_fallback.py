@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cni import attachments, contract, fallback, plan, protocol
+from cni import attachments, contract, fallback_context, plan, protocol
 from cni.cni_request import CallError
 from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
@@ -80,15 +80,15 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
     planned = replace(EMPTY, egress_ips=(egress,), policies=policies, policy_sets=sets)
     for version in (2, plan.VERSION):
         leave_plan(path, plan.dumps(replace(planned, version=version)))
-        place = fallback.FallbackContext(
+        place = fallback_context.FallbackContext(
             path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent"
         )
         pod = PodIdentity("prod", "pod", {"app": app})
         if version == plan.VERSION or starts:
-            assert fallback.group_of(pod, place) == (0 if starts else sets[0].group)
+            assert fallback_context.group_of(pod, place) == (0 if starts else sets[0].group)
         else:
             with pytest.raises(CallError, match="older agent"):
-                fallback.group_of(pod, place)
+                fallback_context.group_of(pod, place)
 
 
 TEAM = Selector((Requirement("app", "In", ("backend",)),), (Requirement("team", "In", ("x",)),))
@@ -109,13 +109,13 @@ def test_a_pod_of_a_namespace_that_the_plan_does_not_know_does_not_start_if_its_
 ) -> None:
     policy = PlanPolicy("team-x", "partner", (TEAM,))
     made = replace(EMPTY, policies=(policy,), namespaces=namespaces, knows_namespaces=known)
-    context = fallback.FallbackContext(path.parent, plan.loads(plan.dumps(made)), "")
+    context = fallback_context.FallbackContext(path.parent, plan.loads(plan.dumps(made)), "")
     pod = PodIdentity("prod", "web-0", {"app": app})
     if starts:
-        assert fallback.group_of(pod, context) == 0
+        assert fallback_context.group_of(pod, context) == 0
         return
     with pytest.raises(CallError, match="namespace prod") as refused:
-        fallback.group_of(pod, context)
+        fallback_context.group_of(pod, context)
     assert refused.value.code == contract.TRY_AGAIN_LATER
 
 
@@ -123,7 +123,7 @@ def test_a_plan_that_is_replaced_during_a_call_is_no_longer_the_newest(path: Pat
     """An agent that was only slow has learned of an edit, written its plan, and taken the mark away again."""
     leave_plan(path)
     plan_file = path.with_name(contract.PLAN)
-    place = fallback.FallbackContext(path.parent, EMPTY, "", fallback._stamp(plan_file))
+    place = fallback_context.FallbackContext(path.parent, EMPTY, "", fallback_context.stamp_of(plan_file))
     assert not place.outdated()
     new = path.with_name("new")
     new.write_text(plan.dumps(EMPTY))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.datapath.nft_blocks import chain, dispatch, mapping, transaction
-from cni.kernel.nftables.update import tables, update
+from cni.kernel.nftables.update import replacement, tables, update
 
 HOOK = "filter hook forward priority filter"
 
@@ -81,3 +81,22 @@ def test_what_is_no_update() -> None:
     assert update(table(mapping("m", "mark", [])), table(mapping("m", "ifname", []))) is None
     assert update(base, base + table(chain("d", []), name="u")) is None
     assert update(base, table()) is None
+
+
+def test_a_replacement_keeps_the_elements_that_come_at_run_time() -> None:
+    timed = "\tset s {\n\t\ttype mark\n\t\tflags timeout\n\t}\n"
+    after = table(timed, chain("c", ["meta mark @s drop"])) + table(chain("d", []), name="u")
+    chains, sets = ("c", "old"), (("set", "s", True), ("set", "gone", True), ("map", "m", False))
+    assert replacement(after, "inet t", chains, sets) == (
+        "flush chain inet t c\nflush chain inet t old\n"
+        "delete set inet t gone\ndelete map inet t m\n"
+        "delete chain inet t c\ndelete chain inet t old\n"
+        f"table inet t {{\n{timed}{chain('c', ['meta mark @s drop'])}}}\n{table(chain('d', []), name='u')}"
+    )
+
+
+def test_a_set_that_has_become_one_of_run_time_elements_is_made_anew() -> None:
+    timed = "\tset s {\n\t\ttype mark\n\t\tflags timeout\n\t}\n"
+    assert "delete set inet t s\n" in replacement(table(timed), "inet t", (), (("set", "s", False),))
+    fixed = timed.replace("timeout", "interval")
+    assert "delete set inet t s\n" in replacement(table(fixed), "inet t", (), (("set", "s", True),))

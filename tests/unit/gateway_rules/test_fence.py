@@ -54,7 +54,7 @@ def test_only_addresses_get_in() -> None:
 
 
 def test_no_rule_about_a_family_without_addresses() -> None:
-    assert set(maps(fence_nft(["172.16.0.50"], ["eth1"]))) == {"claims4", "virtual4"}
+    assert set(maps(fence_nft(["172.16.0.50"], ["eth1"]))) == {"arp4", "virtual4"}
     assert set(maps(fence_nft(["2001:db8::50"], ["eth1"]))) == {"virtual6"}
 
 
@@ -74,7 +74,7 @@ def test_a_map_covers_every_address_once(chosen: set[int]) -> None:
         first, last = (int(ipaddress.IPv4Address(end)) for end in (between.split("-") * 2)[:2])
         assert (first, last >= first) == (free, True)
         free = last + 1
-        if verdict == "goto speak4":
+        if verdict == "goto allow4":
             speaking |= set(range(first, free))
     assert free == 1 << 32
     assert speaking == chosen
@@ -93,4 +93,4 @@ def test_an_update_leaves_the_leases_alone() -> None:
     steps = update(before, fence_nft(["172.16.0.50", "172.16.0.51", "2001:db8::50"], ["eth1", "eth2"]))
     assert steps is not None
     # Their sets, and the chains that look into them, are only led to.
-    assert not re.search(r"open4|open6|tickets|chain speak|speak\w* \{", "".join(steps))
+    assert not re.search(r"open4|open6|tickets|chain allow|allow\w* \{", "".join(steps))

@@ -64,7 +64,7 @@ def test_connections_of_another_master_end_in_basic_mode_and_go_on_in_virtual_ip
     picked_up = f'iifname "{EGRESS.device}" ct state new tcp flags & (fin | syn | rst | ack) != syn'
     assert f"{picked_up} counter reject with tcp reset" in text()
     virtual = text(replace(EGRESS, address="172.16.0.50", source="172.16.0.50"))
-    assert f"{picked_up} goto picked_up4" in virtual
+    assert f"{picked_up} goto first_packet4" in virtual
     # Before the rule that may take any port.
     kept, any_port = "!= syn snat ip to 172.16.0.50:tcp sport", "snat ip to 172.16.0.50\n"
     assert virtual.index(kept) < virtual.index(any_port)
@@ -79,6 +79,6 @@ def test_an_ipv6_address_is_shown_to_ipv6_alone() -> None:
 
 def test_neighbour_discovery_with_a_virtual_address_is_no_visit() -> None:
     sixth = replace(EGRESS, address="fd00:172::50", source="", source6="fd00:172::50")
-    assert "ip6 daddr fd00:172::50 ct state new,invalid,untracked goto unasked" in text(sixth)
+    assert "ip6 daddr fd00:172::50 ct state new,invalid,untracked goto unsolicited" in text(sixth)
     for kind in ("nd-neighbor-solicit", "nd-neighbor-advert"):
         assert f"icmpv6 type {kind} accept" in text(sixth)

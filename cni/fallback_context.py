@@ -1,0 +1,86 @@
+"""What the plugin knows without the agent, and the tag that a pod gets by it.
+
+The plugin decides nothing that the plan does not say. A plan may be older than what the agent knew, or of an older
+version of the agent: then a pod that a policy may select does not start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import contract
+from . import plan as plans
+from .cni_request import CallError
+from .plan import Plan, PodIdentity
+
+OUTDATED = "the agent that is away knew newer objects than its plan has"
+OLDER = "the plan is an older agent's, and no complete ruleset follows from it"
+
+
+@dataclass(frozen=True)
+class FallbackContext:
+    """What the plugin knows without the agent."""
+
+    run_dir: Path
+    """Where the plan and the attachment records are."""
+    plan: Plan | None
+    """None: there is no readable plan."""
+    trouble: str
+    """Why the agent does not do the work, and what is wrong with the plan."""
+    stamp: tuple[int, int] = (0, 0)
+    """Inode and modification time (ns) of the plan's file, when it was read."""
+
+    def outdated(self) -> bool:
+        """Return True if an agent has learned of objects that are not in this plan, or has written another one."""
+        return (self.run_dir / contract.PLAN_OUTDATED).exists() or self.stamp != stamp_of(
+            self.run_dir / contract.PLAN
+        )
+
+    def not_known(self, what: str) -> CallError:
+        """Return the error of a call that the plan does not say enough for: the runtime tries again later."""
+        hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
+        return CallError(contract.TRY_AGAIN_LATER, what, hint)
+
+
+def group_of(pod: PodIdentity, place: FallbackContext) -> int:
+    """Return the interface group that the plan gives the pod; 0: no policy selects the pod.
+
+    Raises :class:`CallError` if the plan does not say.
+    """
+    plan, name = place.plan, f"{pod.namespace}/{pod.name}"
+    if plan is None:
+        raise place.not_known(f"there is neither an agent nor a plan: a policy may select pod {name}")
+    if plan.hangs_on_namespace(pod):
+        what = f"a policy may select pod {name} by labels of namespace {pod.namespace}, which is newer than the plan"
+        raise place.not_known(what)
+    policies = plan.policies_for(pod)
+    if policies is None:
+        raise place.not_known(f"a policy may select pod {name}, whose labels are not known")
+    if not policies:
+        return 0
+    if plan.version != plans.VERSION:
+        raise place.not_known(f"{OLDER}: {', '.join(policies)} selects pod {name}")
+    policy_set = plan.set_for(pod, policies)
+    if policy_set is None:
+        raise place.not_known(f"the plan has no tag yet for pods of {', '.join(policies)}")
+    return policy_set.group
+
+
+def read_plan(path: Path) -> tuple[Plan | None, str]:
+    """Return the plan, or None and what is wrong with the file."""
+    try:
+        return plans.loads(path.read_text(encoding="utf-8")), ""
+    except FileNotFoundError:
+        return None, f"{path} is not there"
+    except (OSError, ValueError) as error:
+        return None, f"{path}: {error}"
+
+
+def stamp_of(path: Path) -> tuple[int, int]:
+    """Return inode and modification time (ns); zeros if there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
