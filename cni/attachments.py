@@ -1,4 +1,4 @@
-"""Attachment records: what the CNI calls of this node have told, one file for each pod interface.
+"""Attachment records: what the CNI calls of this node have said, one file for each pod interface.
 
 The plugin and the agent both write them, so that either can take over from the other. The tag itself is not
 here but on the interface; a record says which interface, and whose it is.
@@ -22,7 +22,7 @@ from .files import named
 DIRECTORY = "attachments"
 """Below the run directory, mode 0700."""
 SUFFIX = ".json"
-NAME_BYTES = 255
+MAX_NAME_BYTES = 255
 """``NAME_MAX`` of Linux."""
 
 
@@ -62,17 +62,17 @@ class Attachment:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What the CNI specification identifies an attachment by."""
+        """Container id and interface name: the CNI specification identifies an attachment by them."""
         return self.container_id, self.ifname
 
 
 def dumps(attachment: Attachment) -> str:
-    """The JSON form, stable: equal records give equal text."""
+    """Return the JSON form; equal records give equal text."""
     return json.dumps(asdict(attachment), sort_keys=True, indent=1) + "\n"
 
 
 def loads(text: str) -> Attachment:
-    """The record in ``text``. Raises :class:`ValueError`. Keys of a later version are passed over."""
+    """Return the record in ``text``. Raises :class:`ValueError`. Keys of a later version are passed over."""
     try:
         data = json.loads(text)
     except RecursionError:
@@ -97,10 +97,10 @@ def loads(text: str) -> Attachment:
 
 
 def write(run_dir: Path, attachment: Attachment) -> None:
-    """Writes the record, whole or not at all. Raises :class:`OSError`."""
+    """Write the record, whole or not at all. Raises :class:`OSError`."""
     directory = run_dir / DIRECTORY
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Two processes of different pid namespaces may write one record at once: no pid tells them apart.
+    # Two processes of different pid namespaces may write one record at once: pids do not distinguish them.
     temporary = directory / f".{os.urandom(8).hex()}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     path = directory / _file_name(*attachment.key)
@@ -115,14 +115,14 @@ def write(run_dir: Path, attachment: Attachment) -> None:
 
 
 def load(run_dir: Path, container_id: str, ifname: str) -> Attachment | None:
-    """The record of one attachment; None where there is none or it is not readable."""
+    """Return the record of one attachment; None if there is none or it is not readable."""
     with suppress(OSError, ValueError):
         return loads((run_dir / DIRECTORY / _file_name(container_id, ifname)).read_text(encoding="utf-8"))
     return None
 
 
 def load_all(run_dir: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...]]:
-    """All records, by file name, and for each file that is none, what is wrong with it."""
+    """Return all records in the order of file names, and what is wrong with each file that is no record."""
     found: list[Attachment] = []
     problems: list[str] = []
     with suppress(FileNotFoundError):
@@ -142,7 +142,7 @@ def load_all(run_dir: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...]]:
 
 
 def stamp(run_dir: Path) -> int:
-    """A number that changes whenever a record is written or removed; 0 where there is no directory yet."""
+    """Return a number that changes whenever a record is written or removed; 0 if there is no directory yet."""
     try:
         return (run_dir / DIRECTORY).stat().st_mtime_ns
     except OSError:
@@ -150,7 +150,7 @@ def stamp(run_dir: Path) -> int:
 
 
 def remove(run_dir: Path, container_id: str, ifname: str) -> bool:
-    """Removes a record; False where there was none. Raises :class:`OSError`."""
+    """Remove a record. Return False if there was none. Raises :class:`OSError`."""
     try:
         os.unlink(run_dir / DIRECTORY / _file_name(container_id, ifname))
     except FileNotFoundError:
@@ -165,7 +165,7 @@ def _file_name(container_id: str, ifname: str) -> str:
     """
     name = f"{container_id}@{ifname}{SUFFIX}"
     encoded = os.fsencode(name)
-    fits = len(encoded) <= NAME_BYTES and "/" not in name and "\0" not in name
+    fits = len(encoded) <= MAX_NAME_BYTES and "/" not in name and "\0" not in name
     return name if fits else hashlib.sha256(encoded).hexdigest() + SUFFIX
 
 
@@ -180,7 +180,7 @@ def _is_address(text: str) -> bool:
 def _check(attachment: Attachment) -> None:
     for key, value in asdict(attachment).items():
         if not _fits(key, value):
-            raise ValueError(f"{key}: {value!r} is nothing that it can be")
+            raise ValueError(f"{key}: {value!r} is not possible")
 
 
 def _fits(key: str, value: Any) -> bool:

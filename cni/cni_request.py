@@ -1,6 +1,6 @@
 """A CNI call, parsed whole: which pod, which host-side interfaces, which addresses.
 
-For the agent, and for the plugin where it acts alone; the plugin's way to the agent does not pass here.
+For the agent, and for the plugin without the agent; the plugin does not import it on its way to the agent.
 Sources: CNI specification 1.1; CNI conventions ("args in network config": ``args.cni.labels``); the runtimes'
 ``K8S_POD_*`` in CNI_ARGS.
 """
@@ -19,20 +19,20 @@ from . import contract
 from .plan import PodIdentity
 
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
-"""That are sent to an agent; the plugin answers VERSION itself."""
+"""Commands that are sent to an agent; the plugin answers VERSION itself."""
 DEFAULT_NAMESPACE = "default"
 _CONTAINER_ID = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*")
 _IFNAME = re.compile(r"(?!\.{1,2}\Z)[^\s/:\0]+")
-_IFNAME_BYTES = 15
+_MAX_IFNAME_BYTES = 15
 
 
 class CallError(contract.CNIError):
-    """A call that cannot be carried out, as its answer says it."""
+    """The error object of a call that cannot be carried out."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the runtime. What a command does not need is left empty: DEL never fails for want of it."""
+    """One call of the runtime. Fields that a command does not need are empty: DEL never fails for want of them."""
 
     command: str
     container_id: str
@@ -45,23 +45,24 @@ class Call:
     namespace: str = ""
     name: str = ""
     uid: str = ""
-    """The three of the pod; empty where the runtime does not say."""
+    """Namespace, name and uid of the pod; empty if the runtime does not say."""
     labels: Mapping[str, str] | None = None
-    """None: the call tells no labels, which is not the same as a pod without labels."""
+    """None: the call has no labels, which is not the same as a pod without labels."""
     host_interfaces: tuple[str, ...] = ()
     """Interfaces of the result that are in no sandbox, in its order: bridges are among them."""
     addresses: tuple[str, ...] = ()
     """Of the pod, without prefix length."""
     valid_attachments: tuple[tuple[str, str], ...] = ()
-    """GC: (container id, interface name) of what still stands in this network."""
+    """GC: (container id, interface name) of what still exists in this network."""
 
     @property
     def pod(self) -> PodIdentity:
+        """The pod, for selectors."""
         return PodIdentity(self.namespace, self.name, self.labels)
 
 
 def parse_call(environment: Mapping[str, str], configuration: bytes) -> Call:
-    """The call that the runtime's environment and stdin tell. Raises :class:`CallError`."""
+    """Parse the runtime's environment and stdin. Raises :class:`CallError`."""
     try:
         data = json.loads(configuration)
     except (ValueError, RecursionError) as error:
@@ -99,14 +100,14 @@ def check_names(container_id: str, ifname: str) -> None:
             contract.INVALID_ENVIRONMENT, f"CNI_CONTAINERID {container_id[:80]!r} is malformed", hint
         )
     if not is_interface(ifname):
-        hint = f"it is at most {_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
+        hint = f"it is at most {_MAX_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
         raise CallError(contract.INVALID_ENVIRONMENT, f"CNI_IFNAME {ifname[:80]!r} is malformed", hint)
 
 
 def is_interface(name: str) -> bool:
     """Return True if the kernel can have an interface of this name."""
     try:
-        return _IFNAME.fullmatch(name) is not None and len(os.fsencode(name)) <= _IFNAME_BYTES
+        return _IFNAME.fullmatch(name) is not None and len(os.fsencode(name)) <= _MAX_IFNAME_BYTES
     except UnicodeEncodeError:
         return False
 
@@ -131,7 +132,7 @@ def _with_pod(call: Call, cni_args: str, data: dict[str, Any]) -> Call:
 
 
 def _cni_args(text: str) -> dict[str, str]:
-    """``K8S_POD_NAMESPACE=prod;K8S_POD_NAME=a``; the last one of a name counts."""
+    """Parse ``K8S_POD_NAMESPACE=prod;K8S_POD_NAME=a``; of one name the last value counts."""
     found = {}
     for pair in filter(None, text.split(";")):
         key, equals, value = pair.partition("=")
@@ -165,7 +166,7 @@ def _host_interfaces(interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def _addresses(result: dict[str, Any], interfaces: list[dict[str, Any]]) -> tuple[str, ...]:
-    """An address belongs to the pod unless the result says that it is on an interface in no sandbox."""
+    """Return the pod's addresses: those that the result does not put on an interface outside of a sandbox."""
     addresses = []
     for i, item in enumerate(_list("prevResult.ips", result.get("ips"))):
         where = f"prevResult.ips[{i}]"
@@ -181,7 +182,7 @@ def _addresses(result: dict[str, Any], interfaces: list[dict[str, Any]]) -> tupl
 
 
 def _valid_attachments(data: dict[str, Any]) -> tuple[tuple[str, str], ...]:
-    """libcni gives null for an empty list; only where the key is not there at all is nothing known."""
+    """Return the attachments of the runtime's list; libcni gives null for an empty one. A missing key is an error."""
     # An early text of the specification had the second name, and runtimes give either.
     key = next((key for key in ("cni.dev/valid-attachments", "cni.dev/attachments") if key in data), None)
     if key is None:
@@ -205,7 +206,7 @@ def _optional(path: str, value: object) -> dict[str, Any]:
 
 
 def _list(path: str, value: object) -> list[Any]:
-    """An absent list and null are empty ones: Go writes both for none."""
+    """Return a list; an absent one and null are empty: Go writes both for none."""
     if value is None:
         return []
     if isinstance(value, list):

@@ -1,7 +1,7 @@
 """The plugin's configuration: the bytes on stdin, parsed once.
 
-This is on the way to the agent at each pod start, so it imports only what is built into the interpreter:
-``json`` alone (by way of ``re``) would cost as much as all the rest of the plugin.
+This runs at each pod start before the agent is asked, so it imports only what is built into the interpreter
+(:mod:`cni.fastpath`).
 """
 
 from . import contract
@@ -12,32 +12,32 @@ VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
 """The version that introduced a command; the others have always been there."""
 FAILURE_POLICIES = ("Fail", "Ignore")
-SOCKET_PATH_BYTES = 107
+MAX_SOCKET_PATH_BYTES = 107
 """``sun_path`` of unix(7) has 108 bytes, the last of them NUL."""
 
 
 class Document:
-    """A JSON object that knows where its members stand in the text."""
+    """A JSON object that knows where its members are in the text."""
 
     __slots__ = ("_members", "text")
 
     def __init__(self, text: str) -> None:
-        """Raises :class:`ValueError` where ``text`` is not one JSON object."""
+        """Parse ``text``. Raises :class:`ValueError` if it is not one JSON object."""
         self.text = text
         self._members = members(text)
 
     def get(self, name: str, default: object = None) -> object:
-        """The value of a member; numbers are floats."""
+        """Return the value of a member; numbers are floats."""
         return self._members.get(name, (default,))[0]
 
     def verbatim(self, name: str) -> str:
-        """The value of a member that is there, character for character."""
+        """Return the text of a member's value, character for character. Raises :class:`KeyError` if it is missing."""
         _, start, end = self._members[name]
         return self.text[start:end]
 
 
 class PluginConfig:
-    """What the plugin needs of its configuration on the way to the agent."""
+    """The settings that the plugin needs to ask the agent."""
 
     __slots__ = ("failure_policy", "previous", "socket")
 
@@ -45,11 +45,11 @@ class PluginConfig:
         self.socket = socket
         self.failure_policy = failure_policy
         self.previous = previous
-        """``prevResult``, character for character; empty where there is none."""
+        """``prevResult``, character for character; empty if there is none."""
 
 
 def read(raw: bytes) -> Document:
-    """The configuration as a document. Raises :class:`contract.CNIError`."""
+    """Return the configuration as a document. Raises :class:`contract.CNIError`."""
     try:
         return Document(raw.decode())
     except ValueError as error:
@@ -59,7 +59,7 @@ def read(raw: bytes) -> Document:
 
 
 def version(command: str, document: Document) -> str:
-    """The CNI version of the configuration, one that has ``command``. Raises :class:`contract.CNIError`."""
+    """Return the CNI version of the configuration, one that has ``command``. Raises :class:`contract.CNIError`."""
     value = document.get("cniVersion")
     if not isinstance(value, str) or value not in VERSIONS:
         wrong = "cniVersion is missing" if value is None else f"cniVersion {_shown(value)} is not supported"
@@ -72,7 +72,7 @@ def version(command: str, document: Document) -> str:
 
 
 def parse(command: str, document: Document) -> PluginConfig:
-    """What the plugin needs for ``command``. Unknown keys are let be. Raises :class:`contract.CNIError`."""
+    """Return what the plugin needs for ``command``. Unknown keys are ignored. Raises :class:`contract.CNIError`."""
     for key in ("name", "type"):
         value = document.get(key)
         if not isinstance(value, str) or not value:
@@ -88,11 +88,11 @@ def _socket(document: Document) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
         raise _invalid("socket", value, f"use an absolute path, such as {contract.SOCKET}")
     try:
-        if len(value.encode()) <= SOCKET_PATH_BYTES:
+        if len(value.encode()) <= MAX_SOCKET_PATH_BYTES:
             return value
     except UnicodeEncodeError:
         raise _invalid("socket", value, "use UTF-8") from None
-    raise _invalid("socket", value, f"the path of a unix socket has at most {SOCKET_PATH_BYTES} bytes")
+    raise _invalid("socket", value, f"the path of a unix socket has at most {MAX_SOCKET_PATH_BYTES} bytes")
 
 
 def _previous(command: str, document: Document) -> str:
@@ -118,7 +118,7 @@ def _shown(value: object) -> str:
 
 
 def members(text: str) -> "dict[str, tuple[object, int, int]]":
-    """The members of a JSON object: name → (value, start, end), where ``text[start:end]`` is the value.
+    """Return the members of a JSON object: name → (value, start, end), where ``text[start:end]`` is the value.
 
     Of members with one name the last one counts, as in Go and in ``json``. Raises :class:`ValueError`.
     """
@@ -142,14 +142,14 @@ def members(text: str) -> "dict[str, tuple[object, int, int]]":
 
 
 def _blank(text: str, at: int) -> int:
-    """Where the white space that begins at ``at`` ends."""
+    """Return the index at which the white space that begins at ``at`` ends."""
     while at < len(text) and text[at] in " \t\n\r":
         at += 1
     return at
 
 
 def _after(text: str, at: int, character: str) -> int:
-    """Where it goes on after ``character``, white space around it passed over."""
+    """Expect ``character`` at ``at``, after white space. Return the index of the next token. Raises ValueError."""
     at = _blank(text, at)
     if text[at : at + 1] != character:
         raise ValueError(f"no {character} at character {at}")

@@ -9,7 +9,7 @@ NUL, its end is the shutdown of the writing side. The first field names the kind
 * ``ctl1``: one JSON object ``{"call": NAME, ...arguments}``. The answer is one JSON object: the result, or
   ``{"error": TEXT, "hint": TEXT}``.
 
-Imports nothing: the plugin's way to the agent passes here at each pod start.
+Imports nothing: the plugin imports this module at each pod start.
 """
 
 CNI = b"cni1"
@@ -22,9 +22,9 @@ ENVIRONMENT = ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME", "CNI
 
 SOCKET = "/run/egress-gateway/agent.sock"
 PLAN, PLAN_OUTDATED = "plan.json", "plan.outdated"
-"""Beside the socket: what the plugin alone follows, and the mark that the agent knew more than the plan says."""
+"""Files beside the socket: the plan, and a mark that the agent knew newer objects than the plan has."""
 DEADLINE_S = 10.0
-"""Seconds after which the plugin gives the agent up: below the shortest limit of the runtimes."""
+"""Time-out of the agent's answer: below the shortest time-out of the runtimes."""
 MAX_REQUEST_BYTES = 4 << 20
 """Bytes that a request may have: larger ones are refused."""
 
@@ -54,16 +54,16 @@ class CNIError(Exception):
         self.code = code
         self.msg = msg
         self.details = details
-        """What to do about it, or the circumstances."""
+        """A hint, or the circumstances."""
 
 
 def cni_request(environment: "tuple[bytes, ...]", configuration: bytes) -> bytes:
-    """A ``cni1`` request; ``environment`` in the order of :data:`ENVIRONMENT`."""
+    """Return a ``cni1`` request; ``environment`` in the order of :data:`ENVIRONMENT`."""
     return b"\0".join((CNI, *environment, configuration))
 
 
 def split_cni_request(request: bytes) -> "tuple[dict[str, str], bytes]":
-    """Environment and configuration of a ``cni1`` request. Raises :class:`ValueError` where it is none."""
+    """Return environment and configuration of a ``cni1`` request. Raises :class:`ValueError` if it is none."""
     kind, *fields = request.split(b"\0", len(ENVIRONMENT) + 1)
     if kind != CNI or len(fields) != len(ENVIRONMENT) + 1:
         raise ValueError("not a cni1 request")
@@ -71,5 +71,5 @@ def split_cni_request(request: bytes) -> "tuple[dict[str, str], bytes]":
 
 
 def os_text(raw: bytes) -> str:
-    """Environment bytes as text, undecodable ones kept, as ``os.fsdecode`` does."""
+    """Return environment bytes as text; undecodable bytes are surrogates, as ``os.fsdecode`` makes them."""
     return raw.decode("utf-8", "surrogateescape")

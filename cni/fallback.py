@@ -198,7 +198,7 @@ def _locked(run_dir: Path) -> Iterator[None]:
 def _check_current(call: Call, place: FallbackContext) -> None:
     """Raise an error if the plan that the pod was tagged by is not the newest: an edit may select the pod.
 
-    Looked at when the tag stands, since an agent that answers late may have written meanwhile.
+    Checked when the tag is set, since an agent that answers late may have written meanwhile.
     """
     if not place.outdated():
         return

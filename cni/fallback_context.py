@@ -1,4 +1,4 @@
-"""What the plugin knows without the agent, and the tag that a pod gets by it.
+"""The knowledge of the plugin without the agent, and the tag that a pod gets by it.
 
 The plugin decides nothing that the plan does not say. A plan may be older than what the agent knew, or of an older
 version of the agent: then a pod that a policy may select does not start.
@@ -20,10 +20,10 @@ OLDER = "the plan is an older agent's, and no complete ruleset follows from it"
 
 @dataclass(frozen=True)
 class FallbackContext:
-    """What the plugin knows without the agent."""
+    """All that the plugin knows without the agent."""
 
     run_dir: Path
-    """Where the plan and the attachment records are."""
+    """The directory of the plan and of the attachment records."""
     plan: Plan | None
     """None: there is no readable plan."""
     trouble: str

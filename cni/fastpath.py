@@ -1,7 +1,7 @@
 """The modules of CPython that the way to the agent is made of, or the standard library in their place.
 
 ``json``, ``socket`` and ``os`` are the documented interfaces, and importing them doubles the plugin's time at each pod
-start (``tests.bench.interpreters``). What they are made of is built into the interpreter: ``_json``, ``_socket``,
+start (``tests.bench.interpreters``). Their parts are built into the interpreter: ``_json``, ``_socket``,
 ``posix``. These are private: another version of Python may lack them or change them. Then the documented modules are
 imported, and the plugin is only slower.
 
@@ -67,7 +67,7 @@ def _builtin_json() -> "tuple[Callable[[str, int], tuple[object, int]], Callable
         except StopIteration:
             raise ValueError(f"no value at character {start}") from None
         except SystemError:
-            # What is wrong _json says by an exception of json.decoder, and by none where that is not imported.
+            # _json raises the exception of json.decoder, and this one if that module is not imported.
             raise ValueError(f"it is broken behind character {start}") from None
 
     return scan, _json.encode_basestring_ascii

@@ -1,4 +1,4 @@
-"""Which pods and nodes a label selector matches, in the words of Kubernetes."""
+"""Label selectors of Kubernetes: which pods and nodes they match."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Requirement:
     values: tuple[str, ...] = ()
 
     def holds(self, labels: Mapping[str, str]) -> bool:
+        """Return True if the labels meet the requirement."""
         value = labels.get(self.key)
         if self.operator == "Exists":
             return value is not None
@@ -32,13 +33,13 @@ class Requirement:
 
 
 def matches(requirements: Iterable[Requirement], labels: Mapping[str, str]) -> bool:
-    """True where every requirement holds. No requirement at all matches everything, as in Kubernetes."""
+    """Return True if every requirement holds. No requirement at all matches everything, as in Kubernetes."""
     return all(requirement.holds(labels) for requirement in requirements)
 
 
 @dataclass(frozen=True)
 class PodIdentity:
-    """A pod as its CNI call and the store know it. ``labels`` is None where nobody has told them."""
+    """A pod as its CNI call and the store know it. ``labels`` is None if they are not known."""
 
     namespace: str
     name: str
@@ -47,13 +48,13 @@ class PodIdentity:
 
 @dataclass(frozen=True)
 class Selector:
-    """Pods by their labels and, where ``namespaces`` is given, by the labels of their namespace."""
+    """Pods by their labels and, if ``namespaces`` is given, by the labels of their namespace."""
 
     pods: tuple[Requirement, ...] = ()
     namespaces: tuple[Requirement, ...] | None = None
 
     def selects(self, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> bool | None:
-        """True, False, or None where the answer hangs on labels that are not known.
+        """Return True or False; None if the answer depends on labels that are not known.
 
         A namespace without a ``Namespace`` document has no labels but its name.
         """

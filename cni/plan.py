@@ -1,4 +1,4 @@
-"""What this node is to do, as data: the agent writes it, and the plugin can follow it alone.
+"""The plan of a node, as data: the agent writes it, and the plugin can follow it alone.
 
 Everything here is plain, frozen and has one JSON form (``plan.json``). The agent decides who is master and which
 prefixes win; the plan has the results.
@@ -117,7 +117,8 @@ class Plan:
     def key_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> SetKey | None:
         """Return the key of the policy set that the pod needs with exactly these policies.
 
-        None if a gateway has no egress IP. The egress IPs are those that :func:`choose` gives: all policies of one gateway share them.
+        None if a gateway has no egress IP. The egress IPs are those that :func:`choose` gives:
+        all policies of one gateway share them.
         """
         gateways = {policy.name: policy.gateway for policy in self.policies}
         chosen = {}

@@ -115,7 +115,7 @@ class PolicySet:
 
     @property
     def key(self) -> SetKey:
-        """What two sets differ in."""
+        """The identity of the set."""
         return self.policies, self.egress_ids, self.egress_ids6
 
     @property

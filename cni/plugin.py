@@ -1,7 +1,6 @@
-"""One CNI call: by the agent, else alone.
+"""One CNI call: by the agent, else by the plugin itself.
 
-On the way to the agent nothing is imported but what is built into the interpreter: this runs at each pod
-start.
+Until the agent has been asked nothing is imported but what is built into the interpreter: this runs at each pod start.
 """
 
 import time
@@ -9,13 +8,12 @@ import time
 from . import config, contract
 from .fastpath import AF_UNIX, SHUT_WR, SOCK_STREAM, socket
 
-RETRY_S = 0.005
-"""Seconds between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait
-by itself."""
+CONNECT_RETRY_S = 0.005
+"""Between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait by itself."""
 
 
 class NoAnswer(Exception):
-    """The agent does not answer; says why."""
+    """The agent has not answered; the text says why."""
 
 
 class Refusal(Exception):
@@ -27,7 +25,7 @@ class Refusal(Exception):
 
 
 def run(request: bytes, settings: config.PluginConfig) -> None:
-    """Carries out the call that ``request`` (:func:`contract.cni_request`) tells.
+    """Carry out the call of ``request`` (:func:`contract.cni_request`).
 
     Raises :class:`Refusal` or :class:`contract.CNIError`.
     """
@@ -47,7 +45,7 @@ def run(request: bytes, settings: config.PluginConfig) -> None:
 
 
 def ask(path: str, request: bytes, seconds: float) -> bytes:
-    """The agent's answer: :data:`contract.OK`, or :data:`contract.ERROR` and a whole JSON object.
+    """Return the agent's answer: :data:`contract.OK`, or :data:`contract.ERROR` and a whole JSON object.
 
     Takes ``seconds`` at most. Raises :class:`NoAnswer` or :class:`OSError`.
     """
@@ -77,7 +75,7 @@ def _connect(connection: socket, path: str, deadline: float) -> None:
             connection.connect(path)
             return
         except BlockingIOError:
-            time.sleep(RETRY_S)
+            time.sleep(CONNECT_RETRY_S)
 
 
 def _left(deadline: float) -> float:
@@ -88,7 +86,7 @@ def _left(deadline: float) -> float:
 
 
 def _whole(answer: bytes) -> bytes:
-    """``answer``, where it is one. An agent that dies while it writes leaves half of one."""
+    """Return ``answer`` if it is whole: an agent that dies while it writes leaves a part. Raises :class:`NoAnswer`."""
     if answer == contract.OK:
         return answer
     if not answer:

@@ -31,16 +31,16 @@ REQUIRED = {
     "STATUS": (),
     "VERSION": (),
 }
-"""Environment variables without which a command makes no sense."""
+"""Environment variables that a command needs."""
 
 _ALPHANUMERIC = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _NOT_IN_IFNAME = b"/: \t\n\v\f\r"
-IFNAME_BYTES = 15
+MAX_IFNAME_BYTES = 15
 """``IFNAMSIZ`` of Linux less the NUL at the end."""
 
 
 def main() -> "NoReturn":
-    """Serves the one call that this process was started for."""
+    """Serve the one call that this process was started for."""
     if b"CNI_COMMAND" not in environment and "--version" in sys.argv[1:]:
         from .version import VERSION
 
@@ -57,7 +57,7 @@ def main() -> "NoReturn":
 
 
 def serve(variables: "Mapping[bytes, bytes]", stdin: "Callable[[], bytes]") -> "tuple[int, bytes]":
-    """Exit status and output of one call. Never raises."""
+    """Return exit status and output of one call. Never raises."""
     version = config.VERSIONS[-1]  # of an error that comes before the configuration's own is known
     try:
         command = _command(variables)
@@ -80,7 +80,7 @@ def serve(variables: "Mapping[bytes, bytes]", stdin: "Callable[[], bytes]") -> "
 
 
 def error_object(version: str, error: contract.CNIError) -> bytes:
-    """The error as the specification wants it on stdout."""
+    """Return the error as the specification wants it on stdout."""
     details = f', "details": {quoted(error.details)}' if error.details else ""
     text = f'{{"cniVersion": {quoted(version)}, "code": {error.code}, "msg": {quoted(error.msg)}{details}}}\n'
     return text.encode()
@@ -121,8 +121,8 @@ def _check_environment(command: str, variables: "Mapping[bytes, bytes]") -> None
     if container_id[0] not in _ALPHANUMERIC or container_id.translate(None, _ALPHANUMERIC + b"_.-"):
         raise _malformed("CNI_CONTAINERID", container_id, "letters, digits, '_', '.', '-', the first no sign")
     ifname = variables[b"CNI_IFNAME"]
-    if len(ifname) > IFNAME_BYTES or ifname in (b".", b"..") or any(c in _NOT_IN_IFNAME for c in ifname):
-        wanted = f"at most {IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
+    if len(ifname) > MAX_IFNAME_BYTES or ifname in (b".", b"..") or any(c in _NOT_IN_IFNAME for c in ifname):
+        wanted = f"at most {MAX_IFNAME_BYTES} bytes, not '.' or '..', without '/', ':' and white space"
         raise _malformed("CNI_IFNAME", ifname, wanted)
 
 
@@ -135,7 +135,7 @@ def _environment(msg: str, details: str) -> contract.CNIError:
 
 
 def _stdin() -> bytes:
-    """All of stdin, or a little more than the contract allows, which is then refused."""
+    """Return all of stdin, or a little more than the contract allows, which is then refused."""
     raw = b""
     while len(raw) <= contract.MAX_REQUEST_BYTES:
         part = read(0, 1 << 20)
@@ -146,7 +146,7 @@ def _stdin() -> bytes:
 
 
 def _defect(error: BaseException) -> contract.CNIError:
-    """What nobody foresaw, as an error object. No runtime reads a traceback, but a person wants the place."""
+    """Return an unexpected exception as an error object with its place: no runtime shows a traceback."""
     trace = error.__traceback__
     place = ""
     while trace is not None:

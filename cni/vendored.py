@@ -6,14 +6,14 @@ import sys
 from zipimport import zipimporter
 
 LIBRARIES = "libraries.zip"
-"""pyroute2, and the standard library where the interpreter is in the file, too.
+"""pyroute2, and the standard library if the interpreter is in the file, too.
 
-They are in an archive of their own: the way to the agent would pay for each file in the directory.
+They are in an archive of their own: each pod start would pay for each file in the archive's directory.
 """
 
 
 def unpack() -> None:
-    """Let the libraries be imported, where this module itself came out of the plugin's file; else does nothing.
+    """Make the libraries importable if this module itself came out of the plugin's file; else do nothing.
 
     ``zipimport`` cannot look into an archive within an archive, so the inner one goes into a file in memory.
     """

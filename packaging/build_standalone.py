@@ -37,7 +37,7 @@ EXCLUDED = (
     "distutils", "doctest", "email", "http", "lib2to3", "pdb", "pydoc", "sqlite3", "test",
     "tkinter", "urllib.request", "webbrowser", "xml", "xmlrpc",
 )  # fmt: skip
-"""What the standard library imports inside of functions that nothing of ours calls, or can do without."""
+"""Modules that the standard library imports inside of functions that we do not call, or can do without."""
 LOADED_BY_NAME = "pyroute2/netlink/rtnl"
 """pyroute2 imports what is below as it finds it."""
 ASK = """
@@ -51,7 +51,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Python:
-    """Where a Python has what a program that embeds it is linked of."""
+    """The files of a Python that a program which embeds it is linked of."""
 
     version: str
     include: str

@@ -1,6 +1,6 @@
 """The base chains in which several parts have rules, as nftables rules. Pure.
 
-Each base chain costs every packet of the node, so there is one for each place on a packet's way, and the rules that
+Each base chain costs every packet of the node, so there is one for each hook that is needed, and the rules that
 most packets pass come first and compare without a set.
 """
 
@@ -18,7 +18,7 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     arrival = [*lease_port_guard.arrival_rules(plan), *source_guard.arrival_rules(marks)]
     yield chain("arrival", arrival, "filter hook prerouting priority raw")
     yield chain("forward_guard", _forward_guard(plan), "filter hook forward priority filter - 20")
-    # A pod that could speak VXLAN to a gateway would forge its way out by the egress IP.
+    # A pod that could send VXLAN to a gateway would leave by any egress IP.
     datagrams = [f"udp dport {plan.port} counter drop", *lease_port_guard.forward_rules(plan)]
     yield chain("forwarded_datagram", datagrams)
 

@@ -1,12 +1,12 @@
-"""The guards of the lease keepers' UDP port, as nftables rules. Pure.
+"""The guards of the lease daemons' UDP port, as nftables rules. Pure.
 
-Each datagram costs a keeper, which runs with real-time priority, the check of a keyed hash, and a full queue costs
+Each datagram costs a daemon, which runs with real-time priority, the check of a keyed hash, and a full queue costs
 heartbeats. So only nodes reach the port, by the interface that leads to them and at a bounded rate. A node's own users
-and pods do not send to other nodes' keepers either: there they would have the node's address and use up its rate.
+and pods do not send to other nodes' daemons either: there they would have the node's address and use up its rate.
 
 A forged datagram with a node's address has another MAC than the node's own, unless the sender takes over that node's
 port of the switch as well. So the rate is counted for each MAC with each address, in a set that holds a bounded number
-of both: a node that was heard before a flood has its place in it and keeps its rate.
+of both: a node that has sent before a flood has its place in it and keeps its rate.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from ..plan import Plan
 from .nft_blocks import KEYWORDS, address_of, chain, from_elsewhere, peers, underlay
 
 RATE = "limit rate 500/second burst 250 packets"
-"""Of datagrams from one node. A keeper sends a heartbeat and an answer in each period (20 ms is a short one), and some
+"""Of datagrams from one node. A daemon sends a heartbeat and an answer in each period (20 ms is a short one), and some
 more when masters change."""
-SPARE = 64
+SPARE_ELEMENTS = 64
 """Places for MACs beyond two for each node: nodes that are new, or change their network card."""
 RATE_ELEMENT_TTL = "1m"
 
 
 def chains(plan: Plan) -> Iterator[str]:
-    """Yield the chains and sets; none where the plan names no port."""
+    """Yield the chains and sets; none if the plan names no port."""
     if not plan.cluster_port:
         return
     family = underlay(plan.me) if plan.me else 4
     keyword, port = KEYWORDS[family], f"udp dport {plan.cluster_port}"
     nodes = [address_of(node.address, family) for node in peers(plan)]
     yield _set("keeper_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
-    # The size is in the name, since the size of a set that stands cannot be changed.
-    size = 2 * len(nodes) + SPARE
+    # The size is in the name, since the size of an existing set cannot be changed.
+    size = 2 * len(nodes) + SPARE_ELEMENTS
     bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {RATE_ELEMENT_TTL}"]
     by_mac, by_address = f"keeper_rates_{size}", f"keeper_plain_rates_{size}"
     yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)

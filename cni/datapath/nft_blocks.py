@@ -1,11 +1,11 @@
-"""What nftables rules are made of, and those that every packet of ours passes wherever it goes, as text. Pure.
+"""Building blocks of nftables rules, and the rules that all our packets pass, as text. Pure.
 
-*Guards* (forward, postrouting) drop what takes another way than its connection must, so that a rule, route or table
-that somebody removes makes no leak. The rest readies a packet for the tunnel. How it gets its mark is
-:mod:`cni.datapath.steering`; who may speak to the tunnels' port is :mod:`cni.datapath.tunnel_port_guard`.
+*Guards* (forward, postrouting) drop what takes another path than its connection must, so that a rule, route or table
+that another program removes makes no leak. The rest prepares a packet for the tunnel. :mod:`cni.datapath.steering`
+gives the packet its mark; :mod:`cni.datapath.tunnel_port_guard` protects the tunnels' port.
 
 No lookup in a set or map may let a packet out by finding nothing. While a transaction is being committed, a packet
-that is on its way through the old rules finds the old sets empty, or the new ones not filled yet (seen on Linux 6.18:
+that passes through the old rules finds the old sets empty, or the new ones not filled yet (seen on Linux 6.18:
 one packet in a few thousand replacements at 3,000 packets a second, far more with large interval maps). So what
 decides *whether* a packet is ours compares without a set, maps cover the whole address space, and finding nothing
 drops.
@@ -25,7 +25,7 @@ from ..plan import Plan, PlanEgressIP, PlanNode
 from . import sync_device
 
 KEYWORDS = {4: "ip", 6: "ip6"}
-"""What nft calls the header of a family."""
+"""Names of the IP header in nft, by IP version."""
 GROUP_MASK = 0xFFFF0000
 TUNNELS = f'"{ids.DEVICE_PREFIX}*"'
 TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
@@ -36,9 +36,9 @@ CONFIRMED = "ct status and confirmed == confirmed"
 
 
 def transaction(family: str, name: str, chains: Iterable[str]) -> str:
-    """Text that replaces a table, or removes it where there are no chains.
+    """Return the text that replaces a table, or removes it if there are no chains.
 
-    ``add`` before ``delete`` because deleting what is not there is an error.
+    ``add`` comes before ``delete`` because deleting a table that does not exist is an error.
     """
     head = f"add table {family} {name}\ndelete table {family} {name}\n"
     body = "".join(chains)
@@ -46,13 +46,13 @@ def transaction(family: str, name: str, chains: Iterable[str]) -> str:
 
 
 def chain(name: str, rules: Iterable[str], hook: str = "") -> str:
-    """A chain as text; ``hook`` (``filter hook …``) makes it a base chain."""
+    """Return a chain as text; ``hook`` (``filter hook …``) makes it a base chain."""
     lines = [f"type {hook}; policy accept;"] if hook else []
     return f"\tchain {name} {{\n" + "".join(f"\t\t{line}\n" for line in [*lines, *rules]) + "\t}\n"
 
 
 def mapping(name: str, key: str, elements: Iterable[str], interval: bool = False) -> str:
-    """A map from ``key`` (an nft type) to verdicts, as text."""
+    """Return a map from ``key`` (an nft type) to verdicts, as text."""
     items = ", ".join(elements)
     lines = [f"type {key} : verdict"]
     lines += ["flags interval"] if interval else []
@@ -61,7 +61,7 @@ def mapping(name: str, key: str, elements: Iterable[str], interval: bool = False
 
 
 def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -> str:
-    """A chain that goes on in another one by what ``expression`` gives, and else drops; and its map."""
+    """Return a chain that goes to one of ``targets`` by the value of ``expression``, and else drops; and its map."""
     elements = (f"{value} : goto {target}" for value, target in targets.items())
     return mapping(f"{name}_to", key, elements) + chain(
         name, [f"{expression} vmap @{name}_to", "counter drop"]
@@ -69,49 +69,51 @@ def dispatch(name: str, expression: str, key: str, targets: Mapping[str, str]) -
 
 
 def interface(name: str) -> str:
-    """``name`` quoted, or an empty text where nft could take it for more than one name."""
+    """Return ``name`` quoted; an empty text if nft could take it for more than one name."""
     return f'"{name}"' if re.fullmatch(r"[A-Za-z0-9_.:@-]{1,15}", name) else ""
 
 
 def from_elsewhere(plan: Plan) -> str:
-    """Return the expression for a packet that comes by no link to other nodes and by no interface that leads back to
-    its source."""
+    """Return the expression for a packet that comes neither by a link to nodes nor by the route back to its source."""
     links = "".join(f"iifname != {name} " for link in plan.node_links if (name := interface(link)))
     return f"{links}fib saddr . iif oif missing"
 
 
 def way_out(egress: PlanEgressIP) -> tuple[str, str]:
-    """Egress interface (quoted) and source of an egress IP on this node; empty texts if it has none."""
+    """Return egress interface (quoted) and source of an egress IP on this node; empty texts if it has none."""
     name = interface(egress.interface)
     source = egress.source6 if egress.family == 6 else egress.source
     return (name, address_of(source, egress.family)) if name and source else ("", "")
 
 
 def address_of(text: str, family: int) -> str:
-    """The canonical form of an address of this family, 4 or 6. Raises :class:`ValueError` where it is none."""
+    """Return the canonical form of an address of this family, 4 or 6. Raises :class:`ValueError` if it is none."""
     return str(ipaddress.IPv6Address(text) if family == 6 else ipaddress.IPv4Address(text))
 
 
 def underlay(node: PlanNode) -> int:
-    """The family that the node's tunnels are of, 4 or 6."""
+    """Return the IP version of the node's tunnels, 4 or 6."""
     return 6 if ":" in node.address else 4
 
 
 def peers(plan: Plan) -> tuple[PlanNode, ...]:
-    """The other nodes that tunnels can lead to: the two ends of one are of one family."""
+    """Return the other nodes that tunnels can lead to: the two ends of a tunnel are of one family."""
     family = underlay(plan.me) if plan.me else 4
     return tuple(node for node in plan.nodes if node.name != plan.node and underlay(node) == family)
 
 
 def inner_sources(me: PlanNode, egress: PlanEgressIP) -> tuple[str, str]:
-    """What a connection to an egress IP has as its source inside the tunnel: first that of new ones, then that of those
-    which are older than a change of ``connectionSync``."""
+    """Return the two inner source addresses of this egress IP.
+
+    The first is that of new connections, the second that of connections that were opened before ``connectionSync`` was
+    changed.
+    """
     new, older = (ids.inner(me.address, egress.family, synced) for synced in (egress.sync, not egress.sync))
     return new, older
 
 
 def families(plan: Plan) -> tuple[int, ...]:
-    """Of the packets that tunnels are to carry: 4, and 6 where there is an egress IP for it."""
+    """Return the IP versions that tunnels carry: 4, and 6 if there is an egress IP for it."""
     return (4, 6) if any(egress.family == 6 for egress in plan.egress_ips) else (4,)
 
 
@@ -132,13 +134,15 @@ class Marks:
         """The connection was opened by one of our slots on this node."""
 
     def of(self, number: int) -> str:
+        """Return the mark of a slot or policy set."""
         return f"{self._layout.number(number):#010x}"
 
     def of_tunneled(self, number: int) -> str:
+        """Return the connection mark of what came out of a slot's tunnel."""
         return f"{self._layout.number(number) | self._layout.tunneled:#010x}"
 
     def put(self, kind: str, value: str) -> str:
-        """``kind`` is ``meta`` or ``ct``."""
+        """Return the statement that sets our bits to ``value``. ``kind``: ``meta`` (packet) or ``ct`` (connection)."""
         return f"{kind} mark set {kind} mark and {self.rest} or {value}"
 
 
@@ -146,6 +150,7 @@ class Marks:
 
 
 def guards(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the chains that let a steered packet leave by its tunnel or egress interface only."""
     yield chain("forwarded", _forwarded(marks))
     yield chain("tunnel_forward", _tunnel_forward())
     yield dispatch(
@@ -173,7 +178,7 @@ def _forwarded(marks: Marks) -> Iterator[str]:
 
 
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
-    """Only what the gateway's table has taken in, and only out of the egress interface."""
+    """Yield the rules that accept what the gateway's table has marked, by the egress interface only."""
     device, _ = way_out(egress)
     if device:
         taken_in = f"ct mark and {marks.mask} == {marks.of_tunneled(egress.slot)}"
@@ -182,7 +187,7 @@ def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str
 
 
 def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
-    """Where packets with the slot's mark may leave: its tunnel; on the master, the egress interface."""
+    """Yield the rules that accept a slot's packets by its tunnel; on the master, by the egress interface."""
     exits: list[tuple[str, tuple[str, ...]]] = []
     if plan.me is not None:
         exits.append((f'"{egress.device}"', inner_sources(plan.me, egress)))
@@ -192,7 +197,7 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     opened_here = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
     daddr = f"{KEYWORDS[egress.family]} daddr"
     for device, sources in exits:
-        # It began where the other exit was right, and keeps that source address.
+        # A connection that began when the other exit was right keeps that source address.
         elsewhere = " ".join(f"ct reply {daddr} != {address_of(source, egress.family)}" for source in sources)
         begun = f"oifname {device} ct state established {elsewhere}"
         yield f"meta l4proto tcp {opened_here} {begun} counter reject with tcp reset"
@@ -204,6 +209,7 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
 
 
 def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the postrouting chains: source NAT into tunnels, the last check of the source, encapsulation."""
     me = plan.me
     if me is None or not plan.egress_ips:
         return
@@ -242,7 +248,10 @@ def _leave(marks: Marks) -> Iterator[str]:
 
 
 def _leave_slot(egress: PlanEgressIP, me: PlanNode) -> Iterator[str]:
-    """The last look, behind all source NAT: what outlived a change of master may still have its old address."""
+    """Yield the check of a slot's sources, behind all source NAT.
+
+    A connection that is older than the last change of master may have its old address.
+    """
     saddr = f"{KEYWORDS[egress.family]} saddr"
     for inner in inner_sources(me, egress):
         yield f'oifname "{egress.device}" {saddr} {address_of(inner, egress.family)} goto encap'

@@ -1,4 +1,4 @@
-"""The node's data path: what a plan means in kernel objects and (:func:`node_nft`) in nftables rules. Pure."""
+"""The node's data path: a plan as kernel objects and (:func:`node_nft`) as nftables rules. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .steering import bridge_chains, inet_chains
 
 __all__ = ["node_nft", "node_state"]
 
-ALIAS_LIMIT = 255
-"""Bytes that the kernel keeps of an interface's alias."""
+MAX_ALIAS_BYTES = 255
+"""The kernel keeps no more of an interface's alias."""
 METRIC = {4: 0, 6: 1024}
 """Of a route by family; an IPv6 route without one gets this from the kernel."""
 
 
 def node_nft(plan: Plan) -> str:
-    """One nft transaction that replaces both tables of the node whole."""
+    """Return the nft transaction that replaces both tables of the node."""
     marks = Marks(plan)
     inet = (
         *hooks.chains(plan, marks),
@@ -36,7 +36,7 @@ def node_nft(plan: Plan) -> str:
 
 
 def node_state(plan: Plan) -> KernelState:
-    """Every device, entry, route and rule that should stand on this node.
+    """Return every device, entry, route and rule that should exist on this node.
 
     A node that is not in the inventory gets no tunnel, but rules and ``unreachable`` routes: its selected
     pods are cut off rather than let out.
@@ -62,7 +62,7 @@ def _vxlans(plan: Plan, me: PlanNode, synced: bool) -> Iterator[Vxlan]:
     if synced:
         yield sync_device.vxlan(plan, me)
     for egress in plan.egress_ips:
-        alias = f"egress-gateway {egress.gateway} {egress.address}".rstrip()[:ALIAS_LIMIT]
+        alias = f"egress-gateway {egress.gateway} {egress.address}".rstrip()[:MAX_ALIAS_BYTES]
         yield Vxlan(egress.device, egress.vni, me.address, plan.port, me.mac, plan.mtu, alias)
     alias = "egress-gateway answers"
     yield Vxlan(ids.RETURN_DEVICE, ids.RETURN_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
@@ -82,7 +82,7 @@ def _settings(plan: Plan, device: str) -> Iterator[Setting]:
 
 
 def _carried(plan: Plan, device: str) -> tuple[int, ...]:
-    """The families of the packets that a device is for."""
+    """Return the IP versions of the packets that a device carries."""
     of = (
         families(plan)
         if device == ids.RETURN_DEVICE
@@ -123,7 +123,7 @@ def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
         table = ids.TABLE_BASE + egress.slot
         for family in (4, 6):
             yield Route(family, table, "unreachable", metric=ids.UNREACHABLE_METRIC)
-        # Packets of the other family find no way here.
+        # Packets of the other family find no route here.
         metric = METRIC[egress.family]
         if plan.serves(egress):
             yield Route(egress.family, table, "throw", metric)

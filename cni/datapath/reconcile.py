@@ -1,4 +1,4 @@
-"""Makes the node's data path stand, or says what of it does not: for the agent, and for the plugin alone."""
+"""The node's data path in the kernel, brought to a plan or compared with it: for the agent and for the plugin."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ..kernel.state import KernelState
 from ..plan import Plan
 from .objects import node_nft, node_state
 
-ROUNDS = 3
+MAX_ROUNDS = 3
 """The kernel takes some objects along with others (a device that goes down, its routes): what one round could not
 foresee, the next one sees."""
 
 
 def ensure(plan: Plan) -> tuple[str, ...]:
-    """Brings the kernel to the plan and says in words what it changed; nothing changed gives an empty tuple.
+    """Bring the kernel to the plan. Return a description of each change; empty if nothing was changed.
 
     nftables first: its guards drop what the routes of the next moment would let out. The neighbour entry that
-    names the master is made where it is missing, and else left to the lease keeper. Raises
+    points at the master is made if it is missing, and else left to the lease daemon. Raises
     :class:`~cni.kernel.errors.KernelError`.
     """
     done = list(nft.ensure(node_nft(plan)))
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         changes = _changes(plan)
         if not changes:
             break
@@ -35,7 +35,7 @@ def ensure(plan: Plan) -> tuple[str, ...]:
 
 
 def missing(plan: Plan) -> tuple[str, ...]:
-    """What :func:`ensure` would mend, in words; changes nothing."""
+    """Return a description of each thing that :func:`ensure` would change. Changes nothing. Raises KernelError."""
     return (*nft.missing(node_nft(plan)), *(change.problem for change in _changes(plan)))
 
 
@@ -47,7 +47,7 @@ def _changes(plan: Plan) -> tuple[Change, ...]:
 
 
 def _ipv4_only(state: KernelState) -> KernelState:
-    """Without IPv6 in the kernel nothing of it can leak, and nothing of it can be set."""
+    """Return the state without IPv6: a kernel that has none can neither leak it nor be configured for it."""
     return replace(
         state,
         settings=frozenset(setting for setting in state.settings if setting.family == "ipv4"),

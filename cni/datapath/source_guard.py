@@ -36,8 +36,8 @@ OVERLAY_KINDS = (
     "ip6gretap",
     "wireguard",
 )
-"""Kinds of interfaces that lead to other nodes. What comes from there was checked by the node that it comes from."""
-COMPARED = 2
+"""Kinds of interfaces that lead to other nodes. Packets from there were checked by the node that it comes from."""
+MAX_COMPARED_RANGES = 2
 """Ranges of each family that a packet's source is compared with before it is looked up."""
 
 
@@ -48,11 +48,13 @@ def arrival_rules(marks: Marks) -> Iterator[str]:
 
 
 def forward_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rules for what is forwarded and did not come out of a tunnel: the widest ranges that hold no reserved
-    address come first, since a comparison costs far less than the lookup."""
+    """Yield the rules for what is forwarded and did not come out of a tunnel.
+
+    The widest ranges that hold no reserved address come first: a comparison costs far less than the lookup.
+    """
     for version, keyword in KEYWORDS.items():
         widest = sorted(gaps(_reserved(plan, version)), key=lambda gap: int(gap[0]) - int(gap[1]))
-        for first, last in widest[:COMPARED]:
+        for first, last in widest[:MAX_COMPARED_RANGES]:
             yield f"{keyword} saddr {first}-{last} goto forwarded"
     if plan.reserved_sources:
         yield "jump pod_source"
@@ -60,11 +62,11 @@ def forward_rules(plan: Plan) -> Iterator[str]:
 
 def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains and maps of the ``inet`` table that look at sources."""
-    # What cannot come from a pod.
+    # Packets by these cannot come from a pod.
     others = [f"iifname {name} return" for uplink in plan.uplinks if (name := interface(uplink))]
     yield chain("marked_source", [f'meta iifkind "{kind}" goto own_source' for kind in BRIDGE_KINDS])
     yield chain("own_source", _own_source())
-    # Where a connection that begins leads from here: see the end of the chain ``unsteered``.
+    # A connection that begins comes here from the end of the chain ``unsteered``.
     unrouted = 'iifname != "lo" fib saddr . iif oif missing goto unverified'
     yield chain("new_connection", [*others, f"iifname {TUNNELS} return", unrouted])
     # The mark of a connection that came out of a tunnel, without the number that says which tunnel.
@@ -74,12 +76,13 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _own_source() -> Iterator[str]:
-    """A tagged pod's packet. The kernel forwards nothing with the sources that no route need lead to."""
-    # The kernel replaces the destination by the next one of a source route only after prerouting chose the way.
+    """Yield the rules for a tagged pod's packet: its source must route back by the interface that it came by."""
+    # The kernel replaces the destination by the next one of a source route only after prerouting.
     for named in ("ip option lsrr", "ip option ssrr", "exthdr rt"):
         yield f"{named} exists counter drop"
     yield f"{ROUTES_BACK} accept"
-    # DHCP; duplicate address detection and multicast listener reports; neighbour discovery.
+    # Sources that no route leads to; the kernel forwards none of them. They are of DHCP; of duplicate address detection
+    # and multicast listener reports; of neighbour discovery.
     yield "ip saddr 0.0.0.0 accept"
     yield "ip6 saddr :: accept"
     yield "ip6 saddr fe80::/10 accept"
@@ -99,7 +102,7 @@ def _reserved(plan: Plan, version: int) -> list[Network]:
 
 
 def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
-    """Nothing forwarded from a pod has a source that stands for a gateway or for a node."""
+    """Yield the chains that drop what pods send with the source of a gateway or of a node."""
     rules = []
     for version, keyword in KEYWORDS.items():
         if addresses := _reserved(plan, version):

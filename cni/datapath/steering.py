@@ -1,4 +1,4 @@
-"""Which way a packet goes, as nftables rules: an interface's tag and a destination become the mark of a slot. Pure.
+"""The steering of packets, as nftables rules: an interface's tag and a destination become the mark of a slot. Pure.
 
 As in :mod:`cni.datapath.nft_blocks`, no lookup lets a packet out by finding nothing.
 """
@@ -22,7 +22,7 @@ BRIDGE_KINDS = ("bridge", "vlan")
 """Kinds of interfaces behind which the mark is from our bridge table, and the interface group is not the port's."""
 
 NEW_CONNECTION_RULE = "ct state new goto new_connection"
-"""How connections begin is looked at in :mod:`cni.datapath.source_guard`; nothing else of ours follows."""
+"""The first packet of a connection is checked by :mod:`cni.datapath.source_guard`; none of our chains follows."""
 
 
 def unverified_reply_rule(marks: Marks) -> str:
@@ -34,8 +34,7 @@ def unverified_reply_rule(marks: Marks) -> str:
 
 
 def bridge_chains(plan: Plan) -> Iterator[str]:
-    """The whole ``bridge`` table: ``inet`` cannot see through which port of a bridge a packet came, so here its tag
-    becomes a mark."""
+    """Yield the whole ``bridge`` table: it makes a mark of the tag of a bridge's port, which ``inet`` does not see."""
     marks = Marks(plan)
     rules = [f"{TAGGED} goto tagged", f"meta mark and {marks.mask} != 0 {marks.clear}"]
     yield chain("tag", rules, "filter hook prerouting priority -300")
@@ -47,7 +46,7 @@ def bridge_chains(plan: Plan) -> Iterator[str]:
 
 
 def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
-    """Chains, maps and sets of the ``inet`` table; what has its mark by then is left to the guards."""
+    """Yield chains, maps and sets of the ``inet`` table that give a packet its mark; the guards do the rest."""
     yield chain("steer", _steer(marks), "filter hook prerouting priority dstnat + 10")
     groups = {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
     yield chain("tagged", ["ct direction reply goto tagged_reply", "goto tagged_original"])
@@ -62,7 +61,7 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield from _sets(plan, marks)
     for egress in plan.egress_ips:
         yield chain(f"steer_{egress.slot}", _steer_slot(egress, marks))
-    # Elsewhere than behind a bridge the mark is not from our bridge table, but somebody else's.
+    # Behind any other interface than a bridge the mark is not of our bridge table, but of another program.
     kinds = [f'meta iifkind "{kind}" goto marked' for kind in BRIDGE_KINDS]
     yield chain("maybe_marked", [*kinds, marks.clear, "goto unsteered"])
     yield chain("unsteered", [f"{marks.own} goto off_path", NEW_CONNECTION_RULE])
@@ -79,7 +78,7 @@ def _steer(marks: Marks) -> Iterator[str]:
 
 
 def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
-    """The chain of each policy set, and its ways as maps. A map is named by what it holds and never changes."""
+    """Yield the chain of each policy set and its maps of destinations, which are named by their content."""
     written: dict[Verdicts, str] = {}
     for policy_set in plan.policy_sets:
         rules = [marks.clear]
@@ -100,7 +99,7 @@ def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def _verdicts(plan: Plan, policy_set: PolicySet, version: int) -> Verdicts:
-    """What becomes of each prefix. Many sets agree in it: those that are prepared, above all."""
+    """Return the verdict for each prefix. Many sets have the same ones, above all those that are prepared."""
     known = {egress.id: _verdict(egress, version) for egress in plan.egress_ips}
     family6 = version == 6
     ways = (way for way in policy_set.ways if (":" in way.prefix) == family6)
@@ -116,8 +115,10 @@ def _elements(verdicts: Verdicts) -> Iterator[str]:
 
 
 def gaps(networks: Sequence[Network]) -> Iterator[tuple[Address, Address]]:
-    """The first and last addresses of the ranges between disjoint networks of one family, so that networks and ranges
-    together are every address."""
+    """Yield first and last address of each range between disjoint networks of one family.
+
+    Networks and ranges together are every address.
+    """
     if not networks:
         return
     free = 0
@@ -137,7 +138,7 @@ def _verdict(egress: PlanEgressIP, version: int) -> str:
 
 def _steer_slot(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     slot = marks.of(egress.slot)
-    # A connection keeps the source address of its first packet: it cannot change over to another way.
+    # A connection keeps the source address of its first packet: it cannot move to another path.
     yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto off_path"
     yield "ct state invalid,untracked goto off_path"
     yield marks.put("ct", slot)

@@ -14,7 +14,7 @@ from ..plan import Plan, PlanNode
 
 
 def partners(plan: Plan) -> tuple[PlanNode, ...]:
-    """The nodes that can be master, as this one can, of an egress IP whose connections are synced."""
+    """Return the other nodes that can, like this one, be master of an egress IP whose connections are synced."""
     shared = (egress for egress in plan.egress_ips if egress.sync and plan.node in egress.eligible)
     names = {name for egress in shared for name in egress.eligible} - {plan.node}
     me = plan.me
@@ -25,15 +25,18 @@ def partners(plan: Plan) -> tuple[PlanNode, ...]:
 
 
 def vxlan(plan: Plan, me: PlanNode) -> Vxlan:
+    """Return the device."""
     alias = "egress-gateway connection sync"
     return Vxlan(ids.SYNC_DEVICE, ids.SYNC_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
 
 
 def address() -> Address:
+    """Return the device's address, the same on every node."""
     return Address(ids.SYNC_DEVICE, ids.SYNC_ADDRESS, 32)
 
 
 def settings(plan: Plan) -> Iterator[Setting]:
+    """Yield the device's sysctls."""
     # All have the same address there, and no route leads back.
     for name, value in (("accept_local", "1"), ("rp_filter", "2")):
         yield Setting(ids.SYNC_DEVICE, "ipv4", name, value)
@@ -42,13 +45,16 @@ def settings(plan: Plan) -> Iterator[Setting]:
 
 
 def fdb(plan: Plan) -> Iterator[Fdb]:
+    """Yield a forwarding entry for each partner."""
     for node in partners(plan):
         yield Fdb(ids.SYNC_DEVICE, ids.FLOOD_MAC, node.address)
 
 
 def input_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rules for what is delivered to conntrackd: what came through the device, and nothing else. Which nodes'
-    packets get that far is in :mod:`cni.datapath.tunnel_port_guard`."""
+    """Yield the rules for what is delivered to conntrackd: what came through the device, and nothing else.
+
+    :mod:`cni.datapath.tunnel_port_guard` decides which nodes' packets come through the device.
+    """
     if not partners(plan):
         return
     channel = f"ip saddr {ids.SYNC_ADDRESS} ip daddr {ids.SYNC_GROUP} udp dport {ids.SYNC_PORT}"
@@ -63,8 +69,10 @@ def nat_rules(plan: Plan) -> Iterator[str]:
 
 
 def leave_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rule that lets conntrackd's packets into the tunnels. conntrackd runs as root and has no
-    authentication, and any user's socket can be bound to the device. The copy of a packet that the kernel loops back to
-    this node has no owner any more, so that it goes nowhere."""
+    """Yield the rule that lets conntrackd's packets into the tunnels.
+
+    conntrackd runs as root and has no authentication, and any user's socket can be bound to the device. The copy of a
+    packet that the kernel loops back to this node has no owner any more, so it is dropped.
+    """
     if partners(plan):
         yield f'oifname "{ids.SYNC_DEVICE}" meta skuid 0 udp dport {ids.SYNC_PORT} goto encap'

@@ -50,8 +50,10 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 
 def process_tunnels(plan: Plan) -> Iterator[str]:
-    """Yield expressions for the tunnels into which processes of this node send: a service on an address of a master
-    answers a pod of another node, and conntrackd sends to its partners."""
+    """Yield expressions for the tunnels into which processes of this node send.
+
+    A service on an address of a master answers a pod of another node, and conntrackd sends to its partners.
+    """
     if plan.node in _serving(plan):
         yield f"{VNI} {ids.RETURN_VNI:#x}"
     if sync_device.partners(plan):
@@ -61,8 +63,8 @@ def process_tunnels(plan: Plan) -> Iterator[str]:
 def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the rules for what is delivered to this node itself."""
     yield from sync_device.input_rules(plan)
-    # Addresses of this node that the inventory does not name (another program's, a second network's): policies lead to
-    # them by the tunnel. The gateway's table has taken the packet in; it drops what is for a virtual address.
+    # Addresses of this node that the inventory does not name (another program's, a second network's): policies steer
+    # packets to them into the tunnel. The gateway's table has marked the packet; it drops packets to virtual addresses.
     taken_in = f"ct mark and {marks.tunneled} != 0 ct mark and {marks.numbers} != 0"
     out = f'iifname {TUNNELS} iifname != "{ids.RETURN_DEVICE}" ct direction original'
     yield f"{out} {taken_in} fib daddr type local accept"
@@ -91,7 +93,7 @@ def _tunnels(plan: Plan) -> Iterator[str]:
         yield _set(name, key, _pairs(plan, inner))
         sources.append(f"{ETHERTYPE} {ETHERTYPES[inner]} {key} @{name} accept")
     yield chain("tunnel_out", [*sources, "counter drop"])
-    # Answers bear the addresses of outside services.
+    # Replies have the addresses of outside services.
     for role, nodes in (("back", egress_nodes(plan)), ("sync", sync_device.partners(plan))):
         yield _set(f"{role}_nodes", saddr, [address_of(node.address, family) for node in nodes])
         yield chain(f"tunnel_{role}", [f"{saddr} @{role}_nodes accept", "counter drop"])

@@ -1,1 +1,1 @@
-"""What both programs know of the kernel: names and numbers, state, differences, netlink, nftables."""
+"""The kernel, for both programs: names and numbers, state, differences, netlink, nftables."""

@@ -13,7 +13,7 @@ from typing import Callable
 from .errors import KernelError
 
 TIMEOUT_S = 20.0
-"""Seconds. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
+"""Of one run. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
 MAX_SINGLE_SOURCES = 4
 """Sources that are asked for one by one; a listing of all of them costs as much as some runs of the program."""
 _FIELD = re.compile(r"\b(src|dst)=(\S+)")
@@ -24,15 +24,16 @@ class Flow:
     """All connections of one protocol that one address opened to another."""
 
     protocol: str
-    """A name, or a number where ``conntrack`` has no name for it."""
+    """A name, or a number if ``conntrack`` has no name for it."""
     remote: str
-    """Who answers: the destination behind a DNAT."""
+    """Address of the end that answers: the destination behind a DNAT."""
 
 
 def delete_connections(stale: Mapping[str, Callable[[str], bool]]) -> int:
-    """Forgets what each source opened to a remote address for which its function holds; the next packet opens it anew.
+    """Delete the connections that each source opened to a remote address for which its function returns True.
 
-    How many there were. Not TCP: its packets of another way are answered with a reset, which is what its ends need.
+    Returns their number. The next packet opens a connection anew. TCP is left out: rules answer its packets on another
+    path with a reset, which is what its ends need. Raises :class:`KernelError`.
     """
     deleted = 0
     for source, flow in sorted(_opened(stale), key=str):
@@ -44,7 +45,7 @@ def delete_connections(stale: Mapping[str, Callable[[str], bool]]) -> int:
 
 
 def _opened(sources: Collection[str]) -> Iterator[tuple[str, Flow]]:
-    """What these have opened: of few by what the program filters, of many by one listing of all."""
+    """Yield source and flow of what these have opened; the program filters for few sources, one listing has many."""
     if len(sources) <= MAX_SINGLE_SOURCES:
         for source in sources:
             yield from ((source, flow) for flow in flows(source))
@@ -55,12 +56,12 @@ def _opened(sources: Collection[str]) -> Iterator[tuple[str, Flow]]:
 
 
 def delete_shown(address: str, mark: int) -> None:
-    """Forgets the connections with all bits of ``mark`` that the outside sees with this address."""
+    """Delete the connections with all bits of ``mark`` that are SNATed to this address. Raises :class:`KernelError`."""
     _conntrack("-D", "-f", _family(address), "--mark", f"{mark:#x}/{mark:#x}", "--reply-dst", address)
 
 
 def flows(source: str) -> frozenset[Flow]:
-    """What ``source`` has opened: a pod may have thousands of connections, but few partners."""
+    """Return what ``source`` has opened: a pod may have thousands of connections, but few partners."""
     listed = _conntrack("-L", "-f", _family(source), "--orig-src", source).stdout
     return frozenset(flow for _, flow in _parsed(listed))
 
@@ -70,7 +71,7 @@ def _family(address: str) -> str:
 
 
 def _parsed(listed: str) -> Iterator[tuple[str, Flow]]:
-    """Who opened it, and what."""
+    """Yield source and flow of each line."""
     for line in listed.splitlines():
         addresses = _FIELD.findall(line)
         if len(addresses) == 4:
@@ -88,7 +89,7 @@ def _conntrack(*arguments: str) -> subprocess.CompletedProcess[str]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"conntrack: {error}") from error
-    # It ends with 1 where it found nothing; only its last line tells that from a failure.
+    # Its exit code is 1 if it found nothing; only its last line distinguishes that from a failure.
     if "flow entries have been" not in done.stderr:
         raise KernelError(f"conntrack: {done.stderr.strip() or f'exit code {done.returncode}'}")
     return done

@@ -1,4 +1,4 @@
-"""What to change to make the kernel as it should be. Pure."""
+"""The changes that make the kernel as it should be. Pure."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Change:
     """For ``put``: something with this key is there, but other than it should be."""
 
     def __str__(self) -> str:
-        """What was done."""
+        """Describe the change that was made."""
         verb = "removed" if self.action == "delete" else "corrected" if self.replaces else "added"
         return f"{verb} {self.target}"
 
     @property
     def problem(self) -> str:
-        """Why it is to be done."""
+        """The reason for the change."""
         there = "not as it should be" if self.replaces else "missing"
         fault = "not needed" if self.action == "delete" else there
         return f"{self.target}: {fault}"
@@ -39,11 +39,11 @@ DELETE_ORDER = (Rule, Route, Neighbour, Fdb, Address, Vxlan)
 
 
 def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
-    """Changes that turn ``observed`` into ``desired``, in an order that never opens a leak.
+    """Return the changes that turn ``observed`` into ``desired``, in an order that never opens a leak.
 
     ``unreachable`` routes come first, so that a table that loses its way out answers with an error; then what
-    is superfluous goes; then the rest comes. The neighbour entry of :data:`ids.NEXT_HOP` is created where it is
-    missing but neither corrected nor removed while its device stays: it is the lease keeper's, and newer than
+    is superfluous goes; then the rest comes. The neighbour entry of :data:`ids.NEXT_HOP` is created if it is
+    missing but neither corrected nor removed while its device stays: it is the lease daemon's, and newer than
     any plan.
     """
     gone = _gone(observed, desired)
@@ -68,12 +68,12 @@ def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
 
 
 def is_master(item: Object) -> bool:
-    """Whether this is the neighbour entry that says who is master."""
+    """Return True for the neighbour entry that points at the master."""
     return isinstance(item, Neighbour) and item.address in (ids.NEXT_HOP, ids.NEXT_HOP6)
 
 
 def _possible(desired: KernelState) -> Iterator[Object]:
-    """Without the IPv6 neighbours of devices that are to have no IPv6: the kernel refuses them."""
+    """Yield all objects but the IPv6 neighbours of devices that are to have no IPv6: the kernel refuses these."""
     able = {item.device for item in desired.settings if (item.name, item.value) == ("disable_ipv6", "0")}
     for item in desired:
         if not isinstance(item, Neighbour) or ":" not in item.address or item.device in able:
@@ -81,13 +81,13 @@ def _possible(desired: KernelState) -> Iterator[Object]:
 
 
 def _gone(observed: KernelState, desired: KernelState) -> frozenset[str]:
-    """Names of devices that go: they are not wanted, or not with this identity."""
+    """Return the names of devices to delete: they are not wanted, or not with this identity."""
     wanted = {device.identity for device in desired.vxlans}
     return frozenset(device.name for device in observed.vxlans if device.identity not in wanted)
 
 
 def _dies_with(item: Object, devices: frozenset[str]) -> bool:
-    """The kernel removes with a device what hangs on it."""
+    """Return True if the kernel removes the object together with one of these devices."""
     if isinstance(item, Vxlan):
         return item.name in devices
     return not isinstance(item, Rule) and item.device in devices
@@ -98,5 +98,5 @@ def _is_unreachable(item: Object) -> bool:
 
 
 def _in_order(changes: Iterable[Change], order: tuple[type, ...]) -> list[Change]:
-    """Kinds in this order, then by text, so that equal input gives equal output."""
+    """Sort by kind in this order, then by text, so that equal input gives equal output."""
     return sorted(changes, key=lambda change: (order.index(type(change.target)), str(change.target)))

@@ -1,4 +1,4 @@
-"""What the kernel refused, in words."""
+"""Refusals of the kernel as errors with a hint."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ HINTS = {
 
 
 def refused(what: str, code: int) -> KernelError:
-    """The error for ``what`` that the kernel answered with error number ``code``."""
+    """Return the error for ``what``, which the kernel has answered with error number ``code``."""
     return KernelError(f"{what}: {os.strerror(code)}", HINTS.get(code, ""))

@@ -1,4 +1,4 @@
-"""What is ours in the kernel: every name, number and range, in one place.
+"""Our names, numbers and ranges in the kernel, all of them.
 
 Nothing that is not described here is ever changed or deleted.
 """
@@ -44,7 +44,7 @@ GROUP_BASE = 0x45470000
 """Interface group of policy set N is ``GROUP_BASE + N``; the low 16 bits are the set's number."""
 GROUP_BLOCKED = GROUP_BASE + 0xFFFF
 """Group of an interface that is selected but has no policy set: nothing of it passes. So it is with every group
-of our range that stands for no set."""
+of our range that belongs to no set."""
 
 NEXT_HOP = "169.254.233.2"
 """The next hop of every egress IP's table. Its neighbour entry on ``egw-*`` *is* the current master."""
@@ -65,7 +65,7 @@ FENCE_OPEN6 = "open6"
 sets and the daemon fills them. Either may be of another version while it is updated, so these names do not change."""
 
 STALE_GROUP = 0xE96B
-"""Number of the packet log (nfnetlink_log) that tells of connections with the mark :attr:`MarkLayout.stale`."""
+"""Number of the packet log (nfnetlink_log) that reports connections with the mark :attr:`MarkLayout.stale`."""
 
 INNER6, SYNCED6 = "fde2:8fff:671d:e9", "fde2:8fff:671d:ea"
 """Networks (/64, RFC 4193) of the IPv6 addresses that nodes have inside the tunnels, and nowhere else."""
@@ -79,22 +79,22 @@ IPV6_MIN_MTU = 1280
 
 
 def egress_id(gateway: str, address: str) -> str:
-    """Identity of an egress IP: 16 hex digits of a hash. ``address`` is empty in basic mode."""
+    """Return the identity of an egress IP: 16 hex digits of a hash. ``address`` is empty in basic mode."""
     return hashlib.sha256(f"{gateway}\0{address}".encode()).hexdigest()[:16]
 
 
 def vni(identity: str) -> int:
-    """VXLAN network identifier (24 bits, never 0) of the egress IP with this :func:`egress_id`."""
+    """Return the VXLAN network identifier (24 bits, never 0) of the egress IP with this :func:`egress_id`."""
     return int(identity[:6], 16) or 1
 
 
 def device(vni_number: int) -> str:
-    """Name of the VXLAN device of one egress IP."""
+    """Return the name of the VXLAN device of one egress IP."""
     return f"{DEVICE_PREFIX}{vni_number:06x}"
 
 
 def node_mac(address: str) -> str:
-    """The MAC of a node's ``egw-*`` devices: unique per node, derived from its tunnel address.
+    """Return the MAC of a node's ``egw-*`` devices: unique per node, derived from its tunnel address.
 
     Locally administered (bit 1 of the first octet). IPv4: the address itself; IPv6: 32 bits of its hash.
     """
@@ -106,10 +106,10 @@ def node_mac(address: str) -> str:
 
 
 def inner(address: str, family: int, synced: bool = False) -> str:
-    """Source of what the node with this tunnel address sends into a tunnel: the answers find their way by it.
+    """Return the source of what the node with this tunnel address sends into a tunnel: replies are routed by it.
 
     ``family`` (4 or 6) is of the packet inside; ``synced``: it goes to an egress IP whose connections are synced, and
-    those are told from all others by this address. The IPv4 one is the node's own where it has one, synced ones are 27
+    those are distinguished by this address. The IPv4 one is the node's own if it has one, synced ones are 27
     bits of it; else 27 bits of a hash, never broadcast. The IPv6 one is always 64 bits of a hash: nodes need no IPv6
     address.
     """
@@ -147,6 +147,7 @@ class MarkLayout:
 
     @property
     def shift(self) -> int:
+        """Position of the mask's lowest bit."""
         return (self.mask & -self.mask).bit_length() - 1
 
     @property
@@ -161,7 +162,7 @@ class MarkLayout:
 
     @property
     def reply(self) -> int:
-        """Mark of an answer on its way back to a worker."""
+        """Mark of a reply that returns to a worker."""
         return (self.numbers + 1) << self.shift
 
     @property
@@ -170,7 +171,7 @@ class MarkLayout:
         return self.tunneled | self.reply
 
     def number(self, value: int) -> int:
-        """The mark that carries ``value`` (1 to :attr:`numbers`)."""
+        """Return the mark that carries ``value`` (1 to :attr:`numbers`). Raises :class:`ValueError` for another one."""
         if not 1 <= value <= self.numbers:
             raise ValueError(
                 f"{value} is not in 1..{self.numbers}, the numbers that mark mask {self.mask:#x} holds"

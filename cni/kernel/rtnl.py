@@ -1,6 +1,6 @@
-"""rtnetlink, in the words of :mod:`cni.kernel.state`: the only place that imports pyroute2.
+"""The objects of :mod:`cni.kernel.state` by rtnetlink: the only module that imports pyroute2.
 
-pyroute2 takes 0.2 s to import, so the first call that needs it does. Every call opens a socket of its own
+The first call imports pyroute2, which takes 0.2 s. Every call opens a socket of its own
 (under 1 ms): nothing here is bound to a thread or to a network namespace. All calls raise
 :class:`~cni.kernel.errors.KernelError`.
 """
@@ -41,12 +41,12 @@ SYNC_SETTINGS = (("ipv4", "accept_local"),)
 MAX_SINGLE_DUMPS = 8
 """Devices that are asked for one by one; more are asked for by one dump of all."""
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
-"""How the kernel says that what is to be deleted is not there."""
+"""Error numbers for an object that is to be deleted and does not exist."""
 
 
 @contextmanager
 def _netlink(doing: str) -> Iterator[Any]:
-    """A socket; what the kernel refuses on it becomes a :class:`KernelError` that begins with ``doing``."""
+    """Open a socket; a refusal of the kernel becomes a :class:`KernelError` that begins with ``doing``."""
     from pyroute2 import IPRoute
     from pyroute2.netlink.exceptions import NetlinkError
 
@@ -64,7 +64,7 @@ def _netlink(doing: str) -> Iterator[Any]:
 
 
 def observe() -> KernelState:
-    """What of ours is in the kernel: by name of devices, by protocol number of routes and rules."""
+    """Return our objects in the kernel: devices by their names, routes and rules by their protocol number."""
     ours = {index: vxlan for index, vxlan in vxlans() if vxlan.name.startswith(ids.DEVICE_PREFIX)}
     names = {index: vxlan.name for index, vxlan in ours.items()}
     with _netlink("reading the kernel's state") as ipr:
@@ -96,7 +96,7 @@ def _addresses(ipr: Any, names: dict[int, str]) -> Iterator[Address]:
 
 
 def _asked(names: dict[int, str]) -> list[dict[str, int]]:
-    """One dump for each of a few devices: the kernel leaves out the others'. For many, one of all."""
+    """Return the filters of the dumps: one for each of a few devices, or one dump of all."""
     return [{"ifindex": index} for index in names] if len(names) <= MAX_SINGLE_DUMPS else [{}]
 
 
@@ -111,7 +111,7 @@ def _neighbours(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Neighb
     for asked in _asked(names):
         for entry in ipr.get_neighbours(family=FAMILIES[family], **asked):
             address = entry.get_attr("NDA_DST")
-            # While a master hands over, the keeper lets packets wait for it.
+            # During a handover the lease daemon makes the entry incomplete, so that packets wait in its queue.
             held = entry["state"] & NUD_INCOMPLETE and entry.get_attr("NDA_PROTOCOL") == ids.PROTOCOL
             if entry["ifindex"] in names and (held or entry["state"] & NUD_PERMANENT):
                 yield Neighbour(names[entry["ifindex"]], address, entry.get_attr("NDA_LLADDR") or "")
@@ -144,7 +144,7 @@ def _rules(ipr: Any, family: int) -> Iterator[Rule]:
 
 
 def apply(changes: Sequence[Change]) -> None:
-    """Makes the changes, in their order. What is gone already needs no deleting."""
+    """Make the changes, in their order. An object that is gone already needs no deleting."""
     if not changes:
         return
     with _netlink("changing the kernel's state") as ipr:
@@ -172,9 +172,9 @@ def _apply_one(ipr: Any, change: Change) -> None:
 
 
 def leading(addresses: Sequence[str]) -> dict[str, str]:
-    """By address the veth that leads to it: by a route, or as a port of the bridge that a route leads to.
+    """Return for each address the veth that leads to it: by a route, or as a port of the bridge of a route.
 
-    Where a bridge does not know yet who has the address, the kernel is told to ask: the next call may know more.
+    If a bridge has no neighbour entry for the address yet, the kernel is made to ask: the next call may return more.
     """
     with _netlink("looking for what leads to pods") as ipr:
         links = {link["index"]: link for link in ipr.get_links()}

@@ -1,6 +1,6 @@
-"""How each kind of object is asked of the kernel: requests on an open pyroute2 socket.
+"""Requests for each kind of object, on an open pyroute2 socket.
 
-They raise what pyroute2 and the system raise; :mod:`cni.kernel.rtnl` puts it into words.
+They raise what pyroute2 and the system raise; :mod:`cni.kernel.rtnl` translates that.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from .sysctl import PROC_SYS_NET
 
 
 def has_ipv6() -> bool:
-    """Whether this kernel speaks IPv6 at all."""
+    """Return True if this kernel has IPv6."""
     return (PROC_SYS_NET / "ipv6").is_dir()
 
 
 def index_of(device: str) -> int:
+    """Return the number of an interface. Raises OSError with ENODEV if it does not exist."""
     try:
         return socket.if_nametoindex(device)
     except OSError as error:

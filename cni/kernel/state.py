@@ -1,4 +1,4 @@
-"""Kernel objects of ours as plain data: the same words for what is there and for what should be."""
+"""Our kernel objects as plain data: the same types for what exists and for what should exist."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ class Vxlan:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         return ("vxlan", self.name)
 
     @property
     def identity(self) -> Key:
-        """What cannot be changed while it exists. The MAC could be, but the kernel then forgets all neighbours."""
+        """Fields that stay while the device exists; with another MAC the kernel would forget all neighbours."""
         return (self.name, self.vni, self.local, self.port, self.mac)
 
     def __str__(self) -> str:
@@ -50,6 +51,7 @@ class Setting:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         return ("setting", self.device, self.family, self.name)
 
     def __str__(self) -> str:
@@ -67,6 +69,7 @@ class Address:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         return ("address", self.device, self.address, self.length)
 
     def __str__(self) -> str:
@@ -83,6 +86,7 @@ class Fdb:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         # Of the entry for everything else there is one for each destination.
         return ("fdb", self.device, self.mac, self.destination if self.mac == ids.FLOOD_MAC else "")
 
@@ -100,6 +104,7 @@ class Neighbour:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         return ("neighbour", self.device, self.address)
 
     def __str__(self) -> str:
@@ -121,6 +126,7 @@ class Route:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         return ("route", self.family, self.table, self.metric)
 
     def __str__(self) -> str:
@@ -143,6 +149,7 @@ class Rule:
 
     @property
     def key(self) -> Key:
+        """The identity of the object: two with one key are versions of it."""
         return ("rule", self.family, self.priority, self.mark, self.mask, self.table)
 
     def __str__(self) -> str:
@@ -155,7 +162,7 @@ Object = Union[Vxlan, Setting, Address, Fdb, Neighbour, Route, Rule]
 
 @dataclass(frozen=True)
 class KernelState:
-    """All objects of ours that are there, or that should be."""
+    """All our objects that exist, or that should exist."""
 
     vxlans: frozenset[Vxlan] = field(default_factory=frozenset)
     settings: frozenset[Setting] = field(default_factory=frozenset)

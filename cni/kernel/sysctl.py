@@ -1,4 +1,4 @@
-"""Where the kernel's network settings stand as files."""
+"""The directory of the kernel's network settings."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 from pathlib import Path
 
 PROC_SYS_NET = Path(os.environ.get("PROC_SYS_NET", "/proc/sys/net"))
-"""A container sees ``/proc/sys`` read-only; one that may write is given the directory at another place, and told of it
-by the variable. Whichever it is, it shows the network namespace of who looks."""
+"""A container sees ``/proc/sys`` read-only; one that may write has the directory at another place, which
+the variable names. Either shows the network namespace of the process that reads it."""

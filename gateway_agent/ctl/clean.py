@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from cni.contract import PLAN, PLAN_OUTDATED
-from cni.datapath.reconcile import ROUNDS
+from cni.datapath.reconcile import MAX_ROUNDS
 from cni.fallback import LOCK as PLUGIN_LOCK
 from cni.kernel import rtnl
 from cni.kernel.diff import diff
@@ -75,7 +75,7 @@ def _kernel() -> Iterator[str]:
         if f"table {family} {name}" in standing:
             nft.run("delete", "table", family, name)
             yield f"removed nftables table {family} {name}"
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         changes = diff(rtnl.observe(), KernelState())
         rtnl.apply(changes)
         yield from map(str, changes)

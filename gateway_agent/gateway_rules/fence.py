@@ -1,9 +1,9 @@
-"""The fence as nftables text: what leaves with a virtual address, and is not let through, is dropped. Pure.
+"""The fence as nftables text: drop what leaves with a virtual address that this node has no lease for. Pure.
 
-Who may speak stands in the sets ``open4`` and ``open6``, whose elements the lease keeper writes and the kernel lets
-expire (:mod:`gateway_agent.lease_daemon.vip_fence`). The table stands on every node that can be master. It hooks
-behind routing, NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP, neighbour
-discovery, TCP) and raw frames pass here too (Linux 5.16).
+The sets ``open4`` and ``open6`` hold the addresses that may send: the lease daemon writes their elements, and the
+kernel lets them expire (:mod:`gateway_agent.lease_daemon.vip_fence`). Every node that can be master has the table. Its
+hook is behind routing, NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP,
+neighbour discovery, TCP) and raw frames pass here too (Linux 5.16).
 
 Raw frames pass no other hook, so what a process writes for the tunnels' port is stopped here too, on every node that
 has tunnels (:mod:`cni.datapath.tunnel_port_guard`).
@@ -28,12 +28,12 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def fence_nft(
     addresses: Sequence[str], devices: Sequence[str], port: int = 0, own: Sequence[str] = ()
 ) -> str:
-    """One nft transaction that replaces the fence; it removes it where there is nothing to fence, or no devices.
+    """Return the nft transaction that replaces the fence, or removes it if there is nothing to fence or no device.
 
     ``port``: of the tunnels, 0 if this node has none. ``own``: see
     :func:`cni.datapath.tunnel_port_guard.process_tunnels`. ``devices``: by which anything could leave; on kernels
     before 6.16 each must exist. One whose name nft cannot take is left out: :func:`cni.datapath.nft_blocks.way_out`
-    sends nothing by it either. Raises :class:`ValueError` where an address is none.
+    sends nothing by it either. Raises :class:`ValueError` for a text that is no address.
     """
     parsed = {ipaddress.ip_address(address) for address in addresses}
     names = sorted({device for device in devices if interface(device)})
@@ -64,13 +64,13 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
 
 
 def _ethertype_check() -> Iterator[str]:
-    """A raw socket may tell the kernel another protocol than the frame has."""
+    """Yield the rules that drop frames whose socket has given the kernel another protocol than the frame has."""
     for protocol, number in (("arp", "0x0806"), ("ip", "0x0800"), ("ip6", "0x86dd")):
         yield f"meta protocol != {protocol} @ll,96,16 {number} counter drop"
 
 
 def _rules4(addresses: list[Address]) -> tuple[list[str], list[str]]:
-    """Blocks, and rules for each device."""
+    """Return blocks, and the rules for each device, about IPv4 and ARP."""
     mark = _hash(addresses)
     blocks = [
         mapping(f"{name}_{mark}", "ipv4_addr", _verdicts(addresses, target), interval=True)
@@ -81,7 +81,10 @@ def _rules4(addresses: list[Address]) -> tuple[list[str], list[str]]:
 
 
 def _rules6(addresses: list[Address]) -> tuple[list[str], list[str]]:
-    """Who advertises a virtual address must do so by that address, and so comes to the look at the source."""
+    """Return blocks, and the rules for each device, about IPv6.
+
+    An advertisement of a virtual address must have that address as its source, which is then checked as any source.
+    """
     mark = _hash(addresses)
     # nft 1.0.6 has no name for the target of an advertisement, and no map by what it has no name for.
     claims = [f"@th,64,128 {int(address):#034x} ip6 saddr != {address} counter drop" for address in addresses]
@@ -91,12 +94,12 @@ def _rules6(addresses: list[Address]) -> tuple[list[str], list[str]]:
 
 
 def _hash(addresses: list[Address]) -> str:
-    """Maps are named by what they hold: so another one can be filled before anything leads to it."""
+    """Return the part of a name that says what a map holds: a new map is filled before a rule leads to it."""
     return hashlib.sha256(" ".join(map(str, addresses)).encode()).hexdigest()[:16]
 
 
 def _verdicts(addresses: list[Address], target: str) -> Iterator[str]:
-    """The whole address space, as elements of a map: to ``target``, and all between them accepted."""
+    """Yield the whole address space as elements of a map: the addresses go to ``target``, all others are accepted."""
     kind, free = type(addresses[0]), 0
     for address in addresses:
         if int(address) > free:
@@ -112,5 +115,5 @@ def _between(first: Address, last: Address) -> str:
 
 
 def _timed_set(name: str, key: str) -> str:
-    """A set whose elements come at run time, as text."""
+    """Return a set whose elements are written at run time, as text."""
     return f"\tset {name} {{\n\t\ttype {key}\n\t\tflags timeout\n\t}}\n"

@@ -1,6 +1,6 @@
 """The gateway's nftables rules as text: what an egress node does with packets from the tunnels.
 
-They stand on every node that can be master, so that taking over changes none of them.
+Every node that can be master has them, so that a takeover changes none of them.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from . import tcp_pickup
 
 
 def sources(plan: Plan) -> frozenset[str]:
-    """The addresses that connections out of the tunnels can leave this node by."""
+    """Return the addresses by which connections out of the tunnels can leave this node."""
     return frozenset(source for egress in plan.egress_ips if (source := way_out(egress)[1]))
 
 
 def served(plan: Plan) -> frozenset[str]:
-    """The virtual addresses that this node is master of."""
+    """Return the virtual addresses that this node is master of."""
     return frozenset(egress.address for egress in plan.egress_ips if egress.address and plan.serves(egress))
 
 
 def gateway_nft(plan: Plan) -> str:
-    """One nft transaction that replaces the gateway's table; it removes it where this node can serve nothing."""
+    """Return the nft transaction that replaces the gateway's table, or removes it if this node can serve nothing."""
     ready = tuple(egress for egress in plan.egress_ips if way_out(egress)[0])
     return transaction("inet", ids.NFT_GATEWAY, _chains(plan, ready, Marks(plan)) if ready else ())
 
 
 def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
-    # The mark with no number is of a connection with a forged question: see cni/datapath/source_guard.py.
+    # A mark without a number: the connection began with a forged source (cni/datapath/source_guard.py).
     answer = (
         f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
     )
@@ -64,7 +64,10 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
 
 
 def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
-    """What nobody asked for is dropped and never answered: a reset would end a connection whose entry is elsewhere."""
+    """Yield the rules that drop what comes unsolicited to a virtual address.
+
+    It is never answered: a reset would end a connection whose entry is on another node.
+    """
     for egress in ready:
         if egress.address:
             family = "ip6" if ":" in egress.address else "ip"
@@ -85,15 +88,15 @@ def _unsolicited() -> Iterator[str]:
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     if plan.isolated:
         yield "ct state new counter drop"
-    # It keeps the source address of its first packet, which came when another one was right. What ends on this node
-    # itself has none of ours.
+    # A connection keeps the source address of its first packet, which may have come when another one was right.
+    # Connections to this node itself have no address of ours.
     elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {way_out(egress)[1]} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.put("ct", marks.of_tunneled(egress.slot))
 
 
 def _stale(marks: Marks) -> Iterator[str]:
-    """Only the kernel can tell which connection a packet belongs to; only a program can make the kernel forget it."""
+    """Yield the rules that mark a connection as stale, wake the agent, which deletes it, and drop the packet."""
     yield marks.put("ct", marks.stale)
     yield f"limit rate 100/second log group {ids.STALE_GROUP}"
     yield "counter drop"
@@ -104,6 +107,6 @@ def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
         device, source = way_out(egress)
         slot = f"ct mark and {marks.numbers} == {marks.of(egress.slot)}"
         shown, keyword = f"[{source}]" if egress.family == 6 else source, KEYWORDS[egress.family]
-        # In the middle no other port is of any use. The kernel drops what finds its own taken, and forgets it.
+        # In the middle of a connection no other port is of use. If the port is taken, the kernel drops the packet.
         yield f"oifname {device} {slot} {MIDDLE} snat {keyword} to {shown}:tcp sport"
         yield f"oifname {device} {slot} snat {keyword} to {source}"

@@ -1,16 +1,21 @@
 """TCP connections that another master opened, as nftables rules: each goes on, or ends with a reset. Pure.
 
-Without ``connectionSync`` a new master knows no connection. One with a virtual address is picked up by the next packet
-of its pod, and goes on as long as it keeps its source port. Two of different workers may have the same one: then the
-master before had to replace that of one of them, and nobody here knows whose.
+Theory of operation. Without ``connectionSync`` a new master knows no connection. Connection tracking picks up a
+connection with a virtual address in its middle (``nf_conntrack_tcp_loose``), by the next packet of its pod, and the
+connection goes on if SNAT gives it the source port that it had. Two connections of different workers may have the same
+source port: then the master before had replaced the port of one of them, and this node cannot know of which.
 
-* The second of the two that comes here finds its port taken. The kernel drops its first packet where it would be
-  confirmed; so who is still unknown when it sends again is told that it cannot go on.
+* The second of the two that comes here finds its port taken, and the kernel drops its first packet when the connection
+  would be confirmed. So a connection that is still unknown with a later packet (``picked_up`` and no longer
+  ``recent``) is reset.
 * The first of the two gets the port, be it right or wrong. If it is wrong, the other end takes its segments for the
   other connection's, out of every window, and answers each with an empty acknowledgement (RFC 9293, section 3.10.7.4).
-  So who sends the same segment again and again, though it is answered, is told that it cannot go on.
+  So a connection that sends the same segment again and again, though the segment is answered, is reset: at the first
+  such retransmission if another connection wants the port (``contested_ports``), else at the second
+  (``suspected_segments``), since an answer can be lost.
 
-In basic mode the address changes with the master: nothing can go on.
+Only connections that were picked up within ``WATCH_S`` are looked at. In basic mode the address changes with the
+master, so no connection can go on: all are reset.
 """
 
 from __future__ import annotations
@@ -23,16 +28,16 @@ from cni.plan import PlanEgressIP
 
 WATCH_S = 20
 """Seconds that a connection is looked at after it was picked up: TCP sends four or five times within that."""
-FRESH = "100ms"
+RECENT_TTL = "100ms"
 """TCP sends again after twice that at the earliest (``TCP_RTO_MIN``)."""
-SEED = 0xE96B
-"""So that each rule gets the same number."""
+HASH_SEED = 0xE96B
+"""One for all rules, so that each gets the same number for a segment."""
 MAX_ELEMENTS = 65536
-"""Connections that are looked at, at most; what finds no room goes on as it can."""
+"""Connections that are looked at, at most; the others go on as they can."""
 
 
 def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
-    """Sets and chains. ``ready``: what this node can serve."""
+    """Yield sets and chains. ``ready``: the egress IPs that this node can serve."""
     families = sorted({egress.family for egress in ready if egress.address})
     for family in families:
         yield from _sets(family)
@@ -60,26 +65,26 @@ def _rules(ready: tuple[PlanEgressIP, ...], families: list[int]) -> Iterator[str
 
 
 def _ends(family: int) -> str:
-    """A connection, by a packet of the pod's."""
+    """Return the key of a connection, by a packet of the pod."""
     keyword = KEYWORDS[family]
     return f"{keyword} saddr . tcp sport . {keyword} daddr . tcp dport"
 
 
 def _ends_back(family: int) -> str:
-    """The same, by a packet of the other end's."""
+    """Return the same key, by a packet of the other end."""
     keyword = KEYWORDS[family]
     return f"{keyword} daddr . tcp dport . {keyword} saddr . tcp sport"
 
 
 def _segment_of(family: int) -> str:
-    """A segment, as a number of 32 bits: nft 1.0.6 dies of listing a set of ends with sequence numbers."""
-    return f"jhash {_ends(family)} . tcp sequence mod 0xffffffff seed {SEED:#x}"
+    """Return the key of a segment, a number of 32 bits: nft 1.0.6 crashes when it lists ends with sequence numbers."""
+    return f"jhash {_ends(family)} . tcp sequence mod 0xffffffff seed {HASH_SEED:#x}"
 
 
 def _sets(family: int) -> Iterator[str]:
     ends, keyword = _ends(family), KEYWORDS[family]
     yield _memory(f"picked_up{family}", ends)
-    yield _memory(f"recent{family}", ends, FRESH)
+    yield _memory(f"recent{family}", ends, RECENT_TTL)
     # The outside's end and the port that two want.
     yield _memory(f"contested_ports{family}", f"{keyword} daddr . tcp dport . tcp sport")
     yield _memory(f"acknowledged{family}", ends)
@@ -88,13 +93,13 @@ def _sets(family: int) -> Iterator[str]:
 
 
 def _memory(name: str, key: str, lasting: str = f"{WATCH_S}s") -> str:
-    """A set that rules fill, as text."""
+    """Return a set that rules fill, as text."""
     lines = (f"typeof {key}", f"size {MAX_ELEMENTS}", "flags dynamic,timeout", f"timeout {lasting}")
     return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
 
 
 def _first_packets(family: int) -> Iterator[str]:
-    # Where a set is full, what would add to it ends its rule: so the verdicts stand in others.
+    # If a set is full, an ``add`` ends its rule: so the verdicts are in rules of their own.
     ends = _ends(family)
     # Two processors may have a packet each of a connection that is not confirmed yet.
     yield f"{ends} @recent{family} accept"
@@ -121,7 +126,7 @@ def _retransmission(family: int) -> Iterator[str]:
     segment = _segment_of(family)
     yield f"{ends} != @acknowledged{family} accept"
     yield f"{keyword} daddr . tcp dport . tcp sport @contested_ports{family} counter reject with tcp reset"
-    # Nobody else wants the port, and an answer can be lost: it must have been answered twice.
+    # No other connection wants the port, and an answer can be lost: two answers are needed.
     yield f"{segment} @suspected_segments{family} counter reject with tcp reset"
     yield f"delete @acknowledged{family} {{ {ends} }}"
     yield f"add @suspected_segments{family} {{ {segment} }}"

@@ -150,7 +150,7 @@ def _checks(wanted: Plan) -> Iterator[str]:
     marks = Marks(wanted)
     yield from source_guard.arrival_rules(marks)
     yield from source_guard.forward_rules(wanted)
-    yield from (steering.QUESTION_RULE, steering.answer_rule(marks))
+    yield from (steering.NEW_CONNECTION_RULE, steering.unverified_reply_rule(marks))
 
 
 def _other(checkout: Path, node: str) -> str:

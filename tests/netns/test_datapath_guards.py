@@ -95,9 +95,9 @@ def test_a_changed_table_is_noticed(lab: Lab, change: str) -> None:
         worker.nft("flush map inet egress_gateway steered_to\nflush chain inet egress_gateway out_2")
     text = change.replace(" t ", " inet egress_gateway ").replace(" c ", " off_path ")
     worker.nft(text)
-    assert "nftables table inet egress_gateway: changed by somebody else" in worker.missing(plan("w1"))
+    assert "nftables table inet egress_gateway: changed by another program" in worker.missing(plan("w1"))
     assert worker.ensure(plan("w1")) == (
-        "replaced nftables table inet egress_gateway: changed by somebody else",
+        "replaced nftables table inet egress_gateway: changed by another program",
     )
     assert worker.missing(plan("w1")) == ()
 

@@ -147,7 +147,7 @@ def test_a_foreign_change_of_the_earlier_rules_closes_the_fence(line: Wire) -> N
         assert let_speak(fence, 1, LEASE_NS)
         line.near.run("nft", "add", "rule", "netdev", ids.NFT_FENCE, "speak4", "accept")
         assert line.near.inside(lambda: update_by_another_process(NEW_FENCE)) == (
-            f"replaced nftables table netdev {ids.NFT_FENCE}: changed by somebody else",
+            f"replaced nftables table netdev {ids.NFT_FENCE}: changed by another program",
         )
         assert opened(line.near) == set()
     finally:

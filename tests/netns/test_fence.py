@@ -388,7 +388,7 @@ def test_a_stranger_is_seen_beside_the_refreshes(line: Wire, fence: Fence) -> No
     assert line.near.inside(lambda: nft.missing(TEXT)) == ()
     line.near.run("nft", "add", "rule", *TABLE.split(), "allow4", "accept")
     assert line.near.inside(lambda: nft.ensure(TEXT)) == (
-        f"replaced nftables table {TABLE}: changed by somebody else",
+        f"replaced nftables table {TABLE}: changed by another program",
     )
     assert opened(line.near) == set(), "who replaces the table closes the fence"
 

@@ -120,7 +120,7 @@ def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -
     assert updated == tuple(
         f"updated nftables table {f} egress_gateway: out of date" for f in ("bridge", "inet")
     )
-    assert "replaced nftables table inet egress_gateway: changed by somebody else" in replaced
+    assert "replaced nftables table inet egress_gateway: changed by another program" in replaced
 
 
 def test_texts_about_different_tables_are_updated_each_for_itself(machine: Namespace) -> None:

@@ -126,7 +126,7 @@ class HostVeths(NamedTuple):
 def host_veths(netns: str, names: Iterable[str]) -> HostVeths:
     """Return the veths of this network namespace whose peer is in the pod's, by the index of the peer.
 
-    ``netns``: path of the pod's network namespace. What the CNI result names does not decide: a node's own interface
+    ``netns``: path of the pod's network namespace. The names in the CNI result do not decide: a node's own interface
     may be a veth too, and a result may leave one out. ``names``, the interfaces that the result names outside of the
     pod, count only if the path leads nowhere from here: then the veths among them are returned.
     """

@@ -36,7 +36,7 @@ class Message(NamedTuple):
     kind: int
     flags: int
     sequence: int
-    """That of the request that it answers; 0: it answers none."""
+    """Number of the request that it answers; 0: it answers none."""
     body: bytes
 
 

@@ -1,4 +1,4 @@
-"""What changes in the kernel, as it happens: small plain events, read without blocking.
+"""Changes in the kernel as small plain events, read without blocking.
 
 The headers are read by hand: an agent's event loop gets an event for every neighbour of a busy node, and most are
 none of its business.
@@ -52,7 +52,7 @@ ROUTE_KINDS = {
 }
 """By the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
 BUFFER_BYTES = 1 << 20
-"""What may wait to be read: some thousand messages."""
+"""Room for messages that wait to be read: some thousands."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
 LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
 """Sets of the fence that the lease daemon writes with each heartbeat: no news."""

@@ -25,7 +25,7 @@ from .messages import NDMSG, NeighbourHeader, attribute
 from .netlink_socket import Socket
 
 MAX_QUEUE_BYTES = 32 << 20
-"""What may wait in a tunnel's queue, as the kernel counts it: some tens of milliseconds of a fast link."""
+"""Of a tunnel's queue, as the kernel counts it: some tens of milliseconds of a fast link."""
 
 
 class Neighbours:

@@ -1,6 +1,6 @@
 """nftables transactions by hand, for what must be quick: some messages, one system call, under 0.1 ms.
 
-``nft`` takes some milliseconds to start. What is written here are elements of sets that exist; tables are made by
+``nft`` takes some milliseconds to start. This module writes elements of existing sets; tables are made by
 :mod:`cni.kernel.nftables.nft`.
 """
 

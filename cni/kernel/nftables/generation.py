@@ -30,7 +30,7 @@ NOTIFICATION_TIMEOUT_S = 1.0
 class TransactionCounter:
     """Counts the transactions that touch some tables, from its making on.
 
-    The number of the last transaction alone does not tell: the lease daemon refreshes its leases all the time.
+    The number of the last transaction alone is not enough: the lease daemon refreshes its leases all the time.
     """
 
     def __init__(self, tables: Mapping[str, frozenset[str]]) -> None:

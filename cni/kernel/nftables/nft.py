@@ -33,7 +33,7 @@ from .table_digest import Table
 TIMEOUT_S = 20.0
 """Of one run of ``nft``: a table of 100,000 prefixes takes about one second."""
 STAMP = "stamp_"
-"""What the names of those chains begin with."""
+"""The names of those chains begin with it."""
 MAX_TRIES = 3
 """How often a change is made again because another program changed nftables in the same moment."""
 _applied: dict[tuple[str, ...], str] = {}
@@ -42,11 +42,11 @@ _applied: dict[tuple[str, ...], str] = {}
 
 @dataclass(frozen=True)
 class _Found:
-    """What the kernel has of one table of a text."""
+    """One table of a text as it is in the kernel."""
 
     table: Table | None
     problem: str = ""
-    """What is wrong with the table; empty: it is as the text makes it."""
+    """A fault of the table; empty: it is as the text makes it."""
     applied: str = ""
     """Digest of the text that made the table, if nothing has changed the table since."""
 
@@ -139,8 +139,8 @@ def run(*arguments: str, text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise KernelError(f"nft: {error}") from error
     if done.returncode:
-        words = done.stderr.strip() or f"exit code {done.returncode}"
-        raise KernelError(f"nft: {words.splitlines()[0]}", "see nft list ruleset")
+        output = done.stderr.strip() or f"exit code {done.returncode}"
+        raise KernelError(f"nft: {output.splitlines()[0]}", "see nft list ruleset")
     return done.stdout
 
 
@@ -203,5 +203,5 @@ def _judge(table: Table | None, wanted: bool, digest: str) -> _Found:
         return _Found(table, "not finished")
     applied, _, listed = table.marks[0].partition("_")
     if listed != table.digest:
-        return _Found(table, "changed by somebody else")
+        return _Found(table, "changed by another program")
     return _Found(table, "" if applied == digest else "out of date", applied)

@@ -77,9 +77,9 @@ class Table:
     """An nftables table as it is in the kernel."""
 
     digest: str
-    """Of all that stands in it but chains that begin with the ``mark``, counters, and elements of timed sets."""
+    """Of all its content but chains that begin with the ``mark``, counters, and elements of timed sets."""
     marks: tuple[str, ...]
-    """What follows the mark in the names of those chains."""
+    """The names of those chains, without the mark."""
     chains: tuple[str, ...]
     """The names of all other chains."""
     sets: tuple[PresentSet, ...]
@@ -129,7 +129,7 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
             parts += sorted(item for elements in lists for item in _values(elements))
     digest = hashlib.sha256()
     for part in parts:
-        # Each with its length: what stands at the end of one must not pass for the beginning of the next.
+        # Each with its length: the end of one must not pass for the beginning of the next.
         digest.update(struct.pack("=I", len(part)) + part)
     return Table(digest.hexdigest()[:16], tuple(marks), tuple(chains), tuple(sets))
 

@@ -1,10 +1,12 @@
 """From one nftables text to another, without disturbing what both have. Pure.
 
-Replacing a table whole costs packets: while the kernel commits, a packet that is on its way through the old rules
-finds the old maps empty already, or the new ones not filled yet. So an update goes in three transactions: first
-what is new, which nothing leads to yet; then the change over; then the removal of what nothing leads to any more.
+Theory of operation. Replacing a table whole costs packets: while the kernel commits, a packet that passes through the
+old rules finds the old maps empty already, or the new ones not filled yet. So an update makes three transactions: the
+new blocks, to which no rule leads yet; the change of the blocks that both texts have; the removal of the blocks to
+which no rule leads any more. A new base chain is part of the second, since packets reach it as soon as it exists.
 
-A set with time-outs holds elements that somebody writes at run time: as long as both texts have it, they stay.
+A set with time-outs holds elements that are written at run time: by the lease daemon, or by rules. They stay as long
+as both texts have the set, also if the table is replaced (:func:`replacement`).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ Block = tuple[str, str]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one table."""
+    """The changes of one table. ``before`` and ``after``: the body of each block."""
 
     table: str
     before: Mapping[Block, str]
@@ -32,21 +34,24 @@ class Difference:
 
     @property
     def new(self) -> list[Block]:
+        """Blocks that are only in the new text."""
         return [block for block in self.after if block not in self.before]
 
     @property
     def gone(self) -> list[Block]:
+        """Blocks that are only in the old text."""
         return [block for block in self.before if block not in self.after]
 
     @property
     def changed(self) -> list[Block]:
+        """Blocks of both texts whose bodies differ."""
         return [
             block for block in self.after if self.before.get(block, self.after[block]) != self.after[block]
         ]
 
 
 def tables(text: str) -> dict[str, dict[Block, str]]:
-    """The blocks of each table that a text of :mod:`cni.datapath.nft_blocks` makes."""
+    """Return the blocks of each table that a text of :mod:`cni.datapath.nft_blocks` makes."""
     return {
         table: {(kind, name): body for kind, name, body in _BLOCK.findall(content)}
         for table, content in _TABLE.findall(text)
@@ -54,10 +59,10 @@ def tables(text: str) -> dict[str, dict[Block, str]]:
 
 
 def update(before: str, after: str) -> tuple[str, ...] | None:
-    """The transactions that turn the tables of ``before`` into those of ``after``, in order.
+    """Return the transactions that turn the tables of ``before`` into those of ``after``, in order.
 
-    None where that is more than an update: a table comes or goes, a chain changes its hook, a map or set its type.
-    Then the table is to be replaced.
+    None if an update is not possible: a table comes or goes, a chain changes its hook, a map or set its type. Then the
+    table must be replaced.
     """
     old, new = tables(before), tables(after)
     if old.keys() != new.keys():
@@ -77,7 +82,7 @@ def replacement(text: str, table: str, chains: Iterable[str], sets: Iterable[tup
     """Return ``text`` with a replacement of one table that keeps the elements of its sets with time-outs.
 
     ``chains``: names of all chains that are there. ``sets``: kind (``set`` or ``map``), name, and whether its elements
-    have time-outs, of all that are there. What is there under other names than the text's is deleted.
+    have time-outs, of all that are there. Chains and sets with other names than the text's are deleted.
     """
     whole = f"add table {table}\ndelete table {table}\n"
     kept = {
@@ -99,7 +104,7 @@ def is_timed(body: str) -> bool:
 
 
 def _hook(body: str) -> str:
-    """What of a block cannot be changed: a chain's hook, a map's type."""
+    """Return the lines of a block that cannot be changed: a chain's hook, a map's type."""
     fixed = ("\t\ttype ", "\t\ttypeof ", "\t\tflags ")
     return "".join(line for line in body.splitlines(keepends=True) if line.startswith(fixed))
 
@@ -112,7 +117,7 @@ def _addition(difference: Difference) -> str:
 
 
 def _leads_in(difference: Difference, block: Block) -> bool:
-    """A new base chain: packets come to it as soon as it stands, so all that it leads to must stand before."""
+    """Return True for a base chain: packets reach it as soon as it exists, so its targets must exist before."""
     return block[0] == "chain" and bool(_hook(difference.after[block]))
 
 
@@ -142,7 +147,7 @@ def _with_elements(verb: str, table: str, name: str, items: list[str]) -> str:
 def _removal(difference: Difference) -> str:
     gone = difference.gone
     chains = [name for kind, name in gone if kind == "chain"]
-    # What they hold may lead to others that go.
+    # Their rules may lead to other blocks that are deleted.
     text = "".join(f"flush chain {difference.table} {name}\n" for name in chains)
     text += "".join(f"delete {kind} {difference.table} {name}\n" for kind, name in gone if kind != "chain")
     return text + "".join(f"delete chain {difference.table} {name}\n" for name in chains)
@@ -154,6 +159,6 @@ def _written(block: Block, body: str) -> str:
 
 
 def elements(body: str) -> list[str]:
-    """The elements of a map or set, as written."""
+    """Return the elements of a map or set, as written."""
     found = _ELEMENTS.search(body)
     return found[1].split(", ") if found else []

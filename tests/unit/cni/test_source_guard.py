@@ -40,7 +40,9 @@ def test_few_ranges_are_compared_and_the_widest_ones(reserved: list[str]) -> Non
         ranges = [pair for pair in compared(reserved) if pair[0].version == version]
         every = list(source_guard.gaps([network for network in networks if network.version == version]))
         widths = sorted((int(last) - int(first) for first, last in every), reverse=True)
-        assert [int(last) - int(first) for first, last in ranges] == widths[: source_guard.COMPARED]
+        assert [int(last) - int(first) for first, last in ranges] == widths[
+            : source_guard.MAX_COMPARED_RANGES
+        ]
 
 
 def test_what_is_in_no_compared_range_is_looked_up_before_it_goes_on() -> None:
