@@ -74,13 +74,17 @@ class QuorumView:
         return self.electorate.finish_recovery(self._names, now)
 
     def isolated(self, now: int) -> bool:
-        """Whether no majority of the voters answers."""
-        return now - self._majority_heard_at() > self._config.duration_ns
+        """Return whether no majority of the voters answers.
+
+        For one lease time after a change of the voters, a majority of the set before is enough. A voter that is new
+        has never been asked: while it stands in for a dead one, there would be no majority until its first answer.
+        """
+        return now - self._majority_heard_at(now) > self._config.duration_ns
 
     def may_serve_without_quorum(self, now: int) -> bool:
         """Whether this node may be master on the votes that are left: the rule for few nodes."""
         duration_ns = self._config.duration_ns
-        unheard_ns = now - max(self._majority_heard_at(), self._started_at)
+        unheard_ns = now - max(self._majority_heard_at(now), self._started_at)
         if unheard_ns <= duration_ns or self.electorate.recovering or now < self._silent_until:
             return False
         if self._config.availability_first and unheard_ns >= NO_QUORUM_TIMEOUT_NS:
@@ -109,8 +113,13 @@ class QuorumView:
         dead = [n for n in names if unheard[n] >= DEAD_AFTER_NS]
         return next_voters(self.electorate.current, self.egress_nodes, names, alive, dead)
 
-    def _majority_heard_at(self) -> int:
-        """Since then a majority of the voters has answered."""
-        members = self.electorate.current.members
+    def _majority_heard_at(self, now: int) -> int:
+        """Return since when a majority has answered, of the voters or of those who were voters a lease time ago."""
+        electorate = self.electorate
+        sets = (electorate.current.members, *electorate.superseded(self.longest_ns, now))
+        return max(self._answered_at(members) for members in sets)
+
+    def _answered_at(self, members: tuple[str, ...]) -> int:
+        """Return since when a majority of ``members`` has answered."""
         moments = sorted((self._answered.get(m, NEVER_HEARD) for m in members), reverse=True)
         return moments[len(members) // 2] if members else NEVER_HEARD

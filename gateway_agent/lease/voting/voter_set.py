@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from ..messages.limits import Epoch, Members, Name
+from ..messages.limits import MAX_LEASE_NS, Epoch, Members, Name
 from .protocol import MILLISECOND, SECOND, Quorum, is_majority
 
 PROPOSER_LEASE = "chair"
@@ -181,7 +181,8 @@ class VoterSetState:
     def adopt(self, voters: VoterSet, now: int) -> None:
         follows = voters.version == self.current.version + 1 and self.current.version > 0
         if follows:
-            self._superseded.append((self.current.members, now))
+            recent = [(m, at) for m, at in self._superseded if now < at + MAX_LEASE_NS]
+            self._superseded = [*recent, (self.current.members, now)]
         else:
             self._skipped_at = now
         self.current = voters
@@ -250,6 +251,10 @@ class VoterSetState:
         ):
             self.accepted = proposal
 
+    def superseded(self, lease_ns: int, now: int) -> tuple[tuple[str, ...], ...]:
+        """Return the members of each set that another one has followed within ``lease_ns``."""
+        return tuple(members for members, at in self._superseded if now < at + lease_ns)
+
     def quorum(self, lease_ns: int, now: int) -> Quorum:
         """Whose grants make a lease now.
 
@@ -257,8 +262,7 @@ class VoterSetState:
         that may still be in force under the set before that. Who has skipped a version, or has just started,
         cannot know those, and waits. ``lease_ns``: the longest lease time in use.
         """
-        self._superseded = [(m, at) for m, at in self._superseded if now < at + lease_ns]
-        before = tuple(members for members, _ in self._superseded)
+        before = self.superseded(lease_ns, now)
         asked = tuple(sorted({*self.current.members, *(m for members in before for m in members)}))
         barred = self.current.version == 0 or now < self._skipped_at + lease_ns
         sets: tuple[Sequence[str], ...] = () if barred else (self.current.members, *before)
