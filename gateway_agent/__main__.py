@@ -1,4 +1,7 @@
-"""``egress-gateway-agent``: reads its configuration, puts the parts together, serves until told to stop."""
+"""``egress-gateway-agent``: reads its configuration, names the outside world, serves until a signal ends it.
+
+No other module of the agent names a concrete adapter.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,22 @@ from cni.version import VERSION
 
 from . import log
 from .adapters.agent_socket import RequestServer
+from .adapters.cluster_key import KeyFiles
+from .adapters.conntrackd import ConnectionSync
 from .adapters.files_store import FilesStore
+from .adapters.icmp_probe import UpstreamProbe
 from .adapters.kernel import Kernel
 from .adapters.lease_client_ipc import KeeperClient
+from .adapters.metrics_http import MetricsServer
 from .adapters.netns_lock import NamespaceLock
-from .agent.cni_calls import CniCalls
-from .agent.observed import ObservedAgent, view
+from .adapters.node_interfaces import NodeInterfaces
+from .adapters.worker_threads import WorkerThreads
+from .agent.parts import build
+from .agent.ports import Ports
+from .agent.service import Agent
+from .cni_install import plugin_report
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
+from .container_engines.stores import Engines
 from .manifests.model import Problem
 from .manifests.store import Store
 from .show.snapshot import NodeSnapshot
@@ -34,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def main() -> None:
-    """Entry point. Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration or call."""
+    """Run the program. Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration or call."""
     parser = argparse.ArgumentParser(
         prog="egress-gateway-agent",
         description="Keeps this node's part of the egress gateways. SIGTERM hands everything over and stops; "
@@ -86,30 +98,66 @@ def _execute_again() -> None:
 
 
 async def serve(
-    config: AgentConfig, source: Path, patience: float = 0.0, notices: tuple[Problem, ...] = ()
+    config: AgentConfig, source: Path, await_daemon_s: float = 0.0, notices: tuple[Problem, ...] = ()
 ) -> bool:
-    """Runs the agent until a signal. True where it should start again in place, by the file ``source``.
+    """Run the agent until a signal. Return True if it should start again in place, by the file ``source``.
 
-    ``patience``: see :class:`KeeperClient`. ``notices``: problems of the start, shown as long as the agent runs.
+    ``await_daemon_s``: see :class:`KeeperClient`. ``notices``: problems of the start, shown as long as the agent runs.
 
-    Raises OSError where another agent runs on the same run directory, or the directory cannot be had.
+    Raises OSError if another agent runs on the same run directory, or if the directory cannot be made.
     """
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(config.run_dir / "agent.lock"):
         store, reporter = _store(config)
-        agent = ObservedAgent(config, store, Kernel(), KeeperClient(config.run_dir, patience), notices)
-        agent.pods.adopt(agent.plan)
-        server = RequestServer(config.run_dir / "agent.sock", CniCalls(agent).handle, agent.write_again)
-        agent.socket = server
-        return await _until_signal(agent, server, source, reporter(partial(view, agent)))
+
+        async def answer(request: bytes) -> bytes:
+            return await parts.requests.handle(request)
+
+        server = RequestServer(config.run_dir / "agent.sock", answer, lambda: agent.write_again())
+        names = (config.node_name, *config.metrics_names)
+        metrics = MetricsServer(config.metrics_listen, lambda: parts.observer.observe(), names=names)
+        parts = build(
+            config,
+            ports(config, store, await_daemon_s),
+            (lambda: metrics.problems, partial(plugin_report.read, config.run_dir), lambda: notices),
+            partial(_unreachable, config.run_dir, server),
+        )
+        agent = Agent(parts)
+        reporting = reporter(parts.observer.snapshot)
+        return await _until_signal(agent, server, source, (metrics.run(), reporting, server.keep()))
+
+
+def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Ports:
+    """Return the real outside world of an agent."""
+    return Ports(
+        store=store,
+        kernel=Kernel(),
+        interfaces=NodeInterfaces(),
+        lease_daemon=KeeperClient(config.run_dir, await_daemon_s),
+        cluster_key=KeyFiles(config.key_file, config.accept_key_files),
+        engines=Engines(config.podman, config.containerd),
+        threads=WorkerThreads(),
+        probe=lambda interface, changed: UpstreamProbe(
+            interface, config.upstream, config.health_interval, config.health_misses, changed
+        ),
+        connection_sync=partial(ConnectionSync, config.run_dir),
+    )
+
+
+def _unreachable(run_dir: Path, server: RequestServer) -> str:
+    """Return why no CNI call comes to the agent; empty if they do."""
+    if not server.reachable():
+        return f"{server.path} is gone: no CNI call reaches the agent"
+    unusable = plugin_report.read(run_dir)
+    return f"the plugin is not used: {unusable[0]}" if unusable else ""
 
 
 def _store(
     config: AgentConfig,
 ) -> tuple[Store, Callable[[Callable[[], NodeSnapshot | None]], Coroutine[None, None, None]]]:
-    """The store, and what tells it of the agent, which is given a view of it."""
+    """Return the store, and a function from a view of the agent to the task that reports it to the store."""
     if isinstance(config.store, FilesStoreConfig):
-        return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _nothing()
+        return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _report_nothing()
     # Imported only here: it is a third of the memory of an agent that needs it.
     from .kubernetes.client import Api
     from .kubernetes.cluster_store import ClusterStore
@@ -122,40 +170,36 @@ def _store(
     return store, lambda seen: ClusterReport(api, store, seen).run()
 
 
-async def _nothing() -> None:
-    """Nobody is told anything. Ends with its task."""
+async def _report_nothing() -> None:
+    """Wait for ever. Ends with its task."""
     await asyncio.Event().wait()
 
 
 async def _until_signal(
-    agent: ObservedAgent, server: RequestServer, source: Path, reporting: Coroutine[None, None, None]
+    agent: Agent, server: RequestServer, source: Path, others: tuple[Coroutine[None, None, None], ...]
 ) -> bool:
+    """Run the agent and ``others``. Return True after SIGHUP, and False after another signal."""
     loop = asyncio.get_running_loop()
-    told = asyncio.Event()
-    heard: list[signal.Signals] = []
+    signalled = asyncio.Event()
+    received: list[signal.Signals] = []
 
-    def hear(number: signal.Signals) -> None:
+    def receive(number: signal.Signals) -> None:
         if number == signal.SIGHUP and not _can_start(source):
             return
-        heard.append(number)
-        told.set()
+        received.append(number)
+        signalled.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, hear, number)
-    agent.kernel.watch(agent.kernel_changed)
-    agent.flows.watch()
-    parts = (
-        agent.follow_store(), agent.follow_keeper(), agent.follow_containers(), agent.run(), agent.flows.run(),
-        agent.count_changes(), agent.metrics.run(), reporting, server.keep(),
-    )  # fmt: skip
-    tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in parts]
-    waiting: asyncio.Task[object] = asyncio.create_task(told.wait())
+        loop.add_signal_handler(number, receive, number)
+    agent.watch()
+    tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in (*agent.tasks(), *others)]
+    waiting: asyncio.Task[object] = asyncio.create_task(signalled.wait())
     await server.start()
-    logger.info("node %s: serving on %s", agent.config.node_name, server.path)
-    # A part that ends by itself has failed: the service ends with it, and whoever runs it starts it anew.
+    logger.info("node %s: serving on %s", agent.node, server.path)
+    # A part that ends by itself has failed: the service ends with it, and its supervisor starts it anew.
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    restart = heard[:1] == [signal.SIGHUP]
-    if heard and not restart:
+    restart = received[:1] == [signal.SIGHUP]
+    if received and not restart:
         logger.info("stopping: handing over")
         await agent.stop()
     await server.stop()
@@ -168,7 +212,7 @@ async def _until_signal(
 
 
 def _can_start(source: Path) -> bool:
-    """Whether a new process would take its configuration: else this one goes on."""
+    """Return True if a new process would take its configuration: else this one goes on."""
     try:
         load(source)
     except ConfigError as error:
@@ -180,7 +224,7 @@ def _can_start(source: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the run directory: two agents on one node would undo each other's work."""
+    """Lock the run directory: two agents on one node would undo each other's work. Raises OSError."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from cni.files import named
@@ -18,6 +19,23 @@ HOW = (
     "copy the key file of another node there (mode 0600); for the first node of a cluster create one: "
     "(umask 077; openssl rand -hex 32 > FILE)"
 )
+
+
+class KeyFiles:
+    """The key file of the configuration, and those that are accepted beside it."""
+
+    def __init__(self, path: Path, accepted: Sequence[Path]) -> None:
+        self._path = path
+        self._accepted = tuple(accepted)
+
+    def make(self) -> bool:
+        """Make the key file if there is none, and return True if it was made. Raises OSError."""
+        return make(self._path)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what is wrong with the key files."""
+        accepted = (problem for path in self._accepted for problem in problems(path, accepted=True))
+        return (*problems(self._path), *accepted)
 
 
 def make(path: Path) -> bool:

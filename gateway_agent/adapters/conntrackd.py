@@ -93,6 +93,10 @@ class ConnectionSync:
         """Return the state of each conntrackd by name."""
         return {name: instance.state for name, instance in self._running.items()}
 
+    def interface_index(self, name: str) -> int:
+        """Return the kernel's number of an interface; 0 if there is none of this name."""
+        return interface_index(name)
+
     async def stop(self) -> None:
         """End all processes and wait until they are gone."""
         self.set({})

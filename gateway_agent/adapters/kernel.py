@@ -69,6 +69,10 @@ class Kernel:
         for text in texts(plan, devices):
             nft.remember(text)
 
+    def render(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+        """Return all rules of a plan as nft texts; change nothing."""
+        return texts(plan, devices)
+
     async def missing(self, plan: Plan) -> tuple[str, ...]:
         """Return, in words, the parts of the node's data path that differ from the plan."""
         return await self._run(reconcile.missing, plan)

@@ -1,4 +1,4 @@
-"""Takes up pods that ran before the plugin was installed: by what in the kernel leads to their addresses."""
+"""Finds pods that ran before the plugin was installed, by what in the kernel leads to their addresses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import logging
 
 from cni.kernel.errors import KernelError
 
-from ..adapters.kernel import Kernel
 from ..manifests.model import Inventory, Problem, RunningPod
 from ..policy import unattached_pods
 from .pods import Pods
+from .ports import Kernel
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
@@ -29,9 +29,9 @@ class Adoption:
         self._since: dict[RunningPod, float] = {}
 
     async def follow(self, inventory: Inventory) -> float | None:
-        """Takes up whom it finds; returns after how many seconds another look is worth it, None: not for now.
+        """Take in the pods that are found. Return the seconds until another look is worth it; None: not for now.
 
-        Raises OSError where the disk does not take a record.
+        Raises OSError if the disk does not take a record.
         """
         for record in unattached_pods.outlived(inventory, self._pods.records.values()):
             self._pods.remove(record.key)
@@ -45,7 +45,7 @@ class Adoption:
             log.error("%s", error)
         for pod in wanted:
             if host_interface := found.get(pod.addresses[0]):
-                self._pods.put(unattached_pods.adopted(pod, host_interface))
+                self._pods.add(unattached_pods.adopted(pod, host_interface))
                 log.info(
                     "%s/%s ran before the plugin: found behind %s", pod.namespace, pod.name, host_interface
                 )

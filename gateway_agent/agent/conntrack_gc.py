@@ -1,8 +1,8 @@
-"""Connections out of the tunnels that the kernel must not judge by what it last saw of them.
+"""Deletes connections out of the tunnels that the kernel must not judge by what it last saw of them.
 
 A connection keeps the source address of its first packet. When its gateway shows another one, or its pod is led to
-another one, what follows is dropped by the last guard: for ever, where the pod goes on sending from the same port. So
-the kernel is made to forget it, and the next packet opens it anew.
+another one, what follows is dropped by the last guard: for ever, if the pod goes on sending from the same port. So
+the connection is deleted, and the next packet opens it anew.
 
 A TCP connection that goes on behind another master may come back, far ahead of the sequence numbers that were seen of
 it here: then the kernel would take none of its packets.
@@ -16,8 +16,8 @@ import logging
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
 
-from ..adapters.kernel import Kernel
 from ..gateway_rules import snat
+from .ports import Kernel
 
 log = logging.getLogger(__name__)
 REST_S = 30.0
@@ -25,7 +25,7 @@ REST_S = 30.0
 
 
 class ConntrackCollector:
-    """Those of one node, in its gateway role."""
+    """The connections of one node in its gateway role."""
 
     def __init__(self, kernel: Kernel, mask: int) -> None:
         self._kernel = kernel
@@ -36,14 +36,14 @@ class ConntrackCollector:
         self._left: dict[str, float] = {}
 
     def watch(self) -> None:
-        """From now on the kernel tells of each that is stale. Belongs in the event loop's thread."""
+        """Begin to watch for packets of stale connections. Call it in the event loop's thread."""
         try:
             self._kernel.watch_stale(self._found.set)
         except OSError as error:
             log.warning("stale connections are looked for in each round only: packet log: %s", error)
 
     async def run(self) -> None:
-        """Forgets what the rules have found, at once. Ends with its task."""
+        """Delete what the rules have found, at once. Ends with its task."""
         while True:
             await self._found.wait()
             self._found.clear()
@@ -53,18 +53,18 @@ class ConntrackCollector:
                 log.error("%s", error)
 
     def follow(self, before: Plan | None, plan: Plan) -> None:
-        """After each change of the plan, which is in force now: what :meth:`collect` has to do."""
+        """Note what :meth:`collect` has to do after a change of the plan, which the kernel follows already."""
         self._found.set()
         if before is not None:
             self._hidden |= snat.sources(before) - snat.sources(plan)
             self._lost |= snat.served(before) - snat.served(plan)
 
     async def collect(self, plan: Plan) -> None:
-        """In each round: makes the kernel forget what this node shows no longer, and, long enough after it has
-        handed over, what it has let go of. Raises KernelError; the next round goes on with what is left.
+        """Delete the connections of addresses that this node does not show any more, in each round.
 
-        What others do not tell it is out of date when the address comes back. With ``connectionSync`` they do, and
-        would forget it too.
+        Those of an address that was handed over are deleted :data:`REST_S` later: without ``connectionSync`` they are
+        out of date when the address comes back; with it the other nodes would delete them, too. Raises KernelError; the
+        next round goes on with what is left.
         """
         # Before one of their ports is used again: a connection of a single packet would be lost with it.
         # What others may serve now stays: with ``connectionSync`` they would forget it too.

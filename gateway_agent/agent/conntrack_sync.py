@@ -1,4 +1,4 @@
-"""The connection tables of the nodes that can be master, kept alike where a gateway has ``connectionSync``."""
+"""Keeps the connection tables of the nodes that can be master alike, if a gateway has ``connectionSync``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from cni.kernel import ids
 from cni.plan import Plan
 
-from ..adapters.conntrackd import ConnectionSync, interface_index
 from ..policy import sync_groups
+from .ports import ConnectionSync
 
 NAME = "sync"
-"""Of the one conntrackd that a node needs."""
+"""Name of the one conntrackd that a node needs."""
 REST_S = 3.0
 """Seconds: many times what a handover takes."""
 
 
 class ConntrackSync:
-    """``changed`` is called with each news."""
+    """``sync`` runs the processes; ``changed`` asks for another round."""
 
-    def __init__(self, run_dir: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, run_dir: Path, sync: ConnectionSync, changed: Callable[[], None]) -> None:
         self._run_dir = run_dir
-        self._sync = ConnectionSync(run_dir, changed)
+        self._sync = sync
         self._changed = changed
         self._refused = ""
         self._wanted: dict[str, str] = {}
@@ -32,10 +32,10 @@ class ConntrackSync:
         self._stopped = False
 
     def follow(self, plan: Plan) -> None:
-        """Starts, ends or turns round what the plan wants.
+        """Start, end or reconfigure conntrackd as the plan says.
 
-        With another set of nodes conntrackd has to start anew: not in the moment in which they hand over. With another
-        device too, but then at once: it hears nothing more.
+        With another set of nodes conntrackd has to start anew, but not at the moment in which these hand over. With
+        another device it starts anew at once: it receives nothing by the old one.
         """
         if self._stopped:
             return
@@ -43,7 +43,7 @@ class ConntrackSync:
         self._refused = ""
         try:
             paths = sync_groups.files(str(self._run_dir), NAME)
-            index = interface_index(ids.SYNC_DEVICE) if shared else 0
+            index = self._sync.interface_index(ids.SYNC_DEVICE) if shared else 0
             texts = {NAME: sync_groups.configuration(shared, paths, index=index)} if shared else {}
             self._sync.serve(sync_groups.serves(plan))
             deaf, self._index = index != self._index, index
@@ -53,7 +53,7 @@ class ConntrackSync:
             self._refused = str(error)
 
     def _rested(self, texts: dict[str, str]) -> bool:
-        """Whether this has been wanted for a while; what has not run yet need not wait."""
+        """Return True if the configuration has stayed the same for a while, or if nothing runs yet."""
         loop = asyncio.get_running_loop()
         if texts != self._wanted:
             self._wanted, self._since = texts, loop.time()
@@ -61,15 +61,15 @@ class ConntrackSync:
         return not self._sync.state() or loop.time() >= self._since + REST_S
 
     def behind(self) -> str:
-        """Why this node does not know the others' connections yet. Where nothing can be synced, it serves without."""
+        """Return why this node does not know the others' connections yet; empty if it does, or can sync nothing."""
         return sync_groups.ready({name: state for name, state in self._sync.state().items() if state.running})
 
     def troubles(self) -> list[str]:
-        """What keeps the tables from being synced at all."""
+        """Return what keeps the tables from being synced at all."""
         errors = (state.error for state in self._sync.state().values() if not state.running)
         return [text for text in (self._refused, *errors) if text]
 
     async def stop(self) -> None:
-        """Ends conntrackd; rounds that are still on their way start none again."""
+        """End conntrackd; a round that is still in progress starts none again."""
         self._stopped = True
         await self._sync.stop()

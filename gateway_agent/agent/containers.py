@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
-
-from cni.attachments import Attachment
 
 from ..container_engines import documents
-from ..container_engines.documents import Beside, Listing
-from ..container_engines.stores import EngineError, Engines
+from ..container_engines.documents import Beside, EngineError, Listing
 from ..manifests.model import Inventory, Problem
 from ..policy import planner
-from .pods import Pods, identity, uncertain
+from .pod_policies import identity, uncertain
+from .pods import Key, Pods
+from .ports import Engines
+from .state import NodeState
 
 log = logging.getLogger(__name__)
 PERIOD = 5.0
@@ -24,51 +23,54 @@ MOST = 8
 
 
 class Containers:
-    """For the files store. A cluster knows the pods of each node."""
+    """Used with the files store: a cluster knows the pods of each node itself."""
 
-    def __init__(self, engines: Engines, pods: Pods, inventory: Callable[[], Inventory | None]) -> None:
+    def __init__(self, engines: Engines, pods: Pods, state: NodeState) -> None:
         self.beside: tuple[Beside, ...] = ()
         """Containers that a policy selects and nothing steers."""
         self._unreadable: tuple[Problem, ...] = ()
         self._engines = engines
         self._pods = pods
-        self._inventory = inventory
+        self._state = state
         self._turn = 0
         self._seen: tuple[Listing | None, Inventory, frozenset[str]] | None = None
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Containers that nothing steers, and an engine whose store cannot be read."""
+        """Return those of containers that nothing steers, and of an engine whose store cannot be read."""
         return *self._unreadable, *(found.problem for found in self.beside)
 
-    async def labelled(self, record: Attachment) -> Attachment:
-        """Return the record with the labels that the engine has, if neither the call nor the store gives any.
+    async def find_labels(self, key: Key) -> bool:
+        """Ask the engine for a pod's labels, if neither the call nor the store gives any. Return True if it has some.
 
         Raises OSError if the disk does not take the record.
         """
-        inventory = self._inventory()
-        if inventory is None or inventory.knows_pods or identity(record, inventory).labels is not None:
-            return record
+        pod = self._pods.get(key)
+        inventory = self._state.inventory
+        if pod is None or inventory is None or inventory.knows_pods:
+            return False
+        if identity(pod.record, inventory).labels is not None:
+            return False
         try:
-            found = await self._engines.find(record.container_id)
+            found = await self._engines.find(pod.record.container_id)
+            why = "" if found else "no container engine of this node has the container"
         except EngineError as error:
-            self._pods.unknown[record.key] = str(error)
-            return record
+            found, why = None, str(error)
+        if self._pods.get(key) is not pod:
+            # The runtime has removed it meanwhile.
+            return False
         if found is None:
-            self._pods.unknown[record.key] = "no container engine of this node has the container"
-            return record
-        self._pods.unknown.pop(record.key, None)
-        record = replace(record, labels=found.labels, name=record.name or found.name)
-        if record.key in self._pods.records:
-            # Else the runtime has taken it away meanwhile: its record must not come back.
-            self._pods.put(record)
-        return record
+            self._pods.unknown[key] = why
+            return False
+        self._pods.unknown.pop(key, None)
+        self._pods.set_labels(key, found.labels, found.name)
+        return True
 
     async def run(self, learned: Callable[[], None]) -> None:
         """Look again and again; call ``learned`` if labels have become known. Ends with its task."""
         while True:
             await asyncio.sleep(PERIOD)
-            inventory = self._inventory()
+            inventory = self._state.inventory
             if inventory is None or inventory.knows_pods:
                 continue
             try:
@@ -97,7 +99,7 @@ class Containers:
         self._turn = self._turn % len(wanted) if wanted else 0
         asked = [*wanted[self._turn :], *wanted[: self._turn]][:MOST]
         self._turn += MOST
-        return any([(await self.labelled(record)).labels is not None for record in asked])
+        return any([await self.find_labels(record.key) for record in asked])
 
     async def _look(self, inventory: Inventory) -> None:
         """Look for containers that run beside the chain."""

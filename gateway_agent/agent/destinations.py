@@ -1,4 +1,4 @@
-"""By which ways the packets of each tag leave, and which connections a change of them makes stale."""
+"""Where the packets of each tag leave, and which connections a change of that makes stale."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ipaddress import ip_address, ip_network
 from cni.plan import Destination, Plan, PlanEgressIP
 
 ForwardingEntries = frozenset[tuple[str, str, str]]
-"""Of each way the prefix, the egress id, and how this node reaches it."""
+"""Of each destination the prefix, the egress id, and how this node reaches it."""
 NO_ENTRIES: ForwardingEntries = frozenset()
 
 
 class DestinationMap:
-    """Those of one plan; without one there are none."""
+    """The forwarding entries of one plan; without a plan there are none."""
 
     def __init__(self, plan: Plan | None) -> None:
         self._plan = plan
@@ -22,7 +22,7 @@ class DestinationMap:
         self._of: dict[int, ForwardingEntries] = {}
 
     def of(self, group: int) -> ForwardingEntries:
-        """By which ways the packets of a tag leave. The same object each time."""
+        """Return by which entries the packets of a tag leave: the same object each time."""
         if self._plan is None:
             return NO_ENTRIES
         if group not in self._of:
@@ -34,7 +34,7 @@ class DestinationMap:
 
 
 def _how(plan: Plan, egress: PlanEgressIP | None, way: Destination) -> str:
-    """How this node reaches the egress IP of a way."""
+    """Return how this node reaches the egress IP of a destination; empty if the plan does not have it."""
     if egress is None:
         return ""
     family = 6 if ":" in way.prefix else 4
@@ -44,12 +44,12 @@ def _how(plan: Plan, egress: PlanEgressIP | None, way: Destination) -> str:
 
 
 def changed_path(before: ForwardingEntries, now: ForwardingEntries) -> Callable[[str], bool]:
-    """Whether packets to a remote address go another way than before."""
+    """Return a function that says whether packets to a remote address leave another way than before."""
     return lambda remote: _way(before, remote) != _way(now, remote)
 
 
 def _way(leading: ForwardingEntries, address: str) -> tuple[str, str] | None:
-    """The egress IP of a packet to ``address``, and how it is reached; None: the packet goes its own way."""
+    """Return the egress IP of a packet to ``address``, and how it is reached; None if no entry leads there."""
     remote = ip_address(address)
     return next(
         ((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None

@@ -1,4 +1,4 @@
-"""The agent's side of the lease keeper: what it is told, what it says, and what operators ask of it."""
+"""The agent's client of the lease daemon: its configuration, its state, and what operators ask of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 
 from cni.plan import Plan
 
-from ..adapters.lease_client_ipc import KeeperClient
 from ..config import AgentConfig
 from ..lease.ipc import EgressState, HandoverRequest, KeeperState, OwnKeys
 from ..manifests.model import DRAIN, Inventory
 from ..policy import keeper_config
 from . import startup_grace
+from .ports import LeaseDaemon
 
 log = logging.getLogger(__name__)
 CLOCK_RESOLUTION_S = 0.01
@@ -28,7 +28,7 @@ ANNOTATED = f"its node has the annotation {DRAIN}"
 
 
 class NotHandedOver(Exception):
-    """Nothing has moved. ``hint`` says what stands against it."""
+    """A handover that was asked for has not taken place. ``hint`` says why."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -36,13 +36,13 @@ class NotHandedOver(Exception):
 
 
 class LeaseClient:
-    """``changed`` is called with each news of the keeper. A drain outlives the agent's process."""
+    """``changed`` is called with each new state of the daemon. A drain outlives the agent's process."""
 
-    def __init__(self, config: AgentConfig, keeper: KeeperClient, changed: Callable[[], None]) -> None:
+    def __init__(self, config: AgentConfig, daemon: LeaseDaemon, changed: Callable[[], None]) -> None:
         self.state: KeeperState | None = None
         self.stopping = False
         self._config = config
-        self._keeper = keeper
+        self._daemon = daemon
         self._changed = changed
         self._met = 0.0
         self._lease = config.duration_ns / 1e9
@@ -50,12 +50,12 @@ class LeaseClient:
         self._drain_file = config.run_dir / "drained"
         self._news = asyncio.Condition()
 
-    # --- what the keeper says ------------------------------------------------------------------------------------
+    # --- the state of the daemon ------------------------------------------------------------------------------------
 
     async def follow(self, name: Callable[[str], str]) -> None:
-        """Takes each state of the keeper. ``name``: an egress IP in words, by its id. Ends with its task."""
+        """Take each state of the daemon. ``name`` gives an egress IP in words by its id. Ends with its task."""
         loop = asyncio.get_running_loop()
-        async for state in self._keeper.states():
+        async for state in self._daemon.states():
             # Not by the time: clocks are set.
             known = frozenset(self.state.changes) if self.state else frozenset()
             for change in state.changes:
@@ -79,24 +79,25 @@ class LeaseClient:
                 self._news.notify_all()
 
     def isolated(self, plan: Plan | None) -> bool:
-        """Whether this node hears no majority of the voters. ``plan``: the one in force."""
+        """Return True if this node hears no majority of the voters. ``plan``: the one in force."""
         return startup_grace.isolated(self.state, plan, self._listened(), self._lease)
 
     def of(self, identity: str) -> EgressState | None:
+        """Return the state of an egress IP; None if the daemon has not reported it."""
         return next((e for e in self.state.egress if e.id == identity), None) if self.state else None
 
     def masters(self, plan: Plan | None) -> dict[str, tuple[str, int]]:
-        """By egress id the master and its epoch, as far as it is known. ``plan``: the one in force."""
+        """Return by egress id the master and its epoch, as far as they are known. ``plan``: the one in force."""
         return startup_grace.masters(self.state, plan, self._listened())
 
     @property
     def failure(self) -> str:
-        """See :attr:`gateway_agent.adapters.lease_client_ipc.KeeperClient.failure`."""
-        return self._keeper.failure
+        """Return why the last daemon ended by itself; see :class:`gateway_agent.agent.ports.LeaseDaemon`."""
+        return self._daemon.failure
 
     @property
     def settled(self) -> bool:
-        """Return True once the keeper has run for long enough to know of every master."""
+        """Return True once the daemon has run for long enough to know every master."""
         return self.state is not None and self._listened() >= startup_grace.STARTUP_GRACE_S
 
     def shown(self) -> frozenset[str]:
@@ -104,10 +105,10 @@ class LeaseClient:
         return frozenset(e.shown for e in self.state.egress if e.shown) if self.state else frozenset()
 
     def _listened(self) -> float:
-        """For how many seconds the keeper has been known."""
+        """Return for how many seconds the daemon has been known."""
         return asyncio.get_running_loop().time() - self._met
 
-    # --- what it is told -----------------------------------------------------------------------------------------
+    # --- its configuration -----------------------------------------------------------------------------------------
 
     def send_config(
         self,
@@ -118,8 +119,9 @@ class LeaseClient:
         carried: Collection[str],
         inventory: Inventory,
     ) -> None:
-        """``unready``, ``tunnels``, ``carried``: see :func:`gateway_agent.policy.keeper_config.keeper_config`.
+        """Send the daemon what is to be in force from now on.
 
+        ``unready``, ``tunnels``, ``carried``: see :func:`gateway_agent.policy.keeper_config.keeper_config`.
         ``behind``: why this node should not take over an egress IP yet, which it may keep.
         """
         drained = self._hands_over(inventory)
@@ -138,7 +140,7 @@ class LeaseClient:
             ),
             {identity: reason or drained or behind.get(identity, "") for identity, reason in unready.items()},
             tunnels,
-            # What fails by itself is let go of at once; a drained node still forwards.
+            # What fails by itself is released at once; a drained node still forwards.
             leaving=able if drained else (),
             keeping=() if drained else [identity for identity in able if behind.get(identity)],
             failback=[e.id for e in plan.egress_ips if e.gateway in returning],
@@ -147,10 +149,10 @@ class LeaseClient:
             published=inventory.voters,
             stopping=self.stopping,
         )
-        self._keeper.send(config)
+        self._daemon.send(config)
 
     def _hands_over(self, inventory: Inventory) -> str:
-        """Why this node is to serve nothing, though it could; empty where it may."""
+        """Return why this node is to serve nothing though it could; empty if it may."""
         if self.drained:
             return DRAINED
         mine = [node for node in inventory.nodes if node.name == self._config.node_name]
@@ -161,27 +163,30 @@ class LeaseClient:
         return CORDONED if any(node.cordoned for node in mine) else ""
 
     async def ended(self) -> None:
-        """Waits until a keeper that was told to stop has handed everything over; not for ever."""
-        await self._keeper.ended()
+        """Wait until a daemon that was stopped has handed everything over, for some seconds at most."""
+        await self._daemon.ended()
 
     # --- what operators ask --------------------------------------------------------------------------------------
 
     @property
     def drained(self) -> bool:
+        """Return True after :meth:`drain`, until :meth:`undrain`."""
         return self._drain_file.exists()
 
     def held_by(self, node: str) -> list[str]:
-        """Ids of the egress IPs that this node is master of."""
+        """Return the ids of the egress IPs that a node is master of."""
         return [e.id for e in self.state.egress if e.master == node] if self.state else []
 
     async def keys(self) -> OwnKeys | None:
-        """See :meth:`gateway_agent.adapters.lease_client_ipc.KeeperClient.keys`."""
-        return await self._keeper.keys()
+        """Return the keys in use; see :class:`gateway_agent.agent.ports.LeaseDaemon`."""
+        return await self._daemon.keys()
 
     async def drain(self, node: str) -> list[str]:
-        """Nothing is to stay here, and nothing comes until :meth:`undrain`. What could not be handed over in time.
+        """Hand everything over, and take nothing until :meth:`undrain`.
 
-        Raises OSError where the run directory does not take the mark.
+        Return the ids of what no other node has taken within :data:`HANDOVER_TIMEOUT_S`.
+
+        Raises OSError if the run directory does not take the mark.
         """
         self._drain_file.touch(mode=0o600)
         self._changed()
@@ -189,11 +194,12 @@ class LeaseClient:
         return self.held_by(node)
 
     def undrain(self) -> None:
+        """Let this node serve again."""
         self._drain_file.unlink(missing_ok=True)
         self._changed()
 
     async def hand_over(self, identity: str, to: str) -> None:
-        """Raises :class:`NotHandedOver`."""
+        """Hand an egress IP over to a node. Raises :class:`NotHandedOver`."""
         state = self.of(identity)
         if state is None or not state.master:
             raise NotHandedOver("it has no master that could hand it over", state.reason if state else "")
@@ -209,7 +215,7 @@ class LeaseClient:
             raise NotHandedOver(f"{to} has not taken it over", reason or "see egressctl status on both nodes")
 
     async def released(self, identities: Collection[str], node: str, seconds: float) -> None:
-        """Waits until ``node`` is master of none of them, or for so many seconds."""
+        """Wait until ``node`` is master of none of them, for so many seconds at most."""
         await self._until(lambda: not set(self.held_by(node)) & set(identities), seconds)
 
     async def _until(self, condition: Callable[[], bool], seconds: float = HANDOVER_TIMEOUT_S) -> None:

@@ -26,6 +26,10 @@ MAX_SPLITS = 4
 NOT_TEXT = "labels are not a mapping of texts"
 
 
+class EngineError(Exception):
+    """An engine's store gives no answer; the message has the reason."""
+
+
 @dataclass(frozen=True)
 class Container:
     """A container in the store of its engine."""

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from . import documents
 from .bolt import Bolt
-from .documents import Container, Listing
+from .documents import Container, EngineError, Listing
 
 QUERY_TIMEOUT_S = 2.0
 """Seconds of one query: for podman's lock, or for the answer of containerd."""
@@ -38,10 +38,6 @@ MAX_CTR_ANSWER_BYTES = 4 << 20
 Row = tuple[bytes | str, bytes | str, bytes | str]
 """Configuration, state and configuration of the pod of one container, as JSON."""
 T = TypeVar("T")
-
-
-class EngineError(Exception):
-    """An engine's store gives no answer; the message has the reason."""
 
 
 class Podman:

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cni import cni_request, config, contract, protocol
+from gateway_agent.__main__ import ports
 from gateway_agent.adapters.files_store import FilesStore
-from gateway_agent.adapters.kernel import Kernel
-from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent.cni_calls import CniCalls
-from gateway_agent.agent.service import Agent
+from gateway_agent.agent.parts import build
 from gateway_agent.config import AgentConfig, FilesStoreConfig
 
 from .values import HOSTILE, mutated
@@ -111,13 +109,14 @@ def check_agent(requests: list[bytes]) -> None:
 
         async def story() -> list[bytes]:
             store = FilesStore(run_dir / "none", run_dir / "last-good")
-            agent = Agent(settings, store, Kernel(), KeeperClient(run_dir))
-            rounds = asyncio.create_task(agent.run())
+            parts = build(settings, ports(settings, store))
+            tasks = [asyncio.create_task(run()) for run in (parts.reconciler.run, parts.pod_rounds.run)]
             try:
                 async with asyncio.timeout(contract.DEADLINE_S):
-                    return [await CniCalls(agent).handle(request) for request in requests]
+                    return [await parts.requests.handle(request) for request in requests]
             finally:
-                rounds.cancel()
+                for task in tasks:
+                    task.cancel()
 
         for request, answer in zip(requests, asyncio.run(story()), strict=True):
             if request.startswith(contract.CONTROL + b"\0"):

@@ -12,8 +12,8 @@ from typing import Any
 
 from gateway_agent.container_engines import documents
 from gateway_agent.container_engines.bolt import LEAF, MAGIC, SUBBUCKET, VERSION, Bolt, _fnv
-from gateway_agent.container_engines.documents import Container, Listing
-from gateway_agent.container_engines.stores import EngineError, Podman
+from gateway_agent.container_engines.documents import Container, EngineError, Listing
+from gateway_agent.container_engines.stores import Podman
 from gateway_agent.manifests.model import Inventory
 
 from .calls import text

@@ -7,15 +7,25 @@ between: what a race needs a thousand runs for, happens at once and each time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from cni.kernel.netlink.links import HostVeths
+from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
-from gateway_agent.lease.ipc import KeeperConfig, KeeperState
-from gateway_agent.manifests.model import Inventory
+from gateway_agent.adapters.kernel import texts
+from gateway_agent.agent.ports import Ports
+from gateway_agent.container_engines.documents import Container, Listing
+from gateway_agent.lease.ipc import KeeperConfig, KeeperState, OwnKeys
+from gateway_agent.manifests.model import Inventory, Problem
+from gateway_agent.manifests.store import Store
+from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.sync_groups import SyncState
 
+P = ParamSpec("P")
+T = TypeVar("T")
 SPINS = 50
 """Turns of the event loop after which everything that can go on has done so: no chain of tasks here is as long."""
 
@@ -58,7 +68,7 @@ class HeldKernel:
     named: bool = False
     """It sees no network namespace of a pod."""
 
-    async def host_veths(self, netns: str, names: Collection[str]) -> HostVeths:
+    async def host_veths(self, netns: str, names: Iterable[str]) -> HostVeths:
         await self.gates.hold("host_veths")
         return HostVeths(tuple(names), self.named)
 
@@ -105,6 +115,16 @@ class HeldKernel:
     def assume_applied(self, plan: Plan, devices: Sequence[str]) -> None:
         """No earlier process was here."""
 
+    def render(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+        """Return all rules: a bad object may show only there."""
+        return texts(plan, devices)
+
+    def watch(self, changed: Callable[[list[Event]], None]) -> None:
+        """Report nothing: a test calls the agent."""
+
+    def watch_stale(self, found: Callable[[], None]) -> None:
+        """Report nothing."""
+
 
 @dataclass
 class HeldStore:
@@ -127,14 +147,119 @@ class HeldStore:
         return self.inventory
 
 
-class SilentKeeper:
-    """A lease keeper that never speaks."""
+@dataclass
+class FakeDaemon:
+    """A lease daemon that keeps what it is sent, and says what a test puts into it."""
 
-    failure = ""
+    sent: list[KeeperConfig] = field(default_factory=list)
+    news: asyncio.Queue[KeeperState] = field(default_factory=asyncio.Queue)
+    failure: str = ""
 
     def send(self, config: KeeperConfig) -> None:
-        """Nothing is served here."""
+        self.sent.append(config)
 
     async def states(self) -> AsyncIterator[KeeperState]:
+        while True:
+            yield await self.news.get()
+
+    async def keys(self) -> OwnKeys | None:
+        return None
+
+    async def ended(self) -> None:
+        """It hands over at once."""
+
+
+@dataclass
+class FakeInterfaces:
+    """The interfaces that a test says; ``before`` is called in the thread that reads them."""
+
+    facts: dict[str, InterfaceFacts] = field(default_factory=dict)
+    before: Callable[[], None] = lambda: None
+
+    def read(
+        self, virtual: Collection[str], without: Collection[str], nodes: Iterable[str]
+    ) -> dict[str, InterfaceFacts]:
+        self.before()
+        return {name: known for name, known in self.facts.items() if name not in without}
+
+    def leaving(self, destinations: Iterable[str]) -> frozenset[str]:
+        return frozenset(self.facts)
+
+    def is_local(self, address: str) -> bool:
+        return True
+
+
+@dataclass
+class HeldThreads:
+    """What runs in another thread waits before it begins; then the event loop waits for it."""
+
+    gates: Gates
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        await self.gates.hold("thread")
+        return self.pool.submit(function, *args, **kwargs).result()
+
+
+class FakeKey:
+    """Key files without a fault."""
+
+    def make(self) -> bool:
+        return False
+
+    def problems(self) -> tuple[Problem, ...]:
+        return ()
+
+
+class NoEngines:
+    """No container engine."""
+
+    async def find(self, container_id: str) -> Container | None:
+        return None
+
+    async def listing(self) -> Listing | None:
+        return None
+
+
+class FakeSync:
+    """Connection tables that need no process."""
+
+    def __init__(self) -> None:
+        self.configurations: Mapping[str, str] = {}
+
+    def set(self, configurations: Mapping[str, str]) -> None:
+        self.configurations = configurations
+
+    def serve(self, serving: bool) -> None:
+        """Nothing is synced."""
+
+    def state(self) -> Mapping[str, SyncState]:
+        return {}
+
+    def interface_index(self, name: str) -> int:
+        return 7
+
+    async def stop(self) -> None:
+        """No process runs."""
+
+
+@dataclass
+class FakeProbe:
+    """An upstream probe that a test decides."""
+
+    interface: str
+    changed: Callable[[], None]
+    silent: tuple[str, ...] = ()
+
+    async def run(self) -> None:
         await asyncio.Event().wait()
-        yield KeeperState("", 0, (), (), (), 0, False, {})
+
+
+def fakes(kernel: HeldKernel, store: Store, **others: Any) -> Ports:
+    """Return an outside world of fakes; ``others`` take the place of some of them."""
+    chosen: dict[str, Any] = {
+        "interfaces": FakeInterfaces(), "lease_daemon": FakeDaemon(), "cluster_key": FakeKey(),
+        "engines": NoEngines(), "probe": FakeProbe, "connection_sync": lambda changed: FakeSync(),
+        "threads": HeldThreads(kernel.gates),
+    }  # fmt: skip
+    return Ports(store=store, kernel=kernel, **{**chosen, **others})

@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -16,17 +16,16 @@ from cni import contract, plan
 from cni.kernel.netlink.monitor import Event
 from gateway_agent import config
 from gateway_agent.adapters.files_store import FilesStore
-from gateway_agent.adapters.kernel import Kernel
-from gateway_agent.adapters.lease_client_ipc import KeeperClient
-from gateway_agent.agent.cni_calls import CniCalls
-from gateway_agent.agent.pods import selecting
+from gateway_agent.agent.parts import build
+from gateway_agent.agent.pod_policies import selecting
 from gateway_agent.agent.service import Agent
-from gateway_agent.manifests.model import Inventory, Policy
+from gateway_agent.container_engines.stores import Engines
+from gateway_agent.manifests.model import Inventory, Policy, Problem
 from gateway_agent.manifests.store import Store
 from tests.lab import documents
 
 from ..policy.test_planner import NODES, PARTNER, pod, policy
-from .gates import Gates, HeldKernel, HeldStore, SilentKeeper, settle
+from .gates import Gates, HeldKernel, HeldStore, fakes, settle
 
 VETH = "veth1"
 EMPTY = Inventory((PARTNER,), (), NODES)
@@ -66,19 +65,34 @@ class World:
         inventory: Inventory = EMPTY,
         podman: str = "",
         store: Callable[[Gates], Store] | None = None,
+        others: dict[str, Any] | None = None,
     ) -> None:
-        """``podman``: where its containers are kept. ``store``: makes another one than that with ``inventory``."""
+        """``podman``: where its containers are kept. ``store``: makes another one than that with ``inventory``.
+
+        ``others``: ports in place of the fakes.
+        """
         self.gates = Gates()
         self.directory = directory
         self.kernel = HeldKernel(self.gates)
         self.store = HeldStore(self.gates, inventory)
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
         text += f'engines: {{podman: {json.dumps(podman)}, containerd: ""}}\n'
-        kernel, keeper = cast("Kernel", self.kernel), cast("KeeperClient", SilentKeeper())
+        settings = config.parse("agent.yaml", text, "w1")
         used = store(self.gates) if store else self.store
-        self.agent = Agent(config.parse("agent.yaml", text, "w1"), used, kernel, keeper)
-        self.calls = CniCalls(self.agent)
-        self.running = [asyncio.create_task(self.agent.run()), asyncio.create_task(self.agent.follow_store())]
+        self.ports = fakes(
+            self.kernel, used, engines=Engines(settings.podman, settings.containerd), **(others or {})
+        )
+        self.parts = build(settings, self.ports)
+        self.state = self.parts.state
+        self.agent = Agent(self.parts)
+        self.calls = self.parts.requests
+        self.running = [asyncio.create_task(task) for task in self.agent.tasks()]
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Return what status shows."""
+        seen = self.parts.observer.snapshot()
+        assert seen is not None
+        return seen.problems
 
     async def close(self) -> None:
         for task in self.running:
@@ -103,7 +117,7 @@ class World:
 
     def wanted(self) -> tuple[tuple[str, ...], Inventory]:
         """The policies that select the pod by the newest objects that the agent knows, and these objects."""
-        known = self.agent.inventory
+        known = self.state.inventory
         assert known is not None
         return selecting([*_plan_policies(known)], known, pod(*LABELS)), known
 
@@ -124,13 +138,13 @@ class World:
 
     def check_left_alone(self) -> None:
         """Check what the plugin would find if this agent died now: the plan of what it knows, or the mark."""
-        if self.agent.inventory is None or (self.directory / contract.PLAN_OUTDATED).exists():
+        if self.state.inventory is None or (self.directory / contract.PLAN_OUTDATED).exists():
             return
         left = plan.loads((self.directory / contract.PLAN).read_text())
         assert left.policies_for(pod(*LABELS)) == self.wanted()[0]
         reached = {way.prefix for policy_set in left.policy_sets for way in policy_set.ways}
         for name in self.wanted()[0]:
-            assert set(self.agent.inventory.policies_by_name[name].destinations) <= reached
+            assert set(self.state.inventory.policies_by_name[name].destinations) <= reached
 
 
 def _plan_policies(inventory: Inventory) -> Any:
@@ -151,7 +165,7 @@ EDITS: tuple[Inventory, ...] = (
     EMPTY,
 )
 """What the store has, one after another."""
-SLOW = ("", "watch", "tag", "reconcile", "tagged", "for_pod", "forget_pod")
+SLOW = ("", "watch", "tag", "reconcile", "tagged", "for_pod", "forget_pod", "thread")
 """What waits in a story as long as anything else goes on: races need one that is much slower than the rest."""
 
 
@@ -169,14 +183,18 @@ def story(
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_an_add_never_answers_by_an_older_inventory(tmp_path: Path, seed: int) -> None:
+def test_an_add_never_answers_by_an_older_inventory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
     """Edits and an ADD between any two steps of rounds, of the watch and of the call itself."""
+    # No clock decides: on a busy machine a story may take long.
+    monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 600.0)
     rng = random.Random(seed)
     edits = list(EDITS[rng.randrange(len(EDITS)) :])
     late, pace = SLOW[seed % len(SLOW)], rng.choice([0.02, 0.1, 0.3])
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         call: asyncio.Task[bytes] | None = None
         while call is None or not call.done():
             await settle()
@@ -213,7 +231,7 @@ def test_an_add_knows_all_that_was_in_the_store_before_it(tmp_path: Path) -> Non
     """The policy is written, a round works on the inventory before it, and the watch is late."""
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
         await settle()
@@ -229,11 +247,11 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
     """The plugin waits no longer than ten seconds, and then goes by a plan that may be older."""
-    monkeypatch.setattr("gateway_agent.agent.cni_calls.ADD_S", 0.3)
+    monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 0.3)
 
     async def tell(world: World) -> None:
         await world.open_all(
-            lambda: world.agent.applied is not None and not world.agent.outdated_for(pod(*LABELS))
+            lambda: world.state.applied is not None and not world.parts.reconciler.outdated_for(pod(*LABELS))
         )
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
@@ -245,7 +263,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
         assert error["code"] == contract.TRY_AGAIN_LATER
         assert ("store" in error["details"]) == (held == "for_pod")
         # What it waited for comes late; the next call has its answer.
-        monkeypatch.setattr("gateway_agent.agent.cni_calls.ADD_S", 60.0)
+        monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 60.0)
         again = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(again.done)
         assert again.result() == contract.OK
@@ -256,7 +274,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
 
 def test_a_program_that_keeps_changing_the_kernel_does_not_keep_an_add_for_ever(tmp_path: Path) -> None:
     async def tell(world: World) -> None:
-        await world.open_all(lambda: not world.agent.outdated_for(pod(*LABELS)))
+        await world.open_all(lambda: not world.parts.reconciler.outdated_for(pod(*LABELS)))
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
 
@@ -273,17 +291,17 @@ def test_a_program_that_keeps_changing_the_kernel_does_not_keep_an_add_for_ever(
 
 def test_an_add_that_is_overtaken_by_a_del_leaves_no_record(tmp_path: Path) -> None:
     async def tell(world: World) -> None:
-        await world.open_all(lambda: not world.agent.outdated_for(pod(*LABELS)))
+        await world.open_all(lambda: not world.parts.reconciler.outdated_for(pod(*LABELS)))
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
         await settle()
         await world.open_all(
-            lambda: bool(world.agent.pods.records) and "tag" in [n for n, _ in world.gates.waiting]
+            lambda: bool(world.parts.pods.records) and "tag" in [n for n, _ in world.gates.waiting]
         )
         deleting = asyncio.create_task(world.calls.handle(request(command="DEL")))
         await world.open_all(lambda: call.done() and deleting.done())
         assert call.result().startswith(contract.ERROR)
-        assert world.agent.pods.records == {}
+        assert world.parts.pods.records == {}
 
     story(tmp_path, tell)
 
@@ -292,7 +310,7 @@ def test_edits_that_do_not_concern_the_pod_keep_it_waiting_for_nothing(tmp_path:
     other = policy("other", "partner", "192.0.2.0/24")
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: not world.agent.outdated_for(pod(*LABELS)))
+        await world.open_all(lambda: not world.parts.reconciler.outdated_for(pod(*LABELS)))
         world.store.inventory = with_policies(other)
         call = asyncio.create_task(world.calls.handle(request()))
         for _ in range(20):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway_agent.agent import cni_calls
+from gateway_agent.agent import cni_add
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.kubernetes.client import OPENED, Api, Page
 from gateway_agent.kubernetes.cluster_store import ClusterStore
@@ -145,7 +145,7 @@ class Told:
 
     def knows(self, since: int) -> bool:
         """Return whether the agent knows each policy as the server had it at this state, or later."""
-        inventory = self.world.agent.inventory
+        inventory = self.world.state.inventory
         assert inventory is not None
         known = {policy.name: policy.destinations for policy in inventory.policies}
         return all(known.get(name, ()) in [state.get(name, ()) for state in self.states[since:]]
@@ -161,7 +161,15 @@ EDITS = (
 )
 """One after another."""
 EVENTS = ("ADDED", "MODIFIED", "DELETED")
-SLOW: tuple[tuple[str, ...], ...] = ((), EVENTS, ("tag",), ("stand",), ("page", "got"), ("disk",))
+SLOW: tuple[tuple[str, ...], ...] = (
+    (),
+    EVENTS,
+    ("tag",),
+    ("reconcile",),
+    ("page", "got"),
+    ("disk",),
+    ("thread",),
+)
 """What waits in a story as long as anything else goes on: races need one that is much slower than the rest."""
 
 
@@ -188,7 +196,7 @@ def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServe
     for module, name in (
         (cluster_store, "POD_QUERY_TIMEOUT_S"),
         (cluster_store, "CATCH_UP_TIMEOUT_S"),
-        (cni_calls, "ADD_S"),
+        (cni_add, "ADD_S"),
     ):
         monkeypatch.setattr(module, name, LATE)
     return standing
@@ -219,7 +227,7 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
             answers.append(judged(world, task) if told.knows(began[0]) else "by older objects")
 
         try:
-            await told.open_all(lambda: world.agent.applied is not None)
+            await told.open_all(lambda: world.state.applied is not None)
             call: asyncio.Task[bytes] | None = None
             while call is None or not call.done():
                 await settle()

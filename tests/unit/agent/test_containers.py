@@ -10,6 +10,7 @@ import pytest
 
 from gateway_agent.agent import containers
 from gateway_agent.agent.containers import Containers
+from gateway_agent.agent.state import NodeState
 from gateway_agent.container_engines.stores import Engines
 from gateway_agent.manifests.model import Inventory
 
@@ -24,10 +25,11 @@ def test_an_object_that_cannot_be_planned_ends_no_look_at_containers(
     """A part of the agent that ends by itself ends the agent."""
     monkeypatch.setattr(containers, "PERIOD", 0.001)
     sqlite_store(tmp_path)
-    known = [replace(BAD["namespace"][0], namespaces={"default": BAD["namespace"][0].namespaces["bad"]})]
+    known = replace(BAD["namespace"][0], namespaces={"default": BAD["namespace"][0].namespaces["bad"]})
 
     async def tell(world: World) -> None:
-        looks = Containers(Engines(tmp_path, None), world.agent.pods, lambda: known[0])
+        state = NodeState(known)
+        looks = Containers(Engines(tmp_path, None), world.parts.pods, state)
         running = asyncio.create_task(looks.run(lambda: None))
         try:
             async with asyncio.timeout(20):
@@ -35,7 +37,7 @@ def test_an_object_that_cannot_be_planned_ends_no_look_at_containers(
                     await asyncio.sleep(0.001)
                 assert not running.done()
                 assert [str(p) for p in looks.problems if "ZeroDivisionError" in p.message] != []
-                known[0] = Inventory()
+                state.inventory = Inventory()
                 while looks.problems:
                     assert not running.done()
                     await asyncio.sleep(0.001)

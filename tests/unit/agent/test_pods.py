@@ -21,7 +21,7 @@ def test_the_next_pod_with_the_same_interface_takes_the_place_of_the_last(tmp_pa
     other = replace(OLD, container_id="c2", host_interface="cali2")
     unknown = replace(OLD, container_id="c3", host_interface="")
     for record in (OLD, other, unknown, new):
-        pods.put(record)
+        pods.register(record)
     pods.displace(new)
     assert set(pods.records) == {("c1", "eth0"), ("c2", "eth0"), ("c3", "eth0")}
     pods.displace(unknown)

@@ -14,7 +14,7 @@ import pytest
 from cni import attachments, contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.agent.pods import kept_group
+from gateway_agent.agent.pod_policies import kept_group
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.policy import unlabelled_pods
@@ -41,7 +41,7 @@ def asked(
     found: list[tuple[bytes, int]] = []
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         answer = asyncio.create_task(world.calls.handle(call))
         await world.open_all(answer.done)
         found.append((answer.result(), world.kernel.groups.get(VETH, 0)))
@@ -53,9 +53,7 @@ def asked(
 
 
 def problems(world: World) -> list[str]:
-    return [
-        str(problem) for problem in world.agent.all_problems() if "labels are not known" in problem.message
-    ]
+    return [str(problem) for problem in world.problems() if "labels are not known" in problem.message]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,7 @@ def test_the_refusal_says_what_to_do_and_status_names_the_pod(tmp_path: Path) ->
 def test_with_ignore_it_starts_and_status_says_that_it_leaves_by_its_own_way(tmp_path: Path) -> None:
     async def look(world: World) -> None:
         world.agent.kernel_changed([])
-        waiting = asyncio.create_task(world.agent.next_round())
+        waiting = asyncio.create_task(world.parts.reconciler.next_round())
         await world.open_all(waiting.done)
         assert ["uses no gateway" in text for text in problems(world)] == [True]
 
@@ -118,7 +116,7 @@ def test_with_ignore_it_starts_and_status_says_that_it_leaves_by_its_own_way(tmp
 
 def test_a_policy_that_comes_during_the_add_counts(tmp_path: Path) -> None:
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         world.store.inventory = selecting(Selector(BY_LABEL))
         call = asyncio.create_task(world.calls.handle(request(labels=None)))
         await world.open_all(call.done)
@@ -134,8 +132,8 @@ def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path)
     async def look(world: World) -> None:
         group = world.kernel.groups[VETH]
         world.store.inventory = selecting(Selector(BY_LABEL))
-        await world.open_all(lambda: bool(world.agent.inventory and not world.agent.inventory.pods))
-        waiting = asyncio.create_task(world.agent.next_round())
+        await world.open_all(lambda: bool(world.state.inventory and not world.state.inventory.pods))
+        waiting = asyncio.create_task(world.parts.reconciler.next_round())
         await world.open_all(waiting.done)
         assert world.kernel.groups[VETH] == group
         assert ["keeps the tag" in text for text in problems(world)] == [True]
@@ -169,14 +167,14 @@ def test_a_pod_that_is_deleted_while_its_engine_is_asked_leaves_no_record(tmp_pa
     """The engine holds its own lock on the data base, and lets go when the runtime has given up."""
 
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         with (tmp_path / "libpod" / "bolt_state.db").open("rb") as holder:
             fcntl.flock(holder, fcntl.LOCK_EX)
             call = asyncio.create_task(world.calls.handle(request("c1", labels=None)))
             for _ in range(20):
                 await settle()
                 await world.gates.open(0)
-            assert world.agent.pods.records.keys() == {("c1", "eth0")}
+            assert world.parts.pods.records.keys() == {("c1", "eth0")}
             assert not call.done()
             deleting = asyncio.create_task(world.calls.handle(request("c1", command="DEL")))
             await world.open_all(deleting.done)
@@ -188,7 +186,7 @@ def test_a_pod_that_is_deleted_while_its_engine_is_asked_leaves_no_record(tmp_pa
                 # The data base is read by a thread.
                 await asyncio.sleep(0.001)
         assert deleted in call.result()
-        assert world.agent.pods.records == {}
+        assert world.parts.pods.records == {}
 
     deleted = b"was deleted while it was being added"
     bolt_store(tmp_path)
@@ -198,7 +196,7 @@ def test_a_pod_that_is_deleted_while_its_engine_is_asked_leaves_no_record(tmp_pa
 @pytest.mark.parametrize(("value", "tagged"), [("shop", True), ("other", False)])
 def test_the_labels_of_the_engine_count_and_are_kept(tmp_path: Path, value: str, tagged: bool) -> None:
     async def tell(world: World) -> None:
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         call = asyncio.create_task(world.calls.handle(request("c1", labels=None)))
         async with asyncio.timeout(20):
             while not call.done():
@@ -208,8 +206,8 @@ def test_the_labels_of_the_engine_count_and_are_kept(tmp_path: Path, value: str,
                 await asyncio.sleep(0.001)
         assert call.result() == contract.OK
         assert bool(world.kernel.groups.get(VETH)) is tagged
-        assert attachments.load(tmp_path, "c1", "eth0") == world.agent.pods.records["c1", "eth0"]
-        assert world.agent.pods.records["c1", "eth0"].labels == {"app": "shop"}
+        assert attachments.load(tmp_path, "c1", "eth0") == world.parts.pods.records["c1", "eth0"]
+        assert world.parts.pods.records["c1", "eth0"].labels == {"app": "shop"}
 
     bolt_store(tmp_path)
     story(tmp_path, tell, selecting(Selector((Requirement("app", "In", (value,)),))), str(tmp_path))
@@ -220,12 +218,12 @@ def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:
 
     async def tell(world: World) -> None:
         world.kernel.named = True
-        await world.open_all(lambda: world.agent.applied is not None)
+        await world.open_all(lambda: world.state.applied is not None)
         for name in ("web-0", "web-1"):
             answer = asyncio.create_task(world.calls.handle(request(name)))
             await world.open_all(answer.done)
             assert answer.result() == contract.OK
-        [problem] = [p for p in world.agent.all_problems() if p.source == "network namespaces"]
+        [problem] = [p for p in world.problems() if p.source == "network namespaces"]
         assert "/run/netns/x of pod prod/web-1 cannot be seen from here" in problem.message
 
     story(tmp_path, tell, selecting(Selector(BY_LABEL)))
@@ -244,8 +242,8 @@ def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
     async def look(world: World) -> None:
         group = world.kernel.groups[VETH]
         world.store.inventory = selecting(Selector(BY_LABEL))
-        await world.open_all(lambda: world.agent.inventory is world.store.inventory)
-        waiting = asyncio.create_task(world.agent.next_round())
+        await world.open_all(lambda: world.state.inventory is world.store.inventory)
+        waiting = asyncio.create_task(world.parts.reconciler.next_round())
         await world.open_all(waiting.done)
         assert world.kernel.groups[VETH] == group
         assert [text for text in problems(world) if "keeps the tag" in text]

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.container_engines import stores
-from gateway_agent.container_engines.documents import Container
-from gateway_agent.container_engines.stores import EngineError, Engines, Podman
+from gateway_agent.container_engines.documents import Container, EngineError
+from gateway_agent.container_engines.stores import Engines, Podman
 from tests.fuzz.engines import CONFIG, GOOD, POD, STATE
 
 SCHEMA = """

@@ -1,0 +1,85 @@
+"""What others can see of an agent: one snapshot for status, metrics, the page and the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from ..show.metrics import ChangeCount, Observation
+from ..show.snapshot import NodeSnapshot
+from .containers import Containers
+from .lease_client import LeaseClient
+from .planning import Planning
+from .pods import Pods
+from .problems import Problems
+from .state import NodeState
+
+POLL_INTERVAL_S = 1.0
+"""Seconds between two looks at the changes of masters, of which the lease daemon keeps the last hundred."""
+
+
+class Observer:
+    """Reads the parts of an agent and changes none.
+
+    ``unready``: returns why calls cannot be served though the agent could serve them; an empty text if they can.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        planning: Planning,
+        pods: Pods,
+        containers: Containers,
+        leases: LeaseClient,
+        problems: Problems,
+        unready: Callable[[], str],
+    ) -> None:
+        self._state = state
+        self._planning = planning
+        self._pods = pods
+        self._containers = containers
+        self._leases = leases
+        self._problems = problems
+        self._unready = unready
+        self._changes = ChangeCount(time.time())
+
+    def snapshot(self) -> NodeSnapshot | None:
+        """Return what the agent knows; None before it has a plan."""
+        plan, config = self._state.applied or self._state.plan, self._problems.config
+        if plan is None or self._state.inventory is None:
+            return None
+        return NodeSnapshot(
+            plan=plan,
+            inventory=self._planning.known(self._state.inventory),
+            attachments=tuple(self._pods.records.values()),
+            keeper=self._leases.state,
+            cluster_cidrs=config.cluster_cidrs,
+            problems=self._problems.collect(),
+            settled=self._leases.settled,
+            beside={found.pod: found for found in self._containers.beside},
+        )
+
+    def observe(self) -> Observation:
+        """Return what metrics, health checks and the page show."""
+        self._changes.hear(self._leases.state)
+        unready = self._state.trouble
+        if not unready and self._state.applied is None:
+            unready = "the agent is starting"
+        unready = unready or self._unready()
+        if self._leases.stopping:
+            unready = "the agent is stopping"
+        return Observation(
+            self._problems.config.node_name,
+            self.snapshot(),
+            unready,
+            self._leases.drained,
+            self._changes.totals(),
+            self._changes.silences(),
+        )
+
+    async def count_changes(self) -> None:
+        """Count changes of masters, asked or not. Ends with its task."""
+        while True:
+            self._changes.hear(self._leases.state)
+            await asyncio.sleep(POLL_INTERVAL_S)

@@ -1,0 +1,104 @@
+"""The parts of an agent, put together. Each gets what it needs, and none reaches into another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..config import AgentConfig
+from ..manifests.model import Problem
+from .adoption import Adoption
+from .cni_add import CniAdd
+from .cni_calls import CniCalls
+from .conntrack_gc import ConntrackCollector
+from .conntrack_sync import ConntrackSync
+from .containers import Containers
+from .control import Control
+from .daemon_config import DaemonConfig
+from .lease_client import LeaseClient
+from .node_kernel import NodeKernel
+from .objects import KnownObjects
+from .observer import Observer
+from .plan_file import PlanFile
+from .planning import Planning
+from .pod_rounds import PodRounds
+from .pods import Pods
+from .ports import Ports
+from .probes import UpstreamProbes
+from .problems import Problems
+from .reconciler import Reconciler
+from .requests import Requests
+from .round_steps import RoundSteps
+from .state import NodeState
+from .tagging import Tagging
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the service runs and stops; :attr:`requests` answers the socket, :attr:`observer` is what others see."""
+
+    config: AgentConfig
+    ports: Ports
+    state: NodeState
+    plan_file: PlanFile
+    objects: KnownObjects
+    pods: Pods
+    planning: Planning
+    containers: Containers
+    leases: LeaseClient
+    connections: ConntrackCollector
+    connection_sync: ConntrackSync
+    node_kernel: NodeKernel
+    daemon_config: DaemonConfig
+    reconciler: Reconciler
+    pod_rounds: PodRounds
+    requests: Requests
+    observer: Observer
+
+
+def build(
+    config: AgentConfig,
+    ports: Ports,
+    notices: tuple[Callable[[], tuple[Problem, ...]], ...] = (),
+    unready: Callable[[], str] = lambda: "",
+) -> Parts:
+    """Return the parts of an agent, with what an earlier process has left in the run directory.
+
+    ``notices`` return problems of what is no part of the agent. ``unready``: see :class:`.observer.Observer`.
+    """
+    requested = asyncio.Event()
+    request, kernel, plan_file = requested.set, ports.kernel, PlanFile(config.run_dir)
+    state = NodeState(plan=plan_file.read())
+    objects = KnownObjects(ports.store, state, plan_file, request)
+    pods = Pods(config.run_dir, kernel)
+    pods.adopt(state.plan)
+    tagging = Tagging(kernel, pods, state.plan)
+    containers = Containers(ports.engines, pods, state)
+    leases = LeaseClient(config, ports.lease_daemon, request)
+    planning = Planning(config, state, ports.interfaces, kernel, ports.threads, leases, pods)
+    sync = ConntrackSync(config.run_dir, ports.connection_sync(request), request)
+    probes = UpstreamProbes(ports.probe if config.upstream else None)
+    daemon_config = DaemonConfig(state, pods, planning, leases, sync, probes)
+    node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel)
+    connections = ConntrackCollector(kernel, config.mark_mask)
+    steps = RoundSteps(
+        config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, plan_file,
+        daemon_config, leases, node_kernel, ports.threads, connections, sync, request,
+    )  # fmt: skip
+    reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
+    pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
+    problems = Problems(
+        config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
+        containers, notices,
+    )  # fmt: skip
+    observer = Observer(state, planning, pods, containers, leases, problems, unready)
+    add = CniAdd(state, kernel, objects, pods, tagging, containers, reconciler, pod_rounds)
+    requests = Requests(
+        CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add),
+        Control(config.node_name, state, leases, observer.snapshot),
+    )
+    return Parts(
+        config, ports, state, plan_file, objects, pods, planning, containers, leases, connections, sync,
+        node_kernel, daemon_config, reconciler, pod_rounds, requests, observer,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""All that the owner should mend on this node, as it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..config import AgentConfig
+from ..lease.ipc import LOG
+from ..manifests.model import Inventory, Problem
+from ..policy import pod_sources, underlay
+from ..show import status
+from .adoption import Adoption
+from .conntrack_sync import ConntrackSync
+from .containers import Containers
+from .lease_client import LeaseClient
+from .planning import Planning
+from .pods import Pods
+from .ports import ClusterKey, Interfaces
+from .state import NodeState
+from .tagging import Tagging
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Collects the problems of every part. ``others``: of what is not a part of the agent."""
+
+    config: AgentConfig
+    state: NodeState
+    planning: Planning
+    interfaces: Interfaces
+    cluster_key: ClusterKey
+    leases: LeaseClient
+    connection_sync: ConntrackSync
+    pods: Pods
+    tagging: Tagging
+    adoption: Adoption
+    containers: Containers
+    others: tuple[Callable[[], tuple[Problem, ...]], ...] = ()
+
+    def collect(self) -> tuple[Problem, ...]:
+        """Return all problems."""
+        state = self.state
+        known = self.planning.known(state.inventory) if state.inventory else Inventory()
+        trouble = (Problem("kernel", "", state.trouble),) if state.trouble else ()
+        sync = (Problem("connectionSync", "", text) for text in self.connection_sync.troubles())
+        return (
+            *known.problems,
+            *state.plan_problems,
+            *trouble,
+            *self._of_the_daemon(),
+            *self._of_the_address(known),
+            *self.cluster_key.problems(),
+            *self._of_conflicts(),
+            *sync,
+            *pod_sources.bridged_only(self.pods.selected(), state.facts),
+            *self.pods.problems,
+            *self.tagging.problems,
+            *self.adoption.problems,
+            *self.containers.problems,
+            *(problem for other in self.others for problem in other()),
+        )
+
+    def _of_the_daemon(self) -> list[Problem]:
+        said = self.leases.state.problems if self.leases.state else ()
+        found = [Problem("keeper", "", text) for text in said]
+        if self.leases.failure:
+            why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
+            found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))
+        return found
+
+    def _of_the_address(self, known: Inventory) -> list[Problem]:
+        own = underlay.own_address(known.nodes, self.config.node_name)
+        if not own or self.interfaces.is_local(own):
+            return []
+        words = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
+        hint = "nodeName must be this machine's, and the inventory must have its address"
+        return [Problem("nodeName", "", words, hint)]
+
+    def _of_conflicts(self) -> list[Problem]:
+        hint = "another machine has the address: find it by its MAC"
+        conflicts = self.leases.state.conflicts if self.leases.state else ()
+        return [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]

@@ -1,0 +1,40 @@
+"""The facts that the parts of one agent share. Each has one writer, which its text names; a test checks that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cni.plan import Plan
+
+from ..manifests.model import Inventory, Problem
+from ..policy.readiness import InterfaceFacts
+
+
+@dataclass
+class NodeState:
+    """What is known and what is in force on this node. All parts run in one event loop."""
+
+    inventory: Inventory | None = None
+    """The newest objects that were read; None before the first read. Writer: ``objects``."""
+    facts: Mapping[str, InterfaceFacts] = field(default_factory=dict)
+    """The interfaces of the node by name, those of pods left out. Writer: ``planning``."""
+    plan: Plan | None = None
+    """What the kernel should do; also in ``plan.json``. Writer: ``round_steps``."""
+    plan_problems: tuple[Problem, ...] = ()
+    """Found while the plan was made. Writer: ``round_steps``."""
+    applied: Plan | None = None
+    """The plan that the kernel was brought to; None before the first time. Writer: ``node_kernel``."""
+    kernel_in_doubt: bool = True
+    """The kernel may differ from ``applied``: another program or a failure changed it. Writer: ``node_kernel``."""
+    followed: Inventory | None = None
+    """The objects of the last round that did all its steps. Writer: ``reconciler``."""
+    trouble: str = ""
+    """Why the last round failed, in words; empty if it did not. Writer: ``reconciler``."""
+
+    def egress_name(self, identity: str) -> str:
+        """Return gateway and address of an egress IP for the log; its id if the plan does not have it."""
+        for egress in self.plan.egress_ips if self.plan else ():
+            if egress.id == identity:
+                return f"{egress.gateway} {egress.address}".strip()
+        return identity
