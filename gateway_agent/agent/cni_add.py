@@ -101,6 +101,11 @@ class CniAdd:
             await self._objects.refresh(record.namespace, record.name, record.uid)
         except NotKnown as error:
             raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
+        except OSError as error:
+            if self._state.inventory is not None:
+                raise
+            unread = "the agent has not read its store yet"
+            raise CallError(contract.TRY_AGAIN_LATER, unread, str(error)) from error
         await self._containers.find_labels(key)
         while True:
             caught_up = await self._caught_up(key)

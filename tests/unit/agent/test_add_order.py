@@ -65,18 +65,21 @@ class World:
         inventory: Inventory = EMPTY,
         podman: str = "",
         store: Callable[[Gates], Store] | None = None,
+        kernel: HeldKernel | None = None,
         others: dict[str, Any] | None = None,
+        upstream: str = "",
     ) -> None:
         """``podman``: where its containers are kept. ``store``: makes another one than that with ``inventory``.
 
-        ``others``: ports in place of the fakes.
+        ``kernel`` brings its gates. ``others``: ports in place of the fakes. ``upstream``: an address to probe.
         """
-        self.gates = Gates()
+        self.gates = kernel.gates if kernel else Gates()
         self.directory = directory
-        self.kernel = HeldKernel(self.gates)
+        self.kernel = kernel or HeldKernel(self.gates)
         self.store = HeldStore(self.gates, inventory)
         text = f"nodeName: w1\nrunDir: {directory}\nstore: {{kind: files, path: /x}}\n"
         text += f'engines: {{podman: {json.dumps(podman)}, containerd: ""}}\n'
+        text += f"health: {{upstream: [{upstream}]}}\n"
         settings = config.parse("agent.yaml", text, "w1")
         used = store(self.gates) if store else self.store
         self.ports = fakes(
@@ -87,6 +90,10 @@ class World:
         self.agent = Agent(self.parts)
         self.calls = self.parts.requests
         self.running = [asyncio.create_task(task) for task in self.agent.tasks()]
+
+    def link_event(self, device: str) -> Event:
+        """Return what the kernel reports of an interface that has changed."""
+        return Event("link", device)
 
     def problems(self) -> tuple[Problem, ...]:
         """Return what status shows."""

@@ -1,0 +1,239 @@
+"""The rounds of a node with fakes for the outside world: refusals of the kernel, lost objects, and what follows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from cni import attachments, contract
+from cni.kernel import ids
+from cni.kernel.errors import KernelError
+from cni.plan import Plan
+from gateway_agent.agent import reconciler
+from gateway_agent.lease.ipc import EgressState, KeeperState
+from gateway_agent.manifests.model import Inventory
+from gateway_agent.manifests.store import NotKnown
+from gateway_agent.policy.readiness import InterfaceFacts
+
+from ..policy.test_planner import PARTNER, policy
+from .gates import FakeDaemon, FakeInterfaces, FakeProbe, Gates, HeldKernel
+from .test_add_order import EDITS, EMPTY, VETH, World, request, with_policies
+
+IDENTITY = ids.egress_id("partner", "")
+UP = InterfaceFacts(True, True, 1500, ("172.16.0.21/24",), forwarding=True, default_route=frozenset({4}))
+
+
+@dataclass
+class RefusingKernel(HeldKernel):
+    """A kernel that refuses the calls of some names."""
+
+    refused: Collection[str] = ()
+
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+        await self._check("reconcile")
+        return await super().reconcile(plan, devices)
+
+    async def tag(self, device: str, group: int) -> None:
+        await self._check("tag")
+        await super().tag(device, group)
+
+    async def tagged(self) -> dict[str, int]:
+        await self._check("tagged")
+        return await super().tagged()
+
+    async def _check(self, name: str) -> None:
+        if name in self.refused:
+            raise KernelError(f"{name} was refused", "a hint")
+
+
+async def answered(world: World, call: bytes) -> dict[str, object]:
+    """Return the error object of the answer to a call; empty if the answer is OK."""
+    task = asyncio.create_task(world.calls.handle(call))
+    await world.open_all(task.done)
+    return {} if task.result() == contract.OK else json.loads(task.result()[len(contract.ERROR) :])
+
+
+@pytest.mark.parametrize("refused", ["reconcile", "tagged"])
+def test_while_the_kernel_refuses_a_plan_selected_pods_do_not_start_and_others_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    monkeypatch.setattr(reconciler, "RETRY_S", 0.001)
+
+    async def tell() -> None:
+        gates = Gates()
+        kernel = RefusingKernel(gates, refused={refused})
+        world = World(tmp_path, with_policies(policy("a")), kernel=kernel)
+        try:
+            await world.open_all(lambda: bool(world.state.trouble))
+            assert f"{refused} was refused (a hint)" in [p.message for p in world.problems()]
+            assert (await answered(world, request(labels=["b"]))) == {}
+            error = await answered(world, request("web-1", labels=["a"]))
+            assert (error["code"], error["details"]) == (
+                contract.TRY_AGAIN_LATER, f"{refused} was refused (a hint)",
+            )  # fmt: skip
+            kernel.refused = ()
+            assert (await answered(world, request("web-1", labels=["a"]))) == {}
+            world.check_answered()
+            assert world.state.trouble == ""
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+
+
+def test_a_refused_tag_is_an_error_of_the_add_and_no_group_in_the_record(tmp_path: Path) -> None:
+    async def tell() -> None:
+        kernel = RefusingKernel(Gates(), refused={"tag"})
+        world = World(tmp_path, with_policies(policy("a")), kernel=kernel)
+        try:
+            await world.open_all(lambda: world.state.applied is not None)
+            error = await answered(world, request(labels=["a"]))
+            assert (error["code"], error["msg"]) == (contract.KERNEL_REFUSED, "tag was refused")
+            [record] = attachments.load_all(tmp_path)[0]
+            assert record.group == 0
+            assert (await answered(world, request("web-1", labels=["a"], failure_policy="Ignore"))) == {}
+            kernel.refused = ()
+            # The next round tags what has started without.
+            await world.open_all(lambda: bool(kernel.groups.get(VETH)))
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+
+
+@dataclass
+class LostStore:
+    """A store that does not answer: no inventory comes, and no pod is known."""
+
+    error: Exception
+
+    async def inventories(self) -> AsyncIterator[Inventory]:
+        await asyncio.Event().wait()
+        yield EMPTY
+
+    async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (NotKnown("the store does not answer"), "the store does not answer"),
+        (OSError("no such directory"), "the agent has not read its store yet"),
+    ],
+    ids=["not known", "not read"],
+)
+def test_an_agent_without_objects_changes_nothing_and_starts_nothing(
+    tmp_path: Path, error: Exception, message: str
+) -> None:
+    """The plan of an earlier process is on disk, and its rules are in the kernel."""
+
+    async def before() -> Plan:
+        world = World(tmp_path, with_policies(policy("a")))
+        try:
+            assert (await answered(world, request(labels=["a"]))) == {}
+            assert world.state.plan is not None
+            return world.state.plan
+        finally:
+            await world.close()
+
+    async def after(plan: Plan) -> None:
+        gates = Gates()
+        kernel = HeldKernel(gates)
+        world = World(tmp_path, store=lambda _: LostStore(error), kernel=kernel)
+        try:
+            await world.parts.reconciler.next_round()
+            assert (world.state.plan, world.state.applied, kernel.plan) == (plan, None, None)
+            assert [record.group for record in world.parts.pods.records.values()] == [
+                ids.GROUP_BASE + plan.policy_sets[0].number
+            ]
+            refused = await answered(world, request("web-1", labels=["b"]))
+            assert (refused["code"], refused["msg"]) == (contract.TRY_AGAIN_LATER, message)
+            assert json.loads(await world.calls.handle(b'ctl1\0{"call": "status"}'))["error"]
+        finally:
+            await world.close()
+
+    asyncio.run(after(asyncio.run(before())))
+
+
+def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path) -> None:
+    async def tell() -> None:
+        world = World(tmp_path, EDITS[0])
+        try:
+            assert (await answered(world, request())) == {}
+            group = world.kernel.groups[VETH]
+            assert group
+            world.store.inventory = EMPTY
+            await world.open_all(lambda: world.state.followed is EMPTY)
+            assert world.kernel.groups[VETH] == 0
+            assert [record.group for record in attachments.load_all(tmp_path)[0]] == [0]
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+
+
+def daemon_state(master: str, epoch: int) -> KeeperState:
+    egress = EgressState(IDENTITY, master, epoch, 1.0, "standby", "")
+    return KeeperState("g1", 1, (egress,), (), (), 1, False, {})
+
+
+def test_a_new_master_is_followed_by_a_round(tmp_path: Path) -> None:
+    async def tell() -> None:
+        daemon = FakeDaemon()
+        world = World(tmp_path, EDITS[0], others={"lease_daemon": daemon})
+        try:
+            await world.open_all(lambda: bool(daemon.sent))
+            assert [spec.id for spec in daemon.sent[-1].egress] == [IDENTITY]
+            daemon.news.put_nowait(daemon_state("g2", 3))
+            await world.open_all(
+                lambda: world.kernel.plan is not None and world.kernel.plan.egress_ips[0].master == "g2"
+            )
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+
+
+def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_path: Path) -> None:
+    """Its upstream falls silent, then its interface goes: the lease daemon has to know at once."""
+
+    async def tell() -> None:
+        daemon, interfaces, probes = FakeDaemon(), FakeInterfaces({"eth1": UP}), list[FakeProbe]()
+
+        def probe(interface: str, changed: object) -> FakeProbe:
+            probes.append(FakeProbe(interface, changed))  # type: ignore[arg-type]
+            return probes[-1]
+
+        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
+        others = {"lease_daemon": daemon, "interfaces": interfaces, "probe": probe}
+        world = World(tmp_path, Inventory((PARTNER,), (), nodes), others=others, upstream="198.51.100.1")
+
+        def ready() -> tuple[bool, str]:
+            [spec] = daemon.sent[-1].egress
+            return spec.ready, spec.reason
+
+        try:
+            await world.open_all(lambda: bool(daemon.sent) and bool(probes))
+            await world.open_all(lambda: world.state.followed is world.state.inventory)
+            assert [p.interface for p in probes] == ["eth1"]
+            assert ready() == (True, "")
+            probes[0].silent = ("198.51.100.1",)
+            probes[0].changed()
+            assert ready() == (False, "upstream 198.51.100.1 does not answer")
+            probes[0].silent = ()
+            probes[0].changed()
+            assert ready() == (True, "")
+            interfaces.facts = {}
+            world.agent.kernel_changed([world.link_event("eth1")])
+            await world.open_all(lambda: not ready()[0])
+            assert ready() == (False, "interface eth1 does not exist")
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
