@@ -160,13 +160,13 @@ def _store(
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _report_nothing()
     # Imported only here: it is a third of the memory of an agent that needs it.
     from .kubernetes.client import Api
-    from .kubernetes.cluster_store import ClusterStore
+    from .kubernetes.cluster_store import LAST_KNOWN, ClusterStore
     from .kubernetes.objects import resources
     from .kubernetes.reporter import ClusterReport
 
     api = Api(config.store.kubeconfig)
     watched = resources(config.store.api_group, config.node_name, config.store.namespace)
-    store = ClusterStore(api, watched, config.run_dir / "last-known.json")
+    store = ClusterStore(api, watched, config.run_dir / LAST_KNOWN)
     return store, lambda seen: ClusterReport(api, store, seen).run()
 
 

@@ -11,14 +11,18 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cni import attachments
 from cni.kernel import ids, rtnl
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 
+from ..adapters import interfaces
 from ..cni_install import plugin_report
 from ..config import AgentConfig
 from ..lease_daemon.vip_addresses import Addresses
+from ..policy import local_addresses
+from . import stored_objects
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}
@@ -54,7 +58,7 @@ def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
         key, run_dir = config.key_file, config.run_dir
         parts += [
             ("cluster key", lambda: [_key(key)]), ("agent", lambda: [_socket(run_dir / "agent.sock")]),
-            ("plugin", lambda: _plugin(run_dir)),
+            ("plugin", lambda: _plugin(run_dir)), ("addresses", lambda: _outside(config)),
         ]  # fmt: skip
     parts += [("kernel objects", _objects), ("virtual addresses", _addresses), ("nftables", _tables)]
     return tuple(finding for what, part in parts for finding in _found(what, part))
@@ -136,6 +140,20 @@ def _plugin(run_dir: Path) -> Iterator[Finding]:
     """Yield the problems that the installer of the plugin has reported."""
     for problem in plugin_report.read(run_dir):
         yield Finding("plugin", f"{problem.source}: {problem.message}", wrong=True, hint=problem.hint)
+
+
+def _outside(config: AgentConfig) -> Iterator[Finding]:
+    """Yield this node's addresses that selected pods, of whatever node, reach by their gateway only."""
+    inventory = stored_objects.inventory(config)
+    if not inventory.gateways:
+        return
+    records, _ = attachments.load_all(config.run_dir)
+    pods = {name for record in records for name in record.host_interfaces}
+    facts = interfaces.read(inventory.virtual_addresses, pods)
+    for interface, address in local_addresses.outside(inventory, config.cluster_cidrs, facts):
+        found = f"{address} on {interface}: no Node object and no cluster network has it, so a gateway may get what "
+        hint = "name it as ExternalIP of the Node, in clusterCIDRs, or in excludedCIDRs of the policies"
+        yield Finding("address", f"{found}selected pods send to it", judged=False, hint=hint)
 
 
 def _objects() -> Iterator[Finding]:

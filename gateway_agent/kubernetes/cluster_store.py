@@ -26,6 +26,8 @@ from .objects import VOTERS, InventoryBuilder, Resource, missing, pod_uid, prune
 from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
 
 log = logging.getLogger(__name__)
+LAST_KNOWN = "last-known.json"
+"""File in the run directory with the objects as they were last read."""
 DEBOUNCE_S = 0.02
 """Seconds from a change to the new inventory, in which more changes may follow."""
 FIRST_LISTS_TIMEOUT_S = 3.0
@@ -282,6 +284,12 @@ class ClusterStore:
         except TimeoutError:
             if late := missing(known.objects, names):
                 raise NotKnown(f"the watch has not delivered {kind} {late[0][1]} yet") from None
+
+
+def last_known(run_dir: Path) -> Inventory:
+    """Return the objects that an agent has stored; an empty inventory if there are none that can be read."""
+    kept = _read(run_dir / LAST_KNOWN)
+    return InventoryBuilder().inventory(item for items in kept.values() for item in items.values())
 
 
 def _read(path: Path) -> dict[str, dict[Key, Object]]:

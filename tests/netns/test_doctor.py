@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cni import attachments
+from cni.attachments import Attachment
 from cni.datapath import reconcile as datapath
 from cni.kernel import ids, rtnl
 from cni.kernel.netlink import links
@@ -18,6 +23,7 @@ from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.gateway_rules.snat import gateway_nft
+from gateway_agent.kubernetes.cluster_store import LAST_KNOWN
 from gateway_agent.lease_daemon.vip_addresses import Addresses
 from tests.lab.namespace import Namespace
 
@@ -174,6 +180,66 @@ def test_what_may_be_wrong_with_the_node(node: Namespace) -> None:
     assert not found["net.ipv4.ip_forward"].wrong
     assert not found["nft"].wrong
     assert not found["kernel"].wrong, "this test needs a kernel that has virtual addresses"
+
+
+MANIFESTS = """
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGateway
+metadata: {name: partner}
+spec:
+  nodeSelector: {role: egress}
+  sourceIP:
+    mode: VirtualIPAddress
+    virtualIPAddress: {ip: 172.16.0.50}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: g1, labels: {role: egress}}
+status: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: ExternalIP, address: 198.51.100.7}]}
+"""
+
+
+def test_an_address_of_the_node_that_no_object_names_is_listed(node: Namespace, tmp_path: Path) -> None:
+    """What selected pods send to it goes by their gateway: not silently."""
+    node.ip(
+        "address add 198.51.100.7/32 dev eth1",
+        "address add 192.0.2.9/24 dev eth1",
+        "address add 2001:db8::9/64 dev eth0 nodad",
+        "link add cni0 type bridge",
+        "link set cni0 up",
+        "address add 10.244.1.1/24 dev cni0",
+        "link add veth1 type veth peer name veth1-far",
+        "link set veth1 master cni0",
+    )
+    node.inside(lambda: Addresses().add(VIRTUAL, "eth1"))
+    store = tmp_path / "manifests"
+    store.mkdir()
+    (store / "all.yaml").write_text(MANIFESTS)
+    (store / "broken.yaml").write_text("kind: [")
+    files = f"{{kind: files, path: {store}}}"
+
+    def named(store: str = files, cluster: str = "10.96.0.0/12") -> list[str]:
+        """In a process of its own: what lists interfaces looks at those of the whole process."""
+        config = tmp_path / "agent.yaml"
+        config.write_text(f"{{nodeName: g1, store: {store}, runDir: {tmp_path}, clusterCIDRs: [{cluster}]}}")
+        doctor = f"{sys.executable} -m gateway_agent.ctl --config {config} doctor -o json || true"
+        findings = json.loads(node.run("sh", "-c", doctor))
+        found = [finding for finding in findings if finding["what"] == "address"]
+        assert all("ExternalIP" in finding["hint"] and not finding["judged"] for finding in found)
+        return sorted(finding["found"].partition(": no Node")[0] for finding in found)
+
+    unnamed = ["10.244.1.1 on cni0", f"{SOURCES['g1']} on eth1", "192.0.2.9 on eth1", "2001:db8::9 on eth0"]
+    assert named() == unnamed
+    # The bridge of pods is not the node's.
+    attachments.write(tmp_path, Attachment("c1", "eth0", "", "veth1", "prod", "web", "", {}, ()))
+    assert named() == unnamed[1:]
+    assert named(cluster='172.16.0.0/16, 192.0.2.0/24, "2001:db8::/64"') == []
+    # With Kubernetes, by what the agent has stored.
+    kept = {item["kind"]: [item] for item in yaml.safe_load_all(MANIFESTS)}
+    (tmp_path / LAST_KNOWN).write_text(json.dumps(kept))
+    assert named("{kind: kubernetes}") == unnamed[1:]
+    (tmp_path / LAST_KNOWN).unlink()
+    assert named("{kind: kubernetes}") == []
 
 
 def test_what_ipv6_depends_on_is_shown_and_not_judged(node: Namespace) -> None:

@@ -1,0 +1,30 @@
+"""Read the objects that an agent of this node would use, without the agent."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from ..config import AgentConfig, FilesStoreConfig
+from ..manifests import parsing
+from ..manifests.model import Inventory
+
+
+def inventory(config: AgentConfig) -> Inventory:
+    """Return the files of the store, or what the agent has stored of the cluster's objects. Raises OSError."""
+    if isinstance(config.store, FilesStoreConfig):
+        return _of_files(config.store.path)
+    # Only here: with the files store nothing needs the client of the API.
+    from ..kubernetes.cluster_store import last_known
+
+    return last_known(config.run_dir)
+
+
+def _of_files(directory: Path) -> Inventory:
+    """Return the objects that can be read; ``egressctl validate`` reports the others."""
+    texts: list[tuple[str, str]] = []
+    for path in sorted(directory.iterdir()):
+        if path.name.endswith(parsing.SUFFIXES) and path.name[0] != ".":
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                texts.append((str(path), path.read_text(encoding="utf-8")))
+    return parsing.parse(texts)
