@@ -6,11 +6,16 @@ The packet sockets are open for a few seconds of each search only: they look at 
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+
+from cni.kernel.errors import KernelError
+from cni.kernel.netlink.addresses import observe
+from cni.kernel.netlink.netlink_socket import Socket
 
 from ..lease.messages.keys import MAC_BYTES
 from ..lease.messages.strays import GAP_NS
@@ -44,7 +49,9 @@ LIST = 0x90
 """The upper half of the byte behind the keyed hash of a message of ours: a MessagePack list of less than 16."""
 LONGEST = 65535
 MOST = 64
-"""Datagrams that are judged in one search: each costs a keyed hash for each key."""
+"""Packets of one socket that are judged in one search: each may cost a keyed hash for each key."""
+MAX_OTHER_ADDRESSES = 8
+"""Addresses of this node of the other family at which messages are looked for."""
 BATCH = 8
 """Datagrams that are read before others have their turn."""
 
@@ -61,9 +68,9 @@ class StrayListener:
         self._selector = selector
         self._refused = refused
         self._arrived = arrived
-        self._open: list[socket.socket] = []
+        self._open: dict[socket.socket, int] = {}
+        """How many packets of each socket may still be judged."""
         self._until = 0
-        self._left = 0
 
     def listen(self, address: str, port: int, tunnel_port: int, now: int) -> None:
         """Listen for the next seconds. ``address``, ``port``: of this node's socket, whose datagrams are not strays.
@@ -71,11 +78,11 @@ class StrayListener:
         Raises OSError if packet sockets are not to be had.
         """
         self.close()
-        self._until, self._left = now + GAP_NS, MOST
-        family = 6 if ":" in address else 4
-        for each, protocol in PROTOCOLS.items():
-            ports, to = ((tunnel_port, port), address) if each == family else ((tunnel_port,), "")
-            self._listen(protocol, messages(each, ports, to), self._take_message)
+        self._until = now + GAP_NS
+        family, other = (6, 4) if ":" in address else (4, 6)
+        self._listen(PROTOCOLS[family], messages(family, (tunnel_port, port), address), self._take_message)
+        for own in _addresses(other):
+            self._listen(PROTOCOLS[other], messages(other, (tunnel_port,), own), self._take_message)
         # The kernels of other nodes send few of these: a socket of this process's own would often miss the one for it.
         self._listen(PROTOCOLS[family], refusals(family, address), partial(self._take_refusal, port))
 
@@ -86,10 +93,13 @@ class StrayListener:
 
     def close(self) -> None:
         """Hear nothing any more."""
-        for each in self._open:
-            self._selector.unregister(each)
-            each.close()
-        self._open = []
+        for each in tuple(self._open):
+            self._close(each)
+
+    def _close(self, ear: socket.socket) -> None:
+        if self._open.pop(ear, None) is not None:
+            self._selector.unregister(ear)
+            ear.close()
 
     def _listen(self, protocol: int, program: Sequence[Instruction], take: Callable[[bytes], None]) -> None:
         # What comes before the filter is there is judged all the same: it is not authentic, or it is right.
@@ -101,13 +111,13 @@ class StrayListener:
             ear.close()
             raise
         self._selector.register(ear, selectors.EVENT_READ, partial(self._read, ear, take))
-        self._open.append(ear)
+        self._open[ear] = MOST
 
     def _read(self, ear: socket.socket, take: Callable[[bytes], None]) -> None:
         for _ in range(BATCH):
-            if self._left <= 0:
-                self.close()
-            if ear not in self._open:
+            left = self._open.get(ear, 0)
+            if left <= 0:
+                self._close(ear)
                 return
             try:
                 packet = ear.recv(LONGEST)
@@ -116,7 +126,7 @@ class StrayListener:
             except OSError:
                 # An interface went down.
                 continue
-            self._left -= 1
+            self._open[ear] = left - 1
             # Anybody can send what looks like it.
             with contextlib.suppress(ValueError, IndexError, struct.error):
                 take(packet)
@@ -153,9 +163,19 @@ Test = tuple[Instruction, tuple[int, int, bool] | None]
 """What is loaded, and the test of it, if there is one: operation, value, whether it must hold."""
 
 
-def messages(family: int, but: Iterable[int], to: str = "") -> list[Instruction]:
-    """Return a program for UDP ``to`` this node's address (empty: not known) that looks like a message of ours, but not
-    to the ports ``but``."""
+def _addresses(family: int) -> list[str]:
+    """Return some global addresses of this node. Raises OSError."""
+    try:
+        with Socket() as kernel:
+            found = [a.address for a in observe(kernel) if not a.scope and not a.ours]
+    except KernelError as error:
+        raise OSError(errno.EIO, error.message) from error
+    return [address for address in found if (":" in address) == (family == 6)][:MAX_OTHER_ADDRESSES]
+
+
+def messages(family: int, but: Iterable[int], to: str) -> list[Instruction]:
+    """Return a program for UDP ``to`` an address of this node that looks like a message of ours, but not to the ports
+    ``but``."""
     return _program(
         [
             *_to_this_node(family, UDP, to),
@@ -181,15 +201,14 @@ def refusals(family: int, to: str) -> list[Instruction]:
 def _to_this_node(family: int, protocol: int, to: str) -> Iterator[Test]:
     """Yield the tests for packets of a protocol; behind them the index is where its header begins.
 
-    ``to``: this node's address; without it what this node forwards, such as its pods' packets, passes too.
+    ``to``: an address of this node. Without this test what the node forwards, such as its pods' packets, would pass.
     """
     yield (LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, socket.PACKET_HOST, True)
-    if to:
-        first, size, kind = (16, 4, socket.AF_INET) if family == 4 else (24, 16, socket.AF_INET6)
-        address = socket.inet_pton(kind, to)
-        for at in range(0, size, 4):
-            word = int.from_bytes(address[at : at + 4], "big")
-            yield (LOAD_WORD, 0, 0, first + at), (JUMP_EQUAL, word, True)
+    first, size, kind = (16, 4, socket.AF_INET) if family == 4 else (24, 16, socket.AF_INET6)
+    address = socket.inet_pton(kind, to)
+    for at in range(0, size, 4):
+        word = int.from_bytes(address[at : at + 4], "big")
+        yield (LOAD_WORD, 0, 0, first + at), (JUMP_EQUAL, word, True)
     if family == 4:
         yield (LOAD_BYTE, 0, 0, 9), (JUMP_EQUAL, protocol, True)
         yield (LOAD_HALF, 0, 0, 6), (JUMP_ANY_BIT, FRAGMENT, False)

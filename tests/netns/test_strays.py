@@ -111,6 +111,22 @@ def test_what_a_node_forwards_uses_up_no_search(listener: Listener, family: int)
 
 
 @pytest.mark.parametrize("family", [4, 6])
+def test_what_a_node_forwards_over_the_other_family_uses_up_no_search(
+    listener: Listener, family: int
+) -> None:
+    other = 10 - family
+    elsewhere = {4: "10.85.0.1", 6: "fd00:85::1"}[other]
+    listener.far.ip(f"route add {elsewhere} via {HERE[other]}")
+    listener.listen(family)
+    for _ in range(MOST + BATCH):
+        listener.send(other, MESSAGE, PORT, to=elsewhere)
+        listener.hear()
+    listener.send(other, MESSAGE, PORT)
+    until(lambda: bool(listener.hear()), "the message has come")
+    assert listener.arrived == [(MESSAGE, THERE[other], PORT)]
+
+
+@pytest.mark.parametrize("family", [4, 6])
 def test_a_refusal_names_where_this_node_has_sent_to(listener: Listener, family: int) -> None:
     listener.listen(family)
     listener.send(family, MESSAGE, OTHER, back=True)
@@ -136,6 +152,10 @@ def test_a_search_ends_with_its_time_or_with_what_it_may_cost(listener: Listener
         listener.send(4, MESSAGE, OTHER)
         listener.hear()
     assert len(listener.arrived) == MOST
+    # One socket's flood takes nothing from the others.
+    listener.send(6, MESSAGE, PORT)
+    until(lambda: len(listener.hear()) > MOST, "the message over the other family has come")
+    listener.strays.tend(GAP_NS)
     assert not listener.selector.get_map()
 
 
@@ -146,12 +166,12 @@ def test_no_packet_is_an_exception() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs:
         ours.setblocking(False)
-        strays._open, strays._left = [ours], 10**6
+        strays._open = {ours: 10**6}
         for _ in range(2000):
             first = rng.choice([0x45, 0x4F, 0x40, 0x60, rng.randrange(256)])
             theirs.send(bytes([first]) + rng.randbytes(rng.randrange(120)))
             strays._read(
                 ours, strays._take_message if rng.random() < 0.5 else lambda p: strays._take_refusal(PORT, p)
             )
-        strays._open = []
+        strays._open = {}
     assert taken

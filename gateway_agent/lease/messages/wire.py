@@ -265,14 +265,28 @@ class Endpoint:
         return opened
 
     def authentic_sender(self, datagram: bytes) -> str:
-        """Return the name that an authentic datagram bears, fresh or not; empty for any other."""
+        """Return the name that an authentic datagram bears; empty for any other, and for one that was recorded before.
+
+        It need not be fresh: its sender may never have received anything from this node.
+        """
         message = memoryview(datagram)[MAC_BYTES:]
         if _misshapen(datagram) or self.keys.verify(message, datagram[:MAC_BYTES]) is None:
             return ""
         try:
-            return _sealed_decoder.decode(message).sender
+            sealed = _sealed_decoder.decode(message)
         except ValueError:
             return ""
+        return "" if self._is_recorded(sealed) else sealed.sender
+
+    def _is_recorded(self, sealed: _Sealed) -> bool:
+        """Return True if a datagram is older than what was received of its sender, or was meant for another node."""
+        known = self._known.get(sealed.sender)
+        if known is None:
+            return False
+        if sealed.incarnation != known.incarnation:
+            return sealed.incarnation in known.retired
+        older = sealed.counter <= max(known.counters.values(), default=0)
+        return older or sealed.receiver_incarnation not in (0, self.incarnation)
 
     def _refuse_unread(self, datagram: bytes, source: str, now: int) -> str:
         """Return why a datagram is not worth its keyed hash, which costs more than all else; empty if it is."""

@@ -127,6 +127,48 @@ def test_nobody_is_named_by_what_is_not_authentic_or_of_no_known_node(datagram: 
     assert here.problems() == []
 
 
+def meet(one: Endpoint, other: Endpoint, now: int) -> list[bytes]:
+    """Let two nodes talk until each knows the other; return what ``one`` has sent."""
+    sent, hello = [], encode(Hello())
+    for step in range(4):
+        at = now + step * SECOND
+        sent.append(one.seal(other.name, hello))
+        reply = other.open(sent[-1], ADDRESSES[one.name], at).reply
+        answer = one.open(reply, ADDRESSES[other.name], at).reply if reply else None
+        if answer:
+            sent.append(answer)
+            other.open(answer, ADDRESSES[one.name], at)
+    return sent
+
+
+def test_nobody_is_named_by_what_was_recorded_before() -> None:
+    """A recorded datagram can be sent to any port: it must be newer than all that was received of its sender."""
+    here, others = Here(), {"g1": "10.0.0.1", "w1": "10.0.0.3"}
+    there, third = Endpoint("g2", 7, KEY, others), Endpoint("w1", 8, KEY, {"g2": "10.0.0.2"})
+    recorded = meet(there, here.endpoint, 0)
+    meet(there, third, 0)
+    here.asked(LATER)
+    for datagram in (*recorded, there.seal("w1", encode(Hello()))):
+        here.strays.arrived(datagram, "10.0.0.2", 7950, LATER)
+        assert here.problems() == []
+    newer = there.seal("g1", encode(Hello()))
+    # A process that has taken its place makes all of that old.
+    restarted = Endpoint("g2", 9, KEY, others)
+    before = restarted.seal("g1", encode(Hello()))
+    here.strays.arrived(before, "10.0.0.2", 7950, LATER)
+    assert len(here.problems()) == 1
+    here.strays = Strays(here.contact, here.endpoint)
+    here.asked(LATER)
+    here.strays.arrived(newer, "10.0.0.2", 7950, LATER)
+    assert len(here.problems()) == 1
+    here.strays = Strays(here.contact, here.endpoint)
+    here.asked(LATER)
+    meet(restarted, here.endpoint, LATER)
+    for datagram in (newer, before):
+        here.strays.arrived(datagram, "10.0.0.2", 7950, LATER)
+        assert here.problems() == []
+
+
 def test_who_is_heard_is_not_named() -> None:
     here = Here()
     here.contact.hear("g2", LATER)
