@@ -99,6 +99,7 @@ def test_a_refused_tag_is_an_error_of_the_add_and_no_group_in_the_record(tmp_pat
             assert (await answered(world, request("web-1", labels=["a"], failure_policy="Ignore"))) == {}
             kernel.refused = ()
             # The next round tags what has started without.
+            world.parts.reconciler.request()
             await world.open_all(lambda: bool(kernel.groups.get(VETH)))
         finally:
             await world.close()

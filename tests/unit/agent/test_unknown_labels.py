@@ -136,7 +136,7 @@ def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path)
         waiting = asyncio.create_task(world.parts.reconciler.next_round())
         await world.open_all(waiting.done)
         assert world.kernel.groups[VETH] == group
-        assert ["keeps the tag" in text for text in problems(world)] == [True]
+        assert ["keeps its tag" in text for text in problems(world)] == [True]
 
     of = replace(selecting(Selector(BY_LABEL)), pods=(document,))
     answer, group = asked(tmp_path, of, request(labels=None), look)
@@ -246,7 +246,7 @@ def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
         waiting = asyncio.create_task(world.parts.reconciler.next_round())
         await world.open_all(waiting.done)
         assert world.kernel.groups[VETH] == group
-        assert [text for text in problems(world) if "keeps the tag" in text]
+        assert [text for text in problems(world) if "keeps its tag" in text]
         world.store.inventory = EMPTY
         await world.open_all(lambda: not world.kernel.groups[VETH])
 
