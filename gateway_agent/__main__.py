@@ -60,7 +60,7 @@ def main() -> None:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="somebody else runs the lease keeper: start one only where it does not come in time",
+        help="somebody else runs the lease keeper: start one only if none comes in time, at first or after a loss",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")

@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 class KeeperClient:
     """Connection to the lease daemon of one run directory. The daemon may be older than this process, and outlive it.
 
-    ``start_timeout``: seconds in which another program may start the first daemon, before this client does.
+    ``start_timeout``: seconds in which another program may start a daemon, before this client does: the first one, and
+    the next one after each loss.
     """
 
     def __init__(self, run_dir: Path, start_timeout: float = 0.0) -> None:
@@ -54,6 +55,10 @@ class KeeperClient:
         words, at = self._failure
         return words if words and time.monotonic() < at + RECENT_S else ""
 
+    @property
+    def _stopping(self) -> bool:
+        return self._config is not None and self._config.stopping
+
     def send(self, config: KeeperConfig) -> None:
         """Set the configuration. A daemon that is started later gets it as well."""
         if config != self._config:
@@ -67,7 +72,7 @@ class KeeperClient:
         """
         tasks = [asyncio.create_task(part()) for part in (self._keep_alive, self._keep_a_standby)]
         try:
-            while not (self._config and self._config.stopping):
+            while not self._stopping:
                 try:
                     reader = await self._connect()
                 except OSError as error:
@@ -79,7 +84,7 @@ class KeeperClient:
                     while line := await reader.readline():
                         yield msgspec.json.decode(line, type=KeeperState)
                 self._close()
-                if not (self._config and self._config.stopping):
+                if not self._stopping:
                     words = self._last_log_line()
                     self._failure = words, time.monotonic()
                     log.warning("the lease daemon has ended: %s", words)
@@ -149,14 +154,14 @@ class KeeperClient:
             return await self._open()
 
     async def _found(self) -> asyncio.StreamReader:
-        timeout, self._start_timeout = self._start_timeout, 0.0
+        """Return the connection to a daemon that runs, or that another program starts in time."""
         now = asyncio.get_running_loop().time
-        deadline = now() + timeout
+        deadline = now() + self._start_timeout
         while True:
             try:
                 return await self._open()
             except NOT_LISTENING:
-                if now() >= deadline:
+                if now() >= deadline or self._stopping:
                     raise
             await asyncio.sleep(POLL_INTERVAL_S)
 

@@ -209,10 +209,13 @@ def configure(run_dir: Path) -> socket.socket:
     return agent
 
 
-def keep_alive(agent: socket.socket, run_dir: Path) -> None:
+def configuration(run_dir: Path) -> KeeperConfig:
     key, peers = str(run_dir / "cluster.key"), (Peer("w1", "127.0.0.1", False),)
-    config = KeeperConfig("w1", 0, key, 50_000_000, 250_000_000, False, peers, ())
-    agent.sendall(msgspec.json.encode(config) + b"\n")
+    return KeeperConfig("w1", 0, key, 50_000_000, 250_000_000, False, peers, ())
+
+
+def keep_alive(agent: socket.socket, run_dir: Path) -> None:
+    agent.sendall(msgspec.json.encode(configuration(run_dir)) + b"\n")
 
 
 def test_one_that_stays_waits_for_its_turn(tmp_path: Path) -> None:
@@ -266,16 +269,37 @@ def test_somebody_else_was_quicker_to_hold_the_directory(run_dir: Path, listens:
 
 
 def test_an_agent_waits_for_a_keeper_that_is_to_come(run_dir: Path) -> None:
-    async def whole() -> subprocess.Popen[bytes]:
-        connecting = asyncio.create_task(KeeperClient(run_dir, start_timeout=20)._connect())
-        await asyncio.sleep(0)
-        process = staying(run_dir)
-        await connecting
-        return process
+    """For the first one, and for the next one when that has died: another program starts them."""
 
-    process = asyncio.run(whole())
-    try:
-        assert pid(run_dir) == process.pid
-    finally:
-        process.kill()
-        process.wait()
+    async def whole() -> None:
+        client = KeeperClient(run_dir, start_timeout=60)
+        for _ in range(2):
+            connecting = asyncio.create_task(client._connect())
+            await asyncio.sleep(0)
+            process = staying(run_dir)
+            try:
+                await connecting
+                assert pid(run_dir) == process.pid
+            finally:
+                process.kill()
+                process.wait()
+            client._close()
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize(("timeout", "stopping"), [(0.2, False), (600, True)], ids=["in vain", "stopping"])
+def test_an_agent_that_need_not_wait_longer_starts_a_keeper(
+    run_dir: Path, timeout: float, stopping: bool
+) -> None:
+    """An agent that stops does not wait: its process is about to end."""
+
+    async def whole() -> None:
+        client = KeeperClient(run_dir, timeout)
+        client.send(msgspec.structs.replace(configuration(run_dir), stopping=stopping))
+        async with asyncio.timeout(60):
+            await client._connect()
+        client._close()
+
+    asyncio.run(whole())
+    assert pid(run_dir)

@@ -49,7 +49,7 @@ def test_a_master_is_not_isolated_while_dead_voters_are_replaced(seed: int) -> N
 
 def grown(availability_first: bool = False) -> QuorumView:
     """Return how ``a`` sees a set of three to which ``d`` is added at :data:`CHANGED`; of the three ``c`` is dead."""
-    memory = Memory(VoterSet(1, ("a", "b", "c")), None, (0, ""), LEASE)
+    memory = Memory(VoterSet(1, ("a", "b", "c")), None, (0, ""), LEASE, granted_until=0, learned_at=0)
     peers = tuple(Peer(name, f"10.0.0.{number}", True) for number, name in enumerate("abcd", 1))
     config = KeeperConfig("a", 7947, "", LEASE // 5, LEASE, availability_first, peers, ())
     view = QuorumView(config, VoterSetState("a", memory, now=0), silent_until=0, now=0)
