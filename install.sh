@@ -143,7 +143,7 @@ prepare() {
 }
 
 build() {
-  # Compiled once, whatever the environment says: the start of a lease keeper is part of a failover.
+  # Compiled once, whatever the environment says: the start of a lease daemon is part of a failover.
   "$VENV/bin/python" -m compileall -q cni gateway_agent
   step 'Building the plugin' "$PLUGIN"
   "$VENV/bin/python" packaging/build_zipapp.py --output "$PLUGIN"

@@ -31,14 +31,14 @@ ADVERTS = 0.1
 
 
 def yardstick(lab: Lab, runs: int) -> list[float]:
-    """keepalived's silences, milliseconds. Before any agent runs: both use the same machines."""
+    """Keepalived's silences, milliseconds. Before any agent runs: both use the same machines."""
     keepalived.serve(lab)
     cut = next(failure for failure in rival.RIVAL_FAILURES if failure.name == "node cut off")
     return [run.silence for run in rival.measure(lab, ADVERTS, cut, runs)]
 
 
 def prepare(lab: Lab) -> None:
-    """Starts the agents with one gateway and one policy; returns when a master is settled."""
+    """Start the agents with one gateway and one policy; returns when a master is settled."""
     lab.publish_nodes()
     lab.publish("story", documents.story(lab.topology.egress_interface, GATEWAY))
     lab.start_agents()
@@ -46,7 +46,7 @@ def prepare(lab: Lab) -> None:
 
 
 def verdict(failure: Failure, runs: Sequence[Run], bound: float) -> list[str]:
-    """What these runs of one failure have wrong; nothing where all is well."""
+    """Return the errors in these runs of one failure; empty if all are good."""
     found = []
     worst = max(run.silence for run in runs)
     if wrong := sorted({address for run in runs for address in run.wrong}):

@@ -25,7 +25,7 @@ from ..lab.waiting import until
 from . import report
 
 GATEWAY = "partner"
-REST = 20.0
+SETTLE_S = 20.0
 """Seconds over which the processor time at rest is taken."""
 STARTS = 20
 PARTS, CHOSEN = 5, "4"
@@ -135,14 +135,14 @@ def _tag_some(lab: Lab, node: Node, pods: int) -> float:
 
 
 def _tags(node: Node) -> dict[str, int]:
-    """The interface groups of the pods."""
+    """Return the interface groups of the pods."""
     links = json.loads(node.machine.run("ip", "-j", "link", "show", "type", "veth"))
     return {link["ifname"]: 0 if link["group"] == "default" else int(link["group"]) for link in links}
 
 
 def _rest(process: psutil.Process) -> float:
     before, began = sum(process.cpu_times()[:2]), time.monotonic()
-    time.sleep(REST)
+    time.sleep(SETTLE_S)
     return 100 * (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - began)
 
 

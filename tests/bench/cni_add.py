@@ -86,7 +86,7 @@ def require_agent(path: Path) -> None:
 
 
 def result() -> dict[str, Any]:
-    """What a plugin like ``bridge`` would have said."""
+    """Return the result of a plugin like ``bridge``."""
     interfaces = [{"name": HOST_INTERFACE}, {"name": "eth0", "sandbox": f"/run/netns/{POD}"}]
     addresses = [{"interface": 1, "address": f"{ADDRESS}/24"}]
     return {"cniVersion": "1.0.0", "interfaces": interfaces, "ips": addresses, "routes": [], "dns": {}}
@@ -185,7 +185,7 @@ def namespace() -> Iterator[None]:
 
 @contextlib.contextmanager
 def interfaces() -> Iterator[None]:
-    """A pod's interface with its host side in this network namespace."""
+    """Yield a pod's interface with its host side in this network namespace."""
     with namespace():
         peer = ["peer", "name", "eth0", "netns", POD]
         subprocess.run(["ip", "link", "add", HOST_INTERFACE, "type", "veth", *peer], check=True)

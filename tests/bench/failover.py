@@ -71,7 +71,7 @@ class Timers:
 
 
 def _equal(heartbeat: float) -> Timers:
-    """A lease that lasts as long as keepalived's backup waits, to the millisecond below."""
+    """Return a lease that lasts as long as keepalived's backup waits, to the millisecond below."""
     duration = int(keepalived.master_down(heartbeat) * 1000)
     lease = {"heartbeat": f"{heartbeat * 1000:.0f}ms", "duration": f"{duration}ms"}
     return Timers("equal", heartbeat, lease, 400.0, ("node cut off", "node isolated"))
@@ -206,7 +206,7 @@ class Bench:
 
 
 def parts(names: Sequence[str], only: Sequence[str]) -> list[Part]:
-    """What is to be run: keepalived's part of each timers first."""
+    """Return the parts to run, keepalived's part for each timer setting first."""
     found: list[Part] = []
     rivals: set[tuple[str, str]] = set()
     for timers in ALL_TIMERS:
@@ -233,7 +233,7 @@ def verdict(results: Results) -> list[str]:
 
 
 def text(results: Results, command: str, picture: str) -> str:
-    """The section of the document."""
+    """Return the section of the document."""
     waits = keepalived.master_down(EQUAL.heartbeat) * 1000
     rows = results.rows([failure.name for failure in VIRTUAL_FAILURES], CONTENDERS)
     lines = [
@@ -249,7 +249,7 @@ def text(results: Results, command: str, picture: str) -> str:
         f"Timers: heartbeat, lease. *Equal* is the lease that lasts as long as keepalived's backup waits: 3 adverts "
         f"and the skew, (256 − priority) / 256 of one; with {EQUAL.heartbeat * 1000:.0f} ms and priority "
         f"{max(keepalived.PRIORITIES.values())} {waits:.1f} ms.",
-        "In *voters restarted* the lease keepers of all other egress nodes are killed in the middle of the election "
+        "In *voters restarted* the lease daemons of all other egress nodes are killed in the middle of the election "
         "and start again, on the processors of one machine.",
         f"What lasts long ({', '.join(LONG)}; keepalived with two owners) was run a tenth as often.",
         "",

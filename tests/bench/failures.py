@@ -177,7 +177,7 @@ def _interface_up(lab: Lab, master: str) -> None:
 
 
 def _drop(*rules: str) -> Act:
-    """Drops heartbeats on the master; ``OTHERS`` in a rule stands for the other egress nodes' addresses."""
+    """Drop heartbeats on the master; ``OTHERS`` in a rule stands for the other egress nodes' addresses."""
 
     def act(lab: Lab, master: str) -> None:
         nodes = [node for node in lab.nodes.values() if node.host.is_egress and node.name != master]

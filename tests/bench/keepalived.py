@@ -88,7 +88,7 @@ class Keepalived:
             os.kill(pid, number)
 
     def ended(self, name: str) -> None:
-        """Waits for its end, then takes away what a killed one left, as a reboot would, and starts it anew."""
+        """Wait for its end, then takes away what a killed one left, as a reboot would, and starts it anew."""
         self._processes[name].wait(timeout=10)
         machine = self.lab.machines[name]
         if ADDRESS in machine.run("ip", "-4", "address", "show"):
@@ -128,6 +128,6 @@ def serve(lab: Lab) -> None:
 
 
 def holder(lab: Lab) -> str:
-    """The node that alone has the address; empty while none or both have it."""
+    """Return the node that alone has the address; empty while none or both have it."""
     having = [name for name in PAIR if ADDRESS in lab.machines[name].run("ip", "-4", "address", "show")]
     return having[0] if len(having) == 1 else ""

@@ -29,7 +29,7 @@ BODY, CLAIMS = 6, 6
 """Positions in the array of an envelope and in that of a heartbeat: see :mod:`gateway_agent.lease.messages.wire`."""
 VRRP = 112
 """<https://www.iana.org/assignments/protocol-numbers>"""
-PATIENCE = 5.0
+TIMEOUT_S = 5.0
 _ETH_P_IP = 0x0800
 
 
@@ -50,9 +50,9 @@ class Beats:
     """Takes an IPv4 packet."""
 
     def wait(self, then: float = 0.0) -> None:
-        """Returns ``then`` seconds after the next one. Raises :class:`tests.lab.waiting.NotInTime`."""
+        """Return ``then`` seconds after the next one. Raises :class:`tests.lab.waiting.NotInTime`."""
         with self._listening() as ear:
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + TIMEOUT_S
             for packet in self._packets(ear, deadline):
                 if packet[12:16] == socket.inet_aton(self.source) and self.matches(packet):
                     time.sleep(then)
@@ -79,7 +79,7 @@ def renewals(lab: Lab, master: str) -> Beats:
 
 
 def adverts(lab: Lab, master: str, other: str, interface: str) -> Beats:
-    """keepalived's."""
+    """Keepalived's."""
     return Beats(
         lab.machines[other], interface, lab.nodes[master].host.egress_ip, lambda packet: packet[9] == VRRP
     )

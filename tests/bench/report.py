@@ -74,7 +74,7 @@ def machine() -> str:
 
 
 def write_section(document: Path, name: str, text: str) -> None:
-    """Puts ``text`` between the marks of ``name`` in a document; where there are none, behind its end."""
+    """Put ``text`` between the marks of ``name`` in a document; where there are none, behind its end."""
     begin, end = f"<!-- {name}: written by the bench -->", f"<!-- {name}: end -->"
     old = document.read_text() if document.exists() else ""
     section = f"{begin}\n{text.rstrip()}\n{end}"
@@ -92,7 +92,7 @@ def write_section(document: Path, name: str, text: str) -> None:
 
 
 def plot(path: Path, title: str, rows: Sequence[Row], limit: float = 0.0) -> None:
-    """A PNG: for each row a bar to the median, a line to the worst; two owners are marked.
+    """Draw a PNG with a bar to the median and a line to the worst for each row; two owners are marked.
 
     ``limit``: milliseconds of the right end; 0: as far as the worst of all rows. What is longer is cut and said.
     """

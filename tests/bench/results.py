@@ -83,7 +83,7 @@ class Results:
         return [row for row in found if row is not None]
 
     def problems(self) -> list[str]:
-        """What was wrong, with which failure and how often. Of texts that differ in numbers only, the worst."""
+        """Return the errors, each with its failure and number. Of texts that differ only in numbers, the worst."""
         alike: dict[tuple[str, str, str], list[str]] = {}
         for result in self.stored.results:
             for text in result.problems:

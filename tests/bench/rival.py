@@ -126,7 +126,7 @@ def _measure(rival: Keepalived, after: float, failure: RivalFailure, observers: 
 
 
 def _owner(lab: Lab, observers: Observers) -> str:
-    """The node that has the address and has been the only one for a while; empty where there is none."""
+    """Return the node that has the address and has been the only one for a while; empty if there is none."""
     name = holder(lab)
     return name if observers.owners(500).get(ADDRESS) == (name,) else ""
 

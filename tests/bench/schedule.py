@@ -107,7 +107,7 @@ def deck(source: random.Random) -> Iterator[Fault]:
 
 
 def _lasting(fault: Fault) -> Fault:
-    """What strikes, lasts and heals in one there, does so here in three steps: meanwhile other nodes are struck."""
+    """Return a lasting fault in three steps (strike, last, heal), during which other nodes can be struck."""
     if fault.failure.name != RESUMED:
         return fault
     frozen = next(failure for failure in VIRTUAL_FAILURES if failure.name == "node frozen")
@@ -117,7 +117,7 @@ def _lasting(fault: Fault) -> Fault:
 
 
 def plan(source: random.Random, faults: Iterator[Fault]) -> list[Event]:
-    """A round: one fault, and others that strike while it lasts; they may outlast it."""
+    """Return a round: one fault, and others that strike while it lasts; they may outlast it."""
     first = next(faults)
     events = [Event(0.0, first, False), Event(first.seconds, first, True)]
     at = source.random() * min(first.seconds, 1.0)
@@ -203,7 +203,7 @@ class Schedule:
         return busiest if fault.at_busiest or not others else others[fault.other % len(others)]
 
     def _recover(self) -> list[str]:
-        """Waits until all is well; what was wrong until then. A fault is over when what it ended runs again."""
+        """Wait until all is well; what was wrong until then. A fault is over when what it ended runs again."""
         try:
             for node in self._lab.nodes.values():
                 until(partial(_runs, node), f"agent and keeper of {node.name} run", START)
@@ -227,7 +227,7 @@ def _wait_until(moment: float) -> None:
 
 @contextmanager
 def watched(timers: str = "default") -> Iterator[tuple[Lab, Watch]]:
-    """A lab with settled masters, and everything on watch."""
+    """Yield a lab with settled masters, and everything on watch."""
     options = next(each for each in TIMERS if each.name == timers).options
     with Lab(topology.separate(workers=1, gateways=GATEWAYS), options) as lab:
         try:

@@ -27,13 +27,13 @@ class Standbys:
         self._ready_since: dict[str, float] = {}
 
     def struck(self, failure: Failure, node: str) -> None:
-        """What it had rested counts no more."""
+        """Note that a standby was struck: its time of rest starts again."""
         if failure.at_all:
             self._ready_since.clear()
         self._ready_since.pop(node, None)
 
     def wait(self) -> str:
-        """Returns the master when enough others stand ready.
+        """Return the master when enough others stand ready.
 
         Raises :class:`tests.lab.waiting.NotInTime` where they do not within 40 s.
         """
@@ -54,7 +54,7 @@ class Standbys:
         return master if all_vote and sum(each > RESTED for each in for_so_long) >= ENOUGH else ""
 
     def _runs(self, node: str) -> bool:
-        """The next failure may be one of the agent."""
+        """Return the next failure may be one of the agent."""
         agent = self._lab.nodes[node].agent
         try:
             return agent.running and agent.answers()

@@ -66,7 +66,7 @@ class VirtualRun:
 def prepare(
     lab: Lab, gateway: str, addresses: Sequence[str] = (VIRTUAL,), connection_sync: bool = False
 ) -> None:
-    """Starts the agents with one gateway and one policy; returns when a master is settled."""
+    """Start the agents with one gateway and one policy; returns when a master is settled."""
     lab.publish_nodes()
     story = documents.virtual_story(addresses, gateway, connection_sync=connection_sync)
     lab.publish("story", story)
@@ -144,7 +144,7 @@ def watch(
 
 
 def problems(failure: Failure, run: VirtualRun, bound: float) -> list[str]:
-    """What is wrong with a run; nothing where all is well. ``bound``: milliseconds of silence that are allowed."""
+    """Return the errors of a run; empty if it is good. ``bound``: allowed milliseconds of silence."""
     found = []
     if run.overlap:
         found.append(f"two owners for {run.overlap:.1f} ms")

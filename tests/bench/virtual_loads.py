@@ -32,7 +32,7 @@ from .virtual import egress_nodes, prepare
 GATEWAY = "partner"
 OLD = 1.0
 """Seconds that every connection has been open when the fault comes."""
-LASTING, REST = 2.0, 3.0
+LASTING_S, SETTLE_S = 2.0, 3.0
 """Seconds that are watched afterwards; and in which nothing may move before."""
 SECTION = "virtual loads"
 FACTOR = 2.0
@@ -52,11 +52,11 @@ class Recovery:
     """Milliseconds until the first of them was answered for by another node."""
     last: float
     keeper: float
-    """Milliseconds that the busiest lease keeper of the others worked, more than it does without a failure."""
+    """Milliseconds that the busiest lease daemon of the others worked, more than it does without a failure."""
 
 
 def connections_through(lab: Lab, pod: Pod, move: Move, count: int, interval: float = 200.0) -> Fates:
-    """What becomes of open connections of a pod when the address moves; ``interval`` between lines, in ms.
+    """Return the fates of a pod's open connections when the address moves; ``interval`` between lines, in ms.
 
     ``move`` is given the master at that time. The fault is not healed here.
     """
@@ -67,7 +67,7 @@ def connections_through(lab: Lab, pod: Pod, move: Move, count: int, interval: fl
         struck = time.time_ns()
         move(lab, master)
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", master), "another is master", 20)
-        _wait(LASTING)
+        _wait(LASTING_S)
         return fates(load.stop(), struck)
 
 
@@ -89,12 +89,12 @@ def addresses_through(lab: Lab, addresses: Sequence[str]) -> Recovery:
     lost = lab.master(GATEWAY, asked="w1")
     with Asking(router, lab.directory / "asking.log", lab.topology.egress_interface, addresses) as asking:
         begun = _worked(lab, lost)
-        _wait(LASTING)
+        _wait(LASTING_S)
         before = _worked(lab, lost)
         struck = time.time_ns()
         lab.cut(lost)
         try:
-            _wait(LASTING)
+            _wait(LASTING_S)
             after = _worked(lab, lost)
             answers = asking.stop()
         finally:
@@ -115,7 +115,7 @@ def all_answered(lab: Lab, addresses: Sequence[str]) -> bool:
 
 
 def _at_rest(lab: Lab) -> None:
-    """Waits until no address has moved for a while: new ones are spread, and the rules of all are written."""
+    """Wait until no address has moved for a while: new ones are spread, and the rules of all are written."""
 
     def masters() -> list[tuple[str, int]]:
         return [(egress["master"], egress["epoch"]) for egress in lab.nodes["w1"].agent.status()["egressIPs"]]
@@ -126,13 +126,13 @@ def _at_rest(lab: Lab) -> None:
         nonlocal last, since
         if (now := masters()) != last:
             last, since = now, time.monotonic()
-        return time.monotonic() - since > REST
+        return time.monotonic() - since > SETTLE_S
 
-    until(still, f"no address moves for {REST} s", 60)
+    until(still, f"no address moves for {SETTLE_S} s", 60)
 
 
 def _worked(lab: Lab, lost: str) -> dict[str, float]:
-    """Milliseconds of a processor that the lease keeper of each egress node but ``lost`` has had."""
+    """Milliseconds of a processor that the lease daemon of each egress node but ``lost`` has had."""
     found = {}
     for name in egress_nodes(lab):
         if name != lost:
@@ -191,12 +191,12 @@ def verdict(one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> tu
 
 
 def text(found: dict[str, Any], command: str) -> str:
-    """The section of the document."""
+    """Return the section of the document."""
     lines = [f"`{command}`", "", report.machine(), ""]
     if addresses := found.get("addresses"):
         lines += [
             "One of four egress nodes is cut off. Time until another one answers for its addresses, in milliseconds "
-            "(a router asks for each address each 5 ms); keeper: what the busiest lease keeper worked more than it "
+            "(a router asks for each address each 5 ms); keeper: what the busiest lease daemon worked more than it "
             "does without a failure, in the two seconds after.",
             "",
             "| addresses | on the lost node | runs | first, median | last, median | last, worst | keeper, median |",

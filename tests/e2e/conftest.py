@@ -77,13 +77,13 @@ def terminated_like_interrupted() -> None:
 
 @pytest.fixture(scope="session")
 def plugin() -> Path:
-    """The plugin file, built anew where its source is younger."""
+    """Return the plugin file, built anew where its source is younger."""
     return _built(PLUGIN, "build_zipapp.py")
 
 
 @pytest.fixture(scope="session")
 def standalone() -> Path:
-    """The plugin with its own interpreter, likewise."""
+    """Return the plugin with its own interpreter, likewise."""
     return _built(STANDALONE, "build_standalone.py")
 
 
@@ -109,7 +109,7 @@ def settled(
     store: str = "files",
     group: str = documents.GROUP,
 ) -> Iterator[Lab]:
-    """A lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``.
+    """Yield a lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``.
 
     ``story``: the gateway and the policy where they are others than those of basic mode.
     """

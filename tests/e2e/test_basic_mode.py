@@ -44,7 +44,7 @@ def running(
 
 @contextmanager
 def published(lab: Lab, name: str, content: list[documents.Document]) -> Iterator[None]:
-    """A file of the store, and the story's own policy again afterwards."""
+    """Yield a file of the store, and the story's own policy again afterwards."""
     lab.publish(name, content)
     try:
         yield
@@ -93,7 +93,7 @@ def test_pods_of_two_workers_with_the_same_address(lab: Lab) -> None:
 
 @pytest.fixture
 def other_outside(lab: Lab) -> Iterator[str]:
-    """A second address of the outside machine."""
+    """Yield a second address of the outside machine."""
     lab.machines["outside"].ip(f"address add {OTHER_OUTSIDE}/24 dev eth0")
     yield OTHER_OUTSIDE
     lab.machines["outside"].ip(f"address del {OTHER_OUTSIDE}/24 dev eth0")

@@ -64,7 +64,7 @@ def busy() -> Iterator[None]:
 
 
 def processes(node: Node) -> list[int]:
-    """Pids of agent, lease keeper and spare keeper."""
+    """Pids of agent, lease daemon and standby daemon."""
 
     def found() -> list[int]:
         lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in node.machine.pids()}
@@ -85,7 +85,7 @@ def test_a_handover_that_an_operator_asks_for_loses_nothing(lab: Lab, pod: Pod, 
 def test_a_handover_does_not_wait_for_a_node_that_has_no_pods_of_the_address(
     lab: Lab, pod: Pod, master: Node
 ) -> None:
-    """Its lease keeper is stopped just before: the worker's packets need not wait for its word."""
+    """Its lease daemon is stopped just before: the worker's packets need not wait for its word."""
     taken = []
     for _ in range(3):
         before = lab.wait_settled(GATEWAY, 40)

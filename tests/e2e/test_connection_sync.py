@@ -35,7 +35,7 @@ def pod(lab: Lab) -> Pod:
 
 
 def entries(lab: Lab, name: str, source: str = "w1") -> int:
-    """Synced connections of the pods on ``source`` that the node's kernel knows."""
+    """Return the number of synced connections of the pods on ``source`` in the node's kernel."""
     inner = ids.inner(lab.nodes[source].host.ip, 4, synced=True)
     listed = lab.nodes[name].machine.run("conntrack", "-L", "--orig-src", inner, "-p", "tcp")
     return sum("ESTABLISHED" in line and ADDRESS in line for line in listed.splitlines())

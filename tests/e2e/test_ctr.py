@@ -58,7 +58,7 @@ def containerd(node: Node, place: Path) -> Iterator[Containerd]:
 
 
 def ctr(containerd: Containerd, *arguments: str) -> str:
-    """What containerd's client prints. Raises :class:`subprocess.CalledProcessError` with its words."""
+    """Return the output of containerd's client. Raises :class:`subprocess.CalledProcessError`."""
     machine = ("nsenter", f"--net={containerd.machine.path}", "unshare", "--mount")
     script = f'{BINDING} exec ctr --address $0/c.sock "$@"'
     done = subprocess.run(

@@ -154,7 +154,7 @@ def nodes(lab: Lab, request: pytest.FixtureRequest) -> Iterator[dict[str, Deploy
 
 
 def settled(lab: Lab) -> str:
-    """The master, where all agents name it and all egress nodes are ready."""
+    """Return the master, where all agents name it and all egress nodes are ready."""
     said = [node.agent.status() for node in lab.nodes.values()]
     masters = {status["egressIPs"][0]["master"] for status in said if status["egressIPs"]}
     ready = all(member["ready"] for status in said for member in status["members"])

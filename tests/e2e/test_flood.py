@@ -1,4 +1,4 @@
-"""Floods of the lease keepers' port: no lease moves, and a failover beside all of them is as quick as without."""
+"""Floods of the lease daemons' port: no lease moves, and a failover beside all of them is as quick as without."""
 
 from __future__ import annotations
 
@@ -122,13 +122,13 @@ def flooding(lab: Lab, pod: Pod, kind: str) -> Iterator[list[int]]:
 
 
 def refused(lab: Lab) -> int:
-    """The forged datagrams that reached a lease daemon."""
+    """Return the forged datagrams that reached a lease daemon."""
     counters = [node.agent.status()["counters"] for node in lab.nodes.values()]
     return sum(counted[name] for counted in counters for name in ("bad_mac", "unknown_address", "malformed"))
 
 
 def epochs(lab: Lab) -> set[tuple[str, int]]:
-    """The master and its epoch, by the word of each agent."""
+    """Return the master and its epoch, by the word of each agent."""
     entries = [entry for node in lab.nodes.values() for entry in node.agent.status()["egressIPs"]]
     return {(entry["master"], entry["epoch"]) for entry in entries}
 

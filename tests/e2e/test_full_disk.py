@@ -1,4 +1,4 @@
-"""The run directory of a node is full, or gone: agent, lease keeper and plugin name the path, and nothing leaks."""
+"""The run directory of a node is full, or gone: agent, lease daemon and plugin name the path, and nothing leaks."""
 
 from __future__ import annotations
 

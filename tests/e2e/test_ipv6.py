@@ -67,7 +67,7 @@ def master(lab: Lab) -> Node:
 
 
 def having(lab: Lab) -> list[str]:
-    """The nodes that have the IPv6 address in their kernel."""
+    """Return the nodes that have the IPv6 address in their kernel."""
     return [name for name, node in lab.nodes.items() if node.has(ADDRESS6)]
 
 

@@ -71,19 +71,19 @@ def master(lab: Lab, service: str) -> Node:
 
 
 def having(lab: Lab, address: str) -> list[str]:
-    """The nodes that have an address in their kernel."""
+    """Return the nodes that have an address in their kernel."""
     return [name for name, node in lab.nodes.items() if node.has(address)]
 
 
 def serve(lab: Lab, service: str) -> int:
-    """A port of the outside service that nobody has used."""
+    """Return a port of the outside service that nobody has used."""
     port = next(PORTS)
     lab.serve("outside", port, address=service)
     return port
 
 
 def entries(lab: Lab, name: str, service: str) -> int:
-    """Synced connections of the worker's pods that the node's kernel knows."""
+    """Return the number of synced connections of the worker's pods in the node's kernel."""
     family = 6 if ":" in service else 4
     inner = ids.inner(lab.nodes["w1"].host.ip6, family, synced=True)
     listed = lab.nodes[name].machine.run(
@@ -240,7 +240,7 @@ def test_a_node_that_becomes_the_stranger_lets_nothing_out(lab: Lab) -> None:
 
 
 def _publish(lab: Lab, instead: dict[str, str]) -> None:
-    """The inventory, with other addresses for some nodes."""
+    """Publish the inventory, with other addresses for some nodes."""
     listed = [documents.node(node.host) for node in lab.nodes.values()]
     for document in listed:
         own = document["status"]["addresses"][0]

@@ -59,7 +59,7 @@ def names_missing(node: Node) -> bool:
 
 
 def heard_signs(lab: Lab) -> set[str]:
-    """The fingerprints that the nodes sign with, as all of them hear it."""
+    """Return the fingerprints that the nodes sign with, as all of them hear it."""
     answers = [shown(node) for node in lab.nodes.values()]
     return {answer["signs"] for answer in answers} | {
         p["signs"] for answer in answers for p in answer["peers"]

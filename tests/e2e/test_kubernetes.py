@@ -30,7 +30,7 @@ from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
-SOON = 1.0
+SOON_S = 1.0
 """Seconds within which a change of labels takes effect on a running pod."""
 AT_ONCE = 20
 GATEWAYS = "/apis/egress-gateway.io/v1alpha1/egressgateways"
@@ -77,7 +77,7 @@ def capture(lab: Lab) -> Iterator[Capture]:
 
 @contextmanager
 def away(lab: Lab) -> Iterator[None]:
-    """The API server is cut off."""
+    """Cut off the API server."""
     lab.cut("api")
     try:
         yield
@@ -121,9 +121,9 @@ def test_labels_of_a_pod_that_runs(lab: Lab, cluster: Cluster, node: Node) -> No
     pod = node.pod("relabelled", OTHER)
     assert shown(pod) == node.host.ip
     cluster.label("prod", "relabelled", {"app": "backend"})
-    until(lambda: shown(pod) == VIRTUAL, "it is selected", SOON)
+    until(lambda: shown(pod) == VIRTUAL, "it is selected", SOON_S)
     cluster.label("prod", "relabelled", {"app": None})
-    until(lambda: shown(pod) == node.host.ip, "it is not selected any more", SOON)
+    until(lambda: shown(pod) == node.host.ip, "it is not selected any more", SOON_S)
 
 
 def test_a_pod_start_costs_two_small_requests(lab: Lab, cluster: Cluster, node: Node) -> None:
@@ -264,7 +264,7 @@ def struck(cluster: Cluster, how: str) -> Iterator[None]:
 
 
 def unknown(node: Node) -> Pod:
-    """A pod that the API has learned of while it does not answer."""
+    """Return a pod that the API has learned of while it does not answer."""
     return node.new_pod("unknown", BACKEND)
 
 
@@ -330,7 +330,7 @@ def test_a_pod_that_ran_before_the_plugin_was_installed(
     cluster.runs("prod", pod.name, pod.address)
     until(lambda: shown(pod) == VIRTUAL, "it is found and tagged", 5)
     cluster.label("prod", pod.name, {"app": "other"})
-    until(lambda: shown(pod) == node.host.ip, "it is not selected any more", SOON)
+    until(lambda: shown(pod) == node.host.ip, "it is not selected any more", SOON_S)
     pod.stop()
     until(lambda: pod.name not in attached(node), "nothing is left of it")
 

@@ -45,7 +45,7 @@ def pod(lab: Lab) -> Pod:
 
 @contextmanager
 def deaf(lab: Lab, *names: str) -> Iterator[None]:
-    """The API is away for these nodes."""
+    """Cut off these nodes from the API."""
     address = topology.api_host(lab.topology).internal_ip
     for name in names:
         lab.machines[name].ip(f"route add blackhole {address}/32")
@@ -131,14 +131,14 @@ def test_a_wrong_voter_set_in_the_cluster_makes_no_second_owner(lab: Lab, pod: P
 
 
 def published(lab: Lab) -> tuple[int, tuple[str, ...]]:
-    """The voter set by the word of the cluster."""
+    """Return the voter set by the word of the cluster."""
     assert lab.cluster is not None
     found = voter_configmap.read(lab.cluster.call("GET", ROLL))
     return (found.version, found.members) if found else (0, ())
 
 
 def agreed(lab: Lab, name: str) -> tuple[int, tuple[str, ...]]:
-    """The voter set by the word of a node."""
+    """Return the voter set by the word of a node."""
     status = lab.nodes[name].agent.status()
     return status["voterSet"], tuple(status["voters"])
 

@@ -53,7 +53,7 @@ def addresses(lab: Lab, *names: str) -> set[str]:
 
 
 def more(capture: Capture, count: int = 200) -> None:
-    """Waits until so many more packets have arrived: traffic flows."""
+    """Wait until so many more packets have arrived: traffic flows."""
     before = len(capture.packets(SELECTED))
     until(lambda: len(capture.packets(SELECTED)) >= before + count, f"{count} more packets")
 

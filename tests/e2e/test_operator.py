@@ -88,7 +88,7 @@ def asked(node: Node, *arguments: str) -> Any:
 
 
 def ended(node: Node, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """A program on a node, however it ends."""
+    """Return a program on a node, however it ends."""
     words = node.machine.command(*map(str, command))
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr
@@ -223,7 +223,7 @@ def test_check_validates_and_starts_nothing(lab: Lab, tmp_path: Path) -> None:
 
 
 def kernel(node: Node) -> dict[str, str]:
-    """What anybody could have put into the kernel, as its tools print it."""
+    """Return the kernel's state as its tools print it, with everything that any program could have set."""
     found = {
         "rules": node.machine.run("ip", "rule"),
         "rules6": node.machine.run("ip", "-6", "rule"),

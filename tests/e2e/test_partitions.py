@@ -46,13 +46,13 @@ def watching(lab: Lab) -> Iterator[Watch]:
 
 
 def voters(lab: Lab) -> tuple[str, ...]:
-    """The voter set, where all agents know the same one; else empty."""
+    """Return the voter set, where all agents know the same one; else empty."""
     said = {(s["voterSet"], *s["voters"]) for s in (node.agent.status() for node in lab.nodes.values())}
     return said.pop()[1:] if len(said) == 1 else ()
 
 
 def able(groups: Groups, voting: tuple[str, ...]) -> tuple[str, ...]:
-    """The group that has a majority of the voters; empty where none has."""
+    """Return the group that has a majority of the voters; empty if none has."""
     return next((group for group in groups if 2 * len({*group} & {*voting}) > len(voting)), ())
 
 

@@ -45,7 +45,7 @@ def lab(plugin: Path) -> Iterator[Lab]:
 
 @pytest.fixture
 def node(lab: Lab) -> Iterator[Node]:
-    """The worker; its agent runs again afterwards, and no pod is left."""
+    """Yield the worker; its agent runs again afterwards, and no pod is left."""
     node = lab.nodes["w1"]
     node.pods.clear()
     # Until a new keeper has heard the others, status shows the last known master; then the plan follows it.
@@ -76,13 +76,13 @@ def attached(node: Node) -> dict[str, str]:
 
 
 def current(node: Node, kind: str = "bridge") -> Network:
-    """The node's network in the version that has STATUS and GC, our plugin alone: the others know neither."""
+    """Return the node's network in the version that has STATUS and GC, our plugin alone: the others know neither."""
     network = node.network(kind)
     return replace(network, cni_version="1.1.0", plugins=network.plugins[1:])
 
 
 def ours(node: Node, command: str, pod: Pod, previous: Json | None = None, **keys: Any) -> str:
-    """Standard output of one call of our plugin, as if behind another one."""
+    """Return the standard output of one call of our plugin, as if it was chained behind another one."""
     plugin = {**node.network("bridge").plugins[1], **keys}
     return node.runtime.invoke(command, pod.network, plugin, pod.attachment, previous or pod.result)
 
@@ -339,7 +339,7 @@ def test_many_pods_at_once(lab: Lab, node: Node, capture: Capture, away: bool) -
 
 
 def wipe(node: Node) -> None:
-    """Takes away all that a reboot would, but for the pods' interfaces."""
+    """Take away all that a reboot would, but for the pods' interfaces."""
     for link in json.loads(node.machine.run("ip", "-j", "link", "show", "type", "vxlan")):
         node.machine.ip(f"link del {link['ifname']}")
     for family in ("-4", "-6"):

@@ -75,7 +75,7 @@ def served_by(pod: Pod, node: Node) -> bool:
 
 
 def masters(lab: Lab, gateways: list[str]) -> list[str]:
-    """The nodes that hold the lease by their own word."""
+    """Return the nodes that hold the lease by their own word."""
     return [name for name in gateways if egress(lab.nodes[name])["state"] == "master"]
 
 
@@ -105,8 +105,10 @@ def test_when_no_gateway_is_left_pods_are_told_at_once(witnessed: Lab) -> None:
 
 
 def refused(pod: Pod) -> bool:
-    """Whether a new connection is answered by an ICMP error in no time. Until the kernel has been told, which the
-    agent's status is ahead of, it may still be lost in the tunnel."""
+    """Return True if a new connection is answered by an ICMP error at once.
+
+    The agent's status is ahead of the kernel: until the kernel is changed, the connection may be lost in the tunnel.
+    """
     try:
         pod.request(SELECTED, 0.3)
     except OSError as error:

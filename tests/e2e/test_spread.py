@@ -40,7 +40,7 @@ def loads(lab: Lab) -> list[int]:
 
 
 def holding(lab: Lab, address: str) -> list[str]:
-    """The nodes whose kernel has an address."""
+    """Return the nodes whose kernel has an address."""
     return [
         name
         for name, node in lab.nodes.items()

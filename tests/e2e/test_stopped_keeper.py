@@ -1,4 +1,4 @@
-"""A master's lease keeper stops for longer than its lease, at random instants and right before it speaks.
+"""A master's lease daemon stops for longer than its lease, at random instants and right before it speaks.
 
 What it says when it goes on (a fence that it was about to open, an address that it was about to announce) is what it
 has computed before, while another node has become master. Only the kernel's fence can keep it silent.
@@ -61,7 +61,7 @@ def watching(lab: Lab) -> Iterator[Watch]:
 
 
 def keeper(lab: Lab, watch: Watch) -> tuple[str, int]:
-    """The only owner, and its keeper's pid."""
+    """Return the only owner, and its keeper's pid."""
     owner = until(lambda: watch.owner(ALONE), "exactly one owner", RECOVERY)
     [pid] = lab.nodes[owner].agent.keeper_pids()
     return owner, pid
@@ -92,7 +92,7 @@ def test_at_random_instants(lab: Lab) -> None:
 
 
 def test_right_before_it_writes_to_the_fence(lab: Lab) -> None:
-    """strace holds it up at the entry of the system call."""
+    """Strace holds it up at the entry of the system call."""
     seed = time.time_ns() % 1_000_000
     print(f"seed {seed}")
     source = random.Random(seed)
@@ -127,7 +127,7 @@ def hold_up(lab: Lab, pid: int, number: int, milliseconds: float) -> str:
 
 
 def netfilter(pid: int) -> str:
-    """The socket by which a keeper speaks to nftables, as its file descriptor is named."""
+    """Return the socket by which a keeper speaks to nftables, as its file descriptor is named."""
     table = [line.split() for line in Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]]
     inodes = {row[-1] for row in table if int(row[1]) == NETFILTER}
     links = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}

@@ -39,7 +39,7 @@ def lab(plugin: Path) -> Iterator[Lab]:
 
 @pytest.fixture
 def node(lab: Lab) -> Iterator[Node]:
-    """The worker. Afterwards no pod is left, and the store is as the lab made it."""
+    """Yield the worker. Afterwards no pod is left, and the store is as the lab made it."""
     node = lab.nodes["w1"]
     node.pods.clear()
     yield node
@@ -80,7 +80,7 @@ def tag(node: Node, pod: Pod) -> str:
 
 @contextmanager
 def undisturbed(lab: Lab, node: Node, pod: Pod) -> Iterator[None]:
-    """The pod keeps its tag and its address, and loses no packet."""
+    """Yield the pod keeps its tag and its address, and loses no packet."""
     before, address = tag(node, pod), pod.request(SELECTED).address
     with lab.probing(pod) as probing:
         yield

@@ -49,7 +49,7 @@ def moved(lab: Lab, master: str, worker: str) -> list[int]:
 def through_a_cut(
     lab: Lab, first: tuple[int, int], intervals: tuple[float, float], seconds: float, replaced: int
 ) -> tuple[Fates, Fates]:
-    """What becomes of the connections of both workers' pods when the master is cut off, after ``seconds``.
+    """Return the fates of both workers' connections when the master is cut off after ``seconds``.
 
     ``first``: their first source ports. ``intervals``: from line to line, ms. ``replaced``: ports of the second one
     that the master has to replace.

@@ -93,6 +93,6 @@ def test_on_one_lan_two_that_do_not_hear_each_other_never_both_speak(
 
 
 def _alone(lab: Lab, watch: Watch) -> str:
-    """The one that speaks, by its own word without a majority; empty where there is none."""
+    """Return the one that speaks, by its own word without a majority; empty if there is none."""
     owner = watch.owner(STAYS)
     return owner if owner and survivor(lab, owner) else ""

@@ -28,7 +28,7 @@ ATTEMPTS = 3
 
 @pytest.fixture(scope="module")
 def bench(plugin: Path) -> Iterator[tuple[Lab, Pod, float]]:
-    """A lab, a pod in it, and the longest silence that is allowed, in milliseconds."""
+    """Yield a lab, a pod in it, and the longest silence that is allowed, in milliseconds."""
     with Lab(topology.separate(workers=1)) as lab:
         try:
             bound = BOUND * summary(yardstick(lab, YARDSTICK_RUNS)).median

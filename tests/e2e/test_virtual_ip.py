@@ -45,7 +45,7 @@ def master(lab: Lab) -> Node:
 
 
 def having(lab: Lab, address: str = ADDRESS) -> list[str]:
-    """The nodes that have the address in their kernel."""
+    """Return the nodes that have the address in their kernel."""
     return [
         name
         for name, node in lab.nodes.items()

@@ -1,4 +1,4 @@
-"""A holder of the cluster's key who sends whatever it likes to lease keepers: none ends, none grows without end."""
+"""A holder of the cluster's key who sends whatever it likes to lease daemons: none ends, none grows without end."""
 
 from __future__ import annotations
 

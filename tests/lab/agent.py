@@ -60,7 +60,7 @@ class Agent:
         return code is None
 
     def start(self) -> None:
-        """Starts the process; :meth:`answers` says when it is there."""
+        """Start the process; :meth:`answers` says when it is there."""
         if self.running:
             raise RuntimeError(f"the agent of {self.machine.name} runs already")
         self._told = False
@@ -70,7 +70,7 @@ class Agent:
         self._process = self.machine.spawn(*program, "--config", str(self.config), log=self.log)
 
     def call(self, name: str, **arguments: Any) -> Any:
-        """What the agent answers to a control request.
+        """Return the agent's answer to a control request.
 
         Raises :class:`OSError` where it is away or answers with an error: it may be starting.
         """
@@ -95,13 +95,13 @@ class Agent:
         return bool(self.status())
 
     def keeper_pids(self) -> list[int]:
-        """The lease keeper of this node: a process of its own, which outlives the agent. Its spare is not in it."""
+        """Return the lease daemon of this node, which outlives the agent, without its standby."""
         lock = self.run_dir / LOCK
         written = lock.read_text().strip() if lock.exists() else ""
         return [pid for pid in self.machine.pids() if str(pid) == written and KEEPER in _command_line(pid)]
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the agent's main process alone."""
+        """Send a signal to the agent's main process alone."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -122,7 +122,7 @@ class Agent:
         return self.running and self.socket.stat().st_ctime_ns != before and self.answers()
 
     def end(self, number: int) -> None:
-        """Ends the main process with a signal, where it runs still, and waits for its end."""
+        """End the main process with a signal, where it runs still, and waits for its end."""
         if self._process is not None:
             self._told = True
             self._process.send_signal(number)

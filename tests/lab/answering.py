@@ -1,4 +1,4 @@
-"""A machine that answers for virtual IPv6 addresses as the lease keeper does: a thread in the keeper's place."""
+"""A machine that answers for virtual IPv6 addresses as the lease daemon does: a thread in the keeper's place."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Asker:
         self._socket.setblocking(False)
 
     def run(self) -> dict[str, list[tuple[int, str]]]:
-        """The questions are spread over the interval, so that none waits for the answers to all others."""
+        """Return the questions are spread over the interval, so that none waits for the answers to all others."""
         due, step = time.monotonic(), self._interval / len(self._questions)
         while not select.select([sys.stdin], [], [], 0)[0]:
             for frame in self._questions.values():

@@ -39,7 +39,7 @@ class Packet:
 
 
 def parse(data: bytes, at: int) -> Packet | None:
-    """The packet in ``data``, which begins with its IP header; None where it is neither IPv4 nor IPv6."""
+    """Return the packet in ``data``, which begins with its IP header; None if it is neither IPv4 nor IPv6."""
     version = data[0] >> 4 if data else 0
     if version == 4 and len(data) >= 20:
         source, protocol, header = str(IPv4Address(data[12:16])), data[9], (data[0] & 15) * 4
@@ -97,7 +97,7 @@ class Capture:
             return [p for p in self._packets if not port or p.destination_port == port]
 
     def sources(self, port: int = 0) -> set[str]:
-        """The addresses from which packets arrived."""
+        """Return the addresses from which packets arrived."""
         return {packet.source for packet in self.packets(port)}
 
     def _read(self) -> None:

@@ -85,7 +85,7 @@ class Runtime:
         self.plugin_path = tuple(plugin_path)
 
     def add(self, network: Network, attachment: Attachment) -> Json:
-        """The network's result. Where a plugin fails, DEL follows at once, as runtimes do."""
+        """Return the network's result. Where a plugin fails, DEL follows at once, as runtimes do."""
         previous: Json | None = None
         try:
             for plugin in network.plugins:
@@ -103,7 +103,7 @@ class Runtime:
         return previous
 
     def check(self, network: Network, attachment: Attachment) -> None:
-        """Raises :class:`CniError` where something is not as ADD left it."""
+        """Call CHECK. Raises :class:`CniError` if something differs from the state that ADD left."""
         result = json.loads(self._cached(network, attachment).read_text())
         for plugin in network.plugins:
             self.invoke("CHECK", network, plugin, attachment, result)
@@ -117,7 +117,7 @@ class Runtime:
         kept.unlink(missing_ok=True)
 
     def status(self, network: Network) -> None:
-        """Raises :class:`CniError` (code 50) where a plugin cannot serve ADD now. From version 1.1.0 on."""
+        """Call STATUS (since version 1.1.0). Raises :class:`CniError` (code 50) if a plugin cannot serve ADD now."""
         for plugin in network.plugins:
             self.invoke("STATUS", network, plugin, None, None)
 
@@ -136,7 +136,7 @@ class Runtime:
         attachment: Attachment | None,
         previous: Json | None,
     ) -> str:
-        """Standard output of one plugin. Raises :class:`CniError`."""
+        """Return the standard output of one plugin. Raises :class:`CniError`."""
         kind = str(plugin["type"])
         configuration: Json = {**plugin, "name": network.name, "cniVersion": network.cni_version}
         if previous is not None:

@@ -27,9 +27,9 @@ from .witness import Witness
 
 OPENING = 100
 """Connections that are being opened at once."""
-PATIENCE = 390.0
+NORMAL_PAUSE_MS = 390.0
 """Milliseconds: lines each 200 ms, and TCP sends again after 200 ms at the earliest (``TCP_RTO_MIN``)."""
-DEADLINE = 20.0
+OPEN_TIMEOUT_S = 20.0
 """Seconds in which all must be open."""
 
 
@@ -69,7 +69,7 @@ class Fates:
     longest_pause: float
     """Milliseconds, over those that are alive."""
     delayed: int
-    """Those that are alive and paused for longer than :data:`PATIENCE`: a segment was lost and sent again."""
+    """Those that are alive and paused for longer than :data:`NORMAL_PAUSE_MS`: a segment was lost and sent again."""
     errors: dict[str, int]
 
 
@@ -82,7 +82,7 @@ def fates(outcomes: Sequence[Outcome], struck: int) -> Fates:
         sum(outcome.hung for outcome in outcomes),
         max(((outcome.ended - struck) / 1e6 for outcome in ended), default=0.0),
         max((outcome.pause for outcome in outcomes if outcome.alive), default=0.0),
-        sum(outcome.alive and outcome.pause > PATIENCE for outcome in outcomes),
+        sum(outcome.alive and outcome.pause > NORMAL_PAUSE_MS for outcome in outcomes),
         dict(Counter(outcome.error for outcome in ended)),
     )
 
@@ -131,7 +131,7 @@ class Client:
         self._greeting = b""
 
     def send(self) -> None:
-        """The next line, or nothing where the connection is stuck: then there is enough under way."""
+        """Send the next line; nothing if the connection is stuck, since enough data is under way then."""
         line = f"{self._number:09}\n".encode()
         try:
             if self.socket.send(line) != len(line):
@@ -210,8 +210,8 @@ class Load:
         self._clients: list[Client] = []
 
     def open(self) -> None:
-        """Raises :class:`SystemExit` where not all are greeted in time."""
-        deadline = time.monotonic() + DEADLINE
+        """Open all connections. Raises :class:`SystemExit` if not all are greeted in time."""
+        deadline = time.monotonic() + OPEN_TIMEOUT_S
         greeted = 0
         while greeted < self._count:
             for _ in range(min(OPENING - (len(self._clients) - greeted), self._count - len(self._clients))):
@@ -223,7 +223,7 @@ class Load:
                 raise SystemExit(f"{greeted} of {self._count} connections were greeted; {', '.join(errors)}")
 
     def run(self, grace: float) -> list[Outcome]:
-        """Sends in turn, so that the lines are spread over the interval."""
+        """Send in turn, so that the lines are spread over the interval."""
         self._poll.register(sys.stdin.fileno(), select.EPOLLIN)
         due, turn = time.monotonic(), 0
         while not self._receive(max(0.0, due - time.monotonic())):
@@ -252,7 +252,7 @@ class Load:
             client.send()
 
     def _receive(self, seconds: float) -> bool:
-        """Takes what comes in that time, at most once from each. Whether standard input has closed."""
+        """Take what comes in that time, at most once from each. Whether standard input has closed."""
         ready = self._poll.poll(seconds)
         for descriptor, _ in ready:
             client = self._by_descriptor.get(descriptor)

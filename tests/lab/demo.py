@@ -51,7 +51,7 @@ def look_around(lab: Lab, screen: Screen) -> None:
 
 
 def conclude(screen: Screen, measured: Measured) -> None:
-    """The table at the end: what was measured in this run, on this machine."""
+    """Print the final table: the measurements of this run, on this machine."""
     screen.scene("Measured in this run")
     width = max(len(what) for what, _ in measured.rows())
     for what, found in measured.rows():

@@ -13,7 +13,7 @@ _API = f"{GROUP}/v1alpha1"
 
 
 def node(host: Host) -> Document:
-    """The ``Node`` of a host of the lab."""
+    """Return the ``Node`` of a host of the lab."""
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -25,7 +25,7 @@ def node(host: Host) -> Document:
 def gateway(
     name: str, interface: str, nodes: Mapping[str, str] = EGRESS_LABEL, when_no_gateway: str = "Drop"
 ) -> Document:
-    """An ``EgressGateway`` in basic mode."""
+    """Return an ``EgressGateway`` in basic mode."""
     source = {
         "mode": "PrimaryIPFromEgressGatewayNodeInterface",
         "primaryIPFromEgressGatewayNodeInterface": {"interfaceName": interface},
@@ -43,7 +43,7 @@ def virtual_gateway(
     failback: str = "Never",
     connection_sync: bool = False,
 ) -> Document:
-    """An ``EgressGateway`` with virtual addresses: one as ``ip``, several as ``ips``."""
+    """Return an ``EgressGateway`` with virtual addresses: one as ``ip``, several as ``ips``."""
     source: Document = {"ip": addresses[0]} if len(addresses) == 1 else {"ips": list(addresses)}
     if interfaces:
         source["interfaces"] = list(interfaces)
@@ -64,7 +64,7 @@ def policy(
     destinations: Sequence[str] = (),
     excluded: Sequence[str] = (),
 ) -> Document:
-    """An ``EgressGatewayPolicy`` for the pods with these labels."""
+    """Return an ``EgressGatewayPolicy`` for the pods with these labels."""
     spec: Document = {
         "egressGatewayName": gateway_name,
         "selectors": [{"podSelector": {"matchLabels": dict(pods)}}],
@@ -83,7 +83,7 @@ def of_group(document: Document, group: str) -> Document:
 
 
 def story(interface: str, gateway_name: str = "partner") -> list[Document]:
-    """A gateway, and a policy that sends pods with ``app: backend`` to the outside service through it."""
+    """Return a gateway, and a policy that sends pods with ``app: backend`` to the outside service through it."""
     return [gateway(gateway_name, interface), _backend(gateway_name)]
 
 

@@ -28,7 +28,7 @@ class Clock:
         node.agent.environment |= self._environment(library)
 
     def set(self, seconds: int) -> None:
-        """Sets it so far off, behind with a minus; programs notice within :data:`NOTICED`."""
+        """Set it so far off, behind with a minus; programs notice within :data:`NOTICED`."""
         draft = Path(f"{self._offset}.draft")
         draft.write_text(f"{seconds:+d}\n")
         os.replace(draft, self._offset)

@@ -73,7 +73,7 @@ class Sender:
             self._socket.send(str(len(self._sent) - 1).encode())
 
     def _receive(self, until: float) -> None:
-        """Takes answers until then, a time of the monotonic clock."""
+        """Take answers until then, a time of the monotonic clock."""
         while (left := until - time.monotonic()) > 0:
             if not select.select([self._socket], [], [], left)[0]:
                 return

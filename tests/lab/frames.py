@@ -24,7 +24,7 @@ _NAME = 32
 
 
 def probe(mac: bytes, address: str, name: str) -> bytes:
-    """An IPv4 datagram from ``address``; the four bytes of a counter may be put behind it.
+    """Return an IPv4 datagram from ``address``; the four bytes of a counter may be put behind it.
 
     The counter is within all lengths, and the UDP checksum is 0 (none): so each frame costs a concatenation.
     """
@@ -38,7 +38,7 @@ def probe(mac: bytes, address: str, name: str) -> bytes:
 
 
 def claim(mac: bytes, address: str) -> bytes:
-    """An ARP reply by which ``mac`` claims ``address``.
+    """Return an ARP reply by which ``mac`` claims ``address``.
 
     Its target is a multicast address: Linux frees such a packet before it looks at its sender
     (``arp_process``), so no neighbour table changes.
@@ -47,7 +47,7 @@ def claim(mac: bytes, address: str) -> bytes:
 
 
 def announcement(mac: bytes, address: str) -> bytes:
-    """A gratuitous ARP request (RFC 5227, 3): everybody on the LAN believes it."""
+    """Return a gratuitous ARP request (RFC 5227, 3): everybody on the LAN believes it."""
     return _arp(_REQUEST, _BROADCAST, mac, address, bytes(6), address)
 
 
@@ -66,7 +66,7 @@ def answer(frame: bytes) -> tuple[str, str] | None:
 
 
 def speaker(frame: bytes) -> tuple[str, str] | None:
-    """The IPv4 address in whose name a frame speaks, and what it is; None where it is neither IPv4 nor ARP.
+    """Return the IPv4 address in whose name a frame speaks, and what it is; None if it is neither IPv4 nor ARP.
 
     ``probe`` and ``claim`` are an observer's, ``traffic`` and ``arp`` anybody's.
     """

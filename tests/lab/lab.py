@@ -88,14 +88,14 @@ class Lab:
     # -- machines and wires
 
     def machine(self, name: str, settings: Mapping[str, str] | None = None) -> Namespace:
-        """A new machine without wires."""
+        """Return a new machine without wires."""
         machine = Namespace(f"{self.directory.name}-{name}")
         machine.create(settings)
         self.machines[name] = machine
         return machine
 
     def add_host(self, host: Host) -> None:
-        """A new machine with its wires; a node gets its files and its agent, which is not started."""
+        """Create a machine with its wires; a node gets its files and its agent, which is not started."""
         settings = {**_HOST_SETTINGS, **({"net/ipv4/ip_forward": "1"} if host.forwards else {})}
         if host.forwards and host.ip6:
             settings["net/ipv6/conf/all/forwarding"] = "1"
@@ -129,11 +129,11 @@ class Lab:
             machine.ip(f"address add {interface.address6} dev {interface.name} nodad")
 
     def cut(self, host: str, interface: str = "") -> None:
-        """Pulls a host's cable at the far end; all of its cables where none is named."""
+        """Pull a host's cable at the far end; all of its cables where none is named."""
         self._set_ports(host, interface, "down")
 
     def mend(self, host: str, interface: str = "") -> None:
-        """Puts the cable back; routes come back with the carrier."""
+        """Put the cable back; routes come back with the carrier."""
         self._set_ports(host, interface, "up")
 
     def _set_ports(self, host: str, interface: str, state: str) -> None:
@@ -146,7 +146,7 @@ class Lab:
     # -- the store
 
     def publish(self, name: str, content: Sequence[Document]) -> None:
-        """Writes a file of the store on every node, and on those that come later; or the objects into the cluster."""
+        """Write a file of the store on every node, and on those that come later; or the objects into the cluster."""
         if self.cluster is not None:
             self.cluster.publish(name, (documents.of_group(document, self.group) for document in content))
             return
@@ -155,7 +155,7 @@ class Lab:
             node.write(name, content)
 
     def publish_nodes(self, *names: str, unlabelled: str = "") -> None:
-        """The inventory: these nodes, or all; the one that is ``unlabelled`` can be no gateway."""
+        """Publish the inventory: these nodes, or all. A node in ``unlabelled`` cannot be an egress node."""
         hosts = [self._host(name) for name in names] if names else [node.host for node in self.nodes.values()]
         labelled = (replace(host, labels={}) if host.name == unlabelled else host for host in hosts)
         self.publish("nodes", [documents.node(host) for host in labelled])
@@ -163,13 +163,13 @@ class Lab:
     # -- the outside
 
     def allow(self, *addresses: str) -> None:
-        """The outside service's whitelist."""
+        """Set the outside service's whitelist."""
         draft = self.whitelist.with_suffix(".draft")
         draft.write_text("\n".join(addresses) + "\n")
         os.replace(draft, self.whitelist)
 
     def serve(self, machine: str, *ports: int, whitelist: bool = False, address: str = "0.0.0.0") -> None:
-        """Starts the service on a machine and waits until it listens."""
+        """Start the service on a machine and waits until it listens."""
         guarded = ("--whitelist", str(self.whitelist)) if whitelist else ()
         arguments = ("-m", "tests.lab.service", "--address", address, *guarded, *map(str, ports))
         log = self.directory / f"service-{machine}.log"
@@ -179,7 +179,7 @@ class Lab:
             raise RuntimeError(f"the service did not start: {log.read_text()}")
 
     def capture(self, machine: str = "outside", interface: str = "eth0") -> Capture:
-        """A witness there, by default at the outside service."""
+        """Return a witness there, by default at the outside service."""
         return Capture(self.machines[machine], interface)
 
     def probing(self, pod: Client, port: int = SELECTED, address: str = OUTSIDE) -> Probing:
@@ -194,13 +194,13 @@ class Lab:
                 node.agent.start()
 
     def master(self, gateway: str, asked: str = "") -> str:
-        """The master by the word of one node, or of all with a running agent; empty where they differ."""
+        """Return the master by the word of one node, or of all with a running agent; empty if they differ."""
         nodes = [self.nodes[asked]] if asked else [node for node in self.nodes.values() if node.agent.running]
         said = {_master(node.agent.status(), gateway) for node in nodes}
         return said.pop() if len(said) == 1 else ""
 
     def settled(self, gateway: str) -> str:
-        """The master that all agents name while every egress node with an agent is ready; else empty."""
+        """Return the master that all agents name while every egress node with an agent is ready; else empty."""
         running = [node for node in self.nodes.values() if node.agent.running]
         expected = {node.name for node in running if node.host.is_egress}
         for node in running:
@@ -217,7 +217,7 @@ class Lab:
             raise NotInTime("\n".join((str(error), *map(_words, self.nodes.values())))) from None
 
     def save_logs(self, path: Path) -> None:
-        """Copies the agents' logs to a directory, for reading after the lab is gone."""
+        """Copy the agents' logs to a directory, for reading after the lab is gone."""
         path.mkdir(parents=True, exist_ok=True)
         for node in self.nodes.values():
             (path / f"{node.name}.log").write_text(node.log())
@@ -295,7 +295,7 @@ def _kubeconfig(address: str, token: Path) -> str:
 
 
 def _words(node: Node) -> str:
-    """What a node says of masters and members, for the message of a test that fails."""
+    """Return a node's masters and members in words, for the message of a failing test."""
     try:
         status = node.agent.status()
     except OSError as error:

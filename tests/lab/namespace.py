@@ -32,7 +32,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     seconds: float = 30.0,
 ) -> str:
-    """Standard output of a program. Raises :class:`CommandFailed` where its exit code is not 0."""
+    """Return the standard output of a program. Raises :class:`CommandFailed` if its exit code is not 0."""
     done = subprocess.run(
         argv, input=text, env=environment, capture_output=True, text=True, timeout=seconds, check=False
     )
@@ -55,7 +55,7 @@ class Namespace:
         self.path = Path("/run/netns") / name
 
     def create(self, settings: Mapping[str, str] | None = None) -> None:
-        """Makes it, sets the sysctls ``settings`` (``net/ipv4/ip_forward: 1``) and brings ``lo`` up."""
+        """Make it, sets the sysctls ``settings`` (``net/ipv4/ip_forward: 1``) and brings ``lo`` up."""
         run(["ip", "netns", "add", self.name])
         self.sysctl(settings or {})
         self.ip("link set lo up")
@@ -67,7 +67,7 @@ class Namespace:
             run(["ip", "netns", "del", self.name])
 
     def ip(self, *lines: str) -> None:
-        """Runs ``ip`` commands in it, all in one process; stops at the first that fails."""
+        """Run ``ip`` commands in it, all in one process; stops at the first that fails."""
         run(["ip", "-netns", self.name, "-batch", "-"], text="\n".join(lines) + "\n")
 
     def run(
@@ -81,11 +81,11 @@ class Namespace:
         return run(self.command(*argv), text=text, environment=environment, seconds=seconds)
 
     def command(self, *argv: str) -> list[str]:
-        """The command line for ``argv`` in it. ``ip netns exec`` *becomes* the program: the pid is right."""
+        """Return the command line for ``argv`` in it. ``ip netns exec`` *becomes* the program: the pid is right."""
         return ["ip", "netns", "exec", self.name, *argv]
 
     def spawn(self, *argv: str, log: Path, reads: bool = False) -> subprocess.Popen[bytes]:
-        """Starts a program that outlives the caller; output to ``log``, or stdin and stdout as pipes."""
+        """Start a program that outlives the caller; output to ``log``, or stdin and stdout as pipes."""
         with log.open("ab") as errors:
             out: int | IO[bytes] = subprocess.PIPE if reads else errors
             return subprocess.Popen(
@@ -98,7 +98,7 @@ class Namespace:
             )
 
     def inside(self, action: Callable[[], T]) -> T:
-        """The result of ``action``, run inside the namespace by a thread of its own.
+        """Return the result of ``action``, run inside the namespace by a thread of its own.
 
         A thread that enters a namespace ends there, so no failure on the way back can leave the caller in it.
         """
@@ -116,11 +116,11 @@ class Namespace:
             return pool.submit(enter).result()
 
     def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """A socket of this machine, for use anywhere in the calling process."""
+        """Return a socket of this machine, for use anywhere in the calling process."""
         return self.inside(lambda: socket.socket(family, kind, protocol))
 
     def sysctl(self, settings: Mapping[str, str]) -> None:
-        """Sets sysctls, by their path below ``/proc/sys``."""
+        """Set sysctls, by their path below ``/proc/sys``."""
 
         def write() -> None:
             for key, value in settings.items():

@@ -67,7 +67,7 @@ class Node:
         )
 
     def write(self, name: str, documents: Sequence[Document]) -> None:
-        """Puts a file of the store into place, whole."""
+        """Put a file of the store into place, whole."""
         path = self.manifests / f"{name}.yaml"
         draft = path.with_suffix(".draft")
         draft.write_text(yaml.safe_dump_all(documents, sort_keys=False))
@@ -91,7 +91,7 @@ class Node:
         namespace: str = "prod",
         network: Network | None = None,
     ) -> Pod:
-        """A pod that is not connected yet: ``start`` it. Labels None: the CNI call tells none."""
+        """Return a pod that is not connected yet: ``start`` it. Labels None: the CNI call tells none."""
         machine = Namespace(f"{self.machine.name}-{name}")
         machine.create()
         named = {"IgnoreUnknown": "1", "K8S_POD_NAMESPACE": namespace, "K8S_POD_NAME": name}
@@ -119,7 +119,7 @@ class Node:
         namespace: str = "prod",
         network: Network | None = None,
     ) -> Pod:
-        """A started pod."""
+        """Return a started pod."""
         pod = self.new_pod(name, labels, kind, namespace, network)
         pod.start()
         return pod
@@ -130,13 +130,13 @@ class Node:
         self.machine.kill_all()
 
     def egressctl(self, *arguments: str) -> str:
-        """What the operator's tool prints on this node."""
+        """Return the output of the operator's tool on this node."""
         return self.machine.run(str(EGRESSCTL), "--config", str(self.agent.config), *arguments)
 
     def log(self) -> str:
-        """The agent's log so far, for messages of failing tests."""
+        """Return the agent's log so far, for messages of failing tests."""
         return self.agent.log.read_text() if self.agent.log.exists() else ""
 
     def plan(self) -> dict[str, Any]:
-        """What the agent left for the plugin."""
+        """Return the plan that the agent left for the plugin."""
         return dict(json.loads((self.agent.run_dir / "plan.json").read_text()))

@@ -82,14 +82,14 @@ class Observers:
             raise RuntimeError("the observers have ended")
 
     def forget(self) -> None:
-        """Drops the frames until now, for long runs."""
+        """Drop the frames until now, for long runs."""
         self._ports.forget()
 
     def overlaps(self) -> list[Overlap]:
         return overlaps(self.frames())
 
     def owners(self, window: float = 200.0) -> dict[str, tuple[str, ...]]:
-        """The nodes that could speak for each address in the last ``window`` milliseconds.
+        """Return the nodes that could speak for each address in the last ``window`` milliseconds.
 
         An address for which nobody has spoken since the beginning (or :meth:`forget`) is missing.
         """
@@ -102,7 +102,7 @@ class Observers:
         return {node: Attempts(**each) for node, each in self._witness.ask().items()}
 
     def end(self) -> dict[str, Attempts]:
-        """Ends the observers, and tells of each node's; what they got out may still be asked for."""
+        """End the observers, and tells of each node's; what they got out may still be asked for."""
         told = self._witness.end()
         self._told = True
         return {node: Attempts(**each) for node, each in told.items()}

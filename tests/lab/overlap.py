@@ -75,7 +75,7 @@ class Tenures:
         """The first and the last frame of the tenure that goes on."""
 
     def add(self, at: int, node: str, address: str) -> None:
-        """A frame, ``at`` in ns. Those of one node must come in the order of time."""
+        """Add a frame, ``at`` in ns. Frames of one node must be added in order of time."""
         latest = self._latest.get((address, node))
         if latest is not None and at - latest[1] < RETURN * _MS:
             latest[1] = at

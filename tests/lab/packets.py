@@ -65,8 +65,10 @@ def ip(source: str, destination: str, protocol: int, body: bytes) -> bytes:
 
 
 def source_routed(packet: bytes, first: str, option: int = LSRR) -> bytes:
-    """Return ``packet`` with a source route: by the router ``first`` to the destination that it had. IPv4 packets
-    get this option, IPv6 packets a segment routing header."""
+    """Return ``packet`` with a source route: by the router ``first`` to its own destination.
+
+    IPv4 packets get the option LSRR, IPv6 packets a segment routing header.
+    """
     router = ip_address(first).packed
     if packet[0] >> 4 == 6:
         last, body = packet[24:40], packet[40:]
@@ -88,8 +90,10 @@ def frame(destination_mac: str, source_mac: str, packet: bytes) -> bytes:
 
 
 def send(machine: Namespace, packet: bytes, mark: int = 0, priority: int = 0) -> None:
-    """Send an IP packet as it is, header included, by the machine's own routes (a raw socket), with this mark and this
-    priority."""
+    """Send an IP packet with its header through a raw socket, with this mark and priority.
+
+    The machine's own routes apply.
+    """
     if packet[0] >> 4 == 6:
         family, destination = socket.AF_INET6, str(IPv6Address(packet[24:40]))
     else:

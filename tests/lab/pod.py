@@ -45,7 +45,7 @@ class Connection:
         self.answer = Answer.of(self._lines.readline())
 
     def echo(self, text: str) -> str:
-        """What comes back for a line. Raises :class:`OSError` where the connection has ended."""
+        """Return the echo of a line. Raises :class:`OSError` if the connection has ended."""
         self._socket.sendall(f"{text}\n".encode())
         line = self._lines.readline()
         if not line:
@@ -93,7 +93,7 @@ class Client:
         self.machine = machine
 
     def connect(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Connection:
-        """A new TCP connection that has been greeted. Raises :class:`OSError`."""
+        """Return a new TCP connection that has been greeted. Raises :class:`OSError`."""
         sock = self.machine.socket(_family(address), socket.SOCK_STREAM)
         try:
             sock.settimeout(seconds)
@@ -104,7 +104,7 @@ class Client:
             raise
 
     def request(self, port: int = PORT, seconds: float = 2.0, address: str = OUTSIDE) -> Answer:
-        """Connects, is greeted, hangs up. Raises :class:`OSError`."""
+        """Connect, get the greeting, and disconnect. Raises :class:`OSError`."""
         connection = self.connect(port, seconds, address)
         connection.close()
         return connection.answer

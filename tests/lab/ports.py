@@ -77,7 +77,7 @@ class Ports:
             return self._tenures.all()
 
     def owners(self, window: float) -> dict[str, tuple[str, ...]]:
-        """The nodes that spoke for each address in the last ``window`` ms; one of which none ever did is missing.
+        """Return the nodes that spoke for each address in the last ``window`` ms; an address without any is missing.
 
         Raises as :meth:`frames`.
         """
@@ -89,7 +89,7 @@ class Ports:
             return self._tenures.owners(window, end)
 
     def forget(self) -> None:
-        """Drops what was captured until now, for long runs. That a frame was missed is not forgotten."""
+        """Drop what was captured until now, for long runs. That a frame was missed is not forgotten."""
         with self._lock:
             self._drain()
             self._frames = []
@@ -150,7 +150,7 @@ def _listening(lan: Namespace, port: str, addresses: Sequence[str]) -> socket.so
 
 
 def _program(addresses: Sequence[str]) -> list[tuple[int, int, int, int]]:
-    """A classic BPF program: incoming IPv4 and ARP whose sender is in the smallest prefix around the addresses.
+    """Return a classic BPF program: incoming IPv4 and ARP whose sender is in the smallest prefix around the addresses.
 
     That is coarse, so that it is as short for many addresses as for one; the reader looks closer.
     """

@@ -24,7 +24,7 @@ _serial = itertools.count(1)
 
 
 def claim() -> tuple[Path, IO[str]]:
-    """A directory for a new lab, and the lock that says it is in use: close it to let go."""
+    """Return a directory for a new lab, and the lock that says it is in use: close it to let go."""
     with _exclusive():
         directory = ROOT / f"egw-{os.getpid()}-{next(_serial)}"
         if directory.exists():
@@ -36,7 +36,7 @@ def claim() -> tuple[Path, IO[str]]:
 
 
 def keep(directory: Path) -> None:
-    """The lab stays after its owner has ended, until :func:`sweep` is told to take kept ones too."""
+    """Keep the lab after its owner has ended, until :func:`sweep` removes kept labs, too."""
     (directory / _KEPT).touch()
 
 
@@ -47,7 +47,7 @@ def remove(directory: Path) -> None:
 
 
 def sweep(kept: bool = False) -> list[str]:
-    """Clears away labs whose owner is gone, those that were kept only on ``kept``. Returns their names."""
+    """Clear away labs whose owner is gone, those that were kept only on ``kept``. Returns their names."""
     with _exclusive():
         found = [d for d in sorted(ROOT.iterdir()) if d.is_dir() and _abandoned(d)]
         cleared = [directory for directory in found if kept or not (directory / _KEPT).exists()]

@@ -36,7 +36,7 @@ class Screen:
         self._print(f"   {self._paint('32', '✓')} {text}")
 
     def expect(self, true: bool, text: str, otherwise: str = "") -> None:
-        """Prints a fact, or raises :class:`StoryFailed`; ``otherwise`` says what happened instead."""
+        """Print a fact, or raises :class:`StoryFailed`; ``otherwise`` says what happened instead."""
         if not true:
             raise StoryFailed(f"not so: {text}" + (f" ({otherwise})" if otherwise else ""))
         self.fact(text)

@@ -29,7 +29,7 @@ class Silence:
 
 
 def longest(probes: Sequence[Probe]) -> Silence:
-    """The longest silence in a row of probes.
+    """Return the longest silence in a row of probes.
 
     A pause of the prober itself, with no probe lost, is no silence: that is the machine's noise.
     """

@@ -176,6 +176,6 @@ class VirtualStory(Telling):
         return sorted(self._masters().values()) == sorted(ELIGIBLE)
 
     def _holding(self, address: str) -> list[str]:
-        """The nodes that have it in their kernel."""
+        """Return the nodes that have it in their kernel."""
         shown = ("ip", "-o", "address", "show", "to", f"{address}/32")
         return [name for name in ELIGIBLE if self.lab.nodes[name].machine.run(*shown).strip()]

@@ -90,7 +90,7 @@ class Telling:
         )
 
     def revive(self, name: str) -> None:
-        """A node that died: its links and its agent come back."""
+        """Restore the links and the agent of a node that died."""
         self.lab.mend(name)
         if not self.lab.nodes[name].agent.running:
             self.lab.nodes[name].agent.start()

@@ -97,7 +97,7 @@ class Topology:
 
 
 def flat() -> Topology:
-    """The story: nodes in 172.16.0.0/24, egress nodes .7 to .9 and, later, .5; outside a router away."""
+    """Return the story: nodes in 172.16.0.0/24, egress nodes .7 to .9 and, later, .5; outside a router away."""
 
     def node(name: str, number: int, last: int, labels: Mapping[str, str]) -> Host:
         wire = Interface("eth0", "nodes", f"172.16.0.{last}/24")
@@ -174,7 +174,7 @@ def api_host(topology: Topology) -> Host:
 
 
 def beside(address: str) -> str:
-    """The IPv6 address, in a /64, that a machine of a dual-stack lab has beside this IPv4 one."""
+    """Return the IPv6 address, in a /64, that a machine of a dual-stack lab has beside this IPv4 one."""
     network, _, last = address.rpartition(".")
     known = {"10.0.0": "fd00:10::", "172.16.0": "fd00:172::", "203.0.113": OUTSIDE6.removesuffix("10")}
     return known[network] + last

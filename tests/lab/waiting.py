@@ -20,7 +20,7 @@ class NotInTime(AssertionError):
 
 
 def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE_S) -> T:
-    """Calls ``condition`` until it gives something true, and returns that.
+    """Call ``condition`` until it gives something true, and returns that.
 
     ``OSError`` counts as *not yet*: sockets that nobody listens on, routes that do not stand.
     Raises :class:`NotInTime` with ``what`` after ``seconds``.

@@ -65,7 +65,7 @@ class Watch:
         return all(len(nodes) == 1 for nodes in self.owners(milliseconds).values())
 
     def owner(self, milliseconds: float) -> str:
-        """The only owner of the first address; empty where there is none or another."""
+        """Return the only owner of the first address; empty if there is none or another."""
         found = self.owners(milliseconds)[self.addresses[0]]
         return found[0] if len(found) == 1 else ""
 
@@ -76,9 +76,10 @@ class Watch:
         )
 
     def recovered(self, milliseconds: float) -> Callable[[], bool]:
-        """A condition for :func:`tests.lab.waiting.until`, from now on: each address has had exactly one owner for so
-        long, and a new connection of each pod has arrived by its address.
+        """Return a condition for :func:`tests.lab.waiting.until`.
 
+        It is true when, counted from now, each address has had exactly one owner for so long, and a new connection of
+        each pod has arrived by its address.
         Not all in one moment: with several addresses one may be on its way to another node by a planned handover.
         """
         addresses, pods = set(self.addresses), dict(self._pods)
@@ -100,7 +101,7 @@ class Watch:
         return sorted((change.at, change.address) for change in takeovers_among(self._tenures()))
 
     def wrong(self) -> list[str]:
-        """What must not be, from the beginning until now: two owners, packets by another address."""
+        """Return everything forbidden that was seen since the beginning: two owners, packets by another address."""
         found = [str(overlap) for overlap in overlaps_among(self._tenures())]
         others = self._capture.sources(SELECTED) - set(self.addresses)
         return [*found, *(f"packets left by {address}" for address in sorted(others))]

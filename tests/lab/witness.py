@@ -52,7 +52,7 @@ class Witness:
             raise RuntimeError(f"{module} did not start: {log.read_text().strip().rpartition(chr(10))[2]}")
 
     def end(self, seconds: float = 30.0) -> Any:
-        """Ends it and returns what it tells. Raises :class:`RuntimeError` where it ended before in an error."""
+        """End it and returns what it tells. Raises :class:`RuntimeError` if it ended before in an error."""
         output, _ = self._process.communicate(timeout=seconds)
         if self._process.returncode:
             raise RuntimeError(
@@ -61,7 +61,7 @@ class Witness:
         return json.loads(output)
 
     def ask(self) -> Any:
-        """What a witness that answers questions has seen since the last one.
+        """Return the observations of a witness since the last question.
 
         Raises :class:`RuntimeError` where it has ended.
         """
@@ -80,7 +80,7 @@ class Witness:
         return self._process.poll() is not None
 
     def close(self) -> None:
-        """Ends it without asking. May be called twice."""
+        """End it without asking. May be called twice."""
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait()
@@ -98,6 +98,6 @@ class Witness:
 
 
 def run_in_real_time() -> None:
-    """The calling process comes before ordinary ones; where that is not permitted it is less punctual."""
+    """Give the calling process real-time priority; without permission it is less punctual."""
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))

@@ -15,6 +15,6 @@ def standing_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[datapath_
 
 @pytest.fixture
 def lab(standing_lab: datapath_lab.Lab) -> datapath_lab.Lab:
-    """The data path lab: everything as at the beginning."""
+    """Return the data path lab: everything as at the beginning."""
     standing_lab.reset()
     return standing_lab

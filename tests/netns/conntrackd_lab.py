@@ -29,7 +29,7 @@ NODES = {"g1": "10.84.0.7", "g2": "10.84.0.8", "g3": "10.84.0.9"}
 DEVICE, ADDRESS = "egw-sync", "169.254.233.3"
 TUNNELED = 0x08000000
 REFRESH = 1.0
-PATIENCE = 15.0
+TIMEOUT_S = 15.0
 
 RULES = """
 table inet lab {{
@@ -81,13 +81,13 @@ class Gateway:
         if self._agent is not None:
             assert self._agent.stdin is not None
             self._agent.stdin.close()
-            self._agent.wait(PATIENCE)
+            self._agent.wait(TIMEOUT_S)
             self._agent = None
 
     def kill(self) -> None:
         assert self._agent is not None
         self._agent.kill()
-        self._agent.wait(PATIENCE)
+        self._agent.wait(TIMEOUT_S)
         self._agent = None
 
     def state(self) -> SyncState:
@@ -96,7 +96,7 @@ class Gateway:
         return SyncState()
 
     def in_sync(self) -> None:
-        until(lambda: self.state().in_sync, f"{self.name} in sync", PATIENCE)
+        until(lambda: self.state().in_sync, f"{self.name} in sync", TIMEOUT_S)
 
     def daemons(self) -> list[int]:
         commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in self.namespace.pids()}
@@ -170,7 +170,7 @@ class Bench:
         host.run("nft", "-f", "-", text=rules)
 
     def move(self, successor: str) -> None:
-        """The virtual address and the worker's way go to another gateway, at once."""
+        """Move the virtual address and the worker's path to another gateway, at once."""
         for name, gateway in self.gateways.items():
             if name != successor:
                 gateway.namespace.ip("addr flush dev eth1 to " + VIRTUAL)
@@ -182,7 +182,7 @@ class Bench:
 
     def connect(self) -> socket.socket:
         sock = self.worker.socket(socket.AF_INET, socket.SOCK_STREAM)
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT_S)
         sock.connect((SERVER, 443))
         return sock
 
@@ -190,7 +190,7 @@ class Bench:
         """One datagram from each of ``count`` ports, each answered."""
         for port in range(first, first + count):
             with self.worker.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(PATIENCE)
+                sock.settimeout(TIMEOUT_S)
                 sock.bind((WORKER, port))
                 sock.sendto(b"x", (SERVER, 443))
                 sock.recv(100)

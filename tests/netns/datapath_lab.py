@@ -59,8 +59,10 @@ WAYS = (
 
 
 def v6(address: str) -> str:
-    """An IPv6 address with the same last number: fd00:244::… and fd00:245::… for pods, fd00:10::… and fd00:172::…
-    for nodes."""
+    """Return an IPv6 address with the same last number.
+
+    Pods have fd00:244::… and fd00:245::…, nodes fd00:10::… and fd00:172::….
+    """
     first, second, _, last = address.split(".")
     return f"fd00:{second if second in ('244', '245') else first}::{last}"
 
@@ -71,7 +73,7 @@ RESERVED_SOURCES = tuple(
 
 
 def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) -> Plan:
-    """The plan of a node where these nodes are masters; ``direct`` is of the first gateway."""
+    """Return the plan of a node where these nodes are masters; ``direct`` is of the first gateway."""
     direct = bool(changes.pop("direct", False))
     source = SOURCES.get(node, "")
     egress_ips = tuple(
@@ -148,7 +150,7 @@ class Pod:
         self.node.machine.inside(lambda: links.tag(self.host, group))
 
     def connect(self, address: str = SERVICE, port: int = 0, seconds: float = 2.0) -> Conversation:
-        """An open TCP connection; ``port`` is the pod's own, 0: any."""
+        """Return an open TCP connection; ``port`` is the pod's own, 0: any."""
         sock = self.machine.socket(family_of(address), socket.SOCK_STREAM)
         sock.settimeout(seconds)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -161,7 +163,7 @@ class Pod:
             raise
 
     def seen_as(self, address: str = SERVICE) -> str:
-        """The client address that the service sees in a new TCP connection."""
+        """Return the client address that the service sees in a new TCP connection."""
         with self.connect(address) as conversation:
             return conversation.seen_as
 
@@ -211,7 +213,7 @@ class Datagrams:
         return int(self.sock.getsockname()[1])
 
     def seen_as(self) -> str:
-        """The client address that the service sees; raises :class:`OSError` without an answer in 0.3 s."""
+        """Return the client address that the service sees; raises :class:`OSError` without an answer in 0.3 s."""
         self.sock.sendto(b"x", (self._service, PORT))
         return self.sock.recv(100).split()[1].decode()
 
@@ -284,7 +286,7 @@ class Node:
         send(self.machine, packet)
 
     def set_master(self, identity: str, master: str, family: int = 4) -> None:
-        """What the lease keeper does at failover. ``master`` is a node's name or its tunnel address."""
+        """Set the master as the lease daemon does at failover. ``master``: a node's name or its tunnel address."""
         address = NODES.get(master, master)
 
         def tell() -> None:
@@ -340,7 +342,7 @@ class Witness:
 
 @contextlib.contextmanager
 def lab(log: Path) -> Iterator[Lab]:
-    """Builds it all, starts the service, and takes all down again."""
+    """Build it all, starts the service, and takes all down again."""
     made: list[Namespace] = []
     outside = Namespace(f"{PREFIX}outside")
     try:

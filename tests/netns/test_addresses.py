@@ -79,7 +79,7 @@ def addresses(line: Wire) -> Iterator[Inside]:
 
 
 def source(machine: Namespace, destination: str) -> str:
-    """The address that a program gets that asks for none."""
+    """Return the address that a program gets that asks for none."""
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     with machine.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect((destination, 9))

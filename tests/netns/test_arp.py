@@ -228,7 +228,7 @@ def test_an_interface_that_comes_back_is_heard_again(lan: Lan, ears: Ears) -> No
 
 @pytest.fixture
 def served(lan: Lan, ears: Ears) -> Iterator[Ears]:
-    """``a`` answers for the IPv6 address, which stands on no interface."""
+    """Let ``a`` answer for the IPv6 address, which is on no interface."""
     lan.a.ip(f"route add local {VIRTUAL6} dev eth1")
     lan.a.inside(lambda: ears.announcer.answer(VIRTUAL6, "eth1"))
     yield ears

@@ -33,7 +33,7 @@ print(json.dumps([problem.message for problem in sources.bridged_only({"prod/pod
 
 @pytest.fixture
 def peer(lab: Lab) -> Iterator[Namespace]:
-    """A machine on the same bridge as the pod's second interface, which the node has no address on."""
+    """Yield a machine on the same bridge as the pod's second interface, which the node has no address on."""
     pod, other = lab.pods["bridged"], Namespace("egwdp-peer")
     node = pod.node.machine
     other.create()

@@ -14,7 +14,7 @@ from gateway_agent.lease_daemon.__main__ import PRIORITY
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 
-from .conntrackd_lab import PATIENCE, PREFIX, SERVER, TUNNELED, VIRTUAL, WORKER, Bench
+from .conntrackd_lab import PREFIX, SERVER, TIMEOUT_S, TUNNELED, VIRTUAL, WORKER, Bench
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def everywhere(bench: Bench, what: str, expected: int = 1) -> None:
     def there() -> bool:
         return all(len(gateway.entries(what)) == expected for gateway in bench.gateways.values())
 
-    until(there, f"{expected} entries with {what} on all", PATIENCE)
+    until(there, f"{expected} entries with {what} on all", TIMEOUT_S)
 
 
 def echo(sock: socket.socket, data: bytes) -> None:
@@ -85,7 +85,7 @@ def test_the_answer_may_come_first_by_the_new_gateway(bench: Bench) -> None:
     bench.flows(41000, 1)
     everywhere(bench, "sport=41000 ")
     with bench.worker.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(PATIENCE)
+        sock.settimeout(TIMEOUT_S)
         sock.bind((WORKER, 41000))
         bench.move("g2")
         with bench.server.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
@@ -137,7 +137,7 @@ def test_a_late_standby_has_the_whole_table_when_it_says_so(bench: Bench) -> Non
     until(
         lambda: bench.gateways["g2"].state().counters.entries >= 800,
         "the new master knows the table",
-        PATIENCE,
+        TIMEOUT_S,
     )
     late.start()
     late.in_sync()
@@ -159,20 +159,20 @@ def test_a_killed_one_is_started_again_and_none_outlives_its_agent(bench: Bench)
     standby = bench.gateways["g2"]
     (first,) = standby.daemons()
     os.kill(first, signal.SIGKILL)
-    until(lambda: standby.state().restarts == 1 and standby.state().in_sync, "in sync again", PATIENCE)
+    until(lambda: standby.state().restarts == 1 and standby.state().in_sync, "in sync again", TIMEOUT_S)
     (second,) = standby.daemons()
     assert second != first
     standby.kill()
-    until(lambda: not standby.daemons(), "it has ended with its agent", PATIENCE)
+    until(lambda: not standby.daemons(), "it has ended with its agent", TIMEOUT_S)
     # One that an agent has left behind, and that does not listen.
     (standby.run_dir / "text").replace(standby.paths.configuration)
     orphan = standby.namespace.spawn(
         "conntrackd", "-C", standby.paths.configuration, log=standby.run_dir / "log"
     )
-    until(lambda: Path(standby.paths.control).exists(), "the orphan runs", PATIENCE)
+    until(lambda: Path(standby.paths.control).exists(), "the orphan runs", TIMEOUT_S)
     orphan.send_signal(signal.SIGSTOP)
     standby.start()
-    assert orphan.wait(PATIENCE) == -signal.SIGKILL
+    assert orphan.wait(TIMEOUT_S) == -signal.SIGKILL
     standby.in_sync()
     assert len(standby.daemons()) == 1
     assert not any(

@@ -1,4 +1,4 @@
-"""The lease keeper's socket over either family, against a real kernel."""
+"""The lease daemon's socket over either family, against a real kernel."""
 
 from __future__ import annotations
 

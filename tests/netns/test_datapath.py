@@ -119,7 +119,7 @@ def test_failover_is_one_call_and_old_connections_end(lab: Lab) -> None:
         by_port = {(packet.source, packet.source_port == own) for packet in witness.egress.packets(PORT)}
         assert by_port == {(G1, True), (G2, False)}, "the new master ends it and passes nothing of it on"
         assert SERVICE not in underlay.sources(), "the reset came through the tunnel"
-    assert worker.missing(plan("w1")) == (), "the master is the lease keeper's"
+    assert worker.missing(plan("w1")) == (), "the master is the lease daemon's"
 
 
 @pytest.mark.parametrize("pod", ["onmaster", "onstandby"])
@@ -253,7 +253,7 @@ def _count(listing: str) -> int:
 
 
 def _offered_segment(sniffer: socket.socket) -> int:
-    """The maximum segment size in the first SYN to the service (RFC 9293, section 3.2)."""
+    """Return the maximum segment size in the first SYN to the service (RFC 9293, section 3.2)."""
     while True:
         packet = sniffer.recv(2048)
         if packet[9] != socket.IPPROTO_TCP or packet[16:20] != socket.inet_aton(SERVICE):

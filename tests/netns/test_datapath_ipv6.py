@@ -70,7 +70,7 @@ def plan6(
 
 
 def put(node: Node) -> None:
-    """The virtual address comes to a node, as the lease keeper has it come; it leaves all others first."""
+    """Move the virtual address to a node, as the lease daemon does; it leaves all others first."""
 
     def make() -> None:
         with contextlib.closing(Addresses()) as addresses, contextlib.closing(Announcer()) as announcer:
@@ -229,7 +229,7 @@ def test_failover_keeps_connections(lab6: Lab) -> None:
             assert one.echo() and other.echo()
             assert lab6.pods["bridged"].seen_as(SERVICE6) == VIRTUAL
             assert witness.sources() == {VIRTUAL}
-    assert worker.missing(plan6("w1")) == (), "the master is the lease keeper's"
+    assert worker.missing(plan6("w1")) == (), "the master is the lease daemon's"
 
 
 @pytest.mark.parametrize("pod", ["onmaster", "onstandby"])
@@ -313,7 +313,7 @@ def test_damage_leaks_nothing_and_is_repaired(lab6: Lab, damage: str) -> None:
 
 
 def _restore_ipv6(lab: Lab) -> None:
-    """What the machine's owner has had there."""
+    """Restore the addresses that the machine's owner had configured."""
     worker = lab.nodes["w1"].machine
     worker.sysctl({"net/ipv6/conf/all/disable_ipv6": "0"})
     worker.ip(
@@ -497,7 +497,7 @@ def test_segments_fit_into_the_tunnel(lab6: Lab, pod: str, underlay: int) -> Non
 
 
 def offered_segment(sniffer: socket.socket) -> int:
-    """The maximum segment size in the first SYN over IPv6 to the service: Linux writes that option first."""
+    """Return the maximum segment size in the first SYN over IPv6 to the service: Linux writes that option first."""
     while True:
         packet = sniffer.recv(2048)
         to_service = packet[24:40] == socket.inet_pton(socket.AF_INET6, SERVICE6)

@@ -34,7 +34,7 @@ VIRTUAL = "172.16.0.50"
 
 @pytest.fixture
 def node() -> Iterator[Namespace]:
-    """An egress node's interfaces, without anything of ours."""
+    """Yield an egress node's interfaces, without anything of ours."""
     made = Namespace("egwdoc-g1")
     made.delete()
     try:
@@ -52,7 +52,7 @@ def node() -> Iterator[Namespace]:
 
 
 def findings(node: Namespace) -> dict[str, Finding]:
-    """What may be right or wrong with the node."""
+    """Return the findings that are checks with a result."""
     return {finding.what: finding for finding in node.inside(lambda: examine(None)) if finding.judged}
 
 

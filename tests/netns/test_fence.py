@@ -55,7 +55,7 @@ def standing() -> Iterator[Wire]:
 
 @pytest.fixture
 def line(standing: Wire) -> Wire:
-    """The fence stands on ``near``, and is closed."""
+    """Return the fence stands on ``near``, and is closed."""
     standing.near.inside(lambda: nft.apply(TEXT))
     return standing
 
@@ -69,7 +69,7 @@ def fence(line: Wire) -> Iterator[Fence]:
 
 @pytest.fixture(params=["in place", "by deleting and adding"])
 def each_way(request: pytest.FixtureRequest, fence: Fence) -> Fence:
-    """The second way is that of kernels before 6.12."""
+    """Return the second way is that of kernels before 6.12."""
     fence.ticket(99, SHORT)
     if request.param != "in place":
         fence._in_place = False
@@ -323,7 +323,7 @@ class Flow:
             self.sent += 1
 
     def arrived(self) -> list[tuple[int, int]]:
-        """Number and time of arrival."""
+        """Return number and time of arrival of each frame."""
         frames = ((at, frame[42:58]) for at, frame in self._witness.frames())
         return [(struct.unpack("!8xQ", data)[0], at) for at, data in frames if data.startswith(b"numbered")]
 

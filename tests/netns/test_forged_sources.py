@@ -69,7 +69,7 @@ KINDS = {
 
 
 def gateway_mac(pod: Pod) -> str:
-    """The MAC of the node's end of the pod's network."""
+    """Return the MAC of the node's end of the pod's network."""
     return mac_of(pod.node.machine, pod.host if pod.routed else "cbr0")
 
 

@@ -1,4 +1,4 @@
-"""Three lease keepers, each a real process in a network namespace of its own, on one bridge."""
+"""Three lease daemons, each a real process in a network namespace of its own, on one bridge."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Node:
         self.tell()
 
     def leave(self) -> None:
-        """The agent goes away; the keeper stays."""
+        """Disconnect the agent; the daemon stays."""
         if self._agent is not None:
             self._agent.close()
             self._agent = None
@@ -93,7 +93,7 @@ class Node:
         return "\n".join(state.problems) if state else ""
 
     def hear(self) -> KeeperState | None:
-        """The newest state that has come."""
+        """Return the newest state that has come."""
         with contextlib.suppress(BlockingIOError):
             while self._agent is not None and (data := self._agent.recv(1 << 20)):
                 *lines, self._rest = (self._rest + data).split(b"\n")
@@ -138,7 +138,7 @@ class Cluster:
             node.namespace.ip(f"addr add {address}/24 dev eth0", "link set eth0 up")
 
     def one_master(self) -> Node | None:
-        """The master that all three follow."""
+        """Return the master that all three follow."""
         for node in self.nodes.values():
             node.tell()
         masters = [node for node in self.nodes.values() if node.is_master()]
@@ -149,7 +149,7 @@ class Cluster:
         return until(self.one_master, "one master, followed by all", seconds=10)
 
     def another(self, old: Node) -> Node:
-        """Waits for a new master; at no time it may share its office with the one before."""
+        """Wait for a new master; at no time it may share its office with the one before."""
         others = [node for node in self.nodes.values() if node is not old]
 
         def found() -> Node | None:
@@ -352,7 +352,7 @@ def test_a_replay_from_the_right_address_is_counted_and_ignored(cluster: Cluster
 
 
 def _record(sender: Node, receiver: Node) -> bytes:
-    """A genuine datagram, off the wire, once it has been delivered."""
+    """Return a genuine datagram, off the wire, once it has been delivered."""
     sniffer = receiver.namespace.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
     with contextlib.closing(sniffer):
         sniffer.settimeout(5)

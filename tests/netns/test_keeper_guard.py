@@ -1,4 +1,4 @@
-"""The lease keepers' port: who reaches it, and what a flood does to a node's heartbeats."""
+"""The lease daemons' port: who reaches it, and what a flood does to a node's heartbeats."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sent(payload: bytes, address: str = G1) -> Callable[[], None]:
 
 @pytest.fixture
 def keeper(lab: Lab) -> Iterator[socket.socket]:
-    """A socket on g1 in a keeper's place."""
+    """Yield a socket on g1 in a keeper's place."""
     with lab.nodes["g1"].machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1)
         sock.bind(("0.0.0.0", KEEPER_PORT))

@@ -21,7 +21,7 @@ ROUTED, BRIDGED, BRIDGED6, NOBODY, REMOTE = (
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Namespace]:
-    """A node with one routed pod (as ptp and Calico make them) and one behind a bridge (as bridge and flannel do)."""
+    """Yield a node with one routed pod (as of ptp and Calico) and one behind a bridge (as of bridge and flannel)."""
     machines = {name: Namespace(f"egwld-{name}") for name in ("node", "routed", "bridged")}
     for machine in machines.values():
         machine.delete()

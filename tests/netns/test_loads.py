@@ -31,7 +31,7 @@ def lab() -> Iterator[Lab]:
 
 @contextmanager
 def disturbed(lab: Lab, verdict: str) -> Iterator[None]:
-    """What comes to the outside service from the client meets a verdict."""
+    """Apply a verdict to the packets from the client to the outside service."""
     machine = lab.machines["outside"]
     rules = (
         "add table inet lab_loss\n"
@@ -50,7 +50,7 @@ def connections(lab: Lab, count: int, interval: float = 200, grace: float = 10) 
 
 
 def arrived(lab: Lab, seconds: float) -> None:
-    """Returns when this time has passed on the wire: something is under way all the while."""
+    """Return when this time has passed on the wire: something is under way all the while."""
     began = time.monotonic()
     until(lambda: time.monotonic() - began > seconds, "time passes")
 

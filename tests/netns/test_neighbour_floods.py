@@ -42,7 +42,7 @@ PORT = 9
 
 @pytest.fixture(scope="module")
 def lan() -> Iterator[Lan]:
-    """``a`` has the IPv4 address on its interface; for the IPv6 address it has a route only."""
+    """Give ``a`` the IPv4 address on its interface, and only a route for the IPv6 address."""
     made = Lan()
     made.delete()
     try:

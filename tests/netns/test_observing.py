@@ -104,7 +104,7 @@ def test_no_neighbour_believes_an_observer(lab: Lab) -> None:
 
 
 def neighbour(lab: Lab) -> str:
-    """The router's MAC for the address."""
+    """Return the router's MAC for the address."""
     words = lab.machines["router"].run("ip", "neighbour", "show", ADDRESS).split()
     return words[words.index("lladdr") + 1]
 

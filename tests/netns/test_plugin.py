@@ -76,7 +76,7 @@ class Node:
         return outcome.returncode, json.loads(outcome.stdout) if outcome.stdout else None
 
     def create(self, kind: str, pod: str) -> dict[str, Any]:
-        """The result of the reference plugin ``kind``."""
+        """Return the result of the reference plugin ``kind``."""
         subnet = "10.91.0.0/24" if kind == "bridge" else "10.92.0.0/24"
         ipam = {"type": "host-local", "subnet": subnet, "dataDir": str(self.run_dir / "ipam")}
         configuration: dict[str, Any] = {"cniVersion": "1.0.0", "name": "pods", "type": kind, "ipam": ipam}
@@ -126,7 +126,7 @@ class Node:
         }
 
     def wipe(self) -> None:
-        """Takes away all that a reboot would, but for the pod's interfaces."""
+        """Take away all that a reboot would, but for the pod's interfaces."""
         for device in self.devices():
             ip("link", "del", device, namespace=self.name)
         for family in ("-4", "-6"):

@@ -242,7 +242,7 @@ def test_what_is_no_ip_packet_and_no_tunnel_of_ours_is_dropped(lab: Lab) -> None
 
 @pytest.fixture
 def synced(lab: Lab) -> Lab:
-    """The first gateway's connections are synced between g1 and g2."""
+    """Return the first gateway's connections are synced between g1 and g2."""
     for name, node in lab.nodes.items():
         wanted = plan(name)
         first = replace(wanted.egress_ips[0], sync=True)

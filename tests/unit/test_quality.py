@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-TYPED = ("cni", "gateway_agent", "tests.lab", "tests.bench", "tests.e2e")
+TYPED = ("cni", "gateway_agent", "tests.lab", "tests.bench", "tests.e2e", "tests.tools")
 TIMEOUT_S = 900
 """For the processor time that labs leave."""
 CHECKS = {

@@ -27,7 +27,7 @@ class Cluster:
         self._published: dict[str, dict[str, Document]] = {}
 
     def publish(self, name: str, content: Iterable[Document]) -> None:
-        """Makes these objects; those that ``name`` stood for before and that are not among them go."""
+        """Make these objects; those that ``name`` stood for before and that are not among them go."""
         wanted = {path_of(document): document for document in content}
         for path in self._published.get(name, {}).keys() - wanted.keys():
             self.delete(path)
@@ -36,7 +36,7 @@ class Cluster:
         self._published[name] = wanted
 
     def apply(self, document: Document, options: str = "") -> Document:
-        """Makes the object, or brings it to this state. ``options``: as ``?dryRun=All``."""
+        """Make the object, or brings it to this state. ``options``: as ``?dryRun=All``."""
         path = path_of(document)
         status, found = self.ask("GET", path)
         if status != http.client.OK:
@@ -63,17 +63,17 @@ class Cluster:
             found = self.call("GET", path)
 
     def delete(self, path: str) -> None:
-        """The object is gone; also where it was."""
+        """Delete the object, if it exists."""
         self.ask("DELETE", path, {"gracePeriodSeconds": 0})
 
     def namespace(self, name: str) -> None:
-        """It is there; also where it was."""
+        """Create the namespace, unless it exists."""
         self.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
 
     def run(
         self, namespace: str, name: str, node: str, labels: Mapping[str, str], on_host: bool = False
     ) -> str:
-        """A pod that is bound to a node; one that is there already is bound. Returns its uid.
+        """Return a pod that is bound to a node; one that is there already is bound. Returns its uid.
 
         ``on_host``: a new one uses the network of its node.
         """
@@ -92,16 +92,16 @@ class Cluster:
         return str(pod["metadata"]["uid"])
 
     def runs(self, namespace: str, name: str, address: str) -> None:
-        """The pod has its address, as its kubelet says."""
+        """Set the pod's address, as its kubelet does."""
         status = {"phase": "Running", "podIPs": [{"ip": address}]}
         self.call("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}/status", {"status": status})
 
     def label(self, namespace: str, name: str, labels: dict[str, str | None]) -> None:
-        """Changes labels of a pod; None takes one away."""
+        """Change labels of a pod; None takes one away."""
         self.call("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}", {"metadata": {"labels": labels}})
 
     def remove(self, namespace: str, name: str) -> None:
-        """The pod is gone; also where it was."""
+        """Delete the pod, if it exists."""
         self.delete(f"/api/v1/namespaces/{namespace}/pods/{name}")
 
     def events(self, reason: str = "") -> list[Document]:
@@ -114,11 +114,11 @@ class Cluster:
         return self.ask("GET", f"/apis/{group_version}/{plural}")[0] == http.client.OK
 
     def strike(self, **faults: Any) -> None:
-        """What goes wrong from now on: :class:`.server.Faults`; nothing without arguments."""
+        """Set the faults from now on: :class:`.server.Faults`; none without arguments."""
         self.call("POST", "/_faults", faults)
 
     def drop(self) -> None:
-        """Ends every watch."""
+        """End every watch."""
         self.call("POST", "/_drop")
 
     def compact(self) -> None:
@@ -130,14 +130,14 @@ class Cluster:
         return dict(self.call("GET", "/_requests"))
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        """Raises :class:`RuntimeError` where the server refuses."""
+        """Return the answer to a request. Raises :class:`RuntimeError` if the server refuses."""
         status, answer = self.ask(method, path, body)
         if status >= http.client.BAD_REQUEST:
             raise RuntimeError(f"{method} {path}: {status}: {answer.get('message')}")
         return answer
 
     def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """The HTTP status and the answer."""
+        """Return the HTTP status and the answer."""
         connection = _Connection(self.socket)
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         try:

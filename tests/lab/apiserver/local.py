@@ -57,7 +57,7 @@ class LocalServer:
                 self._loop.close()
 
     def start(self) -> None:
-        """Listens on a free port, after a stop on the same one."""
+        """Listen on a free port, after a stop on the same one."""
         self._do(self._listen())
         self.write_kubeconfig()
 
@@ -116,7 +116,7 @@ class LocalServer:
 
 @contextlib.contextmanager
 def serving(directory: Path, authority: trustme.CA | None = None) -> Iterator[LocalServer]:
-    """A server with its objects; those of the real one where ``TEST_KUBECONFIG`` names it."""
+    """Yield a server with its objects; those of the real one where ``TEST_KUBECONFIG`` names it."""
     with reached(directory / "upstream.sock") as upstream:
         local = LocalServer(directory, authority, upstream)
         local.allow("secret")

@@ -37,13 +37,13 @@ class Origin(Protocol):
     """``own``: the test itself asks, not an agent. Raises :class:`Refused`."""
 
     async def start(self) -> None:
-        """Makes it ready, with no objects but those that each cluster has."""
+        """Make it ready, with no objects but those that each cluster has."""
 
     async def answer(self, request: web.Request, *, own: bool) -> web.StreamResponse:
         """To everything but a watch."""
 
     async def watch(self, request: web.Request, *, own: bool) -> AsyncGenerator[Event]:
-        """The events of a watch that is taken."""
+        """Return the events of a watch that is taken."""
 
     async def compact(self) -> None:
         """Forgets the history: lists that were begun and watches from older versions expire."""

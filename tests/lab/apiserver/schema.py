@@ -37,7 +37,7 @@ def schemas(directory: Path = DEFINITIONS) -> dict[str, Schema]:
 
 
 def admit(schema: Schema, value: Any, path: str = "") -> tuple[Any, list[str]]:
-    """The object as it would be stored, and what is wrong with it: each time the field and why."""
+    """Return the object as it would be stored, and what is wrong with it: each time the field and why."""
     wanted = _TYPES[schema["type"]]
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         return value, [f"{path}: must be of type {schema['type']}"]

@@ -41,7 +41,7 @@ _FOREVER = aiohttp.ClientTimeout(total=None)
 
 @contextlib.contextmanager
 def reached(socket: Path, kubeconfig: str = os.environ.get(VARIABLE, "")) -> Iterator[Path | None]:
-    """Makes the server that the variable leads to answer on a unix socket; None where the variable is not set.
+    """Make the server that the variable leads to answer on a unix socket; None if the variable is not set.
 
     A unix socket can be reached from each network namespace. One at a time has the server.
     """
@@ -64,7 +64,7 @@ def reached(socket: Path, kubeconfig: str = os.environ.get(VARIABLE, "")) -> Ite
 
 
 def _consented(socket: Path) -> None:
-    """Raises RuntimeError. A server that has definitions and nothing else has no namespaces either."""
+    """Check that the cluster may be cleared. Raises RuntimeError. A server with definitions only has no namespaces."""
     status, _ = Cluster(socket).ask("GET", f"/api/v1/namespaces/{CONSENT}")
     if (
         status != http.client.OK
@@ -165,7 +165,7 @@ class Upstream:
 
 
 def define(real: Cluster) -> list[Object]:
-    """Makes our definitions, and the same for the other group; returns them as stored, when they are served."""
+    """Make our definitions, and the same for the other group; returns them as stored, when they are served."""
     stored = []
     for definition in _definitions():
         stored.append(real.apply(definition))
@@ -179,7 +179,7 @@ def define(real: Cluster) -> list[Object]:
 
 
 async def _unless(end: asyncio.Task[Any], read: Coroutine[Any, Any, bytes]) -> bytes:
-    """What is read; empty where ``end`` comes first."""
+    """Return the data that was read; empty if ``end`` comes first."""
     reading = asyncio.create_task(read)
     try:
         await asyncio.wait({reading, end}, return_when=asyncio.FIRST_COMPLETED)

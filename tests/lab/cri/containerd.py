@@ -74,14 +74,14 @@ class Containerd:
         (directory / "config.toml").write_text(text)
 
     def use(self, network: Network) -> None:
-        """The network of pods that start from now on."""
+        """Set the network of pods that start from now on."""
         content = {"cniVersion": network.cni_version, "name": network.name, "plugins": list(network.plugins)}
         draft = self.directory / "net.d" / ".draft"
         draft.write_text(json.dumps(content))
         draft.rename(self.directory / "net.d" / "10-net.conflist")
 
     def start(self, without: Path | None = None) -> None:
-        """Returns when it answers and its network is ready. It, and what it starts, finds no program ``without``."""
+        """Return when it answers and its network is ready. It, and what it starts, finds no program ``without``."""
         # Not by ip netns exec, which gives it a /sys of its own: runc needs the cgroups that are mounted there.
         command = ["nsenter", f"--net={self.machine.path}", "containerd"]
         if without:
@@ -100,7 +100,7 @@ class Containerd:
         until(self._ready, f"containerd has its network: see {self.log}")
 
     def end(self, number: int = signal.SIGTERM) -> None:
-        """Ends the service. What it has started goes on."""
+        """End the service. What it has started goes on."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(20)
@@ -117,7 +117,7 @@ class Containerd:
         return self._process.pid
 
     def run(self, namespace: str, name: str, uid: str) -> str:
-        """Starts a pod's sandbox; returns its id. Raises :class:`grpc.RpcError` with the plugin's words."""
+        """Start a pod's sandbox; returns its id. Raises :class:`grpc.RpcError` with the plugin's words."""
         messages, _ = stubs()
         metadata = messages.PodSandboxMetadata(name=name, uid=uid, namespace=namespace)
         config = messages.PodSandboxConfig(
@@ -127,7 +127,7 @@ class Containerd:
         return str(answer.pod_sandbox_id)
 
     def stop(self, sandbox: str) -> None:
-        """Stops and removes a sandbox."""
+        """Stop and removes a sandbox."""
         messages, _ = stubs()
         self._runtime.StopPodSandbox(messages.StopPodSandboxRequest(pod_sandbox_id=sandbox), timeout=60)
         self._runtime.RemovePodSandbox(messages.RemovePodSandboxRequest(pod_sandbox_id=sandbox), timeout=60)
@@ -164,7 +164,7 @@ class Containerd:
         return all(condition.status for condition in conditions)
 
     def load(self, archive: Path) -> None:
-        """Takes the image in an archive."""
+        """Take the image in an archive."""
         self.machine.run(
             "ctr", "--address", str(self.socket), "--namespace", "k8s.io",
             "images", "import", "--snapshotter", "native", str(archive),
@@ -178,7 +178,7 @@ class Containerd:
 
 
 def stubs() -> tuple[Any, Any]:
-    """The generated modules: messages and services."""
+    """Return the generated modules: messages and services."""
     with _GENERATING:
         return _generated()
 
@@ -197,7 +197,7 @@ def _generated() -> tuple[Any, Any]:
 
 
 def image() -> bytes:
-    """An OCI image archive with a program that waits."""
+    """Return an OCI image archive with a program that waits."""
     layer = _tar({"bin/busybox": PAUSE.read_bytes()}, mode=0o755)
     config = {
         "architecture": _architecture(),

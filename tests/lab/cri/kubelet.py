@@ -68,7 +68,7 @@ class KubeletPod:
         self._running: dict[str, str] = {}
 
     def start(self) -> None:
-        """The sandbox, the init containers one after another, then all others."""
+        """Start the sandbox, then the init containers one after another, then all others."""
         messages, _ = stubs()
         assert self._spec["hostNetwork"], "its network is the node's"
         if self._archive is not None and not self._attempts:
@@ -112,7 +112,7 @@ class KubeletPod:
         self._running.clear()
 
     def restart(self, name: str, number: int = signal.SIGKILL) -> None:
-        """The first process of a container ends with a signal; the kubelet starts the container anew."""
+        """End the first process of a container with a signal; the kubelet starts the container again."""
         messages, _ = stubs()
         signalled = self.pid(name)
         self._containerd.machine.run("kill", f"-{int(number)}", str(signalled))
@@ -120,11 +120,11 @@ class KubeletPod:
         self._create(next(c for c in self._spec["containers"] if c["name"] == name))
 
     def pid(self, name: str) -> int:
-        """The first process of a container, as the node numbers it."""
+        """Return the first process of a container, as the node numbers it."""
         return int(json.loads(self._status(name).info["info"])["pid"])
 
     def log(self, name: str) -> str:
-        """What a container has said so far."""
+        """Return the output of a container so far."""
         found = sorted(self._containerd.directory.glob(f"{name}.*.log"))
         return "".join(path.read_text() for path in found)
 

@@ -85,7 +85,7 @@ class Podman:
         self.call("load", "--quiet", "--input", str(archive))
 
     def use(self, network: Network) -> None:
-        """The network of containers that start from now on."""
+        """Set the network of containers that start from now on."""
         content = {"cniVersion": network.cni_version, "name": network.name, "plugins": list(network.plugins)}
         (self.directory / "net.d" / f"{network.name}.conflist").write_text(json.dumps(content))
         self._configure(network.name)
@@ -97,11 +97,11 @@ class Podman:
         return Container(self, name)
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """What podman says of a container."""
+        """Return podman's description of a container."""
         return dict(json.loads(self.call("container", "inspect", name))[0])
 
     def call(self, *arguments: str) -> str:
-        """Standard output of a command. Raises :class:`PodmanError`."""
+        """Return the standard output of a command. Raises :class:`PodmanError`."""
         # Not by ip netns exec, which gives it a /sys of its own: runc needs the cgroups that are mounted there.
         podman = ("podman", "--root", str(self.root), "--runroot", str(self.directory / "run"))
         done = subprocess.run(

@@ -45,10 +45,10 @@ class Desk:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
-def story(desk: Desk, tell: Callable[[Desk], Awaitable[None]]) -> None:
+def run_scenario(desk: Desk, scenario: Callable[[Desk], Awaitable[None]]) -> None:
     async def whole() -> None:
         try:
-            await tell(desk)
+            await scenario(desk)
         finally:
             await desk.sync.stop()
 
@@ -64,7 +64,7 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = 10.0)
 
 
 def test_a_standby_forgets_asks_and_is_in_sync_in_time(tmp_path: Path) -> None:
-    async def tell(desk: Desk) -> None:
+    async def scenario(desk: Desk) -> None:
         desk.sync.set({"one": "text\n"})
         assert not desk.sync.state()["one"].in_sync
         await until(lambda: len(desk.lines()) >= 3, "it was told its part")
@@ -75,13 +75,13 @@ def test_a_standby_forgets_asks_and_is_in_sync_in_time(tmp_path: Path) -> None:
         assert Path(desk.paths.configuration).stat().st_mode & 0o777 == 0o600
 
     desk = Desk(tmp_path)
-    story(desk, tell)
+    run_scenario(desk, scenario)
     assert not desk.sync.state()
     assert not Path(desk.paths.configuration).exists()
 
 
 def test_a_master_is_in_sync_at_once_and_sends_its_table_again(tmp_path: Path) -> None:
-    async def tell(desk: Desk) -> None:
+    async def scenario(desk: Desk) -> None:
         desk.sync.serve(True)
         desk.sync.set({"one": "text\n"})
         await until(lambda: desk.sync.state()["one"].in_sync, "in sync")
@@ -92,11 +92,11 @@ def test_a_master_is_in_sync_at_once_and_sends_its_table_again(tmp_path: Path) -
         await until(lambda: desk.lines()[-1:] == ["-n"], "it is a standby")
         assert desk.sync.state()["one"].in_sync
 
-    story(Desk(tmp_path, refresh=0.1), tell)
+    run_scenario(Desk(tmp_path, refresh=0.1), scenario)
 
 
 def test_another_text_starts_it_anew_and_the_same_text_does_not(tmp_path: Path) -> None:
-    async def tell(desk: Desk) -> None:
+    async def scenario(desk: Desk) -> None:
         desk.sync.set({"one": "a\n"})
         await until(lambda: "-n" in desk.lines(), "it runs")
         desk.sync.set({"one": "a\n"})
@@ -105,21 +105,21 @@ def test_another_text_starts_it_anew_and_the_same_text_does_not(tmp_path: Path) 
         await until(lambda: desk.lines().count("-n") == 2, "it runs again")
         assert [line for line in desk.lines() if line.startswith("start")] == ["start a", "start c"]
 
-    story(Desk(tmp_path), tell)
+    run_scenario(Desk(tmp_path), scenario)
 
 
 def test_what_fails_is_started_again_and_says_why(tmp_path: Path) -> None:
-    async def tell(desk: Desk) -> None:
+    async def scenario(desk: Desk) -> None:
         desk.sync.set({"one": "fails\n"})
         await until(lambda: desk.sync.state()["one"].restarts >= 2, "started again")
         state = desk.sync.state()["one"]
         assert (state.error, state.in_sync) == ("it fails", False)
 
-    story(Desk(tmp_path), tell)
+    run_scenario(Desk(tmp_path), scenario)
 
 
 def test_what_does_not_answer_is_started_again(tmp_path: Path) -> None:
-    async def tell(desk: Desk) -> None:
+    async def scenario(desk: Desk) -> None:
         desk.sync.set({"one": "a\n"})
         await until(lambda: desk.sync.state()["one"].in_sync, "in sync")
         deaf = Path(f"{desk.paths.configuration}.deaf")
@@ -131,24 +131,24 @@ def test_what_does_not_answer_is_started_again(tmp_path: Path) -> None:
         deaf.unlink()
         await until(lambda: desk.sync.state()["one"].in_sync, "in sync again")
 
-    story(Desk(tmp_path), tell)
+    run_scenario(Desk(tmp_path), scenario)
 
 
 def test_a_program_that_is_not_there_is_said(tmp_path: Path) -> None:
-    async def tell() -> None:
+    async def scenario() -> None:
         sync = ConnectionSync(tmp_path, prefix=("env", "PATH=/nowhere"))
         sync.set({"one": "a\n"})
         await until(lambda: "conntrackd" in sync.state()["one"].error, "it says so")
         await sync.stop()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def test_a_refused_path_changes_nothing(tmp_path: Path) -> None:
-    async def tell(desk: Desk) -> None:
+    async def scenario(desk: Desk) -> None:
         desk.sync.set({"one": "a\n"})
         with pytest.raises(ValueError, match="accepts no path"):
             desk.sync.set({"a b": "x\n"})
         assert list(desk.sync.state()) == ["one"]
 
-    story(Desk(tmp_path), tell)
+    run_scenario(Desk(tmp_path), scenario)

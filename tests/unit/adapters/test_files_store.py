@@ -22,7 +22,7 @@ status: {{addresses: [{{type: InternalIP, address: 10.0.0.{last}}}]}}
 
 
 def edit(path: Path, text: str, age: float = 1.0) -> None:
-    """Writes in place, ``age`` seconds ago."""
+    """Write in place, ``age`` seconds ago."""
     path.write_text(text)
     age_of(path, age)
 

@@ -80,7 +80,7 @@ async def served(server: MetricsServer, port: int, host: str = HOST) -> AsyncIte
 
 
 def during(client: Callable[[int], T], seen: Observation = SEEN, deadline: float = 5.0) -> T:
-    """What a client gets while the agent's loop is free."""
+    """Return the result of a client while the agent's loop is free."""
     port = free_port()
 
     async def story() -> T:

@@ -195,7 +195,7 @@ def test_a_standby_ends_with_its_agent(run_dir: Path) -> None:
 
 
 def staying(run_dir: Path) -> subprocess.Popen[bytes]:
-    """A keeper as a container runs it."""
+    """Return a keeper as a container runs it."""
     return subprocess.Popen([sys.executable, "-m", KEEPER, str(run_dir), STAY], stderr=subprocess.PIPE)
 
 

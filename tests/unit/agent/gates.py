@@ -128,8 +128,10 @@ class HeldKernel:
 
 @dataclass
 class HeldStore:
-    """An inventory that a test edits. ``for_pod`` answers with what it was when its gate is opened, as a store does
-    that reads while others write."""
+    """A store whose inventory a test edits.
+
+    ``for_pod`` returns the inventory at the moment when its gate is opened, as a store that reads while others write.
+    """
 
     gates: Gates
     inventory: Inventory
@@ -166,7 +168,7 @@ class FakeDaemon:
         return None
 
     async def ended(self) -> None:
-        """It hands over at once."""
+        """Return at once: nothing is handed over."""
 
 
 @dataclass

@@ -41,7 +41,7 @@ def request(
     failure_policy: str = "Fail",
     namespace: str = "prod",
 ) -> bytes:
-    """A call for a pod that policies ``a`` and ``b`` select. Without ``labels`` (None) it tells none."""
+    """Return a call for a pod that policies ``a`` and ``b`` select. Without ``labels`` (None) it tells none."""
     variables = {
         "CNI_COMMAND": command, "CNI_CONTAINERID": name, "CNI_NETNS": "/run/netns/x", "CNI_IFNAME": "eth0",
         "CNI_ARGS": f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name}", "CNI_PATH": "/opt/cni/bin",
@@ -123,7 +123,7 @@ class World:
             await self.gates.open(index)
 
     def wanted(self) -> tuple[tuple[str, ...], Inventory]:
-        """The policies that select the pod by the newest objects that the agent knows, and these objects."""
+        """Return the policies that select the pod by the newest objects that the agent knows, and these objects."""
         known = self.state.inventory
         assert known is not None
         return selecting([*_plan_policies(known)], known, pod(*LABELS)), known

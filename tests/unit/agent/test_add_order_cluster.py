@@ -19,7 +19,7 @@ from gateway_agent.kubernetes.objects import resources
 from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
 
-from ..kubernetes.cluster_story import GROUP, NAMESPACE, POLICIES
+from ..kubernetes.cluster_scenario import GROUP, NAMESPACE, POLICIES
 from .gates import Gates, settle
 from .test_add_order import LABELS, World, judged, request
 
@@ -213,7 +213,7 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
     answers: list[str] = []
     began: list[int] = []
 
-    async def tell() -> None:
+    async def scenario() -> None:
         told = Told(tmp_path, server)
         world = told.world
 
@@ -252,5 +252,5 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
     assert answers == ["right"]

@@ -82,7 +82,7 @@ def planned(network: Network, master: str) -> None:
 
 
 def lost(network: Network, master: str) -> None:
-    """The master hears no voter any more, and is heard by the worker all the same."""
+    """Cut off the master from the voters; the worker still receives its messages."""
     for voter in {"g1", "g2", "g3"} - {master}:
         network.cut(voter, master)
         network.cut(master, voter)

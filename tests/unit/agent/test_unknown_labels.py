@@ -37,7 +37,7 @@ def selecting(*selectors: Selector) -> Inventory:
 def asked(
     directory: Path, of: Inventory, call: bytes, then: Callable[[World], Awaitable[None]] | None = None
 ) -> tuple[bytes, int]:
-    """What an agent with this inventory answers, and the group of the pod's interface. ``then`` looks further."""
+    """Return an agent's answer with this inventory, and the group of the pod's interface. ``then``: further checks."""
     found: list[tuple[bytes, int]] = []
 
     async def tell(world: World) -> None:

@@ -27,7 +27,7 @@ def vxlans(draw: st.DrawFn) -> Vxlan:
 
 @st.composite
 def states(draw: st.DrawFn) -> KernelState:
-    """A state that a kernel can be in: what hangs on a device is there only with the device."""
+    """Return a state that a kernel can be in: what hangs on a device is there only with the device."""
     devices = draw(st.lists(vxlans(), max_size=3, unique_by=lambda device: device.name))
     names = [device.name for device in devices]
     six = {name for name in names if draw(st.booleans())}
@@ -84,7 +84,7 @@ _RULES = st.builds(
 
 
 def after(state: KernelState, changes: Iterable[Change]) -> KernelState:
-    """What the kernel makes of the changes. Raises :class:`ValueError` where it would refuse one."""
+    """Return the kernel's state after the changes. Raises :class:`ValueError` if it would refuse one."""
     there: dict[Key, Object] = {item.key: item for item in state}
     for change in changes:
         target = change.target
@@ -118,7 +118,7 @@ def _hangs_on(item: Object, device: str) -> bool:
 
 
 def _is_ipv6_of(item: Object, device: str) -> bool:
-    """What the kernel removes where a device loses IPv6."""
+    """Return True for objects that the kernel removes when a device loses IPv6."""
     if isinstance(item, Neighbour):
         return item.device == device and ":" in item.address
     return isinstance(item, Route) and item.family == 6 and item.device == device

@@ -63,7 +63,7 @@ def test_pod_of_the_reference_bridge() -> None:
 
 @pytest.mark.parametrize("cni_args", ["", "IgnoreUnknown=1;K8S_POD_NAME=web", "K8S_POD_NAMESPACE="])
 def test_a_runtime_without_namespaces_means_the_default_one(cni_args: str) -> None:
-    """podman and nerdctl give none; ``tests/unit/agent/test_unknown_labels.py`` has the other end."""
+    """Podman and nerdctl give none; ``tests/unit/agent/test_unknown_labels.py`` has the other end."""
     assert parse(cni_args=cni_args, prevResult=BRIDGE).namespace == "default"
 
 

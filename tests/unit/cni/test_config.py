@@ -15,7 +15,7 @@ RESULT = {"cniVersion": "1.0.0", "interfaces": [], "ips": []}
 
 
 def configuration(**changes: Any) -> bytes:
-    """A good configuration with ``changes``; None takes a key away."""
+    """Return a good configuration with ``changes``; None takes a key away."""
     whole = {"cniVersion": "1.0.0", "name": "pods", "type": "egress-gateway", "prevResult": RESULT, **changes}
     return json.dumps({key: value for key, value in whole.items() if value is not None}).encode()
 
@@ -38,7 +38,7 @@ values = st.recursive(
 
 @st.composite
 def objects(draw: st.DrawFn) -> str:
-    """The text of a JSON object with odd white space, escapes, and members of one name."""
+    """Return the text of a JSON object with odd white space, escapes, and members of one name."""
     members = []
     for name, value in draw(st.lists(st.tuples(st.text(max_size=3), values), max_size=6)):
         escaped = draw(st.booleans())
@@ -49,7 +49,7 @@ def objects(draw: st.DrawFn) -> str:
 
 
 def strict_json(text: str) -> Any:
-    """What ``json`` makes of it, without its liberties (NaN, Infinity)."""
+    """Return the result of ``json`` without its extensions (NaN, Infinity)."""
 
     def refuse(name: str) -> float:
         raise ValueError(name)

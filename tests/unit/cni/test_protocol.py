@@ -20,7 +20,7 @@ RESULT = '{ "cniVersion":"1.0.0",  "interfaces" :[{"name":"veth1"}], "x": 1.50 }
 
 
 def environment(command: str = "ADD", **changes: str | None) -> dict[bytes, bytes]:
-    """A good environment with ``changes``; None takes a variable away."""
+    """Return a good environment with ``changes``; None takes a variable away."""
     whole = {
         "CNI_COMMAND": command,
         "CNI_CONTAINERID": "c-1_a.b",

@@ -54,7 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def boot(built: Path) -> list[str]:
-    """The interpreter's arguments as the kernel makes them of the file's first line."""
+    """Return the interpreter's arguments as the kernel makes them of the file's first line."""
     with built.open("rb") as file:
         interpreter, argument = file.readline().decode().strip().removeprefix("#!").split(" ", 1)
     return [interpreter, argument, str(built)]

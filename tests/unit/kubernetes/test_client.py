@@ -15,15 +15,15 @@ from gateway_agent.kubernetes.client import Api, ApiError
 from tests.lab.apiserver.local import LocalServer, serving
 
 PODS = "/api/v1/pods"
-Story = Callable[[Api, LocalServer], Awaitable[None]]
+Scenario = Callable[[Api, LocalServer], Awaitable[None]]
 
 
-def story(directory: Path, tell: Story, authority: trustme.CA | None = None) -> None:
+def run_scenario(directory: Path, scenario: Scenario, authority: trustme.CA | None = None) -> None:
     async def whole(server: LocalServer) -> None:
         api = Api(server.kubeconfig)
         try:
             async with asyncio.timeout(20):
-                await tell(api, server)
+                await scenario(api, server)
         finally:
             await api.close()
 
@@ -42,7 +42,7 @@ def named(items: list[dict[str, Any]]) -> list[str]:
 def test_a_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAGE_SIZE", 2)
 
-    async def tell(api: Api, server: LocalServer) -> None:
+    async def scenario(api: Api, server: LocalServer) -> None:
         for name in "abcd":
             pod(server, name, "w2" if name == "b" else "w1")
         first = await api.page(PODS, "spec.nodeName=w1")
@@ -53,11 +53,11 @@ def test_a_list_comes_in_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         names = await api.page(PODS, names_only=True)
         assert [set(item) - {"apiVersion", "kind"} for item in names.items] == [{"metadata"}] * 2
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
-    async def tell(api: Api, server: LocalServer) -> None:
+    async def scenario(api: Api, server: LocalServer) -> None:
         pod(server, "before")
         page = await api.page(PODS, "spec.nodeName=w1")
         pod(server, "elsewhere", "w2")
@@ -74,11 +74,11 @@ def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
         told = [event for event in found[1:] if event not in (("MODIFIED", "before"), ("BOOKMARK", None))]
         assert told == [("ADDED", "here"), ("ADDED", "unbound"), ("DELETED", "before")]
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_refusals_say_why(tmp_path: Path) -> None:
-    async def tell(api: Api, server: LocalServer) -> None:
+    async def scenario(api: Api, server: LocalServer) -> None:
         assert await api.get("/api/v1/namespaces/prod/pods/none") is None
         server.cluster.strike(status=429, retry_after=3)
         with pytest.raises(ApiError, match="429: a fault") as raised:
@@ -96,29 +96,29 @@ def test_refusals_say_why(tmp_path: Path) -> None:
             await api.page(PODS)
         assert raised.value.status == 0
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_token_that_has_rotated_is_read_anew(tmp_path: Path) -> None:
-    async def tell(api: Api, server: LocalServer) -> None:
+    async def scenario(api: Api, server: LocalServer) -> None:
         await api.page(PODS)
         server.allow("another")
         await api.page(PODS)
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_kubeconfig_that_has_changed_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "CONFIG_POLL_INTERVAL_S", 0.0)
 
-    async def tell(api: Api, server: LocalServer) -> None:
+    async def scenario(api: Api, server: LocalServer) -> None:
         server.write_kubeconfig(token="wrong")
         with pytest.raises(ApiError, match="401"):
             await api.page(PODS)
         server.write_kubeconfig(token="secret")
         await api.page(PODS)
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_only_the_authority_of_the_configuration_is_trusted(
@@ -126,13 +126,13 @@ def test_only_the_authority_of_the_configuration_is_trusted(
 ) -> None:
     monkeypatch.setattr(client, "CONFIG_POLL_INTERVAL_S", 0.0)
 
-    async def tell(api: Api, server: LocalServer) -> None:
+    async def scenario(api: Api, server: LocalServer) -> None:
         await api.page(PODS)
         trustme.CA().cert_pem.write_to_path(str(server.directory / "ca.crt"))
         with pytest.raises(ApiError, match="certificate verify failed"):
             await api.page(PODS)
 
-    story(tmp_path, tell, trustme.CA())
+    run_scenario(tmp_path, scenario, trustme.CA())
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_configuration_that_is_none_is_said(tmp_path: Path, text: str) -> None
 
 
 def test_an_account_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def tell(_: Api, server: LocalServer) -> None:
+    async def scenario(_: Api, server: LocalServer) -> None:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.port))
         (tmp_path / "namespace").write_text("egress-gateway")
@@ -157,4 +157,4 @@ def test_an_account_of_a_pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         finally:
             await api.close()
 
-    story(tmp_path, tell, trustme.CA())
+    run_scenario(tmp_path, scenario, trustme.CA())

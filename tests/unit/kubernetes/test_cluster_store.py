@@ -14,7 +14,7 @@ from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.planner import identify, never_sent
 from tests.lab.apiserver.local import LocalServer, serving
 
-from .cluster_story import POLICIES, Reader, asked, policies, policy, reading, story, troubles
+from .cluster_scenario import POLICIES, Reader, asked, policies, policy, reading, run_scenario, troubles
 
 
 def pod(server: LocalServer, name: str, **labels: str) -> str:
@@ -27,7 +27,7 @@ def labels(inventory: Inventory | None, name: str) -> object:
 
 
 def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: not policies(inventory))
         policy(server)
         pod(server, "a", app="backend")
@@ -43,11 +43,11 @@ def test_changes_come_by_the_watch_and_nothing_is_listed_twice(tmp_path: Path) -
         assert lists.pop("GET /apis/networking.k8s.io/v1/servicecidrs") <= reflector.MAX_DENIALS
         assert set(lists.values()) == {1}
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         before = len(reader.seen)
         server.cluster.call("PATCH", f"{POLICIES}/backend/status", {"status": {"attachedPods": 5}})
@@ -55,7 +55,7 @@ def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
         await reader.until(lambda inventory: "next" in policies(inventory))
         assert len(reader.seen) == before + 1
 
-    story(tmp_path, tell, policy)
+    run_scenario(tmp_path, scenario, policy)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_status_that_is_written_changes_nothing(tmp_path: Path) -> None:
     [{"status": 500}, {"status": 429, "retry_after": 1}, {"match": "egressgatewaypolicies", "status": 503}],
 )
 def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str, Any]) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(**fault)
         server.cluster.drop()
@@ -78,7 +78,7 @@ def test_errors_keep_what_is_known_and_are_told(tmp_path: Path, fault: dict[str,
         await reader.until(lambda inventory: not troubles(inventory))
         assert asked(server, "GET /api/v1/nodes") - asked(server, "nodes (watch)") == 1
 
-    story(tmp_path, tell, policy)
+    run_scenario(tmp_path, scenario, policy)
 
 
 def test_a_watch_that_hangs_from_its_start_is_begun_anew(
@@ -86,7 +86,7 @@ def test_a_watch_that_hangs_from_its_start_is_begun_anew(
 ) -> None:
     monkeypatch.setattr(client, "ANSWER_TIMEOUT_S", 0.3)
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(hang=True)
         server.cluster.drop()
@@ -95,24 +95,24 @@ def test_a_watch_that_hangs_from_its_start_is_begun_anew(
         policy(server, "meanwhile")
         await reader.until(lambda inventory: "meanwhile" in policies(inventory) and not troubles(inventory))
 
-    story(tmp_path, tell, policy)
+    run_scenario(tmp_path, scenario, policy)
 
 
 def test_history_that_is_lost_is_listed_anew(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         policy(server, "next")
         server.cluster.delete(f"{POLICIES}/backend")
         server.cluster.compact()
         await reader.until(lambda inventory: policies(inventory) == ["next"])
 
-    story(tmp_path, tell, policy)
+    run_scenario(tmp_path, scenario, policy)
 
 
 def test_a_trouble_that_is_over_is_not_told_any_more(tmp_path: Path) -> None:
     """Also where nothing has changed meanwhile."""
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         known, number = len(reader.seen), 0
         while not any(troubles(inventory) for inventory in reader.seen[known:]):
@@ -128,11 +128,11 @@ def test_a_trouble_that_is_over_is_not_told_any_more(tmp_path: Path) -> None:
         policy(server)
         server.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "w1"}})
 
-    story(tmp_path, tell, before)
+    run_scenario(tmp_path, scenario, before)
 
 
 def test_a_stale_list_takes_nothing_back(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         policy(server, "next")
         await reader.until(lambda inventory: "next" in policies(inventory))
@@ -151,11 +151,11 @@ def test_a_stale_list_takes_nothing_back(tmp_path: Path) -> None:
         await reader.until(lambda inventory: "last" in policies(inventory) and not troubles(inventory))
         assert all("next" in policies(inventory) for inventory in reader.seen[known:])
 
-    story(tmp_path, tell, policy)
+    run_scenario(tmp_path, scenario, policy)
 
 
 def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         inventory = await reader.until(lambda inventory: inventory.service_cidrs)
         assert inventory.service_cidrs == ("10.96.0.0/16", "fd00:96::/108")
         assert never_sent(inventory, ())["10.96.0.0/16"] == "cluster network"
@@ -177,7 +177,7 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
         }
         server.cluster.apply(document)
 
-    story(tmp_path, tell, before)
+    run_scenario(tmp_path, scenario, before)
 
 
 @pytest.mark.parametrize(
@@ -191,20 +191,20 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
 def test_an_agent_does_without_what_the_server_does_not_show(
     tmp_path: Path, kind: str, status: int, told: set[str]
 ) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: policies(inventory) and {*troubles(inventory)} == told)
 
     def before(server: LocalServer) -> None:
         policy(server)
         server.cluster.strike(match=kind, status=status)
 
-    story(tmp_path, tell, before)
+    run_scenario(tmp_path, scenario, before)
 
 
 def test_an_agent_waits_for_what_the_server_cannot_show_yet(tmp_path: Path) -> None:
     """Its first inventory has all: with half of it packets would take a wrong way."""
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         while asked(server, "servicecidrs") < 3:
             await asyncio.sleep(0.01)
         assert not reader.seen
@@ -215,11 +215,11 @@ def test_an_agent_waits_for_what_the_server_cannot_show_yet(tmp_path: Path) -> N
         policy(server)
         server.cluster.strike(match="servicecidrs", status=503)
 
-    story(tmp_path, tell, before)
+    run_scenario(tmp_path, scenario, before)
 
 
 def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.stop()
         inventory = await reader.until(troubles)
@@ -228,7 +228,7 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
         server.start()
         await reader.until(lambda inventory: "meanwhile" in policies(inventory))
 
-    story(tmp_path, tell, policy)
+    run_scenario(tmp_path, scenario, policy)
 
 
 def test_what_was_known_outlives_the_process(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_what_was_known_outlives_the_process(tmp_path: Path) -> None:
 
 
 def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         server.cluster.strike(match="pods", deaf=True)
         uid = pod(server, "a", app="backend")
@@ -268,7 +268,7 @@ def test_a_pod_that_the_watch_has_not_told_of_is_asked_for_once(tmp_path: Path) 
         server.cluster.remove("prod", "a")
         await reader.until(lambda inventory: labels(inventory, "a") is None)
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
@@ -276,7 +276,7 @@ def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
 ) -> None:
     monkeypatch.setattr(cluster_store, "POD_QUERY_TIMEOUT_S", 0.3)
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         before = await reader.until(lambda inventory: labels(inventory, "a"))
         old = before.uids["prod", "a"]
         server.cluster.strike(hang=True)
@@ -288,11 +288,11 @@ def test_a_pod_whose_name_another_one_had_is_not_taken_for_it(
     def begin(server: LocalServer) -> None:
         pod(server, "a", app="backend")
 
-    story(tmp_path, tell, begin)
+    run_scenario(tmp_path, scenario, begin)
 
 
 def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         server.cluster.strike(match="egressgatewaypolicies?watch", latency=0.2)
         for number in range(3):
@@ -304,27 +304,27 @@ def test_a_pod_sees_a_policy_that_was_there_before_it(tmp_path: Path) -> None:
             assert f"pod-{number}" in reader.kept("Pod")
             assert f"policy-{number}" in policies(inventory)
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_policy_that_the_watch_does_not_tell_of_holds_a_pod_back(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         server.cluster.strike(match="watch", deaf=True)
         policy(server)
         with pytest.raises(NotKnown, match="EgressGatewayPolicy backend yet"):
             await reader.store.for_pod("prod", "a", pod(server, "a"))
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_pod_of_a_namespace_that_nobody_knows_is_held_back(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: True)
         with pytest.raises(NotKnown, match="Namespace other yet"):
             await reader.store.for_pod("other", "a", "")
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 @pytest.mark.parametrize("fault", [{"hang": True}, {"status": 500}])
@@ -333,7 +333,7 @@ def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
 ) -> None:
     monkeypatch.setattr(cluster_store, "POD_QUERY_TIMEOUT_S", 0.3)
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(lambda inventory: labels(inventory, "known"))
         server.cluster.strike(**fault)
         assert labels(await reader.store.for_pod("prod", "known", ""), "known") == {"app": "backend"}
@@ -342,4 +342,4 @@ def test_a_server_that_does_not_answer_delays_a_pod_and_no_more(
     def before(server: LocalServer) -> None:
         pod(server, "known", app="backend")
 
-    story(tmp_path, tell, before)
+    run_scenario(tmp_path, scenario, before)

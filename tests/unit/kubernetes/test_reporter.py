@@ -21,7 +21,7 @@ from tests.lab.apiserver.local import LocalServer
 from tests.lab.topology import VIRTUAL
 
 from . import test_conditions as conditions
-from .cluster_story import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, story
+from .cluster_scenario import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, run_scenario
 
 ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
 
@@ -59,7 +59,7 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
     """The view of a master; its gateway stands in the cluster, and a policy that names another one."""
     changed = conditions.changed("g1", at=time.time() + 60)
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(changed,)))
         await master.until(server.cluster.events)
@@ -74,11 +74,11 @@ def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
             gateway["metadata"]["uid"],
         )
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match="watch", deaf=True)
         master = Reporting(reader, server, conditions.seen())
@@ -88,7 +88,7 @@ def test_a_status_is_written_once_also_while_the_watch_is_late(tmp_path: Path) -
         await master.looked(10)
         assert (asked(server, "/status"), asked(server, "PATCH")) == (2, 3)
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 @pytest.mark.parametrize("poorer_first", [True, False])
@@ -96,7 +96,7 @@ def test_two_agents_that_know_different_objects_come_to_an_end(tmp_path: Path, p
     """Each takes itself for the one that writes; what stands is the status of the one that knows a master."""
     views = [conditions.without_master(conditions.seen()), conditions.seen()]
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         for view in views if poorer_first else views[::-1]:
             agent = Reporting(reader, server, view)
@@ -107,11 +107,11 @@ def test_two_agents_that_know_different_objects_come_to_an_end(tmp_path: Path, p
         assert asked(server, "/status") <= 4
         assert len(server.cluster.events()) <= 2
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 def test_an_agent_whose_watch_is_stuck_does_not_overwrite_a_newer_status(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match="watch", deaf=True)
         newer = {"observedGeneration": 1, "activeNodeName": "g2"}
@@ -120,7 +120,7 @@ def test_an_agent_whose_watch_is_stuck_does_not_overwrite_a_newer_status(tmp_pat
         assert server.cluster.call("GET", f"{GATEWAYS}/partner")["status"] == newer
         assert asked(server, f"{GATEWAYS}/partner/status") == 1
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) 
     newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in away.keeper.egress)
     back = replace(away, keeper=msgspec.structs.replace(away.keeper, egress=newer))
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match="events", status=503)
         agent = Reporting(reader, server, conditions.seen(), away)
@@ -141,14 +141,14 @@ def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) 
         await agent.looked(3)
         assert server.cluster.events("MasterChanged") == []
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 @pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
 def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
     """The other writer comes between: the watch has not told of what it has written."""
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match="configmaps?", deaf=True)
         if standing:
@@ -161,11 +161,11 @@ def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: st
         assert server.cluster.call("GET", ROLL)["data"] == (agreed if written else other)
         assert asked(server, f"PATCH {ROLL}") == 1
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) -> None:
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match=f"configmaps/{recorded_voter_set.NAME}", status=403)
         changed = conditions.changed("g1", at=time.time() + 60)
@@ -174,13 +174,13 @@ def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) ->
         await master.looked(10)
         assert (asked(server, "/status"), asked(server, f"PATCH {ROLL}")) == (2, 1)
 
-    story(tmp_path, tell, reported)
+    run_scenario(tmp_path, scenario, reported)
 
 
 def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(empty_policies, "SETTLE_S", 0.05)
 
-    async def tell(reader: Reader, server: LocalServer) -> None:
+    async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         master = Reporting(reader, server, replace(conditions.seen(), inventory=reader.seen[-1]))
         await master.until(lambda: server.cluster.events("SelectsNothing"))
@@ -194,10 +194,10 @@ def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch:
         server.cluster.apply(documents.policy("chosen", "partner", {"app": "another"}))
         server.cluster.run("prod", "a", "w9", {"app": "another"})
 
-    story(tmp_path, tell, before)
+    run_scenario(tmp_path, scenario, before)
 
 
 def reported(server: LocalServer) -> None:
-    """What the view of the master speaks of."""
+    """Create the objects that the master's view contains."""
     server.cluster.apply(documents.virtual_gateway("partner", [VIRTUAL]))
     policy(server, "both")

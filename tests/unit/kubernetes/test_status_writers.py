@@ -65,7 +65,7 @@ class Node:
 
 
 def status(epoch: int) -> NodeSnapshot:
-    """The view of an author that knows this epoch."""
+    """Return the view of an author that knows this epoch."""
     view = seen()
     assert view.keeper is not None
     states = tuple(msgspec.structs.replace(state, epoch=epoch) for state in view.keeper.egress)

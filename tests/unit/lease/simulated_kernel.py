@@ -39,14 +39,14 @@ class Kernel:
             self.announced.append((now, address))
 
     def lead(self, effect: TunnelEffect) -> bool:
-        """False: it is refused."""
+        """Open the fence. Return False if the kernel refuses."""
         if effect.device in self.refuses:
             return False
         self.tunnels[effect.device] = effect.mac if isinstance(effect, PointTunnel) else QUEUEING
         return True
 
     def close_all(self) -> None:
-        """What a keeper does when it starts."""
+        """Close all fences, as a daemon does at its start."""
         self._tickets.clear()
         self._open.clear()
         self.configured.clear()

@@ -70,7 +70,7 @@ class Machine:
         return self.last_clock + int((true - self.last_true) * self.rate)
 
     def true(self, clock: int) -> int:
-        """The first moment at which :meth:`clock` shows at least this."""
+        """Return the first moment at which :meth:`clock` shows at least this."""
         return self.last_true + int((clock - self.last_clock) / self.rate) + 2
 
 
@@ -214,7 +214,7 @@ class Network:
         self.configure(name)
 
     def move(self, asked: str, identity: str, to: str) -> None:
-        """An operator asks on node ``asked`` for a handover."""
+        """Request a handover as an operator on node ``asked``."""
         self.machines[asked].moves += (HandoverRequest(identity, to, len(self.machines[asked].moves) + 1),)
         self.configure(asked)
 
@@ -235,7 +235,7 @@ class Network:
         self.blocked.clear()
 
     def claim(self, heard_by: str, address: str) -> None:
-        """A machine that is no node says to one that it has the address."""
+        """Let a machine that is no node claim the address toward a node."""
         machine = self.machines[heard_by]
         if machine.keeper is not None:
             self._carry_out(machine, machine.keeper.claimed(address, MAC, "eth1", machine.clock(self.now)))
@@ -266,11 +266,11 @@ class Network:
         self.now = end
 
     def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
-        """What a keeper does with a datagram that has arrived."""
+        """Return the effects of a datagram that has arrived at a daemon."""
         return keeper.receive(data, source, clock)
 
     def run_until(self, condition: object, limit_ns: int) -> int:
-        """Runs until ``condition()``; gives the time it took. Fails after ``limit_ns``."""
+        """Run until ``condition()``; gives the time it took. Fails after ``limit_ns``."""
         assert callable(condition)
         start = self.now
         while not condition():
@@ -299,7 +299,7 @@ class Network:
         return [m.name for m in self.machines.values() if m.kernel.lets_out(address, m.clock(self.now))]
 
     def followed(self, identity: str) -> set[str]:
-        """The masters that the running nodes follow."""
+        """Return the masters that the running nodes follow."""
         keepers = [machine.keeper for machine in self.machines.values() if machine.keeper is not None]
         return {keeper.ownership.master_table.of(identity).master for keeper in keepers}
 
@@ -308,7 +308,7 @@ class Network:
         return f"egw-{identity[-6:]}"
 
     def leads_to(self, name: str, identity: str) -> str:
-        """The node that a node's tunnel leads to; :data:`.simulated_kernel.QUEUEING`; empty before its first master."""
+        """Return the node that a tunnel leads to; or QUEUEING; empty before its first master."""
         mac = self.machines[name].kernel.tunnels.get(self.device(identity), "")
         nodes = {ids.node_mac(machine.address): machine.name for machine in self.machines.values()}
         return nodes.get(mac, mac)

@@ -21,7 +21,7 @@ def edit(network: Network, name: str, duration_ns: int) -> None:
 
 
 def lease_ns(network: Network) -> int:
-    """The length of the master's lease."""
+    """Return the length of the master's lease."""
     keeper = network.machines[master(network)].keeper
     assert keeper is not None
     return keeper.ownership.owner.tenures[network.ids[0]].duration_ns

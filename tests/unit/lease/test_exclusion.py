@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, VoterSet
 
-from .careless import DURATION, ONE, World
+from .adversarial_nodes import DURATION, ONE, AdversarialNetwork
 
 NODES = ("a", "b", "c", "d")
 RATES = (0.99, 1.01)
@@ -19,52 +19,52 @@ DEFAULT = settings.get_current_profile_name() == "default"
 
 @dataclass
 class History:
-    """A world that ``lot`` drives. Messages and silences are as short as can be, or about as long as a lease."""
+    """A world that ``rng`` drives. Messages and silences are as short as can be, or about as long as a lease."""
 
-    lot: random.Random
+    rng: random.Random
     told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rates = {name: self.lot.choice(RATES) for name in NODES}
-        self.world = World(self.rates, NODES[: self.lot.choice([2, 3, 3, 3, 3, 3])])
+        self.rates = {name: self.rng.choice(RATES) for name in NODES}
+        self.world = AdversarialNetwork(self.rates, NODES[: self.rng.choice([2, 3, 3, 3, 3, 3])])
         self.world.run(2 * DURATION)
         self.side = list(NODES)
 
     def step(self) -> None:
-        if self.lot.random() < 0.4:
+        if self.rng.random() < 0.4:
             self.part()
-        actions = [*3 * [self.ask], *2 * [self.reform], *2 * [self.wait], self.spare]
-        self.lot.choice(actions)()
+        actions = [*3 * [self.ask], *2 * [self.reform], *2 * [self.wait], self.rarely]
+        self.rng.choice(actions)()
 
     def part(self) -> None:
-        """The network parts anew: at random, once more, or the other way round."""
+        """Partition the network: at random, once more, or the other way round."""
         rest = [name for name in NODES if name not in self.side]
-        fewer = self.lot.sample(self.side, len(self.side) - 1)
-        anew = self.lot.sample(NODES, 3)
-        self.side = self.lot.choice([side for side in (anew, fewer, rest) if len(side) > 1])
+        fewer = self.rng.sample(self.side, len(self.side) - 1)
+        anew = self.rng.sample(NODES, 3)
+        self.side = self.rng.choice([side for side in (anew, fewer, rest) if len(side) > 1])
 
     def ask(self) -> None:
         """Mostly within one side of a partition."""
-        out = self.lot.choice([0, 0, 0, DURATION // 2])
-        back = self.lot.choice([0, 0, DURATION // 2, DURATION * 9 // 10])
-        self._ask(self.lot.choice(self.side), [ONE], out, back)
+        out = self.rng.choice([0, 0, 0, DURATION // 2])
+        back = self.rng.choice([0, 0, DURATION // 2, DURATION * 9 // 10])
+        self._ask(self.rng.choice(self.side), [ONE], out, back)
 
     def reform(self) -> None:
-        """The chair, until a change of the voter set may be decided."""
-        chair = self.lot.choice(self.side)
-        for _ in range(self.lot.choice([2, 3, 4, 4, 4, 5])):
+        """Let the proposer act until a change of the voter set may be decided."""
+        chair = self.rng.choice(self.side)
+        for _ in range(self.rng.choice([2, 3, 4, 4, 4, 5])):
             self._ask(chair, [PROPOSER_LEASE], 0, 0)
 
     def wait(self) -> None:
         ends = [end - self.world.now for end in self.world.ends()]
-        pause = self.lot.choice([DURATION // 10, DURATION * 11 // 10, DURATION * 11 // 10, *ends])
+        pause = self.rng.choice([DURATION // 10, DURATION * 11 // 10, DURATION * 11 // 10, *ends])
         self.told.append(f"wait {pause}")
         self.world.run(pause)
 
-    def spare(self) -> None:
-        """What happens more rarely."""
-        one, other = self.lot.sample(NODES, 2)
-        what = self.lot.choice(["restart", "restart both", "tell", "release"])
+    def rarely(self) -> None:
+        """Do something that happens more rarely."""
+        one, other = self.rng.sample(NODES, 2)
+        what = self.rng.choice(["restart", "restart both", "tell", "release"])
         self.told.append(f"{what} {one} {other}")
         if what == "tell":
             self.world.tell(one, other)
@@ -79,10 +79,10 @@ class History:
         self.world.ask(name, ids, self.side, out, back, self._wanted)
 
     def _wanted(self, current: VoterSet) -> VoterSet:
-        """A change by one node, mostly toward a set that is this side of the partition."""
+        """Return a change by one node, mostly toward a set that is this side of the partition."""
         here, members = {*self.side}, {*current.members}
         wanted = sorted(here - members) or sorted(members - here) or NODES
-        changed = members ^ {self.lot.choice(wanted if self.lot.random() < 0.8 else NODES)}
+        changed = members ^ {self.rng.choice(wanted if self.rng.random() < 0.8 else NODES)}
         return VoterSet(current.version + 1, tuple(sorted(changed or current.members)))
 
 

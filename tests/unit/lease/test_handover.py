@@ -133,7 +133,7 @@ def others(network: Network, name: str) -> list[str]:
 
 
 def irreplaceable(network: Network) -> str:
-    """The master, while no other node can serve."""
+    """Return the master, while no other node can serve."""
     old = master(network)
     for name in others(network, old):
         network.set_ready(name, network.ids[0], False)

@@ -116,7 +116,7 @@ def pauses(lost_after_ns: int, alone: bool, lost: bool = True) -> list[int]:
 
 
 def doubled(times: int) -> list[int]:
-    """What pauses are at least, milliseconds: none, then twice the one before each time."""
+    """Return the minimal pauses, milliseconds: none, then each twice the one before."""
     return [0, *(min(250 << n, PAUSE_LIMIT_NS // MILLISECOND) for n in range(times - 1))]
 
 

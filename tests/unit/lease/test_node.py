@@ -74,7 +74,7 @@ class Story:
         self.rebooted = 0
 
     def play(self, step: Step) -> None:
-        """A step about a node that this network does not have is a pause."""
+        """Play a step; a step about a node that this network does not have is a pause."""
         network = self.network
         names = {MASTER: network.holders(network.ids[0]), CHAIRMAN: network.holders(PROPOSER_LEASE)}
         arguments = [names[a][:1] or [""] if a in names else [a] for a in step.arguments]
@@ -94,13 +94,13 @@ class Story:
             self.network.reboot(name)
 
     def lag(self, name: str, milliseconds: int) -> None:
-        """It hears what was answered long ago, and nothing more."""
+        """Deliver only old answers to the node."""
         self.network.lag = {name: milliseconds * MILLISECOND}
         self.network.run(2 * DURATION_NS)
         self.network.isolate(name)
 
     def strand(self, name: str, forgetful: bool) -> None:
-        """It is cut off, with its lease fresh; ``forgetful``: the voters restart at the same moment."""
+        """Cut off the node with a fresh lease; ``forgetful``: the voters restart at the same moment."""
         keeper = self.network.machines[name].keeper
         self.network.isolate(name)
         voters = keeper.voter_set.current.members if keeper and forgetful else ()
@@ -109,7 +109,7 @@ class Story:
                 self.restart(voter)
 
     def race(self, name: str) -> None:
-        """It is cut off, and its clock is as slow as may be, the others' as fast."""
+        """Cut off the node while its clock is as slow as allowed, and the others' as fast."""
         self.network.max_delay_ns = MILLISECOND
         for machine in self.network.machines:
             self.network.set_rate(machine, 0.99 if machine == name else 1.01)
@@ -156,7 +156,7 @@ class Story:
             self.network.resume(name)
 
     def mend(self) -> None:
-        """Makes everything whole again."""
+        """Make everything whole again."""
         network = self.network
         network.heal()
         network.loss = network.duplicates = 0.0

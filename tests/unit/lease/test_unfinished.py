@@ -151,10 +151,10 @@ class Faulty(Network):
         return effects or []
 
 
-def disturb(network: Network, lot: random.Random) -> None:
+def disturb(network: Network, rng: random.Random) -> None:
     """Do something that makes addresses move, or a voter forget what it did not store."""
-    name, identity = lot.choice(["g1", "g2", "g3"]), lot.choice(network.ids)
-    what = lot.choice(["drain", "restart", "isolate", "unready", "move"])
+    name, identity = rng.choice(["g1", "g2", "g3"]), rng.choice(network.ids)
+    what = rng.choice(["drain", "restart", "isolate", "unready", "move"])
     if what == "drain":
         network.drain(name)
     elif what == "restart":
@@ -165,22 +165,22 @@ def disturb(network: Network, lot: random.Random) -> None:
         network.set_ready(name, identity, False)
     else:
         network.move("w1", identity, name)
-    network.run(lot.randrange(600) * MILLISECOND)
+    network.run(rng.randrange(600) * MILLISECOND)
     network.heal()
     network.drain(name, False)
     network.start(name)
     network.set_ready(name, identity, True)
-    network.run(lot.randrange(700) * MILLISECOND)
+    network.run(rng.randrange(700) * MILLISECOND)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_faults_in_the_middle_of_datagrams_make_no_second_master(seed: int) -> None:
-    lot = random.Random(seed)
+    rng = random.Random(seed)
     network = Faulty(
         0.15, egress=3, workers=1, ids=2, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION
     )
     for _ in range(15):
-        disturb(network, lot)
+        disturb(network, rng)
     assert network.faults > 50
     network.share = 0.0
     network.run_until(network.all_agreed, 20 * SECOND)

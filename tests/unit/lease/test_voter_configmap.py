@@ -143,8 +143,10 @@ def electorate(network: Network, name: str) -> VoterSetState:
 
 
 def replaced() -> tuple[Network, VoterSet]:
-    """Two egress nodes went away, one after the other; workers vote in their place. Now they are back, hear only each
-    other, and have forgotten everything."""
+    """Two egress nodes left, one after the other, and workers vote in their place.
+
+    Now they are back without memory, and have contact to each other only.
+    """
     network = Network(egress=3, workers=4)
     assert network.run_until(network.all_agreed, 5 * SECOND)
     for name in ("g1", "g2"):

@@ -18,7 +18,7 @@ HELD_UNTIL = 3 * LEASE
 
 
 def holding() -> VoterNode:
-    """A voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
+    """Return a voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
     elector = VoterNode(
         VoterSetState("b", Memory(VOTERS, None, (0, ""), LEASE, LEASE, 0), now=0), None, LEASE, now=0
     )
@@ -34,7 +34,7 @@ def asking(*claims: Claim) -> Heartbeat:
 
 
 def judged(elector: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
-    """What the voter grants of its own accord then: by whom it was asked, and what."""
+    """Return the deferred grants of the voter: (requester, egress ids)."""
     return [
         (pending.sender, elector.vote(pending.sender, pending.incarnation, pending.beat, LEASE, now).granted)
         for pending in elector.due(now)

@@ -262,8 +262,10 @@ def test_a_datagram_whose_key_does_not_fit_names_its_key_and_nothing_else_of_it_
 
 
 def test_versions_without_a_fingerprint_are_understood_both_ways() -> None:
-    """A field at the end of the envelope is passed over by those that do not know it, and may be missing: the protocol
-    is the same."""
+    """A field at the end of the envelope may be missing, and older versions ignore it.
+
+    The protocol version stays the same.
+    """
     sealed = endpoint("a", 1).seal("b", encode(BODY))
     whole = msgspec.msgpack.decode(sealed[MAC_BYTES:])
     for fields in (whole[:-2], whole[:-1], [*whole, "of a later version"]):

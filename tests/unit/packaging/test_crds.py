@@ -20,7 +20,7 @@ POLICY = documents.policy("p", "g", {"app": "backend"}, ["203.0.113.0/24"], ["20
 
 
 def changed(document: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """The document with another value at this path of its ``spec``; None takes the field away."""
+    """Return the document with another value at this path of its ``spec``; None takes the field away."""
     name, _, rest = path.partition(".")
     inner = changed(document.get(name) or {}, rest, value) if rest else value
     return {key: item for key, item in {**document, name: inner}.items() if item is not None}
@@ -33,7 +33,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
 
 
 def verdicts(judge: Judge, document: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What the definition and what the agent have against it."""
+    """Return the objections of the definition and those of the agent."""
     _, refused = judge(document)
     return refused, [str(problem) for problem in parse_object("it", document).problems]
 

@@ -66,7 +66,7 @@ def build(
 
 
 def pod(*selected_by: str, name: str = "web-0") -> PodIdentity:
-    """A pod that the policies of these names select."""
+    """Return a pod that the policies of these names select."""
     return PodIdentity("prod", name, dict.fromkeys(selected_by, "yes"))
 
 

@@ -64,7 +64,7 @@ def view(
 
 
 def mine(pod: PodIdentity) -> str:
-    """The IPv4 address that the pod is to be seen by."""
+    """Return the IPv4 address that the pod is to be seen by."""
     return {IDS[address]: address for address in FOURS}[choose(pod, [IDS[address] for address in FOURS])]
 
 

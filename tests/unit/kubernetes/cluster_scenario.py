@@ -1,4 +1,4 @@
-"""What tests of the Kubernetes store and of its reports have in common: a server, a store that reads it, a story."""
+"""What tests of the Kubernetes store and of its reports have in common: a server, a store that reads it, a scenario."""
 
 from __future__ import annotations
 
@@ -50,36 +50,38 @@ class Reader:
         return self.seen[-1]
 
 
-Story = Callable[[Reader, LocalServer], Awaitable[None]]
+Scenario = Callable[[Reader, LocalServer], Awaitable[None]]
 
 
-def story(directory: Path, tell: Story, before: Callable[[LocalServer], None] = lambda server: None) -> None:
+def run_scenario(
+    directory: Path, scenario: Scenario, before: Callable[[LocalServer], None] = lambda server: None
+) -> None:
     with serving(directory) as server:
         server.cluster.namespace("prod")
         before(server)
-        asyncio.run(reading(directory, server, tell))
+        asyncio.run(reading(directory, server, scenario))
 
 
-async def reading(directory: Path, server: LocalServer, tell: Story) -> None:
-    """A store of node w1 that reads the server while the story is told."""
+async def reading(directory: Path, server: LocalServer, scenario: Scenario) -> None:
+    """Run a scenario with a store of node w1 that reads the server."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reflector, "FIRST_BACKOFF_S", 0.05)
         patch.setattr(reflector, "MAX_BACKOFF_S", 0.2)
         patch.setattr(cluster_store, "FIRST_LISTS_TIMEOUT_S", 0.5)
         patch.setattr(reporter, "POLL_INTERVAL_S", 0.02)
-        await _told(directory, server, tell)
+        await _run(directory, server, scenario)
 
 
-async def _told(directory: Path, server: LocalServer, tell: Story) -> None:
+async def _run(directory: Path, server: LocalServer, scenario: Scenario) -> None:
     file = directory / "last-known.json"
     reader = Reader(ClusterStore(Api(server.kubeconfig), resources(GROUP, "w1", NAMESPACE), file), file)
     task = asyncio.create_task(reader.run())
-    telling = asyncio.create_task(tell(reader, server))
-    await asyncio.wait([task, telling], return_when=asyncio.FIRST_COMPLETED, timeout=30)
-    assert task.done() or telling.done(), "the story did not end"
-    for part in (task, telling):
+    running = asyncio.create_task(scenario(reader, server))
+    await asyncio.wait([task, running], return_when=asyncio.FIRST_COMPLETED, timeout=30)
+    assert task.done() or running.done(), "the scenario did not end"
+    for part in (task, running):
         part.cancel()
-    for outcome in await asyncio.gather(task, telling, return_exceptions=True):
+    for outcome in await asyncio.gather(task, running, return_exceptions=True):
         if isinstance(outcome, Exception):
             raise outcome
 

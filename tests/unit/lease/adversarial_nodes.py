@@ -45,7 +45,7 @@ class Node:
         return int(true * self.rate)
 
     def true(self, clock: int) -> int:
-        """The first moment at which the clock shows at least this."""
+        """Return the first moment at which the clock shows at least this."""
         return int(clock / self.rate) + 2
 
     def expire(self, now: int) -> None:
@@ -53,7 +53,7 @@ class Node:
             self.owner.drop(identity)
 
 
-class World:
+class AdversarialNetwork:
     """``now``: true time, nanoseconds. All know set 1, which is made of ``members``."""
 
     def __init__(self, rates: dict[str, float], members: tuple[str, ...]) -> None:
@@ -139,7 +139,7 @@ class World:
         self.now = end
 
     def ends(self) -> list[int]:
-        """The moments, from now on, at which a grant or a lease on :data:`ONE` ends."""
+        """Return the moments, from now on, at which a grant or a lease on :data:`ONE` ends."""
         grants = [
             (n, n.elector.voter.grants[ONE].until)
             for n in self.nodes.values()
