@@ -38,7 +38,7 @@ def run(request: bytes, socket: str, reason: str) -> None:
     run_dir = Path(os.path.dirname(socket))
     stamp = stamp_of(run_dir / contract.PLAN)
     plan, trouble = read_plan(run_dir / contract.PLAN)
-    place = FallbackContext(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
+    context = FallbackContext(run_dir, plan, f"agent at {socket}: {reason}{trouble and '; '}{trouble}", stamp)
     commands: dict[str, Callable[[Call, FallbackContext], None]] = {
         "ADD": add,
         "DEL": delete,
@@ -47,14 +47,14 @@ def run(request: bytes, socket: str, reason: str) -> None:
         "STATUS": status,
     }
     try:
-        commands[call.command](call, place)
+        commands[call.command](call, context)
     except KernelError as error:
-        raise CallError(contract.KERNEL_REFUSED, error.message, error.hint or place.trouble) from error
+        raise CallError(contract.KERNEL_REFUSED, error.message, error.hint or context.trouble) from error
     except OSError as error:
         raise CallError(contract.IO_FAILURE, str(error), _io_hint(error, run_dir)) from error
 
 
-def add(call: Call, place: FallbackContext) -> None:
+def add(call: Call, context: FallbackContext) -> None:
     """Tag the pod's interfaces if a policy selects the pod, and record the attachment for the agent."""
     from .kernel.netlink import links
 
@@ -64,13 +64,15 @@ def add(call: Call, place: FallbackContext) -> None:
     try:
         found = links.host_veths(call.netns, call.host_interfaces)
         named = found.named
-        hosts = tuple(name for name in found.names if place.plan is None or name not in place.plan.uplinks)
-        before = attachments.load(place.run_dir, call.container_id, call.ifname)
+        hosts = tuple(
+            name for name in found.names if context.plan is None or name not in context.plan.uplinks
+        )
+        before = attachments.load(context.run_dir, call.container_id, call.ifname)
         if before is None or before.host_interface != (hosts[0] if hosts else ""):
-            _forget_connections(place, (call.container_id, call.ifname), call.addresses)
-        group = group_of(call.pod, place)
-        _tag(call, place, hosts, group)
-        _check_current(call, place)
+            _forget_connections(context, (call.container_id, call.ifname), call.addresses)
+        group = group_of(call.pod, context)
+        _tag(call, context, hosts, group)
+        _check_current(call, context)
     except (CallError, KernelError) as error:
         if call.failure_policy != "Ignore":
             raise
@@ -91,28 +93,28 @@ def add(call: Call, place: FallbackContext) -> None:
         network=call.network,
         named=named,
     )
-    attachments.write(place.run_dir, record)
+    attachments.write(context.run_dir, record)
 
 
-def delete(call: Call, place: FallbackContext) -> None:
+def delete(call: Call, context: FallbackContext) -> None:
     """Remove the attachment record and the pod's connections.
 
     The tag stays: a pod that is being stopped still sends, and those packets must not leave by another address.
     """
-    record = attachments.load(place.run_dir, call.container_id, call.ifname)
-    attachments.remove(place.run_dir, call.container_id, call.ifname)
+    record = attachments.load(context.run_dir, call.container_id, call.ifname)
+    attachments.remove(context.run_dir, call.container_id, call.ifname)
     if record is not None:
-        _forget_connections(place, record.key, record.addresses)
+        _forget_connections(context, record.key, record.addresses)
 
 
-def _forget_connections(place: FallbackContext, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
+def _forget_connections(context: FallbackContext, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
     """Delete what is left of the connections of these addresses, as the agent does: they keep another pod's path.
 
     An address that another pod of this node has at the same time keeps them.
     """
     from .kernel.netlink import ctnetlink, links
 
-    records, _ = attachments.load_all(place.run_dir)
+    records, _ = attachments.load_all(context.run_dir)
     for address in addresses:
         others = (record for record in records if record.key != key and address in record.addresses)
         if not any(links.tag_of(other.host_interface) is not None for other in others):
@@ -122,15 +124,15 @@ def _forget_connections(place: FallbackContext, key: tuple[str, str], addresses:
                 print(f"egress-gateway: {error}", file=sys.stderr)
 
 
-def check(call: Call, place: FallbackContext) -> None:
+def check(call: Call, context: FallbackContext) -> None:
     """Raise :class:`CallError` if the pod's tags or the data path are not as ADD left them."""
-    record = attachments.load(place.run_dir, call.container_id, call.ifname)
+    record = attachments.load(context.run_dir, call.container_id, call.ifname)
     pod = call.pod
     if record is not None and pod.labels is None:
         pod = replace(pod, labels=record.labels)
     try:
-        _check_current(call, place)
-        group = group_of(pod, place)
+        _check_current(call, context)
+        group = group_of(pod, context)
     except CallError:
         if call.failure_policy == "Ignore":
             return
@@ -138,29 +140,29 @@ def check(call: Call, place: FallbackContext) -> None:
     if record is None:
         unknown = f"container {call.container_id} was not added"
         raise CallError(contract.NOT_AS_ADDED, unknown, "the runtime must ADD it first")
-    wrong = _wrong_tag(record, group) + (_missing(place) if group else ())
+    wrong = _wrong_tag(record, group) + (_missing(context) if group else ())
     if wrong:
         raise CallError(contract.NOT_AS_ADDED, "; ".join(wrong), "the agent repairs it; so does a new ADD")
 
 
-def collect(call: Call, place: FallbackContext) -> None:
+def collect(call: Call, context: FallbackContext) -> None:
     """Remove the records of this network's attachments that are not in the runtime's list."""
-    records, _ = attachments.load_all(place.run_dir)
+    records, _ = attachments.load_all(context.run_dir)
     for record in records:
         # The list is of one network; records of others stay.
         if record.network in ("", call.network) and record.key not in call.valid_attachments:
-            attachments.remove(place.run_dir, *record.key)
+            attachments.remove(context.run_dir, *record.key)
 
 
-def status(call: Call, place: FallbackContext) -> None:
+def status(call: Call, context: FallbackContext) -> None:
     """Raise :class:`CallError` if every ADD of a pod that may be selected would fail."""
-    if place.plan is None:
-        raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", place.trouble)
-    if place.outdated():
-        raise CallError(contract.NOT_AVAILABLE, OUTDATED, place.trouble)
+    if context.plan is None:
+        raise CallError(contract.NOT_AVAILABLE, "there is neither an agent nor a plan", context.trouble)
+    if context.outdated():
+        raise CallError(contract.NOT_AVAILABLE, OUTDATED, context.trouble)
 
 
-def _tag(call: Call, place: FallbackContext, hosts: Sequence[str], group: int) -> None:
+def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int) -> None:
     """Tag the host-side veths, and first make what the tag leads to."""
     from .kernel.netlink import links
 
@@ -169,13 +171,13 @@ def _tag(call: Call, place: FallbackContext, hosts: Sequence[str], group: int) -
             wrong = f"pod {call.namespace}/{call.name} is selected, but has no host-side veth"
             raise CallError(contract.NO_HOST_INTERFACE, wrong, VETH_HINT)
         return
-    if group and place.plan is not None:
+    if group and context.plan is not None:
         from .datapath.reconcile import ensure
 
-        with _locked(place.run_dir):
-            if not os.path.exists(place.run_dir / contract.PLAN):
-                raise place.not_known("the plan was taken away meanwhile")
-            ensure(place.plan)
+        with _locked(context.run_dir):
+            if not os.path.exists(context.run_dir / contract.PLAN):
+                raise context.not_known("the plan was taken away meanwhile")
+            ensure(context.plan)
     for host in hosts:
         found = links.tag_of(host)
         if found != group and (group or _ours(found)):
@@ -195,14 +197,14 @@ def _locked(run_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _check_current(call: Call, place: FallbackContext) -> None:
+def _check_current(call: Call, context: FallbackContext) -> None:
     """Raise an error if the plan that the pod was tagged by is not the newest: an edit may select the pod.
 
     Checked when the tag is set, since an agent that answers late may have written meanwhile.
     """
-    if not place.outdated():
+    if not context.outdated():
         return
-    outdated = place.not_known(f"{OUTDATED}: a policy may select pod {call.namespace}/{call.name}")
+    outdated = context.not_known(f"{OUTDATED}: a policy may select pod {call.namespace}/{call.name}")
     if call.failure_policy != "Ignore":
         raise outdated
     print(f"egress-gateway: failurePolicy is Ignore: {outdated}", file=sys.stderr)
@@ -229,10 +231,10 @@ def _ours(group: int | None) -> bool:
     return group is not None and ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED
 
 
-def _missing(place: FallbackContext) -> tuple[str, ...]:
+def _missing(context: FallbackContext) -> tuple[str, ...]:
     from .datapath.reconcile import missing
 
-    return missing(place.plan) if place.plan else ()
+    return missing(context.plan) if context.plan else ()
 
 
 def _io_hint(error: OSError, run_dir: Path) -> str:
