@@ -21,7 +21,7 @@ class TunnelNeighbours:
             if isinstance(effect, PointTunnel):
                 self._neighbours.set_master(effect.device, effect.mac, effect.family)
             else:
-                self._neighbours.hold(effect.device, effect.family)
+                self._neighbours.queue(effect.device, effect.family)
         except (KernelError, OSError) as error:
             self.problems[effect.device] = str(error)
             return False

@@ -249,7 +249,7 @@ def test_packets_wait_while_a_tunnel_is_held(lab6: Lab) -> None:
 
     def hold() -> None:
         with contextlib.closing(Neighbours()) as neighbours:
-            neighbours.hold(DEVICE, 6)
+            neighbours.queue(DEVICE, 6)
 
     with lab6.pods["bridged"].datagrams(SERVICE6) as datagrams, lab6.witness() as witness:
         worker.machine.inside(hold)

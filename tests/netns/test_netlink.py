@@ -152,7 +152,7 @@ def test_the_master_moves_by_one_call(machine: Namespace, family: int) -> None:
             machine.inside(lambda mac=mac: neighbours.set_master(DEVICE.name, mac, family))  # type: ignore[misc]
             seen = machine.inside(rtnl.observe).neighbours
             assert seen == {Neighbour(DEVICE.name, ids.NEXT_HOPS[family], mac)}
-            machine.inside(lambda: neighbours.hold(DEVICE.name, family))
+            machine.inside(lambda: neighbours.queue(DEVICE.name, family))
             held = machine.inside(rtnl.observe).neighbours
             assert held == {Neighbour(DEVICE.name, ids.NEXT_HOPS[family], "")}, "there, without a master"
         with pytest.raises(KernelError, match="No such device"):
@@ -168,7 +168,7 @@ def test_packets_that_wait_for_the_next_master_are_not_let_go_by_the_agent(machi
     wanted = KernelState(vxlans=frozenset({device}), neighbours=frozenset({entry}))
     bring_to(machine, wanted)
     with contextlib.closing(machine.inside(Neighbours)) as neighbours:
-        machine.inside(lambda: neighbours.hold(device.name))
+        machine.inside(lambda: neighbours.queue(device.name))
     changes = machine.inside(lambda: diff(rtnl.observe(), wanted))
     assert [change for change in changes if isinstance(change.target, Neighbour)] == []
 

@@ -47,7 +47,7 @@ class Neighbours:
         link_address = attribute(NDA_LLADDR, _octets(mac))
         self._set(f"pointing {device} at {mac}", device, family, NUD_PERMANENT, link_address)
 
-    def hold(self, device: str, family: int = 4) -> None:
+    def queue(self, device: str, family: int = 4) -> None:
         """Queue packets into a tunnel in the kernel until :meth:`set_master` says where they go.
 
         The kernel keeps what waits for an incomplete entry, and with no timer of its own running the entry stays so.
