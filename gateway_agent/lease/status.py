@@ -58,8 +58,7 @@ def report(
 
 def _egress(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> EgressState:
     following = keeper.ownership.master_table.of(wish.id)
-    tenure = keeper.ownership.owner.tenures.get(wish.id)
-    holds = tenure is not None and tenure.holds(now)
+    holds = keeper.ownership.holds(wish.id, now)
     mine = keeper.config.node in wish.eligible
     return EgressState(
         id=wish.id,

@@ -1,377 +1,33 @@
-"""The lease keeper's process: ``python -m gateway_agent.lease_daemon RUN_DIR``, started by the agent, or by whoever
-runs both (``--stay``).
+"""The lease daemon's program: ``python -m gateway_agent.lease_daemon RUN_DIR``.
 
-A plain loop under real-time scheduling, apart from all that may be slow. It outlives the agent for a while, so that
-a restart or a crash of the agent moves nothing; it turns the tunnels to a new master itself, so that a failover
-waits for nobody. It decides nothing: that is :mod:`gateway_agent.lease.node`.
+The agent starts it, or the one who runs both (``--stay``). It outlives the agent for a while, so that a restart or a
+crash of the agent moves nothing; it leads the tunnels to a new master itself, so that no failover waits for the agent.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
 import selectors
-import signal
-import socket
 import sys
-import time
-from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import msgspec
-
-from ..adapters.key_files import KeyFiles
-from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig
-from ..lease.lifecycle import ORPHAN_NS
-from ..lease.messages.outbox import Send
-from ..lease.node import Effect, LeaseNode, Remember
-from ..lease.status import report
-from ..lease.tunnels import PointTunnel, QueueTunnel
-from ..lease.voting.protocol import NEVER
-from ..lease.voting.voter_set import Memory
+from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT
+from .daemon import LeaseDaemon
 from .daemon_lock import KeeperLock, Taken
 from .ipc_server import AgentConnections
-from .tunnel_neighbours import TunnelNeighbours
-from .udp import Datagrams
-from .voter_state_file import VoterStateFile
+from .process import enter_background, log, prepare_to_stay, wait_for_start
 
-if TYPE_CHECKING:
-    from .stray_sockets import StrayListener
-    from .vip_kernel import VirtualAddresses
-
-VOTERS = "voters.json"
 EXIT_BUSY = 3
-"""Exit code: another keeper holds the run directory."""
-TELL_NS = 20_000_000
-"""From one word to the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
-LOOK_NS = 1_000_000_000
-"""From one look at the run directory to the next."""
-REPORT_NS = 1_000_000_000
-"""From one message in the log that could not be handled to the next."""
-UNHANDLED_NS = 600_000_000_000
-"""For so long a message that could not be handled is a problem; the log keeps it."""
-LOG_BYTES = 1 << 20
-"""Of the log, when a keeper starts: a larger one is put aside as ``keeper.log.1`` first."""
-PRIORITY = 10
-"""Of SCHED_FIFO."""
-
-
-class LeaseDaemon:
-    """Sockets, clock and kernel around one :class:`LeaseNode`."""
-
-    def __init__(
-        self,
-        run_dir: Path,
-        agents: AgentConnections,
-        selector: selectors.BaseSelector,
-        lock: KeeperLock,
-        stays: bool,
-    ) -> None:
-        self._run_dir = run_dir
-        self._lock = lock
-        self._next_look = 0
-        lock.answer(selector)
-        self._stays = stays
-        self._selector = selector
-        self._agents = agents
-        self._datagrams = Datagrams(selector, self._receive)
-        self._memory = VoterStateFile(run_dir / VOTERS)
-        self._keeper: LeaseNode | None = None
-        self._applied: KeeperConfig | None = None
-        self._keys = KeyFiles()
-        self._tunnels = TunnelNeighbours()
-        self._virtual: VirtualAddresses | None = None
-        self._strays: StrayListener | None = None
-        self._told = -1
-        self._told_at = 0
-        self._started_at = boottime()
-        self._problems: dict[str, str] = {}
-        self._last_unhandled = ("", -UNHANDLED_NS)
-        """The last message that could not be handled, and when it came."""
-        self._reported_at = -REPORT_NS
-        self._asked_to_stop = False
-        self._remembered: Memory | None = None
-
-    def run(self) -> None:
-        """Serve until everything is handed over: the agent has asked for it or has gone, or a SIGTERM has come.
-
-        A SIGTERM may reach the agent in the same moment, which may be slow to hear it, or be killed: the keeper needs
-        nobody else to hand over.
-        """
-        self._hear_sigterm()
-        self._write_pid()
-        self._problems["scheduling"] = _real_time()
-        gc.freeze()
-        while not self._finished(boottime()):
-            for key, _ in self._selector.select(self._patience()):
-                key.data()
-            for line in self._agents.lines():
-                self._read_agents(line)
-            now = boottime()
-            if self._virtual is not None:
-                self._virtual.resume(now)
-            self._look_at_directory(now)
-            if self._keeper is None:
-                continue
-            if self._asked_to_stop:
-                self._asked_to_stop = False
-                self._carry_out(self._keeper.stop(now))
-            if self._agents.new():
-                # An agent that has just started is alive, though it takes a while to know what it wants.
-                self._keeper.attend(now)
-            if now >= self._keeper.next_wake():
-                self._carry_out(self._keeper.wake(now))
-            self._search(self._keeper, now)
-            self._send_state()
-
-    def _look_at_directory(self, now: int) -> None:
-        """Make again what this keeper has in the run directory: somebody may have emptied it. Once in a second."""
-        if now < self._next_look:
-            return
-        self._next_look = now + LOOK_NS
-        if self._agents.reachable():
-            # What a full disk did not take.
-            if LOCK in self._problems:
-                self._write_pid()
-            if VOTERS in self._problems and self._remembered is not None:
-                self._remember(self._remembered)
-            return
-        try:
-            self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock.restore()
-            self._write_pid()
-            if self._remembered is not None:
-                self._remember(self._remembered)
-            if not self._stays:
-                _log_to(self._run_dir / LOG)
-            # At last: who finds the socket finds the rest.
-            self._agents.listen_again()
-        except OSError as error:
-            self._problems[SOCKET] = f"{self._run_dir / SOCKET} is gone and cannot be made again: {error}"
-        else:
-            self._problems.pop(SOCKET, None)
-            _say(f"{self._run_dir / SOCKET} was gone: listening there again")
-        self._told = -1
-
-    def _write_pid(self) -> None:
-        """Say in the lock whose it is. A full disk costs that, not the leases."""
-        try:
-            self._lock.write()
-        except OSError as error:
-            self._problems[LOCK] = str(error)
-        else:
-            self._problems.pop(LOCK, None)
-        self._told = -1
-
-    def _hear_sigterm(self) -> None:
-        """Let a SIGTERM end the wait for what comes next, and be dealt with in the loop."""
-
-        def hear(*_: object) -> None:
-            self._asked_to_stop = True
-
-        bell, rung = socket.socketpair()
-        for end in (bell, rung):
-            end.setblocking(False)
-        self._selector.register(bell, selectors.EVENT_READ, lambda: bell.recv(64))
-        self._bell = rung
-        signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, hear)
-
-    def _finished(self, now: int) -> bool:
-        if self._keeper is None:
-            return self._asked_to_stop or (not self._stays and now > self._started_at + ORPHAN_NS)
-        return self._keeper.finished(now)
-
-    def _patience(self) -> float:
-        """Seconds until something is due."""
-        unasked = NEVER if self._stays else self._started_at + ORPHAN_NS
-        until = self._keeper.next_wake() if self._keeper else unasked
-        if self._has_news():
-            until = min(until, self._told_at + TELL_NS)
-        if self._virtual is not None:
-            until = min(until, self._virtual.next_wake())
-        return max(0.0, min((until - boottime()) / 1e9, 1.0))
-
-    def _read_agents(self, line: bytes) -> None:
-        try:
-            self._configure(msgspec.json.decode(line, type=KeeperConfig))
-        except (OSError, ValueError) as error:
-            self._problems["configuration"] = f"the lease keeper cannot follow the agent: {error}"
-        else:
-            self._problems["configuration"] = ""
-        self._told = -1
-
-    def _configure(self, config: KeeperConfig) -> None:
-        now = boottime()
-        if self._keeper is not None or any(wish.address for wish in config.egress):
-            self._virtual_addresses().retry_failed(
-                self._keeper.virtual_ips.addresses() if self._keeper else {}
-            )
-        other_keys = self._read_keys(config)
-        keys = self._keys.ring
-        if keys is None:
-            raise ValueError(self._problems["key"])
-        if self._keeper is None:
-            incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
-            self._keeper = LeaseNode(config, keys, incarnation, self._memory.load(), now)
-        # The wall clock may have been set.
-        self._keeper.attend(now, time.time_ns() - now)
-        # All effects follow once more, and with them what the kernel refuses now.
-        self._tunnels.problems.clear()
-        if config == self._applied and not other_keys:
-            # With each sign of life all is set again: whatever became of it meanwhile.
-            self._carry_out(self._keeper.renew_tunnels(now))
-            return
-        mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
-        self._datagrams.bind(mine, config.port)
-        if self._virtual is not None:
-            self._virtual.watch((wish.address, wish.interface) for wish in config.egress if wish.interface)
-        self._applied = config
-        self._carry_out(self._keeper.configure(config, keys, now, time.time_ns() - now))
-
-    def _read_keys(self, config: KeeperConfig) -> bool:
-        """Return whether there are other keys than before."""
-        changed = self._keys.follow(config.key_file, config.accept_key_files)
-        problem = self._keys.problem
-        self._problems["key"] = f"the cluster key cannot be read: {problem}" if problem else ""
-        return changed
-
-    def _send_state(self) -> None:
-        """Tells everybody who is connected what has changed."""
-        assert self._keeper is not None
-        now = boottime()
-        if not self._has_news() or now < self._told_at + TELL_NS:
-            return
-        self._told, self._told_at = self._keeper.revision, now
-        failures = self._virtual.failures if self._virtual else ()
-        state = report(
-            self._keeper, now, self._current_problems(now), keys=self._agents.new(), failures=failures
-        )
-        self._agents.broadcast(msgspec.json.encode(state) + b"\n")
-
-    def _current_problems(self, now: int) -> tuple[str, ...]:
-        """Return what is wrong now as far as this process knows, in words."""
-        unhandled, at = self._last_unhandled
-        found = [*self._problems.values(), *self._tunnels.problems.values()]
-        found += self._virtual.problems if self._virtual else ()
-        found += [unhandled] if now < at + UNHANDLED_NS else []
-        return tuple(filter(None, found))
-
-    def _claimed(self, address: str, mac: str, interface: str) -> None:
-        if self._keeper is not None:
-            self._carry_out(self._keeper.claimed(address, mac, interface, boottime()))
-
-    def _has_news(self) -> bool:
-        return self._keeper is not None and (self._keeper.revision != self._told or self._agents.new())
-
-    def _receive(self, datagram: bytes, source: str) -> None:
-        assert self._keeper is not None
-        try:
-            effects = self._keeper.receive(datagram, source, boottime())
-        except Exception as error:
-            # Whoever has the key can send anything, and a fault of ours must not end every keeper at once. What was
-            # decided by then is carried out with the next input; docs/design/messages.md says why that is safe.
-            self._unhandled(error, source)
-            return
-        self._carry_out(effects)
-
-    def _search(self, keeper: LeaseNode, now: int) -> None:
-        """Look for nodes that are unheard: see :mod:`gateway_agent.lease.messages.strays`."""
-        if self._strays is not None:
-            self._strays.tend(now)
-        questions = keeper.strays.questions(now)
-        if not questions:
-            return
-        if self._strays is None:
-            # Imported only here: the start of a keeper is part of a failover.
-            from .stray_sockets import StrayListener
-
-            refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
-            self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))
-        config = keeper.config
-        mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
-        tunnel_port = config.facts.tunnel_port if config.facts else 0
-        try:
-            self._strays.listen(mine, config.port, tunnel_port, now)
-        except OSError as error:
-            self._problems["search"] = f"nodes that are unheard cannot be looked for: {error.strerror}"
-        else:
-            self._problems.pop("search", None)
-        self._carry_out(questions)
-
-    def _arrived(self, keeper: LeaseNode, datagram: bytes, source: str, port: int) -> None:
-        try:
-            keeper.strays.arrived(datagram, source, port, boottime())
-        except Exception as error:
-            self._unhandled(error, source)
-
-    def _unhandled(self, error: Exception, source: str) -> None:
-        now = boottime()
-        if now >= self._reported_at + REPORT_NS:
-            self._reported_at = now
-            _log(error, f"a message from {source} could not be handled")
-        words = f"a message from {source} could not be handled: {type(error).__name__}: {error}"
-        self._last_unhandled = words, now
-
-    def _carry_out(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                self._datagrams.send(effect.data, effect.address)
-            elif isinstance(effect, Remember):
-                self._remember(effect.memory)
-            elif isinstance(effect, PointTunnel | QueueTunnel):
-                if not self._tunnels.carry_out(effect) and self._keeper is not None:
-                    self._keeper.tunnel_refused(effect.device)
-            else:
-                # Where a fence cannot be closed the process ends, with nothing sent: it closes by itself.
-                self._virtual_addresses().carry_out(effect)
-
-    def _virtual_addresses(self) -> VirtualAddresses:
-        if self._virtual is None:
-            # Imported only here: the start of a keeper is part of a failover, and basic mode needs nothing of it.
-            from .vip_kernel import VirtualAddresses
-
-            self._virtual = VirtualAddresses(self._selector, self._claimed)
-        return self._virtual
-
-    def _remember(self, memory: Memory) -> None:
-        self._remembered = memory
-        try:
-            self._memory.store(memory)
-        except OSError as error:
-            self._problems[VOTERS] = f"{self._run_dir / VOTERS}: {error.strerror}"
-            self._told = -1
-        else:
-            if self._problems.pop(VOTERS, None) is not None:
-                self._told = -1
-
-
-def boottime() -> int:
-    """Nanoseconds that go on while the machine is suspended."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def _real_time() -> str:
-    """Asks for real-time scheduling; says so where it is not to be had."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.nice(-20)
-        return f"no real-time scheduling ({error.strerror}): heartbeats may be late under load"
-    return ""
+"""Exit code: another daemon holds the run directory."""
 
 
 def main() -> None:
-    """Locks the run directory, listens, and only then goes into the background: who started it can connect."""
+    """Lock the run directory, listen, and only then go into the background: the agent can connect when this returns."""
     run_dir, stays = Path(sys.argv[1]), STAY in sys.argv[2:]
-    if WAIT in sys.argv[2:] and not _told_to_begin():
+    if WAIT in sys.argv[2:] and not wait_for_start():
         return
     if stays:
-        _prepare_to_stay(run_dir)
+        prepare_to_stay(run_dir)
     try:
         lock = KeeperLock(run_dir / LOCK, wait=stays)
     except Taken:
@@ -384,68 +40,15 @@ def main() -> None:
             os._exit(0)
         os.setsid()
     if not stays:
-        _into_the_background(run_dir / LOG)
+        enter_background(run_dir / LOG)
     status = 0
     try:
         LeaseDaemon(run_dir, agents, selector, lock, stays).run()
     except Exception as error:
-        _log(error, "the lease keeper ended")
+        log(error, "the lease keeper ended")
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)
-
-
-def _into_the_background(path: Path) -> None:
-    # Why the keeper before this one ended must stay readable.
-    with contextlib.suppress(OSError):
-        if path.stat().st_size > LOG_BYTES:
-            os.replace(path, path.with_name(f"{path.name}.1"))
-    _log_to(path)
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.chdir("/")
-
-
-def _log_to(path: Path) -> None:
-    """Write what this process says to the end of a file. Raises OSError."""
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    for target in (1, 2):
-        os.dup2(log, target)
-    if log > 2:
-        os.close(log)
-
-
-def _log(error: Exception, what: str) -> None:
-    """Write an error to the log: its traceback, then one line with the time and the reason."""
-    # Imported only here: the start of a keeper is part of a failover.
-    import traceback
-
-    # What cannot be written, on a full disk, ends no keeper.
-    with contextlib.suppress(OSError):
-        traceback.print_exception(error)
-    _say(f"{what}: {type(error).__name__}: {error}")
-
-
-def _say(words: str) -> None:
-    """Write one line with the time to the log, if it takes that."""
-    with contextlib.suppress(OSError):
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {words}", file=sys.stderr, flush=True)
-
-
-def _prepare_to_stay(run_dir: Path) -> None:
-    """Until an agent has configured it, it serves nobody, so a SIGTERM ends it: as the first of its pid namespace it
-    would not hear one that it does not ask for."""
-    from . import vip_kernel  # noqa: F401
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _told_to_begin() -> bool:
-    """Waits with everything loaded for the word of the agent; False where the agent has ended."""
-    from . import vip_kernel  # noqa: F401
-
-    return bool(sys.stdin.buffer.readline())
 
 
 if __name__ == "__main__":

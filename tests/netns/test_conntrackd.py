@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.lease_daemon.__main__ import PRIORITY
+from gateway_agent.lease_daemon.process import PRIORITY
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 

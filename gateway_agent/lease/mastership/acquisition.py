@@ -1,12 +1,21 @@
-"""When a node asks for an egress IP that has no master, and when it gives way to another."""
+"""When a node asks for an egress IP that has no master, and when it defers to another candidate.
+
+Theory of operation
+-------------------
+A candidate's first request tells it when the voters' grants for the last master end. It asks again just before: the
+voters keep the request until then (:mod:`..voting.voter_node`), so a failover costs one round trip after the end of the
+lease. Candidates have ranks that all nodes compute alike, and a worse rank asks a heartbeat later. If two ask at once,
+the votes split; then the one with the worse hash withdraws and gives back the single grants that it got.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Owner, Refusal, Release, Request
+from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Refusal, Release, Request
+from .egress_ip import EgressIPs, Event, Phase, Wait
+from .owner import Owner
 from .placement import rendezvous_hash
 
 PAUSE_LIMIT_NS = 5 * SECOND
@@ -33,127 +42,91 @@ class Timers:
         return SUSPECT_BEATS * self.heartbeat_ns
 
 
-@dataclass
-class _Wait:
-    since: int
-    """Homeless since."""
-    not_before: int = 0
-    alone_before: int = 0
-    """In the place of ``not_before`` where no other node can serve: a long pause would help nobody."""
-    tries: int = 0
-    """How often another candidate was first."""
-    told_at: int = 0
-    """When voters last said when asking again can help."""
-
-
 class Acquisition:
     """Decides for one node, which asks through ``owner``."""
 
-    def __init__(self, node: str, incarnation: int, owner: Owner) -> None:
+    def __init__(self, node: str, incarnation: int, egress_ips: EgressIPs, owner: Owner) -> None:
         self._node = node
         self._incarnation = incarnation
+        self._egress_ips = egress_ips
         self._owner = owner
-        self._waits: dict[str, _Wait] = {}
-        self._ranks: dict[str, int] = {}
-        """Of those that this node stands for."""
-        self._alone: set[str] = set()
-        """Those of them that no other node can serve."""
-        self._failures: dict[str, tuple[int, int]] = {}
-        """How many elections came to nothing, one after another, and when the pause after the last of them ends."""
-        self._releases: dict[str, Release] = {}
-        """The last of each egress IP."""
 
     def try_acquire(
         self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int
     ) -> bool:
-        """The egress IP is homeless and this node is candidate number ``rank``. True: send a request now.
+        """Ask for an egress IP without a master, as candidate number ``rank``. Return True to send a request now.
 
         ``alone``: no other node can serve it. A worse rank waits longer, so that a better one that fails to ask blocks
-        nobody.
+        no other.
         """
-        self._ranks[identity] = rank
-        (self._alone.add if alone else self._alone.discard)(identity)
-        self._waits.setdefault(identity, _Wait(now))
-        tenure = self._owner.tenures.get(identity)
-        if tenure is None:
-            if now < self._start(identity, timers):
+        record = self._egress_ips.record(identity)
+        wait = record.wait = record.wait or Wait(now)
+        wait.rank, wait.alone = rank, alone
+        if record.phase is Phase.IDLE:
+            self._egress_ips.transition(identity, Event.MASTERLESS)
+        if record.lease is None:
+            if now < _start(wait, timers):
                 return False
             self._owner.ask(identity, epoch, now)
             return True
-        if tenure.retry_at and tenure.retry_at <= now:
-            tenure.retry_at = 0
+        if record.lease.retry_at and record.lease.retry_at <= now:
+            record.lease.retry_at = 0
             return True
         return False
 
     def timed_out(self, identity: str, timers: Timers, now: int) -> bool:
-        """Whether it asked for a whole lease time and was neither granted a lease nor told to wait."""
-        tenure, wait = self._owner.tenures.get(identity), self._waits.get(identity)
-        if tenure is None or wait is None or tenure.until or tenure.retry_at:
+        """Return True if a whole lease time of requests brought neither a lease nor the advice to wait."""
+        record = self._egress_ips.find(identity)
+        if record is None or record.phase is not Phase.REQUESTING or not record.lease or not record.wait:
             return False
-        return now - max(tenure.asked_at, wait.told_at) >= timers.duration_ns
+        if record.lease.retry_at:
+            return False
+        return now - max(record.lease.asked_at, record.wait.answered_at) >= timers.duration_ns
 
-    def withdraw(self, identity: str, reason: str, heir: str = "", shared: bool = False) -> Release | None:
-        """Asks no longer, and gives back what single voters may have granted."""
-        tenure = self._owner.drop(identity)
-        if tenure is None:
+    def withdraw(
+        self, identity: str, event: Event, reason: str, target: str = "", shared: bool = False
+    ) -> Release | None:
+        """Ask no longer, and give back what single voters may have granted."""
+        lease = self._owner.drop(identity, event)
+        if lease is None:
             return None
-        return Release(identity, tenure.epoch, self._node, self._incarnation, reason, heir, shared)
-
-    def waits(self, identity: str) -> bool:
-        """Whether it counts as homeless here."""
-        return identity in self._waits or identity in self._ranks
-
-    def reset(self, identity: str) -> None:
-        """It has a master."""
-        self._waits.pop(identity, None)
-        self._ranks.pop(identity, None)
-
-    def forget(self, keep: Collection[str]) -> None:
-        """Drop what is known of other egress IPs than ``keep`` and those that are asked for."""
-        kept = {*keep, *self._owner.tenures}
-        known: tuple[dict[str, Any], ...] = (self._waits, self._ranks, self._failures, self._releases)
-        for each in known:
-            for identity in each.keys() - kept:
-                del each[identity]
-        self._alone &= kept
-
-    def suspend(self, identity: str) -> None:
-        """This node cannot serve it now. A pause that was earned goes on."""
-        self._ranks.pop(identity, None)
+        return Release(identity, lease.epoch, self._node, self._incarnation, reason, target, shared)
 
     def pause(self, identity: str, timers: Timers, now: int, lost: bool = False) -> None:
-        """After a fruitless try or a lease that was ``lost``: else a node that sends but hears nothing blocks all.
+        """Pause after a failed election or a ``lost`` lease: else a node that only sends would block all others.
 
-        Each failure that follows soon makes the pause twice as long. Where no other node can serve, that goes for
-        fruitless tries only.
+        Each failure that follows soon makes the pause twice as long. If no other node can serve, that goes for
+        failed elections only.
         """
-        wait = self._waits.setdefault(identity, _Wait(now))
-        self._failures = {
-            i: (count, end) for i, (count, end) in self._failures.items() if now < end + STEADY_NS
-        }
-        failures, _ = self._failures.get(identity, (0, 0))
+        record = self._egress_ips.record(identity)
+        wait = record.wait = record.wait or Wait(now)
+        failures, end = record.failures
+        failures = failures if now < end + STEADY_NS else 0
         jitter = rendezvous_hash(identity, self._node, "pause", str(failures)) % timers.heartbeat_ns
         wait.not_before = now + min(timers.duration_ns << min(failures, 10), PAUSE_LIMIT_NS) + jitter
         wait.alone_before = now + timers.duration_ns + jitter if lost else wait.not_before
-        self._failures[identity] = failures + 1, wait.not_before
+        record.failures = failures + 1, wait.not_before
 
     def released(self, release: Release, now: int) -> None:
-        """Somebody has let go of it: ask again at once."""
-        self._releases[release.id] = release
-        tenure = self._owner.tenures.get(release.id)
-        if tenure and not tenure.until:
+        """Take in that a node has released it: ask again at once."""
+        record = self._egress_ips.admit(release.id)
+        if record is None:
+            return
+        record.last_release = release
+        if record.phase is Phase.REQUESTING and record.lease:
             # A request that is under way may come too early, or never.
-            tenure.retry_at = now
+            record.lease.retry_at = now
 
     def refresh_refusals(self, refused: Iterable[Refusal]) -> tuple[Refusal, ...]:
-        """What the voter says by now: its answer may have been overtaken by a release."""
+        """Return what the voter says by now: a release may have overtaken its answer."""
         return tuple(
             Refusal(refusal.id, EPOCH, refusal.holder, refusal.epoch) if self._is_over(refusal) else refusal
             for refusal in refused
         )
 
     def _is_over(self, refusal: Refusal) -> bool:
-        release = self._releases.get(refusal.id)
+        record = self._egress_ips.find(refusal.id)
+        release = record.last_release if record else None
         if release is None or refusal.why != HELD:
             return False
         return release.node == refusal.holder and release.epoch >= refusal.epoch
@@ -166,21 +139,21 @@ class Acquisition:
         timers: Timers,
         now: int,
     ) -> list[Release]:
-        """Takes in what a voter refused, and gives way where another candidate has the better lot.
+        """Take in what a voter refused, and defer to another candidate with the better hash. Return what is given back.
 
         ``former``: the last known masters by egress id; they are not candidates.
         """
         releases = []
         for identity in request.claims:
-            tenure, wait = self._owner.tenures.get(identity), self._waits.get(identity)
-            if tenure is None or wait is None or tenure.until:
+            record = self._egress_ips.find(identity)
+            if record is None or record.phase is not Phase.REQUESTING or not record.lease or not record.wait:
                 continue
-            refusals = [r for r in refused if r.id == identity]
+            wait, refusals = record.wait, [r for r in refused if r.id == identity]
             for refusal in refusals:
                 if refusal.why == EPOCH:
                     self._owner.exceed(identity, refusal.epoch)
             if any(self._defers(identity, r, former) for r in refusals):
-                release = self.withdraw(identity, "another candidate was first")
+                release = self.withdraw(identity, Event.DEFER, "another candidate was first")
                 releases += [release] if release else []
                 wait.not_before = now + timers.heartbeat_ns + self._jitter(identity, wait, timers)
                 wait.alone_before = wait.not_before
@@ -188,23 +161,17 @@ class Acquisition:
                 continue
             earliest = request.quorum.met_at(request.moments.get(identity, {}))
             if earliest < NEVER:
-                turn = earliest + self._ranks.get(identity, 0) * timers.heartbeat_ns
-                tenure.retry_at = _again(earliest, turn, now)
-                wait.told_at = now
+                turn = earliest + wait.rank * timers.heartbeat_ns
+                record.lease.retry_at = _again(earliest, turn, now)
+                wait.answered_at = now
         return releases
 
     def next_wake(self, timers: Timers) -> int:
-        moments = [t.retry_at for t in self._owner.tenures.values() if t.retry_at and not t.until]
-        waiting = [self._start(i, timers) for i in self._ranks if i not in self._owner.tenures]
-        return min(moments + waiting, default=NEVER)
-
-    def _start(self, identity: str, timers: Timers) -> int:
-        wait, rank = self._waits[identity], self._ranks.get(identity, 0)
-        # The best one is granted it when the lease of a master that was found missing has ended. Who asked in that
-        # very moment too would split the votes.
-        ended = max(timers.duration_ns - timers.suspect_ns, 0)
-        paused_until = wait.alone_before if identity in self._alone else wait.not_before
-        return max(wait.since + (ended + rank * timers.heartbeat_ns if rank else 0), paused_until)
+        """Return when this node asks next, apart from its heartbeats."""
+        requesting = self._egress_ips.in_phase(Phase.REQUESTING)
+        moments = [each.lease.retry_at for each in requesting if each.lease and each.lease.retry_at]
+        waiting = self._egress_ips.in_phase(Phase.WAITING)
+        return min([*moments, *(_start(each.wait, timers) for each in waiting if each.wait)], default=NEVER)
 
     def _defers(self, identity: str, refusal: Refusal, former: dict[str, str]) -> bool:
         other = refusal.holder
@@ -212,12 +179,21 @@ class Acquisition:
             return False
         return rendezvous_hash(identity, other) < rendezvous_hash(identity, self._node)
 
-    def _jitter(self, identity: str, wait: _Wait, timers: Timers) -> int:
+    def _jitter(self, identity: str, wait: Wait, timers: Timers) -> int:
         return rendezvous_hash(identity, self._node, str(wait.tries)) % timers.heartbeat_ns
 
 
+def _start(wait: Wait, timers: Timers) -> int:
+    """Return when a candidate asks first."""
+    # The best one is granted it when the lease of a master that was found missing has ended. Another that asked in that
+    # very moment too would split the votes.
+    ended = max(timers.duration_ns - timers.suspect_ns, 0)
+    paused_until = wait.alone_before if wait.alone else wait.not_before
+    return max(wait.since + (ended + wait.rank * timers.heartbeat_ns if wait.rank else 0), paused_until)
+
+
 def _again(earliest: int, turn: int, now: int) -> int:
-    """When to ask again for what can be granted at ``earliest``. ``turn``: that, or later, where others come first."""
+    """Return when to ask again for what can be granted at ``earliest``, or at ``turn`` if others come first."""
     if earliest <= now:
         # Only the epoch was too low. Not at once: without a pause the same question gets the same answer.
         return now + MILLISECOND

@@ -30,6 +30,7 @@ class Lateness:
     def stall(self, lasted_ns: int, duration_ns: int, now: int) -> None:
         """Note that the daemon has got no processor time for a large part of a lease, or for longer, until now."""
         self._stalled_at = now
+        self._late = self.is_late(now)
         if lasted_ns >= duration_ns:
             self._last_at = now
 
@@ -38,13 +39,12 @@ class Lateness:
         if now - self._stalled_at >= STALL_NS:
             return
         self._losses = [*self._recent(now), now]
+        self._late = self.is_late(now) or len(self._losses) >= TOO_OFTEN
         self._last_at = now
-        self._late = self._late or len(self._losses) >= TOO_OFTEN
 
     def is_late(self, now: int) -> bool:
-        """Return whether this node lost its leases too often, and has not been calm since."""
-        self._late = self._late and now < self._last_at + WINDOW_NS
-        return self._late
+        """Return True if this node lost its leases too often, and has not been calm since."""
+        return self._late and now < self._last_at + WINDOW_NS
 
     def problem(self, now: int) -> str:
         """Return what an operator should know; empty if there is nothing."""

@@ -7,30 +7,22 @@ than its share. It gives some of that on, and nothing that it had before.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..voting.protocol import SECOND
+from .egress_ip import EgressIP, EgressIPs, Taken
 
 REBALANCE_WINDOW_NS = 15 * SECOND
 """How long after a takeover what was homeless may be handed on to a node that serves fewer."""
 
 
-@dataclass(frozen=True)
-class _Taken:
-    homeless_since: int
-    at: int
-    master: str
-
-
 class Masterless:
     """As one node sees it. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self) -> None:
-        self._since: dict[str, int] = {}
-        self._last: dict[str, str] = {}
-        self._taken: dict[str, _Taken] = {}
+    def __init__(self, egress_ips: EgressIPs) -> None:
+        self._egress_ips = egress_ips
         self._lost_at = 0
-        """Since when the egress IPs have been homeless that were lost last."""
+        """Since when the egress IPs have had no master that were lost last."""
 
     def look(
         self,
@@ -48,33 +40,42 @@ class Masterless:
         by an operator, a drain or a failback. What its receiver has is settled then, or the next step would give
         something of it away because the receiver serves more.
         """
+        wanted = frozenset(identities)
+        for record in self._egress_ips:
+            if record.id not in wanted:
+                record.masterless_since, record.last_master, record.taken = None, "", None
         settled: set[str] = set()
-        for known in (self._since, self._last, self._taken):
-            for identity in known.keys() - identities:
-                del known[identity]
         for identity in identities:
-            master = masters.get(identity, "")
-            if not master:
-                self._since.setdefault(identity, now)
-                continue
-            since, before = self._since.pop(identity, now), self._last.get(identity, "")
-            self._last[identity] = master
-            if master == before:
-                continue
-            taken = self._taken.pop(identity, None)
-            handed_over = heirs.get(identity) == master
-            if taken and handed_over and identity in shared:
-                self._taken[identity] = replace(taken, master=master)
-            elif handed_over:
-                settled.add(master)
-            if not handed_over:
-                self._taken[identity] = _Taken(since, now, master)
-                if before:
-                    self._lost_at = max(self._lost_at, since)
-        self._taken = {i: taken for i, taken in self._taken.items() if taken.master not in settled}
+            record, master = self._egress_ips.record(identity), masters.get(identity, "")
+            if master:
+                handed_over = heirs.get(identity) == master
+                if self._take(record, master, handed_over, identity in shared, now):
+                    settled.add(master)
+            elif record.masterless_since is None:
+                record.masterless_since = now
+        for record in self._egress_ips:
+            if record.taken and record.taken.master in settled:
+                record.taken = None
 
-    def __bool__(self) -> bool:
-        return bool(self._since)
+    def _take(self, record: EgressIP, master: str, handed_over: bool, shared: bool, now: int) -> bool:
+        """Take in a healthy master. Return True if it settles what this master has: see :meth:`look`."""
+        since, before = record.masterless_since, record.last_master
+        since = now if since is None else since
+        record.masterless_since, record.last_master = None, master
+        if master == before:
+            return False
+        taken = record.taken
+        if not handed_over:
+            record.taken = Taken(since, now, master)
+            if before:
+                self._lost_at = max(self._lost_at, since)
+            return False
+        record.taken = replace(taken, master=master) if taken and shared else None
+        return not (taken and shared)
+
+    def any(self) -> bool:
+        """Return True if any egress IP has no master."""
+        return any(record.masterless_since is not None for record in self._egress_ips)
 
     def fresh(self, now: int) -> dict[str, int]:
         """Return when it was taken over, by egress id, for what may be evened out.
@@ -82,9 +83,10 @@ class Masterless:
         What was taken over before the last loss is settled: that loss must not move it.
         """
         return {
-            identity: taken.at
-            for identity, taken in self._taken.items()
-            if taken.homeless_since >= self._lost_at
-            and now < taken.at + REBALANCE_WINDOW_NS
-            and identity not in self._since
+            record.id: record.taken.at
+            for record in self._egress_ips
+            if record.taken
+            and record.taken.masterless_since >= self._lost_at
+            and now < record.taken.at + REBALANCE_WINDOW_NS
+            and record.masterless_since is None
         }

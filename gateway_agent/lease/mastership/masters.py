@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from ..ipc import Change
-from ..messages.limits import MAX_IDS, Epoch, Identity, Milliseconds, Name, Seconds, Text
-from ..voting.protocol import MILLISECOND, NEVER, SECOND
-from ..voting.voter_set import PROPOSER_LEASE
+from ..messages.limits import Epoch, Identity, Milliseconds, Name, Seconds, Text
+from ..voting.protocol import MILLISECOND, NEVER
+from .egress_ip import EgressIP, EgressIPs
 
 NO_MAJORITY = "hears no majority of the voters"
-SUBSCRIPTION_NS = 10 * SECOND
-"""How long an egress node keeps a subscriber that does not renew."""
-SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
-"""A subscriber that was heard within this is there: each subscribes anew every two seconds."""
 HOLD_NS = 1500 * MILLISECOND
 """How long packets wait at most for the next master while one hands over: longer than that one waits for workers."""
 QUEUE_TIMED_OUT = 1
@@ -113,7 +107,7 @@ class MasterEntry:
         return bool(self.master and self.leaving_at) and now < self.leaving_at + HOLD_NS
 
 
-_NOBODY = MasterEntry()
+_NO_MASTER = MasterEntry()
 
 
 @dataclass(frozen=True)
@@ -129,72 +123,56 @@ class MasterChange:
 
 
 class MasterTable:
-    """Who is master of what: the highest epoch is right, always."""
+    """The masters as their announcements say: the highest epoch is right, always."""
 
-    def __init__(self) -> None:
-        self._by_id: dict[str, MasterEntry] = {}
-        self._highest: dict[str, int] = {}
+    def __init__(self, egress_ips: EgressIPs) -> None:
+        self._egress_ips = egress_ips
         self.changed: set[str] = set()
         """Ids with another master, or whose master has begun or ended to hand over. Emptied by the reader."""
-        self._named: set[str] = set()
-        """Ids of which an epoch was received since :meth:`forget` was called last."""
-
-    def _set(self, identity: str, entry: MasterEntry) -> None:
-        before = self.of(identity)
-        if (before.master, before.leaving_at) != (entry.master, entry.leaving_at):
-            self.changed.add(identity)
-        self._by_id[identity] = entry
 
     def of(self, identity: str) -> MasterEntry:
-        return self._by_id.get(identity, _NOBODY)
+        """Return the master that this node follows."""
+        record = self._egress_ips.find(identity)
+        return record.followed if record and record.followed else _NO_MASTER
 
     def highest(self, identity: str) -> int:
-        """The highest epoch that this node has heard of."""
-        return self._highest.get(identity, 0)
+        """Return the highest epoch that this node has received; 0: none."""
+        record = self._egress_ips.find(identity)
+        return record.highest_epoch or 0 if record else 0
 
-    def all_highest(self) -> Mapping[str, int]:
-        """Return :meth:`highest` of every id that this node has received an epoch of."""
-        return self._highest
+    def all_highest(self, identities: Iterable[str]) -> dict[str, int]:
+        """Return :meth:`highest` of those ids that this node has received an epoch of."""
+        records = filter(None, map(self._egress_ips.find, identities))
+        return {each.id: each.highest_epoch for each in records if each.highest_epoch is not None}
 
     def note(self, identity: str, epoch: int) -> None:
-        if identity in self._highest or len(self._highest) < MAX_IDS:
-            self._highest[identity] = max(epoch, self.highest(identity))
-            self._named.add(identity)
-
-    def forget(self, configured: Collection[str]) -> None:
-        """Drop the egress IPs that are not ``configured``, have no master, and were not named since the last call.
-
-        No old epoch comes back by that: a recorded message is never fresh again, and a node that remembers a higher
-        epoch names it as soon as it hears a lower one. Then the higher one is right, as ever.
-        """
-        led = (identity for identity, entry in self._by_id.items() if entry.master)
-        keep = {*configured, *self._named, *led}
-        self._by_id = {identity: entry for identity, entry in self._by_id.items() if identity in keep}
-        self._highest = {identity: epoch for identity, epoch in self._highest.items() if identity in keep}
-        self._named.clear()
+        """Remember that another node has named this epoch."""
+        record = self._egress_ips.admit(identity)
+        if record is not None:
+            record.highest_epoch = max(epoch, record.highest_epoch or 0)
+            record.unused_since = None
 
     def follows(self, node: str) -> bool:
-        """Whether it is master of anything, as far as this node knows."""
-        return any(following.master == node for following in self._by_id.values())
+        """Return True if ``node`` is master of anything, as far as this node knows."""
+        return any(entry.master == node for _, entry in self._entries())
 
     def known(self) -> list[tuple[str, int, str]]:
-        """Id, epoch and master of each, for a subscription."""
-        return [(i, following.epoch, following.master) for i, following in self._by_id.items()]
+        """Return id, epoch and master of each, for a subscription."""
+        return [(record.id, entry.epoch, entry.master) for record, entry in self._entries()]
 
     def outranked(self, node: str, masteries: Iterable[MasterAnnouncement]) -> bool:
-        """Whether ``node`` does not know of an epoch that another master had, as high as its own or higher."""
+        """Return True if ``node`` does not know of an epoch of another master that is not below its own."""
         known = [(mastery.epoch, self.of(mastery.id)) for mastery in masteries]
         return any(
-            epoch < following.epoch or (epoch == following.epoch and following.master not in ("", node))
-            for epoch, following in known
+            epoch < entry.epoch or (epoch == entry.epoch and entry.master not in ("", node))
+            for epoch, entry in known
         )
 
     def on_announcement(
         self, node: str, masteries: Iterable[MasterAnnouncement], hold_ns: int, now: int
     ) -> list[MasterChange]:
-        """Takes in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
-        turns = []
-        named = set()
+        """Take in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
+        changes, named = [], set()
         for mastery in masteries:
             named.add(mastery.id)
             before = self.of(mastery.id)
@@ -202,151 +180,82 @@ class MasterTable:
             stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
             if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
                 continue
-            if mastery.id not in self._by_id and len(self._by_id) >= MAX_IDS:
+            record = self._egress_ips.admit(mastery.id)
+            if record is None:
                 continue
             self.note(mastery.id, mastery.epoch)
-            leaving_at = (before.leaving_at if same else 0) or now if mastery.leaving else 0
-            after = MasterEntry(
-                node,
-                mastery.epoch,
-                mastery.since,
-                now,
-                mastery.survivor,
-                shown=mastery.shown,
-                leaving_at=leaving_at,
-            )
-            self._set(mastery.id, after)
-            # The same node again, after its lease had ended: nobody else was there to take over.
+            after = _announced(node, mastery, before, now)
+            self._set(record, after)
+            # The same node again, after its lease had ended: no other was there to take over.
             if not same or (before.gone is not None and mastery.epoch > before.epoch):
-                turns.append(
-                    MasterChange(
-                        mastery.id, before, after, mastery.reason, mastery.silent_ms, mastery.planned
-                    )
-                )
-        for identity, following in self._by_id.items():
-            if following.master == node and identity not in named and following.gone is None:
-                self._by_id[identity] = replace(following, gone=f"given up by {node}", gone_at=now)
-        return turns
+                reason, silent_ms = mastery.reason, mastery.silent_ms
+                changes.append(MasterChange(mastery.id, before, after, reason, silent_ms, mastery.planned))
+        for record, entry in self._entries():
+            if entry.master == node and record.id not in named and entry.gone is None:
+                self._set(record, replace(entry, gone=f"given up by {node}", gone_at=now))
+        return changes
 
     def release(self, identity: str, node: str, epoch: int, reason: str, planned: bool, now: int) -> bool:
-        """Take in that the master lets go, by handover if it is ``planned``. Return whether that is news.
+        """Take in that the master has released it, by handover if it is ``planned``. Return True if that is news.
 
-        It stays the one followed until another one shows up. ``now``: since when it has not served.
+        The master stays the one followed until another one shows up. ``now``: since when it has not served.
         """
-        following = self.of(identity)
-        if following.master != node or epoch < following.epoch:
+        record, entry = self._egress_ips.find(identity), self.of(identity)
+        if record is None or entry.master != node or epoch < entry.epoch:
             return False
-        news = following.gone is None or following.gone.startswith("given up")
-        self._by_id[identity] = replace(
-            following, gone=f"released by {node}: {reason}", gone_at=following.gone_at or now, planned=planned
-        )
+        news = entry.gone is None or entry.gone.startswith("given up")
+        gone, gone_at = f"released by {node}: {reason}", entry.gone_at or now
+        self._set(record, replace(entry, gone=gone, gone_at=gone_at, planned=planned))
         return news
 
     def silence(self, hold_ns: int, now: int) -> list[MasterChange]:
-        """Gives up the masters that nobody has heard for ``hold_ns``."""
-        turns = []
-        for identity, before in self._by_id.items():
+        """Drop the masters that were not heard for ``hold_ns``."""
+        changes = []
+        for record, before in self._entries():
             if before.master and now - before.heard_at >= hold_ns:
                 silent_ms = (now - before.heard_at) // MILLISECOND
                 reason = before.gone or f"{before.master} unheard for {silent_ms} ms"
                 after = MasterEntry(epoch=before.epoch, heard_at=before.heard_at, lost=reason)
-                self._set(identity, after)
-                turns.append(MasterChange(identity, before, after, reason, silent_ms))
-        return turns
+                self._set(record, after)
+                changes.append(MasterChange(record.id, before, after, reason, silent_ms))
+        return changes
 
     def next_unheld(self) -> int:
-        """When the next hold ends by itself."""
+        """Return when the next time of queueing ends by itself."""
         return min(
-            (f.leaving_at + HOLD_NS for f in self._by_id.values() if f.leaving_at > QUEUE_TIMED_OUT),
+            (e.leaving_at + HOLD_NS for _, e in self._entries() if e.leaving_at > QUEUE_TIMED_OUT),
             default=NEVER,
         )
 
     def end_holds(self, now: int) -> None:
-        """Lets the packets go that have waited long enough."""
-        for identity, following in self._by_id.items():
-            if following.leaving_at and not following.is_queueing(now):
-                self._set(identity, replace(following, leaving_at=QUEUE_TIMED_OUT))
+        """End the queueing of packets that have waited long enough."""
+        for record, entry in self._entries():
+            if entry.leaving_at and not entry.is_queueing(now):
+                self._set(record, replace(entry, leaving_at=QUEUE_TIMED_OUT))
 
     def next_silence(self, hold_ns: int) -> int:
-        return min((f.heard_at + hold_ns for f in self._by_id.values() if f.master), default=NEVER)
+        """Return when the next master is dropped if nothing is heard of it."""
+        return min((e.heard_at + hold_ns for _, e in self._entries() if e.master), default=NEVER)
+
+    def _entries(self) -> Iterator[tuple[EgressIP, MasterEntry]]:
+        return ((record, record.followed) for record in self._egress_ips if record.followed is not None)
+
+    def _set(self, record: EgressIP, entry: MasterEntry) -> None:
+        before = record.followed or _NO_MASTER
+        if (before.master, before.leaving_at) != (entry.master, entry.leaving_at):
+            self.changed.add(record.id)
+        record.followed = entry
 
 
-class Subscribers:
-    """Nodes that want to hear of every new master at once."""
-
-    PUSHES_NS = tuple(ms * MILLISECOND for ms in (20, 100, 300, 1000))
-    """When a change is told again, after the first time: a push can be lost."""
-
-    def __init__(self) -> None:
-        self._until: dict[str, int] = {}
-        self._heard: dict[str, int] = {}
-        self._carries: dict[str, frozenset[str]] = {}
-        """By which egress IPs the pods of each node go that has said so."""
-        self._pushes: list[int] = []
-
-    def add(self, node: str, now: int, carries: Collection[str] | None = None) -> None:
-        """``carries``: the egress IPs by which its pods go; None: not known."""
-        self._until[node] = now + SUBSCRIPTION_NS
-        self._carries.pop(node, None)
-        if carries is not None:
-            self._carries[node] = frozenset(carries)
-
-    def retain(self, nodes: Collection[str]) -> None:
-        """Drop all other nodes."""
-        self._until = {node: until for node, until in self._until.items() if node in nodes}
-        self._heard = {node: at for node, at in self._heard.items() if node in nodes}
-        self._carries = {node: carries for node, carries in self._carries.items() if node in nodes}
-
-    def hear(self, node: str, now: int) -> None:
-        """Take in that ``node`` has sent something."""
-        self._heard[node] = now
-
-    def leave(self, node: str) -> None:
-        """Take in that ``node`` is ending: it may answer nothing from now on."""
-        self._heard.pop(node, None)
-
-    def carrying(self, identity: str, now: int) -> set[str]:
-        """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
-        near = [
-            node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= SUBSCRIBER_TTL_NS
-        ]
-        return {node for node in near if identity in self._carries.get(node, (identity,))}
-
-    def push(self, now: int) -> None:
-        self._pushes = sorted({*self._pushes, *(now + after for after in self.PUSHES_NS)})
-
-    def due(self, now: int) -> bool:
-        """Whether a repetition of a push is due; it counts as done then."""
-        due = bool(self._pushes) and self._pushes[0] <= now
-        self._pushes = [at for at in self._pushes if at > now]
-        return due
-
-    def next_push(self) -> int:
-        return self._pushes[0] if self._pushes else NEVER
-
-    def current(self, now: int) -> list[str]:
-        self._until = {node: until for node, until in self._until.items() if until > now}
-        self._carries = {node: carries for node, carries in self._carries.items() if node in self._until}
-        return list(self._until)
-
-
-class History:
-    """The last changes of masters."""
-
-    def __init__(self) -> None:
-        self.changes: deque[Change] = deque(maxlen=100)
-
-    def turn(self, turn: MasterChange, wall_ns: int) -> None:
-        if turn.id == PROPOSER_LEASE:
-            return
-        change = Change(
-            turn.id,
-            turn.before.master,
-            turn.after.master,
-            turn.after.epoch,
-            wall_ns / SECOND,
-            turn.silent_ms,
-            turn.reason,
-            turn.planned,
-        )
-        self.changes.append(change)
+def _announced(node: str, mastery: MasterAnnouncement, before: MasterEntry, now: int) -> MasterEntry:
+    """Return the entry that follows ``before`` when ``node`` announces that it is master."""
+    leaving_since = before.leaving_at if before.master == node else 0
+    return MasterEntry(
+        node,
+        mastery.epoch,
+        mastery.since,
+        now,
+        mastery.survivor,
+        shown=mastery.shown,
+        leaving_at=(leaving_since or now) if mastery.leaving else 0,
+    )

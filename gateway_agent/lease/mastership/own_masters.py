@@ -1,10 +1,9 @@
-"""What a node says of itself: what it is master of, and what it has let go of."""
+"""Announcements of a node about itself: what it is master of, and what it has released."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from ..voting.protocol import MILLISECOND, SECOND, LeaseState, Release
+from .egress_ip import MASTER, EgressIP, EgressIPs, Phase
 from .masters import MasterAnnouncement, MasterEntry
 
 REPEAT_NS = 1 * SECOND
@@ -12,55 +11,56 @@ REPEAT_NS = 1 * SECOND
 
 
 class OwnMasters:
-    def __init__(self) -> None:
-        self.masteries: dict[str, MasterAnnouncement] = {}
-        """By egress id."""
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self, egress_ips: EgressIPs) -> None:
+        self._egress_ips = egress_ips
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
+
+    def announcements(self, now: int) -> tuple[MasterAnnouncement, ...]:
+        """Return what this node says of all that it is master of."""
+        records = self._egress_ips.in_phase(*MASTER)
+        return tuple(each.announced for each in records if each.announced and each.holds(now))
 
     def add(
         self,
-        identity: str,
-        tenure: LeaseState,
+        record: EgressIP,
+        lease: LeaseState,
         shown: str,
-        leaving: bool,
         before: MasterEntry,
         silent_ns: int,
         wall_ns: int,
     ) -> bool:
-        """This node holds it. True where that, or something about it, is news.
+        """Announce that this node is master. Return True if that, or something about it, is news.
 
-        ``leaving``: it hands over. ``before``: who was followed until now; ``silent_ns``: for how long nobody has
-        served. ``wall_ns``: Unix time.
+        ``before``: the master that was followed until now; ``silent_ns``: for how long nothing has been served.
+        ``wall_ns``: Unix time.
         """
-        told = self.masteries.get(identity)
-        news = (tenure.held_epoch, tenure.survivor, shown, leaving)
-        if told and (told.epoch, told.survivor, told.shown, told.leaving) == news:
+        said, leaving = record.announced, record.phase is Phase.HANDING_OVER
+        news = (lease.held_epoch, lease.survivor, shown, leaving)
+        if said and (said.epoch, said.survivor, said.shown, said.leaving) == news:
             return False
-        if told is None:
+        if said is None:
             silent_ms, planned = silent_ns // MILLISECOND, before.planned
-            since, reason = wall_ns / SECOND, _why(before, silent_ms, tenure.survivor)
+            since, reason = wall_ns / SECOND, _why(before, silent_ms, lease.survivor)
         else:
-            since, silent_ms, reason, planned = told.since, 0, told.reason, False
-        self.masteries[identity] = MasterAnnouncement(
-            identity, tenure.held_epoch, since, tenure.survivor, reason, silent_ms, shown, leaving, planned
+            since, silent_ms, reason, planned = said.since, 0, said.reason, False
+        record.announced = MasterAnnouncement(
+            record.id, lease.held_epoch, since, lease.survivor, reason, silent_ms, shown, leaving, planned
         )
         return True
 
-    def remove(self, identity: str) -> bool:
-        """True where it was announced."""
-        return self.masteries.pop(identity, None) is not None
-
-    def retain(self, held: Collection[str]) -> None:
-        """Says nothing of what is not ``held`` any more."""
-        self.masteries = {identity: m for identity, m in self.masteries.items() if identity in held}
-
     def release(self, release: Release, now: int) -> None:
-        """To be repeated for a while: this node's own, or one that it passes on."""
+        """Repeat a release for a while: this node's own, or one that it passes on."""
         self._releases[release.id, release.node] = (release, now)
 
-    def releases(self, now: int) -> tuple[Release, ...]:
+    def forget_old(self, now: int) -> None:
+        """Drop the releases that need no repetition."""
         self._releases = {k: (r, at) for k, (r, at) in self._releases.items() if now < at + REPEAT_NS}
-        return tuple(release for release, _ in self._releases.values())
+
+    def releases(self, now: int) -> tuple[Release, ...]:
+        """Return the releases that are to be repeated."""
+        return tuple(release for release, at in self._releases.values() if now < at + REPEAT_NS)
 
 
 def _why(before: MasterEntry, silent_ms: int, survivor: bool) -> str:

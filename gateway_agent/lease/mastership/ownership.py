@@ -1,41 +1,30 @@
-"""What a node is master of, what it asks for, and whom it follows."""
+"""The egress IPs of one node: what it is master of, what it asks for, and which masters it follows.
+
+Each input leads here to transitions of :mod:`.egress_ip`; :class:`Ownership` alone knows all of their consequences.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
 
 from msgspec import structs
 
 from ..ipc import EgressIPSpec
 from ..messages.wire import Answer
-from ..voting.protocol import EPOCH, HELD, NEVER, SECOND, Owner, Release, Request, Verdict, lease_end
+from ..voting.protocol import EPOCH, HELD, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
 from .acquisition import Acquisition, Timers
-from .candidates import WARM_UP_NS, ElectionInput, candidates
+from .candidates import WARM_UP_NS
+from .due import Due
+from .egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from .handover import Handovers
 from .lateness import Lateness
-from .masterless import Masterless
-from .masters import REPORT_NS, History, MasterAnnouncement, MasterTable, Subscribers
+from .masters import REPORT_NS, MasterAnnouncement, MasterTable
 from .own_masters import OwnMasters
+from .owner import Owner
 from .rebalance import Gift, Rebalance
-
-STOP_TIMEOUT_NS = 1 * SECOND
-"""How long a node that stops waits for another one to become able to serve."""
-
-
-@dataclass
-class Due:
-    """What is to be done before an input has been dealt with."""
-
-    decision: bool = False
-    """Something has changed that decides who asks for what."""
-    beat: bool = False
-    push: bool = False
-    """The subscribers are told too."""
-    revision: int = 0
-    """Grows when what others are shown has changed."""
+from .subscribers import History, Subscribers
 
 
 class Ownership:
@@ -53,34 +42,34 @@ class Ownership:
         self.specs: dict[str, EgressIPSpec] = {}
         """What this node is to serve or to follow, the chair included, by id."""
         self.timers = timers
-        self.owner = Owner()
-        self.master_table = MasterTable()
+        self.egress_ips = EgressIPs()
+        self.owner = Owner(self.egress_ips)
+        self.master_table = MasterTable(self.egress_ips)
         self.history = History()
-        self.own_masters = OwnMasters()
+        self.own_masters = OwnMasters(self.egress_ips)
         self.wall_offset_ns = 0
         """What to add to ``now`` to get Unix time."""
         self._me = me
         self._voter_node = elector
         self._subscribers = subscribers
         self._due = due
-        self._acquisition = Acquisition(me, incarnation, self.owner)
-        self._ready_since: dict[str, int] = {}
-        self._handed_over: dict[str, int] = {}
-        self._stopping_since = NEVER
-        self._handovers = Handovers()
-        self._masterless = Masterless()
+        self.acquisition = Acquisition(me, incarnation, self.egress_ips, self.owner)
+        self.stopping_since = NEVER
+        """When this node began to stop."""
+        self._handovers = Handovers(self.egress_ips)
         self.lateness = Lateness()
-        self.rebalance = Rebalance(me)
+        self.rebalance = Rebalance(me, self.egress_ips)
 
     @property
     def hold_ns(self) -> int:
-        """How long a silent master stays the one followed."""
+        """Return how long a silent master stays the one followed."""
         return max(3 * REPORT_NS, 3 * self.timers.duration_ns)
 
     def next_wake(self) -> int:
+        """Return when something is due."""
         return min(
             self.owner.next_end(),
-            self._acquisition.next_wake(self.timers),
+            self.acquisition.next_wake(self.timers),
             self.master_table.next_silence(self.hold_ns),
             self._handovers.next_wake(),
             self.master_table.next_unheld(),
@@ -89,32 +78,38 @@ class Ownership:
     # What this node wants
 
     def configure(self, wishes: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
-        """``stopping``: what is let go of from now on, others must have taken over before the end."""
+        """Take on what this node is to serve and to follow.
+
+        ``stopping``: other nodes must have taken over what is released from now on before this one ends.
+        """
         self.timers = timers
         self.specs = {wish.id: self._kept(wish, now) for wish in wishes}
         self.owner.fenced = frozenset(wish.id for wish in self.specs.values() if wish.address)
-        ready = [identity for identity, wish in self.specs.items() if wish.ready]
-        self._ready_since = {identity: self._ready_since.get(identity, now) for identity in ready}
-        for identity in list(self.owner.tenures):
-            wish = self.specs.get(identity)
-            if identity not in ready and not (wish and wish.leaving and self.holds(identity, now)):
-                self._release(identity, wish.reason if wish else "no longer configured", now)
-        self._stopping_since = min(self._stopping_since, now) if stopping else NEVER
+        for identity in self.specs:
+            self.egress_ips.record(identity)
+        for record in self.egress_ips:
+            self._set_ready(record, now)
+        self.stopping_since = min(self.stopping_since, now) if stopping else NEVER
 
-    def forget(self, configured: Collection[str], now: int) -> None:
-        """Drop what is known of egress IPs that are gone. ``configured``: all that were there since the last call.
+    def forget_old(self, now: int) -> None:
+        """Drop what is known of egress IPs that are gone, and of handovers and releases that are over."""
+        self.egress_ips.prune(self.specs, now)
+        self._voter_node.forget({record.id for record in self.egress_ips}, now)
+        self.rebalance.forget_old(now)
+        self.own_masters.forget_old(now)
 
-        To be called no more often than each :data:`gateway_agent.lease.messages.limits.FORGET_NS`.
-        """
-        self.master_table.forget(configured)
-        self.owner.forget(configured)
-        self._acquisition.forget(configured)
-        self.rebalance.forget(configured)
-        self.own_masters.releases(now)
-        self._voter_node.forget({*configured, *self.master_table.all_highest()}, now)
+    def _set_ready(self, record: EgressIP, now: int) -> None:
+        wish = self.specs.get(record.id)
+        if wish and wish.ready:
+            record.ready_since = now if record.ready_since is None else record.ready_since
+            return
+        record.ready_since = None
+        if not (wish and wish.leaving and record.holds(now)):
+            event = Event.UNABLE if record.phase in CANDIDATE else Event.RELEASE
+            self.release(record.id, event, wish.reason if wish else "no longer configured", now)
 
     def _kept(self, wish: EgressIPSpec, now: int) -> EgressIPSpec:
-        """Whoever asked may not know yet that this node is master by now."""
+        """Return the spec, ready if this node is master: its agent may not know that yet."""
         if wish.keeps and not wish.leaving and self.holds(wish.id, now):
             return structs.replace(wish, ready=True, reason="")
         return wish
@@ -122,125 +117,58 @@ class Ownership:
     def warming(self, now: int) -> tuple[str, ...]:
         """Return the ids for which this node stands behind others: it has become ready only just now, or is late."""
         late = self.lateness.is_late(now)
-        return tuple(i for i, since in self._ready_since.items() if late or now < since + WARM_UP_NS)
-
-    def unready(self) -> dict[str, str]:
-        """Why this node cannot serve what it is eligible for, by egress id."""
-        wishes = self.specs.values()
-        return {
-            w.id: w.reason
-            for w in wishes
-            if not w.ready and self._me in w.eligible and w.id != PROPOSER_LEASE
-        }
+        ready = ((each.id, each.ready_since) for each in self.egress_ips if each.ready_since is not None)
+        return tuple(i for i, since in ready if late or now < since + WARM_UP_NS)
 
     def handed_over(self) -> bool:
-        """Whether all that was let go of in order to stop has a new master."""
-        taken = all(self.master_table.of(i).epoch > epoch for i, epoch in self._handed_over.items())
-        return taken and not self._handovers and not (self.owner.tenures.keys() - {PROPOSER_LEASE})
+        """Return True if all that was released in order to stop has a new master."""
+        taken = all(
+            self.master_table.of(record.id).epoch > record.handed_over_epoch
+            for record in self.egress_ips
+            if record.handed_over_epoch is not None
+        )
+        return taken and all(record.id == PROPOSER_LEASE for record in self.egress_ips.in_phase(*LEASED))
 
     def holds(self, identity: str, now: int) -> bool:
-        tenure = self.owner.tenures.get(identity)
-        return tenure is not None and tenure.holds(now)
-
-    def not_owned(self, now: int) -> list[EgressIPSpec]:
-        return [wish for identity, wish in self.specs.items() if not self.holds(identity, now)]
-
-    def masters(self, members: Collection[str]) -> dict[str, str]:
-        """The healthy masters by egress id, this node not among them. ``members``: those that are heard."""
-        followed = {identity: self.master_table.of(identity) for identity in self.specs}
-        return {i: f.master for i, f in followed.items() if f.master in members and f.gone is None}
-
-    def decide(self, situation: ElectionInput, now: int) -> None:
-        """Asks for what is homeless and this node's turn; hands over what it is not to keep."""
-        masters = {**situation.masters, **dict.fromkeys(self.owner.held(now), self._me)}
-        known = [identity for identity in self.specs if identity != PROPOSER_LEASE]
-        self._masterless.look(known, masters, situation.heirs, self.rebalance.shared(), now)
-        situation = replace(situation, fresh=self._masterless.fresh(now))
-        if not self._undecided(situation, now):
-            return
-        order = candidates(replace(situation, masters=masters))
-        returning = any(wish.failback for wish in self.specs.values())
-        ideal = candidates(replace(situation, masters={}, heirs={}, fresh={})) if returning else {}
-        for identity, wish in self.specs.items():
-            if self.holds(identity, now):
-                orders = order[identity], ideal.get(identity, ())
-                sharing = not self._handovers and not self._masterless
-                patient = self._patient(wish, situation, now)
-                gift = self.rebalance.target(wish, *orders, situation, masters, sharing, patient, now)
-                if gift.reason:
-                    self.hand_over(identity, gift, now)
-            elif identity in situation.masters:
-                self._release(identity, f"{situation.masters[identity]} is master", now)
-                self._acquisition.reset(identity)
-            elif self._me not in order[identity]:
-                self._release(identity, "not ready", now)
-                self._acquisition.suspend(identity)
-            elif self._acquisition.timed_out(identity, self.timers, now):
-                self._release(identity, "no majority of the voters answered", now)
-                self._acquisition.pause(identity, self.timers, now)
-            else:
-                rank, epoch = order[identity].index(self._me), self.master_table.highest(identity) + 1
-                alone = len(order[identity]) == 1
-                self._due.beat |= self._acquisition.try_acquire(
-                    identity, rank, alone, epoch, self.timers, now
-                )
-
-    def _patient(self, wish: EgressIPSpec, situation: ElectionInput, now: int) -> bool:
-        """Whether what this node is to leave stays until somebody can serve it: nobody gains by an earlier end."""
-        if self._stopping_since == NEVER:
-            return self._me in wish.eligible
-        return now < self._stopping_since + STOP_TIMEOUT_NS and any(
-            node in situation.members for node in wish.eligible
-        )
-
-    def _undecided(self, situation: ElectionInput, now: int) -> bool:
-        """Whether there is anything to decide: with many egress IPs, looking at all takes milliseconds."""
-        return any(
-            self.rebalance.is_open(wish, situation)
-            if self.holds(identity, now)
-            else self._is_open(identity, situation)
-            for identity, wish in self.specs.items()
-        )
-
-    def _is_open(self, identity: str, situation: ElectionInput) -> bool:
-        return (
-            identity not in situation.masters
-            or identity in self.owner.tenures
-            or self._acquisition.waits(identity)
-        )
+        """Return True if this node is master."""
+        return self.egress_ips.holds(identity, now)
 
     # What this node hands over
 
     def hand_over(self, identity: str, gift: Gift, now: int) -> None:
-        """Lets the heir have it (empty: whoever can), without a packet lost where the workers hold theirs back."""
-        if identity in self._handovers or not self.holds(identity, now):
+        """Hand it over to the gift's target, or to any node, without a packet lost if the workers queue theirs."""
+        record = self.egress_ips.find(identity)
+        if record is None or record.phase is not Phase.OWNING or not record.holds(now):
             return
         wish = self.specs[identity]
-        # In basic mode this node's kernel goes on forwarding until the workers follow the heir: nobody needs to wait.
-        workers = self._subscribers.carrying(identity, now) - {self._me} if wish.address and gift.heir else ()
+        # In basic mode this node's kernel goes on forwarding until the workers follow the target: none needs to wait.
+        workers = (
+            self._subscribers.carrying(identity, now) - {self._me} if wish.address and gift.target else ()
+        )
         self._handovers.start(identity, gift, workers, now)
         if workers:
             self._announce_held(now)
         self.start_handover(now)
 
     def is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
-        """``node`` says that it holds the packets of these."""
+        """Take in that ``node`` queues the packets of these."""
         self._handovers.worker_is_queueing(node, identities, now)
         self.start_handover(now)
 
     def start_handover(self, now: int) -> None:
-        """Releases what need not wait any longer."""
-        for identity, departure in self._handovers.ready(now):
-            self._handovers.end(identity)
-            released = self._release(identity, departure.reason, now, departure.heir, shared=departure.shared)
-            if released and self._stopping_since != NEVER and identity != PROPOSER_LEASE:
-                self._handed_over[identity] = released.epoch
+        """Release what need not wait any longer."""
+        for identity, handover in self._handovers.ready(now):
+            released = self.release(
+                identity, Event.RELEASE, handover.reason, now, handover.target, shared=handover.shared
+            )
+            if released and self.stopping_since != NEVER and identity != PROPOSER_LEASE:
+                self.egress_ips.record(identity).handed_over_epoch = released.epoch
 
     # What this node holds
 
     def count(self, voter: str, answer: Answer, now: int) -> Request | None:
-        """Counts a voter's answer; a lease is perhaps made or extended by it. The request; None: it is too late."""
-        refused = self._acquisition.refresh_refusals(answer.refused)
+        """Count a voter's answer, which may make or renew leases. Return the request; None: it is too old."""
+        refused = self.acquisition.refresh_refusals(answer.refused)
         request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
         if request is None:
             return None
@@ -250,59 +178,59 @@ class Ownership:
             if refusal.why == EPOCH:
                 self.owner.exceed(refusal.id, refusal.epoch)
         former = {identity: self.master_table.of(identity).master for identity in request.claims}
-        for release in self._acquisition.on_answer(request, refused, former, self.timers, now):
+        for release in self.acquisition.on_answer(request, refused, former, self.timers, now):
             self._publish(release, now)
         self._announce_held(now)
         return request
 
     def _announce_held(self, now: int) -> None:
-        held = self.owner.held(now)
-        for identity, tenure in held.items():
+        for identity, lease in self.owner.held(now).items():
             before, shown = self.master_table.of(identity), self.specs[identity].shown
-            leaving = identity in self._handovers
             silent_ns = before.silent_ns(self.timers.suspect_ns, now)
-            wall_ns = now + self.wall_offset_ns
-            if self.own_masters.add(identity, tenure, shown, leaving, before, silent_ns, wall_ns):
-                self._acquisition.reset(identity)
+            record = self.egress_ips.record(identity)
+            if self.own_masters.add(record, lease, shown, before, silent_ns, now + self.wall_offset_ns):
+                record.wait = None
                 self._push(now)
-        self.own_masters.retain(held)
-        self.follow(self._me, self.own_masters.masteries.values(), now)
+        self.follow(self._me, self.own_masters.announcements(now), now)
 
     def expire(self, pausing: bool, now: int) -> None:
-        """Gives up what has ended. ``pausing``: there may be others that shall have their turn."""
+        """Give up the leases that have ended. ``pausing``: there may be other nodes, which come first now."""
         lost = self.owner.lost(now)
         if lost:
             self.lateness.lose(now)
         for identity in lost:
             # Nothing is known of what became of this node's packets since it asked for that lease.
-            tenure = self.owner.tenures[identity]
-            asked_at = tenure.until - lease_end(0, tenure.duration_ns)
+            lease = self.egress_ips.lease(identity)
+            asked_at = lease.until - lease_end(0, lease.duration_ns) if lease else now
             reason = "its lease ended, no majority of the voters answered"
-            self._release(identity, reason, now, silent_since=asked_at)
+            self.release(identity, Event.EXPIRE, reason, now, silent_since=asked_at)
             if pausing:
-                self._acquisition.pause(identity, self.timers, now, lost=True)
+                self.acquisition.pause(identity, self.timers, now, lost=True)
 
-    def _release(
+    def release(
         self,
         identity: str,
+        event: Event,
         reason: str,
         now: int,
-        heir: str = "",
+        target: str = "",
         silent_since: int = 0,
         shared: bool = False,
     ) -> Release | None:
-        """Hold or ask for it no longer, and say so. Return the release, if it was held.
+        """Hold or ask for it no longer, because of ``event``, and say so. Return the release, if it was held.
 
         ``silent_since``: from when on it may not have been served; 0: from now on.
         """
-        self._handovers.end(identity)
-        release = self._acquisition.withdraw(identity, reason, heir, shared)
+        record = self.egress_ips.find(identity)
+        if record is None or record.phase is Phase.IDLE:
+            return None
+        held = record.announced is not None
+        release = self.acquisition.withdraw(identity, event, reason, target, shared)
         if release is None:
             return None
-        held = self.own_masters.remove(identity)
         if held:
             self.master_table.release(
-                identity, self._me, release.epoch, reason, bool(heir), silent_since or now
+                identity, self._me, release.epoch, reason, bool(target), silent_since or now
             )
             self._push(now)
         self._publish(release, now)
@@ -322,7 +250,7 @@ class Ownership:
     # What others say
 
     def follow(self, node: str, masteries: Iterable[MasterAnnouncement], now: int) -> None:
-        """Takes in all that ``node`` is master of."""
+        """Take in all that ``node`` is master of."""
         here = [i for i in self.specs if self.master_table.of(i).gone is None]
         for turn in self.master_table.on_announcement(node, masteries, self.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
@@ -332,13 +260,14 @@ class Ownership:
             self._due.decision = True
 
     def silence(self, now: int) -> None:
-        """Gives up the masters that were not heard for :attr:`hold_ns`."""
+        """Drop the masters that were not heard for :attr:`hold_ns`."""
         self.master_table.end_holds(now)
         for turn in self.master_table.silence(self.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.revision += 1
 
     def take_release(self, release: Release, now: int) -> None:
+        """Take in that another node has released something."""
         self._voter_node.release(release, now)
         self.master_table.note(release.id, release.epoch)
         planned = bool(release.heir)
@@ -347,34 +276,33 @@ class Ownership:
             self.own_masters.release(release, now)
             self._due.revision += 1
         if release.id in self.specs:
-            self._acquisition.released(release, now)
+            self.acquisition.released(release, now)
         self._due.decision = True
 
     def resolve_conflict(self, rival: str, mastery: MasterAnnouncement, now: int) -> None:
-        """Another one says that it is master of what this node holds.
+        """Give up what ``rival`` says that it is master of too, unless this node has a majority behind it.
 
-        With a majority on both sides that is a word from the past. On their own votes both may be right; one
-        has to let go.
+        With a majority on both sides the announcement is old. Without one both may be right; one has to give up.
         """
-        tenure = self.owner.tenures.get(mastery.id)
-        if tenure is None or not tenure.holds(now):
+        lease = self.egress_ips.lease(mastery.id)
+        if lease is None or not lease.holds(now):
             return
-        weaker = (tenure.held_epoch, rival) < (mastery.epoch, self._me)
-        if tenure.survivor and (weaker or not mastery.survivor):
-            self._release(mastery.id, f"{rival} is master too", now)
+        weaker = (lease.held_epoch, rival) < (mastery.epoch, self._me)
+        if lease.survivor and (weaker or not mastery.survivor):
+            self.release(mastery.id, Event.RELEASE, f"{rival} is master too", now)
         else:
             self.bump_epoch(mastery.id, mastery.epoch, rival)
 
     def give_up(self, identity: str, reason: str, now: int) -> None:
-        """Somebody else has the address. With a majority behind it this node is in the right; else it lets go."""
-        tenure = self.owner.tenures.get(identity)
-        if tenure and tenure.survivor:
-            self._release(identity, reason, now)
+        """Give up an address that another machine has, unless this node has a majority behind it."""
+        lease = self.egress_ips.lease(identity)
+        if lease and lease.survivor:
+            self.release(identity, Event.RELEASE, reason, now)
 
     def bump_epoch(self, identity: str, epoch: int, master: str) -> None:
-        """Somebody knows of this epoch. The highest is right: what this node holds must be above."""
+        """Take in that another node knows of this epoch. The highest is right: this node's must be above."""
         self.master_table.note(identity, epoch)
-        tenure = self.owner.tenures.get(identity)
-        if tenure and (epoch > tenure.epoch or (epoch == tenure.epoch and master not in ("", self._me))):
+        lease = self.egress_ips.lease(identity)
+        if lease and (epoch > lease.epoch or (epoch == lease.epoch and master not in ("", self._me))):
             self.owner.exceed(identity, epoch)
             self._due.beat = True

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..ipc import EgressIPSpec
 from ..voting.protocol import SECOND, Release
 from ..voting.voter_set import PROPOSER_LEASE
 from .candidates import ElectionInput
+from .egress_ip import EgressIPs
 from .placement import rendezvous_hash
 
 REQUEST_TIMEOUT_NS = 4 * SECOND
@@ -21,10 +22,10 @@ FAILBACK_NS = 10 * SECOND
 
 
 class Gift(NamedTuple):
-    """What is to become of something that this node holds; without a ``reason`` it keeps it."""
+    """The fate of an egress IP that this node holds; without a ``reason`` the node keeps it."""
 
-    heir: str = ""
-    """Who is to have it; empty: nobody can."""
+    target: str = ""
+    """The node that is to have it; empty: none can."""
     reason: str = ""
     shared: bool = False
     """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
@@ -36,83 +37,95 @@ KEEP = Gift()
 class Rebalance:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self, me: str) -> None:
-        self._moves: dict[str, tuple[str, int]] = {}
-        """By egress id the node that an operator wants as master, and until when."""
+    def __init__(self, me: str, egress_ips: EgressIPs) -> None:
         self._me = me
-        self._preferred: dict[str, tuple[str, int]] = {}
-        self._targets: dict[str, tuple[str, int]] = {}
-        self._shared: set[str] = set()
+        self._egress_ips = egress_ips
 
     def move(self, identity: str, to: str, now: int) -> None:
-        """An operator wants ``to`` as master."""
-        self._moves[identity] = to, now + REQUEST_TIMEOUT_NS
+        """Take in that an operator wants ``to`` as master."""
+        self._egress_ips.record(identity).move = to, now + REQUEST_TIMEOUT_NS
 
-    def forget(self, keep: Collection[str]) -> None:
-        """Drop what is known of other egress IPs than ``keep``."""
-        self._moves = {i: move for i, move in self._moves.items() if i in keep}
-        self._preferred = {i: home for i, home in self._preferred.items() if i in keep}
+    def forget_old(self, now: int) -> None:
+        """Drop the handovers that are over."""
+        for record in self._egress_ips:
+            if record.target is not None and now >= record.target[1]:
+                record.target, record.shared = None, False
 
     def on_release(self, release: Release, now: int) -> None:
-        """Somebody, perhaps this node, has let go of something."""
-        if release.heir:
-            self._targets[release.id] = (release.heir, now + TARGET_NS)
-            (self._shared.add if release.shared else self._shared.discard)(release.id)
+        """Take in that a node, perhaps this one, has released something."""
+        record = self._egress_ips.admit(release.id)
+        if release.heir and record is not None:
+            record.target, record.shared = (release.heir, now + TARGET_NS), release.shared
 
     def targets(self, now: int) -> dict[str, str]:
-        """Who is to ask first for what was handed over, by egress id."""
-        self._targets = {i: (heir, until) for i, (heir, until) in self._targets.items() if now < until}
-        self._shared &= self._targets.keys()
-        return {identity: heir for identity, (heir, _) in self._targets.items()}
+        """Return by egress id the nodes that are to ask first for what was handed over."""
+        return {
+            record.id: record.target[0]
+            for record in self._egress_ips
+            if record.target is not None and now < record.target[1]
+        }
 
-    def shared(self) -> frozenset[str]:
+    def shared(self, now: int) -> frozenset[str]:
         """Return what of :meth:`targets` was handed over in order to serve equally many."""
-        return frozenset(self._shared)
+        return frozenset(
+            record.id
+            for record in self._egress_ips
+            if record.shared and record.target is not None and now < record.target[1]
+        )
 
     def is_open(self, wish: EgressIPSpec, situation: ElectionInput) -> bool:
-        """Return whether what this node holds may be for another one."""
-        return wish.leaving or wish.failback or wish.id in situation.fresh or wish.id in self._moves
+        """Return True if what this node holds may be for another one."""
+        record = self._egress_ips.find(wish.id)
+        moves = record is not None and record.move is not None
+        return wish.leaving or wish.failback or wish.id in situation.fresh or moves
+
+    def look(self, wish: EgressIPSpec, ideal: Sequence[str], now: int) -> None:
+        """Take in how long the preferred node has been the same.
+
+        ``ideal``: the nodes that could serve it, best first, if none were master.
+        """
+        record = self._egress_ips.record(wish.id)
+        home = ideal[0] if wish.failback and ideal and ideal[0] != self._me else ""
+        if record.preferred is None or record.preferred[0] != home:
+            record.preferred = home, now
+
+    def end_move(self, wish: EgressIPSpec, order: Sequence[str], now: int) -> None:
+        """Drop an operator's wish that :meth:`target` has followed, or that is too old."""
+        record = self._egress_ips.find(wish.id)
+        if record is not None and record.move is not None:
+            asked, until = record.move
+            if now >= until or (asked in order and asked != self._me):
+                record.move = None
 
     def target(
         self,
         wish: EgressIPSpec,
         order: Sequence[str],
-        ideal: Sequence[str],
         situation: ElectionInput,
         masters: Mapping[str, str],
         sharing: bool,
         patient: bool,
         now: int,
     ) -> Gift:
-        """To whom this node hands over what it holds, and why.
+        """Return the node to which this one hands over what it holds, and why.
 
-        ``order``: who can serve it, best first; ``ideal``: the same if nobody were master.
-        ``masters``: all healthy masters by egress id, this node among them. ``sharing``: nothing is homeless or on its
-        way to another node, so what each of them serves is known. ``patient``: what is
-        to leave stays here until somebody can serve it.
+        ``order``: the nodes that can serve it, best first. ``masters``: all healthy masters by egress id, this node
+        among them. ``sharing``: no handover is in progress and nothing is without a master, so load counts are
+        reliable. ``patient``: keep a leaving address until another node is ready.
         """
         others = [node for node in order if node != self._me]
-        asked, until = self._moves.get(wish.id, ("", 0))
-        if asked in others or now >= until:
-            self._moves.pop(wish.id, None)
+        record = self._egress_ips.find(wish.id)
+        asked = record.move[0] if record is not None and record.move is not None else ""
         if wish.leaving and not wish.ready:
             return KEEP if patient and not others else Gift(next(iter(others), ""), wish.reason)
         if asked in others:
             return Gift(asked, f"handed over to {asked} as asked")
-        home = self._preferred_node(wish, ideal, now)
-        if home in others:
+        home, since = record.preferred if record is not None and record.preferred is not None else ("", now)
+        if home in others and now >= since + FAILBACK_NS:
             return Gift(home, f"{home} is back (failback: Automatic)")
         if sharing and wish.id in situation.fresh:
             return self._share(wish.id, others, situation, masters)
         return KEEP
-
-    def _preferred_node(self, wish: EgressIPSpec, ideal: Sequence[str], now: int) -> str:
-        """Where it belongs, where that has been the same node for a while."""
-        home = ideal[0] if wish.failback and ideal and ideal[0] != self._me else ""
-        known, since = self._preferred.get(wish.id, ("", now))
-        since = since if home == known else now
-        self._preferred[wish.id] = home, since
-        return home if now >= since + FAILBACK_NS else ""
 
     def _share(
         self, identity: str, others: Sequence[str], situation: ElectionInput, masters: Mapping[str, str]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..ipc import Facts, KeeperConfig
+from ..ipc import EgressIPSpec, Facts, KeeperConfig
 from ..mastership.ownership import Ownership
 from ..mastership.placement import rendezvous_hash
 from ..voting.proposer import Proposer
 from ..voting.protocol import SECOND, Claim, Request
 from ..voting.quorum_view import QuorumView
-from ..voting.voter_set import VoterSetState
+from ..voting.voter_set import PROPOSER_LEASE, VoterSetState
 from .outbox import Outbox
 from .wire import Heartbeat, Subscribe
 
@@ -41,7 +41,6 @@ class MessageBuilder:
     ) -> Heartbeat:
         """What this node says of itself; with a ``request`` it asks the voters as well."""
         mastership, electorate = self._mastership, self._electorate
-        mastership.own_masters.retain(mastership.owner.held(now))
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
             seq=request.seq if request else 0,
@@ -55,8 +54,8 @@ class MessageBuilder:
             releases=mastership.own_masters.releases(now),
             isolated=is_egress and self._contact.isolated(now),
             reason=STOPPING if stopping else "" if is_egress else "no egress node any more",
-            unready=mastership.unready(),
-            masters=tuple(mastership.own_masters.masteries.values()),
+            unready=_unready(config.node, mastership.specs.values()),
+            masters=mastership.own_masters.announcements(now),
             proposal=self._chair.proposal,
             warming=mastership.warming(now),
             known=tuple(mastership.specs),
@@ -78,3 +77,12 @@ class MessageBuilder:
         learning = self._electorate.recovering or self._electorate.current.version == 0
         pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
         return pause - rendezvous_hash(config.node, str(turn)) % (pause // 4)
+
+
+def _unready(node: str, specs: Iterable[EgressIPSpec]) -> dict[str, str]:
+    """Return by egress id why a node cannot serve what it is eligible for."""
+    return {
+        spec.id: spec.reason
+        for spec in specs
+        if not spec.ready and node in spec.eligible and spec.id != PROPOSER_LEASE
+    }

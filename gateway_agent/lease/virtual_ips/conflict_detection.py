@@ -1,10 +1,9 @@
-"""Who else claims a virtual address: a machine that is no node of ours, or is set up with the address by mistake."""
+"""Machines that claim a virtual address: foreign ones, or nodes that are set up with it by mistake (RFC 5227)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..ipc import Conflict, EgressIPSpec
 from ..mastership.placement import rendezvous_hash
@@ -12,13 +11,13 @@ from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .serving import GRACE_NS, Probe
 
 ANSWER_NS = 200 * MILLISECOND
-"""Who has an address answers a probe within this."""
+"""A machine that has an address answers a probe within this."""
 SETTLE_NS = 60 * MILLISECOND
 """From a free answer to an address that answers itself, with room for lateness."""
 FORGET_NS = 30 * SECOND
 """A claim that is not repeated within this is over: probes go out every few seconds."""
 ABSENT_NS = 2 * SECOND
-"""Who has not answered for so long, with a question each second, has let go of an address that is waited for."""
+"""A machine that has not answered for so long, with a probe each second, has given the address up."""
 
 
 @dataclass
@@ -45,18 +44,18 @@ class ConflictDetection:
         self._by_address: dict[str, _ObservedClaim] = {}
         self._asked: dict[str, int] = {}
         self._wanted: dict[str, tuple[int, int]] = {}
-        """Since when, and when last, it was asked for."""
+        """Since when, and when last, each address was wanted."""
         self._awaited: set[int] = set()
         self._probes: list[Probe] = []
         self._vacant: dict[str, int] = {}
-        """When each address was last found to be nobody's."""
+        """When each address was last found to be free."""
 
     def on_arp_claim(
         self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int
     ) -> bool:
-        """``identity`` is empty where this node does not serve the address: then the claim may be right.
+        """Take in that another machine claims an address. Return True if that is news.
 
-        True where it is news.
+        ``identity`` is empty if this node does not serve the address: then the claim may be right.
         """
         before = self._by_address.get(address)
         known = before is not None and before.conflict.mac == mac and now < before.heard_at + FORGET_NS
@@ -67,81 +66,98 @@ class ConflictDetection:
         )
         return not known
 
-    def probe_is_clear(self, address: str, interface: str, rank: int, now: int) -> bool:
-        """Whether nobody answered when this node asked, a moment ago. Asks where that has not been done yet.
+    def ask(self, address: str, interface: str, rank: int, now: int) -> None:
+        """Queue a probe for ``address`` if none was sent within the last second.
 
-        Who has a worse ``rank`` asks later, so that the better one has the address by then and answers.
+        A node with a worse ``rank`` asks later: the better one has the address by then and answers.
         """
         since, last = self._wanted.get(address, (now, now))
         since = since if now < last + SECOND else now
         self._wanted[address] = since, now
-        turn = since + rank * (ANSWER_NS + SETTLE_NS)
+        turn, asked = since + rank * (ANSWER_NS + SETTLE_NS), self._asked.get(address)
         if now < turn:
             self._awaited.add(turn)
-            return False
-        asked = self._asked.get(address)
-        if asked is None or now >= asked + SECOND or asked < turn:
+        elif asked is None or now >= asked + SECOND or asked < turn:
             self._asked[address] = now
             self._awaited.add(now + ANSWER_NS)
             self._probes.append(Probe(address, interface))
+
+    def is_clear(self, address: str, rank: int, now: int) -> bool:
+        """Return True if the last probe in this node's turn was not answered within :data:`ANSWER_NS`."""
+        claim, asked = self._by_address.get(address), self._asked.get(address)
+        since, _ = self._wanted.get(address, (now, now))
+        if asked is None or asked < since + rank * (ANSWER_NS + SETTLE_NS):
             return False
-        claim = self._by_address.get(address)
         return now >= asked + ANSWER_NS and (claim is None or claim.heard_at < asked)
 
-    def vacancy(self, wanted: Iterable[EgressIPSpec], now: int) -> Vacancy:
-        """Ask the LAN for addresses that nobody of ours is known to have had, and say what is known of them.
+    def ask_first(self, wanted: Iterable[EgressIPSpec], now: int) -> None:
+        """Ask the LAN for addresses that no node is known to have had, and note those that are free.
 
-        Only before the first takeover: a failover waits for no answer. What is heard for a moment only may be the
-        announcement of the first master, of which this node learns next.
+        Only before the first takeover: a failover waits for no answer.
+        """
+        for spec in wanted:
+            if not self._is_vacant(spec.address, now):
+                self.ask(spec.address, spec.interface, 0, now)
+                if self.is_clear(spec.address, 0, now):
+                    self._vacant[spec.address] = now
+
+    def vacancy(self, wanted: Iterable[EgressIPSpec], now: int) -> Vacancy:
+        """Return what is known of addresses that no node is known to have had.
+
+        What is heard for a moment only may be the announcement of the first master, of which this node learns next.
         """
         found = Vacancy()
-        for wish in wanted:
-            claim, since = self._by_address.get(wish.address), self._vacant.get(wish.address)
+        for spec in wanted:
+            claim = self._by_address.get(spec.address)
             if claim and claim.first_at + GRACE_NS <= now < claim.heard_at + ABSENT_NS:
-                where = f"{claim.conflict.mac} on {claim.conflict.interface}"
-                found.occupied[wish.id] = (
-                    f"{wish.address} belongs to another machine, {where}: use another address"
+                place = f"{claim.conflict.mac} on {claim.conflict.interface}"
+                found.occupied[spec.id] = (
+                    f"{spec.address} belongs to another machine, {place}: use another address"
                 )
-            known = since is not None and now < since + FORGET_NS and not (claim and claim.heard_at > since)
-            if not known and self.probe_is_clear(wish.address, wish.interface, 0, now):
-                self._vacant[wish.address] = now
-            elif not known:
-                found.pending.append(wish.id)
+            if not self._is_vacant(spec.address, now):
+                found.pending.append(spec.id)
         return found
 
+    def _is_vacant(self, address: str, now: int) -> bool:
+        claim, since = self._by_address.get(address), self._vacant.get(address)
+        return since is not None and now < since + FORGET_NS and not (claim and claim.heard_at > since)
+
+    def ask_each(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> None:
+        """Ask the LAN for what this node might take without a majority."""
+        for spec in wanted:
+            if spec.address and spec.ready:
+                self.ask(spec.address, spec.interface, _rank(me, spec), now)
+
     def unavailable(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> list[str]:
-        """Ids whose address somebody else may have: no majority keeps two from serving one, so the LAN is asked."""
+        """Return the ids whose address another machine may have, as far as the LAN has answered."""
         return [
-            wish.id
-            for wish in wanted
-            if wish.address
-            and wish.ready
-            and not self.probe_is_clear(wish.address, wish.interface, _rank(me, wish), now)
+            spec.id
+            for spec in wanted
+            if spec.address and spec.ready and not self.is_clear(spec.address, _rank(me, spec), now)
         ]
 
-    def probes(self) -> list[Probe]:
-        """To be sent."""
+    def take_probes(self) -> list[Probe]:
+        """Hand out the queued probes."""
         probes, self._probes = self._probes, []
         return probes
 
-    def forget(self, keep: Collection[str]) -> None:
-        """Drop what is known of other addresses than ``keep``."""
-        known: tuple[dict[str, Any], ...] = (self._by_address, self._asked, self._wanted, self._vacant)
-        for each in known:
-            for address in each.keys() - keep:
-                del each[address]
-
     def conflicts(self, now: int) -> tuple[Conflict, ...]:
-        """Those that are not over."""
+        """Return the conflicts that are not over."""
         claims = (c for c in self._by_address.values() if c.conflict.id)
         return tuple(claim.conflict for claim in claims if now < claim.heard_at + FORGET_NS)
 
     def next_wake(self) -> int:
-        """When the next answer is known."""
+        """Return when the next answer is known."""
         return min(self._awaited, default=NEVER)
 
     def wake(self, now: int) -> None:
+        """Forget what is old."""
         self._awaited = {at for at in self._awaited if at > now}
+        oldest = now - FORGET_NS
+        self._by_address = {a: claim for a, claim in self._by_address.items() if claim.heard_at > oldest}
+        self._wanted = {a: (since, last) for a, (since, last) in self._wanted.items() if last > oldest}
+        self._asked = {a: at for a, at in self._asked.items() if at > oldest}
+        self._vacant = {a: at for a, at in self._vacant.items() if at > oldest}
 
 
 def _rank(me: str, wish: EgressIPSpec) -> int:

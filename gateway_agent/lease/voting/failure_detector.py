@@ -1,4 +1,4 @@
-"""The other egress nodes, as this one hears them: who is there, and who is suspect."""
+"""The other egress nodes, as this one hears them: those that are there, and those that are suspect."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ class FailureDetector:
         self._heard: frozenset[str] = frozenset()
 
     def get(self, name: str) -> Member | None:
-        """By its last heartbeat; None where there was none."""
+        """Return a node by its last heartbeat; None if there was none."""
         return self._by_name.get(name)
 
     def on_heartbeat(self, name: str, member: Member) -> bool:
-        """A heartbeat has come. Whether it says something new."""
+        """Take a heartbeat in. Return True if it says something new."""
         before = self._by_name.get(name)
         self._by_name[name] = member
         return before is None or replace(before, heard_at=member.heard_at) != member
 
     def retain(self, names: Collection[str]) -> None:
-        """Forgets all others."""
+        """Forget all others."""
         self._by_name = {name: member for name, member in self._by_name.items() if name in names}
         self._missed_at = {name: at for name, at in self._missed_at.items() if name in names}
         self._heard &= self._by_name.keys()
 
-    def heard(self, suspect_ns: int, now: int) -> dict[str, Member]:
-        """Those that are not suspect: heard within ``suspect_ns``."""
-        heard = {
-            name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns
-        }
+    def look(self, suspect_ns: int, now: int) -> None:
+        """Note which nodes are suspect now: not heard within ``suspect_ns``."""
+        heard = self.heard(suspect_ns, now)
         self._missed_at.update(dict.fromkeys(self._by_name.keys() - heard.keys(), now))
         self._heard = frozenset(heard)
-        return heard
+
+    def heard(self, suspect_ns: int, now: int) -> dict[str, Member]:
+        """Return the nodes that are not suspect."""
+        return {name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns}
 
     @property
     def last_suspected_at(self) -> Mapping[str, int]:
-        """When each was last found suspect."""
+        """Return when each was last found suspect."""
         return self._missed_at
 
     def next_suspicion(self, suspect_ns: int) -> int:
-        """When the next of those that were heard at the last look becomes suspect."""
+        """Return when the next of those that were heard at the last look becomes suspect."""
         heard_at = (member.heard_at for name, member in self._by_name.items() if name in self._heard)
         return min(heard_at, default=NEVER) + suspect_ns + 1

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from gateway_agent.lease_daemon.__main__ import PRIORITY
+from gateway_agent.lease_daemon.process import PRIORITY
 
 from ..namespace import REPOSITORY
 from ..waiting import until

@@ -12,9 +12,11 @@ import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
+from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event, Phase
+from gateway_agent.lease.mastership.owner import Owner
 from gateway_agent.lease.messages.wire import Answer, Heartbeat
 from gateway_agent.lease.voting.proposer import Proposer
-from gateway_agent.lease.voting.protocol import MILLISECOND, Claim, Owner, Release, Verdict
+from gateway_agent.lease.voting.protocol import MILLISECOND, Claim, Release, Verdict
 from gateway_agent.lease.voting.voter_node import VoterNode
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, Memory, VoterSet, VoterSetState
 
@@ -30,6 +32,7 @@ class Node:
     """Of its clock against true time."""
     memory: Memory
     incarnation: int = 0
+    egress_ips: EgressIPs = field(init=False)
     owner: Owner = field(init=False)
     electorate: VoterSetState = field(init=False)
     elector: VoterNode = field(init=False)
@@ -37,7 +40,8 @@ class Node:
 
     def start(self, now: int) -> None:
         self.incarnation += 1
-        self.owner, self.chair = Owner(), Proposer(self.name)
+        self.egress_ips = EgressIPs()
+        self.owner, self.chair = Owner(self.egress_ips), Proposer(self.name)
         self.electorate = VoterSetState(self.name, self.memory, now)
         self.elector = VoterNode(self.electorate, self.memory, DURATION, now)
 
@@ -50,7 +54,7 @@ class Node:
 
     def expire(self, now: int) -> None:
         for identity in self.owner.lost(now):
-            self.owner.drop(identity)
+            self.owner.drop(identity, Event.EXPIRE)
 
 
 class AdversarialNetwork:
@@ -83,7 +87,8 @@ class AdversarialNetwork:
         now = node.clock(self.now)
         node.expire(now)
         for identity in ids:
-            if identity not in node.owner.tenures:
+            if node.egress_ips.lease(identity) is None:
+                node.egress_ips.transition(identity, Event.MASTERLESS)
                 node.owner.ask(identity, next(self._epochs), now)
         electorate = node.electorate
         request = node.owner.request(electorate.quorum(DURATION, now), DURATION, now)
@@ -116,9 +121,11 @@ class AdversarialNetwork:
 
     def release(self, name: str, reached: Collection[str]) -> None:
         node = self.nodes[name]
-        tenure = node.owner.drop(ONE)
-        if tenure:
-            release = Release(ONE, tenure.epoch, name, node.incarnation, "")
+        if node.egress_ips.lease(ONE) is not None:
+            requesting = node.egress_ips.record(ONE).phase is Phase.REQUESTING
+            lease = node.owner.drop(ONE, Event.UNABLE if requesting else Event.RELEASE)
+            assert lease is not None
+            release = Release(ONE, lease.epoch, name, node.incarnation, "")
             for voter in (name, *reached):
                 self.nodes[voter].elector.release(release, self.nodes[voter].clock(self.now))
 
@@ -145,12 +152,11 @@ class AdversarialNetwork:
             for n in self.nodes.values()
             if ONE in n.elector.voter.grants
         ]
-        leases = [(n, n.owner.tenures[ONE].until) for n in self.nodes.values() if ONE in n.owner.tenures]
+        leases = [(n, lease.until) for n in self.nodes.values() if (lease := n.egress_ips.lease(ONE))]
         return sorted({end for n, until in grants + leases if (end := n.true(until)) > self.now})
 
     def holders(self) -> list[str]:
-        held = [(n, n.owner.tenures.get(ONE)) for n in self.nodes.values()]
-        return [n.name for n, tenure in held if tenure and tenure.holds(n.clock(self.now))]
+        return [n.name for n in self.nodes.values() if n.egress_ips.holds(ONE, n.clock(self.now))]
 
     def _vote(self, voter: Node, asking: Node, incarnation: int, beat: Heartbeat) -> Answer:
         now = voter.clock(self.now)

@@ -16,7 +16,8 @@ from cni.kernel import ids
 from gateway_agent.lease.ipc import EgressIPSpec, Facts, HandoverRequest, KeeperConfig, Peer
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.outbox import Send
-from gateway_agent.lease.node import Effect, LeaseNode, Remember
+from gateway_agent.lease.node import Effect, LeaseNode
+from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.status import report
 from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel
 from gateway_agent.lease.virtual_ips.serving import Open, Probe
@@ -285,8 +286,7 @@ class Network:
             machine.name
             for machine in self.machines.values()
             if machine.keeper is not None
-            and (tenure := machine.keeper.ownership.owner.tenures.get(identity)) is not None
-            and tenure.holds(machine.clock(self.now))
+            and machine.keeper.ownership.holds(identity, machine.clock(self.now))
         ]
 
     @staticmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from enum import Enum
 
 import msgspec
 import pytest
 
+from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.limits import FORGET_NS, MAX_IDS, EpochLimit
@@ -28,7 +30,7 @@ def mentions(kept: object, wanted: object, path: str = "", seen: set[int] | None
     seen = set() if seen is None else seen
     if kept == wanted:
         yield path
-    if isinstance(kept, str | bytes | int) or kept is None or id(kept) in seen:
+    if isinstance(kept, str | bytes | int | Enum) or kept is None or id(kept) in seen:
         return
     seen.add(id(kept))
     if isinstance(kept, Mapping):
@@ -105,26 +107,28 @@ def test_a_node_that_is_gone_leaves_nothing_behind(gone: str) -> None:
         pass_time(network, name, FORGET_NS)
         network.run(3 * SECOND)
         # The last release of each egress IP names the node that it came from: so many there are, and no more.
-        allowed = (".history", "._acquisition._releases[")
+        allowed = (".history", ".last_release.")
         paths = mentions(keeper_of(network, name), gone)
         left = [path for path in paths if not any(part in path for part in allowed)]
         assert left == []
 
 
 def test_an_epoch_is_remembered_while_any_node_names_its_egress_ip() -> None:
-    table = MasterTable()
+    egress_ips = EgressIPs()
+    table = MasterTable(egress_ips)
     table.on_announcement("g1", [MasterAnnouncement("a", 50, 1.0, False, "", 0)], SECOND, 0)
-    for _ in range(3):
-        table.forget(())
+    for number in range(3):
+        egress_ips.prune((), number * FORGET_NS)
         assert table.highest("a") == 50, "it has a master"
-    table.silence(SECOND, 2 * SECOND)
-    table.forget(["a"])
-    table.forget(["a"])
-    assert table.highest("a") == 50, "it is configured here"
+    table.silence(SECOND, 3 * FORGET_NS)
+    for number in range(3, 6):
+        egress_ips.prune(["a"], number * FORGET_NS)
+        assert table.highest("a") == 50, "it is configured here"
+    egress_ips.prune((), 6 * FORGET_NS)
     table.note("a", 7)
-    table.forget(())
-    assert table.highest("a") == 50, "somebody has named it since the last time, by whatever epoch"
-    table.forget(())
+    egress_ips.prune((), 7 * FORGET_NS)
+    assert table.highest("a") == 50, "another node has named it meanwhile, by whatever epoch"
+    egress_ips.prune((), 8 * FORGET_NS)
     assert (table.highest("a"), table.known()) == (0, [])
 
 
@@ -160,7 +164,8 @@ def test_releases_of_egress_ips_that_are_not_configured_are_not_remembered() -> 
     for number in range(100):
         release = Release(f"{number:016x}"[::-1], 1, "g2", 5, "")
         keeper.ownership.take_release(release, network.machines["g1"].clock(network.now))
-    assert not keeper.ownership._acquisition._releases.keys() - keeper.ownership.specs
+    released = {record.id for record in keeper.ownership.egress_ips if record.last_release}
+    assert not released - keeper.ownership.specs.keys()
 
 
 def test_what_was_recorded_before_a_node_was_forgotten_is_not_taken_when_it_returns() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
 from gateway_agent.lease.messages import limits
 from gateway_agent.lease.messages.keys import Key, Keyring
@@ -150,12 +151,13 @@ def test_incarnations_are_not_remembered_without_end() -> None:
 
 
 def test_ids_are_not_remembered_without_end() -> None:
-    followings, voter = MasterTable(), Voter(0)
+    egress_ips, voter = EgressIPs(), Voter(0)
+    followings = MasterTable(egress_ips)
     for number in range(limits.MAX_IDS + 100):
         identity = f"{number:016x}"
         followings.on_announcement("g1", [MasterAnnouncement(identity, 1, 1.0, False, "", 0)], SECOND, 0)
         voter.vote("g1", 1, [Claim(identity, 1)], SECOND, SECOND, 0)
-    assert len(followings._by_id) == len(followings.all_highest()) == len(voter.grants) == limits.MAX_IDS
+    assert len(egress_ips) == len(followings.known()) == len(voter.grants) == limits.MAX_IDS
     refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused
     assert [refusal.id for refusal in refused] == ["one more"]
     assert voter.vote("g1", 1, [Claim(f"{0:016x}", 2)], SECOND, SECOND, 0).granted

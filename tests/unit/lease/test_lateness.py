@@ -7,11 +7,15 @@ import random
 import pytest
 
 from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Acquisition, Timers
+from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event
 from gateway_agent.lease.mastership.lateness import TOO_OFTEN, WINDOW_NS, Lateness
-from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Owner
+from gateway_agent.lease.mastership.owner import Owner
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Quorum, Verdict
 
 from .simulation import Network
 from .test_failover import DURATION, HEARTBEAT, cluster, master, state, until_another
+
+ALONE = Quorum(1, (("g1",),), ("g1",))
 
 
 def starve(network: Network, name: str, seconds: float) -> None:
@@ -101,16 +105,20 @@ def pauses(lost_after_ns: int, alone: bool, lost: bool = True) -> list[int]:
     ``lost_after_ns``: so long after it had asked the lease is lost.
     """
     timers, now, taken = Timers(HEARTBEAT, DURATION), SECOND, []
-    candidate = Acquisition("g1", 1, Owner())
+    egress_ips = EgressIPs()
+    owner = Owner(egress_ips)
+    candidate = Acquisition("g1", 1, egress_ips, owner)
     for epoch in range(1, 11):
         began = now
         while not candidate.try_acquire("one", 0, alone, epoch, timers, now):
             now = max(now + 1, candidate.next_wake(timers))
         taken.append((now - began) // MILLISECOND)
         if lost:
-            candidate.reset("one")
+            request = owner.request(ALONE, timers.duration_ns, now)
+            owner.count("g1", request.seq, Verdict(("one",), ()), now)
+            egress_ips.record("one").wait = None
         now += lost_after_ns
-        candidate.withdraw("one", "lost")
+        candidate.withdraw("one", Event.EXPIRE if lost else Event.TIME_OUT, "lost")
         candidate.pause("one", timers, now, lost)
     return taken
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masterless import REBALANCE_WINDOW_NS, Masterless
 from gateway_agent.lease.voting.protocol import SECOND
 
@@ -12,7 +13,7 @@ IDS = ("a", "b", "c")
 
 def taken_over() -> Masterless:
     """Three egress IPs that two nodes have just taken over."""
-    known = Masterless()
+    known = Masterless(EgressIPs())
     known.look(IDS, {}, {}, (), 0)
     known.look(IDS, {"a": "g1", "b": "g2", "c": "g2"}, {}, (), SECOND)
     return known

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import (
     NO_MAJORITY,
-    SUBSCRIPTION_NS,
     MasterAnnouncement,
     MasterTable,
     Member,
-    Subscribers,
 )
+from gateway_agent.lease.mastership.subscribers import SUBSCRIPTION_NS, Subscribers
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 ONE = "0000000000000001"
@@ -23,7 +23,7 @@ def mastery(epoch: int) -> MasterAnnouncement:
 
 
 def following(node: str, epoch: int) -> MasterTable:
-    followings = MasterTable()
+    followings = MasterTable(EgressIPs())
     followings.on_announcement(node, [mastery(epoch)], HOLD, 0)
     return followings
 
@@ -108,7 +108,7 @@ def test_subscribers_are_told_at_once_again_and_not_for_ever() -> None:
     subscribers = Subscribers()
     subscribers.add("w1", 0)
     subscribers.push(0)
-    moments = [ms for ms in range(1, 2001) if subscribers.due(ms * MILLISECOND)]
+    moments = [ms for ms in range(1, 2001) if subscribers.take_due(ms * MILLISECOND)]
     assert moments == [20, 100, 300, 1000]
     assert subscribers.current(SUBSCRIPTION_NS - 1) == ["w1"]
     assert subscribers.current(SUBSCRIPTION_NS) == []

@@ -8,6 +8,7 @@ import pytest
 
 from cni.kernel import ids
 from gateway_agent.lease.ipc import EgressIPSpec, KeeperConfig, Peer
+from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
 from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel, TunnelEffect, Tunnels
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
@@ -30,7 +31,7 @@ class Worker:
     """The tunnels of a node that hears announcements."""
 
     def __init__(self, known: KeeperConfig) -> None:
-        self.masters, self.tunnels = MasterTable(), Tunnels("w1")
+        self.masters, self.tunnels = MasterTable(EgressIPs()), Tunnels("w1")
         self.tunnels.configure(known)
 
     def hear(

@@ -19,7 +19,8 @@ from gateway_agent.lease.messages import wire
 from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.lease.messages.outbox import Send
 from gateway_agent.lease.messages.wire import Answer, Body, Heartbeat, Holding
-from gateway_agent.lease.node import Effect, LeaseNode, Remember
+from gateway_agent.lease.node import Effect, LeaseNode
+from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.virtual_ips.serving import Close
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
@@ -93,12 +94,12 @@ def test_a_release_is_never_sent_before_the_fence_is_closed() -> None:
     network.drain(old)
     keeper = network.machines[old].keeper
     assert keeper is not None
-    departures = keeper.ownership._handovers
+    handovers = keeper.ownership._handovers
     network.run_until(
-        lambda: departures.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND
+        lambda: handovers.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND
     )
     # All hold, and the keeper is late to go on: the next datagram comes first.
-    late = departures.next_wake() + MILLISECOND
+    late = handovers.next_wake() + MILLISECOND
     sent = datagram(network, "w1", old, Holding(tuple(network.ids)))
     released = 0
     for effects in faults(keeper, sent, late):

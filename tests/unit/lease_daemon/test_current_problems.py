@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from gateway_agent.lease.ipc import LOCK, SOCKET, KeeperConfig, Peer
-from gateway_agent.lease_daemon.__main__ import UNHANDLED_NS, LeaseDaemon, boottime
+from gateway_agent.lease_daemon.daemon import UNHANDLED_NS, LeaseDaemon
 from gateway_agent.lease_daemon.daemon_lock import KeeperLock
 from gateway_agent.lease_daemon.ipc_server import AgentConnections
+from gateway_agent.lease_daemon.process import boottime
 
 MILLISECOND = 1_000_000
 

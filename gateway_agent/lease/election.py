@@ -1,0 +1,166 @@
+"""What a node decides when something has changed: it gathers all that it knows, and asks the LAN where it must."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from .ipc import EgressIPSpec
+from .mastership.candidates import ElectionInput, candidates, effective_specs
+from .mastership.egress_ip import Event
+from .mastership.masterless import Masterless
+from .node_state import NodeState
+from .virtual_ips.conflict_detection import ConflictDetection, Vacancy
+from .voting.protocol import NEVER, SECOND
+from .voting.voter_set import PROPOSER_LEASE
+
+STOP_TIMEOUT_NS = 1 * SECOND
+"""How long a node that stops waits for another one to become able to serve."""
+
+
+class Election:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self, node: NodeState, conflicts: ConflictDetection) -> None:
+        self._node = node
+        self._conflicts = conflicts
+        self._vacancy = Vacancy()
+        self._masterless = Masterless(node.ownership.egress_ips)
+
+    @property
+    def occupied(self) -> Mapping[str, str]:
+        """Return by egress id why an address cannot be taken: another machine has it."""
+        return self._vacancy.occupied
+
+    @property
+    def waits(self) -> bool:
+        """Return True if an address waits for the answer of the LAN."""
+        return bool(self._vacancy.pending)
+
+    def configure(self, now: int) -> None:
+        """Apply the configuration to the egress IPs, as far as their addresses are free."""
+        node = self._node
+        wishes = effective_specs(
+            node.config, node.egress_nodes, node.lifecycle.stopping, self._vacancy.occupied
+        )
+        node.ownership.configure(wishes, node.timers, node.lifecycle.stopping, now)
+
+    def decide(self, now: int) -> None:
+        """Decide what this node asks for, and what it hands over."""
+        node = self._node
+        surviving, pending = node.quorum_view.may_serve_without_quorum(now), self._ask_first(now)
+        barred = not node.quorum_view.quorum(now).sets or (node.quorum_view.isolated(now) and not surviving)
+        mastership = node.ownership
+        node.failure_detector.look(mastership.timers.suspect_ns, now)
+        heard = node.failure_detector.heard(mastership.timers.suspect_ns, now)
+        if surviving:
+            # No majority keeps two nodes from serving one address: the LAN is asked.
+            not_owned = [s for s in mastership.specs.values() if not mastership.holds(s.id, now)]
+            self._conflicts.ask_each(node.me, not_owned, now)
+            taken = self._conflicts.unavailable(node.me, not_owned, now)
+        else:
+            taken = pending
+        situation = ElectionInput(
+            me=node.me,
+            wishes=mastership.specs,
+            members=heard,
+            masters=self._healthy_masters(heard),
+            standing=node.is_egress and not barred,
+            surviving=surviving,
+            warming=mastership.warming(now),
+            taken=taken,
+            missed_at=node.failure_detector.last_suspected_at,
+            heirs=mastership.rebalance.targets(now),
+        )
+        self._apply(situation, now)
+
+    def _healthy_masters(self, heard: Collection[str]) -> dict[str, str]:
+        """Return the masters by egress id, without this node. ``heard``: the nodes that are not suspect."""
+        ownership = self._node.ownership
+        followed = {identity: ownership.master_table.of(identity) for identity in ownership.specs}
+        return {
+            i: entry.master for i, entry in followed.items() if entry.master in heard and entry.gone is None
+        }
+
+    def _ask_first(self, now: int) -> list[str]:
+        """Ask the LAN for addresses that no node is known to have had. Return the ids that wait for an answer."""
+        node = self._node
+        known = node.ownership.master_table
+        wanted = [w for w in node.config.egress if w.ready and w.address and not known.highest(w.id)]
+        self._conflicts.ask_first(wanted, now)
+        before, self._vacancy = self._vacancy, self._conflicts.vacancy(wanted, now)
+        if self._vacancy.occupied != before.occupied:
+            self.configure(now)
+            node.due.beat = True
+            node.due.revision += 1
+        return self._vacancy.pending
+
+    def _apply(self, situation: ElectionInput, now: int) -> None:
+        """Ask for what has no master if it is this node's turn; hand over what this node is not to keep."""
+        ownership, me = self._node.ownership, self._node.me
+        masters = {**situation.masters, **dict.fromkeys(ownership.owner.held(now), me)}
+        known = [identity for identity in ownership.specs if identity != PROPOSER_LEASE]
+        self._masterless.look(known, masters, situation.heirs, ownership.rebalance.shared(now), now)
+        situation = replace(situation, fresh=self._masterless.fresh(now))
+        if not self._undecided(situation, now):
+            return
+        order = candidates(replace(situation, masters=masters))
+        returning = any(wish.failback for wish in ownership.specs.values())
+        ideal = candidates(replace(situation, masters={}, heirs={}, fresh={})) if returning else {}
+        masterless = self._masterless.any()
+        for identity, wish in ownership.specs.items():
+            if ownership.holds(identity, now):
+                ownership.rebalance.look(wish, ideal.get(identity, ()), now)
+                sharing = not masterless and not ownership.egress_ips.handing_over()
+                patient = self._patient(wish, situation, now)
+                gift = ownership.rebalance.target(
+                    wish, order[identity], situation, masters, sharing, patient, now
+                )
+                ownership.rebalance.end_move(wish, order[identity], now)
+                if gift.reason:
+                    ownership.hand_over(identity, gift, now)
+            else:
+                self._contend(identity, order[identity], situation, now)
+
+    def _contend(self, identity: str, order: Sequence[str], situation: ElectionInput, now: int) -> None:
+        """Ask for what this node does not hold, or cease to ask. ``order``: the nodes that can serve it, best first."""
+        ownership, me = self._node.ownership, self._node.me
+        if identity in situation.masters:
+            ownership.release(identity, Event.FOLLOW, f"{situation.masters[identity]} is master", now)
+            ownership.egress_ips.record(identity).wait = None
+        elif me not in order:
+            ownership.release(identity, Event.UNABLE, "not ready", now)
+        elif ownership.acquisition.timed_out(identity, ownership.timers, now):
+            ownership.release(identity, Event.TIME_OUT, "no majority of the voters answered", now)
+            ownership.acquisition.pause(identity, ownership.timers, now)
+        else:
+            rank, epoch = order.index(me), ownership.master_table.highest(identity) + 1
+            alone = len(order) == 1
+            self._node.due.beat |= ownership.acquisition.try_acquire(
+                identity, rank, alone, epoch, ownership.timers, now
+            )
+
+    def _patient(self, wish: EgressIPSpec, situation: ElectionInput, now: int) -> bool:
+        """Return True if what this node is to leave stays until another can serve it: an earlier end helps none."""
+        ownership, me = self._node.ownership, self._node.me
+        if ownership.stopping_since == NEVER:
+            return me in wish.eligible
+        return now < ownership.stopping_since + STOP_TIMEOUT_NS and any(
+            node in situation.members for node in wish.eligible
+        )
+
+    def _undecided(self, situation: ElectionInput, now: int) -> bool:
+        """Return True if there is anything to decide: with many egress IPs, the decision takes milliseconds."""
+        ownership = self._node.ownership
+        return any(
+            ownership.rebalance.is_open(wish, situation)
+            if ownership.holds(identity, now)
+            else self._is_open(identity, situation)
+            for identity, wish in ownership.specs.items()
+        )
+
+    def _is_open(self, identity: str, situation: ElectionInput) -> bool:
+        ownership = self._node.ownership
+        record = ownership.egress_ips.find(identity)
+        contends = record is not None and (record.lease is not None or record.wait is not None)
+        return contends or identity not in situation.masters

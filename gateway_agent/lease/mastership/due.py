@@ -1,0 +1,18 @@
+"""What one input leaves to be done before it has been handled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Due:
+    """Set by the parts of a node; read and cleared by :meth:`gateway_agent.lease.node.LeaseNode._finish` alone."""
+
+    decision: bool = False
+    """Something has changed that decides who asks for what."""
+    beat: bool = False
+    push: bool = False
+    """The subscribers are told too."""
+    revision: int = 0
+    """Grows when what others are shown has changed."""

@@ -1,0 +1,295 @@
+"""The life of one egress IP on one node: one record with a phase, and one table of the transitions between phases.
+
+Theory of operation
+-------------------
+A node is idle as long as another node is master, or as long as it cannot serve the egress IP itself. With no master it
+becomes a candidate and waits for its rank, or until the pause after a failed election is over. Then it requests the
+lease with each heartbeat until a majority of the voters has granted one request: the node owns the egress IP. From
+there on each heartbeat renews the lease. A planned handover keeps renewing it while the workers' kernels queue packets.
+Every other end of a lease leads back to idle.
+
+:meth:`EgressIPs.transition` alone changes a phase, in one assignment: an error between two lines leaves no record with
+half a phase. An event that :data:`TRANSITIONS` does not list for the present phase raises
+:class:`IllegalTransition`. ``python -m tests.tools.lease_diagram`` draws the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ..messages.limits import FORGET_NS, MAX_IDS
+from ..voting.protocol import LeaseState, Release
+
+if TYPE_CHECKING:
+    from .masters import MasterAnnouncement, MasterEntry
+
+
+class Phase(Enum):
+    """What this node does for an egress IP."""
+
+    IDLE = "idle"
+    """Another node is master, or this one cannot serve it."""
+    WAITING = "waiting"
+    """No node is master. This one is a candidate whose turn has not come, or that pauses after a failure."""
+    REQUESTING = "requesting"
+    """Each heartbeat asks for the lease. Single voters may have granted it."""
+    OWNING = "owning"
+    """A majority has granted the lease: this node is master."""
+    HANDING_OVER = "handing over"
+    """This node is master until the workers' kernels queue their packets for the next master."""
+
+
+class Event(Enum):
+    """What ends a phase. The value is the label in the diagram."""
+
+    MASTERLESS = "no node is master, this one is a candidate"
+    ASK = "its turn has come"
+    GRANT = "a majority grants one request"
+    DEFER = "another candidate was first"
+    TIME_OUT = "no majority answers for a lease time"
+    FOLLOW = "another node is master"
+    UNABLE = "this node cannot serve it"
+    HAND_OVER = "another node is to have it"
+    RELEASE = "given up, or handed over"
+    EXPIRE = "the lease ends without renewal"
+
+
+TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
+    Phase.IDLE: {
+        Event.MASTERLESS: Phase.WAITING,
+    },
+    Phase.WAITING: {
+        Event.ASK: Phase.REQUESTING,
+        Event.FOLLOW: Phase.IDLE,
+        Event.UNABLE: Phase.IDLE,
+    },
+    Phase.REQUESTING: {
+        Event.GRANT: Phase.OWNING,
+        Event.DEFER: Phase.WAITING,
+        Event.TIME_OUT: Phase.WAITING,
+        Event.FOLLOW: Phase.IDLE,
+        Event.UNABLE: Phase.IDLE,
+    },
+    Phase.OWNING: {
+        Event.HAND_OVER: Phase.HANDING_OVER,
+        Event.RELEASE: Phase.IDLE,
+        Event.EXPIRE: Phase.IDLE,
+    },
+    Phase.HANDING_OVER: {
+        Event.RELEASE: Phase.IDLE,
+        Event.EXPIRE: Phase.IDLE,
+    },
+}
+CANDIDATE = (Phase.WAITING, Phase.REQUESTING)
+MASTER = (Phase.OWNING, Phase.HANDING_OVER)
+LEASED = (Phase.REQUESTING, *MASTER)
+"""With a :class:`LeaseState`: one that is asked for, or one that was granted."""
+
+
+class IllegalTransition(Exception):
+    """An event does not belong to the phase of an egress IP."""
+
+
+@dataclass
+class Wait:
+    """A candidate's place in the row, and its pauses. Nanoseconds of ``CLOCK_BOOTTIME``."""
+
+    since: int
+    """When this node found no master."""
+    not_before: int = 0
+    alone_before: int = 0
+    """In the place of ``not_before`` if no other node can serve: a long pause would help nobody."""
+    tries: int = 0
+    """How often another candidate was first."""
+    answered_at: int = 0
+    """When voters last said when asking again can help."""
+    rank: int = 0
+    alone: bool = False
+    """No other node can serve it."""
+
+
+@dataclass
+class HandoverState:
+    """A planned handover. The lease is renewed until its end."""
+
+    target: str
+    """The node that is to ask first; empty: no node can."""
+    reason: str
+    deadline: int
+    awaited: set[str]
+    """Nodes that have not said yet that their kernels queue."""
+    shared: bool = False
+    """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A takeover that may still be evened out: see :mod:`.masterless`."""
+
+    masterless_since: int
+    at: int
+    master: str
+
+
+@dataclass(frozen=True)
+class State:
+    """A phase with what belongs to it and to no other."""
+
+    phase: Phase = Phase.IDLE
+    lease: LeaseState | None = None
+    handover: HandoverState | None = None
+
+
+@dataclass
+class EgressIP:
+    """What one node knows of one egress IP."""
+
+    id: str
+    state: State = field(default_factory=State)
+    used_epoch: int = 0
+    """The highest epoch that this node has claimed."""
+    announced: MasterAnnouncement | None = None
+    """What this node says of itself as the master."""
+    wait: Wait | None = None
+    """None: it has a master, as far as this node knows."""
+    failures: tuple[int, int] = (0, 0)
+    """Elections in a row that came to nothing, and when the pause after the last one ends."""
+    last_release: Release | None = None
+    ready_since: int | None = None
+    """None: this node cannot serve it."""
+    handed_over_epoch: int | None = None
+    """The epoch that was released because this node stops."""
+    followed: MasterEntry | None = None
+    """The master, as its announcements say."""
+    highest_epoch: int | None = None
+    """The highest epoch received; None: none yet."""
+    masterless_since: int | None = None
+    last_master: str = ""
+    taken: Taken | None = None
+    move: tuple[str, int] | None = None
+    """The node that an operator wants as master, and until when."""
+    preferred: tuple[str, int] | None = None
+    """The node that it belongs to, and since when."""
+    target: tuple[str, int] | None = None
+    """The node that the last master has handed it over to, and until when that counts."""
+    shared: bool = False
+    """That handover was to serve equally many."""
+    unused_since: int | None = None
+    """Since when nothing has used this record."""
+
+    @property
+    def phase(self) -> Phase:
+        return self.state.phase
+
+    @property
+    def lease(self) -> LeaseState | None:
+        return self.state.lease
+
+    def holds(self, now: int) -> bool:
+        """Return True if this node is master: its lease runs."""
+        return self.state.lease is not None and self.state.lease.holds(now)
+
+    def renew(self, lease: LeaseState) -> None:
+        """Replace the lease, with the phase as it is."""
+        self.state = State(self.state.phase, lease, self.state.handover)
+
+
+class EgressIPs:
+    """The records of one node, by egress id."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, EgressIP] = {}
+        self._in_phase: dict[Phase, dict[str, EgressIP]] = {
+            phase: {} for phase in Phase if phase is not Phase.IDLE
+        }
+        """An index. After an error it may have more than belongs there, never less."""
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[EgressIP]:
+        return iter(self._by_id.values())
+
+    def find(self, identity: str) -> EgressIP | None:
+        return self._by_id.get(identity)
+
+    def record(self, identity: str) -> EgressIP:
+        """Return the record, made if there is none. For ids of this node's own configuration."""
+        if identity not in self._by_id:
+            self._by_id[identity] = EgressIP(identity)
+        return self._by_id[identity]
+
+    def admit(self, identity: str) -> EgressIP | None:
+        """Return the record, made if there is room. For ids that other nodes name. None: they name too many."""
+        if identity not in self._by_id and len(self._by_id) >= MAX_IDS:
+            return None
+        return self.record(identity)
+
+    def lease(self, identity: str) -> LeaseState | None:
+        """Return the lease that is held or asked for."""
+        record = self._by_id.get(identity)
+        return record.lease if record else None
+
+    def holds(self, identity: str, now: int) -> bool:
+        """Return True if this node is master."""
+        record = self._by_id.get(identity)
+        return record is not None and record.holds(now)
+
+    def in_phase(self, *phases: Phase) -> list[EgressIP]:
+        """Return the records in one of these phases, :attr:`Phase.IDLE` not among them."""
+        return [
+            record for phase in phases for record in self._in_phase[phase].values() if record.phase is phase
+        ]
+
+    def handing_over(self) -> bool:
+        """Return True if any egress IP is on its way to another node."""
+        phase = Phase.HANDING_OVER
+        return any(record.phase is phase for record in self._in_phase[phase].values())
+
+    def transition(
+        self,
+        identity: str,
+        event: Event,
+        lease: LeaseState | None = None,
+        handover: HandoverState | None = None,
+    ) -> EgressIP:
+        """Change the phase as :data:`TRANSITIONS` says. Raises :class:`IllegalTransition`.
+
+        ``lease``: the new one; None: as it was, in phases that have one.
+        """
+        record = self.record(identity)
+        before = record.phase
+        after = TRANSITIONS[before].get(event)
+        if after is None:
+            raise IllegalTransition(f"{identity} is {before.value}: {event.name} does not belong there")
+        if after is not Phase.IDLE:
+            self._in_phase[after][identity] = record
+        record.state = State(
+            after,
+            (lease or record.lease) if after in LEASED else None,
+            handover if after is Phase.HANDING_OVER else None,
+        )
+        if after not in MASTER:
+            record.announced = None
+        if before is not Phase.IDLE:
+            self._in_phase[before].pop(identity, None)
+        return record
+
+    def prune(self, configured: Collection[str], now: int) -> None:
+        """Forget the records that nothing has used for :data:`FORGET_NS`.
+
+        Used are those that are ``configured``, in a phase other than idle, with a master, or named by another node. Not
+        at once: a release that is under way ends grants up to its epoch, so no epoch may be used again before it has
+        arrived.
+        """
+        for identity, record in list(self._by_id.items()):
+            followed = record.followed is not None and record.followed.master != ""
+            if identity in configured or followed or record.phase is not Phase.IDLE:
+                record.unused_since = None
+            elif record.unused_since is None:
+                record.unused_since = now
+            elif now >= record.unused_since + FORGET_NS:
+                del self._by_id[identity]

@@ -1,0 +1,104 @@
+"""Nodes that are told of a new master at once, and the last changes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+from ..ipc import Change
+from ..voting.protocol import MILLISECOND, NEVER, SECOND
+from ..voting.voter_set import PROPOSER_LEASE
+from .masters import MasterChange
+
+SUBSCRIPTION_NS = 10 * SECOND
+"""How long an egress node keeps a subscriber that does not renew."""
+SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
+"""A subscriber that was heard within this is there: each subscribes anew every two seconds."""
+
+
+class Subscribers:
+    """Nodes that are told of every new master at once. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    PUSHES_NS = tuple(ms * MILLISECOND for ms in (20, 100, 300, 1000))
+    """When a change is told again, after the first time: a push can be lost."""
+
+    def __init__(self) -> None:
+        self._until: dict[str, int] = {}
+        self._heard: dict[str, int] = {}
+        self._carries: dict[str, frozenset[str]] = {}
+        """By which egress IPs the pods of each node go that has said so."""
+        self._pushes: list[int] = []
+
+    def add(self, node: str, now: int, carries: Collection[str] | None = None) -> None:
+        """Take in a subscription. ``carries``: the egress IPs by which the node's pods go; None: not known."""
+        self._until[node] = now + SUBSCRIPTION_NS
+        self._carries.pop(node, None)
+        if carries is not None:
+            self._carries[node] = frozenset(carries)
+
+    def forget_old(self, now: int) -> None:
+        """Drop the subscriptions that have ended."""
+        self._until = {node: until for node, until in self._until.items() if until > now}
+        self._carries = {node: carries for node, carries in self._carries.items() if node in self._until}
+
+    def retain(self, nodes: Collection[str]) -> None:
+        """Drop all other nodes."""
+        self._until = {node: until for node, until in self._until.items() if node in nodes}
+        self._heard = {node: at for node, at in self._heard.items() if node in nodes}
+        self._carries = {node: carries for node, carries in self._carries.items() if node in nodes}
+
+    def hear(self, node: str, now: int) -> None:
+        """Take in that ``node`` has sent something."""
+        self._heard[node] = now
+
+    def leave(self, node: str) -> None:
+        """Take in that ``node`` is ending: it may answer nothing from now on."""
+        self._heard.pop(node, None)
+
+    def carrying(self, identity: str, now: int) -> set[str]:
+        """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
+        near = [
+            node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= SUBSCRIBER_TTL_NS
+        ]
+        return {node for node in near if identity in self._carries.get(node, (identity,))}
+
+    def push(self, now: int) -> None:
+        """Let what is sent now be repeated some times: a push can be lost."""
+        self._pushes = sorted({*self._pushes, *(now + after for after in self.PUSHES_NS)})
+
+    def take_due(self, now: int) -> bool:
+        """Use up the repetitions of a push that are due. Return True if there are any."""
+        due = bool(self._pushes) and self._pushes[0] <= now
+        self._pushes = [at for at in self._pushes if at > now]
+        return due
+
+    def next_push(self) -> int:
+        """Return when the next repetition of a push is due."""
+        return self._pushes[0] if self._pushes else NEVER
+
+    def current(self, now: int) -> list[str]:
+        """Return the nodes whose subscriptions run."""
+        return [node for node, until in self._until.items() if until > now]
+
+
+class History:
+    """The last changes of masters."""
+
+    def __init__(self) -> None:
+        self.changes: deque[Change] = deque(maxlen=100)
+
+    def turn(self, turn: MasterChange, wall_ns: int) -> None:
+        """Note a change. ``wall_ns``: Unix time."""
+        if turn.id == PROPOSER_LEASE:
+            return
+        change = Change(
+            turn.id,
+            turn.before.master,
+            turn.after.master,
+            turn.after.epoch,
+            wall_ns / SECOND,
+            turn.silent_ms,
+            turn.reason,
+            turn.planned,
+        )
+        self.changes.append(change)

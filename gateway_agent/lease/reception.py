@@ -1,0 +1,124 @@
+"""Messages of other nodes, one after another: what each changes in this node, and the answers to it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .mastership.masters import Member
+from .messages import limits
+from .messages.builder import STOPPING
+from .messages.wire import Answer, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
+from .node_state import NodeState
+from .voting.protocol import DURATION
+from .voting.voter_set import PROPOSER_LEASE
+
+
+class Reception:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self, node: NodeState, now: int) -> None:
+        self._node = node
+        self._epochs = limits.EpochLimit()
+        self._next_correction = now
+
+    def forget_old(self) -> None:
+        """Drop the ids of which no epoch is known any more."""
+        known = {each.id for each in self._node.ownership.egress_ips if each.highest_epoch is not None}
+        self._epochs.forget(known)
+
+    def take(self, opened: Opened, now: int) -> None:
+        """Handle one message that was authentic and fresh."""
+        sender, body = opened.sender, opened.body
+        epochs = epochs_in(body) if body is not None else {}
+        if self._epochs.refused(epochs, self._node.ownership.master_table.all_highest(epochs), now):
+            self._node.endpoint.counters["out_of_bounds"] += 1
+            return
+        if isinstance(body, Heartbeat | Answer | Subscribe) and self._node.voter_set.merge(
+            sender, body.voters, body.accepted, now
+        ):
+            self._node.voters_changed()
+        if isinstance(body, Heartbeat | Subscribe):
+            self._node.agreement.hear(sender, body.facts, now, self._node.wall(now))
+        if isinstance(body, Heartbeat):
+            self._take_heartbeat(sender, body, now)
+            if self._node.me in body.asked:
+                self.vote(sender, opened.incarnation, body, now)
+        elif isinstance(body, Answer):
+            self._count(sender, body, now)
+        elif isinstance(body, Subscribe):
+            self._node.subscribers.add(sender, now, body.carries)
+            for identity, epoch, master in body.known:
+                self._node.ownership.bump_epoch(identity, epoch, master)
+            beat = self._node.message_builder.heartbeat(self._node.config, self._node.lifecycle.stopping, now)
+            self._node.outbox.put([sender], msgspec.structs.replace(beat, facts=self._node.facts))
+        elif isinstance(body, Holding):
+            self._node.ownership.is_queueing(sender, body.ids, now)
+        elif isinstance(body, Handover):
+            self.move(body, now)
+
+    def move(self, wanted: Handover, now: int) -> None:
+        """Begin a handover that an operator wants, if this node is master; else ask the master, once."""
+        master = self._node.ownership.master_table.of(wanted.id).master
+        if self._node.ownership.holds(wanted.id, now):
+            self._node.ownership.rebalance.move(wanted.id, wanted.to, now)
+            self._node.due.decision = True
+        elif master != self._node.me:
+            self._node.outbox.put([master], wanted)
+
+    def _take_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> None:
+        self._node.quorum_view.raise_max_lease(beat.duration_ns)
+        if beat.reason == STOPPING:
+            self._node.subscribers.leave(sender)
+        for release in beat.releases:
+            self._node.ownership.take_release(release, now)
+        if sender in self._node.egress_nodes:
+            member = Member(now, beat.isolated, beat.reason, beat.unready, beat.warming, beat.known)
+            if self._node.failure_detector.on_heartbeat(sender, member):
+                self._node.due.decision = True
+                self._node.due.revision += 1
+        elif not self._node.ownership.master_table.follows(sender):
+            # A master that is no egress node any more counts until it has handed over.
+            return
+        if self._node.ownership.master_table.outranked(sender, beat.masters) and now >= self._next_correction:
+            # The sender learns at once what is known here, and claims an epoch above.
+            self._next_correction = now + self._node.config.heartbeat_ns // 2
+            self._node.subscribe([sender], now)
+        for mastery in beat.masters:
+            self._node.ownership.resolve_conflict(sender, mastery, now)
+        self._node.ownership.follow(sender, beat.masters, now)
+        held = [
+            m.id
+            for m in beat.masters
+            if m.leaving and self._node.ownership.master_table.of(m.id).master == sender
+        ]
+        if held:
+            self._node.outbox.put([sender], Holding(tuple(held)))
+
+    def vote(self, sender: str, incarnation: int, beat: Heartbeat, now: int) -> None:
+        """Judge the claims of a request, as a voter, and answer."""
+        answer = self._node.voter_node.vote(sender, incarnation, beat, self._node.config.duration_ns, now)
+        if sender == self._node.me:
+            self._count(sender, answer, now)
+        else:
+            self._node.outbox.put([sender], answer)
+
+    def _count(self, voter: str, answer: Answer, now: int) -> None:
+        request = self._node.ownership.count(voter, answer, now)
+        if request is None:
+            return
+        self._node.quorum_view.answer(voter, now)
+        if self._node.watch_isolation(now):
+            # Now this node may ask for what has no master, and be given something.
+            self._node.due.beat = self._node.due.decision = True
+        if any(refusal.why == DURATION for refusal in answer.refused) and now >= self._next_correction:
+            # The voter answers with its settings: the next request asks for no more than it grants.
+            self._next_correction = now + self._node.config.heartbeat_ns // 2
+            self._node.subscribe([voter], now)
+        if PROPOSER_LEASE in answer.granted and PROPOSER_LEASE in request.claims:
+            current = self._node.voter_set.current
+            decided = self._node.proposer.count(
+                voter, request, answer.accepted, current, lambda: self._node.quorum_view.wanted_voters(now)
+            )
+            if decided and decided.version == current.version + 1:
+                self._node.voter_set.adopt(decided, now)
+                self._node.voters_changed()

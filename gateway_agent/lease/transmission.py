@@ -1,0 +1,111 @@
+"""Heartbeats of this node: when it sends one, whether that is a request, and to whom.
+
+A heartbeat is due once in each period. One that is urgent is sent at once, but not without end: each is answered by
+all, and with many addresses each answer may be a reason for another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from .mastership.masters import REPORT_NS
+from .mastership.own_masters import REPEAT_NS
+from .messages.rate_limiter import RateLimiter
+from .messages.wire import Heartbeat
+from .node_state import NodeState
+from .virtual_ips.serving import VirtualIPs
+from .voting.protocol import NEVER
+from .voting.quorum_view import NEVER_HEARD
+
+BURST = 16
+"""So many urgent heartbeats may follow each other at once; then four in each period."""
+
+
+class Transmission:
+    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
+    def __init__(self, node: NodeState, virtual_ips: VirtualIPs, now: int) -> None:
+        self._node = node
+        self._virtual_ips = virtual_ips
+        self._rate_limiter = RateLimiter(BURST, node.config.heartbeat_ns // 4)
+        self._regular = False
+        """The heartbeat of this period is due."""
+        self._retired_at = NEVER_HEARD
+        self._next_beat = self._next_report = now
+
+    def configure(self) -> None:
+        """Take on another length of the period."""
+        self._rate_limiter.gap_ns = self._node.config.heartbeat_ns // 4
+
+    def retire(self, now: int) -> None:
+        """Take in that this node is an egress node no longer."""
+        self._retired_at = now
+
+    def speaks(self, now: int) -> bool:
+        """Return True if this node sends heartbeats: an egress node, or one that repeats its last releases."""
+        return self._node.is_egress or now < self._retired_at + REPEAT_NS
+
+    def wake(self, now: int) -> None:
+        """Let a heartbeat be due if the period has ended, and repeat a push if its time has come."""
+        if self.speaks(now) and now >= self._next_beat:
+            following = self._next_beat + self._node.config.heartbeat_ns
+            # A process that was stopped does not make up for what it has missed.
+            self._next_beat = following if following > now else now + self._node.config.heartbeat_ns
+            self._node.due.beat = self._regular = True
+        if self._node.subscribers.take_due(now):
+            self._node.due.push = True
+
+    def next_wake(self) -> int:
+        """Return when this node may send next."""
+        speaks = self._node.is_egress or self._next_beat < self._retired_at + REPEAT_NS
+        due = self._node.due
+        return min(
+            self._next_beat if speaks else NEVER,
+            self._rate_limiter.next() if speaks and (due.beat or due.push) else NEVER,
+            self._node.subscribers.next_push(),
+        )
+
+    def take_turn(self, now: int) -> bool:
+        """Use up the right to send now. Return False if nothing is due, or if it is too early."""
+        due = self._node.due
+        if not due.beat and not due.push:
+            return False
+        regular, self._regular = self._regular, False
+        return regular or not self.speaks(now) or self._rate_limiter.take(now)
+
+    def send(self, now: int) -> Heartbeat | None:
+        """Send what is due. Return the request if this node itself is to judge it."""
+        if not self.speaks(now):
+            return None
+        if self._node.due.beat:
+            return self._request(now)
+        if self._node.due.push:
+            self._push(now)
+        return None
+
+    def _request(self, now: int) -> Heartbeat | None:
+        node = self._node
+        quorum, least_ns = node.quorum_view.quorum(now), node.ownership.timers.suspect_ns
+        duration_ns = node.agreement.grantable_ns(node.config.duration_ns, quorum.asked, least_ns)
+        request = node.ownership.owner.request(quorum, duration_ns, now)
+        self._virtual_ips.ask(request, node.ownership.specs)
+        asked = request.quorum.asked
+        beat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now, request)
+        peers = {*node.egress_nodes, *asked}
+        if node.due.push or now >= self._next_report:
+            self._report(beat, peers, now)
+        node.outbox.put(sorted(peers), beat)
+        return beat if node.me in asked else None
+
+    def _push(self, now: int) -> None:
+        """Send what is new, and ask for nothing: the next request has its time."""
+        node = self._node
+        beat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now)
+        self._report(beat, node.egress_nodes, now)
+        node.outbox.put(node.egress_nodes, beat)
+
+    def _report(self, beat: Heartbeat, peers: Collection[str], now: int) -> None:
+        """Send to the subscribers other than ``peers``, before those: their packets wait for a new master."""
+        self._node.due.push = False
+        self._next_report = now + REPORT_NS
+        self._node.outbox.put(sorted(set(self._node.subscribers.current(now)).difference(peers)), beat)

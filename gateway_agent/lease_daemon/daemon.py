@@ -1,0 +1,290 @@
+"""The loop of a lease daemon: sockets, clock and kernel around :class:`gateway_agent.lease.node.LeaseNode`.
+
+A plain loop under real-time scheduling, apart from all that may be slow. It decides nothing: it gives the node what has
+come, and carries out the effects that the node returns.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..adapters.key_files import KeyFiles
+from ..lease.ipc import KeeperConfig
+from ..lease.lifecycle import ORPHAN_NS
+from ..lease.messages.outbox import Send
+from ..lease.node import Effect, LeaseNode
+from ..lease.node_state import Remember
+from ..lease.status import report
+from ..lease.tunnels import PointTunnel, QueueTunnel
+from ..lease.voting.protocol import NEVER
+from .daemon_lock import KeeperLock
+from .ipc_server import AgentConnections
+from .process import boottime, log, real_time
+from .run_directory import RunDirectory
+from .tunnel_neighbours import TunnelNeighbours
+from .udp import Datagrams
+
+if TYPE_CHECKING:
+    from .stray_sockets import StrayListener
+    from .vip_kernel import VirtualAddresses
+
+STATE_NS = 20_000_000
+"""From one state for the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
+REPORT_NS = 1_000_000_000
+"""From one message in the log that could not be handled to the next."""
+UNHANDLED_NS = 600_000_000_000
+"""For so long a message that could not be handled is a problem; the log keeps it."""
+
+
+class LeaseDaemon:
+    """Sockets, clock and kernel around one :class:`LeaseNode`."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        agents: AgentConnections,
+        selector: selectors.BaseSelector,
+        lock: KeeperLock,
+        stays: bool,
+    ) -> None:
+        lock.answer(selector)
+        self._directory = RunDirectory(run_dir, agents, lock, stays)
+        self._stays = stays
+        self._selector = selector
+        self._agents = agents
+        self._datagrams = Datagrams(selector, self._receive)
+        self._keeper: LeaseNode | None = None
+        self._applied: KeeperConfig | None = None
+        self._keys = KeyFiles()
+        self._tunnels = TunnelNeighbours()
+        self._virtual: VirtualAddresses | None = None
+        self._strays: StrayListener | None = None
+        self._told = -1
+        self._told_at = 0
+        self._started_at = boottime()
+        self._problems: dict[str, str] = {}
+        self._last_unhandled = ("", -UNHANDLED_NS)
+        """The last message that could not be handled, and when it came."""
+        self._reported_at = -REPORT_NS
+        self._asked_to_stop = False
+
+    def run(self) -> None:
+        """Serve until everything is handed over: the agent has asked for it or has gone, or a SIGTERM has come.
+
+        A SIGTERM may reach the agent in the same moment, which may be slow or be killed: so the daemon hands over by
+        itself.
+        """
+        self._hear_sigterm()
+        self._directory.write_pid()
+        self._problems["scheduling"] = real_time()
+        gc.freeze()
+        while not self._finished(boottime()):
+            for key, _ in self._selector.select(self._patience()):
+                key.data()
+            for line in self._agents.lines():
+                self._read_agents(line)
+            now = boottime()
+            if self._virtual is not None:
+                self._virtual.resume(now)
+            self._directory.check(now)
+            if self._keeper is None:
+                continue
+            if self._asked_to_stop:
+                self._asked_to_stop = False
+                self._carry_out(self._keeper.stop(now))
+            if self._agents.new():
+                # An agent that has just started is alive, though it takes a while to know what it wants.
+                self._keeper.attend(now)
+            if now >= self._keeper.next_wake():
+                self._carry_out(self._keeper.wake(now))
+            self._search(self._keeper, now)
+            self._send_state()
+
+    def _hear_sigterm(self) -> None:
+        """Let a SIGTERM end the wait for the next event; the loop handles it."""
+
+        def hear(*_: object) -> None:
+            self._asked_to_stop = True
+
+        bell, rung = socket.socketpair()
+        for end in (bell, rung):
+            end.setblocking(False)
+        self._selector.register(bell, selectors.EVENT_READ, lambda: bell.recv(64))
+        self._bell = rung
+        signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, hear)
+
+    def _finished(self, now: int) -> bool:
+        if self._keeper is None:
+            return self._asked_to_stop or (not self._stays and now > self._started_at + ORPHAN_NS)
+        return self._keeper.finished(now)
+
+    def _patience(self) -> float:
+        """Seconds until something is due."""
+        unasked = NEVER if self._stays else self._started_at + ORPHAN_NS
+        until = self._keeper.next_wake() if self._keeper else unasked
+        if self._has_news():
+            until = min(until, self._told_at + STATE_NS)
+        if self._virtual is not None:
+            until = min(until, self._virtual.next_wake())
+        return max(0.0, min((until - boottime()) / 1e9, 1.0))
+
+    def _read_agents(self, line: bytes) -> None:
+        try:
+            self._configure(msgspec.json.decode(line, type=KeeperConfig))
+        except (OSError, ValueError) as error:
+            self._problems["configuration"] = f"the lease keeper cannot follow the agent: {error}"
+        else:
+            self._problems["configuration"] = ""
+        self._told = -1
+
+    def _configure(self, config: KeeperConfig) -> None:
+        now = boottime()
+        if self._keeper is not None or any(wish.address for wish in config.egress):
+            self._virtual_addresses().retry_failed(
+                self._keeper.virtual_ips.addresses() if self._keeper else {}
+            )
+        other_keys = self._read_keys(config)
+        keys = self._keys.ring
+        if keys is None:
+            raise ValueError(self._problems["key"])
+        if self._keeper is None:
+            incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
+            self._keeper = LeaseNode(config, keys, incarnation, self._directory.load(), now)
+        # The wall clock may have been set.
+        self._keeper.attend(now, time.time_ns() - now)
+        # All effects follow once more, and with them what the kernel refuses now.
+        self._tunnels.problems.clear()
+        if config == self._applied and not other_keys:
+            # With each sign of life all is set again: whatever became of it meanwhile.
+            self._carry_out(self._keeper.renew_tunnels(now))
+            return
+        mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
+        self._datagrams.bind(mine, config.port)
+        if self._virtual is not None:
+            self._virtual.watch((wish.address, wish.interface) for wish in config.egress if wish.interface)
+        self._applied = config
+        self._carry_out(self._keeper.configure(config, keys, now, time.time_ns() - now))
+
+    def _read_keys(self, config: KeeperConfig) -> bool:
+        """Return whether there are other keys than before."""
+        changed = self._keys.follow(config.key_file, config.accept_key_files)
+        problem = self._keys.problem
+        self._problems["key"] = f"the cluster key cannot be read: {problem}" if problem else ""
+        return changed
+
+    def _send_state(self) -> None:
+        """Send the state to every connection if it has changed."""
+        assert self._keeper is not None
+        now = boottime()
+        if not self._has_news() or now < self._told_at + STATE_NS:
+            return
+        self._told, self._told_at = self._revision(self._keeper), now
+        failures = self._virtual.failures if self._virtual else ()
+        state = report(
+            self._keeper, now, self._current_problems(now), keys=self._agents.new(), failures=failures
+        )
+        self._agents.broadcast(msgspec.json.encode(state) + b"\n")
+
+    def _current_problems(self, now: int) -> tuple[str, ...]:
+        """Return what is wrong now as far as this process knows, in words."""
+        unhandled, at = self._last_unhandled
+        found = [
+            *self._problems.values(),
+            *self._directory.problems.values(),
+            *self._tunnels.problems.values(),
+        ]
+        found += self._virtual.problems if self._virtual else ()
+        found += [unhandled] if now < at + UNHANDLED_NS else []
+        return tuple(filter(None, found))
+
+    def _claimed(self, address: str, mac: str, interface: str) -> None:
+        if self._keeper is not None:
+            self._carry_out(self._keeper.claimed(address, mac, interface, boottime()))
+
+    def _has_news(self) -> bool:
+        return self._keeper is not None and (self._revision(self._keeper) != self._told or self._agents.new())
+
+    def _revision(self, keeper: LeaseNode) -> int:
+        return keeper.revision + self._directory.revision
+
+    def _receive(self, datagram: bytes, source: str) -> None:
+        assert self._keeper is not None
+        try:
+            effects = self._keeper.receive(datagram, source, boottime())
+        except Exception as error:
+            # Whoever has the key can send anything, and a fault of ours must not end every keeper at once. What was
+            # decided by then is carried out with the next input; docs/design/messages.md says why that is safe.
+            self._unhandled(error, source)
+            return
+        self._carry_out(effects)
+
+    def _search(self, keeper: LeaseNode, now: int) -> None:
+        """Look for nodes that are unheard: see :mod:`gateway_agent.lease.messages.strays`."""
+        if self._strays is not None:
+            self._strays.tend(now)
+        questions = keeper.strays.questions(now)
+        if not questions:
+            return
+        if self._strays is None:
+            # Imported only here: the start of a keeper is part of a failover.
+            from .stray_sockets import StrayListener
+
+            refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
+            self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))
+        config = keeper.config
+        mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
+        tunnel_port = config.facts.tunnel_port if config.facts else 0
+        try:
+            self._strays.listen(mine, config.port, tunnel_port, now)
+        except OSError as error:
+            self._problems["search"] = f"nodes that are unheard cannot be looked for: {error.strerror}"
+        else:
+            self._problems.pop("search", None)
+        self._carry_out(questions)
+
+    def _arrived(self, keeper: LeaseNode, datagram: bytes, source: str, port: int) -> None:
+        try:
+            keeper.strays.arrived(datagram, source, port, boottime())
+        except Exception as error:
+            self._unhandled(error, source)
+
+    def _unhandled(self, error: Exception, source: str) -> None:
+        now = boottime()
+        if now >= self._reported_at + REPORT_NS:
+            self._reported_at = now
+            log(error, f"a message from {source} could not be handled")
+        text = f"a message from {source} could not be handled: {type(error).__name__}: {error}"
+        self._last_unhandled = text, now
+
+    def _carry_out(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._datagrams.send(effect.data, effect.address)
+            elif isinstance(effect, Remember):
+                self._directory.store(effect.memory)
+            elif isinstance(effect, PointTunnel | QueueTunnel):
+                if not self._tunnels.carry_out(effect) and self._keeper is not None:
+                    self._keeper.tunnel_refused(effect.device)
+            else:
+                # Where a fence cannot be closed the process ends, with nothing sent: it closes by itself.
+                self._virtual_addresses().carry_out(effect)
+
+    def _virtual_addresses(self) -> VirtualAddresses:
+        if self._virtual is None:
+            # Imported only here: the start of a keeper is part of a failover, and basic mode needs nothing of it.
+            from .vip_kernel import VirtualAddresses
+
+            self._virtual = VirtualAddresses(self._selector, self._claimed)
+        return self._virtual

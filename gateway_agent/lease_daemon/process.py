@@ -1,0 +1,87 @@
+"""The process of a lease daemon: scheduling, the background, its log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+LOG_BYTES = 1 << 20
+"""Of the log, when a daemon starts: a larger one is put aside as ``keeper.log.1`` first."""
+PRIORITY = 10
+"""Of SCHED_FIFO."""
+
+
+def boottime() -> int:
+    """Return ``CLOCK_BOOTTIME``, nanoseconds: it goes on while the machine is suspended."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def real_time() -> str:
+    """Ask for real-time scheduling. Return a problem if it is refused, else an empty text."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.nice(-20)
+        return f"no real-time scheduling ({error.strerror}): heartbeats may be late under load"
+    return ""
+
+
+def enter_background(path: Path) -> None:
+    """Give up the terminal and the current directory; what this process prints goes to the log at ``path``."""
+    # The end of the daemon before this one must stay readable.
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > LOG_BYTES:
+            os.replace(path, path.with_name(f"{path.name}.1"))
+    log_to(path)
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, 0)
+    os.chdir("/")
+
+
+def log_to(path: Path) -> None:
+    """Append what this process prints to a file. Raises OSError."""
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for target in (1, 2):
+        os.dup2(log, target)
+    if log > 2:
+        os.close(log)
+
+
+def log(error: Exception, what: str) -> None:
+    """Write an error to the log: its traceback, then one line with the time and the reason."""
+    # Imported only here: the start of a keeper is part of a failover.
+    import traceback
+
+    # What a full disk does not take ends no daemon.
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+    say(f"{what}: {type(error).__name__}: {error}")
+
+
+def say(text: str) -> None:
+    """Write one line with the time to the log, if it takes that."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)
+
+
+def prepare_to_stay(run_dir: Path) -> None:
+    """Load everything, make the run directory, and let a SIGTERM end the process until an agent has configured it.
+
+    As the first process of its pid namespace it gets no SIGTERM that it has no handler for.
+    """
+    from . import vip_kernel  # noqa: F401
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def wait_for_start() -> bool:
+    """Wait with everything loaded for a line of the agent. Return False if the agent has ended."""
+    from . import vip_kernel  # noqa: F401
+
+    return bool(sys.stdin.buffer.readline())

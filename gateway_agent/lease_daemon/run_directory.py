@@ -1,0 +1,93 @@
+"""What a lease daemon has in its run directory: its lock, its socket, its log, the file of its voter.
+
+Another program may empty the directory, and a disk may be full: what is missing is made again once in a second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..lease.ipc import LOCK, LOG, SOCKET
+from ..lease.voting.voter_set import Memory
+from .daemon_lock import KeeperLock
+from .ipc_server import AgentConnections
+from .process import log_to, say
+from .voter_state_file import VoterStateFile
+
+VOTERS = "voters.json"
+CHECK_NS = 1_000_000_000
+"""From one check of the run directory to the next."""
+
+
+class RunDirectory:
+    """``problems``: what could not be written, by the name of the file."""
+
+    def __init__(self, path: Path, agents: AgentConnections, lock: KeeperLock, stays: bool) -> None:
+        """``stays``: the daemon runs in the foreground, and has no log of its own."""
+        self.problems: dict[str, str] = {}
+        self.revision = 0
+        """Grows when :attr:`problems` may have changed."""
+        self._path = path
+        self._agents = agents
+        self._lock = lock
+        self._stays = stays
+        self._voters = VoterStateFile(path / VOTERS)
+        self._remembered: Memory | None = None
+        self._next_check = 0
+
+    def load(self) -> Memory | None:
+        """Return what an earlier daemon has stored of its voter; None: nothing that can be read."""
+        return self._voters.load()
+
+    def store(self, memory: Memory) -> None:
+        """Store what the voter must not forget. A full disk is a problem, not an error."""
+        self._remembered = memory
+        try:
+            self._voters.store(memory)
+        except OSError as error:
+            self.problems[VOTERS] = f"{self._path / VOTERS}: {error.strerror}"
+            self.revision += 1
+        else:
+            self.revision += self.problems.pop(VOTERS, None) is not None
+
+    def write_pid(self) -> None:
+        """Write the process id into the lock. A full disk costs that, not the leases."""
+        try:
+            self._lock.write()
+        except OSError as error:
+            self.problems[LOCK] = str(error)
+        else:
+            self.problems.pop(LOCK, None)
+        self.revision += 1
+
+    def check(self, now: int) -> None:
+        """Make again what is missing, once in :data:`CHECK_NS`."""
+        if now < self._next_check:
+            return
+        self._next_check = now + CHECK_NS
+        if self._agents.reachable():
+            # What a full disk did not take.
+            if LOCK in self.problems:
+                self.write_pid()
+            if VOTERS in self.problems and self._remembered is not None:
+                self.store(self._remembered)
+            return
+        try:
+            self._make_again()
+        except OSError as error:
+            self.problems[SOCKET] = f"{self._path / SOCKET} is gone and cannot be made again: {error}"
+        else:
+            self.problems.pop(SOCKET, None)
+            say(f"{self._path / SOCKET} was gone: listening there again")
+        self.revision += 1
+
+    def _make_again(self) -> None:
+        self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock.restore()
+        self.write_pid()
+        if self._remembered is not None:
+            self.store(self._remembered)
+        if not self._stays:
+            log_to(self._path / LOG)
+        # The socket last: an agent that finds it finds the rest.
+        self._agents.listen_again()
