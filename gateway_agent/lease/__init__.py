@@ -1,1 +1,1 @@
-"""Who is master: the lease daemon's decisions, from datagrams and time to effects. Pure."""
+"""The lease daemon's decisions about masters, from datagrams and time to effects. Pure."""

@@ -1,4 +1,4 @@
-"""What a node decides when something has changed: it gathers all that it knows, and asks the LAN where it must."""
+"""The decision of a node after a change: it gathers all that it knows, and asks the LAN if it must."""
 
 from __future__ import annotations
 

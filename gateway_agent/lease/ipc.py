@@ -1,4 +1,4 @@
-"""What the agent and the lease keeper tell each other: newline-delimited JSON on ``keeper.sock``.
+"""Messages between the agent and the lease daemon: newline-delimited JSON on ``keeper.sock``.
 
 The keeper needs no file, no store and no configuration of its own: the agent sends a :class:`KeeperConfig`
 whenever something in it has changed (and as a sign of life each second), and the keeper answers each
@@ -16,7 +16,7 @@ from .voting.voter_set import VoterSet
 
 SOCKET = "keeper.sock"
 LOG = "keeper.log"
-"""What a keeper in the background has to say: why it ended, and what it could not handle."""
+"""The output of a daemon in the background: why it ended, and messages that it could not handle."""
 LOCK = "keeper.lock"
 """Held by the one keeper of a run directory, with its process id in it."""
 STAY = "--stay"
@@ -31,9 +31,9 @@ class Peer(msgspec.Struct, frozen=True):
 
     name: str
     address: str
-    """Where its keeper listens (UDP, the cluster port) and its tunnels end."""
+    """Its lease daemon listens there (UDP, the cluster port), and its tunnels end there."""
     egress: bool
-    """Whether some gateway's ``nodeSelector`` matches it: it sends heartbeats and can be master."""
+    """Some gateway's ``nodeSelector`` matches it: it sends heartbeats and can be master."""
 
 
 class EgressIPSpec(msgspec.Struct, frozen=True):
@@ -46,13 +46,13 @@ class EgressIPSpec(msgspec.Struct, frozen=True):
     eligible: tuple[str, ...]
     """Names of the nodes that can be master, sorted."""
     ready: bool = False
-    """Whether *this* node can serve it now. False where it is not eligible."""
+    """*This* node can serve it now. False if it is not eligible."""
     reason: str = ""
     """Why it is not ready."""
     shown: str = ""
     """The address that the outside sees while this node is master; empty where it is not eligible."""
     interface: str = ""
-    """Where the virtual address stands while this node is master; empty where it has none for it."""
+    """The interface of the virtual address while this node is master; empty if there is none."""
     leaving: bool = False
     """Not ready by somebody's choice: a master hands over to another node while it still forwards."""
     keeps: bool = False
@@ -60,7 +60,7 @@ class EgressIPSpec(msgspec.Struct, frozen=True):
     failback: bool = False
     """Goes back, by handover, to the node that it would be on if all had always been well."""
     carries: bool = True
-    """Whether a pod of this node goes by it, as far as the agent knows."""
+    """A pod of this node goes by it, as far as the agent knows."""
     device: str = ""
     """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
     vni: int = 0
@@ -79,7 +79,7 @@ class HandoverRequest(msgspec.Struct, frozen=True):
 
 
 class Tunnel(msgspec.Struct, frozen=True, array_like=True):
-    """What of an egress IP must be the same on all nodes."""
+    """The properties of an egress IP that must be the same on all nodes."""
 
     id: Identity
     vni: Vni
@@ -109,7 +109,7 @@ class HeardKey(msgspec.Struct, frozen=True):
     """16 hex digits; empty: a version that names none."""
     last_heard_ms: int
     known: bool = True
-    """Whether this node has the key; else the name is that of the address that the message came from."""
+    """This node has the key; else the name is that of the address that the message came from."""
     accepts: tuple[str, ...] | None = None
     """Fingerprints of the keys that the node says it accepts; None: it has not said so."""
 
@@ -141,10 +141,12 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     accept_key_files: tuple[str, ...] = ()
     """Further keys that messages may be signed with."""
     facts: Facts | None = None
-    """What the other nodes are told of this one's settings, without its keys."""
+    """The settings of this node, without its keys, as other nodes are told."""
 
 
 class EgressState(msgspec.Struct, frozen=True):
+    """An egress IP as this node sees it."""
+
     id: str
     master: str
     """Name of the master; empty: none known."""
@@ -211,6 +213,8 @@ class KernelFailures(msgspec.Struct, frozen=True):
 
 
 class KeeperState(msgspec.Struct, frozen=True):
+    """All that an agent or an operator is told."""
+
     node: str
     incarnation: int
     egress: tuple[EgressState, ...]

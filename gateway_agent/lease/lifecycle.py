@@ -20,29 +20,30 @@ class Lifecycle:
         self._stopping_at = NEVER
 
     def agent_seen(self, now: int) -> None:
-        """The agent has given a sign of life."""
+        """Take in a sign of life of the agent."""
         self._attended_at = now
 
     def attended(self, now: int) -> bool:
-        """Whether the agent has given a sign of life a moment ago; it gives one each second."""
+        """Return True if the agent has given a sign of life a moment ago; it gives one each second."""
         return now < self._attended_at + ATTENDED_NS
 
     def stop(self, now: int) -> None:
-        """From now on everything is handed over. A second call changes nothing."""
+        """Begin to hand over everything. A second call changes nothing."""
         self._stopping_at = min(self._stopping_at, now)
 
     @property
     def stopping(self) -> bool:
+        """Return True if everything is to be handed over."""
         return self._stopping_at < NEVER
 
     def agent_gone(self, now: int) -> bool:
-        """Whether the agent has gone and nobody has told the keeper to stop."""
+        """Return True if the agent has gone and the daemon was not asked to stop."""
         return now >= self.next_wake()
 
     def next_wake(self) -> int:
-        """When it is orphaned."""
+        """Return when the agent counts as gone."""
         return NEVER if self.stopping else self._attended_at + ORPHAN_NS
 
     def over(self, handed_over: bool, now: int) -> bool:
-        """Stopping, and either everything has a new master or nobody takes it."""
+        """Return True if the daemon stops, and everything has a new master or no node takes it."""
         return self.stopping and (handed_over or now >= self._stopping_at + HANDOVER_NS)

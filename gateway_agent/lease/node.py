@@ -61,7 +61,7 @@ class LeaseNode:
         self._moved: set[int] = set()
         """Tokens of the handovers that are carried out and still asked for."""
         self._seen: object = (False, (), False)
-        """What is shown of the node and changes by time alone, as it was last."""
+        """The last values of what is shown of the node and changes by time alone."""
         self._shown = 0
         self._next_subscribe = now
 
@@ -217,6 +217,7 @@ class LeaseNode:
 
     @property
     def config(self) -> KeeperConfig:
+        """Return the configuration."""
         return self._state.config
 
     @property
@@ -226,10 +227,12 @@ class LeaseNode:
 
     @property
     def egress_nodes(self) -> tuple[str, ...]:
+        """Return the names of the egress nodes, sorted."""
         return self._state.egress_nodes
 
     @property
     def is_egress(self) -> bool:
+        """Return True if this node is an egress node."""
         return self._state.is_egress
 
     @property

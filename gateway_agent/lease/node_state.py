@@ -1,4 +1,4 @@
-"""What one lease node knows: its parts, its configuration, and what is to be done before an input has been handled."""
+"""The knowledge of one lease node: its parts, its configuration, and the work that one input leaves to do."""
 
 from __future__ import annotations
 
@@ -79,14 +79,17 @@ class NodeState:
 
     @property
     def timers(self) -> Timers:
+        """Return the lengths of heartbeats and leases."""
         return Timers(self.config.heartbeat_ns, self.config.duration_ns)
 
     @property
     def egress_nodes(self) -> tuple[str, ...]:
+        """Return the names of the egress nodes, sorted."""
         return self.quorum_view.egress_nodes
 
     @property
     def is_egress(self) -> bool:
+        """Return True if this node is an egress node."""
         return self.me in self.quorum_view.egress_nodes
 
     @property

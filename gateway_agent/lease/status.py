@@ -1,4 +1,4 @@
-"""What a keeper knows, in the words that the agent and the operator read."""
+"""The state of a lease node, as the agent and the operator read it."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _member(keeper: LeaseNode, name: str, now: int) -> MemberState:
         return MemberState(name, False, False, reason, -1)
     unheard_ns = now - member.heard_at
     # An egress node is told with each heartbeat, others as subscribers.
-    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.ownership.hold_ns)
+    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.ownership.timers.hold_ns)
     unheard = f"unheard for {unheard_ns // MILLISECOND} ms"
     reason = member.why_not() if alive else "; ".join(filter(None, (unheard, _unanswered(keeper, name))))
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)

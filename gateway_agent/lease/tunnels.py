@@ -1,4 +1,4 @@
-"""Which node each tunnel of this node leads to.
+"""The node that each tunnel of this node leads to.
 
 A tunnel's next hop has one neighbour entry: the MAC of the master. While a master hands over, the entry is incomplete:
 the kernel queues packets until it has the next master's MAC. The last step of each failover is one effect of this

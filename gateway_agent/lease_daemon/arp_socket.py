@@ -30,8 +30,10 @@ SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 
 class Announcer:
-    """Speaks, and listens once :meth:`listen` has said to whom it tells what it hears. Raises OSError where packet
-    sockets are not to be had; an interface that is gone or down is no error."""
+    """Sends ARP and neighbour discovery, and receives it after :meth:`listen`.
+
+    Raises OSError if there are no packet sockets; an interface that is gone or down is no error.
+    """
 
     def __init__(self) -> None:
         # Protocol 0 receives nothing. The kernel writes the Ethernet header: its length depends on the device.
@@ -47,6 +49,7 @@ class Announcer:
         """By protocol and type of an ICMPv6 message."""
 
     def close(self) -> None:
+        """Leave all groups, and close the sockets."""
         self.watch(())
         for address, interface in tuple(self._answered):
             self.silence(address, interface)
@@ -69,8 +72,11 @@ class Announcer:
         return kind in (0, ARPHRD_ETHER)
 
     def listen(self, selector: selectors.BaseSelector, heard: Callable[[str, str, str], None]) -> None:
-        """``heard(address, mac, interface)`` is called, from what is registered as data with the selector, for each
-        frame by which another MAC claims an address that is watched."""
+        """Receive from now on, by callbacks that are registered as data with the selector.
+
+        ``heard(address, mac, interface)`` is called for each frame by which another MAC claims an address that is
+        watched.
+        """
         self._heard = heard
         reads = {CLAIMS4: self._claim, CLAIMS6: self._claim, SOLICITATIONS: self._solicitation}
         self._receivers = {key: PacketReceiver(selector, *key, read) for key, read in reads.items()}
@@ -92,8 +98,10 @@ class Announcer:
                     self.announce(address, interface)
 
     def watch(self, targets: Iterable[tuple[str, str]]) -> None:
-        """Which (address, interface) to listen for from now on. Raises OSError; without :meth:`listen` before, it
-        does nothing."""
+        """Listen for these pairs of address and interface from now on. Raises OSError.
+
+        Without :meth:`listen` before, it does nothing.
+        """
         if not self._receivers:
             return
         self._watched = {(arp.canonical(address), interface): address for address, interface in targets}

@@ -1,4 +1,4 @@
-"""The lease keeper's end of ``keeper.sock``: the agent, an agent that takes over from it, people who look on."""
+"""The lease daemon's end of ``keeper.sock``: the agent, an agent that takes over from it, operators."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUFFER = 4 << 20
 
 
 class Connection:
-    """An agent, or somebody who looks on."""
+    """An agent, or an operator's tool."""
 
     def __init__(self, peer: socket.socket) -> None:
         peer.setblocking(False)
@@ -25,7 +25,7 @@ class Connection:
         self._rest = b""
 
     def lines(self) -> list[bytes] | None:
-        """The lines that have come whole; None at the end."""
+        """Return the lines that have come whole; None at the end."""
         try:
             data = self.peer.recv(1 << 20)
         except BlockingIOError:
@@ -38,7 +38,7 @@ class Connection:
         return lines
 
     def send(self, line: bytes) -> bool:
-        """False where the other side does not keep up: it is dropped, and may connect anew."""
+        """Send a line. Return False if the other side does not keep up: it is dropped, and may connect anew."""
         try:
             return self.peer.send(line) == len(line)
         except OSError:
@@ -49,7 +49,7 @@ class AgentConnections:
     """All connections. Registers with ``selector`` a callback without arguments for each."""
 
     def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:
-        """Listens when it returns. Raises OSError."""
+        """Begin to listen at ``path``. Raises OSError."""
         self._selector = selector
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
@@ -75,15 +75,16 @@ class AgentConnections:
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
 
     def lines(self) -> list[bytes]:
-        """What has been said since the last call: of each that has spoken its last word, which is the whole."""
+        """Return the last line of each connection since the last call: each line is the whole configuration."""
         lines, self._lines = self._lines, []
         return lines
 
     def new(self) -> bool:
-        """Whether somebody has connected who was told nothing yet."""
+        """Return True if there is a connection that was sent nothing yet."""
         return self._new
 
     def broadcast(self, line: bytes) -> None:
+        """Send a line to every connection."""
         self._new = False
         for connection in list(self._connections):
             if not connection.send(line):

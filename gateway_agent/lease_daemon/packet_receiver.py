@@ -29,8 +29,10 @@ class PacketReceiver:
         message_type: int,
         received: Callable[[bytes, str], None],
     ) -> None:
-        """``message_type``: of ICMPv6, if the protocol is IPv6. ``received(frame, interface)`` is called for each frame
-        from the callback that is registered with the selector."""
+        """``message_type``: of ICMPv6, if the protocol is IPv6.
+
+        ``received(frame, interface)`` is called for each frame, by the callback that is registered with the selector.
+        """
         self._selector = selector
         self._protocol, self._message_type = protocol, message_type
         self._received = received

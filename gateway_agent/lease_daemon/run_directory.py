@@ -1,4 +1,4 @@
-"""What a lease daemon has in its run directory: its lock, its socket, its log, the file of its voter.
+"""Files of a lease daemon in its run directory: its lock, its socket, its log, the file of its voter.
 
 Another program may empty the directory, and a disk may be full: what is missing is made again once in a second.
 """

@@ -33,7 +33,7 @@ class Datagrams:
         self._bound = ("", 0)
 
     def bind(self, address: str, port: int) -> None:
-        """Where to listen from now on; nowhere without an ``address``. Raises OSError that names both."""
+        """Listen at an address and port from now on; nowhere without an ``address``. Raises OSError that names both."""
         if (address, port) == self._bound and self._socket is not None:
             return
         self._close()
@@ -52,7 +52,7 @@ class Datagrams:
         self._selector.register(udp, selectors.EVENT_READ, self._receive)
 
     def send(self, data: bytes, address: str) -> None:
-        """Lost like any datagram: full buffers, no route, a firewall."""
+        """Send a datagram. It may be lost like any: full buffers, no route, a firewall."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.sendto(data, (address, self._bound[1]))
@@ -79,7 +79,7 @@ class Datagrams:
 
 
 def _prepare(udp: socket.socket) -> None:
-    """Raises OSError."""
+    """Set the options of the socket. Raises OSError."""
     if udp.family == socket.AF_INET6:
         level, freebind, precedence = socket.IPPROTO_IPV6, IPV6_FREEBIND, socket.IPV6_TCLASS
     else:

@@ -43,7 +43,7 @@ from cni.kernel.netlink.messages import IFADDRMSG, RTMSG, AddressHeader, RouteHe
 from cni.kernel.netlink.netlink_socket import Socket
 
 OUR_LOCAL_ROUTES = RouteHeader(socket.AF_INET6, table=RT_TABLE_LOCAL, protocol=ids.PROTOCOL, kind=RTN_LOCAL)
-"""What a strict socket lists of all routes: the kernel filters by table, protocol and type (Linux 4.20)."""
+"""The part of all routes that a strict socket lists: the kernel filters by table, protocol and type (Linux 4.20)."""
 
 
 class Addresses:
@@ -142,7 +142,7 @@ class Addresses:
         return mine is not None and any(_is_wide(found) for found in there[mine + 1 :])
 
     def _on(self, index: int) -> list[Address]:
-        """The IPv4 addresses of an interface, in the kernel's order: what lists addresses gives them in this one."""
+        """Return the IPv4 addresses of an interface, in the kernel's order: programs list them in this one."""
         return [found for found in observe(self._socket, index=index) if ":" not in found.address]
 
     def _scope(self, index: int) -> int:

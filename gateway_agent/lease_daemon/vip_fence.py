@@ -36,16 +36,18 @@ KEY = struct.Struct("=I")
 
 
 class Fence:
-    """A socket, opened once. No method takes longer than the kernel's transaction, some 0.1 ms, unless another
-    program's transaction is on its way in the same moment. Raises :class:`KernelError` where the table is missing
-    or the kernel refuses."""
+    """A socket, opened once.
+
+    No method takes longer than the kernel's transaction, some 0.1 ms, unless another program's transaction is on its
+    way in the same moment. Raises :class:`KernelError` if the table is missing or the kernel refuses.
+    """
 
     def __init__(self) -> None:
         self._socket = elements.TransactionSocket()
         self._in_place: bool | None = None
 
     def close_socket(self) -> None:
-        """What is open stays open until it expires."""
+        """Close the socket. An open fence stays open until it expires."""
         self._socket.close()
 
     def ticket(self, number: int, lifetime_ns: int) -> None:
@@ -61,9 +63,9 @@ class Fence:
             self._commit(f"writing ticket {number}", [message])
 
     def open(self, number: int, addresses: Sequence[str], lifetime_ns: int) -> bool:
-        """Uses up a ticket to let these addresses speak for ``lifetime_ns`` from now.
+        """Use up a ticket to open the fence for these addresses, for ``lifetime_ns`` from now.
 
-        False where the ticket has expired or was never written: then nothing has changed.
+        Return False if the ticket has expired or was never written: then nothing has changed.
         """
         lifetime = lifetime_ns // 1_000_000
         if lifetime < SHORTEST_MS:
@@ -94,7 +96,7 @@ class Fence:
         self._commit("closing the fence", [self._delete(name, ()) for name in names], without_table=True)
 
     def _try_refresh(self) -> bool:
-        """Whether writing an element that exists moves its expiry: Linux 6.12 does, an older one ignores it."""
+        """Return True if writing an element that exists moves its expiry: Linux 6.12 does, an older one ignores it."""
         key = [_ticket(TRIAL)]
         messages = [self._new(ids.FENCE_TICKETS, key, lifetime) for lifetime in (60_000, 30_000)]
         for message in messages:
@@ -114,7 +116,7 @@ class Fence:
         return Request(NFT_MSG_DELSETELEM, 0, _body(name, keys))
 
     def _commit(self, doing: str, messages: list[Request], without_table: bool = False) -> tuple[int, ...]:
-        """Raises where the kernel refuses; not if ``doing`` is empty, for the caller to judge the answers."""
+        """Send a transaction. Raises if the kernel refuses; not if ``doing`` is empty: the caller judges answers."""
         if not messages:
             return ()
         try:

@@ -22,7 +22,7 @@ WORDS: Mapping[type[serving.Effect], str] = {
     serving.Announce: "announce",
     serving.Probe: "probe",
 }
-"""What can fail, as metrics name it. A fence that cannot be closed ends the process."""
+"""The effects that can fail, as metrics name them. A fence that cannot be closed ends the process."""
 NO_ADDRESS = ""
 """A ticket is for all addresses."""
 
@@ -31,7 +31,7 @@ class VirtualAddresses:
     """Fence, addresses and announcements."""
 
     def __init__(self, selector: selectors.BaseSelector, claimed: Callable[[str, str, str], None]) -> None:
-        """Takes away what an earlier process has left: its leases are not this one's.
+        """Remove what an earlier process has left: its leases are not this one's.
 
         ``claimed(address, mac, interface)`` is told of other machines that have an address.
         """
@@ -59,7 +59,7 @@ class VirtualAddresses:
         )
 
     def watch(self, targets: Iterable[tuple[str, str]]) -> None:
-        """The (address, interface) to listen for from now on: all that this node may serve."""
+        """Listen for these pairs of address and interface from now on: all that this node may serve."""
         targets = tuple(targets)
         known = {NO_ADDRESS, *(address for address, _ in targets)}
         for key in [key for key in self._failed if key[1] not in known]:
@@ -75,7 +75,7 @@ class VirtualAddresses:
         self._announcer.resume(now)
 
     def carry_out(self, effect: serving.Effect) -> None:
-        """Raises :class:`KernelError` only where the fence cannot be closed: nothing may be sent after that."""
+        """Carry out an effect. Raises :class:`KernelError` if the fence cannot be closed: nothing may be sent then."""
         if isinstance(effect, serving.Close):
             self._fence.close(effect.addresses)
             for address in effect.addresses:
@@ -123,7 +123,7 @@ class VirtualAddresses:
             del self._failing[key]
 
     def retry_failed(self, wanted: Mapping[str, str]) -> None:
-        """Puts right what others have done. ``wanted``: interfaces by address."""
+        """Repair what other programs have changed. ``wanted``: interfaces by address."""
         there = self._addresses.ours()
         for address, interface in there:
             if wanted.get(address) != interface:

@@ -1,4 +1,4 @@
-"""What a voter remembers of its last grants, in a file that outlives its process.
+"""The memory of a voter about its last grants, in a file that outlives its process.
 
 It is written before each answer that grants something, so it is part of each failover: in place, into a file that
 stays open, which takes microseconds. A new file for each would take a fraction of a millisecond, and several where
@@ -22,7 +22,7 @@ killed meanwhile."""
 
 
 class Stored(msgspec.Struct, frozen=True):
-    """What the file holds."""
+    """The content of the file."""
 
     boot: str
     memory: Memory
@@ -44,7 +44,7 @@ class VoterStateFile:
         return stored.memory if stored.boot == boot_id() else None
 
     def store(self, memory: Memory) -> None:
-        """Returns when a process that starts from now on would find it.
+        """Store what the next process is to find.
 
         Raises :class:`OSError` where that cannot be; then nothing is left: better no memory than an old one, which
         would let the next process vote too early.
@@ -61,13 +61,13 @@ class VoterStateFile:
             raise
 
     def close(self) -> None:
-        """What is stored stays."""
+        """Close the file; its content stays."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def _there(self) -> bool:
-        """Whether the open file is the one that the next process would find, and no longer than a page."""
+        """Return True if the open file is the one that the next process would find, and no longer than a page."""
         if self._descriptor < 0:
             return False
         try:

@@ -1,1 +1,1 @@
-"""What a node asks for, owns, hands over, and whom it follows."""
+"""Egress IPs of a node: asked for, owned, handed over, or followed."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Refusal, Release, Request
 from .egress_ip import EgressIPs, Event, Phase, Wait
+from .masters import REPORT_NS
 from .owner import Owner
 from .placement import rendezvous_hash
 
@@ -38,7 +39,13 @@ class Timers:
     duration_ns: int
 
     @property
+    def hold_ns(self) -> int:
+        """Return how long a silent master stays the one followed."""
+        return max(3 * REPORT_NS, 3 * self.duration_ns)
+
+    @property
     def suspect_ns(self) -> int:
+        """Return how long a member may be silent until it is suspect."""
         return SUSPECT_BEATS * self.heartbeat_ns
 
 

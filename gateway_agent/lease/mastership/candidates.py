@@ -1,4 +1,4 @@
-"""Which nodes stand for which egress IP, as far as one of them knows."""
+"""The candidates for each egress IP, as far as one node knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WARM_UP_NS = 2 * SECOND
 
 @dataclass(frozen=True)
 class ElectionInput:
-    """What a node knows when it decides what to ask for."""
+    """The knowledge of a node as it decides which egress IPs to ask for."""
 
     me: str
     wishes: Mapping[str, EgressIPSpec]
@@ -29,9 +29,9 @@ class ElectionInput:
     masters: Mapping[str, str]
     """The healthy masters by egress id, this node not among them."""
     standing: bool
-    """Whether this node may ask for anything."""
+    """This node may ask for leases."""
     surviving: bool
-    """Whether it may be master on the votes that are left."""
+    """This node may be master on the votes that are left."""
     warming: Collection[str] = ()
     """Ids for which this node has become ready only just now."""
     missed_at: Mapping[str, int] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class ElectionInput:
 def effective_specs(
     config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool, occupied: Mapping[str, str]
 ) -> list[EgressIPSpec]:
-    """What a node wants, the chair included. One that stops wants nothing, and leaves what it could still serve.
+    """Return what a node is to serve, the chair included. One that stops leaves all that it could still serve.
 
     ``occupied``: by id why an address cannot be taken; see :class:`..virtual_ips.conflict_detection.Vacancy`.
     """
@@ -62,6 +62,11 @@ def effective_specs(
         for wish in config.egress
     ]
     return [*wishes, EgressIPSpec(PROPOSER_LEASE, "", "", egress_nodes, able, why)]
+
+
+def kept(spec: EgressIPSpec, master: bool) -> EgressIPSpec:
+    """Return the spec, ready if this node is master and may remain it: its agent may not know that yet."""
+    return replace(spec, ready=True, reason="") if spec.keeps and not spec.leaving and master else spec
 
 
 def candidates(situation: ElectionInput) -> dict[str, tuple[str, ...]]:

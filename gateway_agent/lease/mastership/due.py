@@ -1,4 +1,4 @@
-"""What one input leaves to be done before it has been handled."""
+"""Work that is left to do before an input has been handled."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Phase(Enum):
-    """What this node does for an egress IP."""
+    """The part of this node in the life of an egress IP."""
 
     IDLE = "idle"
     """Another node is master, or this one cannot serve it."""
@@ -43,7 +43,7 @@ class Phase(Enum):
 
 
 class Event(Enum):
-    """What ends a phase. The value is the label in the diagram."""
+    """The reason for the end of a phase. The value is the label in the diagram."""
 
     MASTERLESS = "no node is master, this one is a candidate"
     ASK = "its turn has come"
@@ -145,14 +145,14 @@ class State:
 
 @dataclass
 class EgressIP:
-    """What one node knows of one egress IP."""
+    """The knowledge of one node about one egress IP."""
 
     id: str
     state: State = field(default_factory=State)
     used_epoch: int = 0
     """The highest epoch that this node has claimed."""
     announced: MasterAnnouncement | None = None
-    """What this node says of itself as the master."""
+    """The announcement of this node as the master."""
     wait: Wait | None = None
     """None: it has a master, as far as this node knows."""
     failures: tuple[int, int] = (0, 0)
@@ -176,16 +176,18 @@ class EgressIP:
     target: tuple[str, int] | None = None
     """The node that the last master has handed it over to, and until when that counts."""
     shared: bool = False
-    """That handover was to serve equally many."""
+    """The handover to that node was to serve equally many."""
     unused_since: int | None = None
     """Since when nothing has used this record."""
 
     @property
     def phase(self) -> Phase:
+        """Return the present phase."""
         return self.state.phase
 
     @property
     def lease(self) -> LeaseState | None:
+        """Return the lease that is held or asked for."""
         return self.state.lease
 
     def holds(self, now: int) -> bool:
@@ -214,6 +216,7 @@ class EgressIPs:
         return iter(self._by_id.values())
 
     def find(self, identity: str) -> EgressIP | None:
+        """Return the record; None if there is none."""
         return self._by_id.get(identity)
 
     def record(self, identity: str) -> EgressIP:

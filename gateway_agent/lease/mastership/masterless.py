@@ -1,4 +1,4 @@
-"""What has no master, and what of it was taken over a moment ago: that alone may still be evened out.
+"""Egress IPs without a master, and those that were taken over a moment ago: only these may still be evened out.
 
 Facts differ between nodes for a moment, on a busy machine for a long one. So one of two survivors may take over more
 than its share. It gives some of that on, and nothing that it had before.

@@ -1,4 +1,4 @@
-"""What a node hears of the egress nodes: who lives, who is ready, who is master of what."""
+"""Masters and members, as a node hears them: the egress nodes that are there, and what each is master of."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NO_MAJORITY = "hears no majority of the voters"
 HOLD_NS = 1500 * MILLISECOND
 """How long packets wait at most for the next master while one hands over: longer than that one waits for workers."""
 QUEUE_TIMED_OUT = 1
-"""In the place of a time: it has been long enough, and does not begin anew."""
+"""In the place of a time: the queueing of this handover has timed out, and does not begin anew."""
 REPORT_NS = 500 * MILLISECOND
-"""How often each subscriber hears from an egress node where nothing changes."""
+"""How often an egress node sends to each subscriber if nothing changes."""
 
 
 class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
-    """A master's own word on one egress IP that it holds."""
+    """A master's announcement of one egress IP that it holds."""
 
     id: Identity
     epoch: Epoch
@@ -35,7 +35,7 @@ class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
     shown: Name = ""
     """The address that the outside sees."""
     leaving: bool = False
-    """It hands over: packets are to be held back until the next master speaks."""
+    """It hands over: packets are to be queued until the next master announces itself."""
     planned: bool = False
     """The master before has handed over to a node of its choice."""
 
@@ -47,7 +47,7 @@ class Member:
     heard_at: int
     isolated: bool = False
     reason: str = ""
-    """Why it cannot serve anything; empty where it can."""
+    """Why it cannot serve anything; empty if it can."""
     unready: dict[str, str] = field(default_factory=dict)
     """Reasons by egress id, for those that it could serve and is not ready for."""
     warming: tuple[str, ...] = ()
@@ -56,11 +56,12 @@ class Member:
     """Egress ids that it has learned of from its store; None: it has not said."""
 
     def ready_for(self, identity: str) -> bool:
+        """Return True if it can serve an egress IP."""
         known = self.known is None or identity in self.known
         return known and not self.reason and identity not in self.unready
 
     def why_not(self) -> str:
-        """The first of the reasons why it is not ready; empty where it is."""
+        """Return the first of the reasons why it is not ready; empty if it is."""
         isolated = NO_MAJORITY if self.isolated else ""
         return self.reason or isolated or next(iter(self.unready.values()), "")
 
@@ -76,7 +77,7 @@ class MasterEntry:
     heard_at: int = 0
     survivor: bool = False
     gone: str | None = None
-    """Why the master has said that it is master no more; None where it has not."""
+    """Why the master has said that it is master no more; None if it has not."""
     lost: str = ""
     """Why there is no master any more."""
     shown: str = ""
@@ -89,11 +90,11 @@ class MasterEntry:
     """It has handed over to a node of its choice."""
 
     def silent_ns(self, suspect_ns: int, now: int) -> int:
-        """Return for how long nothing has left by the egress IP, where it has a new master now.
+        """Return for how long nothing has left by the egress IP, if it has a new master now.
 
-        That is from the moment at which the master let go, or, where it had been unheard for ``suspect_ns`` by then,
-        from its last sign: it may have been cut off since. So it is an upper bound. A planned handover is no silence
-        for as long as the workers hold their packets.
+        The silence begins when the master released it. If the master had been unheard for ``suspect_ns`` by then, the
+        silence begins with the master's last message: the master may have been cut off since. So the value is an upper
+        bound. A planned handover is no silence as long as the workers' kernels queue their packets.
         """
         if not self.epoch:
             return 0
@@ -103,7 +104,7 @@ class MasterEntry:
         return now - (self.gone_at if known_to_the_end else self.heard_at)
 
     def is_queueing(self, now: int) -> bool:
-        """Whether packets for it are to wait for the next master. Not for ever: the handover may have failed."""
+        """Return True if packets are to wait for the next master. Not for ever: the handover may have failed."""
         return bool(self.master and self.leaving_at) and now < self.leaving_at + HOLD_NS
 
 

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from msgspec import structs
-
 from ..ipc import EgressIPSpec
 from ..messages.wire import Answer
 from ..voting.protocol import EPOCH, HELD, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
 from .acquisition import Acquisition, Timers
-from .candidates import WARM_UP_NS
+from .candidates import WARM_UP_NS, kept
 from .due import Due
 from .egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from .handover import Handovers
 from .lateness import Lateness
-from .masters import REPORT_NS, MasterAnnouncement, MasterTable
+from .masters import MasterAnnouncement, MasterTable
 from .own_masters import OwnMasters
 from .owner import Owner
 from .rebalance import Gift, Rebalance
@@ -40,7 +38,7 @@ class Ownership:
         due: Due,
     ) -> None:
         self.specs: dict[str, EgressIPSpec] = {}
-        """What this node is to serve or to follow, the chair included, by id."""
+        """All that this node is to serve or to follow, the chair included, by id."""
         self.timers = timers
         self.egress_ips = EgressIPs()
         self.owner = Owner(self.egress_ips)
@@ -48,7 +46,7 @@ class Ownership:
         self.history = History()
         self.own_masters = OwnMasters(self.egress_ips)
         self.wall_offset_ns = 0
-        """What to add to ``now`` to get Unix time."""
+        """Added to ``now``, it gives Unix time."""
         self._me = me
         self._voter_node = elector
         self._subscribers = subscribers
@@ -60,17 +58,12 @@ class Ownership:
         self.lateness = Lateness()
         self.rebalance = Rebalance(me, self.egress_ips)
 
-    @property
-    def hold_ns(self) -> int:
-        """Return how long a silent master stays the one followed."""
-        return max(3 * REPORT_NS, 3 * self.timers.duration_ns)
-
     def next_wake(self) -> int:
         """Return when something is due."""
         return min(
             self.owner.next_end(),
             self.acquisition.next_wake(self.timers),
-            self.master_table.next_silence(self.hold_ns),
+            self.master_table.next_silence(self.timers.hold_ns),
             self._handovers.next_wake(),
             self.master_table.next_unheld(),
         )
@@ -83,7 +76,7 @@ class Ownership:
         ``stopping``: other nodes must have taken over what is released from now on before this one ends.
         """
         self.timers = timers
-        self.specs = {wish.id: self._kept(wish, now) for wish in wishes}
+        self.specs = {wish.id: kept(wish, self.holds(wish.id, now)) for wish in wishes}
         self.owner.fenced = frozenset(wish.id for wish in self.specs.values() if wish.address)
         for identity in self.specs:
             self.egress_ips.record(identity)
@@ -107,12 +100,6 @@ class Ownership:
         if not (wish and wish.leaving and record.holds(now)):
             event = Event.UNABLE if record.phase in CANDIDATE else Event.RELEASE
             self.release(record.id, event, wish.reason if wish else "no longer configured", now)
-
-    def _kept(self, wish: EgressIPSpec, now: int) -> EgressIPSpec:
-        """Return the spec, ready if this node is master: its agent may not know that yet."""
-        if wish.keeps and not wish.leaving and self.holds(wish.id, now):
-            return structs.replace(wish, ready=True, reason="")
-        return wish
 
     def warming(self, now: int) -> tuple[str, ...]:
         """Return the ids for which this node stands behind others: it has become ready only just now, or is late."""
@@ -252,7 +239,7 @@ class Ownership:
     def follow(self, node: str, masteries: Iterable[MasterAnnouncement], now: int) -> None:
         """Take in all that ``node`` is master of."""
         here = [i for i in self.specs if self.master_table.of(i).gone is None]
-        for turn in self.master_table.on_announcement(node, masteries, self.hold_ns, now):
+        for turn in self.master_table.on_announcement(node, masteries, self.timers.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.decision = True
             self._due.revision += 1
@@ -260,9 +247,9 @@ class Ownership:
             self._due.decision = True
 
     def silence(self, now: int) -> None:
-        """Drop the masters that were not heard for :attr:`hold_ns`."""
+        """Drop the masters that were not heard for :attr:`.acquisition.Timers.hold_ns`."""
         self.master_table.end_holds(now)
-        for turn in self.master_table.silence(self.hold_ns, now):
+        for turn in self.master_table.silence(self.timers.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.revision += 1
 

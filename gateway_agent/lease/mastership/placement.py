@@ -1,4 +1,4 @@
-"""Which node should serve which egress IP. It says who *asks*; the voters say who *gets*."""
+"""The node that should serve each egress IP: it *asks*, and the voters decide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 @lru_cache(maxsize=1 << 14)
 def rendezvous_hash(*parts: str) -> int:
-    """A number of 64 bits that every node computes alike: the lot that settles ties."""
+    """Return a number of 64 bits that every node computes alike: it settles ties."""
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
 
 
@@ -23,10 +23,10 @@ def placement(
     warming: Mapping[str, Collection[str]] = MappingProxyType({}),
     fresh: Collection[str] = (),
 ) -> dict[str, tuple[str, ...]]:
-    """For each egress id the nodes that can serve it, best first; empty where there is none.
+    """Return for each egress id the nodes that can serve it, best first; empty if there is none.
 
     ``eligible``, ``ready``, ``warming``: node names by egress id. ``masters``: the healthy masters by egress id.
-    A healthy master keeps what it has. What is homeless goes to the node with the fewest, ties by lot. A node
+    A healthy master keeps what it has. One without a master goes to the node with the fewest, ties by hash. A node
     that is ready only just now comes last: it may be one that comes and goes.
 
     ``fresh``: what was homeless a moment ago, together with what still is. It is dealt out in one order whether it has

@@ -1,4 +1,4 @@
-"""What a node hands over of its own accord, and to whom; and who is to have what others hand over."""
+"""Handovers of a node to a better one: by an operator's wish, for failback, or to serve equally many."""
 
 from __future__ import annotations
 

@@ -150,8 +150,11 @@ class Agreement:
         self._revision += found != before
 
     def _compare_clocks(self, node: str, clock: float, wall_ns: int) -> None:
-        """What a message was under way for counts as difference, and so does the age of what this node has of its own
-        clock: both are far below the limit."""
+        """Compare another node's clock with this one's.
+
+        The time that the message was under way counts as difference, and so does the age of what this node has of its
+        own clock: both are far below the limit.
+        """
         ahead = round(clock - wall_ns / SECOND)
         before = self._astray.get(node)
         if not clock or not wall_ns or abs(ahead) <= MOST_ASTRAY_S:

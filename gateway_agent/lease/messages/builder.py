@@ -1,4 +1,4 @@
-"""What a node says to others, in whole messages: its heartbeat, and its subscription to the egress nodes."""
+"""Whole messages of a node about itself: its heartbeat, and its subscription to the egress nodes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class MessageBuilder:
     def heartbeat(
         self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None
     ) -> Heartbeat:
-        """What this node says of itself; with a ``request`` it asks the voters as well."""
+        """Return what this node says of itself; with a ``request`` it asks the voters as well."""
         mastership, electorate = self._mastership, self._electorate
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
@@ -62,8 +62,10 @@ class MessageBuilder:
         )
 
     def subscribe(self, nodes: Iterable[str], facts: Facts | None, carries: tuple[str, ...] | None) -> None:
-        """Tell ``nodes`` that this one wants to hear of the masters, what it knows of them, its settings, and by which
-        egress IPs its pods go (None: not known)."""
+        """Subscribe to the masters of ``nodes``, with what this node knows of them and with its settings.
+
+        ``carries``: the egress IPs by which its pods go; None: not known.
+        """
         electorate, mastership = self._electorate, self._mastership
         # What has neither a wish nor a master is of a gateway that is gone: with those of years no datagram holds all.
         known = tuple(
@@ -72,8 +74,10 @@ class MessageBuilder:
         self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts, carries))
 
     def subscription_pause(self, config: KeeperConfig, turn: int) -> int:
-        """Nanoseconds: soon where this node still has to learn who votes; else a little less than the period, by
-        a lot that each ``turn`` draws anew."""
+        """Return nanoseconds until the next subscription: few as long as this node does not know the voters.
+
+        Else a little less than the period, by a hash of ``turn``.
+        """
         learning = self._electorate.recovering or self._electorate.current.version == 0
         pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
         return pause - rendezvous_hash(config.node, str(turn)) % (pause // 4)

@@ -45,6 +45,7 @@ class Key:
         return cls(hashlib.blake2b(content, person=b"egw-v1-key", digest_size=32).digest())
 
     def mac(self, message: bytes | memoryview) -> bytes:
+        """Return the authentication code of a message."""
         return hashlib.blake2b(
             message, key=self.secret, person=b"egw-v1-datagram", digest_size=MAC_BYTES
         ).digest()

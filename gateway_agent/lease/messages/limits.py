@@ -1,4 +1,4 @@
-"""What a message between lease keepers may hold: every number and every text is bounded when it is decoded.
+"""Bounds of a message between lease daemons: every number and every text is bounded when it is decoded.
 
 A holder of the cluster's key can send anything. Without bounds one number is enough to end every keeper: an epoch that
 cannot be raised any more, or a moment that no clock reaches.
@@ -41,7 +41,7 @@ Version = Annotated[int, Meta(ge=1, le=65535)]
 """Of the protocol."""
 Vni = Annotated[int, Meta(ge=0, le=(1 << 24) - 1)]
 MOST_TUNNELS = 16
-"""That a message tells the numbers of."""
+"""Tunnels in one message."""
 Port = Annotated[int, Meta(ge=1, le=65535)]
 KeyNumbers = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
 """Fingerprints of keys, 64 bits each."""

@@ -10,17 +10,21 @@ from .wire import Body, Endpoint, encode
 
 @dataclass(frozen=True)
 class Send:
+    """Send a datagram to an address."""
+
     address: str
     data: bytes
 
 
 class Outbox:
+    """The datagrams of one input."""
+
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._waiting: list[Send] = []
 
     def put(self, receivers: Iterable[str], body: Body) -> None:
-        """``receivers``: names; those that are no peers, this node among them, are left out."""
+        """Put a message to each of ``receivers``: names. Those that are no peers, such as this node, are left out."""
         encoded = encode(body)
         for name in receivers:
             if name in self._endpoint.peers:
@@ -28,8 +32,10 @@ class Outbox:
                 self._waiting.append(Send(self._endpoint.peers[name], datagram))
 
     def reply(self, address: str, datagram: bytes) -> None:
+        """Put a datagram that is sealed already."""
         self._waiting.append(Send(address, datagram))
 
     def take(self) -> list[Send]:
+        """Hand out all datagrams, in order."""
         waiting, self._waiting = self._waiting, []
         return waiting

@@ -14,11 +14,11 @@ class RateLimiter:
         """When the next one would come if all kept the rate."""
 
     def next(self) -> int:
-        """From when on the next one may happen."""
+        """Return when the next one may happen."""
         return self._due - (self._burst - 1) * self.gap_ns
 
     def take(self, now: int) -> bool:
-        """It happens now; False where it may not yet."""
+        """Use up one event now. Return False if it is too early."""
         if now < self.next():
             return False
         self._due = max(self._due, now) + self.gap_ns

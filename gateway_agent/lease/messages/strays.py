@@ -29,7 +29,7 @@ CURRENT_NS = 150 * SECOND
 
 @dataclass(frozen=True)
 class Stray:
-    """What an unheard node sends by."""
+    """The address and port that an unheard node sends from."""
 
     address: str
     port: int

@@ -72,7 +72,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     voters: VoterSet
     accepted: Proposal | None
     asked: tuple[Name, ...]
-    """Who is to answer."""
+    """The nodes that are to answer."""
     claims: tuple[Claim, ...]
     releases: tuple[Release, ...]
     """The sender's own, and those it passes on."""
@@ -162,6 +162,7 @@ def epochs_in(body: Body) -> dict[str, int]:
 
 
 def encode(body: Body) -> msgspec.Raw:
+    """Encode the body of a message once for all receivers."""
     return msgspec.Raw(_encoder.encode(body))
 
 
@@ -220,13 +221,16 @@ class Endpoint:
             self._sessions = max(self._sessions, self._known.pop(name).session)
 
     def seal(self, receiver: str, body: msgspec.Raw) -> bytes:
-        """The datagram that carries ``body`` (see :func:`encode`) to ``receiver``."""
+        """Return the datagram that carries ``body`` (see :func:`encode`) to ``receiver``."""
         known = self._acquaintance(receiver)
         return self._seal(known.session, known.incarnation, known.its_session, body)
 
     def _acquaintance(self, name: str) -> _Acquaintance:
-        """Return what is known of a node. A new one begins with a session above those with nodes that were forgotten:
-        else a datagram that was recorded before this node forgot its sender would be fresh again."""
+        """Return what is known of a node, made if there is nothing.
+
+        A new session begins above those with nodes that were forgotten: else a datagram that was recorded before this
+        node forgot its sender would be fresh again.
+        """
         return self._known.setdefault(name, _Acquaintance(session=self._sessions + 1))
 
     def _seal(self, session: int, incarnation: int, its_session: int, body: msgspec.Raw) -> bytes:
@@ -238,7 +242,7 @@ class Endpoint:
         return self.keys.signing.mac(message) + message
 
     def open(self, datagram: bytes, source: str, now: int) -> Opened:
-        """Verifies, then decodes. ``source``: the address it came from. What is refused is counted."""
+        """Verify, then decode a datagram. ``source``: the address it came from. What is refused is counted."""
         if refusal := self._refuse_unread(datagram, source, now):
             return self._reject(refusal)
         message = memoryview(datagram)[MAC_BYTES:]
@@ -362,7 +366,7 @@ class Endpoint:
         return Opened(envelope.sender, envelope.incarnation, envelope.body, reply, met)
 
     def _hello(self, envelope: _Envelope, known: _Acquaintance, now: int) -> bytes | None:
-        """An answer to the very message that was not fresh: names the incarnation that this one claims."""
+        """Return an answer to a message that was not fresh: it names the incarnation that this node claims."""
         if now < known.hello_after:
             return None
         known.hello_after = now + HELLO_NS

@@ -1,1 +1,1 @@
-"""What a node does for the virtual IPs whose lease it has."""
+"""Effects and checks for the virtual IPs that a node has the lease of."""

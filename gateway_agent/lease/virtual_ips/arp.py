@@ -48,7 +48,7 @@ TARGET_AT = TYPE_AT + 8
 
 @dataclass(frozen=True)
 class Solicitation:
-    """Who asks for the MAC of an IPv6 address."""
+    """The machine that asks for the MAC of an IPv6 address."""
 
     target: str
     """The address that is asked for, as :func:`canonical` writes it."""
@@ -59,7 +59,7 @@ class Solicitation:
 
 
 def canonical(address: str) -> str:
-    """The one way to write an address in which :func:`claimed_address` gives it. Raises ValueError where it is none."""
+    """Return an address in the form of :func:`claimed_address`. Raises ValueError if it is none."""
     return str(ipaddress.ip_address(address))
 
 
@@ -79,7 +79,7 @@ def filtered_part_of(address: str) -> int:
 
 
 def gratuitous(address: str, mac: str) -> bytes:
-    """An ARP *request* by and for ``address`` (RFC 5227, section 3): all who know the address learn the MAC.
+    """Return an ARP *request* by and for ``address`` (RFC 5227, section 3): all who know the address learn the MAC.
 
     Not a reply: Linux ignores one for a second after a change.
     """
@@ -87,7 +87,7 @@ def gratuitous(address: str, mac: str) -> bytes:
 
 
 def advertisement(address: str, mac: str) -> bytes:
-    """An unsolicited neighbour advertisement to all nodes, with the override flag (RFC 4861, section 7.2.6)."""
+    """Return an unsolicited neighbour advertisement to all nodes, with the override flag (RFC 4861, section 7.2.6)."""
     return _advertisement(address, mac, OVERRIDE, ALL_NODES, _group_mac(ALL_NODES))
 
 
@@ -114,7 +114,7 @@ def probe(address: str, mac: str) -> bytes:
 
 
 def claimed_address(frame: bytes) -> tuple[str, str] | None:
-    """The address that a frame's sender says it has, and the sender's MAC.
+    """Return the address that a frame's sender says it has, and the sender's MAC.
 
     Any ARP packet with a sender address says so, and any neighbour advertisement. None for other frames.
     """
@@ -173,7 +173,7 @@ def _group_mac(group: bytes) -> bytes:
 
 
 def _neighbor(source: bytes, receiver: bytes, mac: bytes, receiver_mac: bytes, message: bytes) -> bytes:
-    """The frame with the checksum filled in (RFC 8200, section 8.1)."""
+    """Return the frame with the checksum filled in (RFC 8200, section 8.1)."""
     checksum = _checksum(source + receiver + struct.pack("!II", len(message), ICMPV6) + message)
     message = message[:2] + struct.pack("!H", checksum) + message[4:]
     header = receiver_mac + mac + struct.pack("!H", ETH_P_IPV6)
@@ -189,7 +189,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _link_layer(frame: bytes, kind: int) -> bytes:
-    """The MAC in an option of a message of neighbour discovery; empty where there is none."""
+    """Return the MAC in an option of a message of neighbour discovery; empty if there is none."""
     options = frame[HEADER + IPV6.size + NEIGHBOR.size :]
     while len(options) >= 8 and options[1]:
         if options[0] == kind and options[1] == 1:

@@ -22,7 +22,7 @@ ABSENT_NS = 2 * SECOND
 
 @dataclass
 class Vacancy:
-    """What a node has learned of addresses that no node of the cluster is known to have had."""
+    """Findings of a node about addresses that no node of the cluster is known to have had."""
 
     pending: list[str] = field(default_factory=list)
     """Ids that must wait for an answer."""

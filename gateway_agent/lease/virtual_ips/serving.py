@@ -1,9 +1,17 @@
-"""The virtual addresses that this node serves: what the kernel is told, and when they are announced.
+"""The virtual addresses that this node serves: fence, addresses and announcements, as effects.
 
-The kernel's fence lets nothing out that bears a virtual address unless it is open. It is opened in two steps, so that
-no delay of this process, between whatever two lines, opens it for longer than the lease lasts: before a request goes
-out, a *ticket* with a time-out is laid down in the kernel; what a majority has granted opens the fence only as long as
-that request's ticket lies there, in one transaction. Both time-outs together are shorter than the lease.
+Theory of operation: ticket and grant
+-------------------------------------
+The kernel's fence drops everything with a virtual address as its source unless the fence is open for that address. A
+process can stop between any two lines, so no value that it has read from a clock says when the next line runs. Hence
+the fence is opened in two steps, and the kernel compares the times:
+
+1. Before a request is sent, a *ticket* with the request's number and a time-out is written into the kernel.
+2. When a majority has granted the request, one transaction opens the fence for the rest of the lease time, on condition
+   that this ticket is still there. If the process was stopped meanwhile, the ticket has expired: nothing opens.
+3. Both time-outs together are shorter than the lease, which is shorter than each grant. So the fence has closed by
+   itself before any voter grants the address to another node.
+4. A release is sent only after the fence was closed.
 """
 
 from __future__ import annotations
@@ -32,7 +40,7 @@ REMINDER_NS = 60 * SECOND
 PROBE_NS = 5 * SECOND
 """How often a master asks whether somebody else has its address: one that only answers others is not heard else."""
 GRACE_NS = 100 * MILLISECOND
-"""What is heard so soon after a takeover may be the last word of the master before."""
+"""A claim that is heard so soon after a takeover may come from the master before."""
 CONTESTED_NS = 1 * SECOND
 """Announcements against another claimant come no more often, in the long run."""
 CONTESTED_AT_ONCE = 3
@@ -40,12 +48,14 @@ CONTESTED_AT_ONCE = 3
 
 
 class Ticket(msgspec.Struct, frozen=True):
+    """Write the ticket of a request into the fence, before the request is sent."""
+
     number: int
     lifetime_ns: int
 
 
 class Open(msgspec.Struct, frozen=True):
-    """Opens the fence, if the ticket is still there."""
+    """Open the fence, if the ticket is still there."""
 
     number: int
     addresses: tuple[str, ...]
@@ -53,28 +63,34 @@ class Open(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Takes effect before whatever follows: others may be told that they can have the addresses."""
+    """Close the fence before anything that follows: other nodes may be told that they can have the addresses."""
 
     addresses: tuple[str, ...]
 
 
 class AddAddress(msgspec.Struct, frozen=True):
+    """Add a virtual address to an interface."""
+
     address: str
     interface: str
 
 
 class RemoveAddress(msgspec.Struct, frozen=True):
+    """Remove a virtual address from an interface."""
+
     address: str
     interface: str
 
 
 class Announce(msgspec.Struct, frozen=True):
+    """Send a gratuitous ARP request, or a neighbour advertisement."""
+
     address: str
     interface: str
 
 
 class Probe(msgspec.Struct, frozen=True):
-    """Asks who else has the address."""
+    """Ask the LAN for other machines with the address."""
 
     address: str
     interface: str
@@ -84,7 +100,7 @@ Effect = Ticket | Open | Close | AddAddress | RemoveAddress | Announce | Probe
 
 
 def open_ns(duration_ns: int) -> int:
-    """With the ticket's time it is shorter than any voter's grant, whatever the clocks' rates."""
+    """Return for how long the fence opens: with the ticket's time shorter than any voter's grant at any clock rate."""
     return int(duration_ns * (1 - 2 * RATE_BOUND)) - MARGIN_NS - ticket_ns(duration_ns)
 
 
@@ -113,11 +129,11 @@ class VirtualIPs:
         """Addresses of places that are left: what closes their fence was not handed out yet."""
 
     def addresses(self) -> dict[str, str]:
-        """What stands on this node by right: interfaces by address."""
+        """Return the interfaces of the addresses that this node serves."""
         return {place.address: place.interface for place in self._places.values()}
 
     def ask(self, request: Request, wishes: Mapping[str, EgressIPSpec]) -> None:
-        """To be called with each request before it is sent."""
+        """Queue a ticket for a request that is about to be sent, if it asks for a virtual address."""
         if any(identity in wishes and wishes[identity].address for identity in request.claims):
             self._tickets.append(Ticket(request.seq, ticket_ns(request.duration_ns)))
 
@@ -188,7 +204,7 @@ class VirtualIPs:
                 yield Probe(place.address, place.interface)
 
     def on_conflict(self, address: str, now: int) -> str:
-        """Another machine claims the address: it is announced again. The id; empty where this node serves it not."""
+        """Announce an address again that another machine claims. Return its id; empty if it is not served here."""
         for identity, place in self._places.items():
             if place.address == address and now >= place.since + GRACE_NS:
                 if now >= place.contested_at:
@@ -200,4 +216,5 @@ class VirtualIPs:
         return ""
 
     def next_wake(self) -> int:
+        """Return when the next announcement or probe is due."""
         return min((min(p.announcements[0], p.probe_at) for p in self._places.values()), default=NEVER)

@@ -12,7 +12,7 @@ MAX_PENDING = 16
 
 
 class Proposer:
-    """What one node proposes while it holds the lease on :data:`PROPOSER_LEASE`."""
+    """The proposals of one node while it holds the lease on :data:`PROPOSER_LEASE`."""
 
     def __init__(self, node: str) -> None:
         self._node = node
@@ -27,7 +27,7 @@ class Proposer:
         current: VoterSet,
         wanted: Callable[[], VoterSet | None],
     ) -> VoterSet | None:
-        """A voter has granted the chair's claim and told what it has accepted. Returns a set just decided."""
+        """Count a voter that granted the chair's claim, with what it has accepted. Return a set that this decides."""
         ballot = (request.claims[PROPOSER_LEASE], self._node)
         outdated = self.proposal is not None and self.proposal.ballot > ballot
         if outdated or request.quorum.version != current.version:

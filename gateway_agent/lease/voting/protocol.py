@@ -71,13 +71,15 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True)
 class Verdict:
+    """A voter's answer to the claims of one request."""
+
     granted: tuple[str, ...]
     refused: tuple[Refusal, ...]
 
 
 @dataclass(frozen=True)
 class Grant:
-    """What a voter remembers of an egress IP. ``epoch`` is the highest that it ever granted."""
+    """The memory of a voter about an egress IP. ``epoch`` is the highest that it ever granted."""
 
     holder: str
     incarnation: int
@@ -86,16 +88,17 @@ class Grant:
 
 
 def lease_end(sent_at: int, duration_ns: int, margin_ns: int = MARGIN_NS) -> int:
-    """When a lease ends on the owner's clock."""
+    """Return when a lease ends on the owner's clock."""
     return sent_at + int(duration_ns * (1 - 2 * RATE_BOUND)) - margin_ns
 
 
 def ticket_ns(duration_ns: int) -> int:
-    """How long after a request its ticket lies in the kernel: by then its grants must have opened the fence."""
+    """Return for how long a request's ticket is valid: by then its grants must have opened the fence."""
     return duration_ns // TICKET_PART
 
 
 def is_majority(voters: Collection[str], members: Sequence[str]) -> bool:
+    """Return True if more than half of ``members`` are among ``voters``."""
     return sum(member in voters for member in members) * 2 > len(members)
 
 
@@ -121,7 +124,7 @@ class Voter:
         limit_ns: int,
         now: int,
     ) -> Verdict:
-        """Judges each claim for itself. ``limit_ns``: the voter's own lease time, the longest it grants."""
+        """Judge each claim for itself. ``limit_ns``: the voter's own lease time, the longest it grants."""
         granted, refused = [], []
         for claim in claims:
             refusal = self._refusal(node, claim, duration_ns, limit_ns, now)
@@ -159,7 +162,7 @@ class Voter:
         }
 
     def release(self, release: Release, now: int) -> None:
-        """Ends the grant, whoever passes the release on. One for an older epoch changes nothing."""
+        """End the grant, whichever node passes the release on. A release of an older epoch changes nothing."""
         grant = self.grants.get(release.id)
         if (
             grant
@@ -172,7 +175,7 @@ class Voter:
 
 @dataclass(frozen=True)
 class Quorum:
-    """Whose grants make a lease: a majority of each of ``sets``. No set at all: nothing does."""
+    """The voters whose grants make a lease: a majority of each of ``sets``. No set at all: nothing does."""
 
     version: int
     sets: tuple[tuple[str, ...], ...]
@@ -182,10 +185,11 @@ class Quorum:
     """Not the voter set: those of it that still answer."""
 
     def met(self, voters: Collection[str]) -> bool:
+        """Return True if grants of these voters make a lease."""
         return bool(self.sets) and all(is_majority(voters, members) for members in self.sets)
 
     def met_at(self, moments: dict[str, int]) -> int:
-        """When a quorum could be had, where ``moments`` says when each voter would grant."""
+        """Return when a quorum could be had. ``moments``: when each voter would grant."""
         if not self.sets:
             return NEVER
         return max(
@@ -214,7 +218,7 @@ class LeaseState:
     """A node's asking for, and then holding of, one egress IP."""
 
     epoch: int
-    """What is claimed."""
+    """The epoch that is claimed."""
     first_seq: int
     """Answers to earlier requests are about an earlier tenure."""
     asked_at: int
@@ -231,4 +235,5 @@ class LeaseState:
     """The lease time that this request asked for."""
 
     def holds(self, now: int) -> bool:
+        """Return True if the lease runs."""
         return self.until > now

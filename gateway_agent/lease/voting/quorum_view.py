@@ -1,4 +1,4 @@
-"""Whom this node hears, and what that allows: to ask at all, of which quorum, for which change of the voters."""
+"""The nodes that this one hears, and what that allows: to ask at all, with which quorum, for which voter set."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ class QuorumView:
         self.configure(config)
 
     def configure(self, config: KeeperConfig) -> None:
+        """Take on another configuration."""
         self._config = config
         self._me = config.node
         self._names = [peer.name for peer in config.peers]
@@ -46,11 +47,11 @@ class QuorumView:
         self.electorate.published = config.published if held else None
 
     def raise_max_lease(self, duration_ns: int) -> None:
-        """Somebody uses leases of this length."""
+        """Take in that a node uses leases of this length."""
         self.longest_ns = max(self.longest_ns, duration_ns)
 
     def hear(self, node: str, now: int) -> None:
-        """Anything fresh at all."""
+        """Take in that a node has sent anything fresh."""
         self._heard[node] = self._last_heard_at = now
 
     def hears_no_peer(self, now: int) -> bool:
@@ -58,8 +59,10 @@ class QuorumView:
         return self._expects_others and now > self._last_heard_at + CANDIDATE_TTL_NS
 
     def silent(self, now: int) -> tuple[str, ...]:
-        """Return the nodes that were not heard for long and should be, sorted: the egress nodes answer all, and all
-        subscribe to an egress node."""
+        """Return the nodes that were not heard for long and should be, sorted.
+
+        The egress nodes answer all nodes, and all nodes subscribe to an egress node.
+        """
         expected = self._names if self._me in self.egress_nodes else self.egress_nodes
         unheard = (
             name for name in expected if now > self._heard.get(name, self._started_at) + CANDIDATE_TTL_NS
@@ -67,14 +70,15 @@ class QuorumView:
         return tuple(sorted(name for name in unheard if name != self._me))
 
     def answer(self, voter: str, now: int) -> None:
-        """A voter has answered a request of this node."""
+        """Take in that a voter has answered a request of this node."""
         self._answered[voter] = now
 
     def recover(self, now: int) -> bool:
+        """End the wait for what other voters remember. See :meth:`.voter_set.VoterSetState.finish_recovery`."""
         return self.electorate.finish_recovery(self._names, now)
 
     def isolated(self, now: int) -> bool:
-        """Return whether no majority of the voters answers.
+        """Return True if no majority of the voters answers.
 
         For one lease time after a change of the voters, a majority of the set before is enough. A voter that is new
         has never been asked: while it stands in for a dead one, there would be no majority until its first answer.
@@ -82,7 +86,7 @@ class QuorumView:
         return now - self._majority_heard_at(now) > self._config.duration_ns
 
     def may_serve_without_quorum(self, now: int) -> bool:
-        """Whether this node may be master on the votes that are left: the rule for few nodes."""
+        """Return True if this node may be master on the votes that are left: the rule for few nodes."""
         duration_ns = self._config.duration_ns
         unheard_ns = now - max(self._majority_heard_at(now), self._started_at)
         if unheard_ns <= duration_ns or self.electorate.recovering or now < self._silent_until:
@@ -93,7 +97,7 @@ class QuorumView:
         return len(heard) <= 1 and all(now - at > duration_ns for at in heard)
 
     def quorum(self, now: int) -> Quorum:
-        """Whose grants make a lease for this node now."""
+        """Return the voters whose grants make a lease for this node now."""
         quorum = self.electorate.quorum(self.longest_ns, now)
         if not self.may_serve_without_quorum(now):
             return quorum
@@ -103,7 +107,7 @@ class QuorumView:
         return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), survivor=True)
 
     def wanted_voters(self, now: int) -> VoterSet | None:
-        """The change of the voter set that this node would propose as chair."""
+        """Return the change of the voter set that this node would propose as chair."""
         settled = max(SECOND, 2 * self.longest_ns)
         if now < self.electorate.learned_at + settled:
             return None
@@ -114,12 +118,12 @@ class QuorumView:
         return next_voters(self.electorate.current, self.egress_nodes, names, alive, dead)
 
     def _majority_heard_at(self, now: int) -> int:
-        """Return since when a majority has answered, of the voters or of those who were voters a lease time ago."""
+        """Return the moment since which a majority of the voters, or of the set a lease time ago, has answered."""
         electorate = self.electorate
         sets = (electorate.current.members, *electorate.superseded(self.longest_ns, now))
         return max(self._answered_at(members) for members in sets)
 
     def _answered_at(self, members: tuple[str, ...]) -> int:
-        """Return since when a majority of ``members`` has answered."""
+        """Return the moment since which a majority of ``members`` has answered."""
         moments = sorted((self._answered.get(m, NEVER_HEARD) for m in members), reverse=True)
         return moments[len(members) // 2] if members else NEVER_HEARD

@@ -12,7 +12,7 @@ from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Releas
 from .voter_set import PROPOSER_LEASE, Memory, VoterSetState
 
 DEFERRAL_NS = 5 * MILLISECOND
-"""What can be granted so soon is judged again then, unasked."""
+"""A claim that can be granted so soon is judged again then, without another request."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,14 @@ class DeferredRequest:
     at: int
 
     def without(self, identities: Collection[str]) -> DeferredRequest:
+        """Return the request without the claims of these."""
         claims = tuple(claim for claim in self.beat.claims if claim.id not in identities)
         return replace(self, beat=structs.replace(self.beat, claims=claims))
 
 
 class VoterNode:
+    """One node as a voter. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+
     def __init__(self, electorate: VoterSetState, memory: Memory | None, duration_ns: int, now: int) -> None:
         self._electorate = electorate
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
@@ -50,7 +53,7 @@ class VoterNode:
         return (grant.epoch, grant.holder) if grant else (0, "")
 
     def memory(self, duration_ns: int) -> Memory | None:
-        """What to store; None while this node itself is still learning."""
+        """Return what to store; None while this node itself is still learning."""
         electorate = self._electorate
         if electorate.recovering:
             return None
@@ -64,7 +67,7 @@ class VoterNode:
         )
 
     def vote(self, sender: str, incarnation: int, beat: Heartbeat, limit_ns: int, now: int) -> Answer:
-        """``limit_ns``: this node's own lease time."""
+        """Judge a request. ``limit_ns``: this node's own lease time."""
         electorate = self._electorate
         self._forget(sender, incarnation, [claim.id for claim in beat.claims])
         refusal = self._refusal(beat, limit_ns)
@@ -79,7 +82,7 @@ class VoterNode:
         return Answer(beat.seq, electorate.current, electorate.accepted, verdict.granted, verdict.refused)
 
     def _refusal(self, beat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
-        """Why no claim of this request can be granted, and how long to wait."""
+        """Return why no claim of this request can be granted, and how long to wait."""
         current = self._electorate.current
         if self._electorate.recovering:
             return SILENT, limit_ns // 4
@@ -89,6 +92,7 @@ class VoterNode:
         return None
 
     def release(self, release: Release, now: int) -> None:
+        """End a grant, and forget a request for it that was kept."""
         self.voter.release(release, now)
         self._forget(release.node, release.incarnation, [release.id])
 
@@ -97,16 +101,17 @@ class VoterNode:
         self.voter.forget({PROPOSER_LEASE, *keep}, now)
 
     def due(self, now: int) -> list[DeferredRequest]:
-        """What is to be judged again now."""
+        """Hand out the requests that are to be judged again now."""
         due = [pending for pending in self._pending if now >= pending.at]
         self._pending = [pending for pending in self._pending if now < pending.at]
         return due
 
     def next_due(self) -> int:
+        """Return when the next kept request is to be judged."""
         return min((pending.at for pending in self._pending), default=NEVER)
 
     def _keep(self, sender: str, incarnation: int, beat: Heartbeat, verdict: Verdict, now: int) -> None:
-        """Who was refused for a moment need not ask anew: that would cost another round trip."""
+        """Keep the claims that were refused for a moment only: to ask anew would cost another round trip."""
         waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= DEFERRAL_NS}
         if waits:
             claims = tuple(claim for claim in beat.claims if claim.id in waits)
@@ -114,7 +119,7 @@ class VoterNode:
             self._pending.append(DeferredRequest(sender, incarnation, kept, now + min(waits.values())))
 
     def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
-        """It has said something newer of these; and what it was before a restart asks for nothing."""
+        """Drop the kept requests of ``sender`` for these ids, and all of its earlier incarnations."""
         others = [pending for pending in self._pending if pending.sender != sender]
         own = [
             p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)

@@ -1,9 +1,17 @@
-"""Who votes: 3 or 5 nodes, a versioned set that changes by one node at a time.
+"""The voter set: 3 or 5 nodes, versioned, changed by one node at a time.
 
-Consecutive sets always have a common voter in any two majorities, so a lease under one excludes a lease under
-the next. The change itself is one Paxos round for each version (Lamport, "Paxos Made Simple", 2001): the
-holder of one more leased id, the *chair*, proposes; its epoch is the ballot; a voter that grants the chair's
-claim has promised to accept nothing older.
+Theory of operation
+-------------------
+Two majorities of consecutive sets always have a common voter, so a lease under one set excludes a lease under the next.
+Each change is one round of Paxos for the next version (Lamport, "Paxos Made Simple", 2001), on top of the leases:
+
+1. The *chair* is one more leased id. Its holder proposes; the epoch of its lease is the ballot.
+2. A voter that grants the chair's claim has promised to accept no older ballot, and its answer names what it accepted.
+3. With answers of a majority the chair proposes: the accepted set of the highest ballot if there is any, else the
+   change that it wants (:func:`paxos_step`).
+4. The set that a majority has accepted is decided. Every message names its sender's set, so all nodes learn it.
+5. A voter without memory does not vote until enough others have reported (:meth:`VoterSetState.finish_recovery`): it
+   may have accepted what it no longer knows.
 """
 
 from __future__ import annotations
@@ -39,6 +47,8 @@ class VoterSet(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True):
+    """A next voter set, proposed by the chair of one epoch."""
+
     voters: VoterSet
     epoch: Epoch
     chair: Name
@@ -49,11 +59,12 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def ballot(self) -> tuple[int, str]:
+        """Return the proposal's place in the order of all."""
         return self.epoch, self.chair
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """What a voter must not forget when its process restarts."""
+    """The facts that a voter must not forget when its process restarts."""
 
     current: VoterSet
     accepted: Proposal | None
@@ -68,7 +79,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 def first_voters(egress: Collection[str], others: Collection[str]) -> tuple[str, ...]:
-    """The set that the inventory suggests: egress nodes first, then witnesses, each by name; sorted."""
+    """Return the set that the inventory suggests: egress nodes first, then witnesses, each by name; sorted."""
     best_first = sorted(egress) + sorted(set(others) - set(egress))
     return tuple(sorted(best_first[: _size(egress)]))
 
@@ -84,7 +95,7 @@ def next_voters(
     alive: Collection[str],
     dead: Collection[str],
 ) -> VoterSet | None:
-    """The next set, one node more or one less; None where the current one is as good as can be had.
+    """Return the next set, one node more or one less; None if the current one is as good as can be had.
 
     ``egress`` and ``others``: the inventory. ``alive``: heard lately. ``dead``: unheard for long. A node that
     is neither is left alone. A replacement is added before its predecessor is removed.
@@ -111,7 +122,7 @@ def paxos_step(
     answers: Mapping[str, Proposal | None],
     wanted: Callable[[], VoterSet | None],
 ) -> tuple[VoterSet | None, Proposal | None]:
-    """The chair's step: the set that is now decided, and the proposal to make or go on with.
+    """Make the chair's step. Return the set that is now decided, and the proposal to make or go on with.
 
     ``answers``: what each voter that granted the chair's claim under ``current`` has accepted. Without a
     majority of them nothing is decided. What an earlier chair may have had decided must be proposed again;
@@ -137,7 +148,7 @@ class VoterSetState:
         self.current = memory.current if memory else VoterSet(0, ())
         self.accepted = memory.accepted if memory else None
         self.published: VoterSet | None = None
-        """What the cluster says was agreed. It is told to nobody and nobody votes by it: it only holds back."""
+        """The set on record in the cluster. It is in no message, and no node votes by it: it only delays bootstraps."""
         self.recovering = memory is None
         """Without memory this node must not vote: it may have accepted what it no longer knows."""
         # What is remembered may have been learned a moment ago; what came before it is forgotten, as after a skip.
@@ -159,12 +170,12 @@ class VoterSetState:
         return self.current.version - (self.accepted is None)
 
     def bootstrap_from(self, members: tuple[str, ...]) -> None:
-        """What the inventory says: counts as long as nobody has agreed to anything."""
+        """Take in what the inventory says: it counts as long as no set was agreed."""
         if self.current.version == 0:
             self.current = VoterSet(0, members)
 
     def merge(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
-        """Takes in what another node knows. True where this node has learned of a newer set."""
+        """Take in what another node knows. Return True if this node has learned of a newer set."""
         if self.recovering:
             self._told[node] = (voters, accepted)
             if voters.version == 0 and voters.members == self.current.members:
@@ -179,6 +190,7 @@ class VoterSetState:
         return newer
 
     def adopt(self, voters: VoterSet, now: int) -> None:
+        """Follow a set that was decided."""
         follows = voters.version == self.current.version + 1 and self.current.version > 0
         if follows:
             recent = [(m, at) for m, at in self._superseded if now < at + MAX_LEASE_NS]
@@ -191,13 +203,13 @@ class VoterSetState:
             self.accepted = None
 
     def finish_recovery(self, inventory: Collection[str], now: int) -> bool:
-        """Ends the wait of a node without memory, once enough others have told what they know.
+        """End the wait of a node without memory if enough nodes have reported. Return True if something changed.
 
-        Enough: whatever a majority decided, this node perhaps among it, one of the others must know. Where
-        all are new and of one mind, the inventory's set becomes version 1. Enough is also that all nodes of the
-        inventory but one were new after this one's start: so nobody can know of a decision but that one, and
-        one alone is no majority of any set. Where the cluster names a set, none is founded before a majority of its
-        members has been heard: those who remember may be somewhere else. True where something changed.
+        Recovery ends once enough peers have reported that any decided set must be known to one of them: n − majority
+        + 1 without this node. If all reporters are new and agree on the inventory's set, it becomes version 1.
+        It is also enough that all nodes of the inventory but one were new after this one's start: only that one can
+        know of a decision, and one node alone is no majority of any set. If the cluster names a set, none is founded
+        before a majority of its members was heard: nodes that remember may be somewhere else.
         """
         members = self.current.members
         if not self.recovering or not members:
@@ -242,7 +254,7 @@ class VoterSetState:
         return self.current.version > 0 or voters.members == self.current.members
 
     def accept(self, proposal: Proposal, version: int, promised: tuple[int, str]) -> None:
-        """Accepts, where the proposer holds this voter's promise and both mean the same step."""
+        """Accept a proposal if the proposer holds this voter's promise and both mean the same step."""
         if (
             proposal.ballot == promised
             and version == self.current.version == proposal.voters.version - 1
@@ -256,10 +268,10 @@ class VoterSetState:
         return tuple(members for members, at in self._superseded if now < at + lease_ns)
 
     def quorum(self, lease_ns: int, now: int) -> Quorum:
-        """Whose grants make a lease now.
+        """Return the voters whose grants make a lease now.
 
         For one lease time after a change a majority of the set before is needed too: it excludes the leases
-        that may still be in force under the set before that. Who has skipped a version, or has just started,
+        that may still be in force under the set before that. A node that has skipped a version, or has just started,
         cannot know those, and waits. ``lease_ns``: the longest lease time in use.
         """
         before = self.superseded(lease_ns, now)
