@@ -24,7 +24,9 @@ def lease_ns(network: Network) -> int:
     """Return the length of the master's lease."""
     keeper = network.machines[master(network)].keeper
     assert keeper is not None
-    return keeper.ownership.owner.tenures[network.ids[0]].duration_ns
+    lease = keeper.ownership.egress_ips.lease(network.ids[0])
+    assert lease is not None
+    return lease.duration_ns
 
 
 @pytest.mark.parametrize("gap_ns", [0, 300 * MILLISECOND])
