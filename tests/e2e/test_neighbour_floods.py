@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.lease.virtual_ips import arp
-
 from ..lab import documents, topology
-from ..lab.flooder import flooding
+from ..lab.flooder import flooding, question
 from ..lab.lab import SELECTED, Lab
 from ..lab.pod import Pod
 from ..lab.silence import longest
@@ -23,7 +21,7 @@ from .conftest import BACKEND, GATEWAY, settled
 pytestmark = pytest.mark.alone
 
 ADDRESS6 = topology.beside("172.16.0.50")
-FLOODER = "02:00:00:00:00:99"
+FLOODER, NEIGHBOUR = "02:00:00:00:00:99", topology.beside("172.16.0.99")
 ROUNDS = 3
 BOUND = 5.0
 """Seconds until another node serves."""
@@ -56,8 +54,8 @@ def failover(lab: Lab, pod: Pod, logs: Path, flooded: bool) -> float:
     master, lan = lab.wait_settled(GATEWAY, 40), lab.machines["lan"]
     with contextlib.ExitStack() as stack:
         if flooded:
-            frame = arp.probe(ADDRESS6, FLOODER)
-            for change_macs in (False, True):
+            for change_macs, source in ((False, NEIGHBOUR), (True, "")):
+                frame = question(ADDRESS6, FLOODER, source)
                 stack.enter_context(flooding(lan, "br-egress", frame, logs / "flood", change_macs))
         probing = stack.enter_context(lab.probing(pod, SELECTED, OUTSIDE6))
         until(lambda: pod.request(SELECTED, 0.3, OUTSIDE6).address == ADDRESS6, "requests pass", BOUND)

@@ -18,7 +18,7 @@ from gateway_agent.lease.virtual_ips import arp
 from gateway_agent.lease.virtual_ips.flood_limit import FRAMES, PERIOD_NS
 from gateway_agent.lease_daemon.packet_receiver import MAX_FILTERED_ADDRESSES
 from tests.lab.answering import answering
-from tests.lab.flooder import flooding
+from tests.lab.flooder import flooding, question
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
@@ -59,16 +59,6 @@ def count(machine: Namespace, direction: str) -> int:
     return int(link["stats64"][direction]["packets"])
 
 
-def question(lan: Lan, address: str, source: str = "") -> bytes:
-    """Return a frame by which ``b`` asks for an address; without a source, as if it looked for a duplicate."""
-    frame = arp.probe(address, mac(lan.b))
-    if not source:
-        return frame
-    at = arp.SENDER_AT if "." in address else arp.HEADER + 8
-    raw = socket.inet_pton(socket.AF_INET if "." in address else socket.AF_INET6, source)
-    return frame[:at] + raw + frame[at + len(raw) :]
-
-
 def claim(address: str, owner: str) -> bytes:
     return (arp.advertisement if ":" in address else arp.gratuitous)(address, owner)
 
@@ -92,7 +82,7 @@ def test_another_machine_resolves_the_address(
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with (
         answering(lan.a, (VIRTUAL6, "eth1")),
-        flooded(lan, question(lan, address, theirs), tmp_path / "log", change_macs),
+        flooded(lan, question(address, mac(lan.b), theirs), tmp_path / "log", change_macs),
         lan.a.socket(family, socket.SOCK_DGRAM) as receiver,
         lan.c.socket(family, socket.SOCK_DGRAM) as sender,
     ):
@@ -110,7 +100,7 @@ def test_another_machine_resolves_the_address(
 
 def test_a_duplicate_is_found(lan: Lan, tmp_path: Path) -> None:
     lan.c.sysctl({"net/ipv6/conf/all/accept_dad": "1", "net/ipv6/conf/eth1/accept_dad": "1"})
-    with answering(lan.a, (VIRTUAL6, "eth1")), flooded(lan, question(lan, VIRTUAL6), tmp_path / "log"):
+    with answering(lan.a, (VIRTUAL6, "eth1")), flooded(lan, question(VIRTUAL6, mac(lan.b)), tmp_path / "log"):
         try:
             lan.c.ip(f"address add {VIRTUAL6}/64 dev eth1")
             until(
@@ -127,7 +117,7 @@ def test_a_duplicate_is_found(lan: Lan, tmp_path: Path) -> None:
 def test_the_answers_are_bounded(lan: Lan, tmp_path: Path, change_macs: bool) -> None:
     with (
         answering(lan.a, (VIRTUAL6, "eth1")),
-        flooded(lan, question(lan, VIRTUAL6, "2001:db8::2"), tmp_path / "log", change_macs),
+        flooded(lan, question(VIRTUAL6, mac(lan.b), "2001:db8::2"), tmp_path / "log", change_macs),
     ):
         sent, received, began = count(lan.a, "tx"), count(lan.a, "rx"), time.monotonic_ns()
         until(lambda: count(lan.a, "rx") - received > 5 * FLOODED, "the flood goes on")
@@ -143,7 +133,7 @@ def test_a_claim_to_another_address_is_noticed(
     lan: Lan, tmp_path: Path, address: str, change_macs: bool, flood: str
 ) -> None:
     other, stranger = OTHER[address], "02:00:00:00:00:99"
-    flooder = claim(address, mac(lan.b)) if flood == "claims" else question(lan, address)
+    flooder = claim(address, mac(lan.b)) if flood == "claims" else question(address, mac(lan.b))
     noticed: list[str] = []
     with answering(lan.a, claimed=lambda address, mac, interface: noticed.append(address)) as announcer:
         lan.a.inside(lambda: announcer.watch([(address, "eth1"), (other, "eth1")]))
