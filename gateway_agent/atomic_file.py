@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def replace_file(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
-    """Replace ``path`` with ``content`` and permissions ``mode``, durably. Return True if it was replaced.
+    """Replace ``path`` with ``content`` and permissions ``mode``: all or nothing, also at a power cut.
 
-    ``before``: expected present content (text, UTF-8); if the file differs from it, nothing is written. If given, the
-    file keeps its owner. The draft has the suffix ``.draft``, so no runtime loads it as a configuration.
-    Raises OSError.
+    Return True if the file was replaced. ``before``: expected present content (text, UTF-8). If the file differs from
+    it, nothing is written; else the file keeps its owner. The draft has the suffix ``.draft``, so no runtime loads it
+    as a configuration. Raises OSError.
     """
     draft = path.with_name(f".{path.name}.draft")
     with contextlib.suppress(FileNotFoundError):
