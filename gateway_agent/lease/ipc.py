@@ -235,3 +235,4 @@ class KeeperState(msgspec.Struct, frozen=True):
     keys: OwnKeys | None = None
     """Told only to a connection that is new: the table has all nodes."""
     failures: tuple[KernelFailures, ...] = ()
+    """Of the virtual addresses that this node may serve."""

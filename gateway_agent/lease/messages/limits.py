@@ -61,7 +61,7 @@ class EpochLimit:
         self._confirmed_at: dict[str, int] = {}
 
     def forget(self, keep: Collection[str]) -> None:
-        """Drop all ids but these. Call it with the ids of which an epoch is known, or others hold back for ever."""
+        """Drop all other ids. ``keep``: all with a known epoch, which would count as confirmed for ever otherwise."""
         self._confirmed_at = {identity: at for identity, at in self._confirmed_at.items() if identity in keep}
 
     def refused(self, epochs: Mapping[str, int], highest: Mapping[str, int], now: int) -> str:

@@ -202,9 +202,9 @@ class Endpoint:
         self.keys = keys
         self.heard = KeysHeard()
         self._known: dict[str, _Acquaintance] = {}
-        self.peers = peers
         self._sessions = 0
         """The highest session with a node that was forgotten."""
+        self.peers = peers
         self._strangers_after = 0
         self.counters = Counter(dict.fromkeys(("accepted", *REJECTIONS), 0))
         self._counter = 0
