@@ -137,7 +137,7 @@ def test_what_runs_beside_the_chain_is_a_problem(node: Node, podman: Podman) -> 
     guest = podman.start("guest", BACKEND, "--network", "container:owner")
     on_host = podman.start("hosted", BACKEND, "--network", "host")
     nowhere = podman.start("nowhere", BACKEND, "--network", "none")
-    until(lambda: problems(node, "guest"), "status names the guest", LOOK)
+    until(lambda: problems(node, "guest") and problems(node, "hosted"), "status names both", LOOK)
     assert "it uses the network of container owner" in problems(node, "guest")[0]
     assert "it uses the node's network" in problems(node, "hosted")[0]
     assert node.agent.call("explain", pod="hosted", destination=OUTSIDE)["verdict"] == "direct"
