@@ -205,7 +205,9 @@ def _texts(items: Any) -> tuple[str, ...]:
 
 
 def _egress_ip(item: dict[str, Any]) -> PlanEgressIP:
-    egress: PlanEgressIP = _typed(PlanEgressIP(**{**item, "eligible": _texts(item["eligible"])}))
+    # A newer agent may say more than this program knows.
+    known = {each.name: item[each.name] for each in fields(PlanEgressIP) if each.name in item}
+    egress: PlanEgressIP = _typed(PlanEgressIP(**{**known, "eligible": _texts(item["eligible"])}))
     return egress
 
 

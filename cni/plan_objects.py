@@ -70,6 +70,14 @@ class PlanEgressIP:
     mode: str = "PrimaryIPFromEgressGatewayNodeInterface"
     sync: bool = False
     """``connectionSync``: those that can be master know each other's connections."""
+    routed: bool = False
+    """``spec.routing``: packets leave this node by what follows, and not by the main table."""
+    next_hop: str = ""
+    """Address of the router on the egress interface; empty if there is none now, or if ``table`` has it."""
+    on_link: str = ""
+    """Prefix that is reached on the egress interface without the router; empty: none."""
+    table: int = 0
+    """Number of another program's routing table; 0: none."""
 
     @property
     def device(self) -> str:

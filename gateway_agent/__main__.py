@@ -28,11 +28,12 @@ from .adapters.icmp_probe import UpstreamProbe
 from .adapters.kernel import Kernel
 from .adapters.lease_client_ipc import KeeperClient
 from .adapters.metrics_http import MetricsServer
+from .adapters.neighbour_probe import NeighbourProbe
 from .adapters.netns_lock import NamespaceLock
 from .adapters.node_interfaces import NodeInterfaces
 from .adapters.worker_threads import WorkerThreads
 from .agent.parts import build
-from .agent.ports import Ports
+from .agent.ports import Ports, Probe, ProbeTarget
 from .agent.service import Agent
 from .cni_install import plugin_report
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
@@ -132,16 +133,22 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
     return Ports(
         store=store,
         kernel=Kernel(),
-        interfaces=NodeInterfaces(),
+        interfaces=NodeInterfaces(config.run_dir),
         lease_daemon=KeeperClient(config.run_dir, await_daemon_s),
         cluster_key=KeyFiles(config.key_file, config.accept_key_files),
         engines=Engines(config.podman, config.containerd),
         threads=WorkerThreads(),
-        probe=lambda interface, changed: UpstreamProbe(
-            interface, config.upstream, config.health_interval, config.health_misses, changed
-        ),
+        probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
     )
+
+
+def _probe(config: AgentConfig, target: ProbeTarget, changed: Callable[[], None]) -> Probe:
+    """Return the probe of a target."""
+    interval, misses = config.health_interval, config.health_misses
+    if target.on_link:
+        return NeighbourProbe(target.interface, target.addresses, interval, misses, changed)
+    return UpstreamProbe(target.interface, target.addresses, interval, misses, changed, mark=target.mark)
 
 
 def _unreachable(run_dir: Path, server: RequestServer) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..kernel import ids
 from ..plan import Plan, PlanEgressIP, PlanNode
-from . import sync_device
+from . import own_routing, sync_device
 
 KEYWORDS = {4: "ip", 6: "ip6"}
 """Names of the IP header in nft, by IP version."""
@@ -141,6 +141,10 @@ class Marks:
         """Return the connection mark of what came out of a slot's tunnel."""
         return f"{self._layout.number(number) | self._layout.tunneled:#010x}"
 
+    def leaving(self, number: int) -> str:
+        """Of a packet that leaves by its gateway's own routing."""
+        return f"{self._layout.leaving(number):#010x}"
+
     def put(self, kind: str, value: str) -> str:
         """Return the statement that sets our bits to ``value``. ``kind``: ``meta`` (packet) or ``ct`` (connection)."""
         return f"{kind} mark set {kind} mark and {self.rest} or {value}"
@@ -157,10 +161,17 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
         "from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips}
     )
     slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.egress_ips}
+    slots |= {
+        marks.leaving(egress.slot): f"out_{egress.slot}"
+        for egress in plan.egress_ips
+        if own_routing.of(egress)
+    }
     yield dispatch("steered", f"meta mark and {marks.mask}", "mark", slots)
     for egress in plan.egress_ips:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
         yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
+        if own_routing.of(egress):
+            yield chain(f"exit_{egress.slot}", own_routing.exit_rules(egress))
 
 
 def _tunnel_forward() -> Iterator[str]:
@@ -182,26 +193,26 @@ def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str
     device, _ = way_out(egress)
     if device:
         taken_in = f"ct mark and {marks.mask} == {marks.of_tunneled(egress.slot)}"
-        yield f"ct direction original {taken_in} oifname {device} accept"
+        yield f"ct direction original {taken_in} oifname {device} {own_routing.verdict(egress)}"
     yield "counter drop"
 
 
 def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     """Yield the rules that accept a slot's packets by its tunnel; on the master, by the egress interface."""
-    exits: list[tuple[str, tuple[str, ...]]] = []
+    exits: list[tuple[str, tuple[str, ...], str]] = []
     if plan.me is not None:
-        exits.append((f'"{egress.device}"', inner_sources(plan.me, egress)))
+        exits.append((f'"{egress.device}"', inner_sources(plan.me, egress), "accept"))
     if plan.serves(egress) and way_out(egress)[0]:
         device, source = way_out(egress)
-        exits.append((device, (source,)))
+        exits.append((device, (source,), own_routing.verdict(egress)))
     opened_here = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
     daddr = f"{KEYWORDS[egress.family]} daddr"
-    for device, sources in exits:
+    for device, sources, verdict in exits:
         # A connection that began when the other exit was right keeps that source address.
         elsewhere = " ".join(f"ct reply {daddr} != {address_of(source, egress.family)}" for source in sources)
         begun = f"oifname {device} ct state established {elsewhere}"
         yield f"meta l4proto tcp {opened_here} {begun} counter reject with tcp reset"
-        yield f"{opened_here} oifname {device} accept"
+        yield f"{opened_here} oifname {device} {verdict}"
     yield "counter drop"
 
 
@@ -232,7 +243,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
     yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in plan.egress_ips:
-        yield chain(f"leave_{egress.slot}", _leave_slot(egress, me))
+        yield chain(f"leave_{egress.slot}", _leave_slot(egress, me, marks))
     # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again, and with any mark the
     # kernel looks up each packet's route. By its priority it is known as the kernel's own: see
     # :mod:`cni.datapath.tunnel_port_guard`.
@@ -247,7 +258,7 @@ def _leave(marks: Marks) -> Iterator[str]:
     yield f"oifname {TUNNELS} counter drop"
 
 
-def _leave_slot(egress: PlanEgressIP, me: PlanNode) -> Iterator[str]:
+def _leave_slot(egress: PlanEgressIP, me: PlanNode, marks: Marks) -> Iterator[str]:
     """Yield the check of a slot's sources, behind all source NAT.
 
     A connection that is older than the last change of master may have its old address.
@@ -257,5 +268,7 @@ def _leave_slot(egress: PlanEgressIP, me: PlanNode) -> Iterator[str]:
         yield f'oifname "{egress.device}" {saddr} {address_of(inner, egress.family)} goto encap'
     device, source = way_out(egress)
     if device:
-        yield f"oifname {device} {saddr} {source} accept"
+        # An interface may encapsulate, and an outer packet is routed by the inner one's mark.
+        clear = f"{marks.clear} " if own_routing.of(egress) else ""
+        yield f"oifname {device} {saddr} {source} {clear}{own_routing.verdict(egress)}"
     yield "counter drop"

@@ -7,16 +7,15 @@ from collections.abc import Iterator
 from ..kernel import ids
 from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from ..plan import Plan, PlanNode
-from . import hooks, lease_port_guard, source_guard, sync_device, tunnel_port_guard
+from . import hooks, lease_port_guard, own_routing, source_guard, sync_device, tunnel_port_guard
 from .nft_blocks import Marks, families, guards, leaving, peers, transaction
+from .own_routing import METRIC
 from .steering import bridge_chains, inet_chains
 
 __all__ = ["node_nft", "node_state"]
 
 MAX_ALIAS_BYTES = 255
 """The kernel keeps no more of an interface's alias."""
-METRIC = {4: 0, 6: 1024}
-"""Of a route by family; an IPv6 route without one gets this from the kernel."""
 
 
 def node_nft(plan: Plan) -> str:
@@ -53,8 +52,8 @@ def node_state(plan: Plan) -> KernelState:
         | frozenset([sync_device.address()] if synced else []),
         fdb=frozenset(_fdb(plan) if names else ()) | frozenset(sync_device.fdb(plan) if synced else ()),
         neighbours=frozenset(_neighbours(plan) if names else ()),
-        routes=frozenset(_routes(plan, bool(names))),
-        rules=frozenset(_rules(plan)),
+        routes=frozenset((*_routes(plan, bool(names)), *own_routing.routes(plan))),
+        rules=frozenset((*_rules(plan), *own_routing.rules(plan))),
     )
 
 
@@ -125,6 +124,8 @@ def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
             yield Route(family, table, "unreachable", metric=ids.UNREACHABLE_METRIC)
         # Packets of the other family find no route here.
         metric = METRIC[egress.family]
+        if plan.serves(egress) and own_routing.of(egress):
+            continue
         if plan.serves(egress):
             yield Route(egress.family, table, "throw", metric)
         elif tunnels and egress.master in reachable and egress.family in _carried(plan, egress.device):

@@ -12,6 +12,7 @@ from typing import Union
 
 from ..kernel import ids
 from ..plan import Plan, PlanEgressIP, PolicySet
+from . import own_routing
 from .nft_blocks import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping
 
 Verdicts = tuple[tuple[str, str], ...]
@@ -60,7 +61,7 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     yield dispatch("marked", f"meta mark and {marks.mask}", "mark", by_mark)
     yield from _sets(plan, marks)
     for egress in plan.egress_ips:
-        yield chain(f"steer_{egress.slot}", _steer_slot(egress, marks))
+        yield chain(f"steer_{egress.slot}", _steer_slot(plan, egress, marks))
     # Behind any other interface than a bridge the mark is not of our bridge table, but of another program.
     kinds = [f'meta iifkind "{kind}" goto marked' for kind in BRIDGE_KINDS]
     yield chain("maybe_marked", [*kinds, marks.clear, "goto unsteered"])
@@ -136,13 +137,14 @@ def _verdict(egress: PlanEgressIP, version: int) -> str:
     return "goto unsteered" if egress.direct and not served else f"goto steer_{egress.slot}"
 
 
-def _steer_slot(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+def _steer_slot(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     slot = marks.of(egress.slot)
     # A connection keeps the source address of its first packet: it cannot move to another path.
     yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto off_path"
     yield "ct state invalid,untracked goto off_path"
     yield marks.put("ct", slot)
-    yield marks.put("meta", slot)
+    leaves = plan.serves(egress) and own_routing.of(egress)
+    yield marks.put("meta", marks.leaving(egress.slot) if leaves else slot)
 
 
 def _off_path() -> Iterator[str]:

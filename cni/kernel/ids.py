@@ -31,8 +31,14 @@ FLOOD_MAC = "00:00:00:00:00:00"
 
 TABLE_BASE = 7000
 """Routing table of slot N is ``TABLE_BASE + N``; ``TABLE_BASE`` itself leads into ``egw-back``."""
+EXIT_TABLE_BASE = 2_000_000_000
+"""Routing table of what leaves this node by slot N is ``EXIT_TABLE_BASE + N``, if its gateway has its own routing."""
 RULE_PRIORITY_BASE = 900
 """``ip rule`` priority of slot N is ``RULE_PRIORITY_BASE + N``; after ``local``, before ``main``."""
+FOREIGN_TABLE_PRIORITY = 899
+"""``ip rule`` priority of the table of another program that a gateway names: before those of ours."""
+ANSWER_PRIORITY = 898
+"""``ip rule`` priority of what comes back by a gateway's own routing: before that of what leaves by it."""
 PROTOCOL = 233
 """Our own number in the ``protocol`` field of routes and rules (``/etc/iproute2/rt_protos`` leaves it free)."""
 ADDRESS_PROTOCOL = 233
@@ -81,6 +87,11 @@ IPV6_MIN_MTU = 1280
 def egress_id(gateway: str, address: str) -> str:
     """Return the identity of an egress IP: 16 hex digits of a hash. ``address`` is empty in basic mode."""
     return hashlib.sha256(f"{gateway}\0{address}".encode()).hexdigest()[:16]
+
+
+def is_own_table(table: int) -> bool:
+    """Return True if a routing table may be one of ours: slots are numbered up to some billion."""
+    return TABLE_BASE <= table < TABLE_BASE + 0x10000 or table >= EXIT_TABLE_BASE
 
 
 def vni(identity: str) -> int:
@@ -132,9 +143,9 @@ def inner(address: str, family: int, synced: bool = False) -> str:
 class MarkLayout:
     """How our bits of the packet mark and of the connection mark are used.
 
-    ``mask`` is one run of at least 4 set bits. Its highest bit says *came out of a tunnel* (connection mark
-    only); the others hold a number: a slot, a policy set (between the bridge and the inet table only), or
-    ``reply``.
+    ``mask`` is one run of at least 4 set bits. In a connection mark its highest bit says *came out of a tunnel*, in a
+    packet mark *leaves by its gateway's own routing*; the others hold a number: a slot, a policy set (between the
+    bridge and the inet table only), or ``reply``.
     """
 
     mask: int
@@ -169,6 +180,10 @@ class MarkLayout:
     def stale(self) -> int:
         """The connection came out of a tunnel and cannot go on with the address that it has: it is to be forgotten."""
         return self.tunneled | self.reply
+
+    def leaving(self, value: int) -> int:
+        """Return the mark of a packet out of slot ``value`` whose gateway has its own routing."""
+        return self.tunneled | self.number(value)
 
     def number(self, value: int) -> int:
         """Return the mark that carries ``value`` (1 to :attr:`numbers`). Raises :class:`ValueError` for another one."""

@@ -121,11 +121,22 @@ def _routes(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Route]:
     kinds = {number: kind for kind, number in ROUTE_KINDS.items()}
     for route in ipr.get_routes(family=FAMILIES[family], proto=ids.PROTOCOL):
         table = route.get_attr("RTA_TABLE") or route["table"]
-        if route["proto"] == ids.PROTOCOL and not route["dst_len"] and table >= ids.TABLE_BASE:
+        if route["proto"] == ids.PROTOCOL and table >= ids.TABLE_BASE:
             kind = kinds.get(route["type"], str(route["type"]))
-            device = names.get(route.get_attr("RTA_OIF"), "") if kind == "unicast" else ""
-            metric = route.get_attr("RTA_PRIORITY") or 0
-            yield Route(family, table, kind, metric, device, route.get_attr("RTA_GATEWAY") or "")
+            device = _name(route.get_attr("RTA_OIF"), names) if kind == "unicast" else ""
+            metric, via = route.get_attr("RTA_PRIORITY") or 0, route.get_attr("RTA_GATEWAY") or ""
+            destination = f"{route.get_attr('RTA_DST')}/{route['dst_len']}" if route["dst_len"] else ""
+            yield Route(family, table, kind, metric, device, via, destination)
+
+
+def _name(index: int | None, names: dict[int, str]) -> str:
+    """Return the name of an interface, which may be none of ours; empty if it is gone."""
+    if index is None or index in names:
+        return names.get(index or 0, "")
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return ""
 
 
 def _rules(ipr: Any, family: int) -> Iterator[Rule]:
@@ -137,6 +148,7 @@ def _rules(ipr: Any, family: int) -> Iterator[Rule]:
                 rule.get_attr("FRA_FWMARK") or 0,
                 rule.get_attr("FRA_FWMASK") or 0,
                 rule.get_attr("FRA_TABLE") or rule["table"],
+                rule.get_attr("FRA_IIFNAME") or "",
             )
 
 

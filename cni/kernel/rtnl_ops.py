@@ -89,7 +89,7 @@ def _route(command: str) -> Callable[[Any, Any], None]:
     def request(ipr: Any, item: Route) -> None:
         arguments: dict[str, Any] = {
             "family": FAMILIES[item.family],
-            "dst": "0.0.0.0/0" if item.family == 4 else "::/0",
+            "dst": item.destination or ("0.0.0.0/0" if item.family == 4 else "::/0"),
             "table": item.table,
             "type": item.kind,
             "proto": ids.PROTOCOL,
@@ -117,6 +117,7 @@ def _rule(command: str) -> Callable[[Any, Any], None]:
             fwmask=item.mask,
             table=item.table,
             protocol=ids.PROTOCOL,
+            **({"iifname": item.iif} if item.iif else {}),
         )
 
     return request

@@ -113,7 +113,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Route:
-    """A default route of one of our tables. ``kind``: ``unicast``, ``unreachable`` or ``throw``."""
+    """A route of one of our tables. ``kind``: ``unicast``, ``unreachable`` or ``throw``."""
 
     family: int
     """4 or 6."""
@@ -123,17 +123,19 @@ class Route:
     device: str = ""
     via: str = ""
     """A next hop that counts as on the link; empty: the destination is on the link."""
+    destination: str = ""
+    """Prefix in canonical form; empty: the default route."""
 
     @property
     def key(self) -> Key:
         """The identity of the object: two with one key are versions of it."""
-        return ("route", self.family, self.table, self.metric)
+        return ("route", self.family, self.table, self.destination, self.metric)
 
     def __str__(self) -> str:
         kind = "" if self.kind == "unicast" else f"{self.kind} "
         via = f" via {self.via}" if self.via else ""
         device = f" dev {self.device}" if self.device else ""
-        return f"IPv{self.family} route {kind}default{via}{device} table {self.table}"
+        return f"IPv{self.family} route {kind}{self.destination or 'default'}{via}{device} table {self.table}"
 
 
 @dataclass(frozen=True)
@@ -146,14 +148,16 @@ class Rule:
     mark: int
     mask: int
     table: int
+    iif: str = ""
+    """Only for packets that come by this interface; empty: for all."""
 
     @property
     def key(self) -> Key:
         """The identity of the object: two with one key are versions of it."""
-        return ("rule", self.family, self.priority, self.mark, self.mask, self.table)
+        return ("rule", self.family, self.priority, self.mark, self.mask, self.table, self.iif)
 
     def __str__(self) -> str:
-        mark = f"{self.mark:#x}/{self.mask:#x}"
+        mark = f"{self.mark:#x}/{self.mask:#x}" + (f" from {self.iif}" if self.iif else "")
         return f"IPv{self.family} rule {self.priority}: mark {mark} looks up table {self.table}"
 
 

@@ -1,6 +1,7 @@
 """Probe upstream addresses with ICMP echo requests through the egress interface.
 
-The socket is bound to the interface, so an answer proves that this path works, and no other.
+The socket is bound to the interface, and its packets have the mark of those that pods send there: so an answer says
+something about *that* path and no other.
 """
 
 from __future__ import annotations
@@ -12,17 +13,16 @@ import socket
 import struct
 from collections.abc import Callable
 
+from .probing import Probe
+
 SO_BINDTODEVICE = 25
 ECHO_REQUEST = 8
 ECHO_REPLY = 0
+IDENTIFIER = os.getpid() & 0xFFFF
 
 
-class UpstreamProbe:
-    """Sends an echo request to each address every ``interval`` seconds.
-
-    An address is silent after ``misses`` unanswered requests in a row. ``changed``: called when an address becomes
-    silent or answers again.
-    """
+class UpstreamProbe(Probe):
+    """Asks by ICMP echo, IPv4 only."""
 
     def __init__(
         self,
@@ -31,34 +31,12 @@ class UpstreamProbe:
         interval: float,
         misses: int,
         changed: Callable[[], None],
+        mark: int = 0,
     ) -> None:
-        self.interface = interface
-        self._missed = dict.fromkeys(addresses, 0)
-        self._interval = interval
-        self._misses = misses
-        self._changed = changed
-        self._identifier = os.getpid() & 0xFFFF
+        """``mark``: of the packets, so that they are routed as those of pods are; 0: none."""
+        super().__init__(interface, addresses, interval, misses, changed)
+        self._mark = mark
         self._sequence = 0
-
-    @property
-    def silent(self) -> tuple[str, ...]:
-        """Return the addresses that do not answer."""
-        return tuple(address for address, missed in self._missed.items() if missed >= self._misses)
-
-    async def run(self) -> None:
-        """Probe until cancelled. A missing interface counts as an unanswered request."""
-        loop = asyncio.get_running_loop()
-        while True:
-            before = self.silent
-            deadline = loop.time() + self._interval
-            answered: set[str] = set()
-            with contextlib.suppress(OSError):
-                await self._round(answered, deadline)
-            for address in self._missed:
-                self._missed[address] = 0 if address in answered else self._missed[address] + 1
-            if self.silent != before:
-                self._changed()
-            await asyncio.sleep(max(0.0, deadline - loop.time()))
 
     async def _round(self, answered: set[str], deadline: float) -> None:
         loop = asyncio.get_running_loop()
@@ -66,14 +44,15 @@ class UpstreamProbe:
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw:
             raw.setblocking(False)
             raw.setsockopt(socket.SOL_SOCKET, SO_BINDTODEVICE, self.interface.encode() + b"\0")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, self._mark)
             for address in self._missed:
                 with contextlib.suppress(OSError):
-                    raw.sendto(echo_request(self._identifier, self._sequence), (address, 0))
+                    raw.sendto(echo_request(IDENTIFIER, self._sequence), (address, 0))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     while answered != set(self._missed):
                         packet, (source, _) = await loop.sock_recvfrom(raw, 2048)
-                        if source in self._missed and is_echo_reply(packet, self._identifier, self._sequence):
+                        if source in self._missed and is_echo_reply(packet, IDENTIFIER, self._sequence):
                             answered.add(source)
 
 

@@ -67,6 +67,8 @@ def read(
             forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
             forwarding6=forwarding6,
             source_check=source_check,
+            rp_filter=max(source_check, int(_sysctl(f"ipv4/conf/{name}/rp_filter") or 0)),
+            src_valid_mark=any(_sysctl(f"ipv4/conf/{each}/src_valid_mark") == "1" for each in ("all", name)),
             default_route=frozenset(
                 v for v, default in leading.items() if default and default.interface == name
             ),

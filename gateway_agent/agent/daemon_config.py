@@ -7,10 +7,10 @@ from cni.plan import Plan, PlanEgressIP
 from ..manifests.model import Inventory
 from ..policy import readiness, underlay
 from .conntrack_sync import ConntrackSync
+from .exit_checks import ExitChecks
 from .lease_client import LeaseClient
 from .planning import Planning
 from .pods import Pods
-from .probes import UpstreamProbes
 from .state import NodeState
 
 
@@ -24,14 +24,14 @@ class DaemonConfig:
         planning: Planning,
         leases: LeaseClient,
         connection_sync: ConntrackSync,
-        probes: UpstreamProbes,
+        exits: ExitChecks,
     ) -> None:
         self._state = state
         self._pods = pods
         self._planning = planning
         self._leases = leases
         self._connection_sync = connection_sync
-        self._probes = probes
+        self._exits = exits
         self._carried: frozenset[str] = frozenset()
         """By which egress IPs pods went when the configuration was sent last."""
 
@@ -59,11 +59,6 @@ class DaemonConfig:
         if self._pods.carried() != self._carried:
             self.send()
 
-    def follow_probes(self) -> None:
-        """Probe by each egress interface of the plan."""
-        egress_ips = self._state.plan.egress_ips if self._state.plan else ()
-        self._probes.follow({egress.interface for egress in egress_ips if egress.interface}, self.send)
-
     def _unready(self, plan: Plan, inventory: Inventory) -> dict[str, str]:
         """Return for each egress IP that this node is eligible for why it is not ready; an empty text if it is."""
         gateways = {gateway.name: gateway for gateway in inventory.gateways}
@@ -73,9 +68,17 @@ class DaemonConfig:
             if plan.node in egress.eligible:
                 gateway = gateways.get(egress.gateway)
                 interface = gateway.interface if gateway and gateway.interface else egress.interface
-                silent = self._probes.silent(interface)
-                named = gateway.interfaces if gateway else ()
-                unready = readiness.unready(egress, interface, self._state.facts, silent, named, chosen)
+                unready = readiness.unready(
+                    egress,
+                    interface,
+                    self._state.facts,
+                    self._exits.silent_upstream(plan, egress),
+                    gateway.interfaces if gateway else (),
+                    chosen,
+                    self._exits.silent_hops(plan, egress),
+                    self._exits.path(egress),
+                    gateway.routing if gateway else None,
+                )
                 if not unready and self._leases.state is not None:
                     unready = self._leases.state.unfit
                 if not unready and not self._is_applied(egress):

@@ -16,6 +16,7 @@ from .conntrack_sync import ConntrackSync
 from .containers import Containers
 from .control import Control
 from .daemon_config import DaemonConfig
+from .exit_checks import ExitChecks
 from .lease_client import LeaseClient
 from .node_kernel import NodeKernel
 from .objects import KnownObjects
@@ -25,7 +26,6 @@ from .planning import Planning
 from .pod_rounds import PodRounds
 from .pods import Pods
 from .ports import Ports
-from .probes import UpstreamProbes
 from .problems import Problems
 from .reconciler import Reconciler
 from .requests import Requests
@@ -78,13 +78,13 @@ def build(
     leases = LeaseClient(config, ports.lease_daemon, request)
     planning = Planning(config, state, ports.interfaces, kernel, ports.threads, leases, pods)
     sync = ConntrackSync(config.run_dir, ports.connection_sync(request), request)
-    probes = UpstreamProbes(ports.probe if config.upstream else None)
-    daemon_config = DaemonConfig(state, pods, planning, leases, sync, probes)
+    exits = ExitChecks(ports.probe, config.upstream, ports.interfaces, ports.threads)
+    daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits)
     node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel)
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
         config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, plan_file,
-        daemon_config, leases, node_kernel, ports.threads, connections, sync, request,
+        daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, request,
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)

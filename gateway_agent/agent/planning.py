@@ -115,13 +115,18 @@ class Planning:
             known = node_addresses.own_only(inventory, masters, plan)
             mtu = self._config.tunnel_mtu or self._tunnel_mtu(known.nodes, plan, facts)
             return planner.build(
-                known, self._settings(mtu), facts, masters, plan, pods(known),
+                known, self._settings(mtu, known), facts, masters, plan, pods(known),
                 isolated=isolated, pod_interfaces=pod_interfaces, shown=shown,
             )  # fmt: skip
 
         return attempt
 
-    def _settings(self, mtu: int) -> planner.Settings:
+    def never_sent(self, inventory: Inventory) -> Collection[str]:
+        """Return the prefixes that go to no gateway."""
+        return planner.never_sent(self.known(inventory), self._config.cluster_cidrs)
+
+    def _settings(self, mtu: int, inventory: Inventory) -> planner.Settings:
+        by_name = any(each.routing and each.routing.table_name for each in inventory.gateways)
         return planner.Settings(
             node=self._config.node_name,
             mask=self._config.mark_mask,
@@ -129,6 +134,7 @@ class Planning:
             cluster_port=self._config.cluster_port,
             mtu=mtu,
             cluster_cidrs=self._config.cluster_cidrs,
+            tables=self._interfaces.table_names() if by_name else {},
         )
 
     def _tunnel_mtu(

@@ -19,6 +19,7 @@ from ..container_engines.documents import Container, Listing
 from ..lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from ..manifests.model import Problem
 from ..manifests.store import Store
+from ..policy.exit_paths import Found, Lookup
 from ..policy.readiness import InterfaceFacts
 from ..policy.sync_groups import SyncState
 
@@ -95,6 +96,18 @@ class Interfaces(Protocol):
     def is_local(self, address: str) -> bool:
         """Return True if an interface of this machine has the address."""
 
+    def look_up(self, lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
+        """Return how the kernel would route such packets, as far as it answers. Blocks: one question for each."""
+
+    def table_names(self) -> dict[str, int]:
+        """Return the numbers of the node's routing tables by name. Blocks: it reads files."""
+
+    def check_by_mark(self, names: Collection[str]) -> bool:
+        """Have sources checked by packet mark on these interfaces, and on no others because of us. Blocks.
+
+        Return True if a setting has changed. Raises OSError if the run directory takes no record of it.
+        """
+
 
 class LeaseDaemon(Protocol):
     """The lease daemon of this node, which outlives the agent."""
@@ -126,8 +139,20 @@ class ClusterKey(Protocol):
         """Return the faults of the key file and of those that are accepted beside it."""
 
 
+@dataclass(frozen=True)
+class ProbeTarget:
+    """What a probe asks."""
+
+    interface: str
+    addresses: tuple[str, ...]
+    mark: int = 0
+    """Of the packets; 0: none."""
+    on_link: bool = False
+    """True: ask on the link who has each address; False: send echo requests."""
+
+
 class Probe(Protocol):
-    """Asks the upstream addresses of the configuration by one interface."""
+    """Asks addresses again and again whether they answer."""
 
     @property
     def silent(self) -> tuple[str, ...]:
@@ -184,7 +209,7 @@ class Ports:
     cluster_key: ClusterKey
     engines: Engines
     threads: Threads
-    probe: Callable[[str, Callable[[], None]], Probe]
-    """Makes the probe of an interface; the callback is called if an address falls silent or answers again."""
+    probe: Callable[[ProbeTarget, Callable[[], None]], Probe]
+    """Makes a probe; the callback is called if an address falls silent or answers again."""
     connection_sync: Callable[[Callable[[], None]], ConnectionSync]
     """Makes the processes' supervisor; the callback is called with each change of a state."""

@@ -19,6 +19,7 @@ from .adoption import Adoption
 from .conntrack_gc import ConntrackCollector
 from .conntrack_sync import ConntrackSync
 from .daemon_config import DaemonConfig
+from .exit_checks import ExitChecks
 from .lease_client import LeaseClient
 from .node_kernel import NodeKernel
 from .plan_file import PlanFile
@@ -53,6 +54,7 @@ class RoundSteps:
     threads: Threads
     connections: ConntrackCollector
     connection_sync: ConntrackSync
+    exits: ExitChecks
     request: Callable[[], None]
     """Asks for another round."""
 
@@ -69,6 +71,7 @@ class RoundSteps:
             ("tag the interfaces of pods", self._retag),
             ("drop the policy sets that no tag needs", self._drop_unused_sets),
             ("follow up with probes and conntrackd", self._follow_up),
+            ("look if packets would get out", self._check_exits),
         )
 
     async def _make_key(self, work: Round) -> None:
@@ -133,8 +136,18 @@ class RoundSteps:
             await self.kernel.drop_unused_sets(plan, self.planning.fence_devices(plan))
 
     async def _follow_up(self, work: Round) -> None:
-        self.daemon_config.follow_probes()
+        self.exits.follow(_plan(work), self.daemon_config.send)
         self.connection_sync.follow(_plan(work))
+
+    async def _check_exits(self, work: Round) -> None:
+        """Look after the kernel has followed the plan: it answers by the routes that packets find."""
+        plan = _plan(work)
+        if await self.exits.check_answers(plan, self.state.facts):
+            # The facts of the interfaces are older than that.
+            self.request()
+        await self.exits.look_up(
+            plan, self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
+        )
 
 
 def _plan(work: Round) -> Plan:

@@ -20,6 +20,7 @@ from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 from cni.kernel.state import KernelState
 
+from ..adapters.borrowed_settings import BorrowedSettings
 from ..adapters.netns_lock import NamespaceLock
 from ..lease.ipc import LOCK as KEEPER_LOCK
 from ..lease_daemon.vip_addresses import Addresses
@@ -48,6 +49,8 @@ def clean(run_dir: Path) -> Iterator[str]:
     with _stopped(run_dir):
         yield from _remove(run_dir, PLAN)
         yield from _kernel()
+        if BorrowedSettings(run_dir).follow(()):
+            yield "put settings of other interfaces back"
         for name in FILES:
             yield from _remove(run_dir, name)
 

@@ -6,8 +6,9 @@ Every node that can be master has them, so that a takeover changes none of them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from cni.datapath import own_routing
 from cni.datapath.nft_blocks import (
     CONFIRMED,
     KEYWORDS,
@@ -48,7 +49,10 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     )
     # Behind the node's own steering, which clears the mark of every answer.
     passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
-    ingress = [answer, *passing, f"iifname {TUNNELS} goto from_tunnel"]
+    routed = [egress for egress in ready if own_routing.of(egress)]
+    back = [f"ct direction reply ct mark and {marks.mask} != 0 jump routed_answer"] if routed else []
+    yield chain("routed_answer", _routed_answers(routed, marks))
+    ingress = [answer, *back, *passing, f"iifname {TUNNELS} goto from_tunnel"]
     yield chain("ingress", ingress, "filter hook prerouting priority dstnat + 20")
     # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
     yield chain("inbound", _inbound(ready), "filter hook prerouting priority mangle")
@@ -58,9 +62,25 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     for egress in ready:
         yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
-    yield chain("local_reply", [answer], "route hook output priority mangle")
+    yield chain("local_reply", [answer, *_errors(ready, marks)], "route hook output priority mangle")
     yield from tcp_pickup.chains(ready)
     yield chain("nat", _nat(ready, marks), "nat hook postrouting priority srcnat - 10")
+
+
+def _routed_answers(routed: Iterable[PlanEgressIP], marks: Marks) -> Iterator[str]:
+    """Yield the rules for answers to a gateway with its own routing: see :mod:`cni.datapath.own_routing`."""
+    for egress in routed:
+        by = f"iifname {way_out(egress)[0]} ct mark and {marks.mask} =="
+        leaving, here = marks.leaving(egress.slot), marks.of(egress.slot)
+        yield f"{by} {leaving} {marks.put('meta', leaving)} return"
+        yield f"{by} {here} {marks.put('meta', here)} return"
+
+
+def _errors(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
+    """Yield the rules for errors (ICMP) that this node sends to the outside: they go where its packets go."""
+    for egress in filter(own_routing.of, ready):
+        of_it = f"ct mark and {marks.numbers} == {marks.of(egress.slot)}"
+        yield f"ct direction original ct state related {of_it} {marks.put('meta', marks.leaving(egress.slot))}"
 
 
 def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
@@ -93,6 +113,8 @@ def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str
     elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {way_out(egress)[1]} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.put("ct", marks.of_tunneled(egress.slot))
+    if own_routing.of(egress):
+        yield marks.put("meta", marks.leaving(egress.slot))
 
 
 def _stale(marks: Marks) -> Iterator[str]:

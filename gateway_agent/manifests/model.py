@@ -42,6 +42,22 @@ class Problem:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """By which router packets leave by a gateway's addresses, in place of the node's main table."""
+
+    next_hops: tuple[str, ...] = ()
+    """At most one for each family; on the egress interface."""
+    length: int = 0
+    """Of the IPv4 prefix around the next hop that is on-link; 0: nothing is."""
+    length6: int = 0
+    """The same of IPv6."""
+    table: int = 0
+    """A routing table of somebody else, in place of all that; 0: none."""
+    table_name: str = ""
+    """The same by the name that a node has for it (Deckhouse's ``routingTableName``)."""
+
+
+@dataclass(frozen=True)
 class Gateway:
     """An ``EgressGateway``."""
 
@@ -59,6 +75,8 @@ class Gateway:
     failback: Literal["Never", "Automatic"] = "Never"
     connection_sync: bool = False
     source: str = ""
+    routing: Routing | None = None
+    """None: the node's main table decides."""
 
 
 @dataclass(frozen=True)

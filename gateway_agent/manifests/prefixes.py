@@ -81,6 +81,18 @@ def host(text: str) -> str:
     return f"{text}/{WIDTH[number(text)[0]]}"
 
 
+def text(family: Family, number: int) -> str:
+    """Return the address with this number, in canonical form."""
+    return str(netaddr.IPAddress(number, family))
+
+
+def around(address_text: str, length: int) -> str:
+    """Return the prefix of this length that holds an address, in canonical form."""
+    network = netaddr.IPNetwork(address_text)
+    network.prefixlen = length
+    return str(network.cidr)
+
+
 def complement(family: Family, texts: Iterable[str]) -> list[str]:
     """Return the fewest prefixes that contain all addresses of a family except those in ``texts``, ascending."""
     found: list[str] = []

@@ -14,6 +14,7 @@ from cni.plan import Requirement, Selector
 from . import prefixes, selectors
 from .fields import Fields, Report, kind_of
 from .model import BASIC, DRAIN, SHUTTING_DOWN, VIRTUAL_IP, Gateway, Node, Policy
+from .routing import routing
 
 # dev_valid_name() in the kernel: at most 15 bytes, no '/', ':' or white space, neither '.' nor '..'.
 _INTERFACE = re.compile(r"(?!\.{1,2}$)[^\s/:]+")
@@ -78,8 +79,10 @@ def gateway(name: str, spec: Fields) -> Gateway:
         source=spec.report.source,
     )
     source_ip = spec.fields("sourceIP", required=True)
+    shown, table_name = _with_source(parsed, source_ip) if source_ip else (parsed, "")
+    shown = replace(shown, routing=routing(spec, shown.addresses, table_name))
     spec.end()
-    return _with_source(parsed, source_ip) if source_ip else parsed
+    return shown
 
 
 def _node_selector(spec: Fields) -> tuple[Requirement, ...]:
@@ -93,8 +96,8 @@ def _node_selector(spec: Fields) -> tuple[Requirement, ...]:
     return found
 
 
-def _with_source(parsed: Gateway, source_ip: Fields) -> Gateway:
-    """Return the gateway with the mode and addresses of ``spec.sourceIP``."""
+def _with_source(parsed: Gateway, source_ip: Fields) -> tuple[Gateway, str]:
+    """Return the gateway with what ``spec.sourceIP`` says, and Deckhouse's ``routingTableName`` if it is given."""
     mode = source_ip.choice("mode", tuple(_SOURCES), required=True)
     for other, name in _SOURCES.items():
         if mode and other != mode and source_ip.raw(name) is not None:
@@ -102,16 +105,16 @@ def _with_source(parsed: Gateway, source_ip: Fields) -> Gateway:
     own = source_ip.fields(_SOURCES[mode], required=True) if mode else None
     source_ip.end(besides=_SOURCES.values())
     if own is None:
-        return parsed
+        return parsed, ""
     if mode == BASIC:
         interface = own.text("interfaceName", required=True, hint="as eth1")
         _check_interface(own.at("interfaceName"), interface, own.report)
         own.end()
-        return replace(parsed, mode=mode, interface=interface)
+        return replace(parsed, mode=mode, interface=interface), ""
     return _with_addresses(replace(parsed, mode=mode), own)
 
 
-def _with_addresses(parsed: Gateway, own: Fields) -> Gateway:
+def _with_addresses(parsed: Gateway, own: Fields) -> tuple[Gateway, str]:
     single, several = own.raw("ip"), own.raw("ips")
     if (single is None) == (several is None):
         own.add("ip", "is required" if single is None else "is given beside ips", "either ip or ips")
@@ -124,10 +127,9 @@ def _with_addresses(parsed: Gateway, own: Fields) -> Gateway:
     for path, interface in own.texts("interfaces"):
         _check_interface(path, interface, own.report)
         interfaces.append(interface)
-    # Deckhouse: name of a routing table for the address. Our data path needs none, so the field is ignored.
-    own.raw("routingTableName")
+    table_name = own.text("routingTableName")
     own.end()
-    return replace(parsed, addresses=tuple(addresses), interfaces=tuple(interfaces))
+    return replace(parsed, addresses=tuple(addresses), interfaces=tuple(interfaces)), table_name
 
 
 def policy(name: str, metadata: Fields, spec: Fields) -> Policy:

@@ -13,8 +13,8 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, matches
 
 from ..manifests import prefixes
-from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem
-from . import precedence
+from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem, Routing
+from . import precedence, readiness
 from .readiness import InterfaceFacts
 
 SELECTOR = "spec.nodeSelector"
@@ -81,18 +81,50 @@ def with_source(
     gateways: Iterable[Gateway],
     facts: Mapping[str, InterfaceFacts],
     pod_interfaces: Collection[str],
+    tables: Mapping[str, int],
 ) -> PlanEgressIP:
-    """Return the egress IP with its interface and source address, if the node ``here`` is eligible or the master."""
+    """Return the egress IP with its interface and source address, if the node ``here`` is eligible or the master.
+
+    ``tables``: numbers of this node's routing tables by name.
+    """
     gateway = next((gateway for gateway in gateways if gateway.name == egress.gateway), None)
     if gateway is None or here not in (*egress.eligible, egress.master):
         return egress
     if gateway.mode == BASIC:
         known = facts.get(gateway.interface)
-        return replace(egress, interface=gateway.interface, source=known.address if known else "")
-    interface = interface_for(egress.address, gateway.interfaces, facts, pod_interfaces)
-    if egress.family == 6:
-        return replace(egress, interface=interface, source6=egress.address)
-    return replace(egress, interface=interface, source=egress.address)
+        shown = replace(egress, interface=gateway.interface, source=known.address if known else "")
+    else:
+        interface = interface_for(egress.address, gateway.interfaces, facts, pod_interfaces)
+        shown = replace(egress, interface=interface)
+        shown = (
+            replace(shown, source6=egress.address)
+            if egress.family == 6
+            else replace(shown, source=egress.address)
+        )
+    return _with_routing(shown, gateway.routing, facts, tables) if gateway.routing else shown
+
+
+def _with_routing(
+    egress: PlanEgressIP, routing: Routing, facts: Mapping[str, InterfaceFacts], tables: Mapping[str, int]
+) -> PlanEgressIP:
+    """Return the egress IP with the gateway's own routing, as far as the kernel can have it now.
+
+    The kernel refuses a route by an interface that is down, and one by an address of this node.
+    """
+    known = facts.get(egress.interface)
+    table = tables.get(routing.table_name, 0) if routing.table_name else routing.table
+    hop = routing_hop(routing, egress.family)
+    own = {readiness.bare(address) for fact in facts.values() for address in fact.addresses}
+    length = routing.length6 if egress.family == 6 else routing.length
+    if known is None or not known.up or (egress.family == 6 and not known.ipv6) or hop in own:
+        hop = ""
+    on_link = prefixes.around(hop, length) if hop and length else ""
+    return replace(egress, routed=True, next_hop=hop, on_link=on_link, table=table)
+
+
+def routing_hop(routing: Routing, family: int) -> str:
+    """Return the next hop for packets of this family; empty if a table has it."""
+    return next((hop for hop in routing.next_hops if prefixes.number(hop)[0] == family), "")
 
 
 def interface_for(

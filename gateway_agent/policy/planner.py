@@ -7,7 +7,7 @@ selects are dropped and do not leave by another address.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations, islice, product
 
@@ -37,6 +37,8 @@ class Settings:
     cluster_cidrs: tuple[str, ...] = ()
     cluster_port: int = 0
     """UDP port of the lease daemons; 0: it is not guarded."""
+    tables: Mapping[str, int] = field(default_factory=dict)
+    """Numbers of this node's routing tables by name."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def build(
         for egress in _with_slots(found, plan, before, problems)
     )
     placed = (
-        egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces) for egress in led
+        egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables)
+        for egress in led
     )
     plan = replace(plan, egress_ips=tuple(placed))
     plan = replace(

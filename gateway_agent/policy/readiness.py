@@ -9,7 +9,7 @@ from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
 from ..manifests import prefixes
-from ..manifests.model import BASIC
+from ..manifests.model import BASIC, Routing
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,10 @@ class InterfaceFacts:
     hooks of IP (``bridge-nf-call-iptables``)."""
     source_check: int = 0
     """``net.ipv4.conf.all.rp_filter``. The kernel uses the larger of this and the interface's own value."""
+    rp_filter: int = 0
+    """``rp_filter`` as it counts for this interface: the larger of ``all`` and its own."""
+    src_valid_mark: bool = False
+    """``src_valid_mark`` is on, here or for all: a source is checked by the route of the packet's mark."""
     foreign: frozenset[str] = frozenset()
     """Virtual addresses that another program has configured on it."""
     arp_ignore: int = 0
@@ -70,12 +74,17 @@ def unready(
     silent_upstream: Sequence[str] = (),
     named: Sequence[str] = (),
     underlay: int = 4,
+    silent_hops: Sequence[str] = (),
+    path: str = "",
+    routing: Routing | None = None,
 ) -> str:
     """Return the reason why this node cannot be master of ``egress``; empty if it can.
 
     ``interface``: in basic mode the interface that the gateway names, in virtual-IP mode the chosen one; empty if there
     is none. ``silent_upstream``: upstream addresses that do not answer. ``named``: interfaces that the gateway allows
     in virtual-IP mode. ``underlay``: family of the tunnels' outer packets, 4 or 6.
+    ``silent_hops``: next hops that do not answer. ``path``: why packets would not leave by the interface, or empty.
+    ``routing``: the gateway's own, if it has one.
     """
     if not interface and egress.mode != BASIC:
         return _nowhere(egress, named)
@@ -98,9 +107,47 @@ def unready(
         return f"interface {interface} does not forward: sysctl -w net.ipv4.ip_forward=1"
     if egress.family == 4 and not takes_ipv4(facts, underlay == 6 or egress.sync):
         return UNROUTED
+    if (
+        reason := _refused_answers(egress, interface, known)
+        or _no_next_hop(egress, interface, routing)
+        or path
+    ):
+        return reason
+    if silent_hops:
+        return f"next hop {', '.join(silent_hops)} does not answer on {interface}"
     if silent_upstream:
         return f"upstream {', '.join(silent_upstream)} does not answer"
     return ""
+
+
+STRICT = 1
+"""Of ``rp_filter``: an answer is taken only by the interface that the route to its source leads out by."""
+
+
+def _refused_answers(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
+    """Say why the kernel drops the answers from outside as they come in; empty if it takes them.
+
+    Answers have the mark that leads them into a tunnel, so with ``src_valid_mark`` a strict filter drops them all. With
+    the gateway's own routing that mark leads back to the interface, and without ``src_valid_mark`` the main table says.
+    """
+    if egress.family != 4:
+        return ""
+    drops, setting = f"interface {interface} drops answers", f"sysctl -w net.ipv4.conf.{interface}"
+    if egress.routed and known.rp_filter and not known.src_valid_mark:
+        return f"{drops}, rp_filter is on and src_valid_mark is off: {setting}.src_valid_mark=1"
+    if not egress.routed and known.rp_filter == STRICT and known.src_valid_mark:
+        return f"{drops}, rp_filter is 1 and src_valid_mark is on: {setting}.rp_filter=2"
+    return ""
+
+
+def _no_next_hop(egress: PlanEgressIP, interface: str, routing: Routing | None) -> str:
+    """Say why the gateway's own next hop cannot be used; empty if it can, or if a table or the main table has it."""
+    if not egress.routed or egress.table or egress.next_hop:
+        return ""
+    if routing and routing.table_name:
+        hint = "give it a number in /etc/iproute2/rt_tables, or use spec.routing.table"
+        return f"this node has no routing table named {routing.table_name!r}: {hint}"
+    return f"the next hop of spec.routing is an address of this node or cannot be reached on {interface}"
 
 
 UNROUTED = (

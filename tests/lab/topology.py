@@ -139,9 +139,31 @@ def separate(workers: int = 2, gateways: int = 3) -> Topology:
     return Topology(hosts=(*router, *nodes), egress_interface="eth1")
 
 
+def two_routers(workers: int = 1, gateways: int = 3) -> Topology:
+    """As :func:`separate`, but the egress network has a router of its own, and the nodes' default route is the other's.
+
+    Behind both there is a service with the same address: ``outside`` behind the nodes' router, ``beyond`` behind that
+    of the egress network.
+    """
+    machines = separate(workers, gateways)
+    nodes = (replace(host, gateway="10.0.0.1") for host in machines.nodes)
+    border = Host(
+        "border",
+        (Interface("eth0", "egress", "172.16.0.1/24"), Interface("eth9", "beyond", "203.0.113.1/24")),
+        forwards=True,
+    )
+    beyond = Host("beyond", (Interface("eth0", "beyond", f"{OUTSIDE}/24"),), "203.0.113.1")
+    router = _outside(Interface("eth0", "nodes", "10.0.0.1/24"))
+    return replace(machines, hosts=(*router, border, beyond, *nodes))
+
+
 def dual_stack(workers: int = 1, gateways: int = 3) -> Topology:
     """As :func:`separate`, and every address has an IPv6 one beside it: :func:`beside`."""
-    machines = separate(workers, gateways)
+    return dual_stack_of(separate(workers, gateways))
+
+
+def dual_stack_of(machines: Topology) -> Topology:
+    """Return a lab with an IPv6 address beside every IPv4 one: :func:`beside`."""
     return replace(machines, hosts=tuple(map(_dual_stack, machines.hosts)))
 
 

@@ -15,9 +15,12 @@ from .constants import (
     RT_TABLE_MAIN,
     RTA_DST,
     RTA_GATEWAY,
+    RTA_IIF,
+    RTA_MARK,
     RTA_MULTIPATH,
     RTA_OIF,
     RTA_PRIORITY,
+    RTA_SRC,
     RTA_TABLE,
     RTM_GETROUTE,
     RTN_UNICAST,
@@ -69,6 +72,25 @@ def lookup(kernel: Socket, destination: str, out_index: int = 0) -> dict[int, by
     body = RTMSG.pack(RouteHeader(family, 8 * len(raw)), attribute(RTA_DST, raw))
     if out_index:
         body += attribute(RTA_OIF, struct.pack("=i", out_index))
+    return RTMSG.attributes(kernel.request(RTM_GETROUTE, 0, body))
+
+
+def lookup_forwarded(
+    kernel: Socket, destination: str, source: str, in_index: int, mark: int
+) -> dict[int, bytes]:
+    """Return the attributes of the route of a packet that comes by the interface with this number, with this mark.
+
+    Raises OSError if there is no route, or if the kernel would not take the packet from there.
+    """
+    family = FAMILIES[6 if ":" in destination else 4]
+    to, by = socket.inet_pton(family, destination), socket.inet_pton(family, source)
+    body = RTMSG.pack(
+        RouteHeader(family, 8 * len(to), 8 * len(by)),
+        attribute(RTA_DST, to),
+        attribute(RTA_SRC, by),
+        attribute(RTA_IIF, struct.pack("=i", in_index)),
+        attribute(RTA_MARK, struct.pack("=I", mark)),
+    )
     return RTMSG.attributes(kernel.request(RTM_GETROUTE, 0, body))
 
 

@@ -83,6 +83,10 @@ def _broken(schema: Schema, value: Any) -> Iterator[str]:
         yield f"Unsupported value: {value!r}: supported values: {schema['enum']}"
     if "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"should match {schema['pattern']!r}"
+    if "minimum" in schema and value < schema["minimum"]:
+        yield f"should be greater than or equal to {schema['minimum']}"
+    if "maximum" in schema and value > schema["maximum"]:
+        yield f"should be less than or equal to {schema['maximum']}"
     for low, high in (
         ("minLength", "maxLength"),
         ("minItems", "maxItems"),

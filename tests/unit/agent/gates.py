@@ -16,11 +16,12 @@ from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
 from gateway_agent.adapters.kernel import texts
-from gateway_agent.agent.ports import Ports
+from gateway_agent.agent.ports import Ports, ProbeTarget
 from gateway_agent.container_engines.documents import Container, Listing
 from gateway_agent.lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from gateway_agent.manifests.model import Inventory, Problem
 from gateway_agent.manifests.store import Store
+from gateway_agent.policy.exit_paths import Found, Lookup
 from gateway_agent.policy.readiness import InterfaceFacts
 from gateway_agent.policy.sync_groups import SyncState
 
@@ -177,6 +178,10 @@ class FakeInterfaces:
 
     facts: dict[str, InterfaceFacts] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
+    routes: dict[str, Found] = field(default_factory=dict)
+    """By destination; without any the kernel does not answer."""
+    checked: set[str] = field(default_factory=set)
+    """Interfaces whose sources are checked by mark."""
 
     def read(
         self, virtual: Collection[str], without: Collection[str], nodes: Iterable[str]
@@ -189,6 +194,16 @@ class FakeInterfaces:
 
     def is_local(self, address: str) -> bool:
         return True
+
+    def look_up(self, lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
+        return {each: self.routes[each.destination] for each in lookups if each.destination in self.routes}
+
+    def table_names(self) -> dict[str, int]:
+        return {"external": 500}
+
+    def check_by_mark(self, names: Collection[str]) -> bool:
+        changed, self.checked = self.checked != set(names), set(names)
+        return changed
 
 
 @dataclass
@@ -247,9 +262,9 @@ class FakeSync:
 
 @dataclass
 class FakeProbe:
-    """An upstream probe that a test decides."""
+    """A probe whose answers a test decides."""
 
-    interface: str
+    target: ProbeTarget
     changed: Callable[[], None]
     silent: tuple[str, ...] = ()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
 from gateway_agent.agent import reconciler
+from gateway_agent.agent.ports import ProbeTarget
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import Inventory
 from gateway_agent.manifests.store import NotKnown
+from gateway_agent.policy.exit_paths import Found
 from gateway_agent.policy.readiness import InterfaceFacts
 
 from ..policy.test_planner import PARTNER, policy
@@ -201,14 +203,37 @@ def test_a_new_master_is_followed_by_a_round(tmp_path: Path) -> None:
     asyncio.run(tell())
 
 
+def test_a_node_whose_routes_lead_elsewhere_is_not_ready(tmp_path: Path) -> None:
+    async def tell() -> None:
+        daemon, interfaces = FakeDaemon(), FakeInterfaces({"eth1": UP})
+        interfaces.routes = {"203.0.113.1": Found("eth0", "10.0.0.1")}
+        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
+        others = {"lease_daemon": daemon, "interfaces": interfaces}
+        objects = Inventory((PARTNER,), (policy("backend", "partner"),), nodes)
+        world = World(tmp_path, objects, others=others)
+
+        def reason() -> str:
+            return daemon.sent[-1].egress[0].reason if daemon.sent else ""
+
+        try:
+            await world.open_all(lambda: "203.0.113.0/24 by eth0 via 10.0.0.1, not by eth1" in reason())
+            interfaces.routes = {"203.0.113.1": Found("eth1", "172.16.0.1")}
+            world.parts.reconciler.request()
+            await world.open_all(lambda: daemon.sent[-1].egress[0].ready)
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+
+
 def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_path: Path) -> None:
     """Its upstream falls silent, then its interface goes: the lease daemon has to know at once."""
 
     async def tell() -> None:
         daemon, interfaces, probes = FakeDaemon(), FakeInterfaces({"eth1": UP}), list[FakeProbe]()
 
-        def probe(interface: str, changed: object) -> FakeProbe:
-            probes.append(FakeProbe(interface, changed))  # type: ignore[arg-type]
+        def probe(target: ProbeTarget, changed: Callable[[], None]) -> FakeProbe:
+            probes.append(FakeProbe(target, changed))
             return probes[-1]
 
         nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
@@ -222,7 +247,7 @@ def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_p
         try:
             await world.open_all(lambda: bool(daemon.sent) and bool(probes))
             await world.open_all(lambda: world.state.followed is world.state.inventory)
-            assert [p.interface for p in probes] == ["eth1"]
+            assert [p.target for p in probes] == [ProbeTarget("eth1", ("198.51.100.1",))]
             assert ready() == (True, "")
             probes[0].silent = ("198.51.100.1",)
             probes[0].changed()

@@ -164,7 +164,7 @@ def test_the_source_is_the_virtual_address_of_its_family() -> None:
 
     def placed(address: str, here: str) -> tuple[str, str, str]:
         egress = found["partner", address]
-        after = egress_ips.with_source(egress, here, [gateway("partner")], facts, ())
+        after = egress_ips.with_source(egress, here, [gateway("partner")], facts, (), {})
         return after.interface, after.source, after.source6
 
     assert placed("172.16.0.50", "g1") == ("eth1", "172.16.0.50", "")
@@ -180,7 +180,7 @@ def test_a_master_that_is_not_eligible_any_more_serves_until_another_is_known() 
     still = egress_ips.with_master(egress, PLACED, MASTERS, None)
     assert (still.master, still.epoch) == ("w1", 7)
     facts = with_addresses(eth1="172.16.0.7/24")
-    on_it = egress_ips.with_source(still, "w1", [gateway("partner")], facts, ())
+    on_it = egress_ips.with_source(still, "w1", [gateway("partner")], facts, (), {})
     assert (on_it.interface, on_it.source) == ("eth1", "172.16.0.50"), "it forwards as long"
     previous = Plan("w1", 0xFF00000, 4799, 1450, egress_ips=(still,))
     assert egress_ips.with_master(egress, PLACED, {}, previous).master == "w1"

@@ -1,0 +1,61 @@
+"""Asks addresses again and again whether they answer; how they are asked is another module's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+
+class Probe(ABC):
+    """Asks each address once each ``interval`` seconds; one is *silent* after ``misses`` rounds without an answer.
+
+    ``changed`` is called whenever an address falls silent or answers again.
+    """
+
+    def __init__(
+        self,
+        interface: str,
+        addresses: tuple[str, ...],
+        interval: float,
+        misses: int,
+        changed: Callable[[], None],
+    ) -> None:
+        self.interface = interface
+        self._missed = dict.fromkeys(addresses, 0)
+        self._interval = interval
+        self._misses = misses
+        self._changed = changed
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return the addresses that are asked."""
+        return tuple(self._missed)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Return the addresses that do not answer."""
+        return tuple(address for address, missed in self._missed.items() if missed >= self._misses)
+
+    async def run(self) -> None:
+        """Probe until cancelled. An interface that is not there counts as a miss."""
+        loop = asyncio.get_running_loop()
+        while True:
+            before = self.silent
+            deadline = loop.time() + self._interval
+            answered: set[str] = set()
+            with contextlib.suppress(OSError):
+                await self._round(answered, deadline)
+            for address in self._missed:
+                self._missed[address] = 0 if address in answered else self._missed[address] + 1
+            if self.silent != before:
+                self._changed()
+            await asyncio.sleep(max(0.0, deadline - loop.time()))
+
+    @abstractmethod
+    async def _round(self, answered: set[str], deadline: float) -> None:
+        """Ask each address once, and add those that answer before ``deadline``, a time of the loop.
+
+        Raises OSError.
+        """

@@ -1,0 +1,90 @@
+"""``spec.routing`` of an ``EgressGateway``: by which router its packets leave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cni.kernel import ids
+
+from . import prefixes
+from .fields import Fields, Report
+from .model import Routing
+from .prefixes import Family
+
+LENGTHS: dict[Family, str] = {4: "prefixLength", 6: "prefixLength6"}
+"""Fields with the length of the prefix that is on-link, by family."""
+LOCAL_TABLE = 255
+MAX_TABLE = 2**32 - 1
+DECKHOUSE = "spec.sourceIP.virtualIPAddress.routingTableName"
+
+
+def routing(spec: Fields, addresses: Sequence[str], table_name: str) -> Routing | None:
+    """Return the routing of a gateway; None if the node's main table decides.
+
+    ``addresses``: what the gateway shows; in basic mode none, which means one of IPv4. ``table_name``: Deckhouse's
+    ``routingTableName``, or an empty text.
+    """
+    fields = spec.fields("routing")
+    if fields is None:
+        return _named(spec, table_name) if table_name else None
+    if table_name:
+        spec.add("routing", f"stands beside {DECKHOUSE}", "either of the two")
+    hops = tuple(_hop(fields, path, text) for path, text in fields.texts("nextHops"))
+    table = fields.whole("table", 0, 1, MAX_TABLE)
+    lengths = {family: _length(fields, family, hops) for family in LENGTHS}
+    if (table == 0) == (not fields.value.get("nextHops")):
+        fields.add(
+            "nextHops", "is required" if not table else "stands beside table", "either nextHops or table"
+        )
+    _check_families(fields, [hop for hop in hops if hop], addresses, bool(table))
+    if table:
+        _check_table(fields.report, table, fields.at("table"))
+    fields.end()
+    return Routing(tuple(hop for hop in hops if hop), lengths[4], lengths[6], table)
+
+
+def _named(spec: Fields, name: str) -> Routing:
+    """Return the routing by the table with this name; a number is the table's own."""
+    if not name.isascii() or not name.isdigit() or len(name) > len(str(MAX_TABLE)):
+        return Routing(table_name=name)
+    _check_table(spec.report, int(name), DECKHOUSE)
+    return Routing(table=int(name))
+
+
+def _hop(fields: Fields, path: str, text: str) -> str:
+    """Return a next hop in canonical form; empty, and a problem, if it is none."""
+    try:
+        return prefixes.address(text)
+    except ValueError:
+        fields.report.add(path, f"{text!r} is not an IP address", "as 198.51.100.1")
+        return ""
+
+
+def _length(fields: Fields, family: Family, hops: Sequence[str]) -> int:
+    """Return the length of the prefix that is on-link; 0: nothing is."""
+    name = LENGTHS[family]
+    length = fields.whole(name, 0, 1, prefixes.WIDTH[family])
+    if length and not any(hop and prefixes.number(hop)[0] == family for hop in hops):
+        fields.add(name, f"has no meaning without an IPv{family} address in nextHops")
+    return length
+
+
+def _check_families(fields: Fields, hops: Sequence[str], addresses: Sequence[str], by_table: bool) -> None:
+    """Report a family with several next hops, or with none though the gateway shows an address of it."""
+    shown = {prefixes.number(address)[0] for address in addresses} or {4}
+    for family in LENGTHS:
+        mine = [hop for hop in hops if prefixes.number(hop)[0] == family]
+        if len(mine) > 1:
+            fields.add("nextHops", f"names {len(mine)} IPv{family} addresses", "one for each family")
+        elif not mine and family in shown and not by_table and hops:
+            fields.add("nextHops", f"names no IPv{family} address, and the gateway shows one of that family")
+    for hop in set(hops) & set(addresses):
+        fields.add("nextHops", f"{hop} is an address of the gateway itself", "the router's address")
+
+
+def _check_table(report: Report, table: int, path: str) -> None:
+    """Report a table that a gateway cannot leave by."""
+    if table in (0, LOCAL_TABLE) or table > MAX_TABLE:
+        report.add(path, f"{table} is no table with routes to the outside")
+    elif ids.is_own_table(table):
+        report.add(path, f"{table} is one of egress-gateway's own tables", "a table of somebody else")

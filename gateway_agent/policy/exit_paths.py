@@ -1,0 +1,146 @@
+"""Find out if packets out of a tunnel would leave by the egress interface, by questions to the kernel. Pure.
+
+A policy without destinations means everything outside; the kernel is asked for one address that no nearer route should
+lead to, so the answer is that of the default route. Of each other destination the first address is asked for that is
+not excluded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP
+
+from ..manifests import prefixes
+from ..manifests.model import Policy
+from ..manifests.prefixes import Family, Span
+
+Ranges = tuple[tuple[int, int], ...]
+"""First and last numbers of ranges of addresses."""
+EVERYTHING: Mapping[int, str] = {4: "203.0.113.1", 6: "2001:db8::1"}
+"""Addresses of nobody (RFC 5737, RFC 3849), by family."""
+LOOPBACK = "lo"
+
+
+@dataclass(frozen=True, order=True)
+class Lookup:
+    """A question to the kernel: the route of such a packet out of a tunnel."""
+
+    destination: str
+    source: str
+    device: str
+    """The tunnel that it came by."""
+    mark: int
+    """Of the packet; 0: none, so that the main table decides."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The kernel's answer."""
+
+    interface: str = ""
+    next_hop: str = ""
+    """Empty if the destination is on the link."""
+    error: str = ""
+    """Why there is no route, in the kernel's words; empty if there is one."""
+
+
+def lookups(
+    plan: Plan, egress: PlanEgressIP, policies: Iterable[Policy], never: Collection[str]
+) -> Mapping[Lookup, str]:
+    """Return what is to be asked for an egress IP, each with the destination (a prefix, or words) that it stands for.
+
+    ``policies``: of its gateway. ``never``: prefixes that go to no gateway.
+    """
+    peer = next((node for node in plan.nodes if node.name != plan.node), plan.me)
+    if peer is None:
+        return {}
+    source = ids.inner(peer.address, egress.family, egress.sync)
+    mark = plan.layout.leaving(egress.slot) if egress.routed else 0
+    asked: dict[Lookup, str] = {}
+    family: Family = 6 if egress.family == 6 else 4
+    for address, words in _destinations(policies, never, family):
+        asked.setdefault(Lookup(address, source, egress.device, mark), words)
+    return asked
+
+
+def reason(egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[Lookup, Found]) -> str:
+    """Return why packets to some destinations would not leave by the egress interface; empty if all would.
+
+    What has no answer yet is no reason.
+    """
+    wrong = [
+        (words, found)
+        for lookup, words in asked.items()
+        if (found := answers.get(lookup)) is not None and not _is_right(egress, found)
+    ]
+    if not wrong:
+        return ""
+    words, found = wrong[0]
+    others = f", and {len(wrong) - 1} more destinations likewise" if len(wrong) > 1 else ""
+    return f"{_fault(egress, words, found)}{others}: {_remedy(egress)}"
+
+
+def _is_right(egress: PlanEgressIP, found: Found) -> bool:
+    # What ends on this node is answered by it.
+    return not found.error and found.interface in (egress.interface, LOOPBACK)
+
+
+def _fault(egress: PlanEgressIP, words: str, found: Found) -> str:
+    place = f"routing table {egress.table}" if egress.table else "this node"
+    if found.error:
+        return f"{place} has no route to {words} ({found.error})"
+    via = f" via {found.next_hop}" if found.next_hop else ""
+    return f"{place} routes {words} by {found.interface}{via}, not by {egress.interface}"
+
+
+def _remedy(egress: PlanEgressIP) -> str:
+    if egress.table:
+        return f"ip route add … via ROUTER dev {egress.interface} table {egress.table}"
+    return f"ip route add … via ROUTER dev {egress.interface}, or name the router in spec.routing.nextHops"
+
+
+def _destinations(
+    policies: Iterable[Policy], never: Collection[str], family: Family
+) -> Iterator[tuple[str, str]]:
+    """Yield an address for each destination of one family, with the words for it."""
+    inside = _merged(tuple(never), family)
+    for policy in policies:
+        left_out = inside, _merged(policy.excluded, family)
+        spans = [(prefix, prefixes.span(prefix)) for prefix in policy.destinations]
+        if not spans or any((span.family, span.length) == (family, 0) for _, span in spans):
+            yield EVERYTHING[family], f"everything (IPv{family})"
+        for prefix, span in spans:
+            if span.family == family and span.length and (address := _first_host(span, left_out)):
+                yield address, prefix
+
+
+def _first_host(span: Span, left_out: Iterable[Ranges]) -> str:
+    """Return the first address of a prefix that goes to the gateway; empty if none does."""
+    number = span.first + (span.length <= prefixes.WIDTH[span.family] - 2)
+    while number <= span.last:
+        end = max(_end_of(ranges, number) for ranges in left_out)
+        if end < number:
+            return prefixes.text(span.family, number)
+        number = end + 1
+    return ""
+
+
+@lru_cache(maxsize=1024)
+def _merged(texts: tuple[str, ...], family: Family) -> Ranges:
+    """Return the first and last numbers of prefixes of one family, ascending, none within another."""
+    found: list[tuple[int, int]] = []
+    for span in sorted(map(prefixes.span, texts)):
+        if span.family == family and (not found or span.last > found[-1][1]):
+            found.append((span.first, span.last))
+    return tuple(found)
+
+
+def _end_of(ranges: Ranges, number: int) -> int:
+    """Return the last number of the range that holds ``number``; -1 if none does."""
+    place = bisect_right(ranges, (number, 1 << 129)) - 1
+    return ranges[place][1] if place >= 0 and ranges[place][1] >= number else -1
