@@ -21,6 +21,7 @@ from ..manifests.store import NotKnown
 from ..policy import planner, unlabelled_pods
 from .containers import Containers
 from .objects import KnownObjects
+from .planning import Planning
 from .pod_policies import identity, selecting, uncertain
 from .pod_rounds import PodRounds
 from .pods import Key, Pod, Pods
@@ -45,6 +46,7 @@ class CniAdd:
         state: NodeState,
         kernel: Kernel,
         objects: KnownObjects,
+        planning: Planning,
         pods: Pods,
         tagging: Tagging,
         containers: Containers,
@@ -54,6 +56,7 @@ class CniAdd:
         self._state = state
         self._kernel = kernel
         self._objects = objects
+        self._planning = planning
         self._pods = pods
         self._tagging = tagging
         self._containers = containers
@@ -110,10 +113,14 @@ class CniAdd:
         while True:
             caught_up = await self._caught_up(key)
             self._refuse_if_unable(key, call)
+            plan, inventory = self._state.applied, self._state.inventory
             await self._pod_rounds.tag(key)
             # Meanwhile an edit or a round may have come: then the tag is not the answer yet.
             if self._is_attached(key, caught_up):
                 return
+            if self._state.applied is plan and self._state.inventory is inventory:
+                # Neither has: another try at once would end in the same.
+                await self._reconciler.next_round()
 
     async def _record(self, call: Call) -> Attachment:
         found = await self._kernel.host_veths(call.netns, call.host_interfaces)
@@ -225,4 +232,4 @@ class CniAdd:
             raise CallError(
                 contract.TRY_AGAIN_LATER, "the agent has not read its store yet", "its log says why"
             )
-        return identity(self._pod(key).record, self._state.inventory)
+        return identity(self._pod(key).record, self._planning.usable(self._state.inventory))

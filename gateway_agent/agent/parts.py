@@ -93,7 +93,7 @@ def build(
         containers, notices,
     )  # fmt: skip
     observer = Observer(state, planning, pods, containers, leases, problems, unready)
-    add = CniAdd(state, kernel, objects, pods, tagging, containers, reconciler, pod_rounds)
+    add = CniAdd(state, kernel, objects, planning, pods, tagging, containers, reconciler, pod_rounds)
     requests = Requests(
         CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add),
         Control(config.node_name, state, leases, observer.snapshot),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cni import contract
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.manifests.model import Inventory, Node, Policy
 
@@ -105,3 +106,16 @@ def test_a_bad_object_is_a_problem_with_its_name_and_the_others_count(tmp_path: 
         assert not any(task.done() for task in world.running)
 
     story(tmp_path, tell, GOOD)
+
+
+def test_a_pod_whose_object_cannot_be_planned_does_not_start(tmp_path: Path) -> None:
+    """Nothing of it is known for sure: the call is refused and does not wait in vain."""
+
+    async def tell(world: World) -> None:
+        await world.open_all(lambda: world.state.followed is world.store.inventory)
+        call = asyncio.create_task(world.calls.handle(request()))
+        await world.open_all(call.done)
+        assert call.result().startswith(contract.ERROR)
+        assert not world.kernel.groups.get(VETH)
+
+    story(tmp_path, tell, BAD["pod"][0])
