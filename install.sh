@@ -7,7 +7,6 @@ export PATH="$PATH:/usr/sbin:/sbin" # not in every root's path
 readonly VENV=.venv
 readonly PLUGIN=dist/egress-gateway
 readonly CONSTRAINTS=packaging/constraints.txt
-readonly ISOLATED=tests/lab/isolated.sh
 # command or file that must be there : Debian package that brings it
 readonly NEEDS='
 nft:nftables
@@ -177,10 +176,8 @@ run_tests() {
   # What runs in the background hears no Ctrl-C.
   # shellcheck disable=SC2064
   trap "kill $unit $fuzz 2>/dev/null || true" EXIT
-  # A lab waits more than it works: three run side by side, each in namespaces of its own, a module at a time.
-  "$VENV/bin/python" -m pytest tests/e2e tests/netns -m 'not alone' --durations 25 --dist loadfile \
-    --no-loadscope-reorder --tx "3*popen//python=$ISOLATED $VENV/bin/python" || failed=1
-  "$VENV/bin/python" -m pytest tests/e2e tests/netns -m alone --durations 12 || failed=1
+  "$VENV/bin/python" -m pytest tests/netns --durations 12 || failed=1
+  "$VENV/bin/python" -m pytest tests/e2e --durations 25 || failed=1
   wait "$unit" || failed=1
   wait "$fuzz" || failed=1
   trap - EXIT

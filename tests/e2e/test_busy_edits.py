@@ -14,8 +14,6 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY
 from .test_busy_machine import busy
 
-pytestmark = pytest.mark.alone
-
 EDITS = 6
 LIMIT_S = 5.0
 """Seconds within which an edit is in the worker's plan, however busy the machine."""

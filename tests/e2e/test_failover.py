@@ -15,8 +15,6 @@ from ..lab.pod import Pod
 from ..lab.silence import summary
 from .conftest import BACKEND, LOGS
 
-pytestmark = pytest.mark.alone
-
 RUNS = 2
 YARDSTICK_RUNS = 5
 

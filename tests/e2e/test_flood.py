@@ -23,8 +23,6 @@ from ..lab.silence import longest
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
-pytestmark = pytest.mark.alone
-
 KEEPER_PORT = 7947
 GARBAGE = bytes(16) + b"\x98" * 184
 """With the length and the first byte of a message: a daemon that gets it computes the keyed hash."""

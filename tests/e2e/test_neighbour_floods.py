@@ -18,8 +18,6 @@ from ..lab.topology import OUTSIDE6
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
-pytestmark = pytest.mark.alone
-
 ADDRESS6 = topology.beside("172.16.0.50")
 FLOODER, NEIGHBOUR = "02:00:00:00:00:99", topology.beside("172.16.0.99")
 ROUNDS = 3

@@ -14,8 +14,6 @@ import pytest
 
 from ..bench.schedule import Schedule, watched
 
-pytestmark = pytest.mark.alone
-
 FAILOVERS = int(os.environ.get("SCHEDULE_FAILOVERS", "80"))
 
 

@@ -12,8 +12,6 @@ from ..bench.rival import RIVAL_FAILURES, RivalFailure
 from ..lab import topology
 from ..lab.lab import Lab
 
-pytestmark = pytest.mark.alone
-
 INTERVAL = 0.05
 """Seconds between adverts."""
 WATCHED = 1.0

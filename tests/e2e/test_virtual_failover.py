@@ -19,8 +19,6 @@ from ..lab.pod import Pod
 from ..lab.silence import summary
 from .conftest import BACKEND, GATEWAY, LOGS
 
-pytestmark = pytest.mark.alone
-
 YARDSTICK_RUNS = 5
 ATTEMPTS = 3
 """How often a failure is measured at most: a busy machine only lengthens a silence, so the shortest one counts."""

@@ -29,8 +29,6 @@ from tests.lab.waiting import until
 
 from .link import VIRTUAL, VIRTUAL6, Wire, Witness, wire
 
-pytestmark = pytest.mark.alone
-
 BOTH = (VIRTUAL, VIRTUAL6)
 LONG = 3_600_000_000_000
 SHORT = 200_000_000

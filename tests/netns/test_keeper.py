@@ -22,8 +22,6 @@ from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 
-pytestmark = pytest.mark.alone
-
 PREFIX = "egwlk-"
 NODES = {"g1": "10.83.0.1", "g2": "10.83.0.2", "g3": "10.83.0.3"}
 OUTSIDER = "10.83.0.9"

@@ -16,8 +16,6 @@ from ..lab.lab import SELECTED, Lab
 from ..lab.silence import longest
 from ..lab.waiting import until
 
-pytestmark = pytest.mark.alone
-
 CLIENT = "g1"
 PAUSE = 0.3
 """Seconds: longer than the shortest time-out of TCP."""

@@ -25,8 +25,6 @@ from tests.lab.waiting import until
 from .lan import Lan, mac, send
 from .link import VIRTUAL, VIRTUAL6
 
-pytestmark = pytest.mark.alone
-
 OTHER = {VIRTUAL: "172.16.0.51", VIRTUAL6: "2001:db8::51"}
 ADDRESSES = pytest.mark.parametrize("address", [VIRTUAL, VIRTUAL6])
 CHANGE_MACS = pytest.mark.parametrize("change_macs", [False, True], ids=["one MAC", "another MAC each time"])
