@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cni import contract
+from cni.kernel.nftables.nft import STAMP
 
 from ..lab import documents, topology
 from ..lab.agent import PROGRAM
@@ -274,6 +276,8 @@ def test_files_edited_in_place_let_nobody_out(lab: Lab, node: Node) -> None:
 def test_the_first_edit_after_a_restart_replaces_no_rules(lab: Lab, node: Node) -> None:
     """A replacement costs packets; that another process has made the rules is no reason for one."""
     pod = node.pod("talker", BACKEND)
+    # Rules that are not finished are replaced, whatever the next process finds else.
+    until(lambda: finished(node), "the rules are finished")
     node.agent.kill()
     node.agent.start()
     lab.wait_settled(GATEWAY)
@@ -286,6 +290,14 @@ def test_the_first_edit_after_a_restart_replaces_no_rules(lab: Lab, node: Node) 
         until(lambda: "nftables" in node.log()[before:], "the kernel follows", EDIT)
     assert "updated nftables table inet egress_gateway" in node.log()[before:]
     assert "replaced" not in node.log()[before:]
+
+
+def finished(node: Node) -> bool:
+    """Return True if each of our tables bears the stamp that ends its making."""
+    listed = node.machine.run("nft", "list", "chains")
+    return listed.count(f"chain {STAMP}") == len(
+        re.findall(r"^table \w+ egress_gateway", listed, re.MULTILINE)
+    )
 
 
 def leads(node: Node, prefix: str) -> bool:

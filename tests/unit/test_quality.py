@@ -23,7 +23,6 @@ CHECKS = {
         "shellcheck",
         "install.sh",
         ".ci/run",
-        "tests/lab/isolated.sh",
         "tests/lab/apiserver/kube_apiserver.sh",
     ],
 }

@@ -22,6 +22,7 @@ from tests.lab.topology import VIRTUAL
 
 from . import test_conditions as conditions
 from .cluster_scenario import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, run_scenario
+from .test_k8s_events import changed
 
 ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
 
@@ -57,11 +58,11 @@ class Reporting:
 
 def test_statuses_and_events_are_written_once(tmp_path: Path) -> None:
     """The view of a master; its gateway stands in the cluster, and a policy that names another one."""
-    changed = conditions.changed("g1", at=time.time() + 60)
+    change = changed("g1", at=time.time() + 60)
 
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
-        master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(changed,)))
+        master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(change,)))
         await master.until(server.cluster.events)
         gateway = server.cluster.call("GET", f"{GATEWAYS}/partner")
         assert gateway["status"]["activeNodeName"] == "g1"
@@ -125,7 +126,7 @@ def test_an_agent_whose_watch_is_stuck_does_not_overwrite_a_newer_status(tmp_pat
 
 def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) -> None:
     """The Event of its loss waits for the API; when that is back, another node has been master for long."""
-    lost = conditions.changed("", "g1", at=time.time() + 60)
+    lost = changed("", "g1", at=time.time() + 60)
     away = conditions.seen(changes=(lost,))
     assert away.keeper is not None
     newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in away.keeper.egress)
@@ -168,8 +169,8 @@ def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) ->
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match=f"configmaps/{recorded_voter_set.NAME}", status=403)
-        changed = conditions.changed("g1", at=time.time() + 60)
-        master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(changed,)))
+        change = changed("g1", at=time.time() + 60)
+        master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(change,)))
         await master.until(server.cluster.events)
         await master.looked(10)
         assert (asked(server, "/status"), asked(server, f"PATCH {ROLL}")) == (2, 1)

@@ -168,6 +168,7 @@ class Story:
                 network.crash(name)
             machine.unready.clear()
             machine.drained = False
+            machine.stops_before = None
             network.start(name)
             network.resume(name)
             network.configure(name)

@@ -9,7 +9,17 @@ import pytest
 
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.manifests import parsing
-from gateway_agent.manifests.model import BASIC, DRAIN, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
+from gateway_agent.manifests.model import (
+    BASIC,
+    DRAIN,
+    VIRTUAL_IP,
+    Gateway,
+    Inventory,
+    Node,
+    Policy,
+    Problem,
+    Routing,
+)
 
 GATEWAY = """
 apiVersion: egress-gateway.io/v1alpha1
@@ -136,6 +146,7 @@ def test_virtual_ip_gateway_with_all_fields() -> None:
         failback="Automatic",
         connection_sync=True,
         source="0.yaml",
+        routing=Routing(table_name="external"),
     )
 
 

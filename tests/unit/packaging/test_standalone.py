@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import textwrap
 import zipfile
 from pathlib import Path
 
@@ -71,13 +72,12 @@ def run(built: Path, env: dict[bytes, bytes], raw: bytes = b"") -> subprocess.Co
 
 
 def with_main(built: Path, code: str, output: Path) -> Path:
-    """Write the same program with another ``__main__``."""
+    """Write the same program with another ``main()`` in the place of the plugin's own."""
     with zipfile.ZipFile(built) as archive:
         content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
         start = min(entry.header_offset for entry in archive.infolist())
-    content["__main__.pyc"] = content["__main__.pyc"][:PYC_HEADER] + marshal.dumps(
-        compile(code, "main", "exec")
-    )
+    other = compile(f"def main():\n{textwrap.indent(code, '    ')}", "main", "exec")
+    content["cni/protocol.pyc"] = content["cni/protocol.pyc"][:PYC_HEADER] + marshal.dumps(other)
     output.write_bytes(built.read_bytes()[:start])
     with zipfile.ZipFile(output, "a") as archive:
         for name, data in content.items():
