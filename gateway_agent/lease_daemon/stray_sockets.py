@@ -174,8 +174,7 @@ def _addresses(family: int) -> list[str]:
 
 
 def messages(family: int, but: Iterable[int], to: str) -> list[Instruction]:
-    """Return a program for UDP ``to`` an address of this node that looks like a message of ours, but not to the ports
-    ``but``."""
+    """Return a program for UDP ``to`` an address of this node that looks like our messages, the ports ``but`` aside."""
     return _program(
         [
             *_to_this_node(family, UDP, to),
