@@ -142,7 +142,7 @@ class Marks:
         return f"{self._layout.number(number) | self._layout.tunneled:#010x}"
 
     def leaving(self, number: int) -> str:
-        """Of a packet that leaves by its gateway's own routing."""
+        """Return the packet mark of what leaves by its gateway's own routing."""
         return f"{self._layout.leaving(number):#010x}"
 
     def put(self, kind: str, value: str) -> str:

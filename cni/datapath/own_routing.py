@@ -25,7 +25,7 @@ from ..plan import Plan, PlanEgressIP
 
 MAIN_TABLE = 254
 METRIC = {4: 0, 6: 1024}
-"""Of a route by family; an IPv6 route without one gets this from the kernel."""
+"""Metric of a route, by family. The kernel gives an IPv6 route without a metric the same one."""
 
 
 def of(egress: PlanEgressIP) -> bool:

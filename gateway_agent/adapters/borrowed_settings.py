@@ -21,26 +21,28 @@ NAME = "src_valid_mark"
 
 
 class BorrowedSettings:
-    """``run_dir`` has the record: names of interfaces on which ``src_valid_mark`` was off."""
+    """Turns ``src_valid_mark`` on and back.
 
-    def __init__(self, run_dir: Path) -> None:
+    ``run_dir`` has the record: names of interfaces on which it was off. ``sysctls``: the kernel's directory of them.
+    """
+
+    def __init__(self, run_dir: Path, sysctls: Path = PROC_SYS_NET / "ipv4" / "conf") -> None:
         self._path = run_dir / RECORD
+        self._sysctls = sysctls
         self._changed = self._read()
 
     def follow(self, wanted: Collection[str]) -> bool:
-        """Turn the setting on for these interfaces and put it back for all others. Return True if anything was changed.
+        """Turn the setting on for these interfaces and put it back for all others. Return True if one has changed.
 
         An interface that is gone took its settings along. Raises OSError if the record cannot be written.
         """
-        off = {name for name in wanted if _value(name) == "0"}
+        off = {name for name in wanted if self._value(name) == "0"}
         gone = self._changed - set(wanted)
         self._record(self._changed | off)
-        for name in off:
-            _set(name, "1")
-        for name in gone:
-            _set(name, "0")
+        # All are tried. One that the kernel refuses is no change: whoever waits for a change would wait without end.
+        changed = [self._set(name, "1") for name in off] + [self._set(name, "0") for name in gone]
         self._record((self._changed | off) - gone)
-        return bool(off or gone)
+        return any(changed)
 
     def _read(self) -> set[str]:
         try:
@@ -58,18 +60,14 @@ class BorrowedSettings:
             self._path.unlink(missing_ok=True)
         self._changed = names
 
+    def _value(self, interface: str) -> str:
+        with contextlib.suppress(OSError):
+            return (self._sysctls / interface / NAME).read_text(encoding="ascii").strip()
+        return ""
 
-def _file(interface: str) -> Path:
-    return PROC_SYS_NET / "ipv4" / "conf" / interface / NAME
-
-
-def _value(interface: str) -> str:
-    with contextlib.suppress(OSError):
-        return _file(interface).read_text(encoding="ascii").strip()
-    return ""
-
-
-def _set(interface: str, value: str) -> None:
-    # What cannot be set shows in the facts of the interface, and in status.
-    with contextlib.suppress(OSError):
-        _file(interface).write_text(value, encoding="ascii")
+    def _set(self, interface: str, value: str) -> bool:
+        """Set it. Return False if the kernel refuses: status names that as a fact of the interface."""
+        with contextlib.suppress(OSError):
+            (self._sysctls / interface / NAME).write_text(value, encoding="ascii")
+            return True
+        return False
