@@ -52,7 +52,11 @@ class Agent:
         devices = {event.device for event in events}
         if any(event.kind == "overrun" for event in events):
             devices |= {"", *state.facts}
-        if any(event.ours for event in events):
+        # The kernel drops the routes of an interface that goes down or loses its last address, and does not report it.
+        routed = {
+            egress.interface for egress in (state.plan.egress_ips if state.plan else ()) if egress.routed
+        }
+        if any(event.ours for event in events) or devices & routed:
             parts.node_kernel.doubt()
             parts.reconciler.request()
         gateways = state.inventory.gateways if state.inventory else ()

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cni.kernel import ids
+
 from ..lab import documents, topology
 from ..lab.documents import Document
 from ..lab.lab import Lab
+from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.topology import OUTSIDE, OUTSIDE6, VIRTUAL
 from ..lab.waiting import until
@@ -179,6 +182,22 @@ def test_errors_about_answers_go_to_the_right_service(lab: Lab) -> None:
             service.sendto(bytes(1472), peer)
         service.sendto(bytes(1300), peer)
         assert len(client.recv(2000)) == 1300
+
+
+def test_routes_that_the_kernel_drops_with_an_interface_come_back(lab: Lab) -> None:
+    """The kernel drops them without a word; the interface is as before when the agent looks."""
+    lab.publish("story", partner({"nextHops": [HOP]}))
+    master = lab.wait_settled(GATEWAY)
+    other = next(node for node in lab.nodes.values() if node.host.is_egress and node.name != master)
+    other.machine.ip("link set eth1 down", "link set eth1 up", "route replace default via 10.0.0.1 dev eth0")
+    until(lambda: f"via {HOP} dev eth1" in routes(other), "the route is there again", 10)
+    lab.wait_settled(GATEWAY, 30)
+
+
+def routes(node: Node) -> str:
+    """Return the routes of all tables of our gateways."""
+    listed = node.machine.run("ip", "-4", "route", "show", "table", "all")
+    return "\n".join(line for line in listed.splitlines() if f"table {ids.EXIT_TABLE_BASE + 1}"[:-1] in line)
 
 
 def test_without_routing_a_node_whose_routes_lead_elsewhere_says_so(lab: Lab) -> None:
