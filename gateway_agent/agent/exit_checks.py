@@ -10,7 +10,6 @@ from cni.plan import Plan, PlanEgressIP
 from ..manifests.model import Inventory
 from ..policy import exit_paths
 from ..policy.exit_paths import Found, Lookup
-from ..policy.readiness import InterfaceFacts
 from .ports import Interfaces, Probe, ProbeTarget, Threads
 
 MAX_LOOKUPS_EACH_ROUND = 500
@@ -50,14 +49,14 @@ class ExitChecks:
             probe = self._make(new, changed)
             self._running[new] = probe, asyncio.create_task(probe.run())
 
-    async def check_answers(self, plan: Plan, facts: Mapping[str, InterfaceFacts]) -> bool:
+    async def check_by_mark(self, plan: Plan) -> bool:
         """Let answers to gateways with their own routing pass the check of sources. Return True if a setting changed.
 
-        Raises OSError: see :meth:`gateway_agent.agent.ports.Interfaces.check_by_mark`.
+        Also if the check is off: whoever turns it on does not ask this agent first. Raises OSError: see
+        :meth:`gateway_agent.agent.ports.Interfaces.check_by_mark`.
         """
         routed = {e.interface for e in plan.egress_ips if e.routed and e.family == 4}
-        checked = {name for name in routed if name in facts and facts[name].rp_filter}
-        return await self._threads.run(self._interfaces.check_by_mark, checked)
+        return await self._threads.run(self._interfaces.check_by_mark, routed)
 
     async def look_up(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> bool:
         """Ask the kernel where packets out of the tunnels would leave. Return True if an answer is another one now.

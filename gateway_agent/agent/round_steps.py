@@ -65,6 +65,7 @@ class RoundSteps:
             ("read the interfaces", self._read_interfaces),
             ("find the pods of the node", self._find_pods),
             ("plan", self._plan),
+            ("let answers pass the check of sources", self._check_by_mark),
             ("release the leases of egress IPs that this node cannot serve", self._release),
             ("bring the kernel to the plan", self._bring_kernel),
             ("delete connections that have another source now", self._collect_connections),
@@ -109,6 +110,12 @@ class RoundSteps:
         if work.inventory is state.inventory:
             self.plan_file.mark_current()
 
+    async def _check_by_mark(self, work: Round) -> None:
+        """Come before the lease daemon gets to know of the plan: without the setting this node would hand over."""
+        if await self.exits.check_by_mark(_plan(work)):
+            # The facts of the interfaces are older than that.
+            await self.planning.read_interfaces()
+
     async def _release(self, work: Round) -> None:
         """Release what this node cannot serve any more before the kernel follows: until then it still forwards."""
         self.daemon_config.send()
@@ -141,12 +148,8 @@ class RoundSteps:
 
     async def _check_exits(self, work: Round) -> None:
         """Look after the kernel has followed the plan: it answers by the routes that packets find."""
-        plan = _plan(work)
-        if await self.exits.check_answers(plan, self.state.facts):
-            # The facts of the interfaces are older than that.
-            self.request()
         await self.exits.look_up(
-            plan, self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
+            _plan(work), self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
         )
 
 

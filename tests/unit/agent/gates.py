@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 from cni.kernel.netlink.links import HostVeths
@@ -187,7 +187,11 @@ class FakeInterfaces:
         self, virtual: Collection[str], without: Collection[str], nodes: Iterable[str]
     ) -> dict[str, InterfaceFacts]:
         self.before()
-        return {name: known for name, known in self.facts.items() if name not in without}
+        return {
+            name: replace(known, src_valid_mark=known.src_valid_mark or name in self.checked)
+            for name, known in self.facts.items()
+            if name not in without
+        }
 
     def leaving(self, destinations: Iterable[str]) -> frozenset[str]:
         return frozenset(self.facts)

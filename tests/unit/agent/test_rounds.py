@@ -17,7 +17,7 @@ from cni.plan import Plan
 from gateway_agent.agent import reconciler
 from gateway_agent.agent.ports import ProbeTarget
 from gateway_agent.lease.ipc import EgressState, KeeperState
-from gateway_agent.manifests.model import Inventory
+from gateway_agent.manifests.model import Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.exit_paths import Found
 from gateway_agent.policy.readiness import InterfaceFacts
@@ -259,6 +259,37 @@ def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_p
             world.agent.kernel_changed([world.link_event("eth1")])
             await world.open_all(lambda: not ready()[0])
             assert ready() == (False, "interface eth1 does not exist")
+        finally:
+            await world.close()
+
+    asyncio.run(tell())
+
+
+def test_an_edit_that_needs_answers_checked_by_mark_makes_no_node_unready(tmp_path: Path) -> None:
+    """A master would hand over: the setting is turned on before the lease daemon gets to know of the edit."""
+
+    async def tell() -> None:
+        daemon, interfaces = FakeDaemon(), FakeInterfaces({"eth1": replace(UP, rp_filter=1)})
+        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
+        objects = Inventory((PARTNER,), (policy("backend", "partner"),), nodes)
+        world = World(tmp_path, objects, others={"lease_daemon": daemon, "interfaces": interfaces})
+
+        async def one_round() -> None:
+            ended = asyncio.create_task(world.parts.reconciler.next_round())
+            await world.open_all(ended.done)
+
+        try:
+            await world.open_all(lambda: bool(daemon.sent) and daemon.sent[-1].egress[0].ready)
+            before = len(daemon.sent)
+            routed = replace(PARTNER, routing=Routing(next_hops=("172.16.0.1",)))
+            world.store.inventory = replace(objects, gateways=(routed,))
+            await world.open_all(lambda: world.state.followed is world.store.inventory)
+            await one_round()
+            for value in (0, 1, 2):
+                interfaces.facts = {"eth1": replace(UP, rp_filter=value)}
+                await one_round()
+            assert [sent.egress[0].reason for sent in daemon.sent[before:]] == [""] * (len(daemon.sent) - before)
+            assert len(daemon.sent) > before
         finally:
             await world.close()
 
