@@ -288,7 +288,9 @@ def test_an_edit_that_needs_answers_checked_by_mark_makes_no_node_unready(tmp_pa
             for value in (0, 1, 2):
                 interfaces.facts = {"eth1": replace(UP, rp_filter=value)}
                 await one_round()
-            assert [sent.egress[0].reason for sent in daemon.sent[before:]] == [""] * (len(daemon.sent) - before)
+            assert [sent.egress[0].reason for sent in daemon.sent[before:]] == [""] * (
+                len(daemon.sent) - before
+            )
             assert len(daemon.sent) > before
         finally:
             await world.close()
