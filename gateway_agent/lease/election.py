@@ -119,6 +119,8 @@ class Election:
                 ownership.rebalance.end_move(wish, order[identity], now)
                 if gift.reason:
                     ownership.hand_over(identity, gift, now)
+                    # What is given next must see that: with no worker to wait for, the handover is over by then.
+                    masters[identity] = gift.target
             else:
                 self._contend(identity, order[identity], situation, now)
 
