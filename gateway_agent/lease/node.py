@@ -127,6 +127,15 @@ class LeaseNode:
 
     def receive(self, datagram: bytes, source: str, now: int) -> list[Effect]:
         """Handle a datagram. ``source``: the address that it came from."""
+        self.take(datagram, source, now)
+        return self.settle(now)
+
+    def take(self, datagram: bytes, source: str, now: int) -> None:
+        """Take in one of several datagrams that have arrived together; what follows comes with :meth:`settle`.
+
+        A decision costs as much as many messages. One for each message would make a busy node late, and its lateness
+        makes all others send more.
+        """
         self._expire(now)
         state, opened = self._state, self.endpoint.open(datagram, source, now)
         if opened.reply:
@@ -141,6 +150,9 @@ class LeaseNode:
             self._reception.take(opened, now)
             # A node that learns that an address has had a master waits for no answer.
             self._due.decision |= self._election.waits
+
+    def settle(self, now: int) -> list[Effect]:
+        """Decide on all that has been taken in."""
         return self._finish(now)
 
     def claimed(self, address: str, mac: str, interface: str, now: int) -> list[Effect]:

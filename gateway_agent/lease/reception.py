@@ -9,7 +9,7 @@ from .messages import limits
 from .messages.builder import STOPPING
 from .messages.wire import Answer, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
 from .node_state import NodeState
-from .voting.protocol import DURATION
+from .voting.protocol import DURATION, Release
 from .voting.voter_set import PROPOSER_LEASE
 
 
@@ -20,11 +20,15 @@ class Reception:
         self._node = node
         self._epochs = limits.EpochLimit()
         self._next_correction = now
+        self._releases: dict[str, frozenset[Release]] = {}
+        """The releases that each node's last heartbeat named."""
 
     def forget_old(self) -> None:
-        """Drop the ids of which no epoch is known any more."""
+        """Drop the ids of which no epoch is known any more, and the nodes that are gone."""
         known = {each.id for each in self._node.ownership.egress_ips if each.highest_epoch is not None}
         self._epochs.forget(known)
+        peers = self._node.endpoint.peers
+        self._releases = {name: named for name, named in self._releases.items() if name in peers}
 
     def take(self, opened: Opened, now: int) -> None:
         """Handle one message that was authentic and fresh."""
@@ -69,10 +73,15 @@ class Reception:
         self._node.quorum_view.raise_max_lease(beat.duration_ns)
         if beat.reason == STOPPING:
             self._node.subscribers.leave(sender)
+        named = self._releases.get(sender, frozenset())
         for release in beat.releases:
-            self._node.ownership.take_release(release, now)
+            # Each is repeated for a second, in case a datagram is lost. With many addresses that is costly.
+            if release not in named:
+                self._node.ownership.take_release(release, now)
+        self._releases[sender] = frozenset(beat.releases)
         if sender in self._node.egress_nodes:
-            member = Member(now, beat.isolated, beat.reason, beat.unready, beat.warming, beat.known)
+            known = None if beat.known is None else frozenset(beat.known)
+            member = Member(now, beat.isolated, beat.reason, beat.unready, frozenset(beat.warming), known)
             if self._node.failure_detector.on_heartbeat(sender, member):
                 self._node.due.decision = True
                 self._node.due.revision += 1

@@ -6,13 +6,14 @@ come, and carries out the effects that the node returns.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -219,15 +220,14 @@ class LeaseDaemon:
     def _revision(self, keeper: LeaseNode) -> int:
         return keeper.revision + self._directory.revision
 
-    def _receive(self, datagram: bytes, source: str) -> None:
-        assert self._keeper is not None
-        try:
-            effects = self._keeper.receive(datagram, source, boottime())
-        except Exception as error:
-            # Whoever has the key can send anything, and a fault of ours must not end every keeper at once. What was
-            # decided by then is carried out with the next input; docs/design/messages.md says why that is safe.
-            self._unhandled(error, source)
-            return
+    def _receive(self, arrived: list[tuple[bytes, str]]) -> None:
+        keeper, effects = self._keeper, list[Effect]()
+        assert keeper is not None
+        for datagram, source in arrived:
+            with self._reported(source):
+                keeper.take(datagram, source, boottime())
+        with self._reported(arrived[-1][1]):
+            effects = keeper.settle(boottime())
         self._carry_out(effects)
 
     def _search(self, keeper: LeaseNode, now: int) -> None:
@@ -255,8 +255,18 @@ class LeaseDaemon:
         self._carry_out(questions)
 
     def _arrived(self, keeper: LeaseNode, datagram: bytes, source: str, port: int) -> None:
-        try:
+        with self._reported(source):
             keeper.strays.arrived(datagram, source, port, boottime())
+
+    @contextlib.contextmanager
+    def _reported(self, source: str) -> Iterator[None]:
+        """Report whatever a message from ``source`` causes: a fault of ours must not end every keeper at once.
+
+        Whoever has the key can send anything. What was decided before the fault is carried out with the next input;
+        docs/design/messages.md says why that is safe.
+        """
+        try:
+            yield
         except Exception as error:
             self._unhandled(error, source)
 

@@ -19,14 +19,16 @@ SO_RCVBUFFORCE = 33
 QUEUE = 4 << 20
 """Bytes of the kernel's queue: some thousand datagrams, so that a burst displaces no heartbeat."""
 BATCH = 64
-"""Datagrams that are read before time is looked at again."""
+"""So many datagrams are handed over together at most: then time is looked at again."""
 
 
 class Datagrams:
     """To and from the keepers of the other nodes: one port for all."""
 
-    def __init__(self, selector: selectors.BaseSelector, receive: Callable[[bytes, str], None]) -> None:
-        """``receive``: takes a datagram and the address that it came from, in its canonical form."""
+    def __init__(
+        self, selector: selectors.BaseSelector, receive: Callable[[list[tuple[bytes, str]]], None]
+    ) -> None:
+        """``receive``: takes at least one datagram, each with its source address in canonical form."""
         self._selector = selector
         self._take = receive
         self._socket: socket.socket | None = None
@@ -58,18 +60,20 @@ class Datagrams:
                 self._socket.sendto(data, (address, self._bound[1]))
 
     def _receive(self) -> None:
+        arrived: list[tuple[bytes, str]] = []
         for _ in range(BATCH):
-            if self._socket is None:
-                return
+            assert self._socket is not None
             try:
                 datagram, source = self._socket.recvfrom(MAX_DATAGRAM_BYTES + 1)
             except BlockingIOError:
-                return
+                break
             except OSError:
                 # An ICMP error for an earlier datagram.
                 continue
             # Of IPv6 there are port, flow and scope too; the kernel's own form of an address is the canonical one.
-            self._take(datagram, source[0])
+            arrived.append((datagram, source[0]))
+        if arrived:
+            self._take(arrived)
 
     def _close(self) -> None:
         if self._socket is not None:

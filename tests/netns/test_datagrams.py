@@ -38,7 +38,7 @@ class Keeper:
     def __init__(self, machine: Namespace, address: str) -> None:
         self.selector = selectors.DefaultSelector()
         self.received: list[tuple[bytes, str]] = []
-        self.datagrams = Datagrams(self.selector, lambda data, source: self.received.append((data, source)))
+        self.datagrams = Datagrams(self.selector, self.received.extend)
         machine.inside(lambda: self.datagrams.bind(address, PORT))
 
     def hear(self) -> list[tuple[bytes, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -72,8 +72,9 @@ def kept(spec: EgressIPSpec, master: bool) -> EgressIPSpec:
 def candidates(situation: ElectionInput) -> dict[str, tuple[str, ...]]:
     """For each egress id the nodes that can serve it, best first."""
     wishes = situation.wishes
-    ready = {identity: _ready(situation, wish) for identity, wish in wishes.items()}
-    warming = {identity: _warming(situation, identity) for identity in wishes}
+    asked = [n for n, member in situation.members.items() if situation.surviving or not member.isolated]
+    ready = {identity: _ready(situation, wish, asked) for identity, wish in wishes.items()}
+    warming = _warming(situation)
     # The chair is no load.
     eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != PROPOSER_LEASE}
     chair = {PROPOSER_LEASE: wishes[PROPOSER_LEASE].eligible} if PROPOSER_LEASE in wishes else {}
@@ -86,16 +87,18 @@ def candidates(situation: ElectionInput) -> dict[str, tuple[str, ...]]:
     return order
 
 
-def _ready(situation: ElectionInput, wish: EgressIPSpec) -> list[str]:
+def _ready(situation: ElectionInput, wish: EgressIPSpec, asked: Iterable[str]) -> list[str]:
+    """Return the nodes that can serve it, in no order. ``asked``: the other nodes that can serve anything."""
     able = wish.ready and situation.standing and not (situation.surviving and wish.id == PROPOSER_LEASE)
-    others = [
-        name
-        for name, member in situation.members.items()
-        if member.ready_for(wish.id) and (situation.surviving or not member.isolated)
-    ]
+    others = [name for name in asked if situation.members[name].ready_for(wish.id)]
     return [situation.me, *others] if able and wish.id not in situation.taken else others
 
 
-def _warming(situation: ElectionInput, identity: str) -> list[str]:
-    others = [name for name, member in situation.members.items() if identity in member.warming]
-    return [situation.me, *others] if identity in situation.warming else others
+def _warming(situation: ElectionInput) -> dict[str, list[str]]:
+    """Return by egress id the nodes that have become ready for it only just now; most have none."""
+    found: dict[str, list[str]] = {}
+    of_all = {situation.me: situation.warming, **{n: m.warming for n, m in situation.members.items()}}
+    for name, identities in of_all.items():
+        for identity in identities:
+            found.setdefault(identity, []).append(name)
+    return found

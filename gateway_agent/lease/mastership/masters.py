@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -50,9 +50,9 @@ class Member:
     """Why it cannot serve anything; empty if it can."""
     unready: dict[str, str] = field(default_factory=dict)
     """Reasons by egress id, for those that it could serve and is not ready for."""
-    warming: tuple[str, ...] = ()
+    warming: Collection[str] = ()
     """Egress ids for which it has become ready only just now."""
-    known: tuple[str, ...] | None = None
+    known: Collection[str] | None = None
     """Egress ids that it has learned of from its store; None: it has not said."""
 
     def ready_for(self, identity: str) -> bool:
@@ -130,6 +130,8 @@ class MasterTable:
         self._egress_ips = egress_ips
         self.changed: set[str] = set()
         """Ids with another master, or whose master has begun or ended to hand over. Emptied by the reader."""
+        self.given_up = False
+        """The last announcement names no longer what it named before."""
 
     def of(self, identity: str) -> MasterEntry:
         """Return the master that this node follows."""
@@ -173,7 +175,7 @@ class MasterTable:
         self, node: str, masteries: Iterable[MasterAnnouncement], hold_ns: int, now: int
     ) -> list[MasterChange]:
         """Take in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
-        changes, named = [], set()
+        changes, named, self.given_up = [], set(), False
         for mastery in masteries:
             named.add(mastery.id)
             before = self.of(mastery.id)
@@ -194,6 +196,7 @@ class MasterTable:
         for record, entry in self._entries():
             if entry.master == node and record.id not in named and entry.gone is None:
                 self._set(record, replace(entry, gone=f"given up by {node}", gone_at=now))
+                self.given_up = True
         return changes
 
     def release(self, identity: str, node: str, epoch: int, reason: str, planned: bool, now: int) -> bool:

@@ -238,13 +238,11 @@ class Ownership:
 
     def follow(self, node: str, masteries: Iterable[MasterAnnouncement], now: int) -> None:
         """Take in all that ``node`` is master of."""
-        here = [i for i in self.specs if self.master_table.of(i).gone is None]
         for turn in self.master_table.on_announcement(node, masteries, self.timers.hold_ns, now):
             self.history.turn(turn, now + self.wall_offset_ns)
             self._due.decision = True
             self._due.revision += 1
-        if any(self.master_table.of(i).gone is not None for i in here):
-            self._due.decision = True
+        self._due.decision |= self.master_table.given_up
 
     def silence(self, now: int) -> None:
         """Drop the masters that were not heard for :attr:`.acquisition.Timers.hold_ns`."""

@@ -21,7 +21,7 @@ from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.status import report
 from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel
 from gateway_agent.lease.virtual_ips.serving import Open, Probe
-from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
+from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, LeaseState
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 
 from .simulated_kernel import Kernel
@@ -64,6 +64,8 @@ class Machine:
     agent: bool = True
     """Whether the keeper gets signs of life of its agent."""
     wake_at: int = -1
+    checked: dict[str, LeaseState] = field(default_factory=dict)
+    """The leases that it held when the invariants were checked last."""
     last_true: int = 0
     last_clock: int = 0
 
@@ -185,7 +187,8 @@ class Network:
             self._carry_out(machine, machine.keeper.wake(machine.clock(self.now)))
             waiting, machine.inbox = machine.inbox, []
             for data, source in waiting:
-                self._carry_out(machine, machine.keeper.receive(data, source, machine.clock(self.now)))
+                machine.keeper.take(data, source, machine.clock(self.now))
+            self._carry_out(machine, machine.keeper.settle(machine.clock(self.now)))
             self._check(machine)
 
     def configure(self, name: str) -> None:
@@ -439,7 +442,11 @@ class Network:
         # An overlap can only begin with a lease that the node which just ran has made.
         if machine.keeper is None:
             return
-        for identity in machine.keeper.ownership.owner.held(machine.clock(self.now)):
+        held = machine.keeper.ownership.owner.held(machine.clock(self.now))
+        machine.checked, before = held, machine.checked
+        for identity, lease in held.items():
+            if before.get(identity) is lease:
+                continue
             if identity in self.ids and self._last.get(identity) != machine.name:
                 self._last[identity] = machine.name
                 self.takeovers += 1

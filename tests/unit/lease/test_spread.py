@@ -150,10 +150,10 @@ def test_nodes_that_become_ready_one_after_another_serve_equally_many(seed: int,
 
 
 @pytest.mark.parametrize("carried", [True, False])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_few_addresses_move_twice_until_all_nodes_serve_equally_many(seed: int, carried: bool) -> None:
     """Without workers to wait for, a handover takes no time: none is in progress when the next one is decided on."""
-    network = Network(4, 2, ids=32, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
+    network = Network(4, 2, ids=16, seed=seed, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
     network.max_delay_ns = MILLISECOND
     if not carried:
         network.carrying = {name: set() for name in network.machines}
@@ -170,4 +170,4 @@ def test_few_addresses_move_twice_until_all_nodes_serve_equally_many(seed: int, 
     network.run_until(lambda: network.all_agreed() and even(network), 30 * SECOND)
     network.run(5 * SECOND)
     # The facts of two nodes that give may differ for a moment.
-    assert network.takeovers - taken <= 32 // 2 + 4
+    assert network.takeovers - taken <= 16 // 2 + 2
