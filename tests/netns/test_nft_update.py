@@ -123,6 +123,33 @@ def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -
     assert "replaced nftables table inet egress_gateway: changed by another program" in replaced
 
 
+@pytest.mark.parametrize("damage", ["broken off", "half made", "out of date"])
+def test_what_was_written_at_run_time_outlives_a_replacement(machine: Namespace, damage: str) -> None:
+    """The lease daemon's leases above all: without them the fence is closed until the next renewal."""
+    leases = "\tset leases {\n\t\ttype ipv4_addr\n\t\tflags timeout\n\t}\n"
+    texts = [transaction("inet", "kept", [leases, chain("c", [f"ip saddr @leases {verdict}"])])
+             for verdict in ("accept", "drop")]  # fmt: skip
+
+    def story() -> str:
+        nft.apply(texts[0])
+        nft.run("add", "element", "inet", "kept", "leases", "{ 192.0.2.1 timeout 1h }")
+        if damage in ("broken off", "half made"):
+            [stamp] = re.findall(r"chain (stamp_\w+)", nft.run("list", "table", "inet", "kept"))
+            nft.run("delete", "chain", "inet", "kept", stamp)
+        if damage == "half made":
+            nft.run("add", "chain", "inet", "kept", "extra")
+        if damage == "out of date":
+            # Another process made it: this one does not know the text.
+            nft._applied.clear()
+        assert nft.ensure(texts[1])[0].startswith("replaced")
+        assert nft.missing(texts[1]) == ()
+        return nft.run("list", "table", "inet", "kept")
+
+    table = machine.inside(story)
+    assert "192.0.2.1 timeout 1h" in table
+    assert "extra" not in table
+
+
 def test_texts_about_different_tables_are_updated_each_for_itself(machine: Namespace) -> None:
     def table(name: str, *rules: str) -> str:
         return transaction("inet", name, [chain("c", rules)])

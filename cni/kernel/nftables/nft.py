@@ -6,10 +6,12 @@ whether a table is as a text made it:
 
 * The first hash is that of the wanted text, and the second that of the kernel's table: nothing is done.
 * Only the second hash is right: nothing but our programs has changed the table. If this process knows the text that
-  was applied, the table is updated in place, in three transactions (:mod:`cni.kernel.nftables.update`). If not, since
-  another version of the program has made it, the table is replaced in one transaction that keeps the sets with
+  was applied, the table is updated in place, in three transactions (:mod:`cni.kernel.nftables.update`). If not,
+  another version of the program has made the table, and it is replaced in one transaction that keeps the sets with
   time-outs: the lease daemon goes on through the update of the agent, and its leases stay in the fence.
-* Anything else: another program has changed the table, or a process ended in the middle. The table is replaced whole.
+* There is no stamp: a process of ours ended in the middle of a change. The table is replaced in the same way.
+* Anything else: another program has changed the table. It is replaced whole: elements that a restored dump has brought
+  may be those of a lease that has ended.
 
 Elements of sets with time-outs are written at run time, come and go, and do not count. Each change is watched
 (:mod:`cni.kernel.nftables.generation`): if another program has made a transaction at the same time, its change could
@@ -34,6 +36,7 @@ TIMEOUT_S = 20.0
 """Of one run of ``nft``: a table of 100,000 prefixes takes about one second."""
 STAMP = "stamp_"
 """The names of those chains begin with it."""
+FOREIGN = "changed by another program"
 MAX_TRIES = 3
 """How often a change is made again because another program changed nftables in the same moment."""
 _applied: dict[tuple[str, ...], str] = {}
@@ -49,6 +52,11 @@ class _Found:
     """A fault of the table; empty: it is as the text makes it."""
     applied: str = ""
     """Digest of the text that made the table, if nothing has changed the table since."""
+
+    @property
+    def ours(self) -> bool:
+        """Return True if nothing but our programs has changed the table, as far as its stamp shows."""
+        return self.problem != FOREIGN
 
 
 def ensure(text: str) -> tuple[str, ...]:
@@ -106,10 +114,10 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
 
 
 def _replace(text: str, found: Mapping[str, _Found]) -> None:
-    """Replace the tables of ``text``. A table that nothing but our programs has changed keeps its timed sets."""
+    """Replace the tables of ``text``. Those that only our programs have changed keep their sets with time-outs."""
     keeping = text
     for name, each in found.items():
-        if each.table and each.applied:
+        if each.table and each.ours:
             sets = ((one.kind, one.name, one.timed) for one in each.table.sets)
             keeping = update.replacement(keeping, name, each.table.chains, sets)
     if keeping != text:
@@ -203,5 +211,5 @@ def _judge(table: Table | None, wanted: bool, digest: str) -> _Found:
         return _Found(table, "not finished")
     applied, _, listed = table.marks[0].partition("_")
     if listed != table.digest:
-        return _Found(table, "changed by another program")
+        return _Found(table, FOREIGN)
     return _Found(table, "" if applied == digest else "out of date", applied)
