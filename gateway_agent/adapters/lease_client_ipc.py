@@ -48,12 +48,23 @@ class KeeperClient:
         self._standby = StandbyDaemon(run_dir)
         self._log_bytes = 0
         self._failure: tuple[str, float] = ("", 0.0)
+        self._refused = ""
+        """Why no daemon could be started or connected to at the last attempt."""
 
     @property
     def failure(self) -> str:
-        """Return why the last daemon ended by itself, if that was within :data:`RECENT_S`; else an empty text."""
+        """Return that none runs, or that the last one ended within :data:`RECENT_S`, and why; else an empty text."""
         words, at = self._failure
-        return words if words and time.monotonic() < at + RECENT_S else ""
+        if self._writer is not None:
+            recent = words and time.monotonic() < at + RECENT_S
+            return (
+                f"the lease daemon ended by itself, another one has taken its place: {words}"
+                if recent
+                else ""
+            )
+        if self._refused:
+            return f"no lease daemon runs: {self._refused}"
+        return f"the lease daemon ended by itself, and none has taken its place yet: {words}" if words else ""
 
     @property
     def _stopping(self) -> bool:
@@ -77,8 +88,10 @@ class KeeperClient:
                     reader = await self._connect()
                 except OSError as error:
                     log.error("lease daemon: %s", error)
+                    self._refused = str(error)
                     await asyncio.sleep(KEEPALIVE_S)
                     continue
+                self._refused = ""
                 self._write()
                 with contextlib.suppress(OSError, ValueError):
                     while line := await reader.readline():

@@ -36,7 +36,7 @@ class StandbyDaemon:
         if standby is not None and not await _failure(standby):
             return
         if words := await _failure(await self._spawn()):
-            raise OSError(0, f"could not be started: {words}")
+            raise OSError(f"it could not be started: {words}")
 
     async def close(self) -> None:
         """End the standby process."""

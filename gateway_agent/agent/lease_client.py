@@ -92,7 +92,7 @@ class LeaseClient:
 
     @property
     def failure(self) -> str:
-        """Return why the last daemon ended by itself; see :class:`gateway_agent.agent.ports.LeaseDaemon`."""
+        """Return what is wrong with the daemon's process; see :class:`gateway_agent.agent.ports.LeaseDaemon`."""
         return self._daemon.failure
 
     @property

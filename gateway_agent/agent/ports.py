@@ -114,7 +114,7 @@ class LeaseDaemon(Protocol):
 
     @property
     def failure(self) -> str:
-        """Return why the last daemon ended by itself, for some minutes; else an empty text."""
+        """Return that no daemon runs, or that one ended some minutes ago, and why; else an empty text."""
 
     def send(self, config: KeeperConfig) -> None:
         """Send what is to be in force from now on."""

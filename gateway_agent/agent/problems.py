@@ -65,8 +65,7 @@ class Problems:
         said = self.leases.state.problems if self.leases.state else ()
         found = [Problem("keeper", "", text) for text in said]
         if self.leases.failure:
-            why = f"the lease keeper ended by itself, another one took its place: {self.leases.failure}"
-            found.append(Problem("keeper", "", why, f"see {self.config.run_dir / LOG}"))
+            found.append(Problem("keeper", "", self.leases.failure, f"see {self.config.run_dir / LOG}"))
         return found
 
     def _of_the_address(self, known: Inventory) -> list[Problem]:

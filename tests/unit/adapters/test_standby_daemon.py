@@ -288,6 +288,51 @@ def test_an_agent_waits_for_a_keeper_that_is_to_come(run_dir: Path) -> None:
     asyncio.run(whole())
 
 
+def test_a_daemon_that_is_gone_is_named_until_another_one_runs_and_then_for_a_while(run_dir: Path) -> None:
+    async def whole() -> None:
+        client = KeeperClient(run_dir, start_timeout=60)
+        process = staying(run_dir)
+        following = asyncio.create_task(anext(client.states()))
+        try:
+            await becomes(lambda: client._writer is not None)
+            assert client.failure == ""
+            process.kill()
+            await becomes(lambda: "and none has taken its place yet: it gave no reason" in client.failure)
+            staying(run_dir)
+            await becomes(lambda: "another one has taken its place: it gave no reason" in client.failure)
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(whole())
+
+
+def test_a_daemon_that_cannot_be_started_is_named(run_dir: Path) -> None:
+    async def whole() -> None:
+        client = KeeperClient(run_dir)
+        following = asyncio.create_task(anext(client.states()))
+        try:
+            await becomes(
+                lambda: "no lease daemon runs: it could not be started: exit code 3" in client.failure
+            )
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    lock = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        asyncio.run(whole())
+    finally:
+        os.close(lock)
+
+
+async def becomes(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 @pytest.mark.parametrize(("timeout", "stopping"), [(0.2, False), (600, True)], ids=["in vain", "stopping"])
 def test_an_agent_that_need_not_wait_longer_starts_a_keeper(
     run_dir: Path, timeout: float, stopping: bool
