@@ -20,7 +20,7 @@ from .cni_request import is_interface
 from .files import named
 
 DIRECTORY = "attachments"
-"""Below the run directory, mode 0700."""
+"""Directory of the records below the run directory, mode 0700."""
 SUFFIX = ".json"
 MAX_NAME_BYTES = 255
 """``NAME_MAX`` of Linux."""
@@ -32,7 +32,7 @@ class Attachment:
 
     container_id: str
     ifname: str
-    """In the pod."""
+    """Name of the interface in the pod."""
     netns: str
     """Path of the pod's network namespace."""
     host_interface: str
@@ -40,11 +40,11 @@ class Attachment:
     namespace: str
     name: str
     uid: str
-    """Of the pod; empty: not known."""
+    """Uid of the pod; empty: not known."""
     labels: Mapping[str, str] | None
-    """As the CNI call gave them; None: it gave none."""
+    """Labels of the pod that the CNI call gave; None: it gave none."""
     addresses: tuple[str, ...]
-    """Of the pod, without prefix length."""
+    """Addresses of the pod, without prefix length."""
     group: int = 0
     """The interface group that was set; 0: not tagged."""
     network: str = ""

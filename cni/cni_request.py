@@ -47,11 +47,11 @@ class Call:
     uid: str = ""
     """Namespace, name and uid of the pod; empty if the runtime does not say."""
     labels: Mapping[str, str] | None = None
-    """None: the call has no labels, which is not the same as a pod without labels."""
+    """Labels of the pod; None: the call has no labels, which is not the same as a pod without labels."""
     host_interfaces: tuple[str, ...] = ()
     """Interfaces of the result that are in no sandbox, in its order: bridges are among them."""
     addresses: tuple[str, ...] = ()
-    """Of the pod, without prefix length."""
+    """Addresses of the pod, without prefix length."""
     valid_attachments: tuple[tuple[str, str], ...] = ()
     """GC: (container id, interface name) of what still exists in this network."""
 

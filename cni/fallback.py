@@ -22,7 +22,7 @@ from .kernel import ids
 from .kernel.errors import KernelError
 
 LOCK = "plugin.lock"
-"""In the run directory."""
+"""Name of the lock file in the run directory."""
 VETH_HINT = (
     "a gateway serves pods with a host-side veth (bridge, ptp, calico, …), not macvlan or the host's "
     "network: let no policy select this pod, or put this plugin behind one that makes a veth"

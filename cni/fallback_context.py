@@ -25,9 +25,9 @@ class FallbackContext:
     run_dir: Path
     """The directory of the plan and of the attachment records."""
     plan: Plan | None
-    """None: there is no readable plan."""
+    """The plan that the agent wrote last; None: there is no readable plan."""
     trouble: str
-    """Why the agent does not do the work, and what is wrong with the plan."""
+    """The reason why the agent does not do the work, and the fault of the plan."""
     stamp: tuple[int, int] = (0, 0)
     """Inode and modification time (ns) of the plan's file, when it was read."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 NAMESPACE_LABEL = "io.kubernetes.pod.namespace"
-"""Every pod carries it for matching, with its namespace as value, whatever its own labels say."""
+"""Label that every pod carries for matching: its namespace is the value, whatever its own labels say."""
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 """Label that the API server gives each namespace: its name."""
 

@@ -52,7 +52,7 @@ class Plan:
     mask: int
     port: int
     mtu: int
-    """Of the tunnel devices, bytes."""
+    """MTU of the tunnel devices, bytes."""
     nodes: tuple[PlanNode, ...] = ()
     egress_ips: tuple[PlanEgressIP, ...] = ()
     policies: tuple[PlanPolicy, ...] = ()
@@ -62,7 +62,7 @@ class Plan:
     knows_namespaces: bool = False
     """The store has an object for each namespace, so one that the plan does not have is newer than the plan."""
     isolated: bool = False
-    """This node has no contact to a majority of the voters: it forwards no new connections for others."""
+    """True if this node has no contact to a majority of the voters: it forwards no new connections for others."""
     source_check: bool = True
     """The kernel takes an IPv4 packet out of a tunnel only if a route leads to its source. If nodes have only IPv6
     addresses, or connections are synced, there need be none."""

@@ -52,7 +52,7 @@ class PlanEgressIP:
     address: str
     """The virtual address; empty in basic mode."""
     slot: int
-    """This node's own number for it: mark, routing table and rule."""
+    """This node's own number for the egress IP: mark, routing table and rule."""
     vni: int
     eligible: tuple[str, ...]
     """Names of the nodes that can be master, sorted."""
@@ -99,7 +99,7 @@ class Destination:
 
 
 SetKey = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
-"""Of a policy set: ``policies``, ``egress_ids``, ``egress_ids6``."""
+"""Key of a policy set: ``policies``, ``egress_ids``, ``egress_ids6``."""
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ class PolicySet:
     policies: tuple[str, ...]
     """Names, sorted."""
     egress_ids: tuple[str, ...]
-    """For each policy the egress IP that IPv4 packets are led to, in the same order."""
+    """The egress IP to which IPv4 packets are led, for each policy in the same order."""
     ways: tuple[Destination, ...]
-    """By destination the egress IP; disjoint prefixes of both families."""
+    """Destinations with their egress IPs: disjoint prefixes of both families."""
     egress_ids6: tuple[str, ...] = ()
     """The same for IPv6. Equal to ``egress_ids`` if it is not given, or if the gateway has addresses of one family."""
 

@@ -9,7 +9,8 @@ from . import config, contract
 from .fastpath import AF_UNIX, SHUT_WR, SOCK_STREAM, socket
 
 CONNECT_RETRY_S = 0.005
-"""Between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait by itself."""
+"""Time between two attempts while the agent's backlog is full: a unix socket with a time-out does not wait by itself.
+"""
 
 
 class NoAnswer(Exception):

@@ -17,8 +17,9 @@ from ..plan import Plan
 from .nft_blocks import KEYWORDS, address_of, chain, from_elsewhere, peers, underlay
 
 RATE = "limit rate 500/second burst 250 packets"
-"""Of datagrams from one node. A daemon sends a heartbeat and an answer in each period (20 ms is a short one), and some
-more when masters change."""
+"""Rate limit for datagrams from one node. A daemon sends a heartbeat and an answer in each period (20 ms is a short
+one), and some more when masters change.
+"""
 SPARE_ELEMENTS = 64
 """Places for MACs beyond two for each node: nodes that are new, or change their network card."""
 RATE_ELEMENT_TTL = "1m"

@@ -31,7 +31,7 @@ TUNNELS = f'"{ids.DEVICE_PREFIX}*"'
 TAGGED = f"iifgroup and {GROUP_MASK:#x} == {ids.GROUP_BASE:#x}"
 ENCAPSULATED = f"meta priority set meta priority or {ids.ENCAPSULATED:#x}"
 MIDDLE = "tcp flags & (fin | syn | rst | ack) != syn"
-"""Of a TCP packet that opens no connection."""
+"""Match of a TCP packet that opens no connection."""
 CONFIRMED = "ct status and confirmed == confirmed"
 
 
@@ -131,7 +131,7 @@ class Marks:
         self.stale = f"{layout.stale:#010x}"
         self.clear = f"meta mark set meta mark and {self.rest}"
         self.own = f"ct mark and {self.numbers} != 0 ct mark and {self.tunneled} == 0"
-        """The connection was opened by one of our slots on this node."""
+        """Match of a connection that was opened by one of our slots on this node."""
 
     def of(self, number: int) -> str:
         """Return the mark of a slot or policy set."""

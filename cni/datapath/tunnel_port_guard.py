@@ -30,7 +30,7 @@ VNI = "@th,96,24"
 ETHERTYPE = "@th,224,16"
 ETHERTYPES = {4: "0x0800", 6: "0x86dd"}
 BY_PROCESS = "meta skuid >= 0"
-"""The packet has a socket of a process of this network namespace. The sockets of the kernel itself have no owner."""
+"""Match of a packet with a socket of a process of this network namespace. The kernel's own sockets have no owner."""
 INNER_SOURCE = {4: "@th,336,32", 6: "@th,304,128"}
 
 

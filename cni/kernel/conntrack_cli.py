@@ -13,7 +13,7 @@ from typing import Callable
 from .errors import KernelError
 
 TIMEOUT_S = 20.0
-"""Of one run. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
+"""Time limit of one run. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
 MAX_SINGLE_SOURCES = 4
 """Sources that are asked for one by one; a listing of all of them costs as much as some runs of the program."""
 _FIELD = re.compile(r"\b(src|dst)=(\S+)")

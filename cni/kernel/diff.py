@@ -17,7 +17,7 @@ class Change:
     """``put`` or ``delete``."""
     target: Object
     replaces: bool = False
-    """For ``put``: something with this key is there, but other than it should be."""
+    """True for a ``put`` where an object with this key is present that differs from the desired one."""
 
     def __str__(self) -> str:
         """Describe the change that was made."""
@@ -33,7 +33,7 @@ class Change:
 
 
 PUT_ORDER = (Vxlan, Setting, Address, Fdb, Neighbour, Route, Rule)
-"""Each needs those before it. A rule comes last: it steers."""
+"""Kinds of objects in the order in which they are put: each needs those before it. A rule comes last: it steers."""
 DELETE_ORDER = (Rule, Route, Neighbour, Fdb, Address, Vxlan)
 """A sysctl is never deleted: it goes with its device."""
 

@@ -11,23 +11,25 @@ from dataclasses import dataclass
 DEVICE_PREFIX = "egw-"
 """VXLAN devices are named ``egw-<vni in hex>``: 10 characters of the 15 that the kernel allows."""
 RETURN_DEVICE = "egw-back"
-"""Carries the answers of all egress IPs back to the workers."""
+"""Device that carries the answers of all egress IPs back to the workers."""
 RETURN_VNI = 0xE96BAC
 ENCAPSULATED = 0x40000000
 """The bit of a packet's priority by which the kernel's own encapsulation is known until the packet leaves. Without
 ``CAP_NET_ADMIN`` or ``CAP_NET_RAW`` a socket has priorities 0 to 6 (socket(7), ``SO_PRIORITY``)."""
 
 SYNC_DEVICE = "egw-sync"
-"""Carries the connection tables of the egress nodes to each other: what enters it goes to each partner."""
+"""Device that carries the connection tables between egress nodes: each packet that enters it goes to each partner."""
 SYNC_VNI = 0xE96B5C
 SYNC_ADDRESS = "169.254.233.3"
-"""On that device, on every node the same: no route leads to it."""
+"""Address of the sync device, on every node the same: no route leads to it."""
 SYNC_GROUP = "239.233.0.1"
 """Multicast address (organization-local, RFC 2365); it never leaves the device."""
 SYNC_PORT = 3780
-"""UDP; the usual one of conntrackd."""
+"""UDP port of the synchronization; the usual one of conntrackd."""
 FLOOD_MAC = "00:00:00:00:00:00"
-"""In a forwarding entry: frames that no other entry names, multicast among them, go to all such destinations."""
+"""MAC of a forwarding entry for all frames that no other entry names, multicast among them: they go to all such
+destinations.
+"""
 
 TABLE_BASE = 7000
 """Routing table of slot N is ``TABLE_BASE + N``; ``TABLE_BASE`` itself leads into ``egw-back``."""
@@ -55,10 +57,10 @@ of our range that belongs to no set."""
 NEXT_HOP = "169.254.233.2"
 """The next hop of every egress IP's table. Its neighbour entry on ``egw-*`` *is* the current master."""
 NEXT_HOP6 = "fe80::e9:2"
-"""The same for egress IPs of family 6."""
+"""The next hop of egress IPs of family 6."""
 NEXT_HOPS = {4: NEXT_HOP, 6: NEXT_HOP6}
 DEVICE_ADDRESS = "169.254.233.1"
-"""On each of our devices, /32: loose ``rp_filter`` drops what arrives on a device without an address."""
+"""Address of each of our devices, /32: loose ``rp_filter`` drops packets that arrive on a device without an address."""
 
 NFT_NODE_INET = "egress_gateway"
 NFT_NODE_BRIDGE = "egress_gateway"
@@ -81,7 +83,7 @@ INNER4, SYNCED4 = 0xF0000000, 0xF8000000
 VXLAN_OVERHEAD = {4: 50, 6: 70}
 """Bytes that VXLAN adds, by underlay family (RFC 7348, section 5)."""
 IPV6_MIN_MTU = 1280
-"""Bytes. On a device with less the kernel has no IPv6 at all (RFC 8200, section 5)."""
+"""Smallest MTU in bytes with which the kernel has IPv6 on a device at all (RFC 8200, section 5)."""
 
 
 def egress_id(gateway: str, address: str) -> str:

@@ -21,7 +21,7 @@ class Vxlan:
     port: int
     mac: str
     mtu: int
-    """Bytes."""
+    """MTU of the device, bytes."""
     alias: str
     up: bool = True
 
@@ -65,7 +65,7 @@ class Address:
     device: str
     address: str
     length: int
-    """Of the prefix, bits."""
+    """Length of the prefix, in bits."""
 
     @property
     def key(self) -> Key:
@@ -149,7 +149,7 @@ class Rule:
     mask: int
     table: int
     iif: str = ""
-    """Only for packets that come by this interface; empty: for all."""
+    """Interface by which a packet must come; empty: any."""
 
     @property
     def key(self) -> Key:

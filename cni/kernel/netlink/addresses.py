@@ -28,13 +28,13 @@ class Address:
 
     address: str
     length: int
-    """Of the prefix, in bits."""
+    """Length of the prefix, in bits."""
     index: int
     """The interface's number."""
     scope: int
     """An IPv4 address of scope 0 may be chosen as the source of anything."""
     ours: bool
-    """It has the address protocol :data:`cni.kernel.ids.ADDRESS_PROTOCOL`."""
+    """True if the address has the protocol :data:`cni.kernel.ids.ADDRESS_PROTOCOL`."""
     secondary: bool = False
     """An IPv4 address in the subnet of another one, which the kernel prefers."""
 

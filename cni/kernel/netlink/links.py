@@ -119,8 +119,9 @@ class HostVeths(NamedTuple):
 
     names: tuple[str, ...]
     named: bool = False
-    """They are those that the CNI result names: the pod's network namespace cannot be seen from here, so there may be
-    others."""
+    """True if the names are those in the CNI result: the pod's network namespace cannot be seen from here, so there
+    may be others.
+    """
 
 
 def host_veths(netns: str, names: Iterable[str]) -> HostVeths:

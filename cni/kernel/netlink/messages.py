@@ -17,7 +17,7 @@ NLMSGHDR = struct.Struct("=IHHII")
 """Length, type, flags, sequence number, port."""
 _NLATTR = struct.Struct("=HH").unpack_from
 ADDRESS_FAMILIES = {4: socket.AF_INET, 16: socket.AF_INET6}
-"""By the bytes of an address."""
+"""Address families by the length of an address in bytes."""
 H = TypeVar("H", bound="tuple[int, ...]")
 
 
@@ -25,9 +25,9 @@ class Request(NamedTuple):
     """A message to the kernel."""
 
     kind: int
-    """Its type, such as ``RTM_GETLINK``."""
+    """Message type, such as ``RTM_GETLINK``."""
     flags: int
-    """Besides ``NLM_F_REQUEST``."""
+    """Flags besides ``NLM_F_REQUEST``."""
     body: bytes
 
 
@@ -57,7 +57,7 @@ class AddressHeader(NamedTuple):
 
     family: int = socket.AF_UNSPEC
     length: int = 0
-    """Of the prefix, in bits."""
+    """Length of the prefix, in bits."""
     flags: int = 0
     scope: int = 0
     interface: int = 0
@@ -69,7 +69,7 @@ class RouteHeader(NamedTuple):
 
     family: int = socket.AF_UNSPEC
     length: int = 0
-    """Of the destination's prefix, in bits."""
+    """Length of the destination's prefix, in bits."""
     source_length: int = 0
     tos: int = 0
     table: int = 0
@@ -84,7 +84,7 @@ class NextHopHeader(NamedTuple):
     """``struct rtnexthop``: the head of one of several next hops in ``RTA_MULTIPATH``."""
 
     length: int
-    """In bytes, with the attributes behind it."""
+    """Length in bytes, with the attributes behind this header."""
     flags: int
     hops: int
     interface: int
@@ -106,7 +106,7 @@ class NetfilterHeader(NamedTuple):
     family: int = socket.AF_UNSPEC
     version: int = 0
     resource: int = 0
-    """Of a batch: its subsystem; of the packet log: its group."""
+    """The subsystem of a batch, or the group of the packet log."""
 
 
 class Layout(Generic[H]):
@@ -117,7 +117,7 @@ class Layout(Generic[H]):
         self._struct = struct.Struct(layout)
         self._header = header
         self.size = self._struct.size
-        """In bytes."""
+        """Length of the header in bytes."""
 
     def pack(self, header: H, *attributes: bytes) -> bytes:
         """Return a body."""

@@ -50,7 +50,7 @@ ROUTE_KINDS = {
     RTM_NEWNEIGH: "neighbour",
     RTM_NEWRULE: "rule",
 }
-"""By the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
+"""Kinds of events by the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
 BUFFER_BYTES = 1 << 20
 """Room for messages that wait to be read: some thousands."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
@@ -66,7 +66,7 @@ class Event:
     """``link``, ``address``, ``uplink`` (a default route of another program), ``route``, ``neighbour``, ``rule``,
     ``table`` (nftables), or ``overrun``: messages were lost, so anything may have changed."""
     device: str = ""
-    """Of a link, address or neighbour; empty if the kernel has forgotten its name."""
+    """Device of a link, address or neighbour; empty if the kernel has forgotten its name."""
     removed: bool = False
 
     @property

@@ -25,7 +25,7 @@ from .messages import NDMSG, NeighbourHeader, attribute
 from .netlink_socket import Socket
 
 MAX_QUEUE_BYTES = 32 << 20
-"""Of a tunnel's queue, as the kernel counts it: some tens of milliseconds of a fast link."""
+"""Length of a tunnel's queue, as the kernel counts it: some tens of milliseconds of a fast link."""
 
 
 class Neighbours:

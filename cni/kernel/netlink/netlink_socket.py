@@ -23,7 +23,7 @@ from .constants import (
 from .messages import Message, Request, encode, split
 
 MAX_DUMPS = 3
-"""How often a listing is begun, if what it lists changes meanwhile."""
+"""Attempts at a listing whose objects change meanwhile."""
 RECEIVE_BYTES = 1 << 17
 """The kernel sends at most 32 KiB at once, and 64 KiB of an interface with many virtual functions."""
 

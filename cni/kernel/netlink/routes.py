@@ -36,7 +36,7 @@ class NextHop:
     version: int
     """4 or 6."""
     main: bool
-    """It is in the main table."""
+    """True if the route is in the main table."""
     metric: int
     """The lowest one counts."""
     place: int

@@ -31,7 +31,7 @@ from ..netlink.messages import NFGENMSG, NetfilterHeader, Request, attribute, at
 from ..netlink.netlink_socket import Socket, error_code
 
 MILLISECONDS_BYTES = 8
-"""Of a time-out: a number of milliseconds in network byte order."""
+"""Length of a time-out: a number of milliseconds in network byte order."""
 
 
 class TransactionSocket(Socket):

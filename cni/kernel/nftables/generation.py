@@ -22,7 +22,7 @@ from ..netlink.messages import NFGENMSG, Message, NetfilterHeader
 from ..netlink.netlink_socket import Socket
 
 BUFFER_BYTES = 64 << 20
-"""Notifications that may wait: of some 100,000 elements."""
+"""Room for notifications that wait: of some 100,000 elements."""
 NOTIFICATION_TIMEOUT_S = 1.0
 """Seconds after which the notification of a transaction that has been made is taken for lost."""
 

@@ -33,12 +33,12 @@ from . import generation, table_digest, update
 from .table_digest import Table
 
 TIMEOUT_S = 20.0
-"""Of one run of ``nft``: a table of 100,000 prefixes takes about one second."""
+"""Time limit of one run of ``nft``: a table of 100,000 prefixes takes about one second."""
 STAMP = "stamp_"
 """The names of those chains begin with it."""
 FOREIGN = "changed by another program"
 MAX_TRIES = 3
-"""How often a change is made again because another program changed nftables in the same moment."""
+"""Attempts at a change while other programs change nftables in the same moment."""
 _applied: dict[tuple[str, ...], str] = {}
 """The text that is in force, as far as this process knows, by the tables that it is about."""
 

@@ -51,14 +51,14 @@ from ..netlink.messages import NFGENMSG, NetfilterHeader, attribute, attributes,
 from ..netlink.netlink_socket import Socket
 
 CHAIN_PARTS = (NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE, NFTA_CHAIN_FLAGS, NFTA_CHAIN_USERDATA)
-"""Not handles, uses and counters."""
+"""Attributes of a chain that count; handles, uses and counters do not."""
 RULE_PARTS = (NFTA_RULE_COMPAT, NFTA_RULE_USERDATA)
 VOLATILE_EXPRESSIONS = ("counter", "last", "quota")
 """Expressions whose data the kernel changes while packets pass."""
 SET_PARTS = (3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 17, 18)
 """Flags, types and lengths of key and data, policy, description, time-outs, user data, expressions."""
 MAX_TRIES = 25
-"""How often a part is read again because there was a transaction meanwhile; each takes a millisecond or two."""
+"""Attempts at reading a part while there are transactions; each takes a millisecond or two."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class PresentSet:
     """``set`` or ``map``."""
     name: str
     timed: bool
-    """Its elements have time-outs: they are written at run time."""
+    """True if the elements have time-outs: they are written at run time."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class Table:
     """An nftables table as it is in the kernel."""
 
     digest: str
-    """Of all its content but chains that begin with the ``mark``, counters, and elements of timed sets."""
+    """Digest of the table's content without chains that begin with the ``mark``, counters, and elements of timed
+    sets.
+    """
     marks: tuple[str, ...]
     """The names of those chains, without the mark."""
     chains: tuple[str, ...]
