@@ -15,7 +15,7 @@ from .voting.protocol import NEVER, SECOND
 from .voting.voter_set import PROPOSER_LEASE
 
 STOP_TIMEOUT_NS = 1 * SECOND
-"""How long a node that stops waits for another one to become able to serve."""
+"""Longest time that a stopping node waits for another one to become able to serve."""
 
 
 class Election:

@@ -18,10 +18,11 @@ SOCKET = "keeper.sock"
 LOG = "keeper.log"
 """The output of a daemon in the background: why it ended, and messages that it could not handle."""
 LOCK = "keeper.lock"
-"""Held by the one keeper of a run directory, with its process id in it."""
+"""Lock that the one daemon of a run directory holds; the file has its process id in it."""
 STAY = "--stay"
-"""Option of a keeper that somebody else than the agent runs: it stays in the foreground, waits where there is one
-already, and runs without the agent that is to come."""
+"""Option of a daemon that another program than the agent runs: it stays in the foreground, waits where there is one
+already, and runs without the agent that is to come.
+"""
 WAIT = "--wait"
 """Option of a spare keeper: it loads everything, and begins with the first line of its input."""
 
@@ -31,9 +32,9 @@ class Peer(msgspec.Struct, frozen=True):
 
     name: str
     address: str
-    """Its lease daemon listens there (UDP, the cluster port), and its tunnels end there."""
+    """Address on which the node's lease daemon listens (UDP, the cluster port) and on which its tunnels end."""
     egress: bool
-    """Some gateway's ``nodeSelector`` matches it: it sends heartbeats and can be master."""
+    """True if some gateway's ``nodeSelector`` matches the node: it sends heartbeats and can be master."""
 
 
 class EgressIPSpec(msgspec.Struct, frozen=True):
@@ -46,25 +47,25 @@ class EgressIPSpec(msgspec.Struct, frozen=True):
     eligible: tuple[str, ...]
     """Names of the nodes that can be master, sorted."""
     ready: bool = False
-    """*This* node can serve it now. False if it is not eligible."""
+    """True if *this* node can serve the egress IP now. False if it is not eligible."""
     reason: str = ""
-    """Why it is not ready."""
+    """The reason why this node is not ready."""
     shown: str = ""
     """The address that the outside sees while this node is master; empty where it is not eligible."""
     interface: str = ""
     """The interface of the virtual address while this node is master; empty if there is none."""
     leaving: bool = False
-    """Not ready by somebody's choice: a master hands over to another node while it still forwards."""
+    """True if this node is not ready because it is to be emptied: as master it hands over while it still forwards."""
     keeps: bool = False
-    """Not ready to take it over; but if this node is master, it is ready to remain that."""
+    """True if this node may not take the egress IP over, but as its master may remain that."""
     failback: bool = False
-    """Goes back, by handover, to the node that it would be on if all had always been well."""
+    """True if the egress IP goes back, by handover, to the node that it would be on if all had always been well."""
     carries: bool = True
-    """A pod of this node goes by it, as far as the agent knows."""
+    """True if a pod of this node uses the egress IP, as far as the agent knows."""
     device: str = ""
     """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
     vni: int = 0
-    """Of the tunnel: the same on all nodes, as ``sync``."""
+    """VNI of the tunnel: the same on all nodes, as ``sync``."""
     sync: bool = False
     """``connectionSync``."""
 
@@ -75,7 +76,7 @@ class HandoverRequest(msgspec.Struct, frozen=True):
     id: str
     to: str
     token: int
-    """Each wish has another one: it is carried out once."""
+    """Number of this request, different for each: a request is carried out once."""
 
 
 class Tunnel(msgspec.Struct, frozen=True, array_like=True):
@@ -96,9 +97,9 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     keys: KeyNumbers = ()
     """Fingerprints of the keys that the node accepts, the one that it signs with first."""
     clock: Seconds = 0.0
-    """Of the node's wall clock as it says this; 0: it does not tell."""
+    """The node's wall clock when it sends this; 0: not told."""
     tunnels: Annotated[tuple[Tunnel, ...], msgspec.Meta(max_length=MOST_TUNNELS)] = ()
-    """Of some of its egress IPs: with each period of others."""
+    """Tunnels of some of the node's egress IPs: with each period of others."""
 
 
 class HeardKey(msgspec.Struct, frozen=True):
@@ -109,7 +110,7 @@ class HeardKey(msgspec.Struct, frozen=True):
     """16 hex digits; empty: a version that names none."""
     last_heard_ms: int
     known: bool = True
-    """This node has the key; else the name is that of the address that the message came from."""
+    """True if this node has the key; else ``node`` is found by the address that the message came from."""
     accepts: tuple[str, ...] | None = None
     """Fingerprints of the keys that the node says it accepts; None: it has not said so."""
 
@@ -134,14 +135,14 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     peers: tuple[Peer, ...]
     egress: tuple[EgressIPSpec, ...]
     stopping: bool = False
-    """The service is being stopped: hand every lease over, tell the workers, then exit."""
+    """True if the service is being stopped: hand every lease over, inform the workers, then exit."""
     moves: tuple[HandoverRequest, ...] = ()
     published: VoterSet | None = None
     """The voter set that the cluster names; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
     accept_key_files: tuple[str, ...] = ()
     """Further keys that messages may be signed with."""
     facts: Facts | None = None
-    """The settings of this node, without its keys, as other nodes are told."""
+    """The settings of this node, without its keys, as they are sent to other nodes."""
 
 
 class EgressState(msgspec.Struct, frozen=True):
@@ -154,9 +155,9 @@ class EgressState(msgspec.Struct, frozen=True):
     since: float
     """Wall clock, seconds, when the master took over (as it says itself); 0 where there is none."""
     state: str
-    """This node's part: ``master``, ``standby`` (it could be) or ``none``."""
+    """This node's role: ``master``, ``standby`` (could be master) or ``none``."""
     reason: str
-    """Why there is no master, or why this node is not it; empty where all is well."""
+    """The reason why there is no master, or why this node is not the master; empty where all is well."""
     shown: str = ""
     """The address that the outside sees now, as the master says; empty where there is none."""
     survivor: bool = False
@@ -171,7 +172,7 @@ class MemberState(msgspec.Struct, frozen=True):
     ready: bool
     reason: str
     last_heard_ms: int
-    """-1: never."""
+    """Milliseconds since the node's last message; -1: there was none."""
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -182,10 +183,12 @@ class Change(msgspec.Struct, frozen=True):
     after: str
     epoch: int
     at: float
-    """Wall clock, seconds."""
+    """Time of the change by the wall clock, seconds."""
     silent_ms: int
-    """For how long nothing left by the egress IP, at most: from the moment at which the master before let go, or from
-    its last sign where it was unheard, until the new one served. 0 for a planned handover, where packets waited."""
+    """Upper bound of the time in which nothing left by the egress IP: from the release by the master before, or from
+    the last sign of a master that was unheard, until the new one served. 0 for a planned handover, where packets
+    waited.
+    """
     reason: str
     planned: bool = False
     """The master before has handed over to a node of its choice."""
@@ -199,14 +202,14 @@ class Conflict(msgspec.Struct, frozen=True):
     mac: str
     interface: str
     since: float
-    """Wall clock, seconds."""
+    """Time of the first claim by the wall clock, seconds."""
 
 
 class KernelFailures(msgspec.Struct, frozen=True):
     """How often the kernel did not do something for a virtual address, since the lease daemon started."""
 
     address: str
-    """Empty for a ticket, which is for all addresses."""
+    """The virtual address; empty for a ticket, which is for all addresses."""
     what: str
     """``ticket``, ``open`` (the fence), ``add``, ``remove``, ``announce`` or ``probe``."""
     number: int
@@ -223,16 +226,18 @@ class KeeperState(msgspec.Struct, frozen=True):
     voter_set: int
     """Version of the voter set; 0: none is known yet."""
     isolated: bool
-    """This node is an egress node and hears no majority of the voters."""
+    """True if this node is an egress node that hears no majority of the voters."""
     counters: dict[str, int]
-    """Messages: ``accepted``, ``bad_mac``, ``replayed``, ``truncated``, ``malformed``, ``unknown_sender``, …"""
+    """Numbers of messages: ``accepted``, ``bad_mac``, ``replayed``, ``truncated``, ``malformed``, ``unknown_sender``,
+    …
+    """
     changes: tuple[Change, ...] = ()
-    """The last hundred, oldest first."""
+    """The last hundred changes, oldest first."""
     conflicts: tuple[Conflict, ...] = ()
     problems: tuple[str, ...] = ()
     unfit: str = ""
-    """Why this node can serve no egress IP, though its agent finds it ready."""
+    """The reason why this node can serve no egress IP, though its agent finds it ready."""
     keys: OwnKeys | None = None
-    """Told only to a connection that is new: the table has all nodes."""
+    """Keys of all nodes; None: left out, as everywhere but in the first state on a connection."""
     failures: tuple[KernelFailures, ...] = ()
-    """Of the virtual addresses that this node may serve."""
+    """Failures of the kernel for the virtual addresses that this node may serve."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from .voting.protocol import NEVER, SECOND
 
 HANDOVER_NS = 2 * SECOND
-"""How long a stopping node waits for its successors."""
+"""Longest time that a stopping node waits for its successors."""
 ORPHAN_NS = 10 * SECOND
-"""How long leases are kept without a sign of life of the agent; then they are handed over."""
+"""Time for which leases are kept without a sign of life of the agent; then they are handed over."""
 
 ATTENDED_NS = 3 * SECOND
 

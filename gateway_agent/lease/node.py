@@ -56,12 +56,14 @@ class LeaseNode:
         self._transmission = Transmission(state, self.virtual_ips, now)
         self._election = Election(state, self.conflicts)
         self._effects: list[Effect] = []
-        """To be handed out. What an input that raises had decided by then is handed out with the next one, in order: a
-        fence is closed, and a grant remembered, before anything that relies on it is sent."""
+        """Effects that are not yet handed out. Those that an input which raises had decided by then are handed out
+        with the next input, in order: a fence is closed, and a grant remembered, before anything that relies on it is
+        sent.
+        """
         self._moved: set[int] = set()
         """Tokens of the handovers that are carried out and still asked for."""
         self._seen: object = (False, (), False)
-        """The last values of what is shown of the node and changes by time alone."""
+        """The last values of those parts of the node's state that change by time alone."""
         self._shown = 0
         self._next_subscribe = now
 

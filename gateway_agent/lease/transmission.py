@@ -18,7 +18,7 @@ from .voting.protocol import NEVER
 from .voting.quorum_view import NEVER_HEARD
 
 BURST = 16
-"""So many urgent heartbeats may follow each other at once; then four in each period."""
+"""Urgent heartbeats that may follow each other at once; then four are sent in each period."""
 
 
 class Transmission:

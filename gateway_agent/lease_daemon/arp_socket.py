@@ -46,7 +46,7 @@ class Announcer:
         """IPv6 addresses, written that way, and interfaces."""
         self._groups: socket.socket | None = None
         self._receivers: dict[tuple[int, int], PacketReceiver] = {}
-        """By protocol and type of an ICMPv6 message."""
+        """Receivers by protocol and by type of an ICMPv6 message."""
 
     def close(self) -> None:
         """Leave all groups, and close the sockets."""

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from .vip_kernel import VirtualAddresses
 
 STATE_NS = 20_000_000
-"""From one state for the agent to the next: with many egress IPs each is long, and nothing urgent hangs on it."""
+"""Shortest time between two states for the agent: with many egress IPs each is long, and nothing urgent hangs on it."""
 REPORT_NS = 1_000_000_000
-"""From one message in the log that could not be handled to the next."""
+"""Shortest time between two log lines about messages that could not be handled."""
 UNHANDLED_NS = 600_000_000_000
-"""For so long a message that could not be handled is a problem; the log keeps it."""
+"""Time for which a message that could not be handled is a problem; the log keeps it."""
 
 
 class LeaseDaemon:
@@ -76,7 +76,7 @@ class LeaseDaemon:
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
         self._last_unhandled = ("", -UNHANDLED_NS)
-        """The last message that could not be handled, and when it came."""
+        """The last message that could not be handled, and the time at which it came."""
         self._reported_at = -REPORT_NS
         self._asked_to_stop = False
 

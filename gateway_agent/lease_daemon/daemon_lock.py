@@ -22,7 +22,7 @@ from cni.files import named
 
 NAME = b"\0egress-gateway-keeper-"
 PID_WIDTH = 10
-"""Of the process id in the file: it is written over the last one."""
+"""Width of the process id in the file: it is written over the last one."""
 LOOK = 0.1
 """Seconds between two looks whether the name is free."""
 TRIES = 3

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 SO_ATTACH_FILTER = 26
 LOAD_WORD, LOAD_HALF, LOAD_BYTE = 0x20, 0x28, 0x30
 LOAD_HALF_AT_INDEX, LOAD_BYTE_AT_INDEX = 0x48, 0x50
-"""At the index register plus the value."""
+"""Loads at the index register plus the value."""
 LOAD_INDEX, LOAD_INDEX_BY_IPV4_HEADER = 0x01, 0xB1
 """The second one: four times the lower half of the byte."""
 AND = 0x54

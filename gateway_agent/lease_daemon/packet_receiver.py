@@ -12,11 +12,11 @@ from ..lease.virtual_ips.flood_limit import FloodLimit
 from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
 BATCH = 64
-"""Frames that are read before other sockets have their turn."""
+"""Largest number of frames that are read before other sockets are."""
 MAX_FRAME_BYTES = 128
 """Bytes of a frame that are looked at: an advertisement with its option has 86."""
 MAX_FILTERED_ADDRESSES = 200
-"""With more addresses the filter does not compare them: its jumps reach 255 instructions."""
+"""Largest number of addresses that the filter compares: its jumps reach 255 instructions."""
 
 
 class PacketReceiver:

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 LOG_BYTES = 1 << 20
-"""Of the log, when a daemon starts: a larger one is put aside as ``keeper.log.1`` first."""
+"""Size of the log from which on a daemon that starts first puts it aside as ``keeper.log.1``."""
 PRIORITY = 10
-"""Of SCHED_FIFO."""
+"""Priority in SCHED_FIFO."""
 
 
 def boottime() -> int:

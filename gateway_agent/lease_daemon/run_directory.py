@@ -16,7 +16,7 @@ from .voter_state_file import VoterStateFile
 
 VOTERS = "voters.json"
 CHECK_NS = 1_000_000_000
-"""From one check of the run directory to the next."""
+"""Interval at which the run directory is checked."""
 
 
 class RunDirectory:

@@ -40,7 +40,7 @@ from .packet_filter import (
 PROTOCOLS = {4: 0x0800, 6: 0x86DD}
 """ETH_P_IP, ETH_P_IPV6."""
 PORT_UNREACHABLE = {4: (1, 3, 3), 6: (58, 1, 4)}
-"""By family: protocol, type and code (RFC 792, RFC 4443)."""
+"""Protocol, type and code of the ICMP message by family (RFC 792, RFC 4443)."""
 QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 UDP, UDP_HEADER, ICMP_HEADER, IPV6_HEADER = 17, 8, 8, 40
 FRAGMENT = 0x1FFF
@@ -53,7 +53,7 @@ MOST = 64
 MAX_OTHER_ADDRESSES = 8
 """Addresses of this node of the other family at which messages are looked for."""
 BATCH = 8
-"""Datagrams that are read before others have their turn."""
+"""Largest number of datagrams that are read before other sockets are."""
 
 
 class StrayListener:
@@ -69,7 +69,7 @@ class StrayListener:
         self._refused = refused
         self._arrived = arrived
         self._open: dict[socket.socket, int] = {}
-        """How many packets of each socket may still be judged."""
+        """Number of packets of each socket that may still be judged."""
         self._until = 0
 
     def listen(self, address: str, port: int, tunnel_port: int, now: int) -> None:
@@ -160,7 +160,7 @@ def _udp(packet: bytes) -> tuple[str, str, int, bytes]:
 
 
 Test = tuple[Instruction, tuple[int, int, bool] | None]
-"""What is loaded, and the test of it, if there is one: operation, value, whether it must hold."""
+"""An instruction that loads, and the test of the value, if there is one: operation, operand, whether it must hold."""
 
 
 def _addresses(family: int) -> list[str]:

@@ -19,7 +19,7 @@ SO_RCVBUFFORCE = 33
 QUEUE = 4 << 20
 """Bytes of the kernel's queue: some thousand datagrams, so that a burst displaces no heartbeat."""
 BATCH = 64
-"""So many datagrams are handed over together at most: then time is looked at again."""
+"""Largest number of datagrams that are handed over together: then the clock is read again."""
 
 
 class Datagrams:

@@ -36,7 +36,7 @@ class VirtualAddresses:
         ``claimed(address, mac, interface)`` is told of other machines that have an address.
         """
         self._failing: dict[tuple[str, str], str] = {}
-        """Why it failed last time, by what was wanted and the address."""
+        """Error of the last attempt, by operation and address."""
         self._failed: Counter[tuple[str, str]] = Counter()
         self._fence = Fence()
         self._addresses = Addresses()

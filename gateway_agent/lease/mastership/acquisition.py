@@ -21,12 +21,13 @@ from .placement import rendezvous_hash
 
 PAUSE_LIMIT_NS = 5 * SECOND
 STEADY_NS = 2 * PAUSE_LIMIT_NS
-"""For so long after a pause nothing must fail, or the next pause is longer. A lease that is lost earlier was no
-success: a machine that is starved of processor time wins elections too."""
+"""Time after a pause in which nothing must fail, or the next pause is longer. A lease that is lost earlier was no
+success: a machine that is starved of processor time wins elections too.
+"""
 EARLY_NS = 2 * MILLISECOND
-"""So long before an egress IP can be granted it is asked for: the voters keep the request until then."""
+"""Time by which an egress IP is requested before it can be granted: the voters keep the request until then."""
 LATE_NS = 3 * MILLISECOND
-"""So long after that it is asked for once more, where no answer has come."""
+"""Time after that moment at which the request is repeated, where no answer has come."""
 SUSPECT_BEATS = 3
 """A member that was not heard for so many heartbeats is suspect."""
 

@@ -14,7 +14,7 @@ from .masters import Member
 from .placement import placement
 
 WARM_UP_NS = 2 * SECOND
-"""For so long a node that has become ready stands behind those that have been ready before."""
+"""Time for which a node that has become ready ranks behind those that were ready before."""
 
 
 @dataclass(frozen=True)
@@ -23,25 +23,25 @@ class ElectionInput:
 
     me: str
     wishes: Mapping[str, EgressIPSpec]
-    """By egress id, the chair included."""
+    """Specs by egress id, the proposer's lease included."""
     members: Mapping[str, Member]
     """The other egress nodes that are heard."""
     masters: Mapping[str, str]
     """The healthy masters by egress id, this node not among them."""
     standing: bool
-    """This node may ask for leases."""
+    """True if this node may ask for leases."""
     surviving: bool
-    """This node may be master on the votes that are left."""
+    """True if this node may be master on the votes that are left."""
     warming: Collection[str] = ()
     """Ids for which this node has become ready only just now."""
     missed_at: Mapping[str, int] = field(default_factory=dict)
-    """When each member was last found silent: what it had before it is not given back."""
+    """The moment at which each member was last found silent: what it had before then is not given back."""
     fresh: Mapping[str, int] = field(default_factory=dict)
     """Ids that were homeless a moment ago, and when each was taken over: see :class:`.masterless.Masterless`."""
     taken: Collection[str] = ()
-    """Ids whose address somebody may have, for all that this node can tell: it must not take them by itself."""
+    """Ids whose address another machine may have, for all that this node knows: it must not take them by itself."""
     heirs: Mapping[str, str] = field(default_factory=dict)
-    """By egress id the node to which its last master has handed it over."""
+    """The node to which an egress IP was handed over by its last master, by egress id."""
 
 
 def effective_specs(

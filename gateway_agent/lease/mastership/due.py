@@ -10,9 +10,9 @@ class Due:
     """Set by the parts of a node; read and cleared by :meth:`gateway_agent.lease.node.LeaseNode._finish` alone."""
 
     decision: bool = False
-    """Something has changed that decides who asks for what."""
+    """True if something has changed that decides which node asks for which lease."""
     beat: bool = False
     push: bool = False
-    """The subscribers are told too."""
+    """True if the subscribers are informed too."""
     revision: int = 0
     """Grows when what others are shown has changed."""

@@ -33,13 +33,13 @@ class Phase(Enum):
     IDLE = "idle"
     """Another node is master, or this one cannot serve it."""
     WAITING = "waiting"
-    """No node is master. This one is a candidate whose turn has not come, or that pauses after a failure."""
+    """No node is master. This node is a candidate that is not yet to ask, or that pauses after a failure."""
     REQUESTING = "requesting"
-    """Each heartbeat asks for the lease. Single voters may have granted it."""
+    """The lease is requested with each heartbeat. Single voters may have granted it."""
     OWNING = "owning"
     """A majority has granted the lease: this node is master."""
     HANDING_OVER = "handing over"
-    """This node is master until the workers' kernels queue their packets for the next master."""
+    """The node is master until the workers' kernels queue their packets for the next master."""
 
 
 class Event(Enum):
@@ -86,7 +86,7 @@ TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
 CANDIDATE = (Phase.WAITING, Phase.REQUESTING)
 MASTER = (Phase.OWNING, Phase.HANDING_OVER)
 LEASED = (Phase.REQUESTING, *MASTER)
-"""With a :class:`LeaseState`: one that is asked for, or one that was granted."""
+"""Phases with a :class:`LeaseState`: a lease that is requested, or one that was granted."""
 
 
 class IllegalTransition(Exception):
@@ -98,17 +98,17 @@ class Wait:
     """A candidate's place in the row, and its pauses. Nanoseconds of ``CLOCK_BOOTTIME``."""
 
     since: int
-    """When this node found no master."""
+    """The moment at which this node found no master."""
     not_before: int = 0
     alone_before: int = 0
-    """In the place of ``not_before`` if no other node can serve: a long pause would help nobody."""
+    """The value that replaces ``not_before`` if no other node can serve: a long pause would not help then."""
     tries: int = 0
-    """How often another candidate was first."""
+    """Number of times that another candidate was first."""
     answered_at: int = 0
-    """When voters last said when asking again can help."""
+    """The moment of the voters' last answer that named when a new request can help."""
     rank: int = 0
     alone: bool = False
-    """No other node can serve it."""
+    """True if no other node can serve the egress IP."""
 
 
 @dataclass
@@ -154,12 +154,12 @@ class EgressIP:
     announced: MasterAnnouncement | None = None
     """The announcement of this node as the master."""
     wait: Wait | None = None
-    """None: it has a master, as far as this node knows."""
+    """State of the wait for a master; None: the egress IP has one, as far as this node knows."""
     failures: tuple[int, int] = (0, 0)
     """Elections in a row that came to nothing, and when the pause after the last one ends."""
     last_release: Release | None = None
     ready_since: int | None = None
-    """None: this node cannot serve it."""
+    """The moment at which this node became able to serve the egress IP; None: not able."""
     handed_over_epoch: int | None = None
     """The epoch that was released because this node stops."""
     followed: MasterEntry | None = None
@@ -178,7 +178,7 @@ class EgressIP:
     shared: bool = False
     """The handover to that node was to serve equally many."""
     unused_since: int | None = None
-    """Since when nothing has used this record."""
+    """The moment since which nothing has used this record."""
 
     @property
     def phase(self) -> Phase:

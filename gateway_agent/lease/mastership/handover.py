@@ -13,10 +13,13 @@ from .egress_ip import EgressIPs, Event, HandoverState, Phase
 from .rebalance import Gift
 
 QUEUE_TIMEOUT_NS = 1 * SECOND
-"""How long a master waits at most for nodes that were heard a moment ago. They answer in a round trip, on a busy
-machine in some more; one that has died in this very moment must not keep the others' packets for ever."""
+"""Longest time that a master waits for nodes that were heard a moment ago. They answer in a round trip, on a busy
+machine in some more; one that has died in this very moment must not keep the others' packets for ever.
+"""
 UNDER_WAY_NS = 5 * MILLISECOND
-"""How long a master goes on when all queue: for what was on its way to it, and for the answers."""
+"""Time for which a master continues when all nodes queue: for packets that were on their way to it, and for the
+answers.
+"""
 
 
 class Handovers:

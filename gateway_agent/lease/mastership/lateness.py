@@ -14,7 +14,7 @@ WINDOW_NS = 60 * SECOND
 """Losses within this count together; and for so long without a stall a node must have been calm."""
 TOO_OFTEN = 3
 STALL_NS = SECOND
-"""How long after a stall a lease that ends was lost by it."""
+"""Time after a stall within which the end of a lease is attributed to the stall."""
 
 
 class Lateness:
@@ -23,7 +23,7 @@ class Lateness:
     def __init__(self) -> None:
         self._losses: list[int] = []
         self._last_at = -WINDOW_NS
-        """When this node lost leases last, or would have lost them."""
+        """The moment at which this node lost leases last, or would have lost them."""
         self._late = False
         self._stalled_at = -STALL_NS
 

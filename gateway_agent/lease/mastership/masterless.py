@@ -13,7 +13,7 @@ from ..voting.protocol import SECOND
 from .egress_ip import EgressIP, EgressIPs, Taken
 
 REBALANCE_WINDOW_NS = 15 * SECOND
-"""How long after a takeover what was homeless may be handed on to a node that serves fewer."""
+"""Time after a takeover in which an egress IP that had no master may be handed on to a node that serves fewer."""
 
 
 class Masterless:
@@ -22,7 +22,7 @@ class Masterless:
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
         self._lost_at = 0
-        """Since when the egress IPs have had no master that were lost last."""
+        """The moment at which the egress IPs that were lost last lost their master."""
 
     def look(
         self,

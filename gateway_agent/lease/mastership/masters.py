@@ -13,11 +13,12 @@ from .egress_ip import EgressIP, EgressIPs
 
 NO_MAJORITY = "hears no majority of the voters"
 HOLD_NS = 1500 * MILLISECOND
-"""How long packets wait at most for the next master while one hands over: longer than that one waits for workers."""
+"""Longest time that packets wait for the next master during a handover: longer than the old master waits for workers.
+"""
 QUEUE_TIMED_OUT = 1
-"""In the place of a time: the queueing of this handover has timed out, and does not begin anew."""
+"""Value in place of a time: the queueing of this handover has timed out, and does not begin again."""
 REPORT_NS = 500 * MILLISECOND
-"""How often an egress node sends to each subscriber if nothing changes."""
+"""Interval at which an egress node sends to each subscriber if nothing changes."""
 
 
 class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
@@ -26,16 +27,16 @@ class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
     id: Identity
     epoch: Epoch
     since: Seconds
-    """Wall clock, seconds."""
+    """Start of this mastership by the wall clock, seconds."""
     survivor: bool
     reason: Text
-    """Why it took over."""
+    """The reason why this master took over."""
     silent_ms: Milliseconds
-    """How long there had been no sign of the master before."""
+    """Time without a sign of the master before."""
     shown: Name = ""
     """The address that the outside sees."""
     leaving: bool = False
-    """It hands over: packets are to be queued until the next master announces itself."""
+    """True if this master hands over: packets are to be queued until the next master announces itself."""
     planned: bool = False
     """The master before has handed over to a node of its choice."""
 
@@ -47,7 +48,7 @@ class Member:
     heard_at: int
     isolated: bool = False
     reason: str = ""
-    """Why it cannot serve anything; empty if it can."""
+    """The reason why the node cannot serve anything; empty if it can."""
     unready: dict[str, str] = field(default_factory=dict)
     """Reasons by egress id, for those that it could serve and is not ready for."""
     warming: Collection[str] = ()
@@ -71,23 +72,23 @@ class MasterEntry:
     """The master of one egress IP, as this node knows it."""
 
     master: str = ""
-    """Empty: none known."""
+    """Name of the master; empty: none known."""
     epoch: int = 0
     since: float = 0.0
     heard_at: int = 0
     survivor: bool = False
     gone: str | None = None
-    """Why the master has said that it is master no more; None if it has not."""
+    """The reason that the master gave for its release; None: it has released nothing."""
     lost: str = ""
-    """Why there is no master any more."""
+    """The reason why there is no master any more."""
     shown: str = ""
     """The address that the outside sees."""
     leaving_at: int = 0
-    """When this node heard that the master hands over; 0: it does not."""
+    """The moment at which this node learned that the master hands over; 0: it does not."""
     gone_at: int = 0
-    """When this node learned that the master is one no more; 0: it is."""
+    """The moment at which this node learned of the master's release; 0: there was none."""
     planned: bool = False
-    """It has handed over to a node of its choice."""
+    """True if the master has handed over to a node of its choice."""
 
     def silent_ns(self, suspect_ns: int, now: int) -> int:
         """Return for how long nothing has left by the egress IP, if it has a new master now.
@@ -131,7 +132,7 @@ class MasterTable:
         self.changed: set[str] = set()
         """Ids with another master, or whose master has begun or ended to hand over. Emptied by the reader."""
         self.given_up = False
-        """The last announcement names no longer what it named before."""
+        """True if the last announcement no longer names an egress IP that it named before."""
 
     def of(self, identity: str) -> MasterEntry:
         """Return the master that this node follows."""

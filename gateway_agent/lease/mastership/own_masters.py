@@ -7,7 +7,7 @@ from .egress_ip import MASTER, EgressIP, EgressIPs, Phase
 from .masters import MasterAnnouncement, MasterEntry
 
 REPEAT_NS = 1 * SECOND
-"""How long a release is repeated in each heartbeat."""
+"""Time for which a release is repeated in each heartbeat."""
 
 
 class OwnMasters:

@@ -38,7 +38,7 @@ class Ownership:
         due: Due,
     ) -> None:
         self.specs: dict[str, EgressIPSpec] = {}
-        """All that this node is to serve or to follow, the chair included, by id."""
+        """Egress IPs that this node is to serve or to follow, the proposer's lease included, by id."""
         self.timers = timers
         self.egress_ips = EgressIPs()
         self.owner = Owner(self.egress_ips)
@@ -46,14 +46,14 @@ class Ownership:
         self.history = History()
         self.own_masters = OwnMasters(self.egress_ips)
         self.wall_offset_ns = 0
-        """Added to ``now``, it gives Unix time."""
+        """Difference of Unix time to ``now``."""
         self._me = me
         self._voter_node = elector
         self._subscribers = subscribers
         self._due = due
         self.acquisition = Acquisition(me, incarnation, self.egress_ips, self.owner)
         self.stopping_since = NEVER
-        """When this node began to stop."""
+        """The moment at which this node began to stop."""
         self._handovers = Handovers(self.egress_ips)
         self.lateness = Lateness()
         self.rebalance = Rebalance(me, self.egress_ips)

@@ -14,11 +14,11 @@ from .egress_ip import EgressIPs
 from .placement import rendezvous_hash
 
 REQUEST_TIMEOUT_NS = 4 * SECOND
-"""For so long a wish of an operator waits for its node to become able: it may have been unheard for a moment."""
+"""Time for which an operator's request waits for its node to become able: it may have been unheard for a moment."""
 TARGET_NS = 1 * SECOND
-"""How long the node to which something was handed over is given precedence."""
+"""Time for which the receiver of a handover is given precedence."""
 FAILBACK_NS = 10 * SECOND
-"""How long a node must have been the right one before it is given anything back."""
+"""Time for which a node must have been the preferred one before it is given anything back."""
 
 
 class Gift(NamedTuple):

@@ -11,7 +11,7 @@ from ..voting.voter_set import PROPOSER_LEASE
 from .masters import MasterChange
 
 SUBSCRIPTION_NS = 10 * SECOND
-"""How long an egress node keeps a subscriber that does not renew."""
+"""Time for which an egress node keeps a subscriber that does not renew."""
 SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
 """A subscriber that was heard within this is there: each subscribes anew every two seconds."""
 
@@ -20,13 +20,13 @@ class Subscribers:
     """Nodes that are told of every new master at once. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     PUSHES_NS = tuple(ms * MILLISECOND for ms in (20, 100, 300, 1000))
-    """When a change is told again, after the first time: a push can be lost."""
+    """Times after the first push of a change at which the push is repeated: one can be lost."""
 
     def __init__(self) -> None:
         self._until: dict[str, int] = {}
         self._heard: dict[str, int] = {}
         self._carries: dict[str, frozenset[str]] = {}
-        """By which egress IPs the pods of each node go that has said so."""
+        """Egress IPs that the pods of each node use, for those nodes that have said so."""
         self._pushes: list[int] = []
 
     def add(self, node: str, now: int, carries: Collection[str] | None = None) -> None:

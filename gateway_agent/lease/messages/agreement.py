@@ -15,7 +15,7 @@ from ..voting.protocol import MILLISECOND, SECOND
 from .same_tunnels import SameTunnels
 
 CURRENT_NS = 30 * SECOND
-"""For so long what a node has said is compared: one that is gone disagrees with nobody."""
+"""Time for which a node's settings are compared: those of a node that is gone are forgotten."""
 MAX_NAMED = 16
 """Nodes that are named; the others are counted."""
 MOST_ASTRAY_S = 30
@@ -41,11 +41,11 @@ class Agreement:
         self._tunnels = SameTunnels()
         self._turn = 0
         self._astray: dict[str, int] = {}
-        """By node for how many seconds its wall clock is ahead of this node's."""
+        """Seconds by which the wall clock of a node is ahead of this node's, by node."""
         self._mine: Facts | None = None
         self._heard: dict[str, tuple[Facts, int]] = {}
         self._differing: dict[str, dict[str, tuple[str, str]]] = {}
-        """By node and setting: the value here and the value there."""
+        """The value here and the value there, by node and setting."""
 
     @property
     def revision(self) -> int:

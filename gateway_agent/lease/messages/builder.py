@@ -16,7 +16,7 @@ from .wire import Heartbeat, Subscribe
 
 SUBSCRIBE_NS = 2 * SECOND
 STOPPING = "stopping"
-"""Why a node that is ending can serve nothing."""
+"""The reason why a node that is ending can serve nothing."""
 
 
 class MessageBuilder:

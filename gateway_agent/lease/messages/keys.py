@@ -19,15 +19,15 @@ from .versions import OtherVersion
 
 MAC_BYTES = 16
 MAX_KEYS = 4
-"""Beside the one that a node signs with: each costs a keyed hash for a datagram that is forged."""
+"""Number of accepted keys beside the signing key: each costs a keyed hash for a datagram that is forged."""
 CURRENT_NS = 10 * SECOND
-"""For so long a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
+"""Time for which a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
 LASTING_NS = 2 * SECOND
-"""For so long messages under another node's name must have come before they are a problem."""
+"""Time after which messages under another node's name are a problem."""
 MAX_MISNAMED = 16
 """Addresses whose messages bear another node's name that are remembered."""
 LOOKUP_INTERVAL_NS = 50 * MILLISECOND
-"""From one datagram with a wrong key whose sender is looked up to the next: anybody can send such datagrams."""
+"""Shortest time between two lookups of the sender of a datagram with a wrong key: anybody can send such datagrams."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Keyring:
 
     signing: Key
     accepted: tuple[Key, ...] = ()
-    """Beside the one that it signs with."""
+    """Keys that are accepted beside the signing key."""
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -108,8 +108,9 @@ class KeysHeard:
         self._foreign: dict[str, Foreign] = {}
         self._versions: dict[str, OtherVersion] = {}
         self._misnamed: dict[str, tuple[str, str, int, int]] = {}
-        """By source address: the name that a message bears, that name's address in the inventory, and the times of the
-        first and the last such message."""
+        """By source address: the name that a message bears, that name's address in the inventory, and the times of
+        the first and the last such message.
+        """
         self._look_after = 0
 
     def genuine(self, node: str, key: Key, now: int) -> None:

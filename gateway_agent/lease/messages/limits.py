@@ -13,16 +13,17 @@ from msgspec import Meta
 
 HIGHEST_EPOCH = 1 << 62
 EPOCH_STEP = 1 << 32
-"""How far an epoch may be above the highest one known. It grows by one with each change of a master."""
+"""Largest distance of an epoch to the highest one known. Epochs grow by one with each change of a master."""
 CONFIRMED_NS = 5 * 10**9
-"""How long an epoch that was received holds back others that are out of reach of it."""
+"""Time for which an epoch that was received keeps out others beyond :data:`EPOCH_STEP` of it."""
 MAX_IDS = 1 << 14
 """Egress IPs that a node remembers anything of."""
 FORGET_NS = 600 * 10**9
-"""For so long at least an egress IP is remembered that is in no configuration and no message and has no master: no
-message is under way for as long."""
+"""Shortest time for which an egress IP is remembered that is in no configuration and no message and has no master: no
+message is under way for as long.
+"""
 MAX_LEASE_NS = 2 * 3600 * 10**9
-"""Of a lease, or of a wait for one: twice the longest that a configuration can ask for."""
+"""Longest lease, or wait for a lease: twice the longest that a configuration can ask for."""
 
 Epoch = Annotated[int, Meta(ge=0, le=HIGHEST_EPOCH)]
 Counter = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
@@ -34,11 +35,11 @@ Seconds = Annotated[float, Meta(ge=0, le=253_402_300_799)]
 """Unix time, to the end of the year 9999."""
 Name = Annotated[str, Meta(max_length=253)]
 Identity = Annotated[str, Meta(max_length=16)]
-"""Of an egress IP: 16 hex digits; or the chair's."""
+"""Id of an egress IP: 16 hex digits; or the proposer's."""
 Carried = Annotated[tuple[Identity, ...], Meta(max_length=MAX_IDS)]
 Text = Annotated[str, Meta(max_length=4096)]
 Version = Annotated[int, Meta(ge=1, le=65535)]
-"""Of the protocol."""
+"""Version of the protocol."""
 Vni = Annotated[int, Meta(ge=0, le=(1 << 24) - 1)]
 MOST_TUNNELS = 16
 """Tunnels in one message."""

@@ -11,7 +11,7 @@ class RateLimiter:
         self.gap_ns = gap_ns
         self._burst = burst
         self._due = 0
-        """When the next one would come if all kept the rate."""
+        """The moment of the next event if all events kept the rate."""
 
     def next(self) -> int:
         """Return when the next one may happen."""

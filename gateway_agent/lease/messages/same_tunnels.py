@@ -14,9 +14,11 @@ from ..voting.protocol import SECOND
 from .limits import MOST_TUNNELS
 
 LASTING_NS = 5 * SECOND
-"""For so long two nodes must differ before it is a problem: an edit reaches the nodes one after another."""
+"""Time for which two nodes must differ before it is a problem: an edit reaches the nodes one after another."""
 CURRENT_NS, PART_NS = 30 * SECOND, 4 * SECOND
-"""For so long a difference counts that is told no more: so much, and for each part that all egress IPs are told in."""
+"""Time for which a difference counts that is no longer sent, and further time for each message that it takes to send
+all egress IPs.
+"""
 MOST_KEPT = 1024
 """Differences that are remembered."""
 MOST_NAMED = 16

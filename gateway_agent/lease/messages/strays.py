@@ -17,14 +17,14 @@ from .outbox import Send
 from .wire import Endpoint, Hello, encode
 
 LOOK_NS = SECOND
-"""From one look at who is unheard to the next."""
+"""Interval at which unheard nodes are looked for."""
 GAP_NS, PATIENT_NS = 5 * SECOND, 60 * SECOND
-"""From one search to the next; after :data:`EAGER_NS` without another unheard node it is the longer one."""
+"""Time from one search to the next; the longer one after :data:`EAGER_NS` without another unheard node."""
 EAGER_NS = 60 * SECOND
 MOST_ASKED = 8
-"""Nodes in one search: the others have their turn in those that follow."""
+"""Largest number of nodes in one search: the others follow in the next ones."""
 CURRENT_NS = 150 * SECOND
-"""For so long what a search has found counts."""
+"""Time for which the result of a search counts."""
 
 
 @dataclass(frozen=True)

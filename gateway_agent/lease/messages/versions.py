@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PROTOCOL = 1
-"""It grows only where older and newer nodes would misunderstand each other: a message of another version is named and
-does not count. The envelope keeps its fields in all versions, so that it can be named."""
+"""Version of the protocol. It grows only where older and newer nodes would misunderstand each other: a message of
+another version is named and does not count. The envelope keeps its fields in all versions, so that it can be named.
+"""
 
 
 @dataclass(frozen=True)

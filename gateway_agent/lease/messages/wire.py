@@ -30,7 +30,7 @@ MAX_RETIRED = 256
 MAX_DATAGRAM_BYTES = 60_000
 """Bytes of a datagram: what UDP carries, with room for headers."""
 HELLO_NS = 20 * MILLISECOND
-"""A node that is not yet up to date is told our incarnation no more often than this."""
+"""Shortest time between two messages that inform an outdated node of our incarnation."""
 ENVELOPES = range(0x90, 0xA0)
 """First bytes of an envelope of any version: a MessagePack array of up to 15 fields."""
 REJECTIONS = (
@@ -84,7 +84,7 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     warming: tuple[Identity, ...] = ()
     known: tuple[Identity, ...] | None = None
     facts: Facts | None = None
-    """Only in the answer to a :class:`Subscribe`."""
+    """Settings of the sender; None: left out, as everywhere but in the answer to a :class:`Subscribe`."""
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
@@ -118,16 +118,16 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     incarnation: Incarnation
     counter: Number
     session: Number
-    """How many incarnations of the receiver the sender has met."""
+    """Number of incarnations of the receiver that the sender has met."""
     receiver_incarnation: Incarnation
-    """As the sender last heard it; 0: never."""
+    """Incarnation of the receiver that the sender heard last; 0: never."""
     receiver_session: Number
-    """The same of the receiver's ``session``."""
+    """The receiver's ``session`` that the sender heard last."""
     body: Body
     key: Incarnation = 0
-    """Fingerprint of the key that the datagram is signed with; 0: of a node that does not tell it."""
+    """Fingerprint of the key that the datagram is signed with; 0: the node is of a version that does not name it."""
     version: Version = PROTOCOL
-    """Of the protocol. Nodes that do not tell it have the first one."""
+    """Version of the protocol. Nodes that do not name it have the first one."""
 
 
 class _Sealed(msgspec.Struct, frozen=True, array_like=True):
@@ -172,10 +172,10 @@ class Opened:
 
     sender: str = ""
     incarnation: int = 0
-    """Of the sender."""
+    """Incarnation of the sender."""
     body: Body | None = None
     reply: bytes | None = None
-    """To send back at once."""
+    """Datagram to send back at once."""
     met: bool = False
     """The sender's incarnation is new to this node."""
 
@@ -184,7 +184,7 @@ class Opened:
 class _Acquaintance:
     incarnation: int = 0
     counters: dict[type[Body], int] = field(default_factory=dict)
-    """The last by kind of message. An answer may overtake the heartbeat that was sent just before it."""
+    """The last counter by kind of message. An answer may overtake the heartbeat that was sent just before it."""
     session: int = 0
     """Ours with it."""
     its_session: int = 0

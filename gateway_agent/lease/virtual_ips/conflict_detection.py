@@ -13,7 +13,7 @@ from .serving import GRACE_NS, Probe
 ANSWER_NS = 200 * MILLISECOND
 """A machine that has an address answers a probe within this."""
 SETTLE_NS = 60 * MILLISECOND
-"""From a free answer to an address that answers itself, with room for lateness."""
+"""Time from a free answer to an address that answers itself, with room for lateness."""
 FORGET_NS = 30 * SECOND
 """A claim that is not repeated within this is over: probes go out every few seconds."""
 ABSENT_NS = 2 * SECOND
@@ -27,7 +27,7 @@ class Vacancy:
     pending: list[str] = field(default_factory=list)
     """Ids that must wait for an answer."""
     occupied: dict[str, str] = field(default_factory=dict)
-    """By id why it cannot be taken: another machine has the address."""
+    """The reason why an address cannot be taken, by id: another machine has it."""
 
 
 @dataclass
@@ -44,11 +44,11 @@ class ConflictDetection:
         self._by_address: dict[str, _ObservedClaim] = {}
         self._asked: dict[str, int] = {}
         self._wanted: dict[str, tuple[int, int]] = {}
-        """Since when, and when last, each address was wanted."""
+        """First and last moment at which each address was wanted."""
         self._awaited: set[int] = set()
         self._probes: list[Probe] = []
         self._vacant: dict[str, int] = {}
-        """When each address was last found to be free."""
+        """The moment at which each address was last found to be free."""
 
     def on_arp_claim(
         self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int

@@ -35,16 +35,18 @@ from ..voting.protocol import (
 )
 
 ANNOUNCED_NS = tuple(ms * MILLISECOND for ms in (0, 20, 100, 300, 1000, 1200))
-"""When an address is announced after a takeover: an announcement can be lost, and Linux ignores some for a second."""
+"""Times after a takeover at which an address is announced: an announcement can be lost, and Linux ignores some for a
+second.
+"""
 REMINDER_NS = 60 * SECOND
 PROBE_NS = 5 * SECOND
-"""How often a master asks whether somebody else has its address: one that only answers others is not heard else."""
+"""Interval at which a master probes its own address: another machine that only answers is not heard otherwise."""
 GRACE_NS = 100 * MILLISECOND
 """A claim that is heard so soon after a takeover may come from the master before."""
 CONTESTED_NS = 1 * SECOND
 """Announcements against another claimant come no more often, in the long run."""
 CONTESTED_AT_ONCE = 3
-"""So many of them need not wait: until ours is heard, packets go to the other machine."""
+"""Number of such announcements that need not wait: until ours is heard, packets go to the other machine."""
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -114,9 +116,9 @@ class _VirtualIP:
     since: int = 0
     probe_at: int = 0
     contested_at: int = -NEVER
-    """When it was, or will be, announced last against another claimant."""
+    """The moment of the last announcement against another claimant, past or planned."""
     turn: int = -NEVER
-    """When the next such announcement would come if all were spaced evenly."""
+    """The moment of the next such announcement if all were spaced evenly."""
 
 
 class VirtualIPs:

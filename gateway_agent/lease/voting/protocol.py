@@ -18,7 +18,7 @@ from ..messages.limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Inc
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
 RATE_BOUND = 0.01
-"""How far a clock's rate may be off. Two clocks can differ by twice that."""
+"""Largest relative error of a clock's rate. Two clocks can differ by twice that."""
 MARGIN_NS = 8 * MILLISECOND
 """Two timer ticks of a kernel with HZ=250: how late an expiry may be noticed."""
 TICKET_PART = 4
@@ -41,12 +41,12 @@ class Release(msgspec.Struct, frozen=True, array_like=True):
     epoch: Epoch
     node: Name
     incarnation: Incarnation
-    """Of the node: a restarted one may come to use the epoch again."""
+    """Incarnation of the node: a restarted one may come to use the epoch again."""
     reason: Text
     heir: Name = ""
-    """Name of the node that is to ask first; empty: whoever's turn it is."""
+    """Name of the node that is to ask first; empty: the next one in the order of preference."""
     shared: bool = False
-    """It was homeless a moment ago and is being evened out: it may be evened out once more."""
+    """True if the egress IP had no master a moment ago and is being evened out: it may be evened out once more."""
 
 
 HELD = "held"
@@ -180,9 +180,9 @@ class Quorum:
     version: int
     sets: tuple[tuple[str, ...], ...]
     asked: tuple[str, ...]
-    """All nodes that are to answer."""
+    """Nodes that are to answer."""
     survivor: bool = False
-    """Not the voter set: those of it that still answer."""
+    """True if the voters are not the voter set, but those of it that still answer."""
 
     def met(self, voters: Collection[str]) -> bool:
         """Return True if grants of these voters make a lease."""
@@ -210,7 +210,7 @@ class Request:
     granted: dict[str, set[str]] = field(default_factory=dict)
     """Voters by egress id."""
     moments: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By egress id: when each voter that answered would grant."""
+    """The moment at which each voter that answered would grant, by egress id."""
 
 
 @dataclass

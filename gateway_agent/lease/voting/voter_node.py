@@ -22,7 +22,7 @@ class DeferredRequest:
     sender: str
     incarnation: int
     beat: Heartbeat
-    """With these claims alone."""
+    """The heartbeat, with these claims alone."""
     at: int
 
     def without(self, identities: Collection[str]) -> DeferredRequest:

@@ -26,13 +26,13 @@ from .protocol import MILLISECOND, SECOND, Quorum, is_majority
 PROPOSER_LEASE = "chair"
 """The reserved id; egress ids are 16 hex digits."""
 GRACE_NS = 5 * SECOND
-"""How long a node without memory waits to hear from enough others before it trusts the inventory alone.
+"""Time for which a node without memory waits to hear from enough others before it trusts the inventory alone.
 
-Not less: it may be cut off from voters that have replaced it while it was away, as a node is whose network comes
-up late at boot. On its own it would then found a second set of voters.
+A shorter one is not safe: the node may be cut off from voters that have replaced it while it was away, as a node is
+whose network comes up late at boot. On its own it would then found a second set of voters.
 """
 BOOTSTRAP_NS = 300 * MILLISECOND
-"""How long a new node waits once all but one are known to be new: the others are to hear that it is new, too."""
+"""Time for which a new node waits once all but one are known to be new: the others are to hear that it is new, too."""
 
 
 class VoterSet(msgspec.Struct, frozen=True, array_like=True):
@@ -73,9 +73,9 @@ class Memory(msgspec.Struct, frozen=True):
     duration_ns: int
     """The lease time in use: no grant lasts longer."""
     granted_until: int
-    """When the last of its grants ends, on this machine's ``CLOCK_BOOTTIME``."""
+    """The moment at which the last of the voter's grants ends, on this machine's ``CLOCK_BOOTTIME``."""
     learned_at: int
-    """When it learned of ``current``, on the same clock."""
+    """The moment at which the node learned of ``current``, on the same clock."""
 
 
 def first_voters(egress: Collection[str], others: Collection[str]) -> tuple[str, ...]:
@@ -150,7 +150,7 @@ class VoterSetState:
         self.published: VoterSet | None = None
         """The set on record in the cluster. It is in no message, and no node votes by it: it only delays bootstraps."""
         self.recovering = memory is None
-        """Without memory this node must not vote: it may have accepted what it no longer knows."""
+        """True if this node must not vote: it has no memory, so it may have accepted a set that it no longer knows."""
         # What is remembered may have been learned a moment ago; what came before it is forgotten, as after a skip.
         self.learned_at = self._skipped_at = min(memory.learned_at, now) if memory else now
         self._started_at = now
