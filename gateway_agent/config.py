@@ -43,7 +43,7 @@ class KubernetesStoreConfig:
     """Configuration of the store with ``kind: kubernetes``."""
 
     kubeconfig: Path | None = None
-    """None: use the service account of the agent's pod."""
+    """Path of a kubeconfig; None: use the service account of the agent's pod."""
     namespace: str = "egress-gateway"
     """Namespace of the agent's own objects."""
     api_group: str = parsing.GROUPS[0]

@@ -17,7 +17,7 @@ class KeyFiles:
 
     def __init__(self) -> None:
         self.ring: Keyring | None = None
-        """None until the signing key has been read."""
+        """The key ring; None until the signing key has been read."""
         self.problem = ""
         """The name of a file that cannot be read, with the reason; empty if all can."""
         self._seen: list[tuple[str, object]] = []

@@ -49,7 +49,7 @@ class KeeperClient:
         self._log_bytes = 0
         self._failure: tuple[str, float] = ("", 0.0)
         self._refused = ""
-        """Why no daemon could be started or connected to at the last attempt."""
+        """The reason why no daemon could be started or connected to at the last attempt."""
 
     @property
     def failure(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 DIRECTORIES = (Path("/usr/share/iproute2"), Path("/etc/iproute2"))
-"""Where iproute2 looks; the later one counts."""
+"""Directories of iproute2's configuration; the later one counts."""
 
 
 def names(directories: Iterable[Path] = DIRECTORIES) -> dict[str, int]:

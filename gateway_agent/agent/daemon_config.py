@@ -33,7 +33,7 @@ class DaemonConfig:
         self._connection_sync = connection_sync
         self._exits = exits
         self._carried: frozenset[str] = frozenset()
-        """By which egress IPs pods went when the configuration was sent last."""
+        """Egress IPs that pods used when the configuration was sent last."""
 
     def send(self) -> None:
         """Send the configuration, if there is a plan and a round has ended since the start."""

@@ -8,7 +8,7 @@ from ipaddress import ip_address, ip_network
 from cni.plan import Destination, Plan, PlanEgressIP
 
 ForwardingEntries = frozenset[tuple[str, str, str]]
-"""Of each destination the prefix, the egress id, and how this node reaches it."""
+"""Prefix, egress id and next hop of this node, for each destination."""
 NO_ENTRIES: ForwardingEntries = frozenset()
 
 

@@ -13,7 +13,7 @@ from ..policy.exit_paths import Found, Lookup
 from .ports import Interfaces, Probe, ProbeTarget, Threads
 
 MAX_LOOKUPS_EACH_ROUND = 500
-"""More are asked again only each :data:`REFRESH_S` seconds: they cost too much."""
+"""Number of lookups above which all are repeated only each :data:`REFRESH_S` seconds: they cost too much."""
 REFRESH_S = 30.0
 
 
@@ -36,7 +36,7 @@ class ExitChecks:
         self._threads = threads
         self._running: dict[ProbeTarget, tuple[Probe, asyncio.Task[None]]] = {}
         self._asked: dict[str, Mapping[Lookup, str]] = {}
-        """By id of the egress IP."""
+        """Lookups of the kernel's routes by id of the egress IP."""
         self._answers: dict[Lookup, Found] = {}
         self._asked_at = -REFRESH_S
 

@@ -35,7 +35,7 @@ class Pod:
     tag: int | None = None
     """The group that its interfaces have; None: not known. Writer after the registration: ``tagging``."""
     entries: ForwardingEntries = NO_ENTRIES
-    """By which its packets leave. Writer after the start of the agent: ``tagging``."""
+    """Forwarding entries for the pod's packets. Writer after the start of the agent: ``tagging``."""
 
 
 class Pods:
@@ -48,7 +48,7 @@ class Pods:
     def __init__(self, run_dir: Path, kernel: Kernel) -> None:
         self.refusals = Refusals()
         self.unknown: dict[Key, str] = {}
-        """Why the labels of a pod are unknown, as far as its container engine says."""
+        """Reasons why the labels of pods are unknown, as far as their container engines say."""
         self._run_dir = run_dir
         self._kernel = kernel
         self._pods: dict[Key, Pod] = {}

@@ -146,7 +146,7 @@ class ProbeTarget:
     interface: str
     addresses: tuple[str, ...]
     mark: int = 0
-    """Of the packets; 0: none."""
+    """Mark of the packets; 0: none."""
     on_link: bool = False
     """True: ask on the link who has each address; False: send echo requests."""
 

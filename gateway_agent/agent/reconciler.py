@@ -39,7 +39,7 @@ class Round:
 
 
 Step = tuple[str, Callable[[Round], Awaitable[None]]]
-"""What it does, in words, and the function."""
+"""Name of a step, for messages, and its function."""
 
 
 class Reconciler:

@@ -20,7 +20,7 @@ class NodeState:
     facts: Mapping[str, InterfaceFacts] = field(default_factory=dict)
     """The interfaces of the node by name, those of pods left out. Writer: ``planning``."""
     plan: Plan | None = None
-    """What the kernel should do; also in ``plan.json``. Writer: ``round_steps``."""
+    """The desired state of the kernel; also in ``plan.json``. Writer: ``round_steps``."""
     plan_problems: tuple[Problem, ...] = ()
     """Found while the plan was made. Writer: ``round_steps``."""
     applied: Plan | None = None
@@ -30,7 +30,7 @@ class NodeState:
     followed: Inventory | None = None
     """The objects of the last round that did all its steps. Writer: ``reconciler``."""
     trouble: str = ""
-    """Why the last round failed, in words; empty if it did not. Writer: ``reconciler``."""
+    """The reason why the last round failed; empty if it did not. Writer: ``reconciler``."""
 
     def egress_name(self, identity: str) -> str:
         """Return gateway and address of an egress IP for the log; its id if the plan does not have it."""

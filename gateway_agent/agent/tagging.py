@@ -30,7 +30,7 @@ class Tagging:
         self._kernel = kernel
         self._pods = pods
         self._plan = previous
-        """By which all tags were set last."""
+        """The plan by which all tags were set last."""
         self._derived: tuple[Plan, Selection, DestinationMap] | None = None
         self._untagged: dict[Key, Problem] = {}
         self._working = asyncio.Lock()

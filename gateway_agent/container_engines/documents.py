@@ -43,7 +43,7 @@ class Container:
     shares: str = ""
     """Id of the container whose network it uses; empty if it shares none."""
     run_dir: str = ""
-    """Its directory of this boot, which is gone after the next one; empty: not known."""
+    """The container's directory of this boot, which is gone after the next boot; empty: not known."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ WATCH_S = 20
 RECENT_TTL = "100ms"
 """TCP sends again after twice that at the earliest (``TCP_RTO_MIN``)."""
 HASH_SEED = 0xE96B
-"""One for all rules, so that each gets the same number for a segment."""
+"""One seed for all rules, so that each gets the same number for a segment."""
 MAX_ELEMENTS = 65536
 """Connections that are looked at, at most; the others go on as they can."""
 

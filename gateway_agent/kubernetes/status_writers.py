@@ -25,8 +25,9 @@ SURE_S = 3.0
 MAX_LATE_WRITES = 16
 """Writes of this node by which the watch may lag behind."""
 MAX_EPOCHS_MISSED = 64
-"""How far the epoch in another node's status may be above those that this node knows: its lease daemon learns of each
-change of a master within a second. A higher epoch was announced by no lease daemon."""
+"""Largest distance of the epoch in another node's status to those that this node knows: its lease daemon learns of
+each change of a master within a second. A higher epoch was announced by no lease daemon.
+"""
 Identity = tuple[str, str]
 """(kind, name)."""
 

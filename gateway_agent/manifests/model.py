@@ -46,15 +46,15 @@ class Routing:
     """By which router packets leave by a gateway's addresses, in place of the node's main table."""
 
     next_hops: tuple[str, ...] = ()
-    """At most one for each family; on the egress interface."""
+    """Next hops on the egress interface, at most one for each family."""
     length: int = 0
-    """Of the IPv4 prefix around the next hop that is on-link; 0: nothing is."""
+    """Length of the IPv4 prefix around the next hop that is on-link; 0: none."""
     length6: int = 0
-    """The same of IPv6."""
+    """Length of the IPv6 prefix around the next hop that is on-link; 0: none."""
     table: int = 0
-    """A routing table of somebody else, in place of all that; 0: none."""
+    """Number of another program's routing table, in place of next hops; 0: none."""
     table_name: str = ""
-    """The same by the name that a node has for it (Deckhouse's ``routingTableName``)."""
+    """Name of that table in the node's configuration (Deckhouse's ``routingTableName``)."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Gateway:
     connection_sync: bool = False
     source: str = ""
     routing: Routing | None = None
-    """None: the node's main table decides."""
+    """Router of the gateway's packets; None: the node's main table decides."""
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,11 @@ class Node:
     drained: bool = False
     """The annotation :data:`DRAIN` is ``true``. The node hands over its egress IPs, and gets no new ones."""
     stopping: bool = False
-    """Its kubelet reports a shutdown of the machine. The node hands over its egress IPs, and gets no new ones."""
+    """True if the node's kubelet reports a shutdown of the machine. The node hands over its egress IPs, and gets no
+    new ones.
+    """
     external: tuple[str, ...] = ()
-    """Its ExternalIP addresses. They are used only as destinations inside the cluster."""
+    """ExternalIP addresses of the node. They are used only as destinations inside the cluster."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..manifests.prefixes import Family, Span
 Ranges = tuple[tuple[int, int], ...]
 """First and last numbers of ranges of addresses."""
 EVERYTHING: Mapping[int, str] = {4: "203.0.113.1", 6: "2001:db8::1"}
-"""Addresses of nobody (RFC 5737, RFC 3849), by family."""
+"""Addresses that no machine has (RFC 5737, RFC 3849), by family."""
 LOOPBACK = "lo"
 
 
@@ -35,7 +35,7 @@ class Lookup:
     device: str
     """The tunnel that it came by."""
     mark: int
-    """Of the packet; 0: none, so that the main table decides."""
+    """Mark of the packet; 0: none, so that the main table decides."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Found:
 
     interface: str = ""
     next_hop: str = ""
-    """Empty if the destination is on the link."""
+    """Address of the next hop; empty if the destination is on the link."""
     error: str = ""
-    """Why there is no route, in the kernel's words; empty if there is one."""
+    """The kernel's message if there is no route; empty if there is one."""
 
 
 def lookups(

@@ -47,7 +47,7 @@ class Planned:
 
     plan: Plan
     problems: tuple[Problem, ...] = ()
-    """Without the problems of the inventory itself."""
+    """Problems except those of the inventory itself."""
 
 
 def build(

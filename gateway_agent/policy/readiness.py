@@ -19,7 +19,7 @@ class InterfaceFacts:
     up: bool
     carrier: bool
     mtu: int
-    """Bytes."""
+    """MTU of the interface, bytes."""
     addresses: tuple[str, ...]
     """IPv4 and IPv6 addresses with prefix lengths, as ``172.16.0.7/24``, the primary one of each family first.
     Virtual addresses are left out."""
@@ -121,7 +121,9 @@ def unready(
 
 
 STRICT = 1
-"""Of ``rp_filter``: an answer is taken only by the interface that the route to its source leads out by."""
+"""Value of ``rp_filter`` with which an answer is taken only by the interface that the route to its source leads out
+by.
+"""
 
 
 def _refused_answers(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:

@@ -59,7 +59,7 @@ class Observation:
 
     node: str
     view: NodeSnapshot | None
-    """None until the store has been read."""
+    """State of the node; None until the store has been read."""
     unready: str = ""
     """Reason why the agent cannot serve pods now; empty if it can."""
     drained: bool = False
