@@ -30,16 +30,16 @@ from plugin_archive import (
 OUTPUT = ROOT / "dist" / "egress-gateway-standalone"
 HERE = ROOT / "packaging" / "standalone"
 MODULES = HERE / "modules"
-"""In the place of modules that a static program cannot have."""
+"""Directory of replacements for modules that a static program cannot have."""
 ENCODINGS = tuple(f"encodings/{name}.py" for name in ("__init__", "aliases", "ascii", "latin_1", "utf_8"))
-"""Of the standard library: imported before the first line of ours, and not part of libpython."""
+"""Modules of the standard library that are imported before the first line of ours, and are not part of libpython."""
 EXCLUDED = (
     "distutils", "doctest", "email", "http", "lib2to3", "pdb", "pydoc", "sqlite3", "test",
     "tkinter", "urllib.request", "webbrowser", "xml", "xmlrpc",
 )  # fmt: skip
 """Modules that the standard library imports inside of functions that we do not call, or can do without."""
 LOADED_BY_NAME = "pyroute2/netlink/rtnl"
-"""pyroute2 imports what is below as it finds it."""
+"""Package whose modules pyroute2 imports by name, as it finds them."""
 ASK = """
 import json, sys, sysconfig as s
 print(json.dumps({

@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
 LIBRARIES = "libraries.zip"
-"""Where ``cni/vendored.py`` looks for it."""
+"""Name of the archive that ``cni/vendored.py`` looks for."""
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest time that a zip entry can have."""
 

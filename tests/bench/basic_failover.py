@@ -25,9 +25,9 @@ from .failures import FAILURES, Failure, Run, measure
 
 GATEWAY = "partner"
 BOUND = 1.5
-"""The worst silence may be this many times keepalived's median."""
+"""Largest ratio of the worst silence to keepalived's median."""
 ADVERTS = 0.1
-"""Seconds between keepalived's."""
+"""Seconds between keepalived's adverts."""
 
 
 def yardstick(lab: Lab, runs: int) -> list[float]:

@@ -30,7 +30,7 @@ SETTLE_S = 20.0
 STARTS = 20
 PARTS, CHOSEN = 5, "4"
 APPS = 50
-"""So many of the policies select pods of this node."""
+"""Number of policies that select pods of this node."""
 SECTION = "cluster scale"
 COMMAND = ".venv/bin/python -m tests.bench.cluster_scale"
 
@@ -44,15 +44,15 @@ class Found:
     adopted: float
     """Seconds from the start of the agent to the last pod that it had found."""
     memory: float
-    """Of the agent's process, MiB."""
+    """Memory of the agent's process, MiB."""
     rest: float
-    """Of one processor, percent."""
+    """Processor time of the agent at rest, percent of one processor."""
     tagged: float
-    """Seconds."""
+    """Seconds until the pods were tagged."""
     requests: dict[str, int]
-    """Of the start of :data:`STARTS` pods."""
+    """Requests of the start of :data:`STARTS` pods."""
     start: float
-    """Seconds, median of their ADDs."""
+    """Median of their ADDs, seconds."""
 
 
 def measure(pods: int, others: int, policies: int) -> Found:

@@ -49,12 +49,12 @@ FEWER = 10
 class Timers:
     name: str
     heartbeat: float
-    """Seconds; keepalived's advert interval is the same."""
+    """Seconds between heartbeats; keepalived's advert interval is the same."""
     lease: dict[str, str]
     bound: float
     """Milliseconds that the flow may be silent."""
     only: tuple[str, ...] = ()
-    """Failures for which they are tried; none: all."""
+    """Failures for which these timers are tried; none: all."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ TIMERS = (
 )
 EQUAL = _equal(0.05)
 ALL_TIMERS = (EQUAL, *TIMERS)
-"""In this order, so that keepalived runs in the same lab as what is to be as fast."""
+"""All timers in the order of the runs: keepalived runs in the same lab as the timers that are to be as fast."""
 CONTENDERS = tuple(dict.fromkeys(name for timers in ALL_TIMERS for name in (timers.contender, timers.rival)))
 Part = tuple[Timers, bool, str]
 """Timers, whether keepalived's part, failure."""
@@ -97,7 +97,7 @@ class Bench:
     count: int
     parts: Sequence[Part]
     changed: Callable[[], None]
-    """Called after each part."""
+    """Function to call after each part."""
     clean: bool = True
 
     @cached_property

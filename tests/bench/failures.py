@@ -19,7 +19,7 @@ CLUSTER_PORT = 7947
 OBSERVED = 1.0
 """Seconds that are observed after each failure, at least: several times a lease."""
 MID_ELECTION = 0.1
-"""Seconds after a cut when nobody is elected yet: well inside a lease of 250 ms."""
+"""Seconds from a cut to a moment in the middle of the election: well inside a lease of 250 ms."""
 Act = Callable[[Lab, str], None]
 
 
@@ -32,11 +32,11 @@ class Failure:
     strike: Act
     heal: Act
     moves: bool = True
-    """Another node must become master; else none may."""
+    """True if another node must become master; else none may."""
     silent: bool = True
-    """Some probes are bound to be lost; else none may be."""
+    """True if some probes are bound to be lost; else none may be."""
     at_all: bool = False
-    """The other egress nodes are struck too."""
+    """True if the other egress nodes are struck too."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Run:
     failure: str
     before: str
     after: str
-    """The master when it was over."""
+    """Name of the master at the end."""
     silence: float
-    """Milliseconds."""
+    """Longest silence, milliseconds."""
     lost: int
     wrong: tuple[str, ...]
     """Addresses other than the two masters' from which packets of the selected pod arrived."""

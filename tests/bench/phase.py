@@ -24,11 +24,11 @@ from ..lab.waiting import NotInTime
 from .failures import CLUSTER_PORT
 
 GOLDEN = 0.6180339887498949
-"""The multiples of it spread evenly over the interval, however many there are (Weyl, 1916)."""
+"""Golden ratio: its multiples spread evenly over the interval, however many there are (Weyl, 1916)."""
 BODY, CLAIMS = 6, 6
 """Positions in the array of an envelope and in that of a heartbeat: see :mod:`gateway_agent.lease.messages.wire`."""
 VRRP = 112
-"""<https://www.iana.org/assignments/protocol-numbers>"""
+"""Number of the protocol, <https://www.iana.org/assignments/protocol-numbers>."""
 TIMEOUT_S = 5.0
 _ETH_P_IP = 0x0800
 
@@ -45,9 +45,9 @@ class Beats:
     machine: Namespace
     interface: str
     source: str
-    """The IPv4 address that they come from."""
+    """IPv4 address of the sender."""
     matches: Callable[[bytes], bool]
-    """Takes an IPv4 packet."""
+    """Predicate on an IPv4 packet."""
 
     def wait(self, then: float = 0.0) -> None:
         """Return ``then`` seconds after the next one. Raises :class:`tests.lab.waiting.NotInTime`."""

@@ -27,11 +27,11 @@ class Row:
     failure: str
     contender: str
     silences: Sequence[float]
-    """Milliseconds, one for each run."""
+    """Silence of each run, milliseconds."""
     lost: int
-    """Datagrams, most in one run."""
+    """Largest number of datagrams lost in one run."""
     overlap: float
-    """Milliseconds with two owners, the longest of all runs."""
+    """Longest time with two owners in all runs, milliseconds."""
 
     @property
     def summary(self) -> Summary:

@@ -21,23 +21,23 @@ class Result(msgspec.Struct, frozen=True):
     failure: str
     contender: str
     seconds: float
-    """That the run took."""
+    """Seconds that the run took."""
     silence: float | None = None
-    """Milliseconds."""
+    """Longest silence, milliseconds."""
     lost: int = 0
-    """Datagrams."""
+    """Datagrams lost."""
     overlap: float = 0.0
     """Milliseconds with two owners."""
     problems: tuple[str, ...] = ()
     detail: dict[str, object] = {}
-    """All that was measured."""
+    """Every value that was measured."""
 
 
 class Stored(msgspec.Struct):
     """What the file holds."""
 
     machines: list[str] = []
-    """When and on what it was measured: one sentence for each day and machine."""
+    """Dates and machines of the measurements: one sentence for each day and machine."""
     results: list[Result] = []
 
 

@@ -33,7 +33,7 @@ class RivalRun:
 
     failure: str
     silence: float
-    """Milliseconds."""
+    """Longest silence, milliseconds."""
     lost: int
     overlap: float
     """The longest time with two owners, milliseconds, as far as it was watched."""
@@ -49,10 +49,11 @@ class RivalFailure:
     strike: Act
     heal: Act
     seconds: float = AFTER
-    """How long it lasts once another node has the address."""
+    """Seconds that the failure lasts once another node has the address."""
     fresh: bool = False
-    """Each run needs daemons that have just been started: one that was stopped works off what it missed when it goes
-    on, and takes and drops the address several times; that belongs to this run and not to the next."""
+    """True if each run needs daemons that have just been started: one that was stopped works off its backlog when it
+    continues, and takes and drops the address several times; that belongs to this run and not to the next.
+    """
 
 
 def _signal(number: int) -> Act:
@@ -73,7 +74,7 @@ RIVAL_FAILURES = (
     ),
     RivalFailure("graceful stop", _signal(signal.SIGTERM), Keepalived.ended),
 )
-"""By the names of :data:`tests.bench.virtual.VIRTUAL_FAILURES`."""
+"""Failures with the names of :data:`tests.bench.virtual.VIRTUAL_FAILURES`."""
 
 
 def measure(

@@ -30,7 +30,7 @@ from .failures import Failure
 from .virtual import ALONE, FROZEN, RECOVERY, VIRTUAL_FAILURES, prepare
 
 GATEWAYS = 4
-"""Three of them vote, so two faults at once may take the majority away, or not."""
+"""Egress nodes in the lab. Three of them vote, so two faults at once may take the majority away, or not."""
 ADDRESSES = (VIRTUAL, *(f"172.16.0.{last}" for last in range(51, 56)))
 PODS = 4
 LASTS = (0.02, 2.0)
@@ -41,7 +41,7 @@ SECOND = 0.4
 """The share of faults during which another node is struck, too."""
 RESUMED = "node resumed"
 RESUMED_EACH = 5
-"""One in so many decks has the fault that lasts for ten seconds."""
+"""Number of decks in which the fault that lasts for ten seconds comes once."""
 START = 30.0
 """Seconds that an agent and its keeper may take to start, on a busy machine."""
 
@@ -53,7 +53,7 @@ class Fault:
     failure: Failure
     at_busiest: bool
     other: int
-    """Where not the busiest node is struck: which of the others."""
+    """Index of the node among the others, if the busiest is not struck."""
     seconds: float
 
 
@@ -73,7 +73,7 @@ class Report:
 
     faults: Counter[str] = field(default_factory=Counter)
     failovers: Counter[str] = field(default_factory=Counter)
-    """By the fault that struck last before."""
+    """Failovers by the last fault before each."""
     rounds: int = 0
     doubled: int = 0
     """Rounds in which two nodes were struck at the same time."""
@@ -141,7 +141,7 @@ class Schedule:
         self._tell = tell
         self._faults = deck(source)
         self._struck: dict[Fault, str] = {}
-        """Where each fault of this round has struck, until it is healed."""
+        """Node that each fault of this round has struck, until it is healed."""
         self._strikes: list[tuple[int, str]] = [(0, "beginning")]
 
     def run(self, failovers: int) -> Report:

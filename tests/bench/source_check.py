@@ -35,9 +35,9 @@ SECTION = "source check"
 PORT = 9999
 WITHOUT, WITH, BESIDE = "without", "with", "other version"
 SAMPLES, PACKETS = 15, 300
-"""In each round, and in each sample."""
+"""Samples in each round, and packets in each sample."""
 NODES = ("w1", "g1")
-"""Those that the packets pass."""
+"""Nodes that the packets pass."""
 
 
 def spread(first: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class Case:
     pod: str
     tagged: bool
     nodes: Sequence[str] = ()
-    """More addresses that no pod may send from."""
+    """Further addresses that no pod may send from."""
 
 
 CASES = (

@@ -12,10 +12,11 @@ from .virtual import egress_nodes
 RESTED = 2.2
 """Seconds after which a node that is ready ranks as before: its warm-up takes two."""
 ENOUGH = 1
-"""So many standbys have rested before the next failure; the others stand behind them."""
+"""Number of standbys that must have rested before the next failure; the others rank behind them."""
 VOTES = 0.3
-"""Seconds after which one that is ready votes again: a voter that has just started is silent for one lease. All do:
-with one of three voters away the loss of another one would be a second failure."""
+"""Seconds after which a node that is ready votes again: a voter that has just started is silent for one lease. All
+nodes do: with one of three voters away the loss of another one would be a second failure.
+"""
 
 
 class Standbys:

@@ -28,15 +28,15 @@ from .failures import FAILURES, OBSERVED, Failure
 FROZEN = 10.0
 """Seconds of SIGSTOP until a master is resumed."""
 RECOVERY = 5.0
-"""Seconds after the end of each fault when exactly one node speaks for the address."""
+"""Seconds after the end of each fault by which exactly one node speaks for the address."""
 ALONE = 200.0
-"""Milliseconds in which only one node spoke, for it to count as the only one."""
+"""Milliseconds for which a node must have spoken alone to count as the only one."""
 AFTERWARDS = 0.25
-"""Seconds that are watched after the end of each fault, at least: who comes back says what it says by then."""
+"""Seconds that are watched after the end of each fault, at least: a node that comes back has spoken by then."""
 PROMPT = 0.1
 """Seconds that the last answers of a flow may take, in a bench: they take less than one where all is well."""
 BLIND = 50.0
-"""Milliseconds. Where an observer paused for longer, a shorter overlap might have been missed."""
+"""Longest pause of an observer in milliseconds: after a longer one a shorter overlap might have been missed."""
 INTRUDER = Host("intruder", (Interface("eth0", "egress", "172.16.0.200/24"),))
 
 
@@ -47,11 +47,11 @@ class VirtualRun:
     failure: str
     before: str
     after: str
-    """The only one that could speak at the end; empty where none or several could."""
+    """Name of the only node that could speak at the end; empty where none or several could."""
     silence: float
     """The longest silence of an open flow, milliseconds."""
     lost: int
-    """Its datagrams that were lost, there or back."""
+    """Datagrams of that flow that were lost, there or back."""
     overlap: float
     """The longest time in which two nodes could speak for the address, milliseconds; 0: none at all."""
     takeovers: int

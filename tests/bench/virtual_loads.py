@@ -33,10 +33,10 @@ GATEWAY = "partner"
 OLD = 1.0
 """Seconds that every connection has been open when the fault comes."""
 LASTING_S, SETTLE_S = 2.0, 3.0
-"""Seconds that are watched afterwards; and in which nothing may move before."""
+"""Seconds that are watched afterwards, and seconds before in which nothing may move."""
 SECTION = "virtual loads"
 FACTOR = 2.0
-"""The last of many addresses may take so many times as long as one."""
+"""Largest ratio of the time for the last of many addresses to the time for one."""
 Move = Callable[[Lab, str], None]
 
 
@@ -45,14 +45,15 @@ class Recovery:
     """One node of several was lost."""
 
     addresses: int
-    """All that there are."""
+    """Number of all addresses."""
     lost: int
-    """Those that the lost node held."""
+    """Number of addresses that the lost node held."""
     first: float
-    """Milliseconds until the first of them was answered for by another node."""
+    """Milliseconds until another node answered for the first of these addresses."""
     last: float
     keeper: float
-    """Milliseconds that the busiest lease daemon of the others worked, more than it does without a failure."""
+    """Milliseconds of processor time that the busiest lease daemon of the others used beyond a run without a failure.
+    """
 
 
 def connections_through(lab: Lab, pod: Pod, move: Move, count: int, interval: float = 200.0) -> Fates:

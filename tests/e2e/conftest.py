@@ -25,7 +25,7 @@ PLUGIN = REPOSITORY / "dist" / "egress-gateway"
 STANDALONE = PLUGIN.with_name("egress-gateway-standalone")
 STORES = ("files", "kubernetes")
 BOTH_STORES = ("test_basic_mode", "test_busy_edits")
-"""Modules that run with both, asked or not."""
+"""Modules that run with both stores, with the option or without it."""
 LOGS = REPOSITORY / "build" / "e2e"
 
 

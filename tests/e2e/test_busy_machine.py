@@ -26,9 +26,9 @@ from .conftest import BACKEND, GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
 MOST_SILENT_MS = 1000
-"""The lease of 250 ms, the election, and what workers and kernel take on a machine that is as busy as that."""
+"""Longest silence: the lease of 250 ms, the election, and the time that workers and kernel take on such a machine."""
 SECONDS = 60
-"""The load ends by itself after that."""
+"""Seconds after which the load ends by itself."""
 
 
 @pytest.fixture(scope="module")

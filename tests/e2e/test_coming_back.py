@@ -14,7 +14,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
 MUCH = 50 * ["x" * 60000]
-"""Lines: more than any window that the first master has seen."""
+"""Lines that exceed any window which the first master has seen."""
 
 
 @pytest.fixture(params=[True, False], ids=["synced", "not synced"])

@@ -67,7 +67,7 @@ MOVES: dict[str, tuple[Act, Act]] = {
         lambda lab, master: lab.publish_nodes(),
     ),
 }
-"""What befalls the master, and how it is undone."""
+"""Faults of the master, each with the act that undoes it."""
 
 
 @pytest.mark.parametrize("move", MOVES)

@@ -24,7 +24,7 @@ for place in /etc/cni /var/lib/cni /opt; do mount -t tmpfs none $place; done
 mkdir -p /etc/cni/net.d /opt/cni/bin
 mount --bind $0/net.d /etc/cni/net.d; mount --bind $0/bin /opt/cni/bin
 """
-"""ctr looks for networks and plugins in these two places only, and keeps results in /var/lib/cni."""
+"""Mounts for ctr: it looks for networks and plugins in two places only, and keeps results in /var/lib/cni."""
 
 
 @pytest.fixture(scope="module")

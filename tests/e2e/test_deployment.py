@@ -35,12 +35,12 @@ from .conftest import BACKEND, GATEWAY, LOGS, PLUGIN, STANDALONE
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 DAC_OVERRIDE = 1
 CAPABILITIES = {12: "NET_ADMIN", 13: "NET_RAW", 23: "SYS_NICE"}
-"""By their numbers in linux/capability.h."""
+"""Capabilities by their numbers in linux/capability.h."""
 OTHER = {"app": "other"}
 PYTHON = Path("/usr/bin/python3")
 CHAINED_AGAIN = 3.0
 FRESH = 9700
-"""A port that nobody has used: what an earlier master still knows of connections is in no new one's way."""
+"""Port without connections in any kernel: an earlier master's entries do not disturb a new one."""
 
 
 @cache

@@ -25,18 +25,19 @@ from .conftest import BACKEND, GATEWAY, settled
 
 KEEPER_PORT = 7947
 GARBAGE = bytes(16) + b"\x98" * 184
-"""With the length and the first byte of a message: a daemon that gets it computes the keyed hash."""
+"""Datagram with the length and the first byte of a message: a daemon that gets it computes the keyed hash."""
 SECONDS = 3.0
-"""Of each flood: many times a lease."""
+"""Seconds of each flood: many times a lease."""
 BOUND = 5.0
 """Seconds until another node serves."""
 ROUNDS = 3
-"""Of failovers, of each kind."""
+"""Number of failovers of each kind."""
 WORSE = 1.5
-"""So many times the silence of a failover without a flood, at most: the machine is busy with the floods themselves."""
+"""Largest ratio of the silence to that of a failover without a flood: the machine is busy with the floods themselves.
+"""
 
 Flood = tuple[socket.socket, list[Callable[[socket.socket], object]]]
-"""A socket and what sends by it."""
+"""A socket and the functions that send by it."""
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ DESTINATIONS = ["203.0.113.0/24", "2001:db8:113::/64"]
 TUNNEL_PORT = 4799
 UNDERLAY_MTU, OVERHEAD = 1500, 70
 PORTS = iter(range(9400, 9500))
-"""Of the outside service: what one test leaves behind in a connection table is not in another's way."""
+"""Ports of the outside service, one for each test: entries of one test in a connection table do not disturb another."""
 COUNT = 300
 
 

@@ -42,7 +42,7 @@ NOT_READY = {
     "reason": "KubeletNotReady",
     "message": "node is shutting down",
 }
-"""As a kubelet says it whose machine is being shut down."""
+"""Condition that a kubelet writes while its machine is being shut down."""
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from .conftest import BACKEND, GATEWAY, settled
 OLD, NEW, LAST = ("g1", "g2", "g3"), ("g4", "g5", "g6"), "g7"
 ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{recorded_voter_set.NAME}"
 PORTS = iter(range(9800, 9900))
-"""Of the outside service: what one test leaves behind in a connection table is not in another's way."""
+"""Ports of the outside service, one for each test: entries of one test in a connection table do not disturb another."""
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 VIRTUAL = "172.16.0.50"
 FOREIGN = "203.0.113.60"
-"""In what the policy sends to the gateway."""
+"""Another machine's address among the policy's destinations."""
 EXTERNAL = "203.0.113.61"
 PORT = 7070
 

@@ -24,7 +24,7 @@ ROUNDS = 3
 BOUND = 5.0
 """Seconds until another node serves."""
 WORSE = 1.5
-"""So many times the silence of a failover without a flood, at most: the floods themselves make the machine busy."""
+"""Largest ratio of the silence to that of a failover without a flood: the floods themselves make the machine busy."""
 
 
 @pytest.fixture(scope="module")

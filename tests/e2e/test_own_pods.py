@@ -22,7 +22,7 @@ from .conftest import BACKEND, GATEWAY, settled
 ADDRESS = "172.16.0.50"
 COUNT = 20
 PROMPT = 4.0
-"""Seconds: until the node's own routes have followed, and some of the intervals in which TCP sends again."""
+"""Seconds until the node's own routes have followed, and some of the intervals in which TCP sends again."""
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from .conftest import BACKEND, GATEWAY, LOGS
 
 NODES = ("g1", "g2", "g3", "g4")
 STAYS = 500.0
-"""Milliseconds in which all was as expected: twice a lease, so whoever still had one has fallen silent."""
+"""Milliseconds in which all was as expected: twice a lease, so a node that still had one has fallen silent."""
 Groups = tuple[tuple[str, ...], ...]
 
 

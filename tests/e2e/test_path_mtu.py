@@ -28,9 +28,9 @@ WIDE, NARROW = 1500, 1300
 NUMBERS = itertools.count(1)
 LINE = "x" * 8000
 FRAGMENTATION_NEEDED = (3, 4)
-"""Type and code (RFC 792)."""
+"""Type and code of the ICMP message (RFC 792)."""
 PACKET_TOO_BIG = (2, 0)
-"""RFC 4443, section 3.2."""
+"""Type and code of the ICMPv6 message (RFC 4443, section 3.2)."""
 
 
 @pytest.fixture(scope="module")

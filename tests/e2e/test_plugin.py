@@ -33,7 +33,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 OTHER = {"app": "other"}
 REPAIR = 2.0
-"""Seconds within which the agent puts right what somebody has taken away."""
+"""Seconds within which the agent restores an object that another program removed."""
 Json = dict[str, Any]
 
 

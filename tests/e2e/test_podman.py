@@ -20,7 +20,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 OTHER = {"app": "other"}
 LOOK = 15.0
-"""Seconds in which an agent has looked at the engines again."""
+"""Seconds within which an agent reads the engines again."""
 
 
 @pytest.fixture(scope="module")

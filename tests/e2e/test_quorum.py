@@ -20,7 +20,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 TAKEOVER = 5.0
-"""Seconds until somebody else serves, on a busy machine; how fast it is, ``tests/bench`` measures."""
+"""Seconds until another node serves, on a busy machine; ``tests/bench`` measures the true time."""
 ROUTER = "172.16.0.1"
 """The next hop of the egress nodes, toward the outside."""
 UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)

@@ -19,7 +19,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 REPORTER = {"app": "reporter"}
-"""Selected, for another gateway."""
+"""Labels of a pod that is selected for another gateway."""
 OTHER = {"app": "other"}
 SECOND_GATEWAY = "second"
 VIRTUAL = "172.16.0.50"

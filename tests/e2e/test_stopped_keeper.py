@@ -33,13 +33,13 @@ RUNS_FOR = (1, 400)
 STOPPED_FOR = (300, 600)
 """Milliseconds, longer than a lease (250)."""
 HELD_UP = 8
-"""So many times at least the keeper is held up right before it lays down a ticket, and right before it opens."""
+"""Number of times, at least, that the daemon is stopped right before it writes a ticket, and right before it opens."""
 TOO_MANY = 60
 WRITES = {"ticket": "0x10 0xa0c 0x11", "opening": "0x10 0xa0e 0xa0c 0x11"}
 """Types of netlink messages: a batch's begin, NFT_MSG_DELSETELEM, NFT_MSG_NEWSETELEM, the end. To open the fence is to
 take a ticket away and to write an address, in one batch."""
 NETFILTER = 12
-"""<linux/netlink.h>"""
+"""NETLINK_NETFILTER of <linux/netlink.h>."""
 
 
 @pytest.fixture(scope="module")

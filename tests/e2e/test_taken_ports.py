@@ -21,14 +21,14 @@ from .conftest import BACKEND, GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
 FIRST = 21000
-"""Below the ports that the kernel gives to others (``ip_local_port_range``)."""
+"""Port below those that the kernel gives to other programs (``ip_local_port_range``)."""
 COUNT = 40
 PROMPT = 3.0
 """Seconds from the cut: the failover, and some of the intervals in which TCP sends again."""
 PATIENT = 8.0
-"""The same, where it must be sent again three times."""
+"""Seconds from the cut where TCP must send again three times."""
 SILENT = 600_000.0
-"""Milliseconds from line to line: none is sent."""
+"""Milliseconds from line to line: so many that none is sent."""
 
 
 @pytest.fixture

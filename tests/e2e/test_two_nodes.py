@@ -22,7 +22,7 @@ NODES = ("g1", "g2")
 TAKEOVER = 10.0
 """Seconds until the survivor serves, on a busy machine: it waits for a majority, then for answers of the LAN."""
 STAYS = 1000.0
-"""Milliseconds in which exactly one speaks: several leases, and several questions to the LAN."""
+"""Milliseconds in which exactly one node speaks: several leases, and several probes of the LAN."""
 
 
 @pytest.fixture(scope="module")

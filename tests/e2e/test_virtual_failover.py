@@ -21,7 +21,9 @@ from .conftest import BACKEND, GATEWAY, LOGS
 
 YARDSTICK_RUNS = 5
 ATTEMPTS = 3
-"""How often a failure is measured at most: a busy machine only lengthens a silence, so the shortest one counts."""
+"""Largest number of attempts to measure a failure: a busy machine only lengthens a silence, so the shortest one
+counts.
+"""
 
 
 @pytest.fixture(scope="module")

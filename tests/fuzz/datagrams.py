@@ -16,7 +16,7 @@ from .frames import some
 from .wire import bodies, check, encoded, hostile
 
 ROUNDS = 200
-"""Datagrams in one story."""
+"""Datagrams in one scenario."""
 TARGETS = ("g1", "g2", "g3")
 OTHER = Keyring(Key.parse(b"a key that nobody else has"))
 

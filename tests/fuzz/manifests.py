@@ -41,7 +41,7 @@ GOOD: tuple[dict[str, Any], ...] = (
         "status": {"addresses": [{"type": "InternalIP", "address": "172.16.0.21"}]},
     },
 )  # fmt: skip
-"""What stays in force beside the object under test."""
+"""Objects that stay in force beside the object under test."""
 CASES: tuple[dict[str, Any], ...] = (
     {
         "apiVersion": GROUP, "kind": "EgressGateway", "metadata": {"name": "case", "labels": {"a": "b"}},

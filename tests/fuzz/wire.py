@@ -20,9 +20,9 @@ from tests.unit.lease.simulation import Network
 from .values import HOSTILE, places, put
 
 ALTERED = 0.2
-"""Of the messages: those with another envelope."""
+"""Share of the messages with another envelope."""
 ROUNDS = 40
-"""Messages in one story."""
+"""Messages in one scenario."""
 NUMBERS = (-(2**63), -1, 0, 1, 2**31, 2**32, 2**48, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 1, 1e308, float("nan"),
            float("inf"), "x" * 5000, "", "\0", None, [], ["g1"] * 5000)  # fmt: skip
 SMALL = tuple(value for value in HOSTILE if not isinstance(value, (set, tuple)) and value != "\ud800"

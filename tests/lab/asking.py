@@ -24,7 +24,7 @@ from .namespace import Namespace
 from .witness import Witness, run_in_real_time
 
 INTERVAL = 5.0
-"""Milliseconds."""
+"""Milliseconds between two requests."""
 LATE = 0.1
 """Seconds that the last answers may take."""
 _SO_TIMESTAMPNS = 35

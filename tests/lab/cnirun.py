@@ -50,7 +50,7 @@ class Attachment:
     ifname: str = "eth0"
     cni_args: Mapping[str, str] | None = None
     args: Mapping[str, Any] | None = None
-    """What the runtime puts under ``args`` of each plugin's configuration."""
+    """Value of ``args`` in each plugin's configuration, as the runtime sets it."""
 
 
 def bridged(

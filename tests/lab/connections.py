@@ -28,7 +28,9 @@ from .witness import Witness
 OPENING = 100
 """Connections that are being opened at once."""
 NORMAL_PAUSE_MS = 390.0
-"""Milliseconds: lines each 200 ms, and TCP sends again after 200 ms at the earliest (``TCP_RTO_MIN``)."""
+"""Milliseconds of a normal pause: lines each 200 ms, and TCP sends again after 200 ms at the earliest
+(``TCP_RTO_MIN``).
+"""
 OPEN_TIMEOUT_S = 20.0
 """Seconds in which all must be open."""
 
@@ -40,9 +42,9 @@ class Outcome:
     address: str
     """The client address that the service saw."""
     alive: bool
-    """The last line, which was sent at the very end, came back."""
+    """True if the last line, which was sent at the very end, came back."""
     ended: int
-    """When an error or the end of the stream was seen; 0: never."""
+    """Time of an error or of the end of the stream; 0: neither came."""
     error: str
     """``ECONNRESET``, ``EOF``, ``ETIMEDOUT``…, or ``wrong echo``; empty: none."""
     pause: float
@@ -62,14 +64,16 @@ class Fates:
 
     alive: int
     reset: int
-    """Ended by an error or by the other end."""
+    """Number of connections ended by an error or by the other end."""
     hung: int
     slowest_reset: float
-    """Milliseconds from the fault until the last of them was told; 0: none was."""
+    """Milliseconds from the fault until the last of these got its error; 0: none did."""
     longest_pause: float
-    """Milliseconds, over those that are alive."""
+    """Longest pause of those that are alive, milliseconds."""
     delayed: int
-    """Those that are alive and paused for longer than :data:`NORMAL_PAUSE_MS`: a segment was lost and sent again."""
+    """Number of those that are alive and paused for longer than :data:`NORMAL_PAUSE_MS`: a segment was lost and sent
+    again.
+    """
     errors: dict[str, int]
 
 

@@ -15,7 +15,7 @@ from .node import Node
 
 LIBRARY = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 NOTICED = 1
-"""Seconds until a program notices that its clock was set."""
+"""Seconds until a program notices a change of its clock."""
 
 
 class Clock:

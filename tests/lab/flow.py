@@ -22,7 +22,7 @@ from .topology import OUTSIDE
 from .witness import Witness, run_in_real_time
 
 INTERVAL = 1.0
-"""Milliseconds."""
+"""Milliseconds between two datagrams."""
 LATE = 0.5
 """Seconds that the last answers may take."""
 

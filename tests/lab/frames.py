@@ -7,11 +7,13 @@ import struct
 from ipaddress import IPv4Address
 
 MULTICAST = "224.0.0.77"
-"""Link-local: every bridge floods it, snooping or not (RFC 4541, 2.1.2), and nobody here listens to it."""
+"""Link-local multicast address: every bridge floods it, snooping or not (RFC 4541, 2.1.2), and no machine of a lab
+listens to it.
+"""
 PORT = 9009
 """UDP port of the observers' frames."""
 ASKER = bytes.fromhex("02e0ff000001")
-"""A sender that no machine is: what is answered to it reaches no kernel's neighbour table."""
+"""Sender MAC that no machine has: an answer to it reaches no kernel's neighbour table."""
 ETHERNET = 14
 _IPV4 = 0x0800
 _ARP = 0x0806

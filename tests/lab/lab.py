@@ -55,7 +55,7 @@ class Lab:
         self.store = store
         self.group = group
         self.cluster: Cluster | None = None
-        """What the API server has; None with the files store."""
+        """Content of the API server; None with the files store."""
         self.machines: dict[str, Namespace] = {}
         self.nodes: dict[str, Node] = {}
         self.kept = False

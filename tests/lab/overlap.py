@@ -10,11 +10,7 @@ from itertools import pairwise
 PACE = 0.5
 """Milliseconds between two attempts of an observer."""
 RETURN = 5.0
-"""Milliseconds. A node that is silent for less never ceased to be the owner.
-
-Ten attempts: where two nodes can speak, the frames of both come much closer than that. Not longer: a planned handover
-to another node and back has been seen to take 13 ms, and the pause in between would count as an overlap.
-"""
+"""Milliseconds. A node that is silent for less never ceased to be the owner."""
 _MS = 1_000_000
 
 
@@ -27,7 +23,7 @@ class Frame:
     node: str
     address: str
     kind: str = "probe"
-    """See :func:`tests.lab.frames.speaker`."""
+    """Kind of frame, see :func:`tests.lab.frames.speaker`."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,9 @@ class Overlap:
     first: str
     second: str
     milliseconds: float
-    """From the first to the last instant at which both were seen; at least :data:`PACE`."""
+    """Milliseconds from the first to the last instant at which both were seen; at least :data:`PACE`."""
     at: int
-    """When it began, ns."""
+    """Beginning of the overlap, ns."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,9 @@ class Takeover:
     old: str
     new: str
     at: int
-    """The new owner's first frame, ns."""
+    """Time of the new owner's first frame, ns."""
     gap: float
-    """Milliseconds in which nobody spoke; negative: both did."""
+    """Milliseconds in which no node spoke; negative: both did."""
 
 
 class Tenures:
@@ -72,7 +68,7 @@ class Tenures:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, str], list[Tenure]] = defaultdict(list)
         self._latest: dict[tuple[str, str], list[int]] = {}
-        """The first and the last frame of the tenure that goes on."""
+        """First and last frame of the current tenure."""
 
     def add(self, at: int, node: str, address: str) -> None:
         """Add a frame, ``at`` in ns. Frames of one node must be added in order of time."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from .lab import Lab
 
 PORT = 7947
-"""Of heartbeats and announcements, UDP."""
+"""UDP port of heartbeats and announcements."""
 _TABLE = "inet lab_partition"
 
 

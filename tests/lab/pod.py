@@ -17,7 +17,7 @@ from .silence import Probe
 from .topology import OUTSIDE
 
 PORT = 8080
-"""Where the outside service listens, TCP and UDP."""
+"""TCP and UDP port of the outside service."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Answer:
 
     accepted: bool
     address: str
-    """The client address that it saw."""
+    """The client address that the service saw."""
 
     @classmethod
     def of(cls, line: str) -> Answer:

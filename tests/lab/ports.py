@@ -32,7 +32,9 @@ _LOAD_WORD, _LOAD_HALF, _AND, _EQUAL, _JUMP, _RETURN = 0x20, 0x28, 0x54, 0x15, 0
 
 _BUFFER = 128 << 20
 _READ_EACH = 0.02
-"""Seconds. The buffer holds many seconds of frames: on a busy machine the reader may not get its turn for so long."""
+"""Seconds between two reads. The buffer holds many seconds of frames: on a busy machine the reader may not run for so
+long.
+"""
 _ENOUGH = 128
 
 

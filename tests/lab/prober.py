@@ -19,7 +19,7 @@ import time
 from collections import deque
 
 INTERVAL = 0.001
-"""Seconds."""
+"""Seconds between two probes."""
 LATE = 0.3
 """Seconds that an answer may take. Sockets are kept for as long."""
 Row = tuple[int, str, bool]

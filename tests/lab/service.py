@@ -24,7 +24,7 @@ SO_RCVBUFFORCE = 33
 BUFFER = 4 << 20
 """Bytes of datagrams that wait at most: some seconds of one a millisecond."""
 BACKLOG = 4096
-"""As long as the kernel permits (``net.core.somaxconn``): a thousand clients may come at once."""
+"""Largest backlog that the kernel permits (``net.core.somaxconn``): a thousand clients may come at once."""
 
 
 class Whitelist:

@@ -21,11 +21,13 @@ class Silence:
     """The longest row of probes without an answer."""
 
     milliseconds: float
-    """From the last answered probe before it to the first one after it, by sending time; 0: none was lost."""
+    """Milliseconds from the last answered probe before the silence to the first one after it, by sending time; 0:
+    none was lost.
+    """
     lost: int
-    """All probes without an answer, in this row or not."""
+    """Number of all probes without an answer, in this row or not."""
     ended: bool
-    """Whether an answered probe follows."""
+    """True if an answered probe follows."""
 
 
 def longest(probes: Sequence[Probe]) -> Silence:

@@ -22,13 +22,13 @@ class Measured:
     """What the demo closes with."""
 
     silences: dict[str, Silence] = field(default_factory=dict)
-    """By what happened."""
+    """Silences by their causes."""
     pause: float = 0.0
-    """The download's longest, milliseconds."""
+    """Longest pause of the download, milliseconds."""
     packets: int = 0
-    """Of selected pods, seen outside."""
+    """Number of packets of selected pods that were seen outside."""
     foreign: int = 0
-    """Those of them that came from an address which was not the gateway's."""
+    """Number of those packets that came from an address which was not the gateway's."""
 
     def rows(self) -> Sequence[tuple[str, str]]:
         silences = [

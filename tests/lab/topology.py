@@ -9,13 +9,13 @@ EGRESS_LABEL = {"node-role/egress": ""}
 OUTSIDE = "203.0.113.10"
 """The address of the outside service (RFC 5737)."""
 OUTSIDE6 = "2001:db8:113::10"
-"""Its IPv6 address, in a dual-stack lab (RFC 3849)."""
+"""IPv6 address of the outside service, in a dual-stack lab (RFC 3849)."""
 VIRTUAL = "172.16.0.50"
-"""A virtual address: in the subnet of the egress interfaces, and no machine's own."""
+"""A virtual address in the subnet of the egress interfaces; no machine has it as its own."""
 POD_NETWORKS = "10.244.0.0/15"
 """All pods: bridged ones in 10.244.N.0/24, routed ones in 10.245.N.0/24, N the node's number."""
 POD_NETWORKS6 = "fd00:244::/31"
-"""The same for IPv6: fd00:244:N::/64 and fd00:245:N::/64, N as it is written in IPv4."""
+"""IPv6 networks of all pods: fd00:244:N::/64 and fd00:245:N::/64, N as it is written in IPv4."""
 
 
 def virtual_addresses(count: int) -> tuple[str, ...]:
@@ -29,7 +29,7 @@ def virtual_addresses(count: int) -> tuple[str, ...]:
 class Interface:
     name: str
     segment: str
-    """Interfaces of one segment share a wire."""
+    """Name of the segment: its interfaces share a wire."""
     address: str
     """IPv4 with prefix length; empty where it has none."""
     address6: str = ""
@@ -51,10 +51,10 @@ class Host:
     name: str
     interfaces: tuple[Interface, ...]
     gateway: str = ""
-    """Next hop of its default route."""
+    """Next hop of the host's default route."""
     labels: Mapping[str, str] | None = None
     number: int = 0
-    """Of a node: picks its pod networks."""
+    """Number of a node, from which its pod networks are derived."""
     forwards: bool = False
     gateway6: str = ""
 

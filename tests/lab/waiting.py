@@ -8,11 +8,11 @@ from typing import TypeVar
 
 T = TypeVar("T")
 PATIENCE_S = 60.0
-"""Where nothing is said of time: long enough for a machine that runs other labs beside."""
+"""Seconds where no other time is given: long enough for a machine that runs other labs beside."""
 POLL_S = (0.01, 0.05)
 """Seconds between two looks, at the beginning and at most."""
 LATE = 0.05
-"""A look may come late by this share of what was waited already: what is asked costs processor time."""
+"""Share of the time waited already by which a look may come late: each look costs processor time."""
 
 
 class NotInTime(AssertionError):

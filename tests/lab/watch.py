@@ -24,7 +24,9 @@ table bridge lab_watch {{
     }}
 }}
 """
-"""The observers' frames are captured where a node's cable ends; from there on they would only be a load."""
+"""Rules against a flood: the observers' frames are captured where a node's cable ends; from there on they would only
+be a load.
+"""
 
 
 class Watch:
@@ -37,9 +39,9 @@ class Watch:
         self.nodes = [node.name for node in lab.nodes.values() if node.host.is_egress]
         self.addresses = tuple(addresses)
         self.pauses: dict[str, float] = {}
-        """By node the longest pause of its observer, milliseconds; known at the end."""
+        """Longest pause of each node's observer, milliseconds; known at the end."""
         self.silences: dict[str, float] = {}
-        """By pod the longest silence of its flow, milliseconds; known at the end."""
+        """Longest silence of each pod's flow, milliseconds; known at the end."""
         self._pods = {pod: pod.request(SELECTED, seconds=2).address for pod in pods}
         lan = lab.machines["lan"]
         with contextlib.ExitStack() as made:

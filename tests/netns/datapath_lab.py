@@ -39,14 +39,14 @@ SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"
 SERVICE6 = "2001:db8::1"
 OTHER_SERVICE = "203.0.113.129"
-"""Behind the second gateway."""
+"""Address of a service behind the second gateway."""
 NODES = {"w1": "10.0.0.11", "w2": "10.0.0.12", "g1": "10.0.0.1", "g2": "10.0.0.2"}
 SOURCES = {"g1": "172.16.0.7", "g2": "172.16.0.8"}
 MTU = 1450
 TAG, OTHER_TAG = 1, 2
 FIRST, SECOND = ids.egress_id("partner", ""), ids.egress_id("other", "")
 VIRTUAL, VIRTUAL6 = "172.16.0.50", "fd00:172::50"
-"""No machine's own, and not served by a plan as :func:`plan` gives it."""
+"""Virtual addresses that no machine has as its own, and that a plan of :func:`plan` does not serve."""
 WAYS = (
     Destination("203.0.113.0/30", FIRST),
     Destination("203.0.113.4/31", FIRST),

@@ -24,7 +24,7 @@ class Family:
     far: str
     length: int
     anywhere: str
-    """Where a listener of this family listens."""
+    """Unspecified address of the family."""
 
 
 IPV4 = Family("10.83.1.1", "10.83.1.2", 24, "0.0.0.0")

@@ -57,9 +57,9 @@ DAMAGE = {
     "nft table": ("nft", "delete", "table", "inet", "egress_gateway_snat"),
     "nft chain": ("nft", "flush", "chain", "inet", "egress_gateway", "steer"),
 }
-"""What somebody may do on a worker (``nft table``: on the master)."""
+"""Commands that damage a worker (``nft table``: the master)."""
 HARMLESS = ("sysctl", "nft chain")
-"""Traffic may go on in spite of it, or, without steering, cannot be told from an unselected pod's."""
+"""Damage in spite of which traffic may continue, or, without steering, cannot be told from an unselected pod's."""
 
 
 def test_ensure_twice_changes_nothing(lab: Lab) -> None:

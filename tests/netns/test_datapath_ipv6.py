@@ -83,7 +83,7 @@ def put(node: Node) -> None:
 
 
 _answered: dict[str, contextlib.AbstractContextManager[Announcer]] = {}
-"""By machine: what answers for the address there."""
+"""Announcers that answer for an address, by machine."""
 
 
 def take(node: Node) -> None:

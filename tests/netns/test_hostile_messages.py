@@ -27,7 +27,7 @@ from .test_keeper import NODES, ONE, PORT, SECRET, Cluster, Node
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))
 SEED = int(os.environ.get("FUZZ_SEED", "10"))
 ATTACKER = "g3"
-"""In its place there is the attacker: the other two are a majority without it."""
+"""Node in whose place there is the attacker: the other two are a majority without it."""
 TELL = 0.2
 """Seconds from one sign of life of the daemons' agent to the next."""
 PAUSE = 0.0005

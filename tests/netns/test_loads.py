@@ -18,7 +18,7 @@ from ..lab.waiting import until
 
 CLIENT = "g1"
 PAUSE = 0.3
-"""Seconds: longer than the shortest time-out of TCP."""
+"""Seconds that exceed the shortest time-out of TCP."""
 
 
 @pytest.fixture(scope="module")

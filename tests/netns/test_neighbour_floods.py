@@ -30,9 +30,9 @@ ADDRESSES = pytest.mark.parametrize("address", [VIRTUAL, VIRTUAL6])
 CHANGE_MACS = pytest.mark.parametrize("change_macs", [False, True], ids=["one MAC", "another MAC each time"])
 ROUNDS = 20
 SECONDS = 0.2
-"""Until a question is answered, or a claim is noticed, in a flood: the median of all rounds."""
+"""Seconds until a probe is answered, or a claim is noticed, in a flood: the median of all rounds."""
 WORST = 0.9
-"""The same for each round. A machine asks again after one second."""
+"""The same time in each single round. A machine probes again after one second."""
 FLOODED = 10_000
 """Frames that have come before a test begins."""
 PORT = 9

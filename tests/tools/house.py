@@ -25,7 +25,7 @@ BIN = Path(sys.executable).parent
 PRODUCT = ("cni", "gateway_agent")
 DOCSTRING_RULES = ("--isolated", "--select", "D", "--ignore", "D203,D213,D105,D107")
 LONG_FILE, LONG_FUNCTION = 300, 40
-"""Lines; the limits of the house rules."""
+"""Limits of the house rules, lines."""
 MAX_NAMED = 3
 """Test files that are listed for a module."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -36,7 +36,7 @@ class Module:
     """The measures of one file."""
 
     path: Path
-    """Relative to its checkout."""
+    """Path relative to the checkout."""
     lines: int
     comments: int
     functions: tuple[int, ...]

@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 TYPED = ("cni", "gateway_agent", "tests.lab", "tests.bench", "tests.e2e", "tests.tools")
 TIMEOUT_S = 900
-"""For the processor time that labs leave."""
+"""Seconds that suffice with the processor time that labs leave."""
 CHECKS = {
     "ruff": [str(BIN / "ruff"), "check", "cni", "gateway_agent", "packaging", "tests"],
     "ruff format": [str(BIN / "ruff"), "format", "--check", "cni", "gateway_agent", "packaging", "tests"],

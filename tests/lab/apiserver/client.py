@@ -16,7 +16,7 @@ _POD = {
     "automountServiceAccountToken": False,
     "terminationGracePeriodSeconds": 0,
 }
-"""What the API wants of a pod, and no test."""
+"""Fields of a pod that the API requires and no test uses."""
 
 
 class Cluster:

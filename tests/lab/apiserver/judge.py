@@ -15,14 +15,14 @@ from .schema import admit, schemas
 from .upstream import define, reached
 
 Verdict = tuple[Object, list[str]]
-"""The object as it would be stored, and what is wrong with it."""
+"""The object as it would be stored, and the problems found in it."""
 
 
 class Judge:
     """Our own reading of the definitions, and that of a real server where there is one; both must agree."""
 
     rules = True
-    """The server knows CEL: real ones do from 1.25 on."""
+    """True if the server knows CEL: real ones do from 1.25 on."""
 
     def __init__(self, real: Cluster | None = None) -> None:
         self._schemas = schemas()

@@ -17,7 +17,7 @@ Key = tuple[str, str]
 
 _SET = re.compile(r"(\S+) (in|notin) \((.*)\)")
 _COMMA = re.compile(r",(?![^(]*\))")
-"""Between terms, not between the values of a set."""
+"""Comma between terms, not between the values of a set."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Kind:
     kind: str
     namespaced: bool = False
     status: bool = False
-    """Has a status subresource: only it changes the status, and it changes nothing else."""
+    """True if the resource has a status subresource: only it changes the status, and it changes nothing else."""
 
     @property
     def group(self) -> str:
@@ -81,7 +81,7 @@ class Collection:
     objects: dict[Key, Object] = field(default_factory=dict)
     history: list[Change] = field(default_factory=list)
     compacted: int = 0
-    """Versions up to this one are forgotten."""
+    """Version up to which all versions are forgotten."""
 
 
 class Objects:

@@ -9,7 +9,7 @@ from aiohttp import web
 
 Object = dict[str, Any]
 Event = tuple[str, Object]
-"""Type and object, as a watch tells them."""
+"""Type and object of a watch event."""
 
 
 class Refused(Exception):

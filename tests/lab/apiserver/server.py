@@ -16,7 +16,7 @@ from aiohttp import web
 from .origin import Event, Origin, Refused
 
 GENERATION = web.RequestKey("generation", int)
-"""Of what a request carries: how often all watches had been ended when it came."""
+"""Number of times that all watches had been ended when the request came."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -31,11 +31,11 @@ class Faults:
     latency: float = 0.0
     """Seconds before an answer, and before each event."""
     hang: bool = False
-    """No answer at all."""
+    """True if a request gets no answer at all."""
     deaf: bool = False
-    """Watches bring nothing any more, bookmarks neither."""
+    """True if watches bring nothing any more, bookmarks neither."""
     stale: bool = False
-    """What was asked for before is answered as it was then."""
+    """True if a request that was answered before gets its old answer again."""
 
 
 class Server:
@@ -49,7 +49,7 @@ class Server:
         self._news = asyncio.Event()
         self._generation = 0
         self._answers: dict[tuple[str, str], bytes] = {}
-        """The last one to each question of an agent."""
+        """The last answer to each request of an agent."""
 
     def app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard], client_max_size=64 << 20)

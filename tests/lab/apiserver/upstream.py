@@ -31,7 +31,7 @@ from .origin import Event, Object, Refused
 
 VARIABLE = "TEST_KUBECONFIG"
 CONSENT = "cleared-by-egress-gateway-tests"
-"""Name of the namespace that says that all else in the cluster may be deleted."""
+"""Name of a namespace that permits the deletion of everything else in the cluster."""
 AGENT = "system:serviceaccount:egress-gateway:agent"
 _MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 _SYSTEM = ("default", "kube-system", "kube-public", "kube-node-lease")

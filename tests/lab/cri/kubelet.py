@@ -21,20 +21,22 @@ MASKED = (
     "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
     "/proc/sched_debug", "/proc/scsi", "/sys/firmware",
 )  # fmt: skip
-"""What a container that is not privileged sees read-only, or not at all (``procMount: Default``)."""
+"""Paths that an unprivileged container sees read-only, or not at all (``procMount: Default``)."""
 CONTENT = {
     **{f"/{name}": f"/usr/{name}" for name in ("bin", "lib", "lib64", "sbin")},
     "/usr": "/usr",
     str(REPOSITORY): str(REPOSITORY),
 }
-"""In the place of an image with the programs and the environment: those of this machine, read-only."""
+"""Directories of this machine, read-only, in place of an image with the programs and the environment."""
 PATH = f"{REPOSITORY / '.venv' / 'bin'}:/usr/sbin:/usr/bin:/sbin:/bin"
 BUILT = "localhost/egress-gateway:latest"
-"""As podman names what it has built."""
+"""Name that podman gives to an image that it has built."""
 RT_GROUPS = Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us")
-"""Where it is (CONFIG_RT_GROUP_SCHED, cgroups v1), a new cgroup has no real-time budget: who asks for it is refused."""
+"""File of kernels with CONFIG_RT_GROUP_SCHED and cgroups v1. There a new cgroup has no real-time budget: a process
+that asks for real-time priority is refused.
+"""
 RT_ALL, RT_EACH = 700_000, 80_000
-"""Microseconds of each second."""
+"""Real-time budgets, microseconds of each second."""
 Spec = Mapping[str, Any]
 
 

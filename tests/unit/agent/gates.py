@@ -67,7 +67,7 @@ class HeldKernel:
     groups: dict[str, int] = field(default_factory=dict)
     plan: Plan | None = None
     named: bool = False
-    """It sees no network namespace of a pod."""
+    """True if the kernel sees no network namespace of a pod."""
 
     async def host_veths(self, netns: str, names: Iterable[str]) -> HostVeths:
         await self.gates.hold("host_veths")
@@ -179,7 +179,7 @@ class FakeInterfaces:
     facts: dict[str, InterfaceFacts] = field(default_factory=dict)
     before: Callable[[], None] = lambda: None
     routes: dict[str, Found] = field(default_factory=dict)
-    """By destination; without any the kernel does not answer."""
+    """Routes by destination; if there are none, the kernel does not answer."""
     checked: set[str] = field(default_factory=set)
     """Interfaces whose sources are checked by mark."""
 

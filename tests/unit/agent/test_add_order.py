@@ -31,7 +31,7 @@ VETH = "veth1"
 EMPTY = Inventory((PARTNER,), (), NODES)
 LABELS = ("a", "b")
 ASKING = {"host_veths", "forget_pod", "for_pod"}
-"""What an ADD waits for that needs no round."""
+"""Calls that an ADD waits for and that need no round."""
 
 
 def request(
@@ -171,9 +171,9 @@ EDITS: tuple[Inventory, ...] = (
     with_policies(policy("b", "partner", "203.0.113.0/24")),
     EMPTY,
 )
-"""What the store has, one after another."""
+"""Contents of the store, one after another."""
 SLOW = ("", "watch", "tag", "reconcile", "tagged", "for_pod", "forget_pod", "thread")
-"""What waits in a story as long as anything else goes on: races need one that is much slower than the rest."""
+"""Calls that wait in a run as long as anything else continues: races need one that is much slower than the rest."""
 
 
 def story(

@@ -27,7 +27,7 @@ T = TypeVar("T")
 State = dict[str, tuple[str, ...]]
 """Destinations by the name of a policy."""
 LATE = 60.0
-"""Seconds: longer than a story, since no clock is to decide."""
+"""Seconds that exceed the length of a run, since no clock is to decide."""
 
 
 class HeldApi(Api):
@@ -159,7 +159,7 @@ EDITS = (
     ("a",),
     ("a", "192.0.2.0/24"),
 )
-"""One after another."""
+"""Changes of the cluster, one after another."""
 EVENTS = ("ADDED", "MODIFIED", "DELETED")
 SLOW: tuple[tuple[str, ...], ...] = (
     (),
@@ -170,7 +170,7 @@ SLOW: tuple[tuple[str, ...], ...] = (
     ("disk",),
     ("thread",),
 )
-"""What waits in a story as long as anything else goes on: races need one that is much slower than the rest."""
+"""Calls that wait in a run as long as anything else continues: races need one that is much slower than the rest."""
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ class Rounds:
     state: NodeState = field(default_factory=lambda: NodeState(ONE))
     done: list[str] = field(default_factory=list)
     faults: list[Exception | None] = field(default_factory=list)
-    """What the second step raises, one round after another."""
+    """Errors that the second step raises, one round after another."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     searched: list[Inventory] = field(default_factory=list)
 

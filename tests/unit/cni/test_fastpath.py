@@ -29,7 +29,7 @@ FAULTS = {
     "the scanner asks for more settings": "import json, _json; _json.make_scanner = lambda context: context.array_hook",
     "the encoder has gone": "import json, _json; del _json.encode_basestring_ascii",
 }
-"""``json`` works in every version of Python: it is imported before ``_json`` is altered."""
+"""Faults of the interpreter. ``json`` works in every version of Python: it is imported before ``_json`` is altered."""
 PLUGIN = """
 import builtins, sys
 real, missing = builtins.__import__, set()

@@ -39,7 +39,7 @@ TOO_HEAVY = {
     "typing",
     "zlib",
 }
-"""None of these on the way to the agent."""
+"""Modules that must not be imported on the way to the agent."""
 
 
 def build(output: Path) -> Path:

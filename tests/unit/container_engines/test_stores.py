@@ -25,9 +25,9 @@ CREATE TABLE PodConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT UNIQUE NOT NULL, 
 CREATE TABLE ContainerConfig(ID TEXT PRIMARY KEY NOT NULL, Name TEXT UNIQUE NOT NULL, PodID TEXT, JSON TEXT NOT NULL);
 CREATE TABLE ContainerState(ID TEXT PRIMARY KEY NOT NULL, State INTEGER NOT NULL, ExitCode INTEGER, JSON TEXT NOT NULL);
 """
-"""What is read of it here: ``libpod/sqlite_state_internal.go``."""
+"""Tables and columns that are read here: ``libpod/sqlite_state_internal.go``."""
 SHOP = Container("c1", "shop", {"app": "shop"}, os.getpid())
-"""What the container of the pod ``shop`` in the data bases is, with this process as its own."""
+"""The container of the pod ``shop`` in the data bases, with this process as its own."""
 
 
 def sqlite_store(root: Path, path: str = "db.sql") -> Podman:

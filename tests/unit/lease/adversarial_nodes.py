@@ -29,7 +29,7 @@ Wanted = Callable[[VoterSet], VoterSet | None]
 class Node:
     name: str
     rate: float
-    """Of its clock against true time."""
+    """Rate of the node's clock against true time."""
     memory: Memory
     incarnation: int = 0
     egress_ips: EgressIPs = field(init=False)

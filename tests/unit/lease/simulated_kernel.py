@@ -6,7 +6,7 @@ from gateway_agent.lease.tunnels import PointTunnel, TunnelEffect
 from gateway_agent.lease.virtual_ips import serving
 
 QUEUEING = "queueing"
-"""In the place of a MAC: packets wait."""
+"""Value in place of a MAC: packets wait."""
 
 
 class Kernel:
@@ -18,7 +18,7 @@ class Kernel:
         self.tunnels: dict[str, str] = {}
         """MACs by device."""
         self.refuses: set[str] = set()
-        """Devices that are not there."""
+        """Devices that are absent."""
         self._tickets: dict[int, int] = {}
         self._open: dict[str, int] = {}
 

@@ -30,7 +30,7 @@ HEARTBEAT_NS = 100 * MILLISECOND
 DURATION_NS = 500 * MILLISECOND
 KEY = Keyring(Key.parse(b"only for the simulation"))
 MAC = "02:00:00:00:00:99"
-"""Of whoever else has an address."""
+"""MAC of a foreign machine that has an address."""
 
 
 class TwoMasters(AssertionError):
@@ -50,22 +50,22 @@ class Machine:
     memory: Memory | None = None
     stopped: bool = False
     inbox: list[tuple[bytes, str]] = field(default_factory=list)
-    """What has arrived while it was stopped."""
+    """Datagrams that have arrived while the node was stopped."""
     stops_before: type[Effect] | None = None
-    """It is stopped in front of the next effect of this kind."""
+    """Kind of effect before which the node is to stop next."""
     left: list[Effect] = field(default_factory=list)
-    """Effects that it was stopped in front of."""
+    """Effects that the node was about to carry out when it was stopped."""
     unready: set[str] = field(default_factory=set)
     behind: bool = False
-    """It is not to take anything over, but to keep what it has."""
+    """True if the node is to take nothing over, but to keep its egress IPs."""
     stopping: bool = False
     drained: bool = False
     moves: tuple[HandoverRequest, ...] = ()
     agent: bool = True
-    """Whether the keeper gets signs of life of its agent."""
+    """True if the daemon gets signs of life of its agent."""
     wake_at: int = -1
     checked: dict[str, LeaseState] = field(default_factory=dict)
-    """The leases that it held when the invariants were checked last."""
+    """Leases that the node held when the invariants were checked last."""
     last_true: int = 0
     last_clock: int = 0
 
@@ -98,10 +98,10 @@ class Network:
         self.max_delay_ns = 5 * MILLISECOND
         self.duplicates = 0.0
         self.lag: dict[str, int] = {}
-        """Nanoseconds by which each node hears later."""
+        """Nanoseconds by which each node receives later."""
         self.blocked: set[tuple[str, str]] = set()
         self.carrying: dict[str, set[str]] = {}
-        """By which ids the pods of a node go, where that is not by all."""
+        """Egress IPs that the pods of a node use, where that is not all of them."""
         self.ids = [f"{number:016x}" for number in range(1, ids + 1)]
         self.availability_first = availability_first
         self.heartbeat_ns, self.duration_ns = heartbeat_ns, duration_ns
@@ -109,17 +109,19 @@ class Network:
         """``lease.duration`` of nodes that have another one than :attr:`duration_ns`."""
         self.failback = False
         self.published: VoterSet | None = None
-        """What the cluster says of the voters."""
+        """The voter set that the cluster names."""
         self.lan = True
-        """Whether the nodes hear each other where the virtual addresses are; heartbeats go by another way."""
+        """True if the nodes reach each other on the LAN of the virtual addresses; heartbeats have a path of their
+        own.
+        """
         self.squatted = set(map(self.address, self.ids)) if squatted else set()
-        """Addresses that a machine which is no node has too."""
+        """Addresses that a foreign machine has too."""
         self.exclusive = True
         self.takeovers = 0
         self.sent: Counter[str] = Counter()
         """Datagrams by sender."""
         self.probes: Counter[str] = Counter()
-        """Questions for a virtual address, by who asks."""
+        """Probes for a virtual address, by sender."""
         self._last: dict[str, str] = {}
         self._queue: list[tuple[int, int, str, tuple[bytes, str] | None, int]] = []
         self._order = 0

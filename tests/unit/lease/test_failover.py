@@ -22,7 +22,7 @@ from .simulation import MAC, Network, TwoMasters
 
 HEARTBEAT, DURATION = 50 * MILLISECOND, 250 * MILLISECOND
 SILENCE = 265 * MILLISECOND
-"""The goal: the lease of 250 ms, a round trip and the lateness of timers."""
+"""Longest silence: the lease of 250 ms, a round trip and the lateness of timers."""
 
 
 def cluster(

@@ -17,7 +17,7 @@ from .simulation import Network
 from .test_failover import cluster, master, state, until_another
 
 GAP = 12 * MILLISECOND
-"""Three round trips of at most 2 ms, and what the workers' word takes."""
+"""Longest gap: three round trips of at most 2 ms, and the time that the workers' messages take."""
 
 
 def held_back(network: Network, name: str) -> bool:

@@ -16,10 +16,10 @@ from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 from .simulation import DURATION_NS, Network
 
 DEFAULT = settings.get_current_profile_name() == "default"
-"""Else: ``--hypothesis-profile=deep``, for minutes instead of seconds."""
+"""True with the default profile; else: ``--hypothesis-profile=deep``, for minutes instead of seconds."""
 NODES = ["g1", "g2", "g3", "g4", "w1", "w2"]
 MASTER, CHAIRMAN = "the master", "the chair"
-"""Whoever that is when the step is played: most that can go wrong goes wrong around them."""
+"""Roles of whichever node has them when the step is played: most failures come from steps around them."""
 node = st.sampled_from([*NODES, MASTER, MASTER, MASTER, CHAIRMAN])
 
 

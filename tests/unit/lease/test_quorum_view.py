@@ -13,7 +13,7 @@ from .simulation import Machine, Network
 
 LEASE = 250 * MILLISECOND
 CHANGED = 100 * SECOND
-"""When the voters change, long after the start of the node."""
+"""Time at which the voters change, long after the start of the node."""
 
 
 class Watched(Network):

@@ -29,7 +29,7 @@ from .test_failover import DURATION, HEARTBEAT, cluster, master
 
 CORE = "gateway_agent/lease/"
 MOST_LINES = 1500
-"""More than the handling of most datagrams runs through in this simulation."""
+"""Number of lines that exceeds the handling of most datagrams in this simulation."""
 
 
 class Fault(Exception):

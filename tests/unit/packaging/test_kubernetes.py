@@ -28,7 +28,7 @@ from tests.lab.namespace import REPOSITORY
 
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 VERSIONS = ("1.28", "1.32")
-"""Of Kubernetes, whose schemas the manifests are held to."""
+"""Versions of Kubernetes whose schemas the manifests are checked against."""
 RULES = "x-kubernetes-validations"
 Document = dict[str, Any]
 

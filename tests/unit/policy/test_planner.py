@@ -33,7 +33,7 @@ NODES = (
 )
 PARTNER = Gateway("partner", EGRESS, BASIC, "eth1", source="gateways.yaml")
 SMALL_MASK = 0xF0
-"""Holds six numbers."""
+"""Mask with room for six numbers."""
 
 
 def policy(name: str, gateway: str = "partner", *destinations: str) -> Policy:

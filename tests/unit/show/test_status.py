@@ -49,7 +49,7 @@ INVENTORY = Inventory(
 
 
 SHOWN = {"g1": "192.0.2.7", "g2": "192.0.2.8"}
-"""Not the addresses of the inventory: nodes may have a network of their own to the outside."""
+"""Addresses that differ from those of the inventory: nodes may have a network of their own to the outside."""
 
 
 def keeper(master: str = "g1", reason: str = "", **more: Any) -> KeeperState:
