@@ -163,7 +163,11 @@ def dumps(plan: Plan) -> str:
 
 
 def _fields(item: Any) -> dict[str, Any]:
-    return {field.name: getattr(item, field.name) for field in fields(item)}
+    named = {field.name: getattr(item, field.name) for field in fields(item)}
+    if isinstance(item, PolicySet):
+        # The name in the format: plugins and agents of other versions read it.
+        named["ways"] = named.pop("destinations")
+    return named
 
 
 def loads(text: str) -> Plan:
@@ -226,9 +230,9 @@ def _policy(item: dict[str, Any]) -> PlanPolicy:
 
 
 def _policy_set(item: dict[str, Any]) -> PolicySet:
-    ways = tuple(Destination(**way) for way in item["ways"])
-    if not all(type(part) is str for way in ways for part in (way.prefix, way.egress_id)):
+    destinations = tuple(Destination(**each) for each in item["ways"])
+    if not all(type(part) is str for each in destinations for part in (each.prefix, each.egress_id)):
         raise TypeError("ways: not of texts")
     policies, ids4, ids6 = (_texts(item[field]) for field in ("policies", "egress_ids", "egress_ids6"))
-    policy_set: PolicySet = _typed(PolicySet(item["number"], policies, ids4, ways, ids6))
+    policy_set: PolicySet = _typed(PolicySet(item["number"], policies, ids4, destinations, ids6))
     return policy_set

@@ -112,7 +112,7 @@ class PolicySet:
     """Names, sorted."""
     egress_ids: tuple[str, ...]
     """The egress IP to which IPv4 packets are led, for each policy in the same order."""
-    ways: tuple[Destination, ...]
+    destinations: tuple[Destination, ...]
     """Destinations with their egress IPs: disjoint prefixes of both families."""
     egress_ids6: tuple[str, ...] = ()
     """The same for IPv6. Equal to ``egress_ids`` if it is not given, or if the gateway has addresses of one family."""

@@ -79,7 +79,7 @@ def from_elsewhere(plan: Plan) -> str:
     return f"{links}fib saddr . iif oif missing"
 
 
-def way_out(egress: PlanEgressIP) -> tuple[str, str]:
+def interface_and_source(egress: PlanEgressIP) -> tuple[str, str]:
     """Return egress interface (quoted) and source of an egress IP on this node; empty texts if it has none."""
     name = interface(egress.interface)
     source = egress.source6 if egress.family == 6 else egress.source
@@ -190,7 +190,7 @@ def _forwarded(marks: Marks) -> Iterator[str]:
 
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     """Yield the rules that accept what the gateway's table has marked, by the egress interface only."""
-    device, _ = way_out(egress)
+    device, _ = interface_and_source(egress)
     if device:
         taken_in = f"ct mark and {marks.mask} == {marks.of_tunneled(egress.slot)}"
         yield f"ct direction original {taken_in} oifname {device} {own_routing.verdict(egress)}"
@@ -202,8 +202,8 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     exits: list[tuple[str, tuple[str, ...], str]] = []
     if plan.me is not None:
         exits.append((f'"{egress.device}"', inner_sources(plan.me, egress), "accept"))
-    if plan.serves(egress) and way_out(egress)[0]:
-        device, source = way_out(egress)
+    if plan.serves(egress) and interface_and_source(egress)[0]:
+        device, source = interface_and_source(egress)
         exits.append((device, (source,), own_routing.verdict(egress)))
     opened_here = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
     daddr = f"{KEYWORDS[egress.family]} daddr"
@@ -266,7 +266,7 @@ def _leave_slot(egress: PlanEgressIP, me: PlanNode, marks: Marks) -> Iterator[st
     saddr = f"{KEYWORDS[egress.family]} saddr"
     for inner in inner_sources(me, egress):
         yield f'oifname "{egress.device}" {saddr} {address_of(inner, egress.family)} goto encap'
-    device, source = way_out(egress)
+    device, source = interface_and_source(egress)
     if device:
         # An interface may encapsulate, and an outer packet is routed by the inner one's mark.
         clear = f"{marks.clear} " if own_routing.of(egress) else ""

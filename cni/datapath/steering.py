@@ -103,8 +103,8 @@ def _verdicts(plan: Plan, policy_set: PolicySet, version: int) -> Verdicts:
     """Return the verdict for each prefix. Many sets have the same ones, above all those that are prepared."""
     known = {egress.id: _verdict(egress, version) for egress in plan.egress_ips}
     family6 = version == 6
-    ways = (way for way in policy_set.ways if (":" in way.prefix) == family6)
-    return tuple((way.prefix, known.get(way.egress_id, "drop")) for way in ways)
+    destinations = (each for each in policy_set.destinations if (":" in each.prefix) == family6)
+    return tuple((each.prefix, known.get(each.egress_id, "drop")) for each in destinations)
 
 
 def _elements(verdicts: Verdicts) -> Iterator[str]:

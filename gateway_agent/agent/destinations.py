@@ -17,7 +17,9 @@ class DestinationMap:
 
     def __init__(self, plan: Plan | None) -> None:
         self._plan = plan
-        self._sets = {policy_set.group: policy_set.ways for policy_set in plan.policy_sets} if plan else {}
+        self._sets = (
+            {policy_set.group: policy_set.destinations for policy_set in plan.policy_sets} if plan else {}
+        )
         self._egress_ips = {egress.id: egress for egress in plan.egress_ips} if plan else {}
         self._of: dict[int, ForwardingEntries] = {}
 
@@ -27,17 +29,17 @@ class DestinationMap:
             return NO_ENTRIES
         if group not in self._of:
             self._of[group] = frozenset(
-                (way.prefix, way.egress_id, _how(self._plan, self._egress_ips.get(way.egress_id), way))
-                for way in self._sets.get(group, ())
+                (each.prefix, each.egress_id, _how(self._plan, self._egress_ips.get(each.egress_id), each))
+                for each in self._sets.get(group, ())
             )
         return self._of[group]
 
 
-def _how(plan: Plan, egress: PlanEgressIP | None, way: Destination) -> str:
+def _how(plan: Plan, egress: PlanEgressIP | None, destination: Destination) -> str:
     """Return how this node reaches the egress IP of a destination; empty if the plan does not have it."""
     if egress is None:
         return ""
-    family = 6 if ":" in way.prefix else 4
+    family = 6 if ":" in destination.prefix else 4
     if egress.direct and not (egress.master and egress.family == family):
         return "direct"
     return "here" if plan.serves(egress) else "tunnel"
@@ -45,10 +47,10 @@ def _how(plan: Plan, egress: PlanEgressIP | None, way: Destination) -> str:
 
 def changed_path(before: ForwardingEntries, now: ForwardingEntries) -> Callable[[str], bool]:
     """Return a function that says whether packets to a remote address leave another way than before."""
-    return lambda remote: _way(before, remote) != _way(now, remote)
+    return lambda remote: _entry(before, remote) != _entry(now, remote)
 
 
-def _way(leading: ForwardingEntries, address: str) -> tuple[str, str] | None:
+def _entry(leading: ForwardingEntries, address: str) -> tuple[str, str] | None:
     """Return the egress IP of a packet to ``address``, and how it is reached; None if no entry leads there."""
     remote = ip_address(address)
     return next(

@@ -17,8 +17,8 @@ from cni.datapath.nft_blocks import (
     Marks,
     chain,
     dispatch,
+    interface_and_source,
     transaction,
-    way_out,
 )
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
@@ -28,7 +28,7 @@ from . import tcp_pickup
 
 def sources(plan: Plan) -> frozenset[str]:
     """Return the addresses by which connections out of the tunnels can leave this node."""
-    return frozenset(source for egress in plan.egress_ips if (source := way_out(egress)[1]))
+    return frozenset(source for egress in plan.egress_ips if (source := interface_and_source(egress)[1]))
 
 
 def served(plan: Plan) -> frozenset[str]:
@@ -38,7 +38,7 @@ def served(plan: Plan) -> frozenset[str]:
 
 def gateway_nft(plan: Plan) -> str:
     """Return the nft transaction that replaces the gateway's table, or removes it if this node can serve nothing."""
-    ready = tuple(egress for egress in plan.egress_ips if way_out(egress)[0])
+    ready = tuple(egress for egress in plan.egress_ips if interface_and_source(egress)[0])
     return transaction("inet", ids.NFT_GATEWAY, _chains(plan, ready, Marks(plan)) if ready else ())
 
 
@@ -70,7 +70,7 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
 def _routed_answers(routed: Iterable[PlanEgressIP], marks: Marks) -> Iterator[str]:
     """Yield the rules for answers to a gateway with its own routing: see :mod:`cni.datapath.own_routing`."""
     for egress in routed:
-        by = f"iifname {way_out(egress)[0]} ct mark and {marks.mask} =="
+        by = f"iifname {interface_and_source(egress)[0]} ct mark and {marks.mask} =="
         leaving, here = marks.leaving(egress.slot), marks.of(egress.slot)
         yield f"{by} {leaving} {marks.put('meta', leaving)} return"
         yield f"{by} {here} {marks.put('meta', here)} return"
@@ -110,7 +110,7 @@ def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str
         yield "ct state new counter drop"
     # A connection keeps the source address of its first packet, which may have come when another one was right.
     # Connections to this node itself have no address of ours.
-    elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {way_out(egress)[1]} fib daddr type != local"
+    elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {interface_and_source(egress)[1]} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.put("ct", marks.of_tunneled(egress.slot))
     if own_routing.of(egress):
@@ -126,7 +126,7 @@ def _stale(marks: Marks) -> Iterator[str]:
 
 def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     for egress in ready:
-        device, source = way_out(egress)
+        device, source = interface_and_source(egress)
         slot = f"ct mark and {marks.numbers} == {marks.of(egress.slot)}"
         shown, keyword = f"[{source}]" if egress.family == 6 else source, KEYWORDS[egress.family]
         # In the middle of a connection no other port is of use. If the port is taken, the kernel drops the packet.

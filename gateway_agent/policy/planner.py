@@ -106,7 +106,7 @@ def build(
     problems += _on_host(plan, inventory)
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
     sets = (
-        replace(numbered, ways=_ways(entries(inventory, numbered), never))
+        replace(numbered, destinations=_destinations(entries(inventory, numbered), never))
         for numbered in _policy_sets(plan, before, pods, problems)
     )
     return Planned(replace(plan, policy_sets=tuple(sets)), tuple(problems))
@@ -166,7 +166,7 @@ def entries(inventory: Inventory, policy_set: PolicySet) -> tuple[policy.Entry, 
 
 
 @lru_cache(maxsize=MAX_CACHED_SETS)
-def _ways(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Destination, ...]:
+def _destinations(of: tuple[policy.Entry, ...], never: tuple[str, ...]) -> tuple[Destination, ...]:
     """Return the destinations of a policy set. Cached, because each change of a master makes a new plan."""
     return policy.disjoint(of, never)
 

@@ -103,11 +103,11 @@ def disjoint(entries: Sequence[Entry], never: Iterable[str]) -> tuple[Destinatio
     """
     ordered = sorted(entries, key=lambda entry: entry.seniority)
     banned = [prefixes.span(text) for text in never]
-    ways: list[Destination] = []
+    destinations: list[Destination] = []
     for family in prefixes.WIDTH:
         for first, last, egress_id in _ranges(ordered, banned, family):
-            ways += [Destination(prefix, egress_id) for prefix in prefixes.cover(family, first, last)]
-    return tuple(ways)
+            destinations += [Destination(prefix, egress_id) for prefix in prefixes.cover(family, first, last)]
+    return tuple(destinations)
 
 
 class _Edge(NamedTuple):

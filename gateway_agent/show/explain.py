@@ -73,7 +73,7 @@ def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, An
         egress = _to(view, subject, destination, steps)
         end = _by(view, egress, steps, _family(destination))
     else:
-        answer["ways"], end = _all_ways(view, subject, steps)
+        answer["ways"], end = _all_destinations(view, subject, steps)
     return {**answer, "steps": steps, **_ending(end)}
 
 
@@ -271,22 +271,22 @@ def _first(texts: list[str], number: int) -> str:
     return ", ".join(texts[:number]) + (f", and {len(texts) - number} more" if len(texts) > number else "")
 
 
-def _all_ways(
+def _all_destinations(
     view: NodeSnapshot, subject: _Subject, steps: list[Step]
 ) -> tuple[list[dict[str, Any]], PathVerdict]:
     """Return each egress IP with its prefixes, and the verdict of the first one with a master, else of the first."""
     by_egress: dict[tuple[str, Family], list[str]] = {}
-    for way in subject.policy_set.ways if subject.policy_set else ():
-        by_egress.setdefault((way.egress_id, _family(way.prefix)), []).append(way.prefix)
-    ways: list[dict[str, Any]] = []
+    for each in subject.policy_set.destinations if subject.policy_set else ():
+        by_egress.setdefault((each.egress_id, _family(each.prefix)), []).append(each.prefix)
+    destinations: list[dict[str, Any]] = []
     ends: list[PathVerdict] = []
     for (egress_id, family), reached in by_egress.items():
         egress = view.egress(egress_id)
         steps.append(_destinations(reached, family))
         end = _by(view, egress, steps, family)
         gateway = egress.gateway if egress else ""
-        ways.append({"gateway": gateway, "prefixes": reached, **_ending(end)})
+        destinations.append({"gateway": gateway, "prefixes": reached, **_ending(end)})
         ends.append(end)
     if not ends:
         ends.append(_by(view, None, steps, 0))
-    return ways, next((end for end in ends if end.verdict == GATEWAY), ends[0])
+    return destinations, next((end for end in ends if end.verdict == GATEWAY), ends[0])

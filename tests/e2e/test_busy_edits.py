@@ -44,5 +44,5 @@ def test_edits_count_soon(lab: Lab, pod: Pod) -> None:
 
 
 def _leads(plan: dict[str, object], prefix: str) -> bool:
-    ways = [way for policy_set in plan["policy_sets"] for way in policy_set["ways"]]  # type: ignore[attr-defined]
-    return any(way["prefix"] == prefix for way in ways)
+    destinations = [each for policy_set in plan["policy_sets"] for each in policy_set["ways"]]  # type: ignore[attr-defined]
+    return any(each["prefix"] == prefix for each in destinations)

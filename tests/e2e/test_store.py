@@ -302,7 +302,7 @@ def finished(node: Node) -> bool:
 
 def leads(node: Node, prefix: str) -> bool:
     return any(
-        way["prefix"] == prefix for policy_set in node.plan()["policy_sets"] for way in policy_set["ways"]
+        each["prefix"] == prefix for policy_set in node.plan()["policy_sets"] for each in policy_set["ways"]
     )
 
 

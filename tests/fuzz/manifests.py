@@ -123,7 +123,7 @@ def _check_plan(inventory: Inventory) -> Planned:
     assert any(policy.name == "good" for policy in planned.plan.policies)
     assert any(egress.gateway == "good" for egress in planned.plan.egress_ips)
     [policy_set] = [s for s in planned.plan.policy_sets if s.policies == ("good",)]
-    assert policy_set.ways
+    assert policy_set.destinations
     return planned
 
 

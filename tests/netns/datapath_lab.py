@@ -47,7 +47,7 @@ TAG, OTHER_TAG = 1, 2
 FIRST, SECOND = ids.egress_id("partner", ""), ids.egress_id("other", "")
 VIRTUAL, VIRTUAL6 = "172.16.0.50", "fd00:172::50"
 """Virtual addresses that no machine has as its own, and that a plan of :func:`plan` does not serve."""
-WAYS = (
+DESTINATIONS = (
     Destination("203.0.113.0/30", FIRST),
     Destination("203.0.113.4/31", FIRST),
     Destination("203.0.113.6/32", FIRST),
@@ -94,7 +94,7 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
         )
     )
     sets = (
-        PolicySet(TAG, ("a", "b"), (FIRST, SECOND), WAYS),
+        PolicySet(TAG, ("a", "b"), (FIRST, SECOND), DESTINATIONS),
         PolicySet(OTHER_TAG, ("c",), (SECOND,), (Destination("203.0.113.0/28", SECOND),)),
     )
     nodes = tuple(PlanNode(name, address) for name, address in sorted(NODES.items()))

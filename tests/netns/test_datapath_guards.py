@@ -103,7 +103,7 @@ def test_a_changed_table_is_noticed(lab: Lab, change: str) -> None:
 
 
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
-@pytest.mark.parametrize("edit", ["untag", "tag", "way gone", "way new"])
+@pytest.mark.parametrize("edit", ["untag", "tag", "destination gone", "destination new"])
 def test_an_edit_of_policies_ends_open_connections(lab: Lab, pod: str, edit: str) -> None:
     """Both ways: no connection goes on by the address that its policy no longer says."""
     client, worker = lab.pods[pod], lab.nodes["w1"]
@@ -114,8 +114,8 @@ def test_an_edit_of_policies_ends_open_connections(lab: Lab, pod: str, edit: str
     steps: dict[str, tuple[Callable[[], object], Callable[[], object], str]] = {
         "untag": (lambda: client.tag(TAG), lambda: client.tag(0), G1),
         "tag": (lambda: client.tag(0), lambda: client.tag(TAG), W1),
-        "way gone": (lambda: None, lambda: worker.ensure(without), G1),
-        "way new": (lambda: worker.ensure(without), lambda: worker.ensure(plan("w1")), W1),
+        "destination gone": (lambda: None, lambda: worker.ensure(without), G1),
+        "destination new": (lambda: worker.ensure(without), lambda: worker.ensure(plan("w1")), W1),
     }
     before, after, address = steps[edit]
     before()

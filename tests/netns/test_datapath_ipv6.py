@@ -22,6 +22,7 @@ from tests.lab.packets import send, udp
 from tests.lab.waiting import until
 
 from .datapath_lab import (
+    DESTINATIONS,
     FIRST,
     MTU,
     NODES,
@@ -32,7 +33,6 @@ from .datapath_lab import (
     SERVICE6,
     TAG,
     TUNNEL_PRIORITY,
-    WAYS,
     Lab,
     Node,
     family_of,
@@ -44,7 +44,10 @@ from .datapath_lab import (
 VIRTUAL = "fd00:172::50"
 SIXTH = ids.egress_id("partner", VIRTUAL)
 DEVICE = ids.device(ids.vni(SIXTH))
-WAYS6 = (*(way for way in WAYS if ":" not in way.prefix), Destination("2001:db8::/32", SIXTH))
+DESTINATIONS6 = (
+    *(each for each in DESTINATIONS if ":" not in each.prefix),
+    Destination("2001:db8::/32", SIXTH),
+)
 G1, W1 = "172.16.0.7", "10.0.0.11"
 ICMP_UNREACHABLE, ICMP6_UNREACHABLE = 3, 1
 EVERY_POD = ("bridged", "routed", "twin", "routedtwin", "onmaster", "onstandby")
@@ -61,7 +64,10 @@ def plan6(
         interface="eth1" if node.startswith("g") else "", source6=VIRTUAL if node.startswith("g") else "",
         mode="VirtualIPAddress",
     )  # fmt: skip
-    sets = (PolicySet(TAG, ("a", "b"), (FIRST, SECOND), WAYS6, (SIXTH, SECOND)), *base.policy_sets[1:])
+    sets = (
+        PolicySet(TAG, ("a", "b"), (FIRST, SECOND), DESTINATIONS6, (SIXTH, SECOND)),
+        *base.policy_sets[1:],
+    )
     planned = replace(base, egress_ips=(*base.egress_ips, egress), policy_sets=sets)
     if underlay == 4:
         return planned
@@ -208,8 +214,8 @@ def test_a_gateway_without_an_ipv6_address_drops_ipv6_or_lets_it_go(lab: Lab, po
 def test_a_gateway_with_only_an_ipv6_address_drops_ipv4(lab6: Lab, pod: str) -> None:
     for name, node in lab6.nodes.items():
         planned = plan6(name)
-        ways = (Destination("203.0.113.0/24", SIXTH), Destination("2001:db8::/32", SIXTH))
-        node.ensure(replace(planned, policy_sets=(PolicySet(TAG, ("a",), (SIXTH,), ways),)))
+        destinations = (Destination("203.0.113.0/24", SIXTH), Destination("2001:db8::/32", SIXTH))
+        node.ensure(replace(planned, policy_sets=(PolicySet(TAG, ("a",), (SIXTH,), destinations),)))
     with lab6.witness() as witness:
         with pytest.raises(OSError) as failure:
             lab6.pods[pod].connect(SERVICE)

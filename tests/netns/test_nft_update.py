@@ -45,14 +45,14 @@ egress_ips = st.sets(st.integers(1, 3)).flatmap(
         )
     )
 )
-ways = st.sets(st.sampled_from(PREFIXES)).flatmap(
+destinations = st.sets(st.sampled_from(PREFIXES)).flatmap(
     lambda prefixes: st.tuples(
         *(st.builds(Destination, st.just(p), st.sampled_from(IDS)) for p in sorted(prefixes))
     )
 )
 policy_sets = st.sets(st.integers(1, 4)).flatmap(
     lambda numbers: st.tuples(
-        *(st.builds(PolicySet, st.just(n), st.just(()), st.just(()), ways) for n in sorted(numbers))
+        *(st.builds(PolicySet, st.just(n), st.just(()), st.just(()), destinations) for n in sorted(numbers))
     )
 )
 plans = st.builds(

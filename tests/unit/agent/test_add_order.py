@@ -139,7 +139,7 @@ class World:
         [of_pod] = [s for s in plan.policy_sets if s.group == group] or [None]
         assert of_pod is not None, f"answered with tag {group:#x}; {names} select the pod"
         assert of_pod.policies == names
-        reached = {way.prefix for way in of_pod.ways}
+        reached = {each.prefix for each in of_pod.destinations}
         for name in names:
             assert set(known.policies_by_name[name].destinations) <= reached
 
@@ -149,7 +149,7 @@ class World:
             return
         left = plan.loads((self.directory / contract.PLAN).read_text())
         assert left.policies_for(pod(*LABELS)) == self.wanted()[0]
-        reached = {way.prefix for policy_set in left.policy_sets for way in policy_set.ways}
+        reached = {each.prefix for policy_set in left.policy_sets for each in policy_set.destinations}
         for name in self.wanted()[0]:
             assert set(self.state.inventory.policies_by_name[name].destinations) <= reached
 

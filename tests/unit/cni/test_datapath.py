@@ -105,8 +105,8 @@ def test_a_way_without_a_known_egress_ip_is_dropped() -> None:
 @given(st.lists(st.integers(0, 255), unique=True))
 def test_the_map_of_a_set_covers_every_address_once(octets: list[int]) -> None:
     """Else a packet for an address that the map lacks, or that finds it half made, would go its own way."""
-    ways = tuple(Destination(f"{octet}.0.0.0/8", ID) for octet in octets)
-    text = node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), ways),)))
+    destinations = tuple(Destination(f"{octet}.0.0.0/8", ID) for octet in octets)
+    text = node_nft(plan(policy_sets=(PolicySet(1, ("a",), (ID,), destinations),)))
     [*maps] = re.findall(r"flags interval\n\t\telements = \{ (.*) \}", text)
     assert len(maps) == bool(octets)
     covered = []

@@ -91,7 +91,7 @@ def test_plan_of_a_worker() -> None:
     )
     (only,) = plan.policy_sets
     assert (only.number, only.policies, only.egress_ids) == (1, ("a",), (identity,))
-    assert only.ways == (Destination("203.0.113.0/24", identity),)
+    assert only.destinations == (Destination("203.0.113.0/24", identity),)
     assert loads(dumps(plan)) == plan
 
 
@@ -138,14 +138,14 @@ def test_gateway_that_cannot_be_served_still_takes_its_packets() -> None:
     assert "selects no node" in problem.message
     found = egress(planned.plan)
     assert (found.eligible, found.master) == ((), "")
-    assert planned.plan.policy_sets[0].ways == (Destination("203.0.113.0/24", found.id),)
+    assert planned.plan.policy_sets[0].destinations == (Destination("203.0.113.0/24", found.id),)
 
 
 def test_policy_without_its_gateway_still_takes_its_packets() -> None:
     plan = build(inventory(policy("a", "gone"))).plan
     found = egress(plan, "gone")
     assert (found.eligible, found.master, found.direct) == ((), "", False)
-    assert plan.policy_sets[0].ways == (Destination("203.0.113.0/24", found.id),)
+    assert plan.policy_sets[0].destinations == (Destination("203.0.113.0/24", found.id),)
 
 
 def test_gateways_of_one_tunnel_number() -> None:
@@ -307,7 +307,7 @@ def test_two_gateways_on_one_pod_by_destination() -> None:
     other = policy("b", "bank", "203.0.113.128/25", "10.244.1.0/24")
     plan = build(inventory(policy("a"), other, gateways=gateways)).plan
     both = next(s for s in plan.policy_sets if s.policies == ("a", "b"))
-    assert both.ways == (
+    assert both.destinations == (
         Destination("203.0.113.0/25", egress(plan, "partner").id),
         Destination("203.0.113.128/25", egress(plan, "bank").id),
     )
@@ -316,7 +316,7 @@ def test_two_gateways_on_one_pod_by_destination() -> None:
 def test_addresses_of_all_nodes_are_never_sent() -> None:
     wide = dataclasses.replace(policy("a"), destinations=("172.16.0.6/31", "172.16.0.20/31", "10.244.0.0/16"))
     plan = build(inventory(wide)).plan
-    assert [way.prefix for way in plan.policy_sets[0].ways] == ["172.16.0.6/32", "172.16.0.20/32"]
+    assert [each.prefix for each in plan.policy_sets[0].destinations] == ["172.16.0.6/32", "172.16.0.20/32"]
 
 
 def test_external_addresses_of_nodes_are_never_sent_but_virtual_ones_are() -> None:
@@ -329,7 +329,7 @@ def test_external_addresses_of_nodes_are_never_sent_but_virtual_ones_are() -> No
     )
     known = dataclasses.replace(known, nodes=(first, *others), gateways=(*known.gateways, gateway))
     [policy_set] = [each for each in build(known).plan.policy_sets if each.policies == ("a",)]
-    assert [way.prefix for way in policy_set.ways] == ["203.0.113.61/32", "203.0.113.62/32"]
+    assert [each.prefix for each in policy_set.destinations] == ["203.0.113.61/32", "203.0.113.62/32"]
 
 
 def test_identity_of_a_pod() -> None:
@@ -362,9 +362,11 @@ def test_thousand_prefixes_in_every_set() -> None:
     of = inventory(*(dataclasses.replace(policy(name), destinations=prefixes) for name in "abcd"))
     plan = build(of).plan
     assert len(plan.policy_sets) == 15
-    assert all(len(s.ways) == 1000 for s in plan.policy_sets)
+    assert all(len(s.destinations) == 1000 for s in plan.policy_sets)
     again = build(of, previous=plan).plan
-    assert all(a.ways is b.ways for a, b in zip(again.policy_sets, plan.policy_sets, strict=True))
+    assert all(
+        a.destinations is b.destinations for a, b in zip(again.policy_sets, plan.policy_sets, strict=True)
+    )
 
 
 def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:

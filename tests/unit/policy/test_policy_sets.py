@@ -54,7 +54,7 @@ def test_pods_of_one_policy_go_by_the_addresses_of_their_choice() -> None:
         assert (
             found.egress_ids == found.egress_ids6 == (choose(pod, [egress.id for egress in plan.egress_ips]),)
         )
-        assert found.ways == (Destination("203.0.113.0/24", found.egress_ids[0]),)
+        assert found.destinations == (Destination("203.0.113.0/24", found.egress_ids[0]),)
         seen.add(address_of(plan, found.egress_ids[0]))
     assert seen == set(FOURS)
     assert len(plan.policy_sets) == 3
@@ -68,7 +68,7 @@ def test_each_family_has_its_own_address() -> None:
     for pod in PODS:
         found = set_of(plan, pod)
         [(id4, id6)] = zip(found.egress_ids, found.egress_ids6, strict=True)
-        assert found.ways == (Destination("203.0.113.0/24", id4), Destination("2001:db8:f::/48", id6))
+        assert found.destinations == (Destination("203.0.113.0/24", id4), Destination("2001:db8:f::/48", id6))
         pairs.add((address_of(plan, id4), address_of(plan, id6)))
     assert {four for four, _ in pairs} == set(FOURS)
     assert {six for _, six in pairs} == set(SIXES)

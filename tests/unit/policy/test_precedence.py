@@ -59,8 +59,8 @@ def boundaries(texts: set[str]) -> set[str]:
 class Map:
     """The ways as a router sees them; refuses any that overlap."""
 
-    def __init__(self, ways: tuple[Destination, ...]) -> None:
-        networks = [(ipaddress.ip_network(way.prefix), way.egress_id) for way in ways]
+    def __init__(self, destinations: tuple[Destination, ...]) -> None:
+        networks = [(ipaddress.ip_network(each.prefix), each.egress_id) for each in destinations]
         self.ranges = sorted(
             (n.version, int(n.network_address), int(n.broadcast_address), e) for n, e in networks
         )
@@ -78,23 +78,23 @@ class Map:
 @settings(deadline=None)
 @given(entries, lists)
 def test_map_is_the_definition(entries: list[Entry], never: tuple[str, ...]) -> None:
-    ways = Map(disjoint(entries, never))
+    destinations = Map(disjoint(entries, never))
     texts = {*never, *itertools.chain.from_iterable((*e.destinations, *e.excluded) for e in entries)}
     for address in boundaries(texts):
         match = lookup(entries, never, address)
-        assert ways.at(address) == (match.entry.egress_id if match else None), address
+        assert destinations.at(address) == (match.entry.egress_id if match else None), address
 
 
 @settings(deadline=None)
 @given(entries, lists)
 def test_ways_are_ascending_disjoint_and_the_fewest(entries: list[Entry], never: tuple[str, ...]) -> None:
-    ways = disjoint(entries, never)
-    networks = [ipaddress.ip_network(way.prefix) for way in ways]
+    destinations = disjoint(entries, never)
+    networks = [ipaddress.ip_network(each.prefix) for each in destinations]
     assert networks == sorted(networks, key=lambda n: (n.version, n.network_address))
-    for egress_id in {way.egress_id for way in ways}:
+    for egress_id in {each.egress_id for each in destinations}:
         for version in (4, 6):
-            mine = [n for n, way in zip(networks, ways, strict=True)
-                    if way.egress_id == egress_id and n.version == version]  # fmt: skip
+            mine = [n for n, each in zip(networks, destinations, strict=True)
+                    if each.egress_id == egress_id and n.version == version]  # fmt: skip
             assert list(ipaddress.collapse_addresses(mine)) == mine  # type: ignore[type-var]
 
 
@@ -108,19 +108,23 @@ def test_order_of_the_entries_does_not_count(
     assert disjoint(shuffled, never) == disjoint(entries, never)
 
 
-def ways(*entries: Entry, never: tuple[str, ...] = ()) -> list[tuple[str, str]]:
-    return [(way.prefix, way.egress_id) for way in disjoint(entries, never)]
+def disjoint_pairs(*entries: Entry, never: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    return [(each.prefix, each.egress_id) for each in disjoint(entries, never)]
 
 
 def test_excluded_prefix_is_cut_out() -> None:
     entry = Entry("a", "1", ("203.0.113.0/30",), ("203.0.113.1/32",))
-    assert ways(entry) == [("203.0.113.0/32", "1"), ("203.0.113.2/31", "1")]
+    assert disjoint_pairs(entry) == [("203.0.113.0/32", "1"), ("203.0.113.2/31", "1")]
 
 
 def test_exclusion_of_one_policy_leaves_what_another_selects() -> None:
     wide = Entry("wide", "1", ("203.0.113.0/24",), ("203.0.113.128/25",))
     other = Entry("other", "2", ("203.0.112.0/23",))
-    assert ways(wide, other) == [("203.0.112.0/24", "2"), ("203.0.113.0/25", "1"), ("203.0.113.128/25", "2")]
+    assert disjoint_pairs(wide, other) == [
+        ("203.0.112.0/24", "2"),
+        ("203.0.113.0/25", "1"),
+        ("203.0.113.128/25", "2"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -171,10 +175,10 @@ def test_cover_is_what_the_standard_library_says(family: prefixes.Family, first:
 
 def test_each_family_is_led_to_its_own_egress_ip() -> None:
     entry = Entry("a", "4", ("203.0.113.0/24", "2001:db8::/32"), egress_id6="6")
-    assert ways(entry) == [("203.0.113.0/24", "4"), ("2001:db8::/32", "6")]
+    assert disjoint_pairs(entry) == [("203.0.113.0/24", "4"), ("2001:db8::/32", "6")]
     assert (entry.leads_to(4), entry.leads_to(6)) == ("4", "6")
     both = Entry("b", "1", ("198.51.100.0/24", "2001:db8:1::/48"))
-    assert ways(entry, both) == [
+    assert disjoint_pairs(entry, both) == [
         ("198.51.100.0/24", "1"), ("203.0.113.0/24", "4"), ("2001:db8::/48", "6"), ("2001:db8:1::/48", "1"),
         *((f"2001:db8:{1 << bit:x}::/{48 - bit}", "6") for bit in range(1, 16)),
     ]  # fmt: skip

@@ -106,8 +106,8 @@ def test_explain_a_family_that_the_gateway_does_not_have(
     assert (answer["verdict"], answer["via"]) == (verdict, "")
     assert answer["steps"][-1]["reason"].startswith("the gateway has no IPv6 address: ")
     whole = status.explain(view(direct=choice), "web-0")
-    ways = {(way["gateway"], way["prefixes"][0]): way["verdict"] for way in whole["ways"]}
-    assert ways == {
+    destinations = {(each["gateway"], each["prefixes"][0]): each["verdict"] for each in whole["ways"]}
+    assert destinations == {
         ("partner", "203.0.113.0/24"): "gateway", ("partner", "2001:db8:f::/48"): "gateway",
         ("plain", "198.51.100.0/24"): "gateway", ("plain", "2001:db8:e::/48"): verdict,
     }  # fmt: skip
