@@ -31,6 +31,7 @@ from .adapters.metrics_http import MetricsServer
 from .adapters.neighbour_probe import NeighbourProbe
 from .adapters.netns_lock import NamespaceLock
 from .adapters.node_interfaces import NodeInterfaces
+from .adapters.path_probe import PathProbe
 from .adapters.worker_threads import WorkerThreads
 from .agent.parts import build
 from .agent.ports import Ports, Probe, ProbeTarget
@@ -138,6 +139,7 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         cluster_key=KeyFiles(config.key_file, config.accept_key_files),
         engines=Engines(config.podman, config.containerd),
         threads=WorkerThreads(),
+        path_probe=PathProbe(config.tunnel_port),
         probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
     )

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ..kernel import ids
 from ..plan import Plan, PlanEgressIP, PlanNode
-from . import own_routing, sync_device
+from . import own_routing, path_proof, sync_device
 
 KEYWORDS = {4: "ip", 6: "ip6"}
 """Names of the IP header in nft, by IP version."""
@@ -270,5 +270,6 @@ def _leave_slot(egress: PlanEgressIP, me: PlanNode, marks: Marks) -> Iterator[st
     if device:
         # An interface may encapsulate, and an outer packet is routed by the inner one's mark.
         clear = f"{marks.clear} " if own_routing.of(egress) else ""
+        yield path_proof.arrived(f"oifname {device} {saddr} {source}")
         yield f"oifname {device} {saddr} {source} {clear}{own_routing.verdict(egress)}"
     yield "counter drop"

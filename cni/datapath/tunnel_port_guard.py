@@ -5,7 +5,8 @@ VXLAN has no authentication: without these rules whatever reaches the port is ta
 * only the kernel's own encapsulation sends to the port: the last rule that the inner packet passes gives it a priority
   that no socket can have without ``CAP_NET_ADMIN`` or ``CAP_NET_RAW``, and the outer packet inherits that;
 * what a process of this node has sent goes into no tunnel to a gateway, whatever its priority and rights are: a packet
-  of a process has the socket of that process still, a forwarded one has none;
+  of a process has the socket of that process still, a forwarded one has none. Excepted is the agent's probe, which
+  never leaves the node (:mod:`cni.datapath.path_proof`);
 * no pod's packet is forwarded to the port;
 * what arrives at the port comes from a node, by the interface that leads to that node, in a tunnel that this node may
   use, and with an inner source that belongs to that node. After decapsulation the outer source is gone, therefore
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator
 
 from ..kernel import ids
 from ..plan import Plan, PlanNode
-from . import sync_device
+from . import path_proof, sync_device
 from .nft_blocks import KEYWORDS, TUNNELS, Marks, address_of, chain, families, from_elsewhere, peers, underlay
 
 # Offsets in bits from the UDP header: that is 8 bytes, VXLAN's is 8 (RFC 7348, section 5), Ethernet's is 14.
@@ -43,6 +44,7 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
     known = f"meta priority set meta priority and {ids.ENCAPSULATED ^ 0xFFFFFFFF:#x} accept"
     yield chain("tunnel_send", [others, f"{BY_PROCESS} goto tunnel_process", known])
     own = [f"{to} {known}" for to in process_tunnels(plan)]
+    own += [f"oifname {probe} {known}" for probe in path_proof.OUTER]
     yield chain("tunnel_process", [*own, "counter drop"])
     yield chain("input_guard", _input_guard(plan, marks), "filter hook input priority filter - 20")
     yield from _tunnels(plan)
@@ -75,6 +77,7 @@ def _input_guard(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _receive(plan: Plan) -> Iterator[str]:
     """Yield the rules for outer packets."""
+    yield from (f"iifname {probe} accept" for probe in path_proof.OUTER)
     yield f"meta nfproto ipv{10 - _family(plan)} counter drop"
     # A pod may write a node's address into its packets, but they do not come from where that node is.
     yield f"{from_elsewhere(plan)} counter drop"

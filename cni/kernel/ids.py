@@ -66,6 +66,8 @@ NFT_NODE_INET = "egress_gateway"
 NFT_NODE_BRIDGE = "egress_gateway"
 NFT_GATEWAY = "egress_gateway_snat"
 NFT_FENCE = "egress_gateway_fence"
+NFT_TRACE = "egress_gateway_trace"
+"""There only while the agent looks for what drops its probe."""
 FENCE_TICKETS = "tickets"
 FENCE_OPEN4 = "open4"
 FENCE_OPEN6 = "open6"
@@ -74,6 +76,11 @@ sets and the daemon fills them. Either may be of another version while it is upd
 
 STALE_GROUP = 0xE96B
 """Number of the packet log (nfnetlink_log) that reports connections with the mark :attr:`MarkLayout.stale`."""
+
+PROBE_GROUP = 0xE96C
+"""Number of the packet log that reports probes of a node's own path (:mod:`cni.datapath.path_proof`)."""
+PROBE_NUMBERS = 0x65677750726F6265
+"""Sequence and acknowledgement number of a probe, a TCP packet that opens a connection: in others the second is 0."""
 
 INNER6, SYNCED6 = "fde2:8fff:671d:e9", "fde2:8fff:671d:ea"
 """Networks (/64, RFC 4193) of the IPv6 addresses that nodes have inside the tunnels, and nowhere else."""

@@ -9,6 +9,7 @@ from ..policy import readiness, underlay
 from .conntrack_sync import ConntrackSync
 from .exit_checks import ExitChecks
 from .lease_client import LeaseClient
+from .path_checks import PathChecks
 from .planning import Planning
 from .pods import Pods
 from .state import NodeState
@@ -25,6 +26,7 @@ class DaemonConfig:
         leases: LeaseClient,
         connection_sync: ConntrackSync,
         exits: ExitChecks,
+        paths: PathChecks,
     ) -> None:
         self._state = state
         self._pods = pods
@@ -32,6 +34,7 @@ class DaemonConfig:
         self._leases = leases
         self._connection_sync = connection_sync
         self._exits = exits
+        self._paths = paths
         self._carried: frozenset[str] = frozenset()
         """Egress IPs that pods used when the configuration was sent last."""
 
@@ -76,7 +79,7 @@ class DaemonConfig:
                     gateway.interfaces if gateway else (),
                     chosen,
                     self._exits.silent_hops(plan, egress),
-                    self._exits.path(egress),
+                    self._exits.path(egress) or self._paths.reason(egress),
                     gateway.routing if gateway else None,
                 )
                 if not unready and self._leases.state is not None:

@@ -89,6 +89,12 @@ class ExitChecks:
         """Return why packets would not leave by the egress interface; empty if they would, or if it is not known."""
         return exit_paths.reason(egress, self._asked.get(egress.id, {}), self._answers)
 
+    def leading_out(self, egress: PlanEgressIP) -> tuple[Lookup, ...]:
+        """Return the packets that the kernel would route out by the egress interface."""
+        asked = self._asked.get(egress.id, {})
+        found = ((lookup, self._answers.get(lookup)) for lookup in asked)
+        return tuple(lookup for lookup, answer in found if answer and answer.interface == egress.interface)
+
     def _silent(self, plan: Plan, egress: PlanEgressIP, on_link: bool) -> tuple[str, ...]:
         targets = (each for each in self._targets(plan, egress) if each.on_link == on_link)
         running = (self._running[each][0] for each in targets if each in self._running)

@@ -21,6 +21,7 @@ from .lease_client import LeaseClient
 from .node_kernel import NodeKernel
 from .objects import KnownObjects
 from .observer import Observer
+from .path_checks import PathChecks
 from .plan_file import PlanFile
 from .planning import Planning
 from .pod_rounds import PodRounds
@@ -51,6 +52,7 @@ class Parts:
     connection_sync: ConntrackSync
     node_kernel: NodeKernel
     daemon_config: DaemonConfig
+    paths: PathChecks
     reconciler: Reconciler
     pod_rounds: PodRounds
     requests: Requests
@@ -79,7 +81,8 @@ def build(
     planning = Planning(config, state, ports.interfaces, kernel, ports.threads, leases, pods)
     sync = ConntrackSync(config.run_dir, ports.connection_sync(request), request)
     exits = ExitChecks(ports.probe, config.upstream, ports.interfaces, ports.threads)
-    daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits)
+    paths = PathChecks(state, exits, ports.path_probe, ports.threads)
+    daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits, paths)
     node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel)
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
@@ -90,7 +93,7 @@ def build(
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
-        containers, notices,
+        containers, (paths.problems, *notices),
     )  # fmt: skip
     observer = Observer(state, planning, pods, containers, leases, problems, unready)
     add = CniAdd(state, kernel, objects, planning, pods, tagging, containers, reconciler, pod_rounds)
@@ -100,5 +103,5 @@ def build(
     )
     return Parts(
         config, ports, state, plan_file, objects, pods, planning, containers, leases, connections, sync,
-        node_kernel, daemon_config, reconciler, pod_rounds, requests, observer,
+        node_kernel, daemon_config, paths, reconciler, pod_rounds, requests, observer,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from ..lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from ..manifests.model import Problem
 from ..manifests.store import Store
 from ..policy.exit_paths import Found, Lookup
+from ..policy.path_faults import Dropped, TunnelProbe
 from ..policy.readiness import InterfaceFacts
 from ..policy.sync_groups import SyncState
 
@@ -162,6 +163,19 @@ class Probe(Protocol):
         """Ask again and again. Ends with its task."""
 
 
+class PathProbe(Protocol):
+    """Sends packets through this node's own tunnels. Both methods block."""
+
+    def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
+        """Return those that get as far as the egress interface. Raises OSError."""
+
+    def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
+        """Return where a probe is dropped that comes out of ``device``; None if it does not come out of it.
+
+        Raises OSError and ``KernelError``.
+        """
+
+
 class ConnectionSync(Protocol):
     """The conntrackd processes of this node."""
 
@@ -209,6 +223,7 @@ class Ports:
     cluster_key: ClusterKey
     engines: Engines
     threads: Threads
+    path_probe: PathProbe
     probe: Callable[[ProbeTarget, Callable[[], None]], Probe]
     """Makes a probe; the callback is called if an address falls silent or answers again."""
     connection_sync: Callable[[Callable[[], None]], ConnectionSync]

@@ -43,6 +43,7 @@ class Agent:
             parts.reconciler.run(),
             parts.pod_rounds.run(),
             parts.connections.run(),
+            parts.paths.run(parts.daemon_config.send),
             parts.observer.count_changes(),
         )
 

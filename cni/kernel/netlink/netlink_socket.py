@@ -66,6 +66,10 @@ class Socket:
         """Return the descriptor, for an event loop."""
         return self._socket.fileno()
 
+    def set_timeout(self, seconds: float) -> None:
+        """Let waiting for a message end with :class:`TimeoutError` after so many seconds."""
+        self._socket.settimeout(seconds)
+
     def subscribe(self, groups: Iterable[int], buffer_bytes: int) -> None:
         """Receive from now on what the kernel sends to these multicast groups.
 

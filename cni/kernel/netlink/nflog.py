@@ -1,4 +1,4 @@
-"""Notifications from the kernel's packet log: a rule has logged something, and not what it has logged.
+"""Notifications from the kernel's packet log: a rule has logged a packet.
 
 The kernel sends what an nftables rule with ``log group N`` takes to the one socket that is bound to the group, and
 nothing if there is none.
@@ -14,15 +14,17 @@ from .constants import (
     NFULA_CFG_CMD,
     NFULA_CFG_MODE,
     NFULA_CFG_QTHRESH,
+    NFULA_PAYLOAD,
     NFULNL_CFG_CMD_BIND,
-    NFULNL_COPY_NONE,
+    NFULNL_COPY_PACKET,
     NFULNL_MSG_CONFIG,
+    NFULNL_MSG_PACKET,
     NLM_F_ACK,
 )
-from .messages import NFGENMSG, NetfilterHeader, attribute
+from .messages import NFGENMSG, NetfilterHeader, attribute, attributes
 from .netlink_socket import Socket
 
-COPY_NOTHING = struct.pack("!IBB", 0, NFULNL_COPY_NONE, 0)
+CONFIG_MODE = struct.Struct("!IBB")
 """``struct nfulnl_msg_config_mode``: how many bytes of a packet are copied, and the mode."""
 MAX_DELAYED_PACKETS = 1
 """Packets that the kernel collects before it sends them."""
@@ -31,12 +33,15 @@ MAX_DELAYED_PACKETS = 1
 class PacketLog(Socket):
     """Give :meth:`fileno` to an event loop, then :meth:`read`."""
 
-    def __init__(self, group: int) -> None:
-        """Bind the group. Raises OSError if another program has it."""
+    def __init__(self, group: int, copied_bytes: int = 0) -> None:
+        """Bind the group. Raises OSError if another program has it.
+
+        ``copied_bytes``: how much of each packet :meth:`packets` returns, from the IP header on.
+        """
         super().__init__(NETLINK_NETFILTER)
         settings = (
             attribute(NFULA_CFG_CMD, bytes([NFULNL_CFG_CMD_BIND])),
-            attribute(NFULA_CFG_MODE, COPY_NOTHING),
+            attribute(NFULA_CFG_MODE, CONFIG_MODE.pack(copied_bytes, copied_bytes and NFULNL_COPY_PACKET, 0)),
             attribute(NFULA_CFG_QTHRESH, struct.pack("!I", MAX_DELAYED_PACKETS)),
         )
         try:
@@ -59,3 +64,14 @@ class PacketLog(Socket):
                 if error.errno != errno.ENOBUFS:
                     raise
             logged = True
+
+    def packets(self) -> list[bytes]:
+        """Return the beginning of each packet that was logged since the last call. Does not block. Raises OSError."""
+        found: list[bytes] = []
+        while True:
+            try:
+                received = self.receive(wait=False)
+            except BlockingIOError:
+                return found
+            bodies = (attributes(m.body[NFGENMSG.size :]) for m in received if m.kind == NFULNL_MSG_PACKET)
+            found += [body[NFULA_PAYLOAD] for body in bodies if NFULA_PAYLOAD in body]

@@ -22,6 +22,7 @@ from gateway_agent.lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from gateway_agent.manifests.model import Inventory, Problem
 from gateway_agent.manifests.store import Store
 from gateway_agent.policy.exit_paths import Found, Lookup
+from gateway_agent.policy.path_faults import Dropped, TunnelProbe
 from gateway_agent.policy.readiness import InterfaceFacts
 from gateway_agent.policy.sync_groups import SyncState
 
@@ -276,11 +277,30 @@ class FakeProbe:
         await asyncio.Event().wait()
 
 
+@dataclass
+class FakePathProbe:
+    """Probes of which a test says where they are dropped."""
+
+    dropped: Dropped | None = None
+    """Of every probe; None: all get through."""
+    lost: bool = False
+    """No probe gets through, and none comes out of its tunnel."""
+    error: OSError | None = None
+
+    def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
+        if self.error:
+            raise self.error
+        return frozenset() if self.dropped or self.lost else frozenset(probes)
+
+    def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
+        return self.dropped
+
+
 def fakes(kernel: HeldKernel, store: Store, **others: Any) -> Ports:
     """Return an outside world of fakes; ``others`` take the place of some of them."""
     chosen: dict[str, Any] = {
         "interfaces": FakeInterfaces(), "lease_daemon": FakeDaemon(), "cluster_key": FakeKey(),
         "engines": NoEngines(), "probe": FakeProbe, "connection_sync": lambda changed: FakeSync(),
-        "threads": HeldThreads(kernel.gates),
+        "threads": HeldThreads(kernel.gates), "path_probe": FakePathProbe(),
     }  # fmt: skip
     return Ports(store=store, kernel=kernel, **{**chosen, **others})

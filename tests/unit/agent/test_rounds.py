@@ -20,10 +20,11 @@ from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.exit_paths import Found
+from gateway_agent.policy.path_faults import Dropped
 from gateway_agent.policy.readiness import InterfaceFacts
 
 from ..policy.test_planner import PARTNER, policy
-from .gates import FakeDaemon, FakeInterfaces, FakeProbe, Gates, HeldKernel
+from .gates import FakeDaemon, FakeInterfaces, FakePathProbe, FakeProbe, Gates, HeldKernel
 from .test_add_order import EDITS, EMPTY, VETH, World, request, with_policies
 
 IDENTITY = ids.egress_id("partner", "")
@@ -224,6 +225,52 @@ def test_a_node_whose_routes_lead_elsewhere_is_not_ready(tmp_path: Path) -> None
             await world.close()
 
     asyncio.run(tell())
+
+
+def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Path) -> None:
+    """One lost probe is no proof, and one that does not enter its tunnel says nothing about other nodes' packets."""
+
+    async def scenario() -> None:
+        daemon, interfaces, probe = FakeDaemon(), FakeInterfaces({"eth1": UP}), FakePathProbe()
+        interfaces.routes = {"203.0.113.1": Found("eth1", "172.16.0.1")}
+        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
+        others = {"lease_daemon": daemon, "interfaces": interfaces, "path_probe": probe}
+        world = World(tmp_path, Inventory((PARTNER,), (policy("backend", "partner"),), nodes), others=others)
+        paths = world.parts.paths
+
+        async def look() -> bool:
+            looking = asyncio.create_task(paths.look())
+            await world.open_all(looking.done)
+            if looking.result():
+                world.parts.daemon_config.send()
+            return looking.result()
+
+        try:
+            await world.open_all(lambda: bool(daemon.sent) and daemon.sent[-1].egress[0].ready)
+            probe.dropped = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
+            assert [await look(), await look()] == [False, True]
+            assert "nftables table ip filter, chain FORWARD, drops them" in daemon.sent[-1].egress[0].reason
+            assert "iptables -I FORWARD -i egw-+ -j ACCEPT" in daemon.sent[-1].egress[0].reason
+            probe.dropped = None
+            assert await look()
+            assert daemon.sent[-1].egress[0].ready
+            probe.lost = True
+            assert [await look(), await look()] == [False, False]
+            assert daemon.sent[-1].egress[0].ready
+            assert (
+                "lets nothing in from its own address"
+                in next(p for p in world.problems() if p.source == "path").message
+            )
+            probe.error = OSError(16, "Device or resource busy")
+            await look()
+            assert "busy" in next(p for p in world.problems() if p.source == "path").message
+            probe.error, probe.lost = None, False
+            await look()
+            assert [p for p in world.problems() if p.source == "path"] == []
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
 
 
 def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_path: Path) -> None:

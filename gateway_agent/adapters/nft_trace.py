@@ -1,0 +1,120 @@
+"""Follow a probe through the nftables rules of all programs, iptables-nft included, as ``nft monitor trace`` does."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cni.datapath import path_proof
+from cni.datapath.nft_blocks import chain, transaction
+from cni.kernel import ids
+from cni.kernel.netlink.constants import (
+    NETLINK_NETFILTER,
+    NF_DROP,
+    NFNLGRP_NFTRACE,
+    NFPROTO,
+    NFT_MSG_TRACE,
+    NFTA_TRACE_CHAIN,
+    NFTA_TRACE_POLICY,
+    NFTA_TRACE_RULE_HANDLE,
+    NFTA_TRACE_TABLE,
+    NFTA_TRACE_VERDICT,
+    NFTA_VERDICT_CODE,
+)
+from cni.kernel.netlink.messages import NFGENMSG, Message, attributes, decoded
+from cni.kernel.netlink.netlink_socket import Socket
+from cni.kernel.nftables import nft
+
+BUFFER_BYTES = 1 << 18
+FAMILIES = {number: name for name, number in NFPROTO.items()}
+RAW = "filter hook prerouting priority -400"
+"""Before all other programs."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A rule that matched, or the policy of a chain."""
+
+    family: str
+    table: str
+    chain: str
+    handle: int
+    """Of the rule; 0: the policy."""
+    dropped: bool
+    ends_chain: bool
+    """The base chain ends with its policy."""
+
+
+def base_chain(steps: Sequence[Step]) -> str:
+    """Return the base chain in which the last step is."""
+    last = steps[-1]
+    place = len(steps) - 1
+    while place and _same_chain(steps[place - 1], last):
+        place -= 1
+    return steps[place].chain
+
+
+def _same_chain(before: Step, last: Step) -> bool:
+    return (before.family, before.table) == (last.family, last.table) and not before.ends_chain
+
+
+class Trace:
+    """A trace of probes that come out of one tunnel. Use it as a context: it makes a table of its own meanwhile."""
+
+    def __init__(self, device: str) -> None:
+        """``device``: the tunnel. Raises OSError and :class:`cni.kernel.errors.KernelError`."""
+        self._device = device
+
+    def __enter__(self) -> Trace:
+        self._socket = Socket(NETLINK_NETFILTER)
+        try:
+            self._socket.subscribe((NFNLGRP_NFTRACE,), BUFFER_BYTES)
+            rules = [f'iifname "{self._device}" {path_proof.INNER} meta nftrace set 1']
+            nft.run("-f", "-", text=transaction("inet", ids.NFT_TRACE, [chain("trace", rules, RAW)]))
+        except BaseException:
+            self._socket.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+        nft.run("-f", "-", text=transaction("inet", ids.NFT_TRACE, ()))
+
+    def steps(self, seconds: float) -> list[Step]:
+        """Return what the packet has met within this time, or until it was dropped; the trace's own rule left out."""
+        found: list[Step] = []
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not (found and found[-1].dropped):
+            self._socket.set_timeout(left)
+            try:
+                received = self._socket.receive()
+            except TimeoutError:
+                break
+            found += [
+                step for step in map(_step, received) if step is not None and step.table != ids.NFT_TRACE
+            ]
+        return found
+
+
+def rule(step: Step, listing: str) -> str:
+    """Return a rule's text. ``listing``: its chain as ``nft -a list chain`` writes it."""
+    found = re.search(rf"^\s*(.*?) # handle {step.handle}$", listing, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _step(message: Message) -> Step | None:
+    if message.kind != NFT_MSG_TRACE:
+        return None
+    found = attributes(message.body[NFGENMSG.size :])
+    verdict = attributes(found.get(NFTA_TRACE_VERDICT, b"")).get(NFTA_VERDICT_CODE, b"")
+    code = verdict or found.get(NFTA_TRACE_POLICY, b"")
+    return Step(
+        FAMILIES.get(message.body[0], "inet"),
+        decoded(found.get(NFTA_TRACE_TABLE, b"")),
+        decoded(found.get(NFTA_TRACE_CHAIN, b"")),
+        int.from_bytes(found.get(NFTA_TRACE_RULE_HANDLE, b""), "big"),
+        bool(code) and int.from_bytes(code, "big") == NF_DROP,
+        NFTA_TRACE_POLICY in found,
+    )

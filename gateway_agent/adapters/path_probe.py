@@ -1,0 +1,84 @@
+"""Send probes through this node's own tunnels, and see which of them get as far as the egress interface.
+
+See :mod:`cni.datapath.path_proof` for what a probe is, and why none leaves the node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+from collections.abc import Iterator, Sequence
+
+from cni.kernel import ids
+from cni.kernel.errors import KernelError
+from cni.kernel.netlink.nflog import PacketLog
+from cni.kernel.nftables import nft
+
+from ..policy.path_faults import Dropped, TunnelProbe
+from . import nft_trace
+from .tunnel_packet import encapsulated, number_in
+
+ANSWER_S = 0.1
+"""A packet passes in microseconds; the rest is for a busy machine."""
+TRIES = 3
+COPIED_BYTES = 64
+MAX_PROBES = 0xFFFF
+
+
+class PathProbe:
+    """The probes of one node. Every method blocks."""
+
+    def __init__(self, port: int) -> None:
+        """``port``: of the tunnels."""
+        self._port = port
+
+    def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
+        """Return those probes that got through. ``node_address``: this node's end of the tunnels.
+
+        Raises OSError if probes cannot be sent or seen: another program has the packet log, or a right is missing.
+        """
+        left = dict(enumerate(probes[:MAX_PROBES], 1))
+        with (
+            contextlib.closing(PacketLog(ids.PROBE_GROUP, COPIED_BYTES)) as log,
+            _sender(node_address) as udp,
+        ):
+            for _ in range(TRIES):
+                for number, probe in left.items():
+                    udp.sendto(encapsulated(probe, node_address, number), (node_address, self._port))
+                deadline = time.monotonic() + ANSWER_S
+                while left and select.select([log], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                    for packet in log.packets():
+                        left.pop(number_in(packet), None)
+                if not left:
+                    break
+        return frozenset(probes) - set(left.values())
+
+    def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
+        """Return where a probe that does not get through is dropped; None if it does not come out of ``device``.
+
+        Raises OSError and :class:`cni.kernel.errors.KernelError`.
+        """
+        with nft_trace.Trace(device) as trace, _sender(node_address) as udp:
+            udp.sendto(encapsulated(probe, node_address, 1), (node_address, self._port))
+            steps = trace.steps(ANSWER_S)
+        if not steps:
+            return None
+        last = steps[-1]
+        rule = ""
+        if last.dropped and last.handle:
+            with contextlib.suppress(KernelError):
+                rule = nft_trace.rule(
+                    last, nft.run("-a", "list", "chain", last.family, last.table, last.chain)
+                )
+        return Dropped(last.family, last.table, last.chain, nft_trace.base_chain(steps), rule, last.dropped)
+
+
+@contextlib.contextmanager
+def _sender(node_address: str) -> Iterator[socket.socket]:
+    """Yield a socket that may send to the tunnel port: see :mod:`cni.datapath.tunnel_port_guard`. Raises OSError."""
+    family = socket.AF_INET6 if ":" in node_address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as udp:
+        udp.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, ids.ENCAPSULATED)
+        yield udp

@@ -1,0 +1,87 @@
+"""What keeps packets of pods from leaving this node: rules of other programs, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cni.kernel import ids
+from cni.plan import Plan, PlanEgressIP
+
+from .exit_paths import Lookup
+
+MIN_BYTES = 60
+"""Size of a probe that asks for no size of its own: headers of IPv6 and TCP, so that both families have the same."""
+PROBES_EACH = 4
+"""Destinations of an egress IP that are tried in each round."""
+OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_GATEWAY, ids.NFT_FENCE)
+IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
+IPTABLES_TABLES = ("filter", "mangle", "raw", "security", "nat")
+MAX_RULE_CHARACTERS = 120
+
+
+@dataclass(frozen=True, order=True)
+class TunnelProbe:
+    """A packet that must get through this node."""
+
+    vni: int
+    """Of the tunnel that it comes by."""
+    source: str
+    destination: str
+    bytes: int = MIN_BYTES
+    """Its size, IP header included."""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """The place where a probe was seen last."""
+
+    family: str
+    """Of the nftables table: ``ip``, ``ip6`` or ``inet``."""
+    table: str
+    chain: str
+    base: str
+    """The base chain through which the packet came there."""
+    rule: str
+    """The rule as nft writes it; empty: the policy of the base chain, or unknown."""
+    certain: bool
+    """The rule or policy dropped it; else it was lost behind."""
+
+
+def probes(plan: Plan, egress: PlanEgressIP, asked: Iterable[Lookup]) -> tuple[TunnelProbe, ...]:
+    """Return the probes for an egress IP. ``asked``: packets whose route leads out by its interface."""
+    if plan.isolated or plan.me is None:
+        return ()
+    found = dict.fromkeys(TunnelProbe(egress.vni, each.source, each.destination) for each in asked)
+    return tuple(found)[:PROBES_EACH]
+
+
+def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) -> str:
+    """Return why packets out of the tunnel do not get to the egress interface, and what to do. ``dropped``: by whom."""
+    lost = f"packets to {probe.destination} do not get from {egress.device} to {egress.interface}"
+    if dropped is None:
+        return f"{lost}: this node's firewall lets nothing in from its own address by lo"
+    place = f"nftables table {dropped.family} {dropped.table}, chain {dropped.chain}"
+    if not dropped.certain:
+        legacy = "a rule of iptables-legacy, or another hook of the kernel (see iptables-legacy -S)"
+        return f"{lost}: they are lost behind {place}, by {legacy}"
+    by = f"rule {_short(dropped.rule)!r}" if dropped.rule else "the policy of the chain"
+    return f"{lost}: {place}, drops them ({by}): {_remedy(egress, dropped)}"
+
+
+def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:
+    if dropped.table in OUR_TABLES:
+        return "another program changes marks, routes or addresses of these packets"
+    if dropped.table == "firewalld":
+        return f"firewall-cmd --permanent --zone=trusted --add-interface={egress.device} && firewall-cmd --reload"
+    if dropped.chain.startswith("ufw-"):
+        return f"ufw route allow in on {egress.device} out on {egress.interface}"
+    if dropped.family in IPTABLES and dropped.table in IPTABLES_TABLES and dropped.base.isupper():
+        table = "" if dropped.table == "filter" else f" -t {dropped.table}"
+        return f"{IPTABLES[dropped.family]}{table} -I {dropped.base} -i {ids.DEVICE_PREFIX}+ -j ACCEPT"
+    pattern = f'iifname "{ids.DEVICE_PREFIX}*"'
+    return f"nft insert rule {dropped.family} {dropped.table} {dropped.base} {pattern} accept"
+
+
+def _short(rule: str) -> str:
+    return rule if len(rule) <= MAX_RULE_CHARACTERS else rule[: MAX_RULE_CHARACTERS - 1] + "…"
