@@ -100,7 +100,7 @@ class Trace:
 
 def rule(step: Step, listing: str) -> str:
     """Return a rule's text. ``listing``: its chain as ``nft -a list chain`` writes it."""
-    found = re.search(rf"^\s*(.*?) # handle {step.handle}$", listing, re.MULTILINE)
+    found = re.search(rf"^\t\t(.*?) # handle {step.handle}$", listing, re.MULTILINE)
     return found[1] if found else ""
 
 

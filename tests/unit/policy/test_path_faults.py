@@ -1,0 +1,86 @@
+"""The words for packets that do not get through a node, and which packets are tried."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from cni.plan import Plan, PlanEgressIP, PlanNode
+from gateway_agent.policy import path_faults
+from gateway_agent.policy.exit_paths import Lookup
+from gateway_agent.policy.path_faults import Dropped, TunnelProbe
+
+EGRESS = PlanEgressIP(
+    "0" * 16, "partner", "172.16.0.50", 1, 0xABCDEF, ("g1",), "g1", 1, False, "eth1", "172.16.0.50"
+)
+PLAN = Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), (EGRESS,))
+PROBE = TunnelProbe(0xABCDEF, "10.0.0.11", "203.0.113.1")
+LOST = "packets to 203.0.113.1 do not get from egw-abcdef to eth1"
+FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
+
+
+@pytest.mark.parametrize(
+    ("dropped", "words"),
+    [
+        (
+            FORWARD,
+            "nftables table ip filter, chain FORWARD, drops them (the policy of the chain): "
+            "iptables -I FORWARD -i egw-+ -j ACCEPT",
+        ),
+        (
+            replace(FORWARD, family="ip6", table="mangle", chain="mine", rule="counter drop"),
+            "nftables table ip6 mangle, chain mine, drops them (rule 'counter drop'): "
+            "ip6tables -t mangle -I FORWARD -i egw-+ -j ACCEPT",
+        ),
+        (
+            replace(FORWARD, chain="ufw-reject-forward", rule="drop"),
+            "nftables table ip filter, chain ufw-reject-forward, drops them (rule 'drop'): "
+            "ufw route allow in on egw-abcdef out on eth1",
+        ),
+        (
+            Dropped("inet", "firewalld", "filter_FORWARD_ZONES", "filter_FORWARD", "reject", True),
+            "nftables table inet firewalld, chain filter_FORWARD_ZONES, drops them (rule 'reject'): "
+            "firewall-cmd --permanent --zone=trusted --add-interface=egw-abcdef && firewall-cmd --reload",
+        ),
+        (
+            Dropped("inet", "site", "last", "forward", "drop", True),
+            "nftables table inet site, chain last, drops them (rule 'drop'): "
+            'nft insert rule inet site forward iifname "egw-*" accept',
+        ),
+        (
+            Dropped("inet", "egress_gateway", "from_1", "forward_guard", "counter drop", True),
+            "nftables table inet egress_gateway, chain from_1, drops them (rule 'counter drop'): "
+            "another program changes marks, routes or addresses of these packets",
+        ),
+        (
+            replace(FORWARD, certain=False),
+            "they are lost behind nftables table ip filter, chain FORWARD, by a rule of iptables-legacy, or another "
+            "hook of the kernel (see iptables-legacy -S)",
+        ),
+        (None, "this node's firewall lets nothing in from its own address by lo"),
+    ],
+)
+def test_the_reason_names_the_place_and_what_to_do(dropped: Dropped | None, words: str) -> None:
+    assert path_faults.reason(EGRESS, PROBE, dropped) == f"{LOST}: {words}"
+
+
+def test_a_long_rule_is_cut() -> None:
+    words = path_faults.reason(EGRESS, PROBE, replace(FORWARD, rule="x" * 5000))
+    assert f"(rule '{'x' * 119}…')" in words
+
+
+def lookup(destination: str) -> Lookup:
+    return Lookup(destination, "10.0.0.11", EGRESS.device, 0)
+
+
+def test_some_destinations_are_tried_each_once() -> None:
+    asked = [lookup(f"203.0.113.{number % 6}") for number in range(12)]
+    assert path_faults.probes(PLAN, EGRESS, asked) == tuple(
+        TunnelProbe(0xABCDEF, "10.0.0.11", f"203.0.113.{number}") for number in range(4)
+    )
+
+
+@pytest.mark.parametrize("plan", [replace(PLAN, isolated=True), replace(PLAN, node="elsewhere")])
+def test_nothing_is_tried_while_this_node_opens_no_connection(plan: Plan) -> None:
+    assert path_faults.probes(plan, EGRESS, [lookup("203.0.113.1")]) == ()
