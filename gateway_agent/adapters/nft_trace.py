@@ -104,6 +104,12 @@ def rule(step: Step, listing: str) -> str:
     return found[1] if found else ""
 
 
+def hook(listing: str) -> str:
+    """Return the hook of a base chain. ``listing``: the chain as ``nft list chain`` writes it."""
+    found = re.search(r"^\t\ttype \w+ hook (\w+) ", listing, re.MULTILINE)
+    return found[1] if found else ""
+
+
 def _step(message: Message) -> Step | None:
     if message.kind != NFT_MSG_TRACE:
         return None

@@ -66,13 +66,15 @@ class PathProbe:
         if not steps:
             return None
         last = steps[-1]
-        rule = ""
-        if last.dropped and last.handle:
-            with contextlib.suppress(KernelError):
+        base, rule, hook = nft_trace.base_chain(steps), "", ""
+        # Whoever made the chains may have removed them by now.
+        with contextlib.suppress(KernelError):
+            hook = nft_trace.hook(nft.run("list", "chain", last.family, last.table, base))
+            if last.dropped and last.handle:
                 rule = nft_trace.rule(
                     last, nft.run("-a", "list", "chain", last.family, last.table, last.chain)
                 )
-        return Dropped(last.family, last.table, last.chain, nft_trace.base_chain(steps), rule, last.dropped)
+        return Dropped(last.family, last.table, last.chain, base, rule, last.dropped, hook)
 
 
 @contextlib.contextmanager

@@ -93,8 +93,7 @@ class PathChecks:
     async def _judge(self, plan: Plan, egress: PlanEgressIP, lost: list[TunnelProbe]) -> None:
         """Take in which probes of an egress IP did not get through."""
         if not lost:
-            for known in (self._missed, self._reasons, self._looked_at):
-                known.pop(egress.id, None)
+            self._open(egress)
             return
         self._missed[egress.id] = self._missed.get(egress.id, 0) + 1
         now = asyncio.get_running_loop().time()
@@ -104,6 +103,10 @@ class PathChecks:
         dropped: Dropped | None = await self._threads.run(
             self._probe.dropped_by, plan.me.address, lost[0], egress.device
         )
+        if await self._threads.run(self._probe.passing, plan.me.address, lost[:1]):
+            # The rule has gone: what the trace shows last is the rule that takes the probe.
+            self._open(egress)
+            return
         self._looked_at[egress.id] = now
         words = path_faults.reason(egress, lost[0], dropped)
         if dropped is None:
@@ -111,3 +114,7 @@ class PathChecks:
             self._unproven = words
         else:
             self._reasons[egress.id] = words
+
+    def _open(self, egress: PlanEgressIP) -> None:
+        for known in (self._missed, self._reasons, self._looked_at):
+            known.pop(egress.id, None)

@@ -46,6 +46,8 @@ class Dropped:
     """The rule as nft writes it; empty: the policy of the base chain, or unknown."""
     certain: bool
     """The rule or policy dropped it; else it was lost behind."""
+    hook: str = ""
+    """Of the base chain; empty: unknown."""
 
 
 def probes(plan: Plan, egress: PlanEgressIP, asked: Iterable[Lookup]) -> tuple[TunnelProbe, ...]:
@@ -76,11 +78,14 @@ def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:
         return f"firewall-cmd --permanent --zone=trusted --add-interface={egress.device} && firewall-cmd --reload"
     if dropped.chain.startswith("ufw-"):
         return f"ufw route allow in on {egress.device} out on {egress.interface}"
+    # Behind routing, the interface that a packet came by is not known any more.
+    leaving = dropped.hook == "postrouting"
     if dropped.family in IPTABLES and dropped.table in IPTABLES_TABLES and dropped.base.isupper():
         table = "" if dropped.table == "filter" else f" -t {dropped.table}"
-        return f"{IPTABLES[dropped.family]}{table} -I {dropped.base} -i {ids.DEVICE_PREFIX}+ -j ACCEPT"
-    pattern = f'iifname "{ids.DEVICE_PREFIX}*"'
-    return f"nft insert rule {dropped.family} {dropped.table} {dropped.base} {pattern} accept"
+        matching = f"-o {egress.interface}" if leaving else f"-i {ids.DEVICE_PREFIX}+"
+        return f"{IPTABLES[dropped.family]}{table} -I {dropped.base} {matching} -j ACCEPT"
+    matching = f'oifname "{egress.interface}"' if leaving else f'iifname "{ids.DEVICE_PREFIX}*"'
+    return f"nft insert rule {dropped.family} {dropped.table} {dropped.base} {matching} accept"
 
 
 def _short(rule: str) -> str:

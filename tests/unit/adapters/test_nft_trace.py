@@ -74,6 +74,11 @@ LISTING = """table ip filter { # handle 1
 """
 
 
+@pytest.mark.parametrize(("listing", "hook"), [(LISTING, "forward"), ("", "")])
+def test_a_base_chain_has_a_hook(listing: str, hook: str) -> None:
+    assert nft_trace.hook(listing) == hook
+
+
 @pytest.mark.parametrize(("number", "text"), [(1, "counter packets 3 bytes 180 drop"), (5, "")])
 def test_a_rule_is_found_by_its_handle(number: int, text: str) -> None:
     assert nft_trace.rule(Step("ip", "filter", "FORWARD", number, True, False), LISTING) == text

@@ -54,6 +54,16 @@ FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
             "another program changes marks, routes or addresses of these packets",
         ),
         (
+            Dropped("inet", "site", "last", "last", "drop", True, "postrouting"),
+            "nftables table inet site, chain last, drops them (rule 'drop'): "
+            'nft insert rule inet site last oifname "eth1" accept',
+        ),
+        (
+            Dropped("ip", "mangle", "POSTROUTING", "POSTROUTING", "", True, "postrouting"),
+            "nftables table ip mangle, chain POSTROUTING, drops them (the policy of the chain): "
+            "iptables -t mangle -I POSTROUTING -o eth1 -j ACCEPT",
+        ),
+        (
             replace(FORWARD, certain=False),
             "they are lost behind nftables table ip filter, chain FORWARD, by a rule of iptables-legacy, or another "
             "hook of the kernel (see iptables-legacy -S)",

@@ -1,0 +1,149 @@
+"""Firewalls of other programs on an egress node: each that drops pods' packets is named, and another node serves."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..lab import documents, topology
+from ..lab.lab import Lab
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND, GATEWAY, settled
+
+DESTINATIONS = ["203.0.113.0/24", "2001:db8:113::/64"]
+NAMED_S = 5.0
+FLANNEL = "iptables -A FORWARD -s 10.244.0.0/15 -j ACCEPT; iptables -A FORWARD -d 10.244.0.0/15 -j ACCEPT; "
+KUBE_PROXY = (
+    "iptables -A FORWARD -m conntrack --ctstate INVALID -j DROP; "
+    "iptables -A FORWARD -m mark --mark 0x4000/0x4000 -j ACCEPT; "
+    "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; "
+)
+DOCKER = "iptables -N DOCKER; iptables -A FORWARD -j DOCKER; iptables -A DOCKER ! -i docker0 -j DROP; "
+SITE = "table inet site {{ chain {0} {{ type filter hook {1} priority {2}; {3} }}; }}"
+
+
+def nft(*arguments: str) -> str:
+    return f"echo {shlex.quote(SITE.format(*arguments))} | nft -f -"
+
+
+FAULTS = {
+    "FORWARD policy DROP": (
+        "iptables -P FORWARD DROP",
+        "nftables table ip filter, chain FORWARD, drops them (the policy of the chain)",
+    ),
+    "with rules of flannel": (
+        f"{FLANNEL} iptables -P FORWARD DROP",
+        "nftables table ip filter, chain FORWARD, drops them (the policy of the chain)",
+    ),
+    "with rules of kube-proxy": (
+        f"{KUBE_PROXY} iptables -P FORWARD DROP",
+        "nftables table ip filter, chain FORWARD, drops them (the policy of the chain)",
+    ),
+    "a chain of Docker": (DOCKER, "nftables table ip filter, chain DOCKER, drops them (rule 'iifname != \"docker0\""),
+    "iptables-legacy": (
+        "iptables-legacy -P FORWARD DROP",
+        "by a rule of iptables-legacy, or another hook of the kernel (see iptables-legacy -S)",
+    ),
+    "a base chain behind ours": (
+        nft("late", "forward", "100", "policy drop; ct state established accept;"),
+        "nftables table inet site, chain late, drops them (the policy of the chain)",
+    ),
+    "a base chain before connection tracking": (
+        nft("early", "prerouting", "raw", 'iifname "egw-*" counter drop;'),
+        "nftables table inet site, chain early, drops them (rule 'iifname \"egw-*\"",
+    ),
+    "a rule behind source NAT": (
+        nft("last", "postrouting", "srcnat + 5", "ip saddr 172.16.0.50 drop; ip6 saddr 2001:db8:172::50 drop;"),
+        "nftables table inet site, chain last, drops them (rule 'ip saddr 172.16.0.50",
+    ),
+}  # fmt: skip
+CLEAR = "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; iptables -P FORWARD ACCEPT; iptables -F; iptables -X DOCKER; nft delete table inet site; true"
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    story = [
+        documents.virtual_gateway(GATEWAY, [VIRTUAL, topology.beside(VIRTUAL)]),
+        documents.policy("backend", GATEWAY, BACKEND, DESTINATIONS),
+    ]
+    with settled("test_path_faults", topology.dual_stack(gateways=2), story=story) as made:
+        yield made
+
+
+def reasons(lab: Lab, node: str) -> dict[str, str]:
+    """Return by address why a node is not ready for it, as its own status says."""
+    found = lab.nodes[node].agent.status()["egressIPs"]
+    return {
+        egress["ip"]: next(c["reason"] for c in egress["candidates"] if c["node"] == node) for egress in found
+    }
+
+
+def test_status(lab: Lab) -> None:
+    print(lab.nodes[lab.wait_settled(GATEWAY)].agent.status())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault: str) -> None:
+    commands, words = FAULTS[fault]
+    before = lab.wait_settled(GATEWAY)
+    machine = lab.nodes[before].machine
+    try:
+        machine.run("sh", "-ec", commands)
+        until(lambda: words in reason_of(lab, before), f"{before} says {words}", NAMED_S)
+        until(lambda: lab.master(GATEWAY, asked="w1") not in ("", before), "another master", NAMED_S)
+        remedy = reason_of(lab, before).rpartition(": ")[2]
+        if fault == "iptables-legacy":
+            remedy = "iptables-legacy -I FORWARD -i egw-+ -j ACCEPT"
+        assert re.match("iptables|nft ", remedy)
+        machine.run("sh", "-ec", remedy)
+        until(lambda: reason_of(lab, before) == "", f"{before} is ready after {remedy}", NAMED_S)
+    finally:
+        machine.run("sh", "-c", CLEAR)
+    lab.wait_settled(GATEWAY)
+
+
+def reason_of(lab: Lab, node: str) -> str:
+    members = lab.nodes["w1"].agent.status()["members"]
+    return next(str(member["reason"]) for member in members if member["node"] == node)
+
+
+def test_no_probe_leaves_and_no_connection_stays(lab: Lab) -> None:
+    master = lab.wait_settled(GATEWAY)
+    machine = lab.nodes[master].machine
+
+    def proven() -> int:
+        listed = machine.run("nft", "list", "table", "inet", "egress_gateway")
+        return sum(map(int, re.findall(r"log group 59756 counter packets (\d+)", listed)))
+
+    with lab.capture() as witness:
+        begun = proven()
+        until(lambda: proven() >= begun + 6, "probes of three rounds have passed", 20)
+        assert [
+            p for p in witness.packets() if p.destination.startswith("203.0.113.") and p.port == 443
+        ] == []
+    assert "dport=443" not in machine.run("conntrack", "-L")
+
+
+def test_a_firewall_that_lets_nothing_in_from_the_own_address_is_a_problem_and_no_reason(lab: Lab) -> None:
+    """Packets of other nodes may pass it."""
+    master = lab.wait_settled(GATEWAY)
+    machine = lab.nodes[master].machine
+    guard = "table inet site { chain in { type filter hook input priority 0; iif lo udp dport 4799 drop; }; }"
+
+    def said() -> str:
+        problems = lab.nodes[master].agent.status()["problems"]
+        return next((str(p["message"]) for p in problems if p["source"] == "path"), "")
+
+    machine.run("sh", "-ec", f"echo {shlex.quote(guard)} | nft -f -")
+    try:
+        until(lambda: "lets nothing in from its own address by lo" in said(), "a problem", 10)
+        assert reason_of(lab, master) == ""
+    finally:
+        machine.run("sh", "-c", CLEAR)
+    until(lambda: said() == "", "no problem", 10)
+    assert reason_of(lab, master) == ""
