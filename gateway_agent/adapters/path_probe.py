@@ -6,10 +6,12 @@ See :mod:`cni.datapath.path_proof` for what a probe is, and why none leaves the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
@@ -22,7 +24,9 @@ from .tunnel_packet import encapsulated, number_in
 
 ANSWER_S = 0.1
 """A packet passes in microseconds; the rest is for a busy machine."""
+TRACE_S = 0.3
 TRIES = 3
+BUSY_S, POLL_INTERVAL_S = 1.0, 0.005
 COPIED_BYTES = 64
 MAX_PROBES = 0xFFFF
 
@@ -41,7 +45,7 @@ class PathProbe:
         """
         left = dict(enumerate(probes[:MAX_PROBES], 1))
         with (
-            contextlib.closing(PacketLog(ids.PROBE_GROUP, COPIED_BYTES)) as log,
+            contextlib.closing(_log()) as log,
             _sender(node_address) as udp,
         ):
             for _ in range(TRIES):
@@ -55,6 +59,20 @@ class PathProbe:
                     break
         return frozenset(probes) - set(left.values())
 
+    def largest(self, node_address: str, probe: TunnelProbe, limit: int) -> int:
+        """Return the size of the largest packet that gets through, between that of ``probe`` and ``limit``, in bytes.
+
+        Raises OSError.
+        """
+        least, most = probe.bytes, limit
+        while least < most:
+            middle = (least + most + 1) // 2
+            if self.passing(node_address, [replace(probe, bytes=middle)]):
+                least = middle
+            else:
+                most = middle - 1
+        return least
+
     def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
         """Return where a probe that does not get through is dropped; None if it does not come out of ``device``.
 
@@ -62,7 +80,7 @@ class PathProbe:
         """
         with nft_trace.Trace(device) as trace, _sender(node_address) as udp:
             udp.sendto(encapsulated(probe, node_address, 1), (node_address, self._port))
-            steps = trace.steps(ANSWER_S)
+            steps = trace.steps(TRACE_S)
         if not steps:
             return None
         last = steps[-1]
@@ -75,6 +93,18 @@ class PathProbe:
                     last, nft.run("-a", "list", "chain", last.family, last.table, last.chain)
                 )
         return Dropped(last.family, last.table, last.chain, base, rule, last.dropped, hook)
+
+
+def _log() -> PacketLog:
+    """Return the packet log, once no other process of ours has it: the agent and ``egressctl doctor`` both probe."""
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return PacketLog(ids.PROBE_GROUP, COPIED_BYTES)
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+                raise
+        time.sleep(POLL_INTERVAL_S)
 
 
 @contextlib.contextmanager

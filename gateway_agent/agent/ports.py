@@ -164,10 +164,13 @@ class Probe(Protocol):
 
 
 class PathProbe(Protocol):
-    """Sends packets through this node's own tunnels. Both methods block."""
+    """Sends packets through this node's own tunnels. All methods block."""
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         """Return those that get as far as the egress interface. Raises OSError."""
+
+    def largest(self, node_address: str, probe: TunnelProbe, limit: int) -> int:
+        """Return the size of the largest packet that gets through, ``limit`` at most, in bytes. Raises OSError."""
 
     def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
         """Return where a probe is dropped that comes out of ``device``; None if it does not come out of it.

@@ -18,11 +18,12 @@ from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 
 from ..adapters import interfaces
+from ..agent.plan_file import PlanFile
 from ..cni_install import plugin_report
 from ..config import AgentConfig
 from ..lease_daemon.vip_addresses import Addresses
-from ..policy import local_addresses
-from . import stored_objects
+from ..policy import local_addresses, path_faults
+from . import path_report, stored_objects
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}
@@ -60,6 +61,7 @@ def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
             ("cluster key", lambda: [_key(key)]), ("agent", lambda: [_socket(run_dir / "agent.sock")]),
             ("plugin", lambda: _plugin(run_dir)), ("addresses", lambda: _outside(config)),
         ]  # fmt: skip
+    parts += [("path", lambda: _paths(config.run_dir))] if config else []
     parts += [("kernel objects", _objects), ("virtual addresses", _addresses), ("nftables", _tables)]
     return tuple(finding for what, part in parts for finding in _found(what, part))
 
@@ -154,6 +156,21 @@ def _outside(config: AgentConfig) -> Iterator[Finding]:
         found = f"{address} on {interface}: no Node object and no cluster network has it, so a gateway may get what "
         hint = "name it as ExternalIP of the Node, in clusterCIDRs, or in excludedCIDRs of the policies"
         yield Finding("address", f"{found}selected pods send to it", judged=False, hint=hint)
+
+
+def _paths(run_dir: Path) -> Iterator[Finding]:
+    """Yield the path of packets through this node for each egress IP that it can serve."""
+    plan = PlanFile(run_dir).read()
+    for report in path_report.examine(plan) if plan else ():
+        what, small = f"path of {report.name}", plan is not None and report.bytes < plan.mtu
+        if report.fault:
+            yield Finding(what, report.fault, wrong=True)
+        elif plan is not None and small:
+            words = path_faults.too_small(report.egress, report.bytes, plan.mtu)
+            yield Finding(what, words, wrong=True)
+        else:
+            found = f"open to {report.egress.interface}, packets of up to {report.bytes} bytes"
+            yield Finding(what, found, wrong=False)
 
 
 def _objects() -> Iterator[Finding]:

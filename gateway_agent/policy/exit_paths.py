@@ -56,14 +56,26 @@ def lookups(
 
     ``policies``: of its gateway. ``never``: prefixes that go to no gateway.
     """
+    family: Family = 6 if egress.family == 6 else 4
+    return _asked(plan, egress, _destinations(policies, never, family))
+
+
+def lookups_to(plan: Plan, egress: PlanEgressIP, destinations: Iterable[str]) -> Mapping[Lookup, str]:
+    """Return the same for prefixes of which no part goes elsewhere."""
+    spans = ((prefix, prefixes.span(prefix)) for prefix in destinations)
+    addresses = ((_first_host(span, ()), prefix) for prefix, span in spans if span.family == egress.family)
+    return _asked(plan, egress, addresses)
+
+
+def _asked(plan: Plan, egress: PlanEgressIP, destinations: Iterable[tuple[str, str]]) -> Mapping[Lookup, str]:
+    """Return the questions about addresses, each with its words."""
     peer = next((node for node in plan.nodes if node.name != plan.node), plan.me)
     if peer is None:
         return {}
     source = ids.inner(peer.address, egress.family, egress.sync)
     mark = plan.layout.leaving(egress.slot) if egress.routed else 0
     asked: dict[Lookup, str] = {}
-    family: Family = 6 if egress.family == 6 else 4
-    for address, words in _destinations(policies, never, family):
+    for address, words in destinations:
         asked.setdefault(Lookup(address, source, egress.device, mark), words)
     return asked
 
@@ -123,7 +135,7 @@ def _first_host(span: Span, left_out: Iterable[Ranges]) -> str:
     """Return the first address of a prefix that goes to the gateway; empty if none does."""
     number = span.first + (span.length <= prefixes.WIDTH[span.family] - 2)
     while number <= span.last:
-        end = max(_end_of(ranges, number) for ranges in left_out)
+        end = max((_end_of(ranges, number) for ranges in left_out), default=-1)
         if end < number:
             return prefixes.text(span.family, number)
         number = end + 1

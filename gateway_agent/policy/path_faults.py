@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
@@ -56,6 +56,19 @@ def probes(plan: Plan, egress: PlanEgressIP, asked: Iterable[Lookup]) -> tuple[T
         return ()
     found = dict.fromkeys(TunnelProbe(egress.vni, each.source, each.destination) for each in asked)
     return tuple(found)[:PROBES_EACH]
+
+
+def large(plan: Plan, probes: Sequence[TunnelProbe]) -> tuple[TunnelProbe, ...]:
+    """Return a probe as large as the tunnels carry; none without ``probes``."""
+    return tuple(replace(probe, bytes=plan.mtu) for probe in probes[:1])
+
+
+def too_small(egress: PlanEgressIP, size: int, mtu: int) -> str:
+    """Return the words for a way out that takes packets of ``size`` bytes at most, fewer than the tunnels do."""
+    return (
+        f"packets of more than {size} bytes do not get from {egress.device} to {egress.interface}, and the tunnels "
+        f"carry {mtu}: raise the MTU of {egress.interface} or of the route there, or set tunnel.mtu to {size}"
+    )
 
 
 def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) -> str:

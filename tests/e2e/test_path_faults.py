@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from ..lab import documents, topology
 from ..lab.lab import Lab
+from ..lab.node import EGRESSCTL
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -62,7 +64,10 @@ FAULTS = {
         "nftables table inet site, chain last, drops them (rule 'ip saddr 172.16.0.50",
     ),
 }  # fmt: skip
-CLEAR = "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; iptables -P FORWARD ACCEPT; iptables -F; iptables -X DOCKER; nft delete table inet site; true"
+CLEAR = (
+    "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; "
+    "iptables -P FORWARD ACCEPT; iptables -F; iptables -X DOCKER; nft delete table inet site; true"
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +100,7 @@ def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault:
     try:
         machine.run("sh", "-ec", commands)
         until(lambda: words in reason_of(lab, before), f"{before} says {words}", NAMED_S)
+        assert any(words in found for found in examined(lab, before))
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", before), "another master", NAMED_S)
         remedy = reason_of(lab, before).rpartition(": ")[2]
         if fault == "iptables-legacy":
@@ -112,6 +118,22 @@ def reason_of(lab: Lab, node: str) -> str:
     return next(str(member["reason"]) for member in members if member["node"] == node)
 
 
+def examined(lab: Lab, node: str) -> list[str]:
+    """Return what ``egressctl doctor`` finds of the paths through a node."""
+    doctor = f"{EGRESSCTL} --config {lab.nodes[node].agent.config} doctor -o json || true"
+    findings = json.loads(lab.nodes[node].machine.run("sh", "-c", doctor))
+    return [str(each["found"]) for each in findings if each["what"].startswith("path of ")]
+
+
+def test_an_open_path_is_shown(lab: Lab) -> None:
+    for node in ("g1", "g2"):
+        found = examined(lab, node)
+        assert len(found) == 2
+        assert set(found) == {
+            f"open to {lab.nodes[node].host.interfaces[-1].name}, packets of up to 1450 bytes"
+        }
+
+
 def test_no_probe_leaves_and_no_connection_stays(lab: Lab) -> None:
     master = lab.wait_settled(GATEWAY)
     machine = lab.nodes[master].machine
@@ -127,6 +149,25 @@ def test_no_probe_leaves_and_no_connection_stays(lab: Lab) -> None:
             p for p in witness.packets() if p.destination.startswith("203.0.113.") and p.port == 443
         ] == []
     assert "dport=443" not in machine.run("conntrack", "-L")
+
+
+def test_an_interface_that_takes_smaller_packets_than_the_tunnels_is_a_problem(lab: Lab) -> None:
+    """No reason: senders learn the size from the node's errors."""
+    master = lab.wait_settled(GATEWAY)
+    node = lab.nodes[master]
+    interface = node.host.interfaces[-1].name
+
+    def said() -> list[str]:
+        return [str(p["message"]) for p in node.agent.status()["problems"] if p["source"] == "path"]
+
+    node.machine.ip(f"link set {interface} mtu 1400")
+    try:
+        until(lambda: any("more than 1400 bytes" in words for words in said()), "a problem", NAMED_S)
+        assert any("more than 1400 bytes" in found for found in examined(lab, master))
+        assert reason_of(lab, master) == ""
+    finally:
+        node.machine.ip(f"link set {interface} mtu 1500")
+    until(lambda: said() == [], "no problem", NAMED_S)
 
 
 def test_a_firewall_that_lets_nothing_in_from_the_own_address_is_a_problem_and_no_reason(lab: Lab) -> None:

@@ -286,11 +286,18 @@ class FakePathProbe:
     lost: bool = False
     """No probe gets through, and none comes out of its tunnel."""
     error: OSError | None = None
+    most: int = 65535
+    """Bytes of the largest packet that gets through."""
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         if self.error:
             raise self.error
-        return frozenset() if self.dropped or self.lost else frozenset(probes)
+        if self.dropped or self.lost:
+            return frozenset()
+        return frozenset(probe for probe in probes if probe.bytes <= self.most)
+
+    def largest(self, node_address: str, probe: TunnelProbe, limit: int) -> int:
+        return min(self.most, limit)
 
     def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
         return self.dropped

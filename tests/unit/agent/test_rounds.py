@@ -267,6 +267,14 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
             probe.error, probe.lost = None, False
             await look()
             assert [p for p in world.problems() if p.source == "path"] == []
+            probe.most = 1300
+            assert [await look(), await look()] == [False, False]
+            [problem] = [p for p in world.problems() if p.source == "path"]
+            assert problem.message.startswith("packets of more than 1300 bytes do not get from ")
+            assert daemon.sent[-1].egress[0].ready
+            probe.most = 1500
+            await look()
+            assert [p for p in world.problems() if p.source == "path"] == []
         finally:
             await world.close()
 

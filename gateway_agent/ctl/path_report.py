@@ -1,0 +1,68 @@
+"""The path of pods' packets through this node, tested now: route, rules of all programs, size. Needs no agent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+
+from cni.plan import Plan, PlanEgressIP
+
+from ..adapters import route_lookup
+from ..adapters.path_probe import PathProbe
+from ..policy import exit_paths, path_faults
+from ..policy.exit_paths import Found, Lookup
+
+MAX_DESTINATIONS = 16
+"""For each egress IP."""
+
+
+@dataclass(frozen=True)
+class PathReport:
+    """The path of one egress IP."""
+
+    egress: PlanEgressIP
+    fault: str = ""
+    """Why packets do not get through, or nothing can be said; empty if they do."""
+    bytes: int = 0
+    """Size of the largest packet that gets through; 0: not known."""
+
+    @property
+    def name(self) -> str:
+        """Return gateway and address."""
+        return f"{self.egress.gateway} {self.egress.address}".rstrip()
+
+
+def examine(plan: Plan) -> Iterator[PathReport]:
+    """Yield a report for each egress IP that this node can serve. Raises OSError and KernelError."""
+    for egress in plan.egress_ips:
+        if plan.node in egress.eligible and egress.interface:
+            asked = _lookups(plan, egress)
+            answers = route_lookup.ask(asked)
+            yield _report(plan, egress, asked, answers)
+
+
+def _lookups(plan: Plan, egress: PlanEgressIP) -> Mapping[Lookup, str]:
+    prefixes = dict.fromkeys(
+        way.prefix for each in plan.policy_sets for way in each.ways if way.egress_id == egress.id
+    )
+    return exit_paths.lookups_to(plan, egress, islice(prefixes, MAX_DESTINATIONS))
+
+
+def _report(
+    plan: Plan, egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[Lookup, Found]
+) -> PathReport:
+    if fault := exit_paths.reason(egress, asked, answers):
+        return PathReport(egress, fault)
+    leading = [lookup for lookup, found in answers.items() if found.interface == egress.interface]
+    if plan.isolated or plan.me is None:
+        return PathReport(egress, "this node hears no majority of the voters, and opens no connection")
+    probes = path_faults.probes(plan, egress, leading)
+    if not probes:
+        return PathReport(egress, "no policy sends anything by it")
+    probe, address = PathProbe(plan.port), plan.me.address
+    passing = probe.passing(address, probes)
+    if lost := [each for each in probes if each not in passing]:
+        dropped = probe.dropped_by(address, lost[0], egress.device)
+        return PathReport(egress, path_faults.reason(egress, lost[0], dropped))
+    return PathReport(egress, bytes=probe.largest(address, probes[0], plan.mtu))
