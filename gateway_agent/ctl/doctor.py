@@ -32,6 +32,7 @@ TABLES = (
     ("bridge", ids.NFT_NODE_BRIDGE),
     ("inet", ids.NFT_GATEWAY),
     ("netdev", ids.NFT_FENCE),
+    ("inet", ids.NFT_TRACE),
 )
 KERNEL = (5, 18)
 """First Linux version in which addresses have a protocol. Netdev tables have an egress hook since 5.16."""
