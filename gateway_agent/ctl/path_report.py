@@ -44,7 +44,7 @@ def examine(plan: Plan) -> Iterator[PathReport]:
 
 def _lookups(plan: Plan, egress: PlanEgressIP) -> Mapping[Lookup, str]:
     prefixes = dict.fromkeys(
-        way.prefix for each in plan.policy_sets for way in each.ways if way.egress_id == egress.id
+        way.prefix for each in plan.policy_sets for way in each.destinations if way.egress_id == egress.id
     )
     return exit_paths.lookups_to(plan, egress, islice(prefixes, MAX_DESTINATIONS))
 

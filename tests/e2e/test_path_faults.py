@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ..lab import documents, topology
+from ..lab.agent import EGRESSCTL
 from ..lab.lab import Lab
-from ..lab.node import EGRESSCTL
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -142,13 +142,15 @@ def test_no_probe_leaves_and_no_connection_stays(lab: Lab) -> None:
         listed = machine.run("nft", "list", "table", "inet", "egress_gateway")
         return sum(map(int, re.findall(r"log group 59756 counter packets (\d+)", listed)))
 
-    with lab.capture() as witness:
+    with lab.capture("router", "eth1") as witness:
         begun = proven()
         until(lambda: proven() >= begun + 6, "probes of three rounds have passed", 20)
-        assert [
-            p for p in witness.packets() if p.destination.startswith("203.0.113.") and p.port == 443
-        ] == []
-    assert "dport=443" not in machine.run("conntrack", "-L")
+        assert witness.packets(443) == []
+        assert "dport=443" not in machine.run("conntrack", "-L")
+        # The witness sees what does leave for that port.
+        lab.serve("outside", 443)
+        lab.nodes["w1"].pod("control", BACKEND).datagram(443)
+        until(lambda: witness.sources(443) == {VIRTUAL}, "the pod's packet")
 
 
 def test_an_interface_that_takes_smaller_packets_than_the_tunnels_is_a_problem(lab: Lab) -> None:
