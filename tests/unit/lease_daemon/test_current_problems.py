@@ -37,7 +37,7 @@ def test_a_message_that_could_not_be_handled_is_a_problem_for_a_stated_time(tmp_
     endpoint = daemon._keeper.endpoint
     # A fault of ours, whatever the message.
     del daemon._keeper.endpoint
-    daemon._receive(b"anything", "10.0.0.2")
+    daemon._receive([(b"anything", "10.0.0.2")])
     daemon._keeper.endpoint = endpoint
     now = boottime()
     [text] = daemon._current_problems(now)
