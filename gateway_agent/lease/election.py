@@ -40,39 +40,41 @@ class Election:
     def configure(self, now: int) -> None:
         """Apply the configuration to the egress IPs, as far as their addresses are free."""
         node = self._node
-        wishes = effective_specs(
+        specs = effective_specs(
             node.config, node.egress_nodes, node.lifecycle.stopping, self._vacancy.occupied
         )
-        node.ownership.configure(wishes, node.timers, node.lifecycle.stopping, now)
+        node.ownership.configure(specs, node.timers, node.lifecycle.stopping, now)
 
     def decide(self, now: int) -> None:
         """Decide what this node asks for, and what it hands over."""
         node = self._node
-        surviving, pending = node.quorum_view.may_serve_without_quorum(now), self._ask_first(now)
-        barred = not node.quorum_view.quorum(now).sets or (node.quorum_view.isolated(now) and not surviving)
+        without_quorum, pending = node.quorum_view.may_serve_without_quorum(now), self._ask_first(now)
+        barred = not node.quorum_view.quorum(now).sets or (
+            node.quorum_view.isolated(now) and not without_quorum
+        )
         mastership = node.ownership
-        node.failure_detector.look(mastership.timers.suspect_ns, now)
+        node.failure_detector.update(mastership.timers.suspect_ns, now)
         heard = node.failure_detector.heard(mastership.timers.suspect_ns, now)
-        if surviving:
+        if without_quorum:
             # No majority keeps two nodes from serving one address: the LAN is asked.
             not_owned = [s for s in mastership.specs.values() if not mastership.holds(s.id, now)]
             self._conflicts.ask_each(node.me, not_owned, now)
             taken = self._conflicts.unavailable(node.me, not_owned, now)
         else:
             taken = pending
-        situation = ElectionInput(
+        election_input = ElectionInput(
             me=node.me,
-            wishes=mastership.specs,
+            specs=mastership.specs,
             members=heard,
             masters=self._healthy_masters(heard),
-            standing=node.is_egress and not barred,
-            surviving=surviving,
+            may_request=node.is_egress and not barred,
+            without_quorum=without_quorum,
             warming=mastership.warming(now),
             taken=taken,
             missed_at=node.failure_detector.last_suspected_at,
-            heirs=mastership.rebalance.targets(now),
+            targets=mastership.rebalance.targets(now),
         )
-        self._apply(situation, now)
+        self._apply(election_input, now)
 
     def _healthy_masters(self, heard: Collection[str]) -> dict[str, str]:
         """Return the masters by egress id, without this node. ``heard``: the nodes that are not suspect."""
@@ -95,40 +97,40 @@ class Election:
             node.due.revision += 1
         return self._vacancy.pending
 
-    def _apply(self, situation: ElectionInput, now: int) -> None:
+    def _apply(self, election_input: ElectionInput, now: int) -> None:
         """Ask for what has no master if it is this node's turn; hand over what this node is not to keep."""
         ownership, me = self._node.ownership, self._node.me
-        masters = {**situation.masters, **dict.fromkeys(ownership.owner.held(now), me)}
+        masters = {**election_input.masters, **dict.fromkeys(ownership.owner.held(now), me)}
         known = [identity for identity in ownership.specs if identity != PROPOSER_LEASE]
-        self._masterless.look(known, masters, situation.heirs, ownership.rebalance.shared(now), now)
-        situation = replace(situation, fresh=self._masterless.fresh(now))
-        if not self._undecided(situation, now):
+        self._masterless.update(known, masters, election_input.targets, ownership.rebalance.shared(now), now)
+        election_input = replace(election_input, fresh=self._masterless.fresh(now))
+        if not self._undecided(election_input, now):
             return
-        order = candidates(replace(situation, masters=masters))
-        returning = any(wish.failback for wish in ownership.specs.values())
-        ideal = candidates(replace(situation, masters={}, heirs={}, fresh={})) if returning else {}
+        order = candidates(replace(election_input, masters=masters))
+        returning = any(spec.failback for spec in ownership.specs.values())
+        ideal = candidates(replace(election_input, masters={}, targets={}, fresh={})) if returning else {}
         masterless = self._masterless.any()
-        for identity, wish in ownership.specs.items():
+        for identity, spec in ownership.specs.items():
             if ownership.holds(identity, now):
-                ownership.rebalance.look(wish, ideal.get(identity, ()), now)
+                ownership.rebalance.note_preferred_node(spec, ideal.get(identity, ()), now)
                 sharing = not masterless and not ownership.egress_ips.handing_over()
-                patient = self._patient(wish, situation, now)
+                patient = self._patient(spec, election_input, now)
                 gift = ownership.rebalance.target(
-                    wish, order[identity], situation, masters, sharing, patient, now
+                    spec, order[identity], election_input, masters, sharing, patient, now
                 )
-                ownership.rebalance.end_move(wish, order[identity], now)
+                ownership.rebalance.end_move(spec, order[identity], now)
                 if gift.reason:
                     ownership.hand_over(identity, gift, now)
                     # What is given next must see that: with no worker to wait for, the handover is over by then.
                     masters[identity] = gift.target
             else:
-                self._contend(identity, order[identity], situation, now)
+                self._contend(identity, order[identity], election_input, now)
 
-    def _contend(self, identity: str, order: Sequence[str], situation: ElectionInput, now: int) -> None:
+    def _contend(self, identity: str, order: Sequence[str], election_input: ElectionInput, now: int) -> None:
         """Ask for what this node does not hold, or cease to ask. ``order``: the nodes that can serve it, best first."""
         ownership, me = self._node.ownership, self._node.me
-        if identity in situation.masters:
-            ownership.release(identity, Event.FOLLOW, f"{situation.masters[identity]} is master", now)
+        if identity in election_input.masters:
+            ownership.release(identity, Event.FOLLOW, f"{election_input.masters[identity]} is master", now)
             ownership.egress_ips.record(identity).wait = None
         elif me not in order:
             ownership.release(identity, Event.UNABLE, "not ready", now)
@@ -142,27 +144,27 @@ class Election:
                 identity, rank, alone, epoch, ownership.timers, now
             )
 
-    def _patient(self, wish: EgressIPSpec, situation: ElectionInput, now: int) -> bool:
+    def _patient(self, spec: EgressIPSpec, election_input: ElectionInput, now: int) -> bool:
         """Return True if what this node is to leave stays until another can serve it: an earlier end helps none."""
         ownership, me = self._node.ownership, self._node.me
         if ownership.stopping_since == NEVER:
-            return me in wish.eligible
+            return me in spec.eligible
         return now < ownership.stopping_since + STOP_TIMEOUT_NS and any(
-            node in situation.members for node in wish.eligible
+            node in election_input.members for node in spec.eligible
         )
 
-    def _undecided(self, situation: ElectionInput, now: int) -> bool:
+    def _undecided(self, election_input: ElectionInput, now: int) -> bool:
         """Return True if there is anything to decide: with many egress IPs, the decision takes milliseconds."""
         ownership = self._node.ownership
         return any(
-            ownership.rebalance.is_open(wish, situation)
+            ownership.rebalance.is_open(spec, election_input)
             if ownership.holds(identity, now)
-            else self._is_open(identity, situation)
-            for identity, wish in ownership.specs.items()
+            else self._is_open(identity, election_input)
+            for identity, spec in ownership.specs.items()
         )
 
-    def _is_open(self, identity: str, situation: ElectionInput) -> bool:
+    def _is_open(self, identity: str, election_input: ElectionInput) -> bool:
         ownership = self._node.ownership
         record = ownership.egress_ips.find(identity)
         contends = record is not None and (record.lease is not None or record.wait is not None)
-        return contends or identity not in situation.masters
+        return contends or identity not in election_input.masters

@@ -143,8 +143,8 @@ class LeaseNode:
         if opened.reply:
             state.outbox.reply(source, opened.reply)
         if opened.body is not None:
-            state.quorum_view.hear(opened.sender, now)
-            state.subscribers.hear(opened.sender, now)
+            state.quorum_view.on_message(opened.sender, now)
+            state.subscribers.on_message(opened.sender, now)
             if opened.met:
                 state.subscribe([opened.sender], now)
                 # After a restart of several voters at once an election waits for nothing else.
@@ -288,7 +288,7 @@ class LeaseNode:
             if self._due.decision:
                 self._due.decision = False
                 self._election.decide(now)
-            if not self._transmission.take_turn(now):
+            if not self._transmission.take_permit(now):
                 break
             if request := self._transmission.send(now):
                 self._reception.vote(state.me, self.endpoint.incarnation, request, now)

@@ -42,7 +42,7 @@ class Reception:
         ):
             self._node.voters_changed()
         if isinstance(body, Heartbeat | Subscribe):
-            self._node.agreement.hear(sender, body.facts, now, self._node.wall(now))
+            self._node.agreement.on_facts(sender, body.facts, now, self._node.wall(now))
         if isinstance(body, Heartbeat):
             self._take_heartbeat(sender, body, now)
             if self._node.me in body.asked:
@@ -92,8 +92,8 @@ class Reception:
             # The sender learns at once what is known here, and claims an epoch above.
             self._next_correction = now + self._node.config.heartbeat_ns // 2
             self._node.subscribe([sender], now)
-        for mastery in beat.masters:
-            self._node.ownership.resolve_conflict(sender, mastery, now)
+        for announcement in beat.masters:
+            self._node.ownership.resolve_conflict(sender, announcement, now)
         self._node.ownership.follow(sender, beat.masters, now)
         held = [
             m.id

@@ -31,7 +31,7 @@ def report(
         node=keeper.config.node,
         incarnation=keeper.endpoint.incarnation,
         egress=tuple(
-            _egress(keeper, wish, now) for i, wish in keeper.ownership.specs.items() if i != PROPOSER_LEASE
+            _egress(keeper, spec, now) for i, spec in keeper.ownership.specs.items() if i != PROPOSER_LEASE
         ),
         members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
         voters=voters.members,
@@ -56,39 +56,39 @@ def report(
     )
 
 
-def _egress(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> EgressState:
-    following = keeper.ownership.master_table.of(wish.id)
-    holds = keeper.ownership.holds(wish.id, now)
-    mine = keeper.config.node in wish.eligible
+def _egress(keeper: LeaseNode, spec: EgressIPSpec, now: int) -> EgressState:
+    following = keeper.ownership.master_table.of(spec.id)
+    holds = keeper.ownership.holds(spec.id, now)
+    mine = keeper.config.node in spec.eligible
     return EgressState(
-        id=wish.id,
+        id=spec.id,
         master=following.master,
         epoch=following.epoch,
         since=following.since if following.master else 0.0,
         state="master" if holds else "standby" if mine else "none",
-        reason="" if holds else _reason(keeper, wish, now),
+        reason="" if holds else _reason(keeper, spec, now),
         shown=following.shown if following.master else "",
         survivor=following.survivor and bool(following.master),
     )
 
 
-def _reason(keeper: LeaseNode, wish: EgressIPSpec, now: int) -> str:
+def _reason(keeper: LeaseNode, spec: EgressIPSpec, now: int) -> str:
     """Why there is no master; else, where this node is eligible, why it is not ready to be."""
-    if keeper.config.node in wish.eligible:
+    if keeper.config.node in spec.eligible:
         if keeper.isolated(now):
             return NO_MAJORITY
-        if not wish.ready:
-            return wish.reason
-    following = keeper.ownership.master_table.of(wish.id)
+        if not spec.ready:
+            return spec.reason
+    following = keeper.ownership.master_table.of(spec.id)
     if following.master:
         return following.gone or ""
-    if not wish.eligible:
+    if not spec.eligible:
         return "no node is eligible"
     unready = [
-        f"{name}: {member.unready.get(wish.id) or member.why_not()}"
-        for name in wish.eligible
+        f"{name}: {member.unready.get(spec.id) or member.why_not()}"
+        for name in spec.eligible
         if (member := keeper.failure_detector.get(name))
-        and (member.isolated or not member.ready_for(wish.id))
+        and (member.isolated or not member.ready_for(spec.id))
     ]
     return following.lost or "; ".join(unready) or "no master yet"
 

@@ -41,13 +41,13 @@ class Transmission:
         """Take in that this node is an egress node no longer."""
         self._retired_at = now
 
-    def speaks(self, now: int) -> bool:
+    def sends_heartbeats(self, now: int) -> bool:
         """Return True if this node sends heartbeats: an egress node, or one that repeats its last releases."""
         return self._node.is_egress or now < self._retired_at + REPEAT_NS
 
     def wake(self, now: int) -> None:
         """Let a heartbeat be due if the period has ended, and repeat a push if its time has come."""
-        if self.speaks(now) and now >= self._next_beat:
+        if self.sends_heartbeats(now) and now >= self._next_beat:
             following = self._next_beat + self._node.config.heartbeat_ns
             # A process that was stopped does not make up for what it has missed.
             self._next_beat = following if following > now else now + self._node.config.heartbeat_ns
@@ -57,25 +57,25 @@ class Transmission:
 
     def next_wake(self) -> int:
         """Return when this node may send next."""
-        speaks = self._node.is_egress or self._next_beat < self._retired_at + REPEAT_NS
+        sends_heartbeats = self._node.is_egress or self._next_beat < self._retired_at + REPEAT_NS
         due = self._node.due
         return min(
-            self._next_beat if speaks else NEVER,
-            self._rate_limiter.next() if speaks and (due.beat or due.push) else NEVER,
+            self._next_beat if sends_heartbeats else NEVER,
+            self._rate_limiter.next() if sends_heartbeats and (due.beat or due.push) else NEVER,
             self._node.subscribers.next_push(),
         )
 
-    def take_turn(self, now: int) -> bool:
+    def take_permit(self, now: int) -> bool:
         """Use up the right to send now. Return False if nothing is due, or if it is too early."""
         due = self._node.due
         if not due.beat and not due.push:
             return False
         regular, self._regular = self._regular, False
-        return regular or not self.speaks(now) or self._rate_limiter.take(now)
+        return regular or not self.sends_heartbeats(now) or self._rate_limiter.take(now)
 
     def send(self, now: int) -> Heartbeat | None:
         """Send what is due. Return the request if this node itself is to judge it."""
-        if not self.speaks(now):
+        if not self.sends_heartbeats(now):
             return None
         if self._node.due.beat:
             return self._request(now)

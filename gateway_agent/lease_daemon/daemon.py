@@ -71,8 +71,8 @@ class LeaseDaemon:
         self._tunnels = TunnelNeighbours()
         self._virtual: VirtualAddresses | None = None
         self._strays: StrayListener | None = None
-        self._told = -1
-        self._told_at = 0
+        self._sent_revision = -1
+        self._sent_at = 0
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
         self._last_unhandled = ("", -UNHANDLED_NS)
@@ -86,12 +86,12 @@ class LeaseDaemon:
         A SIGTERM may reach the agent in the same moment, which may be slow or be killed: so the daemon hands over by
         itself.
         """
-        self._hear_sigterm()
+        self._handle_sigterm()
         self._directory.write_pid()
         self._problems["scheduling"] = real_time()
         gc.freeze()
         while not self._finished(boottime()):
-            for key, _ in self._selector.select(self._patience()):
+            for key, _ in self._selector.select(self._timeout_s()):
                 key.data()
             for line in self._agents.lines():
                 self._read_agents(line)
@@ -112,31 +112,31 @@ class LeaseDaemon:
             self._search(self._keeper, now)
             self._send_state()
 
-    def _hear_sigterm(self) -> None:
+    def _handle_sigterm(self) -> None:
         """Let a SIGTERM end the wait for the next event; the loop handles it."""
 
-        def hear(*_: object) -> None:
+        def on_sigterm(*_: object) -> None:
             self._asked_to_stop = True
 
-        bell, rung = socket.socketpair()
-        for end in (bell, rung):
+        wakeup_read, wakeup_write = socket.socketpair()
+        for end in (wakeup_read, wakeup_write):
             end.setblocking(False)
-        self._selector.register(bell, selectors.EVENT_READ, lambda: bell.recv(64))
-        self._bell = rung
-        signal.set_wakeup_fd(rung.fileno(), warn_on_full_buffer=False)
-        signal.signal(signal.SIGTERM, hear)
+        self._selector.register(wakeup_read, selectors.EVENT_READ, lambda: wakeup_read.recv(64))
+        self._wakeup_write = wakeup_write
+        signal.set_wakeup_fd(wakeup_write.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, on_sigterm)
 
     def _finished(self, now: int) -> bool:
         if self._keeper is None:
             return self._asked_to_stop or (not self._stays and now > self._started_at + ORPHAN_NS)
         return self._keeper.finished(now)
 
-    def _patience(self) -> float:
+    def _timeout_s(self) -> float:
         """Seconds until something is due."""
-        unasked = NEVER if self._stays else self._started_at + ORPHAN_NS
-        until = self._keeper.next_wake() if self._keeper else unasked
+        unconfigured_until = NEVER if self._stays else self._started_at + ORPHAN_NS
+        until = self._keeper.next_wake() if self._keeper else unconfigured_until
         if self._has_news():
-            until = min(until, self._told_at + STATE_NS)
+            until = min(until, self._sent_at + STATE_NS)
         if self._virtual is not None:
             until = min(until, self._virtual.next_wake())
         return max(0.0, min((until - boottime()) / 1e9, 1.0))
@@ -148,11 +148,11 @@ class LeaseDaemon:
             self._problems["configuration"] = f"the lease keeper cannot follow the agent: {error}"
         else:
             self._problems["configuration"] = ""
-        self._told = -1
+        self._sent_revision = -1
 
     def _configure(self, config: KeeperConfig) -> None:
         now = boottime()
-        if self._keeper is not None or any(wish.address for wish in config.egress):
+        if self._keeper is not None or any(spec.address for spec in config.egress):
             self._virtual_addresses().retry_failed(
                 self._keeper.virtual_ips.addresses() if self._keeper else {}
             )
@@ -174,7 +174,7 @@ class LeaseDaemon:
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         self._datagrams.bind(mine, config.port)
         if self._virtual is not None:
-            self._virtual.watch((wish.address, wish.interface) for wish in config.egress if wish.interface)
+            self._virtual.watch((spec.address, spec.interface) for spec in config.egress if spec.interface)
         self._applied = config
         self._carry_out(self._keeper.configure(config, keys, now, time.time_ns() - now))
 
@@ -189,9 +189,9 @@ class LeaseDaemon:
         """Send the state to every connection if it has changed."""
         assert self._keeper is not None
         now = boottime()
-        if not self._has_news() or now < self._told_at + STATE_NS:
+        if not self._has_news() or now < self._sent_at + STATE_NS:
             return
-        self._told, self._told_at = self._revision(self._keeper), now
+        self._sent_revision, self._sent_at = self._revision(self._keeper), now
         failures = self._virtual.failures if self._virtual else ()
         state = report(
             self._keeper, now, self._current_problems(now), keys=self._agents.new(), failures=failures
@@ -215,7 +215,9 @@ class LeaseDaemon:
             self._carry_out(self._keeper.claimed(address, mac, interface, boottime()))
 
     def _has_news(self) -> bool:
-        return self._keeper is not None and (self._revision(self._keeper) != self._told or self._agents.new())
+        return self._keeper is not None and (
+            self._revision(self._keeper) != self._sent_revision or self._agents.new()
+        )
 
     def _revision(self, keeper: LeaseNode) -> int:
         return keeper.revision + self._directory.revision

@@ -23,11 +23,11 @@ from cni.files import named
 NAME = b"\0egress-gateway-keeper-"
 PID_WIDTH = 10
 """Width of the process id in the file: it is written over the last one."""
-LOOK = 0.1
+POLL_INTERVAL_S = 0.1
 """Seconds between two looks whether the name is free."""
 TRIES = 3
 """Looks at a name whose holder does not answer, until it counts as one that hides."""
-QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+CLOEXEC_NONBLOCK = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred``: pid, uid, gid."""
 
@@ -92,7 +92,7 @@ class KeeperLock:
                 return None
             if uid >= 0 and not wait:
                 raise Taken
-            time.sleep(LOOK)
+            time.sleep(POLL_INTERVAL_S)
 
 
 def _open(path: Path) -> int:
@@ -100,7 +100,7 @@ def _open(path: Path) -> int:
 
 
 def _bound(name: bytes) -> socket.socket:
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | QUIET)
+    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | CLOEXEC_NONBLOCK)
     try:
         lock.bind(name)
         # Whoever connects learns the credentials of the process that listens.
@@ -118,7 +118,7 @@ def _dismiss(name: socket.socket) -> None:
 
 def _holder(name: bytes) -> int:
     """Return the user of the process that has the name; -1 if that does not answer."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | QUIET) as asking:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | CLOEXEC_NONBLOCK) as asking:
         try:
             asking.connect(name)
             _, uid, _ = _CREDENTIALS.unpack(

@@ -95,10 +95,10 @@ class AgentConnections:
             peer, _ = self._listener.accept()
             connection = Connection(peer)
             self._connections.append(connection)
-            self._selector.register(peer, selectors.EVENT_READ, partial(self._hear, connection))
+            self._selector.register(peer, selectors.EVENT_READ, partial(self._receive, connection))
             self._new = True
 
-    def _hear(self, connection: Connection) -> None:
+    def _receive(self, connection: Connection) -> None:
         lines = connection.lines()
         if lines is None:
             self._drop(connection)

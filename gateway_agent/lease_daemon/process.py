@@ -60,10 +60,10 @@ def log(error: Exception, what: str) -> None:
     # What a full disk does not take ends no daemon.
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
-    say(f"{what}: {type(error).__name__}: {error}")
+    log_line(f"{what}: {type(error).__name__}: {error}")
 
 
-def say(text: str) -> None:
+def log_line(text: str) -> None:
     """Write one line with the time to the log, if it takes that."""
     with contextlib.suppress(OSError):
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ from ..lease.ipc import LOCK, LOG, SOCKET
 from ..lease.voting.voter_set import Memory
 from .daemon_lock import KeeperLock
 from .ipc_server import AgentConnections
-from .process import log_to, say
+from .process import log_line, log_to
 from .voter_state_file import VoterStateFile
 
 VOTERS = "voters.json"
@@ -78,7 +78,7 @@ class RunDirectory:
             self.problems[SOCKET] = f"{self._path / SOCKET} is gone and cannot be made again: {error}"
         else:
             self.problems.pop(SOCKET, None)
-            say(f"{self._path / SOCKET} was gone: listening there again")
+            log_line(f"{self._path / SOCKET} was gone: listening there again")
         self.revision += 1
 
     def _make_again(self) -> None:

@@ -41,7 +41,7 @@ PROTOCOLS = {4: 0x0800, 6: 0x86DD}
 """ETH_P_IP, ETH_P_IPV6."""
 PORT_UNREACHABLE = {4: (1, 3, 3), 6: (58, 1, 4)}
 """Protocol, type and code of the ICMP message by family (RFC 792, RFC 4443)."""
-QUIET = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+CLOEXEC_NONBLOCK = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 UDP, UDP_HEADER, ICMP_HEADER, IPV6_HEADER = 17, 8, 8, 40
 FRAGMENT = 0x1FFF
 """Bits of an IPv4 header's place of a fragment in the whole."""
@@ -96,37 +96,37 @@ class StrayListener:
         for each in tuple(self._open):
             self._close(each)
 
-    def _close(self, ear: socket.socket) -> None:
-        if self._open.pop(ear, None) is not None:
-            self._selector.unregister(ear)
-            ear.close()
+    def _close(self, sock: socket.socket) -> None:
+        if self._open.pop(sock, None) is not None:
+            self._selector.unregister(sock)
+            sock.close()
 
     def _listen(self, protocol: int, program: Sequence[Instruction], take: Callable[[bytes], None]) -> None:
         # What comes before the filter is there is judged all the same: it is not authentic, or it is right.
-        ear = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | QUIET, socket.htons(protocol))
+        sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | CLOEXEC_NONBLOCK, socket.htons(protocol))
         try:
-            ear.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LONGEST)
-            attach(ear, program)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LONGEST)
+            attach(sock, program)
         except OSError:
-            ear.close()
+            sock.close()
             raise
-        self._selector.register(ear, selectors.EVENT_READ, partial(self._read, ear, take))
-        self._open[ear] = MOST
+        self._selector.register(sock, selectors.EVENT_READ, partial(self._read, sock, take))
+        self._open[sock] = MOST
 
-    def _read(self, ear: socket.socket, take: Callable[[bytes], None]) -> None:
+    def _read(self, sock: socket.socket, take: Callable[[bytes], None]) -> None:
         for _ in range(BATCH):
-            left = self._open.get(ear, 0)
+            left = self._open.get(sock, 0)
             if left <= 0:
-                self._close(ear)
+                self._close(sock)
                 return
             try:
-                packet = ear.recv(LONGEST)
+                packet = sock.recv(LONGEST)
             except BlockingIOError:
                 return
             except OSError:
                 # An interface went down.
                 continue
-            self._open[ear] = left - 1
+            self._open[sock] = left - 1
             # Anybody can send what looks like it.
             with contextlib.suppress(ValueError, IndexError, struct.error):
                 take(packet)

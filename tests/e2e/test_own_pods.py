@@ -35,15 +35,15 @@ def lab(plugin: Path) -> Iterator[Lab]:
 @pytest.mark.parametrize("place", ["the old master", "the new master"])
 def test_connections_of_its_pods_end_with_a_reset(lab: Lab, place: str) -> None:
     master = lab.wait_settled(GATEWAY, 40)
-    heir = next(name for name in ("g1", "g2", "g3") if name != master)
-    node = lab.nodes[master if place == "the old master" else heir]
+    target = next(name for name in ("g1", "g2", "g3") if name != master)
+    node = lab.nodes[master if place == "the old master" else target]
     pod = node.pod(f"backend-{place[4:7]}", BACKEND)
     until(lambda: pod.request(SELECTED).address == ADDRESS, "its routes lead to the master")
     log = lab.directory / "connections.log"
     with lab.capture() as capture, Connections(pod.machine, log, SELECTED, COUNT, grace=1.0) as connections:
         struck = time.time_ns()
-        answer = json.loads(lab.nodes["w1"].egressctl("-o", "json", "handover", GATEWAY, "--to", heir))
-        assert answer["master"] == heir
+        answer = json.loads(lab.nodes["w1"].egressctl("-o", "json", "handover", GATEWAY, "--to", target))
+        assert answer["master"] == target
         until(lambda: time.time_ns() > struck + PROMPT * 1e9, "each has had its turn")
         outcome = fates(connections.stop(), struck)
         assert (outcome.reset, outcome.hung) == (COUNT, 0)

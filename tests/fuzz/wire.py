@@ -36,7 +36,7 @@ def bodies(ids: Iterable[str], rng: random.Random) -> list[Body]:
     voters, epoch = VoterSet(rng.choice([0, 1, 2, 3]), ("g1", "g2", "g3")), rng.choice([1, 2, 50])
     proposal = rng.choice([None, Proposal(VoterSet(2, ("g1", "g2", "w1")), epoch, node)])
     seq = rng.choice([0, 1, 10, 100])
-    mastery = MasterAnnouncement(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
+    announcement = MasterAnnouncement(identity, epoch, 1.0, False, "", 1, "172.16.0.1", rng.random() < 0.3)
     tunnels = (Tunnel(identity, rng.choice([1, 7]), rng.random() < 0.5),)
     facts = rng.choice(
         [None, Facts(rng.choice([4799, 4800]), SECOND // 2, rng.random() < 0.5, "", (7, 8), 1e9, tunnels)]
@@ -46,7 +46,7 @@ def bodies(ids: Iterable[str], rng: random.Random) -> list[Body]:
         Subscribe(voters, proposal, ((identity, epoch, node),), facts, rng.choice([None, (), (identity,)])),
         Heartbeat(
             seq, SECOND // 2, voters, proposal, ("g1", "g2", "g3"), (Claim(identity, epoch),),
-            (Release(identity, epoch, node, 7, "stop", node),), False, "", {identity: "x"}, (mastery,), proposal,
+            (Release(identity, epoch, node, 7, "stop", node),), False, "", {identity: "x"}, (announcement,), proposal,
             (identity,), (identity,), facts,
         ),
         Answer(seq, voters, proposal, (identity, PROPOSER_LEASE), (Refusal(identity, "held", node, epoch, 1000),)),

@@ -73,9 +73,9 @@ class Node:
 
     def config(self) -> KeeperConfig:
         peers = tuple(Peer(name, address, True) for name, address in NODES.items())
-        wish = EgressIPSpec(ONE, "partner", "", tuple(NODES), ready=True, vni=self.vni, sync=self.sync)
+        spec = EgressIPSpec(ONE, "partner", "", tuple(NODES), ready=True, vni=self.vni, sync=self.sync)
         return KeeperConfig(
-            self.name, self.port, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (wish,),
+            self.name, self.port, str(self.key_file), 50 * MILLISECOND, 250 * MILLISECOND, False, peers, (spec,),
             accept_key_files=self.accepted, facts=self.facts,
         )  # fmt: skip
 

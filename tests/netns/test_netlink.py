@@ -283,16 +283,16 @@ def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> Non
 
 def test_the_packet_log_tells_that_a_rule_has_logged(machine: Namespace) -> None:
     machine.ip("link set lo up")
-    bell = machine.inside(lambda: nflog.PacketLog(7))
+    wakeup_read = machine.inside(lambda: nflog.PacketLog(7))
     table = "add table inet t; add chain inet t c { type filter hook output priority 0; }; add rule inet t c"
     machine.run("nft", f"{table} udp dport 7 log group 7; add rule inet t c udp dport 8 log group 8")
-    with contextlib.closing(bell), machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with contextlib.closing(wakeup_read), machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.sendto(b"?", ("127.0.0.1", 8))
-        assert not bell.read()
+        assert not wakeup_read.read()
         sock.sendto(b"?", ("127.0.0.1", 7))
-        assert select.select([bell], [], [], 2)[0]
-        assert bell.read()
-        assert not bell.read()
+        assert select.select([wakeup_read], [], [], 2)[0]
+        assert wakeup_read.read()
+        assert not wakeup_read.read()
         with pytest.raises(OSError, match="permitted"):
             machine.inside(lambda: nflog.PacketLog(7))
 

@@ -169,8 +169,8 @@ class Acquisition:
                 continue
             earliest = request.quorum.met_at(request.moments.get(identity, {}))
             if earliest < NEVER:
-                turn = earliest + wait.rank * timers.heartbeat_ns
-                record.lease.retry_at = _again(earliest, turn, now)
+                later = earliest + wait.rank * timers.heartbeat_ns
+                record.lease.retry_at = _again(earliest, later, now)
                 wait.answered_at = now
         return releases
 
@@ -200,9 +200,9 @@ def _start(wait: Wait, timers: Timers) -> int:
     return max(wait.since + (ended + wait.rank * timers.heartbeat_ns if wait.rank else 0), paused_until)
 
 
-def _again(earliest: int, turn: int, now: int) -> int:
-    """Return when to ask again for what can be granted at ``earliest``, or at ``turn`` if others come first."""
+def _again(earliest: int, later: int, now: int) -> int:
+    """Return when to ask again for what can be granted at ``earliest``, or at ``later`` if others come first."""
     if earliest <= now:
         # Only the epoch was too low. Not at once: without a pause the same question gets the same answer.
         return now + MILLISECOND
-    return turn - EARLY_NS if now < turn - EARLY_NS else turn + LATE_NS
+    return later - EARLY_NS if now < later - EARLY_NS else later + LATE_NS

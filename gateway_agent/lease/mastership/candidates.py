@@ -22,15 +22,15 @@ class ElectionInput:
     """The knowledge of a node as it decides which egress IPs to ask for."""
 
     me: str
-    wishes: Mapping[str, EgressIPSpec]
+    specs: Mapping[str, EgressIPSpec]
     """Specs by egress id, the proposer's lease included."""
     members: Mapping[str, Member]
     """The other egress nodes that are heard."""
     masters: Mapping[str, str]
     """The healthy masters by egress id, this node not among them."""
-    standing: bool
+    may_request: bool
     """True if this node may ask for leases."""
-    surviving: bool
+    without_quorum: bool
     """True if this node may be master on the votes that are left."""
     warming: Collection[str] = ()
     """Ids for which this node has become ready only just now."""
@@ -40,28 +40,28 @@ class ElectionInput:
     """Ids that were homeless a moment ago, and when each was taken over: see :class:`.masterless.Masterless`."""
     taken: Collection[str] = ()
     """Ids whose address another machine may have, for all that this node knows: it must not take them by itself."""
-    heirs: Mapping[str, str] = field(default_factory=dict)
+    targets: Mapping[str, str] = field(default_factory=dict)
     """The node to which an egress IP was handed over by its last master, by egress id."""
 
 
 def effective_specs(
     config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool, occupied: Mapping[str, str]
 ) -> list[EgressIPSpec]:
-    """Return what a node is to serve, the chair included. One that stops leaves all that it could still serve.
+    """Return the specs of a node, the proposer's lease included. A node that stops leaves all that it could serve.
 
     ``occupied``: by id why an address cannot be taken; see :class:`..virtual_ips.conflict_detection.Vacancy`.
     """
     able, why = config.node in egress_nodes and not stopping, "stopping" if stopping else ""
-    wishes = [
+    specs = [
         replace(
-            wish,
-            ready=wish.ready and able and wish.id not in occupied,
-            reason=why or occupied.get(wish.id) or wish.reason or "not ready",
-            leaving=wish.leaving or (stopping and (wish.ready or wish.keeps)),
+            spec,
+            ready=spec.ready and able and spec.id not in occupied,
+            reason=why or occupied.get(spec.id) or spec.reason or "not ready",
+            leaving=spec.leaving or (stopping and (spec.ready or spec.keeps)),
         )
-        for wish in config.egress
+        for spec in config.egress
     ]
-    return [*wishes, EgressIPSpec(PROPOSER_LEASE, "", "", egress_nodes, able, why)]
+    return [*specs, EgressIPSpec(PROPOSER_LEASE, "", "", egress_nodes, able, why)]
 
 
 def kept(spec: EgressIPSpec, master: bool) -> EgressIPSpec:
@@ -69,35 +69,46 @@ def kept(spec: EgressIPSpec, master: bool) -> EgressIPSpec:
     return replace(spec, ready=True, reason="") if spec.keeps and not spec.leaving and master else spec
 
 
-def candidates(situation: ElectionInput) -> dict[str, tuple[str, ...]]:
+def candidates(election_input: ElectionInput) -> dict[str, tuple[str, ...]]:
     """For each egress id the nodes that can serve it, best first."""
-    wishes = situation.wishes
-    asked = [n for n, member in situation.members.items() if situation.surviving or not member.isolated]
-    ready = {identity: _ready(situation, wish, asked) for identity, wish in wishes.items()}
-    warming = _warming(situation)
-    # The chair is no load.
-    eligible = {identity: wish.eligible for identity, wish in wishes.items() if identity != PROPOSER_LEASE}
-    chair = {PROPOSER_LEASE: wishes[PROPOSER_LEASE].eligible} if PROPOSER_LEASE in wishes else {}
+    specs = election_input.specs
+    asked = [
+        n
+        for n, member in election_input.members.items()
+        if election_input.without_quorum or not member.isolated
+    ]
+    ready = {identity: _ready(election_input, spec, asked) for identity, spec in specs.items()}
+    warming = _warming(election_input)
+    # The proposer's lease is no load.
+    eligible = {identity: spec.eligible for identity, spec in specs.items() if identity != PROPOSER_LEASE}
+    proposer = {PROPOSER_LEASE: specs[PROPOSER_LEASE].eligible} if PROPOSER_LEASE in specs else {}
     order = {
-        **placement(eligible, ready, situation.masters, warming=warming, fresh=situation.fresh),
-        **placement(chair, ready, situation.masters, warming=warming),
+        **placement(eligible, ready, election_input.masters, warming=warming, fresh=election_input.fresh),
+        **placement(proposer, ready, election_input.masters, warming=warming),
     }
-    for identity, heir in situation.heirs.items():
-        order[identity] = tuple(sorted(order.get(identity, ()), key=lambda node: node != heir))
+    for identity, target in election_input.targets.items():
+        order[identity] = tuple(sorted(order.get(identity, ()), key=lambda node: node != target))
     return order
 
 
-def _ready(situation: ElectionInput, wish: EgressIPSpec, asked: Iterable[str]) -> list[str]:
+def _ready(election_input: ElectionInput, spec: EgressIPSpec, asked: Iterable[str]) -> list[str]:
     """Return the nodes that can serve it, in no order. ``asked``: the other nodes that can serve anything."""
-    able = wish.ready and situation.standing and not (situation.surviving and wish.id == PROPOSER_LEASE)
-    others = [name for name in asked if situation.members[name].ready_for(wish.id)]
-    return [situation.me, *others] if able and wish.id not in situation.taken else others
+    able = (
+        spec.ready
+        and election_input.may_request
+        and not (election_input.without_quorum and spec.id == PROPOSER_LEASE)
+    )
+    others = [name for name in asked if election_input.members[name].ready_for(spec.id)]
+    return [election_input.me, *others] if able and spec.id not in election_input.taken else others
 
 
-def _warming(situation: ElectionInput) -> dict[str, list[str]]:
+def _warming(election_input: ElectionInput) -> dict[str, list[str]]:
     """Return by egress id the nodes that have become ready for it only just now; most have none."""
     found: dict[str, list[str]] = {}
-    of_all = {situation.me: situation.warming, **{n: m.warming for n, m in situation.members.items()}}
+    of_all = {
+        election_input.me: election_input.warming,
+        **{n: m.warming for n, m in election_input.members.items()},
+    }
     for name, identities in of_all.items():
         for identity in identities:
             found.setdefault(identity, []).append(name)

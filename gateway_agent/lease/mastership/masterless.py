@@ -24,11 +24,11 @@ class Masterless:
         self._lost_at = 0
         """The moment at which the egress IPs that were lost last lost their master."""
 
-    def look(
+    def update(
         self,
         identities: Collection[str],
         masters: Mapping[str, str],
-        heirs: Mapping[str, str],
+        targets: Mapping[str, str],
         shared: Collection[str],
         now: int,
     ) -> None:
@@ -48,7 +48,7 @@ class Masterless:
         for identity in identities:
             record, master = self._egress_ips.record(identity), masters.get(identity, "")
             if master:
-                handed_over = heirs.get(identity) == master
+                handed_over = targets.get(identity) == master
                 if self._take(record, master, handed_over, identity in shared, now):
                     settled.add(master)
             elif record.masterless_since is None:
@@ -58,7 +58,7 @@ class Masterless:
                 record.taken = None
 
     def _take(self, record: EgressIP, master: str, handed_over: bool, shared: bool, now: int) -> bool:
-        """Take in a healthy master. Return True if it settles what this master has: see :meth:`look`."""
+        """Take in a healthy master. Return True if it settles what this master has: see :meth:`update`."""
         since, before = record.masterless_since, record.last_master
         since = now if since is None else since
         record.masterless_since, record.last_master = None, master

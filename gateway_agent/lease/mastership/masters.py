@@ -164,36 +164,40 @@ class MasterTable:
         """Return id, epoch and master of each, for a subscription."""
         return [(record.id, entry.epoch, entry.master) for record, entry in self._entries()]
 
-    def outranked(self, node: str, masteries: Iterable[MasterAnnouncement]) -> bool:
+    def outranked(self, node: str, announcements: Iterable[MasterAnnouncement]) -> bool:
         """Return True if ``node`` does not know of an epoch of another master that is not below its own."""
-        known = [(mastery.epoch, self.of(mastery.id)) for mastery in masteries]
+        known = [(announcement.epoch, self.of(announcement.id)) for announcement in announcements]
         return any(
             epoch < entry.epoch or (epoch == entry.epoch and entry.master not in ("", node))
             for epoch, entry in known
         )
 
     def on_announcement(
-        self, node: str, masteries: Iterable[MasterAnnouncement], hold_ns: int, now: int
+        self, node: str, announcements: Iterable[MasterAnnouncement], hold_ns: int, now: int
     ) -> list[MasterChange]:
         """Take in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
         changes, named, self.given_up = [], set(), False
-        for mastery in masteries:
-            named.add(mastery.id)
-            before = self.of(mastery.id)
+        for announcement in announcements:
+            named.add(announcement.id)
+            before = self.of(announcement.id)
             same = before.master == node
             stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
-            if mastery.epoch < before.epoch or (mastery.epoch == before.epoch and not same and not stale):
+            if announcement.epoch < before.epoch or (
+                announcement.epoch == before.epoch and not same and not stale
+            ):
                 continue
-            record = self._egress_ips.admit(mastery.id)
+            record = self._egress_ips.admit(announcement.id)
             if record is None:
                 continue
-            self.note(mastery.id, mastery.epoch)
-            after = _announced(node, mastery, before, now)
+            self.note(announcement.id, announcement.epoch)
+            after = _announced(node, announcement, before, now)
             self._set(record, after)
             # The same node again, after its lease had ended: no other was there to take over.
-            if not same or (before.gone is not None and mastery.epoch > before.epoch):
-                reason, silent_ms = mastery.reason, mastery.silent_ms
-                changes.append(MasterChange(mastery.id, before, after, reason, silent_ms, mastery.planned))
+            if not same or (before.gone is not None and announcement.epoch > before.epoch):
+                reason, silent_ms = announcement.reason, announcement.silent_ms
+                changes.append(
+                    MasterChange(announcement.id, before, after, reason, silent_ms, announcement.planned)
+                )
         for record, entry in self._entries():
             if entry.master == node and record.id not in named and entry.gone is None:
                 self._set(record, replace(entry, gone=f"given up by {node}", gone_at=now))
@@ -252,15 +256,15 @@ class MasterTable:
         record.followed = entry
 
 
-def _announced(node: str, mastery: MasterAnnouncement, before: MasterEntry, now: int) -> MasterEntry:
+def _announced(node: str, announcement: MasterAnnouncement, before: MasterEntry, now: int) -> MasterEntry:
     """Return the entry that follows ``before`` when ``node`` announces that it is master."""
     leaving_since = before.leaving_at if before.master == node else 0
     return MasterEntry(
         node,
-        mastery.epoch,
-        mastery.since,
+        announcement.epoch,
+        announcement.since,
         now,
-        mastery.survivor,
-        shown=mastery.shown,
-        leaving_at=(leaving_since or now) if mastery.leaving else 0,
+        announcement.survivor,
+        shown=announcement.shown,
+        leaving_at=(leaving_since or now) if announcement.leaving else 0,
     )

@@ -32,7 +32,7 @@ class Ownership:
         self,
         me: str,
         incarnation: int,
-        elector: VoterNode,
+        voter_node: VoterNode,
         subscribers: Subscribers,
         timers: Timers,
         due: Due,
@@ -48,7 +48,7 @@ class Ownership:
         self.wall_offset_ns = 0
         """Difference of Unix time to ``now``."""
         self._me = me
-        self._voter_node = elector
+        self._voter_node = voter_node
         self._subscribers = subscribers
         self._due = due
         self.acquisition = Acquisition(me, incarnation, self.egress_ips, self.owner)
@@ -70,14 +70,14 @@ class Ownership:
 
     # What this node wants
 
-    def configure(self, wishes: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
+    def configure(self, specs: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
         """Take on what this node is to serve and to follow.
 
         ``stopping``: other nodes must have taken over what is released from now on before this one ends.
         """
         self.timers = timers
-        self.specs = {wish.id: kept(wish, self.holds(wish.id, now)) for wish in wishes}
-        self.owner.fenced = frozenset(wish.id for wish in self.specs.values() if wish.address)
+        self.specs = {spec.id: kept(spec, self.holds(spec.id, now)) for spec in specs}
+        self.owner.fenced = frozenset(spec.id for spec in self.specs.values() if spec.address)
         for identity in self.specs:
             self.egress_ips.record(identity)
         for record in self.egress_ips:
@@ -92,14 +92,14 @@ class Ownership:
         self.own_masters.forget_old(now)
 
     def _set_ready(self, record: EgressIP, now: int) -> None:
-        wish = self.specs.get(record.id)
-        if wish and wish.ready:
+        spec = self.specs.get(record.id)
+        if spec and spec.ready:
             record.ready_since = now if record.ready_since is None else record.ready_since
             return
         record.ready_since = None
-        if not (wish and wish.leaving and record.holds(now)):
+        if not (spec and spec.leaving and record.holds(now)):
             event = Event.UNABLE if record.phase in CANDIDATE else Event.RELEASE
-            self.release(record.id, event, wish.reason if wish else "no longer configured", now)
+            self.release(record.id, event, spec.reason if spec else "no longer configured", now)
 
     def warming(self, now: int) -> tuple[str, ...]:
         """Return the ids for which this node stands behind others: it has become ready only just now, or is late."""
@@ -127,10 +127,10 @@ class Ownership:
         record = self.egress_ips.find(identity)
         if record is None or record.phase is not Phase.OWNING or not record.holds(now):
             return
-        wish = self.specs[identity]
+        spec = self.specs[identity]
         # In basic mode this node's kernel goes on forwarding until the workers follow the target: none needs to wait.
         workers = (
-            self._subscribers.carrying(identity, now) - {self._me} if wish.address and gift.target else ()
+            self._subscribers.carrying(identity, now) - {self._me} if spec.address and gift.target else ()
         )
         self._handovers.start(identity, gift, workers, now)
         if workers:
@@ -236,10 +236,10 @@ class Ownership:
 
     # What others say
 
-    def follow(self, node: str, masteries: Iterable[MasterAnnouncement], now: int) -> None:
+    def follow(self, node: str, announcements: Iterable[MasterAnnouncement], now: int) -> None:
         """Take in all that ``node`` is master of."""
-        for turn in self.master_table.on_announcement(node, masteries, self.timers.hold_ns, now):
-            self.history.turn(turn, now + self.wall_offset_ns)
+        for change in self.master_table.on_announcement(node, announcements, self.timers.hold_ns, now):
+            self.history.add(change, now + self.wall_offset_ns)
             self._due.decision = True
             self._due.revision += 1
         self._due.decision |= self.master_table.given_up
@@ -247,15 +247,15 @@ class Ownership:
     def silence(self, now: int) -> None:
         """Drop the masters that were not heard for :attr:`.acquisition.Timers.hold_ns`."""
         self.master_table.end_holds(now)
-        for turn in self.master_table.silence(self.timers.hold_ns, now):
-            self.history.turn(turn, now + self.wall_offset_ns)
+        for change in self.master_table.silence(self.timers.hold_ns, now):
+            self.history.add(change, now + self.wall_offset_ns)
             self._due.revision += 1
 
     def take_release(self, release: Release, now: int) -> None:
         """Take in that another node has released something."""
         self._voter_node.release(release, now)
         self.master_table.note(release.id, release.epoch)
-        planned = bool(release.heir)
+        planned = bool(release.target)
         if self.master_table.release(release.id, release.node, release.epoch, release.reason, planned, now):
             self.rebalance.on_release(release, now)
             self.own_masters.release(release, now)
@@ -264,19 +264,19 @@ class Ownership:
             self.acquisition.released(release, now)
         self._due.decision = True
 
-    def resolve_conflict(self, rival: str, mastery: MasterAnnouncement, now: int) -> None:
+    def resolve_conflict(self, rival: str, announcement: MasterAnnouncement, now: int) -> None:
         """Give up what ``rival`` says that it is master of too, unless this node has a majority behind it.
 
         With a majority on both sides the announcement is old. Without one both may be right; one has to give up.
         """
-        lease = self.egress_ips.lease(mastery.id)
+        lease = self.egress_ips.lease(announcement.id)
         if lease is None or not lease.holds(now):
             return
-        weaker = (lease.held_epoch, rival) < (mastery.epoch, self._me)
-        if lease.survivor and (weaker or not mastery.survivor):
-            self.release(mastery.id, Event.RELEASE, f"{rival} is master too", now)
+        weaker = (lease.held_epoch, rival) < (announcement.epoch, self._me)
+        if lease.survivor and (weaker or not announcement.survivor):
+            self.release(announcement.id, Event.RELEASE, f"{rival} is master too", now)
         else:
-            self.bump_epoch(mastery.id, mastery.epoch, rival)
+            self.bump_epoch(announcement.id, announcement.epoch, rival)
 
     def give_up(self, identity: str, reason: str, now: int) -> None:
         """Give up an address that another machine has, unless this node has a majority behind it."""

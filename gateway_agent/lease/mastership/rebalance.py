@@ -1,4 +1,4 @@
-"""Handovers of a node to a better one: by an operator's wish, for failback, or to serve equally many."""
+"""Handovers of a node to a better one: by an operator's request, for failback, or to serve equally many."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Rebalance:
     def on_release(self, release: Release, now: int) -> None:
         """Take in that a node, perhaps this one, has released something."""
         record = self._egress_ips.admit(release.id)
-        if release.heir and record is not None:
-            record.target, record.shared = (release.heir, now + TARGET_NS), release.shared
+        if release.target and record is not None:
+            record.target, record.shared = (release.target, now + TARGET_NS), release.shared
 
     def targets(self, now: int) -> dict[str, str]:
         """Return by egress id the nodes that are to ask first for what was handed over."""
@@ -73,25 +73,25 @@ class Rebalance:
             if record.shared and record.target is not None and now < record.target[1]
         )
 
-    def is_open(self, wish: EgressIPSpec, situation: ElectionInput) -> bool:
+    def is_open(self, spec: EgressIPSpec, election_input: ElectionInput) -> bool:
         """Return True if what this node holds may be for another one."""
-        record = self._egress_ips.find(wish.id)
+        record = self._egress_ips.find(spec.id)
         moves = record is not None and record.move is not None
-        return wish.leaving or wish.failback or wish.id in situation.fresh or moves
+        return spec.leaving or spec.failback or spec.id in election_input.fresh or moves
 
-    def look(self, wish: EgressIPSpec, ideal: Sequence[str], now: int) -> None:
+    def note_preferred_node(self, spec: EgressIPSpec, ideal: Sequence[str], now: int) -> None:
         """Take in how long the preferred node has been the same.
 
         ``ideal``: the nodes that could serve it, best first, if none were master.
         """
-        record = self._egress_ips.record(wish.id)
-        home = ideal[0] if wish.failback and ideal and ideal[0] != self._me else ""
-        if record.preferred is None or record.preferred[0] != home:
-            record.preferred = home, now
+        record = self._egress_ips.record(spec.id)
+        preferred = ideal[0] if spec.failback and ideal and ideal[0] != self._me else ""
+        if record.preferred is None or record.preferred[0] != preferred:
+            record.preferred = preferred, now
 
-    def end_move(self, wish: EgressIPSpec, order: Sequence[str], now: int) -> None:
-        """Drop an operator's wish that :meth:`target` has followed, or that is too old."""
-        record = self._egress_ips.find(wish.id)
+    def end_move(self, spec: EgressIPSpec, order: Sequence[str], now: int) -> None:
+        """Drop an operator's request that :meth:`target` has followed, or that is too old."""
+        record = self._egress_ips.find(spec.id)
         if record is not None and record.move is not None:
             asked, until = record.move
             if now >= until or (asked in order and asked != self._me):
@@ -99,9 +99,9 @@ class Rebalance:
 
     def target(
         self,
-        wish: EgressIPSpec,
+        spec: EgressIPSpec,
         order: Sequence[str],
-        situation: ElectionInput,
+        election_input: ElectionInput,
         masters: Mapping[str, str],
         sharing: bool,
         patient: bool,
@@ -114,31 +114,33 @@ class Rebalance:
         reliable. ``patient``: keep a leaving address until another node is ready.
         """
         others = [node for node in order if node != self._me]
-        record = self._egress_ips.find(wish.id)
+        record = self._egress_ips.find(spec.id)
         asked = record.move[0] if record is not None and record.move is not None else ""
-        if wish.leaving and not wish.ready:
-            return KEEP if patient and not others else Gift(next(iter(others), ""), wish.reason)
+        if spec.leaving and not spec.ready:
+            return KEEP if patient and not others else Gift(next(iter(others), ""), spec.reason)
         if asked in others:
             return Gift(asked, f"handed over to {asked} as asked")
-        home, since = record.preferred if record is not None and record.preferred is not None else ("", now)
-        if home in others and now >= since + FAILBACK_NS:
-            return Gift(home, f"{home} is back (failback: Automatic)")
-        if sharing and wish.id in situation.fresh:
-            return self._share(wish.id, others, situation, masters)
+        preferred, since = (
+            record.preferred if record is not None and record.preferred is not None else ("", now)
+        )
+        if preferred in others and now >= since + FAILBACK_NS:
+            return Gift(preferred, f"{preferred} is back (failback: Automatic)")
+        if sharing and spec.id in election_input.fresh:
+            return self._share(spec.id, others, election_input, masters)
         return KEEP
 
     def _share(
-        self, identity: str, others: Sequence[str], situation: ElectionInput, masters: Mapping[str, str]
+        self, identity: str, others: Sequence[str], election_input: ElectionInput, masters: Mapping[str, str]
     ) -> Gift:
         """Return another node that serves fewer, by two at least, and the reason.
 
         One node gives at a time: of those that have something fresh to give, the one that serves the most.
         """
         load = Counter(node for i, node in masters.items() if i != PROPOSER_LEASE)
-        givers = {masters[i] for i in situation.fresh if i in masters}
+        givers = {masters[i] for i in election_input.fresh if i in masters}
         if self._me != max(givers, key=lambda node: (load[node], rendezvous_hash("giver", node)), default=""):
             return KEEP
-        settled = [n for n in others if self._is_settled(n, identity, situation, masters)]
+        settled = [n for n in others if self._is_settled(n, identity, election_input, masters)]
         least = min(settled, key=lambda node: (load[node], rendezvous_hash(identity, node)), default="")
         return (
             Gift(least, f"{least} serves fewer", True)
@@ -147,17 +149,19 @@ class Rebalance:
         )
 
     @staticmethod
-    def _is_settled(node: str, identity: str, situation: ElectionInput, masters: Mapping[str, str]) -> bool:
+    def _is_settled(
+        node: str, identity: str, election_input: ElectionInput, masters: Mapping[str, str]
+    ) -> bool:
         """Return whether ``node`` was there when ``identity`` was taken over: one that returns is given nothing back.
 
         A node that was not heard for a moment and has kept what it had was there.
         """
-        member = situation.members.get(node)
+        member = election_input.members.get(node)
         if member is None or identity in member.warming:
             return False
         kept = any(
-            master == node and i != PROPOSER_LEASE and i not in situation.fresh
+            master == node and i != PROPOSER_LEASE and i not in election_input.fresh
             for i, master in masters.items()
         )
-        taken_at = situation.fresh[identity]
-        return kept or situation.missed_at.get(node, taken_at) <= taken_at
+        taken_at = election_input.fresh[identity]
+        return kept or election_input.missed_at.get(node, taken_at) <= taken_at

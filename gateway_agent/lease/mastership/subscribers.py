@@ -47,7 +47,7 @@ class Subscribers:
         self._heard = {node: at for node, at in self._heard.items() if node in nodes}
         self._carries = {node: carries for node, carries in self._carries.items() if node in nodes}
 
-    def hear(self, node: str, now: int) -> None:
+    def on_message(self, node: str, now: int) -> None:
         """Take in that ``node`` has sent something."""
         self._heard[node] = now
 
@@ -87,18 +87,18 @@ class History:
     def __init__(self) -> None:
         self.changes: deque[Change] = deque(maxlen=100)
 
-    def turn(self, turn: MasterChange, wall_ns: int) -> None:
+    def add(self, change: MasterChange, wall_ns: int) -> None:
         """Note a change. ``wall_ns``: Unix time."""
-        if turn.id == PROPOSER_LEASE:
+        if change.id == PROPOSER_LEASE:
             return
-        change = Change(
-            turn.id,
-            turn.before.master,
-            turn.after.master,
-            turn.after.epoch,
+        record = Change(
+            change.id,
+            change.before.master,
+            change.after.master,
+            change.after.epoch,
             wall_ns / SECOND,
-            turn.silent_ms,
-            turn.reason,
-            turn.planned,
+            change.silent_ms,
+            change.reason,
+            change.planned,
         )
-        self.changes.append(change)
+        self.changes.append(record)

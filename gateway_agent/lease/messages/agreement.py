@@ -23,7 +23,7 @@ MOST_ASTRAY_S = 30
 TUNNEL_PORT = "tunnel.port"
 
 
-def told(facts: Facts) -> Mapping[str, str]:
+def setting_texts(facts: Facts) -> Mapping[str, str]:
     """Return the settings in the words of ``agent.yaml``, with their values for people."""
     return {
         TUNNEL_PORT: str(facts.tunnel_port),
@@ -39,7 +39,7 @@ class Agreement:
     def __init__(self) -> None:
         self._revision = 0
         self._tunnels = SameTunnels()
-        self._turn = 0
+        self._period = 0
         self._astray: dict[str, int] = {}
         """Seconds by which the wall clock of a node is ahead of this node's, by node."""
         self._mine: Facts | None = None
@@ -53,10 +53,10 @@ class Agreement:
         return self._revision + self._tunnels.revision
 
     def configure(
-        self, mine: Facts | None, names: Collection[str], wishes: Iterable[EgressIPSpec] = ()
+        self, mine: Facts | None, names: Collection[str], specs: Iterable[EgressIPSpec] = ()
     ) -> None:
         """Take on this node's own settings. ``names``: the other nodes."""
-        self._tunnels.configure(wishes, names)
+        self._tunnels.configure(specs, names)
         known = {name: heard for name, heard in self._heard.items() if name in names}
         self._astray = {name: ahead for name, ahead in self._astray.items() if name in names}
         if mine == self._mine and len(known) == len(self._heard):
@@ -73,14 +73,14 @@ class Agreement:
         """
         if self._mine is None:
             return None
-        clock, tunnels = max(0.0, wall_ns / SECOND), self._tunnels.told(self._turn)
+        clock, tunnels = max(0.0, wall_ns / SECOND), self._tunnels.part(self._period)
         return msgspec.structs.replace(self._mine, keys=tuple(keys), clock=clock, tunnels=tunnels)
 
-    def hear(self, node: str, facts: Facts | None, now: int, wall_ns: int = 0) -> None:
+    def on_facts(self, node: str, facts: Facts | None, now: int, wall_ns: int = 0) -> None:
         """Take note of another node's settings. ``wall_ns``: ``now`` by this node's wall clock."""
         if facts is None:
             return
-        self._tunnels.hear(node, facts.tunnels, now)
+        self._tunnels.on_tunnels(node, facts.tunnels, now)
         self._compare_clocks(node, facts.clock, wall_ns)
         facts = msgspec.structs.replace(facts, clock=0.0, tunnels=())
         before = self._heard.get(node)
@@ -90,7 +90,7 @@ class Agreement:
 
     def tend(self, now: int) -> None:
         """Drop what was said too long ago; tell the next part of what is told in parts. Once in each period."""
-        self._turn += 1
+        self._period += 1
         self._tunnels.forget_old(now)
         for name in [name for name, (_, at) in self._heard.items() if now > at + CURRENT_NS]:
             del self._heard[name]
@@ -140,7 +140,7 @@ class Agreement:
     def _compare(self, node: str, facts: Facts) -> None:
         if self._mine is None:
             return
-        mine, other = told(self._mine), told(facts)
+        mine, other = setting_texts(self._mine), setting_texts(facts)
         found = {
             setting: (mine[setting], other[setting]) for setting in mine if mine[setting] != other[setting]
         }

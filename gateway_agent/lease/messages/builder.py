@@ -24,29 +24,29 @@ class MessageBuilder:
 
     def __init__(
         self,
-        electorate: VoterSetState,
+        voter_set_state: VoterSetState,
         contact: QuorumView,
         mastership: Ownership,
-        chair: Proposer,
+        proposer: Proposer,
         outbox: Outbox,
     ) -> None:
-        self._electorate = electorate
+        self._voter_set_state = voter_set_state
         self._contact = contact
         self._mastership = mastership
-        self._chair = chair
+        self._proposer = proposer
         self._outbox = outbox
 
     def heartbeat(
         self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None
     ) -> Heartbeat:
         """Return what this node says of itself; with a ``request`` it asks the voters as well."""
-        mastership, electorate = self._mastership, self._electorate
+        mastership, voter_set_state = self._mastership, self._voter_set_state
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
             seq=request.seq if request else 0,
             duration_ns=request.duration_ns if request else config.duration_ns,
-            voters=electorate.current,
-            accepted=electorate.accepted,
+            voters=voter_set_state.current,
+            accepted=voter_set_state.accepted,
             asked=request.quorum.asked if request else (),
             claims=tuple(Claim(identity, epoch) for identity, epoch in request.claims.items())
             if request
@@ -56,7 +56,7 @@ class MessageBuilder:
             reason=STOPPING if stopping else "" if is_egress else "no egress node any more",
             unready=_unready(config.node, mastership.specs.values()),
             masters=mastership.own_masters.announcements(now),
-            proposal=self._chair.proposal,
+            proposal=self._proposer.proposal,
             warming=mastership.warming(now),
             known=tuple(mastership.specs),
         )
@@ -66,21 +66,23 @@ class MessageBuilder:
 
         ``carries``: the egress IPs by which its pods go; None: not known.
         """
-        electorate, mastership = self._electorate, self._mastership
-        # What has neither a wish nor a master is of a gateway that is gone: with those of years no datagram holds all.
+        voter_set_state, mastership = self._voter_set_state, self._mastership
+        # An id without spec and master is of a gateway that is gone: with those of years no datagram holds all.
         known = tuple(
             each for each in mastership.master_table.known() if each[0] in mastership.specs or each[2]
         )
-        self._outbox.put(nodes, Subscribe(electorate.current, electorate.accepted, known, facts, carries))
+        self._outbox.put(
+            nodes, Subscribe(voter_set_state.current, voter_set_state.accepted, known, facts, carries)
+        )
 
-    def subscription_pause(self, config: KeeperConfig, turn: int) -> int:
+    def subscription_pause(self, config: KeeperConfig, seed: int) -> int:
         """Return nanoseconds until the next subscription: few as long as this node does not know the voters.
 
-        Else a little less than the period, by a hash of ``turn``.
+        Else a little less than the period, by a hash of ``seed``.
         """
-        learning = self._electorate.recovering or self._electorate.current.version == 0
+        learning = self._voter_set_state.recovering or self._voter_set_state.current.version == 0
         pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
-        return pause - rendezvous_hash(config.node, str(turn)) % (pause // 4)
+        return pause - rendezvous_hash(config.node, str(seed)) % (pause // 4)
 
 
 def _unready(node: str, specs: Iterable[EgressIPSpec]) -> dict[str, str]:

@@ -111,7 +111,7 @@ class KeysHeard:
         """By source address: the name that a message bears, that name's address in the inventory, and the times of
         the first and the last such message.
         """
-        self._look_after = 0
+        self._lookup_after = 0
 
     def genuine(self, node: str, key: Key, now: int) -> None:
         """Take note of an authentic message."""
@@ -121,9 +121,9 @@ class KeysHeard:
 
     def may_look(self, now: int) -> bool:
         """Return whether the sender of a datagram with a wrong key is to be looked up now."""
-        if now < self._look_after:
+        if now < self._lookup_after:
             return False
-        self._look_after = now + LOOKUP_INTERVAL_NS
+        self._lookup_after = now + LOOKUP_INTERVAL_NS
         return True
 
     def foreign(self, node: str, address: str, number: int, now: int) -> None:

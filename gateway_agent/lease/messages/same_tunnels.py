@@ -53,25 +53,25 @@ class SameTunnels:
         self._names: dict[str, str] = {}
         self._found: dict[Key, Difference] = {}
 
-    def configure(self, wishes: Iterable[EgressIPSpec], nodes: Collection[str]) -> None:
+    def configure(self, specs: Iterable[EgressIPSpec], nodes: Collection[str]) -> None:
         """Take on what this node knows of the egress IPs. ``nodes``: the others."""
-        wanted = {wish.id: wish for wish in wishes}
+        wanted = {spec.id: spec for spec in specs}
         mine = {
-            identity: Tunnel(identity, wish.vni, wish.sync) for identity, wish in wanted.items() if wish.vni
+            identity: Tunnel(identity, spec.vni, spec.sync) for identity, spec in wanted.items() if spec.vni
         }
         self._names = {
-            identity: f"{wish.gateway} {wish.address}".strip() for identity, wish in wanted.items()
+            identity: f"{spec.gateway} {spec.address}".strip() for identity, spec in wanted.items()
         }
         changed = {identity for identity, tunnel in self._mine.items() if mine.get(identity) != tunnel}
         self._mine, tunnels = mine, list(mine.values())
         self._parts = [tuple(tunnels[at : at + MOST_TUNNELS]) for at in range(0, len(tunnels), MOST_TUNNELS)]
         self._drop(key for key in self._found if key[1] in changed or key[0] not in nodes)
 
-    def told(self, turn: int) -> tuple[Tunnel, ...]:
-        """Return what a message tells: another part of all with each ``turn``."""
-        return self._parts[turn % len(self._parts)] if self._parts else ()
+    def part(self, period: int) -> tuple[Tunnel, ...]:
+        """Return the tunnels for a message: another part of all with each ``period``."""
+        return self._parts[period % len(self._parts)] if self._parts else ()
 
-    def hear(self, node: str, tunnels: Iterable[Tunnel], now: int) -> None:
+    def on_tunnels(self, node: str, tunnels: Iterable[Tunnel], now: int) -> None:
         """Compare what another node says. An egress IP that this one does not know is passed over."""
         for other in tunnels:
             mine = self._mine.get(other.id)

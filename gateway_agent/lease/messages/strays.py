@@ -46,7 +46,7 @@ class Strays:
         self._endpoint = endpoint
         self._silent: tuple[str, ...] = ()
         self._silent_since = self._next_look = self._next_search = 0
-        self._turn = 0
+        self._next_asked = 0
         self._refused: dict[str, int] = {}
         self._found: dict[str, Stray] = {}
 
@@ -62,8 +62,8 @@ class Strays:
         if not self._silent or now < self._next_search:
             return ()
         self._next_search = now + (GAP_NS if now < self._silent_since + EAGER_NS else PATIENT_NS)
-        first = self._turn % len(self._silent)
-        self._turn += MOST_ASKED
+        first = self._next_asked % len(self._silent)
+        self._next_asked += MOST_ASKED
         chosen = (*self._silent[first:], *self._silent[:first])[:MOST_ASKED]
         hello, peers = encode(Hello()), self._endpoint.peers
         return tuple(Send(peers[name], self._endpoint.seal(name, hello)) for name in chosen if name in peers)

@@ -151,7 +151,7 @@ def epochs_in(body: Body) -> dict[str, int]:
     if isinstance(body, Heartbeat):
         named = [(claim.id, claim.epoch) for claim in body.claims]
         named += [(release.id, release.epoch) for release in body.releases]
-        named += [(mastery.id, mastery.epoch) for mastery in body.masters]
+        named += [(announcement.id, announcement.epoch) for announcement in body.masters]
     elif isinstance(body, Answer):
         named = [(refusal.id, refusal.epoch) for refusal in body.refused]
     elif isinstance(body, Subscribe):

@@ -74,10 +74,10 @@ class ConflictDetection:
         since, last = self._wanted.get(address, (now, now))
         since = since if now < last + SECOND else now
         self._wanted[address] = since, now
-        turn, asked = since + rank * (ANSWER_NS + SETTLE_NS), self._asked.get(address)
-        if now < turn:
-            self._awaited.add(turn)
-        elif asked is None or now >= asked + SECOND or asked < turn:
+        probe_at, asked = since + rank * (ANSWER_NS + SETTLE_NS), self._asked.get(address)
+        if now < probe_at:
+            self._awaited.add(probe_at)
+        elif asked is None or now >= asked + SECOND or asked < probe_at:
             self._asked[address] = now
             self._awaited.add(now + ANSWER_NS)
             self._probes.append(Probe(address, interface))
@@ -160,6 +160,6 @@ class ConflictDetection:
         self._vacant = {a: at for a, at in self._vacant.items() if at > oldest}
 
 
-def _rank(me: str, wish: EgressIPSpec) -> int:
-    order = sorted(wish.eligible, key=lambda name: rendezvous_hash(wish.id, name))
+def _rank(me: str, spec: EgressIPSpec) -> int:
+    order = sorted(spec.eligible, key=lambda name: rendezvous_hash(spec.id, name))
     return order.index(me) if me in order else len(order)

@@ -117,7 +117,7 @@ class _VirtualIP:
     probe_at: int = 0
     contested_at: int = -NEVER
     """The moment of the last announcement against another claimant, past or planned."""
-    turn: int = -NEVER
+    spaced_at: int = -NEVER
     """The moment of the next such announcement if all were spaced evenly."""
 
 
@@ -134,15 +134,15 @@ class VirtualIPs:
         """Return the interfaces of the addresses that this node serves."""
         return {place.address: place.interface for place in self._places.values()}
 
-    def ask(self, request: Request, wishes: Mapping[str, EgressIPSpec]) -> None:
+    def ask(self, request: Request, specs: Mapping[str, EgressIPSpec]) -> None:
         """Queue a ticket for a request that is about to be sent, if it asks for a virtual address."""
-        if any(identity in wishes and wishes[identity].address for identity in request.claims):
+        if any(identity in specs and specs[identity].address for identity in request.claims):
             self._tickets.append(Ticket(request.seq, ticket_ns(request.duration_ns)))
 
     def reconcile(
         self,
         held: Mapping[str, LeaseState],
-        wishes: Mapping[str, EgressIPSpec],
+        specs: Mapping[str, EgressIPSpec],
         now: int,
         before: list[Any],
     ) -> list[Effect]:
@@ -154,11 +154,9 @@ class VirtualIPs:
         """
         served = {
             # One that is about to leave goes on where it stands.
-            identity: wish.interface or self._places[identity].interface
+            identity: spec.interface or self._places[identity].interface
             for identity in held
-            if (wish := wishes.get(identity))
-            and wish.address
-            and (wish.interface or identity in self._places)
+            if (spec := specs.get(identity)) and spec.address and (spec.interface or identity in self._places)
         }
         removed = self._leave(served)
         effects: list[Effect] = [Close(tuple(self._closing))] if self._closing else []
@@ -168,7 +166,7 @@ class VirtualIPs:
         for identity, interface in served.items():
             place = self._places.get(identity)
             if place is None:
-                place = self._places[identity] = _VirtualIP(wishes[identity].address, interface)
+                place = self._places[identity] = _VirtualIP(specs[identity].address, interface)
                 place.announcements = [now + after for after in ANNOUNCED_NS]
                 place.since, place.probe_at = now, now + SECOND
                 added.append(AddAddress(place.address, place.interface))
@@ -211,8 +209,8 @@ class VirtualIPs:
             if place.address == address and now >= place.since + GRACE_NS:
                 if now >= place.contested_at:
                     # The last word is ours, however soon after the one before the other's comes.
-                    place.contested_at = max(now, place.turn - (CONTESTED_AT_ONCE - 1) * CONTESTED_NS)
-                    place.turn = max(place.turn, place.contested_at) + CONTESTED_NS
+                    place.contested_at = max(now, place.spaced_at - (CONTESTED_AT_ONCE - 1) * CONTESTED_NS)
+                    place.spaced_at = max(place.spaced_at, place.contested_at) + CONTESTED_NS
                     place.announcements = sorted([place.contested_at, *place.announcements])
                 return identity
         return ""

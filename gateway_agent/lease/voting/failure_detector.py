@@ -33,7 +33,7 @@ class FailureDetector:
         self._missed_at = {name: at for name, at in self._missed_at.items() if name in names}
         self._heard &= self._by_name.keys()
 
-    def look(self, suspect_ns: int, now: int) -> None:
+    def update(self, suspect_ns: int, now: int) -> None:
         """Note which nodes are suspect now: not heard within ``suspect_ns``."""
         heard = self.heard(suspect_ns, now)
         self._missed_at.update(dict.fromkeys(self._by_name.keys() - heard.keys(), now))
@@ -49,6 +49,6 @@ class FailureDetector:
         return self._missed_at
 
     def next_suspicion(self, suspect_ns: int) -> int:
-        """Return when the next of those that were heard at the last look becomes suspect."""
+        """Return when the next of those that were heard at the last update becomes suspect."""
         heard_at = (member.heard_at for name, member in self._by_name.items() if name in self._heard)
         return min(heard_at, default=NEVER) + suspect_ns + 1

@@ -1,4 +1,4 @@
-"""The chair: the egress node that may change the voter set."""
+"""The proposer: the egress node that may change the voter set."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Proposer:
         current: VoterSet,
         wanted: Callable[[], VoterSet | None],
     ) -> VoterSet | None:
-        """Count a voter that granted the chair's claim, with what it has accepted. Return a set that this decides."""
+        """Count a voter that granted the proposer's claim, with the set it accepted. Return a set that is decided."""
         ballot = (request.claims[PROPOSER_LEASE], self._node)
         outdated = self.proposal is not None and self.proposal.ballot > ballot
         if outdated or request.quorum.version != current.version:

@@ -43,7 +43,7 @@ class Release(msgspec.Struct, frozen=True, array_like=True):
     incarnation: Incarnation
     """Incarnation of the node: a restarted one may come to use the epoch again."""
     reason: Text
-    heir: Name = ""
+    target: Name = ""
     """Name of the node that is to ask first; empty: the next one in the order of preference."""
     shared: bool = False
     """True if the egress IP had no master a moment ago and is being evened out: it may be evened out once more."""

@@ -18,9 +18,11 @@ NEVER_HEARD = -NEVER
 class QuorumView:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self, config: KeeperConfig, electorate: VoterSetState, silent_until: int, now: int) -> None:
+    def __init__(
+        self, config: KeeperConfig, voter_set_state: VoterSetState, silent_until: int, now: int
+    ) -> None:
         """``silent_until``: when this node votes itself, at the earliest."""
-        self.electorate = electorate
+        self.voter_set_state = voter_set_state
         self.longest_ns = config.duration_ns
         """The longest lease time that was ever in use, as far as this node knows."""
         self._silent_until = silent_until
@@ -37,20 +39,20 @@ class QuorumView:
         self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
         self._expects_others = any(name != config.node for name in self.egress_nodes)
         # A voter may be out of the inventory: it is heard no more, but its last answer counts for as long as any.
-        known = {*self._names, *self.electorate.current.members}
+        known = {*self._names, *self.voter_set_state.current.members}
         self._heard = {name: at for name, at in self._heard.items() if name in known}
         self._answered = {name: at for name, at in self._answered.items() if name in known}
-        self.electorate.bootstrap_from(first_voters(self.egress_nodes, self._names))
+        self.voter_set_state.bootstrap_from(first_voters(self.egress_nodes, self._names))
         self.raise_max_lease(config.duration_ns)
         # Two nodes have no majority to lose, and their survivor asks the LAN. Who chose availability has chosen.
         held = len(self._names) > 2 and not config.availability_first
-        self.electorate.published = config.published if held else None
+        self.voter_set_state.published = config.published if held else None
 
     def raise_max_lease(self, duration_ns: int) -> None:
         """Take in that a node uses leases of this length."""
         self.longest_ns = max(self.longest_ns, duration_ns)
 
-    def hear(self, node: str, now: int) -> None:
+    def on_message(self, node: str, now: int) -> None:
         """Take in that a node has sent anything fresh."""
         self._heard[node] = self._last_heard_at = now
 
@@ -75,7 +77,7 @@ class QuorumView:
 
     def recover(self, now: int) -> bool:
         """End the wait for what other voters remember. See :meth:`.voter_set.VoterSetState.finish_recovery`."""
-        return self.electorate.finish_recovery(self._names, now)
+        return self.voter_set_state.finish_recovery(self._names, now)
 
     def isolated(self, now: int) -> bool:
         """Return True if no majority of the voters answers.
@@ -89,7 +91,7 @@ class QuorumView:
         """Return True if this node may be master on the votes that are left: the rule for few nodes."""
         duration_ns = self._config.duration_ns
         unheard_ns = now - max(self._majority_heard_at(now), self._started_at)
-        if unheard_ns <= duration_ns or self.electorate.recovering or now < self._silent_until:
+        if unheard_ns <= duration_ns or self.voter_set_state.recovering or now < self._silent_until:
             return False
         if self._config.availability_first and unheard_ns >= NO_QUORUM_TIMEOUT_NS:
             return True
@@ -98,7 +100,7 @@ class QuorumView:
 
     def quorum(self, now: int) -> Quorum:
         """Return the voters whose grants make a lease for this node now."""
-        quorum = self.electorate.quorum(self.longest_ns, now)
+        quorum = self.voter_set_state.quorum(self.longest_ns, now)
         if not self.may_serve_without_quorum(now):
             return quorum
         duration_ns = self._config.duration_ns
@@ -107,20 +109,20 @@ class QuorumView:
         return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), survivor=True)
 
     def wanted_voters(self, now: int) -> VoterSet | None:
-        """Return the change of the voter set that this node would propose as chair."""
+        """Return the change of the voter set that this node would propose as the proposer."""
         settled = max(SECOND, 2 * self.longest_ns)
-        if now < self.electorate.learned_at + settled:
+        if now < self.voter_set_state.learned_at + settled:
             return None
         me, names = self._me, self._names
         unheard = {n: 0 if n == me else now - self._heard.get(n, self._started_at) for n in names}
         alive = [n for n in names if n == me or (n in self._heard and unheard[n] < CANDIDATE_TTL_NS)]
         dead = [n for n in names if unheard[n] >= DEAD_AFTER_NS]
-        return next_voters(self.electorate.current, self.egress_nodes, names, alive, dead)
+        return next_voters(self.voter_set_state.current, self.egress_nodes, names, alive, dead)
 
     def _majority_heard_at(self, now: int) -> int:
         """Return the moment since which a majority of the voters, or of the set a lease time ago, has answered."""
-        electorate = self.electorate
-        sets = (electorate.current.members, *electorate.superseded(self.longest_ns, now))
+        voter_set_state = self.voter_set_state
+        sets = (voter_set_state.current.members, *voter_set_state.superseded(self.longest_ns, now))
         return max(self._answered_at(members) for members in sets)
 
     def _answered_at(self, members: tuple[str, ...]) -> int:

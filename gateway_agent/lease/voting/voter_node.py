@@ -34,41 +34,43 @@ class DeferredRequest:
 class VoterNode:
     """One node as a voter. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
-    def __init__(self, electorate: VoterSetState, memory: Memory | None, duration_ns: int, now: int) -> None:
-        self._electorate = electorate
+    def __init__(
+        self, voter_set_state: VoterSetState, memory: Memory | None, duration_ns: int, now: int
+    ) -> None:
+        self._voter_set_state = voter_set_state
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
         if memory:
             # It need not wait for grants that have ended.
             self.silent_until = min(self.silent_until, memory.granted_until)
         self.voter = Voter(self.silent_until)
         if memory:
-            epoch, chair = memory.promised
-            self.voter.grants[PROPOSER_LEASE] = Grant(chair, 0, epoch, until=0)
+            epoch, proposer = memory.promised
+            self.voter.grants[PROPOSER_LEASE] = Grant(proposer, 0, epoch, until=0)
         self._pending: list[DeferredRequest] = []
 
     @property
     def promised(self) -> tuple[int, str]:
-        """The highest epoch granted to a chair, and to whom."""
+        """The highest epoch granted to a proposer, and its name."""
         grant = self.voter.grants.get(PROPOSER_LEASE)
         return (grant.epoch, grant.holder) if grant else (0, "")
 
     def memory(self, duration_ns: int) -> Memory | None:
         """Return what to store; None while this node itself is still learning."""
-        electorate = self._electorate
-        if electorate.recovering:
+        voter_set_state = self._voter_set_state
+        if voter_set_state.recovering:
             return None
         return Memory(
-            electorate.current,
-            electorate.accepted,
+            voter_set_state.current,
+            voter_set_state.accepted,
             self.promised,
             duration_ns,
             self.voter.granted_until,
-            electorate.learned_at,
+            voter_set_state.learned_at,
         )
 
     def vote(self, sender: str, incarnation: int, beat: Heartbeat, limit_ns: int, now: int) -> Answer:
         """Judge a request. ``limit_ns``: this node's own lease time."""
-        electorate = self._electorate
+        voter_set_state = self._voter_set_state
         self._forget(sender, incarnation, [claim.id for claim in beat.claims])
         refusal = self._refusal(beat, limit_ns)
         if refusal is not None:
@@ -78,16 +80,18 @@ class VoterNode:
             verdict = self.voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
             self._keep(sender, incarnation, beat, verdict, now)
         if beat.proposal and PROPOSER_LEASE in verdict.granted:
-            electorate.accept(beat.proposal, beat.voters.version, self.promised)
-        return Answer(beat.seq, electorate.current, electorate.accepted, verdict.granted, verdict.refused)
+            voter_set_state.accept(beat.proposal, beat.voters.version, self.promised)
+        return Answer(
+            beat.seq, voter_set_state.current, voter_set_state.accepted, verdict.granted, verdict.refused
+        )
 
     def _refusal(self, beat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
         """Return why no claim of this request can be granted, and how long to wait."""
-        current = self._electorate.current
-        if self._electorate.recovering:
+        current = self._voter_set_state.current
+        if self._voter_set_state.recovering:
             return SILENT, limit_ns // 4
         another = beat.voters.version == current.version and beat.voters.members != current.members
-        if another or not self._electorate.oldest <= beat.voters.version <= current.version:
+        if another or not self._voter_set_state.oldest <= beat.voters.version <= current.version:
             return VOTERS, 0
         return None
 

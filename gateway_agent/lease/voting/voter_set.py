@@ -5,9 +5,10 @@ Theory of operation
 Two majorities of consecutive sets always have a common voter, so a lease under one set excludes a lease under the next.
 Each change is one round of Paxos for the next version (Lamport, "Paxos Made Simple", 2001), on top of the leases:
 
-1. The *chair* is one more leased id. Its holder proposes; the epoch of its lease is the ballot.
-2. A voter that grants the chair's claim has promised to accept no older ballot, and its answer names what it accepted.
-3. With answers of a majority the chair proposes: the accepted set of the highest ballot if there is any, else the
+1. The *proposer* is the holder of one more leased id, :data:`PROPOSER_LEASE`; the epoch of its lease is the ballot.
+2. A voter that grants the proposer's claim has promised to accept no older ballot, and its answer names the set that it
+   accepted.
+3. With answers of a majority the proposer proposes: the accepted set of the highest ballot if there is any, else the
    change that it wants (:func:`paxos_step`).
 4. The set that a majority has accepted is decided. Every message names its sender's set, so all nodes learn it.
 5. A voter without memory does not vote until enough others have reported (:meth:`VoterSetState.finish_recovery`): it
@@ -47,11 +48,11 @@ class VoterSet(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Proposal(msgspec.Struct, frozen=True, array_like=True):
-    """A next voter set, proposed by the chair of one epoch."""
+    """A next voter set, proposed by the proposer of one epoch."""
 
     voters: VoterSet
     epoch: Epoch
-    chair: Name
+    proposer: Name
 
     def __post_init__(self) -> None:
         if not self.voters.version:
@@ -60,7 +61,7 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True):
     @property
     def ballot(self) -> tuple[int, str]:
         """Return the proposal's place in the order of all."""
-        return self.epoch, self.chair
+        return self.epoch, self.proposer
 
 
 class Memory(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ class Memory(msgspec.Struct, frozen=True):
     current: VoterSet
     accepted: Proposal | None
     promised: tuple[int, str]
-    """Highest epoch granted to a chair, and to whom."""
+    """Highest epoch granted to a proposer, and its name."""
     duration_ns: int
     """The lease time in use: no grant lasts longer."""
     granted_until: int
@@ -122,10 +123,10 @@ def paxos_step(
     answers: Mapping[str, Proposal | None],
     wanted: Callable[[], VoterSet | None],
 ) -> tuple[VoterSet | None, Proposal | None]:
-    """Make the chair's step. Return the set that is now decided, and the proposal to make or go on with.
+    """Make the proposer's step. Return the set that is now decided, and the proposal to make or go on with.
 
-    ``answers``: what each voter that granted the chair's claim under ``current`` has accepted. Without a
-    majority of them nothing is decided. What an earlier chair may have had decided must be proposed again;
+    ``answers``: what each voter that granted the proposer's claim under ``current`` has accepted. Without a
+    majority of them nothing is decided. What an earlier proposer may have had decided must be proposed again;
     only where nothing was accepted is the choice free (``wanted``).
     """
     version = current.version + 1
@@ -155,7 +156,7 @@ class VoterSetState:
         self.learned_at = self._skipped_at = min(memory.learned_at, now) if memory else now
         self._started_at = now
         self._superseded: list[tuple[tuple[str, ...], int]] = []
-        self._told: dict[str, tuple[VoterSet, Proposal | None]] = {}
+        self._reports: dict[str, tuple[VoterSet, Proposal | None]] = {}
         self._new: set[str] = set()
         """Nodes that knew of no set either, after this one's start."""
         self._founding_at: int | None = None
@@ -177,7 +178,7 @@ class VoterSetState:
     def merge(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
         """Take in what another node knows. Return True if this node has learned of a newer set."""
         if self.recovering:
-            self._told[node] = (voters, accepted)
+            self._reports[node] = (voters, accepted)
             if voters.version == 0 and voters.members == self.current.members:
                 self._new.add(node)
         mine = self.current
@@ -215,32 +216,32 @@ class VoterSetState:
         if not self.recovering or not members:
             return False
         others = [m for m in members if m != self.me]
-        told = [m for m in others if m in self._told and self._same_set(self._told[m][0])]
+        reported = [m for m in others if m in self._reports and self._same_set(self._reports[m][0])]
         enough = min(len(others), len(members) - (len(members) // 2 + 1) + 1)
         founded = self._founded(inventory, now)
-        if len(told) < enough and not founded and now < self._started_at + GRACE_NS:
+        if len(reported) < enough and not founded and now < self._started_at + GRACE_NS:
             return False
         if self.current.version == 0 and not self._may_found():
             return False
         if self.current.version == 0:
             self.adopt(VoterSet(1, members), now)
-        known = [accepted for _, accepted in self._told.values() if accepted]
+        known = [accepted for _, accepted in self._reports.values() if accepted]
         open_ones = [a for a in known if a.voters.version == self.current.version + 1]
         self.accepted = max(open_ones, key=lambda a: a.ballot, default=None)
         self.recovering = False
-        self._told.clear()
+        self._reports.clear()
         self._new.clear()
         return True
 
     def _may_found(self) -> bool:
-        return self.published is None or is_majority({*self._told, self.me}, self.published.members)
+        return self.published is None or is_majority({*self._reports, self.me}, self.published.members)
 
     def held_back_by(self, now: int) -> tuple[str, ...]:
         """Voters that the cluster names and this node has not heard, where that alone keeps it from founding a set."""
         waits = self.recovering and self.current.version == 0 and now >= self._started_at + GRACE_NS
         if not waits or self.published is None or self._may_found():
             return ()
-        return tuple(member for member in self.published.members if member not in {*self._told, self.me})
+        return tuple(member for member in self.published.members if member not in {*self._reports, self.me})
 
     def _founded(self, inventory: Collection[str], now: int) -> bool:
         unheard = {*inventory} - self._new - {self.me}

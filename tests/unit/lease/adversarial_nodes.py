@@ -2,7 +2,7 @@
 
 The keeper asks only when it hears a majority, when nobody else is master, when a change has settled. None of that
 may be needed for there to be one master: here nobody is considerate, messages take as long as they like, and only
-the rules of :mod:`gateway_agent.lease.voting.protocol`, ``elector``, ``voters`` and ``chair`` are left.
+the rules of :mod:`gateway_agent.lease.voting.protocol`, ``voter_node``, ``voter_set`` and ``proposer`` are left.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ class Node:
     incarnation: int = 0
     egress_ips: EgressIPs = field(init=False)
     owner: Owner = field(init=False)
-    electorate: VoterSetState = field(init=False)
-    elector: VoterNode = field(init=False)
-    chair: Proposer = field(init=False)
+    voter_set_state: VoterSetState = field(init=False)
+    voter_node: VoterNode = field(init=False)
+    proposer: Proposer = field(init=False)
 
     def start(self, now: int) -> None:
         self.incarnation += 1
         self.egress_ips = EgressIPs()
-        self.owner, self.chair = Owner(self.egress_ips), Proposer(self.name)
-        self.electorate = VoterSetState(self.name, self.memory, now)
-        self.elector = VoterNode(self.electorate, self.memory, DURATION, now)
+        self.owner, self.proposer = Owner(self.egress_ips), Proposer(self.name)
+        self.voter_set_state = VoterSetState(self.name, self.memory, now)
+        self.voter_node = VoterNode(self.voter_set_state, self.memory, DURATION, now)
 
     def clock(self, true: int) -> int:
         return int(true * self.rate)
@@ -90,13 +90,13 @@ class AdversarialNetwork:
             if node.egress_ips.lease(identity) is None:
                 node.egress_ips.transition(identity, Event.MASTERLESS)
                 node.owner.ask(identity, next(self._epochs), now)
-        electorate = node.electorate
-        request = node.owner.request(electorate.quorum(DURATION, now), DURATION, now)
+        voter_set_state = node.voter_set_state
+        request = node.owner.request(voter_set_state.quorum(DURATION, now), DURATION, now)
         beat = Heartbeat(
             request.seq,
             DURATION,
-            electorate.current,
-            electorate.accepted,
+            voter_set_state.current,
+            voter_set_state.accepted,
             request.quorum.asked,
             tuple(Claim(identity, epoch) for identity, epoch in request.claims.items()),
             (),
@@ -104,7 +104,7 @@ class AdversarialNetwork:
             "",
             {},
             (),
-            node.chair.proposal,
+            node.proposer.proposal,
         )
         incarnation = node.incarnation
 
@@ -127,12 +127,12 @@ class AdversarialNetwork:
             assert lease is not None
             release = Release(ONE, lease.epoch, name, node.incarnation, "")
             for voter in (name, *reached):
-                self.nodes[voter].elector.release(release, self.nodes[voter].clock(self.now))
+                self.nodes[voter].voter_node.release(release, self.nodes[voter].clock(self.now))
 
     def tell(self, name: str, other: str) -> None:
         """``other`` learns what ``name`` knows of the voters."""
-        known, node = self.nodes[name].electorate, self.nodes[other]
-        node.electorate.merge(name, known.current, known.accepted, node.clock(self.now))
+        known, node = self.nodes[name].voter_set_state, self.nodes[other]
+        node.voter_set_state.merge(name, known.current, known.accepted, node.clock(self.now))
         self._store(node)
 
     def restart(self, name: str) -> None:
@@ -148,9 +148,9 @@ class AdversarialNetwork:
     def ends(self) -> list[int]:
         """Return the moments, from now on, at which a grant or a lease on :data:`ONE` ends."""
         grants = [
-            (n, n.elector.voter.grants[ONE].until)
+            (n, n.voter_node.voter.grants[ONE].until)
             for n in self.nodes.values()
-            if ONE in n.elector.voter.grants
+            if ONE in n.voter_node.voter.grants
         ]
         leases = [(n, lease.until) for n in self.nodes.values() if (lease := n.egress_ips.lease(ONE))]
         return sorted({end for n, until in grants + leases if (end := n.true(until)) > self.now})
@@ -160,8 +160,8 @@ class AdversarialNetwork:
 
     def _vote(self, voter: Node, asking: Node, incarnation: int, beat: Heartbeat) -> Answer:
         now = voter.clock(self.now)
-        voter.electorate.merge(asking.name, beat.voters, beat.accepted, now)
-        answer = voter.elector.vote(asking.name, incarnation, beat, DURATION, now)
+        voter.voter_set_state.merge(asking.name, beat.voters, beat.accepted, now)
+        answer = voter.voter_node.vote(asking.name, incarnation, beat, DURATION, now)
         self._store(voter)
         return answer
 
@@ -170,19 +170,21 @@ class AdversarialNetwork:
             return
         now = node.clock(self.now)
         node.expire(now)
-        node.electorate.merge(voter.name, answer.voters, answer.accepted, now)
+        node.voter_set_state.merge(voter.name, answer.voters, answer.accepted, now)
         request = node.owner.count(voter.name, answer.seq, Verdict(answer.granted, answer.refused), now)
         assert len(self.holders()) <= 1, f"{self.holders()} at {self.now / MILLISECOND} ms"
         if request and PROPOSER_LEASE in answer.granted:
-            current = node.electorate.current
-            decided = node.chair.count(voter.name, request, answer.accepted, current, lambda: wanted(current))
+            current = node.voter_set_state.current
+            decided = node.proposer.count(
+                voter.name, request, answer.accepted, current, lambda: wanted(current)
+            )
             if decided and decided.version == current.version + 1:
                 assert self.decided.setdefault(decided.version, decided) == decided, "two sets of one version"
-                node.electorate.adopt(decided, now)
+                node.voter_set_state.adopt(decided, now)
         self._store(node)
 
     def _store(self, node: Node) -> None:
-        memory = node.elector.memory(DURATION)
+        memory = node.voter_node.memory(DURATION)
         assert memory is not None
         node.memory = memory
 

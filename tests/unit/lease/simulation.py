@@ -345,7 +345,7 @@ class Network:
     def _config(self, machine: Machine) -> KeeperConfig:
         egress = tuple(name for name in sorted(self.machines) if self.machines[name].egress)
         egress = tuple(name for name in egress if name in self.inventory)
-        wishes = tuple(
+        specs = tuple(
             EgressIPSpec(
                 identity,
                 "gw",
@@ -377,7 +377,7 @@ class Network:
             duration_ns,
             self.availability_first,
             peers,
-            wishes,
+            specs,
             machine.stopping,
             machine.moves,
             self.published,

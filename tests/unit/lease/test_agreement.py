@@ -17,7 +17,7 @@ def agreement(**heard: Facts | None) -> Agreement:
     found = Agreement()
     found.configure(MINE, heard.keys())
     for name, facts in heard.items():
-        found.hear(name, facts, 0)
+        found.on_facts(name, facts, 0)
     return found
 
 
@@ -49,7 +49,7 @@ def test_what_agrees_again_is_gone_or_was_said_long_ago_is_no_problem() -> None:
         found = agreement(g2=OTHER_PORT)
         before = found.revision
         if end == "agrees":
-            found.hear("g2", MINE, 1)
+            found.on_facts("g2", MINE, 1)
         elif end == "gone":
             found.configure(MINE, ())
         else:
@@ -64,7 +64,7 @@ def test_of_many_nodes_some_are_named_and_the_others_counted() -> None:
     assert found[-1] == "24 more nodes have other settings than this node (g1)"
 
 
-def wish(number: int = 1, vni: int = 100, sync: bool = False) -> EgressIPSpec:
+def spec(number: int = 1, vni: int = 100, sync: bool = False) -> EgressIPSpec:
     return EgressIPSpec(
         f"{number:016x}", "partner", f"172.16.0.{number}", ("g1", "g2"), vni=vni + number, sync=sync
     )
@@ -81,14 +81,14 @@ def both(mine: tuple[EgressIPSpec, ...], other: tuple[EgressIPSpec, ...]) -> tup
 def tell(g1: Agreement, g2: Agreement, now: int, wall: tuple[int, int] = (0, 0)) -> None:
     """Let each hear what the other one tells in one period."""
     told = g1.own((), wall[0]), g2.own((), wall[1])
-    g1.hear("g2", told[1], now, wall[0])
-    g2.hear("g1", told[0], now, wall[1])
+    g1.on_facts("g2", told[1], now, wall[0])
+    g2.on_facts("g1", told[0], now, wall[1])
     g1.tend(now)
     g2.tend(now)
 
 
 def test_tunnels_that_differ_are_named_on_both_ends_with_both_values() -> None:
-    g1, g2 = both((wish(),), (wish(vni=200, sync=True),))
+    g1, g2 = both((spec(),), (spec(vni=200, sync=True),))
     tell(g1, g2, 0)
     assert not [*g1.problems("g1"), *g2.problems("g2")], "an edit may be on its way"
     before = g1.revision
@@ -106,8 +106,8 @@ def test_tunnels_that_differ_are_named_on_both_ends_with_both_values() -> None:
 
 def test_of_many_egress_ips_each_is_compared() -> None:
     many = 5 * MOST_TUNNELS + 3
-    mine = tuple(wish(number) for number in range(many))
-    g1, g2 = both(mine, (*mine[:-1], wish(many - 1, vni=7)))
+    mine = tuple(spec(number) for number in range(many))
+    g1, g2 = both(mine, (*mine[:-1], spec(many - 1, vni=7)))
     for turn in range(20):
         tell(g1, g2, turn * 2 * SECOND)
     assert len(list(g1.problems("g1"))) == len(list(g2.problems("g2"))) == 1
@@ -115,19 +115,19 @@ def test_of_many_egress_ips_each_is_compared() -> None:
 
 def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more() -> None:
     for end in ("agrees here", "agrees there", "gone here", "gone there", "node gone", "silent"):
-        g1, g2 = both((wish(),), (wish(vni=200),))
+        g1, g2 = both((spec(),), (spec(vni=200),))
         tell(g1, g2, 0)
         tell(g1, g2, LASTING_NS)
         assert list(g1.problems("g1"))
         before, now = g1.revision, LASTING_NS + 1
         if end == "agrees here":
-            g1.configure(MINE, ("g2",), (wish(vni=200),))
+            g1.configure(MINE, ("g2",), (spec(vni=200),))
         elif end == "agrees there":
-            g2.configure(MINE, ("g1",), (wish(),))
+            g2.configure(MINE, ("g1",), (spec(),))
         elif end == "gone here":
             g1.configure(MINE, ("g2",), ())
         elif end == "node gone":
-            g1.configure(MINE, (), (wish(),))
+            g1.configure(MINE, (), (spec(),))
         else:
             now += TOLD_NS + PART_NS
             g2.configure(MINE, ("g1",), ())

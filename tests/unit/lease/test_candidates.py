@@ -16,39 +16,42 @@ BY_LOT = tuple(sorted(NODES, key=lambda node: rendezvous_hash(ONE, node)))
 ME, *OTHERS = BY_LOT
 
 
-def situation(
+def election_input(
     ready: bool = True,
     members: dict[str, Member] | None = None,
     masters: dict[str, str] | None = None,
-    standing: bool = True,
-    surviving: bool = False,
+    may_request: bool = True,
+    without_quorum: bool = False,
     warming: tuple[str, ...] = (),
 ) -> ElectionInput:
-    wishes = {identity: EgressIPSpec(identity, "gw", "", NODES, ready) for identity in (ONE, PROPOSER_LEASE)}
+    specs = {identity: EgressIPSpec(identity, "gw", "", NODES, ready) for identity in (ONE, PROPOSER_LEASE)}
     heard = {name: Member(0) for name in OTHERS} if members is None else members
-    return ElectionInput(ME, wishes, heard, masters or {}, standing, surviving, warming)
+    return ElectionInput(ME, specs, heard, masters or {}, may_request, without_quorum, warming)
 
 
 @pytest.mark.parametrize(
     ("known", "order"),
     [
-        (situation(), BY_LOT),
-        (situation(ready=False), tuple(OTHERS)),
-        (situation(standing=False), tuple(OTHERS)),
-        (situation(members={}), (ME,)),
-        (situation(members={OTHERS[1]: Member(0)}), (ME, OTHERS[1])),
-        (situation(members={OTHERS[0]: Member(0, isolated=True), OTHERS[1]: Member(0)}), (ME, OTHERS[1])),
-        (situation(members={OTHERS[0]: Member(0, isolated=True)}, surviving=True), (ME, OTHERS[0])),
-        (situation(members={OTHERS[0]: Member(0, unready={ONE: "down"})}), (ME,)),
-        (situation(masters={ONE: OTHERS[1]}), (OTHERS[1], ME, OTHERS[0])),
-        (situation(warming=(ONE,)), (*OTHERS, ME)),
-        (situation(warming=(ONE,), members={}), (ME,)),
-        (situation(warming=(ONE,), members={n: Member(0, warming=(ONE,)) for n in OTHERS}), BY_LOT),
+        (election_input(), BY_LOT),
+        (election_input(ready=False), tuple(OTHERS)),
+        (election_input(may_request=False), tuple(OTHERS)),
+        (election_input(members={}), (ME,)),
+        (election_input(members={OTHERS[1]: Member(0)}), (ME, OTHERS[1])),
         (
-            situation(members={OTHERS[0]: Member(0, warming=(ONE,)), OTHERS[1]: Member(0)}),
+            election_input(members={OTHERS[0]: Member(0, isolated=True), OTHERS[1]: Member(0)}),
+            (ME, OTHERS[1]),
+        ),
+        (election_input(members={OTHERS[0]: Member(0, isolated=True)}, without_quorum=True), (ME, OTHERS[0])),
+        (election_input(members={OTHERS[0]: Member(0, unready={ONE: "down"})}), (ME,)),
+        (election_input(masters={ONE: OTHERS[1]}), (OTHERS[1], ME, OTHERS[0])),
+        (election_input(warming=(ONE,)), (*OTHERS, ME)),
+        (election_input(warming=(ONE,), members={}), (ME,)),
+        (election_input(warming=(ONE,), members={n: Member(0, warming=(ONE,)) for n in OTHERS}), BY_LOT),
+        (
+            election_input(members={OTHERS[0]: Member(0, warming=(ONE,)), OTHERS[1]: Member(0)}),
             (ME, OTHERS[1], OTHERS[0]),
         ),
-        (situation(members={OTHERS[0]: Member(0, warming=("other",))}), (ME, OTHERS[0])),
+        (election_input(members={OTHERS[0]: Member(0, warming=("other",))}), (ME, OTHERS[0])),
     ],
     ids=[
         "by lot",
@@ -72,4 +75,4 @@ def test_the_order_of_candidates(known: ElectionInput, order: tuple[str, ...]) -
 
 
 def test_without_a_majority_nobody_asks_for_the_chair() -> None:
-    assert ME not in candidates(situation(surviving=True, members={}))[PROPOSER_LEASE]
+    assert ME not in candidates(election_input(without_quorum=True, members={}))[PROPOSER_LEASE]

@@ -80,9 +80,9 @@ def test_a_node_that_keeps_another_length_is_named_and_costs_no_failover(other: 
 def test_a_length_that_no_lease_could_be_renewed_in_is_not_followed() -> None:
     agreement, voters = Agreement(), ("g1", "g2", "g3")
     agreement.configure(Facts(4799, DURATION, False, ""), voters)
-    agreement.hear("g2", Facts(4799, 1, False, ""), 0)
+    agreement.on_facts("g2", Facts(4799, 1, False, ""), 0)
     assert agreement.grantable_ns(DURATION, voters, 3) == DURATION
-    agreement.hear("g3", Facts(4799, 3, False, ""), 0)
+    agreement.on_facts("g3", Facts(4799, 3, False, ""), 0)
     assert agreement.grantable_ns(DURATION, voters, 3) == 3
     assert agreement.grantable_ns(DURATION, ("g1", "g2"), 3) == DURATION
     assert agreement.grantable_ns(2, voters, 3) == 2

@@ -51,9 +51,9 @@ class History:
 
     def reform(self) -> None:
         """Let the proposer act until a change of the voter set may be decided."""
-        chair = self.rng.choice(self.side)
+        proposer = self.rng.choice(self.side)
         for _ in range(self.rng.choice([2, 3, 4, 4, 4, 5])):
-            self._ask(chair, [PROPOSER_LEASE], 0, 0)
+            self._ask(proposer, [PROPOSER_LEASE], 0, 0)
 
     def wait(self) -> None:
         ends = [end - self.world.now for end in self.world.ends()]

@@ -34,8 +34,8 @@ def settled() -> Network:
 
 
 def heartbeat(identity: str, epoch: int) -> Body:
-    mastery = MasterAnnouncement(identity, epoch, 1.0, False, "", 0)
-    return Heartbeat(0, 0, NONE, None, (), (), (), False, "", {}, (mastery,), None)
+    announcement = MasterAnnouncement(identity, epoch, 1.0, False, "", 0)
+    return Heartbeat(0, 0, NONE, None, (), (), (), False, "", {}, (announcement,), None)
 
 
 def raw(body: Body, **changes: object) -> object:
@@ -49,13 +49,13 @@ def test_an_epoch_that_no_change_explains_is_ignored(epoch: int) -> None:
     network = settled()
     [identity] = network.ids
     [master] = network.holders(identity)
-    mastery = msgspec.to_builtins(MasterAnnouncement(identity, 1, 1.0, False, "", 0))
-    mastery[1] = epoch
+    announcement = msgspec.to_builtins(MasterAnnouncement(identity, 1, 1.0, False, "", 0))
+    announcement[1] = epoch
     for target in ("g1", "g2", "g3"):
         keeper = network.machines[target].keeper
         assert keeper is not None
         before = keeper.ownership.master_table.highest(identity)
-        send(network, target, raw(heartbeat(identity, 1), masters=[mastery]))
+        send(network, target, raw(heartbeat(identity, 1), masters=[announcement]))
         counters = keeper.endpoint.counters
         assert counters["malformed"] + counters["out_of_bounds"] == 1
         assert keeper.ownership.master_table.highest(identity) == before

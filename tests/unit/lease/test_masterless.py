@@ -14,8 +14,8 @@ IDS = ("a", "b", "c")
 def taken_over() -> Masterless:
     """Three egress IPs that two nodes have just taken over."""
     known = Masterless(EgressIPs())
-    known.look(IDS, {}, {}, (), 0)
-    known.look(IDS, {"a": "g1", "b": "g2", "c": "g2"}, {}, (), SECOND)
+    known.update(IDS, {}, {}, (), 0)
+    known.update(IDS, {"a": "g1", "b": "g2", "c": "g2"}, {}, (), SECOND)
     return known
 
 
@@ -30,5 +30,5 @@ def test_a_handover_that_was_asked_for_moves_nothing_else_of_its_receiver(
     shared: tuple[str, ...], young: set[str]
 ) -> None:
     known = taken_over()
-    known.look(IDS, {"a": "g1", "b": "g1", "c": "g2"}, {"b": "g1"}, shared, 2 * SECOND)
+    known.update(IDS, {"a": "g1", "b": "g1", "c": "g2"}, {"b": "g1"}, shared, 2 * SECOND)
     assert known.fresh(2 * SECOND).keys() == young

@@ -18,13 +18,13 @@ ONE = "0000000000000001"
 HOLD = 1500 * MILLISECOND
 
 
-def mastery(epoch: int) -> MasterAnnouncement:
+def announcement(epoch: int) -> MasterAnnouncement:
     return MasterAnnouncement(ONE, epoch, 1000.0, False, "because", 12)
 
 
 def following(node: str, epoch: int) -> MasterTable:
     followings = MasterTable(EgressIPs())
-    followings.on_announcement(node, [mastery(epoch)], HOLD, 0)
+    followings.on_announcement(node, [announcement(epoch)], HOLD, 0)
     return followings
 
 
@@ -42,7 +42,7 @@ def following(node: str, epoch: int) -> MasterTable:
 )
 def test_the_highest_epoch_is_followed(node: str, epoch: int, at: int, master: str) -> None:
     followings = following("a", 5)
-    turns = followings.on_announcement(node, [mastery(epoch)], HOLD, at)
+    turns = followings.on_announcement(node, [announcement(epoch)], HOLD, at)
     assert followings.of(ONE).master == master
     assert [(turn.before.master, turn.after.master, turn.reason) for turn in turns] == (
         [("a", "b", "because")] if master == "b" else []
@@ -56,7 +56,9 @@ def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
     (turn,) = followings.silence(HOLD, HOLD)
     assert (turn.before.master, turn.after.master, turn.silent_ms) == ("a", "", 1500)
     assert turn.reason == followings.of(ONE).lost == "a unheard for 1500 ms"
-    assert followings.on_announcement("b", [mastery(4)], HOLD, HOLD + 1) == [], "the epoch is not forgotten"
+    assert followings.on_announcement("b", [announcement(4)], HOLD, HOLD + 1) == [], (
+        "the epoch is not forgotten"
+    )
 
 
 def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
@@ -84,10 +86,10 @@ def test_a_master_that_no_longer_says_so_has_given_up() -> None:
 
 def test_a_master_below_the_epoch_that_is_known_is_to_be_told() -> None:
     followings = following("a", 5)
-    assert followings.outranked("b", [mastery(4)])
-    assert followings.outranked("b", [mastery(5)]), "who has forgotten may come to the same epoch"
-    assert not followings.outranked("a", [mastery(5)])
-    assert not followings.outranked("b", [mastery(6)])
+    assert followings.outranked("b", [announcement(4)])
+    assert followings.outranked("b", [announcement(5)]), "who has forgotten may come to the same epoch"
+    assert not followings.outranked("a", [announcement(5)])
+    assert not followings.outranked("b", [announcement(6)])
     assert followings.known() == [(ONE, 5, "a")]
 
 

@@ -18,9 +18,9 @@ from .simulation import DURATION_NS, Network
 DEFAULT = settings.get_current_profile_name() == "default"
 """True with the default profile; else: ``--hypothesis-profile=deep``, for minutes instead of seconds."""
 NODES = ["g1", "g2", "g3", "g4", "w1", "w2"]
-MASTER, CHAIRMAN = "the master", "the chair"
+MASTER, PROPOSER = "the master", "the proposer"
 """Roles of whichever node has them when the step is played: most failures come from steps around them."""
-node = st.sampled_from([*NODES, MASTER, MASTER, MASTER, CHAIRMAN])
+node = st.sampled_from([*NODES, MASTER, MASTER, MASTER, PROPOSER])
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Story:
     def play(self, step: Step) -> None:
         """Play a step; a step about a node that this network does not have is a pause."""
         network = self.network
-        names = {MASTER: network.holders(network.ids[0]), CHAIRMAN: network.holders(PROPOSER_LEASE)}
+        names = {MASTER: network.holders(network.ids[0]), PROPOSER: network.holders(PROPOSER_LEASE)}
         arguments = [names[a][:1] or [""] if a in names else [a] for a in step.arguments]
         known = [argument for (argument,) in arguments]
         if all(a in network.machines for a in known if isinstance(a, str)):

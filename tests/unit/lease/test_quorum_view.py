@@ -54,9 +54,9 @@ def grown(availability_first: bool = False) -> QuorumView:
     config = KeeperConfig("a", 7947, "", LEASE // 5, LEASE, availability_first, peers, ())
     view = QuorumView(config, VoterSetState("a", memory, now=0), silent_until=0, now=0)
     for voter in "ab":
-        view.hear(voter, CHANGED - MILLISECOND)
+        view.on_message(voter, CHANGED - MILLISECOND)
         view.answer(voter, CHANGED - MILLISECOND)
-    view.electorate.adopt(VoterSet(2, ("a", "b", "c", "d")), CHANGED)
+    view.voter_set_state.adopt(VoterSet(2, ("a", "b", "c", "d")), CHANGED)
     return view
 
 

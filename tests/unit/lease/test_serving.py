@@ -27,9 +27,9 @@ def follow(
     tenure = LeaseState(
         epoch=1, first_seq=1, asked_at=0, until=now + duration, granted_seq=seq, duration_ns=duration
     )
-    wish = EgressIPSpec("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
+    spec = EgressIPSpec("one", "partner", ADDRESS, ("g1", "g2"), ready=True, interface=interface)
     before: list[Effect] = []
-    after = serving.reconcile({"one": tenure} if seq else {}, {"one": wish}, now, before)
+    after = serving.reconcile({"one": tenure} if seq else {}, {"one": spec}, now, before)
     return before, after
 
 

@@ -58,7 +58,7 @@ def test_an_egress_node_looks_for_all_and_a_worker_for_egress_nodes() -> None:
 def test_who_is_heard_is_not_looked_for() -> None:
     here = Here()
     for name in ("g2", "w1"):
-        here.contact.hear(name, LATER - 1)
+        here.contact.on_message(name, LATER - 1)
     assert here.asked(LATER) == ["10.0.0.4"]
 
 
@@ -70,7 +70,7 @@ def test_what_lasts_is_looked_for_ever_more_rarely() -> None:
     assert gaps == sorted(gaps)
     # Another one is looked for at once.
     now = LATER + 6 * EAGER_NS
-    here.contact.hear("g2", now)
+    here.contact.on_message("g2", now)
     here.asked(now + CANDIDATE_TTL_NS)
     assert here.asked(now + CANDIDATE_TTL_NS + LOOK_NS)
 
@@ -90,7 +90,7 @@ def test_another_port_is_named_with_both_values_until_the_node_is_heard() -> Non
     words = "cluster.port is 7947 on this node (g1) and 7950 on g2: it must be the same on all nodes"
     assert here.problems() == [words]
     assert here.strays.revision > before
-    here.contact.hear("g2", LATER + 1)
+    here.contact.on_message("g2", LATER + 1)
     here.asked(LATER + LOOK_NS)
     assert here.problems() == []
 
@@ -171,7 +171,7 @@ def test_nobody_is_named_by_what_was_recorded_before() -> None:
 
 def test_who_is_heard_is_not_named() -> None:
     here = Here()
-    here.contact.hear("g2", LATER)
+    here.contact.on_message("g2", LATER)
     here.asked(LATER)
     here.strays.arrived(sent_by("g2"), "10.0.0.2", 7950, LATER)
     here.strays.refused("10.0.0.2", LATER)

@@ -37,8 +37,8 @@ class Worker:
     def hear(
         self, node: str, epoch: int, leaving: bool = False, now: int = 10 * SECOND
     ) -> list[TunnelEffect]:
-        mastery = MasterAnnouncement(ONE, epoch, 1.0, False, "", 0, leaving=leaving)
-        self.masters.on_announcement(node, [mastery], HOLD, now)
+        announcement = MasterAnnouncement(ONE, epoch, 1.0, False, "", 0, leaving=leaving)
+        self.masters.on_announcement(node, [announcement], HOLD, now)
         return self.effects(now)
 
     def effects(self, now: int = 10 * SECOND) -> list[TunnelEffect]:

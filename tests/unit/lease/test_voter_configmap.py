@@ -115,7 +115,7 @@ def test_an_old_set_in_the_cluster_is_told_to_nobody() -> None:
     network = Network(egress=3, workers=4)
     assert network.run_until(network.all_agreed, 5 * SECOND)
     [master] = network.holders(network.ids[0])
-    agreed = electorate(network, master).current
+    agreed = voter_set_state(network, master).current
     network.published = VoterSet(12, ("g1", "w3", "w4"))
     network.isolate("w3", "w4")
     network.reboot("w1")
@@ -123,7 +123,7 @@ def test_an_old_set_in_the_cluster_is_told_to_nobody() -> None:
     for _ in range(20):
         network.run(SECOND)
         assert network.holders(network.ids[0]) == [master]
-    assert electorate(network, master).current == agreed
+    assert voter_set_state(network, master).current == agreed
 
 
 @pytest.mark.parametrize("old", [("g1",), ("g1", "g2"), ("g1", "g2", "w4")])
@@ -136,7 +136,7 @@ def test_an_old_small_set_makes_no_second_owner(old: tuple[str, ...]) -> None:
     assert network.holders(network.ids[0]) == ["g3"]
 
 
-def electorate(network: Network, name: str) -> VoterSetState:
+def voter_set_state(network: Network, name: str) -> VoterSetState:
     keeper = network.machines[name].keeper
     assert keeper is not None
     return keeper.voter_set
@@ -152,7 +152,7 @@ def replaced() -> tuple[Network, VoterSet]:
     for name in ("g1", "g2"):
         network.reboot(name)
         network.run(30 * SECOND)
-    agreed = electorate(network, "g3").current
+    agreed = voter_set_state(network, "g3").current
     assert not {"g1", "g2"} & set(agreed.members)
     network.isolate("g1", "g2")
     # Nor do their questions on the LAN reach the others.

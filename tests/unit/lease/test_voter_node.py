@@ -19,25 +19,30 @@ HELD_UNTIL = 3 * LEASE
 
 def holding() -> VoterNode:
     """Return a voter that has granted ``x`` and ``y`` to ``a`` until :data:`HELD_UNTIL`."""
-    elector = VoterNode(
+    voter_node = VoterNode(
         VoterSetState("b", Memory(VOTERS, None, (0, ""), LEASE, LEASE, 0), now=0), None, LEASE, now=0
     )
-    assert elector.vote("a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE).granted == (
+    assert voter_node.vote(
+        "a", 1, asking(Claim("x", 1), Claim("y", 1)), LEASE, HELD_UNTIL - LEASE
+    ).granted == (
         "x",
         "y",
     )
-    return elector
+    return voter_node
 
 
 def asking(*claims: Claim) -> Heartbeat:
     return Heartbeat(1, LEASE, VOTERS, None, ("b",), claims, (), False, "", {}, (), None)
 
 
-def judged(elector: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
+def judged(voter_node: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
     """Return the deferred grants of the voter: (requester, egress ids)."""
     return [
-        (pending.sender, elector.vote(pending.sender, pending.incarnation, pending.beat, LEASE, now).granted)
-        for pending in elector.due(now)
+        (
+            pending.sender,
+            voter_node.vote(pending.sender, pending.incarnation, pending.beat, LEASE, now).granted,
+        )
+        for pending in voter_node.due(now)
     ]
 
 
@@ -45,54 +50,54 @@ def judged(elector: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
 def test_a_request_that_comes_a_little_early_is_judged_again_when_the_grant_has_ended(
     early: int, kept: bool
 ) -> None:
-    elector = holding()
+    voter_node = holding()
     now = HELD_UNTIL - early
     assert {
-        r.why for r in elector.vote("c", 1, asking(Claim("x", 2), Claim("free", 1)), LEASE, now).refused
+        r.why for r in voter_node.vote("c", 1, asking(Claim("x", 2), Claim("free", 1)), LEASE, now).refused
     } == {HELD}
-    assert elector.next_due() == (HELD_UNTIL if kept else NEVER)
-    assert judged(elector, HELD_UNTIL - 1) == []
-    assert judged(elector, HELD_UNTIL) == ([("c", ("x",))] if kept else [])
-    assert elector.next_due() == NEVER
+    assert voter_node.next_due() == (HELD_UNTIL if kept else NEVER)
+    assert judged(voter_node, HELD_UNTIL - 1) == []
+    assert judged(voter_node, HELD_UNTIL) == ([("c", ("x",))] if kept else [])
+    assert voter_node.next_due() == NEVER
 
 
 def test_who_renews_in_time_keeps_it() -> None:
-    elector = holding()
-    elector.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
-    elector.vote("a", 1, asking(Claim("x", 1)), LEASE, HELD_UNTIL - 1)
-    assert judged(elector, HELD_UNTIL) == [("c", ())]
+    voter_node = holding()
+    voter_node.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
+    voter_node.vote("a", 1, asking(Claim("x", 1)), LEASE, HELD_UNTIL - 1)
+    assert judged(voter_node, HELD_UNTIL) == [("c", ())]
 
 
 @pytest.mark.parametrize(
     ("newer", "granted"),
     [
-        (lambda elector: elector.release(Release("x", 2, "c", 1, "gives way"), HELD_UNTIL - 1), ("y",)),
-        (lambda elector: elector.release(Release("x", 2, "c", 7, "gives way"), HELD_UNTIL - 1), ()),
-        (lambda elector: elector.vote("c", 1, asking(), LEASE, HELD_UNTIL - 1), ("x", "y")),
-        (lambda elector: elector.vote("c", 7, asking(), LEASE, HELD_UNTIL - 1), ()),
+        (lambda voter_node: voter_node.release(Release("x", 2, "c", 1, "gives way"), HELD_UNTIL - 1), ("y",)),
+        (lambda voter_node: voter_node.release(Release("x", 2, "c", 7, "gives way"), HELD_UNTIL - 1), ()),
+        (lambda voter_node: voter_node.vote("c", 1, asking(), LEASE, HELD_UNTIL - 1), ("x", "y")),
+        (lambda voter_node: voter_node.vote("c", 7, asking(), LEASE, HELD_UNTIL - 1), ()),
     ],
     ids=["gave way", "gave way after a restart", "heartbeat", "restarted"],
 )
 def test_what_its_sender_has_said_since_counts(
     newer: Callable[[VoterNode], object], granted: tuple[str, ...]
 ) -> None:
-    elector = holding()
-    elector.vote("c", 1, asking(Claim("x", 2), Claim("y", 2)), LEASE, HELD_UNTIL - 2)
-    newer(elector)
-    assert judged(elector, HELD_UNTIL) == ([("c", granted)] if granted else [])
+    voter_node = holding()
+    voter_node.vote("c", 1, asking(Claim("x", 2), Claim("y", 2)), LEASE, HELD_UNTIL - 2)
+    newer(voter_node)
+    assert judged(voter_node, HELD_UNTIL) == ([("c", granted)] if granted else [])
 
 
 def test_a_newer_request_takes_the_place_of_the_older() -> None:
-    elector = holding()
-    elector.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
-    elector.vote("c", 1, msgspec.structs.replace(asking(Claim("x", 3)), seq=2), LEASE, HELD_UNTIL - 1)
-    [pending] = elector.due(HELD_UNTIL)
+    voter_node = holding()
+    voter_node.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
+    voter_node.vote("c", 1, msgspec.structs.replace(asking(Claim("x", 3)), seq=2), LEASE, HELD_UNTIL - 1)
+    [pending] = voter_node.due(HELD_UNTIL)
     assert (pending.beat.seq, pending.beat.claims) == (2, (Claim("x", 3),))
 
 
 def test_a_voter_that_is_still_learning_keeps_nothing() -> None:
     short = 16 * MILLISECOND
-    elector = VoterNode(VoterSetState("b", None, now=0), None, short, now=0)
-    [refusal] = elector.vote("c", 1, asking(Claim("x", 1)), short, short).refused
+    voter_node = VoterNode(VoterSetState("b", None, now=0), None, short, now=0)
+    [refusal] = voter_node.vote("c", 1, asking(Claim("x", 1)), short, short).refused
     assert (refusal.why, 0 < refusal.remaining_ns <= DEFERRAL_NS) == (SILENT, True)
-    assert elector.next_due() == NEVER
+    assert voter_node.next_due() == NEVER

@@ -151,117 +151,120 @@ def test_the_chairs_step(
 
 
 def test_a_voter_accepts_only_from_the_chair_that_holds_its_promise() -> None:
-    electorate = remembering("b", "abc")
-    electorate.accept(MINE_PROPOSED, version=1, promised=(8, "c"))
-    assert electorate.accepted is None
-    electorate.accept(MINE_PROPOSED, version=1, promised=MINE)
-    assert electorate.accepted == MINE_PROPOSED
+    voter_set_state = remembering("b", "abc")
+    voter_set_state.accept(MINE_PROPOSED, version=1, promised=(8, "c"))
+    assert voter_set_state.accepted is None
+    voter_set_state.accept(MINE_PROPOSED, version=1, promised=MINE)
+    assert voter_set_state.accepted == MINE_PROPOSED
 
 
 def test_a_voter_that_accepts_the_next_set_refuses_the_one_before() -> None:
-    electorate = remembering("b", "abc", version=5)
-    assert electorate.oldest == 4
-    electorate.accept(Proposal(voters(6, "abcd"), *MINE), version=5, promised=MINE)
-    assert electorate.oldest == 5
-    electorate.adopt(voters(6, "abcd"), now=0)
-    assert electorate.accepted is None
-    assert electorate.oldest == 5
+    voter_set_state = remembering("b", "abc", version=5)
+    assert voter_set_state.oldest == 4
+    voter_set_state.accept(Proposal(voters(6, "abcd"), *MINE), version=5, promised=MINE)
+    assert voter_set_state.oldest == 5
+    voter_set_state.adopt(voters(6, "abcd"), now=0)
+    assert voter_set_state.accepted is None
+    assert voter_set_state.oldest == 5
 
 
 def test_for_one_lease_time_after_a_change_both_sets_must_grant() -> None:
-    electorate = remembering("a", "abc")
+    voter_set_state = remembering("a", "abc")
     start = 10 * LEASE
-    electorate.merge("b", voters(2, "abcd"), None, start)
-    during, after = electorate.quorum(LEASE, start + LEASE - 1), electorate.quorum(LEASE, start + LEASE)
+    voter_set_state.merge("b", voters(2, "abcd"), None, start)
+    during, after = (
+        voter_set_state.quorum(LEASE, start + LEASE - 1),
+        voter_set_state.quorum(LEASE, start + LEASE),
+    )
     assert during.sets == (tuple("abcd"), tuple("abc"))
     assert not during.met({"a", "c", "d"} - {"c"})
     assert after.sets == (tuple("abcd"),)
 
 
 def test_who_has_skipped_a_version_waits_for_one_lease_time() -> None:
-    electorate = remembering("a", "abc")
+    voter_set_state = remembering("a", "abc")
     start = 10 * LEASE
-    electorate.merge("b", voters(3, "bcd"), None, start)
-    assert not electorate.quorum(LEASE, start + LEASE - 1).met(set("bcd"))
-    assert electorate.quorum(LEASE, start + LEASE).met(set("bcd"))
+    voter_set_state.merge("b", voters(3, "bcd"), None, start)
+    assert not voter_set_state.quorum(LEASE, start + LEASE - 1).met(set("bcd"))
+    assert voter_set_state.quorum(LEASE, start + LEASE).met(set("bcd"))
 
 
 def test_the_highest_version_is_taken_over_and_never_given_back() -> None:
-    electorate = remembering("a", "abc", version=4)
-    assert not electorate.merge("b", voters(3, "abd"), None, 0)
-    assert electorate.merge("b", voters(9, "ade"), None, 0)
-    assert electorate.current == voters(9, "ade")
+    voter_set_state = remembering("a", "abc", version=4)
+    assert not voter_set_state.merge("b", voters(3, "abd"), None, 0)
+    assert voter_set_state.merge("b", voters(9, "ade"), None, 0)
+    assert voter_set_state.current == voters(9, "ade")
 
 
 def test_a_new_cluster_agrees_on_the_inventorys_set() -> None:
-    electorate = VoterSetState("a", None, now=0)
-    electorate.bootstrap_from(tuple("abc"))
-    electorate.merge("b", voters(0, "abc"), None, 1)
-    assert not electorate.finish_recovery(INVENTORY, 1), "one of two others"
-    electorate.merge("c", voters(0, "abd"), None, 2)
-    assert not electorate.finish_recovery(INVENTORY, 2), "not of one mind"
-    electorate.merge("c", voters(0, "abc"), None, 3)
-    assert electorate.finish_recovery(INVENTORY, 3)
-    assert electorate.current == voters(1, "abc")
+    voter_set_state = VoterSetState("a", None, now=0)
+    voter_set_state.bootstrap_from(tuple("abc"))
+    voter_set_state.merge("b", voters(0, "abc"), None, 1)
+    assert not voter_set_state.finish_recovery(INVENTORY, 1), "one of two others"
+    voter_set_state.merge("c", voters(0, "abd"), None, 2)
+    assert not voter_set_state.finish_recovery(INVENTORY, 2), "not of one mind"
+    voter_set_state.merge("c", voters(0, "abc"), None, 3)
+    assert voter_set_state.finish_recovery(INVENTORY, 3)
+    assert voter_set_state.current == voters(1, "abc")
 
 
 def test_a_node_without_memory_learns_what_it_may_have_accepted() -> None:
-    electorate = VoterSetState("b", None, now=0)
-    electorate.bootstrap_from(tuple("abz"))
-    electorate.merge("a", voters(4, "abc"), Proposal(voters(5, "abcd"), 7, "a"), 1)
-    assert electorate.current == voters(4, "abc")
-    assert not electorate.finish_recovery(INVENTORY, 1)
-    electorate.merge("c", voters(4, "abc"), Proposal(voters(5, "ab"), 3, "c"), 2)
-    assert electorate.finish_recovery(INVENTORY, 2)
-    assert electorate.accepted == Proposal(voters(5, "abcd"), 7, "a")
+    voter_set_state = VoterSetState("b", None, now=0)
+    voter_set_state.bootstrap_from(tuple("abz"))
+    voter_set_state.merge("a", voters(4, "abc"), Proposal(voters(5, "abcd"), 7, "a"), 1)
+    assert voter_set_state.current == voters(4, "abc")
+    assert not voter_set_state.finish_recovery(INVENTORY, 1)
+    voter_set_state.merge("c", voters(4, "abc"), Proposal(voters(5, "ab"), 3, "c"), 2)
+    assert voter_set_state.finish_recovery(INVENTORY, 2)
+    assert voter_set_state.accepted == Proposal(voters(5, "abcd"), 7, "a")
 
 
 def test_a_new_cluster_starts_without_one_of_its_nodes_soon() -> None:
-    electorate = VoterSetState("a", None, now=0)
-    electorate.bootstrap_from(tuple("abc"))
+    voter_set_state = VoterSetState("a", None, now=0)
+    voter_set_state.bootstrap_from(tuple("abc"))
     for at, node in enumerate(["b", "w1"]):
-        electorate.merge(node, voters(0, "abc"), None, at)
-        assert not electorate.finish_recovery(INVENTORY, at), "two may know of another set"
-    electorate.merge("w2", voters(0, "abc"), None, 2)
-    assert not electorate.finish_recovery(INVENTORY, 2), "others have still to hear that this one is new"
-    assert not electorate.finish_recovery(INVENTORY, 1 + BOOTSTRAP_NS)
-    assert electorate.finish_recovery(INVENTORY, 2 + BOOTSTRAP_NS)
-    assert electorate.current == voters(1, "abc")
+        voter_set_state.merge(node, voters(0, "abc"), None, at)
+        assert not voter_set_state.finish_recovery(INVENTORY, at), "two may know of another set"
+    voter_set_state.merge("w2", voters(0, "abc"), None, 2)
+    assert not voter_set_state.finish_recovery(INVENTORY, 2), "others have still to hear that this one is new"
+    assert not voter_set_state.finish_recovery(INVENTORY, 1 + BOOTSTRAP_NS)
+    assert voter_set_state.finish_recovery(INVENTORY, 2 + BOOTSTRAP_NS)
+    assert voter_set_state.current == voters(1, "abc")
 
 
 def test_who_hears_of_a_set_that_was_founded_meanwhile_knows_that_it_is_new() -> None:
-    electorate = VoterSetState("a", None, now=0)
-    electorate.bootstrap_from(tuple("abc"))
+    voter_set_state = VoterSetState("a", None, now=0)
+    voter_set_state.bootstrap_from(tuple("abc"))
     for node in ("b", "w1", "w2"):
-        electorate.merge(node, voters(0, "abc"), None, 1)
-    assert not electorate.finish_recovery(INVENTORY, 1)
-    electorate.merge("b", voters(1, "abc"), None, 2)
-    assert electorate.finish_recovery(INVENTORY, 1 + BOOTSTRAP_NS)
+        voter_set_state.merge(node, voters(0, "abc"), None, 1)
+    assert not voter_set_state.finish_recovery(INVENTORY, 1)
+    voter_set_state.merge("b", voters(1, "abc"), None, 2)
+    assert voter_set_state.finish_recovery(INVENTORY, 1 + BOOTSTRAP_NS)
 
 
 @pytest.mark.parametrize("version", [1, 7])
 def test_one_that_knows_a_set_already_makes_a_newcomer_wait_for_the_missing(version: int) -> None:
-    electorate = VoterSetState("a", None, now=0)
-    electorate.bootstrap_from(tuple("abc"))
+    voter_set_state = VoterSetState("a", None, now=0)
+    voter_set_state.bootstrap_from(tuple("abc"))
     for node in ("b", "w1", "w2"):
-        electorate.merge(node, voters(version, "abc"), None, 1)
-    assert not electorate.finish_recovery(INVENTORY, GRACE_NS - 1)
-    assert electorate.finish_recovery(INVENTORY, GRACE_NS)
+        voter_set_state.merge(node, voters(version, "abc"), None, 1)
+    assert not voter_set_state.finish_recovery(INVENTORY, GRACE_NS - 1)
+    assert voter_set_state.finish_recovery(INVENTORY, GRACE_NS)
 
 
 def test_a_node_without_memory_that_hears_nobody_trusts_the_inventory_in_the_end() -> None:
-    electorate = VoterSetState("a", None, now=0)
-    electorate.bootstrap_from(tuple("abc"))
-    assert not electorate.finish_recovery(INVENTORY, GRACE_NS - 1)
-    assert electorate.finish_recovery(INVENTORY, GRACE_NS)
-    assert electorate.current == voters(1, "abc")
+    voter_set_state = VoterSetState("a", None, now=0)
+    voter_set_state.bootstrap_from(tuple("abc"))
+    assert not voter_set_state.finish_recovery(INVENTORY, GRACE_NS - 1)
+    assert voter_set_state.finish_recovery(INVENTORY, GRACE_NS)
+    assert voter_set_state.current == voters(1, "abc")
 
 
 def test_a_single_node_needs_nobody() -> None:
-    electorate = VoterSetState("a", None, now=0)
-    electorate.bootstrap_from(("a",))
-    assert electorate.finish_recovery(INVENTORY, 0)
-    assert electorate.quorum(LEASE, LEASE).met({"a"})
+    voter_set_state = VoterSetState("a", None, now=0)
+    voter_set_state.bootstrap_from(("a",))
+    assert voter_set_state.finish_recovery(INVENTORY, 0)
+    assert voter_set_state.quorum(LEASE, LEASE).met({"a"})
 
 
 def beat(members: VoterSet) -> Heartbeat:
@@ -269,7 +272,7 @@ def beat(members: VoterSet) -> Heartbeat:
 
 
 @pytest.mark.parametrize(
-    ("electorate", "asked_under", "why"),
+    ("voter_set_state", "asked_under", "why"),
     [
         (remembering("b", "abc", version=5), voters(5, "abc"), None),
         (remembering("b", "abc", version=5), voters(4, "abd"), None),
@@ -288,44 +291,44 @@ def beat(members: VoterSet) -> Heartbeat:
     ],
 )
 def test_under_which_voter_set_a_voter_grants(
-    electorate: VoterSetState, asked_under: VoterSet, why: str | None
+    voter_set_state: VoterSetState, asked_under: VoterSet, why: str | None
 ) -> None:
-    elector = VoterNode(electorate, None, LEASE, now=0)
-    answer = elector.vote("a", 1, beat(asked_under), LEASE, now=LEASE)
+    voter_node = VoterNode(voter_set_state, None, LEASE, now=0)
+    answer = voter_node.vote("a", 1, beat(asked_under), LEASE, now=LEASE)
     assert [refusal.why for refusal in answer.refused] == ([why] if why else [])
-    assert answer.voters == electorate.current, "who is behind learns of it"
+    assert answer.voters == voter_set_state.current, "who is behind learns of it"
 
 
 def test_a_voter_keeps_its_promise_to_the_chair_over_a_restart() -> None:
     memory = Memory(voters(1, "abc"), None, (7, "a"), LEASE, LEASE, 0)
-    elector = VoterNode(VoterSetState("b", memory, now=0), memory, LEASE, now=0)
-    chair = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(PROPOSER_LEASE, 6),))
-    assert elector.vote("c", 1, chair, LEASE, now=LEASE).refused[0].why == EPOCH
-    assert elector.memory(LEASE) == memory
+    voter_node = VoterNode(VoterSetState("b", memory, now=0), memory, LEASE, now=0)
+    proposer = msgspec.structs.replace(beat(voters(1, "abc")), claims=(Claim(PROPOSER_LEASE, 6),))
+    assert voter_node.vote("c", 1, proposer, LEASE, now=LEASE).refused[0].why == EPOCH
+    assert voter_node.memory(LEASE) == memory
 
 
 def test_a_voter_that_knows_when_its_grants_end_waits_no_longer() -> None:
     memory = Memory(voters(1, "abc"), None, (0, ""), LEASE, 0, 0)
 
-    def elector(now: int, granted_until: int) -> VoterNode:
+    def voter_node(now: int, granted_until: int) -> VoterNode:
         known = msgspec.structs.replace(memory, granted_until=granted_until)
         return VoterNode(VoterSetState("b", known, now), known, LEASE, now)
 
-    assert elector(10 * LEASE, 3 * LEASE).silent_until == 3 * LEASE
-    assert elector(10 * LEASE, 10 * LEASE + 7).silent_until == 10 * LEASE + 7
-    assert elector(10 * LEASE, 90 * LEASE).silent_until == 11 * LEASE, "no grant outlives a lease time"
+    assert voter_node(10 * LEASE, 3 * LEASE).silent_until == 3 * LEASE
+    assert voter_node(10 * LEASE, 10 * LEASE + 7).silent_until == 10 * LEASE + 7
+    assert voter_node(10 * LEASE, 90 * LEASE).silent_until == 11 * LEASE, "no grant outlives a lease time"
 
 
 def test_what_is_remembered_covers_every_grant_and_an_earlier_silence() -> None:
     memory = Memory(voters(1, "abc"), None, (0, ""), LEASE, granted_until=5 * LEASE, learned_at=0)
-    elector = VoterNode(VoterSetState("b", memory, 5 * LEASE - 9), memory, LEASE, 5 * LEASE - 9)
-    assert elector.memory(LEASE).granted_until == 5 * LEASE  # type: ignore[union-attr]
-    elector.vote("a", 1, beat(voters(1, "abc")), LEASE, now=6 * LEASE)
-    assert elector.memory(LEASE).granted_until == 7 * LEASE  # type: ignore[union-attr]
+    voter_node = VoterNode(VoterSetState("b", memory, 5 * LEASE - 9), memory, LEASE, 5 * LEASE - 9)
+    assert voter_node.memory(LEASE).granted_until == 5 * LEASE  # type: ignore[union-attr]
+    voter_node.vote("a", 1, beat(voters(1, "abc")), LEASE, now=6 * LEASE)
+    assert voter_node.memory(LEASE).granted_until == 7 * LEASE  # type: ignore[union-attr]
 
 
 def test_a_set_learned_just_before_a_restart_bars_for_the_rest_of_a_lease_time() -> None:
     memory = Memory(voters(3, "abc"), None, (0, ""), LEASE, granted_until=0, learned_at=10 * LEASE)
-    electorate = VoterSetState("b", memory, now=10 * LEASE + 5)
-    assert electorate.quorum(LEASE, now=11 * LEASE - 1).sets == ()
-    assert electorate.quorum(LEASE, now=11 * LEASE).sets == (("a", "b", "c"),)
+    voter_set_state = VoterSetState("b", memory, now=10 * LEASE + 5)
+    assert voter_set_state.quorum(LEASE, now=11 * LEASE - 1).sets == ()
+    assert voter_set_state.quorum(LEASE, now=11 * LEASE).sets == (("a", "b", "c"),)

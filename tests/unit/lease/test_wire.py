@@ -337,4 +337,4 @@ def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_wi
             )
         assert not list(b.heard.problems("b")), end
         assert b.heard.revision > before
-        b.heard._look_after = 0
+        b.heard._lookup_after = 0

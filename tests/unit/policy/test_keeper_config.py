@@ -13,7 +13,7 @@ NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("g2", "10.0.0.2"), PlanNode("w1", 
 SETTINGS = KeeperSettings(7947, "/etc/key", 50, 250, False)
 
 
-def wish(node: str, unready: dict[str, str], devices: tuple[str, ...] = ()) -> EgressIPSpec:
+def spec(node: str, unready: dict[str, str], devices: tuple[str, ...] = ()) -> EgressIPSpec:
     plan = Plan(node, 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
     [only] = keeper_config(plan, SETTINGS, unready, devices).egress
     return only
@@ -42,7 +42,7 @@ def test_every_node_of_the_inventory_is_a_peer() -> None:
 def test_a_node_is_ready_for_what_it_can_serve(
     node: str, unready: dict[str, str], ready: bool, reason: str
 ) -> None:
-    assert (wish(node, unready).ready, wish(node, unready).reason) == (ready, reason)
+    assert (spec(node, unready).ready, spec(node, unready).reason) == (ready, reason)
 
 
 def test_who_is_behind_keeps_what_it_has() -> None:
@@ -52,10 +52,10 @@ def test_who_is_behind_keeps_what_it_has() -> None:
 
 
 def test_only_who_may_serve_says_what_it_would_show() -> None:
-    assert wish("g1", {}).shown == "172.16.0.7"
-    assert wish("w1", {}).shown == ""
+    assert spec("g1", {}).shown == "172.16.0.7"
+    assert spec("w1", {}).shown == ""
 
 
 def test_only_a_tunnel_that_stands_is_turned() -> None:
-    assert wish("w1", {}).device == ""
-    assert wish("w1", {}, (EGRESS.device,)).device == EGRESS.device
+    assert spec("w1", {}).device == ""
+    assert spec("w1", {}, (EGRESS.device,)).device == EGRESS.device
