@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from gateway_agent.lease_daemon.udp import QUEUE, SO_RCVBUFFORCE
 from tests.lab.local_user import as_local_user
 from tests.lab.packets import frame, mac_of, send, udp
 from tests.lab.waiting import until
@@ -36,6 +37,7 @@ def keeper(lab: Lab) -> Iterator[socket.socket]:
     """Yield a socket on g1 in a keeper's place."""
     with lab.nodes["g1"].machine.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(1)
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, QUEUE)
         sock.bind(("0.0.0.0", KEEPER_PORT))
         yield sock
 

@@ -153,10 +153,11 @@ def test_incarnations_are_not_remembered_without_end() -> None:
 def test_ids_are_not_remembered_without_end() -> None:
     egress_ips, voter = EgressIPs(), Voter(0)
     followings = MasterTable(egress_ips)
-    for number in range(limits.MAX_IDS + 100):
-        identity = f"{number:016x}"
-        followings.on_announcement("g1", [MasterAnnouncement(identity, 1, 1.0, False, "", 0)], SECOND, 0)
-        voter.vote("g1", 1, [Claim(identity, 1)], SECOND, SECOND, 0)
+    named = [f"{number:016x}" for number in range(limits.MAX_IDS + 100)]
+    for each in (named[: limits.MAX_IDS - 1], named):
+        announced = [MasterAnnouncement(identity, 1, 1.0, False, "", 0) for identity in each]
+        followings.on_announcement("g1", announced, SECOND, 0)
+        voter.vote("g1", 1, [Claim(identity, 1) for identity in each], SECOND, SECOND, 0)
     assert len(egress_ips) == len(followings.known()) == len(voter.grants) == limits.MAX_IDS
     refused = voter.vote("g1", 1, [Claim("one more", 1)], SECOND, SECOND, 0).refused
     assert [refusal.id for refusal in refused] == ["one more"]
