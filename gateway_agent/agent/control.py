@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from cni.plan import PlanEgressIP
@@ -12,6 +13,7 @@ from cni.plan import PlanEgressIP
 from ..show import key_rotation, status
 from ..show.snapshot import NodeSnapshot
 from ..show.status import NotKnown
+from .exit_checks import ExitChecks
 from .lease_client import LeaseClient, NotHandedOver
 from .state import NodeState
 
@@ -22,12 +24,18 @@ class Control:
     """Answers one question at a time. ``snapshot`` gives what is shown; None before there is anything."""
 
     def __init__(
-        self, node: str, state: NodeState, leases: LeaseClient, snapshot: Callable[[], NodeSnapshot | None]
+        self,
+        node: str,
+        state: NodeState,
+        leases: LeaseClient,
+        snapshot: Callable[[], NodeSnapshot | None],
+        exits: ExitChecks,
     ) -> None:
         self._node = node
         self._state = state
         self._leases = leases
         self._snapshot = snapshot
+        self._exits = exits
         self._calls: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "status": self._status,
             "pods": self._pods,
@@ -72,7 +80,10 @@ class Control:
 
     async def _explain(self, question: dict[str, Any]) -> Any:
         pod, destination = (str(question.get(name) or "") for name in ("pod", "destination"))
-        return status.explain(self._seen(), pod, destination)
+        seen = self._seen()
+        if destination:
+            seen = replace(seen, exits=await self._exits.ask(seen.plan, destination))
+        return status.explain(seen, pod, destination)
 
     async def _events(self, _: dict[str, Any]) -> Any:
         return status.events(self._seen())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable, Collection, Mapping
 
 from cni.plan import Plan, PlanEgressIP
@@ -76,6 +77,21 @@ class ExitChecks:
         self._asked, self._asked_at, before = asked, now, self._answers
         self._answers = await self._threads.run(self._interfaces.look_up, sorted(wanted))
         return self._answers != before
+
+    async def ask(self, plan: Plan, destination: str) -> dict[str, Found]:
+        """Return how packets to an address would leave, for each egress IP of its family that this node serves.
+
+        A ``destination`` that is no address has no answer.
+        """
+        try:
+            family = ipaddress.ip_address(destination).version
+        except ValueError:
+            return {}
+        served = [e for e in plan.egress_ips if plan.serves(e) and e.interface and e.family == family]
+        asked = {e.id: next(iter(exit_paths.lookups_to(plan, e, [destination])), None) for e in served}
+        lookups = sorted(each for each in asked.values() if each)
+        answers = await self._threads.run(self._interfaces.look_up, lookups)
+        return {identity: answers[each] for identity, each in asked.items() if each in answers}
 
     def silent_upstream(self, plan: Plan, egress: PlanEgressIP) -> tuple[str, ...]:
         """Return the upstream addresses that do not answer."""

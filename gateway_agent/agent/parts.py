@@ -99,7 +99,7 @@ def build(
     add = CniAdd(state, kernel, objects, planning, pods, tagging, containers, reconciler, pod_rounds)
     requests = Requests(
         CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add),
-        Control(config.node_name, state, leases, observer.snapshot),
+        Control(config.node_name, state, leases, observer.snapshot, exits),
     )
     return Parts(
         config, ports, state, plan_file, objects, pods, planning, containers, leases, connections, sync,

@@ -97,6 +97,11 @@ def reason(egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[L
     return f"{_fault(egress, words, found)}{others}: {_remedy(egress)}"
 
 
+def fault(egress: PlanEgressIP, destination: str, found: Found) -> str:
+    """Return why a packet to this destination would not leave by the egress interface; empty if it would."""
+    return "" if _is_right(egress, found) else f"{_fault(egress, destination, found)}: {_remedy(egress)}"
+
+
 def _is_right(egress: PlanEgressIP, found: Found) -> bool:
     # What ends on this node is answered by it.
     return not found.error and found.interface in (egress.interface, LOOPBACK)

@@ -12,7 +12,8 @@ from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, Pol
 
 from ..manifests import prefixes
 from ..manifests.prefixes import Family
-from ..policy import planner, precedence
+from ..policy import exit_paths, planner, precedence
+from ..policy.exit_paths import Found
 from .snapshot import (
     DIRECT,
     DROPPED,
@@ -72,6 +73,8 @@ def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, An
     elif destination:
         egress = _to(view, subject, destination, steps)
         end = _by(view, egress, steps, _family(destination))
+        if egress is not None and egress.id in view.exits:
+            end = _out(egress, destination, view.exits[egress.id], steps, end)
     else:
         answer["ways"], end = _all_destinations(view, subject, steps)
     return {**answer, "steps": steps, **_ending(end)}
@@ -252,6 +255,18 @@ def _by(view: NodeSnapshot, egress: PlanEgressIP | None, steps: list[Step], fami
     else:
         steps.append(_step("master", "none", no_master_reason(view, egress)))
     steps.append(_step("path", end.verdict, end.path))
+    return end
+
+
+def _out(
+    egress: PlanEgressIP, destination: str, found: Found, steps: list[Step], end: PathVerdict
+) -> PathVerdict:
+    """Add the step out of this node, which is the master, and return the verdict."""
+    if fault := exit_paths.fault(egress, destination, found):
+        steps.append(_step("exit", "none", fault))
+        return PathVerdict(DROPPED, end.via, end.ip, fault)
+    via = f"next hop {found.next_hop}" if found.next_hop else "on the link"
+    steps.append(_step("exit", found.interface, via))
     return end
 
 

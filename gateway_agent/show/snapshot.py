@@ -13,6 +13,7 @@ from ..container_engines.documents import Beside
 from ..lease.ipc import EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed
+from ..policy.exit_paths import Found
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
 """Verdicts on a packet. ``unattached``: this node knows no interface of the pod, so it cannot steer the pod."""
@@ -35,6 +36,9 @@ class NodeSnapshot:
 
     beside: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
     """Containers of this node that a policy selects but nothing steers, by (namespace, name)."""
+
+    exits: Mapping[str, Found] = field(default_factory=dict)
+    """Answers of the kernel about the destination of :func:`gateway_agent.show.explain.explain`, by egress id."""
 
     def state(self, egress_id: str) -> EgressState | None:
         """Return the lease daemon's state of an egress IP; None if it has none."""

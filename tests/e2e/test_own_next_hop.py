@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +174,13 @@ def test_a_next_hop_that_does_not_answer_is_named_and_moves_the_master(lab: Lab)
     finally:
         machine.run("nft", "delete table netdev silent")
     lab.wait_settled(GATEWAY)
+
+
+def test_explain_asks_for_the_route_on_the_master(lab: Lab) -> None:
+    master = lab.wait_settled(GATEWAY)
+    pod, _ = selected(lab, master)
+    answer = json.loads(lab.nodes[master].egressctl("explain", pod.name, "203.0.113.10", "-o", "json"))
+    assert {"step": "exit", "result": "eth1", "reason": f"next hop {HOP}"} in answer["steps"]
 
 
 @pytest.mark.parametrize("place", ["worker", "master"])

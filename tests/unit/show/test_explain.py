@@ -10,6 +10,7 @@ import pytest
 from cni.kernel import ids
 from gateway_agent.container_engines.documents import Container, Listing, beside
 from gateway_agent.manifests.model import BASIC
+from gateway_agent.policy.exit_paths import Found
 from gateway_agent.show import status
 from gateway_agent.show.status import NotKnown
 
@@ -37,6 +38,32 @@ def test_explain_on_the_master_itself() -> None:
     answer = status.explain(view("g1"), "api", "203.0.113.10")
     assert (answer["via"], answer["ip"]) == ("g1", "192.0.2.7")
     assert steps(answer)["path"][1] == "no tunnel, this node is the master: SNAT to 192.0.2.7 on eth1"
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "step"),
+    [
+        (Found("eth1", "192.0.2.1"), "gateway", ("eth1", "next hop 192.0.2.1")),
+        (Found("eth1"), "gateway", ("eth1", "on the link")),
+        (
+            Found("eth0", "10.0.0.1"),
+            "dropped",
+            (
+                "none",
+                "this node routes 203.0.113.10 by eth0 via 10.0.0.1, not by eth1: ip route add … via ROUTER dev eth1, "
+                "or name the router in spec.routing.nextHops",
+            ),
+        ),
+    ],
+)
+def test_explain_says_how_the_master_routes_the_destination(
+    found: Found, verdict: str, step: tuple[str, str]
+) -> None:
+    seen = view("g1")
+    served = {egress.id: found for egress in seen.plan.egress_ips if seen.plan.serves(egress)}
+    answer = status.explain(dataclasses.replace(seen, exits=served), "api", "203.0.113.10")
+    assert answer["verdict"] == verdict
+    assert steps(answer)["exit"] == step
 
 
 @pytest.mark.parametrize(
