@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable
 
 from .probing import Probe
 
@@ -24,19 +23,7 @@ IDENTIFIER = os.getpid() & 0xFFFF
 class UpstreamProbe(Probe):
     """Asks by ICMP echo, IPv4 only."""
 
-    def __init__(
-        self,
-        interface: str,
-        addresses: tuple[str, ...],
-        interval: float,
-        misses: int,
-        changed: Callable[[], None],
-        mark: int = 0,
-    ) -> None:
-        """``mark``: of the packets, so that they are routed as those of pods are; 0: none."""
-        super().__init__(interface, addresses, interval, misses, changed)
-        self._mark = mark
-        self._sequence = 0
+    _sequence = 0
 
     async def _round(self, answered: set[str], deadline: float) -> None:
         loop = asyncio.get_running_loop()

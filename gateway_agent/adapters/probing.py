@@ -1,4 +1,4 @@
-"""Asks addresses again and again whether they answer; how they are asked is another module's."""
+"""Probe addresses again and again. The modules of each kind of probe send the packets."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from collections.abc import Callable
 
 
 class Probe(ABC):
-    """Asks each address once each ``interval`` seconds; one is *silent* after ``misses`` rounds without an answer.
-
-    ``changed`` is called whenever an address falls silent or answers again.
-    """
+    """Asks each address once each ``interval`` seconds; one is *silent* after ``misses`` rounds without an answer."""
 
     def __init__(
         self,
@@ -21,12 +18,18 @@ class Probe(ABC):
         interval: float,
         misses: int,
         changed: Callable[[], None],
+        mark: int = 0,
     ) -> None:
+        """Probe ``addresses``, and call ``changed`` whenever one of them falls silent or answers again.
+
+        ``mark``: mark of the probe's packets if they are routed, as the packets of pods are; 0: none.
+        """
         self.interface = interface
         self._missed = dict.fromkeys(addresses, 0)
         self._interval = interval
         self._misses = misses
         self._changed = changed
+        self._mark = mark
 
     @property
     def addresses(self) -> tuple[str, ...]:
