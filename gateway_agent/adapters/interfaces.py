@@ -6,7 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -33,7 +33,17 @@ def read(
     other nodes. Of several IPv4 addresses of an interface, the one that the kernel uses as source comes first: another
     program's address (kube-vip, keepalived) may be listed before it.
     """
-    hosts = {f"{address}/{128 if ':' in address else 32}" for address in virtual}
+    own = _addresses()
+    node = _NodeWide(virtual, without, nodes)
+    return {
+        name: _facts(name, stats.flags.split(","), stats.mtu, own.get(name, []), node)
+        for name, stats in psutil.net_if_stats().items()
+        if name not in without
+    }
+
+
+def _addresses() -> dict[str, list[str]]:
+    """Return all addresses of this node with prefix lengths, by interface."""
     found: dict[str, list[str]] = {}
     for label, entries in psutil.net_if_addrs().items():
         # An IPv4 address with its own label is listed under that label: eth1:0.
@@ -41,50 +51,72 @@ def read(
         own += [
             _written(entry.address, entry.netmask) for entry in entries if entry.family in FAMILIES.values()
         ]
-    hops = tuple(routes.next_hops())
-    defaults = tuple(hop for hop in hops if not hop.length)
-    to_nodes = _nearest(hops, nodes)
-    leading = {v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES}
-    uplinks = {default.interface for default in defaults}
-    bearing: dict[str, set[str]] = {}
-    for name in without:
-        bearing.setdefault(_master(name), set()).add(name)
-    # A link-local source needs no route.
-    routed = {hop.interface for hop in hops if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)}
-    taken = addresses.foreign(virtual) if virtual else {}
-    forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
-    source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
-    facts = {}
-    for name, stats in psutil.net_if_stats().items():
-        if name in without:
-            continue
-        flags = stats.flags.split(",")
-        facts[name] = InterfaceFacts(
-            up="up" in flags,
-            carrier="up" in flags and "running" in flags,
-            mtu=stats.mtu,
-            addresses=_preferred_first(name, [a for a in found.get(name, ()) if a not in hosts]),
-            forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
-            forwarding6=forwarding6,
-            source_check=source_check,
-            rp_filter=max(source_check, int(_sysctl(f"ipv4/conf/{name}/rp_filter") or 0)),
-            src_valid_mark=any(_sysctl(f"ipv4/conf/{each}/src_valid_mark") == "1" for each in ("all", name)),
-            default_route=frozenset(
-                v for v, default in leading.items() if default and default.interface == name
-            ),
-            uplink=name in uplinks,
-            bears_pods=name in bearing,
-            bridged_only=frozenset(
-                bearing[name] if name in bearing and name not in routed and _hooked(name) else ()
-            ),
-            foreign=frozenset(address for address, interface in taken.items() if interface == name),
-            arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
-            leads_to_nodes=name in to_nodes,
-            arp_filtered=_arp_filtered(name, found.get(name, ())),
-            ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
-            next_hops=frozenset(hop.gateway for hop in hops if hop.gateway and hop.interface == name),
-        )
-    return facts
+    return found
+
+
+class _NodeWide:
+    """Routes, bridge ports and settings that the facts of several interfaces depend on, each read once."""
+
+    def __init__(self, virtual: Collection[str], pods: Collection[str], nodes: Iterable[str]) -> None:
+        """``pods``: host-side interfaces of pods. ``nodes``: addresses of the other nodes."""
+        self.virtual = {f"{address}/{128 if ':' in address else 32}" for address in virtual}
+        """Virtual addresses in the form in which a master has them."""
+        self.hops = tuple(routes.next_hops())
+        defaults = tuple(hop for hop in self.hops if not hop.length)
+        self.uplinks = {default.interface for default in defaults}
+        self.leads_to_nodes = _nearest(self.hops, nodes)
+        self.foreign = addresses.foreign(virtual) if virtual else {}
+        self.forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
+        self.source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
+        self._leading = {
+            v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES
+        }
+        # A link-local source needs no route.
+        self._routed = {
+            hop.interface
+            for hop in self.hops
+            if (hop.version, hop.length, hop.prefix) != (6, 64, 0xFE80 << 48)
+        }
+        self.ports: dict[str, set[str]] = {}
+        """Host-side interfaces of pods by the bridge that they are ports of."""
+        for name in pods:
+            self.ports.setdefault(_master(name), set()).add(name)
+
+    def default_routes(self, name: str) -> frozenset[int]:
+        """Return the families whose default route uses the interface."""
+        return frozenset(v for v, default in self._leading.items() if default and default.interface == name)
+
+    def bridged_only(self, name: str) -> frozenset[str]:
+        """Return the ports of a bridge that no route uses and whose frames pass the hooks of IP."""
+        only = name in self.ports and name not in self._routed and _hooked(name)
+        return frozenset(self.ports[name] if only else ())
+
+
+def _facts(
+    name: str, flags: Collection[str], mtu: int, own: Sequence[str], node: _NodeWide
+) -> InterfaceFacts:
+    """Return the facts of one interface. ``own``: its addresses, virtual ones among them."""
+    return InterfaceFacts(
+        up="up" in flags,
+        carrier="up" in flags and "running" in flags,
+        mtu=mtu,
+        addresses=_preferred_first(name, [address for address in own if address not in node.virtual]),
+        forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
+        forwarding6=node.forwarding6,
+        source_check=node.source_check,
+        rp_filter=max(node.source_check, int(_sysctl(f"ipv4/conf/{name}/rp_filter") or 0)),
+        src_valid_mark=any(_sysctl(f"ipv4/conf/{each}/src_valid_mark") == "1" for each in ("all", name)),
+        default_route=node.default_routes(name),
+        uplink=name in node.uplinks,
+        bears_pods=name in node.ports,
+        bridged_only=node.bridged_only(name),
+        foreign=frozenset(address for address, interface in node.foreign.items() if interface == name),
+        arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
+        leads_to_nodes=name in node.leads_to_nodes,
+        arp_filtered=_arp_filtered(name, own),
+        ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
+        next_hops=frozenset(hop.gateway for hop in node.hops if hop.gateway and hop.interface == name),
+    )
 
 
 def leaving(destinations: Iterable[str]) -> frozenset[str]:
