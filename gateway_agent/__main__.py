@@ -49,24 +49,7 @@ logger = logging.getLogger(__name__)
 
 def main() -> None:
     """Run the program. Exit codes: 0 stopped as asked, 1 failed, 2 wrong configuration or call."""
-    parser = argparse.ArgumentParser(
-        prog="egress-gateway-agent",
-        description="Keeps this node's part of the egress gateways. SIGTERM hands everything over and stops; "
-        "SIGHUP restarts in place and moves nothing.",
-    )
-    parser.add_argument(
-        "--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE", help=f"default {DEFAULT_CONFIG}"
-    )
-    parser.add_argument(
-        "--await-keeper",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="somebody else runs the lease keeper: start one only if none comes in time, at first or after a loss",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-    parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     try:
         config = load(arguments.config)
     except ConfigError as error:
@@ -90,6 +73,27 @@ def main() -> None:
     if restart:
         lock.hand_over()
         _execute_again()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="egress-gateway-agent",
+        description="Keeps this node's part of the egress gateways. SIGTERM hands everything over and stops; "
+        "SIGHUP restarts in place and moves nothing.",
+    )
+    parser.add_argument(
+        "--config", type=Path, default=Path(DEFAULT_CONFIG), metavar="FILE", help=f"default {DEFAULT_CONFIG}"
+    )
+    parser.add_argument(
+        "--await-keeper",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="somebody else runs the lease keeper: start one only if none comes in time, at first or after a loss",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
+    return parser
 
 
 def _execute_again() -> None:

@@ -26,7 +26,7 @@ from .plan_file import PlanFile
 from .planning import Planning
 from .pod_rounds import PodRounds
 from .pods import Pods
-from .ports import Ports
+from .ports import Kernel, Ports
 from .problems import Problems
 from .reconciler import Reconciler
 from .requests import Requests
@@ -59,6 +59,20 @@ class Parts:
     observer: Observer
 
 
+@dataclass(frozen=True)
+class _Knowledge:
+    """The parts that know the store, the pods and the leases: rounds, answers and status use the same ones."""
+
+    plan_file: PlanFile
+    state: NodeState
+    objects: KnownObjects
+    pods: Pods
+    tagging: Tagging
+    containers: Containers
+    leases: LeaseClient
+    planning: Planning
+
+
 def build(
     config: AgentConfig,
     ports: Ports,
@@ -70,15 +84,10 @@ def build(
     ``notices`` return problems of what is no part of the agent. ``unready``: see :class:`.observer.Observer`.
     """
     requested = asyncio.Event()
-    request, kernel, plan_file = requested.set, ports.kernel, PlanFile(config.run_dir)
-    state = NodeState(plan=plan_file.read())
-    objects = KnownObjects(ports.store, state, plan_file, request)
-    pods = Pods(config.run_dir, kernel)
-    pods.adopt(state.plan)
-    tagging = Tagging(kernel, pods, state.plan)
-    containers = Containers(ports.engines, pods, state)
-    leases = LeaseClient(config, ports.lease_daemon, request)
-    planning = Planning(config, state, ports.interfaces, kernel, ports.threads, leases, pods)
+    request, kernel = requested.set, ports.kernel
+    known = _knowledge(config, ports, request)
+    state, pods, tagging = known.state, known.pods, known.tagging
+    planning, leases = known.planning, known.leases
     sync = ConntrackSync(config.run_dir, ports.connection_sync(request), request)
     exits = ExitChecks(ports.probe, config.upstream, ports.interfaces, ports.threads)
     paths = PathChecks(state, exits, ports.path_probe, ports.threads)
@@ -86,22 +95,54 @@ def build(
     node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel)
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
-        config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, plan_file,
+        config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, known.plan_file,
         daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, request,
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
-        containers, (paths.problems, *notices),
+        known.containers, (paths.problems, *notices),
     )  # fmt: skip
-    observer = Observer(state, planning, pods, containers, leases, problems, unready)
-    add = CniAdd(state, kernel, objects, planning, pods, tagging, containers, reconciler, pod_rounds)
-    requests = Requests(
-        CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add),
-        Control(config.node_name, state, leases, observer.snapshot, exits),
-    )
+    observer = Observer(state, planning, pods, known.containers, leases, problems, unready)
+    control = Control(config.node_name, state, leases, observer.snapshot, exits)
+    requests = _requests(config, kernel, known, reconciler, pod_rounds, control)
     return Parts(
-        config, ports, state, plan_file, objects, pods, planning, containers, leases, connections, sync,
-        node_kernel, daemon_config, paths, reconciler, pod_rounds, requests, observer,
+        config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,
+        sync, node_kernel, daemon_config, paths, reconciler, pod_rounds, requests, observer,
     )  # fmt: skip
+
+
+def _knowledge(config: AgentConfig, ports: Ports, request: Callable[[], None]) -> _Knowledge:
+    """Return these parts with the plan and the pods of an earlier process. ``request``: asks for a round."""
+    plan_file = PlanFile(config.run_dir)
+    state = NodeState(plan=plan_file.read())
+    pods = Pods(config.run_dir, ports.kernel)
+    pods.adopt(state.plan)
+    leases = LeaseClient(config, ports.lease_daemon, request)
+    return _Knowledge(
+        plan_file,
+        state,
+        KnownObjects(ports.store, state, plan_file, request),
+        pods,
+        Tagging(ports.kernel, pods, state.plan),
+        Containers(ports.engines, pods, state),
+        leases,
+        Planning(config, state, ports.interfaces, ports.kernel, ports.threads, leases, pods),
+    )
+
+
+def _requests(
+    config: AgentConfig,
+    kernel: Kernel,
+    known: _Knowledge,
+    reconciler: Reconciler,
+    pod_rounds: PodRounds,
+    control: Control,
+) -> Requests:
+    """Return the part that answers the plugin and ``egressctl``."""
+    state, pods, tagging = known.state, known.pods, known.tagging
+    add = CniAdd(
+        state, kernel, known.objects, known.planning, pods, tagging, known.containers, reconciler, pod_rounds
+    )
+    return Requests(CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add), control)
