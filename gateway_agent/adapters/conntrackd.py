@@ -144,11 +144,11 @@ class _Instance:
                 while True:
                     await self._once()
                     pause = FIRST_BACKOFF_S if self.state.in_sync else pause
-                    self._tell(running=False, in_sync=False, reason="conntrackd has ended")
+                    self._update(running=False, in_sync=False, reason="conntrackd has ended")
                     log.warning("conntrackd has ended: %s", self.state.error or "it gave no reason")
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, MAX_BACKOFF_S)
-                    self._tell(restarts=self.state.restarts + 1)
+                    self._update(restarts=self.state.restarts + 1)
             finally:
                 with contextlib.suppress(OSError):
                     _remove(self._paths)
@@ -161,7 +161,7 @@ class _Instance:
             # setpriv makes the kernel end it together with this process.
             process = await _spawn("setpriv", "--pdeathsig", "TERM", "--", *self._command)
         except OSError as error:
-            self._tell(error=str(error))
+            self._update(error=str(error))
             return
         parts = (asyncio.create_task(self._listen(process)), asyncio.create_task(self._watch(process)))
         try:
@@ -179,14 +179,14 @@ class _Instance:
             text = line.decode(errors="replace").rstrip()
             log.debug("conntrackd: %s", text)
             if words := sync_groups.complaint(text):
-                self._tell(error=words)
+                self._update(error=words)
 
     async def _watch(self, process: Process) -> None:
         """Give it its role and read its counters. End it if it does not answer."""
         attempts = START_ATTEMPTS
         while attempts:
             try:
-                await self._look()
+                await self._read_counters()
                 attempts = RUNNING_ATTEMPTS
                 _calm(process.pid)
                 await (self._serve() if self._serving else self._stand_by())
@@ -194,20 +194,20 @@ class _Instance:
                 attempts -= 1
                 log.debug("conntrackd: %s", error)
                 await asyncio.sleep(SYNCING_POLL_S)
-        self._tell(error="conntrackd does not answer")
+        self._update(error="conntrackd does not answer")
         await _end(process)
 
     async def _serve(self) -> None:
         """Act as master until the role changes. Raises OSError and ValueError."""
         self._part_changed.clear()
-        self._tell(running=True, in_sync=True, reason="")
+        self._update(running=True, in_sync=True, reason="")
         if await self._part_changes(TAKEOVER_PAUSE_S):
             return
         loop = asyncio.get_running_loop()
         await self._order(sync_groups.commands(serving=True))
         sent, overruns = loop.time(), self.state.overruns
         while not await self._part_changes(min(SYNCED_POLL_S, self._refresh)):
-            await self._look()
+            await self._read_counters()
             missed = self.state.overruns > overruns
             if missed or loop.time() - sent >= self._refresh:
                 await self._order(
@@ -218,27 +218,27 @@ class _Instance:
     async def _stand_by(self) -> None:
         """Act as standby until the role changes. A table in sync stays in sync. Raises OSError and ValueError."""
         self._part_changed.clear()
-        self._tell(running=True)
+        self._update(running=True)
         await self._order(sync_groups.commands(serving=False))
         loop = asyncio.get_running_loop()
         asked = looked = loop.time()
         before = self.state.counters.received
         while not await self._part_changes(SYNCED_POLL_S if self.state.in_sync else SYNCING_POLL_S):
-            now = await self._look()
+            now = await self._read_counters()
             rate = (now.received - before) / (loop.time() - looked)
             before, looked = now.received, loop.time()
             reason = "" if self.state.in_sync else sync_groups.behind(looked - asked, rate, now)
-            self._tell(in_sync=not reason, reason=reason)
+            self._update(in_sync=not reason, reason=reason)
 
     async def _order(self, commands: Sequence[Sequence[str]]) -> None:
         for options in commands:
             await self._call(*options)
 
-    async def _look(self) -> Counters:
+    async def _read_counters(self) -> Counters:
         counters = sync_groups.counters(await self._call("-s"))
-        self._tell(counters=counters, overruns=sync_groups.overruns(await self._call("-s", "runtime")))
+        self._update(counters=counters, overruns=sync_groups.overruns(await self._call("-s", "runtime")))
         if EVENTS.exists() and EVENTS.read_text() == "0\n":
-            self._tell(error="sysctl net.netfilter.nf_conntrack_events is 0: the kernel reports no changes")
+            self._update(error="sysctl net.netfilter.nf_conntrack_events is 0: the kernel reports no changes")
         return counters
 
     async def _part_changes(self, seconds: float) -> bool:
@@ -262,7 +262,7 @@ class _Instance:
             raise OSError(0, text.strip() or f"exit code {process.returncode}")
         return text
 
-    def _tell(self, **changes: object) -> None:
+    def _update(self, **changes: object) -> None:
         state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]
         if state != self.state:
             self.state = state

@@ -38,7 +38,7 @@ class Kernel:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="kernel")
         self._able = False
         self._monitors: list[monitor.Monitor] = []
-        self._bells: list[nflog.PacketLog] = []
+        self._packet_logs: list[nflog.PacketLog] = []
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: call(*args, **kwargs))
@@ -52,9 +52,9 @@ class Kernel:
 
     def watch_stale(self, found: Callable[[], None]) -> None:
         """Call ``found`` from now on after each logged packet of a stale connection. Raises OSError."""
-        bell = nflog.PacketLog(ids.STALE_GROUP)
-        self._bells.append(bell)
-        asyncio.get_running_loop().add_reader(bell.fileno(), _wake_reader, bell, found)
+        packet_log = nflog.PacketLog(ids.STALE_GROUP)
+        self._packet_logs.append(packet_log)
+        asyncio.get_running_loop().add_reader(packet_log.fileno(), _wake_reader, packet_log, found)
 
     async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         """Bring the kernel to the plan and return its changes in words. ``devices``: those with the fence."""
@@ -62,7 +62,7 @@ class Kernel:
             # If the kernel needs no change, nothing else would reveal that nft is missing.
             await self._run(nft.run, "--version")
             self._able = True
-        return await self._run(_stand, plan, devices)
+        return await self._run(_reconcile, plan, devices)
 
     def assume_applied(self, plan: Plan, devices: Sequence[str]) -> None:
         """Assume that an earlier process brought the kernel to this plan: tables that still match it are kept."""
@@ -121,8 +121,8 @@ class Kernel:
         await self._run(ctnetlink.set_tcp_liberal, address, ids.MarkLayout(mask).tunneled)
 
 
-def _wake_reader(bell: nflog.PacketLog, found: Callable[[], None]) -> None:
-    if bell.read():
+def _wake_reader(packet_log: nflog.PacketLog, found: Callable[[], None]) -> None:
+    if packet_log.read():
         found()
 
 
@@ -149,6 +149,6 @@ def _has_egress_hook() -> bool:
     return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2]) >= EGRESS_HOOK
 
 
-def _stand(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+def _reconcile(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
     done = [words for text in _gateway_texts(plan, devices) for words in nft.ensure(text)]
     return (*done, *reconcile.ensure(plan))

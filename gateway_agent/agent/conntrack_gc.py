@@ -78,8 +78,8 @@ class ConntrackCollector:
             await self._kernel.set_tcp_liberal(address, self._mask)
             self._lost.discard(address)
             self._left[address] = now
-        told = {egress.address for egress in plan.egress_ips if egress.sync}
+        synchronized = {egress.address for egress in plan.egress_ips if egress.sync}
         for address in [address for address, at in self._left.items() if now >= at + REST_S]:
-            if address not in told | snat.served(plan):
+            if address not in synchronized | snat.served(plan):
                 await self._kernel.flush_by_source(address, self._mask)
             del self._left[address]

@@ -62,7 +62,7 @@ class Observer:
 
     def observe(self) -> Observation:
         """Return what metrics, health checks and the page show."""
-        self._changes.hear(self._leases.state)
+        self._changes.observe(self._leases.state)
         unready = self._state.trouble
         if not unready and self._state.applied is None:
             unready = "the agent is starting"
@@ -81,5 +81,5 @@ class Observer:
     async def count_changes(self) -> None:
         """Count changes of masters, asked or not. Ends with its task."""
         while True:
-            self._changes.hear(self._leases.state)
+            self._changes.observe(self._leases.state)
             await asyncio.sleep(POLL_INTERVAL_S)

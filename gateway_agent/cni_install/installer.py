@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _watch(options)
         else:
             done = _once(options, PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root))
-            _say(done.lines)
+            _print_lines(done.lines)
             for problem in done.problems:
                 print(f"egress-gateway-cni: {printable(str(problem))}", file=sys.stderr)
             return DONE if done.chained else FAILED
@@ -105,7 +105,7 @@ def remove(bin_dir: Path, conf_dir: Path) -> None:
     The entry is removed first: a plugin that a configuration names must exist. A file that cannot be read is skipped:
     no runtime can use an entry in it.
     """
-    _say(_unchain(conf_dir))
+    _print_lines(_unchain(conf_dir))
     target = bin_dir / conflist_text.TYPE
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
@@ -180,7 +180,7 @@ def _watch(options: argparse.Namespace) -> None:
         except Exception as error:
             lines, watched = (f"{type(error).__name__}: {error}",), None
             changes = iter(())
-        _say([line for line in lines if line not in last])
+        _print_lines([line for line in lines if line not in last])
         last = lines
         if not _next(changes):
             watched = None
@@ -250,7 +250,7 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
             return True
 
 
-def _say(lines: Sequence[str]) -> None:
+def _print_lines(lines: Sequence[str]) -> None:
     for line in lines:
         print(printable(line), flush=True)
 

@@ -73,9 +73,9 @@ def _kernel() -> Iterator[str]:
     for device in sorted(links.tagged()):
         links.tag(device, 0)
         yield f"removed the tag of {device}"
-    standing = nft.run("list", "tables").splitlines()
+    tables = nft.run("list", "tables").splitlines()
     for family, name in TABLES:
-        if f"table {family} {name}" in standing:
+        if f"table {family} {name}" in tables:
             nft.run("delete", "table", family, name)
             yield f"removed nftables table {family} {name}"
     for _ in range(MAX_ROUNDS):

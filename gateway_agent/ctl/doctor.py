@@ -188,7 +188,7 @@ def _addresses() -> Iterator[Finding]:
 
 
 def _tables() -> Iterator[Finding]:
-    standing = nft.run("list", "tables").splitlines()
+    tables = nft.run("list", "tables").splitlines()
     for family, name in TABLES:
-        if f"table {family} {name}" in standing:
+        if f"table {family} {name}" in tables:
             yield Finding("ours", f"nftables table {family} {name}", judged=False)

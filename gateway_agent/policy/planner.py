@@ -131,9 +131,9 @@ def policies(inventory: Inventory) -> tuple[PlanPolicy, ...]:
 
 
 def identify(
-    inventory: Inventory, namespace: str, name: str, told: Mapping[str, str] | None, uid: str = ""
+    inventory: Inventory, namespace: str, name: str, call_labels: Mapping[str, str] | None, uid: str = ""
 ) -> PodIdentity:
-    """Return the pod with the labels of its ``Pod`` document, else with the labels of its CNI call (``told``).
+    """Return the pod with the labels of its ``Pod`` document, else with the labels of its CNI call (``call_labels``).
 
     If neither has labels, they are unknown (None), which differs from no labels: a policy may select the pod.
     Two pods can have the same name in turn, so the document counts only if its uid is ``uid`` or one of the two uids
@@ -143,7 +143,7 @@ def identify(
     known = inventory.pods_by_name.get(key)
     if known is not None and (not uid or inventory.uids.get(key, uid) == uid):
         return known
-    return PodIdentity(namespace, name, told)
+    return PodIdentity(namespace, name, call_labels)
 
 
 def never_sent(inventory: Inventory, cluster_cidrs: Iterable[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ def unknown(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Runnin
 def outlived(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attachment, ...]:
     """Return the records of adopted pods that are gone or have had a CNI call since. No DEL ever removes them."""
     kept = tuple(records)
-    told = {(r.namespace, r.name, r.uid) for r in kept if not r.container_id.startswith(PREFIX)}
+    recorded = {(r.namespace, r.name, r.uid) for r in kept if not r.container_id.startswith(PREFIX)}
     running = {(pod.namespace, pod.name, pod.uid) for pod in inventory.running}
     return tuple(
         record
@@ -35,7 +35,7 @@ def outlived(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Attac
         if record.container_id.startswith(PREFIX)
         and (
             (record.namespace, record.name, record.uid) not in running
-            or any((record.namespace, record.name, uid) in told for uid in (record.uid, ""))
+            or any((record.namespace, record.name, uid) in recorded for uid in (record.uid, ""))
         )
     )
 

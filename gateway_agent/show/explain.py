@@ -105,10 +105,10 @@ def _find(view: NodeSnapshot, asked: str) -> tuple[str, str]:
 def _subject(view: NodeSnapshot, namespace: str, name: str) -> _Subject:
     mine = [a for a in view.attachments if (a.namespace, a.name) == (namespace, name)]
     attachment = min(mine, key=lambda a: (not a.group, a.ifname), default=None)
-    told, uid = (attachment.labels, attachment.uid) if attachment else (None, "")
+    call_labels, uid = (attachment.labels, attachment.uid) if attachment else (None, "")
     if attachment is None and (namespace, name) in view.beside:
-        told = view.beside[namespace, name].container.labels
-    pod = planner.identify(view.inventory, namespace, name, told, uid)
+        call_labels = view.beside[namespace, name].container.labels
+    pod = planner.identify(view.inventory, namespace, name, call_labels, uid)
     if attachment is not None:
         policy_set = view.set_of(attachment) if attachment.group else None
         return _Subject(pod, attachment, policy_set, bool(attachment.group) and policy_set is None)
@@ -138,9 +138,11 @@ def _pod_step(view: NodeSnapshot, subject: _Subject) -> Step:
     pod, attachment = subject.pod, subject.attachment
     documented = pod in view.inventory.pods
     key = (pod.namespace, pod.name)
-    told = attachment is not None and attachment.labels is not None
+    has_labels = attachment is not None and attachment.labels is not None
     engine = "its container engine" if attachment is None and key in view.beside else ""
-    origin = "its Pod document" if documented else "its CNI call or container engine" if told else engine
+    origin = (
+        "its Pod document" if documented else "its CNI call or container engine" if has_labels else engine
+    )
     labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "its labels are not known"
     if key in view.inventory.on_host:
         return _step("pod", "uses its node's network", labels)

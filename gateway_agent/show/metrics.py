@@ -81,7 +81,7 @@ class ChangeCount:
         self._counted: Counter[str] = Counter()
         self._silences: dict[tuple[str, bool], Distribution] = {}
 
-    def hear(self, keeper: KeeperState | None) -> None:
+    def observe(self, keeper: KeeperState | None) -> None:
         """Count the new changes in a state of the daemon. Must be called at least once per hundred changes."""
         if keeper is None:
             return

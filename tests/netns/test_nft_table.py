@@ -65,8 +65,8 @@ def nft(machine: Namespace, text: str) -> None:
     machine.run("nft", "-f", "-", text=text)
 
 
-def look(machine: Namespace) -> Table:
-    found = machine.inside(lambda: table_digest.look(NAME, MARK))
+def read(machine: Namespace) -> Table:
+    found = machine.inside(lambda: table_digest.read(NAME, MARK))
     assert found is not None
     return found
 
@@ -88,9 +88,9 @@ def look(machine: Namespace) -> Table:
     ],
 )
 def test_what_somebody_changes_shows(machine: Namespace, change: str) -> None:
-    before = look(machine)
+    before = read(machine)
     nft(machine, change)
-    assert look(machine).digest != before.digest
+    assert read(machine).digest != before.digest
 
 
 @pytest.mark.parametrize(
@@ -114,33 +114,33 @@ def test_what_somebody_changes_shows(machine: Namespace, change: str) -> None:
     ],
 )
 def test_what_is_not_of_the_table_does_not(machine: Namespace, change: str) -> None:
-    before = look(machine)
+    before = read(machine)
     nft(machine, change)
-    assert look(machine).digest == before.digest
+    assert read(machine).digest == before.digest
 
 
 def test_packets_change_nothing(machine: Namespace) -> None:
-    before = look(machine)
+    before = read(machine)
     machine.run("ping", "-c", "2", "-i", "0.01", "10.0.0.1")
     assert "packets 0" not in machine.run("nft", "list", "chain", "inet", "egwtest", "out")
-    assert look(machine) == before
+    assert read(machine) == before
 
 
 def test_stamps_are_told(machine: Namespace) -> None:
-    assert look(machine).marks == ()
+    assert read(machine).marks == ()
     nft(machine, "add chain inet egwtest stamp_one_two")
-    assert look(machine).marks == ("one_two",)
+    assert read(machine).marks == ("one_two",)
 
 
 def test_no_table(machine: Namespace) -> None:
-    assert machine.inside(lambda: table_digest.look("inet egwnone", MARK)) is None
+    assert machine.inside(lambda: table_digest.read("inet egwnone", MARK)) is None
 
 
 def test_it_is_read_while_others_write_all_the_time(machine: Namespace) -> None:
     """``nft list`` begins anew with each transaction; with thousands of elements it does not come to an end."""
     many = ", ".join(f"10.{n >> 8 & 255}.{n & 255}.1 . {n & 65535}" for n in range(5000))
     nft(machine, f"add element inet egwtest seen {{ {many} }}")
-    before, over = look(machine), threading.Event()
+    before, over = read(machine), threading.Event()
 
     def write() -> None:
         number = 0
@@ -153,7 +153,7 @@ def test_it_is_read_while_others_write_all_the_time(machine: Namespace) -> None:
     try:
         began = time.monotonic()
         for _ in range(50):
-            assert look(machine) == before
+            assert read(machine) == before
         taken = time.monotonic() - began
     finally:
         over.set()

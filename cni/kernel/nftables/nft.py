@@ -65,7 +65,7 @@ def ensure(text: str) -> tuple[str, ...]:
     ``text`` is one transaction; each of its tables is removed by a line ``delete table FAMILY NAME`` and, if it
     should exist, made by one ``table FAMILY NAME {``. Raises :class:`KernelError`.
     """
-    found = _look(text)
+    found = _inspect(text)
     wrong = {table: each.problem for table, each in found.items() if each.problem}
     if not wrong:
         return ()
@@ -82,7 +82,7 @@ def ensure(text: str) -> tuple[str, ...]:
 
 def missing(text: str) -> tuple[str, ...]:
     """Return which tables are not as ``text`` makes them, and why. Changes nothing. Raises :class:`KernelError`."""
-    found = _look(text)
+    found = _inspect(text)
     return tuple(f"nftables table {table}: {each.problem}" for table, each in found.items() if each.problem)
 
 
@@ -180,7 +180,7 @@ def _digest(text: str) -> str:
 def _stamps(text: str) -> str:
     lines = []
     for table in _made(text):
-        found = table_digest.look(table, STAMP)
+        found = table_digest.read(table, STAMP)
         if found is None:
             hint = "does another program flush the ruleset?"
             raise KernelError(f"nftables table {table} vanished right after it was made", hint)
@@ -190,15 +190,15 @@ def _stamps(text: str) -> str:
 
 def _stamp_removals(text: str) -> Iterator[str]:
     for table in _made(text):
-        found = table_digest.look(table, STAMP)
+        found = table_digest.read(table, STAMP)
         for hashes in found.marks if found else ():
             yield f"delete chain {table} {STAMP}{hashes}\n"
 
 
-def _look(text: str) -> dict[str, _Found]:
+def _inspect(text: str) -> dict[str, _Found]:
     made, digest = _made(text), _digest(text)
     return {
-        table: _judge(table_digest.look(table, STAMP), table in made, digest) for table in _replaced(text)
+        table: _judge(table_digest.read(table, STAMP), table in made, digest) for table in _replaced(text)
     }
 
 

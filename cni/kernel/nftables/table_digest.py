@@ -87,7 +87,7 @@ class Table:
     sets: tuple[PresentSet, ...]
 
 
-def look(table: str, mark: str) -> Table | None:
+def read(table: str, mark: str) -> Table | None:
     """Return the table ``FAMILY NAME``; None if there is none. Raises :class:`~cni.kernel.errors.KernelError`."""
     family, name = table.split()
     try:

@@ -174,15 +174,15 @@ def test_names_and_bounds() -> None:
 
 def test_changes_are_counted_once() -> None:
     count = ChangeCount(since=AT)
-    count.hear(None)
+    count.observe(None)
     assert count.totals() == {}
     before, first = change(at=AT - 9), change(at=AT + 1)
-    count.hear(keeper([before, first]))
+    count.observe(keeper([before, first]))
     assert count.totals() == {FIRST: 1}, "what was before this process is not its to count"
-    count.hear(keeper([before, first]))
+    count.observe(keeper([before, first]))
     assert count.totals() == {FIRST: 1}
     # The clock was set back, and the oldest change has been forgotten.
-    count.hear(keeper([first, change(at=AT - 3600, epoch=4), change(SECOND, at=AT - 3599)]))
+    count.observe(keeper([first, change(at=AT - 3600, epoch=4), change(SECOND, at=AT - 3599)]))
     assert count.totals() == {FIRST: 2, SECOND: 1}
 
 
@@ -191,15 +191,15 @@ def test_more_changes_than_the_keeper_keeps_are_counted(rounds: int) -> None:
     count = ChangeCount(since=0)
     everything = [change(epoch=number, at=AT + number) for number in range(rounds * 50)]
     for end in range(50, len(everything) + 1, 50):
-        count.hear(keeper(everything[max(0, end - 100) : end]))
+        count.observe(keeper(everything[max(0, end - 100) : end]))
     assert count.totals() == {FIRST: rounds * 50}
 
 
 def test_a_new_keeper_has_a_new_history() -> None:
     count = ChangeCount(since=AT)
-    count.hear(keeper([change(at=AT + 1), change(at=AT + 2, epoch=4)]))
-    count.hear(keeper([]))
-    count.hear(keeper([change(at=AT + 3, epoch=5)]))
+    count.observe(keeper([change(at=AT + 1), change(at=AT + 2, epoch=4)]))
+    count.observe(keeper([]))
+    count.observe(keeper([change(at=AT + 3, epoch=5)]))
     assert count.totals() == {FIRST: 3}
 
 
@@ -211,7 +211,7 @@ def test_silences_are_counted_by_planned_and_unplanned() -> None:
         Change(FIRST, "g1", "g2", 4, AT + 3, 0, "drained", planned=True),
         Change(SECOND, "", "g2", 1, AT + 4, 0, "first master"),
     ]
-    count.hear(keeper(moved))
+    count.observe(keeper(moved))
     seen = Observation("g1", view(), changes=count.totals(), silences=count.silences())
     name, labels = "takeover_silence_seconds", {"gateway": "partner", "ip": ADDRESSES[0]}
     assert value(seen, f"{name}_count", **labels, planned="false") == 1
