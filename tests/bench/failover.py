@@ -177,7 +177,7 @@ class Bench:
             if result.silence is None:
                 # An iterator that has raised has ended.
                 break
-        self._tell(part[2], contender)
+        self._log(part[2], contender)
         self.changed()
 
     def _missing(self, part: Part) -> int:
@@ -191,7 +191,7 @@ class Bench:
     def _done(self, contender: str, failure: str) -> int:
         return len(self.results.of(failure, contender))
 
-    def _tell(self, failure: str, contender: str) -> None:
+    def _log(self, failure: str, contender: str) -> None:
         row, left = self.results.row(failure, contender), 0.0
         for part in self.parts:
             name = part[0].rival if part[1] else part[0].contender

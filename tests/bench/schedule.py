@@ -133,12 +133,12 @@ def plan(source: random.Random, faults: Iterator[Fault]) -> list[Event]:
 class Schedule:
     """Rounds of faults in a lab under watch."""
 
-    def __init__(self, lab: Lab, watch: Watch, source: random.Random, tell: Callable[[str], None]) -> None:
+    def __init__(self, lab: Lab, watch: Watch, source: random.Random, log: Callable[[str], None]) -> None:
         self.report = Report()
         self._lab = lab
         self._watch = watch
         self._source = source
-        self._tell = tell
+        self._log = log
         self._faults = deck(source)
         self._struck: dict[Fault, str] = {}
         """Node that each fault of this round has struck, until it is healed."""
@@ -151,7 +151,7 @@ class Schedule:
             words = self.round()
             self.report.failovers = self._caused()
             changes = self.report.failovers.total() - before
-            self._tell(f"{before + changes:>4}  {words}: {changes} changes")
+            self._log(f"{before + changes:>4}  {words}: {changes} changes")
         self.report.problems += [
             problem for problem in self._watch.end() if problem not in self.report.problems
         ]

@@ -44,8 +44,10 @@ class Standbys:
         master = self._lab.master(self._gateway, asked="w1")
         if not master or self._lab.master(self._gateway, asked=master) != master:
             return ""
-        told = self._lab.nodes[master].agent.status()["members"]
-        ready = {row["node"] for row in told if row["ready"] and row["alive"]} & set(egress_nodes(self._lab))
+        members = self._lab.nodes[master].agent.status()["members"]
+        ready = {row["node"] for row in members if row["ready"] and row["alive"]} & set(
+            egress_nodes(self._lab)
+        )
         now = time.monotonic()
         self._ready_since = {
             node: self._ready_since.get(node, now) for node in ready - {master} if self._runs(node)

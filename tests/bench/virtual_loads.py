@@ -111,8 +111,8 @@ def addresses_through(lab: Lab, addresses: Sequence[str]) -> Recovery:
 
 def all_answered(lab: Lab, addresses: Sequence[str]) -> bool:
     """Whether every address has a master by the word of the first worker."""
-    told = lab.nodes["w1"].agent.status()["egressIPs"]
-    return {egress["ip"] for egress in told if egress["master"]} >= set(addresses)
+    egress_ips = lab.nodes["w1"].agent.status()["egressIPs"]
+    return {egress["ip"] for egress in egress_ips if egress["master"]} >= set(addresses)
 
 
 def _at_rest(lab: Lab) -> None:

@@ -72,8 +72,8 @@ def ctr(containerd: Containerd, *arguments: str) -> str:
 
 @contextmanager
 def container(containerd: Containerd, name: str, labels: dict[str, str]) -> Iterator[Client]:
-    told = (part for key, value in labels.items() for part in ("--label", f"{key}={value}"))
-    command = ("run", "--cni", "--detach", "--snapshotter", "native", *told, IMAGE, name)
+    label_options = (part for key, value in labels.items() for part in ("--label", f"{key}={value}"))
+    command = ("run", "--cni", "--detach", "--snapshotter", "native", *label_options, IMAGE, name)
     try:
         ctr(containerd, *command)
         pid = ctr(containerd, "tasks", "list").split(name)[1].split()[0]

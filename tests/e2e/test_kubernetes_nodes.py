@@ -22,7 +22,7 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 OLD, NEW, LAST = ("g1", "g2", "g3"), ("g4", "g5", "g6"), "g7"
-ROLL = f"/api/v1/namespaces/egress-gateway/configmaps/{recorded_voter_set.NAME}"
+CONFIGMAP = f"/api/v1/namespaces/egress-gateway/configmaps/{recorded_voter_set.NAME}"
 PORTS = iter(range(9800, 9900))
 """Ports of the outside service, one for each test: entries of one test in a connection table do not disturb another."""
 
@@ -113,7 +113,7 @@ def test_a_wrong_voter_set_in_the_cluster_makes_no_second_owner(lab: Lab, pod: P
         lab.cluster.strike(match="configmaps?", deaf=True)
         try:
             old = {"version": "99", "members": " ".join(sorted((fresh, others[0], OLD[0])))}
-            lab.cluster.call("PATCH", ROLL, {"data": old})
+            lab.cluster.call("PATCH", CONFIGMAP, {"data": old})
             node = lab.nodes[fresh]
             node.die()
             for name in ("voters.json", "last-known.json"):
@@ -133,7 +133,7 @@ def test_a_wrong_voter_set_in_the_cluster_makes_no_second_owner(lab: Lab, pod: P
 def published(lab: Lab) -> tuple[int, tuple[str, ...]]:
     """Return the voter set by the word of the cluster."""
     assert lab.cluster is not None
-    found = voter_configmap.read(lab.cluster.call("GET", ROLL))
+    found = voter_configmap.read(lab.cluster.call("GET", CONFIGMAP))
     return (found.version, found.members) if found else (0, ())
 
 

@@ -20,7 +20,7 @@ FAILOVERS = int(os.environ.get("SCHEDULE_FAILOVERS", "80"))
 def test_what_must_never_happen_does_not(plugin: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seed = int(os.environ.get("SCHEDULE_SEED") or time.time_ns() % 1_000_000)
     with watched() as (lab, watch):
-        report = Schedule(lab, watch, random.Random(seed), tell=print).run(FAILOVERS)
+        report = Schedule(lab, watch, random.Random(seed), log=print).run(FAILOVERS)
     with capsys.disabled():
         print(f"\nseed {seed}: {report}")
     assert report.problems == [], f"seed {seed}"

@@ -107,7 +107,7 @@ def check_agent(requests: list[bytes]) -> None:
             "w1", FilesStoreConfig(run_dir / "none"), run_dir=run_dir, podman=None, containerd=None
         )
 
-        async def story() -> list[bytes]:
+        async def scenario() -> list[bytes]:
             store = FilesStore(run_dir / "none", run_dir / "last-good")
             parts = build(settings, ports(settings, store))
             tasks = [asyncio.create_task(run()) for run in (parts.reconciler.run, parts.pod_rounds.run)]
@@ -118,7 +118,7 @@ def check_agent(requests: list[bytes]) -> None:
                 for task in tasks:
                     task.cancel()
 
-        for request, answer in zip(requests, asyncio.run(story()), strict=True):
+        for request, answer in zip(requests, asyncio.run(scenario()), strict=True):
             if request.split(b"\0")[0] == contract.CONTROL:
                 assert isinstance(json.loads(answer), dict)
             elif answer != contract.OK:

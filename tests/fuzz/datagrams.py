@@ -22,7 +22,7 @@ OTHER = Keyring(Key.parse(b"a key that nobody else has"))
 
 
 def once(rng: random.Random) -> None:
-    """Tell one story: a cluster that runs, and a machine that has heard all that w1 sent, but not its key."""
+    """Run one scenario: a cluster that runs, and a machine that has heard all that w1 sent, but not its key."""
     network = Network(egress=3, workers=1, ids=1, seed=rng.getrandbits(32))
     network.run(int(rng.uniform(1.0, 4.0) * SECOND))
     recorded = {name: record(network, name, rng) for name in TARGETS}

@@ -65,7 +65,7 @@ def hostile(body: Body, rng: random.Random) -> Any:
 
 
 def once(rng: random.Random) -> None:
-    """Tell one story: a cluster that runs, and a worker with the key that sends to all of it."""
+    """Run one scenario: a cluster that runs, and a worker with the key that sends to all of it."""
     network = Network(egress=3, workers=1, ids=2, seed=rng.getrandbits(32))
     # Whoever has the key can claim what others hold: that is not what is looked at here.
     network.exclusive = False

@@ -100,10 +100,10 @@ def run(speakers: list[Speaker]) -> None:
     while True:
         if select.select([sys.stdin], [], [], 0)[0]:
             asked = sys.stdin.readline()
-            told = {
+            report = {
                 s.raw.node: {"attempts": attempts, "accepted": s.take(), "pause": pause} for s in speakers
             }
-            print(json.dumps(told), flush=True)
+            print(json.dumps(report), flush=True)
             if not asked:
                 return
             attempts, pause = 0, 0.0

@@ -103,9 +103,9 @@ class Observers:
 
     def end(self) -> dict[str, Attempts]:
         """End the observers, and tells of each node's; what they got out may still be asked for."""
-        told = self._witness.end()
+        report = self._witness.end()
         self._told = True
-        return {node: Attempts(**each) for node, each in told.items()}
+        return {node: Attempts(**each) for node, each in report.items()}
 
     def close(self) -> None:
         """May be called twice."""

@@ -70,7 +70,7 @@ class Gateway:
         program = (sys.executable, "-m", "tests.netns.conntrackd_lab", str(self.run_dir))
         self._agent = self.namespace.spawn(*program, log=self.run_dir / "log", reads=True)
 
-    def tell(self, part: str) -> None:
+    def set_role(self, part: str) -> None:
         assert self._agent is not None
         assert self._agent.stdin is not None
         self._agent.stdin.write(f"{part}\n".encode())

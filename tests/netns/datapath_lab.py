@@ -289,11 +289,11 @@ class Node:
         """Set the master as the lease daemon does at failover. ``master``: a node's name or its tunnel address."""
         address = NODES.get(master, master)
 
-        def tell() -> None:
+        def write() -> None:
             with contextlib.closing(Neighbours()) as neighbours:
                 neighbours.set_master(ids.device(ids.vni(identity)), ids.node_mac(address), family)
 
-        self.machine.inside(tell)
+        self.machine.inside(write)
 
 
 @dataclass

@@ -85,7 +85,7 @@ class Ears:
             key.data()
         return bool(ready)
 
-    def hear(self, claim: tuple[str, str, str]) -> None:
+    def expect(self, claim: tuple[str, str, str]) -> None:
         until(lambda: self.wakes() and claim in self.heard, f"{claim} is heard")
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ def test_another_owner_is_heard(lan: Lan, ears: Ears, address: str) -> None:
     ears.watch(*HERE)
     other = lan.b.inside(Announcer)
     assert other.announce(address, "eth1")
-    ears.hear((address, mac(lan.b), "eth1"))
+    ears.expect((address, mac(lan.b), "eth1"))
     other.close()
 
 
@@ -132,7 +132,7 @@ def test_a_probe_finds_the_owner(lan: Lan, ears: Ears, address: str) -> None:
     ears.watch(*HERE)
     configure(lan.b, address)
     assert ears.announcer.probe(address, "eth1")
-    ears.hear((address, mac(lan.b), "eth1"))
+    ears.expect((address, mac(lan.b), "eth1"))
 
 
 @ADDRESSES
@@ -172,7 +172,7 @@ def test_nothing_else_wakes_the_listener(lan: Lan, ears: Ears) -> None:
     assert not ears.wakes()
     # All of it has arrived before this.
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
-    ears.hear((VIRTUAL, mac(lan.b), "eth1"))
+    ears.expect((VIRTUAL, mac(lan.b), "eth1"))
     assert ears.heard == [(VIRTUAL, mac(lan.b), "eth1")]
 
 
@@ -180,7 +180,7 @@ def test_own_claims_that_come_back_do_not_count(lan: Lan, ears: Ears) -> None:
     ears.watch(*HERE)
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.a)))
     send(lan.b, arp.gratuitous(VIRTUAL, "02:00:00:00:00:99"))
-    ears.hear((VIRTUAL, "02:00:00:00:00:99", "eth1"))
+    ears.expect((VIRTUAL, "02:00:00:00:00:99", "eth1"))
     assert len(ears.heard) == 1
 
 
@@ -191,7 +191,7 @@ def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
     assert ears.heard == []
     ears.watch((VIRTUAL, "eth1"), ("2001:DB8:0::50", "eth1"))
     send(lan.b, arp.advertisement(VIRTUAL6, mac(lan.b)))
-    ears.hear(("2001:DB8:0::50", mac(lan.b), "eth1"))
+    ears.expect(("2001:DB8:0::50", mac(lan.b), "eth1"))
     ears.watch()
     assert not ears.selector.get_map()
 
@@ -204,7 +204,7 @@ def test_however_many_are_watched_each_is_heard(lan: Lan, ears: Ears, count: int
     for addresses in (four, six):
         for address in {addresses[0], addresses[len(addresses) // 2], addresses[-1]}:
             send(lan.b, (arp.advertisement if ":" in address else arp.gratuitous)(address, mac(lan.b)))
-            ears.hear((address, mac(lan.b), "eth1"))
+            ears.expect((address, mac(lan.b), "eth1"))
 
 
 @ADDRESSES
@@ -223,7 +223,7 @@ def test_an_interface_that_comes_back_is_heard_again(lan: Lan, ears: Ears) -> No
     lan.a.ip("link set eth1 down", "link set eth1 up")
     until(lambda: lan.a.run("cat", "/sys/class/net/eth1/operstate") == "up\n", "the interface is up")
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
-    ears.hear((VIRTUAL, mac(lan.b), "eth1"))
+    ears.expect((VIRTUAL, mac(lan.b), "eth1"))
 
 
 @pytest.fixture

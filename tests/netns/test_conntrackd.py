@@ -38,7 +38,7 @@ def bench(standing: Bench) -> Iterator[Bench]:
     for gateway in standing.gateways.values():
         gateway.flush()
         gateway.start()
-    standing.gateways["g1"].tell("master")
+    standing.gateways["g1"].set_role("master")
     for gateway in standing.gateways.values():
         gateway.in_sync()
     yield standing
@@ -77,7 +77,7 @@ def test_a_connection_goes_on_by_one_gateway_after_the_other(bench: Bench) -> No
             for _ in range(20):
                 echo(sock, os.urandom(16_000))
             for gateway in bench.gateways.values():
-                gateway.tell("master" if gateway is new else "standby")
+                gateway.set_role("master" if gateway is new else "standby")
     everywhere(bench, f"TIME_WAIT src={WORKER} dst={SERVER} sport={port} ")
 
 
@@ -128,8 +128,8 @@ def test_a_late_standby_has_the_whole_table_when_it_says_so(bench: Bench) -> Non
     late.start()
     late.in_sync()
     assert len(late.entries()) == 800
-    bench.gateways["g2"].tell("master")
-    bench.gateways["g1"].tell("standby")
+    bench.gateways["g2"].set_role("master")
+    bench.gateways["g1"].set_role("standby")
     late.stop()
     late.flush()
     bench.gateways["g1"].stop()

@@ -41,7 +41,7 @@ class Keeper:
         self.datagrams = Datagrams(self.selector, self.received.extend)
         machine.inside(lambda: self.datagrams.bind(address, PORT))
 
-    def hear(self) -> list[tuple[bytes, str]]:
+    def receive(self) -> list[tuple[bytes, str]]:
         for key, _ in self.selector.select(0):
             key.data()
         return self.received
@@ -80,7 +80,7 @@ def test_datagrams_pass_both_ways(wire: tuple[Namespace, Namespace], family: Fam
         def exchanged() -> bool:
             one.datagrams.send(b"question", canonical)
             other.datagrams.send(b"answer", family.near)
-            return bool(one.hear() and other.hear())
+            return bool(one.receive() and other.receive())
 
         until(exchanged, "both have heard each other", 5)
         assert set(other.received) == {(b"question", family.near)}

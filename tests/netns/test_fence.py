@@ -270,7 +270,7 @@ def test_closing_closes_what_is_named_and_nothing_else(line: Wire, fence: Fence)
 
 def test_a_stopped_process_opens_nothing(line: Wire) -> None:
     """It has its ticket and its majority, and is stopped before it opens."""
-    story = f"""
+    program = f"""
 import os, signal
 from gateway_agent.lease_daemon.vip_fence import Fence
 fence = Fence()
@@ -278,7 +278,7 @@ fence.ticket(5, {SHORT})
 os.kill(os.getpid(), signal.SIGSTOP)
 print(fence.open(5, ["{VIRTUAL}"], {LONG}))
 """
-    command = line.near.command(sys.executable, "-c", story)
+    command = line.near.command(sys.executable, "-c", program)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         os.waitpid(process.pid, os.WUNTRACED)
         until(lambda: not tickets(line.near), "the ticket has expired")

@@ -28,7 +28,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))
 SEED = int(os.environ.get("FUZZ_SEED", "10"))
 ATTACKER = "g3"
 """Node in whose place there is the attacker: the other two are a majority without it."""
-TELL = 0.2
+CONFIG_INTERVAL_S = 0.2
 """Seconds from one sign of life of the daemons' agent to the next."""
 PAUSE = 0.0005
 """Seconds from one message to the next."""
@@ -84,7 +84,7 @@ def honest(cluster: Cluster) -> list[Node]:
 def master(cluster: Cluster) -> str:
     """Return the master that both daemons follow, itself among them; empty if there is none."""
     for node in honest(cluster):
-        node.tell()
+        node.send_config()
     said = {node.follows() for node in honest(cluster)}
     masters = {node.name for node in honest(cluster) if node.is_master()}
     return masters.pop() if len(masters) == 1 and said == masters else ""
@@ -100,16 +100,16 @@ def test_whatever_a_holder_of_the_key_sends_real_daemons_live_and_serve(cluster:
     pids = [node.pid() for node in honest(cluster)]
     attacker, rng, sent = Attacker(cluster.nodes[ATTACKER]), random.Random(SEED), 0
     with contextlib.closing(attacker.sock):
-        end, tell = time.monotonic() + SECONDS, 0.0
+        end, send_at = time.monotonic() + SECONDS, 0.0
         while (now := time.monotonic()) < end:
             attacker.listen()
             body = hostile(rng.choice(bodies([ONE], rng)), rng)
             sent += attacker.send(rng.choice(honest(cluster)).name, body)
-            if now >= tell:
-                tell = now + TELL
+            if now >= send_at:
+                send_at = now + CONFIG_INTERVAL_S
                 for node in honest(cluster):
-                    node.tell()
-                    node.hear()
+                    node.send_config()
+                    node.read_state()
             time.sleep(PAUSE)  # a flood would be another test
     words = f"seed {SEED}, {sent} messages: {logged(cluster)}"
     assert [node.namespace.pids() for node in honest(cluster)] == [[pid] for pid in pids], words

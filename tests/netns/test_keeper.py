@@ -57,7 +57,7 @@ class Node:
         agent.connect(str(self.run_dir / "keeper.sock"))
         agent.setblocking(False)
         self._agent, self._rest = agent, b""
-        self.tell()
+        self.send_config()
 
     def leave(self) -> None:
         """Disconnect the agent; the daemon stays."""
@@ -65,7 +65,7 @@ class Node:
             self._agent.close()
             self._agent = None
 
-    def tell(self) -> None:
+    def send_config(self) -> None:
         """Also the sign of life."""
         if self._agent is not None:
             with contextlib.suppress(OSError):
@@ -88,11 +88,11 @@ class Node:
         return state.keys
 
     def problems(self) -> str:
-        self.tell()
-        state = self.hear()
+        self.send_config()
+        state = self.read_state()
         return "\n".join(state.problems) if state else ""
 
-    def hear(self) -> KeeperState | None:
+    def read_state(self) -> KeeperState | None:
         """Return the newest state that has come."""
         with contextlib.suppress(BlockingIOError):
             while self._agent is not None and (data := self._agent.recv(1 << 20)):
@@ -106,11 +106,11 @@ class Node:
         return pid
 
     def is_master(self) -> bool:
-        state = self.hear()
+        state = self.read_state()
         return state is not None and state.egress[0].state == "master"
 
     def follows(self) -> str:
-        state = self.hear()
+        state = self.read_state()
         return state.egress[0].master if state else ""
 
 
@@ -140,7 +140,7 @@ class Cluster:
     def one_master(self) -> Node | None:
         """Return the master that all three follow."""
         for node in self.nodes.values():
-            node.tell()
+            node.send_config()
         masters = [node for node in self.nodes.values() if node.is_master()]
         agreed = {node.follows() for node in self.nodes.values()}
         return masters[0] if len(masters) == 1 and agreed == {masters[0].name} else None
@@ -154,7 +154,7 @@ class Cluster:
 
         def found() -> Node | None:
             for node in others:
-                node.tell()
+                node.send_config()
             return next((node for node in others if node.is_master()), None)
 
         return until(found, f"a master other than {old.name}", seconds=5)
@@ -303,7 +303,7 @@ def test_agents_that_end_before_they_say_anything_are_signs_of_life_too(cluster:
 def cluster_follows(cluster: Cluster, master: Node) -> bool:
     others = [node for node in cluster.nodes.values() if node is not master]
     for node in others:
-        node.tell()
+        node.send_config()
     return all(node.follows() == master.name for node in others)
 
 
@@ -365,8 +365,8 @@ def _record(sender: Node, receiver: Node) -> bytes:
 
 
 def _counters(node: Node) -> dict[str, int]:
-    node.tell()
-    state = until(node.hear, "a state")
+    node.send_config()
+    state = until(node.read_state, "a state")
     return state.counters
 
 
@@ -385,7 +385,7 @@ def test_a_key_is_replaced_and_no_master_changes(cluster: Cluster, tmp_path: Pat
     def take(*paths: Path) -> None:
         for node in cluster.nodes.values():
             node.key_file, node.accepted = paths[0], tuple(map(str, paths[1:]))
-            node.tell()
+            node.send_config()
             until(partial(has, node, paths), f"{node.name} has its keys")
             cluster.settled()
 
@@ -422,7 +422,7 @@ def test_a_node_that_signs_with_another_key_is_named(cluster: Cluster, tmp_path:
         f"(fingerprint {Key.parse(other.read_bytes()).fingerprint})"
     )
     try:
-        odd.tell()
+        odd.send_config()
         until(
             lambda: words in nodes["g1"].problems() and words in nodes["g3"].problems(),
             "g2 is named",
@@ -431,7 +431,7 @@ def test_a_node_that_signs_with_another_key_is_named(cluster: Cluster, tmp_path:
         until(lambda: "node g1 at" in odd.problems(), "g2 names g1")
     finally:
         odd.key_file = right
-        odd.tell()
+        odd.send_config()
     cluster.settled()
     until(lambda: not any("signs with" in node.problems() for node in nodes.values()), "nothing to tell")
 
@@ -440,7 +440,7 @@ def test_a_node_with_another_tunnel_port_is_named_on_both_ends(cluster: Cluster)
     odd, other = cluster.nodes["g3"], cluster.nodes["g1"]
     right, odd.facts = odd.facts, Facts(4800, 250 * MILLISECOND, True, "")
     try:
-        odd.tell()
+        odd.send_config()
         words = "tunnel.port is 4799 on this node (g1) and 4800 on g3: it must be the same on all nodes"
         until(lambda: words in other.problems(), "g1 names g3", seconds=5)
         words = "tunnel.port is 4800 on this node (g3) and 4799 on g1"
@@ -453,7 +453,7 @@ def test_a_node_with_another_tunnel_port_is_named_on_both_ends(cluster: Cluster)
         assert other.state.unfit == ""
     finally:
         odd.facts = right
-        odd.tell()
+        odd.send_config()
     until(
         lambda: not any("tunnel.port" in node.problems() for node in cluster.nodes.values()), "agreed again"
     )
@@ -485,7 +485,7 @@ def test_a_node_with_another_cluster_port_is_named_on_both_ends(cluster: Cluster
         return {name: node.problems() for name, node in cluster.nodes.items()}
 
     def reason(node: str, of: str) -> str:
-        state = cluster.nodes[node].hear()
+        state = cluster.nodes[node].read_state()
         return next(member.reason for member in state.members if member.node == of) if state else ""
 
     try:
@@ -503,7 +503,7 @@ def test_a_node_with_another_cluster_port_is_named_on_both_ends(cluster: Cluster
         until(lambda: said() and nobody in reason("g1", "g3"), "g1 was told so", seconds=25)
     finally:
         odd.port = right
-        odd.tell()
+        odd.send_config()
     cluster.settled()
     until(lambda: "cluster.port" not in "".join(said().values()), "nothing to tell", seconds=10)
 
@@ -516,6 +516,6 @@ def test_a_node_that_hears_nobody_says_what_it_listens_on_and_sends_to(cluster: 
         until(lambda: words in deaf.problems(), "it says so", seconds=12)
     finally:
         deaf.port = right
-        deaf.tell()
+        deaf.send_config()
     cluster.settled()
     until(lambda: "hears no other node" not in deaf.problems(), "it hears again")

@@ -35,13 +35,13 @@ def tables(machine: Namespace) -> Namespace:
 
 
 def counted(machine: Namespace, *commands: str) -> int | None:
-    def story() -> int | None:
+    def scenario() -> int | None:
         with TransactionCounter({TABLE: frozenset({"s"})}) as watch:
             for command in commands:
                 nft.run(*command.split())
             return watch.transactions()
 
-    return machine.inside(story)
+    return machine.inside(scenario)
 
 
 def test_nothing_is_nothing(tables: Namespace) -> None:

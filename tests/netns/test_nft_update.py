@@ -110,13 +110,13 @@ def test_an_update_says_so_and_a_touched_table_is_replaced(machine: Namespace) -
         for n in (1, 2)
     )
 
-    def story() -> list[tuple[str, ...]]:
+    def scenario() -> list[tuple[str, ...]]:
         nft.apply(first)
         done = [nft.ensure(second)]
         nft.run("add", "chain", "inet", "egress_gateway", "extra")
         return [*done, nft.ensure(first)]
 
-    updated, replaced = machine.inside(story)
+    updated, replaced = machine.inside(scenario)
     assert updated == tuple(
         f"updated nftables table {f} egress_gateway: out of date" for f in ("bridge", "inet")
     )
@@ -130,7 +130,7 @@ def test_what_was_written_at_run_time_outlives_a_replacement(machine: Namespace,
     texts = [transaction("inet", "kept", [leases, chain("c", [f"ip saddr @leases {verdict}"])])
              for verdict in ("accept", "drop")]  # fmt: skip
 
-    def story() -> str:
+    def scenario() -> str:
         nft.apply(texts[0])
         nft.run("add", "element", "inet", "kept", "leases", "{ 192.0.2.1 timeout 1h }")
         if damage in ("broken off", "half made"):
@@ -145,7 +145,7 @@ def test_what_was_written_at_run_time_outlives_a_replacement(machine: Namespace,
         assert nft.missing(texts[1]) == ()
         return nft.run("list", "table", "inet", "kept")
 
-    table = machine.inside(story)
+    table = machine.inside(scenario)
     assert "192.0.2.1 timeout 1h" in table
     assert "extra" not in table
 
@@ -154,12 +154,12 @@ def test_texts_about_different_tables_are_updated_each_for_itself(machine: Names
     def table(name: str, *rules: str) -> str:
         return transaction("inet", name, [chain("c", rules)])
 
-    def story() -> tuple[str, ...]:
+    def scenario() -> tuple[str, ...]:
         nft.apply(table("one", "accept"))
         nft.apply(table("two", "accept"))
         return nft.ensure(table("one", "drop"))
 
-    assert machine.inside(story) == ("updated nftables table inet one: out of date",)
+    assert machine.inside(scenario) == ("updated nftables table inet one: out of date",)
 
 
 def test_what_another_program_changes_in_the_same_moment_does_not_pass_for_ours(

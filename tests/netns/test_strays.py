@@ -61,7 +61,7 @@ class Listener:
 
         machine.inside(act)
 
-    def hear(self) -> list[tuple[bytes, str, int]]:
+    def receive(self) -> list[tuple[bytes, str, int]]:
         while self.selector.get_map() and (ready := self.selector.select(0)):
             for key, _ in ready:
                 key.data()
@@ -92,8 +92,8 @@ def test_messages_to_other_ports_and_of_the_other_family_are_heard(listener: Lis
         listener.send(each, MESSAGE, port)
     listener.send(family, b"no message of ours, by its seventeenth byte", OTHER)
     wanted = [(MESSAGE, THERE[family], OTHER), (MESSAGE, THERE[other], PORT)]
-    until(lambda: len(listener.hear()) >= 2, "both have come")
-    assert sorted(listener.hear()) == sorted(wanted)
+    until(lambda: len(listener.receive()) >= 2, "both have come")
+    assert sorted(listener.receive()) == sorted(wanted)
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -104,9 +104,9 @@ def test_what_a_node_forwards_uses_up_no_search(listener: Listener, family: int)
     listener.listen(family)
     for _ in range(MOST + BATCH):
         listener.send(family, MESSAGE, OTHER, to=elsewhere)
-        listener.hear()
+        listener.receive()
     listener.send(family, MESSAGE, OTHER)
-    until(lambda: bool(listener.hear()), "the message has come")
+    until(lambda: bool(listener.receive()), "the message has come")
     assert listener.arrived == [(MESSAGE, THERE[family], OTHER)]
 
 
@@ -120,9 +120,9 @@ def test_what_a_node_forwards_over_the_other_family_uses_up_no_search(
     listener.listen(family)
     for _ in range(MOST + BATCH):
         listener.send(other, MESSAGE, PORT, to=elsewhere)
-        listener.hear()
+        listener.receive()
     listener.send(other, MESSAGE, PORT)
-    until(lambda: bool(listener.hear()), "the message has come")
+    until(lambda: bool(listener.receive()), "the message has come")
     assert listener.arrived == [(MESSAGE, THERE[other], PORT)]
 
 
@@ -133,7 +133,7 @@ def test_a_refusal_names_where_this_node_has_sent_to(listener: Listener, family:
 
     def refused() -> bool:
         listener.send(family, MESSAGE, PORT, back=True)
-        listener.hear()
+        listener.receive()
         return bool(listener.refused)
 
     # Kernels send few ICMP errors in a second.
@@ -150,11 +150,11 @@ def test_a_search_ends_with_its_time_or_with_what_it_may_cost(listener: Listener
     listener.listen(4)
     for _ in range(MOST + 2 * BATCH):
         listener.send(4, MESSAGE, OTHER)
-        listener.hear()
+        listener.receive()
     assert len(listener.arrived) == MOST
     # One socket's flood takes nothing from the others.
     listener.send(6, MESSAGE, PORT)
-    until(lambda: len(listener.hear()) > MOST, "the message over the other family has come")
+    until(lambda: len(listener.receive()) > MOST, "the message over the other family has come")
     listener.strays.tend(GAP_NS)
     assert not listener.selector.get_map()
 

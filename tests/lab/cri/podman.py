@@ -92,8 +92,8 @@ class Podman:
 
     def start(self, name: str, labels: Mapping[str, str], *options: str) -> Container:
         """Run a container that waits. Raises :class:`PodmanError` with the plugin's words."""
-        told = (f"--label={key}={value}" for key, value in labels.items())
-        self.call("run", "--detach", "--name", name, *told, *options, IMAGE)
+        label_options = (f"--label={key}={value}" for key, value in labels.items())
+        self.call("run", "--detach", "--name", name, *label_options, *options, IMAGE)
         return Container(self, name)
 
     def inspect(self, name: str) -> dict[str, Any]:

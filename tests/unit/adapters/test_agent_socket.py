@@ -31,7 +31,7 @@ async def _echo(request: bytes) -> bytes:
 
 
 def test_answers_each_connection_once_and_leaves_no_socket(tmp_path: Path) -> None:
-    async def story() -> list[bytes]:
+    async def scenario() -> list[bytes]:
         server = RequestServer(tmp_path / "agent.sock", _echo)
         (tmp_path / "agent.sock").write_text("left by an earlier process")
         await server.start()
@@ -40,12 +40,12 @@ def test_answers_each_connection_once_and_leaves_no_socket(tmp_path: Path) -> No
         await server.stop()
         return answers
 
-    assert asyncio.run(story()) == [f"{n:07}"[::-1].encode() for n in range(50)]
+    assert asyncio.run(scenario()) == [f"{n:07}"[::-1].encode() for n in range(50)]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_request_beyond_the_limit_is_refused_in_words(tmp_path: Path) -> None:
-    async def story() -> tuple[bytes, bytes]:
+    async def scenario() -> tuple[bytes, bytes]:
         server = RequestServer(tmp_path / "agent.sock", _echo)
         await server.start()
         refused = await _ask(server.path, bytes(contract.MAX_REQUEST_BYTES + (1 << 20)))
@@ -53,7 +53,7 @@ def test_a_request_beyond_the_limit_is_refused_in_words(tmp_path: Path) -> None:
         await server.stop()
         return refused, served
 
-    refused, served = asyncio.run(story())
+    refused, served = asyncio.run(scenario())
     assert refused.startswith(contract.ERROR)
     assert json.loads(refused[2:])["msg"] == f"the request has more than {contract.MAX_REQUEST_BYTES} bytes"
     assert served == b"ba"
@@ -63,21 +63,21 @@ def test_a_request_on_which_the_agent_fails_is_answered(tmp_path: Path) -> None:
     async def fail(request: bytes) -> bytes:
         raise RecursionError(request.decode())
 
-    async def story() -> bytes:
+    async def scenario() -> bytes:
         server = RequestServer(tmp_path / "agent.sock", fail)
         await server.start()
         answer = await _ask(server.path, b"deep")
         await server.stop()
         return answer
 
-    answer = asyncio.run(story())
+    answer = asyncio.run(scenario())
     assert json.loads(answer.removeprefix(contract.ERROR))["msg"] == "the agent failed: RecursionError: deep"
 
 
 def test_slow_clients_are_told_so_and_hold_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contract, "DEADLINE_S", 0.3)
 
-    async def story() -> tuple[bytes, list[bytes]]:
+    async def scenario() -> tuple[bytes, list[bytes]]:
         server = RequestServer(tmp_path / "agent.sock", _echo)
         await server.start()
         slow = [await asyncio.open_unix_connection(str(server.path)) for _ in range(20)]
@@ -90,7 +90,7 @@ def test_slow_clients_are_told_so_and_hold_nobody_up(tmp_path: Path, monkeypatch
         await server.stop()
         return served, answers
 
-    served, answers = asyncio.run(story())
+    served, answers = asyncio.run(scenario())
     assert served == b"ba"
     assert [json.loads(answer[2:])["msg"] for answer in answers] == [
         "the request did not end within 0.3 s"
@@ -105,7 +105,7 @@ def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:
         seen.append(request)
         return b""
 
-    async def story() -> None:
+    async def scenario() -> None:
         server = RequestServer(tmp_path / "agent.sock", handle)
         await server.start()
         with socket.socket(socket.AF_UNIX) as impatient:
@@ -114,12 +114,12 @@ def test_who_has_given_up_is_not_served(tmp_path: Path) -> None:
         await _ask(server.path, b"waiting")
         await server.stop()
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert seen == [b"waiting"]
 
 
 def test_a_socket_that_is_gone_comes_back_with_its_directory(tmp_path: Path) -> None:
-    async def story() -> tuple[bool, bytes, int]:
+    async def scenario() -> tuple[bool, bytes, int]:
         restored: list[bool] = []
         server = RequestServer(
             tmp_path / "run" / "agent.sock", _echo, lambda: restored.append(server.reachable())
@@ -138,4 +138,4 @@ def test_a_socket_that_is_gone_comes_back_with_its_directory(tmp_path: Path) -> 
         await server.stop()
         return gone, answer, len(restored)
 
-    assert asyncio.run(story()) == (True, b"cba", 1)
+    assert asyncio.run(scenario()) == (True, b"cba", 1)

@@ -167,7 +167,7 @@ def test_what_cannot_be_read_is_reported_and_keeps_the_rest(store: FilesStore) -
 
 
 def test_an_edit_is_seen_within_a_second(store: FilesStore) -> None:
-    async def story() -> tuple[list[str], list[str]]:
+    async def scenario() -> tuple[list[str], list[str]]:
         async def following(inventories: AsyncIterator[Inventory]) -> list[str]:
             async with asyncio.timeout(1.0):
                 return names(await anext(inventories))
@@ -178,7 +178,7 @@ def test_an_edit_is_seen_within_a_second(store: FilesStore) -> None:
         (store.directory / "b.yaml").write_text(NODE.format(name="b", last=2))
         return first, await waiting
 
-    assert asyncio.run(story()) == (["a"], ["a", "b"])
+    assert asyncio.run(scenario()) == (["a"], ["a", "b"])
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -83,11 +83,11 @@ def during(client: Callable[[int], T], seen: Observation = SEEN, deadline: float
     """Return the result of a client while the agent's loop is free."""
     port = free_port()
 
-    async def story() -> T:
+    async def scenario() -> T:
         async with served(MetricsServer((HOST, port), lambda: seen, deadline), port):
             return await asyncio.to_thread(client, port)
 
-    return asyncio.run(story())
+    return asyncio.run(scenario())
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ def test_slow_clients_hold_nothing_up() -> None:
 def test_a_loop_that_hangs_is_told_and_does_not_stop_the_server() -> None:
     port = free_port()
 
-    async def story() -> list[Reply]:
+    async def scenario() -> list[Reply]:
         async with served(MetricsServer((HOST, port), lambda: SEEN), port):
             # Asked from within the loop, which cannot answer before this has ended.
             begun = time.monotonic()
@@ -266,7 +266,7 @@ def test_a_loop_that_hangs_is_told_and_does_not_stop_the_server() -> None:
             assert ask(port, "/nothing").status == 404
             return [*hanging, await asyncio.to_thread(ask, port, "/healthz")]
 
-    *hanging, after = asyncio.run(story())
+    *hanging, after = asyncio.run(scenario())
     assert {reply.status for reply in hanging} == {503}
     assert {reply.text for reply in hanging} == {"the agent's event loop has not answered within 1 s\n"}
     assert after.status == 200
@@ -280,16 +280,16 @@ def test_a_question_that_fails_is_an_answer_and_health_does_not_ask_it(
     def look() -> Observation:
         raise ValueError("a bug of ours")
 
-    async def story() -> list[int]:
+    async def scenario() -> list[int]:
         async with served(MetricsServer((HOST, port), look), port):
             return [(await asyncio.to_thread(ask, port, path)).status for path in PATHS]
 
-    assert asyncio.run(story()) == [500, 500, 200, 500, 500]
+    assert asyncio.run(scenario()) == [500, 500, 200, 500, 500]
     assert "a bug of ours" in caplog.text
 
 
 def test_a_port_in_use_is_told_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    async def story() -> None:
+    async def scenario() -> None:
         with socket.create_server((HOST, 0)) as other:
             port = int(other.getsockname()[1])
             server = MetricsServer((HOST, port), lambda: SEEN)
@@ -303,12 +303,12 @@ def test_a_port_in_use_is_told_and_tried_again(caplog: pytest.LogCaptureFixture)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
-    asyncio.run(story())
+    asyncio.run(scenario())
     assert caplog.text.count("Address already in use") == 1
 
 
 def test_an_address_that_the_node_does_not_have_is_told() -> None:
-    async def story() -> str:
+    async def scenario() -> str:
         server = MetricsServer(("203.0.113.9", 9479), lambda: SEEN)
         task = asyncio.create_task(server.run())
         await asyncio.to_thread(until, lambda: server.problems, "it is told")
@@ -316,23 +316,23 @@ def test_an_address_that_the_node_does_not_have_is_told() -> None:
         await asyncio.gather(task, return_exceptions=True)
         return server.problems[0].message
 
-    assert asyncio.run(story()) == "cannot listen on 203.0.113.9:9479: Cannot assign requested address"
+    assert asyncio.run(scenario()) == "cannot listen on 203.0.113.9:9479: Cannot assign requested address"
 
 
 def test_ipv6() -> None:
     port = free_port("::1")
 
-    async def story() -> Reply:
+    async def scenario() -> Reply:
         async with served(MetricsServer(("::1", port), lambda: SEEN), port, "::1"):
             return await asyncio.to_thread(ask, port, "/metrics", "GET", "::1")
 
-    assert asyncio.run(story()).status == 200
+    assert asyncio.run(scenario()).status == 200
 
 
 def test_who_comes_next_listens_at_once_although_clients_are_connected() -> None:
     port = free_port()
 
-    async def story() -> list[int]:
+    async def scenario() -> list[int]:
         codes = []
         for _ in range(3):
             async with served(MetricsServer((HOST, port), lambda: SEEN), port):
@@ -345,7 +345,7 @@ def test_who_comes_next_listens_at_once_although_clients_are_connected() -> None
         return codes
 
     began = time.monotonic()
-    assert asyncio.run(story()) == [200] * 3
+    assert asyncio.run(scenario()) == [200] * 3
     assert time.monotonic() - began < 5
 
 

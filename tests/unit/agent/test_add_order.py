@@ -176,17 +176,20 @@ SLOW = ("", "watch", "tag", "reconcile", "tagged", "for_pod", "forget_pod", "thr
 """Calls that wait in a run as long as anything else continues: races need one that is much slower than the rest."""
 
 
-def story(
-    directory: Path, tell: Callable[[World], Awaitable[None]], inventory: Inventory = EMPTY, podman: str = ""
+def run_scenario(
+    directory: Path,
+    scenario: Callable[[World], Awaitable[None]],
+    inventory: Inventory = EMPTY,
+    podman: str = "",
 ) -> None:
-    async def told() -> None:
+    async def main() -> None:
         world = World(directory, inventory, podman)
         try:
-            await tell(world)
+            await scenario(world)
         finally:
             await world.close()
 
-    asyncio.run(told())
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("seed", range(300))
@@ -194,13 +197,13 @@ def test_an_add_never_answers_by_an_older_inventory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Edits and an ADD between any two steps of rounds, of the watch and of the call itself."""
-    # No clock decides: on a busy machine a story may take long.
+    # No clock decides: on a busy machine a run may take long.
     monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 600.0)
     rng = random.Random(seed)
     edits = list(EDITS[rng.randrange(len(EDITS)) :])
     late, pace = SLOW[seed % len(SLOW)], rng.choice([0.02, 0.1, 0.3])
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         call: asyncio.Task[bytes] | None = None
         while call is None or not call.done():
@@ -220,7 +223,7 @@ def test_an_add_never_answers_by_an_older_inventory(
         await settle()
 
     answers: list[str] = []
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
     assert answers == ["right"]
 
 
@@ -237,7 +240,7 @@ def judged(world: World, task: asyncio.Task[bytes]) -> str:
 def test_an_add_knows_all_that_was_in_the_store_before_it(tmp_path: Path) -> None:
     """The policy is written, a round works on the inventory before it, and the watch is late."""
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
@@ -246,7 +249,7 @@ def test_an_add_knows_all_that_was_in_the_store_before_it(tmp_path: Path) -> Non
         assert call.result() == contract.OK
         assert world.kernel.groups[VETH]
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 @pytest.mark.parametrize("held", ["host_veths", "forget_pod", "for_pod", "tagged", "reconcile", "tag"])
@@ -256,7 +259,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
     """The plugin waits no longer than ten seconds, and then goes by a plan that may be older."""
     monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 0.3)
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(
             lambda: world.state.applied is not None and not world.parts.reconciler.outdated_for(pod(*LABELS))
         )
@@ -276,11 +279,11 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
         assert again.result() == contract.OK
         world.check_answered()
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_program_that_keeps_changing_the_kernel_does_not_keep_an_add_for_ever(tmp_path: Path) -> None:
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: not world.parts.reconciler.outdated_for(pod(*LABELS)))
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
@@ -293,11 +296,11 @@ def test_a_program_that_keeps_changing_the_kernel_does_not_keep_an_add_for_ever(
         assert call.result() == contract.OK
         assert world.kernel.groups[VETH]
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_an_add_that_is_overtaken_by_a_del_leaves_no_record(tmp_path: Path) -> None:
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: not world.parts.reconciler.outdated_for(pod(*LABELS)))
         world.store.inventory = EDITS[0]
         call = asyncio.create_task(world.calls.handle(request()))
@@ -310,13 +313,13 @@ def test_an_add_that_is_overtaken_by_a_del_leaves_no_record(tmp_path: Path) -> N
         assert call.result().startswith(contract.ERROR)
         assert world.parts.pods.records == {}
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_edits_that_do_not_concern_the_pod_keep_it_waiting_for_nothing(tmp_path: Path) -> None:
     other = policy("other", "partner", "192.0.2.0/24")
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: not world.parts.reconciler.outdated_for(pod(*LABELS)))
         world.store.inventory = with_policies(other)
         call = asyncio.create_task(world.calls.handle(request()))
@@ -329,13 +332,13 @@ def test_edits_that_do_not_concern_the_pod_keep_it_waiting_for_nothing(tmp_path:
         assert call.done()
         assert call.result() == contract.OK
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_files_store_that_is_being_read_makes_a_pod_wait(tmp_path: Path) -> None:
     """What has been looked at is no inventory yet: another task is still making one of it."""
 
-    async def told() -> None:
+    async def main() -> None:
         manifests = tmp_path / "manifests"
         manifests.mkdir()
         store = FilesStore(manifests, tmp_path / "good")
@@ -352,4 +355,4 @@ def test_a_files_store_that_is_being_read_makes_a_pod_wait(tmp_path: Path) -> No
         assert inventory is not None
         assert [policy.name for policy in inventory.policies] == ["backend"]
 
-    asyncio.run(told())
+    asyncio.run(main())

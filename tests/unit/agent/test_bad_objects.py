@@ -18,7 +18,7 @@ from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.manifests.model import Inventory, Node, Policy
 
 from ..policy.test_planner import NODES, PARTNER, policy
-from .test_add_order import VETH, World, request, story
+from .test_add_order import VETH, World, request, run_scenario
 
 
 class Broken(Mapping[str, str]):
@@ -78,7 +78,7 @@ BAD = {
 def test_a_bad_object_is_a_problem_with_its_name_and_the_others_count(tmp_path: Path, kind: str) -> None:
     inventory, named = BAD[kind]
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         call = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(lambda: call.done() and world.kernel.groups.get(VETH, 0) > 0)
@@ -105,17 +105,17 @@ def test_a_bad_object_is_a_problem_with_its_name_and_the_others_count(tmp_path: 
         await world.open_all(lambda: any(p.name == "later" for p in (world.kernel.plan or GOOD).policies))
         assert not any(task.done() for task in world.running)
 
-    story(tmp_path, tell, GOOD)
+    run_scenario(tmp_path, scenario, GOOD)
 
 
 def test_a_pod_whose_object_cannot_be_planned_does_not_start(tmp_path: Path) -> None:
     """Nothing of it is known for sure: the call is refused and does not wait in vain."""
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.followed is world.store.inventory)
         call = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(call.done)
         assert call.result().startswith(contract.ERROR)
         assert not world.kernel.groups.get(VETH)
 
-    story(tmp_path, tell, BAD["pod"][0])
+    run_scenario(tmp_path, scenario, BAD["pod"][0])

@@ -15,7 +15,7 @@ from gateway_agent.container_engines.stores import Engines
 from gateway_agent.manifests.model import Inventory
 
 from ..container_engines.test_stores import sqlite_store
-from .test_add_order import World, story
+from .test_add_order import World, run_scenario
 from .test_bad_objects import BAD, GOOD
 
 
@@ -27,7 +27,7 @@ def test_an_object_that_cannot_be_planned_ends_no_look_at_containers(
     sqlite_store(tmp_path)
     known = replace(BAD["namespace"][0], namespaces={"default": BAD["namespace"][0].namespaces["bad"]})
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         state = NodeState(known)
         looks = Containers(Engines(tmp_path, None), world.parts.pods, state)
         running = asyncio.create_task(looks.run(lambda: None))
@@ -44,4 +44,4 @@ def test_an_object_that_cannot_be_planned_ends_no_look_at_containers(
         finally:
             running.cancel()
 
-    story(tmp_path, tell, GOOD)
+    run_scenario(tmp_path, scenario, GOOD)

@@ -46,7 +46,7 @@ def logged(
         nonlocal followed
         followed += 1
 
-    async def tell(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send_state(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for state in states:
             writer.write(msgspec.json.encode(state) + b"\n")
         await writer.drain()
@@ -54,7 +54,7 @@ def logged(
     async def whole() -> None:
         config = configuration(run_dir)
         leases = LeaseClient(config, KeeperClient(run_dir), follow)
-        async with await asyncio.start_unix_server(tell, run_dir / SOCKET):
+        async with await asyncio.start_unix_server(send_state, run_dir / SOCKET):
             task = asyncio.create_task(leases.follow(lambda _: "partner 172.16.0.50"))
             for _ in range(500):
                 if followed >= len(states):
@@ -111,10 +111,10 @@ def test_the_line_has_the_silence_that_events_and_metrics_have(
     network.run(3 * SECOND)
     after = seen(network)
     lines = logged(tmp_path, [before, after], caplog)
-    [told] = after.changes[len(before.changes) :]
-    assert lines[-1] == (master, told.after, str(told.epoch), str(told.silent_ms), told.reason)
-    assert least <= told.silent_ms <= most
-    assert reason.format(master) in told.reason
+    [new] = after.changes[len(before.changes) :]
+    assert lines[-1] == (master, new.after, str(change.epoch), str(change.silent_ms), change.reason)
+    assert least <= new.silent_ms <= most
+    assert reason.format(master) in new.reason
     assert len(lines) == len(after.changes), "each change is one line"
 
 

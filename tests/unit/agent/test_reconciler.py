@@ -18,7 +18,7 @@ from ..policy.test_planner import inventory, pod, policy
 from .gates import settle
 
 ONE, TWO = inventory(policy("a")), inventory(policy("a"), policy("b"))
-Story = Callable[["Rounds"], Awaitable[None]]
+Scenario = Callable[["Rounds"], Awaitable[None]]
 
 
 @dataclass
@@ -53,32 +53,32 @@ class Rounds:
         self.done.append("ended")
 
 
-def story(tell: Story) -> None:
-    async def told() -> None:
+def run_scenario(scenario: Scenario) -> None:
+    async def main() -> None:
         rounds = Rounds()
         task = asyncio.create_task(rounds.reconciler.run())
         try:
             async with asyncio.timeout(20):
-                await tell(rounds)
+                await scenario(rounds)
             assert not task.done()
         finally:
             task.cancel()
 
-    asyncio.run(told())
+    asyncio.run(main())
 
 
 def test_a_round_does_its_steps_in_order_and_reports_its_end() -> None:
-    async def tell(rounds: Rounds) -> None:
+    async def scenario(rounds: Rounds) -> None:
         await rounds.reconciler.next_round()
         await settle()
         assert rounds.done == ["first", "second", "ended"]
         assert (rounds.state.followed, rounds.state.trouble) == (ONE, "")
 
-    story(tell)
+    run_scenario(scenario)
 
 
 def test_without_objects_a_round_does_nothing() -> None:
-    async def tell(rounds: Rounds) -> None:
+    async def scenario(rounds: Rounds) -> None:
         rounds.state.inventory = None
         await rounds.reconciler.next_round()
         await settle()
@@ -86,7 +86,7 @@ def test_without_objects_a_round_does_nothing() -> None:
         assert rounds.state.followed is None
         assert rounds.reconciler.outdated_for(pod("a"))
 
-    story(tell)
+    run_scenario(scenario)
 
 
 @pytest.mark.parametrize("fault", [KernelError("refused", "look there"), OSError("no room")], ids=repr)
@@ -95,7 +95,7 @@ def test_what_the_kernel_or_the_disk_refuses_is_tried_again_by_itself(
 ) -> None:
     monkeypatch.setattr(reconciler, "RETRY_S", 0.01)
 
-    async def tell(rounds: Rounds) -> None:
+    async def scenario(rounds: Rounds) -> None:
         rounds.faults = [fault]
         await rounds.reconciler.next_round()
         assert (rounds.state.followed, rounds.state.trouble) == (None, str(fault))
@@ -104,11 +104,11 @@ def test_what_the_kernel_or_the_disk_refuses_is_tried_again_by_itself(
             await asyncio.sleep(0.001)
         assert rounds.state.trouble == ""
 
-    story(tell)
+    run_scenario(scenario)
 
 
 def test_after_another_fault_the_objects_are_searched_and_the_steps_done_again() -> None:
-    async def tell(rounds: Rounds) -> None:
+    async def scenario(rounds: Rounds) -> None:
         rounds.faults = [ZeroDivisionError("labels"), None]
         await rounds.reconciler.next_round()
         assert rounds.searched == [ONE]
@@ -118,11 +118,11 @@ def test_after_another_fault_the_objects_are_searched_and_the_steps_done_again()
         await rounds.reconciler.next_round()
         assert rounds.state.trouble == "the agent failed: ZeroDivisionError: again"
 
-    story(tell)
+    run_scenario(scenario)
 
 
 def test_a_request_during_a_round_leads_to_another_and_waits_for_that() -> None:
-    async def tell(rounds: Rounds) -> None:
+    async def scenario(rounds: Rounds) -> None:
         rounds.gate.clear()
         first = asyncio.create_task(rounds.reconciler.next_round())
         await settle()
@@ -133,11 +133,11 @@ def test_a_request_during_a_round_leads_to_another_and_waits_for_that() -> None:
         await asyncio.gather(first, *later)
         assert rounds.done.count("first") == 2, "several requests are one round"
 
-    story(tell)
+    run_scenario(scenario)
 
 
 def test_the_kernel_is_outdated_for_a_pod_until_a_round_has_followed_what_concerns_it() -> None:
-    async def tell(rounds: Rounds) -> None:
+    async def scenario(rounds: Rounds) -> None:
         await rounds.reconciler.next_round()
         rounds.state.inventory = TWO
         assert [rounds.reconciler.outdated_for(pod(name)) for name in "ab"] == [False, True]
@@ -153,4 +153,4 @@ def test_the_kernel_is_outdated_for_a_pod_until_a_round_has_followed_what_concer
         await rounds.reconciler.next_round()
         assert [rounds.reconciler.outdated_for(pod(name)) for name in "ab"] == [False, False]
 
-    story(tell)
+    run_scenario(scenario)

@@ -67,7 +67,7 @@ def test_while_the_kernel_refuses_a_plan_selected_pods_do_not_start_and_others_d
 ) -> None:
     monkeypatch.setattr(reconciler, "RETRY_S", 0.001)
 
-    async def tell() -> None:
+    async def scenario() -> None:
         gates = Gates()
         kernel = RefusingKernel(gates, refused={refused})
         world = World(tmp_path, with_policies(policy("a")), kernel=kernel)
@@ -86,11 +86,11 @@ def test_while_the_kernel_refuses_a_plan_selected_pods_do_not_start_and_others_d
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def test_a_refused_tag_is_an_error_of_the_add_and_no_group_in_the_record(tmp_path: Path) -> None:
-    async def tell() -> None:
+    async def scenario() -> None:
         kernel = RefusingKernel(Gates(), refused={"tag"})
         world = World(tmp_path, with_policies(policy("a")), kernel=kernel)
         try:
@@ -107,7 +107,7 @@ def test_a_refused_tag_is_an_error_of_the_add_and_no_group_in_the_record(tmp_pat
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 @dataclass
@@ -166,7 +166,7 @@ def test_an_agent_without_objects_changes_nothing_and_starts_nothing(
 
 
 def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path) -> None:
-    async def tell() -> None:
+    async def scenario() -> None:
         world = World(tmp_path, EDITS[0])
         try:
             assert (await answered(world, request())) == {}
@@ -179,7 +179,7 @@ def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path)
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def daemon_state(master: str, epoch: int) -> KeeperState:
@@ -188,7 +188,7 @@ def daemon_state(master: str, epoch: int) -> KeeperState:
 
 
 def test_a_new_master_is_followed_by_a_round(tmp_path: Path) -> None:
-    async def tell() -> None:
+    async def scenario() -> None:
         daemon = FakeDaemon()
         world = World(tmp_path, EDITS[0], others={"lease_daemon": daemon})
         try:
@@ -201,11 +201,11 @@ def test_a_new_master_is_followed_by_a_round(tmp_path: Path) -> None:
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def test_a_node_whose_routes_lead_elsewhere_is_not_ready(tmp_path: Path) -> None:
-    async def tell() -> None:
+    async def scenario() -> None:
         daemon, interfaces = FakeDaemon(), FakeInterfaces({"eth1": UP})
         interfaces.routes = {"203.0.113.1": Found("eth0", "10.0.0.1")}
         nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
@@ -224,7 +224,7 @@ def test_a_node_whose_routes_lead_elsewhere_is_not_ready(tmp_path: Path) -> None
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
 def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_path: Path) -> None:
     """Its upstream falls silent, then its interface goes: the lease daemon has to know at once."""
 
-    async def tell() -> None:
+    async def scenario() -> None:
         daemon, interfaces, probes = FakeDaemon(), FakeInterfaces({"eth1": UP}), list[FakeProbe]()
 
         def probe(target: ProbeTarget, changed: Callable[[], None]) -> FakeProbe:
@@ -317,13 +317,13 @@ def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_p
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def test_an_edit_that_needs_answers_checked_by_mark_makes_no_node_unready(tmp_path: Path) -> None:
     """A master would hand over: the setting is turned on before the lease daemon gets to know of the edit."""
 
-    async def tell() -> None:
+    async def scenario() -> None:
         daemon, interfaces = FakeDaemon(), FakeInterfaces({"eth1": replace(UP, rp_filter=1)})
         nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
         objects = Inventory((PARTNER,), (policy("backend", "partner"),), nodes)
@@ -350,4 +350,4 @@ def test_an_edit_that_needs_answers_checked_by_mark_makes_no_node_unready(tmp_pa
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())

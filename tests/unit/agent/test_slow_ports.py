@@ -61,7 +61,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_calls_and_the_lease_daemon_go_on_while_a_round_blocks(tmp_path: Path, selected: bool) -> None:
     """The kernel does not say for a long time which interfaces it has."""
 
-    async def tell() -> None:
+    async def scenario() -> None:
         block, daemon = Blocking(), FakeDaemon()
         others = {
             "interfaces": FakeInterfaces(before=block), "lease_daemon": daemon, "threads": WorkerThreads(),
@@ -91,11 +91,11 @@ def test_calls_and_the_lease_daemon_go_on_while_a_round_blocks(tmp_path: Path, s
             await until(lambda: bool(world.state.plan and world.state.plan.egress_ips[0].master))
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())
 
 
 def test_interfaces_are_read_and_plans_made_and_written_beside_the_event_loop(tmp_path: Path) -> None:
-    async def tell() -> None:
+    async def scenario() -> None:
         threads: list[threading.Thread] = []
         interfaces = FakeInterfaces(before=lambda: threads.append(threading.current_thread()))
         functions: list[str] = []
@@ -119,4 +119,4 @@ def test_interfaces_are_read_and_plans_made_and_written_beside_the_event_loop(tm
         finally:
             await world.close()
 
-    asyncio.run(tell())
+    asyncio.run(scenario())

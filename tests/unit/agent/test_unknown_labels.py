@@ -23,7 +23,7 @@ from ..container_engines.test_stores import bolt_store
 from ..policy.test_planner import build, inventory, policy, sets
 from ..policy.test_unattached_pods import TOLD
 from .gates import settle
-from .test_add_order import EMPTY, VETH, World, request, story, with_policies
+from .test_add_order import EMPTY, VETH, World, request, run_scenario, with_policies
 
 PROD = (Requirement("kubernetes.io/metadata.name", "In", ("prod",)),)
 OTHER = (Requirement("kubernetes.io/metadata.name", "In", ("other",)),)
@@ -40,7 +40,7 @@ def asked(
     """Return an agent's answer with this inventory, and the group of the pod's interface. ``then``: further checks."""
     found: list[tuple[bytes, int]] = []
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         answer = asyncio.create_task(world.calls.handle(call))
         await world.open_all(answer.done)
@@ -48,7 +48,7 @@ def asked(
         if then is not None:
             await then(world)
 
-    story(directory, tell, of)
+    run_scenario(directory, scenario, of)
     return found[0]
 
 
@@ -115,14 +115,14 @@ def test_with_ignore_it_starts_and_status_says_that_it_leaves_by_its_own_way(tmp
 
 
 def test_a_policy_that_comes_during_the_add_counts(tmp_path: Path) -> None:
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         world.store.inventory = selecting(Selector(BY_LABEL))
         call = asyncio.create_task(world.calls.handle(request(labels=None)))
         await world.open_all(call.done)
         assert call.result().startswith(contract.ERROR)
 
-    story(tmp_path, tell)
+    run_scenario(tmp_path, scenario)
 
 
 def test_a_pod_document_gives_labels_and_its_end_lets_nobody_out(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_without_a_namespace_call_and_document_mean_the_same_pod(
 def test_a_pod_that_is_deleted_while_its_engine_is_asked_leaves_no_record(tmp_path: Path) -> None:
     """The engine holds its own lock on the data base, and lets go when the runtime has given up."""
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         with (tmp_path / "libpod" / "bolt_state.db").open("rb") as holder:
             fcntl.flock(holder, fcntl.LOCK_EX)
@@ -190,12 +190,14 @@ def test_a_pod_that_is_deleted_while_its_engine_is_asked_leaves_no_record(tmp_pa
 
     deleted = b"was deleted while it was being added"
     bolt_store(tmp_path)
-    story(tmp_path, tell, selecting(Selector((Requirement("app", "In", ("shop",)),))), str(tmp_path))
+    run_scenario(
+        tmp_path, scenario, selecting(Selector((Requirement("app", "In", ("shop",)),))), str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize(("value", "tagged"), [("shop", True), ("other", False)])
 def test_the_labels_of_the_engine_count_and_are_kept(tmp_path: Path, value: str, tagged: bool) -> None:
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         call = asyncio.create_task(world.calls.handle(request("c1", labels=None)))
         async with asyncio.timeout(20):
@@ -210,13 +212,15 @@ def test_the_labels_of_the_engine_count_and_are_kept(tmp_path: Path, value: str,
         assert world.parts.pods.records["c1", "eth0"].labels == {"app": "shop"}
 
     bolt_store(tmp_path)
-    story(tmp_path, tell, selecting(Selector((Requirement("app", "In", (value,)),))), str(tmp_path))
+    run_scenario(
+        tmp_path, scenario, selecting(Selector((Requirement("app", "In", (value,)),))), str(tmp_path)
+    )
 
 
 def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:
     """The network namespaces of pods cannot be seen, as from a container without them."""
 
-    async def tell(world: World) -> None:
+    async def scenario(world: World) -> None:
         world.kernel.named = True
         await world.open_all(lambda: world.state.applied is not None)
         for name in ("web-0", "web-1"):
@@ -226,7 +230,7 @@ def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:
         [problem] = [p for p in world.problems() if p.source == "network namespaces"]
         assert "/run/netns/x of pod prod/web-1 cannot be seen from here" in problem.message
 
-    story(tmp_path, tell, selecting(Selector(BY_LABEL)))
+    run_scenario(tmp_path, scenario, selecting(Selector(BY_LABEL)))
 
 
 def test_network_namespaces_that_cannot_be_seen_are_one_problem() -> None:

@@ -184,7 +184,7 @@ def test_no_engine_here(tmp_path: Path) -> None:
 def test_a_listing_is_made_again_if_the_data_base_has_changed(tmp_path: Path) -> None:
     sqlite_store(tmp_path)
 
-    async def story() -> None:
+    async def scenario() -> None:
         seen = Engines(tmp_path, None)
         first = await seen.listing()
         assert await seen.listing() is first
@@ -196,7 +196,7 @@ def test_a_listing_is_made_again_if_the_data_base_has_changed(tmp_path: Path) ->
         assert second is not None
         assert [container.id for container in second.containers] == ["c1"]
 
-    asyncio.run(story())
+    asyncio.run(scenario())
 
 
 def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +249,7 @@ def test_a_data_base_that_hangs_holds_up_no_other_work(
     monkeypatch.setattr(stores, "FIND_TIMEOUT_S", 0.2)
     monkeypatch.setattr(stores, "LISTING_TIMEOUT_S", 0.2)
 
-    async def story() -> None:
+    async def scenario() -> None:
         seen = Engines(tmp_path, None)
         asked = [asyncio.create_task(seen.find(f"c{number}")) for number in range(64)]
         listed = asyncio.create_task(seen.listing())
@@ -261,7 +261,7 @@ def test_a_data_base_that_hangs_holds_up_no_other_work(
 
     writer = -1
     try:
-        asyncio.run(story())
+        asyncio.run(scenario())
     finally:
         # The threads that hang end with it.
         with contextlib.suppress(OSError):

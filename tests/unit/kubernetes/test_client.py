@@ -71,8 +71,8 @@ def test_a_watch_tells_what_comes_after_its_version(tmp_path: Path) -> None:
             found.append((kind, item.get("metadata", {}).get("name")))
         assert found[0] == ("OPENED", None)
         # A real server tells first that the pod is to end.
-        told = [event for event in found[1:] if event not in (("MODIFIED", "before"), ("BOOKMARK", None))]
-        assert told == [("ADDED", "here"), ("ADDED", "unbound"), ("DELETED", "before")]
+        events = [event for event in found[1:] if event not in (("MODIFIED", "before"), ("BOOKMARK", None))]
+        assert events == [("ADDED", "here"), ("ADDED", "unbound"), ("DELETED", "before")]
 
     run_scenario(tmp_path, scenario)
 

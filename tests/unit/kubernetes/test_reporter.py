@@ -24,7 +24,7 @@ from . import test_conditions as conditions
 from .cluster_scenario import GATEWAYS, NAMESPACE, Reader, asked, policies, policy, run_scenario
 from .test_k8s_events import changed
 
-ROLL = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
+CONFIGMAP = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{recorded_voter_set.NAME}"
 
 
 class Reporting:
@@ -153,14 +153,14 @@ def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: st
         await reader.until(policies)
         server.cluster.strike(match="configmaps?", deaf=True)
         if standing:
-            server.cluster.call("PATCH", ROLL, {"data": {"version": standing, "members": "x y z"}})
+            server.cluster.call("PATCH", CONFIGMAP, {"data": {"version": standing, "members": "x y z"}})
         await Reporting(reader, server, conditions.seen()).looked(10)
         keeper = conditions.seen().keeper
         assert keeper is not None
         agreed = {"version": str(keeper.voter_set), "members": " ".join(keeper.voters)}
         other = {"version": standing, "members": "x y z"}
-        assert server.cluster.call("GET", ROLL)["data"] == (agreed if written else other)
-        assert asked(server, f"PATCH {ROLL}") == 1
+        assert server.cluster.call("GET", CONFIGMAP)["data"] == (agreed if written else other)
+        assert asked(server, f"PATCH {CONFIGMAP}") == 1
 
     run_scenario(tmp_path, scenario, reported)
 
@@ -173,7 +173,7 @@ def test_voters_that_cannot_be_written_keep_nothing_else_back(tmp_path: Path) ->
         master = Reporting(reader, server, conditions.seen(), conditions.seen(changes=(change,)))
         await master.until(server.cluster.events)
         await master.looked(10)
-        assert (asked(server, "/status"), asked(server, f"PATCH {ROLL}")) == (2, 1)
+        assert (asked(server, "/status"), asked(server, f"PATCH {CONFIGMAP}")) == (2, 1)
 
     run_scenario(tmp_path, scenario, reported)
 
@@ -186,8 +186,8 @@ def test_a_policy_that_selects_nothing_is_told_once(tmp_path: Path, monkeypatch:
         master = Reporting(reader, server, replace(conditions.seen(), inventory=reader.seen[-1]))
         await master.until(lambda: server.cluster.events("SelectsNothing"))
         await master.looked(20)
-        told = [event["involvedObject"]["name"] for event in server.cluster.events("SelectsNothing")]
-        assert told == ["both"]
+        names = [event["involvedObject"]["name"] for event in server.cluster.events("SelectsNothing")]
+        assert names == ["both"]
         assert asked(server, "GET /api/v1/pods") - asked(server, "pods (watch)") == 1 + 2
 
     def before(server: LocalServer) -> None:

@@ -129,7 +129,7 @@ class AdversarialNetwork:
             for voter in (name, *reached):
                 self.nodes[voter].voter_node.release(release, self.nodes[voter].clock(self.now))
 
-    def tell(self, name: str, other: str) -> None:
+    def share_voter_set(self, name: str, other: str) -> None:
         """``other`` learns what ``name`` knows of the voters."""
         known, node = self.nodes[name].voter_set_state, self.nodes[other]
         node.voter_set_state.merge(name, known.current, known.accepted, node.clock(self.now))

@@ -78,21 +78,21 @@ def both(mine: tuple[EgressIPSpec, ...], other: tuple[EgressIPSpec, ...]) -> tup
     return g1, g2
 
 
-def tell(g1: Agreement, g2: Agreement, now: int, wall: tuple[int, int] = (0, 0)) -> None:
-    """Let each hear what the other one tells in one period."""
-    told = g1.own((), wall[0]), g2.own((), wall[1])
-    g1.on_facts("g2", told[1], now, wall[0])
-    g2.on_facts("g1", told[0], now, wall[1])
+def exchange(g1: Agreement, g2: Agreement, now: int, wall: tuple[int, int] = (0, 0)) -> None:
+    """Pass the messages of one period between both."""
+    messages = g1.own((), wall[0]), g2.own((), wall[1])
+    g1.on_facts("g2", messages[1], now, wall[0])
+    g2.on_facts("g1", messages[0], now, wall[1])
     g1.tend(now)
     g2.tend(now)
 
 
 def test_tunnels_that_differ_are_named_on_both_ends_with_both_values() -> None:
     g1, g2 = both((spec(),), (spec(vni=200, sync=True),))
-    tell(g1, g2, 0)
+    exchange(g1, g2, 0)
     assert not [*g1.problems("g1"), *g2.problems("g2")], "an edit may be on its way"
     before = g1.revision
-    tell(g1, g2, LASTING_NS)
+    exchange(g1, g2, LASTING_NS)
     assert g1.revision > before
     assert [text.partition(":")[0] for text in g1.problems("g1")] == [
         "connectionSync of partner 172.16.0.1 is false on this node (g1) and true on g2",
@@ -109,15 +109,15 @@ def test_of_many_egress_ips_each_is_compared() -> None:
     mine = tuple(spec(number) for number in range(many))
     g1, g2 = both(mine, (*mine[:-1], spec(many - 1, vni=7)))
     for turn in range(20):
-        tell(g1, g2, turn * 2 * SECOND)
+        exchange(g1, g2, turn * 2 * SECOND)
     assert len(list(g1.problems("g1"))) == len(list(g2.problems("g2"))) == 1
 
 
 def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more() -> None:
     for end in ("agrees here", "agrees there", "gone here", "gone there", "node gone", "silent"):
         g1, g2 = both((spec(),), (spec(vni=200),))
-        tell(g1, g2, 0)
-        tell(g1, g2, LASTING_NS)
+        exchange(g1, g2, 0)
+        exchange(g1, g2, LASTING_NS)
         assert list(g1.problems("g1"))
         before, now = g1.revision, LASTING_NS + 1
         if end == "agrees here":
@@ -134,7 +134,7 @@ def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more
         if end == "silent":
             g1.tend(now)
         elif end != "node gone":
-            tell(g1, g2, now)
+            exchange(g1, g2, now)
         assert not list(g1.problems("g1")), end
         assert g1.revision > before, end
 
@@ -142,15 +142,15 @@ def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more
 def test_clocks_that_differ_are_named_on_both_ends() -> None:
     g1, g2 = both((), ())
     hour, start = 3600 * SECOND, 1_800_000_000 * SECOND
-    tell(g1, g2, 0, (start, start + MOST_ASTRAY_S * SECOND))
+    exchange(g1, g2, 0, (start, start + MOST_ASTRAY_S * SECOND))
     assert not [*g1.problems("g1"), *g2.problems("g2")]
-    tell(g1, g2, 1, (start, start + hour))
+    exchange(g1, g2, 1, (start, start + hour))
     [here], [there] = g1.problems("g1"), g2.problems("g2")
     assert here.startswith("the clock of g2 is 3600 s ahead of that of this node (g1): ")
     assert there.startswith("the clock of g1 is 3600 s behind that of this node (g2): ")
     before = g1.revision
-    tell(g1, g2, 2, (start, start + hour + SECOND))
+    exchange(g1, g2, 2, (start, start + hour + SECOND))
     assert g1.revision == before, "a second more is no news"
-    tell(g1, g2, 3, (start + hour, start + hour))
+    exchange(g1, g2, 3, (start + hour, start + hour))
     assert not [*g1.problems("g1"), *g2.problems("g2")]
     assert g1.revision > before

@@ -22,7 +22,7 @@ class History:
     """A world that ``rng`` drives. Messages and silences are as short as can be, or about as long as a lease."""
 
     rng: random.Random
-    told: list[str] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rates = {name: self.rng.choice(RATES) for name in NODES}
@@ -58,16 +58,16 @@ class History:
     def wait(self) -> None:
         ends = [end - self.world.now for end in self.world.ends()]
         pause = self.rng.choice([DURATION // 10, DURATION * 11 // 10, DURATION * 11 // 10, *ends])
-        self.told.append(f"wait {pause}")
+        self.log.append(f"wait {pause}")
         self.world.run(pause)
 
     def rarely(self) -> None:
         """Do something that happens more rarely."""
         one, other = self.rng.sample(NODES, 2)
-        what = self.rng.choice(["restart", "restart both", "tell", "release"])
-        self.told.append(f"{what} {one} {other}")
-        if what == "tell":
-            self.world.tell(one, other)
+        what = self.rng.choice(["restart", "restart both", "share", "release"])
+        self.log.append(f"{what} {one} {other}")
+        if what == "share":
+            self.world.share_voter_set(one, other)
         elif what == "release":
             self.world.release(one, self.side)
         else:
@@ -75,7 +75,7 @@ class History:
                 self.world.restart(name)
 
     def _ask(self, name: str, ids: list[str], out: int, back: int) -> None:
-        self.told.append(f"{name} asks for {ids} among {self.side}, {out} there, {back} back")
+        self.log.append(f"{name} asks for {ids} among {self.side}, {out} there, {back} back")
         self.world.ask(name, ids, self.side, out, back, self._wanted)
 
     def _wanted(self, current: VoterSet) -> VoterSet:
@@ -98,4 +98,4 @@ def test_no_two_leases_on_one_egress_ip_and_no_two_sets_of_one_version(seed: int
         for _ in range(16):
             history.step()
     except AssertionError as error:
-        raise AssertionError("\n".join([str(error), str(history.rates), *history.told])) from None
+        raise AssertionError("\n".join([str(error), str(history.rates), *history.log])) from None

@@ -66,7 +66,7 @@ steps = st.one_of(
 )
 
 
-class Story:
+class Scenario:
     """Plays steps on a network of up to six nodes."""
 
     def __init__(self, egress: int, workers: int, seed: int) -> None:
@@ -182,34 +182,36 @@ def examples(number: int) -> settings:
     )
 
 
-networks = st.builds(Story, st.integers(2, 4), st.integers(1, 2), st.integers(0, 2**32))
+networks = st.builds(Scenario, st.integers(2, 4), st.integers(1, 2), st.integers(0, 2**32))
 
 
 @examples(70)
 @given(
-    story=networks,
+    scenario=networks,
     warm_ms=st.sampled_from([0, 1_500]),
     delay_ms=st.sampled_from([1, 5, 30, 100]),
     steps=st.lists(steps, min_size=1, max_size=12),
 )
-def test_there_are_never_two_masters(story: Story, warm_ms: int, delay_ms: int, steps: list[Step]) -> None:
+def test_there_are_never_two_masters(
+    scenario: Scenario, warm_ms: int, delay_ms: int, steps: list[Step]
+) -> None:
     """The simulation checks after each of its events."""
-    story.network.run(warm_ms * MILLISECOND)
-    story.delay(delay_ms)
+    scenario.network.run(warm_ms * MILLISECOND)
+    scenario.delay(delay_ms)
     for each in steps:
-        story.play(each)
-    story.network.run(SECOND)
-    event(f"takeovers: {min(story.network.takeovers, 5)}")
+        scenario.play(each)
+    scenario.network.run(SECOND)
+    event(f"takeovers: {min(scenario.network.takeovers, 5)}")
 
 
 @examples(15)
-@given(story=networks, steps=st.lists(steps, max_size=40))
-def test_soon_after_the_network_is_whole_there_is_one_master(story: Story, steps: list[Step]) -> None:
+@given(scenario=networks, steps=st.lists(steps, max_size=40))
+def test_soon_after_the_network_is_whole_there_is_one_master(scenario: Scenario, steps: list[Step]) -> None:
     for each in steps:
-        story.play(each)
-    story.mend()
-    story.network.run(12 * SECOND)
-    assert story.network.all_agreed(), story.network.describe()
-    before = story.network.takeovers
-    story.network.run(2 * SECOND)
-    assert story.network.takeovers == before, "a healthy master was replaced"
+        scenario.play(each)
+    scenario.mend()
+    scenario.network.run(12 * SECOND)
+    assert scenario.network.all_agreed(), scenario.network.describe()
+    before = scenario.network.takeovers
+    scenario.network.run(2 * SECOND)
+    assert scenario.network.takeovers == before, "a healthy master was replaced"

@@ -34,7 +34,7 @@ class Worker:
         self.masters, self.tunnels = MasterTable(EgressIPs()), Tunnels("w1")
         self.tunnels.configure(known)
 
-    def hear(
+    def announce(
         self, node: str, epoch: int, leaving: bool = False, now: int = 10 * SECOND
     ) -> list[TunnelEffect]:
         announcement = MasterAnnouncement(ONE, epoch, 1.0, False, "", 0, leaving=leaving)
@@ -52,23 +52,23 @@ class Worker:
 def test_a_tunnel_leads_to_the_master_and_is_set_once(address: str, family: int) -> None:
     worker = Worker(config(address))
     assert worker.effects() == []
-    assert worker.hear("g1", 1) == [PointTunnel(DEVICE, MACS["g1"], family)]
-    assert worker.hear("g1", 1, now=11 * SECOND) == []
-    assert worker.hear("g2", 2) == [PointTunnel(DEVICE, MACS["g2"], family)]
+    assert worker.announce("g1", 1) == [PointTunnel(DEVICE, MACS["g1"], family)]
+    assert worker.announce("g1", 1, now=11 * SECOND) == []
+    assert worker.announce("g2", 2) == [PointTunnel(DEVICE, MACS["g2"], family)]
 
 
 def test_packets_wait_while_the_master_hands_over_but_not_for_ever() -> None:
     worker = Worker(config())
-    worker.hear("g1", 1)
-    assert worker.hear("g1", 1, leaving=True) == [QueueTunnel(DEVICE, 4)]
-    assert worker.hear("g1", 1, leaving=True, now=11 * SECOND) == []
+    worker.announce("g1", 1)
+    assert worker.announce("g1", 1, leaving=True) == [QueueTunnel(DEVICE, 4)]
+    assert worker.announce("g1", 1, leaving=True, now=11 * SECOND) == []
     worker.masters.end_holds(12 * SECOND)
     assert worker.effects(12 * SECOND) == [PointTunnel(DEVICE, MACS["g1"], 4)]
 
 
 def test_what_the_kernel_has_refused_is_asked_for_again() -> None:
     worker = Worker(config())
-    wanted = worker.hear("g1", 1)
+    wanted = worker.announce("g1", 1)
     assert worker.effects() == []
     worker.tunnels.refused(DEVICE)
     assert worker.effects() == wanted
@@ -77,16 +77,16 @@ def test_what_the_kernel_has_refused_is_asked_for_again() -> None:
 
 def test_everything_is_set_again_with_each_sign_of_life() -> None:
     worker = Worker(config())
-    wanted = worker.hear("g1", 1)
+    wanted = worker.announce("g1", 1)
     worker.tunnels.renew()
     assert worker.effects() == wanted
 
 
 def test_a_tunnel_without_device_or_master_is_left_alone() -> None:
-    assert Worker(config(device="")).hear("g1", 1) == []
+    assert Worker(config(device="")).announce("g1", 1) == []
     worker = Worker(config())
-    assert worker.hear("a node that is not known", 1) == []
-    assert worker.hear("w1", 2) == []
+    assert worker.announce("a node that is not known", 1) == []
+    assert worker.announce("w1", 2) == []
 
 
 @pytest.mark.parametrize("seed", range(5))

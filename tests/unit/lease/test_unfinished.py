@@ -69,12 +69,12 @@ def faults(keeper: LeaseNode, datagram: tuple[bytes, str], now: int) -> list[lis
 
     Not the last line: it hands the effects out, and does nothing else.
     """
-    stories = []
-    while (effects := receive(faulty := copy.deepcopy(keeper), datagram, now, len(stories))) is None:
-        stories.append([*faulty.wake(now + MILLISECOND), *faulty.wake(now + 60 * MILLISECOND)])
+    runs = []
+    while (effects := receive(faulty := copy.deepcopy(keeper), datagram, now, len(runs))) is None:
+        runs.append([*faulty.wake(now + MILLISECOND), *faulty.wake(now + 60 * MILLISECOND)])
     assert effects
-    assert len(stories) > 100
-    return stories[:-1]
+    assert len(runs) > 100
+    return runs[:-1]
 
 
 def body(effect: Effect) -> Body | None:

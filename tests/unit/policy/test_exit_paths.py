@@ -75,15 +75,15 @@ def test_it_is_asked_as_a_packet_of_another_node_would_come() -> None:
 def test_each_wrong_way_out_is_named(found: Found | None, expected: str) -> None:
     wanted = lookups(PLAN, EGRESS, [policy("203.0.113.0/24")], NEVER)
     answers = dict.fromkeys(wanted, found) if found else {}
-    told = reason(EGRESS, wanted, answers)
-    assert told.startswith(expected) and bool(told) == bool(expected)
+    text = reason(EGRESS, wanted, answers)
+    assert text.startswith(expected) and bool(text) == bool(expected)
 
 
 def test_a_table_of_somebody_else_is_named_and_others_are_counted() -> None:
     routed = replace(EGRESS, routed=True, table=500)
     wanted = lookups(PLAN, routed, [policy("203.0.113.0/24", "198.51.100.0/24")], NEVER)
-    told = reason(routed, wanted, dict.fromkeys(wanted, Found("eth0")))
-    assert told.startswith(
+    text = reason(routed, wanted, dict.fromkeys(wanted, Found("eth0")))
+    assert text.startswith(
         "routing table 500 routes 203.0.113.0/24 by eth0, not by eth1, and 1 more destination"
     )
-    assert "table 500" in told.partition(": ")[2]
+    assert "table 500" in text.partition(": ")[2]
