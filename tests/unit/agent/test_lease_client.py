@@ -112,7 +112,7 @@ def test_the_line_has_the_silence_that_events_and_metrics_have(
     after = seen(network)
     lines = logged(tmp_path, [before, after], caplog)
     [new] = after.changes[len(before.changes) :]
-    assert lines[-1] == (master, new.after, str(change.epoch), str(change.silent_ms), change.reason)
+    assert lines[-1] == (master, new.after, str(new.epoch), str(new.silent_ms), new.reason)
     assert least <= new.silent_ms <= most
     assert reason.format(master) in new.reason
     assert len(lines) == len(after.changes), "each change is one line"
