@@ -46,8 +46,8 @@ usage() {
   cat <<'TEXT'
 usage: ./install.sh COMMAND
 
-  demo [--keep]     lays out a lab of network namespaces and tells the story of the
-                    basic egress gateway while it happens; --keep leaves it standing
+  demo [--keep]     lays out a lab of network namespaces and shows the
+                    basic egress gateway at work; --keep leaves it standing
   demo --clean      clears away a lab that was kept
   test [ARGUMENT…]  runs every test; arguments go to pytest
   build             builds the CNI plugin, dist/egress-gateway, the same with its own

@@ -40,7 +40,7 @@ def yardstick(lab: Lab, runs: int) -> list[float]:
 def prepare(lab: Lab) -> None:
     """Start the agents with one gateway and one policy; returns when a master is settled."""
     lab.publish_nodes()
-    lab.publish("story", documents.story(lab.topology.egress_interface, GATEWAY))
+    lab.publish("objects", documents.basic_mode(lab.topology.egress_interface, GATEWAY))
     lab.start_agents()
     lab.wait_settled(GATEWAY, 40)
 

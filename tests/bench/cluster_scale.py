@@ -58,7 +58,7 @@ class Found:
 def measure(pods: int, others: int, policies: int) -> Found:
     with Lab(topology.separate(workers=1, gateways=2), store="kubernetes") as lab:
         lab.publish_nodes()
-        lab.publish("story", documents.virtual_story([VIRTUAL], GATEWAY))
+        lab.publish("objects", documents.virtual_ip([VIRTUAL], GATEWAY))
         node = lab.nodes["w1"]
         cluster = lab.cluster
         assert cluster is not None

@@ -44,10 +44,10 @@ def main() -> None:
         "| ping that resolves: median, worst |",
         "|---|---|---|---|---|",
     ]
-    story = documents.virtual_story([ADDRESS], GATEWAY, destinations=["2001:db8:113::/64"])
+    objects = documents.virtual_ip([ADDRESS], GATEWAY, destinations=["2001:db8:113::/64"])
     with Lab(topology.dual_stack()) as lab:
         lab.publish_nodes()
-        lab.publish("story", story)
+        lab.publish("objects", objects)
         lab.start_agents()
         for kind in KINDS:
             lines.append(row(lab, lab.nodes[lab.wait_settled(GATEWAY, 40)], kind))

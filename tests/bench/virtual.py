@@ -68,8 +68,8 @@ def prepare(
 ) -> None:
     """Start the agents with one gateway and one policy; returns when a master is settled."""
     lab.publish_nodes()
-    story = documents.virtual_story(addresses, gateway, connection_sync=connection_sync)
-    lab.publish("story", story)
+    objects = documents.virtual_ip(addresses, gateway, connection_sync=connection_sync)
+    lab.publish("objects", objects)
     lab.start_agents()
     lab.wait_settled(gateway, 40)
 

@@ -1,4 +1,4 @@
-"""Whole stories: labs with real agents, the built plugin and real packets. They need root."""
+"""Whole scenarios: labs with real agents, the built plugin and real packets. They need root."""
 
 from __future__ import annotations
 
@@ -105,18 +105,18 @@ def settled(
     name: str,
     machines: topology.Topology,
     options: Mapping[str, Any] | None = None,
-    story: Sequence[Document] | None = None,
+    objects: Sequence[Document] | None = None,
     store: str = "files",
     group: str = documents.GROUP,
 ) -> Iterator[Lab]:
     """Yield a lab with one gateway and one policy, its master settled; the agents' logs are kept under ``name``.
 
-    ``story``: the gateway and the policy where they are others than those of basic mode.
+    ``objects``: the gateway and the policy where they are others than those of basic mode.
     """
     with Lab(machines, options, store, group) as made:
         try:
             made.publish_nodes()
-            made.publish("story", story or documents.story(made.topology.egress_interface, GATEWAY))
+            made.publish("objects", objects or documents.basic_mode(made.topology.egress_interface, GATEWAY))
             made.start_agents()
             made.wait_settled(GATEWAY, 40)
             yield made

@@ -27,8 +27,8 @@ def master(lab: Lab) -> Host:
     return lab.nodes[lab.wait_settled(GATEWAY)].host
 
 
-def story(lab: Lab) -> list[documents.Document]:
-    return documents.story(lab.topology.egress_interface, GATEWAY)
+def objects(lab: Lab) -> list[documents.Document]:
+    return documents.basic_mode(lab.topology.egress_interface, GATEWAY)
 
 
 @contextmanager
@@ -44,12 +44,12 @@ def running(
 
 @contextmanager
 def published(lab: Lab, name: str, content: list[documents.Document]) -> Iterator[None]:
-    """Yield a file of the store, and the story's own policy again afterwards."""
+    """Yield a file of the store, and the lab's own policy again afterwards."""
     lab.publish(name, content)
     try:
         yield
     finally:
-        lab.publish(name, story(lab) if name == "story" else [])
+        lab.publish(name, objects(lab) if name == "objects" else [])
 
 
 @pytest.mark.parametrize("kind", ["bridge", "ptp"])
@@ -100,9 +100,9 @@ def other_outside(lab: Lab) -> Iterator[str]:
 
 
 def test_excluded_destinations_leave_by_the_worker(lab: Lab, other_outside: str) -> None:
-    gateway, policy = story(lab)
+    gateway, policy = objects(lab)
     policy["spec"]["excludedCIDRs"] = [f"{other_outside}/32"]
-    with running(lab.nodes["w1"], "excluded", BACKEND) as pod, published(lab, "story", [gateway, policy]):
+    with running(lab.nodes["w1"], "excluded", BACKEND) as pod, published(lab, "objects", [gateway, policy]):
         worker = lab.nodes["w1"].host.ip
         until(
             lambda: pod.request(SELECTED, address=other_outside).address == worker,
@@ -173,14 +173,14 @@ def _bridge_netfilter(lab: Lab, value: str) -> None:
 
 def test_edits_count_for_running_pods_within_a_second(lab: Lab) -> None:
     worker, served = lab.nodes["w1"].host.ip, master(lab).egress_ip
-    gateway, policy = story(lab)
+    gateway, policy = objects(lab)
     with running(lab.nodes["w1"], "edited", BACKEND) as pod:
         assert pod.request(SELECTED).address == served
-        with published(lab, "story", [gateway]):
+        with published(lab, "objects", [gateway]):
             until(lambda: pod.request(SELECTED).address == worker, "the policy is gone", EDIT)
         until(lambda: pod.request(SELECTED).address == served, "the policy is back", EDIT)
         policy["spec"]["selectors"] = [{"podSelector": {"matchLabels": {"app": "somebody"}}}]
-        with published(lab, "story", [gateway, policy]):
+        with published(lab, "objects", [gateway, policy]):
             until(lambda: pod.request(SELECTED).address == worker, "the policy selects others", EDIT)
         until(lambda: pod.request(SELECTED).address == served, "the policy selects the pod again", EDIT)
 

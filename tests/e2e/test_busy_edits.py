@@ -27,7 +27,7 @@ def pod(lab: Lab) -> Pod:
 
 def test_edits_count_soon(lab: Lab, pod: Pod) -> None:
     node, address = lab.nodes["w1"], lab.nodes[lab.wait_settled(GATEWAY, 40)].host.egress_ip
-    gateway, policy = documents.story(lab.topology.egress_interface, GATEWAY)
+    gateway, policy = documents.basic_mode(lab.topology.egress_interface, GATEWAY)
     narrow, wide = policy, copy.deepcopy(policy)
     wide["spec"]["destinationCIDRs"] = [WIDER]
     taken = []
@@ -36,7 +36,7 @@ def test_edits_count_soon(lab: Lab, pod: Pod) -> None:
             edited = (wide, narrow)[number % 2]
             prefix = edited["spec"]["destinationCIDRs"][0]
             began = time.monotonic()
-            lab.publish("story", [gateway, edited])
+            lab.publish("objects", [gateway, edited])
             until(lambda p=prefix: _leads(node.plan(), p), f"the edit to {prefix} counts", LIMIT_S)  # type: ignore[misc]
             taken.append(round(time.monotonic() - began, 2))
             assert pod.request(SELECTED).address == address

@@ -33,8 +33,8 @@ SECONDS = 60
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY, connection_sync=True)
-    with settled("test_busy_machine", topology.separate(workers=1), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY, connection_sync=True)
+    with settled("test_busy_machine", topology.separate(workers=1), objects=objects) as made:
         yield made
 
 

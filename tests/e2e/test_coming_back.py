@@ -19,8 +19,8 @@ MUCH = 50 * ["x" * 60000]
 
 @pytest.fixture(params=[True, False], ids=["synced", "not synced"])
 def lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY, connection_sync=request.param)
-    with settled("test_coming_back", topology.separate(workers=1), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY, connection_sync=request.param)
+    with settled("test_coming_back", topology.separate(workers=1), objects=objects) as made:
         yield made
 
 

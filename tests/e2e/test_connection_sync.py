@@ -24,8 +24,8 @@ COUNT = 1000
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY, connection_sync=True)
-    with settled("test_connection_sync", topology.separate(workers=1), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY, connection_sync=True)
+    with settled("test_connection_sync", topology.separate(workers=1), objects=objects) as made:
         yield made
 
 

@@ -27,9 +27,9 @@ OTHER = {"app": "other"}
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([VIRTUAL], GATEWAY)
+    objects = documents.virtual_ip([VIRTUAL], GATEWAY)
     machines = topology.separate(workers=1, gateways=2)
-    with settled("test_containerd", machines, story=story, store="kubernetes") as made:
+    with settled("test_containerd", machines, objects=objects, store="kubernetes") as made:
         yield made
 
 

@@ -35,12 +35,12 @@ def left_of(process: subprocess.Popen[str]) -> list[str]:
     return existing(f"egw-{process.pid}-")
 
 
-def test_the_story_comes_true(plugin: Path) -> None:
+def test_all_expectations_of_the_demo_hold(plugin: Path) -> None:
     process = demo()
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert left_of(process) == []
-    assert max(map(len, output.splitlines())) <= 100, "the story is meant to be read"
+    assert max(map(len, output.splitlines())) <= 100, "the output is meant to be read"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

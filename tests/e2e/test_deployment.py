@@ -131,7 +131,7 @@ class Deployed:
 def lab(plugin: Path, standalone: Path) -> Iterator[Lab]:
     with Lab(topology.separate(workers=1), store="kubernetes") as made:
         made.publish_nodes()
-        made.publish("story", documents.virtual_story([VIRTUAL], GATEWAY, connection_sync=True))
+        made.publish("objects", documents.virtual_ip([VIRTUAL], GATEWAY, connection_sync=True))
         yield made
         made.save_logs(LOGS / "test_deployment")
 

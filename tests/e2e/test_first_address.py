@@ -25,9 +25,9 @@ FOREIGN = "172.16.0.60"
 
 @pytest.fixture(scope="module", params=[4, 6])
 def virtual(plugin: Path, request: pytest.FixtureRequest) -> Iterator[tuple[Lab, int]]:
-    story = documents.virtual_story([VIRTUAL if request.param == 4 else VIRTUAL6], GATEWAY)
+    objects = documents.virtual_ip([VIRTUAL if request.param == 4 else VIRTUAL6], GATEWAY)
     machines = topology.dual_stack(workers=1, gateways=2)
-    with settled(f"test_first_address-{request.param}", machines, story=story) as made:
+    with settled(f"test_first_address-{request.param}", machines, objects=objects) as made:
         yield made, request.param
 
 

@@ -28,7 +28,7 @@ FORGED = 9100
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
     with settled(
-        "test_forged_sources", topology.separate(1, 2), story=documents.virtual_story([VIRTUAL])
+        "test_forged_sources", topology.separate(1, 2), objects=documents.virtual_ip([VIRTUAL])
     ) as made:
         yield made
 

@@ -28,7 +28,7 @@ PORTS = iter(range(9400, 9500))
 UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES)
 
 
-def story(*addresses: str, when_no_gateway: str = "Drop", connection_sync: bool = False) -> list[Document]:
+def objects(*addresses: str, when_no_gateway: str = "Drop", connection_sync: bool = False) -> list[Document]:
     gateway = documents.virtual_gateway(
         GATEWAY, addresses, when_no_gateway=when_no_gateway, connection_sync=connection_sync
     )
@@ -37,14 +37,14 @@ def story(*addresses: str, when_no_gateway: str = "Drop", connection_sync: bool 
 
 @pytest.fixture(scope="module")
 def standing_lab(plugin: Path) -> Iterator[Lab]:
-    with settled("test_ipv6", topology.dual_stack(), story=story(ADDRESS, ADDRESS6)) as made:
+    with settled("test_ipv6", topology.dual_stack(), objects=objects(ADDRESS, ADDRESS6)) as made:
         yield made
 
 
 @pytest.fixture
 def lab(standing_lab: Lab) -> Lab:
     """Both addresses have a master, and all others are ready to follow."""
-    standing_lab.publish("story", story(ADDRESS, ADDRESS6))
+    standing_lab.publish("objects", objects(ADDRESS, ADDRESS6))
     until(lambda: set(masters(standing_lab)) == {ADDRESS, ADDRESS6}, "the gateway has both addresses")
     until(lambda: all(masters(standing_lab).values()), "each address has a master", 20)
     standing_lab.wait_settled(GATEWAY, 40)
@@ -158,7 +158,7 @@ def test_drain_loses_no_connection(lab: Lab, pod: Pod) -> None:
 @pytest.mark.parametrize("kind", ["new connections", "a flow"])
 def test_drain_loses_no_packet_with_connection_sync(lab: Lab, pod: Pod, kind: str) -> None:
     """One datagram each millisecond, all by new ports or all by one."""
-    lab.publish("story", story(ADDRESS, ADDRESS6, connection_sync=True))
+    lab.publish("objects", objects(ADDRESS, ADDRESS6, connection_sync=True))
     controls = [lab.nodes[name].agent.run_dir / "conntrackd-sync.sock" for name in ("g1", "g2", "g3")]
     until(lambda: all(path.exists() for path in controls), "conntrackd runs everywhere", 20)
     lab.wait_settled(GATEWAY, 40)
@@ -188,7 +188,7 @@ def test_drain_loses_no_packet_with_connection_sync(lab: Lab, pod: Pod, kind: st
 @pytest.mark.parametrize("choice", ["Drop", "Direct"])
 def test_a_gateway_without_an_ipv6_address_leaks_nothing(lab: Lab, pod: Pod, choice: str) -> None:
     """IPv6 packets have no gateway then: they go as its owner has chosen."""
-    lab.publish("story", story(ADDRESS, when_no_gateway=choice))
+    lab.publish("objects", objects(ADDRESS, when_no_gateway=choice))
     until(lambda: list(masters(lab)) == [ADDRESS], "the gateway has lost its IPv6 address")
     own = lab.nodes["w1"].host.ip6
     if choice == "Direct":

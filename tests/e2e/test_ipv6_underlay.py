@@ -39,13 +39,13 @@ COUNT = 300
 
 @pytest.fixture(scope="module")
 def standing_lab(plugin: Path) -> Iterator[Lab]:
-    with settled("test_ipv6_underlay", topology.ipv6_underlay(), story=virtual_story()) as made:
+    with settled("test_ipv6_underlay", topology.ipv6_underlay(), objects=virtual_objects()) as made:
         yield made
 
 
-def virtual_story() -> list[documents.Document]:
+def virtual_objects() -> list[documents.Document]:
     shown = [ADDRESS, ADDRESS6]
-    return documents.virtual_story(shown, GATEWAY, connection_sync=True, destinations=DESTINATIONS)
+    return documents.virtual_ip(shown, GATEWAY, connection_sync=True, destinations=DESTINATIONS)
 
 
 @pytest.fixture
@@ -96,13 +96,13 @@ def entries(lab: Lab, name: str, service: str) -> int:
 def test_the_outside_sees_the_virtual_address_of_each_family(lab: Lab, pod: Pod, service: str) -> None:
     node = master(lab, service)
     # The other address's master tells of its connections by a tunnel too.
-    telling = {other.host.ip6 for other in lab.nodes.values() if other.host.is_egress}
+    egress_addresses = {other.host.ip6 for other in lab.nodes.values() if other.host.is_egress}
     with lab.capture() as outside, lab.capture(node.name) as arriving:
         for _ in range(5):
             assert pod.request(SELECTED, address=service).address == SHOWN[service]
             assert pod.datagram(SELECTED, address=service).address == SHOWN[service]
         assert outside.sources(SELECTED) == {SHOWN[service]}
-        assert arriving.sources(TUNNEL_PORT) - telling == {lab.nodes["w1"].host.ip6}
+        assert arriving.sources(TUNNEL_PORT) - egress_addresses == {lab.nodes["w1"].host.ip6}
     assert having(lab, SHOWN[service]) == [node.name]
 
 
@@ -250,7 +250,7 @@ def _publish(lab: Lab, instead: dict[str, str]) -> None:
 
 def test_basic_mode(lab: Lab, pod: Pod) -> None:
     """It shows IPv4 addresses; IPv6 packets of the same pods have no gateway then."""
-    lab.publish("story", documents.story("eth1", GATEWAY))
+    lab.publish("objects", documents.basic_mode("eth1", GATEWAY))
     try:
         until(
             lambda: not any(having(lab, address) for address in SHOWN.values()), "no virtual address is left"
@@ -271,4 +271,4 @@ def test_basic_mode(lab: Lab, pod: Pod) -> None:
             finally:
                 lab.mend(served.name)
     finally:
-        lab.publish("story", virtual_story())
+        lab.publish("objects", virtual_objects())

@@ -47,8 +47,10 @@ NOT_READY = {
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([VIRTUAL], GATEWAY)
-    with settled("test_kubernetes", topology.separate(workers=1), story=story, store="kubernetes") as made:
+    objects = documents.virtual_ip([VIRTUAL], GATEWAY)
+    with settled(
+        "test_kubernetes", topology.separate(workers=1), objects=objects, store="kubernetes"
+    ) as made:
         yield made
 
 

@@ -20,9 +20,9 @@ POLICIES = f"/apis/{GROUP}/v1alpha1/egressgatewaypolicies"
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([VIRTUAL], GATEWAY)
+    objects = documents.virtual_ip([VIRTUAL], GATEWAY)
     machines = topology.separate(workers=1, gateways=2)
-    with settled("test_kubernetes_group", machines, story=story, store="kubernetes", group=GROUP) as made:
+    with settled("test_kubernetes_group", machines, objects=objects, store="kubernetes", group=GROUP) as made:
         yield made
 
 

@@ -29,10 +29,10 @@ PORTS = iter(range(9800, 9900))
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([VIRTUAL], GATEWAY, connection_sync=True)
+    objects = documents.virtual_ip([VIRTUAL], GATEWAY, connection_sync=True)
     more = tuple(host for host in topology.separate(workers=1, gateways=7).nodes if host.name in (*NEW, LAST))
     machines = dataclasses.replace(topology.separate(workers=1), spare=more)
-    with settled("test_kubernetes_nodes", machines, story=story, store="kubernetes") as made:
+    with settled("test_kubernetes_nodes", machines, objects=objects, store="kubernetes") as made:
         for host in more:
             made.add_host(host)
         yield made

@@ -31,8 +31,10 @@ PORT = 7070
 @pytest.fixture(scope="module", params=[False, True], ids=["", "connections are synced"])
 def lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     led = ("203.0.113.0/24", f"{VIRTUAL}/32")
-    story = documents.virtual_story([VIRTUAL], GATEWAY, destinations=led, connection_sync=request.param)
-    with settled("test_masters_own_addresses", topology.separate(workers=1, gateways=2), story=story) as made:
+    objects = documents.virtual_ip([VIRTUAL], GATEWAY, destinations=led, connection_sync=request.param)
+    with settled(
+        "test_masters_own_addresses", topology.separate(workers=1, gateways=2), objects=objects
+    ) as made:
         yield made
 
 

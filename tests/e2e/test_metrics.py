@@ -26,8 +26,8 @@ LABELS = {"gateway": GATEWAY, "ip": ADDRESS}
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY)
-    with settled("test_metrics", topology.separate(workers=1), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY)
+    with settled("test_metrics", topology.separate(workers=1), objects=objects) as made:
         yield made
 
 

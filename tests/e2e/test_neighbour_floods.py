@@ -29,8 +29,8 @@ WORSE = 1.5
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS6], GATEWAY, destinations=["2001:db8:113::/64"])
-    with settled("test_neighbour_floods", topology.dual_stack(), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS6], GATEWAY, destinations=["2001:db8:113::/64"])
+    with settled("test_neighbour_floods", topology.dual_stack(), objects=objects) as made:
         yield made
 
 

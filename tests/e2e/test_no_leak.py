@@ -170,7 +170,7 @@ def test_all_gateways_are_gone(lab: Lab, master: str, pod: Pod, capture: Capture
 
 def test_a_policy_is_edited_while_traffic_flows(lab: Lab, master: str, pod: Pod, capture: Capture) -> None:
     """Every one of these policies selects the pod for this destination: there is no instant without."""
-    gateway, policy = documents.story(lab.topology.egress_interface, GATEWAY)
+    gateway, policy = documents.basic_mode(lab.topology.egress_interface, GATEWAY)
     second = documents.policy("second", GATEWAY, BACKEND, ["203.0.113.10/32"])
     edits: tuple[list[str], ...] = (
         ["203.0.113.10/32"],
@@ -184,10 +184,10 @@ def test_a_policy_is_edited_while_traffic_flows(lab: Lab, master: str, pod: Pod,
         for destinations in edits:
             policy["spec"]["destinationCIDRs"] = destinations
             for documents_now in ([gateway, policy], [gateway, policy, second]):
-                lab.publish("story", documents_now)
+                lab.publish("objects", documents_now)
                 until(partial(_has_policies, lab, len(documents_now) - 1), "the edit is in the plan", 5)
                 more(capture, 100)
-        lab.publish("story", documents.story(lab.topology.egress_interface, GATEWAY))
+        lab.publish("objects", documents.basic_mode(lab.topology.egress_interface, GATEWAY))
         more(capture)
         probes = probing.stop()
     assert capture.sources(SELECTED) == addresses(lab, master)

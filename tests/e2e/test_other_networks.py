@@ -21,8 +21,8 @@ OTHER = "other"
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([VIRTUAL], GATEWAY)
-    with settled("test_other_networks", topology.separate(workers=1, gateways=2), story=story) as made:
+    objects = documents.virtual_ip([VIRTUAL], GATEWAY)
+    with settled("test_other_networks", topology.separate(workers=1, gateways=2), objects=objects) as made:
         yield made
 
 

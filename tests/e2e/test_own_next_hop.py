@@ -25,7 +25,7 @@ HOP = "172.16.0.1"
 TABLE = ids.EXIT_TABLE_BASE + 1
 
 
-def story(virtual: bool) -> list[documents.Document]:
+def objects(virtual: bool) -> list[documents.Document]:
     shown = (
         documents.virtual_gateway(GATEWAY, [VIRTUAL], ["eth1"])
         if virtual
@@ -38,7 +38,7 @@ def story(virtual: bool) -> list[documents.Document]:
 @pytest.fixture(scope="module", params=["virtual", "basic"])
 def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
     name = f"test_own_next_hop-{request.param}"
-    with settled(name, topology.two_routers(), story=story(request.param == "virtual")) as made:
+    with settled(name, topology.two_routers(), objects=objects(request.param == "virtual")) as made:
         yield made
 
 

@@ -27,8 +27,8 @@ PROMPT = 4.0
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY, connection_sync=True)
-    with settled("test_own_pods", topology.separate(workers=1, gateways=3), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY, connection_sync=True)
+    with settled("test_own_pods", topology.separate(workers=1, gateways=3), objects=objects) as made:
         yield made
 
 

@@ -46,8 +46,8 @@ def partner(routing: dict[str, object] | None, *addresses: str) -> list[Document
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
     machines = topology.dual_stack_of(topology.two_routers())
-    story = partner({"nextHops": [HOP]})
-    with settled("test_own_routing", machines, story=story) as made:
+    objects = partner({"nextHops": [HOP]})
+    with settled("test_own_routing", machines, objects=objects) as made:
         yield made
 
 
@@ -86,7 +86,7 @@ def reason_of(lab: Lab, node: str, asked: str = "w1") -> str:
 
 def test_two_gateways_of_one_node_have_each_their_router(lab: Lab) -> None:
     office = gateway("office", [OFFICE], "eth0", {"nextHops": ["10.0.0.1"]})
-    lab.publish("story", partner({"nextHops": [HOP]}))
+    lab.publish("objects", partner({"nextHops": [HOP]}))
     lab.publish("office", [office, documents.policy("billing", "office", BILLING)])
     lab.wait_settled("office")
     for name in (GATEWAY, "office"):
@@ -108,7 +108,7 @@ def test_two_gateways_of_one_node_have_each_their_router(lab: Lab) -> None:
 
 
 def test_ipv6_has_a_router_of_its_own(lab: Lab) -> None:
-    lab.publish("story", partner({"nextHops": [HOP, HOP6]}, VIRTUAL, VIRTUAL6))
+    lab.publish("objects", partner({"nextHops": [HOP, HOP6]}, VIRTUAL, VIRTUAL6))
     port = serve(lab, OUTSIDE6)
     master = lab.wait_settled(GATEWAY)
     for place in ("w1", master):
@@ -124,7 +124,7 @@ def test_a_table_of_somebody_else_decides(lab: Lab) -> None:
     egress = [node for node in lab.nodes.values() if node.host.is_egress]
     for node in egress:
         node.machine.ip(f"route add default via {HOP} dev eth1 table 500")
-    lab.publish("story", partner({"table": 500}))
+    lab.publish("objects", partner({"table": 500}))
     port = serve(lab)
     master = lab.wait_settled(GATEWAY)
     for place in ("w1", master):
@@ -143,7 +143,7 @@ def test_a_table_of_somebody_else_decides(lab: Lab) -> None:
 
 
 def test_what_is_on_link_is_reached_without_the_router(lab: Lab) -> None:
-    lab.publish("story", partner({"nextHops": [HOP], "prefixLength": 24}))
+    lab.publish("objects", partner({"nextHops": [HOP], "prefixLength": 24}))
     master = lab.wait_settled(GATEWAY)
     other = next(node for node in lab.nodes.values() if node.host.is_egress and node.name != master)
     lab.serve(other.name, port := next(PORTS), address=other.host.egress_ip)
@@ -156,7 +156,7 @@ def test_what_is_on_link_is_reached_without_the_router(lab: Lab) -> None:
 
 def test_errors_about_answers_go_to_the_right_service(lab: Lab) -> None:
     """A datagram that is too big for the tunnel back is answered by the master, from the virtual address."""
-    lab.publish("story", partner({"nextHops": [HOP]}))
+    lab.publish("objects", partner({"nextHops": [HOP]}))
     lab.wait_settled(GATEWAY)
     pod, port = lab.nodes["w1"].pod("errors", BACKEND), next(PORTS)
     with (
@@ -186,7 +186,7 @@ def test_errors_about_answers_go_to_the_right_service(lab: Lab) -> None:
 
 def test_routes_that_the_kernel_drops_with_an_interface_come_back(lab: Lab) -> None:
     """The kernel drops them without a word; the interface is as before when the agent looks."""
-    lab.publish("story", partner({"nextHops": [HOP]}))
+    lab.publish("objects", partner({"nextHops": [HOP]}))
     master = lab.wait_settled(GATEWAY)
     other = next(node for node in lab.nodes.values() if node.host.is_egress and node.name != master)
     other.machine.ip("link set eth1 down", "link set eth1 up", "route replace default via 10.0.0.1 dev eth0")
@@ -201,7 +201,7 @@ def routes(node: Node) -> str:
 
 
 def test_without_routing_a_node_whose_routes_lead_elsewhere_says_so(lab: Lab) -> None:
-    lab.publish("story", partner(None))
+    lab.publish("objects", partner(None))
     expected = "routes everything (IPv4) by eth0 via 10.0.0.1, not by eth1"
     egress = [node for node in lab.nodes.values() if node.host.is_egress]
     for node in egress:

@@ -72,11 +72,11 @@ CLEAR = (
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = [
+    objects = [
         documents.virtual_gateway(GATEWAY, [VIRTUAL, topology.beside(VIRTUAL)]),
         documents.policy("backend", GATEWAY, BACKEND, DESTINATIONS),
     ]
-    with settled("test_path_faults", topology.dual_stack(gateways=2), story=story) as made:
+    with settled("test_path_faults", topology.dual_stack(gateways=2), objects=objects) as made:
         yield made
 
 

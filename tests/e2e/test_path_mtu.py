@@ -36,12 +36,12 @@ PACKET_TOO_BIG = (2, 0)
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
     machines = topology.dual_stack()
-    story = [
-        *documents.story(machines.egress_interface, GATEWAY),
+    objects = [
+        *documents.basic_mode(machines.egress_interface, GATEWAY),
         documents.virtual_gateway(VIRTUAL_GATEWAY, [ADDRESS, ADDRESS6]),
         documents.policy("virtual", VIRTUAL_GATEWAY, VIRTUAL_PODS, DESTINATIONS),
     ]
-    with settled("test_path_mtu", machines, story=story) as made:
+    with settled("test_path_mtu", machines, objects=objects) as made:
         until(lambda: sorted(masters(made).values()) == ["g1", "g2", "g3"], "one address on each node", 20)
         # The service sends small packets, and still says that it takes large ones.
         made.machines["outside"].ip(

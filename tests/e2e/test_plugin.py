@@ -422,7 +422,7 @@ def test_a_hung_agent_delays_a_pod_no_longer_than_the_deadline(lab: Lab, node: N
 def test_a_pod_that_starts_right_after_its_policy(
     lab: Lab, node: Node, capture: Capture, in_place: bool
 ) -> None:
-    story = documents.story(lab.topology.egress_interface, GATEWAY)
+    objects = documents.basic_mode(lab.topology.egress_interface, GATEWAY)
     late = documents.policy("late", GATEWAY, {"app": "late"}, ["203.0.113.0/24"])
     served = egress_ip(lab)
     pod = node.new_pod("late", {"app": "late"})
@@ -430,13 +430,13 @@ def test_a_pod_that_starts_right_after_its_policy(
     pod.result = json.loads(node.runtime.invoke("ADD", pod.network, bridge, pod.attachment, None))
     try:
         if in_place:
-            path = node.manifests / "story.yaml"
+            path = node.manifests / "objects.yaml"
             path.write_text("")
-            path.write_text(yaml.safe_dump_all([*story, late]))
+            path.write_text(yaml.safe_dump_all([*objects, late]))
         else:
-            node.write("story", [*story, late])
+            node.write("objects", [*objects, late])
         ours(node, "ADD", pod)
         assert pod.request(SELECTED).address == served
         assert capture.sources(SELECTED) == {served}
     finally:
-        lab.publish("story", story)
+        lab.publish("objects", objects)

@@ -119,9 +119,9 @@ def refused(pod: Pod) -> bool:
 def test_direct_lets_pods_out_until_a_gateway_is_back(witnessed: Lab) -> None:
     lab, worker = witnessed, witnessed.nodes["w1"]
     interface = lab.topology.egress_interface
-    gateway, policy = documents.story(interface, GATEWAY)
+    gateway, policy = documents.basic_mode(interface, GATEWAY)
     gateway["spec"]["whenNoGateway"] = "Direct"
-    lab.publish("story", [gateway, policy])
+    lab.publish("objects", [gateway, policy])
     try:
         until(lambda: egress(worker)["whenNoGateway"] == "Direct", "status says so")
         with talking(worker) as pod, cut_off(lab, "g1", "g2"):
@@ -136,7 +136,7 @@ def test_direct_lets_pods_out_until_a_gateway_is_back(witnessed: Lab) -> None:
             outside = {lab.nodes[name].host.egress_ip for name in ("g1", "g2")}
             until(lambda: pod.request(SELECTED, 0.3).address in outside, "it is steered again", 20)
     finally:
-        lab.publish("story", documents.story(interface, GATEWAY))
+        lab.publish("objects", documents.basic_mode(interface, GATEWAY))
 
 
 def _has_voters(node: Node, names: set[str]) -> bool:

@@ -33,8 +33,8 @@ def lab(plugin: Path) -> Iterator[Lab]:
         documents.virtual_gateway(SECOND_GATEWAY, [VIRTUAL]),
         documents.policy("reporter", SECOND_GATEWAY, REPORTER, ["203.0.113.0/24"]),
     ]
-    story = [*documents.story(machines.egress_interface, GATEWAY), *second]
-    with settled("test_reused_addresses", machines, story=story) as made:
+    objects = [*documents.basic_mode(machines.egress_interface, GATEWAY), *second]
+    with settled("test_reused_addresses", machines, objects=objects) as made:
         # A master of both has seen the ports by the other gateway.
         master = made.wait_settled(GATEWAY)
         if made.wait_settled(SECOND_GATEWAY) != master:

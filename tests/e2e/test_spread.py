@@ -23,8 +23,8 @@ ADDRESSES = [f"172.16.0.{last}" for last in range(71, 80)]
 
 @pytest.fixture
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story(ADDRESSES, GATEWAY)
-    with settled("test_spread", topology.separate(workers=1), story=story) as made:
+    objects = documents.virtual_ip(ADDRESSES, GATEWAY)
+    with settled("test_spread", topology.separate(workers=1), objects=objects) as made:
         yield made
 
 

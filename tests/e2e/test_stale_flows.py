@@ -31,7 +31,7 @@ def test_a_flow_goes_on_by_the_new_address_when_its_gateway_gets_another_mode(la
             lambda: capture.sources(SELECTED) == {lab.nodes["g1"].host.egress_ip},
             "it goes by the master's address",
         )
-        lab.publish("story", documents.virtual_story([ADDRESS], GATEWAY))
+        lab.publish("objects", documents.virtual_ip([ADDRESS], GATEWAY))
         until(lambda: ADDRESS in capture.sources(SELECTED), "the open flow goes by the virtual address")
         with lab.probing(pod) as probing:
             before = len(capture.packets(SELECTED))
@@ -43,7 +43,7 @@ def test_a_flow_goes_on_by_the_new_address_when_its_gateway_gets_another_mode(la
 
 
 def test_flows_go_on_when_their_pods_get_other_addresses(lab: Lab) -> None:
-    lab.publish("story", documents.virtual_story([ADDRESS], GATEWAY))
+    lab.publish("objects", documents.virtual_ip([ADDRESS], GATEWAY))
     lab.wait_settled(GATEWAY, 20)
     pods = [lab.nodes["w1"].pod(f"backend-{number}", BACKEND) for number in range(4)]
     flows = [Flow(pod.machine, lab.directory / "flow.log", SELECTED) for pod in pods]
@@ -53,7 +53,7 @@ def test_flows_go_on_when_their_pods_get_other_addresses(lab: Lab) -> None:
                 lambda: len({packet.source_port for packet in capture.packets(SELECTED)}) == len(pods),
                 "all go",
             )
-            lab.publish("story", documents.virtual_story([ADDRESS, *OTHERS], GATEWAY))
+            lab.publish("objects", documents.virtual_ip([ADDRESS, *OTHERS], GATEWAY))
             until(lambda: len(capture.sources(SELECTED)) > 1, "some pods have another address")
             wanted = [pod.request(SELECTED).address for pod in pods]
             assert len(set(wanted)) > 1

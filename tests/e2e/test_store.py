@@ -47,14 +47,14 @@ def node(lab: Lab) -> Iterator[Node]:
     yield node
     for pod in node.pods.values():
         pod.stop()
-    lab.publish("story", story(lab))
+    lab.publish("objects", objects(lab))
     lab.publish("more", [])
     lab.publish_nodes()
     lab.wait_settled(GATEWAY)
 
 
-def story(lab: Lab) -> list[Document]:
-    return documents.story(lab.topology.egress_interface, GATEWAY)
+def objects(lab: Lab) -> list[Document]:
+    return documents.basic_mode(lab.topology.egress_interface, GATEWAY)
 
 
 def egress_ip(lab: Lab) -> str:
@@ -193,8 +193,8 @@ def test_a_nodes_address_changes(lab: Lab, node: Node) -> None:
 def test_the_gateways_interface_changes(lab: Lab, node: Node) -> None:
     pod = node.pod("talker", BACKEND)
     outer = {lab.nodes[name].host.egress_ip for name in ("g1", "g2")}
-    gateway, policy = documents.story("eth0", GATEWAY)
-    lab.publish("story", [gateway, policy])
+    gateway, policy = documents.basic_mode("eth0", GATEWAY)
+    lab.publish("objects", [gateway, policy])
     inner = {lab.nodes[name].host.ip for name in ("g1", "g2")}
     # The routers of the lab lead outside by both interfaces; eth0's default route is by the router there.
     for name in ("g1", "g2"):
@@ -204,7 +204,7 @@ def test_the_gateways_interface_changes(lab: Lab, node: Node) -> None:
     finally:
         for name in ("g1", "g2"):
             lab.nodes[name].machine.ip("route del 203.0.113.0/24 via 10.0.0.1")
-    lab.publish("story", story(lab))
+    lab.publish("objects", objects(lab))
     # A master that has to change its interface lets go; which of the two serves then is open.
     until(lambda: pod.request(SELECTED, 0.3).address in outer, "a first interface's address again", 2 * EDIT)
     lab.wait_settled(GATEWAY)
@@ -225,23 +225,23 @@ def test_an_egress_interface_that_appears_later_counts_at_once(lab: Lab, node: N
 
 def test_a_broken_file_keeps_its_last_state_and_is_told(lab: Lab, node: Node) -> None:
     pod = node.pod("talker", BACKEND)
-    path = node.manifests / "story.yaml"
+    path = node.manifests / "objects.yaml"
     with undisturbed(lab, node, pod):
         path.write_text(path.read_text() + "---\n- [")
         until(lambda: problems(node), "it is told", EDIT)
     [problem] = problems(node)
     assert problem["source"].startswith(str(path))
-    gateway, policy = story(lab)
+    gateway, policy = objects(lab)
     policy["spec"]["destinationCIDRs"] = ["203.0.113.0/42"]
     with undisturbed(lab, node, pod):
-        node.write("story", [gateway, policy])
+        node.write("objects", [gateway, policy])
         until(lambda: problems(node) not in ([], [problem]), "another problem is told", EDIT)
     [problem] = problems(node)
     assert problem["path"] == "spec.destinationCIDRs[0]"
     text = node.egressctl("status")
     assert str(path) in text
     assert "spec.destinationCIDRs[0]" in text
-    node.write("story", story(lab))
+    node.write("objects", objects(lab))
     until(lambda: problems(node) == [], "nothing is wrong any more", EDIT)
 
 
@@ -252,7 +252,7 @@ def problems(node: Node) -> list[dict[str, str]]:
 def test_a_broken_file_does_not_let_pods_out_after_a_restart(lab: Lab, node: Node) -> None:
     pod = node.pod("talker", BACKEND)
     with undisturbed(lab, node, pod):
-        (node.manifests / "story.yaml").write_text("spec: [")
+        (node.manifests / "objects.yaml").write_text("spec: [")
         until(lambda: problems(node), "it is told", EDIT)
         node.agent.kill()
         node.agent.start()
@@ -262,7 +262,7 @@ def test_a_broken_file_does_not_let_pods_out_after_a_restart(lab: Lab, node: Nod
 def test_files_edited_in_place_let_nobody_out(lab: Lab, node: Node) -> None:
     """As an editor does it: the file is empty for a moment."""
     pod = node.pod("talker", BACKEND)
-    path = node.manifests / "story.yaml"
+    path = node.manifests / "objects.yaml"
     text = path.read_text()
     address = egress_ip(lab)
     with lab.capture() as capture, undisturbed(lab, node, pod):
@@ -282,10 +282,10 @@ def test_the_first_edit_after_a_restart_replaces_no_rules(lab: Lab, node: Node) 
     node.agent.start()
     lab.wait_settled(GATEWAY)
     before = len(node.log())
-    gateway, policy = story(lab)
+    gateway, policy = objects(lab)
     policy["spec"]["destinationCIDRs"] = ["203.0.112.0/23"]
     with undisturbed(lab, node, pod):
-        node.write("story", [gateway, policy])
+        node.write("objects", [gateway, policy])
         until(partial(leads, node, "203.0.112.0/23"), "the edit counts", EDIT)
         until(lambda: "nftables" in node.log()[before:], "the kernel follows", EDIT)
     assert "updated nftables table inet egress_gateway" in node.log()[before:]

@@ -33,8 +33,8 @@ SILENT = 600_000.0
 
 @pytest.fixture
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY)
-    with settled("test_taken_ports", topology.separate(workers=2, gateways=3), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY)
+    with settled("test_taken_ports", topology.separate(workers=2, gateways=3), objects=objects) as made:
         yield made
 
 

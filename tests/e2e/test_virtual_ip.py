@@ -28,8 +28,8 @@ OTHERS = ("172.16.0.78", "172.16.0.43")
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    story = documents.virtual_story([ADDRESS], GATEWAY, connection_sync=True)
-    with settled("test_virtual_ip", topology.separate(workers=1), story=story) as made:
+    objects = documents.virtual_ip([ADDRESS], GATEWAY, connection_sync=True)
+    with settled("test_virtual_ip", topology.separate(workers=1), objects=objects) as made:
         yield made
 
 
@@ -235,7 +235,7 @@ def test_handover_to_a_node(lab: Lab, pod: Pod, master: Node) -> None:
 
 def test_several_addresses_are_spread_and_only_those_of_a_failed_node_move(lab: Lab, pod: Pod) -> None:
     addresses = (ADDRESS, *OTHERS)
-    lab.publish("story", documents.virtual_story(addresses, GATEWAY, connection_sync=True))
+    lab.publish("objects", documents.virtual_ip(addresses, GATEWAY, connection_sync=True))
     worker = lab.nodes["w1"]
 
     def masters() -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""The stories of the egress gateway, told while they happen: real agents, real plugins, real packets.
+"""The demo of the egress gateway, explained while it runs: real agents, real plugins, real packets.
 
-``python -m tests.lab.demo [--keep | --clean]``. Exit code 1 where a story does not come true.
+``python -m tests.lab.demo [--keep | --clean]``. Exit code 1 if an expectation fails.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from types import FrameType
 
 from . import registry, topology
 from .agent import EGRESSCTL
+from .demo_basic import BasicDemo
+from .demo_part import Measured
+from .demo_virtual import VirtualDemo
 from .lab import Lab
 from .namespace import REPOSITORY
-from .screen import Screen, StoryFailed
-from .story_basic import BasicStory
-from .story_virtual import VirtualStory
-from .telling import Measured
+from .screen import DemoFailed, Screen
 from .waiting import NotInTime
 
 LOGS = REPOSITORY / "build" / "demo"
@@ -59,22 +59,22 @@ def conclude(screen: Screen, measured: Measured) -> None:
 
 
 def play(lab: Lab, screen: Screen, keep: bool) -> None:
-    """Both stories in a lab. Raises :class:`StoryFailed`."""
+    """Run both parts in a lab. Raises :class:`DemoFailed`."""
     screen.fact(f"{len(lab.machines)} network namespaces, wired; the outside service listens")
     egress = [host.egress_ip for host in lab.topology.nodes if host.is_egress]
     lab.allow(*egress)
     screen.fact(f"whitelist: {', '.join(egress)}")
     try:
         measured = Measured()
-        BasicStory(lab, screen, measured).tell()
-        VirtualStory(lab, screen, measured).tell()
+        BasicDemo(lab, screen, measured).run()
+        VirtualDemo(lab, screen, measured).run()
         conclude(screen, measured)
         if keep:
             lab.kept = True
             look_around(lab, screen)
-    except (StoryFailed, NotInTime, RuntimeError, OSError) as error:
+    except (DemoFailed, NotInTime, RuntimeError, OSError) as error:
         lab.save_logs(LOGS)
-        raise StoryFailed(f"{error}\n   the agents' logs are in {LOGS}") from error
+        raise DemoFailed(f"{error}\n   the agents' logs are in {LOGS}") from error
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:
@@ -98,7 +98,7 @@ def main() -> int:
         screen.scene("Machines and wires")
         with Lab(topology.flat()) as lab:
             play(lab, screen, options.keep)
-    except StoryFailed as error:
+    except DemoFailed as error:
         screen.fail(str(error))
         return 1
     except KeyboardInterrupt:

@@ -82,12 +82,12 @@ def of_group(document: Document, group: str) -> Document:
     return {**document, "apiVersion": f"{group}/v1alpha1"} if ours else document
 
 
-def story(interface: str, gateway_name: str = "partner") -> list[Document]:
+def basic_mode(interface: str, gateway_name: str = "partner") -> list[Document]:
     """Return a gateway, and a policy that sends pods with ``app: backend`` to the outside service through it."""
     return [gateway(gateway_name, interface), _backend(gateway_name)]
 
 
-def virtual_story(
+def virtual_ip(
     addresses: Sequence[str],
     gateway_name: str = "partner",
     interfaces: Sequence[str] = (),
@@ -95,7 +95,7 @@ def virtual_story(
     connection_sync: bool = False,
     destinations: Sequence[str] = ("203.0.113.0/24",),
 ) -> list[Document]:
-    """As :func:`story`, but the outside sees virtual addresses."""
+    """As :func:`basic_mode`, but the outside sees virtual addresses."""
     shown = virtual_gateway(
         gateway_name, addresses, interfaces, failback=failback, connection_sync=connection_sync
     )

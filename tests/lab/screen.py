@@ -7,7 +7,7 @@ import sys
 from typing import TextIO
 
 
-class StoryFailed(Exception):
+class DemoFailed(Exception):
     """A scene did not come true."""
 
 
@@ -36,9 +36,9 @@ class Screen:
         self._print(f"   {self._paint('32', '✓')} {text}")
 
     def expect(self, true: bool, text: str, otherwise: str = "") -> None:
-        """Print a fact, or raises :class:`StoryFailed`; ``otherwise`` says what happened instead."""
+        """Print a fact, or raises :class:`DemoFailed`; ``otherwise`` says what happened instead."""
         if not true:
-            raise StoryFailed(f"not so: {text}" + (f" ({otherwise})" if otherwise else ""))
+            raise DemoFailed(f"not so: {text}" + (f" ({otherwise})" if otherwise else ""))
         self.fact(text)
 
     def fail(self, text: str) -> None:

@@ -97,7 +97,7 @@ class Topology:
 
 
 def flat() -> Topology:
-    """Return the story: nodes in 172.16.0.0/24, egress nodes .7 to .9 and, later, .5; outside a router away."""
+    """Return a flat topology: nodes in 172.16.0.0/24, egress nodes .7 to .9 and, later, .5; outside a router away."""
 
     def node(name: str, number: int, last: int, labels: Mapping[str, str]) -> Host:
         wire = Interface("eth0", "nodes", f"172.16.0.{last}/24")

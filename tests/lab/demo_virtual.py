@@ -1,4 +1,4 @@
-"""The second story: the outside sees virtual addresses, whichever node serves them. Needs the first one's lab."""
+"""The second part of the demo: the outside sees virtual addresses, whichever node serves them. Needs the first part."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from . import documents
 from .connections import Connections, Outcome
+from .demo_part import GATEWAY, DemoPart, Measured
 from .lab import SELECTED, Lab
 from .pod import Pod
 from .screen import Screen
 from .silence import longest
-from .telling import GATEWAY, Measured, Telling
 from .topology import VIRTUAL
 from .waiting import until
 
@@ -22,14 +22,14 @@ DOWNLOAD = 2.0
 """Milliseconds between two lines of the download."""
 
 
-class VirtualStory(Telling):
+class VirtualDemo(DemoPart):
     def __init__(self, lab: Lab, screen: Screen, measured: Measured) -> None:
         super().__init__(lab, screen, measured)
         self.interface = lab.topology.egress_interface
         self.bridged = lab.nodes["w1"].pods["backend-1"]
         self.routed = lab.nodes["w2"].pods["backend-2"]
 
-    def tell(self) -> None:
+    def run(self) -> None:
         self.election()
         self.selected()
         self.failure()
@@ -39,7 +39,7 @@ class VirtualStory(Telling):
     def election(self) -> None:
         self.screen.scene(f"One virtual address in place of the nodes' own: {VIRTUAL}")
         self._as_at_first()
-        self.lab.publish("story", documents.virtual_story([VIRTUAL], GATEWAY))
+        self.lab.publish("objects", documents.virtual_ip([VIRTUAL], GATEWAY))
         self.lab.allow(VIRTUAL)
         self.screen.fact(f"EgressGateway {GATEWAY}: mode VirtualIPAddress, ip {VIRTUAL}")
         self.screen.fact(f"whitelist: {VIRTUAL}")
@@ -86,7 +86,7 @@ class VirtualStory(Telling):
     def several(self) -> None:
         self.screen.scene(f"Three addresses, spread over three nodes: {', '.join(ADDRESSES)}")
         self.lab.wait_settled(GATEWAY, 30)
-        self.lab.publish("story", documents.virtual_story(ADDRESSES, GATEWAY))
+        self.lab.publish("objects", documents.virtual_ip(ADDRESSES, GATEWAY))
         self.lab.allow(*ADDRESSES)
         until(self._spread, "one address on each node", 30)
         until(lambda: self.lab.settled(GATEWAY), "all are ready", 30)

@@ -1,4 +1,4 @@
-"""What both stories of the demo are told with: the lab, the screen, and what is measured on the way."""
+"""The base of both parts of the demo: the lab, the screen, and the measurements."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GATEWAY = "partner"
 
 @dataclass
 class Measured:
-    """What the demo closes with."""
+    """The measurements that the demo closes with."""
 
     silences: dict[str, Silence] = field(default_factory=dict)
     """Silences by their causes."""
@@ -63,8 +63,8 @@ class Witnessed:
         return sum(packet.protocol == socket.IPPROTO_UDP for packet in self._capture.packets(self._port))
 
 
-class Telling:
-    """One story. Scenes raise :class:`~tests.lab.screen.StoryFailed` where they do not come true."""
+class DemoPart:
+    """One part of the demo. Scenes raise :class:`~tests.lab.screen.DemoFailed` if an expectation fails."""
 
     def __init__(self, lab: Lab, screen: Screen, measured: Measured) -> None:
         self.lab = lab

@@ -1,4 +1,4 @@
-"""The first story: the outside sees the address of the master's own interface."""
+"""The first part of the demo: the outside sees the address of the master's own interface."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import time
 from dataclasses import replace
 
 from . import documents
+from .demo_part import GATEWAY, DemoPart, ended
 from .pod import Pod
 from .silence import longest
-from .telling import GATEWAY, Telling, ended
 from .waiting import until
 
 
-class BasicStory(Telling):
-    def tell(self) -> None:
+class BasicDemo(DemoPart):
+    def run(self) -> None:
         self.election()
         self.selected()
         self.unselected()
@@ -24,7 +24,7 @@ class BasicStory(Telling):
     def election(self) -> None:
         self.screen.scene("The platform assigns a master node")
         self.lab.publish_nodes()
-        self.lab.publish("story", documents.story(self.lab.topology.egress_interface, GATEWAY))
+        self.lab.publish("objects", documents.basic_mode(self.lab.topology.egress_interface, GATEWAY))
         began = time.monotonic()
         self.lab.start_agents()
         until(lambda: self.lab.master(GATEWAY), "a master", 30)
