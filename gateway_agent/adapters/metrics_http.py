@@ -1,80 +1,71 @@
 """Serve metrics, health and the status page by HTTP, read only.
 
 The server has its own thread with its own event loop: it answers even if the agent's loop hangs, and slow, many or
-malicious clients do not affect the agent.
+malicious clients do not affect the agent. Tornado reads requests and writes responses; how long and how many
+connections may be open is decided here (docs/design/metrics-server.md).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import Future
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    HTTPServerConnectionDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import IOStream
 
 from .. import printable
 from ..manifests.model import Problem
 from ..show import allowed_hosts
-from ..show.html_page import page
-from ..show.metrics import Family, Observation, families
-from ..show.status import status
+from ..show.metrics import Observation
+from .metrics_answers import PAGES, Answer
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 RETRY_S = 1.0
-"""Seconds between two attempts to listen."""
+"""Seconds between two attempts to listen, and to accept connections after a failure."""
 ANSWER_TIMEOUT_S = 1.0
 """Seconds that the agent's loop gets to answer."""
 CONNECTION_TIMEOUT_S = 5.0
 """Seconds that a connection may last."""
 MAX_REQUEST_BYTES = 8192
-"""Size of a request's head."""
-MAX_DRAIN_READS = 128
-"""Reads of up to :data:`MAX_REQUEST_BYTES` whose data is discarded after a request."""
+"""Size of a request's head. Up to :data:`MAX_READ_BYTES` a larger one is refused, beyond that its connection ends."""
+MAX_READ_BYTES = 1 << 16
+MAX_BODY_BYTES = 1 << 20
+"""Size of a request's body, which is read and discarded."""
 MAX_CONNECTIONS = 64
 """Connections at the same time. One more ends the oldest."""
-TEXT = "text/plain; charset=utf-8"
 NOT_OURS = (
     "is not served here: ask by an address of this node, as localhost, or by a name that metrics.names in the agent's "
     "configuration lists"
 )
 # The page loads no resources, and no other page may show it in a frame.
-HEADERS = (
-    "Cache-Control: no-store",
-    "Connection: close",
-    "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "X-Content-Type-Options: nosniff",
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+}
+PARAMETERS = HTTP1ConnectionParameters(
+    no_keep_alive=True,
+    chunk_size=MAX_REQUEST_BYTES,
+    max_header_size=MAX_READ_BYTES,
+    max_body_size=MAX_BODY_BYTES,
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP response. ``kind``: its Content-Type."""
-
-    status: HTTPStatus
-    text: str
-    kind: str = TEXT
-
-    def encoded(self, with_body: bool) -> bytes:
-        """Return the bytes of the response. ``with_body``: False for the answer to HEAD."""
-        # Problems contain names of files, which may not be valid UTF-8.
-        body = self.text.encode("utf-8", "backslashreplace")
-        first = f"HTTP/1.1 {self.status.value} {self.status.phrase}"
-        allow = ("Allow: GET, HEAD",) if self.status is HTTPStatus.METHOD_NOT_ALLOWED else ()
-        own = (f"Content-Type: {self.kind}", f"Content-Length: {len(body)}")
-        head = "\r\n".join((first, *own, *HEADERS, *allow, "", "")).encode()
-        return head + body if with_body else head
+Responder = Callable[[RequestStartLine, HTTPHeaders], Awaitable[Answer]]
 
 
 class MetricsServer:
@@ -98,7 +89,6 @@ class MetricsServer:
         self._trouble = ""
         self._thread: threading.Thread | None = None
         self._told_to_end: Future[None] = Future()
-        self._open: dict[asyncio.Task[object], None] = {}
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -126,6 +116,7 @@ class MetricsServer:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             # Not inherited by child processes or by the program of a restart in place (PEP 446).
             listener = socket.create_server((host, port), family=family)
+            listener.setblocking(False)
             self._thread = threading.Thread(
                 target=self._serve, args=(listener, agent), name="metrics", daemon=True
             )
@@ -148,6 +139,8 @@ class MetricsServer:
     # --- in the thread -----------------------------------------------------------------------------------------
 
     def _serve(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
+        # Clients cause these messages, as many as they want. Errors of this module's code have another logger.
+        logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         try:
             with listener:
                 asyncio.run(self._until_told(listener, agent))
@@ -155,74 +148,111 @@ class MetricsServer:
             self._say(error)
 
     async def _until_told(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
-        async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._connection(reader, writer, agent)
+        async def respond(start: RequestStartLine, headers: HTTPHeaders) -> Answer:
+            return _refusal(start, headers, self._names) or await _answer(start.path, self._look, agent)
 
-        self._open.clear()
-        server = await asyncio.start_server(connection, sock=listener, limit=MAX_REQUEST_BYTES)
+        connections = _Connections(respond, self._deadline)
+        accepting = asyncio.create_task(connections.accept(listener))
+        told = asyncio.wrap_future(self._told_to_end)
         self._say(None)
         try:
-            await asyncio.wrap_future(self._told_to_end)
+            await asyncio.wait((accepting, told), return_when=asyncio.FIRST_COMPLETED)
+            if accepting.done():
+                accepting.result()
         finally:
-            # No wait for the connections: they end with the loop.
-            server.close()
+            accepting.cancel()
+            connections.close()
 
-    async def _connection(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, agent: asyncio.AbstractEventLoop
+
+class _Connections(HTTPServerConnectionDelegate):
+    """Accept connections and limit their number and their duration, which Tornado does not."""
+
+    def __init__(self, respond: Responder, deadline: float) -> None:
+        self._respond = respond
+        self._deadline = deadline
+        self._open: dict[IOStream, asyncio.TimerHandle] = {}
+        """Streams, the oldest first, with the timers that end them."""
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Accept connections until cancelled. Tornado's own loop spins while the process has no descriptor left."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                client, _ = await loop.sock_accept(listener)
+            except OSError:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if len(self._open) >= MAX_CONNECTIONS:
+                # The oldest is the slowest: a well-behaved client is done in milliseconds.
+                oldest = next(iter(self._open))
+                self._open.pop(oldest).cancel()
+                oldest.close()
+            stream = IOStream(client, max_buffer_size=2 * MAX_READ_BYTES, read_chunk_size=MAX_READ_BYTES)
+            self._open[stream] = loop.call_later(self._deadline, stream.close)
+            HTTP1ServerConnection(stream, PARAMETERS).start_serving(self)
+
+    def close(self) -> None:
+        """End all connections at once."""
+        for stream in tuple(self._open):
+            stream.close()
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Return the recipient of a request."""
+        return _Request(request_conn, self._respond)
+
+    def on_close(self, server_conn: object) -> None:
+        """Forget a connection that has ended."""
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        if timer := self._open.pop(server_conn.stream, None):
+            timer.cancel()
+
+
+class _Request(HTTPMessageDelegate):
+    """Finds the answer to one request and sends it when the body has been read: a reset could overtake it before."""
+
+    def __init__(self, connection: HTTPConnection, respond: Responder) -> None:
+        self._connection = connection
+        self._respond = respond
+        self._method = ""
+        self._answer: Answer | None = None
+
+    async def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        if len(self._open) >= MAX_CONNECTIONS:
-            # The oldest is the slowest: a well-behaved client is done in milliseconds.
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.cancel()
-        self._open[task] = None
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                async with asyncio.timeout(self._deadline):
-                    await self._converse(reader, writer, agent)
-        finally:
-            self._open.pop(task, None)
-            writer.transport.abort()
+        """Find the answer. Meanwhile the end of the client's data is not read: it would end the connection."""
+        assert isinstance(start_line, RequestStartLine)
+        self._method = start_line.method
+        self._answer = await self._respond(start_line, headers)
 
-    async def _converse(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, agent: asyncio.AbstractEventLoop
-    ) -> None:
-        method = b""
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except asyncio.LimitOverrunError:
-            answer = Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too large\n")
-        else:
-            method, _, rest = head.partition(b"\r\n")[0].partition(b" ")
-            target, _, version = rest.partition(b" ")
-            if not version.startswith(b"HTTP/1."):
-                answer = Answer(HTTPStatus.BAD_REQUEST, "not HTTP/1\n")
-            elif foreign := allowed_hosts.refused(head, self._names):
-                answer = Answer(
-                    HTTPStatus.MISDIRECTED_REQUEST, f"{printable.printable(foreign)} {NOT_OURS}\n"
-                )
-            else:
-                answer = await _answer(method, target.partition(b"?")[0], self._look, agent)
-        writer.write(answer.encoded(method != b"HEAD"))
-        writer.write_eof()
-        # close() with unread data would reset the connection and discard the answer.
-        for _ in range(MAX_DRAIN_READS):
-            if not await reader.read(MAX_REQUEST_BYTES):
-                break
-        writer.close()
-        await writer.wait_closed()
+    def finish(self) -> None:
+        """Send the answer. The connection ends when it is sent, or at the deadline."""
+        answer = self._answer
+        assert answer is not None
+        fields = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body)), **HEADERS}
+        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
+            fields["Allow"] = "GET, HEAD"
+        line = ResponseStartLine("HTTP/1.1", answer.status.value, answer.status.phrase)
+        body = b"" if self._method == "HEAD" else answer.body
+        self._connection.write_headers(line, HTTPHeaders(fields), body)
+        self._connection.finish()
 
 
-async def _answer(
-    method: bytes, path: bytes, look: Callable[[], Observation], agent: asyncio.AbstractEventLoop
-) -> Answer:
-    if method not in (b"GET", b"HEAD"):
+def _refusal(start: RequestStartLine, headers: HTTPHeaders, names: Collection[str]) -> Answer | None:
+    size = len(start.path) + sum(len(name) + len(value) for name, value in headers.get_all())
+    if size > MAX_REQUEST_BYTES:
+        return Answer(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the request is too large\n")
+    if foreign := allowed_hosts.refused(headers.get_list("Host"), names):
+        return Answer(HTTPStatus.MISDIRECTED_REQUEST, f"{printable.printable(foreign)} {NOT_OURS}\n")
+    if start.method not in ("GET", "HEAD"):
         return Answer(HTTPStatus.METHOD_NOT_ALLOWED, "read only: GET and HEAD\n")
+    return None
+
+
+async def _answer(target: str, look: Callable[[], Observation], agent: asyncio.AbstractEventLoop) -> Answer:
+    path = target.partition("?")[0]
     form = PAGES.get(path)
-    if form is None and path != b"/healthz":
-        return Answer(HTTPStatus.NOT_FOUND, f"not here; there is /healthz {b' '.join(PAGES).decode()}\n")
+    if form is None and path != "/healthz":
+        return Answer(HTTPStatus.NOT_FOUND, f"not here; there is /healthz {' '.join(PAGES)}\n")
     try:
         if form is None:
             await _ask(agent, lambda: None)
@@ -245,57 +275,3 @@ async def _ask(agent: asyncio.AbstractEventLoop, question: Callable[[], T]) -> T
     asked = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answer(), agent))
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
         return await asked
-
-
-# --- pages -----------------------------------------------------------------------------------------------------
-
-
-def _metrics(seen: Observation) -> Answer:
-    registry = CollectorRegistry()
-    registry.register(_Families(families(seen)))
-    return Answer(
-        HTTPStatus.OK, generate_latest(registry).decode(), "text/plain; version=0.0.4; charset=utf-8"
-    )
-
-
-def _ready(seen: Observation) -> Answer:
-    if seen.unready:
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{printable.printable(seen.unready)}\n")
-    return Answer(HTTPStatus.OK, "ok\n")
-
-
-def _status(seen: Observation) -> Answer:
-    if seen.view is None:
-        nothing = {"error": "the agent has not read its store yet", "hint": seen.unready}
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, json.dumps(nothing) + "\n", "application/json")
-    return Answer(HTTPStatus.OK, json.dumps(status(seen.view), indent=2) + "\n", "application/json")
-
-
-def _page(seen: Observation) -> Answer:
-    if seen.view is None:
-        why = f"the agent has not read its store yet: {printable.printable(seen.unready)}\n"
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, why)
-    return Answer(HTTPStatus.OK, page(status(seen.view)), "text/html; charset=utf-8")
-
-
-PAGES: dict[bytes, Callable[[Observation], Answer]] = {
-    b"/": _page, b"/metrics": _metrics, b"/readyz": _ready, b"/status": _status,
-}  # fmt: skip
-
-
-class _Families(Collector):
-    def __init__(self, found: Iterable[Family]) -> None:
-        self._found = found
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._found:
-            # The library adds the suffix of counters itself.
-            metric = Metric(family.name.removesuffix("_total"), family.help, family.kind)
-            for sample in family.samples:
-                labels = {k: _encodable(v) for k, v in sample.labels.items()}
-                metric.add_sample(family.name + sample.suffix, labels, sample.value)
-            yield metric
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -8,21 +8,18 @@ Requests by an address cannot be redirected that way, and the names in the confi
 from __future__ import annotations
 
 import ipaddress
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 LOCAL = "localhost"
-_FIELD = re.compile(rb"^host[ \t]*:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 
 
-def refused(head: bytes, names: Collection[str]) -> str:
+def refused(hosts: Iterable[str], names: Collection[str]) -> str:
     """Return the host name of a request if it is foreign; empty if the request may be answered.
 
-    ``head``: request line and header fields. ``names``: names of this machine, in lower case. Addresses and localhost
-    are always allowed. A request without ``Host`` is allowed: no browser sends one.
+    ``hosts``: the values of all its ``Host`` fields. ``names``: names of this machine, in lower case. Addresses and
+    localhost are always allowed. A request without ``Host`` is allowed: no browser sends one.
     """
-    for found in _FIELD.findall(head):
-        host = found.decode("latin-1")
+    for host in hosts:
         name = _without_port(host).lower().removesuffix(".")
         if not (_is_address(name) or name == LOCAL or name in names):
             return host or "nothing"

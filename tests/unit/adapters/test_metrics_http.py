@@ -18,12 +18,7 @@ from typing import TypeVar
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway_agent.adapters.metrics_http import (
-    ANSWER_TIMEOUT_S,
-    MAX_CONNECTIONS,
-    MAX_REQUEST_BYTES,
-    MetricsServer,
-)
+from gateway_agent.adapters.metrics_http import ANSWER_TIMEOUT_S, MetricsServer
 from gateway_agent.lease.ipc import Conflict
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show.metrics import Observation, families
@@ -34,8 +29,6 @@ from ..show.test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
 
 T = TypeVar("T")
 HOST = "127.0.0.1"
-FAST = 0.3
-"""Seconds that a connection may last, where a test waits for its end."""
 PATHS = ("/", "/metrics", "/healthz", "/readyz", "/status")
 SEEN = Observation("g1", view())
 
@@ -199,59 +192,6 @@ def test_a_page_of_another_name_gets_nothing() -> None:
 
 def test_a_query_is_ignored() -> None:
     assert during(lambda port: ask(port, "/healthz?verbose=1")).status == 200
-
-
-@pytest.mark.parametrize(
-    ("request_text", "code"),
-    [
-        (b"GET /healthz HTTP/1.0\r\n\r\n", b"200"),
-        (b"GET /healthz\r\n\r\n", b"400"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"400"),
-        (b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"400"),
-        (b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_REQUEST_BYTES + b"\r\n\r\n", b"431"),
-        (b"GET /" + b"x" * 20 * MAX_REQUEST_BYTES, b"431"),
-    ],
-)
-def test_requests_on_the_wire(request_text: bytes, code: bytes) -> None:
-    def client(port: int) -> bytes:
-        with connected(port, request_text) as connection:
-            connection.shutdown(socket.SHUT_WR)
-            return everything(connection)
-
-    assert during(client).split(b" ")[1] == code
-
-
-def test_who_sends_nothing_or_does_not_hang_up_is_let_go() -> None:
-    def client(port: int) -> list[bytes]:
-        with (
-            connected(port) as silent,
-            connected(port, b"GET / HTTP/1.1\r\n") as half,
-            connected(port) as lasting,
-        ):
-            lasting.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
-            return [everything(connection) for connection in (silent, half, lasting)]
-
-    *unasked, answered = during(client, deadline=FAST)
-    assert unasked == [b"", b""]
-    assert answered.startswith(b"HTTP/1.1 200 OK")
-
-
-def test_slow_clients_hold_nothing_up() -> None:
-    """However many there are; the oldest makes room."""
-
-    def client(port: int) -> None:
-        # Threads that other tests of this process have left are not the server's.
-        before = threading.active_count()
-        with contextlib.ExitStack() as stack:
-            slow = [
-                stack.enter_context(connected(port, b"GET / HTTP/1.1\r\n"))
-                for _ in range(2 * MAX_CONNECTIONS)
-            ]
-            assert ask(port, "/healthz").status == 200
-            assert everything(slow[0]) == b""
-            assert threading.active_count() <= before
-
-    during(client, deadline=60)
 
 
 def test_a_loop_that_hangs_is_told_and_does_not_stop_the_server() -> None:

@@ -9,10 +9,6 @@ from gateway_agent.show import allowed_hosts
 NAMES = {"g1", "g1.example.com"}
 
 
-def head(*fields: str) -> bytes:
-    return "\r\n".join(("GET / HTTP/1.1", *fields, "", "")).encode("latin-1")
-
-
 @pytest.mark.parametrize(
     "host",
     [
@@ -21,8 +17,7 @@ def head(*fields: str) -> bytes:
     ],
 )  # fmt: skip
 def test_addresses_and_names_of_ours_are_answered(host: str) -> None:
-    assert allowed_hosts.refused(head("User-Agent: x", f"Host: {host}"), NAMES) == ""
-    assert allowed_hosts.refused(head(f"host:{host}\t"), NAMES) == ""
+    assert allowed_hosts.refused([host], NAMES) == ""
 
 
 @pytest.mark.parametrize(
@@ -34,11 +29,10 @@ def test_addresses_and_names_of_ours_are_answered(host: str) -> None:
     ],
 )  # fmt: skip
 def test_other_names_are_refused(host: str) -> None:
-    assert allowed_hosts.refused(head("User-Agent: x", f"Host: {host}"), NAMES) == host
-    assert allowed_hosts.refused(head("Host: localhost", f"HOST : {host}"), NAMES) == host
+    assert allowed_hosts.refused([host], NAMES) == host
+    assert allowed_hosts.refused(["localhost", host], NAMES) == host
 
 
 def test_who_names_no_host_is_no_browser() -> None:
-    assert allowed_hosts.refused(head(), NAMES) == ""
-    assert allowed_hosts.refused(head("X-Host: evil.example", "Referer: http://evil.example"), NAMES) == ""
-    assert allowed_hosts.refused(head("Host:"), NAMES) == "nothing"
+    assert allowed_hosts.refused([], NAMES) == ""
+    assert allowed_hosts.refused([""], NAMES) == "nothing"
