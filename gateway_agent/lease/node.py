@@ -14,10 +14,10 @@ from collections.abc import Mapping
 
 from .election import Election
 from .ipc import KeeperConfig
+from .messages.bodies import Handover
 from .messages.keys import Keyring
 from .messages.outbox import Send
 from .messages.strays import Strays
-from .messages.wire import Handover
 from .node_state import NodeState, Remember
 from .reception import Reception
 from .transmission import Transmission

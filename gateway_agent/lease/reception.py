@@ -6,8 +6,9 @@ import msgspec
 
 from .mastership.masters import Member
 from .messages import limits
+from .messages.bodies import Answer, Handover, Heartbeat, Holding, Subscribe, epochs_in
 from .messages.builder import STOPPING
-from .messages.wire import Answer, Handover, Heartbeat, Holding, Opened, Subscribe, epochs_in
+from .messages.wire import Opened
 from .node_state import NodeState
 from .voting.protocol import DURATION, Release
 from .voting.voter_set import PROPOSER_LEASE

@@ -10,8 +10,8 @@ from collections.abc import Collection
 
 from .mastership.masters import REPORT_NS
 from .mastership.own_masters import REPEAT_NS
+from .messages.bodies import Heartbeat
 from .messages.rate_limiter import RateLimiter
-from .messages.wire import Heartbeat
 from .node_state import NodeState
 from .virtual_ips.serving import VirtualIPs
 from .voting.protocol import NEVER

@@ -7,8 +7,9 @@ import random
 
 import msgspec
 
+from gateway_agent.lease.messages.bodies import encode
 from gateway_agent.lease.messages.keys import MAC_BYTES, Key, Keyring
-from gateway_agent.lease.messages.wire import MAX_DATAGRAM_BYTES, Endpoint, encode
+from gateway_agent.lease.messages.wire import MAX_DATAGRAM_BYTES, Endpoint
 from gateway_agent.lease.voting.protocol import SECOND
 from tests.unit.lease.simulation import Machine, Network
 

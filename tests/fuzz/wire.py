@@ -10,8 +10,8 @@ import msgspec
 
 from gateway_agent.lease.ipc import Facts, KeeperState, Tunnel
 from gateway_agent.lease.mastership.masters import MasterAnnouncement
+from gateway_agent.lease.messages.bodies import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
 from gateway_agent.lease.messages.keys import MAC_BYTES, Key
-from gateway_agent.lease.messages.wire import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Refusal, Release
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, Proposal, VoterSet

@@ -17,8 +17,9 @@ import pytest
 
 from gateway_agent.lease.ipc import EgressIPSpec, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
 from gateway_agent.lease.lifecycle import ORPHAN_NS
+from gateway_agent.lease.messages.bodies import Hello, encode
 from gateway_agent.lease.messages.keys import Key, Keyring
-from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
+from gateway_agent.lease.messages.wire import Endpoint
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 

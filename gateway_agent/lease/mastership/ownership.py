@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..ipc import EgressIPSpec
-from ..messages.wire import Answer
+from ..messages.bodies import Answer
 from ..voting.protocol import EPOCH, HELD, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE

@@ -11,8 +11,8 @@ from ..voting.proposer import Proposer
 from ..voting.protocol import SECOND, Claim, Request
 from ..voting.quorum_view import QuorumView
 from ..voting.voter_set import PROPOSER_LEASE, VoterSetState
+from .bodies import Heartbeat, Subscribe
 from .outbox import Outbox
-from .wire import Heartbeat, Subscribe
 
 SUBSCRIBE_NS = 2 * SECOND
 STOPPING = "stopping"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .wire import Body, Endpoint, encode
+from .bodies import Body, encode
+from .wire import Endpoint
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from ..ipc import KeeperConfig
 from ..voting.protocol import SECOND
 from ..voting.quorum_view import QuorumView
+from .bodies import Hello, encode
 from .outbox import Send
-from .wire import Endpoint, Hello, encode
+from .wire import Endpoint
 
 LOOK_NS = SECOND
 """Interval at which unheard nodes are looked for."""

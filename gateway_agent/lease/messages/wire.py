@@ -16,13 +16,10 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ..ipc import Facts
-from ..mastership.masters import MasterAnnouncement
-from ..voting.protocol import MILLISECOND, Claim, Refusal, Release
-from ..voting.voter_set import Proposal, VoterSet
+from ..voting.protocol import MILLISECOND
+from .bodies import Body, Hello, encode
+from .envelope import DECODER, ENCODER, SEALED_DECODER, Envelope, Sealed, version_of
 from .keys import LOOKUP_INTERVAL_NS, MAC_BYTES, Keyring, KeysHeard
-from .limits import Carried, Duration, Epoch, Identity, Incarnation, Name, Text, Version
-from .limits import Counter as Number
 from .versions import PROTOCOL
 
 MAX_RETIRED = 256
@@ -45,125 +42,6 @@ REJECTIONS = (
     "other_version",
     "unknown_address",
 )
-
-
-class Hello(msgspec.Struct, frozen=True, array_like=True, tag="o"):
-    """Says only what the envelope says: who I am now, and whom I hear."""
-
-
-class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
-    """Wants to hear of new masters. ``known``: (id, epoch, master). Answered by a :class:`Heartbeat`."""
-
-    voters: VoterSet
-    accepted: Proposal | None
-    known: tuple[tuple[Identity, Epoch, Name], ...]
-    facts: Facts | None = None
-    """The sender's settings. Fields at the end of a message are unknown to older versions, which pass over them."""
-    carries: Carried | None = None
-    """Ids by which pods of the sender go; None: not known."""
-
-
-class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
-    """All that an egress node says of itself, and its request for leases."""
-
-    seq: Number
-    """Names the request in the answers; 0: none is wanted."""
-    duration_ns: Duration
-    voters: VoterSet
-    accepted: Proposal | None
-    asked: tuple[Name, ...]
-    """The nodes that are to answer."""
-    claims: tuple[Claim, ...]
-    releases: tuple[Release, ...]
-    """The sender's own, and those it passes on."""
-    isolated: bool
-    reason: Text
-    unready: dict[Identity, Text]
-    masters: tuple[MasterAnnouncement, ...]
-    proposal: Proposal | None
-    warming: tuple[Identity, ...] = ()
-    known: tuple[Identity, ...] | None = None
-    facts: Facts | None = None
-    """Settings of the sender; None: left out, as everywhere but in the answer to a :class:`Subscribe`."""
-
-
-class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
-    """A voter's verdict on one request."""
-
-    seq: Number
-    voters: VoterSet
-    accepted: Proposal | None
-    granted: tuple[Identity, ...]
-    refused: tuple[Refusal, ...]
-
-
-class Holding(msgspec.Struct, frozen=True, array_like=True, tag="w"):
-    """The sender holds back its packets for these egress IPs, whose master hands over."""
-
-    ids: tuple[Identity, ...]
-
-
-class Handover(msgspec.Struct, frozen=True, array_like=True, tag="m"):
-    """An operator wants the receiver, who is master, to hand over."""
-
-    id: Identity
-    to: Name
-
-
-Body = Hello | Subscribe | Heartbeat | Answer | Holding | Handover
-
-
-class _Envelope(msgspec.Struct, frozen=True, array_like=True):
-    sender: Name
-    incarnation: Incarnation
-    counter: Number
-    session: Number
-    """Number of incarnations of the receiver that the sender has met."""
-    receiver_incarnation: Incarnation
-    """Incarnation of the receiver that the sender heard last; 0: never."""
-    receiver_session: Number
-    """The receiver's ``session`` that the sender heard last."""
-    body: Body
-    key: Incarnation = 0
-    """Fingerprint of the key that the datagram is signed with; 0: the node is of a version that does not name it."""
-    version: Version = PROTOCOL
-    """Version of the protocol. Nodes that do not name it have the first one."""
-
-
-class _Sealed(msgspec.Struct, frozen=True, array_like=True):
-    """An :class:`_Envelope` whose body is encoded already: once for all receivers."""
-
-    sender: str
-    incarnation: int
-    counter: int
-    session: int
-    receiver_incarnation: int
-    receiver_session: int
-    body: msgspec.Raw
-    key: int = 0
-    version: Version = PROTOCOL
-
-
-def epochs_in(body: Body) -> dict[str, int]:
-    """Return the highest epoch that a message names, by the id of its egress IP."""
-    found: dict[str, int] = {}
-    named: list[tuple[str, int]] = []
-    if isinstance(body, Heartbeat):
-        named = [(claim.id, claim.epoch) for claim in body.claims]
-        named += [(release.id, release.epoch) for release in body.releases]
-        named += [(announcement.id, announcement.epoch) for announcement in body.masters]
-    elif isinstance(body, Answer):
-        named = [(refusal.id, refusal.epoch) for refusal in body.refused]
-    elif isinstance(body, Subscribe):
-        named = [(identity, epoch) for identity, epoch, _ in body.known]
-    for identity, epoch in named:
-        found[identity] = max(epoch, found.get(identity, 0))
-    return found
-
-
-def encode(body: Body) -> msgspec.Raw:
-    """Encode the body of a message once for all receivers."""
-    return msgspec.Raw(_encoder.encode(body))
 
 
 @dataclass(frozen=True)
@@ -235,8 +113,8 @@ class Endpoint:
 
     def _seal(self, session: int, incarnation: int, its_session: int, body: msgspec.Raw) -> bytes:
         self._counter += 1
-        message = _encoder.encode(
-            _Sealed(self.name, self.incarnation, self._counter, session, incarnation, its_session, body,
+        message = ENCODER.encode(
+            Sealed(self.name, self.incarnation, self._counter, session, incarnation, its_session, body,
                     self.keys.signing.number, PROTOCOL)
         )  # fmt: skip
         return self.keys.signing.mac(message) + message
@@ -251,7 +129,7 @@ class Endpoint:
             self._look_up(message, source, now)
             return self._reject("bad_mac")
         try:
-            envelope = _decoder.decode(message)
+            envelope = DECODER.decode(message)
         except ValueError:  # msgspec.DecodeError, or a name that is no UTF-8
             return self._reject(self._note_unreadable(message, source, now))
         if envelope.version != PROTOCOL:
@@ -277,12 +155,12 @@ class Endpoint:
         if _misshapen(datagram) or self.keys.verify(message, datagram[:MAC_BYTES]) is None:
             return ""
         try:
-            sealed = _sealed_decoder.decode(message)
+            sealed = SEALED_DECODER.decode(message)
         except ValueError:
             return ""
         return "" if self._is_recorded(sealed) else sealed.sender
 
-    def _is_recorded(self, sealed: _Sealed) -> bool:
+    def _is_recorded(self, sealed: Sealed) -> bool:
         """Return True if a datagram is older than what was received of its sender, or was meant for another node."""
         known = self._known.get(sealed.sender)
         if known is None:
@@ -309,7 +187,7 @@ class Endpoint:
 
     def _note_unreadable(self, message: memoryview, source: str, now: int) -> str:
         """Take note of an authentic message that cannot be decoded. Return what it is counted as."""
-        version = _version_of(message)
+        version = version_of(message)
         self._note_version(version, source, now)
         return "malformed" if version in (0, PROTOCOL) else "other_version"
 
@@ -326,7 +204,7 @@ class Endpoint:
         if not name:
             return
         try:
-            sealed = _sealed_decoder.decode(message)
+            sealed = SEALED_DECODER.decode(message)
         except ValueError:
             return
         if sealed.version != PROTOCOL:
@@ -339,7 +217,7 @@ class Endpoint:
         """Return the name of the node that has this address; empty if there is none."""
         return next((name for name, address in self.peers.items() if address == source), "")
 
-    def _freshen(self, envelope: _Envelope, now: int) -> Opened:
+    def _freshen(self, envelope: Envelope, now: int) -> Opened:
         known = self._acquaintance(envelope.sender)
         met = envelope.incarnation != known.incarnation
         if envelope.incarnation in known.retired:
@@ -365,7 +243,7 @@ class Endpoint:
         reply = self.seal(envelope.sender, encode(Hello())) if met else None
         return Opened(envelope.sender, envelope.incarnation, envelope.body, reply, met)
 
-    def _hello(self, envelope: _Envelope, known: _Acquaintance, now: int) -> bytes | None:
+    def _hello(self, envelope: Envelope, known: _Acquaintance, now: int) -> bytes | None:
         """Return an answer to a message that was not fresh: it names the incarnation that this node claims."""
         if now < known.hello_after:
             return None
@@ -382,16 +260,3 @@ def _misshapen(datagram: bytes) -> str:
     if len(datagram) <= MAC_BYTES:
         return "truncated"
     return "malformed" if len(datagram) > MAX_DATAGRAM_BYTES or datagram[MAC_BYTES] not in ENVELOPES else ""
-
-
-def _version_of(message: memoryview) -> int:
-    """Return the version that a message names which cannot be decoded; 0 if that cannot be found out."""
-    try:
-        return _sealed_decoder.decode(message).version
-    except ValueError:
-        return 0
-
-
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(_Envelope)
-_sealed_decoder = msgspec.msgpack.Decoder(_Sealed)

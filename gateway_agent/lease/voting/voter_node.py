@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from msgspec import structs
 
-from ..messages.wire import Answer, Heartbeat
+from ..messages.bodies import Answer, Heartbeat
 from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
 from .voter_set import PROPOSER_LEASE, Memory, VoterSetState
 

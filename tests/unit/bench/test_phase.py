@@ -8,8 +8,9 @@ import struct
 import msgspec
 import pytest
 
+from gateway_agent.lease.messages.bodies import Heartbeat, Hello, encode
 from gateway_agent.lease.messages.keys import Key, Keyring
-from gateway_agent.lease.messages.wire import Endpoint, Heartbeat, Hello, encode
+from gateway_agent.lease.messages.wire import Endpoint
 from gateway_agent.lease.voting.protocol import Claim
 from gateway_agent.lease.voting.voter_set import VoterSet
 from tests.bench.failures import CLUSTER_PORT

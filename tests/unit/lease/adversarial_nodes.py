@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event, Phase
 from gateway_agent.lease.mastership.owner import Owner
-from gateway_agent.lease.messages.wire import Answer, Heartbeat
+from gateway_agent.lease.messages.bodies import Answer, Heartbeat
 from gateway_agent.lease.voting.proposer import Proposer
 from gateway_agent.lease.voting.protocol import MILLISECOND, Claim, Release, Verdict
 from gateway_agent.lease.voting.voter_node import VoterNode

@@ -8,17 +8,9 @@ import pytest
 from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
 from gateway_agent.lease.messages import limits
+from gateway_agent.lease.messages.bodies import Answer, Body, Heartbeat, Hello, Subscribe, encode
 from gateway_agent.lease.messages.keys import Key, Keyring
-from gateway_agent.lease.messages.wire import (
-    MAX_RETIRED,
-    Answer,
-    Body,
-    Endpoint,
-    Heartbeat,
-    Hello,
-    Subscribe,
-    encode,
-)
+from gateway_agent.lease.messages.wire import MAX_RETIRED, Endpoint
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Voter
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, VoterSet
 from tests.fuzz.wire import check, send

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from gateway_agent.lease.ipc import KeeperConfig, Peer
+from gateway_agent.lease.messages.bodies import Hello, encode
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.strays import (
     CURRENT_NS,
@@ -17,7 +18,7 @@ from gateway_agent.lease.messages.strays import (
     PATIENT_NS,
     Strays,
 )
-from gateway_agent.lease.messages.wire import Endpoint, Hello, encode
+from gateway_agent.lease.messages.wire import Endpoint
 from gateway_agent.lease.voting.protocol import SECOND
 from gateway_agent.lease.voting.quorum_view import CANDIDATE_TTL_NS, QuorumView
 from gateway_agent.lease.voting.voter_set import VoterSetState

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.lease.messages import wire
+from gateway_agent.lease.messages.bodies import Answer, Body, Heartbeat, Holding, encode
+from gateway_agent.lease.messages.envelope import DECODER
 from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.lease.messages.outbox import Send
-from gateway_agent.lease.messages.wire import Answer, Body, Heartbeat, Holding
 from gateway_agent.lease.node import Effect, LeaseNode
 from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.virtual_ips.serving import Close
@@ -79,13 +79,13 @@ def faults(keeper: LeaseNode, datagram: tuple[bytes, str], now: int) -> list[lis
 
 def body(effect: Effect) -> Body | None:
     """Return the message that is sent, if any."""
-    return wire._decoder.decode(effect.data[MAC_BYTES:]).body if isinstance(effect, Send) else None
+    return DECODER.decode(effect.data[MAC_BYTES:]).body if isinstance(effect, Send) else None
 
 
 def datagram(network: Network, sender: str, receiver: str, message: Body) -> tuple[bytes, str]:
     keeper = network.machines[sender].keeper
     assert keeper is not None
-    return keeper.endpoint.seal(receiver, wire.encode(message)), network.machines[sender].address
+    return keeper.endpoint.seal(receiver, encode(message)), network.machines[sender].address
 
 
 def test_a_release_is_never_sent_before_the_fence_is_closed() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from gateway_agent.lease.messages.wire import Heartbeat
+from gateway_agent.lease.messages.bodies import Heartbeat
 from gateway_agent.lease.voting.protocol import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
 from gateway_agent.lease.voting.voter_node import DEFERRAL_NS, VoterNode
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet, VoterSetState

@@ -7,7 +7,7 @@ import itertools
 import msgspec
 import pytest
 
-from gateway_agent.lease.messages.wire import Heartbeat
+from gateway_agent.lease.messages.bodies import Heartbeat
 from gateway_agent.lease.voting.protocol import EPOCH, MILLISECOND, SILENT, VOTERS, Claim, is_majority
 from gateway_agent.lease.voting.voter_node import VoterNode
 from gateway_agent.lease.voting.voter_set import (

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from gateway_agent.lease.messages.bodies import Answer, Hello, Subscribe, encode
 from gateway_agent.lease.messages.keys import (
     CURRENT_NS,
     LASTING_NS,
@@ -18,16 +19,7 @@ from gateway_agent.lease.messages.keys import (
     Keyring,
 )
 from gateway_agent.lease.messages.versions import PROTOCOL
-from gateway_agent.lease.messages.wire import (
-    HELLO_NS,
-    MAX_DATAGRAM_BYTES,
-    Answer,
-    Endpoint,
-    Hello,
-    Opened,
-    Subscribe,
-    encode,
-)
+from gateway_agent.lease.messages.wire import HELLO_NS, MAX_DATAGRAM_BYTES, Endpoint, Opened
 from gateway_agent.lease.voting.voter_set import VoterSet
 
 KEY = Keyring(Key.parse(b"0123456789abcdef\n"))
