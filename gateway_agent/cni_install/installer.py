@@ -20,28 +20,21 @@ from typing import Any
 
 import watchfiles
 
-from cni.version import VERSION
-
 from ..atomic_file import replace_file
-from ..config import AgentConfig
 from ..manifests.model import Problem
 from ..printable import printable
-from . import conflist_text
+from . import command_line, conflist_text
 from .conflist_text import NotChainable
 from .plugin_probe import PluginProbe
-from .plugin_report import NAME as REPORT
 
 DONE, FAILED = 0, 1
-SHARE = Path(sys.prefix) / "share"
-FILES = {"shipped": f"{conflist_text.TYPE}-standalone", "node": conflist_text.TYPE}
-"""Files of the plugin by the interpreter that runs them, as ``packaging`` builds them, in order of preference."""
 DEBOUNCE_MS, POLL_INTERVAL_MS = 100, 1000
 """Milliseconds from a change to the next check; between two checks if no event comes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the installer. Return the exit code: 0 done, 1 failed, 2 wrong usage."""
-    options = _parser().parse_args(arguments)
+    options = command_line.parser((__doc__ or "").partition("\n")[0]).parse_args(arguments)
     try:
         if options.command == "remove":
             remove(options.bin_dir, options.conf_dir)
@@ -147,7 +140,13 @@ def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
 def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
     """Install, and write the report for the agent."""
     try:
-        done = install(_plugin(options), options.bin_dir, options.conf_dir, _entry(options), probe)
+        done = install(
+            command_line.plugin_file(options),
+            options.bin_dir,
+            options.conf_dir,
+            command_line.entry(options),
+            probe,
+        )
     except NotChainable as error:
         done = Done((), (Problem(str(options.conf_dir), "", error.message, error.hint),), False)
     except (OSError, UnicodeDecodeError) as error:
@@ -219,20 +218,6 @@ def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]
     return tuple((path, state.st_dev, state.st_ino) for path, state in sorted(found.items()))
 
 
-def _plugin(options: argparse.Namespace) -> Path:
-    """Return the file to install: the one given by an option, else the first existing one."""
-    if options.plugin:
-        return Path(options.plugin)
-    named = FILES if options.interpreter == "auto" else (options.interpreter,)
-    files = [SHARE / FILES[name] for name in named]
-    return next((path for path in files if path.exists()), files[-1])
-
-
-def _entry(options: argparse.Namespace) -> dict[str, Any]:
-    given = {"socket": options.socket, "failurePolicy": options.failure_policy}
-    return {"type": conflist_text.TYPE, **{name: value for name, value in given.items() if value}}
-
-
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
@@ -253,56 +238,6 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
 def _print_lines(lines: Sequence[str]) -> None:
     for line in lines:
         print(printable(line), flush=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="egress-gateway-cni", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
-    parser.add_argument("command", choices=("install", "remove"))
-    parser.add_argument(
-        "--watch", action="store_true", help="keep running, and restore what others overwrite"
-    )
-    parser.add_argument(
-        "--interpreter",
-        choices=("auto", *FILES),
-        default="auto",
-        help="interpreter of the plugin: the one that is shipped in its own file, or the node's Python; "
-        "auto: the first of them that was built",
-    )
-    parser.add_argument(
-        "--plugin", type=Path, metavar="FILE", help=f"default: the one of --interpreter in {SHARE}"
-    )
-    parser.add_argument(
-        "--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="default %(default)s"
-    )
-    parser.add_argument(
-        "--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR", help="default %(default)s"
-    )
-    parser.add_argument(
-        "--host-root",
-        type=Path,
-        metavar="DIR",
-        help="in a container: the host's root directory, or a directory with the host's /usr; the node's Python "
-        "is looked up there if the plugin needs it",
-    )
-    parser.add_argument(
-        "--report",
-        type=Path,
-        default=AgentConfig.run_dir / REPORT,
-        metavar="FILE",
-        help="file for the agent with the problems that keep the plugin from being used; default %(default)s",
-    )
-    parser.add_argument(
-        "--socket", default="", metavar="PATH", help="socket of the agent, if it is not the default one"
-    )
-    parser.add_argument(
-        "--failure-policy",
-        choices=("Fail", "Ignore"),
-        help="failurePolicy of the plugin; its default is Fail",
-    )
-    return parser
 
 
 if __name__ == "__main__":

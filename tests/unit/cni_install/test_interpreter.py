@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.cni_install import installer
+from gateway_agent.cni_install import command_line, installer
 
 from .test_installer import OTHERS, SPEAKS, Host, host
 
@@ -17,9 +17,9 @@ __all__ = ["host"]
 
 def test_the_interpreter_is_chosen(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was built is taken, the shipped interpreter first; what is named and was not built is no other."""
-    monkeypatch.setattr(installer, "SHARE", tmp_path / "share")
+    monkeypatch.setattr(command_line, "SHARE", tmp_path / "share")
     (tmp_path / "share").mkdir()
-    files = {name: tmp_path / "share" / file for name, file in installer.FILES.items()}
+    files = {name: tmp_path / "share" / file for name, file in command_line.FILES.items()}
     options = host.options()[2:]
 
     def installed(*more: str) -> str:
