@@ -14,8 +14,12 @@ from __future__ import annotations
 from ..kernel import ids
 
 # Offsets in bits from the UDP header: 8 bytes, VXLAN's 8, Ethernet's 14, that of IP without options 20 or 40, and 4
-# bytes of ports.
-_INNER = {"0x0800": "@th,432,64", "0x86dd": "@th,592,64"}
+# bytes of ports. Whatever decides where the TCP header begins is compared, too: else the numbers could be elsewhere in
+# the packet, which would get out. For IPv4 that is the header's length, no fragment, and the protocol.
+_INNER = {
+    "0x0800": "@th,240,8 0x45 @th,288,16 0x4000 @th,312,8 6 @th,432,64",
+    "0x86dd": "@th,288,8 6 @th,592,64",
+}
 _ETHERTYPE = "@th,224,16"
 _NUMBERS = f"{ids.PROBE_NUMBERS:#018x}"
 OUTER = tuple(f'"lo" {_ETHERTYPE} {kind} {numbers} {_NUMBERS}' for kind, numbers in _INNER.items())
