@@ -40,6 +40,8 @@ class _Path:
     """Rounds in a row in which only the probe of the tunnel's full size did not get through."""
     looked_at: float = -AGAIN_S
     """When the cause was looked for."""
+    measured_at: float = -AGAIN_S
+    """When the size was looked for that gets through."""
     reason: str = ""
     """Why packets do not get through."""
     problem: str = ""
@@ -123,15 +125,13 @@ class PathChecks:
         path.missed = path.missed + 1 if trial.lost else 0
         path.missed_large = path.missed_large + 1 if trial.lost_large and not trial.lost else 0
         if not trial.lost:
-            path.reason = ""
+            path.reason, path.looked_at = "", -AGAIN_S
         if not trial.lost and not trial.lost_large:
             self._paths[trial.egress.id] = _Path()
-        if max(path.missed, path.missed_large) < MISSES or now < path.looked_at + AGAIN_S:
-            return
-        if path.missed >= MISSES:
+        if path.missed >= MISSES and now >= path.looked_at + AGAIN_S:
             await self._find_cause(trial, path)
-        else:
-            path.looked_at = now
+        elif path.missed_large >= MISSES and now >= path.measured_at + AGAIN_S:
+            path.measured_at = now
             size = await self._threads.run(
                 self._probe.largest, trial.node_address, trial.probes[0], trial.plan.mtu
             )
@@ -149,6 +149,7 @@ class PathChecks:
         words = path_faults.reason(trial.egress, lost, dropped)
         # A probe that did not enter the tunnel says nothing about the packets of other nodes.
         path.reason, path.problem = (words, "") if dropped else ("", words)
+        path.measured_at = -AGAIN_S
         path.looked_at = asyncio.get_running_loop().time() if dropped else -AGAIN_S
 
 

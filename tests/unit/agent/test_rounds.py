@@ -272,6 +272,13 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
             [problem] = [p for p in world.problems() if p.source == "path"]
             assert problem.message.startswith("packets of more than 1300 bytes do not get from ")
             assert daemon.sent[-1].egress[0].ready
+            # A firewall that comes then is found as soon as without it, also when it comes back.
+            for _ in range(2):
+                probe.dropped = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
+                assert [await look(), await look()] == [False, True]
+                assert not daemon.sent[-1].egress[0].ready
+                probe.dropped = None
+                assert await look()
             probe.most = 1500
             await look()
             assert [p for p in world.problems() if p.source == "path"] == []
