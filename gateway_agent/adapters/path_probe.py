@@ -29,6 +29,8 @@ TRIES = 3
 BUSY_S, POLL_INTERVAL_S = 1.0, 0.005
 COPIED_BYTES = 64
 MAX_PROBES = 0xFFFF
+BATCH = 64
+"""Probes that are sent before the packet log is read: its buffer holds about 270."""
 
 
 class PathProbe:
@@ -49,12 +51,13 @@ class PathProbe:
             _sender(node_address) as udp,
         ):
             for _ in range(TRIES):
-                for number, probe in left.items():
-                    udp.sendto(encapsulated(probe, node_address, number), (node_address, self._port))
+                for batch in _batches(tuple(left.items())):
+                    for number, probe in batch:
+                        udp.sendto(encapsulated(probe, node_address, number), (node_address, self._port))
+                    _take_off(left, log)
                 deadline = time.monotonic() + ANSWER_S
                 while left and select.select([log], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                    for packet in log.packets():
-                        left.pop(number_in(packet), None)
+                    _take_off(left, log)
                 if not left:
                     break
         return frozenset(probes) - set(left.values())
@@ -93,6 +96,16 @@ class PathProbe:
                     last, nft.run("-a", "list", "chain", last.family, last.table, last.chain)
                 )
         return Dropped(last.family, last.table, last.chain, base, rule, last.dropped, hook)
+
+
+def _batches(numbered: tuple[tuple[int, TunnelProbe], ...]) -> Iterator[tuple[tuple[int, TunnelProbe], ...]]:
+    return (numbered[start : start + BATCH] for start in range(0, len(numbered), BATCH))
+
+
+def _take_off(left: dict[int, TunnelProbe], log: PacketLog) -> None:
+    """Remove from ``left`` those probes that the packet log has."""
+    for packet in log.packets():
+        left.pop(number_in(packet), None)
 
 
 def _log() -> PacketLog:
