@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from . import ids
-from .state import Address, Fdb, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
+from .state import DELETE_ORDER, PUT_ORDER, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,6 @@ class Change:
         there = "not as it should be" if self.replaces else "missing"
         fault = "not needed" if self.action == "delete" else there
         return f"{self.target}: {fault}"
-
-
-PUT_ORDER = (Vxlan, Setting, Address, Fdb, Neighbour, Route, Rule)
-"""Kinds of objects in the order in which they are put: each needs those before it. A rule comes last: it steers."""
-DELETE_ORDER = (Rule, Route, Neighbour, Fdb, Address, Vxlan)
-"""A sysctl is never deleted: it goes with its device."""
 
 
 def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:

@@ -162,6 +162,10 @@ class Rule:
 
 
 Object = Union[Vxlan, Setting, Address, Fdb, Neighbour, Route, Rule]
+PUT_ORDER = (Vxlan, Setting, Address, Fdb, Neighbour, Route, Rule)
+"""Kinds of objects in the order in which they are put: each needs those before it. A rule comes last: it steers."""
+DELETE_ORDER = (Rule, Route, Neighbour, Fdb, Address, Vxlan)
+"""A sysctl is never deleted: it goes with its device."""
 
 
 @dataclass(frozen=True)
