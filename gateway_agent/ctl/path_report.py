@@ -57,6 +57,8 @@ def _report(
     leading = [lookup for lookup, found in answers.items() if found.interface == egress.interface]
     if plan.isolated or plan.me is None:
         return PathReport(egress, "this node hears no majority of the voters, and opens no connection")
+    if all(node.name == plan.node for node in plan.nodes):
+        return PathReport(egress, "this node is the only one, and nothing comes by its tunnels")
     probes = path_faults.probes(plan, egress, leading)
     if not probes:
         return PathReport(egress, "no policy sends anything by it")

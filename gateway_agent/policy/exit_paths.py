@@ -68,8 +68,11 @@ def lookups_to(plan: Plan, egress: PlanEgressIP, destinations: Iterable[str]) ->
 
 
 def _asked(plan: Plan, egress: PlanEgressIP, destinations: Iterable[tuple[str, str]]) -> Mapping[Lookup, str]:
-    """Return the questions about addresses, each with its words."""
-    peer = next((node for node in plan.nodes if node.name != plan.node), plan.me)
+    """Return the questions about addresses, each with its words; none if there is no other node.
+
+    The kernel refuses a packet that comes from outside with an address of its own.
+    """
+    peer = next((node for node in plan.nodes if node.name != plan.node), None)
     if peer is None:
         return {}
     source = ids.inner(peer.address, egress.family, egress.sync)

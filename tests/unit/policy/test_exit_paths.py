@@ -54,6 +54,11 @@ def test_it_is_asked_as_a_packet_of_another_node_would_come() -> None:
     assert routed.mark == PLAN.layout.leaving(EGRESS.slot)
 
 
+def test_the_only_node_asks_nothing() -> None:
+    """Nothing comes by its tunnels, and the kernel refuses packets from the node's own address."""
+    assert lookups(replace(PLAN, nodes=PLAN.nodes[:1]), EGRESS, [policy()], NEVER) == {}
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
