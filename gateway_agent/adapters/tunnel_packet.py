@@ -22,7 +22,8 @@ TCP = struct.Struct("!HHQBBHHH")
 """Ports, both numbers as one, offset, flags, window, checksum, urgent pointer."""
 IPPROTO_TCP = 6
 DONT_FRAGMENT = 0x4000
-HOPS = 64
+HOPS = 2
+"""So that a probe gets no further than the next hop if another program has just flushed the rules that drop it."""
 SYN = 0x02
 PORTS = 49152, 443
 """The most frequent service, so that rules of other programs take the packet for what it stands for."""

@@ -13,11 +13,11 @@ import pytest
 from ..lab import documents, topology
 from ..lab.agent import EGRESSCTL
 from ..lab.lab import Lab
-from ..lab.topology import VIRTUAL
+from ..lab.topology import OUTSIDE, VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
-DESTINATIONS = ["203.0.113.0/24", "2001:db8:113::/64"]
+DESTINATIONS = [f"{OUTSIDE}/32", "2001:db8:113::/64"]
 NAMED_S = 5.0
 FLANNEL = "iptables -A FORWARD -s 10.244.0.0/15 -j ACCEPT; iptables -A FORWARD -d 10.244.0.0/15 -j ACCEPT; "
 KUBE_PROXY = (
@@ -100,7 +100,8 @@ def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault:
     try:
         machine.run("sh", "-ec", commands)
         until(lambda: words in reason_of(lab, before), f"{before} says {words}", NAMED_S)
-        assert any(words in found for found in examined(lab, before))
+        found = examined(lab, before)
+        assert any(words in each for each in found), found
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", before), "another master", NAMED_S)
         remedy = reason_of(lab, before).rpartition(": ")[2]
         if fault == "iptables-legacy":
@@ -165,7 +166,8 @@ def test_an_interface_that_takes_smaller_packets_than_the_tunnels_is_a_problem(l
     node.machine.ip(f"link set {interface} mtu 1400")
     try:
         until(lambda: any("more than 1400 bytes" in words for words in said()), "a problem", NAMED_S)
-        assert any("more than 1400 bytes" in found for found in examined(lab, master))
+        found = examined(lab, master)
+        assert any("more than 1400 bytes" in each for each in found), found
         assert reason_of(lab, master) == ""
     finally:
         node.machine.ip(f"link set {interface} mtu 1500")
@@ -190,3 +192,20 @@ def test_a_firewall_that_lets_nothing_in_from_the_own_address_is_a_problem_and_n
         machine.run("sh", "-c", CLEAR)
     until(lambda: said() == "", "no problem", 10)
     assert reason_of(lab, master) == ""
+
+
+def test_without_our_rules_a_probe_gets_no_further_than_the_next_hop(lab: Lab) -> None:
+    """Another program flushes all rules, and a probe comes before this node has made its own again."""
+    machine = lab.nodes[lab.wait_settled(GATEWAY)].machine
+    with lab.capture("router", "eth1") as next_hop, lab.capture() as beyond:
+
+        def left() -> bool:
+            machine.run("nft", "flush", "ruleset")
+            return len(next_hop.packets(443)) >= 5
+
+        until(left, "probes have left the node", 60)
+        lab.wait_settled(GATEWAY)
+        lab.serve("outside", 4443)
+        lab.nodes["w1"].pod("after", BACKEND).datagram(4443)
+        until(lambda: beyond.sources(4443) == {VIRTUAL}, "a pod's packet after them")
+        assert beyond.packets(443) == []
