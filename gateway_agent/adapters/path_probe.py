@@ -28,6 +28,8 @@ TRACE_S = 0.3
 TRIES = 3
 BUSY_S, POLL_INTERVAL_S = 1.0, 0.005
 COPIED_BYTES = 64
+TAKEN = (errno.EBUSY, errno.EPERM)
+"""The kernel's answers if another socket has the packet log. The second also means that a right is missing."""
 MAX_PROBES = 0xFFFF
 BATCH = 64
 """Probes that are sent before the packet log is read: its buffer holds about 270."""
@@ -115,7 +117,7 @@ def _log() -> PacketLog:
         try:
             return PacketLog(ids.PROBE_GROUP, COPIED_BYTES)
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() >= deadline:
+            if error.errno not in TAKEN or time.monotonic() >= deadline:
                 raise
         time.sleep(POLL_INTERVAL_S)
 

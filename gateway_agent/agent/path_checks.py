@@ -60,6 +60,8 @@ class PathChecks:
         """By id of the egress IP."""
         self._untested = ""
         """Why no path can be tested."""
+        self._failed_rounds = 0
+        """Rounds in a row that could not test: what was found before is kept for some."""
         self._interval = MIN_INTERVAL_S
 
     def reason(self, egress: PlanEgressIP) -> str:
@@ -87,9 +89,11 @@ class PathChecks:
         before = {identity: path.reason for identity, path in self._paths.items() if path.reason}
         try:
             await self._round()
-            self._untested = ""
+            self._untested, self._failed_rounds = "", 0
         except (OSError, KernelError) as error:
-            self._paths.clear()
+            self._failed_rounds += 1
+            if self._failed_rounds > MISSES:
+                self._paths.clear()
             self._untested = f"the path of packets through this node cannot be tested: {error}"
         after = {identity: path.reason for identity, path in self._paths.items() if path.reason}
         for words in set(after.values()).difference(before.values()):

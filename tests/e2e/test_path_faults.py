@@ -147,7 +147,7 @@ def test_no_probe_leaves_and_no_connection_stays(lab: Lab) -> None:
         begun = proven()
         until(lambda: proven() >= begun + 6, "probes of three rounds have passed", 20)
         assert witness.packets(443) == []
-        assert "dport=443" not in machine.run("conntrack", "-L")
+        assert "dport=443 " not in machine.run("conntrack", "-L")
         # The witness sees what does leave for that port.
         lab.serve("outside", 443)
         lab.nodes["w1"].pod("control", BACKEND).datagram(443)

@@ -251,6 +251,15 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
             assert [await look(), await look()] == [False, True]
             assert "nftables table ip filter, chain FORWARD, drops them" in daemon.sent[-1].egress[0].reason
             assert "iptables -I FORWARD -i egw-+ -j ACCEPT" in daemon.sent[-1].egress[0].reason
+            # One round that cannot probe says nothing new: doctor may have the packet log.
+            probe.error = OSError(16, "Device or resource busy")
+            assert not await look()
+            assert "busy" in next(p for p in world.problems() if p.source == "path").message
+            assert not daemon.sent[-1].egress[0].ready
+            assert [await look(), await look()] == [False, True]
+            assert daemon.sent[-1].egress[0].ready
+            probe.error = None
+            assert [await look(), await look()] == [False, True]
             probe.dropped = None
             assert await look()
             assert daemon.sent[-1].egress[0].ready
