@@ -65,3 +65,21 @@ def test_flows_go_on_when_their_pods_get_other_addresses(lab: Lab) -> None:
     finally:
         for flow in flows:
             flow.close()
+
+
+def test_a_flow_goes_on_when_its_pod_is_selected_no_more_and_again(lab: Lab) -> None:
+    pod = lab.nodes["w1"].pod("backend-1", BACKEND)
+    gateway, policy = documents.basic_mode(lab.topology.egress_interface, GATEWAY)
+    worker, served = lab.nodes["w1"].host.ip, lab.nodes["g1"].host.egress_ip
+    with lab.capture() as capture, Flow(pod.machine, lab.directory / "flow.log", SELECTED) as flow:
+        for objects, address in (
+            ([gateway, policy], served),
+            ([gateway], worker),
+            ([gateway, policy], served),
+        ):
+            lab.publish("objects", objects)
+            until(
+                lambda a=address: {packet.source for packet in capture.packets(SELECTED)[-100:]} == {a},  # type: ignore[misc]
+                f"the open flow goes by {address}",
+            )
+        assert flow.stop()[-1].address == served
