@@ -31,7 +31,6 @@ class ConntrackCollector:
         self._kernel = kernel
         self._mask = mask
         self._found = asyncio.Event()
-        self._hidden: set[str] = set()
         self._lost: set[str] = set()
         self._left: dict[str, float] = {}
 
@@ -56,22 +55,15 @@ class ConntrackCollector:
         """Note what :meth:`collect` has to do after a change of the plan, which the kernel follows already."""
         self._found.set()
         if before is not None:
-            self._hidden |= snat.sources(before) - snat.sources(plan)
             self._lost |= snat.served(before) - snat.served(plan)
 
     async def collect(self, plan: Plan) -> None:
-        """Delete the connections of addresses that this node does not show any more, in each round.
+        """Prepare connections of virtual addresses that this node has handed over, or delete them, in each round.
 
-        Those of an address that was handed over are deleted :data:`REST_S` later: without ``connectionSync`` they are
-        out of date when the address comes back; with it the other nodes would delete them, too. Raises KernelError; the
-        next round goes on with what is left.
+        They are deleted :data:`REST_S` later: without ``connectionSync`` they are out of date when the address comes
+        back; with it the other nodes would delete them, too. Raises KernelError; the next round goes on with what is
+        left.
         """
-        # Before one of their ports is used again: a connection of a single packet would be lost with it.
-        # What others may serve now stays: with ``connectionSync`` they would forget it too.
-        self._hidden -= snat.sources(plan) | {egress.address for egress in plan.egress_ips}
-        for address in sorted(self._hidden):
-            await self._kernel.flush_by_source(address, self._mask)
-            self._hidden.discard(address)
         now = asyncio.get_running_loop().time()
         self._lost -= snat.served(plan)
         for address in sorted(self._lost):

@@ -26,11 +26,6 @@ from cni.plan import Plan, PlanEgressIP
 from . import tcp_pickup
 
 
-def sources(plan: Plan) -> frozenset[str]:
-    """Return the addresses by which connections out of the tunnels can leave this node."""
-    return frozenset(source for egress in plan.egress_ips if (source := interface_and_source(egress)[1]))
-
-
 def served(plan: Plan) -> frozenset[str]:
     """Return the virtual addresses that this node is master of."""
     return frozenset(egress.address for egress in plan.egress_ips if egress.address and plan.serves(egress))

@@ -5,7 +5,7 @@ from typing import Any
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.gateway_rules.snat import gateway_nft, sources
+from gateway_agent.gateway_rules.snat import gateway_nft
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(
@@ -45,14 +45,6 @@ def test_a_connection_with_another_address_is_told_and_dropped_before_it_gets_th
     chain = text().split("chain stale {")[1].split("}")[0]
     assert "ct mark set ct mark and 0xf00fffff or 0x0ff00000" in chain
     assert chain.rstrip().endswith("counter drop")
-
-
-def test_an_address_counts_where_the_node_can_leave_by_it() -> None:
-    plan = Plan(
-        "g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), (EGRESS, replace(EGRESS, interface=""))
-    )
-    assert sources(plan) == {"172.16.0.7"}
-    assert sources(replace(plan, egress_ips=())) == set()
 
 
 def test_only_an_isolated_gateway_refuses_new_connections() -> None:
