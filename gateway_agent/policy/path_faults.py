@@ -51,10 +51,15 @@ class Dropped:
 
 
 def probes(plan: Plan, egress: PlanEgressIP, asked: Iterable[Lookup]) -> tuple[TunnelProbe, ...]:
-    """Return the probes for an egress IP. ``asked``: packets whose route leads out by its interface."""
+    """Return the probes for an egress IP. ``asked``: packets whose route leads out by its interface.
+
+    A gateway's own address is no destination of a probe: every egress node drops what comes to it unasked.
+    """
     if plan.isolated or plan.me is None:
         return ()
-    found = dict.fromkeys(TunnelProbe(egress.vni, each.source, each.destination) for each in asked)
+    own = {each.address for each in plan.egress_ips}
+    outside = (each for each in asked if each.destination not in own)
+    found = dict.fromkeys(TunnelProbe(egress.vni, each.source, each.destination) for each in outside)
     return tuple(found)[:PROBES_EACH]
 
 

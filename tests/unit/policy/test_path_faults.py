@@ -91,6 +91,11 @@ def test_some_destinations_are_tried_each_once() -> None:
     )
 
 
+def test_a_gateways_own_address_is_not_tried() -> None:
+    [probe] = path_faults.probes(PLAN, EGRESS, [lookup(EGRESS.address), lookup("203.0.113.1")])
+    assert probe.destination == "203.0.113.1"
+
+
 @pytest.mark.parametrize("plan", [replace(PLAN, isolated=True), replace(PLAN, node="elsewhere")])
 def test_nothing_is_tried_while_this_node_opens_no_connection(plan: Plan) -> None:
     assert path_faults.probes(plan, EGRESS, [lookup("203.0.113.1")]) == ()
