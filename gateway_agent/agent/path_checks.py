@@ -62,7 +62,8 @@ class PathChecks:
         """Why no path can be tested."""
         self._failed_rounds = 0
         """Rounds in a row that could not test: what was found before is kept for some."""
-        self._interval = MIN_INTERVAL_S
+        # Until the first probes are sent, a closed path counts as open.
+        self._interval = DOUBTFUL_INTERVAL_S
 
     def reason(self, egress: PlanEgressIP) -> str:
         """Return why packets for this egress IP do not get through; empty if they do, or if it is not known."""
@@ -112,9 +113,9 @@ class PathChecks:
         everything = [
             probe for probes in wanted.values() for probe in (*probes, *path_faults.large(plan, probes))
         ]
-        self._interval = max(MIN_INTERVAL_S, len(everything) * SHARE_S)
         if not everything:
             return
+        self._interval = max(MIN_INTERVAL_S, len(everything) * SHARE_S)
         passing = await self._threads.run(self._probe.passing, plan.me.address, everything)
         if plan is not self._state.applied:
             # The rules may have been replaced meanwhile.
