@@ -202,6 +202,16 @@ def _eligible(
     return ()
 
 
+NO_HOSTS: Mapping[str, str] = {
+    **precedence.RESERVED,
+    "::ffff:0:0/96": "an IPv4 address in IPv6 form, write it as IPv4",
+    "64:ff9b::/96": "an IPv4 address behind NAT64",
+    "2002::/16": "6to4, which is not used any more",
+    "fec0::/10": "site-local, which is not used any more",
+}
+"""Prefixes in which no machine of a LAN has an address (RFC 4291, RFC 6052, RFC 7526, RFC 3879), with the reason."""
+
+
 def _conflict(
     gateway: Gateway, address: str, clash: str, claims: Mapping[str, str], nodes: Iterable[Node]
 ) -> Problem | None:
@@ -212,12 +222,12 @@ def _conflict(
         several, place = len(gateway.addresses) > 1, gateway.addresses.index(address) if address else 0
         path = "spec.sourceIP.virtualIPAddress." + (f"ips[{place}]" if several else "ip")
         hint = "use another address"
-    reserved = precedence.holding(precedence.RESERVED, address) if address else None
+    reserved = precedence.holding(NO_HOSTS, address) if address else None
     owner = next((node.name for node in nodes if address in node.addresses), "")
     if gateway.mode == VIRTUAL_IP and not address:
         message = "there is no address"
     elif reserved:
-        message = f"{address} cannot be a host's address: {precedence.RESERVED[reserved]}"
+        message = f"{address} cannot be a host's address: {NO_HOSTS[reserved]}"
     elif owner:
         message = f"{address} is the address of node {owner}"
     elif address and claims[address] != gateway.name:

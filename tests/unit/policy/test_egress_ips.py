@@ -70,6 +70,10 @@ def test_an_address_of_two_gateways_stays_with_the_first() -> None:
         ("224.0.0.1", "multicast"),
         ("169.254.233.1", "link-local"),
         ("fe80::1", "link-local"),
+        ("::ffff:10.0.0.21", "an IPv4 address in IPv6 form, write it as IPv4"),
+        ("64:ff9b::a00:15", "behind NAT64"),
+        ("2002:a00:15::1", "6to4"),
+        ("fec0::1", "site-local"),
     ],
 )
 def test_an_address_that_nobody_may_take(address: str, words: str) -> None:
