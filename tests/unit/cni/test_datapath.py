@@ -285,3 +285,11 @@ def test_direct_ipv6_without_an_address_of_its_family_goes_its_own_way(master: s
     direct = replace(EGRESS, master=master, direct=True)
     assert "2001:db8::/32 : goto unsteered" in node_nft(plan(egress=direct))
     assert "2001:db8::/32 : goto steer_1" in node_nft(plan(egress=replace(direct, direct=False)))
+
+
+@pytest.mark.parametrize(("checked", "value"), [(False, "0"), (True, "2")])
+def test_a_worker_without_a_default_route_takes_answers_out_of_the_tunnels(checked: bool, value: str) -> None:
+    """Even the loose check drops them, since no route leads to their sources. If all interfaces have it, ours do."""
+    state = node_state(dual(source_check=checked))
+    found = {each.device: each.value for each in state.settings if each.name == "rp_filter"}
+    assert found == dict.fromkeys((device.name for device in state.vxlans), value)
