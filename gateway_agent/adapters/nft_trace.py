@@ -41,7 +41,7 @@ class Step:
     table: str
     chain: str
     handle: int
-    """Of the rule; 0: the policy."""
+    """Handle of the rule; 0: the policy."""
     dropped: bool
     ends_chain: bool
     """The base chain ends with its policy."""

@@ -1,4 +1,4 @@
-"""Whether packets of pods get through this node to the egress interface, past the rules of all other programs."""
+"""Test the path of pods' packets through this node to the egress interface, past the rules of all other programs."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class _Path:
     missed_large: int = 0
     """Rounds in a row in which only the probe of the tunnel's full size did not get through."""
     looked_at: float = -AGAIN_S
-    """When the cause was looked for."""
+    """Time of the last search for the cause."""
     measured_at: float = -AGAIN_S
-    """When the size was looked for that gets through."""
+    """Time of the last measurement of the size that gets through."""
     reason: str = ""
-    """Why packets do not get through."""
+    """Reason for lost packets; empty: packets get through, or it is not known."""
     problem: str = ""
-    """What the owner should know, though packets get through, or though nothing is known."""
+    """Problem of a path that is not closed: a size, or a test that is not possible."""
 
 
 class PathChecks:
@@ -57,9 +57,9 @@ class PathChecks:
         self._probe = probe
         self._threads = threads
         self._paths: dict[str, _Path] = {}
-        """By id of the egress IP."""
+        """Paths by id of the egress IP."""
         self._untested = ""
-        """Why no path can be tested."""
+        """Reason for which no path can be tested."""
         self._failed_rounds = 0
         """Rounds in a row that could not test: what was found before is kept for some."""
         # Until the first probes are sent, a closed path counts as open.
@@ -153,9 +153,11 @@ class PathChecks:
             return
         words = path_faults.reason(trial.egress, lost, dropped)
         # A probe that did not enter the tunnel says nothing about the packets of other nodes.
+        # On a busy machine the trace may have come too late, so it is made once more.
+        sure = dropped is not None or path.problem == words
         path.reason, path.problem = (words, "") if dropped else ("", words)
         path.measured_at = -AGAIN_S
-        path.looked_at = asyncio.get_running_loop().time() if dropped else -AGAIN_S
+        path.looked_at = asyncio.get_running_loop().time() if sure else -AGAIN_S
 
 
 @dataclass(frozen=True)

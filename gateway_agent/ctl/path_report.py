@@ -14,7 +14,7 @@ from ..policy import exit_paths, path_faults
 from ..policy.exit_paths import Found, Lookup
 
 MAX_DESTINATIONS = 16
-"""For each egress IP."""
+"""Destinations that are tried for each egress IP."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class PathReport:
 
     egress: PlanEgressIP
     fault: str = ""
-    """Why packets do not get through, or nothing can be said; empty if they do."""
+    """Reason for lost packets, or for which nothing can be said; empty: packets get through."""
     bytes: int = 0
     """Size of the largest packet that gets through; 0: not known."""
 

@@ -1,4 +1,4 @@
-"""What keeps packets of pods from leaving this node: rules of other programs, in words. Pure."""
+"""Describe the rules of other programs that keep packets of pods from leaving this node. Pure."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TunnelProbe:
     """A packet that must get through this node."""
 
     vni: int
-    """Of the tunnel that it comes by."""
+    """Number of the tunnel that it comes by."""
     source: str
     destination: str
     bytes: int = MIN_BYTES
@@ -37,7 +37,7 @@ class Dropped:
     """The place where a probe was seen last."""
 
     family: str
-    """Of the nftables table: ``ip``, ``ip6`` or ``inet``."""
+    """Family of the nftables table: ``ip``, ``ip6`` or ``inet``."""
     table: str
     chain: str
     base: str
@@ -47,7 +47,7 @@ class Dropped:
     certain: bool
     """The rule or policy dropped it; else it was lost behind."""
     hook: str = ""
-    """Of the base chain; empty: unknown."""
+    """Hook of the base chain; empty: unknown."""
 
 
 def probes(plan: Plan, egress: PlanEgressIP, asked: Iterable[Lookup]) -> tuple[TunnelProbe, ...]:

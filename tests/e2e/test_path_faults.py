@@ -80,18 +80,6 @@ def lab(plugin: Path) -> Iterator[Lab]:
         yield made
 
 
-def reasons(lab: Lab, node: str) -> dict[str, str]:
-    """Return by address why a node is not ready for it, as its own status says."""
-    found = lab.nodes[node].agent.status()["egressIPs"]
-    return {
-        egress["ip"]: next(c["reason"] for c in egress["candidates"] if c["node"] == node) for egress in found
-    }
-
-
-def test_status(lab: Lab) -> None:
-    print(lab.nodes[lab.wait_settled(GATEWAY)].agent.status())
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault: str) -> None:
     commands, words = FAULTS[fault]

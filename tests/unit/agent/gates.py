@@ -286,6 +286,8 @@ class FakePathProbe:
     lost: bool = False
     """No probe gets through, and none comes out of its tunnel."""
     error: OSError | None = None
+    traces: int = 0
+    """Calls of :meth:`dropped_by`."""
     most: int = 65535
     """Bytes of the largest packet that gets through."""
 
@@ -300,6 +302,7 @@ class FakePathProbe:
         return min(self.most, limit)
 
     def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
+        self.traces += 1
         return self.dropped
 
 
