@@ -162,16 +162,18 @@ def _outside(config: AgentConfig) -> Iterator[Finding]:
 def _paths(run_dir: Path) -> Iterator[Finding]:
     """Yield the path of packets through this node for each egress IP that it can serve."""
     plan = PlanFile(run_dir).read()
-    for report in path_report.examine(plan) if plan else ():
-        what, small = f"path of {report.name}", plan is not None and report.bytes < plan.mtu
-        if report.fault:
+    if plan is None:
+        return
+    for report in path_report.examine(plan):
+        what = f"path of {report.name}"
+        if report.untested:
+            yield Finding(what, f"not tested: {report.untested}", judged=False)
+        elif report.fault:
             yield Finding(what, report.fault, wrong=True)
-        elif plan is not None and small:
-            words = path_faults.too_small(report.egress, report.bytes, plan.mtu)
-            yield Finding(what, words, wrong=True)
+        elif report.bytes < plan.mtu:
+            yield Finding(what, path_faults.too_small(report.egress, report.bytes, plan.mtu), wrong=True)
         else:
-            found = f"open to {report.egress.interface}, packets of up to {report.bytes} bytes"
-            yield Finding(what, found, wrong=False)
+            yield Finding(what, f"open to {report.egress.interface}, packets of up to {report.bytes} bytes")
 
 
 def _objects() -> Iterator[Finding]:

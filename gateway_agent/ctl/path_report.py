@@ -23,7 +23,9 @@ class PathReport:
 
     egress: PlanEgressIP
     fault: str = ""
-    """Reason for lost packets, or for which nothing can be said; empty: packets get through."""
+    """Reason for lost packets; empty: packets get through, or it was not tested."""
+    untested: str = ""
+    """Reason for which there is nothing to test."""
     bytes: int = 0
     """Size of the largest packet that gets through; 0: not known."""
 
@@ -56,12 +58,14 @@ def _report(
         return PathReport(egress, fault)
     leading = [lookup for lookup, found in answers.items() if found.interface == egress.interface]
     if plan.isolated or plan.me is None:
-        return PathReport(egress, "this node hears no majority of the voters, and opens no connection")
+        return PathReport(
+            egress, untested="this node hears no majority of the voters, and opens no connection"
+        )
     if all(node.name == plan.node for node in plan.nodes):
-        return PathReport(egress, "this node is the only one, and nothing comes by its tunnels")
+        return PathReport(egress, untested="this node is the only one, and nothing comes by its tunnels")
     probes = path_faults.probes(plan, egress, leading)
     if not probes:
-        return PathReport(egress, "no policy sends anything by it")
+        return PathReport(egress, untested="no policy sends anything by it")
     probe, address = PathProbe(plan.port), plan.me.address
     passing = probe.passing(address, probes)
     if lost := [each for each in probes if each not in passing]:

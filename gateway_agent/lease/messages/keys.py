@@ -108,7 +108,7 @@ class KeysHeard:
         self._foreign: dict[str, Foreign] = {}
         self._versions: dict[str, OtherVersion] = {}
         self._misnamed: dict[str, tuple[str, str, int, int]] = {}
-        """By source address: the name that a message bears, that name's address in the inventory, and the times of
+        """Misnamed messages by source address: the name that a message bears, that name's address in the inventory, and the times of
         the first and the last such message.
         """
         self._lookup_after = 0
