@@ -108,8 +108,8 @@ class KeysHeard:
         self._foreign: dict[str, Foreign] = {}
         self._versions: dict[str, OtherVersion] = {}
         self._misnamed: dict[str, tuple[str, str, int, int]] = {}
-        """Misnamed messages by source address: the name that a message bears, that name's address in the inventory, and the times of
-        the first and the last such message.
+        """Misnamed messages by source address: the name in the message, the address of that name in the inventory, and
+        the times of the first and the last such message.
         """
         self._lookup_after = 0
 
