@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from ..show.metrics import ChangeCount, Observation
 from ..show.snapshot import NodeSnapshot
-from .containers import Containers
-from .lease_client import LeaseClient
-from .planning import Planning
-from .pods import Pods
+from .inputs.lease_client import LeaseClient
+from .pods.containers import Containers
+from .pods.records import Pods
 from .problems import Problems
+from .rounds.planning import Planning
 from .state import NodeState
 
 POLL_INTERVAL_S = 1.0

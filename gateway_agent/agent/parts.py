@@ -8,31 +8,31 @@ from dataclasses import dataclass
 
 from ..config import AgentConfig
 from ..manifests.model import Problem
-from .adoption import Adoption
-from .cni_add import CniAdd
-from .cni_calls import CniCalls
-from .conntrack_gc import ConntrackCollector
-from .conntrack_sync import ConntrackSync
-from .containers import Containers
-from .control import Control
-from .daemon_config import DaemonConfig
-from .exit_checks import ExitChecks
-from .lease_client import LeaseClient
-from .node_kernel import NodeKernel
-from .objects import KnownObjects
+from .inputs.lease_client import LeaseClient
+from .inputs.objects import KnownObjects
 from .observer import Observer
-from .path_checks import PathChecks
 from .plan_file import PlanFile
-from .planning import Planning
-from .pod_rounds import PodRounds
-from .pods import Pods
+from .pods.adoption import Adoption
+from .pods.containers import Containers
+from .pods.records import Pods
+from .pods.tagging import Tagging
 from .ports import Kernel, Ports
 from .problems import Problems
-from .reconciler import Reconciler
-from .requests import Requests
-from .round_steps import RoundSteps
+from .requests.cni_add import CniAdd
+from .requests.cni_calls import CniCalls
+from .requests.control import Control
+from .requests.dispatcher import Requests
+from .rounds.conntrack_gc import ConntrackCollector
+from .rounds.conntrack_sync import ConntrackSync
+from .rounds.daemon_config import DaemonConfig
+from .rounds.exit_checks import ExitChecks
+from .rounds.node_kernel import NodeKernel
+from .rounds.path_checks import PathChecks
+from .rounds.planning import Planning
+from .rounds.pod_rounds import PodRounds
+from .rounds.reconciler import Reconciler
+from .rounds.round_steps import RoundSteps
 from .state import NodeState
-from .tagging import Tagging
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from ..lease.ipc import LOG
 from ..manifests.model import Inventory, Problem
 from ..policy import pod_sources, underlay
 from ..show import status
-from .adoption import Adoption
-from .conntrack_sync import ConntrackSync
-from .containers import Containers
-from .lease_client import LeaseClient
-from .planning import Planning
-from .pods import Pods
+from .inputs.lease_client import LeaseClient
+from .pods.adoption import Adoption
+from .pods.containers import Containers
+from .pods.records import Pods
+from .pods.tagging import Tagging
 from .ports import ClusterKey, Interfaces
+from .rounds.conntrack_sync import ConntrackSync
+from .rounds.planning import Planning
 from .state import NodeState
-from .tagging import Tagging
 
 
 @dataclass(frozen=True)

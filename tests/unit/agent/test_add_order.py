@@ -17,7 +17,7 @@ from cni.kernel.netlink.monitor import Event
 from gateway_agent import config
 from gateway_agent.adapters.files_store import FilesStore
 from gateway_agent.agent.parts import build
-from gateway_agent.agent.pod_policies import selecting
+from gateway_agent.agent.pods.pod_policies import selecting
 from gateway_agent.agent.service import Agent
 from gateway_agent.container_engines.stores import Engines
 from gateway_agent.manifests.model import Inventory, Policy, Problem
@@ -198,7 +198,7 @@ def test_an_add_never_answers_by_an_older_inventory(
 ) -> None:
     """Edits and an ADD between any two steps of rounds, of the watch and of the call itself."""
     # No clock decides: on a busy machine a run may take long.
-    monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 600.0)
+    monkeypatch.setattr("gateway_agent.agent.requests.cni_add.ADD_S", 600.0)
     rng = random.Random(seed)
     edits = list(EDITS[rng.randrange(len(EDITS)) :])
     late, pace = SLOW[seed % len(SLOW)], rng.choice([0.02, 0.1, 0.3])
@@ -257,7 +257,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
     """The plugin waits no longer than ten seconds, and then goes by a plan that may be older."""
-    monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 0.3)
+    monkeypatch.setattr("gateway_agent.agent.requests.cni_add.ADD_S", 0.3)
 
     async def scenario(world: World) -> None:
         await world.open_all(
@@ -273,7 +273,7 @@ def test_an_add_that_takes_too_long_is_an_error_whatever_it_waits_for(
         assert error["code"] == contract.TRY_AGAIN_LATER
         assert ("store" in error["details"]) == (held == "for_pod")
         # What it waited for comes late; the next call has its answer.
-        monkeypatch.setattr("gateway_agent.agent.cni_add.ADD_S", 60.0)
+        monkeypatch.setattr("gateway_agent.agent.requests.cni_add.ADD_S", 60.0)
         again = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(again.done)
         assert again.result() == contract.OK

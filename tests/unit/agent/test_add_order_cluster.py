@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gateway_agent.agent import cni_add
+from gateway_agent.agent.requests import cni_add
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.kubernetes.client import OPENED, Api, Page
 from gateway_agent.kubernetes.cluster_store import ClusterStore

@@ -14,8 +14,8 @@ from cni import attachments, contract
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
-from gateway_agent.agent import reconciler
 from gateway_agent.agent.ports import ProbeTarget
+from gateway_agent.agent.rounds import reconciler
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import Inventory, Routing
 from gateway_agent.manifests.store import NotKnown

@@ -12,7 +12,7 @@ import gateway_agent.agent
 from gateway_agent.agent.state import NodeState
 
 PACKAGE = Path(gateway_agent.agent.__file__).parent
-MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.glob("*.py"))}
+MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))}
 WRITER = re.compile(r"Writer[^:]*: ``(\w+)``")
 
 
@@ -58,10 +58,10 @@ def test_each_fact_of_the_node_is_written_by_the_module_that_its_text_names() ->
 
 
 def test_tags_are_written_by_one_module() -> None:
-    named = named_writers("pods", "Pod")
+    named = named_writers("records", "Pod")
     assert named == {"tag": "tagging", "entries": "tagging"}
     for field in named:
-        assert writers(f"pod.{field}") - {"pods"} == {"tagging"}
+        assert writers(f"pod.{field}") - {"records"} == {"tagging"}
     setting = {
         module
         for module, tree in MODULES.items()
@@ -88,5 +88,5 @@ def test_records_are_written_by_one_module() -> None:
         and isinstance(node.value, ast.Name)
         and (node.value.id, node.attr) in {("attachments", "write"), ("attachments", "remove")}
     }
-    assert writing == {"pods"}
-    assert writers("pod.record") == {"pods"}
+    assert writing == {"records"}
+    assert writers("pod.record") == {"records"}

@@ -14,7 +14,7 @@ import pytest
 from cni import attachments, contract
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.agent.pod_policies import kept_group
+from gateway_agent.agent.pods.pod_policies import kept_group
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory, Policy
 from gateway_agent.policy import unlabelled_pods

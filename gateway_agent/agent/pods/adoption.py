@@ -1,0 +1,60 @@
+"""Finds pods that ran before the plugin was installed, by what in the kernel leads to their addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from cni.kernel.errors import KernelError
+
+from ...manifests.model import Inventory, Problem, RunningPod
+from ...policy import unattached_pods
+from ..ports import Kernel
+from .records import Pods
+
+log = logging.getLogger(__name__)
+RETRY_S = 0.5
+"""Seconds to the next look, while one may find more: a bridge learns where a pod is when the kernel asks for it."""
+REPORT_AFTER_S = 5.0
+"""Seconds after which a pod counts as one that cannot be found; a pod that just starts is known by its CNI call."""
+
+
+class Adoption:
+    """``problems``: pods that could not be found."""
+
+    def __init__(self, pods: Pods, kernel: Kernel) -> None:
+        self.problems: tuple[Problem, ...] = ()
+        self._pods = pods
+        self._kernel = kernel
+        self._since: dict[RunningPod, float] = {}
+
+    async def follow(self, inventory: Inventory) -> float | None:
+        """Take in the pods that are found. Return the seconds until another look is worth it; None: not for now.
+
+        Raises OSError if the disk does not take a record.
+        """
+        for record in unattached_pods.outlived(inventory, self._pods.records.values()):
+            self._pods.remove(record.key)
+        for record in unattached_pods.current(inventory, self._pods.records.values()):
+            self._pods.displace(record)
+        wanted = unattached_pods.unknown(inventory, self._pods.records.values())
+        found: dict[str, str] = {}
+        try:
+            found = await self._kernel.leading([pod.addresses[0] for pod in wanted]) if wanted else {}
+        except KernelError as error:
+            log.error("%s", error)
+        for pod in wanted:
+            if host_interface := found.get(pod.addresses[0]):
+                self._pods.add(unattached_pods.adopted(pod, host_interface))
+                log.info(
+                    "%s/%s ran before the plugin: found behind %s", pod.namespace, pod.name, host_interface
+                )
+        now = asyncio.get_running_loop().time()
+        left = [pod for pod in wanted if pod.addresses[0] not in found]
+        self._since = {pod: self._since.get(pod, now) for pod in left}
+        self.problems = tuple(
+            unattached_pods.problem(pod)
+            for pod, since in self._since.items()
+            if now - since >= REPORT_AFTER_S
+        )
+        return RETRY_S if len(self.problems) < len(left) else None

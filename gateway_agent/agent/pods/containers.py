@@ -1,0 +1,124 @@
+"""Containers that no cluster knows: their labels, which only their engine has, and those that run beside the chain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ...container_engines import documents
+from ...container_engines.documents import Beside, EngineError, Listing
+from ...manifests.model import Inventory, Problem
+from ...policy import planner
+from ..ports import Engines
+from ..state import NodeState
+from .pod_policies import identity, uncertain
+from .records import Key, Pods
+
+log = logging.getLogger(__name__)
+PERIOD = 5.0
+"""Seconds between two looks at the engines. A look at one that has not changed costs three calls of ``stat``."""
+MOST = 8
+"""Pods with unknown labels whose engine is asked in one look: containerd's client takes tens of milliseconds."""
+
+
+class Containers:
+    """Used with the files store: a cluster knows the pods of each node itself."""
+
+    def __init__(self, engines: Engines, pods: Pods, state: NodeState) -> None:
+        self.beside: tuple[Beside, ...] = ()
+        """Containers that a policy selects and nothing steers."""
+        self._unreadable: tuple[Problem, ...] = ()
+        self._engines = engines
+        self._pods = pods
+        self._state = state
+        self._turn = 0
+        self._seen: tuple[Listing | None, Inventory, frozenset[str]] | None = None
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Return those of containers that nothing steers, and of an engine whose store cannot be read."""
+        return *self._unreadable, *(found.problem for found in self.beside)
+
+    async def find_labels(self, key: Key) -> bool:
+        """Ask the engine for a pod's labels, if neither the call nor the store gives any. Return True if it has some.
+
+        Raises OSError if the disk does not take the record.
+        """
+        pod = self._pods.get(key)
+        inventory = self._state.inventory
+        if pod is None or inventory is None or inventory.knows_pods:
+            return False
+        if identity(pod.record, inventory).labels is not None:
+            return False
+        try:
+            found = await self._engines.find(pod.record.container_id)
+            why = "" if found else "no container engine of this node has the container"
+        except EngineError as error:
+            found, why = None, str(error)
+        if self._pods.get(key) is not pod:
+            # The runtime has removed it meanwhile.
+            return False
+        if found is None:
+            self._pods.unknown[key] = why
+            return False
+        self._pods.unknown.pop(key, None)
+        self._pods.set_labels(key, found.labels, found.name)
+        return True
+
+    async def run(self, learned: Callable[[], None]) -> None:
+        """Look again and again; call ``learned`` if labels have become known. Ends with its task."""
+        while True:
+            await asyncio.sleep(PERIOD)
+            inventory = self._state.inventory
+            if inventory is None or inventory.knows_pods:
+                continue
+            try:
+                if await self._learn(inventory):
+                    learned()
+                await self._look(inventory)
+            except OSError as error:
+                log.error("%s", error)
+            except Exception as error:
+                # Perhaps because of one object, or of what an engine's store says: the agent serves all others.
+                words = f"they cannot be looked at: {type(error).__name__}: {error}"
+                failed = Problem("containers", "", words, "see the log of the agent")
+                if failed not in self._unreadable:
+                    log.exception("containers cannot be looked at")
+                self._unreadable = (failed,)
+
+    async def _learn(self, inventory: Inventory) -> bool:
+        """Ask for the labels of a few pods that a policy may select. Return True if some are known now."""
+        policies = planner.policies(inventory)
+        pods = ((record, identity(record, inventory)) for record in self._pods.records.values())
+        # Labels first: all policies are looked at for each of the others.
+        wanted = [
+            record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)
+        ]
+        # In turn: those that no engine has must not keep others waiting.
+        self._turn = self._turn % len(wanted) if wanted else 0
+        asked = [*wanted[self._turn :], *wanted[: self._turn]][:MOST]
+        self._turn += MOST
+        return any([await self.find_labels(record.key) for record in asked])
+
+    async def _look(self, inventory: Inventory) -> None:
+        """Look for containers that run beside the chain."""
+        try:
+            listing = await self._engines.listing()
+        except EngineError as error:
+            hint = "engines in the agent's configuration says where the stores of container engines are"
+            self._unreadable = (
+                Problem("podman", "", f"{error}: containers that start have unknown labels", hint),
+            )
+            return
+        broken = listing.broken[:MOST] if listing else ()
+        self._unreadable = tuple(
+            Problem("podman", "", f"{words} (its labels are unknown)") for words in broken
+        )
+        attached = frozenset(record.container_id for record in self._pods.records.values())
+        if self._seen is not None:
+            before, known, then = self._seen
+            if before is listing and known is inventory and then == attached:
+                return
+        self._seen = listing, inventory, attached
+        self.beside = tuple(documents.beside(listing, attached, inventory)) if listing else ()

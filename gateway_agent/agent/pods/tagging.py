@@ -1,0 +1,155 @@
+"""Tags: the interface group of each pod follows the plan."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+
+from cni.kernel import ids
+from cni.kernel.errors import KernelError
+from cni.plan import Plan
+
+from ...manifests.model import Inventory, Problem
+from ...policy import unlabelled_pods
+from ...policy.selection import Selection
+from ..ports import Kernel
+from .destinations import DestinationMap
+from .pod_policies import identity, kept_group, uncertain, without_interface
+from .records import Key, Pod, Pods
+from .stale_connections import StaleConnections
+
+log = logging.getLogger(__name__)
+
+
+class Tagging:
+    """The only writer of tags, and of the group in a record. One retagging works at a time."""
+
+    def __init__(self, kernel: Kernel, pods: Pods, previous: Plan | None) -> None:
+        """``previous``: the plan that an earlier process has left, by which its tags were set."""
+        self._kernel = kernel
+        self._pods = pods
+        self._plan = previous
+        """The plan by which all tags were set last."""
+        self._derived: tuple[Plan, Selection, DestinationMap] | None = None
+        self._untagged: dict[Key, Problem] = {}
+        self._working = asyncio.Lock()
+        self._stale = StaleConnections(kernel)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Return those of running pods that no tag can steer, not of pods whose start may still be refused."""
+        return tuple(
+            problem
+            for key, problem in self._untagged.items()
+            if self._pods.get(key) is not None and not self._pods.is_starting(key)
+        )
+
+    def selection(self, plan: Plan) -> Selection:
+        """Return which pods the plan's policies select; worked out once for each plan."""
+        return self._derive(plan)[0]
+
+    async def retag_all(self, plan: Plan, inventory: Inventory) -> None:
+        """Bring every interface's tag to what the plan says, and delete the connections that would change their path.
+
+        Raises OSError, and KernelError if an interface that is there could not be tagged, after all others.
+        """
+        failed: KernelError | None = None
+        async with self._working:
+            tags = await self._kernel.tagged()
+            self._untagged = {}
+            for pod in self._pods.all():
+                try:
+                    await self._retag(pod, plan, inventory, tags)
+                except KernelError as error:
+                    failed = error
+            self._plan = plan
+        await self._stale.delete()
+        if failed is not None:
+            raise failed
+
+    async def retag(self, keys: Collection[Key], plan: Plan, inventory: Inventory) -> dict[Key, Exception]:
+        """Tag these pods, which start now, by the plan. Return the KernelError or OSError of each that has no tag."""
+        failed: dict[Key, Exception] = {}
+        async with self._working:
+            for pod in [pod for key in keys if (pod := self._pods.get(key))]:
+                self._untagged.pop(pod.record.key, None)
+                try:
+                    await self._retag(pod, plan, inventory, None)
+                except (KernelError, OSError) as error:
+                    failed[pod.record.key] = error
+        return failed
+
+    async def _retag(
+        self, pod: Pod, plan: Plan, inventory: Inventory, tags: Mapping[str, int] | None
+    ) -> None:
+        """Tag one pod. ``tags``: the groups of interfaces; None: not read, and the interface must be there."""
+        key = pod.record.key
+        if self._pods.get(key) is not pod:
+            return
+        selection, destinations = self._derive(plan)
+        known = identity(pod.record, inventory)
+        group = selection.group_for(known)
+        if inventory.knows_pods:
+            # A pod that the store forgets before its interface is gone keeps the labels that it had.
+            self._pods.change(pod, labels=known.labels)
+        if selection.policies_for(known) is None:
+            group = kept_group(pod.record.group, self._plan, plan)
+            if not inventory.knows_pods:
+                policies = uncertain(plan.policies, inventory, known)
+                self._untagged[key] = unlabelled_pods.running(
+                    pod.record, policies, self._pods.unknown.get(key, "")
+                )
+        if not pod.record.host_interface:
+            pod.tag = 0
+            if group:
+                self._untagged[key] = without_interface(pod.record)
+            return
+        interfaces = pod.record.host_interfaces
+        left = await self._set_group(pod, group, tags)
+        # Meanwhile a call may have removed the pod or registered it anew.
+        if self._pods.get(key) is not pod or pod.record.host_interfaces != interfaces:
+            return
+        if not left:
+            self._pods.remove(key)
+            return
+        self._pods.change(pod, group=group, host_interface=left[0], other_interfaces=left[1:])
+        pod.tag = group
+        before, pod.entries = pod.entries, destinations.of(group)
+        if not self._pods.is_starting(key):
+            self._stale.moved(pod.record.addresses, before, pod.entries)
+
+    async def _set_group(self, pod: Pod, group: int, tags: Mapping[str, int] | None) -> tuple[str, ...]:
+        """Set the group of the pod's interfaces that have another one. Return those that are there.
+
+        Raises KernelError: the last refusal. An interface that is gone is none if ``tags`` are given.
+        """
+        left, failed = list(pod.record.host_interfaces), None
+        for interface in pod.record.host_interfaces:
+            if group == (pod.tag if tags is None else tags.get(interface, 0)):
+                continue
+            try:
+                await self._kernel.tag(interface, group)
+            except KernelError as error:
+                if tags is not None and await self._kernel.tag_of(interface) is None:
+                    log.info("%s: its interface %s is gone", unlabelled_pods.named(pod.record), interface)
+                    left.remove(interface)
+                else:
+                    failed = error
+                continue
+            log.info(
+                "%s: %s has tag %d",
+                unlabelled_pods.named(pod.record),
+                interface,
+                group and group - ids.GROUP_BASE,
+            )
+        if failed is not None:
+            pod.tag = None
+            raise failed
+        return tuple(left)
+
+    def _derive(self, plan: Plan) -> tuple[Selection, DestinationMap]:
+        """Return what is worked out of a plan; most rounds have the one before."""
+        if self._derived is None or self._derived[0] is not plan:
+            self._derived = plan, Selection(plan), DestinationMap(plan)
+        return self._derived[1:]

@@ -1,0 +1,99 @@
+"""What the lease daemon is to do on this node, and whether the node is ready for it."""
+
+from __future__ import annotations
+
+from cni.plan import Plan, PlanEgressIP
+
+from ...manifests.model import Inventory
+from ...policy import readiness, underlay
+from ..inputs.lease_client import LeaseClient
+from ..pods.records import Pods
+from ..state import NodeState
+from .conntrack_sync import ConntrackSync
+from .exit_checks import ExitChecks
+from .path_checks import PathChecks
+from .planning import Planning
+
+
+class DaemonConfig:
+    """Sends the lease daemon its configuration after each change of what it is made of."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        pods: Pods,
+        planning: Planning,
+        leases: LeaseClient,
+        connection_sync: ConntrackSync,
+        exits: ExitChecks,
+        paths: PathChecks,
+    ) -> None:
+        self._state = state
+        self._pods = pods
+        self._planning = planning
+        self._leases = leases
+        self._connection_sync = connection_sync
+        self._exits = exits
+        self._paths = paths
+        self._carried: frozenset[str] = frozenset()
+        """Egress IPs that pods used when the configuration was sent last."""
+
+    def send(self) -> None:
+        """Send the configuration, if there is a plan and a round has ended since the start."""
+        state, leases = self._state, self._leases
+        if state.plan is None or state.inventory is None:
+            return
+        if state.followed is None and not state.trouble and not leases.stopping:
+            # A daemon that outlived the last agent serves on. That this agent has not looked yet is no reason to stop.
+            return
+        tunnels = {egress.device for egress in state.applied.egress_ips} if state.applied else set()
+        # The master itself knows the connections of what it serves.
+        behind = {
+            e.id: self._connection_sync.behind()
+            for e in state.plan.egress_ips
+            if e.sync and not state.plan.serves(e)
+        }
+        self._carried = self._pods.carried()
+        unready = self._unready(state.plan, state.inventory)
+        leases.send_config(state.plan, unready, behind, tunnels, self._carried, state.inventory)
+
+    def send_if_pods_moved(self) -> None:
+        """Send the configuration if pods leave by other egress IPs: at a handover their masters wait for this node."""
+        if self._pods.carried() != self._carried:
+            self.send()
+
+    def _unready(self, plan: Plan, inventory: Inventory) -> dict[str, str]:
+        """Return for each egress IP that this node is eligible for why it is not ready; an empty text if it is."""
+        gateways = {gateway.name: gateway for gateway in inventory.gateways}
+        chosen = underlay.family(self._planning.known(inventory).nodes)
+        answers = {}
+        for egress in plan.egress_ips:
+            if plan.node in egress.eligible:
+                gateway = gateways.get(egress.gateway)
+                interface = gateway.interface if gateway and gateway.interface else egress.interface
+                unready = readiness.unready(
+                    egress,
+                    interface,
+                    self._state.facts,
+                    self._exits.silent_upstream(plan, egress),
+                    gateway.interfaces if gateway else (),
+                    chosen,
+                    self._exits.silent_hops(plan, egress),
+                    self._exits.path(egress) or self._paths.reason(egress),
+                    gateway.routing if gateway else None,
+                )
+                if not unready and self._leases.state is not None:
+                    unready = self._leases.state.unfit
+                if not unready and not self._is_applied(egress):
+                    unready = self._state.trouble or "the kernel is not set up yet"
+                answers[egress.id] = unready
+        return answers
+
+    def _is_applied(self, egress: PlanEgressIP) -> bool:
+        """Return True if the kernel already does for this egress IP what the plan says."""
+        applied = self._state.applied.egress_ips if self._state.applied else ()
+        return any(
+            (e.id, e.slot, e.interface, e.source, e.source6)
+            == (egress.id, egress.slot, egress.interface, egress.source, egress.source6)
+            for e in applied
+        )

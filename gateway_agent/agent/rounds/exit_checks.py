@@ -1,0 +1,127 @@
+"""Whether packets get out by the egress interfaces: who answers there, and where the kernel would route them."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Callable, Collection, Mapping
+
+from cni.plan import Plan, PlanEgressIP
+
+from ...manifests.model import Inventory
+from ...policy import exit_paths
+from ...policy.exit_paths import Found, Lookup
+from ..ports import Interfaces, Probe, ProbeTarget, Threads
+
+MAX_LOOKUPS_EACH_ROUND = 500
+"""Number of lookups above which all are repeated only each :data:`REFRESH_S` seconds: they cost too much."""
+REFRESH_S = 30.0
+
+
+class ExitChecks:
+    """Probes and look-ups for all egress IPs that this node can serve.
+
+    ``make``: see :attr:`gateway_agent.agent.ports.Ports.probe`. ``upstream``: addresses that must answer.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[ProbeTarget, Callable[[], None]], Probe],
+        upstream: tuple[str, ...],
+        interfaces: Interfaces,
+        threads: Threads,
+    ) -> None:
+        self._make = make
+        self._upstream = upstream
+        self._interfaces = interfaces
+        self._threads = threads
+        self._running: dict[ProbeTarget, tuple[Probe, asyncio.Task[None]]] = {}
+        self._asked: dict[str, Mapping[Lookup, str]] = {}
+        """Lookups of the kernel's routes by id of the egress IP."""
+        self._answers: dict[Lookup, Found] = {}
+        self._asked_at = -REFRESH_S
+
+    def follow(self, plan: Plan, changed: Callable[[], None]) -> None:
+        """Probe for the plan's egress IPs only. ``changed``: called if an address falls silent or answers again."""
+        wanted = {each for egress in plan.egress_ips for each in self._targets(plan, egress)}
+        for gone in self._running.keys() - wanted:
+            self._running.pop(gone)[1].cancel()
+        for new in wanted - self._running.keys():
+            probe = self._make(new, changed)
+            self._running[new] = probe, asyncio.create_task(probe.run())
+
+    async def check_by_mark(self, plan: Plan) -> bool:
+        """Let answers to gateways with their own routing pass the check of sources. Return True if a setting changed.
+
+        Also if the check is off: whoever turns it on does not ask this agent first. Raises OSError: see
+        :meth:`gateway_agent.agent.ports.Interfaces.check_by_mark`.
+        """
+        routed = {e.interface for e in plan.egress_ips if e.routed and e.family == 4}
+        return await self._threads.run(self._interfaces.check_by_mark, routed)
+
+    async def look_up(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> bool:
+        """Ask the kernel where packets out of the tunnels would leave. Return True if an answer is another one now.
+
+        ``never``: prefixes that go to no gateway.
+        """
+        asked = {}
+        for egress in plan.egress_ips:
+            if egress.interface and plan.node in egress.eligible:
+                policies = [policy for policy in inventory.policies if policy.gateway == egress.gateway]
+                asked[egress.id] = exit_paths.lookups(plan, egress, policies, never)
+        wanted = {lookup for each in asked.values() for lookup in each}
+        now = asyncio.get_running_loop().time()
+        fresh = wanted == self._answers.keys() and now < self._asked_at + REFRESH_S
+        if fresh and len(wanted) > MAX_LOOKUPS_EACH_ROUND:
+            return False
+        self._asked, self._asked_at, before = asked, now, self._answers
+        self._answers = await self._threads.run(self._interfaces.look_up, sorted(wanted))
+        return self._answers != before
+
+    async def ask(self, plan: Plan, destination: str) -> dict[str, Found]:
+        """Return how packets to an address would leave, for each egress IP of its family that this node serves.
+
+        A ``destination`` that is no address has no answer.
+        """
+        try:
+            family = ipaddress.ip_address(destination).version
+        except ValueError:
+            return {}
+        served = [e for e in plan.egress_ips if plan.serves(e) and e.interface and e.family == family]
+        asked = {e.id: next(iter(exit_paths.lookups_to(plan, e, [destination])), None) for e in served}
+        lookups = sorted(each for each in asked.values() if each)
+        answers = await self._threads.run(self._interfaces.look_up, lookups)
+        return {identity: answers[each] for identity, each in asked.items() if each in answers}
+
+    def silent_upstream(self, plan: Plan, egress: PlanEgressIP) -> tuple[str, ...]:
+        """Return the upstream addresses that do not answer."""
+        return self._silent(plan, egress, on_link=False)
+
+    def silent_hops(self, plan: Plan, egress: PlanEgressIP) -> tuple[str, ...]:
+        """Return the gateway's own next hop if it does not answer."""
+        return self._silent(plan, egress, on_link=True)
+
+    def path(self, egress: PlanEgressIP) -> str:
+        """Return why packets would not leave by the egress interface; empty if they would, or if it is not known."""
+        return exit_paths.reason(egress, self._asked.get(egress.id, {}), self._answers)
+
+    def leading_out(self, egress: PlanEgressIP) -> tuple[Lookup, ...]:
+        """Return the packets that the kernel would route out by the egress interface."""
+        asked = self._asked.get(egress.id, {})
+        found = ((lookup, self._answers.get(lookup)) for lookup in asked)
+        return tuple(lookup for lookup, answer in found if answer and answer.interface == egress.interface)
+
+    def _silent(self, plan: Plan, egress: PlanEgressIP, on_link: bool) -> tuple[str, ...]:
+        targets = (each for each in self._targets(plan, egress) if each.on_link == on_link)
+        running = (self._running[each][0] for each in targets if each in self._running)
+        return tuple(address for probe in running for address in probe.silent)
+
+    def _targets(self, plan: Plan, egress: PlanEgressIP) -> list[ProbeTarget]:
+        targets = []
+        if egress.interface and self._upstream:
+            # As packets of pods are routed.
+            mark = plan.layout.leaving(egress.slot) if egress.routed else 0
+            targets.append(ProbeTarget(egress.interface, self._upstream, mark))
+        if egress.interface and egress.next_hop:
+            targets.append(ProbeTarget(egress.interface, (egress.next_hop,), on_link=True))
+        return targets

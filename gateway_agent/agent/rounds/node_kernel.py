@@ -1,0 +1,60 @@
+"""The kernel of this node and the plan that it was brought to."""
+
+from __future__ import annotations
+
+import logging
+
+from cni.kernel.errors import KernelError
+from cni.plan import Plan
+
+from ...policy import planner
+from ..ports import Kernel
+from ..state import NodeState
+
+log = logging.getLogger(__name__)
+
+
+class NodeKernel:
+    """The only writer of ``NodeState.applied`` and ``NodeState.kernel_in_doubt``."""
+
+    def __init__(self, kernel: Kernel, state: NodeState) -> None:
+        self._kernel = kernel
+        self._state = state
+        self._fenced: tuple[str, ...] = ()
+
+    def doubt(self) -> None:
+        """Take in that something of ours in the kernel has changed: the next round compares everything."""
+        self._state.kernel_in_doubt = True
+
+    def assume(self, plan: Plan, devices: tuple[str, ...]) -> None:
+        """Take the kernel for what an earlier process has made of it by this plan."""
+        self._kernel.assume_applied(plan, devices)
+
+    async def bring(self, plan: Plan, previous: Plan | None, devices: tuple[str, ...]) -> Plan | None:
+        """Bring the kernel to a plan, if it is not there. ``devices``: those that the fence guards.
+
+        Policy sets of the ``previous`` plan stay as long as an interface has their tag. Return the plan with these
+        sets, or None if nothing had to be done. Raises KernelError.
+        """
+        if plan == self._state.applied and not self._state.kernel_in_doubt and devices == self._fenced:
+            return None
+        self._fenced = devices
+        tags = await self._kernel.tagged()
+        interim = planner.with_sets_in_use(plan, previous, frozenset(tags.values()))
+        await self._reconcile(interim, devices)
+        self._state.applied = plan
+        return interim
+
+    async def drop_unused_sets(self, plan: Plan, devices: tuple[str, ...]) -> None:
+        """Bring the kernel to the plan alone: every tag is of one of its policy sets now. Raises KernelError."""
+        await self._reconcile(plan, devices)
+
+    async def _reconcile(self, plan: Plan, devices: tuple[str, ...]) -> None:
+        # Before the call: an event that comes meanwhile is of a later change.
+        self._state.kernel_in_doubt = False
+        try:
+            for change in await self._kernel.reconcile(plan, devices):
+                log.info("kernel: %s", change)
+        except KernelError:
+            self._state.kernel_in_doubt = True
+            raise

@@ -1,0 +1,165 @@
+"""Plans of this node: what they are made of beside the objects, and the objects that cannot be planned."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
+
+from cni import plan as plans
+from cni.plan import Plan, PodIdentity
+
+from ...config import AgentConfig
+from ...manifests.model import Inventory, Node
+from ...policy import keeper_config, node_addresses, planner, readiness, underlay
+from ...policy.quarantine import Quarantine
+from ...policy.selection import Selection
+from ..inputs.lease_client import LeaseClient
+from ..pods.records import Pods
+from ..ports import Interfaces, Kernel, Threads
+from ..state import NodeState
+
+log = logging.getLogger(__name__)
+MAX_ROUTE_LOOKUPS = 32
+"""Nodes to which a route is asked for, to know the interfaces below the tunnels: a cluster may have thousands."""
+
+
+class Planning:
+    """The only writer of ``NodeState.facts``.
+
+    Reading interfaces and planning run in other threads: both take tens of milliseconds on a large node.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        state: NodeState,
+        interfaces: Interfaces,
+        kernel: Kernel,
+        threads: Threads,
+        leases: LeaseClient,
+        pods: Pods,
+    ) -> None:
+        self._config = config
+        self._state = state
+        self._interfaces = interfaces
+        self._kernel = kernel
+        self._threads = threads
+        self._leases = leases
+        self._pods = pods
+        self._quarantine = Quarantine()
+        self._reading = asyncio.Lock()
+
+    def usable(self, inventory: Inventory) -> Inventory:
+        """Return the inventory without the objects that cannot be planned."""
+        return self._quarantine.without_found(inventory)
+
+    def known(self, inventory: Inventory) -> Inventory:
+        """Return the inventory without what cannot be planned, and with the nodes' own addresses only."""
+        plan = self._state.plan
+        return node_addresses.own_only(self.usable(inventory), self._leases.masters(plan), plan)
+
+    def fence_devices(self, plan: Plan) -> tuple[str, ...]:
+        """Return the interfaces that the fence guards."""
+        return keeper_config.fence_devices(plan, self._state.facts, self._pods.interfaces())
+
+    async def read_interfaces(self) -> bool:
+        """Read the node's interfaces. Return True if a fact has changed."""
+        # One read at a time: the last one that began is the one that counts.
+        async with self._reading:
+            inventory = self._state.inventory
+            known = self.known(inventory) if inventory else Inventory()
+            facts = await self._threads.run(self._read, self._pods.interfaces(), known)
+            changed = facts != self._state.facts
+            self._state.facts = facts
+            return changed
+
+    async def plan(self, inventory: Inventory) -> planner.Planned:
+        """Return the plan of an inventory. Raises whatever an object causes that no reader has found wrong."""
+        return await self._threads.run(self._quarantine.build, inventory, self._attempt())
+
+    async def search(self, inventory: Inventory) -> None:
+        """Find the objects that cannot be planned: later plans are made without them.
+
+        Raises what planning does if none of the objects is the cause. May take seconds.
+        """
+        attempt = partial(
+            _in_full,
+            partial(self._read, self._pods.interfaces()),
+            self._attempt(),
+            self._pods.of_all(),
+            self._kernel,
+            self.fence_devices,
+        )
+        await self._threads.run(self._quarantine.search, inventory, attempt)
+
+    def _read(
+        self, pod_interfaces: Collection[str], inventory: Inventory
+    ) -> dict[str, readiness.InterfaceFacts]:
+        others = (node for node in inventory.nodes if node.name != self._config.node_name)
+        nodes = [address for node in others for address in node.addresses]
+        return self._interfaces.read(inventory.virtual_addresses, pod_interfaces, nodes)
+
+    def _attempt(self) -> Callable[[Inventory], planner.Planned]:
+        """Return a function from an inventory to its plan, with all else as it is now, for another thread."""
+        plan, facts = self._state.plan, self._state.facts
+        masters, isolated, shown = (
+            self._leases.masters(plan),
+            self._leases.isolated(plan),
+            self._leases.shown(),
+        )
+        pods, pod_interfaces = self._pods.of_all(), self._pods.interfaces()
+
+        def attempt(inventory: Inventory) -> planner.Planned:
+            known = node_addresses.own_only(inventory, masters, plan)
+            mtu = self._config.tunnel_mtu or self._tunnel_mtu(known.nodes, plan, facts)
+            return planner.build(
+                known, self._settings(mtu, known), facts, masters, plan, pods(known),
+                isolated=isolated, pod_interfaces=pod_interfaces, shown=shown,
+            )  # fmt: skip
+
+        return attempt
+
+    def never_sent(self, inventory: Inventory) -> Collection[str]:
+        """Return the prefixes that go to no gateway."""
+        return planner.never_sent(self.known(inventory), self._config.cluster_cidrs)
+
+    def _settings(self, mtu: int, inventory: Inventory) -> planner.Settings:
+        by_name = any(each.routing and each.routing.table_name for each in inventory.gateways)
+        return planner.Settings(
+            node=self._config.node_name,
+            mask=self._config.mark_mask,
+            port=self._config.tunnel_port,
+            cluster_port=self._config.cluster_port,
+            mtu=mtu,
+            cluster_cidrs=self._config.cluster_cidrs,
+            tables=self._interfaces.table_names() if by_name else {},
+        )
+
+    def _tunnel_mtu(
+        self, nodes: Sequence[Node], plan: Plan | None, facts: Mapping[str, readiness.InterfaceFacts]
+    ) -> int:
+        egress = {name for egress in (plan.egress_ips if plan else ()) for name in egress.eligible}
+        others = underlay.others(nodes, self._config.node_name, egress, MAX_ROUTE_LOOKUPS)
+        own = underlay.own_address(nodes, self._config.node_name)
+        return readiness.tunnel_mtu(facts, own, self._interfaces.leaving(others))
+
+
+def _in_full(
+    read: Callable[[Inventory], object],
+    attempt: Callable[[Inventory], planner.Planned],
+    pods: Callable[[Inventory], Iterable[PodIdentity]],
+    kernel: Kernel,
+    devices: Callable[[Plan], Sequence[str]],
+    inventory: Inventory,
+) -> planner.Planned:
+    """Read interfaces, plan, and do all with the plan that changes nothing: an object may be at fault only there."""
+    read(inventory)
+    planned = attempt(inventory)
+    plans.dumps(planned.plan)
+    kernel.render(planned.plan, devices(planned.plan))
+    selection = Selection(planned.plan)
+    for pod in pods(inventory):
+        selection.group_for(pod)
+    return planned

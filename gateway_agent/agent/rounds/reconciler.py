@@ -1,0 +1,154 @@
+"""Rounds: each brings the node to the newest objects, by a list of named steps.
+
+A round begins after each request, and every few seconds without one. It may be done twice, and after a fault at any
+step the next round repairs. A request that comes while a round works leads to another round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from cni.kernel.errors import KernelError
+from cni.plan import Plan, PodIdentity
+
+from ...manifests.model import Inventory
+from ..pods.pod_policies import same_for
+from ..state import NodeState
+
+log = logging.getLogger(__name__)
+RETRY_S = 1.0
+"""Seconds until a round that failed is tried again."""
+RESYNC_INTERVAL_S = 5.0
+"""Seconds until a round without a request: some changes come without an event, such as what the plugin alone does."""
+
+
+@dataclass
+class Round:
+    """One round: what a step leaves to the later ones."""
+
+    inventory: Inventory
+    previous: Plan | None = None
+    """The plan that was in force before this round."""
+    plan: Plan | None = None
+    interim: Plan | None = None
+    """The plan with the policy sets that tags still need; None if the kernel was there already."""
+
+
+Step = tuple[str, Callable[[Round], Awaitable[None]]]
+"""Name of a step, for messages, and its function."""
+
+
+class Reconciler:
+    """Runs the rounds of one node. The only writer of ``NodeState.followed`` and ``NodeState.trouble``.
+
+    ``steps``: of each round, in order. ``search``: looks for the objects because of which a step raised something that
+    is neither a KernelError nor an OSError. ``requested``: set by whatever asks for a round. ``ended`` is called after
+    each round.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        steps: Sequence[Step],
+        search: Callable[[Inventory], Awaitable[None]],
+        requested: asyncio.Event,
+        ended: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._steps = tuple(steps)
+        self._search = search
+        self._notify = ended
+        self._requested = requested
+        self._rounds = asyncio.Condition()
+        self._begun = self._ended = 0
+        self._following: Inventory | None = None
+        """The objects of the round in progress, or of the last one if it failed."""
+
+    def request(self) -> None:
+        """Ask for a round."""
+        self._requested.set()
+
+    async def next_round(self) -> None:
+        """Ask for a round and wait until one that began after this call has ended."""
+        async with self._rounds:
+            wanted = self._begun + 1
+            self.request()
+            await self._rounds.wait_for(lambda: self._ended >= wanted)
+
+    def outdated_for(self, pod: PodIdentity) -> bool:
+        """Return True if the kernel may not do for this pod what the newest known objects ask for.
+
+        The objects of a round in progress count as well as those of the last one that ended: the plan may be of either.
+        """
+        newest, followed = self._state.inventory, self._state.followed
+        if followed is None or newest is None:
+            return True
+        return not all(same_for(pod, each, newest) for each in (followed, self._following or followed))
+
+    async def run(self) -> None:
+        """Run round after round. Ends with its task."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RESYNC_INTERVAL_S):
+                    await self._requested.wait()
+            self._requested.clear()
+            self._begun += 1
+            await self._round()
+            async with self._rounds:
+                self._ended = self._begun
+                self._rounds.notify_all()
+            try:
+                self._notify()
+            except Exception as error:
+                # A failed round may have left what cannot be sent either; the next one is on its way.
+                log.exception("the end of a round could not be reported")
+                self._set_trouble(_in_words(error))
+
+    async def _round(self) -> None:
+        inventory = self._following = self._state.inventory
+        try:
+            if inventory is not None:
+                await self._carry_out(inventory)
+                self._state.followed = inventory
+        except Exception as error:
+            if not isinstance(error, (KernelError, OSError)):
+                log.exception("a round failed")
+                error = RuntimeError(_in_words(error))
+            self._set_trouble(str(error))
+            asyncio.get_running_loop().call_later(RETRY_S, self.request)
+        else:
+            self._set_trouble("")
+            self._following = None
+
+    async def _carry_out(self, inventory: Inventory) -> None:
+        try:
+            await self._do_steps(Round(inventory))
+        except (KernelError, OSError):
+            raise
+        except Exception:
+            # Perhaps because of one object.
+            await self._search(inventory)
+            await self._do_steps(Round(inventory))
+
+    async def _do_steps(self, work: Round) -> None:
+        for name, step in self._steps:
+            try:
+                await step(work)
+            except (KernelError, OSError):
+                raise
+            except Exception:
+                log.exception("a round cannot %s", name)
+                raise
+
+    def _set_trouble(self, trouble: str) -> None:
+        if trouble and trouble != self._state.trouble:
+            log.error("%s", trouble)
+        self._state.trouble = trouble
+
+
+def _in_words(error: Exception) -> str:
+    return f"the agent failed: {type(error).__name__}: {error}"

@@ -1,0 +1,159 @@
+"""What one round does on a node, step by step.
+
+The order is part of what must always hold: guards before devices, devices before routes, routes before tags, and the
+plan on disk before the kernel follows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cni.plan import Plan
+
+from ...manifests.model import Inventory
+from ..inputs.lease_client import LeaseClient
+from ..plan_file import PlanFile
+from ..pods.adoption import Adoption
+from ..pods.records import Pods
+from ..pods.tagging import Tagging
+from ..ports import ClusterKey, Threads
+from ..state import NodeState
+from .conntrack_gc import ConntrackCollector
+from .conntrack_sync import ConntrackSync
+from .daemon_config import DaemonConfig
+from .exit_checks import ExitChecks
+from .node_kernel import NodeKernel
+from .planning import Planning
+from .reconciler import Round, Step
+
+log = logging.getLogger(__name__)
+HANDOVER_TIMEOUT_S = 1.0
+"""Seconds that the lease daemon gets to hand over what this node cannot serve any more."""
+
+
+@dataclass(frozen=True)
+class RoundSteps:
+    """The parts that a round works with. The only writer of ``NodeState.plan`` and ``NodeState.plan_problems``."""
+
+    node: str
+    key_file: Path
+    state: NodeState
+    cluster_key: ClusterKey
+    planning: Planning
+    pods: Pods
+    tagging: Tagging
+    adoption: Adoption
+    plan_file: PlanFile
+    daemon_config: DaemonConfig
+    leases: LeaseClient
+    kernel: NodeKernel
+    threads: Threads
+    connections: ConntrackCollector
+    connection_sync: ConntrackSync
+    exits: ExitChecks
+    request: Callable[[], None]
+    """Asks for another round."""
+
+    def steps(self) -> tuple[Step, ...]:
+        """Return the steps of a round in their order."""
+        return (
+            ("make the cluster key", self._make_key),
+            ("read the interfaces", self._read_interfaces),
+            ("find the pods of the node", self._find_pods),
+            ("plan", self._plan),
+            ("let answers pass the check of sources", self._check_by_mark),
+            ("release the leases of egress IPs that this node cannot serve", self._release),
+            ("bring the kernel to the plan", self._bring_kernel),
+            ("delete connections that have another source now", self._collect_connections),
+            ("tag the interfaces of pods", self._retag),
+            ("drop the policy sets that no tag needs", self._drop_unused_sets),
+            ("follow up with probes and conntrackd", self._follow_up),
+            ("look if packets would get out", self._check_exits),
+        )
+
+    async def _make_key(self, work: Round) -> None:
+        """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""
+        # All nodes count: one that cannot be planned is a node all the same.
+        alone = [node.name for node in work.inventory.nodes] == [self.node]
+        if alone and self.cluster_key.make():
+            log.warning("%s was missing and has been made: copy it to every node", self.key_file)
+
+    async def _read_interfaces(self, work: Round) -> None:
+        await self.planning.read_interfaces()
+
+    async def _find_pods(self, work: Round) -> None:
+        """Take in what the plugin alone has done, and pods that ran before the plugin was installed."""
+        self.pods.reread()
+        known = self.planning.known(work.inventory)
+        if known.knows_pods and (again := await self.adoption.follow(known)):
+            asyncio.get_running_loop().call_later(again, self.request)
+
+    async def _plan(self, work: Round) -> None:
+        planned = await self.planning.plan(work.inventory)
+        state = self.state
+        state.plan_problems = planned.problems
+        work.previous = state.plan
+        if work.previous is not None and state.applied is None:
+            self.kernel.assume(work.previous, self.planning.fence_devices(work.previous))
+        # An equal plan stays the same object: what is worked out of it is kept.
+        equal = state.plan is not None and planned.plan == state.plan
+        if not equal:
+            # Written before it is applied: if this process dies in between, the next one numbers the same way.
+            await self.threads.run(self.plan_file.write, planned.plan)
+            state.plan = planned.plan
+        work.plan = state.plan
+        # The newest objects are compared and the mark is removed without an await in between.
+        if work.inventory is state.inventory:
+            self.plan_file.mark_current()
+
+    async def _check_by_mark(self, work: Round) -> None:
+        """Come before the lease daemon gets to know of the plan: without the setting this node would hand over."""
+        if await self.exits.check_by_mark(_plan(work)):
+            # The facts of the interfaces are older than that.
+            await self.planning.read_interfaces()
+
+    async def _release(self, work: Round) -> None:
+        """Release what this node cannot serve any more before the kernel follows: until then it still forwards."""
+        self.daemon_config.send()
+        lost = [egress.id for egress in _plan(work).egress_ips if self.node not in egress.eligible]
+        await self.leases.released(lost, self.node, HANDOVER_TIMEOUT_S)
+
+    async def _bring_kernel(self, work: Round) -> None:
+        before, plan = self.state.applied or work.previous, _plan(work)
+        work.interim = await self.kernel.bring(plan, work.previous, self.planning.fence_devices(plan))
+        if work.interim is not None:
+            self.connections.follow(before, plan)
+
+    async def _collect_connections(self, work: Round) -> None:
+        await self.connections.collect(_plan(work))
+
+    async def _retag(self, work: Round) -> None:
+        # By the newest objects: a pod that was registered meanwhile has its labels from them.
+        newest: Inventory = self.state.inventory or work.inventory
+        await self.tagging.retag_all(_plan(work), self.planning.usable(newest))
+        self.daemon_config.send_if_pods_moved()
+
+    async def _drop_unused_sets(self, work: Round) -> None:
+        plan = _plan(work)
+        if work.interim is not None and work.interim != plan:
+            await self.kernel.drop_unused_sets(plan, self.planning.fence_devices(plan))
+
+    async def _follow_up(self, work: Round) -> None:
+        self.exits.follow(_plan(work), self.daemon_config.send)
+        self.connection_sync.follow(_plan(work))
+
+    async def _check_exits(self, work: Round) -> None:
+        """Look after the kernel has followed the plan: it answers by the routes that packets find."""
+        await self.exits.look_up(
+            _plan(work), self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
+        )
+
+
+def _plan(work: Round) -> Plan:
+    """Return the plan of the round; the step that makes it comes before all that ask."""
+    assert work.plan is not None
+    return work.plan
