@@ -20,18 +20,18 @@ from pathlib import Path
 from cni.version import VERSION
 
 from . import log
-from .adapters.agent_socket import RequestServer
-from .adapters.cluster_key import KeyFiles
-from .adapters.conntrackd import ConnectionSync
-from .adapters.files_store import FilesStore
-from .adapters.icmp_probe import UpstreamProbe
-from .adapters.kernel import Kernel
-from .adapters.lease_client_ipc import KeeperClient
-from .adapters.metrics_http import MetricsServer
-from .adapters.neighbour_probe import NeighbourProbe
+from .adapters.daemons.conntrackd import ConnectionSync
+from .adapters.daemons.lease_client_ipc import KeeperClient
+from .adapters.files.cluster_key import KeyFiles
+from .adapters.files.files_store import FilesStore
+from .adapters.kernel.kernel_thread import Kernel
+from .adapters.kernel.node_interfaces import NodeInterfaces
 from .adapters.netns_lock import NamespaceLock
-from .adapters.node_interfaces import NodeInterfaces
-from .adapters.path_probe import PathProbe
+from .adapters.probes.icmp_probe import UpstreamProbe
+from .adapters.probes.neighbour_probe import NeighbourProbe
+from .adapters.probes.path_probe import PathProbe
+from .adapters.servers.agent_socket import RequestServer
+from .adapters.servers.metrics_http import MetricsServer
 from .adapters.worker_threads import WorkerThreads
 from .agent.parts import build
 from .agent.ports import Ports, Probe, ProbeTarget

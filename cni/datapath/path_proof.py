@@ -1,9 +1,10 @@
 """The rules for probes of a node's own path, as nftables rules. Pure.
 
-An egress node sends itself a packet through the tunnel of an egress IP (:mod:`gateway_agent.adapters.path_probe`): the
-outer packet goes over the loopback interface, and the kernel takes the inner one out of the tunnel as if a worker had
-sent it. The inner packet passes all hooks and programs that a pod's packet passes. The last rule in front of the device
-logs and drops it, so no probe ever leaves the node, and no connection stays.
+An egress node sends itself a packet through the tunnel of an egress IP
+(:mod:`gateway_agent.adapters.probes.path_probe`): the outer packet goes over the loopback interface, and the kernel
+takes the inner one out of the tunnel as if a worker had sent it. The inner packet passes all hooks and programs that a
+pod's packet passes. The last rule in front of the device logs and drops it, so no probe ever leaves the node, and no
+connection stays.
 
 A probe is known by :data:`cni.kernel.ids.PROBE_NUMBERS`. Whoever sends the same numbers gains nothing: such a packet is
 dropped, too.

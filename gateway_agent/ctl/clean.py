@@ -20,7 +20,7 @@ from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 from cni.kernel.state import KernelState
 
-from ..adapters.borrowed_settings import BorrowedSettings
+from ..adapters.kernel.borrowed_settings import BorrowedSettings
 from ..adapters.netns_lock import NamespaceLock
 from ..lease.ipc import LOCK as KEEPER_LOCK
 from ..lease_daemon.vip_addresses import Addresses

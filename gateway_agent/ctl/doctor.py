@@ -17,7 +17,7 @@ from cni.kernel.errors import KernelError
 from cni.kernel.netlink import links
 from cni.kernel.nftables import nft
 
-from ..adapters import interfaces
+from ..adapters.kernel import interfaces
 from ..agent.plan_file import PlanFile
 from ..cni_install import plugin_report
 from ..config import AgentConfig

@@ -8,8 +8,8 @@ from itertools import islice
 
 from cni.plan import Plan, PlanEgressIP
 
-from ..adapters import route_lookup
-from ..adapters.path_probe import PathProbe
+from ..adapters.kernel import route_lookup
+from ..adapters.probes.path_probe import PathProbe
 from ..policy import exit_paths, path_faults
 from ..policy.exit_paths import Found, Lookup
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..adapters.key_files import KeyFiles
+from ..adapters.files.key_files import KeyFiles
 from ..lease.ipc import KeeperConfig
 from ..lease.lifecycle import ORPHAN_NS
 from ..lease.messages.outbox import Send

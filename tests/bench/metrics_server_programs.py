@@ -101,7 +101,7 @@ AROUND = """\
 import asyncio, gc, json, logging, os, resource, socket, sys, threading, time, types
 sys.path.append({directory!r})  # what the agent needs has the versions of its own environment
 # All of the agent but the server that it has.
-sys.modules["gateway_agent.adapters.metrics_http"] = types.SimpleNamespace(MetricsServer=None)
+sys.modules["gateway_agent.adapters.servers.metrics_http"] = types.SimpleNamespace(MetricsServer=None)
 import gateway_agent.__main__, psutil
 {base}
 from prometheus_client import CollectorRegistry, Gauge, generate_latest

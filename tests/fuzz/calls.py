@@ -14,7 +14,7 @@ from typing import Any
 
 from cni import cni_request, config, contract, protocol
 from gateway_agent.__main__ import ports
-from gateway_agent.adapters.files_store import FilesStore
+from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.agent.parts import build
 from gateway_agent.config import AgentConfig, FilesStoreConfig
 

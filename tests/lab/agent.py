@@ -15,7 +15,7 @@ import psutil
 import yaml
 
 from cni import contract
-from gateway_agent.adapters.standby_daemon import KEEPER
+from gateway_agent.adapters.daemons.standby_daemon import KEEPER
 from gateway_agent.lease.ipc import LOCK
 
 from .namespace import REPOSITORY, Namespace

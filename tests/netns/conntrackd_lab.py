@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from cni.plan import PlanNode
-from gateway_agent.adapters.conntrackd import ConnectionSync
+from gateway_agent.adapters.daemons.conntrackd import ConnectionSync
 from gateway_agent.policy import sync_groups
 from gateway_agent.policy.sync_groups import Syncing, SyncState
 from tests.lab.namespace import Namespace

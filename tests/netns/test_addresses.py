@@ -25,7 +25,7 @@ from cni.kernel.netlink.constants import (
 from cni.kernel.netlink.messages import RTMSG, RouteHeader, attribute
 from cni.kernel.netlink.netlink_socket import Socket
 from cni.plan import PlanEgressIP
-from gateway_agent.adapters import interfaces
+from gateway_agent.adapters.kernel import interfaces
 from gateway_agent.lease_daemon.vip_addresses import Addresses, _body
 from gateway_agent.manifests.model import VIRTUAL_IP
 from gateway_agent.policy.readiness import InterfaceFacts, unready

@@ -20,10 +20,11 @@ import pytest
 from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
-from gateway_agent.adapters import cluster_key, conntrackd
-from gateway_agent.adapters.agent_socket import RequestServer
-from gateway_agent.adapters.files_store import FilesStore
-from gateway_agent.adapters.standby_daemon import KEEPER
+from gateway_agent.adapters.daemons import conntrackd
+from gateway_agent.adapters.daemons.standby_daemon import KEEPER
+from gateway_agent.adapters.files import cluster_key
+from gateway_agent.adapters.files.files_store import FilesStore
+from gateway_agent.adapters.servers.agent_socket import RequestServer
 from gateway_agent.agent.plan_file import PlanFile
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer

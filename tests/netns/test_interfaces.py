@@ -1,4 +1,4 @@
-"""What :mod:`gateway_agent.adapters.interfaces` reads on a real kernel."""
+"""What :mod:`gateway_agent.adapters.kernel.interfaces` reads on a real kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.adapters import interfaces
+from gateway_agent.adapters.kernel import interfaces
 from tests.lab.namespace import REPOSITORY, Namespace
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces")
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network n
 # In a process of its own: psutil and /proc/net look at the namespace of the main thread.
 READ = """
 import json, sys
-from gateway_agent.adapters import interfaces
+from gateway_agent.adapters.kernel import interfaces
 print(json.dumps({name: (f.addresses, f.address, sorted(f.default_route), f.uplink, f.forwarding, f.forwarding6,
                          f.up, f.carrier, f.arp_ignore, f.ipv6, sorted(f.next_hops))
                   for name, f in interfaces.read(sys.argv[1:]).items()}))

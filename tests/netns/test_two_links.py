@@ -26,7 +26,7 @@ SECOND = "10.0.0.101"
 READ = """
 import json, sys
 from gateway_agent.policy import pod_sources as sources
-from gateway_agent.adapters import interfaces
+from gateway_agent.adapters.kernel import interfaces
 nodes, pods = json.loads(sys.argv[1])
 print(json.dumps(sources.node_links(interfaces.read((), pods, nodes))))
 """

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
-from gateway_agent.adapters.kernel import texts
+from gateway_agent.adapters.kernel.kernel_thread import texts
 from gateway_agent.agent.ports import Ports, ProbeTarget
 from gateway_agent.container_engines.documents import Container, Listing
 from gateway_agent.lease.ipc import KeeperConfig, KeeperState, OwnKeys

@@ -15,7 +15,7 @@ import pytest
 from cni import contract, plan
 from cni.kernel.netlink.monitor import Event
 from gateway_agent import config
-from gateway_agent.adapters.files_store import FilesStore
+from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.agent.parts import build
 from gateway_agent.agent.pods.pod_policies import selecting
 from gateway_agent.agent.service import Agent

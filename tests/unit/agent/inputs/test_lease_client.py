@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.adapters.lease_client_ipc import KeeperClient
+from gateway_agent.adapters.daemons.lease_client_ipc import KeeperClient
 from gateway_agent.agent.inputs.lease_client import LeaseClient
 from gateway_agent.config import AgentConfig, parse
 from gateway_agent.lease.ipc import SOCKET, KeeperState

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cni import attachments
 from cni.attachments import Attachment
-from gateway_agent.adapters.kernel import Kernel
+from gateway_agent.adapters.kernel.kernel_thread import Kernel
 from gateway_agent.agent.pods.records import Pods
 
 OLD = Attachment(

@@ -1,0 +1,1 @@
+"""Run and watch the processes beside the agent: the lease daemon and conntrackd."""

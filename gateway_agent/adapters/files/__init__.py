@@ -1,0 +1,1 @@
+"""Read files of the owner: manifests and keys."""

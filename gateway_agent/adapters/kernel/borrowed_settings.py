@@ -1,0 +1,73 @@
+"""Sysctls of interfaces that are not ours, turned on while a gateway needs them and put back afterwards.
+
+What was changed is written down before it is changed: a process that dies in between leaves a record of a setting that
+is perhaps still off, and putting it back changes nothing then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from cni.kernel.sysctl import PROC_SYS_NET
+
+from ...atomic_file import replace_file
+
+RECORD = "borrowed-settings.json"
+NAME = "src_valid_mark"
+"""The source of a packet is checked by the route that its mark has (ip-sysctl of the kernel)."""
+
+
+class BorrowedSettings:
+    """Turns ``src_valid_mark`` on and back.
+
+    ``run_dir`` has the record: names of interfaces on which it was off. ``sysctls``: the kernel's directory of them.
+    """
+
+    def __init__(self, run_dir: Path, sysctls: Path = PROC_SYS_NET / "ipv4" / "conf") -> None:
+        self._path = run_dir / RECORD
+        self._sysctls = sysctls
+        self._changed = self._read()
+
+    def follow(self, wanted: Collection[str]) -> bool:
+        """Turn the setting on for these interfaces and put it back for all others. Return True if one has changed.
+
+        An interface that is gone took its settings along. Raises OSError if the record cannot be written.
+        """
+        off = {name for name in wanted if self._value(name) == "0"}
+        gone = self._changed - set(wanted)
+        self._record(self._changed | off)
+        # All are tried. One that the kernel refuses is no change: whoever waits for a change would wait without end.
+        changed = [self._set(name, "1") for name in off] + [self._set(name, "0") for name in gone]
+        self._record((self._changed | off) - gone)
+        return any(changed)
+
+    def _read(self) -> set[str]:
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return set()
+        return {name for name in found if isinstance(name, str)} if isinstance(found, list) else set()
+
+    def _record(self, names: set[str]) -> None:
+        if names == self._changed:
+            return
+        if names:
+            replace_file(self._path, (json.dumps(sorted(names)) + "\n").encode(), 0o600)
+        else:
+            self._path.unlink(missing_ok=True)
+        self._changed = names
+
+    def _value(self, interface: str) -> str:
+        with contextlib.suppress(OSError):
+            return (self._sysctls / interface / NAME).read_text(encoding="ascii").strip()
+        return ""
+
+    def _set(self, interface: str, value: str) -> bool:
+        """Set it. Return False if the kernel refuses: status names that as a fact of the interface."""
+        with contextlib.suppress(OSError):
+            (self._sysctls / interface / NAME).write_text(value, encoding="ascii")
+            return True
+        return False

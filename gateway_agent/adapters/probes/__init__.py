@@ -1,0 +1,1 @@
+"""Send probes, and see which of them are answered or dropped."""
