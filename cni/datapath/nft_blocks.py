@@ -226,7 +226,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
         return
     # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
     nat = list(sync_device.nat_rules(plan))
-    # A connection that is synced is known by its source, see the head of gateway_agent/policy/sync_groups.py.
+    # A connection that is synced is known by its source, see gateway_agent/policy/egress_node/sync_groups.py.
     nat += [
         f'oifname "{egress.device}" snat {KEYWORDS[egress.family]} to '
         f"{address_of(inner_sources(me, egress)[0], egress.family)}"

@@ -19,10 +19,10 @@ from ..container_engines.documents import Container, Listing
 from ..lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from ..manifests.model import Problem
 from ..manifests.store import Store
-from ..policy.exit_paths import Found, Lookup
-from ..policy.path_faults import Dropped, TunnelProbe
-from ..policy.readiness import InterfaceFacts
-from ..policy.sync_groups import SyncState
+from ..policy.egress_node.exit_paths import Found, Lookup
+from ..policy.egress_node.path_faults import Dropped, TunnelProbe
+from ..policy.egress_node.readiness import InterfaceFacts
+from ..policy.egress_node.sync_groups import SyncState
 
 P = ParamSpec("P")
 T = TypeVar("T")

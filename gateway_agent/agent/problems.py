@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from ..config import AgentConfig
 from ..lease.ipc import LOG
 from ..manifests.model import Inventory, Problem
-from ..policy import pod_sources, underlay
+from ..policy import underlay
+from ..policy.pods import pod_sources
 from ..show import status
 from .inputs.lease_client import LeaseClient
 from .pods.adoption import Adoption

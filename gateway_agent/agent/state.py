@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from cni.plan import Plan
 
 from ..manifests.model import Inventory, Problem
-from ..policy.readiness import InterfaceFacts
+from ..policy.egress_node.readiness import InterfaceFacts
 
 
 @dataclass

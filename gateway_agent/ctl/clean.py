@@ -23,7 +23,7 @@ from cni.kernel.state import KernelState
 from ..adapters.kernel.borrowed_settings import BorrowedSettings
 from ..adapters.netns_lock import NamespaceLock
 from ..lease.ipc import LOCK as KEEPER_LOCK
-from ..lease_daemon.vip_addresses import Addresses
+from ..lease_daemon.kernel.vip_addresses import Addresses
 from .client import NoAnswer
 from .doctor import TABLES
 

@@ -21,8 +21,9 @@ from ..adapters.kernel import interfaces
 from ..agent.plan_file import PlanFile
 from ..cni_install import plugin_report
 from ..config import AgentConfig
-from ..lease_daemon.vip_addresses import Addresses
-from ..policy import local_addresses, path_faults
+from ..lease_daemon.kernel.vip_addresses import Addresses
+from ..policy import local_addresses
+from ..policy.egress_node import path_faults
 from . import path_report, stored_objects
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}

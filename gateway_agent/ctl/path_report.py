@@ -10,8 +10,8 @@ from cni.plan import Plan, PlanEgressIP
 
 from ..adapters.kernel import route_lookup
 from ..adapters.probes.path_probe import PathProbe
-from ..policy import exit_paths, path_faults
-from ..policy.exit_paths import Found, Lookup
+from ..policy.egress_node import exit_paths, path_faults
+from ..policy.egress_node.exit_paths import Found, Lookup
 
 MAX_DESTINATIONS = 16
 """Destinations that are tried for each egress IP."""

@@ -1,9 +1,9 @@
 """The fence as nftables text: drop what leaves with a virtual address that this node has no lease for. Pure.
 
 The sets ``open4`` and ``open6`` hold the addresses that may send: the lease daemon writes their elements, and the
-kernel lets them expire (:mod:`gateway_agent.lease_daemon.vip_fence`). Every node that can be master has the table. Its
-hook is behind routing, NAT and all programs, in front of the devices' queues: what the kernel sends by itself (ARP,
-neighbour discovery, TCP) and raw frames pass here too (Linux 5.16).
+kernel lets them expire (:mod:`gateway_agent.lease_daemon.kernel.vip_fence`). Every node that can be master has the
+table. Its hook is behind routing, NAT and all programs, in front of the devices' queues: what the kernel sends by
+itself (ARP, neighbour discovery, TCP) and raw frames pass here too (Linux 5.16).
 
 Raw frames pass no other hook, so what a process writes for the tunnels' port is stopped here too, on every node that
 has tunnels (:mod:`cni.datapath.tunnel_port_guard`).

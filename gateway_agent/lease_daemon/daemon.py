@@ -31,14 +31,14 @@ from ..lease.tunnels import PointTunnel, QueueTunnel
 from ..lease.voting.protocol import NEVER
 from .daemon_lock import KeeperLock
 from .ipc_server import AgentConnections
+from .kernel.tunnel_neighbours import TunnelNeighbours
 from .process import boottime, log, real_time
 from .run_directory import RunDirectory
-from .tunnel_neighbours import TunnelNeighbours
-from .udp import Datagrams
+from .sockets.udp import Datagrams
 
 if TYPE_CHECKING:
-    from .stray_sockets import StrayListener
-    from .vip_kernel import VirtualAddresses
+    from .kernel.vip_kernel import VirtualAddresses
+    from .sockets.stray_sockets import StrayListener
 
 STATE_NS = 20_000_000
 """Shortest time between two states for the agent: with many egress IPs each is long, and nothing urgent hangs on it."""
@@ -241,7 +241,7 @@ class LeaseDaemon:
             return
         if self._strays is None:
             # Imported only here: the start of a keeper is part of a failover.
-            from .stray_sockets import StrayListener
+            from .sockets.stray_sockets import StrayListener
 
             refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
             self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))
@@ -296,7 +296,7 @@ class LeaseDaemon:
     def _virtual_addresses(self) -> VirtualAddresses:
         if self._virtual is None:
             # Imported only here: the start of a keeper is part of a failover, and basic mode needs nothing of it.
-            from .vip_kernel import VirtualAddresses
+            from .kernel.vip_kernel import VirtualAddresses
 
             self._virtual = VirtualAddresses(self._selector, self._claimed)
         return self._virtual

@@ -74,7 +74,7 @@ def prepare_to_stay(run_dir: Path) -> None:
 
     As the first process of its pid namespace it gets no SIGTERM that it has no handler for.
     """
-    from . import vip_kernel  # noqa: F401
+    from .kernel import vip_kernel  # noqa: F401
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,6 +82,6 @@ def prepare_to_stay(run_dir: Path) -> None:
 
 def wait_for_start() -> bool:
     """Wait with everything loaded for a line of the agent. Return False if the agent has ended."""
-    from . import vip_kernel  # noqa: F401
+    from .kernel import vip_kernel  # noqa: F401
 
     return bool(sys.stdin.buffer.readline())

@@ -14,8 +14,9 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, matches
 
 from ..manifests import prefixes
 from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem, Routing
-from . import precedence, readiness
-from .readiness import InterfaceFacts
+from . import precedence
+from .egress_node import readiness
+from .egress_node.readiness import InterfaceFacts
 
 SELECTOR = "spec.nodeSelector"
 """Field path of the problem that a gateway selects no node."""

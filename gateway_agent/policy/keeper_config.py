@@ -14,7 +14,7 @@ from ..gateway_rules.fence import fence_nft
 from ..lease.ipc import EgressIPSpec, Facts, HandoverRequest, KeeperConfig, Peer
 from ..lease.voting.recorded_voter_set import has_majority_in
 from ..lease.voting.voter_set import VoterSet
-from .readiness import InterfaceFacts
+from .egress_node.readiness import InterfaceFacts
 
 MAX_PREFIX_CHARS = 200
 """Characters of ``clusterCIDRs`` in a message between nodes; a longer list is sent as its length and a hash."""

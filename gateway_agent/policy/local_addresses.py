@@ -11,7 +11,7 @@ from cni.kernel import ids
 
 from ..manifests.model import Inventory
 from . import planner, precedence
-from .readiness import InterfaceFacts, bare
+from .egress_node.readiness import InterfaceFacts, bare
 
 
 def outside(

@@ -14,10 +14,12 @@ from itertools import combinations, islice, product
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey
 
 from ..manifests.model import Inventory, Node, Problem
-from . import egress_ips, id_allocation, pod_sources, readiness, underlay
+from . import egress_ips, id_allocation, underlay
 from . import precedence as policy
-from .readiness import InterfaceFacts
-from .selection import Selection
+from .egress_node import readiness
+from .egress_node.readiness import InterfaceFacts
+from .pods import pod_sources
+from .pods.selection import Selection
 
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""

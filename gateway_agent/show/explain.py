@@ -12,8 +12,9 @@ from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, Pol
 
 from ..manifests import prefixes
 from ..manifests.prefixes import Family
-from ..policy import exit_paths, planner, precedence
-from ..policy.exit_paths import Found
+from ..policy import planner, precedence
+from ..policy.egress_node import exit_paths
+from ..policy.egress_node.exit_paths import Found
 from .snapshot import (
     DIRECT,
     DROPPED,

@@ -13,7 +13,7 @@ from ..container_engines.documents import Beside
 from ..lease.ipc import EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed
-from ..policy.exit_paths import Found
+from ..policy.egress_node.exit_paths import Found
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
 """Verdicts on a packet. ``unattached``: this node knows no interface of the pod, so it cannot steer the pod."""

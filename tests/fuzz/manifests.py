@@ -13,8 +13,8 @@ from gateway_agent.kubernetes import objects
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory
 from gateway_agent.policy import planner, quarantine
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.planner import Planned, Settings
-from gateway_agent.policy.readiness import InterfaceFacts
 
 from .frames import some
 from .values import mutated

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from gateway_agent.lease_daemon.arp_socket import Announcer
+from gateway_agent.lease_daemon.sockets.arp_socket import Announcer
 
 from .namespace import Namespace
 

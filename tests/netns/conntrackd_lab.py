@@ -18,8 +18,8 @@ import msgspec
 
 from cni.plan import PlanNode
 from gateway_agent.adapters.daemons.conntrackd import ConnectionSync
-from gateway_agent.policy import sync_groups
-from gateway_agent.policy.sync_groups import Syncing, SyncState
+from gateway_agent.policy.egress_node import sync_groups
+from gateway_agent.policy.egress_node.sync_groups import Syncing, SyncState
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 

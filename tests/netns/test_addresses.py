@@ -26,9 +26,9 @@ from cni.kernel.netlink.messages import RTMSG, RouteHeader, attribute
 from cni.kernel.netlink.netlink_socket import Socket
 from cni.plan import PlanEgressIP
 from gateway_agent.adapters.kernel import interfaces
-from gateway_agent.lease_daemon.vip_addresses import Addresses, _body
+from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses, _body
 from gateway_agent.manifests.model import VIRTUAL_IP
-from gateway_agent.policy.readiness import InterfaceFacts, unready
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts, unready
 from tests.lab.answering import answering
 from tests.lab.first_address import first_addresses
 from tests.lab.namespace import Namespace

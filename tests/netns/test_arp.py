@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from gateway_agent.lease.virtual_ips import arp
-from gateway_agent.lease_daemon.arp_socket import Announcer
-from gateway_agent.lease_daemon.packet_receiver import MAX_FILTERED_ADDRESSES
+from gateway_agent.lease_daemon.sockets.arp_socket import Announcer
+from gateway_agent.lease_daemon.sockets.packet_receiver import MAX_FILTERED_ADDRESSES
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 

@@ -24,7 +24,7 @@ PREFIX = "192.168.77.0/24"
 # In a process of its own: psutil looks at the namespace of the main thread.
 READ = """
 import json, sys
-from gateway_agent.policy import pod_sources as sources
+from gateway_agent.policy.pods import pod_sources as sources
 from gateway_agent.adapters.kernel import interfaces
 facts = interfaces.read((), ["vsecond"])
 print(json.dumps([problem.message for problem in sources.bridged_only({"prod/pod": ["vsecond"]}, facts)]))

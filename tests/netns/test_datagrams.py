@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from gateway_agent.lease_daemon.udp import NETWORK_CONTROL, Datagrams
+from gateway_agent.lease_daemon.sockets.udp import NETWORK_CONTROL, Datagrams
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 

@@ -14,8 +14,8 @@ import pytest
 from cni.kernel import conntrack_cli, ids
 from cni.kernel.netlink.neighbours import Neighbours
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
-from gateway_agent.lease_daemon.arp_socket import Announcer
-from gateway_agent.lease_daemon.vip_addresses import Addresses
+from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses
+from gateway_agent.lease_daemon.sockets.arp_socket import Announcer
 from tests.lab.answering import answering
 from tests.lab.capture import Capture
 from tests.lab.packets import send, udp

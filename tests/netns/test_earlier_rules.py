@@ -20,7 +20,7 @@ from cni.kernel.nftables.update import tables
 from cni.plan import Plan
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.gateway_rules.snat import gateway_nft
-from gateway_agent.lease_daemon.vip_fence import Fence
+from gateway_agent.lease_daemon.kernel.vip_fence import Fence
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 

@@ -23,7 +23,7 @@ from cni.kernel.netlink.constants import NETLINK_NETFILTER
 from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.lease.virtual_ips import arp
-from gateway_agent.lease_daemon.vip_fence import Fence
+from gateway_agent.lease_daemon.kernel.vip_fence import Fence
 from tests.lab.namespace import REPOSITORY, Namespace
 from tests.lab.waiting import until
 
@@ -272,7 +272,7 @@ def test_a_stopped_process_opens_nothing(line: Wire) -> None:
     """It has its ticket and its majority, and is stopped before it opens."""
     program = f"""
 import os, signal
-from gateway_agent.lease_daemon.vip_fence import Fence
+from gateway_agent.lease_daemon.kernel.vip_fence import Fence
 fence = Fence()
 fence.ticket(5, {SHORT})
 os.kill(os.getpid(), signal.SIGSTOP)

@@ -28,7 +28,7 @@ from gateway_agent.adapters.servers.agent_socket import RequestServer
 from gateway_agent.agent.plan_file import PlanFile
 from gateway_agent.kubernetes import cluster_store
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
-from gateway_agent.policy.sync_groups import Files
+from gateway_agent.policy.egress_node.sync_groups import Files
 from tests.lab.waiting import until
 
 PLAN = Plan("w1", 0x0FF00000, 4799, 1450)

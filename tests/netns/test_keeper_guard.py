@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from gateway_agent.lease_daemon.udp import QUEUE, SO_RCVBUFFORCE
+from gateway_agent.lease_daemon.sockets.udp import QUEUE, SO_RCVBUFFORCE
 from tests.lab.local_user import as_local_user
 from tests.lab.packets import frame, mac_of, send, udp
 from tests.lab.waiting import until

@@ -16,7 +16,7 @@ import pytest
 
 from gateway_agent.lease.virtual_ips import arp
 from gateway_agent.lease.virtual_ips.flood_limit import FRAMES, PERIOD_NS
-from gateway_agent.lease_daemon.packet_receiver import MAX_FILTERED_ADDRESSES
+from gateway_agent.lease_daemon.sockets.packet_receiver import MAX_FILTERED_ADDRESSES
 from tests.lab.answering import answering
 from tests.lab.flooder import flooding, question
 from tests.lab.namespace import Namespace

@@ -7,7 +7,7 @@ import threading
 from cni.kernel import ids
 from cni.kernel.netlink.nflog import PacketLog
 from gateway_agent.adapters.probes.path_probe import PathProbe
-from gateway_agent.policy.path_faults import TunnelProbe
+from gateway_agent.policy.egress_node.path_faults import TunnelProbe
 
 from .datapath_lab import FIRST, NODES, SECOND, Lab
 

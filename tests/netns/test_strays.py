@@ -12,7 +12,7 @@ import pytest
 
 from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.lease.messages.strays import GAP_NS
-from gateway_agent.lease_daemon.stray_sockets import BATCH, MOST, StrayListener
+from gateway_agent.lease_daemon.sockets.stray_sockets import BATCH, MOST, StrayListener
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 

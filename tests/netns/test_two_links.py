@@ -25,7 +25,7 @@ SECOND = "10.0.0.101"
 # In a process of its own: psutil looks at the namespace of the main thread.
 READ = """
 import json, sys
-from gateway_agent.policy import pod_sources as sources
+from gateway_agent.policy.pods import pod_sources as sources
 from gateway_agent.adapters.kernel import interfaces
 nodes, pods = json.loads(sys.argv[1])
 print(json.dumps(sources.node_links(interfaces.read((), pods, nodes))))

@@ -11,7 +11,7 @@ import pytest
 from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.lease.virtual_ips import serving
-from gateway_agent.lease_daemon.vip_kernel import VirtualAddresses
+from gateway_agent.lease_daemon.kernel.vip_kernel import VirtualAddresses
 from tests.lab.namespace import Namespace
 
 ONE, TWO = "172.16.0.50", "172.16.0.51"

@@ -22,8 +22,8 @@ import psutil
 from cni.files import named
 from cni.kernel.sysctl import PROC_SYS_NET
 
-from ...policy import sync_groups
-from ...policy.sync_groups import Counters, Files, SyncState
+from ...policy.egress_node import sync_groups
+from ...policy.egress_node.sync_groups import Counters, Files, SyncState
 
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 10.0
 """Seconds between its end and the next start, doubled with each restart until it has been in sync."""

@@ -17,7 +17,7 @@ from cni.kernel.netlink.messages import address as address_of
 from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.netlink.routes import NextHop
 
-from ...policy.readiness import InterfaceFacts
+from ...policy.egress_node.readiness import InterfaceFacts
 
 OUTSIDE = "203.0.113.1"
 """A documentation address (RFC 5737), which stands for every address without a more specific route."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ...policy.exit_paths import Found, Lookup
-from ...policy.readiness import InterfaceFacts
+from ...policy.egress_node.exit_paths import Found, Lookup
+from ...policy.egress_node.readiness import InterfaceFacts
 from . import interfaces, route_lookup, routing_tables
 from .borrowed_settings import BorrowedSettings
 

@@ -12,7 +12,7 @@ from cni.kernel.netlink import messages, routes
 from cni.kernel.netlink.constants import RTA_GATEWAY, RTA_OIF
 from cni.kernel.netlink.netlink_socket import Socket
 
-from ...policy.exit_paths import Found, Lookup
+from ...policy.egress_node.exit_paths import Found, Lookup
 
 
 def ask(lookups: Iterable[Lookup]) -> dict[Lookup, Found]:

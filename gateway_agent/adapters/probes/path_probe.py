@@ -18,7 +18,7 @@ from cni.kernel.errors import KernelError
 from cni.kernel.netlink.nflog import PacketLog
 from cni.kernel.nftables import nft
 
-from ...policy.path_faults import Dropped, TunnelProbe
+from ...policy.egress_node.path_faults import Dropped, TunnelProbe
 from . import nft_trace
 from .tunnel_packet import encapsulated, number_in
 

@@ -10,7 +10,7 @@ import struct
 
 from cni.kernel import ids
 
-from ...policy.path_faults import TunnelProbe
+from ...policy.egress_node.path_faults import TunnelProbe
 
 VXLAN = struct.Struct("!II")
 ONLY_VNI = 0x08000000

@@ -8,7 +8,7 @@ import logging
 from cni.kernel.errors import KernelError
 
 from ...manifests.model import Inventory, Problem, RunningPod
-from ...policy import unattached_pods
+from ...policy.pods import unattached_pods
 from ..ports import Kernel
 from .records import Pods
 

@@ -16,8 +16,8 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
 from ...manifests.model import Inventory, Problem
-from ...policy import unlabelled_pods
-from ...policy.unlabelled_pods import Refusals
+from ...policy.pods import unlabelled_pods
+from ...policy.pods.unlabelled_pods import Refusals
 from ..ports import Kernel
 from .destinations import NO_ENTRIES, DestinationMap, ForwardingEntries
 from .pod_policies import identity

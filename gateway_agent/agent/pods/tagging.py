@@ -11,8 +11,8 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan
 
 from ...manifests.model import Inventory, Problem
-from ...policy import unlabelled_pods
-from ...policy.selection import Selection
+from ...policy.pods import unlabelled_pods
+from ...policy.pods.selection import Selection
 from ..ports import Kernel
 from .destinations import DestinationMap
 from .pod_policies import identity, kept_group, uncertain, without_interface

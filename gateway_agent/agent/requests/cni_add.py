@@ -18,7 +18,8 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
 from ...manifests.store import NotKnown
-from ...policy import planner, unlabelled_pods
+from ...policy import planner
+from ...policy.pods import unlabelled_pods
 from ..inputs.objects import KnownObjects
 from ..pods.containers import Containers
 from ..pods.pod_policies import identity, selecting, uncertain

@@ -9,7 +9,7 @@ from pathlib import Path
 from cni.kernel import ids
 from cni.plan import Plan
 
-from ...policy import sync_groups
+from ...policy.egress_node import sync_groups
 from ..ports import ConnectionSync
 
 NAME = "sync"

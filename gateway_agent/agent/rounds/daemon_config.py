@@ -5,7 +5,8 @@ from __future__ import annotations
 from cni.plan import Plan, PlanEgressIP
 
 from ...manifests.model import Inventory
-from ...policy import readiness, underlay
+from ...policy import underlay
+from ...policy.egress_node import readiness
 from ..inputs.lease_client import LeaseClient
 from ..pods.records import Pods
 from ..state import NodeState

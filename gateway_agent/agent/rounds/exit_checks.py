@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from cni.plan import Plan, PlanEgressIP
 
 from ...manifests.model import Inventory
-from ...policy import exit_paths
-from ...policy.exit_paths import Found, Lookup
+from ...policy.egress_node import exit_paths
+from ...policy.egress_node.exit_paths import Found, Lookup
 from ..ports import Interfaces, Probe, ProbeTarget, Threads
 
 MAX_LOOKUPS_EACH_ROUND = 500

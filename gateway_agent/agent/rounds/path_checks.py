@@ -11,8 +11,8 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan, PlanEgressIP
 
 from ...manifests.model import Problem
-from ...policy import path_faults
-from ...policy.path_faults import Dropped, TunnelProbe
+from ...policy.egress_node import path_faults
+from ...policy.egress_node.path_faults import Dropped, TunnelProbe
 from ..ports import PathProbe, Threads
 from ..state import NodeState
 from .exit_checks import ExitChecks

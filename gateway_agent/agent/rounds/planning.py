@@ -12,9 +12,10 @@ from cni.plan import Plan, PodIdentity
 
 from ...config import AgentConfig
 from ...manifests.model import Inventory, Node
-from ...policy import keeper_config, node_addresses, planner, readiness, underlay
+from ...policy import keeper_config, node_addresses, planner, underlay
+from ...policy.egress_node import readiness
+from ...policy.pods.selection import Selection
 from ...policy.quarantine import Quarantine
-from ...policy.selection import Selection
 from ..inputs.lease_client import LeaseClient
 from ..pods.records import Pods
 from ..ports import Interfaces, Kernel, Threads

@@ -21,10 +21,10 @@ from gateway_agent.container_engines.documents import Container, Listing
 from gateway_agent.lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from gateway_agent.manifests.model import Inventory, Problem
 from gateway_agent.manifests.store import Store
-from gateway_agent.policy.exit_paths import Found, Lookup
-from gateway_agent.policy.path_faults import Dropped, TunnelProbe
-from gateway_agent.policy.readiness import InterfaceFacts
-from gateway_agent.policy.sync_groups import SyncState
+from gateway_agent.policy.egress_node.exit_paths import Found, Lookup
+from gateway_agent.policy.egress_node.path_faults import Dropped, TunnelProbe
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.sync_groups import SyncState
 
 P = ParamSpec("P")
 T = TypeVar("T")

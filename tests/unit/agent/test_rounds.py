@@ -19,9 +19,9 @@ from gateway_agent.agent.rounds import reconciler
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
-from gateway_agent.policy.exit_paths import Found
-from gateway_agent.policy.path_faults import Dropped
-from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.exit_paths import Found
+from gateway_agent.policy.egress_node.path_faults import Dropped
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 
 from ..policy.test_planner import PARTNER, policy
 from .gates import FakeDaemon, FakeInterfaces, FakePathProbe, FakeProbe, Gates, HeldKernel

@@ -17,11 +17,11 @@ from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.agent.pods.pod_policies import kept_group
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory, Policy
-from gateway_agent.policy import unlabelled_pods
+from gateway_agent.policy.pods import unlabelled_pods
 
 from ..container_engines.test_stores import bolt_store
+from ..policy.pods.test_unattached_pods import TOLD
 from ..policy.test_planner import build, inventory, policy, sets
-from ..policy.test_unattached_pods import TOLD
 from .gates import settle
 from .test_add_order import EMPTY, VETH, World, request, run_scenario, with_policies
 

@@ -12,7 +12,7 @@ from cni.plan import Plan, PlanEgressIP, PlanNode, Requirement
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import egress_ips
 from gateway_agent.policy.egress_ips import interface_for
-from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (

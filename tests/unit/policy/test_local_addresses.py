@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.local_addresses import outside
-from gateway_agent.policy.readiness import InterfaceFacts
 
 from .test_planner import NODES, PARTNER, inventory, policy
 

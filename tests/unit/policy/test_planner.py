@@ -22,8 +22,8 @@ from cni.plan import (
 )
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy
 from gateway_agent.policy import planner
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.planner import Planned, Settings
-from gateway_agent.policy.readiness import InterfaceFacts
 
 EGRESS = (Requirement("role", "In", ("egress",)),)
 NODES = (

@@ -10,7 +10,7 @@ import pytest
 from cni.kernel import ids
 from gateway_agent.container_engines.documents import Container, Listing, beside
 from gateway_agent.manifests.model import BASIC
-from gateway_agent.policy.exit_paths import Found
+from gateway_agent.policy.egress_node.exit_paths import Found
 from gateway_agent.show import status
 from gateway_agent.show.status import NotKnown
 

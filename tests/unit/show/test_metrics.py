@@ -16,7 +16,7 @@ from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, KernelFailures, MemberState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner
-from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.show.metrics import PREFIX, ChangeCount, Observation, families
 from gateway_agent.show.snapshot import NodeSnapshot
 

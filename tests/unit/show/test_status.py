@@ -12,7 +12,7 @@ from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.lease.ipc import Change, EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner
-from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.show import status
 from gateway_agent.show.status import NodeSnapshot
 

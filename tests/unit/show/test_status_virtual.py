@@ -13,7 +13,7 @@ from cni.plan import PodIdentity, Requirement, Selector, choose
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
 from gateway_agent.policy import planner
-from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.show import status
 from gateway_agent.show.status import NodeSnapshot
 

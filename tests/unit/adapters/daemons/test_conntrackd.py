@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.adapters.daemons.conntrackd import ConnectionSync
-from gateway_agent.policy.sync_groups import files
-from tests.unit.policy.test_sync_groups import RUNTIME, STATISTICS
+from gateway_agent.policy.egress_node.sync_groups import files
+from tests.unit.policy.egress_node.test_sync_groups import RUNTIME, STATISTICS
 
 STAND_IN = """#!/bin/sh
 case "$3$4" in

@@ -9,7 +9,7 @@ import pytest
 
 from cni.kernel import ids
 from gateway_agent.adapters.probes.tunnel_packet import encapsulated, number_in
-from gateway_agent.policy.path_faults import TunnelProbe
+from gateway_agent.policy.egress_node.path_faults import TunnelProbe
 
 NODE = "10.0.0.1"
 FOUR = TunnelProbe(0xABCDEF, "10.0.0.11", "203.0.113.1")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from cni.kernel import ids
 from cni.plan import Plan
 
-from ..manifests.model import Inventory, Problem
-from .readiness import InterfaceFacts, bare
+from ...manifests.model import Inventory, Problem
+from ..egress_node.readiness import InterfaceFacts, bare
 
 MAX_NAMED_PODS = 3
 """Pods that a problem lists by name."""

@@ -7,8 +7,8 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 
-from ..lease.virtual_ips import arp
-from ..lease.virtual_ips.flood_limit import FloodLimit
+from ...lease.virtual_ips import arp
+from ...lease.virtual_ips.flood_limit import FloodLimit
 from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
 BATCH = 64

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from cni.attachments import Attachment
 
-from ..manifests.model import Inventory, Problem, RunningPod
+from ...manifests.model import Inventory, Problem, RunningPod
 
 PREFIX = "adopted-"
 """Prefix of the container id in the record of such a pod, whose real id is unknown."""

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.policy import sync_groups
-from gateway_agent.policy.sync_groups import Counters, Syncing, SyncState
+from gateway_agent.policy.egress_node import sync_groups
+from gateway_agent.policy.egress_node.sync_groups import Counters, Syncing, SyncState
 
 NODES = (
     PlanNode("g1", "10.0.0.7"),

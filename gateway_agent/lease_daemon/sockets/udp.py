@@ -7,7 +7,7 @@ import selectors
 import socket
 from collections.abc import Callable
 
-from ..lease.messages.wire import MAX_DATAGRAM_BYTES
+from ...lease.messages.wire import MAX_DATAGRAM_BYTES
 
 # <linux/in.h>, <linux/in6.h>
 IP_FREEBIND = 15

@@ -17,8 +17,8 @@ from cni.kernel.errors import KernelError
 from cni.kernel.netlink.addresses import observe
 from cni.kernel.netlink.netlink_socket import Socket
 
-from ..lease.messages.keys import MAC_BYTES
-from ..lease.messages.strays import GAP_NS
+from ...lease.messages.keys import MAC_BYTES
+from ...lease.messages.strays import GAP_NS
 from .packet_filter import (
     AND,
     JUMP_ANY_BIT,

@@ -9,9 +9,9 @@ import pytest
 
 from gateway_agent.kubernetes.objects import InventoryBuilder
 from gateway_agent.manifests.model import Inventory, RunningPod
-from gateway_agent.policy.unattached_pods import adopted, current, outlived, problem, unknown
+from gateway_agent.policy.pods.unattached_pods import adopted, current, outlived, problem, unknown
 
-from ..kubernetes.test_objects import of_api
+from ...kubernetes.test_objects import of_api
 
 POD = RunningPod("prod", "a", "uid-a", ("10.244.1.5", "fd00::5"))
 RECORD = adopted(POD, "veth1")

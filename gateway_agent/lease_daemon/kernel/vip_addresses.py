@@ -2,13 +2,13 @@
 
 An IPv4 address is added so that it does nothing but receive: the kernel does not choose it as a source by itself if
 another one is there, no route but the ``local`` one comes with it, nobody is told (that is
-:mod:`gateway_agent.lease_daemon.arp_socket`), no duplicate is looked for. It comes last on its interface. Many programs
-take the first address for that of the node: a kubelet without ``--node-ip``, ``hostname -I``, Go's and Java's lists of
-addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind all that
-are primary.
+:mod:`gateway_agent.lease_daemon.sockets.arp_socket`), no duplicate is looked for. It comes last on its interface. Many
+programs take the first address for that of the node: a kubelet without ``--node-ip``, ``hostname -I``, Go's and Java's
+lists of addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind
+all that are primary.
 
 Of IPv6 addresses the kernel lists the newest first. So a virtual IPv6 address stands on no interface: a local route
-takes in what comes for it, and :mod:`gateway_agent.lease_daemon.arp_socket` answers who asks for it.
+takes in what comes for it, and :mod:`gateway_agent.lease_daemon.sockets.arp_socket` answers who asks for it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
 from gateway_agent.manifests.model import Policy
-from gateway_agent.policy.exit_paths import EVERYTHING, Found, Lookup, lookups, reason
+from gateway_agent.policy.egress_node.exit_paths import EVERYTHING, Found, Lookup, lookups, reason
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(ID, "partner", "", 1, ids.vni(ID), ("g1",), interface="eth1", source="172.16.0.7")

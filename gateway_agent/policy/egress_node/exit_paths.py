@@ -15,9 +15,9 @@ from functools import lru_cache
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
-from ..manifests import prefixes
-from ..manifests.model import Policy
-from ..manifests.prefixes import Family, Span
+from ...manifests import prefixes
+from ...manifests.model import Policy
+from ...manifests.prefixes import Family, Span
 
 Ranges = tuple[tuple[int, int], ...]
 """First and last numbers of ranges of addresses."""

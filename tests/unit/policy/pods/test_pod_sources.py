@@ -8,8 +8,8 @@ from dataclasses import replace
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, dumps, loads
 from gateway_agent.manifests.model import VIRTUAL_IP, Gateway, Inventory, Node
-from gateway_agent.policy import pod_sources
-from gateway_agent.policy.readiness import InterfaceFacts
+from gateway_agent.policy.egress_node.readiness import InterfaceFacts
+from gateway_agent.policy.pods import pod_sources
 
 PLAIN = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(), forwarding=True)
 EGRESS = PlanEgressIP("1", "partner", "", 1, 7, ("g1",), interface="eth1", source="172.16.0.7")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink.neighbours import Neighbours
 
-from ..lease.tunnels import PointTunnel, TunnelEffect
+from ...lease.tunnels import PointTunnel, TunnelEffect
 
 
 class TunnelNeighbours:

@@ -15,8 +15,8 @@ import socket
 import struct
 from collections.abc import Callable, Iterable
 
-from ..lease.virtual_ips import arp
-from ..lease.voting.protocol import NEVER
+from ...lease.virtual_ips import arp
+from ...lease.voting.protocol import NEVER
 from .packet_receiver import PacketReceiver
 
 # linux/sockios.h, linux/if_arp.h, linux/pkt_sched.h

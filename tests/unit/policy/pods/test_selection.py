@@ -18,7 +18,7 @@ from cni.plan import (
     Requirement,
     Selector,
 )
-from gateway_agent.policy.selection import Selection
+from gateway_agent.policy.pods.selection import Selection
 
 KEYS, VALUES, NAMESPACES = ("a", "b", NAMESPACE_LABEL), ("x", "y", "prod"), ("prod", "test")
 OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")

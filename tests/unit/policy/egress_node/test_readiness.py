@@ -7,7 +7,7 @@ import pytest
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 from gateway_agent.manifests.model import VIRTUAL_IP
-from gateway_agent.policy.readiness import (
+from gateway_agent.policy.egress_node.readiness import (
     UNROUTED,
     InterfaceFacts,
     source_check,

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from cni.attachments import Attachment
 
-from .. import printable
-from ..manifests.model import Problem
+from ... import printable
+from ...manifests.model import Problem
 
 HINT = (
     "give it a Pod document in the store, or its network args.cni.labels in the CNI configuration; "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
-from ..manifests import prefixes
-from ..manifests.model import BASIC, Routing
+from ...manifests import prefixes
+from ...manifests.model import BASIC, Routing
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from cni.kernel.errors import KernelError
 
-from ..lease.ipc import KernelFailures
-from ..lease.virtual_ips import serving
-from .arp_socket import Announcer
+from ...lease.ipc import KernelFailures
+from ...lease.virtual_ips import serving
+from ..sockets.arp_socket import Announcer
 from .vip_addresses import Addresses
 from .vip_fence import Fence
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.policy import path_faults
-from gateway_agent.policy.exit_paths import Lookup
-from gateway_agent.policy.path_faults import Dropped, TunnelProbe
+from gateway_agent.policy.egress_node import path_faults
+from gateway_agent.policy.egress_node.exit_paths import Lookup
+from gateway_agent.policy.egress_node.path_faults import Dropped, TunnelProbe
 
 EGRESS = PlanEgressIP(
     "0" * 16, "partner", "172.16.0.50", 1, 0xABCDEF, ("g1",), "g1", 1, False, "eth1", "172.16.0.50"

@@ -1,0 +1,1 @@
+"""Carry out what the lease daemon decides, in the kernel: fence, virtual addresses, tunnel neighbours."""
