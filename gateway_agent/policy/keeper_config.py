@@ -55,7 +55,6 @@ def keeper_config(
     IPs that return to their preferred node. ``carried``: egress IPs that pods of this node use; None: not known.
     ``moves``: handovers that operators requested. ``published``: the voter set that is recorded in the store.
     """
-    egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return KeeperConfig(
         node=plan.node,
         port=settings.port,
@@ -63,7 +62,7 @@ def keeper_config(
         heartbeat_ns=settings.heartbeat_ns,
         duration_ns=settings.duration_ns,
         availability_first=settings.availability_first,
-        peers=tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes),
+        peers=_peers(plan),
         egress=tuple(
             _egress_ip_spec(plan, egress, unready, devices, leaving, keeping, failback, carried)
             for egress in plan.egress_ips
@@ -71,11 +70,19 @@ def keeper_config(
         stopping=stopping,
         moves=tuple(moves),
         accept_key_files=settings.accept_key_files,
-        facts=Facts(
-            plan.port, settings.duration_ns, settings.availability_first, _in_short(settings.cluster_cidrs)
-        ),
+        facts=_facts(plan, settings),
         published=has_majority_in(published, [node.name for node in plan.nodes]),
     )
+
+
+def _peers(plan: Plan) -> tuple[Peer, ...]:
+    egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
+    return tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes)
+
+
+def _facts(plan: Plan, settings: KeeperSettings) -> Facts:
+    cidrs = _in_short(settings.cluster_cidrs)
+    return Facts(plan.port, settings.duration_ns, settings.availability_first, cidrs)
 
 
 def _in_short(cidrs: Collection[str]) -> str:

@@ -9,20 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import combinations, islice, product
 
-from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet, SetKey
+from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet
 
 from ..manifests.model import Inventory, Node, Problem
-from . import egress_ips, id_allocation, underlay
+from . import egress_ips, id_allocation, policy_sets, underlay
 from . import precedence as policy
 from .egress_node import readiness
 from .egress_node.readiness import InterfaceFacts
 from .pods import pod_sources
-from .pods.selection import Selection
 
-PREPARED_SETS = 64
-"""Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""
 MAX_CACHED_SETS = 1024
 """Policy sets whose computed destinations are cached."""
 
@@ -75,7 +71,27 @@ def build(
     problems: list[Problem] = []
     # Numbers of a plan with another mask have no meaning.
     before = previous if previous and previous.mask == settings.mask else None
-    plan = Plan(
+    plan = _with_objects(inventory, settings, isolated, problems)
+    found = egress_ips.of(inventory, plan.nodes, problems)
+    numbered = _with_slots(tuple(found), plan, before, problems)
+    led = (egress_ips.with_master(egress, plan.nodes, masters, previous) for egress in numbered)
+    placed = (
+        egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables)
+        for egress in led
+    )
+    plan = _with_sources(replace(plan, egress_ips=tuple(placed)), inventory, facts, shown)
+    problems += [*_unrouted(plan, facts), *_on_host(plan, inventory)]
+    never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
+    sets = (
+        replace(each, destinations=_destinations(entries(inventory, each), never))
+        for each in policy_sets.numbered(plan, before, pods, problems)
+    )
+    return Planned(replace(plan, policy_sets=tuple(sets)), tuple(problems))
+
+
+def _with_objects(inventory: Inventory, settings: Settings, isolated: bool, problems: list[Problem]) -> Plan:
+    """Return a plan with the nodes, policies and namespaces of the inventory."""
+    return Plan(
         settings.node,
         settings.mask,
         settings.port,
@@ -87,31 +103,19 @@ def build(
         isolated=isolated,
         cluster_port=settings.cluster_port,
     )
-    found = tuple(egress_ips.of(inventory, plan.nodes, problems))
-    led = (
-        egress_ips.with_master(egress, plan.nodes, masters, previous)
-        for egress in _with_slots(found, plan, before, problems)
-    )
-    placed = (
-        egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables)
-        for egress in led
-    )
-    plan = replace(plan, egress_ips=tuple(placed))
-    plan = replace(
+
+
+def _with_sources(
+    plan: Plan, inventory: Inventory, facts: Mapping[str, InterfaceFacts], shown: Iterable[str]
+) -> Plan:
+    """Return the plan with what the checks of packets' sources need."""
+    return replace(
         plan,
         source_check=readiness.source_check(facts),
         uplinks=pod_sources.uplinks(plan, facts),
         node_links=pod_sources.node_links(facts),
         reserved_sources=pod_sources.reserved(inventory, plan, shown),
     )
-    problems += _unrouted(plan, facts)
-    problems += _on_host(plan, inventory)
-    never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
-    sets = (
-        replace(numbered, destinations=_destinations(entries(inventory, numbered), never))
-        for numbered in _policy_sets(plan, before, pods, problems)
-    )
-    return Planned(replace(plan, policy_sets=tuple(sets)), tuple(problems))
 
 
 def with_sets_in_use(plan: Plan, previous: Plan | None, groups: Collection[int]) -> Plan:
@@ -222,60 +226,3 @@ def _with_slots(
                 "widen mark.mask in the configuration; pods of a gateway without another address are blocked"
             )
             problems.append(Problem(f"gateway {egress.gateway} {egress.address}".rstrip(), "", message, hint))
-
-
-def _policy_sets(
-    plan: Plan, before: Plan | None, pods: Iterable[PodIdentity], problems: list[Problem]
-) -> list[PolicySet]:
-    """Return the policy sets without their destinations, sorted by number.
-
-    If numbers are short, the sets that pods need come first, then each policy alone, then combinations in advance.
-    """
-    # A policy whose gateway has no number is in no set: its pods are blocked rather than let out.
-    led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
-    needed = _needed(plan, pods)
-    holds = plan.layout.numbers
-    if len(needed) > holds:
-        message = f"{len(needed)} policy sets are needed, mark mask {plan.mask:#x} holds {holds}"
-        hint = "widen it, or use fewer policies or addresses; the pods of the others are blocked"
-        problems.append(Problem("configuration", "mark.mask", message, hint))
-    # For pods that start while no agent runs: each policy alone, then combinations of policies.
-    alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in led)
-    prepared = dict.fromkeys([*needed, *alone])
-    others = (key for key in _combinations(plan, led) if key not in prepared)
-    keys = [*prepared, *islice(others, max(0, PREPARED_SETS - len(prepared)))][:holds]
-    old = {s.key: s.number for s in before.policy_sets} if before else {}
-    numbers = id_allocation.assign(keys, old, holds)
-    sets = (PolicySet(numbers[key], key[0], key[1], (), key[2]) for key in keys)
-    return sorted(sets, key=lambda s: s.number)
-
-
-def _needed(plan: Plan, pods: Iterable[PodIdentity]) -> list[SetKey]:
-    """Return the keys of the policy sets that the pods need, sorted, except those of gateways without an egress IP."""
-    selection = Selection(plan)
-    return sorted({key for pod in pods if (key := selection.key_for(pod)) is not None})
-
-
-def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:
-    """Yield the key of every possible policy set, by growing size. Their number is exponential: take a few."""
-    for size in range(1, len(led) + 1):
-        for names in combinations(led, size):
-            yield from _keys(plan, led, names)
-
-
-def _keys(plan: Plan, led: Mapping[str, str], names: tuple[str, ...]) -> Iterator[SetKey]:
-    """Yield the keys of the sets with exactly these policies: one for each choice of egress IPs.
-
-    ``led``: gateway by policy. All policies of one gateway use the same egress IP of it.
-    """
-    gateways = dict.fromkeys(led[name] for name in names)
-    for choice in product(*(_choices(plan, gateway) for gateway in gateways)):
-        by_gateway = dict(zip(gateways, choice, strict=True))
-        ids4, ids6 = (tuple(by_gateway[led[name]][place] for name in names) for place in (0, 1))
-        yield names, ids4, ids6
-
-
-def _choices(plan: Plan, gateway: str) -> list[tuple[str, str]]:
-    """Return the pairs (IPv4 egress id, IPv6 egress id) of a gateway that a pod can use."""
-    ids4, ids6 = plan.ids_of(gateway)
-    return list(zip(ids4, ids6, strict=True)) if ids4 == ids6 else list(product(ids4, ids6))

@@ -174,22 +174,26 @@ def _with(
             middle = len(objects) // 2
             first = _with(kept, whole, kind, objects[:middle], attempt, found, most)
             return _with(first, whole, kind, objects[middle:], attempt, found, most)
-        [bad] = objects
-        source, name = _names(kind, bad)
-        hint = "the other objects are in force; please report this with the object"
-        message = f"{name} cannot be planned: {type(error).__name__}: {error}"
-        each = Found(kind, bad, Problem(source, "", message, hint))
-        for stand_in in _stand_ins(kind, bad, whole):
-            with_it = replace(each, stand_in=stand_in)
-            if _works(_without(together, (with_it,)), attempt):
-                found.append(with_it)
-                break
-        else:
-            found.append(each)
+        found.append(_found(kind, objects[0], together, whole, attempt, error))
         if len(found) > most:
             raise _TooMany from error
         return _without(together, tuple(found[-1:]))
     return together
+
+
+def _found(
+    kind: str, bad: Any, together: Inventory, whole: Inventory, attempt: Attempt, error: Exception
+) -> Found:
+    """Return a bad object with its problem, and with the first replacement of it that can be planned."""
+    source, name = _names(kind, bad)
+    hint = "the other objects are in force; please report this with the object"
+    message = f"{name} cannot be planned: {type(error).__name__}: {error}"
+    alone = Found(kind, bad, Problem(source, "", message, hint))
+    for stand_in in _stand_ins(kind, bad, whole):
+        with_it = replace(alone, stand_in=stand_in)
+        if _works(_without(together, (with_it,)), attempt):
+            return with_it
+    return alone
 
 
 def _works(inventory: Inventory, attempt: Attempt) -> bool:

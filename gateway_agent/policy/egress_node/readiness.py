@@ -91,33 +91,40 @@ def unready(
     known = facts.get(interface)
     if known is None:
         return f"interface {interface} does not exist"
+    if egress.mode == BASIC:
+        wrong = _wrong_basic(egress, interface, known)
+    else:
+        wrong = _wrong_virtual(egress, facts) or _unanswered(egress, interface, known)
+    return (
+        _without_link(interface, known)
+        or wrong
+        or _not_forwarding(egress, interface, known)
+        or ("" if egress.family == 6 or takes_ipv4(facts, underlay == 6 or egress.sync) else UNROUTED)
+        or _refused_answers(egress, interface, known)
+        or _no_next_hop(egress, interface, routing)
+        or path
+        or _silent(interface, silent_hops, silent_upstream)
+    )
+
+
+def _without_link(interface: str, known: InterfaceFacts) -> str:
     if not known.up:
         return f"interface {interface} is down"
-    if not known.carrier:
-        return f"interface {interface} has no carrier"
-    if egress.mode == BASIC:
-        reason = _wrong_basic(egress, interface, known)
-    else:
-        reason = _wrong_virtual(egress, facts) or _unanswered(egress, interface, known)
-    if reason:
-        return reason
+    return "" if known.carrier else f"interface {interface} has no carrier"
+
+
+def _not_forwarding(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
     if egress.family == 6 and not known.forwarding6:
         return "this node does not forward IPv6: sysctl -w net.ipv6.conf.all.forwarding=1"
     if egress.family == 4 and not known.forwarding:
         return f"interface {interface} does not forward: sysctl -w net.ipv4.ip_forward=1"
-    if egress.family == 4 and not takes_ipv4(facts, underlay == 6 or egress.sync):
-        return UNROUTED
-    if (
-        reason := _refused_answers(egress, interface, known)
-        or _no_next_hop(egress, interface, routing)
-        or path
-    ):
-        return reason
-    if silent_hops:
-        return f"next hop {', '.join(silent_hops)} does not answer on {interface}"
-    if silent_upstream:
-        return f"upstream {', '.join(silent_upstream)} does not answer"
     return ""
+
+
+def _silent(interface: str, hops: Sequence[str], upstream: Sequence[str]) -> str:
+    if hops:
+        return f"next hop {', '.join(hops)} does not answer on {interface}"
+    return f"upstream {', '.join(upstream)} does not answer" if upstream else ""
 
 
 STRICT = 1

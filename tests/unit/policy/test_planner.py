@@ -21,7 +21,7 @@ from cni.plan import (
     loads,
 )
 from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy
-from gateway_agent.policy import planner
+from gateway_agent.policy import planner, policy_sets
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.planner import Planned, Settings
 
@@ -274,7 +274,7 @@ def test_sets_are_prepared_by_growing_size_up_to_the_bound() -> None:
     pods = (pod("p03", "p02", "p01"), pod("p00", "gone"), pod())
     plan = build(inventory(*map(policy, names)), pods=pods).plan
     found = list(sets(plan))
-    assert len(found) == planner.PREPARED_SETS
+    assert len(found) == policy_sets.PREPARED_SETS
     assert {(name,) for name in names} <= set(found)
     assert ("p01", "p02", "p03") in found
     assert {len(policies) for policies in found} == {1, 2, 3}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cni.plan import Destination, Plan, PodIdentity, PolicySet, Requirement, Selector, choose
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
-from gateway_agent.policy import planner
+from gateway_agent.policy import planner, policy_sets
 
 NODES = (Node("g1", {"role": "egress"}, ("10.0.0.7",)), Node("w1", {}, ("10.0.0.21",)))
 EGRESS = (Requirement("role", "In", ("egress",)),)
@@ -105,7 +105,7 @@ def test_more_combinations_than_anybody_could_count() -> None:
     planned = build(gateways, policies, pods, mask=0x00FFFF00)
     plan = planned.plan
     assert not planned.problems
-    assert len(plan.policy_sets) == planner.PREPARED_SETS
+    assert len(plan.policy_sets) == policy_sets.PREPARED_SETS
     assert len({set_of(plan, pod).number for pod in pods}) == 5
     assert {s.policies for s in plan.policy_sets} >= {(f"p{n}",) for n in range(10)}
 
