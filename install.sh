@@ -40,6 +40,7 @@ podman:podman
 /bin/busybox:busybox-static
 kubectl:kubernetes-client
 stress-ng:stress-ng
+systemd-analyze:systemd
 '
 
 usage() {

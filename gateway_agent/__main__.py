@@ -32,6 +32,7 @@ from .adapters.probes.neighbour_probe import NeighbourProbe
 from .adapters.probes.path_probe import PathProbe
 from .adapters.servers.agent_socket import RequestServer
 from .adapters.servers.metrics_http import MetricsServer
+from .adapters.service_manager import READY, STOPPING, feed_watchdog, notify, reloading
 from .adapters.worker_threads import WorkerThreads
 from .agent.parts import build
 from .agent.ports import Ports, Probe, ProbeTarget
@@ -130,7 +131,9 @@ async def serve(
         )
         agent = Agent(parts)
         reporting = reporter(parts.observer.snapshot)
-        return await _until_signal(agent, server, source, (metrics.run(), reporting, server.keep()))
+        return await _until_signal(
+            agent, server, source, (metrics.run(), reporting, server.keep(), feed_watchdog())
+        )
 
 
 def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Ports:
@@ -209,9 +212,14 @@ async def _until_signal(
     waiting: asyncio.Task[object] = asyncio.create_task(signalled.wait())
     await server.start()
     logger.info("node %s: serving on %s", agent.node, server.path)
+    notify(READY)
     # A part that ends by itself has failed: the service ends with it, and its supervisor starts it anew.
     await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
     restart = received[:1] == [signal.SIGHUP]
+    if restart:
+        reloading()
+    else:
+        notify(STOPPING)
     if received and not restart:
         logger.info("stopping: handing over")
         await agent.stop()

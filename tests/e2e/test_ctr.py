@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,10 @@ import pytest
 from ..lab import topology
 from ..lab.cri.containerd import IMAGE, Containerd
 from ..lab.lab import SELECTED, Lab
-from ..lab.namespace import Namespace, run
+from ..lab.namespace import CommandFailed, Namespace, run
 from ..lab.node import Node
 from ..lab.pod import Client
+from ..lab.units import Unit, limited
 from .conftest import BACKEND, GATEWAY, settled
 
 OTHER = {"app": "other"}
@@ -41,7 +44,13 @@ def lab(plugin: Path, place: Path) -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def node(lab: Lab) -> Node:
-    return lab.nodes["w1"]
+    """Return the worker. Its agent has the rights of its unit."""
+    worker = lab.nodes["w1"]
+    worker.agent.stop()
+    worker.agent.program = Unit("agent").command()
+    worker.agent.start()
+    lab.wait_settled(GATEWAY)
+    return worker
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +103,21 @@ def test_a_label_selects_a_container(lab: Lab, node: Node, containerd: Container
         assert other.request(SELECTED).address == node.host.ip
         rows = {row["name"]: row["policies"] for row in node.agent.call("pods")["pods"]}
         assert rows[name] and not rows[f"{name}-2"]
+
+
+def test_the_rights_of_the_unit_are_those_that_a_network_namespace_of_ctr_needs(
+    node: Node, containerd: Containerd
+) -> None:
+    with container(containerd, "seen", BACKEND):
+        records = [
+            json.loads(path.read_text()) for path in (node.agent.run_dir / "attachments").glob("*.json")
+        ]
+        [path] = [record["netns"] for record in records if record["name"] == "seen"]
+        assert re.fullmatch(r"/proc/[0-9]+/ns/net", path)
+        rights = Unit("agent").capabilities
+        node.machine.run(*limited(rights), "readlink", path)
+        with pytest.raises(CommandFailed):
+            node.machine.run(*limited(rights - {"CAP_SYS_PTRACE"}), "readlink", path)
 
 
 def test_without_containerds_answer_no_container_starts(

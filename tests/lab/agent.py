@@ -37,6 +37,8 @@ class Agent:
         self.socket = self.run_dir / "agent.sock"
         self.environment: dict[str, str] = {}
         """Variables of the process, and of what it starts, beside those of the lab."""
+        self.program: tuple[str, ...] = (str(PROGRAM),)
+        """The command, without the option that names the configuration."""
         self._process: subprocess.Popen[bytes] | None = None
         self._told = False
         whole = {**configuration, "runDir": str(self.run_dir)}
@@ -66,7 +68,7 @@ class Agent:
         self._told = False
         # env becomes the program, as ip netns exec does: the pid is right.
         variables = [f"{name}={value}" for name, value in self.environment.items()]
-        program = ("env", *variables, str(PROGRAM)) if variables else (str(PROGRAM),)
+        program = ("env", *variables, *self.program) if variables else self.program
         self._process = self.machine.spawn(*program, "--config", str(self.config), log=self.log)
 
     def call(self, name: str, **arguments: Any) -> Any:
