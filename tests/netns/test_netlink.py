@@ -250,7 +250,8 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
     text = empty + "table inet egress_gateway {\n\tchain a {\n\t\tcounter\n\t}\n}\n"
 
     def steps() -> list[tuple[str, ...]]:
-        return [nft.ensure(empty), nft.ensure(text), nft.ensure(text), nft.missing(empty), nft.ensure(empty)]
+        stand = [nft.ensure(empty), nft.ensure(text), nft.ensure(text)]
+        return [*stand, nft.missing(empty), nft.ensure(empty), nft.missing(empty)]
 
     name = "nftables table inet egress_gateway"
     assert machine.inside(steps) == [
@@ -259,7 +260,9 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
         (),
         (f"{name}: not needed",),
         (f"replaced {name}: not needed",),
+        (),
     ]
+    assert machine.run("nft", "list", "tables") == ""
 
 
 def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:

@@ -115,9 +115,9 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
 
 def _replace(text: str, found: Mapping[str, _Found]) -> None:
     """Replace the tables of ``text``. Those that only our programs have changed keep their sets with time-outs."""
-    keeping = text
+    keeping, made = text, _made(text)
     for name, each in found.items():
-        if each.table and each.ours:
+        if each.table and each.ours and name in made:
             sets = ((one.kind, one.name, one.timed) for one in each.table.sets)
             keeping = update.replacement(keeping, name, each.table.chains, sets)
     if keeping != text:
