@@ -78,6 +78,7 @@ def add(call: Call, context: FallbackContext) -> None:
             raise
         print(f"egress-gateway: not tagged, failurePolicy is Ignore: {error}", file=sys.stderr)
         group = 0
+        _let_pass(hosts)
     record = Attachment(
         container_id=call.container_id,
         ifname=call.ifname,
@@ -178,10 +179,23 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
             if not os.path.exists(context.run_dir / contract.PLAN):
                 raise context.not_known("the plan was taken away meanwhile")
             ensure(context.plan)
+    wanted = ids.interface_group(group)
     for host in hosts:
         found = links.tag_of(host)
-        if found != group and (group or _ours(found)):
-            links.tag(host, group)
+        if found != wanted and (group or found == 0 or _ours(found)):
+            links.tag(host, wanted)
+
+
+def _let_pass(hosts: Sequence[str]) -> None:
+    """Let interfaces without a tag pass the guard: the owner has decided that such pods start."""
+    from .kernel.netlink import links
+
+    try:
+        for host in hosts:
+            if links.tag_of(host) == 0:
+                links.tag(host, ids.GROUP_UNSELECTED)
+    except KernelError as error:
+        print(f"egress-gateway: {error}", file=sys.stderr)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from cni.kernel.ids import MarkLayout
 
+from .gateway_rules import pod_guard
 from .lease.messages.keys import MAX_KEYS
 from .manifests import parsing, prefixes, selectors, typed_objects, yaml_documents
 from .manifests.fields import Fields, Report, kind_of
@@ -19,8 +20,14 @@ from .manifests.model import Problem
 DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
 KEYS = (
     "nodeName", "runDir", "store", "clusterCIDRs", "cluster", "lease", "quorum", "tunnel", "mark", "health",
-    "metrics", "log", "engines",
+    "metrics", "log", "engines", "guard", "guardExcept", "stateDir",
 )  # fmt: skip
+GUARD_EXCEPT = (
+    "docker0", "br-*", "podman*", "lxcbr*", "lxdbr*", "incusbr*", "virbr*", "ve-*", "vb-*", "vz-*", "cilium_*",
+)  # fmt: skip
+"""Bridges of Docker, podman, LXC, LXD, Incus and libvirt, interfaces of systemd-nspawn, and Cilium's own pair of veths:
+what is behind them is no pod.
+"""
 MAX_NAMESPACE_CHARS = 63
 """Length of a DNS label (RFC 1035)."""
 MAX_RUN_DIR_BYTES = 90
@@ -85,6 +92,12 @@ class AgentConfig:
     """podman's ``graphroot``, which holds the labels of its containers; None: do not look there."""
     containerd: Path | None = Path("/run/containerd/containerd.sock")
     """Socket of containerd; None: do not ask containerd for labels."""
+    guard: bool = False
+    """Packets of pods that neither the plugin nor the agent knows are dropped if they lead outside of the cluster."""
+    guard_except: tuple[str, ...] = GUARD_EXCEPT
+    """Names of bridges and veths that are not guarded; ``*`` at the end matches all names that begin so."""
+    state_dir: Path = Path("/var/lib/egress-gateway")
+    """Directory of what must outlive a reboot."""
     log_level: str = "info"
     log_format: str = "text"
 
@@ -161,6 +174,9 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         metrics_names=_names(metrics),
         podman=_engine(engines, "podman", AgentConfig.podman),
         containerd=_engine(engines, "containerd", AgentConfig.containerd),
+        guard=_guard(top, store),
+        guard_except=_guard_except(top),
+        state_dir=_path(top, "stateDir", AgentConfig.state_dir),
         log_level=logs.choice("level", ("debug", "info", "warning", "error"), AgentConfig.log_level),
         log_format=logs.choice("format", ("text", "json"), AgentConfig.log_format),
     )
@@ -298,6 +314,33 @@ def _mask(mark: Fields) -> int:
         mark.add("mask", str(error), 'as "0x0ff00000"')
         return AgentConfig.mark_mask
     return mask
+
+
+def _guard(top: Fields, store: FilesStoreConfig | KubernetesStoreConfig) -> bool:
+    """Return True if the guard is on. Its default is on where each pod is known by the cluster's API.
+
+    YAML reads ``On`` and ``Off`` without quotes as booleans.
+    """
+    given = top.raw("guard")
+    if given is None:
+        return isinstance(store, KubernetesStoreConfig)
+    if given not in (True, False, "On", "Off"):
+        top.add("guard", f"{given!r} is not known", "On or Off")
+    return given in (True, "On")
+
+
+def _guard_except(top: Fields) -> tuple[str, ...]:
+    if top.raw("guardExcept") is None:
+        return AgentConfig.guard_except
+    names = []
+    for path, name in top.texts("guardExcept"):
+        if pod_guard.NAME.fullmatch(name):
+            names.append(name)
+        else:
+            top.report.add(
+                path, f"{name!r} is no name of an interface", "as docker0, or br-* for all that begin so"
+            )
+    return tuple(names)
 
 
 def _names(metrics: Fields) -> tuple[str, ...]:

@@ -13,6 +13,8 @@ DEVICE_PREFIX = "egw-"
 RETURN_DEVICE = "egw-back"
 """Device that carries the answers of all egress IPs back to the workers."""
 RETURN_VNI = 0xE96BAC
+UNJUDGED = 0x20000000
+"""The bit of a packet's priority by which a bridge's port in group 0 is known where the packet is routed."""
 ENCAPSULATED = 0x40000000
 """The bit of a packet's priority by which the kernel's own encapsulation is known until the packet leaves. Without
 ``CAP_NET_ADMIN`` or ``CAP_NET_RAW`` a socket has priorities 0 to 6 (socket(7), ``SO_PRIORITY``)."""
@@ -54,6 +56,10 @@ GROUP_BLOCKED = GROUP_BASE + 0xFFFF
 """Group of an interface that is selected but has no policy set: nothing of it passes. So it is with every group
 of our range that belongs to no set."""
 
+GROUP_UNSELECTED = 0x45460000
+"""Group of a pod's interface if no policy selects the pod. Group 0, the kernel's default, means that neither the plugin
+nor the agent knows the interface."""
+
 NEXT_HOP = "169.254.233.2"
 """The next hop of every egress IP's table. Its neighbour entry on ``egw-*`` *is* the current master."""
 NEXT_HOP6 = "fe80::e9:2"
@@ -66,6 +72,8 @@ NFT_NODE_INET = "egress_gateway"
 NFT_NODE_BRIDGE = "egress_gateway"
 NFT_GATEWAY = "egress_gateway_snat"
 NFT_FENCE = "egress_gateway_fence"
+NFT_GUARD = "egress_gateway_guard"
+"""Drops what pods that neither plugin nor agent knows send to the outside."""
 NFT_TRACE = "egress_gateway_trace"
 """There only while the agent looks for what drops its probe."""
 FENCE_TICKETS = "tickets"
@@ -96,6 +104,16 @@ IPV6_MIN_MTU = 1280
 def egress_id(gateway: str, address: str) -> str:
     """Return the identity of an egress IP: 16 hex digits of a hash. ``address`` is empty in basic mode."""
     return hashlib.sha256(f"{gateway}\0{address}".encode()).hexdigest()[:16]
+
+
+def interface_group(group: int) -> int:
+    """Return the interface group for a tag; tag 0 means that no policy selects the pod."""
+    return group or GROUP_UNSELECTED
+
+
+def is_own_group(group: int) -> bool:
+    """Return True if the plugin or the agent has set this interface group."""
+    return GROUP_BASE <= group <= GROUP_BLOCKED or group == GROUP_UNSELECTED
 
 
 def is_own_table(table: int) -> bool:

@@ -29,6 +29,7 @@ from .rounds.exit_checks import ExitChecks
 from .rounds.node_kernel import NodeKernel
 from .rounds.path_checks import PathChecks
 from .rounds.planning import Planning
+from .rounds.pod_guard import PodGuard
 from .rounds.pod_rounds import PodRounds
 from .rounds.reconciler import Reconciler
 from .rounds.round_steps import RoundSteps
@@ -93,16 +94,17 @@ def build(
     paths = PathChecks(state, exits, ports.path_probe, ports.threads)
     daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits, paths)
     node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel)
+    guard = PodGuard(config, kernel, node_kernel, planning, adoption, tagging, ports.threads)
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
-        config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, known.plan_file,
-        daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, request,
+        config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, guard,
+        known.plan_file, daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, request,
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
-        known.containers, (paths.problems, *notices),
+        known.containers, (paths.problems, lambda: guard.problems, *notices),
     )  # fmt: skip
     observer = Observer(state, planning, pods, known.containers, leases, problems, unready)
     control = Control(config.node_name, state, leases, observer.snapshot, exits)

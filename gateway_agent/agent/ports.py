@@ -64,6 +64,15 @@ class Kernel(Protocol):
     async def tagged(self) -> dict[str, int]:
         """Return the group of each interface whose group is in our range."""
 
+    async def guard(self, text: str) -> tuple[str, ...]:
+        """Bring the tables of the guard to these rules. Return each change in words."""
+
+    async def guarded(self) -> bool:
+        """Return True if a table of the guard is there."""
+
+    async def unjudged(self) -> tuple[str, ...]:
+        """Return the names of the veths in group 0 whose peer is in another network namespace."""
+
     async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
         """Delete the connections, TCP aside, of each source to each remote address for which its function holds."""
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     handover.add_argument("--ip", default="", help="one of its addresses, if it has several")
     handover.add_argument("--to", required=True, metavar="NODE")
     add("doctor", _doctor, "list our objects in this node's kernel, and check the node's prerequisites")
+    add(
+        "guard",
+        _guard,
+        "set the guard of pods that neither plugin nor agent knows, before the first pod starts",
+    )
     add("clean", _clean, "remove all our objects from this node, after agent and plugin")
     validate = add("validate", _validate, "check manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
@@ -164,14 +169,27 @@ def _handover(options: argparse.Namespace) -> int:
     return _show(options, "handover", answer)
 
 
-def _clean(options: argparse.Namespace) -> int:
-    from cni.kernel.errors import KernelError
+def _guard(options: argparse.Namespace) -> int:
+    from .guard import guard
 
+    return _change(options, guard(_config(options)))
+
+
+def _clean(options: argparse.Namespace) -> int:
     from .clean import clean
+
+    config = _config(options) if options.config or DEFAULT_PATH.exists() else None
+    of = config or AgentConfig
+    return _change(options, clean(of.run_dir, of.state_dir))
+
+
+def _change(options: argparse.Namespace, changes: Iterator[str]) -> int:
+    """Make changes, and print each one as it is made."""
+    from cni.kernel.errors import KernelError
 
     done = []
     try:
-        for words in clean(_run_dir(options)):
+        for words in changes:
             done.append(words)
             if options.output != "json":
                 print(printable(words), flush=True)

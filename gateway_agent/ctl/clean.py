@@ -22,6 +22,7 @@ from cni.kernel.state import KernelState
 
 from ..adapters.kernel.borrowed_settings import BorrowedSettings
 from ..adapters.netns_lock import NamespaceLock
+from ..guard_file import GuardFile
 from ..lease.ipc import LOCK as KEEPER_LOCK
 from ..lease_daemon.kernel.vip_addresses import Addresses
 from .client import NoAnswer
@@ -39,7 +40,7 @@ LOCK_TIMEOUT_S = 1.0
 """Seconds to wait for a running plugin."""
 
 
-def clean(run_dir: Path) -> Iterator[str]:
+def clean(run_dir: Path, state_dir: Path) -> Iterator[str]:
     """Remove everything, and yield a description of each removed object. May be repeated after an interruption.
 
     The plan is removed first: a plugin that is still chained would use it to create everything again. Then the virtual
@@ -53,6 +54,9 @@ def clean(run_dir: Path) -> Iterator[str]:
             yield "put settings of other interfaces back"
         for name in FILES:
             yield from _remove(run_dir, name)
+        guard = GuardFile(state_dir)
+        if guard.remove():
+            yield f"removed {guard.path}"
 
 
 def _remove(run_dir: Path, pattern: str) -> Iterator[str]:

@@ -34,6 +34,8 @@ TABLES = (
     ("inet", ids.NFT_GATEWAY),
     ("netdev", ids.NFT_FENCE),
     ("inet", ids.NFT_TRACE),
+    ("bridge", ids.NFT_GUARD),
+    ("inet", ids.NFT_GUARD),
 )
 KERNEL = (5, 18)
 """First Linux version in which addresses have a protocol. Netdev tables have an egress hook since 5.16."""

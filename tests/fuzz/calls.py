@@ -104,7 +104,12 @@ def check_agent(requests: list[bytes]) -> None:
         run_dir = Path(directory) / "a" / "run"
         run_dir.mkdir(parents=True)
         settings = AgentConfig(
-            "w1", FilesStoreConfig(run_dir / "none"), run_dir=run_dir, podman=None, containerd=None
+            "w1",
+            FilesStoreConfig(run_dir / "none"),
+            run_dir=run_dir,
+            state_dir=run_dir,
+            podman=None,
+            containerd=None,
         )
 
         async def scenario() -> list[bytes]:

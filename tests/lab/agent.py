@@ -41,7 +41,7 @@ class Agent:
         """The command, without the option that names the configuration."""
         self._process: subprocess.Popen[bytes] | None = None
         self._told = False
-        whole = {**configuration, "runDir": str(self.run_dir)}
+        whole = {**configuration, "runDir": str(self.run_dir), "stateDir": str(directory / "state")}
         self.config.write_text(yaml.safe_dump(whole, sort_keys=False))
 
     @property

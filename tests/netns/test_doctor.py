@@ -22,6 +22,7 @@ from gateway_agent.ctl.clean import RUNNING, clean
 from gateway_agent.ctl.client import NoAnswer
 from gateway_agent.ctl.doctor import Finding, examine
 from gateway_agent.gateway_rules.fence import fence_nft
+from gateway_agent.gateway_rules.pod_guard import guard_nft
 from gateway_agent.gateway_rules.snat import gateway_nft
 from gateway_agent.kubernetes.cluster_store import LAST_KNOWN
 from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses
@@ -89,7 +90,9 @@ def everything_of_ours(node: Namespace) -> None:
         datapath.ensure(wanted)
         nft.ensure(gateway_nft(wanted))
         nft.ensure(fence_nft([VIRTUAL], ["eth0", "eth1"]))
+        nft.ensure(guard_nft((), ()))
         links.tag("veth1", ids.GROUP_BASE + 1)
+        links.tag("veth1-far", ids.GROUP_UNSELECTED)
         addresses = Addresses()
         addresses.add(VIRTUAL, "eth1")
         addresses.close()
@@ -115,8 +118,11 @@ def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
     rest = sorted(set(found) - {str(item) for item in state})
     assert rest == [
         f"interface veth1 has group {ids.GROUP_BASE + 1:#x}",
+        f"interface veth1-far has group {ids.GROUP_UNSELECTED:#x}",
         "nftables table bridge egress_gateway",
+        "nftables table bridge egress_gateway_guard",
         "nftables table inet egress_gateway",
+        "nftables table inet egress_gateway_guard",
         "nftables table inet egress_gateway_snat",
         "nftables table netdev egress_gateway_fence",
         f"virtual address {VIRTUAL} on eth1",
@@ -144,13 +150,13 @@ def test_cleaning_takes_away_all_that_is_ours_and_nothing_else(node: Namespace, 
     ours_there = "plan.json", "plan.outdated", "attachments/one", "conntrackd-all.conf"
     for name in (*ours_there, "elsewhere/foreign", "foreign.json"):
         (tmp_path / name).touch()
-    done = node.inside(lambda: list(clean(tmp_path)))
+    done = node.inside(lambda: list(clean(tmp_path, tmp_path / "state")))
     assert ours(node) == []
     assert len(done) > 10
     assert {path.name for path in tmp_path.iterdir()} == {*RUNNING, "elsewhere", "foreign.json"}
     assert (tmp_path / "elsewhere" / "foreign").exists()
     assert lines(everything(node)) == lines(before)
-    assert node.inside(lambda: list(clean(tmp_path))) == []
+    assert node.inside(lambda: list(clean(tmp_path, tmp_path / "state"))) == []
 
 
 def lines(listings: tuple[str, ...]) -> list[str]:
@@ -166,7 +172,7 @@ def test_where_something_runs_nothing_is_cleaned(node: Namespace, tmp_path: Path
     with (tmp_path / name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(NoAnswer, match="runs on this node"):
-            node.inside(lambda: list(clean(tmp_path)))
+            node.inside(lambda: list(clean(tmp_path, tmp_path / "state")))
     assert ours(node) == before
 
 

@@ -31,6 +31,9 @@ health: {upstream: [172.16.0.1], interval: 1m, misses: 5}
 metrics: {listen: "[::1]:9000", names: [Node.Example.com]}
 log: {level: debug, format: json}
 engines: {podman: /srv/containers, containerd: ""}
+guard: On
+guardExcept: [docker0, "vm-*"]
+stateDir: /srv/egw
 """
 STORE = "store: {kind: files}\n"
 
@@ -65,8 +68,21 @@ def test_every_key() -> None:
         log_format="json",
         podman=Path("/srv/containers"),
         containerd=None,
+        guard=True,
+        guard_except=("docker0", "vm-*"),
+        state_dir=Path("/srv/egw"),
     )
     assert set(yaml.safe_load(WHOLE)) == set(config.KEYS)
+
+
+@pytest.mark.parametrize(("given", "on"), [("On", True), ("Off", False), ('"On"', True), ('"Off"', False)])
+def test_the_guard_is_switched(given: str, on: bool) -> None:
+    assert parse("agent.yaml", f"{STORE}guard: {given}\n", "host").guard is on
+    assert parse("agent.yaml", f"store: {{kind: kubernetes}}\nguard: {given}\n", "host").guard is on
+
+
+def test_the_guard_is_on_where_the_api_knows_each_pod() -> None:
+    assert parse("agent.yaml", "store: {kind: kubernetes}\n", "host").guard
 
 
 def test_defaults() -> None:
@@ -97,6 +113,9 @@ def test_defaults() -> None:
         ("lease: {heartbeat: 0ms}", "lease.heartbeat", "'0ms' is no duration from 1ms to 60m"),
         ("lease: {duration: 2h}", "lease.duration", "'2h' is no duration from 1ms to 60m"),
         ("lease: {duration: -1s}", "lease.duration", "'-1s' is no duration from 1ms to 60m"),
+        ("guard: on_", "guard", "'on_' is not known"),
+        ("guardExcept: ['a*b']", "guardExcept[0]", "'a*b' is no name of an interface"),
+        ("stateDir: state", "stateDir", "'state' is no absolute path"),
         ("quorum: strict", "quorum", "'strict' is not known"),
         ("tunnel: {mtu: 100}", "tunnel.mtu", "100 is neither auto nor a number of bytes from 576 to 65485"),
         ("mark: {mask: '0x0f0f'}", "mark.mask", "mark mask 0xf0f: need 4 or more adjacent bits of 32"),

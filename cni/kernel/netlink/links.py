@@ -71,9 +71,15 @@ def listed(kind: str = "") -> Iterator[tuple[int, int, dict[int, bytes]]]:
 
 
 def tagged() -> dict[str, int]:
-    """Return the group of every interface whose group is in our range, by name."""
+    """Return the group of every interface whose group is one of ours, by name."""
     groups = {name_of(found): _group(found) for _, _, found in listed()}
-    return {name: group for name, group in groups.items() if ids.GROUP_BASE <= group <= ids.GROUP_BLOCKED}
+    return {name: group for name, group in groups.items() if ids.is_own_group(group)}
+
+
+def unjudged() -> tuple[str, ...]:
+    """Return the veths in group 0 whose peer is in another network namespace, sorted by name."""
+    found = (link for _, _, link in listed("veth") if _is_veth(link) and IFLA_LINK_NETNSID in link)
+    return tuple(sorted(name_of(link) for link in found if not _group(link)))
 
 
 def vxlans() -> Iterator[tuple[int, Vxlan]]:

@@ -53,7 +53,7 @@ ROUTE_KINDS = {
 """Kinds of events by the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
 BUFFER_BYTES = 1 << 20
 """Room for messages that wait to be read: some thousands."""
-OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
+OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE, ids.NFT_GUARD)
 LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
 """Sets of the fence that the lease daemon writes with each heartbeat: no news."""
 

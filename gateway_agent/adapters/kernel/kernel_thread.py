@@ -97,6 +97,18 @@ class Kernel:
         """Return the groups by name of the interfaces whose group is in our range."""
         return await self._run(links.tagged)
 
+    async def guard(self, text: str) -> tuple[str, ...]:
+        """Bring the tables of the guard to these rules and return the changes in words."""
+        return await self._run(nft.ensure, text)
+
+    async def guarded(self) -> bool:
+        """Return True if a table of the guard is there."""
+        return await self._run(_guarded)
+
+    async def unjudged(self) -> tuple[str, ...]:
+        """Return the names of the veths in group 0 whose peer is in another network namespace."""
+        return await self._run(links.unjudged)
+
     async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
         """Delete the non-TCP connections that a source opened to remote addresses for which its function is True."""
         await self._run(conntrack_cli.delete_connections, stale)
@@ -147,6 +159,10 @@ def _gateway_texts(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
 
 def _has_egress_hook() -> bool:
     return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2]) >= EGRESS_HOOK
+
+
+def _guarded() -> bool:
+    return any(line.endswith(f" {ids.NFT_GUARD}") for line in nft.run("list", "tables").splitlines())
 
 
 def _reconcile(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:

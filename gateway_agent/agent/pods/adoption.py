@@ -24,6 +24,8 @@ class Adoption:
 
     def __init__(self, pods: Pods, kernel: Kernel) -> None:
         self.problems: tuple[Problem, ...] = ()
+        self.waiting = True
+        """Pods may be found yet that ran before the plugin."""
         self._pods = pods
         self._kernel = kernel
         self._since: dict[RunningPod, float] = {}
@@ -57,4 +59,5 @@ class Adoption:
             for pod, since in self._since.items()
             if now - since >= REPORT_AFTER_S
         )
-        return RETRY_S if len(self.problems) < len(left) else None
+        self.waiting = len(self.problems) < len(left)
+        return RETRY_S if self.waiting else None

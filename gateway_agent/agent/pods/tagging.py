@@ -80,6 +80,26 @@ class Tagging:
                     failed[pod.record.key] = error
         return failed
 
+    async def let_pass(self, key: Key) -> None:
+        """Let a pod without a tag pass the guard: nothing that is known selects the pod, or the owner lets it start.
+
+        Raises KernelError.
+        """
+        async with self._working:
+            pod = self._pods.get(key)
+            for interface in pod.record.host_interfaces if pod else ():
+                if await self._kernel.tag_of(interface) == 0:
+                    await self._kernel.tag(interface, ids.GROUP_UNSELECTED)
+            if pod:
+                pod.tag = None
+
+    async def let_unknown_pass(self) -> None:
+        """Let interfaces pass the guard that no known pod has: they were there before it. Raises KernelError."""
+        async with self._working:
+            for interface in await self._kernel.unjudged():
+                log.warning("%s was there before the guard: its packets pass", interface)
+                await self._kernel.tag(interface, ids.GROUP_UNSELECTED)
+
     async def _retag(
         self, pod: Pod, plan: Plan, inventory: Inventory, tags: Mapping[str, int] | None
     ) -> None:
@@ -93,7 +113,8 @@ class Tagging:
         if inventory.knows_pods:
             # A pod that the store forgets before its interface is gone keeps the labels that it had.
             self._pods.change(pod, labels=known.labels)
-        if selection.policies_for(known) is None:
+        selecting = selection.policies_for(known)
+        if selecting is None:
             group = kept_group(pod.record.group, self._plan, plan)
             if not inventory.knows_pods:
                 policies = uncertain(plan.policies, inventory, known)
@@ -101,12 +122,15 @@ class Tagging:
                     pod.record, policies, self._pods.unknown.get(key, "")
                 )
         if not pod.record.host_interface:
-            pod.tag = 0
+            pod.tag = ids.GROUP_UNSELECTED
             if group:
                 self._untagged[key] = without_interface(pod.record)
             return
         interfaces = pod.record.host_interfaces
-        left = await self._set_group(pod, group, tags)
+        if selecting is None and not group and tags is not None:
+            # A policy may select it. If it may pass the guard, somebody has decided that before.
+            return
+        left = await self._set_group(pod, ids.interface_group(group), tags)
         # Meanwhile a call may have removed the pod or registered it anew.
         if self._pods.get(key) is not pod or pod.record.host_interfaces != interfaces:
             return
@@ -114,7 +138,7 @@ class Tagging:
             self._pods.remove(key)
             return
         self._pods.change(pod, group=group, host_interface=left[0], other_interfaces=left[1:])
-        pod.tag = group
+        pod.tag = ids.interface_group(group)
         before, pod.entries = pod.entries, destinations.of(group)
         if not self._pods.is_starting(key):
             self._stale.moved(pod.record.addresses, before, pod.entries)
@@ -137,12 +161,8 @@ class Tagging:
                 else:
                     failed = error
                 continue
-            log.info(
-                "%s: %s has tag %d",
-                unlabelled_pods.named(pod.record),
-                interface,
-                group and group - ids.GROUP_BASE,
-            )
+            tag = 0 if group == ids.GROUP_UNSELECTED else group - ids.GROUP_BASE
+            log.info("%s: %s has tag %d", unlabelled_pods.named(pod.record), interface, tag)
         if failed is not None:
             pod.tag = None
             raise failed

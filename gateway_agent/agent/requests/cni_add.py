@@ -14,6 +14,7 @@ import time
 from cni import contract
 from cni.attachments import Attachment
 from cni.cni_request import Call, CallError
+from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 
@@ -76,6 +77,13 @@ class CniAdd:
                 if call.failure_policy != "Ignore":
                     raise
                 log.warning("%s/%s starts without its tag: %s", call.namespace, call.name, error)
+                await self._let_pass(key)
+
+    async def _let_pass(self, key: Key) -> None:
+        try:
+            await self._tagging.let_pass(key)
+        except KernelError as error:
+            log.error("%s", error)
 
     async def _attach_in_time(self, key: Key, call: Call) -> None:
         """Attach the pod. Raises CallError if that takes longer than an ADD may, whatever it waits for."""
@@ -118,6 +126,8 @@ class CniAdd:
             await self._pod_rounds.tag(key)
             # Meanwhile an edit or a round may have come: then the tag is not the answer yet.
             if self._is_attached(key, caught_up):
+                if self._state.applied is None:
+                    await self._tagging.let_pass(key)
                 return
             if self._state.applied is plan and self._state.inventory is inventory:
                 # Neither has: another try at once would end in the same.
@@ -205,7 +215,7 @@ class CniAdd:
         plan = self._plan_for(pod)
         if plan is None:
             return True
-        if self._pod(key).tag != self._tagging.selection(plan).group_for(pod):
+        if self._pod(key).tag != ids.interface_group(self._tagging.selection(plan).group_for(pod)):
             return False
         return not (self._needs_round(pod) if caught_up else self._reconciler.outdated_for(pod))
 

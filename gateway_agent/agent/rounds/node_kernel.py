@@ -21,10 +21,13 @@ class NodeKernel:
         self._kernel = kernel
         self._state = state
         self._fenced: tuple[str, ...] = ()
+        self._guard: str | None = None
+        """The guard's rules that are in force; None: not known."""
 
     def doubt(self) -> None:
         """Take in that something of ours in the kernel has changed: the next round compares everything."""
         self._state.kernel_in_doubt = True
+        self._guard = None
 
     def assume(self, plan: Plan, devices: tuple[str, ...]) -> None:
         """Take the kernel for what an earlier process has made of it by this plan."""
@@ -48,6 +51,19 @@ class NodeKernel:
     async def drop_unused_sets(self, plan: Plan, devices: tuple[str, ...]) -> None:
         """Bring the kernel to the plan alone: every tag is of one of its policy sets now. Raises KernelError."""
         await self._reconcile(plan, devices)
+
+    async def guard(self, text: str) -> None:
+        """Bring the guard of unknown pods to these rules, if it is not as they make it. Raises KernelError."""
+        if text == self._guard:
+            return
+        # Before the call: an event that comes meanwhile is of a later change.
+        self._guard = text
+        try:
+            for change in await self._kernel.guard(text):
+                log.info("kernel: %s", change)
+        except KernelError:
+            self._guard = None
+            raise
 
     async def _reconcile(self, plan: Plan, devices: tuple[str, ...]) -> None:
         # Before the call: an event that comes meanwhile is of a later change.

@@ -28,6 +28,7 @@ from .daemon_config import DaemonConfig
 from .exit_checks import ExitChecks
 from .node_kernel import NodeKernel
 from .planning import Planning
+from .pod_guard import PodGuard
 from .reconciler import Round, Step
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class RoundSteps:
     pods: Pods
     tagging: Tagging
     adoption: Adoption
+    guard: PodGuard
     plan_file: PlanFile
     daemon_config: DaemonConfig
     leases: LeaseClient
@@ -70,6 +72,7 @@ class RoundSteps:
             ("bring the kernel to the plan", self._bring_kernel),
             ("delete connections that have another source now", self._collect_connections),
             ("tag the interfaces of pods", self._retag),
+            ("guard what has no tag", self._guard),
             ("drop the policy sets that no tag needs", self._drop_unused_sets),
             ("follow up with probes and conntrackd", self._follow_up),
             ("look if packets would get out", self._check_exits),
@@ -136,6 +139,10 @@ class RoundSteps:
         newest: Inventory = self.state.inventory or work.inventory
         await self.tagging.retag_all(_plan(work), self.planning.usable(newest))
         self.daemon_config.send_if_pods_moved()
+
+    async def _guard(self, work: Round) -> None:
+        """Come after the tags: the guard must cut off no pod that is known."""
+        await self.guard.follow(_plan(work), work.inventory)
 
     async def _drop_unused_sets(self, work: Round) -> None:
         plan = _plan(work)

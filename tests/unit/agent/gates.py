@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
+from cni.kernel import ids
 from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
@@ -67,6 +68,7 @@ class HeldKernel:
     gates: Gates
     groups: dict[str, int] = field(default_factory=dict)
     plan: Plan | None = None
+    guarding: str = ""
     named: bool = False
     """True if the kernel sees no network namespace of a pod."""
 
@@ -92,6 +94,22 @@ class HeldKernel:
         found = {device: group for device, group in self.groups.items() if group}
         await self.gates.hold("tagged")
         return found
+
+    def tag_on(self, device: str) -> int:
+        """Return the interface's group; 0 if that says that no policy selects the pod."""
+        group = self.groups.get(device, 0)
+        return 0 if group == ids.GROUP_UNSELECTED else group
+
+    async def guard(self, text: str) -> tuple[str, ...]:
+        await self.gates.hold("guard")
+        self.guarding = text
+        return ()
+
+    async def guarded(self) -> bool:
+        return "hook" in self.guarding
+
+    async def unjudged(self) -> tuple[str, ...]:
+        return tuple(sorted(name for name, group in self.groups.items() if not group))
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
         return ()

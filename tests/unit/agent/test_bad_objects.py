@@ -81,7 +81,7 @@ def test_a_bad_object_is_a_problem_with_its_name_and_the_others_count(tmp_path: 
     async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)
         call = asyncio.create_task(world.calls.handle(request()))
-        await world.open_all(lambda: call.done() and world.kernel.groups.get(VETH, 0) > 0)
+        await world.open_all(lambda: call.done() and world.kernel.tag_on(VETH) > 0)
         before = world.kernel.groups[VETH]
         world.store.inventory = inventory
         for _ in range(500):
@@ -116,6 +116,6 @@ def test_a_pod_whose_object_cannot_be_planned_does_not_start(tmp_path: Path) -> 
         call = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(call.done)
         assert call.result().startswith(contract.ERROR)
-        assert not world.kernel.groups.get(VETH)
+        assert not world.kernel.tag_on(VETH)
 
     run_scenario(tmp_path, scenario, BAD["pod"][0])

@@ -94,7 +94,7 @@ def test_a_refused_tag_is_an_error_of_the_add_and_no_group_in_the_record(tmp_pat
         kernel = RefusingKernel(Gates(), refused={"tag"})
         world = World(tmp_path, with_policies(policy("a")), kernel=kernel)
         try:
-            await world.open_all(lambda: world.state.applied is not None)
+            await world.open_all(lambda: world.state.followed is not None)
             error = await answered(world, request(labels=["a"]))
             assert (error["code"], error["msg"]) == (contract.KERNEL_REFUSED, "tag was refused")
             [record] = attachments.load_all(tmp_path)[0]
@@ -103,7 +103,7 @@ def test_a_refused_tag_is_an_error_of_the_add_and_no_group_in_the_record(tmp_pat
             kernel.refused = ()
             # The next round tags what has started without.
             world.parts.reconciler.request()
-            await world.open_all(lambda: bool(kernel.groups.get(VETH)))
+            await world.open_all(lambda: bool(kernel.tag_on(VETH)))
         finally:
             await world.close()
 
@@ -174,7 +174,7 @@ def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path)
             assert group
             world.store.inventory = EMPTY
             await world.open_all(lambda: world.state.followed is EMPTY)
-            assert world.kernel.groups[VETH] == 0
+            assert world.kernel.tag_on(VETH) == 0
             assert [record.group for record in attachments.load_all(tmp_path)[0]] == [0]
         finally:
             await world.close()

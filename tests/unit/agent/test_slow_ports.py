@@ -76,7 +76,7 @@ def test_calls_and_the_lease_daemon_go_on_while_a_round_blocks(tmp_path: Path, s
             async with asyncio.timeout(LIMIT_S):
                 answer = await world.calls.handle(request(labels=["a" if selected else "b"]))
                 assert answer == contract.OK
-                assert bool(kernel.groups.get(VETH)) is selected
+                assert bool(kernel.tag_on(VETH)) is selected
                 daemon.news.put_nowait(daemon_state("g2", 3))
                 await until(lambda: isinstance(world.parts.leases.state, KeeperState))
                 before = len(daemon.sent)

@@ -41,10 +41,10 @@ def asked(
     found: list[tuple[bytes, int]] = []
 
     async def scenario(world: World) -> None:
-        await world.open_all(lambda: world.state.applied is not None)
+        await world.open_all(lambda: world.state.followed is not None)
         answer = asyncio.create_task(world.calls.handle(call))
         await world.open_all(answer.done)
-        found.append((answer.result(), world.kernel.groups.get(VETH, 0)))
+        found.append((answer.result(), world.kernel.tag_on(VETH)))
         if then is not None:
             await then(world)
 
@@ -207,7 +207,7 @@ def test_the_labels_of_the_engine_count_and_are_kept(tmp_path: Path, value: str,
                     await world.gates.open(0)
                 await asyncio.sleep(0.001)
         assert call.result() == contract.OK
-        assert bool(world.kernel.groups.get(VETH)) is tagged
+        assert bool(world.kernel.tag_on(VETH)) is tagged
         assert attachments.load(tmp_path, "c1", "eth0") == world.parts.pods.records["c1", "eth0"]
         assert world.parts.pods.records["c1", "eth0"].labels == {"app": "shop"}
 
@@ -252,7 +252,7 @@ def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
         assert world.kernel.groups[VETH] == group
         assert [text for text in problems(world) if "keeps its tag" in text]
         world.store.inventory = EMPTY
-        await world.open_all(lambda: not world.kernel.groups[VETH])
+        await world.open_all(lambda: not world.kernel.tag_on(VETH))
 
     _, group = asked(tmp_path, selecting(Selector((), PROD)), request(labels=None), look)
     assert group

@@ -1,0 +1,43 @@
+"""The rules of the guard as they were last, which a unit loads at boot before any pod starts."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from .atomic_file import replace_file
+
+NAME = "guard.nft"
+"""Name of the file in the state directory, which outlives a reboot."""
+
+
+class GuardFile:
+    """Methods but :meth:`read` raise OSError."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.path = state_dir / NAME
+        self._known: str | None = None
+
+    def read(self) -> str:
+        """Return the rules; empty if there are none that can be read."""
+        with contextlib.suppress(OSError, ValueError):
+            return self.path.read_text(encoding="utf-8")
+        return ""
+
+    def write(self, text: str) -> None:
+        """Replace the rules, if they are others."""
+        if text == self._known and self.path.exists():
+            return
+        if text != self.read():
+            self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            replace_file(self.path, text.encode(), 0o600)
+        self._known = text
+
+    def remove(self) -> bool:
+        """Remove the rules. Return False if there were none."""
+        self._known = None
+        try:
+            self.path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
