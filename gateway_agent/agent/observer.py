@@ -9,6 +9,7 @@ from collections.abc import Callable
 from ..show.metrics import ChangeCount, Observation
 from ..show.snapshot import NodeSnapshot
 from .inputs.lease_client import LeaseClient
+from .pods.adoption import Adoption
 from .pods.containers import Containers
 from .pods.records import Pods
 from .problems import Problems
@@ -30,6 +31,7 @@ class Observer:
         state: NodeState,
         planning: Planning,
         pods: Pods,
+        adoption: Adoption,
         containers: Containers,
         leases: LeaseClient,
         problems: Problems,
@@ -38,6 +40,7 @@ class Observer:
         self._state = state
         self._planning = planning
         self._pods = pods
+        self._adoption = adoption
         self._containers = containers
         self._leases = leases
         self._problems = problems
@@ -58,6 +61,7 @@ class Observer:
             problems=self._problems.collect(),
             settled=self._leases.settled,
             beside={found.pod: found for found in self._containers.beside},
+            started_beside=self._adoption.beside,
         )
 
     def observe(self) -> Observation:

@@ -93,8 +93,8 @@ def build(
     exits = ExitChecks(ports.probe, config.upstream, ports.interfaces, ports.threads)
     paths = PathChecks(state, exits, ports.path_probe, ports.threads)
     daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits, paths)
-    node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel)
-    guard = PodGuard(config, kernel, node_kernel, planning, adoption, tagging, ports.threads)
+    node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel, state)
+    guard = PodGuard(config, state, kernel, node_kernel, planning, adoption, tagging, ports.threads)
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
         config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, guard,
@@ -106,7 +106,7 @@ def build(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
         known.containers, (paths.problems, lambda: guard.problems, *notices),
     )  # fmt: skip
-    observer = Observer(state, planning, pods, known.containers, leases, problems, unready)
+    observer = Observer(state, planning, pods, adoption, known.containers, leases, problems, unready)
     control = Control(config.node_name, state, leases, observer.snapshot, exits)
     requests = _requests(config, kernel, known, reconciler, pod_rounds, control)
     return Parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -31,6 +32,10 @@ class NodeState:
     """The objects of the last round that did all its steps. Writer: ``reconciler``."""
     trouble: str = ""
     """The reason why the last round failed; empty if it did not. Writer: ``reconciler``."""
+
+    guard_since: float = math.inf
+    """Time since when the guard of unknown pods stands without a gap, by the event loop's clock, seconds; infinite:
+    it does not stand. Writer: ``pod_guard``."""
 
     def egress_name(self, identity: str) -> str:
         """Return gateway and address of an egress IP for the log; its id if the plan does not have it."""

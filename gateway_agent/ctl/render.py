@@ -90,6 +90,7 @@ def status(answer: Any, page: Page) -> None:
         page.line("")
         columns = ("EGRESS NODE", "ALIVE", "READY", "HEARD", "REASON")
         page.table(columns, map(_member_row, answer["members"]), ("HEARD",))
+    _started_beside(answer.get("startedBeside") or {}, page)
     if answer["problems"]:
         page.line("")
         page.line("problems:", "bold red")
@@ -104,6 +105,16 @@ def status(answer: Any, page: Page) -> None:
         voters = ", ".join(answer["voters"]) or "none are known"
         page.line(f"voters: {voters} (set {answer['voterSet']})")
         page.table(("MESSAGES", "NUMBER"), answer["counters"].items())
+
+
+def _started_beside(beside: Answer, page: Page) -> None:
+    held, loose = beside.get("held", 0), beside.get("loose", 0)
+    if held or loose:
+        page.line("")
+        text = f"pods that started beside the plugin: {held + loose}, of which packets may have left: {loose}"
+        page.line(text, "bold red" if loose else "")
+        last = beside["latest"][-1]
+        page.line(f"  last: {last['namespace']}/{last['name']} at {last['at']}")
 
 
 def _egress_row(egress: Answer) -> Sequence[object]:

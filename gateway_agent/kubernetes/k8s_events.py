@@ -9,10 +9,12 @@ from typing import Any
 
 from ..lease.ipc import Change
 from ..policy.planner import selected_on_host
+from ..policy.pods.unattached_pods import StartedBeside
 from ..show.snapshot import NodeSnapshot, rfc3339
 from .conditions import Report, readiness
 
 MASTER_CHANGED, CONFLICT, ON_HOST = "MasterChanged", "AddressConflict", "SelectsHostNetwork"
+BESIDE = "PodBesidePlugin"
 COMPONENT = "egress-gateway-agent"
 NAMESPACE = "default"
 """Namespace of Events about cluster-scoped objects, as the API demands."""
@@ -49,10 +51,12 @@ class EventSource:
     _changes: frozenset[Change] | None = None
     _conflicts: set[tuple[str, str, float]] = field(default_factory=set)
     _on_host: set[tuple[str, str, str]] = field(default_factory=set)
+    _beside: frozenset[StartedBeside] = frozenset()
 
     def new_events(self, view: NodeSnapshot, now: float) -> list[EventRecord]:
         """Return the new events that this node has to report. ``now``: Unix time, seconds."""
         found = [*self._masters(view), *self._claims(view), *self._pods_on_host(view, now)]
+        found += self._pods_beside(view)
         return sorted(found, key=lambda record: record.at)
 
     def _masters(self, view: NodeSnapshot) -> Iterator[EventRecord]:
@@ -88,6 +92,13 @@ class EventSource:
             )
             yield EventRecord("EgressGatewayPolicy", policy, ON_HOST, message, now, warning=True)
         self._on_host = found
+
+    def _pods_beside(self, view: NodeSnapshot) -> Iterator[EventRecord]:
+        """Yield an event of the node once for each pod that started beside the plugin."""
+        known, self._beside = self._beside, frozenset(view.started_beside.latest)
+        for one in view.started_beside.latest:
+            if one not in known:
+                yield EventRecord("Node", view.plan.node, BESIDE, one.words, one.at, warning=not one.held)
 
     def _claims(self, view: NodeSnapshot) -> Iterator[EventRecord]:
         conflicts = view.keeper.conflicts if view.keeper else ()

@@ -120,6 +120,11 @@ def _agent(seen: Observation) -> Iterator[Family]:
     yield one("drained", "1 if an operator has drained this node.", seen.drained)
     if seen.view is not None:
         yield one("problems", "Problems that status lists.", len(seen.view.problems))
+        beside = seen.view.started_beside
+        text = "Pods that started beside the plugin, by what happened to their packets until they were found."
+        counted = (("held", beside.held), ("loose", beside.loose))
+        samples = [Sample({"node": seen.node, "packets": packets}, number) for packets, number in counted]
+        yield Family(f"{PREFIX}pods_beside_plugin_total", "counter", text, tuple(samples))
 
 
 def _keeper(view: NodeSnapshot) -> Iterator[Family]:

@@ -14,6 +14,7 @@ from ..lease.ipc import EgressState, KeeperState
 from ..manifests.model import Inventory, Problem
 from ..policy.egress_ips import followed
 from ..policy.egress_node.exit_paths import Found
+from ..policy.pods.unattached_pods import BesideLog
 
 GATEWAY, DIRECT, DROPPED, UNATTACHED = "gateway", "direct", "dropped", "unattached"
 """Verdicts on a packet. ``unattached``: this node knows no interface of the pod, so it cannot steer the pod."""
@@ -36,6 +37,9 @@ class NodeSnapshot:
 
     beside: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
     """Containers of this node that a policy selects but nothing steers, by (namespace, name)."""
+
+    started_beside: BesideLog = field(default_factory=BesideLog)
+    """Pods that started beside the plugin since the agent has started."""
 
     exits: Mapping[str, Found] = field(default_factory=dict)
     """Answers of the kernel about the destination of :func:`gateway_agent.show.explain.explain`, by egress id."""

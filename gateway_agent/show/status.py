@@ -47,7 +47,21 @@ def status(view: NodeSnapshot) -> dict[str, Any]:
         "voters": list(keeper.voters) if keeper else [],
         "voterSet": keeper.voter_set if keeper else 0,
         "counters": dict(sorted(keeper.counters.items())) if keeper else {},
+        "startedBeside": _started_beside(view),
         "problems": [problem(found) for found in view.problems],
+    }
+
+
+def _started_beside(view: NodeSnapshot) -> dict[str, Any]:
+    """Return the numbers of pods that started beside the plugin since the agent has started, and the last of them."""
+    found = view.started_beside
+    return {
+        "held": found.held,
+        "loose": found.loose,
+        "latest": [
+            {"namespace": one.namespace, "name": one.name, "at": rfc3339(one.at), "held": one.held}
+            for one in found.latest
+        ],
     }
 
 

@@ -6,7 +6,6 @@ The witness is a capture at the outside service.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cni.kernel import ids
+from cni.kernel.netlink import links
 
 from ..lab import documents, topology
 from ..lab.capture import Capture
@@ -85,14 +85,19 @@ def judged(lab: Lab, pod: Pod) -> None:
     until(lambda: group(node, pod.host_interface) != 0, "the agent has judged it")
 
 
-def group(node: Node, interface: str) -> int:
-    return node.machine.inside(
-        lambda: (
-            int(Path(f"/sys/class/net/{interface}/netdev_group").read_text())
-            if os.path.exists(f"/sys/class/net/{interface}")
-            else 0
-        )
-    )
+def group(node: Node, interface: str) -> int | None:
+    return node.machine.inside(lambda: links.tag_of(interface))
+
+
+def noted(node: Node, pod: Pod) -> bool | None:
+    """Return how status has noted the pod: True if its packets were held; None if it was not."""
+    latest = node.agent.status()["startedBeside"]["latest"]
+    return next((one["held"] for one in latest if one["name"] == pod.name), None)
+
+
+def told(lab: Lab) -> str:
+    assert lab.cluster is not None
+    return "\n".join(event["message"] for event in lab.cluster.events("PodBesidePlugin"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,6 +110,8 @@ def test_a_selected_pod_sends_nothing_by_another_address(
     judged(lab, pod)
     assert pod.request(SELECTED).address == VIRTUAL
     assert capture.sources(SELECTED) == {VIRTUAL}
+    assert noted(node, pod) is not None
+    until(lambda: f"prod/{pod.name} started beside" in told(lab), "the Event of the node")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,6 +139,16 @@ def test_the_guard_stays_without_an_agent(node: Node, capture: Capture) -> None:
         assert capture.sources(SELECTED) == set()
         node.agent.start()
         until(node.agent.answers, "the agent is back")
+
+
+def test_an_agent_that_finds_the_guard_knows_that_packets_were_held(lab: Lab, node: Node) -> None:
+    node.agent.kill()
+    pod = beside(node, "held", "ptp", BACKEND)
+    speak(pod)
+    node.agent.start()
+    until(node.agent.answers, "the agent is back")
+    judged(lab, pod)
+    assert noted(node, pod) is True
 
 
 def test_a_guard_that_another_program_removes_comes_back(node: Node) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 
 from cni.kernel.errors import KernelError
 
 from ...manifests.model import Inventory, Problem, RunningPod
 from ...policy.pods import unattached_pods
+from ...policy.pods.unattached_pods import BesideLog, StartedBeside
 from ..ports import Kernel
+from ..state import NodeState
 from .records import Pods
 
 log = logging.getLogger(__name__)
@@ -22,12 +25,14 @@ REPORT_AFTER_S = 5.0
 class Adoption:
     """``problems``: pods that could not be found."""
 
-    def __init__(self, pods: Pods, kernel: Kernel) -> None:
+    def __init__(self, pods: Pods, kernel: Kernel, state: NodeState) -> None:
+        self.beside = BesideLog()
         self.problems: tuple[Problem, ...] = ()
         self.waiting = True
         """Pods may be found yet that ran before the plugin."""
         self._pods = pods
         self._kernel = kernel
+        self._state = state
         self._since: dict[RunningPod, float] = {}
 
     async def follow(self, inventory: Inventory) -> float | None:
@@ -45,13 +50,11 @@ class Adoption:
             found = await self._kernel.leading([pod.addresses[0] for pod in wanted]) if wanted else {}
         except KernelError as error:
             log.error("%s", error)
+        now = asyncio.get_running_loop().time()
         for pod in wanted:
             if host_interface := found.get(pod.addresses[0]):
                 self._pods.add(unattached_pods.adopted(pod, host_interface))
-                log.info(
-                    "%s/%s ran before the plugin: found behind %s", pod.namespace, pod.name, host_interface
-                )
-        now = asyncio.get_running_loop().time()
+                self._note(pod, host_interface, self._since.get(pod, now))
         left = [pod for pod in wanted if pod.addresses[0] not in found]
         self._since = {pod: self._since.get(pod, now) for pod in left}
         self.problems = tuple(
@@ -61,3 +64,9 @@ class Adoption:
         )
         self.waiting = len(self.problems) < len(left)
         return RETRY_S if self.waiting else None
+
+    def _note(self, pod: RunningPod, host_interface: str, first_seen: float) -> None:
+        held = unattached_pods.held(first_seen, self._state.guard_since)
+        one = StartedBeside(pod.namespace, pod.name, pod.uid, time.time(), held)
+        self.beside = self.beside.plus(one)
+        log.info("found behind %s: %s", host_interface, one.words)

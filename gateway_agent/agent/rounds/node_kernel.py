@@ -52,18 +52,23 @@ class NodeKernel:
         """Bring the kernel to the plan alone: every tag is of one of its policy sets now. Raises KernelError."""
         await self._reconcile(plan, devices)
 
-    async def guard(self, text: str) -> None:
-        """Bring the guard of unknown pods to these rules, if it is not as they make it. Raises KernelError."""
+    async def guard(self, text: str) -> tuple[str, ...]:
+        """Bring the guard of unknown pods to these rules, if it is not as they make it. Return each change in words.
+
+        Raises KernelError.
+        """
         if text == self._guard:
-            return
+            return ()
         # Before the call: an event that comes meanwhile is of a later change.
         self._guard = text
         try:
-            for change in await self._kernel.guard(text):
-                log.info("kernel: %s", change)
+            changes = await self._kernel.guard(text)
         except KernelError:
             self._guard = None
             raise
+        for change in changes:
+            log.info("kernel: %s", change)
+        return changes
 
     async def _reconcile(self, plan: Plan, devices: tuple[str, ...]) -> None:
         # Before the call: an event that comes meanwhile is of a later change.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+from collections.abc import Collection
+
 from cni.kernel.errors import KernelError
+from cni.kernel.nftables import nft
 from cni.plan import Plan
 
 from ...config import AgentConfig
@@ -12,12 +17,16 @@ from ...manifests.model import Inventory, Problem
 from ..pods.adoption import Adoption
 from ..pods.tagging import Tagging
 from ..ports import Kernel, Threads
+from ..state import NodeState
 from .node_kernel import NodeKernel
 from .planning import Planning
 
+GAPS = ("missing", nft.FOREIGN)
+"""Ends of the changes that say that the guard was not as it should be."""
+
 
 class PodGuard:
-    """``problems``: reasons why the guard is not as it should be.
+    """The only writer of ``NodeState.guard_since``. ``problems``: reasons why the guard is not as it should be.
 
     Pods that ran before the guard are taken in first, so that it cuts off none of them.
     """
@@ -25,6 +34,7 @@ class PodGuard:
     def __init__(
         self,
         config: AgentConfig,
+        state: NodeState,
         kernel: Kernel,
         node_kernel: NodeKernel,
         planning: Planning,
@@ -34,6 +44,7 @@ class PodGuard:
     ) -> None:
         self.problems: tuple[Problem, ...] = ()
         self._config = config
+        self._state = state
         self._kernel = kernel
         self._node_kernel = node_kernel
         self._planning = planning
@@ -41,7 +52,15 @@ class PodGuard:
         self._tagging = tagging
         self._threads = threads
         self._file = GuardFile(config.state_dir)
-        self._was_set = False
+        self._stood: bool | None = None
+        """The guard was set by this process or by an earlier one; None: not looked for."""
+
+    async def look(self) -> None:
+        """Look once for a guard that a unit or an earlier process has set before the pods. Raises KernelError."""
+        if self._stood is None:
+            self._stood = await self._kernel.guarded()
+            if self._stood:
+                self._state.guard_since = -math.inf
 
     async def follow(self, plan: Plan, inventory: Inventory) -> None:
         """Bring the guard to the configuration and to the cluster's networks; after the tags of known pods are set.
@@ -53,24 +72,32 @@ class PodGuard:
     async def _problems(self, plan: Plan, inventory: Inventory) -> tuple[Problem, ...]:
         try:
             if not self._config.guard:
+                self._state.guard_since = math.inf
                 await self._node_kernel.guard(no_guard())
                 await self._threads.run(self._file.remove)
             elif await self._may_stand(inventory):
                 inside = self._planning.never_sent(inventory)
                 text = guard_nft(inside, (*plan.uplinks, *self._config.guard_except))
-                await self._node_kernel.guard(text)
-                self._was_set = True
+                self._note_gap(await self._node_kernel.guard(text))
+                self._stood = True
                 await self._threads.run(self._file.write, text)
         except KernelError as error:
+            self._state.guard_since = math.inf
             return (Problem("guard", "", f"it is not set: {error.message}", error.hint),)
         except OSError as error:
             hint = "it must be writable, or the guard is missing after a reboot until the agent runs"
             return (Problem("guard", "stateDir", str(error), hint),)
         return ()
 
+    def _note_gap(self, changes: Collection[str]) -> None:
+        """Take in that the guard stands, and since when if a change says that it did not."""
+        gap = any(change.endswith(GAPS) for change in changes)
+        if gap or self._state.guard_since == math.inf:
+            self._state.guard_since = asyncio.get_running_loop().time()
+
     async def _may_stand(self, inventory: Inventory) -> bool:
         """Return True if the guard stands already, or if the pods that ran before it have been taken in."""
-        if self._was_set or self._file.read() or await self._kernel.guarded():
+        if self._stood or self._file.read():
             return True
         if inventory.knows_pods:
             return not self._adoption.waiting

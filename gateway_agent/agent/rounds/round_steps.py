@@ -65,6 +65,7 @@ class RoundSteps:
         return (
             ("make the cluster key", self._make_key),
             ("read the interfaces", self._read_interfaces),
+            ("look for the guard", self._look_for_guard),
             ("find the pods of the node", self._find_pods),
             ("plan", self._plan),
             ("let answers pass the check of sources", self._check_by_mark),
@@ -87,6 +88,10 @@ class RoundSteps:
 
     async def _read_interfaces(self, work: Round) -> None:
         await self.planning.read_interfaces()
+
+    async def _look_for_guard(self, work: Round) -> None:
+        """Come before pods are found: whether it has held them is noted with each."""
+        await self.guard.look()
 
     async def _find_pods(self, work: Round) -> None:
         """Take in what the plugin alone has done, and pods that ran before the plugin was installed."""

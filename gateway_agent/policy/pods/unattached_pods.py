@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from cni.attachments import Attachment
 
@@ -12,6 +13,57 @@ PREFIX = "adopted-"
 """Prefix of the container id in the record of such a pod, whose real id is unknown."""
 INTERFACE = "eth0"
 """Assumed name of the interface in the pod. No decision depends on it."""
+
+
+MARGIN_S = 60.0
+"""Seconds from a pod's start within which its address is expected in the store."""
+MAX_LATEST = 100
+
+
+@dataclass(frozen=True)
+class StartedBeside:
+    """A pod that started beside the plugin."""
+
+    namespace: str
+    name: str
+    uid: str
+    at: float
+    """Time at which its interface was found: Unix time, seconds."""
+    held: bool
+    """The guard has dropped what the pod sent to the outside before that."""
+
+    @property
+    def words(self) -> str:
+        """Return the pod and what may have happened to its packets."""
+        what = f"pod {self.namespace}/{self.name} started beside the plugin: "
+        if self.held:
+            return f"{what}the guard held what it sent to the outside until it was found"
+        return f"{what}the guard was not set all the time, packets may have left by the node's address"
+
+
+@dataclass(frozen=True)
+class BesideLog:
+    """The pods that started beside the plugin since the agent has started."""
+
+    held: int = 0
+    """Number of pods of which no packet can have left."""
+    loose: int = 0
+    """Number of the others."""
+    latest: tuple[StartedBeside, ...] = ()
+    """The last :data:`MAX_LATEST` of them, oldest first."""
+
+    def plus(self, one: StartedBeside) -> BesideLog:
+        """Return the log with one more pod."""
+        added = replace(self, latest=(*self.latest, one)[-MAX_LATEST:])
+        return replace(added, held=self.held + 1) if one.held else replace(added, loose=self.loose + 1)
+
+
+def held(first_seen: float, guard_since: float) -> bool:
+    """Return True if the guard stood already when a pod started that the store named at ``first_seen``.
+
+    ``guard_since``: since when the guard stands without a gap, seconds of the same clock.
+    """
+    return first_seen - MARGIN_S >= guard_since
 
 
 def unknown(inventory: Inventory, records: Iterable[Attachment]) -> tuple[RunningPod, ...]:

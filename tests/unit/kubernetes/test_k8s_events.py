@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import pytest
 
 from gateway_agent.kubernetes.k8s_events import (
     EventRecord,
@@ -16,6 +17,7 @@ from gateway_agent.kubernetes.k8s_events import (
     repeated,
 )
 from gateway_agent.lease.ipc import Change, Conflict, KeeperState
+from gateway_agent.policy.pods.unattached_pods import BesideLog, StartedBeside
 
 from ..show import test_status_virtual as virtual
 from .test_conditions import LATER, NOW, of, only, seen, without_master
@@ -37,6 +39,18 @@ def test_who_takes_over_tells_it_once() -> None:
     kind = "EgressGateway", "partner", "MasterChanged"
     assert record == EventRecord(*kind, text, NOW, key=key, egress=virtual.IDS[address], epoch=9)
     assert chronicle.new_events(now, NOW) == []
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_pod_beside_the_plugin_is_an_event_of_its_node_once(held: bool) -> None:
+    chronicle = EventSource(NOW - 5)
+    one = StartedBeside("prod", "web-0", "uid", NOW, held)
+    view = replace(seen(), started_beside=BesideLog().plus(one))
+    [record] = chronicle.new_events(view, NOW)
+    assert (record.kind, record.name, record.reason) == ("Node", view.plan.node, "PodBesidePlugin")
+    assert record.message.startswith("pod prod/web-0 started beside the plugin")
+    assert ("may have left" in record.message) is record.warning is not held
+    assert chronicle.new_events(view, NOW) == []
 
 
 def test_a_clock_that_was_set_back_hides_no_change() -> None:

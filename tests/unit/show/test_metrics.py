@@ -17,6 +17,7 @@ from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, 
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy, Problem
 from gateway_agent.policy import planner
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
+from gateway_agent.policy.pods.unattached_pods import BesideLog, StartedBeside
 from gateway_agent.show.metrics import PREFIX, ChangeCount, Observation, families
 from gateway_agent.show.snapshot import NodeSnapshot
 
@@ -159,6 +160,15 @@ def test_before_the_store_and_the_keeper_have_spoken() -> None:
     silent = Observation("g1", replace(view(), keeper=None))
     assert value(silent, "isolated") is None
     assert of_egress(silent, "master") == [0, 0, 0]
+
+
+def test_pods_beside_the_plugin_are_counted() -> None:
+    log = BesideLog()
+    for number, held in enumerate((True, False, True)):
+        log = log.plus(StartedBeside("prod", f"web-{number}", "uid", 0.0, held))
+    seen = Observation("g1", replace(view(), started_beside=log))
+    assert value(seen, "pods_beside_plugin_total", packets="held") == 2
+    assert value(seen, "pods_beside_plugin_total", packets="loose") == 1
 
 
 def test_names_and_bounds() -> None:

@@ -9,7 +9,18 @@ import pytest
 
 from gateway_agent.kubernetes.objects import InventoryBuilder
 from gateway_agent.manifests.model import Inventory, RunningPod
-from gateway_agent.policy.pods.unattached_pods import adopted, current, outlived, problem, unknown
+from gateway_agent.policy.pods.unattached_pods import (
+    MARGIN_S,
+    MAX_LATEST,
+    BesideLog,
+    StartedBeside,
+    adopted,
+    current,
+    held,
+    outlived,
+    problem,
+    unknown,
+)
 
 from ...kubernetes.test_objects import of_api
 
@@ -25,6 +36,21 @@ def test_a_pod_without_a_record_is_unknown() -> None:
     assert unknown(inventory, (replace(TOLD, uid=""),)) == ()
     assert unknown(inventory, (replace(RECORD, namespace="other"),)) == (POD,)
     assert unknown(inventory, (replace(TOLD, uid="another"),)) == (POD,)
+
+
+def test_only_a_guard_that_stood_long_before_has_surely_held_a_pod() -> None:
+    assert held(1000.0, float("-inf"))
+    assert held(1000.0, 1000.0 - MARGIN_S)
+    assert not held(1000.0, 1001.0 - MARGIN_S)
+    assert not held(1000.0, float("inf"))
+
+
+def test_pods_beside_the_plugin_are_counted_and_the_last_ones_are_named() -> None:
+    log = BesideLog()
+    for number in range(MAX_LATEST + 1):
+        log = log.plus(StartedBeside("prod", f"web-{number}", "uid", float(number), number % 2 == 0))
+    assert (log.held, log.loose) == (MAX_LATEST // 2 + 1, MAX_LATEST // 2)
+    assert [log.latest[0].name, log.latest[-1].name] == ["web-1", f"web-{MAX_LATEST}"]
 
 
 def test_a_record_says_whose_it_is_and_is_no_runtimes() -> None:
