@@ -13,23 +13,22 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import watchfiles
-
 from ..atomic_file import replace_file
 from ..manifests.model import Problem
 from ..printable import printable
-from . import command_line, conflist_text
+from . import command_line, conflist_text, inotify
 from .conflist_text import NotChainable
 from .plugin_probe import PluginProbe
 
 DONE, FAILED = 0, 1
-DEBOUNCE_MS, POLL_INTERVAL_MS = 100, 1000
-"""Milliseconds from a change to the next check; between two checks if no event comes."""
+SETTLE_S, POLL_INTERVAL_S = 0.1, 1.0
+"""Seconds without a change after which a file that cannot be loaded is no file that is just being written; between two
+checks if no event comes."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,12 +63,23 @@ class Done:
     problems: tuple[Problem, ...] = ()
     chained: bool = True
     """False if a problem keeps the plugin from being used."""
+    unsettled: bool = False
+    """True if a file may just be being written, and nothing was done for that reason."""
 
 
-def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], probe: PluginProbe) -> Done:
+def install(
+    plugin: Path,
+    bin_dir: Path,
+    conf_dir: Path,
+    entry: dict[str, Any],
+    probe: PluginProbe,
+    settled: bool = True,
+) -> Done:
     """Install and chain the plugin. Nothing is changed if all is in place. Raises OSError and :class:`NotChainable`.
 
-    The plugin is installed before its entry: a runtime that reads the configuration must find the file.
+    The plugin is installed before its entry: a runtime that reads the configuration must find the file. ``settled``:
+    nothing has changed for a while. Else a file that cannot be loaded is one that another program is writing, and the
+    next one is not used in its place.
     """
     for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
         if not directory.is_dir():
@@ -85,6 +95,8 @@ def install(plugin: Path, bin_dir: Path, conf_dir: Path, entry: dict[str, Any], 
             hint += ": Python 3.9 or later is needed, or --interpreter shipped"
         return Done((*lines, *_unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
     found = conflist_text.in_use(*_configurations(conf_dir))
+    if found.skipped and not settled:
+        return Done(tuple(lines), unsettled=True)
     if not found.name:
         lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
     elif _rewrite(conf_dir / found.name, lambda text: conflist_text.chained(text, entry)):
@@ -137,8 +149,8 @@ def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
     return files, unreadable
 
 
-def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
-    """Install, and write the report for the agent."""
+def _once(options: argparse.Namespace, probe: PluginProbe, settled: bool = True) -> Done:
+    """Install, and write the report for the agent. ``settled``: see :func:`install`."""
     try:
         done = install(
             command_line.plugin_file(options),
@@ -146,11 +158,14 @@ def _once(options: argparse.Namespace, probe: PluginProbe) -> Done:
             options.conf_dir,
             command_line.entry(options),
             probe,
+            settled,
         )
     except NotChainable as error:
         done = Done((), (Problem(str(options.conf_dir), "", error.message, error.hint),), False)
     except (OSError, UnicodeDecodeError) as error:
         done = Done((), (Problem(str(options.conf_dir), "", str(error)),), False)
+    if done.unsettled:
+        return done
     text = conflist_text.report(() if done.chained else done.problems)
     try:
         if not options.report.exists() or _read(options.report) != text:
@@ -167,45 +182,44 @@ def _watch(options: argparse.Namespace) -> None:
     probe = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root)
     # The first process of a pid namespace receives only signals that it has a handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))
-    changes: Iterator[object] = iter(())
-    watched: object = None
+    changes, settled = _Changes(), True
     while True:
         try:
-            done = _once(options, probe)
+            # Before the look: a change that comes meanwhile is the next one.
+            changes.follow(_watchable(options))
+            done = _once(options, probe, settled)
             lines = (*done.lines, *map(str, done.problems))
-            directories = _watchable(options)
-            if directories != watched:
-                watched, changes = directories, _changes([path for path, _, _ in directories])
         except Exception as error:
-            lines, watched = (f"{type(error).__name__}: {error}",), None
-            changes = iter(())
+            done, lines = Done(), (f"{type(error).__name__}: {error}",)
         _print_lines([line for line in lines if line not in last])
         last = lines
-        if not _next(changes):
-            watched = None
+        settled = not changes.wait(SETTLE_S if done.unsettled else POLL_INTERVAL_S)
 
 
-def _next(changes: Iterator[object]) -> bool:
-    """Wait for a change, at most :data:`POLL_INTERVAL_MS`. Return False if the watch has ended."""
-    try:
-        next(changes)
-        return True
-    except KeyboardInterrupt:
-        raise
-    except Exception:
-        # Nothing to watch, or the kernel's limit of watches is reached: polling is enough.
-        time.sleep(POLL_INTERVAL_MS / 1000)
+class _Changes:
+    """Changes in some directories. Without a watch, if the kernel allows no more of them, time passes."""
+
+    def __init__(self) -> None:
+        self._watched: object = None
+        self._watch: inotify.Watch | None = None
+
+    def follow(self, directories: tuple[tuple[Path, int, int], ...]) -> None:
+        """Watch these directories from now on."""
+        if directories == self._watched:
+            return
+        if self._watch is not None:
+            self._watch.close()
+        self._watch, self._watched = None, None
+        with contextlib.suppress(OSError):
+            self._watch = inotify.Watch(path for path, _, _ in directories)
+            self._watched = directories
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a change. Return False if there was none in this time."""
+        if self._watch is not None:
+            return self._watch.wait(seconds)
+        time.sleep(seconds)
         return False
-
-
-def _changes(directories: Sequence[Path]) -> Iterator[object]:
-    return watchfiles.watch(
-        *directories,
-        debounce=DEBOUNCE_MS,
-        rust_timeout=POLL_INTERVAL_MS,
-        yield_on_timeout=True,
-        recursive=False,
-    )
 
 
 def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]:
