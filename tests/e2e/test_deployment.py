@@ -69,7 +69,8 @@ class Deployed:
 
     def _volumes(self, lab: Lab) -> dict[str, Path]:
         config, key = self.node.directory / "config", self.node.directory / "key"
-        for directory in (config, key, self.node.agent.run_dir, self.node.agent.run_dir / "cni"):
+        state = self.node.directory / "state"
+        for directory in (config, key, state, self.node.agent.run_dir, self.node.agent.run_dir / "cni"):
             directory.mkdir()
         (key / "cluster.key").write_text("a key that all nodes of this lab have in common")
         (key / "cluster.key").chmod(0o400)
@@ -88,6 +89,7 @@ class Deployed:
         )
         return {
             "run": self.node.agent.run_dir,
+            "state": state,
             "sysctl": Path("/proc/sys/net"),
             "cni-bin": self.runtime.directory / "bin",
             "cni-conf": self.runtime.directory / "net.d",

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -175,6 +176,41 @@ def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> 
         until(lambda: "it is not JSON" in log.read_text(), "it says so", 30)
         host.configure()
         until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+
+
+def test_a_watch_wakes_at_once(host: Host, tmp_path: Path) -> None:
+    """The quickest of several: a busy machine delays some of them."""
+    host.configure()
+    with host.watching(tmp_path / "log"):
+        until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+        took = []
+        for _ in range(10):
+            draft = host.conf_dir / ".draft"
+            draft.write_text(json.dumps(OTHERS))
+            began = time.monotonic()
+            draft.rename(host.configuration)
+            while len(host.plugins()) != 2:
+                assert time.monotonic() - began < 30
+            took.append(time.monotonic() - began)
+    assert min(took) < 0.05
+
+
+def test_a_file_that_is_just_being_written_makes_no_other_one_the_one_in_use(
+    host: Host, tmp_path: Path
+) -> None:
+    host.configure()
+    other = host.conf_dir / "90-other.conflist"
+    other.write_text(json.dumps({**OTHERS, "name": "other"}))
+    with host.watching(tmp_path / "log"):
+        until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+        for _ in range(20):
+            # Broken for a millisecond or two.
+            host.configuration.write_text("{")
+            host.configuration.write_text(json.dumps(OTHERS))
+            until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+        assert len(host.plugins(other)) == 1
+        host.configuration.write_text("{")
+        until(lambda: len(host.plugins(other)) == 2, "a file that stays broken is none", 30)
 
 
 def test_a_watch_ends_well_when_it_is_told_to(host: Host, tmp_path: Path) -> None:
