@@ -39,6 +39,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how long the API of a cluster is away at least, where test_kubernetes has a failover in that time",
     )
     parser.addoption(
+        "--conflist-rewrites",
+        type=int,
+        default=100,
+        metavar="NUMBER",
+        help="how often the CNI configuration is written without our entry while pods start, in test_conflist_rewrites",
+    )
+    parser.addoption(
         "--image",
         type=Path,
         metavar="ARCHIVE",
