@@ -36,8 +36,8 @@ class GuardFile:
     def remove(self) -> bool:
         """Remove the rules. Return False if there were none."""
         self._known = None
-        try:
-            self.path.unlink()
-        except FileNotFoundError:
+        # To remove nothing is an error, too, where the file system is read-only.
+        if not self.path.exists():
             return False
+        self.path.unlink(missing_ok=True)
         return True

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.config import AgentConfig
+from gateway_agent.guard_file import NAME
 from gateway_agent.lease.ipc import STAY
 from tests.lab.namespace import REPOSITORY
 from tests.lab.units import INSTALLED, UNITS, Unit
 
 NAMES = ("agent", "lease")
+ALL = (*NAMES, "guard")
 MAX_EXPOSURE = 3.0
 ENGINES = {"kubelet.service", "containerd.service", "crio.service", "docker.service", "podman.service"}
 
@@ -28,7 +30,7 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_systemd_takes_the_unit(name: str, directory: Path) -> None:
     command = ["systemd-analyze", "verify", "--man=no", str(directory / Unit(name).name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -36,7 +38,7 @@ def test_systemd_takes_the_unit(name: str, directory: Path) -> None:
     assert (done.returncode, about) == (0, [])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_the_unit_is_confined(name: str, directory: Path) -> None:
     command = [
         "systemd-analyze",
@@ -51,7 +53,7 @@ def test_the_unit_is_confined(name: str, directory: Path) -> None:
     assert float(found[1]) <= MAX_EXPOSURE
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_what_starts_containers_comes_later(name: str) -> None:
     before = {unit for value in Unit(name).values("Before") for unit in value.split()}
     assert before >= ENGINES
@@ -62,6 +64,16 @@ def test_the_run_directory_outlives_the_unit(name: str) -> None:
     unit = Unit(name)
     assert [f"/run/{path}" for path in unit.values("RuntimeDirectory")] == [os.fspath(AgentConfig.run_dir)]
     assert unit.values("RuntimeDirectoryPreserve") == ["yes"]
+
+
+def test_the_guard_is_loaded_from_where_the_agent_leaves_it() -> None:
+    path = str(AgentConfig.state_dir / NAME)
+    unit = Unit("guard")
+    assert unit.values("ConditionPathExists") == [path]
+    assert [value.split()[-2:] for value in unit.values("ExecStart")] == [["-f", path]]
+    assert [f"/var/lib/{name}" for name in Unit("agent").values("StateDirectory")] == [
+        str(AgentConfig.state_dir)
+    ]
 
 
 def test_no_stop_of_the_agent_stops_the_lease_daemon() -> None:
