@@ -28,6 +28,10 @@ GARBAGE = bytes(16) + b"\x98" * 184
 """Datagram with the length and the first byte of a message: a daemon that gets it computes the keyed hash."""
 SECONDS = 3.0
 """Seconds of each flood: many times a lease."""
+BUSY = 20.0
+"""Seconds of a flood on a busy machine."""
+MANY = 10_000
+"""Datagrams of a flood."""
 BOUND = 5.0
 """Seconds until another node serves."""
 ROUNDS = 3
@@ -136,16 +140,20 @@ def epochs(lab: Lab) -> set[tuple[str, int]]:
 def test_no_lease_moves(lab: Lab, pod: Pod, kind: str) -> None:
     master = lab.wait_settled(GATEWAY, 40)
     before, refused_before, begun = epochs(lab), refused(lab), time.monotonic()
-    with flooding(lab, pod, kind) as count:
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            assert pod.request(SELECTED).address == lab.nodes[master].host.egress_ip
-        assert epochs(lab) == before
     # A forger reaches each of three daemons by two nodes' addresses, at the rate of a node; all others reach none.
     senders = 6 if kind == FORGED else 0
-    passed = senders * (250 + 500 * (time.monotonic() - begun))
-    assert refused(lab) - refused_before <= passed
-    assert count[0] > max(10_000, passed), "there was a flood"
+
+    def allowed() -> float:
+        """Return how many of the datagrams so far may have reached a daemon."""
+        return senders * (250 + 500 * (time.monotonic() - begun))
+
+    with flooding(lab, pod, kind) as count:
+        # On a busy machine it takes longer until more has been sent than may reach the daemons.
+        while time.monotonic() < begun + SECONDS or count[0] < max(MANY, 1.2 * allowed()):
+            assert time.monotonic() < begun + BUSY, f"{count[0]} datagrams are no flood"
+            assert pod.request(SELECTED).address == lab.nodes[master].host.egress_ip
+        assert epochs(lab) == before
+    assert refused(lab) - refused_before <= allowed()
 
 
 def test_a_failover_beside_all_floods_is_as_quick_as_without(lab: Lab, pod: Pod) -> None:

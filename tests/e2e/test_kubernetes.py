@@ -231,7 +231,7 @@ def test_a_failover_while_the_api_is_away(
     before = master(lab)
     running = node.pod("running", BACKEND)
     coming = node.new_pod("coming", BACKEND)
-    until(lambda: known(node, "coming"), "the agent knows the pod that is to come")
+    until(lambda: known(node, coming), "the agent knows the pod that is to come")
     with away(lab) if how == "cut off" else struck(cluster, how):
         cluster.drop()
         began = time.monotonic()
@@ -270,10 +270,11 @@ def unknown(node: Node) -> Pod:
     return node.new_pod("unknown", BACKEND)
 
 
-def known(node: Node, name: str) -> bool:
-    """Whether the agent's copy of the store has the pod."""
+def known(node: Node, pod: Pod) -> bool:
+    """Return True if the agent's copy of the store has this pod: an earlier one may have had the same name."""
     kept = json.loads((node.agent.run_dir / "last-known.json").read_text())
-    return name in {pod["metadata"]["name"] for pod in kept["Pod"]}
+    assert pod.attachment.cni_args is not None
+    return pod.attachment.cni_args["K8S_POD_UID"] in {item["metadata"]["uid"] for item in kept["Pod"]}
 
 
 def epochs(lab: Lab) -> set[int]:
@@ -290,7 +291,7 @@ def test_an_agent_that_starts_while_the_api_is_away(
 ) -> None:
     before = master(lab)
     pod = node.pod("running", BACKEND)
-    until(lambda: known(node, "running"), "the agent has kept what it knows")
+    until(lambda: known(node, pod), "the agent has kept what it knows")
     with away(lab):
         for name in ("w1", before):
             lab.nodes[name].agent.kill()

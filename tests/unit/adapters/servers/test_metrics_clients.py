@@ -61,7 +61,6 @@ def test_requests_on_the_wire(request_text: bytes, code: bytes, caplog: pytest.L
 
     def client(port: int) -> bytes:
         with connected(port, request_text) as connection:
-            connection.shutdown(socket.SHUT_WR)
             return everything(connection)
 
     with caplog.at_level(logging.INFO):
