@@ -32,7 +32,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 SOON_S = 1.0
 """Seconds within which a change of labels takes effect on a running pod."""
-AT_ONCE = 20
+AT_ONCE = 8
 GATEWAYS = "/apis/egress-gateway.io/v1alpha1/egressgateways"
 POLICIES = "/apis/egress-gateway.io/v1alpha1/egressgatewaypolicies"
 OTHER = {"app": "other"}

@@ -25,7 +25,7 @@ from ..lab.silence import longest
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY
 
-POD_STARTS = int(os.environ.get("POD_STARTS", "100"))
+POD_STARTS = int(os.environ.get("POD_STARTS", "40"))
 AT_ONCE = 4
 """Pods that start at the same time, as behind a runtime."""
 

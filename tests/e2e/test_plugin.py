@@ -320,7 +320,7 @@ def test_names_of_the_greatest_length(lab: Lab, node: Node) -> None:
 @pytest.mark.parametrize("away", [False, True], ids=["agent", "alone"])
 def test_many_pods_at_once(lab: Lab, node: Node, capture: Capture, away: bool) -> None:
     """The bridge plugin is none of the contest: pods are made first, ours are called all at once."""
-    pods = [node.pod(f"crowd-{number}", OTHER) for number in range(10 if away else 50)]
+    pods = [node.pod(f"crowd-{number}", OTHER) for number in range(10 if away else 25)]
     for pod in pods:
         listed = [{"key": "app", "value": "backend"}]
         pod.attachment = replace(pod.attachment, args={"cni": {"labels": listed}})

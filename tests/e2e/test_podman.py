@@ -117,7 +117,7 @@ def test_a_kube_manifest_brings_labels(lab: Lab, node: Node, podman: Podman) -> 
     container = {"name": "c", "image": IMAGE, "imagePullPolicy": "Never"}
     pod = {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "played", "labels": BACKEND},
-        "spec": {"containers": [container]},
+        "spec": {"containers": [container], "terminationGracePeriodSeconds": 1},
     }  # fmt: skip
     manifest = podman.directory / "played.yaml"
     manifest.write_text(json.dumps(pod))

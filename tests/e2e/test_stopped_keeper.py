@@ -2,6 +2,7 @@
 
 What it says when it goes on (a fence that it was about to open, an address that it was about to announce) is what it
 has computed before, while another node has become master. Only the kernel's fence can keep it silent.
+``DAEMON_STOPS`` and ``DAEMON_HELD_UP`` in the environment give more or fewer of both.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from ..lab.waiting import until
 from ..lab.watch import Watch
 from .conftest import BACKEND, GATEWAY, LOGS
 
-STOPS = 30
+STOPS = int(os.environ.get("DAEMON_STOPS", "12"))
 RUNS_FOR = (1, 400)
 """Milliseconds from one stop to the next."""
 STOPPED_FOR = (300, 600)
 """Milliseconds, longer than a lease (250)."""
-HELD_UP = 8
+HELD_UP = int(os.environ.get("DAEMON_HELD_UP", "3"))
 """Number of times, at least, that the daemon is stopped right before it writes a ticket, and right before it opens."""
 TOO_MANY = 60
 WRITES = {"ticket": "0x10 0xa0c 0x11", "opening": "0x10 0xa0e 0xa0c 0x11"}
