@@ -98,7 +98,7 @@ def build(
     connections = ConntrackCollector(kernel, config.mark_mask)
     steps = RoundSteps(
         config.node_name, config.key_file, state, ports.cluster_key, planning, pods, tagging, adoption, guard,
-        known.plan_file, daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, request,
+        known.plan_file, daemon_config, leases, node_kernel, ports.threads, connections, sync, exits, paths, request,
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)

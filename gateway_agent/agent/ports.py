@@ -175,6 +175,9 @@ class Probe(Protocol):
 class PathProbe(Protocol):
     """Sends packets through this node's own tunnels. All methods block."""
 
+    def remove_trace(self) -> None:
+        """Remove from the kernel what a search for the cause has left that was broken off."""
+
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         """Return those that get as far as the egress interface. Raises OSError."""
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from gateway_agent.policy.egress_node import path_state
 
 from ..lab import documents, topology
 from ..lab.agent import EGRESSCTL
@@ -96,10 +99,68 @@ def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault:
             remedy = "iptables-legacy -I FORWARD -i egw-+ -j ACCEPT"
         assert re.match("iptables|nft ", remedy)
         machine.run("sh", "-ec", remedy)
-        until(lambda: reason_of(lab, before) == "", f"{before} is ready after {remedy}", NAMED_S)
+        # The node may wait for its hold time now.
+        until(
+            lambda: "do not get from" not in reason_of(lab, before),
+            f"{before} is open after {remedy}",
+            NAMED_S,
+        )
     finally:
         machine.run("sh", "-c", CLEAR)
     lab.wait_settled(GATEWAY)
+
+
+def test_a_policy_that_comes_and_goes_moves_the_address_once(lab: Lab) -> None:
+    before = lab.wait_settled(GATEWAY)
+    machine, changes = lab.nodes[before].machine, list[tuple[float, str]]()
+    ready = f"{before} is ready"
+    until(lambda: reason_of(lab, before) == "", ready, path_state.MAX_HOLD_S + 10)
+
+    def for_seconds(seconds: float) -> None:
+        begun = time.monotonic()
+        while time.monotonic() < begun + seconds:
+            master = lab.master(GATEWAY, asked="w1")
+            if master and (not changes or changes[-1][1] != master):
+                changes.append((time.monotonic(), master))
+
+    try:
+        for _ in range(6):
+            machine.run("iptables", "-P", "FORWARD", "DROP")
+            for_seconds(2.0)
+            machine.run("iptables", "-P", "FORWARD", "ACCEPT")
+            for_seconds(2.0)
+    finally:
+        machine.run("sh", "-c", CLEAR)
+    assert [master for _, master in changes][:2] == [before, next(n for n in ("g1", "g2") if n != before)]
+    assert len(changes) <= 2, changes
+    assert "packets were dropped on this node: ready when all get through for" in reason_of(lab, before)
+    until(lambda: reason_of(lab, before) == "", ready, path_state.MAX_HOLD_S + 10)
+
+
+def test_a_closed_node_serves_nothing_from_its_agents_start_on(lab: Lab) -> None:
+    """Its lease daemon starts with it, as after a boot, and no other node can serve."""
+    other = lab.wait_settled(GATEWAY)
+    closed = next(name for name in ("g1", "g2") if name != other)
+    machine, agent = lab.nodes[closed].machine, lab.nodes[closed].agent
+
+    def masters() -> list[tuple[str, int]]:
+        found = lab.nodes["w1"].agent.status()["egressIPs"]
+        return [(str(each["master"]), int(each["epoch"])) for each in found]
+
+    agent.stop()
+    try:
+        machine.run("iptables", "-P", "FORWARD", "DROP")
+        lab.nodes[other].machine.run("iptables", "-P", "FORWARD", "DROP")
+        until(lambda: not any(master for master, _ in masters()), "nobody serves", NAMED_S)
+        before = masters()
+        agent.start()
+        until(lambda: "do not get from" in reason_of(lab, closed), f"{closed} is found closed", 20)
+        # Each takeover has an epoch of its own.
+        assert masters() == before
+    finally:
+        machine.run("sh", "-c", CLEAR)
+        lab.nodes[other].machine.run("sh", "-c", CLEAR)
+    lab.wait_settled(GATEWAY, 20)
 
 
 def reason_of(lab: Lab, node: str) -> str:

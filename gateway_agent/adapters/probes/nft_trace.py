@@ -60,8 +60,16 @@ def _same_chain(before: Step, last: Step) -> bool:
     return (before.family, before.table) == (last.family, last.table) and not before.ends_chain
 
 
+def remove() -> None:
+    """Remove the table of a trace, if there is one. Raises :class:`cni.kernel.errors.KernelError`."""
+    nft.run("-f", "-", text=transaction("inet", ids.NFT_TRACE, ()))
+
+
 class Trace:
-    """A trace of probes that come out of one tunnel. Use it as a context: it makes a table of its own meanwhile."""
+    """A trace of probes that come out of one tunnel. Use it as a context.
+
+    It makes a table of its own, which stays until :func:`remove` is called.
+    """
 
     def __init__(self, device: str) -> None:
         """``device``: the tunnel. Raises OSError and :class:`cni.kernel.errors.KernelError`."""
@@ -80,7 +88,6 @@ class Trace:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
-        nft.run("-f", "-", text=transaction("inet", ids.NFT_TRACE, ()))
 
     def steps(self, seconds: float) -> list[Step]:
         """Return what the packet has met within this time, or until it was dropped; the trace's own rule left out."""

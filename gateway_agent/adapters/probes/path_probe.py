@@ -41,12 +41,24 @@ class PathProbe:
     def __init__(self, port: int) -> None:
         """``port``: of the tunnels."""
         self._port = port
+        self._table_left = False
+        """The table of a trace is still there: the kernel has refused to remove it."""
+
+    def remove_trace(self) -> None:
+        """Remove the table of a trace that was broken off, by this process or by one that was killed."""
+        self._table_left = True
+        # It marks nothing but probes, so no test waits for its end: the next round tries again.
+        with contextlib.suppress(KernelError):
+            nft_trace.remove()
+            self._table_left = False
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         """Return those probes that got through. ``node_address``: this node's end of the tunnels.
 
         Raises OSError if probes cannot be sent or seen: another program has the packet log, or a right is missing.
         """
+        if self._table_left:
+            self.remove_trace()
         left = dict(enumerate(probes[:MAX_PROBES], 1))
         with (
             contextlib.closing(_log()) as log,
@@ -83,9 +95,12 @@ class PathProbe:
 
         Raises OSError and :class:`cni.kernel.errors.KernelError`.
         """
-        with nft_trace.Trace(device) as trace, _sender(node_address) as udp:
-            udp.sendto(encapsulated(probe, node_address, 1), (node_address, self._port))
-            steps = trace.steps(TRACE_S)
+        try:
+            with nft_trace.Trace(device) as trace, _sender(node_address) as udp:
+                udp.sendto(encapsulated(probe, node_address, 1), (node_address, self._port))
+                steps = trace.steps(TRACE_S)
+        finally:
+            self.remove_trace()
         if not steps:
             return None
         last = steps[-1]

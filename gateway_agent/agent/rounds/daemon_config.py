@@ -87,8 +87,17 @@ class DaemonConfig:
                     unready = self._leases.state.unfit
                 if not unready and not self._is_applied(egress):
                     unready = self._state.trouble or "the kernel is not set up yet"
+                if not unready:
+                    unready = self._paths.pending(egress, self._master(egress))
                 answers[egress.id] = unready
         return answers
+
+    def _master(self, egress: PlanEgressIP) -> str:
+        """Return the master as the lease daemon knows it; until it has answered, the last one that was known."""
+        if self._leases.state is None:
+            return egress.master
+        state = self._leases.of(egress.id)
+        return state.master if state else ""
 
     def _is_applied(self, egress: PlanEgressIP) -> bool:
         """Return True if the kernel already does for this egress IP what the plan says."""

@@ -27,6 +27,7 @@ from .conntrack_sync import ConntrackSync
 from .daemon_config import DaemonConfig
 from .exit_checks import ExitChecks
 from .node_kernel import NodeKernel
+from .path_checks import PathChecks
 from .planning import Planning
 from .pod_guard import PodGuard
 from .reconciler import Round, Step
@@ -57,6 +58,7 @@ class RoundSteps:
     connections: ConntrackCollector
     connection_sync: ConntrackSync
     exits: ExitChecks
+    paths: PathChecks
     request: Callable[[], None]
     """Asks for another round."""
 
@@ -163,6 +165,7 @@ class RoundSteps:
         await self.exits.look_up(
             _plan(work), self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
         )
+        await self.paths.prove_new()
 
 
 def _plan(work: Round) -> Plan:

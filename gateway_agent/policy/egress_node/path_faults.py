@@ -78,7 +78,7 @@ def too_small(egress: PlanEgressIP, size: int, mtu: int) -> str:
 
 def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) -> str:
     """Return why packets out of the tunnel do not get to the egress interface, and what to do. ``dropped``: by whom."""
-    lost = f"packets to {probe.destination} do not get from {egress.device} to {egress.interface}"
+    lost = _lost(egress, probe)
     if dropped is None:
         return f"{lost}: this node's firewall lets nothing in from its own address by lo"
     place = f"nftables table {dropped.family} {dropped.table}, chain {dropped.chain}"
@@ -87,6 +87,15 @@ def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) ->
         return f"{lost}: they are lost behind {place}, by {legacy}"
     by = f"rule {_short(dropped.rule)!r}" if dropped.rule else "the policy of the chain"
     return f"{lost}: {place}, drops them ({by}): {_remedy(egress, dropped)}"
+
+
+def unknown_cause(egress: PlanEgressIP, probe: TunnelProbe, error: str) -> str:
+    """Return the same if the search for the cause has failed."""
+    return f"{_lost(egress, probe)}: the rule that drops them was not found, {error}"
+
+
+def _lost(egress: PlanEgressIP, probe: TunnelProbe) -> str:
+    return f"packets to {probe.destination} do not get from {egress.device} to {egress.interface}"
 
 
 def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 from cni.kernel import ids
+from cni.kernel.errors import KernelError
 from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
@@ -308,6 +309,13 @@ class FakePathProbe:
     """Calls of :meth:`dropped_by`."""
     most: int = 65535
     """Bytes of the largest packet that gets through."""
+    refused: KernelError | None = None
+    """Of each search for the cause."""
+    removals: int = 0
+    """Calls of :meth:`remove_trace`."""
+
+    def remove_trace(self) -> None:
+        self.removals += 1
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         if self.error:
@@ -321,6 +329,8 @@ class FakePathProbe:
 
     def dropped_by(self, node_address: str, probe: TunnelProbe, device: str) -> Dropped | None:
         self.traces += 1
+        if self.refused:
+            raise self.refused
         return self.dropped
 
 

@@ -15,7 +15,7 @@ from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
 from gateway_agent.agent.ports import ProbeTarget
-from gateway_agent.agent.rounds import reconciler
+from gateway_agent.agent.rounds import path_checks, reconciler
 from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
@@ -24,7 +24,7 @@ from gateway_agent.policy.egress_node.path_faults import Dropped
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 
 from ..policy.test_planner import PARTNER, policy
-from .gates import FakeDaemon, FakeInterfaces, FakePathProbe, FakeProbe, Gates, HeldKernel
+from .gates import FakeDaemon, FakeInterfaces, FakePathProbe, FakeProbe, Gates, HeldKernel, settle
 from .test_add_order import EDITS, EMPTY, VETH, World, request, with_policies
 
 IDENTITY = ids.egress_id("partner", "")
@@ -227,6 +227,23 @@ def test_a_node_whose_routes_lead_elsewhere_is_not_ready(tmp_path: Path) -> None
     asyncio.run(scenario())
 
 
+@pytest.fixture
+def only_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no round of probes by the clock."""
+    monkeypatch.setattr(path_checks, "MIN_INTERVAL_S", 3600.0)
+    monkeypatch.setattr(path_checks, "DOUBTFUL_INTERVAL_S", 3600.0)
+
+
+async def probe_once(world: World) -> bool:
+    """Carry out one round of probes. Return True if a path is found closed or open."""
+    looking = asyncio.create_task(world.parts.paths.look())
+    await world.open_all(looking.done)
+    if looking.result():
+        world.parts.daemon_config.send()
+    return looking.result()
+
+
+@pytest.mark.usefixtures("only_asked")
 def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Path) -> None:
     """One lost probe is no proof, and one that does not enter its tunnel says nothing about other nodes' packets."""
 
@@ -236,14 +253,9 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
         nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
         others = {"lease_daemon": daemon, "interfaces": interfaces, "path_probe": probe}
         world = World(tmp_path, Inventory((PARTNER,), (policy("backend", "partner"),), nodes), others=others)
-        paths = world.parts.paths
 
         async def look() -> bool:
-            looking = asyncio.create_task(paths.look())
-            await world.open_all(looking.done)
-            if looking.result():
-                world.parts.daemon_config.send()
-            return looking.result()
+            return await probe_once(world)
 
         try:
             await world.open_all(lambda: bool(daemon.sent) and daemon.sent[-1].egress[0].ready)
@@ -265,7 +277,8 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
             assert daemon.sent[-1].egress[0].ready
             probe.lost = True
             before = probe.traces
-            assert [await look() for _ in range(6)] == [False] * 6
+            # The hold time of the closings before ends with the second search.
+            assert [await look() for _ in range(6)] == [False, False, True, False, False, False]
             # Each trace makes and removes a table: not one each second.
             assert probe.traces == before + 2
             assert daemon.sent[-1].egress[0].ready
@@ -294,6 +307,146 @@ def test_a_node_whose_firewall_drops_what_it_forwards_is_not_ready(tmp_path: Pat
             probe.most = 1500
             await look()
             assert [p for p in world.problems() if p.source == "path"] == []
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+CLOSED = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
+UNPROVEN = "it is not proven yet that packets get through this node"
+
+
+def egress_node(directory: Path, daemon: FakeDaemon, probe: FakePathProbe, *gateways: str) -> World:
+    """Return an egress node of these gateways, whose routes lead out by the egress interface."""
+    interfaces = FakeInterfaces({"eth1": UP})
+    interfaces.routes = {"203.0.113.1": Found("eth1", "172.16.0.1")}
+    others = {"lease_daemon": daemon, "interfaces": interfaces, "path_probe": probe}
+    return World(directory, with_gateways(*gateways), others=others)
+
+
+def with_gateways(*names: str) -> Inventory:
+    nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
+    gateways = tuple(replace(PARTNER, name=name) for name in names)
+    return Inventory(gateways, tuple(policy(f"to-{name}", name) for name in names), nodes)
+
+
+def sent(daemon: FakeDaemon) -> list[tuple[str, bool, str]]:
+    """Return what the lease daemon was sent last: gateway, ready, reason."""
+    return [(each.gateway, each.ready, each.reason) for each in daemon.sent[-1].egress]
+
+
+@pytest.mark.usefixtures("only_asked")
+def test_a_closed_node_is_not_ready_from_the_first_word_on(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        daemon, probe = FakeDaemon(), FakePathProbe(dropped=CLOSED)
+        world = egress_node(tmp_path, daemon, probe, "partner")
+        try:
+            await world.open_all(lambda: bool(daemon.sent))
+            assert sent(daemon) == [("partner", False, UNPROVEN)]
+            assert await probe_once(world)
+            assert "drops them" in daemon.sent[-1].egress[0].reason
+            assert not any(each.egress[0].ready for each in daemon.sent)
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("only_asked")
+def test_a_node_that_loses_probes_is_not_ready_also_if_the_kernel_takes_no_trace(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        daemon, probe = (
+            FakeDaemon(),
+            FakePathProbe(dropped=CLOSED, refused=KernelError("nft: cannot be started")),
+        )
+        world = egress_node(tmp_path, daemon, probe, "partner")
+        try:
+            await world.open_all(lambda: bool(daemon.sent) and probe.removals == 1)
+            assert await probe_once(world)
+            assert (
+                daemon.sent[-1]
+                .egress[0]
+                .reason.endswith("the rule that drops them was not found, nft: cannot be started")
+            )
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("only_asked")
+def test_an_open_node_is_ready_with_the_first_word_and_a_new_gateway_waits_for_no_turn(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        daemon, probe = FakeDaemon(), FakePathProbe()
+        world = egress_node(tmp_path, daemon, probe, "partner")
+
+        async def publish(*gateways: str) -> None:
+            world.store.inventory = with_gateways(*gateways)
+            await world.open_all(lambda: world.state.followed is world.store.inventory)
+            await settle()
+
+        try:
+            await world.open_all(lambda: bool(daemon.sent))
+            assert sent(daemon) == [("partner", True, "")]
+            await publish("partner", "second")
+            assert sorted(sent(daemon)) == [("partner", True, ""), ("second", True, "")]
+            probe.dropped = CLOSED
+            await publish("partner", "second", "third")
+            assert ("third", False, UNPROVEN) in sent(daemon)
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("only_asked")
+@pytest.mark.parametrize(("master", "ready"), [("w1", True), ("g1", False), ("", False)])
+def test_a_master_whose_agent_has_just_started_goes_on_until_it_is_found_closed(
+    tmp_path: Path, master: str, ready: bool
+) -> None:
+    async def scenario() -> None:
+        daemon, probe = FakeDaemon(), FakePathProbe(dropped=CLOSED)
+        daemon.news.put_nowait(daemon_state(master, 3))
+        world = egress_node(tmp_path, daemon, probe, "partner")
+        try:
+            await world.open_all(lambda: bool(daemon.sent))
+            assert sent(daemon) == [("partner", ready, "" if ready else UNPROVEN)]
+            assert await probe_once(world)
+            assert "drops them" in daemon.sent[-1].egress[0].reason
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.usefixtures("only_asked")
+def test_after_a_closing_a_node_waits_while_another_one_serves(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        daemon, probe = FakeDaemon(), FakePathProbe(dropped=CLOSED)
+        world = egress_node(tmp_path, daemon, probe, "partner")
+
+        async def of_master(master: str) -> list[tuple[str, bool, str]]:
+            daemon.news.put_nowait(daemon_state(master, 3))
+            await settle()
+            ended = asyncio.create_task(world.parts.reconciler.next_round())
+            await world.open_all(ended.done)
+            await settle()
+            return sent(daemon)
+
+        try:
+            await world.open_all(lambda: bool(daemon.sent))
+            await of_master("g1")
+            assert await probe_once(world)
+            probe.dropped = None
+            assert await probe_once(world)
+            held = "packets were dropped on this node: ready when all get through for 2 s"
+            assert sent(daemon) == [("partner", False, held)]
+            assert await of_master("") == [("partner", True, "")]
+            assert await of_master("g1") == [("partner", False, held)]
+            assert await of_master("w1") == [("partner", True, "")]
         finally:
             await world.close()
 
