@@ -157,7 +157,9 @@ def _probe(config: AgentConfig, target: ProbeTarget, changed: Callable[[], None]
     interval, misses = config.health_interval, config.health_misses
     if target.on_link:
         return NeighbourProbe(target.interface, target.addresses, interval, misses, changed)
-    return UpstreamProbe(target.interface, target.addresses, interval, misses, changed, mark=target.mark)
+    return UpstreamProbe(
+        target.interface, target.addresses, interval, misses, changed, target.mark, target.source
+    )
 
 
 def _unreachable(run_dir: Path, server: RequestServer) -> str:

@@ -167,7 +167,7 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         tunnel_port=tunnel.whole("port", AgentConfig.tunnel_port, 1, 65535),
         tunnel_mtu=_mtu(tunnel),
         mark_mask=_mask(_section(top, "mark")),
-        upstream=_upstream(health),
+        upstream=typed_objects.address_list(health, "upstream"),
         health_interval=_duration(health, "interval", int(AgentConfig.health_interval * 1e9)) / 1e9,
         health_misses=health.whole("misses", AgentConfig.health_misses, 1, 1000),
         metrics_listen=_listen(metrics),
@@ -193,14 +193,6 @@ def _check_together(config: AgentConfig, lease: Fields, tunnel: Fields) -> None:
         lease.add("duration", "is less than three heartbeats", hint)
     if config.cluster_port == config.tunnel_port:
         tunnel.add("port", f"{config.tunnel_port} is cluster.port too", "both are UDP: they must differ")
-
-
-def _upstream(health: Fields) -> tuple[str, ...]:
-    addresses = typed_objects.address_list(health, "upstream")
-    for number, address in enumerate(addresses):
-        if ":" in address:
-            health.add(f"upstream[{number}]", f"{address} is IPv6", "this version asks IPv4 addresses")
-    return addresses
 
 
 def _section(top: Fields, name: str) -> Fields:

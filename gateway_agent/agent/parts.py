@@ -104,7 +104,8 @@ def build(
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
-        known.containers, (paths.problems, lambda: guard.problems, *notices),
+        known.containers,
+        (paths.problems, lambda: exits.problems(state.plan), lambda: guard.problems, *notices),
     )  # fmt: skip
     observer = Observer(state, planning, pods, adoption, known.containers, leases, problems, unready)
     control = Control(config.node_name, state, leases, observer.snapshot, exits)

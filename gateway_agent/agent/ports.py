@@ -157,6 +157,8 @@ class ProbeTarget:
     addresses: tuple[str, ...]
     mark: int = 0
     """Mark of the packets; 0: none."""
+    source: str = ""
+    """Source address of echo requests if the node has it; empty: the kernel chooses."""
     on_link: bool = False
     """True: ask on the link who has each address; False: send echo requests."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 from cni.plan import Plan, PlanEgressIP
 
-from ...manifests.model import Inventory
+from ...manifests.model import Inventory, Problem
 from ...policy.egress_node import exit_paths
 from ...policy.egress_node.exit_paths import Found, Lookup
 from ..ports import Interfaces, Probe, ProbeTarget, Threads
@@ -95,11 +96,27 @@ class ExitChecks:
 
     def silent_upstream(self, plan: Plan, egress: PlanEgressIP) -> tuple[str, ...]:
         """Return the upstream addresses that do not answer."""
-        return self._silent(plan, egress, on_link=False)
+        return self._silent(self._upstream_target(plan, egress))
 
     def silent_hops(self, plan: Plan, egress: PlanEgressIP) -> tuple[str, ...]:
         """Return the gateway's own next hop if it does not answer."""
-        return self._silent(plan, egress, on_link=True)
+        return self._silent(self._hop_target(egress))
+
+    def problems(self, plan: Plan | None) -> tuple[Problem, ...]:
+        """Return the virtual addresses to which upstream addresses do not answer, though they answer this node.
+
+        No reason to hand over: each node would find the same as soon as it has the address.
+        """
+        if plan is None:
+            return ()
+        found = []
+        for egress in plan.egress_ips:
+            silent = self._silent(self._shown_target(plan, egress))
+            if silent and not self.silent_upstream(plan, egress):
+                words = f"upstream {', '.join(silent)} answers this node, but not {egress.address}"
+                hint = f"is {egress.address} routed to the network of {egress.interface}, and allowed there?"
+                found.append(Problem("health", "", words, hint))
+        return tuple(found)
 
     def path(self, egress: PlanEgressIP) -> str:
         """Return why packets would not leave by the egress interface; empty if they would, or if it is not known."""
@@ -111,17 +128,44 @@ class ExitChecks:
         found = ((lookup, self._answers.get(lookup)) for lookup in asked)
         return tuple(lookup for lookup, answer in found if answer and answer.interface == egress.interface)
 
-    def _silent(self, plan: Plan, egress: PlanEgressIP, on_link: bool) -> tuple[str, ...]:
-        targets = (each for each in self._targets(plan, egress) if each.on_link == on_link)
-        running = (self._running[each][0] for each in targets if each in self._running)
-        return tuple(address for probe in running for address in probe.silent)
+    def _silent(self, target: ProbeTarget | None) -> tuple[str, ...]:
+        running = self._running.get(target) if target else None
+        return running[0].silent if running else ()
 
     def _targets(self, plan: Plan, egress: PlanEgressIP) -> list[ProbeTarget]:
-        targets = []
-        if egress.interface and self._upstream:
-            # As packets of pods are routed.
-            mark = plan.layout.leaving(egress.slot) if egress.routed else 0
-            targets.append(ProbeTarget(egress.interface, self._upstream, mark))
-        if egress.interface and egress.next_hop:
-            targets.append(ProbeTarget(egress.interface, (egress.next_hop,), on_link=True))
-        return targets
+        targets = (
+            self._upstream_target(plan, egress), self._shown_target(plan, egress), self._hop_target(egress)
+        )  # fmt: skip
+        return [target for target in targets if target]
+
+    def _upstream_target(self, plan: Plan, egress: PlanEgressIP) -> ProbeTarget | None:
+        """Return the question to the upstream addresses, routed as packets of pods are.
+
+        A node that is not the master has no virtual address, so it asks by its own.
+        """
+        addresses = self._upstream_of(egress)
+        if not egress.interface or not addresses:
+            return None
+        mark = plan.layout.leaving(egress.slot) if egress.routed else 0
+        return ProbeTarget(egress.interface, addresses, mark, "" if egress.address else egress.source)
+
+    def _shown_target(self, plan: Plan, egress: PlanEgressIP) -> ProbeTarget | None:
+        """Return the same question by the virtual address, if this node is its master."""
+        target = self._upstream_target(plan, egress)
+        if not target or not egress.address or not plan.serves(egress):
+            return None
+        of_family = _of_family(target.addresses, egress.family)
+        return replace(target, addresses=of_family, source=egress.address) if of_family else None
+
+    def _upstream_of(self, egress: PlanEgressIP) -> tuple[str, ...]:
+        """Return the upstream addresses of the egress IP's family, or all if there are none of it."""
+        return _of_family(self._upstream, egress.family) or self._upstream
+
+    def _hop_target(self, egress: PlanEgressIP) -> ProbeTarget | None:
+        if not egress.interface or not egress.next_hop:
+            return None
+        return ProbeTarget(egress.interface, (egress.next_hop,), on_link=True)
+
+
+def _of_family(addresses: tuple[str, ...], family: int) -> tuple[str, ...]:
+    return tuple(each for each in addresses if (":" in each) == (family == 6))

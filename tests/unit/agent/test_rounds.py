@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from cni import attachments, contract
@@ -17,7 +18,7 @@ from cni.plan import Plan
 from gateway_agent.agent.ports import ProbeTarget
 from gateway_agent.agent.rounds import path_checks, reconciler
 from gateway_agent.lease.ipc import EgressState, KeeperState
-from gateway_agent.manifests.model import Inventory, Routing
+from gateway_agent.manifests.model import VIRTUAL_IP, Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.egress_node.exit_paths import Found
 from gateway_agent.policy.egress_node.path_faults import Dropped
@@ -185,6 +186,12 @@ def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path)
 def daemon_state(master: str, epoch: int) -> KeeperState:
     egress = EgressState(IDENTITY, master, epoch, 1.0, "standby", "")
     return KeeperState("g1", 1, (egress,), (), (), 1, False, {})
+
+
+def replace_id(state: KeeperState, identity: str) -> KeeperState:
+    return msgspec.structs.replace(
+        state, egress=tuple(msgspec.structs.replace(each, id=identity) for each in state.egress)
+    )
 
 
 def test_a_new_master_is_followed_by_a_round(tmp_path: Path) -> None:
@@ -474,7 +481,9 @@ def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_p
         try:
             await world.open_all(lambda: bool(daemon.sent) and bool(probes))
             await world.open_all(lambda: world.state.followed is world.state.inventory)
-            assert [p.target for p in probes] == [ProbeTarget("eth1", ("198.51.100.1",))]
+            assert [p.target for p in probes] == [
+                ProbeTarget("eth1", ("198.51.100.1",), source="172.16.0.21")
+            ]
             assert ready() == (True, "")
             probes[0].silent = ("198.51.100.1",)
             probes[0].changed()
@@ -486,6 +495,43 @@ def test_an_egress_node_reports_what_it_cannot_serve_before_the_next_round(tmp_p
             world.agent.kernel_changed([world.link_event("eth1")])
             await world.open_all(lambda: not ready()[0])
             assert ready() == (False, "interface eth1 does not exist")
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("master", ["w1", "g1"])
+def test_a_master_asks_upstream_by_its_virtual_address_too(tmp_path: Path, master: str) -> None:
+    """Silence there is a problem and no reason: each node would find the same as soon as it is the master."""
+
+    async def scenario() -> None:
+        daemon, probes = FakeDaemon(), list[FakeProbe]()
+
+        def probe(target: ProbeTarget, changed: Callable[[], None]) -> FakeProbe:
+            probes.append(FakeProbe(target, changed))
+            return probes[-1]
+
+        shown = replace(PARTNER, mode=VIRTUAL_IP, interface="", addresses=("172.16.0.50",))
+        identity = ids.egress_id("partner", "172.16.0.50")
+        daemon.news.put_nowait(replace_id(daemon_state(master, 3), identity))
+        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
+        others = {"lease_daemon": daemon, "interfaces": FakeInterfaces({"eth1": UP}), "probe": probe}
+        world = World(
+            tmp_path, Inventory((shown,), (), nodes), others=others, upstream="198.51.100.1, '2001:db8::1'"
+        )
+        try:
+            await world.open_all(lambda: bool(probes) and world.state.followed is not None)
+            by_own = ProbeTarget("eth1", ("198.51.100.1",))
+            by_shown = replace(by_own, source="172.16.0.50")
+            assert {p.target for p in probes} == ({by_own, by_shown} if master == "w1" else {by_own})
+            for each in probes:
+                if each.target == by_shown:
+                    each.silent = each.target.addresses
+            problems = [p.message for p in world.problems() if p.source == "health"]
+            words = "upstream 198.51.100.1 answers this node, but not 172.16.0.50"
+            assert problems == ([words] if master == "w1" else [])
+            assert daemon.sent[-1].egress[0].ready
         finally:
             await world.close()
 
