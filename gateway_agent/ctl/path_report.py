@@ -56,7 +56,7 @@ def _report(
 ) -> PathReport:
     if fault := exit_paths.reason(egress, asked, answers):
         return PathReport(egress, fault)
-    leading = [lookup for lookup, found in answers.items() if found.interface == egress.interface]
+    leading = {each: found for each, found in answers.items() if found.interface == egress.interface}
     if plan.isolated or plan.me is None:
         return PathReport(
             egress, untested="this node hears no majority of the voters, and opens no connection"

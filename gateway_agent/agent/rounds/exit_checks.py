@@ -122,11 +122,11 @@ class ExitChecks:
         """Return why packets would not leave by the egress interface; empty if they would, or if it is not known."""
         return exit_paths.reason(egress, self._asked.get(egress.id, {}), self._answers)
 
-    def leading_out(self, egress: PlanEgressIP) -> tuple[Lookup, ...]:
-        """Return the packets that the kernel would route out by the egress interface."""
+    def leading_out(self, egress: PlanEgressIP) -> Mapping[Lookup, Found]:
+        """Return the packets that the kernel would route out by the egress interface, with their routes."""
         asked = self._asked.get(egress.id, {})
         found = ((lookup, self._answers.get(lookup)) for lookup in asked)
-        return tuple(lookup for lookup, answer in found if answer and answer.interface == egress.interface)
+        return {lookup: answer for lookup, answer in found if answer and answer.interface == egress.interface}
 
     def _silent(self, target: ProbeTarget | None) -> tuple[str, ...]:
         running = self._running.get(target) if target else None

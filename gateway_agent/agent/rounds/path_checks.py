@@ -43,6 +43,10 @@ class PathChecks:
         """Reason for which no path can be tested."""
         self._failed_rounds = 0
         """Rounds in a row that could not test: what was found before is kept for some."""
+        self._lost: frozenset[TunnelProbe] = frozenset()
+        """Probes of the last round that did not get through."""
+        self._turn = 0
+        """Number of the round."""
         self._interval = DOUBTFUL_INTERVAL_S
         self._looking = asyncio.Lock()
 
@@ -110,7 +114,12 @@ class PathChecks:
 
     def _wanted(self, plan: Plan) -> Wanted:
         able = [egress for egress in plan.egress_ips if plan.node in egress.eligible]
-        return {egress: path_faults.probes(plan, egress, self._exits.leading_out(egress)) for egress in able}
+        return {
+            egress: path_faults.of_round(
+                path_faults.probes(plan, egress, self._exits.leading_out(egress)), self._lost, self._turn
+            )
+            for egress in able
+        }
 
     async def _round(self) -> None:
         plan = self._state.applied
@@ -131,6 +140,7 @@ class PathChecks:
         if plan is not self._state.applied:
             # The rules may have been replaced meanwhile.
             return
+        self._lost, self._turn = frozenset(everything) - passing, self._turn + 1
         for egress, probes in wanted.items():
             if probes:
                 trial = _Trial(plan, plan.me.address, egress, probes, passing)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
-from .exit_paths import Lookup
+from .exit_paths import Found, Lookup
 
 MIN_BYTES = 60
 """Size of a probe that asks for no size of its own: headers of IPv6 and TCP, so that both families have the same."""
-PROBES_EACH = 4
-"""Destinations of an egress IP that are tried in each round."""
+ROUTES_EACH, TURNS_EACH = 4, 4
+"""Destinations of an egress IP that are tried in each round: one for each next hop, and others that take turns."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_GATEWAY, ids.NFT_FENCE)
 IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
 IPTABLES_TABLES = ("filter", "mangle", "raw", "security", "nat")
@@ -50,17 +50,39 @@ class Dropped:
     """Hook of the base chain; empty: unknown."""
 
 
-def probes(plan: Plan, egress: PlanEgressIP, asked: Iterable[Lookup]) -> tuple[TunnelProbe, ...]:
-    """Return the probes for an egress IP. ``asked``: packets whose route leads out by its interface.
+def probes(plan: Plan, egress: PlanEgressIP, leading: Mapping[Lookup, Found]) -> tuple[TunnelProbe, ...]:
+    """Return a probe for each destination of an egress IP; those that go by next hops of their own come first.
+
+    ``leading``: packets whose route leads out by its interface.
 
     A gateway's own address is no destination of a probe: every egress node drops what comes to it unasked.
     """
     if plan.isolated or plan.me is None:
         return ()
     own = {each.address for each in plan.egress_ips}
-    outside = (each for each in asked if each.destination not in own)
-    found = dict.fromkeys(TunnelProbe(egress.vni, each.source, each.destination) for each in outside)
-    return tuple(found)[:PROBES_EACH]
+    by_hop: dict[str, TunnelProbe] = {}
+    found: dict[TunnelProbe, None] = {}
+    for lookup, route in leading.items():
+        if lookup.destination not in own:
+            probe = TunnelProbe(egress.vni, lookup.source, lookup.destination)
+            by_hop.setdefault(route.next_hop, probe)
+            found[probe] = None
+    return tuple(dict.fromkeys((*by_hop.values(), *found)))
+
+
+def of_round(
+    every: Sequence[TunnelProbe], lost: Collection[TunnelProbe], turn: int
+) -> tuple[TunnelProbe, ...]:
+    """Return the probes of one round: some are sent each time, the others take turns.
+
+    ``every``: see :func:`probes`. ``lost``: those that did not get through in the round before; they are sent again, so
+    that two rounds in a row can lose one. ``turn``: number of the round.
+    """
+    others = every[ROUTES_EACH:]
+    begin = turn * TURNS_EACH % len(others) if others else 0
+    taking_turns = (*others, *others)[begin : begin + min(TURNS_EACH, len(others))]
+    again = [probe for probe in others if probe in lost][:TURNS_EACH]
+    return tuple(dict.fromkeys((*every[:ROUTES_EACH], *again, *taking_turns)))
 
 
 def large(plan: Plan, probes: Sequence[TunnelProbe]) -> tuple[TunnelProbe, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from cni.plan import Plan, PlanEgressIP, PlanNode
 from gateway_agent.policy.egress_node import path_faults
-from gateway_agent.policy.egress_node.exit_paths import Lookup
+from gateway_agent.policy.egress_node.exit_paths import Found, Lookup
 from gateway_agent.policy.egress_node.path_faults import Dropped, TunnelProbe
 
 EGRESS = PlanEgressIP(
@@ -84,18 +84,50 @@ def lookup(destination: str) -> Lookup:
     return Lookup(destination, "10.0.0.11", EGRESS.device, 0)
 
 
-def test_some_destinations_are_tried_each_once() -> None:
-    asked = [lookup(f"203.0.113.{number % 6}") for number in range(12)]
-    assert path_faults.probes(PLAN, EGRESS, asked) == tuple(
-        TunnelProbe(0xABCDEF, "10.0.0.11", f"203.0.113.{number}") for number in range(4)
-    )
+def leading(*destinations: str) -> dict[Lookup, Found]:
+    """Return destinations that all go by one next hop."""
+    return {lookup(each): Found("eth1", "172.16.0.1") for each in destinations}
+
+
+def probe_to(destination: str) -> TunnelProbe:
+    return replace(PROBE, destination=destination)
+
+
+MANY = tuple(probe_to(f"203.0.113.{number}") for number in range(30))
+
+
+def test_each_next_hop_is_tried_first_and_each_destination_once() -> None:
+    asked = leading("203.0.113.1", "203.0.113.2", "203.0.113.3")
+    asked |= {lookup("198.51.100.1"): Found("eth1", "172.16.0.9"), lookup("172.16.0.77"): Found("eth1")}
+    assert [probe.destination for probe in path_faults.probes(PLAN, EGRESS, asked)] == [
+        "203.0.113.1", "198.51.100.1", "172.16.0.77", "203.0.113.2", "203.0.113.3",
+    ]  # fmt: skip
+
+
+def test_all_destinations_take_turns() -> None:
+    rounds = [path_faults.of_round(MANY, (), turn) for turn in range(7)]
+    assert all(len(each) == 8 and each[:4] == MANY[:4] for each in rounds)
+    assert {probe for each in rounds for probe in each} == set(MANY)
+
+
+@pytest.mark.parametrize("number", range(9))
+def test_few_destinations_are_tried_in_each_round(number: int) -> None:
+    for turn in range(9):
+        assert sorted(path_faults.of_round(MANY[:number], (), turn)) == sorted(MANY[:number])
+
+
+def test_what_was_lost_is_tried_again_in_the_next_round() -> None:
+    lost = path_faults.of_round(MANY, (), 2)
+    for turn in range(9):
+        assert set(lost) <= set(path_faults.of_round(MANY, lost, turn))
+        assert len(path_faults.of_round(MANY, lost, turn)) <= 12
 
 
 def test_a_gateways_own_address_is_not_tried() -> None:
-    [probe] = path_faults.probes(PLAN, EGRESS, [lookup(EGRESS.address), lookup("203.0.113.1")])
+    [probe] = path_faults.probes(PLAN, EGRESS, leading(EGRESS.address, "203.0.113.1"))
     assert probe.destination == "203.0.113.1"
 
 
 @pytest.mark.parametrize("plan", [replace(PLAN, isolated=True), replace(PLAN, node="elsewhere")])
 def test_nothing_is_tried_while_this_node_opens_no_connection(plan: Plan) -> None:
-    assert path_faults.probes(plan, EGRESS, [lookup("203.0.113.1")]) == ()
+    assert path_faults.probes(plan, EGRESS, leading("203.0.113.1")) == ()
