@@ -13,9 +13,9 @@ from typing import Any, cast
 
 from cni.plan import PodIdentity
 
-from . import selectors, typed_objects, yaml_documents
+from . import prefixes, selectors, typed_objects, yaml_documents
 from .fields import Fields, Report, kind_of, resembling
-from .model import Gateway, Inventory, Node, Policy, Problem
+from .model import BASIC, Gateway, Inventory, Node, Policy, Problem
 
 API_VERSIONS = ("egress-gateway.io/v1alpha1", "network.deckhouse.io/v1alpha1")
 GROUPS = tuple(version.partition("/")[0] for version in API_VERSIONS)
@@ -132,6 +132,7 @@ def assemble(contents: Mapping[str, FileContent]) -> Inventory:
     for (kind, _), item in sorted(first.items()):
         values[kind].append(item.value)
     problems.extend(_references(values["EgressGateway"], values["EgressGatewayPolicy"]))
+    problems.extend(_without_effect(values["EgressGateway"]))
     return Inventory(
         gateways=tuple(values["EgressGateway"]),
         policies=tuple(values["EgressGatewayPolicy"]),
@@ -163,6 +164,20 @@ def _references(gateways: Iterable[Gateway], policies: Iterable[Policy]) -> Iter
         if policy.gateway not in names:
             message = f"there is no EgressGateway {policy.gateway!r}: what the policy selects is dropped"
             yield Problem(policy.source, "spec.egressGatewayName", message, resembling(policy.gateway, names))
+
+
+def _without_effect(gateways: Iterable[Gateway]) -> Iterator[Problem]:
+    """Yield the fields that say nothing for their gateway. It serves all the same."""
+    for gateway in gateways:
+        if gateway.connection_sync and gateway.mode == BASIC:
+            hint = "connections are copied for virtual addresses only"
+            yield Problem(gateway.source, "spec.connectionSync", f"has no effect in mode {BASIC}", hint)
+        shown = {prefixes.number(address)[0] for address in gateway.addresses} or {4}
+        for hop in gateway.routing.next_hops if gateway.routing else ():
+            family = prefixes.number(hop)[0]
+            if family not in shown:
+                message = f"{hop} has no effect: the gateway shows no IPv{family} address"
+                yield Problem(gateway.source, "spec.routing.nextHops", message)
 
 
 def _items(document: Any) -> Iterator[tuple[str, Any]]:

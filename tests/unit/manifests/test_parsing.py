@@ -370,6 +370,27 @@ def test_pods_of_two_namespaces_may_share_a_name() -> None:
     assert parse(pod % "a", pod % "a").problems
 
 
+@pytest.mark.parametrize(
+    ("field", "problem"),
+    [
+        (
+            "connectionSync: true",
+            Problem("0.yaml", "spec.connectionSync", f"has no effect in mode {BASIC}",
+                    "connections are copied for virtual addresses only"),
+        ),
+        (
+            "routing: {nextHops: [172.16.0.1, '2001:db8::1']}",
+            Problem("0.yaml", "spec.routing.nextHops",
+                    "2001:db8::1 has no effect: the gateway shows no IPv6 address"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_field_without_effect_is_reported_and_the_gateway_serves(field: str, problem: Problem) -> None:
+    inventory = parse(f"{GATEWAY}  {field}\n")
+    assert [gateway.name for gateway in inventory.gateways] == ["partner"]
+    assert inventory.problems == (problem,)
+
+
 def test_policy_that_names_no_gateway_stays_and_is_reported() -> None:
     inventory = parse(POLICY.replace("Name: partner", "Name: partnr"), GATEWAY)
     assert [p.gateway for p in inventory.policies] == ["partnr"]
