@@ -155,6 +155,7 @@ class Marks:
 
 def guards(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chains that let a steered packet leave by its tunnel or egress interface only."""
+    yield chain("forwarded_reply", _forwarded_reply(plan, marks))
     yield chain("forwarded", _forwarded(marks))
     yield chain("tunnel_forward", _tunnel_forward())
     yield dispatch(
@@ -183,9 +184,20 @@ def _tunnel_forward() -> Iterator[str]:
 
 def _forwarded(marks: Marks) -> Iterator[str]:
     """Yield the rules for what came out of no tunnel, at the end of the base chain (:mod:`cni.datapath.hooks`)."""
-    yield "ct direction reply accept"
+    yield "ct direction reply goto forwarded_reply"
     yield f"meta mark and {marks.mask} != 0 goto steered"
     yield f"{marks.own} counter drop"
+
+
+def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the rules that drop an answer that would go another way than into its tunnel, or than to a pod.
+
+    A rule or route for it may be missing: another program has removed it.
+    """
+    yield f'ct mark and {marks.mask} > {marks.tunneled} oifname != "{ids.RETURN_DEVICE}" counter drop'
+    for device in sorted({egress.interface for egress in plan.egress_ips if own_routing.of(egress)}):
+        yield f'{marks.own} iifname "{device}" oifname "{device}" counter drop'
+    yield "accept"
 
 
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:

@@ -8,8 +8,9 @@ from ..kernel import rtnl
 from ..kernel.diff import Change, diff
 from ..kernel.nftables import nft
 from ..kernel.rtnl_ops import has_ipv6
-from ..kernel.state import KernelState
+from ..kernel.state import KernelState, Rule
 from ..plan import Plan
+from . import own_routing
 from .objects import node_nft, node_state
 
 MAX_ROUNDS = 3
@@ -32,6 +33,24 @@ def ensure(plan: Plan) -> tuple[str, ...]:
         rtnl.apply(changes)
         done += [str(change) for change in changes]
     return tuple(done)
+
+
+def lead_answers(plan: Plan) -> tuple[str, ...]:
+    """Put the rules for answers to gateways with their own routing, if some are missing. Return them in words.
+
+    They come before the gateway's nftables rules, which mark answers for them: an answer with such a mark and without
+    its rule would leave by the main table, or by the next hop. Without the mark the rules match nothing. Raises
+    :class:`~cni.kernel.errors.KernelError`.
+    """
+    if not any(map(own_routing.of, plan.egress_ips)):
+        return ()
+    rules = [
+        each
+        for each in _changes(plan)
+        if each.action == "put" and isinstance(each.target, Rule) and each.target.iif
+    ]
+    rtnl.apply(rules)
+    return tuple(map(str, rules))
 
 
 def missing(plan: Plan) -> tuple[str, ...]:

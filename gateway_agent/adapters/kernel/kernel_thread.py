@@ -166,5 +166,6 @@ def _guarded() -> bool:
 
 
 def _reconcile(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    led = reconcile.lead_answers(plan)
     done = [words for text in _gateway_texts(plan, devices) for words in nft.ensure(text)]
-    return (*done, *reconcile.ensure(plan))
+    return (*led, *done, *reconcile.ensure(plan))

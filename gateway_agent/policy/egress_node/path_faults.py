@@ -131,10 +131,20 @@ def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:
     leaving = dropped.hook == "postrouting"
     if dropped.family in IPTABLES and dropped.table in IPTABLES_TABLES and dropped.base.isupper():
         table = "" if dropped.table == "filter" else f" -t {dropped.table}"
-        matching = f"-o {egress.interface}" if leaving else f"-i {ids.DEVICE_PREFIX}+"
-        return f"{IPTABLES[dropped.family]}{table} -I {dropped.base} {matching} -j ACCEPT"
-    matching = f'oifname "{egress.interface}"' if leaving else f'iifname "{ids.DEVICE_PREFIX}*"'
-    return f"nft insert rule {dropped.family} {dropped.table} {dropped.base} {matching} accept"
+        matching = [f"-o {egress.interface}"] if leaving else [f"-i {ids.DEVICE_PREFIX}+"]
+        # Whoever drops packets may drop their answers, and no probe shows it.
+        matching += [f"-o {ids.DEVICE_PREFIX}+"] if _sees_answers(dropped) else []
+        command = f"{IPTABLES[dropped.family]}{table} -I {dropped.base}"
+        return " && ".join(f"{command} {each} -j ACCEPT" for each in matching)
+    matching = [f'oifname "{egress.interface}"'] if leaving else [f'iifname "{ids.DEVICE_PREFIX}*"']
+    matching += [f'oifname "{ids.DEVICE_PREFIX}*"'] if _sees_answers(dropped) else []
+    command = f"nft insert rule {dropped.family} {dropped.table} {dropped.base}"
+    return " && ".join(f"{command} {each} accept" for each in matching)
+
+
+def _sees_answers(dropped: Dropped) -> bool:
+    """Return True if answers pass the base chain with the tunnel that they leave by."""
+    return (dropped.hook or dropped.base.lower()) == "forward"
 
 
 def _short(rule: str) -> str:

@@ -26,12 +26,12 @@ FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
         (
             FORWARD,
             "nftables table ip filter, chain FORWARD, drops them (the policy of the chain): "
-            "iptables -I FORWARD -i egw-+ -j ACCEPT",
+            "iptables -I FORWARD -i egw-+ -j ACCEPT && iptables -I FORWARD -o egw-+ -j ACCEPT",
         ),
         (
             replace(FORWARD, family="ip6", table="mangle", chain="mine", rule="counter drop"),
             "nftables table ip6 mangle, chain mine, drops them (rule 'counter drop'): "
-            "ip6tables -t mangle -I FORWARD -i egw-+ -j ACCEPT",
+            "ip6tables -t mangle -I FORWARD -i egw-+ -j ACCEPT && ip6tables -t mangle -I FORWARD -o egw-+ -j ACCEPT",
         ),
         (
             replace(FORWARD, chain="ufw-reject-forward", rule="drop"),
@@ -46,7 +46,8 @@ FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
         (
             Dropped("inet", "site", "last", "forward", "drop", True),
             "nftables table inet site, chain last, drops them (rule 'drop'): "
-            'nft insert rule inet site forward iifname "egw-*" accept',
+            'nft insert rule inet site forward iifname "egw-*" accept && '
+            'nft insert rule inet site forward oifname "egw-*" accept',
         ),
         (
             Dropped("inet", "egress_gateway", "from_1", "forward_guard", "counter drop", True),
