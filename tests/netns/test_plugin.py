@@ -224,7 +224,7 @@ def test_check_names_what_is_missing(node: Node, pod: str) -> None:
 def test_an_unselected_pod_starts(node: Node, pod: str) -> None:
     result = node.create("bridge", pod)
     assert node.call("ADD", pod, result, OTHER) == (0, result)
-    assert node.group(veth_of(result)) == 0
+    assert node.group(veth_of(result)) == ids.GROUP_UNSELECTED
     assert node.devices() == set(), "a node without selected pods keeps its kernel as it is"
     (record,) = node.records()
     assert (record.labels, record.host_interface, record.group) == (OTHER, veth_of(result), 0)
@@ -242,7 +242,7 @@ def test_a_pod_that_is_no_longer_selected_loses_our_tag(node: Node, pod: str) ->
     result = node.create("bridge", pod)
     node.call("ADD", pod, result, BACKEND)
     assert node.call("ADD", pod, result, OTHER)[0] == 0
-    assert node.group(veth_of(result)) == 0
+    assert node.group(veth_of(result)) == ids.GROUP_UNSELECTED
 
 
 @pytest.mark.parametrize("known_plan", [True, False])
@@ -253,7 +253,9 @@ def test_a_pod_that_may_be_selected(known_plan: bool, node: Node, pod: str) -> N
     error = node.refusal("ADD", pod, result, None)
     assert error["code"] == contract.TRY_AGAIN_LATER
     assert node.records() == ()
+    assert node.group(veth_of(result)) == 0, "the guard of unknown pods holds it"
     assert node.call("ADD", pod, result, None, failurePolicy="Ignore") == (0, result)
+    assert node.group(veth_of(result)) == ids.GROUP_UNSELECTED
     (record,) = node.records()
     assert (record.labels, record.host_interface, record.group) == (None, veth_of(result), 0)
 
@@ -292,7 +294,7 @@ def test_all_veths_of_a_pod_are_tagged_and_nothing_else(
     ip("link", "set", "dev", "vsec", "group", "0", namespace=node.name)
     assert "interface vsec has group 0" in node.refusal("CHECK", pod, result, BACKEND)["msg"]
     assert node.call("ADD", pod, result, OTHER) == (0, result)
-    assert (node.group(veth_of(result)), node.group("vsec")) == (0, 0)
+    assert {node.group(veth_of(result)), node.group("vsec")} == {ids.GROUP_UNSELECTED}
 
 
 def test_check_looks_at_what_add_has_tagged(node: Node, pod: str) -> None:

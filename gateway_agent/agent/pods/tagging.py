@@ -152,6 +152,8 @@ class Tagging:
         for interface in pod.record.host_interfaces:
             if group == (pod.tag if tags is None else tags.get(interface, 0)):
                 continue
+            if group == ids.GROUP_UNSELECTED and await self._has_other_group(interface, tags):
+                continue
             try:
                 await self._kernel.tag(interface, group)
             except KernelError as error:
@@ -167,6 +169,13 @@ class Tagging:
             pod.tag = None
             raise failed
         return tuple(left)
+
+    async def _has_other_group(self, interface: str, tags: Mapping[str, int] | None) -> bool:
+        """Return True if the interface has a group of another program, which gives way to the tag of a policy only."""
+        if tags is not None and interface in tags:
+            return False
+        group = await self._kernel.tag_of(interface)
+        return bool(group) and not ids.is_own_group(group or 0)
 
     def _derive(self, plan: Plan) -> tuple[Selection, DestinationMap]:
         """Return what is worked out of a plan; most rounds have the one before."""

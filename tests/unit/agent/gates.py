@@ -92,7 +92,7 @@ class HeldKernel:
 
     async def tagged(self) -> dict[str, int]:
         # Read at the one moment, given at the next: what is listed may be old.
-        found = {device: group for device, group in self.groups.items() if group}
+        found = {device: group for device, group in self.groups.items() if ids.is_own_group(group)}
         await self.gates.hold("tagged")
         return found
 

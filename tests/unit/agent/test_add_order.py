@@ -31,7 +31,7 @@ from .gates import Gates, HeldKernel, HeldStore, fakes, settle
 VETH = "veth1"
 EMPTY = Inventory((PARTNER,), (), NODES)
 LABELS = ("a", "b")
-ASKING = {"host_veths", "forget_pod", "for_pod", "tag"}
+ASKING = {"host_veths", "forget_pod", "for_pod", "tag_of", "tag"}
 """Calls that an ADD waits for and that need no round."""
 
 

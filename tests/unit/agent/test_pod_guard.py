@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from cni import contract
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 
 from .gates import Gates, HeldKernel
-from .test_add_order import EMPTY, VETH, World, request
+from .test_add_order import EMPTY, VETH, World, policy, request, with_policies
 
 OLD = "vethold"
 """An interface that no call has named."""
@@ -100,3 +102,23 @@ def test_rules_that_cannot_be_kept_are_a_problem_and_the_guard_is_set(tmp_path: 
         assert "hook" in world.kernel.guarding
 
     run(tmp_path, scenario, HeldKernel(Gates()))
+
+
+@pytest.mark.parametrize("selected", [True, False])
+def test_a_group_of_another_program_gives_way_to_a_policy_only(tmp_path: Path, selected: bool) -> None:
+    kernel = HeldKernel(Gates(), groups={VETH: 77})
+
+    async def main() -> None:
+        world = World(tmp_path, with_policies(policy("a")), kernel=kernel)
+        try:
+            await world.open_all(lambda: world.state.followed is not None)
+            call = asyncio.create_task(world.calls.handle(request(labels=["a" if selected else "b"])))
+            await world.open_all(call.done)
+            assert call.result() == contract.OK
+            ended = asyncio.create_task(world.parts.reconciler.next_round())
+            await world.open_all(ended.done)
+            assert (kernel.groups[VETH] == 77) is not selected
+        finally:
+            await world.close()
+
+    asyncio.run(main())
