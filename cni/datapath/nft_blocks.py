@@ -265,7 +265,8 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _leave(marks: Marks) -> Iterator[str]:
     # Answers only: a socket that is bound to the device sends none.
-    yield f'oifname "{ids.RETURN_DEVICE}" ct direction reply ct mark and {marks.mask} > {marks.tunneled} goto encap'
+    answering = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled}"
+    yield f'oifname "{ids.RETURN_DEVICE}" {answering} counter goto encap'
     yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_steered"
     yield f"oifname {TUNNELS} counter drop"
 

@@ -22,6 +22,7 @@ from .requests.cni_add import CniAdd
 from .requests.cni_calls import CniCalls
 from .requests.control import Control
 from .requests.dispatcher import Requests
+from .rounds.answer_checks import AnswerChecks
 from .rounds.conntrack_gc import ConntrackCollector
 from .rounds.conntrack_sync import ConntrackSync
 from .rounds.daemon_config import DaemonConfig
@@ -54,6 +55,7 @@ class Parts:
     node_kernel: NodeKernel
     daemon_config: DaemonConfig
     paths: PathChecks
+    answers: AnswerChecks
     reconciler: Reconciler
     pod_rounds: PodRounds
     requests: Requests
@@ -87,11 +89,12 @@ def build(
     requested = asyncio.Event()
     request, kernel = requested.set, ports.kernel
     known = _knowledge(config, ports, request)
-    state, pods, tagging = known.state, known.pods, known.tagging
-    planning, leases = known.planning, known.leases
+    state, pods, tagging, planning = known.state, known.pods, known.tagging, known.planning
+    leases = known.leases
     sync = ConntrackSync(config.run_dir, ports.connection_sync(request), request)
-    exits = ExitChecks(ports.probe, config.upstream, ports.interfaces, ports.threads)
+    exits = ExitChecks(state, ports.probe, config.upstream, ports.interfaces, ports.threads)
     paths = PathChecks(state, exits, ports.path_probe, ports.threads)
+    answers = AnswerChecks(state, ports.path_probe, ports.threads)
     daemon_config = DaemonConfig(state, pods, planning, leases, sync, exits, paths)
     node_kernel, adoption = NodeKernel(kernel, state), Adoption(pods, kernel, state)
     guard = PodGuard(config, state, kernel, node_kernel, planning, adoption, tagging, ports.threads)
@@ -104,15 +107,14 @@ def build(
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
-        known.containers,
-        (paths.problems, lambda: exits.problems(state.plan), lambda: guard.problems, *notices),
+        known.containers, (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices),
     )  # fmt: skip
     observer = Observer(state, planning, pods, adoption, known.containers, leases, problems, unready)
     control = Control(config.node_name, state, leases, observer.snapshot, exits)
     requests = _requests(config, kernel, known, reconciler, pod_rounds, control)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,
-        sync, node_kernel, daemon_config, paths, reconciler, pod_rounds, requests, observer,
+        sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer,
     )  # fmt: skip
 
 

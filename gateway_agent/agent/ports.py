@@ -20,7 +20,7 @@ from ..lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from ..manifests.model import Problem
 from ..manifests.store import Store
 from ..policy.egress_node.exit_paths import Found, Lookup
-from ..policy.egress_node.path_faults import Dropped, TunnelProbe
+from ..policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
 from ..policy.egress_node.readiness import InterfaceFacts
 from ..policy.egress_node.sync_groups import SyncState
 
@@ -179,6 +179,9 @@ class PathProbe(Protocol):
 
     def remove_trace(self) -> None:
         """Remove from the kernel what a search for the cause has left that was broken off."""
+
+    def answers(self) -> Answers:
+        """Return how many answers have come in and gone on. Raises ``KernelError``."""
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         """Return those that get as far as the egress interface. Raises OSError."""

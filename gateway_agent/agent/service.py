@@ -44,6 +44,7 @@ class Agent:
             parts.pod_rounds.run(),
             parts.connections.run(),
             parts.paths.run(parts.daemon_config.send),
+            parts.answers.run(),
             parts.observer.count_changes(),
         )
 

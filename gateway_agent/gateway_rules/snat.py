@@ -39,15 +39,16 @@ def gateway_nft(plan: Plan) -> str:
 
 def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     # A mark without a number: the connection began with a forged source (cni/datapath/source_guard.py).
-    answer = (
-        f"ct direction reply ct mark and {marks.mask} > {marks.tunneled} {marks.put('meta', marks.reply)}"
-    )
+    answering = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled}"
+    answer = f"{answering} {marks.put('meta', marks.reply)}"
+    # Counted here and before the tunnel: a difference is what another program drops.
+    counted = f"{answering} counter {marks.put('meta', marks.reply)}"
     # Behind the node's own steering, which clears the mark of every answer.
     passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
     routed = [egress for egress in ready if own_routing.of(egress)]
     back = [f"ct direction reply ct mark and {marks.mask} != 0 jump routed_answer"] if routed else []
     yield chain("routed_answer", _routed_answers(routed, marks))
-    ingress = [answer, *back, *passing, f"iifname {TUNNELS} goto from_tunnel"]
+    ingress = [counted, *back, *passing, f"iifname {TUNNELS} goto from_tunnel"]
     yield chain("ingress", ingress, "filter hook prerouting priority dstnat + 20")
     # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
     yield chain("inbound", _inbound(ready), "filter hook prerouting priority mangle")

@@ -243,6 +243,29 @@ def test_a_firewall_that_lets_nothing_in_from_the_own_address_is_a_problem_and_n
     assert reason_of(lab, master) == ""
 
 
+def test_a_firewall_that_drops_answers_only_is_a_problem(lab: Lab) -> None:
+    """The probes pass. The next master may have the same firewall, so it is no reason to hand over."""
+    master = lab.wait_settled(GATEWAY)
+    machine = lab.nodes[master].machine
+    lab.serve("outside", 4444)
+    pod = lab.nodes["w1"].pod("answers", BACKEND)
+
+    def said() -> str:
+        problems = lab.nodes[master].agent.status()["problems"]
+        return next((str(p["message"]) for p in problems if p["source"] == "path"), "")
+
+    try:
+        with lab.probing(pod, 4444):
+            machine.run("sh", "-ec", "iptables -A FORWARD -i egw-+ -j ACCEPT; iptables -P FORWARD DROP")
+            until(lambda: "answers from outside did not get into a tunnel" in said(), "a problem", 10)
+            assert reason_of(lab, master) == ""
+            machine.run("sh", "-ec", said().rpartition(", or ")[2])
+            until(lambda: said() == "", "no problem", 10)
+    finally:
+        machine.run("sh", "-c", CLEAR)
+        pod.stop()
+
+
 def test_without_our_rules_a_probe_gets_no_further_than_the_next_hop(lab: Lab) -> None:
     """Another program flushes all rules, and a probe comes before this node has made its own again."""
     machine = lab.nodes[lab.wait_settled(GATEWAY)].machine

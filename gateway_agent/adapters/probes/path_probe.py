@@ -18,8 +18,8 @@ from cni.kernel.errors import KernelError
 from cni.kernel.netlink.nflog import PacketLog
 from cni.kernel.nftables import nft
 
-from ...policy.egress_node.path_faults import Dropped, TunnelProbe
-from . import nft_trace
+from ...policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
+from . import answer_counters, nft_trace
 from .tunnel_packet import encapsulated, number_in
 
 ANSWER_S = 0.1
@@ -51,6 +51,10 @@ class PathProbe:
         with contextlib.suppress(KernelError):
             nft_trace.remove()
             self._table_left = False
+
+    def answers(self) -> Answers:
+        """Return how many answers have come in and gone on. Raises :class:`cni.kernel.errors.KernelError`."""
+        return answer_counters.read()
 
     def passing(self, node_address: str, probes: Sequence[TunnelProbe]) -> frozenset[TunnelProbe]:
         """Return those probes that got through. ``node_address``: this node's end of the tunnels.

@@ -13,6 +13,7 @@ from ...manifests.model import Inventory, Problem
 from ...policy.egress_node import exit_paths
 from ...policy.egress_node.exit_paths import Found, Lookup
 from ..ports import Interfaces, Probe, ProbeTarget, Threads
+from ..state import NodeState
 
 MAX_LOOKUPS_EACH_ROUND = 500
 """Number of lookups above which all are repeated only each :data:`REFRESH_S` seconds: they cost too much."""
@@ -27,11 +28,13 @@ class ExitChecks:
 
     def __init__(
         self,
+        state: NodeState,
         make: Callable[[ProbeTarget, Callable[[], None]], Probe],
         upstream: tuple[str, ...],
         interfaces: Interfaces,
         threads: Threads,
     ) -> None:
+        self._state = state
         self._make = make
         self._upstream = upstream
         self._interfaces = interfaces
@@ -102,12 +105,12 @@ class ExitChecks:
         """Return the gateway's own next hop if it does not answer."""
         return self._silent(self._hop_target(egress))
 
-    def problems(self, plan: Plan | None) -> tuple[Problem, ...]:
+    def problems(self) -> tuple[Problem, ...]:
         """Return the virtual addresses to which upstream addresses do not answer, though they answer this node.
 
         No reason to hand over: each node would find the same as soon as it has the address.
         """
-        if plan is None:
+        if (plan := self._state.plan) is None:
             return ()
         found = []
         for egress in plan.egress_ips:

@@ -50,6 +50,42 @@ class Dropped:
     """Hook of the base chain; empty: unknown."""
 
 
+MIN_ANSWERS = 20
+"""Answers from which a window says something."""
+MIN_SHARE = 0.1
+"""Share of the answers that must get into a tunnel. A rule against some of them is its owner's will."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Numbers of answers to packets that came by tunnels."""
+
+    came: int
+    """That came in from outside."""
+    went: int
+    """That got as far as the tunnel."""
+
+    def since(self, before: Answers) -> Answers | None:
+        """Return the numbers since earlier ones; None if the counters were made anew in between."""
+        came, went = self.came - before.came, self.went - before.went
+        return Answers(came, went) if came >= 0 and went >= 0 else None
+
+    @property
+    def enough(self) -> bool:
+        """Return True if these are enough to say something."""
+        return self.came >= MIN_ANSWERS
+
+
+def dropped_answers(window: Answers) -> str:
+    """Return that nearly all answers of a window were dropped, and what to do; empty if they were not."""
+    if window.went >= window.came * MIN_SHARE:
+        return ""
+    return (
+        f"{window.came - window.went} of {window.came} answers from outside did not get into a tunnel: a firewall of "
+        f"this node drops them: accept ct state established, or iptables -I FORWARD -o {ids.DEVICE_PREFIX}+ -j ACCEPT"
+    )
+
+
 def probes(plan: Plan, egress: PlanEgressIP, leading: Mapping[Lookup, Found]) -> tuple[TunnelProbe, ...]:
     """Return a probe for each destination of an egress IP; those that go by next hops of their own come first.
 

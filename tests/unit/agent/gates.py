@@ -24,7 +24,7 @@ from gateway_agent.lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from gateway_agent.manifests.model import Inventory, Problem
 from gateway_agent.manifests.store import Store
 from gateway_agent.policy.egress_node.exit_paths import Found, Lookup
-from gateway_agent.policy.egress_node.path_faults import Dropped, TunnelProbe
+from gateway_agent.policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.egress_node.sync_groups import SyncState
 
@@ -313,6 +313,12 @@ class FakePathProbe:
     """Of each search for the cause."""
     removals: int = 0
     """Calls of :meth:`remove_trace`."""
+
+    seen: Answers = field(default_factory=lambda: Answers(0, 0))
+    """Counters of answers."""
+
+    def answers(self) -> Answers:
+        return self.seen
 
     def remove_trace(self) -> None:
         self.removals += 1

@@ -21,7 +21,7 @@ from gateway_agent.lease.ipc import EgressState, KeeperState
 from gateway_agent.manifests.model import VIRTUAL_IP, Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.egress_node.exit_paths import Found
-from gateway_agent.policy.egress_node.path_faults import Dropped
+from gateway_agent.policy.egress_node.path_faults import Answers, Dropped
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 
 from ..policy.test_planner import PARTNER, policy
@@ -186,6 +186,37 @@ def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path)
 def daemon_state(master: str, epoch: int) -> KeeperState:
     egress = EgressState(IDENTITY, master, epoch, 1.0, "standby", "")
     return KeeperState("g1", 1, (egress,), (), (), 1, False, {})
+
+
+@pytest.mark.usefixtures("only_asked")
+@pytest.mark.parametrize("master", ["w1", "g1"])
+def test_answers_that_a_master_drops_are_a_problem_until_they_pass(tmp_path: Path, master: str) -> None:
+    async def scenario() -> None:
+        daemon, probe = FakeDaemon(), FakePathProbe()
+        daemon.news.put_nowait(daemon_state(master, 3))
+        world = egress_node(tmp_path, daemon, probe, "partner")
+
+        async def problems(came: int, went: int) -> list[str]:
+            probe.seen = Answers(came, went)
+            looking = asyncio.create_task(world.parts.answers.look())
+            await world.open_all(looking.done)
+            return [p.message.partition(" answers")[0] for p in world.problems() if p.source == "path"]
+
+        try:
+            await world.open_all(lambda: world.state.applied is not None and bool(daemon.sent))
+            assert await problems(100, 100) == []
+            assert await problems(110, 100) == []
+            serves = master == "w1"
+            # The window goes on until enough have come.
+            assert await problems(120, 100) == (["20 of 20"] if serves else [])
+            assert await problems(125, 105) == (["20 of 20"] if serves else [])
+            assert await problems(5, 5) == (["20 of 20"] if serves else [])
+            assert await problems(45, 45) == []
+            assert daemon.sent[-1].egress[0].ready
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
 
 
 def replace_id(state: KeeperState, identity: str) -> KeeperState:

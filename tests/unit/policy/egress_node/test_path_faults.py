@@ -9,7 +9,7 @@ import pytest
 from cni.plan import Plan, PlanEgressIP, PlanNode
 from gateway_agent.policy.egress_node import path_faults
 from gateway_agent.policy.egress_node.exit_paths import Found, Lookup
-from gateway_agent.policy.egress_node.path_faults import Dropped, TunnelProbe
+from gateway_agent.policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
 
 EGRESS = PlanEgressIP(
     "0" * 16, "partner", "172.16.0.50", 1, 0xABCDEF, ("g1",), "g1", 1, False, "eth1", "172.16.0.50"
@@ -132,3 +132,33 @@ def test_a_gateways_own_address_is_not_tried() -> None:
 @pytest.mark.parametrize("plan", [replace(PLAN, isolated=True), replace(PLAN, node="elsewhere")])
 def test_nothing_is_tried_while_this_node_opens_no_connection(plan: Plan) -> None:
     assert path_faults.probes(plan, EGRESS, leading("203.0.113.1")) == ()
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        ((0, 0), (100, 100), ""),
+        ((0, 0), (100, 50), ""),
+        (
+            (100, 100),
+            (120, 100),
+            "20 of 20 answers from outside did not get into a tunnel: a firewall of this node",
+        ),
+        ((100, 100), (200, 105), "95 of 100 answers from outside did not get into a tunnel"),
+    ],
+)
+def test_nearly_all_answers_must_be_dropped(
+    before: tuple[int, int], now: tuple[int, int], words: str
+) -> None:
+    window = Answers(*now).since(Answers(*before))
+    assert window
+    assert window.enough
+    found = path_faults.dropped_answers(window)
+    assert found.startswith(words) and bool(found) == bool(words)
+
+
+def test_a_window_needs_answers_and_counters_that_go_up() -> None:
+    few = Answers(119, 100).since(Answers(100, 100))
+    assert few
+    assert not few.enough
+    assert Answers(5, 5).since(Answers(100, 100)) is None
