@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from .cni_request import is_interface
+from .cni_request import is_interface, subject
 from .files import named
 
 DIRECTORY = "attachments"
@@ -59,6 +59,11 @@ class Attachment:
     def host_interfaces(self) -> tuple[str, ...]:
         """All host-side veths of the pod; empty: none is known."""
         return (self.host_interface, *self.other_interfaces) if self.host_interface else ()
+
+    @property
+    def subject(self) -> str:
+        """The pod, for messages."""
+        return subject(self.namespace, self.name, self.container_id)
 
     @property
     def key(self) -> tuple[str, str]:

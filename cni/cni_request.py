@@ -60,6 +60,16 @@ class Call:
         """The pod, for selectors."""
         return PodIdentity(self.namespace, self.name, self.labels)
 
+    @property
+    def subject(self) -> str:
+        """The pod, for messages."""
+        return subject(self.namespace, self.name, self.container_id)
+
+
+def subject(namespace: str, name: str, container_id: str) -> str:
+    """Return a pod's namespace and name; the start of the container's id if the runtime has named no pod."""
+    return f"pod {namespace}/{name}" if name else f"container {container_id[:12]}"
+
 
 def parse_call(environment: Mapping[str, str], configuration: bytes) -> Call:
     """Parse the runtime's environment and stdin. Raises :class:`CallError`."""

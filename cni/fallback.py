@@ -70,7 +70,7 @@ def add(call: Call, context: FallbackContext) -> None:
         before = attachments.load(context.run_dir, call.container_id, call.ifname)
         if before is None or before.host_interface != (hosts[0] if hosts else ""):
             _forget_connections(context, (call.container_id, call.ifname), call.addresses)
-        group = group_of(call.pod, context)
+        group = group_of(call.pod, call.subject, context)
         _tag(call, context, hosts, group)
         _check_current(call, context)
     except (CallError, KernelError) as error:
@@ -133,7 +133,7 @@ def check(call: Call, context: FallbackContext) -> None:
         pod = replace(pod, labels=record.labels)
     try:
         _check_current(call, context)
-        group = group_of(pod, context)
+        group = group_of(pod, call.subject, context)
     except CallError:
         if call.failure_policy == "Ignore":
             return
@@ -169,7 +169,7 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
 
     if not hosts:
         if group:
-            wrong = f"pod {call.namespace}/{call.name} is selected, but has no host-side veth"
+            wrong = f"{call.subject} is selected, but has no host-side veth"
             raise CallError(contract.NO_HOST_INTERFACE, wrong, VETH_HINT)
         return
     if group and context.plan is not None:
@@ -218,7 +218,7 @@ def _check_current(call: Call, context: FallbackContext) -> None:
     """
     if not context.outdated():
         return
-    outdated = context.not_known(f"{OUTDATED}: a policy may select pod {call.namespace}/{call.name}")
+    outdated = context.not_known(f"{OUTDATED}: a policy may select {call.subject}")
     if call.failure_policy != "Ignore":
         raise outdated
     print(f"egress-gateway: failurePolicy is Ignore: {outdated}", file=sys.stderr)

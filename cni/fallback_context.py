@@ -43,24 +43,24 @@ class FallbackContext:
         return CallError(contract.TRY_AGAIN_LATER, what, hint)
 
 
-def group_of(pod: PodIdentity, context: FallbackContext) -> int:
+def group_of(pod: PodIdentity, subject: str, context: FallbackContext) -> int:
     """Return the interface group that the plan gives the pod; 0: no policy selects the pod.
 
-    Raises :class:`CallError` if the plan does not say.
+    ``subject``: the pod's name in messages. Raises :class:`CallError` if the plan does not say.
     """
-    plan, name = context.plan, f"{pod.namespace}/{pod.name}"
+    plan = context.plan
     if plan is None:
-        raise context.not_known(f"there is neither an agent nor a plan: a policy may select pod {name}")
+        raise context.not_known(f"there is neither an agent nor a plan: a policy may select {subject}")
     if plan.hangs_on_namespace(pod):
-        what = f"a policy may select pod {name} by labels of namespace {pod.namespace}, which is newer than the plan"
+        what = f"a policy may select {subject} by labels of namespace {pod.namespace}, which is newer than the plan"
         raise context.not_known(what)
     policies = plan.policies_for(pod)
     if policies is None:
-        raise context.not_known(f"a policy may select pod {name}, whose labels are not known")
+        raise context.not_known(f"a policy may select {subject}, whose labels are not known")
     if not policies:
         return 0
     if plan.version != plans.VERSION:
-        raise context.not_known(f"{OLDER}: {', '.join(policies)} selects pod {name}")
+        raise context.not_known(f"{OLDER}: {', '.join(policies)} selects {subject}")
     policy_set = plan.set_for(pod, policies)
     if policy_set is None:
         raise context.not_known(f"the plan has no tag yet for pods of {', '.join(policies)}")

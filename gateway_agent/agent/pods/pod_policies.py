@@ -56,6 +56,4 @@ def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
 def without_interface(record: Attachment) -> Problem:
     """Return the problem of a pod that started when no policy selected it; else its ADD would have been refused."""
     message = "a policy selects it now, but it has no host-side veth: it leaves by its own way"
-    return Problem(
-        f"pod {record.namespace}/{record.name}", "", message, "let no policy select it, or remove it"
-    )
+    return Problem(record.subject, "", message, "let no policy select it, or remove it")

@@ -158,13 +158,13 @@ class Tagging:
                 await self._kernel.tag(interface, group)
             except KernelError as error:
                 if tags is not None and await self._kernel.tag_of(interface) is None:
-                    log.info("%s: its interface %s is gone", unlabelled_pods.named(pod.record), interface)
+                    log.info("%s: its interface %s is gone", pod.record.subject, interface)
                     left.remove(interface)
                 else:
                     failed = error
                 continue
             tag = 0 if group == ids.GROUP_UNSELECTED else group - ids.GROUP_BASE
-            log.info("%s: %s has tag %d", unlabelled_pods.named(pod.record), interface, tag)
+            log.info("%s: %s has tag %d", pod.record.subject, interface, tag)
         if failed is not None:
             pod.tag = None
             raise failed

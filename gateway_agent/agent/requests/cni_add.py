@@ -76,7 +76,7 @@ class CniAdd:
             except (CallError, KernelError) as error:
                 if call.failure_policy != "Ignore":
                     raise
-                log.warning("%s/%s starts without its tag: %s", call.namespace, call.name, error)
+                log.warning("%s starts without its tag: %s", call.subject, error)
                 await self._let_pass(key)
 
     async def _let_pass(self, key: Key) -> None:
@@ -94,7 +94,7 @@ class CniAdd:
             # The kernel and the store have errors of that kind, too.
             if not limit.expired():
                 raise
-            late = f"what pod {call.namespace}/{call.name} needs does not stand after {ADD_S:g} s"
+            late = f"what {call.subject} needs does not stand after {ADD_S:g} s"
             raise CallError(contract.TRY_AGAIN_LATER, late, self._busy_with()) from None
 
     def _busy_with(self) -> str:
@@ -172,15 +172,16 @@ class CniAdd:
         """Raise CallError if this pod cannot get the tag that it needs."""
         pod = self._identity(key)
         self._refuse_without_labels(key, call, pod)
-        plan = self._plan_for(pod)
+        plan = self._plan_for(key, pod)
         policies = self._tagging.selection(plan).policies_for(pod) if plan else ()
         if plan is None or not policies:
             return
-        if not self._pod(key).record.host_interfaces:
+        record = self._pod(key).record
+        if not record.host_interfaces:
             self._pods.remove(key)
             raise CallError(
                 contract.NO_HOST_INTERFACE,
-                f"pod {pod.namespace}/{pod.name} is selected by {', '.join(policies)} but has no host-side veth",
+                f"{record.subject} is selected by {', '.join(policies)} but has no host-side veth",
                 "an egress gateway works with pods whose network plugin makes a veth (bridge, ptp, calico, …), not "
                 "with macvlan or the host's network: exclude the pod from the policy or change its network",
             )
@@ -199,7 +200,7 @@ class CniAdd:
         if inventory.knows_pods:
             raise CallError(
                 contract.TRY_AGAIN_LATER,
-                f"nobody knows the labels of pod {pod.namespace}/{pod.name}",
+                f"the labels of {call.subject} are not known",
                 "the Kubernetes API does not answer, or has no such pod: see the agent's log",
             )
         if policies := uncertain(planner.policies(inventory), inventory, pod):
@@ -212,14 +213,14 @@ class CniAdd:
     def _is_attached(self, key: Key, caught_up: bool) -> bool:
         """Return True if the pod's tag is what the newest known objects ask for. Raises CallError if it cannot be."""
         pod = self._identity(key)
-        plan = self._plan_for(pod)
+        plan = self._plan_for(key, pod)
         if plan is None:
             return True
         if self._pod(key).tag != ids.interface_group(self._tagging.selection(plan).group_for(pod)):
             return False
         return not (self._needs_round(pod) if caught_up else self._reconciler.outdated_for(pod))
 
-    def _plan_for(self, pod: PodIdentity) -> Plan | None:
+    def _plan_for(self, key: Key, pod: PodIdentity) -> Plan | None:
         """Return the plan in the kernel; None if there is none and the pod does not need it. Raises CallError."""
         state = self._state
         if state.applied is not None and not state.trouble:
@@ -227,7 +228,7 @@ class CniAdd:
         inventory = state.inventory
         if inventory is not None and not selecting(planner.policies(inventory), inventory, pod):
             return None
-        wrong = f"the way of pod {pod.namespace}/{pod.name} to its gateway does not stand"
+        wrong = f"the path of {self._pod(key).record.subject} to its gateway is not complete"
         raise CallError(contract.TRY_AGAIN_LATER, wrong, state.trouble or "the agent is starting")
 
     def _pod(self, key: Key) -> Pod:

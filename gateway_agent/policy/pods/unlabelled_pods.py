@@ -19,27 +19,22 @@ MAX_REFUSALS = 64
 """Refused starts that are remembered."""
 
 
-def named(record: Attachment) -> str:
-    """Return the name of a pod for its owner: namespace and name, else the start of the container's id."""
-    return f"pod {record.namespace}/{record.name}" if record.name else f"container {record.container_id[:12]}"
-
-
 def refused(record: Attachment, policies: Iterable[str], why: str = "") -> Problem:
     """Return the problem of a refused start. ``why``: why the container engine gave no labels; may be empty."""
     message = f"not started: its labels are not known, and policy {', '.join(policies)} may select it"
-    return Problem(named(record), "", message + (f" ({why})" if why else ""), HINT)
+    return Problem(record.subject, "", message + (f" ({why})" if why else ""), HINT)
 
 
 def running(record: Attachment, policies: Iterable[str], why: str = "") -> Problem:
     """Return the problem of a running pod with unknown labels that a policy may select. ``why``: as in refused()."""
     now = "keeps its tag" if record.group else "uses no gateway"
     message = f"its labels are not known, and policy {', '.join(policies)} may select it: it {now}"
-    return Problem(named(record), "", message + (f" ({why})" if why else ""), HINT)
+    return Problem(record.subject, "", message + (f" ({why})" if why else ""), HINT)
 
 
 def unseen(records: Iterable[Attachment]) -> tuple[Problem, ...]:
     """Return one problem for all pods whose network namespaces are not visible; mostly none is visible then."""
-    found = sorted((named(record), record.netns) for record in records if record.named)
+    found = sorted((record.subject, record.netns) for record in records if record.named)
     if not found:
         return ()
     first, netns = found[0]
@@ -67,7 +62,7 @@ class Refusals:
 
     def started(self, record: Attachment) -> None:
         """Forget the refused starts of a pod that has started."""
-        self._noted.pop(printable.printable(named(record)), None)
+        self._noted.pop(printable.printable(record.subject), None)
 
     def problems(self, now: float) -> tuple[Problem, ...]:
         """Return the problems of the starts that were refused in the last REMEMBERED_S seconds."""

@@ -288,7 +288,4 @@ def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
 
 
 def test_a_container_without_a_name_is_named_by_its_id() -> None:
-    assert (
-        unlabelled_pods.named(replace(TOLD, name="", container_id="0123456789abcdef"))
-        == "container 0123456789ab"
-    )
+    assert replace(TOLD, name="", container_id="0123456789abcdef").subject == "container 0123456789ab"

@@ -70,6 +70,16 @@ def test_a_plan_that_is_older_than_what_the_agent_knew_starts_no_pod(path: Path)
     assert call(environment("STATUS"), ready) == (0, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "subject"),
+    [("K8S_POD_NAMESPACE=prod;K8S_POD_NAME=a", "pod prod/a"), (None, "container c-1_a.b")],
+    ids=["named", "unnamed"],
+)
+def test_an_error_names_the_pod_or_its_container(arguments: str | None, subject: str, path: Path) -> None:
+    error = error_of(call(environment(CNI_ARGS=arguments), stdin(path)))
+    assert error["msg"] == f"there is neither an agent nor a plan: a policy may select {subject}"
+
+
 @pytest.mark.parametrize(("app", "starts"), [("backend", False), ("other", True)])
 def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, path: Path) -> None:
     """The plugin is newer than the plan: rules made from it would lack what it does not say."""
@@ -85,10 +95,10 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
         )
         pod = PodIdentity("prod", "pod", {"app": app})
         if version == plan.VERSION or starts:
-            assert fallback_context.group_of(pod, place) == (0 if starts else sets[0].group)
+            assert fallback_context.group_of(pod, "pod a/b", place) == (0 if starts else sets[0].group)
         else:
             with pytest.raises(CallError, match="older agent"):
-                fallback_context.group_of(pod, place)
+                fallback_context.group_of(pod, "pod a/b", place)
 
 
 TEAM = Selector((Requirement("app", "In", ("backend",)),), (Requirement("team", "In", ("x",)),))
@@ -112,10 +122,10 @@ def test_a_pod_of_a_namespace_that_the_plan_does_not_know_does_not_start_if_its_
     context = fallback_context.FallbackContext(path.parent, plan.loads(plan.dumps(made)), "")
     pod = PodIdentity("prod", "web-0", {"app": app})
     if starts:
-        assert fallback_context.group_of(pod, context) == 0
+        assert fallback_context.group_of(pod, "pod a/b", context) == 0
         return
     with pytest.raises(CallError, match="namespace prod") as refused:
-        fallback_context.group_of(pod, context)
+        fallback_context.group_of(pod, "pod a/b", context)
     assert refused.value.code == contract.TRY_AGAIN_LATER
 
 
