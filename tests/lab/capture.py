@@ -45,7 +45,7 @@ def parse(data: bytes, at: int) -> Packet | None:
         source, protocol, header = str(IPv4Address(data[12:16])), data[9], (data[0] & 15) * 4
     elif version == 6 and len(data) >= 40:
         source, protocol, header = str(IPv6Address(data[8:24])), data[6], 40
-        if protocol == socket.IPPROTO_ROUTING and len(data) >= header + 8:
+        if protocol in (socket.IPPROTO_ROUTING, socket.IPPROTO_DSTOPTS) and len(data) >= header + 8:
             protocol, header = data[header], header + 8 + data[header + 1] * 8
     else:
         return None

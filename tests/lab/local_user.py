@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import platform
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -29,3 +31,28 @@ def as_local_user(machine: Namespace, action: Callable[[], T]) -> T:
         return action()
 
     return machine.inside(drop)
+
+
+def sent_by_device(
+    device: str, to: tuple[str, int], source: str = "", loop: bool = False
+) -> Callable[[], None]:
+    """Return a function that sends a datagram by a device, which Linux permits to every user.
+
+    It may be refused; over IPv6 there may be no route by the device either.
+    """
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    refusals = (PermissionError,) if family == socket.AF_INET else (OSError,)
+
+    def go() -> None:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock, contextlib.suppress(*refusals):
+            if family == socket.AF_INET6:
+                # Later the kernel would ask for an address of the device.
+                sock.bind((source, 0))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
+            if family == socket.AF_INET:
+                sock.bind((source, 0))
+                # conntrackd has none looped back.
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loop)
+            sock.sendto(b"forged", to)
+
+    return go

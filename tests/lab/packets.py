@@ -83,6 +83,21 @@ def source_routed(packet: bytes, first: str, option: int = LSRR) -> bytes:
     return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + body
 
 
+def with_options(packet: bytes) -> bytes:
+    """Return ``packet`` with options between the IP header and the transport header that mean nothing.
+
+    IPv4 packets get the option NOP, IPv6 packets a destination options header (RFC 8200, section 4.6).
+    """
+    if packet[0] >> 4 == 6:
+        options, body = struct.pack("!BBBBI", packet[6], 0, 1, 4, 0), packet[40:]
+        length = struct.pack("!HB", len(options) + len(body), socket.IPPROTO_DSTOPTS)
+        return packet[:4] + length + packet[7:40] + options + body
+    options, body = b"\1\1\1\0", packet[20:]
+    start = struct.pack("!BBH", 0x46, 0, 24 + len(body))
+    header = start + packet[4:10] + b"\0\0" + packet[12:20] + options
+    return header[:10] + struct.pack("!H", _checksum(header)) + header[12:] + body
+
+
 def frame(destination_mac: str, source_mac: str, packet: bytes) -> bytes:
     """Return an Ethernet frame around an IP packet. MACs are written as ``02:00:00:00:00:01``."""
     kind = _IPV6 if packet[0] >> 4 == 6 else _IPV4

@@ -309,6 +309,11 @@ class Lab:
             for identity, master in ((FIRST, "g1"), (SECOND, "g2")):
                 if name != master:
                     node.set_master(identity, master)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all connections, and give each pod its tag."""
+        for node in self.nodes.values():
             node.machine.run("conntrack", "-F")
         for name, pod in self.pods.items():
             pod.tag(0 if name == "unselected" else TAG)
@@ -400,16 +405,18 @@ def family_of(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
-def vxlan_packet(source: str, node: str, vni: int, inner: bytes, outer: str = "") -> bytes:
+def vxlan_packet(source: str, node: str, vni: int, inner: bytes, outer: str = "", underlay: int = 4) -> bytes:
     """Return what a tunnel from node ``source`` to ``node`` would carry (RFC 7348, section 5).
 
-    ``outer``: the outer source address, if it is not the node's.
+    ``outer``: the outer source address, if it is not the node's. ``underlay``: the outer IP version.
     """
-    return udp(outer or NODES[source], NODES[node], 4799, vxlan_payload(source, node, vni, inner))
+    ends = [v6(NODES[name]) if underlay == 6 else NODES[name] for name in (source, node)]
+    return udp(outer or ends[0], ends[1], 4799, vxlan_payload(source, node, vni, inner, underlay))
 
 
-def vxlan_payload(source: str, node: str, vni: int, inner: bytes) -> bytes:
+def vxlan_payload(source: str, node: str, vni: int, inner: bytes, underlay: int = 4) -> bytes:
     """Return the same without the outer IP and UDP headers, as a UDP socket sends it."""
     kind = b"\x86\xdd" if inner[0] >> 4 == 6 else b"\x08\x00"
-    macs = bytes.fromhex((ids.node_mac(NODES[node]) + ids.node_mac(NODES[source])).replace(":", ""))
+    ends = [v6(NODES[name]) if underlay == 6 else NODES[name] for name in (node, source)]
+    macs = bytes.fromhex("".join(map(ids.node_mac, ends)).replace(":", ""))
     return struct.pack("!II", 0x08000000, vni << 8) + macs + kind + inner

@@ -13,112 +13,34 @@ import pytest
 
 from cni.kernel import conntrack_cli, ids
 from cni.kernel.netlink.neighbours import Neighbours
-from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
-from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses
-from gateway_agent.lease_daemon.sockets.arp_socket import Announcer
-from tests.lab.answering import answering
+from cni.plan import Destination, PlanNode, PolicySet
 from tests.lab.capture import Capture
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until
 
 from .datapath_lab import (
-    DESTINATIONS,
     FIRST,
     MTU,
     NODES,
     OTHER_SERVICE,
     PORT,
-    SECOND,
     SERVICE,
     SERVICE6,
     TAG,
     TUNNEL_PRIORITY,
     Lab,
-    Node,
     family_of,
     is_reset,
     plan,
     v6,
 )
+from .datapath_lab import VIRTUAL6 as VIRTUAL
+from .dual_stack_lab import DEVICE, SIXTH, plan6, put, stand, take
 
-VIRTUAL = "fd00:172::50"
-SIXTH = ids.egress_id("partner", VIRTUAL)
-DEVICE = ids.device(ids.vni(SIXTH))
-DESTINATIONS6 = (
-    *(each for each in DESTINATIONS if ":" not in each.prefix),
-    Destination("2001:db8::/32", SIXTH),
-)
 G1, W1 = "172.16.0.7", "10.0.0.11"
 ICMP_UNREACHABLE, ICMP6_UNREACHABLE = 3, 1
 EVERY_POD = ("bridged", "routed", "twin", "routedtwin", "onmaster", "onstandby")
 UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES)
-
-
-def plan6(
-    node: str, master: str = "g1", direct: bool = False, underlay: int = 4, source_check: bool = True
-) -> Plan:
-    """As :func:`plan`, and IPv6 packets of the first tag leave by a virtual address."""
-    base = plan(node)
-    egress = PlanEgressIP(
-        SIXTH, "partner", VIRTUAL, slot=3, vni=ids.vni(SIXTH), eligible=("g1", "g2"), master=master, direct=direct,
-        interface="eth1" if node.startswith("g") else "", source6=VIRTUAL if node.startswith("g") else "",
-        mode="VirtualIPAddress",
-    )  # fmt: skip
-    sets = (
-        PolicySet(TAG, ("a", "b"), (FIRST, SECOND), DESTINATIONS6, (SIXTH, SECOND)),
-        *base.policy_sets[1:],
-    )
-    planned = replace(base, egress_ips=(*base.egress_ips, egress), policy_sets=sets)
-    if underlay == 4:
-        return planned
-    nodes = tuple(PlanNode(node.name, v6(node.address)) for node in base.nodes)
-    return replace(planned, nodes=nodes, mtu=MTU - 20, source_check=source_check)
-
-
-def put(node: Node) -> None:
-    """Move the virtual address to a node, as the lease daemon does; it leaves all others first."""
-
-    def make() -> None:
-        with contextlib.closing(Addresses()) as addresses, contextlib.closing(Announcer()) as announcer:
-            addresses.add(VIRTUAL, "eth1")
-            announcer.announce(VIRTUAL, "eth1")
-
-    _answered[node.machine.name] = answering(node.machine, (VIRTUAL, "eth1"))
-    _answered[node.machine.name].__enter__()
-    node.machine.inside(make)
-
-
-_answered: dict[str, contextlib.AbstractContextManager[Announcer]] = {}
-"""Announcers that answer for an address, by machine."""
-
-
-def take(node: Node) -> None:
-    def remove() -> None:
-        with contextlib.closing(Addresses()) as addresses:
-            addresses.remove(VIRTUAL, "eth1")
-
-    if node.machine.name in _answered:
-        _answered.pop(node.machine.name).__exit__(None, None, None)
-    node.machine.inside(remove)
-
-
-def stand(lab: Lab, master: str = "g1", **changes: object) -> None:
-    """Every node learns of this master."""
-    six = changes.get("underlay") == 6
-    for name, node in lab.nodes.items():
-        node.ensure(plan6(name, master, **changes))  # type: ignore[arg-type]
-        for identity, serving, family in ((FIRST, "g1", 4), (SECOND, "g2", 4), (SIXTH, master, 6)):
-            if serving and name != serving:
-                node.set_master(identity, v6(NODES[serving]) if six else serving, family)
-
-
-@pytest.fixture
-def lab6(lab: Lab) -> Iterator[Lab]:
-    stand(lab)
-    put(lab.nodes["g1"])
-    yield lab
-    for name in ("g1", "g2"):
-        take(lab.nodes[name])
 
 
 @pytest.fixture(params=["1", "0"], ids=["bridge-nf", "no-bridge-nf"])

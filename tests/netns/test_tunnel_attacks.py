@@ -1,4 +1,7 @@
-"""Attacks on the tunnels: by users without rights on nodes, and by nodes in another node's name."""
+"""Attacks on the tunnels: by users without rights on nodes, and by nodes in another node's name.
+
+In each IP version; where the versions inside and outside the tunnel meet in one rule, in all four combinations.
+"""
 
 from __future__ import annotations
 
@@ -6,86 +9,64 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
 from cni.kernel import ids
 from tests.lab.capture import Capture, Packet
-from tests.lab.local_user import as_local_user
-from tests.lab.packets import frame, mac_of, send, udp
+from tests.lab.local_user import as_local_user, sent_by_device
+from tests.lab.packets import frame, mac_of, send, udp, with_options
 from tests.lab.waiting import until
 
-from .datapath_lab import (
-    FIRST,
-    NODES,
-    PORT,
-    SERVICE,
-    SOURCES,
-    TUNNEL_PRIORITY,
-    Lab,
-    plan,
-    vxlan_packet,
-    vxlan_payload,
-)
+from .datapath_lab import NODES, PORT, TUNNEL_PRIORITY, Lab, family_of, v6
+from .dual_stack_lab import EVERY, NAME, SAME, Tunnel
 
-VNI = ids.vni(FIRST)
-DEVICE = ids.device(VNI)
-SYNC = (ids.SYNC_GROUP, ids.SYNC_PORT)
+EVERY_TUNNEL = pytest.mark.parametrize("tunnel", EVERY, ids=NAME, indirect=True)
 
 
 def sent_plainly(address: str) -> Callable[[bytes], None]:
     """Return a function that sends a payload to the tunnel port by an ordinary socket; it may be refused."""
 
     def go(payload: bytes) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as sock, contextlib.suppress(PermissionError):
+        with (
+            socket.socket(family_of(address), socket.SOCK_DGRAM) as sock,
+            contextlib.suppress(PermissionError),
+        ):
             sock.sendto(payload, (address, 4799))
 
     return go
 
 
-def sent_by_device(
-    device: str, to: tuple[str, int], source: str = "", loop: bool = False
-) -> Callable[[], None]:
-    """Return a function that sends a datagram by a device, which Linux permits to every user."""
-
-    def go() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(PermissionError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
-            sock.bind((source, 0))
-            # conntrackd has none looped back.
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loop)
-            sock.sendto(b"forged", to)
-
-    return go
-
-
 @pytest.mark.parametrize("node", ["w2", "g2", "g1"])
-@pytest.mark.parametrize("form", ["10.0.0.1", "::ffff:10.0.0.1"])
-def test_a_local_user_cannot_speak_vxlan_to_a_gateway(lab: Lab, node: str, form: str) -> None:
-    forged = vxlan_payload("w2", "g1", VNI, udp(NODES["w2"], SERVICE, PORT, b"forged"))
+@pytest.mark.parametrize(
+    ("tunnel", "form"), [(SAME[0], "{}"), (SAME[0], "::ffff:{}"), (SAME[1], "{}")], indirect=["tunnel"]
+)
+def test_a_local_user_cannot_speak_vxlan_to_a_gateway(tunnel: Tunnel, node: str, form: str) -> None:
+    lab = tunnel.lab
+    forged = tunnel.payload("w2", "g1", tunnel.forged("w2"))
+    to = form.format(tunnel.address("g1"))
     with lab.witness() as witness:
-        as_local_user(lab.nodes[node].machine, lambda: sent_plainly(form)(forged))
-        _proof(lab)
+        as_local_user(lab.nodes[node].machine, lambda: sent_plainly(to)(forged))
+        _proof(tunnel)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "what the kernel itself encapsulates", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 
 
-def test_a_local_user_cannot_have_the_priority_of_the_kernels_own_packets(lab: Lab) -> None:
-    forged = vxlan_payload("w2", "g1", VNI, udp(NODES["w2"], SERVICE, PORT, b"forged"))
+def test_a_local_user_cannot_have_the_priority_of_the_kernels_own_packets(tunnel: Tunnel) -> None:
+    lab, to = tunnel.lab, (tunnel.address("g1"), 4799)
+    forged = tunnel.payload("w2", "g1", tunnel.forged("w2"))
     priority = struct.pack("=i", TUNNEL_PRIORITY)
 
     def attack() -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with socket.socket(family_of(to[0]), socket.SOCK_DGRAM) as sock:
             with contextlib.suppress(PermissionError):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
             with contextlib.suppress(PermissionError):
-                sock.sendto(forged, (NODES["g1"], 4799))
+                sock.sendto(forged, to)
             # With one packet only (Linux 6.14).
             with contextlib.suppress(OSError):
                 option = (socket.SOL_SOCKET, socket.SO_PRIORITY, priority)
-                sock.sendmsg([forged], [option], 0, (NODES["g1"], 4799))
+                sock.sendmsg([forged], [option], 0, to)
 
     # Without the looks at the socket of a process: the priority alone must do.
     lab.nodes["w2"].nft(
@@ -93,49 +74,66 @@ def test_a_local_user_cannot_have_the_priority_of_the_kernels_own_packets(lab: L
     )
     with Capture(lab.nodes["g1"].machine, "eth0") as arrived:
         as_local_user(lab.nodes["w2"].machine, attack)
-        _proof(lab)
-        until(lambda: len(_to_gateway(arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
-        assert len(_to_gateway(arrived)) == 1
+        _proof(tunnel)
+        until(lambda: len(_to_gateway(tunnel, arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(_to_gateway(tunnel, arrived)) == 1
 
 
-def test_a_local_user_cannot_send_into_a_tunnel_device(lab: Lab) -> None:
-    with Capture(lab.nodes["g1"].machine, "eth0") as capture:
-        for device in (DEVICE, ids.RETURN_DEVICE):
-            as_local_user(lab.nodes["w2"].machine, sent_by_device(device, (SERVICE, PORT)))
-            as_local_user(lab.nodes["w2"].machine, sent_by_device(device, (NODES["g1"], PORT)))
-        _proof(lab)
-        until(lambda: len(_to_gateway(capture)) > 0, "what the kernel itself encapsulates", seconds=2)
-        assert len(_to_gateway(capture)) == 1
+def test_a_local_user_cannot_send_into_a_tunnel_device(tunnel: Tunnel) -> None:
+    lab = tunnel.lab
+    user = lab.nodes["w2"].machine
+    source = {4: "", 6: v6(NODES["w2"])}[tunnel.inner]
+    with Capture(lab.nodes["g1"].machine, "eth0") as arrived:
+        for device in (tunnel.device, ids.RETURN_DEVICE):
+            # A multicast address needs no route.
+            for to in (tunnel.service, tunnel.address("g1"), ALL[tunnel.inner]):
+                if family_of(to) == family_of(tunnel.service):
+                    as_local_user(user, sent_by_device(device, (to, PORT), source))
+        _proof(tunnel)
+        until(lambda: len(_to_gateway(tunnel, arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(_to_gateway(tunnel, arrived)) == 1
 
 
-Attack = Callable[[Lab, str, bytes], None]
+Attack = Callable[[Tunnel, str, bytes], None]
 
 
-def _by_socket(lab: Lab, node: str, packet: bytes) -> None:
+def _by_socket(tunnel: Tunnel, node: str, packet: bytes) -> None:
     """Send the payload by a UDP socket that has the priority."""
-    sock = lab.nodes[node].machine.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    to = tunnel.address("g1")
+    sock = tunnel.lab.nodes[node].machine.socket(family_of(to), socket.SOCK_DGRAM)
     with sock, contextlib.suppress(PermissionError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TUNNEL_PRIORITY)
-        sock.sendto(packet[28:], (NODES["g1"], 4799))
+        sock.sendto(packet[_headers(tunnel) :], (to, 4799))
 
 
-def _raw(lab: Lab, node: str, packet: bytes) -> None:
+def _raw(tunnel: Tunnel, node: str, packet: bytes) -> None:
     with contextlib.suppress(PermissionError):
-        send(lab.nodes[node].machine, packet, priority=TUNNEL_PRIORITY)
+        send(tunnel.lab.nodes[node].machine, packet, priority=TUNNEL_PRIORITY)
 
 
-def _frame(lab: Lab, node: str, packet: bytes) -> None:
+def _frame(tunnel: Tunnel, node: str, packet: bytes) -> None:
     """Send a frame by the uplink: no hook of an IP family sees it."""
-    _send_frame(lab, node, "eth0", _uplink_mac(lab), packet)
+    _send_frame(tunnel.lab, node, "eth0", _uplink_mac(tunnel.lab), packet)
 
 
-def _frame_past_the_queue(lab: Lab, node: str, packet: bytes) -> None:
-    _send_frame(lab, node, "eth0", _uplink_mac(lab), packet, (PACKET_QDISC_BYPASS, 1))
+def _frame_with_options(tunnel: Tunnel, node: str, packet: bytes) -> None:
+    """Send a frame whose UDP header is not where it is in most."""
+    _send_frame(tunnel.lab, node, "eth0", _uplink_mac(tunnel.lab), with_options(packet))
 
 
-def _into_the_device(lab: Lab, node: str, packet: bytes) -> None:
+def _frame_past_the_queue(tunnel: Tunnel, node: str, packet: bytes) -> None:
+    _send_frame(tunnel.lab, node, "eth0", _uplink_mac(tunnel.lab), packet, (PACKET_QDISC_BYPASS, 1))
+
+
+def _into_the_device(tunnel: Tunnel, node: str, packet: bytes) -> None:
     """Have the kernel encapsulate a frame of the process's own."""
-    _send_frame(lab, node, DEVICE, ids.node_mac(NODES["g1"]), packet[28 + 8 + 14 :])
+    mac, inner = ids.node_mac(tunnel.address("g1")), packet[_headers(tunnel) + 8 + 14 :]
+    _send_frame(tunnel.lab, node, tunnel.device, mac, inner)
+
+
+def _headers(tunnel: Tunnel) -> int:
+    """Return the length of the outer IP and UDP headers."""
+    return 8 + (40 if tunnel.underlay == 6 else 20)
 
 
 def _send_frame(
@@ -158,140 +156,113 @@ def _uplink_mac(lab: Lab) -> str:
 
 SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
 """linux/socket.h, linux/if_packet.h."""
-ATTACKS: tuple[Attack, ...] = (_by_socket, _raw, _frame, _frame_past_the_queue, _into_the_device)
+ALL = {4: "224.0.0.1", 6: "ff02::1"}
+"""Multicast addresses of all nodes on a link."""
+PROCESS: tuple[Attack, ...] = (_by_socket, _raw, _frame, _frame_with_options, _frame_past_the_queue)
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("attack", [*PROCESS, _into_the_device])
 @pytest.mark.parametrize("node", ["w2", "g2"])
 def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(
-    lab: Lab, node: str, attack: Attack
+    tunnel: Tunnel, node: str, attack: Attack
 ) -> None:
     """It may set the priority of the kernel's own packets, write whole frames, and send into the tunnel's device."""
-    inner = udp(NODES[node], SERVICE, PORT, b"forged")
+    lab = tunnel.lab
     with lab.witness() as witness, Capture(lab.nodes["g1"].machine, "eth0") as arrived:
-        attack(lab, node, vxlan_packet(node, "g1", VNI, inner))
-        _proof(lab)
+        attack(tunnel, node, tunnel.packet(node, "g1", tunnel.forged(node)))
+        _proof(tunnel)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "what the kernel itself encapsulates", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
-        assert len(_to_gateway(arrived)) == 1
+        assert len(_to_gateway(tunnel, arrived)) == 1
 
 
-@pytest.mark.parametrize("attack", [_by_socket, _raw, _frame, _frame_past_the_queue])
+@pytest.mark.parametrize("attack", PROCESS)
 @pytest.mark.parametrize("vni", [ids.RETURN_VNI, ids.SYNC_VNI])
-def test_a_process_with_raw_rights_on_a_worker_forges_no_answers(lab: Lab, attack: Attack, vni: int) -> None:
+def test_a_process_with_raw_rights_on_a_worker_forges_no_answers(
+    tunnel: Tunnel, attack: Attack, vni: int
+) -> None:
     """Not even with the address of an egress node, whose answers are taken."""
-    answer = udp(SERVICE, NODES["w1"], 4000, b"forged", source_port=PORT)
-    with Capture(lab.nodes["g1"].machine, "eth0") as arrived:
-        attack(lab, "w2", vxlan_packet("g2", "g1", vni, answer))
-        _proof(lab)
-        until(lambda: len(_to_gateway(arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
-        assert len(_to_gateway(arrived)) == 1
+    answer = udp(tunnel.service, tunnel.source("w1"), 4000, b"forged", source_port=PORT)
+    with Capture(tunnel.lab.nodes["g1"].machine, "eth0") as arrived:
+        attack(tunnel, "w2", tunnel.packet("g2", "g1", answer, vni))
+        _proof(tunnel)
+        until(lambda: len(_to_gateway(tunnel, arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
+        assert len(_to_gateway(tunnel, arrived)) == 1
 
 
-def test_a_process_with_raw_rights_cannot_take_over_a_pods_connection(lab: Lab) -> None:
+def test_a_process_with_raw_rights_cannot_take_over_a_pods_connection(tunnel: Tunnel) -> None:
     """A packet with the addresses and ports of a pod's connection, and the mark of the pod's way."""
-    slot = plan("w2").layout.number(1)
-    with lab.pods["twin"].datagrams() as datagrams, lab.witness() as witness:
-        assert datagrams.seen_as() == SOURCES["g1"]
-        forged = udp(lab.pods["twin"].address, SERVICE, PORT, b"forged", source_port=datagrams.port)
-        for mark in (slot, 0):
+    lab, planned = tunnel.lab, tunnel.plan("w2")
+    (slot,) = (egress.slot for egress in planned.egress_ips if egress.id == tunnel.identity)
+    with lab.pods["twin"].datagrams(tunnel.service) as datagrams, lab.witness() as witness:
+        assert datagrams.seen_as() == tunnel.shown
+        forged = udp(tunnel.pod("twin"), tunnel.service, PORT, b"forged", source_port=datagrams.port)
+        for mark in (planned.layout.number(slot), 0):
             for priority in (TUNNEL_PRIORITY, 0):
                 with contextlib.suppress(PermissionError):
                     send(lab.nodes["w2"].machine, forged, mark, priority)
-        assert datagrams.seen_as() == SOURCES["g1"]
+        assert datagrams.seen_as() == tunnel.shown
         until(lambda: len(witness.egress.packets(PORT)) > 1, "both of the pod's own", seconds=2)
         assert len(witness.egress.packets(PORT)) == 2
 
 
-@pytest.mark.parametrize("inner", [NODES["w1"], "10.244.0.10", "172.16.0.7"])
-def test_a_node_sends_by_its_own_inner_source_only(lab: Lab, inner: str) -> None:
-    with lab.witness() as witness:
-        forged = vxlan_packet("w2", "g1", VNI, udp(inner, SERVICE, PORT, b"forged"))
-        lab.nodes["w2"].forge(forged)
-        _proof(lab)
+INNER: dict[str, Callable[[Tunnel], str]] = {
+    "another node's": lambda tunnel: tunnel.source("w1"),
+    "a pod's": lambda tunnel: tunnel.pod("bridged"),
+    "the gateway's": lambda tunnel: tunnel.shown,
+}
+
+
+@EVERY_TUNNEL
+@pytest.mark.parametrize("inner", INNER)
+def test_a_node_sends_by_its_own_inner_source_only(tunnel: Tunnel, inner: str) -> None:
+    with tunnel.lab.witness() as witness:
+        forged = udp(INNER[inner](tunnel), tunnel.service, PORT, b"forged")
+        tunnel.lab.nodes["w2"].forge(tunnel.packet("w2", "g1", forged))
+        _proof(tunnel)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 
 
-def test_answers_come_from_egress_nodes_only(lab: Lab) -> None:
+@EVERY_TUNNEL
+def test_answers_come_from_egress_nodes_only(tunnel: Tunnel) -> None:
     """The answer fits a pod's connection: from a worker it does not arrive, from an egress node it does."""
-    with lab.pods["bridged"].datagrams() as datagrams:
+    with tunnel.lab.pods["bridged"].datagrams(tunnel.service) as datagrams:
         datagrams.seen_as()
         for sender in ("w2", "g2"):
-            answer = udp(SERVICE, NODES["w1"], datagrams.port, sender.encode(), source_port=PORT)
-            lab.nodes[sender].forge(vxlan_packet(sender, "w1", ids.RETURN_VNI, answer))
+            answer = udp(
+                tunnel.service, tunnel.source("w1"), datagrams.port, sender.encode(), source_port=PORT
+            )
+            tunnel.lab.nodes[sender].forge(tunnel.packet(sender, "w1", answer, ids.RETURN_VNI))
         assert datagrams.sock.recv(100) == b"g2"
 
 
-def test_what_is_no_ip_packet_and_no_tunnel_of_ours_is_dropped(lab: Lab) -> None:
+@EVERY_TUNNEL
+def test_what_is_no_ip_packet_and_no_tunnel_of_ours_is_dropped(tunnel: Tunnel) -> None:
     """Frames of another type, with reserved flags set, or of a network that is none of ours."""
-    inner = udp(NODES["w2"], SERVICE, PORT, b"forged")
-    good = vxlan_payload("w2", "g1", VNI, inner)
+    lab, inner = tunnel.lab, tunnel.forged("w2")
+    good = tunnel.payload("w2", "g1", inner)
+    other = b"\x08\x00" if tunnel.inner == 6 else b"\x86\xdd"
     bad = [
-        good[:20] + b"\x81\x00" + b"\x00\x05\x08\x00" + inner,
+        good[:20] + b"\x81\x00" + b"\x00\x05" + good[20:],
+        good[:20] + other + inner,
         b"\x88" + good[1:],
-        vxlan_payload("w2", "g1", VNI ^ 1, inner),
+        tunnel.payload("w2", "g1", inner, tunnel.vni ^ 1),
     ]
-    with Capture(lab.nodes["g1"].machine, DEVICE) as capture, lab.witness() as witness:
+    with Capture(lab.nodes["g1"].machine, tunnel.device) as capture, lab.witness() as witness:
         for payload in bad:
-            lab.nodes["w2"].forge(udp(NODES["w2"], NODES["g1"], 4799, payload))
-        _proof(lab)
+            lab.nodes["w2"].forge(udp(tunnel.address("w2"), tunnel.address("g1"), 4799, payload))
+        _proof(tunnel)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(capture.packets()) == 1
 
 
-@pytest.fixture
-def synced(lab: Lab) -> Lab:
-    """Return the first gateway's connections are synced between g1 and g2."""
-    for name, node in lab.nodes.items():
-        wanted = plan(name)
-        first = replace(wanted.egress_ips[0], sync=True)
-        node.ensure(replace(wanted, egress_ips=(first, *wanted.egress_ips[1:])))
-    return lab
+def _to_gateway(tunnel: Tunnel, capture: Capture) -> list[Packet]:
+    """Return the captured tunnel packets that the gateway's master has not sent itself."""
+    return [packet for packet in capture.packets(4799) if packet.source != tunnel.address("g1")]
 
 
-def test_a_local_user_of_a_partner_cannot_reach_connection_sync(synced: Lab) -> None:
-    """Neither that of the other nodes nor that of the same node, to which the kernel loops multicast back."""
-    partner = synced.nodes["g2"].machine
-    with _listener(synced, "g1") as there, _listener(synced, "g2") as here:
-        for loop in (False, True):
-            as_local_user(partner, sent_by_device(ids.SYNC_DEVICE, SYNC, ids.SYNC_ADDRESS, loop))
-        for address in ("127.0.0.1", NODES["g2"], NODES["g1"]):
-            as_local_user(partner, sent_by_device("", (address, ids.SYNC_PORT)))
-        # conntrackd itself, which runs as root, comes through.
-        partner.inside(sent_by_device(ids.SYNC_DEVICE, SYNC, ids.SYNC_ADDRESS))
-        assert there.recv(100) == b"forged"
-        for listener in (there, here):
-            with pytest.raises(TimeoutError):
-                listener.recv(100)
-
-
-def test_connection_sync_listens_to_partners_only(synced: Lab) -> None:
-    with _listener(synced, "g1") as there:
-        for node in ("w2", "g2"):
-            inner = udp(ids.SYNC_ADDRESS, ids.SYNC_GROUP, ids.SYNC_PORT, node.encode())
-            synced.nodes[node].forge(vxlan_packet(node, "g1", ids.SYNC_VNI, inner))
-        assert there.recv(100) == b"g2"
-
-
-def _listener(lab: Lab, node: str) -> socket.socket:
-    """Return a socket that hears what conntrackd would."""
-    machine = lab.nodes[node].machine
-    sock = machine.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.settimeout(0.5)
-    sock.bind(("", ids.SYNC_PORT))
-    index = machine.inside(lambda: socket.if_nametoindex(ids.SYNC_DEVICE))
-    group = socket.inet_aton(ids.SYNC_GROUP) + socket.inet_aton("0.0.0.0") + index.to_bytes(4, "little")
-    sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
-    return sock
-
-
-def _to_gateway(capture: Capture) -> list[Packet]:
-    """Return the captured tunnel packets that the first gateway's master has not sent itself."""
-    return [packet for packet in capture.packets(4799) if packet.source != NODES["g1"]]
-
-
-def _proof(lab: Lab) -> None:
+def _proof(tunnel: Tunnel) -> None:
     """Have the kernel send what the attacks are copies of, for a pod of the same node: it arrives after them."""
-    with lab.pods["twin"].datagrams() as datagrams:
-        assert datagrams.seen_as() == SOURCES["g1"]
+    with tunnel.lab.pods["twin"].datagrams(tunnel.service) as datagrams:
+        assert datagrams.seen_as() == tunnel.shown
