@@ -5,8 +5,10 @@ heartbeats. So only nodes reach the port, by the interface that leads to them an
 and pods do not send to other nodes' daemons either: there they would have the node's address and use up its rate.
 
 A forged datagram with a node's address has another MAC than the node's own, unless the sender takes over that node's
-port of the switch as well. So the rate is counted for each MAC with each address, in a set that holds a bounded number
-of both: a node that has sent before a flood has its place in it and keeps its rate.
+port of the switch as well. So the rate is counted for each MAC with each address, in a set that has hardly more places
+than there are nodes: a node that has sent before a flood has its place in it and keeps its rate. All that find no place
+share one rate, so the number of forged MACs does not matter. Nodes behind a router that another router replaces pass by
+it until the places of the old MACs are free.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ RATE = "limit rate 500/second burst 250 packets"
 """Rate limit for datagrams from one node. A daemon sends a heartbeat and an answer in each period (20 ms is a short
 one), and some more when masters change.
 """
-SPARE_ELEMENTS = 64
-"""Places for MACs beyond two for each node: nodes that are new, or change their network card."""
+SHARED_RATE = "limit rate 2000/second burst 500 packets"
+"""Rate limit for all senders together that have no place."""
+SPARE_ELEMENTS = 8
+"""Places beyond one for each node: for nodes that are new, or change their network card."""
 RATE_ELEMENT_TTL = "1m"
 
 
@@ -34,7 +38,7 @@ def chains(plan: Plan) -> Iterator[str]:
     nodes = [address_of(node.address, family) for node in peers(plan)]
     yield _set("keeper_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
     # The size is in the name, since the size of an existing set cannot be changed.
-    size = 2 * len(nodes) + SPARE_ELEMENTS
+    size = len(nodes) + SPARE_ELEMENTS
     bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {RATE_ELEMENT_TTL}"]
     by_mac, by_address = f"keeper_rates_{size}", f"keeper_plain_rates_{size}"
     yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)
@@ -43,7 +47,11 @@ def chains(plan: Plan) -> Iterator[str]:
     rates = [
         "jump keeper_source",
         f"meta iiftype != ether update @{by_address} {{ {keyword} saddr {RATE} }} accept",
+        "meta iiftype != ether counter drop",
         f"update @{by_mac} {{ ether saddr . {keyword} saddr {RATE} }} accept",
+        # A sender that has a place is over its own rate here.
+        f"ether saddr . {keyword} saddr @{by_mac} counter drop",
+        f"{SHARED_RATE} accept",
         "counter drop",
     ]
     yield chain("keeper_receive", rates)
