@@ -80,6 +80,17 @@ def test_a_handover_that_an_operator_asks_for_loses_nothing(lab: Lab, pod: Pod, 
     assert longest(probes).lost == 0
 
 
+def test_a_drain_loses_nothing(lab: Lab, pod: Pod, master: Node) -> None:
+    with busy(), lab.probing(pod) as probing:
+        master.egressctl("drain")
+        try:
+            until(lambda: lab.master(GATEWAY, "w1") not in ("", master.name), "another node is master", 10)
+            probes = probing.stop()
+        finally:
+            master.egressctl("undrain")
+    assert longest(probes).lost == 0
+
+
 def test_a_handover_does_not_wait_for_a_node_that_has_no_pods_of_the_address(
     lab: Lab, pod: Pod, master: Node
 ) -> None:

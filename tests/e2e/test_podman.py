@@ -165,6 +165,8 @@ def test_podman_with_netavark_is_told_what_to_do(node: Node, podman: Podman, pla
         assert container.request(SELECTED).address == node.host.ip
         until(lambda: problems(node, "unseen"), "status names it", LOOK)
         assert "network backend is netavark" in problems(node, "unseen")[0]
+        explained = node.agent.call("explain", pod="unseen", destination=OUTSIDE)
+        assert (explained["verdict"], explained["via"], explained["ip"]) == ("direct", "", "")
         container.stop()
         until(lambda: not problems(node, "unseen"), "the problem is gone with it", LOOK)
     finally:
