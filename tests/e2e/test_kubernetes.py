@@ -324,14 +324,16 @@ def test_lost_history_changes_nothing(lab: Lab, cluster: Cluster, node: Node, ca
 
 
 @pytest.mark.parametrize("kind", ["bridge", "ptp"])
-def test_a_pod_that_ran_before_the_plugin_was_installed(
+def test_a_pod_that_the_plugin_was_not_called_for(
     lab: Lab, cluster: Cluster, node: Node, capture: Capture, kind: str
 ) -> None:
     network = node.network(kind)
     pod = node.pod(f"before-{kind}", BACKEND, network=replace(network, plugins=network.plugins[:1]))
-    assert shown(pod) == node.host.ip
+    with pytest.raises(OSError):
+        shown(pod)
     cluster.runs("prod", pod.name, pod.address)
     until(lambda: shown(pod) == VIRTUAL, "it is found and tagged", 5)
+    assert capture.sources(SELECTED) == {VIRTUAL}
     cluster.label("prod", pod.name, {"app": "other"})
     until(lambda: shown(pod) == node.host.ip, "it is not selected any more", SOON_S)
     pod.stop()

@@ -21,6 +21,7 @@ from ..lab.capture import Capture
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
 from ..lab.pod import Pod
+from ..lab.silence import longest
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -166,11 +167,29 @@ def test_before_any_agent_the_guard_stands_by_its_file(node: Node, capture: Capt
     assert capture.sources(SELECTED) == set()
 
 
-def test_nothing_is_left_after_its_end(lab: Lab, node: Node) -> None:
-    pod = node.pod("left", OTHER)
+def clean(node: Node) -> None:
     node.agent.stop()
     until(lambda: not node.agent.keeper_pids(), "the lease daemon has ended")
     node.egressctl("clean")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pods_that_ran_before_the_first_agent_are_cut_off_at_no_time(lab: Lab, node: Node, kind: str) -> None:
+    clean(node)
+    assert lab.cluster is not None
+    pod = beside(node, f"before-{kind}", kind, OTHER)
+    lab.cluster.runs("prod", pod.name, pod.address)
+    with lab.probing(pod, SELECTED) as probing:
+        node.agent.start()
+        until(lambda: guarded(node), "the guard is set")
+        assert group(node, pod.host_interface) == ids.GROUP_UNSELECTED
+        assert longest(probing.stop()).lost == 0
+    assert noted(node, pod) is False
+
+
+def test_nothing_is_left_after_its_end(lab: Lab, node: Node) -> None:
+    pod = node.pod("left", OTHER)
+    clean(node)
     assert ids.NFT_GUARD not in node.machine.run("nft", "list", "tables")
     assert not (node.agent.config.parent / "state" / "guard.nft").exists()
     assert group(node, pod.host_interface) == 0
