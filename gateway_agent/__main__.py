@@ -178,7 +178,8 @@ def _store(
         return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _report_nothing()
     # Imported only here: it is a third of the memory of an agent that needs it.
     from .kubernetes.client import Api
-    from .kubernetes.cluster_store import LAST_KNOWN, ClusterStore
+    from .kubernetes.cluster_store import ClusterStore
+    from .kubernetes.last_known import LAST_KNOWN
     from .kubernetes.objects import resources
     from .kubernetes.reporter import ClusterReport
 

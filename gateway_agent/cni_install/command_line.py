@@ -36,6 +36,20 @@ def parser(description: str) -> argparse.ArgumentParser:
     options.add_argument(
         "--plugin", type=Path, metavar="FILE", help=f"default: the one of --interpreter in {SHARE}"
     )
+    _add_places(options)
+    options.add_argument(
+        "--socket", default="", metavar="PATH", help="socket of the agent, if it is not the default one"
+    )
+    options.add_argument(
+        "--failure-policy",
+        choices=("Fail", "Ignore"),
+        help="failurePolicy of the plugin; its default is Fail",
+    )
+    return options
+
+
+def _add_places(options: argparse.ArgumentParser) -> None:
+    """Add the options for directories and files of the node."""
     options.add_argument(
         "--bin-dir", type=Path, default=Path("/opt/cni/bin"), metavar="DIR", help="default %(default)s"
     )
@@ -56,15 +70,6 @@ def parser(description: str) -> argparse.ArgumentParser:
         metavar="FILE",
         help="file for the agent with the problems that keep the plugin from being used; default %(default)s",
     )
-    options.add_argument(
-        "--socket", default="", metavar="PATH", help="socket of the agent, if it is not the default one"
-    )
-    options.add_argument(
-        "--failure-policy",
-        choices=("Fail", "Ignore"),
-        help="failurePolicy of the plugin; its default is Fail",
-    )
-    return options
 
 
 def plugin_file(options: argparse.Namespace) -> Path:

@@ -15,9 +15,9 @@ def inventory(config: AgentConfig) -> Inventory:
     if isinstance(config.store, FilesStoreConfig):
         return _of_files(config.store.path)
     # Only here: with the files store nothing needs the client of the API.
-    from ..kubernetes.cluster_store import last_known
+    from ..kubernetes import last_known
 
-    return last_known(config.run_dir)
+    return last_known.inventory(config.run_dir)
 
 
 def _of_files(directory: Path) -> Inventory:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -175,27 +176,7 @@ class Api:
         self._looked = now
         if self._client is not None and _stamps(self._stamps) == self._stamps:
             return self._client
-        try:
-            config = self._read()
-            context = client_adapter.verify_cluster(
-                config.cluster,
-                config.user,  # type: ignore[arg-type]
-                config.abs_file,
-                trust_env=False,
-            )
-            auth = client_adapter.user_auth(config.user)
-        except (
-            ConfigError,
-            OSError,
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            yaml.YAMLError,
-        ) as error:
-            # lightkube does not document its errors for an invalid file. A YAML error quotes the file and its token.
-            words = "not YAML" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
-            raise ApiError(f"its configuration cannot be used: {words}") from None
+        config, context, auth = self._configured()
         if self._client is not None:
             # Watches of the present client may run to their end. The client before it hardly has any left.
             for client in self._old:
@@ -211,6 +192,30 @@ class Api:
         )
         self._stamps = _stamps(self._files(config))
         return self._client
+
+    def _configured(self) -> tuple[SingleConfig, ssl.SSLContext, httpx2.Auth | None]:
+        """Read the configuration, and make of it what a connection needs. Raises ApiError."""
+        try:
+            config = self._read()
+            context = client_adapter.verify_cluster(
+                config.cluster,
+                config.user,  # type: ignore[arg-type]
+                config.abs_file,
+                trust_env=False,
+            )
+            return config, context, client_adapter.user_auth(config.user)
+        except (
+            ConfigError,
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            yaml.YAMLError,
+        ) as error:
+            # lightkube does not document its errors for an invalid file. A YAML error quotes the file and its token.
+            words = "not YAML" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
+            raise ApiError(f"its configuration cannot be used: {words}") from None
 
     def _read(self) -> SingleConfig:
         if self._kubeconfig is None:

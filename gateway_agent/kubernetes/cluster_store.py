@@ -9,25 +9,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import random
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
-import msgspec
-
-from cni.files import named
-
 from ..manifests.model import Inventory, Problem
 from ..manifests.store import NotKnown
+from . import last_known
 from .client import OPENED, Api, ApiError
 from .empty_policies import PodQuery
 from .objects import VOTERS, InventoryBuilder, Resource, missing, pod_uid, prune
-from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch, key_of
+from .reflector import EXPIRED, FORBIDDEN, NOT_FOUND, Key, List, Object, Pause, Reflector, Watch
 
 log = logging.getLogger(__name__)
-LAST_KNOWN = "last-known.json"
-"""File in the run directory with the objects as they were last read."""
 DEBOUNCE_S = 0.02
 """Seconds from a change to the new inventory, in which more changes may follow."""
 FIRST_LISTS_TIMEOUT_S = 3.0
@@ -39,14 +33,14 @@ POD_QUERY_TIMEOUT_S, CATCH_UP_TIMEOUT_S = 2.0, 1.0
 class ClusterStore:
     """The store that follows a cluster's objects.
 
-    ``watched``: see :func:`.objects.resources`. ``last_known``: file for the last known objects; created if missing.
+    ``watched``: see :func:`.objects.resources`. ``path``: file for the last known objects; created if missing.
     """
 
-    def __init__(self, api: Api, watched: Iterable[Resource], last_known: Path) -> None:
+    def __init__(self, api: Api, watched: Iterable[Resource], path: Path) -> None:
         self._api = api
         self._resources = {resource.kind: resource for resource in watched}
-        self._last_known = last_known
-        kept = _read(last_known)
+        self._path = path
+        kept = last_known.read(path)
         self._reflectors = {kind: Reflector(kept.get(kind)) for kind in self._resources}
         self._kept = bool(kept)
         self._asked: dict[Key, Object] = {}
@@ -223,7 +217,7 @@ class ClusterStore:
         problems = [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
         if self._unkept:
             lost = "the known objects are in force; an agent that starts while the API is away lacks them"
-            problems.append(Problem(str(self._last_known), "", f"cannot be kept: {self._unkept}", lost))
+            problems.append(Problem(str(self._path), "", f"cannot be kept: {self._unkept}", lost))
         return problems
 
     async def _settled(self) -> Inventory:
@@ -235,7 +229,7 @@ class ClusterStore:
         async with self._keeping:
             inventory = self._inventory()
             if inventory != self._on_disk:
-                unkept = await asyncio.to_thread(_write, self._last_known, self._objects())
+                unkept = await asyncio.to_thread(last_known.write, self._path, self._objects())
                 if unkept != self._unkept:
                     self._unkept = unkept
                     inventory = self._inventory()
@@ -284,32 +278,3 @@ class ClusterStore:
         except TimeoutError:
             if late := missing(known.objects, names):
                 raise NotKnown(f"the watch has not delivered {kind} {late[0][1]} yet") from None
-
-
-def last_known(run_dir: Path) -> Inventory:
-    """Return the objects that an agent has stored; an empty inventory if there are none that can be read."""
-    kept = _read(run_dir / LAST_KNOWN)
-    return InventoryBuilder().inventory(item for items in kept.values() for item in items.values())
-
-
-def _read(path: Path) -> dict[str, dict[Key, Object]]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = msgspec.json.decode(path.read_bytes(), type=dict[str, list[dict[str, object]]])
-        return {kind: {key_of(item): item for item in items} for kind, items in found.items()}
-    return {}
-
-
-def _write(path: Path, objects: dict[str, list[Object]]) -> str:
-    """Write the objects to a file. Return the reason if that fails; empty if it succeeds.
-
-    A full disk prevents the copy, not the service.
-    """
-    try:
-        draft = path.with_suffix(".draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with named(path), open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(objects))
-        os.rename(draft, path)
-    except OSError as error:
-        return str(error)
-    return ""

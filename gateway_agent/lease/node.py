@@ -12,23 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from .effects import Effect, Effects
 from .election import Election
 from .ipc import KeeperConfig
 from .messages.bodies import Handover
 from .messages.keys import Keyring
-from .messages.outbox import Send
 from .messages.strays import Strays
-from .node_state import NodeState, Remember
+from .node_state import NodeState
 from .reception import Reception
 from .transmission import Transmission
-from .tunnels import TunnelEffect, Tunnels
-from .virtual_ips import serving
+from .tunnels import Tunnels
 from .virtual_ips.conflict_detection import ConflictDetection
 from .virtual_ips.serving import VirtualIPs
 from .voting.protocol import NEVER
 from .voting.voter_set import Memory
-
-Effect = Send | Remember | TunnelEffect | serving.Effect
 
 
 class LeaseNode:
@@ -55,11 +52,7 @@ class LeaseNode:
         self._reception = Reception(state, now)
         self._transmission = Transmission(state, self.virtual_ips, now)
         self._election = Election(state, self.conflicts)
-        self._effects: list[Effect] = []
-        """Effects that are not yet handed out. Those that an input which raises had decided by then are handed out
-        with the next input, in order: a fence is closed, and a grant remembered, before anything that relies on it is
-        sent.
-        """
+        self._effects = Effects(state, self._tunnels, self.virtual_ips, self.conflicts)
         self._moved: set[int] = set()
         """Tokens of the handovers that are carried out and still asked for."""
         self._seen: object = (False, (), False)
@@ -297,18 +290,4 @@ class LeaseNode:
         shown = self.endpoint.heard.revision + self.agreement.revision
         self._due.revision += shown != self._shown
         self._shown = shown
-        return self._collect(now)
-
-    def _collect(self, now: int) -> list[Effect]:
-        """Return the effects in their order: what others may rely on comes before anything is sent."""
-        ownership = self.ownership
-        # Tunnels first: a master that hears that this node queues its packets relies on it.
-        self._tunnels.follow(ownership.master_table.changed, ownership.master_table, now, self._effects)
-        ownership.master_table.changed.clear()
-        # Then the fence: a release must not be sent before it is closed, nor a request before its ticket lies.
-        after = self.virtual_ips.reconcile(ownership.owner.held(now), ownership.specs, now, self._effects)
-        self._state.remember(self._effects)
-        self._effects += self._state.outbox.take()
-        self._effects += [*after, *self.conflicts.take_probes()]
-        effects, self._effects = self._effects, []
-        return effects
+        return self._effects.collect(now)

@@ -6,14 +6,13 @@ come, and carries out the effects that the node returns.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,10 +20,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..adapters.files.key_files import KeyFiles
+from ..lease.effects import Effect
 from ..lease.ipc import KeeperConfig
 from ..lease.lifecycle import ORPHAN_NS
 from ..lease.messages.outbox import Send
-from ..lease.node import Effect, LeaseNode
+from ..lease.node import LeaseNode
 from ..lease.node_state import Remember
 from ..lease.status import report
 from ..lease.tunnels import PointTunnel, QueueTunnel
@@ -32,9 +32,10 @@ from ..lease.voting.protocol import NEVER
 from .daemon_lock import KeeperLock
 from .ipc_server import AgentConnections
 from .kernel.tunnel_neighbours import TunnelNeighbours
-from .process import boottime, log, real_time
+from .process import boottime, real_time
 from .run_directory import RunDirectory
 from .sockets.udp import Datagrams
+from .unhandled_messages import UnhandledMessages
 
 if TYPE_CHECKING:
     from .kernel.vip_kernel import VirtualAddresses
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
 
 STATE_NS = 20_000_000
 """Shortest time between two states for the agent: with many egress IPs each is long, and nothing urgent hangs on it."""
-REPORT_NS = 1_000_000_000
-"""Shortest time between two log lines about messages that could not be handled."""
-UNHANDLED_NS = 600_000_000_000
-"""Time for which a message that could not be handled is a problem; the log keeps it."""
 
 
 class LeaseDaemon:
@@ -75,9 +72,7 @@ class LeaseDaemon:
         self._sent_at = 0
         self._started_at = boottime()
         self._problems: dict[str, str] = {}
-        self._last_unhandled = ("", -UNHANDLED_NS)
-        """The last message that could not be handled, and the time at which it came."""
-        self._reported_at = -REPORT_NS
+        self._unhandled = UnhandledMessages()
         self._asked_to_stop = False
 
     def run(self) -> None:
@@ -200,14 +195,13 @@ class LeaseDaemon:
 
     def _current_problems(self, now: int) -> tuple[str, ...]:
         """Return what is wrong now as far as this process knows, in words."""
-        unhandled, at = self._last_unhandled
         found = [
             *self._problems.values(),
             *self._directory.problems.values(),
             *self._tunnels.problems.values(),
         ]
         found += self._virtual.problems if self._virtual else ()
-        found += [unhandled] if now < at + UNHANDLED_NS else []
+        found.append(self._unhandled.problem(now))
         return tuple(filter(None, found))
 
     def _claimed(self, address: str, mac: str, interface: str) -> None:
@@ -226,9 +220,9 @@ class LeaseDaemon:
         keeper, effects = self._keeper, list[Effect]()
         assert keeper is not None
         for datagram, source in arrived:
-            with self._reported(source):
+            with self._unhandled.reported(source):
                 keeper.take(datagram, source, boottime())
-        with self._reported(arrived[-1][1]):
+        with self._unhandled.reported(arrived[-1][1]):
             effects = keeper.settle(boottime())
         self._carry_out(effects)
 
@@ -257,28 +251,8 @@ class LeaseDaemon:
         self._carry_out(questions)
 
     def _arrived(self, keeper: LeaseNode, datagram: bytes, source: str, port: int) -> None:
-        with self._reported(source):
+        with self._unhandled.reported(source):
             keeper.strays.arrived(datagram, source, port, boottime())
-
-    @contextlib.contextmanager
-    def _reported(self, source: str) -> Iterator[None]:
-        """Report whatever a message from ``source`` causes: a fault of ours must not end every keeper at once.
-
-        Whoever has the key can send anything. What was decided before the fault is carried out with the next input;
-        docs/design/messages.md says why that is safe.
-        """
-        try:
-            yield
-        except Exception as error:
-            self._unhandled(error, source)
-
-    def _unhandled(self, error: Exception, source: str) -> None:
-        now = boottime()
-        if now >= self._reported_at + REPORT_NS:
-            self._reported_at = now
-            log(error, f"a message from {source} could not be handled")
-        text = f"a message from {source} could not be handled: {type(error).__name__}: {error}"
-        self._last_unhandled = text, now
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:

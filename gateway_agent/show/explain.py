@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cni.attachments import Attachment
 from cni.kernel import ids
-from cni.plan import NAMESPACE_LABEL, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
+from cni.plan import PlanEgressIP, PodIdentity, PolicySet
 
 from ..manifests import prefixes
 from ..manifests.prefixes import Family
 from ..policy import planner, precedence
 from ..policy.egress_node import exit_paths
 from ..policy.egress_node.exit_paths import Found
+from .explain_selection import Step, policy_steps, step
 from .snapshot import (
     DIRECT,
     DROPPED,
@@ -27,7 +28,6 @@ from .snapshot import (
     path_verdict,
 )
 
-Step = dict[str, str]
 MAX_PREFIXES = 4
 """Prefixes listed in a step; ``ways`` has all of them."""
 MAX_EXCEPTIONS = 16
@@ -61,16 +61,16 @@ def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, An
     """
     subject = _subject(view, *_find(view, pod))
     named = f"{subject.pod.namespace}/{subject.pod.name}"
-    steps = [_pod_step(view, subject), *_policy_steps(view, subject.pod), _tag_step(view, subject)]
+    steps = [_pod_step(view, subject), *policy_steps(view, subject.pod), _tag_step(view, subject)]
     answer: dict[str, Any] = {"pod": named, "destination": destination}
     if subject.attachment is None:
         end = _unattached(view, subject.pod)
-        steps.append(_step("path", end.verdict, end.path))
+        steps.append(step("path", end.verdict, end.path))
     elif subject.blocked:
         end = PathVerdict(
             DROPPED, path="the interface has a tag without a policy set, so its packets are dropped"
         )
-        steps.append(_step("path", end.verdict, end.path))
+        steps.append(step("path", end.verdict, end.path))
     elif destination:
         egress = _to(view, subject, destination, steps)
         end = _by(view, egress, steps, _family(destination))
@@ -83,10 +83,6 @@ def explain(view: NodeSnapshot, pod: str, destination: str = "") -> dict[str, An
 
 def _ending(end: PathVerdict) -> dict[str, str]:
     return {"verdict": end.verdict, "via": end.via, "ip": end.ip}
-
-
-def _step(step: str, result: str, reason: str = "") -> Step:
-    return {"step": step, "result": result, "reason": reason}
 
 
 def _find(view: NodeSnapshot, asked: str) -> tuple[str, str]:
@@ -146,47 +142,14 @@ def _pod_step(view: NodeSnapshot, subject: _Subject) -> Step:
     )
     labels = f"labels of {origin}: {_written(pod.labels or {})}" if origin else "its labels are not known"
     if key in view.inventory.on_host:
-        return _step("pod", "uses its node's network", labels)
+        return step("pod", "uses its node's network", labels)
     if attachment is None:
-        return _step("pod", "not attached to this node", labels)
-    return _step("pod", f"attached by {attachment.host_interface or 'no known interface'}", labels)
+        return step("pod", "not attached to this node", labels)
+    return step("pod", f"attached by {attachment.host_interface or 'no known interface'}", labels)
 
 
 def _written(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
-
-
-def _policy_steps(view: NodeSnapshot, pod: PodIdentity) -> Iterator[Step]:
-    if not view.plan.policies:
-        yield _step("policies", "there are none")
-    for found in view.plan.policies:
-        labels = view.plan.namespaces.get(pod.namespace)
-        selects = found.selects(pod, labels)
-        if selects is None:
-            yield _step(f"policy {found.name}", "may select it", "its labels are not known")
-            continue
-        reason = f"gateway {found.gateway}" if selects else _why_not(found, pod, labels)
-        yield _step(f"policy {found.name}", "selects it" if selects else "does not select it", reason)
-
-
-def _why_not(found: PlanPolicy, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> str:
-    """Return the first failing requirement of each selector."""
-    return "; ".join(dict.fromkeys(_failing(selector, pod, namespace_labels) for selector in found.selectors))
-
-
-def _failing(selector: Selector, pod: PodIdentity, namespace_labels: Mapping[str, str] | None) -> str:
-    around = {"kubernetes.io/metadata.name": pod.namespace, **(namespace_labels or {})}
-    for term in selector.namespaces or ():
-        if not term.holds(around):
-            return f"namespace {pod.namespace}: {_unmet(term, around)}"
-    labels = {**(pod.labels or {}), NAMESPACE_LABEL: pod.namespace}
-    return next((_unmet(term, labels) for term in selector.pods if not term.holds(labels)), "")
-
-
-def _unmet(term: Requirement, labels: Mapping[str, str]) -> str:
-    value = labels.get(term.key)
-    asked = f"{term.key} {term.operator}" + (f" ({', '.join(term.values)})" if term.values else "")
-    return f"{asked} fails: " + ("there is no such label" if value is None else f"it is {value!r}")
 
 
 def _tag_step(view: NodeSnapshot, subject: _Subject) -> Step:
@@ -194,14 +157,14 @@ def _tag_step(view: NodeSnapshot, subject: _Subject) -> Step:
     asked = known or ()
     asked_names = ", ".join(asked) or ("no policy" if known is not None else "unknown policies")
     if subject.attachment is None:
-        return _step("tag", "none", f"no interface of it is known here; its labels ask for {asked_names}")
+        return step("tag", "none", f"no interface of it is known here; its labels ask for {asked_names}")
     have = subject.policy_set.policies if subject.policy_set else ()
     late = "" if have == asked and known is not None else f"its labels now ask for {asked_names}"
     if subject.blocked:
-        return _step("tag", "blocked", f"group {subject.attachment.group:#x} has no policy set")
+        return step("tag", "blocked", f"group {subject.attachment.group:#x} has no policy set")
     if subject.policy_set is None:
-        return _step("tag", "none", late or "no policy selects it")
-    return _step("tag", f"{subject.policy_set.group - ids.GROUP_BASE}: {', '.join(have)}", late)
+        return step("tag", "none", late or "no policy selects it")
+    return step("tag", f"{subject.policy_set.group - ids.GROUP_BASE}: {', '.join(have)}", late)
 
 
 def _to(view: NodeSnapshot, subject: _Subject, destination: str, steps: list[Step]) -> PlanEgressIP | None:
@@ -214,17 +177,17 @@ def _to(view: NodeSnapshot, subject: _Subject, destination: str, steps: list[Ste
     except ValueError as error:
         raise NotKnown(str(error), "DESTINATION is an address, as 203.0.113.10") from error
     if subject.policy_set is None:
-        steps.append(_step("destination", "any", "no policy applies to the pod"))
+        steps.append(step("destination", "any", "no policy applies to the pod"))
         return None
     never = planner.never_sent(view.inventory, view.cluster_cidrs)
     entries = planner.entries(view.inventory, subject.policy_set)
     match = precedence.lookup(entries, never, address)
     if match is None:
-        steps.append(_step("destination", "no policy", _why_none(entries, never, address)))
+        steps.append(step("destination", "no policy", _why_none(entries, never, address)))
         return None
     others = [e.name for e in entries if e is not match.entry and precedence.lookup([e], never, address)]
     reason = f"before {', '.join(others)}: longest prefix, then age, then name" if others else ""
-    steps.append(_step("destination", f"{match.prefix} of policy {match.entry.name}", reason))
+    steps.append(step("destination", f"{match.prefix} of policy {match.entry.name}", reason))
     return view.egress(match.entry.leads_to(_family(address)))
 
 
@@ -248,16 +211,16 @@ def _why_none(entries: tuple[precedence.Entry, ...], never: Mapping[str, str], a
 def _by(view: NodeSnapshot, egress: PlanEgressIP | None, steps: list[Step], family: int) -> PathVerdict:
     """Add the steps from the gateway on for packets of this family, and return the verdict."""
     if egress is None:
-        steps.append(_step("path", DIRECT, "as if there were no egress gateway"))
+        steps.append(step("path", DIRECT, "as if there were no egress gateway"))
         return PathVerdict(DIRECT)
     name, epoch = master(view, egress)
     end = path_verdict(view, egress, family)
-    steps.append(_step("gateway", f"{egress.gateway} {egress.address}".rstrip(), egress.mode))
+    steps.append(step("gateway", f"{egress.gateway} {egress.address}".rstrip(), egress.mode))
     if name:
-        steps.append(_step("master", name, f"epoch {epoch}"))
+        steps.append(step("master", name, f"epoch {epoch}"))
     else:
-        steps.append(_step("master", "none", no_master_reason(view, egress)))
-    steps.append(_step("path", end.verdict, end.path))
+        steps.append(step("master", "none", no_master_reason(view, egress)))
+    steps.append(step("path", end.verdict, end.path))
     return end
 
 
@@ -266,10 +229,10 @@ def _out(
 ) -> PathVerdict:
     """Add the step out of this node, which is the master, and return the verdict."""
     if fault := exit_paths.fault(egress, destination, found):
-        steps.append(_step("exit", "none", fault))
+        steps.append(step("exit", "none", fault))
         return PathVerdict(DROPPED, end.via, end.ip, fault)
     via = f"next hop {found.next_hop}" if found.next_hop else "on the link"
-    steps.append(_step("exit", found.interface, via))
+    steps.append(step("exit", found.interface, via))
     return end
 
 
@@ -278,11 +241,11 @@ def _destinations(reached: list[str], family: Family) -> Step:
     others = prefixes.complement(family, reached)
     everything = f"all of IPv{family}"
     if not others:
-        return _step("destination", everything)
+        return step("destination", everything)
     if len(others) < len(reached):
-        return _step("destination", f"{everything} but", _first(others, MAX_EXCEPTIONS))
+        return step("destination", f"{everything} but", _first(others, MAX_EXCEPTIONS))
     count = f"{len(reached)} prefix{'es' * (len(reached) != 1)}"
-    return _step("destination", count, _first(reached, MAX_PREFIXES))
+    return step("destination", count, _first(reached, MAX_PREFIXES))
 
 
 def _first(texts: list[str], number: int) -> str:

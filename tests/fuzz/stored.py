@@ -14,8 +14,7 @@ import msgspec
 from cni import attachments, plan
 from cni.attachments import Attachment
 from cni.plan import PodIdentity
-from gateway_agent.kubernetes import client, objects
-from gateway_agent.kubernetes import cluster_store as clusters
+from gateway_agent.kubernetes import client, last_known, objects
 from gateway_agent.kubernetes.reflector import Reflector
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet
 from gateway_agent.lease_daemon.voter_state_file import Stored, VoterStateFile, boot_id
@@ -110,5 +109,5 @@ def check_last_known(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory) / "last-known.json"
         file.write_bytes(data)
-        known = clusters._read(file)
+        known = last_known.read(file)
     objects.InventoryBuilder().inventory(item for items in known.values() for item in items.values())

@@ -24,7 +24,7 @@ from gateway_agent.ctl.doctor import Finding, examine
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.gateway_rules.pod_guard import guard_nft
 from gateway_agent.gateway_rules.snat import gateway_nft
-from gateway_agent.kubernetes.cluster_store import LAST_KNOWN
+from gateway_agent.kubernetes.last_known import LAST_KNOWN
 from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses
 from tests.lab.namespace import Namespace
 

@@ -20,13 +20,13 @@ import pytest
 from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
-from gateway_agent.adapters.daemons import conntrackd
+from gateway_agent.adapters.daemons import conntrackd_process
 from gateway_agent.adapters.daemons.standby_daemon import KEEPER
 from gateway_agent.adapters.files import cluster_key
 from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.adapters.servers.agent_socket import RequestServer
 from gateway_agent.agent.plan_file import PlanFile
-from gateway_agent.kubernetes import cluster_store
+from gateway_agent.kubernetes import last_known
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
 from gateway_agent.policy.egress_node.sync_groups import Files
 from tests.lab.waiting import until
@@ -90,7 +90,7 @@ WRITERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "the plan": (lambda d: PlanFile(d).write(PLAN), "plan.json"),
     "the key": (lambda d: cluster_key.make(d / "cluster.key"), "cluster.key"),
     "conntrackd's configuration": (
-        lambda d: conntrackd._write(
+        lambda d: conntrackd_process.write_configuration(
             Files(*(str(d / name) for name in ("c.conf", "c.lock", "c.sock"))), "x" * 9000
         ),
         "c.conf",
@@ -146,9 +146,9 @@ def test_the_files_store_goes_on_and_says_what_it_cannot_keep(disk: Disk, tmp_pa
 def test_the_cluster_store_says_what_it_cannot_keep(disk: Disk) -> None:
     path = disk.path / "last-known.json"
     disk.fill()
-    assert cluster_store._write(path, {}) == f"[Errno 28] No space left on device: '{path}'"
+    assert last_known.write(path, {}) == f"[Errno 28] No space left on device: '{path}'"
     disk.clear()
-    assert cluster_store._write(path, {}) == ""
+    assert last_known.write(path, {}) == ""
 
 
 def state(run_dir: Path, agent: socket.socket) -> KeeperState:

@@ -10,38 +10,38 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import os
-import signal
 import socket
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
+from asyncio.subprocess import Process
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import psutil
-
-from cni.files import named
 from cni.kernel.sysctl import PROC_SYS_NET
 
 from ...policy.egress_node import sync_groups
 from ...policy.egress_node.sync_groups import Counters, Files, SyncState
+from .conntrackd_process import (
+    END_TIMEOUT_S,
+    call,
+    calm,
+    end,
+    end_strangers,
+    remove_files,
+    spawn,
+    write_configuration,
+)
 
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.1, 10.0
 """Seconds between its end and the next start, doubled with each restart until it has been in sync."""
 SYNCING_POLL_S, SYNCED_POLL_S = 0.25, 5.0
 """Seconds between two readings of its counters: until it is in sync, and after that."""
-CALL_TIMEOUT_S = 10.0
 START_ATTEMPTS, RUNNING_ATTEMPTS = 120, 3
 """Failed calls in a row, :data:`SYNCING_POLL_S` apart, after which it is restarted: after a start, and later."""
-END_TIMEOUT_S = 2.0
-NICE = -10
-"""Nice value of conntrackd: before ordinary processes."""
 TAKEOVER_PAUSE_S = 1.0
 """Seconds from mastership to the first reading of the whole table. The takeover itself needs the processor."""
 RESEND_INTERVAL_S = 60.0
 """Seconds between two transmissions of a master's whole table. The kernel sends no event for a flow that only
 continues, so the copies of UDP flows would expire after 120 s. Lost datagrams are repaired as well."""
 EVENTS = PROC_SYS_NET / "netfilter" / "nf_conntrack_events"
-ENV = {**os.environ, "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"}
 log = logging.getLogger(__name__)
 
 
@@ -151,15 +151,15 @@ class _Instance:
                     self._update(restarts=self.state.restarts + 1)
             finally:
                 with contextlib.suppress(OSError):
-                    _remove(self._paths)
+                    remove_files(self._paths)
 
     async def _once(self) -> None:
         """Start the process and return when it has ended, which may be at once."""
         try:
-            await _end_strangers(self._paths.configuration)
-            _write(self._paths, self.text)
+            await end_strangers(self._paths.configuration)
+            write_configuration(self._paths, self.text)
             # setpriv makes the kernel end it together with this process.
-            process = await _spawn("setpriv", "--pdeathsig", "TERM", "--", *self._command)
+            process = await spawn("setpriv", "--pdeathsig", "TERM", "--", *self._command)
         except OSError as error:
             self._update(error=str(error))
             return
@@ -170,7 +170,7 @@ class _Instance:
         finally:
             for part in parts:
                 part.cancel()
-            await _end(process)
+            await end(process)
             await asyncio.gather(*parts, return_exceptions=True)
 
     async def _listen(self, process: Process) -> None:
@@ -188,14 +188,14 @@ class _Instance:
             try:
                 await self._read_counters()
                 attempts = RUNNING_ATTEMPTS
-                _calm(process.pid)
+                calm(process.pid)
                 await (self._serve() if self._serving else self._stand_by())
             except (OSError, ValueError) as error:
                 attempts -= 1
                 log.debug("conntrackd: %s", error)
                 await asyncio.sleep(SYNCING_POLL_S)
         self._update(error="conntrackd does not answer")
-        await _end(process)
+        await end(process)
 
     async def _serve(self) -> None:
         """Act as master until the role changes. Raises OSError and ValueError."""
@@ -232,11 +232,13 @@ class _Instance:
 
     async def _order(self, commands: Sequence[Sequence[str]]) -> None:
         for options in commands:
-            await self._call(*options)
+            await call(self._command, *options)
 
     async def _read_counters(self) -> Counters:
-        counters = sync_groups.counters(await self._call("-s"))
-        self._update(counters=counters, overruns=sync_groups.overruns(await self._call("-s", "runtime")))
+        counters = sync_groups.counters(await call(self._command, "-s"))
+        self._update(
+            counters=counters, overruns=sync_groups.overruns(await call(self._command, "-s", "runtime"))
+        )
         if EVENTS.exists() and EVENTS.read_text() == "0\n":
             self._update(error="sysctl net.netfilter.nf_conntrack_events is 0: the kernel reports no changes")
         return counters
@@ -246,21 +248,6 @@ class _Instance:
             async with asyncio.timeout(seconds):
                 await self._part_changed.wait()
         return self._part_changed.is_set()
-
-    async def _call(self, *options: str) -> str:
-        """Return the answer of the running process to a command. Raises OSError if there is none."""
-        process = await _spawn(*self._command, *options)
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                said, _ = await process.communicate()
-        except TimeoutError:
-            raise OSError(0, f"no answer to {' '.join(options)}") from None
-        finally:
-            await _end(process)
-        text = said.decode(errors="replace")
-        if process.returncode:
-            raise OSError(0, text.strip() or f"exit code {process.returncode}")
-        return text
 
     def _update(self, **changes: object) -> None:
         state = dataclasses.replace(self.state, **changes)  # type: ignore[arg-type]
@@ -274,61 +261,3 @@ def interface_index(name: str) -> int:
     with contextlib.suppress(OSError):
         return socket.if_nametoindex(name)
     return 0
-
-
-async def _spawn(*command: str) -> Process:
-    return await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=ENV)
-
-
-def _calm(pid: int) -> None:
-    """Replace the real-time scheduling of a process by ordinary scheduling; its configuration can only lower it.
-
-    Reading a whole table takes about 100 ms, in which the kernel's packet processing must get processor time.
-    """
-    with contextlib.suppress(OSError):
-        os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, pid, NICE)
-
-
-def _write(paths: Files, text: str) -> None:
-    """Write the configuration (mode 0600), and remove the lock and socket of an earlier process. Raises OSError."""
-    _remove(paths)
-    descriptor = os.open(paths.configuration, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with named(Path(paths.configuration)), open(descriptor, "w") as file:
-        file.write(text)
-
-
-def _remove(paths: Files) -> None:
-    for path in dataclasses.astuple(paths):
-        Path(path).unlink(missing_ok=True)
-
-
-async def _end(process: Process) -> None:
-    """End a process with SIGTERM, else with SIGKILL, and wait until it is gone."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.returncode is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(END_TIMEOUT_S):
-                await process.wait()
-
-
-async def _end_strangers(configuration: str) -> None:
-    """Kill the processes with this configuration that an earlier agent left. Raises OSError if one remains."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + END_TIMEOUT_S
-    while found := await asyncio.to_thread(_with_configuration, configuration):
-        if loop.time() > deadline:
-            raise OSError(0, f"an older conntrackd does not end: process {found[0].pid}")
-        for process in found:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        await asyncio.sleep(0.02)
-
-
-def _with_configuration(path: str) -> list[psutil.Process]:
-    """Return the running conntrackd with this configuration. A call to conntrackd has more options and is none."""
-    commands = ((process, process.info["cmdline"] or [""]) for process in psutil.process_iter(["cmdline"]))
-    return [p for p, (name, *rest) in commands if rest == ["-C", path] and Path(name).name == "conntrackd"]

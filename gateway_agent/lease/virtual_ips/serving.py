@@ -152,12 +152,7 @@ class VirtualIPs:
         it: their answers must find the way. They need no address on this node, and neither does the closed fence; so
         addresses come and go last: where the machine is busy with others' interfaces, the kernel lets that wait.
         """
-        served = {
-            # One that is about to leave goes on where it stands.
-            identity: spec.interface or self._places[identity].interface
-            for identity in held
-            if (spec := specs.get(identity)) and spec.address and (spec.interface or identity in self._places)
-        }
+        served = self._served(held, specs)
         removed = self._leave(served)
         effects: list[Effect] = [Close(tuple(self._closing))] if self._closing else []
         effects += self._tickets
@@ -182,6 +177,15 @@ class VirtualIPs:
         # Only now: an error on the way here must not lose what closes a fence. Closing it twice harms nothing.
         self._tickets, self._closing = [], []
         return [*removed, *added, *self._probe(now)]
+
+    def _served(self, held: Mapping[str, LeaseState], specs: Mapping[str, EgressIPSpec]) -> dict[str, str]:
+        """Return the interface of each virtual address that this node is to serve, by egress id."""
+        return {
+            # One that is about to leave goes on where it stands.
+            identity: spec.interface or self._places[identity].interface
+            for identity in held
+            if (spec := specs.get(identity)) and spec.address and (spec.interface or identity in self._places)
+        }
 
     def _leave(self, served: Mapping[str, str]) -> list[Effect]:
         gone = [place for identity, place in self._places.items() if served.get(identity) != place.interface]

@@ -13,10 +13,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from cni.kernel import ids
+from gateway_agent.lease.effects import Effect
 from gateway_agent.lease.ipc import EgressIPSpec, Facts, HandoverRequest, KeeperConfig, Peer
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.outbox import Send
-from gateway_agent.lease.node import Effect, LeaseNode
+from gateway_agent.lease.node import LeaseNode
 from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.status import report
 from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel

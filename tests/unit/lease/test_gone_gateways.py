@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gateway_agent.lease.node import Effect, LeaseNode
+from gateway_agent.lease.effects import Effect
+from gateway_agent.lease.node import LeaseNode
 from gateway_agent.lease.voting.protocol import SECOND
 
 from .simulation import Network

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
+from gateway_agent.lease.effects import Effect
 from gateway_agent.lease.messages.bodies import Answer, Body, Heartbeat, Holding, encode
 from gateway_agent.lease.messages.envelope import DECODER
 from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.lease.messages.outbox import Send
-from gateway_agent.lease.node import Effect, LeaseNode
+from gateway_agent.lease.node import LeaseNode
 from gateway_agent.lease.node_state import Remember
 from gateway_agent.lease.virtual_ips.serving import Close
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND

@@ -1,0 +1,51 @@
+"""The objects of a cluster as they were last read, in a file of the run directory.
+
+An agent that starts while the API is away continues with them; ``egressctl`` reads them, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import msgspec
+
+from cni.files import named
+
+from ..manifests.model import Inventory
+from .objects import InventoryBuilder
+from .reflector import Key, Object, key_of
+
+LAST_KNOWN = "last-known.json"
+"""Name of the file."""
+
+
+def inventory(run_dir: Path) -> Inventory:
+    """Return the objects that an agent has stored; an empty inventory if there are none that can be read."""
+    kept = read(run_dir / LAST_KNOWN)
+    return InventoryBuilder().inventory(item for items in kept.values() for item in items.values())
+
+
+def read(path: Path) -> dict[str, dict[Key, Object]]:
+    """Return the stored objects by kind; none if the file cannot be read."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = msgspec.json.decode(path.read_bytes(), type=dict[str, list[dict[str, object]]])
+        return {kind: {key_of(item): item for item in items} for kind, items in found.items()}
+    return {}
+
+
+def write(path: Path, objects: dict[str, list[Object]]) -> str:
+    """Write the objects to a file. Return the reason if that fails; empty if it succeeds.
+
+    A full disk prevents the copy, not the service.
+    """
+    try:
+        draft = path.with_suffix(".draft")
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with named(path), open(descriptor, "wb") as file:
+            file.write(msgspec.json.encode(objects))
+        os.rename(draft, path)
+    except OSError as error:
+        return str(error)
+    return ""

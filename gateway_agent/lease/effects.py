@@ -1,0 +1,43 @@
+"""The effects of an input to the lease node, in the order in which they must be carried out."""
+
+from __future__ import annotations
+
+from .messages.outbox import Send
+from .node_state import NodeState, Remember
+from .tunnels import TunnelEffect, Tunnels
+from .virtual_ips import serving
+from .virtual_ips.conflict_detection import ConflictDetection
+from .virtual_ips.serving import VirtualIPs
+
+Effect = Send | Remember | TunnelEffect | serving.Effect
+
+
+class Effects:
+    """Collects the effects of the parts of one node."""
+
+    def __init__(
+        self, state: NodeState, tunnels: Tunnels, virtual_ips: VirtualIPs, conflicts: ConflictDetection
+    ) -> None:
+        self._state = state
+        self._tunnels = tunnels
+        self._virtual_ips = virtual_ips
+        self._conflicts = conflicts
+        self._pending: list[Effect] = []
+        """Effects that are not yet handed out. Those that an input which raises had decided by then are handed out
+        with the next input, in order: a fence is closed, and a grant remembered, before anything that relies on it is
+        sent.
+        """
+
+    def collect(self, now: int) -> list[Effect]:
+        """Return the effects in their order: what others may rely on comes before anything is sent."""
+        ownership, pending = self._state.ownership, self._pending
+        # Tunnels first: a master that hears that this node queues its packets relies on it.
+        self._tunnels.follow(ownership.master_table.changed, ownership.master_table, now, pending)
+        ownership.master_table.changed.clear()
+        # Then the fence: a release must not be sent before it is closed, nor a request before its ticket lies.
+        after = self._virtual_ips.reconcile(ownership.owner.held(now), ownership.specs, now, pending)
+        self._state.remember(pending)
+        pending += self._state.outbox.take()
+        pending += [*after, *self._conflicts.take_probes()]
+        self._pending = []
+        return pending
