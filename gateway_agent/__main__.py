@@ -21,7 +21,7 @@ from cni.version import VERSION
 
 from . import log
 from .adapters.daemons.conntrackd import ConnectionSync
-from .adapters.daemons.lease_client_ipc import KeeperClient
+from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore
 from .adapters.kernel.kernel_thread import Kernel
@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="somebody else runs the lease keeper: start one only if none comes in time, at first or after a loss",
+        help="another process runs the lease daemon: start one only if none comes in time, at first or after a loss",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     parser.add_argument("--check", action="store_true", help="validate the configuration and exit")
@@ -109,7 +109,7 @@ async def serve(
 ) -> bool:
     """Run the agent until a signal. Return True if it should start again in place, by the file ``source``.
 
-    ``await_daemon_s``: see :class:`KeeperClient`. ``notices``: problems of the start, shown as long as the agent runs.
+    ``await_daemon_s``: see :class:`LeaseDaemonClient`. ``notices``: problems of the start, shown while the agent runs.
 
     Raises OSError if another agent runs on the same run directory, or if the directory cannot be made.
     """
@@ -142,7 +142,7 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         store=store,
         kernel=Kernel(),
         interfaces=NodeInterfaces(config.run_dir),
-        lease_daemon=KeeperClient(config.run_dir, await_daemon_s),
+        lease_daemon=LeaseDaemonClient(config.run_dir, await_daemon_s),
         cluster_key=KeyFiles(config.key_file, config.accept_key_files),
         engines=Engines(config.podman, config.containerd),
         threads=WorkerThreads(),

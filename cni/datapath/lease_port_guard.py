@@ -36,16 +36,16 @@ def chains(plan: Plan) -> Iterator[str]:
     family = underlay(plan.me) if plan.me else 4
     keyword, port = KEYWORDS[family], f"udp dport {plan.cluster_port}"
     nodes = [address_of(node.address, family) for node in peers(plan)]
-    yield _set("keeper_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
+    yield _set("lease_nodes", f"{keyword} saddr", [f"elements = {{ {', '.join(nodes)} }}"] if nodes else [])
     # The size is in the name, since the size of an existing set cannot be changed.
     size = len(nodes) + SPARE_ELEMENTS
     bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {RATE_ELEMENT_TTL}"]
-    by_mac, by_address = f"keeper_rates_{size}", f"keeper_plain_rates_{size}"
+    by_mac, by_address = f"lease_rates_{size}", f"lease_plain_rates_{size}"
     yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)
     yield _set(by_address, f"{keyword} saddr", bounded)
-    yield chain("keeper_source", _source(plan, family))
+    yield chain("lease_source", _source(plan, family))
     rates = [
-        "jump keeper_source",
+        "jump lease_source",
         f"meta iiftype != ether update @{by_address} {{ {keyword} saddr {RATE} }} accept",
         "meta iiftype != ether counter drop",
         f"update @{by_mac} {{ ether saddr . {keyword} saddr {RATE} }} accept",
@@ -54,31 +54,31 @@ def chains(plan: Plan) -> Iterator[str]:
         f"{SHARED_RATE} accept",
         "counter drop",
     ]
-    yield chain("keeper_receive", rates)
+    yield chain("lease_receive", rates)
     # Behind destination NAT.
-    yield chain("keeper_input", [f"{port} goto keeper_source"], "filter hook input priority filter - 20")
-    own = f"{port} {keyword} daddr @keeper_nodes meta skuid != 0 counter drop"
-    yield chain("keeper_output", [own], "filter hook output priority filter - 20")
+    yield chain("lease_input", [f"{port} goto lease_source"], "filter hook input priority filter - 20")
+    own = f"{port} {keyword} daddr @lease_nodes meta skuid != 0 counter drop"
+    yield chain("lease_output", [own], "filter hook output priority filter - 20")
 
 
 def arrival_rules(plan: Plan) -> Iterator[str]:
     """Yield the rule for what arrives: before connection tracking, which costs more than the drop."""
     if plan.cluster_port:
-        yield f"udp dport {plan.cluster_port} fib daddr type local goto keeper_receive"
+        yield f"udp dport {plan.cluster_port} fib daddr type local goto lease_receive"
 
 
 def forward_rules(plan: Plan) -> Iterator[str]:
     """Yield the rule for a UDP packet that is forwarded."""
     if plan.cluster_port:
         keyword = KEYWORDS[underlay(plan.me) if plan.me else 4]
-        yield f"udp dport {plan.cluster_port} {keyword} daddr @keeper_nodes goto keeper_source"
+        yield f"udp dport {plan.cluster_port} {keyword} daddr @lease_nodes goto lease_source"
 
 
 def _source(plan: Plan, family: int) -> Iterator[str]:
     """Yield the rules that drop what does not come from another node, by where that node is."""
     yield f"meta nfproto ipv{10 - family} counter drop"
     yield f"{from_elsewhere(plan)} counter drop"
-    yield f"{KEYWORDS[family]} saddr @keeper_nodes return"
+    yield f"{KEYWORDS[family]} saddr @lease_nodes return"
     yield "counter drop"
 
 

@@ -56,7 +56,7 @@ class Observer:
             plan=plan,
             inventory=self._planning.known(self._state.inventory),
             attachments=tuple(self._pods.records.values()),
-            keeper=self._leases.state,
+            lease_daemon=self._leases.state,
             cluster_cidrs=config.cluster_cidrs,
             problems=self._problems.collect(),
             settled=self._leases.settled,

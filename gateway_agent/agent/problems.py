@@ -64,9 +64,9 @@ class Problems:
 
     def _of_the_daemon(self) -> list[Problem]:
         said = self.leases.state.problems if self.leases.state else ()
-        found = [Problem("keeper", "", text) for text in said]
+        found = [Problem("lease daemon", "", text) for text in said]
         if self.leases.failure:
-            found.append(Problem("keeper", "", self.leases.failure, f"see {self.config.run_dir / LOG}"))
+            found.append(Problem("lease daemon", "", self.leases.failure, f"see {self.config.run_dir / LOG}"))
         return found
 
     def _of_the_address(self, known: Inventory) -> list[Problem]:

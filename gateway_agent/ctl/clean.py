@@ -23,12 +23,12 @@ from cni.kernel.state import KernelState
 from ..adapters.kernel.borrowed_settings import BorrowedSettings
 from ..adapters.netns_lock import NamespaceLock
 from ..guard_file import GuardFile
-from ..lease.ipc import LOCK as KEEPER_LOCK
+from ..lease.ipc import LOCK as DAEMON_LOCK
 from ..lease_daemon.kernel.vip_addresses import Addresses
 from .client import NoAnswer
 from .doctor import TABLES
 
-RUNNING = {"agent.lock": "an agent", KEEPER_LOCK: "a lease daemon", PLUGIN_LOCK: "the plugin"}
+RUNNING = {"agent.lock": "an agent", DAEMON_LOCK: "a lease daemon", PLUGIN_LOCK: "the plugin"}
 """Lock files of the run directory and their holders. They are not removed: a program may be about to lock them."""
 FILES = (
     f".{PLAN}*", PLAN_OUTDATED, "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good",

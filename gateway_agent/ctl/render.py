@@ -118,7 +118,7 @@ def _started_beside(beside: Answer, page: Page) -> None:
 
 
 def _egress_row(egress: Answer) -> Sequence[object]:
-    survivor = "held without a majority" if egress["survivor"] else ""
+    alone = "held without a majority" if egress["survivor"] else ""
     return (
         egress["gateway"],
         egress["ip"] or "-",
@@ -128,7 +128,7 @@ def _egress_row(egress: Answer) -> Sequence[object]:
         egress["state"],
         egress["pods"],
         _last_change(egress["lastChange"]),
-        "; ".join(part for part in (survivor, egress["reason"]) if part),
+        "; ".join(part for part in (alone, egress["reason"]) if part),
     )
 
 

@@ -79,7 +79,7 @@ def ready_nodes(view: NodeSnapshot, egress_ips: Iterable[PlanEgressIP]) -> set[s
     """Return the nodes that are master of one of these egress IPs, or could be."""
     mine = list(egress_ips)
     eligible = {name for egress in mine for name in egress.eligible}
-    members = view.keeper.members if view.keeper else ()
+    members = view.lease_daemon.members if view.lease_daemon else ()
     found = {member.node for member in members if member.alive and member.ready}
     states = (view.state(egress.id) for egress in mine)
     if any(state is not None and state.state in ("master", "standby") for state in states):
@@ -94,7 +94,7 @@ def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
     nodes without contact to a majority write nothing. A node that is cut off, whose lease daemon has just started, or
     which has just learned of the gateway, cannot know the writer: it would write that there is no master.
     """
-    if view.plan.isolated or view.keeper is None or not view.settled:
+    if view.plan.isolated or view.lease_daemon is None or not view.settled:
         return ""
     mine = [egress for egress in view.plan.egress_ips if egress.gateway == gateway]
     if any(view.state(egress.id) is None for egress in mine):
@@ -102,7 +102,9 @@ def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
     masters = [name for egress in mine if (name := master(view, egress)[0])]
     eligible = sorted({name for egress in mine for name in egress.eligible})
     ready = sorted(ready_nodes(view, mine))
-    heard = {m.node for m in view.keeper.members if m.alive and m.reason != NO_MAJORITY} | {view.plan.node}
+    heard = {m.node for m in view.lease_daemon.members if m.alive and m.reason != NO_MAJORITY} | {
+        view.plan.node
+    }
     others = sorted(node.name for node in view.plan.nodes if node.name not in eligible)
     return next(iter([*masters, *ready, *(n for n in eligible if n in heard), *others, *eligible]), "")
 
@@ -112,7 +114,7 @@ def cluster_status_writer(view: NodeSnapshot) -> str:
 
     Empty if this node cannot know.
     """
-    if view.plan.isolated or view.keeper is None or not view.settled:
+    if view.plan.isolated or view.lease_daemon is None or not view.settled:
         return ""
     authors = (
         gateway_status_writer(view, gateway.name)
@@ -144,7 +146,7 @@ def _gateway_verdict(
         words = "; ".join(reasons) or "it has no address that could be served"
         return False, NOT_ELECTED, f"no master of {named}: {words}" if named else f"no master: {words}"
     ids = {egress.id for egress in mine}
-    for conflict in view.keeper.conflicts if view.keeper else ():
+    for conflict in view.lease_daemon.conflicts if view.lease_daemon else ():
         if conflict.id in ids:
             return (
                 False,

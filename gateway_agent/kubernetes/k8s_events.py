@@ -60,10 +60,10 @@ class EventSource:
         return sorted(found, key=lambda record: record.at)
 
     def _masters(self, view: NodeSnapshot) -> Iterator[EventRecord]:
-        if view.keeper is None:
+        if view.lease_daemon is None:
             return
-        known, self._changes = self._changes, frozenset(view.keeper.changes)
-        for change in view.keeper.changes:
+        known, self._changes = self._changes, frozenset(view.lease_daemon.changes)
+        for change in view.lease_daemon.changes:
             egress = view.egress(change.id)
             # The new master reports; if there is none, the one before.
             reporter = change.after or change.before
@@ -101,7 +101,7 @@ class EventSource:
                 yield EventRecord("Node", view.plan.node, BESIDE, one.words, one.at, warning=not one.held)
 
     def _claims(self, view: NodeSnapshot) -> Iterator[EventRecord]:
-        conflicts = view.keeper.conflicts if view.keeper else ()
+        conflicts = view.lease_daemon.conflicts if view.lease_daemon else ()
         for conflict in conflicts:
             egress, state = view.egress(conflict.id), view.state(conflict.id)
             mark = (conflict.id, conflict.mac, conflict.since)

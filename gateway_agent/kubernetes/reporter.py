@@ -124,10 +124,10 @@ class ClusterReport:
 
     async def _publish_voters(self, view: NodeSnapshot) -> None:
         """Write the voter set to its ConfigMap after a change, on one node."""
-        if view.keeper is None or cluster_status_writer(view) != view.plan.node:
+        if view.lease_daemon is None or cluster_status_writer(view) != view.plan.node:
             return
         agreed, item, now = (
-            VoterSet(view.keeper.voter_set, view.keeper.voters),
+            VoterSet(view.lease_daemon.voter_set, view.lease_daemon.voters),
             self._store.voter_configmap(),
             time.monotonic(),
         )

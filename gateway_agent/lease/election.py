@@ -93,7 +93,7 @@ class Election:
         before, self._vacancy = self._vacancy, self._conflicts.vacancy(wanted, now)
         if self._vacancy.occupied != before.occupied:
             self.configure(now)
-            node.due.beat = True
+            node.due.heartbeat = True
             node.due.revision += 1
         return self._vacancy.pending
 
@@ -140,7 +140,7 @@ class Election:
         else:
             rank, epoch = order.index(me), ownership.master_table.highest(identity) + 1
             alone = len(order) == 1
-            self._node.due.beat |= ownership.acquisition.try_acquire(
+            self._node.due.heartbeat |= ownership.acquisition.try_acquire(
                 identity, rank, alone, epoch, ownership.timers, now
             )
 

@@ -1,7 +1,7 @@
 """Messages between the agent and the lease daemon: newline-delimited JSON on ``keeper.sock``.
 
 The keeper needs no file, no store and no configuration of its own: the agent sends a :class:`KeeperConfig`
-whenever something in it has changed (and as a sign of life each second), and the keeper answers each
+whenever something in it has changed (and as a sign of life each second), and the daemon answers each
 connection with a :class:`KeeperState` at once and after every change.
 """
 
@@ -24,7 +24,7 @@ STAY = "--stay"
 already, and runs without the agent that is to come.
 """
 WAIT = "--wait"
-"""Option of a spare keeper: it loads everything, and begins with the first line of its input."""
+"""Option of a standby daemon: it loads everything, and begins with the first line of its input."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class EgressIPSpec(msgspec.Struct, frozen=True):
     carries: bool = True
     """True if a pod of this node uses the egress IP, as far as the agent knows."""
     device: str = ""
-    """The tunnel device whose next-hop neighbour the keeper points at the master; empty: none here yet."""
+    """The tunnel device whose next-hop neighbour the daemon points at the master; empty: none here yet."""
     vni: int = 0
     """VNI of the tunnel: the same on all nodes, as ``sync``."""
     sync: bool = False
@@ -97,7 +97,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     keys: KeyNumbers = ()
     """Fingerprints of the keys that the node accepts, the one that it signs with first."""
     clock: Seconds = 0.0
-    """The node's wall clock when it sends this; 0: not told."""
+    """The node's wall clock when it sends this; 0: not known."""
     tunnels: Annotated[tuple[Tunnel, ...], msgspec.Meta(max_length=MOST_TUNNELS)] = ()
     """Tunnels of some of the node's egress IPs: with each period of others."""
 
@@ -124,7 +124,7 @@ class OwnKeys(msgspec.Struct, frozen=True):
 
 
 class KeeperConfig(msgspec.Struct, frozen=True):
-    """All that a keeper must know. ``peers`` has this node too."""
+    """The configuration of the lease daemon. ``peers`` has this node too."""
 
     node: str
     port: int
@@ -160,7 +160,7 @@ class EgressState(msgspec.Struct, frozen=True):
     """The reason why there is no master, or why this node is not the master; empty where all is well."""
     shown: str = ""
     """The address that the outside sees now, as the master says; empty where there is none."""
-    survivor: bool = False
+    without_quorum: bool = msgspec.field(default=False, name="survivor")
     """The master holds it without a majority (two nodes only, or ``AvailabilityFirst``)."""
 
 
@@ -216,7 +216,7 @@ class KernelFailures(msgspec.Struct, frozen=True):
 
 
 class KeeperState(msgspec.Struct, frozen=True):
-    """All that an agent or an operator is told."""
+    """The state of the lease daemon, for the agent and operators."""
 
     node: str
     incarnation: int

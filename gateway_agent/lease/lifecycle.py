@@ -1,4 +1,4 @@
-"""How long a keeper lives: it outlives its agent for a while, and ends when all is handed over."""
+"""The life of a lease daemon: it outlives its agent for a while, and ends when all is handed over."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ATTENDED_NS = 3 * SECOND
 
 
 class Lifecycle:
-    """One keeper's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The life of one daemon. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, now: int) -> None:
         self._attended_at = now

@@ -92,7 +92,7 @@ class LeaseNode:
 
     def _announce(self) -> None:
         """Let what has changed, readiness above all, be sent at once."""
-        self._due.beat = self._due.decision = True
+        self._due.heartbeat = self._due.decision = True
         self._due.revision += 1
 
     def renew_tunnels(self, now: int) -> list[Effect]:
@@ -141,7 +141,7 @@ class LeaseNode:
             if opened.met:
                 state.subscribe([opened.sender], now)
                 # After a restart of several voters at once an election waits for nothing else.
-                self._due.beat |= opened.sender in self.voter_set.current.members and self.isolated(now)
+                self._due.heartbeat |= opened.sender in self.voter_set.current.members and self.isolated(now)
             self._reception.take(opened, now)
             # A node that learns that an address has had a master waits for no answer.
             self._due.decision |= self._election.waits
@@ -168,7 +168,7 @@ class LeaseNode:
         if deferred := state.voter_node.due(now):
             # At once: a new master waits for it. All else that is due comes with the next wake.
             for each in deferred:
-                self._reception.vote(each.sender, each.incarnation, each.beat, now)
+                self._reception.vote(each.sender, each.incarnation, each.heartbeat, now)
             return self._finish(now)
         self.ownership.start_handover(now)
         self.ownership.silence(now)
@@ -285,7 +285,7 @@ class LeaseNode:
                 break
             if request := self._transmission.send(now):
                 self._reception.vote(state.me, self.endpoint.incarnation, request, now)
-            self._due.beat = False
+            self._due.heartbeat = False
         state.watch_isolation(now)
         shown = self.endpoint.heard.revision + self.agreement.revision
         self._due.revision += shown != self._shown

@@ -66,7 +66,7 @@ class NodeState:
         self.config = config
         self.endpoint.keys = keys
         peers = {p.name: p.address for p in config.peers if p.name != self.me}
-        # Until subscriptions have come, all nodes are told: a master that has just started has no subscribers yet.
+        # A master that has just started has no subscribers yet: until subscriptions have come, it announces to all.
         for newcomer in peers.keys() - self.endpoint.peers.keys():
             self.subscribers.add(newcomer, now)
         self.subscribers.retain(peers)
@@ -94,7 +94,7 @@ class NodeState:
 
     @property
     def facts(self) -> Facts | None:
-        """Return what the other nodes are told of this one's settings."""
+        """Return this node's settings as other nodes get them."""
         return self.agreement.own(self.endpoint.keys.numbers, self.wall(self.last_input))
 
     @property
@@ -119,7 +119,7 @@ class NodeState:
 
     def voters_changed(self) -> None:
         """Take in that the voter set is another one."""
-        self.due.beat |= self.is_egress
+        self.due.heartbeat |= self.is_egress
         self.due.decision = True
         self.due.revision += 1
 

@@ -54,8 +54,10 @@ class Reception:
             self._node.subscribers.add(sender, now, body.carries)
             for identity, epoch, master in body.known:
                 self._node.ownership.bump_epoch(identity, epoch, master)
-            beat = self._node.message_builder.heartbeat(self._node.config, self._node.lifecycle.stopping, now)
-            self._node.outbox.put([sender], msgspec.structs.replace(beat, facts=self._node.facts))
+            heartbeat = self._node.message_builder.heartbeat(
+                self._node.config, self._node.lifecycle.stopping, now
+            )
+            self._node.outbox.put([sender], msgspec.structs.replace(heartbeat, facts=self._node.facts))
         elif isinstance(body, Holding):
             self._node.ownership.is_queueing(sender, body.ids, now)
         elif isinstance(body, Handover):
@@ -70,43 +72,45 @@ class Reception:
         elif master != self._node.me:
             self._node.outbox.put([master], wanted)
 
-    def _take_heartbeat(self, sender: str, beat: Heartbeat, now: int) -> None:
-        self._node.quorum_view.raise_max_lease(beat.duration_ns)
-        if beat.reason == STOPPING:
+    def _take_heartbeat(self, sender: str, heartbeat: Heartbeat, now: int) -> None:
+        self._node.quorum_view.raise_max_lease(heartbeat.duration_ns)
+        if heartbeat.reason == STOPPING:
             self._node.subscribers.leave(sender)
         named = self._releases.get(sender, frozenset())
-        for release in beat.releases:
+        for release in heartbeat.releases:
             # Each is repeated for a second, in case a datagram is lost. With many addresses that is costly.
             if release not in named:
                 self._node.ownership.take_release(release, now)
-        self._releases[sender] = frozenset(beat.releases)
+        self._releases[sender] = frozenset(heartbeat.releases)
         if sender in self._node.egress_nodes:
-            known = None if beat.known is None else frozenset(beat.known)
-            member = Member(now, beat.isolated, beat.reason, beat.unready, frozenset(beat.warming), known)
+            member = _member(heartbeat, now)
             if self._node.failure_detector.on_heartbeat(sender, member):
                 self._node.due.decision = True
                 self._node.due.revision += 1
         elif not self._node.ownership.master_table.follows(sender):
             # A master that is no egress node any more counts until it has handed over.
             return
-        if self._node.ownership.master_table.outranked(sender, beat.masters) and now >= self._next_correction:
+        outranked = self._node.ownership.master_table.outranked(sender, heartbeat.masters)
+        if outranked and now >= self._next_correction:
             # The sender learns at once what is known here, and claims an epoch above.
             self._next_correction = now + self._node.config.heartbeat_ns // 2
             self._node.subscribe([sender], now)
-        for announcement in beat.masters:
+        for announcement in heartbeat.masters:
             self._node.ownership.resolve_conflict(sender, announcement, now)
-        self._node.ownership.follow(sender, beat.masters, now)
+        self._node.ownership.follow(sender, heartbeat.masters, now)
         held = [
             m.id
-            for m in beat.masters
+            for m in heartbeat.masters
             if m.leaving and self._node.ownership.master_table.of(m.id).master == sender
         ]
         if held:
             self._node.outbox.put([sender], Holding(tuple(held)))
 
-    def vote(self, sender: str, incarnation: int, beat: Heartbeat, now: int) -> None:
+    def vote(self, sender: str, incarnation: int, heartbeat: Heartbeat, now: int) -> None:
         """Judge the claims of a request, as a voter, and answer."""
-        answer = self._node.voter_node.vote(sender, incarnation, beat, self._node.config.duration_ns, now)
+        answer = self._node.voter_node.vote(
+            sender, incarnation, heartbeat, self._node.config.duration_ns, now
+        )
         if sender == self._node.me:
             self._count(sender, answer, now)
         else:
@@ -119,7 +123,7 @@ class Reception:
         self._node.quorum_view.answer(voter, now)
         if self._node.watch_isolation(now):
             # Now this node may ask for what has no master, and be given something.
-            self._node.due.beat = self._node.due.decision = True
+            self._node.due.heartbeat = self._node.due.decision = True
         if any(refusal.why == DURATION for refusal in answer.refused) and now >= self._next_correction:
             # The voter answers with its settings: the next request asks for no more than it grants.
             self._next_correction = now + self._node.config.heartbeat_ns // 2
@@ -132,3 +136,10 @@ class Reception:
             if decided and decided.version == current.version + 1:
                 self._node.voter_set.adopt(decided, now)
                 self._node.voters_changed()
+
+
+def _member(heartbeat: Heartbeat, now: int) -> Member:
+    """Return the sender of a heartbeat as a member."""
+    known = None if heartbeat.known is None else frozenset(heartbeat.known)
+    warming = frozenset(heartbeat.warming)
+    return Member(now, heartbeat.isolated, heartbeat.reason, heartbeat.unready, warming, known)

@@ -16,70 +16,70 @@ from .voting.voter_set import PROPOSER_LEASE
 
 
 def report(
-    keeper: LeaseNode,
+    node: LeaseNode,
     now: int,
     problems: tuple[str, ...] = (),
     keys: bool = False,
     failures: tuple[KernelFailures, ...] = (),
 ) -> KeeperState:
-    """Return what is known ``now`` (as for the keeper's inputs).
+    """Return what is known ``now`` (as for the node's inputs).
 
     ``problems``, ``failures``: those that its process knows of. ``keys``: whether the table of all keys is wanted.
     """
-    voters = keeper.voter_set.current
+    voters = node.voter_set.current
     return KeeperState(
-        node=keeper.config.node,
-        incarnation=keeper.endpoint.incarnation,
+        node=node.config.node,
+        incarnation=node.endpoint.incarnation,
         egress=tuple(
-            _egress(keeper, spec, now) for i, spec in keeper.ownership.specs.items() if i != PROPOSER_LEASE
+            _egress(node, spec, now) for i, spec in node.ownership.specs.items() if i != PROPOSER_LEASE
         ),
-        members=tuple(_member(keeper, name, now) for name in keeper.egress_nodes),
+        members=tuple(_member(node, name, now) for name in node.egress_nodes),
         voters=voters.members,
         voter_set=voters.version,
-        isolated=keeper.isolated(now),
-        counters=dict(keeper.endpoint.counters),
-        conflicts=keeper.conflicts.conflicts(now),
-        changes=tuple(keeper.ownership.history.changes),
+        isolated=node.isolated(now),
+        counters=dict(node.endpoint.counters),
+        conflicts=node.conflicts.conflicts(now),
+        changes=tuple(node.ownership.history.changes),
         problems=(
             *problems,
-            *keeper.occupied.values(),
-            *_held_back(keeper, now),
-            *_late(keeper, now),
-            *_deaf(keeper, now),
-            *keeper.endpoint.heard.problems(keeper.config.node),
-            *keeper.agreement.problems(keeper.config.node),
-            *keeper.strays.problems(keeper.config),
+            *node.occupied.values(),
+            *_held_back(node, now),
+            *_late(node, now),
+            *_deaf(node, now),
+            *node.endpoint.heard.problems(node.config.node),
+            *node.agreement.problems(node.config.node),
+            *node.strays.problems(node.config),
         ),
-        unfit=keeper.agreement.unfit(),
-        keys=_keys(keeper, now) if keys else None,
+        unfit=node.agreement.unfit(),
+        keys=_keys(node, now) if keys else None,
         failures=failures,
     )
 
 
-def _egress(keeper: LeaseNode, spec: EgressIPSpec, now: int) -> EgressState:
-    following = keeper.ownership.master_table.of(spec.id)
-    holds = keeper.ownership.holds(spec.id, now)
-    mine = keeper.config.node in spec.eligible
+def _egress(node: LeaseNode, spec: EgressIPSpec, now: int) -> EgressState:
+    following = node.ownership.master_table.of(spec.id)
+    holds = node.ownership.holds(spec.id, now)
+    mine = node.config.node in spec.eligible
     return EgressState(
         id=spec.id,
         master=following.master,
         epoch=following.epoch,
         since=following.since if following.master else 0.0,
         state="master" if holds else "standby" if mine else "none",
-        reason="" if holds else _reason(keeper, spec, now),
+        reason="" if holds else _reason(node, spec, now),
         shown=following.shown if following.master else "",
-        survivor=following.survivor and bool(following.master),
+        without_quorum=following.without_quorum and bool(following.master),
     )
 
 
-def _reason(keeper: LeaseNode, spec: EgressIPSpec, now: int) -> str:
+def _reason(node: LeaseNode, spec: EgressIPSpec, now: int) -> str:
     """Why there is no master; else, where this node is eligible, why it is not ready to be."""
-    if keeper.config.node in spec.eligible:
-        if keeper.isolated(now):
+    if node.config.node in spec.eligible:
+        if node.isolated(now):
             return NO_MAJORITY
         if not spec.ready:
             return spec.reason
-    following = keeper.ownership.master_table.of(spec.id)
+    following = node.ownership.master_table.of(spec.id)
     if following.master:
         return following.gone or ""
     if not spec.eligible:
@@ -87,36 +87,35 @@ def _reason(keeper: LeaseNode, spec: EgressIPSpec, now: int) -> str:
     unready = [
         f"{name}: {member.unready.get(spec.id) or member.why_not()}"
         for name in spec.eligible
-        if (member := keeper.failure_detector.get(name))
-        and (member.isolated or not member.ready_for(spec.id))
+        if (member := node.failure_detector.get(name)) and (member.isolated or not member.ready_for(spec.id))
     ]
     return following.lost or "; ".join(unready) or "no master yet"
 
 
-def _member(keeper: LeaseNode, name: str, now: int) -> MemberState:
-    if name == keeper.config.node:
-        unready = [w.reason for w in keeper.ownership.specs.values() if name in w.eligible and not w.ready]
-        reason = NO_MAJORITY if keeper.isolated(now) else next(iter(unready), "")
+def _member(node: LeaseNode, name: str, now: int) -> MemberState:
+    if name == node.config.node:
+        unready = [w.reason for w in node.ownership.specs.values() if name in w.eligible and not w.ready]
+        reason = NO_MAJORITY if node.isolated(now) else next(iter(unready), "")
         return MemberState(name, True, not reason, reason, 0)
-    member = keeper.failure_detector.get(name)
+    member = node.failure_detector.get(name)
     if member is None:
-        reason = "; ".join(filter(None, ("never heard", _unanswered(keeper, name))))
+        reason = "; ".join(filter(None, ("never heard", _unanswered(node, name))))
         return MemberState(name, False, False, reason, -1)
     unheard_ns = now - member.heard_at
     # An egress node is told with each heartbeat, others as subscribers.
-    alive = unheard_ns <= (keeper.config.duration_ns if keeper.is_egress else keeper.ownership.timers.hold_ns)
+    alive = unheard_ns <= (node.config.duration_ns if node.is_egress else node.ownership.timers.hold_ns)
     unheard = f"unheard for {unheard_ns // MILLISECOND} ms"
-    reason = member.why_not() if alive else "; ".join(filter(None, (unheard, _unanswered(keeper, name))))
+    reason = member.why_not() if alive else "; ".join(filter(None, (unheard, _unanswered(node, name))))
     return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
 
 
-def _unanswered(keeper: LeaseNode, name: str) -> str:
+def _unanswered(node: LeaseNode, name: str) -> str:
     """Return that nobody listens on a node; empty if somebody may."""
-    return keeper.strays.unanswered(name, keeper.config.port)
+    return node.strays.unanswered(name, node.config.port)
 
 
-def _keys(keeper: LeaseNode, now: int) -> OwnKeys:
-    endpoint, accepting = keeper.endpoint, keeper.agreement.accepting()
+def _keys(node: LeaseNode, now: int) -> OwnKeys:
+    endpoint, accepting = node.endpoint, node.agreement.accepting()
     mine, *others = map(fingerprint, endpoint.keys.numbers)
     heard = (
         msgspec.structs.replace(row, accepts=tuple(map(fingerprint, accepting[row.node])))
@@ -127,19 +126,19 @@ def _keys(keeper: LeaseNode, now: int) -> OwnKeys:
     return OwnKeys(mine, (mine, *others), tuple(heard))
 
 
-def _late(keeper: LeaseNode, now: int) -> Iterator[str]:
-    if problem := keeper.ownership.lateness.problem(now):
+def _late(node: LeaseNode, now: int) -> Iterator[str]:
+    if problem := node.ownership.lateness.problem(now):
         yield problem
 
 
-def _deaf(keeper: LeaseNode, now: int) -> Iterator[str]:
+def _deaf(node: LeaseNode, now: int) -> Iterator[str]:
     """Yield what this node listens on and sends to if it hears no other node."""
-    if not keeper.hears_no_peer(now):
+    if not node.hears_no_peer(now):
         return
-    config = keeper.config
+    config = node.config
     mine = next((peer.address for peer in config.peers if peer.name == config.node), "no address")
     others = [
-        f"{p.name} ({p.address}{', where nobody listens' if _unanswered(keeper, p.name) else ''})"
+        f"{p.name} ({p.address}{', where nobody listens' if _unanswered(node, p.name) else ''})"
         for p in config.peers
         if p.egress and p.name != config.node
     ][:4]
@@ -149,8 +148,8 @@ def _deaf(keeper: LeaseNode, now: int) -> Iterator[str]:
     )
 
 
-def _held_back(keeper: LeaseNode, now: int) -> Iterator[str]:
-    unheard = keeper.voter_set.held_back_by(now)
+def _held_back(node: LeaseNode, now: int) -> Iterator[str]:
+    unheard = node.voter_set.held_back_by(now)
     if unheard:
         yield (
             f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names "

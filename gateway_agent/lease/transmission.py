@@ -31,7 +31,7 @@ class Transmission:
         self._regular = False
         """The heartbeat of this period is due."""
         self._retired_at = NEVER_HEARD
-        self._next_beat = self._next_report = now
+        self._next_heartbeat = self._next_report = now
 
     def configure(self) -> None:
         """Take on another length of the period."""
@@ -47,28 +47,28 @@ class Transmission:
 
     def wake(self, now: int) -> None:
         """Let a heartbeat be due if the period has ended, and repeat a push if its time has come."""
-        if self.sends_heartbeats(now) and now >= self._next_beat:
-            following = self._next_beat + self._node.config.heartbeat_ns
+        if self.sends_heartbeats(now) and now >= self._next_heartbeat:
+            following = self._next_heartbeat + self._node.config.heartbeat_ns
             # A process that was stopped does not make up for what it has missed.
-            self._next_beat = following if following > now else now + self._node.config.heartbeat_ns
-            self._node.due.beat = self._regular = True
+            self._next_heartbeat = following if following > now else now + self._node.config.heartbeat_ns
+            self._node.due.heartbeat = self._regular = True
         if self._node.subscribers.take_due(now):
             self._node.due.push = True
 
     def next_wake(self) -> int:
         """Return when this node may send next."""
-        sends_heartbeats = self._node.is_egress or self._next_beat < self._retired_at + REPEAT_NS
+        sends_heartbeats = self._node.is_egress or self._next_heartbeat < self._retired_at + REPEAT_NS
         due = self._node.due
         return min(
-            self._next_beat if sends_heartbeats else NEVER,
-            self._rate_limiter.next() if sends_heartbeats and (due.beat or due.push) else NEVER,
+            self._next_heartbeat if sends_heartbeats else NEVER,
+            self._rate_limiter.next() if sends_heartbeats and (due.heartbeat or due.push) else NEVER,
             self._node.subscribers.next_push(),
         )
 
     def take_permit(self, now: int) -> bool:
         """Use up the right to send now. Return False if nothing is due, or if it is too early."""
         due = self._node.due
-        if not due.beat and not due.push:
+        if not due.heartbeat and not due.push:
             return False
         regular, self._regular = self._regular, False
         return regular or not self.sends_heartbeats(now) or self._rate_limiter.take(now)
@@ -77,7 +77,7 @@ class Transmission:
         """Send what is due. Return the request if this node itself is to judge it."""
         if not self.sends_heartbeats(now):
             return None
-        if self._node.due.beat:
+        if self._node.due.heartbeat:
             return self._request(now)
         if self._node.due.push:
             self._push(now)
@@ -90,22 +90,22 @@ class Transmission:
         request = node.ownership.owner.request(quorum, duration_ns, now)
         self._virtual_ips.ask(request, node.ownership.specs)
         asked = request.quorum.asked
-        beat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now, request)
+        heartbeat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now, request)
         peers = {*node.egress_nodes, *asked}
         if node.due.push or now >= self._next_report:
-            self._report(beat, peers, now)
-        node.outbox.put(sorted(peers), beat)
-        return beat if node.me in asked else None
+            self._report(heartbeat, peers, now)
+        node.outbox.put(sorted(peers), heartbeat)
+        return heartbeat if node.me in asked else None
 
     def _push(self, now: int) -> None:
         """Send what is new, and ask for nothing: the next request has its time."""
         node = self._node
-        beat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now)
-        self._report(beat, node.egress_nodes, now)
-        node.outbox.put(node.egress_nodes, beat)
+        heartbeat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now)
+        self._report(heartbeat, node.egress_nodes, now)
+        node.outbox.put(node.egress_nodes, heartbeat)
 
-    def _report(self, beat: Heartbeat, peers: Collection[str], now: int) -> None:
+    def _report(self, heartbeat: Heartbeat, peers: Collection[str], now: int) -> None:
         """Send to the subscribers other than ``peers``, before those: their packets wait for a new master."""
         self._node.due.push = False
         self._next_report = now + REPORT_NS
-        self._node.outbox.put(sorted(set(self._node.subscribers.current(now)).difference(peers)), beat)
+        self._node.outbox.put(sorted(set(self._node.subscribers.current(now)).difference(peers)), heartbeat)

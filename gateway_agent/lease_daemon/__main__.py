@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT
 from .daemon import LeaseDaemon
-from .daemon_lock import KeeperLock, Taken
+from .daemon_lock import DaemonLock, Taken
 from .ipc_server import AgentConnections
 from .process import enter_background, log, prepare_to_stay, wait_for_start
 
@@ -29,7 +29,7 @@ def main() -> None:
     if stays:
         prepare_to_stay(run_dir)
     try:
-        lock = KeeperLock(run_dir / LOCK, wait=stays)
+        lock = DaemonLock(run_dir / LOCK, wait=stays)
     except Taken:
         sys.exit(EXIT_BUSY)
     # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
@@ -45,7 +45,7 @@ def main() -> None:
     try:
         LeaseDaemon(run_dir, agents, selector, lock, stays).run()
     except Exception as error:
-        log(error, "the lease keeper ended")
+        log(error, "the lease daemon ended")
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)

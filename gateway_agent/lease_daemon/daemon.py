@@ -29,7 +29,7 @@ from ..lease.node_state import Remember
 from ..lease.status import report
 from ..lease.tunnels import PointTunnel, QueueTunnel
 from ..lease.voting.protocol import NEVER
-from .daemon_lock import KeeperLock
+from .daemon_lock import DaemonLock
 from .ipc_server import AgentConnections
 from .kernel.tunnel_neighbours import TunnelNeighbours
 from .process import boottime, real_time
@@ -53,7 +53,7 @@ class LeaseDaemon:
         run_dir: Path,
         agents: AgentConnections,
         selector: selectors.BaseSelector,
-        lock: KeeperLock,
+        lock: DaemonLock,
         stays: bool,
     ) -> None:
         lock.answer(selector)
@@ -62,7 +62,7 @@ class LeaseDaemon:
         self._selector = selector
         self._agents = agents
         self._datagrams = Datagrams(selector, self._receive)
-        self._keeper: LeaseNode | None = None
+        self._node: LeaseNode | None = None
         self._applied: KeeperConfig | None = None
         self._keys = KeyFiles()
         self._tunnels = TunnelNeighbours()
@@ -94,17 +94,17 @@ class LeaseDaemon:
             if self._virtual is not None:
                 self._virtual.resume(now)
             self._directory.check(now)
-            if self._keeper is None:
+            if self._node is None:
                 continue
             if self._asked_to_stop:
                 self._asked_to_stop = False
-                self._carry_out(self._keeper.stop(now))
+                self._carry_out(self._node.stop(now))
             if self._agents.new():
                 # An agent that has just started is alive, though it takes a while to know what it wants.
-                self._keeper.attend(now)
-            if now >= self._keeper.next_wake():
-                self._carry_out(self._keeper.wake(now))
-            self._search(self._keeper, now)
+                self._node.attend(now)
+            if now >= self._node.next_wake():
+                self._carry_out(self._node.wake(now))
+            self._search(self._node, now)
             self._send_state()
 
     def _handle_sigterm(self) -> None:
@@ -122,14 +122,14 @@ class LeaseDaemon:
         signal.signal(signal.SIGTERM, on_sigterm)
 
     def _finished(self, now: int) -> bool:
-        if self._keeper is None:
+        if self._node is None:
             return self._asked_to_stop or (not self._stays and now > self._started_at + ORPHAN_NS)
-        return self._keeper.finished(now)
+        return self._node.finished(now)
 
     def _timeout_s(self) -> float:
         """Seconds until something is due."""
         unconfigured_until = NEVER if self._stays else self._started_at + ORPHAN_NS
-        until = self._keeper.next_wake() if self._keeper else unconfigured_until
+        until = self._node.next_wake() if self._node else unconfigured_until
         if self._has_news():
             until = min(until, self._sent_at + STATE_NS)
         if self._virtual is not None:
@@ -140,38 +140,36 @@ class LeaseDaemon:
         try:
             self._configure(msgspec.json.decode(line, type=KeeperConfig))
         except (OSError, ValueError) as error:
-            self._problems["configuration"] = f"the lease keeper cannot follow the agent: {error}"
+            self._problems["configuration"] = f"the lease daemon cannot follow the agent: {error}"
         else:
             self._problems["configuration"] = ""
         self._sent_revision = -1
 
     def _configure(self, config: KeeperConfig) -> None:
         now = boottime()
-        if self._keeper is not None or any(spec.address for spec in config.egress):
-            self._virtual_addresses().retry_failed(
-                self._keeper.virtual_ips.addresses() if self._keeper else {}
-            )
+        if self._node is not None or any(spec.address for spec in config.egress):
+            self._virtual_addresses().retry_failed(self._node.virtual_ips.addresses() if self._node else {})
         other_keys = self._read_keys(config)
         keys = self._keys.ring
         if keys is None:
             raise ValueError(self._problems["key"])
-        if self._keeper is None:
+        if self._node is None:
             incarnation = int.from_bytes(os.urandom(8), "big") >> 1 | 1
-            self._keeper = LeaseNode(config, keys, incarnation, self._directory.load(), now)
+            self._node = LeaseNode(config, keys, incarnation, self._directory.load(), now)
         # The wall clock may have been set.
-        self._keeper.attend(now, time.time_ns() - now)
+        self._node.attend(now, time.time_ns() - now)
         # All effects follow once more, and with them what the kernel refuses now.
         self._tunnels.problems.clear()
         if config == self._applied and not other_keys:
             # With each sign of life all is set again: whatever became of it meanwhile.
-            self._carry_out(self._keeper.renew_tunnels(now))
+            self._carry_out(self._node.renew_tunnels(now))
             return
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         self._datagrams.bind(mine, config.port)
         if self._virtual is not None:
             self._virtual.watch((spec.address, spec.interface) for spec in config.egress if spec.interface)
         self._applied = config
-        self._carry_out(self._keeper.configure(config, keys, now, time.time_ns() - now))
+        self._carry_out(self._node.configure(config, keys, now, time.time_ns() - now))
 
     def _read_keys(self, config: KeeperConfig) -> bool:
         """Return whether there are other keys than before."""
@@ -182,14 +180,14 @@ class LeaseDaemon:
 
     def _send_state(self) -> None:
         """Send the state to every connection if it has changed."""
-        assert self._keeper is not None
+        assert self._node is not None
         now = boottime()
         if not self._has_news() or now < self._sent_at + STATE_NS:
             return
-        self._sent_revision, self._sent_at = self._revision(self._keeper), now
+        self._sent_revision, self._sent_at = self._revision(self._node), now
         failures = self._virtual.failures if self._virtual else ()
         state = report(
-            self._keeper, now, self._current_problems(now), keys=self._agents.new(), failures=failures
+            self._node, now, self._current_problems(now), keys=self._agents.new(), failures=failures
         )
         self._agents.broadcast(msgspec.json.encode(state) + b"\n")
 
@@ -205,41 +203,41 @@ class LeaseDaemon:
         return tuple(filter(None, found))
 
     def _claimed(self, address: str, mac: str, interface: str) -> None:
-        if self._keeper is not None:
-            self._carry_out(self._keeper.claimed(address, mac, interface, boottime()))
+        if self._node is not None:
+            self._carry_out(self._node.claimed(address, mac, interface, boottime()))
 
     def _has_news(self) -> bool:
-        return self._keeper is not None and (
-            self._revision(self._keeper) != self._sent_revision or self._agents.new()
+        return self._node is not None and (
+            self._revision(self._node) != self._sent_revision or self._agents.new()
         )
 
-    def _revision(self, keeper: LeaseNode) -> int:
-        return keeper.revision + self._directory.revision
+    def _revision(self, node: LeaseNode) -> int:
+        return node.revision + self._directory.revision
 
     def _receive(self, arrived: list[tuple[bytes, str]]) -> None:
-        keeper, effects = self._keeper, list[Effect]()
-        assert keeper is not None
+        node, effects = self._node, list[Effect]()
+        assert node is not None
         for datagram, source in arrived:
             with self._unhandled.reported(source):
-                keeper.take(datagram, source, boottime())
+                node.take(datagram, source, boottime())
         with self._unhandled.reported(arrived[-1][1]):
-            effects = keeper.settle(boottime())
+            effects = node.settle(boottime())
         self._carry_out(effects)
 
-    def _search(self, keeper: LeaseNode, now: int) -> None:
+    def _search(self, node: LeaseNode, now: int) -> None:
         """Look for nodes that are unheard: see :mod:`gateway_agent.lease.messages.strays`."""
         if self._strays is not None:
             self._strays.tend(now)
-        questions = keeper.strays.questions(now)
+        questions = node.strays.questions(now)
         if not questions:
             return
         if self._strays is None:
-            # Imported only here: the start of a keeper is part of a failover.
+            # Imported only here: the start of a daemon is part of a failover.
             from .sockets.stray_sockets import StrayListener
 
-            refused = lambda address: keeper.strays.refused(address, boottime())  # noqa: E731
-            self._strays = StrayListener(self._selector, refused, partial(self._arrived, keeper))
-        config = keeper.config
+            refused = lambda address: node.strays.refused(address, boottime())  # noqa: E731
+            self._strays = StrayListener(self._selector, refused, partial(self._arrived, node))
+        config = node.config
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
         tunnel_port = config.facts.tunnel_port if config.facts else 0
         try:
@@ -250,9 +248,9 @@ class LeaseDaemon:
             self._problems.pop("search", None)
         self._carry_out(questions)
 
-    def _arrived(self, keeper: LeaseNode, datagram: bytes, source: str, port: int) -> None:
+    def _arrived(self, node: LeaseNode, datagram: bytes, source: str, port: int) -> None:
         with self._unhandled.reported(source):
-            keeper.strays.arrived(datagram, source, port, boottime())
+            node.strays.arrived(datagram, source, port, boottime())
 
     def _carry_out(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
@@ -261,15 +259,15 @@ class LeaseDaemon:
             elif isinstance(effect, Remember):
                 self._directory.store(effect.memory)
             elif isinstance(effect, PointTunnel | QueueTunnel):
-                if not self._tunnels.carry_out(effect) and self._keeper is not None:
-                    self._keeper.tunnel_refused(effect.device)
+                if not self._tunnels.carry_out(effect) and self._node is not None:
+                    self._node.tunnel_refused(effect.device)
             else:
                 # Where a fence cannot be closed the process ends, with nothing sent: it closes by itself.
                 self._virtual_addresses().carry_out(effect)
 
     def _virtual_addresses(self) -> VirtualAddresses:
         if self._virtual is None:
-            # Imported only here: the start of a keeper is part of a failover, and basic mode needs nothing of it.
+            # Imported only here: the start of a daemon is part of a failover, and basic mode needs nothing of it.
             from .kernel.vip_kernel import VirtualAddresses
 
             self._virtual = VirtualAddresses(self._selector, self._claimed)

@@ -1,6 +1,6 @@
-"""One lease keeper for each run directory, also while somebody empties it.
+"""One lease daemon for each run directory, also while somebody empties it.
 
-A lock on a file goes with the file: who makes it anew gets another lock. So a keeper holds a name as well, that of an
+A lock on a file goes with the file: who makes it anew gets another lock. So a daemon holds a name as well, that of an
 abstract unix socket with the directory's path in it, which the kernel frees when the process ends. Any local user may
 bind the name first: only a holder that runs as root, or as the user of this process, counts.
 """
@@ -33,10 +33,10 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 class Taken(Exception):
-    """Another keeper runs."""
+    """Another daemon runs."""
 
 
-class KeeperLock:
+class DaemonLock:
     """Held until the process ends, and by children that are forked."""
 
     def __init__(self, path: Path, wait: bool) -> None:
@@ -69,7 +69,7 @@ class KeeperLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            # A keeper that is about to learn that the name is taken.
+            # A daemon that is about to find that the name is taken.
             os.close(file)
             raise
         os.close(self._file)

@@ -54,7 +54,7 @@ def log_to(path: Path) -> None:
 
 def log(error: Exception, what: str) -> None:
     """Write an error to the log: its traceback, then one line with the time and the reason."""
-    # Imported only here: the start of a keeper is part of a failover.
+    # Imported only here: the start of a daemon is part of a failover.
     import traceback
 
     # What a full disk does not take ends no daemon.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..lease.ipc import LOCK, LOG, SOCKET
 from ..lease.voting.voter_set import Memory
-from .daemon_lock import KeeperLock
+from .daemon_lock import DaemonLock
 from .ipc_server import AgentConnections
 from .process import log_line, log_to
 from .voter_state_file import VoterStateFile
@@ -22,7 +22,7 @@ CHECK_NS = 1_000_000_000
 class RunDirectory:
     """``problems``: what could not be written, by the name of the file."""
 
-    def __init__(self, path: Path, agents: AgentConnections, lock: KeeperLock, stays: bool) -> None:
+    def __init__(self, path: Path, agents: AgentConnections, lock: DaemonLock, stays: bool) -> None:
         """``stays``: the daemon runs in the foreground, and has no log of its own."""
         self.problems: dict[str, str] = {}
         self.revision = 0

@@ -89,7 +89,7 @@ def _cell(text: str) -> str:
 
 
 def _egress_row(egress: Answer) -> Sequence[object]:
-    survivor = "held without a majority" if egress["survivor"] else ""
+    alone = "held without a majority" if egress["survivor"] else ""
     conflict = f"{egress['conflict']} claims the address too" if egress["conflict"] else ""
     direct = "traffic leaves directly" if egress["whenNoGateway"] == "Direct" and not egress["master"] else ""
     return (
@@ -101,7 +101,7 @@ def _egress_row(egress: Answer) -> Sequence[object]:
         egress["state"],
         egress["pods"],
         _change(egress["lastChange"]),
-        "; ".join(part for part in (conflict, survivor, direct, egress["reason"]) if part),
+        "; ".join(part for part in (conflict, alone, direct, egress["reason"]) if part),
     )
 
 

@@ -81,18 +81,18 @@ class ChangeCount:
         self._counted: Counter[str] = Counter()
         self._silences: dict[tuple[str, bool], Distribution] = {}
 
-    def observe(self, keeper: KeeperState | None) -> None:
+    def observe(self, daemon: KeeperState | None) -> None:
         """Count the new changes in a state of the daemon. Must be called at least once per hundred changes."""
-        if keeper is None:
+        if daemon is None:
             return
-        for change in keeper.changes:
+        for change in daemon.changes:
             # Times are compared once only, since the wall clock may be set. Later, unknown changes are new.
             if change.at >= self._since if self._known is None else change not in self._known:
                 self._counted[change.id] += 1
                 if change.before and change.after:
                     key = change.id, change.planned
                     self._silences[key] = self._silences.get(key, Distribution()).plus(change.silent_ms)
-        self._known = frozenset(keeper.changes)
+        self._known = frozenset(daemon.changes)
 
     def totals(self) -> dict[str, int]:
         """Return the number of changes by egress id."""
@@ -107,7 +107,7 @@ def families(seen: Observation) -> tuple[Family, ...]:
     """Return all metrics; only a few before the store has been read."""
     found = [*_agent(seen)]
     if seen.view is not None:
-        found += [*_keeper(seen.view), *_egress_ips(seen.view, seen.changes or {})]
+        found += [*_lease_daemon(seen.view), *_egress_ips(seen.view, seen.changes or {})]
         found += [_silences(seen.view, seen.silences or {}), _conflicts(seen.view), _failures(seen.view)]
     return tuple(found)
 
@@ -127,23 +127,23 @@ def _agent(seen: Observation) -> Iterator[Family]:
         yield Family(f"{PREFIX}pods_beside_plugin_total", "counter", text, tuple(samples))
 
 
-def _keeper(view: NodeSnapshot) -> Iterator[Family]:
-    keeper = view.keeper
-    if keeper is None:
+def _lease_daemon(view: NodeSnapshot) -> Iterator[Family]:
+    daemon = view.lease_daemon
+    if daemon is None:
         return
     own = {"node": view.plan.node}
     isolated = "1 if this egress node has no contact to a majority of the voters."
-    yield _gauge("isolated", isolated, [Sample(own, keeper.isolated)])
-    yield _gauge("voters", "Nodes in the voter set.", [Sample(own, len(keeper.voters))])
-    yield _gauge("voter_set", "Version of the voter set; 0: none is known.", [Sample(own, keeper.voter_set)])
-    members = [({**own, "member": member.node}, member) for member in keeper.members]
+    yield _gauge("isolated", isolated, [Sample(own, daemon.isolated)])
+    yield _gauge("voters", "Nodes in the voter set.", [Sample(own, len(daemon.voters))])
+    yield _gauge("voter_set", "Version of the voter set; 0: none is known.", [Sample(own, daemon.voter_set)])
+    members = [({**own, "member": member.node}, member) for member in daemon.members]
     alive, ready = "1 if an egress node is alive.", "1 if an egress node is alive and can be master."
     yield _gauge("member_alive", alive, [Sample(labels, member.alive) for labels, member in members])
     yield _gauge(
         "member_ready", ready, [Sample(labels, member.alive and member.ready) for labels, member in members]
     )
     messages = "Messages of other nodes' lease daemons, by result."
-    counted = [Sample({**own, "result": result}, n) for result, n in sorted(keeper.counters.items())]
+    counted = [Sample({**own, "result": result}, n) for result, n in sorted(daemon.counters.items())]
     yield Family(f"{PREFIX}messages_total", "counter", messages, tuple(counted))
 
 
@@ -191,7 +191,7 @@ def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Fami
 
 def _silence(view: NodeSnapshot, identity: str) -> float | None:
     """Return the silence before the last takeover, seconds; None if there was no takeover yet."""
-    changes = view.keeper.changes if view.keeper else ()
+    changes = view.lease_daemon.changes if view.lease_daemon else ()
     return next((c.silent_ms / 1000 for c in reversed(changes) if c.id == identity and c.after), None)
 
 
@@ -212,15 +212,15 @@ def _silences(view: NodeSnapshot, silences: Mapping[tuple[str, bool], Distributi
 
 def _conflicts(view: NodeSnapshot) -> Family:
     text = "Another machine, by its MAC, that uses a virtual address which this node serves."
-    conflicts = view.keeper.conflicts if view.keeper else ()
+    conflicts = view.lease_daemon.conflicts if view.lease_daemon else ()
     return _gauge("conflict", text, [
         Sample({"ip": c.address, "mac": c.mac, "interface": c.interface, "node": view.plan.node}, 1) for c in conflicts
     ])  # fmt: skip
 
 
 def _failures(view: NodeSnapshot) -> Family:
-    text = "What the kernel did not do for a virtual address since the lease keeper started; no address: for all."
-    failures = view.keeper.failures if view.keeper else ()
+    text = "What the kernel did not do for a virtual address since the lease daemon started; no address: for all."
+    failures = view.lease_daemon.failures if view.lease_daemon else ()
     samples = (Sample({"ip": f.address, "what": f.what, "node": view.plan.node}, f.number) for f in failures)
     return Family(f"{PREFIX}kernel_failures_total", "counter", text, tuple(samples))
 

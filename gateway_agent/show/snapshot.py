@@ -27,7 +27,7 @@ class NodeSnapshot:
     plan: Plan
     inventory: Inventory
     attachments: tuple[Attachment, ...] = ()
-    keeper: KeeperState | None = None
+    lease_daemon: KeeperState | None = None
     """State of the lease daemon; None until its first report."""
     cluster_cidrs: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -46,7 +46,7 @@ class NodeSnapshot:
 
     def state(self, egress_id: str) -> EgressState | None:
         """Return the lease daemon's state of an egress IP; None if it has none."""
-        states = self.keeper.egress if self.keeper else ()
+        states = self.lease_daemon.egress if self.lease_daemon else ()
         return next((state for state in states if state.id == egress_id), None)
 
     def egress(self, egress_id: str) -> PlanEgressIP | None:

@@ -27,7 +27,7 @@ __all__ = ["NodeSnapshot", "NotKnown", "events", "explain", "pods", "problem", "
 
 def status(view: NodeSnapshot) -> dict[str, Any]:
     """Return the answer of ``egressctl status -o json``. ``pods`` counts the pods attached to this node."""
-    plan, keeper = view.plan, view.keeper
+    plan, daemon = view.plan, view.lease_daemon
     gateway = any(plan.node in egress.eligible for egress in plan.egress_ips)
     return {
         "node": plan.node,
@@ -42,11 +42,11 @@ def status(view: NodeSnapshot) -> dict[str, Any]:
                 "reason": member.reason,
                 "lastHeardMs": member.last_heard_ms,
             }
-            for member in (keeper.members if keeper else ())
+            for member in (daemon.members if daemon else ())
         ],
-        "voters": list(keeper.voters) if keeper else [],
-        "voterSet": keeper.voter_set if keeper else 0,
-        "counters": dict(sorted(keeper.counters.items())) if keeper else {},
+        "voters": list(daemon.voters) if daemon else [],
+        "voterSet": daemon.voter_set if daemon else 0,
+        "counters": dict(sorted(daemon.counters.items())) if daemon else {},
         "startedBeside": _started_beside(view),
         "problems": [problem(found) for found in view.problems],
     }
@@ -71,7 +71,7 @@ def _egress_ip(view: NodeSnapshot, egress: PlanEgressIP) -> dict[str, Any]:
     reason = state.reason if state else ""
     if not name:
         reason = no_master_reason(view, egress)
-    changes = view.keeper.changes if view.keeper else ()
+    changes = view.lease_daemon.changes if view.lease_daemon else ()
     last = next((change for change in reversed(changes) if change.id == egress.id), None)
     return {
         "gateway": egress.gateway,
@@ -84,7 +84,7 @@ def _egress_ip(view: NodeSnapshot, egress: PlanEgressIP) -> dict[str, Any]:
         "reason": reason,
         "pods": _attached_pods(view, egress),
         "eligible": list(egress.eligible),
-        "survivor": state.survivor if state else False,
+        "survivor": state.without_quorum if state else False,
         "whenNoGateway": "Direct" if egress.direct else "Drop",
         "lastChange": _change(view, last) if last else None,
         "conflict": next((c.mac for c in _conflicts(view) if c.id == egress.id), ""),
@@ -92,7 +92,7 @@ def _egress_ip(view: NodeSnapshot, egress: PlanEgressIP) -> dict[str, Any]:
 
 
 def _conflicts(view: NodeSnapshot) -> tuple[Conflict, ...]:
-    return view.keeper.conflicts if view.keeper else ()
+    return view.lease_daemon.conflicts if view.lease_daemon else ()
 
 
 def _attached_pods(view: NodeSnapshot, egress: PlanEgressIP) -> int:
@@ -141,7 +141,10 @@ def _rows(view: NodeSnapshot, attachment: Attachment) -> Iterator[dict[str, Any]
 
 def events(view: NodeSnapshot) -> dict[str, Any]:
     """Return the answer of ``egressctl events -o json`` under the key ``events``: changes and conflicts, by age."""
-    rows = [(change.at, _change(view, change)) for change in (view.keeper.changes if view.keeper else ())]
+    rows = [
+        (change.at, _change(view, change))
+        for change in (view.lease_daemon.changes if view.lease_daemon else ())
+    ]
     rows += [(conflict.since, _conflict(view, conflict)) for conflict in _conflicts(view)]
     return {"events": [row for _, row in sorted(rows, key=lambda item: item[0])]}
 

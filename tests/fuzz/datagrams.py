@@ -28,12 +28,12 @@ def once(rng: random.Random) -> None:
     network.run(int(rng.uniform(1.0, 4.0) * SECOND))
     recorded = {name: record(network, name, rng) for name in TARGETS}
     # The same name and the same incarnation, by another key.
-    keeper = network.machines["w1"].keeper
-    assert keeper is not None
+    daemon = network.machines["w1"].daemon
+    assert daemon is not None
     peers = {name: network.machines[name].address for name in TARGETS}
-    forger = Endpoint("w1", keeper.endpoint.incarnation, OTHER, peers)
+    forger = Endpoint("w1", daemon.endpoint.incarnation, OTHER, peers)
     # All that makes a message fresh is sent in the clear.
-    forger._known, forger._counter = copy.deepcopy(keeper.endpoint._known), 1 << 40
+    forger._known, forger._counter = copy.deepcopy(daemon.endpoint._known), 1 << 40
     sources = [*(machine.address for machine in network.machines.values()), "10.9.9.9", "fd00::9"]
     for _ in range(ROUNDS):
         name = rng.choice(TARGETS)
@@ -47,12 +47,12 @@ def once(rng: random.Random) -> None:
 def record(network: Network, name: str, rng: random.Random) -> list[bytes]:
     """Return genuine datagrams of w1 that ``name`` has received already: whoever listens on the wire has them."""
     sender, machine = network.machines["w1"], network.machines[name]
-    assert sender.keeper is not None
-    assert machine.keeper is not None
+    assert sender.daemon is not None
+    assert machine.daemon is not None
     found = []
     for body in bodies(network.ids, rng)[:2]:
-        found.append(sender.keeper.endpoint.seal(name, encode(body)))
-        machine.keeper.receive(found[-1], sender.address, machine.clock(network.now))
+        found.append(sender.daemon.endpoint.seal(name, encode(body)))
+        machine.daemon.receive(found[-1], sender.address, machine.clock(network.now))
     return found
 
 
@@ -81,7 +81,7 @@ def datagram(name: str, recorded: dict[str, list[bytes]], forger: Endpoint, rng:
 
 def receive(network: Network, machine: Machine, data: bytes, source: str) -> None:
     """Deliver a datagram: no message of it counts."""
-    assert machine.keeper is not None
-    before = machine.keeper.endpoint.counters["accepted"]
-    machine.keeper.receive(data, source, machine.clock(network.now))
-    assert machine.keeper.endpoint.counters["accepted"] == before
+    assert machine.daemon is not None
+    before = machine.daemon.endpoint.counters["accepted"]
+    machine.daemon.receive(data, source, machine.clock(network.now))
+    assert machine.daemon.endpoint.counters["accepted"] == before

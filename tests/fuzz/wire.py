@@ -78,11 +78,11 @@ def once(rng: random.Random) -> None:
 
 
 def send(network: Network, target: str, body: Any, rng: random.Random | None = None) -> None:
-    """Deliver a message of any content to ``target``, authentic and fresh, as the keeper of w1 would send it.
+    """Deliver a message of any content to ``target``, authentic and fresh, as the daemon of w1 would send it.
 
     With ``rng`` some are altered after they were sealed.
     """
-    attacker, victim = network.machines["w1"].keeper, network.machines[target].keeper
+    attacker, victim = network.machines["w1"].daemon, network.machines[target].daemon
     assert attacker is not None
     assert victim is not None
     raw = encoded(body)
@@ -114,10 +114,10 @@ def encoded(body: Any) -> msgspec.Raw | None:
 
 
 def check(network: Network) -> None:
-    """Every keeper runs, what it says can be read, and it remembers no more than it should."""
+    """Every daemon runs, what it says can be read, and it remembers no more than it should."""
     for machine in network.machines.values():
-        keeper = machine.keeper
-        assert keeper is not None
-        state = report(keeper, machine.clock(network.now))
+        daemon = machine.daemon
+        assert daemon is not None
+        state = report(daemon, machine.clock(network.now))
         assert msgspec.json.decode(msgspec.json.encode(state), type=KeeperState) == state
-        assert keeper.next_wake() < 1 << 63
+        assert daemon.next_wake() < 1 << 63

@@ -15,7 +15,7 @@ import psutil
 import yaml
 
 from cni import contract
-from gateway_agent.adapters.daemons.standby_daemon import KEEPER
+from gateway_agent.adapters.daemons.standby_daemon import MODULE
 from gateway_agent.lease.ipc import LOCK
 
 from .namespace import REPOSITORY, Namespace
@@ -100,7 +100,7 @@ class Agent:
         """Return the lease daemon of this node, which outlives the agent, without its standby."""
         lock = self.run_dir / LOCK
         written = lock.read_text().strip() if lock.exists() else ""
-        return [pid for pid in self.machine.pids() if str(pid) == written and KEEPER in _command_line(pid)]
+        return [pid for pid in self.machine.pids() if str(pid) == written and MODULE in _command_line(pid)]
 
     def signal(self, number: int) -> None:
         """Send a signal to the agent's main process alone."""

@@ -21,7 +21,7 @@ from cni import attachments
 from cni.attachments import Attachment
 from cni.plan import Plan
 from gateway_agent.adapters.daemons import conntrackd_process
-from gateway_agent.adapters.daemons.standby_daemon import KEEPER
+from gateway_agent.adapters.daemons.standby_daemon import MODULE
 from gateway_agent.adapters.files import cluster_key
 from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.adapters.servers.agent_socket import RequestServer
@@ -166,7 +166,7 @@ def test_a_keeper_goes_on_and_names_what_it_cannot_write(disk: Disk) -> None:
     (disk.path.parent / "key").write_bytes(bytes(32))
     disk.fill()
     with subprocess.Popen(
-        [sys.executable, "-m", KEEPER, str(disk.path), STAY], stderr=subprocess.PIPE
+        [sys.executable, "-m", MODULE, str(disk.path), STAY], stderr=subprocess.PIPE
     ) as keeper:
         try:
             with until(lambda: connected(disk.path), "it listens") as agent:

@@ -32,7 +32,7 @@ STOP_TIMEOUT_S = 4.0
 log = logging.getLogger(__name__)
 
 
-class KeeperClient:
+class LeaseDaemonClient:
     """Connection to the lease daemon of one run directory. The daemon may be older than this process, and outlive it.
 
     ``start_timeout``: seconds in which another program may start a daemon, before this client does: the first one, and

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...lease.ipc import WAIT
 
-KEEPER = "gateway_agent.lease_daemon"
+MODULE = "gateway_agent.lease_daemon"
 
 
 class StandbyDaemon:
@@ -48,7 +48,7 @@ class StandbyDaemon:
 
     async def _spawn(self, *options: str) -> Process:
         # -S: importing ``site`` would take a fifth of the start.
-        command = (sys.executable, "-S", "-m", KEEPER, str(self._run_dir), *options)
+        command = (sys.executable, "-S", "-m", MODULE, str(self._run_dir), *options)
         paths = (str(Path(__file__).parents[3]), *sys.path)
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         return await asyncio.create_subprocess_exec(

@@ -88,7 +88,7 @@ class MetricsServer:
         self._deadline = deadline
         self._trouble = ""
         self._thread: threading.Thread | None = None
-        self._told_to_end: Future[None] = Future()
+        self._end_requested: Future[None] = Future()
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -105,8 +105,8 @@ class MetricsServer:
                     self._start(agent)
                 await asyncio.sleep(RETRY_S)
         finally:
-            if not self._told_to_end.done():
-                self._told_to_end.set_result(None)
+            if not self._end_requested.done():
+                self._end_requested.set_result(None)
             if self._thread is not None:
                 self._thread.join(ANSWER_TIMEOUT_S)
 
@@ -143,20 +143,20 @@ class MetricsServer:
         logging.getLogger("tornado.general").setLevel(logging.CRITICAL)
         try:
             with listener:
-                asyncio.run(self._until_told(listener, agent))
+                asyncio.run(self._until_end(listener, agent))
         except Exception as error:
             self._say(error)
 
-    async def _until_told(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
+    async def _until_end(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
         async def respond(start: RequestStartLine, headers: HTTPHeaders) -> Answer:
             return _refusal(start, headers, self._names) or await _answer(start.path, self._look, agent)
 
         connections = _Connections(respond, self._deadline)
         accepting = asyncio.create_task(connections.accept(listener))
-        told = asyncio.wrap_future(self._told_to_end)
+        ended = asyncio.wrap_future(self._end_requested)
         self._say(None)
         try:
-            await asyncio.wait((accepting, told), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((accepting, ended), return_when=asyncio.FIRST_COMPLETED)
             if accepting.done():
                 accepting.result()
         finally:

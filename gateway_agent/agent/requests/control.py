@@ -94,10 +94,10 @@ class Control:
             own = await self._leases.keys()
         except (OSError, ValueError) as error:
             hint = "see egressctl status"
-            raise NotKnown("the lease keeper does not say which keys are in use", hint) from error
+            raise NotKnown("the lease daemon does not say which keys are in use", hint) from error
         if own is None:
             hint = "it is replaced when the service is restarted"
-            raise NotKnown("the lease keeper is of an older version", hint)
+            raise NotKnown("the lease daemon is of an older version", hint)
         plan = self._state.plan
         nodes = plan.nodes if plan else ()
         return key_rotation.shown(self._node, {n.name: n.address for n in nodes if n.name != self._node}, own)

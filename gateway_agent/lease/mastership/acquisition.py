@@ -28,7 +28,7 @@ EARLY_NS = 2 * MILLISECOND
 """Time by which an egress IP is requested before it can be granted: the voters keep the request until then."""
 LATE_NS = 3 * MILLISECOND
 """Time after that moment at which the request is repeated, where no answer has come."""
-SUSPECT_BEATS = 3
+SUSPECT_HEARTBEATS = 3
 """A member that was not heard for so many heartbeats is suspect."""
 
 
@@ -47,7 +47,7 @@ class Timers:
     @property
     def suspect_ns(self) -> int:
         """Return how long a member may be silent until it is suspect."""
-        return SUSPECT_BEATS * self.heartbeat_ns
+        return SUSPECT_HEARTBEATS * self.heartbeat_ns
 
 
 class Acquisition:

@@ -11,7 +11,7 @@ class Due:
 
     decision: bool = False
     """True if something has changed that decides which node asks for which lease."""
-    beat: bool = False
+    heartbeat: bool = False
     push: bool = False
     """True if the subscribers are informed too."""
     revision: int = 0

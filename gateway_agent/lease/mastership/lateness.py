@@ -52,8 +52,8 @@ class Lateness:
             return ""
         return (
             f"this node lost its leases {TOO_OFTEN} times or more within {WINDOW_NS // SECOND} s, because its lease "
-            "keeper got no processor time: until that has not happened for as long again it takes over only what no "
-            "other node can. Give the lease keeper real-time priority (CAP_SYS_NICE), the machine more processor time, "
+            "daemon got no processor time: until that has not happened for as long again it takes over only what no "
+            "other node can. Give the lease daemon real-time priority (CAP_SYS_NICE), the machine more processor time, "
             "or all nodes longer leases"
         )
 

@@ -1,7 +1,7 @@
 """Egress IPs without a master, and those that were taken over a moment ago: only these may still be evened out.
 
-Facts differ between nodes for a moment, on a busy machine for a long one. So one of two survivors may take over more
-than its share. It gives some of that on, and nothing that it had before.
+Facts differ between nodes for a moment, on a busy machine for a long one. So one of two remaining nodes may
+take over more than its share. It gives some of that on, and nothing that it had before.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
     epoch: Epoch
     since: Seconds
     """Start of this mastership by the wall clock, seconds."""
-    survivor: bool
+    without_quorum: bool
     reason: Text
     """The reason why this master took over."""
     silent_ms: Milliseconds
@@ -76,7 +76,7 @@ class MasterEntry:
     epoch: int = 0
     since: float = 0.0
     heard_at: int = 0
-    survivor: bool = False
+    without_quorum: bool = False
     gone: str | None = None
     """The reason that the master gave for its release; None: it has released nothing."""
     lost: str = ""
@@ -264,7 +264,7 @@ def _announced(node: str, announcement: MasterAnnouncement, before: MasterEntry,
         announcement.epoch,
         announcement.since,
         now,
-        announcement.survivor,
+        announcement.without_quorum,
         shown=announcement.shown,
         leaving_at=(leaving_since or now) if announcement.leaving else 0,
     )

@@ -37,16 +37,24 @@ class OwnMasters:
         ``wall_ns``: Unix time.
         """
         said, leaving = record.announced, record.phase is Phase.HANDING_OVER
-        news = (lease.held_epoch, lease.survivor, shown, leaving)
-        if said and (said.epoch, said.survivor, said.shown, said.leaving) == news:
+        news = (lease.held_epoch, lease.without_quorum, shown, leaving)
+        if said and (said.epoch, said.without_quorum, said.shown, said.leaving) == news:
             return False
         if said is None:
             silent_ms, planned = silent_ns // MILLISECOND, before.planned
-            since, reason = wall_ns / SECOND, _why(before, silent_ms, lease.survivor)
+            since, reason = wall_ns / SECOND, _why(before, silent_ms, lease.without_quorum)
         else:
             since, silent_ms, reason, planned = said.since, 0, said.reason, False
         record.announced = MasterAnnouncement(
-            record.id, lease.held_epoch, since, lease.survivor, reason, silent_ms, shown, leaving, planned
+            record.id,
+            lease.held_epoch,
+            since,
+            lease.without_quorum,
+            reason,
+            silent_ms,
+            shown,
+            leaving,
+            planned,
         )
         return True
 
@@ -63,9 +71,9 @@ class OwnMasters:
         return tuple(release for release, at in self._releases.values() if now < at + REPEAT_NS)
 
 
-def _why(before: MasterEntry, silent_ms: int, survivor: bool) -> str:
+def _why(before: MasterEntry, silent_ms: int, without_quorum: bool) -> str:
     if before.epoch == 0:
         reason = "first master"
     else:
         reason = before.gone or before.lost or f"{before.master} unheard for {silent_ms} ms"
-    return f"{reason}; no majority of the voters answers" if survivor else reason
+    return f"{reason}; no majority of the voters answers" if without_quorum else reason

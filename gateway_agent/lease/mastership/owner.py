@@ -130,7 +130,7 @@ class Owner:
             granted_seq=request.seq,
             duration_ns=request.duration_ns,
             held_epoch=max(lease.held_epoch, request.claims[identity]),
-            survivor=request.quorum.survivor,
+            without_quorum=request.quorum.without_quorum,
         )
         self._grant(record, granted)
 

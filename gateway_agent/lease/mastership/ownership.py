@@ -227,7 +227,7 @@ class Ownership:
         self._voter_node.release(release, now)
         self.rebalance.on_release(release, now)
         self.own_masters.release(release, now)
-        self._due.beat = self._due.decision = True
+        self._due.heartbeat = self._due.decision = True
 
     def _push(self, now: int) -> None:
         self._subscribers.push(now)
@@ -273,7 +273,7 @@ class Ownership:
         if lease is None or not lease.holds(now):
             return
         weaker = (lease.held_epoch, rival) < (announcement.epoch, self._me)
-        if lease.survivor and (weaker or not announcement.survivor):
+        if lease.without_quorum and (weaker or not announcement.without_quorum):
             self.release(announcement.id, Event.RELEASE, f"{rival} is master too", now)
         else:
             self.bump_epoch(announcement.id, announcement.epoch, rival)
@@ -281,7 +281,7 @@ class Ownership:
     def give_up(self, identity: str, reason: str, now: int) -> None:
         """Give up an address that another machine has, unless this node has a majority behind it."""
         lease = self.egress_ips.lease(identity)
-        if lease and lease.survivor:
+        if lease and lease.without_quorum:
             self.release(identity, Event.RELEASE, reason, now)
 
     def bump_epoch(self, identity: str, epoch: int, master: str) -> None:
@@ -290,4 +290,4 @@ class Ownership:
         lease = self.egress_ips.lease(identity)
         if lease and (epoch > lease.epoch or (epoch == lease.epoch and master not in ("", self._me))):
             self.owner.exceed(identity, epoch)
-            self._due.beat = True
+            self._due.heartbeat = True

@@ -1,4 +1,4 @@
-"""Nodes that are told of a new master at once, and the last changes."""
+"""Nodes that get an announcement of a new master at once, and the last changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
 
 
 class Subscribers:
-    """Nodes that are told of every new master at once. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """Nodes that get the announcement of every new master at once. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     PUSHES_NS = tuple(ms * MILLISECOND for ms in (20, 100, 300, 1000))
     """Times after the first push of a change at which the push is repeated: one can be lost."""

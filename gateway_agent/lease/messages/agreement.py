@@ -89,7 +89,7 @@ class Agreement:
             self._compare(node, facts)
 
     def tend(self, now: int) -> None:
-        """Drop what was said too long ago; tell the next part of what is told in parts. Once in each period."""
+        """Drop facts that are too old, and choose the next part of what is sent in parts. Once in each period."""
         self._period += 1
         self._tunnels.forget_old(now)
         for name in [name for name, (_, at) in self._heard.items() if now > at + CURRENT_NS]:

@@ -1,6 +1,6 @@
 """Bounds of a message between lease daemons: every number and every text is bounded when it is decoded.
 
-A holder of the cluster's key can send anything. Without bounds one number is enough to end every keeper: an epoch that
+A holder of the cluster's key can send anything. Without bounds one number is enough to end every daemon: an epoch that
 cannot be raised any more, or a moment that no clock reaches.
 """
 

@@ -1,4 +1,4 @@
-"""The version of the protocol between lease keepers, and nodes that have another one."""
+"""The version of the protocol between lease daemons, and nodes that have another one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class OtherVersion:
     at: int
 
     def problem(self, name: str, me: str) -> str:
-        """Return what people are told. ``name``: of that node. ``me``: of this one."""
+        """Return the text of the problem. ``name``: the other node. ``me``: this one."""
         between = "until all nodes have the same one, these two exchange no leases"
         if self.version:
             other = f"speaks version {self.version} of the protocol and this node ({me}) version {PROTOCOL}"

@@ -1,4 +1,4 @@
-"""Messages between keepers: one authenticated datagram each.
+"""Messages between lease daemons: one authenticated datagram each.
 
 A datagram is a keyed BLAKE2b of 16 bytes (RFC 7693) and a MessagePack envelope. A message counts only if it
 is *fresh*: it names the incarnation of the receiver that the sender last heard, and a counter that is higher

@@ -65,7 +65,7 @@ class Open(msgspec.Struct, frozen=True):
 
 
 class Close(msgspec.Struct, frozen=True):
-    """Close the fence before anything that follows: other nodes may be told that they can have the addresses."""
+    """Close the fence before anything that follows: other nodes may then take the addresses."""
 
     addresses: tuple[str, ...]
 

@@ -181,7 +181,7 @@ class Quorum:
     sets: tuple[tuple[str, ...], ...]
     asked: tuple[str, ...]
     """Nodes that are to answer."""
-    survivor: bool = False
+    without_quorum: bool = False
     """True if the voters are not the voter set, but those of it that still answer."""
 
     def met(self, voters: Collection[str]) -> bool:
@@ -228,7 +228,7 @@ class LeaseState:
     """End of the lease; 0: none yet."""
     held_epoch: int = 0
     """The highest epoch that a majority granted: what may be announced."""
-    survivor: bool = False
+    without_quorum: bool = False
     granted_seq: int = 0
     """The request that made the lease what it is."""
     duration_ns: int = 0

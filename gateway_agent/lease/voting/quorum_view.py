@@ -44,7 +44,7 @@ class QuorumView:
         self._answered = {name: at for name, at in self._answered.items() if name in known}
         self.voter_set_state.bootstrap_from(first_voters(self.egress_nodes, self._names))
         self.raise_max_lease(config.duration_ns)
-        # Two nodes have no majority to lose, and their survivor asks the LAN. Who chose availability has chosen.
+        # Of two nodes the last one has no majority to lose, and asks the LAN. AvailabilityFirst accepts the risk.
         held = len(self._names) > 2 and not config.availability_first
         self.voter_set_state.published = config.published if held else None
 
@@ -106,7 +106,7 @@ class QuorumView:
         duration_ns = self._config.duration_ns
         left = [m for m in quorum.asked if now - self._answered.get(m, NEVER_HEARD) <= duration_ns]
         sets = (tuple(sorted({*left, self._me})),)
-        return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), survivor=True)
+        return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), without_quorum=True)
 
     def wanted_voters(self, now: int) -> VoterSet | None:
         """Return the change of the voter set that this node would propose as the proposer."""

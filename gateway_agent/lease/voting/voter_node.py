@@ -21,14 +21,14 @@ class DeferredRequest:
 
     sender: str
     incarnation: int
-    beat: Heartbeat
+    heartbeat: Heartbeat
     """The heartbeat, with these claims alone."""
     at: int
 
     def without(self, identities: Collection[str]) -> DeferredRequest:
         """Return the request without the claims of these."""
-        claims = tuple(claim for claim in self.beat.claims if claim.id not in identities)
-        return replace(self, beat=structs.replace(self.beat, claims=claims))
+        claims = tuple(claim for claim in self.heartbeat.claims if claim.id not in identities)
+        return replace(self, heartbeat=structs.replace(self.heartbeat, claims=claims))
 
 
 class VoterNode:
@@ -68,30 +68,34 @@ class VoterNode:
             voter_set_state.learned_at,
         )
 
-    def vote(self, sender: str, incarnation: int, beat: Heartbeat, limit_ns: int, now: int) -> Answer:
+    def vote(self, sender: str, incarnation: int, heartbeat: Heartbeat, limit_ns: int, now: int) -> Answer:
         """Judge a request. ``limit_ns``: this node's own lease time."""
         voter_set_state = self._voter_set_state
-        self._forget(sender, incarnation, [claim.id for claim in beat.claims])
-        refusal = self._refusal(beat, limit_ns)
+        self._forget(sender, incarnation, [claim.id for claim in heartbeat.claims])
+        refusal = self._refusal(heartbeat, limit_ns)
         if refusal is not None:
             why, remaining_ns = refusal
-            verdict = Verdict((), tuple(Refusal(c.id, why, remaining_ns=remaining_ns) for c in beat.claims))
+            verdict = Verdict(
+                (), tuple(Refusal(c.id, why, remaining_ns=remaining_ns) for c in heartbeat.claims)
+            )
         else:
-            verdict = self.voter.vote(sender, incarnation, beat.claims, beat.duration_ns, limit_ns, now)
-            self._keep(sender, incarnation, beat, verdict, now)
-        if beat.proposal and PROPOSER_LEASE in verdict.granted:
-            voter_set_state.accept(beat.proposal, beat.voters.version, self.promised)
+            verdict = self.voter.vote(
+                sender, incarnation, heartbeat.claims, heartbeat.duration_ns, limit_ns, now
+            )
+            self._keep(sender, incarnation, heartbeat, verdict, now)
+        if heartbeat.proposal and PROPOSER_LEASE in verdict.granted:
+            voter_set_state.accept(heartbeat.proposal, heartbeat.voters.version, self.promised)
         return Answer(
-            beat.seq, voter_set_state.current, voter_set_state.accepted, verdict.granted, verdict.refused
+            heartbeat.seq, voter_set_state.current, voter_set_state.accepted, verdict.granted, verdict.refused
         )
 
-    def _refusal(self, beat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
+    def _refusal(self, heartbeat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
         """Return why no claim of this request can be granted, and how long to wait."""
         current = self._voter_set_state.current
         if self._voter_set_state.recovering:
             return SILENT, limit_ns // 4
-        another = beat.voters.version == current.version and beat.voters.members != current.members
-        if another or not self._voter_set_state.oldest <= beat.voters.version <= current.version:
+        another = heartbeat.voters.version == current.version and heartbeat.voters.members != current.members
+        if another or not self._voter_set_state.oldest <= heartbeat.voters.version <= current.version:
             return VOTERS, 0
         return None
 
@@ -114,12 +118,12 @@ class VoterNode:
         """Return when the next kept request is to be judged."""
         return min((pending.at for pending in self._pending), default=NEVER)
 
-    def _keep(self, sender: str, incarnation: int, beat: Heartbeat, verdict: Verdict, now: int) -> None:
+    def _keep(self, sender: str, incarnation: int, heartbeat: Heartbeat, verdict: Verdict, now: int) -> None:
         """Keep the claims that were refused for a moment only: to ask anew would cost another round trip."""
         waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= DEFERRAL_NS}
         if waits:
-            claims = tuple(claim for claim in beat.claims if claim.id in waits)
-            kept = structs.replace(beat, claims=claims)
+            claims = tuple(claim for claim in heartbeat.claims if claim.id in waits)
+            kept = structs.replace(heartbeat, claims=claims)
             self._pending.append(DeferredRequest(sender, incarnation, kept, now + min(waits.values())))
 
     def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
@@ -128,4 +132,4 @@ class VoterNode:
         own = [
             p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)
         ]
-        self._pending = [*others, *(pending for pending in own if pending.beat.claims)]
+        self._pending = [*others, *(pending for pending in own if pending.heartbeat.claims)]

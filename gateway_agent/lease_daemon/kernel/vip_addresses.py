@@ -1,7 +1,7 @@
 """Virtual addresses of this machine: one netlink message each.
 
 An IPv4 address is added so that it does nothing but receive: the kernel does not choose it as a source by itself if
-another one is there, no route but the ``local`` one comes with it, nobody is told (that is
+another one is there, no route but the ``local`` one comes with it, nothing is announced (that is
 :mod:`gateway_agent.lease_daemon.sockets.arp_socket`), no duplicate is looked for. It comes last on its interface. Many
 programs take the first address for that of the node: a kubelet without ``--node-ip``, ``hostname -I``, Go's and Java's
 lists of addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind

@@ -33,7 +33,7 @@ class VirtualAddresses:
     def __init__(self, selector: selectors.BaseSelector, claimed: Callable[[str, str, str], None]) -> None:
         """Remove what an earlier process has left: its leases are not this one's.
 
-        ``claimed(address, mac, interface)`` is told of other machines that have an address.
+        ``claimed(address, mac, interface)`` is called for each other machine that has an address.
         """
         self._failing: dict[tuple[str, str], str] = {}
         """Error of the last attempt, by operation and address."""

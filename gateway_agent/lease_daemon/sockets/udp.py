@@ -1,4 +1,4 @@
-"""The lease keeper's UDP socket."""
+"""The lease daemon's UDP socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BATCH = 64
 
 
 class Datagrams:
-    """To and from the keepers of the other nodes: one port for all."""
+    """To and from the lease daemons of the other nodes: one port for all."""
 
     def __init__(
         self, selector: selectors.BaseSelector, receive: Callable[[list[tuple[bytes, str]]], None]

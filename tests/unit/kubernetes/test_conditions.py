@@ -30,16 +30,18 @@ def of(name: str, kind: str = "EgressGateway", status: Any = None) -> dict[str, 
 def seen(node: str = "g1", **keeper: Any) -> NodeSnapshot:
     """Of virtual addresses: g1 serves one IPv4 and the IPv6 address, g2 the other IPv4 address."""
     view = virtual.view(node)
-    assert view.keeper is not None
-    return replace(view, keeper=msgspec.structs.replace(view.keeper, **{"members": MEMBERS, **keeper}))
+    assert view.lease_daemon is not None
+    return replace(
+        view, lease_daemon=msgspec.structs.replace(view.lease_daemon, **{"members": MEMBERS, **keeper})
+    )
 
 
 def without_master(view: NodeSnapshot) -> NodeSnapshot:
-    assert view.keeper is not None
+    assert view.lease_daemon is not None
     states = tuple(
-        msgspec.structs.replace(s, master="", epoch=0, reason="nobody asks") for s in view.keeper.egress
+        msgspec.structs.replace(s, master="", epoch=0, reason="nobody asks") for s in view.lease_daemon.egress
     )
-    return replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
+    return replace(view, lease_daemon=msgspec.structs.replace(view.lease_daemon, egress=states))
 
 
 def only(view: NodeSnapshot, item: dict[str, Any], now: float = NOW) -> Report:
@@ -108,7 +110,7 @@ def test_a_node_that_is_cut_off_writes_nothing() -> None:
     view = seen()
     alone = replace(view, plan=replace(view.plan, isolated=True))
     assert list(reports(alone, [of("partner"), of("both", "EgressGatewayPolicy")], NOW)) == []
-    assert list(reports(replace(view, keeper=None), [of("partner")], NOW)) == []
+    assert list(reports(replace(view, lease_daemon=None), [of("partner")], NOW)) == []
 
 
 def test_a_gateway_that_is_wrong() -> None:
@@ -150,8 +152,10 @@ def test_a_keeper_that_has_just_started_makes_no_node_the_author() -> None:
 def test_a_keeper_that_has_just_learned_of_a_gateway_makes_no_node_the_author() -> None:
     """The inventory of its agent may come long after its start."""
     view = seen()
-    assert view.keeper is not None
-    unknown = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=view.keeper.egress[1:]))
+    assert view.lease_daemon is not None
+    unknown = replace(
+        view, lease_daemon=msgspec.structs.replace(view.lease_daemon, egress=view.lease_daemon.egress[1:])
+    )
     assert (gateway_status_writer(view, "partner"), gateway_status_writer(unknown, "partner")) == ("g1", "")
     assert list(reports(unknown, [of("partner")], NOW)) == []
 

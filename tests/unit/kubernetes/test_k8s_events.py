@@ -78,12 +78,12 @@ def test_a_conflict_is_told_by_the_master_once() -> None:
     first = next(iter(virtual.IDS))
     conflict = Conflict(virtual.IDS[first], first, "02:00:00:00:00:01", "eth1", NOW)
     view = seen(conflicts=(conflict,))
-    assert isinstance(view.keeper, KeeperState)
+    assert isinstance(view.lease_daemon, KeeperState)
     own = msgspec.structs.replace
     states = tuple(
-        own(state, state="master" if state.master == "g1" else "none") for state in view.keeper.egress
+        own(state, state="master" if state.master == "g1" else "none") for state in view.lease_daemon.egress
     )
-    serving = replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
+    serving = replace(view, lease_daemon=msgspec.structs.replace(view.lease_daemon, egress=states))
     chronicle = EventSource(NOW - 5)
     assert [h.reason for h in chronicle.new_events(serving, NOW)] == ["AddressConflict"]
     assert chronicle.new_events(serving, NOW) == []
@@ -109,9 +109,11 @@ def test_a_node_that_was_away_does_not_tell_of_an_older_epoch() -> None:
     view = seen("g2", changes=(changed("", "g2", at=NOW),))
     [lost] = EventSource(NOW - 5).new_events(view, NOW)
     assert not is_outdated(lost, view)
-    assert view.keeper is not None
-    newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in view.keeper.egress)
-    assert is_outdated(lost, replace(view, keeper=msgspec.structs.replace(view.keeper, egress=newer)))
+    assert view.lease_daemon is not None
+    newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in view.lease_daemon.egress)
+    assert is_outdated(
+        lost, replace(view, lease_daemon=msgspec.structs.replace(view.lease_daemon, egress=newer))
+    )
     other = EventRecord("EgressGatewayPolicy", "both", "SelectsHostNetwork", "x", NOW)
     assert not is_outdated(other, view)
     alone = replace(view, plan=replace(view.plan, isolated=True))

@@ -128,9 +128,9 @@ def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) 
     """The Event of its loss waits for the API; when that is back, another node has been master for long."""
     lost = changed("", "g1", at=time.time() + 60)
     away = conditions.seen(changes=(lost,))
-    assert away.keeper is not None
-    newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in away.keeper.egress)
-    back = replace(away, keeper=msgspec.structs.replace(away.keeper, egress=newer))
+    assert away.lease_daemon is not None
+    newer = tuple(msgspec.structs.replace(state, epoch=lost.epoch + 1) for state in away.lease_daemon.egress)
+    back = replace(away, lease_daemon=msgspec.structs.replace(away.lease_daemon, egress=newer))
 
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
@@ -155,7 +155,7 @@ def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: st
         if standing:
             server.cluster.call("PATCH", CONFIGMAP, {"data": {"version": standing, "members": "x y z"}})
         await Reporting(reader, server, conditions.seen()).looked(10)
-        keeper = conditions.seen().keeper
+        keeper = conditions.seen().lease_daemon
         assert keeper is not None
         agreed = {"version": str(keeper.voter_set), "members": " ".join(keeper.voters)}
         other = {"version": standing, "members": "x y z"}

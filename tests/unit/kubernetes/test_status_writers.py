@@ -67,9 +67,9 @@ class Node:
 def status(epoch: int) -> NodeSnapshot:
     """Return the view of an author that knows this epoch."""
     view = seen()
-    assert view.keeper is not None
-    states = tuple(msgspec.structs.replace(state, epoch=epoch) for state in view.keeper.egress)
-    return replace(view, keeper=msgspec.structs.replace(view.keeper, egress=states))
+    assert view.lease_daemon is not None
+    states = tuple(msgspec.structs.replace(state, epoch=epoch) for state in view.lease_daemon.egress)
+    return replace(view, lease_daemon=msgspec.structs.replace(view.lease_daemon, egress=states))
 
 
 def run(nodes: list[Node], seconds: int, since: float = NOW) -> None:

@@ -1,6 +1,6 @@
 """Nodes without manners: voters and owners as they are, asked for anything at any time.
 
-The keeper asks only when it hears a majority, when nobody else is master, when a change has settled. None of that
+The daemon asks only when it hears a majority, when nobody else is master, when a change has settled. None of that
 may be needed for there to be one master: here nobody is considerate, messages take as long as they like, and only
 the rules of :mod:`gateway_agent.lease.voting.protocol`, ``voter_node``, ``voter_set`` and ``proposer`` are left.
 """
@@ -92,7 +92,7 @@ class AdversarialNetwork:
                 node.owner.ask(identity, next(self._epochs), now)
         voter_set_state = node.voter_set_state
         request = node.owner.request(voter_set_state.quorum(DURATION, now), DURATION, now)
-        beat = Heartbeat(
+        heartbeat = Heartbeat(
             request.seq,
             DURATION,
             voter_set_state.current,
@@ -109,13 +109,13 @@ class AdversarialNetwork:
         incarnation = node.incarnation
 
         def arrive(voter: Node) -> None:
-            answer = self._vote(voter, node, incarnation, beat)
+            answer = self._vote(voter, node, incarnation, heartbeat)
             self._later(
                 0 if voter is node else back_ns, lambda: self._count(node, incarnation, voter, answer, wanted)
             )
 
         for voter in self.nodes.values():
-            if voter.name in beat.asked and (voter is node or voter.name in reached):
+            if voter.name in heartbeat.asked and (voter is node or voter.name in reached):
                 self._later(0 if voter is node else out_ns, lambda voter=voter: arrive(voter))
         self.run(0)
 
@@ -158,10 +158,10 @@ class AdversarialNetwork:
     def holders(self) -> list[str]:
         return [n.name for n in self.nodes.values() if n.egress_ips.holds(ONE, n.clock(self.now))]
 
-    def _vote(self, voter: Node, asking: Node, incarnation: int, beat: Heartbeat) -> Answer:
+    def _vote(self, voter: Node, asking: Node, incarnation: int, heartbeat: Heartbeat) -> Answer:
         now = voter.clock(self.now)
-        voter.voter_set_state.merge(asking.name, beat.voters, beat.accepted, now)
-        answer = voter.voter_node.vote(asking.name, incarnation, beat, DURATION, now)
+        voter.voter_set_state.merge(asking.name, heartbeat.voters, heartbeat.accepted, now)
+        answer = voter.voter_node.vote(asking.name, incarnation, heartbeat, DURATION, now)
         self._store(voter)
         return answer
 

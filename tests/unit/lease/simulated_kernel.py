@@ -1,4 +1,4 @@
-"""What a keeper asks of one machine's kernel, and what that kernel would let out. It outlives the keeper's process."""
+"""What a daemon asks of one machine's kernel, and what that kernel would let out. It outlives the daemon's process."""
 
 from __future__ import annotations
 

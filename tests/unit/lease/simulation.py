@@ -1,6 +1,6 @@
-"""A network of pure keepers in virtual time: true time is known, each node has a clock of its own.
+"""A network of pure daemons in virtual time: true time is known, each node has a clock of its own.
 
-Whatever the network and the machines may do to the keepers is a method here. After each event the
+Whatever the network and the machines may do to the daemons is a method here. After each event the
 invariants are checked: no two nodes hold an unexpired lease, each by its own clock, on one id; and no two kernels let
 out packets with one virtual address.
 """
@@ -40,14 +40,14 @@ class TwoMasters(AssertionError):
 
 @dataclass
 class Machine:
-    """One node: its clock, and what of it survives the keeper's process."""
+    """One node: its clock, and what of it survives the daemon's process."""
 
     name: str
     address: str
     egress: bool
     rate: float
     kernel: Kernel = field(default_factory=Kernel)
-    keeper: LeaseNode | None = None
+    daemon: LeaseNode | None = None
     memory: Memory | None = None
     stopped: bool = False
     inbox: list[tuple[bytes, str]] = field(default_factory=list)
@@ -146,17 +146,17 @@ class Network:
 
     def start(self, name: str) -> None:
         machine = self.machines[name]
-        if machine.keeper is None:
+        if machine.daemon is None:
             now = machine.clock(self.now)
             machine.stopping = False
             incarnation = self.random.getrandbits(64) | 1
             machine.kernel.close_all()
-            machine.keeper = LeaseNode(self._config(machine), KEY, incarnation, machine.memory, now)
+            machine.daemon = LeaseNode(self._config(machine), KEY, incarnation, machine.memory, now)
             self.configure(name)
 
     def crash(self, name: str) -> None:
         machine = self.machines[name]
-        machine.keeper, machine.stopped, machine.stops_before = None, False, None
+        machine.daemon, machine.stopped, machine.stops_before = None, False, None
         machine.inbox.clear()
         machine.left.clear()
 
@@ -167,38 +167,38 @@ class Network:
 
     def stop(self, name: str) -> None:
         """SIGSTOP: what arrives is kept for later."""
-        self.machines[name].stopped = self.machines[name].keeper is not None
+        self.machines[name].stopped = self.machines[name].daemon is not None
 
     def stop_before(self, name: str, effect: type[Effect]) -> None:
         """SIGSTOP in front of the next effect of this kind: between a decision and what follows from it."""
-        if self.machines[name].keeper is not None:
+        if self.machines[name].daemon is not None:
             self.machines[name].stops_before = effect
 
-    def stop_keeper(self, name: str) -> None:
-        """SIGTERM to the keeper itself."""
+    def stop_daemon(self, name: str) -> None:
+        """SIGTERM to the daemon itself."""
         machine = self.machines[name]
-        if machine.keeper is not None:
-            self._carry_out(machine, machine.keeper.stop(machine.clock(self.now)))
+        if machine.daemon is not None:
+            self._carry_out(machine, machine.daemon.stop(machine.clock(self.now)))
 
     def resume(self, name: str) -> None:
         machine = self.machines[name]
-        if machine.stopped and machine.keeper is not None:
+        if machine.stopped and machine.daemon is not None:
             machine.stopped = False
             left, machine.left = machine.left, []
             self._carry_out(machine, left)
-            machine.keeper.attend(machine.clock(self.now))
-            self._carry_out(machine, machine.keeper.wake(machine.clock(self.now)))
+            machine.daemon.attend(machine.clock(self.now))
+            self._carry_out(machine, machine.daemon.wake(machine.clock(self.now)))
             waiting, machine.inbox = machine.inbox, []
             for data, source in waiting:
-                machine.keeper.take(data, source, machine.clock(self.now))
-            self._carry_out(machine, machine.keeper.settle(machine.clock(self.now)))
+                machine.daemon.take(data, source, machine.clock(self.now))
+            self._carry_out(machine, machine.daemon.settle(machine.clock(self.now)))
             self._check(machine)
 
     def configure(self, name: str) -> None:
         machine = self.machines[name]
-        if machine.keeper is not None:
+        if machine.daemon is not None:
             self._carry_out(
-                machine, machine.keeper.configure(self._config(machine), KEY, machine.clock(self.now))
+                machine, machine.daemon.configure(self._config(machine), KEY, machine.clock(self.now))
             )
             self._check(machine)
 
@@ -244,8 +244,8 @@ class Network:
     def claim(self, heard_by: str, address: str) -> None:
         """Let a machine that is no node claim the address toward a node."""
         machine = self.machines[heard_by]
-        if machine.keeper is not None:
-            self._carry_out(machine, machine.keeper.claimed(address, MAC, "eth1", machine.clock(self.now)))
+        if machine.daemon is not None:
+            self._carry_out(machine, machine.daemon.claimed(address, MAC, "eth1", machine.clock(self.now)))
 
     # Time
 
@@ -254,7 +254,7 @@ class Network:
         while self._queue and self._queue[0][0] <= end:
             self.now, _, name, message, wake_at = heapq.heappop(self._queue)
             machine = self.machines[name]
-            if machine.keeper is None or (message is None and wake_at != machine.wake_at):
+            if machine.daemon is None or (message is None and wake_at != machine.wake_at):
                 continue
             if machine.stopped:
                 if message is not None:
@@ -262,19 +262,19 @@ class Network:
                 continue
             clock = machine.clock(self.now)
             if machine.agent:
-                machine.keeper.attend(clock)
+                machine.daemon.attend(clock)
             effects = (
-                machine.keeper.wake(clock)
+                machine.daemon.wake(clock)
                 if message is None
-                else self.receive(machine.keeper, *message, clock)
+                else self.receive(machine.daemon, *message, clock)
             )
             self._carry_out(machine, effects)
             self._check(machine)
         self.now = end
 
-    def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
+    def receive(self, daemon: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
         """Return the effects of a datagram that has arrived at a daemon."""
-        return keeper.receive(data, source, clock)
+        return daemon.receive(data, source, clock)
 
     def run_until(self, condition: object, limit_ns: int) -> int:
         """Run until ``condition()``; gives the time it took. Fails after ``limit_ns``."""
@@ -291,8 +291,8 @@ class Network:
         return [
             machine.name
             for machine in self.machines.values()
-            if machine.keeper is not None
-            and machine.keeper.ownership.holds(identity, machine.clock(self.now))
+            if machine.daemon is not None
+            and machine.daemon.ownership.holds(identity, machine.clock(self.now))
         ]
 
     @staticmethod
@@ -306,8 +306,8 @@ class Network:
 
     def followed(self, identity: str) -> set[str]:
         """Return the masters that the running nodes follow."""
-        keepers = [machine.keeper for machine in self.machines.values() if machine.keeper is not None]
-        return {keeper.ownership.master_table.of(identity).master for keeper in keepers}
+        daemons = [machine.daemon for machine in self.machines.values() if machine.daemon is not None]
+        return {daemon.ownership.master_table.of(identity).master for daemon in daemons}
 
     @staticmethod
     def device(identity: str) -> str:
@@ -324,7 +324,7 @@ class Network:
         holders = self.holders(identity)
         if len(holders) != 1 or not self.followed(identity) == set(holders) == set(self.speakers(identity)):
             return False
-        others = [m.name for m in self.machines.values() if m.keeper is not None and m.name not in holders]
+        others = [m.name for m in self.machines.values() if m.daemon is not None and m.name not in holders]
         return all(self.leads_to(name, identity) in holders for name in others)
 
     def all_agreed(self) -> bool:
@@ -334,10 +334,10 @@ class Network:
         """For a failed assertion."""
         lines = [f"{self.now / SECOND:.3f} s, blocked {sorted(self.blocked)}"]
         for machine in self.machines.values():
-            if machine.keeper is not None:
-                keeper, now = machine.keeper, machine.clock(self.now)
-                state = report(keeper, now)
-                voters = f"voters {state.voter_set} {state.voters} accepted {keeper.voter_set.accepted}"
+            if machine.daemon is not None:
+                daemon, now = machine.daemon, machine.clock(self.now)
+                state = report(daemon, now)
+                voters = f"voters {state.voter_set} {state.voters} accepted {daemon.voter_set.accepted}"
                 members = [(m.node, m.alive, m.reason) for m in state.members]
                 egress = [(e.master, e.epoch, e.state, e.reason) for e in state.egress]
                 lines.append(f"{machine.name}: {egress} isolated {state.isolated} {voters} {members}")
@@ -396,8 +396,8 @@ class Network:
             if isinstance(effect, Remember):
                 machine.memory = effect.memory
             elif isinstance(effect, PointTunnel | QueueTunnel):
-                if not machine.kernel.lead(effect) and machine.keeper is not None:
-                    machine.keeper.tunnel_refused(effect.device)
+                if not machine.kernel.lead(effect) and machine.daemon is not None:
+                    machine.daemon.tunnel_refused(effect.device)
             elif not isinstance(effect, Send):
                 machine.kernel.carry_out(effect, machine.clock(self.now))
                 self.probes[machine.name] += isinstance(effect, Probe)
@@ -414,9 +414,9 @@ class Network:
                         delay += self.lag.get(target, 0)
                         self._push(self.now + delay, target, (effect.data, machine.address), 0)
         for probe in answered:
-            if machine.keeper is not None:
+            if machine.daemon is not None:
                 clock = machine.clock(self.now)
-                self._carry_out(machine, machine.keeper.claimed(probe.address, MAC, probe.interface, clock))
+                self._carry_out(machine, machine.daemon.claimed(probe.address, MAC, probe.interface, clock))
         self._plan(machine)
 
     def _is_answered(self, probe: Probe, asking: Machine) -> bool:
@@ -425,8 +425,8 @@ class Network:
         return probe.address in self.squatted or (self.lan and speaks)
 
     def _plan(self, machine: Machine) -> None:
-        if machine.keeper is not None:
-            machine.wake_at = max(machine.true(machine.keeper.next_wake()), self.now + 1000)
+        if machine.daemon is not None:
+            machine.wake_at = max(machine.true(machine.daemon.next_wake()), self.now + 1000)
             self._push(machine.wake_at, machine.name, None, machine.wake_at)
 
     def _push(self, at: int, name: str, message: tuple[bytes, str] | None, wake_at: int) -> None:
@@ -443,9 +443,9 @@ class Network:
 
     def _check(self, machine: Machine) -> None:
         # An overlap can only begin with a lease that the node which just ran has made.
-        if machine.keeper is None:
+        if machine.daemon is None:
             return
-        held = machine.keeper.ownership.owner.held(machine.clock(self.now))
+        held = machine.daemon.ownership.owner.held(machine.clock(self.now))
         machine.checked, before = held, machine.checked
         for identity, lease in held.items():
             if before.get(identity) is lease:

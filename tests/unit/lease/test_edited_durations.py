@@ -22,9 +22,9 @@ def edit(network: Network, name: str, duration_ns: int) -> None:
 
 def lease_ns(network: Network) -> int:
     """Return the length of the master's lease."""
-    keeper = network.machines[master(network)].keeper
-    assert keeper is not None
-    lease = keeper.ownership.egress_ips.lease(network.ids[0])
+    daemon = network.machines[master(network)].daemon
+    assert daemon is not None
+    lease = daemon.ownership.egress_ips.lease(network.ids[0])
     assert lease is not None
     return lease.duration_ns
 

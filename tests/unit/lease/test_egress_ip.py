@@ -136,11 +136,11 @@ def test_a_candidate_whose_gateway_is_removed_waits_for_nothing() -> None:
     network.isolate("g1")
     network.set_ready("g1", identity, True)
     machine = network.machines["g1"]
-    assert machine.keeper is not None
-    record = machine.keeper.ownership.egress_ips.record(identity)
+    assert machine.daemon is not None
+    record = machine.daemon.ownership.egress_ips.record(identity)
     network.run_until(lambda: record.phase in (Phase.WAITING, Phase.REQUESTING), 10 * SECOND)
     network.ids = []
     network.configure("g1")
     assert record.phase is Phase.IDLE
     network.run(SECOND)
-    assert machine.keeper.next_wake() > machine.clock(network.now), "the daemon would wake up without end"
+    assert machine.daemon.next_wake() > machine.clock(network.now), "the daemon would wake up without end"

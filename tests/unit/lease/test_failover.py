@@ -48,8 +48,8 @@ def cluster(
 
 def state(network: Network, name: str) -> KeeperState:
     machine = network.machines[name]
-    assert machine.keeper is not None
-    return report(machine.keeper, machine.clock(network.now))
+    assert machine.daemon is not None
+    return report(machine.daemon, machine.clock(network.now))
 
 
 def master(network: Network) -> str:
@@ -201,8 +201,8 @@ def test_a_stopping_node_hands_over_and_is_finished() -> None:
     stop(network, old)
     assert until_another(network, old) <= 10 * MILLISECOND
     network.run(10 * MILLISECOND)
-    assert machine.keeper is not None
-    assert machine.keeper.finished(machine.clock(network.now))
+    assert machine.daemon is not None
+    assert machine.daemon.finished(machine.clock(network.now))
 
 
 def test_a_stopping_node_that_nobody_replaces_does_not_wait_for_ever() -> None:
@@ -210,10 +210,10 @@ def test_a_stopping_node_that_nobody_replaces_does_not_wait_for_ever() -> None:
     machine = network.machines["g1"]
     stop(network, "g1")
     network.run(1900 * MILLISECOND)
-    assert machine.keeper is not None
-    assert not machine.keeper.finished(machine.clock(network.now))
+    assert machine.daemon is not None
+    assert not machine.daemon.finished(machine.clock(network.now))
     network.run(200 * MILLISECOND)
-    assert machine.keeper.finished(machine.clock(network.now))
+    assert machine.daemon.finished(machine.clock(network.now))
 
 
 def test_a_voter_that_restarts_does_not_grant_what_another_still_holds() -> None:
@@ -269,7 +269,7 @@ def test_a_lone_node_is_master() -> None:
     network = Network(1, 0, heartbeat_ns=HEARTBEAT, duration_ns=DURATION)
     network.run(SECOND)
     assert network.holders(network.ids[0]) == ["g1"]
-    assert not state(network, "g1").egress[0].survivor
+    assert not state(network, "g1").egress[0].without_quorum
 
 
 @pytest.mark.parametrize("egress", [1, 2])
@@ -281,11 +281,11 @@ def test_of_two_nodes_the_survivor_is_master_and_says_so(egress: int) -> None:
     network.crash(dies)
     network.run(SECOND)
     (egress_ip,) = state(network, left).egress
-    assert (egress_ip.state, egress_ip.survivor) == ("master", True)
+    assert (egress_ip.state, egress_ip.without_quorum) == ("master", True)
     network.start(dies)
     network.run(2 * SECOND)
     assert network.all_agreed()
-    assert not state(network, left).egress[0].survivor
+    assert not state(network, left).egress[0].without_quorum
 
 
 def test_of_two_survivors_one_lets_go_when_they_meet() -> None:
@@ -484,14 +484,14 @@ def test_a_keeper_without_an_agent_hands_over_after_ten_seconds() -> None:
     network = cluster()
     old = master(network)
     machine = network.machines[old]
-    assert machine.keeper is not None
+    assert machine.daemon is not None
     machine.agent = False
     network.run(ORPHAN_NS - 50 * MILLISECOND)
     assert master(network) == old
-    assert not machine.keeper.finished(machine.clock(network.now))
+    assert not machine.daemon.finished(machine.clock(network.now))
     assert until_another(network, old) <= 300 * MILLISECOND
     network.run(10 * MILLISECOND)
-    assert machine.keeper.finished(machine.clock(network.now))
+    assert machine.daemon.finished(machine.clock(network.now))
     (*_, change) = state(network, "w1").changes
     assert (change.silent_ms, change.reason) == (0, f"released by {old}: stopping")
 
@@ -499,10 +499,10 @@ def test_a_keeper_without_an_agent_hands_over_after_ten_seconds() -> None:
 def test_a_worker_without_an_agent_ends_as_well() -> None:
     network = cluster()
     machine = network.machines["w1"]
-    assert machine.keeper is not None
+    assert machine.daemon is not None
     machine.agent = False
     network.run(ORPHAN_NS + 300 * MILLISECOND)
-    assert machine.keeper.finished(machine.clock(network.now))
+    assert machine.daemon.finished(machine.clock(network.now))
 
 
 def test_a_node_has_its_say_at_once_but_not_without_end() -> None:

@@ -54,17 +54,17 @@ def settled(egress: int = 3, workers: int = 2, ids: int = 2) -> Network:
 
 
 def keeper_of(network: Network, name: str) -> LeaseNode:
-    keeper = network.machines[name].keeper
-    assert keeper is not None
-    return keeper
+    daemon = network.machines[name].daemon
+    assert daemon is not None
+    return daemon
 
 
 def pass_time(network: Network, name: str, duration_ns: int) -> None:
     """Let one node alone get so much older: to run all of them for as long would take minutes."""
-    machine, keeper = network.machines[name], keeper_of(network, name)
+    machine, daemon = network.machines[name], keeper_of(network, name)
     machine.last_clock += duration_ns
-    keeper.attend(machine.clock(network.now))
-    network._carry_out(machine, keeper.wake(machine.clock(network.now)))
+    daemon.attend(machine.clock(network.now))
+    network._carry_out(machine, daemon.wake(machine.clock(network.now)))
 
 
 @pytest.mark.parametrize("name", ["g1", "g2", "g3", "w1"])
@@ -161,12 +161,12 @@ def test_an_epoch_that_is_forgotten_is_out_of_reach_of_nobody() -> None:
 
 def test_releases_of_egress_ips_that_are_not_configured_are_not_remembered() -> None:
     network = settled()
-    keeper = keeper_of(network, "g1")
+    daemon = keeper_of(network, "g1")
     for number in range(100):
         release = Release(f"{number:016x}"[::-1], 1, "g2", 5, "")
-        keeper.ownership.take_release(release, network.machines["g1"].clock(network.now))
-    released = {record.id for record in keeper.ownership.egress_ips if record.last_release}
-    assert not released - keeper.ownership.specs.keys()
+        daemon.ownership.take_release(release, network.machines["g1"].clock(network.now))
+    released = {record.id for record in daemon.ownership.egress_ips if record.last_release}
+    assert not released - daemon.ownership.specs.keys()
 
 
 def test_what_was_recorded_before_a_node_was_forgotten_is_not_taken_when_it_returns() -> None:

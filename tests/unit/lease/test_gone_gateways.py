@@ -14,9 +14,9 @@ class Measured(Network):
 
     longest = 0
 
-    def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
+    def receive(self, daemon: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
         self.longest = max(self.longest, len(data))
-        return super().receive(keeper, data, source, clock)
+        return super().receive(daemon, data, source, clock)
 
 
 def longest_later(network: Measured) -> int:

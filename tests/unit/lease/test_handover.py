@@ -56,7 +56,7 @@ def test_a_node_that_has_just_stopped_is_not_waited_for() -> None:
     """Egress nodes are stopped one after another: packets must not wait for those that have ended."""
     network = cluster(egress=4, workers=2)
     first = master(network)
-    network.stop_keeper(first)
+    network.stop_daemon(first)
     until_another(network, first)
     network.run(100 * MILLISECOND)
     network.crash(first)
@@ -89,17 +89,17 @@ def test_a_master_waits_for_a_worker_that_is_late(late_ms: int) -> None:
 
 @pytest.mark.parametrize("attended", [True, False])
 def test_a_keeper_that_is_told_to_end_hands_over_by_itself(attended: bool) -> None:
-    """A SIGTERM reaches keeper and agent at once, or the agent is dead: none of that counts."""
+    """A SIGTERM reaches daemon and agent at once, or the agent is dead: none of that counts."""
     network = cluster(workers=2)
     old = master(network)
     machine = network.machines[old]
     machine.agent = attended
-    network.stop_keeper(old)
+    network.stop_daemon(old)
     network.configure(old)
     assert until_another(network, old) <= GAP
     network.run(100 * MILLISECOND)
-    assert machine.keeper is not None
-    assert machine.keeper.finished(machine.clock(network.now))
+    assert machine.daemon is not None
+    assert machine.daemon.finished(machine.clock(network.now))
     (*_, change) = state(network, "w1").changes
     assert change.reason == f"released by {old}: stopping"
 
@@ -167,8 +167,8 @@ def test_a_node_that_stops_waits_a_second_for_somebody_who_can() -> None:
     assert network.speakers(network.ids[0]) == []
     network.run(SECOND)
     machine = network.machines[old]
-    assert machine.keeper is not None
-    assert machine.keeper.finished(machine.clock(network.now)), "and for nobody for ever"
+    assert machine.daemon is not None
+    assert machine.daemon.finished(machine.clock(network.now)), "and for nobody for ever"
 
 
 @pytest.mark.parametrize("asked", ["w1", "g1", "g2", "g3"])

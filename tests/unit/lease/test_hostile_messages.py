@@ -1,4 +1,4 @@
-"""What a holder of the cluster's key sends ends no keeper, raises no epoch out of reach and fills no memory."""
+"""What a holder of the cluster's key sends ends no daemon, raises no epoch out of reach and fills no memory."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_an_epoch_that_no_change_explains_is_ignored(epoch: int) -> None:
     announcement = msgspec.to_builtins(MasterAnnouncement(identity, 1, 1.0, False, "", 0))
     announcement[1] = epoch
     for target in ("g1", "g2", "g3"):
-        keeper = network.machines[target].keeper
-        assert keeper is not None
-        before = keeper.ownership.master_table.highest(identity)
+        daemon = network.machines[target].daemon
+        assert daemon is not None
+        before = daemon.ownership.master_table.highest(identity)
         send(network, target, raw(heartbeat(identity, 1), masters=[announcement]))
-        counters = keeper.endpoint.counters
+        counters = daemon.endpoint.counters
         assert counters["malformed"] + counters["out_of_bounds"] == 1
-        assert keeper.ownership.master_table.highest(identity) == before
+        assert daemon.ownership.master_table.highest(identity) == before
     network.run(2 * SECOND)
     assert network.holders(identity) == [master]
     check(network)
@@ -61,9 +61,9 @@ def test_a_higher_epoch_within_reach_counts_as_before() -> None:
     network = settled()
     [identity] = network.ids
     send(network, "g1", raw(heartbeat(identity, 1000), masters=[]))
-    keeper = network.machines["g1"].keeper
-    assert keeper is not None
-    assert keeper.endpoint.counters["out_of_bounds"] == 0
+    daemon = network.machines["g1"].daemon
+    assert daemon is not None
+    assert daemon.endpoint.counters["out_of_bounds"] == 0
 
 
 def test_what_is_known_holds_back_only_while_it_is_confirmed() -> None:
@@ -98,18 +98,18 @@ def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
         network.run(2 * SECOND)
         network.start(name)
         network.run_until(network.all_agreed, 20 * SECOND)
-    keeper = network.machines["w1"].keeper
-    assert keeper is not None
-    assert keeper.endpoint.counters["out_of_bounds"]
-    assert keeper.ownership.master_table.highest(identity) > 2 * limits.EPOCH_STEP
+    daemon = network.machines["w1"].daemon
+    assert daemon is not None
+    assert daemon.endpoint.counters["out_of_bounds"]
+    assert daemon.ownership.master_table.highest(identity) > 2 * limits.EPOCH_STEP
 
 
-def test_grants_that_nobody_asked_for_end_no_keeper() -> None:
+def test_grants_that_nobody_asked_for_end_no_daemon() -> None:
     network = settled()
     for target in ("g1", "g2", "g3"):
-        keeper = network.machines[target].keeper
-        assert keeper is not None
-        for seq in (0, 1, keeper.ownership.owner._seq):
+        daemon = network.machines[target].daemon
+        assert daemon is not None
+        for seq in (0, 1, daemon.ownership.owner._seq):
             send(
                 network,
                 target,

@@ -19,7 +19,7 @@ ALONE = Quorum(1, (("g1",),), ("g1",))
 
 
 def starve(network: Network, name: str, seconds: float) -> None:
-    """Stop the node's keeper for so long, as a starved machine does."""
+    """Stop the node's daemon for so long, as a starved machine does."""
     network.stop(name)
     network.run(int(seconds * SECOND))
     network.resume(name)

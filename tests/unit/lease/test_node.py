@@ -101,9 +101,9 @@ class Scenario:
 
     def strand(self, name: str, forgetful: bool) -> None:
         """Cut off the node with a fresh lease; ``forgetful``: the voters restart at the same moment."""
-        keeper = self.network.machines[name].keeper
+        daemon = self.network.machines[name].daemon
         self.network.isolate(name)
-        voters = keeper.voter_set.current.members if keeper and forgetful else ()
+        voters = daemon.voter_set.current.members if daemon and forgetful else ()
         for voter in voters:
             if voter != name:
                 self.restart(voter)

@@ -26,8 +26,8 @@ class Watched(Network):
     def _check(self, machine: Machine) -> None:
         super()._check(machine)
         now = machine.clock(self.now)
-        keeper = machine.keeper
-        if keeper is not None and keeper.ownership.holds(self.ids[0], now) and keeper.isolated(now):
+        daemon = machine.daemon
+        if daemon is not None and daemon.ownership.holds(self.ids[0], now) and daemon.isolated(now):
             self.isolated.append((machine.name, self.now))
 
 
@@ -40,9 +40,9 @@ def test_a_master_is_not_isolated_while_dead_voters_are_replaced(seed: int) -> N
     for name in sorted({"g1", "g2", "g3"} - {master}):
         network.crash(name)
         network.run(14 * SECOND)
-        keeper = network.machines[master].keeper
-        assert keeper is not None
-        assert name not in keeper.voter_set.current.members
+        daemon = network.machines[master].daemon
+        assert daemon is not None
+        assert name not in daemon.voter_set.current.members
     assert network.holders(network.ids[0]) == [master]
     assert network.isolated == []
 

@@ -1,6 +1,6 @@
-"""A datagram whose handling raises, at whatever line: the keeper goes on, and there are never two masters.
+"""A datagram whose handling raises, at whatever line: the daemon goes on, and there are never two masters.
 
-What the keeper had decided by then is half done. Each half must be safe by itself, and what others rely on (a closed
+What the daemon had decided by then is half done. Each half must be safe by itself, and what others rely on (a closed
 fence, a remembered grant) comes before anything that is sent.
 """
 
@@ -54,24 +54,24 @@ def raising(line: int) -> Callable[[FrameType, str, Any], Any]:
     return trace
 
 
-def receive(keeper: LeaseNode, datagram: tuple[bytes, str], now: int, line: int) -> list[Effect] | None:
-    """Let the keeper handle a datagram with a fault in front of a line. None: the fault came."""
+def receive(daemon: LeaseNode, datagram: tuple[bytes, str], now: int, line: int) -> list[Effect] | None:
+    """Let the daemon handle a datagram with a fault in front of a line. None: the fault came."""
     sys.settrace(raising(line))
     try:
-        return keeper.receive(*datagram, now)
+        return daemon.receive(*datagram, now)
     except Fault:
         return None
     finally:
         sys.settrace(None)
 
 
-def faults(keeper: LeaseNode, datagram: tuple[bytes, str], now: int) -> list[list[Effect]]:
+def faults(daemon: LeaseNode, datagram: tuple[bytes, str], now: int) -> list[list[Effect]]:
     """For a fault in front of each line of the handling of one datagram: all effects until a moment later.
 
     Not the last line: it hands the effects out, and does nothing else.
     """
     runs = []
-    while (effects := receive(faulty := copy.deepcopy(keeper), datagram, now, len(runs))) is None:
+    while (effects := receive(faulty := copy.deepcopy(daemon), datagram, now, len(runs))) is None:
         runs.append([*faulty.wake(now + MILLISECOND), *faulty.wake(now + 60 * MILLISECOND)])
     assert effects
     assert len(runs) > 100
@@ -84,26 +84,26 @@ def body(effect: Effect) -> Body | None:
 
 
 def datagram(network: Network, sender: str, receiver: str, message: Body) -> tuple[bytes, str]:
-    keeper = network.machines[sender].keeper
-    assert keeper is not None
-    return keeper.endpoint.seal(receiver, encode(message)), network.machines[sender].address
+    daemon = network.machines[sender].daemon
+    assert daemon is not None
+    return daemon.endpoint.seal(receiver, encode(message)), network.machines[sender].address
 
 
 def test_a_release_is_never_sent_before_the_fence_is_closed() -> None:
     network = cluster()
     old = master(network)
     network.drain(old)
-    keeper = network.machines[old].keeper
-    assert keeper is not None
-    handovers = keeper.ownership._handovers
+    daemon = network.machines[old].daemon
+    assert daemon is not None
+    handovers = daemon.ownership._handovers
     network.run_until(
         lambda: handovers.next_wake() < network.machines[old].clock(network.now) + SECOND // 2, SECOND
     )
-    # All hold, and the keeper is late to go on: the next datagram comes first.
+    # All hold, and the daemon is late to go on: the next datagram comes first.
     late = handovers.next_wake() + MILLISECOND
     sent = datagram(network, "w1", old, Holding(tuple(network.ids)))
     released = 0
-    for effects in faults(keeper, sent, late):
+    for effects in faults(daemon, sent, late):
         closed = False
         for effect in effects:
             closed = closed or isinstance(effect, Close)
@@ -118,13 +118,13 @@ def test_a_grant_is_never_answered_before_it_is_remembered() -> None:
     network = cluster()
     old = master(network)
     machine = network.machines["g1" if old != "g1" else "g2"]
-    voter, asking = machine.keeper, network.machines[old].keeper
+    voter, asking = machine.daemon, network.machines[old].daemon
     assert voter is not None
     assert asking is not None
     said = map(body, asking.wake(asking.next_wake() + HEARTBEAT))
-    beat = next(message for message in said if isinstance(message, Heartbeat) and message.claims)
+    heartbeat = next(message for message in said if isinstance(message, Heartbeat) and message.claims)
     granted = 0
-    for effects in faults(voter, datagram(network, old, machine.name, beat), machine.clock(network.now)):
+    for effects in faults(voter, datagram(network, old, machine.name, heartbeat), machine.clock(network.now)):
         remembered = False
         for effect in effects:
             remembered = remembered or isinstance(effect, Remember)
@@ -145,10 +145,10 @@ class Faulty(Network):
         self.chance = random.Random(options["seed"])
         super().__init__(**options)
 
-    def receive(self, keeper: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
+    def receive(self, daemon: LeaseNode, data: bytes, source: str, clock: int) -> list[Effect]:
         if self.chance.random() >= self.share:
-            return super().receive(keeper, data, source, clock)
-        effects = receive(keeper, (data, source), clock, self.chance.randrange(MOST_LINES))
+            return super().receive(daemon, data, source, clock)
+        effects = receive(daemon, (data, source), clock, self.chance.randrange(MOST_LINES))
         self.faults += effects is None
         return effects or []
 

@@ -138,9 +138,9 @@ def test_an_old_small_set_makes_no_second_owner(old: tuple[str, ...]) -> None:
 
 
 def voter_set_state(network: Network, name: str) -> VoterSetState:
-    keeper = network.machines[name].keeper
-    assert keeper is not None
-    return keeper.voter_set
+    daemon = network.machines[name].daemon
+    assert daemon is not None
+    return daemon.voter_set
 
 
 def replaced(leave: Callable[[Network, str], None] = Network.reboot) -> tuple[Network, VoterSet]:
@@ -220,9 +220,9 @@ def cold(published: VoterSet | None, *gone: str) -> Network:
 
 
 def told(network: Network, name: str) -> tuple[str, ...]:
-    keeper = network.machines[name].keeper
-    assert keeper is not None
-    return report(keeper, network.machines[name].clock(network.now)).problems
+    daemon = network.machines[name].daemon
+    assert daemon is not None
+    return report(daemon, network.machines[name].clock(network.now)).problems
 
 
 def served(network: Network) -> bool:

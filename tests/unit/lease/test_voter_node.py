@@ -40,7 +40,7 @@ def judged(voter_node: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]
     return [
         (
             pending.sender,
-            voter_node.vote(pending.sender, pending.incarnation, pending.beat, LEASE, now).granted,
+            voter_node.vote(pending.sender, pending.incarnation, pending.heartbeat, LEASE, now).granted,
         )
         for pending in voter_node.due(now)
     ]
@@ -92,7 +92,7 @@ def test_a_newer_request_takes_the_place_of_the_older() -> None:
     voter_node.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
     voter_node.vote("c", 1, msgspec.structs.replace(asking(Claim("x", 3)), seq=2), LEASE, HELD_UNTIL - 1)
     [pending] = voter_node.due(HELD_UNTIL)
-    assert (pending.beat.seq, pending.beat.claims) == (2, (Claim("x", 3),))
+    assert (pending.heartbeat.seq, pending.heartbeat.claims) == (2, (Claim("x", 3),))
 
 
 def test_a_voter_that_is_still_learning_keeps_nothing() -> None:

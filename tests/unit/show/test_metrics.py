@@ -130,7 +130,7 @@ def test_who_is_master_and_what_the_outside_sees_are_labels() -> None:
     assert value(seen, "egress_ip_info", **labels) == 1
 
 
-def test_the_keeper() -> None:
+def test_the_lease_daemon() -> None:
     seen = Observation("g1", view(), drained=True)
     assert [value(seen, name) for name in ("isolated", "voters", "voter_set")] == [0, 3, 2]
     assert [value(seen, "member_alive", member=name) for name in ("g1", "g2")] == [1, 0]
@@ -157,7 +157,7 @@ def test_before_the_store_and_the_keeper_have_spoken() -> None:
     seen = Observation("g1", None, "the agent is starting")
     assert {name for name, _ in samples(seen)} == {f"{PREFIX}agent_ready", f"{PREFIX}drained"}
     assert value(seen, "agent_ready") == 0
-    silent = Observation("g1", replace(view(), keeper=None))
+    silent = Observation("g1", replace(view(), lease_daemon=None))
     assert value(silent, "isolated") is None
     assert of_egress(silent, "master") == [0, 0, 0]
 

@@ -128,7 +128,7 @@ def test_status_of_the_master_shows_the_address_of_its_interface() -> None:
 
 
 def test_status_before_the_keeper_has_spoken() -> None:
-    answer = status.status(dataclasses.replace(view(), keeper=None))
+    answer = status.status(dataclasses.replace(view(), lease_daemon=None))
     assert answer["members"] == []
     found = [(e["master"], e["state"], e["since"]) for e in answer["egressIPs"]]
     assert found == [("g2", "none", ""), ("g1", "none", "")]
@@ -148,7 +148,7 @@ def test_status_says_why_there_is_no_master_and_how_long_the_last_change_took() 
 
 
 def test_the_keeper_is_ahead_of_the_plan() -> None:
-    stale = dataclasses.replace(view(), keeper=keeper("g2"))
+    stale = dataclasses.replace(view(), lease_daemon=keeper("g2"))
     assert stale.plan.egress_ips[1].master == "g1"
     partner = next(e for e in status.status(stale)["egressIPs"] if e["gateway"] == "partner")
     assert (partner["master"], partner["ip"]) == ("g2", "192.0.2.8")

@@ -18,8 +18,8 @@ import msgspec
 import psutil
 import pytest
 
-from gateway_agent.adapters.daemons.lease_client_ipc import KeeperClient
-from gateway_agent.adapters.daemons.standby_daemon import KEEPER, StandbyDaemon
+from gateway_agent.adapters.daemons.lease_client_ipc import LeaseDaemonClient
+from gateway_agent.adapters.daemons.standby_daemon import MODULE, StandbyDaemon
 from gateway_agent.lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT, KeeperConfig, Peer
 from gateway_agent.lease_daemon.daemon_lock import NAME
 from tests.lab.waiting import until
@@ -196,7 +196,7 @@ def test_a_standby_ends_with_its_agent(run_dir: Path) -> None:
 
 def staying(run_dir: Path) -> subprocess.Popen[bytes]:
     """Return a keeper as a container runs it."""
-    return subprocess.Popen([sys.executable, "-m", KEEPER, str(run_dir), STAY], stderr=subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-m", MODULE, str(run_dir), STAY], stderr=subprocess.PIPE)
 
 
 def configure(run_dir: Path) -> socket.socket:
@@ -250,7 +250,7 @@ def test_one_that_stays_and_serves_ends_with_a_sigterm_when_all_is_handed_over(r
 @pytest.mark.parametrize("listens", [True, False], ids=["it listens then", "it does not"])
 def test_somebody_else_was_quicker_to_hold_the_directory(run_dir: Path, listens: bool) -> None:
     async def whole() -> None:
-        connecting = asyncio.create_task(KeeperClient(run_dir)._connect())
+        connecting = asyncio.create_task(LeaseDaemonClient(run_dir)._connect())
         while not processes(run_dir):
             await asyncio.sleep(0.001)
         if listens:
@@ -272,7 +272,7 @@ def test_an_agent_waits_for_a_keeper_that_is_to_come(run_dir: Path) -> None:
     """For the first one, and for the next one when that has died: another program starts them."""
 
     async def whole() -> None:
-        client = KeeperClient(run_dir, start_timeout=60)
+        client = LeaseDaemonClient(run_dir, start_timeout=60)
         for _ in range(2):
             connecting = asyncio.create_task(client._connect())
             await asyncio.sleep(0)
@@ -290,7 +290,7 @@ def test_an_agent_waits_for_a_keeper_that_is_to_come(run_dir: Path) -> None:
 
 def test_a_daemon_that_is_gone_is_named_until_another_one_runs_and_then_for_a_while(run_dir: Path) -> None:
     async def whole() -> None:
-        client = KeeperClient(run_dir, start_timeout=60)
+        client = LeaseDaemonClient(run_dir, start_timeout=60)
         process = staying(run_dir)
         following = asyncio.create_task(anext(client.states()))
         try:
@@ -309,7 +309,7 @@ def test_a_daemon_that_is_gone_is_named_until_another_one_runs_and_then_for_a_wh
 
 def test_a_daemon_that_cannot_be_started_is_named(run_dir: Path) -> None:
     async def whole() -> None:
-        client = KeeperClient(run_dir)
+        client = LeaseDaemonClient(run_dir)
         following = asyncio.create_task(anext(client.states()))
         try:
             await becomes(
@@ -340,7 +340,7 @@ def test_an_agent_that_need_not_wait_longer_starts_a_keeper(
     """An agent that stops does not wait: its process is about to end."""
 
     async def whole() -> None:
-        client = KeeperClient(run_dir, timeout)
+        client = LeaseDaemonClient(run_dir, timeout)
         client.send(msgspec.structs.replace(configuration(run_dir), stopping=stopping))
         async with asyncio.timeout(60):
             await client._connect()

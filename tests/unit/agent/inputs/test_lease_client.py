@@ -1,6 +1,6 @@
 """What an agent logs of changes of masters: the length of each silence, as status and metrics have it.
 
-The states are those of real keepers in virtual time, and come by the keeper's socket.
+The states are those of real daemons in virtual time, and come by the daemon's socket.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.adapters.daemons.lease_client_ipc import KeeperClient
+from gateway_agent.adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from gateway_agent.agent.inputs.lease_client import LeaseClient
 from gateway_agent.config import AgentConfig, parse
 from gateway_agent.lease.ipc import SOCKET, KeeperState
@@ -39,7 +39,7 @@ def configuration(run_dir: Path) -> AgentConfig:
 def logged(
     run_dir: Path, states: list[KeeperState], caplog: pytest.LogCaptureFixture
 ) -> list[tuple[str, ...]]:
-    """Return the parts of the lines that an agent logs whose keeper tells these states one after another."""
+    """Return the parts of the lines that an agent logs whose daemon tells these states one after another."""
     followed = 0
 
     def follow() -> None:
@@ -53,7 +53,7 @@ def logged(
 
     async def whole() -> None:
         config = configuration(run_dir)
-        leases = LeaseClient(config, KeeperClient(run_dir), follow)
+        leases = LeaseClient(config, LeaseDaemonClient(run_dir), follow)
         async with await asyncio.start_unix_server(send_state, run_dir / SOCKET):
             task = asyncio.create_task(leases.follow(lambda _: "partner 172.16.0.50"))
             for _ in range(500):
@@ -73,8 +73,8 @@ def logged(
 
 def seen(network: Network) -> KeeperState:
     machine = network.machines["w1"]
-    assert machine.keeper is not None
-    return report(machine.keeper, machine.clock(network.now))
+    assert machine.daemon is not None
+    return report(machine.daemon, machine.clock(network.now))
 
 
 def planned(network: Network, master: str) -> None:
