@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cni.kernel.ids import MarkLayout
-
-from .gateway_rules import pod_guard
-from .lease.messages.keys import MAX_KEYS
-from .manifests import parsing, prefixes, selectors, typed_objects, yaml_documents
+from . import config_values as values
+from .manifests import parsing, selectors, typed_objects, yaml_documents
 from .manifests.fields import Fields, Report, kind_of
 from .manifests.model import Problem
 
@@ -30,12 +26,6 @@ what is behind them is no pod.
 """
 MAX_NAMESPACE_CHARS = 63
 """Length of a DNS label (RFC 1035)."""
-MAX_RUN_DIR_BYTES = 90
-"""The path of a unix socket has at most 107 bytes, and the names of our sockets follow the directory's."""
-
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)")
-_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
-_NANOSECONDS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
 
 @dataclass(frozen=True)
@@ -154,29 +144,29 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
     lease, health, logs = _section(top, "lease"), _section(top, "health"), _section(top, "log")
     metrics, engines = _section(top, "metrics"), _section(top, "engines")
     config = AgentConfig(
-        node_name=_node_name(top, host_name),
+        node_name=values.node_name(top, host_name),
         store=store,
-        run_dir=_run_dir(top),
+        run_dir=values.run_dir(top, AgentConfig.run_dir),
         cluster_cidrs=typed_objects.prefix_list(top, "clusterCIDRs"),
-        key_file=_path(cluster, "keyFile", AgentConfig.key_file),
-        accept_key_files=_accepted(cluster),
+        key_file=values.absolute_path(cluster, "keyFile", AgentConfig.key_file),
+        accept_key_files=values.accepted_key_files(cluster, AgentConfig.key_file),
         cluster_port=cluster.whole("port", AgentConfig.cluster_port, 1, 65535),
-        heartbeat_ns=_duration(lease, "heartbeat", AgentConfig.heartbeat_ns),
-        duration_ns=_duration(lease, "duration", AgentConfig.duration_ns),
+        heartbeat_ns=values.duration_ns(lease, "heartbeat", AgentConfig.heartbeat_ns),
+        duration_ns=values.duration_ns(lease, "duration", AgentConfig.duration_ns),
         quorum=top.choice("quorum", ("Strict", "AvailabilityFirst"), AgentConfig.quorum),
         tunnel_port=tunnel.whole("port", AgentConfig.tunnel_port, 1, 65535),
-        tunnel_mtu=_mtu(tunnel),
-        mark_mask=_mask(_section(top, "mark")),
+        tunnel_mtu=values.mtu(tunnel),
+        mark_mask=values.mark_mask(_section(top, "mark"), AgentConfig.mark_mask),
         upstream=typed_objects.address_list(health, "upstream"),
-        health_interval=_duration(health, "interval", int(AgentConfig.health_interval * 1e9)) / 1e9,
+        health_interval=values.duration_ns(health, "interval", int(AgentConfig.health_interval * 1e9)) / 1e9,
         health_misses=health.whole("misses", AgentConfig.health_misses, 1, 1000),
-        metrics_listen=_listen(metrics),
-        metrics_names=_names(metrics),
-        podman=_engine(engines, "podman", AgentConfig.podman),
-        containerd=_engine(engines, "containerd", AgentConfig.containerd),
+        metrics_listen=values.listen_address(metrics, AgentConfig.metrics_listen),
+        metrics_names=values.host_names(metrics),
+        podman=values.engine_path(engines, "podman", AgentConfig.podman),
+        containerd=values.engine_path(engines, "containerd", AgentConfig.containerd),
         guard=_guard(top, store),
-        guard_except=_guard_except(top),
-        state_dir=_path(top, "stateDir", AgentConfig.state_dir),
+        guard_except=values.guard_except(top, AgentConfig.guard_except),
+        state_dir=values.absolute_path(top, "stateDir", AgentConfig.state_dir),
         log_level=logs.choice("level", ("debug", "info", "warning", "error"), AgentConfig.log_level),
         log_format=logs.choice("format", ("text", "json"), AgentConfig.log_format),
     )
@@ -210,7 +200,7 @@ def _store(top: Fields) -> FilesStoreConfig | KubernetesStoreConfig:
     if kind == "kubernetes":
         found = _kubernetes(store)
     else:
-        found = FilesStoreConfig(_path(store, "path", FilesStoreConfig.path))
+        found = FilesStoreConfig(values.absolute_path(store, "path", FilesStoreConfig.path))
     if kind:
         store.end()
     return found
@@ -224,88 +214,10 @@ def _kubernetes(store: Fields) -> KubernetesStoreConfig:
         hint = f"lower-case letters, digits and '-', at most {MAX_NAMESPACE_CHARS} characters"
         store.add("namespace", f"{namespace!r} is no name of a namespace", hint)
     return KubernetesStoreConfig(
-        _path(store, "kubeconfig", Path("/etc/kubernetes/kubelet.conf")) if given else None,
+        values.absolute_path(store, "kubeconfig", Path("/etc/kubernetes/kubelet.conf")) if given else None,
         namespace,
         store.choice("apiGroup", parsing.GROUPS, default.api_group),
     )
-
-
-def _node_name(top: Fields, host_name: str) -> str:
-    name = top.text("nodeName", host_name)
-    if not selectors.is_name(name):
-        hint = f"lower-case letters, digits, '-' and '.', at most {selectors.MAX_NAME_CHARS} characters"
-        top.add("nodeName", f"{name!r} is no DNS name", hint)
-    return name
-
-
-def _run_dir(top: Fields) -> Path:
-    path = _path(top, "runDir", AgentConfig.run_dir)
-    if len(os.fsencode(path)) > MAX_RUN_DIR_BYTES:
-        top.add("runDir", f"has more than {MAX_RUN_DIR_BYTES} bytes", "the path of a unix socket is short")
-    return path
-
-
-def _path(fields: Fields, name: str, default: Path) -> Path:
-    path = Path(fields.text(name, str(default)))
-    if not path.is_absolute() or "\0" in str(path):
-        fields.add(name, f"{str(path)!r} is no absolute path", f"as {default}")
-    return path
-
-
-def _engine(engines: Fields, name: str, default: Path | None) -> Path | None:
-    """Return the path of an engine's store or socket; None if the configuration has an empty text."""
-    assert default is not None
-    return _path(engines, name, default) if engines.raw(name) != "" else None
-
-
-def _accepted(cluster: Fields) -> tuple[Path, ...]:
-    found = list(cluster.texts("acceptKeyFiles"))
-    for path, name in found:
-        if not Path(name).is_absolute() or "\0" in name:
-            cluster.report.add(path, f"{name!r} is no absolute path", f"as {AgentConfig.key_file}")
-    if len(found) > MAX_KEYS:
-        cluster.add("acceptKeyFiles", f"has more than {MAX_KEYS} files", "one is enough to replace a key")
-    return tuple(Path(name) for _, name in found)
-
-
-def _duration(fields: Fields, name: str, default: int) -> int:
-    """Return the duration in the field ``name``, nanoseconds; ``default`` if it is absent or invalid."""
-    given = fields.raw(name)
-    if given is None:
-        return default
-    found = _DURATION.fullmatch(given) if isinstance(given, str) else None
-    value = round(float(found[1]) * _NANOSECONDS[found[2]]) if found else 0
-    if not 10**6 <= value <= 3600 * 10**9:
-        fields.add(name, f"{given!r} is no duration from 1ms to 60m", "as 50ms or 0.25s")
-        return default
-    return value
-
-
-def _mtu(tunnel: Fields) -> int | None:
-    given = tunnel.raw("mtu")
-    if given is None or given == "auto":
-        return None
-    # RFC 791: every host accepts datagrams of 576 bytes. 65485: an underlay MTU of 65535 minus the VXLAN overhead.
-    if isinstance(given, bool) or not isinstance(given, int) or not 576 <= given <= 65485:
-        tunnel.add("mtu", f"{given!r} is neither auto nor a number of bytes from 576 to 65485")
-        return None
-    return given
-
-
-def _mask(mark: Fields) -> int:
-    found = mark.raw("mask")
-    mark.end()
-    if found is None:
-        return AgentConfig.mark_mask
-    try:
-        mask = int(found, 0) if isinstance(found, str) else found
-        if isinstance(mask, bool) or not isinstance(mask, int):
-            raise ValueError(f"must be a number, not {kind_of(found)}")
-        MarkLayout(mask)
-    except ValueError as error:
-        mark.add("mask", str(error), 'as "0x0ff00000"')
-        return AgentConfig.mark_mask
-    return mask
 
 
 def _guard(top: Fields, store: FilesStoreConfig | KubernetesStoreConfig) -> bool:
@@ -319,41 +231,3 @@ def _guard(top: Fields, store: FilesStoreConfig | KubernetesStoreConfig) -> bool
     if given not in (True, False, "On", "Off"):
         top.add("guard", f"{given!r} is not known", "On or Off")
     return given in (True, "On")
-
-
-def _guard_except(top: Fields) -> tuple[str, ...]:
-    if top.raw("guardExcept") is None:
-        return AgentConfig.guard_except
-    names = []
-    for path, name in top.texts("guardExcept"):
-        if pod_guard.NAME.fullmatch(name):
-            names.append(name)
-        else:
-            top.report.add(
-                path, f"{name!r} is no name of an interface", "as docker0, or br-* for all that begin so"
-            )
-    return tuple(names)
-
-
-def _names(metrics: Fields) -> tuple[str, ...]:
-    names = []
-    for path, name in metrics.texts("names"):
-        if selectors.is_name(name.lower()):
-            names.append(name.lower())
-        else:
-            metrics.report.add(path, f"{name!r} is no DNS name", "as node1.example.com, without a port")
-    return tuple(names)
-
-
-def _listen(metrics: Fields) -> tuple[str, int]:
-    default = AgentConfig.metrics_listen
-    text = metrics.text("listen", f"{default[0]}:{default[1]}")
-    found = _LISTEN.fullmatch(text)
-    try:
-        address = prefixes.address(found[1] or found[2]) if found else ""
-    except ValueError:
-        address = ""
-    if found is None or not address or (":" in address) != bool(found[1]) or not 1 <= int(found[3]) <= 65535:
-        metrics.add("listen", f"{text!r} is no address and port", "as 127.0.0.1:9479 or [::1]:9479")
-        return default
-    return address, int(found[3])
