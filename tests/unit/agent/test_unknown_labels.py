@@ -12,16 +12,12 @@ from pathlib import Path
 import pytest
 
 from cni import attachments, contract
-from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
-from gateway_agent.agent.pods.pod_policies import kept_group
 from gateway_agent.manifests import parsing
-from gateway_agent.manifests.model import Inventory, Policy
-from gateway_agent.policy.pods import unlabelled_pods
+from gateway_agent.manifests.model import Inventory
 
 from ..container_engines.test_stores import bolt_store
-from ..policy.pods.test_unattached_pods import TOLD
-from ..policy.test_planner import build, inventory, policy, sets
+from ..policy.test_planner import policy
 from .gates import settle
 from .test_add_order import EMPTY, VETH, World, request, run_scenario, with_policies
 
@@ -233,13 +229,6 @@ def test_what_is_tagged_by_name_alone_is_a_problem(tmp_path: Path) -> None:
     run_scenario(tmp_path, scenario, selecting(Selector(BY_LABEL)))
 
 
-def test_network_namespaces_that_cannot_be_seen_are_one_problem() -> None:
-    unseen = [replace(TOLD, name=name, netns="/run/netns/x", named=True) for name in ("b", "a")]
-    [problem] = unlabelled_pods.unseen([*unseen, TOLD])
-    assert "of pod prod/a cannot be seen from here, and those of 1 more pods" in problem.message
-    assert unlabelled_pods.unseen([TOLD]) == ()
-
-
 def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
     """What selected the pod for sure asks for labels now: they are unknown, so the pod keeps its path."""
 
@@ -256,36 +245,3 @@ def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
 
     _, group = asked(tmp_path, selecting(Selector((), PROD)), request(labels=None), look)
     assert group
-
-
-def two(*policies: Policy) -> Inventory:
-    return inventory(*policies)
-
-
-def test_a_tag_is_kept_by_what_it_stands_for() -> None:
-    before = build(two(policy("a"), policy("b"))).plan
-    after = build(two(policy("b"), policy("c")), previous=before).plan
-    of_a, of_b = (ids.GROUP_BASE + sets(before)[(name,)] for name in "ab")
-    assert kept_group(of_b, before, after) == ids.GROUP_BASE + sets(after)[("b",)]
-    assert kept_group(of_a, before, after) == ids.GROUP_BLOCKED
-    assert kept_group(of_a, None, after) == ids.GROUP_BLOCKED
-    assert kept_group(0, before, after) == 0
-
-
-def test_refusals_are_remembered_for_a_while_and_are_bounded() -> None:
-    refusals = unlabelled_pods.Refusals()
-    for number in range(unlabelled_pods.MAX_REFUSALS + 1):
-        refusals.note(unlabelled_pods.refused(replace(TOLD, name=f"web-{number}"), ["a"]), 1.0)
-    assert len(refusals.problems(1.0)) == unlabelled_pods.MAX_REFUSALS
-    refusals.note(unlabelled_pods.refused(replace(TOLD, name="web-9"), ["a"]), 2.0)
-    assert len(refusals.problems(1.0 + unlabelled_pods.REMEMBERED_S)) == 1
-    refusals.started(replace(TOLD, name="web-9"))
-    assert refusals.problems(1.0 + unlabelled_pods.REMEMBERED_S) == ()
-    hostile = replace(TOLD, name="\x1b[2J")
-    refusals.note(unlabelled_pods.refused(hostile, ["a"]), 3.0)
-    refusals.started(hostile)
-    assert not any("2J" in problem.source for problem in refusals.problems(3.0))
-
-
-def test_a_container_without_a_name_is_named_by_its_id() -> None:
-    assert replace(TOLD, name="", container_id="0123456789abcdef").subject == "container 0123456789ab"

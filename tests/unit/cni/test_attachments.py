@@ -183,3 +183,7 @@ def test_records_of_earlier_versions_are_read_and_read_ours() -> None:
             attachments.loads(json.dumps({**earlier, "other_interfaces": wrong}))
     with pytest.raises(ValueError, match="named"):
         attachments.loads(json.dumps({**earlier, "named": 1}))
+
+
+def test_a_container_without_a_name_is_named_by_its_id() -> None:
+    assert replace(RECORD, name="", container_id="0123456789abcdef").subject == "container 0123456789ab"
