@@ -1,7 +1,8 @@
 """Measure the code of a checkout: sizes, docstrings, comments, contracts, tests; print tables for a document.
 
-``python -m tests.tools.house [--beside PATH] [--coverage]``. ``--beside``: another checkout, whose measures come first.
-``--coverage``: run the unit tests, which need no root, and add the covered lines of each module.
+``python -m tests.tools.house [--beside PATH] [--coverage [TESTS ...]]``. ``--beside``: another checkout, whose measures
+come first. ``--coverage``: run these tests, by default all unit tests, which need no root, and add the covered lines of
+each module.
 """
 
 from __future__ import annotations
@@ -151,8 +152,8 @@ def _contracts(root: Path) -> str:
     return f"{counts[1]} / {int(counts[1]) + int(counts[2])}" if counts else "not known"
 
 
-def coverage(root: Path) -> dict[str, float]:
-    """Return the percentage of lines of each module that the unit tests of this checkout run."""
+def coverage(root: Path, selected: Sequence[str]) -> dict[str, float]:
+    """Return the percentage of lines of each module that the selected tests of this checkout run."""
     with tempfile.TemporaryDirectory() as directory:
         data, report = f"--data-file={directory}/data", Path(directory) / "report.json"
         run = [sys.executable, "-m", "coverage"]
@@ -162,7 +163,7 @@ def coverage(root: Path) -> dict[str, float]:
             "-q",
             "-p",
             "no:cacheprovider",
-            "tests/unit",
+            *(selected or ["tests/unit"]),
             "--deselect",
             "tests/unit/test_quality.py",
         ]
@@ -185,7 +186,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--beside", type=Path, metavar="PATH", help="checkout whose measures come first")
     parser.add_argument(
-        "--coverage", action="store_true", help="run the unit tests and measure covered lines"
+        "--coverage",
+        nargs="*",
+        metavar="TESTS",
+        help="run unit tests and measure covered lines; default: all",
     )
     options = parser.parse_args()
     roots = [*([options.beside.resolve()] if options.beside else []), REPOSITORY]
@@ -196,9 +200,9 @@ def main() -> None:
         print(
             f"| `{path}` | {', '.join(tests[:MAX_NAMED]) or 'none: tested through the modules that use it'} |"
         )
-    if options.coverage:
+    if options.coverage is not None:
         print()
-        shares = coverage(REPOSITORY)
+        shares = coverage(REPOSITORY, options.coverage)
         _print(
             "module",
             [REPOSITORY],
