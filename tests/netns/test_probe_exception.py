@@ -27,9 +27,7 @@ from .datapath_lab import (
     v6,
     vxlan_packet,
 )
-from .test_datapath_ipv6 import SIXTH, lab6
-
-__all__ = ["lab6"]
+from .dual_stack_lab import SIXTH
 
 FORGED = 9100
 """Port to which nothing but forged packets goes."""
