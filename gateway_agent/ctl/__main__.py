@@ -42,12 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    everywhere = argparse.ArgumentParser(add_help=False)
-    # No default: the default of the command's parser would override an option before the command.
-    everywhere.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS,
-                            help=f"the agent's configuration, default {DEFAULT_PATH}")  # fmt: skip
-    everywhere.add_argument("-o", dest="output", choices=("text", "wide", "json"), default=argparse.SUPPRESS,
-                            help="default text; wide: every column, nothing wrapped")  # fmt: skip
+    everywhere = _common_options()
     parser = argparse.ArgumentParser(
         prog="egressctl",
         parents=[everywhere],
@@ -62,9 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         return command
 
     status = add("status", _status, "egress IPs and their masters, egress nodes, problems")
-    status.add_argument(
-        "--all", action="store_true", help="add all problems, the voters and the counts of messages"
-    )
+    status.add_argument("--all", action="store_true", help="add all problems, voters and counts of messages")
     add("pods", _pods, "the pods of this node and the addresses that they use")
     explain = add("explain", _explain, "explain the path of a pod's packets, step by step")
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
@@ -88,6 +81,17 @@ def _parser() -> argparse.ArgumentParser:
     validate = add("validate", _validate, "check manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
     return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    """Return the parser of the options that every command has."""
+    everywhere = argparse.ArgumentParser(add_help=False)
+    # No default: the default of the command's parser would override an option before the command.
+    everywhere.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS,
+                            help=f"the agent's configuration, default {DEFAULT_PATH}")  # fmt: skip
+    everywhere.add_argument("-o", dest="output", choices=("text", "wide", "json"), default=argparse.SUPPRESS,
+                            help="default text; wide: every column, nothing wrapped")  # fmt: skip
+    return everywhere
 
 
 def _ask(options: argparse.Namespace, call: str, **arguments: str) -> dict[str, Any]:

@@ -117,10 +117,7 @@ class Tagging:
         if selecting is None:
             group = kept_group(pod.record.group, self._plan, plan)
             if not inventory.knows_pods:
-                policies = uncertain(plan.policies, inventory, known)
-                self._untagged[key] = unlabelled_pods.running(
-                    pod.record, policies, self._pods.unknown.get(key, "")
-                )
+                self._untagged[key] = self._unlabelled(pod, uncertain(plan.policies, inventory, known))
         if not pod.record.host_interface:
             pod.tag = ids.GROUP_UNSELECTED
             if group:
@@ -142,6 +139,10 @@ class Tagging:
         before, pod.entries = pod.entries, destinations.of(group)
         if not self._pods.is_starting(key):
             self._stale.moved(pod.record.addresses, before, pod.entries)
+
+    def _unlabelled(self, pod: Pod, policies: tuple[str, ...]) -> Problem:
+        """Return the problem of a running pod that these policies may select."""
+        return unlabelled_pods.running(pod.record, policies, self._pods.unknown.get(pod.record.key, ""))
 
     async def _set_group(self, pod: Pod, group: int, tags: Mapping[str, int] | None) -> tuple[str, ...]:
         """Set the group of the pod's interfaces that have another one. Return those that are there.
