@@ -195,8 +195,12 @@ def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
     A rule or route for it may be missing: another program has removed it.
     """
     yield f'ct mark and {marks.mask} > {marks.tunneled} oifname != "{ids.RETURN_DEVICE}" counter drop'
-    for device in sorted({egress.interface for egress in plan.egress_ips if own_routing.of(egress)}):
-        yield f'{marks.own} iifname "{device}" oifname "{device}" counter drop'
+    for egress in filter(own_routing.of, plan.egress_ips):
+        # By its next hop: a pod may be on the link of the egress interface itself.
+        if egress.next_hop:
+            device, keyword = egress.interface, "ip6" if egress.family == 6 else "ip"
+            back = f'iifname "{device}" oifname "{device}" rt {keyword} nexthop {egress.next_hop}'
+            yield f"{marks.own} {back} counter drop"
     yield "accept"
 
 
