@@ -93,11 +93,15 @@ class DaemonConfig:
         return answers
 
     def _master(self, egress: PlanEgressIP) -> str:
-        """Return the master as the lease daemon knows it; until it has answered, the last one that was known."""
-        if self._leases.state is None:
+        """Return the master as the lease daemon knows it; until it has answered, the last one that was known.
+
+        Empty if the master is another node that is unheard or not ready: it will not serve for long.
+        """
+        daemon, state = self._leases.state, self._leases.of(egress.id)
+        if daemon is None:
             return egress.master
-        state = self._leases.of(egress.id)
-        return state.master if state else ""
+        able = {daemon.node, *(each.node for each in daemon.members if each.alive and each.ready)}
+        return state.master if state and state.master in able else ""
 
     def _is_applied(self, egress: PlanEgressIP) -> bool:
         """Return True if the kernel already does for this egress IP what the plan says."""

@@ -17,7 +17,7 @@ from cni.kernel.errors import KernelError
 from cni.plan import Plan
 from gateway_agent.agent.ports import ProbeTarget
 from gateway_agent.agent.rounds import path_checks, reconciler
-from gateway_agent.lease.ipc import EgressState, KeeperState
+from gateway_agent.lease.ipc import EgressState, KeeperState, MemberState
 from gateway_agent.manifests.model import VIRTUAL_IP, Inventory, Routing
 from gateway_agent.manifests.store import NotKnown
 from gateway_agent.policy.egress_node.exit_paths import Found
@@ -183,9 +183,11 @@ def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path)
     asyncio.run(scenario())
 
 
-def daemon_state(master: str, epoch: int) -> KeeperState:
+def daemon_state(master: str, epoch: int, alive: bool = True, ready: bool = True) -> KeeperState:
+    """``alive``, ``ready``: of the other egress node, g1."""
     egress = EgressState(IDENTITY, master, epoch, 1.0, "standby", "")
-    return KeeperState("g1", 1, (egress,), (), (), 1, False, {})
+    members = (MemberState("g1", alive, ready, "", 0),)
+    return KeeperState("w1", 1, (egress,), members, (), 1, False, {})
 
 
 @pytest.mark.usefixtures("only_asked")
@@ -466,8 +468,10 @@ def test_after_a_closing_a_node_waits_while_another_one_serves(tmp_path: Path) -
         daemon, probe = FakeDaemon(), FakePathProbe(dropped=CLOSED)
         world = egress_node(tmp_path, daemon, probe, "partner")
 
-        async def of_master(master: str) -> list[tuple[str, bool, str]]:
-            daemon.news.put_nowait(daemon_state(master, 3))
+        async def of_master(
+            master: str, alive: bool = True, ready: bool = True
+        ) -> list[tuple[str, bool, str]]:
+            daemon.news.put_nowait(daemon_state(master, 3, alive, ready))
             await settle()
             ended = asyncio.create_task(world.parts.reconciler.next_round())
             await world.open_all(ended.done)
@@ -485,6 +489,10 @@ def test_after_a_closing_a_node_waits_while_another_one_serves(tmp_path: Path) -
             assert await of_master("") == [("partner", True, "")]
             assert await of_master("g1") == [("partner", False, held)]
             assert await of_master("w1") == [("partner", True, "")]
+            # A master that has just failed is known for some seconds more.
+            assert await of_master("g1", alive=False) == [("partner", True, "")]
+            assert await of_master("g1", ready=False) == [("partner", True, "")]
+            assert await of_master("g1") == [("partner", False, held)]
         finally:
             await world.close()
 
