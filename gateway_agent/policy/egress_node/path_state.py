@@ -15,7 +15,7 @@ MISSES = 2
 """Rounds in a row without a probe: one may be lost while the kernel's rules are replaced."""
 AGAIN_S = 10.0
 """Seconds after which the cause is looked for again: it may be another one by then."""
-FIRST_HOLD_S, MAX_HOLD_S = 2.0, 60.0
+FIRST_HOLD_S, MAX_HOLD_S = 5.0, 60.0
 """Hold time of the first closing; each further one doubles it, up to the second value."""
 CALM_S = 300.0
 """Seconds for which a path must have been open so that its next closing counts as the first one again."""

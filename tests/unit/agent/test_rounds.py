@@ -484,7 +484,7 @@ def test_after_a_closing_a_node_waits_while_another_one_serves(tmp_path: Path) -
             assert await probe_once(world)
             probe.dropped = None
             assert await probe_once(world)
-            held = "packets were dropped on this node: ready when all get through for 2 s"
+            held = "packets were dropped on this node: ready when all get through for 5 s"
             assert sent(daemon) == [("partner", False, held)]
             assert await of_master("") == [("partner", True, "")]
             assert await of_master("g1") == [("partner", False, held)]

@@ -118,7 +118,7 @@ def test_a_probe_that_is_lost_begins_the_hold_time_anew() -> None:
     for _ in range(10):
         node.probe(lost=False)
         node.probe(lost=True)
-        assert node.standby() == HELD.format(2)
+        assert node.standby() == HELD.format(5)
     assert node.time_until_ready() >= FIRST_HOLD_S - ROUND_S
 
 
@@ -141,7 +141,7 @@ def test_a_node_in_its_hold_time_serves_what_nobody_serves() -> None:
     node = Node()
     node.close()
     node.probe(lost=False)
-    assert node.state.pending(serving=False, served=True) == HELD.format(2)
+    assert node.state.pending(serving=False, served=True) == HELD.format(5)
     assert node.state.pending(serving=False, served=False) == ""
     assert node.state.pending(serving=True, served=True) == ""
 
