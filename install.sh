@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Sets this repository up on Debian and runs its parts. Says what it does; does only what is missing.
 set -euo pipefail
+shopt -s inherit_errexit
+readonly CALLER=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export PATH="$PATH:/usr/sbin:/sbin" # not in every root's path
 
@@ -25,6 +27,11 @@ shellcheck:shellcheck
 pgrep:procps
 /usr/lib/cni/bridge:containernetworking-plugins
 /etc/ssl/certs/ca-certificates.crt:ca-certificates
+'
+# what a node needs
+readonly NODE_NEEDS='
+nft:nftables
+conntrack:conntrack
 '
 # what only the plugin with its own interpreter is built of
 readonly BUILD_NEEDS='
@@ -54,11 +61,22 @@ usage: ./install.sh COMMAND
   build             builds the CNI plugin, dist/egress-gateway, the same with its own
                     interpreter, dist/egress-gateway-standalone, and the agent's
                     wheels for a container image, dist/wheels
+  build --bundle    builds dist/egress-gateway-bundle.tar.gz, which installs on a
+                    node without any network
+  install [--config FILE] [--store DIR] [--key FILE] [--bundle FILE]
+                    checks this node, then installs agent, lease daemon and plugin
+                    on it as services, or replaces an earlier version; files that
+                    are not given stay as they are
+  uninstall         hands over and removes all of that, in files and kernel
 
 Each command first installs what is missing: Debian packages and a Python
-environment in .venv. demo and test need root.
+environment in .venv. install needs Python and two packages, and no .venv. All but
+build need root.
 TEXT
 }
+
+# shellcheck source=packaging/node.sh
+source packaging/node.sh
 
 bold='' dim='' red='' plain=''
 if [[ -t 1 && -z "${NO_COLOR:-}" ]]; then
@@ -73,7 +91,7 @@ fail() {
 }
 
 need_root() {
-  [[ $EUID -eq 0 ]] || fail "$1 makes network namespaces: run it as root"
+  [[ $EUID -eq 0 ]] || fail "run $1 as root"
 }
 
 missing_packages() {
@@ -107,6 +125,7 @@ install_packages() {
   mapfile -t missing < <(missing_packages "$@")
   [[ ${#missing[@]} -gt 0 ]] || return 0
   command -v apt-get >/dev/null || fail "missing, and this is no Debian: ${missing[*]}"
+  [[ ! -d wheels ]] || fail "missing Debian packages, install them first: ${missing[*]}"
   [[ $EUID -eq 0 ]] || fail "missing Debian packages, install them as root: ${missing[*]}"
   step 'Installing Debian packages' "${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
@@ -211,7 +230,19 @@ main() {
       prepare $NEEDS $BUILD_NEEDS
       build
       build_standalone
-      build_wheels
+      if [[ ${1:-} == --bundle ]]; then
+        build_bundle
+      else
+        build_wheels
+      fi
+      ;;
+    install)
+      need_root install
+      install_node "$@"
+      ;;
+    uninstall)
+      need_root uninstall
+      uninstall_node
       ;;
     -h | --help | help)
       usage

@@ -56,7 +56,7 @@ class Finding:
 def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
     """Return all findings. Changes nothing. ``config``: configuration of the node's agent, if there is one."""
     parts: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
-        ("kernel", lambda: [_kernel()]), ("programs", _programs), ("forwarding", lambda: [_forwarding()]),
+        ("kernel", lambda: [_kernel()]), ("programs", _programs), ("forwarding", lambda: [forwarding()]),
         ("ipv6", _ipv6),
     ]  # fmt: skip
     if config is not None:
@@ -89,6 +89,12 @@ def _unseen(what: str, found: str) -> Finding:
     return Finding(what, found, judged=False, hint="run it as root")
 
 
+def prerequisites() -> Iterator[Finding]:
+    """Yield the findings about the kernel's version and the programs of the node."""
+    yield _kernel()
+    yield from _programs()
+
+
 def _kernel() -> Finding:
     release = Path("/proc/sys/kernel/osrelease").read_text(encoding="ascii").strip()
     version = tuple(int(part) for part in re.findall(r"\d+", release)[:2])
@@ -105,7 +111,8 @@ def _programs() -> Iterator[Finding]:
         yield Finding(program, path or "not found", wrong=missing, hint="" if path else f"install {package}")
 
 
-def _forwarding() -> Finding:
+def forwarding() -> Finding:
+    """Return the finding about the forwarding of IPv4, which egress nodes need."""
     on = Path("/proc/sys/net/ipv4/ip_forward").read_text(encoding="ascii").strip() == "1"
     hint = "" if on else "an egress node needs sysctl -w net.ipv4.ip_forward=1"
     return Finding("net.ipv4.ip_forward", str(int(on)), wrong=not on, hint=hint)

@@ -21,7 +21,9 @@ CHECKS = {
     "import-linter": [str(BIN / "lint-imports"), "--no-logo", "--no-cache"],
     "shellcheck": [
         "shellcheck",
+        "--external-sources",
         "install.sh",
+        "packaging/node.sh",
         ".ci/run",
         "tests/lab/apiserver/kube_apiserver.sh",
     ],

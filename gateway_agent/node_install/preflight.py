@@ -1,0 +1,142 @@
+"""Check a node before anything is changed on it. Each failed check has a hint that says what to do."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from cni.kernel.ids import DEVICE_PREFIX
+from cni.plan import matches
+
+from ..adapters.daemons.standby_daemon import MODULE
+from ..adapters.netns_lock import NamespaceLock
+from ..config import AgentConfig
+from ..ctl import doctor
+from ..ctl.doctor import Finding
+from ..manifests.model import Inventory
+from . import foreign_marks
+
+SYSTEMD = Path("/run/systemd/system")
+"""Directory that exists while systemd manages the machine (``sd_booted(3)``)."""
+TRIAL = "gateway_agent.node_install.kernel_trial"
+TIMEOUT_S = 30.0
+"""Seconds for the trial of the kernel, and for each list of rules."""
+RULE_LISTS = (
+    ("ip", "rule"),
+    ("ip", "-6", "rule"),
+    ("iptables-save",),
+    ("ip6tables-save",),
+    ("iptables-legacy-save",),
+    ("nft", "-s", "list", "ruleset"),
+)
+"""Commands that list rules with marks; those that a node does not have are left out."""
+
+
+def examine(config: AgentConfig, inventory: Inventory, replaces: bool) -> tuple[Finding, ...]:
+    """Return all findings. ``replaces``: our service runs on this node, and this version is to replace it."""
+    found = [_service_manager(), *doctor.prerequisites(), _kernel_features(), _forwarding(config, inventory)]
+    found += _marks(config.mark_mask)
+    if not replaces:
+        found += [_other_agent(), *_ports(config)]
+    return tuple(found)
+
+
+def _service_manager() -> Finding:
+    there = SYSTEMD.is_dir()
+    hint = "" if there else "the services need systemd; see the manual for machines without it"
+    return Finding("systemd", "runs" if there else "does not run here", wrong=not there, hint=hint)
+
+
+def _kernel_features() -> Finding:
+    """Try the kernel in a network namespace of its own, which goes with the process."""
+    what = "kernel features"
+    command = ("unshare", "--net", sys.executable, "-I", "-m", TRIAL)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding(what, f"not tried: {error}", wrong=True, hint="install util-linux, or try again")
+    if done.returncode:
+        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        hint = (
+            "load or install the kernel's modules vxlan and nf_tables; on Debian linux-image-amd64 has them"
+        )
+        return Finding(what, words, wrong=True, hint=hint)
+    return Finding(what, "tunnels, rules, routes, fence and addresses, tried in a namespace of its own")
+
+
+def _forwarding(config: AgentConfig, inventory: Inventory) -> Finding:
+    """Return the finding of the doctor, which is a fault on egress nodes only."""
+    found = doctor.forwarding()
+    labels = next((node.labels for node in inventory.nodes if node.name == config.node_name), {})
+    egress = any(matches(gateway.node_selector, labels) for gateway in inventory.gateways)
+    if not found.wrong or egress:
+        return found
+    return Finding(found.what, f"{found.found}; this is no egress node", judged=False, hint=found.hint)
+
+
+def _marks(mask: int) -> Iterator[Finding]:
+    texts = {}
+    for command in RULE_LISTS:
+        if shutil.which(command[0]):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+            texts[" ".join(command)] = foreign_marks.without_ours(done.stdout)
+    used = foreign_marks.in_rules(mask, texts)
+    if not used:
+        yield Finding("marks", f"{mask:#010x}: no rule of another program uses these bits")
+        return
+    other = foreign_marks.free_mask(mask, texts)
+    hint = (
+        f'set mark: {{mask: "{other:#010x}"}} in agent.yaml' if other else "no bits are free: set mark.mask"
+    )
+    yield Finding("marks", f"{mask:#010x} is used too: {used[0]}", wrong=True, hint=hint)
+
+
+def _other_agent() -> Finding:
+    try:
+        NamespaceLock().close()
+    except OSError as error:
+        return Finding("other agent", str(error), wrong=True, hint="stop it: it hands over its egress IPs")
+    return Finding("other agent", "none runs")
+
+
+def _ports(config: AgentConfig) -> Iterator[Finding]:
+    ours = any(name.startswith(DEVICE_PREFIX) for name in psutil.net_if_addrs())
+    udp = {"cluster.port": config.cluster_port} | ({} if ours else {"tunnel.port": config.tunnel_port})
+    for key, number in udp.items():
+        yield port(f"UDP port {number} ({key})", socket.SOCK_DGRAM, "0.0.0.0", number, key)
+    address, number = config.metrics_listen
+    yield port(f"TCP port {number} (metrics.listen)", socket.SOCK_STREAM, address, number, "metrics.listen")
+
+
+def port(what: str, kind: socket.SocketKind, address: str, number: int, key: str) -> Finding:
+    """Try to bind a port. Return a finding that names the process which has it. ``key``: option for another number."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, kind) as trying:
+        if kind == socket.SOCK_STREAM:
+            trying.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trying.bind((address, number))
+            return Finding(what, "free")
+        except OSError as error:
+            words = str(error.strerror)
+    holder = _holder(kind, number)
+    if holder is None:
+        who = "the kernel, as a tunnel of another program does"
+    elif MODULE in " ".join(holder.cmdline()):
+        return Finding(what, "used by a lease daemon of this gateway, which is replaced")
+    else:
+        who = f"process {holder.pid} ({holder.name()})"
+    return Finding(what, f"{words}: {who}", wrong=True, hint=f"end it, or set {key} in agent.yaml")
+
+
+def _holder(kind: socket.SocketKind, port: int) -> psutil.Process | None:
+    for found in psutil.net_connections("udp" if kind == socket.SOCK_DGRAM else "tcp"):
+        if found.laddr and found.laddr.port == port and found.pid and not found.raddr:
+            return psutil.Process(found.pid)
+    return None

@@ -1,0 +1,288 @@
+"""``install.sh install`` and ``uninstall`` on machines with a real systemd."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import re
+import socket
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ..lab import documents, topology
+from ..lab.cnirun import Attachment, CniError, Network, Runtime, bridged
+from ..lab.lab import SELECTED, Lab
+from ..lab.namespace import REPOSITORY, Namespace
+from ..lab.pod import Client
+from ..lab.systemd import Systemd
+from ..lab.topology import VIRTUAL
+from ..lab.waiting import until
+from .conftest import BACKEND
+
+INSTALL = str(REPOSITORY / "install.sh")
+CONFLIST = "/etc/cni/net.d/10-pods.conflist"
+UNITS = ("egress-gateway-agent", "egress-gateway-lease")
+FRESH = 9700
+
+
+@dataclass
+class Node:
+    """A machine, and the command that installs on it."""
+
+    name: str
+    machine: Systemd
+    command: tuple[str, ...]
+
+    host: topology.Host
+
+    def status(self) -> Any:
+        return json.loads(self.machine.run("egressctl", "status", "-o", "json"))
+
+    def version(self) -> str:
+        return os.path.basename(self.machine.run("readlink", "/opt/egress-gateway/current").strip())
+
+    def install(self, bundle: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run the command, with another bundle if one is given."""
+        parts = (str(bundle) if bundle and part.endswith(".tar.gz") else part for part in self.command)
+        return self.machine.attempt(*parts, seconds=180)
+
+
+class Inside(Namespace):
+    """The machine with its own files, for programs that a container runtime runs there."""
+
+    def __init__(self, machine: Systemd) -> None:
+        super().__init__(machine.machine.name)
+        self._machine = machine
+
+    def command(self, *argv: str) -> list[str]:
+        return [*self._machine.entering(), *argv]
+
+
+class Installed(Runtime):
+    """A runtime that finds our plugin where it was installed."""
+
+    def _find(self, kind: str) -> Path:
+        return Path("/opt/cni/bin", kind) if kind == "egress-gateway" else super()._find(kind)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Path:
+    """Return the bundle, built as the manual says unless it is younger than its sources. A build needs a network."""
+    built = REPOSITORY / "dist" / "egress-gateway-bundle.tar.gz"
+    folders = (REPOSITORY / name for name in ("cni", "gateway_agent", "packaging"))
+    sources = [REPOSITORY / "install.sh", *(path for folder in folders for path in folder.rglob("*.*"))]
+    youngest = max(path.stat().st_mtime for path in sources if path.suffix != ".pyc" and path.is_file())
+    if not built.exists() or built.stat().st_mtime < youngest:
+        done = subprocess.run([INSTALL, "build", "--bundle"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return built
+
+
+@pytest.fixture(scope="module")
+def lab(plugin: Path) -> Iterator[Lab]:
+    with Lab(topology.separate(workers=1, gateways=2)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def nodes(lab: Lab, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Node]]:
+    """Yield three nodes with systemd, without anything of ours. None of them has a route to a package index."""
+    given = tmp_path_factory.mktemp("given")
+    (given / "store").mkdir()
+    found = [*map(documents.node, lab.topology.nodes), *documents.virtual_ip([VIRTUAL])]
+    (given / "store" / "all.yaml").write_text(yaml.safe_dump_all(found))
+    (given / "key").write_text("a key that all nodes of this lab have in common")
+    (given / "agent.yaml").write_text(
+        yaml.safe_dump(
+            {"store": {"kind": "files", "path": "/etc/egress-gateway/manifests"},
+             "clusterCIDRs": [topology.POD_NETWORKS], "engines": {"podman": "", "containerd": ""}}
+        )
+    )  # fmt: skip
+    options = (
+        "--config",
+        str(given / "agent.yaml"),
+        "--store",
+        str(given / "store"),
+        "--key",
+        str(given / "key"),
+    )
+    made = {}
+    with contextlib.ExitStack() as stack:
+        for host in lab.topology.nodes:
+            directory = tmp_path_factory.mktemp(host.name)
+            machine = Systemd(lab.machines[host.name], directory, host.name)
+            stack.callback(machine.end)
+            machine.start()
+            command = (INSTALL, "install", *options, "--bundle", str(bundle))
+            made[host.name] = Node(host.name, machine, command, host)
+        subnets, data = [f"10.244.{made['w1'].host.number}.0/24"], made["w1"].machine.directory / "ipam"
+        network = bridged("pods", subnets, data)
+        worker = made["w1"].machine
+        worker.run("mkdir", "-p", "/etc/cni/net.d")
+        worker.place(CONFLIST).write_text(
+            json.dumps(
+                {"cniVersion": network.cni_version, "name": network.name, "plugins": network.plugins},
+                indent=2,
+            )
+            + "\n"
+        )
+        yield made
+
+
+@pytest.fixture(scope="module")
+def before(nodes: dict[str, Node]) -> dict[str, tuple[dict[str, tuple[int, str]], str]]:
+    """State of files and kernel before anything is installed."""
+    return {name: state(node) for name, node in nodes.items()}
+
+
+@pytest.fixture(scope="module")
+def installed(nodes: dict[str, Node], before: object) -> dict[str, Node]:
+    for node in nodes.values():
+        done = node.install()
+        assert done.returncode == 0, done.stdout + done.stderr
+    return nodes
+
+
+def state(node: Node) -> tuple[dict[str, tuple[int, str]], str]:
+    return node.machine.written(), kernel(node)
+
+
+def conflist(node: Node) -> Any:
+    return json.loads(node.machine.place(CONFLIST).read_text())
+
+
+def master(nodes: dict[str, Node]) -> str:
+    """Return the master that all nodes name, while every egress node is ready."""
+
+    def named() -> str:
+        found = set()
+        for node in nodes.values():
+            status = node.status()
+            found |= {entry["master"] for entry in status["egressIPs"]}
+            ready = sum(member["alive"] and member["ready"] for member in status["members"])
+            if node.host.is_egress and ready < 2:
+                return ""
+        return found.pop() if len(found) == 1 else ""
+
+    return until(named, "one master that all name")
+
+
+@contextlib.contextmanager
+def started(node: Node, name: str) -> Iterator[Client]:
+    """Yield a selected container of the network that the node's configuration has."""
+    network = conflist(node)
+    machine = Namespace(f"{node.machine.machine.name}-{name}")
+    machine.create()
+    runtime = Installed(Inside(node.machine), node.machine.directory / "cni-cache")
+    labels = [{"key": key, "value": value} for key, value in BACKEND.items()]
+    attachment = Attachment(
+        machine.name, machine.path, cni_args={"IgnoreUnknown": "1", "K8S_POD_NAMESPACE": "prod", "K8S_POD_NAME": name},
+        args={"cni": {"labels": labels}},
+    )  # fmt: skip
+    whole = Network(network["name"], tuple(network["plugins"]), network["cniVersion"])
+    try:
+        runtime.add(whole, attachment)
+        yield Client(machine)
+    finally:
+        # After an uninstallation the plugin is not there any more.
+        with contextlib.suppress(CniError):
+            runtime.delete(whole, attachment)
+        machine.delete()
+
+
+def changed(bundle: Path, target: Path, old: str, new: str) -> Path:
+    """Return a bundle whose agent's unit has other words; its version is another one, too."""
+    unit = "egress-gateway/packaging/systemd/egress-gateway-agent.service"
+    with tarfile.open(bundle) as archive, tarfile.open(target, "w:gz") as other:
+        files = {
+            entry.name: (entry, (archive.extractfile(entry) or io.BytesIO()).read()) for entry in archive
+        }
+        entry, content = files[unit]
+        assert old.encode() in content
+        files[unit] = entry, content.replace(old.encode(), new.encode())
+        sums = "".join(
+            f"{hashlib.sha256(data).hexdigest()}  {name.removeprefix('egress-gateway/')}\n"
+            for name, (_, data) in files.items() if not name.endswith("SHA256SUMS")
+        )  # fmt: skip
+        files["egress-gateway/SHA256SUMS"] = files["egress-gateway/SHA256SUMS"][0], sums.encode()
+        for entry, content in files.values():
+            entry.size = len(content)
+            other.addfile(entry, io.BytesIO(content))
+    return target
+
+
+def files(node: Node) -> dict[str, tuple[int, str]]:
+    """Return what is installed, without what the services write while they run."""
+    written = node.machine.written()
+    return {name: found for name, found in written.items() if not name.startswith(("run/", "var/"))}
+
+
+def kernel(node: Node) -> str:
+    commands = (
+        "ip -o -d link", "ip -o address", "ip rule", "ip -6 rule", "ip route show table all",
+        "nft list ruleset", "sysctl net.ipv4.conf net.ipv6.conf",
+    )  # fmt: skip
+    text = node.machine.machine.run("sh", "-c", "; ".join(commands))
+    # Times that only pass.
+    return re.sub(
+        r"(expires|valid_lft|preferred_lft|gc_timer|hello_timer|topology_change_timer) \S+", "", text
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "fault", "finding", "hint"),
+    [
+        ("ip_forward", "sysctl -qw net.ipv4.ip_forward=0", "net.ipv4.ip_forward", "net.ipv4.ip_forward=1"),
+        ("rule", "ip rule add fwmark 0x100000/0x100000 lookup 99", "fwmark 0x100000/0x100000", "mark: {mask"),
+        ("port", "", "UDP port 7947", "set cluster.port"),
+    ],
+)
+def test_a_check_that_fails_changes_nothing(
+    setting: str, fault: str, finding: str, hint: str, nodes: dict[str, Node], before: dict[str, object]
+) -> None:
+    node = nodes["g1"]
+    machine = node.machine.machine
+    with contextlib.ExitStack() as stack:
+        if fault:
+            machine.run(*fault.split())
+            undo = fault.replace("=0", "=1").replace(" add ", " del ")
+            stack.callback(lambda: machine.run(*undo.split()))
+        else:
+            taken = stack.enter_context(machine.inside(lambda: socket.socket(type=socket.SOCK_DGRAM)))
+            taken.bind(("0.0.0.0", 7947))
+        done = node.install()
+    assert done.returncode == 1
+    assert finding in done.stdout and hint in done.stdout, done.stdout
+    assert "nothing was changed" in done.stderr
+    assert state(node) == before["g1"]
+
+
+def test_a_node_is_ready_and_serves(installed: dict[str, Node], lab: Lab) -> None:
+    master(installed)
+    for node in installed.values():
+        assert node.machine.run("systemctl", "is-active", *UNITS).split() == ["active"] * len(UNITS)
+        assert node.machine.run("systemctl", "is-enabled", *UNITS).split() == ["enabled"] * len(UNITS)
+        until(lambda node=node: node.status()["problems"] == [], "no problems")  # type: ignore[misc]
+    worker = installed["w1"]
+    assert [plugin["type"] for plugin in conflist(worker)["plugins"]] == ["bridge", "egress-gateway"]
+    with started(worker, "first") as pod:
+        assert pod.request(SELECTED).address == VIRTUAL
+
+
+def test_the_service_has_what_a_node_needs_and_no_more(installed: dict[str, Node]) -> None:
+    libraries = next(installed["w1"].machine.place("/opt/egress-gateway/current/lib").glob("*/site-packages"))
+    names = {re.split(r"[-.]", path.name)[0].lower() for path in libraries.glob("*.dist-info")}
+    wanted = re.findall(
+        r"^([a-z0-9_-]+)==", (REPOSITORY / "packaging/constraints.txt").read_text(), re.MULTILINE
+    )
+    assert names <= {name.replace("-", "_") for name in wanted} | {"egress_gateway"}

@@ -1,0 +1,27 @@
+"""Ports that are free, and ports that are not."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+
+from gateway_agent.node_install import preflight
+
+KINDS = (socket.SOCK_DGRAM, socket.SOCK_STREAM)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_port_in_use_names_its_process(kind: socket.SocketKind) -> None:
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        finding = preflight.port("the port", kind, "127.0.0.1", port, "cluster.port")
+        assert finding.wrong
+        assert f"process {os.getpid()} " in finding.found
+        assert finding.hint == "end it, or set cluster.port in agent.yaml"
+    free = preflight.port("the port", kind, "127.0.0.1", port, "cluster.port")
+    assert (free.wrong, free.found) == (False, "free")
