@@ -73,14 +73,15 @@ class Node:
         draft.write_text(yaml.safe_dump_all(documents, sort_keys=False))
         os.replace(draft, path)
 
-    def network(self, kind: str, subnet: str = "") -> Network:
+    def network(self, kind: str, *subnets: str) -> Network:
         """``bridge`` or ``ptp``, our plugin chained behind. Default: this node's own subnets for the kind."""
         third = {"bridge": 244, "ptp": 245}[kind]
         ours = {"type": "egress-gateway", "socket": str(self.agent.socket)}
         make = {"bridge": bridged, "ptp": routed}[kind]
-        subnets = [subnet or f"10.{third}.{self.host.number}.0/24"]
-        if self.host.ip6 and not subnet:
-            subnets.append(f"fd00:{third}:{self.host.number}::/64")
+        if not subnets:
+            subnets = (f"10.{third}.{self.host.number}.0/24",)
+            if self.host.ip6:
+                subnets += (f"fd00:{third}:{self.host.number}::/64",)
         return make(f"{kind}-net", subnets, self.directory / "ipam", [ours])
 
     def new_pod(

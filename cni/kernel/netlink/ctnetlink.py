@@ -58,8 +58,8 @@ def delete_marked(mark: int, mask: int) -> None:
 def delete_of(address: str) -> int:
     """Delete every connection that ``address`` has opened or answers, of whatever protocol. Return their number.
 
-    The kernel filters (Linux 5.8); an older one passes over what it does not know and lists everything, so each entry
-    is compared. Raises :class:`~cni.kernel.errors.KernelError`.
+    The kernel filters IPv4 (Linux 5.8); an older one passes over what it does not know and lists everything, so each
+    entry is compared. Raises :class:`~cni.kernel.errors.KernelError`.
     """
     parsed = ipaddress.ip_address(address)
     header = NFGENMSG.pack(NetfilterHeader(FAMILIES[parsed.version]))
@@ -72,7 +72,9 @@ def delete_of(address: str) -> int:
                 (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
             ):
                 wanted = nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
-                for message in netlink.dump(IPCTNL_MSG_CT_GET, header + nested(kind, source) + wanted):
+                # The filter for IPv6 lists all but the wanted (ctnetlink_filter_match_tuple(), seen on Linux 6.18).
+                chosen = nested(kind, source) + wanted if parsed.version == 4 else b""
+                for message in netlink.dump(IPCTNL_MSG_CT_GET, header + chosen):
                     if source_of(message.body, kind) == parsed.packed:
                         deleted += _delete(netlink, header, message.body)
     except OSError as error:
