@@ -24,6 +24,7 @@ from ..lab.cnirun import Attachment, CniError, Network, Runtime, bridged
 from ..lab.lab import SELECTED, Lab
 from ..lab.namespace import REPOSITORY, Namespace
 from ..lab.pod import Client
+from ..lab.silence import longest
 from ..lab.systemd import Systemd
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
@@ -286,3 +287,73 @@ def test_the_service_has_what_a_node_needs_and_no_more(installed: dict[str, Node
         r"^([a-z0-9_-]+)==", (REPOSITORY / "packaging/constraints.txt").read_text(), re.MULTILINE
     )
     assert names <= {name.replace("-", "_") for name in wanted} | {"egress_gateway"}
+
+
+def test_the_kernel_confines_the_services(installed: dict[str, Node]) -> None:
+    """What the units say holds for the processes that systemd has started."""
+    machine = installed["g1"].machine
+    for unit in UNITS:
+        status = (machine.place("/proc") / str(machine.pid(unit)) / "status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines())
+        assert (fields["Seccomp"], fields["NoNewPrivs"]) == ("2", "1")
+        assert int(fields["CapBnd"], 16) == int(fields["CapEff"], 16) < 1 << 24
+        mounts = (machine.place("/proc") / str(machine.pid(unit)) / "mountinfo").read_text().splitlines()
+        # Of several mounts at one place the last one counts.
+        options = {fields[4]: fields[5].split(",")[0] for fields in map(str.split, mounts)}
+        assert [options[path] for path in ("/", "/etc", "/run", "/run/egress-gateway")] == [
+            "ro",
+            "ro",
+            "ro",
+            "rw",
+        ]
+
+
+def test_installing_again_changes_nothing(installed: dict[str, Node]) -> None:
+    node = installed[master(installed)]
+    before = files(node), [node.machine.pid(unit) for unit in UNITS], node.status()["egressIPs"]
+    done = node.install()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (files(node), [node.machine.pid(unit) for unit in UNITS], node.status()["egressIPs"]) == before
+
+
+def test_an_upgrade_of_the_master_loses_no_packet(
+    installed: dict[str, Node], lab: Lab, bundle: Path, tmp_path: Path
+) -> None:
+    newer = changed(bundle, tmp_path / "newer.tar.gz", "WatchdogSec=30", "WatchdogSec=31")
+    serving = master(installed)
+    node = installed[serving]
+    old = node.version()
+    lab.serve("outside", FRESH)
+    with (
+        started(installed["w1"], "talking") as pod,
+        lab.capture() as capture,
+        lab.probing(pod, FRESH) as probing,
+    ):
+        until(lambda: len(capture.packets(FRESH)) > 200, "probes arrive")
+        done = node.install(newer)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert longest(probing.stop()).lost == 0
+        assert capture.sources(FRESH) == {VIRTUAL}
+    assert node.version() != old
+    assert [path.name for path in node.machine.place("/opt/egress-gateway/versions").iterdir()] == [
+        node.version()
+    ]
+    assert master(installed) != serving
+
+
+def test_a_failed_upgrade_goes_back_by_itself(
+    installed: dict[str, Node], bundle: Path, tmp_path: Path
+) -> None:
+    broken = changed(
+        bundle, tmp_path / "broken.tar.gz", "egress-gateway-agent --await", "no-such-program --await"
+    )
+    node = installed[master(installed)]
+    before = files(node), node.version()
+    done = node.install(broken)
+    assert done.returncode == 1
+    assert "going back" in done.stderr
+    assert node.machine.run("systemctl", "is-active", *UNITS).split() == ["active"] * len(UNITS)
+    until(lambda: node.status()["problems"] == [], "the old version serves again")
+    assert (files(node), node.version()) == before
+    with started(installed["w1"], "later") as pod:
+        assert pod.request(SELECTED).address == VIRTUAL
