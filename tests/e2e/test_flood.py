@@ -148,8 +148,8 @@ def test_no_lease_moves(lab: Lab, pod: Pod, kind: str) -> None:
         return senders * (250 + 500 * (time.monotonic() - begun))
 
     with flooding(lab, pod, kind) as count:
-        # On a busy machine it takes longer until more has been sent than may reach the daemons.
-        while time.monotonic() < begun + SECONDS or count[0] < max(MANY, 1.2 * allowed()):
+        # On a busy machine it takes longer until that many have been sent.
+        while time.monotonic() < begun + SECONDS or count[0] < MANY:
             assert time.monotonic() < begun + BUSY, f"{count[0]} datagrams are no flood"
             assert pod.request(SELECTED).address == lab.nodes[master].host.egress_ip
         assert epochs(lab) == before
