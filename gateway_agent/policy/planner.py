@@ -114,7 +114,7 @@ def _with_sources(
         source_check=readiness.source_check(facts),
         uplinks=pod_sources.uplinks(plan, facts),
         node_links=pod_sources.node_links(facts),
-        reserved_sources=pod_sources.reserved(inventory, plan, shown),
+        reserved_sources=pod_sources.reserved(inventory, plan, facts, shown),
     )
 
 

@@ -90,7 +90,8 @@ def test_forged_questions_lead_no_selected_pod_past_its_gateway(lab: Lab, node: 
 
 def test_no_pod_sends_with_a_virtual_address_or_a_nodes(lab: Lab, node: str, kind: str) -> None:
     pod = lab.nodes[node].pod(f"spoofer-{kind}", {}, kind)
-    reserved = [VIRTUAL, *(one.host.internal_ip for one in lab.nodes.values())]
+    others = (one.host.internal_ip for one in lab.nodes.values())
+    reserved = [VIRTUAL, *others, lab.nodes[node].host.egress_ip]
 
     def attack() -> None:
         for source in reserved:

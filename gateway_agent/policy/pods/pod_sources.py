@@ -77,14 +77,24 @@ def bridged_only(
             yield Problem(f"bridge {bridge}", "", message, f"ip route add PREFIX_OF_THE_PODS dev {bridge}")
 
 
-def reserved(inventory: Inventory, plan: Plan, shown: Iterable[str]) -> tuple[str, ...]:
+def reserved(
+    inventory: Inventory, plan: Plan, facts: Mapping[str, InterfaceFacts], shown: Iterable[str]
+) -> tuple[str, ...]:
     """Return the addresses that no pod may use as source, sorted: virtual addresses, nodes' and egress addresses.
 
-    ``shown``: source addresses that masters report; in basic mode only the master knows its address.
+    Of this node all addresses on uplinks are known, of other nodes those of their Node objects. ``shown``: source
+    addresses that masters report; in basic mode only the master knows its address.
     """
-    nodes = (address for node in inventory.nodes for address in node.addresses)
-    own = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
-    return tuple(sorted({*inventory.virtual_addresses, *nodes, *own, *_valid(shown)} - {""}))
+    nodes = (address for node in inventory.nodes for address in (*node.addresses, *node.external))
+    egress = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
+    own = (bare(address) for name in uplinks(plan, facts) for address in facts[name].addresses)
+    known = {*inventory.virtual_addresses, *nodes, *egress, *_global(own), *_valid(shown)}
+    return tuple(sorted(known - {""}))
+
+
+def _global(texts: Iterable[str]) -> Iterator[str]:
+    """Yield the addresses that are valid beyond one link: a link-local address may be any machine's on its own link."""
+    return (text for text in _valid(texts) if not ipaddress.ip_address(text).is_link_local)
 
 
 def _valid(texts: Iterable[str]) -> Iterator[str]:

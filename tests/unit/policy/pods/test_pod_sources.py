@@ -59,10 +59,17 @@ def test_bridges_on_which_selected_pods_are_cut_off_are_named_once() -> None:
 
 def test_virtual_addresses_and_those_of_nodes_are_reserved_and_garbage_of_masters_is_not() -> None:
     gateway = Gateway("virtual", (), VIRTUAL_IP, addresses=("172.16.0.50",))
-    inventory = Inventory((gateway,), (), (Node("g1", {}, ("10.0.0.1", "fd00::1")),))
+    nodes = (Node("g1", {}, ("10.0.0.1", "fd00::1")), Node("w1", {}, ("10.0.0.2",), external=("192.0.2.2",)))
+    inventory = Inventory((gateway,), (), nodes)
+    facts = {
+        "eth0": replace(PLAIN, addresses=("10.0.0.1/24", "10.0.0.99/32", "fe80::1/64", "fd00::99/64")),
+        # It is no uplink: the check of what routes back decides about the pods behind it.
+        "cni0": replace(PLAIN, addresses=("10.244.0.1/24",)),
+    }
     said = ["172.16.0.8", "2001:DB8::1%eth0", "drop; }", "", "10.0.0.0/8"]
-    expected = ("10.0.0.1", "172.16.0.50", "172.16.0.7", "172.16.0.8", "2001:db8::1", "fd00::1")
-    assert pod_sources.reserved(inventory, PLAN, said) == expected
+    here = {"10.0.0.1", "10.0.0.99", "172.16.0.7", "fd00::1", "fd00::99"}
+    expected = sorted(here | {"10.0.0.2", "192.0.2.2", "172.16.0.50", "172.16.0.8", "2001:db8::1"})
+    assert pod_sources.reserved(inventory, PLAN, facts, said) == tuple(expected)
 
 
 def test_a_plan_keeps_them_and_an_older_plan_has_none() -> None:
