@@ -147,12 +147,13 @@ def check(call: Call, context: FallbackContext) -> None:
 
 
 def collect(call: Call, context: FallbackContext) -> None:
-    """Remove the records of this network's attachments that are not in the runtime's list."""
+    """Remove the records, and the connections, of this network's attachments that are not in the runtime's list."""
     records, _ = attachments.load_all(context.run_dir)
     for record in records:
         # The list is of one network; records of others stay.
         if record.network in ("", call.network) and record.key not in call.valid_attachments:
             attachments.remove(context.run_dir, *record.key)
+            _forget_connections(context, record.key, record.addresses)
 
 
 def status(call: Call, context: FallbackContext) -> None:

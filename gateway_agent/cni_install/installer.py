@@ -191,7 +191,9 @@ def _watch(options: argparse.Namespace) -> None:
             lines = (*done.lines, *map(str, done.problems))
         except Exception as error:
             done, lines = Done(), (f"{type(error).__name__}: {error}",)
-        _print_lines([line for line in lines if line not in last])
+        # A full disk or a closed pipe behind the output does not end it either.
+        with contextlib.suppress(OSError):
+            _print_lines([line for line in lines if line not in last])
         last = lines
         settled = not changes.wait(SETTLE_S if done.unsettled else POLL_INTERVAL_S)
 
@@ -217,7 +219,9 @@ class _Changes:
     def wait(self, seconds: float) -> bool:
         """Wait for a change. Return False if there was none in this time."""
         if self._watch is not None:
-            return self._watch.wait(seconds)
+            with contextlib.suppress(OSError):
+                return self._watch.wait(seconds)
+            self._watched = self._watch = None
         time.sleep(seconds)
         return False
 

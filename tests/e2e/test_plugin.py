@@ -195,13 +195,23 @@ def test_the_agent_puts_back_a_rule_that_somebody_flushed(node: Node) -> None:
     until(lambda: node.machine.run("nft", "-s", "list", *guard) == before, "the chain is as it was", REPAIR)
 
 
+def connections(node: Node, pod: Pod) -> str:
+    """Return the lines of the node's connection table that begin with the pod's address."""
+    return node.machine.run("conntrack", "-L", "--orig-src", pod.address)
+
+
 @pytest.mark.parametrize("away", [False, True], ids=["agent", "alone"])
 def test_gc_forgets_what_the_runtime_no_longer_lists(node: Node, away: bool) -> None:
     stays, goes = node.pod("stays", BACKEND), node.pod("goes", BACKEND)
     routed = node.pod("routed", BACKEND, kind="ptp")
+    for pod in (stays, goes):
+        pod.datagram(SELECTED)
     if away:
         node.agent.kill()
+    assert connections(node, goes)
     node.runtime.collect(current(node), [stays.attachment])
+    # The next pod with the address must not go the way of this one.
+    assert (bool(connections(node, stays)), connections(node, goes)) == (True, "")
     if away:
         node.agent.start()
         until(node.agent.answers, "the agent is back")

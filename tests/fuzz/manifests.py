@@ -55,6 +55,15 @@ CASES: tuple[dict[str, Any], ...] = (
         "status": {"readyNodes": 1},
     },
     {
+        "apiVersion": GROUP, "kind": "EgressGateway", "metadata": {"name": "case"},
+        "spec": {
+            "nodeSelector": {"matchLabels": {"role": "egress"}},
+            "sourceIP": {"mode": "VirtualIPAddress",
+                         "virtualIPAddress": {"ip": "172.16.0.52", "interfaces": ["eth0"]}},
+            "routing": {"nextHops": ["172.16.0.1", "fd00::1"], "prefixLength": 24, "prefixLength6": 64},
+        },
+    },
+    {
         "apiVersion": "network.deckhouse.io/v1alpha1", "kind": "EgressGateway", "metadata": {"name": "case"},
         "spec": {
             "nodeSelector": {"role": "egress"},
@@ -76,14 +85,16 @@ CASES: tuple[dict[str, Any], ...] = (
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": "case", "labels": {"role": "egress"}, "annotations": {"egress-gateway.io/drain": "true"}},
         "spec": {"podCIDRs": ["10.1.0.0/24"], "unschedulable": True},
-        "status": {"addresses": [{"type": "InternalIP", "address": "172.16.0.22"}],
+        "status": {"addresses": [{"type": "InternalIP", "address": "172.16.0.22"},
+                                 {"type": "ExternalIP", "address": "192.0.2.22"}],
                    "conditions": [{"type": "Ready", "message": "node is shutting down"}]},
     },
     {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "case", "labels": {"team": "pay"}}},
     {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "case", "namespace": "prod", "uid": "u", "labels": {"app": "x"}},
-        "spec": {"hostNetwork": False}, "status": {"podIPs": [{"ip": "10.244.1.5"}], "phase": "Running"},
+        "spec": {"hostNetwork": False, "nodeName": "w1"},
+        "status": {"podIPs": [{"ip": "10.244.1.5"}], "phase": "Running"},
     },
     {
         "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "case"},
@@ -92,10 +103,11 @@ CASES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 CONFIGURATION: dict[str, Any] = {
     "nodeName": "w1", "runDir": "/run/x", "store": {"kind": "files", "path": "/etc/x"},
-    "clusterCIDRs": ["10.244.0.0/16"], "cluster": {"keyFile": "/etc/k", "port": 7947},
+    "clusterCIDRs": ["10.244.0.0/16"], "cluster": {"keyFile": "/etc/k", "acceptKeyFiles": ["/etc/k2"], "port": 7947},
     "lease": {"heartbeat": "50ms", "duration": "250ms"}, "quorum": "Strict", "tunnel": {"port": 4799, "mtu": "auto"},
     "mark": {"mask": "0x0ff00000"}, "health": {"upstream": ["10.0.0.1"], "interval": "500ms", "misses": 3},
-    "metrics": {"listen": "127.0.0.1:9479"}, "log": {"level": "info", "format": "text"},
+    "metrics": {"listen": "127.0.0.1:9479", "names": ["node.example"]}, "log": {"level": "info", "format": "text"},
+    "engines": {"podman": "/run/x/podman.sock"}, "guard": "On", "guardExcept": ["docker0"], "stateDir": "/var/lib/x",
 }  # fmt: skip
 
 

@@ -80,9 +80,12 @@ def once(rng: random.Random) -> None:
 def send(network: Network, target: str, body: Any, rng: random.Random | None = None) -> None:
     """Deliver a message of any content to ``target``, authentic and fresh, as the daemon of w1 would send it.
 
-    With ``rng`` some are altered after they were sealed.
+    With ``rng`` some come from another egress node, and some are altered after they were sealed.
     """
-    attacker, victim = network.machines["w1"].daemon, network.machines[target].daemon
+    source = (
+        "w1" if rng is None else rng.choice([name for name in ("w1", "g1", "g2", "g3") if name != target])
+    )
+    attacker, victim = network.machines[source].daemon, network.machines[target].daemon
     assert attacker is not None
     assert victim is not None
     raw = encoded(body)
@@ -92,7 +95,7 @@ def send(network: Network, target: str, body: Any, rng: random.Random | None = N
     if rng is not None and rng.random() < ALTERED:
         datagram = altered(datagram, attacker.endpoint.keys.signing, rng)
     effects = victim.receive(
-        datagram, network.machines["w1"].address, network.machines[target].clock(network.now)
+        datagram, network.machines[source].address, network.machines[target].clock(network.now)
     )
     network._carry_out(network.machines[target], effects)
 

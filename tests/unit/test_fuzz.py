@@ -12,6 +12,7 @@ import os
 import pytest
 
 from cni import contract
+from gateway_agent import config
 from tests.fuzz import calls, manifests, stored
 from tests.fuzz.__main__ import TARGETS, run
 from tests.fuzz.values import HOSTILE, places, put
@@ -61,6 +62,11 @@ def test_every_field_of_a_plan_takes_every_hostile_value() -> None:
         for value in HOSTILE:
             with contextlib.suppress(TypeError):
                 stored.check_plan(json.dumps(put(stored.PLAN, at, value)).encode())
+
+
+def test_the_configuration_that_is_damaged_has_every_key_and_is_valid() -> None:
+    assert set(manifests.CONFIGURATION) == set(config.KEYS)
+    config.parse("agent.yaml", json.dumps(manifests.CONFIGURATION), "w1")
 
 
 def test_every_field_of_the_configuration_takes_every_hostile_value() -> None:

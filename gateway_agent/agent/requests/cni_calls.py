@@ -116,9 +116,10 @@ class CniCalls:
 
     async def _collect(self, call: Call) -> None:
         # The list is of one network; records of others are left alone.
-        for key, record in self._pods.records.items():
+        for key, record in list(self._pods.records.items()):
             if record.network in ("", call.network) and key not in call.valid_attachments:
                 self._pods.remove(key)
+                await self._pods.forget_connections_of(record)
 
     async def _status(self, call: Call) -> None:
         if self._state.applied is None or self._state.trouble:

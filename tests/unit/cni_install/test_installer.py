@@ -178,6 +178,13 @@ def test_a_watch_puts_back_what_others_overwrite(host: Host, tmp_path: Path) -> 
         until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
 
 
+def test_a_watch_whose_output_cannot_be_written_goes_on(host: Host) -> None:
+    with host.watching(Path("/dev/full")):
+        for _ in range(2):
+            host.configure()
+            until(lambda: len(host.plugins()) == 2, "ours is chained", 30)
+
+
 def test_a_watch_wakes_at_once(host: Host, tmp_path: Path) -> None:
     """The quickest of several: a busy machine delays some of them."""
     host.configure()
