@@ -357,3 +357,22 @@ def test_a_failed_upgrade_goes_back_by_itself(
     assert (files(node), node.version()) == before
     with started(installed["w1"], "later") as pod:
         assert pod.request(SELECTED).address == VIRTUAL
+
+
+def test_uninstalling_leaves_nothing_behind(
+    installed: dict[str, Node], lab: Lab, before: dict[str, tuple[dict[str, tuple[int, str]], str]]
+) -> None:
+    worker = installed["w1"]
+    with started(worker, "running") as pod:
+        assert pod.request(SELECTED).address == VIRTUAL
+        for name, node in installed.items():
+            done = node.machine.attempt(INSTALL, "uninstall")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert node.machine.written() == before[name][0]
+            if name != "w1":
+                assert kernel(node) == before[name][1]
+        left = kernel(worker)
+        assert not re.search(
+            r"egw-(back|sync|[0-9a-f]{6})\b|egress_gateway|proto 233|group 0x4547|172\.16\.0\.50", left
+        )
+        assert pod.request(SELECTED).address == worker.host.ip

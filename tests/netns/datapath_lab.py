@@ -217,6 +217,13 @@ class Datagrams:
         self.sock.sendto(b"x", (self._service, PORT))
         return self.sock.recv(100).split()[1].decode()
 
+    def answered(self) -> bool:
+        """Return True if the service answers in 0.3 s."""
+        try:
+            return bool(self.seen_as())
+        except TimeoutError:
+            return False
+
     def __enter__(self) -> Datagrams:
         return self
 

@@ -228,7 +228,7 @@ def test_a_node_sends_by_its_own_inner_source_only(tunnel: Tunnel, inner: str) -
 def test_answers_come_from_egress_nodes_only(tunnel: Tunnel) -> None:
     """The answer fits a pod's connection: from a worker it does not arrive, from an egress node it does."""
     with tunnel.lab.pods["bridged"].datagrams(tunnel.service) as datagrams:
-        datagrams.seen_as()
+        until(datagrams.answered, "there is a connection")
         for sender in ("w2", "g2"):
             answer = udp(
                 tunnel.service, tunnel.source("w1"), datagrams.port, sender.encode(), source_port=PORT
