@@ -290,7 +290,7 @@ def test_the_service_has_what_a_node_needs_and_no_more(installed: dict[str, Node
 
 
 def test_the_kernel_confines_the_services(installed: dict[str, Node]) -> None:
-    """What the units say holds for the processes that systemd has started."""
+    """The limits of the units hold for the processes that systemd has started."""
     machine = installed["g1"].machine
     for unit in UNITS:
         status = (machine.place("/proc") / str(machine.pid(unit)) / "status").read_text()

@@ -195,9 +195,3 @@ def test_answers_pass_every_source_check(lab: Lab, place: str, value: str) -> No
         assert lab.wait_settled(GATEWAY) == master
     finally:
         machine.run("sysctl", "-qw", "net.ipv4.conf.eth1.rp_filter=2")
-
-
-def reason_of(lab: Lab, node: str) -> str:
-    """Return why a node is not ready, as the worker is told."""
-    members = lab.nodes["w1"].agent.status()["members"]
-    return next(str(member["reason"]) for member in members if member["node"] == node)

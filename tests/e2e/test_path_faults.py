@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import time
@@ -14,11 +13,11 @@ import pytest
 from gateway_agent.policy.egress_node import path_state
 
 from ..lab import documents, topology
-from ..lab.agent import EGRESSCTL
 from ..lab.lab import Lab
 from ..lab.topology import OUTSIDE, VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .path_reports import examined, reason_of
 
 DESTINATIONS = [f"{OUTSIDE}/32", "2001:db8:113::/64"]
 NAMED_S = 5.0
@@ -167,18 +166,6 @@ def test_a_closed_node_serves_nothing_from_its_agents_start_on(lab: Lab) -> None
         machine.run("sh", "-c", CLEAR)
         lab.nodes[other].machine.run("sh", "-c", CLEAR)
     lab.wait_settled(GATEWAY, 20)
-
-
-def reason_of(lab: Lab, node: str) -> str:
-    members = lab.nodes["w1"].agent.status()["members"]
-    return next(str(member["reason"]) for member in members if member["node"] == node)
-
-
-def examined(lab: Lab, node: str) -> list[str]:
-    """Return what ``egressctl doctor`` finds of the paths through a node."""
-    doctor = f"{EGRESSCTL} --config {lab.nodes[node].agent.config} doctor -o json || true"
-    findings = json.loads(lab.nodes[node].machine.run("sh", "-c", doctor))
-    return [str(each["found"]) for each in findings if each["what"].startswith("path of ")]
 
 
 def test_an_open_path_is_shown(lab: Lab) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from ..lab import documents, topology
-from ..lab.agent import EGRESSCTL
 from ..lab.documents import Document
 from ..lab.lab import Lab
 from ..lab.topology import OUTSIDE, VIRTUAL, Topology
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .path_reports import examined, reason_of
 
 NAMED_S = 5.0
 CLOSE, OPEN = ("iptables", "-P", "FORWARD", "DROP"), ("iptables", "-P", "FORWARD", "ACCEPT")
@@ -57,18 +56,6 @@ def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
             if node.host.is_egress and network.settings:
                 node.machine.run("sysctl", "-qw", *network.settings)
         yield made
-
-
-def reason_of(lab: Lab, node: str) -> str:
-    members = lab.nodes["w1"].agent.status()["members"]
-    return next(str(member["reason"]) for member in members if member["node"] == node)
-
-
-def examined(lab: Lab, node: str) -> list[str]:
-    """Return what ``egressctl doctor`` finds of the paths through a node."""
-    doctor = f"{EGRESSCTL} --config {lab.nodes[node].agent.config} doctor -o json || true"
-    findings = json.loads(lab.nodes[node].machine.run("sh", "-c", doctor))
-    return [str(each["found"]) for each in findings if each["what"].startswith("path of ")]
 
 
 def test_a_closed_node_is_named_and_another_one_serves(lab: Lab) -> None:

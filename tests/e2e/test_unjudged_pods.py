@@ -158,7 +158,7 @@ def test_a_guard_that_another_program_removes_comes_back(node: Node) -> None:
 
 
 def test_before_any_agent_the_guard_stands_by_its_file(node: Node, capture: Capture) -> None:
-    """As after a reboot: the unit loads the rules, and no other table is there."""
+    """Play a reboot: the unit loads the rules, and no other table is there."""
     node.agent.kill()
     rules = node.agent.config.parent / "state" / "guard.nft"
     node.machine.run("nft", "flush", "ruleset")

@@ -43,7 +43,7 @@ DESTINATIONS6 = (
 def plan6(
     node: str, master: str = "g1", direct: bool = False, underlay: int = 4, source_check: bool = True
 ) -> Plan:
-    """As :func:`plan`, and IPv6 packets of the first tag leave by a virtual address."""
+    """Return :func:`plan` with a virtual address for IPv6 packets of the first tag."""
     base = plan(node)
     egress = PlanEgressIP(
         SIXTH, "partner", VIRTUAL6, slot=3, vni=ids.vni(SIXTH), eligible=("g1", "g2"), master=master, direct=direct,

@@ -61,9 +61,9 @@ class Answers:
     """Numbers of answers to packets that came by tunnels."""
 
     came: int
-    """That came in from outside."""
+    """Number of answers that came in from outside."""
     went: int
-    """That got as far as the tunnel."""
+    """Number of answers that got as far as the tunnel."""
 
     def since(self, before: Answers) -> Answers | None:
         """Return the numbers since earlier ones; None if the counters were made anew in between."""

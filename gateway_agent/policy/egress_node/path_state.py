@@ -23,7 +23,7 @@ UNPROVEN = "it is not proven yet that packets get through this node"
 
 
 class Todo(Enum):
-    """What a round asks for."""
+    """Further work that a round asks for."""
 
     NOTHING = 0
     FIND_CAUSE = 1
