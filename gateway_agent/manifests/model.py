@@ -57,6 +57,11 @@ class Routing:
     """Name of that table in the node's configuration (Deckhouse's ``routingTableName``)."""
 
 
+def seniority(created: str, name: str) -> tuple[bool, str, str]:
+    """Return a sort key: the older object first, then by name. ``created``: empty sorts after every time."""
+    return not created, created, name
+
+
 @dataclass(frozen=True)
 class Gateway:
     """An ``EgressGateway``."""
@@ -77,6 +82,8 @@ class Gateway:
     source: str = ""
     routing: Routing | None = None
     """Router of the gateway's packets; None: the node's main table decides."""
+    created: str = ""
+    """``metadata.creationTimestamp``; see :func:`seniority`."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ class Policy:
     destinations: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     created: str = ""
-    """``metadata.creationTimestamp``; an empty text sorts after every time."""
+    """``metadata.creationTimestamp``; see :func:`seniority`."""
     source: str = ""
 
 
@@ -113,6 +120,8 @@ class Node:
     """
     external: tuple[str, ...] = ()
     """ExternalIP addresses of the node. They are used only as destinations inside the cluster."""
+    created: str = ""
+    """``metadata.creationTimestamp``; see :func:`seniority`."""
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,11 @@ def _object(value: Any, path: str, report: Report) -> Object | None:
         if spec is None:
             return None
         gateway = kind == "EgressGateway"
-        parsed = typed_objects.gateway(name, spec) if gateway else typed_objects.policy(name, metadata, spec)
+        parsed = (
+            typed_objects.gateway(name, metadata, spec)
+            if gateway
+            else typed_objects.policy(name, metadata, spec)
+        )
         return Object(kind, name, report.source, parsed)
     if kind == SERVICE_CIDR:
         spec = fields.fields("spec")
@@ -271,6 +275,4 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
         spec = fields.fields("spec")
         on_host = spec.text("nodeName") if spec and spec.flag("hostNetwork") else None
         return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels), on_host)
-    return Object(
-        kind, name, source, typed_objects.node(name, labels, metadata.fields("annotations"), fields)
-    )
+    return Object(kind, name, source, typed_objects.node(name, labels, metadata, fields))

@@ -25,7 +25,7 @@ MAX_EXTERNAL_IPS = 16
 _SOURCES = {BASIC: "primaryIPFromEgressGatewayNodeInterface", VIRTUAL_IP: "virtualIPAddress"}
 
 
-def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: Fields) -> Node:
+def node(name: str, labels: dict[str, str], metadata: Fields, fields: Fields) -> Node:
     """Return a ``Node``: labels, addresses, pod prefixes, and the conditions that make it hand over its egress IPs."""
     spec = fields.fields("spec") or Fields({}, fields.at("spec"), fields.report)
     status = fields.fields("status")
@@ -35,12 +35,13 @@ def node(name: str, labels: dict[str, str], annotations: Fields | None, fields: 
             addresses += _address(f"{path}.address", item.get("address"), fields.report)
     external = _external(item for _, item in status.items("addresses")) if status else ()
     networks, cordoned = prefix_list(spec, "podCIDRs"), spec.flag("unschedulable")
+    annotations = metadata.fields("annotations")
     # Any other value is ignored, not an error: an error would leave the whole Node out.
     drained = annotations is not None and annotations.raw(DRAIN) == "true"
     conditions = [item for _, item in status.items("conditions")] if status else []
     return Node(
         name, labels, tuple(addresses), fields.report.source, networks, cordoned, drained, is_stopping(conditions),
-        external,
+        external, _created(metadata),
     )  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def is_stopping(conditions: Iterable[Any]) -> bool:
     return any(SHUTTING_DOWN in str(item.get("message")) for item in ready)
 
 
-def gateway(name: str, spec: Fields) -> Gateway:
+def gateway(name: str, metadata: Fields, spec: Fields) -> Gateway:
     """Parse the ``spec`` of an ``EgressGateway``."""
     parsed = Gateway(
         name=name,
@@ -77,6 +78,7 @@ def gateway(name: str, spec: Fields) -> Gateway:
         failback=cast("_Failback", spec.choice("failback", get_args(_Failback), "Never")),
         connection_sync=spec.flag("connectionSync"),
         source=spec.report.source,
+        created=_created(metadata),
     )
     source_ip = spec.fields("sourceIP", required=True)
     shown, table_name = _with_source(parsed, source_ip) if source_ip else (parsed, "")

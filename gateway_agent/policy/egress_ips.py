@@ -13,7 +13,7 @@ from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode, matches
 
 from ..manifests import prefixes
-from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem, Routing
+from ..manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Problem, Routing, seniority
 from . import precedence
 from .egress_node import readiness
 from .egress_node.readiness import InterfaceFacts
@@ -36,8 +36,10 @@ def of(inventory: Inventory, nodes: Iterable[PlanNode], problems: list[Problem])
         *(existing[name] for name in sorted(existing)),
         *(Gateway(name, (), BASIC) for name in sorted(missing)),
     ]
+    # An address and a tunnel number stay with the gateway that had them first, whatever others are created later.
+    older = sorted(existing.values(), key=_seniority) + gateways[len(existing) :]
     tunnels = _tunnels(
-        [(gateway.name, address) for gateway in gateways for address in sorted(_addresses(gateway))]
+        [(gateway.name, address) for gateway in older for address in sorted(_addresses(gateway))]
     )
     claims = _address_owners(gateways)
     for gateway in gateways:
@@ -162,6 +164,10 @@ def _addresses(gateway: Gateway) -> Sequence[str]:
     return tuple(dict.fromkeys(gateway.addresses)) or ("",) if gateway.mode == VIRTUAL_IP else ("",)
 
 
+def _seniority(gateway: Gateway) -> tuple[bool, str, str]:
+    return seniority(gateway.created, gateway.name)
+
+
 def _tunnels(names: Sequence[Name]) -> dict[Name, tuple[int, str]]:
     """Return for each egress IP its VNI, and the name of the owner if its preferred VNI is taken (else empty)."""
     owners: dict[int, Name] = {ids.RETURN_VNI: ("the way back", "")}
@@ -179,9 +185,9 @@ def _tunnels(names: Sequence[Name]) -> dict[Name, tuple[int, str]]:
 
 
 def _address_owners(gateways: Iterable[Gateway]) -> dict[str, str]:
-    """Return the owner of each virtual address: the first gateway that names it."""
+    """Return the owner of each virtual address: the oldest gateway that names it."""
     claims: dict[str, str] = {}
-    for gateway in gateways:
+    for gateway in sorted(gateways, key=_seniority):
         for address in _addresses(gateway):
             claims.setdefault(address, gateway.name)
     return claims

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from cni.plan import Destination
 
 from ..manifests import prefixes
+from ..manifests.model import seniority
 from ..manifests.prefixes import Family, Span
 
 EVERYWHERE = ("0.0.0.0/0", "::/0")
@@ -47,8 +48,8 @@ class Entry:
 
     @property
     def seniority(self) -> tuple[bool, str, str]:
-        """Return a sort key: the older policy first, then by name."""
-        return not self.created, self.created, self.name
+        """Return the policy's place among others: the first one counts."""
+        return seniority(self.created, self.name)
 
 
 class Match(NamedTuple):

@@ -14,7 +14,7 @@ from itertools import islice
 from cni.kernel import ids
 from cni.plan import PlanNode
 
-from ..manifests.model import Node, Problem
+from ..manifests.model import Node, Problem, seniority
 from . import precedence
 
 MAPPED = "::ffff:"
@@ -55,13 +55,14 @@ def others(nodes: Iterable[Node], name: str, first: Collection[str], limit: int)
 
 def place(nodes: Iterable[Node], problems: list[Problem]) -> tuple[PlanNode, ...]:
     """Return the nodes that tunnels can reach, sorted by name. Each node that is left out adds a problem."""
-    return tuple(_placed(sorted(nodes, key=lambda node: node.name), problems))
+    return tuple(sorted(_placed(tuple(nodes), problems), key=lambda node: node.name))
 
 
 def _placed(nodes: Sequence[Node], problems: list[Problem]) -> Iterator[PlanNode]:
+    """Yield the nodes, the oldest ones first: an address stays with the node that had it first."""
     chosen = family(nodes)
     owners: dict[str, str] = {}
-    for node in nodes:
+    for node in sorted(nodes, key=lambda node: seniority(node.created, node.name)):
         own = address(node, chosen)
         if not own:
             problems.append(Problem(node.source, "status.addresses", *_without(node, chosen)))

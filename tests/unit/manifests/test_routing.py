@@ -26,7 +26,7 @@ def parsed(routing: object, source: dict[str, Any] | None = None) -> tuple[Gatew
     spec = {"nodeSelector": {"role": "egress"}, "sourceIP": source or BASIC}
     if routing is not None:
         spec["routing"] = routing
-    found = gateway("partner", Fields(spec, "spec", report))
+    found = gateway("partner", Fields({}, "metadata", report), Fields(spec, "spec", report))
     return found, [f"{problem.path}: {problem.message}" for problem in report.problems]
 
 

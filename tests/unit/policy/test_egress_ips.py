@@ -61,6 +61,17 @@ def test_an_address_of_two_gateways_stays_with_the_first() -> None:
     assert "172.16.0.50 is an address of gateway a too" in problem.message
 
 
+def test_an_address_of_two_gateways_stays_with_the_older_one() -> None:
+    """A gateway that is created later takes no address away, whatever its name is."""
+    older = replace(gateway("b", "172.16.0.50"), created="2026-01-01T00:00:00Z")
+    for created in ("2026-01-02T00:00:00Z", ""):
+        younger = replace(gateway("a", "172.16.0.50"), created=created)
+        found, problems = planned(older, younger)
+        assert found["b", "172.16.0.50"].eligible == ("g1", "g2")
+        assert found["a", "172.16.0.50"].eligible == ()
+        assert [problem.source for problem in problems] == ["a.yaml"]
+
+
 @pytest.mark.parametrize(
     ("address", "words"),
     [

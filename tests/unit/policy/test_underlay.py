@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cni.kernel import ids
@@ -68,6 +70,18 @@ def test_a_node_that_is_left_out(addresses: tuple[str, ...], message: str) -> No
     assert [node.name for node in placed] == ["n0", "n1"]
     assert [(problem.source, problem.path, problem.message) for problem in problems] == [
         ("nodes.yaml", "status.addresses", message)
+    ]
+
+
+def test_an_address_of_two_nodes_stays_with_the_older_one() -> None:
+    """A node that joins later takes no node out of the cluster, whatever its name is."""
+    younger, older = nodes(V4, V4)
+    older = replace(older, created="2026-01-01T00:00:00Z")
+    problems: list[Problem] = []
+    placed = underlay.place([replace(younger, created="2026-01-02T00:00:00Z"), older], problems)
+    assert [node.name for node in placed] == ["n1"]
+    assert [problem.message for problem in problems] == [
+        "node n0 has 10.0.0.1, which is the address of node n1"
     ]
 
 
