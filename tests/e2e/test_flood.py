@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from ..lab import topology
+from ..lab import documents, topology
 from ..lab.lab import SELECTED, Lab
 from ..lab.local_user import as_local_user
 from ..lab.node import Node
 from ..lab.packets import frame, mac_of, udp
 from ..lab.pod import Pod
 from ..lab.silence import longest
+from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
@@ -39,6 +40,10 @@ ROUNDS = 3
 WORSE = 1.5
 """Largest ratio of the silence to that of a failover without a flood: the machine is busy with the floods themselves.
 """
+
+MOST_SILENT_MS = 1000
+"""Longest silence where a virtual address moves: the lease of 250 ms, and the election on a machine that is busy with
+the flood."""
 
 Flood = tuple[socket.socket, list[Callable[[socket.socket], object]]]
 """A socket and the functions that send by it."""
@@ -179,3 +184,28 @@ def failover(lab: Lab, pod: Pod, floods: list[str]) -> float:
     assert silence.ended
     assert all(count[0] > 1000 for count in counts), "there were floods"
     return silence.milliseconds
+
+
+@pytest.fixture(scope="module")
+def virtual_pod(lab: Lab, pod: Pod) -> Pod:
+    """Return the pod, for which a virtual address has taken the place of basic mode."""
+    lab.publish("objects", documents.virtual_ip([VIRTUAL], GATEWAY))
+    until(
+        lambda: pod.request(SELECTED, 0.3).address == VIRTUAL, "the gateway serves by its virtual address", 40
+    )
+    return pod
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_virtual_address_moves_beside_each_flood(lab: Lab, virtual_pod: Pod, kind: str) -> None:
+    """In the time of the lease, to one node, and the outside sees no other address."""
+    with lab.capture() as capture:
+        assert failover(lab, virtual_pod, [kind]) < MOST_SILENT_MS
+        served = lab.wait_settled(GATEWAY, 40)
+        assert virtual_pod.request(SELECTED).address == VIRTUAL
+        assert capture.sources(SELECTED) == {VIRTUAL}
+    until(
+        lambda: [name for name, node in lab.nodes.items() if node.has(VIRTUAL)] == [served],
+        "one node has it",
+        10,
+    )
