@@ -88,6 +88,21 @@ def test_forged_questions_lead_no_selected_pod_past_its_gateway(lab: Lab, node: 
         other.stop()
 
 
+def test_what_a_selected_pod_sends_from_another_address_goes_nowhere(lab: Lab, node: str, kind: str) -> None:
+    """On a worker, on the master and on a standby: as a pod's own address or as that of another machine."""
+    client = lab.nodes[node].pod(f"liar-{kind}", BACKEND, kind)
+    until(lambda: client.request(SELECTED, 0.5).address == VIRTUAL, "the gateway serves the pod", 10)
+
+    def attack() -> None:
+        for source in ("10.244.99.7", "10.99.0.7", "198.51.100.7", OUTSIDE):
+            forge(lab, client, node, udp(source, OUTSIDE, FORGED))
+
+    try:
+        assert arrived(lab, node, attack, (client,)) == set()
+    finally:
+        client.stop()
+
+
 def test_no_pod_sends_with_a_virtual_address_or_a_nodes(lab: Lab, node: str, kind: str) -> None:
     pod = lab.nodes[node].pod(f"spoofer-{kind}", {}, kind)
     others = (one.host.internal_ip for one in lab.nodes.values())

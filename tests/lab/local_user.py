@@ -34,7 +34,7 @@ def as_local_user(machine: Namespace, action: Callable[[], T]) -> T:
 
 
 def sent_by_device(
-    device: str, to: tuple[str, int], source: str = "", loop: bool = False
+    device: str, to: tuple[str, int], source: str = "", loop: bool = False, payload: bytes = b"forged"
 ) -> Callable[[], None]:
     """Return a function that sends a datagram by a device, which Linux permits to every user.
 
@@ -53,6 +53,6 @@ def sent_by_device(
                 sock.bind((source, 0))
                 # conntrackd has none looped back.
                 sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, loop)
-            sock.sendto(b"forged", to)
+            sock.sendto(payload, to)
 
     return go

@@ -44,6 +44,11 @@ class Connection:
         self._lines = sock.makefile("r")
         self.answer = Answer.of(self._lines.readline())
 
+    @property
+    def port(self) -> int:
+        """Return the port on this side."""
+        return int(self._socket.getsockname()[1])
+
     def echo(self, text: str) -> str:
         """Return the echo of a line. Raises :class:`OSError` if the connection has ended."""
         self._socket.sendall(f"{text}\n".encode())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,15 +24,14 @@ from cni.kernel.nftables import nft
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.gateway_rules.snat import gateway_nft
 from gateway_agent.policy import keeper_config
+from tests.lab import vxlan
 from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
-from tests.lab.packets import send, udp
+from tests.lab.packets import send
 
 PREFIX = "egwdp-"
 KEEPER_PORT = 7947
 MASK = 0x0FF00000
-TUNNEL_PRIORITY = ids.ENCAPSULATED
-"""The packet priority of the kernel's own encapsulation. A process needs rights to give it to a packet."""
 PORT = 8080
 SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"
@@ -413,17 +411,9 @@ def family_of(address: str) -> int:
 
 
 def vxlan_packet(source: str, node: str, vni: int, inner: bytes, outer: str = "", underlay: int = 4) -> bytes:
-    """Return what a tunnel from node ``source`` to ``node`` would carry (RFC 7348, section 5).
+    """Return what a tunnel from node ``source`` to ``node`` would carry.
 
     ``outer``: the outer source address, if it is not the node's. ``underlay``: the outer IP version.
     """
     ends = [v6(NODES[name]) if underlay == 6 else NODES[name] for name in (source, node)]
-    return udp(outer or ends[0], ends[1], 4799, vxlan_payload(source, node, vni, inner, underlay))
-
-
-def vxlan_payload(source: str, node: str, vni: int, inner: bytes, underlay: int = 4) -> bytes:
-    """Return the same without the outer IP and UDP headers, as a UDP socket sends it."""
-    kind = b"\x86\xdd" if inner[0] >> 4 == 6 else b"\x08\x00"
-    ends = [v6(NODES[name]) if underlay == 6 else NODES[name] for name in (node, source)]
-    macs = bytes.fromhex("".join(map(ids.node_mac, ends)).replace(":", ""))
-    return struct.pack("!II", 0x08000000, vni << 8) + macs + kind + inner
+    return vxlan.packet(ends[0], ends[1], vni, inner, outer)

@@ -9,6 +9,7 @@ from cni.kernel import ids
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses
 from gateway_agent.lease_daemon.sockets.arp_socket import Announcer
+from tests.lab import vxlan
 from tests.lab.answering import answering
 from tests.lab.packets import udp
 
@@ -29,7 +30,6 @@ from .datapath_lab import (
     plan,
     v6,
     vxlan_packet,
-    vxlan_payload,
 )
 
 SIXTH = ids.egress_id("partner", VIRTUAL6)
@@ -159,4 +159,4 @@ class Tunnel:
 
     def payload(self, source: str, node: str, inner: bytes, vni: int = 0) -> bytes:
         """Return the same without the outer IP and UDP headers."""
-        return vxlan_payload(source, node, vni or self.vni, inner, self.underlay)
+        return vxlan.payload_of(self.packet(source, node, inner, vni))

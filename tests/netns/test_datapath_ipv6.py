@@ -16,6 +16,7 @@ from cni.kernel.netlink.neighbours import Neighbours
 from cni.plan import Destination, PlanNode, PolicySet
 from tests.lab.capture import Capture
 from tests.lab.packets import send, udp
+from tests.lab.vxlan import TUNNEL_PRIORITY
 from tests.lab.waiting import until
 
 from .datapath_lab import (
@@ -27,7 +28,6 @@ from .datapath_lab import (
     SERVICE,
     SERVICE6,
     TAG,
-    TUNNEL_PRIORITY,
     Lab,
     family_of,
     is_reset,

@@ -174,7 +174,7 @@ def test_another_pod_cannot_forge_the_question_for_it(
         assert sources_outside(lab, attack) <= {G1}
 
 
-@pytest.mark.parametrize("pod", ["bridged", "routed"])
+@pytest.mark.parametrize("pod", SELECTED)
 @pytest.mark.parametrize("service", [SERVICE, SERVICE6])
 def test_what_a_selected_pod_sends_from_another_address_goes_nowhere(
     lab: Lab, pod: str, service: str

@@ -14,6 +14,7 @@ import pytest
 
 from cni.kernel import ids
 from tests.lab.packets import ip, udp
+from tests.lab.vxlan import TUNNEL_PRIORITY
 from tests.lab.waiting import until
 
 from .datapath_lab import (
@@ -22,7 +23,6 @@ from .datapath_lab import (
     PORT,
     SERVICE,
     SERVICE6,
-    TUNNEL_PRIORITY,
     Lab,
     v6,
     vxlan_packet,

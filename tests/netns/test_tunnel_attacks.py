@@ -13,12 +13,13 @@ from collections.abc import Callable
 import pytest
 
 from cni.kernel import ids
+from tests.lab import vxlan
 from tests.lab.capture import Capture, Packet
 from tests.lab.local_user import as_local_user, sent_by_device
-from tests.lab.packets import frame, mac_of, send, udp, with_options
+from tests.lab.packets import mac_of, send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import NODES, PORT, TUNNEL_PRIORITY, Lab, family_of, v6
+from .datapath_lab import NODES, PORT, family_of, v6
 from .dual_stack_lab import EVERY, NAME, SAME, Tunnel
 
 EVERY_TUNNEL = pytest.mark.parametrize("tunnel", EVERY, ids=NAME, indirect=True)
@@ -55,7 +56,7 @@ def test_a_local_user_cannot_speak_vxlan_to_a_gateway(tunnel: Tunnel, node: str,
 def test_a_local_user_cannot_have_the_priority_of_the_kernels_own_packets(tunnel: Tunnel) -> None:
     lab, to = tunnel.lab, (tunnel.address("g1"), 4799)
     forged = tunnel.payload("w2", "g1", tunnel.forged("w2"))
-    priority = struct.pack("=i", TUNNEL_PRIORITY)
+    priority = struct.pack("=i", vxlan.TUNNEL_PRIORITY)
 
     def attack() -> None:
         with socket.socket(family_of(to[0]), socket.SOCK_DGRAM) as sock:
@@ -94,97 +95,36 @@ def test_a_local_user_cannot_send_into_a_tunnel_device(tunnel: Tunnel) -> None:
         assert len(_to_gateway(tunnel, arrived)) == 1
 
 
-Attack = Callable[[Tunnel, str, bytes], None]
-
-
-def _by_socket(tunnel: Tunnel, node: str, packet: bytes) -> None:
-    """Send the payload by a UDP socket that has the priority."""
-    to = tunnel.address("g1")
-    sock = tunnel.lab.nodes[node].machine.socket(family_of(to), socket.SOCK_DGRAM)
-    with sock, contextlib.suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TUNNEL_PRIORITY)
-        sock.sendto(packet[_headers(tunnel) :], (to, 4799))
-
-
-def _raw(tunnel: Tunnel, node: str, packet: bytes) -> None:
-    with contextlib.suppress(PermissionError):
-        send(tunnel.lab.nodes[node].machine, packet, priority=TUNNEL_PRIORITY)
-
-
-def _frame(tunnel: Tunnel, node: str, packet: bytes) -> None:
-    """Send a frame by the uplink: no hook of an IP family sees it."""
-    _send_frame(tunnel.lab, node, "eth0", _uplink_mac(tunnel.lab), packet)
-
-
-def _frame_with_options(tunnel: Tunnel, node: str, packet: bytes) -> None:
-    """Send a frame whose UDP header is not where it is in most."""
-    _send_frame(tunnel.lab, node, "eth0", _uplink_mac(tunnel.lab), with_options(packet))
-
-
-def _frame_past_the_queue(tunnel: Tunnel, node: str, packet: bytes) -> None:
-    _send_frame(tunnel.lab, node, "eth0", _uplink_mac(tunnel.lab), packet, (PACKET_QDISC_BYPASS, 1))
-
-
-def _into_the_device(tunnel: Tunnel, node: str, packet: bytes) -> None:
-    """Have the kernel encapsulate a frame of the process's own."""
-    mac, inner = ids.node_mac(tunnel.address("g1")), packet[_headers(tunnel) + 8 + 14 :]
-    _send_frame(tunnel.lab, node, tunnel.device, mac, inner)
-
-
-def _headers(tunnel: Tunnel) -> int:
-    """Return the length of the outer IP and UDP headers."""
-    return 8 + (40 if tunnel.underlay == 6 else 20)
-
-
-def _send_frame(
-    lab: Lab, node: str, device: str, mac: str, packet: bytes, option: tuple[int, int] | None = None
-) -> None:
-    machine = lab.nodes[node].machine
-    with machine.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
-        machine.inside(lambda: sock.bind((device, 0)))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TUNNEL_PRIORITY)
-        if option:
-            sock.setsockopt(SOL_PACKET, *option)
-        # A frame that the kernel drops counts as sent, or as a queue that is full.
-        with contextlib.suppress(OSError):
-            sock.send(frame(mac, sock.getsockname()[4].hex(":"), packet))
-
-
-def _uplink_mac(lab: Lab) -> str:
-    return mac_of(lab.nodes["g1"].machine, "eth0")
-
-
-SOL_PACKET, PACKET_QDISC_BYPASS = 263, 20
-"""linux/socket.h, linux/if_packet.h."""
 ALL = {4: "224.0.0.1", 6: "ff02::1"}
 """Multicast addresses of all nodes on a link."""
-PROCESS: tuple[Attack, ...] = (_by_socket, _raw, _frame, _frame_with_options, _frame_past_the_queue)
 
 
-@pytest.mark.parametrize("attack", [*PROCESS, _into_the_device])
+@pytest.mark.parametrize("attack", [*vxlan.PROCESS, vxlan.into_the_device])
 @pytest.mark.parametrize("node", ["w2", "g2"])
 def test_a_process_with_raw_rights_cannot_speak_vxlan_to_a_gateway(
-    tunnel: Tunnel, node: str, attack: Attack
+    tunnel: Tunnel, node: str, attack: vxlan.Sender
 ) -> None:
     """It may set the priority of the kernel's own packets, write whole frames, and send into the tunnel's device."""
     lab = tunnel.lab
-    with lab.witness() as witness, Capture(lab.nodes["g1"].machine, "eth0") as arrived:
-        attack(tunnel, node, tunnel.packet(node, "g1", tunnel.forged(node)))
+    machine, gateway = lab.nodes[node].machine, lab.nodes["g1"].machine
+    with lab.witness() as witness, Capture(gateway, "eth0") as arrived:
+        attack(machine, tunnel.packet(node, "g1", tunnel.forged(node)), mac_of(gateway, "eth0"))
         _proof(tunnel)
         until(lambda: len(witness.egress.packets(PORT)) > 0, "what the kernel itself encapsulates", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
         assert len(_to_gateway(tunnel, arrived)) == 1
 
 
-@pytest.mark.parametrize("attack", PROCESS)
+@pytest.mark.parametrize("attack", vxlan.PROCESS)
 @pytest.mark.parametrize("vni", [ids.RETURN_VNI, ids.SYNC_VNI])
 def test_a_process_with_raw_rights_on_a_worker_forges_no_answers(
-    tunnel: Tunnel, attack: Attack, vni: int
+    tunnel: Tunnel, attack: vxlan.Sender, vni: int
 ) -> None:
     """Not even with the address of an egress node, whose answers are taken."""
     answer = udp(tunnel.service, tunnel.source("w1"), 4000, b"forged", source_port=PORT)
-    with Capture(tunnel.lab.nodes["g1"].machine, "eth0") as arrived:
-        attack(tunnel, "w2", tunnel.packet("g2", "g1", answer, vni))
+    machine, gateway = tunnel.lab.nodes["w2"].machine, tunnel.lab.nodes["g1"].machine
+    with Capture(gateway, "eth0") as arrived:
+        attack(machine, tunnel.packet("g2", "g1", answer, vni), mac_of(gateway, "eth0"))
         _proof(tunnel)
         until(lambda: len(_to_gateway(tunnel, arrived)) > 0, "what the kernel itself encapsulates", seconds=2)
         assert len(_to_gateway(tunnel, arrived)) == 1
@@ -198,7 +138,7 @@ def test_a_process_with_raw_rights_cannot_take_over_a_pods_connection(tunnel: Tu
         assert datagrams.seen_as() == tunnel.shown
         forged = udp(tunnel.pod("twin"), tunnel.service, PORT, b"forged", source_port=datagrams.port)
         for mark in (planned.layout.number(slot), 0):
-            for priority in (TUNNEL_PRIORITY, 0):
+            for priority in (vxlan.TUNNEL_PRIORITY, 0):
                 with contextlib.suppress(PermissionError):
                     send(lab.nodes["w2"].machine, forged, mark, priority)
         assert datagrams.seen_as() == tunnel.shown
