@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from cni.plan import PodIdentity
 
 from .. import config
 from ..manifests import parsing, yaml_documents
 from ..manifests.model import Inventory, Problem
-from ..policy import egress_ips, underlay
 
 READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
+ANY_NODE = "localhost"
+"""Name of the node if the configuration gives none: an agent would take that of its machine."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ def validate(paths: Iterable[Path]) -> Outcome:
     """Validate files and directories together, as the files store reads them. References must resolve among them."""
     problems: list[Problem] = []
     contents: dict[str, parsing.FileContent] = {}
-    configurations = 0
+    configurations: list[config.AgentConfig] = []
     for path, named in _files(paths, problems).items():
         source = str(path)
         try:
-            text = _text(path)
+            text = _text(path, named)
         except (OSError, UnicodeDecodeError) as error:
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else "not UTF-8"
             problems.append(Problem(source, "", f"cannot be read: {reason}"))
@@ -46,32 +50,56 @@ def validate(paths: Iterable[Path]) -> Outcome:
                 problems.append(Problem(source, "", what, f"kinds: {', '.join(READ)}"))
             continue
         try:
-            config.parse(source, text, "localhost")
-            configurations += 1
+            configurations.append(config.parse(source, text, ANY_NODE))
         except config.ConfigError as error:
             problems += error.problems
     inventory = parsing.assemble(contents)
-    objects = sum(len(content.objects) for content in contents.values())
     problems += inventory.problems
-    notes = _look_at_addresses(inventory, problems)
-    return Outcome(objects + configurations, tuple(problems), tuple(notes))
-
-
-def _look_at_addresses(inventory: Inventory, problems: list[Problem]) -> list[str]:
-    """Add the problems that planning finds: in nodes, and between gateways and nodes. Return notes."""
+    problems += _of_plans(inventory, configurations, _nodes_of_pods(contents))
     notes = []
-    found: list[Problem] = []
-    list(egress_ips.of(inventory, underlay.place(inventory.nodes, found), found))
     if inventory.gateways and not inventory.nodes:
-        # In a cluster the nodes are not among the manifests.
-        found = [problem for problem in found if problem.path != egress_ips.SELECTOR]
         notes.append("no Node is among the files: gateways were not compared with nodes")
-    problems += found
-    return notes
+    objects = sum(len(content.objects) for content in contents.values())
+    return Outcome(objects + len(configurations), tuple(problems), tuple(notes))
 
 
-def _text(path: Path) -> str:
-    """Return the text of a file. Raises OSError and UnicodeDecodeError."""
+def _of_plans(
+    inventory: Inventory, configurations: Iterable[config.AgentConfig], bound: Mapping[tuple[str, str], str]
+) -> list[Problem]:
+    """Return the problems of plans with each of the configurations, or with the defaults if there is none."""
+    if not (inventory.gateways or inventory.policies or inventory.nodes):
+        return []
+    # Only here: a configuration alone needs neither the planner nor the rules.
+    from .trial_plans import Trial
+
+    tried = tuple(configurations) or (config.AgentConfig(ANY_NODE, config.FilesStoreConfig()),)
+    found = (
+        problem
+        for each in tried
+        for problem in Trial(
+            inventory, each, bound, "" if each.node_name == ANY_NODE else each.node_name
+        ).problems()
+    )
+    return list(dict.fromkeys(found))
+
+
+def _nodes_of_pods(contents: Mapping[str, parsing.FileContent]) -> dict[tuple[str, str], str]:
+    """Return the node of each pod by (namespace, name); of two documents of one pod the first one counts."""
+    bound: dict[tuple[str, str], str] = {}
+    for source in sorted(contents):
+        for item in contents[source].objects:
+            if isinstance(item.value, PodIdentity):
+                bound.setdefault((item.value.namespace, item.value.name), item.node)
+    return bound
+
+
+def _text(path: Path, named: bool) -> str:
+    """Return the text of a file. Raises OSError and UnicodeDecodeError.
+
+    A pipe that is named itself is read; one that is found in a directory is none of the manifests.
+    """
+    if not named and not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("is no regular file")
     with path.open("rb") as file:
         raw = file.read(parsing.MAX_FILE_BYTES + 1)
     if len(raw) > parsing.MAX_FILE_BYTES:

@@ -45,6 +45,8 @@ class Object:
     """The labels of a ``Namespace``; the prefixes of a ``ServiceCIDR``."""
     on_host: str | None = None
     """The node of a ``Pod`` with ``hostNetwork``, empty if the pod has no ``nodeName``; None for all other objects."""
+    node: str = ""
+    """``spec.nodeName`` of any other ``Pod``."""
 
 
 @dataclass(frozen=True)
@@ -274,5 +276,10 @@ def _core_object(kind: str, name: str, fields: Fields, metadata: Fields) -> Obje
         namespace = metadata.text("namespace", "default")
         spec = fields.fields("spec")
         on_host = spec.text("nodeName") if spec and spec.flag("hostNetwork") else None
-        return Object(kind, f"{namespace}/{name}", source, PodIdentity(namespace, name, labels), on_host)
+        # Agents do not use it, so a wrong one is no error.
+        node = spec.raw("nodeName") if spec and on_host is None else ""
+        pod = PodIdentity(namespace, name, labels)
+        return Object(
+            kind, f"{namespace}/{name}", source, pod, on_host, node if isinstance(node, str) else ""
+        )
     return Object(kind, name, source, typed_objects.node(name, labels, metadata, fields))

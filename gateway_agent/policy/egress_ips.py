@@ -223,12 +223,7 @@ def _conflict(
     gateway: Gateway, address: str, clash: str, claims: Mapping[str, str], nodes: Iterable[Node]
 ) -> Problem | None:
     """Return the problem because of which no node may serve this egress IP; None if there is none."""
-    path, hint = "metadata.name", "give it another name"
-    if gateway.mode == VIRTUAL_IP:
-        # The parsed gateway does not record if one address was written as ``ip`` or as a list of one.
-        several, place = len(gateway.addresses) > 1, gateway.addresses.index(address) if address else 0
-        path = "spec.sourceIP.virtualIPAddress." + (f"ips[{place}]" if several else "ip")
-        hint = "use another address"
+    hint = "use another address" if gateway.mode == VIRTUAL_IP else "give it another name"
     reserved = precedence.holding(NO_HOSTS, address) if address else None
     owner = next((node.name for node in nodes if address in node.addresses), "")
     if gateway.mode == VIRTUAL_IP and not address:
@@ -244,4 +239,13 @@ def _conflict(
     else:
         return None
     led = f"gateway {gateway.name}: {message}; the packets that are steered to it have no gateway"
-    return Problem(gateway.source, path, led, hint)
+    return Problem(gateway.source, path_of(gateway, address), led, hint)
+
+
+def path_of(gateway: Gateway, address: str) -> str:
+    """Return the field path of a gateway's egress IP: that of its address, else that of the name."""
+    if gateway.mode != VIRTUAL_IP:
+        return "metadata.name"
+    # The parsed gateway does not record if one address was written as ``ip`` or as a list of one.
+    several, place = len(gateway.addresses) > 1, gateway.addresses.index(address) if address else 0
+    return "spec.sourceIP.virtualIPAddress." + (f"ips[{place}]" if several else "ip")

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet
 
-from ..manifests.model import Inventory, Node, Problem
+from ..manifests.model import Gateway, Inventory, Node, Problem
 from . import egress_ips, id_allocation, policy_sets, underlay
 from . import precedence as policy
 from .egress_node import readiness
@@ -73,14 +73,14 @@ def build(
     before = previous if previous and previous.mask == settings.mask else None
     plan = _with_objects(inventory, settings, isolated, problems)
     found = egress_ips.of(inventory, plan.nodes, problems)
-    numbered = _with_slots(tuple(found), plan, before, problems)
+    numbered = _with_slots(tuple(found), plan, before, inventory.gateways, problems)
     led = (egress_ips.with_master(egress, plan.nodes, masters, previous) for egress in numbered)
     placed = (
         egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables)
         for egress in led
     )
     plan = _with_sources(replace(plan, egress_ips=tuple(placed)), inventory, facts, shown)
-    problems += [*_unrouted(plan, facts), *_on_host(plan, inventory)]
+    problems += [*_unrouted(plan, facts), *on_host(plan, inventory)]
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
     sets = (
         replace(each, destinations=_destinations(entries(inventory, each), never))
@@ -202,7 +202,8 @@ def selected_on_host(plan: Plan, inventory: Inventory) -> Iterator[tuple[PodIden
             yield pod, selecting
 
 
-def _on_host(plan: Plan, inventory: Inventory) -> Iterator[Problem]:
+def on_host(plan: Plan, inventory: Inventory) -> Iterator[Problem]:
+    """Yield a problem for each ``hostNetwork`` pod of this node that policies select."""
     hint = "let no policy select it, or give it a network of its own"
     for pod, selecting in selected_on_host(plan, inventory):
         message = (
@@ -213,16 +214,26 @@ def _on_host(plan: Plan, inventory: Inventory) -> Iterator[Problem]:
 
 
 def _with_slots(
-    found: Sequence[PlanEgressIP], plan: Plan, before: Plan | None, problems: list[Problem]
+    found: Sequence[PlanEgressIP],
+    plan: Plan,
+    before: Plan | None,
+    gateways: Iterable[Gateway],
+    problems: list[Problem],
 ) -> Iterator[PlanEgressIP]:
+    by_name = {gateway.name: gateway for gateway in gateways}
     old = {egress.id: egress.slot for egress in before.egress_ips} if before else {}
     slots = id_allocation.assign((egress.id for egress in found), old, plan.layout.numbers)
     for egress in found:
         if egress.id in slots:
             yield replace(egress, slot=slots[egress.id])
         else:
-            message = f"no number is left for it: mark mask {plan.mask:#x} holds {plan.layout.numbers}"
+            name = f"gateway {egress.gateway} {egress.address}".rstrip()
+            message = (
+                f"{name}: no number is left for it: mark mask {plan.mask:#x} holds {plan.layout.numbers}"
+            )
             hint = (
                 "widen mark.mask in the configuration; pods of a gateway without another address are blocked"
             )
-            problems.append(Problem(f"gateway {egress.gateway} {egress.address}".rstrip(), "", message, hint))
+            gateway = by_name.get(egress.gateway)
+            path = egress_ips.path_of(gateway, egress.address) if gateway else ""
+            problems.append(Problem(gateway.source if gateway else name, path, message, hint))

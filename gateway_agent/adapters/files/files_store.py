@@ -217,9 +217,8 @@ class FilesStore:
                 raise OSError(f"larger than {parsing.MAX_FILE_BYTES} bytes")
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            self._troubles[name] = Problem(
-                name, "", f"cannot be read: {getattr(error, 'strerror', None) or error}"
-            )
+            why = error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8"
+            self._troubles[name] = Problem(name, "", f"cannot be read: {why}")
             return
         self._stamps[name] = stamp
         content = parsing.parse_file(name, text)

@@ -86,11 +86,11 @@ class Planning:
         Raises what planning does if none of the objects is the cause. May take seconds.
         """
         attempt = partial(
-            _in_full,
+            in_full,
             partial(self._read, self._pods.interfaces()),
             self._attempt(),
             self._pods.of_all(),
-            self._kernel,
+            self._kernel.render,
             self.fence_devices,
         )
         await self._threads.run(self._quarantine.search, inventory, attempt)
@@ -128,15 +128,7 @@ class Planning:
 
     def _settings(self, mtu: int, inventory: Inventory) -> planner.Settings:
         by_name = any(each.routing and each.routing.table_name for each in inventory.gateways)
-        return planner.Settings(
-            node=self._config.node_name,
-            mask=self._config.mark_mask,
-            port=self._config.tunnel_port,
-            cluster_port=self._config.cluster_port,
-            mtu=mtu,
-            cluster_cidrs=self._config.cluster_cidrs,
-            tables=self._interfaces.table_names() if by_name else {},
-        )
+        return settings(self._config, mtu, self._interfaces.table_names() if by_name else {})
 
     def _tunnel_mtu(
         self, nodes: Sequence[Node], plan: Plan | None, facts: Mapping[str, readiness.InterfaceFacts]
@@ -147,19 +139,35 @@ class Planning:
         return readiness.tunnel_mtu(facts, own, self._interfaces.leaving(others))
 
 
-def _in_full(
+def settings(config: AgentConfig, mtu: int, tables: Mapping[str, int]) -> planner.Settings:
+    """Return the settings of a plan. ``mtu``: that of the tunnel devices, bytes. ``tables``: numbers by name."""
+    return planner.Settings(
+        node=config.node_name,
+        mask=config.mark_mask,
+        port=config.tunnel_port,
+        cluster_port=config.cluster_port,
+        mtu=mtu,
+        cluster_cidrs=config.cluster_cidrs,
+        tables=tables,
+    )
+
+
+def in_full(
     read: Callable[[Inventory], object],
     attempt: Callable[[Inventory], planner.Planned],
     pods: Callable[[Inventory], Iterable[PodIdentity]],
-    kernel: Kernel,
+    render: Callable[[Plan, Sequence[str]], object],
     devices: Callable[[Plan], Sequence[str]],
     inventory: Inventory,
 ) -> planner.Planned:
-    """Read interfaces, plan, and do all with the plan that changes nothing: an object may be at fault only there."""
+    """Read interfaces, plan, and do all with the plan that changes nothing: an object may be at fault only there.
+
+    ``render``: from a plan and the devices with the fence to the rules.
+    """
     read(inventory)
     planned = attempt(inventory)
     plans.dumps(planned.plan)
-    kernel.render(planned.plan, devices(planned.plan))
+    render(planned.plan, devices(planned.plan))
     selection = Selection(planned.plan)
     for pod in pods(inventory):
         selection.group_for(pod)

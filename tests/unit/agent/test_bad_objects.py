@@ -77,6 +77,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_object_is_a_problem_with_its_name_and_the_others_count(tmp_path: Path, kind: str) -> None:
     inventory, named = BAD[kind]
+    LABELS.asked.clear()
 
     async def scenario(world: World) -> None:
         await world.open_all(lambda: world.state.applied is not None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,115 @@ def test_no_value_of_a_configuration_ends_in_a_traceback(
     # Commands need the run directory alone: the rest is a warning if it can be read.
     assert main(["--config", str(path), "status"]) in (1, 2)
     assert str(path) in capsys.readouterr().err
+
+
+def pods(*documents: tuple[str, str, str]) -> str:
+    """Return pods as (name, labels, rest of their spec)."""
+    template = "apiVersion: v1\nkind: Pod\nmetadata: {{name: {}, labels: {{{}}}}}\nspec: {{{}}}\n"
+    return "---\n".join(template.format(*document) for document in documents)
+
+
+def policies(*names: str) -> str:
+    return "---".join(
+        POLICY.replace("{name: a}", f"{{name: {name}}}")
+        .replace("partner", "bank")
+        .replace("podSelector: {}", f"podSelector: {{matchLabels: {{{name}: 'yes'}}}}")
+        for name in names
+    )
+
+
+def found(capsys: pytest.CaptureFixture[str], *paths: Path) -> list[str]:
+    """Return the problems of files, one line each."""
+    assert main(["validate", *map(str, paths)]) in (0, 1)
+    output = capsys.readouterr().out.splitlines()
+    return [] if output[-1].endswith("valid") else output
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Path:
+    """Return a directory with a node, and with a gateway that has two addresses."""
+    directory = tmp_path / "manifests"
+    directory.mkdir()
+    (directory / "nodes.yaml").write_text(NODES)
+    (directory / "bank.yaml").write_text(VIRTUAL)
+    return directory
+
+
+def test_more_egress_ips_than_the_mark_has_numbers_for(
+    cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text("store: {kind: files}\nmark: {mask: 0xf0}\n")
+    assert found(capsys, cluster, config) == []
+    addresses = ", ".join(f"172.16.0.{last}" for last in range(50, 58))
+    (cluster / "bank.yaml").write_text(VIRTUAL.replace("172.16.0.50, 172.16.0.51", addresses))
+    assert found(capsys, cluster) == []
+    lines = found(capsys, cluster, config)
+    assert [line.partition("mark mask")[0] for line in lines] == [
+        f"{cluster / 'bank.yaml'}: spec.sourceIP.virtualIPAddress.ips[{place}]: gateway bank 172.16.0.{50 + place}: "
+        "no number is left for it: "
+        for place in (6, 7)
+    ]
+    assert all("widen mark.mask" in line for line in lines)
+
+
+def test_more_policy_sets_than_the_mark_has_numbers_for(
+    cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pods that run on different nodes do not add up; those whose node is not known count on each."""
+    config = tmp_path / "agent.yaml"
+    config.write_text("store: {kind: files}\nmark: {mask: 0xf0}\n")
+    (cluster / "nodes.yaml").write_text(
+        NODES + "---" + NODES.replace("g1", "w1").replace("0.7", "0.21").replace('node-role/egress: ""', "")
+    )
+    names = [f"p{number}" for number in range(8)]
+    (cluster / "bank.yaml").write_text(VIRTUAL.replace("172.16.0.50, 172.16.0.51", "172.16.0.50"))
+    (cluster / "policies.yaml").write_text(policies(*names))
+    nodes = ["g1", "w1"] * 4
+    (cluster / "pods.yaml").write_text(
+        pods(
+            *((name, f"{name}: 'yes'", f"nodeName: {node}") for name, node in zip(names, nodes, strict=True))
+        )
+    )
+    assert found(capsys, cluster, config) == []
+    (cluster / "pods.yaml").write_text(pods(*((name, f"{name}: 'yes'", "nodeName: w9") for name in names)))
+    [line] = found(capsys, cluster, config)
+    assert line.startswith(
+        "configuration: mark.mask: 8 policy sets are needed, mark mask 0xf0 holds 6 (widen it"
+    )
+    (cluster / "pods.yaml").write_text(pods(*((name, f"{name}: 'yes'", "") for name in names)))
+    assert found(capsys, cluster, config) == [line]
+    assert found(capsys, cluster) == []
+
+
+@pytest.mark.parametrize("node", ["g1", "elsewhere", ""])
+def test_a_selected_pod_on_its_nodes_network(
+    cluster: Path, capsys: pytest.CaptureFixture[str], node: str
+) -> None:
+    (cluster / "policies.yaml").write_text(policies("p"))
+    where = f", nodeName: {node}" if node else ""
+    (cluster / "pods.yaml").write_text(pods(("web", "p: 'yes'", f"hostNetwork: true{where}")))
+    [line] = found(capsys, cluster)
+    assert line.startswith(
+        "pod default/web: spec.hostNetwork: policy p selects it, but it uses the node's network"
+    )
+    (cluster / "pods.yaml").write_text(pods(("web", "q: 'yes'", f"hostNetwork: true{where}")))
+    assert found(capsys, cluster) == []
+
+
+def test_a_configuration_for_a_node_that_is_not_among_the_files(
+    cluster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "agent.yaml"
+    config.write_text("nodeName: w9\nstore: {kind: files}\n")
+    assert [line.partition(" (")[0] for line in found(capsys, cluster, config)] == [
+        "node w9: the inventory has no such node with an address"
+    ]
+    assert found(capsys, cluster / "bank.yaml", config) == []
+    config.write_text("nodeName: g1\nstore: {kind: files}\n")
+    assert found(capsys, cluster, config) == []
+
+
+def test_a_pipe_in_a_directory_is_not_waited_for(cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(cluster / "pipe.yaml")
+    assert found(capsys, cluster) == [f"{cluster / 'pipe.yaml'}: cannot be read: is no regular file"]

@@ -298,7 +298,10 @@ def test_gateways_beyond_the_numbers_have_no_policy_set() -> None:
     planned = build(inventory(*policies, gateways=gateways), mask=SMALL_MASK)
     assert {e.gateway for e in planned.plan.egress_ips} == {f"g{index}" for index in range(6)}
     assert {s.policies for s in planned.plan.policy_sets} == {(f"p{index}",) for index in range(6)}
-    assert {p.source for p in planned.problems} == {"gateway g6", "gateway g7"}
+    assert [(p.source, p.path, p.message.partition(":")[0]) for p in planned.problems] == [
+        ("gateways.yaml", "metadata.name", "gateway g6"),
+        ("gateways.yaml", "metadata.name", "gateway g7"),
+    ]
     assert planned.plan.set_for(pod("p7"), ("p7",)) is None
 
 

@@ -125,8 +125,8 @@ def test_pods_that_no_number_is_left_for() -> None:
 def test_an_address_without_a_number_is_chosen_by_nobody() -> None:
     many = tuple(f"172.16.0.{host}" for host in range(1, 9))
     planned = build((gateway("partner", *many),), (policy("a", "partner"),), PODS, mask=0xF0)
-    assert {problem.source for problem in planned.problems} == {
-        f"gateway partner {address}" for address in many[6:]
-    }
+    assert [(problem.path, problem.message.partition(":")[0]) for problem in planned.problems] == [
+        (f"spec.sourceIP.virtualIPAddress.ips[{place}]", f"gateway partner {many[place]}") for place in (6, 7)
+    ]
     for pod in PODS:
         assert address_of(planned.plan, set_of(planned.plan, pod).egress_ids[0]) in many[:6]
