@@ -124,7 +124,7 @@ class LeaseDaemon(Protocol):
 
     @property
     def failure(self) -> str:
-        """Return that no daemon runs, or that one ended some minutes ago, and why; else an empty text."""
+        """Return why no daemon serves, or why one ended some minutes ago; else an empty text."""
 
     def send(self, config: KeeperConfig) -> None:
         """Send what is to be in force from now on."""

@@ -215,11 +215,16 @@ class KernelFailures(msgspec.Struct, frozen=True):
     number: int
 
 
+UNCONFIGURED = 0
+"""Incarnation in the states of a daemon that could follow no configuration so far: only ``problems`` count in them."""
+
+
 class KeeperState(msgspec.Struct, frozen=True):
     """The state of the lease daemon, for the agent and operators."""
 
     node: str
     incarnation: int
+    """A random number of this start of the daemon, or :data:`UNCONFIGURED`."""
     egress: tuple[EgressState, ...]
     members: tuple[MemberState, ...]
     voters: tuple[str, ...]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .ipc import EgressIPSpec, EgressState, KeeperState, KernelFailures, MemberState, OwnKeys
+from .ipc import UNCONFIGURED, EgressIPSpec, EgressState, KeeperState, KernelFailures, MemberState, OwnKeys
 from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
 from .node import LeaseNode
@@ -54,6 +54,11 @@ def report(
         keys=_keys(node, now) if keys else None,
         failures=failures,
     )
+
+
+def unconfigured(problems: tuple[str, ...]) -> KeeperState:
+    """Return the state of a daemon that could follow no configuration so far."""
+    return KeeperState("", UNCONFIGURED, (), (), (), 0, True, {}, problems=problems)
 
 
 def _egress(node: LeaseNode, spec: EgressIPSpec, now: int) -> EgressState:

@@ -6,6 +6,7 @@ crash of the agent moves nothing; it leads the tunnels to a new master itself, s
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import sys
@@ -15,10 +16,11 @@ from ..lease.ipc import LOCK, LOG, SOCKET, STAY, WAIT
 from .daemon import LeaseDaemon
 from .daemon_lock import DaemonLock, Taken
 from .ipc_server import AgentConnections
-from .process import enter_background, log, prepare_to_stay, wait_for_start
+from .process import enter_background, log, log_line, log_to, prepare_to_stay, wait_for_start
 
 EXIT_BUSY = 3
 """Exit code: another daemon holds the run directory."""
+ENDED = "the lease daemon ended"
 
 
 def main() -> None:
@@ -45,7 +47,12 @@ def main() -> None:
     try:
         LeaseDaemon(run_dir, agents, selector, lock, stays).run()
     except Exception as error:
-        log(error, "the lease daemon ended")
+        log(error, ENDED)
+        if stays:
+            # The agent reads the reason in that file; only the program that runs this one has its output.
+            with contextlib.suppress(OSError):
+                log_to(run_dir / LOG)
+                log_line(f"{ENDED}: {type(error).__name__}: {error}")
         status = 1
     (run_dir / SOCKET).unlink(missing_ok=True)
     os._exit(status)

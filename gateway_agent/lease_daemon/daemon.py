@@ -26,7 +26,7 @@ from ..lease.lifecycle import ORPHAN_NS
 from ..lease.messages.outbox import Send
 from ..lease.node import LeaseNode
 from ..lease.node_state import Remember
-from ..lease.status import report
+from ..lease.status import report, unconfigured
 from ..lease.tunnels import PointTunnel, QueueTunnel
 from ..lease.voting.protocol import NEVER
 from .daemon_lock import DaemonLock
@@ -141,6 +141,9 @@ class LeaseDaemon:
             self._configure(msgspec.json.decode(line, type=KeeperConfig))
         except (OSError, ValueError) as error:
             self._problems["configuration"] = f"the lease daemon cannot follow the agent: {error}"
+            if self._node is None:
+                state = unconfigured(self._current_problems(boottime()))
+                self._agents.broadcast(msgspec.json.encode(state) + b"\n")
         else:
             self._problems["configuration"] = ""
         self._sent_revision = -1

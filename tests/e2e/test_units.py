@@ -180,8 +180,8 @@ def test_a_stop_hands_over_and_loses_nothing(lab: Lab, machines: dict[str, Machi
     ("missing", "problem"),
     [
         ("CAP_SYS_NICE", "no real-time scheduling"),
-        ("CAP_NET_RAW", "not permitted"),
-        ("CAP_NET_ADMIN", "not permitted"),
+        ("CAP_NET_RAW", "cannot follow the agent: [Errno 1] Operation not permitted"),
+        ("CAP_NET_ADMIN", "Operation not permitted (needs CAP_NET_ADMIN in the node's network namespace)"),
     ],
 )
 def test_the_lease_daemon_needs_each_of_them(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from ...lease.ipc import LOG, SOCKET, KeeperConfig, KeeperState, OwnKeys
+from ...lease.ipc import LOG, SOCKET, UNCONFIGURED, KeeperConfig, KeeperState, OwnKeys
 from .standby_daemon import StandbyDaemon
 
 KEEPALIVE_S = 1.0
@@ -50,11 +50,15 @@ class LeaseDaemonClient:
         self._failure: tuple[str, float] = ("", 0.0)
         self._refused = ""
         """The reason why no daemon could be started or connected to at the last attempt."""
+        self._unconfigured = ""
+        """The reason why the daemon that runs could follow no configuration so far."""
 
     @property
     def failure(self) -> str:
-        """Return that none runs, or that the last one ended within :data:`RECENT_S`, and why; else an empty text."""
+        """Return why no daemon serves, or why the last one ended within :data:`RECENT_S`; else an empty text."""
         words, at = self._failure
+        if self._unconfigured:
+            return f"the lease daemon runs and does not serve: {self._unconfigured}"
         if self._writer is not None:
             recent = words and time.monotonic() < at + RECENT_S
             return (
@@ -95,8 +99,14 @@ class LeaseDaemonClient:
                 self._write()
                 with contextlib.suppress(OSError, ValueError):
                     while line := await reader.readline():
-                        yield msgspec.json.decode(line, type=KeeperState)
+                        state = msgspec.json.decode(line, type=KeeperState)
+                        unconfigured = state.incarnation == UNCONFIGURED
+                        self._unconfigured = "; ".join(state.problems) if unconfigured else ""
+                        # It knows nothing of the egress IPs: the last state of the daemon before it stays in force.
+                        if not unconfigured:
+                            yield state
                 self._close()
+                self._unconfigured = ""
                 if not self._stopping:
                     words = self._last_log_line()
                     self._failure = words, time.monotonic()
