@@ -24,6 +24,9 @@ from ..lab.waiting import until
 from .conftest import GATEWAY, settled
 
 SIZES = os.environ.get("SPREAD_SIZES", "3x9").split()
+LARGE = 4
+"""Largest number of egress nodes whose lease daemons renew leases of 250 ms in time on two processors."""
+LONGER = {"lease": {"heartbeat": "200ms", "duration": "1s"}}
 
 
 @pytest.fixture(scope="module", params=SIZES)
@@ -31,7 +34,8 @@ def lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     nodes, addresses = map(int, request.param.split("x"))
     objects = documents.virtual_ip(topology.virtual_addresses(addresses), GATEWAY)
     machines = topology.separate(workers=1, gateways=nodes)
-    with settled(f"test_spread-{request.param}", machines, objects=objects) as made:
+    options = LONGER if nodes > LARGE else None
+    with settled(f"test_spread-{request.param}", machines, options, objects) as made:
         yield made
 
 

@@ -31,6 +31,7 @@ from .conftest import BACKEND, GATEWAY, settled
 
 SHOWN = {4: VIRTUAL, 6: topology.beside(VIRTUAL)}
 SERVICES = {4: OUTSIDE, 6: OUTSIDE6}
+DESTINATIONS = ["203.0.113.0/24", "2001:db8:113::/64"]
 FORGED = 9200
 """First port of the outside server to which nothing but forged packets goes."""
 NODE_TABLE = f"inet {ids.NFT_NODE_INET}"
@@ -49,12 +50,8 @@ SYNC = (ids.SYNC_GROUP, ids.SYNC_PORT)
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
-    objects = documents.virtual_ip(
-        list(SHOWN.values()),
-        GATEWAY,
-        connection_sync=True,
-        destinations=["203.0.113.0/24", "2001:db8:113::/64"],
-    )
+    shown = list(SHOWN.values())
+    objects = documents.virtual_ip(shown, GATEWAY, connection_sync=True, destinations=DESTINATIONS)
     with settled("test_tunnel_forgeries", topology.dual_stack(workers=2), objects=objects) as made:
         until(lambda: two_masters(made), "all nodes name the same two masters", 20)
         yield made
