@@ -46,7 +46,7 @@ def report(
             *_held_back(node, now),
             *_late(node, now),
             *_deaf(node, now),
-            *node.endpoint.heard.problems(node.config.node),
+            *node.endpoint.heard.problems(node.config.node, node.endpoint.keys),
             *node.agreement.problems(node.config.node),
             *node.strays.problems(node.config),
         ),

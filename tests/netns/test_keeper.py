@@ -418,18 +418,22 @@ def test_a_node_that_signs_with_another_key_is_named(cluster: Cluster, tmp_path:
     other.write_bytes(b"a key that no other node has")
     odd, nodes = cluster.nodes["g2"], cluster.nodes
     right, odd.key_file = odd.key_file, other
-    words = (
-        f"node g2 at {NODES['g2']} signs with a key that this node does not have "
-        f"(fingerprint {Key.parse(other.read_bytes()).fingerprint})"
-    )
+    numbers = {"g2": Key.parse(other.read_bytes()).fingerprint, "g1": Key.parse(SECRET).fingerprint}
+
+    def words(named: str, here: str) -> str:
+        return (
+            f"node {named} at {NODES[named]} signs with a key that this node ({here}) does not have: the fingerprint "
+            f"of that key is {numbers[named]}; this node signs with {numbers[here]}"
+        )
+
     try:
         odd.send_config()
         until(
-            lambda: words in nodes["g1"].problems() and words in nodes["g3"].problems(),
-            "g2 is named",
+            lambda: words("g2", "g1") in nodes["g1"].problems() and "node g2 at" in nodes["g3"].problems(),
+            "g2 is named, with both fingerprints",
             seconds=5,
         )
-        until(lambda: "node g1 at" in odd.problems(), "g2 names g1")
+        until(lambda: words("g1", "g2") in odd.problems(), "g2 names g1, with both fingerprints")
     finally:
         odd.key_file = right
         odd.send_config()

@@ -75,6 +75,14 @@ class Keyring:
         """Return the fingerprints of all keys that are accepted, the one that this node signs with first."""
         return (self.signing.number, *(key.number for key in self.accepted))
 
+    @property
+    def named(self) -> str:
+        """Return the fingerprints in words."""
+        accepted = ", ".join(key.fingerprint for key in self.accepted)
+        return f"this node signs with {self.signing.fingerprint}" + (
+            f" and accepts {accepted}" if accepted else ""
+        )
+
     def verify(self, message: bytes | memoryview, mac: bytes) -> Key | None:
         """Return the key by which ``mac`` is that of ``message``; None if there is none."""
         for key in (self.signing, *self.accepted):
@@ -91,6 +99,12 @@ class Foreign:
     number: int
     """The fingerprint that it names; 0: none, as versions before this one."""
     at: int
+
+    @property
+    def named(self) -> str:
+        """Return its fingerprint in words."""
+        number = fingerprint(self.number)
+        return f"the fingerprint of that key is {number}" if number else "it names no fingerprint"
 
 
 def _lasts(found: tuple[str, str, int, int]) -> bool:
@@ -163,13 +177,14 @@ class KeysHeard:
         self.revision += misnamed.keys() != self._misnamed.keys()
         self._misnamed = misnamed
 
-    def problems(self, me: str) -> Iterator[str]:
-        """Yield one text for each node whose key, version or name does not fit. ``me``: the name of this node."""
+    def problems(self, me: str, own: Keyring) -> Iterator[str]:
+        """Yield one text for each node whose key, version or name does not fit.
+
+        ``me``: the name of this node. ``own``: its keys.
+        """
         for name, foreign in sorted(self._foreign.items()):
-            named = (
-                f"fingerprint {fingerprint(foreign.number)}" if foreign.number else "it names no fingerprint"
-            )
-            yield f"node {name} at {foreign.address} signs with a key that this node does not have ({named})"
+            words = f"node {name} at {foreign.address} signs with a key that this node ({me}) does not have"
+            yield f"{words}: {foreign.named}; {own.named}"
         for name, other in sorted(self._versions.items()):
             yield other.problem(name, me)
         for source, found in sorted(self._misnamed.items()):

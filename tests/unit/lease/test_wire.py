@@ -228,18 +228,18 @@ def test_a_machine_that_bears_another_name_is_named_by_its_address() -> None:
     receiver = endpoint("b", 2)
     for begin in (0, LASTING_NS):
         # An edited address reaches the nodes one after another: for a moment nothing is wrong.
-        assert not list(receiver.heard.problems("b"))
+        assert not list(receiver.heard.problems("b", KEY))
         for at, sender in enumerate(("b", "c", "a")):
             sealed = Endpoint(sender, 9, KEY, {"b": "10.0.0.2"}).seal("b", encode(BODY))
             receiver.open(sealed, f"10.9.9.{at}", now=begin + at * LOOKUP_INTERVAL_NS)
     address = receiver.peers["a"]
-    assert list(receiver.heard.problems("b")) == [
+    assert list(receiver.heard.problems("b", KEY)) == [
         "the machine at 10.9.9.0 calls itself b, as this node does: two machines have one nodeName",
         "the machine at 10.9.9.1 calls itself c, which is not in the inventory of this node (b)",
         f"the machine at 10.9.9.2 calls itself a, which has the address {address} in the inventory of this node (b)",
     ]
     receiver.heard.keep(frozenset(receiver.peers), now=LASTING_NS + 2 * LOOKUP_INTERVAL_NS + CURRENT_NS + 1)
-    assert not list(receiver.heard.problems("b"))
+    assert not list(receiver.heard.problems("b", KEY))
 
 
 def test_a_datagram_whose_key_does_not_fit_names_its_key_and_nothing_else_of_it_counts() -> None:
@@ -248,9 +248,27 @@ def test_a_datagram_whose_key_does_not_fit_names_its_key_and_nothing_else_of_it_
     receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), source, now=0)
     receiver.open(b"x" * 200, source, now=LOOKUP_INTERVAL_NS)
     receiver.open(endpoint("a", 1, other).seal("b", encode(BODY)), "10.9.9.9", now=2 * LOOKUP_INTERVAL_NS)
-    words = f"node a at {source} signs with a key that this node does not have"
-    assert list(receiver.heard.problems("b")) == [f"{words} (fingerprint {other.signing.fingerprint})"]
+    words = f"node a at {source} signs with a key that this node (b) does not have"
+    foreign = f"the fingerprint of that key is {other.signing.fingerprint}"
+    own = f"this node signs with {KEY.signing.fingerprint}"
+    assert list(receiver.heard.problems("b", KEY)) == [f"{words}: {foreign}; {own}"]
+    accepting = Keyring(
+        KEY.signing, (Key.parse(b"a key of before the rotation"), Key.parse(b"one more of these keys"))
+    )
+    also = ", ".join(key.fingerprint for key in accepting.accepted)
+    assert list(receiver.heard.problems("b", accepting)) == [f"{words}: {foreign}; {own} and accepts {also}"]
     assert receiver.counters["accepted"] == 0
+
+
+def test_a_key_that_does_not_fit_and_has_no_fingerprint_is_named_beside_ones_own() -> None:
+    """As versions before the fingerprint send it."""
+    receiver, other = endpoint("b", 2), Keyring(Key.parse(b"another key, not ours"))
+    sealed = endpoint("a", 1, other).seal("b", encode(BODY))
+    message = msgspec.msgpack.encode(msgspec.msgpack.decode(sealed[MAC_BYTES:])[:-2])
+    receiver.open(other.signing.mac(message) + message, receiver.peers["a"], now=0)
+    [problem] = receiver.heard.problems("b", KEY)
+    own = f"this node signs with {KEY.signing.fingerprint}"
+    assert problem.endswith(f" does not have: it names no fingerprint; {own}")
 
 
 def test_versions_without_a_fingerprint_are_understood_both_ways() -> None:
@@ -291,7 +309,7 @@ def test_another_version_of_the_protocol_is_named_with_both_and_nothing_of_it_co
     words = (
         f"node a at 10.0.0.1 speaks version {version} of the protocol and this node (b) version {PROTOCOL}"
     )
-    assert [words in problem for problem in b.heard.problems("b")] == [True]
+    assert [words in problem for problem in b.heard.problems("b", KEY)] == [True]
 
 
 def test_a_version_with_another_keyed_hash_is_named_too() -> None:
@@ -299,14 +317,14 @@ def test_a_version_with_another_keyed_hash_is_named_too() -> None:
     a, b = acquainted()
     datagram = b"?" * MAC_BYTES + other_version(a.seal("b", encode(BODY)), PROTOCOL + 1)[MAC_BYTES:]
     deliver(b, datagram)
-    assert [f"version {PROTOCOL + 1} " in problem for problem in b.heard.problems("b")] == [True]
+    assert [f"version {PROTOCOL + 1} " in problem for problem in b.heard.problems("b", KEY)] == [True]
     assert b.counters["bad_mac"] == 1
 
 
 def test_what_a_known_node_signs_and_nobody_can_read_is_named() -> None:
     _, b = acquainted()
     deliver(b, KEY.signing.mac(b"\x93\x01") + b"\x93\x01")
-    [problem] = b.heard.problems("b")
+    [problem] = b.heard.problems("b", KEY)
     assert f"node a at 10.0.0.1 sends messages that are not of version {PROTOCOL}" in problem
 
 
@@ -314,11 +332,11 @@ def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_wi
     a, b = acquainted()
     datagram = other_version(a.seal("b", encode(BODY)), PROTOCOL + 1)
     b.open(datagram, "10.9.9.9", 0)
-    assert not list(b.heard.problems("b"))
+    assert not list(b.heard.problems("b", KEY))
     for end in ("genuine", "old", "gone"):
         deliver(b, datagram, now=LOOKUP_INTERVAL_NS)
         before = b.heard.revision
-        assert list(b.heard.problems("b"))
+        assert list(b.heard.problems("b", KEY))
         if end == "genuine":
             assert deliver(b, a.seal("b", encode(BODY)), now=LOOKUP_INTERVAL_NS).body == BODY
         else:
@@ -327,6 +345,6 @@ def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_wi
                 frozenset() if end == "gone" else frozenset("a"),
                 now=LOOKUP_INTERVAL_NS if end == "gone" else late,
             )
-        assert not list(b.heard.problems("b")), end
+        assert not list(b.heard.problems("b", KEY)), end
         assert b.heard.revision > before
         b.heard._lookup_after = 0
