@@ -74,6 +74,10 @@ class Problems:
         if not own or self.interfaces.is_local(own):
             return []
         words = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
+        addresses = ((node.name, address) for node in known.nodes for address in node.addresses)
+        rightful = next((found for found in addresses if self.interfaces.is_local(found[1])), None)
+        if rightful:
+            words += f": it has {rightful[1]}, that of node {rightful[0]}"
         hint = "nodeName must be this machine's, and the inventory must have its address"
         return [Problem("nodeName", "", words, hint)]
 

@@ -202,6 +202,8 @@ class FakeInterfaces:
     """Routes by destination; if there are none, the kernel does not answer."""
     checked: set[str] = field(default_factory=set)
     """Interfaces whose sources are checked by mark."""
+    local: Collection[str] | None = None
+    """Addresses of this machine; None: every address is."""
 
     def read(
         self, virtual: Collection[str], without: Collection[str], nodes: Iterable[str]
@@ -217,7 +219,7 @@ class FakeInterfaces:
         return frozenset(self.facts)
 
     def is_local(self, address: str) -> bool:
-        return True
+        return self.local is None or address in self.local
 
     def look_up(self, lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
         return {each: self.routes[each.destination] for each in lookups if each.destination in self.routes}
