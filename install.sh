@@ -187,7 +187,7 @@ run_tests() {
   if [[ $# -gt 0 ]]; then
     exec "$VENV/bin/python" -m pytest "$@"
   fi
-  # What needs no kernel takes the processor time that the others leave. The labs measure, and have the machine alone.
+  # What needs no kernel takes the processor time that the labs leave. Labs that measure have the machine alone.
   mkdir -p build
   chrt --idle 0 "$VENV/bin/python" -m pytest -n auto tests/unit >build/unit.log 2>&1 &
   unit=$!
@@ -196,12 +196,13 @@ run_tests() {
   # What runs in the background hears no Ctrl-C.
   # shellcheck disable=SC2064
   trap "kill $unit $fuzz 2>/dev/null || true" EXIT
-  "$VENV/bin/python" -m pytest tests/netns --durations 12 || failed=1
+  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'not timed' --durations 25 \
+    --dist loadfile --tx "2*popen//python=$PWD/tests/isolated_python" || failed=1
   wait "$unit" || failed=1
   wait "$fuzz" || failed=1
   trap - EXIT
   cat build/unit.log build/fuzz.log
-  "$VENV/bin/python" -m pytest tests/e2e --durations 25 || failed=1
+  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m timed --durations 25 || failed=1
   return "$failed"
 }
 

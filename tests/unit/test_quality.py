@@ -25,6 +25,7 @@ CHECKS = {
         "install.sh",
         "packaging/node.sh",
         ".ci/run",
+        "tests/isolated_python",
         "tests/lab/apiserver/kube_apiserver.sh",
     ],
 }

@@ -1,0 +1,43 @@
+"""Modules whose labs have the machine alone."""
+
+from __future__ import annotations
+
+import pytest
+
+TIMED = {
+    "netns": ("test_keeper", "test_loads", "test_neighbour_floods", "test_observing"),
+    "e2e": (
+        "test_busy_edits",
+        "test_busy_machine",
+        "test_clock",
+        "test_coming_back",
+        "test_connection_sync",
+        "test_failover",
+        "test_first_address",
+        "test_flood",
+        "test_install",
+        "test_keys",
+        "test_kubernetes_nodes",
+        "test_neighbour_floods",
+        "test_no_leak",
+        "test_operator",
+        "test_partitions",
+        "test_quorum",
+        "test_routing_connections",
+        "test_schedule",
+        "test_spread",
+        "test_stopped_keeper",
+        "test_two_nodes",
+        "test_two_owners",
+        "test_units",
+        "test_virtual_failover",
+        "test_virtual_ip",
+    ),
+}
+"""By folder: modules that measure a time or lost packets, which another lab beside them would change."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in TIMED.get(item.path.parent.name, ()):
+            item.add_marker(pytest.mark.timed)
