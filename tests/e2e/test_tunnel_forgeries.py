@@ -2,16 +2,16 @@
 
 The table of cases is in tests/netns/test_tunnel_attacks.py and test_sync_attacks.py. Here the agents install the rules,
 and conntrackd writes what it receives into the kernels of the egress nodes. Each frame is well made: where the one rule
-that is meant does not apply, the same frame arrives.
+that is meant does not apply, the same frame arrives. ``FORGERY_UNDERLAYS`` in the environment gives the IP versions
+between the nodes: ``4 6`` are both.
 """
 
 from __future__ import annotations
 
-import json
-import signal
+import os
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,19 +28,14 @@ from ..lab.pod import Pod
 from ..lab.topology import OUTSIDE, OUTSIDE6, VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .guard_counters import NODE_TABLE, dropped, dropped_by_guards, send_counted, without_guards
 
+UNDERLAYS = os.environ.get("FORGERY_UNDERLAYS", "4").split()
 SHOWN = {4: VIRTUAL, 6: topology.beside(VIRTUAL)}
 SERVICES = {4: OUTSIDE, 6: OUTSIDE6}
 DESTINATIONS = ["203.0.113.0/24", "2001:db8:113::/64"]
 FORGED = 9200
 """First port of the outside server to which nothing but forged packets goes."""
-NODE_TABLE = f"inet {ids.NFT_NODE_INET}"
-GUARDS = (
-    (NODE_TABLE, "tunnel_send"),
-    (NODE_TABLE, "tunnel_process"),
-    (f"netdev {ids.NFT_FENCE}", "tunnel_process"),
-)
-"""Chains, with their tables, that stop what a process of the same node sends to the tunnel port."""
 ETH_P_IP, HEADERS = 0x0800, 28
 """linux/if_ether.h; bytes of IPv4 and UDP headers."""
 UNUSED = 20000
@@ -48,11 +43,12 @@ UNUSED = 20000
 SYNC = (ids.SYNC_GROUP, ids.SYNC_PORT)
 
 
-@pytest.fixture(scope="module")
-def lab(plugin: Path) -> Iterator[Lab]:
+@pytest.fixture(scope="module", params=UNDERLAYS)
+def lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    machines = topology.ipv6_underlay() if request.param == "6" else topology.dual_stack(workers=2)
     shown = list(SHOWN.values())
     objects = documents.virtual_ip(shown, GATEWAY, connection_sync=True, destinations=DESTINATIONS)
-    with settled("test_tunnel_forgeries", topology.dual_stack(workers=2), objects=objects) as made:
+    with settled(f"test_tunnel_forgeries-{request.param}", machines, objects=objects) as made:
         until(lambda: two_masters(made), "all nodes name the same two masters", 20)
         yield made
 
@@ -91,41 +87,14 @@ def standby(lab: Lab) -> Node:
 
 
 def inner_source(node: Node, family: int) -> str:
-    return ids.inner(node.host.ip, family, synced=True)
+    return ids.inner(node.host.internal_ip, family, synced=True)
 
 
 def to_gateway(lab: Lab, family: int, node: Node, source: str, port: int) -> bytes:
     """Return a packet to an outside port as the tunnel from a node would carry it; ``source``: the inner one."""
     vni = ids.vni(ids.egress_id(GATEWAY, SHOWN[family]))
     inner = udp(source, SERVICES[family], port)
-    return vxlan.packet(node.host.ip, master(lab, family).host.ip, vni, inner)
-
-
-def dropped(node: Node, table: str, chain: str) -> int:
-    """Return the number of packets that a chain has dropped."""
-    listed = json.loads(node.machine.run("nft", "-j", "list", "chain", *table.split(), chain))["nftables"]
-    rules = [item["rule"]["expr"] for item in listed if "rule" in item]
-    return sum(part["counter"]["packets"] for rule in rules for part in rule if "counter" in part)
-
-
-def dropped_by_guards(node: Node) -> int:
-    return sum(dropped(node, *guard) for guard in GUARDS)
-
-
-@contextmanager
-def without_guards(node: Node) -> Iterator[None]:
-    """Take the rules away that a node has against its own processes; its agent, which restores them, waits."""
-    node.agent.signal(signal.SIGSTOP)
-    try:
-        node.machine.run("nft", "-f", "-", text="".join(f"flush chain {t} {c}\n" for t, c in GUARDS))
-        yield
-    finally:
-        node.agent.signal(signal.SIGCONT)
-        until(lambda: all(has_rules(node, *guard) for guard in GUARDS), "the agent has restored them", 20)
-
-
-def has_rules(node: Node, table: str, chain: str) -> bool:
-    return "counter" in node.machine.run("nft", "list", "chain", *table.split(), chain)
+    return vxlan.packet(node.host.internal_ip, master(lab, family).host.internal_ip, vni, inner)
 
 
 def nothing_but_the_pods_own(lab: Lab, capture: Capture, pod: Pod, family: int, ports: Sequence[int]) -> None:
@@ -152,11 +121,9 @@ def test_no_process_of_a_node_speaks_vxlan_to_a_gateway(lab: Lab, family: int, p
     own = node.pod(f"witness-{family}", BACKEND)
     try:
         until(lambda: own.datagram(SELECTED, address=SERVICES[family]), "the gateway serves the pod", 10)
-        before = dropped_by_guards(node)
         with lab.capture() as capture:
-            attack()
+            send_counted(attack, len(senders), lambda: dropped_by_guards(node))
             nothing_but_the_pods_own(lab, capture, own, family, ports)
-            assert dropped_by_guards(node) == before + len(senders)
             with without_guards(node):
                 attack()
                 for port in ports:
@@ -182,12 +149,13 @@ def test_a_machine_of_the_lan_sends_with_no_other_inner_source_than_the_outer_on
         frame = to_gateway(lab, family, victim, source, port)
         send_frame(machine, "eth0", mac_of(gateway.machine, "eth0"), frame)
 
-    before = dropped(gateway, NODE_TABLE, "tunnel_out")
-    with lab.capture() as capture:
+    def attack() -> None:
         for port, source in others.items():
             send(source, port)
+
+    with lab.capture() as capture:
+        send_counted(attack, len(others), lambda: dropped(gateway, NODE_TABLE, "tunnel_out"))
         nothing_but_the_pods_own(lab, capture, pod, family, list(others))
-        assert dropped(gateway, NODE_TABLE, "tunnel_out") == before + len(others)
         # VXLAN has no authentication: a frame in which both sources are one node's is taken for that node's.
         send(inner_source(victim, family), FORGED + 4)
         until(lambda: capture.packets(FORGED + 4), "the frame is well made", 5)
@@ -211,7 +179,7 @@ class Forgery:
 
     def frame(self, outer: Node, to: Node, port: int) -> bytes:
         inner = udp(ids.SYNC_ADDRESS, ids.SYNC_GROUP, ids.SYNC_PORT, self.message(port))
-        return vxlan.packet(outer.host.ip, to.host.ip, ids.SYNC_VNI, inner)
+        return vxlan.packet(outer.host.internal_ip, to.host.internal_ip, ids.SYNC_VNI, inner)
 
 
 @pytest.fixture
@@ -247,7 +215,7 @@ def as_user_of_a_partner(lab: Lab, forgery: Forgery, gateway: Node, ports: Itera
     for loop in (False, True):
         message = forgery.message(next(ports))
         as_local_user(partner.machine, sent_by_device(ids.SYNC_DEVICE, SYNC, ids.SYNC_ADDRESS, loop, message))
-    for to in ("127.0.0.1", partner.host.ip, gateway.host.ip):
+    for to in ("127.0.0.1", partner.host.internal_ip, gateway.host.internal_ip):
         message = forgery.message(next(ports))
         as_local_user(partner.machine, sent_by_device("", (to, ids.SYNC_PORT), payload=message))
 
@@ -259,14 +227,15 @@ def by_tunnel_port(lab: Lab, forgery: Forgery, gateway: Node, ports: Iterator[in
     """
     worker, mac = lab.nodes["w2"], mac_of(gateway.machine, "eth0")
     for node in (standby(lab), worker):
-        before = dropped_by_guards(node)
-        vxlan.by_local_user(node.machine, forgery.frame(node, gateway, next(ports)), mac)
-        assert dropped_by_guards(node) == before + 1
+        frame = forgery.frame(node, gateway, next(ports))
+        send_counted(
+            partial(vxlan.by_local_user, node.machine, frame, mac), 1, partial(dropped_by_guards, node)
+        )
     for send in vxlan.PROCESS:
         send(worker.machine, forgery.frame(worker, gateway, next(ports)), mac)
-    before = dropped(gateway, NODE_TABLE, "tunnel_sync")
-    send_frame(lab.machines["router"], "eth0", mac, forgery.frame(worker, gateway, next(ports)))
-    until(lambda: dropped(gateway, NODE_TABLE, "tunnel_sync") == before + 1, "the frame is dropped", 5)
+    frame, router = forgery.frame(worker, gateway, next(ports)), lab.machines["router"]
+    drops = partial(dropped, gateway, NODE_TABLE, "tunnel_sync")
+    send_counted(partial(send_frame, router, "eth0", mac, frame), 1, drops)
 
 
 def test_only_partners_write_connections_into_the_gateways_kernels(
