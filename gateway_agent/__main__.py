@@ -23,7 +23,7 @@ from . import log
 from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from .adapters.files.cluster_key import KeyFiles
-from .adapters.files.files_store import FilesStore
+from .adapters.files.files_store import FilesStore, NoReport
 from .adapters.kernel.kernel_thread import Kernel
 from .adapters.kernel.node_interfaces import NodeInterfaces
 from .adapters.netns_lock import NamespaceLock
@@ -34,6 +34,7 @@ from .adapters.servers.agent_socket import RequestServer
 from .adapters.servers.metrics_http import MetricsServer
 from .adapters.service_manager import READY, STOPPING, feed_watchdog, notify, reloading
 from .adapters.worker_threads import WorkerThreads
+from .agent.observer import Observer
 from .agent.parts import build
 from .agent.ports import Ports, Probe, ProbeTarget
 from .agent.service import Agent
@@ -41,8 +42,7 @@ from .cni_install import plugin_report
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .container_engines.stores import Engines
 from .manifests.model import Problem
-from .manifests.store import Store
-from .show.snapshot import NodeSnapshot
+from .manifests.store import Reporter, Store
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
 logger = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ async def serve(
     """
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(config.run_dir / "agent.lock"):
-        store, reporter = _store(config)
+        store, report = _store(config)
 
         async def answer(request: bytes) -> bytes:
             return await parts.requests.handle(request)
@@ -126,14 +126,13 @@ async def serve(
         parts = build(
             config,
             ports(config, store, await_daemon_s),
-            (lambda: metrics.problems, partial(plugin_report.read, config.run_dir), lambda: notices),
+            (lambda: metrics.problems, partial(plugin_report.problems, config.run_dir), lambda: notices),
             partial(_unreachable, config.run_dir, server),
         )
         agent = Agent(parts)
-        reporting = reporter(parts.observer.snapshot)
-        return await _until_signal(
-            agent, server, source, (metrics.run(), reporting, server.keep(), feed_watchdog())
-        )
+        reporter = report(parts.observer)
+        others = (metrics.run(), reporter.run(), server.keep(), feed_watchdog())
+        return await _until_signal(agent, server, source, others, reporter.leave)
 
 
 def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Ports:
@@ -166,38 +165,52 @@ def _unreachable(run_dir: Path, server: RequestServer) -> str:
     """Return why no CNI call comes to the agent; empty if they do."""
     if not server.reachable():
         return f"{server.path} is gone: no CNI call reaches the agent"
-    unusable = plugin_report.read(run_dir)
+    unusable = plugin_report.problems(run_dir)
     return f"the plugin is not used: {unusable[0]}" if unusable else ""
 
 
-def _store(
-    config: AgentConfig,
-) -> tuple[Store, Callable[[Callable[[], NodeSnapshot | None]], Coroutine[None, None, None]]]:
-    """Return the store, and a function from a view of the agent to the task that reports it to the store."""
+def _store(config: AgentConfig) -> tuple[Store, Callable[[Observer], Reporter]]:
+    """Return the store, and a function that makes the reporter to it."""
     if isinstance(config.store, FilesStoreConfig):
-        return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: _report_nothing()
+        return FilesStore(config.store.path, config.run_dir / "last-good"), lambda _: NoReport()
     # Imported only here: it is a third of the memory of an agent that needs it.
     from .kubernetes.client import Api
     from .kubernetes.cluster_store import ClusterStore
     from .kubernetes.last_known import LAST_KNOWN
+    from .kubernetes.node_marker import NodeMarker
     from .kubernetes.objects import resources
     from .kubernetes.reporter import ClusterReport
 
     api = Api(config.store.kubeconfig)
     watched = resources(config.store.api_group, config.node_name, config.store.namespace)
     store = ClusterStore(api, watched, config.run_dir / LAST_KNOWN)
-    return store, lambda seen: ClusterReport(api, store, seen).run()
+    taint, condition = config.store.taint, config.store.condition
+
+    def reporter(observer: Observer) -> Reporter:
+        unsafe = partial(_unsafe, config.run_dir, observer)
+        marker = NodeMarker(api, store, config.node_name, unsafe, taint, condition)
+        return ClusterReport(api, store, observer.snapshot, marker)
+
+    return store, reporter
 
 
-async def _report_nothing() -> None:
-    """Wait for ever. Ends with its task."""
-    await asyncio.Event().wait()
+def _unsafe(run_dir: Path, observer: Observer) -> str:
+    """Return why a pod that starts on this node now could start beside the plugin; empty if it cannot."""
+    no_entry = "" if plugin_report.read(run_dir).chained else "the plugin is not in the CNI configuration"
+    return observer.unready() or no_entry or observer.unguarded()
 
 
 async def _until_signal(
-    agent: Agent, server: RequestServer, source: Path, others: tuple[Coroutine[None, None, None], ...]
+    agent: Agent,
+    server: RequestServer,
+    source: Path,
+    others: tuple[Coroutine[None, None, None], ...],
+    leave: Callable[[], Coroutine[None, None, None]],
 ) -> bool:
-    """Run the agent and ``others``. Return True after SIGHUP, and False after another signal."""
+    """Run the agent and ``others``. Return True after SIGHUP, and False after another signal.
+
+    ``leave`` is called when everything has been handed over.
+    """
     loop = asyncio.get_running_loop()
     signalled = asyncio.Event()
     received: list[signal.Signals] = []
@@ -226,6 +239,7 @@ async def _until_signal(
     if received and not restart:
         logger.info("stopping: handing over")
         await agent.stop()
+        await leave()
     await server.stop()
     for task in (waiting, *tasks):
         task.cancel()

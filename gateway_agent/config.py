@@ -45,6 +45,10 @@ class KubernetesStoreConfig:
     """Namespace of the agent's own objects."""
     api_group: str = parsing.GROUPS[0]
     """API group of the gateways and policies that the agent follows."""
+    taint: bool = False
+    """The node has a taint while a pod could start beside the plugin."""
+    condition: bool = False
+    """A condition of the node says whether a pod could start beside the plugin."""
 
 
 @dataclass(frozen=True)
@@ -217,17 +221,11 @@ def _kubernetes(store: Fields) -> KubernetesStoreConfig:
         values.absolute_path(store, "kubeconfig", Path("/etc/kubernetes/kubelet.conf")) if given else None,
         namespace,
         store.choice("apiGroup", parsing.GROUPS, default.api_group),
+        values.switch(store, "notReadyTaint", default.taint),
+        values.switch(store, "readyCondition", default.condition),
     )
 
 
 def _guard(top: Fields, store: FilesStoreConfig | KubernetesStoreConfig) -> bool:
-    """Return True if the guard is on. Its default is on where each pod is known by the cluster's API.
-
-    YAML reads ``On`` and ``Off`` without quotes as booleans.
-    """
-    given = top.raw("guard")
-    if given is None:
-        return isinstance(store, KubernetesStoreConfig)
-    if given not in (True, False, "On", "Off"):
-        top.add("guard", f"{given!r} is not known", "On or Off")
-    return given in (True, "On")
+    """Return True if the guard is on. Its default is on where each pod is known by the cluster's API."""
+    return values.switch(top, "guard", isinstance(store, KubernetesStoreConfig))

@@ -105,6 +105,16 @@ def mark_mask(mark: Fields, default: int) -> int:
     return mask
 
 
+def switch(fields: Fields, name: str, default: bool) -> bool:
+    """Return True for ``On``. YAML reads ``On`` and ``Off`` without quotes as booleans."""
+    given = fields.raw(name)
+    if given is None:
+        return default
+    if given not in (True, False, "On", "Off"):
+        fields.add(name, f"{given!r} is not known", "On or Off")
+    return given in (True, "On")
+
+
 def guard_except(top: Fields, default: tuple[str, ...]) -> tuple[str, ...]:
     """Return the patterns of interfaces that the guard leaves alone."""
     if top.raw("guardExcept") is None:

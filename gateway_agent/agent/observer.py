@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -67,20 +68,26 @@ class Observer:
     def observe(self) -> Observation:
         """Return what metrics, health checks and the page show."""
         self._changes.observe(self._leases.state)
-        unready = self._state.trouble
-        if not unready and self._state.applied is None:
-            unready = "the agent is starting"
-        unready = unready or self._unready()
-        if self._leases.stopping:
-            unready = "the agent is stopping"
         return Observation(
             self._problems.config.node_name,
             self.snapshot(),
-            unready,
+            self.unready(),
             self._leases.drained,
             self._changes.totals(),
             self._changes.silences(),
         )
+
+    def unready(self) -> str:
+        """Return why this node's agent is not ready; empty if it is."""
+        if self._leases.stopping:
+            return "the agent is stopping"
+        starting = "the agent is starting" if self._state.applied is None else ""
+        return self._state.trouble or starting or self._unready()
+
+    def unguarded(self) -> str:
+        """Return that the guard of unknown pods is missing though it is to be on; else an empty text."""
+        missing = self._problems.config.guard and self._state.guard_since == math.inf
+        return "the guard of unknown pods is not set" if missing else ""
 
     async def count_changes(self) -> None:
         """Count changes of masters, asked or not. Ends with its task."""

@@ -127,18 +127,31 @@ def unchained(text: str) -> str:
     return text if whole == before else _written(whole)
 
 
-def report(problems: tuple[Problem, ...]) -> str:
-    """Return the text of the report for the agent: the problems that keep the plugin from being used."""
-    return json.dumps([vars(problem) for problem in problems]) + "\n"
+@dataclass(frozen=True)
+class Report:
+    """Content of the installer's report for the agent."""
+
+    problems: tuple[Problem, ...] = ()
+    """Problems that keep the plugin from being used."""
+    chained: str = ""
+    """Path of the file that has our entry; empty if there is none."""
 
 
-def read_report(text: str) -> tuple[Problem, ...]:
-    """Return the problems in a :func:`report`. Raises ValueError if the text is no report."""
+def report(content: Report) -> str:
+    """Return the text of a report."""
+    problems = [vars(problem) for problem in content.problems]
+    return json.dumps({"problems": problems, "chained": content.chained}) + "\n"
+
+
+def read_report(text: str) -> Report:
+    """Return the content of a :func:`report`. Raises ValueError if the text is no report."""
     try:
-        return tuple(
-            Problem(**{str(key): str(value) for key, value in given.items()}) for given in json.loads(text)
+        whole = json.loads(text)
+        problems = tuple(
+            Problem(**{str(key): str(value) for key, value in given.items()}) for given in whole["problems"]
         )
-    except (AttributeError, TypeError, RecursionError) as error:
+        return Report(problems, str(whole["chained"]))
+    except (AttributeError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"no report of an installer: {error}") from None
 
 

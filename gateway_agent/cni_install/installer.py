@@ -22,7 +22,7 @@ from ..atomic_file import replace_file
 from ..manifests.model import Problem
 from ..printable import printable
 from . import command_line, conflist_text, inotify
-from .conflist_text import NotChainable
+from .conflist_text import NotChainable, Report
 from .plugin_probe import PluginProbe
 
 DONE, FAILED = 0, 1
@@ -63,6 +63,8 @@ class Done:
     problems: tuple[Problem, ...] = ()
     chained: bool = True
     """False if a problem keeps the plugin from being used."""
+    file: str = ""
+    """Path of the file that has our entry; empty if there is none."""
     unsettled: bool = False
     """True if a file may just be being written, and nothing was done for that reason."""
 
@@ -99,9 +101,11 @@ def install(
         return Done(tuple(lines), unsettled=True)
     if not found.name:
         lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
-    elif _rewrite(conf_dir / found.name, lambda text: conflist_text.chained(text, entry)):
-        lines.append(f"{conf_dir / found.name}: chained")
-    return Done(tuple(lines), found.skipped)
+        return Done(tuple(lines), found.skipped)
+    path = conf_dir / found.name
+    if _rewrite(path, lambda text: conflist_text.chained(text, entry)):
+        lines.append(f"{path}: chained")
+    return Done(tuple(lines), found.skipped, file=str(path))
 
 
 def remove(bin_dir: Path, conf_dir: Path) -> None:
@@ -166,7 +170,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe, settled: bool = True)
         done = Done((), (Problem(str(options.conf_dir), "", str(error)),), False)
     if done.unsettled:
         return done
-    text = conflist_text.report(() if done.chained else done.problems)
+    text = conflist_text.report(Report(() if done.chained else done.problems, done.file))
     try:
         if not options.report.exists() or _read(options.report) != text:
             options.report.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -151,7 +151,7 @@ def _socket(path: Path) -> Finding:
 
 def _plugin(run_dir: Path) -> Iterator[Finding]:
     """Yield the problems that the installer of the plugin has reported."""
-    for problem in plugin_report.read(run_dir):
+    for problem in plugin_report.problems(run_dir):
         yield Finding("plugin", f"{problem.source}: {problem.message}", wrong=True, hint=problem.hint)
 
 

@@ -128,13 +128,17 @@ class Api:
                     event = msgspec.json.decode(line, type=_Event)
                     yield event.type, event.object
 
-    async def merge(self, path: str, patch: Mapping[str, Any]) -> dict[str, Any] | None:
+    async def merge(
+        self, path: str, patch: Mapping[str, Any], *, strategic: bool = False
+    ) -> dict[str, Any] | None:
         """Apply a JSON merge patch (RFC 7386) and return the object; None if it does not exist.
 
-        A patch whose ``resourceVersion`` is not the stored one is refused with status 409.
+        A patch whose ``resourceVersion`` is not the stored one is refused with status 409. ``strategic``: a strategic
+        merge patch of Kubernetes, which changes single items of some lists; not for custom resources.
         """
+        kind = "strategic-merge-patch" if strategic else "merge-patch"
         try:
-            return await self._send("PATCH", path, patch, "application/merge-patch+json")
+            return await self._send("PATCH", path, patch, f"application/{kind}+json")
         except ApiError as error:
             if error.status == httpx2.codes.NOT_FOUND:
                 return None

@@ -110,6 +110,10 @@ class ClusterStore:
         """Return the ConfigMap of the voter set, see :mod:`.voter_configmap`; None if there is none."""
         return next(iter(self._reflectors[VOTERS].objects.values()), None)
 
+    def node(self, name: str) -> Object | None:
+        """Return a node of the API; None if it does not exist."""
+        return self._reflectors["Node"].objects.get(("", name))
+
     async def has_pod(self, question: PodQuery) -> bool:
         """Return True if the cluster has such a pod on any node. Raises ApiError."""
         return await self._api.any(

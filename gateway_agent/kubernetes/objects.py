@@ -10,7 +10,7 @@ from ..lease.voting import recorded_voter_set
 from ..manifests import parsing, typed_objects
 from ..manifests.model import DRAIN, SHUTTING_DOWN, Inventory, Problem, RunningPod
 from ..manifests.parsing import FileContent
-from . import voter_configmap
+from . import node_marks, voter_configmap
 from .reflector import Key, Object, key_of, version_of
 
 VERSION = "v1alpha1"
@@ -22,7 +22,7 @@ ANNOTATIONS = {STATIC, DRAIN}
 METADATA = ("name", "namespace", "labels", "uid", "resourceVersion", "creationTimestamp", "generation")
 """Metadata that is kept: ``managedFields`` and annotations are larger than all the rest."""
 FIELDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "Node": {"spec": ("podCIDRs", "unschedulable"), "status": ("addresses",)},
+    "Node": {"spec": ("podCIDRs", "unschedulable", "taints"), "status": ("addresses",)},
     "Namespace": {},
     "Pod": {"spec": ("hostNetwork",), "status": ("podIPs", "phase")},
     "ServiceCIDR": {"spec": ("cidrs",)},
@@ -100,8 +100,14 @@ def prune(resource: Resource, item: Mapping[str, Any]) -> Object:
     if resource.kind == "Node":
         # No other part of the conditions is kept: a kubelet rewrites them every few minutes.
         conditions = _mapping(item.get("status")).get("conditions")
-        if isinstance(conditions, list) and typed_objects.is_stopping(conditions):
-            kept["status"]["conditions"] = [{"type": "Ready", "message": SHUTTING_DOWN}]
+        found = conditions if isinstance(conditions, list) else []
+        shown = [
+            each for each in found if isinstance(each, dict) and each.get("type") == node_marks.CONDITION
+        ]
+        if typed_objects.is_stopping(found):
+            shown.append({"type": "Ready", "message": SHUTTING_DOWN})
+        if shown:
+            kept["status"]["conditions"] = shown
     return kept
 
 

@@ -1,4 +1,4 @@
-"""Write to the cluster: status of gateways and policies, Events, and the voter set. No packet depends on it."""
+"""Write to the cluster: status, Events, the voter set, a node's taint and condition. No packet depends on it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from .cluster_store import ClusterStore
 from .conditions import Report, cluster_status_writer, reports
 from .empty_policies import EmptyPolicyChecker, PodQuery, questions, selects_nothing
 from .k8s_events import NAMESPACE, EventRecord, EventSource, event, is_due, is_outdated, of_report, repeated
+from .node_marker import NodeMarker
 from .objects import VOTERS
 from .status_writers import Writers
 
@@ -35,9 +36,16 @@ MAX_QUEUED_EVENTS = 100
 
 
 class ClusterReport:
-    """Writes status, Events and the voter set. ``view``: returns this node's state, None if it has none yet."""
+    """Writes all of it. ``view``: returns this node's state, None if it has none yet."""
 
-    def __init__(self, api: Api, store: ClusterStore, view: Callable[[], NodeSnapshot | None]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        store: ClusterStore,
+        view: Callable[[], NodeSnapshot | None],
+        marker: NodeMarker | None = None,
+    ) -> None:
+        self._marker = marker
         self._api = api
         self._store = store
         self._view = view
@@ -52,6 +60,17 @@ class ClusterReport:
 
     async def run(self) -> None:
         """Write whatever is due, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._report())
+            if self._marker is not None:
+                tasks.create_task(self._marker.run())
+
+    async def leave(self) -> None:
+        """Write what others are to know of a node whose agent stops."""
+        if self._marker is not None:
+            await self._marker.leave()
+
+    async def _report(self) -> None:
         pause = FIRST_BACKOFF_S
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)

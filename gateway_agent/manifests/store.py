@@ -24,3 +24,13 @@ class Store(Protocol):
         Return None if the last yielded inventory is still current. ``uid``: empty if the runtime did not pass it.
         Raises :class:`NotKnown` and OSError.
         """
+
+
+class Reporter(Protocol):
+    """Reports the state of this node to the store."""
+
+    async def run(self) -> None:
+        """Report. Ends with its task."""
+
+    async def leave(self) -> None:
+        """Report that the agent of this node stops."""

@@ -18,6 +18,7 @@ import yaml
 from gateway_agent.cni_install import conflist_text
 from gateway_agent.ctl import doctor
 from gateway_agent.ctl.clean import RUNNING
+from gateway_agent.kubernetes.node_marks import CONDITION, TAINT
 from gateway_agent.lease.ipc import LOCK
 
 from ..lab import documents, topology
@@ -77,7 +78,8 @@ class Deployed:
         # What stands in the manifest, and where this lab has its API server.
         document = yaml.safe_load((MANIFESTS / "config" / "agent.yaml").read_text())
         store = yaml.safe_load(self.node.agent.config.read_text())["store"]
-        document["store"] |= {"kubeconfig": "/var/run/secrets/kubernetes.io/serviceaccount/kubeconfig"}
+        account = "/var/run/secrets/kubernetes.io/serviceaccount/kubeconfig"
+        document["store"] |= {"kubeconfig": account, "notReadyTaint": True, "readyCondition": True}
         document["clusterCIDRs"] = [topology.POD_NETWORKS]
         (config / "agent.yaml").write_text(yaml.safe_dump(document))
         token = self.node.directory / "token"
@@ -351,7 +353,7 @@ def test_every_right_in_the_cluster_is_used_and_none_is_missing(lab: Lab, nodes:
     # An Event was written at the latest when the first master was elected, or soon is.
     until(lambda: "POST /api/v1/namespaces/default/events" in asked(lab), "an Event")
     until(
-        lambda: len([what for what in asked(lab) if what.endswith("/status")]) == 2,
+        lambda: len([what for what in asked(lab) if what.endswith("/status") and "/egress" in what]) == 2,
         "the status of both objects",
     )
     wanted = granted()
@@ -385,7 +387,8 @@ def right(request: str) -> Right:
 
 
 def granted() -> set[Right]:
-    roles = [document for document in rendered() if document["kind"] in ("ClusterRole", "Role")]
+    documents = [*rendered(), *rendered("node-readiness")]
+    roles = [document for document in documents if document["kind"] in ("ClusterRole", "Role")]
     return {
         (group, resource, verb)
         for role in roles
@@ -394,6 +397,32 @@ def granted() -> set[Right]:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+def schedulable(lab: Lab, name: str) -> bool | None:
+    """Return what the taint and the condition of a node say; None if they do not say the same."""
+    assert lab.cluster is not None
+    node = lab.cluster.call("GET", f"/api/v1/nodes/{name}")
+    tainted = any(taint["key"] == TAINT for taint in node["spec"].get("taints") or ())
+    statuses = {each["type"]: each["status"] for each in node["status"].get("conditions") or ()}
+    return not tainted if statuses.get(CONDITION) == ("False" if tainted else "True") else None
+
+
+def test_a_node_takes_pods_while_its_agent_runs_and_the_plugin_is_in_the_chain(
+    lab: Lab, nodes: dict[str, Deployed]
+) -> None:
+    worker = nodes["w1"]
+    for name in nodes:
+        until(lambda name=name: schedulable(lab, name) is True, f"{name} takes pods")  # type: ignore[misc]
+    conflist, hidden = worker.conflist, worker.conflist.with_suffix(".hidden")
+    conflist.rename(hidden)
+    until(lambda: schedulable(lab, "w1") is False, "a node without a network configuration takes none")
+    hidden.rename(conflist)
+    until(lambda: schedulable(lab, "w1") is True, "w1 takes pods again")
+    worker.pod.stop()
+    assert schedulable(lab, "w1") is False
+    worker.pod.start()
+    until(lambda: schedulable(lab, "w1") is True, "w1 takes pods after a restart")
 
 
 def test_uninstalling_leaves_nothing_behind(lab: Lab, nodes: dict[str, Deployed]) -> None:

@@ -159,6 +159,7 @@ def test_wrong_values(text: str, path: str, message: str) -> None:
         ("store: {kind: kubernetes, path: /x}", "store.path", "unknown field"),
         ("store: {kind: kubernetes, kubeconfig: x}", "store.kubeconfig", "'x' is no absolute path"),
         ("store: {kind: kubernetes, namespace: a.b}", "store.namespace", "'a.b' is no name of a namespace"),
+        ("store: {kind: kubernetes, notReadyTaint: x}", "store.notReadyTaint", "'x' is not known"),
         ("store: {kind: kubernetes, apiGroup: example.com}", "store.apiGroup", "'example.com' is not known"),
         (STORE + "store: {kind: files}", "", "not YAML: line 2, column 1: the key 'store' is given twice"),
         (f"---\n{STORE}---\n{STORE}", "", "holds several documents; one is read"),

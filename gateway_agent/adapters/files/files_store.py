@@ -258,3 +258,14 @@ def _stamp(status: os.stat_result) -> Stamp:
 def _young(status: os.stat_result) -> bool:
     """Return True if the last change is younger than :data:`SETTLE_S`. A time in the future does not count as young."""
     return 0 <= time.time() - status.st_mtime < SETTLE_S
+
+
+class NoReport:
+    """Stands for the reporter: files take no reports."""
+
+    async def run(self) -> None:
+        """Wait for ever. Ends with its task."""
+        await asyncio.Event().wait()
+
+    async def leave(self) -> None:
+        """Report nothing."""

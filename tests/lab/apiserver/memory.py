@@ -84,6 +84,9 @@ class Memory:
                 found = objects.replace(collection, namespace, name, await request.json(), subresource)
             case "PATCH" if request.content_type == "application/merge-patch+json":
                 found = objects.merge(collection, namespace, name, await request.json(), subresource)
+            case "PATCH" if request.content_type == "application/strategic-merge-patch+json":
+                patch = await request.json()
+                found = objects.merge(collection, namespace, name, patch, subresource, strategic=True)
             case "PATCH":
                 raise Refused(415, "UnsupportedMediaType", f"{request.content_type} is not supported here")
             case "DELETE":

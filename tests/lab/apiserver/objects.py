@@ -174,9 +174,12 @@ class Objects:
         name: str,
         patch: Mapping[str, Any],
         subresource: str = "",
+        strategic: bool = False,
     ) -> Object:
-        """As ``PATCH`` with ``application/merge-patch+json`` (RFC 7386) does."""
-        merged = merge_patch(self.get(collection, namespace, name), patch)
+        """As ``PATCH`` with ``application/merge-patch+json`` (RFC 7386) does, or with a ``strategic`` merge patch."""
+        if strategic and collection.kind.group in CUSTOM:
+            raise Refused(415, "UnsupportedMediaType", "custom resources take no strategic merge patch")
+        merged = merge_patch(self.get(collection, namespace, name), patch, LISTS if strategic else {})
         return self.replace(collection, namespace, name, merged, subresource)
 
     def bind(self, collection: Collection, namespace: str, name: str, node: str) -> Object:
@@ -237,16 +240,26 @@ def _node_of(pod: Object) -> str:
     return str((pod.get("spec") or {}).get("nodeName") or "")
 
 
-def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7386."""
+LISTS = {"conditions": "type", "addresses": "type"}
+"""Lists whose items a strategic merge patch merges by a key. A list of taints is none of them."""
+
+
+def merge_patch(target: Any, patch: Any, lists: Mapping[str, str] | None = None) -> Any:
+    """RFC 7386. ``lists``: by their names, the keys of the lists whose items are merged."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
     result = copy.deepcopy(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
             result.pop(name, None)
+        elif lists and name in lists:
+            items = {item[lists[name]]: item for item in result.get(name) or ()}
+            new = {item[lists[name]]: item for item in value}
+            result[name] = [
+                merge_patch(items.get(key), new.get(key, items.get(key))) for key in {**items, **new}
+            ]
         else:
-            result[name] = merge_patch(result.get(name), value)
+            result[name] = merge_patch(result.get(name), value, lists)
     return result
 
 

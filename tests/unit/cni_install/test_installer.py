@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.cni_install import installer
+from gateway_agent.cni_install import conflist_text, installer
 from tests.lab.waiting import until
 
 SPEAKS = '#!/bin/sh\necho \'{"cniVersion": "1.1.0", "supportedVersions": ["1.0.0"]}\'\n'
@@ -50,7 +50,14 @@ class Host:
         return list(json.loads((path or self.configuration).read_text())["plugins"])
 
     def reported(self) -> list[str]:
-        return [problem["message"] for problem in json.loads(self.report.read_text())]
+        return [problem.message for problem in self._report().problems]
+
+    def reported_file(self) -> str:
+        """Return the file that has our entry by the report."""
+        return self._report().chained
+
+    def _report(self) -> conflist_text.Report:
+        return conflist_text.read_report(self.report.read_text())
 
     @contextlib.contextmanager
     def watching(self, log: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -88,6 +95,7 @@ def test_installed_chained_and_taken_away(host: Host, capsys: pytest.CaptureFixt
     assert host.run("install", "--socket", "/run/a.sock", "--failure-policy", "Ignore") == 0
     assert host.installed.read_text() == SPEAKS
     assert host.installed.stat().st_mode & 0o777 == 0o755
+    assert host.reported_file() == str(host.configuration)
     assert host.plugins()[1:] == [
         {"type": "egress-gateway", "socket": "/run/a.sock", "failurePolicy": "Ignore"}
     ]
@@ -119,6 +127,7 @@ def test_without_a_network_configuration_the_plugin_waits(
 ) -> None:
     assert host.run("install") == 0
     assert "no network configuration yet" in capsys.readouterr().out
+    assert (host.reported(), host.reported_file()) == ([], "")
     assert host.installed.exists()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.cni_install import conflist_text, plugin_report
+from gateway_agent.cni_install.conflist_text import Report
 from gateway_agent.cni_install.plugin_probe import PluginProbe
 from gateway_agent.manifests.model import Problem
 
@@ -84,12 +85,22 @@ def test_files_are_compared_again_after_a_change(tmp_path: Path) -> None:
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
-    assert plugin_report.read(tmp_path) == ()
+    assert plugin_report.read(tmp_path) == Report()
     path = tmp_path / plugin_report.NAME
     path.parent.mkdir()
     problems = (Problem("/opt/cni/bin/egress-gateway", "", "it cannot run", "install Python"),)
-    path.write_text(conflist_text.report(problems))
-    assert plugin_report.read(tmp_path) == problems
-    for text in ("", "{", "[1]", '{"a": 1}', '[{"other": 1}]', "[" * 20_000, "\x00"):
+    for written in (Report(problems), Report(chained="/etc/cni/net.d/10-net.conflist")):
+        path.write_text(conflist_text.report(written))
+        assert plugin_report.read(tmp_path) == written
+        assert plugin_report.problems(tmp_path) == written.problems
+    for text in (
+        "",
+        "{",
+        "[1]",
+        '{"a": 1}',
+        '{"problems": [{"other": 1}], "chained": ""}',
+        "[" * 20_000,
+        "\x00",
+    ):
         path.write_text(text)
-        assert plugin_report.read(tmp_path) == ()
+        assert plugin_report.read(tmp_path) == Report()

@@ -69,14 +69,15 @@ def test_of_pods_only_those_of_the_node_are_watched() -> None:
 def test_what_is_not_used_is_not_kept() -> None:
     node = {
         "metadata": {"name": "n", "labels": {"a": "b"}, "managedFields": [{}], "annotations": {"x": "y"}},
-        "spec": {"podCIDRs": ["10.244.1.0/24"], "taints": [{}]},
+        "spec": {"podCIDRs": ["10.244.1.0/24"], "providerID": "x", "taints": [{"key": "a"}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}], "images": [{}] * 50},
     }
     assert prune(RESOURCES["Node"], node) == {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": "n", "labels": {"a": "b"}},
-        "spec": {"podCIDRs": ["10.244.1.0/24"]},
+        # The list of taints is written as a whole: those of others must be known.
+        "spec": {"podCIDRs": ["10.244.1.0/24"], "taints": [{"key": "a"}]},
         "status": {"addresses": [{"type": "InternalIP", "address": "10.0.0.1"}]},
     }
     assert prune(POLICY, {"metadata": {"name": "p"}, "spec": {"a": 1}, "status": {}, "more": 2}) == {
