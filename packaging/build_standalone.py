@@ -61,7 +61,7 @@ class Python:
 
     @property
     def sources(self) -> Path:
-        """Of the modules in C that Debian's ``libpython`` does not have."""
+        """Return the modules in C that Debian's ``libpython`` does not have."""
         return HERE / f"cpython{self.version}"
 
 

@@ -168,7 +168,7 @@ def inner(address: str, family: int, synced: bool = False) -> str:
 
 @dataclass(frozen=True)
 class MarkLayout:
-    """How our bits of the packet mark and of the connection mark are used.
+    """The use of our bits of the packet mark and of the connection mark.
 
     ``mask`` is one run of at least 4 set bits. In a connection mark its highest bit says *came out of a tunnel*, in a
     packet mark *leaves by its gateway's own routing*; the others hold a number: a slot, a policy set (between the

@@ -1,4 +1,4 @@
-"""What others can see of an agent: one snapshot for status, metrics, the page and the cluster."""
+"""Take the snapshot of an agent that status, metrics, the page and the cluster show."""
 
 from __future__ import annotations
 

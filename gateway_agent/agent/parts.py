@@ -39,7 +39,7 @@ from .state import NodeState
 
 @dataclass(frozen=True)
 class Parts:
-    """What the service runs and stops; :attr:`requests` answers the socket, :attr:`observer` is what others see."""
+    """The parts of the service; :attr:`requests` answers the socket, :attr:`observer` takes the snapshot for others."""
 
     config: AgentConfig
     ports: Ports

@@ -151,7 +151,7 @@ class ClusterKey(Protocol):
 
 @dataclass(frozen=True)
 class ProbeTarget:
-    """What a probe asks."""
+    """The target of a probe."""
 
     interface: str
     addresses: tuple[str, ...]

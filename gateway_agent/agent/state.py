@@ -14,7 +14,7 @@ from ..policy.egress_node.readiness import InterfaceFacts
 
 @dataclass
 class NodeState:
-    """What is known and what is in force on this node. All parts run in one event loop."""
+    """The knowledge of the agent, and the settings in force on this node. All parts run in one event loop."""
 
     inventory: Inventory | None = None
     """The newest objects that were read; None before the first read. Writer: ``objects``."""

@@ -103,7 +103,7 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
 
 
 class HeardKey(msgspec.Struct, frozen=True):
-    """By which key the last message of another node came."""
+    """The key that signed the last message of another node."""
 
     node: str
     fingerprint: str
@@ -206,7 +206,7 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class KernelFailures(msgspec.Struct, frozen=True):
-    """How often the kernel did not do something for a virtual address, since the lease daemon started."""
+    """Numbers of refusals of the kernel for a virtual address, since the lease daemon started."""
 
     address: str
     """The virtual address; empty for a ticket, which is for all addresses."""

@@ -78,7 +78,7 @@ def _egress(node: LeaseNode, spec: EgressIPSpec, now: int) -> EgressState:
 
 
 def _reason(node: LeaseNode, spec: EgressIPSpec, now: int) -> str:
-    """Why there is no master; else, where this node is eligible, why it is not ready to be."""
+    """Return why there is no master; else, if this node is eligible, why it is not ready to be."""
     if node.config.node in spec.eligible:
         if node.isolated(now):
             return NO_MAJORITY

@@ -87,5 +87,5 @@ class VoterStateFile:
 
 @functools.cache
 def boot_id() -> str:
-    """Of this run of the kernel."""
+    """Return the identity of this run of the kernel."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

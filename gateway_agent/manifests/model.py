@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Routing:
-    """By which router packets leave by a gateway's addresses, in place of the node's main table."""
+    """The router for packets with a gateway's addresses, in place of the node's main table."""
 
     next_hops: tuple[str, ...] = ()
     """Next hops on the egress interface, at most one for each family."""

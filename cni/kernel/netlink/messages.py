@@ -110,7 +110,7 @@ class NetfilterHeader(NamedTuple):
 
 
 class Layout(Generic[H]):
-    """How the header of a body lies in bytes."""
+    """The layout of the header of a body, in bytes."""
 
     def __init__(self, layout: str, header: Callable[..., H]) -> None:
         """``layout``: as :mod:`struct` writes it, one number for each field of ``header``."""

@@ -1,4 +1,4 @@
-"""What counts while a lease daemon that has just started knows nothing: what was last known.
+"""Keep what was last known in force while a lease daemon that has just started knows nothing.
 
 ``plan`` is the one in force, None if there is none; ``listened``: for how many seconds the daemon has run.
 """

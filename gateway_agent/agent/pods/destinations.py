@@ -1,4 +1,4 @@
-"""Where the packets of each tag leave, and which connections a change of that makes stale."""
+"""Find the exits of the packets of each tag, and the connections that a change of an exit makes stale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What policies ask for one pod: of an inventory, and from one plan to the next. Pure."""
+"""Find what policies ask for one pod: of an inventory, and from one plan to the next. Pure."""
 
 from __future__ import annotations
 

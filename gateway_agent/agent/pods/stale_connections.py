@@ -15,7 +15,7 @@ from .destinations import ForwardingEntries, changed_path
 
 
 class StaleConnections:
-    """What is to be deleted, by the address of a pod."""
+    """Connections to delete, by the address of a pod."""
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel

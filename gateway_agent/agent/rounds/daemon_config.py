@@ -1,4 +1,4 @@
-"""What the lease daemon is to do on this node, and whether the node is ready for it."""
+"""Decide the configuration of the lease daemon, and whether this node is ready to serve."""
 
 from __future__ import annotations
 

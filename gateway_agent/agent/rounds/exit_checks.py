@@ -1,4 +1,4 @@
-"""Whether packets get out by the egress interfaces: who answers there, and where the kernel would route them."""
+"""Check that packets get out by the egress interfaces: the machines that answer there, and the routes of the kernel."""
 
 from __future__ import annotations
 

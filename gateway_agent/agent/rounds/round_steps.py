@@ -1,4 +1,4 @@
-"""What one round does on a node, step by step.
+"""Carry out the steps of one round on a node.
 
 The order is part of what must always hold: guards before devices, devices before routes, routes before tags, and the
 plan on disk before the kernel follows it.

@@ -1,4 +1,4 @@
-"""When a node asks for an egress IP that has no master, and when it defers to another candidate.
+"""Decide when a node asks for an egress IP that has no master, and when it defers to another candidate.
 
 Theory of operation
 -------------------

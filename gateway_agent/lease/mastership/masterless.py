@@ -17,7 +17,7 @@ REBALANCE_WINDOW_NS = 15 * SECOND
 
 
 class Masterless:
-    """As one node sees it. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The egress IPs without a master, as one node knows them. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips

@@ -113,7 +113,7 @@ def _lasts(found: tuple[str, str, int, int]) -> bool:
 
 
 class KeysHeard:
-    """By which keys, in which versions and under which names messages came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """Keys, versions and names of senders of the messages that came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self.revision = 0

@@ -51,7 +51,7 @@ Members = Annotated[tuple[Name, ...], Meta(max_length=64)]
 
 
 class EpochLimit:
-    """Which epochs a node takes from others: those that changes of a master explain.
+    """A bound of the epochs that a node takes from others: those that changes of a master explain.
 
     Without a limit one message would raise an epoch to its bound, and no node could ever be master after that. But
     what is known may be old: a node that missed how the others came to a high epoch must not refuse it for ever. So

@@ -1,4 +1,4 @@
-"""How often something may happen: some times at once, then at a steady rate."""
+"""Limit a rate: some events at once, then a steady number for each second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many frames about virtual addresses the daemon reads in a flood. Pure. Times: nanoseconds."""
+"""Limit the frames about virtual addresses that the daemon reads in a flood. Pure. Times: nanoseconds."""
 
 from __future__ import annotations
 

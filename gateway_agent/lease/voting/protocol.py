@@ -57,7 +57,7 @@ VOTERS = "voters"
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """Why a claim is not granted. ``remaining_ns``: when asking again can help; 0 is at once."""
+    """The refusal of a claim. ``remaining_ns``: the time until a repetition can help; 0 is at once."""
 
     id: Identity
     why: Name
@@ -112,7 +112,7 @@ class Voter:
 
     @property
     def granted_until(self) -> int:
-        """When the last grant ends, those of an earlier process included."""
+        """Return the end of the last grant, those of an earlier process included."""
         return max([self.silent_until, *(grant.until for grant in self.grants.values())])
 
     def vote(

@@ -9,19 +9,19 @@ from typing import Any, NoReturn
 
 
 class SSLError(OSError):
-    """What is never raised."""
+    """An error that is never raised."""
 
 
 class SSLWantReadError(SSLError):
-    """What is never raised."""
+    """An error that is never raised."""
 
 
 class SSLSyscallError(SSLError):
-    """What is never raised."""
+    """An error that is never raised."""
 
 
 class SSLSocket:
-    """What no socket is."""
+    """A class without instances."""
 
 
 def create_default_context(*_: Any, **__: Any) -> NoReturn:
