@@ -15,6 +15,7 @@ TIMED = {
         "test_failover",
         "test_first_address",
         "test_flood",
+        "test_hostile_objects",
         "test_install",
         "test_keys",
         "test_kubernetes_nodes",

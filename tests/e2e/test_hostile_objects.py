@@ -69,13 +69,14 @@ def annotated(document: Document) -> Document:
     return changed(document, metadata={**document["metadata"], "annotations": notes})
 
 
-WRONG_TYPES = [
+REFUSED = [
     changed(gateway("spec-is-a-list"), spec=[1]),
     changed(gateway("spec-is-null"), spec=None),
     changed(policy("spec-is-text"), spec="x" * 5000),
     policy("selectors-are-a-map", selectors={"podSelector": {}}),
     policy("name-is-a-number", egressGatewayName=2**64),
     gateway("prefix", "172.16.0.60/24"),
+    gateway("vip-twice", "172.16.0.61", "172.16.0.61"),
     policy("host-bits", destinationCIDRs=["203.0.113.1/24"]),
     policy("digits", destinationCIDRs=[f"10.0.0.0/{'9' * 5000}"]),
 ]
@@ -155,8 +156,8 @@ def processes(lab: Lab) -> dict[str, tuple[int, list[int]]]:
     return {name: (node.agent.pid, node.agent.keeper_pids()) for name, node in lab.nodes.items()}
 
 
-@pytest.mark.parametrize("document", [*WRONG_TYPES, *GIANT], ids=identity)
-def test_the_definitions_refuse_wrong_types_and_giant_lists(lab: Lab, document: Document) -> None:
+@pytest.mark.parametrize("document", [*REFUSED, *GIANT], ids=identity)
+def test_the_definitions_refuse_wrong_types_values_and_sizes(lab: Lab, document: Document) -> None:
     assert lab.cluster is not None
     assert not stored(lab.cluster, document)
 

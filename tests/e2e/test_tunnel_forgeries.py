@@ -44,13 +44,19 @@ SYNC = (ids.SYNC_GROUP, ids.SYNC_PORT)
 
 
 @pytest.fixture(scope="module", params=UNDERLAYS)
-def lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+def standing_lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     machines = topology.ipv6_underlay() if request.param == "6" else topology.dual_stack(workers=2)
     shown = list(SHOWN.values())
     objects = documents.virtual_ip(shown, GATEWAY, connection_sync=True, destinations=DESTINATIONS)
     with settled(f"test_tunnel_forgeries-{request.param}", machines, objects=objects) as made:
-        until(lambda: two_masters(made), "all nodes name the same two masters", 20)
         yield made
+
+
+@pytest.fixture
+def lab(standing_lab: Lab) -> Lab:
+    """Return the lab when all nodes name the same two masters."""
+    until(lambda: two_masters(standing_lab), "two masters", 30)
+    return standing_lab
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -59,8 +65,8 @@ def family(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
+def pod(standing_lab: Lab) -> Pod:
+    return standing_lab.nodes["w1"].pod("backend-1", BACKEND)
 
 
 def two_masters(lab: Lab) -> bool:
@@ -109,12 +115,12 @@ def nothing_but_the_pods_own(lab: Lab, capture: Capture, pod: Pod, family: int, 
 def test_no_process_of_a_node_speaks_vxlan_to_a_gateway(lab: Lab, family: int, place: str) -> None:
     """A user without rights, and a host-network pod with the rights that runtimes give to pods."""
     node = lab.nodes["w2"] if place == "worker" else standby(lab)
-    mac = mac_of(master(lab, family).machine, "eth0")
     senders = (vxlan.by_local_user, *vxlan.PROCESS, vxlan.into_the_device)
     ports = range(FORGED, FORGED + len(senders))
     source = inner_source(node, family)
 
     def attack() -> None:
+        mac = mac_of(master(lab, family).machine, "eth0")
         for send, port in zip(senders, ports, strict=True):
             send(node.machine, to_gateway(lab, family, node, source, port), mac)
 
