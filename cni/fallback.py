@@ -64,9 +64,11 @@ def add(call: Call, context: FallbackContext) -> None:
     try:
         found = links.host_veths(call.netns, call.host_interfaces)
         named = found.named
-        hosts = tuple(
-            name for name in found.names if context.plan is None or name not in context.plan.uplinks
-        )
+        if context.plan is not None:
+            hosts = tuple(name for name in found.names if name not in context.plan.uplinks)
+        elif not named:
+            hosts = found.names
+        # Else a name may be that of an uplink: in a record it would be tagged by the agent that comes.
         before = attachments.load(context.run_dir, call.container_id, call.ifname)
         if before is None or before.host_interface != (hosts[0] if hosts else ""):
             _forget_connections(context, (call.container_id, call.ifname), call.addresses)

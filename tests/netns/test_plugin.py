@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -295,6 +296,26 @@ def test_all_veths_of_a_pod_are_tagged_and_nothing_else(
     assert "interface vsec has group 0" in node.refusal("CHECK", pod, result, BACKEND)["msg"]
     assert node.call("ADD", pod, result, OTHER) == (0, result)
     assert {node.group(veth_of(result)), node.group("vsec")} == {ids.GROUP_UNSELECTED}
+
+
+def test_without_a_plan_no_name_is_that_of_a_pod_whose_namespace_cannot_be_seen(
+    namespaces: Callable[[str], str], node: Node, pod: str
+) -> None:
+    """Which veths are uplinks is said by the plan alone: no pod may bring one into its record, or tag it."""
+    attach(node, namespaces("switch"), "port", "eth0")
+    result = node.create("bridge", pod)
+    result["interfaces"].append({"name": "eth0"})
+    veth, unseen = veth_of(result), f"{pod}-elsewhere"
+    (node.run_dir / "plan.json").unlink()
+    assert node.refusal("ADD", unseen, result, BACKEND)["code"] == contract.TRY_AGAIN_LATER
+    assert node.records() == ()
+    assert node.call("ADD", unseen, result, BACKEND, failurePolicy="Ignore") == (0, result)
+    assert [record.host_interfaces for record in node.records()] == [()]
+    assert (node.group(veth), node.group("eth0")) == (0, 0)
+    node.leave(dataclasses.replace(PLAN, uplinks=("eth0",)))
+    assert node.call("ADD", unseen, result, BACKEND) == (0, result)
+    assert [record.host_interfaces for record in node.records()] == [(veth,)]
+    assert (node.group(veth), node.group("eth0")) == (SET.group, 0)
 
 
 def test_check_looks_at_what_add_has_tagged(node: Node, pod: str) -> None:

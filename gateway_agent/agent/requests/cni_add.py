@@ -16,6 +16,7 @@ from cni.attachments import Attachment
 from cni.cni_request import Call, CallError
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
+from cni.kernel.netlink.links import HostVeths
 from cni.plan import Plan, PodIdentity
 
 from ...manifests.store import NotKnown
@@ -106,18 +107,14 @@ class CniAdd:
 
     async def _attach(self, key: Key, call: Call) -> None:
         """Register the pod, and return when it has the tag that the newest known objects ask for."""
-        record = await self._record(call)
+        found = await self._kernel.host_veths(call.netns, call.host_interfaces)
+        if found.named and self._state.plan is None:
+            await self._refresh(call)
+            await self._first_plan(call)
+        record = self._record(call, found)
         if self._pods.register(record):
             await self._pods.forget_connections_of(record)
-        try:
-            await self._objects.refresh(record.namespace, record.name, record.uid)
-        except NotKnown as error:
-            raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
-        except OSError as error:
-            if self._state.inventory is not None:
-                raise
-            unread = "the agent has not read its store yet"
-            raise CallError(contract.TRY_AGAIN_LATER, unread, str(error)) from error
+        await self._refresh(call)
         await self._containers.find_labels(key)
         while True:
             caught_up = await self._caught_up(key)
@@ -133,8 +130,36 @@ class CniAdd:
                 # Neither has: another try at once would end in the same.
                 await self._reconciler.next_round()
 
-    async def _record(self, call: Call) -> Attachment:
-        found = await self._kernel.host_veths(call.netns, call.host_interfaces)
+    async def _refresh(self, call: Call) -> None:
+        """Read the newest objects. Raises CallError, and OSError."""
+        try:
+            await self._objects.refresh(call.namespace, call.name, call.uid)
+        except NotKnown as error:
+            raise CallError(contract.TRY_AGAIN_LATER, str(error), "it can in a moment") from error
+        except OSError as error:
+            if self._state.inventory is not None:
+                raise
+            unread = "the agent has not read its store yet"
+            raise CallError(contract.TRY_AGAIN_LATER, unread, str(error)) from error
+
+    async def _first_plan(self, call: Call) -> None:
+        """Wait for a plan, whose uplinks are no interfaces of pods. Raises CallError if rounds fail before it.
+
+        An uplink in a pod's record would be tagged, and missing among the interfaces that a plan is made of.
+        """
+        rounds = 0
+        while self._state.plan is None:
+            if rounds >= MAX_ROUNDS and self._state.trouble:
+                raise CallError(
+                    contract.TRY_AGAIN_LATER,
+                    f"{call.netns} of {call.subject} cannot be seen from here, and before the first plan no interface "
+                    "is known to be the pod's and not the node's own",
+                    self._state.trouble,
+                )
+            await self._reconciler.next_round()
+            rounds += 1
+
+    def _record(self, call: Call, found: HostVeths) -> Attachment:
         # A node's own interface may be a veth too, and a namespace may not be visible from here.
         uplinks = self._state.plan.uplinks if self._state.plan else ()
         hosts = tuple(name for name in found.names if name not in uplinks)
