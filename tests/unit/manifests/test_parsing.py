@@ -416,6 +416,15 @@ def test_creation_times_compare_as_texts(written: str, read: str) -> None:
     assert inventory.policies[0].created == read
 
 
+def test_creation_times_of_gateways_and_nodes_are_read() -> None:
+    """What two objects claim belongs to the older one."""
+    created = "creationTimestamp: 2026-11-21T21:00:00Z"
+    inventory = parse(GATEWAY.replace("{name: partner}", f"{{name: partner, {created}}}"),
+                      NODE.replace("{name: g1,", f"{{name: g1, {created},"))  # fmt: skip
+    assert not inventory.problems
+    assert [each.created for each in (*inventory.gateways, *inventory.nodes)] == ["2026-11-21T21:00:00Z"] * 2
+
+
 @pytest.mark.parametrize("written", ["yesterday", "2026-11-21T21:00:00"])
 def test_creation_time_without_a_zone_is_an_error(written: str) -> None:
     text = POLICY.replace("{name: backend-to-partner}", f"{{name: p, creationTimestamp: {written}}}")
