@@ -22,6 +22,7 @@ from ..atomic_file import replace_file
 from ..manifests.model import Problem
 from ..printable import printable
 from . import command_line, conflist_text, inotify
+from .conf_dir import configurations
 from .conflist_text import NotChainable, Report
 from .plugin_probe import PluginProbe
 
@@ -96,7 +97,7 @@ def install(
         if probe.by_node():
             hint += ": Python 3.9 or later is needed, or --interpreter shipped"
         return Done((*lines, *_unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
-    found = conflist_text.in_use(*_configurations(conf_dir))
+    found = conflist_text.in_use(*configurations(conf_dir))
     if found.skipped and not settled:
         return Done(tuple(lines), unsettled=True)
     if not found.name:
@@ -123,7 +124,7 @@ def remove(bin_dir: Path, conf_dir: Path) -> None:
 
 def _unchain(conf_dir: Path) -> list[str]:
     lines = []
-    files, unreadable = _configurations(conf_dir)
+    files, unreadable = configurations(conf_dir)
     for name, text in files.items():
         path = conf_dir / name
         try:
@@ -132,25 +133,6 @@ def _unchain(conf_dir: Path) -> list[str]:
         except NotChainable as error:
             lines.append(f"{path}: left as it is: {error}")
     return [*lines, *(f"{conf_dir / name}: left as it is: {reason}" for name, reason in unreadable.items())]
-
-
-def _configurations(conf_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the text of each file that a runtime reads, and the reason for each that cannot be read."""
-    files: dict[str, str] = {}
-    unreadable: dict[str, str] = {}
-    with contextlib.suppress(FileNotFoundError):
-        for found in sorted(os.scandir(conf_dir), key=lambda entry: entry.name):
-            if not found.name.endswith(conflist_text.SUFFIXES) or found.is_dir(follow_symlinks=False):
-                continue
-            if not os.path.isfile(found.path):
-                link = "it is a link that leads to no file" if found.is_symlink() else "it is no regular file"
-                unreadable[found.name] = link
-                continue
-            try:
-                files[found.name] = _read(Path(found.path))
-            except (OSError, UnicodeDecodeError) as error:
-                unreadable[found.name] = str(getattr(error, "strerror", None) or "it is not UTF-8")
-    return files, unreadable
 
 
 def _once(options: argparse.Namespace, probe: PluginProbe, settled: bool = True) -> Done:

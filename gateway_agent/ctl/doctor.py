@@ -24,7 +24,7 @@ from ..config import AgentConfig
 from ..lease_daemon.kernel.vip_addresses import Addresses
 from ..policy import local_addresses
 from ..policy.egress_node import path_faults
-from . import path_report, stored_objects
+from . import path_report, runtime_report, stored_objects
 
 PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}
@@ -63,7 +63,8 @@ def examine(config: AgentConfig | None) -> tuple[Finding, ...]:
         key, run_dir = config.key_file, config.run_dir
         parts += [
             ("cluster key", lambda: [_key(key)]), ("agent", lambda: [_socket(run_dir / "agent.sock")]),
-            ("plugin", lambda: _plugin(run_dir)), ("addresses", lambda: _outside(config)),
+            ("plugin", lambda: _plugin(run_dir)), ("container runtime", lambda: _runtime(config.containerd)),
+            ("addresses", lambda: _outside(config)),
         ]  # fmt: skip
     parts += [("path", lambda: _paths(config.run_dir))] if config else []
     parts += [("kernel objects", _objects), ("virtual addresses", _addresses), ("nftables", _tables)]
@@ -153,6 +154,12 @@ def _plugin(run_dir: Path) -> Iterator[Finding]:
     """Yield the problems that the installer of the plugin has reported."""
     for problem in plugin_report.problems(run_dir):
         yield Finding("plugin", f"{problem.source}: {problem.message}", wrong=True, hint=problem.hint)
+
+
+def _runtime(socket: Path | None) -> Iterator[Finding]:
+    """Yield whether the container runtime has loaded our entry."""
+    if socket is not None and (said := runtime_report.examine(socket)) is not None:
+        yield Finding("container runtime", said.found, said.judged, said.wrong, said.hint)
 
 
 def _outside(config: AgentConfig) -> Iterator[Finding]:

@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=100,
         metavar="NUMBER",
-        help="how often the CNI configuration is written without our entry while pods start, in test_conflist_rewrites",
+        help="how often the CNI configuration is written without our entry while pods start, in test_containerd",
     )
     parser.addoption(
         "--image",

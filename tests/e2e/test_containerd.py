@@ -1,18 +1,28 @@
-"""A real containerd starts and stops pods through a conflist with our plugin, as a kubelet tells it to."""
+"""A real containerd starts and stops pods through a conflist with our plugin, as a kubelet tells it to.
+
+Another program rewrites the configuration, again and again, without our entry. The installer puts it back within
+milliseconds, and some pods start in between. The guard drops what these send outside until the agent has judged them.
+``--conflist-rewrites`` asks for more rewrites.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
 import psutil
 import pytest
 
+from gateway_agent.ctl import runtime_report
+
 from ..lab import documents, topology
+from ..lab.cri.conflist import chained, installer, rewriting
 from ..lab.cri.containerd import Containerd
 from ..lab.cri.sandbox import Sandbox
 from ..lab.lab import SELECTED, Lab
@@ -22,6 +32,8 @@ from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
 
 AT_ONCE = 50
+BESIDE_REWRITES = 3
+"""Pods at once while the configuration is rewritten."""
 OTHER = {"app": "other"}
 
 
@@ -124,3 +136,60 @@ def test_without_the_agent_a_pod_that_may_be_selected_waits(node: Node, containe
     sandbox = Sandbox(node, containerd, "early", BACKEND)
     assert sandbox.request(SELECTED).address == VIRTUAL
     sandbox.stop()
+
+
+def life(node: Node, containerd: Containerd, name: str) -> str:
+    """Return the address that the outside sees of a pod, which sends from its start on."""
+    sandbox = Sandbox(node, containerd, name, BACKEND)
+    try:
+        # As a kubelet does once the sandbox runs.
+        sandbox.cluster.runs("prod", name, sandbox.address)
+        return sandbox.request(SELECTED, seconds=20).address
+    finally:
+        sandbox.stop()
+
+
+def test_no_packet_by_another_address_while_the_configuration_is_rewritten(
+    lab: Lab, node: Node, containerd: Containerd, request: pytest.FixtureRequest
+) -> None:
+    times = request.config.getoption("--conflist-rewrites")
+    seen: list[str] = []
+    with lab.capture() as capture:
+        with (
+            installer(node, containerd),
+            rewriting(node, containerd, times) as done,
+            ThreadPoolExecutor(BESIDE_REWRITES) as pool,
+        ):
+            while not done.is_set():
+                names = [f"early-{len(seen) + place}" for place in range(BESIDE_REWRITES)]
+                seen += pool.map(lambda name: life(node, containerd, name), names)
+            until(lambda: chained(containerd), "our entry is back")
+        assert set(seen) == {VIRTUAL}
+        assert capture.sources(SELECTED) == {VIRTUAL}
+    beside = node.agent.status()["startedBeside"]
+    assert beside["held"] + beside["loose"] > 0, f"none of {len(seen)} pods started beside the plugin"
+
+
+def test_a_runtime_that_has_not_loaded_the_entry_is_found(node: Node, containerd: Containerd) -> None:
+    """The runtime watches the directory, and no other one that takes its place; its own error does not say so."""
+    network, directory = node.network("bridge"), containerd.directory / "net.d"
+
+    def said() -> runtime_report.Said:
+        found = runtime_report.examine(containerd.socket)
+        assert found is not None
+        return found
+
+    containerd.use(network)
+    until(lambda: not said().wrong, "containerd has loaded the entry")
+    assert said().judged
+    containerd.use(replace(network, plugins=network.plugins[:1]))
+    until(lambda: said().wrong, "containerd has loaded a chain without the entry")
+    assert "egress-gateway-cni install" in said().hint
+    directory.rename(directory.with_name("old"))
+    shutil.copytree(directory.with_name("old"), directory)
+    until(lambda: "no pod starts" in said().found, "containerd has lost the directory")
+    containerd.use(network)
+    assert f"{directory / '10-net.conflist'} has the entry" in said().hint
+    containerd.end()
+    containerd.start()
+    assert (said().judged, said().wrong) == (True, False)
