@@ -9,12 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import calls, datagrams, engines, frames, manifests, stored, wire
+from . import calls, datagrams, engines, frames, manifests, netlink, stored, wire
 
 Target = Callable[[random.Random], None]
 TARGETS: dict[str, Target] = {
     "calls": calls.once, "datagrams": datagrams.once, "engines": engines.once, "frames": frames.once,
-    "manifests": manifests.once, "stored": stored.once, "wire": wire.once,
+    "manifests": manifests.once, "netlink": netlink.once, "stored": stored.once, "wire": wire.once,
 }  # fmt: skip
 
 

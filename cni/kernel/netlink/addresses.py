@@ -52,12 +52,14 @@ def observe(kernel: Socket, only: Iterable[str] = (), index: int = 0) -> Iterato
 
     Raises :class:`KernelError`.
     """
-    wanted = {packed(address) for address in only}
     try:
-        listed = kernel.dump(RTM_GETADDR, IFADDRMSG.pack(AddressHeader()))
+        yield from _listed(kernel, {packed(address) for address in only}, index)
     except OSError as error:
         raise refused("reading the addresses", error.errno or errno.EIO) from error
-    for message in listed:
+
+
+def _listed(kernel: Socket, wanted: set[bytes], index: int) -> Iterator[Address]:
+    for message in kernel.dump(RTM_GETADDR, IFADDRMSG.pack(AddressHeader())):
         body = message.body
         if message.kind != RTM_NEWADDR or (index and IFADDRMSG.read(body).interface != index):
             continue

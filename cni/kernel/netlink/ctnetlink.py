@@ -61,24 +61,24 @@ def delete_of(address: str) -> int:
     The kernel filters IPv4 (Linux 5.8); an older one passes over what it does not know and lists everything, so each
     entry is compared. Raises :class:`~cni.kernel.errors.KernelError`.
     """
-    parsed = ipaddress.ip_address(address)
-    header = NFGENMSG.pack(NetfilterHeader(FAMILIES[parsed.version]))
-    source = nested(CTA_TUPLE_IP, attribute(CTA_IP_SRC[parsed.version], parsed.packed))
-    deleted = 0
     try:
         with Socket(NETLINK_NETFILTER) as netlink:
-            for kind, flags in (
-                (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS),
-                (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS),
-            ):
-                wanted = nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
-                # The filter for IPv6 lists all but the wanted (ctnetlink_filter_match_tuple(), seen on Linux 6.18).
-                chosen = nested(kind, source) + wanted if parsed.version == 4 else b""
-                for message in netlink.dump(IPCTNL_MSG_CT_GET, header + chosen):
-                    if source_of(message.body, kind) == parsed.packed:
-                        deleted += _delete(netlink, header, message.body)
+            return _delete_listed(netlink, ipaddress.ip_address(address))
     except OSError as error:
         raise refused(f"forgetting the connections of {address}", error.errno or errno.EIO) from error
+
+
+def _delete_listed(netlink: Socket, address: Address) -> int:
+    header = NFGENMSG.pack(NetfilterHeader(FAMILIES[address.version]))
+    source = nested(CTA_TUPLE_IP, attribute(CTA_IP_SRC[address.version], address.packed))
+    deleted = 0
+    for kind, flags in (CTA_TUPLE_ORIG, CTA_FILTER_ORIG_FLAGS), (CTA_TUPLE_REPLY, CTA_FILTER_REPLY_FLAGS):
+        wanted = nested(CTA_FILTER, attribute(flags, struct.pack("=I", CTA_FILTER_FLAG_IP_SRC)))
+        # The filter for IPv6 lists all but the wanted (ctnetlink_filter_match_tuple(), seen on Linux 6.18).
+        chosen = nested(kind, source) + wanted if address.version == 4 else b""
+        for message in netlink.dump(IPCTNL_MSG_CT_GET, header + chosen):
+            if source_of(message.body, kind) == address.packed:
+                deleted += _delete(netlink, header, message.body)
     return deleted
 
 
@@ -97,6 +97,8 @@ def _end(connection: dict[int, bytes], direction: int, kind: int, size: int) -> 
 def _delete(netlink: Socket, header: bytes, listed: bytes) -> bool:
     """Delete one connection as it was listed. Return False if it has ended meanwhile."""
     connection = NFGENMSG.attributes(listed)
+    if CTA_TUPLE_ORIG not in connection:
+        return False
     body = header + nested(CTA_TUPLE_ORIG, connection[CTA_TUPLE_ORIG])
     # The identity keeps a connection that has just taken the place of this one; the zone is part of the key.
     body += b"".join(attribute(kind, connection[kind]) for kind in (CTA_ID, CTA_ZONE) if kind in connection)
@@ -143,5 +145,5 @@ def _liberal_tcp(listed: Iterable[Message], address: Address) -> Iterator[bytes]
         connection = NFGENMSG.attributes(message.body)
         shown = _end(connection, CTA_TUPLE_REPLY, CTA_IP_DST[address.version], len(address.packed))
         is_tcp = CTA_PROTOINFO_TCP in attributes(connection.get(CTA_PROTOINFO, b""))
-        if is_tcp and shown == address.packed:
+        if is_tcp and shown == address.packed and CTA_TUPLE_ORIG in connection:
             yield nested(CTA_TUPLE_ORIG, connection[CTA_TUPLE_ORIG]) + change

@@ -62,12 +62,11 @@ def listed(kind: str = "") -> Iterator[tuple[int, int, dict[int, bytes]]]:
         body += attribute(IFLA_LINKINFO, attribute(IFLA_INFO_KIND, kind.encode()))
     try:
         with Socket() as kernel:
-            found = kernel.dump(RTM_GETLINK, body)
+            found = [(IFINFOMSG.read(m.body), m.body) for m in kernel.dump(RTM_GETLINK, body)]
     except OSError as error:
         raise refused("listing the interfaces", error.errno or errno.EIO) from error
-    for message in found:
-        header = IFINFOMSG.read(message.body)
-        yield header.interface, header.flags, IFINFOMSG.attributes(message.body)
+    for header, link in found:
+        yield header.interface, header.flags, IFINFOMSG.attributes(link)
 
 
 def tagged() -> dict[str, int]:
@@ -157,7 +156,7 @@ def _namespace_number(kernel: Socket, descriptor: int) -> int:
 
     def number() -> int:
         answer = attributes(kernel.request(RTM_GETNSID, 0, body)[len(RTGENMSG) :])
-        return int(struct.unpack("=i", answer[NETNSA_NSID])[0])
+        return messages.signed(answer.get(NETNSA_NSID, b""))
 
     known = number()
     if known < 0:
@@ -171,20 +170,21 @@ def _links_of(kernel: Socket, number: int) -> Iterator[tuple[int, dict[int, byte
     """Yield index and attributes of the interfaces in the network namespace with this number."""
     target = attribute(IFLA_TARGET_NETNSID, struct.pack("=i", number))
     try:
-        found = kernel.dump(RTM_GETLINK, IFINFOMSG.pack(ANY_LINK, target, WITHOUT_STATISTICS))
+        answers = kernel.dump(RTM_GETLINK, IFINFOMSG.pack(ANY_LINK, target, WITHOUT_STATISTICS))
+        found = [(IFINFOMSG.read(message.body), message.body) for message in answers]
     except OSError as error:
         raise refused("listing the pod's interfaces", error.errno or errno.EIO) from error
-    for message in found:
-        yield IFINFOMSG.read(message.body).interface, IFINFOMSG.attributes(message.body)
+    for header, link in found:
+        yield header.interface, IFINFOMSG.attributes(link)
 
 
 def _peer(kernel: Socket, number: int, index: int, link: Mapping[int, bytes]) -> str:
     """Return the name of the veth here whose peer has this index in that namespace; empty if there is none."""
     if not _is_veth(link) or IFLA_LINK not in link:
         return ""
-    (peer_index,) = struct.unpack("=i", link[IFLA_LINK])
     try:
-        answer = kernel.request(RTM_GETLINK, 0, IFINFOMSG.pack(LinkHeader(interface=peer_index)))
+        peer = LinkHeader(interface=messages.signed(link[IFLA_LINK]))
+        answer = kernel.request(RTM_GETLINK, 0, IFINFOMSG.pack(peer))
     except OSError as error:
         if error.errno == errno.ENODEV:
             return ""

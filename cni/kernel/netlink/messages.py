@@ -6,8 +6,11 @@ and attributes: length, type, value, and padding to 4 bytes.
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Callable, Generic, NamedTuple, TypeVar
 
@@ -124,7 +127,9 @@ class Layout(Generic[H]):
         return self._struct.pack(*header) + b"".join(attributes)
 
     def read(self, body: bytes) -> H:
-        """Return the header of a body. Raises :class:`struct.error` if the body is shorter."""
+        """Return the header of a body. Raises OSError (EBADMSG) if the body is shorter."""
+        if len(body) < self.size:
+            raise malformed()
         return self._header(*self._struct.unpack_from(body))
 
     def attributes(self, body: bytes) -> dict[int, bytes]:
@@ -133,9 +138,9 @@ class Layout(Generic[H]):
 
 
 IFINFOMSG = Layout("=BxHiII", LinkHeader)
-IFADDRMSG = Layout("=BBBBi", AddressHeader)
+IFADDRMSG = Layout("=BBBBI", AddressHeader)
 RTMSG = Layout("=BBBBBBBBI", RouteHeader)
-RTNEXTHOP = Layout("=HBBi", NextHopHeader)
+RTNEXTHOP = Layout("=HBBI", NextHopHeader)
 NDMSG = Layout("=BxxxiHBB", NeighbourHeader)
 NFGENMSG = Layout("!BBH", NetfilterHeader)
 RTGENMSG = bytes(4)
@@ -192,6 +197,23 @@ def sequence(data: bytes) -> list[tuple[int, bytes]]:
         found.append((kind & NLA_TYPE_MASK, data[offset + 4 : offset + length]))
         offset += length + 3 & ~3
     return found
+
+
+def integer(value: bytes) -> int:
+    """Return the number in the first four bytes of a value, in the machine's order; 0 if there is none."""
+    return int.from_bytes(value[:4], sys.byteorder)
+
+
+def signed(value: bytes) -> int:
+    """Return the signed number in the first four bytes of a value. Raises OSError (EBADMSG) if it is shorter."""
+    if len(value) < 4:
+        raise malformed()
+    return int.from_bytes(value[:4], sys.byteorder, signed=True)
+
+
+def malformed() -> OSError:
+    """Return the error for a message of the kernel that is no message of its kind."""
+    return OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
 
 
 def decoded(value: bytes, errors: str = "replace") -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 from collections.abc import Iterable
 
 from .constants import (
@@ -20,7 +19,7 @@ from .constants import (
     SO_RCVBUFFORCE,
     SOL_NETLINK,
 )
-from .messages import Message, Request, encode, split
+from .messages import Message, Request, encode, signed, split
 
 MAX_DUMPS = 3
 """Attempts at a listing whose objects change meanwhile."""
@@ -137,8 +136,11 @@ class Socket:
 
 
 def error_code(message: Message) -> int:
-    """Return the error number of an acknowledgement (``struct nlmsgerr``) or of the end of a listing; 0: none."""
-    return -int(struct.unpack_from("=i", message.body)[0])
+    """Return the error number of an acknowledgement (``struct nlmsgerr``) or of the end of a listing; 0: none.
+
+    Raises OSError (EBADMSG) if the message has none.
+    """
+    return -signed(message.body)
 
 
 def _check(message: Message) -> None:

@@ -25,7 +25,7 @@ from .constants import (
     RTM_GETROUTE,
     RTN_UNICAST,
 )
-from .messages import RTMSG, RTNEXTHOP, RouteHeader, attribute
+from .messages import RTMSG, RTNEXTHOP, RouteHeader, attribute, integer
 from .netlink_socket import Socket
 
 
@@ -52,14 +52,19 @@ class NextHop:
 
 def next_hops() -> Iterator[NextHop]:
     """Yield the next hops of every unicast route of the machine that is not ours, of the families that it has."""
-    for version, family in FAMILIES.items():
+    for version in FAMILIES:
         # ``/proc/net/ipv6_route`` does not serve: it mixes the routes of all tables.
         with contextlib.suppress(OSError), Socket() as kernel:
-            for message in kernel.dump(RTM_GETROUTE, RTMSG.pack(RouteHeader(family))):
-                header = RTMSG.read(message.body)
-                unicast = (header.source_length, header.kind) == (0, RTN_UNICAST)
-                if unicast and header.protocol != ids.PROTOCOL:
-                    yield from _of_route(version, header.length, RTMSG.attributes(message.body))
+            yield from listed(kernel, version)
+
+
+def listed(kernel: Socket, version: int) -> Iterator[NextHop]:
+    """Yield the next hops of the routes of one family, as :func:`next_hops`. Raises OSError."""
+    for message in kernel.dump(RTM_GETROUTE, RTMSG.pack(RouteHeader(FAMILIES[version]))):
+        header = RTMSG.read(message.body)
+        unicast = (header.source_length, header.kind) == (0, RTN_UNICAST)
+        if unicast and header.protocol != ids.PROTOCOL:
+            yield from _of_route(version, header.length, RTMSG.attributes(message.body))
 
 
 def lookup(kernel: Socket, destination: str, out_index: int = 0) -> dict[int, bytes]:
@@ -97,8 +102,7 @@ def lookup_forwarded(
 def _of_route(version: int, length: int, found: Mapping[int, bytes]) -> Iterator[NextHop]:
     destination = found.get(RTA_DST, b"")
     prefix = int.from_bytes(destination, "big") >> max(8 * len(destination) - length, 0)
-    (metric,) = struct.unpack("=I", found.get(RTA_PRIORITY, bytes(4)))
-    (table,) = struct.unpack("=I", found.get(RTA_TABLE, bytes(4)))
+    metric, table = integer(found.get(RTA_PRIORITY, b"")), integer(found.get(RTA_TABLE, b""))
     for place, (index, gateway) in enumerate(_hops(found)):
         with contextlib.suppress(OSError):
             name, router = socket.if_indextoname(index), messages.address(gateway)
@@ -108,7 +112,7 @@ def _of_route(version: int, length: int, found: Mapping[int, bytes]) -> Iterator
 def _hops(found: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
     """Yield of each next hop the number of its interface and the bytes of its router's address, which may be none."""
     if RTA_OIF in found:
-        yield *struct.unpack("=i", found[RTA_OIF]), found.get(RTA_GATEWAY, b"")
+        yield integer(found[RTA_OIF]), found.get(RTA_GATEWAY, b"")
     hops = found.get(RTA_MULTIPATH, b"")
     while len(hops) >= RTNEXTHOP.size:
         header = RTNEXTHOP.read(hops)

@@ -18,7 +18,7 @@ from ..netlink.constants import (
     NFTA_SET_ELEM_LIST_SET,
     NFTA_SET_ELEM_LIST_TABLE,
 )
-from ..netlink.messages import NFGENMSG, Message, NetfilterHeader
+from ..netlink.messages import NFGENMSG, Message, NetfilterHeader, malformed
 from ..netlink.netlink_socket import Socket
 
 BUFFER_BYTES = 64 << 20
@@ -88,14 +88,20 @@ def current() -> int:
     """Return the number of the last transaction. Raises :class:`~cni.kernel.errors.KernelError`."""
     try:
         with Socket(NETLINK_NETFILTER) as kernel:
-            answer = kernel.request(NFT_MSG_GETGEN, 0, NFGENMSG.pack(NetfilterHeader()))
+            return _current(kernel)
     except OSError as error:
         raise refused("reading the nftables generation", error.errno or errno.EIO) from error
-    return _number(answer)
+
+
+def _current(kernel: Socket) -> int:
+    return _number(kernel.request(NFT_MSG_GETGEN, 0, NFGENMSG.pack(NetfilterHeader())))
 
 
 def _number(body: bytes) -> int:
-    return int.from_bytes(NFGENMSG.attributes(body)[NFTA_GEN_ID], "big")
+    number = NFGENMSG.attributes(body).get(NFTA_GEN_ID)
+    if number is None:
+        raise malformed()
+    return int.from_bytes(number, "big")
 
 
 def _after(number: int, other: int) -> bool:

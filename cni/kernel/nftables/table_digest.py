@@ -110,10 +110,11 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
     for chain in _each(kernel, NFT_MSG_GETCHAIN, header):
         if chain.get(NFTA_CHAIN_TABLE) != name.encode() + b"\0":
             continue
-        if chain[NFTA_CHAIN_NAME].startswith(mark):
-            marks.append(decoded(chain[NFTA_CHAIN_NAME][len(mark) :]))
+        title = chain.get(NFTA_CHAIN_NAME, b"")
+        if title.startswith(mark):
+            marks.append(decoded(title[len(mark) :]))
         else:
-            chains.append(decoded(chain[NFTA_CHAIN_NAME]))
+            chains.append(decoded(title))
             parts.append(_part(b"chain", chain, (NFTA_CHAIN_NAME, *CHAIN_PARTS)))
     for rule in _each(kernel, NFT_MSG_GETRULE, mine):
         expressions = b"".join(map(_expression, _values(rule.get(NFTA_RULE_EXPRESSIONS, b""))))
@@ -122,10 +123,10 @@ def _read(kernel: Socket, family: int, name: str, mark: bytes) -> Table:
         flags = int.from_bytes(found.get(NFTA_SET_FLAGS, b""), "big")
         if not flags & NFT_SET_ANONYMOUS:
             kind, timed = "map" if flags & NFT_SET_MAP else "set", bool(flags & NFT_SET_TIMEOUT)
-            sets.append(PresentSet(kind, decoded(found[NFTA_SET_NAME]), timed))
+            sets.append(PresentSet(kind, decoded(found.get(NFTA_SET_NAME, b"")), timed))
         parts.append(_part(b"set", found, (NFTA_SET_NAME, *SET_PARTS)))
         if not flags & NFT_SET_TIMEOUT:
-            asked = mine + attribute(NFTA_SET_ELEM_LIST_SET, found[NFTA_SET_NAME])
+            asked = mine + attribute(NFTA_SET_ELEM_LIST_SET, found.get(NFTA_SET_NAME, b""))
             answers = _each(kernel, NFT_MSG_GETSETELEM, asked)
             lists = (answer.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"") for answer in answers)
             parts += sorted(item for elements in lists for item in _values(elements))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import socket
-import struct
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import psutil
 from cni.kernel.netlink import addresses, routes
 from cni.kernel.netlink.constants import FAMILIES, RTA_OIF, RTA_PREFSRC
 from cni.kernel.netlink.messages import address as address_of
+from cni.kernel.netlink.messages import integer
 from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.netlink.routes import NextHop
 
@@ -124,10 +124,14 @@ def leaving(destinations: Iterable[str]) -> frozenset[str]:
     found = set()
     with contextlib.suppress(OSError), Socket() as kernel:
         for address in destinations:
-            with contextlib.suppress(OSError, struct.error):
-                (index,) = struct.unpack("=i", routes.lookup(kernel, address).get(RTA_OIF, b""))
-                found.add(socket.if_indextoname(index))
+            with contextlib.suppress(OSError):
+                found.add(_leaving_by(kernel, address))
     return frozenset(found)
+
+
+def _leaving_by(kernel: Socket, destination: str) -> str:
+    """Return the interface of a route. Raises OSError if there is none."""
+    return socket.if_indextoname(integer(routes.lookup(kernel, destination).get(RTA_OIF, b"")))
 
 
 def _arp_filtered(name: str, own: Iterable[str]) -> bool:

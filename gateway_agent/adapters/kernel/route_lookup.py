@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import struct
 from collections.abc import Iterable
 
 from cni.kernel.netlink import messages, routes
@@ -31,5 +30,5 @@ def _ask(kernel: Socket, lookup: Lookup, index: int) -> Found:
         answer = routes.lookup_forwarded(kernel, lookup.destination, lookup.source, index, lookup.mark)
     except OSError as error:
         return Found(error=os.strerror(error.errno or 0))
-    (out,) = struct.unpack("=i", answer.get(RTA_OIF, bytes(4)))
+    out = messages.integer(answer.get(RTA_OIF, b""))
     return Found(socket.if_indextoname(out) if out else "", messages.address(answer.get(RTA_GATEWAY, b"")))

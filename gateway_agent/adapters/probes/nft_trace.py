@@ -124,7 +124,7 @@ def _step(message: Message) -> Step | None:
     verdict = attributes(found.get(NFTA_TRACE_VERDICT, b"")).get(NFTA_VERDICT_CODE, b"")
     code = verdict or found.get(NFTA_TRACE_POLICY, b"")
     return Step(
-        FAMILIES.get(message.body[0], "inet"),
+        FAMILIES.get(NFGENMSG.read(message.body).family, "inet"),
         decoded(found.get(NFTA_TRACE_TABLE, b"")),
         decoded(found.get(NFTA_TRACE_CHAIN, b"")),
         int.from_bytes(found.get(NFTA_TRACE_RULE_HANDLE, b""), "big"),

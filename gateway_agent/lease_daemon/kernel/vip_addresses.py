@@ -39,7 +39,7 @@ from cni.kernel.netlink.constants import (
     RTM_NEWROUTE,
     RTN_LOCAL,
 )
-from cni.kernel.netlink.messages import IFADDRMSG, RTMSG, AddressHeader, RouteHeader, attribute
+from cni.kernel.netlink.messages import IFADDRMSG, RTMSG, AddressHeader, RouteHeader, attribute, integer
 from cni.kernel.netlink.netlink_socket import Socket
 
 OUR_LOCAL_ROUTES = RouteHeader(socket.AF_INET6, table=RT_TABLE_LOCAL, protocol=ids.PROTOCOL, kind=RTN_LOCAL)
@@ -106,24 +106,8 @@ class Addresses:
         """Return all virtual addresses of this machine, with their interfaces."""
         found = {(item.address, item.interface) for item in observe(self._socket) if item.ours}
         return tuple(
-            sorted((address, interface) for address, interface in found | self._routed() if interface)
+            sorted((address, interface) for address, interface in found | _routed(self._routes) if interface)
         )
-
-    def _routed(self) -> set[tuple[str, str]]:
-        """Return the IPv6 addresses that local routes of ours lead to."""
-        try:
-            listed = self._routes.dump(RTM_GETROUTE, RTMSG.pack(OUR_LOCAL_ROUTES))
-        except OSError as error:
-            raise refused("reading the local routes", error.errno or errno.EIO) from error
-        found = set()
-        for message in listed:
-            if message.kind != RTM_NEWROUTE or not _is_our_local_route(RTMSG.read(message.body)):
-                continue
-            of_route = RTMSG.attributes(message.body)
-            if len(of_route.get(RTA_DST, b"")) == 16:
-                (index,) = struct.unpack("=i", of_route.get(RTA_OIF, bytes(4)))
-                found.add((socket.inet_ntop(socket.AF_INET6, of_route[RTA_DST]), _name(index)))
-        return found
 
     def misplaced(self, interface: str) -> tuple[str, ...]:
         """Return our IPv4 addresses on an interface that stand before somebody else's: it came later, or again."""
@@ -171,6 +155,21 @@ def _index(interface: str, doing: str) -> int:
 def _is_wide(found: Address) -> bool:
     """Return True for a primary address of somebody else that the kernel may choose as a source."""
     return not found.ours and not found.secondary and found.scope == RT_SCOPE_UNIVERSE
+
+
+def _routed(kernel: Socket) -> set[tuple[str, str]]:
+    """Return the IPv6 addresses that local routes of ours lead to, with their interfaces."""
+    try:
+        listed = kernel.dump(RTM_GETROUTE, RTMSG.pack(OUR_LOCAL_ROUTES))
+        ours = [m.body for m in listed if m.kind == RTM_NEWROUTE and _is_our_local_route(RTMSG.read(m.body))]
+    except OSError as error:
+        raise refused("reading the local routes", error.errno or errno.EIO) from error
+    routes = map(RTMSG.attributes, ours)
+    return {
+        (socket.inet_ntop(socket.AF_INET6, each[RTA_DST]), _name(integer(each.get(RTA_OIF, b""))))
+        for each in routes
+        if len(each.get(RTA_DST, b"")) == 16
+    }
 
 
 def _is_our_local_route(header: RouteHeader) -> bool:
