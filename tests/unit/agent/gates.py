@@ -56,6 +56,16 @@ class Gates:
         return name
 
 
+class HeldClock(asyncio.SelectorEventLoop):
+    """An event loop whose time stands until a test moves it."""
+
+    now = 1000.0
+    """Seconds."""
+
+    def time(self) -> float:
+        return self.now
+
+
 async def settle() -> None:
     """Let everything run that waits for nothing outside."""
     for _ in range(SPINS):
