@@ -153,8 +153,12 @@ class MasterTable:
         """Remember that another node has named this epoch."""
         record = self._egress_ips.admit(identity)
         if record is not None:
-            record.highest_epoch = max(epoch, record.highest_epoch or 0)
-            record.unused_since = None
+            self._note(record, epoch)
+
+    def _note(self, record: EgressIP, epoch: int) -> None:
+        if record.highest_epoch is None or epoch > record.highest_epoch:
+            record.highest_epoch = epoch
+        record.unused_since = None
 
     def follows(self, node: str) -> bool:
         """Return True if ``node`` is master of anything, as far as this node knows."""
@@ -179,17 +183,17 @@ class MasterTable:
         changes, named, self.given_up = [], set(), False
         for announcement in announcements:
             named.add(announcement.id)
-            before = self.of(announcement.id)
+            record = self._egress_ips.admit(announcement.id)
+            if record is None:
+                continue
+            before = record.followed or _NO_MASTER
             same = before.master == node
             stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
             if announcement.epoch < before.epoch or (
                 announcement.epoch == before.epoch and not same and not stale
             ):
                 continue
-            record = self._egress_ips.admit(announcement.id)
-            if record is None:
-                continue
-            self.note(announcement.id, announcement.epoch)
+            self._note(record, announcement.epoch)
             after = _announced(node, announcement, before, now)
             self._set(record, after)
             # The same node again, after its lease had ended: no other was there to take over.

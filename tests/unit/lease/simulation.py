@@ -301,7 +301,9 @@ class Network:
 
     def speakers(self, identity: str) -> list[str]:
         """Nodes whose kernel lets out packets with the virtual address."""
-        address = self.address(identity)
+        return self._letting_out(self.address(identity))
+
+    def _letting_out(self, address: str) -> list[str]:
         return [m.name for m in self.machines.values() if m.kernel.lets_out(address, m.clock(self.now))]
 
     def followed(self, identity: str) -> set[str]:
@@ -426,19 +428,22 @@ class Network:
 
     def _plan(self, machine: Machine) -> None:
         if machine.daemon is not None:
-            machine.wake_at = max(machine.true(machine.daemon.next_wake()), self.now + 1000)
-            self._push(machine.wake_at, machine.name, None, machine.wake_at)
+            wake_at = max(machine.true(machine.daemon.next_wake()), self.now + 1000)
+            if wake_at != machine.wake_at:
+                machine.wake_at = wake_at
+                self._push(wake_at, machine.name, None, wake_at)
 
     def _push(self, at: int, name: str, message: tuple[bytes, str] | None, wake_at: int) -> None:
         self._order += 1
         heapq.heappush(self._queue, (at, self._order, name, message, wake_at))
 
     def _check_speakers(self, effect: Effect) -> None:
-        for identity in self.ids if self.exclusive and isinstance(effect, Open) else ():
-            speakers = self.speakers(identity)
+        # An overlap can only begin with an address that has just been opened.
+        for address in effect.addresses if self.exclusive and isinstance(effect, Open) else ():
+            speakers = self._letting_out(address)
             if len(speakers) > 1:
                 raise TwoMasters(
-                    f"{identity} at {self.now / SECOND:.6f} s: {' and '.join(speakers)} can speak"
+                    f"{address} at {self.now / SECOND:.6f} s: {' and '.join(speakers)} can speak"
                 )
 
     def _check(self, machine: Machine) -> None:

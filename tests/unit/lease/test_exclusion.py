@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE, VoterSet
 
 from .adversarial_nodes import DURATION, ONE, AdversarialNetwork
+from .effort import DEEP
 
 NODES = ("a", "b", "c", "d")
 RATES = (0.99, 1.01)
-DEFAULT = settings.get_current_profile_name() == "default"
 
 
 @dataclass
@@ -87,7 +87,7 @@ class History:
 
 
 @settings(
-    max_examples=6000 if DEFAULT else settings().max_examples,
+    max_examples=60_000 if DEEP else 3000,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )

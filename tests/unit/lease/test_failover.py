@@ -17,6 +17,7 @@ from gateway_agent.lease.virtual_ips.serving import AddAddress, Announce, Open, 
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
+from .effort import seeds
 from .simulated_kernel import QUEUEING
 from .simulation import MAC, Network, TwoMasters
 
@@ -420,7 +421,7 @@ def test_restarts_in_the_middle_of_an_election_cost_the_silent_time_of_voters_al
 
 
 @pytest.mark.parametrize("egress", [3, 4, 5])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", seeds(3, 10))
 def test_voters_that_restart_after_all_grants_have_ended_elect_at_once(egress: int, seed: int) -> None:
     """They neither wait for a heartbeat of their own nor for the next subscription."""
     network = cluster(egress=egress, seed=seed)

@@ -13,10 +13,9 @@ from gateway_agent.lease.virtual_ips.serving import Close, Open, Ticket
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
+from .effort import DEEP
 from .simulation import DURATION_NS, Network
 
-DEFAULT = settings.get_current_profile_name() == "default"
-"""True with the default profile; else: ``--hypothesis-profile=deep``, for minutes instead of seconds."""
 NODES = ["g1", "g2", "g3", "g4", "w1", "w2"]
 MASTER, PROPOSER = "the master", "the proposer"
 """Roles of whichever node has them when the step is played: most failures come from steps around them."""
@@ -176,7 +175,7 @@ class Scenario:
 
 def examples(number: int) -> settings:
     return settings(
-        max_examples=number if DEFAULT else settings().max_examples,
+        max_examples=settings().max_examples if DEEP else number,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
