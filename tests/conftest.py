@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 TIMED = {
-    "netns": ("test_keeper", "test_loads", "test_neighbour_floods", "test_observing"),
+    "netns": ("test_fence", "test_keeper", "test_loads", "test_neighbour_floods", "test_observing"),
     "e2e": (
         "test_busy_edits",
         "test_busy_machine",
@@ -17,12 +17,16 @@ TIMED = {
         "test_flood",
         "test_hostile_objects",
         "test_install",
+        "test_ipv6",
+        "test_ipv6_underlay",
         "test_keys",
+        "test_kubernetes",
         "test_kubernetes_nodes",
         "test_neighbour_floods",
         "test_no_leak",
         "test_operator",
         "test_partitions",
+        "test_plugin",
         "test_quorum",
         "test_routing_connections",
         "test_schedule",
