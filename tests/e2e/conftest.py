@@ -46,6 +46,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how often the CNI configuration is written without our entry while pods start, in test_containerd",
     )
     parser.addoption(
+        "--boots",
+        type=int,
+        default=2,
+        metavar="NUMBER",
+        help="how often a node boots, its programs in a random order, in test_containerd",
+    )
+    parser.addoption(
+        "--boots-seed", type=int, default=1, metavar="NUMBER", help="of the first of these boots"
+    )
+    parser.addoption(
         "--image",
         type=Path,
         metavar="ARCHIVE",

@@ -8,6 +8,7 @@ milliseconds, and some pods start in between. The guard drops what these send ou
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ import pytest
 from gateway_agent.ctl import runtime_report
 
 from ..lab import documents, topology
+from ..lab.cri import boot
 from ..lab.cri.conflist import chained, installer, rewriting
 from ..lab.cri.containerd import Containerd
 from ..lab.cri.sandbox import Sandbox
@@ -34,6 +36,8 @@ from .conftest import BACKEND, GATEWAY, settled
 AT_ONCE = 50
 BESIDE_REWRITES = 3
 """Pods at once while the configuration is rewritten."""
+AT_BOOT = 3
+"""Pods that start as soon as the runtime does."""
 OTHER = {"app": "other"}
 
 
@@ -138,13 +142,15 @@ def test_without_the_agent_a_pod_that_may_be_selected_waits(node: Node, containe
     sandbox.stop()
 
 
-def life(node: Node, containerd: Containerd, name: str) -> str:
-    """Return the address that the outside sees of a pod, which sends from its start on."""
-    sandbox = Sandbox(node, containerd, name, BACKEND)
+def life(sandbox: Sandbox) -> str:
+    """Return the address that the outside sees of a pod, which sends from its start on.
+
+    As long as its node knows no master, it is answered unreachable, and sends again.
+    """
     try:
         # As a kubelet does once the sandbox runs.
-        sandbox.cluster.runs("prod", name, sandbox.address)
-        return sandbox.request(SELECTED, seconds=20).address
+        sandbox.cluster.runs("prod", sandbox.name, sandbox.address)
+        return until(lambda: sandbox.request(SELECTED, seconds=20).address, f"an answer to {sandbox.name}")
     finally:
         sandbox.stop()
 
@@ -162,12 +168,25 @@ def test_no_packet_by_another_address_while_the_configuration_is_rewritten(
         ):
             while not done.is_set():
                 names = [f"early-{len(seen) + place}" for place in range(BESIDE_REWRITES)]
-                seen += pool.map(lambda name: life(node, containerd, name), names)
+                seen += pool.map(lambda name: life(Sandbox(node, containerd, name, BACKEND)), names)
             until(lambda: chained(containerd), "our entry is back")
         assert set(seen) == {VIRTUAL}
         assert capture.sources(SELECTED) == {VIRTUAL}
     beside = node.agent.status()["startedBeside"]
     assert beside["held"] + beside["loose"] > 0, f"none of {len(seen)} pods started beside the plugin"
+
+
+def test_no_packet_by_another_address_at_a_boot(
+    lab: Lab, node: Node, containerd: Containerd, request: pytest.FixtureRequest
+) -> None:
+    first = request.config.getoption("--boots-seed")
+    for seed in range(first, first + request.config.getoption("--boots")):
+        with lab.capture() as capture, ThreadPoolExecutor(AT_BOOT) as pool:
+            with boot.booted(node, containerd, random.Random(seed)):
+                names = [f"boot-{seed}-{place}" for place in range(AT_BOOT)]
+                seen = set(pool.map(lambda name: life(boot.started(node, containerd, name, BACKEND)), names))
+            assert seen == {VIRTUAL}, f"boot {seed}"
+            assert capture.sources(SELECTED) == {VIRTUAL}, f"boot {seed}"
 
 
 def test_a_runtime_that_has_not_loaded_the_entry_is_found(node: Node, containerd: Containerd) -> None:
