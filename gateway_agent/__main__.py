@@ -24,7 +24,7 @@ from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore, NoReport
-from .adapters.kernel.kernel_thread import Kernel
+from .adapters.kernel.kernel_thread import Kernel, keep_sockets
 from .adapters.kernel.node_interfaces import NodeInterfaces
 from .adapters.netns_lock import NamespaceLock
 from .adapters.probes.icmp_probe import UpstreamProbe
@@ -67,6 +67,7 @@ def main() -> None:
             lock = NamespaceLock()
         for problem in lock.problems:
             logger.warning("%s", problem)
+        keep_sockets()
         restart = asyncio.run(serve(config, arguments.config, arguments.await_keeper, lock.problems))
     except OSError as error:
         logger.error("%s", error)

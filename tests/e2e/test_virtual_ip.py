@@ -131,8 +131,10 @@ def test_the_silence_that_is_told_is_the_one_that_a_prober_sees(lab: Lab, pod: P
 def test_a_stop_and_a_start_lose_nothing(lab: Lab, pod: Pod, master: Node) -> None:
     with lab.probing(pod) as probing:
         master.agent.stop()
-        assert lab.wait_settled(GATEWAY) != master.name
-        master.agent.start()
+        try:
+            assert lab.wait_settled(GATEWAY) != master.name
+        finally:
+            master.agent.start()
         until(master.agent.answers, "it is back")
         probes = probing.stop()
     assert longest(probes).lost == 0
@@ -153,20 +155,24 @@ def test_a_restart_of_the_agent_moves_nothing(lab: Lab, pod: Pod, master: Node) 
 
 
 def test_drain_and_undrain(lab: Lab, pod: Pod, master: Node) -> None:
-    with lab.probing(pod) as probing:
-        [moved] = json.loads(master.egressctl("-o", "json", "drain"))["moved"]
-        assert moved["master"] not in ("", master.name)
-        assert having(lab) == [moved["master"]]
-        probes = probing.stop()
-    assert longest(probes).lost == 0
-    reasons = {member["node"]: member["reason"] for member in lab.nodes["w1"].agent.status()["members"]}
-    assert "drained" in reasons[master.name]
-    successor = lab.nodes[moved["master"]]
-    successor.agent.stop()
-    until(lambda: lab.master(GATEWAY, "w1") not in ("", successor.name), "a third one serves")
-    assert lab.master(GATEWAY, "w1") != master.name, "a drained node takes nothing"
-    successor.agent.start()
-    master.egressctl("undrain")
+    try:
+        with lab.probing(pod) as probing:
+            [moved] = json.loads(master.egressctl("-o", "json", "drain"))["moved"]
+            assert moved["master"] not in ("", master.name)
+            assert having(lab) == [moved["master"]]
+            probes = probing.stop()
+        assert longest(probes).lost == 0
+        reasons = {member["node"]: member["reason"] for member in lab.nodes["w1"].agent.status()["members"]}
+        assert "drained" in reasons[master.name]
+        successor = lab.nodes[moved["master"]]
+        successor.agent.stop()
+        try:
+            until(lambda: lab.master(GATEWAY, "w1") not in ("", successor.name), "a third one serves")
+            assert lab.master(GATEWAY, "w1") != master.name, "a drained node takes nothing"
+        finally:
+            successor.agent.start()
+    finally:
+        master.egressctl("undrain")
 
 
 def test_a_master_that_loses_its_label_hands_over(lab: Lab, pod: Pod, master: Node) -> None:

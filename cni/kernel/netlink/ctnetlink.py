@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Union
 
 from ..errors import refused
+from . import netfilter
 from .constants import (
     CTA_FILTER,
     CTA_FILTER_FLAG_IP_SRC,
@@ -32,7 +33,6 @@ from .constants import (
     IPCTNL_MSG_CT_DELETE,
     IPCTNL_MSG_CT_GET,
     IPCTNL_MSG_CT_NEW,
-    NETLINK_NETFILTER,
     NLM_F_ACK,
 )
 from .messages import NFGENMSG, Message, NetfilterHeader, Request, attribute, attributes, nested
@@ -49,7 +49,7 @@ def delete_marked(mark: int, mask: int) -> None:
     """
     body = NFGENMSG.pack(NetfilterHeader(), _marked(mark, mask))
     try:
-        with Socket(NETLINK_NETFILTER) as netlink:
+        with netfilter.opened() as netlink:
             netlink.request(IPCTNL_MSG_CT_DELETE, NLM_F_ACK, body)
     except OSError as error:
         raise refused("forgetting connections", error.errno or errno.EIO) from error
@@ -62,7 +62,7 @@ def delete_of(address: str) -> int:
     entry is compared. Raises :class:`~cni.kernel.errors.KernelError`.
     """
     try:
-        with Socket(NETLINK_NETFILTER) as netlink:
+        with netfilter.opened() as netlink:
             return _delete_listed(netlink, ipaddress.ip_address(address))
     except OSError as error:
         raise refused(f"forgetting the connections of {address}", error.errno or errno.EIO) from error
@@ -120,7 +120,7 @@ def set_tcp_liberal(address: str, mark: int) -> int:
     parsed = ipaddress.ip_address(address)
     header = NFGENMSG.pack(NetfilterHeader(FAMILIES[parsed.version]))
     try:
-        with Socket(NETLINK_NETFILTER) as netlink:
+        with netfilter.opened() as netlink:
             listed = netlink.dump(IPCTNL_MSG_CT_GET, header + _marked(mark, mark))
             changes = [
                 Request(IPCTNL_MSG_CT_NEW, 0, header + change) for change in _liberal_tcp(listed, parsed)

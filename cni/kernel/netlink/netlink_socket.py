@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from .constants import (
     NETLINK_ADD_MEMBERSHIP,
+    NETLINK_DROP_MEMBERSHIP,
     NETLINK_GET_STRICT_CHK,
     NETLINK_ROUTE,
     NLM_F_DUMP,
@@ -82,6 +83,26 @@ class Socket:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         for group in groups:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+
+    def unsubscribe(self, groups: Iterable[int]) -> None:
+        """Receive nothing more of these groups, and drop what waits to be received."""
+        for group in groups:
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_DROP_MEMBERSHIP, group)
+        self._socket.settimeout(0.0)
+        while self._drop_one():
+            pass
+
+    def _drop_one(self) -> bool:
+        """Drop what one ``recv`` gives. Return False if nothing is there."""
+        try:
+            self._socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            # Messages were lost before.
+            if error.errno != errno.ENOBUFS:
+                raise
+        return True
 
     def send(self, requests: Iterable[Request]) -> int:
         """Send requests in one system call. Return the sequence number of the first; the others follow it."""

@@ -6,8 +6,8 @@ import errno
 from collections.abc import Mapping
 
 from ..errors import refused
+from ..netlink import netfilter
 from ..netlink.constants import (
-    NETLINK_NETFILTER,
     NFNLGRP_NFTABLES,
     NFPROTO,
     NFT_MSG_DELSETELEM,
@@ -40,8 +40,7 @@ class TransactionCounter:
             for (family, name), sets in ((table.split(), sets) for table, sets in tables.items())
         }
         try:
-            self._socket = Socket(NETLINK_NETFILTER, timeout_s=NOTIFICATION_TIMEOUT_S)
-            self._socket.subscribe([NFNLGRP_NFTABLES], BUFFER_BYTES)
+            self._socket = netfilter.watch([NFNLGRP_NFTABLES], BUFFER_BYTES, NOTIFICATION_TIMEOUT_S)
         except OSError as error:
             raise refused("watching nftables", error.errno or errno.EIO) from error
         self._begin = current()
@@ -50,7 +49,7 @@ class TransactionCounter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        netfilter.unwatch(self._socket, [NFNLGRP_NFTABLES])
 
     def transactions(self) -> int | None:
         """Return the number of transactions; None if a notification was lost. Call it once."""
@@ -87,7 +86,7 @@ class TransactionCounter:
 def current() -> int:
     """Return the number of the last transaction. Raises :class:`~cni.kernel.errors.KernelError`."""
     try:
-        with Socket(NETLINK_NETFILTER) as kernel:
+        with netfilter.opened() as kernel:
             return _current(kernel)
     except OSError as error:
         raise refused("reading the nftables generation", error.errno or errno.EIO) from error

@@ -1,4 +1,4 @@
-"""nftables tables by text: the only place that runs ``nft``.
+"""nftables tables by text: the only place that runs ``nft``, or its library.
 
 Theory of operation. A table carries a stamp: an empty chain whose name holds two hashes, of the text that was applied
 and of what the kernel had right after (:mod:`cni.kernel.nftables.table_digest`). So any process can find out later
@@ -27,10 +27,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import KernelError
 from . import generation, table_digest, update
 from .table_digest import Table
+
+if TYPE_CHECKING:
+    from . import libnftables
 
 TIMEOUT_S = 20.0
 """Time limit of one run of ``nft``: a table of 100,000 prefixes takes about one second."""
@@ -39,6 +43,10 @@ STAMP = "stamp_"
 FOREIGN = "changed by another program"
 MAX_TRIES = 3
 """Attempts at a change while other programs change nftables in the same moment."""
+LARGE = 1 << 20
+"""Characters of a text from which on another process reads it."""
+_library: list[libnftables.Commands] = []
+"""nft's library, if this process keeps it."""
 _applied: dict[tuple[str, ...], str] = {}
 """The text that is in force, as far as this process knows, by the tables that it is about."""
 
@@ -130,8 +138,27 @@ def _replace(text: str, found: Mapping[str, _Found]) -> None:
     apply(text)
 
 
+def stay() -> None:
+    """Run commands in this process from now on, if ``nft`` has its library here: see :mod:`.libnftables`."""
+    # Imported only here: the plugin ends after one call.
+    from . import libnftables
+
+    try:
+        _library.append(libnftables.Commands())
+    except OSError:
+        return
+
+
 def run(*arguments: str, text: str = "") -> str:
-    """Return the output of ``nft`` with these arguments and ``text`` on its standard input. Raises KernelError."""
+    """Return the output of ``nft`` with these arguments and ``text`` on its standard input. Raises KernelError.
+
+    A process that stays runs no ``nft`` for it, unless the text is so large that the library's memory would stay large.
+    """
+    if _library and len(text) <= LARGE and arguments != ("--version",):
+        if arguments == ("-f", "-"):
+            return _library[0].run(text)
+        words = [word for word in arguments if word != "-a"]
+        return _library[0].run(" ".join(words), handles="-a" in arguments)
     program = shutil.which("nft", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if program is None:
         raise KernelError("nft: not found", "install nftables")

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..errors import refused
+from ..netlink import netfilter
 from ..netlink.constants import (
-    NETLINK_NETFILTER,
     NFPROTO,
     NFT_MSG_GETCHAIN,
     NFT_MSG_GETRULE,
@@ -91,7 +91,7 @@ def read(table: str, mark: str) -> Table | None:
     """Return the table ``FAMILY NAME``; None if there is none. Raises :class:`~cni.kernel.errors.KernelError`."""
     family, name = table.split()
     try:
-        with Socket(NETLINK_NETFILTER) as kernel:
+        with netfilter.opened() as kernel:
             return _read(kernel, NFPROTO[family], name, mark.encode())
     except OSError as error:
         if error.errno == errno.ENOENT:

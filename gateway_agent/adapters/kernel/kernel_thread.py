@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 from cni.datapath import reconcile
 from cni.datapath.objects import node_nft
 from cni.kernel import conntrack_cli, ids, rtnl
-from cni.kernel.netlink import ctnetlink, links, monitor, nflog
+from cni.kernel.netlink import ctnetlink, links, monitor, netfilter, nflog
 from cni.kernel.netlink.constants import NETLINK_NETFILTER, NETLINK_ROUTE
 from cni.kernel.netlink.monitor import Event
 from cni.kernel.nftables import nft
@@ -29,6 +29,12 @@ EGRESS_HOOK = (5, 16)
 """First Linux version with the egress hook of netdev tables, which the fence needs."""
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def keep_sockets() -> None:
+    """Keep netfilter's sockets open while this process runs: their end holds up the lease daemon."""
+    netfilter.stay()
+    nft.stay()
 
 
 class Kernel:

@@ -39,7 +39,8 @@ class Fence:
     """A socket, opened once.
 
     No method takes longer than the kernel's transaction, some 0.1 ms, unless another program's transaction is on its
-    way in the same moment. Raises :class:`KernelError` if the table is missing or the kernel refuses.
+    way in the same moment, or another program closes a socket of netfilter: :mod:`cni.kernel.netlink.netfilter`. Raises
+    :class:`KernelError` if the table is missing or the kernel refuses.
     """
 
     def __init__(self) -> None:

@@ -1,0 +1,86 @@
+"""Netfilter's netlink sockets, which a process that stays does not close.
+
+Theory of operation. When any such socket closes, whatever it was used for, the kernel takes the lock of all nftables
+transactions of the network namespace, and waits with it until what earlier transactions have deleted is freed
+(``nft_rcv_nl_event()``, seen on Linux 6.18): one grace period of RCU, some 20 ms, and hundreds of milliseconds on a
+busy machine, since threads without real-time priority end it. The lease daemon refreshes the fence by such
+transactions: it would wait for as long, and the fence could close meanwhile. So an agent calls :func:`stay`, and keeps
+its sockets.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from .constants import NETLINK_NETFILTER
+from .netlink_socket import Socket
+
+
+class _Kept(threading.local):
+    """The idle sockets of each thread."""
+
+    socket: Socket | None = None
+    watcher: Socket | None = None
+
+
+_kept = _Kept()
+_stays = threading.Event()
+
+
+def stay() -> None:
+    """Keep sockets open from now on. For a process that stays in one network namespace."""
+    _stays.set()
+
+
+def stays() -> bool:
+    """Return True if this process keeps its sockets open."""
+    return _stays.is_set()
+
+
+@contextmanager
+def opened() -> Iterator[Socket]:
+    """Yield a socket for requests, listings and transactions, without subscriptions. Raises OSError."""
+    idle, _kept.socket = _kept.socket, None
+    netlink = idle or Socket(NETLINK_NETFILTER)
+    try:
+        yield netlink
+    except OSError as error:
+        # Behind another error there may be answers that nobody has read.
+        _finish(netlink, stays() and error.errno == errno.ENOENT)
+        raise
+    except BaseException:
+        netlink.close()
+        raise
+    _finish(netlink, stays())
+
+
+def _finish(netlink: Socket, keep: bool) -> None:
+    if keep and _kept.socket is None:
+        _kept.socket = netlink
+    else:
+        netlink.close()
+
+
+def watch(groups: Iterable[int], buffer_bytes: int, timeout_s: float) -> Socket:
+    """Return a socket that receives what the kernel sends to these groups. Raises OSError."""
+    idle, _kept.watcher = _kept.watcher, None
+    netlink = idle or Socket(NETLINK_NETFILTER)
+    netlink.set_timeout(timeout_s)
+    netlink.subscribe(groups, buffer_bytes)
+    return netlink
+
+
+def unwatch(netlink: Socket, groups: Iterable[int]) -> None:
+    """Return a socket of :func:`watch`: it receives nothing more."""
+    if not stays() or _kept.watcher is not None:
+        netlink.close()
+        return
+    try:
+        netlink.unsubscribe(groups)
+    except OSError:
+        netlink.close()
+        return
+    _kept.watcher = netlink

@@ -1,0 +1,48 @@
+"""The lease daemon's refreshes of the fence are not held up by an agent that changes other tables of the node."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab.namespace import Namespace
+
+CHANGES = 40
+SLOW_MS = 8.0
+"""Milliseconds of a refresh that waits for a grace period of RCU; one that does not takes less than one."""
+
+
+@pytest.fixture
+def machine() -> Iterator[Namespace]:
+    namespace = Namespace("egwdp-beside")
+    namespace.delete()
+    namespace.create()
+    try:
+        yield namespace
+    finally:
+        namespace.delete()
+
+
+def refreshes(machine: Namespace, kind: str) -> list[float]:
+    """Return the milliseconds of each refresh beside a process that stays or that goes."""
+    machine.run("nft", "flush", "ruleset")
+    printed = machine.run(sys.executable, "-m", "tests.netns.fence_beside_agent", kind, str(CHANGES))
+    assert f"0x{CHANGES - 1:08x}" in machine.run("nft", "list", "table", "inet", "changing")
+    return [float(taken) for taken in json.loads(printed)]
+
+
+def slow(taken: list[float]) -> float:
+    """Return the share of the time in which a refresh was held up."""
+    return sum(each for each in taken if each > SLOW_MS) / sum(taken)
+
+
+def test_a_process_that_keeps_its_sockets_holds_up_no_refresh(machine: Namespace) -> None:
+    """In turns with one that closes them: what else the machine does hits both alike."""
+    shares: dict[str, list[float]] = {"stay": [], "go": []}
+    for kind in ("stay", "go") * 3:
+        shares[kind].append(slow(refreshes(machine, kind)))
+    assert statistics.median(shares["stay"]) < 0.5 * statistics.median(shares["go"]), shares
