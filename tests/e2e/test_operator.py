@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -254,29 +255,39 @@ def without_ours(kind: str, text: str) -> str:
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE)
 
 
+@contextmanager
+def stopped(lab: Lab, node: Node) -> Iterator[None]:
+    """Stop the agent for the block, which may start it; afterwards it runs, and nothing more is in the store."""
+    node.agent.stop()
+    try:
+        yield
+    finally:
+        if not node.agent.running:
+            node.agent.start()
+        lab.publish("more", [])
+        lab.wait_settled(GATEWAY)
+
+
 @pytest.mark.parametrize("name", ["w1", "g1"])
 def test_nothing_of_others_is_touched_in_an_agents_life(lab: Lab, name: str) -> None:
     node = lab.nodes[name]
-    node.agent.stop()
-    node.machine.run("nft", "-f", "-", text=FOREIGN_NFT)
-    node.machine.ip(*(line.format(address=node.host.ip) for line in FOREIGN_IP))
-    node.machine.run("ip", "-6", "rule", "add", "priority", "898", "lookup", "6998")
-    pod = node.pod(f"foreign-{name}", BACKEND)
-    before = kernel(node)
-    node.agent.start()
-    lab.wait_settled(GATEWAY)
-    outside = {lab.nodes[each].host.egress_ip for each in ("g1", "g2")}
-    until(lambda: pod.request(SELECTED, 0.5).address in outside, "steering works beside others")
-    assert kernel(node) == before
-    lab.publish("more", [documents.policy("more", GATEWAY, {"app": "more"})])
-    until(lambda: len(node.plan()["policies"]) == 2, "an edit is followed")
-    node.agent.restart()
-    node.agent.stop()
-    assert kernel(node) == before
-    node.agent.start()
+    with stopped(lab, node):
+        node.machine.run("nft", "-f", "-", text=FOREIGN_NFT)
+        node.machine.ip(*(line.format(address=node.host.ip) for line in FOREIGN_IP))
+        node.machine.run("ip", "-6", "rule", "add", "priority", "898", "lookup", "6998")
+        pod = node.pod(f"foreign-{name}", BACKEND)
+        before = kernel(node)
+        node.agent.start()
+        lab.wait_settled(GATEWAY)
+        outside = {lab.nodes[each].host.egress_ip for each in ("g1", "g2")}
+        until(lambda: pod.request(SELECTED, 0.5).address in outside, "steering works beside others")
+        assert kernel(node) == before
+        lab.publish("more", [documents.policy("more", GATEWAY, {"app": "more"})])
+        until(lambda: len(node.plan()["policies"]) == 2, "an edit is followed")
+        node.agent.restart()
+        node.agent.stop()
+        assert kernel(node) == before
     pod.stop()
-    lab.publish("more", [])
-    lab.wait_settled(GATEWAY)
 
 
 def test_what_is_ours_has_our_names_and_numbers(lab: Lab, pod: Pod) -> None:
