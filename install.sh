@@ -183,7 +183,7 @@ build_wheels() {
 }
 
 run_tests() {
-  local failed=0 unit fuzz
+  local failed=0 unit fuzz directory
   if [[ $# -gt 0 ]]; then
     exec "$VENV/bin/python" -m pytest "$@"
   fi
@@ -196,8 +196,11 @@ run_tests() {
   # What runs in the background hears no Ctrl-C.
   # shellcheck disable=SC2064
   trap "kill $unit $fuzz 2>/dev/null || true" EXIT
-  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'not timed' --durations 25 \
+  # Short, since workers have directories of their own below it: the path of a socket has 107 characters.
+  directory=$(mktemp --directory)
+  "$VENV/bin/python" -m pytest tests/netns tests/e2e -m 'not timed' --durations 25 --basetemp "$directory" \
     --dist loadfile --tx "2*popen//python=$PWD/tests/isolated_python" || failed=1
+  rm -rf "$directory"
   wait "$unit" || failed=1
   wait "$fuzz" || failed=1
   trap - EXIT

@@ -15,6 +15,7 @@ TIMED = {
         "test_failover",
         "test_first_address",
         "test_flood",
+        "test_hostile_input",
         "test_hostile_objects",
         "test_install",
         "test_ipv6",

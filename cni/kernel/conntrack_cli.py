@@ -16,6 +16,10 @@ TIMEOUT_S = 20.0
 """Time limit of one run. ``conntrack`` filters in C: a table of 100,000 entries takes 0.1 s."""
 MAX_SINGLE_SOURCES = 4
 """Sources that are asked for one by one; a listing of all of them costs as much as some runs of the program."""
+MAX_TRIES = 5
+"""Runs of the program while other programs delete what it has just listed."""
+GONE = "such conntrack doesn't exist"
+"""Message of a run that ends at a connection which is gone: connections behind it are left undone."""
 _FIELD = re.compile(r"\b(src|dst)=(\S+)")
 
 
@@ -83,12 +87,15 @@ def _conntrack(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("conntrack", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if program is None:
         raise KernelError("conntrack: not found", "install conntrack")
-    try:
-        done = subprocess.run(
-            [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise KernelError(f"conntrack: {error}") from error
+    for _ in range(MAX_TRIES):
+        try:
+            done = subprocess.run(
+                [program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise KernelError(f"conntrack: {error}") from error
+        if GONE not in done.stderr:
+            break
     # Its exit code is 1 if it found nothing; only its last line distinguishes that from a failure.
     if "flow entries have been" not in done.stderr:
         raise KernelError(f"conntrack: {done.stderr.strip() or f'exit code {done.returncode}'}")

@@ -21,6 +21,8 @@ from ..lab.namespace import REPOSITORY
 
 GATEWAY = "partner"
 BACKEND = {"app": "backend"}
+UNPLANNED_MS = 200
+"""Milliseconds. A failover that is no planned handover is silent for longer: a lease lasts for 250."""
 PLUGIN = REPOSITORY / "dist" / "egress-gateway"
 STANDALONE = PLUGIN.with_name("egress-gateway-standalone")
 STORES = ("files", "kubernetes")

@@ -53,7 +53,7 @@ def test_objects_that_cannot_be_read_end_no_agent_and_disturb_nobody(lab: Lab) -
             for name, text in FILES.items():
                 (node.manifests / f"{name}.yaml").write_text(text)
         for node in lab.nodes.values():
-            until(partial(all_are_named, node), "each file is named in a problem", 20.0)
+            until(partial(all_are_named, node), "each file is named in a problem", 60.0)
         probes = probing.stop()
     assert longest(probes).lost == 0
     assert {probe.address for probe in probes} == {served}

@@ -84,3 +84,18 @@ def test_of_many_sources_all_is_listed_once(program: FakeProcess) -> None:
     }
     assert conntrack_cli.delete_connections(stale) == 2
     assert program.call_count(listing) == 1
+
+
+def test_a_deletion_goes_on_behind_a_connection_that_another_program_has_deleted(
+    program: FakeProcess,
+) -> None:
+    command = ["/sbin/conntrack", "-D", "-f", "ipv4", "--mark", "0x1/0x1", "--reply-dst", "172.16.0.50"]
+    gone = "conntrack v1.4.7 (conntrack-tools): Operation failed: such conntrack doesn't exist"
+    program.register(command, stderr=gone, returncode=1)
+    program.register(command, stderr=COUNT.format(3, "deleted"))
+    conntrack_cli.delete_shown("172.16.0.50", 1)
+    assert program.call_count(command) == 2
+    for _ in range(conntrack_cli.MAX_TRIES):
+        program.register(command, stderr=gone, returncode=1)
+    with pytest.raises(KernelError, match="doesn't exist"):
+        conntrack_cli.delete_shown("172.16.0.50", 1)

@@ -31,7 +31,7 @@ def answer(*networks: dict[str, Any], status: str = "OK", **info: str) -> bytes:
     config = {"PluginConfDirs": ["/etc/cni/net.d"], "Networks": list(networks)}
     messages, _ = stubs()
     found = {"cniconfig": json.dumps(config), "lastCNILoadStatus": status, "config": "{}", **info}
-    return bytes(messages.StatusResponse(info=found).SerializeToString())
+    return bytes(messages.StatusResponse(info=found).SerializeToString(deterministic=True))
 
 
 LO = network("cni-loopback", "loopback")
