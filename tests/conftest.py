@@ -12,6 +12,7 @@ TIMED = {
         "test_clock",
         "test_coming_back",
         "test_connection_sync",
+        "test_deployment",
         "test_failover",
         "test_first_address",
         "test_flood",
