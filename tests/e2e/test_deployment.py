@@ -403,7 +403,7 @@ def schedulable(lab: Lab, name: str) -> bool | None:
     """Return what the taint and the condition of a node say; None if they do not say the same."""
     assert lab.cluster is not None
     node = lab.cluster.call("GET", f"/api/v1/nodes/{name}")
-    tainted = any(taint["key"] == TAINT for taint in node["spec"].get("taints") or ())
+    tainted = any(taint["key"] == TAINT for taint in node.get("spec", {}).get("taints") or ())
     statuses = {each["type"]: each["status"] for each in node["status"].get("conditions") or ()}
     return not tainted if statuses.get(CONDITION) == ("False" if tainted else "True") else None
 
