@@ -42,7 +42,7 @@ TIMED = {
         "test_virtual_ip",
     ),
 }
-"""By folder: modules that measure a time or lost packets, which another lab beside them would change."""
+"""Modules that measure a time or lost packets, by folder: another lab beside them would change the result."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -198,7 +198,7 @@ def virtual_pod(lab: Lab, pod: Pod) -> Pod:
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_a_virtual_address_moves_beside_each_flood(lab: Lab, virtual_pod: Pod, kind: str) -> None:
-    """In the time of the lease, to one node, and the outside sees no other address."""
+    """The address moves within the time of the lease, to one node, and the outside sees no other address."""
     with lab.capture() as capture:
         assert failover(lab, virtual_pod, [kind]) < MOST_SILENT_MS
         served = lab.wait_settled(GATEWAY, 40)

@@ -41,7 +41,7 @@ def slow(taken: list[float]) -> float:
 
 
 def test_a_process_that_keeps_its_sockets_holds_up_no_refresh(machine: Namespace) -> None:
-    """In turns with one that closes them: what else the machine does hits both alike."""
+    """Alternate with a process that closes its sockets: other load of the machine affects both alike."""
     shares: dict[str, list[float]] = {"stay": [], "go": []}
     for kind in ("stay", "go") * 3:
         shares[kind].append(slow(refreshes(machine, kind)))

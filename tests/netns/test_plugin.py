@@ -301,7 +301,7 @@ def test_all_veths_of_a_pod_are_tagged_and_nothing_else(
 def test_without_a_plan_no_name_is_that_of_a_pod_whose_namespace_cannot_be_seen(
     namespaces: Callable[[str], str], node: Node, pod: str
 ) -> None:
-    """Which veths are uplinks is said by the plan alone: no pod may bring one into its record, or tag it."""
+    """The plan alone names the uplinks among the veths: no pod may bring one into its record, or tag it."""
     attach(node, namespaces("switch"), "port", "eth0")
     result = node.create("bridge", pod)
     result["interfaces"].append({"name": "eth0"})

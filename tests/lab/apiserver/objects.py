@@ -176,7 +176,7 @@ class Objects:
         subresource: str = "",
         strategic: bool = False,
     ) -> Object:
-        """As ``PATCH`` with ``application/merge-patch+json`` (RFC 7386) does, or with a ``strategic`` merge patch."""
+        """Apply a merge patch (``application/merge-patch+json``, RFC 7386), or a ``strategic`` merge patch."""
         if strategic and collection.kind.group in CUSTOM:
             raise Refused(415, "UnsupportedMediaType", "custom resources take no strategic merge patch")
         merged = merge_patch(self.get(collection, namespace, name), patch, LISTS if strategic else {})

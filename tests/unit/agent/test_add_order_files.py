@@ -1,4 +1,4 @@
-"""As ``test_add_order.py``, with the files store and a real directory: each read of it and each report is held."""
+"""The schedules of ``test_add_order.py`` with the files store and a real directory: reads and reports are held."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What status names as problems of this node: a machine whose ``nodeName`` is not its own."""
+"""Problems of this node in status: a machine whose ``nodeName`` is not its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pods a selector takes: True, False, or that it depends on labels that are not known."""
+"""Pods that a selector takes: True, False, or that it depends on labels that are not known."""
 
 from __future__ import annotations
 

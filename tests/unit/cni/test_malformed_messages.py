@@ -1,4 +1,4 @@
-"""What no kernel sends is refused as any other refusal of the kernel, or passed over."""
+"""Malformed messages, which no kernel sends, are an error as any refusal of the kernel, or are passed over."""
 
 from __future__ import annotations
 

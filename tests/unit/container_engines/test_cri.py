@@ -1,4 +1,4 @@
-"""What a container runtime has loaded, asked over its CRI socket: by a real gRPC server, and by hostile answers."""
+"""The configuration that a container runtime has loaded, read over CRI, and answers that are hostile."""
 
 from __future__ import annotations
 

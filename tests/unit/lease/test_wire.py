@@ -261,7 +261,7 @@ def test_a_datagram_whose_key_does_not_fit_names_its_key_and_nothing_else_of_it_
 
 
 def test_a_key_that_does_not_fit_and_has_no_fingerprint_is_named_beside_ones_own() -> None:
-    """As versions before the fingerprint send it."""
+    """Versions before the fingerprint send such messages."""
     receiver, other = endpoint("b", 2), Keyring(Key.parse(b"another key, not ours"))
     sealed = endpoint("a", 1, other).seal("b", encode(BODY))
     message = msgspec.msgpack.encode(msgspec.msgpack.decode(sealed[MAC_BYTES:])[:-2])

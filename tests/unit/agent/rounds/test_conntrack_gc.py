@@ -1,4 +1,4 @@
-"""What becomes of the connections of a virtual address that this node has handed over."""
+"""Connections of a virtual address that this node has handed over."""
 
 from __future__ import annotations
 
