@@ -37,7 +37,7 @@ def run(request: bytes, settings: config.PluginConfig) -> None:
 
         # Before all else: where the interpreter travels with the plugin, its standard library is in there, too.
         vendored.unpack()
-        from . import fallback
+        from .calls import fallback
 
         fallback.run(request, settings.socket, str(error))
         return

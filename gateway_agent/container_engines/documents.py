@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cni.cni_request import DEFAULT_NAMESPACE
+from cni.calls.cni_request import DEFAULT_NAMESPACE
 from cni.plan import PlanPolicy, PodIdentity
 
 from ..manifests.model import Inventory, Problem

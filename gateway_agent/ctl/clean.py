@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from cni.calls.fallback import LOCK as PLUGIN_LOCK
 from cni.contract import PLAN, PLAN_OUTDATED
 from cni.datapath.reconcile import MAX_ROUNDS
-from cni.fallback import LOCK as PLUGIN_LOCK
 from cni.kernel import rtnl
 from cni.kernel.diff import diff
 from cni.kernel.netlink import links

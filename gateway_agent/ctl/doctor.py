@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cni import attachments
+from cni.calls import attachments
 from cni.kernel import ids, rtnl
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import links

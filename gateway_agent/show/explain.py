@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PlanEgressIP, PodIdentity, PolicySet
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.plan import Plan, PlanEgressIP, PolicySet
 
 from ..container_engines.documents import Beside

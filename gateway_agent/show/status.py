@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.plan import PlanEgressIP
 
 from ..lease.ipc import Change, Conflict

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cni import cni_request, config, contract, protocol
+from cni import config, contract, protocol
+from cni.calls import cni_request
 from gateway_agent.__main__ import ports
 from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.agent.parts import build

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from cni import attachments, plan
-from cni.attachments import Attachment
+from cni import plan
+from cni.calls import attachments
+from cni.calls.attachments import Attachment
 from cni.plan import PodIdentity
 from gateway_agent.kubernetes import client, last_known, objects
 from gateway_agent.kubernetes.reflector import Reflector

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cni import attachments
-from cni.attachments import Attachment
+from cni.calls import attachments
+from cni.calls.attachments import Attachment
 from cni.datapath import reconcile as datapath
 from cni.kernel import ids, rtnl
 from cni.kernel.netlink import links

@@ -17,8 +17,8 @@ import msgspec
 import psutil
 import pytest
 
-from cni import attachments
-from cni.attachments import Attachment
+from cni.calls import attachments
+from cni.calls.attachments import Attachment
 from cni.plan import Plan
 from gateway_agent.adapters.daemons import conntrackd_process
 from gateway_agent.adapters.daemons.standby_daemon import MODULE

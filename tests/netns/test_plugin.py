@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from cni import attachments, contract, plan
+from cni import contract, plan
+from cni.calls import attachments
 from cni.kernel import ids
 from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PolicySet, Requirement, Selector
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import Plan, PlanPolicy, PodIdentity
 

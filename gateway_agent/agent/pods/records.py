@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cni import attachments
-from cni.attachments import Attachment
+from cni.calls import attachments
+from cni.calls.attachments import Attachment
 from cni.kernel.errors import KernelError
 from cni.plan import Plan, PodIdentity
 

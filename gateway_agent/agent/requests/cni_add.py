@@ -12,8 +12,8 @@ import logging
 import time
 
 from cni import contract
-from cni.attachments import Attachment
-from cni.cni_request import Call, CallError
+from cni.calls.attachments import Attachment
+from cni.calls.cni_request import Call, CallError
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink.links import HostVeths

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 
 from cni import contract
-from cni.cni_request import Call, CallError, parse_call
+from cni.calls.cni_request import Call, CallError, parse_call
 from cni.kernel.errors import KernelError
 
 from ..pods.pod_policies import identity

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 
 from ...manifests.model import Inventory, Problem, RunningPod
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from cni import attachments, contract
+from cni import contract
+from cni.calls import attachments
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 from cni.plan import Plan

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cni import attachments, contract
+from cni import contract
+from cni.calls import attachments
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import attachments
-from cni.attachments import Attachment
+from cni.calls import attachments
+from cni.calls.attachments import Attachment
 
 RECORD = Attachment(
     container_id="c-1.a",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cni import contract
-from cni.cni_request import Call, CallError, parse_call
+from cni.calls.cni_request import Call, CallError, parse_call
 
 BRIDGE = {
     "cniVersion": "1.0.0",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cni import attachments, contract, fallback_context, plan, protocol
-from cni.cni_request import CallError
+from cni import contract, plan, protocol
+from cni.calls import attachments, fallback_context
+from cni.calls.cni_request import CallError
 from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
 from .test_attachments import RECORD

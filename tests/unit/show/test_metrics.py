@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.lease.ipc import Change, Conflict, EgressState, KeeperState, KernelFailures, MemberState

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from typing import Any
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.lease.ipc import Change, EgressState, KeeperState, MemberState

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from cni.attachments import Attachment
+from cni.calls.attachments import Attachment
 from cni.kernel import ids
 from cni.plan import PodIdentity, Requirement, Selector, choose
 from gateway_agent.lease.ipc import EgressState, KeeperState

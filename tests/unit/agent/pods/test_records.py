@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from cni import attachments
-from cni.attachments import Attachment
+from cni.calls import attachments
+from cni.calls.attachments import Attachment
 from gateway_agent.adapters.kernel.kernel_thread import Kernel
 from gateway_agent.agent.pods.records import Pods
 

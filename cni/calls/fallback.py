@@ -1,6 +1,6 @@
 """The commands of the plugin without the agent: it follows the plan that the agent has left beside the socket.
 
-What the plugin cannot know (:mod:`cni.fallback_context`), it refuses or leaves to the agent, as ``failurePolicy``
+What the plugin cannot know (:mod:`cni.calls.fallback_context`), it refuses or leaves to the agent, as ``failurePolicy``
 says.
 """
 
@@ -14,12 +14,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from . import attachments, contract
+from .. import contract
+from ..kernel import ids
+from ..kernel.errors import KernelError
+from . import attachments
 from .attachments import Attachment
 from .cni_request import Call, CallError, parse_call
 from .fallback_context import OUTDATED, FallbackContext, group_of, read_plan, stamp_of
-from .kernel import ids
-from .kernel.errors import KernelError
 
 LOCK = "plugin.lock"
 """Name of the lock file in the run directory."""
@@ -56,7 +57,7 @@ def run(request: bytes, socket: str, reason: str) -> None:
 
 def add(call: Call, context: FallbackContext) -> None:
     """Tag the pod's interfaces if a policy selects the pod, and record the attachment for the agent."""
-    from .kernel.netlink import links
+    from ..kernel.netlink import links
 
     hosts: tuple[str, ...] = ()
     named = False
@@ -115,7 +116,7 @@ def _forget_connections(context: FallbackContext, key: tuple[str, str], addresse
 
     An address that another pod of this node has at the same time keeps them.
     """
-    from .kernel.netlink import ctnetlink, links
+    from ..kernel.netlink import ctnetlink, links
 
     records, _ = attachments.load_all(context.run_dir)
     for address in addresses:
@@ -168,7 +169,7 @@ def status(call: Call, context: FallbackContext) -> None:
 
 def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int) -> None:
     """Tag the host-side veths, and first make what the tag leads to."""
-    from .kernel.netlink import links
+    from ..kernel.netlink import links
 
     if not hosts:
         if group:
@@ -176,7 +177,7 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
             raise CallError(contract.NO_HOST_INTERFACE, wrong, VETH_HINT)
         return
     if group and context.plan is not None:
-        from .datapath.reconcile import ensure
+        from ..datapath.reconcile import ensure
 
         with _locked(context.run_dir):
             if not os.path.exists(context.run_dir / contract.PLAN):
@@ -191,7 +192,7 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
 
 def _let_pass(hosts: Sequence[str]) -> None:
     """Let interfaces without a tag pass the guard: the owner has decided that such pods start."""
-    from .kernel.netlink import links
+    from ..kernel.netlink import links
 
     try:
         for host in hosts:
@@ -232,7 +233,7 @@ def _wrong_tag(record: Attachment, group: int) -> tuple[str, ...]:
 
     Those that the pod got later are not this ADD's.
     """
-    from .kernel.netlink import links
+    from ..kernel.netlink import links
 
     if not record.host_interfaces:
         return ("the pod has no host-side veth",) if group else ()
@@ -249,7 +250,7 @@ def _ours(group: int | None) -> bool:
 
 
 def _missing(context: FallbackContext) -> tuple[str, ...]:
-    from .datapath.reconcile import missing
+    from ..datapath.reconcile import missing
 
     return missing(context.plan) if context.plan else ()
 

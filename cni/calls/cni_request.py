@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from ipaddress import ip_interface
 from typing import Any
 
-from . import contract
-from .plan import PodIdentity
+from .. import contract
+from ..plan import PodIdentity
 
 COMMANDS = ("ADD", "DEL", "CHECK", "GC", "STATUS")
 """Commands that are sent to an agent; the plugin answers VERSION itself."""

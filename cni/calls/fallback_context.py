@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import contract
-from . import plan as plans
+from .. import contract
+from .. import plan as plans
+from ..plan import Plan, PodIdentity
 from .cni_request import CallError
-from .plan import Plan, PodIdentity
 
 OUTDATED = "the agent that is away knew newer objects than its plan has"
 OLDER = "the plan is an older agent's, and no complete ruleset follows from it"

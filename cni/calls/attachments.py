@@ -16,8 +16,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from ..files import named
 from .cni_request import is_interface, subject
-from .files import named
 
 DIRECTORY = "attachments"
 """Directory of the records below the run directory, mode 0700."""
