@@ -6,10 +6,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from .ipc import EgressIPSpec
-from .mastership.candidates import ElectionInput, candidates, effective_specs
 from .mastership.egress_ip import Event
-from .mastership.masterless import Masterless
 from .node_state import NodeState
+from .placement.candidates import ElectionInput, candidates, effective_specs
+from .placement.masterless import Masterless
 from .virtual_ips.conflict_detection import ConflictDetection, Vacancy
 from .voting.protocol import NEVER, SECOND
 from .voting.voter_set import PROPOSER_LEASE

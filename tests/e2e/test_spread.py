@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.lease.mastership.masterless import REBALANCE_WINDOW_NS
+from gateway_agent.lease.placement.masterless import REBALANCE_WINDOW_NS
 from gateway_agent.lease.voting.protocol import SECOND
 
 from ..lab import documents, topology

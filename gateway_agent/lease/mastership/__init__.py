@@ -1,1 +1,1 @@
-"""Egress IPs of a node: asked for, owned, handed over, or followed."""
+"""Egress IPs of a node: requested, owned, handed over, or followed."""

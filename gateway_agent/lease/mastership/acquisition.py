@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from ..placement.placement import rendezvous_hash
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Refusal, Release, Request
 from .egress_ip import EgressIPs, Event, Phase, Wait
 from .masters import REPORT_NS
 from .owner import Owner
-from .placement import rendezvous_hash
 
 PAUSE_LIMIT_NS = 5 * SECOND
 STEADY_NS = 2 * PAUSE_LIMIT_NS

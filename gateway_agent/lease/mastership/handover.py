@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..placement.rebalance import Gift
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .egress_ip import EgressIPs, Event, HandoverState, Phase
-from .rebalance import Gift
 
 QUEUE_TIMEOUT_NS = 1 * SECOND
 """Longest time that a master waits for nodes that were heard a moment ago. They answer in a round trip, on a busy

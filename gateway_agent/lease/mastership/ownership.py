@@ -9,19 +9,19 @@ from collections.abc import Iterable
 
 from ..ipc import EgressIPSpec
 from ..messages.bodies import Answer
+from ..placement.candidates import WARM_UP_NS, kept
+from ..placement.lateness import Lateness
+from ..placement.rebalance import Gift, Rebalance
 from ..voting.protocol import EPOCH, HELD, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
 from .acquisition import Acquisition, Timers
-from .candidates import WARM_UP_NS, kept
 from .due import Due
 from .egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from .handover import Handovers
-from .lateness import Lateness
 from .masters import MasterAnnouncement, MasterTable
 from .own_masters import OwnMasters
 from .owner import Owner
-from .rebalance import Gift, Rebalance
 from .subscribers import History, Subscribers
 
 

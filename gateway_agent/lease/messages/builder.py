@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..ipc import EgressIPSpec, Facts, KeeperConfig
 from ..mastership.ownership import Ownership
-from ..mastership.placement import rendezvous_hash
+from ..placement.placement import rendezvous_hash
 from ..voting.proposer import Proposer
 from ..voting.protocol import SECOND, Claim, Request
 from ..voting.quorum_view import QuorumView

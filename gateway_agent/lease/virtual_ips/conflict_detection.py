@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from ..ipc import Conflict, EgressIPSpec
-from ..mastership.placement import rendezvous_hash
+from ..placement.placement import rendezvous_hash
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .serving import GRACE_NS, Probe
 

@@ -9,8 +9,8 @@ import pytest
 from gateway_agent.lease.effects import Effect
 from gateway_agent.lease.ipc import KeeperState
 from gateway_agent.lease.lifecycle import ORPHAN_NS
-from gateway_agent.lease.mastership.candidates import WARM_UP_NS
 from gateway_agent.lease.messages.outbox import Send
+from gateway_agent.lease.placement.candidates import WARM_UP_NS
 from gateway_agent.lease.status import report
 from gateway_agent.lease.transmission import BURST
 from gateway_agent.lease.virtual_ips.serving import AddAddress, Announce, Open, Ticket

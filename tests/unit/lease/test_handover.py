@@ -8,8 +8,8 @@ from gateway_agent.lease.election import STOP_TIMEOUT_NS
 from gateway_agent.lease.lifecycle import ATTENDED_NS
 from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
 from gateway_agent.lease.mastership.masters import HOLD_NS
-from gateway_agent.lease.mastership.rebalance import FAILBACK_NS
 from gateway_agent.lease.mastership.subscribers import SUBSCRIBER_TTL_NS
+from gateway_agent.lease.placement.rebalance import FAILBACK_NS
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulated_kernel import QUEUEING

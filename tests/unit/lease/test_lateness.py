@@ -8,8 +8,8 @@ import pytest
 
 from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Acquisition, Timers
 from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event
-from gateway_agent.lease.mastership.lateness import TOO_OFTEN, WINDOW_NS, Lateness
 from gateway_agent.lease.mastership.owner import Owner
+from gateway_agent.lease.placement.lateness import TOO_OFTEN, WINDOW_NS, Lateness
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Quorum, Verdict
 
 from .effort import seeds

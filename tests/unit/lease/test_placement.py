@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.lease.mastership.placement import placement
+from gateway_agent.lease.placement.placement import placement
 
 NODES = ("g1", "g2", "g3")
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import pytest
 
-from gateway_agent.lease.mastership.masterless import REBALANCE_WINDOW_NS
+from gateway_agent.lease.placement.masterless import REBALANCE_WINDOW_NS
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .effort import DEEP, seeds

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from ..mastership.egress_ip import EgressIP, EgressIPs, Taken
 from ..voting.protocol import SECOND
-from .egress_ip import EgressIP, EgressIPs, Taken
 
 REBALANCE_WINDOW_NS = 15 * SECOND
 """Time after a takeover in which an egress IP that had no master may be handed on to a node that serves fewer."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from ..ipc import EgressIPSpec, KeeperConfig
+from ..mastership.masters import Member
 from ..voting.protocol import SECOND
 from ..voting.voter_set import PROPOSER_LEASE
-from .masters import Member
 from .placement import placement
 
 WARM_UP_NS = 2 * SECOND

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..ipc import EgressIPSpec
+from ..mastership.egress_ip import EgressIPs
 from ..voting.protocol import SECOND, Release
 from ..voting.voter_set import PROPOSER_LEASE
 from .candidates import ElectionInput
-from .egress_ip import EgressIPs
 from .placement import rendezvous_hash
 
 REQUEST_TIMEOUT_NS = 4 * SECOND
