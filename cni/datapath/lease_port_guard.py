@@ -9,6 +9,9 @@ port of the switch as well. So the rate is counted for each MAC with each addres
 than there are nodes: a node that has sent before a flood has its place in it and keeps its rate. All that find no place
 share one rate, so the number of forged MACs does not matter. Nodes behind a router that another router replaces pass by
 it until the places of the old MACs are free.
+
+The places and the rates are two sets: a lookup in a set with a rate spends of this rate, and finds nothing if it is
+spent. So a sender over its own rate would pass by the shared one.
 """
 
 from __future__ import annotations
@@ -40,21 +43,25 @@ def chains(plan: Plan) -> Iterator[str]:
     # The size is in the name, since the size of an existing set cannot be changed.
     size = len(nodes) + SPARE_ELEMENTS
     bounded = [f"size {size}", "flags dynamic,timeout", f"timeout {RATE_ELEMENT_TTL}"]
-    by_mac, by_address = f"lease_rates_{size}", f"lease_plain_rates_{size}"
-    yield _set(by_mac, f"ether saddr . {keyword} saddr", bounded)
+    # Twice the size: the kernel may remove an expired place before the rate that belongs to it.
+    room = [f"size {2 * size}", *bounded[1:]]
+    places, rates = f"lease_places_{size}", f"lease_rates_{2 * size}"
+    by_address, sender = f"lease_plain_rates_{size}", f"ether saddr . {keyword} saddr"
+    yield _set(places, sender, bounded)
+    yield _set(rates, sender, room)
     yield _set(by_address, f"{keyword} saddr", bounded)
     yield chain("lease_source", _source(plan, family))
-    rates = [
+    yield chain("lease_own_rate", [f"update @{rates} {{ {sender} {RATE} }} accept", "counter drop"])
+    receive = [
         "jump lease_source",
         f"meta iiftype != ether update @{by_address} {{ {keyword} saddr {RATE} }} accept",
         "meta iiftype != ether counter drop",
-        f"update @{by_mac} {{ ether saddr . {keyword} saddr {RATE} }} accept",
-        # A sender that has a place is over its own rate here.
-        f"ether saddr . {keyword} saddr @{by_mac} counter drop",
+        # If the set is full, the rule ends here.
+        f"update @{places} {{ {sender} }} goto lease_own_rate",
         f"{SHARED_RATE} accept",
         "counter drop",
     ]
-    yield chain("lease_receive", rates)
+    yield chain("lease_receive", receive)
     # Behind destination NAT.
     yield chain("lease_input", [f"{port} goto lease_source"], "filter hook input priority filter - 20")
     own = f"{port} {keyword} daddr @lease_nodes meta skuid != 0 counter drop"

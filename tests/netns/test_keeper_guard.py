@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from cni.datapath.lease_port_guard import SPARE_ELEMENTS
+from cni.kernel import ids
 from gateway_agent.lease_daemon.sockets.udp import QUEUE, SO_RCVBUFFORCE
 from tests.lab.local_user import as_local_user
 from tests.lab.packets import frame, mac_of, send, udp
@@ -23,6 +24,7 @@ BEATS = 40
 FLOOD = 20_000
 PLACES = 3 + SPARE_ELEMENTS
 """Senders that have a rate of their own on g1: one for each other node, and some more."""
+FORGED_MACS = [f"02:00:00:00:01:{number:02x}" for number in range(PLACES)]
 LO = {4: "127.0.0.1", 6: "::1"}
 SERVICES = {4: "192.0.2.1", 6: "2001:db8:9::1"}
 NAT = "table %s service { chain pre { type nat hook prerouting priority dstnat; udp dport 9 dnat to %s; }; }"
@@ -133,13 +135,39 @@ def test_a_flood_with_a_nodes_address_displaces_none_of_its_heartbeats(
 def test_a_node_that_finds_no_place_is_heard(tunnel: Tunnel, keeper: socket.socket) -> None:
     """Others have all places: those of a router that has been replaced, or forgers."""
     with _forger(tunnel) as forge:
-        for number in range(PLACES):
-            forge(f"02:00:00:00:01:{number:02x}")
+        _take_places(tunnel, forge)
     for _ in range(PLACES):
         assert keeper.recv(100) == b"attack"
     for _ in range(BEATS):
         beat(tunnel)
         assert keeper.recv(100) == b"heartbeat"
+
+
+def test_a_sender_over_its_own_rate_takes_nothing_of_the_shared_one(
+    tunnel: Tunnel, keeper: socket.socket
+) -> None:
+    """A node without a place, whose heartbeats pass by the shared rate only, is heard beside the flood."""
+    with _forger(tunnel) as forge:
+        _take_places(tunnel, forge)
+        heard: list[bytes] = []
+        listener = threading.Thread(target=lambda: heard.extend(_until_silence(keeper)))
+        listener.start()
+        began = time.monotonic()
+        for number in range(FLOOD):
+            forge(FORGED_MACS[0])
+            if number % (FLOOD // BEATS) == 0:
+                beat(tunnel)
+        seconds = time.monotonic() - began
+        listener.join()
+    assert heard.count(b"heartbeat") == BEATS
+    assert PLACES < heard.count(b"attack") <= PLACES + 250 + 500 * seconds
+
+
+def _take_places(tunnel: Tunnel, forge: Callable[[str], object]) -> None:
+    """Take all places, those of the nodes too."""
+    tunnel.lab.nodes["g1"].nft(f"flush set inet {ids.NFT_NODE_INET} lease_places_{PLACES}")
+    for mac in FORGED_MACS:
+        forge(mac)
 
 
 def _until_silence(keeper: socket.socket) -> Iterator[bytes]:
