@@ -20,6 +20,8 @@ MAX_TRIES = 5
 """Runs of the program while other programs delete what it has just listed."""
 GONE = "such conntrack doesn't exist"
 """Message of a run that ends at a connection which is gone: connections behind it are left undone."""
+ENDED = frozenset({"TIME_WAIT", "CLOSE"})
+"""States of TCP connections that both ends have closed."""
 _FIELD = re.compile(r"\b(src|dst)=(\S+)")
 
 
@@ -57,6 +59,19 @@ def _opened(sources: Collection[str]) -> Iterator[tuple[str, Flow]]:
     for family in sorted({_family(source) for source in sources}):
         listed = _conntrack("-L", "-f", family).stdout
         yield from {(source, flow) for source, flow in _parsed(listed) if source in sources}
+
+
+def open_connections(sources: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return source and remote address of each connection that one of ``sources`` has opened and that is still open.
+
+    The remote address is the end that answers. Raises :class:`KernelError`.
+    """
+    found: list[tuple[str, str]] = []
+    for family in sorted({_family(source) for source in sources}):
+        for line in _conntrack("-L", "-f", family).stdout.splitlines():
+            ended = ENDED.intersection(line.split()[:4])
+            found += [(s, flow.remote) for s, flow in _parsed(line) if s in sources and not ended]
+    return tuple(found)
 
 
 def delete_shown(address: str, mark: int) -> None:

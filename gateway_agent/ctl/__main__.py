@@ -8,13 +8,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
 from ..printable import printable
 from .client import NoAnswer, ask
+
+if TYPE_CHECKING:
+    from .validate import Outcome
 
 DONE, FAILED, WRONG_CALL = 0, 1, 2
 
@@ -80,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     add("clean", _clean, "remove all our objects from this node, after agent and plugin")
     validate = add("validate", _validate, "check manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
+    diff = add(
+        "diff", _diff, "the pods, addresses and connections that an edit of the manifests would change"
+    )
+    diff.add_argument("path", metavar="PATH", type=Path, help="a directory with all manifests")
     return parser
 
 
@@ -126,9 +133,9 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
         print(json.dumps(answer, indent=2))
         return DONE
     # Imported here, because JSON output does not need it.
-    from . import render
+    from . import render, render_edits
 
-    render.FORMS[call](
+    {**render.FORMS, **render_edits.FORMS}[call](
         answer, render.Page(wide=options.output == "wide", whole=getattr(options, "all", False))
     )
     return DONE
@@ -220,11 +227,28 @@ def _doctor(options: argparse.Namespace) -> int:
     return FAILED if any(finding.wrong for finding in findings) else DONE
 
 
+def _diff(options: argparse.Namespace) -> int:
+    from .diff import checked, diff
+
+    edit = checked(options.path)
+    if edit.problems:
+        return _report(options, edit)
+    answer, remarks = diff(_config(options), edit)
+    for remark in (*edit.notes, *remarks):
+        print(f"egressctl: {printable(remark)}", file=sys.stderr)
+    return _show(options, "diff", answer)
+
+
 def _validate(options: argparse.Namespace) -> int:
-    from ..show.status import problem
     from .validate import validate
 
-    outcome = validate(options.paths)
+    return _report(options, validate(options.paths))
+
+
+def _report(options: argparse.Namespace, outcome: Outcome) -> int:
+    """Print the outcome of a validation. Return the exit code."""
+    from ..show.status import problem
+
     if options.output == "json":
         print(json.dumps([problem(found) for found in outcome.problems], indent=2))
     elif outcome.problems:

@@ -43,7 +43,7 @@ class Page:
     def __init__(self, file: TextIO | None = None, wide: bool = False, whole: bool = False) -> None:
         file = file or sys.stdout
         width = None if file.isatty() and not wide else PIPED_WIDTH
-        self.whole = whole
+        self.wide, self.whole = wide, whole
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:

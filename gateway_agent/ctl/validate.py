@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cni.plan import PodIdentity
@@ -28,12 +28,19 @@ class Outcome:
     """Problems that an agent with all these objects would report."""
     notes: tuple[str, ...] = ()
     """Checks that could not be made."""
+    inventory: Inventory = field(default_factory=Inventory)
+    """The objects."""
+    bound: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Nodes of the pods that have a document, by (namespace, name); empty: the document names none."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """The texts of the manifests that were read, by path."""
 
 
 def validate(paths: Iterable[Path]) -> Outcome:
     """Validate files and directories together, as the files store reads them. References must resolve among them."""
     problems: list[Problem] = []
     contents: dict[str, parsing.FileContent] = {}
+    texts: dict[str, str] = {}
     configurations: list[config.AgentConfig] = []
     for path, named in _files(paths, problems).items():
         source = str(path)
@@ -44,6 +51,7 @@ def validate(paths: Iterable[Path]) -> Outcome:
             problems.append(Problem(source, "", f"cannot be read: {reason}"))
             continue
         if not _is_configuration(source, text):
+            texts[source] = text
             contents[source] = content = parsing.parse_file(source, text)
             if not (content.objects or content.problems) and (named or not text.strip()):
                 what = "holds nothing that an agent reads" if text.strip() else "is empty"
@@ -55,12 +63,14 @@ def validate(paths: Iterable[Path]) -> Outcome:
             problems += error.problems
     inventory = parsing.assemble(contents)
     problems += inventory.problems
-    problems += _of_plans(inventory, configurations, _nodes_of_pods(contents))
+    bound = _nodes_of_pods(contents)
+    problems += _of_plans(inventory, configurations, bound)
     notes = []
     if inventory.gateways and not inventory.nodes:
         notes.append("no Node is among the files: gateways were not compared with nodes")
     objects = sum(len(content.objects) for content in contents.values())
-    return Outcome(objects + len(configurations), tuple(problems), tuple(notes))
+    objects += len(configurations)
+    return Outcome(objects, tuple(problems), tuple(notes), inventory, bound, texts)
 
 
 def _of_plans(

@@ -34,6 +34,17 @@ def test_flows_name_who_answers(program: FakeProcess) -> None:
     }  # fmt: skip
 
 
+def test_open_connections_are_counted_one_by_one(program: FakeProcess) -> None:
+    ended = LISTED.replace("ESTABLISHED", "TIME_WAIT").splitlines()[1]
+    program.register(
+        ["/sbin/conntrack", "-L", "-f", "ipv4"],
+        stdout=LISTED + LISTED + ended,
+        stderr=COUNT.format(9, "shown"),
+    )
+    found = conntrack_cli.open_connections({"10.1.0.5"})
+    assert sorted(found) == sorted([("10.1.0.5", "10.1.0.9"), *[("10.1.0.5", "203.0.113.9")] * 3] * 2)
+
+
 def test_what_the_outside_sees_by_an_address_is_deleted_only_with_our_mark(program: FakeProcess) -> None:
     mark = ["--mark", "0x8000000/0x8000000"]
     command = ["/sbin/conntrack", "-D", "-f", "ipv6", *mark, "--reply-dst", "fd00:172::50"]
