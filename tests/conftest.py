@@ -31,6 +31,7 @@ TIMED = {
         "test_plugin",
         "test_quorum",
         "test_routing_connections",
+        "test_scale",
         "test_schedule",
         "test_spread",
         "test_stopped_keeper",
