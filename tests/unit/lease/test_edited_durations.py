@@ -9,7 +9,7 @@ from gateway_agent.lease.messages.agreement import Agreement
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
-from .test_failover import DURATION, cluster, master, state
+from .small_cluster import DURATION, cluster, master, state
 
 NODES = ("g1", "g2", "g3", "w1")
 LONGER, SHORTER = 8 * DURATION, 3 * DURATION // 4

@@ -14,7 +14,7 @@ from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel, TunnelEffect, 
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
-from .test_failover import cluster, master, until_another
+from .small_cluster import cluster, master, until_another
 
 ONE, DEVICE = "0000000000000001", "egw-000001"
 PEERS = tuple(Peer(name, f"10.0.0.{n}", True) for n, name in enumerate(("w1", "g1", "g2"), 1))

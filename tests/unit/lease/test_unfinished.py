@@ -26,7 +26,7 @@ from gateway_agent.lease.virtual_ips.serving import Close
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
 from .simulation import Network
-from .test_failover import DURATION, HEARTBEAT, cluster, master
+from .small_cluster import DURATION, HEARTBEAT, cluster, master
 
 CORE = "gateway_agent/lease/"
 MOST_LINES = 1500

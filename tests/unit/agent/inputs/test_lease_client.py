@@ -24,7 +24,7 @@ from gateway_agent.lease.voting.protocol import SECOND
 from tests.lab.waiting import NotInTime
 
 from ...lease.simulation import Network
-from ...lease.test_failover import cluster
+from ...lease.small_cluster import cluster
 
 LINE = re.compile(
     r"master of partner 172\.16\.0\.50: (\w+) -> (\w+), epoch (\d+), silent for (\d+) ms \((.*)\)"

@@ -8,7 +8,7 @@ from cni.kernel import ids
 from cni.kernel.diff import Change, diff
 from cni.kernel.state import KernelState, Neighbour, Route, Rule, Setting, Vxlan
 
-from .kernel_states import after, kept_masters, states
+from ..kernel_states import after, kept_masters, states
 
 DEVICE = Vxlan("egw-000001", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450, "egress-gateway a")
 MASTER = Neighbour(DEVICE.name, ids.NEXT_HOP, ids.node_mac("10.0.0.2"))

@@ -9,7 +9,7 @@ from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 from gateway_agent.lease.voting.quorum_view import QuorumView
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet, VoterSetState
 
-from .simulation import Machine, Network
+from ..simulation import Machine, Network
 
 LEASE = 250 * MILLISECOND
 CHANGED = 100 * SECOND

@@ -19,7 +19,7 @@ from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTab
 from gateway_agent.lease.messages.limits import FORGET_NS, MAX_IDS
 from gateway_agent.lease.voting.protocol import SECOND, LeaseState
 
-from .simulation import Network
+from ..simulation import Network
 
 ONE, TWO = "0000000000000001", "0000000000000002"
 LEASE = LeaseState(epoch=1, first_seq=1, asked_at=0)

@@ -9,12 +9,11 @@ from gateway_agent.lease.lifecycle import ATTENDED_NS
 from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
 from gateway_agent.lease.mastership.masters import HOLD_NS
 from gateway_agent.lease.mastership.subscribers import SUBSCRIBER_TTL_NS
-from gateway_agent.lease.placement.rebalance import FAILBACK_NS
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
-from .simulated_kernel import QUEUEING
-from .simulation import Network
-from .test_failover import cluster, master, state, until_another
+from ..simulated_kernel import QUEUEING
+from ..simulation import Network
+from ..small_cluster import cluster, master, state, until_another
 
 GAP = 12 * MILLISECOND
 """Longest gap: three round trips of at most 2 ms, and the time that the workers' messages take."""
@@ -169,90 +168,6 @@ def test_a_node_that_stops_waits_a_second_for_somebody_who_can() -> None:
     machine = network.machines[old]
     assert machine.daemon is not None
     assert machine.daemon.finished(machine.clock(network.now)), "and for nobody for ever"
-
-
-@pytest.mark.parametrize("asked", ["w1", "g1", "g2", "g3"])
-def test_an_operator_may_ask_any_node_for_a_handover(asked: str) -> None:
-    network = cluster()
-    old = master(network)
-    wanted = next(name for name in ("g3", "g2", "g1") if name != old)
-    network.move(asked, network.ids[0], wanted)
-    assert until_another(network, old) <= GAP
-    assert master(network) == wanted
-    network.run(3 * SECOND)
-    assert master(network) == wanted, "it is asked for once"
-    assert network.all_agreed()
-
-
-@pytest.mark.parametrize(("seconds", "moves"), [(1, True), (5, False)])
-def test_a_handover_waits_a_moment_for_its_node(seconds: int, moves: bool) -> None:
-    network = cluster()
-    old = master(network)
-    wanted = others(network, old)[0]
-    network.set_ready(wanted, network.ids[0], False)
-    network.run(10 * MILLISECOND)
-    network.move(old, network.ids[0], wanted)
-    network.run(seconds * SECOND)
-    assert master(network) == old
-    network.set_ready(wanted, network.ids[0], True)
-    network.run(SECOND)
-    assert (master(network) == wanted) == moves
-
-
-def test_a_handover_to_a_node_that_cannot_serve_moves_nothing() -> None:
-    network = cluster()
-    old = master(network)
-    wanted = next(name for name in ("g3", "g2", "g1") if name != old)
-    network.set_ready(wanted, network.ids[0], False)
-    network.move(old, network.ids[0], wanted)
-    network.run(SECOND)
-    assert master(network) == old
-
-
-@pytest.mark.parametrize("automatic", [True, False])
-def test_a_node_that_returns_is_given_back_what_was_its_own_only_by_choice(automatic: bool) -> None:
-    network = cluster()
-    network.failback = automatic
-    for name in network.machines:
-        network.configure(name)
-    network.run(2 * FAILBACK_NS)
-    home = master(network)
-    network.crash(home)
-    until_another(network, home)
-    network.start(home)
-    network.run(FAILBACK_NS - SECOND)
-    assert master(network) != home, "not before it has been well for a while"
-    network.run(2 * SECOND + 2 * SECOND)
-    assert (master(network) == home) == automatic
-
-
-def test_new_addresses_spread_even_where_one_node_learns_of_them_first() -> None:
-    network = Network(3, 1, ids=1, heartbeat_ns=50 * MILLISECOND, duration_ns=250 * MILLISECOND)
-    network.run(3 * SECOND)
-    network.ids += [f"{number:016x}" for number in range(2, 7)]
-    network.configure("g2")
-    network.run(SECOND)
-    assert all(network.holders(identity) == ["g2"] for identity in network.ids[1:])
-    for name in network.machines:
-        network.configure(name)
-    network.run(5 * SECOND)
-    masters = [network.holders(identity)[0] for identity in network.ids]
-    loads = [masters.count(name) for name in ("g1", "g2", "g3")]
-    assert max(loads) - min(loads) <= 1
-    takeovers = network.takeovers
-    network.run(20 * SECOND)
-    assert network.takeovers == takeovers
-
-
-def test_a_node_that_has_been_away_is_given_nothing_back_even_while_the_addresses_are_new() -> None:
-    network = Network(3, 1, ids=6, heartbeat_ns=50 * MILLISECOND, duration_ns=250 * MILLISECOND)
-    network.run(4 * SECOND)
-    away = network.holders(network.ids[0])[0]
-    network.isolate(away)
-    network.run(2 * SECOND)
-    network.heal()
-    network.run(9 * SECOND)
-    assert all(network.holders(identity) != [away] for identity in network.ids)
 
 
 @pytest.mark.parametrize("known", [True, False])

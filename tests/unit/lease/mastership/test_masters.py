@@ -11,8 +11,7 @@ from gateway_agent.lease.mastership.masters import (
     MasterTable,
     Member,
 )
-from gateway_agent.lease.mastership.subscribers import SUBSCRIPTION_NS, Subscribers
-from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
+from gateway_agent.lease.voting.protocol import MILLISECOND
 
 ONE = "0000000000000001"
 HOLD = 1500 * MILLISECOND
@@ -104,14 +103,3 @@ def test_a_master_below_the_epoch_that_is_known_is_to_be_told() -> None:
 )
 def test_why_a_member_is_not_ready(member: Member, reason: str) -> None:
     assert member.why_not() == reason
-
-
-def test_subscribers_are_told_at_once_again_and_not_for_ever() -> None:
-    subscribers = Subscribers()
-    subscribers.add("w1", 0)
-    subscribers.push(0)
-    moments = [ms for ms in range(1, 2001) if subscribers.take_due(ms * MILLISECOND)]
-    assert moments == [20, 100, 300, 1000]
-    assert subscribers.current(SUBSCRIPTION_NS - 1) == ["w1"]
-    assert subscribers.current(SUBSCRIPTION_NS) == []
-    assert SUBSCRIPTION_NS > 4 * SECOND, "a subscription may be lost twice"

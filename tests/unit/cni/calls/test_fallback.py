@@ -14,8 +14,8 @@ from cni.calls import attachments, fallback_context
 from cni.calls.cni_request import CallError
 from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
 
+from ..test_protocol import call, environment, error_of, stdin
 from .test_attachments import RECORD
-from .test_protocol import call, environment, error_of, stdin
 
 EMPTY = Plan(node="w1", mask=0xFF00000, port=4799, mtu=1450)
 
