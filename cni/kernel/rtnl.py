@@ -11,17 +11,17 @@ import errno
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 from . import ids
 from .diff import Change
 from .errors import refused
+from .netlink import entries
 from .netlink.constants import (
     FAMILIES,
     NTF_USE,
-    NUD_INCOMPLETE,
     NUD_NONE,
-    NUD_PERMANENT,
     RTN_THROW,
     RTN_UNICAST,
     RTN_UNREACHABLE,
@@ -38,8 +38,6 @@ SETTINGS = (
     *(("ipv6", name) for name in ("accept_ra", "addr_gen_mode", "autoconf", "disable_ipv6")),
 )
 SYNC_SETTINGS = (("ipv4", "accept_local"),)
-MAX_SINGLE_DUMPS = 8
-"""Devices that are asked for one by one; more are asked for by one dump of all."""
 GONE = (errno.ENOENT, errno.ESRCH, errno.ENODEV, errno.ENXIO, errno.EADDRNOTAVAIL)
 """Error numbers for an object that is to be deleted and does not exist."""
 
@@ -73,8 +71,8 @@ def observe() -> KernelState:
             vxlans=frozenset(ours.values()),
             settings=frozenset(setting for name in names.values() for setting in _settings(name)),
             addresses=frozenset(_addresses(ipr, names)),
-            fdb=frozenset(_fdb(ipr, names)),
-            neighbours=frozenset(entry for family in families for entry in _neighbours(ipr, family, names)),
+            fdb=frozenset(entries.forwarding(names)),
+            neighbours=frozenset(entry for family in families for entry in entries.neighbours(family, names)),
             routes=frozenset(route for family in families for route in _routes(ipr, family, names)),
             rules=frozenset(rule for family in families for rule in _rules(ipr, family)),
         )
@@ -93,28 +91,6 @@ def _addresses(ipr: Any, names: dict[int, str]) -> Iterator[Address]:
     for address in ipr.get_addr(family=socket.AF_INET):
         if address["index"] in names:
             yield Address(names[address["index"]], address.get_attr("IFA_LOCAL"), address["prefixlen"])
-
-
-def _asked(names: dict[int, str]) -> list[dict[str, int]]:
-    """Return the filters of the dumps: one for each of a few devices, or one dump of all."""
-    return [{"ifindex": index} for index in names] if len(names) <= MAX_SINGLE_DUMPS else [{}]
-
-
-def _fdb(ipr: Any, names: dict[int, str]) -> Iterator[Fdb]:
-    for asked in _asked(names):
-        for entry in ipr.fdb("dump", **asked):
-            if entry["ifindex"] in names and entry.get_attr("NDA_DST"):
-                yield Fdb(names[entry["ifindex"]], entry.get_attr("NDA_LLADDR"), entry.get_attr("NDA_DST"))
-
-
-def _neighbours(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Neighbour]:
-    for asked in _asked(names):
-        for entry in ipr.get_neighbours(family=FAMILIES[family], **asked):
-            address = entry.get_attr("NDA_DST")
-            # During a handover the lease daemon makes the entry incomplete, so that packets wait in its queue.
-            held = entry["state"] & NUD_INCOMPLETE and entry.get_attr("NDA_PROTOCOL") == ids.PROTOCOL
-            if entry["ifindex"] in names and (held or entry["state"] & NUD_PERMANENT):
-                yield Neighbour(names[entry["ifindex"]], address, entry.get_attr("NDA_LLADDR") or "")
 
 
 def _routes(ipr: Any, family: int, names: dict[int, str]) -> Iterator[Route]:
@@ -160,8 +136,20 @@ def apply(changes: Sequence[Change]) -> None:
     if not changes:
         return
     with _netlink("changing the kernel's state") as ipr:
-        for change in changes:
-            _apply_one(ipr, change)
+        for of_entries, some in groupby(changes, lambda change: isinstance(change.target, (Fdb, Neighbour))):
+            if of_entries:
+                _apply_entries(list(some))
+            else:
+                for change in some:
+                    _apply_one(ipr, change)
+
+
+def _apply_entries(changes: Sequence[Change]) -> None:
+    """Make changes of neighbour and forwarding entries: there may be thousands of them."""
+    asked = [(c.action, c.target) for c in changes if isinstance(c.target, (Fdb, Neighbour))]
+    for change, code in zip(changes, entries.change(asked)):
+        if code and not (change.action == "delete" and code in GONE):
+            raise refused(f"could not be {change}", code)
 
 
 def _apply_one(ipr: Any, change: Change) -> None:

@@ -1,4 +1,4 @@
-"""Requests for each kind of object, on an open pyroute2 socket.
+"""Requests for each kind of object but neighbour and forwarding entries, on an open pyroute2 socket.
 
 They raise what pyroute2 and the system raise; :mod:`cni.kernel.rtnl` translates that.
 """
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from . import ids
-from .netlink.constants import FAMILIES, NTF_SELF, NUD_NOARP, NUD_PERMANENT, RTNH_F_ONLINK
-from .state import Address, Fdb, Neighbour, Object, Route, Rule, Setting, Vxlan
+from .netlink.constants import FAMILIES, RTNH_F_ONLINK
+from .state import Address, Object, Route, Rule, Setting, Vxlan
 from .sysctl import PROC_SYS_NET
 
 
@@ -62,25 +62,6 @@ def _address(command: str) -> Callable[[Any, Any], None]:
     def request(ipr: Any, item: Address) -> None:
         index = index_of(item.device)
         ipr.addr(command, index=index, address=item.address, prefixlen=item.length)
-
-    return request
-
-
-def _fdb_entry(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Fdb) -> None:
-        index = index_of(item.device)
-        state, flags = NUD_NOARP | NUD_PERMANENT, NTF_SELF
-        several = command == "replace" and item.mac == ids.FLOOD_MAC
-        verb = "append" if several else command
-        ipr.fdb(verb, ifindex=index, lladdr=item.mac, dst=item.destination, state=state, flags=flags)
-
-    return request
-
-
-def _neighbour(command: str) -> Callable[[Any, Any], None]:
-    def request(ipr: Any, item: Neighbour) -> None:
-        index = index_of(item.device)
-        ipr.neigh(command, ifindex=index, dst=item.address, lladdr=item.mac, state=NUD_PERMANENT)
 
     return request
 
@@ -135,8 +116,6 @@ OPERATIONS: dict[type, tuple[Callable[[Any, Any], None], Callable[[Any, Any], No
     Vxlan: (_put_vxlan, _delete_link),
     Setting: (_put_setting, _never),
     Address: (_address("replace"), _address("del")),
-    Fdb: (_fdb_entry("replace"), _fdb_entry("del")),
-    Neighbour: (_neighbour("replace"), _neighbour("del")),
     Route: (_route("replace"), _route("del")),
     Rule: (_rule("add"), _rule("del")),
 }

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterable
 
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import addresses, ctnetlink, links, monitor, routes
+from cni.kernel.netlink import addresses, ctnetlink, entries, links, monitor, routes
 from cni.kernel.netlink.constants import (
     CTA_ID,
     CTA_IP_DST,
@@ -188,6 +188,7 @@ def check_answers(datagrams: list[bytes]) -> None:
         lambda kernel: list(addresses.observe(kernel)),
         lambda kernel: list(addresses.observe(kernel, ["10.1.0.5"], 1)),
         lambda kernel: list(routes.listed(kernel, 6)),
+        lambda kernel: list(entries.listed(kernel, socket.AF_BRIDGE, {1: "lo"})),
         lambda kernel: routes.lookup(kernel, "10.1.0.5"),
         lambda kernel: interfaces._leaving_by(kernel, "10.1.0.5"),
         lambda kernel: route_lookup._ask(kernel, LOOKUP, 1),

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from cni.kernel import conntrack_cli, ids, rtnl
-from cni.kernel.diff import diff
+from cni.kernel.diff import Change, diff
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import ctnetlink, links, nflog
 from cni.kernel.netlink.constants import NETLINK_NETFILTER
 from cni.kernel.netlink.monitor import Event, Monitor
 from cni.kernel.netlink.neighbours import Neighbours
 from cni.kernel.nftables import nft
-from cni.kernel.state import KernelState, Neighbour, Setting, Vxlan
+from cni.kernel.state import Fdb, KernelState, Neighbour, Setting, Vxlan
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 from tests.unit.cni.kernel_states import kept_masters, states
@@ -171,6 +171,33 @@ def test_packets_that_wait_for_the_next_master_are_not_let_go_by_the_agent(machi
         machine.inside(lambda: neighbours.queue(device.name))
     changes = machine.inside(lambda: diff(rtnl.observe(), wanted))
     assert [change for change in changes if isinstance(change.target, Neighbour)] == []
+
+
+def test_thousands_of_entries_are_written_and_listed(machine: Namespace) -> None:
+    addresses = [f"10.{n // 250}.{n % 250}.7" for n in range(3_000)]
+    entries = KernelState(
+        vxlans=frozenset({DEVICE}),
+        fdb=frozenset(Fdb(DEVICE.name, ids.node_mac(each), each) for each in addresses),
+        neighbours=frozenset(Neighbour(DEVICE.name, each, ids.node_mac(each)) for each in addresses),
+    )
+    bring_to(machine, entries)
+    seen = machine.inside(rtnl.observe)
+    assert (seen.fdb, seen.neighbours) == (entries.fdb, entries.neighbours)
+    bring_to(machine, KernelState(vxlans=frozenset({DEVICE})))
+    seen = machine.inside(rtnl.observe)
+    assert not seen.fdb | seen.neighbours
+
+
+def test_one_entry_among_others_that_the_kernel_refuses_is_said_in_words(machine: Namespace) -> None:
+    good, gone = Neighbour(DEVICE.name, "10.0.0.7", DEVICE.mac), Neighbour("egw-none", "10.0.0.8", DEVICE.mac)
+    bring_to(machine, KernelState(vxlans=frozenset({DEVICE})))
+    with pytest.raises(KernelError, match=r"neighbour 10\.0\.0\.8 .*No such device"):
+        machine.inside(lambda: rtnl.apply([Change("put", gone), Change("put", good)]))
+    assert machine.inside(rtnl.observe).neighbours == {good}
+    machine.inside(
+        lambda: rtnl.apply([Change("delete", gone), Change("delete", good), Change("delete", good)])
+    )
+    assert not machine.inside(rtnl.observe).neighbours
 
 
 def test_events_tell_of_links_and_of_what_is_ours(machine: Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import addresses, ctnetlink, links, routes
+from cni.kernel.netlink import addresses, ctnetlink, entries, links, routes
 from cni.kernel.netlink.constants import (
     CTA_TUPLE_ORIG,
     IPCTNL_MSG_CT_NEW,
@@ -25,6 +25,7 @@ from cni.kernel.netlink.constants import (
     RTA_PRIORITY,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTN_UNICAST,
 )
@@ -80,6 +81,7 @@ def test_a_message_shorter_than_its_header_is_an_error_of_the_kernel(
     [
         (RTM_NEWROUTE, b"", lambda kernel: list(routes.listed(kernel, 4))),
         (RTM_NEWROUTE, b"", lambda kernel: links._namespace_number(kernel, 0)),
+        (RTM_NEWNEIGH, b"\7", lambda kernel: list(entries.listed(kernel, socket.AF_BRIDGE, {0: "egw-1"}))),
         (NFT_MSG_NEWGEN, NFGENMSG.pack(NetfilterHeader()), generation._current),
         (NLMSG_ERROR, b"", lambda kernel: kernel.request(RTM_NEWADDR, 0, b"")),
         (NLMSG_DONE, b"\0", lambda kernel: kernel.dump(RTM_NEWADDR, b"")),
