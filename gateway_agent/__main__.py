@@ -30,6 +30,7 @@ from .adapters.netns_lock import NamespaceLock
 from .adapters.probes.icmp_probe import UpstreamProbe
 from .adapters.probes.neighbour_probe import NeighbourProbe
 from .adapters.probes.path_probe import PathProbe
+from .adapters.probes.pod_probe import PodProber
 from .adapters.servers.agent_socket import RequestServer
 from .adapters.servers.metrics_http import MetricsServer
 from .adapters.service_manager import READY, STOPPING, feed_watchdog, notify, reloading
@@ -147,6 +148,7 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         engines=Engines(config.podman, config.containerd),
         threads=WorkerThreads(),
         path_probe=PathProbe(config.tunnel_port),
+        pod_prober=PodProber(),
         probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
     )

@@ -90,6 +90,13 @@ PROBE_GROUP = 0xE96C
 PROBE_NUMBERS = 0x65677750726F6265
 """Sequence and acknowledgement number of a probe, a TCP packet that opens a connection: in others the second is 0."""
 
+TEST_DEVICE, TEST_PEER = "egwtest", "egwtesp"
+"""Names, before a number, of the two ends of the veths of ``egressctl test``: the interfaces of pods that are not
+there. Not of :data:`DEVICE_PREFIX`: what comes by such an interface comes out of a tunnel."""
+TEST4, TEST6 = "169.254.233.{}", "fde2:8fff:671d:eb::{:x}"
+"""Addresses of these pods, from :data:`TEST_FIRST` on."""
+TEST_FIRST = 16
+
 INNER6, SYNCED6 = "fde2:8fff:671d:e9", "fde2:8fff:671d:ea"
 """Networks (/64, RFC 4193) of the IPv6 addresses that nodes have inside the tunnels, and nowhere else."""
 INNER4, SYNCED4 = 0xF0000000, 0xF8000000

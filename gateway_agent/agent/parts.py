@@ -22,6 +22,7 @@ from .requests.cni_add import CniAdd
 from .requests.cni_calls import CniCalls
 from .requests.control import Control
 from .requests.dispatcher import Requests
+from .requests.pod_tests import PodTests
 from .rounds.answer_checks import AnswerChecks
 from .rounds.conntrack_gc import ConntrackCollector
 from .rounds.conntrack_sync import ConntrackSync
@@ -110,7 +111,8 @@ def build(
         known.containers, (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices),
     )  # fmt: skip
     observer = Observer(state, planning, pods, adoption, known.containers, leases, problems, unready)
-    control = Control(config.node_name, state, leases, observer.snapshot, exits)
+    tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads)
+    control = Control(config.node_name, state, leases, observer.snapshot, exits, tests)
     requests = _requests(config, kernel, known, reconciler, pod_rounds, control)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,

@@ -21,6 +21,7 @@ from ..manifests.model import Problem
 from ..manifests.store import Store
 from ..policy.egress_node.exit_paths import Found, Lookup
 from ..policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
+from ..policy.egress_node.pod_probes import PodAnswer, PodProbe
 from ..policy.egress_node.readiness import InterfaceFacts
 from ..policy.egress_node.sync_groups import SyncState
 
@@ -196,6 +197,13 @@ class PathProbe(Protocol):
         """
 
 
+class PodProber(Protocol):
+    """Sends packets as pods of this node would."""
+
+    def send(self, probes: Sequence[PodProbe]) -> dict[PodProbe, PodAnswer]:
+        """Return the answer to each probe. Blocks for some seconds at most. Raises OSError and ``KernelError``."""
+
+
 class ConnectionSync(Protocol):
     """The conntrackd processes of this node."""
 
@@ -244,6 +252,7 @@ class Ports:
     engines: Engines
     threads: Threads
     path_probe: PathProbe
+    pod_prober: PodProber
     probe: Callable[[ProbeTarget, Callable[[], None]], Probe]
     """Makes a probe; the callback is called if an address falls silent or answers again."""
     connection_sync: Callable[[Callable[[], None]], ConnectionSync]

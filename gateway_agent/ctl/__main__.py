@@ -14,7 +14,7 @@ from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
 from ..printable import printable
-from .client import NoAnswer, ask
+from .client import NoAnswer, address_and_port, ask
 
 if TYPE_CHECKING:
     from .validate import Outcome
@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("--to", metavar="ADDRESS", default="", help="the same as DESTINATION")
     add("events", _events, "changes of masters, oldest first")
     add("key", _key, "the keys that nodes use, and the next step of a key rotation")
+    test = add(
+        "test", _test, "send packets as a pod of this node would, by each egress IP, and show what arrived"
+    )
+    test.add_argument("gateway", metavar="GATEWAY", nargs="?", default="", help="only by its egress IPs")
+    test.add_argument("--to", metavar="ADDRESS[:PORT]", default="", help="go the whole way to this service")
     add("drain", _drain, "hand over all egress IPs of this node; it gets none until undrain")
     add("undrain", _undrain, "let this node be master again")
     handover = add("handover", _handover, "make another node the master of a gateway's address")
@@ -163,6 +168,12 @@ def _events(options: argparse.Namespace) -> int:
 
 def _key(options: argparse.Namespace) -> int:
     return _show(options, "key", _ask(options, "key"))
+
+
+def _test(options: argparse.Namespace) -> int:
+    to, port = address_and_port(options.to)
+    answer = _ask(options, "test", gateway=options.gateway, to=to, port=port)
+    return _show(options, "test", answer) or (DONE if answer["passed"] else FAILED)
 
 
 def _drain(options: argparse.Namespace) -> int:

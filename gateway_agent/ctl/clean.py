@@ -14,9 +14,9 @@ from pathlib import Path
 from cni.calls.fallback import LOCK as PLUGIN_LOCK
 from cni.contract import PLAN, PLAN_OUTDATED
 from cni.datapath.reconcile import MAX_ROUNDS
-from cni.kernel import rtnl
+from cni.kernel import ids, rtnl
 from cni.kernel.diff import diff
-from cni.kernel.netlink import links
+from cni.kernel.netlink import links, veths
 from cni.kernel.nftables import nft
 from cni.kernel.state import KernelState
 
@@ -74,6 +74,10 @@ def _kernel() -> Iterator[str]:
         for address, interface in addresses.ours():
             addresses.remove(address, interface)
             yield f"removed virtual address {address} from {interface}"
+    # A test that was killed may have left them.
+    for number in range(veths.MAX_VETHS):
+        if veths.remove(number):
+            yield f"removed {ids.TEST_DEVICE}{number}"
     for device in sorted(links.tagged()):
         links.tag(device, 0)
         yield f"removed the tag of {device}"

@@ -16,6 +16,7 @@ from ...show.status import NotKnown
 from ..inputs.lease_client import LeaseClient, NotHandedOver
 from ..rounds.exit_checks import ExitChecks
 from ..state import NodeState
+from .pod_tests import PodTests
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Control:
         leases: LeaseClient,
         snapshot: Callable[[], NodeSnapshot | None],
         exits: ExitChecks,
+        tests: PodTests,
     ) -> None:
         self._node = node
         self._state = state
@@ -45,6 +47,7 @@ class Control:
             "undrain": self._undrain,
             "handover": self._handover,
             "key": self._key,
+            "test": tests.test,
         }
 
     async def answer(self, text: bytes) -> bytes:

@@ -63,7 +63,7 @@ def lookups(
 def lookups_to(plan: Plan, egress: PlanEgressIP, destinations: Iterable[str]) -> Mapping[Lookup, str]:
     """Return the same for prefixes of which no part goes elsewhere."""
     spans = ((prefix, prefixes.span(prefix)) for prefix in destinations)
-    addresses = ((_first_host(span, ()), prefix) for prefix, span in spans if span.family == egress.family)
+    addresses = ((first_host(span, ()), prefix) for prefix, span in spans if span.family == egress.family)
     return _asked(plan, egress, addresses)
 
 
@@ -135,11 +135,11 @@ def _destinations(
         if not spans or any((span.family, span.length) == (family, 0) for _, span in spans):
             yield EVERYTHING[family], f"everything (IPv{family})"
         for prefix, span in spans:
-            if span.family == family and span.length and (address := _first_host(span, left_out)):
+            if span.family == family and span.length and (address := first_host(span, left_out)):
                 yield address, prefix
 
 
-def _first_host(span: Span, left_out: Iterable[Ranges]) -> str:
+def first_host(span: Span, left_out: Iterable[Ranges] = ()) -> str:
     """Return the first address of a prefix that goes to the gateway; empty if none does."""
     number = span.first + (span.length <= prefixes.WIDTH[span.family] - 2)
     while number <= span.last:

@@ -65,6 +65,34 @@ def test_what_is_asked_and_answered(
     assert json.loads(capsys.readouterr().out) == expected
 
 
+TESTED = {
+    "node": "w1", "gateway": "partner", "ip": "172.16.0.50", "master": "g1", "result": "wrong",
+    "destination": "203.0.113.10", "port": 80, "answer": "none", "answeredBy": "", "milliseconds": None,
+    "leftAs": "", "reason": "no answer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("to", "address", "port"),
+    [
+        ("203.0.113.10:80", "203.0.113.10", "80"), ("203.0.113.10", "203.0.113.10", ""),
+        ("[2001:db8::10]:80", "2001:db8::10", "80"), ("2001:db8::10", "2001:db8::10", ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("passed", [True, False])
+def test_what_test_asks_and_how_it_ends(
+    agent: Agent, capsys: pytest.CaptureFixture[str], to: str, address: str, port: str, passed: bool
+) -> None:
+    agent.answers["test"] = {"passed": passed, "tests": [TESTED]}
+    assert run(agent, "test", "partner", "--to", to) == (0 if passed else 1)
+    assert agent.asked == [{"call": "test", "gateway": "partner", "to": address, "port": port}]
+    [heading, row] = capsys.readouterr().out.splitlines()
+    assert heading.split()[:5] == ["NODE", "GATEWAY", "IP", "MASTER", "RESULT"]
+    assert row.split() == [
+        "w1", "partner", "172.16.0.50", "g1", "wrong", "203.0.113.10", "-", "none", "-", "no", "answer"
+    ]  # fmt: skip
+
+
 def test_drain_as_text(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(agent, "drain") == 0
     assert capsys.readouterr().out.splitlines() == [

@@ -1,0 +1,68 @@
+"""Answer ``egressctl test``: send probes as pods of this node would, and say what arrived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from cni.kernel.errors import KernelError
+
+from ...manifests import prefixes
+from ...policy.egress_node import pod_probes
+from ...policy.egress_node.pod_probes import PodAnswer, PodProbe
+from ...show import pod_tests
+from ...show.snapshot import NodeSnapshot
+from ...show.status import NotKnown
+from ..ports import PodProber, Threads
+
+MAX_PORT = 0xFFFF
+
+
+class PodTests:
+    """One test at a time: the interfaces of the probes have fixed names."""
+
+    def __init__(
+        self, snapshot: Callable[[], NodeSnapshot | None], prober: PodProber, threads: Threads
+    ) -> None:
+        self._snapshot = snapshot
+        self._prober = prober
+        self._threads = threads
+        self._testing = asyncio.Lock()
+
+    async def test(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer for the gateway that ``gateway`` names (empty: all). ``to``, ``port``: of the destination.
+
+        Raises :class:`NotKnown` if there is no such gateway, or if the kernel takes no probe.
+        """
+        to, port = destination(question)
+        async with self._testing:
+            view = self._snapshot()
+            if view is None:
+                raise NotKnown("the agent has not read its store yet", "it is starting, or its log says why")
+            chosen = pod_tests.chosen(view, str(question.get("gateway") or ""))
+            probes = {each.id: pod_probes.probe(view.plan, each, to, port) for each in chosen}
+            answers = await self._send([probe for probe in probes.values() if probe])
+            # Meanwhile there may be other masters: the kernel had those of before.
+            return pod_tests.answer(pod_tests.judged(view, probes, answers, to))
+
+    async def _send(self, probes: list[PodProbe]) -> dict[PodProbe, PodAnswer]:
+        if not probes:
+            return {}
+        try:
+            return await self._threads.run(self._prober.send, probes)
+        except (OSError, KernelError) as error:
+            raise NotKnown(f"this node takes no probe: {error}", "egressctl doctor") from error
+
+
+def destination(question: dict[str, Any]) -> tuple[str, int]:
+    """Return address (empty: none was asked for) and port (0: likewise). Raises :class:`NotKnown`."""
+    to, port = str(question.get("to") or ""), str(question.get("port") or "0")
+    hint = "as 203.0.113.10, 203.0.113.10:80 or [2001:db8::10]:80"
+    try:
+        address = prefixes.address(to) if to else ""
+    except ValueError as error:
+        raise NotKnown(str(error), hint) from error
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= MAX_PORT):
+        raise NotKnown(f"{port!r} is not a TCP port", hint)
+    return address, int(port)
