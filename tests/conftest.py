@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 TIMED = {
-    "netns": ("test_fence", "test_keeper", "test_loads", "test_neighbour_floods", "test_observing"),
+    "netns": (
+        "test_fence",
+        "test_fence_updates",
+        "test_keeper",
+        "test_keeper_datagrams",
+        "test_keeper_settings",
+        "test_loads",
+        "test_neighbour_floods",
+        "test_observing",
+    ),
     "e2e": (
         "test_busy_edits",
         "test_busy_machine",

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
@@ -143,3 +143,15 @@ class Namespace:
             return not pids
 
         until(gone, f"processes in {self.name} are gone")
+
+
+@contextlib.contextmanager
+def fresh(name: str) -> Iterator[Namespace]:
+    """Yield an empty machine of this name, and delete it at the end. One that an earlier run left is replaced."""
+    machine = Namespace(name)
+    machine.delete()
+    try:
+        machine.create()
+        yield machine
+    finally:
+        machine.delete()

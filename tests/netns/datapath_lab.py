@@ -29,10 +29,11 @@ from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
 from tests.lab.packets import send
 
+from .datapath_traffic import PORT, Conversation, Datagrams, Witness, family_of
+
 PREFIX = "egwdp-"
 KEEPER_PORT = 7947
 MASK = 0x0FF00000
-PORT = 8080
 SERVICE = "203.0.113.1"
 EXCLUDED = "203.0.113.7"
 SERVICE6 = "2001:db8::1"
@@ -169,66 +170,6 @@ class Pod:
         return Datagrams(self.machine.socket(family_of(service), socket.SOCK_DGRAM), service)
 
 
-class Conversation:
-    """A TCP connection to the service."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._lines = sock.makefile("r")
-        self.seen_as = self._lines.readline().split()[-1]
-
-    def echo(self) -> bool:
-        """Whether a line comes back. Raises :class:`OSError` where the connection has ended."""
-        self.sock.sendall(b"hello\n")
-        return self._lines.readline() == "hello\n"
-
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._lines.close()
-        self.sock.close()
-
-
-def is_reset(conversation: Conversation) -> bool:
-    """Whether the connection ends with a reset, not with silence."""
-    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        conversation.echo()
-        return False
-    return True
-
-
-class Datagrams:
-    """A UDP socket: all its datagrams to one address are one connection to the kernel."""
-
-    def __init__(self, sock: socket.socket, service: str) -> None:
-        self.sock, self._service = sock, service
-        sock.settimeout(0.3)
-
-    @property
-    def port(self) -> int:
-        """Its own."""
-        return int(self.sock.getsockname()[1])
-
-    def seen_as(self) -> str:
-        """Return the client address that the service sees; raises :class:`OSError` without an answer in 0.3 s."""
-        self.sock.sendto(b"x", (self._service, PORT))
-        return self.sock.recv(100).split()[1].decode()
-
-    def answered(self) -> bool:
-        """Return True if the service answers in 0.3 s."""
-        try:
-            return bool(self.seen_as())
-        except TimeoutError:
-            return False
-
-    def __enter__(self) -> Datagrams:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.sock.close()
-
-
 class Node:
     """A node with a bridge network and room for routed pods, and a CNI's masquerade."""
 
@@ -339,17 +280,6 @@ class Lab:
             yield Witness(direct, egress)
 
 
-@dataclass(frozen=True)
-class Witness:
-    direct: Capture
-    egress: Capture
-
-    def sources(self) -> set[str]:
-        """Addresses from which packets for the service came."""
-        packets = [*self.direct.packets(PORT), *self.egress.packets(PORT)]
-        return {packet.source for packet in packets}
-
-
 @contextlib.contextmanager
 def lab(log: Path) -> Iterator[Lab]:
     """Build it all, starts the service, and takes all down again."""
@@ -404,10 +334,6 @@ def _serve(outside: Namespace, address: str, log: Path) -> None:
     for stream in (service.stdin, service.stdout):
         if stream is not None:
             stream.close()
-
-
-def family_of(address: str) -> int:
-    return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
 def vxlan_packet(source: str, node: str, vni: int, inner: bytes, outer: str = "", underlay: int = 4) -> bytes:

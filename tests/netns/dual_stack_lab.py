@@ -18,7 +18,6 @@ from .datapath_lab import (
     FIRST,
     MTU,
     NODES,
-    PORT,
     SECOND,
     SERVICE,
     SERVICE6,
@@ -31,6 +30,7 @@ from .datapath_lab import (
     v6,
     vxlan_packet,
 )
+from .datapath_traffic import PORT
 
 SIXTH = ids.egress_id("partner", VIRTUAL6)
 DEVICE = ids.device(ids.vni(SIXTH))

@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -24,58 +23,19 @@ from cni.kernel.netlink.constants import (
 )
 from cni.kernel.netlink.messages import RTMSG, RouteHeader, attribute
 from cni.kernel.netlink.netlink_socket import Socket
-from cni.plan import PlanEgressIP
-from gateway_agent.adapters.kernel import interfaces
 from gateway_agent.lease_daemon.kernel.vip_addresses import Addresses, _body
-from gateway_agent.manifests.model import VIRTUAL_IP
-from gateway_agent.policy.egress_node.readiness import InterfaceFacts, unready
 from tests.lab.answering import answering
 from tests.lab.first_address import first_addresses
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
-from .link import VIRTUAL, VIRTUAL6, Wire, Witness, wire
+from .link import VIRTUAL, VIRTUAL6, Wire, Witness
+from .virtual_addresses import OTHER_SUBNET, OTHER_SUBNET6, Inside, addresses, line
 
-OTHER_SUBNET = "192.0.2.50"
-OTHER_SUBNET6 = "2001:db8:5::50"
+__all__ = ["addresses", "line"]
+
 BOTH = (VIRTUAL, VIRTUAL6)
 EVERY = (VIRTUAL, OTHER_SUBNET, VIRTUAL6, OTHER_SUBNET6)
-
-
-@pytest.fixture
-def line() -> Iterator[Wire]:
-    with wire("egwad") as made:
-        yield made
-
-
-class Inside:
-    """An :class:`Addresses` whose calls are made inside a machine."""
-
-    def __init__(self, machine: Namespace) -> None:
-        self._machine = machine
-        self._addresses = machine.inside(Addresses)
-
-    def add(self, address: str, interface: str) -> None:
-        self._machine.inside(lambda: self._addresses.add(address, interface))
-
-    def remove(self, address: str, interface: str) -> None:
-        self._machine.inside(lambda: self._addresses.remove(address, interface))
-
-    def ours(self) -> tuple[tuple[str, str], ...]:
-        return self._machine.inside(self._addresses.ours)
-
-    def misplaced(self, interface: str) -> tuple[str, ...]:
-        return self._machine.inside(lambda: self._addresses.misplaced(interface))
-
-    def close(self) -> None:
-        self._addresses.close()
-
-
-@pytest.fixture
-def addresses(line: Wire) -> Iterator[Inside]:
-    made = Inside(line.near)
-    yield made
-    made.close()
 
 
 def source(machine: Namespace, destination: str) -> str:
@@ -329,78 +289,3 @@ def test_listing_them_costs_no_more_with_many_routes(line: Wire) -> None:
     before = min(line.near.inside(cost) for _ in range(5))
     line.near.ip(*(f"route add 2001:db8:{number:x}::/48 dev eth1" for number in range(0x100, 10_000)))
     assert min(line.near.inside(cost) for _ in range(5)) < 5 * before
-
-
-@pytest.mark.parametrize("level", [0, 1, 2, 3, 8])
-@pytest.mark.parametrize(
-    ("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")]
-)
-def test_a_node_is_ready_exactly_if_its_kernel_answers_for_the_address(
-    line: Wire, addresses: Inside, level: int, address: str, interface: str
-) -> None:
-    """``arp_ignore``: the question comes from a machine of the LAN, eth2 has no other address."""
-    line.near.sysctl({f"net/ipv4/conf/{interface}/arp_ignore": str(level)})
-    line.far.ip(f"route add {address}/32 dev {interface} src 172.16.0.2")
-    addresses.add(address, interface)
-    own = ("172.16.0.1/24",) if interface == "eth1" else ()
-    facts = InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=own, forwarding=True, arp_ignore=level)
-    egress = PlanEgressIP(
-        "", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface
-    )
-    reason = unready(egress, interface, {interface: facts})
-    question = f"ping -n -c 1 -W 1 {address} >/dev/null; ip neighbour show {address} dev {interface}"
-    answers = line.far.run("sh", "-c", question)
-    assert ("lladdr" in answers) is (reason == ""), (answers, reason)
-    assert not reason or f"arp_ignore is {level}" in reason
-
-
-@pytest.mark.parametrize("place", ["all", "eth1", "eth2"])
-@pytest.mark.parametrize(
-    ("address", "interface"), [(VIRTUAL, "eth1"), (VIRTUAL, "eth2"), (OTHER_SUBNET, "eth2")]
-)
-@pytest.mark.parametrize("subnet_of_eth2", ["", "the same"])
-def test_a_node_is_ready_exactly_if_arp_filter_lets_its_kernel_answer(
-    line: Wire, addresses: Inside, subnet_of_eth2: str, address: str, interface: str, place: str
-) -> None:
-    """Two interfaces in one LAN, which ``arp_filter`` is made for: the kernel answers by the one that it sends by."""
-    line.near.sysctl({f"net/ipv4/conf/{place}/arp_filter": "1"})
-    if subnet_of_eth2:
-        line.near.ip("address add 172.16.0.9/24 dev eth2")
-    line.far.ip(f"route add {address}/32 dev {interface} src 172.16.0.2")
-    addresses.add(address, interface)
-    filtered = line.near.inside(
-        lambda: interfaces._arp_filtered(interface, OWN[interface, bool(subnet_of_eth2)])
-    )
-    facts = InterfaceFacts(
-        up=True, carrier=True, mtu=1500, addresses=("172.16.0.1/24",), forwarding=True, arp_filtered=filtered
-    )
-    egress = PlanEgressIP(
-        "", "partner", address, 1, 1, ("g1",), mode=VIRTUAL_IP, source=address, interface=interface
-    )
-    reason = unready(egress, interface, {interface: facts})
-    question = f"ping -n -c 1 -W 1 {address} >/dev/null; ip neighbour show {address} dev {interface}"
-    answers = line.far.run("sh", "-c", question)
-    assert ("lladdr" in answers) is (reason == ""), (answers, reason)
-    assert not reason or "arp_filter is on" in reason
-
-
-OWN = {
-    ("eth1", False): ["172.16.0.1/24"], ("eth1", True): ["172.16.0.1/24"], ("eth2", False): [],
-    ("eth2", True): ["172.16.0.9/24"],
-}  # fmt: skip
-"""Addresses by interface, and whether the two share a LAN."""
-
-
-@pytest.mark.parametrize("announce", [0, 1, 2])
-@pytest.mark.parametrize(
-    ("address", "interface"), [(VIRTUAL, "eth1"), (OTHER_SUBNET, "eth1"), (OTHER_SUBNET, "eth2")]
-)
-def test_a_master_finds_its_neighbours_whatever_it_announces_in_arp_requests(
-    line: Wire, addresses: Inside, announce: int, address: str, interface: str
-) -> None:
-    """``arp_announce``: by which address the kernel asks when it sends with the virtual one."""
-    line.near.sysctl({f"net/ipv4/conf/{interface}/arp_announce": str(announce)})
-    line.near.ip(f"route add 192.0.2.9/32 dev {interface}")
-    line.far.ip(f"address add 192.0.2.9/32 dev {interface}", f"route add {address}/32 dev {interface}")
-    addresses.add(address, interface)
-    line.near.run("ping", "-n", "-c", "1", "-W", "5", "-I", address, "192.0.2.9")

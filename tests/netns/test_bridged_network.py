@@ -17,7 +17,8 @@ from tests.lab.namespace import REPOSITORY, Namespace
 from tests.lab.packets import mac_of, send_frame, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import PORT, SERVICE, TAG, Lab
+from .datapath_lab import SERVICE, TAG, Lab
+from .datapath_traffic import PORT
 
 OWN, PEER = "192.168.77.2", "192.168.77.3"
 PREFIX = "192.168.77.0/24"

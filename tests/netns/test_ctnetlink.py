@@ -7,15 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from cni.kernel.netlink import ctnetlink
-from tests.lab.namespace import Namespace
+from tests.lab.namespace import Namespace, fresh
 
 
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
-    made = Namespace("egwct-table")
-    made.create()
-    yield made
-    made.delete()
+    with fresh("egwct-table") as made:
+        yield made
 
 
 @pytest.mark.parametrize(

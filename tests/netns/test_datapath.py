@@ -13,18 +13,8 @@ import pytest
 from cni.kernel import ids
 from tests.lab.capture import Capture
 
-from .datapath_lab import (
-    EXCLUDED,
-    FIRST,
-    MTU,
-    OTHER_SERVICE,
-    OTHER_TAG,
-    PORT,
-    SERVICE,
-    Lab,
-    is_reset,
-    plan,
-)
+from .datapath_lab import EXCLUDED, FIRST, MTU, OTHER_SERVICE, OTHER_TAG, SERVICE, Lab, plan
+from .datapath_traffic import PORT, is_reset
 
 G1, G2, W1, W2 = "172.16.0.7", "172.16.0.8", "10.0.0.11", "10.0.0.12"
 

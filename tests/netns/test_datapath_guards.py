@@ -14,21 +14,8 @@ from cni.plan import Destination, PolicySet
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import (
-    EXCLUDED,
-    FIRST,
-    NODES,
-    PORT,
-    SECOND,
-    SERVICE,
-    SERVICE6,
-    TAG,
-    Lab,
-    is_reset,
-    plan,
-    v6,
-    vxlan_packet,
-)
+from .datapath_lab import EXCLUDED, FIRST, NODES, SECOND, SERVICE, SERVICE6, TAG, Lab, plan, v6, vxlan_packet
+from .datapath_traffic import PORT, is_reset
 
 G1, G2, W1 = "172.16.0.7", "172.16.0.8", "10.0.0.11"
 VNI = ids.vni(FIRST)

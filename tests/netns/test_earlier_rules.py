@@ -25,8 +25,8 @@ from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
 from .datapath_lab import SERVICE, VIRTUAL, Lab, plan
+from .fenced_wire import BOTH, Flow, let_speak, opened
 from .link import Wire, wire
-from .test_fence import BOTH, Flow, let_speak, opened
 
 EARLIER = Path(__file__).with_name("earlier_rules")
 LEASE_NS = 3_000_000_000

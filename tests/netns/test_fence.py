@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
-from cni.kernel import ids
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import monitor
-from cni.kernel.netlink.constants import NETLINK_NETFILTER
 from cni.kernel.nftables import nft
 from gateway_agent.gateway_rules.fence import fence_nft
 from gateway_agent.lease.virtual_ips import arp
@@ -27,70 +22,25 @@ from gateway_agent.lease_daemon.kernel.vip_fence import Fence
 from tests.lab.namespace import REPOSITORY, Namespace
 from tests.lab.waiting import until
 
-from .link import VIRTUAL, VIRTUAL6, Wire, Witness, wire
+from .fenced_wire import (
+    BOTH,
+    LONG,
+    SHORT,
+    TICK,
+    Flow,
+    each_way,
+    fence,
+    let_speak,
+    line,
+    opened,
+    standing,
+    tickets,
+)
+from .link import VIRTUAL, VIRTUAL6, Wire, Witness
 
-BOTH = (VIRTUAL, VIRTUAL6)
-LONG = 3_600_000_000_000
-SHORT = 200_000_000
-TICK = 8_000_000
-"""Nanoseconds by which an expiry may be late: two ticks of the kernel's timer (250 Hz)."""
-TABLE = f"netdev {ids.NFT_FENCE}"
-TEXT = fence_nft(BOTH, ["eth1"])
+__all__ = ["each_way", "fence", "line", "standing"]
+
 PACKET_QDISC_BYPASS = 20
-
-
-@pytest.fixture(scope="module")
-def standing() -> Iterator[Wire]:
-    with wire("egwfe") as made:
-        made.far.ip(f"neighbour replace {VIRTUAL} lladdr {made.mac(made.near)} dev eth1")
-        made.near.ip(
-            f"address add {VIRTUAL}/32 dev eth1 scope host", f"address add {VIRTUAL6}/128 dev eth1 nodad"
-        )
-        made.near.ip(f"neighbour replace 172.16.0.2 lladdr {made.mac(made.far)} dev eth1")
-        made.near.ip(f"neighbour replace 2001:db8::2 lladdr {made.mac(made.far)} dev eth1")
-        yield made
-
-
-@pytest.fixture
-def line(standing: Wire) -> Wire:
-    """Return the fence stands on ``near``, and is closed."""
-    standing.near.inside(lambda: nft.apply(TEXT))
-    return standing
-
-
-@pytest.fixture
-def fence(line: Wire) -> Iterator[Fence]:
-    made = line.near.inside(Fence)
-    yield made
-    made.close_socket()
-
-
-@pytest.fixture(params=["in place", "by deleting and adding"])
-def each_way(request: pytest.FixtureRequest, fence: Fence) -> Fence:
-    """Return the second way is that of kernels before 6.12."""
-    fence.ticket(99, SHORT)
-    if request.param != "in place":
-        fence._in_place = False
-    return fence
-
-
-def opened(machine: Namespace) -> set[str]:
-    """Which elements the open sets have."""
-    found: set[str] = set()
-    for name in (ids.FENCE_OPEN4, ids.FENCE_OPEN6):
-        answer = json.loads(machine.run("nft", "-j", "list", "set", *TABLE.split(), name))
-        found |= {item["elem"]["val"] for item in answer["nftables"][1]["set"].get("elem", [])}
-    return found
-
-
-def tickets(machine: Namespace) -> int:
-    answer = json.loads(machine.run("nft", "-j", "list", "set", *TABLE.split(), ids.FENCE_TICKETS))
-    return len(answer["nftables"][1]["set"].get("elem", []))
-
-
-def let_speak(fence: Fence, number: int, lifetime: int = LONG) -> bool:
-    fence.ticket(number, SHORT)
-    return fence.open(number, BOTH, lifetime)
 
 
 # --- what is fenced ----------------------------------------------------------------------------------------
@@ -290,42 +240,6 @@ print(fence.open(5, ["{VIRTUAL}"], {LONG}))
 # --- time --------------------------------------------------------------------------------------------------
 
 
-class Flow:
-    """Numbered datagrams from the virtual address, one each 0.5 ms, and which of them arrive."""
-
-    def __init__(self, line: Wire) -> None:
-        self._witness = Witness(line.far)
-        self._socket = line.near.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind((VIRTUAL, 0))
-        self._end = threading.Event()
-        self.sent = 0
-        self._thread = threading.Thread(target=self._send)
-
-    def __enter__(self) -> Flow:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-        self._socket.close()
-
-    def stop(self) -> None:
-        self._end.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _send(self) -> None:
-        while not self._end.wait(0.0005):
-            with contextlib.suppress(OSError):
-                self._socket.sendto(struct.pack("!8sQ", b"numbered", self.sent), ("172.16.0.2", 9))
-            self.sent += 1
-
-    def arrived(self) -> list[tuple[int, int]]:
-        """Return number and time of arrival of each frame."""
-        frames = ((at, frame[42:58]) for at, frame in self._witness.frames())
-        return [(struct.unpack("!8xQ", data)[0], at) for at, data in frames if data.startswith(b"numbered")]
-
-
 def test_refreshing_leaves_no_gap_and_the_end_comes_in_time(line: Wire, each_way: Fence) -> None:
     assert let_speak(each_way, 1, SHORT)
     with Flow(line) as flow:
@@ -344,74 +258,3 @@ def test_refreshing_leaves_no_gap_and_the_end_comes_in_time(line: Wire, each_way
     assert len(arrived) > 2000
     assert flow.sent > len(arrived)
     assert arrived[-1][1] - written <= SHORT + TICK
-
-
-def test_updates_of_the_table_lose_no_packet_of_an_open_address(line: Wire, fence: Fence) -> None:
-    """Addresses and devices come and go, while leases are refreshed; the refreshes do not pass for a stranger's."""
-    end = threading.Event()
-
-    def keep() -> None:
-        number = 10
-        while not end.wait(0.02):
-            number += 1
-            assert let_speak(fence, number, 5_000_000_000)
-
-    def edit() -> None:
-        for round in range(30):
-            more = [f"172.16.0.{60 + n}" for n in range(round % 3)] + [
-                f"2001:db8::{60 + n}" for n in range(round % 2)
-            ]
-            text = fence_nft([*BOTH, *more], ["eth1", "eth2"][: 1 + round // 2 % 2])
-            done = line.near.inside(lambda text=text: nft.ensure(text))
-            assert done in ((), (f"updated nftables table {TABLE}: out of date",))
-            assert line.near.inside(lambda text=text: nft.missing(text)) == ()
-
-    assert let_speak(fence, 1, 5_000_000_000)
-    keeper = threading.Thread(target=keep)
-    keeper.start()
-    try:
-        with Flow(line) as flow:
-            edit()
-            flow.stop()
-            arrived = [number for number, _ in flow.arrived()]
-    finally:
-        end.set()
-        keeper.join()
-    assert arrived == list(range(flow.sent))
-    assert flow.sent > 500
-
-
-def test_a_stranger_is_seen_beside_the_refreshes(line: Wire, fence: Fence) -> None:
-    assert let_speak(fence, 1)
-    assert line.near.inside(lambda: nft.missing(TEXT)) == ()
-    line.near.run("nft", "add", "rule", *TABLE.split(), "allow4", "accept")
-    assert line.near.inside(lambda: nft.ensure(TEXT)) == (
-        f"replaced nftables table {TABLE}: changed by another program",
-    )
-    assert opened(line.near) == set(), "who replaces the table closes the fence"
-
-
-def test_the_monitor_hears_of_the_table_and_not_of_the_leases(line: Wire, fence: Fence) -> None:
-    heard = line.near.inside(lambda: monitor.Monitor(NETLINK_NETFILTER))
-    try:
-        assert let_speak(fence, 1)
-        fence.close(BOTH)
-        assert heard.read() == []
-        line.near.run("nft", "delete", "element", *TABLE.split(), _a_map(line.near), "{ 172.16.0.50 }")
-        assert heard.read() == [monitor.Event("table")]
-    finally:
-        heard.close()
-
-
-def _a_map(machine: Namespace) -> str:
-    listed = machine.run("nft", "list", "table", *TABLE.split()).split()
-    return next(word for word in listed if word.startswith("virtual4_"))
-
-
-def test_a_heartbeat_takes_less_than_a_millisecond(line: Wire, fence: Fence) -> None:
-    took = []
-    for number in range(1, 1001):
-        begin = time.perf_counter_ns()
-        assert let_speak(fence, number)
-        took.append(time.perf_counter_ns() - begin)
-    assert sorted(took)[len(took) // 2] < 1_000_000

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab.namespace import Namespace
+from tests.lab.namespace import Namespace, fresh
 
 CHANGES = 40
 SLOW_MS = 8.0
@@ -18,13 +18,8 @@ SLOW_MS = 8.0
 
 @pytest.fixture
 def machine() -> Iterator[Namespace]:
-    namespace = Namespace("egwdp-beside")
-    namespace.delete()
-    namespace.create()
-    try:
-        yield namespace
-    finally:
-        namespace.delete()
+    with fresh("egwdp-beside") as made:
+        yield made
 
 
 def refreshes(machine: Namespace, kind: str) -> list[float]:

@@ -17,19 +17,8 @@ from tests.lab.capture import Packet
 from tests.lab.packets import ACK, LSRR, SSRR, SYN, mac_of, send, send_frame, source_routed, tcp, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import (
-    NODES,
-    PORT,
-    SERVICE,
-    SERVICE6,
-    SOURCES,
-    VIRTUAL,
-    VIRTUAL6,
-    Lab,
-    Pod,
-    plan,
-    v6,
-)
+from .datapath_lab import NODES, SERVICE, SERVICE6, SOURCES, VIRTUAL, VIRTUAL6, Lab, Pod, plan, v6
+from .datapath_traffic import PORT
 
 G1, W1 = "172.16.0.7", "10.0.0.11"
 SELECTED = ("bridged", "routed", "onmaster", "onstandby")

@@ -22,7 +22,7 @@ from gateway_agent.lease.messages.wire import MAX_DATAGRAM_BYTES, Endpoint
 from tests.fuzz.wire import bodies, encoded, hostile
 from tests.lab.waiting import until
 
-from .test_keeper import NODES, ONE, PORT, SECRET, Cluster, Node
+from .keeper_cluster import NODES, ONE, PORT, SECRET, Cluster, Node
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "10"))
 SEED = int(os.environ.get("FUZZ_SEED", "10"))

@@ -17,7 +17,8 @@ from tests.lab.local_user import as_local_user
 from tests.lab.packets import frame, mac_of, send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import KEEPER_PORT, family_of, v6
+from .datapath_lab import KEEPER_PORT, v6
+from .datapath_traffic import family_of
 from .dual_stack_lab import Tunnel
 
 BEATS = 40

@@ -8,20 +8,15 @@ import pytest
 
 from cni.kernel.nftables import generation, nft
 from cni.kernel.nftables.generation import TransactionCounter
-from tests.lab.namespace import Namespace
+from tests.lab.namespace import Namespace, fresh
 
 TABLE = "inet watched"
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Namespace]:
-    namespace = Namespace("egwdp-generation")
-    namespace.delete()
-    namespace.create()
-    try:
-        yield namespace
-    finally:
-        namespace.delete()
+    with fresh("egwdp-generation") as made:
+        yield made
 
 
 @pytest.fixture

@@ -17,16 +17,8 @@ from tests.lab.packets import ip, udp
 from tests.lab.vxlan import TUNNEL_PRIORITY
 from tests.lab.waiting import until
 
-from .datapath_lab import (
-    FIRST,
-    NODES,
-    PORT,
-    SERVICE,
-    SERVICE6,
-    Lab,
-    v6,
-    vxlan_packet,
-)
+from .datapath_lab import FIRST, NODES, SERVICE, SERVICE6, Lab, v6, vxlan_packet
+from .datapath_traffic import PORT
 from .dual_stack_lab import SIXTH
 
 FORGED = 9100

@@ -19,7 +19,8 @@ from tests.lab.local_user import as_local_user, sent_by_device
 from tests.lab.packets import mac_of, send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import NODES, PORT, family_of, v6
+from .datapath_lab import NODES, v6
+from .datapath_traffic import PORT, family_of
 from .dual_stack_lab import EVERY, NAME, SAME, Tunnel
 
 EVERY_TUNNEL = pytest.mark.parametrize("tunnel", EVERY, ids=NAME, indirect=True)

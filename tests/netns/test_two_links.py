@@ -17,7 +17,8 @@ from tests.lab.namespace import REPOSITORY, CommandFailed
 from tests.lab.packets import mac_of, send, send_frame, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import FIRST, KEEPER_PORT, NODES, PORT, SERVICE, Lab, Node, plan, v6, vxlan_packet
+from .datapath_lab import FIRST, KEEPER_PORT, NODES, SERVICE, Lab, Node, plan, v6, vxlan_packet
+from .datapath_traffic import PORT
 
 G1, W2 = NODES["g1"], NODES["w2"]
 VNI = ids.vni(FIRST)

@@ -10,8 +10,6 @@ from .simulated_kernel import QUEUEING
 from .simulation import Network
 
 HEARTBEAT, DURATION = 50 * MILLISECOND, 250 * MILLISECOND
-
-
 SILENCE = 265 * MILLISECOND
 """Longest silence: the lease of 250 ms, a round trip and the lateness of timers."""
 

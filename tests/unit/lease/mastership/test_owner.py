@@ -16,11 +16,7 @@ from gateway_agent.lease.voting.protocol import (
 )
 
 D = 250 * MILLISECOND
-
-
 ONE = "0000000000000001"
-
-
 ABC = Quorum(1, (("a", "b", "c"),), ("a", "b", "c"))
 
 

@@ -11,11 +11,7 @@ from gateway_agent.lease.messages.wire import Endpoint, Opened
 from gateway_agent.lease.voting.voter_set import VoterSet
 
 KEY = Keyring(Key.parse(b"0123456789abcdef\n"))
-
-
 ADDRESSES = {"a": "10.0.0.1", "b": "10.0.0.2"}
-
-
 BODY = Subscribe(VoterSet(1, ("a", "b")), None, (("0000000000000001", 3, "a"),))
 
 
