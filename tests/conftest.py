@@ -38,6 +38,7 @@ TIMED = {
         "test_operator",
         "test_partitions",
         "test_plugin",
+        "test_plugin_alone",
         "test_quorum",
         "test_routing_connections",
         "test_scale",

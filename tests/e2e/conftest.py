@@ -18,6 +18,8 @@ from ..lab import documents, topology
 from ..lab.documents import Document
 from ..lab.lab import Lab
 from ..lab.namespace import REPOSITORY
+from ..lab.node import Node
+from ..lab.pod import Pod
 
 GATEWAY = "partner"
 BACKEND = {"app": "backend"}
@@ -149,3 +151,15 @@ def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
     name = f"{request.module.__name__.rpartition('.')[2]}-{request.param}"
     with settled(name, topology.separate(), store=request.param) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def pod(lab: Lab) -> Pod:
+    """Return a selected pod of the first worker."""
+    return lab.nodes["w1"].pod("backend-1", BACKEND)
+
+
+@pytest.fixture
+def master(lab: Lab) -> Node:
+    """Return the master, with all other egress nodes ready to follow."""
+    return lab.nodes[lab.wait_settled(GATEWAY, 40)]

@@ -22,7 +22,7 @@ from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.silence import longest
 from ..lab.waiting import until
-from .conftest import BACKEND, GATEWAY, UNPLANNED_MS, settled
+from .conftest import GATEWAY, UNPLANNED_MS, settled
 
 ADDRESS = "172.16.0.50"
 MOST_SILENT_MS = 1000
@@ -36,16 +36,6 @@ def lab(plugin: Path) -> Iterator[Lab]:
     objects = documents.virtual_ip([ADDRESS], GATEWAY, connection_sync=True)
     with settled("test_busy_machine", topology.separate(workers=1), objects=objects) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
-
-
-@pytest.fixture
-def master(lab: Lab) -> Node:
-    return lab.nodes[lab.wait_settled(GATEWAY, 40)]
 
 
 @contextmanager

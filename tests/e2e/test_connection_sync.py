@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,22 @@ import pytest
 from cni.kernel import ids
 
 from ..lab import documents, topology
-from ..lab.connections import Connections, fates
+from ..lab.connections import Connections
 from ..lab.lab import SELECTED, Lab
 from ..lab.pod import Pod
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .master_faults import CUT_OFF, DRAINED, Act, fates_after, standbys
 
+MOVES: dict[str, tuple[Act, Act]] = {
+    "drained": DRAINED,
+    "cut off": CUT_OFF,
+    "its label taken away": (
+        lambda lab, master: lab.publish_nodes(unlabelled=master),
+        lambda lab, master: lab.publish_nodes(),
+    ),
+}
+"""Faults of the master, each with the act that undoes it."""
 ADDRESS = "172.16.0.50"
 COUNT = 1000
 
@@ -29,20 +38,11 @@ def lab(plugin: Path) -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
-
-
 def entries(lab: Lab, name: str, source: str = "w1") -> int:
     """Return the number of synced connections of the pods on ``source`` in the node's kernel."""
     inner = ids.inner(lab.nodes[source].host.ip, 4, synced=True)
     listed = lab.nodes[name].machine.run("conntrack", "-L", "--orig-src", inner, "-p", "tcp")
     return sum("ESTABLISHED" in line and ADDRESS in line for line in listed.splitlines())
-
-
-def standbys(lab: Lab, master: str) -> list[str]:
-    return [name for name, node in lab.nodes.items() if node.host.is_egress and name != master]
 
 
 def test_a_node_whose_sync_device_was_removed_hears_the_others_again(lab: Lab, pod: Pod) -> None:
@@ -55,36 +55,13 @@ def test_a_node_whose_sync_device_was_removed_hears_the_others_again(lab: Lab, p
         until(lambda: entries(lab, standby) >= 50, f"{standby} knows them", 20)
 
 
-Act = Callable[[Lab, str], object]
-MOVES: dict[str, tuple[Act, Act]] = {
-    "drained": (
-        lambda lab, master: lab.nodes[master].egressctl("drain"),
-        lambda lab, master: lab.nodes[master].egressctl("undrain"),
-    ),
-    "cut off": (Lab.cut, Lab.mend),
-    "its label taken away": (
-        lambda lab, master: lab.publish_nodes(unlabelled=master),
-        lambda lab, master: lab.publish_nodes(),
-    ),
-}
-"""Faults of the master, each with the act that undoes it."""
-
-
 @pytest.mark.parametrize("move", MOVES)
 def test_connections_go_on(lab: Lab, pod: Pod, move: str) -> None:
-    strike, heal = MOVES[move]
     master = lab.wait_settled(GATEWAY, 40)
     with Connections(pod.machine, lab.directory / "connections.log", SELECTED, COUNT) as connections:
         for name in standbys(lab, master):
             until(lambda n=name: entries(lab, n) >= COUNT, f"{name} knows them", 20)  # type: ignore[misc]
-        struck = time.time_ns()
-        strike(lab, master)
-        try:
-            until(lambda: lab.master(GATEWAY, "w1") not in ("", master), "another one serves")
-            until(lambda: time.time_ns() > struck + 3_000_000_000, "each has had its turn")
-            outcome = fates(connections.stop(), struck)
-        finally:
-            heal(lab, master)
+        outcome = fates_after(MOVES[move], lab, master, connections)
     assert outcome.reset == 0
     assert outcome.alive >= 0.999 * COUNT
 

@@ -22,7 +22,7 @@ from ..lab.pod import Pod
 from ..lab.silence import longest
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
-from .conftest import BACKEND, GATEWAY, settled
+from .conftest import GATEWAY, settled
 
 KEEPER_PORT = 7947
 GARBAGE = bytes(16) + b"\x98" * 184
@@ -53,11 +53,6 @@ Flood = tuple[socket.socket, list[Callable[[socket.socket], object]]]
 def lab(plugin: Path) -> Iterator[Lab]:
     with settled("test_flood", topology.separate(workers=1)) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
 
 
 def by_a_pod(lab: Lab, pod: Pod) -> Flood:

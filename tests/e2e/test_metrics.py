@@ -17,7 +17,7 @@ from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.waiting import until
-from .conftest import BACKEND, GATEWAY, settled
+from .conftest import GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
 LISTEN = ("127.0.0.1", 9479)
@@ -29,16 +29,6 @@ def lab(plugin: Path) -> Iterator[Lab]:
     objects = documents.virtual_ip([ADDRESS], GATEWAY)
     with settled("test_metrics", topology.separate(workers=1), objects=objects) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
-
-
-@pytest.fixture
-def master(lab: Lab) -> Node:
-    return lab.nodes[lab.wait_settled(GATEWAY, 40)]
 
 
 def asked(node: Node, path: str) -> tuple[int, str]:

@@ -16,7 +16,7 @@ from ..lab.pod import Pod
 from ..lab.silence import longest
 from ..lab.topology import OUTSIDE6
 from ..lab.waiting import until
-from .conftest import BACKEND, GATEWAY, settled
+from .conftest import GATEWAY, settled
 
 ADDRESS6 = topology.beside("172.16.0.50")
 FLOODER, NEIGHBOUR = "02:00:00:00:00:99", topology.beside("172.16.0.99")
@@ -32,11 +32,6 @@ def lab(plugin: Path) -> Iterator[Lab]:
     objects = documents.virtual_ip([ADDRESS6], GATEWAY, destinations=["2001:db8:113::/64"])
     with settled("test_neighbour_floods", topology.dual_stack(), objects=objects) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
 
 
 def test_a_failover_beside_floods_is_as_quick_as_without(lab: Lab, pod: Pod, tmp_path: Path) -> None:

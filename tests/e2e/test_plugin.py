@@ -1,19 +1,15 @@
-"""The plugin's calls, by an agent, without one, and with one that hangs."""
+"""The plugin's calls, by an agent and without one."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -23,74 +19,22 @@ from cni.kernel import ids
 
 from ..lab import documents, topology
 from ..lab.capture import Capture
-from ..lab.cnirun import CniError, Network
+from ..lab.cnirun import CniError
 from ..lab.lab import SELECTED, Lab
 from ..lab.namespace import CommandFailed
 from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .plugin_node import OTHER, REPAIR, attached, capture, current, egress_ip, node, ours, refused, wipe
 
-OTHER = {"app": "other"}
-REPAIR = 2.0
-"""Seconds within which the agent restores an object that another program removed."""
-Json = dict[str, Any]
+__all__ = ["capture", "node"]
 
 
 @pytest.fixture(scope="module")
 def lab(plugin: Path) -> Iterator[Lab]:
     with settled("test_plugin", topology.separate(workers=1, gateways=2)) as made:
         yield made
-
-
-@pytest.fixture
-def node(lab: Lab) -> Iterator[Node]:
-    """Yield the worker; its agent runs again afterwards, and no pod is left."""
-    node = lab.nodes["w1"]
-    node.pods.clear()
-    # Until a new keeper has heard the others, status shows the last known master; then the plan follows it.
-    until(lambda: node.agent.status()["voters"], "the keeper knows the voters")
-    lab.wait_settled(GATEWAY)
-    until(lambda: node.plan()["egress_ips"][0]["master"], "the plan names the master")
-    yield node
-    if not node.agent.running:
-        node.agent.start()
-    until(node.agent.answers, "the agent is there")
-    for pod in node.pods.values():
-        pod.stop()
-
-
-@pytest.fixture
-def capture(lab: Lab) -> Iterator[Capture]:
-    with lab.capture() as witness:
-        yield witness
-
-
-def egress_ip(lab: Lab) -> str:
-    return lab.nodes[lab.wait_settled(GATEWAY)].host.egress_ip
-
-
-def attached(node: Node) -> dict[str, str]:
-    """By pod name the gateway of each attachment that the agent knows."""
-    return {row["name"]: row["gateway"] for row in node.agent.call("pods")["pods"]}
-
-
-def current(node: Node, kind: str = "bridge") -> Network:
-    """Return the node's network in the version that has STATUS and GC, our plugin alone: the others know neither."""
-    network = node.network(kind)
-    return replace(network, cni_version="1.1.0", plugins=network.plugins[1:])
-
-
-def ours(node: Node, command: str, pod: Pod, previous: Json | None = None, **keys: Any) -> str:
-    """Return the standard output of one call of our plugin, as if it was chained behind another one."""
-    plugin = {**node.network("bridge").plugins[1], **keys}
-    return node.runtime.invoke(command, pod.network, plugin, pod.attachment, previous or pod.result)
-
-
-def refused(call: Callable[[], object]) -> CniError:
-    with pytest.raises(CniError) as caught:
-        call()
-    return caught.value
 
 
 # -- by the agent
@@ -343,86 +287,6 @@ def test_many_pods_at_once(lab: Lab, node: Node, capture: Capture, away: bool) -
     for pod in pods:
         assert pod.datagram(SELECTED).address == egress_ip(lab)
     assert capture.sources(SELECTED) == {egress_ip(lab)}
-
-
-# -- without the agent
-
-
-def wipe(node: Node) -> None:
-    """Take away all that a reboot would, but for the pods' interfaces."""
-    for link in json.loads(node.machine.run("ip", "-j", "link", "show", "type", "vxlan")):
-        node.machine.ip(f"link del {link['ifname']}")
-    for family in ("-4", "-6"):
-        node.machine.run("ip", family, "rule", "flush", "protocol", str(ids.PROTOCOL))
-        node.machine.run("ip", family, "route", "flush", "table", "all", "protocol", str(ids.PROTOCOL))
-    for family in ("inet", "bridge"):
-        node.machine.run("nft", "delete", "table", family, ids.NFT_NODE_INET)
-
-
-@pytest.mark.parametrize("wiped", [False, True], ids=["as it was", "wiped"])
-@pytest.mark.parametrize("keeper", [False, True], ids=["no keeper", "keeper"])
-def test_alone_a_selected_pod_leaves_by_the_master(
-    lab: Lab, node: Node, capture: Capture, keeper: bool, wiped: bool
-) -> None:
-    served = egress_ip(lab)
-    node.agent.kill()
-    if not keeper:
-        for pid in node.agent.keeper_pids():
-            os.kill(pid, signal.SIGKILL)
-    if wiped:
-        wipe(node)
-    pod = node.pod("alone", BACKEND)
-    assert pod.request(SELECTED).address == served
-    assert capture.sources(SELECTED) == {served}
-    node.agent.start()
-    until(lambda: attached(node) == {"alone": GATEWAY}, "the agent has adopted it")
-    pod.check()
-    assert pod.request(SELECTED).address == served
-
-
-def test_alone_a_pod_whose_labels_nobody_knows(lab: Lab, node: Node) -> None:
-    node.agent.kill()
-    error = refused(lambda: node.pod("unknown"))
-    assert error.code == contract.TRY_AGAIN_LATER
-    assert "labels" in error.message
-    network = node.network("bridge")
-    lenient = replace(
-        network, plugins=(network.plugins[0], {**network.plugins[1], "failurePolicy": "Ignore"})
-    )
-    pod = node.pod("lenient", network=lenient)
-    metadata = {"name": "lenient", "namespace": "prod", "labels": BACKEND}
-    lab.publish("pods", [{"apiVersion": "v1", "kind": "Pod", "metadata": metadata}])
-    try:
-        node.agent.start()
-        until(lambda: attached(node).get("lenient") == GATEWAY, "the agent tags it on its return")
-        assert pod.request(SELECTED).address == egress_ip(lab)
-    finally:
-        lab.publish("pods", [])
-
-
-def test_alone_a_del_is_honoured_on_return(node: Node) -> None:
-    pod = node.pod("deleted", BACKEND)
-    node.agent.kill()
-    node.runtime.delete(pod.network, pod.attachment)
-    node.agent.start()
-    until(node.agent.answers, "the agent is back")
-    assert attached(node) == {}
-
-
-# -- with an agent that hangs
-
-
-def test_a_hung_agent_delays_a_pod_no_longer_than_the_deadline(lab: Lab, node: Node) -> None:
-    served = egress_ip(lab)
-    node.agent.signal(signal.SIGSTOP)
-    try:
-        began = time.monotonic()
-        pod = node.pod("patient", BACKEND)
-        assert time.monotonic() - began < contract.DEADLINE_S + 2.0
-        assert pod.request(SELECTED).address == served
-    finally:
-        node.agent.signal(signal.SIGCONT)
-    until(lambda: attached(node) == {"patient": GATEWAY}, "the agent has adopted it")
 
 
 # -- right after an edit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +17,12 @@ from ..lab.lab import Lab
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
+from .master_faults import CUT_OFF, DRAINED, Act, fates_after, standbys
 
+MOVES: dict[str, tuple[Act, Act]] = {"drained": DRAINED, "cut off": CUT_OFF}
 PORTS = itertools.count(9600)
 HOP = "172.16.0.1"
 COUNT = 200
-Act = Callable[[Lab, str], object]
-MOVES: dict[str, tuple[Act, Act]] = {
-    "drained": (
-        lambda lab, master: lab.nodes[master].egressctl("drain"),
-        lambda lab, master: lab.nodes[master].egressctl("undrain"),
-    ),
-    "cut off": (Lab.cut, Lab.mend),
-}
-"""Faults of the master, each with the act that undoes it."""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["synced", "picked up"])
@@ -54,10 +47,6 @@ def serve(lab: Lab) -> int:
     return port
 
 
-def standbys(lab: Lab, master: str) -> list[str]:
-    return [name for name, node in lab.nodes.items() if node.host.is_egress and name != master]
-
-
 def await_copies(lab: Lab, names: list[str], source: str, port: int) -> None:
     """Wait until these nodes know all connections of the pods on ``source``."""
     inner = ids.inner(lab.nodes[source].host.ip, 4, synced=True)
@@ -72,21 +61,13 @@ def await_copies(lab: Lab, names: list[str], source: str, port: int) -> None:
 
 @pytest.mark.parametrize("move", MOVES)
 def test_connections_go_on(lab: Lab, sync: bool, move: str) -> None:
-    strike, heal = MOVES[move]
     master, port = lab.wait_settled(GATEWAY, 40), serve(lab)
     pod = lab.nodes["w1"].pod(f"p-{port}", BACKEND)
     with lab.capture("beyond") as right, lab.capture() as wrong:
         with Connections(pod.machine, lab.directory / f"c-{port}.log", port, COUNT) as connections:
             if sync:
                 await_copies(lab, standbys(lab, master), "w1", port)
-            struck = time.time_ns()
-            strike(lab, master)
-            try:
-                until(lambda: lab.master(GATEWAY, "w1") not in ("", master), "another one serves")
-                until(lambda: time.time_ns() > struck + 3_000_000_000, "each has had its turn")
-                outcome = fates(connections.stop(), struck)
-            finally:
-                heal(lab, master)
+            outcome = fates_after(MOVES[move], lab, master, connections)
         assert wrong.sources(port) == set()
         assert right.sources(port) == {VIRTUAL}
     pod.stop()

@@ -33,17 +33,6 @@ def lab(plugin: Path) -> Iterator[Lab]:
         yield made
 
 
-@pytest.fixture(scope="module")
-def pod(lab: Lab) -> Pod:
-    return lab.nodes["w1"].pod("backend-1", BACKEND)
-
-
-@pytest.fixture
-def master(lab: Lab) -> Node:
-    """Whoever it is, with all others ready to follow."""
-    return lab.nodes[lab.wait_settled(GATEWAY, 40)]
-
-
 def having(lab: Lab, address: str = ADDRESS) -> list[str]:
     """Return the nodes that have the address in their kernel."""
     return [
