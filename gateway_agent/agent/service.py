@@ -63,9 +63,10 @@ class Agent:
             parts.reconciler.request()
         gateways = state.inventory.gateways if state.inventory else ()
         named = {name for gateway in gateways for name in (gateway.interface, *gateway.interfaces)}
-        led_elsewhere = any(event.kind == "uplink" for event in events)
+        # A default route of another program, or a setting of all interfaces.
+        of_the_node = any(event.kind == "uplink" or event == Event("setting") for event in events)
         of_pods = parts.pods.interfaces()
-        if led_elsewhere or devices & ((state.facts.keys() - of_pods) | named):
+        if of_the_node or devices & ((state.facts.keys() - of_pods) | named):
             self._interfaces_changed.set()
         if devices & of_pods:
             # Perhaps another program has changed a tag.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from ..lab import documents, topology
 from ..lab.documents import Document
 from ..lab.lab import Lab
+from ..lab.node import Node
 from ..lab.topology import OUTSIDE, VIRTUAL, Topology
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -55,7 +57,15 @@ def lab(request: pytest.FixtureRequest, plugin: Path) -> Iterator[Lab]:
         for node in made.nodes.values():
             if node.host.is_egress and network.settings:
                 node.machine.run("sysctl", "-qw", *network.settings)
+                # Until the agent has followed, the kernel drops what comes by the tunnels.
+                until(partial(takes_any_source, node), f"{node.name} has set its tunnels", 20)
         yield made
+
+
+def takes_any_source(node: Node) -> bool:
+    """Return True if the check of sources is loose on all tunnels of a node."""
+    found = node.machine.run("sh", "-c", "cat /proc/sys/net/ipv4/conf/egw-*/rp_filter").split()
+    return set(found) == {"2"}
 
 
 def test_a_closed_node_is_named_and_another_one_serves(lab: Lab) -> None:

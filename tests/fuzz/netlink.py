@@ -26,6 +26,8 @@ from cni.kernel.netlink.constants import (
     IPCTNL_MSG_CT_NEW,
     NDA_DST,
     NDA_LLADDR,
+    NETCONFA_IFINDEX,
+    NETCONFA_RP_FILTER,
     NFNL_SUBSYS_NFTABLES,
     NFT_MSG_NEWGEN,
     NFT_MSG_TRACE,
@@ -48,6 +50,7 @@ from cni.kernel.netlink.constants import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
     RTM_NEWROUTE,
     RTM_NEWRULE,
     RTN_UNICAST,
@@ -106,6 +109,7 @@ BODIES = {
         attribute(RTA_MULTIPATH, HOPS),
     ),
     RTM_NEWRULE: RTMSG.pack(RouteHeader(socket.AF_INET), attribute(FRA_PROTOCOL, b"\xe9")),
+    RTM_NEWNETCONF: bytes(4) + attribute(NETCONFA_IFINDEX, INDEX) + attribute(NETCONFA_RP_FILTER, INDEX),
     RTM_NEWNEIGH: NDMSG.pack(
         NeighbourHeader(socket.AF_INET, 1, 2), attribute(NDA_DST, FOUR), attribute(NDA_LLADDR, bytes(6))
     ),

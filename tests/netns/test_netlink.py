@@ -241,6 +241,29 @@ def test_events_tell_of_default_routes_of_others_and_of_no_other_route(machine: 
         machine.ip("link del br1")
 
 
+def test_events_tell_of_settings_that_decide_what_is_taken(machine: Namespace) -> None:
+    """Those of all devices, and those of one; a new device, which tells all its settings, is a link and no more."""
+    with contextlib.closing(machine.inside(Monitor)) as monitor:
+        machine.ip("link add br1 type bridge")
+        assert not {event for event in read(machine, monitor, "link") if event.kind == "setting"}
+        changed = {
+            "net/ipv4/conf/br1/rp_filter": Event("setting", "br1"),
+            "net/ipv4/conf/all/rp_filter": Event("setting"),
+            "net/ipv4/conf/br1/forwarding": Event("setting", "br1"),
+            "net/ipv6/conf/br1/forwarding": Event("setting", "br1"),
+        }
+        for path, event in changed.items():
+            for value in ("1", "0"):
+                machine.sysctl({path: value})
+                assert read(machine, monitor, "setting") == {event}, path
+        machine.sysctl({"net/ipv4/conf/default/rp_filter": "1"})
+        machine.sysctl({"net/ipv4/conf/default/rp_filter": "0"})
+        machine.ip("link del br1")
+        found = read(machine, monitor, "link", removed=True)
+        assert not {event for event in found if event.kind == "setting"}
+        assert not Event("setting").ours and Event("setting", DEVICE.name).ours
+
+
 def test_events_tell_of_our_nftables(machine: Namespace) -> None:
     with contextlib.closing(machine.inside(lambda: Monitor(NETLINK_NETFILTER))) as monitor:
         machine.inside(lambda: nft.run("-f", "-", text="add table inet foreign\ndelete table inet foreign\n"))

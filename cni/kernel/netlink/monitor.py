@@ -9,12 +9,17 @@ from __future__ import annotations
 import errno
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .. import ids
 from .constants import (
     FRA_PROTOCOL,
     IFLA_IFNAME,
+    NETCONFA_FORWARDING,
+    NETCONFA_IFINDEX,
+    NETCONFA_IFINDEX_ALL,
+    NETCONFA_RP_FILTER,
     NETLINK_ROUTE,
     NFNL_SUBSYS_NFTABLES,
     NFNLGRP_NFTABLES,
@@ -25,12 +30,15 @@ from .constants import (
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWNEIGH,
+    RTM_NEWNETCONF,
     RTM_NEWROUTE,
     RTM_NEWRULE,
     RTNLGRP_IPV4_IFADDR,
+    RTNLGRP_IPV4_NETCONF,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV4_RULE,
     RTNLGRP_IPV6_IFADDR,
+    RTNLGRP_IPV6_NETCONF,
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_IPV6_RULE,
     RTNLGRP_LINK,
@@ -41,7 +49,7 @@ from .netlink_socket import Socket
 
 ROUTE_GROUPS = (
     RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE, RTNLGRP_IPV6_IFADDR,
-    RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE,
+    RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE, RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV6_NETCONF,
 )  # fmt: skip
 ROUTE_KINDS = {
     RTM_NEWLINK: "link",
@@ -49,10 +57,13 @@ ROUTE_KINDS = {
     RTM_NEWROUTE: "route",
     RTM_NEWNEIGH: "neighbour",
     RTM_NEWRULE: "rule",
+    RTM_NEWNETCONF: "setting",
 }
 """Kinds of events by the number of ``RTM_NEW…``; ``RTM_DEL…`` is one more."""
 BUFFER_BYTES = 1 << 20
 """Room for messages that wait to be read: some thousands."""
+CHANGE_ATTRIBUTES = 2
+"""Number of attributes of a message about one changed setting: the interface and the value."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_NODE_BRIDGE, ids.NFT_GATEWAY, ids.NFT_FENCE, ids.NFT_GUARD)
 LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
 """Sets of the fence that the lease daemon writes with each heartbeat: no news."""
@@ -60,19 +71,22 @@ LEASES = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
 
 @dataclass(frozen=True)
 class Event:
-    """Something has changed: any link, address or default route; of all other objects only ours."""
+    """Something has changed: any link, address, default route or setting; of all other objects only ours."""
 
     kind: str
     """``link``, ``address``, ``uplink`` (a default route of another program), ``route``, ``neighbour``, ``rule``,
-    ``table`` (nftables), or ``overrun``: messages were lost, so anything may have changed."""
+    ``setting`` (``forwarding`` or ``rp_filter``), ``table`` (nftables), or ``overrun``: messages were lost, so anything
+    may have changed."""
     device: str = ""
-    """Device of a link, address or neighbour; empty if the kernel has forgotten its name."""
+    """Device of a link, address, neighbour or setting; empty if the kernel has forgotten its name, and for a setting of
+    all devices."""
     removed: bool = False
 
     @property
     def ours(self) -> bool:
         """Return True if the event may have changed what :func:`cni.datapath.reconcile.ensure` looks after."""
-        return self.kind not in ("link", "address", "uplink") or self.device.startswith(ids.DEVICE_PREFIX)
+        others = ("link", "address", "uplink", "setting")
+        return self.kind not in others or self.device.startswith(ids.DEVICE_PREFIX)
 
 
 class Monitor:
@@ -120,8 +134,21 @@ def _route_event(message: Message) -> Event | None:
         return event if kind == "address" or event.device.startswith(ids.DEVICE_PREFIX) else None
     if kind == "route" and body[1:2] == b"\0" and body[5:6] != bytes([ids.PROTOCOL]):
         return Event("uplink", removed=removed)
+    if kind == "setting":
+        return _setting_event(attributes(body[4:]))
     protocol = body[5:6] if kind == "route" else attributes(body[12:]).get(FRA_PROTOCOL, b"")[:1]
     return Event(kind, removed=removed) if protocol == bytes([ids.PROTOCOL]) else None
+
+
+def _setting_event(found: Mapping[int, bytes]) -> Event | None:
+    # A new device tells all its settings at once: its link is an event already.
+    if len(found) != CHANGE_ATTRIBUTES or not found.keys() & {NETCONFA_FORWARDING, NETCONFA_RP_FILTER}:
+        return None
+    index = int.from_bytes(found.get(NETCONFA_IFINDEX, b""), sys.byteorder, signed=True)
+    if index == NETCONFA_IFINDEX_ALL:
+        return Event("setting")
+    name = _name(index) if index > 0 else ""
+    return Event("setting", name) if name else None
 
 
 def _table_event(message: Message) -> Event | None:

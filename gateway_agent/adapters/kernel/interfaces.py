@@ -66,8 +66,8 @@ class _NodeWide:
         self.uplinks = {default.interface for default in defaults}
         self.leads_to_nodes = _nearest(self.hops, nodes)
         self.foreign = addresses.foreign(virtual) if virtual else {}
-        self.forwarding6 = _sysctl("ipv6/conf/all/forwarding") == "1"
-        self.source_check = int(_sysctl("ipv4/conf/all/rp_filter") or 0)
+        self.forwarding6 = sysctl("ipv6/conf/all/forwarding") == "1"
+        self.source_check = int(sysctl("ipv4/conf/all/rp_filter") or 0)
         self._leading = {
             v: min((d for d in defaults if d.main and d.version == v), default=None) for v in FAMILIES
         }
@@ -101,20 +101,20 @@ def _facts(
         carrier="up" in flags and "running" in flags,
         mtu=mtu,
         addresses=_preferred_first(name, [address for address in own if address not in node.virtual]),
-        forwarding=_sysctl(f"ipv4/conf/{name}/forwarding") == "1",
+        forwarding=sysctl(f"ipv4/conf/{name}/forwarding") == "1",
         forwarding6=node.forwarding6,
         source_check=node.source_check,
-        rp_filter=max(node.source_check, int(_sysctl(f"ipv4/conf/{name}/rp_filter") or 0)),
-        src_valid_mark=any(_sysctl(f"ipv4/conf/{each}/src_valid_mark") == "1" for each in ("all", name)),
+        rp_filter=max(node.source_check, int(sysctl(f"ipv4/conf/{name}/rp_filter") or 0)),
+        src_valid_mark=any(sysctl(f"ipv4/conf/{each}/src_valid_mark") == "1" for each in ("all", name)),
         default_route=node.default_routes(name),
         uplink=name in node.uplinks,
         bears_pods=name in node.ports,
         bridged_only=node.bridged_only(name),
         foreign=frozenset(address for address, interface in node.foreign.items() if interface == name),
-        arp_ignore=max(int(_sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
+        arp_ignore=max(int(sysctl(f"ipv4/conf/{place}/arp_ignore") or 0) for place in ("all", name)),
         leads_to_nodes=name in node.leads_to_nodes,
         arp_filtered=_arp_filtered(name, own),
-        ipv6=_sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
+        ipv6=sysctl(f"ipv6/conf/{name}/disable_ipv6") == "0",
         next_hops=frozenset(hop.gateway for hop in node.hops if hop.gateway and hop.interface == name),
     )
 
@@ -140,7 +140,7 @@ def _arp_filtered(name: str, own: Iterable[str]) -> bool:
     The kernel answers only on the interface of its route to the sender. The first address of each subnet that is not
     the node's own is checked in place of all senders.
     """
-    if not any(_sysctl(f"ipv4/conf/{place}/arp_filter") not in ("", "0") for place in ("all", name)):
+    if not any(sysctl(f"ipv4/conf/{place}/arp_filter") not in ("", "0") for place in ("all", name)):
         return False
     mine = [ipaddress.IPv4Interface(address) for address in own if ":" not in address]
     taken = {each.ip for each in mine}
@@ -163,7 +163,7 @@ def _hooked(bridge: str) -> bool:
     """Return True if this is a bridge whose frames pass the hooks of IP (``bridge-nf-call-iptables``)."""
     with contextlib.suppress(OSError):
         own = Path("/sys/class/net", bridge, "bridge", "nf_call_iptables").read_text(encoding="ascii").strip()
-        return "1" in (own, _sysctl("bridge/bridge-nf-call-iptables"))
+        return "1" in (own, sysctl("bridge/bridge-nf-call-iptables"))
     return False
 
 
@@ -198,7 +198,8 @@ def _written(address: str, netmask: str | None) -> str:
     return f"{address}/{length}"
 
 
-def _sysctl(path: str) -> str:
+def sysctl(path: str) -> str:
+    """Return the value of a network setting, as ``ipv4/conf/all/rp_filter``; empty if there is none."""
     with contextlib.suppress(OSError):
         return Path("/proc/sys/net", path).read_text(encoding="ascii").strip()
     return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 
 from cni.kernel import ids
@@ -38,6 +39,13 @@ class Lookup:
     """Mark of the packet; 0: none, so that the main table decides."""
 
 
+class SourceRefusal(Enum):
+    """Reason for which the kernel's check of sources drops packets out of a tunnel."""
+
+    STRICT = "the route back to their source leads elsewhere"
+    UNROUTED = "no route leads back to their source"
+
+
 @dataclass(frozen=True)
 class Found:
     """The kernel's answer."""
@@ -46,7 +54,9 @@ class Found:
     next_hop: str = ""
     """Address of the next hop; empty if the destination is on the link."""
     error: str = ""
-    """The kernel's message if there is no route; empty if there is one."""
+    """The kernel's message if there is no route, or if it refuses the packet; empty if it would forward it."""
+    refusal: SourceRefusal | None = None
+    """Reason for the error if the kernel's check of sources is its cause."""
 
 
 def lookups(
@@ -97,12 +107,14 @@ def reason(egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[L
         return ""
     words, found = wrong[0]
     others = f", and {len(wrong) - 1} more destinations likewise" if len(wrong) > 1 else ""
-    return f"{_fault(egress, words, found)}{others}: {_remedy(egress)}"
+    return f"{_fault(egress, words, found)}{others}: {_remedy(egress, found)}"
 
 
 def fault(egress: PlanEgressIP, destination: str, found: Found) -> str:
     """Return why a packet to this destination would not leave by the egress interface; empty if it would."""
-    return "" if _is_right(egress, found) else f"{_fault(egress, destination, found)}: {_remedy(egress)}"
+    return (
+        "" if _is_right(egress, found) else f"{_fault(egress, destination, found)}: {_remedy(egress, found)}"
+    )
 
 
 def _is_right(egress: PlanEgressIP, found: Found) -> bool:
@@ -112,13 +124,19 @@ def _is_right(egress: PlanEgressIP, found: Found) -> bool:
 
 def _fault(egress: PlanEgressIP, words: str, found: Found) -> str:
     place = f"routing table {egress.table}" if egress.table else "this node"
+    if found.refusal:
+        return f"the kernel drops what comes by {egress.device} (rp_filter), since {found.refusal.value}"
     if found.error:
         return f"{place} has no route to {words} ({found.error})"
     via = f" via {found.next_hop}" if found.next_hop else ""
     return f"{place} routes {words} by {found.interface}{via}, not by {egress.interface}"
 
 
-def _remedy(egress: PlanEgressIP) -> str:
+def _remedy(egress: PlanEgressIP, found: Found) -> str:
+    if found.refusal is SourceRefusal.STRICT:
+        return f"sysctl -w net.ipv4.conf.{egress.device}.rp_filter=2"
+    if found.refusal is SourceRefusal.UNROUTED:
+        return "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"
     if egress.table:
         return f"ip route add … via ROUTER dev {egress.interface} table {egress.table}"
     return f"ip route add … via ROUTER dev {egress.interface}, or name the router in spec.routing.nextHops"

@@ -9,7 +9,14 @@ import pytest
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP, PlanNode
 from gateway_agent.manifests.model import Policy
-from gateway_agent.policy.egress_node.exit_paths import EVERYTHING, Found, Lookup, lookups, reason
+from gateway_agent.policy.egress_node.exit_paths import (
+    EVERYTHING,
+    Found,
+    Lookup,
+    SourceRefusal,
+    lookups,
+    reason,
+)
 
 ID = ids.egress_id("partner", "")
 EGRESS = PlanEgressIP(ID, "partner", "", 1, ids.vni(ID), ("g1",), interface="eth1", source="172.16.0.7")
@@ -74,6 +81,16 @@ def test_the_only_node_asks_nothing() -> None:
         (
             Found(error="Network is unreachable"),
             "this node has no route to 203.0.113.0/24 (Network is unreachable)",
+        ),
+        (
+            Found(error="Invalid argument", refusal=SourceRefusal.STRICT),
+            f"the kernel drops what comes by {EGRESS.device} (rp_filter), since the route back to their source leads "
+            f"elsewhere: sysctl -w net.ipv4.conf.{EGRESS.device}.rp_filter=2",
+        ),
+        (
+            Found(error="Invalid cross-device link", refusal=SourceRefusal.UNROUTED),
+            f"the kernel drops what comes by {EGRESS.device} (rp_filter), since no route leads back to their source: "
+            "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route",
         ),
     ],
 )
