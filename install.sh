@@ -31,7 +31,6 @@ pgrep:procps
 # what a node needs
 readonly NODE_NEEDS='
 nft:nftables
-conntrack:conntrack
 '
 # what only the plugin with its own interpreter is built of
 readonly BUILD_NEEDS='

@@ -8,8 +8,8 @@ from typing import Any
 
 from cni.calls import attachments
 from cni.calls.attachments import Attachment
-from cni.kernel import conntrack_cli
 from cni.kernel.errors import KernelError
+from cni.kernel.netlink import ctnetlink
 from cni.plan import Plan, PodIdentity
 
 from ..agent.plan_file import PlanFile
@@ -87,5 +87,5 @@ def _plan(config: AgentConfig, inventory: Inventory, pods: list[PodIdentity], la
 def _ended(found: tuple[PodChange, ...]) -> Mapping[int, int]:
     """Return how many connections of this node's pods end, by place in ``found``. Raises KernelError."""
     sources = {address for each in found for address in each.pod.addresses}
-    known = conntrack_cli.open_connections(sources) if sources else ()
+    known = ctnetlink.open_connections(sources) if sources else ()
     return {place: each.ends(known) for place, each in enumerate(found) if each.pod.addresses}

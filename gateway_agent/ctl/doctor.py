@@ -26,7 +26,7 @@ from ..policy import local_addresses
 from ..policy.egress_node import path_faults
 from . import path_report, runtime_report, stored_objects
 
-PROGRAMS = {"nft": "nftables", "conntrack": "conntrack"}
+PROGRAMS = {"nft": "nftables"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}
 TABLES = (
     ("inet", ids.NFT_NODE_INET),

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import random
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from ipaddress import ip_address
 
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import addresses, ctnetlink, entries, links, monitor, routes
+from cni.kernel.netlink.connections import Connection
 from cni.kernel.netlink.constants import (
     CTA_ID,
     CTA_IP_DST,
     CTA_IP_SRC,
-    CTA_PROTOINFO,
-    CTA_PROTOINFO_TCP,
+    CTA_MARK,
+    CTA_PROTO_NUM,
     CTA_TUPLE_IP,
     CTA_TUPLE_ORIG,
+    CTA_TUPLE_PROTO,
     CTA_TUPLE_REPLY,
+    CTA_ZONE,
     FRA_PROTOCOL,
     IFA_LOCAL,
     IFA_PROTO,
@@ -69,6 +72,7 @@ from cni.kernel.netlink.messages import (
     Request,
     RouteHeader,
     attribute,
+    attributes,
     encode,
     nested,
 )
@@ -83,18 +87,24 @@ from gateway_agent.policy.egress_node.exit_paths import Lookup
 
 from .frames import LINK, some
 
+ADDRESS = ip_address("10.1.0.5")
 FOUR, SIX = socket.inet_aton("10.1.0.5"), socket.inet_pton(socket.AF_INET6, "fd00::5")
 INDEX = struct.pack("=i", 1)
 HOPS = b"".join(
     RTNEXTHOP.pack(NextHopHeader(16, 0, 0, index), attribute(RTA_GATEWAY, FOUR)) for index in (1, 2)
 )
 ENDS = [attribute(CTA_IP_SRC[4], FOUR), attribute(CTA_IP_DST[4], FOUR)]
+TUPLE = (
+    nested(CTA_TUPLE_IP, *ENDS),
+    nested(CTA_TUPLE_PROTO, attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP]))),
+)
 CONNECTION = NFGENMSG.pack(
     NetfilterHeader(socket.AF_INET),
-    nested(CTA_TUPLE_ORIG, nested(CTA_TUPLE_IP, *ENDS)),
-    nested(CTA_TUPLE_REPLY, nested(CTA_TUPLE_IP, *ENDS)),
-    nested(CTA_PROTOINFO, nested(CTA_PROTOINFO_TCP)),
+    nested(CTA_TUPLE_ORIG, *TUPLE),
+    nested(CTA_TUPLE_REPLY, *TUPLE),
+    attribute(CTA_MARK, b"\0\0\0\7"),
     attribute(CTA_ID, bytes(4)),
+    attribute(CTA_ZONE, bytes(2)),
 )
 VERDICT = nested(NFTA_TRACE_VERDICT, attribute(NFTA_VERDICT_CODE, bytes(4)))
 LOOKUP = Lookup("203.0.113.1", "10.1.0.5", "lo", 7)
@@ -181,7 +191,19 @@ def check_event(message: Message) -> None:
     found = RTMSG.attributes(message.body)
     for hop in routes._of_route(6, message.body[1] if len(message.body) > 1 else 0, found):
         assert hop.prefix >= 0
-    list(ctnetlink._liberal_tcp([message], ipaddress.ip_address(FOUR)))
+    check_connection(message.body)
+
+
+def check_connection(body: bytes) -> None:
+    """Read a connection as it is listed."""
+    with contextlib.suppress(OSError):
+        connection = Connection(body)
+        for direction in (CTA_TUPLE_ORIG, CTA_TUPLE_REPLY):
+            assert len(connection.source(direction)) in (0, 4, 16)
+            assert len(connection.destination(direction)) in (0, 4, 16)
+        assert min(connection.protocol, connection.tcp_state, connection.mark, connection.zone) >= 0
+        assert not connection.key or attributes(connection.key).keys() == {CTA_TUPLE_ORIG}
+        list(ctnetlink._liberal_tcp([connection]))
 
 
 def check_answers(datagrams: list[bytes]) -> None:
@@ -197,7 +219,10 @@ def check_answers(datagrams: list[bytes]) -> None:
         lambda kernel: interfaces._leaving_by(kernel, "10.1.0.5"),
         lambda kernel: route_lookup._ask(kernel, LOOKUP, 1),
         lambda kernel: vip_addresses._routed(kernel),
-        lambda kernel: ctnetlink._delete_listed(kernel, ipaddress.ip_address("10.1.0.5")),
+        lambda kernel: ctnetlink._delete_of(kernel, ADDRESS),
+        lambda kernel: ctnetlink._delete_opened(kernel, {ADDRESS: lambda remote: bool(ip_address(remote))}),
+        lambda kernel: list(ctnetlink._open_connections(kernel, [ADDRESS])),
+        lambda kernel: list(ctnetlink._liberal_tcp(ctnetlink._shown(kernel, ADDRESS, 1))),
         lambda kernel: list(links._links_of(kernel, 0)),
         lambda kernel: links._namespace_number(kernel, 0),
         lambda kernel: links._link(kernel, "x"),

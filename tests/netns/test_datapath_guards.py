@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from cni.kernel import conntrack_cli, ids
+from cni.kernel import ids
+from cni.kernel.netlink import ctnetlink
 from cni.plan import Destination, PolicySet
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until
@@ -189,7 +190,4 @@ def test_nothing_of_ours_is_left_by_an_empty_plan(lab: Lab) -> None:
 
 
 def _forget_connections(lab: Lab, source: str) -> None:
-    assert (
-        lab.nodes["w1"].machine.inside(lambda: conntrack_cli.delete_connections({source: lambda _: True}))
-        >= 1
-    )
+    assert lab.nodes["w1"].machine.inside(lambda: ctnetlink.delete_opened({source: lambda _: True})) >= 1

@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from cni.kernel import conntrack_cli, ids
+from cni.kernel import ids
+from cni.kernel.netlink import ctnetlink
 from cni.kernel.netlink.neighbours import Neighbours
 from cni.plan import Destination, PolicySet
 from tests.lab.capture import Capture
@@ -253,7 +254,7 @@ def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, ser
         lab6.outside.socket(family_of(service), socket.SOCK_RAW, protocol) as errors,
     ):
         assert datagrams.seen_as() == shown
-        assert worker.inside(lambda: conntrack_cli.delete_connections({own: lambda _: True})) >= 1
+        assert worker.inside(lambda: ctnetlink.delete_opened({own: lambda _: True})) >= 1
         packet = udp(service, shown, datagrams.port, b"late", PORT)
         before = len(arriving.packets(4799))
         send(lab6.outside, packet)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from cni.kernel import conntrack_cli, ids, rtnl
+from cni.kernel import ids, rtnl
 from cni.kernel.diff import Change, diff
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import ctnetlink, links, nflog
@@ -313,11 +313,6 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
         (),
     ]
     assert machine.run("nft", "list", "tables") == ""
-
-
-def test_forgetting_connections_of_nobody_is_no_error(machine: Namespace) -> None:
-    assert machine.inside(lambda: conntrack_cli.delete_connections({"10.0.0.99": lambda _: True})) == 0
-    assert machine.inside(lambda: conntrack_cli.delete_connections({"fd00::99": lambda _: True})) == 0
 
 
 def test_only_connections_with_the_mark_are_forgotten(machine: Namespace) -> None:

@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 
 from cni.datapath import reconcile
 from cni.datapath.objects import node_nft
-from cni.kernel import conntrack_cli, ids, rtnl
+from cni.kernel import ids, rtnl
 from cni.kernel.netlink import ctnetlink, links, monitor, netfilter, nflog
 from cni.kernel.netlink.constants import NETLINK_NETFILTER, NETLINK_ROUTE
 from cni.kernel.netlink.monitor import Event
@@ -117,7 +117,7 @@ class Kernel:
 
     async def forget_connections(self, stale: Mapping[str, Callable[[str], bool]]) -> None:
         """Delete the non-TCP connections that a source opened to remote addresses for which its function is True."""
-        await self._run(conntrack_cli.delete_connections, stale)
+        await self._run(ctnetlink.delete_opened, stale)
 
     async def forget_pod(self, address: str) -> None:
         """Delete all connections of a pod's address, so that the next pod with that address does not inherit them."""
@@ -129,7 +129,7 @@ class Kernel:
 
     async def flush_by_source(self, address: str, mask: int) -> None:
         """Delete the connections that came out of the tunnels and were SNATed to this address."""
-        await self._run(conntrack_cli.delete_shown, address, ids.MarkLayout(mask).tunneled)
+        await self._run(ctnetlink.delete_shown, address, ids.MarkLayout(mask).tunneled)
 
     async def set_tcp_liberal(self, address: str, mask: int) -> None:
         """Set IP_CT_TCP_FLAG_BE_LIBERAL on the TCP connections from the tunnels that are SNATed to this address.

@@ -8,21 +8,24 @@ from typing import Any
 
 import pytest
 import yaml
-from pytest_subprocess import FakeProcess
 
 from cni.calls import attachments
 from cni.calls.attachments import Attachment
+from cni.kernel.netlink import netfilter
+from cni.kernel.netlink.constants import TCP_CONNTRACK_TIME_WAIT
 from gateway_agent.ctl.__main__ import main
+from tests.fuzz.netlink import Answers
 from tests.lab import documents
 from tests.lab.documents import Document
+from tests.unit.cni.kernel.netlink.listed_connections import TCP_CONNTRACK_ESTABLISHED, listed, listing, tcp
 
-LISTED = """\
-tcp 6 431999 ESTABLISHED src=10.1.0.5 dst=203.0.113.9 sport=4 dport=80 src=203.0.113.9 dst=10.1.0.5 sport=80 dport=4
-tcp 6 100 TIME_WAIT src=10.1.0.5 dst=203.0.113.9 sport=5 dport=80 src=203.0.113.9 dst=10.1.0.5 sport=80 dport=5
-udp 17 29 src=10.1.0.5 dst=203.0.113.9 sport=4 dport=53 src=203.0.113.9 dst=10.1.0.5 sport=53 dport=4
-udp 17 29 src=10.1.0.5 dst=198.51.100.1 sport=4 dport=53 src=198.51.100.1 dst=10.1.0.5 sport=53 dport=4
-udp 17 29 src=10.1.0.6 dst=203.0.113.9 sport=4 dport=53 src=203.0.113.9 dst=10.1.0.6 sport=53 dport=4
-"""
+LISTED = [
+    tcp("10.1.0.5", "203.0.113.9", TCP_CONNTRACK_ESTABLISHED),
+    tcp("10.1.0.5", "203.0.113.9", TCP_CONNTRACK_TIME_WAIT),
+    listed("10.1.0.5", "203.0.113.9"),
+    listed("10.1.0.5", "198.51.100.1"),
+    listed("10.1.0.6", "203.0.113.9"),
+]
 
 
 def node(name: str, number: int, labels: dict[str, str]) -> Document:
@@ -91,13 +94,9 @@ class Store:
 
 
 @pytest.fixture
-def store(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], fp: FakeProcess, monkeypatch: pytest.MonkeyPatch
-) -> Store:
-    fp.allow_unregistered(False)
-    monkeypatch.setattr("shutil.which", lambda name, path: f"/sbin/{name}")
-    command = ["/sbin/conntrack", "-L", "-f", "ipv4"]
-    fp.register(command, stdout=LISTED, stderr="5 flow entries have been shown.", occurrences=4)
+def store(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Store:
+    listings = [listing(LISTED, number) for number in (1, 2)]
+    monkeypatch.setattr(netfilter, "opened", lambda: Answers(listings))
     return Store(tmp_path, capsys)
 
 

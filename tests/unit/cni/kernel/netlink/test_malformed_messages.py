@@ -12,6 +12,7 @@ import pytest
 
 from cni.kernel.errors import KernelError
 from cni.kernel.netlink import addresses, ctnetlink, entries, links, routes
+from cni.kernel.netlink.connections import Connection
 from cni.kernel.netlink.constants import (
     CTA_TUPLE_ORIG,
     IPCTNL_MSG_CT_NEW,
@@ -85,7 +86,8 @@ def test_a_message_shorter_than_its_header_is_an_error_of_the_kernel(
         (NFT_MSG_NEWGEN, NFGENMSG.pack(NetfilterHeader()), generation._current),
         (NLMSG_ERROR, b"", lambda kernel: kernel.request(RTM_NEWADDR, 0, b"")),
         (NLMSG_DONE, b"\0", lambda kernel: kernel.dump(RTM_NEWADDR, b"")),
-        (IPCTNL_MSG_CT_NEW, b"", lambda kernel: ctnetlink._delete_listed(kernel, ADDRESS)),
+        (IPCTNL_MSG_CT_NEW, b"", lambda kernel: ctnetlink._delete_of(kernel, ADDRESS)),
+        (IPCTNL_MSG_CT_NEW, b"", lambda kernel: list(ctnetlink._shown(kernel, ADDRESS, 1))),
     ],
 )
 def test_an_answer_without_its_number_is_an_error_of_the_system(
@@ -119,9 +121,10 @@ def test_a_connection_without_its_own_direction_is_neither_deleted_nor_changed()
         for number in (1, 2)
     ]
     with Answers(listing) as kernel:
-        assert ctnetlink._delete_listed(kernel, ADDRESS) == 0
-    assert list(ctnetlink._liberal_tcp([Message(0, 0, 0, body)], ADDRESS)) == []
-    assert len(list(ctnetlink._liberal_tcp([Message(0, 0, 0, CONNECTION)], ADDRESS))) == 1
+        assert ctnetlink._delete_of(kernel, ADDRESS) == 0
+    with Answers(listing) as kernel:
+        assert ctnetlink._delete_opened(kernel, {ADDRESS: lambda _: True}) == 0
+    assert list(ctnetlink._liberal_tcp([Connection(body)])) == []
 
 
 def test_chains_and_sets_without_a_name_can_be_read() -> None:
