@@ -25,7 +25,7 @@ from gateway_agent.manifests.model import Inventory, Policy, Problem
 from gateway_agent.manifests.store import Store
 from tests.lab import documents
 
-from ..policy.test_planner import NODES, PARTNER, pod, policy
+from ..policy.small_inventory import NODES, PARTNER, pod, policy
 from .gates import Gates, HeldKernel, HeldStore, fakes, settle
 
 VETH = "veth1"

@@ -20,12 +20,11 @@ from tests.lab import documents
 from tests.lab.apiserver.local import LocalServer, serving
 
 from ..kubernetes.cluster_scenario import GROUP, NAMESPACE, POLICIES
+from .edited_policies import EditedPolicies, nodes
 from .gates import Gates, settle
 from .test_add_order import LABELS, World, judged, request
 
 T = TypeVar("T")
-State = dict[str, tuple[str, ...]]
-"""Destinations by the name of a policy."""
 LATE = 60.0
 """Seconds that exceed the length of a run, since no clock is to decide."""
 
@@ -100,12 +99,12 @@ class HeldApi(Api):
 
 
 class Told:
-    """A world with this API server, and what the server had, state by state."""
+    """A world with this API server, and what the server had."""
 
     def __init__(self, directory: Path, server: LocalServer) -> None:
         self.server = server
         self.apis: list[HeldApi] = []
-        self.states: list[State] = [{}]
+        self.policies = EditedPolicies()
         self.world = World(directory, store=self._store(directory / "last-known.json"))
 
     def _store(self, last_known: Path) -> Callable[[Gates], ClusterStore]:
@@ -134,22 +133,12 @@ class Told:
 
     async def edit(self, name: str, *destinations: str) -> None:
         """Write a policy, or delete it if it leads nowhere."""
-        state = {other: value for other, value in self.states[-1].items() if other != name}
         if destinations:
             self.server.cluster.apply(documents.policy(name, "partner", {name: "yes"}, destinations))
-            state[name] = destinations
         else:
             self.server.cluster.delete(f"{POLICIES}/{name}")
-        self.states.append(state)
+        self.policies.edit(name, destinations)
         await self.apis[0].told(f"/apis/{GROUP}/v1alpha1/egressgatewaypolicies")
-
-    def knows(self, since: int) -> bool:
-        """Return whether the agent knows each policy as the server had it at this state, or later."""
-        inventory = self.world.state.inventory
-        assert inventory is not None
-        known = {policy.name: policy.destinations for policy in inventory.policies}
-        return all(known.get(name, ()) in [state.get(name, ()) for state in self.states[since:]]
-                   for name in self.states[since])  # fmt: skip
 
 
 EDITS = (
@@ -177,12 +166,8 @@ SLOW: tuple[tuple[str, ...], ...] = (
 def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     with serving(tmp_path_factory.mktemp("api")) as server:
         server.cluster.apply(documents.gateway("partner", "eth1", {"role": "egress"}))
-        for number, name in enumerate(("g1", "g2", "w1"), 7):
-            node = {"name": name, "labels": {"role": "egress"} if name != "w1" else {}}
-            addresses = [{"type": "InternalIP", "address": f"172.16.0.{number}"}]
-            server.cluster.apply(
-                {"apiVersion": "v1", "kind": "Node", "metadata": node, "status": {"addresses": addresses}}
-            )
+        for node in nodes():
+            server.cluster.apply(node)
         yield server
 
 
@@ -224,7 +209,8 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
         monkeypatch.setattr(asyncio, "to_thread", to_thread)
 
         def answered(task: asyncio.Task[bytes]) -> None:
-            answers.append(judged(world, task) if told.knows(began[0]) else "by older objects")
+            known = told.policies.known_since(began[0], world.state.inventory)
+            answers.append(judged(world, task) if known else "by older objects")
 
         try:
             await told.open_all(lambda: world.state.applied is not None)
@@ -240,7 +226,7 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
                 elif call is None and rng.random() < 0.5:
                     # Its kubelet starts it a moment after it was bound to this node.
                     server.cluster.run("prod", "web-0", "w1", dict.fromkeys(LABELS, "yes"))
-                    began.append(len(told.states) - 1)
+                    began.append(told.policies.newest())
                     call = asyncio.create_task(world.calls.handle(request()))
                     # Nothing else may run between the answer and the look at the kernel.
                     call.add_done_callback(answered)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable
@@ -18,12 +17,11 @@ from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.agent.requests import cni_add
 from tests.lab import documents
 
+from .edited_policies import EditedPolicies, nodes
 from .gates import Gates, settle
 from .test_add_order import World, judged, request
 
 T = TypeVar("T")
-State = dict[str, tuple[str, ...]]
-"""Destinations by the name of a policy."""
 LATE = 600.0
 """Seconds that exceed the length of a run, since no clock is to decide."""
 EDITS = (
@@ -50,43 +48,28 @@ class InterruptedFiles(FilesStore):
 
 
 class Directory:
-    """Manifests that are edited, and what they were, state by state."""
+    """Manifests that are edited, and what they were."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.states: list[State] = [{}]
+        self.policies = EditedPolicies()
         path.mkdir()
         self._write("gateways", documents.gateway("partner", "eth1", {"role": "egress"}))
-        for number, name in enumerate(("g1", "g2", "w1"), 7):
-            metadata = {"name": name, "labels": {"role": "egress"} if name != "w1" else {}}
-            addresses = [{"type": "InternalIP", "address": f"172.16.0.{number}"}]
-            status = {"addresses": addresses}
-            self._write(name, {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "status": status})
+        for node in nodes():
+            self._write(node["metadata"]["name"], node)
 
     def edit(self, name: str, *destinations: str) -> None:
         """Write a policy as an editor does, or remove it if it leads nowhere."""
-        state = {other: value for other, value in self.states[-1].items() if other != name}
         if destinations:
             self._write(name, documents.policy(name, "partner", {name: "yes"}, destinations))
-            state[name] = destinations
         else:
             (self.path / f"{name}.yaml").unlink(missing_ok=True)
-        self.states.append(state)
+        self.policies.edit(name, destinations)
 
     def _write(self, name: str, document: Any) -> None:
         new = self.path / f".{name}"
         new.write_text(json.dumps(document))
         new.rename(self.path / f"{name}.yaml")
-
-    def is_known(self, world: World, since: int) -> bool:
-        """Return True if the agent knows each policy as the directory had it at the state ``since``, or later."""
-        inventory = world.state.inventory
-        assert inventory is not None
-        known = {policy.name: policy.destinations for policy in inventory.policies}
-        names = set(itertools.chain.from_iterable(self.states))
-        return all(
-            known.get(name, ()) in [state.get(name, ()) for state in self.states[since:]] for name in names
-        )
 
 
 def hold_the_disk(gates: Gates, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +125,7 @@ def test_an_add_never_answers_by_older_files_than_there_were(
             store.meanwhile = edit_sometimes
 
             def answered(task: asyncio.Task[bytes]) -> None:
-                known = files.is_known(world, began[0])
+                known = files.policies.known_since(began[0], world.state.inventory)
                 answers.append(judged(world, task) if known else "by older objects")
 
             call: asyncio.Task[bytes] | None = None
@@ -154,7 +137,7 @@ def test_an_add_never_answers_by_older_files_than_there_were(
                     if waiting and rng.random() > pace:
                         await gates.open(rng.choice(waiting))
                     elif call is None and rng.random() < 0.5:
-                        began.append(len(files.states) - 1)
+                        began.append(files.policies.newest())
                         call = asyncio.create_task(world.calls.handle(request()))
                         # Nothing else may run between the answer and the look at the kernel.
                         call.add_done_callback(answered)

@@ -17,7 +17,7 @@ from cni import contract
 from cni.plan import PodIdentity, Requirement, Selector
 from gateway_agent.manifests.model import Inventory, Node, Policy
 
-from ..policy.test_planner import NODES, PARTNER, policy
+from ..policy.small_inventory import NODES, PARTNER, policy
 from .test_add_order import VETH, World, request, run_scenario
 
 

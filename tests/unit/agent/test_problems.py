@@ -11,7 +11,7 @@ import pytest
 
 from gateway_agent.manifests.model import Inventory
 
-from ..policy.test_planner import NODES
+from ..policy.small_inventory import NODES
 from .gates import FakeInterfaces
 from .test_add_order import EMPTY, World
 

@@ -18,7 +18,7 @@ from gateway_agent.manifests import parsing
 from gateway_agent.manifests.model import Inventory
 
 from ..container_engines.test_stores import bolt_store
-from ..policy.test_planner import policy
+from ..policy.small_inventory import policy
 from .gates import settle
 from .test_add_order import EMPTY, VETH, World, request, run_scenario, with_policies
 

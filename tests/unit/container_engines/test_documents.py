@@ -21,7 +21,7 @@ from gateway_agent.container_engines.documents import (  # fmt: skip
     of_podman,
 )
 
-from ..policy.test_planner import inventory, policy
+from ..policy.small_inventory import inventory, policy
 
 NETWORK = {"type": "network"}
 STATE = {"state": 3, "pid": 42, "networkStatus": {"podman": {}}}

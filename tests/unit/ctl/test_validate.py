@@ -10,16 +10,8 @@ import pytest
 
 from gateway_agent.ctl.__main__ import main
 
-GATEWAY = """
-apiVersion: egress-gateway.io/v1alpha1
-kind: EgressGateway
-metadata: {name: partner}
-spec:
-  nodeSelector: {node-role/egress: ""}
-  sourceIP:
-    mode: PrimaryIPFromEgressGatewayNodeInterface
-    primaryIPFromEgressGatewayNodeInterface: {interfaceName: eth1}
-"""
+from ..manifests.manifest_texts import GATEWAY
+
 POLICY = """
 apiVersion: egress-gateway.io/v1alpha1
 kind: EgressGatewayPolicy

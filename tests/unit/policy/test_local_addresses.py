@@ -7,7 +7,7 @@ from dataclasses import replace
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.local_addresses import outside
 
-from .test_planner import NODES, PARTNER, inventory, policy
+from .small_inventory import NODES, PARTNER, inventory, policy
 
 GATEWAY = replace(PARTNER, mode="VirtualIPAddress", interface="", addresses=("172.16.0.50",))
 

@@ -13,7 +13,7 @@ from gateway_agent.policy import underlay
 from gateway_agent.policy.node_addresses import own_only
 from gateway_agent.policy.planner import never_sent
 
-from .test_planner import NODES, PARTNER, build, inventory, policy
+from .small_inventory import NODES, PARTNER, build, inventory, policy
 
 VIRTUAL = dataclasses.replace(PARTNER, mode="VirtualIPAddress", interface="", addresses=("172.16.0.50",))
 IDENTITY = ids.egress_id("partner", "172.16.0.50")

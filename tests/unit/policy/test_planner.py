@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,71 +10,19 @@ import pytest
 from cni.kernel import ids
 from cni.plan import (
     Destination,
-    Plan,
     PlanEgressIP,
     PlanNode,
     PodIdentity,
     Requirement,
-    Selector,
     dumps,
     loads,
 )
-from gateway_agent.manifests.model import BASIC, Gateway, Inventory, Node, Policy
-from gateway_agent.policy import planner, policy_sets
+from gateway_agent.manifests.model import Inventory, Node
+from gateway_agent.policy import planner
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
-from gateway_agent.policy.planner import Planned, Settings
+from gateway_agent.policy.planner import Settings
 
-EGRESS = (Requirement("role", "In", ("egress",)),)
-NODES = (
-    Node("g1", {"role": "egress"}, ("172.16.0.7", "fd00::7"), "nodes.yaml"),
-    Node("g2", {"role": "egress"}, ("172.16.0.8",), "nodes.yaml"),
-    Node("w1", {}, ("172.16.0.21",), "nodes.yaml"),
-)
-PARTNER = Gateway("partner", EGRESS, BASIC, "eth1", source="gateways.yaml")
-SMALL_MASK = 0xF0
-"""Mask with room for six numbers."""
-
-
-def policy(name: str, gateway: str = "partner", *destinations: str) -> Policy:
-    selector = Selector((Requirement(name, "Exists"),))
-    return Policy(name, gateway, (selector,), destinations or ("203.0.113.0/24",), source="policies.yaml")
-
-
-def inventory(
-    *policies: Policy, gateways: tuple[Gateway, ...] = (PARTNER,), nodes: tuple[Node, ...] = NODES
-) -> Inventory:
-    return Inventory(gateways, policies, nodes)
-
-
-def build(
-    of: Inventory,
-    *,
-    node: str = "w1",
-    mask: int = 0x0FF00000,
-    addresses: Mapping[str, str] | None = None,
-    masters: Mapping[str, tuple[str, int]] | None = None,
-    previous: Plan | None = None,
-    pods: tuple[PodIdentity, ...] = (),
-) -> Planned:
-    settings = Settings(node, mask, 4799, 1450, ("10.244.0.0/16",))
-    facts = {
-        name: InterfaceFacts(up=True, carrier=True, mtu=1500, addresses=(address,), forwarding=True)
-        for name, address in (addresses or {}).items()
-    }
-    return planner.build(of, settings, facts, masters or {}, previous, pods)
-
-
-def pod(*selected_by: str, name: str = "web-0") -> PodIdentity:
-    """Return a pod that the policies of these names select."""
-    return PodIdentity("prod", name, dict.fromkeys(selected_by, "yes"))
-
-
-def egress(plan: Plan, gateway: str = "partner") -> PlanEgressIP:
-    return next(e for e in plan.egress_ips if e.gateway == gateway)
-
-
-def sets(plan: Plan) -> dict[tuple[str, ...], int]:
-    return {s.policies: s.number for s in plan.policy_sets}
+from .small_inventory import NODES, PARTNER, build, egress, inventory, pod, policy, sets
 
 
 def test_plan_of_a_worker() -> None:
@@ -256,55 +203,6 @@ def test_slots_outlive_changes() -> None:
     assert egress(fourth, "west").slot == 4
 
 
-def test_a_set_whose_policy_moves_to_another_gateway_is_another_set() -> None:
-    gateways = (PARTNER, dataclasses.replace(PARTNER, name="second"))
-    first = build(inventory(policy("a"), gateways=gateways)).plan
-    second = build(inventory(policy("a", "second"), gateways=gateways), previous=first).plan
-    assert sets(first)["a",] != sets(second)["a",]
-
-
-def test_another_mask_numbers_anew() -> None:
-    first = build(inventory(*(policy(name) for name in "abcdefg"))).plan
-    second = build(inventory(policy("g")), previous=first, mask=SMALL_MASK).plan
-    assert sets(second) == {("g",): 1}
-
-
-def test_sets_are_prepared_by_growing_size_up_to_the_bound() -> None:
-    names = [f"p{index:02}" for index in range(12)]
-    pods = (pod("p03", "p02", "p01"), pod("p00", "gone"), pod())
-    plan = build(inventory(*map(policy, names)), pods=pods).plan
-    found = list(sets(plan))
-    assert len(found) == policy_sets.PREPARED_SETS
-    assert {(name,) for name in names} <= set(found)
-    assert ("p01", "p02", "p03") in found
-    assert {len(policies) for policies in found} == {1, 2, 3}
-    assert len([policies for policies in found if len(policies) == 3]) == 1
-
-
-def test_wanted_sets_come_first_where_numbers_are_few() -> None:
-    many = inventory(*map(policy, "abcdefgh"))
-    planned = build(many, mask=SMALL_MASK, pods=(pod("g", "h"), pod("h")))
-    assert len(planned.plan.policy_sets) == 6
-    assert {("g", "h"), ("h",)} <= set(sets(planned.plan))
-    assert not planned.problems, "what is only prepared is nothing that a pod lacks"
-    # What the pods here want gets a number from what was only prepared.
-    before = build(many, mask=SMALL_MASK).plan
-    assert ("g", "h") in sets(build(many, mask=SMALL_MASK, previous=before, pods=(pod("g", "h"),)).plan)
-
-
-def test_gateways_beyond_the_numbers_have_no_policy_set() -> None:
-    gateways = tuple(dataclasses.replace(PARTNER, name=f"g{index}") for index in range(8))
-    policies = tuple(policy(f"p{index}", f"g{index}") for index in range(8))
-    planned = build(inventory(*policies, gateways=gateways), mask=SMALL_MASK)
-    assert {e.gateway for e in planned.plan.egress_ips} == {f"g{index}" for index in range(6)}
-    assert {s.policies for s in planned.plan.policy_sets} == {(f"p{index}",) for index in range(6)}
-    assert [(p.source, p.path, p.message.partition(":")[0]) for p in planned.problems] == [
-        ("gateways.yaml", "metadata.name", "gateway g6"),
-        ("gateways.yaml", "metadata.name", "gateway g7"),
-    ]
-    assert planned.plan.set_for(pod("p7"), ("p7",)) is None
-
-
 def test_two_gateways_on_one_pod_by_destination() -> None:
     gateways = (PARTNER, dataclasses.replace(PARTNER, name="bank"))
     other = policy("b", "bank", "203.0.113.128/25", "10.244.1.0/24")
@@ -357,39 +255,6 @@ def test_another_pod_of_the_same_name_is_another_pod(uid: str, told: Any, labels
     uids = {("prod", "web-0"): "new"}
     of = Inventory(pods=(PodIdentity("prod", "web-0", {"app": "b"}),), uids=uids, knows_pods=True)
     assert planner.identify(of, "prod", "web-0", told, uid).labels == labels
-
-
-def test_thousand_prefixes_in_every_set() -> None:
-    """Each policy set has all prefixes; a second plan takes the ways of the first."""
-    prefixes = tuple(f"198.{index >> 8}.{index & 255}.0/25" for index in range(1000))
-    of = inventory(*(dataclasses.replace(policy(name), destinations=prefixes) for name in "abcd"))
-    plan = build(of).plan
-    assert len(plan.policy_sets) == 15
-    assert all(len(s.destinations) == 1000 for s in plan.policy_sets)
-    again = build(of, previous=plan).plan
-    assert all(
-        a.destinations is b.destinations for a, b in zip(again.policy_sets, plan.policy_sets, strict=True)
-    )
-
-
-def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:
-    before = build(inventory(policy("a"), policy("b"))).plan
-    after = build(inventory(policy("b")), previous=before).plan
-    a = next(s for s in before.policy_sets if s.policies == ("a",))
-    between = planner.with_sets_in_use(after, before, {a.group})
-    assert set(between.policy_sets) == {*after.policy_sets, a}
-    assert planner.with_sets_in_use(after, before, ()) == after
-    assert planner.with_sets_in_use(after, None, {a.group}) == after
-
-
-def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
-    before = build(inventory(policy("a")), mask=SMALL_MASK).plan
-    names = "bcdefg"
-    after = build(inventory(*(policy(name) for name in names)), mask=SMALL_MASK, previous=before).plan
-    taken = {s.number for s in after.policy_sets}
-    [a] = before.policy_sets
-    assert a.number in taken
-    assert planner.with_sets_in_use(after, before, {a.group}) == after
 
 
 @pytest.mark.parametrize(("node", "told"), [("", True), ("w1", True), ("w2", False)])

@@ -12,7 +12,7 @@ from gateway_agent.policy.planner import Planned, build
 from gateway_agent.policy.quarantine import Quarantine
 from tests.fuzz.manifests import FACTS, SETTINGS
 
-from .test_planner import NODES, PARTNER, policy
+from .small_inventory import NODES, PARTNER, policy
 
 HERE, TEAM = Requirement("app", "In", ("web",)), Requirement("team", "In", ("pay",))
 MANY = Inventory(

@@ -8,7 +8,7 @@ from cni.kernel import ids
 from cni.plan import PlanPolicy, PodIdentity, Requirement, Selector
 from gateway_agent.agent.pods.pod_policies import kept_group, same_for, selecting, uncertain
 
-from ...policy.test_planner import build, inventory, policy, sets
+from ...policy.small_inventory import build, inventory, policy, sets
 
 LABELLED = PlanPolicy("labelled", "partner", (Selector((Requirement("a", "Exists"),)),))
 ALL = PlanPolicy("all", "partner", (Selector(()),))

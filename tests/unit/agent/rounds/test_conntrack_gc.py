@@ -13,7 +13,7 @@ from cni.plan import Plan
 from gateway_agent.agent.rounds.conntrack_gc import REST_S, ConntrackCollector
 from gateway_agent.manifests.model import VIRTUAL_IP, Gateway
 
-from ...policy.test_planner import PARTNER, build, inventory
+from ...policy.small_inventory import PARTNER, build, inventory
 from ..gates import Gates, HeldClock, HeldKernel
 
 ADDRESS = "172.16.0.50"

@@ -14,7 +14,7 @@ from gateway_agent.agent.rounds.reconciler import Reconciler, Round
 from gateway_agent.agent.state import NodeState
 from gateway_agent.manifests.model import Inventory
 
-from ...policy.test_planner import inventory, pod, policy
+from ...policy.small_inventory import inventory, pod, policy
 from ..gates import settle
 
 ONE, TWO = inventory(policy("a")), inventory(policy("a"), policy("b"))
