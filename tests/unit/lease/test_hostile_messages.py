@@ -66,25 +66,6 @@ def test_a_higher_epoch_within_reach_counts_as_before() -> None:
     assert daemon.endpoint.counters["out_of_bounds"] == 0
 
 
-def test_what_is_known_holds_back_only_while_it_is_confirmed() -> None:
-    limit, step = limits.EpochLimit(), limits.EPOCH_STEP
-    assert not limit.refused({"a": 7}, {}, 0)
-    assert limit.refused({"a": step + 8}, {"a": 7}, 1) == "a"
-    assert not limit.refused({"a": step + 7}, {"a": 7}, 1)
-    limit = limits.EpochLimit()
-    limit.refused({"a": 7}, {}, 0)
-    assert limit.refused({"a": 2 * step}, {"a": 7}, limits.CONFIRMED_NS - 1) == "a"
-    # A lower one says nothing of what is right now.
-    assert not limit.refused({"a": 6}, {"a": 7}, limits.CONFIRMED_NS - 1)
-    assert not limit.refused({"a": 2 * step}, {"a": 7}, limits.CONFIRMED_NS)
-    # There is always room above what is learned.
-    highest = limits.HIGHEST_EPOCH - step
-    assert limits.EpochLimit().refused({"a": highest + 1}, {}, 0) == "a"
-    limit = limits.EpochLimit()
-    assert not limit.refused({"a": highest}, {}, 0)
-    assert not limit.refused({"a": highest + 1}, {"a": highest}, 1)
-
-
 def test_every_node_learns_what_the_others_go_by_in_the_end() -> None:
     """However high an epoch was raised, also one that missed how: else it would refuse all that is honest for ever."""
     network = settled()

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from cni import contract, plan, protocol
-from cni.calls import attachments, fallback_context
-from cni.calls.cni_request import CallError
-from cni.plan import Plan, PlanEgressIP, PlanPolicy, PodIdentity, PolicySet, Requirement, Selector
+from cni.calls import attachments
+from cni.plan import Plan
 
 from ..test_protocol import call, environment, error_of, stdin
 from .test_attachments import RECORD
@@ -79,67 +78,6 @@ def test_a_plan_that_is_older_than_what_the_agent_knew_starts_no_pod(path: Path)
 def test_an_error_names_the_pod_or_its_container(arguments: str | None, subject: str, path: Path) -> None:
     error = error_of(call(environment(CNI_ARGS=arguments), stdin(path)))
     assert error["msg"] == f"there is neither an agent nor a plan: a policy may select {subject}"
-
-
-@pytest.mark.parametrize(("app", "starts"), [("backend", False), ("other", True)])
-def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, path: Path) -> None:
-    """The plugin is newer than the plan: rules made from it would lack what it does not say."""
-    egress = PlanEgressIP("1", "partner", "", 1, 7, ("w1",))
-    selector = Selector((Requirement("app", "In", ("backend",)),))
-    sets = (PolicySet(1, ("a",), ("1",), ()),)
-    policies = (PlanPolicy("a", "partner", (selector,)),)
-    planned = replace(EMPTY, egress_ips=(egress,), policies=policies, policy_sets=sets)
-    for version in (2, plan.VERSION):
-        leave_plan(path, plan.dumps(replace(planned, version=version)))
-        place = fallback_context.FallbackContext(
-            path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent"
-        )
-        pod = PodIdentity("prod", "pod", {"app": app})
-        if version == plan.VERSION or starts:
-            assert fallback_context.group_of(pod, "pod a/b", place) == (0 if starts else sets[0].group)
-        else:
-            with pytest.raises(CallError, match="older agent"):
-                fallback_context.group_of(pod, "pod a/b", place)
-
-
-TEAM = Selector((Requirement("app", "In", ("backend",)),), (Requirement("team", "In", ("x",)),))
-
-
-@pytest.mark.parametrize(
-    ("known", "namespaces", "app", "starts"),
-    [
-        (True, {}, "backend", False),
-        (True, {}, "other", True),
-        (True, {"prod": {"team": "y"}}, "backend", True),
-        (False, {}, "backend", True),
-    ],
-    ids=["new namespace", "other labels of the pod", "known namespace", "files: no document, no labels"],
-)
-def test_a_pod_of_a_namespace_that_the_plan_does_not_know_does_not_start_if_its_labels_decide(
-    known: bool, namespaces: dict[str, dict[str, str]], app: str, starts: bool, path: Path
-) -> None:
-    policy = PlanPolicy("team-x", "partner", (TEAM,))
-    made = replace(EMPTY, policies=(policy,), namespaces=namespaces, knows_namespaces=known)
-    context = fallback_context.FallbackContext(path.parent, plan.loads(plan.dumps(made)), "")
-    pod = PodIdentity("prod", "web-0", {"app": app})
-    if starts:
-        assert fallback_context.group_of(pod, "pod a/b", context) == 0
-        return
-    with pytest.raises(CallError, match="namespace prod") as refused:
-        fallback_context.group_of(pod, "pod a/b", context)
-    assert refused.value.code == contract.TRY_AGAIN_LATER
-
-
-def test_a_plan_that_is_replaced_during_a_call_is_no_longer_the_newest(path: Path) -> None:
-    """An agent that was only slow has learned of an edit, written its plan, and taken the mark away again."""
-    leave_plan(path)
-    plan_file = path.with_name(contract.PLAN)
-    place = fallback_context.FallbackContext(path.parent, EMPTY, "", fallback_context.stamp_of(plan_file))
-    assert not place.outdated()
-    new = path.with_name("new")
-    new.write_text(plan.dumps(EMPTY))
-    new.rename(plan_file)
-    assert place.outdated()
 
 
 @pytest.mark.parametrize(

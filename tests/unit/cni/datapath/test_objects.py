@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -231,29 +231,6 @@ def test_a_tunnel_has_ends_of_one_family() -> None:
     assert {entry.destination for entry in state.fdb} == {"10.0.0.2"}
     assert {route.kind for route in state.routes if route.table != 7000} == {"unreachable"}
     assert "fd00:10::1 " not in node_nft(dual(nodes=mixed))
-
-
-@given(st.ip_addresses().map(str), st.booleans())
-def test_inner_addresses_are_ours_and_written_as_the_kernel_writes_them(address: str, synced: bool) -> None:
-    inner4, inner6 = ids.inner(address, 4, synced), ids.inner(address, 6, synced)
-    if synced or ":" in address:
-        network = ip_network("248.0.0.0/5" if synced else "240.0.0.0/5")
-        assert ip_address(inner4) in network
-        assert inner4 != "255.255.255.255"
-    assert ip_address(inner6) in ip_network(f"{ids.SYNCED6 if synced else ids.INNER6}::/64")
-    assert str(ip_address(inner6)) == inner6
-
-
-def test_the_inner_ipv4_address_is_the_nodes_own_where_it_has_one() -> None:
-    assert ids.inner("10.0.0.1", 4) == "10.0.0.1"
-    assert ids.inner("10.0.0.1", 6) != ids.inner("10.0.0.2", 6)
-
-
-@given(
-    st.ip_addresses(v=4, network="10.0.0.0/8").map(str), st.ip_addresses(v=4, network="10.0.0.0/8").map(str)
-)
-def test_nodes_of_one_network_differ_in_what_synced_connections_come_from(one: str, other: str) -> None:
-    assert (one == other) == (ids.inner(one, 4, synced=True) == ids.inner(other, 4, synced=True))
 
 
 def test_synced_connections_have_a_source_of_their_own_and_older_ones_keep_theirs() -> None:
