@@ -225,6 +225,8 @@ main() {
       prepare $NEEDS $BUILD_NEEDS $TESTS_NEED
       build
       build_standalone
+      # Tests run in namespaces without a network.
+      tests/lab/cri/newer_containerd.sh build/containerd
       "$VENV/bin/python" -m compileall -q tests # each prober and service of a lab is a process
       run_tests "$@"
       ;;

@@ -57,6 +57,13 @@ def _add_places(options: argparse.ArgumentParser) -> None:
         "--conf-dir", type=Path, default=Path("/etc/cni/net.d"), metavar="DIR", help="default %(default)s"
     )
     options.add_argument(
+        "--cri-socket",
+        default=AgentConfig.containerd,
+        metavar="PATH",
+        help="socket of the container runtime, which is asked if it loads drop-in files; an empty text: the entry "
+        "is always added to the network's own file; default %(default)s",
+    )
+    options.add_argument(
         "--host-root",
         type=Path,
         metavar="DIR",

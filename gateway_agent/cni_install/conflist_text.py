@@ -84,7 +84,7 @@ def _of_multus(name: str, multus: Mapping[str, Any], loaded: Mapping[str, Mappin
     network = multus.get("clusterNetwork")
     if not network or not isinstance(network, str):
         return name
-    others = {other: whole for other, whole in loaded.items() if not _is_multus(whole)}
+    others = {other: whole for other, whole in loaded.items() if not is_multus(whole)}
     last = PurePosixPath(network).name
     if "/" not in network:
         found = next((other for other, whole in others.items() if whole.get("name") == network), "")
@@ -103,7 +103,7 @@ def chained(text: str, entry: Mapping[str, Any]) -> str:
 
     If the entry is there already, the text is returned unchanged.
     """
-    whole = _parsed(text)
+    whole = parsed(text)
     network = _inline(whole) or whole
     _check_list(network)
     _check_version(network)
@@ -119,7 +119,7 @@ def chained(text: str, entry: Mapping[str, Any]) -> str:
 
 def unchained(text: str) -> str:
     """Return the configuration without our plugin; unchanged if it has none. Raises :class:`NotChainable`."""
-    whole = _parsed(text)
+    whole = parsed(text)
     before = copy.deepcopy(whole)
     for network in _networks(whole):
         if any(_is_ours(plugin) for plugin in network["plugins"]):
@@ -157,7 +157,7 @@ def read_report(text: str) -> Report:
 
 def _loaded(name: str, text: str) -> dict[str, Any]:
     """Return the configuration as libcni loads it. Raises :class:`NotChainable` if libcni cannot."""
-    whole = _parsed(text)
+    whole = parsed(text)
     if name.endswith(LIST):
         _check_list(whole)
         if not whole["plugins"] or not whole.get("name"):
@@ -167,7 +167,8 @@ def _loaded(name: str, text: str) -> dict[str, Any]:
     return whole
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def parsed(text: str) -> dict[str, Any]:
+    """Return the JSON object of a configuration. Raises :class:`NotChainable`."""
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -207,7 +208,8 @@ def _plugins(whole: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [p for p in plugins if isinstance(p, dict)] if isinstance(plugins, list) else [dict(whole)]
 
 
-def _is_multus(whole: Mapping[str, Any]) -> bool:
+def is_multus(whole: Mapping[str, Any]) -> bool:
+    """Return True if a plugin of the configuration is multus."""
     return any(plugin.get("type") in MULTUS for plugin in _plugins(whole))
 
 

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from typing import Any
 from ..atomic_file import replace_file
 from ..manifests.model import Problem
 from ..printable import printable
-from . import command_line, conflist_text, inotify
+from . import chaining, command_line, conflist_text, drop_in, inotify
 from .conf_dir import configurations
 from .conflist_text import NotChainable, Report
 from .plugin_probe import PluginProbe
+from .runtime import Runtime
 
 DONE, FAILED = 0, 1
 SETTLE_S, POLL_INTERVAL_S = 0.1, 1.0
@@ -42,8 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.watch:
             _watch(options)
         else:
-            done = _once(options, PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root))
-            _print_lines(done.lines)
+            done = _once_for_all(options)
             for problem in done.problems:
                 print(f"egress-gateway-cni: {printable(str(problem))}", file=sys.stderr)
             return DONE if done.chained else FAILED
@@ -68,6 +68,8 @@ class Done:
     """Path of the file that has our entry; empty if there is none."""
     unsettled: bool = False
     """True if a file may just be being written, and nothing was done for that reason."""
+    tried: bool = False
+    """True if the entry is in two places, until the runtime has said which of them it loads."""
 
 
 def install(
@@ -76,6 +78,7 @@ def install(
     conf_dir: Path,
     entry: dict[str, Any],
     probe: PluginProbe,
+    runtime: Runtime,
     settled: bool = True,
 ) -> Done:
     """Install and chain the plugin. Nothing is changed if all is in place. Raises OSError and :class:`NotChainable`.
@@ -96,17 +99,15 @@ def install(
         hint = "pods of this node start without it, and no policy selects them"
         if probe.by_node():
             hint += ": Python 3.9 or later is needed, or --interpreter shipped"
-        return Done((*lines, *_unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
+        return Done((*lines, *chaining.unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
     found = conflist_text.in_use(*configurations(conf_dir))
     if found.skipped and not settled:
         return Done(tuple(lines), unsettled=True)
     if not found.name:
         lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
         return Done(tuple(lines), found.skipped)
-    path = conf_dir / found.name
-    if _rewrite(path, lambda text: conflist_text.chained(text, entry)):
-        lines.append(f"{path}: chained")
-    return Done(tuple(lines), found.skipped, file=str(path))
+    placed = chaining.chain(conf_dir / found.name, entry, runtime)
+    return Done((*lines, *placed.lines), found.skipped, file=str(placed.file), tried=placed.tried)
 
 
 def remove(bin_dir: Path, conf_dir: Path) -> None:
@@ -115,27 +116,14 @@ def remove(bin_dir: Path, conf_dir: Path) -> None:
     The entry is removed first: a plugin that a configuration names must exist. A file that cannot be read is skipped:
     no runtime can use an entry in it.
     """
-    _print_lines(_unchain(conf_dir))
+    _print_lines(chaining.unchain(conf_dir))
     target = bin_dir / conflist_text.TYPE
     with contextlib.suppress(FileNotFoundError):
         target.unlink()
         print(f"{target}: removed", flush=True)
 
 
-def _unchain(conf_dir: Path) -> list[str]:
-    lines = []
-    files, unreadable = configurations(conf_dir)
-    for name, text in files.items():
-        path = conf_dir / name
-        try:
-            if f'"{conflist_text.TYPE}"' in text and _rewrite(path, conflist_text.unchained):
-                lines.append(f"{path}: not chained any more")
-        except NotChainable as error:
-            lines.append(f"{path}: left as it is: {error}")
-    return [*lines, *(f"{conf_dir / name}: left as it is: {reason}" for name, reason in unreadable.items())]
-
-
-def _once(options: argparse.Namespace, probe: PluginProbe, settled: bool = True) -> Done:
+def _once(options: argparse.Namespace, probe: PluginProbe, runtime: Runtime, settled: bool = True) -> Done:
     """Install, and write the report for the agent. ``settled``: see :func:`install`."""
     try:
         done = install(
@@ -144,6 +132,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe, settled: bool = True)
             options.conf_dir,
             command_line.entry(options),
             probe,
+            runtime,
             settled,
         )
     except NotChainable as error:
@@ -162,10 +151,25 @@ def _once(options: argparse.Namespace, probe: PluginProbe, settled: bool = True)
     return done
 
 
+def _once_for_all(options: argparse.Namespace) -> Done:
+    """Install, and wait until the entry is where it stays. Changes are logged."""
+    probe, runtime = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root), _runtime(options)
+    while True:
+        done = _once(options, probe, runtime)
+        _print_lines(done.lines)
+        if not done.tried:
+            return done
+        time.sleep(SETTLE_S)
+
+
+def _runtime(options: argparse.Namespace) -> Runtime:
+    return Runtime(Path(options.cri_socket) if options.cri_socket else None)
+
+
 def _watch(options: argparse.Namespace) -> None:
     """Install again after each change, until a signal ends the process. Errors are logged once and do not end it."""
     last: tuple[str, ...] = ()
-    probe = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root)
+    probe, runtime = PluginProbe(options.bin_dir / conflist_text.TYPE, options.host_root), _runtime(options)
     # The first process of a pid namespace receives only signals that it has a handler for.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(DONE))
     changes, settled = _Changes(), True
@@ -173,7 +177,7 @@ def _watch(options: argparse.Namespace) -> None:
         try:
             # Before the look: a change that comes meanwhile is the next one.
             changes.follow(_watchable(options))
-            done = _once(options, probe, settled)
+            done = _once(options, probe, runtime, settled)
             lines = (*done.lines, *map(str, done.problems))
         except Exception as error:
             done, lines = Done(), (f"{type(error).__name__}: {error}",)
@@ -181,7 +185,7 @@ def _watch(options: argparse.Namespace) -> None:
         with contextlib.suppress(OSError):
             _print_lines([line for line in lines if line not in last])
         last = lines
-        settled = not changes.wait(SETTLE_S if done.unsettled else POLL_INTERVAL_S)
+        settled = not changes.wait(SETTLE_S if done.unsettled or done.tried else POLL_INTERVAL_S)
 
 
 class _Changes:
@@ -216,7 +220,8 @@ def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]
     """Return (path, device, inode) of the directories to watch; for a missing one, its nearest existing parent."""
     links = [Path(os.path.realpath(path)).parent for path in options.conf_dir.glob("*") if path.is_symlink()]
     found = {}
-    for path in (options.conf_dir, options.bin_dir, *links):
+    drop_ins = [path.parent for path in drop_in.here(options.conf_dir)]
+    for path in (options.conf_dir, options.bin_dir, *links, *drop_ins):
         there = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
         found[there] = there.stat()
     return tuple((path, state.st_dev, state.st_ino) for path, state in sorted(found.items()))
@@ -224,19 +229,6 @@ def _watchable(options: argparse.Namespace) -> tuple[tuple[Path, int, int], ...]
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
-
-
-def _rewrite(path: Path, change: Callable[[str], str]) -> bool:
-    """Change the text of a file. Return True if it was changed. Concurrent writes of other programs are kept."""
-    # A symbolic link stays one: its target is changed.
-    path = path.resolve(strict=True)
-    while True:
-        before = _read(path)
-        after = change(before)
-        if after == before:
-            return False
-        if replace_file(path, after.encode(), path.stat().st_mode & 0o7777, before):
-            return True
 
 
 def _print_lines(lines: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..cni_install import conf_dir, conflist_text
+from ..cni_install import conf_dir, conflist_text, drop_in, entry_place
 from ..cni_install.conflist_text import NotChainable
 from ..container_engines import cri
 from ..container_engines.cri import Loaded
@@ -56,7 +56,12 @@ def chained_file(directory: Path) -> str:
     files, unreadable = conf_dir.configurations(directory)
     try:
         name = conflist_text.in_use(files, unreadable).name
-        without = conflist_text.unchained(files[name]) if name else ""
+        if not name:
+            return ""
+        without, network = conflist_text.unchained(files[name]), entry_place.network(files[name])
     except NotChainable:
         return ""
-    return str(directory / name) if name and without != files[name] else ""
+    if without != files[name]:
+        return str(directory / name)
+    ours = drop_in.path(directory, network)
+    return str(ours) if network and ours.exists() else ""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from math import inf
 
+from cni.calls.attachments import Attachment
 from cni.kernel.errors import KernelError
 
 from ...manifests.model import Inventory, Problem, RunningPod
 from ...policy.pods import unattached_pods
-from ...policy.pods.unattached_pods import BesideLog, StartedBeside
+from ...policy.pods.unattached_pods import TEARDOWN_S, BesideLog, StartedBeside
 from ..ports import Kernel
 from ..state import NodeState
 from .records import Pods
@@ -34,6 +36,8 @@ class Adoption:
         self._kernel = kernel
         self._state = state
         self._since: dict[RunningPod, float] = {}
+        self._deleted: list[tuple[Attachment, float]] = []
+        """Records whose DEL came, and when."""
 
     async def follow(self, inventory: Inventory) -> float | None:
         """Take in the pods that are found. Return the seconds until another look is worth it; None: not for now.
@@ -44,13 +48,17 @@ class Adoption:
             self._pods.remove(record.key)
         for record in unattached_pods.current(inventory, self._pods.records.values()):
             self._pods.displace(record)
-        wanted = unattached_pods.unknown(inventory, self._pods.records.values())
+        now = self._now()
+        self._follow_deletions(inventory, now)
+        unknown = unattached_pods.unknown(inventory, self._pods.records.values())
+        # A pod that starts anew with its address, beside the plugin, is found after that time.
+        wanted = [pod for pod in unknown if now - self._deleted_at(pod) >= TEARDOWN_S]
         found: dict[str, str] = {}
         try:
             found = await self._kernel.leading([pod.addresses[0] for pod in wanted]) if wanted else {}
         except KernelError as error:
             log.error("%s", error)
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         for pod in wanted:
             if host_interface := found.get(pod.addresses[0]):
                 self._pods.add(unattached_pods.adopted(pod, host_interface))
@@ -60,10 +68,30 @@ class Adoption:
         self.problems = tuple(
             unattached_pods.problem(pod)
             for pod, since in self._since.items()
-            if now - since >= REPORT_AFTER_S
+            if now - since >= REPORT_AFTER_S and self._deleted_at(pod) == -inf
         )
-        self.waiting = len(self.problems) < len(left)
-        return RETRY_S if self.waiting else None
+        self.waiting = any(now - since < REPORT_AFTER_S for since in self._since.values())
+        if self.waiting:
+            return RETRY_S
+        return TEARDOWN_S if len(wanted) < len(unknown) else None
+
+    def _follow_deletions(self, inventory: Inventory, now: float) -> None:
+        """Note new DELs. Each is remembered until the store does not name its pod, and for the time of a teardown."""
+        known = [*self._deleted, *((record, now) for record in self._pods.take_deleted())]
+        self._deleted = [
+            (record, at)
+            for record, at in known
+            if now - at < TEARDOWN_S or any(unattached_pods.is_of(record, pod) for pod in inventory.running)
+        ]
+
+    def _deleted_at(self, pod: RunningPod) -> float:
+        """Return when the DEL of a pod came that the store still names; minus infinity if none did."""
+        times = [at for record, at in self._deleted if unattached_pods.is_of(record, pod)]
+        return max(times, default=-inf)
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
     def _note(self, pod: RunningPod, host_interface: str, first_seen: float) -> None:
         held = unattached_pods.held(first_seen, self._state.guard_since)

@@ -49,6 +49,7 @@ class Pods:
         self.refusals = Refusals()
         self.unknown: dict[Key, str] = {}
         """Reasons why the labels of pods are unknown, as far as their container engines say."""
+        self._deleted: list[Attachment] = []
         self._run_dir = run_dir
         self._kernel = kernel
         self._pods: dict[Key, Pod] = {}
@@ -141,6 +142,19 @@ class Pods:
                 self.remove(other.key)
                 found = True
         return found
+
+    async def delete(self, key: Key) -> None:
+        """Remove an attachment whose DEL came, and what is left of its connections."""
+        pod = self._pods.get(key)
+        self.remove(key)
+        if pod is not None:
+            self._deleted.append(pod.record)
+            await self.forget_connections_of(pod.record)
+
+    def take_deleted(self) -> list[Attachment]:
+        """Return the records whose DEL came since the last call of this method."""
+        deleted, self._deleted = self._deleted, []
+        return deleted
 
     def remove(self, key: Key) -> None:
         """Remove an attachment; one that is not there is no error.

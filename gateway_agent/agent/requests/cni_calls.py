@@ -73,11 +73,7 @@ class CniCalls:
         return contract.OK
 
     async def _delete(self, call: Call) -> None:
-        key = call.container_id, call.ifname
-        pod = self._pods.get(key)
-        self._pods.remove(key)
-        if pod is not None:
-            await self._pods.forget_connections_of(pod.record)
+        await self._pods.delete((call.container_id, call.ifname))
 
     async def _check(self, call: Call) -> None:
         if self._state.applied is None:
@@ -118,8 +114,7 @@ class CniCalls:
         # The list is of one network; records of others are left alone.
         for key, record in list(self._pods.records.items()):
             if record.network in ("", call.network) and key not in call.valid_attachments:
-                self._pods.remove(key)
-                await self._pods.forget_connections_of(record)
+                await self._pods.delete(key)
 
     async def _status(self, call: Call) -> None:
         if self._state.applied is None or self._state.trouble:

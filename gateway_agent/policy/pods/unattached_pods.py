@@ -17,6 +17,8 @@ INTERFACE = "eth0"
 
 MARGIN_S = 60.0
 """Seconds from a pod's start within which its address is expected in the store."""
+TEARDOWN_S = 30.0
+"""Seconds after a DEL in which the interface of its pod is removed, and the store hears that the pod is gone."""
 MAX_LATEST = 100
 
 
@@ -73,6 +75,15 @@ def unknown(inventory: Inventory, records: Iterable[Attachment]) -> tuple[Runnin
         pod
         for pod in inventory.running
         if known.isdisjoint((pod.namespace, pod.name, uid) for uid in (pod.uid, ""))
+    )
+
+
+def is_of(record: Attachment, pod: RunningPod) -> bool:
+    """Return True if the record is of this pod with one of its present addresses."""
+    return (
+        (record.namespace, record.name) == (pod.namespace, pod.name)
+        and record.uid in (pod.uid, "")
+        and not set(record.addresses).isdisjoint(pod.addresses)
     )
 
 

@@ -27,7 +27,7 @@ def installer(node: Node, containerd: Containerd) -> Iterator[None]:
     directory = containerd.directory
     options = ("--plugin", OUR_PLUGINS / "egress-gateway", "--bin-dir", directory / "bin",
                "--conf-dir", directory / "net.d", "--report", directory / "report.json",
-               "--socket", node.agent.socket)  # fmt: skip
+               "--socket", node.agent.socket, "--cri-socket", containerd.socket)  # fmt: skip
     with (directory / "installer.log").open("wb") as log:
         process = subprocess.Popen([*program, *map(str, options)], stdout=log, stderr=log)
     try:

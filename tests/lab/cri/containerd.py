@@ -80,17 +80,25 @@ class Containerd:
         draft.write_text(json.dumps(content))
         draft.rename(self.directory / "net.d" / "10-net.conflist")
 
-    def start(self, without: Path | None = None) -> None:
-        """Return when it answers and its network is ready. It, and what it starts, finds no program ``without``."""
+    def start(self, without: Path | None = None, programs: Path | None = None) -> None:
+        """Return when it answers and its network is ready. It, and what it starts, finds no program ``without``.
+
+        ``programs``: a directory with another containerd and its shim.
+        """
         # Not by ip netns exec, which gives it a /sys of its own: runc needs the cgroups that are mounted there.
         command = ["nsenter", f"--net={self.machine.path}", "containerd"]
         if without:
             hidden = f"mount --bind /dev/null {without} && exec " + '"$@"'
             command[2:2] = ["unshare", "--mount", "sh", "-c", hidden, "sh"]
+        path = os.pathsep.join([*([str(programs)] if programs else ()), os.environ["PATH"]])
         with self.log.open("ab") as log:
             options = ["--config", str(self.directory / "config.toml")]
             self._process = subprocess.Popen(
-                [*command, *options], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [*command, *options],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PATH": path},
             )
         self._channel = grpc.insecure_channel(f"unix://{self.socket}")
         _, services = stubs()

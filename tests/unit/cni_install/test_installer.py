@@ -29,6 +29,7 @@ class Host:
         self.plugin, self.bin_dir, self.conf_dir = (directory / name for name in ("image", "bin", "net.d"))
         self.plugin.write_text(SPEAKS)
         self.report = directory / "run" / "report.json"
+        self.runtime = directory / "c.sock"
         self.bin_dir.mkdir()
         self.conf_dir.mkdir()
         self.configuration = self.conf_dir / "10-net.conflist"
@@ -43,7 +44,7 @@ class Host:
 
     def options(self) -> list[str]:
         given = {"--plugin": self.plugin, "--bin-dir": self.bin_dir, "--conf-dir": self.conf_dir,
-                 "--report": self.report}  # fmt: skip
+                 "--report": self.report, "--cri-socket": self.runtime}  # fmt: skip
         return [str(word) for pair in given.items() for word in pair]
 
     def plugins(self, path: Path | None = None) -> list[dict[str, str]]:

@@ -99,7 +99,8 @@ def test_every_volume_is_used_and_the_hosts_cni_only_by_those_with_no_other_righ
     assert used.keys() == {volume["name"] for volume in spec["volumes"]}
     for container in used["cni-conf"] + used["cni-bin"]:
         assert container["securityContext"]["capabilities"]["add"] == ["DAC_OVERRIDE"]
-        assert {mount["name"] for mount in container["volumeMounts"]} == {"cni-bin", "cni-conf", "cni-report"}
+        mounts = {"cni-bin", "cni-conf", "cni-report", "containerd"}
+        assert {mount["name"] for mount in container["volumeMounts"]} == mounts
     assert [container["name"] for container in used["token"]] == ["agent"]
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from cni.kernel.errors import KernelError
 from gateway_agent.agent.pods.adoption import REPORT_AFTER_S, RETRY_S, Adoption
 from gateway_agent.agent.pods.records import Pods
 from gateway_agent.agent.state import NodeState
 from gateway_agent.manifests.model import Inventory, RunningPod
-from gateway_agent.policy.pods.unattached_pods import INTERFACE, MARGIN_S, PREFIX
+from gateway_agent.policy.pods.unattached_pods import INTERFACE, MARGIN_S, PREFIX, TEARDOWN_S, adopted
 
 from ..gates import Gates, HeldClock, HeldKernel
 
@@ -33,6 +35,9 @@ class LeadingKernel(HeldKernel):
         if self.refuses:
             raise KernelError("refused")
         return {address: self.veths[address] for address in addresses if address in self.veths}
+
+    async def forget_pod(self, address: str) -> None:
+        """Do it at once."""
 
 
 @dataclass
@@ -118,6 +123,61 @@ def test_the_record_of_an_adopted_pod_ends_with_the_pod_or_with_its_own_cni_call
         here.pods.register(replace(called, container_id="c1"))
         here.follow(replace(BOTH, running=(TWO,)))
         assert {key[0] for key in here.pods.records} == {"c1"}
+
+    on_a_node(tmp_path, check)
+
+
+def deleted(here: Node, pod: RunningPod, *, uid: str) -> None:
+    """Let the ADD and the DEL of a pod come."""
+    record = replace(adopted(pod, "veth1"), container_id="c1", uid=uid)
+    here.pods.register(record)
+    here.loop.run_until_complete(here.pods.delete(record.key))
+
+
+@pytest.mark.parametrize("uid", [ONE.uid, ""], ids=["uid known", "uid unknown"])
+def test_a_pod_that_is_being_taken_down_did_not_start_beside_the_plugin(tmp_path: Path, uid: str) -> None:
+    """The plugin is called first, so the interface still leads to the pod; the store is told last."""
+
+    def check(here: Node) -> None:
+        here.kernel.veths = {ONE.addresses[0]: "veth1"}
+        deleted(here, ONE, uid=uid)
+        here.follow(Inventory(running=(ONE,)))
+        here.kernel.veths = {}
+        here.follow(Inventory(running=(ONE,)), REPORT_AFTER_S)
+        here.follow(Inventory(running=(ONE,)), TEARDOWN_S)
+        here.follow(Inventory(running=(ONE,)), REPORT_AFTER_S)
+        assert (here.adoption.beside.loose, here.adoption.problems) == (0, ())
+        here.follow(Inventory())
+        assert here.follow(Inventory(running=(ONE,)), TEARDOWN_S) == RETRY_S, "as any other pod"
+        here.follow(Inventory(running=(ONE,)), REPORT_AFTER_S)
+        assert len(here.adoption.problems) == 1
+
+    on_a_node(tmp_path, check)
+
+
+def test_the_store_may_name_a_pod_only_after_its_teardown(tmp_path: Path) -> None:
+    def check(here: Node) -> None:
+        here.kernel.veths = {ONE.addresses[0]: "veth1"}
+        deleted(here, ONE, uid=ONE.uid)
+        here.follow(Inventory())
+        here.follow(Inventory(running=(ONE,)), TEARDOWN_S / 2)
+        assert not here.adoption.beside.loose
+
+    on_a_node(tmp_path, check)
+
+
+def test_a_pod_whose_next_container_starts_beside_the_plugin_is_found(tmp_path: Path) -> None:
+    def check(here: Node) -> None:
+        here.kernel.veths = {ONE.addresses[0]: "veth1"}
+        deleted(here, ONE, uid=ONE.uid)
+        assert here.follow(Inventory(running=(ONE,))) == TEARDOWN_S
+        here.follow(Inventory(running=(ONE,)), TEARDOWN_S)
+        assert here.adoption.beside.loose == 1
+        other = replace(TWO, uid=ONE.uid, namespace=ONE.namespace, name=ONE.name)
+        here.kernel.veths = {TWO.addresses[0]: "veth2"}
+        deleted(here, ONE, uid=ONE.uid)
+        here.follow(Inventory(running=(other,)))
+        assert here.adoption.beside.loose == 2, "another address is another interface"
 
     on_a_node(tmp_path, check)
 
