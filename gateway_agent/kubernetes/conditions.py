@@ -11,6 +11,7 @@ from typing import Any
 
 from cni.plan import PlanEgressIP
 
+from ..lease.ipc import KeeperState
 from ..lease.mastership.masters import NO_MAJORITY
 from ..manifests.model import BASIC, Gateway, Policy
 from ..show.snapshot import NodeSnapshot, master, no_master_reason, rfc3339, shown_address
@@ -90,9 +91,10 @@ def ready_nodes(view: NodeSnapshot, egress_ips: Iterable[PlanEgressIP]) -> set[s
 def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
     """Return the name of the node that writes the status of a gateway; empty if this node cannot know.
 
-    The first existing one of these writes: the master, a ready node, an egress node that is alive, another node. Egress
-    nodes without contact to a majority write nothing. A node that is cut off, whose lease daemon has just started, or
-    which has just learned of the gateway, cannot know the writer: it would write that there is no master.
+    The first existing one of these writes: the master, a ready node, an egress node of the gateway that is alive, and
+    the first of :func:`_others`. Egress nodes without contact to a majority write nothing. A node that is cut off,
+    whose lease daemon has just started, or which has just learned of the gateway, cannot know the writer: it would
+    write that there is no master.
     """
     if view.plan.isolated or view.lease_daemon is None or not view.settled:
         return ""
@@ -102,17 +104,15 @@ def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
     masters = [name for egress in mine if (name := master(view, egress)[0])]
     eligible = sorted({name for egress in mine for name in egress.eligible})
     ready = sorted(ready_nodes(view, mine))
-    heard = {m.node for m in view.lease_daemon.members if m.alive and m.reason != NO_MAJORITY} | {
-        view.plan.node
-    }
-    others = sorted(node.name for node in view.plan.nodes if node.name not in eligible)
-    return next(iter([*masters, *ready, *(n for n in eligible if n in heard), *others, *eligible]), "")
+    heard = {*_alive(view.lease_daemon), view.plan.node}
+    alive = (name for name in eligible if name in heard)
+    return next(iter([*masters, *ready, *alive, *_others(view, view.lease_daemon), *eligible]), "")
 
 
 def cluster_status_writer(view: NodeSnapshot) -> str:
-    """Return the node that writes the status of everything else: the writer of the first gateway, else the first node.
+    """Return the node that writes the status of everything else: the writer of the first gateway.
 
-    Empty if this node cannot know.
+    Without a gateway it is the first of :func:`_others`. Empty if this node cannot know.
     """
     if view.plan.isolated or view.lease_daemon is None or not view.settled:
         return ""
@@ -120,11 +120,24 @@ def cluster_status_writer(view: NodeSnapshot) -> str:
         gateway_status_writer(view, gateway.name)
         for gateway in sorted(view.inventory.gateways, key=lambda g: g.name)
     )
-    return next(authors, "") or next(iter(_first_node(view)), "")
+    return next(authors, "") or next(_others(view, view.lease_daemon), "")
 
 
-def _first_node(view: NodeSnapshot) -> list[str]:
-    return sorted(node.name for node in view.plan.nodes)[:1]
+def _alive(daemon: KeeperState) -> list[str]:
+    """Return the egress nodes that are heard and have contact to a majority."""
+    return sorted(member.node for member in daemon.members if member.alive and member.reason != NO_MAJORITY)
+
+
+def _others(view: NodeSnapshot, daemon: KeeperState) -> Iterator[str]:
+    """Yield nodes that may write what no candidate of a gateway does, those first that have an agent for certain.
+
+    These are the egress nodes that are alive, then voters, then all nodes that are no egress nodes: a Node may be of a
+    machine without an agent.
+    """
+    yield from _alive(daemon)
+    rest = {node.name for node in view.plan.nodes} - {member.node for member in daemon.members}
+    yield from sorted(rest & set(daemon.voters))
+    yield from sorted(rest - set(daemon.voters))
 
 
 def _row(view: NodeSnapshot, egress: PlanEgressIP) -> Json:

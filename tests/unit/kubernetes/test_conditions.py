@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from cni.plan import PlanNode
 from gateway_agent.kubernetes.conditions import Report, cluster_status_writer, gateway_status_writer, reports
 from gateway_agent.lease.ipc import Conflict, MemberState
 from gateway_agent.lease.mastership.masters import NO_MAJORITY
@@ -164,3 +165,22 @@ def test_a_keeper_that_has_just_learned_of_a_gateway_makes_no_node_the_author() 
 def test_a_worker_writes_where_no_egress_node_can(why: str, writer: str) -> None:
     members = tuple(MemberState(name, True, False, why, 40) for name in ("g1", "g2"))
     assert gateway_status_writer(without_master(seen("w1", members=members)), "partner") == writer
+
+
+@pytest.mark.parametrize(
+    ("members", "writer"),
+    [
+        (MEMBERS, "g1"),
+        (tuple(MemberState(f"g{n}", n == 2, False, "eth1 is down", 40) for n in (1, 2)), "g2"),
+        (tuple(MemberState(f"g{n}", True, False, NO_MAJORITY, 40) for n in (1, 2)), "w1"),
+        ((), "w1"),
+    ],
+    ids=["egress nodes are alive", "one is", "none has a majority", "there are none"],
+)
+def test_a_node_without_an_agent_does_not_write(members: tuple[MemberState, ...], writer: str) -> None:
+    """A Node object may be of a machine without an agent, and its name come first."""
+    view = seen("w1", members=members, voters=("gone", "w1"))
+    nodes = (PlanNode("a-node", "10.0.0.90"), *view.plan.nodes)
+    view = replace(view, plan=replace(view.plan, nodes=nodes), inventory=replace(view.inventory, gateways=()))
+    assert gateway_status_writer(view, "refused") == writer
+    assert cluster_status_writer(view) == writer
