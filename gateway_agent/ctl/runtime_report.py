@@ -47,7 +47,9 @@ def judge(loaded: Loaded) -> Said:
     chain = f"network {loaded.name}: {', '.join(loaded.plugins)}"
     if conflist_text.TYPE in loaded.plugins:
         return Said(f"it has loaded {chain}")
-    hint = again if file else "install the entry: egress-gateway-cni install"
+    # An older runtime loads no drop-in file, however often it is started.
+    loadable = file and Path(file).name != drop_in.NAME
+    hint = again if loadable else "install the entry: egress-gateway-cni install"
     return Said(f"pods start without {conflist_text.TYPE}, by {chain}", wrong=True, hint=hint)
 
 

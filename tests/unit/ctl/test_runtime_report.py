@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gateway_agent.cni_install import drop_in
 from gateway_agent.container_engines.cri import Loaded
 from gateway_agent.ctl.runtime_report import examine, judge
 
@@ -34,6 +35,15 @@ def test_a_file_that_the_runtime_has_not_loaded(tmp_path: Path) -> None:
     said = judge(Loaded("net", ("bridge",), str(tmp_path)))
     assert said.wrong
     assert said.hint.startswith(f"{file} has the entry, and the runtime has not loaded it")
+
+
+def test_a_drop_in_that_the_runtime_does_not_load(tmp_path: Path) -> None:
+    conflist(tmp_path, "bridge")
+    drop_in.put(tmp_path, "net", {"type": "egress-gateway"})
+    said = judge(Loaded("net", ("bridge",), str(tmp_path)))
+    assert (said.wrong, said.hint) == (True, "install the entry: egress-gateway-cni install")
+    lost = judge(Loaded(directory=str(tmp_path), error="no file"))
+    assert lost.hint.startswith(str(tmp_path / "net" / drop_in.NAME))
 
 
 def test_files_that_cannot_be_loaded(tmp_path: Path) -> None:
