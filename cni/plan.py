@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from .kernel import ids
@@ -85,7 +85,7 @@ class Plan:
         """The use of the mark's bits."""
         return ids.MarkLayout(self.mask)
 
-    @property
+    @cached_property
     def me(self) -> PlanNode | None:
         """The entry of the plan's node in the inventory; None if it has none."""
         return next((node for node in self.nodes if node.name == self.node), None)

@@ -102,6 +102,17 @@ def peers(plan: Plan) -> tuple[PlanNode, ...]:
     return tuple(node for node in plan.nodes if node.name != plan.node and underlay(node) == family)
 
 
+def serving(plan: Plan) -> frozenset[str]:
+    """Return the names of the nodes that are or can be master of an egress IP."""
+    # A master that is not eligible any more serves until another one is known.
+    return frozenset(name for egress in plan.egress_ips for name in (*egress.eligible, egress.master))
+
+
+def senders(plan: Plan) -> tuple[PlanNode, ...]:
+    """Return the other nodes that may send into this node's tunnels and get answers: none if it can be no master."""
+    return peers(plan) if plan.node in serving(plan) else ()
+
+
 def inner_sources(me: PlanNode, egress: PlanEgressIP) -> tuple[str, str]:
     """Return the two inner source addresses of this egress IP.
 

@@ -8,7 +8,7 @@ from ..kernel import ids
 from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from ..plan import Plan, PlanNode
 from . import hooks, lease_port_guard, own_routing, source_guard, sync_device, tunnel_port_guard
-from .nft_blocks import Marks, families, guards, leaving, peers, transaction
+from .nft_blocks import Marks, families, guards, leaving, peers, senders, transaction
 from .own_routing import METRIC
 from .steering import bridge_chains, inet_chains
 
@@ -91,22 +91,24 @@ def _carried(plan: Plan, device: str) -> tuple[int, ...]:
 
 
 def _fdb(plan: Plan) -> Iterator[Fdb]:
-    for node in peers(plan):
+    for node in senders(plan):
         yield Fdb(ids.RETURN_DEVICE, node.mac, node.address)
-        for egress in plan.egress_ips:
-            # A master that is not eligible any more serves until another one is known.
-            if node.name in egress.eligible or node.name == egress.master:
-                yield Fdb(egress.device, node.mac, node.address)
+    by_name = {node.name: node for node in peers(plan)}
+    for egress in plan.egress_ips:
+        # A master that is not eligible any more serves until another one is known.
+        for name in {*egress.eligible, egress.master} & by_name.keys():
+            yield Fdb(egress.device, by_name[name].mac, by_name[name].address)
 
 
 def _neighbours(plan: Plan) -> Iterator[Neighbour]:
-    by_name = {node.name: node for node in peers(plan)}
     # Both, so that no connection ends with a change of connectionSync, which only virtual addresses have.
     kinds = (False, True) if any(egress.address for egress in plan.egress_ips) else (False,)
-    for node in by_name.values():
-        for family in _carried(plan, ids.RETURN_DEVICE):
+    carried = _carried(plan, ids.RETURN_DEVICE)
+    for node in senders(plan):
+        for family in carried:
             for synced in kinds:
                 yield Neighbour(ids.RETURN_DEVICE, ids.inner(node.address, family, synced), node.mac)
+    by_name = {node.name: node for node in peers(plan)}
     for egress in plan.egress_ips:
         if egress.master in by_name:
             for family in _carried(plan, egress.device):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..kernel import rtnl
-from ..kernel.diff import Change, diff
+from ..kernel.diff import Change, diff, in_words
 from ..kernel.nftables import nft
 from ..kernel.rtnl_ops import has_ipv6
 from ..kernel.state import KernelState, Rule
@@ -31,7 +31,7 @@ def ensure(plan: Plan) -> tuple[str, ...]:
         if not changes:
             break
         rtnl.apply(changes)
-        done += [str(change) for change in changes]
+        done += in_words(changes)
     return tuple(done)
 
 

@@ -23,7 +23,19 @@ from collections.abc import Iterable, Iterator
 from ..kernel import ids
 from ..plan import Plan, PlanNode
 from . import path_proof, sync_device
-from .nft_blocks import KEYWORDS, TUNNELS, Marks, address_of, chain, families, from_elsewhere, peers, underlay
+from .nft_blocks import (
+    KEYWORDS,
+    TUNNELS,
+    Marks,
+    address_of,
+    chain,
+    families,
+    from_elsewhere,
+    peers,
+    senders,
+    serving,
+    underlay,
+)
 
 # Offsets in bits from the UDP header: that is 8 bytes, VXLAN's is 8 (RFC 7348, section 5), Ethernet's is 14.
 FLAGS, ONLY_VNI = "@th,64,32", "0x08000000"
@@ -56,7 +68,7 @@ def process_tunnels(plan: Plan) -> Iterator[str]:
 
     A service on an address of a master answers a pod of another node, and conntrackd sends to its partners.
     """
-    if plan.node in _serving(plan):
+    if plan.node in serving(plan):
         yield f"{VNI} {ids.RETURN_VNI:#x}"
     if sync_device.partners(plan):
         yield f"meta skuid 0 {VNI} {ids.SYNC_VNI:#x}"
@@ -112,20 +124,18 @@ def _tunnels(plan: Plan) -> Iterator[str]:
 
 def egress_nodes(plan: Plan) -> tuple[PlanNode, ...]:
     """Return the other nodes that may send answers: those that are or can be master of an egress IP."""
-    return tuple(node for node in peers(plan) if node.name in _serving(plan))
-
-
-def _serving(plan: Plan) -> set[str]:
-    return {name for egress in plan.egress_ips for name in (*egress.eligible, egress.master)}
+    able = serving(plan)
+    return tuple(node for node in peers(plan) if node.name in able)
 
 
 def _pairs(plan: Plan, family: int) -> Iterator[str]:
-    """Yield each other node's address with each source that this node's packets have inside the tunnels."""
-    for node in peers(plan):
+    """Yield each sender's address with each source that its packets have inside the tunnels."""
+    outer = _family(plan)
+    for node in senders(plan):
         # Both kinds, so that no connection ends with a change of connectionSync.
         for synced in (False, True):
             inner = int(ipaddress.ip_address(ids.inner(node.address, family, synced)))
-            yield f"{address_of(node.address, _family(plan))} . {inner:#x}"
+            yield f"{address_of(node.address, outer)} . {inner:#x}"
 
 
 def _family(plan: Plan) -> int:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from . import ids
-from .state import DELETE_ORDER, PUT_ORDER, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
+from .state import DELETE_ORDER, PUT_ORDER, Fdb, KernelState, Neighbour, Object, Route, Rule, Setting, Vxlan
+
+MAX_LINES = 10
+"""Changes of one kind that are described one by one."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,23 @@ def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
         *_in_order(deletes, DELETE_ORDER),
         *_in_order((change for change in puts if not _is_unreachable(change.target)), PUT_ORDER),
     )
+
+
+def in_words(changes: Iterable[Change]) -> Iterator[str]:
+    """Describe changes that were made: many entries of one device, which come with many nodes, in one line."""
+    for _, some in groupby(changes, _kind):
+        alike = list(some)
+        if len(alike) <= MAX_LINES or not isinstance(alike[0].target, (Fdb, Neighbour)):
+            yield from map(str, alike)
+        else:
+            first = alike[0]
+            yield f"{first}, and {len(alike) - 1} more of this kind"
+
+
+def _kind(change: Change) -> tuple[object, ...]:
+    target = change.target
+    device = target.device if isinstance(target, (Fdb, Neighbour)) else ""
+    return change.action, change.replaces, type(target), device
 
 
 def is_master(item: Object) -> bool:

@@ -76,6 +76,7 @@ def span(text: str) -> Span:
     return Span(network.version, network.first, network.last, network.prefixlen)
 
 
+@lru_cache(maxsize=1 << 14)
 def host(text: str) -> str:
     """Return the prefix that contains only this address."""
     return f"{text}/{WIDTH[number(text)[0]]}"

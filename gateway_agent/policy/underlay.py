@@ -9,13 +9,15 @@ packets are dropped.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import islice
+from functools import lru_cache
+from itertools import chain, islice
 
 from cni.kernel import ids
 from cni.plan import PlanNode
 
 from ..manifests.model import Node, Problem, seniority
 from . import precedence
+from .kept_results import Kept
 
 MAPPED = "::ffff:"
 """IPv4-mapped addresses are never on a wire (RFC 4291, section 2.5.5.2)."""
@@ -26,9 +28,13 @@ def family(nodes: Iterable[Node]) -> int:
 
     The majority decides, so that a few nodes of the other family do not change the whole cluster.
     """
-    found = list(nodes)
-    with_ipv4 = sum(bool(address(node, 4)) for node in found)
-    only_ipv6 = sum(bool(address(node, 6)) and not address(node, 4) for node in found)
+    return _family(tuple(nodes))
+
+
+@Kept
+def _family(nodes: tuple[Node, ...]) -> int:
+    with_ipv4 = sum(bool(address(node, 4)) for node in nodes)
+    only_ipv6 = sum(bool(address(node, 6)) and not address(node, 4) for node in nodes)
     return 6 if only_ipv6 > with_ipv4 else 4
 
 
@@ -39,23 +45,39 @@ def address(node: Node, family: int) -> str:
 
 def own_address(nodes: Iterable[Node], name: str) -> str:
     """Return the tunnel endpoint address of the node with this name; empty if there is none."""
-    found = list(nodes)
+    found = tuple(nodes)
     chosen = family(found)
     return next((address(node, chosen) for node in found if node.name == name), "")
 
 
 def others(nodes: Iterable[Node], name: str, first: Collection[str], limit: int) -> tuple[str, ...]:
     """Return the addresses of up to ``limit`` nodes other than ``name``, those of the nodes in ``first`` first."""
-    found = list(nodes)
+    found = tuple(nodes)
     chosen = family(found)
-    ordered = sorted(found, key=lambda node: (node.name not in first, node.name))
-    addresses = (address(node, chosen) for node in ordered if node.name != name)
+    ordered = _by_name(found)
+    early = (node for node in ordered if node.name in first)
+    late = (node for node in ordered if node.name not in first)
+    addresses = (address(node, chosen) for node in chain(early, late) if node.name != name)
     return tuple(islice(filter(None, addresses), limit))
+
+
+@Kept
+def _by_name(nodes: tuple[Node, ...]) -> tuple[Node, ...]:
+    return tuple(sorted(nodes, key=lambda node: node.name))
 
 
 def place(nodes: Iterable[Node], problems: list[Problem]) -> tuple[PlanNode, ...]:
     """Return the nodes that tunnels can reach, sorted by name. Each node that is left out adds a problem."""
-    return tuple(sorted(_placed(tuple(nodes), problems), key=lambda node: node.name))
+    placed, found = _place(tuple(nodes))
+    problems += found
+    return placed
+
+
+@Kept
+def _place(nodes: tuple[Node, ...]) -> tuple[tuple[PlanNode, ...], tuple[Problem, ...]]:
+    problems: list[Problem] = []
+    placed = tuple(sorted(_placed(nodes, problems), key=lambda node: node.name))
+    return placed, tuple(problems)
 
 
 def _placed(nodes: Sequence[Node], problems: list[Problem]) -> Iterator[PlanNode]:
@@ -105,5 +127,6 @@ def _without(node: Node, chosen: int) -> tuple[str, str]:
     return message, f"{hint} of that family, or give all nodes one of the other"
 
 
+@lru_cache(maxsize=1 << 14)
 def _reachable(text: str) -> bool:
     return precedence.holding(precedence.RESERVED, text) is None and not text.startswith(MAPPED)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from ...manifests.model import Inventory
+from ...manifests.sharing import sharing
 from ...manifests.store import Store
 from ..plan_file import PlanFile
 from ..state import NodeState
@@ -60,7 +61,7 @@ class KnownObjects:
             if before is None or problem not in before.problems:
                 log.warning("%s", problem)
         self._mark_plan_outdated()
-        self._state.inventory = inventory
+        self._state.inventory = sharing(inventory, before) if before else inventory
         self._changed()
 
     def _mark_plan_outdated(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from cni import plan as plans
@@ -24,6 +25,21 @@ from ..state import NodeState
 log = logging.getLogger(__name__)
 MAX_ROUTE_LOOKUPS = 32
 """Nodes to which a route is asked for, to know the interfaces below the tunnels: a cluster may have thousands."""
+
+
+@dataclass(frozen=True)
+class LastPlan:
+    """What was planned last, and what it was made of: at rest, all of it comes again in each round."""
+
+    inventory: Inventory
+    previous: Plan | None
+    others: tuple[object, ...]
+    """What else the plan follows from; compared by value, because it is read anew in each round."""
+    planned: planner.Planned
+
+    def of(self, inventory: Inventory, previous: Plan | None, others: tuple[object, ...]) -> bool:
+        """Return True if a plan of these is the one that was made."""
+        return self.inventory is inventory and self.previous is previous and self.others == others
 
 
 class Planning:
@@ -50,6 +66,7 @@ class Planning:
         self._leases = leases
         self._pods = pods
         self._quarantine = Quarantine()
+        self._last: LastPlan | None = None
         self._reading = asyncio.Lock()
 
     def usable(self, inventory: Inventory) -> Inventory:
@@ -115,10 +132,17 @@ class Planning:
         def attempt(inventory: Inventory) -> planner.Planned:
             known = node_addresses.own_only(inventory, masters, plan)
             mtu = self._config.tunnel_mtu or self._tunnel_mtu(known.nodes, plan, facts)
-            return planner.build(
-                known, self._settings(mtu, known), facts, masters, plan, pods(known),
+            settings = self._settings(mtu, known)
+            others = facts, masters, pods(known), isolated, pod_interfaces, shown
+            last = self._last
+            if last is not None and last.of(inventory, plan, (settings, *others)):
+                return last.planned
+            planned = planner.build(
+                known, settings, facts, masters, plan, others[2],
                 isolated=isolated, pod_interfaces=pod_interfaces, shown=shown,
             )  # fmt: skip
+            self._last = LastPlan(inventory, plan, (settings, *others), planned)
+            return planned
 
         return attempt
 

@@ -113,7 +113,7 @@ def test_a_pod_whose_object_cannot_be_planned_does_not_start(tmp_path: Path) -> 
     """Nothing of it is known for sure: the call is refused and does not wait in vain."""
 
     async def scenario(world: World) -> None:
-        await world.open_all(lambda: world.state.followed is world.store.inventory)
+        await world.open_all(lambda: world.state.followed == world.store.inventory)
         call = asyncio.create_task(world.calls.handle(request()))
         await world.open_all(call.done)
         assert call.result().startswith(contract.ERROR)

@@ -166,7 +166,7 @@ def test_pods_keep_their_tags_until_newer_objects_take_them_away(tmp_path: Path)
             group = world.kernel.groups[VETH]
             assert group
             world.store.inventory = EMPTY
-            await world.open_all(lambda: world.state.followed is EMPTY)
+            await world.open_all(lambda: world.state.followed == EMPTY)
             assert world.kernel.tag_on(VETH) == 0
             assert [record.group for record in attachments.load_all(tmp_path)[0]] == [0]
         finally:

@@ -113,7 +113,7 @@ def test_interfaces_are_read_and_plans_made_and_written_beside_the_event_loop(tm
             world.store.inventory = replace(EMPTY, policies=(policy("a"),))
             await until(lambda: bool(world.gates.waiting))
             await world.gates.open(0)
-            await until(lambda: world.state.followed is world.store.inventory)
+            await until(lambda: world.state.followed == world.store.inventory)
             assert threads and threading.main_thread() not in threads
             assert functions[:3] == ["Planning._read", "Quarantine.build", "PlanFile.write"]
         finally:

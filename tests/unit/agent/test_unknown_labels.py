@@ -236,7 +236,7 @@ def test_a_policy_by_labels_takes_no_tag_away(tmp_path: Path) -> None:
     async def look(world: World) -> None:
         group = world.kernel.groups[VETH]
         world.store.inventory = selecting(Selector(BY_LABEL))
-        await world.open_all(lambda: world.state.inventory is world.store.inventory)
+        await world.open_all(lambda: world.state.inventory == world.store.inventory)
         waiting = asyncio.create_task(world.parts.reconciler.next_round())
         await world.open_all(waiting.done)
         assert world.kernel.groups[VETH] == group

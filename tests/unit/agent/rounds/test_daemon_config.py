@@ -96,7 +96,7 @@ def test_an_edit_that_needs_answers_checked_by_mark_makes_no_node_unready(tmp_pa
             before = len(daemon.sent)
             routed = replace(PARTNER, routing=Routing(next_hops=("172.16.0.1",)))
             world.store.inventory = replace(objects, gateways=(routed,))
-            await world.open_all(lambda: world.state.followed is world.store.inventory)
+            await world.open_all(lambda: world.state.followed == world.store.inventory)
             await one_round()
             for value in (0, 1, 2):
                 interfaces.facts = {"eth1": replace(UP, rp_filter=value)}

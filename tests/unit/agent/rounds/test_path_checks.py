@@ -150,7 +150,7 @@ def test_an_open_node_is_ready_with_the_first_word_and_a_new_gateway_waits_for_n
 
         async def publish(*gateways: str) -> None:
             world.store.inventory = with_gateways(*gateways)
-            await world.open_all(lambda: world.state.followed is world.store.inventory)
+            await world.open_all(lambda: world.state.followed == world.store.inventory)
             await settle()
 
         try:

@@ -33,17 +33,38 @@ def plan(node: str = "w1", egress: PlanEgressIP = EGRESS, **changes: Any) -> Pla
     return replace(Plan(node, 0x0FF00000, 4799, 1450, NODES, (egress,), (), sets), **changes)
 
 
-def test_a_worker_reaches_every_gateway_and_is_reached_by_every_node() -> None:
+def test_a_worker_reaches_every_gateway_and_is_reached_by_none() -> None:
     state = node_state(plan())
     g1, g2 = (ids.node_mac(address) for address in ("10.0.0.1", "10.0.0.2"))
+    assert state.fdb == {Fdb(DEVICE, g1, "10.0.0.1"), Fdb(DEVICE, g2, "10.0.0.2")}
+    assert state.neighbours == {Neighbour(DEVICE, ids.NEXT_HOP, g1)}
+
+
+def test_an_egress_node_reaches_every_gateway_and_answers_every_node() -> None:
+    state = node_state(plan("g1", replace(EGRESS, master="g2")))
+    g2, w1 = (ids.node_mac(address) for address in ("10.0.0.2", "10.0.0.11"))
     assert state.fdb == {
-        Fdb(DEVICE, g1, "10.0.0.1"),
         Fdb(DEVICE, g2, "10.0.0.2"),
-        Fdb("egw-back", g1, "10.0.0.1"),
         Fdb("egw-back", g2, "10.0.0.2"),
+        Fdb("egw-back", w1, "10.0.0.11"),
     }
-    assert Neighbour(DEVICE, ids.NEXT_HOP, g1) in state.neighbours
-    assert Neighbour("egw-back", "10.0.0.2", g2) in state.neighbours
+    assert state.neighbours == {
+        Neighbour(DEVICE, ids.NEXT_HOP, g2),
+        Neighbour("egw-back", "10.0.0.2", g2),
+        Neighbour("egw-back", "10.0.0.11", w1),
+    }
+
+
+def test_a_master_that_is_not_eligible_any_more_answers_every_node() -> None:
+    state = node_state(plan("g1", replace(EGRESS, eligible=("g2",), master="g1")))
+    assert Neighbour("egw-back", "10.0.0.11", ids.node_mac("10.0.0.11")) in state.neighbours
+
+
+@given(st.integers(0, 50))
+def test_what_a_worker_has_for_its_tunnels_does_not_grow_with_the_workers(others: int) -> None:
+    more = (*NODES, *(PlanNode(f"w{number}", f"10.0.1.{number}") for number in range(2, 2 + others)))
+    assert node_state(plan(nodes=more)) == node_state(plan())
+    assert node_nft(plan(nodes=more)) == node_nft(plan())
 
 
 def test_a_master_that_is_not_eligible_any_more_is_still_reached() -> None:
@@ -173,12 +194,12 @@ def test_the_table_of_an_ipv6_address_leads_ipv6_to_the_master_and_ipv4_nowhere(
 
 
 def test_ipv6_answers_find_back_by_an_address_derived_from_the_node() -> None:
-    state = node_state(dual())
+    state = node_state(dual("g1"))
     assert Route(6, 7000, "unicast", 1024, "egw-back") in state.routes
     assert Rule(6, 900, 0x07F00000, 0x0FF00000, 7000) in state.rules
-    g1 = ids.node_mac("10.0.0.1")
-    assert Neighbour("egw-back", ids.inner("10.0.0.1", 6), g1) in state.neighbours
-    assert Neighbour("egw-back", "10.0.0.1", g1) in state.neighbours
+    w1 = ids.node_mac("10.0.0.11")
+    assert Neighbour("egw-back", ids.inner("10.0.0.11", 6), w1) in state.neighbours
+    assert Neighbour("egw-back", "10.0.0.11", w1) in state.neighbours
     assert f"snat ip6 to {ids.inner('10.0.0.11', 6)}" in node_nft(dual())
 
 
@@ -215,7 +236,9 @@ def test_over_ipv6_nodes_are_reached_by_ipv6() -> None:
     g1 = ids.node_mac("fd00:10::1")
     assert {device.local for device in state.vxlans} == {"fd00:10::11"}
     assert Fdb(EGRESS6.device, g1, "fd00:10::1") in state.fdb
-    assert Neighbour("egw-back", ids.inner("fd00:10::1", 4), g1) in state.neighbours
+    answering = node_state(dual("g1", nodes=NODES6)).neighbours
+    w1 = ids.node_mac("fd00:10::11")
+    assert Neighbour("egw-back", ids.inner("fd00:10::11", 4), w1) in answering
     text = node_nft(dual(nodes=NODES6))
     [receive] = re.findall(r"chain tunnel_receive \{\n(.*?)\t\}", text, re.DOTALL)
     # Behind the rules for this node's own probes.
@@ -247,8 +270,8 @@ def test_synced_connections_have_a_source_of_their_own_and_older_ones_keep_their
             for source in (own, older):
                 assert f'oifname "{egress.device}" {keyword} saddr {source} goto encap' in node_nft(either)
                 assert f"ct reply {keyword} daddr != {source}" in node_nft(either)
-                backward = ids.inner("10.0.0.1", family, source == own)
-                assert Neighbour("egw-back", backward, plan.nodes[0].mac) in node_state(either).neighbours
+                answering = node_state(replace(either, node="g1")).neighbours
+                assert Neighbour("egw-back", source, plan.nodes[2].mac) in answering
 
 
 def test_an_ipv6_address_leaves_only_by_itself() -> None:
