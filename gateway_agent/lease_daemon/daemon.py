@@ -64,6 +64,7 @@ class LeaseDaemon:
         self._datagrams = Datagrams(selector, self._receive)
         self._node: LeaseNode | None = None
         self._applied: KeeperConfig | None = None
+        self._decoded_last: tuple[bytes, KeeperConfig] | None = None
         self._keys = KeyFiles()
         self._tunnels = TunnelNeighbours()
         self._virtual: VirtualAddresses | None = None
@@ -138,7 +139,7 @@ class LeaseDaemon:
 
     def _read_agents(self, line: bytes) -> None:
         try:
-            self._configure(msgspec.json.decode(line, type=KeeperConfig))
+            self._configure(self._decoded(line))
         except (OSError, ValueError) as error:
             self._problems["configuration"] = f"the lease daemon cannot follow the agent: {error}"
             if self._node is None:
@@ -147,6 +148,15 @@ class LeaseDaemon:
         else:
             self._problems["configuration"] = ""
         self._sent_revision = -1
+
+    def _decoded(self, line: bytes) -> KeeperConfig:
+        """Return the configuration in a line. A sign of life repeats the last one, which may name thousands of nodes.
+
+        Raises ValueError.
+        """
+        if self._decoded_last is None or self._decoded_last[0] != line:
+            self._decoded_last = line, msgspec.json.decode(line, type=KeeperConfig)
+        return self._decoded_last[1]
 
     def _configure(self, config: KeeperConfig) -> None:
         now = boottime()
@@ -163,7 +173,7 @@ class LeaseDaemon:
         self._node.attend(now, time.time_ns() - now)
         # All effects follow once more, and with them what the kernel refuses now.
         self._tunnels.problems.clear()
-        if config == self._applied and not other_keys:
+        if not other_keys and (config is self._applied or config == self._applied):
             # With each sign of life all is set again: whatever became of it meanwhile.
             self._carry_out(self._node.renew_tunnels(now))
             return

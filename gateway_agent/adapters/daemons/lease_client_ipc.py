@@ -43,6 +43,8 @@ class LeaseDaemonClient:
         self._start_timeout = start_timeout
         self._run_dir = run_dir
         self._config: KeeperConfig | None = None
+        self._line = b""
+        """The configuration as it is sent, again and again as a sign of life."""
         self._writer: asyncio.StreamWriter | None = None
         self._gone = asyncio.Event()
         self._standby = StandbyDaemon(run_dir)
@@ -78,6 +80,7 @@ class LeaseDaemonClient:
         """Set the configuration. A daemon that is started later gets it as well."""
         if config != self._config:
             self._config = config
+            self._line = msgspec.json.encode(config) + b"\n"
             self._write()
 
     async def states(self) -> AsyncIterator[KeeperState]:
@@ -155,8 +158,8 @@ class LeaseDaemonClient:
                     log.error("standby lease daemon: %s", error)
 
     def _write(self) -> None:
-        if self._config is not None and self._writer is not None:
-            self._writer.write(msgspec.json.encode(self._config) + b"\n")
+        if self._line and self._writer is not None:
+            self._writer.write(self._line)
 
     def _close(self) -> None:
         if self._writer is not None:

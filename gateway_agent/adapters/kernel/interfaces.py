@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,8 @@ from cni.kernel.netlink.routes import NextHop
 
 from ...policy.egress_node.readiness import InterfaceFacts
 
+MAX_NODES = 1 << 14
+"""Addresses of nodes that are kept as numbers."""
 OUTSIDE = "203.0.113.1"
 """A documentation address (RFC 5737), which stands for every address without a more specific route."""
 
@@ -210,9 +213,19 @@ def _nearest(hops: Iterable[NextHop], addresses: Iterable[str]) -> set[str]:
     by: dict[tuple[int, int], dict[int, set[str]]] = {}
     for hop in hops:
         by.setdefault((hop.version, hop.length), {}).setdefault(hop.prefix, set()).add(hop.interface)
+    lengths = {
+        version: sorted((length for known, length in by if known == version), reverse=True)
+        for version in FAMILIES
+    }
     found: set[str] = set()
-    for address in map(ipaddress.ip_address, addresses):
-        lengths = sorted((length for version, length in by if version == address.version), reverse=True)
-        known = (by[address.version, n].get(int(address) >> address.max_prefixlen - n) for n in lengths)
+    for version, number, width in map(_number, addresses):
+        known = (by[version, n].get(number >> width - n) for n in lengths[version])
         found |= next((interfaces for interfaces in known if interfaces), set())
     return found
+
+
+@lru_cache(maxsize=MAX_NODES)
+def _number(address: str) -> tuple[int, int, int]:
+    """Return IP version, number and number of bits of an address: those of all nodes are looked at in each round."""
+    parsed = ipaddress.ip_address(address)
+    return parsed.version, int(parsed), parsed.max_prefixlen
