@@ -25,13 +25,13 @@ def own_only(
     """Return the inventory with the nodes' own addresses only, and a problem for each virtual address removed.
 
     All code that reads addresses of nodes must use the returned inventory. ``masters``: (node, epoch) by egress id.
-    ``previous``: the plan in force. An address that this plan has in service is virtual on each of its nodes. A node
-    without any other address keeps its addresses in this plan.
+    ``previous``: the plan in force. An address that this plan has in service is no node's own. A node without any other
+    address keeps its addresses in this plan.
     """
     addresses = inventory.virtual_addresses
     if not addresses or all(addresses.isdisjoint(node.addresses) for node in inventory.nodes):
         return inventory
-    virtual = {*_in_service(addresses, previous), *_served(inventory, masters, previous)}
+    virtual = {*_in_service(inventory, previous), *_served(inventory, masters, previous)}
     problems: list[Problem] = []
     nodes = tuple(_own(node, virtual, previous, problems) for node in inventory.nodes)
     return (
@@ -51,13 +51,16 @@ def _served(
             yield before.get(identity, ""), address
 
 
-def _in_service(addresses: Collection[str], previous: Plan | None) -> Iterator[tuple[str, str]]:
-    """Yield (node, address) for each virtual address that the plan in force accepted, and each node of that plan."""
+def _in_service(inventory: Inventory, previous: Plan | None) -> Iterator[tuple[str, str]]:
+    """Yield (node, address) for each virtual address that the plan in force accepted, and each node.
+
+    A node that is newer than that plan does not have the address either, whatever its object says.
+    """
     if previous is None:
         return
     accepted = {egress.address for egress in previous.egress_ips if egress.eligible}
-    for node in previous.nodes:
-        yield from ((node.name, address) for address in accepted.intersection(addresses))
+    for node in inventory.nodes:
+        yield from ((node.name, address) for address in accepted.intersection(inventory.virtual_addresses))
 
 
 def _own(

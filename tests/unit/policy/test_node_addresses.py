@@ -85,6 +85,20 @@ def test_an_address_that_a_node_had_before_it_became_virtual_is_the_nodes(addres
     assert build(again, previous=planned.plan).plan.egress_ips[0].eligible == ()
 
 
+@pytest.mark.parametrize("listed", [("172.16.0.50",), ("172.16.0.9", "172.16.0.50")])
+def test_a_new_node_does_not_take_an_address_that_is_in_service(listed: tuple[str, ...]) -> None:
+    before, masters = in_force("g1"), {IDENTITY: ("g1", 3)}
+    new = Node("a-new-one", {"role": "egress"}, listed, "nodes.yaml")
+    known = own_only(inventory(policy("a"), gateways=(VIRTUAL,), nodes=(*NODES, new)), masters, before)
+    planned = build(known, masters=masters, previous=before)
+    [egress_ip] = planned.plan.egress_ips
+    assert egress_ip.master == "g1"
+    assert {"g1", "g2"} <= set(egress_ip.eligible)
+    assert "172.16.0.50" not in {node.address for node in planned.plan.nodes}
+    [problem] = known.problems
+    assert "node a-new-one reports 172.16.0.50, which is a virtual address in service" in str(problem)
+
+
 def test_what_nobody_serves_is_left_as_it_is() -> None:
     of = inventory(policy("a"))
     assert own_only(of, {}, in_force("g1")) is of
