@@ -14,12 +14,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from cni.version import VERSION
 
 from . import log
+from .adapters.daemons.connection_log import ConnectionLog
 from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from .adapters.files.cluster_key import KeyFiles
@@ -44,6 +46,7 @@ from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .container_engines.stores import Engines
 from .manifests.model import Problem
 from .manifests.store import Reporter, Store
+from .show.metrics import Observation
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
 logger = logging.getLogger(__name__)
@@ -124,16 +127,26 @@ async def serve(
 
         server = RequestServer(config.run_dir / "agent.sock", answer, lambda: agent.write_again())
         names = (config.node_name, *config.metrics_names)
-        metrics = MetricsServer(config.metrics_listen, lambda: parts.observer.observe(), names=names)
+        connections = ConnectionLog(config)
+
+        def observed() -> Observation:
+            return replace(parts.observer.observe(), connection_log=connections.report)
+
+        metrics = MetricsServer(config.metrics_listen, observed, names=names)
         parts = build(
             config,
             ports(config, store, await_daemon_s),
-            (lambda: metrics.problems, partial(plugin_report.problems, config.run_dir), lambda: notices),
+            (
+                lambda: metrics.problems,
+                lambda: connections.problems,
+                partial(plugin_report.problems, config.run_dir),
+                lambda: notices,
+            ),
             partial(_unreachable, config.run_dir, server),
         )
         agent = Agent(parts)
         reporter = report(parts.observer)
-        others = (metrics.run(), reporter.run(), server.keep(), feed_watchdog())
+        others = (metrics.run(), connections.run(), reporter.run(), server.keep(), feed_watchdog())
         return await _until_signal(agent, server, source, others, reporter.leave)
 
 

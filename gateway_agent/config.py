@@ -16,7 +16,7 @@ from .manifests.model import Problem
 DEFAULT_PATH = Path("/etc/egress-gateway/agent.yaml")
 KEYS = (
     "nodeName", "runDir", "store", "clusterCIDRs", "cluster", "lease", "quorum", "tunnel", "mark", "health",
-    "metrics", "log", "engines", "guard", "guardExcept", "stateDir",
+    "metrics", "log", "engines", "guard", "guardExcept", "stateDir", "connectionLog",
 )  # fmt: skip
 GUARD_EXCEPT = (
     "docker0", "br-*", "podman*", "lxcbr*", "lxdbr*", "incusbr*", "virbr*", "ve-*", "vb-*", "vz-*", "cilium_*",
@@ -49,6 +49,17 @@ class KubernetesStoreConfig:
     """The node has a taint while a pod could start beside the plugin."""
     condition: bool = False
     """A condition of the node says whether a pod could start beside the plugin."""
+
+
+@dataclass(frozen=True)
+class ConnectionLogConfig:
+    """Configuration of the log of connections through egress IPs."""
+
+    file: Path = Path("/var/log/egress-gateway/connections.log")
+    max_bytes: int = 100 * 10**6
+    """Size of one file, bytes."""
+    keep: int = 10
+    """Number of older files beside the newest."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,8 @@ class AgentConfig:
     """Names of bridges and veths that are not guarded; ``*`` at the end matches all names that begin so."""
     state_dir: Path = Path("/var/lib/egress-gateway")
     """Directory of what must outlive a reboot."""
+    connection_log: ConnectionLogConfig | None = None
+    """None: no connection is logged."""
     log_level: str = "info"
     log_format: str = "text"
 
@@ -171,6 +184,7 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
         guard=_guard(top, store),
         guard_except=values.guard_except(top, AgentConfig.guard_except),
         state_dir=values.absolute_path(top, "stateDir", AgentConfig.state_dir),
+        connection_log=_connection_log(top),
         log_level=logs.choice("level", ("debug", "info", "warning", "error"), AgentConfig.log_level),
         log_format=logs.choice("format", ("text", "json"), AgentConfig.log_format),
     )
@@ -192,6 +206,21 @@ def _check_together(config: AgentConfig, lease: Fields, tunnel: Fields) -> None:
 def _section(top: Fields, name: str) -> Fields:
     """Return the fields of an optional mapping; empty fields if it is absent."""
     return top.fields(name) or Fields({}, top.at(name), top.report)
+
+
+def _connection_log(top: Fields) -> ConnectionLogConfig | None:
+    """Return the configuration of the log; None if the key is absent, or if the log is off."""
+    found = top.fields("connectionLog", hint="connectionLog: {file: /var/log/egress-gateway/connections.log}")
+    if found is None:
+        return None
+    default = ConnectionLogConfig()
+    configured = ConnectionLogConfig(
+        values.absolute_path(found, "file", default.file),
+        values.size_bytes(found, "maxSize", default.max_bytes),
+        found.whole("keep", default.keep, 0, 1000),
+    )
+    found.end()
+    return configured
 
 
 def _store(top: Fields) -> FilesStoreConfig | KubernetesStoreConfig:

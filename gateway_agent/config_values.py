@@ -17,6 +17,8 @@ MAX_RUN_DIR_BYTES = 90
 """The path of a unix socket has at most 107 bytes, and the names of our sockets follow the directory's."""
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m)")
+_SIZE = re.compile(r"([0-9]{1,6})(kB|MB|GB)")
+_BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+)):([0-9]{1,5})")
 _NANOSECONDS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9}
 
@@ -72,6 +74,19 @@ def duration_ns(fields: Fields, name: str, default: int) -> int:
     value = round(float(found[1]) * _NANOSECONDS[found[2]]) if found else 0
     if not 10**6 <= value <= 3600 * 10**9:
         fields.add(name, f"{given!r} is no duration from 1ms to 60m", "as 50ms or 0.25s")
+        return default
+    return value
+
+
+def size_bytes(fields: Fields, name: str, default: int) -> int:
+    """Return the size in the field ``name``, bytes; ``default`` if it is absent or invalid."""
+    given = fields.raw(name)
+    if given is None:
+        return default
+    found = _SIZE.fullmatch(given) if isinstance(given, str) else None
+    value = int(found[1]) * _BYTES[found[2]] if found else 0
+    if not 10**5 <= value <= 10**12:
+        fields.add(name, f"{given!r} is no size from 100kB to 1000GB", "as 100MB")
         return default
     return value
 

@@ -33,7 +33,7 @@ RUNNING = {"agent.lock": "an agent", DAEMON_LOCK: "a lease daemon", PLUGIN_LOCK:
 FILES = (
     f".{PLAN}*", PLAN_OUTDATED, "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good",
     "drained", "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*",
-    "attachments", "cni",
+    "attachments", "cni", "connection-log.json",
 )  # fmt: skip
 """Our other files in the run directory."""
 LOCK_TIMEOUT_S = 1.0

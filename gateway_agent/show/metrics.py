@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ..connection_log.report import Report
 from ..lease.ipc import Change, KeeperState
 from .snapshot import NodeSnapshot, shown_address
 from .status import status
@@ -67,6 +68,8 @@ class Observation:
     """Changes of masters since the agent started, by egress id."""
     silences: Mapping[tuple[str, bool], Distribution] | None = None
     """Silences of the takeovers since the agent started, by (egress id, takeover was planned)."""
+    connection_log: Report | None = None
+    """Numbers of the log of connections; None if it is off."""
 
 
 class ChangeCount:
@@ -106,6 +109,8 @@ class ChangeCount:
 def families(seen: Observation) -> tuple[Family, ...]:
     """Return all metrics; only a few before the store has been read."""
     found = [*_agent(seen)]
+    if seen.connection_log is not None:
+        found += _connection_log(seen.node, seen.connection_log)
     if seen.view is not None:
         found += [*_lease_daemon(seen.view), *_egress_ips(seen.view, seen.changes or {})]
         found += [_silences(seen.view, seen.silences or {}), _conflicts(seen.view), _failures(seen.view)]
@@ -125,6 +130,16 @@ def _agent(seen: Observation) -> Iterator[Family]:
         counted = (("held", beside.held), ("loose", beside.loose))
         samples = [Sample({"node": seen.node, "packets": packets}, number) for packets, number in counted]
         yield Family(f"{PREFIX}pods_beside_plugin_total", "counter", text, tuple(samples))
+
+
+def _connection_log(node: str, report: Report) -> Iterator[Family]:
+    text = "Lines of the connection log since its process started, by what became of them."
+    numbers = (("written", report.lines), ("unwritten", report.unwritten))
+    samples = [Sample({"node": node, "result": result}, number) for result, number in numbers]
+    yield Family(f"{PREFIX}connection_log_lines_total", "counter", text, tuple(samples))
+    text = "Starts and ends of connections that the kernel dropped before the connection log had read them."
+    samples = [Sample({"node": node}, report.lost)]
+    yield Family(f"{PREFIX}connection_log_lost_events_total", "counter", text, tuple(samples))
 
 
 def _lease_daemon(view: NodeSnapshot) -> Iterator[Family]:

@@ -11,6 +11,7 @@ from gateway_agent import config
 from gateway_agent.config import (
     AgentConfig,
     ConfigError,
+    ConnectionLogConfig,
     FilesStoreConfig,
     KubernetesStoreConfig,
     load,
@@ -34,6 +35,7 @@ engines: {podman: /srv/containers, containerd: ""}
 guard: On
 guardExcept: [docker0, "vm-*"]
 stateDir: /srv/egw
+connectionLog: {file: /var/log/c.log, maxSize: 5MB, keep: 0}
 """
 STORE = "store: {kind: files}\n"
 
@@ -71,6 +73,7 @@ def test_every_key() -> None:
         guard=True,
         guard_except=("docker0", "vm-*"),
         state_dir=Path("/srv/egw"),
+        connection_log=ConnectionLogConfig(Path("/var/log/c.log"), 5_000_000, 0),
     )
     assert set(yaml.safe_load(WHOLE)) == set(config.KEYS)
 
@@ -94,6 +97,10 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("text", "path", "message"),
     [
+        ("connectionLog: On", "connectionLog", "must be a mapping, not a boolean"),
+        ("connectionLog: {maxSize: 100}", "connectionLog.maxSize", "100 is no size from 100kB to 1000GB"),
+        ("connectionLog: {maxSize: 99kB}", "connectionLog.maxSize", "'99kB' is no size from 100kB to 1000GB"),
+        ("connectionLog: {file: log}", "connectionLog.file", "'log' is no absolute path"),
         ("nodename: x", "nodename", "unknown field"),
         ("cluster: {keyfile: /x}", "cluster.keyfile", "unknown field"),
         ("log: {levels: info}", "log.levels", "unknown field"),

@@ -1,0 +1,96 @@
+"""The lines of the log: one JSON object each. Pure.
+
+The order of the fields is fixed, so that a search for the bytes of two neighbouring fields finds the lines.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from .halves import End, Half
+from .recorder import Record
+
+ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def line(seconds: float, by: str, record: Record) -> bytes:
+    """Return the line of a record. ``seconds``: Unix time. ``by``: name of the node that writes it."""
+    return (ENCODER.encode(fields(seconds, by, record)) + "\n").encode()
+
+
+def fields(seconds: float, by: str, record: Record) -> dict[str, Any]:
+    """Return the fields of a line. What is not known, or not counted, is null."""
+    known = record.half
+    return {
+        "time": written(seconds),
+        "event": record.event,
+        "gateway": known.gateway,
+        **_end("egressIP", "egressPort", known.shown),
+        "protocol": known.protocol,
+        **_end("destination", "destinationPort", known.destination),
+        "namespace": known.pod[0],
+        "pod": known.pod[1],
+        "node": known.node,
+        **_end("nodeAddress", "nodePort", known.inside),
+        **_end("podAddress", "podPort", known.pod_end),
+        "bytesOut": record.bytes_out if record.bytes_out >= 0 else None,
+        "bytesIn": record.bytes_in if record.bytes_in >= 0 else None,
+        "by": by,
+    }
+
+
+def _end(address: str, port: str, end: End) -> dict[str, Any]:
+    return {address: end[0], port: end[1] or None}
+
+
+def by_egress(end: End) -> bytes:
+    """Return bytes that each line about this address and port outside has."""
+    return _bytes(_end("egressIP", "egressPort", end))
+
+
+def by_tunnel(end: End) -> bytes:
+    """Return bytes that each line about this address and port behind the worker's source NAT has."""
+    return _bytes(_end("nodeAddress", "nodePort", end))
+
+
+def _bytes(found: dict[str, Any]) -> bytes:
+    return ENCODER.encode(found)[1:-1].encode()
+
+
+def read(text: bytes) -> tuple[float, Record] | None:
+    """Return Unix time and record of a line; None if it is no line of this log."""
+    try:
+        found = json.loads(text)
+        half = Half(
+            str(found["gateway"]),
+            _read_end(found, "egressIP", "egressPort"),
+            str(found["protocol"]),
+            _read_end(found, "destination", "destinationPort"),
+            str(found["node"]),
+            _read_end(found, "nodeAddress", "nodePort"),
+            (str(found["namespace"]), str(found["pod"])),
+            _read_end(found, "podAddress", "podPort"),
+        )
+        out, back = (-1 if found[name] is None else int(found[name]) for name in ("bytesOut", "bytesIn"))
+        seconds = datetime.fromisoformat(found["time"]).timestamp()
+        return seconds, Record(str(found["event"]), half, out, back)
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _read_end(found: dict[str, Any], address: str, port: str) -> End:
+    return str(found[address]), int(found[port] or 0)
+
+
+def written(seconds: float) -> str:
+    """Return Unix time as RFC 3339 text in UTC, to the millisecond."""
+    whole = int(seconds)
+    return f"{_second(whole)}.{int((seconds - whole) * 1000):03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -1,0 +1,36 @@
+"""What the process of the log reports to the agent, by a file of the run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from ..atomic_file import replace_file
+
+REPORT = "connection-log.json"
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Numbers since the process has started."""
+
+    lines: int = 0
+    """Lines that are in the file."""
+    lost: int = 0
+    """Events that the kernel has dropped, since they came faster than they were read."""
+    unwritten: int = 0
+    """Lines that the disk did not take."""
+    problems: tuple[str, ...] = ()
+
+
+def write(run_dir: Path, report: Report) -> None:
+    """Replace the report. Raises OSError."""
+    replace_file(run_dir / REPORT, msgspec.json.encode(report), 0o600)
+
+
+def read(run_dir: Path) -> Report:
+    """Return the last report; an empty one if there is none."""
+    try:
+        return msgspec.json.decode((run_dir / REPORT).read_bytes(), type=Report)
+    except (OSError, msgspec.MsgspecError):
+        return Report()
