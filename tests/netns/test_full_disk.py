@@ -74,7 +74,8 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     yield made
     for process in psutil.process_iter(["cmdline"]):
         if str(made.path) in (process.info["cmdline"] or ()):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     made.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -29,16 +30,26 @@ from tests.lab.waiting import until
 def run_dir(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     for process in processes(tmp_path):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def processes(run_dir: Path) -> list[psutil.Process]:
-    return [p for p in psutil.process_iter(["cmdline"]) if str(run_dir) in (p.info["cmdline"] or ())]
+    """Return the processes for a directory. ``info`` has what was read of each: it may have ended since."""
+    found = psutil.process_iter(["cmdline", "ppid"])
+    return [process for process in found if str(run_dir) in (process.info["cmdline"] or ())]
 
 
 def standbys(run_dir: Path) -> list[psutil.Process]:
-    """Those that wait: one that has begun is not the child of this process any more."""
-    return [p for p in processes(run_dir) if WAIT in p.cmdline() and p.ppid() == os.getpid()]
+    """Return those that wait: one that has begun is not the child of this process any more."""
+    found = processes(run_dir)
+    return [p for p in found if WAIT in p.info["cmdline"] and p.info["ppid"] == os.getpid()]
+
+
+def standby_of(run_dir: Path) -> psutil.Process:
+    """Return the one that waits. The kernel shows no command line of a process that is just being started."""
+    [waiting] = until(lambda: standbys(run_dir), "the standby has begun to run")
+    return waiting
 
 
 def pid(run_dir: Path) -> int:
@@ -69,7 +80,7 @@ def test_a_standby_holds_nothing_until_it_is_the_keeper(run_dir: Path) -> None:
     async def scenario(standby: StandbyDaemon) -> None:
         await standby.prepare()
         await standby.prepare()
-        [waiting] = standbys(run_dir)
+        waiting = await asyncio.to_thread(standby_of, run_dir)
         assert list(run_dir.iterdir()) == []
         await standby.begin()
         keeper = psutil.Process(pid(run_dir))
@@ -82,7 +93,7 @@ def test_a_standby_holds_nothing_until_it_is_the_keeper(run_dir: Path) -> None:
 def test_without_a_standby_it_begins_all_the_same(run_dir: Path) -> None:
     async def scenario(standby: StandbyDaemon) -> None:
         await standby.prepare()
-        standbys(run_dir)[0].kill()
+        (await asyncio.to_thread(standby_of, run_dir)).kill()
         await asyncio.to_thread(until, lambda: not standbys(run_dir), "the standby is gone")
         await standby.begin()
         assert WAIT not in psutil.Process(pid(run_dir)).cmdline()
@@ -149,7 +160,7 @@ def test_two_keepers_never_run_whenever_the_directory_is_emptied(run_dir: Path) 
                     path.unlink()
                 with pytest.raises(OSError, match="exit code 3"):
                     await standby.begin()
-                running = [p.pid for p in processes(run_dir) if p.ppid() != os.getpid()]
+                running = [p.pid for p in processes(run_dir) if p.info["ppid"] != os.getpid()]
                 assert running == [first]
             await asyncio.to_thread(until, lambda: pid(run_dir) == first, "it can be reached again")
 
@@ -188,7 +199,7 @@ def test_a_standby_ends_with_its_agent(run_dir: Path) -> None:
     agent = os.fork()
     if not agent:
         asyncio.run(scenario())
-    until(lambda: [p for p in processes(run_dir) if p.ppid() == agent], "the agent has a standby")
+    until(lambda: [p for p in processes(run_dir) if p.info["ppid"] == agent], "the agent has a standby")
     os.kill(agent, signal.SIGKILL)
     os.waitpid(agent, 0)
     until(lambda: not processes(run_dir), "the standby has ended")
