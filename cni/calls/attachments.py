@@ -1,7 +1,7 @@
-"""Attachment records: what the CNI calls of this node have said, one file for each pod interface.
+"""Attachment records: the facts of a CNI ADD, in one file for each pod interface.
 
-The plugin and the agent both write them, so that either can take over from the other. The tag itself is not
-here but on the interface; a record says which interface, and whose it is.
+The agent writes the records, and the plugin while the agent does not run. A record names the host-side interfaces and
+the pod. The tag is on the interface itself.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Attachment:
     group: int = 0
     """The interface group that was set; 0: not tagged."""
     network: str = ""
-    """Name of the CNI network: GC speaks of one network at a time. Empty: not known."""
+    """Name of the CNI network, since each GC is about one network. Empty: not known."""
     other_interfaces: tuple[str, ...] = ()
     """The other host-side veths of the pod. A field of its own: earlier versions write and read records without it."""
 
     named: bool = False
-    """The interfaces are those that the CNI result names: the pod's network namespace could not be seen."""
+    """True if the interfaces are known by the CNI result only: the pod's network namespace could not be opened."""
 
     @property
     def host_interfaces(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def dumps(attachment: Attachment) -> str:
 
 
 def loads(text: str) -> Attachment:
-    """Return the record in ``text``. Raises :class:`ValueError`. Keys of a later version are passed over."""
+    """Return the record in ``text``. Raises :class:`ValueError`. Keys of later versions are ignored."""
     try:
         data = json.loads(text)
     except RecursionError:
@@ -127,7 +127,7 @@ def load(run_dir: Path, container_id: str, ifname: str) -> Attachment | None:
 
 
 def load_all(run_dir: Path) -> tuple[tuple[Attachment, ...], tuple[str, ...]]:
-    """Return all records in the order of file names, and what is wrong with each file that is no record."""
+    """Return all records in the order of file names, and the fault of each file that is no record."""
     found: list[Attachment] = []
     problems: list[str] = []
     with suppress(FileNotFoundError):
@@ -164,9 +164,9 @@ def remove(run_dir: Path, container_id: str, ifname: str) -> bool:
 
 
 def _file_name(container_id: str, ifname: str) -> str:
-    """Return a name that leads nowhere but into the directory.
+    """Return the name of a record's file. It never leads out of the directory.
 
-    No container id has an ``@``, so the first one parts the two. Nothing bounds the length of an id.
+    No container id has an ``@``, so the first ``@`` ends the id. An id that is too long for a file name is hashed.
     """
     name = f"{container_id}@{ifname}{SUFFIX}"
     encoded = os.fsencode(name)

@@ -1,6 +1,6 @@
-"""A CNI call, parsed whole: which pod, which host-side interfaces, which addresses.
+"""Parse a CNI call: the pod, its host-side interfaces, its addresses.
 
-For the agent, and for the plugin without the agent; the plugin does not import it on its way to the agent.
+The agent uses this module, and the plugin without the agent; the plugin does not import it on its way to the agent.
 Sources: CNI specification 1.1; CNI conventions ("args in network config": ``args.cni.labels``); the runtimes'
 ``K8S_POD_*`` in CNI_ARGS.
 """
@@ -32,7 +32,7 @@ class CallError(contract.CNIError):
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the runtime. Fields that a command does not need are empty: DEL never fails for want of them."""
+    """One call of the runtime. Fields that the command does not need are empty: without them DEL succeeds, too."""
 
     command: str
     container_id: str
@@ -49,11 +49,11 @@ class Call:
     labels: Mapping[str, str] | None = None
     """Labels of the pod; None: the call has no labels, which is not the same as a pod without labels."""
     host_interfaces: tuple[str, ...] = ()
-    """Interfaces of the result that are in no sandbox, in its order: bridges are among them."""
+    """Interfaces of the result that are in no sandbox, in the order of the result; bridges are among them."""
     addresses: tuple[str, ...] = ()
     """Addresses of the pod, without prefix length."""
     valid_attachments: tuple[tuple[str, str], ...] = ()
-    """GC: (container id, interface name) of what still exists in this network."""
+    """GC: (container id, interface name) of each attachment of this network that still exists."""
 
     @property
     def pod(self) -> PodIdentity:
@@ -142,13 +142,13 @@ def _with_pod(call: Call, cni_args: str, data: dict[str, Any]) -> Call:
 
 
 def _cni_args(text: str) -> dict[str, str]:
-    """Parse ``K8S_POD_NAMESPACE=prod;K8S_POD_NAME=a``; of one name the last value counts."""
+    """Parse ``K8S_POD_NAMESPACE=prod;K8S_POD_NAME=a``; if a name comes twice, its last value counts."""
     found = {}
     for pair in filter(None, text.split(";")):
         key, equals, value = pair.partition("=")
         if not equals:
             wrong = f"CNI_ARGS: {pair!r} is not KEY=VALUE"
-            raise CallError(contract.INVALID_ENVIRONMENT, wrong, "pairs are parted by ';'")
+            raise CallError(contract.INVALID_ENVIRONMENT, wrong, "pairs are separated by ';'")
         found[key] = value
     return found
 

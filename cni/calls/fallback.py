@@ -1,7 +1,7 @@
-"""The commands of the plugin without the agent: it follows the plan that the agent has left beside the socket.
+"""Carry out CNI commands without the agent, by the plan that the agent has left beside its socket.
 
-What the plugin cannot know (:mod:`cni.calls.fallback_context`), it refuses or leaves to the agent, as ``failurePolicy``
-says.
+If the plan does not say enough about a pod (:mod:`cni.calls.fallback_context`), ``failurePolicy`` decides: the plugin
+refuses the call, or leaves the pod untagged until the agent returns.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VETH_HINT = (
 
 
 def run(request: bytes, socket: str, reason: str) -> None:
-    """Carry out the call of a ``cni1`` request. ``reason`` says why the agent did not.
+    """Carry out the call of a ``cni1`` request. ``reason``: why the agent did not answer.
 
     Raises :class:`contract.CNIError`.
     """
@@ -57,19 +57,11 @@ def run(request: bytes, socket: str, reason: str) -> None:
 
 def add(call: Call, context: FallbackContext) -> None:
     """Tag the pod's interfaces if a policy selects the pod, and record the attachment for the agent."""
-    from ..kernel.netlink import links
-
     hosts: tuple[str, ...] = ()
     named = False
     group = 0
     try:
-        found = links.host_veths(call.netns, call.host_interfaces)
-        named = found.named
-        if context.plan is not None:
-            hosts = tuple(name for name in found.names if name not in context.plan.uplinks)
-        elif not named:
-            hosts = found.names
-        # Else a name may be that of an uplink: in a record it would be tagged by the agent that comes.
+        hosts, named = _host_interfaces(call, context)
         before = attachments.load(context.run_dir, call.container_id, call.ifname)
         if before is None or before.host_interface != (hosts[0] if hosts else ""):
             _forget_connections(context, (call.container_id, call.ifname), call.addresses)
@@ -82,12 +74,27 @@ def add(call: Call, context: FallbackContext) -> None:
         print(f"egress-gateway: not tagged, failurePolicy is Ignore: {error}", file=sys.stderr)
         group = 0
         _let_pass(hosts)
-    record = Attachment(
+    attachments.write(context.run_dir, _record(call, hosts, named, group))
+
+
+def _host_interfaces(call: Call, context: FallbackContext) -> tuple[tuple[str, ...], bool]:
+    """Return the pod's host-side veths, and True if only the CNI result names them."""
+    from ..kernel.netlink import links
+
+    found = links.host_veths(call.netns, call.host_interfaces)
+    if context.plan is not None:
+        return tuple(name for name in found.names if name not in context.plan.uplinks), found.named
+    # Without a plan a name in the result may be that of an uplink. In a record it would be tagged by the next agent.
+    return () if found.named else found.names, found.named
+
+
+def _record(call: Call, hosts: Sequence[str], named: bool, group: int) -> Attachment:
+    return Attachment(
         container_id=call.container_id,
         ifname=call.ifname,
         netns=call.netns,
         host_interface=hosts[0] if hosts else "",
-        other_interfaces=hosts[1:],
+        other_interfaces=tuple(hosts[1:]),
         namespace=call.namespace,
         name=call.name,
         uid=call.uid,
@@ -97,7 +104,6 @@ def add(call: Call, context: FallbackContext) -> None:
         network=call.network,
         named=named,
     )
-    attachments.write(context.run_dir, record)
 
 
 def delete(call: Call, context: FallbackContext) -> None:
@@ -112,9 +118,9 @@ def delete(call: Call, context: FallbackContext) -> None:
 
 
 def _forget_connections(context: FallbackContext, key: tuple[str, str], addresses: tuple[str, ...]) -> None:
-    """Delete what is left of the connections of these addresses, as the agent does: they keep another pod's path.
+    """Delete connections that an earlier pod has left for these addresses, as the agent does: they keep its path.
 
-    An address that another pod of this node has at the same time keeps them.
+    The connections of an address stay if another pod of this node has the same address now.
     """
     from ..kernel.netlink import ctnetlink, links
 
@@ -150,10 +156,10 @@ def check(call: Call, context: FallbackContext) -> None:
 
 
 def collect(call: Call, context: FallbackContext) -> None:
-    """Remove the records, and the connections, of this network's attachments that are not in the runtime's list."""
+    """Remove records and connections of those attachments of this network that are not in the runtime's list."""
     records, _ = attachments.load_all(context.run_dir)
     for record in records:
-        # The list is of one network; records of others stay.
+        # The list has the attachments of one network; the records of other networks stay.
         if record.network in ("", call.network) and record.key not in call.valid_attachments:
             attachments.remove(context.run_dir, *record.key)
             _forget_connections(context, record.key, record.addresses)
@@ -168,7 +174,7 @@ def status(call: Call, context: FallbackContext) -> None:
 
 
 def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int) -> None:
-    """Tag the host-side veths, and first make what the tag leads to."""
+    """Tag the host-side veths, after the devices, routes and rules of the tag are in place."""
     from ..kernel.netlink import links
 
     if not hosts:
@@ -181,7 +187,7 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
 
         with _locked(context.run_dir):
             if not os.path.exists(context.run_dir / contract.PLAN):
-                raise context.not_known("the plan was taken away meanwhile")
+                raise context.not_known("the plan was removed meanwhile")
             ensure(context.plan)
     wanted = ids.interface_group(group)
     for host in hosts:
@@ -191,7 +197,7 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
 
 
 def _let_pass(hosts: Sequence[str]) -> None:
-    """Let interfaces without a tag pass the guard: the owner has decided that such pods start."""
+    """Let interfaces without a tag pass the guard: by ``failurePolicy`` such pods start."""
     from ..kernel.netlink import links
 
     try:
@@ -204,7 +210,7 @@ def _let_pass(hosts: Sequence[str]) -> None:
 
 @contextmanager
 def _locked(run_dir: Path) -> Iterator[None]:
-    """One plugin at a time: of two that find the same device missing, the second could not make it."""
+    """Hold the lock of the plugin. Of two plugins that find a device missing, the second could not make it."""
     import fcntl
 
     descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -216,9 +222,9 @@ def _locked(run_dir: Path) -> Iterator[None]:
 
 
 def _check_current(call: Call, context: FallbackContext) -> None:
-    """Raise an error if the plan that the pod was tagged by is not the newest: an edit may select the pod.
+    """Raise an error if the plan by which the pod was tagged is not the newest: an edit may select the pod.
 
-    Checked when the tag is set, since an agent that answers late may have written meanwhile.
+    To be called when the tag is set: an agent that answers late may have written another plan meanwhile.
     """
     if not context.outdated():
         return
@@ -229,9 +235,9 @@ def _check_current(call: Call, context: FallbackContext) -> None:
 
 
 def _wrong_tag(record: Attachment, group: int) -> tuple[str, ...]:
-    """Return which of the interfaces that ADD has tagged are not as the plan says, and why.
+    """Return the faults of the interfaces that ADD has tagged: those that differ from the plan.
 
-    Those that the pod got later are not this ADD's.
+    Interfaces that the pod got after this ADD are not checked.
     """
     from ..kernel.netlink import links
 

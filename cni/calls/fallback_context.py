@@ -1,7 +1,7 @@
-"""The knowledge of the plugin without the agent, and the tag that a pod gets by it.
+"""The plan and its age, as the plugin knows them without the agent, and the tag of a pod by that plan.
 
-The plugin decides nothing that the plan does not say. A plan may be older than what the agent knew, or of an older
-version of the agent: then a pod that a policy may select does not start.
+The plugin decides nothing that the plan does not say. The plan may be older than the objects that the agent knew, or of
+an older version of the agent: then a pod that a policy may select does not start.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ class FallbackContext:
     plan: Plan | None
     """The plan that the agent wrote last; None: there is no readable plan."""
     trouble: str
-    """The reason why the agent does not do the work, and the fault of the plan."""
+    """The reason why the agent does not answer, and the fault of the plan."""
     stamp: tuple[int, int] = (0, 0)
     """Inode and modification time (ns) of the plan's file, when it was read."""
 
     def outdated(self) -> bool:
-        """Return True if an agent has learned of objects that are not in this plan, or has written another one."""
+        """Return True if an agent knows newer objects than this plan has, or has written another plan."""
         return (self.run_dir / contract.PLAN_OUTDATED).exists() or self.stamp != stamp_of(
             self.run_dir / contract.PLAN
         )
 
     def not_known(self, what: str) -> CallError:
-        """Return the error of a call that the plan does not say enough for: the runtime tries again later."""
+        """Return the error for a call about which the plan does not say enough: the runtime tries again later."""
         hint = f"{self.trouble}; start egress-gateway-agent, or see why it does not answer"
         return CallError(contract.TRY_AGAIN_LATER, what, hint)
 
@@ -68,7 +68,7 @@ def group_of(pod: PodIdentity, subject: str, context: FallbackContext) -> int:
 
 
 def read_plan(path: Path) -> tuple[Plan | None, str]:
-    """Return the plan, or None and what is wrong with the file."""
+    """Return the plan, or None and the fault of the file."""
     try:
         return plans.loads(path.read_text(encoding="utf-8")), ""
     except FileNotFoundError:

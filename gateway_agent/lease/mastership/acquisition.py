@@ -21,37 +21,37 @@ from .owner import Owner
 
 PAUSE_LIMIT_NS = 5 * SECOND
 STEADY_NS = 2 * PAUSE_LIMIT_NS
-"""Time after a pause in which nothing must fail, or the next pause is longer. A lease that is lost earlier was no
-success: a machine that is starved of processor time wins elections too.
+"""Time after a pause: a failure within it makes the next pause longer. A lease that is lost so early was no success: a
+machine that is starved of processor time wins elections, too.
 """
 EARLY_NS = 2 * MILLISECOND
 """Time by which an egress IP is requested before it can be granted: the voters keep the request until then."""
 LATE_NS = 3 * MILLISECOND
-"""Time after that moment at which the request is repeated, where no answer has come."""
+"""Time after that moment at which the request is repeated if no answer has come."""
 SUSPECT_HEARTBEATS = 3
 """A member that was not heard for so many heartbeats is suspect."""
 
 
 @dataclass(frozen=True)
 class Timers:
-    """Nanoseconds."""
+    """The durations of the election, nanoseconds."""
 
     heartbeat_ns: int
     duration_ns: int
 
     @property
     def hold_ns(self) -> int:
-        """Return how long a silent master stays the one followed."""
+        """Return the time for which a silent master is still followed."""
         return max(3 * REPORT_NS, 3 * self.duration_ns)
 
     @property
     def suspect_ns(self) -> int:
-        """Return how long a member may be silent until it is suspect."""
+        """Return the time without a heartbeat after which a member is suspect."""
         return SUSPECT_HEARTBEATS * self.heartbeat_ns
 
 
 class Acquisition:
-    """Decides for one node, which asks through ``owner``."""
+    """The requests of one node for egress IPs without a master; ``owner`` sends them."""
 
     def __init__(self, node: str, incarnation: int, egress_ips: EgressIPs, owner: Owner) -> None:
         self._node = node
@@ -62,10 +62,10 @@ class Acquisition:
     def try_acquire(
         self, identity: str, rank: int, alone: bool, epoch: int, timers: Timers, now: int
     ) -> bool:
-        """Ask for an egress IP without a master, as candidate number ``rank``. Return True to send a request now.
+        """Request an egress IP without a master, as candidate number ``rank``. Return True to send a request now.
 
-        ``alone``: no other node can serve it. A worse rank waits longer, so that a better one that fails to ask blocks
-        no other.
+        ``alone``: no other node can serve it. A candidate of a worse rank waits longer, but not for ever: a better one
+        that sends no request blocks no other.
         """
         record = self._egress_ips.record(identity)
         wait = record.wait = record.wait or Wait(now)
@@ -94,17 +94,17 @@ class Acquisition:
     def withdraw(
         self, identity: str, event: Event, reason: str, target: str = "", shared: bool = False
     ) -> Release | None:
-        """Ask no longer, and give back what single voters may have granted."""
+        """End the request. Return the release of the grants that single voters may have given; None: there are none."""
         lease = self._owner.drop(identity, event)
         if lease is None:
             return None
         return Release(identity, lease.epoch, self._node, self._incarnation, reason, target, shared)
 
     def pause(self, identity: str, timers: Timers, now: int, lost: bool = False) -> None:
-        """Pause after a failed election or a ``lost`` lease: else a node that only sends would block all others.
+        """Pause after a failed election or a ``lost`` lease: otherwise a node that only sends would block all others.
 
-        Each failure that follows soon makes the pause twice as long. If no other node can serve, that goes for
-        failed elections only.
+        Each failure that follows within :data:`STEADY_NS` doubles the pause. If no other node can serve, only failed
+        elections double it.
         """
         record = self._egress_ips.record(identity)
         wait = record.wait = record.wait or Wait(now)
@@ -116,7 +116,7 @@ class Acquisition:
         record.failures = failures + 1, wait.not_before
 
     def released(self, release: Release, now: int) -> None:
-        """Take in that a node has released it: ask again at once."""
+        """Note the release of an egress IP: this node requests it again at once."""
         record = self._egress_ips.admit(release.id)
         if record is None:
             return
@@ -126,7 +126,7 @@ class Acquisition:
             record.lease.retry_at = now
 
     def refresh_refusals(self, refused: Iterable[Refusal]) -> tuple[Refusal, ...]:
-        """Return what the voter says by now: a release may have overtaken its answer."""
+        """Return the refusals without those that a release has ended meanwhile: it may have overtaken the answer."""
         return tuple(
             Refusal(refusal.id, EPOCH, refusal.holder, refusal.epoch) if self._is_over(refusal) else refusal
             for refusal in refused
@@ -147,9 +147,9 @@ class Acquisition:
         timers: Timers,
         now: int,
     ) -> list[Release]:
-        """Take in what a voter refused, and defer to another candidate with the better hash. Return what is given back.
+        """Handle a voter's refusals, and defer to another candidate with a better hash. Return the releases to send.
 
-        ``former``: the last known masters by egress id; they are not candidates.
+        ``former``: the last known masters by egress id, which are no candidates.
         """
         releases = []
         for identity in request.claims:
@@ -175,7 +175,7 @@ class Acquisition:
         return releases
 
     def next_wake(self, timers: Timers) -> int:
-        """Return when this node asks next, apart from its heartbeats."""
+        """Return the moment of the next request that is not part of a periodic heartbeat."""
         requesting = self._egress_ips.in_phase(Phase.REQUESTING)
         moments = [each.lease.retry_at for each in requesting if each.lease and each.lease.retry_at]
         waiting = self._egress_ips.in_phase(Phase.WAITING)
@@ -192,17 +192,17 @@ class Acquisition:
 
 
 def _start(wait: Wait, timers: Timers) -> int:
-    """Return when a candidate asks first."""
-    # The best one is granted it when the lease of a master that was found missing has ended. Another that asked in that
-    # very moment too would split the votes.
+    """Return the moment of a candidate's first request."""
+    # The best candidate gets the grants when the lease of the missing master has ended. A request of another candidate
+    # in that very moment would split the votes.
     ended = max(timers.duration_ns - timers.suspect_ns, 0)
     paused_until = wait.alone_before if wait.alone else wait.not_before
     return max(wait.since + (ended + wait.rank * timers.heartbeat_ns if wait.rank else 0), paused_until)
 
 
 def _again(earliest: int, later: int, now: int) -> int:
-    """Return when to ask again for what can be granted at ``earliest``, or at ``later`` if others come first."""
+    """Return the moment of the next request. ``earliest``: voters can grant it; ``later``: this rank may ask."""
     if earliest <= now:
-        # Only the epoch was too low. Not at once: without a pause the same question gets the same answer.
+        # Only the epoch was too low. A request at once would get the same answer.
         return now + MILLISECOND
     return later - EARLY_NS if now < later - EARLY_NS else later + LATE_NS

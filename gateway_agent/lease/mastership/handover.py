@@ -1,7 +1,7 @@
 """Planned handovers of this node: the workers queue their packets, then the lease goes to the next master.
 
-A master that closes its fence before the workers send elsewhere loses what is on its way; two masters at once there
-must not be. So the workers are asked to wait first: their kernels queue the packets of a few milliseconds.
+If a master closes its fence before the workers send elsewhere, the packets on their way are lost; and two masters at
+once are not allowed. So the workers' kernels first queue their packets, for a few milliseconds.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .egress_ip import EgressIPs, Event, HandoverState, Phase
 
 QUEUE_TIMEOUT_NS = 1 * SECOND
-"""Longest time that a master waits for nodes that were heard a moment ago. They answer in a round trip, on a busy
-machine in some more; one that has died in this very moment must not keep the others' packets for ever.
+"""Longest time that a master waits for workers. A worker answers in a round trip, on a busy machine later; one that has
+just died must not hold up the packets of the others for ever.
 """
 UNDER_WAY_NS = 5 * MILLISECOND
-"""Time for which a master continues when all nodes queue: for packets that were on their way to it, and for the
-answers.
+"""Time for which a master continues when all workers queue: for the packets that were on their way to it, and for the
+answers to these.
 """
 
 
 class Handovers:
-    """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The handovers of one node that are under way. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
 
     def start(self, identity: str, gift: Gift, workers: Iterable[str], now: int) -> None:
-        """Begin to hand over what this node owns, when all ``workers`` queue their packets."""
+        """Start the handover of an egress IP that this node owns: it ends when all ``workers`` queue their packets."""
         awaited = set(workers)
         deadline = now + QUEUE_TIMEOUT_NS if awaited else now
         handover = HandoverState(gift.target, gift.reason, deadline, awaited, gift.shared)
         self._egress_ips.transition(identity, Event.HAND_OVER, handover=handover)
 
     def worker_is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
-        """Take in that ``node`` sends no packet of these to this master any more."""
+        """Note that ``node`` queues the packets of these egress IPs: it sends none to this master any more."""
         for identity in identities:
             record = self._egress_ips.find(identity)
             handover = record.state.handover if record else None
@@ -46,11 +46,11 @@ class Handovers:
                     handover.deadline = min(handover.deadline, now + UNDER_WAY_NS)
 
     def ready(self, now: int) -> list[tuple[str, HandoverState]]:
-        """Return the handovers that need not wait longer."""
+        """Return the handovers whose workers all queue, or that have waited too long."""
         return [(identity, handover) for identity, handover in self._under_way() if now >= handover.deadline]
 
     def next_wake(self) -> int:
-        """Return when the next handover waits no longer."""
+        """Return the next moment at which a handover has waited too long."""
         return min((handover.deadline for _, handover in self._under_way()), default=NEVER)
 
     def _under_way(self) -> list[tuple[str, HandoverState]]:

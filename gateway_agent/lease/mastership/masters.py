@@ -1,4 +1,4 @@
-"""Masters and members, as a node hears them: the egress nodes that are there, and what each is master of."""
+"""Masters and members by their messages: the egress nodes that are alive, and the master of each egress IP."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
     reason: Text
     """The reason why this master took over."""
     silent_ms: Milliseconds
-    """Time without a sign of the master before."""
+    """Time without a message of the master before."""
     shown: Name = ""
     """The address that the outside sees."""
     leaving: bool = False
@@ -114,7 +114,7 @@ _NO_MASTER = MasterEntry()
 
 @dataclass(frozen=True)
 class MasterChange:
-    """The egress IP has another master, or has lost its last."""
+    """A change of an egress IP's master: another one, or none any more."""
 
     id: str
     before: MasterEntry
@@ -125,7 +125,7 @@ class MasterChange:
 
 
 class MasterTable:
-    """The masters as their announcements say: the highest epoch is right, always."""
+    """The masters by their announcements: the one with the highest epoch is valid."""
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
@@ -169,7 +169,7 @@ class MasterTable:
         return [(record.id, entry.epoch, entry.master) for record, entry in self._entries()]
 
     def outranked(self, node: str, announcements: Iterable[MasterAnnouncement]) -> bool:
-        """Return True if ``node`` does not know of an epoch of another master that is not below its own."""
+        """Return True if another master has an epoch that is not below one of the epochs that ``node`` announces."""
         known = [(announcement.epoch, self.of(announcement.id)) for announcement in announcements]
         return any(
             epoch < entry.epoch or (epoch == entry.epoch and entry.master not in ("", node))
@@ -179,7 +179,7 @@ class MasterTable:
     def on_announcement(
         self, node: str, announcements: Iterable[MasterAnnouncement], hold_ns: int, now: int
     ) -> list[MasterChange]:
-        """Take in all that ``node`` is master of. ``hold_ns``: how long a silent master stays the master."""
+        """Note all that ``node`` is master of. ``hold_ns``: the time for which a silent master is still followed."""
         changes, named, self.given_up = [], set(), False
         for announcement in announcements:
             named.add(announcement.id)
@@ -209,9 +209,9 @@ class MasterTable:
         return changes
 
     def release(self, identity: str, node: str, epoch: int, reason: str, planned: bool, now: int) -> bool:
-        """Take in that the master has released it, by handover if it is ``planned``. Return True if that is news.
+        """Note that the master has released an egress IP, by handover if ``planned``. Return True if that is news.
 
-        The master stays the one followed until another one shows up. ``now``: since when it has not served.
+        The master is followed until another one announces itself. ``now``: the moment since which it does not serve.
         """
         record, entry = self._egress_ips.find(identity), self.of(identity)
         if record is None or entry.master != node or epoch < entry.epoch:
@@ -222,7 +222,7 @@ class MasterTable:
         return news
 
     def silence(self, hold_ns: int, now: int) -> list[MasterChange]:
-        """Drop the masters that were not heard for ``hold_ns``."""
+        """Drop the masters that were silent for ``hold_ns``. Return the changes."""
         changes = []
         for record, before in self._entries():
             if before.master and now - before.heard_at >= hold_ns:
@@ -234,20 +234,20 @@ class MasterTable:
         return changes
 
     def next_unheld(self) -> int:
-        """Return when the next time of queueing ends by itself."""
+        """Return the moment at which the next queueing of packets times out."""
         return min(
             (e.leaving_at + HOLD_NS for _, e in self._entries() if e.leaving_at > QUEUE_TIMED_OUT),
             default=NEVER,
         )
 
     def end_holds(self, now: int) -> None:
-        """End the queueing of packets that have waited long enough."""
+        """End the queueing of packets for handovers that have timed out."""
         for record, entry in self._entries():
             if entry.leaving_at and not entry.is_queueing(now):
                 self._set(record, replace(entry, leaving_at=QUEUE_TIMED_OUT))
 
     def next_silence(self, hold_ns: int) -> int:
-        """Return when the next master is dropped if nothing is heard of it."""
+        """Return the moment at which the next master is dropped if it stays silent."""
         return min((e.heard_at + hold_ns for _, e in self._entries() if e.master), default=NEVER)
 
     def _entries(self) -> Iterator[tuple[EgressIP, MasterEntry]]:

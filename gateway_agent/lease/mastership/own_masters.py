@@ -11,14 +11,14 @@ REPEAT_NS = 1 * SECOND
 
 
 class OwnMasters:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The announcements of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
         self._releases: dict[tuple[str, str], tuple[Release, int]] = {}
 
     def announcements(self, now: int) -> tuple[MasterAnnouncement, ...]:
-        """Return what this node says of all that it is master of."""
+        """Return the announcements of all egress IPs that this node is master of."""
         records = self._egress_ips.in_phase(*MASTER)
         return tuple(each.announced for each in records if each.announced and each.holds(now))
 
@@ -31,9 +31,9 @@ class OwnMasters:
         silent_ns: int,
         wall_ns: int,
     ) -> bool:
-        """Announce that this node is master. Return True if that, or something about it, is news.
+        """Announce that this node is master of an egress IP. Return True if the announcement is new or has changed.
 
-        ``before``: the master that was followed until now; ``silent_ns``: for how long nothing has been served.
+        ``before``: the master until now; ``silent_ns``: the time for which the egress IP was not served.
         ``wall_ns``: Unix time.
         """
         said, leaving = record.announced, record.phase is Phase.HANDING_OVER

@@ -1,4 +1,4 @@
-"""The leases of one node: requests to the voters, and what their answers make of them.
+"""The leases of one node: requests to the voters, and the leases that a majority of answers makes.
 
 Theory of operation
 -------------------
@@ -35,11 +35,11 @@ from .egress_ip import LEASED, MASTER, EgressIP, EgressIPs, Event, Phase
 
 
 class Owner:
-    """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The requests and leases of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, egress_ips: EgressIPs, margin_ns: int = MARGIN_NS) -> None:
         self.fenced: frozenset[str] = frozenset()
-        """Ids for which a lease is worth nothing unless it opens the fence."""
+        """Ids of egress IPs with a fence: a lease that does not open the fence is worth nothing."""
         self._egress_ips = egress_ips
         self._margin_ns = margin_ns
         self._requests: dict[int, Request] = {}
@@ -62,7 +62,7 @@ class Owner:
             record.lease.epoch = record.used_epoch = epoch + 1
 
     def drop(self, identity: str, event: Event) -> LeaseState | None:
-        """Claim it no longer, for the reason ``event``. Grants that are still on their way count for nothing."""
+        """End the claim of an egress IP by ``event``. Grants that are still on their way do not count."""
         lease = self._egress_ips.lease(identity)
         self._egress_ips.transition(identity, event)
         return lease
@@ -73,7 +73,7 @@ class Owner:
         return {each.id: each.lease for each in records if each.lease and each.lease.holds(now)}
 
     def lost(self, now: int) -> tuple[str, ...]:
-        """Return the egress IPs whose lease has ended by itself."""
+        """Return the egress IPs whose lease has ended without renewal."""
         return tuple(each.id for each in self._egress_ips.in_phase(*MASTER) if not each.holds(now))
 
     def next_end(self) -> int:
@@ -82,7 +82,7 @@ class Owner:
         return min(leases, default=NEVER)
 
     def request(self, quorum: Quorum, duration_ns: int, now: int) -> Request:
-        """Make the next request: it renews what is held, and asks for what is due."""
+        """Make the next request: it renews leases, and requests the egress IPs whose turn has come."""
         self._seq += 1
         leases = [(each.id, each.lease) for each in self._egress_ips.in_phase(*LEASED)]
         claims = {
@@ -96,7 +96,7 @@ class Owner:
         return request
 
     def count(self, voter: str, seq: int, verdict: Verdict, now: int) -> Request | None:
-        """Take an answer in. Return the request that it belongs to; None if that is too old."""
+        """Count an answer. Return its request; None if the request is too old."""
         request = self._requests.get(seq)
         if request is None:
             return None
@@ -119,7 +119,7 @@ class Owner:
             return
         ticket_end = request.sent_at + ticket_ns(request.duration_ns) - self._margin_ns
         if identity in self.fenced and now > ticket_end:
-            # Announced now, the address would be sent what the kernel then lets nowhere.
+            # The kernel would not open the fence: packets that came by an announcement would be dropped.
             return
         lease, until = record.lease, lease_end(request.sent_at, request.duration_ns, self._margin_ns)
         if until <= max(now, lease.until) or (lease.until and not lease.holds(now)):

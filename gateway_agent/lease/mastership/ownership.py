@@ -1,4 +1,4 @@
-"""The egress IPs of one node: what it is master of, what it asks for, and which masters it follows.
+"""The egress IPs of one node: those that it is master of, those that it requests, and the masters that it follows.
 
 Each input leads here to transitions of :mod:`.egress_ip`; :class:`Ownership` alone knows all of their consequences.
 """
@@ -26,7 +26,7 @@ from .subscribers import History, Subscribers
 
 
 class Ownership:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The egress IPs of one node, with all that belongs to them. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Ownership:
         self.rebalance = Rebalance(me, self.egress_ips)
 
     def next_wake(self) -> int:
-        """Return when something is due."""
+        """Return the moment of the next timer."""
         return min(
             self.owner.next_end(),
             self.acquisition.next_wake(self.timers),
@@ -68,12 +68,12 @@ class Ownership:
             self.master_table.next_unheld(),
         )
 
-    # What this node wants
+    # Configuration
 
     def configure(self, specs: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
-        """Take on what this node is to serve and to follow.
+        """Replace the egress IPs that this node serves or follows.
 
-        ``stopping``: other nodes must have taken over what is released from now on before this one ends.
+        ``stopping``: this node may end only when other nodes have taken over all that it releases from now on.
         """
         self.timers = timers
         self.specs = {spec.id: kept(spec, self.holds(spec.id, now)) for spec in specs}
@@ -85,7 +85,7 @@ class Ownership:
         self.stopping_since = min(self.stopping_since, now) if stopping else NEVER
 
     def forget_old(self, now: int) -> None:
-        """Drop what is known of egress IPs that are gone, and of handovers and releases that are over."""
+        """Drop the state of egress IPs that are gone, and of handovers and releases that are over."""
         self.egress_ips.prune(self.specs, now)
         self._voter_node.forget({record.id for record in self.egress_ips}, now)
         self.rebalance.forget_old(now)
@@ -102,13 +102,13 @@ class Ownership:
             self.release(record.id, event, spec.reason if spec else "no longer configured", now)
 
     def warming(self, now: int) -> tuple[str, ...]:
-        """Return the ids for which this node stands behind others: it has become ready only just now, or is late."""
+        """Return the ids for which this node ranks last: it became ready for them just now, or it is late."""
         late = self.lateness.is_late(now)
         ready = ((each.id, each.ready_since) for each in self.egress_ips if each.ready_since is not None)
         return tuple(i for i, since in ready if late or now < since + WARM_UP_NS)
 
     def handed_over(self) -> bool:
-        """Return True if all that was released in order to stop has a new master."""
+        """Return True if every egress IP that this node released in order to stop has a new master."""
         taken = all(
             self.master_table.of(record.id).epoch > record.handed_over_epoch
             for record in self.egress_ips
@@ -120,15 +120,15 @@ class Ownership:
         """Return True if this node is master."""
         return self.egress_ips.holds(identity, now)
 
-    # What this node hands over
+    # Handovers
 
     def hand_over(self, identity: str, gift: Gift, now: int) -> None:
-        """Hand it over to the gift's target, or to any node, without a packet lost if the workers queue theirs."""
+        """Start the handover of an egress IP. No packet is lost if the workers queue theirs."""
         record = self.egress_ips.find(identity)
         if record is None or record.phase is not Phase.OWNING or not record.holds(now):
             return
         spec = self.specs[identity]
-        # In basic mode this node's kernel goes on forwarding until the workers follow the target: none needs to wait.
+        # In basic mode this node forwards packets until the workers follow the target: no worker needs to queue.
         workers = (
             self._subscribers.carrying(identity, now) - {self._me} if spec.address and gift.target else ()
         )
@@ -138,12 +138,12 @@ class Ownership:
         self.start_handover(now)
 
     def is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
-        """Take in that ``node`` queues the packets of these."""
+        """Note that ``node`` queues the packets of these egress IPs."""
         self._handovers.worker_is_queueing(node, identities, now)
         self.start_handover(now)
 
     def start_handover(self, now: int) -> None:
-        """Release what need not wait any longer."""
+        """Release the egress IPs whose handover need not wait any longer."""
         for identity, handover in self._handovers.ready(now):
             released = self.release(
                 identity, Event.RELEASE, handover.reason, now, handover.target, shared=handover.shared
@@ -151,10 +151,10 @@ class Ownership:
             if released and self.stopping_since != NEVER and identity != PROPOSER_LEASE:
                 self.egress_ips.record(identity).handed_over_epoch = released.epoch
 
-    # What this node holds
+    # Leases of this node
 
     def count(self, voter: str, answer: Answer, now: int) -> Request | None:
-        """Count a voter's answer, which may make or renew leases. Return the request; None: it is too old."""
+        """Count a voter's answer, which may make or renew leases. Return its request; None: the request is too old."""
         refused = self.acquisition.refresh_refusals(answer.refused)
         request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
         if request is None:
@@ -181,12 +181,12 @@ class Ownership:
         self.follow(self._me, self.own_masters.announcements(now), now)
 
     def expire(self, pausing: bool, now: int) -> None:
-        """Give up the leases that have ended. ``pausing``: there may be other nodes, which come first now."""
+        """Give up the leases that have ended. ``pausing``: pause then, so that other nodes come first."""
         lost = self.owner.lost(now)
         if lost:
             self.lateness.lose(now)
         for identity in lost:
-            # Nothing is known of what became of this node's packets since it asked for that lease.
+            # It is not known whether packets of this node have left since the request for that lease.
             lease = self.egress_ips.lease(identity)
             asked_at = lease.until - lease_end(0, lease.duration_ns) if lease else now
             reason = "its lease ended, no majority of the voters answered"
@@ -204,9 +204,9 @@ class Ownership:
         silent_since: int = 0,
         shared: bool = False,
     ) -> Release | None:
-        """Hold or ask for it no longer, because of ``event``, and say so. Return the release, if it was held.
+        """End the lease or the request of an egress IP by ``event``, and announce it. Return the release of a lease.
 
-        ``silent_since``: from when on it may not have been served; 0: from now on.
+        ``silent_since``: the moment since which the egress IP may not have been served; 0: now.
         """
         record = self.egress_ips.find(identity)
         if record is None or record.phase is Phase.IDLE:
@@ -234,10 +234,10 @@ class Ownership:
         self._due.push = True
         self._due.revision += 1
 
-    # What others say
+    # Messages of other nodes
 
     def follow(self, node: str, announcements: Iterable[MasterAnnouncement], now: int) -> None:
-        """Take in all that ``node`` is master of."""
+        """Follow the announcements of ``node``: all that it is master of."""
         for change in self.master_table.on_announcement(node, announcements, self.timers.hold_ns, now):
             self.history.add(change, now + self.wall_offset_ns)
             self._due.decision = True
@@ -245,14 +245,14 @@ class Ownership:
         self._due.decision |= self.master_table.given_up
 
     def silence(self, now: int) -> None:
-        """Drop the masters that were not heard for :attr:`.acquisition.Timers.hold_ns`."""
+        """Drop the masters that were silent for :attr:`.acquisition.Timers.hold_ns`."""
         self.master_table.end_holds(now)
         for change in self.master_table.silence(self.timers.hold_ns, now):
             self.history.add(change, now + self.wall_offset_ns)
             self._due.revision += 1
 
     def take_release(self, release: Release, now: int) -> None:
-        """Take in that another node has released something."""
+        """Handle the release of another node."""
         self._voter_node.release(release, now)
         self.master_table.note(release.id, release.epoch)
         planned = bool(release.target)
@@ -265,9 +265,10 @@ class Ownership:
         self._due.decision = True
 
     def resolve_conflict(self, rival: str, announcement: MasterAnnouncement, now: int) -> None:
-        """Give up what ``rival`` says that it is master of too, unless this node has a majority behind it.
+        """Give up an egress IP that ``rival`` is master of, too, unless a majority has granted this node's lease.
 
-        With a majority on both sides the announcement is old. Without one both may be right; one has to give up.
+        If both leases are of a majority, the announcement is old. If neither is, both may be valid, and one node has to
+        give up.
         """
         lease = self.egress_ips.lease(announcement.id)
         if lease is None or not lease.holds(now):
@@ -279,13 +280,13 @@ class Ownership:
             self.bump_epoch(announcement.id, announcement.epoch, rival)
 
     def give_up(self, identity: str, reason: str, now: int) -> None:
-        """Give up an address that another machine has, unless this node has a majority behind it."""
+        """Give up an address that another machine has, unless a majority has granted this node's lease."""
         lease = self.egress_ips.lease(identity)
         if lease and lease.without_quorum:
             self.release(identity, Event.RELEASE, reason, now)
 
     def bump_epoch(self, identity: str, epoch: int, master: str) -> None:
-        """Take in that another node knows of this epoch. The highest is right: this node's must be above."""
+        """Note an epoch that another node knows, and raise this node's own above it: the highest epoch is valid."""
         self.master_table.note(identity, epoch)
         lease = self.egress_ips.lease(identity)
         if lease and (epoch > lease.epoch or (epoch == lease.epoch and master not in ("", self._me))):

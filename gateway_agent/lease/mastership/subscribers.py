@@ -13,7 +13,7 @@ from .masters import MasterChange
 SUBSCRIPTION_NS = 10 * SECOND
 """Time for which an egress node keeps a subscriber that does not renew."""
 SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
-"""A subscriber that was heard within this is there: each subscribes anew every two seconds."""
+"""Time after a message for which a subscriber counts as alive: each renews its subscription every two seconds."""
 
 
 class Subscribers:
@@ -30,7 +30,7 @@ class Subscribers:
         self._pushes: list[int] = []
 
     def add(self, node: str, now: int, carries: Collection[str] | None = None) -> None:
-        """Take in a subscription. ``carries``: the egress IPs by which the node's pods go; None: not known."""
+        """Add or renew a subscription. ``carries``: the egress IPs that pods of the node use; None: not known."""
         self._until[node] = now + SUBSCRIPTION_NS
         self._carries.pop(node, None)
         if carries is not None:
@@ -48,11 +48,11 @@ class Subscribers:
         self._carries = {node: carries for node, carries in self._carries.items() if node in nodes}
 
     def on_message(self, node: str, now: int) -> None:
-        """Take in that ``node`` has sent something."""
+        """Note a message of ``node``."""
         self._heard[node] = now
 
     def leave(self, node: str) -> None:
-        """Take in that ``node`` is ending: it may answer nothing from now on."""
+        """Note that ``node`` is ending: it may not answer from now on."""
         self._heard.pop(node, None)
 
     def carrying(self, identity: str, now: int) -> set[str]:

@@ -19,7 +19,7 @@ WARM_UP_NS = 2 * SECOND
 
 @dataclass(frozen=True)
 class ElectionInput:
-    """The knowledge of a node as it decides which egress IPs to ask for."""
+    """The facts by which a node decides which egress IPs to request and which to hand over."""
 
     me: str
     specs: Mapping[str, EgressIPSpec]
@@ -35,11 +35,11 @@ class ElectionInput:
     warming: Collection[str] = ()
     """Ids for which this node has become ready only just now."""
     missed_at: Mapping[str, int] = field(default_factory=dict)
-    """The moment at which each member was last found silent: what it had before then is not given back."""
+    """The moment at which each member was last suspected. A member gets nothing back that it served before then."""
     fresh: Mapping[str, int] = field(default_factory=dict)
-    """Ids that were homeless a moment ago, and when each was taken over: see :class:`.masterless.Masterless`."""
+    """Moments of takeover, by egress id, of egress IPs that may still move: :meth:`.masterless.Masterless.fresh`."""
     taken: Collection[str] = ()
-    """Ids whose address another machine may have, for all that this node knows: it must not take them by itself."""
+    """Ids whose address another machine may have: this node must not take over such an egress IP by itself."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """The node to which an egress IP was handed over by its last master, by egress id."""
 
@@ -47,9 +47,10 @@ class ElectionInput:
 def effective_specs(
     config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool, occupied: Mapping[str, str]
 ) -> list[EgressIPSpec]:
-    """Return the specs of a node, the proposer's lease included. A node that stops leaves all that it could serve.
+    """Return the specs of a node, that of the proposer's lease among them.
 
-    ``occupied``: by id why an address cannot be taken; see :class:`..virtual_ips.conflict_detection.Vacancy`.
+    A node that stops hands over all that it could serve. ``occupied``: the reason why an address cannot be taken over,
+    by id; see :class:`..virtual_ips.conflict_detection.Vacancy`.
     """
     able, why = config.node in egress_nodes and not stopping, "stopping" if stopping else ""
     specs = [
@@ -65,12 +66,12 @@ def effective_specs(
 
 
 def kept(spec: EgressIPSpec, master: bool) -> EgressIPSpec:
-    """Return the spec, ready if this node is master and may remain it: its agent may not know that yet."""
+    """Return the spec, ready if this node is master and may stay master: the agent may not know yet that it is."""
     return replace(spec, ready=True, reason="") if spec.keeps and not spec.leaving and master else spec
 
 
 def candidates(election_input: ElectionInput) -> dict[str, tuple[str, ...]]:
-    """For each egress id the nodes that can serve it, best first."""
+    """Return the nodes that can serve each egress IP, best first, by egress id."""
     specs = election_input.specs
     asked = [
         n
@@ -79,7 +80,7 @@ def candidates(election_input: ElectionInput) -> dict[str, tuple[str, ...]]:
     ]
     ready = {identity: _ready(election_input, spec, asked) for identity, spec in specs.items()}
     warming = _warming(election_input)
-    # The proposer's lease is no load.
+    # The proposer's lease does not count as load.
     eligible = {identity: spec.eligible for identity, spec in specs.items() if identity != PROPOSER_LEASE}
     proposer = {PROPOSER_LEASE: specs[PROPOSER_LEASE].eligible} if PROPOSER_LEASE in specs else {}
     order = {
@@ -92,7 +93,7 @@ def candidates(election_input: ElectionInput) -> dict[str, tuple[str, ...]]:
 
 
 def _ready(election_input: ElectionInput, spec: EgressIPSpec, asked: Iterable[str]) -> list[str]:
-    """Return the nodes that can serve it, in no order. ``asked``: the other nodes that can serve anything."""
+    """Return the nodes that can serve an egress IP, unordered. ``asked``: the other nodes that can serve any."""
     able = (
         spec.ready
         and election_input.may_request
@@ -103,7 +104,7 @@ def _ready(election_input: ElectionInput, spec: EgressIPSpec, asked: Iterable[st
 
 
 def _warming(election_input: ElectionInput) -> dict[str, list[str]]:
-    """Return by egress id the nodes that have become ready for it only just now; most have none."""
+    """Return the nodes that became ready within :data:`WARM_UP_NS`, by egress id; most ids have none."""
     found: dict[str, list[str]] = {}
     of_all = {
         election_input.me: election_input.warming,

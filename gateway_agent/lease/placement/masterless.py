@@ -1,7 +1,8 @@
-"""Egress IPs without a master, and those that were taken over a moment ago: only these may still be evened out.
+"""Egress IPs without a master, and those that a node has just taken over: only the latter still move to other nodes.
 
-Facts differ between nodes for a moment, on a busy machine for a long one. So one of two remaining nodes may
-take over more than its share. It gives some of that on, and nothing that it had before.
+After a loss the remaining nodes take over at once, and each decides by what it knows. On a busy machine these facts
+differ for some time, so one node may take over more than its share. Such a node hands over a part of what it took, and
+nothing of what it served before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from ..mastership.egress_ip import EgressIP, EgressIPs, Taken
 from ..voting.protocol import SECOND
 
 REBALANCE_WINDOW_NS = 15 * SECOND
-"""Time after a takeover in which an egress IP that had no master may be handed on to a node that serves fewer."""
+"""Time after a takeover in which an egress IP that had no master may move to a node that serves fewer."""
 
 
 class Masterless:
@@ -22,7 +23,7 @@ class Masterless:
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
         self._lost_at = 0
-        """The moment at which the egress IPs that were lost last lost their master."""
+        """The moment of the last loss: an egress IP that had a master has none since then."""
 
     def update(
         self,
@@ -32,13 +33,13 @@ class Masterless:
         shared: Collection[str],
         now: int,
     ) -> None:
-        """Take in the healthy masters by egress id, this node among them.
+        """Update the records by the healthy ``masters``, by egress id, this node among them.
 
-        ``identities``: all that there are. ``heirs``: to whom what was handed over is to go: that is no loss.
-        ``shared``: what of it goes there in order to serve equally many. It is as young as before: who took it may
-        have more than its share in its turn, as nodes become ready one after another. Any other handover was meant:
-        by an operator, a drain or a failback. What its receiver has is settled then, or the next step would give
-        something of it away because the receiver serves more.
+        ``identities``: all egress IPs. ``targets``: receivers of handovers by egress id; a handover is no loss.
+        ``shared``: ids of those that were handed over for an even spread. Such an egress IP may move again: nodes
+        become ready one after another, so its receiver may in turn have more than its share. Any other handover was
+        requested, by an operator, a drain or a failback. Then nothing of the receiver moves any more: otherwise the
+        next round would move an egress IP away because the receiver serves more.
         """
         wanted = frozenset(identities)
         for record in self._egress_ips:
@@ -58,7 +59,7 @@ class Masterless:
                 record.taken = None
 
     def _take(self, record: EgressIP, master: str, handed_over: bool, shared: bool, now: int) -> bool:
-        """Take in a healthy master. Return True if it settles what this master has: see :meth:`update`."""
+        """Note a healthy master. Return True if nothing of this master may move any more: see :meth:`update`."""
         since, before = record.masterless_since, record.last_master
         since = now if since is None else since
         record.masterless_since, record.last_master = None, master
@@ -78,9 +79,9 @@ class Masterless:
         return any(record.masterless_since is not None for record in self._egress_ips)
 
     def fresh(self, now: int) -> dict[str, int]:
-        """Return when it was taken over, by egress id, for what may be evened out.
+        """Return the moment of the takeover, by egress id, of all egress IPs that may move for an even spread.
 
-        What was taken over before the last loss is settled: that loss must not move it.
+        An egress IP that was taken over before the last loss does not move because of that loss.
         """
         return {
             record.id: record.taken.at

@@ -1,4 +1,4 @@
-"""The node that should serve each egress IP: it *asks*, and the voters decide."""
+"""Compute the node that should serve each egress IP. That node requests the lease; the voters decide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 @lru_cache(maxsize=1 << 14)
 def rendezvous_hash(*parts: str) -> int:
-    """Return a number of 64 bits that every node computes alike: it settles ties."""
+    """Return a hash of 64 bits that is equal on every node: it breaks ties."""
     return int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest(), "big")
 
 
@@ -26,11 +26,11 @@ def placement(
     """Return for each egress id the nodes that can serve it, best first; empty if there is none.
 
     ``eligible``, ``ready``, ``warming``: node names by egress id. ``masters``: the healthy masters by egress id.
-    A healthy master keeps what it has. One without a master goes to the node with the fewest, ties by hash. A node
-    that is ready only just now comes last: it may be one that comes and goes.
+    A healthy master stays first. An egress IP without a master goes to the node with the lowest load, ties by hash. A
+    node in ``warming`` comes last: it may fail again soon.
 
-    ``fresh``: what was homeless a moment ago, together with what still is. It is dealt out in one order whether it has
-    a master by now or not: so candidates of which one knows of a new master earlier than another agree on the rest.
+    ``fresh``: ids of egress IPs that had no master a moment ago. They are placed in one order together with those that
+    still have none. So two candidates agree on the others if only one of them knows of a new master already.
     """
     able = {
         identity: [node for node in nodes if node in ready.get(identity, ()) and node not in drained]

@@ -1,4 +1,4 @@
-"""Handovers of a node to a better one: by an operator's request, for failback, or to serve equally many."""
+"""Decide which egress IPs a master hands over: by an operator's request, for failback, or for an even spread."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .candidates import ElectionInput
 from .placement import rendezvous_hash
 
 REQUEST_TIMEOUT_NS = 4 * SECOND
-"""Time for which an operator's request waits for its node to become able: it may have been unheard for a moment."""
+"""Time for which an operator's request waits until its target can serve: the target may be suspect for a moment."""
 TARGET_NS = 1 * SECOND
-"""Time for which the receiver of a handover is given precedence."""
+"""Time for which the receiver of a handover ranks first."""
 FAILBACK_NS = 10 * SECOND
-"""Time for which a node must have been the preferred one before it is given anything back."""
+"""Time for which a node must have been the preferred one before an egress IP fails back to it."""
 
 
 class Gift(NamedTuple):
-    """The fate of an egress IP that this node holds; without a ``reason`` the node keeps it."""
+    """The decision on one egress IP of this node: hand it over to ``target``, or keep it if ``reason`` is empty."""
 
     target: str = ""
-    """The node that is to have it; empty: none can."""
+    """Name of the next master; empty: no other node can serve."""
     reason: str = ""
     shared: bool = False
     """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
@@ -35,14 +35,14 @@ KEEP = Gift()
 
 
 class Rebalance:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The handovers that one node decides on. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, me: str, egress_ips: EgressIPs) -> None:
         self._me = me
         self._egress_ips = egress_ips
 
     def move(self, identity: str, to: str, now: int) -> None:
-        """Take in that an operator wants ``to`` as master."""
+        """Note an operator's request for the node ``to`` as master."""
         self._egress_ips.record(identity).move = to, now + REQUEST_TIMEOUT_NS
 
     def forget_old(self, now: int) -> None:
@@ -52,13 +52,13 @@ class Rebalance:
                 record.target, record.shared = None, False
 
     def on_release(self, release: Release, now: int) -> None:
-        """Take in that a node, perhaps this one, has released something."""
+        """Note the target of a release, of this node or of another one."""
         record = self._egress_ips.admit(release.id)
         if release.target and record is not None:
             record.target, record.shared = (release.target, now + TARGET_NS), release.shared
 
     def targets(self, now: int) -> dict[str, str]:
-        """Return by egress id the nodes that are to ask first for what was handed over."""
+        """Return the receivers of handovers, which rank first, by egress id."""
         return {
             record.id: record.target[0]
             for record in self._egress_ips
@@ -66,7 +66,7 @@ class Rebalance:
         }
 
     def shared(self, now: int) -> frozenset[str]:
-        """Return what of :meth:`targets` was handed over in order to serve equally many."""
+        """Return the ids of :meth:`targets` that were handed over for an even spread."""
         return frozenset(
             record.id
             for record in self._egress_ips
@@ -74,15 +74,15 @@ class Rebalance:
         )
 
     def is_open(self, spec: EgressIPSpec, election_input: ElectionInput) -> bool:
-        """Return True if what this node holds may be for another one."""
+        """Return True if :meth:`target` may decide on a handover of this egress IP."""
         record = self._egress_ips.find(spec.id)
         moves = record is not None and record.move is not None
         return spec.leaving or spec.failback or spec.id in election_input.fresh or moves
 
     def note_preferred_node(self, spec: EgressIPSpec, ideal: Sequence[str], now: int) -> None:
-        """Take in how long the preferred node has been the same.
+        """Note since when the preferred node of an egress IP is the same.
 
-        ``ideal``: the nodes that could serve it, best first, if none were master.
+        ``ideal``: the nodes that can serve it, best first, as if it had no master.
         """
         record = self._egress_ips.record(spec.id)
         preferred = ideal[0] if spec.failback and ideal and ideal[0] != self._me else ""
@@ -132,9 +132,9 @@ class Rebalance:
     def _share(
         self, identity: str, others: Sequence[str], election_input: ElectionInput, masters: Mapping[str, str]
     ) -> Gift:
-        """Return another node that serves fewer, by two at least, and the reason.
+        """Return a node with a load that is lower by two or more, and the reason.
 
-        One node gives at a time: of those that have something fresh to give, the one that serves the most.
+        One node hands over at a time: of the masters of fresh egress IPs the one with the highest load.
         """
         load = Counter(node for i, node in masters.items() if i != PROPOSER_LEASE)
         givers = {masters[i] for i in election_input.fresh if i in masters}
@@ -152,9 +152,9 @@ class Rebalance:
     def _is_settled(
         node: str, identity: str, election_input: ElectionInput, masters: Mapping[str, str]
     ) -> bool:
-        """Return whether ``node`` was there when ``identity`` was taken over: one that returns is given nothing back.
+        """Return True if ``node`` was alive when ``identity`` was taken over: a node that returns gets nothing back.
 
-        A node that was not heard for a moment and has kept what it had was there.
+        A node that was suspect for a moment and is still master of what it served was alive.
         """
         member = election_input.members.get(node)
         if member is None or identity in member.warming:
