@@ -19,6 +19,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from ..kernel import ids
 from ..plan import Plan, PlanEgressIP, PlanNode
@@ -86,6 +87,7 @@ def interface_and_source(egress: PlanEgressIP) -> tuple[str, str]:
     return (name, address_of(source, egress.family)) if name and source else ("", "")
 
 
+@lru_cache(maxsize=1 << 14)
 def address_of(text: str, family: int) -> str:
     """Return the canonical form of an address of this family, 4 or 6. Raises :class:`ValueError` if it is none."""
     return str(ipaddress.IPv6Address(text) if family == 6 else ipaddress.IPv4Address(text))

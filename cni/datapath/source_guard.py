@@ -18,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from ..plan import Plan
 from .nft_blocks import KEYWORDS, TAGGED, TUNNELS, Marks, chain, interface, mapping
@@ -53,9 +55,8 @@ def forward_rules(plan: Plan) -> Iterator[str]:
     The widest ranges that hold no reserved address come first: a comparison costs far less than the lookup.
     """
     for version, keyword in KEYWORDS.items():
-        widest = sorted(gaps(_reserved(plan, version)), key=lambda gap: int(gap[0]) - int(gap[1]))
-        for first, last in widest[:MAX_COMPARED_RANGES]:
-            yield f"{keyword} saddr {first}-{last} goto forwarded"
+        for free in _reserved(plan.reserved_sources, version).widest:
+            yield f"{keyword} saddr {free} goto forwarded"
     if plan.reserved_sources:
         yield "jump pod_source"
 
@@ -96,20 +97,38 @@ def _unverified_reply(marks: Marks) -> Iterator[str]:
     yield "goto accept_reply"
 
 
-def _reserved(plan: Plan, version: int) -> list[Network]:
-    addresses = (ipaddress.ip_network(address) for address in plan.reserved_sources)
-    return [address for address in addresses if address.version == version]
+class _Reserved(NamedTuple):
+    """What the rules need of the reserved addresses of one IP version."""
+
+    widest: tuple[str, ...]
+    """The widest ranges without such an address."""
+    name: str
+    """Name of the map; empty: no address is of this version."""
+    block: str
+    """The map as text."""
+
+
+# Cached: among them are all addresses of nodes, and an edit of a policy changes none.
+@lru_cache(maxsize=8)
+def _reserved(sources: tuple[str, ...], version: int) -> _Reserved:
+    """``sources``: the reserved addresses of both versions."""
+    networks = [each for each in map(ipaddress.ip_network, sources) if each.version == version]
+    if not networks:
+        return _Reserved((), "", "")
+    free = sorted(gaps(networks), key=lambda gap: int(gap[0]) - int(gap[1]))
+    elements = list(_elements(networks))
+    name = f"reserved{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+    widest = tuple(f"{first}-{last}" for first, last in free[:MAX_COMPARED_RANGES])
+    return _Reserved(widest, name, mapping(name, f"ipv{version}_addr", elements, interval=True))
 
 
 def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
     """Yield the chains that drop what pods send with the source of a gateway or of a node."""
     rules = []
     for version, keyword in KEYWORDS.items():
-        if addresses := _reserved(plan, version):
-            elements = list(_elements(addresses))
-            name = f"reserved{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
-            yield mapping(name, f"ipv{version}_addr", elements, interval=True)
-            rules += [f"{keyword} saddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
+        if (found := _reserved(plan.reserved_sources, version)).name:
+            yield found.block
+            rules += [f"{keyword} saddr vmap @{found.name}", f"meta nfproto ipv{version} counter drop"]
     if rules:
         yield chain("pod_source", [*others, *rules])
         overlays = [f'meta iifkind "{kind}" return' for kind in OVERLAY_KINDS]

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from ..kernel import ids
 from ..plan import Plan, PlanNode
@@ -130,12 +131,15 @@ def egress_nodes(plan: Plan) -> tuple[PlanNode, ...]:
 
 def _pairs(plan: Plan, family: int) -> Iterator[str]:
     """Yield each sender's address with each source that its packets have inside the tunnels."""
-    outer = _family(plan)
     for node in senders(plan):
-        # Both kinds, so that no connection ends with a change of connectionSync.
-        for synced in (False, True):
-            inner = int(ipaddress.ip_address(ids.inner(node.address, family, synced)))
-            yield f"{address_of(node.address, outer)} . {inner:#x}"
+        yield from _pairs_of(node.address, family, _family(plan))
+
+
+@lru_cache(maxsize=1 << 14)
+def _pairs_of(address: str, family: int, outer: int) -> tuple[str, str]:
+    # Both kinds, so that no connection ends with a change of connectionSync.
+    new, older = (int(ipaddress.ip_address(ids.inner(address, family, synced))) for synced in (False, True))
+    return f"{address_of(address, outer)} . {new:#x}", f"{address_of(address, outer)} . {older:#x}"
 
 
 def _family(plan: Plan) -> int:
