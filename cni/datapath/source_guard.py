@@ -111,7 +111,7 @@ class _Reserved(NamedTuple):
 # Cached: among them are all addresses of nodes, and an edit of a policy changes none.
 @lru_cache(maxsize=8)
 def _reserved(sources: tuple[str, ...], version: int) -> _Reserved:
-    """``sources``: the reserved addresses of both versions."""
+    """Return what the rules need. ``sources``: the reserved addresses of both versions."""
     networks = [each for each in map(ipaddress.ip_network, sources) if each.version == version]
     if not networks:
         return _Reserved((), "", "")

@@ -9,14 +9,15 @@ from dataclasses import replace
 
 from cni.plan import Plan, PlanEgressIP
 
-from ...manifests.model import Inventory, Problem
+from ...manifests.model import Inventory, Policy, Problem
 from ...policy.egress_node import exit_paths
 from ...policy.egress_node.exit_paths import Found, Lookup
 from ..ports import Interfaces, Probe, ProbeTarget, Threads
 from ..state import NodeState
 
 MAX_LOOKUPS_EACH_ROUND = 500
-"""Number of lookups above which all are repeated only each :data:`REFRESH_S` seconds: they cost too much."""
+"""Number of lookups above which those that have an answer are repeated only each :data:`REFRESH_S` seconds: they cost
+too much."""
 REFRESH_S = 30.0
 
 
@@ -42,6 +43,9 @@ class ExitChecks:
         self._running: dict[ProbeTarget, tuple[Probe, asyncio.Task[None]]] = {}
         self._asked: dict[str, Mapping[Lookup, str]] = {}
         """Lookups of the kernel's routes by id of the egress IP."""
+        self._wanted: frozenset[Lookup] = frozenset()
+        self._made_of: tuple[Plan, tuple[Policy, ...], tuple[str, ...]] | None = None
+        """Plan, policies and excluded prefixes from which the lookups were worked out."""
         self._answers: dict[Lookup, Found] = {}
         self._asked_at = -REFRESH_S
 
@@ -66,21 +70,36 @@ class ExitChecks:
     async def look_up(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> bool:
         """Ask the kernel where packets out of the tunnels would leave. Return True if an answer is another one now.
 
-        ``never``: prefixes that go to no gateway.
+        ``never``: prefixes that go to no gateway. Of many questions only new ones are asked in each round.
         """
-        asked = {}
-        for egress in plan.egress_ips:
-            if egress.interface and plan.node in egress.eligible:
-                policies = [policy for policy in inventory.policies if policy.gateway == egress.gateway]
-                asked[egress.id] = exit_paths.lookups(plan, egress, policies, never)
-        wanted = {lookup for each in asked.values() for lookup in each}
+        self._prepare(plan, inventory, never)
         now = asyncio.get_running_loop().time()
-        fresh = wanted == self._answers.keys() and now < self._asked_at + REFRESH_S
-        if fresh and len(wanted) > MAX_LOOKUPS_EACH_ROUND:
-            return False
-        self._asked, self._asked_at, before = asked, now, self._answers
-        self._answers = await self._threads.run(self._interfaces.look_up, sorted(wanted))
+        known: Mapping[Lookup, Found] = {}
+        if len(self._wanted) > MAX_LOOKUPS_EACH_ROUND and now < self._asked_at + REFRESH_S:
+            known = {each: self._answers[each] for each in self._wanted & self._answers.keys()}
+        else:
+            self._asked_at = now
+        before, new = self._answers, self._wanted - known.keys()
+        answers = await self._threads.run(self._interfaces.look_up, sorted(new)) if new else {}
+        self._answers = {**known, **answers}
         return self._answers != before
+
+    def _prepare(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> None:
+        """Work out what is to be asked, unless it follows from the same as before: at rest it always does."""
+        made_of = plan, inventory.policies, tuple(never)
+        last = self._made_of
+        if last and last[0] is plan and last[1] is inventory.policies and last[2] == made_of[2]:
+            return
+        policies: dict[str, list[Policy]] = {}
+        for policy in inventory.policies:
+            policies.setdefault(policy.gateway, []).append(policy)
+        self._asked = {
+            egress.id: exit_paths.lookups(plan, egress, policies.get(egress.gateway, ()), never)
+            for egress in plan.egress_ips
+            if egress.interface and plan.node in egress.eligible
+        }
+        self._wanted = frozenset(lookup for each in self._asked.values() for lookup in each)
+        self._made_of = made_of
 
     async def ask(self, plan: Plan, destination: str) -> dict[str, Found]:
         """Return how packets to an address would leave, for each egress IP of its family that this node serves.

@@ -142,19 +142,41 @@ def _remedy(egress: PlanEgressIP, found: Found) -> str:
     return f"ip route add … via ROUTER dev {egress.interface}, or name the router in spec.routing.nextHops"
 
 
+@dataclass(frozen=True, eq=False)
+class _Inside:
+    """What goes to no gateway, of one family: there is one object for equal prefixes, and it is compared as such."""
+
+    ranges: Ranges
+
+
+@lru_cache(maxsize=8)
+def _inside(never: tuple[str, ...], family: Family) -> _Inside:
+    return _Inside(_merged(never, family))
+
+
 def _destinations(
     policies: Iterable[Policy], never: Collection[str], family: Family
 ) -> Iterator[tuple[str, str]]:
     """Yield an address for each destination of one family, with the words for it."""
-    inside = _merged(tuple(never), family)
+    inside = _inside(tuple(never), family)
     for policy in policies:
-        left_out = inside, _merged(policy.excluded, family)
-        spans = [(prefix, prefixes.span(prefix)) for prefix in policy.destinations]
-        if not spans or any((span.family, span.length) == (family, 0) for _, span in spans):
-            yield EVERYTHING[family], f"everything (IPv{family})"
-        for prefix, span in spans:
-            if span.family == family and span.length and (address := first_host(span, left_out)):
-                yield address, prefix
+        yield from _of_policy(policy.destinations, policy.excluded, inside, family)
+
+
+# Cached: an edit changes one policy of many.
+@lru_cache(maxsize=1 << 12)
+def _of_policy(
+    destinations: tuple[str, ...], excluded: tuple[str, ...], inside: _Inside, family: Family
+) -> tuple[tuple[str, str], ...]:
+    left_out = inside.ranges, _merged(excluded, family)
+    found = []
+    spans = [(prefix, prefixes.span(prefix)) for prefix in destinations]
+    if not spans or any((span.family, span.length) == (family, 0) for _, span in spans):
+        found.append((EVERYTHING[family], f"everything (IPv{family})"))
+    for prefix, span in spans:
+        if span.family == family and span.length and (address := first_host(span, left_out)):
+            found.append((address, prefix))
+    return tuple(found)
 
 
 def first_host(span: Span, left_out: Iterable[Ranges] = ()) -> str:

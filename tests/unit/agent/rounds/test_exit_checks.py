@@ -1,84 +1,117 @@
-"""Checks of what is behind an egress node: its routes, its upstream."""
+"""The kernel is asked where packets would leave: what is kept of the answers equals asking for all of them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
-import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cni.kernel import ids
-from gateway_agent.agent.ports import ProbeTarget
-from gateway_agent.manifests.model import VIRTUAL_IP, Inventory
-from gateway_agent.policy.egress_node.exit_paths import Found
+from cni.plan import Plan, PlanEgressIP, PlanNode
+from gateway_agent.agent.rounds import exit_checks
+from gateway_agent.agent.rounds.exit_checks import ExitChecks
+from gateway_agent.agent.state import NodeState
+from gateway_agent.manifests.model import Inventory, Policy
+from gateway_agent.policy.egress_node.exit_paths import Found, Lookup
 
-from ...policy.small_inventory import PARTNER, policy
-from ..egress_node import (
-    UP,
-    daemon_state,
-    replace_id,
+from ..gates import FakeInterfaces, Gates, HeldThreads
+
+ID = ids.egress_id("partner", "")
+EGRESS = PlanEgressIP(ID, "partner", "", slot=1, vni=ids.vni(ID), eligible=("g1",), interface="eth1")
+NODES = (PlanNode("g1", "10.0.0.1"), PlanNode("w1", "10.0.0.11"))
+PLAN = Plan("g1", 0x0FF00000, 4799, 1450, NODES, (EGRESS,))
+MANY = exit_checks.MAX_LOOKUPS_EACH_ROUND + 1
+
+
+@dataclass
+class Router(FakeInterfaces):
+    """A kernel that routes everything by one interface, and counts what it is asked."""
+
+    asked: list[int] = field(default_factory=list)
+
+    def look_up(self, lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
+        answers = {each: Found("eth1", each.destination) for each in lookups}
+        self.asked.append(len(answers))
+        return answers
+
+
+class Opened(HeldThreads):
+    """Threads that wait for nobody."""
+
+    async def run(self, function, *args, **kwargs):  # type: ignore[no-untyped-def]
+        return function(*args, **kwargs)
+
+
+def checks(interfaces: FakeInterfaces) -> ExitChecks:
+    def no_probe(*_: object) -> object:
+        raise AssertionError("nothing is probed")
+
+    return ExitChecks(NodeState(), no_probe, (), interfaces, Opened(Gates()))  # type: ignore[arg-type]
+
+
+def policy(name: str, destinations: Iterable[int]) -> Policy:
+    return Policy(name, "partner", (), tuple(f"20.{n // 256}.{n % 256}.0/24" for n in destinations))
+
+
+def answers(found: ExitChecks) -> tuple[object, ...]:
+    return found.path(EGRESS), dict(found.leading_out(EGRESS))
+
+
+def test_at_rest_nothing_is_worked_out_or_asked_again_and_an_edit_asks_for_what_is_new() -> None:
+    async def scenario() -> list[int]:
+        kernel = Router()
+        looking = checks(kernel)
+        objects = Inventory(policies=(policy("many", range(MANY)),))
+        for _ in range(3):
+            await looking.look_up(PLAN, objects, ())
+        edited = replace(objects, policies=(*objects.policies, policy("one", [40_000])))
+        await looking.look_up(replace(PLAN, mtu=1400), edited, ())
+        return kernel.asked
+
+    assert asyncio.run(scenario()) == [MANY, 1]
+
+
+def test_few_questions_are_asked_in_each_round() -> None:
+    async def scenario() -> list[int]:
+        kernel = Router()
+        looking = checks(kernel)
+        for _ in range(3):
+            await looking.look_up(PLAN, Inventory(policies=(policy("few", range(5)),)), ())
+        return kernel.asked
+
+    assert asyncio.run(scenario()) == [5, 5, 5]
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=8), max_size=4),
+        st.sampled_from([(), ("20.0.1.0/24",), ("20.0.0.0/20", "20.0.17.1/32")]),
+    ),
+    min_size=1,
+    max_size=5,
 )
-from ..gates import FakeDaemon, FakeInterfaces, FakeProbe
-from ..test_add_order import EMPTY, World
 
 
-def test_a_node_whose_routes_lead_elsewhere_is_not_ready(tmp_path: Path) -> None:
+@settings(deadline=None)
+@given(EDITS)
+def test_after_any_edits_the_answers_are_those_of_asking_for_all(
+    edits: list[tuple[list[set[int]], tuple[str, ...]]],
+) -> None:
     async def scenario() -> None:
-        daemon, interfaces = FakeDaemon(), FakeInterfaces({"eth1": UP})
-        interfaces.routes = {"203.0.113.1": Found("eth0", "10.0.0.1")}
-        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
-        others = {"lease_daemon": daemon, "interfaces": interfaces}
-        objects = Inventory((PARTNER,), (policy("backend", "partner"),), nodes)
-        world = World(tmp_path, objects, others=others)
-
-        def reason() -> str:
-            return daemon.sent[-1].egress[0].reason if daemon.sent else ""
-
+        before, exit_checks.MAX_LOOKUPS_EACH_ROUND = exit_checks.MAX_LOOKUPS_EACH_ROUND, 0
         try:
-            await world.open_all(lambda: "203.0.113.0/24 by eth0 via 10.0.0.1, not by eth1" in reason())
-            interfaces.routes = {"203.0.113.1": Found("eth1", "172.16.0.1")}
-            world.parts.reconciler.request()
-            await world.open_all(lambda: daemon.sent[-1].egress[0].ready)
+            looking = checks(Router())
+            for policies, never in edits:
+                named = tuple(policy(f"p{n}", sorted(each)) for n, each in enumerate(policies))
+                objects = Inventory(policies=named)
+                await looking.look_up(PLAN, objects, never)
+                fresh = checks(Router())
+                await fresh.look_up(PLAN, objects, never)
+                assert answers(looking) == answers(fresh)
         finally:
-            await world.close()
-
-    asyncio.run(scenario())
-
-
-@pytest.mark.parametrize("master", ["w1", "g1"])
-def test_a_master_asks_upstream_by_its_virtual_address_too(tmp_path: Path, master: str) -> None:
-    """Silence there is a problem and no reason: each node would find the same as soon as it is the master."""
-
-    async def scenario() -> None:
-        daemon, probes = FakeDaemon(), list[FakeProbe]()
-
-        def probe(target: ProbeTarget, changed: Callable[[], None]) -> FakeProbe:
-            probes.append(FakeProbe(target, changed))
-            return probes[-1]
-
-        shown = replace(PARTNER, mode=VIRTUAL_IP, interface="", addresses=("172.16.0.50",))
-        identity = ids.egress_id("partner", "172.16.0.50")
-        daemon.news.put_nowait(replace_id(daemon_state(master, 3), identity))
-        nodes = tuple(replace(n, labels={"role": "egress"}) for n in EMPTY.nodes)
-        others = {"lease_daemon": daemon, "interfaces": FakeInterfaces({"eth1": UP}), "probe": probe}
-        world = World(
-            tmp_path, Inventory((shown,), (), nodes), others=others, upstream="198.51.100.1, '2001:db8::1'"
-        )
-        try:
-            await world.open_all(lambda: bool(probes) and world.state.followed is not None)
-            by_own = ProbeTarget("eth1", ("198.51.100.1",))
-            by_shown = replace(by_own, source="172.16.0.50")
-            assert {p.target for p in probes} == ({by_own, by_shown} if master == "w1" else {by_own})
-            for each in probes:
-                if each.target == by_shown:
-                    each.silent = each.target.addresses
-            problems = [p.message for p in world.problems() if p.source == "health"]
-            words = "upstream 198.51.100.1 answers this node, but not 172.16.0.50"
-            assert problems == ([words] if master == "w1" else [])
-            assert daemon.sent[-1].egress[0].ready
-        finally:
-            await world.close()
+            exit_checks.MAX_LOOKUPS_EACH_ROUND = before
 
     asyncio.run(scenario())
