@@ -47,6 +47,12 @@ class ExitChecks:
         self._made_of: tuple[Plan, tuple[Policy, ...], tuple[str, ...]] | None = None
         """Plan, policies and excluded prefixes from which the lookups were worked out."""
         self._answers: dict[Lookup, Found] = {}
+        self._unanswered: frozenset[Lookup] = frozenset()
+        """Lookups to which the kernel gave no answer."""
+        self._leading: dict[tuple[str, str], Mapping[Lookup, Found]] = {}
+        """Answers that lead out, by id and interface of the egress IP."""
+        self._reasons: dict[PlanEgressIP, str] = {}
+        """Faults of the answers."""
         self._asked_at = -REFRESH_S
 
     def follow(self, plan: Plan, changed: Callable[[], None]) -> None:
@@ -72,24 +78,32 @@ class ExitChecks:
 
         ``never``: prefixes that go to no gateway. Of many questions only new ones are asked in each round.
         """
-        self._prepare(plan, inventory, never)
+        changed = self._prepare(plan, inventory, never)
         now = asyncio.get_running_loop().time()
-        known: Mapping[Lookup, Found] = {}
-        if len(self._wanted) > MAX_LOOKUPS_EACH_ROUND and now < self._asked_at + REFRESH_S:
-            known = {each: self._answers[each] for each in self._wanted & self._answers.keys()}
+        before = self._answers
+        if len(self._wanted) <= MAX_LOOKUPS_EACH_ROUND or now >= self._asked_at + REFRESH_S:
+            self._asked_at, new, known = now, self._wanted, dict[Lookup, Found]()
+        elif changed:
+            new = self._wanted - before.keys()
+            known = {each: before[each] for each in self._wanted - new}
+        elif not self._unanswered:
+            return False
         else:
-            self._asked_at = now
-        before, new = self._answers, self._wanted - known.keys()
+            new, known = self._unanswered, before
         answers = await self._threads.run(self._interfaces.look_up, sorted(new)) if new else {}
         self._answers = {**known, **answers}
-        return self._answers != before
+        self._unanswered = self._wanted - self._answers.keys()
+        differs = self._answers != before
+        if changed or differs:
+            self._forget()
+        return differs
 
-    def _prepare(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> None:
-        """Work out what is to be asked, unless it follows from the same as before: at rest it always does."""
+    def _prepare(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> bool:
+        """Work out what is to be asked. Return False if it follows from the same as before: at rest it always does."""
         made_of = plan, inventory.policies, tuple(never)
         last = self._made_of
         if last and last[0] is plan and last[1] is inventory.policies and last[2] == made_of[2]:
-            return
+            return False
         policies: dict[str, list[Policy]] = {}
         for policy in inventory.policies:
             policies.setdefault(policy.gateway, []).append(policy)
@@ -100,6 +114,13 @@ class ExitChecks:
         }
         self._wanted = frozenset(lookup for each in self._asked.values() for lookup in each)
         self._made_of = made_of
+        self._forget()
+        return True
+
+    def _forget(self) -> None:
+        """Forget what was worked out of questions and answers: one of them has changed."""
+        self._leading.clear()
+        self._reasons.clear()
 
     async def ask(self, plan: Plan, destination: str) -> dict[str, Found]:
         """Return how packets to an address would leave, for each egress IP of its family that this node serves.
@@ -142,13 +163,24 @@ class ExitChecks:
 
     def path(self, egress: PlanEgressIP) -> str:
         """Return why packets would not leave by the egress interface; empty if they would, or if it is not known."""
-        return exit_paths.reason(egress, self._asked.get(egress.id, {}), self._answers)
+        if egress not in self._reasons:
+            asked = self._asked.get(egress.id, {})
+            self._reasons[egress] = exit_paths.reason(egress, asked, self._answers)
+        return self._reasons[egress]
 
     def leading_out(self, egress: PlanEgressIP) -> Mapping[Lookup, Found]:
-        """Return the packets that the kernel would route out by the egress interface, with their routes."""
-        asked = self._asked.get(egress.id, {})
-        found = ((lookup, self._answers.get(lookup)) for lookup in asked)
-        return {lookup: answer for lookup, answer in found if answer and answer.interface == egress.interface}
+        """Return the packets that the kernel would route out by the egress interface, with their routes.
+
+        The same object as before if neither questions nor answers have changed.
+        """
+        key = egress.id, egress.interface
+        if key not in self._leading:
+            asked = self._asked.get(egress.id, {})
+            found = ((lookup, self._answers.get(lookup)) for lookup in asked)
+            self._leading[key] = {
+                lookup: answer for lookup, answer in found if answer and answer.interface == egress.interface
+            }
+        return self._leading[key]
 
     def _silent(self, target: ProbeTarget | None) -> tuple[str, ...]:
         running = self._running.get(target) if target else None

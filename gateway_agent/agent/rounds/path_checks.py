@@ -12,6 +12,7 @@ from cni.plan import Plan, PlanEgressIP
 
 from ...manifests.model import Problem
 from ...policy.egress_node import path_faults, path_state
+from ...policy.egress_node.exit_paths import Found, Lookup
 from ...policy.egress_node.path_faults import Dropped, TunnelProbe
 from ...policy.egress_node.path_state import PathState, Todo
 from ..ports import PathProbe, Threads
@@ -39,6 +40,8 @@ class PathChecks:
         self._threads = threads
         self._paths: dict[str, PathState | None] = {}
         """Paths by id of the egress IP; None: there is nothing to probe. An id that is missing is new."""
+        self._probes: dict[str, _Probes] = {}
+        """All probes by id of the egress IP."""
         self._untested = ""
         """Reason for which no path can be tested."""
         self._failed_rounds = 0
@@ -114,12 +117,18 @@ class PathChecks:
 
     def _wanted(self, plan: Plan) -> Wanted:
         able = [egress for egress in plan.egress_ips if plan.node in egress.eligible]
+        self._probes = {egress.id: self._of(plan, egress) for egress in able}
         return {
-            egress: path_faults.of_round(
-                path_faults.probes(plan, egress, self._exits.leading_out(egress)), self._lost, self._turn
-            )
+            egress: path_faults.of_round(self._probes[egress.id].probes, self._lost, self._turn)
             for egress in able
         }
+
+    def _of(self, plan: Plan, egress: PlanEgressIP) -> _Probes:
+        """Return the probes of an egress IP: the last ones if they follow from the same, as they do at rest."""
+        leading, last = self._exits.leading_out(egress), self._probes.get(egress.id)
+        if last is not None and last.plan is plan and last.leading is leading:
+            return last
+        return _Probes(plan, leading, path_faults.probes(plan, egress, leading))
 
     async def _round(self) -> None:
         plan = self._state.applied
@@ -176,6 +185,15 @@ class PathChecks:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True)
+class _Probes:
+    """All probes of an egress IP, and what they follow from."""
+
+    plan: Plan
+    leading: Mapping[Lookup, Found]
+    probes: tuple[TunnelProbe, ...]
 
 
 @dataclass(frozen=True)

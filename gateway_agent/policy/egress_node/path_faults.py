@@ -117,7 +117,7 @@ def of_round(
     others = every[ROUTES_EACH:]
     begin = turn * TURNS_EACH % len(others) if others else 0
     taking_turns = (*others, *others)[begin : begin + min(TURNS_EACH, len(others))]
-    again = [probe for probe in others if probe in lost][:TURNS_EACH]
+    again = [probe for probe in others if probe in lost][:TURNS_EACH] if lost else []
     return tuple(dict.fromkeys((*every[:ROUTES_EACH], *again, *taking_turns)))
 
 

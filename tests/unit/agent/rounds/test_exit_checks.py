@@ -31,9 +31,10 @@ class Router(FakeInterfaces):
     """A kernel that routes everything by one interface, and counts what it is asked."""
 
     asked: list[int] = field(default_factory=list)
+    interface: str = "eth1"
 
     def look_up(self, lookups: Iterable[Lookup]) -> dict[Lookup, Found]:
-        answers = {each: Found("eth1", each.destination) for each in lookups}
+        answers = {each: Found(self.interface, each.destination) for each in lookups}
         self.asked.append(len(answers))
         return answers
 
@@ -72,6 +73,23 @@ def test_at_rest_nothing_is_worked_out_or_asked_again_and_an_edit_asks_for_what_
         return kernel.asked
 
     assert asyncio.run(scenario()) == [MANY, 1]
+
+
+def test_what_leads_out_is_the_same_object_until_an_answer_changes() -> None:
+    async def scenario() -> None:
+        kernel = Router()
+        looking = checks(kernel)
+        objects = Inventory(policies=(policy("few", range(5)),))
+        await looking.look_up(PLAN, objects, ())
+        first = looking.leading_out(EGRESS)
+        assert not looking.path(EGRESS)
+        await looking.look_up(PLAN, objects, ())
+        assert looking.leading_out(EGRESS) is first and len(first) == 5
+        kernel.interface = "eth0"
+        await looking.look_up(PLAN, objects, ())
+        assert looking.leading_out(EGRESS) == {} and "by eth0" in looking.path(EGRESS)
+
+    asyncio.run(scenario())
 
 
 def test_few_questions_are_asked_in_each_round() -> None:
