@@ -61,6 +61,8 @@ class Observer:
             cluster_cidrs=config.cluster_cidrs,
             problems=self._problems.collect(),
             settled=self._leases.settled,
+            unready=self.unready(),
+            drained=self._leases.drained,
             beside={found.pod: found for found in self._containers.beside},
             started_beside=self._adoption.beside,
         )

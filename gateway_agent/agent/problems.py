@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..config import AgentConfig
-from ..lease.ipc import LOG
-from ..manifests.model import Inventory, Problem
+from ..lease.ipc import FOREIGN_KEY, LATE, LOG, KeeperState
+from ..manifests.model import Fault, Inventory, Problem
 from ..policy import underlay
 from ..policy.pods import pod_sources
 from ..show import status
@@ -20,6 +20,9 @@ from .ports import ClusterKey, Interfaces
 from .rounds.conntrack_sync import ConntrackSync
 from .rounds.planning import Planning
 from .state import NodeState
+
+DAEMON = "lease daemon"
+"""Source of the problems of the lease daemon."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,10 @@ class Problems:
         """Return all problems."""
         state = self.state
         known = self.planning.known(state.inventory) if state.inventory else Inventory()
-        trouble = (Problem("kernel", "", state.trouble),) if state.trouble else ()
+        trouble = (Problem("kernel", "", state.trouble, kind=Fault.KERNEL),) if state.trouble else ()
         sync = (Problem("connectionSync", "", text) for text in self.connection_sync.troubles())
         return (
-            *known.problems,
-            *state.plan_problems,
+            *map(_of_an_object, (*known.problems, *state.plan_problems)),
             *trouble,
             *self._of_the_daemon(),
             *self._of_the_address(known),
@@ -63,10 +65,10 @@ class Problems:
         )
 
     def _of_the_daemon(self) -> list[Problem]:
-        said = self.leases.state.problems if self.leases.state else ()
-        found = [Problem("lease daemon", "", text) for text in said]
+        found = daemon_problems(self.leases.state)
         if self.leases.failure:
-            found.append(Problem("lease daemon", "", self.leases.failure, f"see {self.config.run_dir / LOG}"))
+            hint = f"see {self.config.run_dir / LOG}"
+            found.append(Problem(DAEMON, "", self.leases.failure, hint, Fault.LEASE_DAEMON))
         return found
 
     def _of_the_address(self, known: Inventory) -> list[Problem]:
@@ -84,4 +86,20 @@ class Problems:
     def _of_conflicts(self) -> list[Problem]:
         hint = "another machine has the address: find it by its MAC"
         conflicts = self.leases.state.conflicts if self.leases.state else ()
-        return [Problem("virtual address", "", status.conflict_words(c), hint) for c in conflicts]
+        return [
+            Problem("virtual address", "", status.conflict_words(c), hint, Fault.CONFLICT) for c in conflicts
+        ]
+
+
+def daemon_problems(state: KeeperState | None) -> list[Problem]:
+    """Return the problems that the lease daemon reports."""
+    if state is None:
+        return []
+    kinds = {LATE: Fault.LATE, FOREIGN_KEY: Fault.KEY}
+    of = {text: kinds.get(kind, Fault.LEASE_DAEMON) for text, kind in state.kinds.items()}
+    return [Problem(DAEMON, "", text, kind=of.get(text, Fault.LEASE_DAEMON)) for text in state.problems]
+
+
+def _of_an_object(problem: Problem) -> Problem:
+    """Return a problem of the objects or of their plan, counted as one unless it is counted as another already."""
+    return replace(problem, kind=Fault.OBJECT) if problem.kind is Fault.OTHER else problem

@@ -139,7 +139,9 @@ class Report:
 
 def report(content: Report) -> str:
     """Return the text of a report."""
-    problems = [vars(problem) for problem in content.problems]
+    problems = [
+        {"source": p.source, "path": p.path, "message": p.message, "hint": p.hint} for p in content.problems
+    ]
     return json.dumps({"problems": problems, "chained": content.chained}) + "\n"
 
 
@@ -148,7 +150,8 @@ def read_report(text: str) -> Report:
     try:
         whole = json.loads(text)
         problems = tuple(
-            Problem(**{str(key): str(value) for key, value in given.items()}) for given in whole["problems"]
+            Problem(str(given["source"]), str(given["path"]), str(given["message"]), str(given["hint"]))
+            for given in whole["problems"]
         )
         return Report(problems, str(whole["chained"]))
     except (AttributeError, LookupError, TypeError, RecursionError) as error:

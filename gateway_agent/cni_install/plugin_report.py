@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from ..manifests.model import Problem
+from ..manifests.model import Fault, Problem
 from . import conflist_text
 from .conflist_text import Report
 
@@ -24,4 +25,4 @@ def read(run_dir: Path) -> Report:
 
 def problems(run_dir: Path) -> tuple[Problem, ...]:
     """Return the problems that keep the plugin from being used, by the last report."""
-    return read(run_dir).problems
+    return tuple(replace(problem, kind=Fault.PLUGIN) for problem in read(run_dir).problems)

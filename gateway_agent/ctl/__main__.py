@@ -19,11 +19,14 @@ from .client import NoAnswer, address_and_port, ask
 if TYPE_CHECKING:
     from .validate import Outcome
 
-DONE, FAILED, WRONG_CALL = 0, 1, 2
+DONE, FAILED, WRONG_CALL, NOT_OK = 0, 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Return the exit code: 0 done, 1 no answer or something is invalid, 2 wrong usage or config."""
+    """Run one command.
+
+    Return the exit code: 0 done, 1 no answer or something is invalid, 2 wrong usage or config, 3 the verdict is not OK.
+    """
     options = _parser().parse_args(arguments, argparse.Namespace(config=None, output="text"))
     command: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -59,8 +62,10 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    status = add("status", _status, "egress IPs and their masters, egress nodes, problems")
-    status.add_argument("--all", action="store_true", help="add all problems, voters and counts of messages")
+    status = add("status", _status, "the verdict, egress IPs and their masters, egress nodes, problems")
+    status.add_argument(
+        "--all", action="store_true", help="add all findings and problems, voters and counts of messages"
+    )
     add("pods", _pods, "the pods of this node and the addresses that they use")
     explain = add("explain", _explain, "explain the path of a pod's packets, step by step")
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
@@ -147,7 +152,10 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    return _show(options, "status", _ask(options, "status"))
+    answer = _ask(options, "status")
+    # An agent of an older version gives no verdict.
+    ok = answer.get("verdict", {"ok": True})["ok"]
+    return _show(options, "status", answer) or (DONE if ok else NOT_OK)
 
 
 def _pods(options: argparse.Namespace) -> int:

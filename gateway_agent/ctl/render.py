@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -47,8 +48,12 @@ class Page:
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:
-        """Print one line. Control characters are escaped."""
-        self._console.print(Text(printable(text, MAX_TEXT_CHARS), style))
+        """Print one line. Control characters are escaped, and no word is split."""
+        shown = printable(text, MAX_TEXT_CHARS)
+        before = self._console.width
+        self._console.width = max(before, *map(cell_len, shown.split() or [""]))
+        self._console.print(Text(shown, style))
+        self._console.width = before
 
     def table(
         self, headings: Sequence[str], rows: Iterable[Sequence[object]], spare: Sequence[str] = ()
@@ -79,6 +84,7 @@ class Page:
 
 def status(answer: Any, page: Page) -> None:
     """Print the answer of ``egressctl status``."""
+    _verdict(answer.get("verdict"), page)
     page.line(f"node {answer['node']}, roles: {', '.join(answer['roles'])}")
     if answer["isolated"]:
         page.line("isolated: it hears no majority of the voters and forwards nothing new", "bold red")
@@ -105,6 +111,18 @@ def status(answer: Any, page: Page) -> None:
         voters = ", ".join(answer["voters"]) or "none are known"
         page.line(f"voters: {voters} (set {answer['voterSet']})")
         page.table(("MESSAGES", "NUMBER"), answer["counters"].items())
+
+
+def _verdict(verdict: Answer | None, page: Page) -> None:
+    """Print the verdict as the first line; all findings if lists are to be whole. An older agent gives no verdict."""
+    if verdict is None:
+        return
+    page.line(verdict["text"], "green" if verdict["ok"] else "bold red")
+    more = verdict["findings"][1:]
+    for finding in more if page.whole else ():
+        page.line(finding["text"])
+    if more and not page.whole:
+        page.line(f"and {len(more)} more: egressctl status --all")
 
 
 def _started_beside(beside: Answer, page: Page) -> None:

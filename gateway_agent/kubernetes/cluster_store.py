@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
-from ..manifests.model import Inventory, Problem
+from ..manifests.model import Fault, Inventory, Problem
 from ..manifests.store import NotKnown
 from . import last_known
 from .client import OPENED, Api, ApiError
@@ -218,7 +218,11 @@ class ClusterStore:
     def _troubles(self) -> list[Problem]:
         hint = "the last known objects stay in force; changes are not seen"
         found = ((self._resources[kind].plural, r.trouble) for kind, r in self._reflectors.items())
-        problems = [Problem("Kubernetes API", plural, trouble, hint) for plural, trouble in found if trouble]
+        problems = [
+            Problem("Kubernetes API", plural, trouble, hint, Fault.API)
+            for plural, trouble in found
+            if trouble
+        ]
         if self._unkept:
             lost = "the known objects are in force; an agent that starts while the API is away lacks them"
             problems.append(Problem(str(self._path), "", f"cannot be kept: {self._unkept}", lost))

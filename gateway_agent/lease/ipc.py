@@ -215,6 +215,8 @@ class KernelFailures(msgspec.Struct, frozen=True):
     number: int
 
 
+LATE, FOREIGN_KEY = "late", "foreign_key"
+"""Kinds of problems: this daemon gets too little processor time; another node signs with a key that is not ours."""
 UNCONFIGURED = 0
 """Incarnation in the states of a daemon that could follow no configuration so far: only ``problems`` count in them."""
 
@@ -246,3 +248,5 @@ class KeeperState(msgspec.Struct, frozen=True):
     """Keys of all nodes; None: left out, as everywhere but in the first state on a connection."""
     failures: tuple[KernelFailures, ...] = ()
     """Failures of the kernel for the virtual addresses that this node may serve."""
+    kinds: dict[str, str] = {}
+    """The kinds of some of ``problems``, by their text."""

@@ -6,7 +6,17 @@ from collections.abc import Iterator
 
 import msgspec
 
-from .ipc import UNCONFIGURED, EgressIPSpec, EgressState, KeeperState, KernelFailures, MemberState, OwnKeys
+from .ipc import (
+    FOREIGN_KEY,
+    LATE,
+    UNCONFIGURED,
+    EgressIPSpec,
+    EgressState,
+    KeeperState,
+    KernelFailures,
+    MemberState,
+    OwnKeys,
+)
 from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
 from .node import LeaseNode
@@ -26,7 +36,8 @@ def report(
 
     ``problems``, ``failures``: those that its process knows of. ``keys``: whether the table of all keys is wanted.
     """
-    voters = node.voter_set.current
+    voters, late = node.voter_set.current, tuple(_late(node, now))
+    foreign = tuple(node.endpoint.heard.foreign_keys(node.config.node, node.endpoint.keys))
     return KeeperState(
         node=node.config.node,
         incarnation=node.endpoint.incarnation,
@@ -44,15 +55,17 @@ def report(
             *problems,
             *node.occupied.values(),
             *_held_back(node, now),
-            *_late(node, now),
+            *late,
             *_deaf(node, now),
-            *node.endpoint.heard.problems(node.config.node, node.endpoint.keys),
+            *foreign,
+            *node.endpoint.heard.problems(node.config.node),
             *node.agreement.problems(node.config.node),
             *node.strays.problems(node.config),
         ),
         unfit=node.agreement.unfit(),
         keys=_keys(node, now) if keys else None,
         failures=failures,
+        kinds={**dict.fromkeys(late, LATE), **dict.fromkeys(foreign, FOREIGN_KEY)},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import cached_property
 from typing import Literal
 
@@ -20,6 +21,28 @@ DRAIN = "egress-gateway.io/drain"
 """Annotation of a node. The value ``true`` drains the node's egress IPs."""
 
 
+class Fault(StrEnum):
+    """The kinds of what can be wrong on a node: for the verdict of status, and as label of metrics."""
+
+    ISOLATED = "isolated"
+    NO_MASTER = "no_master"
+    CONFLICT = "address_conflict"
+    KERNEL = "kernel"
+    PLUGIN = "plugin"
+    KEY = "key"
+    LATE = "late"
+    LEASE_DAEMON = "lease_daemon"
+    NOT_READY = "not_ready"
+    NO_MAJORITY = "no_majority"
+    MEMBER = "member"
+    ORPHAN = "orphan_policy"
+    OBJECT = "invalid_object"
+    API = "api"
+    OTHER = "other"
+    STARTING = "starting"
+    DRAINED = "drained"
+
+
 @dataclass(frozen=True)
 class Problem:
     """An error that the owner of an object or of a node should fix. It never affects other objects."""
@@ -30,6 +53,8 @@ class Problem:
     """Field path, as ``spec.sourceIP.mode``; empty if the problem concerns the whole source."""
     message: str
     hint: str = ""
+    kind: Fault = field(default=Fault.OTHER, compare=False)
+    """No part of the problem's identity: it says how the problem is counted."""
 
     def __post_init__(self) -> None:
         # A problem may quote text from outside: it must not control a terminal or fill a log.

@@ -15,7 +15,7 @@ from cni.plan import PodIdentity
 
 from . import prefixes, selectors, typed_objects, yaml_documents
 from .fields import Fields, Report, kind_of, resembling
-from .model import BASIC, Gateway, Inventory, Node, Policy, Problem
+from .model import BASIC, Fault, Gateway, Inventory, Node, Policy, Problem
 
 API_VERSIONS = ("egress-gateway.io/v1alpha1", "network.deckhouse.io/v1alpha1")
 GROUPS = tuple(version.partition("/")[0] for version in API_VERSIONS)
@@ -165,7 +165,8 @@ def _references(gateways: Iterable[Gateway], policies: Iterable[Policy]) -> Iter
     for policy in policies:
         if policy.gateway not in names:
             message = f"there is no EgressGateway {policy.gateway!r}: what the policy selects is dropped"
-            yield Problem(policy.source, "spec.egressGatewayName", message, resembling(policy.gateway, names))
+            hint = resembling(policy.gateway, names)
+            yield Problem(policy.source, "spec.egressGatewayName", message, hint, Fault.ORPHAN)
 
 
 def _without_effect(gateways: Iterable[Gateway]) -> Iterator[Problem]:

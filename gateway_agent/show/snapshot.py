@@ -35,6 +35,11 @@ class NodeSnapshot:
     settled: bool = True
     """False while a lease daemon that has just started cannot know every master yet."""
 
+    unready: str = ""
+    """Reason why the agent cannot serve pods now; empty if it can."""
+    drained: bool = False
+    """True if an operator has drained this node."""
+
     beside: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
     """Containers of this node that a policy selects but nothing steers, by (namespace, name)."""
 

@@ -21,6 +21,7 @@ from .snapshot import (
     rfc3339,
     shown_address,
 )
+from .verdict import verdict
 
 __all__ = ["NodeSnapshot", "NotKnown", "events", "explain", "pods", "problem", "status"]
 
@@ -30,6 +31,7 @@ def status(view: NodeSnapshot) -> dict[str, Any]:
     plan, daemon = view.plan, view.lease_daemon
     gateway = any(plan.node in egress.eligible for egress in plan.egress_ips)
     return {
+        "verdict": verdict(view),
         "node": plan.node,
         "roles": ["node", "gateway"] if gateway else ["node"],
         "isolated": plan.isolated,

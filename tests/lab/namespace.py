@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
@@ -31,12 +31,13 @@ def run(
     text: str | None = None,
     environment: Mapping[str, str] | None = None,
     seconds: float = 30.0,
+    accepted: Collection[int] = (0,),
 ) -> str:
-    """Return the standard output of a program. Raises :class:`CommandFailed` if its exit code is not 0."""
+    """Return the standard output of a program. Raises :class:`CommandFailed` if its exit code is not accepted."""
     done = subprocess.run(
         argv, input=text, env=environment, capture_output=True, text=True, timeout=seconds, check=False
     )
-    if done.returncode:
+    if done.returncode not in accepted:
         words = (done.stderr or done.stdout).strip()
         raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}: {words}")
     return done.stdout

@@ -177,14 +177,14 @@ class KeysHeard:
         self.revision += misnamed.keys() != self._misnamed.keys()
         self._misnamed = misnamed
 
-    def problems(self, me: str, own: Keyring) -> Iterator[str]:
-        """Yield one text for each node whose key, version or name does not fit.
-
-        ``me``: the name of this node. ``own``: its keys.
-        """
+    def foreign_keys(self, me: str, own: Keyring) -> Iterator[str]:
+        """Yield one text for each node whose key is not among ``own``, the keys of this node (``me``)."""
         for name, foreign in sorted(self._foreign.items()):
             words = f"node {name} at {foreign.address} signs with a key that this node ({me}) does not have"
             yield f"{words}: {foreign.named}; {own.named}"
+
+    def problems(self, me: str) -> Iterator[str]:
+        """Yield one text for each node whose version or name does not fit. ``me``: the name of this node."""
         for name, other in sorted(self._versions.items()):
             yield other.problem(name, me)
         for source, found in sorted(self._misnamed.items()):

@@ -9,13 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.manifests.model import Inventory
+from gateway_agent.agent.problems import daemon_problems
+from gateway_agent.lease.ipc import FOREIGN_KEY, LATE, KeeperState
+from gateway_agent.manifests.model import Fault, Inventory
+from gateway_agent.manifests.parsing import parse
 
 from ..policy.small_inventory import NODES
 from .gates import FakeInterfaces
 from .test_add_order import EMPTY, World
 
 HINT = "nodeName must be this machine's, and the inventory must have its address"
+
+LOST = """\
+apiVersion: egress-gateway.io/v1alpha1
+kind: EgressGatewayPolicy
+metadata: {name: lost}
+spec: {egressGatewayName: nowhere, selectors: [{podSelector: {matchLabels: {app: a}}}]}
+"""
 
 
 def problems_of(directory: Path, inventory: Inventory, local: Collection[str]) -> list[str]:
@@ -47,6 +57,32 @@ def test_a_machine_that_bears_the_name_of_another_node_says_so(
 ) -> None:
     words = f"no interface of this machine has 172.16.0.21, the address of node w1{rightful}"
     assert problems_of(tmp_path, EMPTY, local) == [f"nodeName: {words} ({HINT})"]
+
+
+def test_problems_of_the_lease_daemon_have_the_kind_that_it_names() -> None:
+    kinds = {"too late": LATE, "a foreign key": FOREIGN_KEY, "new": "of a newer daemon"}
+    state = KeeperState(
+        "w1", 1, (), (), (), 0, False, {}, problems=("too late", "a foreign key", "new", "plain"), kinds=kinds
+    )
+    assert [(problem.message, problem.kind) for problem in daemon_problems(state)] == [
+        ("too late", Fault.LATE), ("a foreign key", Fault.KEY), ("new", Fault.LEASE_DAEMON),
+        ("plain", Fault.LEASE_DAEMON),
+    ]  # fmt: skip
+    assert daemon_problems(None) == []
+
+
+def test_problems_of_objects_are_counted_as_such(tmp_path: Path) -> None:
+    async def main() -> dict[str, Fault]:
+        files = [("broken.yaml", "spec: ["), ("lost.yaml", LOST)]
+        world = World(tmp_path, replace(parse(files), nodes=NODES))
+        try:
+            await world.open_all(lambda: world.state.applied is not None)
+            return {problem.source: problem.kind for problem in world.problems()}
+        finally:
+            await world.close()
+
+    found = asyncio.run(main())
+    assert (found["broken.yaml"], found["lost.yaml"]) == (Fault.OBJECT, Fault.ORPHAN)
 
 
 def test_a_machine_with_its_own_name_has_no_problem(tmp_path: Path) -> None:

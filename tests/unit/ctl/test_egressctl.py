@@ -166,9 +166,9 @@ def terminal_output(agent: Agent, *arguments: str, columns: int = 80, **environm
         *(arguments or ["status"]),
     ]
     kept = {key: value for key, value in os.environ.items() if key != "NO_COLOR"}
-    subprocess.run(
-        command, stdout=slave, check=True, env={**kept, "TERM": "xterm-256color", **environment}, timeout=30
-    )
+    settings = {**kept, "TERM": "xterm-256color", **environment}
+    done = subprocess.run(command, stdout=slave, check=False, env=settings, timeout=30)
+    assert done.returncode in (0, 3), "status ends by its verdict"
     os.close(slave)
     parts = []
     try:
@@ -226,6 +226,47 @@ def test_status_shows_the_first_problems_and_all_of_them_if_asked(
     run(agent, "status", "--all")
     out = capsys.readouterr().out
     assert (out.count("is wrong"), "voters: g1, g2 (set 3)" in out, "bad_mac" in out) == (50, True, True)
+
+
+FINDINGS = [
+    {"fault": "no_master", "text": f"no master: partner {ADDRESSES[1]}: g1 is down; to do: start it"},
+    {"fault": "member", "text": "egress node down: g1; to do: start it"},
+]
+
+
+def judged(*findings: dict[str, str]) -> dict[str, Any]:
+    text = findings[0]["text"] if findings else "OK"
+    more = {"voters": [], "voterSet": 0, "counters": {}}
+    return {**STATUS, **more, "verdict": {"ok": not findings, "text": text, "findings": list(findings)}}
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_the_verdict_decides_how_status_ends(agent: Agent, output: str) -> None:
+    agent.answers["status"] = judged()
+    assert run(agent, "-o", output, "status") == 0
+    agent.answers["status"] = judged(*FINDINGS)
+    assert run(agent, "-o", output, "status") == 3
+
+
+def test_the_verdict_is_the_first_line(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    agent.answers["status"] = judged()
+    run(agent, "status")
+    assert capsys.readouterr().out.splitlines()[0] == "OK"
+    agent.answers["status"] = judged(*FINDINGS)
+    run(agent, "status")
+    assert capsys.readouterr().out.splitlines()[:2] == [
+        FINDINGS[0]["text"],
+        "and 1 more: egressctl status --all",
+    ]
+    run(agent, "status", "--all")
+    assert capsys.readouterr().out.splitlines()[:2] == [finding["text"] for finding in FINDINGS]
+
+
+@pytest.mark.parametrize("columns", [20, 45, 80])
+def test_no_address_of_the_verdict_is_cut(agent: Agent, columns: int) -> None:
+    agent.answers["status"] = judged(*FINDINGS)
+    lines = plain_lines(terminal_output(agent, "status", columns=columns, NO_COLOR="1"))
+    assert any(f"{ADDRESSES[1]}:" in line.split() for line in lines)
 
 
 def test_explain_takes_its_destination_in_two_forms(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:

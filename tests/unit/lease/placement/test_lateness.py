@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from gateway_agent.lease.ipc import LATE
 from gateway_agent.lease.placement.lateness import TOO_OFTEN, WINDOW_NS, Lateness
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 
@@ -23,7 +24,9 @@ def starve(network: Network, name: str, seconds: float) -> None:
 
 
 def problems(network: Network, name: str) -> list[str]:
-    return [problem for problem in state(network, name).problems if "lost its leases" in problem]
+    found = [problem for problem in state(network, name).problems if "lost its leases" in problem]
+    assert state(network, name).kinds == dict.fromkeys(found, LATE)
+    return found
 
 
 def starve_too_often(network: Network, name: str) -> None:
