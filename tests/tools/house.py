@@ -85,10 +85,15 @@ def modules(root: Path) -> list[Module]:
 
 
 def unmirrored(root: Path) -> list[Path]:
-    """Return the modules with code but without a file of their name in ``tests/unit``."""
-    named = {path.name for path in (root / "tests" / "unit").rglob("test_*.py")}
+    """Return the modules with code but without a test file of their name at the same place in ``tests/unit``."""
     found = (module.path for module in modules(root) if module.functions)
-    return [path for path in found if not path.name.startswith("__") and f"test_{path.name}" not in named]
+    return [path for path in found if not path.name.startswith("__") and not (root / mirror(path)).exists()]
+
+
+def mirror(module: Path) -> Path:
+    """Return the path of the unit tests of a module. The tests of the service have no folder for its package."""
+    package = module.parent.parts[1:] if module.parts[0] == PRODUCT[1] else module.parent.parts
+    return Path("tests", "unit", *package, f"test_{module.name}")
 
 
 def importing(root: Path, module: Path) -> list[Path]:
@@ -126,7 +131,7 @@ def table(root: Path) -> dict[str, str]:
         "findings of ruff's docstring rules": str(len(_docstring_findings(root))),
         "comments per 100 lines": f"{100 * sum(m.comments for m in found) / sum(files):.1f}",
         "import contracts kept / all": _contracts(root),
-        "modules without a unit test file of their name": str(len(unmirrored(root))),
+        "modules without a unit test file of their name at their place": str(len(unmirrored(root))),
         "`mock` in tests": str(
             sum(len(re.findall(r"^\s*(?:from|import) .*\bmock\b", text, re.MULTILINE)) for text in tests)
         ),
@@ -194,7 +199,7 @@ def main() -> None:
     options = parser.parse_args()
     roots = [*([options.beside.resolve()] if options.beside else []), REPOSITORY]
     _print("measure", roots, table)
-    print("\n| module without a unit test file of its name | tests that import it |\n|---|---|")
+    print("\n| module without a unit test file of its name at its place | tests that import it |\n|---|---|")
     for path in unmirrored(REPOSITORY):
         tests = [f"`{test.relative_to('tests')}`" for test in importing(REPOSITORY, path)]
         print(
