@@ -12,7 +12,7 @@ from typing import Any
 from cni.plan import PlanEgressIP
 
 from ..lease.ipc import KeeperState
-from ..lease.mastership.masters import NO_MAJORITY
+from ..lease.voting.members import NO_MAJORITY
 from ..manifests.model import BASIC, Gateway, Policy
 from ..show.snapshot import NodeSnapshot, master, no_master_reason, rfc3339, shown_address
 from .reflector import Object, key_of, version_of

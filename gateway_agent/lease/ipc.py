@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from .messages.limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
+from .limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
 from .voting.voter_set import VoterSet
 
 SOCKET = "keeper.sock"

@@ -12,8 +12,8 @@ from .mastership.acquisition import Timers
 from .mastership.due import Due
 from .mastership.ownership import Ownership
 from .mastership.subscribers import Subscribers
+from .message_builder import MessageBuilder
 from .messages.agreement import Agreement
-from .messages.builder import MessageBuilder
 from .messages.keys import Keyring
 from .messages.outbox import Outbox
 from .messages.wire import Endpoint

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from .mastership.masters import Member
-from .messages import limits
+from . import limits
+from .message_builder import STOPPING
 from .messages.bodies import Answer, Handover, Heartbeat, Holding, Subscribe, epochs_in
-from .messages.builder import STOPPING
 from .messages.wire import Opened
 from .node_state import NodeState
+from .voting.members import Member
 from .voting.protocol import DURATION, Release
 from .voting.voter_set import PROPOSER_LEASE
 

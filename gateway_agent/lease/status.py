@@ -17,10 +17,10 @@ from .ipc import (
     MemberState,
     OwnKeys,
 )
-from .mastership.masters import NO_MAJORITY
 from .messages.keys import fingerprint
 from .node import LeaseNode
 from .voting import recorded_voter_set
+from .voting.members import NO_MAJORITY
 from .voting.protocol import MILLISECOND
 from .voting.voter_set import PROPOSER_LEASE
 

@@ -9,8 +9,16 @@ from typing import Any
 import msgspec
 
 from gateway_agent.lease.ipc import Facts, KeeperState, Tunnel
-from gateway_agent.lease.mastership.masters import MasterAnnouncement
-from gateway_agent.lease.messages.bodies import Answer, Body, Handover, Heartbeat, Hello, Holding, Subscribe
+from gateway_agent.lease.messages.bodies import (
+    Answer,
+    Body,
+    Handover,
+    Heartbeat,
+    Hello,
+    Holding,
+    MasterAnnouncement,
+    Subscribe,
+)
 from gateway_agent.lease.messages.keys import MAC_BYTES, Key
 from gateway_agent.lease.status import report
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Refusal, Release

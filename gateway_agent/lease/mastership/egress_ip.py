@@ -18,13 +18,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING
 
-from ..messages.limits import FORGET_NS, MAX_IDS
+from ..limits import FORGET_NS, MAX_IDS
+from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import LeaseState, Release
-
-if TYPE_CHECKING:
-    from .masters import MasterAnnouncement, MasterEntry
+from .master_entry import MasterEntry
 
 
 class Phase(Enum):

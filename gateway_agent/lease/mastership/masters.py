@@ -2,111 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-import msgspec
-
-from ..messages.limits import Epoch, Identity, Milliseconds, Name, Seconds, Text
+from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, NEVER
 from .egress_ip import EgressIP, EgressIPs
+from .master_entry import HOLD_NS, QUEUE_TIMED_OUT, MasterEntry
 
-NO_MAJORITY = "hears no majority of the voters"
-HOLD_NS = 1500 * MILLISECOND
-"""Longest time that packets wait for the next master during a handover: longer than the old master waits for workers.
-"""
-QUEUE_TIMED_OUT = 1
-"""Value in place of a time: the queueing of this handover has timed out, and does not begin again."""
 REPORT_NS = 500 * MILLISECOND
 """Interval at which an egress node sends to each subscriber if nothing changes."""
-
-
-class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
-    """A master's announcement of one egress IP that it holds."""
-
-    id: Identity
-    epoch: Epoch
-    since: Seconds
-    """Start of this mastership by the wall clock, seconds."""
-    without_quorum: bool
-    reason: Text
-    """The reason why this master took over."""
-    silent_ms: Milliseconds
-    """Time without a message of the master before."""
-    shown: Name = ""
-    """The address that the outside sees."""
-    leaving: bool = False
-    """True if this master hands over: packets are to be queued until the next master announces itself."""
-    planned: bool = False
-    """The master before has handed over to a node of its choice."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """An egress node by its last heartbeat."""
-
-    heard_at: int
-    isolated: bool = False
-    reason: str = ""
-    """The reason why the node cannot serve anything; empty if it can."""
-    unready: dict[str, str] = field(default_factory=dict)
-    """Reasons by egress id, for those that it could serve and is not ready for."""
-    warming: Collection[str] = ()
-    """Egress ids for which it has become ready only just now."""
-    known: Collection[str] | None = None
-    """Egress ids that it has learned of from its store; None: it has not said."""
-
-    def ready_for(self, identity: str) -> bool:
-        """Return True if it can serve an egress IP."""
-        known = self.known is None or identity in self.known
-        return known and not self.reason and identity not in self.unready
-
-    def why_not(self) -> str:
-        """Return the first of the reasons why it is not ready; empty if it is."""
-        isolated = NO_MAJORITY if self.isolated else ""
-        return self.reason or isolated or next(iter(self.unready.values()), "")
-
-
-@dataclass(frozen=True)
-class MasterEntry:
-    """The master of one egress IP, as this node knows it."""
-
-    master: str = ""
-    """Name of the master; empty: none known."""
-    epoch: int = 0
-    since: float = 0.0
-    heard_at: int = 0
-    without_quorum: bool = False
-    gone: str | None = None
-    """The reason that the master gave for its release; None: it has released nothing."""
-    lost: str = ""
-    """The reason why there is no master any more."""
-    shown: str = ""
-    """The address that the outside sees."""
-    leaving_at: int = 0
-    """The moment at which this node learned that the master hands over; 0: it does not."""
-    gone_at: int = 0
-    """The moment at which this node learned of the master's release; 0: there was none."""
-    planned: bool = False
-    """True if the master has handed over to a node of its choice."""
-
-    def silent_ns(self, suspect_ns: int, now: int) -> int:
-        """Return for how long nothing has left by the egress IP, if it has a new master now.
-
-        The silence begins when the master released it. If the master had been unheard for ``suspect_ns`` by then, the
-        silence begins with the master's last message: the master may have been cut off since. So the value is an upper
-        bound. A planned handover is no silence as long as the workers' kernels queue their packets.
-        """
-        if not self.epoch:
-            return 0
-        if self.planned and now - self.gone_at < HOLD_NS:
-            return 0
-        known_to_the_end = self.gone_at and self.gone_at - self.heard_at <= suspect_ns
-        return now - (self.gone_at if known_to_the_end else self.heard_at)
-
-    def is_queueing(self, now: int) -> bool:
-        """Return True if packets are to wait for the next master. Not for ever: the handover may have failed."""
-        return bool(self.master and self.leaving_at) and now < self.leaving_at + HOLD_NS
 
 
 _NO_MASTER = MasterEntry()

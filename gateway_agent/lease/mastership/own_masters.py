@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, SECOND, LeaseState, Release
 from .egress_ip import MASTER, EgressIP, EgressIPs, Phase
-from .masters import MasterAnnouncement, MasterEntry
+from .master_entry import MasterEntry
 
 REPEAT_NS = 1 * SECOND
 """Time for which a release is repeated in each heartbeat."""

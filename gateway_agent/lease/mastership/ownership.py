@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..ipc import EgressIPSpec
-from ..messages.bodies import Answer
+from ..messages.bodies import Answer, MasterAnnouncement
 from ..placement.candidates import WARM_UP_NS, kept
 from ..placement.lateness import Lateness
 from ..placement.rebalance import Gift, Rebalance
@@ -19,7 +19,7 @@ from .acquisition import Acquisition, Timers
 from .due import Due
 from .egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from .handover import Handovers
-from .masters import MasterAnnouncement, MasterTable
+from .masters import MasterTable
 from .own_masters import OwnMasters
 from .owner import Owner
 from .subscribers import History, Subscribers

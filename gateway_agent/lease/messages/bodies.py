@@ -8,11 +8,30 @@ from __future__ import annotations
 import msgspec
 
 from ..ipc import Facts
-from ..mastership.masters import MasterAnnouncement
+from ..limits import Carried, Duration, Epoch, Identity, Milliseconds, Name, Seconds, Text
+from ..limits import Counter as Number
 from ..voting.protocol import Claim, Refusal, Release
 from ..voting.voter_set import Proposal, VoterSet
-from .limits import Carried, Duration, Epoch, Identity, Name, Text
-from .limits import Counter as Number
+
+
+class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
+    """A master's announcement of one egress IP that it holds."""
+
+    id: Identity
+    epoch: Epoch
+    since: Seconds
+    """Start of this mastership by the wall clock, seconds."""
+    without_quorum: bool
+    reason: Text
+    """The reason why this master took over."""
+    silent_ms: Milliseconds
+    """Time without a message of the master before."""
+    shown: Name = ""
+    """The address that the outside sees."""
+    leaving: bool = False
+    """True if this master hands over: packets are to be queued until the next master announces itself."""
+    planned: bool = False
+    """The master before has handed over to a node of its choice."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="o"):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from ..limits import Counter as Number
+from ..limits import Incarnation, Name, Version
 from .bodies import Body
-from .limits import Counter as Number
-from .limits import Incarnation, Name, Version
 from .versions import PROTOCOL
 
 

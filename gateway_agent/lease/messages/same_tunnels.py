@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ..ipc import EgressIPSpec, Tunnel
+from ..limits import MOST_TUNNELS
 from ..voting.protocol import SECOND
-from .limits import MOST_TUNNELS
 
 LASTING_NS = 5 * SECOND
 """Time for which two nodes must differ before it is a problem: an edit reaches the nodes one after another."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from ..ipc import EgressIPSpec, KeeperConfig
-from ..mastership.masters import Member
+from ..voting.members import Member
 from ..voting.protocol import SECOND
 from ..voting.voter_set import PROPOSER_LEASE
 from .placement import placement

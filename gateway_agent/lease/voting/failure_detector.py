@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from ..mastership.masters import Member
+from ..voting.members import Member
 from .protocol import NEVER
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from ..messages.limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
+from ..limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000

@@ -21,7 +21,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from ..messages.limits import MAX_LEASE_NS, Epoch, Members, Name
+from ..limits import MAX_LEASE_NS, Epoch, Members, Name
 from .protocol import MILLISECOND, SECOND, Quorum, is_majority
 
 PROPOSER_LEASE = "chair"

@@ -11,7 +11,7 @@ import pytest
 from cni.plan import PlanNode
 from gateway_agent.kubernetes.conditions import Report, cluster_status_writer, gateway_status_writer, reports
 from gateway_agent.lease.ipc import Conflict, MemberState
-from gateway_agent.lease.mastership.masters import NO_MAJORITY
+from gateway_agent.lease.voting.members import NO_MAJORITY
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show.snapshot import NodeSnapshot
 

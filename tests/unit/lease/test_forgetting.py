@@ -9,11 +9,11 @@ from enum import Enum
 import msgspec
 import pytest
 
+from gateway_agent.lease.limits import FORGET_NS, MAX_IDS, EpochLimit
 from gateway_agent.lease.mastership.egress_ip import EgressIPs
-from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
-from gateway_agent.lease.messages.bodies import Handover, Hello, encode
+from gateway_agent.lease.mastership.masters import MasterTable
+from gateway_agent.lease.messages.bodies import Handover, Hello, MasterAnnouncement, encode
 from gateway_agent.lease.messages.keys import Key, Keyring
-from gateway_agent.lease.messages.limits import FORGET_NS, MAX_IDS, EpochLimit
 from gateway_agent.lease.messages.wire import Endpoint
 from gateway_agent.lease.node import LeaseNode
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Release, Voter

@@ -5,10 +5,18 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway_agent.lease import limits
 from gateway_agent.lease.mastership.egress_ip import EgressIPs
-from gateway_agent.lease.mastership.masters import MasterAnnouncement, MasterTable
-from gateway_agent.lease.messages import limits
-from gateway_agent.lease.messages.bodies import Answer, Body, Heartbeat, Hello, Subscribe, encode
+from gateway_agent.lease.mastership.masters import MasterTable
+from gateway_agent.lease.messages.bodies import (
+    Answer,
+    Body,
+    Heartbeat,
+    Hello,
+    MasterAnnouncement,
+    Subscribe,
+    encode,
+)
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import MAX_RETIRED, Endpoint
 from gateway_agent.lease.voting.protocol import SECOND, Claim, Voter

@@ -5,12 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway_agent.lease.mastership.egress_ip import EgressIPs
-from gateway_agent.lease.mastership.masters import (
-    NO_MAJORITY,
-    MasterAnnouncement,
-    MasterTable,
-    Member,
-)
+from gateway_agent.lease.mastership.masters import MasterTable
+from gateway_agent.lease.messages.bodies import MasterAnnouncement
+from gateway_agent.lease.voting.members import NO_MAJORITY, Member
 from gateway_agent.lease.voting.protocol import MILLISECOND
 
 ONE = "0000000000000001"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway_agent.lease.ipc import EgressIPSpec
-from gateway_agent.lease.messages.limits import MOST_TUNNELS
+from gateway_agent.lease.limits import MOST_TUNNELS
 from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as TOLD_NS
 from gateway_agent.lease.messages.same_tunnels import LASTING_NS, PART_NS
 from gateway_agent.lease.voting.protocol import SECOND

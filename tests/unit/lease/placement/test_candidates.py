@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from gateway_agent.lease.ipc import EgressIPSpec
-from gateway_agent.lease.mastership.masters import Member
 from gateway_agent.lease.placement.candidates import ElectionInput, candidates
 from gateway_agent.lease.placement.placement import rendezvous_hash
+from gateway_agent.lease.voting.members import Member
 from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
 ONE = "0000000000000001"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from gateway_agent.lease.mastership.masters import Member
 from gateway_agent.lease.voting.failure_detector import FailureDetector
+from gateway_agent.lease.voting.members import Member
 from gateway_agent.lease.voting.protocol import NEVER
 
 SUSPECT = 150

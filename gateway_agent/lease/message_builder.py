@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..ipc import EgressIPSpec, Facts, KeeperConfig
-from ..mastership.ownership import Ownership
-from ..placement.placement import rendezvous_hash
-from ..voting.proposer import Proposer
-from ..voting.protocol import SECOND, Claim, Request
-from ..voting.quorum_view import QuorumView
-from ..voting.voter_set import PROPOSER_LEASE, VoterSetState
-from .bodies import Heartbeat, Subscribe
-from .outbox import Outbox
+from .ipc import EgressIPSpec, Facts, KeeperConfig
+from .mastership.ownership import Ownership
+from .messages.bodies import Heartbeat, Subscribe
+from .messages.outbox import Outbox
+from .placement.placement import rendezvous_hash
+from .voting.proposer import Proposer
+from .voting.protocol import SECOND, Claim, Request
+from .voting.quorum_view import QuorumView
+from .voting.voter_set import PROPOSER_LEASE, VoterSetState
 
 SUBSCRIBE_NS = 2 * SECOND
 STOPPING = "stopping"

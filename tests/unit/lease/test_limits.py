@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_agent.lease.messages.limits import (
+from gateway_agent.lease.limits import (
     CONFIRMED_NS,
     EPOCH_STEP,
     HIGHEST_EPOCH,
