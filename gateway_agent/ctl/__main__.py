@@ -153,8 +153,8 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     answer = _ask(options, "status")
-    # An agent of an older version gives no verdict.
-    ok = answer.get("verdict", {"ok": True})["ok"]
+    # A program that reads JSON has the verdict in it. An agent of an older version gives none.
+    ok = options.output == "json" or answer.get("verdict", {"ok": True})["ok"]
     return _show(options, "status", answer) or (DONE if ok else NOT_OK)
 
 

@@ -19,12 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
-from gateway_agent.ctl.__main__ import NOT_OK
-
 from ..lab import documents, topology
 from ..lab.cnirun import Attachment, CniError, Network, Runtime, bridged
 from ..lab.lab import SELECTED, Lab
-from ..lab.namespace import REPOSITORY, CommandFailed, Namespace
+from ..lab.namespace import REPOSITORY, Namespace
 from ..lab.pod import Client
 from ..lab.silence import longest
 from ..lab.systemd import Systemd
@@ -49,10 +47,7 @@ class Node:
     host: topology.Host
 
     def status(self) -> Any:
-        done = self.machine.attempt("egressctl", "status", "-o", "json")
-        if done.returncode not in (0, NOT_OK):
-            raise CommandFailed(done.stderr)
-        return json.loads(done.stdout)
+        return json.loads(self.machine.run("egressctl", "status", "-o", "json"))
 
     def version(self) -> str:
         return os.path.basename(self.machine.run("readlink", "/opt/egress-gateway/current").strip())

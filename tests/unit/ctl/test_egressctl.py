@@ -240,12 +240,12 @@ def judged(*findings: dict[str, str]) -> dict[str, Any]:
     return {**STATUS, **more, "verdict": {"ok": not findings, "text": text, "findings": list(findings)}}
 
 
-@pytest.mark.parametrize("output", ["text", "json"])
-def test_the_verdict_decides_how_status_ends(agent: Agent, output: str) -> None:
+@pytest.mark.parametrize(("output", "code"), [("text", 3), ("wide", 3), ("json", 0)])
+def test_the_verdict_decides_how_status_ends(agent: Agent, output: str, code: int) -> None:
     agent.answers["status"] = judged()
     assert run(agent, "-o", output, "status") == 0
     agent.answers["status"] = judged(*FINDINGS)
-    assert run(agent, "-o", output, "status") == 3
+    assert run(agent, "-o", output, "status") == code
 
 
 def test_the_verdict_is_the_first_line(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
