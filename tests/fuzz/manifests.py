@@ -108,6 +108,7 @@ CONFIGURATION: dict[str, Any] = {
     "mark": {"mask": "0x0ff00000"}, "health": {"upstream": ["10.0.0.1"], "interval": "500ms", "misses": 3},
     "metrics": {"listen": "127.0.0.1:9479", "names": ["node.example"]}, "log": {"level": "info", "format": "text"},
     "engines": {"podman": "/run/x/podman.sock"}, "guard": "On", "guardExcept": ["docker0"], "stateDir": "/var/lib/x",
+    "connectionLog": {"file": "/var/log/x/connections.log", "maxSize": "100MB", "keep": 10},
 }  # fmt: skip
 
 
