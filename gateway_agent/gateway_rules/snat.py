@@ -5,6 +5,7 @@ Every node that can be master has them, so that a takeover changes none of them.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Iterable, Iterator
 
@@ -18,8 +19,10 @@ from cni.datapath.nft_blocks import (
     chain,
     dispatch,
     interface_and_source,
+    mapping,
     transaction,
 )
+from cni.datapath.steering import gaps
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
@@ -50,8 +53,7 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     yield chain("routed_answer", _routed_answers(routed, marks))
     ingress = [counted, *back, *passing, f"iifname {TUNNELS} goto from_tunnel"]
     yield chain("ingress", ingress, "filter hook prerouting priority dstnat + 20")
-    # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
-    yield chain("inbound", _inbound(ready), "filter hook prerouting priority mangle")
+    yield from _inbound(ready)
     yield chain("unsolicited", _unsolicited())
     yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in ready})
     yield chain("stale", _stale(marks))
@@ -60,7 +62,7 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
     yield chain("local_reply", [answer, *_errors(ready, marks)], "route hook output priority mangle")
     yield from tcp_pickup.chains(ready)
-    yield chain("nat", _nat(ready, marks), "nat hook postrouting priority srcnat - 10")
+    yield from _nat(ready, marks)
 
 
 def _routed_answers(routed: Iterable[PlanEgressIP], marks: Marks) -> Iterator[str]:
@@ -80,15 +82,27 @@ def _errors(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
 
 
 def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
-    """Yield the rules that drop what comes unsolicited to a virtual address.
+    """Yield the chains and maps that drop what comes unsolicited to a virtual address.
 
-    It is never answered: a reset would end a connection whose entry is on another node.
+    It is never answered: a reset would end a connection whose entry is on another node. A packet of a connection passes
+    one rule, and the number of addresses costs a lookup for new ones. A map is of every address, and has another name
+    with other elements, so that it is whole when the chain begins to use it: finding nothing drops.
     """
-    for egress in ready:
-        if egress.address:
-            family = "ip6" if ":" in egress.address else "ip"
-            address = ipaddress.ip_address(egress.address)
-            yield f"{family} daddr {address} ct state new,invalid,untracked goto unsolicited"
+    shown = tuple(sorted({egress.address for egress in ready if egress.address}))
+    rules = []
+    for version, keyword in KEYWORDS.items():
+        addresses = [address for address in map(ipaddress.ip_network, shown) if address.version == version]
+        if addresses:
+            elements = [f"{address.network_address} : goto unsolicited" for address in addresses]
+            elements += [f"{first}-{last} : return" for first, last in gaps(addresses)]
+            name = f"inbound{version}_{hashlib.sha256(' '.join(elements).encode()).hexdigest()[:16]}"
+            yield mapping(name, f"ipv{version}_addr", elements, interval=True)
+            rules += [f"{keyword} daddr vmap @{name}", f"meta nfproto ipv{version} counter drop"]
+    if rules:
+        yield chain("inbound_new", rules)
+    unasked = ["ct state new,invalid,untracked goto inbound_new"] if rules else []
+    # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
+    yield chain("inbound", unasked, "filter hook prerouting priority mangle")
 
 
 def _unsolicited() -> Iterator[str]:
@@ -121,10 +135,23 @@ def _stale(marks: Marks) -> Iterator[str]:
 
 
 def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
+    """Yield the chains that give a connection its source, and the map from its mark to one of them.
+
+    What leaves by such an interface with the number of no egress IP that uses it is dropped: behind source NAT the
+    node's table (``leave_steered``) would do so.
+    """
+    devices = dict.fromkeys(interface_and_source(egress)[0] for egress in ready)
+    steered = [f"oifname {device} ct mark and {marks.numbers} != 0 goto nat_steered" for device in devices]
+    yield chain("nat", steered, "nat hook postrouting priority srcnat - 10")
+    slots = {marks.of(egress.slot): f"nat_{egress.slot}" for egress in ready}
+    yield dispatch("nat_steered", f"ct mark and {marks.numbers}", "mark", slots)
     for egress in ready:
         device, source = interface_and_source(egress)
-        slot = f"ct mark and {marks.numbers} == {marks.of(egress.slot)}"
         shown, keyword = f"[{source}]" if egress.family == 6 else source, KEYWORDS[egress.family]
-        # In the middle of a connection no other port is of use. If the port is taken, the kernel drops the packet.
-        yield f"oifname {device} {slot} {MIDDLE} snat {keyword} to {shown}:tcp sport"
-        yield f"oifname {device} {slot} snat {keyword} to {source}"
+        rules = [
+            # In the middle of a connection no other port is of use. If it is taken, the kernel drops the packet.
+            f"oifname {device} {MIDDLE} snat {keyword} to {shown}:tcp sport",
+            f"oifname {device} snat {keyword} to {source}",
+            "counter drop",
+        ]
+        yield chain(f"nat_{egress.slot}", rules)
