@@ -134,7 +134,8 @@ def _change(difference: Difference) -> str:
             text += f"flush chain {difference.table} {name}\n"
             text += _blocks(difference, [(kind, name)])
         else:
-            old, new = elements(before), elements(after)
+            # As keys of a dict: in their order, and there may be some for each node of the cluster.
+            old, new = dict.fromkeys(elements(before)), dict.fromkeys(elements(after))
             text += _with_elements("delete", difference.table, name, [e for e in old if e not in new])
             text += _with_elements("add", difference.table, name, [e for e in new if e not in old])
     return text

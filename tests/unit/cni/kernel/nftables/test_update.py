@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from cni.datapath.nft_blocks import chain, dispatch, mapping, transaction
 from cni.kernel.nftables.update import replacement, tables, update
 
@@ -100,3 +102,17 @@ def test_a_set_that_has_become_one_of_run_time_elements_is_made_anew() -> None:
     assert "delete set inet t s\n" in replacement(table(timed), "inet t", (), (("set", "s", False),))
     fixed = timed.replace("timeout", "interval")
     assert "delete set inet t s\n" in replacement(table(fixed), "inet t", (), (("set", "s", True),))
+
+
+def test_one_element_among_those_of_thousands_of_nodes_is_found_at_once() -> None:
+    """Each with each would take a minute."""
+    numbers = [f"{number} : drop" for number in range(60_000)]
+    before, after = (
+        table(mapping("m", "mark", numbers)),
+        table(mapping("m", "mark", [*numbers[:0:-1], "x : drop"])),
+    )
+    began = time.monotonic()
+    assert update(before, after) == (
+        "delete element inet t m { 0 : drop }\nadd element inet t m { x : drop }\n",
+    )
+    assert time.monotonic() - began < 5
