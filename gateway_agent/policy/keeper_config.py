@@ -15,6 +15,7 @@ from ..lease.ipc import EgressIPSpec, Facts, HandoverRequest, KeeperConfig, Peer
 from ..lease.voting.recorded_voter_set import has_majority_in
 from ..lease.voting.voter_set import VoterSet
 from .egress_node.readiness import InterfaceFacts
+from .kept_results import Kept
 
 MAX_PREFIX_CHARS = 200
 """Characters of ``clusterCIDRs`` in a message between nodes; a longer list is sent as its length and a hash."""
@@ -75,6 +76,7 @@ def keeper_config(
     )
 
 
+@Kept
 def _peers(plan: Plan) -> tuple[Peer, ...]:
     egress_nodes = {name for egress in plan.egress_ips for name in egress.eligible}
     return tuple(Peer(node.name, node.address, node.name in egress_nodes) for node in plan.nodes)

@@ -15,6 +15,7 @@ from cni.kernel import ids
 from cni.plan import Plan
 
 from ..manifests.model import Inventory, Node, Problem
+from .kept_results import Kept
 
 HINT = "start its kubelet with --node-ip; the virtual address is not used as the node's"
 
@@ -29,7 +30,7 @@ def own_only(
     address keeps its addresses in this plan.
     """
     addresses = inventory.virtual_addresses
-    if not addresses or all(addresses.isdisjoint(node.addresses) for node in inventory.nodes):
+    if addresses.isdisjoint(_reported(inventory.nodes)):
         return inventory
     virtual = {*_in_service(inventory, previous), *_served(inventory, masters, previous)}
     problems: list[Problem] = []
@@ -37,6 +38,11 @@ def own_only(
     return (
         replace(inventory, nodes=nodes, problems=(*inventory.problems, *problems)) if problems else inventory
     )
+
+
+@Kept
+def _reported(nodes: tuple[Node, ...]) -> frozenset[str]:
+    return frozenset(address for node in nodes for address in node.addresses)
 
 
 def _served(

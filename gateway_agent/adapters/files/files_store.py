@@ -17,7 +17,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import watchfiles
@@ -52,6 +52,8 @@ class FilesStore:
         self._seen: dict[str, Stamp | None] = {}
         self._restless: set[str] = set()
         self._reading = asyncio.Lock()
+        self._last: tuple[dict[str, parsing.FileContent], Inventory] | None = None
+        """What was assembled last, and the inventory that it gave."""
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """Yield the present inventory, then each changed one. Ends with the task that iterates."""
@@ -235,7 +237,10 @@ class FilesStore:
         self._contents[name] = content
 
     def _assembled(self) -> Inventory:
-        inventory = parsing.assemble(self._contents)
+        """Return the inventory of what was read: the last one if nothing has changed, as in most looks."""
+        if self._last is None or not _same(self._last[0], self._contents):
+            self._last = dict(self._contents), parsing.assemble(self._contents)
+        inventory = self._last[1]
         troubles = tuple(found[name] for found in (self._troubles, self._unkept) for name in sorted(found))
         return parsing.with_problems(inventory, troubles) if troubles else inventory
 
@@ -249,6 +254,11 @@ class FilesStore:
         self._contents[name] = known
         self._restless.add(name)
         return True
+
+
+def _same(before: Mapping[str, parsing.FileContent], now: Mapping[str, parsing.FileContent]) -> bool:
+    """Return True if the files are the same, and none was read anew."""
+    return before.keys() == now.keys() and all(before[name] is content for name, content in now.items())
 
 
 def _stamp(status: os.stat_result) -> Stamp:

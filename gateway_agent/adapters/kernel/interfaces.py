@@ -20,6 +20,8 @@ from cni.kernel.netlink.routes import NextHop
 
 from ...policy.egress_node.readiness import InterfaceFacts
 
+MAX_KEPT_HOPS = 1_000
+"""Next hops of a node whose nearest interfaces are kept until a route changes."""
 MAX_NODES = 1 << 14
 """Addresses of nodes that are kept as numbers."""
 OUTSIDE = "203.0.113.1"
@@ -67,7 +69,7 @@ class _NodeWide:
         self.hops = tuple(routes.next_hops())
         defaults = tuple(hop for hop in self.hops if not hop.length)
         self.uplinks = {default.interface for default in defaults}
-        self.leads_to_nodes = _nearest(self.hops, nodes)
+        self.leads_to_nodes = _nearest(self.hops, tuple(nodes))
         self.foreign = addresses.foreign(virtual) if virtual else {}
         self.forwarding6 = sysctl("ipv6/conf/all/forwarding") == "1"
         self.source_check = int(sysctl("ipv4/conf/all/rp_filter") or 0)
@@ -208,8 +210,13 @@ def sysctl(path: str) -> str:
     return ""
 
 
-def _nearest(hops: Iterable[NextHop], addresses: Iterable[str]) -> set[str]:
+def _nearest(hops: tuple[NextHop, ...], addresses: tuple[str, ...]) -> frozenset[str]:
     """Return the interfaces of the most specific routes to these addresses, regardless of metric and table."""
+    # A full table of the Internet takes as long to compare as to look through.
+    return (_nearest_kept if len(hops) <= MAX_KEPT_HOPS else _found_nearest)(hops, addresses)
+
+
+def _found_nearest(hops: tuple[NextHop, ...], addresses: tuple[str, ...]) -> frozenset[str]:
     by: dict[tuple[int, int], dict[int, set[str]]] = {}
     for hop in hops:
         by.setdefault((hop.version, hop.length), {}).setdefault(hop.prefix, set()).add(hop.interface)
@@ -221,7 +228,10 @@ def _nearest(hops: Iterable[NextHop], addresses: Iterable[str]) -> set[str]:
     for version, number, width in map(_number, addresses):
         known = (by[version, n].get(number >> width - n) for n in lengths[version])
         found |= next((interfaces for interfaces in known if interfaces), set())
-    return found
+    return frozenset(found)
+
+
+_nearest_kept = lru_cache(maxsize=2)(_found_nearest)
 
 
 @lru_cache(maxsize=MAX_NODES)

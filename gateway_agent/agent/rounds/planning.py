@@ -15,6 +15,7 @@ from ...config import AgentConfig
 from ...manifests.model import Inventory, Node
 from ...policy import keeper_config, node_addresses, planner, underlay
 from ...policy.egress_node import readiness
+from ...policy.kept_results import Kept
 from ...policy.pods.selection import Selection
 from ...policy.quarantine import Quarantine
 from ..inputs.lease_client import LeaseClient
@@ -67,6 +68,8 @@ class Planning:
         self._pods = pods
         self._quarantine = Quarantine()
         self._last: LastPlan | None = None
+        self._addresses_of_others = Kept(self._others)
+        self._prefixes_never_sent = Kept(self._never_sent)
         self._reading = asyncio.Lock()
 
     def usable(self, inventory: Inventory) -> Inventory:
@@ -115,9 +118,12 @@ class Planning:
     def _read(
         self, pod_interfaces: Collection[str], inventory: Inventory
     ) -> dict[str, readiness.InterfaceFacts]:
-        others = (node for node in inventory.nodes if node.name != self._config.node_name)
-        nodes = [address for node in others for address in node.addresses]
-        return self._interfaces.read(inventory.virtual_addresses, pod_interfaces, nodes)
+        others = self._addresses_of_others(inventory.nodes)
+        return self._interfaces.read(inventory.virtual_addresses, pod_interfaces, others)
+
+    def _others(self, nodes: tuple[Node, ...]) -> tuple[str, ...]:
+        others = (node for node in nodes if node.name != self._config.node_name)
+        return tuple(address for node in others for address in node.addresses)
 
     def _attempt(self) -> Callable[[Inventory], planner.Planned]:
         """Return a function from an inventory to its plan, with all else as it is now, for another thread."""
@@ -148,7 +154,10 @@ class Planning:
 
     def never_sent(self, inventory: Inventory) -> Collection[str]:
         """Return the prefixes that go to no gateway."""
-        return planner.never_sent(self.known(inventory), self._config.cluster_cidrs)
+        return self._prefixes_never_sent(self.known(inventory))
+
+    def _never_sent(self, known: Inventory) -> tuple[str, ...]:
+        return tuple(planner.never_sent(known, self._config.cluster_cidrs))
 
     def _settings(self, mtu: int, inventory: Inventory) -> planner.Settings:
         by_name = any(each.routing and each.routing.table_name for each in inventory.gateways)

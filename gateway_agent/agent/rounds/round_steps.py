@@ -84,7 +84,7 @@ class RoundSteps:
     async def _make_key(self, work: Round) -> None:
         """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""
         # All nodes count: one that cannot be planned is a node all the same.
-        alone = [node.name for node in work.inventory.nodes] == [self.node]
+        alone = len(work.inventory.nodes) == 1 and work.inventory.nodes[0].name == self.node
         if alone and self.cluster_key.make():
             log.warning("%s was missing and has been made: copy it to every node", self.key_file)
 

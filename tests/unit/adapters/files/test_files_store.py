@@ -7,8 +7,11 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.manifests.model import Inventory
@@ -217,3 +220,30 @@ def test_whoever_asks_learns_that_the_directory_has_changed(store: FilesStore) -
     edit(store.directory / "a.yaml", NODE.format(name="b", last=1), age=0)
     store.read()
     assert store.outdated(), "what is being written has not been read"
+
+
+def test_what_has_not_changed_is_the_same_inventory(store: FilesStore) -> None:
+    first = store.read()
+    assert store.read() is first
+    edit(store.directory / "b.yaml", NODE.format(name="b", last=2))
+    assert names(store.read()) == ["a", "b"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["x", "y", "", "broken"])), max_size=8))
+def test_after_any_edits_the_inventory_is_that_of_a_first_reading(edits: list[tuple[str, str]]) -> None:
+    with TemporaryDirectory() as name:
+        directory, copies = Path(name, "manifests"), Path(name, "last-good")
+        directory.mkdir()
+        edit(directory / "z.yaml", NODE.format(name="z", last=9))
+        store = FilesStore(directory, copies)
+        for number, (file, content) in enumerate(edits):
+            path = directory / f"{file}.yaml"
+            if not content:
+                path.unlink(missing_ok=True)
+            else:
+                # Another time each time: a file's stamp tells its states apart.
+                text = "kind: [" if content == "broken" else NODE.format(name=content + file, last=number)
+                edit(path, text, 1_000 - number)
+            age_of(directory, 1.0)
+            assert store.read() == FilesStore(directory, copies).read()
