@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..printable import printable
-from .doctor import Finding
 from .layout import GAP, fitted
+
+if TYPE_CHECKING:
+    from .doctor import Finding
 
 Answer = Mapping[str, Any]
 STYLES = {

@@ -386,9 +386,12 @@ def test_reader_that_leaves_early_is_no_failure(agent: Agent) -> None:
         assert process.wait(30) == 0
 
 
-def test_json_needs_no_tables(agent: Agent) -> None:
+@pytest.mark.parametrize(("output", "unneeded"), [("json", "rich"), ("text", "gateway_agent.ctl.doctor")])
+def test_an_answer_is_shown_with_little(agent: Agent, output: str, unneeded: str) -> None:
+    """A handover is done as soon as the agent answers: what is imported then takes the processor from its packets."""
     code = (
         "import sys; from gateway_agent.ctl.__main__ import main; "
-        f"main(['--config', {str(agent.config)!r}, '-o', 'json', 'status']); sys.exit('rich' in sys.modules)"
+        f"main(['--config', {str(agent.config)!r}, '-o', {output!r}, 'events']); "
+        f"sys.exit({unneeded!r} in sys.modules or 'cni.kernel.rtnl' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30, stdout=subprocess.DEVNULL)
