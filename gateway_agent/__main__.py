@@ -28,6 +28,7 @@ from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore, NoReport
 from .adapters.kernel.kernel_thread import Kernel, keep_sockets
 from .adapters.kernel.node_interfaces import NodeInterfaces
+from .adapters.kernel.open_connections import ConnectionSearch
 from .adapters.netns_lock import NamespaceLock
 from .adapters.probes.icmp_probe import UpstreamProbe
 from .adapters.probes.neighbour_probe import NeighbourProbe
@@ -162,6 +163,7 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         threads=WorkerThreads(),
         path_probe=PathProbe(config.tunnel_port),
         pod_prober=PodProber(),
+        connection_search=ConnectionSearch(),
         probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
     )

@@ -23,6 +23,7 @@ from .requests.cni_calls import CniCalls
 from .requests.control import Control
 from .requests.dispatcher import Requests
 from .requests.pod_tests import PodTests
+from .requests.whois import Whois
 from .rounds.answer_checks import AnswerChecks
 from .rounds.conntrack_gc import ConntrackCollector
 from .rounds.conntrack_sync import ConntrackSync
@@ -112,7 +113,8 @@ def build(
     )  # fmt: skip
     observer = Observer(state, planning, pods, adoption, known.containers, leases, problems, unready)
     tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads)
-    control = Control(config.node_name, state, leases, observer.snapshot, exits, tests)
+    whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log)
+    control = Control(config.node_name, state, leases, observer.snapshot, exits, tests, whois)
     requests = _requests(config, kernel, known, reconciler, pod_rounds, control)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
+from cni.calls.attachments import Attachment
 from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
 
+from ..connection_log.sightings import Query, Sighting
 from ..container_engines.documents import Container, Listing
 from ..lease.ipc import KeeperConfig, KeeperState, OwnKeys
 from ..manifests.model import Problem
@@ -204,6 +207,19 @@ class PodProber(Protocol):
         """Return the answer to each probe. Blocks for some seconds at most. Raises OSError and ``KernelError``."""
 
 
+class ConnectionSearch(Protocol):
+    """Finds connections through egress IPs. Both methods block."""
+
+    def open(self, plan: Plan, attachments: Iterable[Attachment], query: Query) -> list[Sighting]:
+        """Return what the connection table has of the connections that a question may be about.
+
+        Raises ``KernelError``.
+        """
+
+    def logged(self, path: Path, keep: int, query: Query) -> list[Sighting]:
+        """Return what this node's log has of them. Raises OSError."""
+
+
 class ConnectionSync(Protocol):
     """The conntrackd processes of this node."""
 
@@ -253,6 +269,7 @@ class Ports:
     threads: Threads
     path_probe: PathProbe
     pod_prober: PodProber
+    connection_search: ConnectionSearch
     probe: Callable[[ProbeTarget, Callable[[], None]], Probe]
     """Makes a probe; the callback is called if an address falls silent or answers again."""
     connection_sync: Callable[[Callable[[], None]], ConnectionSync]

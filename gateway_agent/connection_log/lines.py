@@ -60,8 +60,8 @@ def _bytes(found: dict[str, Any]) -> bytes:
     return ENCODER.encode(found)[1:-1].encode()
 
 
-def read(text: bytes) -> tuple[float, Record] | None:
-    """Return Unix time and record of a line; None if it is no line of this log."""
+def read(text: bytes) -> tuple[float, Record, str] | None:
+    """Return Unix time and record of a line, and the node that has written it; None if it is no line of this log."""
     try:
         found = json.loads(text)
         half = Half(
@@ -76,7 +76,7 @@ def read(text: bytes) -> tuple[float, Record] | None:
         )
         out, back = (-1 if found[name] is None else int(found[name]) for name in ("bytesOut", "bytesIn"))
         seconds = datetime.fromisoformat(found["time"]).timestamp()
-        return seconds, Record(str(found["event"]), half, out, back)
+        return seconds, Record(str(found["event"]), half, out, back), str(found["by"])
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 

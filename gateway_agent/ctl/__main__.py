@@ -14,7 +14,8 @@ from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
 from ..printable import printable
-from .client import NoAnswer, address_and_port, ask
+from . import questions
+from .client import NoAnswer, ask
 
 if TYPE_CHECKING:
     from .validate import Outcome
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         for problem in error.problems:
             print(f"egressctl: {problem}", file=sys.stderr)
+        return WRONG_CALL
+    except questions.WrongCall as error:
+        print(f"egressctl: {printable(str(error))}", file=sys.stderr)
         return WRONG_CALL
     except NoAnswer as error:
         hint = f"\n  {printable(error.hint)}" if error.hint else ""
@@ -78,6 +82,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     test.add_argument("gateway", metavar="GATEWAY", nargs="?", default="", help="only by its egress IPs")
     test.add_argument("--to", metavar="ADDRESS[:PORT]", default="", help="go the whole way to this service")
+    whois = add("whois", _whois, "which pod has, or had, an address and port outside")
+    whois.add_argument(
+        "end", metavar="IP:PORT", help="the egress IP and the source port that the outside has seen"
+    )
+    whois.add_argument(
+        "--to", metavar="ADDRESS[:PORT]", default="", help="only connections to this destination"
+    )
+    whois.add_argument(
+        "--at", metavar="TIME", default="", help="as 2026-11-29T10:00:00Z; default: now, else the last"
+    )
     add("drain", _drain, "hand over all egress IPs of this node; it gets none until undrain")
     add("undrain", _undrain, "let this node be master again")
     handover = add("handover", _handover, "make another node the master of a gateway's address")
@@ -143,9 +157,9 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
         print(json.dumps(answer, indent=2))
         return DONE
     # Imported here, because JSON output does not need it.
-    from . import render, render_edits
+    from . import render, render_connections, render_edits
 
-    {**render.FORMS, **render_edits.FORMS}[call](
+    {**render.FORMS, **render_connections.FORMS, **render_edits.FORMS}[call](
         answer, render.Page(wide=options.output == "wide", whole=getattr(options, "all", False))
     )
     return DONE
@@ -179,9 +193,13 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    to, port = address_and_port(options.to)
-    answer = _ask(options, "test", gateway=options.gateway, to=to, port=port)
+    answer = _ask(options, "test", **questions.of_test(options))
     return _show(options, "test", answer) or (DONE if answer["passed"] else FAILED)
+
+
+def _whois(options: argparse.Namespace) -> int:
+    answer = _ask(options, "whois", **questions.of_whois(options))
+    return _show(options, "whois", answer) or (DONE if answer["connections"] else FAILED)
 
 
 def _drain(options: argparse.Namespace) -> int:

@@ -18,20 +18,6 @@ class NoAnswer(Exception):
         self.hint = hint
 
 
-def address_and_port(text: str) -> tuple[str, str]:
-    """Return address and port of ``ADDRESS[:PORT]``; an IPv6 address with a port is in brackets.
-
-    The agent says what is wrong with them.
-    """
-    if text.startswith("["):
-        address, _, port = text[1:].partition("]")
-        return address, port.removeprefix(":")
-    if text.count(":") == 1:
-        address, _, port = text.partition(":")
-        return address, port
-    return text, ""
-
-
 def ask(path: Path, call: str, **arguments: str) -> dict[str, Any]:
     """Return the agent's answer to ``call``. Raises :class:`NoAnswer` without an answer and for a refusal."""
     request = contract.CONTROL + b"\0" + json.dumps({"call": call, **arguments}).encode()

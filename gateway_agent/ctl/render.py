@@ -229,19 +229,6 @@ def _key_row(peer: Answer) -> Sequence[object]:
     )
 
 
-def test(answer: Any, page: Page) -> None:
-    """Print the answer of ``egressctl test``."""
-    headings = ("NODE", "GATEWAY", "IP", "MASTER", "RESULT", "TO", "LEFT AS", "ANSWER", "BY", "REASON")
-    page.table(headings, map(_test_row, answer["tests"]), ("LEFT AS", "BY", "NODE", "ANSWER"))
-
-
-def _test_row(row: Answer) -> Sequence[object]:
-    took = f" in {row['milliseconds']} ms" if row["milliseconds"] is not None else ""
-    path = row["ip"], row["master"], row["result"], row["destination"], row["leftAs"]
-    outcome = f"{row['answer']}{took}", row["answeredBy"], row["reason"]
-    return row["node"], row["gateway"], *(text or "-" for text in (*path, *outcome))
-
-
 def drain(answer: Any, page: Page) -> None:
     """Print the answer of ``egressctl drain``."""
     for moved in answer["moved"]:
@@ -280,7 +267,6 @@ FORMS: Mapping[str, Callable[[Any, Page], None]] = {
     "explain": explain,
     "events": events,
     "key": key,
-    "test": test,
     "drain": drain,
     "undrain": undrain,
     "handover": handover,

@@ -135,7 +135,7 @@ def test_2000_connections_a_second_are_all_in_the_log(lab: Lab, pod: Pod) -> Non
     done = json.loads(pod.machine.run(*command, seconds=SECONDS + 60))
     seen, _ = server.communicate()
     # A source port may come again.
-    witnessed = [tuple(each) for each in json.loads(seen)]
+    witnessed = json.loads(seen)
     print(
         f"{done['answered']} of {number} connections in {done['seconds']:.1f} s, {len(witnessed)} seen outside"
     )
@@ -145,9 +145,55 @@ def test_2000_connections_a_second_are_all_in_the_log(lab: Lab, pod: Pod) -> Non
         until(lambda node=node: len(about(node, "end", OUTSIDE, PORTS)) >= number, "all have ended", 30)  # type: ignore[misc]
     for event in ("start", "end"):
         outer, inner = (about(node, event, OUTSIDE, PORTS) for node in (serving, worker))
-        assert Counter(map(shown, outer)) == Counter(witnessed)
+        assert Counter(map(shown, outer)) == Counter(map(tuple, witnessed))
         assert Counter(map(inside, outer)) == Counter(map(inside, inner))
         assert {line["pod"] for line in inner} == {"logged"}
     for node in (serving, worker):
         status = json.loads(node.egressctl("-o", "json", "status"))
         assert not [problem for problem in status["problems"] if problem["source"] == "connectionLog"]
+
+
+def open_port(serving: Node, to: int) -> int:
+    """Return the source port outside of the only open connection to a port of the service."""
+    listed = serving.machine.run(
+        "conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED", "--orig-port-dst", str(to)
+    )
+    [line] = [text for text in listed.splitlines() if f"dst={ADDRESS} " in text]
+    return int(line.rpartition("dport=")[2].split()[0])
+
+
+def test_whois_of_a_pod_of_the_master(lab: Lab) -> None:
+    """It is the worker as well, so it knows all: now, and when the port is free again."""
+    serving = master(lab, ADDRESS)
+    own = serving.pod("own", BACKEND)
+    held = own.connect(SELECTED)
+    port = open_port(serving, SELECTED)
+    [now] = json.loads(serving.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}"))["connections"]
+    held.close()
+    assert (now["open"], now["pod"], now["node"], now["by"]) == (True, "own", serving.name, serving.name)
+    forget(serving)
+    until(
+        lambda: [line for line in lines(serving) if line["pod"] == "own" and line["event"] == "end"],
+        "it has ended",
+    )
+    text = serving.egressctl(
+        "whois", f"{ADDRESS}:{port}", "--to", f"{OUTSIDE}:{SELECTED}", "--at", now["start"]
+    )
+    assert "prod/own" in text
+    [then] = json.loads(serving.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}"))["connections"]
+    assert (then["open"], then["pod"], then["start"]) == (False, "own", now["start"])
+    assert then["bytesOut"] > 0
+
+
+def test_whois_of_a_pod_of_another_node(lab: Lab, pod: Pod) -> None:
+    """The master names the worker and the port inside the tunnel, and says what it could not ask."""
+    serving = master(lab, ADDRESS)
+    held = pod.connect(SELECTED)
+    try:
+        port = open_port(serving, SELECTED)
+        found = json.loads(serving.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}"))
+    finally:
+        held.close()
+    [one] = found["connections"]
+    assert (one["node"], one["nodeAddress"], one["pod"]) == ("w1", lab.nodes["w1"].host.ip, "")
+    assert "w1" in [silent["node"] for silent in found["silent"]]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import socket
+import struct
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
+from ..errors import refused
+from . import netfilter
 from .constants import (
     CTA_COUNTERS_BYTES,
     CTA_COUNTERS_ORIG,
@@ -22,8 +28,10 @@ from .constants import (
     CTA_TUPLE_ORIG,
     CTA_TUPLE_PROTO,
     CTA_TUPLE_REPLY,
+    FAMILIES,
+    IPCTNL_MSG_CT_GET,
 )
-from .messages import NFGENMSG, address, attributes
+from .messages import NFGENMSG, NetfilterHeader, address, attribute, attributes
 
 
 class Ends(NamedTuple):
@@ -89,3 +97,27 @@ def _bytes(counters: bytes | None) -> int:
     if counters is None:
         return -1
     return int.from_bytes(attributes(counters).get(CTA_COUNTERS_BYTES, b""), "big")
+
+
+def listed(version: int, filters: bytes, wanted: Callable[[bytes], bool]) -> list[Flow]:
+    """Return the connections of an IP version whose message ``wanted`` takes: most are not worth reading.
+
+    ``filters``: attributes by which the kernel chooses. Raises :class:`~cni.kernel.errors.KernelError`.
+    """
+    body = NFGENMSG.pack(NetfilterHeader(FAMILIES[version]), filters)
+    try:
+        with netfilter.opened() as netlink:
+            found = [m.body for m in netlink.dump(IPCTNL_MSG_CT_GET, body) if wanted(m.body)]
+    except OSError as error:
+        raise refused("listing connections", error.errno or errno.EIO) from error
+    return [each for each in map(flow, found) if each is not None]
+
+
+def end_bytes(end: tuple[str, int], destination: bool) -> tuple[bytes, bytes]:
+    """Return what the message of a connection has that has this address and port as an end: two parts of it.
+
+    ``destination``: of the end's role in its direction.
+    """
+    version = 6 if ":" in end[0] else 4
+    kind = CTA_PROTO_DST_PORT if destination else CTA_PROTO_SRC_PORT
+    return socket.inet_pton(FAMILIES[version], end[0]), attribute(kind, struct.pack("!H", end[1]))

@@ -17,6 +17,7 @@ from ..inputs.lease_client import LeaseClient, NotHandedOver
 from ..rounds.exit_checks import ExitChecks
 from ..state import NodeState
 from .pod_tests import PodTests
+from .whois import Whois
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class Control:
         snapshot: Callable[[], NodeSnapshot | None],
         exits: ExitChecks,
         tests: PodTests,
+        whois: Whois,
     ) -> None:
         self._node = node
         self._state = state
@@ -48,6 +50,7 @@ class Control:
             "handover": self._handover,
             "key": self._key,
             "test": tests.test,
+            "whois": whois.answer,
         }
 
     async def answer(self, text: bytes) -> bytes:

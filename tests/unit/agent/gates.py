@@ -358,6 +358,6 @@ def fakes(kernel: HeldKernel, store: Store, **others: Any) -> Ports:
         "interfaces": FakeInterfaces(), "lease_daemon": FakeDaemon(), "cluster_key": FakeKey(),
         "engines": NoEngines(), "probe": FakeProbe, "connection_sync": lambda changed: FakeSync(),
         "threads": HeldThreads(kernel.gates), "path_probe": FakePathProbe(),
-        "pod_prober": None,
+        "pod_prober": None, "connection_search": None,
     }  # fmt: skip
     return Ports(store=store, kernel=kernel, **{**chosen, **others})

@@ -1,0 +1,55 @@
+"""Find connections through egress IPs: in the kernel's table, and in the log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cni.calls.attachments import Attachment
+from cni.kernel.netlink import ct_flows
+from cni.kernel.netlink.connections import with_mark
+from cni.kernel.netlink.ct_flows import Flow
+from cni.plan import Plan
+
+from ...connection_log.halves import Knowledge, egress_of, half, knowledge
+from ...connection_log.search import search
+from ...connection_log.sightings import OPEN, Query, Sighting
+
+
+class ConnectionSearch:
+    """The connection table and the log of this node. Both methods block."""
+
+    def open(self, plan: Plan, attachments: Iterable[Attachment], query: Query) -> list[Sighting]:
+        """Return what this node sees now of the connections that a question may be about.
+
+        Raises :class:`cni.kernel.errors.KernelError`.
+        """
+        known, now = knowledge(plan, attachments, {}), time.time()
+        return [
+            Sighting(OPEN, now, half(known, flow, egress), max(flow.bytes_out, -1), flow.bytes_in, known.node)
+            for flow in _flows(known, query)
+            if (egress := egress_of(known, flow.mark)) is not None
+        ]
+
+    def logged(self, path: Path, keep: int, query: Query) -> list[Sighting]:
+        """Return what the log has of these connections. Raises OSError."""
+        return search(path, keep, query)
+
+
+def _flows(known: Knowledge, query: Query) -> Iterator[Flow]:
+    """Yield the connections of each slot that may lead by the address: the kernel chooses by mark."""
+    # Behind source NAT, the end is the destination of answers; at the master, what is inside opened the connection.
+    parts = [ct_flows.end_bytes(query.end, destination=True)]
+    if query.inside:
+        parts.append(ct_flows.end_bytes(query.end, destination=False))
+    version = 6 if ":" in query.end[0] else 4
+
+    def wanted(message: bytes) -> bool:
+        return any(address in message and port in message for address, port in parts)
+
+    for slot, egress in known.slots.items():
+        if egress.family == version and (query.inside or egress.address in ("", query.end[0])):
+            for tunneled in (0, known.layout.tunneled):
+                marks = with_mark(known.layout.number(slot) | tunneled, known.layout.mask)
+                yield from ct_flows.listed(version, marks, wanted)

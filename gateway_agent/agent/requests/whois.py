@@ -1,0 +1,151 @@
+"""Answer ``egressctl whois``: which pod has, or had, an address and port outside."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cni.kernel.errors import KernelError
+
+from ...config import ConnectionLogConfig
+from ...connection_log import sightings
+from ...connection_log.sightings import Connection, Query, Sighting
+from ...manifests import prefixes
+from ...show import connections
+from ...show.status import NotKnown
+from ..pods.records import Pods
+from ..ports import ConnectionSearch, Threads
+from ..state import NodeState
+
+Ask = Callable[[str, Query], Awaitable[list[Sighting]]]
+"""Asks another node. Raises OSError if the node gives no answer."""
+MAX_CONNECTIONS = 20
+"""Connections in an answer."""
+TIMEOUT_S = 4.0
+"""Seconds for the answers of other nodes, of which there are two rounds in one call of egressctl."""
+HINT = "as 172.16.0.50:40000 or [2001:db8::50]:40000"
+
+
+class Whois:
+    """Asks this node and others. ``ask``: None if this node cannot ask others."""
+
+    def __init__(
+        self,
+        state: NodeState,
+        pods: Pods,
+        search: ConnectionSearch,
+        threads: Threads,
+        log: ConnectionLogConfig | None,
+        ask: Ask | None = None,
+    ) -> None:
+        self._state = state
+        self._pods = pods
+        self._search = search
+        self._threads = threads
+        self._log = log
+        self._ask = ask
+
+    async def here(self, query: Query) -> list[Sighting]:
+        """Return what this node has seen, now and in its log. Raises KernelError and OSError."""
+        plan = self._state.applied or self._state.plan
+        if plan is None:
+            return []
+        records = tuple(self._pods.records.values())
+        found = await self._threads.run(self._search.open, plan, records, query)
+        if self._log is not None:
+            found = [
+                *found,
+                *await self._threads.run(self._search.logged, self._log.file, self._log.keep, query),
+            ]
+        return sightings.nearest(query, found)
+
+    async def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Return the connections of ``ip`` and ``port``; if given, to ``to`` and ``toPort``, and at Unix time ``at``.
+
+        Raises :class:`NotKnown`.
+        """
+        query = _query(question)
+        silent: dict[str, str] = {}
+        others = self._others()
+        answers = await asyncio.gather(self._own(query), *(self._of(name, query, silent) for name in others))
+        found = sightings.connections(each for answer in answers for each in answer)
+        chosen = _chosen(found, query)[:MAX_CONNECTIONS]
+        whole = await asyncio.gather(*(self._joined(one, silent) for one in chosen))
+        return connections.answer(query, whole, silent, self._log is not None)
+
+    def _others(self) -> tuple[str, ...]:
+        """Return the nodes that may have been master of an egress IP."""
+        plan = self._state.plan
+        if plan is None:
+            return ()
+        names = {name for egress in plan.egress_ips for name in (*egress.eligible, egress.master)}
+        return tuple(sorted(names - {plan.node, ""}))
+
+    async def _own(self, query: Query) -> list[Sighting]:
+        try:
+            return await self.here(query)
+        except (OSError, KernelError) as error:
+            raise NotKnown(f"this node cannot search: {error}") from error
+
+    async def _of(self, name: str, query: Query, silent: dict[str, str]) -> list[Sighting]:
+        """Return the answer of another node; note in ``silent`` why there is none."""
+        if self._ask is None:
+            silent[name] = "this node cannot ask other nodes"
+            return []
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._ask(name, query)
+        except (OSError, TimeoutError) as error:
+            silent[name] = str(error) or "no answer in time"
+            return []
+
+    async def _joined(self, found: Connection, silent: dict[str, str]) -> Connection:
+        """Return a connection with the worker's half."""
+        query = sightings.worker_query(found)
+        if query is None or not found.half.node:
+            return found
+        plan = self._state.plan
+        own = plan is not None and found.half.node == plan.node
+        seen = await (self._own(query) if own else self._of(found.half.node, query, silent))
+        return sightings.joined(found, sightings.connections(seen))
+
+
+def _chosen(found: list[Connection], query: Query) -> list[Connection]:
+    """Return the connections of the time that is asked for; now those that are open, else the last ones.
+
+    A connection that is open has a line in the log, too: that of its start.
+    """
+    if query.at is not None:
+        return [one for one in found if one.was_open_at(query.at)]
+    return [one for one in found if one.is_open] or found
+
+
+def _query(question: dict[str, Any]) -> Query:
+    """Return the question. Raises :class:`NotKnown` if it is none."""
+    ip, to = (_address(str(question.get(name) or "")) for name in ("ip", "to"))
+    port, to_port = (_port(str(question.get(name) or "0")) for name in ("port", "toPort"))
+    if not ip or not port:
+        raise NotKnown("an address and a port are needed", HINT)
+    at = str(question.get("at") or "")
+    try:
+        seconds = float(at) if at else None
+    except ValueError as error:
+        raise NotKnown(f"{at!r} is no time") from error
+    if seconds is not None and not 0 <= seconds <= time.time() + sightings.SLACK_S:
+        raise NotKnown("the time is not in the past")
+    return Query((ip, port), to=(to, to_port) if to else None, at=seconds)
+
+
+def _address(text: str) -> str:
+    try:
+        return prefixes.address(text) if text else ""
+    except ValueError as error:
+        raise NotKnown(str(error), HINT) from error
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 0xFFFF):
+        raise NotKnown(f"{text!r} is no port", HINT)
+    return int(text)

@@ -1,0 +1,43 @@
+"""Make questions to the agent of what an operator has written. Pure."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+
+
+class WrongCall(Exception):
+    """An argument makes no question."""
+
+
+def of_test(options: argparse.Namespace) -> dict[str, str]:
+    """Return the question of ``egressctl test``."""
+    to, port = address_and_port(options.to)
+    return {"gateway": options.gateway, "to": to, "port": port}
+
+
+def of_whois(options: argparse.Namespace) -> dict[str, str]:
+    """Return the question of ``egressctl whois``. Raises :class:`WrongCall`.
+
+    A time without a zone is this machine's.
+    """
+    (ip, port), (to, to_port) = address_and_port(options.end), address_and_port(options.to)
+    try:
+        at = str(datetime.fromisoformat(options.at).timestamp()) if options.at else ""
+    except (ValueError, OverflowError) as error:
+        raise WrongCall(f"{options.at!r} is no time: as 2026-11-29T10:00:00Z") from error
+    return {"ip": ip, "port": port, "to": to, "toPort": to_port, "at": at}
+
+
+def address_and_port(text: str) -> tuple[str, str]:
+    """Return address and port of ``ADDRESS[:PORT]``; an IPv6 address with a port is in brackets.
+
+    The agent says what is wrong with them.
+    """
+    if text.startswith("["):
+        address, _, port = text[1:].partition("]")
+        return address, port.removeprefix(":")
+    if text.count(":") == 1:
+        address, _, port = text.partition(":")
+        return address, port
+    return text, ""

@@ -1,0 +1,49 @@
+"""Render connections: those of a test, and those that somebody asks about."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .render import Answer, Page
+
+
+def test(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl test``."""
+    headings = ("NODE", "GATEWAY", "IP", "MASTER", "RESULT", "TO", "LEFT AS", "ANSWER", "BY", "REASON")
+    page.table(headings, map(_test_row, answer["tests"]), ("LEFT AS", "BY", "NODE", "ANSWER"))
+
+
+def _test_row(row: Answer) -> Sequence[object]:
+    took = f" in {row['milliseconds']} ms" if row["milliseconds"] is not None else ""
+    path = row["ip"], row["master"], row["result"], row["destination"], row["leftAs"]
+    outcome = f"{row['answer']}{took}", row["answeredBy"], row["reason"]
+    return row["node"], row["gateway"], *(text or "-" for text in (*path, *outcome))
+
+
+def whois(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl whois``."""
+    if answer["connections"]:
+        headings = ("START", "END", "POD", "NODE", "PROTOCOL", "TO", "OUT", "IN", "GATEWAY", "MASTER")
+        page.table(headings, map(_connection_row, answer["connections"]), ("GATEWAY", "OUT", "IN", "MASTER"))
+    else:
+        page.line("no connection was found" if answer["log"] else "none is open, and this node has no log")
+    for silent in answer["silent"]:
+        page.line(f"node {silent['node']} was not asked: {silent['reason']}", "yellow")
+
+
+def _connection_row(row: Answer) -> Sequence[object]:
+    end = "open" if row["open"] else row["end"] or "-"
+    pod = f"{row['namespace']}/{row['pod']}" if row["pod"] else "-"
+    to = f"[{row['destination']}]" if ":" in row["destination"] else row["destination"]
+    counted = ("-" if row[name] is None else row[name] for name in ("bytesOut", "bytesIn"))
+    path = (
+        pod,
+        row["node"] or row["nodeAddress"] or "-",
+        row["protocol"],
+        f"{to}:{row['destinationPort'] or ''}",
+    )
+    return row["start"] or "-", end, *path, *counted, row["gateway"], row["by"]
+
+
+FORMS: Mapping[str, Callable[[Any, Page], None]] = {"test": test, "whois": whois}
