@@ -7,13 +7,15 @@ entry goes there.
 
 from __future__ import annotations
 
-import copy
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from ..manifests.fields import is_unicode
 from ..manifests.model import Problem
 
 TYPE = "egress-gateway"
@@ -24,6 +26,10 @@ VERSIONS = ((0, 3, 1), (0, 4, 0), (1, 0, 0), (1, 1, 0))
 """CNI versions that our plugin supports."""
 MULTUS = ("multus", "multus-shim")
 """Types of the multus plugin, thin and thick."""
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})*")
+_BOOLEANS = ("disableCheck", "disableGC", "loadOnlyInlinedPlugins")
+"""Keys of a list that libcni reads as a boolean, or as its text."""
+_HINT = "see the CNI specification, section 1"
 SINGLE_PLUGIN_HINT = "make a .conflist of it: a list of plugins"
 
 
@@ -120,11 +126,10 @@ def chained(text: str, entry: Mapping[str, Any]) -> str:
 def unchained(text: str) -> str:
     """Return the configuration without our plugin; unchanged if it has none. Raises :class:`NotChainable`."""
     whole = parsed(text)
-    before = copy.deepcopy(whole)
-    for network in _networks(whole):
-        if any(_is_ours(plugin) for plugin in network["plugins"]):
-            network["plugins"] = [plugin for plugin in network["plugins"] if not _is_ours(plugin)]
-    return text if whole == before else _written(whole)
+    ours = [network for network in _networks(whole) if any(map(_is_ours, network["plugins"]))]
+    for network in ours:
+        network["plugins"] = [plugin for plugin in network["plugins"] if not _is_ours(plugin)]
+    return _written(whole) if ours else text
 
 
 @dataclass(frozen=True)
@@ -164,28 +169,51 @@ def _loaded(name: str, text: str) -> dict[str, Any]:
     if name.endswith(LIST):
         _check_list(whole)
         if not whole["plugins"] or not whole.get("name"):
-            raise NotChainable("it has no plugins or no name", "see the CNI specification, section 1")
+            raise NotChainable("it has no plugins or no name", _HINT)
     if not all(plugin.get("type") and isinstance(plugin["type"], str) for plugin in _plugins(whole)):
-        raise NotChainable("a plugin has no type", "see the CNI specification, section 1")
+        raise NotChainable("a plugin has no type", _HINT)
+    _check_types(whole)
     return whole
+
+
+def _check_types(whole: Mapping[str, Any]) -> None:
+    """Raise :class:`NotChainable` if a key has a type with which libcni refuses the whole file."""
+    for key in ("name", "cniVersion"):
+        if not isinstance(whole.get(key, ""), str):
+            raise NotChainable(f"its {key} is no text", _HINT)
+    for key in _BOOLEANS if "plugins" in whole else ():
+        if str(whole.get(key, False)).lower() not in ("true", "false"):
+            raise NotChainable(f"its {key} is neither true nor false", _HINT)
 
 
 def parsed(text: str) -> dict[str, Any]:
     """Return the JSON object of a configuration. Raises :class:`NotChainable`."""
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, parse_constant=_refuse_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         reason = "it is empty" if not text.strip() else f"it is not JSON: {error}"
         raise NotChainable(reason, "no runtime can read it either") from None
     if not isinstance(whole, dict):
-        raise NotChainable("it has no list of plugins", "see the CNI specification, section 1")
+        raise NotChainable("it has no list of plugins", _HINT)
     return whole
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        _refuse_number(text)
+    return number
+
+
+def _refuse_number(text: str) -> None:
+    """Raise ValueError: Python reads such a number, and Go does not."""
+    raise ValueError(f"{text[:20]} is no number")
 
 
 def _check_list(whole: Mapping[str, Any]) -> None:
     plugins = whole.get("plugins")
     if not isinstance(plugins, list) or not all(isinstance(plugin, dict) for plugin in plugins):
-        raise NotChainable("it has no list of plugins", "see the CNI specification, section 1")
+        raise NotChainable("it has no list of plugins", _HINT)
 
 
 def _check_version(whole: Mapping[str, Any]) -> None:
@@ -196,9 +224,9 @@ def _check_version(whole: Mapping[str, Any]) -> None:
     several = whole.get("cniVersions")
     given = [whole.get("cniVersion"), *(several if isinstance(several, list) else ())]
     named = [str(version) for version in given if version]
-    numbers = [tuple(map(int, v.split("."))) for v in named if all(part.isdecimal() for part in v.split("."))]
+    numbers = [tuple(map(int, version.split("."))) for version in named if _VERSION.fullmatch(version)]
     spoken = [version for version in numbers if version <= VERSIONS[-1]]
-    shown = ", ".join(named) or "(none)"
+    shown = ", ".join(version[:20] for version in named[:8]) or "(none)"
     if numbers and not spoken:
         raise NotChainable(f"cniVersion {shown} is too new", "1.1.0 or earlier can be chained")
     if not spoken or max(spoken) not in VERSIONS:
@@ -242,4 +270,10 @@ def _is_ours(plugin: object) -> bool:
 
 
 def _written(whole: Mapping[str, Any]) -> str:
-    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    """Return the text of a configuration. Raises :class:`NotChainable`."""
+    try:
+        text = json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+    except RecursionError:
+        raise NotChainable("it is nested too deeply", _HINT) from None
+    # JSON may have half a pair of surrogates, UTF-8 may not.
+    return text if is_unicode(text) else json.dumps(whole, indent=2) + "\n"

@@ -17,7 +17,11 @@ MAX_ALIASES = 1_000
 """Aliases of one file. An alias costs four characters and expands to any number of values."""
 MAX_DOCUMENTS = 50_000
 """Documents of one file."""
+MAX_VALUES = 1_500_000
+"""Lines and commas of one file: each may end a value, and a value takes two characters and 300 bytes of memory."""
 MAX_INTEGER = 1 << 64
+MAX_INTEGER_CHARS = 100
+"""Length of an integer that is converted. The time that PyYAML takes for one in base 60 grows with its square."""
 _ALIAS = re.compile(r"[\s,:\[{-]\*[^\s,\]}]")
 
 
@@ -42,6 +46,8 @@ class _Loader(_Base):  # type: ignore[misc]
 
     def construct_number(self, node: yaml.ScalarNode) -> Any:
         """Return an integer; the text of one that is too long to be converted or shown."""
+        if len(node.value) > MAX_INTEGER_CHARS:
+            return node.value
         try:
             number = self.construct_yaml_int(node)
         except (ValueError, IndexError):
@@ -68,6 +74,7 @@ def load(source: str, text: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
     found: list[Any] = []
     problems = []
     try:
+        _check_values(text)
         _check_aliases(text)
         for document in _documents(text):
             if len(found) == MAX_DOCUMENTS:
@@ -97,6 +104,13 @@ def _documents(text: str) -> Iterator[Any]:
             yield loader.get_data()
     finally:
         loader.dispose()
+
+
+def _check_values(text: str) -> None:
+    """Raise :class:`yaml.YAMLError` if a file may have more than :data:`MAX_VALUES` values."""
+    values = text.count("\n") + text.count(",")
+    if values > MAX_VALUES:
+        raise yaml.YAMLError(f"{values} lines and commas; {MAX_VALUES} are allowed: make several files of it")
 
 
 def _check_aliases(text: str) -> None:

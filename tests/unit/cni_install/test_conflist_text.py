@@ -75,6 +75,10 @@ def test_taken_out_again_nothing_is_left(listed: list[Any]) -> None:
         (conflist(BRIDGE, cniVersion=None), r"cniVersion \(none\) is too old"),
         (conflist(), "it lists no other plugin"),
         (conflist(OURS, {**OURS, "socket": "/x"}), "it lists no other plugin"),
+        (conflist(BRIDGE, cniVersion="1.0." + "9" * 5000), "cniVersion 1.0.9999999999999999 is too old"),
+        (conflist(BRIDGE, cniVersion="１.0.0"), "is too old"),
+        (conflist(BRIDGE, x="@").replace('"@"', "NaN"), "it is not JSON: NaN is no number"),
+        (conflist(BRIDGE, x="@").replace('"@"', "1e999"), "it is not JSON: 1e999 is no number"),
     ],
 )
 def test_what_cannot_be_chained(text: str, wrong: str) -> None:
@@ -110,6 +114,29 @@ def test_what_is_skipped_is_named() -> None:
     assert [(problem.source, problem.message) for problem in found.skipped] == [
         ("00-empty.conflist", "it is empty"), ("05-x.conf", "gone"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("10-a.conflist", conflist(BRIDGE, name=5)),
+        ("10-a.conflist", conflist(BRIDGE, cniVersion=1.0)),
+        ("10-a.conflist", conflist(BRIDGE, disableCheck=1)),
+        ("10-a.conflist", conflist(BRIDGE, disableGC="perhaps")),
+        ("10-a.conflist", conflist(BRIDGE, loadOnlyInlinedPlugins=None)),
+        ("10-a.conflist", conflist(BRIDGE, x=float("nan"))),
+        ("10-a.conf", json.dumps({"type": "bridge", "name": ["a"]})),
+    ],
+)
+def test_what_no_runtime_can_load_is_not_taken_for_the_one_in_use(name: str, text: str) -> None:
+    found = in_use({name: text, "20-b.conflist": conflist(BRIDGE, disableCheck="True")}, {})
+    assert found.name == "20-b.conflist"
+    assert [problem.source for problem in found.skipped] == [name]
+
+
+def test_half_a_pair_of_surrogates_can_be_written_again() -> None:
+    text = chained(conflist(BRIDGE, x="\ud800"), OURS)
+    assert json.loads(text.encode())["x"] == "\ud800"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +190,14 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5),
     max_leaves=20,
 )
+
+
+@pytest.mark.parametrize("depth", [300, 490, 900, 930, 950, 970, 5000])
+def test_deep_nesting_ends_in_nothing_but_a_reason(depth: int) -> None:
+    text = conflist(BRIDGE, OURS, x="@").replace('"@"', "[" * depth + "]" * depth)
+    for change in (lambda whole: chained(whole, {**OURS, "socket": "/x"}), unchained):
+        with contextlib.suppress(NotChainable):
+            assert change(text) != text
 
 
 @given(values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from gateway_agent.manifests import parsing, yaml_documents
@@ -35,6 +37,13 @@ def test_a_number_that_cannot_be_shown_stays_a_text(text: str) -> None:
     assert isinstance(value["a"], str)
 
 
+def test_a_number_in_base_60_takes_no_longer_than_any_other_text() -> None:
+    began = time.process_time()
+    [(_, value)], _ = yaml_documents.load("file.yaml", "a: " + ":".join(["59"] * 200_000))
+    assert isinstance(value["a"], str)
+    assert time.process_time() - began < 2.0
+
+
 def test_what_was_read_is_read_again_from_its_copy() -> None:
     text = (
         'a: "2026-01-01"\nb: [1, "1", "yes", ~, 1.5, "\\x1b\\u2028é😀"]\n"9": {c: "0x10", d: &x [e], f: *x}\n'
@@ -49,6 +58,15 @@ def test_too_many_documents_are_a_problem() -> None:
     found, problems = yaml_documents.load("file.yaml", "--- x\n" * (yaml_documents.MAX_DOCUMENTS + 1))
     assert len(found) == yaml_documents.MAX_DOCUMENTS
     assert "more than 50000 documents" in problems[0].message
+
+
+@pytest.mark.parametrize("text", ["a: [" + "1," * 1_500_001 + "]", "a: [\n" + "1,\n" * 750_001 + "]"])
+def test_too_many_values_are_a_problem_at_once(text: str) -> None:
+    began = time.process_time()
+    found, [problem] = yaml_documents.load("file.yaml", text)
+    assert not found
+    assert "1500000 are allowed: make several files of it" in problem.message
+    assert time.process_time() - began < 1.0
 
 
 def test_a_few_aliases_and_many_stars_are_fine() -> None:
