@@ -122,7 +122,8 @@ def _forget_connections(context: FallbackContext, key: tuple[str, str], addresse
 
     The connections of an address stay if another pod of this node has the same address now.
     """
-    from ..kernel.netlink import ctnetlink, links
+    from ..kernel.netlink import links
+    from ..kernel.netlink.conntrack import ctnetlink
 
     records, _ = attachments.load_all(context.run_dir)
     for address in addresses:

@@ -19,8 +19,8 @@ from pathlib import Path
 from cni.calls import attachments
 from cni.contract import PLAN
 from cni.kernel.ids import MarkLayout
-from cni.kernel.netlink.ct_events import Event, MarkedEvents
-from cni.kernel.netlink.ct_flows import flow
+from cni.kernel.netlink.conntrack.ct_events import Event, MarkedEvents
+from cni.kernel.netlink.conntrack.ct_flows import flow
 from cni.kernel.sysctl import PROC_SYS_NET
 from cni.plan import loads
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cni.calls.attachments import Attachment
 from cni.kernel import ids
-from cni.kernel.netlink.ct_flows import Flow
+from cni.kernel.netlink.conntrack.ct_flows import Flow
 from cni.plan import Plan, PlanEgressIP
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 58: "icmpv6", 132: "sctp", 136: "udplite"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cni.kernel.netlink.ct_flows import Flow
+from cni.kernel.netlink.conntrack.ct_flows import Flow
 
 from .halves import Half, Knowledge, came_by_tunnel, egress_of, half
 

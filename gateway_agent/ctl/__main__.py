@@ -18,7 +18,7 @@ from . import questions
 from .client import NoAnswer, ask
 
 if TYPE_CHECKING:
-    from .validate import Outcome
+    from .objects.validate import Outcome
 
 DONE, FAILED, WRONG_CALL, NOT_OK = 0, 1, 2, 3
 
@@ -265,7 +265,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    from .diff import checked, diff
+    from .objects.diff import checked, diff
 
     edit = checked(options.path)
     if edit.problems:
@@ -277,7 +277,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _validate(options: argparse.Namespace) -> int:
-    from .validate import validate
+    from .objects.validate import validate
 
     return _report(options, validate(options.paths))
 

@@ -24,7 +24,8 @@ from ..config import AgentConfig
 from ..lease_daemon.kernel.vip_addresses import Addresses
 from ..policy import local_addresses
 from ..policy.egress_node import path_faults
-from . import path_report, runtime_report, stored_objects
+from . import path_report, runtime_report
+from .objects import stored_objects
 
 PROGRAMS = {"nft": "nftables"}
 OPTIONAL = {"conntrackd": "conntrackd: only connectionSync needs it"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import config
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, FilesStoreConfig
-from ..ctl.validate import validate
+from ..ctl.objects.validate import validate
 from ..manifests import parsing
 from ..manifests.model import Inventory
 from .services import Failed

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import addresses, ctnetlink, entries, links, monitor, routes
-from cni.kernel.netlink.connections import Connection
+from cni.kernel.netlink import addresses, entries, links, monitor, routes
+from cni.kernel.netlink.conntrack import ctnetlink
+from cni.kernel.netlink.conntrack.connections import Connection
 from cni.kernel.netlink.constants import (
     CTA_ID,
     CTA_IP_DST,

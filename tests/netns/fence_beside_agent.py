@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from cni.kernel.netlink import ctnetlink
+from cni.kernel.netlink.conntrack import ctnetlink
 from cni.kernel.nftables import nft
 from gateway_agent.adapters.kernel.kernel_thread import keep_sockets
 from gateway_agent.gateway_rules.fence import fence_nft

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from cni.kernel.netlink import ctnetlink
-from cni.kernel.netlink.ct_events import Event, MarkedEvents
-from cni.kernel.netlink.ct_flows import Ends, flow
+from cni.kernel.netlink.conntrack import ctnetlink
+from cni.kernel.netlink.conntrack.ct_events import Event, MarkedEvents
+from cni.kernel.netlink.conntrack.ct_flows import Ends, flow
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cni.kernel.netlink import ctnetlink
+from cni.kernel.netlink.conntrack import ctnetlink
 from tests.lab.namespace import Namespace, fresh
 
 MARK = 0x08000000

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cni.kernel import ids
-from cni.kernel.netlink import ctnetlink
+from cni.kernel.netlink.conntrack import ctnetlink
 from cni.plan import Destination, PolicySet
 from tests.lab.packets import send, udp
 from tests.lab.waiting import until

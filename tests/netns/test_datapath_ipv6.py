@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from cni.kernel import ids
-from cni.kernel.netlink import ctnetlink
+from cni.kernel.netlink.conntrack import ctnetlink
 from cni.kernel.netlink.neighbours import Neighbours
 from cni.plan import Destination, PolicySet
 from tests.lab.capture import Capture

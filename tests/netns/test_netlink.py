@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from cni.kernel import ids, rtnl
 from cni.kernel.diff import Change, diff
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import ctnetlink, links, nflog
+from cni.kernel.netlink import links, nflog
+from cni.kernel.netlink.conntrack import ctnetlink
 from cni.kernel.netlink.constants import NETLINK_NETFILTER
 from cni.kernel.netlink.monitor import Event, Monitor
 from cni.kernel.netlink.neighbours import Neighbours

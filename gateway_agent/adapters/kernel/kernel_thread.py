@@ -16,7 +16,8 @@ from typing import ParamSpec, TypeVar
 from cni.datapath import reconcile
 from cni.datapath.objects import node_nft
 from cni.kernel import ids, rtnl
-from cni.kernel.netlink import ctnetlink, links, monitor, netfilter, nflog
+from cni.kernel.netlink import links, monitor, netfilter, nflog
+from cni.kernel.netlink.conntrack import ctnetlink
 from cni.kernel.netlink.constants import NETLINK_NETFILTER, NETLINK_ROUTE
 from cni.kernel.netlink.monitor import Event
 from cni.kernel.nftables import nft

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cni.calls.attachments import Attachment
-from cni.kernel.netlink import ct_flows
-from cni.kernel.netlink.connections import with_mark
-from cni.kernel.netlink.ct_flows import Flow
+from cni.kernel.netlink.conntrack import ct_flows
+from cni.kernel.netlink.conntrack.connections import with_mark
+from cni.kernel.netlink.conntrack.ct_flows import Flow
 from cni.plan import Plan
 
 from ...connection_log.halves import Knowledge, egress_of, half, knowledge

@@ -14,8 +14,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from cni.kernel.netlink import ct_events, veths
-from cni.kernel.netlink.ct_events import NewFlows
+from cni.kernel.netlink import veths
+from cni.kernel.netlink.conntrack import ct_events
+from cni.kernel.netlink.conntrack.ct_events import NewFlows
 from cni.kernel.netlink.veths import ProbeVeth
 
 from ...policy.egress_node.pod_probes import Answer, PodAnswer, PodProbe

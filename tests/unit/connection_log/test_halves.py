@@ -6,7 +6,7 @@ import pytest
 
 from cni.calls.attachments import Attachment
 from cni.kernel import ids
-from cni.kernel.netlink.ct_flows import Ends, Flow
+from cni.kernel.netlink.conntrack.ct_flows import Ends, Flow
 from cni.plan import Plan, PlanEgressIP, PlanNode
 from gateway_agent.connection_log.halves import Half, Knowledge, egress_of, half, knowledge
 from gateway_agent.connection_log.recorder import END, START, Record, Recorder

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import addresses, ctnetlink, entries, links, routes
-from cni.kernel.netlink.connections import Connection
+from cni.kernel.netlink import addresses, entries, links, routes
+from cni.kernel.netlink.conntrack import ctnetlink
+from cni.kernel.netlink.conntrack.connections import Connection
 from cni.kernel.netlink.constants import (
     CTA_TUPLE_ORIG,
     IPCTNL_MSG_CT_NEW,

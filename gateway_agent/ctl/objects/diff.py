@@ -9,19 +9,19 @@ from typing import Any
 from cni.calls import attachments
 from cni.calls.attachments import Attachment
 from cni.kernel.errors import KernelError
-from cni.kernel.netlink import ctnetlink
+from cni.kernel.netlink.conntrack import ctnetlink
 from cni.plan import Plan, PodIdentity
 
-from ..agent.plan_file import PlanFile
-from ..agent.pods.pod_policies import identity
-from ..agent.rounds import planning
-from ..config import AgentConfig
-from ..manifests.model import Inventory
-from ..policy import planner
-from ..show import plan_diff
-from ..show.plan_diff import Pod, PodChange
+from ...agent.plan_file import PlanFile
+from ...agent.pods.pod_policies import identity
+from ...agent.rounds import planning
+from ...config import AgentConfig
+from ...manifests.model import Inventory
+from ...policy import planner
+from ...show import plan_diff
+from ...show.plan_diff import Pod, PodChange
+from ..client import NoAnswer
 from . import stored_objects
-from .client import NoAnswer
 from .trial_plans import MTU
 from .validate import Outcome, validate
 

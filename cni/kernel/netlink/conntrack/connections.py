@@ -12,7 +12,7 @@ import socket
 import struct
 from typing import Union
 
-from .constants import (
+from ..constants import (
     CTA_FILTER,
     CTA_FILTER_FLAG_IP_DST,
     CTA_FILTER_FLAG_IP_SRC,
@@ -33,7 +33,7 @@ from .constants import (
     CTA_TUPLE_REPLY,
     CTA_ZONE,
 )
-from .messages import NFGENMSG, attribute, first, nested
+from ..messages import NFGENMSG, attribute, first, nested
 
 Address = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 _FLAGS = {CTA_TUPLE_ORIG: CTA_FILTER_ORIG_FLAGS, CTA_TUPLE_REPLY: CTA_FILTER_REPLY_FLAGS}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from ..config import AgentConfig, FilesStoreConfig
-from ..manifests import parsing
-from ..manifests.model import Inventory
+from ...config import AgentConfig, FilesStoreConfig
+from ...manifests import parsing
+from ...manifests.model import Inventory
 
 
 def inventory(config: AgentConfig) -> Inventory:
@@ -15,7 +15,7 @@ def inventory(config: AgentConfig) -> Inventory:
     if isinstance(config.store, FilesStoreConfig):
         return _of_files(config.store.path)
     # Only here: with the files store nothing needs the client of the API.
-    from ..kubernetes import last_known
+    from ...kubernetes import last_known
 
     return last_known.inventory(config.run_dir)
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from cni.kernel.netlink import ctnetlink
-from cni.kernel.netlink.connections import Connection, from_source, to_destination, with_mark
+from cni.kernel.netlink.conntrack import ctnetlink
+from cni.kernel.netlink.conntrack.connections import Connection, from_source, to_destination, with_mark
 from cni.kernel.netlink.constants import (
     CTA_FILTER,
     CTA_ID,
@@ -28,7 +28,7 @@ from cni.kernel.netlink.messages import NFGENMSG, NetfilterHeader, Request, attr
 from cni.kernel.netlink.netlink_socket import Socket
 from tests.fuzz.netlink import Answers
 
-from .listed_connections import TCP_CONNTRACK_ESTABLISHED, direction, listed, listing, tcp
+from ..listed_connections import TCP_CONNTRACK_ESTABLISHED, direction, listed, listing, tcp
 
 POD, REMOTE, SERVICE, SHOWN = "10.244.1.5", "203.0.113.9", "10.96.0.10", "172.16.0.50"
 POD6, REMOTE6, SHOWN6 = "fd00::5", "2001:db8::9", "fd00:172::50"

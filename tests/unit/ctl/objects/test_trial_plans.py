@@ -13,8 +13,8 @@ import yaml
 
 from gateway_agent.adapters.files.files_store import FilesStore
 from gateway_agent.config import AgentConfig, FilesStoreConfig
-from gateway_agent.ctl.trial_plans import Trial
-from gateway_agent.ctl.validate import validate
+from gateway_agent.ctl.objects.trial_plans import Trial
+from gateway_agent.ctl.objects.validate import validate
 from gateway_agent.manifests.model import Inventory, Problem
 from gateway_agent.policy.egress_ips import SELECTOR
 from tests.fuzz.manifests import CASES, GOOD

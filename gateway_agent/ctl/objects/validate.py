@@ -9,9 +9,9 @@ from pathlib import Path
 
 from cni.plan import PodIdentity
 
-from .. import config
-from ..manifests import parsing, yaml_documents
-from ..manifests.model import Inventory, Problem
+from ... import config
+from ...manifests import parsing, yaml_documents
+from ...manifests.model import Inventory, Problem
 
 READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
 ANY_NODE = "localhost"

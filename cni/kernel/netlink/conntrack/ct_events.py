@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from . import netfilter
-from .constants import (
+from .. import netfilter
+from ..constants import (
     CTA_MARK,
     IPCTNL_MSG_CT_DELETE,
     IPCTNL_MSG_CT_NEW,
@@ -19,10 +19,9 @@ from .constants import (
     NFNLGRP_CONNTRACK_NEW,
     SO_MEMINFO,
 )
-from .ct_flows import flow
-from .messages import NFGENMSG, NLMSGHDR
-from .netlink_socket import RECEIVE_BYTES, Socket
-from .socket_filter import (
+from ..messages import NFGENMSG, NLMSGHDR
+from ..netlink_socket import RECEIVE_BYTES, Socket
+from ..socket_filter import (
     ATTRIBUTE_HEADER_BYTES,
     COPY_TO_INDEX,
     FIND_ATTRIBUTE,
@@ -36,6 +35,7 @@ from .socket_filter import (
     Instruction,
     attach,
 )
+from .ct_flows import flow
 
 BUFFER_BYTES = 8 << 20
 """Room for some thousand connections that begin between two looks."""

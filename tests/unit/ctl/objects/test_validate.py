@@ -10,7 +10,7 @@ import pytest
 
 from gateway_agent.ctl.__main__ import main
 
-from ..manifests.manifest_texts import GATEWAY
+from ...manifests.manifest_texts import GATEWAY
 
 POLICY = """
 apiVersion: egress-gateway.io/v1alpha1

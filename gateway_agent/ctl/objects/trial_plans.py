@@ -13,12 +13,12 @@ from functools import partial
 
 from cni.plan import Plan, PodIdentity, matches
 
-from ..adapters.kernel.kernel_thread import texts
-from ..agent.rounds import planning
-from ..config import AgentConfig
-from ..manifests.model import Inventory, Problem
-from ..policy import egress_ips, planner, policy_sets, underlay
-from ..policy.quarantine import Quarantine
+from ...adapters.kernel.kernel_thread import texts
+from ...agent.rounds import planning
+from ...config import AgentConfig
+from ...manifests.model import Inventory, Problem
+from ...policy import egress_ips, planner, policy_sets, underlay
+from ...policy.quarantine import Quarantine
 
 PodName = tuple[str, str]
 """Namespace and name of a pod."""

@@ -14,10 +14,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Callable
 
-from ..errors import refused
-from . import netfilter
-from .connections import Address, Connection, from_source, to_destination, with_mark
-from .constants import (
+from ...errors import refused
+from .. import netfilter
+from ..constants import (
     CTA_PROTOINFO,
     CTA_PROTOINFO_TCP,
     CTA_PROTOINFO_TCP_FLAGS,
@@ -32,8 +31,9 @@ from .constants import (
     TCP_CONNTRACK_CLOSE,
     TCP_CONNTRACK_TIME_WAIT,
 )
-from .messages import NFGENMSG, NetfilterHeader, Request, attribute, nested
-from .netlink_socket import Socket
+from ..messages import NFGENMSG, NetfilterHeader, Request, attribute, nested
+from ..netlink_socket import Socket
+from .connections import Address, Connection, from_source, to_destination, with_mark
 
 MAX_REQUESTS_PER_SEND = 200
 ENDED = frozenset({TCP_CONNTRACK_TIME_WAIT, TCP_CONNTRACK_CLOSE})

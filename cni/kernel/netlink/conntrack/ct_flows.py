@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import refused
-from . import netfilter
-from .constants import (
+from ...errors import refused
+from .. import netfilter
+from ..constants import (
     CTA_COUNTERS_BYTES,
     CTA_COUNTERS_ORIG,
     CTA_COUNTERS_REPLY,
@@ -31,7 +31,7 @@ from .constants import (
     FAMILIES,
     IPCTNL_MSG_CT_GET,
 )
-from .messages import NFGENMSG, NetfilterHeader, address, attribute, attributes
+from ..messages import NFGENMSG, NetfilterHeader, address, attribute, attributes
 
 
 class Ends(NamedTuple):
