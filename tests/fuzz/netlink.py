@@ -81,7 +81,7 @@ from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.netlink.nflog import PacketLog
 from cni.kernel.nftables import elements, generation, table_digest
 from gateway_agent.adapters.kernel import interfaces, route_lookup
-from gateway_agent.adapters.probes import nft_trace
+from gateway_agent.adapters.probes import answer_counters, nft_trace
 from gateway_agent.adapters.probes.tunnel_packet import number_in
 from gateway_agent.lease_daemon.kernel import vip_addresses
 from gateway_agent.policy.egress_node.exit_paths import Lookup
@@ -228,6 +228,7 @@ def check_answers(datagrams: list[bytes]) -> None:
         lambda kernel: links._namespace_number(kernel, 0),
         lambda kernel: links._link(kernel, "x"),
         lambda kernel: generation._current(kernel),
+        lambda kernel: answer_counters.packets(kernel, "x", "y"),
         lambda kernel: table_digest._read(kernel, 1, "x", b"y"),
     ]
     for read in readers:

@@ -101,6 +101,8 @@ def next_voters(
     ``egress`` and ``others``: the inventory. ``alive``: heard lately. ``dead``: unheard for long. A node that
     is neither is left alone. A replacement is added before its predecessor is removed.
     """
+    # There may be thousands of nodes, and this is the process that keeps the leases.
+    alive, dead = frozenset(alive), frozenset(dead)
     best_first = [*sorted(egress), *sorted(set(others) - set(egress))]
     members = current.members
     size = min(_size(egress), len(best_first))

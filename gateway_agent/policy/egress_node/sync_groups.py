@@ -22,6 +22,8 @@ from cni.datapath import sync_device
 from cni.kernel import ids
 from cni.plan import Plan, PlanNode
 
+from ..kept_results import Kept
+
 MAX_SOCKET_PATH_BYTES = 107
 """Length of a unix socket's path (``sun_path`` without its final zero)."""
 
@@ -86,12 +88,15 @@ class SyncState:
     """Last error message of this process or of its predecessor."""
 
 
+@Kept
 def syncing(plan: Plan) -> Syncing | None:
     """Return partners and filter of this node's connection sync; None if it has no partner."""
     partners = sync_device.partners(plan)
+    if not partners:
+        return None
     others = [node.address for node in plan.nodes if node.name != plan.node]
     sources = {ids.inner(address, family, synced=True) for address in others for family in (4, 6)}
-    return Syncing(partners, tuple(sorted(sources))) if partners else None
+    return Syncing(partners, tuple(sorted(sources)))
 
 
 def serves(plan: Plan) -> bool:
