@@ -8,7 +8,8 @@ from ..kernel import ids
 from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
 from ..plan import Plan, PlanNode
 from . import hooks, lease_port_guard, own_routing, source_guard, sync_device, tunnel_port_guard
-from .nft_blocks import Marks, families, guards, leaving, peers, senders, transaction
+from .guards import guards, leaving
+from .nft_blocks import Marks, families, peers, senders, transaction
 from .own_routing import METRIC
 from .steering import bridge_chains, inet_chains
 

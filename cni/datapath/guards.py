@@ -1,0 +1,163 @@
+"""The rules that every steered packet passes after routing (forward, postrouting), as nftables rules. Pure.
+
+The guards drop a packet that takes another path than its connection must, so that a rule, route or table that another
+program removes makes no leak. The postrouting chains set the source address and let the packet into its tunnel.
+:mod:`cni.datapath.steering` gives the packet its mark, and :mod:`cni.datapath.tunnel_port_guard` protects the port of
+the tunnels. As in :mod:`cni.datapath.nft_blocks`, no lookup lets a packet out by finding nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..kernel import ids
+from ..plan import Plan, PlanEgressIP, PlanNode
+from . import own_routing, path_proof, sync_device
+from .nft_blocks import (
+    ENCAPSULATED,
+    KEYWORDS,
+    TUNNELS,
+    Marks,
+    address_of,
+    chain,
+    dispatch,
+    families,
+    inner_sources,
+    interface_and_source,
+)
+
+
+def guards(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the chains that let a steered packet leave by its tunnel or egress interface only."""
+    yield chain("forwarded_reply", _forwarded_reply(plan, marks))
+    yield chain("forwarded", _forwarded(marks))
+    yield chain("tunnel_forward", _tunnel_forward())
+    yield dispatch(
+        "from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips}
+    )
+    slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.egress_ips}
+    slots |= {
+        marks.leaving(egress.slot): f"out_{egress.slot}"
+        for egress in plan.egress_ips
+        if own_routing.of(egress)
+    }
+    yield dispatch("steered", f"meta mark and {marks.mask}", "mark", slots)
+    for egress in plan.egress_ips:
+        yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
+        yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
+        if own_routing.of(egress):
+            yield chain(f"exit_{egress.slot}", own_routing.exit_rules(egress))
+
+
+def _tunnel_forward() -> Iterator[str]:
+    """Yield the rules for what came out of a tunnel."""
+    yield f'iifname "{ids.RETURN_DEVICE}" ct direction reply accept'
+    yield f'iifname "{ids.RETURN_DEVICE}" counter drop'
+    yield "goto from_tunnel"
+
+
+def _forwarded(marks: Marks) -> Iterator[str]:
+    """Yield the rules for what came out of no tunnel, at the end of the base chain (:mod:`cni.datapath.hooks`)."""
+    yield "ct direction reply goto forwarded_reply"
+    yield f"meta mark and {marks.mask} != 0 goto steered"
+    yield f"{marks.own} counter drop"
+
+
+def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the rules that drop an answer that would go another way than into its tunnel, or than to a pod.
+
+    A rule or route for it may be missing: another program has removed it.
+    """
+    yield f'ct mark and {marks.mask} > {marks.tunneled} oifname != "{ids.RETURN_DEVICE}" counter drop'
+    for egress in filter(own_routing.of, plan.egress_ips):
+        # By its next hop: a pod may be on the link of the egress interface itself.
+        if egress.next_hop:
+            device, keyword = egress.interface, "ip6" if egress.family == 6 else "ip"
+            back = f'iifname "{device}" oifname "{device}" rt {keyword} nexthop {egress.next_hop}'
+            yield f"{marks.own} {back} counter drop"
+    yield "accept"
+
+
+def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+    """Yield the rules that accept what the gateway's table has marked, by the egress interface only."""
+    device, _ = interface_and_source(egress)
+    if device:
+        taken_in = f"ct mark and {marks.mask} == {marks.of_tunneled(egress.slot)}"
+        yield f"ct direction original {taken_in} oifname {device} {own_routing.verdict(egress)}"
+    yield "counter drop"
+
+
+def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+    """Yield the rules that accept a slot's packets by its tunnel; on the master, by the egress interface."""
+    exits: list[tuple[str, tuple[str, ...], str]] = []
+    if plan.me is not None:
+        exits.append((f'"{egress.device}"', inner_sources(plan.me, egress), "accept"))
+    if plan.serves(egress) and interface_and_source(egress)[0]:
+        device, source = interface_and_source(egress)
+        exits.append((device, (source,), own_routing.verdict(egress)))
+    opened_here = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
+    daddr = f"{KEYWORDS[egress.family]} daddr"
+    for device, sources, verdict in exits:
+        # A connection that began when the other exit was right keeps that source address.
+        elsewhere = " ".join(f"ct reply {daddr} != {address_of(source, egress.family)}" for source in sources)
+        begun = f"oifname {device} ct state established {elsewhere}"
+        yield f"meta l4proto tcp {opened_here} {begun} counter reject with tcp reset"
+        yield f"{opened_here} oifname {device} {verdict}"
+    yield "counter drop"
+
+
+def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
+    """Yield the postrouting chains: source NAT into tunnels, the last check of the source, encapsulation."""
+    me = plan.me
+    if me is None or not plan.egress_ips:
+        return
+    # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
+    nat = list(sync_device.nat_rules(plan))
+    # A connection that is synced is known by its source, see gateway_agent/policy/egress_node/sync_groups.py.
+    nat += [
+        f'oifname "{egress.device}" snat {KEYWORDS[egress.family]} to '
+        f"{address_of(inner_sources(me, egress)[0], egress.family)}"
+        for egress in plan.egress_ips
+        if egress.sync
+    ]
+    nat += [
+        f"oifname {TUNNELS} snat {KEYWORDS[family]} to {address_of(ids.inner(me.address, family), family)}"
+        for family in families(plan)
+    ]
+    yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
+    leave = [*sync_device.leave_rules(plan), *_leave(marks)]
+    yield chain("leave", leave, "filter hook postrouting priority srcnat + 200")
+    slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
+    yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
+    for egress in plan.egress_ips:
+        yield chain(f"leave_{egress.slot}", _leave_slot(egress, me, marks))
+    # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again, and with any mark the
+    # kernel looks up each packet's route. By its priority it is known as the kernel's own: see
+    # :mod:`cni.datapath.tunnel_port_guard`.
+    encap = ["tcp flags syn tcp option maxseg size set rt mtu", f"{marks.clear} {ENCAPSULATED}"]
+    yield chain("encap", encap)
+
+
+def _leave(marks: Marks) -> Iterator[str]:
+    # Answers only: a socket that is bound to the device sends none.
+    answering = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled}"
+    yield f'oifname "{ids.RETURN_DEVICE}" {answering} counter goto encap'
+    yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_steered"
+    yield f"oifname {TUNNELS} counter drop"
+
+
+def _leave_slot(egress: PlanEgressIP, me: PlanNode, marks: Marks) -> Iterator[str]:
+    """Yield the check of a slot's sources, behind all source NAT.
+
+    A connection that is older than the last change of master may have its old address.
+    """
+    saddr = f"{KEYWORDS[egress.family]} saddr"
+    for inner in inner_sources(me, egress):
+        yield f'oifname "{egress.device}" {saddr} {address_of(inner, egress.family)} goto encap'
+    device, source = interface_and_source(egress)
+    if device:
+        # An interface may encapsulate, and an outer packet is routed by the inner one's mark.
+        clear = f"{marks.clear} " if own_routing.of(egress) else ""
+        yield path_proof.arrived(f"oifname {device} {saddr} {source}")
+        yield f"oifname {device} {saddr} {source} {clear}{own_routing.verdict(egress)}"
+    yield "counter drop"
