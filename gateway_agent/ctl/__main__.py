@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from cni.version import VERSION
 
-from ..config import DEFAULT_PATH, AgentConfig, ConfigError, load
+from ..config import DEFAULT_PATH, AgentConfig, ConfigError
 from ..printable import printable
 from . import questions
 from .client import NoAnswer, ask
+from .options import common_options, configuration, run_dir
 
 if TYPE_CHECKING:
     from .objects.validate import Outcome
 
 DONE, FAILED, WRONG_CALL, NOT_OK = 0, 1, 2, 3
+Add = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    everywhere = _common_options()
+    everywhere = common_options()
     parser = argparse.ArgumentParser(
         prog="egressctl",
         parents=[everywhere],
@@ -66,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
+    _add_queries(add)
+    _add_actions(add)
+    _add_local_commands(add)
+    return parser
+
+
+def _add_queries(add: Add) -> None:
+    """Add the commands that show what the agent knows."""
     status = add("status", _status, "the verdict, egress IPs and their masters, egress nodes, problems")
     status.add_argument(
         "--all", action="store_true", help="add all findings and problems, voters and counts of messages"
@@ -92,12 +102,20 @@ def _parser() -> argparse.ArgumentParser:
     whois.add_argument(
         "--at", metavar="TIME", default="", help="as 2026-11-29T10:00:00Z; default: now, else the last"
     )
+
+
+def _add_actions(add: Add) -> None:
+    """Add the commands by which masters change."""
     add("drain", _drain, "hand over all egress IPs of this node; it gets none until undrain")
     add("undrain", _undrain, "let this node be master again")
     handover = add("handover", _handover, "make another node the master of a gateway's address")
     handover.add_argument("gateway", metavar="GATEWAY")
     handover.add_argument("--ip", default="", help="one of its addresses, if it has several")
     handover.add_argument("--to", required=True, metavar="NODE")
+
+
+def _add_local_commands(add: Add) -> None:
+    """Add the commands that need no agent."""
     add("doctor", _doctor, "list our objects in this node's kernel, and check the node's prerequisites")
     add(
         "guard",
@@ -111,45 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         "diff", _diff, "the pods, addresses and connections that an edit of the manifests would change"
     )
     diff.add_argument("path", metavar="PATH", type=Path, help="a directory with all manifests")
-    return parser
-
-
-def _common_options() -> argparse.ArgumentParser:
-    """Return the parser of the options that every command has."""
-    everywhere = argparse.ArgumentParser(add_help=False)
-    # No default: the default of the command's parser would override an option before the command.
-    everywhere.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS,
-                            help=f"the agent's configuration, default {DEFAULT_PATH}")  # fmt: skip
-    everywhere.add_argument("-o", dest="output", choices=("text", "wide", "json"), default=argparse.SUPPRESS,
-                            help="default text; wide: every column, nothing wrapped")  # fmt: skip
-    return everywhere
 
 
 def _ask(options: argparse.Namespace, call: str, **arguments: str) -> dict[str, Any]:
-    return ask(_run_dir(options) / "agent.sock", call, **arguments)
-
-
-def _run_dir(options: argparse.Namespace) -> Path:
-    if options.config is None and not DEFAULT_PATH.exists():
-        return AgentConfig.run_dir
-    return _config(options).run_dir
-
-
-def _config(options: argparse.Namespace) -> AgentConfig:
-    """Return the agent's configuration. Raises ConfigError if ``runDir`` or ``cluster.keyFile`` is invalid.
-
-    Commands need no other values, so any other error is only a warning.
-    """
-    try:
-        return load(options.config or DEFAULT_PATH)
-    except ConfigError as error:
-        if error.rest is None or any(
-            problem.path in ("runDir", "cluster.keyFile") for problem in error.problems
-        ):
-            raise
-        for problem in error.problems:
-            print(f"egressctl: warning: {problem}", file=sys.stderr)
-        return error.rest
+    return ask(run_dir(options) / "agent.sock", call, **arguments)
 
 
 def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
@@ -220,13 +203,13 @@ def _handover(options: argparse.Namespace) -> int:
 def _guard(options: argparse.Namespace) -> int:
     from .guard import guard
 
-    return _change(options, guard(_config(options)))
+    return _change(options, guard(configuration(options)))
 
 
 def _clean(options: argparse.Namespace) -> int:
     from .clean import clean
 
-    config = _config(options) if options.config or DEFAULT_PATH.exists() else None
+    config = configuration(options) if options.config or DEFAULT_PATH.exists() else None
     of = config or AgentConfig
     return _change(options, clean(of.run_dir, of.state_dir))
 
@@ -253,7 +236,7 @@ def _change(options: argparse.Namespace, changes: Iterator[str]) -> int:
 def _doctor(options: argparse.Namespace) -> int:
     from .doctor import examine
 
-    config = _config(options) if options.config or DEFAULT_PATH.exists() else None
+    config = configuration(options) if options.config or DEFAULT_PATH.exists() else None
     findings = examine(config)
     if options.output == "json":
         print(json.dumps([vars(finding) for finding in findings], indent=2))
@@ -270,7 +253,7 @@ def _diff(options: argparse.Namespace) -> int:
     edit = checked(options.path)
     if edit.problems:
         return _report(options, edit)
-    answer, remarks = diff(_config(options), edit)
+    answer, remarks = diff(configuration(options), edit)
     for remark in (*edit.notes, *remarks):
         print(f"egressctl: {printable(remark)}", file=sys.stderr)
     return _show(options, "diff", answer)
