@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 
-def replace_file(path: Path, content: bytes, mode: int, before: str | None = None) -> bool:
-    """Replace ``path`` with ``content`` and permissions ``mode``: all or nothing, also at a power cut.
+def replace_file(
+    path: Path, content: bytes, mode: int, before: str | None = None, *, sync: bool = True
+) -> bool:
+    """Replace ``path`` with ``content`` and permissions ``mode``: all or nothing.
 
     Return True if the file was replaced. ``before``: expected present content (text, UTF-8). If the file differs from
-    it, nothing is written; else the file keeps its owner. The draft has the suffix ``.draft``, so no runtime loads it
-    as a configuration. Raises OSError.
+    it, nothing is written; else the file keeps its owner. ``sync``: write through to the disk, so that a power cut
+    leaves the old content or the new one; False for a file that is made anew after a reboot. The draft has the suffix
+    ``.draft``, so no runtime loads it as a configuration. Raises OSError.
     """
     draft = path.with_name(f".{path.name}.draft")
     with contextlib.suppress(FileNotFoundError):
@@ -25,7 +28,8 @@ def replace_file(path: Path, content: bytes, mode: int, before: str | None = Non
                 _keep_owner(file.fileno(), path.stat())
             os.fchmod(file.fileno(), mode)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         if before is not None and path.read_text(encoding="utf-8") != before:
             draft.unlink()
             return False

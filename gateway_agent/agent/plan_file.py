@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 from cni import contract
 from cni import plan as plans
-from cni.files import named
 from cni.plan import Plan
+
+from ..atomic_file import replace_file
 
 
 class PlanFile:
@@ -33,14 +33,7 @@ class PlanFile:
 
     def write(self, plan: Plan) -> None:
         """Replace the plan, whole or not at all, mode 0600; a full disk leaves the old file. The mark stays."""
-        descriptor, temporary = tempfile.mkstemp(dir=self._plan.parent, prefix=f".{self._plan.name}.")
-        try:
-            with named(self._plan), os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(plans.dumps(plan))
-            os.rename(temporary, self._plan)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        replace_file(self._plan, plans.dumps(plan).encode(), 0o600, sync=False)
 
     def mark_outdated(self) -> None:
         """Mark the plan as older than what is known. An empty file needs no room on a full disk."""

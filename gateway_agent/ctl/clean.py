@@ -31,8 +31,9 @@ from .doctor import TABLES
 RUNNING = {"agent.lock": "an agent", DAEMON_LOCK: "a lease daemon", PLUGIN_LOCK: "the plugin"}
 """Lock files of the run directory and their holders. They are not removed: a program may be about to lock them."""
 FILES = (
-    f".{PLAN}*", PLAN_OUTDATED, "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft", "last-good",
-    "drained", "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*",
+    f".{PLAN}*", PLAN_OUTDATED, "agent.sock", ".agent.sock*", "last-known.json", "last-known.draft",
+    ".last-known.json.draft", "last-good", "drained",
+    "keeper.sock", "keeper.log", "keeper.log.1", "voters.json", ".voters.json", "conntrackd-*",
     "attachments", "cni", "connection-log.json",
 )  # fmt: skip
 """Our other files in the run directory."""

@@ -6,13 +6,11 @@ An agent that starts while the API is away continues with them; ``egressctl`` re
 from __future__ import annotations
 
 import contextlib
-import os
 from pathlib import Path
 
 import msgspec
 
-from cni.files import named
-
+from ..atomic_file import replace_file
 from ..manifests.model import Inventory
 from .objects import InventoryBuilder
 from .reflector import Key, Object, key_of
@@ -41,11 +39,7 @@ def write(path: Path, objects: dict[str, list[Object]]) -> str:
     A full disk prevents the copy, not the service.
     """
     try:
-        draft = path.with_suffix(".draft")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with named(path), open(descriptor, "wb") as file:
-            file.write(msgspec.json.encode(objects))
-        os.rename(draft, path)
+        replace_file(path, msgspec.json.encode(objects), 0o600, sync=False)
     except OSError as error:
         return str(error)
     return ""

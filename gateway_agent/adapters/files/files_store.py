@@ -22,8 +22,7 @@ from pathlib import Path
 
 import watchfiles
 
-from cni.files import named
-
+from ...atomic_file import replace_file
 from ...manifests import parsing
 from ...manifests.model import Inventory, Problem
 
@@ -192,11 +191,7 @@ class FilesStore:
         path = self.last_good / Path(name).name
         try:
             self.last_good.mkdir(mode=0o700, parents=True, exist_ok=True)
-            new = self.last_good / f".{os.getpid()}"
-            descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with named(path), open(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.rename(new, path)
+            replace_file(path, text.encode(), 0o600, sync=False)
         except OSError as error:
             # A full disk prevents the copy, not the use of the file.
             hint = "the file is in force; if it becomes invalid, an agent that starts then lacks its last good state"

@@ -34,7 +34,7 @@ def test_a_copy_that_cannot_be_written_is_a_reason_and_leaves_the_old_one(tmp_pa
     path = tmp_path / last_known.LAST_KNOWN
     last_known.write(path, {"EgressGateway": [GATEWAY]})
     before = path.read_bytes()
-    path.with_suffix(".draft").mkdir()
+    path.with_name(".last-known.json.draft").mkdir()
     assert "Is a directory" in last_known.write(path, {})
     assert path.read_bytes() == before
     assert "No such file" in last_known.write(tmp_path / "gone" / "a.json", {})
