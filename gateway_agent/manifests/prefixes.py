@@ -43,6 +43,7 @@ def _address(text: str) -> netaddr.IPAddress:
         raise ValueError(f"{text!r} is not an IP address") from error
 
 
+@lru_cache(maxsize=1 << 14)
 def number(text: str) -> tuple[Family, int]:
     """Return the family and the number of an address. Raises :class:`ValueError`."""
     parsed = _address(text)
