@@ -26,6 +26,8 @@ LAST_WRITE_TIMEOUT_S = 2.0
 """Seconds that the last write of an agent that stops may take."""
 MAX_LATE_WRITES = 16
 """Writes of this node by which the watch may lag behind."""
+LEFT = "the agent does not run"
+"""Reason for *not ready* from the stop of the agent on."""
 
 
 class NodeMarker:
@@ -55,6 +57,9 @@ class NodeMarker:
         """The node in the answer to this node's last write."""
         self._over: tuple[str, ...] = ()
         """Versions before that write and earlier ones, which the watch may still deliver."""
+        self._writing = asyncio.Lock()
+        self._left = False
+        """True from the beginning of :meth:`leave`: what the agent says of itself counts no more."""
         self._refused = ""
         """Version that this node had when the API refused a write because of a newer one."""
 
@@ -67,7 +72,8 @@ class NodeMarker:
             if not self._settled(unready):
                 continue
             try:
-                await self._write(unready)
+                async with self._writing:
+                    await self._write(LEFT if self._left else unready)
                 pause = FIRST_BACKOFF_S
             except ApiError as error:
                 log.warning("the node's taint and condition are delayed: Kubernetes API: %s", error)
@@ -75,10 +81,11 @@ class NodeMarker:
                 pause = min(2 * pause, MAX_BACKOFF_S)
 
     async def leave(self) -> None:
-        """Write that this node is not ready, because its agent stops."""
+        """Write that this node is not ready, because its agent stops. :meth:`run` changes nothing of that."""
+        self._left = True
         try:
-            async with asyncio.timeout(LAST_WRITE_TIMEOUT_S):
-                await self._write("the agent does not run")
+            async with asyncio.timeout(LAST_WRITE_TIMEOUT_S), self._writing:
+                await self._write(LEFT)
         except (ApiError, TimeoutError) as error:
             log.warning(
                 "the node's taint and condition do not show the stop: %s", error or "no answer in time"

@@ -80,6 +80,8 @@ def test_marks_follow_the_agent_and_nothing_else_changes(tmp_path: Path) -> None
         await marking.looked(20)
         assert asked(server, "PATCH") == 4
         await marking.marker.leave()
+        # Its task goes on until all else of the agent has stopped, and the agent itself may still be well.
+        await marking.looked(20)
         assert stored(server) == bad
 
     run_scenario(tmp_path, scenario, registered)
