@@ -10,15 +10,21 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
 from cni.kernel.errors import KernelError
+from cni.kernel.ids import MarkLayout
 from cni.kernel.netlink import addresses, entries, links, monitor, routes
 from cni.kernel.netlink.conntrack import ctnetlink
 from cni.kernel.netlink.conntrack.connections import Connection
+from cni.kernel.netlink.conntrack.ct_flows import flow
 from cni.kernel.netlink.constants import (
+    CTA_COUNTERS_BYTES,
+    CTA_COUNTERS_ORIG,
     CTA_ID,
     CTA_IP_DST,
     CTA_IP_SRC,
     CTA_MARK,
+    CTA_PROTO_DST_PORT,
     CTA_PROTO_NUM,
+    CTA_PROTO_SRC_PORT,
     CTA_TUPLE_IP,
     CTA_TUPLE_ORIG,
     CTA_TUPLE_PROTO,
@@ -80,9 +86,12 @@ from cni.kernel.netlink.messages import (
 from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.netlink.nflog import PacketLog
 from cni.kernel.nftables import elements, generation, table_digest
+from cni.plan import PlanEgressIP
 from gateway_agent.adapters.kernel import interfaces, route_lookup
 from gateway_agent.adapters.probes import answer_counters, nft_trace
+from gateway_agent.adapters.probes.pod_packet import received
 from gateway_agent.adapters.probes.tunnel_packet import number_in
+from gateway_agent.connection_log.halves import Knowledge, half
 from gateway_agent.lease_daemon.kernel import vip_addresses
 from gateway_agent.policy.egress_node.exit_paths import Lookup
 
@@ -97,7 +106,12 @@ HOPS = b"".join(
 ENDS = [attribute(CTA_IP_SRC[4], FOUR), attribute(CTA_IP_DST[4], FOUR)]
 TUPLE = (
     nested(CTA_TUPLE_IP, *ENDS),
-    nested(CTA_TUPLE_PROTO, attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP]))),
+    nested(
+        CTA_TUPLE_PROTO,
+        attribute(CTA_PROTO_NUM, bytes([socket.IPPROTO_UDP])),
+        attribute(CTA_PROTO_SRC_PORT, b"\x12\x34"),
+        attribute(CTA_PROTO_DST_PORT, b"\x01\xbb"),
+    ),
 )
 CONNECTION = NFGENMSG.pack(
     NetfilterHeader(socket.AF_INET),
@@ -106,8 +120,11 @@ CONNECTION = NFGENMSG.pack(
     attribute(CTA_MARK, b"\0\0\0\7"),
     attribute(CTA_ID, bytes(4)),
     attribute(CTA_ZONE, bytes(2)),
+    nested(CTA_COUNTERS_ORIG, attribute(CTA_COUNTERS_BYTES, bytes(8))),
 )
 VERDICT = nested(NFTA_TRACE_VERDICT, attribute(NFTA_VERDICT_CODE, bytes(4)))
+EGRESS = PlanEgressIP("a" * 16, "partner", "10.1.0.5", 1, 1, ("x",), "x")
+KNOWLEDGE = Knowledge("x", MarkLayout(0x0FF00000), {1: EGRESS})
 LOOKUP = Lookup("203.0.113.1", "10.1.0.5", "lo", 7)
 BODIES = {
     RTM_NEWLINK: LINK,
@@ -193,6 +210,17 @@ def check_event(message: Message) -> None:
     for hop in routes._of_route(6, message.body[1] if len(message.body) > 1 else 0, found):
         assert hop.prefix >= 0
     check_connection(message.body)
+    check_flow(message.body)
+
+
+def check_flow(body: bytes) -> None:
+    """Read a connection as the connection log does, and the same bytes as an answer to a probe."""
+    found = flow(body)
+    if found is not None:
+        assert min(found.mark, found.identity, found.bytes_out + 1, found.bytes_in + 1) >= 0
+        half(KNOWLEDGE, found, EGRESS)
+    answer = received(body)
+    assert answer is None or 0 <= answer.port <= 0xFFFF
 
 
 def check_connection(body: bytes) -> None:
