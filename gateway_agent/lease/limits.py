@@ -14,6 +14,8 @@ from msgspec import Meta
 HIGHEST_EPOCH = 1 << 62
 EPOCH_STEP = 1 << 32
 """Largest distance of an epoch to the highest one known. Epochs grow by one with each change of a master."""
+LAST_STEP = 16
+"""The same in the last :data:`EPOCH_STEP` below the bound: some changes that a node has missed."""
 CONFIRMED_NS = 5 * 10**9
 """Time for which an epoch that was received keeps out others beyond :data:`EPOCH_STEP` of it."""
 MAX_IDS = 1 << 14
@@ -73,11 +75,17 @@ class EpochLimit:
         for identity, epoch in epochs.items():
             known = highest.get(identity)
             confirmed = known is not None and now < self._confirmed_at.get(identity, now) + CONFIRMED_NS
-            limit = (known or 0) + EPOCH_STEP if confirmed else HIGHEST_EPOCH - EPOCH_STEP
-            if epoch > max(limit, known or 0):
+            if epoch > _reach(known or 0, confirmed):
                 return identity
         for identity, epoch in epochs.items():
             room = identity in self._confirmed_at or len(self._confirmed_at) < MAX_IDS
             if epoch >= highest.get(identity, 0) and room:
                 self._confirmed_at[identity] = now
         return ""
+
+
+def _reach(known: int, confirmed: bool) -> int:
+    """Return the highest epoch to take. Two leaps must not lead to the bound, so the way there has only small ones."""
+    last = HIGHEST_EPOCH - EPOCH_STEP
+    leap = min(known + EPOCH_STEP, last) if confirmed else last
+    return min(max(leap, known + LAST_STEP), HIGHEST_EPOCH)

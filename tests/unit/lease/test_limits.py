@@ -67,3 +67,14 @@ def test_what_is_known_holds_back_only_while_it_is_confirmed() -> None:
     limit = EpochLimit()
     assert not limit.refused({"a": highest}, {}, 0)
     assert not limit.refused({"a": highest + 1}, {"a": highest}, 1)
+
+
+def test_no_few_messages_use_up_the_room_below_the_bound() -> None:
+    limit, known, now = EpochLimit(), 0, 0
+    for _ in range(1000):
+        now += CONFIRMED_NS
+        reached = [each for each in (HIGHEST_EPOCH, HIGHEST_EPOCH - EPOCH_STEP, known + EPOCH_STEP, known + 16)
+                   if not limit.refused({ONE: each}, {ONE: known}, now)]  # fmt: skip
+        known = max([known, *reached])
+    assert known < HIGHEST_EPOCH - EPOCH_STEP // 2
+    assert not limit.refused({ONE: known + 1}, {ONE: known}, now)
