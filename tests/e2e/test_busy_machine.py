@@ -22,7 +22,7 @@ from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.silence import longest
 from ..lab.waiting import until
-from .conftest import GATEWAY, UNPLANNED_MS, settled
+from .conftest import GATEWAY, settled
 
 ADDRESS = "172.16.0.50"
 MOST_SILENT_MS = 1000
@@ -139,8 +139,7 @@ def test_a_sigterm_to_agent_keeper_and_spare_at_once_is_a_planned_handover(
     master.agent.stop()
     master.agent.start()
     silence = longest(probes)
-    # On a machine with too little processor time a handover may lose packets, and still no lease has to expire.
-    assert silence.milliseconds < UNPLANNED_MS if loaded else silence.lost == 0, silence
+    assert silence.lost == 0, silence
 
 
 def test_a_restart_of_the_agent_moves_nothing(lab: Lab, pod: Pod, master: Node) -> None:
