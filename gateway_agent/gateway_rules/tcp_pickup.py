@@ -6,7 +6,7 @@ connection goes on if SNAT gives it the source port that it had. Two connections
 source port: then the master before had replaced the port of one of them, and this node cannot know of which.
 
 * The second of the two that comes here finds its port taken, and the kernel drops its first packet when the connection
-  would be confirmed. So a connection that is still unknown with a later packet (``picked_up`` and no longer
+  would be confirmed. So a connection that is still not confirmed with a later packet (``picked_up`` and no longer
   ``recent``) is reset.
 * The first of the two gets the port, be it right or wrong. If it is wrong, the other end takes its segments for the
   other connection's, out of every window, and answers each with an empty acknowledgement (RFC 9293, section 3.10.7.4).
@@ -51,8 +51,10 @@ def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
 
 def _rules(ready: tuple[PlanEgressIP, ...], families: list[int]) -> Iterator[str]:
     for egress in ready:
-        end = f"goto first_packet{egress.family}" if egress.address else "counter reject with tcp reset"
-        yield f'iifname "{egress.device}" ct state new {MIDDLE} {end}'
+        # Until the first reply the state is new, also of a connection that has its port and is confirmed.
+        unknown = f"ct state new ct status & confirmed == 0 {MIDDLE} goto first_packet{egress.family}"
+        end = unknown if egress.address else f"ct state new {MIDDLE} counter reject with tcp reset"
+        yield f'iifname "{egress.device}" {end}'
     for family in families:
         of = f"ct state established meta nfproto ipv{family}"
         # With data for certain: headers are not longer than that.

@@ -23,6 +23,16 @@ MOVES: dict[str, tuple[Act, Act]] = {"drained": DRAINED, "cut off": CUT_OFF}
 PORTS = itertools.count(9600)
 HOP = "172.16.0.1"
 COUNT = 200
+LINES_NS = 800_000_000
+"""Nanoseconds in which each connection sends several lines."""
+NO_ANSWERS = f"""\
+table ip no_answers {{
+    chain out {{
+        type filter hook output priority filter; policy accept;
+        ip daddr {VIRTUAL} drop
+    }}
+}}
+"""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["synced", "picked up"])
@@ -91,3 +101,25 @@ def test_connections_of_a_pod_on_a_standby_go_on_by_the_next_master(lab: Lab, sy
         assert right.sources(port) == {VIRTUAL}
     pod.stop()
     assert (outcome.reset, outcome.alive) == (0, COUNT)
+
+
+def test_connections_go_on_whose_answers_take_longer_than_a_line(lab: Lab, sync: bool) -> None:
+    """Several packets of each pass the next master before the first answer comes back, as over a long way."""
+    master, port = lab.wait_settled(GATEWAY, 40), serve(lab)
+    pod, beyond = lab.nodes["w1"].pod(f"p-{port}", BACKEND), lab.machines["beyond"]
+    with Connections(pod.machine, lab.directory / f"c-{port}.log", port, COUNT) as connections:
+        if sync:
+            await_copies(lab, standbys(lab, master), "w1", port)
+        beyond.run("nft", "-f", "-", text=NO_ANSWERS)
+        struck = time.time_ns()
+        try:
+            lab.nodes[master].egressctl("drain")
+            until(lambda: lab.master(GATEWAY, "w1") not in ("", master), "another one serves")
+            served = time.time_ns()
+            until(lambda: time.time_ns() > served + LINES_NS, "each has sent several lines")
+        finally:
+            beyond.run("nft", "delete", "table", "ip", "no_answers")
+            lab.nodes[master].egressctl("undrain")
+        outcome = fates(connections.stop(), struck)
+    pod.stop()
+    assert (outcome.reset, outcome.alive) == (0, COUNT), outcome
