@@ -47,6 +47,7 @@ podman:podman
 kubectl:kubernetes-client
 stress-ng:stress-ng
 systemd-analyze:systemd
+promtool:prometheus
 '
 
 usage() {

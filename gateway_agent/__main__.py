@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from cni.kernel import ids
 from cni.version import VERSION
 
 from . import log
@@ -26,6 +27,7 @@ from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore, NoReport
+from .adapters.kernel import node_counters
 from .adapters.kernel.kernel_thread import Kernel, keep_sockets
 from .adapters.kernel.node_interfaces import NodeInterfaces
 from .adapters.kernel.open_connections import ConnectionSearch
@@ -131,7 +133,8 @@ async def serve(
         connections = ConnectionLog(config)
 
         def observed() -> Observation:
-            return replace(parts.observer.observe(), connection_log=connections.report)
+            counters = node_counters.read(ids.DEVICE_PREFIX)
+            return replace(parts.observer.observe(), connection_log=connections.report, kernel=counters)
 
         metrics = MetricsServer(config.metrics_listen, observed, names=names)
         parts = build(

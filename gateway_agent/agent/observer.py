@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from ..histogram import Histogram
 from ..show.metrics import ChangeCount, Observation
 from ..show.snapshot import NodeSnapshot
 from .inputs.lease_client import LeaseClient
@@ -25,6 +26,7 @@ class Observer:
     """Reads the parts of an agent and changes none.
 
     ``unready``: returns why calls cannot be served though the agent could serve them; an empty text if they can.
+    ``calls``: returns the times of the CNI calls by command and error code.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Observer:
         leases: LeaseClient,
         problems: Problems,
         unready: Callable[[], str],
+        calls: Callable[[], Mapping[tuple[str, int], Histogram]],
     ) -> None:
         self._state = state
         self._planning = planning
@@ -46,6 +49,7 @@ class Observer:
         self._leases = leases
         self._problems = problems
         self._unready = unready
+        self._calls = calls
         self._changes = ChangeCount(time.time())
 
     def snapshot(self) -> NodeSnapshot | None:
@@ -77,6 +81,9 @@ class Observer:
             self._leases.drained,
             self._changes.totals(),
             self._changes.silences(),
+            calls=self._calls(),
+            applied_at=self._state.applied_at,
+            rounds_failed=self._state.rounds_failed,
         )
 
     def unready(self) -> str:

@@ -18,6 +18,7 @@ from .pods.records import Pods
 from .pods.tagging import Tagging
 from .ports import Kernel, Ports
 from .problems import Problems
+from .requests.call_counts import CallCounts
 from .requests.cni_add import CniAdd
 from .requests.cni_calls import CniCalls
 from .requests.control import Control
@@ -111,11 +112,14 @@ def build(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
         known.containers, (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices),
     )  # fmt: skip
-    observer = Observer(state, planning, pods, adoption, known.containers, leases, problems, unready)
+    counts = CallCounts()
+    observer = Observer(
+        state, planning, pods, adoption, known.containers, leases, problems, unready, counts.histograms
+    )
     tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads)
     whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log)
     control = Control(config.node_name, state, leases, observer.snapshot, exits, tests, whois)
-    requests = _requests(config, kernel, known, reconciler, pod_rounds, control)
+    requests = _requests(config, kernel, known, reconciler, pod_rounds, control, counts)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,
         sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer,
@@ -148,10 +152,11 @@ def _requests(
     reconciler: Reconciler,
     pod_rounds: PodRounds,
     control: Control,
+    counts: CallCounts,
 ) -> Requests:
     """Return the part that answers the plugin and ``egressctl``."""
     state, pods, tagging = known.state, known.pods, known.tagging
     add = CniAdd(
         state, kernel, known.objects, known.planning, pods, tagging, known.containers, reconciler, pod_rounds
     )
-    return Requests(CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add), control)
+    return Requests(CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add, counts), control)

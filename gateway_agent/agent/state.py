@@ -33,6 +33,11 @@ class NodeState:
     trouble: str = ""
     """The reason why the last round failed; empty if it did not. Writer: ``reconciler``."""
 
+    applied_at: float = 0.0
+    """Time of the last round that did not fail, Unix time; 0: there was none. Writer: ``reconciler``."""
+    rounds_failed: int = 0
+    """Rounds that failed since the agent started. Writer: ``reconciler``."""
+
     guard_since: float = math.inf
     """Time since when the guard of unknown pods stands without a gap, by the event loop's clock, seconds; infinite:
     it does not stand. Writer: ``pod_guard``."""

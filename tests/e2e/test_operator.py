@@ -117,7 +117,7 @@ def test_status(lab: Lab, pod: Pod) -> None:
         assert 0 <= member["lastHeardMs"] < 10_000
     assert worker["problems"] == serving["problems"] == []
     text = lab.nodes["w1"].egressctl("status")
-    assert text.startswith("node w1, roles: node\n")
+    assert text.startswith("OK\nnode w1, roles: node\n")
     assert master in text
 
 

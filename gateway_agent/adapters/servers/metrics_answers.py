@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from ... import printable
 from ...show.html_page import page
-from ...show.metrics import Family, Observation, families
+from ...show.metrics import Observation, families
+from ...show.metrics_form import Family
 from ...show.status import status
 
 TEXT = "text/plain; charset=utf-8"
@@ -36,6 +37,7 @@ class Answer:
 def _metrics(seen: Observation) -> Answer:
     registry = CollectorRegistry()
     registry.register(_Families(families(seen)))
+    ProcessCollector(registry=registry)
     return Answer(
         HTTPStatus.OK, generate_latest(registry).decode(), "text/plain; version=0.0.4; charset=utf-8"
     )

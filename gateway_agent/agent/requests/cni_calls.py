@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import time
 from pathlib import Path
 
 from cni import contract
@@ -17,13 +18,14 @@ from ..pods.tagging import Tagging
 from ..ports import Kernel
 from ..rounds.reconciler import Reconciler
 from ..state import NodeState
+from .call_counts import UNKNOWN, CallCounts
 from .cni_add import CniAdd
 
 log = logging.getLogger(__name__)
 
 
 class CniCalls:
-    """Any number of calls at once; holds no state of its own."""
+    """Any number of calls at once. ``counts``: where they are counted."""
 
     def __init__(
         self,
@@ -34,7 +36,9 @@ class CniCalls:
         tagging: Tagging,
         reconciler: Reconciler,
         add: CniAdd,
+        counts: CallCounts,
     ) -> None:
+        self._counts = counts
         self._run_dir = run_dir
         self._state = state
         self._kernel = kernel
@@ -51,26 +55,24 @@ class CniCalls:
 
     async def answer(self, request: bytes) -> bytes:
         """Return the answer to a call. Never raises: each fault is an answer, too."""
+        begun, command = time.monotonic(), UNKNOWN
+        refused: contract.CNIError | None = None
         try:
-            try:
-                environment, configuration = contract.split_cni_request(request)
-            except ValueError as error:
-                hint = "cni/contract.py says what this socket takes"
-                raise CallError(contract.NOT_JSON, str(error), hint) from None
-            call = parse_call(environment, configuration)
+            call = _parsed(request)
+            command = call.command
             log.debug("%s %s %s/%s", call.command, call.container_id, call.namespace, call.name)
             await self._calls[call.command](call)
         except contract.CNIError as error:
-            return _refusal(request, error)
+            refused = error
         except KernelError as error:
-            return _refusal(request, CallError(contract.KERNEL_REFUSED, error.message, error.hint))
+            refused = CallError(contract.KERNEL_REFUSED, error.message, error.hint)
         except OSError as error:
-            return _refusal(request, CallError(contract.IO_FAILURE, str(error), f"see {self._run_dir}"))
+            refused = CallError(contract.IO_FAILURE, str(error), f"see {self._run_dir}")
         except Exception as error:
             log.exception("a CNI call failed")
-            failed = f"the agent failed: {error!r}"
-            return _refusal(request, CallError(contract.INTERNAL, failed, "see its log"))
-        return contract.OK
+            refused = CallError(contract.INTERNAL, f"the agent failed: {error!r}", "see its log")
+        self._counts.count(command, refused.code if refused else 0, time.monotonic() - begun)
+        return _refusal(request, refused) if refused else contract.OK
 
     async def _delete(self, call: Call) -> None:
         await self._pods.delete((call.container_id, call.ifname))
@@ -120,6 +122,16 @@ class CniCalls:
         if self._state.applied is None or self._state.trouble:
             reason = self._state.trouble or "it is starting"
             raise CallError(contract.NOT_AVAILABLE, "the agent cannot serve pods now", reason)
+
+
+def _parsed(request: bytes) -> Call:
+    """Return the call of a request. Raises :class:`cni.contract.CNIError`."""
+    try:
+        environment, configuration = contract.split_cni_request(request)
+    except ValueError as error:
+        hint = "cni/contract.py says what this socket takes"
+        raise CallError(contract.NOT_JSON, str(error), hint) from None
+    return parse_call(environment, configuration)
 
 
 def _refusal(request: bytes, error: contract.CNIError) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -119,9 +120,11 @@ class Reconciler:
                 log.exception("a round failed")
                 error = RuntimeError(_in_words(error))
             self._set_trouble(str(error))
+            self._state.rounds_failed += 1
             asyncio.get_running_loop().call_later(RETRY_S, self.request)
         else:
             self._set_trouble("")
+            self._state.applied_at = time.time()
             self._following = None
 
     async def _carry_out(self, inventory: Inventory) -> None:

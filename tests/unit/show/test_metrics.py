@@ -18,7 +18,8 @@ from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory,
 from gateway_agent.policy import planner
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.pods.unattached_pods import BesideLog, StartedBeside
-from gateway_agent.show.metrics import PREFIX, ChangeCount, Observation, families
+from gateway_agent.show.metrics import ChangeCount, Observation, families
+from gateway_agent.show.metrics_form import PREFIX
 from gateway_agent.show.snapshot import NodeSnapshot
 
 AT = 1795294800.0
@@ -155,7 +156,8 @@ def test_what_the_kernel_did_not_do_is_counted_for_each_address() -> None:
 
 def test_before_the_store_and_the_keeper_have_spoken() -> None:
     seen = Observation("g1", None, "the agent is starting")
-    assert {name for name, _ in samples(seen)} == {f"{PREFIX}agent_ready", f"{PREFIX}drained"}
+    names = ("agent_ready", "drained", "build_info", "last_round_timestamp_seconds", "rounds_failed_total")
+    assert {name for name, _ in samples(seen)} == {f"{PREFIX}{name}" for name in names}
     assert value(seen, "agent_ready") == 0
     silent = Observation("g1", replace(view(), lease_daemon=None))
     assert value(silent, "isolated") is None
