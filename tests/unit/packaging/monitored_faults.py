@@ -1,0 +1,118 @@
+"""For each alert: series in which its fault begins, lasts and ends, as promtool takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+NODE = {"node": "g1"}
+IP = {"gateway": "partner", "ip": "172.16.0.50"}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric with its labels, and its values: one each minute."""
+
+    name: str
+    labels: dict[str, str]
+    values: str
+
+    def __str__(self) -> str:
+        labels = ",".join(f'{name}="{value}"' for name, value in self.labels.items())
+        return f"egress_gateway_{self.name}{{{labels}}}"
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A fault that begins after :data:`BEGINS` minutes and ends after :data:`ENDS`."""
+
+    series: tuple[Series, ...]
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the alert, other than its severity."""
+
+
+BEGINS, ENDS, OVER = 10, 100, 160
+"""Minutes."""
+
+
+def from_to(well: float, wrong: float) -> str:
+    """Return the values of a gauge."""
+    return f"{well}x{BEGINS - 1} {wrong}x{ENDS - BEGINS - 1} {well}x{OVER - ENDS}"
+
+
+def growing(per_minute: int) -> str:
+    """Return the values of a counter that grows only during the fault."""
+    end = per_minute * (ENDS - BEGINS)
+    return f"0x{BEGINS - 1} 0+{per_minute}x{ENDS - BEGINS - 1} {end}x{OVER - ENDS}"
+
+
+def fault(name: str, labels: dict[str, str] | None = None) -> Planted:
+    """Return a fault that the verdict knows. ``labels``: of the alert; None: as the series has them."""
+    own = {"node": "g1", "fault": name}
+    return Planted((Series("faults", own, from_to(0, 1)),), own if labels is None else labels)
+
+
+def of_node(name: str, well: float, wrong: float) -> Planted:
+    return Planted((Series(name, NODE, from_to(well, wrong)),), NODE)
+
+
+ALIVE = Series("member_alive", {"node": "g1", "member": "g2"}, f"1x{OVER}")
+UNREADY = Series("member_ready", {"node": "g1", "member": "g2"}, from_to(1, 0))
+PLANTED = {
+    "EgressGatewayNoMaster": Planted((
+        Series("master_known", {**IP, "node": "g1"}, from_to(1, 0)),
+        Series("master_known", {**IP, "node": "w1"}, from_to(1, 0)),
+    ), IP),
+    "EgressGatewayMasterUnknown": Planted((
+        Series("master_known", {**IP, "node": "g1"}, f"1x{OVER}"),
+        Series("master_known", {**IP, "node": "w1"}, from_to(1, 0)),
+    ), {**IP, "node": "w1"}),
+    "EgressGatewayTwoMasters": Planted((
+        Series("master", {**IP, "node": "g1"}, f"1x{OVER}"),
+        Series("master", {**IP, "node": "g2"}, from_to(0, 1)),
+    ), IP),
+    "EgressGatewayIsolated": of_node("isolated", 0, 1),
+    "EgressGatewayWithoutMajority": fault("no_majority"),
+    "EgressGatewayAddressConflict": Planted((
+        Series("conflict", {**NODE, "ip": IP["ip"], "mac": "02:00:00:00:00:66", "interface": "eth1"}, from_to(0, 1)),
+    ), {**NODE, "ip": IP["ip"], "mac": "02:00:00:00:00:66", "interface": "eth1"}),
+    "EgressGatewayMemberDown": Planted((
+        Series("member_alive", {"node": "g1", "member": "g2"}, from_to(1, 0)),
+        Series("member_alive", {"node": "w1", "member": "g2"}, from_to(1, 0)),
+    ), {"member": "g2"}),
+    "EgressGatewayMemberNotReady": Planted((
+        ALIVE, UNREADY, Series("drained", {"node": "g2"}, f"0x{OVER}"),
+    ), {"member": "g2"}),
+    "EgressGatewayFlapping": Planted((
+        Series("master_changes_total", {**IP, "node": "g1"}, growing(1)),
+    ), IP),
+    "EgressGatewayOrphanPolicy": fault("orphan_policy", {"fault": "orphan_policy"}),
+    "EgressGatewayPolicySelectsNothing": Planted((
+        Series("policy_pods", {"node": "g1", "policy": "p", "gateway": "partner"}, f"0x{OVER}"),
+        Series("policy_pods", {"node": "w1", "policy": "p", "gateway": "partner"}, from_to(2, 0)),
+    ), {"policy": "p", "gateway": "partner"}),
+    "EgressGatewayInvalidObject": fault("invalid_object", {"fault": "invalid_object"}),
+    "EgressGatewayApiUnreachable": fault("api"),
+    "EgressGatewayPluginNotInChain": fault("plugin"),
+    "EgressGatewayDaemonLate": fault("late"),
+    "EgressGatewayKeyMismatch": fault("key"),
+    "EgressGatewayAgentNotReady": of_node("agent_ready", 1, 0),
+    "EgressGatewayStale": Planted((
+        Series(
+            "last_round_timestamp_seconds", NODE,
+            f"0+60x{BEGINS - 1} {60 * BEGINS}x{ENDS - BEGINS - 1} {60 * ENDS}+60x{OVER - ENDS}",
+        ),
+    ), NODE),
+    "EgressGatewayConnectionTableFull": Planted((
+        Series("conntrack_entries", NODE, from_to(100, 900)),
+        Series("conntrack_entries_limit", NODE, f"1000x{OVER}"),
+    ), NODE),
+    "EgressGatewayConnectionsRefused": Planted((Series("conntrack_refused_total", NODE, growing(600)),), NODE),
+    "EgressGatewayNumbersShort": Planted((
+        Series("mark_numbers", {**NODE, "of": "policy_sets"}, from_to(3, 120)),
+        Series("mark_numbers_limit", NODE, f"126x{OVER}"),
+    ), {**NODE, "of": "policy_sets"}),
+}  # fmt: skip
+"""By the name of the alert."""
+
+DRAINED = (ALIVE, UNREADY, Series("drained", {"node": "g2"}, from_to(0, 1)))
+"""An egress node that is drained: not ready, and nothing is wrong."""
