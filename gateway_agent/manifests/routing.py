@@ -13,6 +13,8 @@ from .prefixes import Family
 
 LENGTHS: dict[Family, str] = {4: "prefixLength", 6: "prefixLength6"}
 """Fields with the length of the prefix that is on-link, by family."""
+NO_ROUTERS = ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "ff00::/8")
+"""Prefixes in which no router has an address. The kernel refuses most routes by one, and each round would fail."""
 LOCAL_TABLE = 255
 MAX_TABLE = 2**32 - 1
 DECKHOUSE = "spec.sourceIP.virtualIPAddress.routingTableName"
@@ -54,10 +56,16 @@ def _named(spec: Fields, name: str) -> Routing:
 def _hop(fields: Fields, path: str, text: str) -> str:
     """Return a next hop in canonical form; empty, and a problem, if it is none."""
     try:
-        return prefixes.address(text)
+        hop = prefixes.address(text)
     except ValueError:
         fields.report.add(path, f"{text!r} is not an IP address", "as 198.51.100.1")
         return ""
+    family, number = prefixes.number(hop)
+    spans = map(prefixes.span, NO_ROUTERS)
+    if any(span.family == family and span.first <= number <= span.last for span in spans):
+        fields.report.add(path, f"{hop} cannot be the address of a router", "as 198.51.100.1")
+        return ""
+    return hop
 
 
 def _length(fields: Fields, family: Family, hops: Sequence[str]) -> int:

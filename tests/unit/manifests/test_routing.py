@@ -62,6 +62,14 @@ def test_what_is_right_is_read(
         ({}, None, "spec.routing.nextHops: is required"),
         ({"nextHops": []}, None, "spec.routing.nextHops: is required"),
         ({"nextHops": ["router"]}, None, "spec.routing.nextHops[0]: 'router' is not an IP address"),
+        *(
+            (
+                {"nextHops": [hop]},
+                virtual("2001:db8::50") if ":" in hop else None,
+                f"spec.routing.nextHops[0]: {hop} cannot be the address of a router",
+            )
+            for hop in ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1")
+        ),
         ({"nextHops": ["198.51.100.1"], "table": 500}, None, "spec.routing.nextHops: stands beside table"),
         (
             {"nextHops": ["198.51.100.1", "198.51.100.2"]},
