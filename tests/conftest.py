@@ -45,6 +45,7 @@ TIMED = {
         "test_schedule",
         "test_spread",
         "test_stopped_keeper",
+        "test_store",
         "test_tunnel_forgeries",
         "test_two_nodes",
         "test_two_owners",
