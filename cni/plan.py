@@ -76,6 +76,8 @@ class Plan:
     """Interfaces by which packets of other nodes may come besides the one that leads back to the node, sorted."""
     cluster_port: int = 0
     """UDP port of the lease daemons; 0: it is not guarded."""
+    sets_port: int = 0
+    """TCP port at which agents give each other manifests; 0: none does, and it is not guarded."""
     version: int = VERSION
     """Version of the format that the plan was read in. An older plan numbers slots and sets, but gives no complete
     ruleset."""

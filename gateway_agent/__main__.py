@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-import fcntl
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,23 +25,27 @@ from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
 from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore, NoReport
+from .adapters.files.key_files import KeyFiles as Keys
+from .adapters.files.set_files import SetFiles
 from .adapters.kernel import node_counters
 from .adapters.kernel.kernel_thread import Kernel, keep_sockets
 from .adapters.kernel.node_interfaces import NodeInterfaces
 from .adapters.kernel.open_connections import ConnectionSearch
-from .adapters.netns_lock import NamespaceLock
+from .adapters.netns_lock import NamespaceLock, locked
 from .adapters.probes.icmp_probe import UpstreamProbe
 from .adapters.probes.neighbour_probe import NeighbourProbe
 from .adapters.probes.path_probe import PathProbe
 from .adapters.probes.pod_probe import PodProber
 from .adapters.servers.agent_socket import RequestServer
 from .adapters.servers.metrics_http import MetricsServer
+from .adapters.servers.set_channel import SetChannel
 from .adapters.service_manager import READY, STOPPING, feed_watchdog, notify, reloading
 from .adapters.worker_threads import WorkerThreads
 from .agent.observer import Observer
 from .agent.parts import build
 from .agent.ports import Ports, Probe, ProbeTarget
 from .agent.service import Agent
+from .agent.set_ports import Manifests
 from .cni_install import plugin_report
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .container_engines.stores import Engines
@@ -70,7 +72,7 @@ def main() -> None:
     try:
         config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Another agent of the same run directory is named by that.
-        with _locked(config.run_dir / "agent.lock"):
+        with locked(config.run_dir / "agent.lock"):
             lock = NamespaceLock()
         for problem in lock.problems:
             logger.warning("%s", problem)
@@ -122,7 +124,7 @@ async def serve(
     Raises OSError if another agent runs on the same run directory, or if the directory cannot be made.
     """
     config.run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(config.run_dir / "agent.lock"):
+    with locked(config.run_dir / "agent.lock"):
         store, report = _store(config)
 
         async def answer(request: bytes) -> bytes:
@@ -169,7 +171,19 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         connection_search=ConnectionSearch(),
         probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
+        manifests=_manifests(config, store),
     )
+
+
+def _manifests(config: AgentConfig, store: Store) -> Manifests | None:
+    """Return the exchange of manifests; None without one. Finish what an earlier process has begun. Raises OSError."""
+    if not (isinstance(store, FilesStore) and config.sets_port):
+        return None
+    files = SetFiles(store.directory, config.state_dir, store.held)
+    if done := files.recover():
+        logger.warning("%s", done)
+    ring = partial(Keys().followed, str(config.key_file), [str(path) for path in config.accept_key_files])
+    return Manifests(files, SetChannel(config.node_name, config.sets_port, ring))
 
 
 def _probe(config: AgentConfig, target: ProbeTarget, changed: Callable[[], None]) -> Probe:
@@ -279,21 +293,6 @@ def _can_start(source: Path) -> bool:
             logger.error("no restart: %s", problem)
         return False
     return True
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock the run directory: two agents on one node would undo each other's work. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise OSError(f"another agent runs: it holds {path}") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

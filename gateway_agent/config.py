@@ -33,6 +33,8 @@ class FilesStoreConfig:
     """Configuration of the store with ``kind: files``."""
 
     path: Path = Path("/etc/egress-gateway/manifests")
+    push: bool = True
+    """The node takes manifests from other nodes, and gives its own to them."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,11 @@ class AgentConfig:
     """None: no connection is logged."""
     log_level: str = "info"
     log_format: str = "text"
+
+    @property
+    def sets_port(self) -> int:
+        """TCP port at which agents give each other manifests; 0: this one gives and takes none."""
+        return self.cluster_port if isinstance(self.store, FilesStoreConfig) and self.store.push else 0
 
 
 class ConfigError(Exception):
@@ -233,7 +240,8 @@ def _store(top: Fields) -> FilesStoreConfig | KubernetesStoreConfig:
     if kind == "kubernetes":
         found = _kubernetes(store)
     else:
-        found = FilesStoreConfig(values.absolute_path(store, "path", FilesStoreConfig.path))
+        path = values.absolute_path(store, "path", FilesStoreConfig.path)
+        found = FilesStoreConfig(path, values.switch(store, "push", FilesStoreConfig.push))
     if kind:
         store.end()
     return found

@@ -25,6 +25,7 @@ def chains(plan: Plan, marks: Marks) -> Iterator[str]:
 
 def _forward_guard(plan: Plan) -> Iterator[str]:
     yield "meta l4proto udp jump forwarded_datagram"
+    yield from lease_port_guard.forward_tcp_rules(plan)
     yield f"iifname {TUNNELS} goto tunnel_forward"
     yield from source_guard.forward_rules(plan)
     yield "goto forwarded"

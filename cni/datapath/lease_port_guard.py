@@ -1,4 +1,4 @@
-"""The guards of the lease daemons' UDP port, as nftables rules. Pure.
+"""The guards of the cluster port, as nftables rules: UDP of the lease daemons, TCP of the agents. Pure.
 
 Each datagram costs a daemon, which runs with real-time priority, the check of a keyed hash, and a full queue costs
 heartbeats. So only nodes reach the port, by the interface that leads to them and at a bounded rate. A node's own users
@@ -12,6 +12,8 @@ it until the places of the old MACs are free.
 
 The places and the rates are two sets: a lookup in a set with a rate spends of this rate, and finds nothing if it is
 spent. So a sender over its own rate would pass by the shared one.
+
+By TCP the agents give each other manifests, if the plan has a port for it: the same nodes reach it by the same ways.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ SHARED_RATE = "limit rate 2000/second burst 500 packets"
 SPARE_ELEMENTS = 8
 """Places beyond one for each node: for nodes that are new, or change their network card."""
 RATE_ELEMENT_TTL = "1m"
+CONNECT_RATE = "limit rate over 100/second burst 200 packets"
+"""Rate limit for new TCP connections of all senders together. A node makes one in five seconds, and more for a push."""
 
 
 def chains(plan: Plan) -> Iterator[str]:
@@ -62,16 +66,24 @@ def chains(plan: Plan) -> Iterator[str]:
         "counter drop",
     ]
     yield chain("lease_receive", receive)
+    ports = [port]
+    if plan.sets_port:
+        ports.append(f"tcp dport {plan.sets_port}")
+        opening = f"tcp flags & (syn | ack) == syn {CONNECT_RATE} counter drop"
+        yield chain("sets_receive", ["jump lease_source", opening])
     # Behind destination NAT.
-    yield chain("lease_input", [f"{port} goto lease_source"], "filter hook input priority filter - 20")
-    own = f"{port} {keyword} daddr @lease_nodes meta skuid != 0 counter drop"
-    yield chain("lease_output", [own], "filter hook output priority filter - 20")
+    arrived = [f"{each} goto lease_source" for each in ports]
+    yield chain("lease_input", arrived, "filter hook input priority filter - 20")
+    own = [f"{each} {keyword} daddr @lease_nodes meta skuid != 0 counter drop" for each in ports]
+    yield chain("lease_output", own, "filter hook output priority filter - 20")
 
 
 def arrival_rules(plan: Plan) -> Iterator[str]:
-    """Yield the rule for what arrives: before connection tracking, which costs more than the drop."""
+    """Yield the rules for what arrives: before connection tracking, which costs more than the drop."""
     if plan.cluster_port:
         yield f"udp dport {plan.cluster_port} fib daddr type local goto lease_receive"
+        if plan.sets_port:
+            yield f"tcp dport {plan.sets_port} fib daddr type local jump sets_receive"
 
 
 def forward_rules(plan: Plan) -> Iterator[str]:
@@ -79,6 +91,13 @@ def forward_rules(plan: Plan) -> Iterator[str]:
     if plan.cluster_port:
         keyword = KEYWORDS[underlay(plan.me) if plan.me else 4]
         yield f"udp dport {plan.cluster_port} {keyword} daddr @lease_nodes goto lease_source"
+
+
+def forward_tcp_rules(plan: Plan) -> Iterator[str]:
+    """Yield the rule for a TCP packet that is forwarded."""
+    if plan.cluster_port and plan.sets_port:
+        keyword = KEYWORDS[underlay(plan.me) if plan.me else 4]
+        yield f"tcp dport {plan.sets_port} {keyword} daddr @lease_nodes goto lease_source"
 
 
 def _source(plan: Plan, family: int) -> Iterator[str]:

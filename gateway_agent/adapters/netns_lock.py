@@ -7,12 +7,16 @@ of the user of this process, keeps an agent from starting.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
 import socket
 import struct
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from ..manifests.model import Problem
 
@@ -109,3 +113,18 @@ def _holder() -> tuple[int, int]:
         except OSError:
             return 0, -1
     return pid, uid
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lock the run directory: two agents on one node would undo each other's work. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(f"another agent runs: it holds {path}") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from ..config import AgentConfig
 from ..manifests.model import Problem
 from .inputs.lease_client import LeaseClient
+from .inputs.manifest_sets import ManifestSets
 from .inputs.objects import KnownObjects
+from .inputs.push import Pushes
 from .observer import Observer
 from .plan_file import PlanFile
 from .pods.adoption import Adoption
@@ -63,6 +65,8 @@ class Parts:
     pod_rounds: PodRounds
     requests: Requests
     observer: Observer
+    manifest_sets: ManifestSets | None
+    """None: this node gives and takes no manifests."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,10 @@ def build(
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
+    manifest_sets = _manifest_sets(config, ports, state)
+    if manifest_sets and ports.manifests:
+        channel = ports.manifests.channel
+        notices = (*notices, lambda: manifest_sets.problems, lambda: channel.problems)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
         known.containers, (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices),
@@ -118,12 +126,20 @@ def build(
     )
     tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads)
     whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log)
-    control = Control(config.node_name, state, leases, observer.snapshot, exits, tests, whois)
+    control = Control(
+        config.node_name, state, leases, observer.snapshot, exits, tests, whois, Pushes(manifest_sets)
+    )
     requests = _requests(config, kernel, known, reconciler, pod_rounds, control, counts)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,
-        sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer,
+        sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer, manifest_sets,
     )  # fmt: skip
+
+
+def _manifest_sets(config: AgentConfig, ports: Ports, state: NodeState) -> ManifestSets | None:
+    if ports.manifests is None:
+        return None
+    return ManifestSets(config.node_name, state, ports.manifests.files, ports.manifests.channel)
 
 
 def _knowledge(config: AgentConfig, ports: Ports, request: Callable[[], None]) -> _Knowledge:

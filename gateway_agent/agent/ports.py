@@ -27,6 +27,7 @@ from ..policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
 from ..policy.egress_node.pod_probes import PodAnswer, PodProbe
 from ..policy.egress_node.readiness import InterfaceFacts
 from ..policy.egress_node.sync_groups import SyncState
+from .set_ports import Manifests
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -274,3 +275,5 @@ class Ports:
     """Makes a probe; the callback is called if an address falls silent or answers again."""
     connection_sync: Callable[[Callable[[], None]], ConnectionSync]
     """Makes the processes' supervisor; the callback is called with each change of a state."""
+    manifests: Manifests | None = None
+    """None: this node gives and takes no manifests."""

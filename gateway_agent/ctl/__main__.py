@@ -14,7 +14,7 @@ from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError
 from ..printable import printable
-from . import questions
+from . import edit_options, questions
 from .client import NoAnswer, ask
 from .options import common_options, configuration, run_dir
 
@@ -64,13 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, parents=[everywhere], help=text, description=text)
+        shape = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(
+            name, parents=[everywhere], help=text, description=text, formatter_class=shape
+        )
         command.set_defaults(run=run)
         return command
 
     _add_queries(add)
     _add_actions(add)
     _add_local_commands(add)
+    edit_options.add(add, _push, _diff)
     return parser
 
 
@@ -125,10 +129,6 @@ def _add_local_commands(add: Add) -> None:
     add("clean", _clean, "remove all our objects from this node, after agent and plugin")
     validate = add("validate", _validate, "check manifests and an agent.yaml, without an agent")
     validate.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="a file or a directory")
-    diff = add(
-        "diff", _diff, "the pods, addresses and connections that an edit of the manifests would change"
-    )
-    diff.add_argument("path", metavar="PATH", type=Path, help="a directory with all manifests")
 
 
 def _ask(options: argparse.Namespace, call: str, **arguments: str) -> dict[str, Any]:
@@ -257,6 +257,18 @@ def _diff(options: argparse.Namespace) -> int:
     for remark in (*edit.notes, *remarks):
         print(f"egressctl: {printable(remark)}", file=sys.stderr)
     return _show(options, "diff", answer)
+
+
+def _push(options: argparse.Namespace) -> int:
+    from .objects.diff import checked
+    from .push import push
+
+    edit = checked(options.path)
+    if edit.problems:
+        return _report(options, edit)
+    answer = push(run_dir(options) / "agent.sock", edit, options.to, options.force)
+    _show(options, "push", answer)
+    return FAILED if answer["failure"] or answer["failed"] else DONE
 
 
 def _validate(options: argparse.Namespace) -> int:

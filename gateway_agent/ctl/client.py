@@ -18,9 +18,11 @@ class NoAnswer(Exception):
         self.hint = hint
 
 
-def ask(path: Path, call: str, **arguments: str) -> dict[str, Any]:
+def ask(path: Path, call: str, **arguments: object) -> dict[str, Any]:
     """Return the agent's answer to ``call``. Raises :class:`NoAnswer` without an answer and for a refusal."""
-    request = contract.CONTROL + b"\0" + json.dumps({"call": call, **arguments}).encode()
+    request = contract.CONTROL + b"\0" + json.dumps({"call": call, **arguments}, ensure_ascii=False).encode()
+    if len(request) > contract.MAX_REQUEST_BYTES:
+        raise NoAnswer(f"the request has more than {contract.MAX_REQUEST_BYTES >> 20} MiB")
     try:
         answer = json.loads(_exchange(path, request))
     except PermissionError as error:

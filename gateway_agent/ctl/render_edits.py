@@ -1,4 +1,4 @@
-"""Render what an edit of the manifests would change."""
+"""Render what an edit of the manifests would change, and where it was applied."""
 
 from __future__ import annotations
 
@@ -47,4 +47,20 @@ def _changed_pod(pod: Answer, wide: bool) -> Iterable[Sequence[object]]:
         count = ""
 
 
-FORMS: Mapping[str, Callable[[Any, Page], None]] = {"diff": diff}
+def push(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl push``."""
+    if answer["nodes"]:
+        rows = ((row["node"], row["outcome"], row["detail"]) for row in answer["nodes"])
+        page.table(("NODE", "OUTCOME", "DETAIL"), rows)
+        page.line("")
+    if answer["failure"]:
+        hint = f" ({answer['hint']})" if answer["hint"] else ""
+        page.line(f"{answer['failure']}{hint}", "bold red")
+        return
+    reached = len(answer["nodes"]) - len(answer["failed"])
+    page.line(f"set {answer['set']}: on {reached} of {answer['total']} nodes")
+    if answer["failed"]:
+        page.line("a node that was away takes the set when it is back", "yellow")
+
+
+FORMS: Mapping[str, Callable[[Any, Page], None]] = {"diff": diff, "push": push}

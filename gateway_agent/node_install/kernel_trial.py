@@ -49,6 +49,7 @@ def plan() -> Plan:
         reserved_sources=(HERE, OTHER, VIRTUAL),
         node_links=(INTERFACE,),
         cluster_port=7947,
+        sets_port=7947,
     )
 
 

@@ -110,6 +110,9 @@ def _ports(config: AgentConfig) -> Iterator[Finding]:
     udp = {"cluster.port": config.cluster_port} | ({} if ours else {"tunnel.port": config.tunnel_port})
     for key, number in udp.items():
         yield port(f"UDP port {number} ({key})", socket.SOCK_DGRAM, "0.0.0.0", number, key)
+    if config.sets_port and not ours:
+        what = f"TCP port {config.sets_port} (cluster.port)"
+        yield port(what, socket.SOCK_STREAM, "0.0.0.0", config.sets_port, "cluster.port")
     address, number = config.metrics_listen
     yield port(f"TCP port {number} (metrics.listen)", socket.SOCK_STREAM, address, number, "metrics.listen")
 

@@ -35,6 +35,8 @@ class Settings:
     cluster_cidrs: tuple[str, ...] = ()
     cluster_port: int = 0
     """UDP port of the lease daemons; 0: it is not guarded."""
+    sets_port: int = 0
+    """TCP port at which agents give each other manifests; 0: none does, and it is not guarded."""
     tables: Mapping[str, int] = field(default_factory=dict)
     """Numbers of this node's routing tables by name."""
 
@@ -102,6 +104,7 @@ def _with_objects(inventory: Inventory, settings: Settings, isolated: bool, prob
         knows_namespaces=inventory.knows_pods,
         isolated=isolated,
         cluster_port=settings.cluster_port,
+        sets_port=settings.sets_port,
     )
 
 

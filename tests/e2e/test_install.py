@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import tarfile
@@ -278,6 +279,26 @@ def test_a_node_is_ready_and_serves(installed: dict[str, Node], lab: Lab) -> Non
     assert [plugin["type"] for plugin in conflist(worker)["plugins"]] == ["bridge", "egress-gateway"]
     with started(worker, "first") as pod:
         assert pod.request(SELECTED).address == VIRTUAL
+
+
+def test_the_confined_services_take_manifests_that_are_pushed(installed: dict[str, Node]) -> None:
+    machine = installed["w1"].machine
+    manifests, edit = "/etc/egress-gateway/manifests", machine.place("/etc/edit")
+    shutil.copytree(machine.place(manifests), edit)
+    before = {path.name: path.read_text() for path in edit.iterdir()}
+    try:
+        for extra in ("{apiVersion: v1, kind: Namespace, metadata: {name: more}}", ""):
+            (edit / "more.yaml").write_text(extra) if extra else (edit / "more.yaml").unlink()
+            answer = json.loads(machine.run("egressctl", "push", "/etc/edit", "-o", "json"))
+            assert {row["node"]: row["outcome"] for row in answer["nodes"]} == dict.fromkeys(
+                installed, "applied"
+            )
+            wanted = {**before, "more.yaml": extra} if extra else before
+            for node in installed.values():
+                place = node.machine.place(manifests)
+                assert {path.name: path.read_text() for path in place.iterdir()} == wanted
+    finally:
+        shutil.rmtree(edit)
 
 
 def test_the_service_has_what_a_node_needs_and_no_more(installed: dict[str, Node]) -> None:

@@ -111,6 +111,7 @@ def plan(node: str, first: str = "g1", second: str = "g2", **changes: object) ->
         reserved_sources=RESERVED_SOURCES,
         node_links=("eth0",),
         cluster_port=KEEPER_PORT,
+        sets_port=KEEPER_PORT,
     )
     return replace(planned, **changes)  # type: ignore[arg-type]
 

@@ -24,10 +24,12 @@ from gateway_agent.adapters.daemons import conntrackd_process
 from gateway_agent.adapters.daemons.standby_daemon import MODULE
 from gateway_agent.adapters.files import cluster_key
 from gateway_agent.adapters.files.files_store import FilesStore
+from gateway_agent.adapters.files.set_files import SetFiles
 from gateway_agent.adapters.servers.agent_socket import RequestServer
 from gateway_agent.agent.plan_file import PlanFile
 from gateway_agent.kubernetes import last_known
 from gateway_agent.lease.ipc import LOCK, SOCKET, STAY, KeeperConfig, KeeperState, Peer
+from gateway_agent.manifest_sets import sets
 from gateway_agent.policy.egress_node.sync_groups import Files
 from tests.lab.waiting import until
 
@@ -116,6 +118,32 @@ def test_what_cannot_be_written_is_named_and_leaves_nothing(
     assert not left
     disk.clear()
     write(disk.path)
+
+
+@pytest.mark.parametrize("fill", [Disk.fill, Disk.fill_inodes], ids=["content", "files"])
+@pytest.mark.parametrize("full", ["manifests", "state"])
+def test_a_set_that_does_not_fit_changes_no_manifest(
+    disk: Disk, tmp_path: Path, full: str, fill: Callable[[Disk], None]
+) -> None:
+    other = {"manifests": "state", "state": "manifests"}[full]
+    (disk.path / full).mkdir()
+    (tmp_path / other).mkdir()
+    where = {full: disk.path / full, other: tmp_path / other}
+    store = FilesStore(where["manifests"], tmp_path / "last-good")
+    files = SetFiles(where["manifests"], where["state"], store.held)
+    first = sets.made(1, "w1", {"a.yaml": NAMESPACE, "gone.yaml": NAMESPACE})
+    second = sets.made(2, "w1", {"a.yaml": NAMESPACE + "# new\n" * 900, "come.yaml": NAMESPACE})
+    asyncio.run(files.apply(first))
+    before = {path: path.read_bytes() for path in where["manifests"].iterdir()}
+    fill(disk)
+    with pytest.raises(OSError, match="No space left on device") as refused:
+        asyncio.run(files.apply(second))
+    assert str(disk.path / full) in str(refused.value)
+    assert {path: path.read_bytes() for path in where["manifests"].iterdir()} == before
+    assert asyncio.run(files.read()).last == first
+    disk.clear()
+    asyncio.run(files.apply(second))
+    assert asyncio.run(files.read()).files == dict(second.files)
 
 
 def test_a_socket_that_cannot_be_made_is_named(disk: Disk) -> None:

@@ -78,6 +78,12 @@ def test_every_key() -> None:
     assert set(yaml.safe_load(WHOLE)) == set(config.KEYS)
 
 
+def test_manifests_are_exchanged_with_the_files_store_unless_it_is_off() -> None:
+    assert parse("agent.yaml", STORE + "cluster: {port: 7000}\n", "host").sets_port == 7000
+    assert parse("agent.yaml", "store: {kind: files, push: Off}\n", "host").sets_port == 0
+    assert parse("agent.yaml", "store: {kind: kubernetes}\n", "host").sets_port == 0
+
+
 @pytest.mark.parametrize(("given", "on"), [("On", True), ("Off", False), ('"On"', True), ('"Off"', False)])
 def test_the_guard_is_switched(given: str, on: bool) -> None:
     assert parse("agent.yaml", f"{STORE}guard: {given}\n", "host").guard is on

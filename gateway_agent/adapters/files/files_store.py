@@ -80,6 +80,12 @@ class FilesStore:
                 inventory = await asyncio.to_thread(self.read)
             return inventory
 
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Read nothing inside of this context: the files are being replaced, and count together."""
+        async with self._reading:
+            yield
+
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
         """Return an inventory for a starting pod, as :meth:`gateway_agent.manifests.store.Store.for_pod`."""
         # While another task reads, _seen is up to date already, but the inventory has not been yielded yet.

@@ -47,6 +47,11 @@ class KeyFiles:
         changed, self.ring = ring != self.ring, ring
         return changed
 
+    def followed(self, signing: str, accepted: Sequence[str]) -> Keyring | None:
+        """Return the key ring of these files as they are now, see :meth:`follow`; None without a signing key."""
+        self.follow(signing, accepted)
+        return self.ring
+
     def _read(self, path: str, kept: bool) -> Key | None:
         try:
             return read(path)

@@ -14,6 +14,7 @@ from ...show import key_rotation, status
 from ...show.snapshot import NodeSnapshot
 from ...show.status import NotKnown
 from ..inputs.lease_client import LeaseClient, NotHandedOver
+from ..inputs.push import NotPushed, Pushes
 from ..rounds.exit_checks import ExitChecks
 from ..state import NodeState
 from .pod_tests import PodTests
@@ -34,12 +35,14 @@ class Control:
         exits: ExitChecks,
         tests: PodTests,
         whois: Whois,
+        pushes: Pushes,
     ) -> None:
         self._node = node
         self._state = state
         self._leases = leases
         self._snapshot = snapshot
         self._exits = exits
+        self._pushes = pushes
         self._calls: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "status": self._status,
             "pods": self._pods,
@@ -51,6 +54,8 @@ class Control:
             "key": self._key,
             "test": tests.test,
             "whois": whois.answer,
+            "push": self._push,
+            "pushed": self._pushed,
         }
 
     async def answer(self, text: bytes) -> bytes:
@@ -63,7 +68,7 @@ class Control:
             return json.dumps({"error": "not a call that this agent knows", "hint": hint}).encode()
         try:
             answer = await call(question)
-        except (NotKnown, NotHandedOver) as error:
+        except (NotKnown, NotHandedOver, NotPushed) as error:
             answer = {"error": str(error), "hint": error.hint}
         except Exception as error:
             log.exception("a question of egressctl failed")
@@ -137,6 +142,12 @@ class Control:
         if before != to:
             await self._leases.hand_over(egress.id, to)
         return {**self._shown(egress.id), "before": before}
+
+    async def _push(self, question: dict[str, Any]) -> dict[str, Any]:
+        return self._pushes.begin(question)
+
+    async def _pushed(self, question: dict[str, Any]) -> dict[str, Any]:
+        return self._pushes.state(question)
 
     def _chosen(self, gateway: str, ip: str) -> PlanEgressIP:
         plan = self._state.plan

@@ -179,6 +179,7 @@ def settings(config: AgentConfig, mtu: int, tables: Mapping[str, int]) -> planne
         mask=config.mark_mask,
         port=config.tunnel_port,
         cluster_port=config.cluster_port,
+        sets_port=config.sets_port,
         mtu=mtu,
         cluster_cidrs=config.cluster_cidrs,
         tables=tables,

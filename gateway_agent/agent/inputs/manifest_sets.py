@@ -1,0 +1,192 @@
+"""The newest set of manifests: taken from other nodes, given to them, and pushed to them for an operator."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Collection, Mapping
+
+from ...manifest_sets import acceptance, messages, sets
+from ...manifest_sets.acceptance import Decision, Local, Outcome
+from ...manifest_sets.messages import Answer, Ask, Content, Fetch, Have, Request, Result
+from ...manifest_sets.session import Refused
+from ...manifest_sets.sets import NONE, ManifestSet, Version
+from ...manifests.model import Problem
+from ..set_ports import SetChannel, SetFiles
+from ..state import NodeState
+
+log = logging.getLogger(__name__)
+POLL_INTERVAL_S = 5.0
+"""Seconds between two questions to other nodes, one node each time."""
+FIRST_POLL_INTERVAL_S = 0.5
+"""The same until a node has answered: this one may have been away."""
+
+
+class ManifestSets:
+    """The sets of one node. ``apply`` runs once at a time; all belongs to the agent's event loop."""
+
+    def __init__(self, node: str, state: NodeState, files: SetFiles, channel: SetChannel) -> None:
+        self.node = node
+        self._state = state
+        self._files = files
+        self._channel = channel
+        self._changing = asyncio.Lock()
+        self._version: Version = NONE
+        self._targets: tuple[str, ...] = ()
+        self._kept_out: tuple[ManifestSet, Decision] | None = None
+        """The newest set that was not applied, and why."""
+        self._waiting: list[str] = []
+        """Nodes that are asked before any is asked again."""
+        self._trouble = ""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """Return the newest set that this node does not apply, and files that cannot be written."""
+        found = [Problem("manifests", "", self._trouble)] if self._trouble else []
+        if self._kept_out:
+            manifests, decision = self._kept_out
+            hint = "it is tried again each few seconds"
+            if decision.outcome is Outcome.EDITED:
+                hint = f"egressctl push --force --to {self.node}, or put back the files of the last set"
+            words = f"set {manifests.version.words} of node {manifests.author} is not applied here: {decision.detail}"
+            found.append(Problem("manifests", "", words, hint))
+        return tuple(found)
+
+    def peers(self) -> dict[str, str]:
+        """Return the addresses of the other nodes by name; none if this node is not in the inventory."""
+        plan = self._state.plan
+        if plan is None or plan.me is None:
+            return {}
+        mine = ":" in plan.me.address
+        others = (node for node in plan.nodes if node.name != plan.node)
+        return {node.name: node.address for node in others if (":" in node.address) == mine}
+
+    async def serve(self) -> None:
+        """Answer other nodes. Ends with its task."""
+        try:
+            await self._look()
+        except OSError as error:
+            self._say(str(error))
+        await self._channel.serve(
+            lambda: {address: name for name, address in self.peers().items()}, self.answer
+        )
+
+    async def follow(self) -> None:
+        """Ask one node after another for a newer set. Ends with its task."""
+        interval = FIRST_POLL_INTERVAL_S
+        while True:
+            await asyncio.sleep(interval * random.uniform(0.8, 1.2))
+            try:
+                if done := await self._files.repair():
+                    log.warning("%s", done)
+                if await self._poll():
+                    interval = POLL_INTERVAL_S
+                self._trouble = ""
+            except OSError as error:
+                self._say(str(error))
+
+    async def call(self, node: str, request: Request) -> Answer:
+        """Return the answer of another node. Raises OSError and :class:`Refused`."""
+        plan = self._state.plan
+        address = self.peers().get(node)
+        if address is None or plan is None or plan.me is None:
+            raise Refused("the inventory has no address of it, or none of this node")
+        return await self._channel.call(node, address, plan.me.address, request)
+
+    async def answer(self, peer: str, request: Request) -> Answer:
+        """Return the answer to another node."""
+        if isinstance(request, Ask):
+            return Have(*self._version, self._targets)
+        if isinstance(request, Fetch):
+            local = await self._look()
+            return Content(sets.packed(local.last) if local.last else b"")
+        try:
+            manifests = sets.unpacked(request.manifests)
+        except sets.Malformed as error:
+            return Result(Outcome.FAILED, f"it is no set: {error}"[: messages.MAX_DETAIL_CHARS])
+        decision = await self.take(manifests, peer, request.force)
+        return Result(decision.outcome, decision.detail[: messages.MAX_DETAIL_CHARS])
+
+    async def local(self) -> Local:
+        """Return the manifests of this node. Raises OSError."""
+        return await self._look()
+
+    async def take(self, manifests: ManifestSet, peer: str, force: bool = False) -> Decision:
+        """Apply a set if this node is to have it. Return what has become of it."""
+        async with self._changing:
+            try:
+                local = await self._look()
+                decision = acceptance.decide(local, manifests, self.node, force)
+                if decision.outcome is Outcome.APPLIED:
+                    await self._files.apply(manifests)
+                elif decision.outcome is Outcome.UNCHANGED and manifests.version > local.version:
+                    await self._files.adopt(manifests)
+            except OSError as error:
+                decision = Decision(Outcome.FAILED, str(error))
+            if decision.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
+                self._version, self._targets = manifests.version, manifests.targets
+                self._kept_out = None
+            elif decision.outcome in (Outcome.EDITED, Outcome.FAILED):
+                if self._kept_out != (manifests, decision):
+                    words = "manifests: set %s of node %s is not applied: %s"
+                    log.error(words, manifests.version.words, manifests.author, decision.detail)
+                self._kept_out = manifests, decision
+        if decision.outcome is Outcome.APPLIED:
+            words = "manifests: set %s of node %s is applied, by node %s"
+            log.info(words, manifests.version.words, manifests.author, peer)
+        return decision
+
+    async def take_newer(self, node: str) -> Version:
+        """Apply the set of another node if it is newer than this node's. Return that node's version.
+
+        Raises OSError and :class:`Refused`.
+        """
+        have = await self.call(node, Ask())
+        if not isinstance(have, Have):
+            raise Refused("it answers another question")
+        theirs = Version(have.number, have.digest)
+        if theirs > self._version and (not have.targets or self.node in have.targets):
+            await self._fetch(node, theirs)
+        return theirs
+
+    async def _fetch(self, node: str, version: Version) -> None:
+        manifests = self._kept_out[0] if self._kept_out else None
+        if manifests is None or manifests.version != version:
+            content = await self.call(node, Fetch())
+            try:
+                manifests = sets.unpacked(content.manifests) if isinstance(content, Content) else None
+            except sets.Malformed as error:
+                raise Refused(f"its set cannot be read: {error}") from error
+        if manifests is not None:
+            await self.take(manifests, node)
+
+    async def _poll(self) -> bool:
+        """Ask the next node. Return True if it has answered."""
+        peers = self.peers()
+        self._waiting = [name for name in self._waiting if name in peers] or _shuffled(peers)
+        if not self._waiting:
+            return False
+        node = self._waiting.pop()
+        try:
+            await self.take_newer(node)
+        except (OSError, Refused) as error:
+            log.debug("manifests: node %s gives no answer: %s", node, error)
+            return False
+        return True
+
+    async def _look(self) -> Local:
+        local = await self._files.read()
+        self._version, self._targets = local.version, local.last.targets if local.last else ()
+        if self._kept_out and self._kept_out[0].version <= local.version:
+            self._kept_out = None
+        return local
+
+    def _say(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.error("manifests: %s", trouble)
+        self._trouble = trouble
+
+
+def _shuffled(names: Collection[str] | Mapping[str, str]) -> list[str]:
+    return random.sample(sorted(names), len(names))

@@ -1,0 +1,1 @@
+"""Sets of manifests that nodes give each other."""
