@@ -112,17 +112,26 @@ def _with_routing(
 ) -> PlanEgressIP:
     """Return the egress IP with the gateway's own routing, as far as the kernel can have it now.
 
-    The kernel refuses a route by an interface that is down, and one by an address of this node.
+    The kernel refuses a route by an interface that is down, and one by an address of this node or by a broadcast
+    address.
     """
     known = facts.get(egress.interface)
     table = tables.get(routing.table_name, 0) if routing.table_name else routing.table
     hop = routing_hop(routing, egress.family)
-    own = {readiness.bare(address) for fact in facts.values() for address in fact.addresses}
+    subnets = [subnet for fact in facts.values() for subnet in fact.addresses]
+    refused = {*map(readiness.bare, subnets), *_broadcasts(subnets)}
     length = routing.length6 if egress.family == 6 else routing.length
-    if known is None or not known.up or (egress.family == 6 and not known.ipv6) or hop in own:
+    if known is None or not known.up or (egress.family == 6 and not known.ipv6) or hop in refused:
         hop = ""
     on_link = prefixes.around(hop, length) if hop and length else ""
     return replace(egress, routed=True, next_hop=hop, on_link=on_link, table=table)
+
+
+def _broadcasts(subnets: Iterable[str]) -> Iterator[str]:
+    """Yield the broadcast addresses of IPv4 subnets; one of 31 or 32 bits has none (RFC 3021)."""
+    for span in map(prefixes.span, subnets):
+        if span.family == 4 and span.length < prefixes.WIDTH[4] - 1:
+            yield prefixes.text(4, span.last)
 
 
 def routing_hop(routing: Routing, family: int) -> str:

@@ -156,7 +156,10 @@ def _no_next_hop(egress: PlanEgressIP, interface: str, routing: Routing | None) 
     if routing and routing.table_name:
         hint = "give it a number in /etc/iproute2/rt_tables, or use spec.routing.table"
         return f"this node has no routing table named {routing.table_name!r}: {hint}"
-    return f"the next hop of spec.routing is an address of this node or cannot be reached on {interface}"
+    return (
+        "the next hop of spec.routing is an address of this node, a broadcast address, or cannot be reached on "
+        f"{interface}"
+    )
 
 
 UNROUTED = (
