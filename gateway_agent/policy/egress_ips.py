@@ -81,7 +81,7 @@ def followed(egress: PlanEgressIP, master: str, nodes: Iterable[PlanNode]) -> st
 def with_source(
     egress: PlanEgressIP,
     here: str,
-    gateways: Iterable[Gateway],
+    gateways: Collection[Gateway],
     facts: Mapping[str, InterfaceFacts],
     pod_interfaces: Collection[str],
     tables: Mapping[str, int],
@@ -104,22 +104,29 @@ def with_source(
             if egress.family == 6
             else replace(shown, source=egress.address)
         )
-    return _with_routing(shown, gateway.routing, facts, tables) if gateway.routing else shown
+    if gateway.routing is None:
+        return shown
+    virtual = frozenset(address for each in gateways for address in each.addresses)
+    return _with_routing(shown, gateway.routing, facts, tables, virtual)
 
 
 def _with_routing(
-    egress: PlanEgressIP, routing: Routing, facts: Mapping[str, InterfaceFacts], tables: Mapping[str, int]
+    egress: PlanEgressIP,
+    routing: Routing,
+    facts: Mapping[str, InterfaceFacts],
+    tables: Mapping[str, int],
+    virtual: Collection[str],
 ) -> PlanEgressIP:
     """Return the egress IP with the gateway's own routing, as far as the kernel can have it now.
 
     The kernel refuses a route by an interface that is down, and one by an address of this node or by a broadcast
-    address.
+    address. ``virtual``: all virtual addresses; each is an address of its master.
     """
     known = facts.get(egress.interface)
     table = tables.get(routing.table_name, 0) if routing.table_name else routing.table
     hop = routing_hop(routing, egress.family)
     subnets = [subnet for fact in facts.values() for subnet in fact.addresses]
-    refused = {*map(readiness.bare, subnets), *_broadcasts(subnets)}
+    refused = {*map(readiness.bare, subnets), *_broadcasts(subnets), *virtual}
     length = routing.length6 if egress.family == 6 else routing.length
     if known is None or not known.up or (egress.family == 6 and not known.ipv6) or hop in refused:
         hop = ""

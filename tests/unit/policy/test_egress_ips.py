@@ -231,11 +231,12 @@ def test_a_policy_of_a_gateway_that_is_not_there() -> None:
     ("hop", "used"),
     [
         ("172.16.0.1", True), ("172.16.0.7", False), ("172.16.0.255", False), ("198.51.100.9", True),
-        ("192.0.2.1", True), ("192.0.2.0", False), ("10.9.9.255", True),
+        ("192.0.2.1", True), ("192.0.2.0", False), ("10.9.9.255", True), ("172.16.0.51", False),
     ],
 )  # fmt: skip
 def test_no_route_leads_by_an_address_that_the_kernel_refuses(hop: str, used: bool) -> None:
     shown = replace(gateway("a", "172.16.0.50", interfaces=("eth1",)), routing=Routing((hop,)))
     [egress] = planned(shown)[0].values()
     facts = with_addresses(eth0="192.0.2.0/31 198.51.100.8/32", eth1="172.16.0.7/24")
-    assert egress_ips.with_source(egress, "g1", [shown], facts, (), {}).next_hop == (hop if used else "")
+    gateways = [shown, gateway("b", "172.16.0.51")]
+    assert egress_ips.with_source(egress, "g1", gateways, facts, (), {}).next_hop == (hop if used else "")
