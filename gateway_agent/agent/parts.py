@@ -26,7 +26,7 @@ from .requests.cni_calls import CniCalls
 from .requests.control import Control
 from .requests.dispatcher import Requests
 from .requests.pod_tests import PodTests
-from .requests.whois import Whois
+from .requests.whois import PeerSearch, Whois
 from .rounds.answer_checks import AnswerChecks
 from .rounds.conntrack_gc import ConntrackCollector
 from .rounds.conntrack_sync import ConntrackSync
@@ -124,8 +124,9 @@ def build(
     observer = Observer(
         state, planning, pods, adoption, known.containers, leases, problems, unready, counts.histograms
     )
-    tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads)
-    whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log)
+    peers = PeerSearch(manifest_sets) if manifest_sets else None
+    tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads, peers.ask if peers else None)
+    whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log, peers)
     control = Control(
         config.node_name, state, leases, observer.snapshot, exits, tests, whois, Pushes(manifest_sets)
     )

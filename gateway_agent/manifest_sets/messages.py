@@ -29,6 +29,12 @@ class Offer(msgspec.Struct, frozen=True, tag="offer"):
     """Apply the set in place of a directory that was edited by hand, too."""
 
 
+class Find(msgspec.Struct, frozen=True, tag="find"):
+    """Asks what the other node has seen of a connection, see :mod:`gateway_agent.connection_log.sightings`."""
+
+    query: bytes
+
+
 class Have(msgspec.Struct, frozen=True, tag="have"):
     """Names the set that this node has."""
 
@@ -52,8 +58,16 @@ class Result(msgspec.Struct, frozen=True, tag="result"):
     detail: str = ""
 
 
-Request = Ask | Fetch | Offer
-Answer = Have | Content | Result
+class Found(msgspec.Struct, frozen=True, tag="found"):
+    """Gives what this node has seen of a connection."""
+
+    sightings: bytes
+    trouble: str = ""
+    """Reason why the node could not search; empty if it has."""
+
+
+Request = Ask | Fetch | Offer | Find
+Answer = Have | Content | Result | Found
 
 
 class Malformed(Exception):

@@ -32,7 +32,7 @@ def row(view: NodeSnapshot, egress: PlanEgressIP, probe: PodProbe | None, found:
     master = verdict.via
     answered = found.answer is not Answer.NONE
     result, reason = _judged(view, egress, probe, found, to)
-    own = master == view.plan.node and found.left_as is not None
+    outside = found.left_as if master == view.plan.node else found.arrived_as
     return {
         "node": view.plan.node,
         "gateway": egress.gateway,
@@ -44,7 +44,7 @@ def row(view: NodeSnapshot, egress: PlanEgressIP, probe: PodProbe | None, found:
         "answer": found.answer.value if probe else "",
         "answeredBy": found.sender,
         "milliseconds": round(found.milliseconds, 1) if answered else None,
-        "leftAs": _written(found.left_as) if own else "",
+        "leftAs": _written(outside),
         "reason": reason,
     }
 
@@ -62,8 +62,9 @@ def _judged(
         return UNTESTED, f"no policy sends anything{f' to {to}' if to else ''} by it"
     if found.left_as is None and found.answer is Answer.NONE:
         return WRONG, "the packet did not leave this node: egressctl explain and doctor say more"
-    shown = found.left_as[0] if found.left_as else ""
-    if shown and verdict.via == view.plan.node and verdict.ip not in ("", shown):
+    outside = found.left_as if verdict.via == view.plan.node else found.arrived_as
+    shown = outside[0] if outside else ""
+    if shown and verdict.ip not in ("", shown):
         return WRONG, f"it left as {shown}, not as {verdict.ip}"
     return _answered(view, verdict.via, found, to)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 import yaml
 
 from ..lab import documents, topology
-from ..lab.lab import SELECTED, Lab
+from ..lab.agent import EGRESSCTL
+from ..lab.lab import SELECTED, UNSELECTED, Lab
 from ..lab.node import Node
 from ..lab.pod import Pod
 from ..lab.topology import OUTSIDE, OUTSIDE6
@@ -23,6 +26,8 @@ from .conftest import BACKEND, GATEWAY, LOGS
 
 SECONDS = float(os.environ.get("CONNECTION_LOG_SECONDS", "3"))
 RATE = 2000
+ASKED = int(os.environ.get("CONNECTION_LOG_ASKED", "100"))
+"""Connections of the list that ``whois`` is asked about."""
 PORTS = range(9100, 9116)
 ADDRESS = "172.16.0.50"
 ADDRESS6 = topology.beside(ADDRESS)
@@ -122,6 +127,25 @@ def inside(line: Line) -> tuple[str, int, int]:
     return line["nodeAddress"], line["nodePort"], line["destinationPort"]
 
 
+def check_whois(lab: Lab, witnessed: list[Any]) -> None:
+    """Ask all nodes in turn about connections of the list, of which each has an end line by now."""
+    unique = sorted(set(map(tuple, witnessed)))
+    asked = unique[:: max(1, len(unique) // ASKED)][:ASKED]
+    nodes = sorted(lab.nodes.values(), key=lambda node: node.name)
+    for turn, (ip, port, to_port) in enumerate(asked):
+        node = nodes[turn % len(nodes)]
+        question = {"ip": ip, "port": str(port), "to": OUTSIDE, "toPort": str(to_port)}
+        answer = node.agent.call("whois", **question)
+        found = answer["connections"]
+        assert {(one["namespace"], one["pod"], one["node"]) for one in found} == {("prod", "logged", "w1")}, (
+            answer
+        )
+        assert len(found) == witnessed.count([ip, port, to_port])
+        assert all(one["start"] and one["end"] and one["bytesOut"] for one in found)
+        assert not answer["silent"]
+    print(f"whois found {len(asked)} of {len(asked)}")
+
+
 def test_2000_connections_a_second_are_all_in_the_log(lab: Lab, pod: Pod) -> None:
     """The list of the service outside is the witness. ``CONNECTION_LOG_SECONDS=30`` for longer."""
     serving, worker = master(lab, ADDRESS), lab.nodes["w1"]
@@ -148,9 +172,29 @@ def test_2000_connections_a_second_are_all_in_the_log(lab: Lab, pod: Pod) -> Non
         assert Counter(map(shown, outer)) == Counter(map(tuple, witnessed))
         assert Counter(map(inside, outer)) == Counter(map(inside, inner))
         assert {line["pod"] for line in inner} == {"logged"}
+    check_whois(lab, witnessed)
     for node in (serving, worker):
         status = json.loads(node.egressctl("-o", "json", "status"))
         assert not [problem for problem in status["problems"] if problem["source"] == "connectionLog"]
+
+
+@pytest.mark.parametrize("name", ["w1", "g1", "g2"])
+def test_whois_of_an_open_connection(lab: Lab, pod: Pod, name: str) -> None:
+    """Each node says which pod it is: worker, master and standby."""
+    serving, node = master(lab, ADDRESS), lab.nodes[name]
+    held = pod.connect(SELECTED)
+    try:
+        port = open_port(serving, SELECTED)
+        text = node.egressctl("whois", f"{ADDRESS}:{port}", "--to", f"{OUTSIDE}:{SELECTED}")
+        found = json.loads(node.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}"))
+    finally:
+        held.close()
+    [one] = found["connections"]
+    assert (one["open"], one["namespace"], one["pod"], one["node"], one["by"]) == (
+        True, "prod", "logged", "w1", serving.name
+    )  # fmt: skip
+    assert not found["silent"]
+    assert "prod/logged" in text
 
 
 def open_port(serving: Node, to: int) -> int:
@@ -180,20 +224,33 @@ def test_whois_of_a_pod_of_the_master(lab: Lab) -> None:
         "whois", f"{ADDRESS}:{port}", "--to", f"{OUTSIDE}:{SELECTED}", "--at", now["start"]
     )
     assert "prod/own" in text
-    [then] = json.loads(serving.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}"))["connections"]
+    # The port has had other destinations, too.
+    answer = serving.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}", "--to", f"{OUTSIDE}:{SELECTED}")
+    then = json.loads(answer)["connections"][0]
     assert (then["open"], then["pod"], then["start"]) == (False, "own", now["start"])
     assert then["bytesOut"] > 0
 
 
-def test_whois_of_a_pod_of_another_node(lab: Lab, pod: Pod) -> None:
-    """The master names the worker and the port inside the tunnel, and says what it could not ask."""
+def test_whois_at_a_time(lab: Lab, pod: Pod) -> None:
+    """The port is free again, and the log knows who had it."""
     serving = master(lab, ADDRESS)
-    held = pod.connect(SELECTED)
-    try:
-        port = open_port(serving, SELECTED)
-        found = json.loads(serving.egressctl("-o", "json", "whois", f"{ADDRESS}:{port}"))
-    finally:
-        held.close()
-    [one] = found["connections"]
-    assert (one["node"], one["nodeAddress"], one["pod"]) == ("w1", lab.nodes["w1"].host.ip, "")
-    assert "w1" in [silent["node"] for silent in found["silent"]]
+    before = about(serving, "end", OUTSIDE, [UNSELECTED])
+    pod.request(UNSELECTED)
+    for node in (serving, lab.nodes["w1"]):
+        forget(node)
+    until(lambda: len(about(serving, "end", OUTSIDE, [UNSELECTED])) > len(before), "the end is logged")
+    line = about(serving, "end", OUTSIDE, [UNSELECTED])[-1]
+    end = f"{ADDRESS}:{line['egressPort']}"
+
+    def found(node: Node, at: str) -> list[Line]:
+        words = node.machine.command(str(EGRESSCTL), "--config", str(node.agent.config), "-o", "json")
+        asked = [*words, "whois", end, "--to", f"{OUTSIDE}:{UNSELECTED}", "--at", at]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
+        connections: list[Line] = json.loads(done.stdout)["connections"]
+        assert done.returncode == (0 if connections else 1)
+        return connections
+
+    for node in lab.nodes.values():
+        ask = partial(found, node)
+        until(lambda ask=ask: [one["pod"] for one in ask(line["time"])] == ["logged"], "found")  # type: ignore[misc]
+        assert not ask("2020-01-01T00:00:00Z")

@@ -80,6 +80,7 @@ def test_each_node_gets_out_by_each_address_that_a_policy_uses(lab: Lab, name: s
 def test_a_service_outside_answers(lab: Lab, to: str, address: str) -> None:
     code, rows = probed(lab.nodes["w1"], GATEWAY, "--to", f"{to}:{SELECTED}")
     assert (rows[address]["answer"], rows[address]["answeredBy"]) == ("accepted", to.strip("[]"))
+    assert rows[address]["leftAs"].startswith((f"{address}:", f"[{address}]:"))
     assert code == 0
     _, rows = probed(lab.nodes["w1"], GATEWAY, "--to", f"{to}:1")
     assert rows[address]["answer"] == "refused"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from ...manifest_sets import acceptance, messages, sets
 from ...manifest_sets.acceptance import Decision, Local, Outcome
-from ...manifest_sets.messages import Answer, Ask, Content, Fetch, Have, Request, Result
+from ...manifest_sets.messages import Answer, Ask, Content, Fetch, Find, Found, Have, Request, Result
 from ...manifest_sets.session import Refused
 from ...manifest_sets.sets import NONE, ManifestSet, Version
 from ...manifests.model import Problem
@@ -28,6 +28,8 @@ class ManifestSets:
 
     def __init__(self, node: str, state: NodeState, files: SetFiles, channel: SetChannel) -> None:
         self.node = node
+        self.search: Callable[[Find], Awaitable[Found]] | None = None
+        """Answers questions about connections, which come by the same channel."""
         self._state = state
         self._files = files
         self._channel = channel
@@ -98,6 +100,8 @@ class ManifestSets:
         """Return the answer to another node."""
         if isinstance(request, Ask):
             return Have(*self._version, self._targets)
+        if isinstance(request, Find):
+            return await self.search(request) if self.search else Found(b"", "it does not search")
         if isinstance(request, Fetch):
             local = await self._look()
             return Content(sets.packed(local.last) if local.last else b"")

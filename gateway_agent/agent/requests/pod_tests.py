@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cni.kernel.errors import KernelError
 
+from ...connection_log.sightings import Query
 from ...manifests import prefixes
 from ...policy.egress_node import pod_probes
 from ...policy.egress_node.pod_probes import PodAnswer, PodProbe
 from ...show import pod_tests
-from ...show.snapshot import NodeSnapshot
+from ...show.snapshot import NodeSnapshot, master
 from ...show.status import NotKnown
 from ..ports import PodProber, Threads
+from .whois import Ask
 
 MAX_PORT = 0xFFFF
+ASKING_S = 1.0
+"""Seconds for the answer of a master: the test itself takes three of the ten that egressctl waits."""
 
 
 class PodTests:
     """One test at a time: the interfaces of the probes have fixed names."""
 
     def __init__(
-        self, snapshot: Callable[[], NodeSnapshot | None], prober: PodProber, threads: Threads
+        self,
+        snapshot: Callable[[], NodeSnapshot | None],
+        prober: PodProber,
+        threads: Threads,
+        ask: Ask | None = None,
     ) -> None:
+        """``ask``: asks the master as what a packet has left; None if this node cannot."""
         self._snapshot = snapshot
         self._prober = prober
         self._threads = threads
+        self._ask = ask
         self._testing = asyncio.Lock()
 
     async def test(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -43,6 +54,8 @@ class PodTests:
             chosen = pod_tests.chosen(view, str(question.get("gateway") or ""))
             probes = {each.id: pod_probes.probe(view.plan, each, to, port) for each in chosen}
             answers = await self._send([probe for probe in probes.values() if probe])
+            known = await asyncio.gather(*(self._outside(view, *each) for each in answers.items()))
+            answers = dict(zip(answers, known, strict=True))
             # Meanwhile there may be other masters: the kernel had those of before.
             return pod_tests.answer(pod_tests.judged(view, probes, answers, to))
 
@@ -53,6 +66,20 @@ class PodTests:
             return await self._threads.run(self._prober.send, probes)
         except (OSError, KernelError) as error:
             raise NotKnown(f"this node takes no probe: {error}", "egressctl doctor") from error
+
+    async def _outside(self, view: NodeSnapshot, probe: PodProbe, found: PodAnswer) -> PodAnswer:
+        """Return an answer with what the master knows of the connection."""
+        egress = view.egress(probe.egress_id)
+        name = master(view, egress)[0] if egress else ""
+        if self._ask is None or found.left_as is None or name in ("", view.plan.node):
+            return found
+        query = Query(found.left_as, True, (probe.destination, probe.port), "tcp")
+        try:
+            async with asyncio.timeout(ASKING_S):
+                seen = await self._ask(name, query)
+        except (OSError, TimeoutError):
+            return found
+        return replace(found, arrived_as=next((each.half.shown for each in seen), None))
 
 
 def destination(question: dict[str, Any]) -> tuple[str, int]:

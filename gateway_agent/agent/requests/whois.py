@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+import msgspec
 
 from cni.kernel.errors import KernelError
 
 from ...config import ConnectionLogConfig
 from ...connection_log import sightings
 from ...connection_log.sightings import Connection, Query, Sighting
+from ...manifest_sets.messages import MAX_DETAIL_CHARS, Find, Found
+from ...manifest_sets.session import Refused
 from ...manifests import prefixes
 from ...show import connections
 from ...show.status import NotKnown
+from ..inputs.manifest_sets import ManifestSets
 from ..pods.records import Pods
 from ..ports import ConnectionSearch, Threads
 from ..state import NodeState
 
 Ask = Callable[[str, Query], Awaitable[list[Sighting]]]
 """Asks another node. Raises OSError if the node gives no answer."""
+MAX_PORT = 0xFFFF
 MAX_CONNECTIONS = 20
 """Connections in an answer."""
 TIMEOUT_S = 4.0
@@ -28,8 +35,43 @@ TIMEOUT_S = 4.0
 HINT = "as 172.16.0.50:40000 or [2001:db8::50]:40000"
 
 
+class PeerSearch:
+    """Questions about connections to other nodes, and those of others, by the channel of the agents."""
+
+    def __init__(self, manifest_sets: ManifestSets) -> None:
+        self._channel = manifest_sets
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """One question to a node at a time: a node takes few connections of another one."""
+
+    async def ask(self, node: str, query: Query) -> list[Sighting]:
+        """Return what another node has seen. Raises OSError if it gives no answer."""
+        try:
+            async with self._turns[node]:
+                found = await self._channel.call(node, Find(msgspec.msgpack.encode(query)))
+            if not isinstance(found, Found) or found.trouble:
+                raise Refused(found.trouble if isinstance(found, Found) else "its answer is of another kind")
+            return msgspec.msgpack.decode(found.sightings, type=list[Sighting])
+        except (Refused, msgspec.MsgspecError) as error:
+            raise OSError(0, str(error)) from error
+
+    def serve(self, here: Callable[[Query], Awaitable[list[Sighting]]]) -> None:
+        """Answer other nodes from now on. ``here``: returns what this node has seen."""
+
+        async def answer(request: Find) -> Found:
+            try:
+                query = msgspec.msgpack.decode(request.query, type=Query)
+                if not 0 <= query.end[1] <= MAX_PORT:
+                    raise ValueError(f"{query.end[1]} is no port")
+                found = await here(query)
+            except (msgspec.MsgspecError, OSError, KernelError, ValueError) as error:
+                return Found(b"", str(error)[:MAX_DETAIL_CHARS])
+            return Found(msgspec.msgpack.encode(found))
+
+        self._channel.search = answer
+
+
 class Whois:
-    """Asks this node and others. ``ask``: None if this node cannot ask others."""
+    """Asks this node and others. ``peers``: None if this node cannot ask others."""
 
     def __init__(
         self,
@@ -38,14 +80,16 @@ class Whois:
         search: ConnectionSearch,
         threads: Threads,
         log: ConnectionLogConfig | None,
-        ask: Ask | None = None,
+        peers: PeerSearch | None = None,
     ) -> None:
         self._state = state
         self._pods = pods
         self._search = search
         self._threads = threads
         self._log = log
-        self._ask = ask
+        self._ask: Ask | None = peers.ask if peers else None
+        if peers:
+            peers.serve(self.here)
 
     async def here(self, query: Query) -> list[Sighting]:
         """Return what this node has seen, now and in its log. Raises KernelError and OSError."""
@@ -146,6 +190,6 @@ def _address(text: str) -> str:
 
 
 def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= 0xFFFF):
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and int(text) <= MAX_PORT):
         raise NotKnown(f"{text!r} is no port", HINT)
     return int(text)

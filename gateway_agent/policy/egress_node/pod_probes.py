@@ -58,6 +58,8 @@ class PodAnswer:
     """Address and port of the pod."""
     left_as: tuple[str, int] | None = None
     """Source address and port with which the packet left this node, by its connection table; None: it did not leave."""
+    arrived_as: tuple[str, int] | None = None
+    """Those outside, by the master's connection table; None: this node is the master, or could not ask it."""
 
 
 def probe(plan: Plan, egress: PlanEgressIP, to: str, port: int) -> PodProbe | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -42,6 +43,13 @@ def test_an_answer_from_outside() -> None:
 def test_the_master_knows_as_what_it_left() -> None:
     found = row(view("g1"), answered(Answer.ACCEPTED, left_as=AS_MASTER))
     assert (found["result"], found["leftAs"]) == ("ok", "192.0.2.7:20001")
+
+
+def test_another_node_asks_the_master() -> None:
+    seen = replace(answered(Answer.ACCEPTED), arrived_as=AS_MASTER)
+    assert row(view(), seen)["leftAs"] == "192.0.2.7:20001"
+    wrong = row(view(), replace(seen, arrived_as=("10.0.0.7", 1)))
+    assert (wrong["result"], wrong["reason"]) == ("wrong", "it left as 10.0.0.7, not as 192.0.2.7")
 
 
 @pytest.mark.parametrize(
