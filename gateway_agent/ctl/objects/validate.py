@@ -53,8 +53,9 @@ def validate(paths: Iterable[Path]) -> Outcome:
         if not _is_configuration(source, text):
             texts[source] = text
             contents[source] = content = parsing.parse_file(source, text)
-            if not (content.objects or content.problems) and (named or not text.strip()):
-                what = "holds nothing that an agent reads" if text.strip() else "is empty"
+            empty = _is_empty(text)
+            if not (content.objects or content.problems) and (named or empty):
+                what = "is empty" if empty else "holds nothing that an agent reads"
                 problems.append(Problem(source, "", what, f"kinds: {', '.join(READ)}"))
             continue
         try:
@@ -71,6 +72,12 @@ def validate(paths: Iterable[Path]) -> Outcome:
     objects = sum(len(content.objects) for content in contents.values())
     objects += len(configurations)
     return Outcome(objects, tuple(problems), tuple(notes), inventory, bound, texts)
+
+
+def _is_empty(text: str) -> bool:
+    """Return True if a manifest has only comments and marks of documents."""
+    lines = (line.strip() for line in text.splitlines())
+    return all(line in ("", "---", "...") or line.startswith("#") for line in lines)
 
 
 def _of_plans(

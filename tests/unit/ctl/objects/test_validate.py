@@ -173,7 +173,8 @@ def test_without_nodes_that_is_said_and_addresses_are_looked_at(
     [
         ("", "is empty"),
         (" \n\n", "is empty"),
-        ("# nothing\n", "holds nothing"),
+        ("# nothing\n---\n  # more\n...\n", "is empty"),
+        ("--- {}\n", "holds nothing"),
         ("kind: ConfigMap\n", "holds nothing"),
     ],
 )
@@ -186,12 +187,13 @@ def test_a_file_without_an_object_is_invalid(
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["", "# all is commented out\n---\n"])
 def test_in_a_directory_other_objects_are_passed_over_and_empty_files_are_not(
-    directory: Path, capsys: pytest.CaptureFixture[str]
+    directory: Path, capsys: pytest.CaptureFixture[str], content: str
 ) -> None:
     (directory / "other.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n")
     assert main(["validate", str(directory)]) == 0
-    (directory / "empty.yaml").write_text("")
+    (directory / "empty.yaml").write_text(content)
     capsys.readouterr()
     assert main(["validate", str(directory)]) == 1
     assert capsys.readouterr().out.startswith(f"{directory / 'empty.yaml'}: is empty")
