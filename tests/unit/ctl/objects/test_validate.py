@@ -174,7 +174,6 @@ def test_without_nodes_that_is_said_and_addresses_are_looked_at(
         ("", "is empty"),
         (" \n\n", "is empty"),
         ("# nothing\n---\n  # more\n...\n", "is empty"),
-        ("--- {}\n", "holds nothing"),
         ("kind: ConfigMap\n", "holds nothing"),
     ],
 )
