@@ -74,6 +74,7 @@ class Deployed:
             "cni-conf": self.runtime.directory / "net.d",
             "cni-report": self.node.agent.run_dir / "cni",
             "netns": Path("/run/netns"),
+            "containerd": self.runtime.socket.parent,
             "config": config,
             "key": key,
             "token": token,
@@ -82,6 +83,7 @@ class Deployed:
     def _more(self, image: Path | None) -> dict[str, list[str]]:
         # On a machine with several nodes the socket has another place on each.
         options = ["--socket", str(self.node.agent.socket), *([] if image else ["--plugin", str(STANDALONE)])]
+        options += ["--cri-socket", f"/run/containerd/{self.runtime.socket.name}"]
         return {"install-cni": options, "cni": options}
 
     def start(self) -> None:

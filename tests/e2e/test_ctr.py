@@ -69,7 +69,7 @@ def containerd(node: Node, place: Path) -> Iterator[Containerd]:
 def ctr(containerd: Containerd, *arguments: str) -> str:
     """Return the output of containerd's client. Raises :class:`subprocess.CalledProcessError`."""
     machine = ("nsenter", f"--net={containerd.machine.path}", "unshare", "--mount")
-    script = f'{BINDING} exec ctr --address $0/c.sock "$@"'
+    script = f'{BINDING} exec ctr --address $0/run/c.sock "$@"'
     done = subprocess.run(
         [*machine, "sh", "-ec", script, str(containerd.directory), *arguments],
         capture_output=True, text=True, timeout=60, check=False,

@@ -79,8 +79,8 @@ def test_the_end_of_a_connection_has_its_bytes(machine: Namespace) -> None:
 
 def test_what_does_not_fit_is_counted(machine: Namespace) -> None:
     with machine.inside(lambda: MarkedEvents(MASK, 8192)) as events:
-        number = 300
-        send(machine, 7001, number)
+        # The kernel may give a port twice, and the second datagram begins no connection then.
+        number = len(set(send(machine, 7001, 300)))
         found: list[Event] = []
         until(lambda: found.extend(events.read(100)) or events.lost + len(found) == number, "all are counted")  # type: ignore[func-returns-value]
         assert events.lost > 0

@@ -60,11 +60,12 @@ class Containerd:
         self.machine = machine
         self.directory = directory
         self.log = directory / "containerd.log"
-        self.socket = directory / "c.sock"
+        # A directory of its own, which a container can have.
+        self.socket = directory / "run" / "c.sock"
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: grpc.Channel | None = None
         self._runtime: Any = None
-        for name in ("bin", "net.d"):
+        for name in ("bin", "net.d", "run"):
             (directory / name).mkdir(parents=True)
         for source in (REFERENCE_PLUGINS, OUR_PLUGINS):
             for plugin in source.iterdir():
