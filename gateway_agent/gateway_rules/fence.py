@@ -71,13 +71,10 @@ def _ethertype_check() -> Iterator[str]:
 
 def _rules4(addresses: list[Address]) -> tuple[list[str], list[str]]:
     """Return blocks, and the rules for each device, about IPv4 and ARP."""
-    mark = _hash(addresses)
-    blocks = [
-        mapping(f"{name}_{mark}", "ipv4_addr", _verdicts(addresses, target), interval=True)
-        for name, target in (("arp4", "allow_arp"), ("virtual4", "allow4"))
-    ]
-    rules = [f"arp saddr ip vmap @arp4_{mark}", "meta protocol arp counter drop"]
-    return blocks, [*rules, f"ip saddr vmap @virtual4_{mark}", "meta protocol ip counter drop"]
+    senders_of_arp, arp = _verdict_map("arp4", addresses, "allow_arp")
+    senders, virtual = _verdict_map("virtual4", addresses, "allow4")
+    rules = [f"arp saddr ip vmap @{senders_of_arp}", "meta protocol arp counter drop"]
+    return [arp, virtual], [*rules, f"ip saddr vmap @{senders}", "meta protocol ip counter drop"]
 
 
 def _rules6(addresses: list[Address]) -> tuple[list[str], list[str]]:
@@ -85,17 +82,24 @@ def _rules6(addresses: list[Address]) -> tuple[list[str], list[str]]:
 
     An advertisement of a virtual address must have that address as its source, which is then checked as any source.
     """
-    mark = _hash(addresses)
     # nft 1.0.6 has no name for the target of an advertisement, and no map by what it has no name for.
     claims = [f"@th,64,128 {int(address):#034x} ip6 saddr != {address} counter drop" for address in addresses]
-    virtual = mapping(f"virtual6_{mark}", "ipv6_addr", _verdicts(addresses, "allow6"), interval=True)
-    rules = [f"icmpv6 type nd-neighbor-advert jump nd_targets_{mark}", f"ip6 saddr vmap @virtual6_{mark}"]
-    return [chain(f"nd_targets_{mark}", claims), virtual], [*rules, "meta protocol ip6 counter drop"]
+    targets = f"nd_targets_{_hash(claims)}"
+    senders, virtual = _verdict_map("virtual6", addresses, "allow6")
+    rules = [f"icmpv6 type nd-neighbor-advert jump {targets}", f"ip6 saddr vmap @{senders}"]
+    return [chain(targets, claims), virtual], [*rules, "meta protocol ip6 counter drop"]
 
 
-def _hash(addresses: list[Address]) -> str:
-    """Return the part of a name that says what a map holds: a new map is filled before a rule leads to it."""
-    return hashlib.sha256(" ".join(map(str, addresses)).encode()).hexdigest()[:16]
+def _verdict_map(name: str, addresses: list[Address], target: str) -> tuple[str, str]:
+    """Return the full name of a map, and the map: see :func:`_verdicts`."""
+    elements = list(_verdicts(addresses, target))
+    full = f"{name}_{_hash(elements)}"
+    return full, mapping(full, f"ipv{addresses[0].version}_addr", elements, interval=True)
+
+
+def _hash(content: list[str]) -> str:
+    """Return the part of a name that says what a block holds: a new map is filled before a rule leads to it."""
+    return hashlib.sha256(" ".join(content).encode()).hexdigest()[:16]
 
 
 def _verdicts(addresses: list[Address], target: str) -> Iterator[str]:

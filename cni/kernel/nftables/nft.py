@@ -7,7 +7,7 @@ whether a table is as a text made it:
 * The first hash is that of the wanted text, and the second that of the kernel's table: nothing is done.
 * Only the second hash is right: nothing but our programs has changed the table. If this process knows the text that
   was applied, the table is updated in place, in three transactions (:mod:`cni.kernel.nftables.update`). If not,
-  another version of the program has made the table, and it is replaced in one transaction that keeps the sets with
+  another version of the program has made the table, and it is replaced in two transactions that keep the sets with
   time-outs: the lease daemon goes on through the update of the agent, and its leases stay in the fence.
 * There is no stamp: a process of ours ended in the middle of a change. The table is replaced in the same way.
 * Anything else: another program has changed the table. It is replaced whole: elements that a restored dump has brought
@@ -123,14 +123,16 @@ def apply(text: str, steps: tuple[str, ...] | None = None) -> None:
 
 def _replace(text: str, found: Mapping[str, _Found]) -> None:
     """Replace the tables of ``text``. Those that only our programs have changed keep their sets with time-outs."""
-    keeping, made = text, _made(text)
+    prepared, keeping, made = "", text, _made(text)
     for name, each in found.items():
         if each.table and each.ours and name in made:
-            sets = ((one.kind, one.name, one.timed) for one in each.table.sets)
-            keeping = update.replacement(keeping, name, each.table.chains, sets)
+            sets = [(one.kind, one.name, one.timed) for one in each.table.sets]
+            prepared += update.preparation(text, name, each.table.chains, sets)
+            intact = bool(each.applied)
+            keeping = update.replacement(keeping, name, each.table.chains, sets, intact)
     if keeping != text:
         try:
-            apply(text, (keeping,))
+            apply(text, (prepared, keeping))
             return
         except KernelError:
             # A set of this name is of another type now.

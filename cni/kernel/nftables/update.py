@@ -5,6 +5,9 @@ old rules finds the old maps empty already, or the new ones not filled yet. So a
 new blocks, to which no rule leads yet; the change of the blocks that both texts have; the removal of the blocks to
 which no rule leads any more. A new base chain is part of the second, since packets reach it as soon as it exists.
 
+A table whose text is not known, as that of another version, is replaced. Its interval maps come first then, in a
+transaction of their own (:func:`preparation`): the kernel fills those last.
+
 A set with time-outs holds elements that are written at run time: by the lease daemon, or by rules. They stay as long
 as both texts have the set, also if the table is replaced (:func:`replacement`).
 """
@@ -18,6 +21,8 @@ from dataclasses import dataclass
 _TABLE = re.compile(r"^table (\w+ \w+) \{\n(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _BLOCK = re.compile(r"^\t(chain|map|set) (\S+) \{\n(.*?)^\t\}\n", re.MULTILINE | re.DOTALL)
 _TIMED = re.compile(r"^\t\tflags .*\btimeout\b", re.MULTILINE)
+_INTERVAL = re.compile(r"^\t\tflags .*\binterval\b", re.MULTILINE)
+_TARGET = re.compile(r"\bgoto (\w+)")
 _ELEMENTS = re.compile(r"^\t\telements = \{ (.*) \}\n", re.MULTILINE)
 
 Block = tuple[str, str]
@@ -78,24 +83,51 @@ def update(before: str, after: str) -> tuple[str, ...] | None:
     return tuple(step for step in steps if step)
 
 
-def replacement(text: str, table: str, chains: Iterable[str], sets: Iterable[tuple[str, str, bool]]) -> str:
+def preparation(text: str, table: str, chains: Iterable[str], sets: Iterable[tuple[str, str, bool]]) -> str:
+    """Return the transaction that adds the interval maps of ``text`` to a table that :func:`replacement` replaces.
+
+    Their names say what they hold, so no rule of the table leads to them yet. The kernel fills an interval map a moment
+    after the transaction that makes it has begun to count: packets would find nothing in it, and be dropped. The chains
+    that they lead to are added empty. ``chains``, ``sets``: see :func:`replacement`.
+    """
+    there = {*chains, *(name for _, name, _ in sets)}
+    maps = {name: body for name, body in _interval_maps(text, table).items() if name not in there}
+    targets = {target for body in maps.values() for target in _TARGET.findall(body)} - there
+    new = "".join(f"add chain {table} {name}\n" for name in sorted(targets))
+    return new + _table(table, {("map", name): body for name, body in maps.items()})
+
+
+def replacement(
+    text: str, table: str, chains: Iterable[str], sets: Iterable[tuple[str, str, bool]], intact: bool
+) -> str:
     """Return ``text`` with a replacement of one table that keeps the elements of its sets with time-outs.
 
     ``chains``: names of all chains that are there. ``sets``: kind (``set`` or ``map``), name, and whether its elements
-    have time-outs, of all that are there. Chains and sets with other names than the text's are deleted.
+    have time-outs, of all that are there. Chains and sets with other names than the text's are deleted. ``intact``:
+    the table is as a text has made it, so an interval map that has a name of the text's holds the same, and stays.
     """
     whole = f"add table {table}\ndelete table {table}\n"
     kept = {
         name for (kind, name), body in tables(text).get(table, {}).items() if kind == "set" and is_timed(body)
     }
+    maps = _interval_maps(text, table) if intact else {}
+    led_to = {target for body in maps.values() for target in _TARGET.findall(body)}
     names = tuple(chains)
     # Rules lead to sets and chains, and maps to chains.
     removal = "".join(f"flush chain {table} {name}\n" for name in names)
     removal += "".join(
-        f"delete {kind} {table} {name}\n" for kind, name, timed in sets if not (timed and name in kept)
+        f"delete {kind} {table} {name}\n"
+        for kind, name, timed in sets
+        if not (timed and name in kept) and name not in maps
     )
-    removal += "".join(f"delete chain {table} {name}\n" for name in names)
+    removal += "".join(f"delete chain {table} {name}\n" for name in names if name not in led_to)
     return text.replace(whole, removal)
+
+
+def _interval_maps(text: str, table: str) -> dict[str, str]:
+    """Return the bodies of a table's interval maps by name."""
+    blocks = tables(text).get(table, {})
+    return {name: body for (kind, name), body in blocks.items() if kind == "map" and _INTERVAL.search(body)}
 
 
 def is_timed(body: str) -> bool:
@@ -122,8 +154,12 @@ def _leads_in(difference: Difference, block: Block) -> bool:
 
 
 def _blocks(difference: Difference, blocks: list[Block]) -> str:
-    text = "".join(_written(block, difference.after[block]) for block in blocks)
-    return f"table {difference.table} {{\n{text}}}\n" if text else ""
+    return _table(difference.table, {block: difference.after[block] for block in blocks})
+
+
+def _table(table: str, blocks: Mapping[Block, str]) -> str:
+    text = "".join(_written(block, body) for block, body in blocks.items())
+    return f"table {table} {{\n{text}}}\n" if text else ""
 
 
 def _change(difference: Difference) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from cni.datapath.nft_blocks import chain, dispatch, mapping, transaction
-from cni.kernel.nftables.update import replacement, tables, update
+from cni.kernel.nftables.update import preparation, replacement, tables, update
 
 HOOK = "filter hook forward priority filter"
 
@@ -89,7 +91,7 @@ def test_a_replacement_keeps_the_elements_that_come_at_run_time() -> None:
     timed = "\tset s {\n\t\ttype mark\n\t\tflags timeout\n\t}\n"
     after = table(timed, chain("c", ["meta mark @s drop"])) + table(chain("d", []), name="u")
     chains, sets = ("c", "old"), (("set", "s", True), ("set", "gone", True), ("map", "m", False))
-    assert replacement(after, "inet t", chains, sets) == (
+    assert replacement(after, "inet t", chains, sets, True) == (
         "flush chain inet t c\nflush chain inet t old\n"
         "delete set inet t gone\ndelete map inet t m\n"
         "delete chain inet t c\ndelete chain inet t old\n"
@@ -99,9 +101,37 @@ def test_a_replacement_keeps_the_elements_that_come_at_run_time() -> None:
 
 def test_a_set_that_has_become_one_of_run_time_elements_is_made_anew() -> None:
     timed = "\tset s {\n\t\ttype mark\n\t\tflags timeout\n\t}\n"
-    assert "delete set inet t s\n" in replacement(table(timed), "inet t", (), (("set", "s", False),))
+    assert "delete set inet t s\n" in replacement(table(timed), "inet t", (), (("set", "s", False),), True)
     fixed = timed.replace("timeout", "interval")
-    assert "delete set inet t s\n" in replacement(table(fixed), "inet t", (), (("set", "s", True),))
+    assert "delete set inet t s\n" in replacement(table(fixed), "inet t", (), (("set", "s", True),), True)
+
+
+RANGES = mapping("m_1", "ipv4_addr", ["0.0.0.0-192.0.2.1 : goto a", "192.0.2.2 : goto b"], interval=True)
+ROUTED = chain("c", ["ip saddr vmap @m_1", "drop"], HOOK) + chain("a", ["accept"]) + chain("b", ["drop"])
+
+
+def test_an_interval_map_is_whole_before_a_replacement_leads_to_it() -> None:
+    after = table(RANGES, mapping("m", "mark", ["1 : goto a"]), ROUTED)
+    sets = (("map", "m_0", False), ("map", "m", False))
+    assert (
+        preparation(after, "inet t", ("c", "a"), sets) == f"add chain inet t b\ntable inet t {{\n{RANGES}}}\n"
+    )
+    assert preparation(after, "inet t", ("c",), (("map", "m_1", False),)) == ""
+    assert preparation(after, "inet u", (), ()) == ""
+
+
+@pytest.mark.parametrize("intact", [True, False])
+def test_an_interval_map_of_the_same_name_stays_in_a_table_that_nobody_has_changed(intact: bool) -> None:
+    after = table(RANGES, ROUTED)
+    text = replacement(
+        after, "inet t", ("c", "a", "b", "old"), (("map", "m_1", False), ("map", "m_0", False)), intact
+    )
+    assert "delete map inet t m_0\n" in text
+    assert ("delete map inet t m_1\n" in text) != intact
+    assert ("delete chain inet t a\n" in text) != intact
+    assert text.count("flush chain") == 4
+    assert "delete chain inet t c\n" in text
+    assert text.endswith(f"table inet t {{\n{RANGES}{ROUTED}}}\n")
 
 
 def test_one_element_among_those_of_thousands_of_nodes_is_found_at_once() -> None:
