@@ -11,7 +11,7 @@ class Histogram:
 
     bounds: tuple[float, ...]
     counts: tuple[int, ...] = ()
-    """For each bound the number of values that are not larger; empty: there was no value."""
+    """Number of values up to each bound; empty if there was no value."""
     number: int = 0
     total: float = 0
 

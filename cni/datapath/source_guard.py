@@ -98,7 +98,7 @@ def _unverified_reply(marks: Marks) -> Iterator[str]:
 
 
 class _Reserved(NamedTuple):
-    """What the rules need of the reserved addresses of one IP version."""
+    """The reserved addresses of one IP version, as the rules look them up."""
 
     widest: tuple[str, ...]
     """The widest ranges without such an address."""

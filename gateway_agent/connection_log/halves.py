@@ -1,4 +1,4 @@
-"""What one node knows of a connection through an egress IP. Pure.
+"""Build the record of a connection through an egress IP from the half that one node knows. Pure.
 
 The worker knows the pod and the port that the connection has in the tunnel; the master knows by which address and port
 it is seen outside. Both know the source address and port behind the worker's source NAT, the destination and the
@@ -49,7 +49,7 @@ class Half(NamedTuple):
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the plan and the attachments say about the ends of connections."""
+    """The pods, gateways and nodes at the ends of connections, from the plan and the attachments."""
 
     node: str
     layout: ids.MarkLayout

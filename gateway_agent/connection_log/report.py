@@ -1,4 +1,4 @@
-"""What the process of the log reports to the agent, by a file of the run directory."""
+"""Report the numbers of the connection log to the agent, by a file in the run directory."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a set: nothing but for :attr:`Outcome.APPLIED` and :attr:`Outcome.UNCHANGED`."""
+    """The decision about a set; only :attr:`Outcome.APPLIED` and :attr:`Outcome.UNCHANGED` ask for an action."""
 
     outcome: Outcome
     detail: str = ""

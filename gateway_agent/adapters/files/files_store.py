@@ -52,7 +52,7 @@ class FilesStore:
         self._restless: set[str] = set()
         self._reading = asyncio.Lock()
         self._last: tuple[dict[str, parsing.FileContent], Inventory] | None = None
-        """What was assembled last, and the inventory that it gave."""
+        """The contents that were assembled last, and the inventory that resulted."""
 
     async def inventories(self) -> AsyncIterator[Inventory]:
         """Yield the present inventory, then each changed one. Ends with the task that iterates."""

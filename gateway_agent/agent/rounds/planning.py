@@ -30,12 +30,12 @@ MAX_ROUTE_LOOKUPS = 32
 
 @dataclass(frozen=True)
 class LastPlan:
-    """What was planned last, and what it was made of: at rest, all of it comes again in each round."""
+    """The last plan with its inputs: at rest, each round has the same inputs again."""
 
     inventory: Inventory
     previous: Plan | None
     others: tuple[object, ...]
-    """What else the plan follows from; compared by value, because it is read anew in each round."""
+    """The other inputs of the plan; compared by value, because each round reads them anew."""
     planned: planner.Planned
 
     def of(self, inventory: Inventory, previous: Plan | None, others: tuple[object, ...]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,6 @@ PANELS: list[dict[str, Any]] = json.loads((MONITORING / "dashboard.json").read_t
 EXPRESSIONS = {panel["title"]: panel["targets"][0]["expr"] for panel in PANELS}
 METRIC = re.compile(r"\b(?:egress_gateway|process)_[a-z_]+")
 LABEL = re.compile(r"\{\{ \$labels\.(\w+) \}\}")
-needs_promtool = pytest.mark.skipif(
-    not shutil.which("promtool"), reason="promtool is in Debian's package prometheus"
-)
 SOON_MINUTES = 20
 """Minutes after the end of a fault until no alert about it fires any more."""
 
@@ -74,7 +70,6 @@ def fired(name: str) -> dict[str, Any]:
     return {"exp_labels": {**labels, **rule["labels"]}, "exp_annotations": texts}
 
 
-@needs_promtool
 @pytest.mark.parametrize("name", RULES)
 def test_an_alert_fires_and_ends_with_its_fault(tmp_path: Path, name: str) -> None:
     late = BEGINS + minutes(RULES[name].get("for", "0m")) + 12
@@ -84,7 +79,6 @@ def test_an_alert_fires_and_ends_with_its_fault(tmp_path: Path, name: str) -> No
     promtool(tmp_path, {"input_series": given(PLANTED[name].series), "alert_rule_test": checks})
 
 
-@needs_promtool
 def test_a_drained_node_is_no_fault(tmp_path: Path) -> None:
     name = "EgressGatewayMemberNotReady"
     checks = [{"alertname": name, "eval_time": f"{at}m", "exp_alerts": []} for at in range(BEGINS, OVER, 5)]
@@ -152,7 +146,6 @@ def test_panels_have_places_of_their_own() -> None:
     assert len({panel["id"] for panel in PANELS}) == len(EXPRESSIONS) == len(PANELS)
 
 
-@needs_promtool
 def test_each_panel_shows_something_of_what_an_agent_exposes(tmp_path: Path) -> None:
     series = []
     for family in text_string_to_metric_families(PAGES["/metrics"](rich()).text):

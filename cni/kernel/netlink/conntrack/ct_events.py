@@ -94,7 +94,7 @@ class Event(NamedTuple):
     injected: bool
     """A program has made the change, and not a packet or a timer."""
     body: bytes
-    """For :func:`.ct_flows.flow`."""
+    """The attributes of the connection, which :func:`.ct_flows.flow` decodes."""
 
 
 class MarkedEvents(Socket):

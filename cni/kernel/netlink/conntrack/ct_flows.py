@@ -39,7 +39,7 @@ class Ends(NamedTuple):
 
     source: str
     source_port: int
-    """Of ICMP: the identifier, in the direction that opened the connection."""
+    """For ICMP the identifier, in the direction that opened the connection."""
     destination: str
     destination_port: int
     protocol: int
@@ -51,10 +51,10 @@ class Flow(NamedTuple):
 
     original: Ends
     reply: Ends
-    """What answers have: behind source NAT, the destination is the address that the connection shows outside."""
+    """The addresses and ports of answers. After source NAT their destination is the address that the outside sees."""
     mark: int
     identity: int
-    """``CTA_ID``: as long as the connection is in the table, no other one has it."""
+    """``CTA_ID``, a hash of 32 bits: other connections in the table may have the same."""
     bytes_out: int
     """Bytes of packets in the original direction; -1 if the kernel did not count them."""
     bytes_in: int
