@@ -45,7 +45,7 @@ from .agent.observer import Observer
 from .agent.parts import build
 from .agent.ports import Ports, Probe, ProbeTarget
 from .agent.service import Agent
-from .agent.set_ports import Manifests
+from .agent.set_ports import Channel
 from .cni_install import plugin_report
 from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .container_engines.stores import Engines
@@ -171,19 +171,30 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         connection_search=ConnectionSearch(),
         probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
-        manifests=_manifests(config, store),
+        channel=_channel(config),
+        manifest_files=_manifest_files(config, store),
     )
 
 
-def _manifests(config: AgentConfig, store: Store) -> Manifests | None:
-    """Return the exchange of manifests; None without one. Finish what an earlier process has begun. Raises OSError."""
+def _channel(config: AgentConfig) -> Channel | None:
+    """Return the connections with the agents of other nodes; None without them."""
+    if not config.sets_port:
+        return None
+    ring = partial(Keys().followed, str(config.key_file), [str(path) for path in config.accept_key_files])
+    return SetChannel(config.node_name, config.sets_port, ring)
+
+
+def _manifest_files(config: AgentConfig, store: Store) -> SetFiles | None:
+    """Return the manifests that nodes exchange; None if they do not.
+
+    Finish what an earlier process has begun. Raises OSError.
+    """
     if not (isinstance(store, FilesStore) and config.sets_port):
         return None
     files = SetFiles(store.directory, config.state_dir, store.held)
     if done := files.recover():
         logger.warning("%s", done)
-    ring = partial(Keys().followed, str(config.key_file), [str(path) for path in config.accept_key_files])
-    return Manifests(files, SetChannel(config.node_name, config.sets_port, ring))
+    return files
 
 
 def _probe(config: AgentConfig, target: ProbeTarget, changed: Callable[[], None]) -> Probe:

@@ -112,8 +112,9 @@ class AgentConfig:
 
     @property
     def sets_port(self) -> int:
-        """TCP port at which agents give each other manifests; 0: this one gives and takes none."""
-        return self.cluster_port if isinstance(self.store, FilesStoreConfig) and self.store.push else 0
+        """TCP port of the connections between agents; 0: this one has none."""
+        apart = isinstance(self.store, FilesStoreConfig) and not self.store.push
+        return 0 if apart else self.cluster_port
 
 
 class ConfigError(Exception):

@@ -11,6 +11,7 @@ from ..manifests.model import Problem
 from .inputs.lease_client import LeaseClient
 from .inputs.manifest_sets import ManifestSets
 from .inputs.objects import KnownObjects
+from .inputs.peers import Peers
 from .inputs.push import Pushes
 from .observer import Observer
 from .plan_file import PlanFile
@@ -25,6 +26,7 @@ from .requests.cni_add import CniAdd
 from .requests.cni_calls import CniCalls
 from .requests.control import Control
 from .requests.dispatcher import Requests
+from .requests.group import Group
 from .requests.pod_tests import PodTests
 from .requests.whois import PeerSearch, Whois
 from .rounds.answer_checks import AnswerChecks
@@ -65,6 +67,8 @@ class Parts:
     pod_rounds: PodRounds
     requests: Requests
     observer: Observer
+    peers: Peers | None
+    """None: this node asks no other one and answers none."""
     manifest_sets: ManifestSets | None
     """None: this node gives and takes no manifests."""
 
@@ -112,10 +116,13 @@ def build(
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
-    manifest_sets = _manifest_sets(config, ports, state)
-    if manifest_sets and ports.manifests:
-        channel = ports.manifests.channel
-        notices = (*notices, lambda: manifest_sets.problems, lambda: channel.problems)
+    peers = Peers(config.node_name, state, ports.channel) if ports.channel else None
+    manifest_sets = ManifestSets(peers, ports.manifest_files) if peers and ports.manifest_files else None
+    if ports.channel:
+        channel = ports.channel
+        notices = (*notices, lambda: channel.problems)
+    if manifest_sets:
+        notices = (*notices, lambda: manifest_sets.problems)
     problems = Problems(
         config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
         known.containers, (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices),
@@ -124,23 +131,19 @@ def build(
     observer = Observer(
         state, planning, pods, adoption, known.containers, leases, problems, unready, counts.histograms
     )
-    peers = PeerSearch(manifest_sets) if manifest_sets else None
-    tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads, peers.ask if peers else None)
-    whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log, peers)
+    search = PeerSearch(peers) if peers else None
+    tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads, search.ask if search else None)
+    whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log, search)
+    group = Group(state, observer.snapshot, observer.unready, peers)
     control = Control(
-        config.node_name, state, leases, observer.snapshot, exits, tests, whois, Pushes(manifest_sets)
+        config.node_name, state, leases, observer.snapshot, exits, tests, whois, Pushes(manifest_sets), group
     )
     requests = _requests(config, kernel, known, reconciler, pod_rounds, control, counts)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,
-        sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer, manifest_sets,
+        sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer, peers,
+        manifest_sets,
     )  # fmt: skip
-
-
-def _manifest_sets(config: AgentConfig, ports: Ports, state: NodeState) -> ManifestSets | None:
-    if ports.manifests is None:
-        return None
-    return ManifestSets(config.node_name, state, ports.manifests.files, ports.manifests.channel)
 
 
 def _knowledge(config: AgentConfig, ports: Ports, request: Callable[[], None]) -> _Knowledge:

@@ -27,7 +27,7 @@ from ..policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
 from ..policy.egress_node.pod_probes import PodAnswer, PodProbe
 from ..policy.egress_node.readiness import InterfaceFacts
 from ..policy.egress_node.sync_groups import SyncState
-from .set_ports import Manifests
+from .set_ports import Channel, SetFiles
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -275,5 +275,7 @@ class Ports:
     """Makes a probe; the callback is called if an address falls silent or answers again."""
     connection_sync: Callable[[Callable[[], None]], ConnectionSync]
     """Makes the processes' supervisor; the callback is called with each change of a state."""
-    manifests: Manifests | None = None
+    channel: Channel | None = None
+    """None: this node has no connections with the agents of other nodes."""
+    manifest_files: SetFiles | None = None
     """None: this node gives and takes no manifests."""

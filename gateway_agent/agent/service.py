@@ -35,9 +35,10 @@ class Agent:
     def tasks(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return what has to run as long as the agent does: one that ends by itself has failed."""
         parts = self._parts
-        sets = parts.manifest_sets
+        peers, sets = parts.peers, parts.manifest_sets
         return (
-            *((sets.serve(), sets.follow()) if sets else ()),
+            *((peers.serve(),) if peers else ()),
+            *((sets.follow(),) if sets else ()),
             parts.objects.follow(),
             parts.leases.follow(parts.state.egress_name),
             parts.containers.run(parts.reconciler.request),

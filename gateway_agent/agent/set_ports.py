@@ -1,9 +1,8 @@
-"""The outside world of the exchange of manifests; see :mod:`.ports`."""
+"""The other nodes, and the files that nodes give each other, as the agent sees them; see :mod:`.ports`."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..manifest_sets.acceptance import Local
@@ -28,7 +27,7 @@ class SetFiles(Protocol):
         """Finish what has failed half way. Return in words what was done; empty if there was nothing to do."""
 
 
-class SetChannel(Protocol):
+class Channel(Protocol):
     """Authenticated connections with the agents of other nodes."""
 
     @property
@@ -45,11 +44,3 @@ class SetChannel(Protocol):
         self, peers: Callable[[], Mapping[str, str]], handler: Callable[[str, Request], Awaitable[Answer]]
     ) -> None:
         """Answer requests until cancelled. ``peers``: names of the other nodes by address."""
-
-
-@dataclass(frozen=True)
-class Manifests:
-    """The files store's exchange of manifests with other nodes."""
-
-    files: SetFiles
-    channel: SetChannel

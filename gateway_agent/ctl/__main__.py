@@ -81,9 +81,8 @@ def _parser() -> argparse.ArgumentParser:
 def _add_queries(add: Add) -> None:
     """Add the commands that show what the agent knows."""
     status = add("status", _status, "the verdict, egress IPs and their masters, egress nodes, problems")
-    status.add_argument(
-        "--all", action="store_true", help="add all findings and problems, voters and counts of messages"
-    )
+    status.epilog = questions.STATUS_EXAMPLES
+    status.add_argument("--all", action="store_true", help="ask all nodes, and show one table of them")
     add("pods", _pods, "the pods of this node and the addresses that they use")
     explain = add("explain", _explain, "explain the path of a pod's packets, step by step")
     explain.add_argument("pod", metavar="POD", help="namespace/name, or a name that is unique")
@@ -143,12 +142,15 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
     from . import render, render_connections, render_edits
 
     {**render.FORMS, **render_connections.FORMS, **render_edits.FORMS}[call](
-        answer, render.Page(wide=options.output == "wide", whole=getattr(options, "all", False))
+        answer, render.Page(wide=options.output == "wide")
     )
     return DONE
 
 
 def _status(options: argparse.Namespace) -> int:
+    if options.all:
+        group = _ask(options, "group")
+        return _show(options, "group", group) or (DONE if group["ok"] else NOT_OK)
     answer = _ask(options, "status")
     # A program that reads JSON has the verdict in it. An agent of an older version gives none.
     ok = options.output == "json" or answer.get("verdict", {"ok": True})["ok"]

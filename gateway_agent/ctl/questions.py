@@ -5,6 +5,11 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 
+STATUS_EXAMPLES = """examples:
+  egressctl status
+  egressctl status -o wide     all findings and problems, voters, counts of messages
+  egressctl status --all       one line for each node; exit code 3 if one of them is not OK"""
+
 
 class WrongCall(Exception):
     """An argument makes no question."""

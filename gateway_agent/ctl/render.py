@@ -28,11 +28,13 @@ STYLES = {
     "ok": "green",
     "direct": "yellow",
     "none": "yellow",
+    "no answer": "bold red",
+    "OK": "green",
 }
 MAX_TEXT_CHARS = 10_000
 """Characters of one text that are shown: a list of prefixes may be long."""
 MAX_PROBLEMS = 20
-"""Problems that status shows without ``--all``."""
+"""Problems that status shows without ``-o wide``."""
 PIPED_WIDTH = 10_000
 """Width without a terminal, so that names are never wrapped."""
 
@@ -40,13 +42,13 @@ PIPED_WIDTH = 10_000
 class Page:
     """Writes text to ``file`` (default: stdout). ``NO_COLOR`` is respected.
 
-    ``wide``: all columns, each row on one line. ``whole``: no list is shortened.
+    ``wide``: all columns, each row on one line, and no list is shortened.
     """
 
-    def __init__(self, file: TextIO | None = None, wide: bool = False, whole: bool = False) -> None:
+    def __init__(self, file: TextIO | None = None, wide: bool = False) -> None:
         file = file or sys.stdout
         width = None if file.isatty() and not wide else PIPED_WIDTH
-        self.wide, self.whole = wide, whole
+        self.wide = wide
         self._console = Console(file=file, markup=False, highlight=False, emoji=False, width=width)
 
     def line(self, text: str, style: str = "") -> None:
@@ -103,12 +105,12 @@ def status(answer: Any, page: Page) -> None:
         page.line("")
         page.line("problems:", "bold red")
         problems = answer["problems"]
-        shown = problems if page.whole else problems[:MAX_PROBLEMS]
+        shown = problems if page.wide else problems[:MAX_PROBLEMS]
         for problem in shown:
             page.line(f"  {in_words(problem)}")
         if len(shown) < len(problems):
-            page.line(f"  and {len(problems) - len(shown)} more: egressctl status --all")
-    if page.whole:
+            page.line(f"  and {len(problems) - len(shown)} more: egressctl status -o wide")
+    if page.wide and "voters" in answer:
         page.line("")
         voters = ", ".join(answer["voters"]) or "none are known"
         page.line(f"voters: {voters} (set {answer['voterSet']})")
@@ -121,10 +123,10 @@ def _verdict(verdict: Answer | None, page: Page) -> None:
         return
     page.line(verdict["text"], "green" if verdict["ok"] else "bold red")
     more = verdict["findings"][1:]
-    for finding in more if page.whole else ():
+    for finding in more if page.wide else ():
         page.line(finding["text"])
-    if more and not page.whole:
-        page.line(f"and {len(more)} more: egressctl status --all")
+    if more and not page.wide:
+        page.line(f"and {len(more)} more: egressctl status -o wide")
 
 
 def _started_beside(beside: Answer, page: Page) -> None:

@@ -1,4 +1,4 @@
-"""Render connections: those of a test, and those that somebody asks about."""
+"""Render what several nodes know: how they are, a test, connections that somebody asks about."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .render import Answer, Page
+
+MAX_HELD = 4
+"""Addresses of one node that its line has without ``-o wide``."""
 
 
 def test(answer: Any, page: Page) -> None:
@@ -46,4 +49,23 @@ def _connection_row(row: Answer) -> Sequence[object]:
     return row["start"] or "-", end, *path, *counted, row["gateway"], row["by"]
 
 
-FORMS: Mapping[str, Callable[[Any, Page], None]] = {"test": test, "whois": whois}
+def group(answer: Any, page: Page) -> None:
+    """Print the answer of ``egressctl status --all``."""
+    page.line(answer["text"], "green" if answer["ok"] else "bold red")
+    page.line("")
+    headings = ("NODE", "ADDRESS", "VERDICT", "ROLES", "HOLDS", "VERSION", "MORE", "REASON", "WHAT TO DO")
+    spare = ("WHAT TO DO", "ADDRESS", "MORE", "ROLES", "VERSION")
+    page.table(headings, (_node_row(row, page.wide) for row in answer["nodes"]), spare)
+
+
+def _node_row(row: Answer, wide: bool) -> Sequence[object]:
+    named = row["held"] if wide else row["held"][:MAX_HELD]
+    more = row["heldCount"] - len(named)
+    held = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+    texts = row["address"], row["verdict"], ", ".join(row["roles"]), held, row["version"]
+    others = max(0, row["findings"] - 1)
+    rest = f"+{others}" if others else "", row["reason"], row["hint"]
+    return row["node"], *(text or "-" for text in (*texts, *rest))
+
+
+FORMS: Mapping[str, Callable[[Any, Page], None]] = {"test": test, "whois": whois, "group": group}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from .sets import MAX_SET_BYTES
@@ -10,6 +12,10 @@ MAX_BODY_BYTES = MAX_SET_BYTES + 4096
 """Bytes of a request or an answer."""
 MAX_DETAIL_CHARS = 500
 """Characters of a reason."""
+MAX_HELD = 256
+"""Addresses that a report names."""
+MAX_REPORT_BYTES = 1 << 16
+Text = Annotated[str, msgspec.Meta(max_length=MAX_DETAIL_CHARS)]
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
@@ -33,6 +39,10 @@ class Find(msgspec.Struct, frozen=True, tag="find"):
     """Asks what the other node has seen of a connection, see :mod:`gateway_agent.connection_log.sightings`."""
 
     query: bytes
+
+
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Asks how the other node is."""
 
 
 class Have(msgspec.Struct, frozen=True, tag="have"):
@@ -66,12 +76,36 @@ class Found(msgspec.Struct, frozen=True, tag="found"):
     """Reason why the node could not search; empty if it has."""
 
 
-Request = Ask | Fetch | Offer | Find
-Answer = Have | Content | Result | Found
+class Report(msgspec.Struct, frozen=True, tag="report"):
+    """Says how this node is: its verdict in short."""
+
+    version: Text
+    ok: bool
+    verdict: Text
+    """``OK``, or the title of the worst that is wrong."""
+    reason: Text
+    hint: Text
+    """What to do."""
+    findings: int
+    """How much is wrong."""
+    gateway: bool
+    """The node can be master of an egress IP."""
+    held: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_HELD)]
+    """Addresses that the node is master of."""
+    held_count: int
+
+
+Request = Ask | Fetch | Offer | Find | Look
+Answer = Have | Content | Result | Found | Report
 
 
 class Malformed(Exception):
     """The bytes are no message of this protocol."""
+
+
+def max_answer_bytes(request: Request) -> int:
+    """Return how many bytes the answer to a request may have."""
+    return MAX_REPORT_BYTES if isinstance(request, Look) else MAX_BODY_BYTES
 
 
 def encoded(message: Request | Answer) -> bytes:

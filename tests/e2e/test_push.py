@@ -85,6 +85,34 @@ def content(node: Node) -> dict[str, str]:
     return {path.name: path.read_text() for path in node.manifests.iterdir() if path.suffix == ".yaml"}
 
 
+def group(node: Node) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return exit code and rows of ``egressctl status --all``."""
+    program = str(EGRESSCTL), "--config", str(node.agent.config), "-o", "json", "status", "--all"
+    words = node.machine.command(*program)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert done.stdout, done.stderr
+    return done.returncode, {row["node"]: row for row in json.loads(done.stdout)["nodes"]}
+
+
+def test_each_node_shows_how_all_are(lab: Lab) -> None:
+    def all_well() -> bool:
+        return all(group(node)[0] == 0 for node in lab.nodes.values())
+
+    until(all_well, "all nodes are well, as each of them shows")
+    for node in lab.nodes.values():
+        _, rows = group(node)
+        assert rows.keys() == lab.nodes.keys()
+        held = {name: set(row["held"]) for name, row in rows.items() if row["held"]}
+        status = node.agent.status()["egressIPs"]
+        assert held == {each["master"]: {each["ip"]} for each in status}
+    lab.nodes["w2"].agent.kill()
+    code, rows = group(lab.nodes["w1"])
+    assert (code, rows["w2"]["verdict"], rows["w2"]["reason"]) == (3, "no answer", "Connection refused")
+    assert rows["g1"]["ok"]
+    lab.nodes["w2"].agent.start()
+    until(all_well, "all nodes are well again")
+
+
 def test_an_edit_of_one_node_is_in_force_on_all(lab: Lab) -> None:
     pods = [lab.nodes[name].pod(f"pod-{name}", BACKEND) for name in ("w1", "w2")]
     operator = Operator(lab)

@@ -81,7 +81,7 @@ def test_every_key() -> None:
 def test_manifests_are_exchanged_with_the_files_store_unless_it_is_off() -> None:
     assert parse("agent.yaml", STORE + "cluster: {port: 7000}\n", "host").sets_port == 7000
     assert parse("agent.yaml", "store: {kind: files, push: Off}\n", "host").sets_port == 0
-    assert parse("agent.yaml", "store: {kind: kubernetes}\n", "host").sets_port == 0
+    assert parse("agent.yaml", "store: {kind: kubernetes}\n", "host").sets_port == 7947
 
 
 @pytest.mark.parametrize(("given", "on"), [("On", True), ("Off", False), ('"On"', True), ('"Off"', False)])

@@ -1,4 +1,4 @@
-"""Connections between the agents of nodes, by which they give each other sets of manifests (TCP, ``cluster.port``).
+"""Connections between the agents of nodes, for one question and its answer each (TCP, ``cluster.port``).
 
 A peer is one of the addresses of the inventory, or is cut off at once. Connections are few, short and bounded in bytes
 before a peer has proven that it has the cluster key. What is said is :mod:`gateway_agent.manifest_sets.session`'s.
@@ -61,8 +61,8 @@ class SetChannel:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """Return the problem that the agent cannot listen; empty if it does."""
-        hint = "another program may use cluster.port over TCP; it is tried again, and store.push: Off does without"
-        return (Problem("push", "", self._trouble, hint),) if self._trouble else ()
+        hint = "another program may use cluster.port over TCP; it is tried again"
+        return (Problem("peers", "", self._trouble, hint),) if self._trouble else ()
 
     async def call(self, node: str, address: str, source: str, request: Request) -> Answer:
         """Return the answer of another node. ``source``: this node's own address.
@@ -83,10 +83,11 @@ class SetChannel:
                 challenge = await _frame(reader, MAX_HANDSHAKE_BYTES)
                 writer.write(client.request(challenge, messages.encoded(request)))
                 await writer.drain()
-                return messages.answer(client.answer(await _frame(reader, MAX_FRAME_BYTES)))
+                most = messages.max_answer_bytes(request) + session.MAC_BYTES
+                return messages.answer(client.answer(await _frame(reader, most)))
         except (asyncio.IncompleteReadError, ConnectionResetError, BrokenPipeError) as error:
             raise Refused(
-                "it closed the connection: it has another key, or not this node's address"
+                "it closed the connection: it has another key or version, or not this node's address"
             ) from error
         except messages.Malformed as error:
             raise Refused(f"its answer cannot be read: {error}") from error

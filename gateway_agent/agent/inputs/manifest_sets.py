@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from ...manifest_sets import acceptance, messages, sets
 from ...manifest_sets.acceptance import Decision, Local, Outcome
-from ...manifest_sets.messages import Answer, Ask, Content, Fetch, Find, Found, Have, Request, Result
+from ...manifest_sets.messages import Answer, Ask, Content, Fetch, Have, Offer, Result
 from ...manifest_sets.session import Refused
 from ...manifest_sets.sets import NONE, ManifestSet, Version
 from ...manifests.model import Problem
-from ..set_ports import SetChannel, SetFiles
-from ..state import NodeState
+from ..set_ports import SetFiles
+from .peers import Peers
 
 log = logging.getLogger(__name__)
 POLL_INTERVAL_S = 5.0
@@ -26,13 +26,10 @@ FIRST_POLL_INTERVAL_S = 0.5
 class ManifestSets:
     """The sets of one node. ``apply`` runs once at a time; all belongs to the agent's event loop."""
 
-    def __init__(self, node: str, state: NodeState, files: SetFiles, channel: SetChannel) -> None:
-        self.node = node
-        self.search: Callable[[Find], Awaitable[Found]] | None = None
-        """Answers questions about connections, which come by the same channel."""
-        self._state = state
+    def __init__(self, peers: Peers, files: SetFiles) -> None:
+        self.node = peers.node
+        self.peers = peers
         self._files = files
-        self._channel = channel
         self._changing = asyncio.Lock()
         self._version: Version = NONE
         self._targets: tuple[str, ...] = ()
@@ -41,6 +38,9 @@ class ManifestSets:
         self._waiting: list[str] = []
         """Nodes that are asked before any is asked again."""
         self._trouble = ""
+        self._looked = False
+        for kind in (Ask, Fetch, Offer):
+            peers.handle(kind, self.answer)
 
     @property
     def problems(self) -> tuple[Problem, ...]:
@@ -55,25 +55,6 @@ class ManifestSets:
             found.append(Problem("manifests", "", words, hint))
         return tuple(found)
 
-    def peers(self) -> dict[str, str]:
-        """Return the addresses of the other nodes by name; none if this node is not in the inventory."""
-        plan = self._state.plan
-        if plan is None or plan.me is None:
-            return {}
-        mine = ":" in plan.me.address
-        others = (node for node in plan.nodes if node.name != plan.node)
-        return {node.name: node.address for node in others if (":" in node.address) == mine}
-
-    async def serve(self) -> None:
-        """Answer other nodes. Ends with its task."""
-        try:
-            await self._look()
-        except OSError as error:
-            self._say(str(error))
-        await self._channel.serve(
-            lambda: {address: name for name, address in self.peers().items()}, self.answer
-        )
-
     async def follow(self) -> None:
         """Ask one node after another for a newer set. Ends with its task."""
         interval = FIRST_POLL_INTERVAL_S
@@ -82,26 +63,20 @@ class ManifestSets:
             try:
                 if done := await self._files.repair():
                     log.warning("%s", done)
+                if not self._looked:
+                    await self._look()
                 if await self._poll():
                     interval = POLL_INTERVAL_S
                 self._trouble = ""
             except OSError as error:
                 self._say(str(error))
 
-    async def call(self, node: str, request: Request) -> Answer:
-        """Return the answer of another node. Raises OSError and :class:`Refused`."""
-        plan = self._state.plan
-        address = self.peers().get(node)
-        if address is None or plan is None or plan.me is None:
-            raise Refused("the inventory has no address of it, or none of this node")
-        return await self._channel.call(node, address, plan.me.address, request)
-
-    async def answer(self, peer: str, request: Request) -> Answer:
+    async def answer(self, peer: str, request: Ask | Fetch | Offer) -> Answer:
         """Return the answer to another node."""
         if isinstance(request, Ask):
+            if not self._looked:
+                await self._look()
             return Have(*self._version, self._targets)
-        if isinstance(request, Find):
-            return await self.search(request) if self.search else Found(b"", "it does not search")
         if isinstance(request, Fetch):
             local = await self._look()
             return Content(sets.packed(local.last) if local.last else b"")
@@ -146,7 +121,7 @@ class ManifestSets:
 
         Raises OSError and :class:`Refused`.
         """
-        have = await self.call(node, Ask())
+        have = await self.peers.call(node, Ask())
         if not isinstance(have, Have):
             raise Refused("it answers another question")
         theirs = Version(have.number, have.digest)
@@ -157,7 +132,7 @@ class ManifestSets:
     async def _fetch(self, node: str, version: Version) -> None:
         manifests = self._kept_out[0] if self._kept_out else None
         if manifests is None or manifests.version != version:
-            content = await self.call(node, Fetch())
+            content = await self.peers.call(node, Fetch())
             try:
                 manifests = sets.unpacked(content.manifests) if isinstance(content, Content) else None
             except sets.Malformed as error:
@@ -167,7 +142,7 @@ class ManifestSets:
 
     async def _poll(self) -> bool:
         """Ask the next node. Return True if it has answered."""
-        peers = self.peers()
+        peers = self.peers.addresses()
         self._waiting = [name for name in self._waiting if name in peers] or _shuffled(peers)
         if not self._waiting:
             return False
@@ -181,6 +156,7 @@ class ManifestSets:
 
     async def _look(self) -> Local:
         local = await self._files.read()
+        self._looked = True
         self._version, self._targets = local.version, local.last.targets if local.last else ()
         if self._kept_out and self._kept_out[0].version <= local.version:
             self._kept_out = None

@@ -71,7 +71,7 @@ class _Push:
         self._files = files
         self._to = to
         self._force = force
-        everybody = (manifests.node, *sorted(manifests.peers()))
+        everybody = (manifests.node, *sorted(manifests.peers.addresses()))
         if unknown := [name for name in to if name not in everybody]:
             raise NotPushed(f"no node {', '.join(unknown)}", f"one of {', '.join(everybody)}")
         self._targets = to or everybody
@@ -149,12 +149,12 @@ class _Push:
                 if name in self._targets:
                     self._results[name] = Decision(Outcome.UNREACHABLE, _reason(error))
 
-        await self._together(ask(name) for name in self._manifests.peers())
+        await self._together(ask(name) for name in self._manifests.peers.addresses())
         return max(found)
 
     async def _offer(self, name: str, manifests: ManifestSet) -> None:
         try:
-            answer = await self._manifests.call(name, Offer(sets.packed(manifests), self._force))
+            answer = await self._manifests.peers.call(name, Offer(sets.packed(manifests), self._force))
             if not isinstance(answer, Result):
                 raise Refused("it answers another question")
             self._results[name] = Decision(

@@ -17,6 +17,7 @@ from ..inputs.lease_client import LeaseClient, NotHandedOver
 from ..inputs.push import NotPushed, Pushes
 from ..rounds.exit_checks import ExitChecks
 from ..state import NodeState
+from .group import Group
 from .pod_tests import PodTests
 from .whois import Whois
 
@@ -36,6 +37,7 @@ class Control:
         tests: PodTests,
         whois: Whois,
         pushes: Pushes,
+        group: Group,
     ) -> None:
         self._node = node
         self._state = state
@@ -45,6 +47,7 @@ class Control:
         self._pushes = pushes
         self._calls: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "status": self._status,
+            "group": group.status,
             "pods": self._pods,
             "explain": self._explain,
             "events": self._events,

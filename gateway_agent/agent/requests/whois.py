@@ -20,7 +20,7 @@ from ...manifest_sets.session import Refused
 from ...manifests import prefixes
 from ...show import connections
 from ...show.status import NotKnown
-from ..inputs.manifest_sets import ManifestSets
+from ..inputs.peers import Peers
 from ..pods.records import Pods
 from ..ports import ConnectionSearch, Threads
 from ..state import NodeState
@@ -38,8 +38,8 @@ HINT = "as 172.16.0.50:40000 or [2001:db8::50]:40000"
 class PeerSearch:
     """Questions about connections to other nodes, and those of others, by the channel of the agents."""
 
-    def __init__(self, manifest_sets: ManifestSets) -> None:
-        self._channel = manifest_sets
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """One question to a node at a time: a node takes few connections of another one."""
 
@@ -47,7 +47,7 @@ class PeerSearch:
         """Return what another node has seen. Raises OSError if it gives no answer."""
         try:
             async with self._turns[node]:
-                found = await self._channel.call(node, Find(msgspec.msgpack.encode(query)))
+                found = await self._peers.call(node, Find(msgspec.msgpack.encode(query)))
             if not isinstance(found, Found) or found.trouble:
                 raise Refused(found.trouble if isinstance(found, Found) else "its answer is of another kind")
             return msgspec.msgpack.decode(found.sightings, type=list[Sighting])
@@ -57,7 +57,7 @@ class PeerSearch:
     def serve(self, here: Callable[[Query], Awaitable[list[Sighting]]]) -> None:
         """Answer other nodes from now on. ``here``: returns what this node has seen."""
 
-        async def answer(request: Find) -> Found:
+        async def answer(_: str, request: Find) -> Found:
             try:
                 query = msgspec.msgpack.decode(request.query, type=Query)
                 if not 0 <= query.end[1] <= MAX_PORT:
@@ -67,7 +67,7 @@ class PeerSearch:
                 return Found(b"", str(error)[:MAX_DETAIL_CHARS])
             return Found(msgspec.msgpack.encode(found))
 
-        self._channel.search = answer
+        self._peers.handle(Find, answer)
 
 
 class Whois:

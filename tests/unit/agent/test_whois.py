@@ -64,19 +64,21 @@ class Network:
 
 
 class Channel:
-    """The channel of one node."""
-
-    search: Any = None
+    """The connections of one node with the others."""
 
     def __init__(self, network: Network, node: str) -> None:
         self.network = network
+        self.handlers: dict[Any, Any] = {}
         network.nodes[node] = self
 
     async def call(self, node: str, request: Request) -> Answer:
         if node not in self.network.nodes:
             raise Refused(f"{node} is away")
-        answer: Answer = await self.network.nodes[node].search(request)
+        answer: Answer = await self.network.nodes[node].handlers[type(request)]("", request)
         return answer
+
+    def handle(self, kind: Any, handler: Any) -> None:
+        self.handlers[kind] = handler
 
 
 def cluster(*absent: str, logging: bool = True, **seen: Search) -> dict[str, Whois]:
@@ -167,7 +169,7 @@ def test_another_node_may_send_anything(raw: bytes) -> None:
     plan = Plan("g1", 0x0FF00000, 4799, 1450, NODES, (EGRESS,), (), ())
     parts: Any = (NoPods(), Search(), Threads(), None, PeerSearch(channel))  # type: ignore[arg-type]
     Whois(NodeState(plan=plan), *parts)
-    found = asyncio.run(channel.search(Find(raw)))
+    found = asyncio.run(channel.handlers[Find]("w1", Find(raw)))
     assert isinstance(found, Found)
     assert found.trouble
 
@@ -177,9 +179,9 @@ def test_another_node_may_answer_anything(said: Answer) -> None:
     network = Network()
     channel = Channel(network, "g1")
 
-    async def answer(_: Ask | Find) -> Answer:
+    async def answer(_: str, __: Ask | Find) -> Answer:
         return said
 
-    channel.search = answer
+    channel.handle(Find, answer)
     with pytest.raises(OSError, match=r"broken|kind|MessagePack"):
         asyncio.run(PeerSearch(Channel(network, "w1")).ask("g1", Query(SHOWN)))  # type: ignore[arg-type]

@@ -222,8 +222,8 @@ def test_status_shows_the_first_problems_and_all_of_them_if_asked(
     agent.answers["status"] = {**STATUS, "problems": problems, **more}
     run(agent, "status")
     out = capsys.readouterr().out
-    assert (out.count("is wrong"), "and 30 more: egressctl status --all" in out) == (20, True)
-    run(agent, "status", "--all")
+    assert (out.count("is wrong"), "and 30 more: egressctl status -o wide" in out) == (20, True)
+    run(agent, "-o", "wide", "status")
     out = capsys.readouterr().out
     assert (out.count("is wrong"), "voters: g1, g2 (set 3)" in out, "bad_mac" in out) == (50, True, True)
 
@@ -256,10 +256,45 @@ def test_the_verdict_is_the_first_line(agent: Agent, capsys: pytest.CaptureFixtu
     run(agent, "status")
     assert capsys.readouterr().out.splitlines()[:2] == [
         FINDINGS[0]["text"],
-        "and 1 more: egressctl status --all",
+        "and 1 more: egressctl status -o wide",
     ]
-    run(agent, "status", "--all")
+    run(agent, "-o", "wide", "status")
     assert capsys.readouterr().out.splitlines()[:2] == [finding["text"] for finding in FINDINGS]
+
+
+GROUP: dict[str, Any] = {
+    "ok": True,
+    "text": "OK: all nodes, 2 in number",
+    "nodes": [
+        {"node": name, "address": f"10.0.0.{number}", "ok": True, "verdict": "OK", "roles": ["node", "gateway"],
+         "held": [f"172.16.0.{n}" for n in range(6)] if name == "g1" else [], "heldCount": 300 * (name == "g1"),
+         "version": "1.2.3", "reason": "", "hint": "", "findings": 0}
+        for number, name in enumerate(("g1", "g2"), 7)
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("output", ["text", "wide", "json"])
+def test_the_worst_node_decides_how_the_status_of_all_ends(
+    agent: Agent, output: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent.answers["group"] = GROUP
+    assert run(agent, "-o", output, "status", "--all") == 0
+    agent.answers["group"] = {**GROUP, "ok": False}
+    assert run(agent, "-o", output, "status", "--all") == 3
+    out = capsys.readouterr().out
+    assert "g1" in out
+    assert "g2" in out
+
+
+def test_the_table_of_all_nodes(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    agent.answers["group"] = GROUP
+    run(agent, "status", "--all")
+    first, _, _, held, _ = capsys.readouterr().out.splitlines()
+    assert first == "OK: all nodes, 2 in number"
+    assert "172.16.0.3 and 296 more" in held
+    run(agent, "-o", "wide", "status", "--all")
+    assert "172.16.0.5 and 294 more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [20, 45, 80])

@@ -13,7 +13,16 @@ from gateway_agent.adapters.servers import set_channel
 from gateway_agent.adapters.servers.set_channel import SetChannel
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.manifest_sets import session
-from gateway_agent.manifest_sets.messages import MAX_BODY_BYTES, Answer, Ask, Have, Offer, Request, Result
+from gateway_agent.manifest_sets.messages import (
+    MAX_BODY_BYTES,
+    Answer,
+    Ask,
+    Have,
+    Look,
+    Offer,
+    Request,
+    Result,
+)
 from gateway_agent.manifest_sets.session import Client, Refused
 
 RING, OTHER = Keyring(Key.parse(b"k" * 16)), Keyring(Key.parse(b"o" * 16))
@@ -33,10 +42,11 @@ class Served:
         self.port = port
         self.channel = SetChannel("w2", port, lambda: RING)
         self.asked: list[tuple[str, Request]] = []
+        self.detail = ""
 
     async def answer(self, peer: str, request: Request) -> Answer:
         self.asked.append((peer, request))
-        return Have(3, b"d") if isinstance(request, Ask) else Result("applied")
+        return Have(3, b"d") if isinstance(request, Ask) else Result("applied", self.detail)
 
     async def ask(
         self,
@@ -186,3 +196,13 @@ def test_a_node_that_is_not_there_is_no_authentic_answer() -> None:
             await Served(free_port()).ask()
 
     asyncio.run(scenario())
+
+
+def test_a_report_that_is_too_long_is_not_read() -> None:
+    async def scenario(served: Served) -> None:
+        served.detail = "x" * (1 << 17)
+        assert isinstance(await served.ask(Offer(b"")), Result)
+        with pytest.raises(Refused, match="too long"):
+            await served.ask(Look())
+
+    run(scenario)

@@ -13,6 +13,7 @@ import pytest
 from cni.plan import Plan, PlanNode
 from gateway_agent.agent.inputs import manifest_sets
 from gateway_agent.agent.inputs.manifest_sets import ManifestSets
+from gateway_agent.agent.inputs.peers import Peers
 from gateway_agent.agent.inputs.push import NotPushed, Pushes
 from gateway_agent.agent.state import NodeState
 from gateway_agent.manifest_sets import sets
@@ -89,7 +90,7 @@ class Group:
         inventory = tuple(PlanNode(each, ADDRESSES[each]) for each in self.names)
         state = NodeState(plan=Plan(name, 0xFF00000, 4799, 1450, inventory))
         self.disks[name] = disk
-        self.nodes[name] = ManifestSets(name, state, disk, Wire(self, name))
+        self.nodes[name] = ManifestSets(Peers(name, state, Wire(self, name)), disk)
         self.pushes[name] = Pushes(self.nodes[name])
 
     async def push(
