@@ -18,6 +18,7 @@ from typing import Any
 from . import documents, registry
 from .apiserver.client import Cluster
 from .apiserver.upstream import reached
+from .bridge import bridge
 from .capture import Capture
 from .documents import Document
 from .namespace import Namespace
@@ -113,14 +114,14 @@ class Lab:
                 node.write(name, content)
 
     def _wire(self, host: Host, machine: Namespace, interface: Interface) -> None:
-        lan, bridge = self.machines["lan"], f"br-{interface.segment}"
-        if bridge not in self._bridges:
-            lan.ip(f"link add {bridge} type bridge", f"link set {bridge} up")
-            self._bridges.add(bridge)
+        lan, segment = self.machines["lan"], f"br-{interface.segment}"
+        if segment not in self._bridges:
+            lan.ip(*bridge(segment))
+            self._bridges.add(segment)
         port = _port(host.name, interface.name)
         lan.ip(
             f"link add {port} type veth peer name {interface.name} netns {machine.name}",
-            f"link set {port} master {bridge} up",
+            f"link set {port} master {segment} up",
         )
         machine.ip(f"link set {interface.name} up")
         if interface.address:

@@ -20,6 +20,7 @@ from cni.plan import PlanNode
 from gateway_agent.adapters.daemons.conntrackd import ConnectionSync
 from gateway_agent.policy.egress_node import sync_groups
 from gateway_agent.policy.egress_node.sync_groups import Syncing, SyncState
+from tests.lab.bridge import bridge
 from tests.lab.namespace import Namespace
 from tests.lab.waiting import until
 
@@ -125,7 +126,7 @@ class Bench:
 
     def lay_out(self) -> None:
         self.switch.create()
-        self.switch.ip(*(line for name in ("near", "far") for line in _bridge(name)))
+        self.switch.ip(*(line for name in ("near", "far") for line in bridge(name)))
         self.worker.create()
         self._wire(self.worker, "near", "eth0", f"{WORKER}/24")
         self.server.create()
@@ -137,11 +138,11 @@ class Bench:
         self.server.spawn(*service, log=self.log)
         until(lambda: b"ready" in self.log.read_bytes(), "the service listens")
 
-    def _wire(self, host: Namespace, bridge: str, device: str, address: str) -> None:
+    def _wire(self, host: Namespace, segment: str, device: str, address: str) -> None:
         port = f"{host.name.removeprefix(PREFIX)}-{device}"
         self.switch.ip(
             f"link add {port} type veth peer name {device} netns {host.name}",
-            f"link set {port} master {bridge} up",
+            f"link set {port} master {segment} up",
         )
         host.ip(f"addr add {address} dev {device}", f"link set {device} up")
 
@@ -200,10 +201,6 @@ class Bench:
             gateway.namespace.delete()
         for host in (self.worker, self.server, self.switch):
             host.delete()
-
-
-def _bridge(name: str) -> tuple[str, str]:
-    return f"link add {name} type bridge", f"link set {name} up"
 
 
 async def agent(run_dir: Path) -> None:

@@ -25,6 +25,7 @@ from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PolicySet
 from gateway_agent.gateway_rules.snat import gateway_nft
 from gateway_agent.policy import keeper_config
 from tests.lab import vxlan
+from tests.lab.bridge import bridge
 from tests.lab.capture import Capture
 from tests.lab.namespace import Namespace
 from tests.lab.packets import send
@@ -187,10 +188,9 @@ class Node:
             self.machine.ip(f"address add {v6(SOURCES[name])}/64 dev eth1 nodad")
         router = "172.16.0.254" if name in SOURCES else "10.0.0.254"
         self.machine.ip(
-            "link add cbr0 type bridge",
+            *bridge("cbr0"),
             "address add 10.244.0.1/24 dev cbr0",
             "address add fd00:244::1/64 dev cbr0 nodad",
-            "link set cbr0 up",
             f"route add default via {router}",
             f"route add default via {v6(router)}",
         )
@@ -201,14 +201,14 @@ class Node:
             " ip6 saddr fd00:244::/31 ip6 daddr != fd00:244::/31 masquerade; }; }"
         )
 
-    def _wire(self, outside: Namespace, interface: str, bridge: str, address: str) -> None:
+    def _wire(self, outside: Namespace, interface: str, segment: str, address: str) -> None:
         far = f"{self.name}-{interface}"
         self.machine.ip(
             f"link add {interface} type veth peer name {far} netns {outside.name}",
             f"address add {address} dev {interface}",
             f"link set {interface} up",
         )
-        outside.ip(f"link set {far} master {bridge} up")
+        outside.ip(f"link set {far} master {segment} up")
 
     def ensure(self, wanted: Plan) -> tuple[str, ...]:
         """Node and gateway tables, devices, routes and rules, as the agent has them made."""
@@ -290,10 +290,8 @@ def lab(log: Path) -> Iterator[Lab]:
         made.append(outside)
         outside.create({"net/ipv4/ip_forward": "1"})
         outside.ip(
-            "link add br-u type bridge",
-            "link add br-e type bridge",
-            "link set br-u up",
-            "link set br-e up",
+            *bridge("br-u"),
+            *bridge("br-e"),
             "address add 10.0.0.254/24 dev br-u",
             f"address add {v6('10.0.0.254')}/64 dev br-u nodad",
             "address add 172.16.0.254/24 dev br-e",

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from gateway_agent.lease.ipc import EgressIPSpec, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
+from tests.lab.bridge import bridge
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 
@@ -125,7 +126,7 @@ class Cluster:
 
     def lay_out(self) -> None:
         self.switch.create()
-        self.switch.ip("link add br0 type bridge", "link set br0 up", f"addr add {OUTSIDER}/24 dev br0")
+        self.switch.ip(*bridge("br0"), f"addr add {OUTSIDER}/24 dev br0")
         for name, address in NODES.items():
             node = self.nodes[name]
             node.namespace.create()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 
+from tests.lab.bridge import bridge
 from tests.lab.namespace import Namespace
 
 
@@ -18,7 +19,7 @@ class Lan:
 
     def create(self) -> None:
         self.switch.create()
-        self.switch.ip("link add lan type bridge mcast_snooping 0", "link set lan up")
+        self.switch.ip(*bridge("lan", "mcast_snooping 0"))
         for number, machine in enumerate((self.a, self.b, self.c), 1):
             machine.create({"net/ipv6/conf/default/accept_dad": "0", "net/ipv6/conf/all/accept_dad": "0"})
             port = f"port{number}"
