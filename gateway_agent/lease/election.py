@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from .egress_ips.egress_ip import Event
 from .ipc import EgressIPSpec
-from .mastership.egress_ip import Event
 from .node_state import NodeState
 from .placement.candidates import ElectionInput, candidates, effective_specs
 from .placement.masterless import Masterless

@@ -12,6 +12,7 @@ from typing import Annotated
 import msgspec
 
 from .limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
+from .voting.quorum_view import Electorate
 from .voting.voter_set import VoterSet
 
 SOCKET = "keeper.sock"
@@ -143,6 +144,19 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     """Further keys that messages may be signed with."""
     facts: Facts | None = None
     """The settings of this node, without its keys, as they are sent to other nodes."""
+
+    @property
+    def electorate(self) -> Electorate:
+        """Return the nodes that can vote, and the rules for few of them."""
+        egress_nodes = tuple(sorted(peer.name for peer in self.peers if peer.egress))
+        return Electorate(
+            self.node,
+            tuple(peer.name for peer in self.peers),
+            egress_nodes,
+            self.duration_ns,
+            self.availability_first,
+            self.published,
+        )
 
 
 class EgressState(msgspec.Struct, frozen=True):

@@ -168,7 +168,7 @@ class LeaseNode:
         if deferred := state.voter_node.due(now):
             # At once: a new master waits for it. All else that is due comes with the next wake.
             for each in deferred:
-                self._reception.vote(each.sender, each.incarnation, each.heartbeat, now)
+                self._reception.vote(each.sender, each.incarnation, each.request, now)
             return self._finish(now)
         self.ownership.start_handover(now)
         self.ownership.silence(now)
@@ -284,7 +284,7 @@ class LeaseNode:
             if not self._transmission.take_permit(now):
                 break
             if request := self._transmission.send(now):
-                self._reception.vote(state.me, self.endpoint.incarnation, request, now)
+                self._reception.vote(state.me, self.endpoint.incarnation, request.vote_request, now)
             self._due.heartbeat = False
         state.watch_isolation(now)
         shown = self.endpoint.heard.revision + self.agreement.revision

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .egress_ips.due import Due
 from .ipc import Facts, KeeperConfig
 from .lifecycle import Lifecycle
 from .mastership.acquisition import Timers
-from .mastership.due import Due
 from .mastership.ownership import Ownership
 from .mastership.subscribers import Subscribers
 from .message_builder import MessageBuilder
@@ -48,7 +48,7 @@ class NodeState:
         self.voter_node = VoterNode(self.voter_set, memory, config.duration_ns, now)
         self.proposer = Proposer(config.node)
         self.failure_detector = FailureDetector()
-        self.quorum_view = QuorumView(config, self.voter_set, self.voter_node.silent_until, now)
+        self.quorum_view = QuorumView(config.electorate, self.voter_set, self.voter_node.silent_until, now)
         self.subscribers = Subscribers()
         self.agreement = Agreement()
         self.lifecycle = Lifecycle(now)
@@ -71,7 +71,7 @@ class NodeState:
             self.subscribers.add(newcomer, now)
         self.subscribers.retain(peers)
         self.endpoint.peers = peers
-        self.quorum_view.configure(config)
+        self.quorum_view.configure(config.electorate)
         self.agreement.configure(config.facts, peers.keys(), config.egress)
         self.failure_detector.retain(self.egress_nodes)
         if config.stopping:

@@ -11,6 +11,7 @@ from .messages.wire import Opened
 from .node_state import NodeState
 from .voting.members import Member
 from .voting.protocol import DURATION, Release
+from .voting.voter_node import VoteRequest
 from .voting.voter_set import PROPOSER_LEASE
 
 
@@ -47,7 +48,7 @@ class Reception:
         if isinstance(body, Heartbeat):
             self._take_heartbeat(sender, body, now)
             if self._node.me in body.asked:
-                self.vote(sender, opened.incarnation, body, now)
+                self.vote(sender, opened.incarnation, body.vote_request, now)
         elif isinstance(body, Answer):
             self._count(sender, body, now)
         elif isinstance(body, Subscribe):
@@ -106,11 +107,11 @@ class Reception:
         if held:
             self._node.outbox.put([sender], Holding(tuple(held)))
 
-    def vote(self, sender: str, incarnation: int, heartbeat: Heartbeat, now: int) -> None:
+    def vote(self, sender: str, incarnation: int, request: VoteRequest, now: int) -> None:
         """Judge the claims of a request, as a voter, and answer."""
-        answer = self._node.voter_node.vote(
-            sender, incarnation, heartbeat, self._node.config.duration_ns, now
-        )
+        verdict = self._node.voter_node.vote(sender, incarnation, request, self._node.config.duration_ns, now)
+        voter_set = self._node.voter_set
+        answer = Answer(request.seq, voter_set.current, voter_set.accepted, verdict.granted, verdict.refused)
         if sender == self._node.me:
             self._count(sender, answer, now)
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from gateway_agent.lease.mastership.egress_ip import TRANSITIONS, Phase
+from gateway_agent.lease.egress_ips.egress_ip import TRANSITIONS, Phase
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "design" / "lease-states.md"
 BEGIN, END = "<!-- python -m tests.tools.lease_diagram -->\n", "<!-- end -->\n"

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from ..egress_ips.egress_ip import EgressIPs, Event, Phase, Wait
 from ..placement.placement import rendezvous_hash
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Refusal, Release, Request
-from .egress_ip import EgressIPs, Event, Phase, Wait
 from .masters import REPORT_NS
 from .owner import Owner
 

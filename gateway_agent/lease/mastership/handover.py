@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..egress_ips.egress_ip import EgressIPs, Event, HandoverState, Phase
 from ..placement.rebalance import Gift
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
-from .egress_ip import EgressIPs, Event, HandoverState, Phase
 
 QUEUE_TIMEOUT_NS = 1 * SECOND
 """Longest time that a master waits for workers. A worker answers in a round trip, on a busy machine later; one that has

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ..egress_ips.egress_ip import EgressIP, EgressIPs
+from ..egress_ips.master_entry import HOLD_NS, QUEUE_TIMED_OUT, MasterEntry
 from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, NEVER
-from .egress_ip import EgressIP, EgressIPs
-from .master_entry import HOLD_NS, QUEUE_TIMED_OUT, MasterEntry
 
 REPORT_NS = 500 * MILLISECOND
 """Interval at which an egress node sends to each subscriber if nothing changes."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from ..egress_ips.egress_ip import MASTER, EgressIP, EgressIPs, Phase
+from ..egress_ips.master_entry import MasterEntry
 from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, SECOND, LeaseState, Release
-from .egress_ip import MASTER, EgressIP, EgressIPs, Phase
-from .master_entry import MasterEntry
 
 REPEAT_NS = 1 * SECOND
 """Time for which a release is repeated in each heartbeat."""

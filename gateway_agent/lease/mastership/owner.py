@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..egress_ips.egress_ip import LEASED, MASTER, EgressIP, EgressIPs, Event, Phase
 from ..voting.protocol import (
     DURATION,
     MARGIN_NS,
@@ -31,7 +32,6 @@ from ..voting.protocol import (
     lease_end,
     ticket_ns,
 )
-from .egress_ip import LEASED, MASTER, EgressIP, EgressIPs, Event, Phase
 
 
 class Owner:

@@ -1,12 +1,15 @@
 """The egress IPs of one node: those that it is master of, those that it requests, and the masters that it follows.
 
-Each input leads here to transitions of :mod:`.egress_ip`; :class:`Ownership` alone knows all of their consequences.
+Each input leads here to transitions of :mod:`..egress_ips.egress_ip`; :class:`Ownership` alone knows all of their
+consequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..egress_ips.due import Due
+from ..egress_ips.egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from ..ipc import EgressIPSpec
 from ..messages.bodies import Answer, MasterAnnouncement
 from ..placement.candidates import WARM_UP_NS, kept
@@ -16,8 +19,6 @@ from ..voting.protocol import EPOCH, HELD, NEVER, Release, Request, Verdict, lea
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
 from .acquisition import Acquisition, Timers
-from .due import Due
-from .egress_ip import CANDIDATE, LEASED, EgressIP, EgressIPs, Event, Phase
 from .handover import Handovers
 from .masters import MasterTable
 from .own_masters import OwnMasters

@@ -11,6 +11,7 @@ from ..ipc import Facts
 from ..limits import Carried, Duration, Epoch, Identity, Milliseconds, Name, Seconds, Text
 from ..limits import Counter as Number
 from ..voting.protocol import Claim, Refusal, Release
+from ..voting.voter_node import VoteRequest
 from ..voting.voter_set import Proposal, VoterSet
 
 
@@ -72,6 +73,11 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     known: tuple[Identity, ...] | None = None
     facts: Facts | None = None
     """Settings of the sender; None: left out, as everywhere but in the answer to a :class:`Subscribe`."""
+
+    @property
+    def vote_request(self) -> VoteRequest:
+        """Return what the heartbeat asks of a voter."""
+        return VoteRequest(self.seq, self.duration_ns, self.voters, self.claims, self.proposal)
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from ..mastership.egress_ip import EgressIP, EgressIPs, Taken
+from ..egress_ips.egress_ip import EgressIP, EgressIPs, Taken
 from ..voting.protocol import SECOND
 
 REBALANCE_WINDOW_NS = 15 * SECOND

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ..egress_ips.egress_ip import EgressIPs
 from ..ipc import EgressIPSpec
-from ..mastership.egress_ip import EgressIPs
 from ..voting.protocol import SECOND, Release
 from ..voting.voter_set import PROPOSER_LEASE
 from .candidates import ElectionInput

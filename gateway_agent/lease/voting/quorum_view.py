@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..ipc import KeeperConfig
+from dataclasses import dataclass
+
 from .protocol import NEVER, SECOND, Quorum
 from .voter_set import VoterSet, VoterSetState, first_voters, next_voters
 
@@ -15,38 +16,53 @@ NO_QUORUM_TIMEOUT_NS = 3 * SECOND
 NEVER_HEARD = -NEVER
 
 
+@dataclass(frozen=True)
+class Electorate:
+    """The nodes that can vote, and the rules for few of them."""
+
+    me: str
+    names: tuple[str, ...]
+    """All nodes of the inventory, this one too."""
+    egress_nodes: tuple[str, ...]
+    """Those that can be master, sorted."""
+    duration_ns: int
+    """Lease time of this node."""
+    availability_first: bool
+    published: VoterSet | None
+    """The voter set that the cluster names."""
+
+
 class QuorumView:
     """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
-        self, config: KeeperConfig, voter_set_state: VoterSetState, silent_until: int, now: int
+        self, electorate: Electorate, voter_set_state: VoterSetState, silent_until: int, now: int
     ) -> None:
         """``silent_until``: when this node votes itself, at the earliest."""
         self.voter_set_state = voter_set_state
-        self.longest_ns = config.duration_ns
+        self.longest_ns = electorate.duration_ns
         """The longest lease time that was ever in use, as far as this node knows."""
         self._silent_until = silent_until
         self._started_at = self._last_heard_at = now
         self._heard: dict[str, int] = {}
         self._answered: dict[str, int] = {}
-        self.configure(config)
+        self.configure(electorate)
 
-    def configure(self, config: KeeperConfig) -> None:
+    def configure(self, electorate: Electorate) -> None:
         """Take on another configuration."""
-        self._config = config
-        self._me = config.node
-        self._names = [peer.name for peer in config.peers]
-        self.egress_nodes = tuple(sorted(peer.name for peer in config.peers if peer.egress))
-        self._expects_others = any(name != config.node for name in self.egress_nodes)
+        self._electorate = electorate
+        self._me, self._names = electorate.me, electorate.names
+        self.egress_nodes = electorate.egress_nodes
+        self._expects_others = any(name != self._me for name in self.egress_nodes)
         # A voter may be out of the inventory: it is heard no more, but its last answer counts for as long as any.
         known = {*self._names, *self.voter_set_state.current.members}
         self._heard = {name: at for name, at in self._heard.items() if name in known}
         self._answered = {name: at for name, at in self._answered.items() if name in known}
         self.voter_set_state.bootstrap_from(first_voters(self.egress_nodes, self._names))
-        self.raise_max_lease(config.duration_ns)
+        self.raise_max_lease(electorate.duration_ns)
         # Of two nodes the last one has no majority to lose, and asks the LAN. AvailabilityFirst accepts the risk.
-        held = len(self._names) > 2 and not config.availability_first
-        self.voter_set_state.published = config.published if held else None
+        held = len(self._names) > 2 and not electorate.availability_first
+        self.voter_set_state.published = electorate.published if held else None
 
     def raise_max_lease(self, duration_ns: int) -> None:
         """Take in that a node uses leases of this length."""
@@ -85,15 +101,15 @@ class QuorumView:
         For one lease time after a change of the voters, a majority of the set before is enough. A voter that is new
         has never been asked: while it stands in for a dead one, there would be no majority until its first answer.
         """
-        return now - self._majority_heard_at(now) > self._config.duration_ns
+        return now - self._majority_heard_at(now) > self._electorate.duration_ns
 
     def may_serve_without_quorum(self, now: int) -> bool:
         """Return True if this node may be master on the votes that are left: the rule for few nodes."""
-        duration_ns = self._config.duration_ns
+        duration_ns = self._electorate.duration_ns
         unheard_ns = now - max(self._majority_heard_at(now), self._started_at)
         if unheard_ns <= duration_ns or self.voter_set_state.recovering or now < self._silent_until:
             return False
-        if self._config.availability_first and unheard_ns >= NO_QUORUM_TIMEOUT_NS:
+        if self._electorate.availability_first and unheard_ns >= NO_QUORUM_TIMEOUT_NS:
             return True
         heard = [self._heard.get(name, NEVER_HEARD) for name in self._names if name != self._me]
         return len(heard) <= 1 and all(now - at > duration_ns for at in heard)
@@ -103,7 +119,7 @@ class QuorumView:
         quorum = self.voter_set_state.quorum(self.longest_ns, now)
         if not self.may_serve_without_quorum(now):
             return quorum
-        duration_ns = self._config.duration_ns
+        duration_ns = self._electorate.duration_ns
         left = [m for m in quorum.asked if now - self._answered.get(m, NEVER_HEARD) <= duration_ns]
         sets = (tuple(sorted({*left, self._me})),)
         return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), without_quorum=True)

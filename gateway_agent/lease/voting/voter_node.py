@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
-from msgspec import structs
-
-from ..messages.bodies import Answer, Heartbeat
-from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Grant, Refusal, Release, Verdict, Voter
-from .voter_set import PROPOSER_LEASE, Memory, VoterSetState
+from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Claim, Grant, Refusal, Release, Verdict, Voter
+from .voter_set import PROPOSER_LEASE, Memory, Proposal, VoterSet, VoterSetState
 
 DEFERRAL_NS = 5 * MILLISECOND
 """A claim that can be granted so soon is judged again then, without another request."""
+
+
+class VoteRequest(NamedTuple):
+    """What a heartbeat asks of a voter."""
+
+    seq: int
+    """The number that names the request in the answer."""
+    duration_ns: int
+    """The lease time that the sender asks for."""
+    voters: VoterSet
+    """The voter set that the sender knows."""
+    claims: tuple[Claim, ...]
+    proposal: Proposal | None
 
 
 @dataclass(frozen=True)
@@ -21,14 +32,14 @@ class DeferredRequest:
 
     sender: str
     incarnation: int
-    heartbeat: Heartbeat
-    """The heartbeat, with these claims alone."""
+    request: VoteRequest
+    """The request, with these claims alone."""
     at: int
 
     def without(self, identities: Collection[str]) -> DeferredRequest:
         """Return the request without the claims of these."""
-        claims = tuple(claim for claim in self.heartbeat.claims if claim.id not in identities)
-        return replace(self, heartbeat=structs.replace(self.heartbeat, claims=claims))
+        claims = tuple(claim for claim in self.request.claims if claim.id not in identities)
+        return replace(self, request=self.request._replace(claims=claims))
 
 
 class VoterNode:
@@ -68,34 +79,30 @@ class VoterNode:
             voter_set_state.learned_at,
         )
 
-    def vote(self, sender: str, incarnation: int, heartbeat: Heartbeat, limit_ns: int, now: int) -> Answer:
+    def vote(self, sender: str, incarnation: int, request: VoteRequest, limit_ns: int, now: int) -> Verdict:
         """Judge a request. ``limit_ns``: this node's own lease time."""
         voter_set_state = self._voter_set_state
-        self._forget(sender, incarnation, [claim.id for claim in heartbeat.claims])
-        refusal = self._refusal(heartbeat, limit_ns)
+        self._forget(sender, incarnation, [claim.id for claim in request.claims])
+        refusal = self._refusal(request, limit_ns)
         if refusal is not None:
             why, remaining_ns = refusal
             verdict = Verdict(
-                (), tuple(Refusal(c.id, why, remaining_ns=remaining_ns) for c in heartbeat.claims)
+                (), tuple(Refusal(c.id, why, remaining_ns=remaining_ns) for c in request.claims)
             )
         else:
-            verdict = self.voter.vote(
-                sender, incarnation, heartbeat.claims, heartbeat.duration_ns, limit_ns, now
-            )
-            self._keep(sender, incarnation, heartbeat, verdict, now)
-        if heartbeat.proposal and PROPOSER_LEASE in verdict.granted:
-            voter_set_state.accept(heartbeat.proposal, heartbeat.voters.version, self.promised)
-        return Answer(
-            heartbeat.seq, voter_set_state.current, voter_set_state.accepted, verdict.granted, verdict.refused
-        )
+            verdict = self.voter.vote(sender, incarnation, request.claims, request.duration_ns, limit_ns, now)
+            self._keep(sender, incarnation, request, verdict, now)
+        if request.proposal and PROPOSER_LEASE in verdict.granted:
+            voter_set_state.accept(request.proposal, request.voters.version, self.promised)
+        return verdict
 
-    def _refusal(self, heartbeat: Heartbeat, limit_ns: int) -> tuple[str, int] | None:
+    def _refusal(self, request: VoteRequest, limit_ns: int) -> tuple[str, int] | None:
         """Return why no claim of this request can be granted, and how long to wait."""
         current = self._voter_set_state.current
         if self._voter_set_state.recovering:
             return SILENT, limit_ns // 4
-        another = heartbeat.voters.version == current.version and heartbeat.voters.members != current.members
-        if another or not self._voter_set_state.oldest <= heartbeat.voters.version <= current.version:
+        another = request.voters.version == current.version and request.voters.members != current.members
+        if another or not self._voter_set_state.oldest <= request.voters.version <= current.version:
             return VOTERS, 0
         return None
 
@@ -118,12 +125,12 @@ class VoterNode:
         """Return when the next kept request is to be judged."""
         return min((pending.at for pending in self._pending), default=NEVER)
 
-    def _keep(self, sender: str, incarnation: int, heartbeat: Heartbeat, verdict: Verdict, now: int) -> None:
+    def _keep(self, sender: str, incarnation: int, request: VoteRequest, verdict: Verdict, now: int) -> None:
         """Keep the claims that were refused for a moment only: to ask anew would cost another round trip."""
         waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= DEFERRAL_NS}
         if waits:
-            claims = tuple(claim for claim in heartbeat.claims if claim.id in waits)
-            kept = structs.replace(heartbeat, claims=claims)
+            claims = tuple(claim for claim in request.claims if claim.id in waits)
+            kept = request._replace(claims=claims)
             self._pending.append(DeferredRequest(sender, incarnation, kept, now + min(waits.values())))
 
     def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
@@ -132,4 +139,4 @@ class VoterNode:
         own = [
             p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)
         ]
-        self._pending = [*others, *(pending for pending in own if pending.heartbeat.claims)]
+        self._pending = [*others, *(pending for pending in own if pending.request.claims)]

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event, Phase
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs, Event, Phase
 from gateway_agent.lease.mastership.owner import Owner
 from gateway_agent.lease.messages.bodies import Answer, Heartbeat
 from gateway_agent.lease.voting.proposer import Proposer
@@ -161,9 +161,12 @@ class AdversarialNetwork:
     def _vote(self, voter: Node, asking: Node, incarnation: int, heartbeat: Heartbeat) -> Answer:
         now = voter.clock(self.now)
         voter.voter_set_state.merge(asking.name, heartbeat.voters, heartbeat.accepted, now)
-        answer = voter.voter_node.vote(asking.name, incarnation, heartbeat, DURATION, now)
+        verdict = voter.voter_node.vote(asking.name, incarnation, heartbeat.vote_request, DURATION, now)
         self._store(voter)
-        return answer
+        voter_set_state = voter.voter_set_state
+        return Answer(
+            heartbeat.seq, voter_set_state.current, voter_set_state.accepted, verdict.granted, verdict.refused
+        )
 
     def _count(self, node: Node, incarnation: int, voter: Node, answer: Answer, wanted: Wanted) -> None:
         if node.incarnation != incarnation:

@@ -9,8 +9,8 @@ from enum import Enum
 import msgspec
 import pytest
 
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs
 from gateway_agent.lease.limits import FORGET_NS, MAX_IDS, EpochLimit
-from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterTable
 from gateway_agent.lease.messages.bodies import Handover, Hello, MasterAnnouncement, encode
 from gateway_agent.lease.messages.keys import Key, Keyring

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from gateway_agent.lease import limits
-from gateway_agent.lease.mastership.egress_ip import EgressIPs
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterTable
 from gateway_agent.lease.messages.bodies import (
     Answer,

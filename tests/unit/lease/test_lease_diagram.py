@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.mastership.egress_ip import TRANSITIONS
+from gateway_agent.lease.egress_ips.egress_ip import TRANSITIONS
 from tests.tools import lease_diagram
 
 

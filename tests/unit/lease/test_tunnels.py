@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cni.kernel import ids
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs
 from gateway_agent.lease.ipc import EgressIPSpec, KeeperConfig, Peer
-from gateway_agent.lease.mastership.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterTable
 from gateway_agent.lease.messages.bodies import MasterAnnouncement
 from gateway_agent.lease.tunnels import PointTunnel, QueueTunnel, TunnelEffect, Tunnels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs, Event
 from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Acquisition, Timers
-from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event
 from gateway_agent.lease.mastership.owner import Owner
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Quorum, Verdict
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from gateway_agent.lease.egress_ips.master_entry import HOLD_NS
 from gateway_agent.lease.election import STOP_TIMEOUT_NS
 from gateway_agent.lease.lifecycle import ATTENDED_NS
 from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
-from gateway_agent.lease.mastership.master_entry import HOLD_NS
 from gateway_agent.lease.mastership.subscribers import SUBSCRIBER_TTL_NS
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND
 

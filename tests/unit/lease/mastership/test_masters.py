@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.mastership.egress_ip import EgressIPs
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterTable
 from gateway_agent.lease.messages.bodies import MasterAnnouncement
 from gateway_agent.lease.voting.members import NO_MAJORITY, Member

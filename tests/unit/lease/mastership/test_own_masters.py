@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway_agent.lease.mastership.egress_ip import EgressIP, EgressIPs, Event
-from gateway_agent.lease.mastership.master_entry import MasterEntry
+from gateway_agent.lease.egress_ips.egress_ip import EgressIP, EgressIPs, Event
+from gateway_agent.lease.egress_ips.master_entry import MasterEntry
 from gateway_agent.lease.mastership.own_masters import REPEAT_NS, OwnMasters
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, LeaseState, Release
 

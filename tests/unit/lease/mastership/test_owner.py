@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.mastership.egress_ip import EgressIPs, Event
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs, Event
 from gateway_agent.lease.mastership.owner import Owner
 from gateway_agent.lease.voting.protocol import (
     MARGIN_NS,

@@ -35,7 +35,7 @@ class Here:
     def __init__(self, name: str = "g1", addresses: dict[str, str] = ADDRESSES) -> None:
         peers = tuple(Peer(each, address, each.startswith("g")) for each, address in addresses.items())
         self.config = KeeperConfig(name, 7947, "", SECOND // 20, SECOND // 4, False, peers, ())
-        self.contact = QuorumView(self.config, VoterSetState(name, None, 0), 0, 0)
+        self.contact = QuorumView(self.config.electorate, VoterSetState(name, None, 0), 0, 0)
         self.endpoint = Endpoint(name, 1, KEY, {n: a for n, a in addresses.items() if n != name})
         self.strays = Strays(self.contact, self.endpoint)
 

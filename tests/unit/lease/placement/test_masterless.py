@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.mastership.egress_ip import EgressIPs
+from gateway_agent.lease.egress_ips.egress_ip import EgressIPs
 from gateway_agent.lease.placement.masterless import REBALANCE_WINDOW_NS, Masterless
 from gateway_agent.lease.voting.protocol import SECOND
 

@@ -52,7 +52,7 @@ def grown(availability_first: bool = False) -> QuorumView:
     memory = Memory(VoterSet(1, ("a", "b", "c")), None, (0, ""), LEASE, granted_until=0, learned_at=0)
     peers = tuple(Peer(name, f"10.0.0.{number}", True) for number, name in enumerate("abcd", 1))
     config = KeeperConfig("a", 7947, "", LEASE // 5, LEASE, availability_first, peers, ())
-    view = QuorumView(config, VoterSetState("a", memory, now=0), silent_until=0, now=0)
+    view = QuorumView(config.electorate, VoterSetState("a", memory, now=0), silent_until=0, now=0)
     for voter in "ab":
         view.on_message(voter, CHANGED - MILLISECOND)
         view.answer(voter, CHANGED - MILLISECOND)

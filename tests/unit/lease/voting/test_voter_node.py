@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 import pytest
 
-from gateway_agent.lease.messages.bodies import Heartbeat
 from gateway_agent.lease.voting.protocol import HELD, MILLISECOND, NEVER, SILENT, Claim, Release
-from gateway_agent.lease.voting.voter_node import DEFERRAL_NS, VoterNode
+from gateway_agent.lease.voting.voter_node import DEFERRAL_NS, VoteRequest, VoterNode
 from gateway_agent.lease.voting.voter_set import Memory, VoterSet, VoterSetState
 
 LEASE = 250 * MILLISECOND
@@ -31,8 +29,8 @@ def holding() -> VoterNode:
     return voter_node
 
 
-def asking(*claims: Claim) -> Heartbeat:
-    return Heartbeat(1, LEASE, VOTERS, None, ("b",), claims, (), False, "", {}, (), None)
+def asking(*claims: Claim) -> VoteRequest:
+    return VoteRequest(1, LEASE, VOTERS, claims, None)
 
 
 def judged(voter_node: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]:
@@ -40,7 +38,7 @@ def judged(voter_node: VoterNode, now: int) -> list[tuple[str, tuple[str, ...]]]
     return [
         (
             pending.sender,
-            voter_node.vote(pending.sender, pending.incarnation, pending.heartbeat, LEASE, now).granted,
+            voter_node.vote(pending.sender, pending.incarnation, pending.request, LEASE, now).granted,
         )
         for pending in voter_node.due(now)
     ]
@@ -90,7 +88,7 @@ def test_what_its_sender_has_said_since_counts(
 def test_a_newer_request_takes_the_place_of_the_older() -> None:
     voter_node = holding()
     voter_node.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
-    voter_node.vote("c", 1, msgspec.structs.replace(asking(Claim("x", 3)), seq=2), LEASE, HELD_UNTIL - 1)
+    voter_node.vote("c", 1, asking(Claim("x", 3))._replace(seq=2), LEASE, HELD_UNTIL - 1)
     [pending] = voter_node.due(HELD_UNTIL)
     assert (pending.heartbeat.seq, pending.heartbeat.claims) == (2, (Claim("x", 3),))
 

@@ -6,8 +6,7 @@ import itertools
 
 import pytest
 
-from gateway_agent.lease.limits import FORGET_NS, MAX_IDS
-from gateway_agent.lease.mastership.egress_ip import (
+from gateway_agent.lease.egress_ips.egress_ip import (
     LEASED,
     TRANSITIONS,
     EgressIPs,
@@ -16,6 +15,7 @@ from gateway_agent.lease.mastership.egress_ip import (
     IllegalTransition,
     Phase,
 )
+from gateway_agent.lease.limits import FORGET_NS, MAX_IDS
 from gateway_agent.lease.mastership.masters import MasterTable
 from gateway_agent.lease.messages.bodies import MasterAnnouncement
 from gateway_agent.lease.voting.protocol import SECOND, LeaseState
