@@ -9,9 +9,8 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,7 @@ from .adapters.probes.pod_probe import PodProber
 from .adapters.servers.agent_socket import RequestServer
 from .adapters.servers.metrics_http import MetricsServer
 from .adapters.servers.set_channel import SetChannel
-from .adapters.service_manager import READY, STOPPING, feed_watchdog, notify, reloading
+from .adapters.service_manager import feed_watchdog
 from .adapters.worker_threads import WorkerThreads
 from .agent.observer import Observer
 from .agent.parts import build
@@ -51,7 +50,8 @@ from .config import AgentConfig, ConfigError, FilesStoreConfig, load
 from .container_engines.stores import Engines
 from .manifests.model import Problem
 from .manifests.store import Reporter, Store
-from .show.metrics import Observation
+from .running import Service
+from .show.metrics.families import Observation
 
 DEFAULT_CONFIG = "/etc/egress-gateway/agent.yaml"
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ async def serve(
         agent = Agent(parts)
         reporter = report(parts.observer)
         others = (metrics.run(), connections.run(), reporter.run(), server.keep(), feed_watchdog())
-        return await _until_signal(agent, server, source, others, reporter.leave)
+        return await Service(agent, server, others, reporter.leave).until_signal(partial(_can_start, source))
 
 
 def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Ports:
@@ -244,55 +244,6 @@ def _unsafe(run_dir: Path, observer: Observer) -> str:
     """Return why a pod that starts on this node now could start beside the plugin; empty if it cannot."""
     no_entry = "" if plugin_report.read(run_dir).chained else "the plugin is not in the CNI configuration"
     return observer.unready() or no_entry or observer.unguarded()
-
-
-async def _until_signal(
-    agent: Agent,
-    server: RequestServer,
-    source: Path,
-    others: tuple[Coroutine[None, None, None], ...],
-    leave: Callable[[], Coroutine[None, None, None]],
-) -> bool:
-    """Run the agent and ``others``. Return True after SIGHUP, and False after another signal.
-
-    ``leave`` is called when everything has been handed over.
-    """
-    loop = asyncio.get_running_loop()
-    signalled = asyncio.Event()
-    received: list[signal.Signals] = []
-
-    def receive(number: signal.Signals) -> None:
-        if number == signal.SIGHUP and not _can_start(source):
-            return
-        received.append(number)
-        signalled.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        loop.add_signal_handler(number, receive, number)
-    agent.watch()
-    tasks: list[asyncio.Task[object]] = [asyncio.create_task(part) for part in (*agent.tasks(), *others)]
-    waiting: asyncio.Task[object] = asyncio.create_task(signalled.wait())
-    await server.start()
-    logger.info("node %s: serving on %s", agent.node, server.path)
-    notify(READY)
-    # A part that ends by itself has failed: the service ends with it, and its supervisor starts it anew.
-    await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-    restart = received[:1] == [signal.SIGHUP]
-    if restart:
-        reloading()
-    else:
-        notify(STOPPING)
-    if received and not restart:
-        logger.info("stopping: handing over")
-        await agent.stop()
-        await leave()
-    await server.stop()
-    for task in (waiting, *tasks):
-        task.cancel()
-    for outcome in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(outcome, Exception):
-            raise outcome
-    return restart
 
 
 def _can_start(source: Path) -> bool:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ..histogram import Histogram
-from ..show.metrics import ChangeCount, Observation
+from ..show.metrics.families import ChangeCount, Observation
 from ..show.snapshot import NodeSnapshot
 from .inputs.lease_client import LeaseClient
 from .pods.adoption import Adoption

@@ -41,6 +41,7 @@ from .rounds.pod_guard import PodGuard
 from .rounds.pod_rounds import PodRounds
 from .rounds.reconciler import Reconciler
 from .rounds.round_steps import RoundSteps
+from .set_ports import Channel
 from .state import NodeState
 
 
@@ -87,6 +88,23 @@ class _Knowledge:
     planning: Planning
 
 
+@dataclass(frozen=True)
+class _Rounds:
+    """The parts that bring the node to its plan."""
+
+    sync: ConntrackSync
+    exits: ExitChecks
+    paths: PathChecks
+    answers: AnswerChecks
+    daemon_config: DaemonConfig
+    node_kernel: NodeKernel
+    adoption: Adoption
+    guard: PodGuard
+    connections: ConntrackCollector
+    reconciler: Reconciler
+    pod_rounds: PodRounds
+
+
 def build(
     config: AgentConfig,
     ports: Ports,
@@ -98,10 +116,43 @@ def build(
     ``notices`` return problems of what is no part of the agent. ``unready``: see :class:`.observer.Observer`.
     """
     requested = asyncio.Event()
-    request, kernel = requested.set, ports.kernel
-    known = _knowledge(config, ports, request)
-    state, pods, tagging, planning = known.state, known.pods, known.tagging, known.planning
-    leases = known.leases
+    known = _knowledge(config, ports, requested.set)
+    rounds = _rounds(config, ports, known, requested)
+    state, pods, planning, containers, leases = (
+        known.state, known.pods, known.planning, known.containers, known.leases,
+    )  # fmt: skip
+    paths, answers, exits, guard = rounds.paths, rounds.answers, rounds.exits, rounds.guard
+    peers = Peers(config.node_name, state, ports.channel) if ports.channel else None
+    manifest_sets = ManifestSets(peers, ports.manifest_files) if peers and ports.manifest_files else None
+    problems = Problems(
+        config, state, planning, ports.interfaces, ports.cluster_key, leases, rounds.sync, pods, known.tagging,
+        rounds.adoption, containers,
+        (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices,
+         *_notices(ports.channel, manifest_sets)),
+    )  # fmt: skip
+    counts = CallCounts()
+    observer = Observer(
+        state, planning, pods, rounds.adoption, containers, leases, problems, unready, counts.histograms
+    )
+    control = _control(config, ports, known, exits, observer, peers, manifest_sets)
+    requests = _requests(config, ports.kernel, known, rounds, control, counts)
+    return Parts(
+        config, ports, state, known.plan_file, known.objects, pods, planning, containers, leases,
+        rounds.connections, rounds.sync, rounds.node_kernel, rounds.daemon_config, paths, answers, rounds.reconciler,
+        rounds.pod_rounds, requests, observer, peers, manifest_sets,
+    )  # fmt: skip
+
+
+def _rounds(config: AgentConfig, ports: Ports, known: _Knowledge, requested: asyncio.Event) -> _Rounds:
+    """Return the parts that bring the node to its plan. ``requested``: set if a round is wanted."""
+    state, pods, tagging, planning, leases = (
+        known.state,
+        known.pods,
+        known.tagging,
+        known.planning,
+        known.leases,
+    )
+    kernel, request = ports.kernel, requested.set
     sync = ConntrackSync(config.run_dir, ports.connection_sync(request), request)
     exits = ExitChecks(state, ports.probe, config.upstream, ports.interfaces, ports.threads)
     paths = PathChecks(state, exits, ports.path_probe, ports.threads)
@@ -116,34 +167,40 @@ def build(
     )  # fmt: skip
     reconciler = Reconciler(state, steps.steps(), planning.search, requested, daemon_config.send)
     pod_rounds = PodRounds(state, planning, tagging, daemon_config.send_if_pods_moved)
-    peers = Peers(config.node_name, state, ports.channel) if ports.channel else None
-    manifest_sets = ManifestSets(peers, ports.manifest_files) if peers and ports.manifest_files else None
-    if ports.channel:
-        channel = ports.channel
-        notices = (*notices, lambda: channel.problems)
-    if manifest_sets:
-        notices = (*notices, lambda: manifest_sets.problems)
-    problems = Problems(
-        config, state, planning, ports.interfaces, ports.cluster_key, leases, sync, pods, tagging, adoption,
-        known.containers, (paths.problems, answers.problems, exits.problems, lambda: guard.problems, *notices),
+    return _Rounds(
+        sync, exits, paths, answers, daemon_config, node_kernel, adoption, guard, connections, reconciler, pod_rounds
     )  # fmt: skip
-    counts = CallCounts()
-    observer = Observer(
-        state, planning, pods, adoption, known.containers, leases, problems, unready, counts.histograms
+
+
+def _notices(
+    channel: Channel | None, manifest_sets: ManifestSets | None
+) -> tuple[Callable[[], tuple[Problem, ...]], ...]:
+    """Return the problems of what other nodes send."""
+    return (
+        *((lambda: channel.problems,) if channel else ()),
+        *((lambda: manifest_sets.problems,) if manifest_sets else ()),
     )
+
+
+def _control(
+    config: AgentConfig,
+    ports: Ports,
+    known: _Knowledge,
+    exits: ExitChecks,
+    observer: Observer,
+    peers: Peers | None,
+    manifest_sets: ManifestSets | None,
+) -> Control:
+    """Return the part that answers ``egressctl``."""
+    state = known.state
     search = PeerSearch(peers) if peers else None
     tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads, search.ask if search else None)
-    whois = Whois(state, pods, ports.connection_search, ports.threads, config.connection_log, search)
+    whois = Whois(state, known.pods, ports.connection_search, ports.threads, config.connection_log, search)
     group = Group(state, observer.snapshot, observer.unready, peers)
-    control = Control(
-        config.node_name, state, leases, observer.snapshot, exits, tests, whois, Pushes(manifest_sets), group
+    pushes = Pushes(manifest_sets)
+    return Control(
+        config.node_name, state, known.leases, observer.snapshot, exits, tests, whois, pushes, group
     )
-    requests = _requests(config, kernel, known, reconciler, pod_rounds, control, counts)
-    return Parts(
-        config, ports, state, known.plan_file, known.objects, pods, planning, known.containers, leases, connections,
-        sync, node_kernel, daemon_config, paths, answers, reconciler, pod_rounds, requests, observer, peers,
-        manifest_sets,
-    )  # fmt: skip
 
 
 def _knowledge(config: AgentConfig, ports: Ports, request: Callable[[], None]) -> _Knowledge:
@@ -169,14 +226,23 @@ def _requests(
     config: AgentConfig,
     kernel: Kernel,
     known: _Knowledge,
-    reconciler: Reconciler,
-    pod_rounds: PodRounds,
+    rounds: _Rounds,
     control: Control,
     counts: CallCounts,
 ) -> Requests:
     """Return the part that answers the plugin and ``egressctl``."""
     state, pods, tagging = known.state, known.pods, known.tagging
     add = CniAdd(
-        state, kernel, known.objects, known.planning, pods, tagging, known.containers, reconciler, pod_rounds
+        state,
+        kernel,
+        known.objects,
+        known.planning,
+        pods,
+        tagging,
+        known.containers,
+        rounds.reconciler,
+        rounds.pod_rounds,
     )
-    return Requests(CniCalls(config.run_dir, state, kernel, pods, tagging, reconciler, add, counts), control)
+    return Requests(
+        CniCalls(config.run_dir, state, kernel, pods, tagging, rounds.reconciler, add, counts), control
+    )

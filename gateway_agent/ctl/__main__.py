@@ -139,7 +139,7 @@ def _show(options: argparse.Namespace, call: str, answer: Any) -> int:
         print(json.dumps(answer, indent=2))
         return DONE
     # Imported here, because JSON output does not need it.
-    from . import render, render_connections, render_edits
+    from .output import render, render_connections, render_edits
 
     {**render.FORMS, **render_connections.FORMS, **render_edits.FORMS}[call](
         answer, render.Page(wide=options.output == "wide")
@@ -243,7 +243,7 @@ def _doctor(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps([vars(finding) for finding in findings], indent=2))
     else:
-        from . import render
+        from .output import render
 
         render.doctor(findings, render.Page(wide=options.output == "wide"))
     return FAILED if any(finding.wrong for finding in findings) else DONE

@@ -51,21 +51,25 @@ def report(
         counters=dict(node.endpoint.counters),
         conflicts=node.conflicts.conflicts(now),
         changes=tuple(node.ownership.history.changes),
-        problems=(
-            *problems,
-            *node.occupied.values(),
-            *_held_back(node, now),
-            *late,
-            *_deaf(node, now),
-            *foreign,
-            *node.endpoint.heard.problems(node.config.node),
-            *node.agreement.problems(node.config.node),
-            *node.strays.problems(node.config),
-        ),
+        problems=(*problems, *_problems(node, late, foreign, now)),
         unfit=node.agreement.unfit(),
         keys=_keys(node, now) if keys else None,
         failures=failures,
         kinds={**dict.fromkeys(late, LATE), **dict.fromkeys(foreign, FOREIGN_KEY)},
+    )
+
+
+def _problems(node: LeaseNode, late: tuple[str, ...], foreign: tuple[str, ...], now: int) -> tuple[str, ...]:
+    """Return the problems of this node and of what it hears. ``late``, ``foreign``: two kinds of them."""
+    return (
+        *node.occupied.values(),
+        *_held_back(node, now),
+        *late,
+        *_deaf(node, now),
+        *foreign,
+        *node.endpoint.heard.problems(node.config.node),
+        *node.agreement.problems(node.config.node),
+        *node.strays.problems(node.config),
     )
 
 

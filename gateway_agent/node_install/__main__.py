@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError, FilesStoreConfig, load
-from ..ctl import render
 from ..ctl.__main__ import NOT_OK
+from ..ctl.output import render
 from . import installation, preflight, services, sources
 from .file_changes import FileChanges
 from .services import Failed

@@ -27,6 +27,8 @@ PRODUCT = ("cni", "gateway_agent")
 DOCSTRING_RULES = ("--isolated", "--select", "D", "--ignore", "D203,D213,D105,D107")
 LONG_FILE, LONG_FUNCTION = 300, 40
 """Limits of the house rules, lines."""
+MAX_MODULES = 13
+"""Largest number of modules in a package, without ``__init__``."""
 MAX_NAMED = 3
 """Test files that are listed for a module."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -82,6 +84,17 @@ def modules(root: Path) -> list[Module]:
     """Return the measures of each file of the product in a checkout."""
     files = sorted(path for package in PRODUCT for path in (root / package).rglob("*.py"))
     return [measure(path.relative_to(root), path.read_text(encoding="utf-8")) for path in files]
+
+
+def too_large(root: Path) -> list[str]:
+    """Return the files, functions and packages that are larger than the house rules allow."""
+    found = modules(root)
+    sizes = Counter(str(m.path.parent) for m in found if m.path.name != "__init__.py")
+    return [
+        *(f"{m.path}: {m.lines} lines" for m in found if m.lines > LONG_FILE),
+        *(f"{m.path}: a function of {n} lines" for m in found for n in m.functions if n > LONG_FUNCTION),
+        *(f"{package}: {size} modules" for package, size in sizes.items() if size > MAX_MODULES),
+    ]
 
 
 def unmirrored(root: Path) -> list[Path]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..tools import house
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 TYPED = ("cni", "gateway_agent", "tests.lab", "tests.bench", "tests.e2e", "tests.tools")
@@ -38,3 +40,7 @@ def test_check_passes(name: str) -> None:
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+
+
+def test_no_file_function_or_package_is_too_large() -> None:
+    assert house.too_large(REPOSITORY) == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from ...show.node_counters import DeviceCounters, NodeCounters
+from ...show.metrics.node_counters import DeviceCounters, NodeCounters
 
 CONNTRACK = Path("/proc/sys/net/netfilter")
 CONNTRACK_STATISTICS = Path("/proc/net/stat/nf_conntrack")

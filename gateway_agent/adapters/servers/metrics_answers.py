@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from ... import printable
 from ...show.html_page import page
-from ...show.metrics import Observation, families
-from ...show.metrics_form import Family
+from ...show.metrics.families import Observation, families
+from ...show.metrics.form import Family
 from ...show.status import status
 
 TEXT = "text/plain; charset=utf-8"

@@ -31,7 +31,7 @@ from tornado.iostream import IOStream
 from ... import printable
 from ...manifests.model import Problem
 from ...show import allowed_hosts
-from ...show.metrics import Observation
+from ...show.metrics.families import Observation
 from .metrics_answers import PAGES, Answer
 
 T = TypeVar("T")

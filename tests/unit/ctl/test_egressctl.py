@@ -345,7 +345,8 @@ def test_doctor_without_rights_says_what_it_could_not_see(tmp_path: Path) -> Non
         f"runDir: {tmp_path}/run/in\nstore: {{kind: files}}\ncluster: {{keyFile: {tmp_path}/run/key}}\n"
     )
     code = (
-        "import os, sys; from gateway_agent.ctl.__main__ import main; from gateway_agent.ctl import doctor, render;"
+        "import os, sys; from gateway_agent.ctl.__main__ import main; from gateway_agent.ctl import doctor;"
+        "from gateway_agent.ctl.output import render;"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         f"sys.exit(main(['--config', {str(config)!r}, '-o', 'json', 'doctor']))"
     )

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway_agent.adapters.servers.metrics_answers import PAGES
 
-from ..show.test_metrics_node import rich
+from ..show.metrics.test_node import rich
 from .monitored_faults import BEGINS, DRAINED, ENDS, OVER, PLANTED, Series
 
 REPOSITORY = Path(__file__).parents[3]

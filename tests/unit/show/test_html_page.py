@@ -13,7 +13,7 @@ from gateway_agent.manifests.model import Problem
 from gateway_agent.show.html_page import page
 from gateway_agent.show.status import status
 
-from .test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
+from .metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
 
 NASTY = "<script>alert('1')</script>&\"x\""
 VOID = {"meta"}

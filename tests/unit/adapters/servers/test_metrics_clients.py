@@ -123,7 +123,7 @@ def test_slow_clients_hold_nothing_up() -> None:
 NO_DESCRIPTOR_LEFT = """
 import asyncio, os, resource, sys, time
 from gateway_agent.adapters.servers.metrics_http import MetricsServer
-from gateway_agent.show.metrics import Observation
+from gateway_agent.show.metrics.families import Observation
 
 async def main():
     server = asyncio.create_task(MetricsServer(("127.0.0.1", int(sys.argv[1])), lambda: Observation("g1", None)).run())

@@ -21,11 +21,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway_agent.adapters.servers.metrics_http import ANSWER_TIMEOUT_S, MetricsServer
 from gateway_agent.lease.ipc import Conflict
 from gateway_agent.manifests.model import Problem
-from gateway_agent.show.metrics import Observation, families
+from gateway_agent.show.metrics.families import Observation, families
 from gateway_agent.show.status import status
 
 from ....lab.waiting import until
-from ...show.test_metrics import ADDRESSES, AT, FIRST, MAC, keeper, view
+from ...show.metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
 
 T = TypeVar("T")
 HOST = "127.0.0.1"

@@ -13,11 +13,11 @@ from gateway_agent.adapters.servers.metrics_answers import PAGES
 from gateway_agent.histogram import Histogram
 from gateway_agent.lease.ipc import Conflict, KernelFailures
 from gateway_agent.manifests.model import Fault, Problem
-from gateway_agent.show.metrics import Observation, families
-from gateway_agent.show.node_counters import DeviceCounters, NodeCounters
+from gateway_agent.show.metrics.families import Observation, families
+from gateway_agent.show.metrics.node_counters import DeviceCounters, NodeCounters
 from gateway_agent.show.snapshot import NodeSnapshot
 
-from .test_metrics import ADDRESSES, AT, FIRST, MAC, PODS, change, keeper, samples, value, view
+from .test_families import ADDRESSES, AT, FIRST, MAC, PODS, change, keeper, samples, value, view
 
 
 def of_worker(seen: NodeSnapshot) -> NodeSnapshot:

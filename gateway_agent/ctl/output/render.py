@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..printable import printable
+from ...printable import printable
 from .layout import GAP, fitted
 
 if TYPE_CHECKING:
-    from .doctor import Finding
+    from ..doctor import Finding
 
 Answer = Mapping[str, Any]
 STYLES = {

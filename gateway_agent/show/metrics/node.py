@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping
 from cni.plan import PlanEgressIP
 from cni.version import VERSION
 
-from ..histogram import Histogram
-from ..manifests.model import Fault
-from .metrics_form import Family, Sample, counter, gauge, histogram
+from ...histogram import Histogram
+from ...manifests.model import Fault
+from ..snapshot import NodeSnapshot
+from ..verdict import findings
+from .form import Family, Sample, counter, gauge, histogram
 from .node_counters import NodeCounters
-from .snapshot import NodeSnapshot
-from .verdict import findings
 
 
 def of_faults(view: NodeSnapshot) -> Family:

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..connection_log.report import Report
-from ..histogram import Histogram
-from ..lease.ipc import Change, KeeperState
-from .metrics_form import Family, Sample, counter, gauge, histogram
-from .metrics_node import of_calls, of_faults, of_kernel, of_numbers, of_policies, of_rounds, of_version
+from ...connection_log.report import Report
+from ...histogram import Histogram
+from ...lease.ipc import Change, KeeperState
+from ..snapshot import NodeSnapshot, shown_address
+from ..status import status
+from .form import Family, Sample, counter, gauge, histogram
+from .node import of_calls, of_faults, of_kernel, of_numbers, of_policies, of_rounds, of_version
 from .node_counters import NodeCounters
-from .snapshot import NodeSnapshot, shown_address
-from .status import status
 
 BOUNDS_MS = (0, 50, 100, 150, 200, 250, 300, 400, 600, 1000, 2500, 5000, 10000)
 """Upper bounds of the histogram of silences, milliseconds."""
@@ -156,19 +156,10 @@ def _egress_ips(view: NodeSnapshot, changes: Mapping[str, int]) -> Iterator[Fami
         for egress, answer in zip(view.plan.egress_ips, status(view)["egressIPs"], strict=True)
     ]
     names = "An egress IP with its mode, the name of its master and its source address, as labels."
-    information = [
-        Sample(
-            {
-                **labels,
-                "mode": answer["mode"],
-                "master": answer["master"],
-                "shown": shown_address(view, egress),
-            },
-            1,
-        )
+    yield gauge("egress_ip_info", names, [
+        Sample({**labels, "mode": answer["mode"], "master": answer["master"], "shown": shown_address(view, egress)}, 1)
         for (labels, _, answer), egress in zip(rows, view.plan.egress_ips, strict=True)
-    ]
-    yield gauge("egress_ip_info", names, information)
+    ])  # fmt: skip
     yield gauge("master", "1 if this egress node is the master.", [
         Sample(labels, answer["state"] == "master")
         for labels, _, answer in rows if view.plan.node in answer["eligible"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from gateway_agent.ctl.layout import GAP, fitted
+from gateway_agent.ctl.output.layout import GAP, fitted
 
 HEADINGS = ("A", "B", "C", "D")
 cells = st.text(alphabet="ab .:", max_size=30)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..histogram import Histogram
+from ...histogram import Histogram
 
 PREFIX = "egress_gateway_"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.ctl import render
 from gateway_agent.ctl.__main__ import main
 from gateway_agent.ctl.doctor import Finding
+from gateway_agent.ctl.output import render
 
-from .test_egressctl import Agent, run
+from ..test_egressctl import Agent, run
 
 MOVED = {"gateway": "partner", "ip": "172.16.0.50", "master": "g2", "epoch": 4, "silentMs": 0}
 BASIC = {"gateway": "old", "ip": "", "master": "g1", "epoch": 2, "silentMs": 0}

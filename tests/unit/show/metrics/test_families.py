@@ -18,8 +18,8 @@ from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory,
 from gateway_agent.policy import planner
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 from gateway_agent.policy.pods.unattached_pods import BesideLog, StartedBeside
-from gateway_agent.show.metrics import ChangeCount, Observation, families
-from gateway_agent.show.metrics_form import PREFIX
+from gateway_agent.show.metrics.families import ChangeCount, Observation, families
+from gateway_agent.show.metrics.form import PREFIX
 from gateway_agent.show.snapshot import NodeSnapshot
 
 AT = 1795294800.0

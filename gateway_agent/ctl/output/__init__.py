@@ -1,0 +1,1 @@
+"""Render the answers of egressctl as text."""

@@ -1,0 +1,1 @@
+"""Compute the metrics of one node, as data."""
