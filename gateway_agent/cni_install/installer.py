@@ -89,7 +89,7 @@ def install(
     """
     for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
         if not directory.is_dir():
-            raise NotChainable(f"{directory}: no such directory", f"{option} names it")
+            return Done((), (Problem(str(directory), "", "no such directory", f"{option} names it"),), False)
     lines = []
     target = bin_dir / conflist_text.TYPE
     if probe.differs(plugin):

@@ -139,7 +139,8 @@ def test_what_cannot_be_done_is_said(host: Host, capsys: pytest.CaptureFixture[s
     host.conf_dir.joinpath("10-net.conf").unlink()
     host.conf_dir.rmdir()
     assert host.run("install") == 1
-    assert f"{host.conf_dir}: no such directory (--conf-dir names it)" in capsys.readouterr().err
+    missing = f"egress-gateway-cni: {host.conf_dir}: no such directory (--conf-dir names it)"
+    assert missing in capsys.readouterr().err.splitlines()
 
 
 def test_taken_away_beside_what_cannot_be_read(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
