@@ -114,11 +114,11 @@ def chained(text: str, entry: Mapping[str, Any]) -> str:
     _check_list(network)
     _check_version(network)
     plugins = network["plugins"]
-    if [plugin for plugin in plugins if _is_ours(plugin)] == [entry] == plugins[-1:]:
-        return text
     others = [plugin for plugin in plugins if not _is_ours(plugin)]
     if not others:
         raise NotChainable("it lists no other plugin", "one that makes the pods' interfaces must come first")
+    if plugins == [*others, entry]:
+        return text
     network["plugins"] = [*others, dict(entry)]
     return _written(whole)
 

@@ -106,7 +106,11 @@ def install(
     if not found.name:
         lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
         return Done(tuple(lines), found.skipped)
-    placed = chaining.chain(conf_dir / found.name, entry, runtime)
+    try:
+        placed = chaining.chain(conf_dir / found.name, entry, runtime)
+    except NotChainable as error:
+        problem = Problem(str(conf_dir / found.name), "", error.message, error.hint)
+        return Done(tuple(lines), (*found.skipped, problem), False)
     return Done((*lines, *placed.lines), found.skipped, file=str(placed.file), tried=placed.tried)
 
 

@@ -74,6 +74,7 @@ def test_taken_out_again_nothing_is_left(listed: list[Any]) -> None:
         (conflist(BRIDGE, cniVersion="one"), "cniVersion one is too old"),
         (conflist(BRIDGE, cniVersion=None), r"cniVersion \(none\) is too old"),
         (conflist(), "it lists no other plugin"),
+        (conflist(OURS), "it lists no other plugin"),
         (conflist(OURS, {**OURS, "socket": "/x"}), "it lists no other plugin"),
         (conflist(BRIDGE, cniVersion="1.0." + "9" * 5000), "cniVersion 1.0.9999999999999999 is too old"),
         (conflist(BRIDGE, cniVersion="１.0.0"), "is too old"),

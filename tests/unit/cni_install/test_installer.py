@@ -143,6 +143,22 @@ def test_what_cannot_be_done_is_said(host: Host, capsys: pytest.CaptureFixture[s
     assert missing in capsys.readouterr().err.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"cniVersion": "1.2.0"}, "cniVersion 1.2.0 is too new"),
+        ({"plugins": [{"type": "egress-gateway"}]}, "it lists no other plugin"),
+    ],
+)
+def test_a_configuration_in_use_that_cannot_be_chained_is_named(
+    host: Host, capsys: pytest.CaptureFixture[str], changed: dict[str, object], reason: str
+) -> None:
+    host.configuration.write_text(json.dumps(OTHERS | changed))
+    assert host.run("install") == 1
+    assert f"{host.configuration}: {reason}" in capsys.readouterr().err
+    assert (host.reported(), host.reported_file()) == ([reason], "")
+
+
 def test_taken_away_beside_what_cannot_be_read(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.configure()
     host.run("install")
