@@ -21,21 +21,22 @@ def lab(standing_lab: datapath_lab.Lab) -> datapath_lab.Lab:
 
 
 @pytest.fixture
-def lab6(lab: datapath_lab.Lab) -> Iterator[datapath_lab.Lab]:
+def lab6(standing_lab: datapath_lab.Lab) -> Iterator[datapath_lab.Lab]:
     """Yield the same with a virtual IPv6 address, which g1 has."""
-    dual_stack_lab.stand(lab)
-    dual_stack_lab.put(lab.nodes["g1"])
-    yield lab
-    for name in ("g1", "g2"):
-        dual_stack_lab.take(lab.nodes[name])
+    with dual_stack_lab.served(standing_lab, underlay=4):
+        yield standing_lab
+
+
+@pytest.fixture
+def over6(standing_lab: datapath_lab.Lab) -> Iterator[datapath_lab.Lab]:
+    """Yield the lab of :func:`lab6` with tunnels over IPv6."""
+    with dual_stack_lab.served(standing_lab, underlay=6):
+        yield standing_lab
 
 
 @pytest.fixture(params=dual_stack_lab.SAME, ids=dual_stack_lab.NAME)
 def tunnel(standing_lab: datapath_lab.Lab, request: pytest.FixtureRequest) -> Iterator[dual_stack_lab.Tunnel]:
     """Yield the tunnel to g1; its gateway's address is on g1."""
     made = dual_stack_lab.Tunnel(standing_lab, *request.param)
-    dual_stack_lab.stand(standing_lab, underlay=made.underlay)
-    dual_stack_lab.put(standing_lab.nodes["g1"])
-    standing_lab.clear()
-    yield made
-    dual_stack_lab.take(standing_lab.nodes["g1"])
+    with dual_stack_lab.served(standing_lab, underlay=made.underlay):
+        yield made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from cni.kernel import ids
@@ -96,6 +97,20 @@ def stand(lab: Lab, master: str = "g1", **changes: object) -> None:
         for identity, serving, family in ((FIRST, "g1", 4), (SECOND, "g2", 4), (SIXTH, master, 6)):
             if serving and name != serving:
                 node.set_master(identity, v6(NODES[serving]) if six else serving, family)
+
+
+@contextlib.contextmanager
+def served(lab: Lab, underlay: int) -> Iterator[None]:
+    """Give g1 the virtual address while the block runs. All nodes know that, and no connection is open."""
+    stand(lab, underlay=underlay)
+    put(lab.nodes["g1"])
+    lab.clear()
+    try:
+        yield
+    finally:
+        for node in lab.nodes.values():
+            if node.machine.name in _answered:
+                take(node)
 
 
 SAME = ((4, 4), (6, 6))

@@ -31,12 +31,12 @@ UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES)
 
 
 @pytest.fixture(params=["1", "0"], ids=["bridge-nf", "no-bridge-nf"])
-def bridge_nf(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
+def bridge_nf(standing_lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
     names = [f"net/bridge/bridge-nf-call-{tables}" for tables in ("iptables", "ip6tables")]
-    for node in lab.nodes.values():
+    for node in standing_lab.nodes.values():
         node.machine.sysctl(dict.fromkeys(names, request.param))
     yield
-    for node in lab.nodes.values():
+    for node in standing_lab.nodes.values():
         node.machine.sysctl(dict.fromkeys(names, "1"))
 
 

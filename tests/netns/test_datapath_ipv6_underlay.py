@@ -27,12 +27,11 @@ UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES)
 
 
 @pytest.mark.parametrize("pod", EVERY_POD)
-def test_over_ipv6_both_families_pass(lab6: Lab, pod: str) -> None:
-    stand(lab6, underlay=6)
-    client = lab6.pods[pod]
+def test_over_ipv6_both_families_pass(over6: Lab, pod: str) -> None:
+    client = over6.pods[pod]
     with (
-        lab6.witness() as witness,
-        Capture(lab6.nodes["g1"].machine, "eth0") as arriving,
+        over6.witness() as witness,
+        Capture(over6.nodes["g1"].machine, "eth0") as arriving,
         client.datagrams(SERVICE6) as datagrams6,
         client.datagrams(SERVICE) as datagrams,
     ):
@@ -44,19 +43,19 @@ def test_over_ipv6_both_families_pass(lab6: Lab, pod: str) -> None:
 
 
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
-def test_over_ipv6_a_worker_without_any_ipv4_serves_its_pods(lab6: Lab, pod: str) -> None:
+def test_over_ipv6_a_worker_without_any_ipv4_serves_its_pods(over6: Lab, pod: str) -> None:
     """No route leads to where the answers come from, nor on the master to the worker's address in the tunnel."""
-    client = lab6.pods[pod]
-    worker, master = client.node, lab6.nodes["g1"]
+    client = over6.pods[pod]
+    worker, master = client.node, over6.nodes["g1"]
     worker.machine.ip(f"address del {worker.address}/24 dev eth0", "route flush default")
     # Its way out is a narrow one: no route leads to where the worker's packets come from inside the tunnel.
     master.machine.ip("route del default", f"route add {SERVICE}/32 via 172.16.0.254")
     try:
-        stand(lab6, underlay=6, source_check=True)
-        with lab6.witness() as witness, client.datagrams(SERVICE) as datagrams:
+        stand(over6, underlay=6, source_check=True)
+        with over6.witness() as witness, client.datagrams(SERVICE) as datagrams:
             with pytest.raises(TimeoutError):
                 datagrams.seen_as()
-            stand(lab6, underlay=6, source_check=False)
+            stand(over6, underlay=6, source_check=False)
             assert client.seen_as(SERVICE) == datagrams.seen_as() == G1
             assert client.seen_as(SERVICE6) == VIRTUAL
             assert witness.sources() <= {VIRTUAL, G1}
@@ -65,9 +64,8 @@ def test_over_ipv6_a_worker_without_any_ipv4_serves_its_pods(lab6: Lab, pod: str
         master.machine.ip(f"route del {SERVICE}/32", "route add default via 172.16.0.254")
 
 
-def test_over_ipv6_pods_with_one_address_talk_at_the_same_time(lab6: Lab) -> None:
-    stand(lab6, underlay=6)
-    pods = [lab6.pods[name] for name in ("bridged", "twin", "onmaster")]
+def test_over_ipv6_pods_with_one_address_talk_at_the_same_time(over6: Lab) -> None:
+    pods = [over6.pods[name] for name in ("bridged", "twin", "onmaster")]
     with contextlib.ExitStack() as stack:
         for service, seen in ((SERVICE, G1), (SERVICE6, VIRTUAL)):
             talks = [stack.enter_context(pod.connect(service, port=5000)) for pod in pods]
@@ -75,21 +73,19 @@ def test_over_ipv6_pods_with_one_address_talk_at_the_same_time(lab6: Lab) -> Non
             assert all(talk.echo() for talk in talks * 2)
 
 
-def test_over_ipv6_failover_keeps_connections(lab6: Lab) -> None:
-    stand(lab6, underlay=6)
-    with lab6.pods["bridged"].connect(SERVICE6) as conversation, lab6.witness() as witness:
-        take(lab6.nodes["g1"])
-        put(lab6.nodes["g2"])
-        lab6.nodes["w1"].set_master(SIXTH, v6(NODES["g2"]), family=6)
+def test_over_ipv6_failover_keeps_connections(over6: Lab) -> None:
+    with over6.pods["bridged"].connect(SERVICE6) as conversation, over6.witness() as witness:
+        take(over6.nodes["g1"])
+        put(over6.nodes["g2"])
+        over6.nodes["w1"].set_master(SIXTH, v6(NODES["g2"]), family=6)
         assert conversation.echo()
-        lab6.nodes["w1"].set_master(FIRST, v6(NODES["g2"]))
-        assert lab6.pods["bridged"].seen_as(SERVICE) == "172.16.0.8"
+        over6.nodes["w1"].set_master(FIRST, v6(NODES["g2"]))
+        assert over6.pods["bridged"].seen_as(SERVICE) == "172.16.0.8"
         assert witness.sources() == {VIRTUAL, "172.16.0.8"}
 
 
 @pytest.mark.parametrize("sender", ["bridged", "routed"])
-def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: str) -> None:
-    stand(lab6, underlay=6)
+def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(over6: Lab, sender: str) -> None:
     w2, g1 = v6(NODES["w2"]), v6(NODES["g1"])
     inner = udp(ids.inner(w2, 6), SERVICE6, PORT, b"forged")
     macs = bytes.fromhex((ids.node_mac(g1) + ids.node_mac(w2)).replace(":", ""))
@@ -98,21 +94,21 @@ def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(lab6: Lab, sender: s
     def forged(source: str) -> bytes:
         return udp(source, g1, 4799, frame)
 
-    with lab6.witness() as witness:
-        pod = lab6.pods[sender]
+    with over6.witness() as witness:
+        pod = over6.pods[sender]
         for source in (w2, v6(pod.address)):
             send(pod.machine, forged(source))
         # From a pod of the master itself, where nothing is forwarded on the way.
-        send(lab6.pods["onmaster"].machine, forged(w2))
+        send(over6.pods["onmaster"].machine, forged(w2))
         for priority in (0, TUNNEL_PRIORITY):
             with pytest.raises(PermissionError):
-                send(lab6.nodes["w2"].machine, forged(w2), priority=priority)
+                send(over6.nodes["w2"].machine, forged(w2), priority=priority)
         by_ipv4 = udp(NODES["w2"], NODES["g1"], 4799, frame)
-        lab6.nodes["w2"].forge(by_ipv4)
+        over6.nodes["w2"].forge(by_ipv4)
         another = udp(ids.inner(v6(NODES["w1"]), 6), SERVICE6, PORT, b"forged")
-        lab6.nodes["w2"].forge(udp(w2, g1, 4799, frame[: -len(inner)] + another))
+        over6.nodes["w2"].forge(udp(w2, g1, 4799, frame[: -len(inner)] + another))
         # From the node itself, without its guards, it comes through: the packets above were well made.
-        lab6.nodes["w2"].forge(forged(w2))
+        over6.nodes["w2"].forge(forged(w2))
         until(lambda: len(witness.egress.packets(PORT)) > 0, "the node's own packet", seconds=2)
         assert len(witness.egress.packets(PORT)) == 1
 
