@@ -1,0 +1,45 @@
+"""The silence of an egress IP, and how long packets wait for the next master."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_agent.lease.egress_ips.master_entry import HOLD_NS, MasterEntry
+from gateway_agent.lease.voting.protocol import MILLISECOND
+
+SUSPECT = 150 * MILLISECOND
+HEARD = 1000 * MILLISECOND
+RELEASED = HEARD + 20 * MILLISECOND
+NOW = HEARD + 300 * MILLISECOND
+
+
+@pytest.mark.parametrize(
+    ("entry", "silent"),
+    [
+        # It is the first master.
+        (MasterEntry(), 0),
+        # Nobody knows when it fell silent: since its last message at the most.
+        (MasterEntry("g1", 1, heard_at=HEARD), NOW - HEARD),
+        # It was heard to the end.
+        (MasterEntry("g1", 1, heard_at=HEARD, gone="stop", gone_at=RELEASED), NOW - RELEASED),
+        # Its release came through another node, long after its last message: it may have been cut off before.
+        (MasterEntry("g1", 1, heard_at=HEARD, gone="stop", gone_at=HEARD + SUSPECT + 1), NOW - HEARD),
+        (MasterEntry("g1", 1, heard_at=HEARD, gone="stop", gone_at=RELEASED, planned=True), 0),
+    ],
+)
+def test_the_silence_is_an_upper_bound(entry: MasterEntry, silent: int) -> None:
+    assert entry.silent_ns(SUSPECT, NOW) == silent
+
+
+def test_a_planned_handover_that_nobody_took_up_becomes_a_silence() -> None:
+    entry = MasterEntry("g1", 1, heard_at=HEARD, gone="drain", gone_at=RELEASED, planned=True)
+    assert entry.silent_ns(SUSPECT, RELEASED + HOLD_NS - 1) == 0
+    assert entry.silent_ns(SUSPECT, RELEASED + HOLD_NS) == HOLD_NS
+
+
+def test_packets_do_not_wait_for_ever() -> None:
+    entry = MasterEntry("g1", 1, leaving_at=HEARD)
+    assert entry.is_queueing(HEARD + HOLD_NS - 1)
+    assert not entry.is_queueing(HEARD + HOLD_NS)
+    assert not MasterEntry("", 1, leaving_at=HEARD).is_queueing(HEARD), "there is no master that leaves"
+    assert not MasterEntry("g1", 1).is_queueing(HEARD)
