@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
 from dataclasses import replace
 
@@ -44,7 +45,7 @@ def test_networks_and_gaps_are_every_address_once(drawn: list[ipaddress.IPv4Netw
     if disjoint:
         assert ranges[0][0] == 0
         assert ranges[-1][1] == 2**32 - 1
-        assert all(one[1] + 1 == other[0] for one, other in zip(ranges, ranges[1:], strict=False))
+        assert all(one[1] + 1 == other[0] for one, other in itertools.pairwise(ranges))
 
 
 def test_a_connection_on_another_path_ends_and_moves_nowhere() -> None:
