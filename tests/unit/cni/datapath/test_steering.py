@@ -1,4 +1,4 @@
-"""From an interface's tag and a destination to a mark: each destination is answered, and nothing is let out by chance."""
+"""From an interface's tag and a destination to a mark: nothing is let out by finding nothing."""
 
 from __future__ import annotations
 
