@@ -27,6 +27,7 @@ from .requests.cni_calls import CniCalls
 from .requests.control import Control
 from .requests.dispatcher import Requests
 from .requests.group import Group
+from .requests.group_tests import GroupTests
 from .requests.pod_tests import PodTests
 from .requests.whois import PeerSearch, Whois
 from .rounds.answer_checks import AnswerChecks
@@ -197,9 +198,9 @@ def _control(
     tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads, search.ask if search else None)
     whois = Whois(state, known.pods, ports.connection_search, ports.threads, config.connection_log, search)
     group = Group(state, observer.snapshot, observer.unready, peers)
-    pushes = Pushes(manifest_sets)
+    pushes, all_tests = Pushes(manifest_sets), GroupTests(tests, peers)
     return Control(
-        config.node_name, state, known.leases, observer.snapshot, exits, tests, whois, pushes, group
+        config.node_name, state, known.leases, observer.snapshot, exits, all_tests, whois, pushes, group
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cni.contract import DEADLINE_S
 from cni.version import VERSION
 
 from ..config import DEFAULT_PATH, AgentConfig, ConfigError
@@ -95,6 +96,8 @@ def _add_queries(add: Add) -> None:
     )
     test.add_argument("gateway", metavar="GATEWAY", nargs="?", default="", help="only by its egress IPs")
     test.add_argument("--to", metavar="ADDRESS[:PORT]", default="", help="go the whole way to this service")
+    test.add_argument("--all", action="store_true", help="from all nodes, not only from this one")
+    test.epilog = questions.TEST_EXAMPLES
     whois = add("whois", _whois, "which pod has, or had, an address and port outside")
     whois.add_argument(
         "end", metavar="IP:PORT", help="the egress IP and the source port that the outside has seen"
@@ -178,7 +181,10 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    answer = _ask(options, "test", **questions.of_test(options))
+    asked = questions.of_test(options)
+    answer = ask(
+        run_dir(options) / "agent.sock", "test", questions.TEST_ALL_S if options.all else DEADLINE_S, **asked
+    )
     return _show(options, "test", answer) or (DONE if answer["passed"] else FAILED)
 
 

@@ -18,13 +18,16 @@ class NoAnswer(Exception):
         self.hint = hint
 
 
-def ask(path: Path, call: str, **arguments: object) -> dict[str, Any]:
-    """Return the agent's answer to ``call``. Raises :class:`NoAnswer` without an answer and for a refusal."""
+def ask(path: Path, call: str, wait_s: float = contract.DEADLINE_S, /, **arguments: object) -> dict[str, Any]:
+    """Return the agent's answer to ``call``, which may take ``wait_s`` seconds.
+
+    Raises :class:`NoAnswer` without an answer and for a refusal.
+    """
     request = contract.CONTROL + b"\0" + json.dumps({"call": call, **arguments}, ensure_ascii=False).encode()
     if len(request) > contract.MAX_REQUEST_BYTES:
         raise NoAnswer(f"the request has more than {contract.MAX_REQUEST_BYTES >> 20} MiB")
     try:
-        answer = json.loads(_exchange(path, request))
+        answer = json.loads(_exchange(path, request, wait_s))
     except PermissionError as error:
         raise NoAnswer(f"{path}: permission denied", "only root may ask the agent") from error
     except OSError as error:
@@ -38,9 +41,9 @@ def ask(path: Path, call: str, **arguments: object) -> dict[str, Any]:
     return answer
 
 
-def _exchange(path: Path, request: bytes) -> bytes:
+def _exchange(path: Path, request: bytes, wait_s: float) -> bytes:
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(contract.DEADLINE_S)
+        connection.settimeout(wait_s)
         connection.connect(str(path))
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)

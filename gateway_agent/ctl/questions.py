@@ -10,15 +10,22 @@ STATUS_EXAMPLES = """examples:
   egressctl status -o wide     all findings and problems, voters, counts of messages
   egressctl status --all       one line for each node; exit code 3 if one of them is not OK"""
 
+TEST_EXAMPLES = """examples:
+  egressctl test
+  egressctl test partner --to 203.0.113.10:443
+  egressctl test --all         from each node by each egress IP"""
+TEST_ALL_S = 120.0
+"""Seconds for a test of all nodes."""
+
 
 class WrongCall(Exception):
     """An argument makes no question."""
 
 
-def of_test(options: argparse.Namespace) -> dict[str, str]:
+def of_test(options: argparse.Namespace) -> dict[str, object]:
     """Return the question of ``egressctl test``."""
     to, port = address_and_port(options.to)
-    return {"gateway": options.gateway, "to": to, "port": port}
+    return {"gateway": options.gateway, "to": to, "port": port, **({"all": True} if options.all else {})}
 
 
 def of_whois(options: argparse.Namespace) -> dict[str, str]:

@@ -45,6 +45,15 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
     """Asks how the other node is."""
 
 
+class Try(msgspec.Struct, frozen=True, tag="try"):
+    """Asks the other node to send the packets of ``egressctl test``."""
+
+    gateway: Text
+    """Empty: all."""
+    to: Text
+    port: Text
+
+
 class Have(msgspec.Struct, frozen=True, tag="have"):
     """Names the set that this node has."""
 
@@ -95,8 +104,16 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     held_count: int
 
 
-Request = Ask | Fetch | Offer | Find | Look
-Answer = Have | Content | Result | Found | Report
+class Tried(msgspec.Struct, frozen=True, tag="tried"):
+    """Gives the lines of a test, see :mod:`gateway_agent.show.pod_tests`."""
+
+    tests: bytes
+    trouble: str = ""
+    """Reason why the node could not test; empty if it has."""
+
+
+Request = Ask | Fetch | Offer | Find | Look | Try
+Answer = Have | Content | Result | Found | Report | Tried
 
 
 class Malformed(Exception):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from cni.plan import PlanEgressIP
 
 from ..policy.egress_node.pod_probes import Answer, PodAnswer, PodProbe
@@ -13,6 +15,43 @@ from .snapshot import DIRECT, GATEWAY, NodeSnapshot, no_master_reason, path_verd
 
 OK, WRONG, UNTESTED = "ok", "wrong", "untested"
 Row = dict[str, Any]
+
+
+class Line(msgspec.Struct, frozen=True, rename="camel"):
+    """A line about one egress IP, as another node gives it."""
+
+    node: str
+    gateway: str = ""
+    ip: str = ""
+    master: str = ""
+    result: str = WRONG
+    destination: str = ""
+    port: int = 0
+    answer: str = ""
+    answered_by: str = ""
+    milliseconds: float | None = None
+    left_as: str = ""
+    reason: str = ""
+
+
+def packed(rows: Iterable[Row]) -> bytes:
+    """Return lines for another node."""
+    return msgspec.msgpack.encode(list(rows))
+
+
+def unpacked(node: str, raw: bytes) -> list[Row]:
+    """Return the lines that a node has given. Raises ValueError."""
+    try:
+        lines = msgspec.msgpack.decode(raw, type=list[Line])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise ValueError(str(error)) from error
+    return [{**msgspec.to_builtins(line), "node": node} for line in lines]
+
+
+def silent(node: str, reason: str) -> Row:
+    """Return the line of a node that has not tested."""
+    found: Row = msgspec.to_builtins(Line(node, reason=f"this node did not test: {reason}"))
+    return found
 
 
 def chosen(view: NodeSnapshot, gateway: str) -> tuple[PlanEgressIP, ...]:

@@ -9,6 +9,7 @@ import pytest
 
 from ..lab import documents, topology
 from ..lab.lab import SELECTED, Lab
+from ..lab.node import Node
 from ..lab.topology import VIRTUAL
 from ..lab.waiting import until
 from .conftest import BACKEND, GATEWAY, settled
@@ -32,6 +33,14 @@ def test_a_selected_pod_is_seen_by_the_virtual_address(lab: Lab) -> None:
         assert node.pod("backend", BACKEND).request(SELECTED).address == VIRTUAL
         assert capture.sources(SELECTED) == {VIRTUAL}
     assert node.pod("other", {"app": "other"}).request(SELECTED).address == node.host.ip
+
+
+def test_each_node_shows_how_all_are(lab: Lab) -> None:
+    def shown(node: Node) -> dict[str, bool]:
+        return {row["node"]: row["ok"] for row in node.agent.call("group")["nodes"]}
+
+    for node in lab.nodes.values():
+        until(lambda node=node: shown(node) == dict.fromkeys(lab.nodes, True), "all are well, as it shows")
 
 
 def test_status_and_events_are_of_that_group(lab: Lab) -> None:

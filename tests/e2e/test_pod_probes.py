@@ -76,6 +76,25 @@ def test_each_node_gets_out_by_each_address_that_a_policy_uses(lab: Lab, name: s
         assert shown.startswith((f"{address}:", f"[{address}]:")) if own else not shown
 
 
+def test_one_node_lets_all_test(lab: Lab) -> None:
+    command = (
+        str(EGRESSCTL),
+        "--config",
+        str(lab.nodes["g2"].agent.config),
+        "-o",
+        "json",
+        "test",
+        GATEWAY,
+        "--all",
+    )
+    words = lab.nodes["g2"].machine.command(*command, "--to", f"{OUTSIDE}:{SELECTED}")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    found = {(row["node"], row["ip"]): row for row in json.loads(done.stdout)["tests"]}
+    for name in lab.nodes:
+        assert found[name, ADDRESS]["result"] == "ok", found[name, ADDRESS]
+        assert found[name, ADDRESS]["leftAs"].startswith(f"{ADDRESS}:")
+
+
 @pytest.mark.parametrize(("to", "address"), [(OUTSIDE, ADDRESS), (f"[{OUTSIDE6}]", ADDRESS6)])
 def test_a_service_outside_answers(lab: Lab, to: str, address: str) -> None:
     code, rows = probed(lab.nodes["w1"], GATEWAY, "--to", f"{to}:{SELECTED}")

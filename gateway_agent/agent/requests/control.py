@@ -18,7 +18,7 @@ from ..inputs.push import NotPushed, Pushes
 from ..rounds.exit_checks import ExitChecks
 from ..state import NodeState
 from .group import Group
-from .pod_tests import PodTests
+from .group_tests import GroupTests
 from .whois import Whois
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Control:
         leases: LeaseClient,
         snapshot: Callable[[], NodeSnapshot | None],
         exits: ExitChecks,
-        tests: PodTests,
+        tests: GroupTests,
         whois: Whois,
         pushes: Pushes,
         group: Group,

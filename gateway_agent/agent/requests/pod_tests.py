@@ -41,6 +41,11 @@ class PodTests:
         self._ask = ask
         self._testing = asyncio.Lock()
 
+    @property
+    def busy(self) -> bool:
+        """Return True while a test runs."""
+        return self._testing.locked()
+
     async def test(self, question: dict[str, Any]) -> dict[str, Any]:
         """Return the answer for the gateway that ``gateway`` names (empty: all). ``to``, ``port``: of the destination.
 
