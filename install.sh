@@ -48,6 +48,8 @@ kubectl:kubernetes-client
 stress-ng:stress-ng
 systemd-analyze:systemd
 promtool:prometheus
+chromium:chromium
+chromedriver:chromium-driver
 '
 
 usage() {

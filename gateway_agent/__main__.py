@@ -22,10 +22,10 @@ from . import log
 from .adapters.daemons.connection_log import ConnectionLog
 from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
+from .adapters.files import set_files
 from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore, NoReport
 from .adapters.files.key_files import KeyFiles as Keys
-from .adapters.files.set_files import SetFiles
 from .adapters.kernel import node_counters
 from .adapters.kernel.kernel_thread import Kernel, keep_sockets
 from .adapters.kernel.node_interfaces import NodeInterfaces
@@ -138,7 +138,9 @@ async def serve(
             counters = node_counters.read(ids.DEVICE_PREFIX)
             return replace(parts.observer.observe(), connection_log=connections.report, kernel=counters)
 
-        metrics = MetricsServer(config.metrics_listen, observed, names=names)
+        metrics = MetricsServer(
+            config.metrics_listen, observed, names=names, group=lambda: parts.group.latest()
+        )
         parts = build(
             config,
             ports(config, store, await_daemon_s),
@@ -172,7 +174,7 @@ def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Por
         probe=partial(_probe, config),
         connection_sync=partial(ConnectionSync, config.run_dir),
         channel=_channel(config),
-        manifest_files=_manifest_files(config, store),
+        manifest_files=set_files.opened(config, store),
     )
 
 
@@ -182,19 +184,6 @@ def _channel(config: AgentConfig) -> Channel | None:
         return None
     ring = partial(Keys().followed, str(config.key_file), [str(path) for path in config.accept_key_files])
     return SetChannel(config.node_name, config.sets_port, ring)
-
-
-def _manifest_files(config: AgentConfig, store: Store) -> SetFiles | None:
-    """Return the manifests that nodes exchange; None if they do not.
-
-    Finish what an earlier process has begun. Raises OSError.
-    """
-    if not (isinstance(store, FilesStore) and config.sets_port):
-        return None
-    files = SetFiles(store.directory, config.state_dir, store.held)
-    if done := files.recover():
-        logger.warning("%s", done)
-    return files
 
 
 def _probe(config: AgentConfig, target: ProbeTarget, changed: Callable[[], None]) -> Probe:

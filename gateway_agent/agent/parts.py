@@ -69,6 +69,7 @@ class Parts:
     pod_rounds: PodRounds
     requests: Requests
     observer: Observer
+    group: Group
     peers: Peers | None
     """None: this node asks no other one and answers none."""
     manifest_sets: ManifestSets | None
@@ -135,12 +136,13 @@ def build(
     observer = Observer(
         state, planning, pods, rounds.adoption, containers, leases, problems, unready, counts.histograms
     )
-    control = _control(config, ports, known, exits, observer, peers, manifest_sets)
+    group = Group(state, observer.snapshot, observer.unready, peers)
+    control = _control(config, ports, known, exits, observer, peers, manifest_sets, group)
     requests = _requests(config, ports.kernel, known, rounds, control, counts)
     return Parts(
         config, ports, state, known.plan_file, known.objects, pods, planning, containers, leases,
         rounds.connections, rounds.sync, rounds.node_kernel, rounds.daemon_config, paths, answers, rounds.reconciler,
-        rounds.pod_rounds, requests, observer, peers, manifest_sets,
+        rounds.pod_rounds, requests, observer, group, peers, manifest_sets,
     )  # fmt: skip
 
 
@@ -191,13 +193,13 @@ def _control(
     observer: Observer,
     peers: Peers | None,
     manifest_sets: ManifestSets | None,
+    group: Group,
 ) -> Control:
     """Return the part that answers ``egressctl``."""
     state = known.state
     search = PeerSearch(peers) if peers else None
     tests = PodTests(observer.snapshot, ports.pod_prober, ports.threads, search.ask if search else None)
     whois = Whois(state, known.pods, ports.connection_search, ports.threads, config.connection_log, search)
-    group = Group(state, observer.snapshot, observer.unready, peers)
     pushes, all_tests = Pushes(manifest_sets), GroupTests(tests, peers)
     return Control(
         config.node_name, state, known.leases, observer.snapshot, exits, all_tests, whois, pushes, group

@@ -1,27 +1,49 @@
-"""Render the status of one node as a self-contained HTML page: no script, no external resource."""
+"""Render what a node knows as a self-contained HTML page, in sections that a stream of events replaces one by one."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escaped
 from typing import Any
 
 from .. import printable
+from .page_style import STYLE
 
 Answer = Mapping[str, Any]
-REFRESH_S = 2
-"""Seconds after which the browser reloads the page."""
-STYLE = """\
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em; color: #222; background: #fff }
-table { border-collapse: collapse; margin: 0 0 1.5em } caption { text-align: left; font-weight: 600; padding: .3em 0 }
-th, td { text-align: left; padding: .2em 1.2em .2em 0; border-bottom: 1px solid #ddd; vertical-align: top }
-th { font-weight: 500; color: #666 } .good { color: #176b2c } .bad { color: #b00020; font-weight: 600 }
-@media (prefers-color-scheme: dark) {
-  body { color: #ddd; background: #181818 } th, td { border-color: #444 } th { color: #999 }
-  .good { color: #6fcf87 } .bad { color: #ff6b7d }
-}
+Sections = Mapping[str, str]
+"""HTML by the id of the element that holds it."""
+RELOAD_S = 2
+"""Seconds after which a browser without scripts reloads the page."""
+MAX_ROWS = 200
+"""Pods, and changes, that the page shows."""
+GOOD, BAD = {"master", "yes", "OK", "gateway"}, {"no", "no master", "no answer", "dropped"}
+SCRIPT = """\
+const lost = document.getElementById("lost");
+const stale = () => { lost.textContent = "No news from the agent: this is the last that was known."; };
+let timer = setTimeout(stale, 5000);
+const events = new EventSource("events");
+events.onmessage = event => {
+  clearTimeout(timer);
+  timer = setTimeout(stale, 5000);
+  const sections = JSON.parse(event.data);
+  for (const id in sections) document.getElementById(id).innerHTML = sections[id];
+  lost.textContent = "";
+};
+events.onerror = stale;
 """
-GOOD, BAD = {"master", "yes"}, {"no", "no master"}
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; connect-src 'self'; "
+    f"script-src 'sha256-{base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Content security policy: only this script runs, and connects with this agent only."""
+TABLES = {
+    "egress": "Egress IPs", "nodes": "Nodes", "changes": "Last changes", "pods": "Pods of this node",
+    "members": "Egress nodes as this node hears them", "messages": "Messages",
+}  # fmt: skip
+"""Headings of the sections that have one, in the order of the page."""
 
 
 def escape(text: str) -> str:
@@ -29,21 +51,49 @@ def escape(text: str) -> str:
     return escaped(printable.printable(text))
 
 
-def page(status: Answer) -> str:
-    """Return the result of :func:`gateway_agent.show.status.status` as HTML. All text in it is escaped."""
-    node = escape(status["node"])
+def page(sections: Sections, node: str) -> str:
+    """Return the whole page."""
+    name = escape(node)
     parts = [
-        "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="{REFRESH_S}">',
-        f"<title>{node}: egress gateway</title><style>{STYLE}</style></head><body>",
-        f"<h1>{node}</h1><p>Roles: {escape(', '.join(status['roles']))}</p>",
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<noscript><meta http-equiv="refresh" content="{RELOAD_S}"></noscript>',
+        f"<title>{name}: egress gateway</title><style>{STYLE}</style></head><body><main>",
+        f'<h1>{name}</h1><div id="verdict" role="status">{sections["verdict"]}</div>',
+        '<p id="lost" role="alert" class="bad"></p>',
+        f'<p id="about">{sections["about"]}</p><div id="problems">{sections["problems"]}</div>',
     ]
-    if status["isolated"]:
+    for identity, heading in TABLES.items():
+        # What is wider than the screen scrolls by itself: it is in the order of the keyboard, and has a name.
         parts.append(
-            '<p class="bad">Isolated: it hears no majority of the voters and forwards nothing new.</p>'
+            f'<section><h2 id="{identity}-name">{heading}</h2>'
+            f'<div id="{identity}" class="wide" role="region" tabindex="0" aria-labelledby="{identity}-name">'
+            f"{sections[identity]}</div></section>"
         )
-    parts += _problems(status["problems"])
-    egress = (
+    parts.append(f"</main><script>{SCRIPT}</script></body></html>\n")
+    return "\n".join(parts)
+
+
+def sections(
+    status: Answer,
+    pods: Sequence[Answer],
+    events: Sequence[Answer],
+    group: Answer | None,
+    at: str,
+    version: str,
+) -> dict[str, str]:
+    """Return the sections of the page. All text in them is escaped.
+
+    ``status``, ``pods``, ``events``: answers of :mod:`gateway_agent.show.status`. ``group``: how all nodes are, of
+    :mod:`gateway_agent.show.group`; None if nobody was asked yet. ``at``: time of all this.
+    """
+    verdict = status["verdict"]
+    voters = ", ".join(status["voters"]) or "none are known"
+    about = (
+        f"As of {at}. Version {version}. Roles: {', '.join(status['roles'])}. "
+        f"Voters: {voters} (set {status['voterSet']})."
+    )
+    headings = (
         "Gateway",
         "Address",
         "Master",
@@ -54,13 +104,55 @@ def page(status: Answer) -> str:
         "Last change",
         "Reason",
     )
-    parts += _table("Egress IPs", egress, map(_egress_row, status["egressIPs"]))
-    members = ("Node", "Alive", "Ready", "Heard", "Reason")
-    parts += _table("Egress nodes", members, map(_member_row, status["members"]))
-    voters = ", ".join(status["voters"]) or "none are known"
-    parts.append(f"<p>Voters: {escape(voters)} (set {status['voterSet']})</p>")
-    parts += _table("Messages", ("Result", "Number"), status["counters"].items())
-    return "\n".join((*parts, "</body></html>", ""))
+    shown = pods[:MAX_ROWS]
+    more = f"<p>and {len(pods) - len(shown)} more: egressctl pods</p>" if len(shown) < len(pods) else ""
+    return {
+        "verdict": f'<p class="{"good" if verdict["ok"] else "bad"}">{escape(verdict["text"])}</p>',
+        "about": escape(about),
+        "problems": "".join(_problems(status["problems"])),
+        "egress": _table(headings, map(_egress_row, status["egressIPs"])),
+        "nodes": _nodes(status, group),
+        "changes": _changes(events),
+        "pods": _table(
+            ("Namespace", "Name", "Gateway", "Verdict", "Leaves as", "By node"), map(_pod_row, shown)
+        )
+        + more,
+        "members": _table(("Node", "Alive", "Ready", "Heard", "Reason"), map(_member_row, status["members"])),
+        "messages": _table(("Result", "Number"), status["counters"].items()),
+    }
+
+
+def _nodes(status: Answer, group: Answer | None) -> str:
+    """Return a picture of all nodes, with the addresses that each one holds as this node knows it."""
+    held: dict[str, list[str]] = {}
+    for egress in status["egressIPs"]:
+        if egress["master"]:
+            held.setdefault(egress["master"], []).append(egress["ip"] or egress["gateway"])
+    rows: Sequence[Answer] = group["nodes"] if group else ()
+    names = sorted({*held, *(row["node"] for row in rows), *(member["node"] for member in status["members"])})
+    known = {row["node"]: row for row in rows}
+    return f"<ul class='nodes'>{''.join(_node(name, held.get(name, []), known.get(name)) for name in names)}</ul>"
+
+
+def _node(name: str, held: Sequence[str], row: Answer | None) -> str:
+    kind = "" if row is None else "good" if row["ok"] else "bad"
+    verdict = row["verdict"] if row else "not asked yet"
+    reason = f"<p>{escape(row['reason'])}</p>" if row and row["reason"] else ""
+    version = f"<p>version {escape(row['version'])}</p>" if row and row["version"] else ""
+    addresses = "".join(f"<li>{escape(address)}</li>" for address in held)
+    holds = f"<p>holds</p><ul>{addresses}</ul>" if held else "<p>holds no address</p>"
+    head = f"<h3>{escape(name)}</h3><p class='{kind}'>{escape(verdict)}</p>"
+    return f"<li class='node'>{head}{reason}{holds}{version}</li>"
+
+
+def _changes(events: Sequence[Answer]) -> str:
+    if not events:
+        return "<p>none yet</p>"
+    rows = (
+        (one["at"], one["gateway"], one["ip"] or "-", _moved(one), f"{one['silentMs']} ms", one["reason"])
+        for one in reversed(events[-MAX_ROWS:])
+    )
+    return _table(("Time", "Gateway", "Address", "Change", "Silence", "Reason"), rows)
 
 
 def _problems(problems: Sequence[Answer]) -> Iterable[str]:
@@ -75,12 +167,15 @@ def _problems(problems: Sequence[Answer]) -> Iterable[str]:
         yield "</ul>"
 
 
-def _table(caption: str, headings: Iterable[str], rows: Iterable[Iterable[object]]) -> Iterable[str]:
-    yield f"<table><caption>{caption}</caption>"
-    yield f"<tr>{''.join(f'<th>{heading}</th>' for heading in headings)}</tr>"
+def _table(headings: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    parts = [
+        "<table><thead><tr>",
+        *(f'<th scope="col">{heading}</th>' for heading in headings),
+        "</tr></thead><tbody>",
+    ]
     for row in rows:
-        yield f"<tr>{''.join(_cell(str(value)) for value in row)}</tr>"
-    yield "</table>"
+        parts += ["<tr>", *(_cell(str(value)) for value in row), "</tr>"]
+    return "".join((*parts, "</tbody></table>"))
 
 
 def _cell(text: str) -> str:
@@ -109,10 +204,20 @@ def _change(change: Answer | None) -> str:
     if change is None:
         return "-"
     silent = f", silent for {change['silentMs']} ms" if change["silentMs"] else ""
-    return f"{change['before'] or 'none'} → {change['after'] or 'none'}{silent}"
+    return f"{_moved(change)}{silent}"
+
+
+def _moved(change: Answer) -> str:
+    return f"{change['before'] or 'none'} → {change['after'] or 'none'}"
+
+
+def _pod_row(row: Answer) -> Sequence[object]:
+    shown = row["gateway"], row["verdict"], row["ip"], row["via"]
+    return row["namespace"], row["name"], *(text or "-" for text in shown)
 
 
 def _member_row(member: Answer) -> Sequence[object]:
     alive, ready = ("yes" if member[key] else "no" for key in ("alive", "ready"))
-    heard = member["lastHeardMs"]
-    return member["node"], alive, ready, "never" if heard < 0 else f"{heard} ms ago", member["reason"]
+    # In whole seconds: what changes with each heartbeat would be sent with each look.
+    heard = "never" if member["lastHeardMs"] < 0 else f"{member['lastHeardMs'] // 1000} s ago"
+    return member["node"], alive, ready, heard, member["reason"]

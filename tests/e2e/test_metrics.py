@@ -46,6 +46,15 @@ def asked(node: Node, path: str) -> tuple[int, str]:
     return node.machine.inside(ask)
 
 
+def test_the_page_of_each_node_shows_the_whole_group(lab: Lab) -> None:
+    """Each node that is asked for its page asks the others, and they are well."""
+    for node in lab.nodes.values():
+        until(
+            lambda node=node: asked(node, "/")[1].count("<p class='good'>OK</p>") == len(lab.nodes),
+            "all are shown",
+        )
+
+
 def value(node: Node, name: str, /, **labels: str) -> float | None:
     """Of the one series that has these labels among its own; None where there is none."""
     _, text = asked(node, "/metrics")

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from ...atomic_file import replace_file
+from ...config import AgentConfig
 from ...manifest_sets import sets
 from ...manifest_sets.acceptance import Local
 from ...manifest_sets.sets import MAX_SET_BYTES, ManifestSet
 from ...manifests.parsing import MAX_FILE_BYTES
+from ...manifests.store import Store
+from .files_store import FilesStore
+
+log = logging.getLogger(__name__)
 
 LAST, NEXT = "manifests.applied", "manifests.applying"
 """Files of the state directory: the set that was applied last, and the one that is being applied."""
@@ -156,3 +162,16 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def opened(config: AgentConfig, store: Store) -> SetFiles | None:
+    """Return the manifests that nodes exchange; None if they do not.
+
+    Finish what an earlier process has begun. Raises OSError.
+    """
+    if not (isinstance(store, FilesStore) and config.sets_port):
+        return None
+    files = SetFiles(store.directory, config.state_dir, store.held)
+    if done := files.recover():
+        log.warning("%s", done)
+    return files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,11 +12,14 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from cni.version import VERSION
+
 from ... import printable
-from ...show.html_page import page
+from ...show import html_page
 from ...show.metrics.families import Observation, families
 from ...show.metrics.form import Family
-from ...show.status import status
+from ...show.snapshot import rfc3339
+from ...show.status import events, pods, status
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -57,10 +61,20 @@ def _status(seen: Observation) -> Answer:
 
 
 def _page(seen: Observation) -> Answer:
-    if seen.view is None:
+    found = sections(seen)
+    if found is None:
         why = f"the agent has not read its store yet: {printable.printable(seen.unready)}\n"
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, why)
-    return Answer(HTTPStatus.OK, page(status(seen.view)), "text/html; charset=utf-8")
+    return Answer(HTTPStatus.OK, html_page.page(found, seen.node), "text/html; charset=utf-8")
+
+
+def sections(seen: Observation) -> dict[str, str] | None:
+    """Return the sections of the page; None before the store has been read."""
+    view = seen.view
+    if view is None:
+        return None
+    changes, shown = events(view)["events"], pods(view)["pods"]
+    return html_page.sections(status(view), shown, changes, seen.group, rfc3339(time.time()), VERSION)
 
 
 PAGES: dict[str, Callable[[Observation], Answer]] = {

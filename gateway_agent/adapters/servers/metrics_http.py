@@ -12,10 +12,12 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tornado.http1connection import HTTP1ConnectionParameters, HTTP1ServerConnection
 from tornado.httputil import (
@@ -24,7 +26,6 @@ from tornado.httputil import (
     HTTPMessageDelegate,
     HTTPServerConnectionDelegate,
     RequestStartLine,
-    ResponseStartLine,
 )
 from tornado.iostream import IOStream
 
@@ -32,7 +33,9 @@ from ... import printable
 from ...manifests.model import Problem
 from ...show import allowed_hosts
 from ...show.metrics.families import Observation
-from .metrics_answers import PAGES, Answer
+from .event_streams import EventStreams
+from .http_requests import EVENTS, HEADERS, Request, Responder
+from .metrics_answers import PAGES, Answer, sections
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -53,19 +56,12 @@ NOT_OURS = (
     "is not served here: ask by an address of this node, as localhost, or by a name that metrics.names in the agent's "
     "configuration lists"
 )
-# The page loads no resources, and no other page may show it in a frame.
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
 PARAMETERS = HTTP1ConnectionParameters(
     no_keep_alive=True,
     chunk_size=MAX_REQUEST_BYTES,
     max_header_size=MAX_READ_BYTES,
     max_body_size=MAX_BODY_BYTES,
 )
-Responder = Callable[[RequestStartLine, HTTPHeaders], Awaitable[Answer]]
 
 
 class MetricsServer:
@@ -73,6 +69,7 @@ class MetricsServer:
 
     ``listen``: address and TCP port. ``look``: returns what is shown; called in the loop of :meth:`run`. ``deadline``:
     seconds, see :data:`CONNECTION_TIMEOUT_S`. ``names``: host names that a request may use beside addresses.
+    ``group``: returns how all nodes are; called in that loop, too, while somebody looks at the page.
     """
 
     def __init__(
@@ -81,7 +78,9 @@ class MetricsServer:
         look: Callable[[], Observation],
         deadline: float = CONNECTION_TIMEOUT_S,
         names: Collection[str] = (),
+        group: Callable[[], Mapping[str, Any] | None] = lambda: None,
     ) -> None:
+        self._group = group
         self._listen = listen
         self._names = frozenset(names)
         self._look = look
@@ -149,9 +148,18 @@ class MetricsServer:
 
     async def _until_end(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
         async def respond(start: RequestStartLine, headers: HTTPHeaders) -> Answer:
-            return _refusal(start, headers, self._names) or await _answer(start.path, self._look, agent)
+            return _refusal(start, headers, self._names) or await _answer(start.path, look, agent)
 
-        connections = _Connections(respond, self._deadline)
+        def look(of_page: bool = False) -> Observation:
+            return replace(self._look(), group=self._group()) if of_page else self._look()
+
+        async def changing() -> dict[str, str] | None:
+            try:
+                return sections(await _ask(agent, partial(look, True)))
+            except TimeoutError:
+                return None
+
+        connections = _Connections(respond, self._deadline, EventStreams(changing))
         accepting = asyncio.create_task(connections.accept(listener))
         ended = asyncio.wrap_future(self._end_requested)
         self._say(None)
@@ -167,9 +175,11 @@ class MetricsServer:
 class _Connections(HTTPServerConnectionDelegate):
     """Accept connections and limit their number and their duration, which Tornado does not."""
 
-    def __init__(self, respond: Responder, deadline: float) -> None:
+    def __init__(self, respond: Responder, deadline: float, streams: EventStreams) -> None:
         self._respond = respond
         self._deadline = deadline
+        self._streams = streams
+        self._sending: set[asyncio.Task[None]] = set()
         self._open: dict[IOStream, asyncio.TimerHandle] = {}
         """Streams, the oldest first, with the timers that end them."""
 
@@ -198,43 +208,29 @@ class _Connections(HTTPServerConnectionDelegate):
 
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         """Return the recipient of a request."""
-        return _Request(request_conn, self._respond)
+        assert isinstance(server_conn, HTTP1ServerConnection)
+        return Request(request_conn, self._respond, partial(self._stream, server_conn.stream))
+
+    def _stream(self, stream: IOStream, connection: HTTPConnection) -> None:
+        """Send events without a deadline. In front of the next streams this one is the oldest still."""
+        if timer := self._open.get(stream):
+            timer.cancel()
+
+        async def send() -> None:
+            try:
+                await self._streams.send(connection, HEADERS)
+            finally:
+                stream.close()
+
+        task = asyncio.create_task(send())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     def on_close(self, server_conn: object) -> None:
         """Forget a connection that has ended."""
         assert isinstance(server_conn, HTTP1ServerConnection)
         if timer := self._open.pop(server_conn.stream, None):
             timer.cancel()
-
-
-class _Request(HTTPMessageDelegate):
-    """Finds the answer to one request and sends it when the body has been read: a reset could overtake it before."""
-
-    def __init__(self, connection: HTTPConnection, respond: Responder) -> None:
-        self._connection = connection
-        self._respond = respond
-        self._method = ""
-        self._answer: Answer | None = None
-
-    async def headers_received(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
-    ) -> None:
-        """Find the answer. Meanwhile the end of the client's data is not read: it would end the connection."""
-        assert isinstance(start_line, RequestStartLine)
-        self._method = start_line.method
-        self._answer = await self._respond(start_line, headers)
-
-    def finish(self) -> None:
-        """Send the answer. The connection ends when it is sent, or at the deadline."""
-        answer = self._answer
-        assert answer is not None
-        fields = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body)), **HEADERS}
-        if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
-            fields["Allow"] = "GET, HEAD"
-        line = ResponseStartLine("HTTP/1.1", answer.status.value, answer.status.phrase)
-        body = b"" if self._method == "HEAD" else answer.body
-        self._connection.write_headers(line, HTTPHeaders(fields), body)
-        self._connection.finish()
 
 
 def _refusal(start: RequestStartLine, headers: HTTPHeaders, names: Collection[str]) -> Answer | None:
@@ -248,16 +244,20 @@ def _refusal(start: RequestStartLine, headers: HTTPHeaders, names: Collection[st
     return None
 
 
-async def _answer(target: str, look: Callable[[], Observation], agent: asyncio.AbstractEventLoop) -> Answer:
+async def _answer(
+    target: str, look: Callable[[bool], Observation], agent: asyncio.AbstractEventLoop
+) -> Answer:
     path = target.partition("?")[0]
     form = PAGES.get(path)
+    if path == EVENTS:
+        return Answer(HTTPStatus.OK, "", "text/event-stream")
     if form is None and path != "/healthz":
-        return Answer(HTTPStatus.NOT_FOUND, f"not here; there is /healthz {' '.join(PAGES)}\n")
+        return Answer(HTTPStatus.NOT_FOUND, f"not here; there is /healthz {EVENTS} {' '.join(PAGES)}\n")
     try:
         if form is None:
             await _ask(agent, lambda: None)
             return Answer(HTTPStatus.OK, "ok\n")
-        return form(await _ask(agent, look))
+        return form(await _ask(agent, partial(look, path == "/")))
     except TimeoutError:
         words = f"the agent's event loop has not answered within {ANSWER_TIMEOUT_S:g} s\n"
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, words)

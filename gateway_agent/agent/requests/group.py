@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,9 @@ PATIENCE = Patience(at_once=100, each_s=4.0, all_s=8.0)
 """egressctl waits ten seconds."""
 REPORT_AGE_S = 0.5
 """Seconds for which a report serves all nodes that ask: they cost this node one look, however many they are."""
+
+LATEST_AGE_S = 3.0
+"""Seconds between two questions to all nodes while somebody looks at the page."""
 
 
 class Group:
@@ -35,6 +39,9 @@ class Group:
         self._peers = peers
         self._kept: tuple[float, Report] | None = None
         """The last report and when it was made."""
+        self._latest: dict[str, Any] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = float("-inf")
         if peers:
             peers.handle(Look, self._answer)
 
@@ -53,6 +60,21 @@ class Group:
             found[name] = answer if isinstance(answer, Report | str) else other
         found[plan.node] = self._report()
         return group.answer(group.row(name, addresses.get(name, ""), each) for name, each in found.items())
+
+    def latest(self) -> dict[str, Any] | None:
+        """Return the last answers of all nodes; None if there are none yet. If they are old, ask again meanwhile.
+
+        Called while somebody looks at the page, and only then.
+        """
+        now = asyncio.get_running_loop().time()
+        if (self._asking is None or self._asking.done()) and now - self._asked_at >= LATEST_AGE_S:
+            self._asked_at = now
+            self._asking = asyncio.create_task(self._refresh())
+        return self._latest
+
+    async def _refresh(self) -> None:
+        with contextlib.suppress(NotKnown):
+            self._latest = await self.status({})
 
     async def _answer(self, _: str, __: Look) -> Report:
         now = asyncio.get_running_loop().time()

@@ -45,6 +45,8 @@ class Observation:
     rounds_failed: int = 0
     """Rounds that failed since the agent started."""
     kernel: NodeCounters = field(default_factory=NodeCounters)
+    group: Mapping[str, Any] | None = None
+    """How all nodes are, for the page; None if they have not been asked."""
     connection_log: Report | None = None
     """Numbers of the log of connections; None if it is off."""
 
