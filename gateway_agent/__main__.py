@@ -15,10 +15,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cni.kernel import ids
 from cni.version import VERSION
 
 from . import log
+from .adapters import counters
 from .adapters.daemons.connection_log import ConnectionLog
 from .adapters.daemons.conntrackd import ConnectionSync
 from .adapters.daemons.lease_client_ipc import LeaseDaemonClient
@@ -26,7 +26,6 @@ from .adapters.files import set_files
 from .adapters.files.cluster_key import KeyFiles
 from .adapters.files.files_store import FilesStore, NoReport
 from .adapters.files.key_files import KeyFiles as Keys
-from .adapters.kernel import node_counters
 from .adapters.kernel.kernel_thread import Kernel, keep_sockets
 from .adapters.kernel.node_interfaces import NodeInterfaces
 from .adapters.kernel.open_connections import ConnectionSearch
@@ -135,11 +134,15 @@ async def serve(
         connections = ConnectionLog(config)
 
         def observed() -> Observation:
-            counters = node_counters.read(ids.DEVICE_PREFIX)
-            return replace(parts.observer.observe(), connection_log=connections.report, kernel=counters)
+            log, errors = connections.report, store.errors()
+            return replace(parts.observer.observe(), connection_log=log, api_errors=errors)
 
         metrics = MetricsServer(
-            config.metrics_listen, observed, names=names, group=lambda: parts.group.latest()
+            config.metrics_listen,
+            observed,
+            names=names,
+            group=lambda: parts.group.latest(),
+            kernel=counters.read,
         )
         parts = build(
             config,

@@ -215,6 +215,10 @@ class ClusterStore:
         items = (item for objects in self._objects().values() for item in objects)
         return self._picture.inventory(items, self._troubles())
 
+    def errors(self) -> dict[str, int]:
+        """Return the failed requests of each kind, by its plural, since the start."""
+        return {self._resources[kind].plural: found.errors for kind, found in self._reflectors.items()}
+
     def _troubles(self) -> list[Problem]:
         hint = "the last known objects stay in force; changes are not seen"
         found = ((self._resources[kind].plural, r.trouble) for kind, r in self._reflectors.items())

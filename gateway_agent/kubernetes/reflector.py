@@ -67,6 +67,8 @@ class Reflector:
         self.objects: dict[Key, Object] = dict(objects or {})
         self.synced = False
         """True if a whole list has been read since the start."""
+        self.errors = 0
+        """Requests that have failed since the start."""
         self.trouble = ""
         """Error message of the last request; empty if it succeeded."""
         self._version = ""
@@ -155,6 +157,7 @@ class Reflector:
         ``status``: HTTP status, 0 without an answer. ``retry_after``: seconds that the server demands.
         """
         self.trouble = message
+        self.errors += 1
         self._denials = 0
         self._failures += 1
         self._pause = retry_after

@@ -176,6 +176,8 @@ class EgressState(msgspec.Struct, frozen=True):
     """The address that the outside sees now, as the master says; empty where there is none."""
     without_quorum: bool = msgspec.field(default=False, name="survivor")
     """The master holds it without a majority (two nodes only, or ``AvailabilityFirst``)."""
+    margin_ms: int | None = None
+    """What was left of the lease at its last renewals, the least of them, milliseconds; None: this node renews none."""
 
 
 class MemberState(msgspec.Struct, frozen=True):
@@ -235,6 +237,14 @@ UNCONFIGURED = 0
 """Incarnation in the states of a daemon that could follow no configuration so far: only ``problems`` count in them."""
 
 
+class Heartbeats(msgspec.Struct, frozen=True):
+    """Heartbeats of a node since its daemon started."""
+
+    sent: int = 0
+    late: int = 0
+    """Made a whole period late, or later."""
+
+
 class KeeperState(msgspec.Struct, frozen=True):
     """The state of the lease daemon, for the agent and operators."""
 
@@ -262,5 +272,6 @@ class KeeperState(msgspec.Struct, frozen=True):
     """Keys of all nodes; None: left out, as everywhere but in the first state on a connection."""
     failures: tuple[KernelFailures, ...] = ()
     """Failures of the kernel for the virtual addresses that this node may serve."""
+    heartbeats: Heartbeats = Heartbeats()
     kinds: dict[str, str] = {}
     """The kinds of some of ``problems``, by their text."""

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from .effects import Effect, Effects
 from .election import Election
-from .ipc import KeeperConfig
+from .ipc import Heartbeats, KeeperConfig
 from .messages.bodies import Handover
 from .messages.keys import Keyring
 from .messages.strays import Strays
@@ -226,6 +226,11 @@ class LeaseNode:
     def config(self) -> KeeperConfig:
         """Return the configuration."""
         return self._state.config
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """Return how many heartbeats this node has sent, and how many of them late."""
+        return Heartbeats(self._transmission.sent, self._transmission.late)
 
     @property
     def revision(self) -> int:

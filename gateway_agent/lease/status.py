@@ -55,6 +55,7 @@ def report(
         unfit=node.agreement.unfit(),
         keys=_keys(node, now) if keys else None,
         failures=failures,
+        heartbeats=node.heartbeats,
         kinds={**dict.fromkeys(late, LATE), **dict.fromkeys(foreign, FOREIGN_KEY)},
     )
 
@@ -91,7 +92,13 @@ def _egress(node: LeaseNode, spec: EgressIPSpec, now: int) -> EgressState:
         reason="" if holds else _reason(node, spec, now),
         shown=following.shown if following.master else "",
         without_quorum=following.without_quorum and bool(following.master),
+        margin_ms=_margin_ms(node, spec) if holds else None,
     )
+
+
+def _margin_ms(node: LeaseNode, spec: EgressIPSpec) -> int | None:
+    record = node.ownership.egress_ips.find(spec.id)
+    return min(record.margins) // MILLISECOND if record and record.margins else None
 
 
 def _reason(node: LeaseNode, spec: EgressIPSpec, now: int) -> str:

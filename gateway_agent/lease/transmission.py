@@ -32,6 +32,10 @@ class Transmission:
         """The heartbeat of this period is due."""
         self._retired_at = NEVER_HEARD
         self._next_heartbeat = self._next_report = now
+        self.sent = 0
+        """Heartbeats sent; one may go to many nodes."""
+        self.late = 0
+        """Heartbeats that this node made a whole period late, or later: it got no processor time."""
 
     def configure(self) -> None:
         """Take on another length of the period."""
@@ -49,6 +53,7 @@ class Transmission:
         """Let a heartbeat be due if the period has ended, and repeat a push if its time has come."""
         if self.sends_heartbeats(now) and now >= self._next_heartbeat:
             following = self._next_heartbeat + self._node.config.heartbeat_ns
+            self.late += following <= now
             # A process that was stopped does not make up for what it has missed.
             self._next_heartbeat = following if following > now else now + self._node.config.heartbeat_ns
             self._node.due.heartbeat = self._regular = True
@@ -95,6 +100,7 @@ class Transmission:
         if node.due.push or now >= self._next_report:
             self._report(heartbeat, peers, now)
         node.outbox.put(sorted(peers), heartbeat)
+        self.sent += 1
         return heartbeat if node.me in asked else None
 
     def _push(self, now: int) -> None:
@@ -103,6 +109,7 @@ class Transmission:
         heartbeat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now)
         self._report(heartbeat, node.egress_nodes, now)
         node.outbox.put(node.egress_nodes, heartbeat)
+        self.sent += 1
 
     def _report(self, heartbeat: Heartbeat, peers: Collection[str], now: int) -> None:
         """Send to the subscribers other than ``peers``, before those: their packets wait for a new master."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from .model import Inventory
@@ -24,6 +24,9 @@ class Store(Protocol):
         Return None if the last yielded inventory is still current. ``uid``: empty if the runtime did not pass it.
         Raises :class:`NotKnown` and OSError.
         """
+
+    def errors(self) -> Mapping[str, int]:
+        """Return the failed requests to the store since the start, by kind; empty for a store without requests."""
 
 
 class Reporter(Protocol):

@@ -18,7 +18,7 @@ from gateway_agent.adapters.servers.metrics_http import MetricsServer
 from gateway_agent.lease.ipc import Change
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show import group
-from gateway_agent.show.metrics import Observation
+from gateway_agent.show.metrics.families import Observation
 
 from ..lab.browser import HOST, TAB, Browser, browser
 from ..lab.waiting import until

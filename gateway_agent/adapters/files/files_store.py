@@ -86,6 +86,10 @@ class FilesStore:
         async with self._reading:
             yield
 
+    def errors(self) -> Mapping[str, int]:
+        """Return nothing: files are read, not requested."""
+        return {}
+
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
         """Return an inventory for a starting pod, as :meth:`gateway_agent.manifests.store.Store.for_pod`."""
         # While another task reads, _seen is up to date already, but the inventory has not been yielded yet.

@@ -61,14 +61,15 @@ def packets(kernel: Socket, table: str, chain: str) -> int:
         # A kernel that knows no filter lists all rules.
         if (rule.get(NFTA_RULE_TABLE), rule.get(NFTA_RULE_CHAIN)) != (table.encode() + b"\0", name):
             continue
-        found = list(_expressions(rule.get(NFTA_RULE_EXPRESSIONS, b"")))
+        found = list(expressions(rule.get(NFTA_RULE_EXPRESSIONS, b"")))
         counters = [inner for kind, inner in found if kind == "counter"]
         if counters and _is_for_answers(found):
             return int.from_bytes(counters[0].get(NFTA_COUNTER_PACKETS, b""), "big")
     return 0
 
 
-def _expressions(data: bytes) -> Iterator[Expression]:
+def expressions(data: bytes) -> Iterator[Expression]:
+    """Yield the expressions of a rule. ``data``: NFTA_RULE_EXPRESSIONS."""
     for _, value in sequence(data):
         found = attributes(value)
         yield decoded(found.get(NFTA_EXPR_NAME, b"")), attributes(found.get(NFTA_EXPR_DATA, b""))

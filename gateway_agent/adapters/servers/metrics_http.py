@@ -33,6 +33,7 @@ from ... import printable
 from ...manifests.model import Problem
 from ...show import allowed_hosts
 from ...show.metrics.families import Observation
+from ...show.metrics.node_counters import NodeCounters
 from .event_streams import EventStreams
 from .http_requests import EVENTS, HEADERS, Request, Responder
 from .metrics_answers import PAGES, Answer, sections
@@ -70,6 +71,7 @@ class MetricsServer:
     ``listen``: address and TCP port. ``look``: returns what is shown; called in the loop of :meth:`run`. ``deadline``:
     seconds, see :data:`CONNECTION_TIMEOUT_S`. ``names``: host names that a request may use beside addresses.
     ``group``: returns how all nodes are; called in that loop, too, while somebody looks at the page.
+    ``kernel``: returns the kernel's counters for metrics; called in the server's thread, as it takes milliseconds.
     """
 
     def __init__(
@@ -79,7 +81,9 @@ class MetricsServer:
         deadline: float = CONNECTION_TIMEOUT_S,
         names: Collection[str] = (),
         group: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        kernel: Callable[[], NodeCounters] = NodeCounters,
     ) -> None:
+        self._kernel = kernel
         self._group = group
         self._listen = listen
         self._names = frozenset(names)
@@ -148,7 +152,9 @@ class MetricsServer:
 
     async def _until_end(self, listener: socket.socket, agent: asyncio.AbstractEventLoop) -> None:
         async def respond(start: RequestStartLine, headers: HTTPHeaders) -> Answer:
-            return _refusal(start, headers, self._names) or await _answer(start.path, look, agent)
+            return _refusal(start, headers, self._names) or await _answer(
+                start.path, look, agent, self._kernel
+            )
 
         def look(of_page: bool = False) -> Observation:
             return replace(self._look(), group=self._group()) if of_page else self._look()
@@ -245,7 +251,10 @@ def _refusal(start: RequestStartLine, headers: HTTPHeaders, names: Collection[st
 
 
 async def _answer(
-    target: str, look: Callable[[bool], Observation], agent: asyncio.AbstractEventLoop
+    target: str,
+    look: Callable[[bool], Observation],
+    agent: asyncio.AbstractEventLoop,
+    kernel: Callable[[], NodeCounters],
 ) -> Answer:
     path = target.partition("?")[0]
     form = PAGES.get(path)
@@ -257,7 +266,8 @@ async def _answer(
         if form is None:
             await _ask(agent, lambda: None)
             return Answer(HTTPStatus.OK, "ok\n")
-        return form(await _ask(agent, partial(look, path == "/")))
+        seen = await _ask(agent, partial(look, path == "/"))
+        return form(replace(seen, kernel=kernel()) if path == "/metrics" else seen)
     except TimeoutError:
         words = f"the agent's event loop has not answered within {ANSWER_TIMEOUT_S:g} s\n"
         return Answer(HTTPStatus.SERVICE_UNAVAILABLE, words)

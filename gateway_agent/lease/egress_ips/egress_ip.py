@@ -15,6 +15,7 @@ half a phase. An event that :data:`TRANSITIONS` does not list for the present ph
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,6 +24,9 @@ from ..limits import FORGET_NS, MAX_IDS
 from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import LeaseState, Release
 from .master_entry import MasterEntry
+
+MARGINS = 20
+"""Renewals of which the margins are kept: a second of the default heartbeats."""
 
 
 class Phase(Enum):
@@ -175,6 +179,8 @@ class EgressIP:
     """The node that the last master has handed it over to, and until when that counts."""
     shared: bool = False
     """The handover to that node was to serve equally many."""
+    margins: deque[int] = field(default_factory=lambda: deque(maxlen=MARGINS))
+    """What was left of the lease at each of its last renewals, nanoseconds."""
     unused_since: int | None = None
     """The moment since which nothing has used this record."""
 

@@ -132,10 +132,13 @@ class Owner:
             held_epoch=max(lease.held_epoch, request.claims[identity]),
             without_quorum=request.quorum.without_quorum,
         )
-        self._grant(record, granted)
+        self._grant(record, granted, now)
 
-    def _grant(self, record: EgressIP, lease: LeaseState) -> None:
+    def _grant(self, record: EgressIP, lease: LeaseState, now: int) -> None:
         if record.phase is Phase.REQUESTING:
+            record.margins.clear()
             self._egress_ips.transition(record.id, Event.GRANT, lease)
         else:
+            if record.lease:
+                record.margins.append(record.lease.until - now)
             record.renew(lease)

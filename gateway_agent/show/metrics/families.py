@@ -19,6 +19,7 @@ from ..status import status
 from .form import Family, Sample, counter, gauge, histogram
 from .node import of_calls, of_faults, of_kernel, of_numbers, of_policies, of_rounds, of_version
 from .node_counters import NodeCounters
+from .packets import of_api, of_leases, of_refused
 
 BOUNDS_MS = (0, 50, 100, 150, 200, 250, 300, 400, 600, 1000, 2500, 5000, 10000)
 """Upper bounds of the histogram of silences, milliseconds."""
@@ -44,6 +45,8 @@ class Observation:
     """Time of the last round without a failure, Unix time; 0: none yet."""
     rounds_failed: int = 0
     """Rounds that failed since the agent started."""
+    api_errors: Mapping[str, int] = field(default_factory=dict)
+    """Failed requests to the store since the agent started, by kind."""
     kernel: NodeCounters = field(default_factory=NodeCounters)
     group: Mapping[str, Any] | None = None
     """How all nodes are, for the page; None if they have not been asked."""
@@ -89,6 +92,7 @@ def families(seen: Observation) -> tuple[Family, ...]:
     """Return all metrics; only those of the agent itself before the store has been read."""
     found = [*_agent(seen), of_version(seen.node), of_calls(seen.node, seen.calls)]
     found += of_rounds(seen.node, seen.applied_at, seen.rounds_failed)
+    found += [of_api(seen.node, seen.api_errors), of_refused(seen.node, seen.kernel.refused)]
     if seen.connection_log is not None:
         found += _connection_log(seen.node, seen.connection_log)
     view = seen.view
@@ -100,6 +104,7 @@ def families(seen: Observation) -> tuple[Family, ...]:
             of_faults(view),
             of_policies(view, egress_node),
             *of_numbers(view),
+            *of_leases(view, egress_node),
             *of_kernel(view, seen.kernel),
         ]
     return tuple(found)

@@ -32,3 +32,5 @@ class NodeCounters:
     """The largest number of entries; None: not known."""
     connections_refused: int | None = None
     """Connections that got no entry, since the node's start: the table was full, or their port was taken."""
+    refused: Mapping[tuple[str, str], int] | None = None
+    """Packets that rules of ours refused, by table and chain; None: not known."""

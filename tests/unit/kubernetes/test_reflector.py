@@ -307,3 +307,10 @@ def test_it_shows_only_states_that_were_and_ends_with_the_last(
         server.serve(reflector, faults=False)
     assert reflector.objects == server.objects
     assert (reflector.synced, reflector.trouble) == (True, "")
+
+
+def test_failed_requests_are_counted() -> None:
+    reflector = Reflector()
+    reflector.failed(503, "later")
+    reflector.denied(403, "forbidden")
+    assert reflector.errors == 2

@@ -15,7 +15,7 @@ import pytest
 from gateway_agent.adapters.servers import event_streams
 from gateway_agent.adapters.servers.metrics_http import MAX_CONNECTIONS, MetricsServer
 from gateway_agent.manifests.model import Problem
-from gateway_agent.show.metrics import Observation
+from gateway_agent.show.metrics.families import Observation
 
 from ....lab.waiting import until
 from .test_metrics_http import HOST, SEEN, ask, connected, free_port, served

@@ -6,12 +6,14 @@ import shutil
 import subprocess
 from dataclasses import replace
 
+import msgspec
 import pytest
 
+from cni.kernel import ids
 from cni.version import VERSION
 from gateway_agent.adapters.servers.metrics_answers import PAGES
 from gateway_agent.histogram import Histogram
-from gateway_agent.lease.ipc import Conflict, KernelFailures
+from gateway_agent.lease.ipc import Conflict, Heartbeats, KernelFailures
 from gateway_agent.manifests.model import Fault, Problem
 from gateway_agent.show.metrics.families import Observation, families
 from gateway_agent.show.metrics.node_counters import DeviceCounters, NodeCounters
@@ -118,3 +120,41 @@ def test_promtool_finds_nothing() -> None:
         ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_refused_packets_by_reason() -> None:
+    refused = {
+        (ids.NFT_FENCE, "allow4"): 1, (ids.NFT_FENCE, "allow6"): 2, (ids.NFT_GUARD, "unjudged"): 3,
+        (ids.NFT_NODE_INET, "own_source"): 4, (ids.NFT_GATEWAY, "unsolicited"): 5, (ids.NFT_GATEWAY, "stale"): 6,
+        (ids.NFT_NODE_INET, "out_17"): 7, (ids.NFT_NODE_INET, "of_a_newer_version"): 8,
+    }  # fmt: skip
+    seen = Observation("g1", view(), kernel=NodeCounters(refused=refused))
+    found = {
+        labels["reason"]: number
+        for (name, pairs), number in samples(seen).items()
+        if name.endswith("refused_packets_total") and (labels := dict(pairs))
+    }
+    assert {reason: number for reason, number in found.items() if number} == {
+        "no_lease": 3, "guard": 3, "forged": 4, "unsolicited": 5, "stale": 6, "no_path": 7, "other": 8
+    }  # fmt: skip
+    assert "egress_gateway_refused_packets_total" not in names(view()), "the kernel says nothing"
+
+
+def test_heartbeats_and_what_was_left_of_leases() -> None:
+    seen = view()
+    assert seen.lease_daemon is not None
+    first = msgspec.structs.replace(seen.lease_daemon.egress[0], margin_ms=87)
+    state = msgspec.structs.replace(
+        seen.lease_daemon, heartbeats=Heartbeats(9, 2), egress=(first, *seen.lease_daemon.egress[1:])
+    )
+    told = Observation("g1", replace(seen, lease_daemon=state))
+    assert value(told, "heartbeats_sent_total") == 9
+    assert value(told, "heartbeats_late_total") == 2
+    margins = [number for (name, _), number in samples(told).items() if name.endswith("lease_margin_seconds")]
+    assert margins == [0.087]
+
+
+def test_failed_requests_to_the_api() -> None:
+    seen = Observation("g1", view(), api_errors={"pods": 3, "nodes": 0})
+    assert value(seen, "api_errors_total", resource="pods") == 3
+    assert value(seen, "api_errors_total", resource="nodes") == 0
