@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,11 +37,12 @@ def test_a_selected_pod_is_seen_by_the_virtual_address(lab: Lab) -> None:
 
 
 def test_each_node_shows_how_all_are(lab: Lab) -> None:
-    def shown(node: Node) -> dict[str, bool]:
-        return {row["node"]: row["ok"] for row in node.agent.call("group")["nodes"]}
+    def all_well(node: Node) -> bool:
+        rows = {row["node"]: row["ok"] for row in node.agent.call("group")["nodes"]}
+        return rows == dict.fromkeys(lab.nodes, True)
 
     for node in lab.nodes.values():
-        until(lambda node=node: shown(node) == dict.fromkeys(lab.nodes, True), "all are well, as it shows")
+        until(partial(all_well, node), "all are well, as it shows")
 
 
 def test_status_and_events_are_of_that_group(lab: Lab) -> None:

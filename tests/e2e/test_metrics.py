@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,12 @@ def asked(node: Node, path: str) -> tuple[int, str]:
 
 def test_the_page_of_each_node_shows_the_whole_group(lab: Lab) -> None:
     """Each node that is asked for its page asks the others, and they are well."""
+
+    def shown(node: Node) -> bool:
+        return asked(node, "/")[1].count("<p class='good'>OK</p>") == len(lab.nodes)
+
     for node in lab.nodes.values():
-        until(
-            lambda node=node: asked(node, "/")[1].count("<p class='good'>OK</p>") == len(lab.nodes),
-            "all are shown",
-        )
+        until(partial(shown, node), "all are shown")
 
 
 def value(node: Node, name: str, /, **labels: str) -> float | None:
