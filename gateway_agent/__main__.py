@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from cni.version import VERSION
 
@@ -40,7 +41,7 @@ from .adapters.servers.set_channel import SetChannel
 from .adapters.service_manager import feed_watchdog
 from .adapters.worker_threads import WorkerThreads
 from .agent.observer import Observer
-from .agent.parts import build
+from .agent.parts import Parts, build
 from .agent.ports import Ports, Probe, ProbeTarget
 from .agent.service import Agent
 from .agent.set_ports import Channel
@@ -130,20 +131,8 @@ async def serve(
             return await parts.requests.handle(request)
 
         server = RequestServer(config.run_dir / "agent.sock", answer, lambda: agent.write_again())
-        names = (config.node_name, *config.metrics_names)
         connections = ConnectionLog(config)
-
-        def observed() -> Observation:
-            log, errors = connections.report, store.errors()
-            return replace(parts.observer.observe(), connection_log=log, api_errors=errors)
-
-        metrics = MetricsServer(
-            config.metrics_listen,
-            observed,
-            names=names,
-            group=lambda: parts.group.latest(),
-            kernel=counters.read,
-        )
+        metrics = _metrics(config, connections, store, lambda: parts)
         parts = build(
             config,
             ports(config, store, await_daemon_s),
@@ -159,6 +148,22 @@ async def serve(
         reporter = report(parts.observer)
         others = (metrics.run(), connections.run(), reporter.run(), server.keep(), feed_watchdog())
         return await Service(agent, server, others, reporter.leave).until_signal(partial(_can_start, source))
+
+
+def _metrics(
+    config: AgentConfig, connections: ConnectionLog, store: Store, parts: Callable[[], Parts]
+) -> MetricsServer:
+    """Return the server of metrics and the page. ``parts``: those of the agent, as soon as it runs."""
+
+    def observed() -> Observation:
+        log, errors = connections.report, store.errors()
+        return replace(parts().observer.observe(), connection_log=log, api_errors=errors)
+
+    def group() -> dict[str, Any] | None:
+        return parts().group.latest()
+
+    names = (config.node_name, *config.metrics_names)
+    return MetricsServer(config.metrics_listen, observed, names=names, group=group, kernel=counters.read)
 
 
 def ports(config: AgentConfig, store: Store, await_daemon_s: float = 0.0) -> Ports:

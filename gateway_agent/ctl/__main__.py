@@ -94,10 +94,7 @@ def _add_queries(add: Add) -> None:
     test = add(
         "test", _test, "send packets as a pod of this node would, by each egress IP, and show what arrived"
     )
-    test.add_argument("gateway", metavar="GATEWAY", nargs="?", default="", help="only by its egress IPs")
-    test.add_argument("--to", metavar="ADDRESS[:PORT]", default="", help="go the whole way to this service")
-    test.add_argument("--all", action="store_true", help="from all nodes, not only from this one")
-    test.epilog = questions.TEST_EXAMPLES
+    questions.add_test_options(test)
     whois = add("whois", _whois, "which pod has, or had, an address and port outside")
     whois.add_argument(
         "end", metavar="IP:PORT", help="the egress IP and the source port that the outside has seen"
@@ -181,10 +178,8 @@ def _key(options: argparse.Namespace) -> int:
 
 
 def _test(options: argparse.Namespace) -> int:
-    asked = questions.of_test(options)
-    answer = ask(
-        run_dir(options) / "agent.sock", "test", questions.TEST_ALL_S if options.all else DEADLINE_S, **asked
-    )
+    wait_s = questions.TEST_ALL_S if options.all else DEADLINE_S
+    answer = ask(run_dir(options) / "agent.sock", "test", wait_s, **questions.of_test(options))
     return _show(options, "test", answer) or (DONE if answer["passed"] else FAILED)
 
 

@@ -22,6 +22,14 @@ class WrongCall(Exception):
     """An argument makes no question."""
 
 
+def add_test_options(test: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``egressctl test``."""
+    test.add_argument("gateway", metavar="GATEWAY", nargs="?", default="", help="only by its egress IPs")
+    test.add_argument("--to", metavar="ADDRESS[:PORT]", default="", help="go the whole way to this service")
+    test.add_argument("--all", action="store_true", help="from all nodes, not only from this one")
+    test.epilog = TEST_EXAMPLES
+
+
 def of_test(options: argparse.Namespace) -> dict[str, object]:
     """Return the question of ``egressctl test``."""
     to, port = address_and_port(options.to)

@@ -13,7 +13,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 
-from ...show import html_page
+from ...show.page import html_page
 from .metrics_answers import Answer
 
 # The page loads no resources, runs its own script only, and no other page may show it in a frame.

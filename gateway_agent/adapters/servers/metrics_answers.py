@@ -15,9 +15,9 @@ from prometheus_client.registry import Collector
 from cni.version import VERSION
 
 from ... import printable
-from ...show import html_page
 from ...show.metrics.families import Observation, families
 from ...show.metrics.form import Family
+from ...show.page import html_page
 from ...show.snapshot import rfc3339
 from ...show.status import events, pods, status
 

@@ -25,9 +25,6 @@ from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import LeaseState, Release
 from .master_entry import MasterEntry
 
-MARGINS = 20
-"""Renewals of which the margins are kept: a second of the default heartbeats."""
-
 
 class Phase(Enum):
     """The part of this node in the life of an egress IP."""
@@ -179,8 +176,8 @@ class EgressIP:
     """The node that the last master has handed it over to, and until when that counts."""
     shared: bool = False
     """The handover to that node was to serve equally many."""
-    margins: deque[int] = field(default_factory=lambda: deque(maxlen=MARGINS))
-    """What was left of the lease at each of its last renewals, nanoseconds."""
+    margins: deque[int] = field(default_factory=lambda: deque(maxlen=20))
+    """Nanoseconds that were left of the lease at its last renewals."""
     unused_since: int | None = None
     """The moment since which nothing has used this record."""
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape as escaped
 from typing import Any
 
-from .. import printable
-from .page_style import STYLE
+from ... import printable
+from .style import STYLE
 
 Answer = Mapping[str, Any]
 Sections = Mapping[str, str]
@@ -44,6 +44,10 @@ TABLES = {
     "members": "Egress nodes as this node hears them", "messages": "Messages",
 }  # fmt: skip
 """Headings of the sections that have one, in the order of the page."""
+
+EGRESS_HEADINGS = (
+    "Gateway", "Address", "Master", "Epoch", "Since", "This node", "Pods here", "Last change", "Reason",
+)  # fmt: skip
 
 
 def escape(text: str) -> str:
@@ -87,39 +91,36 @@ def sections(
     ``status``, ``pods``, ``events``: answers of :mod:`gateway_agent.show.status`. ``group``: how all nodes are, of
     :mod:`gateway_agent.show.group`; None if nobody was asked yet. ``at``: time of all this.
     """
-    verdict = status["verdict"]
-    voters = ", ".join(status["voters"]) or "none are known"
-    about = (
-        f"As of {at}. Version {version}. Roles: {', '.join(status['roles'])}. "
-        f"Voters: {voters} (set {status['voterSet']})."
-    )
-    headings = (
-        "Gateway",
-        "Address",
-        "Master",
-        "Epoch",
-        "Since",
-        "This node",
-        "Pods here",
-        "Last change",
-        "Reason",
-    )
-    shown = pods[:MAX_ROWS]
-    more = f"<p>and {len(pods) - len(shown)} more: egressctl pods</p>" if len(shown) < len(pods) else ""
     return {
-        "verdict": f'<p class="{"good" if verdict["ok"] else "bad"}">{escape(verdict["text"])}</p>',
-        "about": escape(about),
+        "verdict": _verdict(status["verdict"]),
+        "about": escape(_about(status, at, version)),
         "problems": "".join(_problems(status["problems"])),
-        "egress": _table(headings, map(_egress_row, status["egressIPs"])),
+        "egress": _table(EGRESS_HEADINGS, map(_egress_row, status["egressIPs"])),
         "nodes": _nodes(status, group),
         "changes": _changes(events),
-        "pods": _table(
-            ("Namespace", "Name", "Gateway", "Verdict", "Leaves as", "By node"), map(_pod_row, shown)
-        )
-        + more,
+        "pods": _pods(pods),
         "members": _table(("Node", "Alive", "Ready", "Heard", "Reason"), map(_member_row, status["members"])),
         "messages": _table(("Result", "Number"), status["counters"].items()),
     }
+
+
+def _verdict(verdict: Answer) -> str:
+    return f'<p class="{"good" if verdict["ok"] else "bad"}">{escape(verdict["text"])}</p>'
+
+
+def _about(status: Answer, at: str, version: str) -> str:
+    voters = ", ".join(status["voters"]) or "none are known"
+    roles = ", ".join(status["roles"])
+    return f"As of {at}. Version {version}. Roles: {roles}. Voters: {voters} (set {status['voterSet']})."
+
+
+def _pods(pods: Sequence[Answer]) -> str:
+    shown = pods[:MAX_ROWS]
+    more = f"<p>and {len(pods) - len(shown)} more: egressctl pods</p>" if len(shown) < len(pods) else ""
+    return (
+        _table(("Namespace", "Name", "Gateway", "Verdict", "Leaves as", "By node"), map(_pod_row, shown))
+        + more
+    )
 
 
 def _nodes(status: Answer, group: Answer | None) -> str:

@@ -14,10 +14,10 @@ import pytest
 from gateway_agent.lease.ipc import Change, Conflict
 from gateway_agent.manifests.model import Problem
 from gateway_agent.show import group
-from gateway_agent.show.html_page import POLICY, SCRIPT, page, sections
+from gateway_agent.show.page.html_page import POLICY, SCRIPT, page, sections
 from gateway_agent.show.status import events, pods, status
 
-from .metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
+from ..metrics.test_families import ADDRESSES, AT, FIRST, MAC, keeper, view
 
 NASTY = "<script>alert('1')</script>&\"x\""
 VOID = {"meta"}

@@ -1,0 +1,1 @@
+"""Render the page for browsers: sections of HTML, pure."""
