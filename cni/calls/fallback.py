@@ -189,7 +189,12 @@ def _tag(call: Call, context: FallbackContext, hosts: Sequence[str], group: int)
         with _locked(context.run_dir):
             if not os.path.exists(context.run_dir / contract.PLAN):
                 raise context.not_known("the plan was removed meanwhile")
-            ensure(context.plan)
+            needed = next((s for s in context.plan.policy_sets if s.group == group), None)
+            served = {"", *needed.egress_ids, *needed.egress_ids6} if needed else None
+            for refusal in ensure(context.plan).refused:
+                # The plugin alone reports no problem, so a pod without its gateway does not start.
+                if served is None or refusal.egress_id in served:
+                    raise refusal.error
     wanted = ids.interface_group(group)
     for host in hosts:
         found = links.tag_of(host)

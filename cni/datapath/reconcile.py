@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from ..kernel import rtnl
+from ..kernel import ids, rtnl
 from ..kernel.diff import Change, diff, in_words
+from ..kernel.errors import KernelError, Outcome, Refusal
 from ..kernel.nftables import nft
 from ..kernel.rtnl_ops import has_ipv6
-from ..kernel.state import KernelState, Rule
-from ..plan import Plan
+from ..kernel.state import KernelState, Object, Route, Rule, Vxlan
+from ..plan import Plan, PlanEgressIP
 from . import own_routing
 from .objects import node_nft, node_state
 
@@ -18,21 +20,44 @@ MAX_ROUNDS = 3
 foresee, the next one sees."""
 
 
-def ensure(plan: Plan) -> tuple[str, ...]:
-    """Bring the kernel to the plan. Return a description of each change; empty if nothing was changed.
+def ensure(plan: Plan) -> Outcome:
+    """Bring the kernel to the plan.
 
     nftables first: its guards drop what the routes of the next moment would let out. The neighbour entry that
-    points at the master is made if it is missing, and else left to the lease daemon. Raises
-    :class:`~cni.kernel.errors.KernelError`.
+    points at the master is made if it is missing, and else left to the lease daemon. An object of one egress IP that
+    the kernel refuses leaves the others alone: the guards drop the packets of that one. Raises
+    :class:`~cni.kernel.errors.KernelError` for any other refusal, after all that the kernel accepts has been made.
     """
     done = list(nft.ensure(node_nft(plan)))
+    refused: dict[Change, KernelError] = {}
     for _ in range(MAX_ROUNDS):
         changes = _changes(plan)
-        if not changes:
+        refused = rtnl.apply(changes)
+        made = [change for change in changes if change not in refused]
+        done += in_words(made)
+        if not made:
             break
-        rtnl.apply(changes)
-        done += in_words(changes)
-    return tuple(done)
+    return Outcome(tuple(done), _of_egress_ips(plan, refused))
+
+
+def _of_egress_ips(plan: Plan, refused: Mapping[Change, KernelError]) -> tuple[Refusal, ...]:
+    """Return the first refusal of each egress IP. Raises the first one that is of none, or of several."""
+    found: dict[str, Refusal] = {}
+    for change, error in refused.items():
+        egress = next((each for each in plan.egress_ips if _belongs(change.target, each, plan)), None)
+        if egress is None:
+            raise error
+        found.setdefault(egress.id, Refusal(egress.id, error))
+    return tuple(found.values())
+
+
+def _belongs(target: Object, egress: PlanEgressIP, plan: Plan) -> bool:
+    """Return True if this egress IP needs the object, and no other one does."""
+    if isinstance(target, Rule):
+        return target.mark in (plan.layout.number(egress.slot), plan.layout.leaving(egress.slot))
+    if isinstance(target, Route):
+        return target.table in (ids.TABLE_BASE + egress.slot, ids.EXIT_TABLE_BASE + egress.slot)
+    return (target.name if isinstance(target, Vxlan) else target.device) == egress.device
 
 
 def lead_answers(plan: Plan) -> tuple[str, ...]:
@@ -49,7 +74,8 @@ def lead_answers(plan: Plan) -> tuple[str, ...]:
         for each in _changes(plan)
         if each.action == "put" and isinstance(each.target, Rule) and each.target.iif
     ]
-    rtnl.apply(rules)
+    for error in rtnl.apply(rules).values():
+        raise error
     return tuple(map(str, rules))
 
 

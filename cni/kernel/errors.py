@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import dataclass
 
 
 class KernelError(Exception):
@@ -16,6 +17,25 @@ class KernelError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A change that the kernel has refused, while the others were made."""
+
+    egress_id: str
+    """Id of the one egress IP that lacks the change; empty if others lack it, too."""
+    error: KernelError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The result of bringing the kernel to a plan."""
+
+    done: tuple[str, ...] = ()
+    """Each change in words; empty: nothing had to be changed."""
+    refused: tuple[Refusal, ...] = ()
+    """The first refusal of each egress IP that lacks a change."""
 
 
 HINTS = {

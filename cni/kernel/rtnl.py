@@ -16,7 +16,7 @@ from typing import Any
 
 from . import ids
 from .diff import Change
-from .errors import refused
+from .errors import KernelError, refused
 from .netlink import entries
 from .netlink.constants import (
     FAMILIES,
@@ -131,28 +131,35 @@ def _rules(ipr: Any, family: int) -> Iterator[Rule]:
 # --- changing ----------------------------------------------------------------------------------------------
 
 
-def apply(changes: Sequence[Change]) -> None:
-    """Make the changes, in their order. An object that is gone already needs no deleting."""
+def apply(changes: Sequence[Change]) -> dict[Change, KernelError]:
+    """Make the changes, in their order, and return those that the kernel refuses: they do not hold up the others.
+
+    An object that is gone already needs no deleting. Raises KernelError if the kernel does not answer.
+    """
     if not changes:
-        return
+        return {}
+    codes: dict[Change, int] = {}
     with _netlink("changing the kernel's state") as ipr:
         for of_entries, some in groupby(changes, lambda change: isinstance(change.target, (Fdb, Neighbour))):
-            if of_entries:
-                _apply_entries(list(some))
-            else:
-                for change in some:
-                    _apply_one(ipr, change)
+            alike = list(some)
+            codes.update(zip(alike, _apply_entries(alike) if of_entries else _apply_each(ipr, alike)))
+    return {change: refused(f"could not be {change}", code) for change, code in codes.items() if code}
 
 
-def _apply_entries(changes: Sequence[Change]) -> None:
-    """Make changes of neighbour and forwarding entries: there may be thousands of them."""
+def _apply_entries(changes: Sequence[Change]) -> Iterator[int]:
+    """Make changes of neighbour and forwarding entries: there may be thousands of them. Yield an error number each."""
     asked = [(c.action, c.target) for c in changes if isinstance(c.target, (Fdb, Neighbour))]
     for change, code in zip(changes, entries.change(asked)):
-        if code and not (change.action == "delete" and code in GONE):
-            raise refused(f"could not be {change}", code)
+        yield 0 if change.action == "delete" and code in GONE else code
 
 
-def _apply_one(ipr: Any, change: Change) -> None:
+def _apply_each(ipr: Any, changes: Sequence[Change]) -> Iterator[int]:
+    """Make changes one by one. Yield an error number for each; 0: it is made."""
+    for change in changes:
+        yield _apply_one(ipr, change)
+
+
+def _apply_one(ipr: Any, change: Change) -> int:
     from pyroute2.netlink.exceptions import NetlinkError
 
     put, delete = OPERATIONS[type(change.target)]
@@ -161,11 +168,12 @@ def _apply_one(ipr: Any, change: Change) -> None:
     except (NetlinkError, OSError) as error:
         code = error.code if isinstance(error, NetlinkError) else error.errno or errno.EIO
         if change.action == "delete" and code in GONE:
-            return
+            return 0
         # All else is replaced; a rule can only be added, and one that is there already is as good.
         if change.action == "put" and isinstance(change.target, Rule) and code == errno.EEXIST:
-            return
-        raise refused(f"could not be {change}", code) from error
+            return 0
+        return int(code)
+    return 0
 
 
 # --- finding -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
 from cni.calls.attachments import Attachment
+from cni.kernel.errors import Outcome
 from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
@@ -48,8 +49,8 @@ class Kernel(Protocol):
     def render(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
         """Return the rules of a plan as nft texts; change nothing. ``devices``: those that the fence guards."""
 
-    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-        """Bring the kernel to the plan. Return each change in words."""
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
+        """Bring the kernel to the plan. A refused change of one egress IP is in the result and raises nothing."""
 
     async def missing(self, plan: Plan) -> tuple[str, ...]:
         """Return in words each part of the node's path that differs from the plan."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..config import AgentConfig
@@ -51,6 +51,7 @@ class Problems:
         return (
             *map(_of_an_object, (*known.problems, *state.plan_problems)),
             *trouble,
+            *self._of_refusals(known),
             *self._of_the_daemon(),
             *self._of_the_address(known),
             *self.cluster_key.problems(),
@@ -63,6 +64,16 @@ class Problems:
             *self.containers.problems,
             *(problem for other in self.others for problem in other()),
         )
+
+    def _of_refusals(self, known: Inventory) -> Iterator[Problem]:
+        """Yield a problem for each egress IP that the kernel has refused something: its packets are dropped here."""
+        sources = {gateway.name: gateway.source for gateway in known.gateways}
+        plan = self.state.plan
+        for egress in plan.egress_ips if plan else ():
+            if error := self.state.refused.get(egress.id):
+                name = f"{egress.gateway} {egress.address}".strip()
+                words = f"the kernel refuses this node a part of {name}, so its packets are dropped: {error.message}"
+                yield Problem(sources.get(egress.gateway, ""), "", words, error.hint, Fault.KERNEL)
 
     def _of_the_daemon(self) -> list[Problem]:
         found = daemon_problems(self.leases.state)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cni.kernel.errors import KernelError
 from cni.plan import Plan
 
 from ..manifests.model import Inventory, Problem
@@ -28,6 +29,8 @@ class NodeState:
     """The plan that the kernel was brought to; None before the first time. Writer: ``node_kernel``."""
     kernel_in_doubt: bool = True
     """The kernel may differ from ``applied``: another program or a failure changed it. Writer: ``node_kernel``."""
+    refused: Mapping[str, KernelError] = field(default_factory=dict)
+    """What the kernel has refused, by id of the one egress IP that lacks it. Writer: ``node_kernel``."""
     followed: Inventory | None = None
     """The objects of the last round that did all its steps. Writer: ``reconciler``."""
     trouble: str = ""

@@ -89,8 +89,10 @@ def _kernel() -> Iterator[str]:
             yield f"removed nftables table {family} {name}"
     for _ in range(MAX_ROUNDS):
         changes = diff(rtnl.observe(), KernelState())
-        rtnl.apply(changes)
-        yield from map(str, changes)
+        refused = rtnl.apply(changes)
+        yield from (str(change) for change in changes if change not in refused)
+    if refused:
+        raise next(iter(refused.values()))
 
 
 @contextlib.contextmanager

@@ -56,7 +56,8 @@ def plan() -> Plan:
 def main() -> int:
     """Make everything, and print the error of the kernel if there is one. Return the exit code."""
     try:
-        asyncio.run(Kernel().reconcile(plan(), (INTERFACE,)))
+        for refusal in asyncio.run(Kernel().reconcile(plan(), (INTERFACE,))).refused:
+            raise refusal.error
         with closing(Addresses()) as addresses:
             addresses.add(VIRTUAL, INTERFACE)
         links.tag(INTERFACE, ids.GROUP_BASE + 1)

@@ -215,7 +215,10 @@ class Node:
 
         def make() -> tuple[str, ...]:
             fenced = nft.ensure(keeper_config.fence(wanted, ["eth0"]))
-            return fenced + nft.ensure(gateway_nft(wanted)) + datapath.ensure(wanted)
+            fenced += nft.ensure(gateway_nft(wanted))
+            outcome = datapath.ensure(wanted)
+            assert not outcome.refused
+            return fenced + outcome.done
 
         return self.machine.inside(make)
 

@@ -87,7 +87,7 @@ def everything_of_ours(node: Namespace) -> None:
     node.ip("link add veth1 type veth peer name veth1-far")
 
     def stand() -> None:
-        datapath.ensure(wanted)
+        assert not datapath.ensure(wanted).refused
         nft.ensure(gateway_nft(wanted))
         nft.ensure(fence_nft([VIRTUAL], ["eth0", "eth1"]))
         nft.ensure(guard_nft((), ()))

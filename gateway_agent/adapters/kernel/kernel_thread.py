@@ -11,11 +11,13 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import ParamSpec, TypeVar
 
 from cni.datapath import reconcile
 from cni.datapath.objects import node_nft
 from cni.kernel import ids, rtnl
+from cni.kernel.errors import Outcome
 from cni.kernel.netlink import links, monitor, netfilter, nflog
 from cni.kernel.netlink.conntrack import ctnetlink
 from cni.kernel.netlink.constants import NETLINK_NETFILTER, NETLINK_ROUTE
@@ -63,8 +65,8 @@ class Kernel:
         self._packet_logs.append(packet_log)
         asyncio.get_running_loop().add_reader(packet_log.fileno(), _wake_reader, packet_log, found)
 
-    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
-        """Bring the kernel to the plan and return its changes in words. ``devices``: those with the fence."""
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
+        """Bring the kernel to the plan. ``devices``: those with the fence."""
         if not self._able:
             # If the kernel needs no change, nothing else would reveal that nft is missing.
             await self._run(nft.run, "--version")
@@ -172,7 +174,8 @@ def _guarded() -> bool:
     return any(line.endswith(f" {ids.NFT_GUARD}") for line in nft.run("list", "tables").splitlines())
 
 
-def _reconcile(plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+def _reconcile(plan: Plan, devices: Sequence[str]) -> Outcome:
     led = reconcile.lead_answers(plan)
     done = [words for text in _gateway_texts(plan, devices) for words in nft.ensure(text)]
-    return (*led, *done, *reconcile.ensure(plan))
+    outcome = reconcile.ensure(plan)
+    return replace(outcome, done=(*led, *done, *outcome.done))

@@ -85,6 +85,8 @@ class DaemonConfig:
                 )
                 if not unready and self._leases.state is not None:
                     unready = self._leases.state.unfit
+                if not unready and egress.id in self._state.refused:
+                    unready = str(self._state.refused[egress.id])
                 if not unready and not self._is_applied(egress):
                     unready = self._state.trouble or "the kernel is not set up yet"
                 if not unready:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeKernel:
-    """The only writer of ``NodeState.applied`` and ``NodeState.kernel_in_doubt``."""
+    """The only writer of ``NodeState.applied``, ``NodeState.kernel_in_doubt`` and ``NodeState.refused``."""
 
     def __init__(self, kernel: Kernel, state: NodeState) -> None:
         self._kernel = kernel
@@ -39,13 +39,15 @@ class NodeKernel:
         Policy sets of the ``previous`` plan stay as long as an interface has their tag. Return the plan with these
         sets, or None if nothing had to be done. Raises KernelError.
         """
-        if plan == self._state.applied and not self._state.kernel_in_doubt and devices == self._fenced:
+        state = self._state
+        there = plan == state.applied and devices == self._fenced
+        if there and not state.kernel_in_doubt and not state.refused:
             return None
         self._fenced = devices
         tags = await self._kernel.tagged()
         interim = planner.with_sets_in_use(plan, previous, frozenset(tags.values()))
         await self._reconcile(interim, devices)
-        self._state.applied = plan
+        state.applied = plan
         return interim
 
     async def drop_unused_sets(self, plan: Plan, devices: tuple[str, ...]) -> None:
@@ -74,8 +76,14 @@ class NodeKernel:
         # Before the call: an event that comes meanwhile is of a later change.
         self._state.kernel_in_doubt = False
         try:
-            for change in await self._kernel.reconcile(plan, devices):
-                log.info("kernel: %s", change)
+            outcome = await self._kernel.reconcile(plan, devices)
         except KernelError:
             self._state.kernel_in_doubt = True
             raise
+        for change in outcome.done:
+            log.info("kernel: %s", change)
+        before, after = self._state.refused, {each.egress_id: each.error for each in outcome.refused}
+        for identity, error in after.items():
+            if str(error) != str(before.get(identity)):
+                log.error("%s: %s", self._state.egress_name(identity), error)
+        self._state.refused = after

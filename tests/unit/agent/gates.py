@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ParamSpec, TypeVar
 
 from cni.kernel import ids
-from cni.kernel.errors import KernelError
+from cni.kernel.errors import KernelError, Outcome
 from cni.kernel.netlink.links import HostVeths
 from cni.kernel.netlink.monitor import Event
 from cni.plan import Plan
@@ -87,10 +87,10 @@ class HeldKernel:
         await self.gates.hold("host_veths")
         return HostVeths(tuple(names), self.named)
 
-    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
         await self.gates.hold("reconcile")
         self.plan = plan
-        return ()
+        return Outcome()
 
     async def tag(self, device: str, group: int) -> None:
         await self.gates.hold("tag")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cni import contract
-from cni.kernel.errors import KernelError
+from cni.kernel.errors import KernelError, Outcome
 from cni.plan import Plan
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 
@@ -44,7 +44,7 @@ class BlindKernel(HeldKernel):
         self.ever_tagged.add(device)
         await super().tag(device, group)
 
-    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
         if self.refuses:
             raise KernelError("reconcile was refused", "a hint")
         return await super().reconcile(plan, devices)

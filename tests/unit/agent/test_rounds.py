@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,16 @@ import pytest
 from cni import contract
 from cni.calls import attachments
 from cni.kernel import ids
-from cni.kernel.errors import KernelError
+from cni.kernel.errors import KernelError, Outcome, Refusal
 from cni.plan import Plan
 from gateway_agent.agent.rounds import reconciler
-from gateway_agent.manifests.model import Inventory
+from gateway_agent.manifests.model import Fault, Inventory
 from gateway_agent.manifests.store import NotKnown
 
-from ..policy.small_inventory import policy
-from .gates import Gates, HeldKernel
+from ..policy.small_inventory import PARTNER, policy
+from .gates import FakeDaemon, FakeInterfaces, Gates, HeldKernel
 from .test_add_order import EDITS, EMPTY, VETH, World, request, with_policies
+from .test_kernel_events import NODES, UP
 
 
 @dataclass
@@ -29,10 +30,15 @@ class RefusingKernel(HeldKernel):
     """A kernel that refuses the calls of some names."""
 
     refused: Collection[str] = ()
+    gateway: str = ""
+    """The gateway of which a part is refused; empty: none."""
 
-    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
         await self._check("reconcile")
-        return await super().reconcile(plan, devices)
+        await super().reconcile(plan, devices)
+        error = KernelError("a route could not be added", "a hint")
+        parts = (Refusal(each.id, error) for each in plan.egress_ips if each.gateway == self.gateway)
+        return Outcome((), tuple(parts))
 
     async def tag(self, device: str, group: int) -> None:
         await self._check("tag")
@@ -76,6 +82,38 @@ def test_while_the_kernel_refuses_a_plan_selected_pods_do_not_start_and_others_d
             assert (await answered(world, request("web-1", labels=["a"]))) == {}
             world.check_answered()
             assert world.state.trouble == ""
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_refused_part_of_one_gateway_is_its_problem_and_ends_no_round(tmp_path: Path) -> None:
+    """The node does not ask for that gateway's address; pods start, and the guards drop what would go by it."""
+
+    async def scenario() -> None:
+        kernel, daemon = RefusingKernel(Gates(), gateway=PARTNER.name), FakeDaemon()
+        objects = replace(with_policies(policy("a")), nodes=NODES)
+        others = {"lease_daemon": daemon, "interfaces": FakeInterfaces({"eth1": UP})}
+        world = World(tmp_path, objects, kernel=kernel, others=others)
+
+        def reasons() -> set[str]:
+            return {spec.reason for spec in daemon.sent[-1].egress} if daemon.sent else set()
+
+        try:
+            await world.open_all(lambda: world.state.followed == objects)
+            await world.open_all(lambda: reasons() == {"a route could not be added (a hint)"})
+            assert world.state.trouble == ""
+            [problem] = [each for each in world.problems() if "a route could not be added" in each.message]
+            assert (problem.source, problem.hint, problem.kind) == (PARTNER.source, "a hint", Fault.KERNEL)
+            assert PARTNER.name in problem.message
+            assert (await answered(world, request("web-1", labels=["a"]))) == {}
+            assert kernel.tag_on(VETH)
+            kernel.gateway = ""
+            # No event reports that the kernel would accept it: the next round asks again.
+            world.parts.reconciler.request()
+            await world.open_all(lambda: reasons() == {""})
+            assert not any("could not be added" in each.message for each in world.problems())
         finally:
             await world.close()
 
