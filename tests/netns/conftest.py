@@ -34,9 +34,19 @@ def over6(standing_lab: datapath_lab.Lab) -> Iterator[datapath_lab.Lab]:
         yield standing_lab
 
 
-@pytest.fixture(params=dual_stack_lab.SAME, ids=dual_stack_lab.NAME)
-def tunnel(standing_lab: datapath_lab.Lab, request: pytest.FixtureRequest) -> Iterator[dual_stack_lab.Tunnel]:
+@pytest.fixture(scope="module", params=dual_stack_lab.SAME, ids=dual_stack_lab.NAME)
+def versions(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """Return the IP versions between the nodes and inside the tunnel.
+
+    Of the module's scope, so that pytest puts tests with the same tunnels together: other tunnels take time.
+    """
+    outer, inner = request.param
+    return outer, inner
+
+
+@pytest.fixture
+def tunnel(standing_lab: datapath_lab.Lab, versions: tuple[int, int]) -> Iterator[dual_stack_lab.Tunnel]:
     """Yield the tunnel to g1; its gateway's address is on g1."""
-    made = dual_stack_lab.Tunnel(standing_lab, *request.param)
+    made = dual_stack_lab.Tunnel(standing_lab, *versions)
     with dual_stack_lab.served(standing_lab, underlay=made.underlay):
         yield made

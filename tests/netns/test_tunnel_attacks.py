@@ -23,7 +23,7 @@ from .datapath_lab import NODES, v6
 from .datapath_traffic import PORT, family_of
 from .dual_stack_lab import EVERY, NAME, SAME, Tunnel
 
-EVERY_TUNNEL = pytest.mark.parametrize("tunnel", EVERY, ids=NAME, indirect=True)
+EVERY_TUNNEL = pytest.mark.parametrize("versions", EVERY, ids=NAME, indirect=True)
 
 
 def sent_plainly(address: str) -> Callable[[bytes], None]:
@@ -41,7 +41,7 @@ def sent_plainly(address: str) -> Callable[[bytes], None]:
 
 @pytest.mark.parametrize("node", ["w2", "g2", "g1"])
 @pytest.mark.parametrize(
-    ("tunnel", "form"), [(SAME[0], "{}"), (SAME[0], "::ffff:{}"), (SAME[1], "{}")], indirect=["tunnel"]
+    ("versions", "form"), [(SAME[0], "{}"), (SAME[0], "::ffff:{}"), (SAME[1], "{}")], indirect=["versions"]
 )
 def test_a_local_user_cannot_speak_vxlan_to_a_gateway(tunnel: Tunnel, node: str, form: str) -> None:
     lab = tunnel.lab
