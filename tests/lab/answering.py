@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import threading
 import time
@@ -32,12 +33,15 @@ def answering(
     announcer.listen(selector, claimed)
     for address, interface in places:
         machine.inside(partial(announcer.answer, address, interface))
-    ended = threading.Event()
+    ended = os.eventfd(0, os.EFD_CLOEXEC)
+    selector.register(ended, selectors.EVENT_READ)
 
     def read() -> None:
-        while not ended.is_set():
+        while True:
             due = (announcer.next_wake() - now()) / 1e9
             for key, _ in selector.select(min(max(due, 0.0), 0.05)):
+                if key.fileobj == ended:
+                    return
                 key.data()
             announcer.resume(now())
 
@@ -46,7 +50,8 @@ def answering(
     try:
         yield announcer
     finally:
-        ended.set()
+        os.eventfd_write(ended, 1)
         thread.join()
         announcer.close()
         selector.close()
+        os.close(ended)

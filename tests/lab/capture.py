@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import struct
@@ -62,7 +63,7 @@ class Capture:
         self._packets: list[Packet] = []
         self._lost = 0
         self._lock = threading.Lock()
-        self._end = threading.Event()
+        self._end = os.eventfd(0, os.EFD_CLOEXEC)
         # Cooked: the link layer's header is left out, so every packet begins with its IP header.
         self._socket = machine.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
@@ -80,8 +81,9 @@ class Capture:
         self.close()
 
     def close(self) -> None:
-        self._end.set()
+        os.eventfd_write(self._end, 1)
         self._reader.join()
+        os.close(self._end)
         self._socket.close()
 
     def packets(self, port: int = 0) -> list[Packet]:
@@ -101,9 +103,11 @@ class Capture:
         return {packet.source for packet in self.packets(port)}
 
     def _read(self) -> None:
-        while not self._end.is_set():
-            if select.select([self._socket], [], [], 0.1)[0]:
-                self._drain()
+        ready = select.poll()
+        for readable in (self._socket.fileno(), self._end):
+            ready.register(readable, select.POLLIN)
+        while self._end not in (descriptor for descriptor, _ in ready.poll()):
+            self._drain()
 
     def _drain(self) -> None:
         with self._lock, contextlib.suppress(BlockingIOError):
