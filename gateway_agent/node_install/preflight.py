@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,8 @@ from ..config import AgentConfig
 from ..ctl import doctor
 from ..ctl.doctor import Finding
 from ..manifests.model import Inventory
-from . import foreign_marks
+from . import firewalls, foreign_marks
+from .firewalls import Closing, Outcome, Packet
 
 SYSTEMD = Path("/run/systemd/system")
 """Directory that exists while systemd manages the machine (``sd_booted(3)``)."""
@@ -42,6 +44,7 @@ def examine(config: AgentConfig, inventory: Inventory, replaces: bool) -> tuple[
     """Return all findings. ``replaces``: our service runs on this node, and this version is to replace it."""
     found = [_service_manager(), *doctor.prerequisites(), _kernel_features(), _forwarding(config, inventory)]
     found += _marks(config.mark_mask)
+    found += _firewalls(config, inventory)
     if not replaces:
         found += [_other_agent(), *_ports(config)]
     return tuple(found)
@@ -95,6 +98,44 @@ def _marks(mask: int) -> Iterator[Finding]:
         f'set mark: {{mask: "{other:#010x}"}} in agent.yaml' if other else "no bits are free: set mark.mask"
     )
     yield Finding("marks", f"{mask:#010x} is used too: {used[0]}", wrong=True, hint=hint)
+
+
+def _firewalls(config: AgentConfig, inventory: Inventory) -> Iterator[Finding]:
+    """Yield whether packet filters of other programs let in what other nodes send, and forward what pods send."""
+    try:
+        command = ("nft", "-j", "list", "ruleset")
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
+        ruleset = json.loads(done.stdout)["nftables"]
+    except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
+        yield Finding("firewalls", f"their rules cannot be read: {error}", judged=False)
+        return
+    addresses = [a for node in inventory.nodes if node.name == config.node_name for a in node.addresses]
+    families = ("ip6" if addresses and all(":" in each for each in addresses) else "ip", "inet")
+    wanted = {
+        f"firewalls, UDP port {config.cluster_port}": Packet("input", "udp", config.cluster_port),
+        f"firewalls, UDP port {config.tunnel_port}": Packet("input", "udp", config.tunnel_port),
+        "firewalls, forwarding": Packet("forward"),
+    }
+    if config.sets_port:
+        wanted[f"firewalls, TCP port {config.sets_port}"] = Packet("input", "tcp", config.sets_port)
+    for what, packet in wanted.items():
+        yield firewall(what, packet, firewalls.closing(ruleset, packet, families))
+
+
+def firewall(what: str, packet: Packet, found: tuple[Closing, ...]) -> Finding:
+    """Return the finding about a packet that each of ``found`` may stop."""
+    if not found:
+        return Finding(what, "no rules are in the way")
+    worst = next((each for each in found if each.outcome is Outcome.CLOSED), found[0])
+    if packet.port:
+        hint = f"let {packet.protocol.upper()} port {packet.port} in from the other nodes"
+    else:
+        hint = "let packets be forwarded from and to the interfaces egw-*"
+    hint += ", in the firewall's own settings"
+    if worst.outcome is Outcome.CLOSED:
+        return Finding(what, f"the chain {worst.chain} lets nothing through", wrong=True, hint=hint)
+    text = f"the chain {worst.chain} drops what no rule accepts; whether one of its rules accepts this is not known"
+    return Finding(what, text, judged=False, hint=hint)
 
 
 def _other_agent() -> Finding:
