@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from .limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Port, Seconds, Text, Vni
+from .limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Mask, Port, Seconds, Text, Vni
 from .voting.quorum_view import Electorate
 from .voting.voter_set import VoterSet
 
@@ -101,6 +101,8 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     """The node's wall clock when it sends this; 0: not known."""
     tunnels: Annotated[tuple[Tunnel, ...], msgspec.Meta(max_length=MOST_TUNNELS)] = ()
     """Tunnels of some of the node's egress IPs: with each period of others."""
+    mark_mask: Mask = 0
+    """``mark.mask`` of an egress node that syncs connections, which have marks; else 0."""
 
 
 class HeardKey(msgspec.Struct, frozen=True):

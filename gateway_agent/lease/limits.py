@@ -46,6 +46,7 @@ Vni = Annotated[int, Meta(ge=0, le=(1 << 24) - 1)]
 MOST_TUNNELS = 16
 """Tunnels in one message."""
 Port = Annotated[int, Meta(ge=1, le=65535)]
+Mask = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 KeyNumbers = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=8)]
 """Fingerprints of keys, 64 bits each."""
 Members = Annotated[tuple[Name, ...], Meta(max_length=64)]

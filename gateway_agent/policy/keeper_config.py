@@ -84,7 +84,10 @@ def _peers(plan: Plan) -> tuple[Peer, ...]:
 
 def _facts(plan: Plan, settings: KeeperSettings) -> Facts:
     cidrs = _in_short(settings.cluster_cidrs)
-    return Facts(plan.port, settings.duration_ns, settings.availability_first, cidrs)
+    # conntrackd gives the marks of synced connections to the other egress nodes.
+    syncs = any(egress.sync and plan.node in egress.eligible for egress in plan.egress_ips)
+    mask = plan.mask if syncs else 0
+    return Facts(plan.port, settings.duration_ns, settings.availability_first, cidrs, mark_mask=mask)
 
 
 def _in_short(cidrs: Collection[str]) -> str:

@@ -33,22 +33,26 @@ class MasterEntry:
     """The moment at which this node learned that the master hands over; 0: it does not."""
     gone_at: int = 0
     """The moment at which this node learned of the master's release; 0: there was none."""
+    unserved_since: int = 0
+    """The moment since which the master may not have served, by its own release; 0: there was no release."""
     planned: bool = False
     """True if the master has handed over to a node of its choice."""
 
     def silent_ns(self, suspect_ns: int, now: int) -> int:
         """Return for how long nothing has left by the egress IP, if it has a new master now.
 
-        The silence begins when the master released it. If the master had been unheard for ``suspect_ns`` by then, the
-        silence begins with the master's last message: the master may have been cut off since. So the value is an upper
-        bound. A planned handover is no silence as long as the workers' kernels queue their packets.
+        The silence begins when the master released it, or earlier if the release says so. If the master had been
+        unheard for ``suspect_ns`` by then, the silence begins with the master's last message: the master may have been
+        cut off since. So the value is an upper bound. A planned handover is no silence as long as the workers' kernels
+        queue their packets.
         """
         if not self.epoch:
             return 0
         if self.planned and now - self.gone_at < HOLD_NS:
             return 0
         known_to_the_end = self.gone_at and self.gone_at - self.heard_at <= suspect_ns
-        return now - (self.gone_at if known_to_the_end else self.heard_at)
+        begin = self.gone_at if known_to_the_end else self.heard_at
+        return now - min(begin, self.unserved_since or begin)
 
     def is_queueing(self, now: int) -> bool:
         """Return True if packets are to wait for the next master. Not for ever: the handover may have failed."""

@@ -92,13 +92,20 @@ class Acquisition:
         return now - max(record.lease.asked_at, record.wait.answered_at) >= timers.duration_ns
 
     def withdraw(
-        self, identity: str, event: Event, reason: str, target: str = "", shared: bool = False
+        self,
+        identity: str,
+        event: Event,
+        reason: str,
+        target: str = "",
+        shared: bool = False,
+        unserved_ms: int = 0,
     ) -> Release | None:
         """End the request. Return the release of the grants that single voters may have given; None: there are none."""
         lease = self._owner.drop(identity, event)
         if lease is None:
             return None
-        return Release(identity, lease.epoch, self._node, self._incarnation, reason, target, shared)
+        node, incarnation = self._node, self._incarnation
+        return Release(identity, lease.epoch, node, incarnation, reason, target, shared, unserved_ms)
 
     def pause(self, identity: str, timers: Timers, now: int, lost: bool = False) -> None:
         """Pause after a failed election or a ``lost`` lease: otherwise a node that only sends would block all others.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..egress_ips.egress_ip import EgressIP, EgressIPs
 from ..egress_ips.master_entry import HOLD_NS, QUEUE_TIMED_OUT, MasterEntry
 from ..messages.bodies import MasterAnnouncement
-from ..voting.protocol import MILLISECOND, NEVER
+from ..voting.protocol import MILLISECOND, NEVER, Release
 
 REPORT_NS = 500 * MILLISECOND
 """Interval at which an egress node sends to each subscriber if nothing changes."""
@@ -113,17 +113,23 @@ class MasterTable:
                 self.given_up = True
         return changes
 
-    def release(self, identity: str, node: str, epoch: int, reason: str, planned: bool, now: int) -> bool:
-        """Note that the master has released an egress IP, by handover if ``planned``. Return True if that is news.
+    def release(self, release: Release, now: int) -> bool:
+        """Note that the master has released an egress IP. Return True if that is news.
 
-        The master is followed until another one announces itself. ``now``: the moment since which it does not serve.
+        The master is followed until another one announces itself.
         """
-        record, entry = self._egress_ips.find(identity), self.of(identity)
-        if record is None or entry.master != node or epoch < entry.epoch:
+        record, entry = self._egress_ips.find(release.id), self.of(release.id)
+        if record is None or entry.master != release.node or release.epoch < entry.epoch:
             return False
         news = entry.gone is None or entry.gone.startswith("given up")
-        gone, gone_at = f"released by {node}: {reason}", entry.gone_at or now
-        self._set(record, replace(entry, gone=gone, gone_at=gone_at, planned=planned))
+        after = replace(
+            entry,
+            gone=f"released by {release.node}: {release.reason}",
+            gone_at=entry.gone_at or now,
+            unserved_since=entry.unserved_since or now - release.unserved_ms * MILLISECOND,
+            planned=bool(release.target),
+        )
+        self._set(record, after)
         return news
 
     def silence(self, hold_ns: int, now: int) -> list[MasterChange]:

@@ -15,7 +15,7 @@ from ..messages.bodies import Answer, MasterAnnouncement
 from ..placement.candidates import WARM_UP_NS, kept
 from ..placement.lateness import Lateness
 from ..placement.rebalance import Gift, Rebalance
-from ..voting.protocol import EPOCH, HELD, NEVER, Release, Request, Verdict, lease_end
+from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
 from .acquisition import Acquisition, Timers
@@ -191,7 +191,7 @@ class Ownership:
             lease = self.egress_ips.lease(identity)
             asked_at = lease.until - lease_end(0, lease.duration_ns) if lease else now
             reason = "its lease ended, no majority of the voters answered"
-            self.release(identity, Event.EXPIRE, reason, now, silent_since=asked_at)
+            self.release(identity, Event.EXPIRE, reason, now, unserved_ns=now - asked_at)
             if pausing:
                 self.acquisition.pause(identity, self.timers, now, lost=True)
 
@@ -202,24 +202,23 @@ class Ownership:
         reason: str,
         now: int,
         target: str = "",
-        silent_since: int = 0,
+        unserved_ns: int = 0,
         shared: bool = False,
     ) -> Release | None:
         """End the lease or the request of an egress IP by ``event``, and announce it. Return the release of a lease.
 
-        ``silent_since``: the moment since which the egress IP may not have been served; 0: now.
+        ``unserved_ns``: the time before ``now`` for which nothing may have left by the egress IP already.
         """
         record = self.egress_ips.find(identity)
         if record is None or record.phase is Phase.IDLE:
             return None
         held = record.announced is not None
-        release = self.acquisition.withdraw(identity, event, reason, target, shared)
+        unserved_ms = unserved_ns // MILLISECOND
+        release = self.acquisition.withdraw(identity, event, reason, target, shared, unserved_ms)
         if release is None:
             return None
         if held:
-            self.master_table.release(
-                identity, self._me, release.epoch, reason, bool(target), silent_since or now
-            )
+            self.master_table.release(release, now)
             self._push(now)
         self._publish(release, now)
         return release if held else None
@@ -256,8 +255,7 @@ class Ownership:
         """Handle the release of another node."""
         self._voter_node.release(release, now)
         self.master_table.note(release.id, release.epoch)
-        planned = bool(release.target)
-        if self.master_table.release(release.id, release.node, release.epoch, release.reason, planned, now):
+        if self.master_table.release(release, now):
             self.rebalance.on_release(release, now)
             self.own_masters.release(release, now)
             self._due.revision += 1

@@ -20,17 +20,20 @@ MAX_NAMED = 16
 """Nodes that are named; the others are counted."""
 MOST_ASTRAY_S = 30
 """Seconds that two wall clocks may differ. No lease depends on them; certificates and what people compare do."""
-TUNNEL_PORT = "tunnel.port"
+TUNNEL_PORT, MARK_MASK = "tunnel.port", "mark.mask"
+SCOPES = {MARK_MASK: " that sync connections"}
+"""The nodes that a setting must be the same on, where these are not all."""
 
 
 def setting_texts(facts: Facts) -> Mapping[str, str]:
     """Return the settings in the words of ``agent.yaml``, with their values for people."""
-    return {
+    texts = {
         TUNNEL_PORT: str(facts.tunnel_port),
         "quorum": "AvailabilityFirst" if facts.availability_first else "Strict",
         "lease.duration": f"{facts.duration_ns / MILLISECOND:g}ms",
         "clusterCIDRs": facts.cluster_cidrs or "(none)",
     }
+    return texts | {MARK_MASK: f"{facts.mark_mask:#010x}"} if facts.mark_mask else texts
 
 
 class Agreement:
@@ -115,7 +118,8 @@ class Agreement:
         """Yield one text for each node and setting that differ."""
         for name in sorted(self._differing)[:MAX_NAMED]:
             for setting, (mine, other) in self._differing[name].items():
-                yield f"{setting} is {mine} on this node ({me}) and {other} on {name}: it must be the same on all nodes"
+                must = f"it must be the same on all nodes{SCOPES.get(setting, '')}"
+                yield f"{setting} is {mine} on this node ({me}) and {other} on {name}: {must}"
         if len(self._differing) > MAX_NAMED:
             yield f"{len(self._differing) - MAX_NAMED} more nodes have other settings than this node ({me})"
         yield from self._tunnels.problems(me)
@@ -142,7 +146,9 @@ class Agreement:
             return
         mine, other = setting_texts(self._mine), setting_texts(facts)
         found = {
-            setting: (mine[setting], other[setting]) for setting in mine if mine[setting] != other[setting]
+            setting: (text, other[setting])
+            for setting, text in mine.items()
+            if setting in other and text != other[setting]
         }
         before = self._differing.pop(node, {})
         if found:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from ..limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Name, Text
+from ..limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Milliseconds, Name, Text
 
 MILLISECOND = 1_000_000
 SECOND = 1_000_000_000
@@ -47,6 +47,8 @@ class Release(msgspec.Struct, frozen=True, array_like=True):
     """Name of the node that is to ask first; empty: the next one in the order of preference."""
     shared: bool = False
     """True if the egress IP had no master a moment ago and is being evened out: it may be evened out once more."""
+    unserved_ms: Milliseconds = 0
+    """Time before this release for which nothing may have left by the egress IP already."""
 
 
 HELD = "held"

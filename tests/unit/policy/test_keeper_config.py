@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cni.kernel import ids
@@ -43,6 +45,16 @@ def test_a_node_is_ready_for_what_it_can_serve(
     node: str, unready: dict[str, str], ready: bool, reason: str
 ) -> None:
     assert (spec(node, unready).ready, spec(node, unready).reason) == (ready, reason)
+
+
+@pytest.mark.parametrize(("node", "sync", "mask"), [("g1", True, 0xFF00000), ("g1", False, 0), ("w1", True, 0)])
+def test_only_an_egress_node_that_syncs_connections_says_its_mark_mask(
+    node: str, sync: bool, mask: int
+) -> None:
+    plan = Plan(node, 0x0FF00000, 4799, 1450, NODES, (replace(EGRESS, sync=sync),))
+    facts = keeper_config(plan, SETTINGS, {}, ()).facts
+    assert facts is not None
+    assert facts.mark_mask == mask
 
 
 def test_who_is_behind_keeps_what_it_has() -> None:

@@ -8,7 +8,7 @@ from gateway_agent.lease.egress_ips.egress_ip import EgressIPs
 from gateway_agent.lease.mastership.masters import MasterTable
 from gateway_agent.lease.messages.bodies import MasterAnnouncement
 from gateway_agent.lease.voting.members import NO_MAJORITY, Member
-from gateway_agent.lease.voting.protocol import MILLISECOND
+from gateway_agent.lease.voting.protocol import MILLISECOND, Release
 
 ONE = "0000000000000001"
 HOLD = 1500 * MILLISECOND
@@ -59,8 +59,8 @@ def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
 
 def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
     followings = following("a", 5)
-    assert followings.release(ONE, "a", 5, "eth1 is down", planned=False, now=0)
-    assert not followings.release(ONE, "a", 5, "eth1 is down", planned=False, now=0), "no news"
+    assert followings.release(Release(ONE, 5, "a", 1, "eth1 is down"), 0)
+    assert not followings.release(Release(ONE, 5, "a", 1, "eth1 is down"), 0), "no news"
     assert followings.of(ONE).master == "a"
     assert followings.of(ONE).gone == "released by a: eth1 is down"
 
@@ -68,7 +68,7 @@ def test_a_master_that_lets_go_is_followed_until_another_one_shows_up() -> None:
 @pytest.mark.parametrize(("node", "epoch"), [("b", 9), ("a", 4)])
 def test_a_release_by_another_or_of_an_earlier_epoch_is_not_the_masters(node: str, epoch: int) -> None:
     followings = following("a", 5)
-    assert not followings.release(ONE, node, epoch, "", planned=False, now=0)
+    assert not followings.release(Release(ONE, epoch, node, 1, ""), 0)
     assert followings.of(ONE).gone is None
 
 

@@ -36,6 +36,20 @@ def test_a_lease_that_was_lost_is_told_with_its_silence_though_the_release_came_
     assert actual - 10 <= silent <= actual + HEARTBEAT // MILLISECOND + 10
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_lease_that_was_lost_by_a_node_that_is_heard_is_told_with_its_silence(seed: int) -> None:
+    """The master receives nothing any more, packets of pods neither; all that it sends arrives, its release too."""
+    network = cluster(seed=seed)
+    old, cut_at = master(network), network.now
+    for other in {"g1", "g2", "g3", "w1"} - {old}:
+        network.cut(other, old)
+    until_another(network, old)
+    actual = (network.now - cut_at) // MILLISECOND
+    silent, planned = silence(network)
+    assert not planned
+    assert actual - 10 <= silent <= actual + HEARTBEAT // MILLISECOND + 10
+
+
 def test_a_master_that_is_its_own_successor_is_told_with_its_silence() -> None:
     """No other node can serve: the outside has heard nothing all the same."""
     network = cluster()

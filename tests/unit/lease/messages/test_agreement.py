@@ -35,6 +35,20 @@ def test_keys_may_differ_and_older_versions_are_not_judged() -> None:
     assert not list(agreement(g2=msgspec.structs.replace(MINE, keys=(7,)), g3=None).problems("g1"))
 
 
+def test_mark_masks_are_compared_between_nodes_that_sync_connections() -> None:
+    """Marks leave a node with its connections only."""
+    with_mask, other = (msgspec.structs.replace(MINE, mark_mask=mask) for mask in (0xFF00000, 0xFFF00000))
+    found = Agreement()
+    found.configure(with_mask, ("g2", "w1"))
+    found.on_facts("g2", other, 0)
+    found.on_facts("w1", MINE, 0)
+    assert list(found.problems("g1")) == [
+        "mark.mask is 0x0ff00000 on this node (g1) and 0xfff00000 on g2: it must be the same on all nodes "
+        "that sync connections"
+    ]
+    assert not list(agreement(g2=other).problems("g1"))
+
+
 def test_only_the_node_that_most_disagree_with_cannot_serve() -> None:
     assert agreement(g2=OTHER_PORT, g3=OTHER_PORT, g4=MINE).unfit()
     assert not agreement(g2=OTHER_PORT, g3=MINE, g4=MINE).unfit()
