@@ -6,11 +6,15 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cni.kernel import ids
+from cni.kernel.netlink import netfilter
+from cni.kernel.netlink.constants import NETLINK_NETFILTER
+from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.netlink.nflog import PacketLog
 from cni.kernel.nftables import nft
 from gateway_agent.adapters.probes.nft_trace import Trace
@@ -49,6 +53,37 @@ def test_the_packet_log_is_waited_for_while_another_process_has_it(lab: Lab) -> 
             given_back.join()
 
     assert lab.nodes["g1"].machine.inside(while_taken) == {PROBE}
+
+
+@pytest.fixture
+def staying() -> Iterator[None]:
+    """Let this process keep its sockets, as an agent does."""
+    netfilter.stay()
+    yield
+    netfilter._stays.clear()
+
+
+def test_an_agent_closes_no_socket_of_netfilter_after_a_probe(
+    lab: Lab, staying: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each close would hold up the lease daemon: :mod:`cni.kernel.netlink.netfilter`."""
+    closed: list[int] = []
+    close = Socket.close
+
+    def noted(self: Socket) -> None:
+        closed.append(self._socket.proto)
+        close(self)
+
+    monkeypatch.setattr(Socket, "close", noted)
+    probe = PathProbe(4799)
+
+    def twice() -> None:
+        for _ in range(2):
+            assert probe.passing(NODES["g1"], [PROBE]) == {PROBE}
+            probe.dropped_by(NODES["g1"], PROBE, ids.device(PROBE.vni))
+
+    lab.nodes["g1"].machine.inside(twice)
+    assert NETLINK_NETFILTER not in closed
 
 
 def trace_table_is_there(lab: Lab) -> bool:

@@ -22,8 +22,9 @@ from .netlink_socket import Socket
 class _Kept(threading.local):
     """The idle sockets of each thread."""
 
-    socket: Socket | None = None
-    watcher: Socket | None = None
+    def __init__(self) -> None:
+        self.sockets: list[Socket] = []
+        self.watchers: list[Socket] = []
 
 
 _kept = _Kept()
@@ -43,8 +44,7 @@ def stays() -> bool:
 @contextmanager
 def opened() -> Iterator[Socket]:
     """Yield a socket for requests, listings and transactions, without subscriptions. Raises OSError."""
-    idle, _kept.socket = _kept.socket, None
-    netlink = idle or Socket(NETLINK_NETFILTER)
+    netlink = _kept.sockets.pop() if _kept.sockets else Socket(NETLINK_NETFILTER)
     try:
         yield netlink
     except OSError as error:
@@ -58,16 +58,15 @@ def opened() -> Iterator[Socket]:
 
 
 def _finish(netlink: Socket, keep: bool) -> None:
-    if keep and _kept.socket is None:
-        _kept.socket = netlink
+    if keep:
+        _kept.sockets.append(netlink)
     else:
         netlink.close()
 
 
 def watch(groups: Iterable[int], buffer_bytes: int, timeout_s: float) -> Socket:
     """Return a socket that receives what the kernel sends to these groups. Raises OSError."""
-    idle, _kept.watcher = _kept.watcher, None
-    netlink = idle or Socket(NETLINK_NETFILTER)
+    netlink = _kept.watchers.pop() if _kept.watchers else Socket(NETLINK_NETFILTER)
     netlink.set_timeout(timeout_s)
     netlink.subscribe(groups, buffer_bytes)
     return netlink
@@ -75,7 +74,7 @@ def watch(groups: Iterable[int], buffer_bytes: int, timeout_s: float) -> Socket:
 
 def unwatch(netlink: Socket, groups: Iterable[int]) -> None:
     """Return a socket of :func:`watch`: it receives nothing more."""
-    if not stays() or _kept.watcher is not None:
+    if not stays():
         netlink.close()
         return
     try:
@@ -83,4 +82,4 @@ def unwatch(netlink: Socket, groups: Iterable[int]) -> None:
     except OSError:
         netlink.close()
         return
-    _kept.watcher = netlink
+    _kept.watchers.append(netlink)

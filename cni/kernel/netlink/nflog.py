@@ -16,6 +16,7 @@ from .constants import (
     NFULA_CFG_QTHRESH,
     NFULA_PAYLOAD,
     NFULNL_CFG_CMD_BIND,
+    NFULNL_CFG_CMD_UNBIND,
     NFULNL_COPY_PACKET,
     NFULNL_MSG_CONFIG,
     NFULNL_MSG_PACKET,
@@ -33,23 +34,42 @@ MAX_DELAYED_PACKETS = 1
 class PacketLog(Socket):
     """Give :meth:`fileno` to an event loop, then :meth:`read`."""
 
-    def __init__(self, group: int, copied_bytes: int = 0) -> None:
-        """Bind the group. Raises OSError if another program has it.
+    def __init__(self, group: int | None = None, copied_bytes: int = 0) -> None:
+        """Bind a group, if one is given: see :meth:`bind`. Raises OSError."""
+        super().__init__(NETLINK_NETFILTER)
+        if group is not None:
+            try:
+                self.bind(group, copied_bytes)
+            except OSError:
+                self.close()
+                raise
+
+    def bind(self, group: int, copied_bytes: int = 0) -> None:
+        """Receive what is logged with this group. Raises OSError if another program has it.
 
         ``copied_bytes``: how much of each packet :meth:`packets` returns, from the IP header on.
         """
-        super().__init__(NETLINK_NETFILTER)
-        settings = (
+        self._configure(
+            group,
             attribute(NFULA_CFG_CMD, bytes([NFULNL_CFG_CMD_BIND])),
             attribute(NFULA_CFG_MODE, CONFIG_MODE.pack(copied_bytes, copied_bytes and NFULNL_COPY_PACKET, 0)),
             attribute(NFULA_CFG_QTHRESH, struct.pack("!I", MAX_DELAYED_PACKETS)),
         )
-        try:
-            body = NFGENMSG.pack(NetfilterHeader(resource=group), *settings)
-            self.request(NFULNL_MSG_CONFIG, NLM_F_ACK, body)
-        except OSError:
-            self.close()
-            raise
+
+    def unbind(self, group: int) -> None:
+        """Leave a group to other programs, and drop what waits to be received. Raises OSError.
+
+        A process that stays does this instead of closing the socket: see :mod:`.netfilter`.
+        """
+        self._configure(group, attribute(NFULA_CFG_CMD, bytes([NFULNL_CFG_CMD_UNBIND])))
+        self._socket.settimeout(0.0)
+        while self._drop_one():
+            pass
+        self._socket.settimeout(None)
+
+    def _configure(self, group: int, *settings: bytes) -> None:
+        body = NFGENMSG.pack(NetfilterHeader(resource=group), *settings)
+        self.request(NFULNL_MSG_CONFIG, NLM_F_ACK, body)
 
     def read(self) -> bool:
         """Return True if anything was logged since the last call. Does not block. Raises OSError."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from cni.datapath import path_proof
 from cni.datapath.nft_blocks import chain, transaction
 from cni.kernel import ids
+from cni.kernel.netlink import netfilter
 from cni.kernel.netlink.constants import (
-    NETLINK_NETFILTER,
     NF_DROP,
     NFNLGRP_NFTRACE,
     NFPROTO,
@@ -24,10 +24,10 @@ from cni.kernel.netlink.constants import (
     NFTA_VERDICT_CODE,
 )
 from cni.kernel.netlink.messages import NFGENMSG, Message, attributes, decoded
-from cni.kernel.netlink.netlink_socket import Socket
 from cni.kernel.nftables import nft
 
 BUFFER_BYTES = 1 << 18
+GROUPS = (NFNLGRP_NFTRACE,)
 FAMILIES = {number: name for name, number in NFPROTO.items()}
 RAW = "filter hook prerouting priority -400"
 """Before all other programs."""
@@ -76,18 +76,17 @@ class Trace:
         self._device = device
 
     def __enter__(self) -> Trace:
-        self._socket = Socket(NETLINK_NETFILTER)
+        self._socket = netfilter.watch(GROUPS, BUFFER_BYTES, 0.0)
         try:
-            self._socket.subscribe((NFNLGRP_NFTRACE,), BUFFER_BYTES)
             rules = [f'iifname "{self._device}" {path_proof.INNER} meta nftrace set 1']
             nft.run("-f", "-", text=transaction("inet", ids.NFT_TRACE, [chain("trace", rules, RAW)]))
         except BaseException:
-            self._socket.close()
+            netfilter.unwatch(self._socket, GROUPS)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._socket.close()
+        netfilter.unwatch(self._socket, GROUPS)
 
     def steps(self, seconds: float) -> list[Step]:
         """Return what the packet has met within this time, or until it was dropped; the trace's own rule left out."""

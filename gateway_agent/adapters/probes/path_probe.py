@@ -43,6 +43,8 @@ class PathProbe:
         self._port = port
         self._table_left = False
         """The table of a trace is still there: the kernel has refused to remove it."""
+        self._log: PacketLog | None = None
+        """Kept without a group between two probes: its end would hold up the lease daemon."""
 
     def remove_trace(self) -> None:
         """Remove the table of a trace that was broken off, by this process or by one that was killed."""
@@ -65,7 +67,7 @@ class PathProbe:
             self.remove_trace()
         left = dict(enumerate(probes[:MAX_PROBES], 1))
         with (
-            contextlib.closing(_log()) as log,
+            self._bound() as log,
             _sender(node_address) as udp,
         ):
             for _ in range(TRIES):
@@ -79,6 +81,24 @@ class PathProbe:
                 if not left:
                     break
         return frozenset(probes) - set(left.values())
+
+    @contextlib.contextmanager
+    def _bound(self) -> Iterator[PacketLog]:
+        """Yield the packet log, once no other process of ours has it: the agent and ``egressctl doctor`` both probe."""
+        log = self._log = self._log or PacketLog()
+        deadline = time.monotonic() + BUSY_S
+        while True:
+            try:
+                log.bind(ids.PROBE_GROUP, COPIED_BYTES)
+                break
+            except OSError as error:
+                if error.errno not in TAKEN or time.monotonic() >= deadline:
+                    raise
+            time.sleep(POLL_INTERVAL_S)
+        try:
+            yield log
+        finally:
+            log.unbind(ids.PROBE_GROUP)
 
     def largest(self, node_address: str, probe: TunnelProbe, limit: int) -> int:
         """Return the size of the largest packet that gets through, between that of ``probe`` and ``limit``, in bytes.
@@ -127,18 +147,6 @@ def _take_off(left: dict[int, TunnelProbe], log: PacketLog) -> None:
     """Remove from ``left`` those probes that the packet log has."""
     for packet in log.packets():
         left.pop(number_in(packet), None)
-
-
-def _log() -> PacketLog:
-    """Return the packet log, once no other process of ours has it: the agent and ``egressctl doctor`` both probe."""
-    deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            return PacketLog(ids.PROBE_GROUP, COPIED_BYTES)
-        except OSError as error:
-            if error.errno not in TAKEN or time.monotonic() >= deadline:
-                raise
-        time.sleep(POLL_INTERVAL_S)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from ...lease.virtual_ips import arp
 from ...lease.virtual_ips.flood_limit import FloodLimit
+from .closing import close_apart
 from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
 BATCH = 64
@@ -57,7 +58,7 @@ class PacketReceiver:
             self._filter(wanted)
         else:
             self._selector.unregister(self._socket)
-            self._socket.close()
+            close_apart([self._socket])
             self._socket = None
             self._limit = FloodLimit()
         self._addresses = wanted

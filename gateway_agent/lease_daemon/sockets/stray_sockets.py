@@ -19,6 +19,7 @@ from cni.kernel.netlink.netlink_socket import Socket
 
 from ...lease.messages.keys import MAC_BYTES
 from ...lease.messages.strays import GAP_NS
+from .closing import close_apart
 from .packet_filter import (
     AND,
     JUMP_ANY_BIT,
@@ -93,13 +94,13 @@ class StrayListener:
 
     def close(self) -> None:
         """Hear nothing any more."""
-        for each in tuple(self._open):
-            self._close(each)
+        self._close(*self._open)
 
-    def _close(self, sock: socket.socket) -> None:
-        if self._open.pop(sock, None) is not None:
+    def _close(self, *sockets: socket.socket) -> None:
+        open_now = [sock for sock in sockets if self._open.pop(sock, None) is not None]
+        for sock in open_now:
             self._selector.unregister(sock)
-            sock.close()
+        close_apart(open_now)
 
     def _listen(self, protocol: int, program: Sequence[Instruction], take: Callable[[bytes], None]) -> None:
         # What comes before the filter is there is judged all the same: it is not authentic, or it is right.
@@ -108,7 +109,7 @@ class StrayListener:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LONGEST)
             attach(sock, program)
         except OSError:
-            sock.close()
+            close_apart([sock])
             raise
         self._selector.register(sock, selectors.EVENT_READ, partial(self._read, sock, take))
         self._open[sock] = MOST

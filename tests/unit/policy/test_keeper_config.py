@@ -47,7 +47,9 @@ def test_a_node_is_ready_for_what_it_can_serve(
     assert (spec(node, unready).ready, spec(node, unready).reason) == (ready, reason)
 
 
-@pytest.mark.parametrize(("node", "sync", "mask"), [("g1", True, 0xFF00000), ("g1", False, 0), ("w1", True, 0)])
+@pytest.mark.parametrize(
+    ("node", "sync", "mask"), [("g1", True, 0xFF00000), ("g1", False, 0), ("w1", True, 0)]
+)
 def test_only_an_egress_node_that_syncs_connections_says_its_mark_mask(
     node: str, sync: bool, mask: int
 ) -> None:

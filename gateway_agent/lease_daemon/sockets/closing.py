@@ -1,0 +1,25 @@
+"""Close packet sockets without waiting.
+
+The kernel holds up the close of each packet socket for a grace period of RCU: some 20 ms, and hundreds of milliseconds
+on a busy machine, since threads without real-time priority end it. A lease daemon that waited would neither renew its
+leases nor vote meanwhile.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+
+def close_apart(sockets: Sequence[socket.socket]) -> None:
+    """Close sockets in a thread that ends then. What they still receive is read by nobody."""
+    if not sockets:
+        return
+    # Imported only here: the start of a daemon is part of a failover.
+    import threading
+
+    def close() -> None:
+        for each in sockets:
+            each.close()
+
+    threading.Thread(target=close, name="closing", daemon=True).start()
