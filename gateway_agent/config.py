@@ -62,6 +62,8 @@ class ConnectionLogConfig:
     """Size of one file, bytes."""
     keep: int = 10
     """Number of older files beside the newest."""
+    journal: bool = False
+    """Lines go to systemd's journal, and to no file."""
 
 
 @dataclass(frozen=True)
@@ -222,11 +224,14 @@ def _connection_log(top: Fields) -> ConnectionLogConfig | None:
     if found is None:
         return None
     default = ConnectionLogConfig()
-    configured = ConnectionLogConfig(
-        values.absolute_path(found, "file", default.file),
-        values.size_bytes(found, "maxSize", default.max_bytes),
-        found.whole("keep", default.keep, 0, 1000),
-    )
+    if found.choice("target", ("file", "journal"), "file") == "journal":
+        configured = ConnectionLogConfig(journal=True)
+    else:
+        configured = ConnectionLogConfig(
+            values.absolute_path(found, "file", default.file),
+            values.size_bytes(found, "maxSize", default.max_bytes),
+            found.whole("keep", default.keep, 0, 1000),
+        )
     found.end()
     return configured
 

@@ -26,6 +26,7 @@ from cni.plan import loads
 
 from . import lines, report
 from .halves import Knowledge, Pod, came_by_tunnel, knowledge
+from .journal import Journal
 from .log_file import LogFile
 from .recorder import Record, Recorder
 from .report import Report
@@ -69,7 +70,7 @@ class Node:
 class Log:
     """Takes events, and writes their lines."""
 
-    def __init__(self, node: Node, file: LogFile, clock: Callable[[], float]) -> None:
+    def __init__(self, node: Node, file: LogFile | Journal, clock: Callable[[], float]) -> None:
         self._node = node
         self._file = file
         self._clock = clock
@@ -85,11 +86,11 @@ class Log:
         if not written:
             return
         try:
-            self._file.append(b"".join(written))
-            self.lines, self.trouble = self.lines + len(written), ""
+            done, self.trouble = self._file.append(b"".join(written)), ""
         except OSError as error:
-            self.unwritten += len(written)
-            self.trouble = f"lines are not written: {error}"
+            done, self.trouble = 0, f"lines are not written: {error}"
+        self.lines += done
+        self.unwritten += len(written) - done
 
     def _record(self, event: Event) -> Record | None:
         found = flow(event.body)
@@ -111,6 +112,7 @@ def main() -> int:
         parser.add_argument(name, type=kind, required=True)
     for name in ("--max-bytes", "--keep", "--mark-mask"):
         parser.add_argument(name, type=int, required=True)
+    parser.add_argument("--journal", action="store_true", help="in place of the file")
     options = parser.parse_args()
     # Nothing here has cycles, and the starts of open connections are many.
     gc.disable()
@@ -123,7 +125,7 @@ def main() -> int:
     except OSError as error:
         print(f"no events of connections: {error}", file=sys.stderr)
         return 1
-    file = LogFile(options.file, options.max_bytes, options.keep)
+    file = Journal() if options.journal else LogFile(options.file, options.max_bytes, options.keep)
     log = Log(Node(options.run_dir, options.node, options.mark_mask), file, time.time)
     _serve(events, log, options.run_dir, settings())
     file.close()

@@ -21,8 +21,8 @@ class LogFile:
         self._descriptor = -1
         self._size = 0
 
-    def append(self, lines: bytes) -> None:
-        """Write whole lines: all of them, or none."""
+    def append(self, lines: bytes) -> int:
+        """Write whole lines: all of them, or none. Return their number."""
         self._follow()
         if self._size and self._size + len(lines) > self._max_bytes:
             self._rotate()
@@ -35,6 +35,7 @@ class LogFile:
             os.ftruncate(self._descriptor, self._size)
             raise OSError(28, os.strerror(28), str(self._path))
         self._size += done
+        return lines.count(b"\n")
 
     def close(self) -> None:
         """Close the file."""

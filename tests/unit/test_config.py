@@ -213,3 +213,16 @@ def test_load(tmp_path: Path) -> None:
         load(file)
     file.write_text(WHOLE)
     assert load(file).node_name == "worker-1"
+
+
+def test_the_connection_log_goes_to_a_file_or_to_the_journal() -> None:
+    def parsed(text: str) -> ConnectionLogConfig:
+        found = parse("agent.yaml", STORE + f"connectionLog: {text}\n", "host").connection_log
+        assert found is not None
+        return found
+
+    assert (parsed("{}").journal, parsed("{target: file, keep: 3}").keep) == (False, 3)
+    assert parsed("{target: journal}").journal
+    for wrong in ("{target: syslog}", "{target: journal, file: /var/log/x}"):
+        with pytest.raises(ConfigError):
+            parsed(wrong)

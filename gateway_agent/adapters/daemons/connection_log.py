@@ -88,7 +88,7 @@ class ConnectionLog:
             "--file": wanted.file, "--max-bytes": wanted.max_bytes, "--keep": wanted.keep,
         }  # fmt: skip
         words = (str(word) for option in options.items() for word in option)
-        return (sys.executable, "-S", "-m", MODULE, *words)
+        return (sys.executable, "-S", "-m", MODULE, *words, *(["--journal"] if wanted.journal else []))
 
 
 def _environment() -> dict[str, str]:

@@ -86,7 +86,8 @@ class Whois:
         self._pods = pods
         self._search = search
         self._threads = threads
-        self._log = log
+        # What is in the journal is searched by journalctl.
+        self._log = None if log is None or log.journal else log
         self._ask: Ask | None = peers.ask if peers else None
         if peers:
             peers.serve(self.here)
