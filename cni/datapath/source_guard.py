@@ -36,9 +36,10 @@ OVERLAY_KINDS = (
     "gretap",
     "ip6gre",
     "ip6gretap",
-    "wireguard",
 )
-"""Kinds of interfaces that lead to other nodes. Packets from there were checked by the node that it comes from."""
+"""Kinds of interfaces that lead to other nodes. They take packets from everybody, pods of this node among them."""
+AUTHENTIC_KIND = "wireguard"
+"""Kind of interface that takes packets of other nodes only, which have checked them."""
 MAX_COMPARED_RANGES = 2
 """Ranges of each family that a packet's source is compared with before it is looked up."""
 
@@ -131,9 +132,13 @@ def _reserved_chains(plan: Plan, others: list[str]) -> Iterator[str]:
             rules += [f"{keyword} saddr vmap @{found.name}", f"meta nfproto ipv{version} counter drop"]
     if rules:
         yield chain("pod_source", [*others, *rules])
+        # What another node sends to a pod here comes by an overlay, and does not leave by an uplink again.
+        out = [f"oifname {name} goto foreign_source" for each in plan.uplinks if (name := interface(each))]
         overlays = [f'meta iifkind "{kind}" return' for kind in OVERLAY_KINDS]
+        authentic = f'meta iifkind "{AUTHENTIC_KIND}" return'
         # A node may be a virtual machine behind a bridge of this one.
-        yield chain("reserved_source", [*overlays, f"{ROUTES_BACK} return", "counter drop"])
+        yield chain("foreign_source", [f"{ROUTES_BACK} return", "counter drop"])
+        yield chain("reserved_source", [authentic, *out, *overlays, "goto foreign_source"])
 
 
 def _elements(addresses: Sequence[Network]) -> Iterator[str]:

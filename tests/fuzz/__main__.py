@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from . import calls, datagrams, engines, frames, manifests, netlink, stored, wire
+from . import calls, channel, datagrams, engines, frames, manifests, netlink, stored, wire
 
 Target = Callable[[random.Random], None]
 TARGETS: dict[str, Target] = {
-    "calls": calls.once, "datagrams": datagrams.once, "engines": engines.once, "frames": frames.once,
-    "manifests": manifests.once, "netlink": netlink.once, "stored": stored.once, "wire": wire.once,
+    "calls": calls.once, "channel": channel.once, "datagrams": datagrams.once, "engines": engines.once,
+    "frames": frames.once, "manifests": manifests.once, "netlink": netlink.once, "stored": stored.once,
+    "wire": wire.once,
 }  # fmt: skip
 
 
