@@ -13,7 +13,8 @@ from .form import Family, Sample, counter, gauge
 REASONS = {
     "no_lease": "",
     "guard": "",
-    "forged": "arrival own_source unverified_reply reserved_source foreign_source pod_source marked_source new_connection",
+    "forged": "arrival own_source unverified_reply reserved_source foreign_source pod_source marked_source "
+    "new_connection",
     "unsolicited": "unsolicited inbound inbound_new",
     "stale": "stale tcp_pickup off_path tagged_reply_group port_taken retransmission",
     "tunnel": "tunnel_send tunnel_process tunnel_receive tunnel_out tunnel_forward tunnel_back tunnel_sync "
