@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from .atomic_file import replace_file
+from cni.files import replace_file
 
 NAME = "guard.nft"
 """Name of the file in the state directory, which outlives a reboot."""

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from ..files import named
+from ..files import replace_file
 from .cni_request import is_interface, subject
 
 DIRECTORY = "attachments"
@@ -105,18 +105,9 @@ def write(run_dir: Path, attachment: Attachment) -> None:
     """Write the record, whole or not at all. Raises :class:`OSError`."""
     directory = run_dir / DIRECTORY
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Two processes of different pid namespaces may write one record at once: pids do not distinguish them.
-    temporary = directory / f".{os.urandom(8).hex()}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    path = directory / _file_name(*attachment.key)
-    try:
-        with named(path), open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(dumps(attachment))
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    content = dumps(attachment).encode("utf-8", "surrogateescape")
+    # Records end with the interfaces that they are about, at a reboot: the disk need not have them before.
+    replace_file(directory / _file_name(*attachment.key), content, 0o600, sync=False, several_writers=True)
 
 
 def load(run_dir: Path, container_id: str, ifname: str) -> Attachment | None:

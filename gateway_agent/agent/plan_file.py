@@ -13,9 +13,8 @@ from pathlib import Path
 
 from cni import contract
 from cni import plan as plans
+from cni.files import replace_file
 from cni.plan import Plan
-
-from ..atomic_file import replace_file
 
 
 class PlanFile:

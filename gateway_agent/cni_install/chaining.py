@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic_file import replace_file
+from cni.files import replace_file
+
 from . import conflist_text, drop_in, entry_place
 from .conf_dir import configurations
 from .conflist_text import NotChainable

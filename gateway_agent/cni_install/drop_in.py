@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..atomic_file import replace_file
+from cni.files import replace_file
+
 from . import conflist_text
 
 NAME = f"99-{conflist_text.TYPE}.conf"

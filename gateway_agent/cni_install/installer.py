@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..atomic_file import replace_file
+from cni.files import replace_file
+
 from ..manifests.model import Problem
 from ..printable import printable
 from . import chaining, command_line, conflist_text, drop_in, inotify

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..atomic_file import replace_file
+from cni.files import replace_file
 
 REPORT = "connection-log.json"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from ..atomic_file import replace_file
+from cni.files import replace_file
+
 from ..manifests.model import Inventory
 from .objects import InventoryBuilder
 from .reflector import Key, Object, key_of

@@ -29,7 +29,10 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class VoterStateFile:
-    """One process writes it. JSON, filled up with spaces."""
+    """One process writes it. JSON, filled up with spaces.
+
+    Not by :func:`cni.files.replace_file`, which makes a new file: this one stays open and is written in place.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..atomic_file import replace_file
+from cni.files import replace_file
 
 
 @dataclass(frozen=True)

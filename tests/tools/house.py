@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .tested_elsewhere import TESTED_ELSEWHERE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 PRODUCT = ("cni", "gateway_agent")
@@ -29,8 +31,6 @@ LONG_FILE, LONG_FUNCTION = 300, 40
 """Limits of the house rules, lines."""
 MAX_MODULES = 13
 """Largest number of modules in a package, without ``__init__``."""
-MAX_NAMED = 3
-"""Test files that are listed for a module."""
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -107,19 +107,6 @@ def mirror(module: Path) -> Path:
     """Return the path of the unit tests of a module. The tests of the service have no folder for its package."""
     package = module.parent.parts[1:] if module.parts[0] == PRODUCT[1] else module.parent.parts
     return Path("tests", "unit", *package, f"test_{module.name}")
-
-
-def importing(root: Path, module: Path) -> list[Path]:
-    """Return the test files that import a module."""
-    name = ".".join(module.with_suffix("").parts)
-    package, _, last = name.rpartition(".")
-    forms = re.compile(
-        rf"^\s*(import {re.escape(name)}\b|from {re.escape(name)} import|"
-        rf"from {re.escape(package)} import ([^(\n]*|\([^)]*)\b{last}\b)",
-        re.MULTILINE,
-    )
-    files = sorted(path for path in (root / "tests").rglob("test_*.py"))
-    return [path.relative_to(root) for path in files if forms.search(path.read_text(encoding="utf-8"))]
 
 
 def table(root: Path) -> dict[str, str]:
@@ -212,12 +199,11 @@ def main() -> None:
     options = parser.parse_args()
     roots = [*([options.beside.resolve()] if options.beside else []), REPOSITORY]
     _print("measure", roots, table)
-    print("\n| module without a unit test file of its name at its place | tests that import it |\n|---|---|")
+    print(
+        "\n| module without a unit test file of its name at its place | the test that reaches it |\n|---|---|"
+    )
     for path in unmirrored(REPOSITORY):
-        tests = [f"`{test.relative_to('tests')}`" for test in importing(REPOSITORY, path)]
-        print(
-            f"| `{path}` | {', '.join(tests[:MAX_NAMED]) or 'none: tested through the modules that use it'} |"
-        )
+        print(f"| `{path}` | `{TESTED_ELSEWHERE.get(str(path), 'none')}` |")
     if options.coverage is not None:
         print()
         shares = coverage(REPOSITORY, options.coverage)

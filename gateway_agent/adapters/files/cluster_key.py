@@ -39,7 +39,10 @@ class KeyFiles:
 
 
 def make(path: Path) -> bool:
-    """Create the key file (mode 0600) if there is none. Return True if it was created. Raises OSError."""
+    """Create the key file (mode 0600) if there is none. Return True if it was created. Raises OSError.
+
+    Not by :func:`cni.files.replace_file`: a key that is there must not be replaced.
+    """
     if path.exists():
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import watchfiles
 
-from ...atomic_file import replace_file
+from cni.files import replace_file
+
 from ...manifests import parsing
 from ...manifests.model import Inventory, Problem
 

@@ -19,7 +19,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
-from ...atomic_file import replace_file
+from cni.files import replace_file
+
 from ...config import AgentConfig
 from ...manifest_sets import sets
 from ...manifest_sets.acceptance import Local

@@ -11,9 +11,8 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from cni.files import replace_file
 from cni.kernel.sysctl import PROC_SYS_NET
-
-from ...atomic_file import replace_file
 
 RECORD = "borrowed-settings.json"
 NAME = "src_valid_mark"

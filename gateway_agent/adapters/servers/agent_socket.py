@@ -42,7 +42,8 @@ class RequestServer:
 
         The lock of the run directory has made sure that no other agent is alive.
         """
-        # Bound under another name and then renamed, so that a client that finds the path can connect.
+        # Bound under another name and then renamed, so that a client that finds the path can connect: a socket has no
+        # content that cni.files.replace_file could write.
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         temporary.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -22,7 +22,7 @@ from gateway_agent.manifest_sets.acceptance import Local
 OLD = {"a.yaml": "old a", "b.yaml": "same", "gone.yaml": "old"}
 NEW = {"a.yaml": "new a", "b.yaml": "same", "come.yaml": "new"}
 FIRST, SECOND = sets.made(1, "w1", OLD), sets.made(2, "w1", NEW)
-MODULES = (set_files.__file__, "gateway_agent/atomic_file.py")
+MODULES = (set_files.__file__, "cni/files.py")
 
 
 @contextlib.asynccontextmanager

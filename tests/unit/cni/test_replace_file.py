@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from gateway_agent.atomic_file import replace_file
+from cni.files import replace_file
 
 
 def test_a_new_file_has_its_content_and_mode(tmp_path: Path) -> None:
@@ -50,4 +51,19 @@ def test_an_error_while_writing_names_the_file_and_changes_nothing(
         replace_file(path, b"new", 0o600)
     assert raised.value.filename == str(path)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_several_writers_never_disturb_each_other(tmp_path: Path) -> None:
+    """The agent and the plugin may write one record at once, each in its own pid namespace."""
+    path = tmp_path / ("x" * 255)
+    texts = [str(number).encode() * 20_000 for number in range(4)]
+
+    def write(text: bytes) -> None:
+        for _ in range(50):
+            assert replace_file(path, text, 0o600, sync=False, several_writers=True)
+            assert path.read_bytes() in texts
+
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(write, texts))
     assert list(tmp_path.iterdir()) == [path]
