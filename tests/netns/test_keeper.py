@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 
+import msgspec
 import pytest
 
 from gateway_agent.lease.lifecycle import ORPHAN_NS
@@ -111,7 +112,9 @@ def test_a_restart_of_the_agent_moves_nothing(cluster: Cluster) -> None:
     )
     master.connect()
     until(lambda: master.state and master.is_master(), "it says so")
-    assert master.state.egress[0] == before
+    # What is left of the lease at each renewal varies.
+    after = msgspec.structs.replace(master.state.egress[0], margin_ms=before.margin_ms)
+    assert after == before
     assert master.pid() == pid
 
 
