@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from .effects import Effect, Effects
 from .election import Election
 from .ipc import Heartbeats, KeeperConfig
-from .messages.bodies import Handover
+from .messages.bodies import Handover, Heartbeat
 from .messages.keys import Keyring
 from .messages.strays import Strays
 from .node_state import NodeState
@@ -143,6 +143,8 @@ class LeaseNode:
                 # After a restart of several voters at once an election waits for nothing else.
                 self._due.heartbeat |= opened.sender in self.voter_set.current.members and self.isolated(now)
             self._reception.take(opened, now)
+            if isinstance(opened.body, Heartbeat) and opened.body.seq:
+                self._transmission.keep_step(opened.sender, now)
             # A node that learns that an address has had a master waits for no answer.
             self._due.decision |= self._election.waits
 

@@ -2,6 +2,9 @@
 
 A heartbeat is due once in each period. One that is urgent is sent at once, but not without end: each is answered by
 all, and with many addresses each answer may be a reason for another one.
+
+Egress nodes keep step: each sends its heartbeat when that of the first one arrives, and answers this in the same
+moment. At rest, most of the cost of a message is that the process wakes up for it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from .virtual_ips.serving import VirtualIPs
 from .voting.protocol import NEVER
 from .voting.quorum_view import NEVER_HEARD
 
+STEP_PART = 16
+"""Part of a period by which the first node's heartbeat may be late before the others send without it."""
 BURST = 16
 """Urgent heartbeats that may follow each other at once; then four are sent in each period."""
 
@@ -30,6 +35,8 @@ class Transmission:
         self._rate_limiter = RateLimiter(BURST, node.config.heartbeat_ns // 4)
         self._regular = False
         """The heartbeat of this period is due."""
+        self._last_regular = NEVER_HEARD
+        """The moment at which the last regular heartbeat was due."""
         self._retired_at = NEVER_HEARD
         self._next_heartbeat = self._next_report = now
         self.sent = 0
@@ -55,10 +62,35 @@ class Transmission:
             following = self._next_heartbeat + self._node.config.heartbeat_ns
             self.late += following <= now
             # A process that was stopped does not make up for what it has missed.
-            self._next_heartbeat = following if following > now else now + self._node.config.heartbeat_ns
-            self._node.due.heartbeat = self._regular = True
+            self._begin_period(following if following > now else now + self._node.config.heartbeat_ns, now)
         if self._node.subscribers.take_due(now):
             self._node.due.push = True
+
+    def keep_step(self, sender: str, now: int) -> None:
+        """Take in a request of another egress node: send with it if it is the first one by name that is heard.
+
+        The own heartbeats never come further apart than 9/8 of a period, so no peer finds this node suspect, and a
+        first node that falls silent holds up nothing.
+        """
+        if not self._node.is_egress or self._first_heard() != sender:
+            return
+        period = self._node.config.heartbeat_ns
+        slack, age = period // STEP_PART, now - self._last_regular
+        if age >= period - period // 4:
+            # A little later than the next one of the first node.
+            self._begin_period(now + period + slack, now)
+        else:
+            self._next_heartbeat = self._last_regular + period + min(age + slack, 2 * slack)
+
+    def _first_heard(self) -> str:
+        """Return the first egress node by name among this one and those that are heard."""
+        me, detector = self._node.me, self._node.failure_detector
+        return next(name for name in self._node.egress_nodes if name == me or detector.is_heard(name))
+
+    def _begin_period(self, following: int, now: int) -> None:
+        """Let the heartbeat of a period be due. ``following``: the moment of the next one."""
+        self._next_heartbeat, self._last_regular = following, now
+        self._node.due.heartbeat = self._regular = True
 
     def next_wake(self) -> int:
         """Return when this node may send next."""

@@ -43,6 +43,10 @@ class FailureDetector:
         """Return the nodes that are not suspect."""
         return {name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns}
 
+    def is_heard(self, name: str) -> bool:
+        """Return True if a node was not suspect at the last :meth:`update`."""
+        return name in self._heard
+
     @property
     def last_suspected_at(self) -> Mapping[str, int]:
         """Return when each was last found suspect."""
