@@ -116,12 +116,17 @@ def cluster(size: Size) -> Iterator[Lab]:
 
 
 def other_node(number: int) -> Document:
-    """Return the document of a node that has no machine."""
+    """Return the document of a node that has no machine.
+
+    Its name comes behind those of the worker and the egress nodes: the first voters must be machines. Else no voter set
+    is founded before the lease daemons have waited ``GRACE_NS`` for one that never comes.
+    """
+    name = f"x-other-{number}"
     address = f"10.{100 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": f"other-{number}", "labels": {"kubernetes.io/hostname": f"other-{number}"}},
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "status": {"addresses": [{"type": "InternalIP", "address": address}]},
     }
 
