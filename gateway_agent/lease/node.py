@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from .effects import Effect, Effects
 from .election import Election
 from .ipc import Heartbeats, KeeperConfig
-from .messages.bodies import Handover, Heartbeat
+from .messages.bodies import Handover
 from .messages.keys import Keyring
 from .messages.strays import Strays
 from .node_state import NodeState
@@ -58,6 +58,7 @@ class LeaseNode:
         self._seen: object = (False, (), False)
         """The last values of those parts of the node's state that change by time alone."""
         self._shown = 0
+        self._in_step = False  # A period has begun with a message: what is due once in a period is due now.
         self._next_subscribe = now
 
     # Inputs
@@ -143,14 +144,13 @@ class LeaseNode:
                 # After a restart of several voters at once an election waits for nothing else.
                 self._due.heartbeat |= opened.sender in self.voter_set.current.members and self.isolated(now)
             self._reception.take(opened, now)
-            if isinstance(opened.body, Heartbeat) and opened.body.seq:
-                self._transmission.keep_step(opened.sender, now)
+            self._in_step |= self._transmission.keep_step(opened.sender, opened.body, now)
             # A node that learns that an address has had a master waits for no answer.
             self._due.decision |= self._election.waits
 
     def settle(self, now: int) -> list[Effect]:
         """Decide on all that has been taken in."""
-        return self._finish(now)
+        return self.wake(now) if self._in_step else self._finish(now)
 
     def claimed(self, address: str, mac: str, interface: str, now: int) -> list[Effect]:
         """Take in that another machine on the LAN of ``interface`` claims a virtual address."""
@@ -166,7 +166,7 @@ class LeaseNode:
     def wake(self, now: int) -> list[Effect]:
         """Do what is due at :meth:`next_wake`. May be called at any time."""
         self._expire(now)
-        state = self._state
+        state, self._in_step = self._state, False
         if deferred := state.voter_node.due(now):
             # At once: a new master waits for it. All else that is due comes with the next wake.
             for each in deferred:

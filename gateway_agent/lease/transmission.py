@@ -13,7 +13,7 @@ from collections.abc import Collection
 
 from .mastership.masters import REPORT_NS
 from .mastership.own_masters import REPEAT_NS
-from .messages.bodies import Heartbeat
+from .messages.bodies import Body, Heartbeat
 from .messages.rate_limiter import RateLimiter
 from .node_state import NodeState
 from .virtual_ips.serving import VirtualIPs
@@ -60,27 +60,30 @@ class Transmission:
         """Let a heartbeat be due if the period has ended, and repeat a push if its time has come."""
         if self.sends_heartbeats(now) and now >= self._next_heartbeat:
             following = self._next_heartbeat + self._node.config.heartbeat_ns
-            self.late += following <= now
             # A process that was stopped does not make up for what it has missed.
             self._begin_period(following if following > now else now + self._node.config.heartbeat_ns, now)
         if self._node.subscribers.take_due(now):
             self._node.due.push = True
 
-    def keep_step(self, sender: str, now: int) -> None:
-        """Take in a request of another egress node: send with it if it is the first one by name that is heard.
+    def keep_step(self, sender: str, body: Body, now: int) -> bool:
+        """Take in a message. Return True if it is a request and the own heartbeat is to go with the answer to it.
+
+        That is so if the sender is the first egress node by name that is heard.
 
         The own heartbeats never come further apart than 9/8 of a period, so no peer finds this node suspect, and a
         first node that falls silent holds up nothing.
         """
-        if not self._node.is_egress or self._first_heard() != sender:
-            return
+        request = isinstance(body, Heartbeat) and body.seq
+        if not request or not self._node.is_egress or self._first_heard() != sender:
+            return False
         period = self._node.config.heartbeat_ns
         slack, age = period // STEP_PART, now - self._last_regular
         if age >= period - period // 4:
             # A little later than the next one of the first node.
             self._begin_period(now + period + slack, now)
-        else:
-            self._next_heartbeat = self._last_regular + period + min(age + slack, 2 * slack)
+            return True
+        self._next_heartbeat = self._last_regular + period + min(age + slack, 2 * slack)
+        return False
 
     def _first_heard(self) -> str:
         """Return the first egress node by name among this one and those that are heard."""
@@ -89,6 +92,7 @@ class Transmission:
 
     def _begin_period(self, following: int, now: int) -> None:
         """Let the heartbeat of a period be due. ``following``: the moment of the next one."""
+        self.late += now >= self._next_heartbeat + self._node.config.heartbeat_ns
         self._next_heartbeat, self._last_regular = following, now
         self._node.due.heartbeat = self._regular = True
 

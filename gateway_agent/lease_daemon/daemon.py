@@ -75,6 +75,8 @@ class LeaseDaemon:
         self._problems: dict[str, str] = {}
         self._unhandled = UnhandledMessages()
         self._asked_to_stop = False
+        self._wake_at = 0
+        """The moment at which the node is to be woken, as of the last wait."""
 
     def run(self) -> None:
         """Serve until everything is handed over: the agent has asked for it or has gone, or a SIGTERM has come.
@@ -103,7 +105,8 @@ class LeaseDaemon:
             if self._agents.new():
                 # An agent that has just started is alive, though it takes a while to know what it wants.
                 self._node.attend(now)
-            if now >= self._node.next_wake():
+            # What has arrived meanwhile may have made it earlier: then the next wait is none.
+            if now >= self._wake_at:
                 self._carry_out(self._node.wake(now))
             self._search(self._node, now)
             self._send_state()
@@ -130,7 +133,7 @@ class LeaseDaemon:
     def _timeout_s(self) -> float:
         """Seconds until something is due."""
         unconfigured_until = NEVER if self._stays else self._started_at + ORPHAN_NS
-        until = self._node.next_wake() if self._node else unconfigured_until
+        until = self._wake_at = self._node.next_wake() if self._node else unconfigured_until
         if self._has_news():
             until = min(until, self._sent_at + STATE_NS)
         if self._virtual is not None:

@@ -29,6 +29,7 @@ from .master_entry import MasterEntry
 class Phase(Enum):
     """The part of this node in the life of an egress IP."""
 
+    __hash__ = object.__hash__  # That of Enum is written in Python: too slow for what each message looks up.
     IDLE = "idle"
     """Another node is master, or this one cannot serve it."""
     WAITING = "waiting"
@@ -245,7 +246,7 @@ class EgressIPs:
     def in_phase(self, *phases: Phase) -> list[EgressIP]:
         """Return the records in one of these phases, :attr:`Phase.IDLE` not among them."""
         return [
-            record for phase in phases for record in self._in_phase[phase].values() if record.phase is phase
+            each for phase in phases for each in self._in_phase[phase].values() if each.state.phase is phase
         ]
 
     def handing_over(self) -> bool:

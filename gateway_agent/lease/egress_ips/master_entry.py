@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..voting.protocol import MILLISECOND
 
@@ -13,8 +13,7 @@ QUEUE_TIMED_OUT = 1
 """Value in place of a time: the queueing of this handover has timed out, and does not begin again."""
 
 
-@dataclass(frozen=True)
-class MasterEntry:
+class MasterEntry(msgspec.Struct, frozen=True):
     """The master of one egress IP, as this node knows it."""
 
     master: str = ""

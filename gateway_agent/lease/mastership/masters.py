@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from ..egress_ips.egress_ip import EgressIP, EgressIPs
 from ..egress_ips.master_entry import HOLD_NS, QUEUE_TIMED_OUT, MasterEntry

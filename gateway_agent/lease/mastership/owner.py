@@ -17,7 +17,7 @@ Theory of operation
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from ..egress_ips.egress_ip import LEASED, MASTER, EgressIP, EgressIPs, Event, Phase
 from ..voting.protocol import (
@@ -44,6 +44,8 @@ class Owner:
         self._margin_ns = margin_ns
         self._requests: dict[int, Request] = {}
         self._seq = 0
+        self.grants = 0
+        """Number of times that a majority has made or renewed a lease."""
 
     def ask(self, identity: str, epoch: int, now: int) -> None:
         """Claim the egress IP from the next request on, with this epoch or a higher one.
@@ -135,6 +137,7 @@ class Owner:
         self._grant(record, granted, now)
 
     def _grant(self, record: EgressIP, lease: LeaseState, now: int) -> None:
+        self.grants += 1
         if record.phase is Phase.REQUESTING:
             record.margins.clear()
             self._egress_ips.transition(record.id, Event.GRANT, lease)

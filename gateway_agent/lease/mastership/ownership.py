@@ -157,6 +157,7 @@ class Ownership:
     def count(self, voter: str, answer: Answer, now: int) -> Request | None:
         """Count a voter's answer, which may make or renew leases. Return its request; None: the request is too old."""
         refused = self.acquisition.refresh_refusals(answer.refused)
+        grants = self.owner.grants
         request = self.owner.count(voter, answer.seq, Verdict(answer.granted, refused), now)
         if request is None:
             return None
@@ -168,7 +169,8 @@ class Ownership:
         former = {identity: self.master_table.of(identity).master for identity in request.claims}
         for release in self.acquisition.on_answer(request, refused, former, self.timers, now):
             self._publish(release, now)
-        self._announce_held(now)
+        if self.owner.grants != grants:
+            self._announce_held(now)
         return request
 
     def _announce_held(self, now: int) -> None:

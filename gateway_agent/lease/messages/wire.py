@@ -44,8 +44,7 @@ REJECTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A datagram, judged. ``body`` is None where it must not be acted on."""
 
     sender: str = ""
@@ -109,7 +108,10 @@ class Endpoint:
         A new session begins above those with nodes that were forgotten: else a datagram that was recorded before this
         node forgot its sender would be fresh again.
         """
-        return self._known.setdefault(name, _Acquaintance(session=self._sessions + 1))
+        known = self._known.get(name)
+        if known is None:
+            known = self._known[name] = _Acquaintance(session=self._sessions + 1)
+        return known
 
     def _seal(self, session: int, incarnation: int, its_session: int, body: msgspec.Raw) -> bytes:
         self._counter += 1

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 
+import msgspec
+from msgspec import field
 from msgspec.structs import replace
 
 from ..ipc import EgressIPSpec, KeeperConfig
@@ -17,8 +18,7 @@ WARM_UP_NS = 2 * SECOND
 """Time for which a node that has become ready ranks behind those that were ready before."""
 
 
-@dataclass(frozen=True)
-class ElectionInput:
+class ElectionInput(msgspec.Struct, frozen=True):
     """The facts by which a node decides which egress IPs to request and which to hand over."""
 
     me: str

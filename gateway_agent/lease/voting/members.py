@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+
+import msgspec
+from msgspec import field
 
 NO_MAJORITY = "hears no majority of the voters"
 
 
-@dataclass(frozen=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """An egress node by its last heartbeat."""
 
     heard_at: int

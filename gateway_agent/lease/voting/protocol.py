@@ -9,9 +9,10 @@ owners would need two majorities without a common voter (Gray and Cheriton, "Lea
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 import msgspec
+from msgspec import field
+from msgspec.structs import replace
 
 from ..limits import FORGET_NS, MAX_IDS, Duration, Epoch, Identity, Incarnation, Milliseconds, Name, Text
 
@@ -71,16 +72,14 @@ class Refusal(msgspec.Struct, frozen=True, array_like=True):
     remaining_ns: Duration = 0
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """A voter's answer to the claims of one request."""
 
     granted: tuple[str, ...]
     refused: tuple[Refusal, ...]
 
 
-@dataclass(frozen=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """The memory of a voter about an egress IP. ``epoch`` is the highest that it ever granted."""
 
     holder: str
@@ -110,12 +109,16 @@ class Voter:
     def __init__(self, silent_until: int) -> None:
         """``silent_until``: one lease time after the start, because earlier grants are forgotten."""
         self.silent_until = silent_until
+        self._last_end: int | None = None
+        """The end of the last grant; None: not known."""
         self.grants: dict[str, Grant] = {}
 
     @property
     def granted_until(self) -> int:
         """Return the end of the last grant, those of an earlier process included."""
-        return max([self.silent_until, *(grant.until for grant in self.grants.values())])
+        if self._last_end is None:
+            self._last_end = max([self.silent_until, *(grant.until for grant in self.grants.values())])
+        return self._last_end
 
     def vote(
         self,
@@ -136,7 +139,10 @@ class Voter:
             before = self.grants.get(claim.id)
             # A lease made by an earlier request may be the longer one, where the lease time was shortened.
             kept = before.until if before and before.holder == node else 0
-            self.grants[claim.id] = Grant(node, incarnation, claim.epoch, max(now + duration_ns, kept))
+            until = max(now + duration_ns, kept)
+            self.grants[claim.id] = Grant(node, incarnation, claim.epoch, until)
+            # A grant is replaced by an earlier one of another node only when it has ended.
+            self._last_end = max(self.granted_until, until)
             granted.append(claim.id)
         return Verdict(tuple(granted), tuple(refused))
 
@@ -157,6 +163,7 @@ class Voter:
 
     def forget(self, keep: Collection[str], now: int) -> None:
         """Drop the grants that ended long ago, none of ``keep``: each has outlived the lease that it made by far."""
+        self._last_end = None
         self.grants = {
             identity: grant
             for identity, grant in self.grants.items()
@@ -173,10 +180,10 @@ class Voter:
             and grant.until > now
         ):
             self.grants[release.id] = replace(grant, until=now)
+            self._last_end = None
 
 
-@dataclass(frozen=True)
-class Quorum:
+class Quorum(msgspec.Struct, frozen=True):
     """The voters whose grants make a lease: a majority of each of ``sets``. No set at all: nothing does."""
 
     version: int
@@ -200,8 +207,7 @@ class Quorum:
         )
 
 
-@dataclass
-class Request:
+class Request(msgspec.Struct):
     """One heartbeat, as its sender remembers it until the answers are in."""
 
     seq: int
@@ -215,8 +221,7 @@ class Request:
     """The moment at which each voter that answered would grant, by egress id."""
 
 
-@dataclass
-class LeaseState:
+class LeaseState(msgspec.Struct):
     """A node's asking for, and then holding of, one egress IP."""
 
     epoch: int

@@ -46,6 +46,8 @@ class QuorumView:
         self._started_at = self._last_heard_at = now
         self._heard: dict[str, int] = {}
         self._answered: dict[str, int] = {}
+        self._majority: tuple[tuple[str, ...], int] = ((), NEVER_HEARD)
+        """A voter set, and a moment since which a majority of it has answered."""
         self.configure(electorate)
 
     def configure(self, electorate: Electorate) -> None:
@@ -58,6 +60,7 @@ class QuorumView:
         known = {*self._names, *self.voter_set_state.current.members}
         self._heard = {name: at for name, at in self._heard.items() if name in known}
         self._answered = {name: at for name, at in self._answered.items() if name in known}
+        self._majority = (), NEVER_HEARD
         self.voter_set_state.bootstrap_from(first_voters(self.egress_nodes, self._names))
         self.raise_max_lease(electorate.duration_ns)
         # Of two nodes the last one has no majority to lose, and asks the LAN. AvailabilityFirst accepts the risk.
@@ -101,10 +104,15 @@ class QuorumView:
         For one lease time after a change of the voters, a majority of the set before is enough. A voter that is new
         has never been asked: while it stands in for a dead one, there would be no majority until its first answer.
         """
-        return now - self._majority_heard_at(now) > self._electorate.duration_ns
+        return (
+            not self._hears_majority(now)
+            and now - self._majority_heard_at(now) > self._electorate.duration_ns
+        )
 
     def may_serve_without_quorum(self, now: int) -> bool:
         """Return True if this node may be master on the votes that are left: the rule for few nodes."""
+        if self._hears_majority(now):
+            return False
         duration_ns = self._electorate.duration_ns
         unheard_ns = now - max(self._majority_heard_at(now), self._started_at)
         if unheard_ns <= duration_ns or self.voter_set_state.recovering or now < self._silent_until:
@@ -134,6 +142,17 @@ class QuorumView:
         alive = [n for n in names if n == me or (n in self._heard and unheard[n] < CANDIDATE_TTL_NS)]
         dead = [n for n in names if unheard[n] >= DEAD_AFTER_NS]
         return next_voters(self.voter_set_state.current, self.egress_nodes, names, alive, dead)
+
+    def _hears_majority(self, now: int) -> bool:
+        """Return True if a majority of the present voters has answered within a lease time.
+
+        This is asked for each message. Answers only become newer, so a moment that was worked out once is enough for a
+        lease time.
+        """
+        members = self.voter_set_state.current.members
+        if self._majority[0] is not members or now - self._majority[1] > self._electorate.duration_ns:
+            self._majority = members, self._answered_at(members)
+        return now - self._majority[1] <= self._electorate.duration_ns
 
     def _majority_heard_at(self, now: int) -> int:
         """Return the moment since which a majority of the voters, or of the set a lease time ago, has answered."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from gateway_agent.lease.egress_ips.egress_ip import EgressIP, EgressIPs, Event
 from gateway_agent.lease.egress_ips.master_entry import MasterEntry

@@ -90,7 +90,7 @@ def test_a_newer_request_takes_the_place_of_the_older() -> None:
     voter_node.vote("c", 1, asking(Claim("x", 2)), LEASE, HELD_UNTIL - 2)
     voter_node.vote("c", 1, asking(Claim("x", 3))._replace(seq=2), LEASE, HELD_UNTIL - 1)
     [pending] = voter_node.due(HELD_UNTIL)
-    assert (pending.heartbeat.seq, pending.heartbeat.claims) == (2, (Claim("x", 3),))
+    assert (pending.request.seq, pending.request.claims) == (2, (Claim("x", 3),))
 
 
 def test_a_voter_that_is_still_learning_keeps_nothing() -> None:
