@@ -36,9 +36,12 @@ __all__ = [
     "matches",
 ]  # fmt: skip
 
-VERSION = 3
-READABLE = (2, VERSION)
-"""A plan of version 2 lacks ``uplinks``, ``reserved_sources``, ``node_links`` and ``cluster_port``."""
+VERSION = 4
+READABLE = (2, 3, VERSION)
+"""A plan of version 2 lacks ``uplinks``, ``reserved_sources``, ``node_links`` and ``cluster_port``. In one of version 3
+each egress IP has a slot, which is its ``inlet``, too."""
+COMPLETE = (3, VERSION)
+"""A complete ruleset follows from a plan of these versions."""
 _LISTS = ("uplinks", "reserved_sources", "node_links")
 _PLAIN = {"str": str, "int": int, "bool": bool}
 """Types of fields, by their annotation."""
@@ -92,6 +95,44 @@ class Plan:
         """The entry of the plan's node in the inventory; None if it has none."""
         return next((node for node in self.nodes if node.name == self.node), None)
 
+    @cached_property
+    def node_names(self) -> frozenset[str]:
+        """The names of all nodes."""
+        return frozenset(node.name for node in self.nodes)
+
+    @cached_property
+    def outgoing(self) -> tuple[PlanEgressIP, ...]:
+        """The egress IPs by which pods of this node leave, or may leave by policy sets of this plan."""
+        return tuple(egress for egress in self.egress_ips if egress.slot)
+
+    @cached_property
+    def incoming(self) -> tuple[PlanEgressIP, ...]:
+        """The egress IPs of whose tunnels this node takes packets in, if it is their master."""
+        return tuple(egress for egress in self.egress_ips if egress.inlet)
+
+    @cached_property
+    def tunnels(self) -> tuple[PlanEgressIP, ...]:
+        """The egress IPs of which this node has a tunnel device."""
+        return tuple(egress for egress in self.egress_ips if egress.slot or egress.inlet)
+
+    @cached_property
+    def by_id(self) -> Mapping[str, PlanEgressIP]:
+        """The egress IPs by their ids."""
+        return {egress.id: egress for egress in self.egress_ips}
+
+    @cached_property
+    def serving(self) -> frozenset[str]:
+        """Names of the nodes that are or can be master of an egress IP."""
+        # A master that is not eligible any more serves until another one is known.
+        return frozenset(name for egress in self.egress_ips for name in (*egress.eligible, egress.master))
+
+    @cached_property
+    def _ids_by_gateway(self) -> Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        found: dict[str, tuple[list[str], list[str]]] = {}
+        for egress in self.egress_ips:
+            found.setdefault(egress.gateway, ([], []))[egress.family == 6].append(egress.id)
+        return {name: (tuple(ids4), tuple(ids6)) for name, (ids4, ids6) in found.items()}
+
     def serves(self, egress: PlanEgressIP) -> bool:
         """Return True if this node is the master: its own pods leave by the egress interface, without a tunnel."""
         return bool(egress.master) and egress.master == self.node
@@ -112,8 +153,7 @@ class Plan:
 
     def ids_of(self, gateway: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return ids of a gateway's egress IPs for IPv4 and for IPv6; if it has none of one family, the other's."""
-        mine = [egress for egress in self.egress_ips if egress.gateway == gateway]
-        ids4, ids6 = (tuple(egress.id for egress in mine if egress.family == family) for family in (4, 6))
+        ids4, ids6 = self._ids_by_gateway.get(gateway, ((), ()))
         return ids4 or ids6, ids6 or ids4
 
     def key_for(self, pod: PodIdentity, policies: tuple[str, ...]) -> SetKey | None:

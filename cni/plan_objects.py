@@ -52,7 +52,8 @@ class PlanEgressIP:
     address: str
     """The virtual address; empty in basic mode."""
     slot: int
-    """This node's own number for the egress IP: mark, routing table and rule."""
+    """This node's number for packets that leave its own pods by the egress IP: mark, routing table and rule. 0: this
+    node has none, and drops such packets."""
     vni: int
     eligible: tuple[str, ...]
     """Names of the nodes that can be master, sorted."""
@@ -78,6 +79,13 @@ class PlanEgressIP:
     """Prefix that is reached on the egress interface without the router; empty: none."""
     table: int = 0
     """Number of another program's routing table; 0: none."""
+    inlet: int = -1
+    """This node's number for connections that come out of the tunnel, if it can be master: connection mark. 0: it takes
+    nothing in. Equal to ``slot`` if it is not given."""
+
+    def __post_init__(self) -> None:
+        if self.inlet < 0:
+            object.__setattr__(self, "inlet", self.slot)
 
     @property
     def device(self) -> str:
@@ -107,7 +115,7 @@ class PolicySet:
     """The pods that the same policies select and that use the same egress IPs: they share one tag."""
 
     number: int
-    """1 to :attr:`cni.kernel.ids.MarkLayout.numbers`; the interface group is ``GROUP_BASE + number``."""
+    """1 to :attr:`cni.kernel.ids.MarkLayout.sets`; the interface group is ``GROUP_BASE + number``."""
     policies: tuple[str, ...]
     """Names, sorted."""
     egress_ids: tuple[str, ...]

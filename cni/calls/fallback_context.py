@@ -59,7 +59,7 @@ def group_of(pod: PodIdentity, subject: str, context: FallbackContext) -> int:
         raise context.not_known(f"a policy may select {subject}, whose labels are not known")
     if not policies:
         return 0
-    if plan.version != plans.VERSION:
+    if plan.version not in plans.COMPLETE:
         raise context.not_known(f"{OLDER}: {', '.join(policies)} selects {subject}")
     policy_set = plan.set_for(pod, policies)
     if policy_set is None:

@@ -33,17 +33,16 @@ def guards(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("forwarded", _forwarded(marks))
     yield chain("tunnel_forward", _tunnel_forward())
     yield dispatch(
-        "from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in plan.egress_ips}
+        "from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.inlet}" for e in plan.incoming}
     )
-    slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.egress_ips}
+    slots = {marks.of(egress.slot): f"out_{egress.slot}" for egress in plan.outgoing}
     slots |= {
-        marks.leaving(egress.slot): f"out_{egress.slot}"
-        for egress in plan.egress_ips
-        if own_routing.of(egress)
+        marks.leaving(egress.slot): f"out_{egress.slot}" for egress in plan.outgoing if own_routing.of(egress)
     }
     yield dispatch("steered", f"meta mark and {marks.mask}", "mark", slots)
-    for egress in plan.egress_ips:
-        yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
+    for egress in plan.incoming:
+        yield chain(f"from_{egress.inlet}", _from_tunnel(egress, marks))
+    for egress in plan.outgoing:
         yield chain(f"out_{egress.slot}", _out(plan, egress, marks))
         if own_routing.of(egress):
             yield chain(f"exit_{egress.slot}", own_routing.exit_rules(egress))
@@ -69,7 +68,7 @@ def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
     A rule or route for it may be missing: another program has removed it.
     """
     yield f'ct mark and {marks.mask} > {marks.tunneled} oifname != "{ids.RETURN_DEVICE}" counter drop'
-    for egress in filter(own_routing.of, plan.egress_ips):
+    for egress in filter(own_routing.of, plan.outgoing):
         # By its next hop: a pod may be on the link of the egress interface itself.
         if egress.next_hop:
             device, keyword = egress.interface, "ip6" if egress.family == 6 else "ip"
@@ -78,11 +77,11 @@ def _forwarded_reply(plan: Plan, marks: Marks) -> Iterator[str]:
     yield "accept"
 
 
-def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+def _from_tunnel(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     """Yield the rules that accept what the gateway's table has marked, by the egress interface only."""
     device, _ = interface_and_source(egress)
     if device:
-        taken_in = f"ct mark and {marks.mask} == {marks.of_tunneled(egress.slot)}"
+        taken_in = f"ct mark and {marks.wide} == {marks.taken_in(egress.inlet)}"
         yield f"ct direction original {taken_in} oifname {device} {own_routing.verdict(egress)}"
     yield "counter drop"
 
@@ -109,7 +108,7 @@ def _out(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
 def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the postrouting chains: source NAT into tunnels, the last check of the source, encapsulation."""
     me = plan.me
-    if me is None or not plan.egress_ips:
+    if me is None or not plan.tunnels:
         return
     # Before every CNI's masquerade, which then leaves the connection alone. Answers, for the way back, open none.
     nat = list(sync_device.nat_rules(plan))
@@ -117,7 +116,7 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     nat += [
         f'oifname "{egress.device}" snat {KEYWORDS[egress.family]} to '
         f"{address_of(inner_sources(me, egress)[0], egress.family)}"
-        for egress in plan.egress_ips
+        for egress in plan.outgoing
         if egress.sync
     ]
     nat += [
@@ -127,10 +126,16 @@ def leaving(plan: Plan, marks: Marks) -> Iterator[str]:
     yield chain("nat", nat, "nat hook postrouting priority srcnat - 10")
     leave = [*sync_device.leave_rules(plan), *_leave(marks)]
     yield chain("leave", leave, "filter hook postrouting priority srcnat + 200")
-    slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.egress_ips}
-    yield dispatch("leave_steered", f"ct mark and {marks.numbers}", "mark", slots)
-    for egress in plan.egress_ips:
-        yield chain(f"leave_{egress.slot}", _leave_slot(egress, me, marks))
+    yield chain("leave_numbered", [f"{marks.from_tunnel} goto leave_taken_in", "goto leave_steered"])
+    slots = {marks.of(egress.slot): f"leave_{egress.slot}" for egress in plan.outgoing}
+    yield dispatch("leave_steered", f"ct mark and {marks.mask}", "mark", slots)
+    inlets = {marks.taken_in(egress.inlet): f"leave_from_{egress.inlet}" for egress in plan.incoming}
+    yield dispatch("leave_taken_in", f"ct mark and {marks.wide}", "mark", inlets)
+    for egress in plan.outgoing:
+        into = [f'oifname "{egress.device}" {source} goto encap' for source in _inner(egress, me)]
+        yield chain(f"leave_{egress.slot}", [*into, *_leave_outside(egress, marks)])
+    for egress in plan.incoming:
+        yield chain(f"leave_from_{egress.inlet}", _leave_outside(egress, marks))
     # The outer packet is routed by the inner one's mark: with it, it would find the tunnel again, and with any mark the
     # kernel looks up each packet's route. By its priority it is known as the kernel's own: see
     # :mod:`cni.datapath.tunnel_port_guard`.
@@ -142,18 +147,22 @@ def _leave(marks: Marks) -> Iterator[str]:
     # Answers only: a socket that is bound to the device sends none.
     answering = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled}"
     yield f'oifname "{ids.RETURN_DEVICE}" {answering} counter goto encap'
-    yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_steered"
+    yield f"ct direction original ct mark and {marks.numbers} != 0 goto leave_numbered"
     yield f"oifname {TUNNELS} counter drop"
 
 
-def _leave_slot(egress: PlanEgressIP, me: PlanNode, marks: Marks) -> Iterator[str]:
-    """Yield the check of a slot's sources, behind all source NAT.
+def _inner(egress: PlanEgressIP, me: PlanNode) -> Iterator[str]:
+    """Yield the expressions for what has a source of this node inside the tunnels."""
+    for inner in inner_sources(me, egress):
+        yield f"{KEYWORDS[egress.family]} saddr {address_of(inner, egress.family)}"
+
+
+def _leave_outside(egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+    """Yield the check of the source of what leaves by the egress interface, behind all source NAT.
 
     A connection that is older than the last change of master may have its old address.
     """
     saddr = f"{KEYWORDS[egress.family]} saddr"
-    for inner in inner_sources(me, egress):
-        yield f'oifname "{egress.device}" {saddr} {address_of(inner, egress.family)} goto encap'
     device, source = interface_and_source(egress)
     if device:
         # An interface may encapsulate, and an outer packet is routed by the inner one's mark.

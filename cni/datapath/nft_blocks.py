@@ -101,8 +101,7 @@ def peers(plan: Plan) -> tuple[PlanNode, ...]:
 
 def serving(plan: Plan) -> frozenset[str]:
     """Return the names of the nodes that are or can be master of an egress IP."""
-    # A master that is not eligible any more serves until another one is known.
-    return frozenset(name for egress in plan.egress_ips for name in (*egress.eligible, egress.master))
+    return plan.serving
 
 
 def senders(plan: Plan) -> tuple[PlanNode, ...]:
@@ -133,6 +132,10 @@ class Marks:
         self._layout = layout
         self.mask = f"{layout.mask:#010x}"
         self.rest = f"{layout.mask ^ 0xFFFFFFFF:#010x}"
+        wide = layout.wide(max((egress.inlet for egress in plan.incoming), default=0))
+        self.wide = f"{wide:#010x}"
+        """The bits that name a tunnel, in the mark of a connection that came out of one."""
+        self._beside_wide = f"{wide ^ 0xFFFFFFFF:#010x}"
         self.tunneled = f"{layout.tunneled:#010x}"
         self.numbers = f"{layout.mask & ~layout.tunneled:#010x}"
         self.reply = f"{layout.reply:#010x}"
@@ -140,14 +143,24 @@ class Marks:
         self.clear = f"meta mark set meta mark and {self.rest}"
         self.own = f"ct mark and {self.numbers} != 0 ct mark and {self.tunneled} == 0"
         """Match of a connection that was opened by one of our slots on this node."""
+        self.from_tunnel = f"ct mark and {self.tunneled} != 0"
+        """Match of a connection that came out of a tunnel, if its mark has a number."""
 
     def of(self, number: int) -> str:
-        """Return the mark of a slot or policy set."""
+        """Return the mark of a slot."""
         return f"{self._layout.number(number):#010x}"
 
-    def of_tunneled(self, number: int) -> str:
-        """Return the connection mark of what came out of a slot's tunnel."""
-        return f"{self._layout.number(number) | self._layout.tunneled:#010x}"
+    def of_set(self, number: int) -> str:
+        """Return the mark of a policy set, between the bridge and the inet table."""
+        return f"{self._layout.policy_set(number):#010x}"
+
+    def taken_in(self, inlet: int) -> str:
+        """Return the connection mark of what came out of a tunnel, to be compared by :attr:`wide`."""
+        return f"{self._layout.taken_in(inlet):#010x}"
+
+    def take_in(self, inlet: int) -> str:
+        """Return the statement that gives a connection the mark of the tunnel that it came out of."""
+        return f"ct mark set ct mark and {self._beside_wide} or {self.taken_in(inlet)}"
 
     def leaving(self, number: int) -> str:
         """Return the packet mark of what leaves by its gateway's own routing."""

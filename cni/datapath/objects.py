@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from ..kernel import ids
 from ..kernel.state import Address, Fdb, KernelState, Neighbour, Route, Rule, Setting, Vxlan
@@ -42,12 +42,15 @@ def node_state(plan: Plan) -> KernelState:
     pods are cut off rather than let out.
     """
     me = plan.me
-    tunnels = me is not None and bool(plan.egress_ips)
-    names = [*(egress.device for egress in plan.egress_ips), ids.RETURN_DEVICE] if tunnels else []
+    tunnels = me is not None and bool(plan.tunnels)
+    carried = {egress.device: _carried(plan, {egress.family}) for egress in plan.tunnels} if tunnels else {}
+    names = [*carried, ids.RETURN_DEVICE] if tunnels else []
+    if tunnels:
+        carried[ids.RETURN_DEVICE] = _carried(plan, families(plan))
     synced = bool(names and sync_device.partners(plan))
     return KernelState(
         vxlans=frozenset(_vxlans(plan, me, synced) if me and names else ()),
-        settings=frozenset(setting for name in names for setting in _settings(plan, name))
+        settings=frozenset(setting for name in names for setting in _settings(plan, name, carried[name]))
         | frozenset(sync_device.settings(plan) if synced else ()),
         addresses=frozenset(Address(name, ids.DEVICE_ADDRESS, 32) for name in names)
         | frozenset([sync_device.address()] if synced else []),
@@ -61,14 +64,14 @@ def node_state(plan: Plan) -> KernelState:
 def _vxlans(plan: Plan, me: PlanNode, synced: bool) -> Iterator[Vxlan]:
     if synced:
         yield sync_device.vxlan(plan, me)
-    for egress in plan.egress_ips:
+    for egress in plan.tunnels:
         alias = f"egress-gateway {egress.gateway} {egress.address}".rstrip()[:MAX_ALIAS_BYTES]
         yield Vxlan(egress.device, egress.vni, me.address, plan.port, me.mac, plan.mtu, alias)
     alias = "egress-gateway answers"
     yield Vxlan(ids.RETURN_DEVICE, ids.RETURN_VNI, me.address, plan.port, me.mac, plan.mtu, alias)
 
 
-def _settings(plan: Plan, device: str) -> Iterator[Setting]:
+def _settings(plan: Plan, device: str, carried: Collection[int]) -> Iterator[Setting]:
     # Loose: answers come from anywhere. The larger of this and ``all`` counts: over an ``all`` of 1, 0 would be strict.
     yield Setting(device, "ipv4", "rp_filter", "2" if plan.source_check else "0")
     yield Setting(device, "ipv4", "forwarding", "1")
@@ -78,16 +81,11 @@ def _settings(plan: Plan, device: str) -> Iterator[Setting]:
     # ``disable_ipv6``, and so are they made: a device that gets IPv6 gets it silent.
     for name, value in (("accept_ra", "0"), ("addr_gen_mode", "1"), ("autoconf", "0")):
         yield Setting(device, "ipv6", name, value)
-    yield Setting(device, "ipv6", "disable_ipv6", "0" if 6 in _carried(plan, device) else "1")
+    yield Setting(device, "ipv6", "disable_ipv6", "0" if 6 in carried else "1")
 
 
-def _carried(plan: Plan, device: str) -> tuple[int, ...]:
-    """Return the IP versions of the packets that a device carries."""
-    of = (
-        families(plan)
-        if device == ids.RETURN_DEVICE
-        else {e.family for e in plan.egress_ips if e.device == device}
-    )
+def _carried(plan: Plan, of: Iterable[int]) -> tuple[int, ...]:
+    """Return those of some IP versions that a tunnel device can carry."""
     return tuple(family for family in of if family == 4 or plan.mtu >= ids.IPV6_MIN_MTU)
 
 
@@ -95,7 +93,7 @@ def _fdb(plan: Plan) -> Iterator[Fdb]:
     for node in senders(plan):
         yield Fdb(ids.RETURN_DEVICE, node.mac, node.address)
     by_name = {node.name: node for node in peers(plan)}
-    for egress in plan.egress_ips:
+    for egress in plan.outgoing:
         # A master that is not eligible any more serves until another one is known.
         for name in {*egress.eligible, egress.master} & by_name.keys():
             yield Fdb(egress.device, by_name[name].mac, by_name[name].address)
@@ -104,24 +102,24 @@ def _fdb(plan: Plan) -> Iterator[Fdb]:
 def _neighbours(plan: Plan) -> Iterator[Neighbour]:
     # Both, so that no connection ends with a change of connectionSync, which only virtual addresses have.
     kinds = (False, True) if any(egress.address for egress in plan.egress_ips) else (False,)
-    carried = _carried(plan, ids.RETURN_DEVICE)
+    carried = _carried(plan, families(plan))
     for node in senders(plan):
         for family in carried:
             for synced in kinds:
                 yield Neighbour(ids.RETURN_DEVICE, ids.inner(node.address, family, synced), node.mac)
     by_name = {node.name: node for node in peers(plan)}
-    for egress in plan.egress_ips:
+    for egress in plan.outgoing:
         if egress.master in by_name:
-            for family in _carried(plan, egress.device):
+            for family in _carried(plan, (egress.family,)):
                 yield Neighbour(egress.device, ids.NEXT_HOPS[family], by_name[egress.master].mac)
 
 
 def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
     if tunnels:
-        for family in _carried(plan, ids.RETURN_DEVICE):
+        for family in _carried(plan, families(plan)):
             yield Route(family, ids.TABLE_BASE, "unicast", METRIC[family], ids.RETURN_DEVICE)
     reachable = {node.name for node in peers(plan)}
-    for egress in plan.egress_ips:
+    for egress in plan.outgoing:
         table = ids.TABLE_BASE + egress.slot
         for family in (4, 6):
             yield Route(family, table, "unreachable", metric=ids.UNREACHABLE_METRIC)
@@ -131,16 +129,16 @@ def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
             continue
         if plan.serves(egress):
             yield Route(egress.family, table, "throw", metric)
-        elif tunnels and egress.master in reachable and egress.family in _carried(plan, egress.device):
+        elif tunnels and egress.master in reachable and _carried(plan, (egress.family,)):
             yield Route(egress.family, table, "unicast", metric, egress.device, ids.NEXT_HOPS[egress.family])
 
 
 def _rules(plan: Plan) -> Iterator[Rule]:
     layout = plan.layout
-    if plan.egress_ips:
+    if plan.tunnels:
         for family in families(plan):
             yield Rule(family, ids.RULE_PRIORITY_BASE, layout.reply, layout.mask, ids.TABLE_BASE)
-    for egress in plan.egress_ips:
+    for egress in plan.outgoing:
         priority, table = ids.RULE_PRIORITY_BASE + egress.slot, ids.TABLE_BASE + egress.slot
         for family in (4, 6):
             yield Rule(family, priority, layout.number(egress.slot), layout.mask, table)

@@ -35,7 +35,7 @@ def of(egress: PlanEgressIP) -> bool:
 
 def routes(plan: Plan) -> Iterator[Route]:
     """Yield the routes of the gateways' own tables."""
-    for egress in filter(of, plan.egress_ips):
+    for egress in filter(of, plan.outgoing):
         family, table = egress.family, ids.EXIT_TABLE_BASE + egress.slot
         yield Route(family, ids.EXIT_TABLE_BASE, "unreachable", metric=ids.UNREACHABLE_METRIC)
         yield Route(family, table, "unreachable", metric=ids.UNREACHABLE_METRIC)
@@ -55,7 +55,7 @@ def exits(egress: PlanEgressIP, table: int) -> Iterator[Route]:
 
 def rules(plan: Plan) -> Iterator[Rule]:
     """Yield the rules that lead packets into these tables, and answers past them."""
-    for egress in filter(of, plan.egress_ips):
+    for egress in filter(of, plan.outgoing):
         family, device, mask = egress.family, egress.interface, plan.layout.mask
         leaving, here = plan.layout.leaving(egress.slot), plan.layout.number(egress.slot)
         yield Rule(family, ids.ANSWER_PRIORITY, leaving, mask, ids.TABLE_BASE, device)

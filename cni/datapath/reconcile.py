@@ -67,7 +67,7 @@ def lead_answers(plan: Plan) -> tuple[str, ...]:
     its rule would leave by the main table, or by the next hop. Without the mark the rules match nothing. Raises
     :class:`~cni.kernel.errors.KernelError`.
     """
-    if not any(map(own_routing.of, plan.egress_ips)):
+    if not any(map(own_routing.of, plan.outgoing)):
         return ()
     rules = [
         each

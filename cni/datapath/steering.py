@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Union
 
 from ..kernel import ids
@@ -43,7 +43,7 @@ def bridge_chains(plan: Plan) -> Iterator[str]:
         "tagged", "iifgroup", "devgroup", {str(s.group): f"set_{s.number}" for s in plan.policy_sets}
     )
     for policy_set in plan.policy_sets:
-        yield chain(f"set_{policy_set.number}", [marks.put("meta", marks.of(policy_set.number))])
+        yield chain(f"set_{policy_set.number}", [marks.put("meta", marks.of_set(policy_set.number))])
 
 
 def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
@@ -57,10 +57,10 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     # Replies of a tagged pod return as the original packet came; of a group without a policy set not even these.
     yield dispatch("tagged_reply_group", "iifgroup", "devgroup", dict.fromkeys(groups, "accept_reply"))
     yield chain("accept_reply", [f"{marks.clear} accept"])
-    by_mark = {marks.of(s.number): f"set_{s.number}" for s in plan.policy_sets}
+    by_mark = {marks.of_set(s.number): f"set_{s.number}" for s in plan.policy_sets}
     yield dispatch("marked", f"meta mark and {marks.mask}", "mark", by_mark)
     yield from _sets(plan, marks)
-    for egress in plan.egress_ips:
+    for egress in plan.outgoing:
         yield chain(f"steer_{egress.slot}", _steer_slot(plan, egress, marks))
     # Behind any other interface than a bridge the mark is not of our bridge table, but of another program.
     kinds = [f'meta iifkind "{kind}" goto marked' for kind in BRIDGE_KINDS]
@@ -81,10 +81,13 @@ def _steer(marks: Marks) -> Iterator[str]:
 def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
     """Yield the chain of each policy set and its maps of destinations, which are named by their content."""
     written: dict[Verdicts, str] = {}
+    verdicts_of = {
+        version: {egress.id: _verdict(egress, version) for egress in plan.egress_ips} for version in KEYWORDS
+    }
     for policy_set in plan.policy_sets:
         rules = [marks.clear]
         for version, keyword in KEYWORDS.items():
-            verdicts = _verdicts(plan, policy_set, version)
+            verdicts = _verdicts(verdicts_of[version], policy_set, version)
             if verdicts and verdicts not in written:
                 elements = list(_elements(verdicts))
                 written[verdicts] = (
@@ -99,9 +102,11 @@ def _sets(plan: Plan, marks: Marks) -> Iterator[str]:
         yield chain(f"set_{policy_set.number}", [*rules, "goto unsteered"])
 
 
-def _verdicts(plan: Plan, policy_set: PolicySet, version: int) -> Verdicts:
-    """Return the verdict for each prefix. Many sets have the same ones, above all those that are prepared."""
-    known = {egress.id: _verdict(egress, version) for egress in plan.egress_ips}
+def _verdicts(known: Mapping[str, str], policy_set: PolicySet, version: int) -> Verdicts:
+    """Return the verdict for each prefix. Many sets have the same ones, above all those that are prepared.
+
+    ``known``: by the id of the egress IP.
+    """
     family6 = version == 6
     destinations = (each for each in policy_set.destinations if (":" in each.prefix) == family6)
     return tuple((each.prefix, known.get(each.egress_id, "drop")) for each in destinations)
@@ -134,7 +139,9 @@ def gaps(networks: Sequence[Network]) -> Iterator[tuple[Address, Address]]:
 
 def _verdict(egress: PlanEgressIP, version: int) -> str:
     served = bool(egress.master) and egress.family == version
-    return "goto unsteered" if egress.direct and not served else f"goto steer_{egress.slot}"
+    if egress.direct and not served:
+        return "goto unsteered"
+    return f"goto steer_{egress.slot}" if egress.slot else "drop"
 
 
 def _steer_slot(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:

@@ -114,7 +114,7 @@ def _tunnels(plan: Plan) -> Iterator[str]:
         yield _set(f"{role}_nodes", saddr, [address_of(node.address, family) for node in nodes])
         yield chain(f"tunnel_{role}", [f"{saddr} @{role}_nodes accept", "counter drop"])
     targets = {
-        **{egress.vni: "out" for egress in plan.egress_ips},
+        **{egress.vni: "out" for egress in plan.incoming},
         ids.RETURN_VNI: "back",
         ids.SYNC_VNI: "sync",
     }

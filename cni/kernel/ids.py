@@ -178,8 +178,9 @@ class MarkLayout:
     """The use of our bits of the packet mark and of the connection mark.
 
     ``mask`` is one run of at least 4 set bits. In a connection mark its highest bit says *came out of a tunnel*, in a
-    packet mark *leaves by its gateway's own routing*; the others hold a number: a slot, a policy set (between the
-    bridge and the inet table only), or ``reply``.
+    packet mark *leaves by its gateway's own routing*; the others hold a slot or ``reply``. Between the bridge and the
+    inet table all bits together hold a policy set. What came out of a tunnel is a connection of ours alone: if the
+    mask has too few numbers for the tunnels, its mark has bits outside of the mask, too.
     """
 
     mask: int
@@ -202,8 +203,18 @@ class MarkLayout:
 
     @property
     def numbers(self) -> int:
-        """Slots and policy sets are numbered 1 to this."""
+        """Slots are numbered 1 to this."""
         return (self.mask >> self.shift >> 1) - 1
+
+    @property
+    def sets(self) -> int:
+        """Policy sets are numbered 1 to this."""
+        return min(self.mask >> self.shift, GROUP_BLOCKED - GROUP_BASE - 1)
+
+    @property
+    def inlets(self) -> int:
+        """Tunnels of which this node takes packets in are numbered 1 to this."""
+        return self.numbers << (32 - bin(self.mask).count("1"))
 
     @property
     def reply(self) -> int:
@@ -214,6 +225,33 @@ class MarkLayout:
     def stale(self) -> int:
         """The connection came out of a tunnel and cannot go on with the address that it has: it is to be forgotten."""
         return self.tunneled | self.reply
+
+    def policy_set(self, value: int) -> int:
+        """Return the mark of policy set ``value`` (1 to :attr:`sets`). Raises :class:`ValueError` for another one."""
+        if not 1 <= value <= self.sets:
+            raise ValueError(
+                f"{value} is not in 1..{self.sets}, the policy sets that mark mask {self.mask:#x} holds"
+            )
+        return value << self.shift
+
+    def taken_in(self, value: int) -> int:
+        """Return the connection mark of what came out of tunnel ``value`` (1 to :attr:`inlets`).
+
+        Its bits in the mask are never 0 or ``stale``. Raises :class:`ValueError` for another number.
+        """
+        if not 1 <= value <= self.inlets:
+            raise ValueError(f"{value} is not in 1..{self.inlets}, the tunnels that a connection mark holds")
+        outside, inside = divmod(value - 1, self.numbers)
+        return self.tunneled | self.number(inside + 1) | self._outside(outside)
+
+    def wide(self, highest: int) -> int:
+        """Return the bits that tell the marks of the tunnels 1 to ``highest`` apart, with those of the mask."""
+        outside = max(highest - 1, 0) // self.numbers
+        return self.mask | self._outside((1 << outside.bit_length()) - 1)
+
+    def _outside(self, value: int) -> int:
+        """Return ``value`` spread over the bits outside of the mask, from the lowest one on."""
+        return value & ((1 << self.shift) - 1) | value >> self.shift << self.mask.bit_length()
 
     def leaving(self, value: int) -> int:
         """Return the mark of a packet out of slot ``value`` whose gateway has its own routing."""

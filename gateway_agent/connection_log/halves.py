@@ -53,7 +53,11 @@ class Knowledge:
 
     node: str
     layout: ids.MarkLayout
-    slots: Mapping[int, PlanEgressIP] = field(default_factory=dict)
+    outgoing: Mapping[int, PlanEgressIP] = field(default_factory=dict)
+    """Egress IPs by the marks of connections of this node's pods, as far as they are in the mask."""
+    incoming: Mapping[int, PlanEgressIP] = field(default_factory=dict)
+    """Egress IPs by the marks of connections out of tunnels, as far as they are in ``wide``."""
+    wide: int = 0
     served: frozenset[str] = frozenset()
     """Ids of the egress IPs of which this node is the master."""
     nodes: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +84,9 @@ def knowledge(plan: Plan, attachments: Iterable[Attachment], before: Mapping[str
     return Knowledge(
         plan.node,
         plan.layout,
-        {egress.slot: egress for egress in plan.egress_ips},
+        {plan.layout.number(egress.slot): egress for egress in plan.outgoing},
+        {plan.layout.taken_in(egress.inlet): egress for egress in plan.incoming},
+        plan.layout.wide(max((egress.inlet for egress in plan.incoming), default=0)),
         frozenset(egress.id for egress in plan.egress_ips if plan.serves(egress)),
         inner,
         frozenset(address for address, name in inner.items() if name == plan.node),
@@ -90,8 +96,9 @@ def knowledge(plan: Plan, attachments: Iterable[Attachment], before: Mapping[str
 
 def egress_of(known: Knowledge, mark: int) -> PlanEgressIP | None:
     """Return the egress IP that a connection mark names; None if it names none."""
-    layout = known.layout
-    return known.slots.get((mark & layout.mask & ~layout.tunneled) >> layout.shift)
+    if came_by_tunnel(known, mark):
+        return known.incoming.get(mark & known.wide)
+    return known.outgoing.get(mark & known.layout.mask)
 
 
 def came_by_tunnel(known: Knowledge, mark: int) -> bool:

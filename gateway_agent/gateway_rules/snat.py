@@ -36,7 +36,7 @@ def served(plan: Plan) -> frozenset[str]:
 
 def gateway_nft(plan: Plan) -> str:
     """Return the nft transaction that replaces the gateway's table, or removes it if this node can serve nothing."""
-    ready = tuple(egress for egress in plan.egress_ips if interface_and_source(egress)[0])
+    ready = tuple(egress for egress in plan.incoming if interface_and_source(egress)[0])
     return transaction("inet", ids.NFT_GATEWAY, _chains(plan, ready, Marks(plan)) if ready else ())
 
 
@@ -55,10 +55,10 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     yield chain("ingress", ingress, "filter hook prerouting priority dstnat + 20")
     yield from _inbound(ready)
     yield chain("unsolicited", _unsolicited())
-    yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.slot}" for e in ready})
+    yield dispatch("from_tunnel", "iifname", "ifname", {f'"{e.device}"': f"from_{e.inlet}" for e in ready})
     yield chain("stale", _stale(marks))
     for egress in ready:
-        yield chain(f"from_{egress.slot}", _from_tunnel(plan, egress, marks))
+        yield chain(f"from_{egress.inlet}", _from_tunnel(plan, egress, marks))
     # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
     yield chain("local_reply", [answer, *_errors(ready, marks)], "route hook output priority mangle")
     yield from tcp_pickup.chains(ready)
@@ -68,17 +68,20 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
 def _routed_answers(routed: Iterable[PlanEgressIP], marks: Marks) -> Iterator[str]:
     """Yield the rules for answers to a gateway with its own routing: see :mod:`cni.datapath.own_routing`."""
     for egress in routed:
-        by = f"iifname {interface_and_source(egress)[0]} ct mark and {marks.mask} =="
+        by = f"iifname {interface_and_source(egress)[0]} ct mark and"
         leaving, here = marks.leaving(egress.slot), marks.of(egress.slot)
-        yield f"{by} {leaving} {marks.put('meta', leaving)} return"
-        yield f"{by} {here} {marks.put('meta', here)} return"
+        yield f"{by} {marks.wide} == {marks.taken_in(egress.inlet)} {marks.put('meta', leaving)} return"
+        yield f"{by} {marks.mask} == {here} {marks.put('meta', here)} return"
 
 
 def _errors(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     """Yield the rules for errors (ICMP) that this node sends to the outside: they go where its packets go."""
     for egress in filter(own_routing.of, ready):
-        of_it = f"ct mark and {marks.numbers} == {marks.of(egress.slot)}"
-        yield f"ct direction original ct state related {of_it} {marks.put('meta', marks.leaving(egress.slot))}"
+        leaving = marks.put("meta", marks.leaving(egress.slot))
+        of_pods = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
+        of_tunnel = f"ct mark and {marks.wide} == {marks.taken_in(egress.inlet)}"
+        for of_it in (of_pods, of_tunnel):
+            yield f"ct direction original ct state related {of_it} {leaving}"
 
 
 def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
@@ -122,7 +125,7 @@ def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str
     # Connections to this node itself have no address of ours.
     elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {interface_and_source(egress)[1]} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
-    yield marks.put("ct", marks.of_tunneled(egress.slot))
+    yield marks.take_in(egress.inlet)
     if own_routing.of(egress):
         yield marks.put("meta", marks.leaving(egress.slot))
 
@@ -141,10 +144,13 @@ def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
     node's table (``leave_steered``) would do so.
     """
     devices = dict.fromkeys(interface_and_source(egress)[0] for egress in ready)
-    steered = [f"oifname {device} ct mark and {marks.numbers} != 0 goto nat_steered" for device in devices]
-    yield chain("nat", steered, "nat hook postrouting priority srcnat - 10")
-    slots = {marks.of(egress.slot): f"nat_{egress.slot}" for egress in ready}
-    yield dispatch("nat_steered", f"ct mark and {marks.numbers}", "mark", slots)
+    numbered = [f"oifname {device} ct mark and {marks.numbers} != 0 goto nat_numbered" for device in devices]
+    yield chain("nat", numbered, "nat hook postrouting priority srcnat - 10")
+    yield chain("nat_numbered", [f"{marks.from_tunnel} goto nat_taken_in", "goto nat_steered"])
+    slots = {marks.of(egress.slot): f"nat_{egress.inlet}" for egress in ready if egress.slot}
+    yield dispatch("nat_steered", f"ct mark and {marks.mask}", "mark", slots)
+    inlets = {marks.taken_in(egress.inlet): f"nat_{egress.inlet}" for egress in ready}
+    yield dispatch("nat_taken_in", f"ct mark and {marks.wide}", "mark", inlets)
     for egress in ready:
         device, source = interface_and_source(egress)
         shown, keyword = f"[{source}]" if egress.family == 6 else source, KEYWORDS[egress.family]
@@ -154,4 +160,4 @@ def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
             f"oifname {device} snat {keyword} to {source}",
             "counter drop",
         ]
-        yield chain(f"nat_{egress.slot}", rules)
+        yield chain(f"nat_{egress.inlet}", rules)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cni.datapath.nft_blocks import KEYWORDS, MIDDLE, chain
+from cni.datapath.nft_blocks import KEYWORDS, MIDDLE, chain, dispatch
 from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
@@ -46,15 +46,20 @@ def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
         yield chain(f"data_segment{family}", _data_segment(family))
         yield chain(f"retransmission{family}", _retransmission(family))
         yield chain(f"empty_ack{family}", _empty_ack(family))
-    yield chain("tcp_pickup", _rules(ready, families), "filter hook forward priority filter - 10")
-
-
-def _rules(ready: tuple[PlanEgressIP, ...], families: list[int]) -> Iterator[str]:
-    for egress in ready:
         # Until the first reply the state is new, also of a connection that has its port and is confirmed.
-        unknown = f"ct state new ct status & confirmed == 0 {MIDDLE} goto first_packet{egress.family}"
-        end = unknown if egress.address else f"ct state new {MIDDLE} counter reject with tcp reset"
-        yield f'iifname "{egress.device}" {end}'
+        unknown = f"ct status & confirmed == 0 goto first_packet{family}"
+        yield chain(f"middle{family}", [unknown])
+    if any(not egress.address for egress in ready):
+        yield chain("middle_basic", ["counter reject with tcp reset"])
+    by_tunnel = {f'"{e.device}"': f"middle{e.family}" if e.address else "middle_basic" for e in ready}
+    yield dispatch("middle", "iifname", "ifname", by_tunnel)
+    yield chain("tcp_pickup", _rules(families), "filter hook forward priority filter - 10")
+
+
+def _rules(families: list[int]) -> Iterator[str]:
+    # What comes by a tunnel of no egress IP that this node can serve is dropped by the node's own table, too.
+    middle = f'iifname "{ids.DEVICE_PREFIX}*" iifname != "{ids.RETURN_DEVICE}"'
+    yield f"{middle} ct state new {MIDDLE} goto middle"
     for family in families:
         of = f"ct state established meta nfproto ipv{family}"
         # With data for certain: headers are not longer than that.

@@ -6,7 +6,7 @@ leave by another address.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from cni.kernel import ids
@@ -56,57 +56,73 @@ def of(inventory: Inventory, nodes: Iterable[PlanNode], problems: list[Problem])
             )  # fmt: skip
 
 
-def with_master(
-    egress: PlanEgressIP,
+def with_masters(
+    found: Iterable[PlanEgressIP],
     nodes: Iterable[PlanNode],
     masters: Mapping[str, tuple[str, int]],
     previous: Plan | None,
-) -> PlanEgressIP:
-    """Return the egress IP with its master from ``masters``, else with the last known master of ``previous``.
+) -> Iterator[PlanEgressIP]:
+    """Yield each egress IP with its master from ``masters``, else with the last known master of ``previous``.
 
     ``masters``: (node, epoch) by egress id. A master that is no longer eligible is kept until another one is known: it
     forwards until it has handed over. The master is empty if no tunnel reaches it (it is none of ``nodes``) or if no
     node is eligible.
     """
-    last = next((e for e in previous.egress_ips if e.id == egress.id), egress) if previous else egress
-    node, epoch = masters.get(egress.id, (last.master, last.epoch))
-    return replace(egress, master=followed(egress, node, nodes), epoch=epoch)
+    names = {node.name for node in nodes}
+    before = previous.by_id if previous else {}
+    for egress in found:
+        last = before.get(egress.id, egress)
+        node, epoch = masters.get(egress.id, (last.master, last.epoch))
+        master = followed(egress, node, names)
+        # Most egress IPs of a large cluster stay as they are, and a copy costs more than all else here.
+        same = (master, epoch) == (egress.master, egress.epoch)
+        yield egress if same else replace(egress, master=master, epoch=epoch)
 
 
-def followed(egress: PlanEgressIP, master: str, nodes: Iterable[PlanNode]) -> str:
-    """Return ``master`` if packets are sent to it; else an empty text."""
-    return master if egress.eligible and any(node.name == master for node in nodes) else ""
+def followed(egress: PlanEgressIP, master: str, nodes: Container[str]) -> str:
+    """Return ``master`` if packets are sent to it, one of these nodes; else an empty text."""
+    return master if egress.eligible and master in nodes else ""
 
 
-def with_source(
-    egress: PlanEgressIP,
+def with_sources(
+    found: Iterable[PlanEgressIP],
     here: str,
     gateways: Collection[Gateway],
     facts: Mapping[str, InterfaceFacts],
     pod_interfaces: Collection[str],
     tables: Mapping[str, int],
-) -> PlanEgressIP:
-    """Return the egress IP with its interface and source address, if the node ``here`` is eligible or the master.
+) -> Iterator[PlanEgressIP]:
+    """Yield each egress IP with its interface and source address, if the node ``here`` is eligible or the master.
 
     ``tables``: numbers of this node's routing tables by name.
     """
-    gateway = next((gateway for gateway in gateways if gateway.name == egress.gateway), None)
-    if gateway is None or here not in (*egress.eligible, egress.master):
-        return egress
+    by_name = {gateway.name: gateway for gateway in gateways}
+    virtual = frozenset(address for each in gateways for address in each.addresses)
+    for egress in found:
+        gateway = by_name.get(egress.gateway)
+        if gateway is None or here not in (*egress.eligible, egress.master):
+            yield egress
+        else:
+            yield _with_source(egress, gateway, facts, pod_interfaces, tables, virtual)
+
+
+def _with_source(
+    egress: PlanEgressIP,
+    gateway: Gateway,
+    facts: Mapping[str, InterfaceFacts],
+    pod_interfaces: Collection[str],
+    tables: Mapping[str, int],
+    virtual: Collection[str],
+) -> PlanEgressIP:
     if gateway.mode == BASIC:
         known = facts.get(gateway.interface)
         shown = replace(egress, interface=gateway.interface, source=known.address if known else "")
     else:
         interface = interface_for(egress.address, gateway.interfaces, facts, pod_interfaces)
-        shown = replace(egress, interface=interface)
-        shown = (
-            replace(shown, source6=egress.address)
-            if egress.family == 6
-            else replace(shown, source=egress.address)
-        )
+        sources = ("", egress.address) if egress.family == 6 else (egress.address, "")
+        shown = replace(egress, interface=interface, source=sources[0], source6=sources[1])
     if gateway.routing is None:
         return shown
-    virtual = frozenset(address for each in gateways for address in each.addresses)
     return _with_routing(shown, gateway.routing, facts, tables, virtual)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
+from itertools import chain
 from typing import TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -17,6 +18,9 @@ def assign(keys: Iterable[K], before: Mapping[K, int], highest: int) -> dict[K, 
     wanted = list(keys)
     numbers = {key: before[key] for key in wanted if key in before}
     taken, used_before = set(numbers.values()), set(before.values())
-    free = sorted(set(range(1, highest + 1)) - taken, key=lambda number: (number in used_before, number))
+    # There may be a billion numbers.
+    known = taken | used_before
+    fresh = (number for number in range(1, highest + 1) if number not in known)
+    free = chain(fresh, sorted(number for number in used_before - taken if number <= highest))
     numbers.update(zip((key for key in wanted if key not in numbers), free, strict=False))
     return numbers

@@ -6,14 +6,14 @@ selects are dropped and do not leave by another address.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from cni.plan import Destination, Plan, PlanEgressIP, PlanNode, PlanPolicy, PodIdentity, PolicySet
+from cni.plan import Destination, Plan, PlanNode, PlanPolicy, PodIdentity, PolicySet
 
-from ..manifests.model import Gateway, Inventory, Node, Problem
-from . import egress_ips, id_allocation, policy_sets, underlay
+from ..manifests.model import Inventory, Node, Problem
+from . import egress_ips, numbers, policy_sets, underlay
 from . import precedence as policy
 from .egress_node import readiness
 from .egress_node.readiness import InterfaceFacts
@@ -75,18 +75,20 @@ def build(
     before = previous if previous and previous.mask == settings.mask else None
     plan = _with_objects(inventory, settings, isolated, problems)
     found = egress_ips.of(inventory, plan.nodes, problems)
-    numbered = _with_slots(tuple(found), plan, before, inventory.gateways, problems)
-    led = (egress_ips.with_master(egress, plan.nodes, masters, previous) for egress in numbered)
-    placed = (
-        egress_ips.with_source(egress, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables)
-        for egress in led
+    led = egress_ips.with_masters(found, plan.nodes, masters, previous)
+    placed = egress_ips.with_sources(
+        led, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables
     )
-    plan = _with_sources(replace(plan, egress_ips=tuple(placed)), inventory, facts, shown)
+    plan = numbers.with_inlets(replace(plan, egress_ips=tuple(placed)), before)
+    needed = policy_sets.needed(plan, pods, problems)
+    prepared = policy_sets.prepared(plan, needed)
+    plan = numbers.with_slots(plan, before, needed, prepared, inventory.gateways, problems)
+    plan = _with_sources(plan, inventory, facts, shown)
     problems += [*_unrouted(plan, facts), *on_host(plan, inventory)]
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
     sets = (
         replace(each, destinations=_destinations(entries(inventory, each), never))
-        for each in policy_sets.numbered(plan, before, pods, problems)
+        for each in policy_sets.numbered(plan, before, needed, prepared)
     )
     return Planned(replace(plan, policy_sets=tuple(sets)), tuple(problems))
 
@@ -130,6 +132,8 @@ def with_sets_in_use(plan: Plan, previous: Plan | None, groups: Collection[int])
     taken = {s.number for s in plan.policy_sets}
     before = previous.policy_sets if previous and previous.mask == plan.mask else ()
     kept = [s for s in before if s.group in groups and s.number not in taken]
+    if previous and kept:
+        plan = numbers.kept(plan, previous, {each.egress_id for s in kept for each in s.destinations})
     return replace(plan, policy_sets=tuple(sorted((*plan.policy_sets, *kept), key=lambda s: s.number)))
 
 
@@ -214,29 +218,3 @@ def on_host(plan: Plan, inventory: Inventory) -> Iterator[Problem]:
             "the node's address"
         )
         yield Problem(f"pod {pod.namespace}/{pod.name}", "spec.hostNetwork", message, hint)
-
-
-def _with_slots(
-    found: Sequence[PlanEgressIP],
-    plan: Plan,
-    before: Plan | None,
-    gateways: Iterable[Gateway],
-    problems: list[Problem],
-) -> Iterator[PlanEgressIP]:
-    by_name = {gateway.name: gateway for gateway in gateways}
-    old = {egress.id: egress.slot for egress in before.egress_ips} if before else {}
-    slots = id_allocation.assign((egress.id for egress in found), old, plan.layout.numbers)
-    for egress in found:
-        if egress.id in slots:
-            yield replace(egress, slot=slots[egress.id])
-        else:
-            name = f"gateway {egress.gateway} {egress.address}".rstrip()
-            message = (
-                f"{name}: no number is left for it: mark mask {plan.mask:#x} holds {plan.layout.numbers}"
-            )
-            hint = (
-                "widen mark.mask in the configuration; pods of a gateway without another address are blocked"
-            )
-            gateway = by_name.get(egress.gateway)
-            path = egress_ips.path_of(gateway, egress.address) if gateway else ""
-            problems.append(Problem(gateway.source if gateway else name, path, message, hint))

@@ -6,7 +6,7 @@ the pod's tag. Numbers are few, so not every combination of policies has one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations, islice, product
 
 from cni.plan import Plan, PodIdentity, PolicySet, SetKey
@@ -17,38 +17,54 @@ from .pods.selection import Selection
 
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""
+MOST_ALONE = 126
+"""Of more policies than these, not each has a set of its own in advance."""
+
+
+def needed(plan: Plan, pods: Iterable[PodIdentity], problems: list[Problem]) -> list[SetKey]:
+    """Return the keys of the policy sets that the pods need, sorted, except those of gateways without an egress IP.
+
+    Not more than there are numbers for.
+    """
+    selection = Selection(plan)
+    keys = sorted({key for pod in pods if (key := selection.key_for(pod)) is not None})
+    holds = plan.layout.sets
+    if len(keys) > holds:
+        message = f"{len(keys)} policy sets are needed, mark mask {plan.mask:#x} holds {holds}"
+        hint = "widen it, or use fewer policies or addresses; the pods of the others are blocked"
+        problems.append(Problem("configuration", "mark.mask", message, hint))
+    return keys[:holds]
+
+
+def prepared(plan: Plan, in_use: Collection[SetKey]) -> list[SetKey]:
+    """Return the keys of sets for pods that start while no agent runs: of each policy alone, then of combinations.
+
+    ``in_use``: the sets that pods need. With these there are not more than there are numbers for.
+    """
+    # Policies without an egress IP are in no set: their pods are blocked rather than let out.
+    led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
+    room = plan.layout.sets - len(in_use)
+    alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in islice(led, MOST_ALONE))
+    known = dict.fromkeys([*in_use, *alone])
+    others = (key for key in _combinations(plan, led) if key not in known)
+    more = islice(others, max(0, PREPARED_SETS - len(known)))
+    return [*(key for key in alone if key not in set(in_use)), *more][:room]
 
 
 def numbered(
-    plan: Plan, before: Plan | None, pods: Iterable[PodIdentity], problems: list[Problem]
+    plan: Plan, before: Plan | None, in_use: Collection[SetKey], in_advance: Iterable[SetKey]
 ) -> list[PolicySet]:
     """Return the policy sets without their destinations, sorted by number.
 
-    If numbers are short, the sets that pods need come first, then each policy alone, then combinations in advance.
+    ``in_use``: those that pods need. Of the others, ``in_advance``, the plan has those with all egress IPs numbered.
     """
-    # A policy whose gateway has no number is in no set: its pods are blocked rather than let out.
-    led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
-    needed = _needed(plan, pods)
-    holds = plan.layout.numbers
-    if len(needed) > holds:
-        message = f"{len(needed)} policy sets are needed, mark mask {plan.mask:#x} holds {holds}"
-        hint = "widen it, or use fewer policies or addresses; the pods of the others are blocked"
-        problems.append(Problem("configuration", "mark.mask", message, hint))
-    # For pods that start while no agent runs: each policy alone, then combinations of policies.
-    alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in led)
-    prepared = dict.fromkeys([*needed, *alone])
-    others = (key for key in _combinations(plan, led) if key not in prepared)
-    keys = [*prepared, *islice(others, max(0, PREPARED_SETS - len(prepared)))][:holds]
+    slots = {egress.id for egress in plan.outgoing}
+    ready = (key for key in in_advance if slots.issuperset((*key[1], *key[2])))
+    keys = [*in_use, *ready]
     old = {s.key: s.number for s in before.policy_sets} if before else {}
-    numbers = id_allocation.assign(keys, old, holds)
+    numbers = id_allocation.assign(keys, old, plan.layout.sets)
     sets = (PolicySet(numbers[key], key[0], key[1], (), key[2]) for key in keys)
     return sorted(sets, key=lambda s: s.number)
-
-
-def _needed(plan: Plan, pods: Iterable[PodIdentity]) -> list[SetKey]:
-    """Return the keys of the policy sets that the pods need, sorted, except those of gateways without an egress IP."""
-    selection = Selection(plan)
-    return sorted({key for pod in pods if (key := selection.key_for(pod)) is not None})
 
 
 def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:

@@ -85,7 +85,7 @@ def master(view: NodeSnapshot, egress: PlanEgressIP) -> tuple[str, int]:
     state = view.state(egress.id)
     if state is None:
         return egress.master, egress.epoch
-    return followed(egress, state.master, view.plan.nodes), state.epoch
+    return followed(egress, state.master, view.plan.node_names), state.epoch
 
 
 def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
@@ -95,7 +95,7 @@ def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
     """
     state = view.state(egress.id)
     return egress.address or (
-        state.shown if state and followed(egress, state.master, view.plan.nodes) else ""
+        state.shown if state and followed(egress, state.master, view.plan.node_names) else ""
     )
 
 
@@ -108,6 +108,8 @@ def path_verdict(view: NodeSnapshot, egress: PlanEgressIP, family: int = 0) -> P
         if egress.direct:
             return PathVerdict(DIRECT, path=f"{why}as if there were no policy (whenNoGateway: Direct)")
         return PathVerdict(DROPPED, path=f"{why}answered unreachable (whenNoGateway: Drop)")
+    if not egress.slot and len(view.plan.outgoing) >= view.plan.layout.numbers:
+        return PathVerdict(DROPPED, name, path="no number of mark.mask is left for it on this node")
     ip = shown_address(view, egress)
     if name == view.plan.node:
         path = f"no tunnel, this node is the master: SNAT to {ip} on {egress.interface}"

@@ -38,7 +38,7 @@ class ConnectionSearch:
 
 
 def _flows(known: Knowledge, query: Query) -> Iterator[Flow]:
-    """Yield the connections of each slot that may lead by the address: the kernel chooses by mark."""
+    """Yield the connections of each egress IP that may lead by the address: the kernel chooses by mark."""
     # Behind source NAT, the end is the destination of answers; at the master, what is inside opened the connection.
     parts = [ct_flows.end_bytes(query.end, destination=True)]
     if query.inside:
@@ -48,8 +48,7 @@ def _flows(known: Knowledge, query: Query) -> Iterator[Flow]:
     def wanted(message: bytes) -> bool:
         return any(address in message and port in message for address, port in parts)
 
-    for slot, egress in known.slots.items():
-        if egress.family == version and (query.inside or egress.address in ("", query.end[0])):
-            for tunneled in (0, known.layout.tunneled):
-                marks = with_mark(known.layout.number(slot) | tunneled, known.layout.mask)
-                yield from ct_flows.listed(version, marks, wanted)
+    for marks, mask in ((known.outgoing, known.layout.mask), (known.incoming, known.wide)):
+        for mark, egress in marks.items():
+            if egress.family == version and (query.inside or egress.address in ("", query.end[0])):
+                yield from ct_flows.listed(version, with_mark(mark, mask), wanted)

@@ -47,7 +47,8 @@ class DaemonConfig:
         if state.followed is None and not state.trouble and not leases.stopping:
             # A daemon that outlived the last agent serves on. That this agent has not looked yet is no reason to stop.
             return
-        tunnels = {egress.device for egress in state.applied.egress_ips} if state.applied else set()
+        # Into the tunnels of others this node sends nothing.
+        tunnels = {egress.device for egress in state.applied.outgoing} if state.applied else set()
         # The master itself knows the connections of what it serves.
         behind = {
             e.id: self._connection_sync.behind()
@@ -107,9 +108,10 @@ class DaemonConfig:
 
     def _is_applied(self, egress: PlanEgressIP) -> bool:
         """Return True if the kernel already does for this egress IP what the plan says."""
-        applied = self._state.applied.egress_ips if self._state.applied else ()
-        return any(
-            (e.id, e.slot, e.interface, e.source, e.source6)
-            == (egress.id, egress.slot, egress.interface, egress.source, egress.source6)
-            for e in applied
-        )
+        applied = self._state.applied.by_id.get(egress.id) if self._state.applied else None
+        return applied is not None and _kernel_has(applied) == _kernel_has(egress)
+
+
+def _kernel_has(egress: PlanEgressIP) -> tuple[object, ...]:
+    """Return what the kernel does for an egress IP that this node can serve, except who is its master."""
+    return egress.slot, egress.inlet, egress.interface, egress.source, egress.source6

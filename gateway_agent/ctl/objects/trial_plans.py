@@ -17,7 +17,7 @@ from ...adapters.kernel.kernel_thread import texts
 from ...agent.rounds import planning
 from ...config import AgentConfig
 from ...manifests.model import Inventory, Problem
-from ...policy import egress_ips, planner, policy_sets, underlay
+from ...policy import egress_ips, numbers, planner, policy_sets, underlay
 from ...policy.quarantine import Quarantine
 
 PodName = tuple[str, str]
@@ -73,7 +73,8 @@ class Trial:
         pods = self._pods_by_node(inventory)
         for name in sorted(on_nodes):
             found: list[Problem] = []
-            policy_sets.numbered(plan, None, (*pods[""], *pods[name]), found)
+            needed = policy_sets.needed(plan, (*pods[""], *pods[name]), found)
+            numbers.with_slots(plan, None, needed, (), inventory.gateways, found)
             yield from found
             yield from planner.on_host(replace(plan, node=name), inventory)
 

@@ -71,18 +71,21 @@ def of_policies(view: NodeSnapshot, egress_node: bool) -> Family:
 def of_numbers(view: NodeSnapshot) -> Iterator[Family]:
     """Yield how many of the numbers that the packet mark has room for are in use."""
     node, plan = view.plan.node, view.plan
-    used = (("egress_ips", len(plan.egress_ips)), ("policy_sets", _needed_sets(view)))
-    text = (
-        "Numbers in the packet mark that are in use: of egress IPs, and of policy sets of this node's pods."
+    groups = {attachment.group for attachment in view.attachments}
+    # Others are numbered in advance, as long as there is room.
+    needed = [found for found in plan.policy_sets if found.group in groups]
+    egress_ips = {each for found in needed for each in (*found.egress_ids, *found.egress_ids6)}
+    routed = {egress.id for egress in plan.egress_ips if egress.routed and plan.node in egress.eligible}
+    rows = (
+        ("egress_ips", len(egress_ips | routed), plan.layout.numbers),
+        ("policy_sets", len(needed), plan.layout.sets),
     )
-    yield gauge("mark_numbers", text, [Sample({"node": node, "of": name}, number) for name, number in used])
+    text = "Numbers in the packet mark that this node's pods use: of egress IPs, and of policy sets."
+    yield gauge("mark_numbers", text, [Sample({"node": node, "of": name}, used) for name, used, _ in rows])
     text = "Numbers that the packet mark has room for (mark.mask)."
-    yield gauge("mark_numbers_limit", text, [Sample({"node": node}, plan.layout.numbers)])
-
-
-def _needed_sets(view: NodeSnapshot) -> int:
-    """Return the number of policy sets that pods have; others are numbered in advance, as long as there is room."""
-    return len({a.group for a in view.attachments} & {found.group for found in view.plan.policy_sets})
+    yield gauge(
+        "mark_numbers_limit", text, [Sample({"node": node, "of": name}, limit) for name, _, limit in rows]
+    )
 
 
 def of_kernel(view: NodeSnapshot, found: NodeCounters) -> Iterator[Family]:

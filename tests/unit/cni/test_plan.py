@@ -117,10 +117,10 @@ def test_json_form() -> None:
     placed = replace(EGRESS_IPS[2], interface="eth1", source6="2001:db8::50", mode="VirtualIPAddress")
     whole = replace(PLAN, egress_ips=(placed,), policy_sets=sets)
     assert plans.loads(plans.dumps(whole)) == whole
-    assert json.loads(plans.dumps(whole))["version"] == plans.VERSION == 3
+    assert json.loads(plans.dumps(whole))["version"] == plans.VERSION == 4
 
 
-@pytest.mark.parametrize("version", [None, 1, 4])
+@pytest.mark.parametrize("version", [None, 1, 5])
 def test_a_plan_of_another_version_is_none(version: int | None) -> None:
     text = json.dumps({**json.loads(plans.dumps(PLAN)), "version": version})
     with pytest.raises(ValueError, match="another version"):
@@ -137,3 +137,13 @@ def test_a_plan_of_the_version_before_keeps_its_numbers_and_says_so() -> None:
     for key in ("uplinks", "reserved_sources", "node_links", "cluster_port"):
         del data[key]
     assert plans.loads(json.dumps(data)) == replace(PLAN, policy_sets=sets, version=2)
+
+
+def test_in_a_plan_of_version_3_a_slot_is_the_number_of_what_comes_out_of_the_tunnel() -> None:
+    """The connections of an egress node outlive its agent's upgrade with the marks that they have."""
+    data = {**json.loads(plans.dumps(PLAN)), "version": 3}
+    for egress in data["egress_ips"]:
+        del egress["inlet"]
+    assert [egress.inlet for egress in plans.loads(json.dumps(data)).egress_ips] == [
+        egress.slot for egress in PLAN.egress_ips
+    ]

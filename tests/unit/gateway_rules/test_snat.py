@@ -32,16 +32,25 @@ def chain_of(rules: str, name: str) -> str:
 def many(count: int) -> str:
     addresses = [f"172.16.{n // 250}.{n % 250 + 1}" for n in range(count)]
     shown = tuple(
-        replace(EGRESS, id=address, address=address, source=address, slot=n + 1, vni=n + 1)
+        replace(EGRESS, id=address, address=address, source=address, slot=0, inlet=n + 1, vni=n + 1)
         for n, address in enumerate(addresses)
     )
     return gateway_nft(Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), shown))
 
 
-@given(st.integers(2, 100))
+@given(st.integers(2, 300))
 def test_no_chain_of_every_packet_grows_with_the_addresses(count: int) -> None:
     few, more = many(1), many(count)
-    for name in ("inbound", "inbound_new", "nat", "nat_steered", "ingress", "from_tunnel"):
+    for name in (
+        "inbound",
+        "inbound_new",
+        "nat",
+        "nat_numbered",
+        "nat_steered",
+        "ingress",
+        "from_tunnel",
+        "tcp_pickup",
+    ):
         rules, expected = (chain_of(each, name).count("\n") for each in (more, few))
         assert rules == expected, name
     assert more.count(": goto unsolicited") == count
@@ -51,7 +60,7 @@ def test_no_chain_of_every_packet_grows_with_the_addresses(count: int) -> None:
 def test_what_comes_to_any_address_is_judged_once(shown: set[str], other: object) -> None:
     """A map that lacked an address, or had it twice, would drop it, or would not be taken by the kernel."""
     egress = tuple(
-        replace(EGRESS, id=address, address=address, source=address, slot=n + 1, vni=n + 1)
+        replace(EGRESS, id=address, address=address, source=address, slot=0, inlet=n + 1, vni=n + 1)
         for n, address in enumerate(sorted(shown))
     )
     rules = gateway_nft(Plan("g1", 0x0FF00000, 4799, 1450, (PlanNode("g1", "10.0.0.1"),), egress))
@@ -68,8 +77,9 @@ def holds(place: str, address: object) -> bool:
 
 
 def test_source_nat_stands_whoever_is_master() -> None:
-    assert 'oifname "eth1" ct mark and 0x07f00000 != 0 goto nat_steered' in text()
-    assert "elements = { 0x00100000 : goto nat_1 }" in text()
+    assert 'oifname "eth1" ct mark and 0x07f00000 != 0 goto nat_numbered' in text()
+    assert "elements = { 0x00100000 : goto nat_1 }" in text(), "for pods of this node"
+    assert "elements = { 0x08100000 : goto nat_1 }" in text(), "for those of others"
     assert 'oifname "eth1" snat ip to 172.16.0.7' in chain_of(text(), "nat_1")
     assert text(replace(EGRESS, master="g1")) == text(replace(EGRESS, master="g2")) == text()
 
@@ -101,14 +111,28 @@ def test_only_an_isolated_gateway_refuses_new_connections() -> None:
 
 
 def test_connections_of_another_master_end_in_basic_mode_and_go_on_in_virtual_ip_mode() -> None:
-    new, middle = f'iifname "{EGRESS.device}" ct state new', "tcp flags & (fin | syn | rst | ack) != syn"
-    assert f"{new} {middle} counter reject with tcp reset" in text()
+    middle = "ct state new tcp flags & (fin | syn | rst | ack) != syn goto middle"
+    assert middle in chain_of(text(), "tcp_pickup")
+    assert f'"{EGRESS.device}" : goto middle_basic' in text()
+    assert "counter reject with tcp reset" in chain_of(text(), "middle_basic")
     virtual = text(replace(EGRESS, address="172.16.0.50", source="172.16.0.50"))
     # One that is confirmed has its port, though the other end may not have answered yet.
-    assert f"{new} ct status & confirmed == 0 {middle} goto first_packet4" in virtual
+    assert f'"{EGRESS.device}" : goto middle4' in virtual
+    assert "ct status & confirmed == 0 goto first_packet4" in chain_of(virtual, "middle4")
     # Before the rule that may take any port.
     kept, any_port = "!= syn snat ip to 172.16.0.50:tcp sport", "snat ip to 172.16.0.50\n"
     assert virtual.index(kept) < virtual.index(any_port)
+
+
+def test_more_tunnels_than_the_mask_has_numbers_for_have_marks_of_their_own() -> None:
+    rules = many(1000)
+    inlets = re.findall(r"(0x[0-9a-f]{8}) : goto nat_(\d+)", rules)
+    assert len(set(dict(inlets))) == len(inlets) == 1000
+    assert {int(mark, 16) & 0x08000000 for mark, _ in inlets} == {0x08000000}
+    for mark, inlet in inlets:
+        # A bit more than the mask for each doubling, and no other bit is touched.
+        assert f"ct mark set ct mark and 0xf00ffff8 or {mark}" in chain_of(rules, f"from_{inlet}")
+    assert "0xf00ffff8" not in many(126)
 
 
 def test_an_ipv6_address_is_shown_to_ipv6_alone() -> None:

@@ -108,8 +108,8 @@ PLANTED = {
     ), NODE),
     "EgressGatewayConnectionsRefused": Planted((Series("conntrack_refused_total", NODE, growing(600)),), NODE),
     "EgressGatewayNumbersShort": Planted((
-        Series("mark_numbers", {**NODE, "of": "policy_sets"}, from_to(3, 120)),
-        Series("mark_numbers_limit", NODE, f"126x{OVER}"),
+        Series("mark_numbers", {**NODE, "of": "policy_sets"}, from_to(3, 220)),
+        Series("mark_numbers_limit", {**NODE, "of": "policy_sets"}, f"255x{OVER}"),
     ), {**NODE, "of": "policy_sets"}),
 }  # fmt: skip
 """By the name of the alert."""

@@ -182,13 +182,30 @@ def test_named_interfaces_count_in_their_order(named: tuple[str, ...], expected:
     assert interface_for("172.16.0.50", named, facts, ()) == expected
 
 
+def with_source(
+    egress: PlanEgressIP, here: str, gateways: list[Gateway], facts: dict[str, InterfaceFacts]
+) -> PlanEgressIP:
+    [placed] = egress_ips.with_sources([egress], here, gateways, facts, (), {})
+    return placed
+
+
+def with_master(
+    egress: PlanEgressIP,
+    nodes: tuple[PlanNode, ...],
+    masters: Mapping[str, tuple[str, int]],
+    previous: Plan | None,
+) -> PlanEgressIP:
+    [led] = egress_ips.with_masters([egress], nodes, masters, previous)
+    return led
+
+
 def test_the_source_is_the_virtual_address_of_its_family() -> None:
     found, _ = planned(gateway("partner", "172.16.0.50", "2001:db8::50"))
     facts = with_addresses(eth1="172.16.0.7/24 2001:db8::7/64")
 
     def placed(address: str, here: str) -> tuple[str, str, str]:
         egress = found["partner", address]
-        after = egress_ips.with_source(egress, here, [gateway("partner")], facts, (), {})
+        after = with_source(egress, here, [gateway("partner")], facts)
         return after.interface, after.source, after.source6
 
     assert placed("172.16.0.50", "g1") == ("eth1", "172.16.0.50", "")
@@ -201,22 +218,22 @@ MASTERS: Mapping[str, tuple[str, int]] = {ids.egress_id("partner", "172.16.0.50"
 
 def test_a_master_that_is_not_eligible_any_more_serves_until_another_is_known() -> None:
     [egress] = planned(gateway("partner", "172.16.0.50"))[0].values()
-    still = egress_ips.with_master(egress, PLACED, MASTERS, None)
+    still = with_master(egress, PLACED, MASTERS, None)
     assert (still.master, still.epoch) == ("w1", 7)
     facts = with_addresses(eth1="172.16.0.7/24")
-    on_it = egress_ips.with_source(still, "w1", [gateway("partner")], facts, (), {})
+    on_it = with_source(still, "w1", [gateway("partner")], facts)
     assert (on_it.interface, on_it.source) == ("eth1", "172.16.0.50"), "it forwards as long"
     previous = Plan("w1", 0xFF00000, 4799, 1450, egress_ips=(still,))
-    assert egress_ips.with_master(egress, PLACED, {}, previous).master == "w1"
-    assert egress_ips.with_master(egress, PLACED, {egress.id: ("g1", 8)}, previous).master == "g1"
-    assert egress_ips.with_master(egress, PLACED, {egress.id: ("", 7)}, previous).master == ""
+    assert with_master(egress, PLACED, {}, previous).master == "w1"
+    assert with_master(egress, PLACED, {egress.id: ("g1", 8)}, previous).master == "g1"
+    assert with_master(egress, PLACED, {egress.id: ("", 7)}, previous).master == ""
 
 
 def test_a_master_that_no_tunnel_reaches_is_none() -> None:
     [egress] = planned(gateway("partner", "172.16.0.50"))[0].values()
-    assert egress_ips.with_master(egress, PLACED[:2], MASTERS, None).master == ""
+    assert with_master(egress, PLACED[:2], MASTERS, None).master == ""
     nobody = replace(egress, eligible=())
-    assert egress_ips.with_master(nobody, PLACED, MASTERS, None).master == "", "nobody may serve it"
+    assert with_master(nobody, PLACED, MASTERS, None).master == "", "nobody may serve it"
 
 
 def test_a_policy_of_a_gateway_that_is_not_there() -> None:
@@ -239,4 +256,4 @@ def test_no_route_leads_by_an_address_that_the_kernel_refuses(hop: str, used: bo
     [egress] = planned(shown)[0].values()
     facts = with_addresses(eth0="192.0.2.0/31 198.51.100.8/32", eth1="172.16.0.7/24")
     gateways = [shown, gateway("b", "172.16.0.51")]
-    assert egress_ips.with_source(egress, "g1", gateways, facts, (), {}).next_hop == (hop if used else "")
+    assert with_source(egress, "g1", gateways, facts).next_hop == (hop if used else "")

@@ -10,6 +10,7 @@ import pytest
 from cni.kernel import ids
 from cni.plan import (
     Destination,
+    Plan,
     PlanEgressIP,
     PlanNode,
     PodIdentity,
@@ -34,7 +35,9 @@ def test_plan_of_a_worker() -> None:
     )  # fmt: skip
     identity = ids.egress_id("partner", "")
     assert plan.egress_ips == (
-        PlanEgressIP(identity, "partner", "", 1, ids.vni(identity), ("g1", "g2"), master="g2", epoch=4),
+        PlanEgressIP(
+            identity, "partner", "", 1, ids.vni(identity), ("g1", "g2"), master="g2", epoch=4, inlet=0
+        ),
     )
     (only,) = plan.policy_sets
     assert (only.number, only.policies, only.egress_ids) == (1, ("a",), (identity,))
@@ -104,7 +107,6 @@ def test_gateways_of_one_tunnel_number() -> None:
     assert [problem.path for problem in planned.problems] == ["metadata.name"]
     older, younger = (egress(planned.plan, name) for name in sorted(names))
     assert (older.eligible, younger.eligible) == (("g1", "g2"), ())
-    assert older.slot != younger.slot
     assert older.device != younger.device
 
 
@@ -188,19 +190,23 @@ def test_numbers_outlive_changes_and_a_freed_one_is_given_last() -> None:
     assert sets(third)["a",] == 1
 
 
-def test_slots_outlive_changes() -> None:
-    names = ("north", "partner", "south")
-    three = tuple(dataclasses.replace(PARTNER, name=name) for name in names)
-    first = build(inventory(gateways=three[1:])).plan
-    assert {e.gateway: e.slot for e in first.egress_ips} == {"partner": 1, "south": 2}
-    second = build(inventory(gateways=three), previous=first).plan
-    assert {e.gateway: e.slot for e in second.egress_ips} == {"partner": 1, "south": 2, "north": 3}
-    third = build(inventory(gateways=(three[0], three[2])), previous=second).plan
-    fourth = build(
-        inventory(gateways=(*three[::2], dataclasses.replace(PARTNER, name="west"))), previous=second
-    ).plan
-    assert {e.gateway: e.slot for e in third.egress_ips} == {"south": 2, "north": 3}
-    assert egress(fourth, "west").slot == 4
+def numbered(node: str, names: str, previous: Plan | None = None) -> Plan:
+    gateways = tuple(dataclasses.replace(PARTNER, name=name) for name in names)
+    policies = (policy(f"of-{name}", name) for name in names)
+    return build(inventory(*policies, gateways=gateways), node=node, previous=previous).plan
+
+
+@pytest.mark.parametrize(("node", "field"), [("w1", "slot"), ("g1", "inlet")])
+def test_numbers_of_egress_ips_outlive_changes(node: str, field: str) -> None:
+    def numbers(plan: Plan) -> dict[str, int]:
+        return {e.gateway: getattr(e, field) for e in plan.egress_ips}
+
+    first = numbered(node, "ps")
+    assert numbers(first) == {"p": 1, "s": 2}
+    second = numbered(node, "nps", first)
+    assert numbers(second) == {"p": 1, "s": 2, "n": 3}
+    assert numbers(numbered(node, "ns", second)) == {"s": 2, "n": 3}
+    assert numbers(numbered(node, "nsw", second))["w"] == 4
 
 
 def test_two_gateways_on_one_pod_by_destination() -> None:

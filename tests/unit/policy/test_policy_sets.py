@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from cni.plan import Destination, Plan, PodIdentity, PolicySet, Requirement, Selector, choose
 from gateway_agent.manifests.model import BASIC, VIRTUAL_IP, Gateway, Inventory, Node, Policy
 from gateway_agent.policy import planner, policy_sets
@@ -111,22 +109,26 @@ def test_more_combinations_than_anybody_could_count() -> None:
 
 
 def test_pods_that_no_number_is_left_for() -> None:
-    """The mask holds six numbers: six addresses, and six sets."""
-    pods = tuple(replace(pod, labels={"a": "", "b": ""}) for pod in PODS)
-    policies = (policy("a", "partner"), policy("b", "bank", "192.0.2.0/24"))
-    gateways = (gateway("bank", *FOURS), gateway("partner", "172.16.1.1", "172.16.1.2", "172.16.1.3"))
-    planned = build(gateways, policies, pods, mask=0xF0)
+    """The mask holds fifteen sets."""
+    names = "abcdefghijklmnop"
+    pods = tuple(PodIdentity("prod", f"web-{name}", {name: ""}) for name in names)
+    planned = build((gateway("bank"),), tuple(policy(name, "bank") for name in names), pods, mask=0xF0)
     assert [problem.path for problem in planned.problems] == ["mark.mask"]
-    found = [planned.plan.set_for(pod, ("a", "b")) for pod in pods]
-    assert len({s.number for s in found if s}) == 6, "the pods' own come before what is prepared"
+    found = [planned.plan.set_for(pod, planned.plan.policies_for(pod) or ()) for pod in pods]
+    assert len({s.number for s in found if s}) == 15, "the pods' own come before what is prepared"
     assert None in found
 
 
-def test_an_address_without_a_number_is_chosen_by_nobody() -> None:
+def test_a_pod_keeps_its_address_though_that_has_no_number_on_its_node() -> None:
+    """Numbers differ from node to node: by another address the pod would be seen as another one."""
     many = tuple(f"172.16.0.{host}" for host in range(1, 9))
     planned = build((gateway("partner", *many),), (policy("a", "partner"),), PODS, mask=0xF0)
-    assert [(problem.path, problem.message.partition(":")[0]) for problem in planned.problems] == [
-        (f"spec.sourceIP.virtualIPAddress.ips[{place}]", f"gateway partner {many[place]}") for place in (6, 7)
-    ]
+    used = {set_of(planned.plan, pod).egress_ids[0] for pod in PODS}
+    without = {e.address for e in planned.plan.egress_ips if e.id in used and not e.slot}
+    assert len(without) == len(used) - 6 > 0
+    assert {(problem.path, problem.message.partition(":")[0]) for problem in planned.problems} == {
+        (f"spec.sourceIP.virtualIPAddress.ips[{many.index(address)}]", f"gateway partner {address}")
+        for address in without
+    }
     for pod in PODS:
-        assert address_of(planned.plan, set_of(planned.plan, pod).egress_ids[0]) in many[:6]
+        assert set_of(planned.plan, pod).egress_ids == (choose(pod, planned.plan.ids_of("partner")[0]),)

@@ -25,13 +25,13 @@ def test_an_older_agents_plan_starts_no_selected_pod(app: str, starts: bool, pat
     sets = (PolicySet(1, ("a",), ("1",), ()),)
     policies = (PlanPolicy("a", "partner", (selector,)),)
     planned = replace(EMPTY, egress_ips=(egress,), policies=policies, policy_sets=sets)
-    for version in (2, plan.VERSION):
+    for version in (2, 3, plan.VERSION):
         leave_plan(path, plan.dumps(replace(planned, version=version)))
         place = fallback_context.FallbackContext(
             path.parent, plan.loads(path.with_name("plan.json").read_text()), "no agent"
         )
         pod = PodIdentity("prod", "pod", {"app": app})
-        if version == plan.VERSION or starts:
+        if version in plan.COMPLETE or starts:
             assert fallback_context.group_of(pod, "pod a/b", place) == (0 if starts else sets[0].group)
         else:
             with pytest.raises(CallError, match="older agent"):

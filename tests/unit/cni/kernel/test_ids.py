@@ -49,6 +49,32 @@ def test_every_mark_is_in_the_mask_and_no_two_uses_have_one_mark(mask: int, data
     assert layout.tunneled not in marks
 
 
+@given(masks, st.data())
+def test_marks_of_tunnels_differ_within_their_bits_and_look_like_one_of_a_tunnel(
+    mask: int, data: st.DataObject
+) -> None:
+    layout = ids.MarkLayout(mask)
+    numbers = st.integers(1, min(layout.inlets, 5000))
+    drawn = data.draw(st.sets(numbers, min_size=2 if layout.inlets > 1 else 1, max_size=20))
+    wide = layout.wide(max(drawn))
+    marks = {number: layout.taken_in(number) for number in drawn}
+    assert len(set(marks.values())) == len(drawn)
+    for number, mark in marks.items():
+        assert mark & wide == mark <= 0xFFFFFFFF
+        assert layout.tunneled < mark & mask < layout.stale
+        if number <= layout.numbers:
+            assert mark == layout.tunneled | layout.number(number)
+    assert layout.wide(0) == layout.wide(layout.numbers) == mask
+
+
+def test_the_default_mask_has_room_for_many_tunnels_and_255_sets() -> None:
+    layout = ids.MarkLayout(0x0FF00000)
+    assert layout.sets == 255
+    assert layout.inlets == 126 << 24
+    assert layout.wide(1000) == 0x0FF00007
+    assert {layout.policy_set(number) & ~layout.mask for number in range(1, 256)} == {0}
+
+
 @pytest.mark.parametrize("mask", [0, 0x7, 0x5F, 0x1_0000_0000, 0x1F_0000_0000, -16])
 def test_a_mask_that_is_no_run_of_four_bits_of_32_is_refused(mask: int) -> None:
     with pytest.raises(ValueError, match="4 or more adjacent bits"):

@@ -76,9 +76,10 @@ def test_pods_of_a_policy() -> None:
 
 def test_numbers_of_the_mark() -> None:
     seen = Observation("g1", view())
-    assert value(seen, "mark_numbers", of="egress_ips") == 3
+    assert value(seen, "mark_numbers", of="egress_ips") == 1
     assert value(seen, "mark_numbers", of="policy_sets") == 1
-    assert value(seen, "mark_numbers_limit") == 126, "mask 0x0ff00000"
+    assert value(seen, "mark_numbers_limit", of="egress_ips") == 126, "mask 0x0ff00000"
+    assert value(seen, "mark_numbers_limit", of="policy_sets") == 255
 
 
 def test_traffic_of_an_egress_ip_and_the_connection_table() -> None:
