@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Collection, Coroutine
 from typing import Any
 
+from cni.kernel.errors import KernelError
 from cni.kernel.netlink.monitor import Event
 
 from .parts import Parts
@@ -80,7 +81,13 @@ class Agent:
         while True:
             await self._interfaces_changed.wait()
             self._interfaces_changed.clear()
-            if await self._parts.planning.read_interfaces():
+            try:
+                changed = await self._parts.planning.read_interfaces()
+            except (KernelError, OSError):
+                # Addresses that change while they are listed, by the hundred. The round reads again, and says so.
+                self._parts.reconciler.request()
+                continue
+            if changed:
                 self._parts.daemon_config.send()
                 self._parts.reconciler.request()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.kernel.errors import KernelError
 from cni.kernel.netlink.monitor import Event
 from gateway_agent.manifests.model import Inventory
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
@@ -40,6 +41,32 @@ def test_a_setting_counts_at_once(tmp_path: Path, device: str) -> None:
             world.agent.kernel_changed([Event("setting", device)])
             await world.open_all(lambda: not daemon.sent[-1].egress[0].ready)
             await world.open_all(checked)
+        finally:
+            await world.close()
+
+    asyncio.run(scenario())
+
+
+def test_interfaces_that_cannot_be_read_for_a_moment_do_not_end_the_agent(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        refusals: list[KernelError] = []
+
+        def refuse() -> None:
+            if refusals:
+                raise refusals.pop()
+
+        interfaces = FakeInterfaces({"eth1": UP}, before=refuse)
+        world = World(tmp_path, Inventory((PARTNER,), (), NODES), others={"interfaces": interfaces})
+        try:
+            await world.open_all(lambda: world.state.followed is world.state.inventory)
+            refusals.append(KernelError("reading the addresses: Interrupted system call"))
+            world.agent.kernel_changed([Event("setting", "")])
+            await world.open_all(lambda: not refusals)
+            changed = {"eth1": replace(UP, forwarding=False)}
+            interfaces.facts = dict(changed)
+            world.agent.kernel_changed([Event("setting", "")])
+            await world.open_all(lambda: world.state.facts == changed)
+            assert not any(task.done() for task in world.running)
         finally:
             await world.close()
 
