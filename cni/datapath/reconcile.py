@@ -44,7 +44,7 @@ def _of_egress_ips(plan: Plan, refused: Mapping[Change, KernelError]) -> tuple[R
     """Return the first refusal of each egress IP. Raises the first one that is of none, or of several."""
     found: dict[str, Refusal] = {}
     for change, error in refused.items():
-        egress = next((each for each in plan.egress_ips if _belongs(change.target, each, plan)), None)
+        egress = next((each for each in plan.tunnels if _belongs(change.target, each, plan)), None)
         if egress is None:
             raise error
         found.setdefault(egress.id, Refusal(egress.id, error))
@@ -54,9 +54,13 @@ def _of_egress_ips(plan: Plan, refused: Mapping[Change, KernelError]) -> tuple[R
 def _belongs(target: Object, egress: PlanEgressIP, plan: Plan) -> bool:
     """Return True if this egress IP needs the object, and no other one does."""
     if isinstance(target, Rule):
-        return target.mark in (plan.layout.number(egress.slot), plan.layout.leaving(egress.slot))
+        slot = egress.slot
+        return bool(slot) and target.mark in (plan.layout.number(slot), plan.layout.leaving(slot))
     if isinstance(target, Route):
-        return target.table in (ids.TABLE_BASE + egress.slot, ids.EXIT_TABLE_BASE + egress.slot)
+        return bool(egress.slot) and target.table in (
+            ids.TABLE_BASE + egress.slot,
+            ids.EXIT_TABLE_BASE + egress.slot,
+        )
     return (target.name if isinstance(target, Vxlan) else target.device) == egress.device
 
 

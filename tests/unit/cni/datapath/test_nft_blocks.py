@@ -67,10 +67,12 @@ def test_only_an_address_is_an_address(text: str) -> None:
 def test_marks_touch_only_the_bits_of_the_mask(mask: int) -> None:
     marks = Marks(replace(plan(), mask=mask))
     assert int(marks.mask, 16) ^ int(marks.rest, 16) == 0xFFFFFFFF
-    values = [marks.of(1), marks.of_tunneled(1), marks.reply, marks.stale]
+    values = [marks.of(1), marks.taken_in(1), marks.reply, marks.stale]
     assert all(int(value, 16) & ~mask == 0 for value in values)
     assert len(set(values)) == len(values)
     assert marks.put("ct", marks.of(1)) == f"ct mark set ct mark and {marks.rest} or {marks.of(1)}"
+    assert marks.wide == marks.mask
+    assert marks.take_in(1) == marks.put("ct", marks.taken_in(1)), "few tunnels need no bit beside the mask"
 
 
 def test_only_a_node_that_can_be_master_gets_packets_by_tunnels() -> None:
