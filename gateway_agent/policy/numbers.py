@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from cni.plan import Plan, PlanEgressIP, SetKey
 
@@ -17,6 +18,8 @@ from . import egress_ips, id_allocation
 
 PREPARED_EGRESS_IPS = 64
 """Egress IPs that have a slot though no pod of the node uses them: for pods that start while no agent runs."""
+FEW_EGRESS_IPS = 8
+"""So many egress IPs have a slot in any case: in a small cluster the first policy of a gateway waits for no device."""
 
 
 def with_inlets(plan: Plan, before: Plan | None) -> Plan:
@@ -46,9 +49,13 @@ def with_slots(
     """
     routed = (e.id for e in plan.egress_ips if e.routed and e.interface)
     used = tuple(dict.fromkeys([*_of(needed), *routed]))
-    spare = [each for each in dict.fromkeys(_of(prepared)) if each not in set(used)]
+    in_use = set(used)
+    spare = [each for each in dict.fromkeys(_of(prepared)) if each not in in_use]
     holds = plan.layout.numbers
-    wanted = [*used, *spare[:PREPARED_EGRESS_IPS]][:holds]
+    wanted = [*used, *spare[:PREPARED_EGRESS_IPS]]
+    known = set(wanted)
+    others = (egress.id for egress in plan.egress_ips if egress.id not in known)
+    wanted = [*wanted, *islice(others, max(0, FEW_EGRESS_IPS - len(wanted)))][:holds]
     old = {egress.id: egress.slot for egress in before.outgoing} if before else {}
     slots = id_allocation.assign(wanted, old, holds)
     problems += _without(plan, used[holds:], gateways)

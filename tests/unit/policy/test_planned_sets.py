@@ -136,15 +136,16 @@ def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:
 
 
 def test_a_set_in_use_leads_where_it_led_though_its_gateway_is_used_no_more() -> None:
-    gateways = (PARTNER, dataclasses.replace(PARTNER, name="second"))
-    before = build(inventory(policy("a"), gateways=gateways)).plan
-    after = build(inventory(policy("a", "second"), gateways=gateways), previous=before).plan
+    others = [f"other-{number}" for number in range(numbers.FEW_EGRESS_IPS)]
+    gateways = tuple(dataclasses.replace(PARTNER, name=name) for name in (*others, "p", "q"))
+    before = build(inventory(policy("a", "p"), gateways=gateways)).plan
+    after = build(inventory(policy("a", "q"), gateways=gateways), previous=before).plan
     [a] = before.policy_sets
-    assert {egress.gateway for egress in after.outgoing} == {"second"}
+    slots = {egress.gateway: egress.slot for egress in after.outgoing}
+    assert "p" not in slots
     between = planner.with_sets_in_use(after, before, {a.group})
-    assert {e.gateway: e.slot for e in between.outgoing} == {
-        e.gateway: e.slot for e in (*before.outgoing, *after.outgoing)
-    }
+    [old] = (egress.slot for egress in before.outgoing if egress.gateway == "p")
+    assert {egress.gateway: egress.slot for egress in between.outgoing} == {**slots, "p": old}
 
 
 def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
