@@ -11,7 +11,6 @@ TESTED_ELSEWHERE = {
     # Rules of nftables: what they let through is the kernel's decision.
     "cni/datapath/lease_port_guard.py": "netns/test_keeper_guard.py",
     "cni/datapath/tunnel_port_guard.py": "e2e/test_tunnel_forgeries.py",
-    "cni/datapath/reconcile.py": "netns/test_doctor.py",
     # Netlink and nftables by hand.
     "cni/kernel/netlink/addresses.py": "netns/test_addresses.py",
     "cni/kernel/netlink/conntrack/connections.py": "unit/cni/kernel/netlink/conntrack/test_ctnetlink.py",

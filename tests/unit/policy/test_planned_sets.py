@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from cni.datapath.objects import node_nft, node_state
-from gateway_agent.policy import numbers, planner, policy_sets
+from gateway_agent.policy import planner, policy_sets
 
 from .small_inventory import PARTNER, SMALL_MASK, build, inventory, pod, policy, sets
 
@@ -58,21 +57,6 @@ def test_gateways_beyond_the_numbers_have_no_policy_set_in_advance() -> None:
     assert planned.plan.set_for(pod("p7"), ("p7",)) is None
 
 
-def test_packets_of_pods_to_gateways_beyond_the_numbers_are_dropped() -> None:
-    gateways = tuple(dataclasses.replace(PARTNER, name=f"g{index}") for index in range(8))
-    policies = tuple(policy(f"p{index}", f"g{index}") for index in range(8))
-    pods = tuple(pod(f"p{index}", name=f"web-{index}") for index in range(8))
-    planned = build(inventory(*policies, gateways=gateways), mask=SMALL_MASK, pods=pods)
-    assert [(p.source, p.path, p.message.partition(":")[0]) for p in planned.problems] == [
-        ("gateways.yaml", "metadata.name", "gateway g6"),
-        ("gateways.yaml", "metadata.name", "gateway g7"),
-    ]
-    assert len(planned.plan.policy_sets) >= 8, "each pod has its tag"
-    rules = node_nft(planned.plan)
-    assert rules.count("203.0.113.0/24 : goto steer_") == 6
-    assert rules.count("203.0.113.0/24 : drop") == 1, "one map for both"
-
-
 def test_each_of_250_pods_has_its_own_set_with_the_default_mask() -> None:
     names = [f"p{index}" for index in range(250)]
     pods = tuple(pod(name, name=name) for name in names)
@@ -80,36 +64,6 @@ def test_each_of_250_pods_has_its_own_set_with_the_default_mask() -> None:
     assert not planned.problems
     assert len({planned.plan.set_for(each, (each.name,)) for each in pods}) == 250
     assert len({s.group for s in planned.plan.policy_sets}) == len(planned.plan.policy_sets) <= 255
-
-
-def test_a_worker_has_numbers_for_what_its_pods_use_and_an_egress_node_for_what_it_serves() -> None:
-    """A cluster of 4,096 egress IPs with a policy for each."""
-    of = [f"172.{16 + index // 250}.{index % 250}" for index in range(64)]
-    gateways = tuple(
-        dataclasses.replace(
-            PARTNER, name=f"g{index}", mode="VirtualIPAddress", interface="",
-            addresses=tuple(f"{net}.{host}" for host in range(1, 65)),
-        )
-        for index, net in enumerate(of)
-    )  # fmt: skip
-    policies = tuple(policy(f"p{index}", f"g{index}") for index in range(64))
-    pods = tuple(pod(f"p{index}", name=f"web-{index}") for index in range(40))
-    worker = build(inventory(*policies, gateways=gateways), pods=pods)
-    assert len(worker.plan.egress_ips) == 4096
-    assert not [each for each in worker.problems if "number" in each.message and "tunnel" not in each.message]
-    used = {
-        each
-        for one in pods
-        for each in worker.plan.set_for(one, worker.plan.policies_for(one) or ()).egress_ids
-    }  # type: ignore[union-attr]
-    assert used <= {egress.id for egress in worker.plan.outgoing}
-    assert len(worker.plan.outgoing) <= 40 + numbers.PREPARED_EGRESS_IPS
-    assert not worker.plan.incoming
-    state = node_state(worker.plan)
-    assert len(state.vxlans) == len(worker.plan.outgoing) + 1
-    served = build(inventory(*policies, gateways=gateways), node="g1").plan
-    able = [egress for egress in served.egress_ips if egress.eligible]
-    assert len({egress.inlet for egress in able} - {0}) == len(able) > 4000
 
 
 def test_thousand_prefixes_in_every_set() -> None:
@@ -133,19 +87,6 @@ def test_sets_in_use_stay_until_no_tag_stands_for_them() -> None:
     assert set(between.policy_sets) == {*after.policy_sets, a}
     assert planner.with_sets_in_use(after, before, ()) == after
     assert planner.with_sets_in_use(after, None, {a.group}) == after
-
-
-def test_a_set_in_use_leads_where_it_led_though_its_gateway_is_used_no_more() -> None:
-    others = [f"other-{number}" for number in range(numbers.FEW_EGRESS_IPS)]
-    gateways = tuple(dataclasses.replace(PARTNER, name=name) for name in (*others, "p", "q"))
-    before = build(inventory(policy("a", "p"), gateways=gateways)).plan
-    after = build(inventory(policy("a", "q"), gateways=gateways), previous=before).plan
-    [a] = before.policy_sets
-    slots = {egress.gateway: egress.slot for egress in after.outgoing}
-    assert "p" not in slots
-    between = planner.with_sets_in_use(after, before, {a.group})
-    [old] = (egress.slot for egress in before.outgoing if egress.gateway == "p")
-    assert {egress.gateway: egress.slot for egress in between.outgoing} == {**slots, "p": old}
 
 
 def test_a_set_in_use_gives_way_where_its_number_is_needed() -> None:
