@@ -76,13 +76,12 @@ def build(
     plan = _with_objects(inventory, settings, isolated, problems)
     found = egress_ips.of(inventory, plan.nodes, problems)
     led = egress_ips.with_masters(found, plan.nodes, masters, previous)
-    placed = egress_ips.with_sources(
-        led, plan.node, inventory.gateways, facts, pod_interfaces, settings.tables
-    )
+    gateways, tables = inventory.gateways, settings.tables
+    placed = egress_ips.with_sources(led, plan.node, gateways, facts, pod_interfaces, tables)
     plan = numbers.with_inlets(replace(plan, egress_ips=tuple(placed)), before)
     needed = policy_sets.needed(plan, pods, problems)
     prepared = policy_sets.prepared(plan, needed)
-    plan = numbers.with_slots(plan, before, needed, prepared, inventory.gateways, problems)
+    plan = numbers.with_slots(plan, before, needed, prepared, gateways, problems)
     plan = _with_sources(plan, inventory, facts, shown)
     problems += [*_unrouted(plan, facts), *on_host(plan, inventory)]
     never = tuple(sorted(never_sent(inventory, settings.cluster_cidrs)))
