@@ -98,10 +98,8 @@ TESTED_ELSEWHERE = {
     "gateway_agent/lease/effects.py": "unit/lease/test_unfinished.py",
     "gateway_agent/lease/election.py": "unit/lease/mastership/test_handover.py",
     "gateway_agent/lease/mastership/ownership.py": "unit/lease/mastership/test_handover.py",
-    "gateway_agent/lease/message_builder.py": "unit/lease/test_node_state.py",
     "gateway_agent/lease/status.py": "unit/lease/voting/test_recorded_voter_set.py",
     # The lease daemon's kernel and sockets.
-    "gateway_agent/lease_daemon/ipc_server.py": "unit/lease_daemon/test_run_directory.py",
     "gateway_agent/lease_daemon/kernel/tunnel_neighbours.py": "unit/lease_daemon/test_daemon.py",
     "gateway_agent/lease_daemon/kernel/vip_addresses.py": "netns/test_addresses.py",
     "gateway_agent/lease_daemon/kernel/vip_fence.py": "netns/test_fence.py",
