@@ -201,11 +201,11 @@ def _config(top: Fields, host_name: str) -> AgentConfig:
     for section in (cluster, tunnel, lease, health, logs, metrics, engines):
         section.end()
     top.end()
-    _check_together(config, lease, tunnel)
+    _check_combination(config, lease, tunnel)
     return config
 
 
-def _check_together(config: AgentConfig, lease: Fields, tunnel: Fields) -> None:
+def _check_combination(config: AgentConfig, lease: Fields, tunnel: Fields) -> None:
     if config.duration_ns < 3 * config.heartbeat_ns:
         hint = "one lost heartbeat must not cost the lease: 50ms and 250ms, or 20ms and 100ms"
         lease.add("duration", "is less than three heartbeats", hint)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from ..kernel import ids, rtnl
-from ..kernel.diff import Change, diff, in_words
+from ..kernel.diff import Change, described, diff
 from ..kernel.errors import KernelError, Outcome, Refusal
 from ..kernel.nftables import nft
 from ..kernel.rtnl_ops import has_ipv6
@@ -34,7 +34,7 @@ def ensure(plan: Plan) -> Outcome:
         changes = _changes(plan)
         refused = rtnl.apply(changes)
         made = [change for change in changes if change not in refused]
-        done += in_words(made)
+        done += described(made)
         if not made:
             break
     return Outcome(tuple(done), _of_egress_ips(plan, refused))

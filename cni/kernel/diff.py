@@ -65,7 +65,7 @@ def diff(observed: KernelState, desired: KernelState) -> tuple[Change, ...]:
     )
 
 
-def in_words(changes: Iterable[Change]) -> Iterator[str]:
+def described(changes: Iterable[Change]) -> Iterator[str]:
     """Describe changes that were made: many entries of one device, which come with many nodes, in one line."""
     for _, some in groupby(changes, _kind):
         alike = list(some)

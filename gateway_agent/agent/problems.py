@@ -72,8 +72,8 @@ class Problems:
         for egress in plan.egress_ips if plan else ():
             if error := self.state.refused.get(egress.id):
                 name = f"{egress.gateway} {egress.address}".strip()
-                words = f"the kernel refuses this node a part of {name}, so its packets are dropped: {error.message}"
-                yield Problem(sources.get(egress.gateway, ""), "", words, error.hint, Fault.KERNEL)
+                message = f"the kernel refuses this node a part of {name}, so its packets are dropped: {error.message}"
+                yield Problem(sources.get(egress.gateway, ""), "", message, error.hint, Fault.KERNEL)
 
     def _of_the_daemon(self) -> list[Problem]:
         found = daemon_problems(self.leases.state)
@@ -86,19 +86,19 @@ class Problems:
         own = underlay.own_address(known.nodes, self.config.node_name)
         if not own or self.interfaces.is_local(own):
             return []
-        words = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
+        message = f"no interface of this machine has {own}, the address of node {self.config.node_name}"
         addresses = ((node.name, address) for node in known.nodes for address in node.addresses)
         rightful = next((found for found in addresses if self.interfaces.is_local(found[1])), None)
         if rightful:
-            words += f": it has {rightful[1]}, that of node {rightful[0]}"
+            message += f": it has {rightful[1]}, that of node {rightful[0]}"
         hint = "nodeName must be this machine's, and the inventory must have its address"
-        return [Problem("nodeName", "", words, hint)]
+        return [Problem("nodeName", "", message, hint)]
 
     def _of_conflicts(self) -> list[Problem]:
         hint = "another machine has the address: find it by its MAC"
         conflicts = self.leases.state.conflicts if self.leases.state else ()
         return [
-            Problem("virtual address", "", status.conflict_words(c), hint, Fault.CONFLICT) for c in conflicts
+            Problem("virtual address", "", status.conflict_text(c), hint, Fault.CONFLICT) for c in conflicts
         ]
 
 

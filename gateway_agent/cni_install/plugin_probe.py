@@ -81,8 +81,8 @@ class PluginProbe:
 
 def _interpreter(target: Path) -> Path:
     with target.open("rb") as file:
-        words = file.readline(256).split()
-    first = words[0] if words else b""
+        fields = file.readline(256).split()
+    first = fields[0] if fields else b""
     return Path(os.fsdecode(first[2:])) if first.startswith(b"#!") else target
 
 

@@ -99,8 +99,8 @@ class Podman:
                 try:
                     rows = list(read(path, container_id))
                 except (OSError, ValueError, sqlite3.Error) as error:
-                    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                    raise EngineError(f"{path} cannot be read: {words}") from error
+                    message = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                    raise EngineError(f"{path} cannot be read: {message}") from error
                 yield from ((path, row) for row in rows)
 
 
@@ -210,10 +210,10 @@ class Containerd:
                 process.kill()
                 await process.wait()
         if process.returncode:
-            words = errors.decode(errors="replace").strip()
-            if "not found" in words:
+            message = errors.decode(errors="replace").strip()
+            if "not found" in message:
                 return None
-            raise EngineError(f"ctr: {words[-200:]}")
+            raise EngineError(f"ctr: {message[-200:]}")
         try:
             return documents.of_containerd(output[:MAX_CTR_ANSWER_BYTES])
         except ValueError as error:

@@ -223,10 +223,10 @@ def _change(options: argparse.Namespace, changes: Iterator[str]) -> int:
 
     done = []
     try:
-        for words in changes:
-            done.append(words)
+        for message in changes:
+            done.append(message)
             if options.output != "json":
-                print(printable(words), flush=True)
+                print(printable(message), flush=True)
     except KernelError as error:
         raise NoAnswer(error.message, error.hint) from error
     except OSError as error:

@@ -46,7 +46,10 @@ def examine(plan: Plan) -> Iterator[PathReport]:
 
 def _lookups(plan: Plan, egress: PlanEgressIP) -> Mapping[Lookup, str]:
     prefixes = dict.fromkeys(
-        way.prefix for each in plan.policy_sets for way in each.destinations if way.egress_id == egress.id
+        destination.prefix
+        for each in plan.policy_sets
+        for destination in each.destinations
+        if destination.egress_id == egress.id
     )
     return exit_paths.lookups_to(plan, egress, islice(prefixes, MAX_DESTINATIONS))
 

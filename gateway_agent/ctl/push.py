@@ -12,7 +12,7 @@ from ..manifest_sets.acceptance import Outcome
 from .client import NoAnswer, ask
 from .objects.validate import Outcome as Validated
 
-LOOK_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.1
 DONE = (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
@@ -25,7 +25,7 @@ def push(socket: Path, edit: Validated, to: Sequence[str], force: bool) -> dict[
     state = ask(socket, "push", files=files, to=list(to), force=force)
     with_progress = sys.stderr.isatty()
     while not state["done"]:
-        time.sleep(LOOK_INTERVAL_S)
+        time.sleep(POLL_INTERVAL_S)
         state = ask(socket, "pushed", push=state["push"])
         if with_progress:
             print(f"\r{len(state['nodes'])} of {state['total']} nodes", end="", file=sys.stderr, flush=True)

@@ -218,8 +218,8 @@ class Api:
             yaml.YAMLError,
         ) as error:
             # lightkube does not document its errors for an invalid file. A YAML error quotes the file and its token.
-            words = "not YAML" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
-            raise ApiError(f"its configuration cannot be used: {words}") from None
+            message = "not YAML" if isinstance(error, yaml.YAMLError) else f"{type(error).__name__}: {error}"
+            raise ApiError(f"its configuration cannot be used: {message}") from None
 
     def _read(self) -> SingleConfig:
         if self._kubeconfig is None:

@@ -104,8 +104,8 @@ def gateway_status_writer(view: NodeSnapshot, gateway: str) -> str:
     masters = [name for egress in mine if (name := master(view, egress)[0])]
     eligible = sorted({name for egress in mine for name in egress.eligible})
     ready = sorted(ready_nodes(view, mine))
-    heard = {*_alive(view.lease_daemon), view.plan.node}
-    alive = (name for name in eligible if name in heard)
+    receiving = {*_alive(view.lease_daemon), view.plan.node}
+    alive = (name for name in eligible if name in receiving)
     return next(iter([*masters, *ready, *alive, *_others(view, view.lease_daemon), *eligible]), "")
 
 
@@ -156,8 +156,8 @@ def _gateway_verdict(
     if without or not mine:
         reasons = dict.fromkeys(no_master_reason(view, egress) for egress in without)
         named = ", ".join(filter(None, (egress.address for egress in without)))
-        words = "; ".join(reasons) or "it has no address that could be served"
-        return False, NOT_ELECTED, f"no master of {named}: {words}" if named else f"no master: {words}"
+        message = "; ".join(reasons) or "it has no address that could be served"
+        return False, NOT_ELECTED, f"no master of {named}: {message}" if named else f"no master: {message}"
     ids = {egress.id for egress in mine}
     for conflict in view.lease_daemon.conflicts if view.lease_daemon else ():
         if conflict.id in ids:

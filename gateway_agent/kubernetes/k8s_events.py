@@ -98,7 +98,7 @@ class EventSource:
         known, self._beside = self._beside, frozenset(view.started_beside.latest)
         for one in view.started_beside.latest:
             if one not in known:
-                yield EventRecord("Node", view.plan.node, BESIDE, one.words, one.at, warning=not one.held)
+                yield EventRecord("Node", view.plan.node, BESIDE, one.text, one.at, warning=not one.held)
 
     def _claims(self, view: NodeSnapshot) -> Iterator[EventRecord]:
         conflicts = view.lease_daemon.conflicts if view.lease_daemon else ()

@@ -106,8 +106,8 @@ class Reflector:
             self._token, self._pages = "", {}
             # The backoff is for a server that does not answer. This one does, if with an old list.
             self._well()
-            words = f"a list that is older than the known objects: {version} after {self._newest}"
-            self.failed(0, words, retry_after=STALE_BACKOFF_S)
+            text = f"a list that is older than the known objects: {version} after {self._newest}"
+            self.failed(0, text, retry_after=STALE_BACKOFF_S)
             return False
         self.lacking, self._denials = False, 0
         changed = self._pages != self.objects or not self.synced

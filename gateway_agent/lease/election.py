@@ -55,7 +55,7 @@ class Election:
         )
         mastership = node.ownership
         node.failure_detector.update(mastership.timers.suspect_ns, now)
-        heard = node.failure_detector.heard(mastership.timers.suspect_ns, now)
+        alive = node.failure_detector.alive(mastership.timers.suspect_ns, now)
         if without_quorum:
             # No majority keeps two nodes from serving one address: the LAN is asked.
             not_owned = [s for s in mastership.specs.values() if not mastership.holds(s.id, now)]
@@ -66,8 +66,8 @@ class Election:
         election_input = ElectionInput(
             me=node.me,
             specs=mastership.specs,
-            members=heard,
-            masters=self._healthy_masters(heard),
+            members=alive,
+            masters=self._healthy_masters(alive),
             may_request=node.is_egress and not barred,
             without_quorum=without_quorum,
             warming=mastership.warming(now),
@@ -77,12 +77,12 @@ class Election:
         )
         self._apply(election_input, now)
 
-    def _healthy_masters(self, heard: Collection[str]) -> dict[str, str]:
+    def _healthy_masters(self, alive: Collection[str]) -> dict[str, str]:
         """Return the masters by egress id, without this node. ``heard``: the nodes that are not suspect."""
         ownership = self._node.ownership
         followed = {identity: ownership.master_table.of(identity) for identity in ownership.specs}
         return {
-            i: entry.master for i, entry in followed.items() if entry.master in heard and entry.gone is None
+            i: entry.master for i, entry in followed.items() if entry.master in alive and entry.gone is None
         }
 
     def _ask_first(self, now: int) -> list[str]:
@@ -116,14 +116,14 @@ class Election:
                 ownership.rebalance.note_preferred_node(spec, ideal.get(identity, ()), now)
                 sharing = not masterless and not ownership.egress_ips.handing_over()
                 patient = self._patient(spec, election_input, now)
-                gift = ownership.rebalance.target(
+                transfer = ownership.rebalance.target(
                     spec, order[identity], election_input, masters, sharing, patient, now
                 )
                 ownership.rebalance.end_move(spec, order[identity], now)
-                if gift.reason:
-                    ownership.hand_over(identity, gift, now)
+                if transfer.reason:
+                    ownership.hand_over(identity, transfer, now)
                     # What is given next must see that: with no worker to wait for, the handover is over by then.
-                    masters[identity] = gift.target
+                    masters[identity] = transfer.target
             else:
                 self._contend(identity, order[identity], election_input, now)
 

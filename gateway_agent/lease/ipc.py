@@ -105,13 +105,13 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     """``mark.mask`` of an egress node that syncs connections, which have marks; else 0."""
 
 
-class HeardKey(msgspec.Struct, frozen=True):
+class PeerKey(msgspec.Struct, frozen=True):
     """The key that signed the last message of another node."""
 
     node: str
     fingerprint: str
     """16 hex digits; empty: a version that names none."""
-    last_heard_ms: int
+    silent_ms: int = msgspec.field(name="last_heard_ms")
     known: bool = True
     """True if this node has the key; else ``node`` is found by the address that the message came from."""
     accepts: tuple[str, ...] | None = None
@@ -123,7 +123,7 @@ class OwnKeys(msgspec.Struct, frozen=True):
 
     signs: str
     accepts: tuple[str, ...]
-    heard: tuple[HeardKey, ...]
+    peers: tuple[PeerKey, ...] = msgspec.field(name="heard")
 
 
 class KeeperConfig(msgspec.Struct, frozen=True):
@@ -189,7 +189,7 @@ class MemberState(msgspec.Struct, frozen=True):
     alive: bool
     ready: bool
     reason: str
-    last_heard_ms: int
+    silent_ms: int = msgspec.field(name="last_heard_ms")
     """Milliseconds since the node's last message; -1: there was none."""
 
 

@@ -182,7 +182,7 @@ class LeaseNode:
             self._renew_subscriptions(now)
         if state.quorum_view.recover(now):
             state.voters_changed()
-        self._look(now)
+        self._note_changes(now)
         self._transmission.wake(now)
         self._due.decision = True
         return self._finish(now)
@@ -191,7 +191,7 @@ class LeaseNode:
         """Subscribe anew, and forget what is old: once in each period of subscriptions."""
         state = self._state
         state.subscribe(sorted({*state.egress_nodes, *self.voter_set.current.members}), now)
-        self.endpoint.heard.keep(frozenset(self.endpoint.peers), now)
+        self.endpoint.peer_keys.keep(frozenset(self.endpoint.peers), now)
         self.agreement.tend(now)
         state.subscribers.forget_old(now)
         self.ownership.forget_old(now)
@@ -200,10 +200,10 @@ class LeaseNode:
             state.config, self._next_subscribe
         )
 
-    def _look(self, now: int) -> None:
+    def _note_changes(self, now: int) -> None:
         """Note whether something is to be shown that has changed by time alone."""
         late = self.ownership.lateness.is_late(now)
-        seen = late, self.voter_set.held_back_by(now), self.hears_no_peer(now)
+        seen = late, self.voter_set.missing_recorded_voters(now), self.receives_from_no_peer(now)
         self._due.revision += self._seen != seen
         self._seen = seen
 
@@ -258,9 +258,9 @@ class LeaseNode:
         """Return True if this is an egress node that hears no majority of the voters."""
         return self._state.isolated(now)
 
-    def hears_no_peer(self, now: int) -> bool:
+    def receives_from_no_peer(self, now: int) -> bool:
         """Return True if no other node was heard for long, though one should be."""
-        return self._state.quorum_view.hears_no_peer(now)
+        return self._state.quorum_view.receives_from_no_peer(now)
 
     def finished(self, now: int) -> bool:
         """Return True if this node stops, and everything has a new master or no node takes it."""
@@ -294,7 +294,7 @@ class LeaseNode:
                 self._reception.vote(state.me, self.endpoint.incarnation, request.vote_request, now)
             self._due.heartbeat = False
         state.watch_isolation(now)
-        shown = self.endpoint.heard.revision + self.agreement.revision
+        shown = self.endpoint.peer_keys.revision + self.agreement.revision
         self._due.revision += shown != self._shown
         self._shown = shown
         return self._effects.collect(now)

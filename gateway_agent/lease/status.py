@@ -37,7 +37,7 @@ def report(
     ``problems``, ``failures``: those that its process knows of. ``keys``: whether the table of all keys is wanted.
     """
     voters, late = node.voter_set.current, tuple(_late(node, now))
-    foreign = tuple(node.endpoint.heard.foreign_keys(node.config.node, node.endpoint.keys))
+    foreign = tuple(node.endpoint.peer_keys.foreign_keys(node.config.node, node.endpoint.keys))
     return KeeperState(
         node=node.config.node,
         incarnation=node.endpoint.incarnation,
@@ -64,11 +64,11 @@ def _problems(node: LeaseNode, late: tuple[str, ...], foreign: tuple[str, ...], 
     """Return the problems of this node and of what it hears. ``late``, ``foreign``: two kinds of them."""
     return (
         *node.occupied.values(),
-        *_held_back(node, now),
+        *_missing_recorded_voters(node, now),
         *late,
         *_deaf(node, now),
         *foreign,
-        *node.endpoint.heard.problems(node.config.node),
+        *node.endpoint.peer_keys.problems(node.config.node),
         *node.agreement.problems(node.config.node),
         *node.strays.problems(node.config),
     )
@@ -130,12 +130,12 @@ def _member(node: LeaseNode, name: str, now: int) -> MemberState:
     if member is None:
         reason = "; ".join(filter(None, ("never heard", _unanswered(node, name))))
         return MemberState(name, False, False, reason, -1)
-    unheard_ns = now - member.heard_at
+    silent_ns = now - member.received_at
     # An egress node is told with each heartbeat, others as subscribers.
-    alive = unheard_ns <= (node.config.duration_ns if node.is_egress else node.ownership.timers.hold_ns)
-    unheard = f"unheard for {unheard_ns // MILLISECOND} ms"
-    reason = member.why_not() if alive else "; ".join(filter(None, (unheard, _unanswered(node, name))))
-    return MemberState(name, alive, not reason, reason, unheard_ns // MILLISECOND)
+    alive = silent_ns <= (node.config.duration_ns if node.is_egress else node.ownership.timers.hold_ns)
+    silent = f"unheard for {silent_ns // MILLISECOND} ms"
+    reason = member.why_not() if alive else "; ".join(filter(None, (silent, _unanswered(node, name))))
+    return MemberState(name, alive, not reason, reason, silent_ns // MILLISECOND)
 
 
 def _unanswered(node: LeaseNode, name: str) -> str:
@@ -146,13 +146,13 @@ def _unanswered(node: LeaseNode, name: str) -> str:
 def _keys(node: LeaseNode, now: int) -> OwnKeys:
     endpoint, accepting = node.endpoint, node.agreement.accepting()
     mine, *others = map(fingerprint, endpoint.keys.numbers)
-    heard = (
+    peers = (
         msgspec.structs.replace(row, accepts=tuple(map(fingerprint, accepting[row.node])))
         if row.known and row.node in accepting
         else row
-        for row in endpoint.heard.table(now)
+        for row in endpoint.peer_keys.table(now)
     )
-    return OwnKeys(mine, (mine, *others), tuple(heard))
+    return OwnKeys(mine, (mine, *others), tuple(peers))
 
 
 def _late(node: LeaseNode, now: int) -> Iterator[str]:
@@ -161,8 +161,8 @@ def _late(node: LeaseNode, now: int) -> Iterator[str]:
 
 
 def _deaf(node: LeaseNode, now: int) -> Iterator[str]:
-    """Yield what this node listens on and sends to if it hears no other node."""
-    if not node.hears_no_peer(now):
+    """Yield what this node listens on and sends to if it receives from no other node."""
+    if not node.receives_from_no_peer(now):
         return
     config = node.config
     mine = next((peer.address for peer in config.peers if peer.name == config.node), "no address")
@@ -172,15 +172,15 @@ def _deaf(node: LeaseNode, now: int) -> Iterator[str]:
         if p.egress and p.name != config.node
     ][:4]
     yield (
-        f"hears no other node: it listens on UDP port {config.port} of {mine}, and sends to that port of "
+        f"receives from no other node: it listens on UDP port {config.port} of {mine}, and sends to that port of "
         f"{', '.join(others)}, …: cluster.port and the key must be the same there, and no firewall may stop it"
     )
 
 
-def _held_back(node: LeaseNode, now: int) -> Iterator[str]:
-    unheard = node.voter_set.held_back_by(now)
-    if unheard:
+def _missing_recorded_voters(node: LeaseNode, now: int) -> Iterator[str]:
+    silent = node.voter_set.missing_recorded_voters(now)
+    if silent:
         yield (
             f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names "
-            f"it does not hear {', '.join(unheard)} (should they be gone for good, delete their Node objects)"
+            f"it does not hear {', '.join(silent)} (should they be gone for good, delete their Node objects)"
         )

@@ -18,7 +18,7 @@ from .messages.rate_limiter import RateLimiter
 from .node_state import NodeState
 from .virtual_ips.serving import VirtualIPs
 from .voting.protocol import NEVER
-from .voting.quorum_view import NEVER_HEARD
+from .voting.quorum_view import NEVER_RECEIVED
 
 STEP_PART = 16
 """Part of a period by which the first node's heartbeat may be late before the others send without it."""
@@ -35,9 +35,9 @@ class Transmission:
         self._rate_limiter = RateLimiter(BURST, node.config.heartbeat_ns // 4)
         self._regular = False
         """The heartbeat of this period is due."""
-        self._last_regular = NEVER_HEARD
+        self._last_regular = NEVER_RECEIVED
         """The moment at which the last regular heartbeat was due."""
-        self._retired_at = NEVER_HEARD
+        self._retired_at = NEVER_RECEIVED
         self._next_heartbeat = self._next_report = now
         self.sent = 0
         """Heartbeats sent; one may go to many nodes."""

@@ -81,7 +81,7 @@ def decide(local: Local, offered: ManifestSet, me: str, force: bool = False) -> 
         return Decision(Outcome.UNCHANGED)
     if offered.version < local.version:
         author = local.last.author if local.last else ""
-        return Decision(Outcome.NEWER, f"it has set {local.version.words} of node {author}")
+        return Decision(Outcome.NEWER, f"it has set {local.version.text} of node {author}")
     if present == offered.content:
         return Decision(Outcome.UNCHANGED)
     known = {*offered.ancestors, *((local.last.content,) if local.last else ())}

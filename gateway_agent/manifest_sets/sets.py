@@ -31,7 +31,7 @@ class Version(NamedTuple):
     digest: bytes
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """Return the version for people: the number, and 48 bits of the digest."""
         return f"{self.number} ({self.digest.hex()[:12]})" if self.number else "none"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .model import Problem
 
-WORDS = {
+TYPE_NAMES = {
     bool: "a boolean", int: "a number", float: "a number", str: "a text", dict: "a mapping", list: "a list",
 }  # fmt: skip
 
@@ -53,7 +53,7 @@ def is_unicode(text: str) -> bool:
 
 def kind_of(value: object) -> str:
     """Return the type that YAML gave to a value, as words for a message."""
-    return "empty" if value is None else WORDS.get(type(value), type(value).__name__)
+    return "empty" if value is None else TYPE_NAMES.get(type(value), type(value).__name__)
 
 
 class Fields:

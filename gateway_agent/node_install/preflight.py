@@ -65,11 +65,11 @@ def _kernel_features() -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding(what, f"not tried: {error}", wrong=True, hint="install util-linux, or try again")
     if done.returncode:
-        words = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        message = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         hint = (
             "load or install the kernel's modules vxlan and nf_tables; on Debian linux-image-amd64 has them"
         )
-        return Finding(what, words, wrong=True, hint=hint)
+        return Finding(what, message, wrong=True, hint=hint)
     return Finding(what, "tunnels, rules, routes, fence and addresses, tried in a namespace of its own")
 
 
@@ -168,7 +168,7 @@ def port(what: str, kind: socket.SocketKind, address: str, number: int, key: str
             trying.bind((address, number))
             return Finding(what, "free")
         except OSError as error:
-            words = str(error.strerror)
+            message = str(error.strerror)
     holder = _holder(kind, number)
     if holder is None:
         who = "the kernel, as a tunnel of another program does"
@@ -176,7 +176,7 @@ def port(what: str, kind: socket.SocketKind, address: str, number: int, key: str
         return Finding(what, "used by a lease daemon of this gateway, which is replaced")
     else:
         who = f"process {holder.pid} ({holder.name()})"
-    return Finding(what, f"{words}: {who}", wrong=True, hint=f"end it, or set {key} in agent.yaml")
+    return Finding(what, f"{message}: {who}", wrong=True, hint=f"end it, or set {key} in agent.yaml")
 
 
 def _holder(kind: socket.SocketKind, port: int) -> psutil.Process | None:

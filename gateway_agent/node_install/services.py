@@ -29,8 +29,8 @@ def systemctl(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failed(f"{' '.join(command)}: {error}") from error
     if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())
-        raise Failed(f"systemctl {' '.join(arguments)}: {words}", f"journalctl -u {AGENT} -u {LEASE}")
+        message = " ".join((done.stderr or done.stdout).split())
+        raise Failed(f"systemctl {' '.join(arguments)}: {message}", f"journalctl -u {AGENT} -u {LEASE}")
     return done.stdout
 
 

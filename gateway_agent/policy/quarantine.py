@@ -39,7 +39,7 @@ class Found:
     kind: str
     bad: Any
     problem: Problem
-    stand_in: tuple[str, Any] | None = None
+    substitute: tuple[str, Any] | None = None
     """(kind, object) that is planned in its place."""
 
 
@@ -98,9 +98,9 @@ def _without(inventory: Inventory, found: tuple[Found, ...]) -> Inventory:
         if each.bad not in objects:
             continue
         inventory = _put(inventory, each.kind, tuple(other for other in objects if other != each.bad))
-        if each.stand_in is not None:
-            kind, stand_in = each.stand_in
-            inventory = _put(inventory, kind, (*_objects(inventory, kind), stand_in))
+        if each.substitute is not None:
+            kind, substitute = each.substitute
+            inventory = _put(inventory, kind, (*_objects(inventory, kind), substitute))
     return inventory
 
 
@@ -189,8 +189,8 @@ def _found(
     hint = "the other objects are in force; please report this with the object"
     message = f"{name} cannot be planned: {type(error).__name__}: {error}"
     alone = Found(kind, bad, Problem(source, "", message, hint))
-    for stand_in in _stand_ins(kind, bad, whole):
-        with_it = replace(alone, stand_in=stand_in)
+    for substitute in _substitutes(kind, bad, whole):
+        with_it = replace(alone, substitute=substitute)
         if _works(_without(together, (with_it,)), attempt):
             return with_it
     return alone
@@ -204,7 +204,7 @@ def _works(inventory: Inventory, attempt: Attempt) -> bool:
     return True
 
 
-def _stand_ins(kind: str, bad: Any, whole: Inventory) -> Iterator[tuple[str, Any]]:
+def _substitutes(kind: str, bad: Any, whole: Inventory) -> Iterator[tuple[str, Any]]:
     """Yield (kind, object) replacements of a bad object that keep its pods from leaving by another address."""
     if kind == "policies" and bad.gateway:
         yield kind, replace(bad, gateway="", destinations=(), excluded=())

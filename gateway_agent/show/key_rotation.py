@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..lease.ipc import HeardKey, OwnKeys
+from ..lease.ipc import OwnKeys, PeerKey
 
 MAX_NAMED_NODES = 10
 """Nodes that a text names; the others are counted."""
@@ -17,17 +17,17 @@ MAX_NAMED_NODES = 10
 
 def shown(node: str, addresses: Mapping[str, str], own: OwnKeys) -> dict[str, Any]:
     """Return the answer of ``egressctl key -o json``. ``addresses``: by name of the inventory's other nodes."""
-    heard = {row.node: row for row in own.heard}
+    known = {row.node: row for row in own.peers}
     return {
         "node": node,
         "signs": own.signs,
         "accepts": list(own.accepts),
-        "peers": [_peer(name, addresses[name], heard.get(name)) for name in sorted(addresses)],
+        "peers": [_peer(name, addresses[name], known.get(name)) for name in sorted(addresses)],
         "next": next_step(node, own),
     }
 
 
-def _peer(name: str, address: str, row: HeardKey | None) -> dict[str, Any]:
+def _peer(name: str, address: str, row: PeerKey | None) -> dict[str, Any]:
     if row is None:
         return {
             "node": name,
@@ -39,19 +39,19 @@ def _peer(name: str, address: str, row: HeardKey | None) -> dict[str, Any]:
         }
     accepts = None if row.accepts is None else list(row.accepts)
     return {"node": name, "address": address, "signs": row.fingerprint, "known": row.known, "accepts": accepts,
-            "lastHeardMs": row.last_heard_ms}  # fmt: skip
+            "lastHeardMs": row.silent_ms}  # fmt: skip
 
 
 def next_step(node: str, own: OwnKeys) -> str:
     """Return the next step as text. It considers only nodes whose messages this node receives."""
-    foreign = [row.node for row in own.heard if not row.known]
+    foreign = [row.node for row in own.peers if not row.known]
     if foreign:
         return (
             f"{_names(foreign)} sign with a key that this node does not have: give them a key of this cluster, or name "
             "the file of theirs in acceptKeyFiles here"
         )
-    signs = {node: own.signs, **{row.node: row.fingerprint for row in own.heard}}
-    accepts = {node: own.accepts, **{row.node: row.accepts for row in own.heard if row.accepts is not None}}
+    signs = {node: own.signs, **{row.node: row.fingerprint for row in own.peers}}
+    accepts = {node: own.accepts, **{row.node: row.accepts for row in own.peers if row.accepts is not None}}
     keys = sorted({key for each in accepts.values() for key in each} | set(signs.values()))
     if len(keys) == 1:
         return (

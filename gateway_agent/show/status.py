@@ -42,7 +42,7 @@ def status(view: NodeSnapshot) -> dict[str, Any]:
                 "alive": member.alive,
                 "ready": member.ready,
                 "reason": member.reason,
-                "lastHeardMs": member.last_heard_ms,
+                "lastHeardMs": member.silent_ms,
             }
             for member in (daemon.members if daemon else ())
         ],
@@ -155,11 +155,11 @@ def _conflict(view: NodeSnapshot, conflict: Conflict) -> dict[str, Any]:
     """Return a conflict in the form of a change, with the same master before and after."""
     state = view.state(conflict.id)
     now = Change(conflict.id, state.master if state else "", state.master if state else "",
-                 state.epoch if state else 0, conflict.since, 0, conflict_words(conflict))  # fmt: skip
+                 state.epoch if state else 0, conflict.since, 0, conflict_text(conflict))  # fmt: skip
     return _change(view, now)
 
 
-def conflict_words(conflict: Conflict) -> str:
+def conflict_text(conflict: Conflict) -> str:
     """Return the description of an address conflict."""
     return f"{conflict.mac} on {conflict.interface} claims {conflict.address} too"
 

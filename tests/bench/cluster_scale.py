@@ -193,10 +193,10 @@ def main() -> int:
     parser.add_argument("--policies", type=int, default=300)
     parser.add_argument("--document", type=Path, metavar="FILE", help="writes the table into it")
     options = parser.parse_args()
-    words = text(measure(options.pods, options.others, options.policies))
-    print(words)
+    message = text(measure(options.pods, options.others, options.policies))
+    print(message)
     if options.document:
-        report.write_section(options.document, SECTION, words)
+        report.write_section(options.document, SECTION, message)
     return 0
 
 

@@ -71,10 +71,10 @@ def main() -> None:
             for client, body in CLIENTS.items():
                 found[client].append(_cost(body, directory))
     command = f"`.venv/bin/python -m {parser.prog} --runs {options.runs}`"
-    words = "\n".join((command, "", report.machine(), "", _table(found)))
-    print(words)
+    message = "\n".join((command, "", report.machine(), "", _table(found)))
+    print(message)
     if options.document:
-        report.write_section(options.document, SECTION, words)
+        report.write_section(options.document, SECTION, message)
 
 
 def _cost(body: str, directory: Path) -> tuple[float, float]:

@@ -145,10 +145,10 @@ class _Drawing:
         self._draw.rectangle((self._x(0), top + 1, self._x(found.median), top + _BAR - 2), colour)
         self._draw.line((self._x(found.median), middle, self._x(found.worst), middle), colour, 2)
         self._draw.line((self._x(found.worst), top + 2, self._x(found.worst), top + _BAR - 3), colour, 2)
-        words = f"{found.median:.0f} / {found.worst:.0f}"
+        message = f"{found.median:.0f} / {found.worst:.0f}"
         if row.overlap:
-            words += f"   two owners: {row.overlap:.0f} ms"
-        self._draw.text((self._x(found.worst) + 6, middle), words, colour, self._small, anchor="lm")
+            message += f"   two owners: {row.overlap:.0f} ms"
+        self._draw.text((self._x(found.worst) + 6, middle), message, colour, self._small, anchor="lm")
 
     def _x(self, value: float) -> float:
         return _MARGIN + _LABEL + min(value, self._most) / self._most * (_PLOT - 140)
@@ -169,5 +169,5 @@ def _ticks(most: float) -> list[float]:
 
 def _version(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    words = (done.stdout + done.stderr).split()
-    return next((word.strip("v,") for word in words if word.lstrip("v")[:1].isdigit()), "unknown")
+    message = (done.stdout + done.stderr).split()
+    return next((token.strip("v,") for token in message if token.lstrip("v")[:1].isdigit()), "unknown")

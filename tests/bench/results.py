@@ -105,9 +105,9 @@ def compared(ours: Summary, theirs: Summary, median: float = 1.0, worst: float =
     """Whether a goal is met that ours is at most so many times theirs, in words and as it is."""
     ratios = (ours.median / theirs.median, ours.worst / theirs.worst)
     met = ratios[0] <= median and ratios[1] <= worst
-    words = (
+    message = (
         f"median {ours.median:.1f} ms beside {theirs.median:.1f} ms ({ratios[0]:.3f} times; the goal is {median:g}), "
         f"worst {ours.worst:.1f} ms beside {theirs.worst:.1f} ms ({ratios[1]:.3f} times; the goal is {worst:g}): "
         f"{'met' if met else '**not met**'}"
     )
-    return words, met
+    return message, met

@@ -60,9 +60,9 @@ def table(found: Sequence[Measured]) -> str:
         f"| {kind} | " + " | ".join(f"{each.size:,}" for each in found) + " |",
         "|---|" + "---|" * len(found),
     ]
-    for field, (words, unit) in UNITS.items():
+    for field, (message, unit) in UNITS.items():
         values = [float(getattr(each.costs, field)) for each in found]
-        lines.append(f"| {words}, {unit} | " + " | ".join(_cells(values)) + " |")
+        lines.append(f"| {message}, {unit} | " + " | ".join(_cells(values)) + " |")
     for name in found[0].costs.objects:
         counts = [each.costs.objects[name] for each in found]
         lines.append(f"| {name} | " + " | ".join(f"{count:,}" for count in counts) + " |")
@@ -107,12 +107,12 @@ def main() -> int:
     if options.sizes:
         kinds = {options.only[0]: tuple(map(int, options.sizes.split(",")))}
     found = run(kinds, options.rest)
-    words = text(found, " ".join((COMMAND, *sys.argv[1:])))
-    print(words)
+    message = text(found, " ".join((COMMAND, *sys.argv[1:])))
+    print(message)
     if options.json:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
     if options.document:
-        report.write_section(options.document, SECTION, words)
+        report.write_section(options.document, SECTION, message)
     return 0
 
 

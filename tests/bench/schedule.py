@@ -148,10 +148,10 @@ class Schedule:
         """Until addresses have changed hands so often, or something is wrong."""
         while self.report.failovers.total() < failovers and not self.report.problems:
             before = self.report.failovers.total()
-            words = self.round()
+            message = self.round()
             self.report.failovers = self._caused()
             changes = self.report.failovers.total() - before
-            self._log(f"{before + changes:>4}  {words}: {changes} changes")
+            self._log(f"{before + changes:>4}  {message}: {changes} changes")
         self.report.problems += [
             problem for problem in self._watch.end() if problem not in self.report.problems
         ]
@@ -161,7 +161,7 @@ class Schedule:
 
     def round(self) -> str:
         """All its faults, and the time until all is well again. Returns what it was, in words."""
-        words, most = [], 0
+        message, most = [], 0
         began = time.monotonic()
         with self._healed_at_last():
             for event in plan(self._source, self._faults):
@@ -169,11 +169,11 @@ class Schedule:
                 if event.heals:
                     self._heal(event.fault)
                 else:
-                    words.append(self._strike(event.fault))
+                    message.append(self._strike(event.fault))
                 most = max(most, len(self._struck))
         self.report.rounds += 1
         self.report.doubled += most > 1
-        text = " + ".join(words)
+        text = " + ".join(message)
         self.report.problems += [f"{text}: {problem}" for problem in self._recover()]
         return f"{text}; {time.monotonic() - began:.1f} s"
 

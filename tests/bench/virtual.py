@@ -126,16 +126,16 @@ def watch(
         after = _only_owner(observers, address, failure)
         silence = longest(flow.stop())
         attempts = observers.attempts()
-        heard = observers.frames()
+        received = observers.frames()
         wrong = _wrong(capture, address)
-    changes = takeovers(heard)
+    changes = takeovers(received)
     return VirtualRun(
         failure.name,
         before,
         after,
         silence.milliseconds,
         silence.lost,
-        longest_overlap(overlaps(heard)),
+        longest_overlap(overlaps(received)),
         len(changes),
         max((change.gap for change in changes), default=0.0),
         wrong,

@@ -187,8 +187,8 @@ def verdict(one: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]) -> tu
     """Whether many addresses need at most :data:`FACTOR` times as long as one, by the medians of their last."""
     base, last = (statistics.median(run["last"] for run in runs) for runs in (one, many))
     met = last <= FACTOR * base
-    words = f"{last:.0f} ms beside {base:.0f} ms, {last / base:.2f} times (the goal is {FACTOR:g} at most)"
-    return f"{words}: {'met' if met else '**not met**'}", met
+    message = f"{last:.0f} ms beside {base:.0f} ms, {last / base:.2f} times (the goal is {FACTOR:g} at most)"
+    return f"{message}: {'met' if met else '**not met**'}", met
 
 
 def text(found: dict[str, Any], command: str) -> str:
@@ -272,8 +272,8 @@ def main() -> int:
     keep()
     if "addresses" not in found:
         return 0
-    words, met = verdict(*found["addresses"])
-    print(f"the last of many addresses beside one: {words}".replace("**", ""))
+    message, met = verdict(*found["addresses"])
+    print(f"the last of many addresses beside one: {message}".replace("**", ""))
     return 0 if met else 1
 
 

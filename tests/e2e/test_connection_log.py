@@ -243,8 +243,8 @@ def test_whois_at_a_time(lab: Lab, pod: Pod) -> None:
     end = f"{ADDRESS}:{line['egressPort']}"
 
     def found(node: Node, at: str) -> list[Line]:
-        words = node.machine.command(str(EGRESSCTL), "--config", str(node.agent.config), "-o", "json")
-        asked = [*words, "whois", end, "--to", f"{OUTSIDE}:{UNSELECTED}", "--at", at]
+        message = node.machine.command(str(EGRESSCTL), "--config", str(node.agent.config), "-o", "json")
+        asked = [*message, "whois", end, "--to", f"{OUTSIDE}:{UNSELECTED}", "--at", at]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=30, check=False)
         connections: list[Line] = json.loads(done.stdout)["connections"]
         assert done.returncode == (0 if connections else 1)

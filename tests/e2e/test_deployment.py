@@ -96,7 +96,7 @@ def test_nothing_is_missing_and_no_right_is_too_many(lab: Lab, nodes: dict[str, 
     wanted = sum(1 << number for number in CAPABILITIES)
     for each in nodes.values():
         problems = [problem["message"] for problem in each.node.agent.status()["problems"]]
-        refused = [words for words in problems if words.startswith("no real-time scheduling")]
+        refused = [message for message in problems if message.startswith("no real-time scheduling")]
         # Where the kernel has real-time groups, the budget may come a moment too late.
         assert problems == (refused if RT_GROUPS.exists() else [])
         for name in ("agent", "keeper"):

@@ -36,24 +36,24 @@ def objects(*addresses: str, when_no_gateway: str = "Drop", connection_sync: boo
 
 
 @pytest.fixture(scope="module")
-def standing_lab(plugin: Path) -> Iterator[Lab]:
+def shared_lab(plugin: Path) -> Iterator[Lab]:
     with settled("test_ipv6", topology.dual_stack(), objects=objects(ADDRESS, ADDRESS6)) as made:
         yield made
 
 
 @pytest.fixture
-def lab(standing_lab: Lab) -> Lab:
+def lab(shared_lab: Lab) -> Lab:
     """Both addresses have a master, and all others are ready to follow."""
-    standing_lab.publish("objects", objects(ADDRESS, ADDRESS6))
-    until(lambda: set(masters(standing_lab)) == {ADDRESS, ADDRESS6}, "the gateway has both addresses")
-    until(lambda: all(masters(standing_lab).values()), "each address has a master", 20)
-    standing_lab.wait_settled(GATEWAY, 40)
-    return standing_lab
+    shared_lab.publish("objects", objects(ADDRESS, ADDRESS6))
+    until(lambda: set(masters(shared_lab)) == {ADDRESS, ADDRESS6}, "the gateway has both addresses")
+    until(lambda: all(masters(shared_lab).values()), "each address has a master", 20)
+    shared_lab.wait_settled(GATEWAY, 40)
+    return shared_lab
 
 
 @pytest.fixture(scope="module", params=["bridge", "ptp"])
-def pod(standing_lab: Lab, request: pytest.FixtureRequest) -> Pod:
-    return standing_lab.nodes["w1"].pod(f"backend-{request.param}", BACKEND, kind=request.param)
+def pod(shared_lab: Lab, request: pytest.FixtureRequest) -> Pod:
+    return shared_lab.nodes["w1"].pod(f"backend-{request.param}", BACKEND, kind=request.param)
 
 
 def masters(lab: Lab) -> dict[str, str]:

@@ -38,7 +38,7 @@ COUNT = 300
 
 
 @pytest.fixture(scope="module")
-def standing_lab(plugin: Path) -> Iterator[Lab]:
+def shared_lab(plugin: Path) -> Iterator[Lab]:
     with settled("test_ipv6_underlay", topology.ipv6_underlay(), objects=virtual_objects()) as made:
         yield made
 
@@ -49,16 +49,16 @@ def virtual_objects() -> list[documents.Document]:
 
 
 @pytest.fixture
-def lab(standing_lab: Lab) -> Lab:
+def lab(shared_lab: Lab) -> Lab:
     """Each address has a master, and all others are ready to follow."""
-    until(lambda: len(masters(standing_lab)) == 2 and all(masters(standing_lab).values()), "two masters", 20)
-    standing_lab.wait_settled(GATEWAY, 40)
-    return standing_lab
+    until(lambda: len(masters(shared_lab)) == 2 and all(masters(shared_lab).values()), "two masters", 20)
+    shared_lab.wait_settled(GATEWAY, 40)
+    return shared_lab
 
 
 @pytest.fixture(scope="module", params=["bridge", "ptp"])
-def pod(standing_lab: Lab, request: pytest.FixtureRequest) -> Pod:
-    return standing_lab.nodes["w1"].pod(f"backend-{request.param}", BACKEND, kind=request.param)
+def pod(shared_lab: Lab, request: pytest.FixtureRequest) -> Pod:
+    return shared_lab.nodes["w1"].pod(f"backend-{request.param}", BACKEND, kind=request.param)
 
 
 def masters(lab: Lab) -> dict[str, str]:

@@ -58,7 +58,7 @@ def names_missing(node: Node) -> bool:
     return "cluster key is missing" in problems(node)
 
 
-def heard_signs(lab: Lab) -> set[str]:
+def signing_keys(lab: Lab) -> set[str]:
     """Return the fingerprints that the nodes sign with, as all of them hear it."""
     answers = [shown(node) for node in lab.nodes.values()]
     return {answer["signs"] for answer in answers} | {
@@ -71,13 +71,13 @@ def test_a_key_is_replaced_without_a_lost_probe_or_a_new_master(lab: Lab, keys: 
     master, nodes = lab.wait_settled(GATEWAY), list(lab.nodes.values())
     epoch = nodes[0].agent.status()["egressIPs"][0]["epoch"]
     pod = lab.nodes["w1"].pod("rotating", BACKEND)
-    until(lambda: heard_signs(lab) == {old}, "all nodes sign with the first key")
+    until(lambda: signing_keys(lab) == {old}, "all nodes sign with the first key")
     assert pod.request(SELECTED).address == lab.nodes[master].host.egress_ip
     with lab.probing(pod) as probing:
         write(keys / "next.key", NEW)
         until(lambda: all(set(shown(n)["accepts"]) == {old, new} for n in nodes), "all accept the second key")
         write(keys / "cluster.key", NEW)
-        until(lambda: heard_signs(lab) == {new}, "all nodes sign with the second key")
+        until(lambda: signing_keys(lab) == {new}, "all nodes sign with the second key")
         assert "step 3 of 3" in shown(nodes[0])["next"]
         (keys / "previous.key").unlink()
         until(lambda: all(shown(n)["accepts"] == [new] for n in nodes), "nobody accepts the first key")

@@ -169,14 +169,15 @@ def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: 
         lab.mend(before)
     lab.wait_settled(GATEWAY, 40)
 
-    def told() -> list[str]:
+    def reported() -> list[str]:
         events = cluster.call("GET", "/api/v1/namespaces/default/events")["items"]
         return [
             e["message"] for e in events if (e["reason"], e["source"]["host"]) == ("MasterChanged", after)
         ]
 
     until(
-        lambda: [message for message in told() if f"{before} -> {after}" in message], "an Event tells of it"
+        lambda: [message for message in reported() if f"{before} -> {after}" in message],
+        "an Event tells of it",
     )
     assert ready(cluster, f"{POLICIES}/backend-to-{GATEWAY}") == ("True", "GatewayFound")
 
@@ -204,7 +205,7 @@ def test_a_gateway_that_nobody_can_serve_says_so(lab: Lab, cluster: Cluster) -> 
 
 
 def test_a_policy_that_names_no_gateway_says_so(lab: Lab, cluster: Cluster) -> None:
-    def told() -> list[str]:
+    def reported() -> list[str]:
         events = cluster.call("GET", "/api/v1/namespaces/default/events")["items"]
         return [event["type"] for event in events if event["involvedObject"]["name"] == "lost"]
 
@@ -213,7 +214,7 @@ def test_a_policy_that_names_no_gateway_says_so(lab: Lab, cluster: Cluster) -> N
         until(
             lambda: ready(cluster, f"{POLICIES}/lost") == ("False", "GatewayNotFound"), "its status says it"
         )
-        until(lambda: told() == ["Warning"], "an Event tells of it")
+        until(lambda: reported() == ["Warning"], "an Event tells of it")
     finally:
         cluster.call("DELETE", f"{POLICIES}/lost")
 
@@ -357,7 +358,7 @@ def attached(node: Node) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("port", "part", "told", "taken_back"),
+    ("port", "part", "reported", "taken_back"),
     [
         (9901, "", {"spec": {"unschedulable": True}}, {"spec": {"unschedulable": False}}),
         (
@@ -371,13 +372,13 @@ def attached(node: Node) -> set[str]:
     ids=["cordoned", "drained", "shut down"],
 )
 def test_a_node_that_is_to_give_way_hands_over_and_loses_nothing(
-    lab: Lab, cluster: Cluster, node: Node, port: int, part: str, told: Any, taken_back: Any
+    lab: Lab, cluster: Cluster, node: Node, port: int, part: str, reported: Any, taken_back: Any
 ) -> None:
     before = master(lab)
     lab.serve("outside", port)
     pod = node.pod("talking", BACKEND)
     with lab.probing(pod, port) as probing:
-        cluster.call("PATCH", f"/api/v1/nodes/{before}{part}", told)
+        cluster.call("PATCH", f"/api/v1/nodes/{before}{part}", reported)
         try:
             after = until(lambda: another(lab, before), "another master")
             [why] = [m["reason"] for m in lab.nodes[before].agent.status()["members"] if m["node"] == before]

@@ -157,14 +157,14 @@ def test_a_node_that_has_not_heard_of_a_replacement_makes_no_second_owner(lab: L
                 until(lambda: lab.master(GATEWAY, asked="w1") != before, "the master is lost")
             finally:
                 lab.mend(before)
-        until(lambda: heard(lab, late), f"{late} hears the API again", 60)
+        until(lambda: received(lab, late), f"{late} hears the API again", 60)
         assert master(lab)
         until(lambda: pod.request(port, 0.3).address == VIRTUAL, "requests pass")
         assert capture.sources(port) == {VIRTUAL}
         assert observers.overlaps() == []
 
 
-def heard(lab: Lab, name: str) -> bool:
+def received(lab: Lab, name: str) -> bool:
     """Whether a node knows the one that has come last."""
     return LAST in {member["node"] for member in lab.nodes[name].agent.status()["members"]}
 

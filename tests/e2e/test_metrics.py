@@ -164,14 +164,14 @@ def test_a_port_in_use_breaks_nothing(lab: Lab, pod: Pod, master: Node) -> None:
         other.bind(LISTEN)
         other.listen()
         master.agent.start()
-        words = "cannot listen on 127.0.0.1:9479: Address already in use"
+        message = "cannot listen on 127.0.0.1:9479: Address already in use"
 
-        def told() -> bool:
-            return any(words in problem["message"] for problem in master.agent.status()["problems"])
+        def reported() -> bool:
+            return any(message in problem["message"] for problem in master.agent.status()["problems"])
 
-        until(told, "status tells")
-        assert words in master.agent.log.read_text()
+        until(reported, "status tells")
+        assert message in master.agent.log.read_text()
         assert lab.wait_settled(GATEWAY) == master.name
         assert pod.request(SELECTED).address == ADDRESS
     until(lambda: asked(master, "/readyz")[0] == 200, "it listens when it can", 5)
-    assert not told()
+    assert not reported()

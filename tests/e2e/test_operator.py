@@ -90,8 +90,8 @@ def asked(node: Node, *arguments: str) -> Any:
 
 def ended(node: Node, *command: str | Path) -> subprocess.CompletedProcess[str]:
     """Return a program on a node, however it ends."""
-    words = node.machine.command(*map(str, command))
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    message = node.machine.command(*map(str, command))
+    done = subprocess.run(message, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr
     return done
 

@@ -180,7 +180,7 @@ def test_an_interface_that_takes_smaller_packets_than_the_tunnels_is_a_problem(l
 
     node.machine.ip(f"link set {interface} mtu 1400")
     try:
-        until(lambda: any("more than 1400 bytes" in words for words in said()), "a problem", NAMED_S)
+        until(lambda: any("more than 1400 bytes" in message for message in said()), "a problem", NAMED_S)
         found = examined(lab, master)
         assert any("more than 1400 bytes" in each for each in found), found
         assert reason_of(lab, master) == ""
@@ -252,14 +252,14 @@ def test_without_our_rules_a_probe_gets_no_further_than_the_next_hop(lab: Lab) -
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault: str) -> None:
     """Both nodes serve in turns: one in its hold time serves where no other can."""
-    commands, words = FAULTS[fault]
+    commands, message = FAULTS[fault]
     before = until(lambda: lab.master(GATEWAY, asked="w1"), "the worker knows a master")
     machine = lab.nodes[before].machine
     try:
         machine.run("sh", "-ec", commands)
-        until(lambda: words in reason_of(lab, before), f"{before} says {words}", NAMED_S)
+        until(lambda: message in reason_of(lab, before), f"{before} says {message}", NAMED_S)
         found = examined(lab, before)
-        assert any(words in each for each in found), found
+        assert any(message in each for each in found), found
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", before), "another master", NAMED_S)
         remedy = reason_of(lab, before).rpartition(": ")[2]
         if fault == "iptables-legacy":

@@ -80,9 +80,9 @@ def test_a_closed_node_is_named_and_another_one_serves(lab: Lab) -> None:
     assert pod.request(9700).address == VIRTUAL
     machine.run(*CLOSE)
     try:
-        words = "nftables table ip filter, chain FORWARD, drops them (the policy of the chain)"
-        until(lambda: words in reason_of(lab, before), f"{before} says {words}", NAMED_S)
-        assert any(words in each for each in examined(lab, before))
+        message = "nftables table ip filter, chain FORWARD, drops them (the policy of the chain)"
+        until(lambda: message in reason_of(lab, before), f"{before} says {message}", NAMED_S)
+        assert any(message in each for each in examined(lab, before))
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", before), "another master", NAMED_S)
         assert pod.request(9700, seconds=5).address == VIRTUAL
         remedy = reason_of(lab, before).rpartition(": ")[2]

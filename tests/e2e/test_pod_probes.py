@@ -51,8 +51,8 @@ def masters(lab: Lab) -> dict[str, str]:
 def probed(node: Node, *arguments: str) -> tuple[int, dict[str, Any]]:
     """Return the exit code, and the line about each address."""
     command = str(EGRESSCTL), "--config", str(node.agent.config), "-o", "json", "test", *arguments
-    words = node.machine.command(*command)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    message = node.machine.command(*command)
+    done = subprocess.run(message, capture_output=True, text=True, timeout=30, check=False)
     assert "Traceback" not in done.stderr
     rows = json.loads(done.stdout)["tests"] if done.stdout else []
     return done.returncode, {row["ip"]: row for row in rows}
@@ -87,8 +87,8 @@ def test_one_node_lets_all_test(lab: Lab) -> None:
         GATEWAY,
         "--all",
     )
-    words = lab.nodes["g2"].machine.command(*command, "--to", f"{OUTSIDE}:{SELECTED}")
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    message = lab.nodes["g2"].machine.command(*command, "--to", f"{OUTSIDE}:{SELECTED}")
+    done = subprocess.run(message, capture_output=True, text=True, timeout=60, check=False)
     found = {(row["node"], row["ip"]): row for row in json.loads(done.stdout)["tests"]}
     for name in lab.nodes:
         assert found[name, ADDRESS]["result"] == "ok", found[name, ADDRESS]

@@ -88,8 +88,8 @@ def content(node: Node) -> dict[str, str]:
 def group(node: Node) -> tuple[int, dict[str, dict[str, Any]]]:
     """Return exit code and rows of ``egressctl status --all``."""
     program = str(EGRESSCTL), "--config", str(node.agent.config), "-o", "json", "status", "--all"
-    words = node.machine.command(*program)
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    message = node.machine.command(*program)
+    done = subprocess.run(message, capture_output=True, text=True, timeout=30, check=False)
     assert done.stdout, done.stderr
     return done.returncode, {row["node"]: row for row in json.loads(done.stdout)["nodes"]}
 
@@ -150,7 +150,7 @@ def test_an_invalid_set_is_not_sent(lab: Lab) -> None:
     operator = Operator(lab)
     before = content(lab.nodes["w2"])
     operator.write("objects", documents.virtual_ip(["172.16.0.300"], GATEWAY))
-    told = []
+    reported = []
     for command in ("push", "validate"):
         program = (
             str(EGRESSCTL),
@@ -162,9 +162,9 @@ def test_an_invalid_set_is_not_sent(lab: Lab) -> None:
         done = subprocess.run(
             lab.nodes["w1"].machine.command(*program), capture_output=True, text=True, timeout=60, check=False
         )
-        told.append((done.returncode, done.stdout))
-    assert told[0] == told[1]
-    assert told[0][0] == 1
+        reported.append((done.returncode, done.stdout))
+    assert reported[0] == reported[1]
+    assert reported[0][0] == 1
     assert content(lab.nodes["w2"]) == before
 
 

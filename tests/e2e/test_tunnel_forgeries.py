@@ -44,7 +44,7 @@ SYNC = (ids.SYNC_GROUP, ids.SYNC_PORT)
 
 
 @pytest.fixture(scope="module", params=UNDERLAYS)
-def standing_lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+def shared_lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
     machines = topology.ipv6_underlay() if request.param == "6" else topology.dual_stack(workers=2)
     shown = list(SHOWN.values())
     objects = documents.virtual_ip(shown, GATEWAY, connection_sync=True, destinations=DESTINATIONS)
@@ -53,10 +53,10 @@ def standing_lab(plugin: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def lab(standing_lab: Lab) -> Lab:
+def lab(shared_lab: Lab) -> Lab:
     """Return the lab when all nodes name the same two masters."""
-    until(lambda: two_masters(standing_lab), "two masters", 30)
-    return standing_lab
+    until(lambda: two_masters(shared_lab), "two masters", 30)
+    return shared_lab
 
 
 @pytest.fixture(params=[4, 6], ids=["ipv4", "ipv6"])
@@ -65,8 +65,8 @@ def family(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="module")
-def pod(standing_lab: Lab) -> Pod:
-    return standing_lab.nodes["w1"].pod("backend-1", BACKEND)
+def pod(shared_lab: Lab) -> Pod:
+    return shared_lab.nodes["w1"].pod("backend-1", BACKEND)
 
 
 def two_masters(lab: Lab) -> bool:

@@ -96,7 +96,7 @@ def noted(node: Node, pod: Pod) -> bool | None:
     return next((one["held"] for one in latest if one["name"] == pod.name), None)
 
 
-def told(lab: Lab) -> str:
+def reported(lab: Lab) -> str:
     assert lab.cluster is not None
     return "\n".join(event["message"] for event in lab.cluster.events("PodBesidePlugin"))
 
@@ -112,7 +112,7 @@ def test_a_selected_pod_sends_nothing_by_another_address(
     assert pod.request(SELECTED).address == VIRTUAL
     assert capture.sources(SELECTED) == {VIRTUAL}
     assert noted(node, pod) is not None
-    until(lambda: f"prod/{pod.name} started beside" in told(lab), "the Event of the node")
+    until(lambda: f"prod/{pod.name} started beside" in reported(lab), "the Event of the node")
 
 
 @pytest.mark.parametrize("kind", KINDS)

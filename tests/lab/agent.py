@@ -57,8 +57,8 @@ class Agent:
             return False
         code = self._process.poll()
         if code is not None and not self._told:
-            words = self.log.read_text().strip().rpartition("\n")[2]
-            raise RuntimeError(f"the agent of {self.machine.name} ended by itself, exit {code}: {words}")
+            message = self.log.read_text().strip().rpartition("\n")[2]
+            raise RuntimeError(f"the agent of {self.machine.name} ended by itself, exit {code}: {message}")
         return code is None
 
     def start(self) -> None:

@@ -38,8 +38,8 @@ def run(
         argv, input=text, env=environment, capture_output=True, text=True, timeout=seconds, check=False
     )
     if done.returncode not in accepted:
-        words = (done.stderr or done.stdout).strip()
-        raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}: {words}")
+        message = (done.stderr or done.stdout).strip()
+        raise CommandFailed(f"{' '.join(argv)}: exit {done.returncode}: {message}")
     return done.stdout
 
 

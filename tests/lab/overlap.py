@@ -140,9 +140,9 @@ def owner_at_end(frames: Iterable[Frame], window: float, end: int) -> dict[str, 
     """For each address that was ever heard: the nodes that spoke in the ``window`` ms before ``end`` (ns)."""
     found: dict[str, set[str]] = defaultdict(set)
     for frame in frames:
-        heard = found[frame.address]
+        received = found[frame.address]
         if end - window * _MS < frame.at <= end:
-            heard.add(frame.node)
+            received.add(frame.node)
     return {address: tuple(sorted(nodes)) for address, nodes in found.items()}
 
 

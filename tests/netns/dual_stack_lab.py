@@ -89,7 +89,7 @@ def take(node: Node) -> None:
     node.machine.inside(remove)
 
 
-def stand(lab: Lab, master: str = "g1", **changes: object) -> None:
+def install(lab: Lab, master: str = "g1", **changes: object) -> None:
     """Every node learns of this master."""
     six = changes.get("underlay") == 6
     for name, node in lab.nodes.items():
@@ -102,7 +102,7 @@ def stand(lab: Lab, master: str = "g1", **changes: object) -> None:
 @contextlib.contextmanager
 def served(lab: Lab, underlay: int) -> Iterator[None]:
     """Give g1 the virtual address while the block runs. All nodes know that, and no connection is open."""
-    stand(lab, underlay=underlay)
+    install(lab, underlay=underlay)
     put(lab.nodes["g1"])
     lab.clear()
     try:

@@ -29,7 +29,7 @@ TEXT = fence_nft(BOTH, ["eth1"])
 
 
 @pytest.fixture(scope="module")
-def standing() -> Iterator[Wire]:
+def shared() -> Iterator[Wire]:
     with wire("egwfe") as made:
         made.far.ip(f"neighbour replace {VIRTUAL} lladdr {made.mac(made.near)} dev eth1")
         made.near.ip(
@@ -41,10 +41,10 @@ def standing() -> Iterator[Wire]:
 
 
 @pytest.fixture
-def line(standing: Wire) -> Wire:
+def line(shared: Wire) -> Wire:
     """Return the fence stands on ``near``, and is closed."""
-    standing.near.inside(lambda: nft.apply(TEXT))
-    return standing
+    shared.near.inside(lambda: nft.apply(TEXT))
+    return shared
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def fence(line: Wire) -> Iterator[Fence]:
 
 
 @pytest.fixture(params=["in place", "by deleting and adding"])
-def each_way(request: pytest.FixtureRequest, fence: Fence) -> Fence:
-    """Return the second way is that of kernels before 6.12."""
+def each_variant(request: pytest.FixtureRequest, fence: Fence) -> Fence:
+    """Return the fence with each way of refreshing an element; kernels before 6.12 delete and add it."""
     fence.ticket(99, SHORT)
     if request.param != "in place":
         fence._in_place = False

@@ -166,7 +166,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     if os.geteuid():
         pytest.skip("needs root: network namespaces")
     for name in existing(PREFIX):
@@ -182,6 +182,6 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def cluster(standing: Cluster) -> Cluster:
-    standing.settled()
-    return standing
+def cluster(shared: Cluster) -> Cluster:
+    shared.settled()
+    return shared

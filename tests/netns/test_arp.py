@@ -24,7 +24,7 @@ SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def standing() -> Iterator[Lan]:
+def shared() -> Iterator[Lan]:
     made = Lan()
     made.delete()
     try:
@@ -35,9 +35,9 @@ def standing() -> Iterator[Lan]:
 
 
 @pytest.fixture
-def lan(standing: Lan) -> Iterator[Lan]:
-    yield standing
-    for machine in (standing.a, standing.b, standing.c):
+def lan(shared: Lan) -> Iterator[Lan]:
+    yield shared
+    for machine in (shared.a, shared.b, shared.c):
         machine.ip("neighbour flush all", "link set eth1 up")
         for _, address in owned(machine):
             machine.ip(f"address delete {address} dev eth1")
@@ -70,9 +70,9 @@ class Ears:
 
     def __init__(self, machine: Namespace) -> None:
         self.selector = selectors.DefaultSelector()
-        self.heard: list[tuple[str, str, str]] = []
+        self.received: list[tuple[str, str, str]] = []
         self.announcer = machine.inside(Announcer)
-        self.announcer.listen(self.selector, lambda *claim: self.heard.append(claim))
+        self.announcer.listen(self.selector, lambda *claim: self.received.append(claim))
         self.machine = machine
 
     def watch(self, *targets: tuple[str, str]) -> None:
@@ -86,7 +86,7 @@ class Ears:
         return bool(ready)
 
     def expect(self, claim: tuple[str, str, str]) -> None:
-        until(lambda: self.wakes() and claim in self.heard, f"{claim} is heard")
+        until(lambda: self.wakes() and claim in self.received, f"{claim} is heard")
 
     def close(self) -> None:
         self.announcer.close()
@@ -173,7 +173,7 @@ def test_nothing_else_wakes_the_listener(lan: Lan, ears: Ears) -> None:
     # All of it has arrived before this.
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
     ears.expect((VIRTUAL, mac(lan.b), "eth1"))
-    assert ears.heard == [(VIRTUAL, mac(lan.b), "eth1")]
+    assert ears.received == [(VIRTUAL, mac(lan.b), "eth1")]
 
 
 def test_own_claims_that_come_back_do_not_count(lan: Lan, ears: Ears) -> None:
@@ -181,14 +181,14 @@ def test_own_claims_that_come_back_do_not_count(lan: Lan, ears: Ears) -> None:
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.a)))
     send(lan.b, arp.gratuitous(VIRTUAL, "02:00:00:00:00:99"))
     ears.expect((VIRTUAL, "02:00:00:00:00:99", "eth1"))
-    assert len(ears.heard) == 1
+    assert len(ears.received) == 1
 
 
 def test_the_watch_changes(lan: Lan, ears: Ears) -> None:
     ears.watch((VIRTUAL, "eth2"))
     send(lan.b, arp.gratuitous(VIRTUAL, mac(lan.b)))
     until(ears.wakes, "it is read")
-    assert ears.heard == []
+    assert ears.received == []
     ears.watch((VIRTUAL, "eth1"), ("2001:DB8:0::50", "eth1"))
     send(lan.b, arp.advertisement(VIRTUAL6, mac(lan.b)))
     ears.expect(("2001:DB8:0::50", mac(lan.b), "eth1"))

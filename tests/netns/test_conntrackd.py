@@ -18,7 +18,7 @@ from .conntrackd_lab import PREFIX, SERVER, TIMEOUT_S, TUNNELED, VIRTUAL, WORKER
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     if os.geteuid():
         pytest.skip("needs root: network namespaces")
     for name in existing(PREFIX):
@@ -32,17 +32,17 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def bench(standing: Bench) -> Iterator[Bench]:
+def bench(shared: Bench) -> Iterator[Bench]:
     """All three in sync, the first one master, and no entry anywhere."""
-    standing.move("g1")
-    for gateway in standing.gateways.values():
+    shared.move("g1")
+    for gateway in shared.gateways.values():
         gateway.flush()
         gateway.start()
-    standing.gateways["g1"].set_role("master")
-    for gateway in standing.gateways.values():
+    shared.gateways["g1"].set_role("master")
+    for gateway in shared.gateways.values():
         gateway.in_sync()
-    yield standing
-    for gateway in standing.gateways.values():
+    yield shared
+    for gateway in shared.gateways.values():
         gateway.stop()
 
 

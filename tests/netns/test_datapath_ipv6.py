@@ -22,7 +22,7 @@ from tests.lab.waiting import until
 from .datapath_lab import MTU, SERVICE, SERVICE6, TAG, Lab, plan, v6
 from .datapath_lab import VIRTUAL6 as VIRTUAL
 from .datapath_traffic import PORT, family_of, is_reset
-from .dual_stack_lab import DEVICE, SIXTH, plan6, put, stand, take
+from .dual_stack_lab import DEVICE, SIXTH, install, plan6, put, take
 
 G1, W1 = "172.16.0.7", "10.0.0.11"
 ICMP_UNREACHABLE, ICMP6_UNREACHABLE = 3, 1
@@ -31,12 +31,12 @@ UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EACCES)
 
 
 @pytest.fixture(params=["1", "0"], ids=["bridge-nf", "no-bridge-nf"])
-def bridge_nf(standing_lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
+def bridge_nf(shared_lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
     names = [f"net/bridge/bridge-nf-call-{tables}" for tables in ("iptables", "ip6tables")]
-    for node in standing_lab.nodes.values():
+    for node in shared_lab.nodes.values():
         node.machine.sysctl(dict.fromkeys(names, request.param))
     yield
-    for node in standing_lab.nodes.values():
+    for node in shared_lab.nodes.values():
         node.machine.sysctl(dict.fromkeys(names, "1"))
 
 
@@ -75,7 +75,7 @@ def test_a_worker_without_any_ipv6_address_serves_its_pods(lab6: Lab) -> None:
 
 @pytest.mark.parametrize("pod", ["bridged", "routed", "onmaster"])
 def test_without_a_master_the_pod_gets_an_error_at_once(lab6: Lab, pod: str) -> None:
-    stand(lab6, master="")
+    install(lab6, master="")
     with lab6.witness() as witness:
         with pytest.raises(OSError) as failure:
             lab6.pods[pod].connect(SERVICE6)
@@ -153,7 +153,7 @@ def test_connections_end_where_the_master_comes_to_the_pods_node_or_leaves_it(la
     with client.connect(SERVICE6) as conversation, lab6.witness() as witness:
         take(lab6.nodes["g1"])
         put(lab6.nodes["g2"])
-        stand(lab6, master="g2")
+        install(lab6, master="g2")
         assert is_reset(conversation)
         assert client.seen_as(SERVICE6) == VIRTUAL
         assert witness.sources() == {VIRTUAL}
@@ -244,7 +244,7 @@ def _restore_ipv6(lab: Lab) -> None:
 @pytest.mark.parametrize("service", [SERVICE, SERVICE6])
 def test_an_answer_nobody_waits_for_gets_no_answer(lab6: Lab, underlay: int, service: str) -> None:
     """The address inside the tunnel may be none of the worker's: not even its routing may answer."""
-    stand(lab6, underlay=underlay)
+    install(lab6, underlay=underlay)
     worker, pod = lab6.nodes["w1"].machine, lab6.pods["bridged"]
     own, shown = (v6(pod.address), VIRTUAL) if ":" in service else (pod.address, G1)
     protocol = socket.IPPROTO_ICMPV6 if ":" in service else socket.IPPROTO_ICMP
@@ -289,7 +289,7 @@ def test_a_tunnel_too_small_for_ipv6_carries_ipv4(lab6: Lab) -> None:
 @pytest.mark.parametrize("underlay", [4, 6])
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
 def test_segments_fit_into_the_tunnel(lab6: Lab, pod: str, underlay: int) -> None:
-    stand(lab6, underlay=underlay)
+    install(lab6, underlay=underlay)
     with lab6.outside.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3)) as sniffer:
         lab6.outside.inside(lambda: sniffer.bind(("br-e", 3)))
         sniffer.settimeout(2)

@@ -19,7 +19,7 @@ from tests.lab.waiting import until
 from .datapath_lab import FIRST, NODES, OTHER_SERVICE, SERVICE, SERVICE6, Lab, v6
 from .datapath_lab import VIRTUAL6 as VIRTUAL
 from .datapath_traffic import PORT
-from .dual_stack_lab import SIXTH, plan6, put, stand, take
+from .dual_stack_lab import SIXTH, install, plan6, put, take
 
 G1, W1 = "172.16.0.7", "10.0.0.11"
 EVERY_POD = ("bridged", "routed", "twin", "routedtwin", "onmaster", "onstandby")
@@ -51,11 +51,11 @@ def test_over_ipv6_a_worker_without_any_ipv4_serves_its_pods(over6: Lab, pod: st
     # Its way out is a narrow one: no route leads to where the worker's packets come from inside the tunnel.
     master.machine.ip("route del default", f"route add {SERVICE}/32 via 172.16.0.254")
     try:
-        stand(over6, underlay=6, source_check=True)
+        install(over6, underlay=6, source_check=True)
         with over6.witness() as witness, client.datagrams(SERVICE) as datagrams:
             with pytest.raises(TimeoutError):
                 datagrams.seen_as()
-            stand(over6, underlay=6, source_check=False)
+            install(over6, underlay=6, source_check=False)
             assert client.seen_as(SERVICE) == datagrams.seen_as() == G1
             assert client.seen_as(SERVICE6) == VIRTUAL
             assert witness.sources() <= {VIRTUAL, G1}
@@ -115,7 +115,7 @@ def test_over_ipv6_a_pod_cannot_forge_its_way_into_a_tunnel(over6: Lab, sender: 
 
 def test_from_a_tunnel_over_ipv4_to_one_over_ipv6_and_back(lab6: Lab) -> None:
     for underlay in (6, 4, 6):
-        stand(lab6, underlay=underlay)
+        install(lab6, underlay=underlay)
         assert lab6.pods["bridged"].seen_as(SERVICE6) == VIRTUAL
         assert lab6.pods["routed"].seen_as(SERVICE) == G1
 

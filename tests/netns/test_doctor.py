@@ -61,7 +61,7 @@ def ours(node: Namespace) -> list[str]:
     return [finding.found for finding in node.inside(lambda: examine(None)) if finding.what == "ours"]
 
 
-def of_somebody_else(node: Namespace) -> None:
+def foreign_objects(node: Namespace) -> None:
     """One of each kind that we have too, as near to ours as names and numbers can be."""
     node.ip(
         "link add vxlan0 type vxlan id 77 dstport 4799 local 10.0.0.1 nolearning",
@@ -78,7 +78,7 @@ def of_somebody_else(node: Namespace) -> None:
 
 def test_a_node_without_anything_of_ours(node: Namespace) -> None:
     assert ours(node) == []
-    of_somebody_else(node)
+    foreign_objects(node)
     assert ours(node) == []
 
 
@@ -86,7 +86,7 @@ def everything_of_ours(node: Namespace) -> None:
     wanted = plan("g1")
     node.ip("link add veth1 type veth peer name veth1-far")
 
-    def stand() -> None:
+    def install() -> None:
         assert not datapath.ensure(wanted).refused
         nft.ensure(gateway_nft(wanted))
         nft.ensure(fence_nft([VIRTUAL], ["eth0", "eth1"]))
@@ -97,7 +97,7 @@ def everything_of_ours(node: Namespace) -> None:
         addresses.add(VIRTUAL, "eth1")
         addresses.close()
 
-    node.inside(stand)
+    node.inside(install)
 
 
 def everything(node: Namespace) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ def everything(node: Namespace) -> tuple[str, ...]:
 
 
 def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
-    of_somebody_else(node)
+    foreign_objects(node)
     everything_of_ours(node)
     found = ours(node)
     assert found
@@ -131,14 +131,14 @@ def test_all_that_is_ours_and_nothing_else(node: Namespace) -> None:
 
 
 def test_looking_changes_nothing(node: Namespace) -> None:
-    of_somebody_else(node)
+    foreign_objects(node)
     before = everything(node)
     assert ours(node) == []
     assert everything(node) == before
 
 
 def test_cleaning_takes_away_all_that_is_ours_and_nothing_else(node: Namespace, tmp_path: Path) -> None:
-    of_somebody_else(node)
+    foreign_objects(node)
     # One that stands in the very place of ours is replaced by it.
     node.ip("route del default table 7001", "link add veth1 type veth peer name veth1-far")
     before = everything(node)

@@ -28,17 +28,17 @@ from .fenced_wire import (
     SHORT,
     TICK,
     Flow,
-    each_way,
+    each_variant,
     fence,
     let_speak,
     line,
     opened,
-    standing,
+    shared,
     tickets,
 )
 from .link import VIRTUAL, VIRTUAL6, Wire, Witness
 
-__all__ = ["each_way", "fence", "line", "standing"]
+__all__ = ["each_variant", "fence", "line", "shared"]
 
 PACKET_QDISC_BYPASS = 20
 
@@ -173,11 +173,11 @@ def test_without_its_ticket_nothing_opens(line: Wire, fence: Fence) -> None:
     assert opened(line.near) == set()
 
 
-def test_an_expired_ticket_opens_nothing_and_refreshes_nothing(line: Wire, each_way: Fence) -> None:
-    assert let_speak(each_way, 7, SHORT)
-    each_way.ticket(8, SHORT // 4)
+def test_an_expired_ticket_opens_nothing_and_refreshes_nothing(line: Wire, each_variant: Fence) -> None:
+    assert let_speak(each_variant, 7, SHORT)
+    each_variant.ticket(8, SHORT // 4)
     until(lambda: not tickets(line.near), "the ticket has expired")
-    assert not each_way.open(8, BOTH, LONG)
+    assert not each_variant.open(8, BOTH, LONG)
     until(lambda: not opened(line.near), "the fence has closed by itself")
 
 
@@ -240,16 +240,16 @@ print(fence.open(5, ["{VIRTUAL}"], {LONG}))
 # --- time --------------------------------------------------------------------------------------------------
 
 
-def test_refreshing_leaves_no_gap_and_the_end_comes_in_time(line: Wire, each_way: Fence) -> None:
-    assert let_speak(each_way, 1, SHORT)
+def test_refreshing_leaves_no_gap_and_the_end_comes_in_time(line: Wire, each_variant: Fence) -> None:
+    assert let_speak(each_variant, 1, SHORT)
     with Flow(line) as flow:
         begin = time.monotonic()
         number = 1
         while time.monotonic() < begin + 3:
             number += 1
-            each_way.ticket(number, SHORT // 2)
+            each_variant.ticket(number, SHORT // 2)
             written = time.time_ns()
-            assert each_way.open(number, BOTH, SHORT)
+            assert each_variant.open(number, BOTH, SHORT)
             until(lambda at=written: time.time_ns() > at + 20_000_000, "the next heartbeat")
         until(lambda: time.time_ns() > written + 2 * SHORT, "the fence has closed")
         flow.stop()

@@ -21,11 +21,11 @@ from .fenced_wire import (
     let_speak,
     line,
     opened,
-    standing,
+    shared,
 )
 from .link import Wire
 
-__all__ = ["fence", "line", "standing"]
+__all__ = ["fence", "line", "shared"]
 
 
 def test_updates_of_the_table_lose_no_packet_of_an_open_address(line: Wire, fence: Fence) -> None:
@@ -74,20 +74,20 @@ def test_a_stranger_is_seen_beside_the_refreshes(line: Wire, fence: Fence) -> No
 
 
 def test_the_monitor_hears_of_the_table_and_not_of_the_leases(line: Wire, fence: Fence) -> None:
-    heard = line.near.inside(lambda: monitor.Monitor(NETLINK_NETFILTER))
+    received = line.near.inside(lambda: monitor.Monitor(NETLINK_NETFILTER))
     try:
         assert let_speak(fence, 1)
         fence.close(BOTH)
-        assert heard.read() == []
+        assert received.read() == []
         line.near.run("nft", "delete", "element", *TABLE.split(), _a_map(line.near), "{ 172.16.0.50 }")
-        assert heard.read() == [monitor.Event("table")]
+        assert received.read() == [monitor.Event("table")]
     finally:
-        heard.close()
+        received.close()
 
 
 def _a_map(machine: Namespace) -> str:
     listed = machine.run("nft", "list", "table", *TABLE.split()).split()
-    return next(word for word in listed if word.startswith("virtual4_"))
+    return next(token for token in listed if token.startswith("virtual4_"))
 
 
 def test_a_heartbeat_takes_less_than_a_millisecond(line: Wire, fence: Fence) -> None:

@@ -120,8 +120,8 @@ def test_forwarding(machine: Namespace, rules: str, expected: Outcome) -> None:
 
 def test_rules_of_iptables(machine: Namespace) -> None:
     machine.run("nft", "flush", "ruleset")
-    for words in ("-P INPUT DROP", "-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 22 -j ACCEPT"):
-        machine.run("iptables-nft", *words.split())
+    for message in ("-P INPUT DROP", "-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 22 -j ACCEPT"):
+        machine.run("iptables-nft", *message.split())
     ruleset = json.loads(machine.run("nft", "-j", "list", "ruleset"))["nftables"]
     assert [each.outcome for each in firewalls.closing(ruleset, LEASE, ("ip", "inet"))] == [CLOSED]
     machine.run("iptables-nft", "-A", "INPUT", "-p", "udp", "--dport", "7947", "-j", "ACCEPT")

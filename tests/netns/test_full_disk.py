@@ -201,10 +201,11 @@ def test_a_keeper_goes_on_and_names_what_it_cannot_write(disk: Disk) -> None:
             with until(lambda: connected(disk.path), "it listens") as agent:
                 for name in (LOCK, "voters.json"):
                     until(
-                        lambda name=name: f"{disk.path / name}" in words(disk.path, agent), f"{name} is named"
+                        lambda name=name: f"{disk.path / name}" in message(disk.path, agent),
+                        f"{name} is named",
                     )
                 disk.clear()
-                until(lambda: str(disk.path) not in words(disk.path, agent), "there is room again")
+                until(lambda: str(disk.path) not in message(disk.path, agent), "there is room again")
             assert (disk.path / LOCK).read_text().strip() == str(keeper.pid)
             assert keeper.poll() is None
         finally:
@@ -221,5 +222,5 @@ def connected(run_dir: Path) -> socket.socket:
     return agent
 
 
-def words(run_dir: Path, agent: socket.socket) -> str:
+def message(run_dir: Path, agent: socket.socket) -> str:
     return "\n".join(state(run_dir, agent).problems)

@@ -111,11 +111,11 @@ def test_whatever_a_holder_of_the_key_sends_real_daemons_live_and_serve(cluster:
                     node.send_config()
                     node.read_state()
             time.sleep(PAUSE)  # a flood would be another test
-    words = f"seed {SEED}, {sent} messages: {logged(cluster)}"
-    assert [node.namespace.pids() for node in honest(cluster)] == [[pid] for pid in pids], words
-    until(lambda: master(cluster), f"one of two is master again; {words}", seconds=20)
+    message = f"seed {SEED}, {sent} messages: {logged(cluster)}"
+    assert [node.namespace.pids() for node in honest(cluster)] == [[pid] for pid in pids], message
+    until(lambda: master(cluster), f"one of two is master again; {message}", seconds=20)
     counters = [node.state.counters for node in honest(cluster) if node.state is not None]
     assert all(found["accepted"] > sent / 20 for found in counters), "they were authentic and fresh"
     assert all(found["malformed"] + found["out_of_bounds"] for found in counters)
-    assert "could not be handled" not in logged(cluster), words
-    assert not any("could not be handled" in node.problems() for node in honest(cluster)), words
+    assert "could not be handled" not in logged(cluster), message
+    assert not any("could not be handled" in node.problems() for node in honest(cluster)), message

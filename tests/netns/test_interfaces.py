@@ -179,8 +179,8 @@ def test_the_kernel_forwards_ipv6_by_the_common_setting_alone(machine: Namespace
         )
 
         def reached() -> bool:
-            words = machine.run("sh", "-c", "ping -6 -n -c 3 -i 0.2 -W 1 2001:db8:9::2 || true")
-            return " 0 received" not in words
+            message = machine.run("sh", "-c", "ping -6 -n -c 3 -i 0.2 -W 1 2001:db8:9::2 || true")
+            return " 0 received" not in message
 
         def forwarding(common: str, own: str) -> None:
             paths = {f"net/ipv6/conf/{name}/forwarding": own for name in ("far1", "eth9")}

@@ -14,9 +14,9 @@ import pytest
 from gateway_agent.lease.lifecycle import ORPHAN_NS
 from tests.lab.waiting import until
 
-from .keeper_cluster import PORT, Cluster, Node, cluster, standing
+from .keeper_cluster import PORT, Cluster, Node, cluster, shared
 
-__all__ = ["cluster", "standing"]
+__all__ = ["cluster", "shared"]
 
 LIMIT_MS = 400
 

@@ -11,9 +11,9 @@ from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.wire import Endpoint
 from tests.lab.waiting import until
 
-from .keeper_cluster import NODES, PORT, SECRET, Cluster, Node, cluster, standing
+from .keeper_cluster import NODES, PORT, SECRET, Cluster, Node, cluster, shared
 
-__all__ = ["cluster", "standing"]
+__all__ = ["cluster", "shared"]
 
 
 def test_forged_replayed_truncated_and_random_datagrams_are_counted_and_ignored(cluster: Cluster) -> None:

@@ -114,8 +114,8 @@ def test_a_flood_with_a_nodes_address_displaces_none_of_its_heartbeats(
     """From a machine of the LAN, by a MAC of its own and by ever new ones, far above what a keeper can take."""
     beat(tunnel)
     assert keeper.recv(100) == b"heartbeat"
-    heard: list[bytes] = []
-    listener = threading.Thread(target=lambda: heard.extend(_until_silence(keeper)))
+    received: list[bytes] = []
+    listener = threading.Thread(target=lambda: received.extend(_until_silence(keeper)))
     listener.start()
     flood = threading.Thread(target=lambda: _flood(tunnel))
     began = time.monotonic()
@@ -128,9 +128,9 @@ def test_a_flood_with_a_nodes_address_displaces_none_of_its_heartbeats(
     flood.join()
     seconds = time.monotonic() - began
     listener.join()
-    assert heard.count(b"heartbeat") == beats
+    assert received.count(b"heartbeat") == beats
     # The node itself has a place; what has none shares one rate.
-    assert 0 < heard.count(b"attack") <= (PLACES - 1) * (250 + 500 * seconds) + 500 + 2000 * seconds
+    assert 0 < received.count(b"attack") <= (PLACES - 1) * (250 + 500 * seconds) + 500 + 2000 * seconds
 
 
 def test_a_node_that_finds_no_place_is_heard(tunnel: Tunnel, keeper: socket.socket) -> None:
@@ -150,8 +150,8 @@ def test_a_sender_over_its_own_rate_takes_nothing_of_the_shared_one(
     """A node without a place, whose heartbeats pass by the shared rate only, is heard beside the flood."""
     with _forger(tunnel) as forge:
         _take_places(tunnel, forge)
-        heard: list[bytes] = []
-        listener = threading.Thread(target=lambda: heard.extend(_until_silence(keeper)))
+        received: list[bytes] = []
+        listener = threading.Thread(target=lambda: received.extend(_until_silence(keeper)))
         listener.start()
         began = time.monotonic()
         for number in range(FLOOD):
@@ -160,8 +160,8 @@ def test_a_sender_over_its_own_rate_takes_nothing_of_the_shared_one(
                 beat(tunnel)
         seconds = time.monotonic() - began
         listener.join()
-    assert heard.count(b"heartbeat") == BEATS
-    assert PLACES < heard.count(b"attack") <= PLACES + 250 + 500 * seconds
+    assert received.count(b"heartbeat") == BEATS
+    assert PLACES < received.count(b"attack") <= PLACES + 250 + 500 * seconds
 
 
 def _take_places(tunnel: Tunnel, forge: Callable[[str], object]) -> None:

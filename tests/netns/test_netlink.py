@@ -30,7 +30,7 @@ DEVICE = Vxlan("egw-000001", 1, "10.0.0.1", 4799, ids.node_mac("10.0.0.1"), 1450
 
 
 @pytest.fixture(scope="module")
-def standing_machine() -> Iterator[Namespace]:
+def shared_machine() -> Iterator[Namespace]:
     machine = Namespace("egwdp-netlink")
     machine.create()
     try:
@@ -40,9 +40,9 @@ def standing_machine() -> Iterator[Namespace]:
 
 
 @pytest.fixture
-def machine(standing_machine: Namespace) -> Namespace:
-    bring_to(standing_machine, KernelState())
-    return standing_machine
+def machine(shared_machine: Namespace) -> Namespace:
+    bring_to(shared_machine, KernelState())
+    return shared_machine
 
 
 def bring_to(machine: Namespace, desired: KernelState) -> None:
@@ -305,8 +305,8 @@ def test_nft_notices_what_stands_and_what_does_not(machine: Namespace) -> None:
     text = empty + "table inet egress_gateway {\n\tchain a {\n\t\tcounter\n\t}\n}\n"
 
     def steps() -> list[tuple[str, ...]]:
-        stand = [nft.ensure(empty), nft.ensure(text), nft.ensure(text)]
-        return [*stand, nft.missing(empty), nft.ensure(empty), nft.missing(empty)]
+        install = [nft.ensure(empty), nft.ensure(text), nft.ensure(text)]
+        return [*install, nft.missing(empty), nft.ensure(empty), nft.missing(empty)]
 
     name = "nftables table inet egress_gateway"
     assert machine.inside(steps) == [

@@ -105,8 +105,8 @@ def test_no_neighbour_believes_an_observer(lab: Lab) -> None:
 
 def neighbour(lab: Lab) -> str:
     """Return the router's MAC for the address."""
-    words = lab.machines["router"].run("ip", "neighbour", "show", ADDRESS).split()
-    return words[words.index("lladdr") + 1]
+    message = lab.machines["router"].run("ip", "neighbour", "show", ADDRESS).split()
+    return message[message.index("lladdr") + 1]
 
 
 def test_it_goes_on_after_its_interface_was_down(lab: Lab) -> None:

@@ -34,7 +34,7 @@ PODS = ("unselected", "routed")
 """A port of a bridge and a routed veth on node w1."""
 
 
-def stand(lab: Lab, networks: tuple[str, ...] = NETWORKS, excepted: tuple[str, ...] = EXCEPTED) -> None:
+def install(lab: Lab, networks: tuple[str, ...] = NETWORKS, excepted: tuple[str, ...] = EXCEPTED) -> None:
     text = guard_nft(planner.never_sent(Inventory(), networks), excepted)
     lab.nodes["w1"].machine.inside(lambda: nft.ensure(text))
 
@@ -44,7 +44,7 @@ def guarded(lab: Lab) -> Iterator[Lab]:
     """Yield the lab with the guard on node w1 and its pods unknown, as if they had started beside the plugin."""
     for name in PODS:
         lab.pods[name].tag(0)
-    stand(lab)
+    install(lab)
     yield lab
     lab.nodes["w1"].machine.inside(lambda: nft.ensure(no_guard()))
 
@@ -143,7 +143,7 @@ def test_a_pod_that_nobody_has_judged_answers_others(guarded: Lab, name: str) ->
 
 
 def test_before_a_network_is_known_only_the_node_is_inside(guarded: Lab) -> None:
-    stand(guarded, ())
+    install(guarded, ())
     pod, other = guarded.pods["routed"], guarded.pods["bridged"]
     with pod.datagrams() as asking:
         asking.sock.sendto(b"x", (other.address, 9))
@@ -191,7 +191,7 @@ def of(node: Node, machine: Namespace) -> Pod:
 
 def test_a_container_of_docker_is_no_pod_unless_asked(guarded: Lab, container: Pod) -> None:
     assert container.seen_as() == W1
-    stand(guarded, excepted=("eth0",))
+    install(guarded, excepted=("eth0",))
     assert sources_outside(guarded, lambda: speak(container)) == set()
 
 
@@ -237,7 +237,7 @@ def test_what_comes_by_an_uplink_is_forwarded(guarded: Lab) -> None:
     with guarded.witness() as witness:
         send()
         until(lambda: witness.sources() == {"192.0.2.9"}, "the node has forwarded it")
-    stand(guarded, excepted=())
+    install(guarded, excepted=())
     send()
     until(lambda: dropped(machine) > 0, "the guard takes it for a pod's if the uplink is not excepted")
 

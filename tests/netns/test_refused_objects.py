@@ -55,7 +55,7 @@ def test_a_refused_route_cuts_off_its_own_gateway_and_no_other(lab: Lab, pod: st
     lab.nodes["w1"].ensure(plan("w1", second="g1"))
     assert [refusal.egress_id for refusal in outcome.refused] == [FIRST]
     assert G1 in str(outcome.refused[0].error)
-    assert any(f"table {ids.TABLE_BASE + 2}" in words for words in outcome.done)
+    assert any(f"table {ids.TABLE_BASE + 2}" in message for message in outcome.done)
     client = lab.pods[pod]
     with lab.witness() as witness:
         assert seen_as(client, SERVICE) == ""

@@ -23,7 +23,7 @@ BACK = "route add 10.0.0.0/24 via 172.16.0.2"
 
 
 @pytest.fixture(scope="module")
-def standing() -> Iterator[Wire]:
+def shared() -> Iterator[Wire]:
     with wire("egwrl") as made:
         made.near.ip(
             f"link add {DEVICE} type vxlan id 1 dstport 4799 local 172.16.0.1",
@@ -34,9 +34,9 @@ def standing() -> Iterator[Wire]:
 
 
 @pytest.fixture
-def machine(standing: Wire) -> Iterator[Namespace]:
+def machine(shared: Wire) -> Iterator[Namespace]:
     """Yield a machine that forwards and has no routes but to its link."""
-    machine = standing.near
+    machine = shared.near
     machine.sysctl({"net/ipv4/ip_forward": "1"})
     yield machine
     machine.ip(

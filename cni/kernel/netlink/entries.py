@@ -129,13 +129,13 @@ def _request(action: str, entry: Entry, indices: Mapping[str, int]) -> Request:
         header = NeighbourHeader(socket.AF_BRIDGE, index, NUD_NOARP | NUD_PERMANENT, NTF_SELF)
         body = NDMSG.pack(header, attribute(NDA_DST, _raw(entry.destination)), mac)
         # Of the entry for everything else there is one for each destination.
-        way = NLM_F_APPEND if entry.mac == ids.FLOOD_MAC else NLM_F_REPLACE
+        flag = NLM_F_APPEND if entry.mac == ids.FLOOD_MAC else NLM_F_REPLACE
     else:
         raw = _raw(entry.address)
         family = FAMILIES[4 if len(raw) == 4 else 6]
         body = NDMSG.pack(NeighbourHeader(family, index, NUD_PERMANENT), attribute(NDA_DST, raw), mac)
-        way = NLM_F_REPLACE
-    return Request(kind, NLM_F_ACK | (0 if deletes else NLM_F_CREATE | way), body)
+        flag = NLM_F_REPLACE
+    return Request(kind, NLM_F_ACK | (0 if deletes else NLM_F_CREATE | flag), body)
 
 
 def _raw(text: str) -> bytes:

@@ -159,8 +159,8 @@ def run(*arguments: str, text: str = "") -> str:
     if _library and len(text) <= LARGE and arguments != ("--version",):
         if arguments == ("-f", "-"):
             return _library[0].run(text)
-        words = [word for word in arguments if word != "-a"]
-        return _library[0].run(" ".join(words), handles="-a" in arguments)
+        kept = [argument for argument in arguments if argument != "-a"]
+        return _library[0].run(" ".join(kept), handles="-a" in arguments)
     program = shutil.which("nft", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin")
     if program is None:
         raise KernelError("nft: not found", "install nftables")

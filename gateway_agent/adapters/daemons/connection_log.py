@@ -41,12 +41,12 @@ class ConnectionLog:
         found = self.report
         if found is None:
             return ()
-        words = [self._trouble, *found.problems]
+        messages = [self._trouble, *found.problems]
         if found.lost:
-            words.append(f"{found.lost} starts and ends of connections were lost: they came too fast")
+            messages.append(f"{found.lost} starts and ends of connections were lost: they came too fast")
         if found.unwritten:
-            words.append(f"{found.unwritten} lines were lost, since the disk did not take them")
-        return tuple(Problem("connectionLog", "", text) for text in words if text)
+            messages.append(f"{found.unwritten} lines were lost, since the disk did not take them")
+        return tuple(Problem("connectionLog", "", text) for text in messages if text)
 
     async def run(self) -> None:
         """Keep the process running until cancelled."""
@@ -87,8 +87,8 @@ class ConnectionLog:
             "--run-dir": config.run_dir, "--node": config.node_name, "--mark-mask": config.mark_mask,
             "--file": wanted.file, "--max-bytes": wanted.max_bytes, "--keep": wanted.keep,
         }  # fmt: skip
-        words = (str(word) for option in options.items() for word in option)
-        return (sys.executable, "-S", "-m", MODULE, *words, *(["--journal"] if wanted.journal else []))
+        arguments = (str(value) for option in options.items() for value in option)
+        return (sys.executable, "-S", "-m", MODULE, *message, *(["--journal"] if wanted.journal else []))
 
 
 def _environment() -> dict[str, str]:

@@ -65,7 +65,7 @@ class ConnectionSync:
         self._refresh = refresh
         self._serving = False
         self._running: dict[str, _Instance] = {}
-        self._turns: dict[str, asyncio.Lock] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def set(self, configurations: Mapping[str, str]) -> None:
@@ -104,10 +104,10 @@ class ConnectionSync:
             await asyncio.wait(self._tasks)
 
     def _start(self, name: str, text: str, paths: Files) -> _Instance:
-        turn = self._turns.setdefault(name, asyncio.Lock())
+        lock = self._locks.setdefault(name, asyncio.Lock())
         instance = _Instance(text, paths, self._prefix, self._refresh, self._changed)
         instance.serve(self._serving)
-        instance.task = asyncio.create_task(instance.run(turn))
+        instance.task = asyncio.create_task(instance.run(lock))
         self._tasks.add(instance.task)
         instance.task.add_done_callback(self._tasks.discard)
         return instance
@@ -136,10 +136,10 @@ class _Instance:
             self._serving = serving
             self._part_changed.set()
 
-    async def run(self, turn: asyncio.Lock) -> None:
-        """Keep the process running until cancelled. ``turn``: held until the process is gone, one at a time."""
+    async def run(self, lock: asyncio.Lock) -> None:
+        """Keep the process running until cancelled. ``lock``: held until the process is gone, one at a time."""
         pause = FIRST_BACKOFF_S
-        async with turn:
+        async with lock:
             try:
                 while True:
                     await self._once()
@@ -178,8 +178,8 @@ class _Instance:
         async for line in process.stdout:
             text = line.decode(errors="replace").rstrip()
             log.debug("conntrackd: %s", text)
-            if words := sync_groups.complaint(text):
-                self._update(error=words)
+            if message := sync_groups.complaint(text):
+                self._update(error=message)
 
     async def _watch(self, process: Process) -> None:
         """Give it its role and read its counters. End it if it does not answer."""
@@ -189,7 +189,7 @@ class _Instance:
                 await self._read_counters()
                 attempts = RUNNING_ATTEMPTS
                 calm(process.pid)
-                await (self._serve() if self._serving else self._stand_by())
+                await (self._serve() if self._serving else self._standby())
             except (OSError, ValueError) as error:
                 attempts -= 1
                 log.debug("conntrackd: %s", error)
@@ -215,7 +215,7 @@ class _Instance:
                 )
                 sent, overruns = loop.time(), self.state.overruns
 
-    async def _stand_by(self) -> None:
+    async def _standby(self) -> None:
         """Act as standby until the role changes. A table in sync stays in sync. Raises OSError and ValueError."""
         self._part_changed.clear()
         self._update(running=True)

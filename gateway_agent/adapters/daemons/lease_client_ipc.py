@@ -58,19 +58,23 @@ class LeaseDaemonClient:
     @property
     def failure(self) -> str:
         """Return why no daemon serves, or why the last one ended within :data:`RECENT_S`; else an empty text."""
-        words, at = self._failure
+        message, at = self._failure
         if self._unconfigured:
             return f"the lease daemon runs and does not serve: {self._unconfigured}"
         if self._writer is not None:
-            recent = words and time.monotonic() < at + RECENT_S
+            recent = message and time.monotonic() < at + RECENT_S
             return (
-                f"the lease daemon ended by itself, another one has taken its place: {words}"
+                f"the lease daemon ended by itself, another one has taken its place: {message}"
                 if recent
                 else ""
             )
         if self._refused:
             return f"no lease daemon runs: {self._refused}"
-        return f"the lease daemon ended by itself, and none has taken its place yet: {words}" if words else ""
+        return (
+            f"the lease daemon ended by itself, and none has taken its place yet: {message}"
+            if message
+            else ""
+        )
 
     @property
     def _stopping(self) -> bool:
@@ -111,9 +115,9 @@ class LeaseDaemonClient:
                 self._close()
                 self._unconfigured = ""
                 if not self._stopping:
-                    words = self._last_log_line()
-                    self._failure = words, time.monotonic()
-                    log.warning("the lease daemon has ended: %s", words)
+                    message = self._last_log_line()
+                    self._failure = message, time.monotonic()
+                    log.warning("the lease daemon has ended: %s", message)
             self._gone.set()
             # The process is about to end. A task that returned before it is cancelled would count as failed.
             await asyncio.Event().wait()

@@ -35,8 +35,8 @@ class StandbyDaemon:
         # A standby that has died in the meantime counts as none.
         if standby is not None and not await _failure(standby):
             return
-        if words := await _failure(await self._spawn()):
-            raise OSError(f"it could not be started: {words}")
+        if message := await _failure(await self._spawn()):
+            raise OSError(f"it could not be started: {message}")
 
     async def close(self) -> None:
         """End the standby process."""

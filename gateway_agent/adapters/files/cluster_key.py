@@ -72,8 +72,8 @@ def problems(path: Path, accepted: bool = False) -> tuple[Problem, ...]:
         read(source)
     except FileNotFoundError:
         if accepted:
-            words = "is named in cluster.acceptKeyFiles and missing: messages with its key are refused"
-            return (Problem(source, "", words, "create it, or remove it from acceptKeyFiles"),)
+            message = "is named in cluster.acceptKeyFiles and missing: messages with its key are refused"
+            return (Problem(source, "", message, "create it, or remove it from acceptKeyFiles"),)
         return (Problem(source, "", "the cluster key is missing: this node exchanges no leases", HOW),)
     except OSError as error:
         return (Problem(source, "", f"the cluster key cannot be read: {error.strerror}", HOW),)

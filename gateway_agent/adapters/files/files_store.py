@@ -99,7 +99,7 @@ class FilesStore:
     def outdated(self) -> bool:
         """Return True if the directory has changed since it was last read. Costs one ``stat`` for each file."""
         try:
-            return self._look() != self._seen
+            return self._current_stamps() != self._seen
         except OSError:
             # A directory that cannot be listed cannot be read either, and keeps its last state.
             return False
@@ -132,7 +132,7 @@ class FilesStore:
         known: then it is unknown which pods are selected.
         """
         try:
-            seen = self._look()
+            seen = self._current_stamps()
             rests = not _young(self.directory.stat())
         except OSError as error:
             return self._as_it_was(error.strerror or str(error))
@@ -173,7 +173,7 @@ class FilesStore:
                         self._contents[name] = content
         return bool(self._contents)
 
-    def _look(self) -> dict[str, Stamp | None]:
+    def _current_stamps(self) -> dict[str, Stamp | None]:
         """Return the stamps of the manifests by path; None for a dangling link. Raises OSError without a directory."""
         found: dict[str, Stamp | None] = {}
         for path in sorted(self.directory.iterdir()):

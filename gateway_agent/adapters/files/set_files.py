@@ -76,9 +76,7 @@ class SetFiles:
         if manifests is None:
             return ""
         self._put(manifests)
-        return (
-            f"the manifests are those of set {manifests.version.words} now: an earlier process had begun it"
-        )
+        return f"the manifests are those of set {manifests.version.text} now: an earlier process had begun it"
 
     def replace(self, manifests: ManifestSet) -> None:
         """Replace the manifests by a set. Blocks. Raises OSError."""

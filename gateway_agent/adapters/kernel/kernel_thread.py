@@ -176,6 +176,6 @@ def _guarded() -> bool:
 
 def _reconcile(plan: Plan, devices: Sequence[str]) -> Outcome:
     led = reconcile.lead_answers(plan)
-    done = [words for text in _gateway_texts(plan, devices) for words in nft.ensure(text)]
+    done = [message for text in _gateway_texts(plan, devices) for message in nft.ensure(text)]
     outcome = reconcile.ensure(plan)
     return replace(outcome, done=(*led, *done, *outcome.done))

@@ -269,8 +269,8 @@ async def _answer(
         seen = await _ask(agent, partial(look, path == "/"))
         return form(replace(seen, kernel=kernel()) if path == "/metrics" else seen)
     except TimeoutError:
-        words = f"the agent's event loop has not answered within {ANSWER_TIMEOUT_S:g} s\n"
-        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, words)
+        message = f"the agent's event loop has not answered within {ANSWER_TIMEOUT_S:g} s\n"
+        return Answer(HTTPStatus.SERVICE_UNAVAILABLE, message)
     except Exception:
         log.exception("metrics: a request failed")
         return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, "the agent failed: see its log\n")

@@ -51,8 +51,8 @@ class ManifestSets:
             hint = "it is tried again each few seconds"
             if decision.outcome is Outcome.EDITED:
                 hint = f"egressctl push --force --to {self.node}, or put back the files of the last set"
-            words = f"set {manifests.version.words} of node {manifests.author} is not applied here: {decision.detail}"
-            found.append(Problem("manifests", "", words, hint))
+            message = f"set {manifests.version.text} of node {manifests.author} is not applied here: {decision.detail}"
+            found.append(Problem("manifests", "", message, hint))
         return tuple(found)
 
     async def follow(self) -> None:
@@ -64,7 +64,7 @@ class ManifestSets:
                 if done := await self._files.repair():
                     log.warning("%s", done)
                 if not self._looked:
-                    await self._look()
+                    await self._read_local()
                 if await self._poll():
                     interval = POLL_INTERVAL_S
                 self._trouble = ""
@@ -75,10 +75,10 @@ class ManifestSets:
         """Return the answer to another node."""
         if isinstance(request, Ask):
             if not self._looked:
-                await self._look()
+                await self._read_local()
             return Have(*self._version, self._targets)
         if isinstance(request, Fetch):
-            local = await self._look()
+            local = await self._read_local()
             return Content(sets.packed(local.last) if local.last else b"")
         try:
             manifests = sets.unpacked(request.manifests)
@@ -89,13 +89,13 @@ class ManifestSets:
 
     async def local(self) -> Local:
         """Return the manifests of this node. Raises OSError."""
-        return await self._look()
+        return await self._read_local()
 
     async def take(self, manifests: ManifestSet, peer: str, force: bool = False) -> Decision:
         """Apply a set if this node is to have it. Return what has become of it."""
         async with self._changing:
             try:
-                local = await self._look()
+                local = await self._read_local()
                 decision = acceptance.decide(local, manifests, self.node, force)
                 if decision.outcome is Outcome.APPLIED:
                     await self._files.apply(manifests)
@@ -108,12 +108,12 @@ class ManifestSets:
                 self._kept_out = None
             elif decision.outcome in (Outcome.EDITED, Outcome.FAILED):
                 if self._kept_out != (manifests, decision):
-                    words = "manifests: set %s of node %s is not applied: %s"
-                    log.error(words, manifests.version.words, manifests.author, decision.detail)
+                    message = "manifests: set %s of node %s is not applied: %s"
+                    log.error(message, manifests.version.text, manifests.author, decision.detail)
                 self._kept_out = manifests, decision
         if decision.outcome is Outcome.APPLIED:
-            words = "manifests: set %s of node %s is applied, by node %s"
-            log.info(words, manifests.version.words, manifests.author, peer)
+            message = "manifests: set %s of node %s is applied, by node %s"
+            log.info(message, manifests.version.text, manifests.author, peer)
         return decision
 
     async def take_newer(self, node: str) -> Version:
@@ -154,7 +154,7 @@ class ManifestSets:
             return False
         return True
 
-    async def _look(self) -> Local:
+    async def _read_local(self) -> Local:
         local = await self._files.read()
         self._looked = True
         self._version, self._targets = local.version, local.last.targets if local.last else ()

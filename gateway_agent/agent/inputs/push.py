@@ -79,7 +79,7 @@ class _Push:
         self._failure = ("", "")
         self._set = ""
         self._ended = False
-        self._turns = asyncio.Semaphore(MAX_AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
 
     def shown(self) -> dict[str, Any]:
         """Return the state of the push as JSON."""
@@ -118,11 +118,11 @@ class _Push:
         newest = await self._newest()
         local = await self._manifests.local()
         if local.version > before and not self._force:
-            words = f"another node had a newer set, {local.version.words}, which is here only since now"
-            self._failure = words, "compare by egressctl diff, and push again"
+            message = f"another node had a newer set, {local.version.text}, which is here only since now"
+            self._failure = message, "compare by egressctl diff, and push again"
             return
         manifests = acceptance.next_set(local, self._files, self._manifests.node, newest.number, self._to)
-        self._set = manifests.version.words
+        self._set = manifests.version.text
         if manifests.is_for(self._manifests.node):
             own = await self._manifests.take(manifests, self._manifests.node, self._force)
             self._results[self._manifests.node] = own
@@ -132,7 +132,7 @@ class _Push:
                     "--force applies it",
                 )
                 return
-        await self._together(
+        await self._run_all(
             self._offer(name, manifests)
             for name in self._targets
             if name not in self._results and name != self._manifests.node
@@ -149,7 +149,7 @@ class _Push:
                 if name in self._targets:
                     self._results[name] = Decision(Outcome.UNREACHABLE, _reason(error))
 
-        await self._together(ask(name) for name in self._manifests.peers.addresses())
+        await self._run_all(ask(name) for name in self._manifests.peers.addresses())
         return max(found)
 
     async def _offer(self, name: str, manifests: ManifestSet) -> None:
@@ -163,12 +163,12 @@ class _Push:
         except (OSError, Refused, ValueError) as error:
             self._results[name] = Decision(Outcome.UNREACHABLE, _reason(error))
 
-    async def _together(self, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
-        async def in_turn(call: Coroutine[Any, Any, None]) -> None:
-            async with self._turns:
+    async def _run_all(self, calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+        async def limited(call: Coroutine[Any, Any, None]) -> None:
+            async with self._slots:
                 await call
 
-        await asyncio.gather(*map(in_turn, calls))
+        await asyncio.gather(*map(limited, calls))
 
 
 def _reason(error: Exception) -> str:

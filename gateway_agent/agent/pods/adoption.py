@@ -97,4 +97,4 @@ class Adoption:
         held = unattached_pods.held(first_seen, self._state.guard_since)
         one = StartedBeside(pod.namespace, pod.name, pod.uid, time.time(), held)
         self.beside = self.beside.plus(one)
-        log.info("found behind %s: %s", host_interface, one.words)
+        log.info("found behind %s: %s", host_interface, one.text)

@@ -32,7 +32,7 @@ class Containers:
         self._engines = engines
         self._pods = pods
         self._state = state
-        self._turn = 0
+        self._offset = 0
         self._seen: tuple[Listing | None, Inventory, frozenset[str]] | None = None
 
     @property
@@ -76,13 +76,13 @@ class Containers:
             try:
                 if await self._learn(inventory):
                     learned()
-                await self._look(inventory)
+                await self._inspect(inventory)
             except OSError as error:
                 log.error("%s", error)
             except Exception as error:
                 # Perhaps because of one object, or of what an engine's store says: the agent serves all others.
-                words = f"they cannot be looked at: {type(error).__name__}: {error}"
-                failed = Problem("containers", "", words, "see the log of the agent")
+                message = f"they cannot be looked at: {type(error).__name__}: {error}"
+                failed = Problem("containers", "", message, "see the log of the agent")
                 if failed not in self._unreadable:
                     log.exception("containers cannot be looked at")
                 self._unreadable = (failed,)
@@ -96,12 +96,12 @@ class Containers:
             record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)
         ]
         # In turn: those that no engine has must not keep others waiting.
-        self._turn = self._turn % len(wanted) if wanted else 0
-        asked = [*wanted[self._turn :], *wanted[: self._turn]][:MOST]
-        self._turn += MOST
+        self._offset = self._offset % len(wanted) if wanted else 0
+        asked = [*wanted[self._offset :], *wanted[: self._offset]][:MOST]
+        self._offset += MOST
         return any([await self.find_labels(record.key) for record in asked])
 
-    async def _look(self, inventory: Inventory) -> None:
+    async def _inspect(self, inventory: Inventory) -> None:
         """Look for containers that run beside the chain."""
         try:
             listing = await self._engines.listing()
@@ -113,7 +113,7 @@ class Containers:
             return
         broken = listing.broken[:MOST] if listing else ()
         self._unreadable = tuple(
-            Problem("podman", "", f"{words} (its labels are unknown)") for words in broken
+            Problem("podman", "", f"{message} (its labels are unknown)") for message in broken
         )
         attached = frozenset(record.container_id for record in self._pods.records.values())
         if self._seen is not None:

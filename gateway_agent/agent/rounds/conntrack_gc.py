@@ -20,7 +20,7 @@ from ...gateway_rules import snat
 from ..ports import Kernel
 
 log = logging.getLogger(__name__)
-REST_S = 30.0
+DELETE_DELAY_S = 30.0
 """Seconds after which a node that has handed over forgets. Longer than the rules watch who was picked up."""
 
 
@@ -60,9 +60,9 @@ class ConntrackCollector:
     async def collect(self, plan: Plan) -> None:
         """Prepare connections of virtual addresses that this node has handed over, or delete them, in each round.
 
-        They are deleted :data:`REST_S` later: without ``connectionSync`` they are out of date when the address comes
-        back; with it the other nodes would delete them, too. Raises KernelError; the next round goes on with what is
-        left.
+        The connections are deleted :data:`DELETE_DELAY_S` later: without ``connectionSync`` they are out of date when
+        the address comes back; with it the other nodes would delete them, too. Raises KernelError; the next round
+        continues with the connections that are left.
         """
         now = asyncio.get_running_loop().time()
         self._lost -= snat.served(plan)
@@ -71,7 +71,7 @@ class ConntrackCollector:
             self._lost.discard(address)
             self._left[address] = now
         synchronized = {egress.address for egress in plan.egress_ips if egress.sync}
-        for address in [address for address, at in self._left.items() if now >= at + REST_S]:
+        for address in [address for address, at in self._left.items() if now >= at + DELETE_DELAY_S]:
             if address not in synchronized | snat.served(plan):
                 await self._kernel.flush_by_source(address, self._mask)
             del self._left[address]

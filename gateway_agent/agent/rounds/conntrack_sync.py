@@ -14,7 +14,7 @@ from ..ports import ConnectionSync
 
 NAME = "sync"
 """Name of the one conntrackd that a node needs."""
-REST_S = 3.0
+SETTLE_TIME_S = 3.0
 """Seconds: many times what a handover takes."""
 
 
@@ -57,8 +57,8 @@ class ConntrackSync:
         loop = asyncio.get_running_loop()
         if texts != self._wanted:
             self._wanted, self._since = texts, loop.time()
-            loop.call_later(REST_S, self._changed)
-        return not self._sync.state() or loop.time() >= self._since + REST_S
+            loop.call_later(SETTLE_TIME_S, self._changed)
+        return not self._sync.state() or loop.time() >= self._since + SETTLE_TIME_S
 
     def behind(self) -> str:
         """Return why this node does not know the others' connections yet; empty if it does, or can sync nothing."""

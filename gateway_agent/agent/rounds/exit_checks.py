@@ -156,9 +156,9 @@ class ExitChecks:
         for egress in plan.egress_ips:
             silent = self._silent(self._shown_target(plan, egress))
             if silent and not self.silent_upstream(plan, egress):
-                words = f"upstream {', '.join(silent)} answers this node, but not {egress.address}"
+                message = f"upstream {', '.join(silent)} answers this node, but not {egress.address}"
                 hint = f"is {egress.address} routed to the network of {egress.interface}, and allowed there?"
-                found.append(Problem("health", "", words, hint))
+                found.append(Problem("health", "", message, hint))
         return tuple(found)
 
     def path(self, egress: PlanEgressIP) -> str:

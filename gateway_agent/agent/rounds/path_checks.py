@@ -48,7 +48,7 @@ class PathChecks:
         """Rounds in a row that could not test: what was found before is kept for some."""
         self._lost: frozenset[TunnelProbe] = frozenset()
         """Probes of the last round that did not get through."""
-        self._turn = 0
+        self._round_number = 0
         """Number of the round."""
         self._interval = DOUBTFUL_INTERVAL_S
         self._looking = asyncio.Lock()
@@ -70,7 +70,7 @@ class PathChecks:
     def problems(self) -> tuple[Problem, ...]:
         """Return what is wrong with paths that are not closed, and why paths cannot be tested."""
         found = dict.fromkeys([self._untested, *(path.problem for path in self._paths.values() if path)])
-        return tuple(Problem("path", "", words) for words in found if words)
+        return tuple(Problem("path", "", message) for message in found if message)
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Probe until cancelled. ``changed`` is called if the path of an egress IP is found closed or open."""
@@ -104,11 +104,11 @@ class PathChecks:
                     self._paths = {each: path and path_state.UNTESTABLE for each, path in self._paths.items()}
                 self._untested = f"the path of packets through this node cannot be tested: {error}"
             after = self._findings()
-            for words in {reason for reason, *_ in after.values()}.difference(
+            for message in {reason for reason, *_ in after.values()}.difference(
                 reason for reason, *_ in before.values()
             ):
-                if words:
-                    log.warning("%s", words)
+                if message:
+                    log.warning("%s", message)
             return after != before
 
     def _findings(self) -> dict[str, tuple[str, bool, bool]]:
@@ -119,7 +119,7 @@ class PathChecks:
         able = [egress for egress in plan.egress_ips if plan.node in egress.eligible]
         self._probes = {egress.id: self._of(plan, egress) for egress in able}
         return {
-            egress: path_faults.of_round(self._probes[egress.id].probes, self._lost, self._turn)
+            egress: path_faults.of_round(self._probes[egress.id].probes, self._lost, self._round_number)
             for egress in able
         }
 
@@ -149,7 +149,7 @@ class PathChecks:
         if plan is not self._state.applied:
             # The rules may have been replaced meanwhile.
             return
-        self._lost, self._turn = frozenset(everything) - passing, self._turn + 1
+        self._lost, self._round_number = frozenset(everything) - passing, self._round_number + 1
         for egress, probes in wanted.items():
             if probes:
                 trial = _Trial(plan, plan.me.address, egress, probes, passing)
@@ -178,9 +178,9 @@ class PathChecks:
         if await self._threads.run(self._probe.passing, trial.node_address, [lost]):
             # The rule has gone. What the trace shows last is our own rule that takes the probe.
             return replace(path, missed=0)
-        words = path_faults.reason(egress, lost, dropped)
+        message = path_faults.reason(egress, lost, dropped)
         # A probe that did not enter the tunnel says nothing about the packets of other nodes.
-        return (path_state.closed if dropped else path_state.untested)(path, words, _now())
+        return (path_state.closed if dropped else path_state.untested)(path, message, _now())
 
 
 def _now() -> float:

@@ -52,14 +52,14 @@ class PodGuard:
         self._tagging = tagging
         self._threads = threads
         self._file = GuardFile(config.state_dir)
-        self._stood: bool | None = None
+        self._was_installed: bool | None = None
         """The guard was set by this process or by an earlier one; None: not looked for."""
 
     async def look(self) -> None:
         """Look once for a guard that a unit or an earlier process has set before the pods. Raises KernelError."""
-        if self._stood is None:
-            self._stood = await self._kernel.guarded()
-            if self._stood:
+        if self._was_installed is None:
+            self._was_installed = await self._kernel.guarded()
+            if self._was_installed:
                 self._state.guard_since = -math.inf
 
     async def follow(self, plan: Plan, inventory: Inventory) -> None:
@@ -75,11 +75,11 @@ class PodGuard:
                 self._state.guard_since = math.inf
                 await self._node_kernel.guard(no_guard())
                 await self._threads.run(self._file.remove)
-            elif await self._may_stand(inventory):
+            elif await self._may_install(inventory):
                 inside = self._planning.never_sent(inventory)
                 text = guard_nft(inside, (*plan.uplinks, *self._config.guard_except))
                 self._note_gap(await self._node_kernel.guard(text))
-                self._stood = True
+                self._was_installed = True
                 await self._threads.run(self._file.write, text)
         except KernelError as error:
             self._state.guard_since = math.inf
@@ -95,9 +95,9 @@ class PodGuard:
         if gap or self._state.guard_since == math.inf:
             self._state.guard_since = asyncio.get_running_loop().time()
 
-    async def _may_stand(self, inventory: Inventory) -> bool:
+    async def _may_install(self, inventory: Inventory) -> bool:
         """Return True if the guard stands already, or if the pods that ran before it have been taken in."""
-        if self._stood or self._file.read():
+        if self._was_installed or self._file.read():
             return True
         if inventory.knows_pods:
             return not self._adoption.waiting

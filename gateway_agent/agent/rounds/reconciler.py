@@ -107,7 +107,7 @@ class Reconciler:
             except Exception as error:
                 # A failed round may have left what cannot be sent either; the next one is on its way.
                 log.exception("the end of a round could not be reported")
-                self._set_trouble(_in_words(error))
+                self._set_trouble(_message(error))
 
     async def _round(self) -> None:
         inventory = self._following = self._state.inventory
@@ -118,7 +118,7 @@ class Reconciler:
         except Exception as error:
             if not isinstance(error, (KernelError, OSError)):
                 log.exception("a round failed")
-                error = RuntimeError(_in_words(error))
+                error = RuntimeError(_message(error))
             self._set_trouble(str(error))
             self._state.rounds_failed += 1
             asyncio.get_running_loop().call_later(RETRY_S, self.request)
@@ -153,5 +153,5 @@ class Reconciler:
         self._state.trouble = trouble
 
 
-def _in_words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"the agent failed: {type(error).__name__}: {error}"

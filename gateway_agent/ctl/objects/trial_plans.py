@@ -42,8 +42,8 @@ class Trial:
         try:
             return tuple(dict.fromkeys(self._found()))
         except Exception as error:
-            words = f"these objects cannot be planned: {type(error).__name__}: {error}"
-            return (Problem("plan", "", words, "please report this with the objects"),)
+            message = f"these objects cannot be planned: {type(error).__name__}: {error}"
+            return (Problem("plan", "", message, "please report this with the objects"),)
 
     def _found(self) -> Iterator[Problem]:
         quarantine = Quarantine()

@@ -21,19 +21,21 @@ def fitted(
     table is wider.
     """
     columns = list(zip(headings, *rows, strict=True))
-    words = [max(cell_len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
+    longest = [
+        max(cell_len(part) for cell in column for part in (cell.split() or [""])) for column in columns
+    ]
     full = [max(map(cell_len, column)) for column in columns]
     empty = [column[0] for column in columns if not any(cell not in ("", "-") for cell in column[1:])]
     shown = list(range(len(headings)))
     for heading in (*(heading for heading in empty if heading in spare), *spare):
-        if _total([words[number] for number in shown]) <= width:
+        if _total([longest[number] for number in shown]) <= width:
             break
         shown = [number for number in shown if headings[number] != heading]
-    widths = [words[number] for number in shown]
+    widths = [longest[number] for number in shown]
     left = max(0, width - _total(widths))
     # The first columns are short. They get the remaining width first, so that long text gets what is left.
     for place, number in enumerate(shown):
-        more = min(full[number] - words[number], left)
+        more = min(full[number] - longest[number], left)
         widths[place] += more
         left -= more
     return shown, widths

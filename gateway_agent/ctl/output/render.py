@@ -107,7 +107,7 @@ def status(answer: Any, page: Page) -> None:
         problems = answer["problems"]
         shown = problems if page.wide else problems[:MAX_PROBLEMS]
         for problem in shown:
-            page.line(f"  {in_words(problem)}")
+            page.line(f"  {problem_text(problem)}")
         if len(shown) < len(problems):
             page.line(f"  and {len(problems) - len(shown)} more: egressctl status -o wide")
     if page.wide and "voters" in answer:
@@ -167,8 +167,8 @@ def _moved(change: Answer) -> str:
 
 def _member_row(member: Answer) -> Sequence[object]:
     alive, ready = ("yes" if member[key] else "no" for key in ("alive", "ready"))
-    heard = member["lastHeardMs"]
-    return member["node"], alive, ready, "never" if heard < 0 else f"{heard} ms ago", member["reason"]
+    silent_ms = member["lastHeardMs"]
+    return member["node"], alive, ready, "never" if silent_ms < 0 else f"{silent_ms} ms ago", member["reason"]
 
 
 def pods(rows: Any, page: Page) -> None:
@@ -219,14 +219,14 @@ def key(answer: Any, page: Page) -> None:
 
 
 def _key_row(peer: Answer) -> Sequence[object]:
-    heard = "never" if peer["lastHeardMs"] < 0 else f"{peer['lastHeardMs']} ms ago"
+    last_message = "never" if peer["lastHeardMs"] < 0 else f"{peer['lastHeardMs']} ms ago"
     signs = peer["signs"] or "-"
     accepts = "-" if peer["accepts"] is None else ", ".join(peer["accepts"])
     return (
         peer["node"],
         peer["address"],
         signs if peer["known"] else f"{signs} (not known here)",
-        heard,
+        last_message,
         accepts,
     )
 
@@ -275,7 +275,7 @@ FORMS: Mapping[str, Callable[[Any, Page], None]] = {
 }
 
 
-def in_words(problem: Answer) -> str:
+def problem_text(problem: Answer) -> str:
     """Return a problem as one line of text."""
     where = f"{problem['source']}: {problem['path']}: " if problem["path"] else f"{problem['source']}: "
     return f"{where}{problem['message']}" + (f" ({problem['hint']})" if problem["hint"] else "")

@@ -20,7 +20,7 @@ class MasterEntry(msgspec.Struct, frozen=True):
     """Name of the master; empty: none known."""
     epoch: int = 0
     since: float = 0.0
-    heard_at: int = 0
+    received_at: int = 0
     without_quorum: bool = False
     gone: str | None = None
     """The reason that the master gave for its release; None: it has released nothing."""
@@ -49,8 +49,8 @@ class MasterEntry(msgspec.Struct, frozen=True):
             return 0
         if self.planned and now - self.gone_at < HOLD_NS:
             return 0
-        known_to_the_end = self.gone_at and self.gone_at - self.heard_at <= suspect_ns
-        begin = self.gone_at if known_to_the_end else self.heard_at
+        known_to_the_end = self.gone_at and self.gone_at - self.received_at <= suspect_ns
+        begin = self.gone_at if known_to_the_end else self.received_at
         return now - min(begin, self.unserved_since or begin)
 
     def is_queueing(self, now: int) -> bool:

@@ -19,8 +19,8 @@ from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, SECOND, Refusal, 
 from .masters import REPORT_NS
 from .owner import Owner
 
-PAUSE_LIMIT_NS = 5 * SECOND
-STEADY_NS = 2 * PAUSE_LIMIT_NS
+MAX_PAUSE_NS = 5 * SECOND
+STEADY_NS = 2 * MAX_PAUSE_NS
 """Time after a pause: a failure within it makes the next pause longer. A lease that is lost so early was no success: a
 machine that is starved of processor time wins elections, too.
 """
@@ -118,7 +118,7 @@ class Acquisition:
         failures, end = record.failures
         failures = failures if now < end + STEADY_NS else 0
         jitter = rendezvous_hash(identity, self._node, "pause", str(failures)) % timers.heartbeat_ns
-        wait.not_before = now + min(timers.duration_ns << min(failures, 10), PAUSE_LIMIT_NS) + jitter
+        wait.not_before = now + min(timers.duration_ns << min(failures, 10), MAX_PAUSE_NS) + jitter
         wait.alone_before = now + timers.duration_ns + jitter if lost else wait.not_before
         record.failures = failures + 1, wait.not_before
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..egress_ips.egress_ip import EgressIPs, Event, HandoverState, Phase
-from ..placement.rebalance import Gift
+from ..placement.rebalance import Transfer
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 
 QUEUE_TIMEOUT_NS = 1 * SECOND
 """Longest time that a master waits for workers. A worker answers in a round trip, on a busy machine later; one that has
 just died must not hold up the packets of the others for ever.
 """
-UNDER_WAY_NS = 5 * MILLISECOND
+IN_FLIGHT_NS = 5 * MILLISECOND
 """Time for which a master continues when all workers queue: for the packets that were on their way to it, and for the
 answers to these.
 """
@@ -28,11 +28,11 @@ class Handovers:
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
 
-    def start(self, identity: str, gift: Gift, workers: Iterable[str], now: int) -> None:
+    def start(self, identity: str, transfer: Transfer, workers: Iterable[str], now: int) -> None:
         """Start the handover of an egress IP that this node owns: it ends when all ``workers`` queue their packets."""
         awaited = set(workers)
         deadline = now + QUEUE_TIMEOUT_NS if awaited else now
-        handover = HandoverState(gift.target, gift.reason, deadline, awaited, gift.shared)
+        handover = HandoverState(transfer.target, transfer.reason, deadline, awaited, transfer.shared)
         self._egress_ips.transition(identity, Event.HAND_OVER, handover=handover)
 
     def worker_is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
@@ -43,16 +43,16 @@ class Handovers:
             if handover and node in handover.awaited:
                 handover.awaited.discard(node)
                 if not handover.awaited:
-                    handover.deadline = min(handover.deadline, now + UNDER_WAY_NS)
+                    handover.deadline = min(handover.deadline, now + IN_FLIGHT_NS)
 
     def ready(self, now: int) -> list[tuple[str, HandoverState]]:
         """Return the handovers whose workers all queue, or that have waited too long."""
-        return [(identity, handover) for identity, handover in self._under_way() if now >= handover.deadline]
+        return [(identity, handover) for identity, handover in self._running() if now >= handover.deadline]
 
     def next_wake(self) -> int:
         """Return the next moment at which a handover has waited too long."""
-        return min((handover.deadline for _, handover in self._under_way()), default=NEVER)
+        return min((handover.deadline for _, handover in self._running()), default=NEVER)
 
-    def _under_way(self) -> list[tuple[str, HandoverState]]:
+    def _running(self) -> list[tuple[str, HandoverState]]:
         records = self._egress_ips.in_phase(Phase.HANDING_OVER)
         return [(record.id, record.state.handover) for record in records if record.state.handover]

@@ -95,7 +95,7 @@ class MasterTable:
                 continue
             before = record.followed or _NO_MASTER
             same = before.master == node
-            stale = before.master == "" or now - before.heard_at > hold_ns or before.gone is not None
+            stale = before.master == "" or now - before.received_at > hold_ns or before.gone is not None
             if announcement.epoch < before.epoch or (
                 announcement.epoch == before.epoch and not same and not stale
             ):
@@ -138,10 +138,10 @@ class MasterTable:
         """Drop the masters that were silent for ``hold_ns``. Return the changes."""
         changes = []
         for record, before in self._entries():
-            if before.master and now - before.heard_at >= hold_ns:
-                silent_ms = (now - before.heard_at) // MILLISECOND
+            if before.master and now - before.received_at >= hold_ns:
+                silent_ms = (now - before.received_at) // MILLISECOND
                 reason = before.gone or f"{before.master} unheard for {silent_ms} ms"
-                after = MasterEntry(epoch=before.epoch, heard_at=before.heard_at, lost=reason)
+                after = MasterEntry(epoch=before.epoch, received_at=before.received_at, lost=reason)
                 self._set(record, after)
                 changes.append(MasterChange(record.id, before, after, reason, silent_ms))
         return changes
@@ -161,7 +161,7 @@ class MasterTable:
 
     def next_silence(self, hold_ns: int) -> int:
         """Return the moment at which the next master is dropped if it stays silent."""
-        return min((e.heard_at + hold_ns for _, e in self._entries() if e.master), default=NEVER)
+        return min((e.received_at + hold_ns for _, e in self._entries() if e.master), default=NEVER)
 
     def _entries(self) -> Iterator[tuple[EgressIP, MasterEntry]]:
         return ((record, record.followed) for record in self._egress_ips if record.followed is not None)

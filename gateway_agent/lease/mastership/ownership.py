@@ -14,7 +14,7 @@ from ..ipc import EgressIPSpec
 from ..messages.bodies import Answer, MasterAnnouncement
 from ..placement.candidates import WARM_UP_NS, kept
 from ..placement.lateness import Lateness
-from ..placement.rebalance import Gift, Rebalance
+from ..placement.rebalance import Rebalance, Transfer
 from ..voting.protocol import EPOCH, HELD, MILLISECOND, NEVER, Release, Request, Verdict, lease_end
 from ..voting.voter_node import VoterNode
 from ..voting.voter_set import PROPOSER_LEASE
@@ -123,7 +123,7 @@ class Ownership:
 
     # Handovers
 
-    def hand_over(self, identity: str, gift: Gift, now: int) -> None:
+    def hand_over(self, identity: str, transfer: Transfer, now: int) -> None:
         """Start the handover of an egress IP. No packet is lost if the workers queue theirs."""
         record = self.egress_ips.find(identity)
         if record is None or record.phase is not Phase.OWNING or not record.holds(now):
@@ -131,9 +131,9 @@ class Ownership:
         spec = self.specs[identity]
         # In basic mode this node forwards packets until the workers follow the target: no worker needs to queue.
         workers = (
-            self._subscribers.carrying(identity, now) - {self._me} if spec.address and gift.target else ()
+            self._subscribers.carrying(identity, now) - {self._me} if spec.address and transfer.target else ()
         )
-        self._handovers.start(identity, gift, workers, now)
+        self._handovers.start(identity, transfer, workers, now)
         if workers:
             self._announce_held(now)
         self.start_handover(now)

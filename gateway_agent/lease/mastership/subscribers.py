@@ -24,7 +24,7 @@ class Subscribers:
 
     def __init__(self) -> None:
         self._until: dict[str, int] = {}
-        self._heard: dict[str, int] = {}
+        self._received_at: dict[str, int] = {}
         self._carries: dict[str, frozenset[str]] = {}
         """Egress IPs that the pods of each node use, for those nodes that have said so."""
         self._pushes: list[int] = []
@@ -44,21 +44,23 @@ class Subscribers:
     def retain(self, nodes: Collection[str]) -> None:
         """Drop all other nodes."""
         self._until = {node: until for node, until in self._until.items() if node in nodes}
-        self._heard = {node: at for node, at in self._heard.items() if node in nodes}
+        self._received_at = {node: at for node, at in self._received_at.items() if node in nodes}
         self._carries = {node: carries for node, carries in self._carries.items() if node in nodes}
 
     def on_message(self, node: str, now: int) -> None:
         """Note a message of ``node``."""
-        self._heard[node] = now
+        self._received_at[node] = now
 
     def leave(self, node: str) -> None:
         """Note that ``node`` is ending: it may not answer from now on."""
-        self._heard.pop(node, None)
+        self._received_at.pop(node, None)
 
     def carrying(self, identity: str, now: int) -> set[str]:
         """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
         near = [
-            node for node in self.current(now) if now - self._heard.get(node, -NEVER) <= SUBSCRIBER_TTL_NS
+            node
+            for node in self.current(now)
+            if now - self._received_at.get(node, -NEVER) <= SUBSCRIBER_TTL_NS
         ]
         return {node for node in near if identity in self._carries.get(node, (identity,))}
 

@@ -46,7 +46,7 @@ class Agreement:
         self._astray: dict[str, int] = {}
         """Seconds by which the wall clock of a node is ahead of this node's, by node."""
         self._mine: Facts | None = None
-        self._heard: dict[str, tuple[Facts, int]] = {}
+        self._received: dict[str, tuple[Facts, int]] = {}
         self._differing: dict[str, dict[str, tuple[str, str]]] = {}
         """The value here and the value there, by node and setting."""
 
@@ -60,11 +60,11 @@ class Agreement:
     ) -> None:
         """Take on this node's own settings. ``names``: the other nodes."""
         self._tunnels.configure(specs, names)
-        known = {name: heard for name, heard in self._heard.items() if name in names}
+        known = {name: facts for name, facts in self._received.items() if name in names}
         self._astray = {name: ahead for name, ahead in self._astray.items() if name in names}
-        if mine == self._mine and len(known) == len(self._heard):
+        if mine == self._mine and len(known) == len(self._received):
             return
-        self._mine, self._heard, self._differing = mine, known, {}
+        self._mine, self._received, self._differing = mine, known, {}
         self._revision += 1
         for name, (facts, _) in known.items():
             self._compare(name, facts)
@@ -86,8 +86,8 @@ class Agreement:
         self._tunnels.on_tunnels(node, facts.tunnels, now)
         self._compare_clocks(node, facts.clock, wall_ns)
         facts = msgspec.structs.replace(facts, clock=0.0, tunnels=())
-        before = self._heard.get(node)
-        self._heard[node] = facts, now
+        before = self._received.get(node)
+        self._received[node] = facts, now
         if before is None or before[0] != facts:
             self._compare(node, facts)
 
@@ -95,15 +95,15 @@ class Agreement:
         """Drop facts that are too old, and choose the next part of what is sent in parts. Once in each period."""
         self._period += 1
         self._tunnels.forget_old(now)
-        for name in [name for name, (_, at) in self._heard.items() if now > at + CURRENT_NS]:
-            del self._heard[name]
+        for name in [name for name, (_, at) in self._received.items() if now > at + CURRENT_NS]:
+            del self._received[name]
             self._tunnels.forget(name)
             self._revision += self._differing.pop(name, None) is not None
             self._revision += self._astray.pop(name, None) is not None
 
     def accepting(self) -> dict[str, tuple[int, ...]]:
         """Return the fingerprints of the keys that each node says it accepts, the one that it signs with first."""
-        return {name: facts.keys for name, (facts, _) in self._heard.items()}
+        return {name: facts.keys for name, (facts, _) in self._received.items()}
 
     def grantable_ns(self, duration_ns: int, voters: Collection[str], least_ns: int) -> int:
         """Return the longest lease time up to ``duration_ns`` that none of ``voters`` is known to refuse.
@@ -111,7 +111,7 @@ class Agreement:
         A voter grants no lease that is longer than its own ``lease.duration``, which is edited on one node after
         another. What is shorter than ``least_ns`` is passed over: no lease could be renewed in time.
         """
-        said = (self._heard[voter][0].duration_ns for voter in voters if voter in self._heard)
+        said = (self._received[voter][0].duration_ns for voter in voters if voter in self._received)
         return min((duration_ns, *(other for other in said if other >= least_ns)))
 
     def problems(self, me: str) -> Iterator[str]:
@@ -134,7 +134,7 @@ class Agreement:
         With another tunnel port than most nodes it gets none of their packets. If only some differ, those are wrong.
         """
         differing = sorted(name for name, found in self._differing.items() if TUNNEL_PORT in found)
-        if self._mine is None or 2 * len(differing) <= len(self._heard) or len(self._heard) < 2:
+        if self._mine is None or 2 * len(differing) <= len(self._received) or len(self._received) < 2:
             return ""
         there = self._differing[differing[0]][TUNNEL_PORT][1]
         return (

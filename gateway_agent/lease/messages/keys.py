@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ..ipc import HeardKey
+from ..ipc import PeerKey
 from ..voting.protocol import MILLISECOND, SECOND
 from .versions import OtherVersion
 
@@ -117,7 +117,7 @@ def _lasts(found: tuple[str, str, int, int]) -> bool:
     return found[3] - found[2] >= LASTING_NS
 
 
-class KeysHeard:
+class PeerKeys:
     """Keys, versions and names of senders of the messages that came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
@@ -138,7 +138,7 @@ class KeysHeard:
         for wrong in (self._foreign, self._versions):
             self.revision += wrong.pop(node, None) is not None
 
-    def may_look(self, now: int) -> bool:
+    def may_look_up(self, now: int) -> bool:
         """Return whether the sender of a datagram with a wrong key is to be looked up now."""
         if now < self._lookup_after:
             return False
@@ -185,8 +185,8 @@ class KeysHeard:
     def foreign_keys(self, me: str, own: Keyring) -> Iterator[str]:
         """Yield one text for each node whose key is not among ``own``, the keys of this node (``me``)."""
         for name, foreign in sorted(self._foreign.items()):
-            words = f"node {name} at {foreign.address} signs with a key that this node ({me}) does not have"
-            yield f"{words}: {foreign.named}; {own.named}"
+            message = f"node {name} at {foreign.address} signs with a key that this node ({me}) does not have"
+            yield f"{message}: {foreign.named}; {own.named}"
 
     def problems(self, me: str) -> Iterator[str]:
         """Yield one text for each node whose version or name does not fit. ``me``: the name of this node."""
@@ -203,13 +203,13 @@ class KeysHeard:
                 known = f"has the address {address} in" if address else "is not in"
                 yield f"the machine at {source} calls itself {name}, which {known} the inventory of this node ({me})"
 
-    def table(self, now: int) -> tuple[HeardKey, ...]:
+    def table(self, now: int) -> tuple[PeerKey, ...]:
         """Return by which key each node was last heard."""
         rows = {
-            n: HeardKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()
+            n: PeerKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()
         }
         for name, found in self._foreign.items():
-            rows[name] = HeardKey(
+            rows[name] = PeerKey(
                 name, fingerprint(found.number), (now - found.at) // MILLISECOND, known=False
             )
         return tuple(rows[name] for name in sorted(rows))

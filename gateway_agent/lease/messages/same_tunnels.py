@@ -78,7 +78,9 @@ class SameTunnels:
             if mine is None:
                 continue
             self._compare((node, other.id, "the tunnel's number (VNI)"), str(mine.vni), str(other.vni), now)
-            self._compare((node, other.id, "connectionSync"), _words(mine.sync), _words(other.sync), now)
+            self._compare(
+                (node, other.id, "connectionSync"), _yaml_bool(mine.sync), _yaml_bool(other.sync), now
+            )
 
     def forget(self, node: str) -> None:
         """Drop what a node has said that is heard no longer."""
@@ -114,5 +116,5 @@ class SameTunnels:
             self.revision += self._found.pop(key).lasts
 
 
-def _words(sync: bool) -> str:
+def _yaml_bool(sync: bool) -> str:
     return "true" if sync else "false"

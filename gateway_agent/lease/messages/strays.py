@@ -17,7 +17,7 @@ from .bodies import Hello, encode
 from .outbox import Send
 from .wire import Endpoint
 
-LOOK_NS = SECOND
+CHECK_INTERVAL_NS = SECOND
 """Interval at which unheard nodes are looked for."""
 GAP_NS, PATIENT_NS = 5 * SECOND, 60 * SECOND
 """Time from one search to the next; the longer one after :data:`EAGER_NS` without another unheard node."""
@@ -46,7 +46,7 @@ class Strays:
         self._contact = contact
         self._endpoint = endpoint
         self._silent: tuple[str, ...] = ()
-        self._silent_since = self._next_look = self._next_search = 0
+        self._silent_since = self._next_check = self._next_search = 0
         self._next_asked = 0
         self._refused: dict[str, int] = {}
         self._found: dict[str, Stray] = {}
@@ -56,9 +56,9 @@ class Strays:
 
         A search of :data:`GAP_NS` begins with it; none begins if this is empty.
         """
-        if now < self._next_look:
+        if now < self._next_check:
             return ()
-        self._next_look = now + LOOK_NS
+        self._next_check = now + CHECK_INTERVAL_NS
         self._keep(self._contact.silent(now), now)
         if not self._silent or now < self._next_search:
             return ()

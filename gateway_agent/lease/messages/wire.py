@@ -19,7 +19,7 @@ import msgspec
 from ..voting.protocol import MILLISECOND
 from .bodies import Body, Hello, encode
 from .envelope import DECODER, ENCODER, SEALED_DECODER, Envelope, Sealed, version_of
-from .keys import LOOKUP_INTERVAL_NS, MAC_BYTES, Keyring, KeysHeard
+from .keys import LOOKUP_INTERVAL_NS, MAC_BYTES, Keyring, PeerKeys
 from .versions import PROTOCOL
 
 MAX_RETIRED = 256
@@ -77,7 +77,7 @@ class Endpoint:
         self.name = name
         self.incarnation = incarnation
         self.keys = keys
-        self.heard = KeysHeard()
+        self.peer_keys = PeerKeys()
         self._known: dict[str, _Acquaintance] = {}
         self._sessions = 0
         """The highest session with a node that was forgotten."""
@@ -145,7 +145,7 @@ class Endpoint:
             return self._reject("wrong_address")
         opened = self._freshen(envelope, now)
         if opened.body is not None:
-            self.heard.genuine(envelope.sender, key, now)
+            self.peer_keys.genuine(envelope.sender, key, now)
         return opened
 
     def authentic_sender(self, datagram: bytes) -> str:
@@ -184,8 +184,8 @@ class Endpoint:
 
     def _note_name(self, sender: str, source: str, now: int) -> None:
         """Take note of a message that bears a name which is not that of its address."""
-        if self.heard.may_look(now):
-            self.heard.misnamed(source, sender, self.peers.get(sender, ""), now)
+        if self.peer_keys.may_look_up(now):
+            self.peer_keys.misnamed(source, sender, self.peers.get(sender, ""), now)
 
     def _note_unreadable(self, message: memoryview, source: str, now: int) -> str:
         """Take note of an authentic message that cannot be decoded. Return what it is counted as."""
@@ -195,12 +195,12 @@ class Endpoint:
 
     def _note_version(self, version: int, source: str, now: int) -> None:
         """Take note of a message that is not of this version, if a known node has its address. 0: of an unknown one."""
-        if self.heard.may_look(now) and (name := self._at(source)):
-            self.heard.other_version(name, source, 0 if version == PROTOCOL else version, now)
+        if self.peer_keys.may_look_up(now) and (name := self._at(source)):
+            self.peer_keys.other_version(name, source, 0 if version == PROTOCOL else version, now)
 
     def _look_up(self, message: memoryview, source: str, now: int) -> None:
         """Take note of the key that a datagram names which cannot be verified, if a known node has its address."""
-        if not self.heard.may_look(now):
+        if not self.peer_keys.may_look_up(now):
             return
         name = self._at(source)
         if not name:
@@ -211,9 +211,9 @@ class Endpoint:
             return
         if sealed.version != PROTOCOL:
             # It may be hashed in another way.
-            self.heard.other_version(name, source, sealed.version, now)
+            self.peer_keys.other_version(name, source, sealed.version, now)
         elif sealed.key not in self.keys.numbers:
-            self.heard.foreign(name, source, sealed.key, now)
+            self.peer_keys.foreign(name, source, sealed.key, now)
 
     def _at(self, source: str) -> str:
         """Return the name of the node that has this address; empty if there is none."""

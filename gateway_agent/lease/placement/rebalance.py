@@ -21,7 +21,7 @@ FAILBACK_NS = 10 * SECOND
 """Time for which a node must have been the preferred one before an egress IP fails back to it."""
 
 
-class Gift(NamedTuple):
+class Transfer(NamedTuple):
     """The decision on one egress IP of this node: hand it over to ``target``, or keep it if ``reason`` is empty."""
 
     target: str = ""
@@ -31,7 +31,7 @@ class Gift(NamedTuple):
     """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
 
 
-KEEP = Gift()
+KEEP = Transfer()
 
 
 class Rebalance:
@@ -106,7 +106,7 @@ class Rebalance:
         sharing: bool,
         patient: bool,
         now: int,
-    ) -> Gift:
+    ) -> Transfer:
         """Return the node to which this one hands over what it holds, and why.
 
         ``order``: the nodes that can serve it, best first. ``masters``: all healthy masters by egress id, this node
@@ -117,21 +117,21 @@ class Rebalance:
         record = self._egress_ips.find(spec.id)
         asked = record.move[0] if record is not None and record.move is not None else ""
         if spec.leaving and not spec.ready:
-            return KEEP if patient and not others else Gift(next(iter(others), ""), spec.reason)
+            return KEEP if patient and not others else Transfer(next(iter(others), ""), spec.reason)
         if asked in others:
-            return Gift(asked, f"handed over to {asked} as asked")
+            return Transfer(asked, f"handed over to {asked} as asked")
         preferred, since = (
             record.preferred if record is not None and record.preferred is not None else ("", now)
         )
         if preferred in others and now >= since + FAILBACK_NS:
-            return Gift(preferred, f"{preferred} is back (failback: Automatic)")
+            return Transfer(preferred, f"{preferred} is back (failback: Automatic)")
         if sharing and spec.id in election_input.fresh:
             return self._share(spec.id, others, election_input, masters)
         return KEEP
 
     def _share(
         self, identity: str, others: Sequence[str], election_input: ElectionInput, masters: Mapping[str, str]
-    ) -> Gift:
+    ) -> Transfer:
         """Return a node with a load that is lower by two or more, and the reason.
 
         One node hands over at a time: of the masters of fresh egress IPs the one with the highest load.
@@ -143,7 +143,7 @@ class Rebalance:
         settled = [n for n in others if self._is_settled(n, identity, election_input, masters)]
         least = min(settled, key=lambda node: (load[node], rendezvous_hash(identity, node)), default="")
         return (
-            Gift(least, f"{least} serves fewer", True)
+            Transfer(least, f"{least} serves fewer", True)
             if least and load[self._me] - load[least] >= 2
             else KEEP
         )

@@ -33,7 +33,7 @@ class Vacancy:
 @dataclass
 class _ObservedClaim:
     conflict: Conflict
-    heard_at: int
+    received_at: int
     first_at: int
 
 
@@ -58,7 +58,7 @@ class ConflictDetection:
         ``identity`` is empty if this node does not serve the address: then the claim may be right.
         """
         before = self._by_address.get(address)
-        known = before is not None and before.conflict.mac == mac and now < before.heard_at + FORGET_NS
+        known = before is not None and before.conflict.mac == mac and now < before.received_at + FORGET_NS
         since = before.conflict.since if before is not None and known else wall_ns / SECOND
         first_at = before.first_at if before is not None and known else now
         self._by_address[address] = _ObservedClaim(
@@ -88,7 +88,7 @@ class ConflictDetection:
         since, _ = self._wanted.get(address, (now, now))
         if asked is None or asked < since + rank * (ANSWER_NS + SETTLE_NS):
             return False
-        return now >= asked + ANSWER_NS and (claim is None or claim.heard_at < asked)
+        return now >= asked + ANSWER_NS and (claim is None or claim.received_at < asked)
 
     def ask_first(self, wanted: Iterable[EgressIPSpec], now: int) -> None:
         """Ask the LAN for addresses that no node is known to have had, and note those that are free.
@@ -109,7 +109,7 @@ class ConflictDetection:
         found = Vacancy()
         for spec in wanted:
             claim = self._by_address.get(spec.address)
-            if claim and claim.first_at + GRACE_NS <= now < claim.heard_at + ABSENT_NS:
+            if claim and claim.first_at + GRACE_NS <= now < claim.received_at + ABSENT_NS:
                 place = f"{claim.conflict.mac} on {claim.conflict.interface}"
                 found.occupied[spec.id] = (
                     f"{spec.address} belongs to another machine, {place}: use another address"
@@ -120,7 +120,7 @@ class ConflictDetection:
 
     def _is_vacant(self, address: str, now: int) -> bool:
         claim, since = self._by_address.get(address), self._vacant.get(address)
-        return since is not None and now < since + FORGET_NS and not (claim and claim.heard_at > since)
+        return since is not None and now < since + FORGET_NS and not (claim and claim.received_at > since)
 
     def ask_each(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> None:
         """Ask the LAN for what this node might take without a majority."""
@@ -144,7 +144,7 @@ class ConflictDetection:
     def conflicts(self, now: int) -> tuple[Conflict, ...]:
         """Return the conflicts that are not over."""
         claims = (c for c in self._by_address.values() if c.conflict.id)
-        return tuple(claim.conflict for claim in claims if now < claim.heard_at + FORGET_NS)
+        return tuple(claim.conflict for claim in claims if now < claim.received_at + FORGET_NS)
 
     def next_wake(self) -> int:
         """Return when the next answer is known."""
@@ -154,7 +154,7 @@ class ConflictDetection:
         """Forget what is old."""
         self._awaited = {at for at in self._awaited if at > now}
         oldest = now - FORGET_NS
-        self._by_address = {a: claim for a, claim in self._by_address.items() if claim.heard_at > oldest}
+        self._by_address = {a: claim for a, claim in self._by_address.items() if claim.received_at > oldest}
         self._wanted = {a: (since, last) for a, (since, last) in self._wanted.items() if last > oldest}
         self._asked = {a: at for a, at in self._asked.items() if at > oldest}
         self._vacant = {a: at for a, at in self._vacant.items() if at > oldest}

@@ -16,7 +16,7 @@ class FailureDetector:
     def __init__(self) -> None:
         self._by_name: dict[str, Member] = {}
         self._missed_at: dict[str, int] = {}
-        self._heard: frozenset[str] = frozenset()
+        self._alive: frozenset[str] = frozenset()
 
     def get(self, name: str) -> Member | None:
         """Return a node by its last heartbeat; None if there was none."""
@@ -26,27 +26,29 @@ class FailureDetector:
         """Take a heartbeat in. Return True if it says something new."""
         before = self._by_name.get(name)
         self._by_name[name] = member
-        return before is None or replace(before, heard_at=member.heard_at) != member
+        return before is None or replace(before, received_at=member.received_at) != member
 
     def retain(self, names: Collection[str]) -> None:
         """Forget all others."""
         self._by_name = {name: member for name, member in self._by_name.items() if name in names}
         self._missed_at = {name: at for name, at in self._missed_at.items() if name in names}
-        self._heard &= self._by_name.keys()
+        self._alive &= self._by_name.keys()
 
     def update(self, suspect_ns: int, now: int) -> None:
         """Note which nodes are suspect now: not heard within ``suspect_ns``."""
-        heard = self.heard(suspect_ns, now)
-        self._missed_at.update(dict.fromkeys(self._by_name.keys() - heard.keys(), now))
-        self._heard = frozenset(heard)
+        alive = self.alive(suspect_ns, now)
+        self._missed_at.update(dict.fromkeys(self._by_name.keys() - alive.keys(), now))
+        self._alive = frozenset(alive)
 
-    def heard(self, suspect_ns: int, now: int) -> dict[str, Member]:
+    def alive(self, suspect_ns: int, now: int) -> dict[str, Member]:
         """Return the nodes that are not suspect."""
-        return {name: member for name, member in self._by_name.items() if now - member.heard_at <= suspect_ns}
+        return {
+            name: member for name, member in self._by_name.items() if now - member.received_at <= suspect_ns
+        }
 
     def is_heard(self, name: str) -> bool:
         """Return True if a node was not suspect at the last :meth:`update`."""
-        return name in self._heard
+        return name in self._alive
 
     @property
     def last_suspected_at(self) -> Mapping[str, int]:
@@ -55,5 +57,5 @@ class FailureDetector:
 
     def next_suspicion(self, suspect_ns: int) -> int:
         """Return when the next of those that were heard at the last update becomes suspect."""
-        heard_at = (member.heard_at for name, member in self._by_name.items() if name in self._heard)
-        return min(heard_at, default=NEVER) + suspect_ns + 1
+        received_at = (member.received_at for name, member in self._by_name.items() if name in self._alive)
+        return min(received_at, default=NEVER) + suspect_ns + 1

@@ -13,7 +13,7 @@ NO_MAJORITY = "hears no majority of the voters"
 class Member(msgspec.Struct, frozen=True):
     """An egress node by its last heartbeat."""
 
-    heard_at: int
+    received_at: int
     isolated: bool = False
     reason: str = ""
     """The reason why the node cannot serve anything; empty if it can."""

@@ -13,7 +13,7 @@ DEAD_AFTER_NS = 10 * SECOND
 """A voter that was not heard for so long is replaced."""
 NO_QUORUM_TIMEOUT_NS = 3 * SECOND
 """``AvailabilityFirst``: how long a majority must have stayed away."""
-NEVER_HEARD = -NEVER
+NEVER_RECEIVED = -NEVER
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class QuorumView:
         self.longest_ns = electorate.duration_ns
         """The longest lease time that was ever in use, as far as this node knows."""
         self._silent_until = silent_until
-        self._started_at = self._last_heard_at = now
-        self._heard: dict[str, int] = {}
+        self._started_at = self._last_received_at = now
+        self._received_at: dict[str, int] = {}
         self._answered: dict[str, int] = {}
-        self._majority: tuple[tuple[str, ...], int] = ((), NEVER_HEARD)
+        self._majority: tuple[tuple[str, ...], int] = ((), NEVER_RECEIVED)
         """A voter set, and a moment since which a majority of it has answered."""
         self.configure(electorate)
 
@@ -58,9 +58,9 @@ class QuorumView:
         self._expects_others = any(name != self._me for name in self.egress_nodes)
         # A voter may be out of the inventory: it is heard no more, but its last answer counts for as long as any.
         known = {*self._names, *self.voter_set_state.current.members}
-        self._heard = {name: at for name, at in self._heard.items() if name in known}
+        self._received_at = {name: at for name, at in self._received_at.items() if name in known}
         self._answered = {name: at for name, at in self._answered.items() if name in known}
-        self._majority = (), NEVER_HEARD
+        self._majority = (), NEVER_RECEIVED
         self.voter_set_state.bootstrap_from(first_voters(self.egress_nodes, self._names))
         self.raise_max_lease(electorate.duration_ns)
         # Of two nodes the last one has no majority to lose, and asks the LAN. AvailabilityFirst accepts the risk.
@@ -73,11 +73,11 @@ class QuorumView:
 
     def on_message(self, node: str, now: int) -> None:
         """Take in that a node has sent anything fresh."""
-        self._heard[node] = self._last_heard_at = now
+        self._received_at[node] = self._last_received_at = now
 
-    def hears_no_peer(self, now: int) -> bool:
+    def receives_from_no_peer(self, now: int) -> bool:
         """Return whether no other node was heard for long, though there is an egress node that would answer."""
-        return self._expects_others and now > self._last_heard_at + CANDIDATE_TTL_NS
+        return self._expects_others and now > self._last_received_at + CANDIDATE_TTL_NS
 
     def silent(self, now: int) -> tuple[str, ...]:
         """Return the nodes that were not heard for long and should be, sorted.
@@ -85,10 +85,12 @@ class QuorumView:
         The egress nodes answer all nodes, and all nodes subscribe to an egress node.
         """
         expected = self._names if self._me in self.egress_nodes else self.egress_nodes
-        unheard = (
-            name for name in expected if now > self._heard.get(name, self._started_at) + CANDIDATE_TTL_NS
+        silent_for = (
+            name
+            for name in expected
+            if now > self._received_at.get(name, self._started_at) + CANDIDATE_TTL_NS
         )
-        return tuple(sorted(name for name in unheard if name != self._me))
+        return tuple(sorted(name for name in silent_for if name != self._me))
 
     def answer(self, voter: str, now: int) -> None:
         """Take in that a voter has answered a request of this node."""
@@ -106,7 +108,7 @@ class QuorumView:
         """
         return (
             not self._hears_majority(now)
-            and now - self._majority_heard_at(now) > self._electorate.duration_ns
+            and now - self._majority_answered_at(now) > self._electorate.duration_ns
         )
 
     def may_serve_without_quorum(self, now: int) -> bool:
@@ -114,13 +116,13 @@ class QuorumView:
         if self._hears_majority(now):
             return False
         duration_ns = self._electorate.duration_ns
-        unheard_ns = now - max(self._majority_heard_at(now), self._started_at)
-        if unheard_ns <= duration_ns or self.voter_set_state.recovering or now < self._silent_until:
+        silent_ns = now - max(self._majority_answered_at(now), self._started_at)
+        if silent_ns <= duration_ns or self.voter_set_state.recovering or now < self._silent_until:
             return False
-        if self._electorate.availability_first and unheard_ns >= NO_QUORUM_TIMEOUT_NS:
+        if self._electorate.availability_first and silent_ns >= NO_QUORUM_TIMEOUT_NS:
             return True
-        heard = [self._heard.get(name, NEVER_HEARD) for name in self._names if name != self._me]
-        return len(heard) <= 1 and all(now - at > duration_ns for at in heard)
+        received = [self._received_at.get(name, NEVER_RECEIVED) for name in self._names if name != self._me]
+        return len(received) <= 1 and all(now - at > duration_ns for at in received)
 
     def quorum(self, now: int) -> Quorum:
         """Return the voters whose grants make a lease for this node now."""
@@ -128,7 +130,7 @@ class QuorumView:
         if not self.may_serve_without_quorum(now):
             return quorum
         duration_ns = self._electorate.duration_ns
-        left = [m for m in quorum.asked if now - self._answered.get(m, NEVER_HEARD) <= duration_ns]
+        left = [m for m in quorum.asked if now - self._answered.get(m, NEVER_RECEIVED) <= duration_ns]
         sets = (tuple(sorted({*left, self._me})),)
         return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), without_quorum=True)
 
@@ -138,9 +140,9 @@ class QuorumView:
         if now < self.voter_set_state.learned_at + settled:
             return None
         me, names = self._me, self._names
-        unheard = {n: 0 if n == me else now - self._heard.get(n, self._started_at) for n in names}
-        alive = [n for n in names if n == me or (n in self._heard and unheard[n] < CANDIDATE_TTL_NS)]
-        dead = [n for n in names if unheard[n] >= DEAD_AFTER_NS]
+        silent_for = {n: 0 if n == me else now - self._received_at.get(n, self._started_at) for n in names}
+        alive = [n for n in names if n == me or (n in self._received_at and silent_for[n] < CANDIDATE_TTL_NS)]
+        dead = [n for n in names if silent_for[n] >= DEAD_AFTER_NS]
         return next_voters(self.voter_set_state.current, self.egress_nodes, names, alive, dead)
 
     def _hears_majority(self, now: int) -> bool:
@@ -154,7 +156,7 @@ class QuorumView:
             self._majority = members, self._answered_at(members)
         return now - self._majority[1] <= self._electorate.duration_ns
 
-    def _majority_heard_at(self, now: int) -> int:
+    def _majority_answered_at(self, now: int) -> int:
         """Return the moment since which a majority of the voters, or of the set a lease time ago, has answered."""
         voter_set_state = self.voter_set_state
         sets = (voter_set_state.current.members, *voter_set_state.superseded(self.longest_ns, now))
@@ -162,5 +164,5 @@ class QuorumView:
 
     def _answered_at(self, members: tuple[str, ...]) -> int:
         """Return the moment since which a majority of ``members`` has answered."""
-        moments = sorted((self._answered.get(m, NEVER_HEARD) for m in members), reverse=True)
-        return moments[len(members) // 2] if members else NEVER_HEARD
+        moments = sorted((self._answered.get(m, NEVER_RECEIVED) for m in members), reverse=True)
+        return moments[len(members) // 2] if members else NEVER_RECEIVED

@@ -161,7 +161,7 @@ class VoterSetState:
         self._reports: dict[str, tuple[VoterSet, Proposal | None]] = {}
         self._new: set[str] = set()
         """Nodes that knew of no set either, after this one's start."""
-        self._founding_at: int | None = None
+        self._bootstrapping_since: int | None = None
 
     @property
     def oldest(self) -> int:
@@ -220,10 +220,10 @@ class VoterSetState:
         others = [m for m in members if m != self.me]
         reported = [m for m in others if m in self._reports and self._same_set(self._reports[m][0])]
         enough = min(len(others), len(members) - (len(members) // 2 + 1) + 1)
-        founded = self._founded(inventory, now)
+        founded = self._bootstrapped(inventory, now)
         if len(reported) < enough and not founded and now < self._started_at + GRACE_NS:
             return False
-        if self.current.version == 0 and not self._may_found():
+        if self.current.version == 0 and not self._may_bootstrap():
             return False
         if self.current.version == 0:
             self.adopt(VoterSet(1, members), now)
@@ -235,23 +235,23 @@ class VoterSetState:
         self._new.clear()
         return True
 
-    def _may_found(self) -> bool:
+    def _may_bootstrap(self) -> bool:
         return self.published is None or is_majority({*self._reports, self.me}, self.published.members)
 
-    def held_back_by(self, now: int) -> tuple[str, ...]:
+    def missing_recorded_voters(self, now: int) -> tuple[str, ...]:
         """Voters that the cluster names and this node has not heard, where that alone keeps it from founding a set."""
         waits = self.recovering and self.current.version == 0 and now >= self._started_at + GRACE_NS
-        if not waits or self.published is None or self._may_found():
+        if not waits or self.published is None or self._may_bootstrap():
             return ()
         return tuple(member for member in self.published.members if member not in {*self._reports, self.me})
 
-    def _founded(self, inventory: Collection[str], now: int) -> bool:
-        unheard = {*inventory} - self._new - {self.me}
-        if not self._new or len(unheard) > 1:
+    def _bootstrapped(self, inventory: Collection[str], now: int) -> bool:
+        silent = {*inventory} - self._new - {self.me}
+        if not self._new or len(silent) > 1:
             return False
-        if self._founding_at is None:
-            self._founding_at = now
-        return now >= self._founding_at + BOOTSTRAP_NS
+        if self._bootstrapping_since is None:
+            self._bootstrapping_since = now
+        return now >= self._bootstrapping_since + BOOTSTRAP_NS
 
     def _same_set(self, voters: VoterSet) -> bool:
         return self.current.version > 0 or voters.members == self.current.members

@@ -14,7 +14,7 @@ from ..sockets.arp_socket import Announcer
 from .vip_addresses import Addresses
 from .vip_fence import Fence
 
-WORDS: Mapping[type[serving.Effect], str] = {
+ACTION_NAMES: Mapping[type[serving.Effect], str] = {
     serving.Ticket: "ticket",
     serving.Open: "open",
     serving.AddAddress: "add",
@@ -86,7 +86,7 @@ class VirtualAddresses:
         except (KernelError, OSError) as error:
             problem = str(error)
         for address in _addresses(effect):
-            key = WORDS[type(effect)], address
+            key = ACTION_NAMES[type(effect)], address
             if problem:
                 self._failing[key] = problem
                 self._failed[key] += 1
@@ -118,7 +118,9 @@ class VirtualAddresses:
     def _drop(self, address: str) -> None:
         """Forget what failed for an address that this node does not serve any more, but not that it is still there."""
         for key in [
-            key for key in self._failing if key[1] == address and key[0] != WORDS[serving.RemoveAddress]
+            key
+            for key in self._failing
+            if key[1] == address and key[0] != ACTION_NAMES[serving.RemoveAddress]
         ]:
             del self._failing[key]
 
@@ -140,7 +142,7 @@ class VirtualAddresses:
             if address not in wanted:
                 self._drop(address)
             if address not in remaining:
-                self._failing.pop((WORDS[serving.RemoveAddress], address), None)
+                self._failing.pop((ACTION_NAMES[serving.RemoveAddress], address), None)
 
 
 def _addresses(effect: serving.Effect) -> tuple[str, ...]:

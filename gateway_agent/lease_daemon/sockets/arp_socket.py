@@ -39,7 +39,7 @@ class Announcer:
         # Protocol 0 receives nothing. The kernel writes the Ethernet header: its length depends on the device.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | SOCKET_FLAGS, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TC_PRIO_CONTROL)
-        self._heard: Callable[[str, str, str], None] = lambda address, mac, interface: None
+        self._on_claim: Callable[[str, str, str], None] = lambda address, mac, interface: None
         self._watched: dict[tuple[str, str], str] = {}
         """The address as it was given, by the one way to write it and the interface."""
         self._answered: set[tuple[str, str]] = set()
@@ -71,13 +71,13 @@ class Announcer:
         kind, _ = self._hardware(interface)
         return kind in (0, ARPHRD_ETHER)
 
-    def listen(self, selector: selectors.BaseSelector, heard: Callable[[str, str, str], None]) -> None:
+    def listen(self, selector: selectors.BaseSelector, on_claim: Callable[[str, str, str], None]) -> None:
         """Receive from now on, by callbacks that are registered as data with the selector.
 
         ``heard(address, mac, interface)`` is called for each frame by which another MAC claims an address that is
         watched.
         """
-        self._heard = heard
+        self._on_claim = on_claim
         reads = {CLAIMS4: self._claim, CLAIMS6: self._claim, SOLICITATIONS: self._solicitation}
         self._receivers = {key: PacketReceiver(selector, *key, read) for key, read in reads.items()}
 
@@ -183,7 +183,7 @@ class Announcer:
         claim = arp.claimed_address(frame)
         address = self._watched.get((claim[0], interface)) if claim else None
         if claim is not None and address is not None and claim[1] != self._mac(interface):
-            self._heard(address, claim[1], interface)
+            self._on_claim(address, claim[1], interface)
 
     def _solicitation(self, frame: bytes, interface: str) -> None:
         asked = arp.solicitation(frame)

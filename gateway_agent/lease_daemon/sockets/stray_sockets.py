@@ -207,8 +207,8 @@ def _to_this_node(family: int, protocol: int, to: str) -> Iterator[Test]:
     first, size, kind = (16, 4, socket.AF_INET) if family == 4 else (24, 16, socket.AF_INET6)
     address = socket.inet_pton(kind, to)
     for at in range(0, size, 4):
-        word = int.from_bytes(address[at : at + 4], "big")
-        yield (LOAD_WORD, 0, 0, first + at), (JUMP_EQUAL, word, True)
+        part = int.from_bytes(address[at : at + 4], "big")
+        yield (LOAD_WORD, 0, 0, first + at), (JUMP_EQUAL, part, True)
     if family == 4:
         yield (LOAD_BYTE, 0, 0, 9), (JUMP_EQUAL, protocol, True)
         yield (LOAD_HALF, 0, 0, 6), (JUMP_ANY_BIT, FRAGMENT, False)

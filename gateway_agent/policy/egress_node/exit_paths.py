@@ -88,8 +88,8 @@ def _asked(plan: Plan, egress: PlanEgressIP, destinations: Iterable[tuple[str, s
     source = ids.inner(peer.address, egress.family, egress.sync)
     mark = plan.layout.leaving(egress.slot) if egress.routed else 0
     asked: dict[Lookup, str] = {}
-    for address, words in destinations:
-        asked.setdefault(Lookup(address, source, egress.device, mark), words)
+    for address, message in destinations:
+        asked.setdefault(Lookup(address, source, egress.device, mark), message)
     return asked
 
 
@@ -99,15 +99,15 @@ def reason(egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[L
     What has no answer yet is no reason.
     """
     wrong = [
-        (words, found)
-        for lookup, words in asked.items()
+        (message, found)
+        for lookup, message in asked.items()
         if (found := answers.get(lookup)) is not None and not _is_right(egress, found)
     ]
     if not wrong:
         return ""
-    words, found = wrong[0]
+    message, found = wrong[0]
     others = f", and {len(wrong) - 1} more destinations likewise" if len(wrong) > 1 else ""
-    return f"{_fault(egress, words, found)}{others}: {_remedy(egress, found)}"
+    return f"{_fault(egress, message, found)}{others}: {_remedy(egress, found)}"
 
 
 def fault(egress: PlanEgressIP, destination: str, found: Found) -> str:
@@ -122,14 +122,14 @@ def _is_right(egress: PlanEgressIP, found: Found) -> bool:
     return not found.error and found.interface in (egress.interface, LOOPBACK)
 
 
-def _fault(egress: PlanEgressIP, words: str, found: Found) -> str:
+def _fault(egress: PlanEgressIP, message: str, found: Found) -> str:
     place = f"routing table {egress.table}" if egress.table else "this node"
     if found.refusal:
         return f"the kernel drops what comes by {egress.device} (rp_filter), since {found.refusal.value}"
     if found.error:
-        return f"{place} has no route to {words} ({found.error})"
+        return f"{place} has no route to {message} ({found.error})"
     via = f" via {found.next_hop}" if found.next_hop else ""
-    return f"{place} routes {words} by {found.interface}{via}, not by {egress.interface}"
+    return f"{place} routes {message} by {found.interface}{via}, not by {egress.interface}"
 
 
 def _remedy(egress: PlanEgressIP, found: Found) -> str:

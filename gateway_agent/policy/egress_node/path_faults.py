@@ -107,15 +107,15 @@ def probes(plan: Plan, egress: PlanEgressIP, leading: Mapping[Lookup, Found]) ->
 
 
 def of_round(
-    every: Sequence[TunnelProbe], lost: Collection[TunnelProbe], turn: int
+    every: Sequence[TunnelProbe], lost: Collection[TunnelProbe], round_number: int
 ) -> tuple[TunnelProbe, ...]:
     """Return the probes of one round: some are sent each time, the others take turns.
 
     ``every``: see :func:`probes`. ``lost``: those that did not get through in the round before; they are sent again, so
-    that two rounds in a row can lose one. ``turn``: number of the round.
+    that two rounds in a row can lose one. ``round_number``: number of the round.
     """
     others = every[ROUTES_EACH:]
-    begin = turn * TURNS_EACH % len(others) if others else 0
+    begin = round_number * TURNS_EACH % len(others) if others else 0
     taking_turns = (*others, *others)[begin : begin + min(TURNS_EACH, len(others))]
     again = [probe for probe in others if probe in lost][:TURNS_EACH] if lost else []
     return tuple(dict.fromkeys((*every[:ROUTES_EACH], *again, *taking_turns)))

@@ -31,7 +31,7 @@ SETTLE_S = 1.5
 """Seconds after the request for the table in which it counts as not in sync. 20,000 entries take 0.2 s."""
 PARTNER_TIMEOUT_S = 5.0
 """Seconds without a datagram after which a node counts as alone. Each partner sends at least once a second."""
-CATCH_UP_LIMIT_S = 15.0
+MAX_CATCH_UP_S = 15.0
 """Seconds after which a fast growing table counts as busy, not as behind."""
 BULK_ENTRIES_PER_S = 2000.0
 """Rate of received entries from which the node counts as receiving the whole table."""
@@ -68,7 +68,7 @@ class Counters:
     """Entries of partners that it injected into the kernel, new or changed."""
     failed: int
     """Entries that the kernel refused."""
-    heard: int
+    packets: int
     """Datagrams received from partners."""
 
 
@@ -222,7 +222,7 @@ def counters(statistics: str) -> Counters:
         entries=_number(r"current active connections:\s+(\d+)", own),
         received=created[0] + updated[0],
         failed=created[1] + updated[1],
-        heard=_number(r"(\d+) Pckts recv", rest),
+        packets=_number(r"(\d+) Pckts recv", rest),
     )
 
 
@@ -254,9 +254,9 @@ def behind(since_request: float, rate: float, now: Counters) -> str:
     """
     if since_request < SETTLE_S:
         return "has just asked for the connection table"
-    if not now.heard and since_request < PARTNER_TIMEOUT_S:
+    if not now.packets and since_request < PARTNER_TIMEOUT_S:
         return "no partner has answered the request for the connection table"
-    if rate > BULK_ENTRIES_PER_S and since_request < CATCH_UP_LIMIT_S:
+    if rate > BULK_ENTRIES_PER_S and since_request < MAX_CATCH_UP_S:
         return f"the connection table is being received: {now.received} entries so far"
     return ""
 

@@ -35,7 +35,7 @@ class StartedBeside:
     """The guard has dropped what the pod sent to the outside before that."""
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         """Return the pod and what may have happened to its packets."""
         what = f"pod {self.namespace}/{self.name} started beside the plugin: "
         if self.held:

@@ -117,8 +117,8 @@ def of_kernel(view: NodeSnapshot, found: NodeCounters) -> Iterator[Family]:
             found.connections_limit,
         ),
     )
-    for name, words, value in gauges:
-        yield gauge(name, words, [] if value is None else [Sample(own, value)])
+    for name, message, value in gauges:
+        yield gauge(name, message, [] if value is None else [Sample(own, value)])
     text = "Connections of the node without an entry: the connection table was full, or their port was taken."
     refused = found.connections_refused
     yield counter("conntrack_refused_total", text, [] if refused is None else [Sample(own, refused)])

@@ -160,11 +160,11 @@ def _problems(problems: Sequence[Answer]) -> Iterable[str]:
     if problems:
         yield '<h2 class="bad">Problems</h2><ul>'
         for problem in problems:
-            words = ": ".join(
+            message = ": ".join(
                 part for part in (problem["source"], problem["path"], problem["message"]) if part
             )
             hint = f" ({problem['hint']})" if problem["hint"] else ""
-            yield f"<li>{escape(words + hint)}</li>"
+            yield f"<li>{escape(message + hint)}</li>"
         yield "</ul>"
 
 
@@ -220,5 +220,5 @@ def _pod_row(row: Answer) -> Sequence[object]:
 def _member_row(member: Answer) -> Sequence[object]:
     alive, ready = ("yes" if member[key] else "no" for key in ("alive", "ready"))
     # In whole seconds: what changes with each heartbeat would be sent with each look.
-    heard = "never" if member["lastHeardMs"] < 0 else f"{member['lastHeardMs'] // 1000} s ago"
-    return member["node"], alive, ready, heard, member["reason"]
+    last_message = "never" if member["lastHeardMs"] < 0 else f"{member['lastHeardMs'] // 1000} s ago"
+    return member["node"], alive, ready, last_message, member["reason"]

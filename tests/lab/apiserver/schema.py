@@ -41,7 +41,7 @@ def admit(schema: Schema, value: Any, path: str = "") -> tuple[Any, list[str]]:
     wanted = _TYPES[schema["type"]]
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         return value, [f"{path}: must be of type {schema['type']}"]
-    problems = [f"{path}: {words}" for words in _broken(schema, value)]
+    problems = [f"{path}: {message}" for message in _broken(schema, value)]
     if isinstance(value, dict) and not schema.get("x-kubernetes-preserve-unknown-fields"):
         value, found = _admit_fields(schema, value, path)
         problems += found
@@ -54,7 +54,7 @@ def admit(schema: Schema, value: Any, path: str = "") -> tuple[Any, list[str]]:
         value = items
     if not problems:
         # As the real server: rules are not asked about what has the wrong shape.
-        problems += [f"{path}: {words}" for words in _against_rules(schema, value)]
+        problems += [f"{path}: {message}" for message in _against_rules(schema, value)]
     return value, problems
 
 

@@ -35,7 +35,7 @@ class HeldApi(Api):
     def __init__(self, gates: Gates, kubeconfig: Path) -> None:
         super().__init__(kubeconfig)
         self.gates = gates
-        self._on_its_way = 0
+        self._in_flight = 0
         self._silent: set[str] = set()
         """Paths of the watches that wait for an event of the server."""
         self._news = asyncio.Condition()
@@ -73,10 +73,10 @@ class HeldApi(Api):
         """Wait until nothing is on its way to the server or back."""
         await settle()
         async with asyncio.timeout(LATE), self._news:
-            await self._news.wait_for(lambda: not self._on_its_way)
+            await self._news.wait_for(lambda: not self._in_flight)
         await settle()
 
-    async def told(self, path: str) -> None:
+    async def reported(self, path: str) -> None:
         """Wait until the watch of ``path`` has an event, if it was waiting for one."""
         async with asyncio.timeout(LATE), self._news:
             await self._news.wait_for(lambda: path not in self._silent)
@@ -85,11 +85,11 @@ class HeldApi(Api):
     @contextlib.asynccontextmanager
     async def _held(self, path: str) -> AsyncIterator[None]:
         await self.gates.hold(f"ask {path}")
-        self._on_its_way += 1
+        self._in_flight += 1
         try:
             yield
         finally:
-            self._on_its_way -= 1
+            self._in_flight -= 1
             await self._change()
 
     async def _change(self, change: Callable[[], None] = lambda: None) -> None:
@@ -138,7 +138,7 @@ class Told:
         else:
             self.server.cluster.delete(f"{POLICIES}/{name}")
         self.policies.edit(name, destinations)
-        await self.apis[0].told(f"/apis/{GROUP}/v1alpha1/egressgatewaypolicies")
+        await self.apis[0].reported(f"/apis/{GROUP}/v1alpha1/egressgatewaypolicies")
 
 
 EDITS = (
@@ -163,7 +163,7 @@ SLOW: tuple[tuple[str, ...], ...] = (
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
     with serving(tmp_path_factory.mktemp("api")) as server:
         server.cluster.apply(documents.gateway("partner", "eth1", {"role": "egress"}))
         for node in nodes():
@@ -172,11 +172,11 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalServer]:
 
 
 @pytest.fixture
-def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServer:
+def server(shared: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServer:
     for name in LABELS:
-        standing.cluster.delete(f"{POLICIES}/{name}")
-    standing.cluster.remove("prod", "web-0")
-    standing.cluster.namespace("prod")
+        shared.cluster.delete(f"{POLICIES}/{name}")
+    shared.cluster.remove("prod", "web-0")
+    shared.cluster.namespace("prod")
     monkeypatch.setattr(cluster_store, "DEBOUNCE_S", 0.0)
     for module, name in (
         (cluster_store, "POD_QUERY_TIMEOUT_S"),
@@ -184,7 +184,7 @@ def server(standing: LocalServer, monkeypatch: pytest.MonkeyPatch) -> LocalServe
         (cni_add, "ADD_S"),
     ):
         monkeypatch.setattr(module, name, LATE)
-    return standing
+    return shared
 
 
 @pytest.mark.parametrize("seed", range(48))
@@ -199,8 +199,8 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
     began: list[int] = []
 
     async def scenario() -> None:
-        told = Told(tmp_path, server)
-        world = told.world
+        reported = Told(tmp_path, server)
+        world = reported.world
 
         async def to_thread(write: Callable[..., T], *arguments: Any) -> T:
             await world.gates.hold("disk")
@@ -209,11 +209,11 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
         monkeypatch.setattr(asyncio, "to_thread", to_thread)
 
         def answered(task: asyncio.Task[bytes]) -> None:
-            known = told.policies.known_since(began[0], world.state.inventory)
+            known = reported.policies.known_since(began[0], world.state.inventory)
             answers.append(judged(world, task) if known else "by older objects")
 
         try:
-            await told.open_all(lambda: world.state.applied is not None)
+            await reported.open_all(lambda: world.state.applied is not None)
             call: asyncio.Task[bytes] | None = None
             while call is None or not call.done():
                 await settle()
@@ -222,18 +222,18 @@ def test_an_add_never_answers_by_older_objects_than_the_api_had(
                     i for i, (name, _) in enumerate(world.gates.waiting) if name.split()[0] not in late
                 ]
                 if waiting and rng.random() > pace:
-                    await told.open(rng.choice(waiting))
+                    await reported.open(rng.choice(waiting))
                 elif call is None and rng.random() < 0.5:
                     # Its kubelet starts it a moment after it was bound to this node.
                     server.cluster.run("prod", "web-0", "w1", dict.fromkeys(LABELS, "yes"))
-                    began.append(told.policies.newest())
+                    began.append(reported.policies.newest())
                     call = asyncio.create_task(world.calls.handle(request()))
                     # Nothing else may run between the answer and the look at the kernel.
                     call.add_done_callback(answered)
                 elif edits:
-                    await told.edit(*edits.pop(0))
+                    await reported.edit(*edits.pop(0))
                 else:
-                    await told.open_first()
+                    await reported.open_first()
             await settle()
         finally:
             await world.close()

@@ -53,14 +53,14 @@ class BlindKernel(HeldKernel):
 def naming(*interfaces: str, failure_policy: str = "Fail") -> bytes:
     """Return an ADD whose result names these interfaces outside of the pod."""
     environment, configuration = contract.split_cni_request(request(failure_policy=failure_policy))
-    told = json.loads(configuration)
-    told["prevResult"]["interfaces"] = [
+    reported = json.loads(configuration)
+    reported["prevResult"]["interfaces"] = [
         *({"name": name} for name in interfaces),
         {"name": "eth0", "sandbox": "/x"},
     ]
-    told["prevResult"]["ips"][0]["interface"] = len(interfaces)
+    reported["prevResult"]["ips"][0]["interface"] = len(interfaces)
     variables = tuple(environment[name].encode() for name in contract.ENVIRONMENT)
-    return contract.cni_request(variables, json.dumps(told).encode())
+    return contract.cni_request(variables, json.dumps(reported).encode())
 
 
 def blind_world(

@@ -55,8 +55,8 @@ def problems_of(directory: Path, inventory: Inventory, local: Collection[str]) -
 def test_a_machine_that_bears_the_name_of_another_node_says_so(
     tmp_path: Path, local: Collection[str], rightful: str
 ) -> None:
-    words = f"no interface of this machine has 172.16.0.21, the address of node w1{rightful}"
-    assert problems_of(tmp_path, EMPTY, local) == [f"nodeName: {words} ({HINT})"]
+    message = f"no interface of this machine has 172.16.0.21, the address of node w1{rightful}"
+    assert problems_of(tmp_path, EMPTY, local) == [f"nodeName: {message} ({HINT})"]
 
 
 def test_problems_of_the_lease_daemon_have_the_kind_that_it_names() -> None:

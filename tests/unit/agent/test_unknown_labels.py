@@ -72,12 +72,12 @@ def problems(world: World) -> list[str]:
         "by its name",
     ],
 )
-@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@pytest.mark.parametrize("reported", [True, False], ids=["reported", "not told"])
 def test_what_hangs_on_unknown_labels_does_not_start(
-    tmp_path: Path, selector: Selector, starts: bool, tagged: bool, told: bool
+    tmp_path: Path, selector: Selector, starts: bool, tagged: bool, reported: bool
 ) -> None:
-    answer, group = asked(tmp_path, selecting(selector), request(labels=() if told else None))
-    assert (answer == contract.OK) is (starts or told)
+    answer, group = asked(tmp_path, selecting(selector), request(labels=() if reported else None))
+    assert (answer == contract.OK) is (starts or reported)
     assert bool(group) is tagged
 
 

@@ -71,9 +71,9 @@ def test_how_long_a_run_takes_is_known_from_those_that_are_most_alike() -> None:
     [(100.0, 260.0, True), (100.1, 200.0, False), (100.0, 260.1, False)],
 )
 def test_a_goal_is_met_by_the_median_and_by_the_worst(median: float, worst: float, met: bool) -> None:
-    words, found = compared(Summary(50, median, worst), Summary(50, 100.0, 200.0))
+    message, found = compared(Summary(50, median, worst), Summary(50, 100.0, 200.0))
     assert found is met
-    assert ("**not met**" in words) is not met
+    assert ("**not met**" in message) is not met
 
 
 def test_of_problems_that_differ_in_numbers_only_the_worst_is_told(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ def costs(value: float) -> Costs:
 
 
 def test_every_measure_has_its_line_and_its_ratio_to_the_smallest() -> None:
-    words = scale.table([Measured("nodes", 10, costs(2.0)), Measured("nodes", 1_000, costs(5.0))])
+    message = scale.table([Measured("nodes", 10, costs(2.0)), Measured("nodes", 1_000, costs(5.0))])
     for name, unit in scale.UNITS.values():
-        assert f"| {name}, {unit} | 2.00 | 5.00 (×2.5) |" in words
-    assert "| worker, tunnels | 2 | 5 |" in words
+        assert f"| {name}, {unit} | 2.00 | 5.00 (×2.5) |" in message
+    assert "| worker, tunnels | 2 | 5 |" in message
 
 
 def test_a_measure_that_costs_nothing_has_not_grown() -> None:

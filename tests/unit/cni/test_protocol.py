@@ -122,9 +122,9 @@ def test_by_the_agent(command: str, output: bytes, path: Path) -> None:
     behaviour = Answering(contract.OK)
     with FakeAgent(path, behaviour):
         assert call(environment(command), raw) == (0, output)
-    told, configured = contract.split_cni_request(behaviour.requests[0])
+    reported, configured = contract.split_cni_request(behaviour.requests[0])
     assert configured == raw
-    assert {key.encode(): value.encode() for key, value in told.items()} == environment(command)
+    assert {key.encode(): value.encode() for key, value in reported.items()} == environment(command)
 
 
 def test_refusal_of_the_agent_is_printed_as_it_is(path: Path) -> None:

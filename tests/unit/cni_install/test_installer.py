@@ -45,7 +45,7 @@ class Host:
     def options(self) -> list[str]:
         given = {"--plugin": self.plugin, "--bin-dir": self.bin_dir, "--conf-dir": self.conf_dir,
                  "--report": self.report, "--cri-socket": self.runtime}  # fmt: skip
-        return [str(word) for pair in given.items() for word in pair]
+        return [str(token) for pair in given.items() for token in pair]
 
     def plugins(self, path: Path | None = None) -> list[dict[str, str]]:
         return list(json.loads((path or self.configuration).read_text())["plugins"])

@@ -112,7 +112,7 @@ def test_an_answer_that_is_too_large(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "words"),
+    ("said", "message"),
     [
         (b"", "hung up"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no HTTP/2"),
@@ -121,7 +121,7 @@ def test_an_answer_that_is_too_large(tmp_path: Path) -> None:
         (b"\0\0\0\1\5\0\0\0\1", "refuses"),
     ],
 )
-def test_a_server_of_another_kind(tmp_path: Path, said: bytes, words: str) -> None:
+def test_a_server_of_another_kind(tmp_path: Path, said: bytes, message: str) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
@@ -135,6 +135,6 @@ def test_a_server_of_another_kind(tmp_path: Path, said: bytes, words: str) -> No
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             cri.loaded(path)
         thread.join()

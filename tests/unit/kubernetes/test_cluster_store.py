@@ -181,7 +181,7 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "told"),
+    ("kind", "status", "reported"),
     [
         ("servicecidrs", 404, set()),
         ("servicecidrs", 403, {"servicecidrs"}),
@@ -189,10 +189,10 @@ def test_networks_of_services_where_the_server_has_the_kind(tmp_path: Path) -> N
     ],
 )
 def test_an_agent_does_without_what_the_server_does_not_show(
-    tmp_path: Path, kind: str, status: int, told: set[str]
+    tmp_path: Path, kind: str, status: int, reported: set[str]
 ) -> None:
     async def scenario(reader: Reader, server: LocalServer) -> None:
-        await reader.until(lambda inventory: policies(inventory) and {*troubles(inventory)} == told)
+        await reader.until(lambda inventory: policies(inventory) and {*troubles(inventory)} == reported)
 
     def before(server: LocalServer) -> None:
         policy(server)

@@ -148,11 +148,9 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
         )
         for record in (*chronicle.new_events(seen(changes=(change,)), at), *of_report(lost, at)):
             name = event(record, "v", "uid", "g1")["metadata"]["name"]
-            standing = made.get(name)
+            shared = made.get(name)
             made[name] = (
-                {**standing, **(repeated(standing, record) or {})}
-                if standing
-                else event(record, "v", "uid", "g1")
+                {**shared, **(repeated(shared, record) or {})} if shared else event(record, "v", "uid", "g1")
             )
     assert {(e["reason"], e["count"]) for e in made.values()} == {
         ("MasterChanged", 100),

@@ -145,20 +145,20 @@ def test_a_node_that_was_away_writes_no_event_of_an_older_epoch(tmp_path: Path) 
     run_scenario(tmp_path, scenario, reported)
 
 
-@pytest.mark.parametrize(("standing", "written"), [("", True), ("1", False)])
-def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, standing: str, written: bool) -> None:
+@pytest.mark.parametrize(("shared", "written"), [("", True), ("1", False)])
+def test_the_voters_are_written_by_compare_and_swap(tmp_path: Path, shared: str, written: bool) -> None:
     """The other writer comes between: the watch has not told of what it has written."""
 
     async def scenario(reader: Reader, server: LocalServer) -> None:
         await reader.until(policies)
         server.cluster.strike(match="configmaps?", deaf=True)
-        if standing:
-            server.cluster.call("PATCH", CONFIGMAP, {"data": {"version": standing, "members": "x y z"}})
+        if shared:
+            server.cluster.call("PATCH", CONFIGMAP, {"data": {"version": shared, "members": "x y z"}})
         await Reporting(reader, server, conditions.seen()).looked(10)
         keeper = conditions.seen().lease_daemon
         assert keeper is not None
         agreed = {"version": str(keeper.voter_set), "members": " ".join(keeper.voters)}
-        other = {"version": standing, "members": "x y z"}
+        other = {"version": shared, "members": "x y z"}
         assert server.cluster.call("GET", CONFIGMAP)["data"] == (agreed if written else other)
         assert asked(server, f"PATCH {CONFIGMAP}") == 1
 

@@ -46,7 +46,7 @@ def test_a_config_map_without_data_says_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("standing", "agreed", "at_once", "later"),
+    ("shared", "agreed", "at_once", "later"),
     [
         ({}, voters(1, "abc"), True, True),
         ({}, voters(0, "abc"), False, False),
@@ -58,10 +58,10 @@ def test_a_config_map_without_data_says_nothing() -> None:
     ],
 )
 def test_it_follows_what_the_voters_have_agreed(
-    standing: dict[str, str], agreed: VoterSet, at_once: bool, later: bool
+    shared: dict[str, str], agreed: VoterSet, at_once: bool, later: bool
 ) -> None:
     for settled, written in ((False, at_once), (True, later)):
-        patch = voter_configmap.correction(config_map(standing), agreed, settled=settled)
+        patch = voter_configmap.correction(config_map(shared), agreed, settled=settled)
         assert (patch is not None) is written
         if patch is not None:
             assert patch["metadata"] == {"resourceVersion": "7"}

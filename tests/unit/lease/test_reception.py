@@ -59,7 +59,7 @@ def test_a_heartbeat_that_asks_other_voters_is_not_answered() -> None:
     assert answers(pair.take(others)) == []
     member = pair.a.failure_detector.get("b")
     assert member is not None
-    assert member.heard_at == NOW, "though it is heard"
+    assert member.received_at == NOW, "though it is heard"
 
 
 def test_what_another_node_holds_is_refused_until_its_grant_ends() -> None:

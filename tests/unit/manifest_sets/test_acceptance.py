@@ -32,7 +32,7 @@ def test_the_next_set_replaces_the_last_one() -> None:
 def test_an_older_set_replaces_nothing() -> None:
     refused = decide(Local(SECOND, NEW), FIRST, "w2")
     assert refused.outcome is Outcome.NEWER
-    assert SECOND.version.words in refused.detail
+    assert SECOND.version.text in refused.detail
     assert outcome(Local(SECOND, NEW), FIRST, force=True) is Outcome.NEWER
 
 

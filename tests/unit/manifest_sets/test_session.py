@@ -175,5 +175,5 @@ def test_any_body_is_a_message_or_malformed(raw: bytes) -> None:
 def test_messages_arrive_as_they_are_sent() -> None:
     for said in (Ask(), Fetch(), Offer(b"x", True)):
         assert messages.request(messages.encoded(said)) == said
-    for heard in (Have(3, b"d", ("w1",)), messages.Content(b"x"), Result("applied", "why")):
-        assert messages.answer(messages.encoded(heard)) == heard
+    for received in (Have(3, b"d", ("w1",)), messages.Content(b"x"), Result("applied", "why")):
+        assert messages.answer(messages.encoded(received)) == received

@@ -30,8 +30,8 @@ def builder() -> ModuleType:
     return module
 
 
-def wheel(path: Path, name: str, license_words: str) -> None:
-    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n{license_words}\n\nText\n"
+def wheel(path: Path, name: str, license_line: str) -> None:
+    text = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n{license_line}\n\nText\n"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{name.replace('-', '_')}-1.2.dist-info/METADATA", text)
 

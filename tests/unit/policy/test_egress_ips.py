@@ -82,7 +82,7 @@ def test_an_address_of_two_gateways_stays_with_the_older_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "message"),
     [
         ("10.0.0.21", "is the address of node w1"),
         ("fd00::7", "is the address of node g1"),
@@ -96,12 +96,12 @@ def test_an_address_of_two_gateways_stays_with_the_older_one() -> None:
         ("fec0::1", "site-local"),
     ],
 )
-def test_an_address_that_nobody_may_take(address: str, words: str) -> None:
+def test_an_address_that_nobody_may_take(address: str, message: str) -> None:
     found, problems = planned(gateway("partner", address))
     assert found["partner", address].eligible == ()
     [problem] = problems
     assert problem.path == "spec.sourceIP.virtualIPAddress.ip"
-    assert words in problem.message
+    assert message in problem.message
 
 
 def test_a_gateway_without_an_address_still_takes_its_packets() -> None:
@@ -111,10 +111,10 @@ def test_a_gateway_without_an_address_still_takes_its_packets() -> None:
 
 
 def test_a_gateway_that_selects_no_node_says_so_once() -> None:
-    nobody = replace(
+    unknown = replace(
         gateway("partner", "172.16.0.50", "172.16.0.51"), node_selector=(Requirement("a", "Exists"),)
     )
-    found, problems = planned(nobody)
+    found, problems = planned(unknown)
     assert [egress.eligible for egress in found.values()] == [(), ()]
     assert [problem.path for problem in problems] == ["spec.nodeSelector"]
 
@@ -232,8 +232,8 @@ def test_a_master_that_is_not_eligible_any_more_serves_until_another_is_known() 
 def test_a_master_that_no_tunnel_reaches_is_none() -> None:
     [egress] = planned(gateway("partner", "172.16.0.50"))[0].values()
     assert with_master(egress, PLACED[:2], MASTERS, None).master == ""
-    nobody = replace(egress, eligible=())
-    assert with_master(nobody, PLACED, MASTERS, None).master == "", "nobody may serve it"
+    unknown = replace(egress, eligible=())
+    assert with_master(unknown, PLACED, MASTERS, None).master == "", "nobody may serve it"
 
 
 def test_a_policy_of_a_gateway_that_is_not_there() -> None:

@@ -248,7 +248,7 @@ def test_identity_of_a_pod() -> None:
 
 
 @pytest.mark.parametrize(
-    ("uid", "told", "labels"),
+    ("uid", "reported", "labels"),
     [
         ("new", {"app": "a"}, {"app": "b"}),
         ("", {"app": "a"}, {"app": "b"}),
@@ -257,14 +257,14 @@ def test_identity_of_a_pod() -> None:
     ],
     ids=["it is that pod", "nobody told its uid", "it was another one", "nobody knows what it is"],
 )
-def test_another_pod_of_the_same_name_is_another_pod(uid: str, told: Any, labels: Any) -> None:
+def test_another_pod_of_the_same_name_is_another_pod(uid: str, reported: Any, labels: Any) -> None:
     uids = {("prod", "web-0"): "new"}
     of = Inventory(pods=(PodIdentity("prod", "web-0", {"app": "b"}),), uids=uids, knows_pods=True)
-    assert planner.identify(of, "prod", "web-0", told, uid).labels == labels
+    assert planner.identify(of, "prod", "web-0", reported, uid).labels == labels
 
 
-@pytest.mark.parametrize(("node", "told"), [("", True), ("w1", True), ("w2", False)])
-def test_a_selected_pod_on_its_nodes_network_is_a_problem(node: str, told: bool) -> None:
+@pytest.mark.parametrize(("node", "reported"), [("", True), ("w1", True), ("w2", False)])
+def test_a_selected_pod_on_its_nodes_network_is_a_problem(node: str, reported: bool) -> None:
     selected, other = pod("a"), pod(name="other")
     of = dataclasses.replace(
         inventory(policy("a"), policy("b")),
@@ -274,7 +274,7 @@ def test_a_selected_pod_on_its_nodes_network_is_a_problem(node: str, told: bool)
     found = [p for p in build(of).problems if p.path == "spec.hostNetwork"]
     assert [(p.source, "policy a selects it" in p.message) for p in found] == [
         ("pod prod/web-0", True)
-    ] * told
+    ] * reported
 
 
 def test_a_nodes_own_address_is_no_virtual_address() -> None:

@@ -100,9 +100,9 @@ def test_a_node_of_which_nothing_is_wrong() -> None:
 
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_and_what_to_do(fault: Fault) -> None:
-    plant, words, hint = PLANTED[fault]
+    plant, message, hint = PLANTED[fault]
     answer = verdict(plant())
-    assert (answer["ok"], answer["text"]) == (False, f"{words}; to do: {hint}")
+    assert (answer["ok"], answer["text"]) == (False, f"{message}; to do: {hint}")
     assert [found["fault"] for found in answer["findings"]] == [fault.value]
     assert hint
 
@@ -132,8 +132,10 @@ def test_a_reason_that_has_its_own_finding_is_not_told_twice(cause: Fault) -> No
 def test_a_silent_lease_daemon() -> None:
     silent = replace(well(), lease_daemon=None)
     assert Fault.LEASE_DAEMON in [finding.fault for finding in findings(silent)]
-    told = replace(with_problem(Fault.LEASE_DAEMON), lease_daemon=None)
-    assert [f.message for f in findings(told) if f.fault is Fault.LEASE_DAEMON] == ["source: path: is wrong"]
+    reported = replace(with_problem(Fault.LEASE_DAEMON), lease_daemon=None)
+    assert [f.message for f in findings(reported) if f.fault is Fault.LEASE_DAEMON] == [
+        "source: path: is wrong"
+    ]
 
 
 def test_a_drained_node_that_is_not_ready_is_drained() -> None:

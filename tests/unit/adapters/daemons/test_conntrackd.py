@@ -13,7 +13,7 @@ from gateway_agent.adapters.daemons.conntrackd import ConnectionSync
 from gateway_agent.policy.egress_node.sync_groups import files
 from tests.unit.policy.egress_node.test_sync_groups import RUNTIME, STATISTICS
 
-STAND_IN = """#!/bin/sh
+SUBSTITUTE = """#!/bin/sh
 case "$3$4" in
 -sruntime) printf '%s' "$RUNTIME" ;;
 -s) kill -0 "$(cat "$2".pid)" && [ ! -e "$2".deaf ] || exit 1; printf '%s' "$STATISTICS" ;;
@@ -33,12 +33,12 @@ class Desk:
     def __init__(self, directory: Path, refresh: float = 60.0) -> None:
         program = directory / "bin" / "conntrackd"
         program.parent.mkdir()
-        program.write_text(STAND_IN)
+        program.write_text(SUBSTITUTE)
         program.chmod(0o700)
-        words = (f"STATISTICS={STATISTICS}", f"RUNTIME={RUNTIME}")
+        message = (f"STATISTICS={STATISTICS}", f"RUNTIME={RUNTIME}")
         path = f"PATH={program.parent}:{os.environ['PATH']}"
         self.paths = files(str(directory), "one")
-        self.sync = ConnectionSync(directory, prefix=("env", path, *words), refresh=refresh)
+        self.sync = ConnectionSync(directory, prefix=("env", path, *message), refresh=refresh)
         self.log = Path(f"{self.paths.configuration}.log")
 
     def lines(self) -> list[str]:

@@ -27,7 +27,7 @@ def test_agents_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "mode", "words"),
+    ("content", "mode", "message"),
     [
         (b"k" * 32, 0o644, "mode 0644"),
         (b"k" * 32, 0o660, "mode 0660"),
@@ -38,13 +38,13 @@ def test_agents_that_start_at_once_agree_on_one_key(tmp_path: Path) -> None:
     ],
 )
 def test_a_key_file_that_is_no_good_is_a_problem(
-    tmp_path: Path, content: bytes, mode: int, words: str
+    tmp_path: Path, content: bytes, mode: int, message: str
 ) -> None:
     path = tmp_path / "cluster.key"
     path.write_bytes(content)
     path.chmod(mode)
     (problem,) = cluster_key.problems(path)
-    assert words in problem.message
+    assert message in problem.message
     assert problem.source == str(path)
 
 

@@ -18,10 +18,10 @@ class Scripted(Probe):
     def __init__(self, rounds: Sequence[str | OSError], misses: int) -> None:
         super().__init__("eth1", (ONE, TWO), 0.0, misses, self.note)
         self._rounds = list(rounds)
-        self.told: list[tuple[str, ...]] = []
+        self.reported: list[tuple[str, ...]] = []
 
     def note(self) -> None:
-        self.told.append(self.silent)
+        self.reported.append(self.silent)
 
     async def _round(self, answered: set[str], deadline: float) -> None:
         if not self._rounds:
@@ -32,12 +32,12 @@ class Scripted(Probe):
         answered.update(found.split())
 
 
-def told(rounds: Sequence[str | OSError], misses: int = 2) -> list[tuple[str, ...]]:
+def reported(rounds: Sequence[str | OSError], misses: int = 2) -> list[tuple[str, ...]]:
     """Return the silent addresses at each change."""
     probe = Scripted(rounds, misses)
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(probe.run())
-    return probe.told
+    return probe.reported
 
 
 BOTH = f"{ONE} {TWO}"
@@ -58,12 +58,12 @@ BOTH = f"{ONE} {TWO}"
 def test_an_address_is_silent_after_some_misses_in_a_row(
     rounds: list[str | OSError], changes: list[tuple[str, ...]]
 ) -> None:
-    assert told(rounds) == changes
+    assert reported(rounds) == changes
 
 
 def test_an_interface_that_is_not_there_is_silence() -> None:
     gone = OSError(19, "No such device")
-    assert told([BOTH, gone, gone, BOTH]) == [(ONE, TWO), ()]
+    assert reported([BOTH, gone, gone, BOTH]) == [(ONE, TWO), ()]
 
 
 def test_addresses_stay_in_their_order() -> None:

@@ -252,7 +252,7 @@ def test_after_pushes_on_any_nodes_at_once_all_have_the_same_set(seed: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("question", "words"),
+    ("question", "message"),
     [
         ({"files": {"a.yaml": "x"}, "to": ["w9"]}, "no node w9"),
         ({"files": {"a.yaml": 1}}, "files"),
@@ -260,9 +260,9 @@ def test_after_pushes_on_any_nodes_at_once_all_have_the_same_set(seed: int) -> N
         ({"files": {"a.yaml": "x"}, "to": "w1"}, "to"),
     ],
 )
-def test_a_question_that_cannot_be_meant_is_refused(question: dict[str, Any], words: str) -> None:
+def test_a_question_that_cannot_be_meant_is_refused(question: dict[str, Any], message: str) -> None:
     async def scenario(group: Group) -> None:
-        with pytest.raises(NotPushed, match=words):
+        with pytest.raises(NotPushed, match=message):
             group.pushes["w1"].begin(question)
 
     run(scenario)

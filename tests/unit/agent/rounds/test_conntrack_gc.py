@@ -10,7 +10,7 @@ import pytest
 
 from cni.kernel.errors import KernelError
 from cni.plan import Plan
-from gateway_agent.agent.rounds.conntrack_gc import REST_S, ConntrackCollector
+from gateway_agent.agent.rounds.conntrack_gc import DELETE_DELAY_S, ConntrackCollector
 from gateway_agent.manifests.model import VIRTUAL_IP, Gateway
 
 from ...policy.small_inventory import PARTNER, build, inventory
@@ -70,7 +70,7 @@ def test_connections_of_an_address_that_is_handed_over_are_loosened_and_deleted_
         await collector.collect(THEIRS)
         await collector.collect(THEIRS)
         assert kernel.calls == [f"liberal {ADDRESS}"]
-        loop.now += REST_S
+        loop.now += DELETE_DELAY_S
         await collector.collect(THEIRS)
         await collector.collect(THEIRS)
 
@@ -84,9 +84,9 @@ def test_connections_that_are_in_use_again_or_that_others_have_too_are_kept(last
     async def scenario(loop: HeldClock, kernel: CountingKernel, collector: ConntrackCollector) -> None:
         collector.follow(MINE, THEIRS)
         await collector.collect(THEIRS)
-        loop.now += REST_S
+        loop.now += DELETE_DELAY_S
         await collector.collect(last)
-        loop.now += REST_S
+        loop.now += DELETE_DELAY_S
         await collector.collect(THEIRS)
 
     assert run(scenario).calls == [f"liberal {ADDRESS}"]

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given, settings
 
 from cni.kernel import ids
-from cni.kernel.diff import Change, diff, in_words
+from cni.kernel.diff import Change, described, diff
 from cni.kernel.state import KernelState, Neighbour, Route, Rule, Setting, Vxlan
 
 from ..kernel_states import after, kept_masters, states
@@ -85,5 +85,5 @@ def test_changes_say_what_they_are() -> None:
 def test_many_entries_of_one_device_are_one_line() -> None:
     entries = [Neighbour("egw-back", f"10.0.0.{n}", ids.node_mac(f"10.0.0.{n}")) for n in range(100)]
     few = [Change("delete", entry) for entry in entries[:2]]
-    words = list(in_words([*few, *(Change("put", entry) for entry in entries), Change("put", DEVICE)]))
-    assert words == [*map(str, few), f"added {entries[0]}, and 99 more of this kind", f"added {DEVICE}"]
+    message = list(described([*few, *(Change("put", entry) for entry in entries), Change("put", DEVICE)]))
+    assert message == [*map(str, few), f"added {entries[0]}, and 99 more of this kind", f"added {DEVICE}"]

@@ -122,7 +122,7 @@ spec:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("old", "new", "message"),
     [
         ("172.16.0.51", "127.0.0.1", "127.0.0.1 cannot be a host's address: loopback"),
         ("172.16.0.51", "224.0.0.9", "224.0.0.9 cannot be a host's address: multicast"),
@@ -141,7 +141,7 @@ spec:
     ],
 )
 def test_what_an_agent_would_refuse_is_invalid(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
 ) -> None:
     other = VIRTUAL.replace("name: bank", "name: acme").replace("172.16.0.50, 172.16.0.51", "172.16.0.60")
     (tmp_path / "nodes.yaml").write_text(NODES)
@@ -153,7 +153,7 @@ def test_what_an_agent_would_refuse_is_invalid(
     assert main(["validate", str(tmp_path)]) == 1
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(str(tmp_path / "bank.yaml"))
-    assert words in line
+    assert message in line
 
 
 def test_without_nodes_that_is_said_and_addresses_are_looked_at(
@@ -169,7 +169,7 @@ def test_without_nodes_that_is_said_and_addresses_are_looked_at(
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "message"),
     [
         ("", "is empty"),
         (" \n\n", "is empty"),
@@ -178,12 +178,12 @@ def test_without_nodes_that_is_said_and_addresses_are_looked_at(
     ],
 )
 def test_a_file_without_an_object_is_invalid(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, words: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
 ) -> None:
     path = tmp_path / "agent.yaml"
     path.write_text(content)
     assert main(["validate", str(path)]) == 1
-    assert words in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["", "# all is commented out\n---\n"])

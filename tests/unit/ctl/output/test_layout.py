@@ -18,14 +18,14 @@ def test_no_word_is_cut_and_the_width_is_kept_if_it_can_be(
     rows: list[tuple[str, ...]], width: int, spare: list[str]
 ) -> None:
     shown, widths = fitted(HEADINGS, rows, width, spare)
-    words = [
+    message = [
         max(cell_len(w) for row in (HEADINGS, *rows) for w in (row[n].split() or [""])) for n in range(4)
     ]
-    assert all(found >= words[number] for number, found in zip(shown, widths, strict=True))
+    assert all(found >= message[number] for number, found in zip(shown, widths, strict=True))
     total = sum(widths) + GAP * (len(widths) - 1)
     assert total <= width or shown == [0]
     if len(shown) < len(HEADINGS):
-        assert sum(words) + GAP * 3 > width
+        assert sum(message) + GAP * 3 > width
 
 
 def test_what_is_empty_goes_before_what_is_not() -> None:

@@ -19,12 +19,12 @@ NOW = HEARD + 300 * MILLISECOND
         # It is the first master.
         (MasterEntry(), 0),
         # Nobody knows when it fell silent: since its last message at the most.
-        (MasterEntry("g1", 1, heard_at=HEARD), NOW - HEARD),
+        (MasterEntry("g1", 1, received_at=HEARD), NOW - HEARD),
         # It was heard to the end.
-        (MasterEntry("g1", 1, heard_at=HEARD, gone="stop", gone_at=RELEASED), NOW - RELEASED),
+        (MasterEntry("g1", 1, received_at=HEARD, gone="stop", gone_at=RELEASED), NOW - RELEASED),
         # Its release came through another node, long after its last message: it may have been cut off before.
-        (MasterEntry("g1", 1, heard_at=HEARD, gone="stop", gone_at=HEARD + SUSPECT + 1), NOW - HEARD),
-        (MasterEntry("g1", 1, heard_at=HEARD, gone="stop", gone_at=RELEASED, planned=True), 0),
+        (MasterEntry("g1", 1, received_at=HEARD, gone="stop", gone_at=HEARD + SUSPECT + 1), NOW - HEARD),
+        (MasterEntry("g1", 1, received_at=HEARD, gone="stop", gone_at=RELEASED, planned=True), 0),
     ],
 )
 def test_the_silence_is_an_upper_bound(entry: MasterEntry, silent: int) -> None:
@@ -32,7 +32,7 @@ def test_the_silence_is_an_upper_bound(entry: MasterEntry, silent: int) -> None:
 
 
 def test_a_planned_handover_that_nobody_took_up_becomes_a_silence() -> None:
-    entry = MasterEntry("g1", 1, heard_at=HEARD, gone="drain", gone_at=RELEASED, planned=True)
+    entry = MasterEntry("g1", 1, received_at=HEARD, gone="drain", gone_at=RELEASED, planned=True)
     assert entry.silent_ns(SUSPECT, RELEASED + HOLD_NS - 1) == 0
     assert entry.silent_ns(SUSPECT, RELEASED + HOLD_NS) == HOLD_NS
 

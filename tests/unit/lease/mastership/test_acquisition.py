@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway_agent.lease.egress_ips.egress_ip import EgressIPs, Event
-from gateway_agent.lease.mastership.acquisition import PAUSE_LIMIT_NS, STEADY_NS, Acquisition, Timers
+from gateway_agent.lease.mastership.acquisition import MAX_PAUSE_NS, STEADY_NS, Acquisition, Timers
 from gateway_agent.lease.mastership.owner import Owner
 from gateway_agent.lease.voting.protocol import MILLISECOND, SECOND, Quorum, Verdict
 
@@ -40,7 +40,7 @@ def pauses(lost_after_ns: int, alone: bool, lost: bool = True) -> list[int]:
 
 def doubled(times: int) -> list[int]:
     """Return the minimal pauses, milliseconds: none, then each twice the one before."""
-    return [0, *(min(250 << n, PAUSE_LIMIT_NS // MILLISECOND) for n in range(times - 1))]
+    return [0, *(min(250 << n, MAX_PAUSE_NS // MILLISECOND) for n in range(times - 1))]
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["a lease is lost soon", "no majority answers"])

@@ -10,10 +10,10 @@ MINE = Facts(4799, 250_000_000, False, "10.244.0.0/16")
 OTHER_PORT = msgspec.structs.replace(MINE, tunnel_port=4800)
 
 
-def agreement(**heard: Facts | None) -> Agreement:
+def agreement(**received: Facts | None) -> Agreement:
     found = Agreement()
-    found.configure(MINE, heard.keys())
-    for name, facts in heard.items():
+    found.configure(MINE, received.keys())
+    for name, facts in received.items():
         found.on_facts(name, facts, 0)
     return found
 

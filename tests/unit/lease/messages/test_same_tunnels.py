@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway_agent.lease.ipc import EgressIPSpec
 from gateway_agent.lease.limits import MOST_TUNNELS
-from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as TOLD_NS
+from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as FACTS_TTL_NS
 from gateway_agent.lease.messages.same_tunnels import LASTING_NS, PART_NS
 from gateway_agent.lease.voting.protocol import SECOND
 
@@ -59,7 +59,7 @@ def test_a_difference_between_tunnels_ends_when_they_agree_or_it_is_told_no_more
         elif end == "node gone":
             g1.configure(MINE, (), (spec(),))
         else:
-            now += TOLD_NS + PART_NS
+            now += FACTS_TTL_NS + PART_NS
             g2.configure(MINE, ("g1",), ())
         if end == "silent":
             g1.tend(now)

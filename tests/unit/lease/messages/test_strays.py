@@ -10,10 +10,10 @@ from gateway_agent.lease.ipc import KeeperConfig, Peer
 from gateway_agent.lease.messages.bodies import Hello, encode
 from gateway_agent.lease.messages.keys import Key, Keyring
 from gateway_agent.lease.messages.strays import (
+    CHECK_INTERVAL_NS,
     CURRENT_NS,
     EAGER_NS,
     GAP_NS,
-    LOOK_NS,
     MOST_ASKED,
     PATIENT_NS,
     Strays,
@@ -65,7 +65,7 @@ def test_who_is_heard_is_not_looked_for() -> None:
 
 def test_what_lasts_is_looked_for_ever_more_rarely() -> None:
     here = Here()
-    times = [now for now in range(LATER, LATER + 6 * EAGER_NS, LOOK_NS) if here.asked(now)]
+    times = [now for now in range(LATER, LATER + 6 * EAGER_NS, CHECK_INTERVAL_NS) if here.asked(now)]
     gaps = [after - before for before, after in itertools.pairwise(times)]
     assert (min(gaps), max(gaps), gaps[-1]) == (GAP_NS, PATIENT_NS, PATIENT_NS)
     assert gaps == sorted(gaps)
@@ -73,7 +73,7 @@ def test_what_lasts_is_looked_for_ever_more_rarely() -> None:
     now = LATER + 6 * EAGER_NS
     here.contact.on_message("g2", now)
     here.asked(now + CANDIDATE_TTL_NS)
-    assert here.asked(now + CANDIDATE_TTL_NS + LOOK_NS)
+    assert here.asked(now + CANDIDATE_TTL_NS + CHECK_INTERVAL_NS)
 
 
 def test_of_many_each_has_its_turn() -> None:
@@ -88,11 +88,11 @@ def test_another_port_is_named_with_both_values_until_the_node_is_heard() -> Non
     here.asked(LATER)
     before = here.strays.revision
     here.strays.arrived(sent_by("g2"), "10.0.0.2", 7950, LATER)
-    words = "cluster.port is 7947 on this node (g1) and 7950 on g2: it must be the same on all nodes"
-    assert here.problems() == [words]
+    message = "cluster.port is 7947 on this node (g1) and 7950 on g2: it must be the same on all nodes"
+    assert here.problems() == [message]
     assert here.strays.revision > before
     here.contact.on_message("g2", LATER + 1)
-    here.asked(LATER + LOOK_NS)
+    here.asked(LATER + CHECK_INTERVAL_NS)
     assert here.problems() == []
 
 
@@ -100,8 +100,8 @@ def test_another_family_is_named_with_both() -> None:
     here = Here()
     here.asked(LATER)
     here.strays.arrived(sent_by("w1"), "fd00::3", 7947, LATER)
-    [words] = here.problems()
-    assert words.startswith(
+    [message] = here.problems()
+    assert message.startswith(
         "the underlay is IPv4 on this node (g1) and IPv6 on w1, which sends from fd00::3: "
     )
 

@@ -36,10 +36,10 @@ def test_another_version_of_the_protocol_is_named_with_both_and_nothing_of_it_co
     datagram = other_version(a.seal("b", encode(BODY)), version, body=body)
     assert deliver(b, datagram) == Opened()
     assert (b.counters["other_version"], b.counters["accepted"]) == (1, accepted)
-    words = (
+    message = (
         f"node a at 10.0.0.1 speaks version {version} of the protocol and this node (b) version {PROTOCOL}"
     )
-    assert [words in problem for problem in b.heard.problems("b")] == [True]
+    assert [message in problem for problem in b.peer_keys.problems("b")] == [True]
 
 
 def test_a_version_with_another_keyed_hash_is_named_too() -> None:
@@ -47,14 +47,14 @@ def test_a_version_with_another_keyed_hash_is_named_too() -> None:
     a, b = acquainted()
     datagram = b"?" * MAC_BYTES + other_version(a.seal("b", encode(BODY)), PROTOCOL + 1)[MAC_BYTES:]
     deliver(b, datagram)
-    assert [f"version {PROTOCOL + 1} " in problem for problem in b.heard.problems("b")] == [True]
+    assert [f"version {PROTOCOL + 1} " in problem for problem in b.peer_keys.problems("b")] == [True]
     assert b.counters["bad_mac"] == 1
 
 
 def test_what_a_known_node_signs_and_nobody_can_read_is_named() -> None:
     _, b = acquainted()
     deliver(b, KEY.signing.mac(b"\x93\x01") + b"\x93\x01")
-    [problem] = b.heard.problems("b")
+    [problem] = b.peer_keys.problems("b")
     assert f"node a at 10.0.0.1 sends messages that are not of version {PROTOCOL}" in problem
 
 
@@ -62,19 +62,19 @@ def test_a_version_is_told_from_the_addresses_of_known_nodes_only_and_is_gone_wi
     a, b = acquainted()
     datagram = other_version(a.seal("b", encode(BODY)), PROTOCOL + 1)
     b.open(datagram, "10.9.9.9", 0)
-    assert not list(b.heard.problems("b"))
+    assert not list(b.peer_keys.problems("b"))
     for end in ("genuine", "old", "gone"):
         deliver(b, datagram, now=LOOKUP_INTERVAL_NS)
-        before = b.heard.revision
-        assert list(b.heard.problems("b"))
+        before = b.peer_keys.revision
+        assert list(b.peer_keys.problems("b"))
         if end == "genuine":
             assert deliver(b, a.seal("b", encode(BODY)), now=LOOKUP_INTERVAL_NS).body == BODY
         else:
             late = LOOKUP_INTERVAL_NS + CURRENT_NS + 1
-            b.heard.keep(
+            b.peer_keys.keep(
                 frozenset() if end == "gone" else frozenset("a"),
                 now=LOOKUP_INTERVAL_NS if end == "gone" else late,
             )
-        assert not list(b.heard.problems("b")), end
-        assert b.heard.revision > before
-        b.heard._lookup_after = 0
+        assert not list(b.peer_keys.problems("b")), end
+        assert b.peer_keys.revision > before
+        b.peer_keys._lookup_after = 0

@@ -174,6 +174,6 @@ def test_however_messages_are_shuffled_and_doubled_each_counts_once_at_most(
     a, b = acquainted()
     sent = [a.seal("b", encode(Hello())) for _ in range(6)]
     arriving = list(itertools.chain.from_iterable([n, n] if n in doubled else [n] for n in order))
-    heard = [n for n in arriving if deliver(b, sent[n]).body is not None]
-    assert heard == sorted(set(heard))
-    assert heard[-1] == 5
+    received = [n for n in arriving if deliver(b, sent[n]).body is not None]
+    assert received == sorted(set(received))
+    assert received[-1] == 5

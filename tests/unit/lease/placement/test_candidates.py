@@ -12,8 +12,8 @@ from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 
 ONE = "0000000000000001"
 NODES = ("g1", "g2", "g3")
-BY_LOT = tuple(sorted(NODES, key=lambda node: rendezvous_hash(ONE, node)))
-ME, *OTHERS = BY_LOT
+BY_HASH = tuple(sorted(NODES, key=lambda node: rendezvous_hash(ONE, node)))
+ME, *OTHERS = BY_HASH
 
 
 def election_input(
@@ -25,14 +25,14 @@ def election_input(
     warming: tuple[str, ...] = (),
 ) -> ElectionInput:
     specs = {identity: EgressIPSpec(identity, "gw", "", NODES, ready) for identity in (ONE, PROPOSER_LEASE)}
-    heard = {name: Member(0) for name in OTHERS} if members is None else members
-    return ElectionInput(ME, specs, heard, masters or {}, may_request, without_quorum, warming)
+    received = {name: Member(0) for name in OTHERS} if members is None else members
+    return ElectionInput(ME, specs, received, masters or {}, may_request, without_quorum, warming)
 
 
 @pytest.mark.parametrize(
     ("known", "order"),
     [
-        (election_input(), BY_LOT),
+        (election_input(), BY_HASH),
         (election_input(ready=False), tuple(OTHERS)),
         (election_input(may_request=False), tuple(OTHERS)),
         (election_input(members={}), (ME,)),
@@ -46,7 +46,7 @@ def election_input(
         (election_input(masters={ONE: OTHERS[1]}), (OTHERS[1], ME, OTHERS[0])),
         (election_input(warming=(ONE,)), (*OTHERS, ME)),
         (election_input(warming=(ONE,), members={}), (ME,)),
-        (election_input(warming=(ONE,), members={n: Member(0, warming=(ONE,)) for n in OTHERS}), BY_LOT),
+        (election_input(warming=(ONE,), members={n: Member(0, warming=(ONE,)) for n in OTHERS}), BY_HASH),
         (
             election_input(members={OTHERS[0]: Member(0, warming=(ONE,)), OTHERS[1]: Member(0)}),
             (ME, OTHERS[1], OTHERS[0]),

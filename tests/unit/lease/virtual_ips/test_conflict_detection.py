@@ -20,26 +20,26 @@ SPEC = EgressIPSpec(ONE, "gw", ADDRESS, ("g1", "g2"), ready=True, interface="eth
 START = 100 * SECOND
 
 
-def heard(detection: ConflictDetection, now: int, mac: str = MAC, identity: str = ONE) -> bool:
+def received(detection: ConflictDetection, now: int, mac: str = MAC, identity: str = ONE) -> bool:
     return detection.on_arp_claim(identity, ADDRESS, mac, "eth1", now, now)
 
 
 def test_a_claim_is_news_once_and_again_from_another_machine_or_after_a_silence() -> None:
     detection = ConflictDetection()
-    assert heard(detection, START)
-    assert not heard(detection, START + 5 * SECOND)
+    assert received(detection, START)
+    assert not received(detection, START + 5 * SECOND)
     (conflict,) = detection.conflicts(START + 5 * SECOND)
     assert (conflict.mac, conflict.since) == (MAC, START / SECOND)
-    assert heard(detection, START + 6 * SECOND, OTHER_MAC)
-    assert heard(detection, START + 6 * SECOND + FORGET_NS, OTHER_MAC)
+    assert received(detection, START + 6 * SECOND, OTHER_MAC)
+    assert received(detection, START + 6 * SECOND + FORGET_NS, OTHER_MAC)
 
 
 def test_a_conflict_is_over_if_it_is_not_repeated_and_is_none_where_the_address_is_not_served() -> None:
     detection = ConflictDetection()
-    heard(detection, START)
+    received(detection, START)
     assert detection.conflicts(START + FORGET_NS - 1)
     assert not detection.conflicts(START + FORGET_NS)
-    heard(detection, START + FORGET_NS, identity="")
+    received(detection, START + FORGET_NS, identity="")
     assert not detection.conflicts(START + FORGET_NS)
 
 
@@ -55,7 +55,7 @@ def test_an_address_is_asked_for_once_a_second_and_is_clear_if_nobody_answers_in
     assert detection.is_clear(ADDRESS, 0, START + ANSWER_NS)
     detection.ask(ADDRESS, "eth1", 0, START + SECOND)
     assert detection.take_probes() == [Probe(ADDRESS, "eth1")]
-    heard(detection, START + SECOND + 1)
+    received(detection, START + SECOND + 1)
     assert not detection.is_clear(ADDRESS, 0, START + SECOND + ANSWER_NS)
 
 
@@ -83,8 +83,8 @@ def test_an_address_is_occupied_while_another_machine_answers_for_longer_than_a_
     last_heard: int, now: int, occupied: bool
 ) -> None:
     detection = ConflictDetection()
-    heard(detection, START, identity="")
-    heard(detection, last_heard, identity="")
+    received(detection, START, identity="")
+    received(detection, last_heard, identity="")
     assert (ONE in detection.vacancy([SPEC], now).occupied) is occupied
 
 
@@ -96,7 +96,7 @@ def test_an_address_stays_vacant_for_a_while_after_nobody_answered_but_not_after
     detection.ask_first([SPEC], free_at)
     assert detection.vacancy([SPEC], free_at + FORGET_NS - 1).pending == []
     assert detection.vacancy([SPEC], free_at + FORGET_NS).pending == [ONE]
-    heard(detection, free_at + SECOND, identity="")
+    received(detection, free_at + SECOND, identity="")
     assert detection.vacancy([SPEC], free_at + SECOND).pending == [ONE]
 
 
@@ -115,7 +115,7 @@ def test_nothing_old_is_kept() -> None:
     detection = ConflictDetection()
     detection.ask_first([SPEC], START)
     detection.ask_first([SPEC], START + ANSWER_NS)
-    heard(detection, START)
+    received(detection, START)
     detection.wake(START + ANSWER_NS)
     assert detection.next_wake() == NEVER
     detection.wake(START + ANSWER_NS + FORGET_NS)

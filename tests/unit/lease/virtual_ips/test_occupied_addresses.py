@@ -30,9 +30,9 @@ def test_an_address_that_a_stranger_has_is_taken_by_nobody_until_the_stranger_le
         network.run(100 * MILLISECOND)
         assert network.holders(network.ids[0]) == []
     for name in ("g1", "g2", "g3"):
-        [told] = state(network, name).egress
-        assert f"belongs to another machine, {MAC} on eth1" in told.reason
-        assert told.reason in state(network, name).problems
+        [reported] = state(network, name).egress
+        assert f"belongs to another machine, {MAC} on eth1" in reported.reason
+        assert reported.reason in state(network, name).problems
         assert all(not member.ready and MAC in member.reason for member in state(network, name).members)
     network.squatted.clear()
     network.run_until(network.all_agreed, 4 * SECOND)

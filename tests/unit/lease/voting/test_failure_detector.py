@@ -9,17 +9,17 @@ from gateway_agent.lease.voting.protocol import NEVER
 SUSPECT = 150
 
 
-def detector(**heard_at: int) -> FailureDetector:
+def detector(**received_at: int) -> FailureDetector:
     found = FailureDetector()
-    for name, at in heard_at.items():
+    for name, at in received_at.items():
         found.on_heartbeat(name, Member(at))
     return found
 
 
 def test_a_node_is_suspect_after_the_time_and_not_at_it() -> None:
     found = detector(g1=0, g2=100)
-    assert {*found.heard(SUSPECT, SUSPECT)} == {"g1", "g2"}
-    assert {*found.heard(SUSPECT, SUSPECT + 1)} == {"g2"}
+    assert {*found.alive(SUSPECT, SUSPECT)} == {"g1", "g2"}
+    assert {*found.alive(SUSPECT, SUSPECT + 1)} == {"g2"}
 
 
 def test_a_heartbeat_is_news_only_if_it_says_something_else() -> None:

@@ -160,7 +160,7 @@ def cold(published: VoterSet | None, *gone: str) -> Network:
     return network
 
 
-def told(network: Network, name: str) -> tuple[str, ...]:
+def reported(network: Network, name: str) -> tuple[str, ...]:
     daemon = network.machines[name].daemon
     assert daemon is not None
     return report(daemon, network.machines[name].clock(network.now)).problems
@@ -205,10 +205,10 @@ def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() 
     """As it would if the others remembered: a majority of the voters is gone, and could be somewhere else."""
     network = cold(VoterSet(5, ("g3", "w1", "w2")), "w1", "w2")
     network.run(GRACE_NS - SECOND)
-    assert told(network, "g1") == ()
+    assert reported(network, "g1") == ()
     network.run(10 * GRACE_NS)
     assert not served(network)
-    [problem] = told(network, "g1")
+    [problem] = reported(network, "g1")
     assert "egress-gateway-voters names it does not hear w1, w2 (" in problem
     network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
     # What the agents make of it: policy/keeper_config.py.

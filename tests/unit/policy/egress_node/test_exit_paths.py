@@ -32,7 +32,7 @@ def policy(*destinations: str, excluded: tuple[str, ...] = ()) -> Policy:
 
 
 def asked(*policies: Policy, egress: PlanEgressIP = EGRESS) -> dict[str, str]:
-    return {lookup.destination: words for lookup, words in lookups(PLAN, egress, policies, NEVER).items()}
+    return {lookup.destination: message for lookup, message in lookups(PLAN, egress, policies, NEVER).items()}
 
 
 @pytest.mark.parametrize(

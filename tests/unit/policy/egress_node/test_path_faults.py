@@ -21,7 +21,7 @@ FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
 
 
 @pytest.mark.parametrize(
-    ("dropped", "words"),
+    ("dropped", "message"),
     [
         (
             FORWARD,
@@ -72,13 +72,13 @@ FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
         (None, "this node's firewall lets nothing in from its own address by lo"),
     ],
 )
-def test_the_reason_names_the_place_and_what_to_do(dropped: Dropped | None, words: str) -> None:
-    assert path_faults.reason(EGRESS, PROBE, dropped) == f"{LOST}: {words}"
+def test_the_reason_names_the_place_and_what_to_do(dropped: Dropped | None, message: str) -> None:
+    assert path_faults.reason(EGRESS, PROBE, dropped) == f"{LOST}: {message}"
 
 
 def test_a_long_rule_is_cut() -> None:
-    words = path_faults.reason(EGRESS, PROBE, replace(FORWARD, rule="x" * 5000))
-    assert f"(rule '{'x' * 119}…')" in words
+    message = path_faults.reason(EGRESS, PROBE, replace(FORWARD, rule="x" * 5000))
+    assert f"(rule '{'x' * 119}…')" in message
 
 
 def lookup(destination: str) -> Lookup:
@@ -135,7 +135,7 @@ def test_nothing_is_tried_while_this_node_opens_no_connection(plan: Plan) -> Non
 
 
 @pytest.mark.parametrize(
-    ("before", "now", "words"),
+    ("before", "now", "message"),
     [
         ((0, 0), (100, 100), ""),
         ((0, 0), (100, 50), ""),
@@ -148,13 +148,13 @@ def test_nothing_is_tried_while_this_node_opens_no_connection(plan: Plan) -> Non
     ],
 )
 def test_nearly_all_answers_must_be_dropped(
-    before: tuple[int, int], now: tuple[int, int], words: str
+    before: tuple[int, int], now: tuple[int, int], message: str
 ) -> None:
     window = Answers(*now).since(Answers(*before))
     assert window
     assert window.enough
     found = path_faults.dropped_answers(window)
-    assert found.startswith(words) and bool(found) == bool(words)
+    assert found.startswith(message) and bool(found) == bool(message)
 
 
 def test_a_window_needs_answers_and_counters_that_go_up() -> None:

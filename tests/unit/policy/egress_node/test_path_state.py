@@ -76,10 +76,10 @@ def test_a_path_that_is_closed_from_the_start_never_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("serving", "served", "words"), [(True, True, ""), (False, True, UNPROVEN), (False, False, UNPROVEN)]
+    ("serving", "served", "message"), [(True, True, ""), (False, True, UNPROVEN), (False, False, UNPROVEN)]
 )
-def test_who_serves_goes_on_after_a_restart_of_its_agent(serving: bool, served: bool, words: str) -> None:
-    assert PathState().pending(serving, served) == words
+def test_who_serves_goes_on_after_a_restart_of_its_agent(serving: bool, served: bool, message: str) -> None:
+    assert PathState().pending(serving, served) == message
 
 
 def test_one_round_that_loses_a_probe_closes_nothing() -> None:

@@ -136,7 +136,7 @@ def test_the_longest_path_fits_into_a_socket_address() -> None:
 
 
 def test_the_statistics_are_read() -> None:
-    assert sync_groups.counters(STATISTICS) == Counters(entries=3, received=75, failed=3, heard=18)
+    assert sync_groups.counters(STATISTICS) == Counters(entries=3, received=75, failed=3, packets=18)
     assert sync_groups.overruns(RUNTIME) == 4
 
 
@@ -150,7 +150,7 @@ def test_cut_statistics_are_an_error_or_whole(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("since", "rate", "heard", "reason"),
+    ("since", "rate", "packets", "reason"),
     [
         (0.0, 0.0, 0, "just asked"),
         (1.4, 0.0, 9, "just asked"),
@@ -164,9 +164,9 @@ def test_cut_statistics_are_an_error_or_whole(length: int) -> None:
     ],
 )
 def test_a_table_is_in_sync_when_entries_stop_coming_fast(
-    since: float, rate: float, heard: int, reason: str
+    since: float, rate: float, packets: int, reason: str
 ) -> None:
-    found = sync_groups.behind(since, rate, Counters(0, 75, 0, heard))
+    found = sync_groups.behind(since, rate, Counters(0, 75, 0, packets))
     assert (reason in found) if reason else not found
 
 

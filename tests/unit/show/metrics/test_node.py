@@ -148,10 +148,12 @@ def test_heartbeats_and_what_was_left_of_leases() -> None:
     state = msgspec.structs.replace(
         seen.lease_daemon, heartbeats=Heartbeats(9, 2), egress=(first, *seen.lease_daemon.egress[1:])
     )
-    told = Observation("g1", replace(seen, lease_daemon=state))
-    assert value(told, "heartbeats_sent_total") == 9
-    assert value(told, "heartbeats_late_total") == 2
-    margins = [number for (name, _), number in samples(told).items() if name.endswith("lease_margin_seconds")]
+    reported = Observation("g1", replace(seen, lease_daemon=state))
+    assert value(reported, "heartbeats_sent_total") == 9
+    assert value(reported, "heartbeats_late_total") == 2
+    margins = [
+        number for (name, _), number in samples(reported).items() if name.endswith("lease_margin_seconds")
+    ]
     assert margins == [0.087]
 
 
