@@ -74,7 +74,7 @@ class Transmission:
         first node that falls silent holds up nothing.
         """
         request = isinstance(body, Heartbeat) and body.seq
-        if not request or not self._node.is_egress or self._first_heard() != sender:
+        if not request or not self._node.is_egress or self._first_alive() != sender:
             return False
         period = self._node.config.heartbeat_ns
         slack, age = period // STEP_PART, now - self._last_regular
@@ -85,10 +85,10 @@ class Transmission:
         self._next_heartbeat = self._last_regular + period + min(age + slack, 2 * slack)
         return False
 
-    def _first_heard(self) -> str:
+    def _first_alive(self) -> str:
         """Return the first egress node by name among this one and those that are heard."""
         me, detector = self._node.me, self._node.failure_detector
-        return next(name for name in self._node.egress_nodes if name == me or detector.is_heard(name))
+        return next(name for name in self._node.egress_nodes if name == me or detector.is_alive(name))
 
     def _begin_period(self, following: int, now: int) -> None:
         """Let the heartbeat of a period be due. ``following``: the moment of the next one."""

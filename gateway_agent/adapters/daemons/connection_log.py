@@ -88,7 +88,7 @@ class ConnectionLog:
             "--file": wanted.file, "--max-bytes": wanted.max_bytes, "--keep": wanted.keep,
         }  # fmt: skip
         arguments = (str(value) for option in options.items() for value in option)
-        return (sys.executable, "-S", "-m", MODULE, *message, *(["--journal"] if wanted.journal else []))
+        return (sys.executable, "-S", "-m", MODULE, *arguments, *(["--journal"] if wanted.journal else []))
 
 
 def _environment() -> dict[str, str]:

@@ -46,7 +46,7 @@ class FailureDetector:
             name: member for name, member in self._by_name.items() if now - member.received_at <= suspect_ns
         }
 
-    def is_heard(self, name: str) -> bool:
+    def is_alive(self, name: str) -> bool:
         """Return True if a node was not suspect at the last :meth:`update`."""
         return name in self._alive
 
