@@ -107,13 +107,13 @@ class QuorumView:
         has never been asked: while it stands in for a dead one, there would be no majority until its first answer.
         """
         return (
-            not self._hears_majority(now)
+            not self._has_majority(now)
             and now - self._majority_answered_at(now) > self._electorate.duration_ns
         )
 
     def may_serve_without_quorum(self, now: int) -> bool:
         """Return True if this node may be master on the votes that are left: the rule for few nodes."""
-        if self._hears_majority(now):
+        if self._has_majority(now):
             return False
         duration_ns = self._electorate.duration_ns
         silent_ns = now - max(self._majority_answered_at(now), self._started_at)
@@ -145,7 +145,7 @@ class QuorumView:
         dead = [n for n in names if silent_for[n] >= DEAD_AFTER_NS]
         return next_voters(self.voter_set_state.current, self.egress_nodes, names, alive, dead)
 
-    def _hears_majority(self, now: int) -> bool:
+    def _has_majority(self, now: int) -> bool:
         """Return True if a majority of the present voters has answered within a lease time.
 
         This is asked for each message. Answers only become newer, so a moment that was worked out once is enough for a
