@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cni.plan import Plan, PlanEgressIP, PlanNode
-from gateway_agent.agent.rounds.conntrack_sync import NAME, REST_S, ConntrackSync
+from gateway_agent.agent.rounds.conntrack_sync import NAME, SETTLE_TIME_S, ConntrackSync
 from gateway_agent.policy.egress_node.sync_groups import SyncState
 
 from ..gates import HeldClock
@@ -86,7 +86,7 @@ def test_with_another_set_of_nodes_it_starts_anew_after_a_rest_only() -> None:
         sync.follow(plan("g1", "g2"))
         number = len(processes.given)
         sync.follow(plan("g1", "g2", "g3"))
-        clock.now += REST_S / 2
+        clock.now += SETTLE_TIME_S / 2
         sync.follow(plan("g1", "g2", "g3"))
         # Here the set of nodes is part of the device and not of the configuration: no restart is needed at all, or one
         # after the rest.
@@ -117,7 +117,7 @@ def test_the_end_of_the_sync_waits_for_a_rest() -> None:
         sync.follow(plan("g1", "g2"))
         sync.follow(plan("g1", "g2", sync=False))
         assert processes.given[-1], "it still runs"
-        clock.now += REST_S
+        clock.now += SETTLE_TIME_S
         sync.follow(plan("g1", "g2", sync=False))
         assert processes.given[-1] == {}
 
