@@ -16,13 +16,13 @@ REASONS = {
     "forged": "arrival own_source unverified_reply reserved_source foreign_source pod_source marked_source "
     "new_connection",
     "unsolicited": "unsolicited inbound inbound_new",
-    "stale": "stale tcp_pickup off_path tagged_reply_group port_taken retransmission",
+    "stale": "stale tcp_pickup middle middle_basic off_path tagged_reply_group port_taken retransmission",
     "tunnel": "tunnel_send tunnel_process tunnel_receive tunnel_out tunnel_forward tunnel_back tunnel_sync "
     "input_guard encap",
     "cluster_port": "lease_source lease_own_rate lease_receive lease_input lease_output sets_receive "
     "forwarded_datagram",
     "no_path": "forward_guard forwarded forwarded_reply from from_tunnel out exit leave steered marked steer set "
-    "tagged tagged_original nat nat_steered ingress leave_steered",
+    "tagged tagged_original nat nat_steered nat_taken_in ingress leave_steered leave_taken_in leave_from",
 }
 """Chains, as words, by the reason for which they refuse packets. All chains of the fence have one reason, so has the
 guard.
