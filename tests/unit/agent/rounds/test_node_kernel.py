@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from cni.kernel.errors import KernelError
+from cni.kernel.errors import KernelError, Outcome
 from cni.plan import Plan
 from gateway_agent.agent.rounds.node_kernel import NodeKernel
 from gateway_agent.agent.state import NodeState
@@ -29,11 +29,11 @@ class OpenKernel(HeldKernel):
         self.changed: list[Plan] = []
         self.guards: list[str] = []
 
-    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> tuple[str, ...]:
+    async def reconcile(self, plan: Plan, devices: Sequence[str]) -> Outcome:
         if self.refuses:
             raise KernelError("no memory")
         self.changed.append(plan)
-        return ("made a device",)
+        return Outcome(("made a device",))
 
     async def tagged(self) -> dict[str, int]:
         return self.groups
