@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from gateway_agent.lease.ipc import EgressIPSpec, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
+from gateway_agent.lease.ipc import EgressIPSpec, EgressState, Facts, KeeperConfig, KeeperState, OwnKeys, Peer
 from tests.lab.bridge import bridge
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
@@ -60,7 +60,7 @@ class Node:
             self._agent = None
 
     def send_config(self) -> None:
-        """Also the sign of life."""
+        """Send the configuration, which is the sign of life, too."""
         if self._agent is not None:
             with contextlib.suppress(OSError):
                 self._agent.send(msgspec.json.encode(self.config()) + b"\n")
@@ -74,7 +74,7 @@ class Node:
         )  # fmt: skip
 
     def keys(self) -> OwnKeys:
-        """By which keys the nodes talk, as somebody who only looks on is told."""
+        """Return the keys of the nodes, as a client that sends no configuration receives them."""
         with socket.socket(socket.AF_UNIX) as agent:
             agent.connect(str(self.run_dir / "keeper.sock"))
             state = msgspec.json.decode(agent.makefile("rb").readline(), type=KeeperState)
@@ -94,6 +94,11 @@ class Node:
                 if lines:
                     self.state = msgspec.json.decode(lines[-1], type=KeeperState)
         return self.state
+
+    def egress(self) -> EgressState:
+        """Return the last received state of the egress IP without what is another at each renewal."""
+        assert self.state is not None
+        return msgspec.structs.replace(self.state.egress[0], margin_ms=None)
 
     def counters(self) -> dict[str, int]:
         """Return how many datagrams the daemon has counted, by their kind."""

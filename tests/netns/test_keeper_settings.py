@@ -16,8 +16,7 @@ __all__ = ["cluster", "shared"]
 
 def test_a_key_is_replaced_and_no_master_changes(cluster: Cluster, tmp_path: Path) -> None:
     master = cluster.settled()
-    assert master.state is not None
-    before = master.state.egress[0]
+    before = master.egress()
     rejected = {name: node.counters()["bad_mac"] for name, node in cluster.nodes.items()}
     old, new = master.key_file, tmp_path / "new.key"
     new.write_bytes(b"the next key of this test, nothing else")
@@ -43,7 +42,7 @@ def test_a_key_is_replaced_and_no_master_changes(cluster: Cluster, tmp_path: Pat
         until(lambda: received_by_all(new), "all sign with the new key")
         take(new)
         assert cluster.settled() is master
-        assert master.state.egress[0] == before
+        assert master.egress() == before
         assert {name: node.counters()["bad_mac"] for name, node in cluster.nodes.items()} == rejected
         # A file whose content changes is read anew as well.
         new.write_bytes(SECRET)
@@ -145,9 +144,9 @@ def test_a_node_with_another_cluster_port_is_named_on_both_ends(cluster: Cluster
             f"cluster.port is {PORT + 1} on this node (g3) and {PORT} on g1: it must be the same on all nodes"
         )
         until(lambda: message in said()["g3"], "g3 names g1", seconds=25)
-        message = "g1 (10.83.0.1, where nobody listens)"
+        message = "g1 (10.83.0.1, where no program listens)"
         until(lambda: message in said()["g3"], "g3 says so", seconds=25)
-        unknown = f"nobody listens at UDP port {PORT} of {NODES['g3']}"
+        unknown = f"no program listens at UDP port {PORT} of {NODES['g3']}"
         until(lambda: said() and unknown in reason("g1", "g3"), "g1 says so", seconds=25)
     finally:
         odd.port = right
