@@ -191,11 +191,11 @@ run_tests() {
   fi
   # What needs no kernel takes the processor time that the labs leave. Labs that measure have the machine alone.
   mkdir -p build
-  chrt --idle 0 "$VENV/bin/python" -m pytest -n auto tests/unit >build/unit.log 2>&1 &
+  chrt --idle 0 "$VENV/bin/python" -m pytest -n auto --dist worksteal --durations 10 tests/unit >build/unit.log 2>&1 &
   unit=$!
   chrt --idle 0 "$VENV/bin/python" -m tests.fuzz --seconds "${FUZZ_SECONDS:-60}" >build/fuzz.log 2>&1 &
   fuzz=$!
-  # What runs in the background hears no Ctrl-C.
+  # What runs in the background receives no Ctrl-C.
   # shellcheck disable=SC2064
   trap "kill $unit $fuzz 2>/dev/null || true" EXIT
   # Short, since workers have directories of their own below it: the path of a socket has 107 characters.
