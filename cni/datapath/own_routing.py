@@ -45,7 +45,7 @@ def routes(plan: Plan) -> Iterator[Route]:
 
 
 def exits(egress: PlanEgressIP, table: int) -> Iterator[Route]:
-    """Yield the routes by which packets leave; none if somebody else's table has them, or if the interface is down."""
+    """Yield the routes by which packets leave; none if a foreign table has them, or if the interface is down."""
     family, device = egress.family, egress.interface
     if egress.next_hop:
         yield Route(family, table, "unicast", METRIC[family], device, egress.next_hop)

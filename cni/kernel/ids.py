@@ -245,7 +245,7 @@ class MarkLayout:
         return self.tunneled | self.number(inside + 1) | self._outside(outside)
 
     def wide(self, highest: int) -> int:
-        """Return the bits that tell the marks of the tunnels 1 to ``highest`` apart, with those of the mask."""
+        """Return the bits in which the marks of the tunnels 1 to ``highest`` differ, with those of the mask."""
         outside = max(highest - 1, 0) // self.numbers
         return self.mask | self._outside((1 << outside.bit_length()) - 1)
 

@@ -99,7 +99,7 @@ class Agent:
         await self._parts.connection_sync.stop()
 
     def write_again(self) -> None:
-        """Write what the run directory had: somebody has emptied it. Raises OSError."""
+        """Write what the run directory had: another program has emptied it. Raises OSError."""
         parts = self._parts
         # Until the next round nothing says whether the plan is the newest.
         parts.plan_file.mark_outdated()

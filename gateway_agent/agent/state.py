@@ -42,8 +42,8 @@ class NodeState:
     """Rounds that failed since the agent started. Writer: ``reconciler``."""
 
     guard_since: float = math.inf
-    """Time since when the guard of unknown pods stands without a gap, by the event loop's clock, seconds; infinite:
-    it does not stand. Writer: ``pod_guard``."""
+    """Time since when the guard of unknown pods is set without a gap, by the event loop's clock, seconds; infinite:
+    it is not set. Writer: ``pod_guard``."""
 
     def egress_name(self, identity: str) -> str:
         """Return gateway and address of an egress IP for the log; its id if the plan does not have it."""

@@ -75,7 +75,7 @@ class Runtime:
         return None
 
     def _asked(self, network: str) -> tuple[str, ...] | None:
-        """Ask the runtime. One that tells nothing, or about another network, has loaded none of this network.
+        """Ask the runtime. One that reports nothing, or another network, has loaded none of this network.
 
         Between two configurations, and after a load that has failed, it has loaded no network at all.
         """

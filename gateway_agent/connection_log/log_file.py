@@ -44,7 +44,7 @@ class LogFile:
             self._descriptor = -1
 
     def _follow(self) -> None:
-        """Open the file, anew if somebody has moved it away."""
+        """Open the file, anew if another program has moved it away."""
         with contextlib.suppress(FileNotFoundError):
             if self._descriptor >= 0 and os.path.samestat(os.stat(self._path), os.fstat(self._descriptor)):
                 return

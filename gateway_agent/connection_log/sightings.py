@@ -47,7 +47,7 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """A connection, as far as the sightings of one node tell, or of two."""
+    """A connection, as far as one node or two have seen it."""
 
     half: Half
     by: str

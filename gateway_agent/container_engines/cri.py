@@ -1,6 +1,6 @@
 """Ask a container runtime over its CRI socket which CNI configuration it has loaded, as ``crictl info`` does.
 
-containerd tells it. CRI-O does not: its answer has no CNI configuration.
+containerd reports it. CRI-O does not: its answer has no CNI configuration.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Loaded:
 
 
 def loaded(socket: Path) -> Loaded | None:
-    """Return what the runtime has loaded; None if it does not tell. Raises OSError and ValueError."""
+    """Return what the runtime has loaded; None if it does not report it. Raises OSError and ValueError."""
     return of_answer(grpc_call.call(socket, STATUS, VERBOSE))
 
 
 def of_answer(message: bytes) -> Loaded | None:
-    """Return what a ``StatusResponse`` tells; None if it tells nothing. Raises ValueError."""
+    """Return what a ``StatusResponse`` reports as loaded; None if it reports nothing. Raises ValueError."""
     info: dict[str, str] = {}
     for number, value in _fields(message):
         if number == 2:

@@ -44,7 +44,7 @@ def _refuse_if_pods_run() -> None:
     if any(f"table {family} {ids.NFT_GUARD}" in tables for family in FAMILIES):
         return
     if found := links.unjudged():
-        message = f"pods may run here already: nobody knows {', '.join(found)}"
+        message = f"pods may run here already: no program here knows {', '.join(found)}"
         raise NoAnswer(message, "start the agent: it takes them in, and then sets the guard")
 
 

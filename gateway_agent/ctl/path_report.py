@@ -62,7 +62,7 @@ def _report(
     leading = {each: found for each, found in answers.items() if found.interface == egress.interface}
     if plan.isolated or plan.me is None:
         return PathReport(
-            egress, untested="this node hears no majority of the voters, and opens no connection"
+            egress, untested="this node has no contact with a majority of the voters, and opens no connection"
         )
     if all(node.name == plan.node for node in plan.nodes):
         return PathReport(egress, untested="this node is the only one, and nothing comes by its tunnels")

@@ -17,7 +17,7 @@ class Said:
 
     found: str
     judged: bool = True
-    """False if the runtime does not tell what it has loaded."""
+    """False if the runtime does not report what it has loaded."""
     wrong: bool = False
     hint: str = ""
 
@@ -31,7 +31,7 @@ def examine(socket: Path) -> Said | None:
     except (OSError, ValueError) as error:
         return Said(f"not asked at {socket}: {error}", judged=False, hint="it may have no CRI, or not run")
     if loaded is None:
-        return Said(f"{socket}: it does not tell which CNI configuration it has loaded", judged=False)
+        return Said(f"{socket}: it does not report which CNI configuration it has loaded", judged=False)
     return judge(loaded)
 
 

@@ -1,4 +1,4 @@
-"""The guard of pods that nobody has judged, as nftables rules. Pure.
+"""The guard of pods that are not judged yet, as nftables rules. Pure.
 
 The plugin and the agent put each pod's interface into an interface group of ours. A pod that starts beside the plugin
 has an interface in group 0, the kernel's default. What such a pod opens to the outside is dropped: a policy may select

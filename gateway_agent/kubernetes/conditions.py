@@ -124,7 +124,7 @@ def cluster_status_writer(view: NodeSnapshot) -> str:
 
 
 def _alive(daemon: KeeperState) -> list[str]:
-    """Return the egress nodes that are heard and have contact to a majority."""
+    """Return the egress nodes that are live and have contact with a majority."""
     return sorted(member.node for member in daemon.members if member.alive and member.reason != NO_MAJORITY)
 
 

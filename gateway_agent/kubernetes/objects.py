@@ -183,7 +183,7 @@ def _running(item: Object) -> Iterator[RunningPod]:
 
 
 def pod_uid(item: Object) -> str:
-    """Return the uid of a pod as its runtime, and so its CNI call, know it; empty if the API does not tell it."""
+    """Return the uid of a pod as its runtime, and so its CNI call, know it; empty if the API does not have it."""
     annotations = _mapping(_mapping(item.get("metadata")).get("annotations"))
     return str(annotations.get(STATIC) or _uid(item))
 

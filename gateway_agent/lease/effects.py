@@ -31,7 +31,7 @@ class Effects:
     def collect(self, now: int) -> list[Effect]:
         """Return the effects in their order: what others may rely on comes before anything is sent."""
         ownership, pending = self._state.ownership, self._pending
-        # Tunnels first: a master that hears that this node queues its packets relies on it.
+        # Tunnels first: a master that learns that this node queues its packets relies on it.
         self._tunnels.follow(ownership.master_table.changed, ownership.master_table, now, pending)
         ownership.master_table.changed.clear()
         # Then the fence: a release must not be sent before it is closed, nor a request before its ticket lies.

@@ -78,7 +78,7 @@ class Election:
         self._apply(election_input, now)
 
     def _healthy_masters(self, alive: Collection[str]) -> dict[str, str]:
-        """Return the masters by egress id, without this node. ``heard``: the nodes that are not suspect."""
+        """Return the masters by egress id, without this node. ``alive``: the nodes that are not suspect."""
         ownership = self._node.ownership
         followed = {identity: ownership.master_table.of(identity) for identity in ownership.specs}
         return {

@@ -183,7 +183,7 @@ class EgressState(msgspec.Struct, frozen=True):
 
 
 class MemberState(msgspec.Struct, frozen=True):
-    """An egress node as this node hears it."""
+    """An egress node as this node sees it."""
 
     node: str
     alive: bool
@@ -204,7 +204,7 @@ class Change(msgspec.Struct, frozen=True):
     """Time of the change by the wall clock, seconds."""
     silent_ms: int
     """Upper bound of the time in which nothing left by the egress IP: from the release by the master before, or from
-    the last sign of a master that was unheard, until the new one served. 0 for a planned handover, where packets
+    the last sign of a master that was silent, until the new one served. 0 for a planned handover, where packets
     waited.
     """
     reason: str
@@ -259,7 +259,7 @@ class KeeperState(msgspec.Struct, frozen=True):
     voter_set: int
     """Version of the voter set; 0: none is known yet."""
     isolated: bool
-    """True if this node is an egress node that hears no majority of the voters."""
+    """True if this node is an egress node that has no contact with a majority of the voters."""
     counters: dict[str, int]
     """Numbers of messages: ``accepted``, ``bad_mac``, ``replayed``, ``truncated``, ``malformed``, ``unknown_sender``,
     …

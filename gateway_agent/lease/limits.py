@@ -58,7 +58,7 @@ class EpochLimit:
 
     Without a limit one message would raise an epoch to its bound, and no node could ever be master after that. But
     what is known may be old: a node that missed how the others came to a high epoch must not refuse it for ever. So
-    what is known holds back others only while somebody confirms it.
+    what is known holds back others only while another node confirms it.
     """
 
     def __init__(self) -> None:

@@ -255,11 +255,11 @@ class LeaseNode:
         return self._election.occupied
 
     def isolated(self, now: int) -> bool:
-        """Return True if this is an egress node that hears no majority of the voters."""
+        """Return True if this is an egress node that has no contact with a majority of the voters."""
         return self._state.isolated(now)
 
     def receives_from_no_peer(self, now: int) -> bool:
-        """Return True if no other node was heard for long, though one should be."""
+        """Return True if no message came from any other node for long, though one should."""
         return self._state.quorum_view.receives_from_no_peer(now)
 
     def finished(self, now: int) -> bool:

@@ -108,7 +108,7 @@ class NodeState:
         return now + offset if offset else 0
 
     def isolated(self, now: int) -> bool:
-        """Return True if this is an egress node that hears no majority of the voters."""
+        """Return True if this is an egress node that has no contact with a majority of the voters."""
         return self.is_egress and self.quorum_view.isolated(now)
 
     def watch_isolation(self, now: int) -> bool:
@@ -124,7 +124,7 @@ class NodeState:
         self.due.revision += 1
 
     def subscribe(self, nodes: Iterable[str], now: int) -> None:
-        """Tell ``nodes`` that this one wants to hear of their masters."""
+        """Subscribe at ``nodes``: they report their masters to this node."""
         # While the agent is away the plugin may lead pods by anything.
         carries = tuple(sorted(self.carried)) if self.lifecycle.attended(now) else None
         self.message_builder.subscribe(nodes, self.facts, carries)

@@ -61,7 +61,7 @@ def report(
 
 
 def _problems(node: LeaseNode, late: tuple[str, ...], foreign: tuple[str, ...], now: int) -> tuple[str, ...]:
-    """Return the problems of this node and of what it hears. ``late``, ``foreign``: two kinds of them."""
+    """Return the problems of this node and of what it receives. ``late``, ``foreign``: two kinds of them."""
     return (
         *node.occupied.values(),
         *_missing_recorded_voters(node, now),
@@ -128,18 +128,18 @@ def _member(node: LeaseNode, name: str, now: int) -> MemberState:
         return MemberState(name, True, not reason, reason, 0)
     member = node.failure_detector.get(name)
     if member is None:
-        reason = "; ".join(filter(None, ("never heard", _unanswered(node, name))))
+        reason = "; ".join(filter(None, ("never received", _unanswered(node, name))))
         return MemberState(name, False, False, reason, -1)
     silent_ns = now - member.received_at
-    # An egress node is told with each heartbeat, others as subscribers.
+    # An egress node learns it from each heartbeat, others as subscribers.
     alive = silent_ns <= (node.config.duration_ns if node.is_egress else node.ownership.timers.hold_ns)
-    silent = f"unheard for {silent_ns // MILLISECOND} ms"
+    silent = f"silent for {silent_ns // MILLISECOND} ms"
     reason = member.why_not() if alive else "; ".join(filter(None, (silent, _unanswered(node, name))))
     return MemberState(name, alive, not reason, reason, silent_ns // MILLISECOND)
 
 
 def _unanswered(node: LeaseNode, name: str) -> str:
-    """Return that nobody listens on a node; empty if somebody may."""
+    """Return that no program listens on a node; empty if one may."""
     return node.strays.unanswered(name, node.config.port)
 
 
@@ -167,7 +167,7 @@ def _deaf(node: LeaseNode, now: int) -> Iterator[str]:
     config = node.config
     mine = next((peer.address for peer in config.peers if peer.name == config.node), "no address")
     others = [
-        f"{p.name} ({p.address}{', where nobody listens' if _unanswered(node, p.name) else ''})"
+        f"{p.name} ({p.address}{', where no program listens' if _unanswered(node, p.name) else ''})"
         for p in config.peers
         if p.egress and p.name != config.node
     ][:4]
@@ -181,6 +181,7 @@ def _missing_recorded_voters(node: LeaseNode, now: int) -> Iterator[str]:
     silent = node.voter_set.missing_recorded_voters(now)
     if silent:
         yield (
-            f"elects nobody: it remembers no voters, and of those that the ConfigMap {recorded_voter_set.NAME} names "
-            f"it does not hear {', '.join(silent)} (should they be gone for good, delete their Node objects)"
+            "elects no master: it remembers no voters, and of those that the ConfigMap "
+            f"{recorded_voter_set.NAME} names it receives nothing from {', '.join(silent)} "
+            "(should they be gone for good, delete their Node objects)"
         )

@@ -68,7 +68,7 @@ class Transmission:
     def keep_step(self, sender: str, body: Body, now: int) -> bool:
         """Take in a message. Return True if it is a request and the own heartbeat is to go with the answer to it.
 
-        That is so if the sender is the first egress node by name that is heard.
+        That is so if the sender is the first live egress node by name.
 
         The own heartbeats never come further apart than 9/8 of a period, so no peer finds this node suspect, and a
         first node that falls silent holds up nothing.
@@ -86,7 +86,7 @@ class Transmission:
         return False
 
     def _first_alive(self) -> str:
-        """Return the first egress node by name among this one and those that are heard."""
+        """Return the first egress node by name among this one and the live ones."""
         me, detector = self._node.me, self._node.failure_detector
         return next(name for name in self._node.egress_nodes if name == me or detector.is_alive(name))
 

@@ -34,7 +34,7 @@ def main() -> None:
         lock = DaemonLock(run_dir / LOCK, wait=stays)
     except Taken:
         sys.exit(EXIT_BUSY)
-    # select(2) waits to the microsecond, epoll to the millisecond above: time in which nobody is master.
+    # select(2) waits to the microsecond, epoll to the millisecond above: time without a master.
     selector = selectors.SelectSelector()
     agents = AgentConnections(run_dir / SOCKET, selector)
     if not stays:

@@ -241,7 +241,7 @@ class LeaseDaemon:
         self._carry_out(effects)
 
     def _search(self, node: LeaseNode, now: int) -> None:
-        """Look for nodes that are unheard: see :mod:`gateway_agent.lease.messages.strays`."""
+        """Look for nodes that are silent: see :mod:`gateway_agent.lease.messages.strays`."""
         if self._strays is not None:
             self._strays.tend(now)
         questions = node.strays.questions(now)
@@ -259,7 +259,7 @@ class LeaseDaemon:
         try:
             self._strays.listen(mine, config.port, tunnel_port, now)
         except OSError as error:
-            self._problems["search"] = f"nodes that are unheard cannot be looked for: {error.strerror}"
+            self._problems["search"] = f"nodes that are silent cannot be looked for: {error.strerror}"
         else:
             self._problems.pop("search", None)
         self._carry_out(questions)

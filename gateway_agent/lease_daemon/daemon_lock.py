@@ -1,4 +1,4 @@
-"""One lease daemon for each run directory, also while somebody empties it.
+"""One lease daemon for each run directory, also while another program empties it.
 
 A lock on a file goes with the file: who makes it anew gets another lock. So a daemon holds a name as well, that of an
 abstract unix socket with the directory's path in it, which the kernel frees when the process ends. Any local user may
@@ -61,7 +61,7 @@ class DaemonLock:
             selector.register(name, selectors.EVENT_READ, lambda: _dismiss(name))
 
     def restore(self) -> None:
-        """Lock the file anew if somebody has removed it. Raises OSError."""
+        """Lock the file anew if another program has removed it. Raises OSError."""
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.stat(self._path), os.fstat(self._file)):
                 return
@@ -76,7 +76,7 @@ class DaemonLock:
         self._file = file
 
     def _take_name(self, wait: bool) -> socket.socket | None:
-        """Return what holds the name; None if somebody has it who does not count."""
+        """Return what holds the name; None if a program has it that does not count."""
         name = NAME + hashlib.blake2b(bytes(self._path.absolute()), digest_size=16).hexdigest().encode()
         hidden = 0
         while True:

@@ -30,13 +30,15 @@ def routing(spec: Fields, addresses: Sequence[str], table_name: str) -> Routing 
     if fields is None:
         return _named(spec, table_name) if table_name else None
     if table_name:
-        spec.add("routing", f"stands beside {DECKHOUSE}", "either of the two")
+        spec.add("routing", f"cannot be combined with {DECKHOUSE}", "either of the two")
     hops = tuple(_hop(fields, path, text) for path, text in fields.texts("nextHops"))
     table = fields.whole("table", 0, 1, MAX_TABLE)
     lengths = {family: _length(fields, family, hops) for family in LENGTHS}
     if (table == 0) == (not fields.value.get("nextHops")):
         fields.add(
-            "nextHops", "is required" if not table else "stands beside table", "either nextHops or table"
+            "nextHops",
+            "is required" if not table else "cannot be combined with table",
+            "either nextHops or table",
         )
     _check_families(fields, [hop for hop in hops if hop], addresses, bool(table))
     if table:
@@ -95,4 +97,4 @@ def _check_table(report: Report, table: int, path: str) -> None:
     if table in (0, LOCAL_TABLE) or table > MAX_TABLE:
         report.add(path, f"{table} is no table with routes to the outside")
     elif ids.is_own_table(table):
-        report.add(path, f"{table} is one of egress-gateway's own tables", "a table of somebody else")
+        report.add(path, f"{table} is one of egress-gateway's own tables", "another program's table")

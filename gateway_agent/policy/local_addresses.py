@@ -1,6 +1,6 @@
 """Find addresses of this node that selected pods reach by their gateway only. Pure.
 
-The nodes do not tell each other their addresses; ``docs/design/addresses-inside.md`` has the reasons.
+The nodes do not send each other their addresses; ``docs/design/addresses-inside.md`` has the reasons.
 """
 
 from __future__ import annotations

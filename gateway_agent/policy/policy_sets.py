@@ -1,6 +1,6 @@
 """Choose the policy sets of a plan, and number them: those of pods first, then some in advance.
 
-A policy set stands for the policies that select a pod, each with the egress IP that the pod uses. Its number is part of
+A policy set represents the policies that select a pod, each with the egress IP that the pod uses. Its number is part of
 the pod's tag. Numbers are few, so not every combination of policies has one.
 """
 

@@ -55,7 +55,7 @@ def next_step(node: str, own: OwnKeys) -> str:
     keys = sorted({key for each in accepts.values() for key in each} | set(signs.values()))
     if len(keys) == 1:
         return (
-            "nothing: all nodes that this one hears use one key. To replace it, name the file of a new one in "
+            "nothing: all nodes that this one receives from use one key. To replace it, name the file of a new one in "
             "acceptKeyFiles on all nodes (step 1 of 3)"
         )
     for key in keys:

@@ -59,7 +59,7 @@ class _Exits:
         self._names = {egress.id: _name(egress) for egress in plan.egress_ips}
 
     def of(self, pod: PodIdentity) -> Exits:
-        """Return the exits of a pod. Packets of a pod that may be selected, by labels nobody knows, are dropped."""
+        """Return the exits of a pod. Packets of a pod that may be selected, by labels that are unknown, are dropped."""
         policies = self._selection.policies_for(pod)
         if policies == ():
             return {}

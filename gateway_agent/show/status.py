@@ -106,7 +106,7 @@ def pods(view: NodeSnapshot) -> dict[str, Any]:
     """Return the answer of ``egressctl pods -o json`` under the key ``pods``.
 
     There is one entry for each pod interface and gateway, and a second one if the gateway has a separate egress IP for
-    IPv6. ``via`` is the node by which packets leave. If ``via`` is empty, ``verdict`` tells if no gateway is in use or
+    IPv6. ``via`` is the node by which packets leave. If ``via`` is empty, ``verdict`` says if no gateway is in use or
     if none is available.
     """
     ordered = sorted(view.attachments, key=lambda a: (a.namespace, a.name, a.ifname))

@@ -87,7 +87,7 @@ def _of_leases(view: NodeSnapshot) -> Iterator[Finding]:
     daemon = view.lease_daemon
     if view.plan.isolated or (daemon and daemon.isolated):
         voters = ", ".join(daemon.voters) if daemon else ""
-        message = "this egress node hears no majority of the voters and forwards nothing new"
+        message = "this egress node has no contact with a majority of the voters and forwards nothing new"
         yield Finding(
             Fault.ISOLATED, message, f"check network, cluster.port and key between it and {voters or 'them'}"
         )

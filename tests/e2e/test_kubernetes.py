@@ -183,7 +183,7 @@ def test_the_status_names_the_master_and_events_tell_of_each(lab: Lab, cluster: 
 
 
 def test_a_gateway_that_nobody_can_serve_says_so(lab: Lab, cluster: Cluster) -> None:
-    """Two of three voters are away: the third hears no majority, and a worker writes."""
+    """Two of three voters are away: the third has no contact with a majority, and a worker writes."""
     before = master(lab)
     away = [before, next(name for name in ("g1", "g2", "g3") if name != before)]
     for name in away:

@@ -81,7 +81,7 @@ def test_a_failover_appears_within_a_second_and_without_a_reload(window: Browser
     window.visit(agent.address)
     window.run("window.before = 1; document.getElementById('egress').focus()")
     assert "g2 → g1" not in text(window, "changes")
-    change = Change(FIRST, "g2", "g1", 9, AT, 212, "g2 unheard")
+    change = Change(FIRST, "g2", "g1", 9, AT, 212, "g2 silent")
     began = time.monotonic()
     agent.change(lease_daemon=keeper((change,)))
     until(lambda: "g2 → g1" in text(window, "changes") and "212 ms" in text(window, "egress"), "it appears")
@@ -160,8 +160,6 @@ def test_members_are_shown_as_they_are(window: Browser, agent: Agent) -> None:
     assert agent.seen.view is not None
     state = agent.seen.view.lease_daemon
     assert state is not None
-    gone = tuple(
-        msgspec.structs.replace(one, alive=False, reason="unheard for long") for one in state.members
-    )
+    gone = tuple(msgspec.structs.replace(one, alive=False, reason="silent for long") for one in state.members)
     agent.change(lease_daemon=msgspec.structs.replace(state, members=gone))
-    until(lambda: "unheard for long" in text(window, "members"), "they are gone")
+    until(lambda: "silent for long" in text(window, "members"), "they are gone")

@@ -49,7 +49,7 @@ def put(document: Any, at: Path, value: Any) -> Any:
 
 
 def mutated(document: Any, rng: random.Random) -> Any:
-    """Return ``document`` with one to three hostile values in it, or with a field that nobody knows."""
+    """Return ``document`` with one to three hostile values in it, or with an unknown field."""
     for _ in range(rng.randint(1, 3)):
         found = list(places(document))
         at = rng.choice(found)

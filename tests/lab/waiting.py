@@ -22,7 +22,7 @@ class NotInTime(AssertionError):
 def until(condition: Callable[[], T | None], what: str, seconds: float = PATIENCE_S) -> T:
     """Call ``condition`` until it gives something true, and returns that.
 
-    ``OSError`` counts as *not yet*: sockets that nobody listens on, routes that do not stand.
+    ``OSError`` counts as *not yet*: sockets on which no program listens, routes that are not there.
     Raises :class:`NotInTime` with ``what`` after ``seconds``.
     """
     began = time.monotonic()

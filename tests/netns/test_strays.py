@@ -1,4 +1,4 @@
-"""What the packet sockets let through while a node is unheard, against a real kernel."""
+"""What the packet sockets let through while a node is silent, against a real kernel."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_refusal_names_where_this_node_has_sent_to(listener: Listener, family:
         return bool(listener.refused)
 
     # Kernels send few ICMP errors in a second.
-    until(refused, "a kernel has said that nobody listens")
+    until(refused, "a kernel has said that no program listens")
     assert set(listener.refused) == {THERE[family]}
 
 

@@ -141,7 +141,7 @@ def _route_event(message: Message) -> Event | None:
 
 
 def _setting_event(found: Mapping[int, bytes]) -> Event | None:
-    # A new device tells all its settings at once: its link is an event already.
+    # The kernel reports all settings of a new device at once: its link is an event already.
     if len(found) != CHANGE_ATTRIBUTES or not found.keys() & {NETCONFA_FORWARDING, NETCONFA_RP_FILTER}:
         return None
     index = int.from_bytes(found.get(NETCONFA_IFINDEX, b""), sys.byteorder, signed=True)

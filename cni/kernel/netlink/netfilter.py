@@ -48,7 +48,7 @@ def opened() -> Iterator[Socket]:
     try:
         yield netlink
     except OSError as error:
-        # Behind another error there may be answers that nobody has read.
+        # Behind another error there may be answers that were not read.
         _finish(netlink, stays() and error.errno == errno.ENOENT)
         raise
     except BaseException:

@@ -54,7 +54,7 @@ class ProbeVeth(NamedTuple):
     """One veth, with the addresses of its pod by IP version."""
 
     device: str
-    """The end that stands for a pod's host-side interface."""
+    """The end that represents a pod's host-side interface."""
     peer: str
     """The end by which the pod sends and receives."""
     addresses: dict[int, str]

@@ -25,7 +25,7 @@ MAX_KEPT_HOPS = 1_000
 MAX_NODES = 1 << 14
 """Addresses of nodes that are kept as numbers."""
 OUTSIDE = "203.0.113.1"
-"""A documentation address (RFC 5737), which stands for every address without a more specific route."""
+"""A documentation address (RFC 5737), which represents every address without a more specific route."""
 
 
 def read(

@@ -51,7 +51,7 @@ def opening(probe: PodProbe, source: str, port: int, router: bytes) -> bytes:
 
 
 def closing(probe: PodProbe, source: str, port: int, router: bytes, acknowledged: int) -> bytes:
-    """Return the frame that ends a connection which the destination has taken: nobody must wait for more."""
+    """Return the frame that ends a connection which the destination has taken: neither end waits for more."""
     packet = tcp_packet(
         (source, probe.destination),
         (port, probe.port),

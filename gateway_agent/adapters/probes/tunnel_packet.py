@@ -19,11 +19,11 @@ HOPS = 2
 """So that a probe gets no further than the next hop if another program has just flushed the rules that drop it."""
 SYN = 0x02
 PORTS = 49152, 443
-"""The most frequent service, so that rules of other programs take the packet for what it stands for."""
+"""The most frequent service, so that rules of other programs treat the packet as they treat those of pods."""
 WINDOW_AT = 14
 """Bytes from the TCP header."""
 SENDER = bytes.fromhex("0200000000e9")
-"""MAC of nobody. The kernel drops what has the MAC of the receiving device itself."""
+"""MAC of no machine. The kernel drops what has the MAC of the receiving device itself."""
 
 
 def encapsulated(probe: TunnelProbe, node_address: str, number: int) -> bytes:

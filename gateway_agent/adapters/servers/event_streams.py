@@ -1,4 +1,4 @@
-"""Send the sections of the page that change, as server-sent events, while somebody looks at it.
+"""Send the sections of the page that change, as server-sent events, while a browser shows it.
 
 However many look, the agent is asked once for each interval. A reader that does not take what is sent ends.
 """

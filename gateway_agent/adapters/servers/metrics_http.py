@@ -70,7 +70,7 @@ class MetricsServer:
 
     ``listen``: address and TCP port. ``look``: returns what is shown; called in the loop of :meth:`run`. ``deadline``:
     seconds, see :data:`CONNECTION_TIMEOUT_S`. ``names``: host names that a request may use beside addresses.
-    ``group``: returns how all nodes are; called in that loop, too, while somebody looks at the page.
+    ``group``: returns how all nodes are; called in that loop, too, while a browser shows the page.
     ``kernel``: returns the kernel's counters for metrics; called in the server's thread, as it takes milliseconds.
     """
 

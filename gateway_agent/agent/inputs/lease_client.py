@@ -79,7 +79,7 @@ class LeaseClient:
                 self._news.notify_all()
 
     def isolated(self, plan: Plan | None) -> bool:
-        """Return True if this node hears no majority of the voters. ``plan``: the one in force."""
+        """Return True if this node has no contact with a majority of the voters. ``plan``: the one in force."""
         return startup_grace.isolated(self.state, plan, self._listened(), self._lease)
 
     def of(self, identity: str) -> EgressState | None:

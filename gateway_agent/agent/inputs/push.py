@@ -1,4 +1,4 @@
-"""One push of manifests: which nodes have them, told while it runs."""
+"""One push of manifests: which nodes have them, reported while it runs."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class _Push:
         }
 
     async def run(self) -> None:
-        """Do the push. Each fault is told by :meth:`shown`."""
+        """Do the push. Each fault is reported by :meth:`shown`."""
         try:
             await self._run()
         except (OSError, sets.Malformed) as error:

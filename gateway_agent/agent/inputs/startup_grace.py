@@ -14,7 +14,10 @@ STARTUP_GRACE_S = 2.0
 
 
 def isolated(state: KeeperState | None, plan: Plan | None, listened: float, lease: float) -> bool:
-    """Return True if this node hears no majority of the voters. ``lease``: seconds in which every voter is heard."""
+    """Return True if this node has no contact with a majority of the voters.
+
+    ``lease``: seconds in which a message comes from every voter.
+    """
     if state is not None and (not state.isolated or listened > lease):
         return state.isolated
     return plan is not None and plan.isolated

@@ -167,7 +167,7 @@ class Pods:
         self.unknown.pop(key, None)
 
     def write_again(self) -> None:
-        """Write all records: somebody has emptied the run directory. Raises OSError."""
+        """Write all records: another program has emptied the run directory. Raises OSError."""
         for record in self.records.values():
             attachments.write(self._run_dir, record)
 

@@ -125,7 +125,7 @@ class Tagging:
             return
         interfaces = pod.record.host_interfaces
         if selecting is None and not group and tags is not None:
-            # A policy may select it. If it may pass the guard, somebody has decided that before.
+            # A policy may select it. If it may pass the guard, that was decided before.
             return
         left = await self._set_group(pod, ids.interface_group(group), tags)
         # Meanwhile a call may have removed the pod or registered it anew.

@@ -95,7 +95,7 @@ class CniAdd:
             # The kernel and the store have errors of that kind, too.
             if not limit.expired():
                 raise
-            late = f"what {call.subject} needs does not stand after {ADD_S:g} s"
+            late = f"what {call.subject} needs is not set up after {ADD_S:g} s"
             raise CallError(contract.TRY_AGAIN_LATER, late, self._busy_with()) from None
 
     def _busy_with(self) -> str:

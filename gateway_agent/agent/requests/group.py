@@ -20,7 +20,7 @@ REPORT_AGE_S = 0.5
 """Seconds for which a report serves all nodes that ask: they cost this node one look, however many they are."""
 
 LATEST_AGE_S = 3.0
-"""Seconds between two questions to all nodes while somebody looks at the page."""
+"""Seconds between two requests to all nodes while a browser shows the page."""
 
 
 class Group:
@@ -64,7 +64,7 @@ class Group:
     def latest(self) -> dict[str, Any] | None:
         """Return the last answers of all nodes; None if there are none yet. If they are old, ask again meanwhile.
 
-        Called while somebody looks at the page, and only then.
+        Called while a browser shows the page, and only then.
         """
         now = asyncio.get_running_loop().time()
         if (self._asking is None or self._asking.done()) and now - self._asked_at >= LATEST_AGE_S:

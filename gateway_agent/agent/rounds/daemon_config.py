@@ -98,7 +98,7 @@ class DaemonConfig:
     def _master(self, egress: PlanEgressIP) -> str:
         """Return the master as the lease daemon knows it; until it has answered, the last one that was known.
 
-        Empty if the master is another node that is unheard or not ready: it will not serve for long.
+        Empty if the master is another node that is silent or not ready: it will not serve for long.
         """
         daemon, state = self._leases.state, self._leases.of(egress.id)
         if daemon is None:

@@ -1,4 +1,4 @@
-"""The guard of pods that nobody has judged, on this node: set, kept as the cluster's networks change, taken away."""
+"""The guard of pods that are not judged yet, on this node: set, kept as the cluster's networks change, taken away."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ class PodGuard:
         return ()
 
     def _note_gap(self, changes: Collection[str]) -> None:
-        """Take in that the guard stands, and since when if a change says that it did not."""
+        """Record that the guard is set, and since when if a change says that it was not."""
         gap = any(change.endswith(GAPS) for change in changes)
         if gap or self._state.guard_since == math.inf:
             self._state.guard_since = asyncio.get_running_loop().time()
 
     async def _may_install(self, inventory: Inventory) -> bool:
-        """Return True if the guard stands already, or if the pods that ran before it have been taken in."""
+        """Return True if the guard is set already, or if the pods that ran before it have been taken in."""
         if self._was_installed or self._file.read():
             return True
         if inventory.knows_pods:

@@ -91,15 +91,17 @@ def status(answer: Any, page: Page) -> None:
     _verdict(answer.get("verdict"), page)
     page.line(f"node {answer['node']}, roles: {', '.join(answer['roles'])}")
     if answer["isolated"]:
-        page.line("isolated: it hears no majority of the voters and forwards nothing new", "bold red")
+        page.line(
+            "isolated: it has no contact with a majority of the voters and forwards nothing new", "bold red"
+        )
     page.line("")
     headings = ("GATEWAY", "IP", "MASTER", "EPOCH", "SINCE", "STATE", "PODS", "LAST CHANGE", "REASON")
     spare = ("SINCE", "EPOCH", "LAST CHANGE", "PODS", "REASON")
     page.table(headings, map(_egress_row, answer["egressIPs"]), spare)
     if answer["members"]:
         page.line("")
-        columns = ("EGRESS NODE", "ALIVE", "READY", "HEARD", "REASON")
-        page.table(columns, map(_member_row, answer["members"]), ("HEARD",))
+        columns = ("EGRESS NODE", "ALIVE", "READY", "LAST SEEN", "REASON")
+        page.table(columns, map(_member_row, answer["members"]), ("LAST SEEN",))
     _started_beside(answer.get("startedBeside") or {}, page)
     if answer["problems"]:
         page.line("")
@@ -213,7 +215,7 @@ def key(answer: Any, page: Page) -> None:
     page.line(f"node {answer['node']} signs with {answer['signs']}, accepts {', '.join(answer['accepts'])}")
     if answer["peers"]:
         page.line("")
-        page.table(("NODE", "ADDRESS", "SIGNS WITH", "HEARD", "ACCEPTS"), map(_key_row, answer["peers"]))
+        page.table(("NODE", "ADDRESS", "SIGNS WITH", "LAST SEEN", "ACCEPTS"), map(_key_row, answer["peers"]))
     page.line("")
     page.line(f"next: {answer['next']}")
 

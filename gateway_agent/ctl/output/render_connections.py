@@ -1,4 +1,4 @@
-"""Render what several nodes know: how they are, a test, connections that somebody asks about."""
+"""Render what several nodes know: their state, a test, connections that a user asks about."""
 
 from __future__ import annotations
 

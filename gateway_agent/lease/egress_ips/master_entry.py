@@ -41,7 +41,7 @@ class MasterEntry(msgspec.Struct, frozen=True):
         """Return for how long nothing has left by the egress IP, if it has a new master now.
 
         The silence begins when the master released it, or earlier if the release says so. If the master had been
-        unheard for ``suspect_ns`` by then, the silence begins with the master's last message: the master may have been
+        silent for ``suspect_ns`` by then, the silence begins with the master's last message: the master may have been
         cut off since. So the value is an upper bound. A planned handover is no silence as long as the workers' kernels
         queue their packets.
         """

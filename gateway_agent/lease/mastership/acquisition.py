@@ -2,10 +2,11 @@
 
 Theory of operation
 -------------------
-A candidate's first request tells it when the voters' grants for the last master end. It asks again just before: the
-voters keep the request until then (:mod:`..voting.voter_node`), so a failover costs one round trip after the end of the
-lease. Candidates have ranks that all nodes compute alike, and a worse rank asks a heartbeat later. If two ask at once,
-the votes split; then the one with the worse hash withdraws and gives back the single grants that it got.
+The answers to a candidate's first request say when the voters' grants for the last master end. The candidate asks again
+just before: the voters keep the request until then (:mod:`..voting.voter_node`), so a failover costs one round trip
+after the end of the lease. Candidates have ranks that all nodes compute alike, and a worse rank asks a heartbeat later.
+If two ask at once, the votes split; then the one with the worse hash withdraws and gives back the single grants that
+it got.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ EARLY_NS = 2 * MILLISECOND
 LATE_NS = 3 * MILLISECOND
 """Time after that moment at which the request is repeated if no answer has come."""
 SUSPECT_HEARTBEATS = 3
-"""A member that was not heard for so many heartbeats is suspect."""
+"""A member whose last so many heartbeats are missing is suspect."""
 
 
 @dataclass(frozen=True)

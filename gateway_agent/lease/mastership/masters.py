@@ -140,7 +140,7 @@ class MasterTable:
         for record, before in self._entries():
             if before.master and now - before.received_at >= hold_ns:
                 silent_ms = (now - before.received_at) // MILLISECOND
-                reason = before.gone or f"{before.master} unheard for {silent_ms} ms"
+                reason = before.gone or f"{before.master} silent for {silent_ms} ms"
                 after = MasterEntry(epoch=before.epoch, received_at=before.received_at, lost=reason)
                 self._set(record, after)
                 changes.append(MasterChange(record.id, before, after, reason, silent_ms))

@@ -76,5 +76,5 @@ def _why(before: MasterEntry, silent_ms: int, without_quorum: bool) -> str:
     if before.epoch == 0:
         reason = "first master"
     else:
-        reason = before.gone or before.lost or f"{before.master} unheard for {silent_ms} ms"
+        reason = before.gone or before.lost or f"{before.master} silent for {silent_ms} ms"
     return f"{reason}; no majority of the voters answers" if without_quorum else reason

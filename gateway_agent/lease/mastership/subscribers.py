@@ -56,7 +56,7 @@ class Subscribers:
         self._received_at.pop(node, None)
 
     def carrying(self, identity: str, now: int) -> set[str]:
-        """Return the subscribers whose pods may go by an egress IP, and that were heard a moment ago."""
+        """Return the subscribers whose pods may go by an egress IP, and from which a message came a moment ago."""
         near = [
             node
             for node in self.current(now)

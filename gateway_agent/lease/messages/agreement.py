@@ -1,7 +1,7 @@
 """Settings that all nodes must have in common, compared by the nodes themselves.
 
-Each node tells them with its subscription, every two seconds, and an egress node with its answer to one: heartbeats in
-between carry none. A node of a version that does not tell them is not judged.
+Each node sends them with its subscription, every two seconds, and an egress node with its answer to one: heartbeats in
+between carry none. A node of a version that does not send them is not judged.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Agreement:
             self._compare(name, facts)
 
     def own(self, keys: Collection[int], wall_ns: int) -> Facts | None:
-        """Return what this node tells others: its settings with the fingerprints of the keys that it accepts.
+        """Return what this node sends to others: its settings with the fingerprints of the keys that it accepts.
 
         ``wall_ns``: Unix time, nanoseconds.
         """
@@ -129,7 +129,7 @@ class Agreement:
             yield f"the clock of {name} is {differs}: {why}"
 
     def unfit(self) -> str:
-        """Return why this node can serve nobody as egress node; empty if it can.
+        """Return why this node cannot serve as egress node; empty if it can.
 
         With another tunnel port than most nodes it gets none of their packets. If only some differ, those are wrong.
         """

@@ -36,11 +36,11 @@ class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="o"):
-    """Says only what the envelope says: who I am now, and whom I hear."""
+    """Carry nothing beside the envelope: the sender's identity, and whose messages it receives."""
 
 
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
-    """Wants to hear of new masters. ``known``: (id, epoch, master). Answered by a :class:`Heartbeat`."""
+    """Subscribe to new masters. ``known``: (id, epoch, master). Answered by a :class:`Heartbeat`."""
 
     voters: VoterSet
     accepted: Proposal | None

@@ -19,9 +19,9 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True):
     session: Number
     """Number of incarnations of the receiver that the sender has met."""
     receiver_incarnation: Incarnation
-    """Incarnation of the receiver that the sender heard last; 0: never."""
+    """Incarnation of the receiver that the sender received last; 0: never."""
     receiver_session: Number
-    """The receiver's ``session`` that the sender heard last."""
+    """The receiver's ``session`` that the sender received last."""
     body: Body
     key: Incarnation = 0
     """Fingerprint of the key that the datagram is signed with; 0: the node is of a version that does not name it."""

@@ -199,7 +199,7 @@ class PeerKeys:
                 yield f"the machine at {source} calls itself {name}, which {known} the inventory of this node ({me})"
 
     def table(self, now: int) -> tuple[PeerKey, ...]:
-        """Return by which key each node was last heard."""
+        """Return the key of each node's last message."""
         rows = {
             n: PeerKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()
         }

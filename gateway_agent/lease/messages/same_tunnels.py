@@ -83,11 +83,11 @@ class SameTunnels:
             )
 
     def forget(self, node: str) -> None:
-        """Drop what a node has said that is heard no longer."""
+        """Drop the statements of a node that is no longer live."""
         self._drop(key for key in self._found if key[0] == node)
 
     def forget_old(self, now: int) -> None:
-        """Drop what nobody has said for long: the other node may have no such egress IP any more."""
+        """Drop what was not repeated for long: the other node may have no such egress IP any more."""
         lapse = CURRENT_NS + PART_NS * len(self._parts)
         self._drop(key for key, found in self._found.items() if now > found.at + lapse)
 

@@ -1,8 +1,9 @@
-"""Nodes that are unheard because they listen at another port or over another family: found by what they send.
+"""Nodes that are silent because they listen at another port or over another family: found by what they send.
 
-A node with another ``cluster.port`` hears nobody, and nobody hears it: what it sends arrives at a port at which nobody
-listens. While a node is unheard, this one sends it a datagram now and then, and looks at ICMP errors and at what comes
-to other ports. A port or an address is named only if a message is authentic; an ICMP error is not, and gives one text.
+A node with another ``cluster.port`` and the others receive nothing of each other: what they send arrives at a port at
+which no program listens. While a node is silent, this one sends it a datagram now and then, and looks at ICMP errors
+and at what comes to other ports. A port or an address is named only if a message is authentic; an ICMP error is not,
+and gives one text.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from .outbox import Send
 from .wire import Endpoint
 
 CHECK_INTERVAL_NS = SECOND
-"""Interval at which unheard nodes are looked for."""
+"""Interval at which silent nodes are looked for."""
 GAP_NS, PATIENT_NS = 5 * SECOND, 60 * SECOND
-"""Time from one search to the next; the longer one after :data:`EAGER_NS` without another unheard node."""
+"""Time from one search to the next; the longer one after :data:`EAGER_NS` without another silent node."""
 EAGER_NS = 60 * SECOND
 MOST_ASKED = 8
 """Largest number of nodes in one search: the others follow in the next ones."""
@@ -30,7 +31,7 @@ CURRENT_NS = 150 * SECOND
 
 @dataclass(frozen=True)
 class Stray:
-    """The address and port that an unheard node sends from."""
+    """The address and port that a silent node sends from."""
 
     address: str
     port: int
@@ -52,7 +53,7 @@ class Strays:
         self._found: dict[str, Stray] = {}
 
     def questions(self, now: int) -> tuple[Send, ...]:
-        """Return what to send to nodes that are unheard: their kernels say whether somebody listens there.
+        """Return what to send to nodes that are silent: their kernels say if a program listens there.
 
         A search of :data:`GAP_NS` begins with it; none begins if this is empty.
         """
@@ -70,7 +71,7 @@ class Strays:
         return tuple(Send(peers[name], self._endpoint.seal(name, hello)) for name in chosen if name in peers)
 
     def _keep(self, silent: tuple[str, ...], now: int) -> None:
-        """Forget who is heard again; a node that has just become unheard is looked for soon."""
+        """Forget the nodes that are live again; a node that has just become silent is looked for soon."""
         if set(silent) - set(self._silent):
             self._silent_since, self._next_search = now, min(self._next_search, now)
         self._silent = silent
@@ -86,7 +87,7 @@ class Strays:
         self._refused, self._found = refused, found
 
     def refused(self, address: str, now: int) -> None:
-        """Take note of what an ICMP error says: nobody listens at this node's port of that address."""
+        """Take note of what an ICMP error says: no program listens at this node's port of that address."""
         for node in self._silent:
             if self._endpoint.peers.get(node) == address:
                 self.revision += node not in self._refused
@@ -102,10 +103,10 @@ class Strays:
         self.revision += before is None or (before.address, before.port) != (source, port)
 
     def unanswered(self, node: str, port: int) -> str:
-        """Return in words that nobody listens on a node; empty if somebody may."""
+        """Return in words that no program listens on a node; empty if one may."""
         if node not in self._refused:
             return ""
-        return f"nobody listens at UDP port {port} of {self._endpoint.peers.get(node, 'its address')}"
+        return f"no program listens at UDP port {port} of {self._endpoint.peers.get(node, 'its address')}"
 
     def problems(self, config: KeeperConfig) -> Iterator[str]:
         """Yield one text for each node that was found. ``config``: of this node."""

@@ -1,7 +1,7 @@
 """Messages between lease daemons: one authenticated datagram each.
 
 A datagram is a keyed BLAKE2b of 16 bytes (RFC 7693) and a MessagePack envelope. A message counts only if it
-is *fresh*: it names the incarnation of the receiver that the sender last heard, and a counter that is higher
+is *fresh*: it names the incarnation of the receiver that the sender last received, and a counter that is higher
 than that of any message of its kind before. So
 nothing recorded, neither yesterday nor before a restart, can be played again. A node that has restarted is
 believed to be the newer one only if it echoes the receiver's *session*, a number that grows with each such

@@ -25,7 +25,7 @@ class ElectionInput(msgspec.Struct, frozen=True):
     specs: Mapping[str, EgressIPSpec]
     """Specs by egress id, the proposer's lease included."""
     members: Mapping[str, Member]
-    """The other egress nodes that are heard."""
+    """The other egress nodes that are live."""
     masters: Mapping[str, str]
     """The healthy masters by egress id, this node not among them."""
     may_request: bool

@@ -104,7 +104,8 @@ class ConflictDetection:
     def vacancy(self, wanted: Iterable[EgressIPSpec], now: int) -> Vacancy:
         """Return what is known of addresses that no node is known to have had.
 
-        What is heard for a moment only may be the announcement of the first master, of which this node learns next.
+        A claim that is received for a moment only may be the announcement of the first master, of which this node
+        learns next.
         """
         found = Vacancy()
         for spec in wanted:

@@ -40,13 +40,13 @@ second.
 """
 REMINDER_NS = 60 * SECOND
 PROBE_NS = 5 * SECOND
-"""Interval at which a master probes its own address: another machine that only answers is not heard otherwise."""
+"""Interval at which a master probes its own address: another machine that only answers is not detected otherwise."""
 GRACE_NS = 100 * MILLISECOND
-"""A claim that is heard so soon after a takeover may come from the master before."""
+"""A claim that is received so soon after a takeover may come from the previous master."""
 CONTESTED_NS = 1 * SECOND
 """Announcements against another claimant come no more often, in the long run."""
 CONTESTED_AT_ONCE = 3
-"""Number of such announcements that need not wait: until ours is heard, packets go to the other machine."""
+"""Number of such announcements that need not wait: until ours is received, packets go to the other machine."""
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -148,7 +148,7 @@ class VirtualIPs:
     ) -> list[Effect]:
         """Append to ``before`` what is to be done before anything is sent; return what is to be done after that.
 
-        ``held``: the leases that run. The network hears of a new master before the workers do, whose packets wait for
+        ``held``: the leases that run. The network learns of a new master before the workers do, whose packets wait for
         it: their answers must find the way. They need no address on this node, and neither does the closed fence; so
         addresses come and go last: where the machine is busy with others' interfaces, the kernel lets that wait.
         """
@@ -181,7 +181,7 @@ class VirtualIPs:
     def _served(self, held: Mapping[str, LeaseState], specs: Mapping[str, EgressIPSpec]) -> dict[str, str]:
         """Return the interface of each virtual address that this node is to serve, by egress id."""
         return {
-            # One that is about to leave goes on where it stands.
+            # An address that is about to leave stays where it is.
             identity: spec.interface or self._places[identity].interface
             for identity in held
             if (spec := specs.get(identity)) and spec.address and (spec.interface or identity in self._places)

@@ -1,4 +1,4 @@
-"""The other egress nodes, as this one hears them: those that are there, and those that are suspect."""
+"""The other egress nodes, as this one receives their messages: those that are there, and those that are suspect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FailureDetector:
         self._alive &= self._by_name.keys()
 
     def update(self, suspect_ns: int, now: int) -> None:
-        """Note which nodes are suspect now: not heard within ``suspect_ns``."""
+        """Note which nodes are suspect now: no message within ``suspect_ns``."""
         alive = self.alive(suspect_ns, now)
         self._missed_at.update(dict.fromkeys(self._by_name.keys() - alive.keys(), now))
         self._alive = frozenset(alive)
@@ -56,6 +56,6 @@ class FailureDetector:
         return self._missed_at
 
     def next_suspicion(self, suspect_ns: int) -> int:
-        """Return when the next of those that were heard at the last update becomes suspect."""
+        """Return when the next of those that were live at the last update becomes suspect."""
         received_at = (member.received_at for name, member in self._by_name.items() if name in self._alive)
         return min(received_at, default=NEVER) + suspect_ns + 1

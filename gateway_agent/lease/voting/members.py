@@ -7,7 +7,7 @@ from collections.abc import Collection
 import msgspec
 from msgspec import field
 
-NO_MAJORITY = "hears no majority of the voters"
+NO_MAJORITY = "has no contact with a majority of the voters"
 
 
 class Member(msgspec.Struct, frozen=True):

@@ -1,4 +1,7 @@
-"""The nodes that this one hears, and what that allows: to ask at all, with which quorum, for which voter set."""
+"""The nodes that this one receives messages from, and what that allows.
+
+It may ask for leases or not, with a certain quorum, of a certain voter set.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ from .protocol import NEVER, SECOND, Quorum
 from .voter_set import VoterSet, VoterSetState, first_voters, next_voters
 
 CANDIDATE_TTL_NS = 5 * SECOND
-"""A node that was heard within this can become a voter: each node subscribes every two seconds."""
+"""A node whose last message is no older than this can become a voter: each node subscribes every two seconds."""
 DEAD_AFTER_NS = 10 * SECOND
-"""A voter that was not heard for so long is replaced."""
+"""A voter that sent no message for so long is replaced."""
 NO_QUORUM_TIMEOUT_NS = 3 * SECOND
 """``AvailabilityFirst``: how long a majority must have stayed away."""
 NEVER_RECEIVED = -NEVER
@@ -56,7 +59,7 @@ class QuorumView:
         self._me, self._names = electorate.me, electorate.names
         self.egress_nodes = electorate.egress_nodes
         self._expects_others = any(name != self._me for name in self.egress_nodes)
-        # A voter may be out of the inventory: it is heard no more, but its last answer counts for as long as any.
+        # A voter may be out of the inventory: it sends nothing any more, but its last answer counts for as long as any.
         known = {*self._names, *self.voter_set_state.current.members}
         self._received_at = {name: at for name, at in self._received_at.items() if name in known}
         self._answered = {name: at for name, at in self._answered.items() if name in known}
@@ -76,11 +79,11 @@ class QuorumView:
         self._received_at[node] = self._last_received_at = now
 
     def receives_from_no_peer(self, now: int) -> bool:
-        """Return whether no other node was heard for long, though there is an egress node that would answer."""
+        """Return True if no message came from another node for long, though an egress node would answer."""
         return self._expects_others and now > self._last_received_at + CANDIDATE_TTL_NS
 
     def silent(self, now: int) -> tuple[str, ...]:
-        """Return the nodes that were not heard for long and should be, sorted.
+        """Return the nodes that sent no message for long and should have, sorted.
 
         The egress nodes answer all nodes, and all nodes subscribe to an egress node.
         """
@@ -104,7 +107,7 @@ class QuorumView:
         """Return True if no majority of the voters answers.
 
         For one lease time after a change of the voters, a majority of the set before is enough. A voter that is new
-        has never been asked: while it stands in for a dead one, there would be no majority until its first answer.
+        has never been asked: while it replaces a dead one, there would be no majority until its first answer.
         """
         return (
             not self._has_majority(now)

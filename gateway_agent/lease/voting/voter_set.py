@@ -27,17 +27,17 @@ from .protocol import MILLISECOND, SECOND, Quorum, is_majority
 PROPOSER_LEASE = "chair"
 """The reserved id; egress ids are 16 hex digits."""
 GRACE_NS = 5 * SECOND
-"""Time for which a node without memory waits to hear from enough others before it trusts the inventory alone.
+"""Time for which a node without memory waits for messages of enough others before it trusts the inventory alone.
 
 A shorter one is not safe: the node may be cut off from voters that have replaced it while it was away, as a node is
 whose network comes up late at boot. On its own it would then found a second set of voters.
 """
 BOOTSTRAP_NS = 300 * MILLISECOND
-"""Time for which a new node waits once all but one are known to be new: the others are to hear that it is new, too."""
+"""Time for which a new node waits once all but one are known to be new: the others are to learn that it is new, too."""
 
 
 class VoterSet(msgspec.Struct, frozen=True, array_like=True):
-    """Version 0 is a proposal from the inventory that nobody has agreed to."""
+    """Version 0 is a proposal from the inventory that no node has agreed to."""
 
     version: Epoch
     members: Members
@@ -98,8 +98,8 @@ def next_voters(
 ) -> VoterSet | None:
     """Return the next set, one node more or one less; None if the current one is as good as can be had.
 
-    ``egress`` and ``others``: the inventory. ``alive``: heard lately. ``dead``: unheard for long. A node that
-    is neither is left alone. A replacement is added before its predecessor is removed.
+    ``egress`` and ``others``: the inventory. ``alive``: a message came lately. ``dead``: none came for long. A node
+    that is neither is left alone. A replacement is added before its predecessor is removed.
     """
     # There may be thousands of nodes, and this is the process that keeps the leases.
     alive, dead = frozenset(alive), frozenset(dead)
@@ -212,7 +212,7 @@ class VoterSetState:
         + 1 without this node. If all reporters are new and agree on the inventory's set, it becomes version 1.
         It is also enough that all nodes of the inventory but one were new after this one's start: only that one can
         know of a decision, and one node alone is no majority of any set. If the cluster names a set, none is founded
-        before a majority of its members was heard: nodes that remember may be somewhere else.
+        before messages came from a majority of its members: nodes that remember may be somewhere else.
         """
         members = self.current.members
         if not self.recovering or not members:
@@ -239,7 +239,7 @@ class VoterSetState:
         return self.published is None or is_majority({*self._reports, self.me}, self.published.members)
 
     def missing_recorded_voters(self, now: int) -> tuple[str, ...]:
-        """Voters that the cluster names and this node has not heard, where that alone keeps it from founding a set."""
+        """Voters that the cluster names and that sent this node nothing, if that alone keeps it from founding a set."""
         waits = self.recovering and self.current.version == 0 and now >= self._started_at + GRACE_NS
         if not waits or self.published is None or self._may_bootstrap():
             return ()

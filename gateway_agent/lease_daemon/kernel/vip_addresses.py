@@ -7,7 +7,7 @@ programs take the first address for that of the node: a kubelet without ``--node
 lists of addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind
 all that are primary.
 
-Of IPv6 addresses the kernel lists the newest first. So a virtual IPv6 address stands on no interface: a local route
+Of IPv6 addresses the kernel lists the newest first. So a virtual IPv6 address is on no interface: a local route
 takes in what comes for it, and :mod:`gateway_agent.lease_daemon.sockets.arp_socket` answers who asks for it.
 """
 
@@ -62,7 +62,7 @@ class Addresses:
     def add(self, address: str, interface: str) -> None:
         """Make a virtual address this machine's; one that is there and ours is left alone.
 
-        An IPv4 address that does not stand last is moved. Raises :class:`KernelError` if somebody else has configured
+        An IPv4 address that is not the last one is moved. Raises :class:`KernelError` if another program has configured
         the address, on whatever interface.
         """
         doing = f"adding {address} to {interface}"
@@ -79,7 +79,7 @@ class Addresses:
         self._request(doing, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, errno.EEXIST)
 
     def _move_away(self, doing: str, found: Address, index: int) -> None:
-        """Take an address of ours off its interface if it does not stand there as it should.
+        """Take an address of ours off its interface if it is not there as it should be.
 
         An earlier version has put IPv6 addresses on interfaces.
         """
@@ -89,7 +89,7 @@ class Addresses:
             )
 
     def remove(self, address: str, interface: str) -> None:
-        """Remove a virtual address where it is ours; somebody else's, and what is gone, is left alone."""
+        """Remove a virtual address if it is ours; another program's address is left alone."""
         doing = f"removing {address}"
         try:
             index = socket.if_nametoindex(interface)
@@ -110,7 +110,7 @@ class Addresses:
         )
 
     def misplaced(self, interface: str) -> tuple[str, ...]:
-        """Return our IPv4 addresses on an interface that stand before somebody else's: it came later, or again."""
+        """Return our IPv4 addresses on an interface that are listed before a later one of another program."""
         try:
             index = socket.if_nametoindex(interface)
         except OSError:
@@ -153,7 +153,7 @@ def _index(interface: str, doing: str) -> int:
 
 
 def _is_wide(found: Address) -> bool:
-    """Return True for a primary address of somebody else that the kernel may choose as a source."""
+    """Return True for a primary address of another program that the kernel may choose as a source."""
     return not found.ours and not found.secondary and found.scope == RT_SCOPE_UNIVERSE
 
 

@@ -54,7 +54,7 @@ class Fence:
     def ticket(self, number: int, lifetime_ns: int) -> None:
         """Lets :meth:`open` with this number come true for ``lifetime_ns`` from now.
 
-        Of ``number`` the lower 32 bits count; it is not 0, and one that still stands is an error.
+        Of ``number`` the lower 32 bits count; it is not 0, and one that is still in force is an error.
         """
         if self._in_place is None:
             self._in_place = self._try_refresh()

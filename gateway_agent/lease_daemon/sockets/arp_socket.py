@@ -1,6 +1,6 @@
-"""Tells the network who has a virtual address, and hears who else says so.
+"""Announce the owner of a virtual address to the network, and receive the claims of other machines.
 
-The kernel answers who asks for an IPv4 address. It would answer for an IPv6 address only if the address stood on the
+The kernel answers who asks for an IPv4 address. It would answer for an IPv6 address only if the address were on the
 interface, where programs would take it for the node's: so the answer is given here.
 
 The frames are made and read by :mod:`gateway_agent.lease.virtual_ips.arp`. They pass the fence like any other.
@@ -63,7 +63,7 @@ class Announcer:
         return self._send(interface, lambda mac: frame(address, mac))
 
     def probe(self, address: str, interface: str) -> bool:
-        """Asks once who has ``address``: who answers is heard if it is watched. False where that was not possible."""
+        """Ask once for the owner of ``address``. Return False if the question was not sent."""
         return self._send(interface, lambda mac: arp.probe(address, mac))
 
     def is_asked(self, interface: str) -> bool:
@@ -74,7 +74,7 @@ class Announcer:
     def listen(self, selector: selectors.BaseSelector, on_claim: Callable[[str, str, str], None]) -> None:
         """Receive from now on, by callbacks that are registered as data with the selector.
 
-        ``heard(address, mac, interface)`` is called for each frame by which another MAC claims an address that is
+        ``on_claim(address, mac, interface)`` is called for each frame by which another MAC claims an address that is
         watched.
         """
         self._on_claim = on_claim
@@ -123,7 +123,7 @@ class Announcer:
             self._group(socket.IPV6_JOIN_GROUP, address, interface)
 
     def silence(self, address: str, interface: str) -> None:
-        """Answer nobody any more who asks for an address at an interface."""
+        """Stop answering requests for an address at an interface."""
         key = (arp.canonical(address), interface)
         if key not in self._answered:
             return

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def close_apart(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets in a thread that ends then. What they still receive is read by nobody."""
+    """Close sockets in a thread that ends then. What they still receive is not read."""
     if not sockets:
         return
     # Imported only here: the start of a daemon is part of a failover.

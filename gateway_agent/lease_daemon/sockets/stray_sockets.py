@@ -1,4 +1,4 @@
-"""Hears what nodes that are unheard send to other ports, and that nobody listens where this node sends to.
+"""Receive what silent nodes send to other ports, and the errors that say that no program listens at theirs.
 
 The packet sockets are open for a few seconds of each search only: they look at each packet that comes in.
 """
@@ -187,7 +187,7 @@ def messages(family: int, but: Iterable[int], to: str) -> list[Instruction]:
 
 
 def refusals(family: int, to: str) -> list[Instruction]:
-    """Return a program for ICMP errors ``to`` this node that say that nobody listens at a port."""
+    """Return a program for ICMP errors ``to`` this node that say that no program listens at a port."""
     protocol, kind, code = PORT_UNREACHABLE[family]
     return _program(
         [

@@ -62,7 +62,7 @@ class Found:
 def lookups(
     plan: Plan, egress: PlanEgressIP, policies: Iterable[Policy], never: Collection[str]
 ) -> Mapping[Lookup, str]:
-    """Return what is to be asked for an egress IP, each with the destination (a prefix, or words) that it stands for.
+    """Return what is to be asked for an egress IP, each with the destination (a prefix, or words) that it represents.
 
     ``policies``: of its gateway. ``never``: prefixes that go to no gateway.
     """

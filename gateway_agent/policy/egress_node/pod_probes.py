@@ -12,7 +12,7 @@ from ...manifests import prefixes
 from . import exit_paths
 
 HTTPS = 443
-"""The most frequent service, so that rules of other programs take the packet for what it stands for."""
+"""The most frequent service, so that rules of other programs treat the packet as they treat those of pods."""
 HOPS_BEHIND_TUNNEL, HOPS_BEHIND_MASTER = 3, 2
 """Hop limits with which a packet gets as far as the next hop of the master, and no further: a packet of another node's
 pod is routed twice on its way there, a packet of the master's own pods once."""
@@ -77,7 +77,7 @@ def probe(plan: Plan, egress: PlanEgressIP, to: str, port: int) -> PodProbe | No
 
 
 def _destinations(led: list[str], family: int, to: str) -> Iterator[str]:
-    """Yield addresses of one family in these prefixes, the best first: that of nobody, whom no packet disturbs."""
+    """Yield addresses of one family in these prefixes, the best first: one of no machine, which no packet disturbs."""
     spans = [span for span in map(prefixes.span, led) if span.family == family]
     for wanted in (to,) if to else (exit_paths.EVERYTHING[family],):
         version, number = prefixes.number(wanted)

@@ -18,7 +18,7 @@ INTERFACE = "eth0"
 MARGIN_S = 60.0
 """Seconds from a pod's start within which its address is expected in the store."""
 TEARDOWN_S = 30.0
-"""Seconds after a DEL in which the interface of its pod is removed, and the store hears that the pod is gone."""
+"""Seconds after a DEL in which the interface of its pod is removed, and the store learns that the pod is gone."""
 MAX_LATEST = 100
 
 
@@ -61,9 +61,9 @@ class BesideLog:
 
 
 def held(first_seen: float, guard_since: float) -> bool:
-    """Return True if the guard stood already when a pod started that the store named at ``first_seen``.
+    """Return True if the guard was set already when a pod started that the store named at ``first_seen``.
 
-    ``guard_since``: since when the guard stands without a gap, seconds of the same clock.
+    ``guard_since``: since when the guard is set without a gap, seconds of the same clock.
     """
     return first_seen - MARGIN_S >= guard_since
 

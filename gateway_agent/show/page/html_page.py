@@ -41,7 +41,7 @@ POLICY = (
 """Content security policy: only this script runs, and connects with this agent only."""
 TABLES = {
     "egress": "Egress IPs", "nodes": "Nodes", "changes": "Last changes", "pods": "Pods of this node",
-    "members": "Egress nodes as this node hears them", "messages": "Messages",
+    "members": "Egress nodes as this node sees them", "messages": "Messages",
 }  # fmt: skip
 """Headings of the sections that have one, in the order of the page."""
 
@@ -89,7 +89,7 @@ def sections(
     """Return the sections of the page. All text in them is escaped.
 
     ``status``, ``pods``, ``events``: answers of :mod:`gateway_agent.show.status`. ``group``: how all nodes are, of
-    :mod:`gateway_agent.show.group`; None if nobody was asked yet. ``at``: time of all this.
+    :mod:`gateway_agent.show.group`; None if no node was asked yet. ``at``: time of all this.
     """
     return {
         "verdict": _verdict(status["verdict"]),

@@ -1,4 +1,4 @@
-"""A pod whose labels nobody knows does not start if a policy may select it, and status names it."""
+"""A pod whose labels are not known does not start if a policy may select it, and status names it."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() 
         lost = replace(only(without_master(seen()), of("partner")), before=only(seen(), of("partner")).status)
         [condition] = lost.status["conditions"]
         lost = replace(
-            lost, status={**lost.status, "conditions": [{**condition, "message": f"unheard for {minute}"}]}
+            lost, status={**lost.status, "conditions": [{**condition, "message": f"silent for {minute}"}]}
         )
         for record in (*chronicle.new_events(seen(changes=(change,)), at), *of_report(lost, at)):
             name = event(record, "v", "uid", "g1")["metadata"]["name"]

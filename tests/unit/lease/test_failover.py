@@ -23,7 +23,7 @@ def test_a_crashed_master_is_replaced_when_its_lease_has_ended(seed: int) -> Non
     assert until_another(network, old) <= SILENCE + 5 * MILLISECOND
     (*_, change) = state(network, "w1").changes
     assert (change.before, change.after) == (old, master(network))
-    assert change.reason.startswith(f"{old} unheard for ")
+    assert change.reason.startswith(f"{old} silent for ")
     assert 200 <= change.silent_ms <= 330
 
 
@@ -51,7 +51,10 @@ def test_a_master_that_is_cut_off_falls_silent_first(seed: int) -> None:
     network.run(SECOND)
     seen = state(network, old)
     assert seen.isolated
-    assert (seen.egress[0].state, seen.egress[0].reason) == ("standby", "hears no majority of the voters")
+    assert (seen.egress[0].state, seen.egress[0].reason) == (
+        "standby",
+        "has no contact with a majority of the voters",
+    )
 
 
 def test_a_stopped_master_holds_nothing_when_it_wakes_up() -> None:

@@ -70,7 +70,11 @@ def test_what_is_right_is_read(
             )
             for hop in ("0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "ff02::1")
         ),
-        ({"nextHops": ["198.51.100.1"], "table": 500}, None, "spec.routing.nextHops: stands beside table"),
+        (
+            {"nextHops": ["198.51.100.1"], "table": 500},
+            None,
+            "spec.routing.nextHops: cannot be combined with table",
+        ),
         (
             {"nextHops": ["198.51.100.1", "198.51.100.2"]},
             None,
@@ -112,7 +116,7 @@ def test_what_is_right_is_read(
         (
             {"table": 500},
             virtual("198.51.100.50", routingTableName="external"),
-            "spec.routing: stands beside spec.sourceIP.virtualIPAddress.routingTableName",
+            "spec.routing: cannot be combined with spec.sourceIP.virtualIPAddress.routingTableName",
         ),
         (
             None,

@@ -255,7 +255,7 @@ def test_identity_of_a_pod() -> None:
         ("old", {"app": "a"}, {"app": "a"}),
         ("old", None, None),
     ],
-    ids=["it is that pod", "nobody told its uid", "it was another one", "nobody knows what it is"],
+    ids=["it is that pod", "its uid is not known", "it was another one", "nothing of it is known"],
 )
 def test_another_pod_of_the_same_name_is_another_pod(uid: str, reported: Any, labels: Any) -> None:
     uids = {("prod", "web-0"): "new"}

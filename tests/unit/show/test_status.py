@@ -60,7 +60,7 @@ def keeper(master: str = "g1", reason: str = "", **more: Any) -> KeeperState:
             EgressState(PARTNER, master, 3, AT if master else 0, "none", reason, SHOWN.get(master, "")),
             EgressState(BANK, "g2", 5, AT, "none", "", SHOWN["g2"]),
         ),
-        members=(MemberState("g1", True, True, "", 40), MemberState("g2", False, False, "unheard", -1)),
+        members=(MemberState("g1", True, True, "", 40), MemberState("g2", False, False, "silent", -1)),
         voters=("g1", "g2", "w1"),
         voter_set=2,
         isolated=False,
@@ -111,7 +111,7 @@ def test_status_of_a_worker() -> None:
     }  # fmt: skip
     assert answer["members"] == [
         {"node": "g1", "alive": True, "ready": True, "reason": "", "lastHeardMs": 40},
-        {"node": "g2", "alive": False, "ready": False, "reason": "unheard", "lastHeardMs": -1},
+        {"node": "g2", "alive": False, "ready": False, "reason": "silent", "lastHeardMs": -1},
     ]
     assert answer["voters"] == ["g1", "g2", "w1"]
     assert answer["counters"] == {"accepted": 9, "bad_mac": 1}
@@ -135,14 +135,14 @@ def test_status_before_the_keeper_has_spoken() -> None:
 
 
 def test_status_says_why_there_is_no_master_and_how_long_the_last_change_took() -> None:
-    change = Change(PARTNER, "g1", "", 3, AT, 212, "g1 unheard for 212 ms")
+    change = Change(PARTNER, "g1", "", 3, AT, 212, "g1 silent for 212 ms")
     state = keeper("", "no node is ready", changes=(change,))
     partner = next(e for e in status.status(view(state=state))["egressIPs"] if e["gateway"] == "partner")
     assert (partner["master"], partner["ip"], partner["since"]) == ("", "", "")
     assert partner["reason"] == "no node is ready"
     assert partner["lastChange"] == {
         "at": "2026-11-21T21:00:00Z", "gateway": "partner", "ip": "", "before": "g1", "after": "", "epoch": 3,
-        "silentMs": 212, "reason": "g1 unheard for 212 ms",
+        "silentMs": 212, "reason": "g1 silent for 212 ms",
     }  # fmt: skip
     assert status.events(view(state=state)) == {"events": [partner["lastChange"]]}
 

@@ -50,7 +50,7 @@ def alone() -> NodeSnapshot:
 PLANTED: dict[Fault, tuple[Callable[[], NodeSnapshot], str, str]] = {
     Fault.ISOLATED: (
         lambda: well(isolated=True),
-        "isolated: this egress node hears no majority of the voters and forwards nothing new",
+        "isolated: this egress node has no contact with a majority of the voters and forwards nothing new",
         "check network, cluster.port and key between it and g1, g2, w1",
     ),
     Fault.NO_MASTER: (
@@ -64,8 +64,8 @@ PLANTED: dict[Fault, tuple[Callable[[], NodeSnapshot], str, str]] = {
         "bring the other voters back before this node fails, too",
     ),
     Fault.MEMBER: (
-        lambda: well(members=(WELL_MEMBERS[0], MemberState("g2", False, False, "unheard for 900 ms", 900))),
-        "egress node down: g2 does not answer: unheard for 900 ms",
+        lambda: well(members=(WELL_MEMBERS[0], MemberState("g2", False, False, "silent for 900 ms", 900))),
+        "egress node down: g2 does not answer: silent for 900 ms",
         "start the node or its agent; if it is gone for good, delete its Node object",
     ),
     Fault.NOT_READY: (

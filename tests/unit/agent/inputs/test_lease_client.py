@@ -95,7 +95,7 @@ def failed(network: Network, master: str) -> None:
 KINDS: dict[str, tuple[Callable[[Network, str], None], int, int, str]] = {
     "planned": (planned, 0, 0, "released by {}: drained"),
     "loss of the lease": (lost, 1, 700, ""),
-    "failover": (failed, 200, 330, "{} unheard for "),
+    "failover": (failed, 200, 330, "{} silent for "),
 }
 
 

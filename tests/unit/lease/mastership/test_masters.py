@@ -51,7 +51,7 @@ def test_a_master_that_nobody_hears_is_given_up_after_the_hold() -> None:
     assert followings.silence(HOLD, HOLD - 1) == []
     (turn,) = followings.silence(HOLD, HOLD)
     assert (turn.before.master, turn.after.master, turn.silent_ms) == ("a", "", 1500)
-    assert turn.reason == followings.of(ONE).lost == "a unheard for 1500 ms"
+    assert turn.reason == followings.of(ONE).lost == "a silent for 1500 ms"
     assert followings.on_announcement("b", [announcement(4)], HOLD, HOLD + 1) == [], (
         "the epoch is not forgotten"
     )

@@ -69,9 +69,9 @@ def test_a_node_whose_lease_has_ended_says_nothing() -> None:
     ("before", "quorum", "reason"),
     [
         (MasterEntry(), True, "first master"),
-        (MasterEntry("g2", 2), True, "g2 unheard for 250 ms"),
-        (MasterEntry("", 2, lost="g2 unheard for 1500 ms"), True, "g2 unheard for 1500 ms"),
-        (MasterEntry("g2", 2), False, "g2 unheard for 250 ms; no majority of the voters answers"),
+        (MasterEntry("g2", 2), True, "g2 silent for 250 ms"),
+        (MasterEntry("", 2, lost="g2 silent for 1500 ms"), True, "g2 silent for 1500 ms"),
+        (MasterEntry("g2", 2), False, "g2 silent for 250 ms; no majority of the voters answers"),
     ],
 )
 def test_the_reason_for_a_takeover(before: MasterEntry, quorum: bool, reason: str) -> None:

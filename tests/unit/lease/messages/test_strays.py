@@ -1,4 +1,4 @@
-"""Nodes that are unheard are looked for, and what they send to other ports or over another family names them."""
+"""Nodes that are silent are looked for, and what they send to other ports or over another family names them."""
 
 from __future__ import annotations
 
@@ -184,5 +184,5 @@ def test_a_refusal_names_address_and_port() -> None:
     here = Here()
     here.asked(LATER)
     here.strays.refused("10.0.0.2", LATER)
-    assert here.strays.unanswered("g2", 7947) == "nobody listens at UDP port 7947 of 10.0.0.2"
+    assert here.strays.unanswered("g2", 7947) == "no program listens at UDP port 7947 of 10.0.0.2"
     assert here.strays.unanswered("w1", 7947) == ""

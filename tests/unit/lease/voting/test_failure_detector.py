@@ -26,7 +26,7 @@ def test_a_heartbeat_is_news_only_if_it_says_something_else() -> None:
     found = detector(g1=0)
     assert not found.on_heartbeat("g1", Member(50))
     assert found.on_heartbeat("g1", Member(100, reason="interface eth1 is down"))
-    assert found.on_heartbeat("g2", Member(100)), "a node that was never heard"
+    assert found.on_heartbeat("g2", Member(100)), "a node that was never received"
     assert found.get("g1") == Member(100, reason="interface eth1 is down")
     assert found.get("g3") is None
 

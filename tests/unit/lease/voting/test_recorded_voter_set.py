@@ -209,7 +209,7 @@ def test_a_cold_start_without_most_of_the_voters_waits_until_they_are_deleted() 
     network.run(10 * GRACE_NS)
     assert not served(network)
     [problem] = reported(network, "g1")
-    assert "egress-gateway-voters names it does not hear w1, w2 (" in problem
+    assert "egress-gateway-voters names it receives nothing from w1, w2 (" in problem
     network.inventory = [name for name in network.inventory if name not in ("w1", "w2")]
     # What the agents make of it: policy/keeper_config.py.
     network.published = recorded_voter_set.has_majority_in(network.published, network.inventory)

@@ -51,7 +51,7 @@ def keeper(changes: Iterable[Change] = (), **more: Any) -> KeeperState:
             EgressState(SECOND, "g2", 7, AT, "standby", "", ADDRESSES[1]),
             EgressState(PLAIN, "", 5, 0, "standby", "no node is ready"),
         ),
-        (MemberState("g1", True, True, "", 0), MemberState("g2", False, True, "unheard for 999 ms", 999)),
+        (MemberState("g1", True, True, "", 0), MemberState("g2", False, True, "silent for 999 ms", 999)),
         ("g1", "g2", "w1"), 2, False, {"accepted": 9, "bad_mac": 1}, tuple(changes), **more,
     )  # fmt: skip
 

@@ -61,12 +61,12 @@ def shown(answer: Any, **more: Any) -> Reader:
 
 
 def test_it_shows_what_status_says() -> None:
-    lost, change = Change(FIRST, "g2", "", 2, AT, 0, ""), Change(FIRST, "", "g1", 3, AT, 212, "g2 unheard")
+    lost, change = Change(FIRST, "g2", "", 2, AT, 0, ""), Change(FIRST, "", "g1", 3, AT, 212, "g2 silent")
     conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
     texts = shown(status(view(keeper((lost, change), conflicts=(conflict,))))).texts
     for expected in (
         "g1", "partner", *ADDRESSES, "no master", "no node is ready", "2026-11-21T21:00:00Z",
-        "none → g1, silent for 212 ms", f"{MAC} claims the address too", "unheard for 999 ms", "0 s ago",
+        "none → g1, silent for 212 ms", f"{MAC} claims the address too", "silent for 999 ms", "0 s ago",
         f"As of {NOW}. Version 1.2.3. Roles: node, gateway. Voters: g1, g2, w1 (set 2).", "accepted",
         "a.yaml: spec: is bad",
     ):  # fmt: skip
@@ -79,7 +79,7 @@ def test_the_verdict_is_on_top() -> None:
 
 
 def test_pods_changes_and_all_nodes_are_shown() -> None:
-    change = Change(FIRST, "g2", "g1", 3, AT, 212, "g2 unheard")
+    change = Change(FIRST, "g2", "g1", 3, AT, 212, "g2 silent")
     seen = view(keeper((change,)))
     rows = [
         group.row("g1", "10.0.0.7", group.report(seen, "")),
@@ -87,7 +87,7 @@ def test_pods_changes_and_all_nodes_are_shown() -> None:
     ]
     more = {"pods": pods(seen)["pods"], "events": events(seen)["events"], "group": group.answer(rows)}
     texts = shown(status(seen), **more).texts
-    for expected in ("w9", "no answer", "Connection refused", "g2 → g1", "212 ms", "g2 unheard"):
+    for expected in ("w9", "no answer", "Connection refused", "g2 → g1", "212 ms", "g2 silent"):
         assert expected in texts, expected
     assert any(row["name"] in texts for row in more["pods"]) or not more["pods"]
 
