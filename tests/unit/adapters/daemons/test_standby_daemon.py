@@ -131,6 +131,7 @@ def test_socket_lock_and_memory_are_made_again_in_an_emptied_directory(run_dir: 
         await standby.begin()
         with configure(run_dir) as agent:
             first, agent_inode = pid(run_dir), (run_dir / LOCK).stat().st_ino
+            await asyncio.to_thread(until, (run_dir / "voters.json").exists, "it has written its memory")
             memory = (run_dir / "voters.json").read_bytes()
             shutil.rmtree(run_dir)
             await asyncio.to_thread(until, lambda: pid(run_dir) == first, "it can be reached again")
