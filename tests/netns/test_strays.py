@@ -37,7 +37,7 @@ class Listener:
         for machine, addresses in ((self.near, HERE), (self.far, THERE)):
             machine.ip(
                 f"addr add {addresses[4]}/24 dev eth0",
-                f"addr add {addresses[6]}/64 dev eth0",
+                f"addr add {addresses[6]}/64 dev eth0 nodad",
                 "link set lo up",
             )
         self.selector = selectors.SelectSelector()
