@@ -30,7 +30,7 @@ class NodeState:
     kernel_in_doubt: bool = True
     """The kernel may differ from ``applied``: another program or a failure changed it. Writer: ``node_kernel``."""
     refused: Mapping[str, KernelError] = field(default_factory=dict)
-    """What the kernel has refused, by id of the one egress IP that lacks it. Writer: ``node_kernel``."""
+    """Refusals of the kernel, by id of the one egress IP that lacks the object. Writer: ``node_kernel``."""
     followed: Inventory | None = None
     """The objects of the last round that did all its steps. Writer: ``reconciler``."""
     trouble: str = ""

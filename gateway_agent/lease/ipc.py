@@ -179,7 +179,7 @@ class EgressState(msgspec.Struct, frozen=True):
     without_quorum: bool = msgspec.field(default=False, name="survivor")
     """The master holds it without a majority (two nodes only, or ``AvailabilityFirst``)."""
     margin_ms: int | None = None
-    """What was left of the lease at its last renewals, the least of them, milliseconds; None: this node renews none."""
+    """The shortest remaining time of the lease at its last renewals, milliseconds; None: this node renews none."""
 
 
 class MemberState(msgspec.Struct, frozen=True):

@@ -94,9 +94,9 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """``OK``, or the title of the worst that is wrong."""
     reason: Text
     hint: Text
-    """What to do."""
+    """The remedy, for the operator."""
     findings: int
-    """How much is wrong."""
+    """Number of things that are wrong."""
     gateway: bool
     """The node can be master of an egress IP."""
     held: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_HELD)]

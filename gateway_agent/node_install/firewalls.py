@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Packet:
-    """What a node needs to get through."""
+    """A packet that this node needs to receive or to forward."""
 
     hook: str
     """``input`` or ``forward``."""

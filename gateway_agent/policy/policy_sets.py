@@ -18,7 +18,7 @@ from .pods.selection import Selection
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""
 MOST_ALONE = 126
-"""Of more policies than these, not each has a set of its own in advance."""
+"""Number of policies up to which each one has a policy set of its own in advance."""
 
 
 def needed(plan: Plan, pods: Iterable[PodIdentity], problems: list[Problem]) -> list[SetKey]:

@@ -52,7 +52,7 @@ class Finding:
     fault: Fault
     message: str
     hint: str
-    """What to do."""
+    """The remedy, for the operator."""
 
     def __str__(self) -> str:
         return f"{TITLES[self.fault]}: {self.message}; to do: {self.hint}"

@@ -39,7 +39,7 @@ LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Used:
-    """What one daemon has used: nanoseconds of a processor, and waits for the next event."""
+    """The use of one daemon: nanoseconds of a processor, and waits for the next event."""
 
     processor_ns: int
     waits: int

@@ -29,7 +29,7 @@ AXE = resources.files("axe_core_python").joinpath("axe.min.js").read_text(encodi
 
 
 class Agent:
-    """What the served agent knows."""
+    """An agent whose state the test sets, and whose page is served."""
 
     def __init__(self, port: int) -> None:
         self.address = f"http://{HOST}:{port}/"

@@ -1,4 +1,4 @@
-"""What is said of firewalls before an installation, by rules in the form in which the kernel has them."""
+"""The check of firewalls before an installation, with real rules that the kernel lists."""
 
 from __future__ import annotations
 

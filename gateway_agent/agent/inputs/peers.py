@@ -19,7 +19,7 @@ Handler = Callable[[str, Any], Awaitable[Answer]]
 
 @dataclass(frozen=True)
 class Patience:
-    """How a question is put to all nodes."""
+    """The limits of a question to all nodes."""
 
     at_once: int
     """Nodes that are asked at the same time."""

@@ -14,7 +14,7 @@ DEFERRAL_NS = 5 * MILLISECOND
 
 
 class VoteRequest(NamedTuple):
-    """What a heartbeat asks of a voter."""
+    """The request for a lease that a heartbeat carries to a voter."""
 
     seq: int
     """The number that names the request in the answer."""

@@ -93,7 +93,7 @@ class StrayListener:
             self.close()
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """End the search, if one runs: close its sockets."""
         self._close(*self._open)
 
     def _close(self, *sockets: socket.socket) -> None:

@@ -49,7 +49,7 @@ class Observation:
     """Failed requests to the store since the agent started, by kind."""
     kernel: NodeCounters = field(default_factory=NodeCounters)
     group: Mapping[str, Any] | None = None
-    """How all nodes are, for the page; None if they have not been asked."""
+    """The state of all nodes, for the page; None if they have not been asked."""
     connection_log: Report | None = None
     """Numbers of the log of connections; None if it is off."""
 
