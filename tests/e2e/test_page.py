@@ -42,8 +42,8 @@ class Agent:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[Agent]:
-    port = free_port()
+def serving(port: int = 0) -> Iterator[Agent]:
+    port = port or free_port()
     agent, loop = Agent(port), asyncio.new_event_loop()
     server = MetricsServer((HOST, port), lambda: agent.seen, group=lambda: agent.group)
     task = loop.create_task(server.run())
@@ -97,10 +97,14 @@ def test_all_nodes_are_on_the_page(window: Browser, agent: Agent) -> None:
 
 
 def test_an_agent_that_is_gone_is_said_and_comes_back(window: Browser) -> None:
-    with serving() as agent:
+    port = free_port()
+    with serving(port) as agent:
         window.visit(agent.address)
         assert text(window, "lost") == ""
     until(lambda: "No news" in text(window, "lost"), "the page says that it is old")
+    with serving(port) as agent:
+        agent.group = group.answer([group.row("w7", "10.0.0.27", "Connection refused")])
+        until(lambda: not text(window, "lost") and "w7" in text(window, "nodes"), "it shows what is new")
 
 
 def test_text_of_others_is_only_text(window: Browser, agent: Agent) -> None:
