@@ -27,7 +27,7 @@ TEXTS = (
     "LICENSE",
     "packaging/node.sh",
     "README.md",
-    "docs/manual.md",
+    *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")),
     "packaging/constraints.txt",
     "pyproject.toml",
 )

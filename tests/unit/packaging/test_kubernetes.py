@@ -27,6 +27,7 @@ from tests.lab.apiserver.upstream import VARIABLE, reached
 from tests.lab.namespace import REPOSITORY
 
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
+INSTALLATION = REPOSITORY / "docs" / "install-kubernetes.md"
 VERSIONS = ("1.28", "1.32")
 """Versions of Kubernetes whose schemas the manifests are checked against."""
 RULES = "x-kubernetes-validations"
@@ -172,7 +173,7 @@ def test_what_agents_write_is_in_no_manifest() -> None:
 
 
 def test_the_key_is_on_no_command_line() -> None:
-    [line] = [line for line in (MANIFESTS / "README.md").read_text().splitlines() if "create secret" in line]
+    [line] = [line for line in INSTALLATION.read_text().splitlines() if "create secret" in line]
     made = subprocess.run(
         ["bash", "-c", f"{line} --dry-run=client -o json"], capture_output=True, text=True, check=True
     )

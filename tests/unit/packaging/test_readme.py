@@ -1,4 +1,4 @@
-"""The commands of packaging/kubernetes/README.md, as kubectl carries them out; the test plays the controllers."""
+"""The commands of docs/install-kubernetes.md, as kubectl carries them out; the test plays the controllers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.lab.namespace import REPOSITORY
 from tests.lab.waiting import until
 
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
-TEXT = (MANIFESTS / "README.md").read_text()
+TEXT = (REPOSITORY / "docs" / "install-kubernetes.md").read_text()
 NAMESPACE = "egress-gateway"
 SETS = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 AGENT, UNINSTALL = f"{SETS}/agent", f"{SETS}/uninstall"
