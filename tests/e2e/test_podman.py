@@ -156,6 +156,10 @@ def test_a_container_of_a_network_without_the_plugin_is_a_problem(node: Node, po
     outside.stop()
 
 
+def test_podman_shows_the_backend_by_which_it_calls_plugins(podman: Podman) -> None:
+    assert podman.call("info", "--format", "{{.Host.NetworkBackend}}").strip() == "cni"
+
+
 def test_podman_with_netavark_is_told_what_to_do(node: Node, podman: Podman, place: Path) -> None:
     """Its networks call no plugin, so nothing steers its containers."""
     other = Podman(node.machine, place / "other", chooses=True)

@@ -23,6 +23,7 @@ from tests.lab.waiting import until
 MANIFESTS = REPOSITORY / "packaging" / "kubernetes"
 TEXT = (REPOSITORY / "docs" / "install-kubernetes.md").read_text()
 NAMESPACE = "egress-gateway"
+TAINT = "egress-gateway.io/not-ready"
 SETS = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 AGENT, UNINSTALL = f"{SETS}/agent", f"{SETS}/uninstall"
 
@@ -180,6 +181,34 @@ def manifests(directory: Path) -> list[dict[str, object]]:
 
 def images(directory: Path) -> set[str]:
     return set(re.findall(r"image: (\S+)", yaml.safe_dump_all(manifests(directory))))
+
+
+def test_the_taint_is_taken_off_each_node(kubectl: Kubectl) -> None:
+    """A node without the taint is an error for kubectl, and does not keep it from the next one."""
+    other, ours = {"key": "own", "effect": "NoSchedule"}, {"key": TAINT, "effect": "NoSchedule"}
+    for name, taints in (("w1", [other]), ("w2", [other, ours]), ("w3", [ours])):
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "spec": {"taints": taints}}
+        kubectl.server.cluster.apply(node)
+    process = kubectl.start(*starting("Keep pods off nodes that are not ready", "kubectl taint"))
+    output, _ = process.communicate(timeout=60)
+    assert "not found" in output
+    found = {
+        name: kubectl.server.cluster.ask("GET", f"/api/v1/nodes/{name}")[1] for name in ("w1", "w2", "w3")
+    }
+    keys = {name: [each["key"] for each in node["spec"].get("taints") or ()] for name, node in found.items()}
+    assert keys == {"w1": ["own"], "w2": ["own"], "w3": []}
+
+
+def test_the_recorded_voters_are_forgotten(kubectl: Kubectl) -> None:
+    page = (REPOSITORY / "docs" / "operations-kubernetes.md").read_text()
+    [command] = re.findall(r"^kubectl .* patch .*$", page, re.MULTILINE)
+    record = {"metadata": {"name": "egress-gateway-voters", "namespace": NAMESPACE}, "data": {"version": "3"}}
+    kubectl.server.cluster.apply({"apiVersion": "v1", "kind": "ConfigMap", **record})
+    kubectl.run(command)
+    _, left = kubectl.server.cluster.ask(
+        "GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps/egress-gateway-voters"
+    )
+    assert "data" not in left
 
 
 def test_the_image_is_named_without_another_program(tmp_path: Path) -> None:
