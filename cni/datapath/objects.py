@@ -11,7 +11,7 @@ from . import hooks, lease_port_guard, own_routing, source_guard, sync_device, t
 from .guards import guards, leaving
 from .nft_blocks import Marks, families, peers, senders, transaction
 from .own_routing import METRIC
-from .steering import bridge_chains, inet_chains
+from .steering import bridge_chains, inet_chains, routeless
 
 __all__ = ["node_nft", "node_state"]
 
@@ -118,7 +118,7 @@ def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
     if tunnels:
         for family in _carried(plan, families(plan)):
             yield Route(family, ids.TABLE_BASE, "unicast", METRIC[family], ids.RETURN_DEVICE)
-    reachable = {node.name for node in peers(plan)}
+    refused = routeless(plan)
     for egress in plan.outgoing:
         table = ids.TABLE_BASE + egress.slot
         for family in (4, 6):
@@ -129,7 +129,7 @@ def _routes(plan: Plan, tunnels: bool) -> Iterator[Route]:
             continue
         if plan.serves(egress):
             yield Route(egress.family, table, "throw", metric)
-        elif tunnels and egress.master in reachable and _carried(plan, (egress.family,)):
+        elif egress.id not in refused:
             yield Route(egress.family, table, "unicast", metric, egress.device, ids.NEXT_HOPS[egress.family])
 
 

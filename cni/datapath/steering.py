@@ -13,7 +13,7 @@ from typing import Union
 from ..kernel import ids
 from ..plan import Plan, PlanEgressIP, PolicySet
 from . import own_routing
-from .nft_blocks import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping
+from .nft_blocks import CONFIRMED, KEYWORDS, TAGGED, Marks, chain, dispatch, mapping, peers
 
 Verdicts = tuple[tuple[str, str], ...]
 """Prefixes of one family, each with its verdict."""
@@ -60,8 +60,12 @@ def inet_chains(plan: Plan, marks: Marks) -> Iterator[str]:
     by_mark = {marks.of_set(s.number): f"set_{s.number}" for s in plan.policy_sets}
     yield dispatch("marked", f"meta mark and {marks.mask}", "mark", by_mark)
     yield from _sets(plan, marks)
+    refused = routeless(plan)
     for egress in plan.outgoing:
-        yield chain(f"steer_{egress.slot}", _steer_slot(plan, egress, marks))
+        yield chain(f"steer_{egress.slot}", _steer_slot(plan, egress, marks, egress.id in refused))
+    # The route answers the pod with an error, which a verdict here would not, but has no counter.
+    yield chain("no_master", ["counter"])
+    yield chain("no_gateway", ["counter drop"])
     # Behind any other interface than a bridge the mark is not of our bridge table, but of another program.
     kinds = [f'meta iifkind "{kind}" goto marked' for kind in BRIDGE_KINDS]
     yield chain("maybe_marked", [*kinds, marks.clear, "goto unsteered"])
@@ -109,7 +113,7 @@ def _verdicts(known: Mapping[str, str], policy_set: PolicySet, version: int) -> 
     """
     family6 = version == 6
     destinations = (each for each in policy_set.destinations if (":" in each.prefix) == family6)
-    return tuple((each.prefix, known.get(each.egress_id, "drop")) for each in destinations)
+    return tuple((each.prefix, known.get(each.egress_id, "goto no_gateway")) for each in destinations)
 
 
 def _elements(verdicts: Verdicts) -> Iterator[str]:
@@ -141,14 +145,29 @@ def _verdict(egress: PlanEgressIP, version: int) -> str:
     served = bool(egress.master) and egress.family == version
     if egress.direct and not served:
         return "goto unsteered"
-    return f"goto steer_{egress.slot}" if egress.slot else "drop"
+    return f"goto steer_{egress.slot}" if egress.slot else "goto no_gateway"
 
 
-def _steer_slot(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
+def routeless(plan: Plan) -> frozenset[str]:
+    """Return the ids of the outgoing egress IPs whose packets only an ``unreachable`` route takes on this node."""
+    tunnels = plan.me is not None and bool(plan.tunnels)
+    reachable = {node.name for node in peers(plan)} if tunnels else set()
+    return frozenset(
+        egress.id
+        for egress in plan.outgoing
+        if not plan.serves(egress)
+        and (egress.master not in reachable or (egress.family == 6 and plan.mtu < ids.IPV6_MIN_MTU))
+    )
+
+
+def _steer_slot(plan: Plan, egress: PlanEgressIP, marks: Marks, counted: bool) -> Iterator[str]:
+    """Yield the rules that give a slot's packets their mark. ``counted``: no route takes them, so they are counted."""
     slot = marks.of(egress.slot)
     # A connection keeps the source address of its first packet: it cannot move to another path.
     yield f"{CONFIRMED} ct mark and {marks.mask} != {slot} goto off_path"
     yield "ct state invalid,untracked goto off_path"
+    if counted:
+        yield "jump no_master"
     yield marks.put("ct", slot)
     leaves = plan.serves(egress) and own_routing.of(egress)
     yield marks.put("meta", marks.leaving(egress.slot) if leaves else slot)

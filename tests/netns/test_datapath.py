@@ -6,11 +6,14 @@ import contextlib
 import errno
 import socket
 import struct
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from cni.kernel import ids
+from gateway_agent.adapters.probes import refused_packets
+from gateway_agent.show.metrics.packets import reason_of
 from tests.lab.capture import Capture
 
 from .datapath_lab import EXCLUDED, FIRST, MTU, OTHER_SERVICE, OTHER_TAG, SERVICE, Lab, plan
@@ -27,6 +30,14 @@ def bridge_nf(lab: Lab, request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     for node in lab.nodes.values():
         node.machine.sysctl({setting: "1"})
+
+
+def refused(lab: Lab, node: str) -> Counter[str]:
+    """Return the refused packets of a node by reason, as its metrics have them."""
+    counted: Counter[str] = Counter()
+    for (table, chain), packets in lab.nodes[node].machine.inside(refused_packets.read).items():
+        counted[reason_of(table, chain)] += packets
+    return counted
 
 
 @pytest.mark.usefixtures("bridge_nf")
@@ -66,11 +77,19 @@ def test_two_gateways_by_destination(lab: Lab) -> None:
 @pytest.mark.parametrize("pod", ["bridged", "routed", "onmaster"])
 def test_without_a_master_the_pod_gets_an_error_at_once(lab: Lab, pod: str) -> None:
     lab.masters(first="")
+    before = {name: refused(lab, name) for name in lab.nodes}
     with lab.witness() as witness:
         with pytest.raises(OSError) as failure:
             lab.pods[pod].connect(seconds=1.0)
         assert failure.value.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH)
         assert witness.sources() == set()
+    node = "g1" if pod == "onmaster" else "w1"
+    assert refused(lab, node)["no_master"] > before[node]["no_master"]
+    lab.masters()
+    counted = refused(lab, node)["no_master"]
+    with lab.pods[pod].connect():
+        pass
+    assert refused(lab, node)["no_master"] == counted, "with a master nothing is counted"
 
 
 def test_without_a_master_direct_traffic_leaves_as_the_node(lab: Lab) -> None:
@@ -223,11 +242,13 @@ def test_a_pod_with_another_tag_goes_by_its_own_ways(lab: Lab) -> None:
 @pytest.mark.parametrize("pod", ["bridged", "routed"])
 def test_a_tag_without_a_policy_set_lets_nothing_pass(lab: Lab, pod: str) -> None:
     lab.pods[pod].tag(ids.GROUP_BLOCKED - ids.GROUP_BASE)
+    before = refused(lab, "w1")
     with lab.witness() as witness:
         for address in (SERVICE, EXCLUDED):
             with pytest.raises(TimeoutError):
                 lab.pods[pod].connect(address, seconds=0.3)
         assert witness.sources() == set()
+    assert refused(lab, "w1")["no_gateway"] >= before["no_gateway"] + 2
 
 
 def test_isolated_gateway_forwards_nothing_new(lab: Lab) -> None:

@@ -45,7 +45,7 @@ def test_rules_that_refuse_are_told_from_those_that_count(machine: Namespace) ->
 
 def test_every_chain_of_ours_that_refuses_has_a_reason(machine: Namespace) -> None:
     for text in (gateway_nft(PLAN), node_nft(PLAN)):
-        machine.run("nft", "-f", "-", text=re.sub(r"\bcounter ", "counter packets 2 bytes 1 ", text))
+        machine.run("nft", "-f", "-", text=re.sub(r"\bcounter\b", "counter packets 2 bytes 1", text))
     found = machine.inside(refused_packets.read)
     assert len(found) > 10
     assert min(found.values()) >= 2

@@ -29,6 +29,8 @@ TABLES = (
     ("inet", ids.NFT_NODE_INET), ("bridge", ids.NFT_NODE_BRIDGE), ("inet", ids.NFT_GATEWAY),
     ("netdev", ids.NFT_FENCE), ("inet", ids.NFT_GUARD), ("bridge", ids.NFT_GUARD),
 )  # fmt: skip
+REFUSED_BY_ROUTE = ids.NFT_NODE_INET, "no_master"
+"""The chain, with its table, that counts what an ``unreachable`` route refuses."""
 
 
 def read() -> Mapping[tuple[str, str], int]:
@@ -48,8 +50,8 @@ def read() -> Mapping[tuple[str, str], int]:
                         continue
                     parts = list(expressions(rule.get(NFTA_RULE_EXPRESSIONS, b"")))
                     counted = next((inner for kind, inner in parts if kind == "counter"), None)
-                    if counted is not None and _refuses(parts):
-                        key = table, decoded(rule.get(NFTA_RULE_CHAIN, b""))
+                    key = table, decoded(rule.get(NFTA_RULE_CHAIN, b""))
+                    if counted is not None and (key == REFUSED_BY_ROUTE or _refuses(parts)):
                         found[key] += int.from_bytes(counted.get(NFTA_COUNTER_PACKETS, b""), "big")
     except OSError as error:
         raise refused("reading the counters of refused packets", error.errno or errno.EIO) from error

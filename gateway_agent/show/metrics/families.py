@@ -16,7 +16,7 @@ from ...histogram import Histogram
 from ...lease.ipc import Change, KeeperState
 from ..snapshot import NodeSnapshot, shown_address
 from ..status import status
-from .form import Family, Sample, counter, gauge, histogram
+from .form import Family, Sample, counter, gauge, histogram, reason_label
 from .node import of_calls, of_faults, of_kernel, of_numbers, of_policies, of_rounds, of_version
 from .node_counters import NodeCounters
 from .packets import of_api, of_leases, of_refused
@@ -115,6 +115,9 @@ def _agent(seen: Observation) -> Iterator[Family]:
         return gauge(name, text, [Sample({"node": seen.node}, value)])
 
     yield one("agent_ready", "1 if the plan is in the kernel and nothing fails.", not seen.unready)
+    text = "Reason why the agent is not ready, as label."
+    unready = [Sample({"node": seen.node, "reason": reason_label(seen.unready)}, 1)] if seen.unready else []
+    yield gauge("agent_unready_info", text, unready)
     yield one("drained", "1 if an operator has drained this node.", seen.drained)
     if seen.view is not None:
         yield one("problems", "Problems that status lists.", len(seen.view.problems))
@@ -150,6 +153,11 @@ def _lease_daemon(view: NodeSnapshot, egress_node: bool) -> Iterator[Family]:
     yield gauge(
         "member_ready", ready, [Sample(labels, member.alive and member.ready) for labels, member in members]
     )
+    reasons = "Reason why an egress node cannot be master, as label."
+    yield gauge("member_unready_info", reasons, [
+        Sample({**labels, "reason": reason_label(member.reason) if member.alive else "silent"}, 1)
+        for labels, member in members if not (member.alive and member.ready)
+    ])  # fmt: skip
     messages = "Messages of other nodes' lease daemons, by result."
     counted = [Sample({**own, "result": result}, n) for result, n in sorted(daemon.counters.items())]
     yield counter("messages_total", messages, counted)

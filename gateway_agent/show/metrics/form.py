@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,8 @@ from typing import Literal
 from ...histogram import Histogram
 
 PREFIX = "egress_gateway_"
+MAX_REASON_CHARS = 200
+DURATION = re.compile(r"\b[0-9]+(?:\.[0-9]+)? (?=ms\b|s\b)")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ def gauge(name: str, text: str, samples: Iterable[Sample]) -> Family:
 def counter(name: str, text: str, samples: Iterable[Sample]) -> Family:
     """Return a metric that only grows. ``name`` ends with ``_total``."""
     return Family(PREFIX + name, "counter", text, tuple(samples))
+
+
+def reason_label(reason: str) -> str:
+    """Return a reason as the value of a label: without durations, which would end the series each second."""
+    return DURATION.sub("", reason)[:MAX_REASON_CHARS]
 
 
 def histogram(

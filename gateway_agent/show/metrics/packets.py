@@ -11,6 +11,8 @@ from ..snapshot import NodeSnapshot
 from .form import Family, Sample, counter, gauge
 
 REASONS = {
+    "no_master": "no_master",
+    "no_gateway": "no_gateway tagged tagged_original",
     "no_lease": "",
     "guard": "",
     "forged": "arrival own_source unverified_reply reserved_source foreign_source pod_source marked_source "
@@ -22,7 +24,7 @@ REASONS = {
     "cluster_port": "lease_source lease_own_rate lease_receive lease_input lease_output sets_receive "
     "forwarded_datagram",
     "no_path": "forward_guard forwarded forwarded_reply from from_tunnel out exit leave steered marked steer set "
-    "tagged tagged_original nat nat_steered nat_taken_in ingress leave_steered leave_taken_in leave_from",
+    "nat nat_steered nat_taken_in ingress leave_steered leave_taken_in leave_from",
 }
 """Chains, as words, by the reason for which they refuse packets. All chains of the fence have one reason, so has the
 guard.

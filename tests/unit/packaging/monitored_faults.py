@@ -111,6 +111,37 @@ PLANTED = {
         Series("mark_numbers", {**NODE, "of": "policy_sets"}, from_to(3, 220)),
         Series("mark_numbers_limit", {**NODE, "of": "policy_sets"}, f"255x{OVER}"),
     ), {**NODE, "of": "policy_sets"}),
+    "EgressGatewayLeaseMarginLow": Planted((
+        Series("lease_margin_seconds", {**IP, **NODE}, from_to(0.2, 0.01)),
+    ), {**IP, **NODE}),
+    "EgressGatewayHeartbeatsLate": Planted((
+        Series("heartbeats_sent_total", NODE, f"0+1200x{OVER}"), Series("heartbeats_late_total", NODE, growing(60)),
+    ), NODE),
+    "EgressGatewayMessagesRejected": Planted((
+        Series("messages_total", {**NODE, "result": "accepted"}, f"0+6000x{OVER}"),
+        Series("messages_total", {**NODE, "result": "bad_mac"}, growing(600)),
+    ), {**NODE, "result": "bad_mac"}),
+    "EgressGatewayPacketsRefused": Planted((
+        Series("refused_packets_total", {**NODE, "reason": "stale"}, f"0+6000x{OVER}"),
+        Series("refused_packets_total", {**NODE, "reason": "no_master"}, growing(600)),
+    ), {**NODE, "reason": "no_master"}),
+    "EgressGatewayPodsBesidePlugin": Planted((
+        Series("pods_beside_plugin_total", {**NODE, "packets": "held"}, f"0+1x{OVER}"),
+        Series("pods_beside_plugin_total", {**NODE, "packets": "loose"}, growing(1)),
+    ), {**NODE, "packets": "loose"}),
+    "EgressGatewayKernelFailures": Planted((
+        Series("kernel_failures_total", {**NODE, "ip": IP["ip"], "what": "announce"}, growing(1)),
+    ), {**NODE, "what": "announce"}),
+    "EgressGatewayTunnelDrops": Planted((
+        Series("tunnel_dropped_packets_total", {**IP, **NODE, "direction": "sent"}, growing(600)),
+    ), {**IP, **NODE}),
+    "EgressGatewayApiErrors": Planted((
+        Series("api_errors_total", {**NODE, "resource": "pods"}, growing(1)),
+    ), {**NODE, "resource": "pods"}),
+    "EgressGatewayConnectionLogIncomplete": Planted((
+        Series("connection_log_lost_events_total", NODE, f"0x{OVER}"),
+        Series("connection_log_lines_total", {**NODE, "result": "unwritten"}, growing(1)),
+    ), NODE),
 }  # fmt: skip
 """By the name of the alert."""
 

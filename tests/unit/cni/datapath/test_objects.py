@@ -120,7 +120,7 @@ def test_an_alias_is_never_longer_than_the_kernel_keeps() -> None:
 
 def test_a_way_without_a_known_egress_ip_is_dropped() -> None:
     nowhere = PolicySet(1, ("a",), ("?",), (Destination("203.0.113.0/24", "?"),))
-    assert "elements = { 203.0.113.0/24 : drop, " in node_nft(plan(policy_sets=(nowhere,)))
+    assert "elements = { 203.0.113.0/24 : goto no_gateway, " in node_nft(plan(policy_sets=(nowhere,)))
 
 
 @given(st.lists(st.integers(0, 255), unique=True))

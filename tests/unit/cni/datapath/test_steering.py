@@ -12,7 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.datapath.nft_blocks import Marks
+from cni.datapath.objects import node_state
 from cni.datapath.steering import bridge_chains, gaps, inet_chains
+from cni.kernel import ids
 from cni.plan import Destination, Plan, PolicySet
 
 from .test_objects import EGRESS, ID, plan
@@ -73,7 +75,18 @@ def test_without_a_master_only_direct_lets_packets_go_their_own_way(
 
 def test_a_destination_of_an_unknown_egress_ip_is_dropped() -> None:
     sets = (PolicySet(1, ("a",), ("0" * 16,), (Destination("203.0.113.0/24", "0" * 16),)),)
-    assert "203.0.113.0/24 : drop" in text(plan(policy_sets=sets))
+    body = text(plan(policy_sets=sets))
+    assert "203.0.113.0/24 : goto no_gateway" in body
+    assert rules(body, "no_gateway") == ["counter drop"]
+
+
+@pytest.mark.parametrize(("master", "counted"), [("g1", False), ("", True), ("of another cluster", True)])
+def test_what_only_an_unreachable_route_takes_is_counted(master: str, counted: bool) -> None:
+    of = plan(egress=replace(EGRESS, master=master))
+    assert ("jump no_master" in rules(text(of), "steer_1")) == counted
+    assert rules(text(of), "no_master") == ["counter"]
+    routes = {route.kind for route in node_state(of).routes if route.table == ids.TABLE_BASE + 1}
+    assert routes == ({"unreachable"} if counted else {"unreachable", "unicast"})
 
 
 def test_sets_with_the_same_destinations_share_one_map() -> None:

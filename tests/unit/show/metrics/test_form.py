@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway_agent.histogram import Histogram
-from gateway_agent.show.metrics.form import Sample, counter, gauge, histogram
+from gateway_agent.show.metrics.form import Sample, counter, gauge, histogram, reason_label
 
 
 def test_names_have_our_prefix_and_their_kind() -> None:
@@ -26,3 +26,9 @@ def test_a_histogram_is_cumulated_and_in_seconds() -> None:
 def test_samples_may_be_made_while_they_are_taken() -> None:
     family = gauge("pods", "", (Sample({}, number) for number in range(2)))
     assert [sample.value for sample in family.samples] == [0, 1]
+
+
+def test_a_reason_is_one_series_while_its_durations_change() -> None:
+    assert reason_label("late by 612 ms") == reason_label("late by 1.5 ms") == "late by ms"
+    assert reason_label("upstream 10.0.0.254 does not answer") == "upstream 10.0.0.254 does not answer"
+    assert len(reason_label("x" * 5000)) < 300

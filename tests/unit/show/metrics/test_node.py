@@ -12,6 +12,7 @@ import pytest
 from cni.kernel import ids
 from cni.version import VERSION
 from gateway_agent.adapters.servers.metrics_answers import PAGES
+from gateway_agent.connection_log.report import Report
 from gateway_agent.histogram import Histogram
 from gateway_agent.lease.ipc import Conflict, Heartbeats, KernelFailures
 from gateway_agent.manifests.model import Fault, Problem
@@ -108,10 +109,17 @@ def rich() -> Observation:
     """Return an observation with a sample of every metric."""
     conflict = Conflict(FIRST, ADDRESSES[0], MAC, "eth1", AT)
     failures = (KernelFailures(ADDRESSES[0], "announce", 3),)
-    seen = view(keeper((change(silent_ms=212),), conflicts=(conflict,), failures=failures))
+    state = keeper((change(silent_ms=212),), conflicts=(conflict,), failures=failures)
+    first = msgspec.structs.replace(state.egress[0], margin_ms=87)
+    state = msgspec.structs.replace(state, egress=(first, *state.egress[1:]), heartbeats=Heartbeats(9, 2))
+    seen = view(state)
     traffic = {egress.device: DeviceCounters() for egress in seen.plan.egress_ips}
     calls = {("ADD", 0): Histogram((0.1, 1.0)).plus(0.5)}
-    return Observation("g1", seen, calls=calls, kernel=NodeCounters(traffic, 1, 2, 3))
+    refused = {(ids.NFT_FENCE, "allow4"): 1}
+    return Observation(
+        "g1", seen, "the agent is stopping", calls=calls, kernel=NodeCounters(traffic, 1, 2, 3, refused),
+        api_errors={"pods": 3}, connection_log=Report(9, 1, 2),
+    )  # fmt: skip
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is in Debian's package prometheus")
@@ -127,6 +135,7 @@ def test_refused_packets_by_reason() -> None:
     refused = {
         (ids.NFT_FENCE, "allow4"): 1, (ids.NFT_FENCE, "allow6"): 2, (ids.NFT_GUARD, "unjudged"): 3,
         (ids.NFT_NODE_INET, "own_source"): 4, (ids.NFT_GATEWAY, "unsolicited"): 5, (ids.NFT_GATEWAY, "stale"): 6,
+        (ids.NFT_NODE_INET, "no_master"): 9, (ids.NFT_NODE_INET, "tagged_original"): 10,
         (ids.NFT_NODE_INET, "out_17"): 7, (ids.NFT_NODE_INET, "of_a_newer_version"): 8,
     }  # fmt: skip
     seen = Observation("g1", view(), kernel=NodeCounters(refused=refused))
@@ -136,7 +145,8 @@ def test_refused_packets_by_reason() -> None:
         if name.endswith("refused_packets_total") and (labels := dict(pairs))
     }
     assert {reason: number for reason, number in found.items() if number} == {
-        "no_lease": 3, "guard": 3, "forged": 4, "unsolicited": 5, "stale": 6, "no_path": 7, "other": 8
+        "no_lease": 3, "guard": 3, "forged": 4, "unsolicited": 5, "stale": 6, "no_path": 7, "other": 8,
+        "no_master": 9, "no_gateway": 10,
     }  # fmt: skip
     assert "egress_gateway_refused_packets_total" not in names(view()), "the kernel says nothing"
 
@@ -155,6 +165,13 @@ def test_heartbeats_and_what_was_left_of_leases() -> None:
         number for (name, _), number in samples(reported).items() if name.endswith("lease_margin_seconds")
     ]
     assert margins == [0.087]
+
+
+def test_lines_of_the_connection_log() -> None:
+    seen = Observation("g1", view(), connection_log=Report(lines=9, lost=1, unwritten=2))
+    assert value(seen, "connection_log_lines_total", result="written") == 9
+    assert value(seen, "connection_log_lines_total", result="unwritten") == 2
+    assert value(seen, "connection_log_lost_events_total") == 1
 
 
 def test_failed_requests_to_the_api() -> None:
