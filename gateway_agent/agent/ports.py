@@ -210,7 +210,7 @@ class PodProber(Protocol):
 
 
 class ConnectionSearch(Protocol):
-    """Finds connections through egress IPs. Both methods block."""
+    """Finds connections through egress IPs. All methods block."""
 
     def open(self, plan: Plan, attachments: Iterable[Attachment], query: Query) -> list[Sighting]:
         """Return what the connection table has of the connections that a question may be about.
@@ -220,6 +220,9 @@ class ConnectionSearch(Protocol):
 
     def logged(self, path: Path, keep: int, query: Query) -> list[Sighting]:
         """Return what this node's log has of them. Raises OSError."""
+
+    def in_journal(self, query: Query) -> list[Sighting]:
+        """Return what this node's journal has of them, if the log is there. Raises OSError."""
 
 
 class ConnectionSync(Protocol):

@@ -6,6 +6,7 @@ The order of the fields is fixed, so that a search for the bytes of two neighbou
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from .halves import End, Half
 from .recorder import Record
 
+EGRESS = re.compile(rb'"egressIP":"([^"\\]*)","egressPort":([0-9]+)')
+TUNNEL = re.compile(rb'"nodeAddress":"([^"\\]*)","nodePort":([0-9]+)')
 ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -54,6 +57,12 @@ def by_egress(end: End) -> bytes:
 def by_tunnel(end: End) -> bytes:
     """Return bytes that each line about this address and port behind the worker's source NAT has."""
     return _bytes(_end("nodeAddress", "nodePort", end))
+
+
+def ends(line: bytes) -> tuple[bytes, bytes]:
+    """Return both ends of a line as ``ADDRESS PORT``: outside, and inside the tunnel. What is not known is empty."""
+    shown, inside = (b" ".join(found.groups()) if (found := end.search(line)) else b"" for end in (EGRESS, TUNNEL))
+    return shown, inside
 
 
 def _bytes(found: dict[str, Any]) -> bytes:

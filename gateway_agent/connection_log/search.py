@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import lines
@@ -22,16 +22,20 @@ def search(path: Path, keep: int, query: Query) -> list[Sighting]:
     pattern = lines.by_tunnel(query.end) if query.inside else lines.by_egress(query.end)
     found: list[Sighting] = []
     for file in files(path, keep):
-        for line in _lines_with(file, pattern):
-            read = lines.read(line)
-            if read is not None and matches(query, read[1].half):
-                seconds, record, by = read
-                found.append(
-                    Sighting(record.event, seconds, record.half, record.bytes_out, record.bytes_in, by)
-                )
+        for sighting in seen(query, _lines_with(file, pattern)):
+            found.append(sighting)
             if len(found) >= MAX_LINES:
                 return found
     return found
+
+
+def seen(query: Query, found: Iterable[bytes]) -> Iterator[Sighting]:
+    """Yield the sightings of lines that a question is about."""
+    for line in found:
+        read = lines.read(line)
+        if read is not None and matches(query, read[1].half):
+            seconds, record, by = read
+            yield Sighting(record.event, seconds, record.half, record.bytes_out, record.bytes_in, by)
 
 
 def _lines_with(path: Path, pattern: bytes) -> Iterator[bytes]:

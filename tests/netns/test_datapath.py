@@ -248,7 +248,8 @@ def test_a_tag_without_a_policy_set_lets_nothing_pass(lab: Lab, pod: str) -> Non
             with pytest.raises(TimeoutError):
                 lab.pods[pod].connect(address, seconds=0.3)
         assert witness.sources() == set()
-    assert refused(lab, "w1")["no_gateway"] >= before["no_gateway"] + 2
+    after = refused(lab, "w1")
+    assert after["no_gateway"] > before["no_gateway"], after
 
 
 def test_isolated_gateway_forwards_nothing_new(lab: Lab) -> None:

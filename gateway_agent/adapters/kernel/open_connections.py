@@ -12,13 +12,14 @@ from cni.kernel.netlink.conntrack.connections import with_mark
 from cni.kernel.netlink.conntrack.ct_flows import Flow
 from cni.plan import Plan
 
+from ...connection_log import journal
 from ...connection_log.halves import Knowledge, egress_of, half, knowledge
 from ...connection_log.search import search
 from ...connection_log.sightings import OPEN, Query, Sighting
 
 
 class ConnectionSearch:
-    """The connection table and the log of this node. Both methods block."""
+    """The connection table and the log of this node. All methods block."""
 
     def open(self, plan: Plan, attachments: Iterable[Attachment], query: Query) -> list[Sighting]:
         """Return what this node sees now of the connections that a question may be about.
@@ -35,6 +36,10 @@ class ConnectionSearch:
     def logged(self, path: Path, keep: int, query: Query) -> list[Sighting]:
         """Return what the log has of these connections. Raises OSError."""
         return search(path, keep, query)
+
+    def in_journal(self, query: Query) -> list[Sighting]:
+        """Return what systemd's journal has of these connections. Raises OSError."""
+        return journal.find(query)
 
 
 def _flows(known: Knowledge, query: Query) -> Iterator[Flow]:

@@ -86,8 +86,7 @@ class Whois:
         self._pods = pods
         self._search = search
         self._threads = threads
-        # What is in the journal is searched by journalctl.
-        self._log = None if log is None or log.journal else log
+        self._log = log
         self._ask: Ask | None = peers.ask if peers else None
         if peers:
             peers.serve(self.here)
@@ -99,11 +98,11 @@ class Whois:
             return []
         records = tuple(self._pods.records.values())
         found = await self._threads.run(self._search.open, plan, records, query)
-        if self._log is not None:
-            found = [
-                *found,
-                *await self._threads.run(self._search.logged, self._log.file, self._log.keep, query),
-            ]
+        if self._log is not None and self._log.journal:
+            found = [*found, *await self._threads.run(self._search.in_journal, query)]
+        elif self._log is not None:
+            logged = await self._threads.run(self._search.logged, self._log.file, self._log.keep, query)
+            found = [*found, *logged]
         return sightings.nearest(query, found)
 
     async def answer(self, question: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,7 @@ class Search:
 
     now: Sequence[Sighting] = ()
     before: Sequence[Sighting] = ()
+    journal: Sequence[Sighting] = ()
     asked: list[Query] = field(default_factory=list)
 
     def open(self, plan: Plan, attachments: Iterable[object], query: Query) -> list[Sighting]:
@@ -54,6 +55,9 @@ class Search:
 
     def logged(self, path: Path, keep: int, query: Query) -> list[Sighting]:
         return list(self.before)
+
+    def in_journal(self, query: Query) -> list[Sighting]:
+        return list(self.journal)
 
 
 class Network:

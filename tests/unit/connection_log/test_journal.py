@@ -12,7 +12,7 @@ import pytest
 
 from gateway_agent.connection_log import lines
 from gateway_agent.connection_log.halves import UNKNOWN_END, UNKNOWN_POD, Half
-from gateway_agent.connection_log.journal import IDENTIFIER, Journal
+from gateway_agent.connection_log.journal import IDENTIFIER, INSIDE, SHOWN, Journal
 from gateway_agent.connection_log.recorder import START, Record
 
 HALF = Half(
@@ -42,9 +42,18 @@ def test_each_line_is_an_entry_with_its_fields(tmp_path: Path) -> None:
         assert Journal(tmp_path / "socket").append(LINE + LINE) == 2
         for _ in range(2):
             fields = dict(field.split(b"=", 1) for field in server.recv(65536).splitlines())
-            assert fields.keys() == {b"PRIORITY", b"SYSLOG_IDENTIFIER", b"MESSAGE"}
+            ends = {SHOWN.encode(): b"172.16.0.50 1", INSIDE.encode(): b"10.0.0.21 2"}
+            assert fields.items() >= ends.items()
+            assert fields.keys() - ends.keys() == {b"PRIORITY", b"SYSLOG_IDENTIFIER", b"MESSAGE"}
             assert fields[b"SYSLOG_IDENTIFIER"] == IDENTIFIER.encode()
             assert json.loads(fields[b"MESSAGE"]) == json.loads(LINE)
+
+
+def test_an_end_that_is_not_known_is_no_field(tmp_path: Path) -> None:
+    inner = lines.line(10.0, "w1", Record(START, HALF._replace(shown=("172.16.0.50", 0)), -1, -1))
+    with journald(tmp_path / "socket") as server:
+        Journal(tmp_path / "socket").append(inner)
+        assert SHOWN.encode() not in server.recv(65536)
 
 
 def test_a_journal_that_is_away_takes_nothing_and_is_found_again(tmp_path: Path) -> None:
