@@ -83,5 +83,7 @@ class Journal:
 def _entry(line: bytes) -> bytes:
     """Return the fields of a line."""
     shown, inside = lines.ends(line)
-    ends = b"".join(f"{name}=".encode() + end + b"\n" for name, end in ((SHOWN, shown), (INSIDE, inside)) if end)
+    ends = b"".join(
+        f"{name}=".encode() + end + b"\n" for name, end in ((SHOWN, shown), (INSIDE, inside)) if end
+    )
     return f"PRIORITY=6\nSYSLOG_IDENTIFIER={IDENTIFIER}\n".encode() + ends + b"MESSAGE=" + line + b"\n"

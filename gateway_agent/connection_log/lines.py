@@ -61,7 +61,9 @@ def by_tunnel(end: End) -> bytes:
 
 def ends(line: bytes) -> tuple[bytes, bytes]:
     """Return both ends of a line as ``ADDRESS PORT``: outside, and inside the tunnel. What is not known is empty."""
-    shown, inside = (b" ".join(found.groups()) if (found := end.search(line)) else b"" for end in (EGRESS, TUNNEL))
+    shown, inside = (
+        b" ".join(found.groups()) if (found := end.search(line)) else b"" for end in (EGRESS, TUNNEL)
+    )
     return shown, inside
 
 

@@ -49,18 +49,27 @@ def test_each_node_shows_how_all_are(lab: Lab) -> None:
 @pytest.mark.parametrize("name", ["w1", "g1", "g2"])
 def test_whois_joins_what_worker_and_master_know(lab: Lab, name: str) -> None:
     """On this store, too, each node finds the pod of an open connection: the master knows only the port outside."""
-    pod = lab.nodes["w1"].pod("held", BACKEND)
+    pod = lab.nodes["w1"].pod(f"held-{name}", BACKEND)
     master = lab.nodes[lab.wait_settled(GATEWAY)]
     held = pod.connect(SELECTED)
     try:
-        options = ("-p", "tcp", "--state", "ESTABLISHED", "--orig-port-dst", str(SELECTED), "--reply-dst", VIRTUAL)
+        options = (
+            "-p",
+            "tcp",
+            "--state",
+            "ESTABLISHED",
+            "--orig-port-dst",
+            str(SELECTED),
+            "--reply-dst",
+            VIRTUAL,
+        )
         [line] = master.machine.run("conntrack", "-L", *options).splitlines()
         shown = line.rpartition("dport=")[2].split()[0]
         found = json.loads(lab.nodes[name].egressctl("-o", "json", "whois", f"{VIRTUAL}:{shown}"))
     finally:
         held.close()
     [one] = found["connections"]
-    assert (one["open"], one["pod"], one["node"], one["by"]) == (True, "held", "w1", master.name)
+    assert (one["open"], one["pod"], one["node"], one["by"]) == (True, f"held-{name}", "w1", master.name)
     assert not found["silent"]
 
 

@@ -143,7 +143,9 @@ def test_the_lease_daemon() -> None:
 def test_reasons_are_labels_while_something_is_not_ready() -> None:
     state = keeper()
     down = MemberState("g1", True, False, "interface eth1 has no carrier", 0)
-    seen = Observation("g1", view(msgspec.structs.replace(state, members=(down, state.members[1]))), "no plan yet")
+    seen = Observation(
+        "g1", view(msgspec.structs.replace(state, members=(down, state.members[1]))), "no plan yet"
+    )
     assert value(seen, "agent_unready_info", reason="no plan yet") == 1
     assert value(seen, "member_unready_info", member="g1", reason="interface eth1 has no carrier") == 1
     assert value(seen, "member_unready_info", member="g2", reason="silent") == 1
@@ -168,7 +170,14 @@ def test_what_the_kernel_did_not_do_is_counted_for_each_address() -> None:
 
 def test_before_the_store_and_the_keeper_have_spoken() -> None:
     seen = Observation("g1", None, "the agent is starting")
-    names = ("agent_ready", "agent_unready_info", "drained", "build_info", "last_round_timestamp_seconds", "rounds_failed_total")
+    names = (
+        "agent_ready",
+        "agent_unready_info",
+        "drained",
+        "build_info",
+        "last_round_timestamp_seconds",
+        "rounds_failed_total",
+    )
     assert {name for name, _ in samples(seen)} == {f"{PREFIX}{name}" for name in names}
     assert value(seen, "agent_ready") == 0
     silent = Observation("g1", replace(view(), lease_daemon=None))
