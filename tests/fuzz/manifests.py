@@ -191,7 +191,8 @@ def _without_sources(content: parsing.FileContent) -> dict[tuple[str, str], Any]
     """Return the objects that count, whichever document they stand in."""
     first: dict[tuple[str, str], Any] = {}
     for item in content.objects:
-        plain = dataclasses.replace(item.value, source="") if hasattr(item.value, "source") else item.value
+        value: Any = item.value
+        plain = dataclasses.replace(value, source="") if hasattr(value, "source") else value
         first.setdefault((item.kind, item.name), plain)
     return first
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -30,7 +30,7 @@ HOSTILE: tuple[Any, ...] = (
 def places(document: Any, at: Path = ()) -> Iterator[Path]:
     """Yield the path of every value in a document, that of the document itself first."""
     yield at
-    items = document.items() if isinstance(document, dict) else ()
+    items: Iterable[tuple[Any, Any]] = document.items() if isinstance(document, dict) else ()
     items = enumerate(document) if isinstance(document, list) else items
     for key, value in items:
         yield from places(value, (*at, key))

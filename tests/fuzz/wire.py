@@ -31,8 +31,9 @@ ALTERED = 0.2
 """Share of the messages with another envelope."""
 ROUNDS = 40
 """Messages in one scenario."""
-NUMBERS = (-(2**63), -1, 0, 1, 2**31, 2**32, 2**48, 2**62, 2**62 + 1, 2**63 - 1, 2**63, 2**64 - 1, 1e308, float("nan"),
-           float("inf"), "x" * 5000, "", "\0", None, [], ["g1"] * 5000)  # fmt: skip
+NUMBERS: tuple[Any, ...] = (-(2**63), -1, 0, 1, 2**31, 2**32, 2**48, 2**62, 2**62 + 1, 2**63 - 1, 2**63,
+                            2**64 - 1, 1e308, float("nan"), float("inf"), "x" * 5000, "", "\0", None, [],
+                            ["g1"] * 5000)  # fmt: skip
 SMALL = tuple(value for value in HOSTILE if not isinstance(value, (set, tuple)) and value != "\ud800"
               and not (isinstance(value, int) and abs(value) >= 2**64) and value != {None: None})  # fmt: skip
 

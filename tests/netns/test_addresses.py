@@ -210,7 +210,7 @@ def test_nothing_is_sent_at_adding_and_who_asks_is_answered(
     with answering(line.near) as announcer, Witness(line.far) as witness:
         for address in (VIRTUAL, VIRTUAL6):
             addresses.add(address, "eth1")
-            line.near.inside(lambda address=address: announcer.answer(address, "eth1"))
+            line.near.inside(lambda address=address: announcer.answer(address, "eth1"))  # type: ignore[misc]
         assert witness.since_mark(line.near) == []
         if flapped:
             line.near.ip(
@@ -241,10 +241,10 @@ def test_they_bear_our_mark(line: Wire, addresses: Inside) -> None:
 def test_an_ipv6_address_that_an_older_version_has_put_on_the_interface_leaves_it(
     line: Wire, addresses: Inside
 ) -> None:
-    for come in (lambda: addresses.remove(VIRTUAL6, "eth1"), lambda: addresses.add(VIRTUAL6, "eth1")):
+    for come in (addresses.remove, addresses.add):
         line.near.inside(lambda: put_on("eth1", VIRTUAL6))
         assert addresses.ours() == ((VIRTUAL6, "eth1"),)
-        come()
+        come(VIRTUAL6, "eth1")
         assert VIRTUAL6 not in line.near.run("ip", "address", "show", "dev", "eth1")
     assert addresses.ours() == ((VIRTUAL6, "eth1"),)
 

@@ -110,7 +110,7 @@ def test_one_announcement_moves_a_neighbour_at_once(lan: Lan, address: str) -> N
     for machine in (lan.b, lan.a, lan.b):
         assert announcers[machine].announce(address, "eth1")
         until(
-            lambda owner=machine: known(lan.c, address) == mac(owner),
+            lambda owner=machine: known(lan.c, address) == mac(owner),  # type: ignore[misc]
             "the neighbour entry has moved",
             seconds=0.5,
         )

@@ -156,10 +156,10 @@ def test_a_foreign_change_of_the_earlier_rules_closes_the_fence(line: Wire) -> N
 
 def test_every_table_becomes_that_of_the_new_version(line: Wire) -> None:
     for name, text in NEW.items():
-        line.near.inside(lambda name=name: nft.apply(earlier(name)))
-        done = line.near.inside(lambda text=text: update_by_another_process(text))
+        line.near.inside(lambda name=name: nft.apply(earlier(name)))  # type: ignore[misc]
+        done = line.near.inside(lambda text=text: update_by_another_process(text))  # type: ignore[misc]
         assert {problem.rpartition(": ")[2] for problem in done} == {"out of date"}, name
-        assert line.near.inside(lambda text=text: nft.missing(text)) == ()
+        assert line.near.inside(lambda text=text: nft.missing(text)) == ()  # type: ignore[misc]
         assert chains_and_sets(line.near, text) == {
             table: {block for _, block in blocks} for table, blocks in tables(text).items()
         }
@@ -169,14 +169,14 @@ def test_connections_go_on_over_an_update_of_worker_and_master(lab: Lab) -> None
     names = {"w1": ["node-w1"], "g1": ["gateway-g1", "node-g1"]}
     for node, each in names.items():
         for name in each:
-            lab.nodes[node].machine.inside(lambda name=name: nft.apply(earlier(name)))
+            lab.nodes[node].machine.inside(lambda name=name: nft.apply(earlier(name)))  # type: ignore[misc]
     pod = lab.pods["routed"]
     with pod.connect(SERVICE) as tcp, pod.datagrams() as udp, lab.witness() as witness:
         before = udp.seen_as()
         for node, each in names.items():
             for name in each:
                 machine = lab.nodes[node].machine
-                assert machine.inside(lambda name=name: update_by_another_process(NEW[name]))
+                assert machine.inside(lambda name=name: update_by_another_process(NEW[name]))  # type: ignore[misc]
                 assert tcp.echo()
                 assert udp.seen_as() == before
         assert witness.sources() <= {before}

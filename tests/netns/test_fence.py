@@ -250,7 +250,7 @@ def test_refreshing_leaves_no_gap_and_the_end_comes_in_time(line: Wire, each_var
             each_variant.ticket(number, SHORT // 2)
             written = time.time_ns()
             assert each_variant.open(number, BOTH, SHORT)
-            until(lambda at=written: time.time_ns() > at + 20_000_000, "the next heartbeat")
+            until(lambda at=written: time.time_ns() > at + 20_000_000, "the next heartbeat")  # type: ignore[misc]
         until(lambda: time.time_ns() > written + 2 * SHORT, "the fence has closed")
         flow.stop()
         arrived = flow.arrived()

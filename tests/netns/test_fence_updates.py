@@ -44,9 +44,9 @@ def test_updates_of_the_table_lose_no_packet_of_an_open_address(line: Wire, fenc
                 f"2001:db8::{60 + n}" for n in range(round % 2)
             ]
             text = fence_nft([*BOTH, *more], ["eth1", "eth2"][: 1 + round // 2 % 2])
-            done = line.near.inside(lambda text=text: nft.ensure(text))
+            done = line.near.inside(lambda text=text: nft.ensure(text))  # type: ignore[misc]
             assert done in ((), (f"updated nftables table {TABLE}: out of date",))
-            assert line.near.inside(lambda text=text: nft.missing(text)) == ()
+            assert line.near.inside(lambda text=text: nft.missing(text)) == ()  # type: ignore[misc]
 
     assert let_speak(fence, 1, 5_000_000_000)
     keeper = threading.Thread(target=keep)

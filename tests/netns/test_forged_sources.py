@@ -7,6 +7,7 @@ then the pod's *answer* would leave by another address than its gateway's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ class Kind:
 KINDS = {
     "udp": Kind(udp, udp),
     "tcp": Kind(
-        lambda *addresses, **ports: tcp(*addresses, flags=SYN, **ports),
-        lambda *addresses, **ports: tcp(*addresses, flags=SYN | ACK, acknowledged=2, **ports),
+        functools.partial(tcp, flags=SYN),
+        functools.partial(tcp, flags=SYN | ACK, acknowledged=2),
     ),
 }
 

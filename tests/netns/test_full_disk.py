@@ -201,7 +201,7 @@ def test_a_keeper_goes_on_and_names_what_it_cannot_write(disk: Disk) -> None:
             with until(lambda: connected(disk.path), "it listens") as agent:
                 for name in (LOCK, "voters.json"):
                     until(
-                        lambda name=name: f"{disk.path / name}" in message(disk.path, agent),
+                        lambda name=name: f"{disk.path / name}" in message(disk.path, agent),  # type: ignore[misc]
                         f"{name} is named",
                     )
                 disk.clear()

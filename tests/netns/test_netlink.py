@@ -136,7 +136,7 @@ def test_without_the_pods_namespace_the_veths_that_are_named_count(
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     for path in ("", str(pipe), "\ud800", "/etc/hostname"):
-        assert machine.inside(lambda path=path: links.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)
+        assert machine.inside(lambda path=path: links.host_veths(path, ["br0", "pod1"])) == (("pod1",), True)  # type: ignore[misc]
     assert machine.inside(lambda: links.host_veths("/gone", ["gone", "br0", "pod1", "pod0"])) == (
         ("pod1", "pod0"), True,
     )  # fmt: skip
@@ -367,7 +367,7 @@ def test_only_tcp_connections_with_the_mark_and_the_address_are_loosened(machine
                 b"?", ("127.0.0.1", port)
             )
         found = [
-            machine.inside(lambda a=a: ctnetlink.set_tcp_liberal(a, 0x08000000))
+            machine.inside(lambda a=a: ctnetlink.set_tcp_liberal(a, 0x08000000))  # type: ignore[misc]
             for a in ("127.0.0.1", "127.0.0.2", "::1")
         ]
     assert found == [1, 0, 0]

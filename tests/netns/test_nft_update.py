@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -31,7 +32,7 @@ PREFIXES = ("203.0.113.0/25", "203.0.113.128/25", "198.51.100.0/24", "0.0.0.0/2"
 
 def _egress(number: int, master: str, direct: bool, interface: str) -> PlanEgressIP:
     identity = IDS[number - 1]
-    here = {"interface": interface, "source": "172.16.0.7"} if interface else {}
+    here: dict[str, Any] = {"interface": interface, "source": "172.16.0.7"} if interface else {}
     return PlanEgressIP(identity, "g", "", number, ids.vni(identity), ("g1",), master, 1, direct, **here)
 
 

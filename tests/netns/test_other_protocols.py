@@ -10,9 +10,9 @@ import pytest
 from tests.lab.packets import ip, send, udp
 from tests.lab.waiting import until
 
-from .datapath_lab import SERVICE, SERVICE6, Lab, Pod, v6
+from .datapath_lab import SERVICE, SERVICE6, SOURCES, Lab, Pod, v6
 from .datapath_traffic import PORT
-from .test_forged_sources import G1, SELECTED, SOURCES, forge, gateway_mac, sources_outside
+from .test_forged_sources import G1, SELECTED, forge, gateway_mac, sources_outside
 
 SCTP, ICMP, EXPERIMENT, LAST_PROTOCOL = 132, 1, 253, 254
 MORE_FRAGMENTS = 0x2000

@@ -11,7 +11,8 @@ import pytest
 from tests.lab.local_user import as_local_user
 from tests.lab.namespace import Namespace
 
-from .datapath_lab import KEEPER_PORT, family_of
+from .datapath_lab import KEEPER_PORT
+from .datapath_traffic import family_of
 from .dual_stack_lab import Tunnel
 
 LO = {4: "127.0.0.1", 6: "::1"}

@@ -40,7 +40,7 @@ class Node:
 
     def do(self, *effects: serving.Effect) -> None:
         for effect in effects:
-            self.namespace.inside(lambda effect=effect: self.virtual.carry_out(effect))
+            self.namespace.inside(lambda effect=effect: self.virtual.carry_out(effect))  # type: ignore[misc]
 
     def open(self, *addresses: str, ticket: bool = True) -> None:
         self._number += 1
@@ -48,6 +48,9 @@ class Node:
             *([serving.Ticket(self._number, LIFETIME_NS)] if ticket else []),
             serving.Open(self._number, addresses, LIFETIME_NS),
         )
+
+    def problems(self) -> tuple[str, ...]:
+        return self.virtual.problems
 
     def counted(self) -> dict[tuple[str, str], int]:
         return {(f.address, f.what): f.number for f in self.virtual.failures}
@@ -65,47 +68,47 @@ def node() -> Iterator[Node]:
 def test_a_fence_that_does_not_open_is_told_for_each_address_until_it_does(node: Node) -> None:
     node.open(ONE)
     node.open(TWO)
-    assert [(text.partition(":")[0]) for text in node.virtual.problems if text.startswith("opening")] == [
+    assert [(text.partition(":")[0]) for text in node.problems() if text.startswith("opening")] == [
         f"opening the fence for {ONE}",
         f"opening the fence for {TWO}",
     ]
     node.fence()
     node.open(ONE)
-    [text] = node.virtual.problems
+    [text] = node.problems()
     assert text.startswith(f"opening the fence for {TWO}")
     node.do(serving.Close((TWO,)))
-    assert node.virtual.problems == (), "an address that is not served is no problem"
+    assert node.problems() == (), "an address that is not served is no problem"
     assert node.counted() == {("", "ticket"): 2, (ONE, "open"): 1, (TWO, "open"): 1}
 
 
 def test_a_lease_that_was_granted_too_late_for_its_ticket_is_told(node: Node) -> None:
     node.fence()
     node.open(ONE, ticket=False)
-    assert node.virtual.problems == (f"the fence was not opened for {ONE}: the lease was granted too late",)
+    assert node.problems() == (f"the fence was not opened for {ONE}: the lease was granted too late",)
     node.open(ONE)
-    assert (node.virtual.problems, node.counted()) == ((), {(ONE, "open"): 1})
+    assert (node.problems(), node.counted()) == ((), {(ONE, "open"): 1})
 
 
 def test_an_announcement_that_fails_is_told_and_no_other_addresses_ends_that(node: Node) -> None:
     node.do(serving.Announce(ONE, "eth9"), serving.Announce(TWO, "eth1"), serving.Probe(TWO, "eth9"))
-    assert node.virtual.problems == (
+    assert node.problems() == (
         f"{ONE} could not be announced on eth9: the interface is down or gone",
         f"{TWO} could not be asked for on eth9: the interface is down or gone",
     )
     node.do(serving.Announce(ONE, "eth1"), serving.Probe(TWO, "eth1"))
-    assert node.virtual.problems == ()
+    assert node.problems() == ()
     assert node.counted() == {(ONE, "announce"): 1, (TWO, "probe"): 1}
     # On its link there is nobody who could ask.
     node.do(serving.Announce(ONE, "lo"))
-    assert node.virtual.problems == ()
+    assert node.problems() == ()
     node.namespace.inside(lambda: node.virtual.watch([(ONE, "eth1")]))
     assert node.counted() == {(ONE, "announce"): 1}
 
 
 def test_what_failed_for_an_address_that_moved_on_is_no_problem_any_more(node: Node) -> None:
     node.do(serving.AddAddress(ONE, "eth9"), serving.Announce(ONE, "eth9"))
-    assert len(node.virtual.problems) == 2
+    assert len(node.problems()) == 2
     node.namespace.inside(lambda: node.virtual.retry_failed({ONE: "eth9"}))
-    assert len(node.virtual.problems) == 2
+    assert len(node.problems()) == 2
     node.namespace.inside(lambda: node.virtual.retry_failed({}))
-    assert node.virtual.problems == ()
+    assert node.problems() == ()

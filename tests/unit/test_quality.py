@@ -12,7 +12,7 @@ from ..tools import house
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-TYPED = ("cni", "gateway_agent", "tests.lab", "tests.bench", "tests.e2e", "tests.tools")
+TYPED = ("cni", "gateway_agent", "tests")
 TIMEOUT_S = 900
 """Seconds that suffice with the processor time that labs leave."""
 CHECKS = {

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable
+from typing import TypeVar
 
 from .constants import (
     NETLINK_ADD_MEMBERSHIP,
@@ -21,6 +22,8 @@ from .constants import (
     SOL_NETLINK,
 )
 from .messages import Message, Request, encode, signed, split
+
+S = TypeVar("S", bound="Socket")
 
 MAX_DUMPS = 3
 """Attempts at a listing whose objects change meanwhile."""
@@ -52,7 +55,7 @@ class Socket:
             self.close()
             raise
 
-    def __enter__(self) -> Socket:
+    def __enter__(self: S) -> S:
         return self
 
     def __exit__(self, *_: object) -> None:

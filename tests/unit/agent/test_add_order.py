@@ -84,7 +84,7 @@ class World:
         text += f"stateDir: {directory}/state\nguard: {guard}\n"
         text += f"health: {{upstream: [{upstream}]}}\n"
         settings = config.parse("agent.yaml", text, "w1")
-        used = store(self.gates) if store else self.store
+        used: Any = store(self.gates) if store else self.store
         self.ports = fakes(
             self.kernel, used, engines=Engines(settings.podman, settings.containerd), **(others or {})
         )
@@ -140,7 +140,7 @@ class World:
             assert group == ids.GROUP_UNSELECTED
             return
         assert plan is not None
-        [of_pod] = [s for s in plan.policy_sets if s.group == group] or [None]
+        of_pod = next((s for s in plan.policy_sets if s.group == group), None)
         assert of_pod is not None, f"answered with tag {group:#x}; {names} select the pod"
         assert of_pod.policies == names
         reached = {each.prefix for each in of_pod.destinations}

@@ -13,7 +13,7 @@ from cni.kernel.netlink.monitor import Event
 from gateway_agent.manifests.model import Inventory
 from gateway_agent.policy.egress_node.readiness import InterfaceFacts
 
-from ..policy.test_planner import PARTNER
+from ..policy.small_inventory import PARTNER
 from .gates import FakeDaemon, FakeInterfaces
 from .test_add_order import EMPTY, World
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,6 +153,9 @@ class LostStore:
 
     async def for_pod(self, namespace: str, name: str, uid: str) -> Inventory | None:
         raise self.error
+
+    def errors(self) -> Mapping[str, int]:
+        return {}
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,9 @@ def cluster(*absent: str, logging: bool = True, **seen: Search) -> dict[str, Who
         plan = Plan(node.name, 0x0FF00000, 4799, 1450, NODES, (EGRESS,), (), ())
         peers = PeerSearch(Channel(network, node.name))  # type: ignore[arg-type]
         log = ConnectionLogConfig() if logging else None
-        parts: Any = (NoPods(), seen.get(node.name, Search()), Threads())
-        made[node.name] = Whois(NodeState(plan=plan), *parts, log, peers)
+        state, pods = NodeState(plan=plan), NoPods()
+        search, threads = seen.get(node.name, Search()), Threads()
+        made[node.name] = Whois(state, pods, search, threads, log, peers)  # type: ignore[arg-type]
     for name in absent:
         del network.nodes[name]
     return made

@@ -13,7 +13,7 @@ from tests.bench.scale_lab import Costs
 
 
 def costs(value: float) -> Costs:
-    return Costs(*([value] * len(scale.UNITS)), objects={"worker, tunnels": round(value)})
+    return Costs(**dict.fromkeys(scale.UNITS, value), objects={"worker, tunnels": round(value)})
 
 
 def test_every_measure_has_its_line_and_its_ratio_to_the_smallest() -> None:

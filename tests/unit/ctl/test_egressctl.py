@@ -22,7 +22,7 @@ import pytest
 from cni.version import VERSION
 from gateway_agent.ctl.__main__ import main
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "node": "g1",
     "roles": ["node", "gateway"],
     "isolated": False,

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from gateway_agent.ctl.__main__ import main
-from tests.unit.ctl.objects.test_validate import GATEWAY, POLICY
+from tests.unit.ctl.objects.test_validate import POLICY
 from tests.unit.ctl.test_egressctl import Agent, agent
+from tests.unit.manifests.manifest_texts import GATEWAY
 
 __all__ = ["agent"]
 ROWS = [

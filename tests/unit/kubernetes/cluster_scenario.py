@@ -76,7 +76,7 @@ async def _run(directory: Path, server: LocalServer, scenario: Scenario) -> None
     file = directory / "last-known.json"
     reader = Reader(ClusterStore(Api(server.kubeconfig), resources(GROUP, "w1", NAMESPACE), file), file)
     task = asyncio.create_task(reader.run())
-    running = asyncio.create_task(scenario(reader, server))
+    running = asyncio.ensure_future(scenario(reader, server))
     await asyncio.wait([task, running], return_when=asyncio.FIRST_COMPLETED, timeout=30)
     assert task.done() or running.done(), "the scenario did not end"
     for part in (task, running):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 import pytest
@@ -135,7 +136,7 @@ def test_a_repeated_event_is_counted() -> None:
 
 def test_a_master_that_changes_again_and_again_makes_no_event_for_each_change() -> None:
     """The messages differ: in the epoch, in the silence, in the reason."""
-    made = {}
+    made: dict[str, dict[str, Any]] = {}
     for minute in range(100):
         chronicle, at = EventSource(NOW), NOW + 60 * minute + 1
         change = msgspec.structs.replace(

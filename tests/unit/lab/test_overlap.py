@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,8 @@ def row(node: str, first: float, last: float, pace: float = 0.5, address: str = 
 def test_one_after_the_other_is_no_overlap() -> None:
     frames = row("g1", 0, 100) + row("g2", 100.1, 300)
     assert overlaps(frames) == []
-    assert takeovers(frames) == [Takeover(ADDRESS, "g1", "g2", 100_100_000, pytest.approx(0.1))]
+    silent: Any = pytest.approx(0.1)
+    assert takeovers(frames) == [Takeover(ADDRESS, "g1", "g2", 100_100_000, silent)]
 
 
 def test_a_single_change_overlaps_from_the_new_ones_first_to_the_old_ones_last_frame() -> None:

@@ -116,7 +116,7 @@ class AdversarialNetwork:
 
         for voter in self.nodes.values():
             if voter.name in heartbeat.asked and (voter is node or voter.name in reached):
-                self._later(0 if voter is node else out_ns, lambda voter=voter: arrive(voter))
+                self._later(0 if voter is node else out_ns, lambda voter=voter: arrive(voter))  # type: ignore[misc]
         self.run(0)
 
     def release(self, name: str, reached: Collection[str]) -> None:

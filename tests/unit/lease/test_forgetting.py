@@ -21,7 +21,7 @@ from gateway_agent.lease.voting.voter_set import PROPOSER_LEASE
 from tests.fuzz.wire import send
 from tests.unit.lease.simulation import Network
 
-HELD = tuple | list | AbstractSet | Mapping
+HELD = (tuple, list, AbstractSet, Mapping)
 """Containers that hold what is remembered."""
 KEY = Keyring(Key.parse(b"a key of sixteen bytes or more"))
 

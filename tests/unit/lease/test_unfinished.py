@@ -72,7 +72,7 @@ def faults(daemon: LeaseNode, datagram: tuple[bytes, str], now: int) -> list[lis
 
     Not the last line: it hands the effects out, and does nothing else.
     """
-    runs = []
+    runs: list[list[Effect]] = []
     while (effects := receive(faulty := copy.deepcopy(daemon), datagram, now, len(runs))) is None:
         runs.append([*faulty.wake(now + MILLISECOND), *faulty.wake(now + 60 * MILLISECOND)])
     assert effects

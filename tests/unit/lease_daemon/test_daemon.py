@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from gateway_agent.adapters.daemons.lease_client_ipc import LeaseDaemonClient
@@ -26,6 +27,7 @@ def test_a_daemon_that_cannot_be_configured_says_why_until_it_is(tmp_path: Path)
             make_key(tmp_path)
             assert (await first).node == "g1"
         assert client.failure == ""
+        assert isinstance(states, AsyncGenerator)
         await states.aclose()
 
     stop = threading.Event()

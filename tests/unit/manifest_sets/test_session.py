@@ -83,7 +83,7 @@ def test_another_key_is_refused() -> None:
 
 def test_who_names_the_key_but_does_not_have_it_is_refused_by_both_ends() -> None:
     class Liar(Key):
-        number = KEY.number  # type: ignore[assignment]
+        number = KEY.number
 
     with pytest.raises(Refused, match="not node w2"):
         Wire().talk(Liar(OTHER.secret))

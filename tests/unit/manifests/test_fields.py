@@ -99,7 +99,8 @@ def test_the_list_of_problems_has_an_end() -> None:
 
 
 def test_words_for_people() -> None:
-    assert [kind_of(value) for value in (None, 1, "", {}, [], False)] == [
+    values: tuple[object, ...] = (None, 1, "", {}, [], False)
+    assert [kind_of(value) for value in values] == [
         "empty", "a number", "a text", "a mapping", "a list", "a boolean",
     ]  # fmt: skip
     assert resembling("partnr", ["bank", "partner"]) == "did you mean 'partner'?"

@@ -23,7 +23,7 @@ def virtual(*addresses: str, **more: str) -> dict[str, Any]:
 
 def parsed(routing: object, source: dict[str, Any] | None = None) -> tuple[Gateway, list[str]]:
     report = Report("gateways.yaml")
-    spec = {"nodeSelector": {"role": "egress"}, "sourceIP": source or BASIC}
+    spec: dict[str, object] = {"nodeSelector": {"role": "egress"}, "sourceIP": source or BASIC}
     if routing is not None:
         spec["routing"] = routing
     found = gateway("partner", Fields({}, "metadata", report), Fields(spec, "spec", report))

@@ -218,7 +218,8 @@ def test_creation_times_of_gateways_and_nodes_are_read() -> None:
     inventory = parse(GATEWAY.replace("{name: partner}", f"{{name: partner, {created}}}"),
                       NODE.replace("{name: g1,", f"{{name: g1, {created},"))  # fmt: skip
     assert not inventory.problems
-    assert [each.created for each in (*inventory.gateways, *inventory.nodes)] == ["2026-11-21T21:00:00Z"] * 2
+    created_at = [each.created for each in inventory.gateways] + [each.created for each in inventory.nodes]
+    assert created_at == ["2026-11-21T21:00:00Z"] * 2
 
 
 @pytest.mark.parametrize("written", ["yesterday", "2026-11-21T21:00:00"])

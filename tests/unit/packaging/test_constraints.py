@@ -17,7 +17,7 @@ HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 
 def pinned() -> dict[str, Requirement]:
     """Return the pinned requirements by canonical name; each has a hash."""
-    found = {}
+    found: dict[str, Requirement] = {}
     for entry in CONSTRAINTS.read_text().replace("\\\n", " ").splitlines():
         text, *hashes = re.split(r"\s+(?=--hash)", entry.partition("#")[0].strip())
         if text:

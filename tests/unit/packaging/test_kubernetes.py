@@ -93,7 +93,7 @@ def test_nobody_is_privileged(directory: str) -> None:
 
 def test_every_volume_is_used_and_the_hosts_cni_only_by_those_with_no_other_right() -> None:
     spec = pod()
-    used = {}
+    used: dict[str, list[Any]] = {}
     for container in (*spec["initContainers"], *spec["containers"]):
         for mount in container["volumeMounts"]:
             used.setdefault(mount["name"], []).append(container)

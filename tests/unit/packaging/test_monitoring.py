@@ -74,7 +74,11 @@ def fired(name: str) -> dict[str, Any]:
 def test_an_alert_fires_and_ends_with_its_fault(tmp_path: Path, name: str) -> None:
     late = BEGINS + minutes(RULES[name].get("for", "0m")) + 12
     assert late < ENDS, "the fault must last for longer"
-    times = ((BEGINS - 1, []), (int(late), [fired(name)]), (ENDS + SOON_MINUTES, []))
+    times: tuple[tuple[int, list[Any]], ...] = (
+        (BEGINS - 1, []),
+        (int(late), [fired(name)]),
+        (ENDS + SOON_MINUTES, []),
+    )
     checks = [{"alertname": name, "eval_time": f"{at}m", "exp_alerts": alerts} for at, alerts in times]
     promtool(tmp_path, {"input_series": given(PLANTED[name].series), "alert_rule_test": checks})
 

@@ -27,5 +27,5 @@ def test_the_same_object_is_worked_out_once_and_an_equal_one_anew() -> None:
 @given(st.lists(st.integers(0, 2 * MAX_KEPT), max_size=60))
 def test_in_any_order_of_any_number_of_objects_the_results_are_right(order: list[int]) -> None:
     objects = [fresh(number, 1) for number in range(2 * MAX_KEPT + 1)]
-    kept = Kept(sum)
+    kept: Kept[tuple[int, ...], int] = Kept(sum)
     assert [kept(objects[number]) for number in order] == [number + 1 for number in order]

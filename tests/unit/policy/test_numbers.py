@@ -40,11 +40,9 @@ def test_a_worker_has_numbers_for_what_its_pods_use_and_an_egress_node_for_what_
     worker = build(inventory(*policies, gateways=gateways), pods=pods)
     assert len(worker.plan.egress_ips) == 4096
     assert not [each for each in worker.problems if "number" in each.message and "tunnel" not in each.message]
-    used = {
-        each
-        for one in pods
-        for each in worker.plan.set_for(one, worker.plan.policies_for(one) or ()).egress_ids
-    }  # type: ignore[union-attr]
+    sets = [worker.plan.set_for(one, worker.plan.policies_for(one) or ()) for one in pods]
+    used = {each for found in sets if found for each in found.egress_ids}
+    assert None not in sets
     assert used <= {egress.id for egress in worker.plan.outgoing}
     assert len(worker.plan.outgoing) <= 40 + numbers.PREPARED_EGRESS_IPS
     assert not worker.plan.incoming

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 
@@ -28,7 +29,7 @@ MANY = Inventory(
 )
 
 
-def failing_on(*names: str):  # type: ignore[no-untyped-def]
+def failing_on(*names: str) -> Callable[[Inventory], Planned]:
     """Return a way to plan that fails for objects of these names, as a fault of our own would."""
 
     def attempt(inventory: Inventory) -> Planned:

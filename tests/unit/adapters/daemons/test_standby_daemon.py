@@ -187,7 +187,7 @@ def test_another_users_process_with_the_name_keeps_no_keeper_from_running(run_di
                 run_scenario(run_dir, StandbyDaemon.begin)
                 holder = pid(run_dir)
                 os.kill(holder, signal.SIGKILL)
-                until(lambda holder=holder: not psutil.pid_exists(holder), "it is gone")
+                until(lambda holder=holder: not psutil.pid_exists(holder), "it is gone")  # type: ignore[misc]
             finally:
                 other.kill()
 
@@ -304,7 +304,7 @@ def test_a_daemon_that_is_gone_is_named_until_another_one_runs_and_then_for_a_wh
     async def whole() -> None:
         client = LeaseDaemonClient(run_dir, start_timeout=60)
         process = staying(run_dir)
-        following = asyncio.create_task(anext(client.states()))
+        following = asyncio.ensure_future(anext(client.states()))
         try:
             await becomes(lambda: client._writer is not None)
             assert client.failure == ""
@@ -322,7 +322,7 @@ def test_a_daemon_that_is_gone_is_named_until_another_one_runs_and_then_for_a_wh
 def test_a_daemon_that_cannot_be_started_is_named(run_dir: Path) -> None:
     async def whole() -> None:
         client = LeaseDaemonClient(run_dir)
-        following = asyncio.create_task(anext(client.states()))
+        following = asyncio.ensure_future(anext(client.states()))
         try:
             await becomes(
                 lambda: "no lease daemon runs: it could not be started: exit code 3" in client.failure

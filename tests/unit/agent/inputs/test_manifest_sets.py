@@ -18,7 +18,7 @@ from gateway_agent.agent.inputs.push import NotPushed, Pushes
 from gateway_agent.agent.state import NodeState
 from gateway_agent.manifest_sets import sets
 from gateway_agent.manifest_sets.acceptance import Local
-from gateway_agent.manifest_sets.messages import Answer, Offer, Request, Result
+from gateway_agent.manifest_sets.messages import Answer, Ask, Fetch, Offer, Request, Result
 from gateway_agent.manifest_sets.sets import ManifestSet
 from gateway_agent.manifests.model import Problem
 
@@ -65,6 +65,7 @@ class Wire:
         await asyncio.sleep(0)
         if {node, self.me} & self.group.away:
             raise TimeoutError
+        assert isinstance(request, Ask | Fetch | Offer)
         return await self.group.nodes[node].answer(self.me, request)
 
     async def serve(self, peers: Any, handler: Any) -> None:

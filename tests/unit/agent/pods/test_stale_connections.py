@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import pytest
 
 from cni.kernel.errors import KernelError
+from gateway_agent.agent.pods.destinations import ForwardingEntries
 from gateway_agent.agent.pods.stale_connections import StaleConnections
 
 from ..gates import Gates, HeldKernel
 
 POD, OTHER = "10.244.1.5", "10.244.1.6"
-NOWHERE: tuple[tuple[str, str, str], ...] = ()
-BY_A = (("203.0.113.0/24", "a", "tunnel"),)
-BY_B = (("203.0.113.0/24", "b", "tunnel"),)
+NOWHERE: ForwardingEntries = frozenset()
+BY_A: ForwardingEntries = frozenset({("203.0.113.0/24", "a", "tunnel")})
+BY_B: ForwardingEntries = frozenset({("203.0.113.0/24", "b", "tunnel")})
 INSIDE, OUTSIDE = "203.0.113.7", "198.51.100.7"
 
 

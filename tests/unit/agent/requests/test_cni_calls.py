@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cni import contract
-from cni.calls import attachments
 from cni.kernel.errors import KernelError
 
 from ...policy.small_inventory import policy
@@ -36,10 +35,6 @@ async def call(world: World, command: str, **changes: Any) -> dict[str, Any]:
     await world.open_all(task.done)
     answer = task.result()
     return {} if answer == contract.OK else json.loads(answer[len(contract.ERROR) :])
-
-
-def records(directory: Path) -> set[str]:
-    return {record.name for record in attachments.read_all(directory)[0]}
 
 
 def test_an_added_pod_is_as_it_was_made_until_somebody_changes_its_tag(tmp_path: Path) -> None:

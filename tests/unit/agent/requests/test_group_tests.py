@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ NODES = tuple(PlanNode(name, f"10.0.0.{number}") for number, name in enumerate(N
 
 
 class Prober:
-    def send(self, probes: list[PodProbe]) -> dict[PodProbe, PodAnswer]:
+    def send(self, probes: Sequence[PodProbe]) -> dict[PodProbe, PodAnswer]:
         found = PodAnswer(Came.EXPIRED, "203.0.113.254", 0.4, ("169.254.233.16", 20001), ("10.0.0.21", 20001))
         return dict.fromkeys(probes, found)
 
@@ -96,7 +96,8 @@ def test_a_node_names_no_other_one() -> None:
 
 
 def test_a_node_that_tests_refuses_another_test() -> None:
-    state, peers = NodeState(plan=Plan("g1", 0xFF00000, 4799, 1450, NODES)), {}
+    state = NodeState(plan=Plan("g1", 0xFF00000, 4799, 1450, NODES))
+    peers: dict[str, Peers] = {}
     peers["g1"] = Peers("g1", state, Wire("g1", peers, {}))
 
     async def both() -> list[Answer]:

@@ -12,8 +12,9 @@ from cni import contract
 from cni.kernel import ids
 from cni.kernel.errors import KernelError
 
+from ...policy.small_inventory import policy
 from ..gates import Gates, HeldKernel
-from ..test_add_order import EMPTY, VETH, World, policy, request, with_policies
+from ..test_add_order import EMPTY, VETH, World, request, with_policies
 
 OLD = "vethold"
 """An interface that no call has named."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cni.datapath import objects, source_guard
+from cni.datapath import objects, source_guard, steering
 from cni.datapath.steering import Address
 from tests.netns.datapath_lab import plan
 
@@ -38,7 +38,7 @@ def test_few_ranges_are_compared_and_the_widest_ones(reserved: list[str]) -> Non
     networks = [ipaddress.ip_network(address) for address in reserved]
     for version in (4, 6):
         ranges = [pair for pair in compared(reserved) if pair[0].version == version]
-        every = list(source_guard.gaps([network for network in networks if network.version == version]))
+        every = list(steering.gaps([network for network in networks if network.version == version]))
         widths = sorted((int(last) - int(first) for first, last in every), reverse=True)
         assert [int(last) - int(first) for first, last in ranges] == widths[
             : source_guard.MAX_COMPARED_RANGES

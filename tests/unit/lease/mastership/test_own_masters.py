@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -22,9 +24,9 @@ def own() -> tuple[OwnMasters, EgressIPs, EgressIP]:
     return OwnMasters(egress_ips), egress_ips, record
 
 
-def add(masters: OwnMasters, record: EgressIP, shown: str = "172.16.0.7", **of_lease: object) -> bool:
+def add(masters: OwnMasters, record: EgressIP, shown: str = "172.16.0.7", **of_lease: Any) -> bool:
     assert record.lease is not None
-    lease = replace(record.lease, **of_lease)  # type: ignore[arg-type]
+    lease = replace(record.lease, **of_lease)
     before = MasterEntry("g2", 2, gone="released by g2: drained", planned=True)
     return masters.add(record, lease, shown, before, 250 * MILLISECOND, 1_000 * SECOND)
 
@@ -36,7 +38,8 @@ def test_what_did_not_change_is_no_news_and_keeps_its_reason() -> None:
     assert (said.epoch, said.since, said.reason) == (3, 1_000.0, "released by g2: drained")
     assert (said.silent_ms, said.planned) == (250, True)
     assert not add(masters, record)
-    for number, change in enumerate(({"held_epoch": 4}, {"without_quorum": True})):
+    changes: tuple[dict[str, Any], ...] = ({"held_epoch": 4}, {"without_quorum": True})
+    for number, change in enumerate(changes):
         assert add(masters, record, **change), number
         [again] = masters.announcements(SECOND)
         assert (again.since, again.reason, again.silent_ms, again.planned) == (
