@@ -1,1 +1,1 @@
-"""The lease daemon's decisions about masters, from datagrams and time to effects. Pure."""
+"""The lease daemon's decisions about masters: datagrams and times in, effects out. Pure."""

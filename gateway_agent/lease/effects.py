@@ -23,18 +23,17 @@ class Effects:
         self._virtual_ips = virtual_ips
         self._conflicts = conflicts
         self._pending: list[Effect] = []
-        """Effects that are not yet handed out. Those that an input which raises had decided by then are handed out
-        with the next input, in order: a fence is closed, and a grant remembered, before anything that relies on it is
-        sent.
+        """Effects that are not yet returned. If an input raises, the effects it had decided on are returned with the
+        next input, in order: a fence is closed, and a grant stored, before anything that relies on either is sent.
         """
 
     def collect(self, now: int) -> list[Effect]:
-        """Return the effects in their order: what others may rely on comes before anything is sent."""
+        """Return the effects in order: whatever other nodes may rely on is done before any message is sent."""
         ownership, pending = self._state.ownership, self._pending
         # Tunnels first: a master that learns that this node queues its packets relies on it.
         self._tunnels.follow(ownership.master_table.changed, ownership.master_table, now, pending)
         ownership.master_table.changed.clear()
-        # Then the fence: a release must not be sent before it is closed, nor a request before its ticket lies.
+        # Then the fence: it must be closed before a release is sent, and have the ticket before a request is sent.
         after = self._virtual_ips.reconcile(ownership.owner.held(now), ownership.specs, now, pending)
         self._state.remember(pending)
         pending += self._state.outbox.take()

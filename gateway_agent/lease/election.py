@@ -1,4 +1,4 @@
-"""The decision of a node after a change: it gathers all that it knows, and asks the LAN if it must."""
+"""Decide, after a change, which leases a node requests and which it hands over; ask the LAN first if necessary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STOP_TIMEOUT_NS = 1 * SECOND
 
 
 class Election:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The decisions of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, node: NodeState, conflicts: ConflictDetection) -> None:
         self._node = node
@@ -30,16 +30,16 @@ class Election:
 
     @property
     def occupied(self) -> Mapping[str, str]:
-        """Return by egress id why an address cannot be taken: another machine has it."""
+        """Return, by egress id, why an address cannot be taken over: another machine has it."""
         return self._vacancy.occupied
 
     @property
     def waits(self) -> bool:
-        """Return True if an address waits for the answer of the LAN."""
+        """Return True if the answer to a probe on the LAN is still awaited for an address."""
         return bool(self._vacancy.pending)
 
     def configure(self, now: int) -> None:
-        """Apply the configuration to the egress IPs, as far as their addresses are free."""
+        """Apply the configuration to the egress IPs whose addresses are free."""
         node = self._node
         specs = effective_specs(
             node.config, node.egress_nodes, node.lifecycle.stopping, self._vacancy.occupied
@@ -47,7 +47,7 @@ class Election:
         node.ownership.configure(specs, node.timers, node.lifecycle.stopping, now)
 
     def decide(self, now: int) -> None:
-        """Decide what this node asks for, and what it hands over."""
+        """Decide which egress IPs this node requests and which it hands over."""
         node = self._node
         without_quorum, pending = node.quorum_view.may_serve_without_quorum(now), self._ask_first(now)
         barred = not node.quorum_view.quorum(now).sets or (
@@ -57,9 +57,9 @@ class Election:
         node.failure_detector.update(mastership.timers.suspect_ns, now)
         alive = node.failure_detector.alive(mastership.timers.suspect_ns, now)
         if without_quorum:
-            # No majority keeps two nodes from serving one address: the LAN is asked.
+            # No majority prevents two nodes from serving one address here, so the LAN is asked.
             not_owned = [s for s in mastership.specs.values() if not mastership.holds(s.id, now)]
-            self._conflicts.ask_each(node.me, not_owned, now)
+            self._conflicts.probe_each(node.me, not_owned, now)
             taken = self._conflicts.unavailable(node.me, not_owned, now)
         else:
             taken = pending
@@ -86,11 +86,11 @@ class Election:
         }
 
     def _ask_first(self, now: int) -> list[str]:
-        """Ask the LAN for addresses that no node is known to have had. Return the ids that wait for an answer."""
+        """Probe the LAN for addresses that no node is known to have had. Return the ids that wait for an answer."""
         node = self._node
         known = node.ownership.master_table
         wanted = [w for w in node.config.egress if w.ready and w.address and not known.highest(w.id)]
-        self._conflicts.ask_first(wanted, now)
+        self._conflicts.probe_first_takeovers(wanted, now)
         before, self._vacancy = self._vacancy, self._conflicts.vacancy(wanted, now)
         if self._vacancy.occupied != before.occupied:
             self.configure(now)
@@ -99,7 +99,7 @@ class Election:
         return self._vacancy.pending
 
     def _apply(self, election_input: ElectionInput, now: int) -> None:
-        """Ask for what has no master if it is this node's turn; hand over what this node is not to keep."""
+        """Request the egress IPs without a master if it is this node's turn; hand over those that it is not to keep."""
         ownership, me = self._node.ownership, self._node.me
         masters = {**election_input.masters, **dict.fromkeys(ownership.owner.held(now), me)}
         known = [identity for identity in ownership.specs if identity != PROPOSER_LEASE]
@@ -122,13 +122,16 @@ class Election:
                 ownership.rebalance.end_move(spec, order[identity], now)
                 if transfer.reason:
                     ownership.hand_over(identity, transfer, now)
-                    # What is given next must see that: with no worker to wait for, the handover is over by then.
+                    # The next decision must count this one: with no worker to wait for, the handover is over by then.
                     masters[identity] = transfer.target
             else:
                 self._contend(identity, order[identity], election_input, now)
 
     def _contend(self, identity: str, order: Sequence[str], election_input: ElectionInput, now: int) -> None:
-        """Ask for what this node does not hold, or cease to ask. ``order``: the nodes that can serve it, best first."""
+        """Request an egress IP that this node does not hold, or withdraw.
+
+        ``order``: nodes that can serve it, best first.
+        """
         ownership, me = self._node.ownership, self._node.me
         if identity in election_input.masters:
             ownership.release(identity, Event.FOLLOW, f"{election_input.masters[identity]} is master", now)
@@ -146,7 +149,7 @@ class Election:
             )
 
     def _patient(self, spec: EgressIPSpec, election_input: ElectionInput, now: int) -> bool:
-        """Return True if what this node is to leave stays until another can serve it: an earlier end helps none."""
+        """Return True if a draining egress IP stays here until another node can serve it: an earlier end helps none."""
         ownership, me = self._node.ownership, self._node.me
         if ownership.stopping_since == NEVER:
             return me in spec.eligible
@@ -155,7 +158,10 @@ class Election:
         )
 
     def _undecided(self, election_input: ElectionInput, now: int) -> bool:
-        """Return True if there is anything to decide: with many egress IPs, the decision takes milliseconds."""
+        """Return True if a decision is needed.
+
+        With many egress IPs it takes milliseconds, so it is not made for nothing.
+        """
         ownership = self._node.ownership
         return any(
             ownership.rebalance.is_open(spec, election_input)

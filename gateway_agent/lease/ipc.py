@@ -11,21 +11,21 @@ from typing import Annotated
 
 import msgspec
 
-from .limits import MOST_TUNNELS, Duration, Identity, KeyNumbers, Mask, Port, Seconds, Text, Vni
+from .limits import MAX_TUNNELS, Duration, Identity, KeyNumbers, Mask, Port, Seconds, Text, Vni
 from .voting.quorum_view import Electorate
 from .voting.voter_set import VoterSet
 
 SOCKET = "keeper.sock"
 LOG = "keeper.log"
-"""The output of a daemon in the background: why it ended, and messages that it could not handle."""
+"""The output of a background daemon: why the daemon ended, and messages that the daemon could not handle."""
 LOCK = "keeper.lock"
-"""Lock that the one daemon of a run directory holds; the file has its process id in it."""
+"""Lock held by the only daemon of a run directory; the file contains the process id of the daemon."""
 STAY = "--stay"
-"""Option of a daemon that another program than the agent runs: it stays in the foreground, waits where there is one
-already, and runs without the agent that is to come.
+"""Option of a daemon that is not started by the agent: the daemon stays in the foreground, waits if another one runs
+already, and needs no agent to start.
 """
 WAIT = "--wait"
-"""Option of a standby daemon: it loads everything, and begins with the first line of its input."""
+"""Option of a standby daemon: the daemon loads everything, and starts to work when it reads a line."""
 
 
 class Peer(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Peer(msgspec.Struct, frozen=True):
     address: str
     """Address on which the node's lease daemon listens (UDP, the cluster port) and on which its tunnels end."""
     egress: bool
-    """True if some gateway's ``nodeSelector`` matches the node: it sends heartbeats and can be master."""
+    """True if the ``nodeSelector`` of any gateway matches the node, which then sends heartbeats and can be master."""
 
 
 class EgressIPSpec(msgspec.Struct, frozen=True):
@@ -52,32 +52,32 @@ class EgressIPSpec(msgspec.Struct, frozen=True):
     reason: str = ""
     """The reason why this node is not ready."""
     shown: str = ""
-    """The address that the outside sees while this node is master; empty where it is not eligible."""
+    """The source address of packets outside while this node is master; empty if the node is not eligible."""
     interface: str = ""
     """The interface of the virtual address while this node is master; empty if there is none."""
     leaving: bool = False
-    """True if this node is not ready because it is to be emptied: as master it hands over while it still forwards."""
+    """True if this node is not ready because it is being drained: as master it hands over while it still forwards."""
     keeps: bool = False
-    """True if this node may not take the egress IP over, but as its master may remain that."""
+    """True if this node may not take the egress IP over, but may stay master of it."""
     failback: bool = False
-    """True if the egress IP goes back, by handover, to the node that it would be on if all had always been well."""
+    """True if the egress IP returns, by handover, to the node that would serve it if no node had ever failed."""
     carries: bool = True
     """True if a pod of this node uses the egress IP, as far as the agent knows."""
     device: str = ""
-    """The tunnel device whose next-hop neighbour the daemon points at the master; empty: none here yet."""
+    """The tunnel device whose next-hop neighbour entry the daemon sets to the master; empty: not created yet."""
     vni: int = 0
-    """VNI of the tunnel: the same on all nodes, as ``sync``."""
+    """VNI of the tunnel. Like ``sync``, it is the same on all nodes."""
     sync: bool = False
     """``connectionSync``."""
 
 
 class HandoverRequest(msgspec.Struct, frozen=True):
-    """An operator wants this node to be master of an egress IP."""
+    """The request of an operator that the node ``to`` become master of an egress IP."""
 
     id: str
     to: str
     token: int
-    """Number of this request, different for each: a request is carried out once."""
+    """Unique number of this request: a request is carried out only once."""
 
 
 class Tunnel(msgspec.Struct, frozen=True, array_like=True):
@@ -96,13 +96,13 @@ class Facts(msgspec.Struct, frozen=True, array_like=True):
     availability_first: bool
     cluster_cidrs: Text
     keys: KeyNumbers = ()
-    """Fingerprints of the keys that the node accepts, the one that it signs with first."""
+    """Fingerprints of the keys that the node accepts; the first is of the key that it signs with."""
     clock: Seconds = 0.0
-    """The node's wall clock when it sends this; 0: not known."""
-    tunnels: Annotated[tuple[Tunnel, ...], msgspec.Meta(max_length=MOST_TUNNELS)] = ()
-    """Tunnels of some of the node's egress IPs: with each period of others."""
+    """The node's wall clock at the time of sending; 0: not known."""
+    tunnels: Annotated[tuple[Tunnel, ...], msgspec.Meta(max_length=MAX_TUNNELS)] = ()
+    """Tunnels of some of the node's egress IPs; each period sends the next part of them."""
     mark_mask: Mask = 0
-    """``mark.mask`` of an egress node that syncs connections, which have marks; else 0."""
+    """``mark.mask`` of an egress node that syncs connections with their marks; otherwise 0."""
 
 
 class PeerKey(msgspec.Struct, frozen=True):
@@ -110,16 +110,16 @@ class PeerKey(msgspec.Struct, frozen=True):
 
     node: str
     fingerprint: str
-    """16 hex digits; empty: a version that names none."""
+    """16 hex digits; empty: the node's version does not name its key."""
     silent_ms: int = msgspec.field(name="last_heard_ms")
     known: bool = True
-    """True if this node has the key; else ``node`` is found by the address that the message came from."""
+    """True if this node has the key; otherwise ``node`` was found by the source address of the message."""
     accepts: tuple[str, ...] | None = None
-    """Fingerprints of the keys that the node says it accepts; None: it has not said so."""
+    """Fingerprints of the keys that the node says it accepts; None: the node has not said."""
 
 
 class OwnKeys(msgspec.Struct, frozen=True):
-    """The keys of this node, by their fingerprints, and what it knows of those of others."""
+    """Fingerprints of the keys of this node, and what this node knows of the keys of others."""
 
     signs: str
     accepts: tuple[str, ...]
@@ -127,7 +127,7 @@ class OwnKeys(msgspec.Struct, frozen=True):
 
 
 class KeeperConfig(msgspec.Struct, frozen=True):
-    """The configuration of the lease daemon. ``peers`` has this node too."""
+    """The configuration of the lease daemon. ``peers`` includes this node."""
 
     node: str
     port: int
@@ -138,12 +138,12 @@ class KeeperConfig(msgspec.Struct, frozen=True):
     peers: tuple[Peer, ...]
     egress: tuple[EgressIPSpec, ...]
     stopping: bool = False
-    """True if the service is being stopped: hand every lease over, inform the workers, then exit."""
+    """True if the service is being stopped: the daemon hands every lease over, informs the workers, then exits."""
     moves: tuple[HandoverRequest, ...] = ()
     published: VoterSet | None = None
     """The voter set that the cluster names; see :mod:`gateway_agent.kubernetes.voter_configmap`."""
     accept_key_files: tuple[str, ...] = ()
-    """Further keys that messages may be signed with."""
+    """Files of further keys with which accepted messages may be signed."""
     facts: Facts | None = None
     """The settings of this node, without its keys, as they are sent to other nodes."""
 
@@ -169,15 +169,15 @@ class EgressState(msgspec.Struct, frozen=True):
     """Name of the master; empty: none known."""
     epoch: int
     since: float
-    """Wall clock, seconds, when the master took over (as it says itself); 0 where there is none."""
+    """Wall clock, seconds, when the master took over, as the master itself says; 0 if there is no master."""
     state: str
     """This node's role: ``master``, ``standby`` (could be master) or ``none``."""
     reason: str
-    """The reason why there is no master, or why this node is not the master; empty where all is well."""
+    """The reason why there is no master, or why this node is not the master; empty if there is no problem."""
     shown: str = ""
-    """The address that the outside sees now, as the master says; empty where there is none."""
+    """The current source address of packets outside, as the master says; empty if there is none."""
     without_quorum: bool = msgspec.field(default=False, name="survivor")
-    """The master holds it without a majority (two nodes only, or ``AvailabilityFirst``)."""
+    """True if the master holds the lease without a majority (two nodes only, or ``AvailabilityFirst``)."""
     margin_ms: int | None = None
     """The shortest remaining time of the lease at its last renewals, milliseconds; None: this node renews none."""
 
@@ -194,7 +194,7 @@ class MemberState(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """An egress IP got another master, or lost its last."""
+    """A change of the master of an egress IP: another node, or none any more."""
 
     id: str
     before: str
@@ -203,13 +203,13 @@ class Change(msgspec.Struct, frozen=True):
     at: float
     """Time of the change by the wall clock, seconds."""
     silent_ms: int
-    """Upper bound of the time in which nothing left by the egress IP: from the release by the master before, or from
-    the last sign of a master that was silent, until the new one served. 0 for a planned handover, where packets
-    waited.
+    """Upper bound of the time in which no packet left by the egress IP: from the release by the previous master, or
+    from the last message of a silent master, until the new master served. 0 for a planned handover, whose packets were
+    queued.
     """
     reason: str
     planned: bool = False
-    """The master before has handed over to a node of its choice."""
+    """True if the previous master has handed over to a node of its choice."""
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -224,19 +224,19 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class KernelFailures(msgspec.Struct, frozen=True):
-    """Numbers of refusals of the kernel for a virtual address, since the lease daemon started."""
+    """The number of operations for a virtual address that the kernel has refused since the lease daemon started."""
 
     address: str
-    """The virtual address; empty for a ticket, which is for all addresses."""
+    """The virtual address; empty for a ticket, which counts for all addresses."""
     what: str
     """``ticket``, ``open`` (the fence), ``add``, ``remove``, ``announce`` or ``probe``."""
     number: int
 
 
 LATE, FOREIGN_KEY = "late", "foreign_key"
-"""Kinds of problems: this daemon gets too little processor time; another node signs with a key that is not ours."""
+"""Kinds of problems: this daemon gets too little processor time; another node signs with a key that this node lacks."""
 UNCONFIGURED = 0
-"""Incarnation in the states of a daemon that could follow no configuration so far: only ``problems`` count in them."""
+"""Incarnation of a daemon that has not been able to apply any configuration: only ``problems`` of its state count."""
 
 
 class Heartbeats(msgspec.Struct, frozen=True):
@@ -244,7 +244,7 @@ class Heartbeats(msgspec.Struct, frozen=True):
 
     sent: int = 0
     late: int = 0
-    """Made a whole period late, or later."""
+    """Number of heartbeats that were sent at least one whole period late."""
 
 
 class KeeperState(msgspec.Struct, frozen=True):
@@ -271,7 +271,7 @@ class KeeperState(msgspec.Struct, frozen=True):
     unfit: str = ""
     """The reason why this node can serve no egress IP, though its agent finds it ready."""
     keys: OwnKeys | None = None
-    """Keys of all nodes; None: left out, as everywhere but in the first state on a connection."""
+    """Keys of all nodes; None: left out, as in every state but the first one on a connection."""
     failures: tuple[KernelFailures, ...] = ()
     """Failures of the kernel for the virtual addresses that this node may serve."""
     heartbeats: Heartbeats = Heartbeats()

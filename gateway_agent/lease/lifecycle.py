@@ -1,4 +1,4 @@
-"""The life of a lease daemon: it outlives its agent for a while, and ends when all is handed over."""
+"""The life of a lease daemon, which outlives its agent for a while and ends once every lease is handed over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .voting.protocol import NEVER, SECOND
 HANDOVER_NS = 2 * SECOND
 """Longest time that a stopping node waits for its successors."""
 ORPHAN_NS = 10 * SECOND
-"""Time for which leases are kept without a sign of life of the agent; then they are handed over."""
+"""Time for which leases are kept without a sign of life of the agent; after that the leases are handed over."""
 
 ATTENDED_NS = 3 * SECOND
 
@@ -20,20 +20,20 @@ class Lifecycle:
         self._stopping_at = NEVER
 
     def agent_seen(self, now: int) -> None:
-        """Take in a sign of life of the agent."""
+        """Note a sign of life of the agent."""
         self._attended_at = now
 
     def attended(self, now: int) -> bool:
-        """Return True if the agent has given a sign of life a moment ago; it gives one each second."""
+        """Return True if the agent has given a sign of life lately; the agent gives one each second."""
         return now < self._attended_at + ATTENDED_NS
 
     def stop(self, now: int) -> None:
-        """Begin to hand over everything. A second call changes nothing."""
+        """Start to hand over every lease. A second call changes nothing."""
         self._stopping_at = min(self._stopping_at, now)
 
     @property
     def stopping(self) -> bool:
-        """Return True if everything is to be handed over."""
+        """Return True if every lease is to be handed over."""
         return self._stopping_at < NEVER
 
     def agent_gone(self, now: int) -> bool:
@@ -41,9 +41,9 @@ class Lifecycle:
         return now >= self.next_wake()
 
     def next_wake(self) -> int:
-        """Return when the agent counts as gone."""
+        """Return the moment at which the agent counts as gone."""
         return NEVER if self.stopping else self._attended_at + ORPHAN_NS
 
     def over(self, handed_over: bool, now: int) -> bool:
-        """Return True if the daemon stops, and everything has a new master or no node takes it."""
+        """Return True if the daemon stops, and each egress IP has a new master or no node takes it over."""
         return self.stopping and (handed_over or now >= self._stopping_at + HANDOVER_NS)

@@ -1,4 +1,4 @@
-"""Whole messages of a node about itself: its heartbeat, and its subscription to the egress nodes."""
+"""Build the messages of a node about itself: the heartbeat, and the subscription to egress nodes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .voting.voter_set import PROPOSER_LEASE, VoterSetState
 
 SUBSCRIBE_NS = 2 * SECOND
 STOPPING = "stopping"
-"""The reason why a node that is ending can serve nothing."""
+"""The reason why a node that is stopping can serve no egress IP."""
 
 
 class MessageBuilder:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The builder of one node's messages. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class MessageBuilder:
     def heartbeat(
         self, config: KeeperConfig, stopping: bool, now: int, request: Request | None = None
     ) -> Heartbeat:
-        """Return what this node says of itself; with a ``request`` it asks the voters as well."""
+        """Return the heartbeat of this node; with a ``request`` the heartbeat requests leases as well."""
         mastership, voter_set_state = self._mastership, self._voter_set_state
         is_egress = config.node in self._contact.egress_nodes
         return Heartbeat(
@@ -62,12 +62,12 @@ class MessageBuilder:
         )
 
     def subscribe(self, nodes: Iterable[str], facts: Facts | None, carries: tuple[str, ...] | None) -> None:
-        """Subscribe to the masters of ``nodes``, with what this node knows of them and with its settings.
+        """Subscribe to the masters of ``nodes``. The message names the masters that this node knows, and its settings.
 
-        ``carries``: the egress IPs by which its pods go; None: not known.
+        ``carries``: the egress IPs that pods of this node use; None: not known.
         """
         voter_set_state, mastership = self._voter_set_state, self._mastership
-        # An id without spec and master is of a gateway that is gone: with those of years no datagram holds all.
+        # An id without spec and master belongs to a deleted gateway: over years, these would fill the datagram.
         known = tuple(
             each for each in mastership.master_table.known() if each[0] in mastership.specs or each[2]
         )
@@ -76,9 +76,9 @@ class MessageBuilder:
         )
 
     def subscription_pause(self, config: KeeperConfig, seed: int) -> int:
-        """Return nanoseconds until the next subscription: few as long as this node does not know the voters.
+        """Return the nanoseconds until the next subscription: few while this node does not know the voters.
 
-        Else a little less than the period, by a hash of ``seed``.
+        Later the pause is a little less than the period, by a hash of ``seed``.
         """
         learning = self._voter_set_state.recovering or self._voter_set_state.current.version == 0
         pause = 2 * config.heartbeat_ns if learning else SUBSCRIBE_NS
@@ -86,7 +86,7 @@ class MessageBuilder:
 
 
 def _unready(node: str, specs: Iterable[EgressIPSpec]) -> dict[str, str]:
-    """Return by egress id why a node cannot serve what it is eligible for."""
+    """Return, by egress id, why a node cannot serve the egress IPs that it is eligible for."""
     return {
         spec.id: spec.reason
         for spec in specs

@@ -1,11 +1,11 @@
 """The lease daemon as a state machine: datagrams, configuration and time in, effects out.
 
-One heartbeat is everything at once: sign of life, request for leases, announcement of what is held. A node
-that is no egress node sends none; it votes if it is asked to, and subscribes to the egress nodes.
+One heartbeat is a sign of life, a request for leases and an announcement of the leases that are held. A node that is no
+egress node sends no heartbeats; it votes on request, and subscribes to the egress nodes.
 
-Each input goes the same path: leases that have ended are given up, the input changes the node
-(:mod:`.reception` for messages), what is due is decided (:mod:`.election`) and sent (:mod:`.transmission`), and what
-all of that means for the kernel comes out as effects, in the order in which they must be carried out.
+Each input goes the same path: leases that have ended are given up, the input changes the node (:mod:`.reception` for
+messages), decisions that are due are made (:mod:`.election`) and sent (:mod:`.transmission`), and the consequences for
+the kernel are returned as effects, in the order in which they must be carried out.
 """
 
 from __future__ import annotations
@@ -29,12 +29,15 @@ from .voting.voter_set import Memory
 
 
 class LeaseNode:
-    """Every input gives the effects to carry out, in order. ``now``: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The state machine of one node.
+
+    Every input returns effects to carry out in order. ``now``: as ``CLOCK_BOOTTIME``.
+    """
 
     def __init__(
         self, config: KeeperConfig, keys: Keyring, incarnation: int, memory: Memory | None, now: int
     ) -> None:
-        """``incarnation``: a random number of 64 bits, not 0. ``memory``: of an earlier process, if any.
+        """``incarnation``: a random number of 64 bits, not 0. ``memory``: what an earlier process has stored, if any.
 
         The configuration takes effect with the first :meth:`configure`.
         """
@@ -54,11 +57,11 @@ class LeaseNode:
         self._election = Election(state, self.conflicts)
         self._effects = Effects(state, self._tunnels, self.virtual_ips, self.conflicts)
         self._moved: set[int] = set()
-        """Tokens of the handovers that are carried out and still asked for."""
+        """Tokens of the requested handovers that are carried out already."""
         self._seen: object = (False, (), False)
-        """The last values of those parts of the node's state that change by time alone."""
+        """The last values of the parts of the state that change with time alone."""
         self._shown = 0
-        self._in_step = False  # A period has begun with a message: what is due once in a period is due now.
+        self._in_step = False  # True if a message has begun a period: the work of each period is due now.
         self._next_subscribe = now
 
     # Inputs
@@ -66,9 +69,10 @@ class LeaseNode:
     def configure(
         self, config: KeeperConfig, keys: Keyring, now: int, wall_offset_ns: int = 0
     ) -> list[Effect]:
-        """Take on a new configuration, live. The node's name cannot change. Also a sign of life.
+        """Apply a new configuration while running.
 
-        ``wall_offset_ns``: what to add to ``now`` to get Unix time.
+        The node's name cannot change. The call is a sign of life of the agent, too. ``wall_offset_ns``: the difference
+        of Unix time to ``now``.
         """
         self.attend(now, wall_offset_ns)
         self._expire(now)
@@ -81,7 +85,8 @@ class LeaseNode:
             self._transmission.retire(now)
         self._election.configure(now)
         if state.carried - carried or edited:
-            # A master that hands over waits for this node from now on, and asks for no longer lease than it grants.
+            # From now on a master that hands over waits for this node, and requests no longer lease than this node
+            # grants.
             state.subscribe(state.egress_nodes, now)
         self._moved &= {move.token for move in config.moves}
         for move in config.moves:
@@ -92,12 +97,12 @@ class LeaseNode:
         return self._finish(now)
 
     def _announce(self) -> None:
-        """Let what has changed, readiness above all, be sent at once."""
+        """Send changes at once: above all, readiness."""
         self._due.heartbeat = self._due.decision = True
         self._due.revision += 1
 
     def renew_tunnels(self, now: int) -> list[Effect]:
-        """Set each tunnel again, whatever has become of it in the kernel."""
+        """Set each tunnel again, in whatever state it is in the kernel."""
         self._expire(now)
         self._tunnels.renew()
         return self._finish(now)
@@ -107,7 +112,7 @@ class LeaseNode:
         self._tunnels.refused(device)
 
     def stop(self, now: int) -> list[Effect]:
-        """Hand over everything, whatever the agent says from now on, until :meth:`finished`."""
+        """Hand over every lease until :meth:`finished`, whatever the agent says from now on."""
         self._expire(now)
         if not self._state.lifecycle.stopping:
             self._state.lifecycle.stop(now)
@@ -116,20 +121,20 @@ class LeaseNode:
         return self._finish(now)
 
     def attend(self, now: int, wall_offset_ns: int | None = None) -> None:
-        """Take in a sign of life of the agent. ``wall_offset_ns``: as for :meth:`configure`; None: as it was."""
+        """Note a sign of life of the agent. ``wall_offset_ns``: as for :meth:`configure`; None: unchanged."""
         self._state.lifecycle.agent_seen(now)
         if wall_offset_ns is not None:
             self.ownership.wall_offset_ns = wall_offset_ns
 
     def receive(self, datagram: bytes, source: str, now: int) -> list[Effect]:
-        """Handle a datagram. ``source``: the address that it came from."""
+        """Handle a datagram. ``source``: the source address of the datagram."""
         self.take(datagram, source, now)
         return self.settle(now)
 
     def take(self, datagram: bytes, source: str, now: int) -> None:
-        """Take in one of several datagrams that have arrived together; what follows comes with :meth:`settle`.
+        """Handle one of several datagrams that arrived together; :meth:`settle` decides on all of them.
 
-        A decision costs as much as many messages. One for each message would make a busy node late, and its lateness
+        A decision costs as much as many messages. A decision for each message would delay a busy node, and a late node
         makes all others send more.
         """
         self._expire(now)
@@ -139,21 +144,21 @@ class LeaseNode:
         if opened.body is not None:
             state.quorum_view.on_message(opened.sender, now)
             state.subscribers.on_message(opened.sender, now)
-            if opened.met:
+            if opened.new_incarnation:
                 state.subscribe([opened.sender], now)
-                # After a restart of several voters at once an election waits for nothing else.
+                # After a simultaneous restart of several voters, an election waits for this alone.
                 self._due.heartbeat |= opened.sender in self.voter_set.current.members and self.isolated(now)
             self._reception.take(opened, now)
             self._in_step |= self._transmission.keep_step(opened.sender, opened.body, now)
-            # A node that learns that an address has had a master waits for no answer.
+            # Once a node learns that an address has had a master, it need not wait for an answer from the LAN.
             self._due.decision |= self._election.waits
 
     def settle(self, now: int) -> list[Effect]:
-        """Decide on all that has been taken in."""
+        """Decide on all inputs since the last decision."""
         return self.wake(now) if self._in_step else self._finish(now)
 
     def claimed(self, address: str, mac: str, interface: str, now: int) -> list[Effect]:
-        """Take in that another machine on the LAN of ``interface`` claims a virtual address."""
+        """Handle the claim of another machine on the LAN of ``interface`` to a virtual address."""
         self._expire(now)
         identity = self.virtual_ips.on_conflict(address, now)
         wall_ns = now + self.ownership.wall_offset_ns
@@ -164,11 +169,11 @@ class LeaseNode:
         return self._finish(now)
 
     def wake(self, now: int) -> list[Effect]:
-        """Do what is due at :meth:`next_wake`. May be called at any time."""
+        """Do the work that is due at :meth:`next_wake`. Any earlier or later call is valid."""
         self._expire(now)
         state, self._in_step = self._state, False
         if deferred := state.voter_node.due(now):
-            # At once: a new master waits for it. All else that is due comes with the next wake.
+            # The vote is sent at once: a new master waits for it. All other work comes with the next wake.
             for each in deferred:
                 self._reception.vote(each.sender, each.incarnation, each.request, now)
             return self._finish(now)
@@ -188,7 +193,7 @@ class LeaseNode:
         return self._finish(now)
 
     def _renew_subscriptions(self, now: int) -> None:
-        """Subscribe anew, and forget what is old: once in each period of subscriptions."""
+        """Renew the subscriptions, and forget old state, once in each period of subscriptions."""
         state = self._state
         state.subscribe(sorted({*state.egress_nodes, *self.voter_set.current.members}), now)
         self.endpoint.peer_keys.keep(frozenset(self.endpoint.peers), now)
@@ -201,7 +206,7 @@ class LeaseNode:
         )
 
     def _note_changes(self, now: int) -> None:
-        """Note whether something is to be shown that has changed by time alone."""
+        """Raise the revision if a part of the status has changed with time alone."""
         late = self.ownership.lateness.is_late(now)
         seen = late, self.voter_set.missing_recorded_voters(now), self.receives_from_no_peer(now)
         self._due.revision += self._seen != seen
@@ -217,7 +222,7 @@ class LeaseNode:
             self._transmission.next_wake(),
             self.virtual_ips.next_wake(),
             self.conflicts.next_wake(),
-            # Not with the next own heartbeat: a lease may be hardly longer than what makes a member suspect.
+            # Not with the next own heartbeat: a lease may be hardly longer than the time that makes a member suspect.
             suspicion if self.is_egress else NEVER,
             self._state.lifecycle.next_wake(),
         )
@@ -236,7 +241,7 @@ class LeaseNode:
 
     @property
     def revision(self) -> int:
-        """Return a number that grows when :func:`gateway_agent.lease.status.report` shows something else."""
+        """Return a number that grows whenever the result of :func:`gateway_agent.lease.status.report` changes."""
         return self._due.revision + self.strays.revision
 
     @property
@@ -259,11 +264,11 @@ class LeaseNode:
         return self._state.isolated(now)
 
     def receives_from_no_peer(self, now: int) -> bool:
-        """Return True if no message came from any other node for long, though one should."""
+        """Return True if no message has come from any other node for long, though messages are expected."""
         return self._state.quorum_view.receives_from_no_peer(now)
 
     def finished(self, now: int) -> bool:
-        """Return True if this node stops, and everything has a new master or no node takes it."""
+        """Return True if this node stops, and each egress IP has a new master or no node takes it over."""
         lifecycle = self._state.lifecycle
         return lifecycle.stopping and lifecycle.over(self.ownership.handed_over(), now)
 
@@ -272,18 +277,18 @@ class LeaseNode:
     def _expire(self, now: int) -> None:
         """Give up the leases that have ended, before anything else."""
         state = self._state
-        # An egress node has something to do with each heartbeat at the latest.
+        # An egress node has work at least once in each heartbeat period.
         pause_ns = now - state.last_input
         if pause_ns > state.config.duration_ns // 2:
             self.ownership.lateness.stall(pause_ns, state.config.duration_ns, now)
         state.last_input = now
-        # Of two nodes the one that is left need not spare others.
+        # The remaining one of two nodes need not give others precedence.
         self.ownership.expire(pausing=len(self.endpoint.peers) > 1, now=now)
 
     def _finish(self, now: int) -> list[Effect]:
-        """Decide and send what is due, and return the effects of all of it."""
+        """Make the decisions and send the messages that are due; return the effects."""
         state = self._state
-        # A request may be answered by the own vote alone, and the outcome is to be sent at once.
+        # The node's own vote alone may answer a request, and the outcome is sent at once.
         for _ in range(3):
             if self._due.decision:
                 self._due.decision = False

@@ -26,13 +26,13 @@ from .voting.voter_set import Memory, VoterSetState
 
 @dataclass(frozen=True)
 class Remember:
-    """Store this before anything that follows is sent."""
+    """Store ``memory`` before any of the following messages is sent."""
 
     memory: Memory
 
 
 class NodeState:
-    """The parts of one node, made once. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The parts of one node, created once. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
         self, config: KeeperConfig, keys: Keyring, incarnation: int, memory: Memory | None, now: int
@@ -62,7 +62,7 @@ class NodeState:
         self._was_isolated = False
 
     def configure(self, config: KeeperConfig, keys: Keyring, now: int) -> None:
-        """Take on another configuration."""
+        """Apply another configuration."""
         self.config = config
         self.endpoint.keys = keys
         peers = {p.name: p.address for p in config.peers if p.name != self.me}
@@ -94,12 +94,12 @@ class NodeState:
 
     @property
     def facts(self) -> Facts | None:
-        """Return this node's settings as other nodes get them."""
+        """Return this node's settings in the form that is sent to other nodes."""
         return self.agreement.own(self.endpoint.keys.numbers, self.wall(self.last_input))
 
     @property
     def carried(self) -> frozenset[str]:
-        """Return the ids by which pods of this node go, as its agent said last."""
+        """Return the ids of the egress IPs that pods of this node use, as the agent last said."""
         return frozenset(spec.id for spec in self.config.egress if spec.carries)
 
     def wall(self, now: int) -> int:
@@ -112,25 +112,25 @@ class NodeState:
         return self.is_egress and self.quorum_view.isolated(now)
 
     def watch_isolation(self, now: int) -> bool:
-        """Take in whether this node is isolated. Return True if that is news."""
+        """Update whether this node is isolated. Return True if that has changed."""
         before, self._was_isolated = self._was_isolated, self.isolated(now)
         self.due.revision += self._was_isolated != before
         return self._was_isolated != before
 
     def voters_changed(self) -> None:
-        """Take in that the voter set is another one."""
+        """Note that the voter set has changed."""
         self.due.heartbeat |= self.is_egress
         self.due.decision = True
         self.due.revision += 1
 
     def subscribe(self, nodes: Iterable[str], now: int) -> None:
-        """Subscribe at ``nodes``: they report their masters to this node."""
-        # While the agent is away the plugin may lead pods by anything.
+        """Subscribe to ``nodes``, which then report their masters to this node."""
+        # While the agent does not run, the plugin may steer pods to any egress IP.
         carries = tuple(sorted(self.carried)) if self.lifecycle.attended(now) else None
         self.message_builder.subscribe(nodes, self.facts, carries)
 
     def remember(self, effects: list[Any]) -> None:
-        """Append what is to be stored of this node as a voter, if that has changed."""
+        """Append the effect that stores this node's memory as a voter, if the memory has changed."""
         memory = self.voter_node.memory(self.quorum_view.longest_ns)
         if memory is not None and memory != self._stored:
             effects.append(Remember(memory))

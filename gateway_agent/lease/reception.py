@@ -1,4 +1,4 @@
-"""Messages of other nodes, one after another: what each changes in this node, and the answers to it."""
+"""Handle messages of other nodes, one after another: change the state of this node, and answer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .voting.voter_set import PROPOSER_LEASE
 
 
 class Reception:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The receiving part of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, node: NodeState, now: int) -> None:
         self._node = node
         self._epochs = limits.EpochLimit()
         self._next_correction = now
         self._releases: dict[str, frozenset[Release]] = {}
-        """The releases that each node's last heartbeat named."""
+        """The releases in the last heartbeat of each node."""
 
     def forget_old(self) -> None:
-        """Drop the ids of which no epoch is known any more, and the nodes that are gone."""
+        """Drop the ids without a known epoch, and the nodes that are gone."""
         known = {each.id for each in self._node.ownership.egress_ips if each.highest_epoch is not None}
         self._epochs.forget(known)
         peers = self._node.endpoint.peers
@@ -60,12 +60,12 @@ class Reception:
             )
             self._node.outbox.put([sender], msgspec.structs.replace(heartbeat, facts=self._node.facts))
         elif isinstance(body, Holding):
-            self._node.ownership.is_queueing(sender, body.ids, now)
+            self._node.ownership.note_queueing(sender, body.ids, now)
         elif isinstance(body, Handover):
             self.move(body, now)
 
     def move(self, wanted: Handover, now: int) -> None:
-        """Begin a handover that an operator wants, if this node is master; else ask the master, once."""
+        """Start a requested handover if this node is master; otherwise pass the request on to the master, once."""
         master = self._node.ownership.master_table.of(wanted.id).master
         if self._node.ownership.holds(wanted.id, now):
             self._node.ownership.rebalance.move(wanted.id, wanted.to, now)
@@ -79,7 +79,7 @@ class Reception:
             self._node.subscribers.leave(sender)
         named = self._releases.get(sender, frozenset())
         for release in heartbeat.releases:
-            # Each is repeated for a second, in case a datagram is lost. With many addresses that is costly.
+            # Releases are repeated for a second, in case a datagram is lost; only the first copy is handled.
             if release not in named:
                 self._node.ownership.take_release(release, now)
         self._releases[sender] = frozenset(heartbeat.releases)
@@ -89,11 +89,11 @@ class Reception:
                 self._node.due.decision = True
                 self._node.due.revision += 1
         elif not self._node.ownership.master_table.follows(sender):
-            # A master that is no egress node any more counts until it has handed over.
+            # A master that is no longer an egress node counts until it has handed over.
             return
         outranked = self._node.ownership.master_table.outranked(sender, heartbeat.masters)
         if outranked and now >= self._next_correction:
-            # The sender learns at once what is known here, and claims an epoch above.
+            # The sender learns the highest epoch at once, and claims a higher one.
             self._next_correction = now + self._node.config.heartbeat_ns // 2
             self._node.subscribe([sender], now)
         for announcement in heartbeat.masters:
@@ -108,7 +108,7 @@ class Reception:
             self._node.outbox.put([sender], Holding(tuple(held)))
 
     def vote(self, sender: str, incarnation: int, request: VoteRequest, now: int) -> None:
-        """Judge the claims of a request, as a voter, and answer."""
+        """Vote on the claims of a request, and answer."""
         verdict = self._node.voter_node.vote(sender, incarnation, request, self._node.config.duration_ns, now)
         voter_set = self._node.voter_set
         answer = Answer(request.seq, voter_set.current, voter_set.accepted, verdict.granted, verdict.refused)
@@ -123,10 +123,10 @@ class Reception:
             return
         self._node.quorum_view.answer(voter, now)
         if self._node.watch_isolation(now):
-            # Now this node may ask for what has no master, and be given something.
+            # Now this node may request egress IPs without a master, and receive handovers.
             self._node.due.heartbeat = self._node.due.decision = True
         if any(refusal.why == DURATION for refusal in answer.refused) and now >= self._next_correction:
-            # The voter answers with its settings: the next request asks for no more than it grants.
+            # The answer has the voter's settings: the next request asks for no longer lease than the voter grants.
             self._next_correction = now + self._node.config.heartbeat_ns // 2
             self._node.subscribe([voter], now)
         if PROPOSER_LEASE in answer.granted and PROPOSER_LEASE in request.claims:

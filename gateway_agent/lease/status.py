@@ -1,4 +1,4 @@
-"""The state of a lease node, as the agent and the operator read it."""
+"""Report the state of a lease node for the agent and for operators."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def report(
     keys: bool = False,
     failures: tuple[KernelFailures, ...] = (),
 ) -> KeeperState:
-    """Return what is known ``now`` (as for the node's inputs).
+    """Return the state at ``now`` (a time like those of the node's inputs).
 
-    ``problems``, ``failures``: those that its process knows of. ``keys``: whether the table of all keys is wanted.
+    ``problems``, ``failures``: those that the daemon's process knows of. ``keys``: True to include the table of all
+    keys.
     """
     voters, late = node.voter_set.current, tuple(_late(node, now))
     foreign = tuple(node.endpoint.peer_keys.foreign_keys(node.config.node, node.endpoint.keys))
@@ -61,12 +62,15 @@ def report(
 
 
 def _problems(node: LeaseNode, late: tuple[str, ...], foreign: tuple[str, ...], now: int) -> tuple[str, ...]:
-    """Return the problems of this node and of what it receives. ``late``, ``foreign``: two kinds of them."""
+    """Return the problems of this node and of the messages it receives.
+
+    ``late``, ``foreign``: problems of two kinds.
+    """
     return (
         *node.occupied.values(),
         *_missing_recorded_voters(node, now),
         *late,
-        *_deaf(node, now),
+        *_receives_from_none(node, now),
         *foreign,
         *node.endpoint.peer_keys.problems(node.config.node),
         *node.agreement.problems(node.config.node),
@@ -75,7 +79,7 @@ def _problems(node: LeaseNode, late: tuple[str, ...], foreign: tuple[str, ...], 
 
 
 def unconfigured(problems: tuple[str, ...]) -> KeeperState:
-    """Return the state of a daemon that could follow no configuration so far."""
+    """Return the state of a daemon that has not been able to apply any configuration."""
     return KeeperState("", UNCONFIGURED, (), (), (), 0, True, {}, problems=problems)
 
 
@@ -102,7 +106,7 @@ def _margin_ms(node: LeaseNode, spec: EgressIPSpec) -> int | None:
 
 
 def _reason(node: LeaseNode, spec: EgressIPSpec, now: int) -> str:
-    """Return why there is no master; else, if this node is eligible, why it is not ready to be."""
+    """Return why there is no master; if there is one and this node is eligible, why this node is not ready."""
     if node.config.node in spec.eligible:
         if node.isolated(now):
             return NO_MAJORITY
@@ -131,7 +135,7 @@ def _member(node: LeaseNode, name: str, now: int) -> MemberState:
         reason = "; ".join(filter(None, ("never received", _unanswered(node, name))))
         return MemberState(name, False, False, reason, -1)
     silent_ns = now - member.received_at
-    # An egress node learns it from each heartbeat, others as subscribers.
+    # An egress node learns this from each heartbeat, other nodes as subscribers.
     alive = silent_ns <= (node.config.duration_ns if node.is_egress else node.ownership.timers.hold_ns)
     silent = f"silent for {silent_ns // MILLISECOND} ms"
     reason = member.why_not() if alive else "; ".join(filter(None, (silent, _unanswered(node, name))))
@@ -139,7 +143,7 @@ def _member(node: LeaseNode, name: str, now: int) -> MemberState:
 
 
 def _unanswered(node: LeaseNode, name: str) -> str:
-    """Return that no program listens on a node; empty if one may."""
+    """Return the text that no program listens on a node; empty if one may."""
     return node.strays.unanswered(name, node.config.port)
 
 
@@ -160,8 +164,8 @@ def _late(node: LeaseNode, now: int) -> Iterator[str]:
         yield problem
 
 
-def _deaf(node: LeaseNode, now: int) -> Iterator[str]:
-    """Yield what this node listens on and sends to if it receives from no other node."""
+def _receives_from_none(node: LeaseNode, now: int) -> Iterator[str]:
+    """Yield the problem that this node receives from no other node, with the addresses and the port it uses."""
     if not node.receives_from_no_peer(now):
         return
     config = node.config

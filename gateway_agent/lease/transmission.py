@@ -1,10 +1,10 @@
-"""Heartbeats of this node: when it sends one, whether that is a request, and to whom.
+"""Send the heartbeats of this node: when, to whom, and whether as a request.
 
-A heartbeat is due once in each period. One that is urgent is sent at once, but not without end: each is answered by
-all, and with many addresses each answer may be a reason for another one.
+A heartbeat is due once in each period. An urgent heartbeat is sent at once, but the rate is limited: all nodes answer
+each one, and with many addresses each answer may cause another heartbeat.
 
-Egress nodes keep step: each sends its heartbeat when that of the first one arrives, and answers this in the same
-moment. At rest, most of the cost of a message is that the process wakes up for it.
+Egress nodes keep step: when the heartbeat of the first node arrives, each sends its own heartbeat together with its
+answer. At rest, waking up the process is most of the cost of a message.
 """
 
 from __future__ import annotations
@@ -21,35 +21,35 @@ from .voting.protocol import NEVER
 from .voting.quorum_view import NEVER_RECEIVED
 
 STEP_PART = 16
-"""Part of a period by which the first node's heartbeat may be late before the others send without it."""
+"""Fraction (1/16) of a period that the others wait for a late heartbeat of the first node."""
 BURST = 16
-"""Urgent heartbeats that may follow each other at once; then four are sent in each period."""
+"""Number of urgent heartbeats that may be sent back to back; after those, four are sent in each period."""
 
 
 class Transmission:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The sending part of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, node: NodeState, virtual_ips: VirtualIPs, now: int) -> None:
         self._node = node
         self._virtual_ips = virtual_ips
         self._rate_limiter = RateLimiter(BURST, node.config.heartbeat_ns // 4)
         self._regular = False
-        """The heartbeat of this period is due."""
+        """True if the heartbeat of this period is due."""
         self._last_regular = NEVER_RECEIVED
         """The moment at which the last regular heartbeat was due."""
         self._retired_at = NEVER_RECEIVED
         self._next_heartbeat = self._next_report = now
         self.sent = 0
-        """Heartbeats sent; one may go to many nodes."""
+        """Number of heartbeats sent; one may go to many nodes."""
         self.late = 0
-        """Heartbeats that this node made a whole period late, or later: it got no processor time."""
+        """Number of heartbeats sent at least one whole period late, because this node got no processor time."""
 
     def configure(self) -> None:
-        """Take on another length of the period."""
+        """Apply another length of the period."""
         self._rate_limiter.gap_ns = self._node.config.heartbeat_ns // 4
 
     def retire(self, now: int) -> None:
-        """Take in that this node is an egress node no longer."""
+        """Note that this node is no longer an egress node."""
         self._retired_at = now
 
     def sends_heartbeats(self, now: int) -> bool:
@@ -57,21 +57,21 @@ class Transmission:
         return self._node.is_egress or now < self._retired_at + REPEAT_NS
 
     def wake(self, now: int) -> None:
-        """Let a heartbeat be due if the period has ended, and repeat a push if its time has come."""
+        """Mark the heartbeat as due if the period has ended, and repeat a push if the repetition is due."""
         if self.sends_heartbeats(now) and now >= self._next_heartbeat:
             following = self._next_heartbeat + self._node.config.heartbeat_ns
-            # A process that was stopped does not make up for what it has missed.
+            # A process that was stopped does not send the heartbeats it has missed.
             self._begin_period(following if following > now else now + self._node.config.heartbeat_ns, now)
         if self._node.subscribers.take_due(now):
             self._node.due.push = True
 
     def keep_step(self, sender: str, body: Body, now: int) -> bool:
-        """Take in a message. Return True if it is a request and the own heartbeat is to go with the answer to it.
+        """Handle a message. Return True if it is a request whose answer is to be sent together with the own heartbeat.
 
         That is so if the sender is the first live egress node by name.
 
-        The own heartbeats never come further apart than 9/8 of a period, so no peer finds this node suspect, and a
-        first node that falls silent holds up nothing.
+        Own heartbeats are at most 9/8 of a period apart, so no peer finds this node suspect, and a first node that
+        falls silent delays none.
         """
         request = isinstance(body, Heartbeat) and body.seq
         if not request or not self._node.is_egress or self._first_alive() != sender:
@@ -91,13 +91,13 @@ class Transmission:
         return next(name for name in self._node.egress_nodes if name == me or detector.is_alive(name))
 
     def _begin_period(self, following: int, now: int) -> None:
-        """Let the heartbeat of a period be due. ``following``: the moment of the next one."""
+        """Mark the heartbeat of a period as due. ``following``: the moment of the next one."""
         self.late += now >= self._next_heartbeat + self._node.config.heartbeat_ns
         self._next_heartbeat, self._last_regular = following, now
         self._node.due.heartbeat = self._regular = True
 
     def next_wake(self) -> int:
-        """Return when this node may send next."""
+        """Return the moment at which this node may send next."""
         sends_heartbeats = self._node.is_egress or self._next_heartbeat < self._retired_at + REPEAT_NS
         due = self._node.due
         return min(
@@ -107,7 +107,7 @@ class Transmission:
         )
 
     def take_permit(self, now: int) -> bool:
-        """Use up the right to send now. Return False if nothing is due, or if it is too early."""
+        """Use a permit of the rate limiter to send now. Return False if nothing is due, or if it is too early."""
         due = self._node.due
         if not due.heartbeat and not due.push:
             return False
@@ -115,7 +115,7 @@ class Transmission:
         return regular or not self.sends_heartbeats(now) or self._rate_limiter.take(now)
 
     def send(self, now: int) -> Heartbeat | None:
-        """Send what is due. Return the request if this node itself is to judge it."""
+        """Send the heartbeat that is due. Return the request if this node itself is to vote on it."""
         if not self.sends_heartbeats(now):
             return None
         if self._node.due.heartbeat:
@@ -140,7 +140,7 @@ class Transmission:
         return heartbeat if node.me in asked else None
 
     def _push(self, now: int) -> None:
-        """Send what is new, and ask for nothing: the next request has its time."""
+        """Send the news without a request: the next request waits for its period."""
         node = self._node
         heartbeat = node.message_builder.heartbeat(node.config, node.lifecycle.stopping, now)
         self._report(heartbeat, node.egress_nodes, now)
@@ -148,7 +148,7 @@ class Transmission:
         self.sent += 1
 
     def _report(self, heartbeat: Heartbeat, peers: Collection[str], now: int) -> None:
-        """Send to the subscribers other than ``peers``, before those: their packets wait for a new master."""
+        """Send to the subscribers that are not in ``peers``. These come first: their packets wait for a new master."""
         self._node.due.push = False
         self._next_report = now + REPORT_NS
         self._node.outbox.put(sorted(set(self._node.subscribers.current(now)).difference(peers)), heartbeat)

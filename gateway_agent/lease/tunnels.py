@@ -28,7 +28,7 @@ class PointTunnel(msgspec.Struct, frozen=True):
 
 
 class QueueTunnel(msgspec.Struct, frozen=True):
-    """Let packets into the tunnel wait in the kernel."""
+    """Make the kernel queue packets that enter the tunnel."""
 
     device: str
     family: int
@@ -48,26 +48,26 @@ class Tunnels:
         self._applied: dict[str, TunnelEffect] = {}
         """The last effect for each device."""
         self._changed: set[str] = set()
-        """Ids whose tunnels are to be compared with their masters."""
+        """Ids of the egress IPs whose tunnels are to be compared with their masters."""
 
     def configure(self, config: KeeperConfig) -> None:
-        """Take on the devices and the addresses of the nodes. Every effect is given once more."""
+        """Apply the devices and the addresses of the nodes. Every effect is returned once more."""
         self._specs = {spec.id: spec for spec in config.egress if spec.device}
         self._addresses = {peer.name: peer.address for peer in config.peers if peer.name != self._me}
         self.renew()
 
     def renew(self) -> None:
-        """Give every effect once more: another program may have changed the kernel."""
+        """Return every effect once more: another program may have changed the kernel."""
         self._applied.clear()
         self._changed = set(self._specs)
 
     def refused(self, device: str) -> None:
-        """Give the effect for ``device`` once more with the next input: the kernel has refused it."""
+        """Return the effect for ``device`` once more with the next input: the kernel has refused it."""
         self._applied.pop(device, None)
         self._changed |= {spec.id for spec in self._specs.values() if spec.device == device}
 
     def follow(self, changed: Iterable[str], masters: MasterTable, now: int, effects: list[Any]) -> None:
-        """Append an effect for each tunnel that leads to another node than the master.
+        """Append an effect for each tunnel that does not lead to the master.
 
         ``changed``: the ids that may have another master since the last call. A tunnel of an egress IP without a
         master, or with this node as the master, stays as it is.

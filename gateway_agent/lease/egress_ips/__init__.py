@@ -1,1 +1,1 @@
-"""The record of one egress IP on a node: its phase and transition table, its master, and what is left to do."""
+"""The record of one egress IP on a node: its phase, the transition table, its master, and pending work."""

@@ -1,4 +1,4 @@
-"""Work that is left to do before an input has been handled."""
+"""Work that must be done before the handling of an input ends."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 @dataclass
 class Due:
-    """Set by the parts of a node; read and cleared by :meth:`gateway_agent.lease.node.LeaseNode._finish` alone."""
+    """The pending work.
+
+    The parts of a node set it; only :meth:`gateway_agent.lease.node.LeaseNode._finish` clears it.
+    """
 
     decision: bool = False
-    """True if something has changed that decides which node asks for which lease."""
+    """True if a fact has changed that may change which node requests which lease."""
     heartbeat: bool = False
     push: bool = False
     """True if the subscribers are informed too."""
     revision: int = 0
-    """Grows when what others are shown has changed."""
+    """Number that grows whenever the status has changed."""

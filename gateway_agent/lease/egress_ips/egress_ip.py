@@ -29,17 +29,19 @@ from .master_entry import MasterEntry
 class Phase(Enum):
     """The part of this node in the life of an egress IP."""
 
-    __hash__ = object.__hash__  # That of Enum is written in Python: too slow for what each message looks up.
+    __hash__ = (
+        object.__hash__
+    )  # The hash of Enum is written in Python: too slow for a look-up in each message.
     IDLE = "idle"
     """Another node is master, or this one cannot serve it."""
     WAITING = "waiting"
-    """No node is master. This node is a candidate that is not yet to ask, or that pauses after a failure."""
+    """No node is master. This node is a candidate whose turn has not come, or that pauses after a failure."""
     REQUESTING = "requesting"
-    """The lease is requested with each heartbeat. Single voters may have granted it."""
+    """Each heartbeat requests the lease. Single voters may have granted it."""
     OWNING = "owning"
     """A majority has granted the lease: this node is master."""
     HANDING_OVER = "handing over"
-    """The node is master until the workers' kernels queue their packets for the next master."""
+    """This node stays master until the workers' kernels queue their packets for the next master."""
 
 
 class Event(Enum):
@@ -86,7 +88,7 @@ TRANSITIONS: dict[Phase, dict[Event, Phase]] = {
 CANDIDATE = (Phase.WAITING, Phase.REQUESTING)
 MASTER = (Phase.OWNING, Phase.HANDING_OVER)
 LEASED = (Phase.REQUESTING, *MASTER)
-"""Phases with a :class:`LeaseState`: a lease that is requested, or one that was granted."""
+"""Phases with a :class:`LeaseState`: a requested or granted lease."""
 
 
 class IllegalTransition(Exception):
@@ -95,17 +97,17 @@ class IllegalTransition(Exception):
 
 @dataclass
 class Wait:
-    """A candidate's place in the row, and its pauses. Nanoseconds of ``CLOCK_BOOTTIME``."""
+    """The rank of a candidate, and its pauses. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     since: int
-    """The moment at which this node found no master."""
+    """The moment since which this node knows no master."""
     not_before: int = 0
     alone_before: int = 0
-    """The value that replaces ``not_before`` if no other node can serve: a long pause would not help then."""
+    """The value in place of ``not_before`` if no other node can serve: a long pause would not help."""
     tries: int = 0
     """Number of times that another candidate was first."""
     answered_at: int = 0
-    """The moment of the voters' last answer that named when a new request can help."""
+    """The moment of the voters' last answer that named the time of the next useful request."""
     rank: int = 0
     alone: bool = False
     """True if no other node can serve the egress IP."""
@@ -113,21 +115,21 @@ class Wait:
 
 @dataclass
 class HandoverState:
-    """A planned handover. The lease is renewed until its end."""
+    """A planned handover. The node renews the lease until the handover ends."""
 
     target: str
-    """The node that is to ask first; empty: no node can."""
+    """The node that is to request the lease first; empty: no node can."""
     reason: str
     deadline: int
     awaited: set[str]
-    """Nodes that have not said yet that their kernels queue."""
+    """Nodes that have not confirmed yet that their kernels queue packets."""
     shared: bool = False
     """See :attr:`gateway_agent.lease.voting.protocol.Release.shared`."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A takeover that may still be evened out: see :mod:`.masterless`."""
+    """A takeover that may still move for an even spread: see :mod:`gateway_agent.lease.placement.masterless`."""
 
     masterless_since: int
     at: int
@@ -136,7 +138,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class State:
-    """A phase with what belongs to it and to no other."""
+    """A phase with the data that only this phase has."""
 
     phase: Phase = Phase.IDLE
     lease: LeaseState | None = None
@@ -154,14 +156,14 @@ class EgressIP:
     announced: MasterAnnouncement | None = None
     """The announcement of this node as the master."""
     wait: Wait | None = None
-    """State of the wait for a master; None: the egress IP has one, as far as this node knows."""
+    """State of the wait for a lease; None: the egress IP has a master, as far as this node knows."""
     failures: tuple[int, int] = (0, 0)
-    """Elections in a row that came to nothing, and when the pause after the last one ends."""
+    """Number of consecutive failed elections, and the moment at which the pause after the last one ends."""
     last_release: Release | None = None
     ready_since: int | None = None
-    """The moment at which this node became able to serve the egress IP; None: not able."""
+    """The moment at which this node became able to serve the egress IP; None: it is not able."""
     handed_over_epoch: int | None = None
-    """The epoch that was released because this node stops."""
+    """The epoch of the release that was made because this node stops."""
     followed: MasterEntry | None = None
     """The master, as its announcements say."""
     highest_epoch: int | None = None
@@ -170,13 +172,13 @@ class EgressIP:
     last_master: str = ""
     taken: Taken | None = None
     move: tuple[str, int] | None = None
-    """The node that an operator wants as master, and until when."""
+    """The node that an operator has requested as master, and the end of this request."""
     preferred: tuple[str, int] | None = None
-    """The node that it belongs to, and since when."""
+    """The preferred node, and since when it is the same."""
     target: tuple[str, int] | None = None
-    """The node that the last master has handed it over to, and until when that counts."""
+    """The node to which the last master has handed over, and until when that counts."""
     shared: bool = False
-    """The handover to that node was to serve equally many."""
+    """True if the handover to ``target`` was made for an even spread."""
     margins: deque[int] = field(default_factory=lambda: deque(maxlen=20))
     """Nanoseconds that were left of the lease at its last renewals."""
     unused_since: int | None = None
@@ -189,15 +191,15 @@ class EgressIP:
 
     @property
     def lease(self) -> LeaseState | None:
-        """Return the lease that is held or asked for."""
+        """Return the lease that is held or requested."""
         return self.state.lease
 
     def holds(self, now: int) -> bool:
-        """Return True if this node is master: its lease runs."""
+        """Return True if this node is master, that is, if its lease has not ended."""
         return self.state.lease is not None and self.state.lease.holds(now)
 
     def renew(self, lease: LeaseState) -> None:
-        """Replace the lease, with the phase as it is."""
+        """Replace the lease without a change of the phase."""
         self.state = State(self.state.phase, lease, self.state.handover)
 
 
@@ -209,7 +211,7 @@ class EgressIPs:
         self._in_phase: dict[Phase, dict[str, EgressIP]] = {
             phase: {} for phase in Phase if phase is not Phase.IDLE
         }
-        """An index. After an error it may have more than belongs there, never less."""
+        """An index of ids by phase. After an error it may have too many entries, but never too few."""
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -222,19 +224,19 @@ class EgressIPs:
         return self._by_id.get(identity)
 
     def record(self, identity: str) -> EgressIP:
-        """Return the record, made if there is none. For ids of this node's own configuration."""
+        """Return the record; create it if there is none. For ids in this node's own configuration."""
         if identity not in self._by_id:
             self._by_id[identity] = EgressIP(identity)
         return self._by_id[identity]
 
     def admit(self, identity: str) -> EgressIP | None:
-        """Return the record, made if there is room. For ids that other nodes name. None: they name too many."""
+        """Return the record; create it if there is room. For ids that other nodes name. None: they name too many."""
         if identity not in self._by_id and len(self._by_id) >= MAX_IDS:
             return None
         return self.record(identity)
 
     def lease(self, identity: str) -> LeaseState | None:
-        """Return the lease that is held or asked for."""
+        """Return the lease that is held or requested."""
         record = self._by_id.get(identity)
         return record.lease if record else None
 
@@ -250,7 +252,7 @@ class EgressIPs:
         ]
 
     def handing_over(self) -> bool:
-        """Return True if any egress IP is on its way to another node."""
+        """Return True if the handover of any egress IP is in progress."""
         phase = Phase.HANDING_OVER
         return any(record.phase is phase for record in self._in_phase[phase].values())
 
@@ -263,7 +265,7 @@ class EgressIPs:
     ) -> EgressIP:
         """Change the phase as :data:`TRANSITIONS` says. Raises :class:`IllegalTransition`.
 
-        ``lease``: the new one; None: as it was, in phases that have one.
+        ``lease``: the new lease; None: unchanged, in phases that have one.
         """
         record = self.record(identity)
         before = record.phase
@@ -286,9 +288,9 @@ class EgressIPs:
     def prune(self, configured: Collection[str], now: int) -> None:
         """Forget the records that nothing has used for :data:`FORGET_NS`.
 
-        Used are those that are ``configured``, in a phase other than idle, with a master, or named by another node. Not
-        at once: a release that is under way ends grants up to its epoch, so no epoch may be used again before it has
-        arrived.
+        A record is used if it is ``configured``, in a phase other than idle, has a master, or is named by another node.
+        Unused records are kept for a while: a release that is under way ends grants up to its epoch, so no epoch may be
+        used again before the release has arrived.
         """
         for identity, record in list(self._by_id.items()):
             followed = record.followed is not None and record.followed.master != ""

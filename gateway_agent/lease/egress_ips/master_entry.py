@@ -6,11 +6,11 @@ import msgspec
 
 from ..voting.protocol import MILLISECOND
 
-HOLD_NS = 1500 * MILLISECOND
-"""Longest time that packets wait for the next master during a handover: longer than the old master waits for workers.
+QUEUE_NS = 1500 * MILLISECOND
+"""Longest time that packets are queued during a handover: longer than the old master waits for workers.
 """
 QUEUE_TIMED_OUT = 1
-"""Value in place of a time: the queueing of this handover has timed out, and does not begin again."""
+"""Value in place of a time: the queueing of this handover has timed out and must not start again."""
 
 
 class MasterEntry(msgspec.Struct, frozen=True):
@@ -38,7 +38,7 @@ class MasterEntry(msgspec.Struct, frozen=True):
     """True if the master has handed over to a node of its choice."""
 
     def silent_ns(self, suspect_ns: int, now: int) -> int:
-        """Return for how long nothing has left by the egress IP, if it has a new master now.
+        """Return for how long no packet has left by the egress IP, if it gets a new master now.
 
         The silence begins when the master released it, or earlier if the release says so. If the master had been
         silent for ``suspect_ns`` by then, the silence begins with the master's last message: the master may have been
@@ -47,12 +47,15 @@ class MasterEntry(msgspec.Struct, frozen=True):
         """
         if not self.epoch:
             return 0
-        if self.planned and now - self.gone_at < HOLD_NS:
+        if self.planned and now - self.gone_at < QUEUE_NS:
             return 0
         known_to_the_end = self.gone_at and self.gone_at - self.received_at <= suspect_ns
         begin = self.gone_at if known_to_the_end else self.received_at
         return now - min(begin, self.unserved_since or begin)
 
     def is_queueing(self, now: int) -> bool:
-        """Return True if packets are to wait for the next master. Not for ever: the handover may have failed."""
-        return bool(self.master and self.leaving_at) and now < self.leaving_at + HOLD_NS
+        """Return True if packets are queued for the next master.
+
+        It ends by a time-out: the handover may have failed.
+        """
+        return bool(self.master and self.leaving_at) and now < self.leaving_at + QUEUE_NS

@@ -1,1 +1,1 @@
-"""Egress IPs of a node: requested, owned, handed over, or followed."""
+"""The egress IPs of a node: requesting, owning and handing over leases, and following other masters."""

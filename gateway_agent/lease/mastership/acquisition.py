@@ -1,12 +1,12 @@
-"""Decide when a node asks for an egress IP that has no master, and when it defers to another candidate.
+"""Decide when a node requests an egress IP that has no master, and when it defers to another candidate.
 
 Theory of operation
 -------------------
-The answers to a candidate's first request say when the voters' grants for the last master end. The candidate asks again
-just before: the voters keep the request until then (:mod:`..voting.voter_node`), so a failover costs one round trip
-after the end of the lease. Candidates have ranks that all nodes compute alike, and a worse rank asks a heartbeat later.
-If two ask at once, the votes split; then the one with the worse hash withdraws and gives back the single grants that
-it got.
+The answers to a candidate's first request say when the voters' grants for the last master end. The candidate sends its
+next request just before that time: the voters defer the request until then (:mod:`..voting.voter_node`), so a failover
+takes one round trip after the end of the lease. Candidates have ranks, which all nodes compute alike; a candidate of a
+worse rank waits one more heartbeat. If two request at once, the votes split; then the candidate with the worse hash
+withdraws and releases the single grants that it got.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from .owner import Owner
 
 MAX_PAUSE_NS = 5 * SECOND
 STEADY_NS = 2 * MAX_PAUSE_NS
-"""Time after a pause: a failure within it makes the next pause longer. A lease that is lost so early was no success: a
-machine that is starved of processor time wins elections, too.
+"""Time after a pause in which a failure makes the next pause longer. A lease that is lost so early does not count as a
+success: a machine that is starved of processor time wins elections, too.
 """
 EARLY_NS = 2 * MILLISECOND
-"""Time by which an egress IP is requested before it can be granted: the voters keep the request until then."""
+"""Time by which a request precedes the moment at which it can be granted: the voters defer it until then."""
 LATE_NS = 3 * MILLISECOND
-"""Time after that moment at which the request is repeated if no answer has come."""
+"""Time after that moment at which the request is repeated if it was not answered."""
 SUSPECT_HEARTBEATS = 3
-"""A member whose last so many heartbeats are missing is suspect."""
+"""Number of missing heartbeats after which a member is suspect."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Timers:
 
     @property
     def hold_ns(self) -> int:
-        """Return the time for which a silent master is still followed."""
+        """Return the hold time: how long a silent master is still followed."""
         return max(3 * REPORT_NS, 3 * self.duration_ns)
 
     @property
@@ -66,7 +66,7 @@ class Acquisition:
         """Request an egress IP without a master, as candidate number ``rank``. Return True to send a request now.
 
         ``alone``: no other node can serve it. A candidate of a worse rank waits longer, but not for ever: a better one
-        that sends no request blocks no other.
+        that sends no request must not block it.
         """
         record = self._egress_ips.record(identity)
         wait = record.wait = record.wait or Wait(now)
@@ -84,7 +84,7 @@ class Acquisition:
         return False
 
     def timed_out(self, identity: str, timers: Timers, now: int) -> bool:
-        """Return True if a whole lease time of requests brought neither a lease nor the advice to wait."""
+        """Return True if requests for a whole lease time brought neither a lease nor a time to wait for."""
         record = self._egress_ips.find(identity)
         if record is None or record.phase is not Phase.REQUESTING or not record.lease or not record.wait:
             return False
@@ -124,17 +124,17 @@ class Acquisition:
         record.failures = failures + 1, wait.not_before
 
     def released(self, release: Release, now: int) -> None:
-        """Note the release of an egress IP: this node requests it again at once."""
+        """Note the release of an egress IP, and request the lease again at once."""
         record = self._egress_ips.admit(release.id)
         if record is None:
             return
         record.last_release = release
         if record.phase is Phase.REQUESTING and record.lease:
-            # A request that is under way may come too early, or never.
+            # A request that is under way may arrive too early, or never.
             record.lease.retry_at = now
 
     def refresh_refusals(self, refused: Iterable[Refusal]) -> tuple[Refusal, ...]:
-        """Return the refusals without those that a release has ended meanwhile: it may have overtaken the answer."""
+        """Return the refusals except those that a release has made invalid: a release may have overtaken the answer."""
         return tuple(
             Refusal(refusal.id, EPOCH, refusal.holder, refusal.epoch) if self._is_over(refusal) else refusal
             for refusal in refused
@@ -157,7 +157,7 @@ class Acquisition:
     ) -> list[Release]:
         """Handle a voter's refusals, and defer to another candidate with a better hash. Return the releases to send.
 
-        ``former``: the last known masters by egress id, which are no candidates.
+        ``former``: the last known masters by egress id; these are no candidates.
         """
         releases = []
         for identity in request.claims:
@@ -211,6 +211,6 @@ def _start(wait: Wait, timers: Timers) -> int:
 def _again(earliest: int, later: int, now: int) -> int:
     """Return the moment of the next request. ``earliest``: voters can grant it; ``later``: this rank may ask."""
     if earliest <= now:
-        # Only the epoch was too low. A request at once would get the same answer.
+        # Only the epoch was too low. A request with this epoch would get the same answer.
         return now + MILLISECOND
     return later - EARLY_NS if now < later - EARLY_NS else later + LATE_NS

@@ -1,7 +1,7 @@
 """Planned handovers of this node: the workers queue their packets, then the lease goes to the next master.
 
-If a master closes its fence before the workers send elsewhere, the packets on their way are lost; and two masters at
-once are not allowed. So the workers' kernels first queue their packets, for a few milliseconds.
+If a master closed its fence while workers still send to it, packets would be lost, and two masters at once are not
+allowed. So the workers' kernels first queue their packets, for a few milliseconds.
 """
 
 from __future__ import annotations
@@ -13,30 +13,33 @@ from ..placement.rebalance import Transfer
 from ..voting.protocol import MILLISECOND, NEVER, SECOND
 
 QUEUE_TIMEOUT_NS = 1 * SECOND
-"""Longest time that a master waits for workers. A worker answers in a round trip, on a busy machine later; one that has
-just died must not hold up the packets of the others for ever.
+"""Longest time that a master waits for workers. A worker answers within a round trip, or later on a busy machine; a
+worker that has just died must not delay the packets of the others for ever.
 """
 IN_FLIGHT_NS = 5 * MILLISECOND
-"""Time for which a master continues when all workers queue: for the packets that were on their way to it, and for the
-answers to these.
+"""Time for which a master continues once all workers queue: for packets that are under way to the master, and for the
+replies to these packets.
 """
 
 
 class Handovers:
-    """The handovers of one node that are under way. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The handovers in progress on one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
 
     def start(self, identity: str, transfer: Transfer, workers: Iterable[str], now: int) -> None:
-        """Start the handover of an egress IP that this node owns: it ends when all ``workers`` queue their packets."""
+        """Start the handover of an egress IP that this node owns.
+
+        The handover ends when all ``workers`` queue their packets.
+        """
         awaited = set(workers)
         deadline = now + QUEUE_TIMEOUT_NS if awaited else now
         handover = HandoverState(transfer.target, transfer.reason, deadline, awaited, transfer.shared)
         self._egress_ips.transition(identity, Event.HAND_OVER, handover=handover)
 
-    def worker_is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
-        """Note that ``node`` queues the packets of these egress IPs: it sends none to this master any more."""
+    def note_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
+        """Note that ``node`` queues the packets of these egress IPs and sends none to this master any more."""
         for identity in identities:
             record = self._egress_ips.find(identity)
             handover = record.state.handover if record else None

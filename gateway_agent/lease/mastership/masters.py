@@ -1,4 +1,4 @@
-"""Masters and members by their messages: the egress nodes that are alive, and the master of each egress IP."""
+"""The master of each egress IP, by the messages of all nodes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from ..egress_ips.egress_ip import EgressIP, EgressIPs
-from ..egress_ips.master_entry import HOLD_NS, QUEUE_TIMED_OUT, MasterEntry
+from ..egress_ips.master_entry import QUEUE_NS, QUEUE_TIMED_OUT, MasterEntry
 from ..messages.bodies import MasterAnnouncement
 from ..voting.protocol import MILLISECOND, NEVER, Release
 
 REPORT_NS = 500 * MILLISECOND
-"""Interval at which an egress node sends to each subscriber if nothing changes."""
+"""Interval at which an egress node sends its masters to each subscriber while nothing changes."""
 
 
 _NO_MASTER = MasterEntry()
@@ -21,7 +21,7 @@ _NO_MASTER = MasterEntry()
 
 @dataclass(frozen=True)
 class MasterChange:
-    """A change of an egress IP's master: another one, or none any more."""
+    """A change of an egress IP's master: to another node, or to none."""
 
     id: str
     before: MasterEntry
@@ -32,14 +32,14 @@ class MasterChange:
 
 
 class MasterTable:
-    """The masters by their announcements: the one with the highest epoch is valid."""
+    """The masters by their announcements. Of two masters, the one with the higher epoch is valid."""
 
     def __init__(self, egress_ips: EgressIPs) -> None:
         self._egress_ips = egress_ips
         self.changed: set[str] = set()
-        """Ids with another master, or whose master has begun or ended to hand over. Emptied by the reader."""
+        """Ids with a new master, or whose master has begun or ended a handover. The reader empties this set."""
         self.given_up = False
-        """True if the last announcement no longer names an egress IP that it named before."""
+        """True if the last announcement omits an egress IP that the announcement before named."""
 
     def of(self, identity: str) -> MasterEntry:
         """Return the master that this node follows."""
@@ -52,7 +52,7 @@ class MasterTable:
         return record.highest_epoch or 0 if record else 0
 
     def all_highest(self, identities: Iterable[str]) -> dict[str, int]:
-        """Return :meth:`highest` of those ids that this node has received an epoch of."""
+        """Return :meth:`highest` of the ids for which this node has received an epoch."""
         records = filter(None, map(self._egress_ips.find, identities))
         return {each.id: each.highest_epoch for each in records if each.highest_epoch is not None}
 
@@ -68,15 +68,15 @@ class MasterTable:
         record.unused_since = None
 
     def follows(self, node: str) -> bool:
-        """Return True if ``node`` is master of anything, as far as this node knows."""
+        """Return True if ``node`` is master of any egress IP, as far as this node knows."""
         return any(entry.master == node for _, entry in self._entries())
 
     def known(self) -> list[tuple[str, int, str]]:
-        """Return id, epoch and master of each, for a subscription."""
+        """Return (id, epoch, master) of each egress IP, for a subscription."""
         return [(record.id, entry.epoch, entry.master) for record, entry in self._entries()]
 
     def outranked(self, node: str, announcements: Iterable[MasterAnnouncement]) -> bool:
-        """Return True if another master has an epoch that is not below one of the epochs that ``node`` announces."""
+        """Return True if another master's epoch is at least as high as one that ``node`` announces."""
         known = [(announcement.epoch, self.of(announcement.id)) for announcement in announcements]
         return any(
             epoch < entry.epoch or (epoch == entry.epoch and entry.master not in ("", node))
@@ -86,7 +86,7 @@ class MasterTable:
     def on_announcement(
         self, node: str, announcements: Iterable[MasterAnnouncement], hold_ns: int, now: int
     ) -> list[MasterChange]:
-        """Note all that ``node`` is master of. ``hold_ns``: the time for which a silent master is still followed."""
+        """Note every egress IP that ``node`` is master of. ``hold_ns``: how long a silent master is still followed."""
         changes, named, self.given_up = [], set(), False
         for announcement in announcements:
             named.add(announcement.id)
@@ -103,7 +103,7 @@ class MasterTable:
             self._note(record, announcement.epoch)
             after = _announced(node, announcement, before, now)
             self._set(record, after)
-            # The same node again, after its lease had ended: no other was there to take over.
+            # The same node again, after the end of its lease: no other node has taken over.
             if not same or (before.gone is not None and announcement.epoch > before.epoch):
                 reason, silent_ms = announcement.reason, announcement.silent_ms
                 changes.append(
@@ -146,14 +146,14 @@ class MasterTable:
                 changes.append(MasterChange(record.id, before, after, reason, silent_ms))
         return changes
 
-    def next_unheld(self) -> int:
+    def next_queue_timeout(self) -> int:
         """Return the moment at which the next queueing of packets times out."""
         return min(
-            (e.leaving_at + HOLD_NS for _, e in self._entries() if e.leaving_at > QUEUE_TIMED_OUT),
+            (e.leaving_at + QUEUE_NS for _, e in self._entries() if e.leaving_at > QUEUE_TIMED_OUT),
             default=NEVER,
         )
 
-    def end_holds(self, now: int) -> None:
+    def end_queueing(self, now: int) -> None:
         """End the queueing of packets for handovers that have timed out."""
         for record, entry in self._entries():
             if entry.leaving_at and not entry.is_queueing(now):

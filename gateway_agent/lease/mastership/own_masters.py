@@ -1,4 +1,4 @@
-"""Announcements of a node about itself: what it is master of, and what it has released."""
+"""The announcements of a node about itself: the egress IPs that it is master of, and those that it has released."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OwnMasters:
         return True
 
     def release(self, release: Release, now: int) -> None:
-        """Repeat a release for a while: this node's own, or one that it passes on."""
+        """Repeat a release for a while: one of this node, or one of another node that this node passes on."""
         self._releases[release.id, release.node] = (release, now)
 
     def forget_old(self, now: int) -> None:

@@ -4,14 +4,14 @@ Theory of operation
 -------------------
 1. Each heartbeat is one request. It carries every claim of the node and the node's own number of the request; the node
    remembers when it sent the request.
-2. A majority of grants *to one request* makes or renews the lease. Grants to two requests are not added up: each ends
-   a lease time after its own receipt.
+2. A majority of grants *to one request* makes or renews the lease. Grants to two requests are not added up: each ends a
+   lease time after its own receipt.
 3. The lease ends at the sending time + the lease time, less the clocks' rate bound and a margin
    (:func:`..voting.protocol.lease_end`). Every grant began at its receipt, so after the sending: it outlives the lease.
-4. An answer never shortens a lease, and never revives one that has ended: the voters may have granted another node
-   since then.
-5. With a fence in the kernel, grants count only while the request's ticket lies there
-   (:mod:`..virtual_ips.serving`): later the kernel would open nothing.
+4. An answer never shortens a lease, and never revives a lease that has ended: the voters may have granted the egress IP
+   to another node since.
+5. With a fence in the kernel, grants count only while the fence has the request's ticket
+   (:mod:`..virtual_ips.serving`): without the ticket, the kernel would not open the fence.
 6. An epoch is used once. The release of an older lease may still be under way, and ends grants up to its epoch.
 """
 
@@ -39,7 +39,7 @@ class Owner:
 
     def __init__(self, egress_ips: EgressIPs, margin_ns: int = MARGIN_NS) -> None:
         self.fenced: frozenset[str] = frozenset()
-        """Ids of egress IPs with a fence: a lease that does not open the fence is worth nothing."""
+        """Ids of egress IPs with a fence: a lease that cannot open the fence is useless."""
         self._egress_ips = egress_ips
         self._margin_ns = margin_ns
         self._requests: dict[int, Request] = {}
@@ -48,7 +48,7 @@ class Owner:
         """Number of times that a majority has made or renewed a lease."""
 
     def ask(self, identity: str, epoch: int, now: int) -> None:
-        """Claim the egress IP from the next request on, with this epoch or a higher one.
+        """Claim the egress IP in all following requests, with this epoch or a higher one.
 
         A used epoch is not used again: its release may still be on its way.
         """
@@ -58,7 +58,7 @@ class Owner:
         self._egress_ips.transition(identity, Event.ASK, lease)
 
     def exceed(self, identity: str, epoch: int) -> None:
-        """Claim a higher epoch than this one, with the lease kept."""
+        """Claim a higher epoch than this one, and keep the lease."""
         record = self._egress_ips.find(identity)
         if record and record.lease and record.lease.epoch <= epoch:
             record.lease.epoch = record.used_epoch = epoch + 1
@@ -84,7 +84,7 @@ class Owner:
         return min(leases, default=NEVER)
 
     def request(self, quorum: Quorum, duration_ns: int, now: int) -> Request:
-        """Make the next request: it renews leases, and requests the egress IPs whose turn has come."""
+        """Create the next request, which renews leases and requests the egress IPs whose turn has come."""
         self._seq += 1
         leases = [(each.id, each.lease) for each in self._egress_ips.in_phase(*LEASED)]
         claims = {
@@ -121,7 +121,7 @@ class Owner:
             return
         ticket_end = request.sent_at + ticket_ns(request.duration_ns) - self._margin_ns
         if identity in self.fenced and now > ticket_end:
-            # The kernel would not open the fence: packets that came by an announcement would be dropped.
+            # The kernel would not open the fence: it would drop the packets that an announcement attracts.
             return
         lease, until = record.lease, lease_end(request.sent_at, request.duration_ns, self._margin_ns)
         if until <= max(now, lease.until) or (lease.until and not lease.holds(now)):

@@ -1,7 +1,7 @@
-"""The egress IPs of one node: those that it is master of, those that it requests, and the masters that it follows.
+"""The egress IPs of one node: those that it owns, those that it requests, and the masters that it follows.
 
-Each input leads here to transitions of :mod:`..egress_ips.egress_ip`; :class:`Ownership` alone knows all of their
-consequences.
+Inputs cause transitions of :mod:`..egress_ips.egress_ip`; only :class:`Ownership` knows all consequences of a
+transition.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .subscribers import History, Subscribers
 
 
 class Ownership:
-    """The egress IPs of one node, with all that belongs to them. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The egress IPs of one node, with their leases, masters and handovers. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Ownership:
         due: Due,
     ) -> None:
         self.specs: dict[str, EgressIPSpec] = {}
-        """Egress IPs that this node is to serve or to follow, the proposer's lease included, by id."""
+        """Specs, by id, of the egress IPs that this node may serve or follows, the proposer's lease included."""
         self.timers = timers
         self.egress_ips = EgressIPs()
         self.owner = Owner(self.egress_ips)
@@ -66,7 +66,7 @@ class Ownership:
             self.acquisition.next_wake(self.timers),
             self.master_table.next_silence(self.timers.hold_ns),
             self._handovers.next_wake(),
-            self.master_table.next_unheld(),
+            self.master_table.next_queue_timeout(),
         )
 
     # Configuration
@@ -74,7 +74,8 @@ class Ownership:
     def configure(self, specs: Iterable[EgressIPSpec], timers: Timers, stopping: bool, now: int) -> None:
         """Replace the egress IPs that this node serves or follows.
 
-        ``stopping``: this node may end only when other nodes have taken over all that it releases from now on.
+        ``stopping``: this node may end only when other nodes have taken over all egress IPs that it releases from now
+        on.
         """
         self.timers = timers
         self.specs = {spec.id: kept(spec, self.holds(spec.id, now)) for spec in specs}
@@ -103,7 +104,7 @@ class Ownership:
             self.release(record.id, event, spec.reason if spec else "no longer configured", now)
 
     def warming(self, now: int) -> tuple[str, ...]:
-        """Return the ids for which this node ranks last: it became ready for them just now, or it is late."""
+        """Return the ids for which this node ranks last, because it has just become ready or is late."""
         late = self.lateness.is_late(now)
         ready = ((each.id, each.ready_since) for each in self.egress_ips if each.ready_since is not None)
         return tuple(i for i, since in ready if late or now < since + WARM_UP_NS)
@@ -124,7 +125,7 @@ class Ownership:
     # Handovers
 
     def hand_over(self, identity: str, transfer: Transfer, now: int) -> None:
-        """Start the handover of an egress IP. No packet is lost if the workers queue theirs."""
+        """Start the handover of an egress IP. No packet is lost if the workers queue their packets."""
         record = self.egress_ips.find(identity)
         if record is None or record.phase is not Phase.OWNING or not record.holds(now):
             return
@@ -138,13 +139,13 @@ class Ownership:
             self._announce_held(now)
         self.start_handover(now)
 
-    def is_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
+    def note_queueing(self, node: str, identities: Iterable[str], now: int) -> None:
         """Note that ``node`` queues the packets of these egress IPs."""
-        self._handovers.worker_is_queueing(node, identities, now)
+        self._handovers.note_queueing(node, identities, now)
         self.start_handover(now)
 
     def start_handover(self, now: int) -> None:
-        """Release the egress IPs whose handover need not wait any longer."""
+        """Release the egress IPs whose handover waits for no worker any more, or has timed out."""
         for identity, handover in self._handovers.ready(now):
             released = self.release(
                 identity, Event.RELEASE, handover.reason, now, handover.target, shared=handover.shared
@@ -184,7 +185,7 @@ class Ownership:
         self.follow(self._me, self.own_masters.announcements(now), now)
 
     def expire(self, pausing: bool, now: int) -> None:
-        """Give up the leases that have ended. ``pausing``: pause then, so that other nodes come first."""
+        """Give up the leases that have ended. ``pausing``: pause afterwards, so that other nodes come first."""
         lost = self.owner.lost(now)
         if lost:
             self.lateness.lose(now)
@@ -209,7 +210,7 @@ class Ownership:
     ) -> Release | None:
         """End the lease or the request of an egress IP by ``event``, and announce it. Return the release of a lease.
 
-        ``unserved_ns``: the time before ``now`` for which nothing may have left by the egress IP already.
+        ``unserved_ns``: the time before ``now`` for which possibly no packet has left by the egress IP.
         """
         record = self.egress_ips.find(identity)
         if record is None or record.phase is Phase.IDLE:
@@ -239,7 +240,7 @@ class Ownership:
     # Messages of other nodes
 
     def follow(self, node: str, announcements: Iterable[MasterAnnouncement], now: int) -> None:
-        """Follow the announcements of ``node``: all that it is master of."""
+        """Follow the announcements of ``node``, which name every egress IP that it is master of."""
         for change in self.master_table.on_announcement(node, announcements, self.timers.hold_ns, now):
             self.history.add(change, now + self.wall_offset_ns)
             self._due.decision = True
@@ -248,7 +249,7 @@ class Ownership:
 
     def silence(self, now: int) -> None:
         """Drop the masters that were silent for :attr:`.acquisition.Timers.hold_ns`."""
-        self.master_table.end_holds(now)
+        self.master_table.end_queueing(now)
         for change in self.master_table.silence(self.timers.hold_ns, now):
             self.history.add(change, now + self.wall_offset_ns)
             self._due.revision += 1
@@ -266,10 +267,10 @@ class Ownership:
         self._due.decision = True
 
     def resolve_conflict(self, rival: str, announcement: MasterAnnouncement, now: int) -> None:
-        """Give up an egress IP that ``rival`` is master of, too, unless a majority has granted this node's lease.
+        """Give up an egress IP of which ``rival`` is master, too, unless a majority has granted this node's lease.
 
-        If both leases are of a majority, the announcement is old. If neither is, both may be valid, and one node has to
-        give up.
+        If a majority has granted both leases, the announcement is old. If neither, both may be valid, and one node has
+        to give up.
         """
         lease = self.egress_ips.lease(announcement.id)
         if lease is None or not lease.holds(now):
@@ -287,7 +288,7 @@ class Ownership:
             self.release(identity, Event.RELEASE, reason, now)
 
     def bump_epoch(self, identity: str, epoch: int, master: str) -> None:
-        """Note an epoch that another node knows, and raise this node's own above it: the highest epoch is valid."""
+        """Note an epoch that another node knows, and raise this node's own above that: the highest epoch is valid."""
         self.master_table.note(identity, epoch)
         lease = self.egress_ips.lease(identity)
         if lease and (epoch > lease.epoch or (epoch == lease.epoch and master not in ("", self._me))):

@@ -1,4 +1,4 @@
-"""Nodes that get an announcement of a new master at once, and the last changes."""
+"""The nodes that get the announcement of a new master at once, and the history of changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..voting.voter_set import PROPOSER_LEASE
 from .masters import MasterChange
 
 SUBSCRIPTION_NS = 10 * SECOND
-"""Time for which an egress node keeps a subscriber that does not renew."""
+"""Time for which an egress node keeps a subscription that is not renewed."""
 SUBSCRIBER_TTL_NS = 2500 * MILLISECOND
 """Time after a message for which a subscriber counts as alive: each renews its subscription every two seconds."""
 
@@ -26,7 +26,7 @@ class Subscribers:
         self._until: dict[str, int] = {}
         self._received_at: dict[str, int] = {}
         self._carries: dict[str, frozenset[str]] = {}
-        """Egress IPs that the pods of each node use, for those nodes that have said so."""
+        """The egress IPs that the pods of each node use; only nodes that have named them."""
         self._pushes: list[int] = []
 
     def add(self, node: str, now: int, carries: Collection[str] | None = None) -> None:
@@ -56,7 +56,7 @@ class Subscribers:
         self._received_at.pop(node, None)
 
     def carrying(self, identity: str, now: int) -> set[str]:
-        """Return the subscribers whose pods may go by an egress IP, and from which a message came a moment ago."""
+        """Return the live subscribers whose pods may use an egress IP."""
         near = [
             node
             for node in self.current(now)
@@ -65,11 +65,11 @@ class Subscribers:
         return {node for node in near if identity in self._carries.get(node, (identity,))}
 
     def push(self, now: int) -> None:
-        """Let what is sent now be repeated some times: a push can be lost."""
+        """Schedule repetitions of the push that is sent now: a push can be lost."""
         self._pushes = sorted({*self._pushes, *(now + after for after in self.PUSHES_NS)})
 
     def take_due(self, now: int) -> bool:
-        """Use up the repetitions of a push that are due. Return True if there are any."""
+        """Remove the repetitions of a push that are due. Return True if there were any."""
         due = bool(self._pushes) and self._pushes[0] <= now
         self._pushes = [at for at in self._pushes if at > now]
         return due
@@ -79,7 +79,7 @@ class Subscribers:
         return self._pushes[0] if self._pushes else NEVER
 
     def current(self, now: int) -> list[str]:
-        """Return the nodes whose subscriptions run."""
+        """Return the nodes whose subscriptions have not ended."""
         return [node for node, until in self._until.items() if until > now]
 
 

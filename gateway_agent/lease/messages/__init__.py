@@ -1,1 +1,1 @@
-"""Messages between lease daemons: their form, keys, limits, and what must agree."""
+"""Messages between lease daemons: their format, keys, rates, and the settings that must agree."""

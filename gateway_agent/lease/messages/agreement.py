@@ -1,7 +1,7 @@
-"""Settings that all nodes must have in common, compared by the nodes themselves.
+"""Settings that must be the same on all nodes; the nodes themselves compare them.
 
-Each node sends them with its subscription, every two seconds, and an egress node with its answer to one: heartbeats in
-between carry none. A node of a version that does not send them is not judged.
+Each node sends its settings with its subscription, every two seconds, and an egress node with its answer to a
+subscription; other heartbeats carry no settings. A node whose version sends no settings is not checked.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ..voting.protocol import MILLISECOND, SECOND
 from .same_tunnels import SameTunnels
 
 CURRENT_NS = 30 * SECOND
-"""Time for which a node's settings are compared: those of a node that is gone are forgotten."""
+"""Time for which a node's settings are compared: the settings of a node that is gone are forgotten."""
 MAX_NAMED = 16
-"""Nodes that are named; the others are counted."""
-MOST_ASTRAY_S = 30
-"""Seconds that two wall clocks may differ. No lease depends on them; certificates and what people compare do."""
+"""Largest number of nodes that problems name; further nodes are counted."""
+MAX_CLOCK_DIFFERENCE_S = 30
+"""Seconds that two wall clocks may differ. No lease depends on wall clocks, but certificates and reported times do."""
 TUNNEL_PORT, MARK_MASK = "tunnel.port", "mark.mask"
 SCOPES = {MARK_MASK: " that sync connections"}
-"""The nodes that a setting must be the same on, where these are not all."""
+"""The nodes on which a setting must be the same, for settings that not all nodes need."""
 
 
 def setting_texts(facts: Facts) -> Mapping[str, str]:
-    """Return the settings in the words of ``agent.yaml``, with their values for people."""
+    """Return the settings by their names in ``agent.yaml``, with readable values."""
     texts = {
         TUNNEL_PORT: str(facts.tunnel_port),
         "quorum": "AvailabilityFirst" if facts.availability_first else "Strict",
@@ -37,13 +37,13 @@ def setting_texts(facts: Facts) -> Mapping[str, str]:
 
 
 class Agreement:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The settings of one node and of the others. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self._revision = 0
         self._tunnels = SameTunnels()
         self._period = 0
-        self._astray: dict[str, int] = {}
+        self._clock_differences: dict[str, int] = {}
         """Seconds by which the wall clock of a node is ahead of this node's, by node."""
         self._mine: Facts | None = None
         self._received: dict[str, tuple[Facts, int]] = {}
@@ -52,16 +52,18 @@ class Agreement:
 
     @property
     def revision(self) -> int:
-        """Return a number that grows when another disagreement is to be shown."""
+        """Return a number that grows whenever the problems change."""
         return self._revision + self._tunnels.revision
 
     def configure(
         self, mine: Facts | None, names: Collection[str], specs: Iterable[EgressIPSpec] = ()
     ) -> None:
-        """Take on this node's own settings. ``names``: the other nodes."""
+        """Apply this node's own settings. ``names``: the other nodes."""
         self._tunnels.configure(specs, names)
         known = {name: facts for name, facts in self._received.items() if name in names}
-        self._astray = {name: ahead for name, ahead in self._astray.items() if name in names}
+        self._clock_differences = {
+            name: ahead for name, ahead in self._clock_differences.items() if name in names
+        }
         if mine == self._mine and len(known) == len(self._received):
             return
         self._mine, self._received, self._differing = mine, known, {}
@@ -70,7 +72,7 @@ class Agreement:
             self._compare(name, facts)
 
     def own(self, keys: Collection[int], wall_ns: int) -> Facts | None:
-        """Return what this node sends to others: its settings with the fingerprints of the keys that it accepts.
+        """Return the settings that this node sends, with the fingerprints of the keys that it accepts.
 
         ``wall_ns``: Unix time, nanoseconds.
         """
@@ -80,7 +82,7 @@ class Agreement:
         return msgspec.structs.replace(self._mine, keys=tuple(keys), clock=clock, tunnels=tunnels)
 
     def on_facts(self, node: str, facts: Facts | None, now: int, wall_ns: int = 0) -> None:
-        """Take note of another node's settings. ``wall_ns``: ``now`` by this node's wall clock."""
+        """Note another node's settings. ``wall_ns``: ``now`` by this node's wall clock."""
         if facts is None:
             return
         self._tunnels.on_tunnels(node, facts.tunnels, now)
@@ -92,30 +94,30 @@ class Agreement:
             self._compare(node, facts)
 
     def tend(self, now: int) -> None:
-        """Drop facts that are too old, and choose the next part of what is sent in parts. Once in each period."""
+        """Drop settings that are too old, and choose the next part of the tunnels to send. Once in each period."""
         self._period += 1
         self._tunnels.forget_old(now)
         for name in [name for name, (_, at) in self._received.items() if now > at + CURRENT_NS]:
             del self._received[name]
             self._tunnels.forget(name)
             self._revision += self._differing.pop(name, None) is not None
-            self._revision += self._astray.pop(name, None) is not None
+            self._revision += self._clock_differences.pop(name, None) is not None
 
     def accepting(self) -> dict[str, tuple[int, ...]]:
-        """Return the fingerprints of the keys that each node says it accepts, the one that it signs with first."""
+        """Return the fingerprints of the keys that each node says it accepts, by node; its signing key comes first."""
         return {name: facts.keys for name, (facts, _) in self._received.items()}
 
     def grantable_ns(self, duration_ns: int, voters: Collection[str], least_ns: int) -> int:
         """Return the longest lease time up to ``duration_ns`` that none of ``voters`` is known to refuse.
 
         A voter grants no lease that is longer than its own ``lease.duration``, which is edited on one node after
-        another. What is shorter than ``least_ns`` is passed over: no lease could be renewed in time.
+        another. Durations below ``least_ns`` are ignored: no such lease could be renewed in time.
         """
         said = (self._received[voter][0].duration_ns for voter in voters if voter in self._received)
         return min((duration_ns, *(other for other in said if other >= least_ns)))
 
     def problems(self, me: str) -> Iterator[str]:
-        """Yield one text for each node and setting that differ."""
+        """Yield one text for each node and each setting that differs."""
         for name in sorted(self._differing)[:MAX_NAMED]:
             for setting, (mine, other) in self._differing[name].items():
                 must = f"it must be the same on all nodes{SCOPES.get(setting, '')}"
@@ -123,15 +125,16 @@ class Agreement:
         if len(self._differing) > MAX_NAMED:
             yield f"{len(self._differing) - MAX_NAMED} more nodes have other settings than this node ({me})"
         yield from self._tunnels.problems(me)
-        for name, ahead in sorted(self._astray.items())[:MAX_NAMED]:
+        for name, ahead in sorted(self._clock_differences.items())[:MAX_NAMED]:
             differs = f"{abs(ahead)} s {'ahead of' if ahead > 0 else 'behind'} that of this node ({me})"
             why = "leases do not depend on it, but certificates and the times in status and Events do"
             yield f"the clock of {name} is {differs}: {why}"
 
     def unfit(self) -> str:
-        """Return why this node cannot serve as egress node; empty if it can.
+        """Return why this node cannot be an egress node; empty if it can.
 
-        With another tunnel port than most nodes it gets none of their packets. If only some differ, those are wrong.
+        With another tunnel port than most nodes, this node receives no packets from them. If only a few differ, those
+        few are wrong.
         """
         differing = sorted(name for name, found in self._differing.items() if TUNNEL_PORT in found)
         if self._mine is None or 2 * len(differing) <= len(self._received) or len(self._received) < 2:
@@ -158,14 +161,14 @@ class Agreement:
     def _compare_clocks(self, node: str, clock: float, wall_ns: int) -> None:
         """Compare another node's clock with this one's.
 
-        The time that the message was under way counts as difference, and so does the age of what this node has of its
-        own clock: both are far below the limit.
+        The transit time of the message counts as difference, and so does the age of this node's own wall clock: both
+        are far below the limit.
         """
         ahead = round(clock - wall_ns / SECOND)
-        before = self._astray.get(node)
-        if not clock or not wall_ns or abs(ahead) <= MOST_ASTRAY_S:
-            self._revision += self._astray.pop(node, None) is not None
-        elif before is None or abs(ahead - before) > MOST_ASTRAY_S:
-            # A second more or less is no news.
-            self._astray[node] = ahead
+        before = self._clock_differences.get(node)
+        if not clock or not wall_ns or abs(ahead) <= MAX_CLOCK_DIFFERENCE_S:
+            self._revision += self._clock_differences.pop(node, None) is not None
+        elif before is None or abs(ahead - before) > MAX_CLOCK_DIFFERENCE_S:
+            # A change of one second is not reported.
+            self._clock_differences[node] = ahead
             self._revision += 1

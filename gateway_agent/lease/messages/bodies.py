@@ -1,6 +1,6 @@
 """The messages between lease daemons, without their envelope (:mod:`.wire`).
 
-They are MessagePack arrays: new fields are added at the end, and older versions pass over them.
+The messages are MessagePack arrays: new fields are added at the end, and older versions ignore them.
 """
 
 from __future__ import annotations
@@ -16,54 +16,54 @@ from ..voting.voter_set import Proposal, VoterSet
 
 
 class MasterAnnouncement(msgspec.Struct, frozen=True, array_like=True):
-    """A master's announcement of one egress IP that it holds."""
+    """A master's announcement of one egress IP."""
 
     id: Identity
     epoch: Epoch
     since: Seconds
-    """Start of this mastership by the wall clock, seconds."""
+    """Wall clock, seconds, when this node became master."""
     without_quorum: bool
     reason: Text
     """The reason why this master took over."""
     silent_ms: Milliseconds
-    """Time without a message of the master before."""
+    """Milliseconds in which no packet left by the egress IP before the takeover."""
     shown: Name = ""
     """The address that the outside sees."""
     leaving: bool = False
-    """True if this master hands over: packets are to be queued until the next master announces itself."""
+    """True if this master hands over: workers queue packets until the next master announces itself."""
     planned: bool = False
-    """The master before has handed over to a node of its choice."""
+    """True if the previous master has handed over to a node of its choice."""
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag="o"):
-    """Carry nothing beside the envelope: the sender's identity, and whose messages it receives."""
+    """An envelope alone: the sender's identity, and the incarnation that the sender last received."""
 
 
 class Subscribe(msgspec.Struct, frozen=True, array_like=True, tag="s"):
-    """Subscribe to new masters. ``known``: (id, epoch, master). Answered by a :class:`Heartbeat`."""
+    """A subscription to new masters. ``known``: (id, epoch, master). A :class:`Heartbeat` answers it."""
 
     voters: VoterSet
     accepted: Proposal | None
     known: tuple[tuple[Identity, Epoch, Name], ...]
     facts: Facts | None = None
-    """The sender's settings. Fields at the end of a message are unknown to older versions, which pass over them."""
+    """The sender's settings."""
     carries: Carried | None = None
-    """Ids by which pods of the sender go; None: not known."""
+    """Ids of the egress IPs that pods of the sender use; None: not known."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
-    """All that an egress node says of itself, and its request for leases."""
+    """The state of an egress node, and its request for leases."""
 
     seq: Number
-    """Names the request in the answers; 0: none is wanted."""
+    """Number of the request, repeated in the answers; 0: this heartbeat is no request."""
     duration_ns: Duration
     voters: VoterSet
     accepted: Proposal | None
     asked: tuple[Name, ...]
-    """The nodes that are to answer."""
+    """The nodes that must answer."""
     claims: tuple[Claim, ...]
     releases: tuple[Release, ...]
-    """The sender's own, and those it passes on."""
+    """Releases of the sender, and releases of others that the sender passes on."""
     isolated: bool
     reason: Text
     unready: dict[Identity, Text]
@@ -72,11 +72,11 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="h"):
     warming: tuple[Identity, ...] = ()
     known: tuple[Identity, ...] | None = None
     facts: Facts | None = None
-    """Settings of the sender; None: left out, as everywhere but in the answer to a :class:`Subscribe`."""
+    """Settings of the sender; None except in the answer to a :class:`Subscribe`."""
 
     @property
     def vote_request(self) -> VoteRequest:
-        """Return what the heartbeat asks of a voter."""
+        """Return the request that the heartbeat makes to a voter."""
         return VoteRequest(self.seq, self.duration_ns, self.voters, self.claims, self.proposal)
 
 
@@ -91,13 +91,13 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, tag="a"):
 
 
 class Holding(msgspec.Struct, frozen=True, array_like=True, tag="w"):
-    """The sender holds back its packets for these egress IPs, whose master hands over."""
+    """The statement that the sender queues its packets for these egress IPs, whose master hands over."""
 
     ids: tuple[Identity, ...]
 
 
 class Handover(msgspec.Struct, frozen=True, array_like=True, tag="m"):
-    """An operator wants the receiver, who is master, to hand over."""
+    """An operator's request that the receiver, the master, hand over to the node ``to``."""
 
     id: Identity
     to: Name

@@ -1,4 +1,4 @@
-"""The envelope of a message: a MessagePack array around one of :mod:`.bodies`. Its fields are kept in all versions."""
+"""The envelope of a message: a MessagePack array around one of :mod:`.bodies`. All versions keep its fields."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .versions import PROTOCOL
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """A message with the facts that make it fresh; see :mod:`.wire`."""
+    """A message with the fields that prove it fresh; see :mod:`.wire`."""
 
     sender: Name
     incarnation: Incarnation
     counter: Number
     session: Number
-    """Number of incarnations of the receiver that the sender has met."""
+    """Number of the receiver's incarnations that the sender has received messages from."""
     receiver_incarnation: Incarnation
-    """Incarnation of the receiver that the sender received last; 0: never."""
+    """Incarnation of the receiver in the last message that the sender received; 0: none yet."""
     receiver_session: Number
-    """The receiver's ``session`` that the sender received last."""
+    """``session`` in the last message that the sender received from the receiver."""
     body: Body
     key: Incarnation = 0
-    """Fingerprint of the key that the datagram is signed with; 0: the node is of a version that does not name it."""
+    """Fingerprint of the key that signs the datagram; 0: the node's version does not name its key."""
     version: Version = PROTOCOL
-    """Version of the protocol. Nodes that do not name it have the first one."""
+    """Version of the protocol. Nodes that do not name a version have the first one."""
 
 
 class Sealed(msgspec.Struct, frozen=True, array_like=True):
-    """An :class:`Envelope` whose body is encoded already: once for all receivers."""
+    """An :class:`Envelope` whose body is already encoded, once for all receivers."""
 
     sender: str
     incarnation: int
@@ -44,7 +44,7 @@ class Sealed(msgspec.Struct, frozen=True, array_like=True):
 
 
 def version_of(message: memoryview) -> int:
-    """Return the version that a message names which cannot be decoded; 0 if that cannot be found out."""
+    """Return the version of a message that cannot be decoded; 0 if the version cannot be read either."""
     try:
         return SEALED_DECODER.decode(message).version
     except ValueError:

@@ -1,8 +1,8 @@
-"""The cluster's shared keys: one that this node signs with, and those that it accepts.
+"""The cluster's shared keys: one key that this node signs with, and the keys that it accepts.
 
-A key is known by its fingerprint, 64 bits of a keyed hash. Each datagram names the one that it is signed with in the
-clear: so a node whose key does not fit can be named. To guess a key by its fingerprint is as hard as to guess it by
-the keyed hash of any recorded datagram.
+A key has a fingerprint: 64 bits of a keyed hash. Each datagram names the fingerprint of its signing key in the clear,
+so a node with a wrong key can be reported. The fingerprint reveals no more of the key than the keyed hash of any
+recorded datagram.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from .versions import OtherVersion
 
 MAC_BYTES = 16
 MAX_KEYS = 4
-"""Number of accepted keys beside the signing key: each costs a keyed hash for a datagram that is forged."""
+"""Largest number of accepted keys beside the signing key: each costs a keyed hash for every forged datagram."""
 CURRENT_NS = 10 * SECOND
-"""Time for which a datagram with a key that does not fit is a problem: nodes send something each two seconds."""
+"""Time for which a datagram with a wrong key is a problem: each node sends something every two seconds."""
 LASTING_NS = 2 * SECOND
-"""Time after which messages under another node's name are a problem."""
+"""Time for which messages under another node's name must last before they are a problem."""
 MAX_MISNAMED = 16
-"""Addresses whose messages bear another node's name that are remembered."""
+"""Largest number of remembered addresses whose messages bear another node's name."""
 LOOKUP_INTERVAL_NS = 50 * MILLISECOND
-"""Shortest time between two lookups of the sender of a datagram with a wrong key: anybody can send such datagrams."""
+"""Shortest time between two look-ups of the sender of a datagram with a wrong key: anyone can send such datagrams."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """One shared key. Never printed."""
+    """One shared key, which is never printed."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def parse(cls, content: bytes) -> Key:
-        """From the content of a key file: any 16 bytes or more, white space at the end not counted."""
+        """Parse the content of a key file: 16 bytes or more, without white space at the end. Raises ValueError."""
         content = content.rstrip()
         if len(content) < MAC_BYTES:
             raise ValueError(f"the cluster key has {len(content)} bytes: make one of {MAC_BYTES} or more")
@@ -52,13 +52,13 @@ class Key:
 
     @cached_property
     def number(self) -> int:
-        """Return the fingerprint as it is sent: 64 bits, never 0."""
+        """Return the fingerprint as a number of 64 bits, never 0."""
         digest = hashlib.blake2b(b"", key=self.secret, person=b"egw-v1-key-id", digest_size=8).digest()
         return int.from_bytes(digest, "big") or 1
 
     @property
     def fingerprint(self) -> str:
-        """Return what names the key to people: 16 hex digits."""
+        """Return the fingerprint as 16 hex digits."""
         return fingerprint(self.number)
 
 
@@ -72,19 +72,19 @@ class Keyring:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Return the fingerprints of all keys that are accepted, the one that this node signs with first."""
+        """Return the fingerprints of all accepted keys; that of the signing key comes first."""
         return (self.signing.number, *(key.number for key in self.accepted))
 
     @property
     def named(self) -> str:
-        """Return the fingerprints in words."""
+        """Return a text that names the fingerprints."""
         accepted = ", ".join(key.fingerprint for key in self.accepted)
         return f"this node signs with {self.signing.fingerprint}" + (
             f" and accepts {accepted}" if accepted else ""
         )
 
     def verify(self, message: bytes | memoryview, mac: bytes) -> Key | None:
-        """Return the key by which ``mac`` is that of ``message``; None if there is none."""
+        """Return the key for which ``mac`` is the authentication code of ``message``; None if there is none."""
         for key in (self.signing, *self.accepted):
             if hmac.compare_digest(key.mac(message), mac):
                 return key
@@ -93,31 +93,31 @@ class Keyring:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A datagram from the address of a known node, by a key that this node does not have."""
+    """A datagram from the address of a known node, signed with a key that this node does not have."""
 
     address: str
     number: int
-    """The fingerprint that it names; 0: none, as versions before this one."""
+    """The fingerprint that the datagram names; 0: an older version, which names none."""
     at: int
 
     @property
     def named(self) -> str:
-        """Return its fingerprint in words."""
+        """Return a text that names the fingerprint."""
         number = fingerprint(self.number)
         return f"the fingerprint of that key is {number}" if number else "it names no fingerprint"
 
 
 def _lasts(found: tuple[str, str, int, int]) -> bool:
-    """Return True if messages under this name have come for longer than an edit takes to reach all nodes."""
+    """Return True if messages under this name have lasted for longer than an edit takes to reach all nodes."""
     return found[3] - found[2] >= LASTING_NS
 
 
 class PeerKeys:
-    """Keys, versions and names of senders of the messages that came. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """Keys, versions and names of the senders of received messages. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self.revision = 0
-        """Grows when another problem is to be shown."""
+        """Number that grows whenever the problems change."""
         self._genuine: dict[str, tuple[int, int]] = {}
         self._foreign: dict[str, Foreign] = {}
         self._versions: dict[str, OtherVersion] = {}
@@ -128,34 +128,35 @@ class PeerKeys:
         self._lookup_after = 0
 
     def genuine(self, node: str, key: Key, now: int) -> None:
-        """Take note of an authentic message."""
+        """Note an authentic message."""
         self._genuine[node] = key.number, now
         for wrong in (self._foreign, self._versions):
             self.revision += wrong.pop(node, None) is not None
 
     def may_look_up(self, now: int) -> bool:
-        """Return whether the sender of a datagram with a wrong key is to be looked up now."""
+        """Return True if the sender of a datagram with a wrong key may be looked up now."""
         if now < self._lookup_after:
             return False
         self._lookup_after = now + LOOKUP_INTERVAL_NS
         return True
 
     def foreign(self, node: str, address: str, number: int, now: int) -> None:
-        """Take note of a datagram from a known address whose key does not fit."""
+        """Note a datagram from a known address with a wrong key."""
         before = self._foreign.get(node)
         self._foreign[node] = Foreign(address, number, now)
         self.revision += before is None or before.number != number
 
     def other_version(self, node: str, address: str, version: int, now: int) -> None:
-        """Take note of a message from a known address that is not of this version of the protocol."""
+        """Note a message of another protocol version from a known address."""
         before = self._versions.get(node)
         self._versions[node] = OtherVersion(address, version, now)
         self.revision += before is None or before.version != version
 
     def misnamed(self, source: str, name: str, address: str, now: int) -> None:
-        """Take note of an authentic message from an address that is not the sender's.
+        """Note an authentic message from an address that is not the sender's.
 
-        ``address``: that of the sender in the inventory; empty if it is not in it, or is this node.
+        ``address``: the sender's address in the inventory; empty if the inventory lacks the sender, or if ``name`` is
+        this node.
         """
         before = self._misnamed.get(source)
         if before is None and len(self._misnamed) >= MAX_MISNAMED:
@@ -165,7 +166,7 @@ class PeerKeys:
         self.revision += _lasts(found) and not (before is not None and same and _lasts(before))
 
     def keep(self, names: frozenset[str], now: int) -> None:
-        """Forget other nodes than ``names``, and foreign keys and versions that are no longer in use."""
+        """Forget all nodes except ``names``, and foreign keys and versions that are no longer in use."""
         self._genuine = {name: known for name, known in self._genuine.items() if name in names}
         current = {n: f for n, f in self._foreign.items() if n in names and now <= f.at + CURRENT_NS}
         self.revision += current.keys() != self._foreign.keys()
@@ -184,13 +185,13 @@ class PeerKeys:
             yield f"{message}: {foreign.named}; {own.named}"
 
     def problems(self, me: str) -> Iterator[str]:
-        """Yield one text for each node whose version or name does not fit. ``me``: the name of this node."""
+        """Yield one text for each node with another version or a wrong name. ``me``: the name of this node."""
         for name, other in sorted(self._versions.items()):
             yield other.problem(name, me)
         for source, found in sorted(self._misnamed.items()):
             name, address, *_ = found
             if not _lasts(found):
-                # An edited address reaches the nodes one after another.
+                # The nodes learn of an edited address one after another.
                 continue
             if name == me:
                 yield f"the machine at {source} calls itself {me}, as this node does: two machines have one nodeName"
@@ -199,7 +200,7 @@ class PeerKeys:
                 yield f"the machine at {source} calls itself {name}, which {known} the inventory of this node ({me})"
 
     def table(self, now: int) -> tuple[PeerKey, ...]:
-        """Return the key of each node's last message."""
+        """Return the key of the last message of each node."""
         rows = {
             n: PeerKey(n, fingerprint(k), (now - at) // MILLISECOND) for n, (k, at) in self._genuine.items()
         }

@@ -1,4 +1,4 @@
-"""Datagrams on their way out: sealed for each receiver, encoded once for all."""
+"""Queue the datagrams of one input: encoded once, sealed for each receiver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ class Outbox:
         self._waiting: list[Send] = []
 
     def put(self, receivers: Iterable[str], body: Body) -> None:
-        """Put a message to each of ``receivers``: names. Those that are no peers, such as this node, are left out."""
+        """Queue a message to each of ``receivers``, which are names.
+
+        Names of no peer, such as this node's, are left out.
+        """
         encoded = encode(body)
         for name in receivers:
             if name in self._endpoint.peers:
@@ -33,10 +36,10 @@ class Outbox:
                 self._waiting.append(Send(self._endpoint.peers[name], datagram))
 
     def reply(self, address: str, datagram: bytes) -> None:
-        """Put a datagram that is sealed already."""
+        """Queue a datagram that is already sealed."""
         self._waiting.append(Send(address, datagram))
 
     def take(self) -> list[Send]:
-        """Hand out all datagrams, in order."""
+        """Return all datagrams, in order, and empty the queue."""
         waiting, self._waiting = self._waiting, []
         return waiting

@@ -15,7 +15,7 @@ from ..voting.voter_set import PROPOSER_LEASE
 from .placement import placement
 
 WARM_UP_NS = 2 * SECOND
-"""Time for which a node that has become ready ranks behind those that were ready before."""
+"""Time for which a node that has become ready ranks behind the nodes that were ready before."""
 
 
 class ElectionInput(msgspec.Struct, frozen=True):
@@ -35,11 +35,12 @@ class ElectionInput(msgspec.Struct, frozen=True):
     warming: Collection[str] = ()
     """Ids for which this node has become ready only just now."""
     missed_at: Mapping[str, int] = field(default_factory=dict)
-    """The moment at which each member was last suspected. A member gets nothing back that it served before then."""
+    """The moment at which each member was last suspected. A member gets no egress IP back that it served before then.
+    """
     fresh: Mapping[str, int] = field(default_factory=dict)
     """Moments of takeover, by egress id, of egress IPs that may still move: :meth:`.masterless.Masterless.fresh`."""
     taken: Collection[str] = ()
-    """Ids whose address another machine may have: this node must not take over such an egress IP by itself."""
+    """Ids whose address another machine may have: this node must not take over such an egress IP without a majority."""
     targets: Mapping[str, str] = field(default_factory=dict)
     """The node to which an egress IP was handed over by its last master, by egress id."""
 
@@ -47,10 +48,10 @@ class ElectionInput(msgspec.Struct, frozen=True):
 def effective_specs(
     config: KeeperConfig, egress_nodes: tuple[str, ...], stopping: bool, occupied: Mapping[str, str]
 ) -> list[EgressIPSpec]:
-    """Return the specs of a node, that of the proposer's lease among them.
+    """Return the specs of a node, including the spec of the proposer's lease.
 
-    A node that stops hands over all that it could serve. ``occupied``: the reason why an address cannot be taken over,
-    by id; see :class:`..virtual_ips.conflict_detection.Vacancy`.
+    A node that stops hands over every egress IP that it could serve. ``occupied``: the reason why an address cannot be
+    taken over, by id; see :class:`..virtual_ips.conflict_detection.Vacancy`.
     """
     able, why = config.node in egress_nodes and not stopping, "stopping" if stopping else ""
     specs = [
@@ -66,7 +67,7 @@ def effective_specs(
 
 
 def kept(spec: EgressIPSpec, master: bool) -> EgressIPSpec:
-    """Return the spec, ready if this node is master and may stay master: the agent may not know yet that it is."""
+    """Return the spec, marked ready if this node is master and may stay so: the agent may not know yet that it is."""
     return replace(spec, ready=True, reason="") if spec.keeps and not spec.leaving and master else spec
 
 
@@ -93,7 +94,10 @@ def candidates(election_input: ElectionInput) -> dict[str, tuple[str, ...]]:
 
 
 def _ready(election_input: ElectionInput, spec: EgressIPSpec, asked: Iterable[str]) -> list[str]:
-    """Return the nodes that can serve an egress IP, unordered. ``asked``: the other nodes that can serve any."""
+    """Return the nodes that can serve an egress IP, unordered.
+
+    ``asked``: the other nodes that can serve any egress IP.
+    """
     able = (
         spec.ready
         and election_input.may_request

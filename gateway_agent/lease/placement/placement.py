@@ -30,7 +30,8 @@ def placement(
     node in ``warming`` comes last: it may fail again soon.
 
     ``fresh``: ids of egress IPs that had no master a moment ago. They are placed in one order together with those that
-    still have none. So two candidates agree on the others if only one of them knows of a new master already.
+    still have none. So two candidates agree on the other egress IPs even if only one candidate knows of a new master
+    already.
     """
     able = {
         identity: [node for node in nodes if node in ready.get(identity, ()) and node not in drained]

@@ -46,7 +46,7 @@ class Rebalance:
         self._egress_ips.record(identity).move = to, now + REQUEST_TIMEOUT_NS
 
     def forget_old(self, now: int) -> None:
-        """Drop the handovers that are over."""
+        """Drop the requests and targets whose time is over."""
         for record in self._egress_ips:
             if record.target is not None and now >= record.target[1]:
                 record.target, record.shared = None, False
@@ -119,7 +119,7 @@ class Rebalance:
         if spec.leaving and not spec.ready:
             return KEEP if patient and not others else Transfer(next(iter(others), ""), spec.reason)
         if asked in others:
-            return Transfer(asked, f"handed over to {asked} as asked")
+            return Transfer(asked, f"handed over to {asked} as requested")
         preferred, since = (
             record.preferred if record is not None and record.preferred is not None else ("", now)
         )
@@ -132,7 +132,7 @@ class Rebalance:
     def _share(
         self, identity: str, others: Sequence[str], election_input: ElectionInput, masters: Mapping[str, str]
     ) -> Transfer:
-        """Return a node with a load that is lower by two or more, and the reason.
+        """Return the node whose load is lower by two or more, and the reason.
 
         One node hands over at a time: of the masters of fresh egress IPs the one with the highest load.
         """

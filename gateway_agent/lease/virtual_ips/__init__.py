@@ -1,1 +1,1 @@
-"""Effects and checks for the virtual IPs that a node has the lease of."""
+"""Effects and checks for the virtual IPs whose lease a node has."""

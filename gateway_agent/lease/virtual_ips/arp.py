@@ -1,4 +1,4 @@
-"""ARP and neighbour discovery frames, as bytes: who has which address. Pure.
+"""Build and parse ARP and neighbour discovery frames, as bytes. Pure.
 
 Frames begin with their Ethernet header. MACs are six octets of hex digits with colons between.
 """
@@ -39,7 +39,7 @@ NEIGHBOR = struct.Struct("!BBHI16s")
 """Type, code, checksum, flags, target; the header of both messages."""
 
 
-# Where a frame has what the kernel's filter looks at, in bytes
+# Offsets of the fields that the kernel's filter reads, in bytes
 SENDER_AT = HEADER + 14
 PROTOCOL_AT = HEADER + 6
 TYPE_AT = HEADER + IPV6.size
@@ -48,14 +48,14 @@ TARGET_AT = TYPE_AT + 8
 
 @dataclass(frozen=True)
 class Solicitation:
-    """The machine that asks for the MAC of an IPv6 address."""
+    """A neighbour solicitation: a request for the MAC of an IPv6 address."""
 
     target: str
-    """The address that is asked for, as :func:`canonical` writes it."""
+    """The requested address, as :func:`canonical` writes it."""
     asker: bytes
-    """The asker's address; :data:`UNSPECIFIED` if the asker looks for a duplicate of an address of its own."""
+    """The sender's address; :data:`UNSPECIFIED` during duplicate address detection."""
     mac: bytes
-    """The asker's MAC."""
+    """The sender's MAC."""
 
 
 def canonical(address: str) -> str:
@@ -64,9 +64,9 @@ def canonical(address: str) -> str:
 
 
 def filtered_part(frame: bytes) -> int:
-    """Return what a filter compares of the address that an ARP frame claims, or that neighbour discovery is about.
+    """Return the bits that a filter compares: of the address that an ARP or neighbour discovery frame is about.
 
-    Of an IPv6 address these are the last 32 bits.
+    Of an IPv6 address, these are the last 32 bits.
     """
     of_arp = frame[12:HEADER] == struct.pack("!H", ETH_P_ARP)
     at = SENDER_AT if of_arp else TARGET_AT + 12
@@ -81,7 +81,7 @@ def filtered_part_of(address: str) -> int:
 def gratuitous(address: str, mac: str) -> bytes:
     """Return an ARP *request* by and for ``address`` (RFC 5227, section 3): all who know the address learn the MAC.
 
-    Not a reply: Linux ignores one for a second after a change.
+    It is not a reply, because Linux ignores replies for a second after a change.
     """
     return _arp(_ipv4(address), _ipv4(address), _octets(mac))
 
@@ -92,19 +92,19 @@ def advertisement(address: str, mac: str) -> bytes:
 
 
 def answer(asked: Solicitation, mac: str) -> bytes:
-    """Answer a neighbour solicitation: ``asked.target`` is at ``mac`` (RFC 4861, section 7.2.4)."""
+    """Return the answer to a solicitation: ``asked.target`` is at ``mac`` (RFC 4861, section 7.2.4)."""
     if asked.asker == UNSPECIFIED:
         return advertisement(asked.target, mac)
     return _advertisement(asked.target, mac, SOLICITED | OVERRIDE, asked.asker, asked.mac)
 
 
 def solicited_node(address: str) -> str:
-    """Return the multicast group at which an IPv6 address is asked for (RFC 4291, section 2.7.1)."""
+    """Return the solicited-node multicast group of an IPv6 address (RFC 4291, section 2.7.1)."""
     return str(ipaddress.IPv6Address(_solicited_node(ipaddress.IPv6Address(address).packed)))
 
 
 def probe(address: str, mac: str) -> bytes:
-    """Asks who has ``address``, and claims nothing: RFC 5227, section 2.1.1; IPv6: RFC 4862, section 5.4.2."""
+    """Return a probe for ``address``, which claims nothing: RFC 5227, section 2.1.1; IPv6: RFC 4862, section 5.4.2."""
     if ":" not in address:
         return _arp(bytes(4), _ipv4(address), _octets(mac))
     raw = ipaddress.IPv6Address(address).packed
@@ -114,9 +114,9 @@ def probe(address: str, mac: str) -> bytes:
 
 
 def claimed_address(frame: bytes) -> tuple[str, str] | None:
-    """Return the address that a frame's sender says it has, and the sender's MAC.
+    """Return the address that the sender of a frame claims, and the sender's MAC.
 
-    Any ARP packet with a sender address says so, and any neighbour advertisement. None for other frames.
+    Every ARP packet with a sender address is a claim, and every neighbour advertisement. None for other frames.
     """
     kind = frame[12:HEADER]
     if kind == struct.pack("!H", ETH_P_ARP) and len(frame) >= HEADER + ARP.size:
@@ -126,7 +126,7 @@ def claimed_address(frame: bytes) -> tuple[str, str] | None:
     if kind == struct.pack("!H", ETH_P_IPV6) and len(frame) >= HEADER + IPV6.size + NEIGHBOR.size:
         _, _, protocol, hops, _, _ = IPV6.unpack_from(frame, HEADER)
         icmp_type, code, _, _, target = NEIGHBOR.unpack_from(frame, HEADER + IPV6.size)
-        # With fewer hops it has come through a router, and is a forgery (RFC 4861, section 7.1.2).
+        # With a lower hop limit it has passed a router, and is a forgery (RFC 4861, section 7.1.2).
         if (protocol, hops, icmp_type, code) == (ICMPV6, HOP_LIMIT, NEIGHBOR_ADVERTISEMENT, 0):
             of_option = _link_layer(frame, TARGET_LINK_LAYER_ADDRESS)
             return str(ipaddress.IPv6Address(target)), (of_option or frame[6:12]).hex(":")
@@ -134,9 +134,9 @@ def claimed_address(frame: bytes) -> tuple[str, str] | None:
 
 
 def solicitation(frame: bytes) -> Solicitation | None:
-    """Return what a neighbour solicitation asks; None for other frames, and for what RFC 4861, 7.1.1, forbids.
+    """Return the neighbour solicitation in a frame; None for other frames, and for those that RFC 4861, 7.1.1, forbids.
 
-    The checksum is not looked at: in what comes from this machine's own containers the kernel has not filled it in.
+    The checksum is not verified: the kernel does not fill it in for frames of this machine's own containers.
     """
     if frame[12:HEADER] != struct.pack("!H", ETH_P_IPV6) or len(frame) < HEADER + IPV6.size + NEIGHBOR.size:
         return None
@@ -181,7 +181,7 @@ def _neighbor(source: bytes, receiver: bytes, mac: bytes, receiver_mac: bytes, m
 
 
 def _checksum(data: bytes) -> int:
-    """RFC 1071; ``data`` has an even number of bytes."""
+    """Return the internet checksum of RFC 1071. ``data`` has an even number of bytes."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -189,7 +189,7 @@ def _checksum(data: bytes) -> int:
 
 
 def _link_layer(frame: bytes, kind: int) -> bytes:
-    """Return the MAC in an option of a message of neighbour discovery; empty if there is none."""
+    """Return the MAC in an option of a neighbour discovery message; empty if there is none."""
     options = frame[HEADER + IPV6.size + NEIGHBOR.size :]
     while len(options) >= 8 and options[1]:
         if options[0] == kind and options[1] == 1:

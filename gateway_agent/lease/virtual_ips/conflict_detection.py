@@ -1,4 +1,4 @@
-"""Machines that claim a virtual address: foreign ones, or nodes that are set up with it by mistake (RFC 5227)."""
+"""Detect machines that claim a virtual address: foreign ones, or nodes configured with it by mistake (RFC 5227)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from ..voting.protocol import MILLISECOND, NEVER, SECOND
 from .serving import GRACE_NS, Probe
 
 ANSWER_NS = 200 * MILLISECOND
-"""A machine that has an address answers a probe within this."""
+"""Time within which a machine answers a probe for its address."""
 SETTLE_NS = 60 * MILLISECOND
-"""Time from a free answer to an address that answers itself, with room for lateness."""
+"""Time from the end of a probe to an address that this node defends, with room for delays."""
 FORGET_NS = 30 * SECOND
-"""A claim that is not repeated within this is over: probes go out every few seconds."""
+"""Time after which a claim that is not repeated is over: probes are sent every few seconds."""
 ABSENT_NS = 2 * SECOND
-"""A machine that has not answered for so long, with a probe each second, has given the address up."""
+"""Time without an answer, with a probe each second, after which a machine has given the address up."""
 
 
 @dataclass
 class Vacancy:
-    """Findings of a node about addresses that no node of the cluster is known to have had."""
+    """The result of probes for addresses that no node of the cluster is known to have had."""
 
     pending: list[str] = field(default_factory=list)
-    """Ids that must wait for an answer."""
+    """Ids whose probes are not over yet."""
     occupied: dict[str, str] = field(default_factory=dict)
-    """The reason why an address cannot be taken, by id: another machine has it."""
+    """The reason, by id, why an address cannot be taken over: another machine has it."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class _ObservedClaim:
 
 
 class ConflictDetection:
-    """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The claims and probes of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self._by_address: dict[str, _ObservedClaim] = {}
@@ -53,9 +53,9 @@ class ConflictDetection:
     def on_arp_claim(
         self, identity: str, address: str, mac: str, interface: str, now: int, wall_ns: int
     ) -> bool:
-        """Take in that another machine claims an address. Return True if that is news.
+        """Note that another machine claims an address. Return True if the claim is new.
 
-        ``identity`` is empty if this node does not serve the address: then the claim may be right.
+        ``identity`` is empty if this node does not serve the address: then the claim may be legitimate.
         """
         before = self._by_address.get(address)
         known = before is not None and before.conflict.mac == mac and now < before.received_at + FORGET_NS
@@ -69,7 +69,7 @@ class ConflictDetection:
     def ask(self, address: str, interface: str, rank: int, now: int) -> None:
         """Queue a probe for ``address`` if none was sent within the last second.
 
-        A node with a worse ``rank`` asks later: the better one has the address by then and answers.
+        A node of a worse ``rank`` probes later: by then the node of the better rank has the address and answers.
         """
         since, last = self._wanted.get(address, (now, now))
         since = since if now < last + SECOND else now
@@ -83,17 +83,17 @@ class ConflictDetection:
             self._probes.append(Probe(address, interface))
 
     def is_clear(self, address: str, rank: int, now: int) -> bool:
-        """Return True if the last probe in this node's turn was not answered within :data:`ANSWER_NS`."""
+        """Return True if no machine answered the last probe at this node's rank within :data:`ANSWER_NS`."""
         claim, asked = self._by_address.get(address), self._asked.get(address)
         since, _ = self._wanted.get(address, (now, now))
         if asked is None or asked < since + rank * (ANSWER_NS + SETTLE_NS):
             return False
         return now >= asked + ANSWER_NS and (claim is None or claim.received_at < asked)
 
-    def ask_first(self, wanted: Iterable[EgressIPSpec], now: int) -> None:
-        """Ask the LAN for addresses that no node is known to have had, and note those that are free.
+    def probe_first_takeovers(self, wanted: Iterable[EgressIPSpec], now: int) -> None:
+        """Probe the LAN for addresses that no node is known to have had, and note those that are free.
 
-        Only before the first takeover: a failover waits for no answer.
+        Only a first takeover waits for the probes; a failover does not.
         """
         for spec in wanted:
             if not self._is_vacant(spec.address, now):
@@ -102,10 +102,9 @@ class ConflictDetection:
                     self._vacant[spec.address] = now
 
     def vacancy(self, wanted: Iterable[EgressIPSpec], now: int) -> Vacancy:
-        """Return what is known of addresses that no node is known to have had.
+        """Return the result of the probes for addresses that no node is known to have had.
 
-        A claim that is received for a moment only may be the announcement of the first master, of which this node
-        learns next.
+        A short-lived claim may be the announcement of the first master, of which this node learns next.
         """
         found = Vacancy()
         for spec in wanted:
@@ -123,14 +122,14 @@ class ConflictDetection:
         claim, since = self._by_address.get(address), self._vacant.get(address)
         return since is not None and now < since + FORGET_NS and not (claim and claim.received_at > since)
 
-    def ask_each(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> None:
-        """Ask the LAN for what this node might take without a majority."""
+    def probe_each(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> None:
+        """Probe the LAN for addresses that this node might take over without a majority."""
         for spec in wanted:
             if spec.address and spec.ready:
                 self.ask(spec.address, spec.interface, _rank(me, spec), now)
 
     def unavailable(self, me: str, wanted: Iterable[EgressIPSpec], now: int) -> list[str]:
-        """Return the ids whose address another machine may have, as far as the LAN has answered."""
+        """Return the ids whose address another machine may have, by the answers so far."""
         return [
             spec.id
             for spec in wanted
@@ -138,21 +137,21 @@ class ConflictDetection:
         ]
 
     def take_probes(self) -> list[Probe]:
-        """Hand out the queued probes."""
+        """Return the queued probes, and empty the queue."""
         probes, self._probes = self._probes, []
         return probes
 
     def conflicts(self, now: int) -> tuple[Conflict, ...]:
-        """Return the conflicts that are not over."""
+        """Return the current conflicts."""
         claims = (c for c in self._by_address.values() if c.conflict.id)
         return tuple(claim.conflict for claim in claims if now < claim.received_at + FORGET_NS)
 
     def next_wake(self) -> int:
-        """Return when the next answer is known."""
+        """Return the moment at which the next probe is over."""
         return min(self._awaited, default=NEVER)
 
     def wake(self, now: int) -> None:
-        """Forget what is old."""
+        """Forget old claims and probes."""
         self._awaited = {at for at in self._awaited if at > now}
         oldest = now - FORGET_NS
         self._by_address = {a: claim for a, claim in self._by_address.items() if claim.received_at > oldest}

@@ -5,16 +5,17 @@ from __future__ import annotations
 from ..voting.protocol import MILLISECOND, NEVER
 
 FRAMES = 16
-"""Frames of one socket in a period before addresses are muted: a machine asks for an address once in a second."""
+"""Number of frames of one socket in a period before addresses are muted. A machine requests an address once a second.
+"""
 PERIOD_NS = 50 * MILLISECOND
 
 
 class FloodLimit:
     """Frames of one socket, counted in periods.
 
-    Once a period has had :data:`FRAMES` frames, each address that its frames were about is muted until the period
-    ends: the kernel drops frames about a muted address. Frames about all other addresses still arrive. Source
-    addresses do not matter: an attacker chooses them freely.
+    Once a period has had :data:`FRAMES` frames, each address that one of these frames was about is muted until the
+    period ends: the kernel drops frames about a muted address. Frames about all other addresses still arrive. Source
+    addresses do not count: an attacker chooses them freely.
     """
 
     def __init__(self) -> None:

@@ -35,18 +35,18 @@ from ..voting.protocol import (
 )
 
 ANNOUNCED_NS = tuple(ms * MILLISECOND for ms in (0, 20, 100, 300, 1000, 1200))
-"""Times after a takeover at which an address is announced: an announcement can be lost, and Linux ignores some for a
+"""Times after a takeover at which an address is announced: announcements can be lost, and Linux ignores some for a
 second.
 """
 REMINDER_NS = 60 * SECOND
 PROBE_NS = 5 * SECOND
-"""Interval at which a master probes its own address: another machine that only answers is not detected otherwise."""
+"""Interval at which a master probes its own address: only so is a machine detected that merely answers."""
 GRACE_NS = 100 * MILLISECOND
-"""A claim that is received so soon after a takeover may come from the previous master."""
+"""Time after a takeover in which a claim may come from the previous master."""
 CONTESTED_NS = 1 * SECOND
-"""Announcements against another claimant come no more often, in the long run."""
+"""Mean interval of announcements against another claimant."""
 CONTESTED_AT_ONCE = 3
-"""Number of such announcements that need not wait: until ours is received, packets go to the other machine."""
+"""Number of such announcements that need not wait: until one is received, packets go to the other machine."""
 
 
 class Ticket(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ Effect = Ticket | Open | Close | AddAddress | RemoveAddress | Announce | Probe
 
 
 def open_ns(duration_ns: int) -> int:
-    """Return for how long the fence opens: with the ticket's time shorter than any voter's grant at any clock rate."""
+    """Return for how long the fence opens: with the ticket's time, less than any voter's grant at any clock rate."""
     return int(duration_ns * (1 - 2 * RATE_BOUND)) - MARGIN_NS - ticket_ns(duration_ns)
 
 
@@ -111,31 +111,31 @@ class _VirtualIP:
     address: str
     interface: str
     opened_by: int = 0
-    """The request whose grants have opened the fence last."""
+    """Number of the request whose grants opened the fence last."""
     announcements: list[int] = field(default_factory=list)
     since: int = 0
     probe_at: int = 0
     contested_at: int = -NEVER
     """The moment of the last announcement against another claimant, past or planned."""
     spaced_at: int = -NEVER
-    """The moment of the next such announcement if all were spaced evenly."""
+    """The moment of the next such announcement if all announcements were evenly spaced."""
 
 
 class VirtualIPs:
-    """Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The virtual addresses of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
-        self._places: dict[str, _VirtualIP] = {}
+        self._virtual_ips: dict[str, _VirtualIP] = {}
         self._tickets: list[Ticket] = []
         self._closing: list[str] = []
-        """Addresses of places that are left: what closes their fence was not handed out yet."""
+        """Addresses that this node no longer serves, and whose fence is not closed yet."""
 
     def addresses(self) -> dict[str, str]:
         """Return the interfaces of the addresses that this node serves."""
-        return {place.address: place.interface for place in self._places.values()}
+        return {virtual_ip.address: virtual_ip.interface for virtual_ip in self._virtual_ips.values()}
 
     def ask(self, request: Request, specs: Mapping[str, EgressIPSpec]) -> None:
-        """Queue a ticket for a request that is about to be sent, if it asks for a virtual address."""
+        """Queue a ticket for a request that is about to be sent, if the request claims a virtual address."""
         if any(identity in specs and specs[identity].address for identity in request.claims):
             self._tickets.append(Ticket(request.seq, ticket_ns(request.duration_ns)))
 
@@ -146,11 +146,12 @@ class VirtualIPs:
         now: int,
         before: list[Any],
     ) -> list[Effect]:
-        """Append to ``before`` what is to be done before anything is sent; return what is to be done after that.
+        """Append the effects that precede any message to ``before``; return the effects that follow the messages.
 
-        ``held``: the leases that run. The network learns of a new master before the workers do, whose packets wait for
-        it: their answers must find the way. They need no address on this node, and neither does the closed fence; so
-        addresses come and go last: where the machine is busy with others' interfaces, the kernel lets that wait.
+        ``held``: the leases that have not ended. The network learns of a new master before the workers, whose packets
+        wait for the new master: replies must find it. Neither those packets nor a closed fence need the address on this
+        node; so addresses are added and removed last: on a machine that is busy with other interfaces, the kernel
+        delays that.
         """
         served = self._served(held, specs)
         removed = self._leave(served)
@@ -159,66 +160,80 @@ class VirtualIPs:
         opened: dict[tuple[int, int], list[str]] = {}
         added: list[Effect] = []
         for identity, interface in served.items():
-            place = self._places.get(identity)
-            if place is None:
-                place = self._places[identity] = _VirtualIP(specs[identity].address, interface)
-                place.announcements = [now + after for after in ANNOUNCED_NS]
-                place.since, place.probe_at = now, now + SECOND
-                added.append(AddAddress(place.address, place.interface))
+            virtual_ip = self._virtual_ips.get(identity)
+            if virtual_ip is None:
+                virtual_ip = self._virtual_ips[identity] = _VirtualIP(specs[identity].address, interface)
+                virtual_ip.announcements = [now + after for after in ANNOUNCED_NS]
+                virtual_ip.since, virtual_ip.probe_at = now, now + SECOND
+                added.append(AddAddress(virtual_ip.address, virtual_ip.interface))
             lease = held[identity]
-            if lease.granted_seq > place.opened_by:
-                place.opened_by = lease.granted_seq
-                opened.setdefault((lease.granted_seq, lease.duration_ns), []).append(place.address)
+            if lease.granted_seq > virtual_ip.opened_by:
+                virtual_ip.opened_by = lease.granted_seq
+                opened.setdefault((lease.granted_seq, lease.duration_ns), []).append(virtual_ip.address)
         effects += [
             Open(seq, tuple(addresses), open_ns(duration_ns))
             for (seq, duration_ns), addresses in sorted(opened.items())
         ]
         before += [*effects, *self._announce(now)]
-        # Only now: an error on the way here must not lose what closes a fence. Closing it twice harms nothing.
+        # Cleared only here: an error before this line must not lose the closing of a fence. Closing it twice is
+        # harmless.
         self._tickets, self._closing = [], []
         return [*removed, *added, *self._probe(now)]
 
     def _served(self, held: Mapping[str, LeaseState], specs: Mapping[str, EgressIPSpec]) -> dict[str, str]:
         """Return the interface of each virtual address that this node is to serve, by egress id."""
         return {
-            # An address that is about to leave stays where it is.
-            identity: spec.interface or self._places[identity].interface
+            # An address that is being handed over stays on its interface.
+            identity: spec.interface or self._virtual_ips[identity].interface
             for identity in held
-            if (spec := specs.get(identity)) and spec.address and (spec.interface or identity in self._places)
+            if (spec := specs.get(identity))
+            and spec.address
+            and (spec.interface or identity in self._virtual_ips)
         }
 
     def _leave(self, served: Mapping[str, str]) -> list[Effect]:
-        gone = [place for identity, place in self._places.items() if served.get(identity) != place.interface]
-        self._closing += [place.address for place in gone]
-        self._places = {i: place for i, place in self._places.items() if place not in gone}
-        return [RemoveAddress(place.address, place.interface) for place in gone]
+        gone = [
+            virtual_ip
+            for identity, virtual_ip in self._virtual_ips.items()
+            if served.get(identity) != virtual_ip.interface
+        ]
+        self._closing += [virtual_ip.address for virtual_ip in gone]
+        self._virtual_ips = {
+            i: virtual_ip for i, virtual_ip in self._virtual_ips.items() if virtual_ip not in gone
+        }
+        return [RemoveAddress(virtual_ip.address, virtual_ip.interface) for virtual_ip in gone]
 
     def _announce(self, now: int) -> Iterable[Effect]:
-        for place in self._places.values():
-            due = [at for at in place.announcements if at <= now]
+        for virtual_ip in self._virtual_ips.values():
+            due = [at for at in virtual_ip.announcements if at <= now]
             if due:
-                rest = [at for at in place.announcements if at > now]
-                place.announcements = rest or [now + REMINDER_NS]
-                yield Announce(place.address, place.interface)
+                rest = [at for at in virtual_ip.announcements if at > now]
+                virtual_ip.announcements = rest or [now + REMINDER_NS]
+                yield Announce(virtual_ip.address, virtual_ip.interface)
 
     def _probe(self, now: int) -> Iterable[Effect]:
-        for place in self._places.values():
-            if now >= place.probe_at:
-                place.probe_at = now + PROBE_NS
-                yield Probe(place.address, place.interface)
+        for virtual_ip in self._virtual_ips.values():
+            if now >= virtual_ip.probe_at:
+                virtual_ip.probe_at = now + PROBE_NS
+                yield Probe(virtual_ip.address, virtual_ip.interface)
 
     def on_conflict(self, address: str, now: int) -> str:
-        """Announce an address again that another machine claims. Return its id; empty if it is not served here."""
-        for identity, place in self._places.items():
-            if place.address == address and now >= place.since + GRACE_NS:
-                if now >= place.contested_at:
-                    # The last word is ours, however soon after the one before the other's comes.
-                    place.contested_at = max(now, place.spaced_at - (CONTESTED_AT_ONCE - 1) * CONTESTED_NS)
-                    place.spaced_at = max(place.spaced_at, place.contested_at) + CONTESTED_NS
-                    place.announcements = sorted([place.contested_at, *place.announcements])
+        """Announce an address again that another machine claims.
+
+        Return its id; empty if this node does not serve it.
+        """
+        for identity, virtual_ip in self._virtual_ips.items():
+            if virtual_ip.address == address and now >= virtual_ip.since + GRACE_NS:
+                if now >= virtual_ip.contested_at:
+                    # The announcement may be delayed but is never left out: after each claim, this node announces last.
+                    virtual_ip.contested_at = max(
+                        now, virtual_ip.spaced_at - (CONTESTED_AT_ONCE - 1) * CONTESTED_NS
+                    )
+                    virtual_ip.spaced_at = max(virtual_ip.spaced_at, virtual_ip.contested_at) + CONTESTED_NS
+                    virtual_ip.announcements = sorted([virtual_ip.contested_at, *virtual_ip.announcements])
                 return identity
         return ""
 
     def next_wake(self) -> int:
-        """Return when the next announcement or probe is due."""
-        return min((min(p.announcements[0], p.probe_at) for p in self._places.values()), default=NEVER)
+        """Return the moment of the next announcement or probe."""
+        return min((min(p.announcements[0], p.probe_at) for p in self._virtual_ips.values()), default=NEVER)

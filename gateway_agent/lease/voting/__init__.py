@@ -1,1 +1,1 @@
-"""Leases by a majority of voters, and the set of voters."""
+"""Leases that a majority of voters grants, and the set of voters."""

@@ -1,4 +1,4 @@
-"""The other egress nodes, as this one receives their messages: those that are there, and those that are suspect."""
+"""Detect failures of the other egress nodes by their messages: which are alive, and which are suspect."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .protocol import NEVER
 
 
 class FailureDetector:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The detector of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Member] = {}
@@ -19,23 +19,23 @@ class FailureDetector:
         self._alive: frozenset[str] = frozenset()
 
     def get(self, name: str) -> Member | None:
-        """Return a node by its last heartbeat; None if there was none."""
+        """Return the member as of its last heartbeat; None if there was none."""
         return self._by_name.get(name)
 
     def on_heartbeat(self, name: str, member: Member) -> bool:
-        """Take a heartbeat in. Return True if it says something new."""
+        """Note a heartbeat. Return True if its content is new."""
         before = self._by_name.get(name)
         self._by_name[name] = member
         return before is None or replace(before, received_at=member.received_at) != member
 
     def retain(self, names: Collection[str]) -> None:
-        """Forget all others."""
+        """Forget all nodes except ``names``."""
         self._by_name = {name: member for name, member in self._by_name.items() if name in names}
         self._missed_at = {name: at for name, at in self._missed_at.items() if name in names}
         self._alive &= self._by_name.keys()
 
     def update(self, suspect_ns: int, now: int) -> None:
-        """Note which nodes are suspect now: no message within ``suspect_ns``."""
+        """Note which nodes are suspect now, that is, sent no message within ``suspect_ns``."""
         alive = self.alive(suspect_ns, now)
         self._missed_at.update(dict.fromkeys(self._by_name.keys() - alive.keys(), now))
         self._alive = frozenset(alive)
@@ -52,10 +52,10 @@ class FailureDetector:
 
     @property
     def last_suspected_at(self) -> Mapping[str, int]:
-        """Return when each was last found suspect."""
+        """Return the moment at which each node was last found suspect, by name."""
         return self._missed_at
 
     def next_suspicion(self, suspect_ns: int) -> int:
-        """Return when the next of those that were live at the last update becomes suspect."""
+        """Return the moment at which the next of the nodes that were alive at the last update becomes suspect."""
         received_at = (member.received_at for name, member in self._by_name.items() if name in self._alive)
         return min(received_at, default=NEVER) + suspect_ns + 1

@@ -16,20 +16,20 @@ class Member(msgspec.Struct, frozen=True):
     received_at: int
     isolated: bool = False
     reason: str = ""
-    """The reason why the node cannot serve anything; empty if it can."""
+    """The reason why the node can serve no egress IP; empty if it can serve some."""
     unready: dict[str, str] = field(default_factory=dict)
-    """Reasons by egress id, for those that it could serve and is not ready for."""
+    """Reasons, by egress id, why the node is not ready for egress IPs that it is eligible for."""
     warming: Collection[str] = ()
-    """Egress ids for which it has become ready only just now."""
+    """Egress ids for which the node has only just become ready."""
     known: Collection[str] | None = None
-    """Egress ids that it has learned of from its store; None: it has not said."""
+    """Egress ids that the node's store contains; None: the node has not said."""
 
     def ready_for(self, identity: str) -> bool:
-        """Return True if it can serve an egress IP."""
+        """Return True if the node can serve an egress IP."""
         known = self.known is None or identity in self.known
         return known and not self.reason and identity not in self.unready
 
     def why_not(self) -> str:
-        """Return the first of the reasons why it is not ready; empty if it is."""
+        """Return the first reason why the node is not ready; empty if it is."""
         isolated = NO_MAJORITY if self.isolated else ""
         return self.reason or isolated or next(iter(self.unready.values()), "")

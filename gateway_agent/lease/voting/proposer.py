@@ -8,7 +8,7 @@ from .protocol import Request
 from .voter_set import PROPOSER_LEASE, Proposal, VoterSet, paxos_step
 
 MAX_PENDING = 16
-"""Requests whose answers are kept."""
+"""Largest number of requests whose answers are kept."""
 
 
 class Proposer:
@@ -27,7 +27,10 @@ class Proposer:
         current: VoterSet,
         wanted: Callable[[], VoterSet | None],
     ) -> VoterSet | None:
-        """Count a voter that granted the proposer's claim, with the set it accepted. Return a set that is decided."""
+        """Count a voter's grant to the proposer, with the set that the voter accepted.
+
+        Return a set that is now decided.
+        """
         ballot = (request.claims[PROPOSER_LEASE], self._node)
         outdated = self.proposal is not None and self.proposal.ballot > ballot
         if outdated or request.quorum.version != current.version:

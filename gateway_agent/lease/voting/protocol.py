@@ -1,4 +1,4 @@
-"""The right to be master for a fraction of a second: voters grant it, owners count the grants.
+"""Leases of a fraction of a second: voters grant them, owners count the grants.
 
 Times are nanoseconds on the node's own ``CLOCK_BOOTTIME``. No clock is compared with another: a grant ends
 ``duration`` after its *receipt* on the voter's clock, the lease made of such grants ends sooner, counted from
@@ -21,35 +21,35 @@ SECOND = 1_000_000_000
 RATE_BOUND = 0.01
 """Largest relative error of a clock's rate. Two clocks can differ by twice that."""
 MARGIN_NS = 8 * MILLISECOND
-"""Two timer ticks of a kernel with HZ=250: how late an expiry may be noticed."""
+"""Two timer ticks of a kernel with HZ=250: the largest delay with which an expiry is noticed."""
 TICKET_PART = 4
-"""See :func:`ticket_ns`."""
+"""Fraction (1/4) of a lease for which a ticket is valid: see :func:`ticket_ns`."""
 NEVER = 1 << 62
-"""A moment that does not come."""
+"""A moment that is never reached."""
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
-    """A node asks to be, or to remain, master of one egress IP."""
+    """The claim of a node to become, or to remain, master of one egress IP."""
 
     id: Identity
     epoch: Epoch
 
 
 class Release(msgspec.Struct, frozen=True, array_like=True):
-    """``node`` has ceased to be master (or to ask) with this epoch; this incarnation uses it never again."""
+    """The release of a lease or a claim of ``node``, whose ``incarnation`` never uses this epoch again."""
 
     id: Identity
     epoch: Epoch
     node: Name
     incarnation: Incarnation
-    """Incarnation of the node: a restarted one may come to use the epoch again."""
+    """Incarnation of the node. After a restart the node may use the epoch again."""
     reason: Text
     target: Name = ""
-    """Name of the node that is to ask first; empty: the next one in the order of preference."""
+    """Name of the node that is to request the lease first; empty: the next node in the order of preference."""
     shared: bool = False
-    """True if the egress IP had no master a moment ago and is being evened out: it may be evened out once more."""
+    """True if the egress IP had no master a moment ago and moves for an even spread: then it may move once more."""
     unserved_ms: Milliseconds = 0
-    """Time before this release for which nothing may have left by the egress IP already."""
+    """Milliseconds before this release in which possibly no packet left by the egress IP."""
 
 
 HELD = "held"
@@ -60,12 +60,13 @@ VOTERS = "voters"
 
 
 class Refusal(msgspec.Struct, frozen=True, array_like=True):
-    """The refusal of a claim. ``remaining_ns``: the time until a repetition can help; 0 is at once."""
+    """The refusal of a claim. ``remaining_ns``: the time after which a new request can succeed; 0: at once."""
 
     id: Identity
     why: Name
-    """``held``: another node holds it. ``epoch``: a higher one was granted. ``silent``: the voter has just
-    started. ``duration``: longer than the voter's own. ``voters``: for a voter set that is out of date."""
+    """``held``: another node holds the lease. ``epoch``: a higher epoch was granted. ``silent``: the voter has just
+    started. ``duration``: the lease time is longer than the voter's own. ``voters``: the voter set is out of date.
+    """
     holder: Name = ""
     epoch: Epoch = 0
     """The highest epoch granted."""
@@ -80,7 +81,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """The memory of a voter about an egress IP. ``epoch`` is the highest that it ever granted."""
+    """A voter's record of an egress IP. ``epoch`` is the highest epoch that the voter ever granted."""
 
     holder: str
     incarnation: int
@@ -89,12 +90,12 @@ class Grant(msgspec.Struct, frozen=True):
 
 
 def lease_end(sent_at: int, duration_ns: int, margin_ns: int = MARGIN_NS) -> int:
-    """Return when a lease ends on the owner's clock."""
+    """Return the moment at which a lease ends on the owner's clock."""
     return sent_at + int(duration_ns * (1 - 2 * RATE_BOUND)) - margin_ns
 
 
 def ticket_ns(duration_ns: int) -> int:
-    """Return for how long a request's ticket is valid: by then its grants must have opened the fence."""
+    """Return for how long the ticket of a request is valid: the grants must open the fence within that time."""
     return duration_ns // TICKET_PART
 
 
@@ -104,18 +105,18 @@ def is_majority(voters: Collection[str], members: Sequence[str]) -> bool:
 
 
 class Voter:
-    """Grants leases, one for each egress IP and moment. Stores nothing."""
+    """A voter, which grants at most one lease of an egress IP at a time. It stores nothing."""
 
     def __init__(self, silent_until: int) -> None:
         """``silent_until``: one lease time after the start, because earlier grants are forgotten."""
         self.silent_until = silent_until
         self._last_end: int | None = None
-        """The end of the last grant; None: not known."""
+        """The end of the last grant; None: unknown."""
         self.grants: dict[str, Grant] = {}
 
     @property
     def granted_until(self) -> int:
-        """Return the end of the last grant, those of an earlier process included."""
+        """Return the end of the last grant, including grants of an earlier process."""
         if self._last_end is None:
             self._last_end = max([self.silent_until, *(grant.until for grant in self.grants.values())])
         return self._last_end
@@ -129,7 +130,10 @@ class Voter:
         limit_ns: int,
         now: int,
     ) -> Verdict:
-        """Judge each claim for itself. ``limit_ns``: the voter's own lease time, the longest it grants."""
+        """Vote on each claim separately.
+
+        ``limit_ns``: the voter's own lease time, which is the longest that it grants.
+        """
         granted, refused = [], []
         for claim in claims:
             refusal = self._refusal(node, claim, duration_ns, limit_ns, now)
@@ -137,11 +141,11 @@ class Voter:
                 refused.append(refusal)
                 continue
             before = self.grants.get(claim.id)
-            # A lease made by an earlier request may be the longer one, where the lease time was shortened.
+            # If the lease time was shortened, the lease of an earlier request may end later.
             kept = before.until if before and before.holder == node else 0
             until = max(now + duration_ns, kept)
             self.grants[claim.id] = Grant(node, incarnation, claim.epoch, until)
-            # A grant is replaced by an earlier one of another node only when it has ended.
+            # If this grant replaces one of another node, that one has ended.
             self._last_end = max(self.granted_until, until)
             granted.append(claim.id)
         return Verdict(tuple(granted), tuple(refused))
@@ -162,7 +166,7 @@ class Voter:
         return None
 
     def forget(self, keep: Collection[str], now: int) -> None:
-        """Drop the grants that ended long ago, none of ``keep``: each has outlived the lease that it made by far."""
+        """Drop the grants that ended long ago, except those of ``keep``: their leases ended still earlier."""
         self._last_end = None
         self.grants = {
             identity: grant
@@ -171,7 +175,7 @@ class Voter:
         }
 
     def release(self, release: Release, now: int) -> None:
-        """End the grant, whichever node passes the release on. A release of an older epoch changes nothing."""
+        """End the grant, no matter which node passed the release on. A release of an older epoch changes nothing."""
         grant = self.grants.get(release.id)
         if (
             grant
@@ -184,21 +188,21 @@ class Voter:
 
 
 class Quorum(msgspec.Struct, frozen=True):
-    """The voters whose grants make a lease: a majority of each of ``sets``. No set at all: nothing does."""
+    """The voters whose grants make a lease: a majority of each of ``sets``. Without any set, no grants make a lease."""
 
     version: int
     sets: tuple[tuple[str, ...], ...]
     asked: tuple[str, ...]
-    """Nodes that are to answer."""
+    """Nodes that must answer."""
     without_quorum: bool = False
-    """True if the voters are not the voter set, but those of it that still answer."""
+    """True if the voters are only those members of the voter set that still answer."""
 
     def met(self, voters: Collection[str]) -> bool:
-        """Return True if grants of these voters make a lease."""
+        """Return True if the grants of these voters make a lease."""
         return bool(self.sets) and all(is_majority(voters, members) for members in self.sets)
 
     def met_at(self, moments: dict[str, int]) -> int:
-        """Return when a quorum could be had. ``moments``: when each voter would grant."""
+        """Return the moment at which a quorum is possible. ``moments``: when each voter would grant."""
         if not self.sets:
             return NEVER
         return max(
@@ -208,7 +212,7 @@ class Quorum(msgspec.Struct, frozen=True):
 
 
 class Request(msgspec.Struct):
-    """One heartbeat, as its sender remembers it until the answers are in."""
+    """One request, which its sender remembers until the answers have come."""
 
     seq: int
     sent_at: int
@@ -216,31 +220,31 @@ class Request(msgspec.Struct):
     claims: dict[str, int]
     quorum: Quorum
     granted: dict[str, set[str]] = field(default_factory=dict)
-    """Voters by egress id."""
+    """Voters that have granted it, by egress id."""
     moments: dict[str, dict[str, int]] = field(default_factory=dict)
-    """The moment at which each voter that answered would grant, by egress id."""
+    """The moment at which each voter that answered would grant, by egress id and voter."""
 
 
 class LeaseState(msgspec.Struct):
-    """A node's asking for, and then holding of, one egress IP."""
+    """A node's request for, and later lease of, one egress IP."""
 
     epoch: int
     """The epoch that is claimed."""
     first_seq: int
-    """Answers to earlier requests are about an earlier tenure."""
+    """Number of the first request for this lease: answers to earlier requests are about an earlier lease."""
     asked_at: int
     retry_at: int = 0
-    """Do not ask before: the voters said when it can help."""
+    """The moment before which a request is useless, by the voters' answers."""
     until: int = 0
     """End of the lease; 0: none yet."""
     held_epoch: int = 0
-    """The highest epoch that a majority granted: what may be announced."""
+    """The highest epoch that a majority granted, which may be announced."""
     without_quorum: bool = False
     granted_seq: int = 0
-    """The request that made the lease what it is."""
+    """Number of the request whose grants made or last renewed the lease."""
     duration_ns: int = 0
     """The lease time that this request asked for."""
 
     def holds(self, now: int) -> bool:
-        """Return True if the lease runs."""
+        """Return True if the lease has not ended."""
         return self.until > now

@@ -1,6 +1,6 @@
-"""The nodes that this one receives messages from, and what that allows.
+"""The voters that answer this node, and whether they suffice for leases.
 
-It may ask for leases or not, with a certain quorum, of a certain voter set.
+A node may request leases, or not, from a certain quorum of a certain voter set.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from .protocol import NEVER, SECOND, Quorum
 from .voter_set import VoterSet, VoterSetState, first_voters, next_voters
 
 CANDIDATE_TTL_NS = 5 * SECOND
-"""A node whose last message is no older than this can become a voter: each node subscribes every two seconds."""
+"""Largest age of the last message of a node that can become a voter: each node subscribes every two seconds."""
 DEAD_AFTER_NS = 10 * SECOND
-"""A voter that sent no message for so long is replaced."""
+"""Time without a message after which a voter is replaced."""
 NO_QUORUM_TIMEOUT_NS = 3 * SECOND
-"""``AvailabilityFirst``: how long a majority must have stayed away."""
+"""``AvailabilityFirst``: how long no majority must have answered."""
 NEVER_RECEIVED = -NEVER
 
 
@@ -27,63 +27,63 @@ class Electorate:
     names: tuple[str, ...]
     """All nodes of the inventory, this one too."""
     egress_nodes: tuple[str, ...]
-    """Those that can be master, sorted."""
+    """The nodes that can be master, sorted."""
     duration_ns: int
     """Lease time of this node."""
     availability_first: bool
     published: VoterSet | None
-    """The voter set that the cluster names."""
+    """The voter set on record in the cluster."""
 
 
 class QuorumView:
-    """One node's. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
+    """The view of one node. Times: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
         self, electorate: Electorate, voter_set_state: VoterSetState, silent_until: int, now: int
     ) -> None:
-        """``silent_until``: when this node votes itself, at the earliest."""
+        """``silent_until``: the earliest moment at which this node votes."""
         self.voter_set_state = voter_set_state
         self.longest_ns = electorate.duration_ns
-        """The longest lease time that was ever in use, as far as this node knows."""
+        """The longest lease time that was ever in use, as far as this node knows, nanoseconds."""
         self._silent_until = silent_until
         self._started_at = self._last_received_at = now
         self._received_at: dict[str, int] = {}
         self._answered: dict[str, int] = {}
         self._majority: tuple[tuple[str, ...], int] = ((), NEVER_RECEIVED)
-        """A voter set, and a moment since which a majority of it has answered."""
+        """A voter set, and a moment since which a majority of this set has answered."""
         self.configure(electorate)
 
     def configure(self, electorate: Electorate) -> None:
-        """Take on another configuration."""
+        """Apply another configuration."""
         self._electorate = electorate
         self._me, self._names = electorate.me, electorate.names
         self.egress_nodes = electorate.egress_nodes
         self._expects_others = any(name != self._me for name in self.egress_nodes)
-        # A voter may be out of the inventory: it sends nothing any more, but its last answer counts for as long as any.
+        # A voter may have left the inventory. It sends no more messages, but its last answer counts as long as others.
         known = {*self._names, *self.voter_set_state.current.members}
         self._received_at = {name: at for name, at in self._received_at.items() if name in known}
         self._answered = {name: at for name, at in self._answered.items() if name in known}
         self._majority = (), NEVER_RECEIVED
         self.voter_set_state.bootstrap_from(first_voters(self.egress_nodes, self._names))
         self.raise_max_lease(electorate.duration_ns)
-        # Of two nodes the last one has no majority to lose, and asks the LAN. AvailabilityFirst accepts the risk.
+        # The last of two nodes has no majority to wait for, and probes the LAN. AvailabilityFirst accepts the risk.
         held = len(self._names) > 2 and not electorate.availability_first
         self.voter_set_state.published = electorate.published if held else None
 
     def raise_max_lease(self, duration_ns: int) -> None:
-        """Take in that a node uses leases of this length."""
+        """Note that a node uses leases of this length."""
         self.longest_ns = max(self.longest_ns, duration_ns)
 
     def on_message(self, node: str, now: int) -> None:
-        """Take in that a node has sent anything fresh."""
+        """Note a fresh message of a node."""
         self._received_at[node] = self._last_received_at = now
 
     def receives_from_no_peer(self, now: int) -> bool:
-        """Return True if no message came from another node for long, though an egress node would answer."""
+        """Return True if no message has come from another node for long, though an egress node should answer."""
         return self._expects_others and now > self._last_received_at + CANDIDATE_TTL_NS
 
     def silent(self, now: int) -> tuple[str, ...]:
-        """Return the nodes that sent no message for long and should have, sorted.
+        """Return the nodes, sorted, that should have sent messages and have not done so for long.
 
         The egress nodes answer all nodes, and all nodes subscribe to an egress node.
         """
@@ -96,18 +96,18 @@ class QuorumView:
         return tuple(sorted(name for name in silent_for if name != self._me))
 
     def answer(self, voter: str, now: int) -> None:
-        """Take in that a voter has answered a request of this node."""
+        """Note that a voter has answered a request of this node."""
         self._answered[voter] = now
 
     def recover(self, now: int) -> bool:
-        """End the wait for what other voters remember. See :meth:`.voter_set.VoterSetState.finish_recovery`."""
+        """End the wait for reports of other voters. See :meth:`.voter_set.VoterSetState.finish_recovery`."""
         return self.voter_set_state.finish_recovery(self._names, now)
 
     def isolated(self, now: int) -> bool:
         """Return True if no majority of the voters answers.
 
-        For one lease time after a change of the voters, a majority of the set before is enough. A voter that is new
-        has never been asked: while it replaces a dead one, there would be no majority until its first answer.
+        For one lease time after a change of the voter set, a majority of the previous set is enough. A new voter has
+        not been asked yet: while it replaces a dead one, there would be no majority until its first answer.
         """
         return (
             not self._has_majority(now)
@@ -115,7 +115,7 @@ class QuorumView:
         )
 
     def may_serve_without_quorum(self, now: int) -> bool:
-        """Return True if this node may be master on the votes that are left: the rule for few nodes."""
+        """Return True if this node may be master by the votes of the remaining voters: the rule for few nodes."""
         if self._has_majority(now):
             return False
         duration_ns = self._electorate.duration_ns
@@ -138,7 +138,7 @@ class QuorumView:
         return Quorum(quorum.version, sets, tuple(sorted({*quorum.asked, self._me})), without_quorum=True)
 
     def wanted_voters(self, now: int) -> VoterSet | None:
-        """Return the change of the voter set that this node would propose as the proposer."""
+        """Return the next voter set that this node would propose as proposer."""
         settled = max(SECOND, 2 * self.longest_ns)
         if now < self.voter_set_state.learned_at + settled:
             return None
@@ -151,7 +151,7 @@ class QuorumView:
     def _has_majority(self, now: int) -> bool:
         """Return True if a majority of the present voters has answered within a lease time.
 
-        This is asked for each message. Answers only become newer, so a moment that was worked out once is enough for a
+        Each message calls this method. Answers only become newer, so a moment that was computed once is valid for a
         lease time.
         """
         members = self.voter_set_state.current.members
@@ -160,7 +160,7 @@ class QuorumView:
         return now - self._majority[1] <= self._electorate.duration_ns
 
     def _majority_answered_at(self, now: int) -> int:
-        """Return the moment since which a majority of the voters, or of the set a lease time ago, has answered."""
+        """Return the moment since which a majority of the voter set, or of the set a lease time ago, has answered."""
         voter_set_state = self.voter_set_state
         sets = (voter_set_state.current.members, *voter_set_state.superseded(self.longest_ns, now))
         return max(self._answered_at(members) for members in sets)

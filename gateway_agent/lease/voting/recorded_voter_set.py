@@ -11,13 +11,12 @@ from .protocol import is_majority
 from .voter_set import VoterSet
 
 NAME = "egress-gateway-voters"
-"""Name of the ConfigMap. The ConfigMap comes with the manifests, without data: an agent may change it and make no
-other."""
+"""Name of the ConfigMap. The manifests create it without data: an agent may change it, but create none."""
 
 
 def has_majority_in(recorded: VoterSet | None, nodes: Collection[str]) -> VoterSet | None:
     """Return the ``recorded`` set if ``nodes``, those of the inventory, have a majority of it, else None.
 
-    A set whose majority is gone can never vote again and holds back no node.
+    A set whose majority is gone can never vote again, so no node waits for it.
     """
     return recorded if recorded is not None and is_majority(nodes, recorded.members) else None

@@ -1,4 +1,4 @@
-"""A node as a voter: leases by :class:`Voter`, changes of the voter set by :class:`VoterSetState`, as one."""
+"""A node as a voter: for leases by :class:`Voter`, and for the voter set by :class:`VoterSetState`."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from .protocol import MILLISECOND, NEVER, SILENT, VOTERS, Claim, Grant, Refusal,
 from .voter_set import PROPOSER_LEASE, Memory, Proposal, VoterSet, VoterSetState
 
 DEFERRAL_NS = 5 * MILLISECOND
-"""A claim that can be granted so soon is judged again then, without another request."""
+"""A claim that can be granted within this time is deferred until then, without another request."""
 
 
 class VoteRequest(NamedTuple):
     """The request for a lease that a heartbeat carries to a voter."""
 
     seq: int
-    """The number that names the request in the answer."""
+    """Number of the request, repeated in the answer."""
     duration_ns: int
-    """The lease time that the sender asks for."""
+    """The lease time that the sender requests."""
     voters: VoterSet
     """The voter set that the sender knows."""
     claims: tuple[Claim, ...]
@@ -28,7 +28,7 @@ class VoteRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class DeferredRequest:
-    """A request whose claims were refused for a moment. Then it counts as if it had been under way for so long."""
+    """A request that is voted on again at ``at``, as if it had been under way until then."""
 
     sender: str
     incarnation: int
@@ -37,7 +37,7 @@ class DeferredRequest:
     at: int
 
     def without(self, identities: Collection[str]) -> DeferredRequest:
-        """Return the request without the claims of these."""
+        """Return the request without the claims to these ids."""
         claims = tuple(claim for claim in self.request.claims if claim.id not in identities)
         return replace(self, request=self.request._replace(claims=claims))
 
@@ -51,7 +51,7 @@ class VoterNode:
         self._voter_set_state = voter_set_state
         self.silent_until = now + max(duration_ns, memory.duration_ns if memory else 0)
         if memory:
-            # It need not wait for grants that have ended.
+            # A restarted voter need not wait for grants that have ended.
             self.silent_until = min(self.silent_until, memory.granted_until)
         self.voter = Voter(self.silent_until)
         if memory:
@@ -61,12 +61,12 @@ class VoterNode:
 
     @property
     def promised(self) -> tuple[int, str]:
-        """The highest epoch granted to a proposer, and its name."""
+        """Return the highest epoch granted to a proposer, and the proposer's name."""
         grant = self.voter.grants.get(PROPOSER_LEASE)
         return (grant.epoch, grant.holder) if grant else (0, "")
 
     def memory(self, duration_ns: int) -> Memory | None:
-        """Return what to store; None while this node itself is still learning."""
+        """Return the memory to store; None while this node recovers."""
         voter_set_state = self._voter_set_state
         if voter_set_state.recovering:
             return None
@@ -80,7 +80,7 @@ class VoterNode:
         )
 
     def vote(self, sender: str, incarnation: int, request: VoteRequest, limit_ns: int, now: int) -> Verdict:
-        """Judge a request. ``limit_ns``: this node's own lease time."""
+        """Vote on a request. ``limit_ns``: this node's own lease time."""
         voter_set_state = self._voter_set_state
         self._forget(sender, incarnation, [claim.id for claim in request.claims])
         refusal = self._refusal(request, limit_ns)
@@ -97,7 +97,7 @@ class VoterNode:
         return verdict
 
     def _refusal(self, request: VoteRequest, limit_ns: int) -> tuple[str, int] | None:
-        """Return why no claim of this request can be granted, and how long to wait."""
+        """Return why no claim of this request can be granted, and the nanoseconds to wait."""
         current = self._voter_set_state.current
         if self._voter_set_state.recovering:
             return SILENT, limit_ns // 4
@@ -107,7 +107,7 @@ class VoterNode:
         return None
 
     def release(self, release: Release, now: int) -> None:
-        """End a grant, and forget a request for it that was kept."""
+        """End a grant, and forget a deferred request for it."""
         self.voter.release(release, now)
         self._forget(release.node, release.incarnation, [release.id])
 
@@ -116,17 +116,17 @@ class VoterNode:
         self.voter.forget({PROPOSER_LEASE, *keep}, now)
 
     def due(self, now: int) -> list[DeferredRequest]:
-        """Hand out the requests that are to be judged again now."""
+        """Remove and return the deferred requests that are due."""
         due = [pending for pending in self._pending if now >= pending.at]
         self._pending = [pending for pending in self._pending if now < pending.at]
         return due
 
     def next_due(self) -> int:
-        """Return when the next kept request is to be judged."""
+        """Return the moment at which the next deferred request is due."""
         return min((pending.at for pending in self._pending), default=NEVER)
 
     def _keep(self, sender: str, incarnation: int, request: VoteRequest, verdict: Verdict, now: int) -> None:
-        """Keep the claims that were refused for a moment only: to ask anew would cost another round trip."""
+        """Defer the claims that can be granted soon: a new request would cost another round trip."""
         waits = {r.id: r.remaining_ns for r in verdict.refused if 0 < r.remaining_ns <= DEFERRAL_NS}
         if waits:
             claims = tuple(claim for claim in request.claims if claim.id in waits)
@@ -134,7 +134,7 @@ class VoterNode:
             self._pending.append(DeferredRequest(sender, incarnation, kept, now + min(waits.values())))
 
     def _forget(self, sender: str, incarnation: int, identities: Collection[str]) -> None:
-        """Drop the kept requests of ``sender`` for these ids, and all of its earlier incarnations."""
+        """Drop the deferred requests of ``sender`` for these ids, and all of its earlier incarnations."""
         others = [pending for pending in self._pending if pending.sender != sender]
         own = [
             p.without(identities) for p in self._pending if (p.sender, p.incarnation) == (sender, incarnation)

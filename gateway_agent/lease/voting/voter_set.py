@@ -1,4 +1,4 @@
-"""The voter set: 3 or 5 nodes, versioned, changed by one node at a time.
+"""The voter set: 3 or 5 nodes, with a version, changed by one node at a time.
 
 Theory of operation
 -------------------
@@ -10,9 +10,9 @@ Each change is one round of Paxos for the next version (Lamport, "Paxos Made Sim
    accepted.
 3. With answers of a majority the proposer proposes: the accepted set of the highest ballot if there is any, else the
    change that it wants (:func:`paxos_step`).
-4. The set that a majority has accepted is decided. Every message names its sender's set, so all nodes learn it.
+4. The set that a majority has accepted is decided. Every message names its sender's set, so all nodes learn of it.
 5. A voter without memory does not vote until enough others have reported (:meth:`VoterSetState.finish_recovery`): it
-   may have accepted what it no longer knows.
+   may have accepted a set that it no longer knows.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ PROPOSER_LEASE = "chair"
 GRACE_NS = 5 * SECOND
 """Time for which a node without memory waits for messages of enough others before it trusts the inventory alone.
 
-A shorter one is not safe: the node may be cut off from voters that have replaced it while it was away, as a node is
-whose network comes up late at boot. On its own it would then found a second set of voters.
+A shorter time is not safe: voters may have replaced the node while it was away, and the node may be cut off from them,
+for example because its network comes up late at boot. On its own it would then bootstrap a second voter set.
 """
 BOOTSTRAP_NS = 300 * MILLISECOND
-"""Time for which a new node waits once all but one are known to be new: the others are to learn that it is new, too."""
+"""Time for which a new node waits once all nodes but one are known to be new: the others must learn that it is new,
+too.
+"""
 
 
 class VoterSet(msgspec.Struct, frozen=True, array_like=True):
-    """Version 0 is a proposal from the inventory that no node has agreed to."""
+    """A voter set. Version 0 is a proposal from the inventory that no node has agreed to."""
 
     version: Epoch
     members: Members
@@ -60,19 +62,19 @@ class Proposal(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def ballot(self) -> tuple[int, str]:
-        """Return the proposal's place in the order of all."""
+        """Return the ballot number of the proposal."""
         return self.epoch, self.proposer
 
 
 class Memory(msgspec.Struct, frozen=True):
-    """The facts that a voter must not forget when its process restarts."""
+    """The facts that a voter must remember when its process restarts."""
 
     current: VoterSet
     accepted: Proposal | None
     promised: tuple[int, str]
-    """Highest epoch granted to a proposer, and its name."""
+    """Highest epoch granted to a proposer, and the proposer's name."""
     duration_ns: int
-    """The lease time in use: no grant lasts longer."""
+    """The lease time in use, nanoseconds: no grant lasts longer."""
     granted_until: int
     """The moment at which the last of the voter's grants ends, on this machine's ``CLOCK_BOOTTIME``."""
     learned_at: int
@@ -80,7 +82,7 @@ class Memory(msgspec.Struct, frozen=True):
 
 
 def first_voters(egress: Collection[str], others: Collection[str]) -> tuple[str, ...]:
-    """Return the set that the inventory suggests: egress nodes first, then witnesses, each by name; sorted."""
+    """Return the first voter set by the inventory, sorted: egress nodes by name, then witnesses by name."""
     best_first = sorted(egress) + sorted(set(others) - set(egress))
     return tuple(sorted(best_first[: _size(egress)]))
 
@@ -96,12 +98,12 @@ def next_voters(
     alive: Collection[str],
     dead: Collection[str],
 ) -> VoterSet | None:
-    """Return the next set, one node more or one less; None if the current one is as good as can be had.
+    """Return the next set, with one node more or one less; None if no better set is possible.
 
-    ``egress`` and ``others``: the inventory. ``alive``: a message came lately. ``dead``: none came for long. A node
-    that is neither is left alone. A replacement is added before its predecessor is removed.
+    ``egress`` and ``others``: the inventory. ``alive``: nodes with a recent message. ``dead``: nodes without one for
+    long. Any other node is not changed. A replacement is added before its predecessor is removed.
     """
-    # There may be thousands of nodes, and this is the process that keeps the leases.
+    # There may be thousands of nodes, and the process that renews the leases must not be delayed.
     alive, dead = frozenset(alive), frozenset(dead)
     best_first = [*sorted(egress), *sorted(set(others) - set(egress))]
     members = current.members
@@ -125,11 +127,11 @@ def paxos_step(
     answers: Mapping[str, Proposal | None],
     wanted: Callable[[], VoterSet | None],
 ) -> tuple[VoterSet | None, Proposal | None]:
-    """Make the proposer's step. Return the set that is now decided, and the proposal to make or go on with.
+    """Do one step of the proposer. Return the set that is now decided, and the proposal to send.
 
-    ``answers``: what each voter that granted the proposer's claim under ``current`` has accepted. Without a
-    majority of them nothing is decided. What an earlier proposer may have had decided must be proposed again;
-    only where nothing was accepted is the choice free (``wanted``).
+    ``answers``: what each voter that granted the proposer's claim under ``current`` has accepted. Without a majority of
+    answers nothing is decided. A set that may have been decided for an earlier proposer must be proposed again; only if
+    no voter has accepted any is the choice free (``wanted``).
     """
     version = current.version + 1
     if not is_majority(answers, current.members):
@@ -151,21 +153,23 @@ class VoterSetState:
         self.current = memory.current if memory else VoterSet(0, ())
         self.accepted = memory.accepted if memory else None
         self.published: VoterSet | None = None
-        """The set on record in the cluster. It is in no message, and no node votes by it: it only delays bootstraps."""
+        """The voter set on record in the cluster. No message has it and no node votes by it: it only delays a
+        bootstrap.
+        """
         self.recovering = memory is None
         """True if this node must not vote: it has no memory, so it may have accepted a set that it no longer knows."""
-        # What is remembered may have been learned a moment ago; what came before it is forgotten, as after a skip.
+        # The remembered set may be recent, and the set before it is unknown, as after a skipped version.
         self.learned_at = self._skipped_at = min(memory.learned_at, now) if memory else now
         self._started_at = now
         self._superseded: list[tuple[tuple[str, ...], int]] = []
         self._reports: dict[str, tuple[VoterSet, Proposal | None]] = {}
         self._new: set[str] = set()
-        """Nodes that knew of no set either, after this one's start."""
+        """Nodes that, after this node's start, knew of no set either."""
         self._bootstrapping_since: int | None = None
 
     @property
     def oldest(self) -> int:
-        """The oldest version that this voter grants under.
+        """Return the oldest version under which this voter grants leases.
 
         A voter that has accepted version v+1 refuses v-1. So once v+1 is decided, no majority of v-1 can be
         had, and a lease time later no lease under v-1 is left that v+1 would not exclude.
@@ -173,18 +177,18 @@ class VoterSetState:
         return self.current.version - (self.accepted is None)
 
     def bootstrap_from(self, members: tuple[str, ...]) -> None:
-        """Take in what the inventory says: it counts as long as no set was agreed."""
+        """Apply the voters of the inventory, which count as long as no set was agreed."""
         if self.current.version == 0:
             self.current = VoterSet(0, members)
 
     def merge(self, node: str, voters: VoterSet, accepted: Proposal | None, now: int) -> bool:
-        """Take in what another node knows. Return True if this node has learned of a newer set."""
+        """Note the sets that another node knows. Return True if this node has learned of a newer set."""
         if self.recovering:
             self._reports[node] = (voters, accepted)
             if voters.version == 0 and voters.members == self.current.members:
                 self._new.add(node)
         mine = self.current
-        # Two sets of one version come of inventories that differed at the first start: all take the same one.
+        # Two sets of one version are possible if inventories differed at the first start: all nodes take the same one.
         newer = voters.version > mine.version or (
             voters.version == mine.version > 0 and voters.members < mine.members
         )
@@ -193,7 +197,7 @@ class VoterSetState:
         return newer
 
     def adopt(self, voters: VoterSet, now: int) -> None:
-        """Follow a set that was decided."""
+        """Follow a decided set."""
         follows = voters.version == self.current.version + 1 and self.current.version > 0
         if follows:
             recent = [(m, at) for m, at in self._superseded if now < at + MAX_LEASE_NS]
@@ -208,11 +212,12 @@ class VoterSetState:
     def finish_recovery(self, inventory: Collection[str], now: int) -> bool:
         """End the wait of a node without memory if enough nodes have reported. Return True if something changed.
 
-        Recovery ends once enough peers have reported that any decided set must be known to one of them: n − majority
-        + 1 without this node. If all reporters are new and agree on the inventory's set, it becomes version 1.
-        It is also enough that all nodes of the inventory but one were new after this one's start: only that one can
-        know of a decision, and one node alone is no majority of any set. If the cluster names a set, none is founded
-        before messages came from a majority of its members: nodes that remember may be somewhere else.
+        Recovery ends once enough peers have reported that any decided set must be known to one of them: n − majority +
+        1 without this node. If all reporters are new and agree on the inventory's set, it becomes version 1. Recovery
+        also ends if all nodes of the inventory but one were new after this node's start: only that one node can know of
+        a decision, and one node alone is no majority of any set. If the cluster has a set on record, no set is
+        bootstrapped before messages have come from a majority of its members: nodes that remember may be in another
+        part of a divided network.
         """
         members = self.current.members
         if not self.recovering or not members:
@@ -239,7 +244,7 @@ class VoterSetState:
         return self.published is None or is_majority({*self._reports, self.me}, self.published.members)
 
     def missing_recorded_voters(self, now: int) -> tuple[str, ...]:
-        """Voters that the cluster names and that sent this node nothing, if that alone keeps it from founding a set."""
+        """Return the recorded voters that sent this node no message, if only their silence prevents a bootstrap."""
         waits = self.recovering and self.current.version == 0 and now >= self._started_at + GRACE_NS
         if not waits or self.published is None or self._may_bootstrap():
             return ()
@@ -257,7 +262,7 @@ class VoterSetState:
         return self.current.version > 0 or voters.members == self.current.members
 
     def accept(self, proposal: Proposal, version: int, promised: tuple[int, str]) -> None:
-        """Accept a proposal if the proposer holds this voter's promise and both mean the same step."""
+        """Accept a proposal if its proposer holds this voter's promise and it follows this voter's version."""
         if (
             proposal.ballot == promised
             and version == self.current.version == proposal.voters.version - 1
@@ -267,15 +272,15 @@ class VoterSetState:
             self.accepted = proposal
 
     def superseded(self, lease_ns: int, now: int) -> tuple[tuple[str, ...], ...]:
-        """Return the members of each set that another one has followed within ``lease_ns``."""
+        """Return the members of each set that was superseded within ``lease_ns``."""
         return tuple(members for members, at in self._superseded if now < at + lease_ns)
 
     def quorum(self, lease_ns: int, now: int) -> Quorum:
         """Return the voters whose grants make a lease now.
 
-        For one lease time after a change a majority of the set before is needed too: it excludes the leases
-        that may still be in force under the set before that. A node that has skipped a version, or has just started,
-        cannot know those, and waits. ``lease_ns``: the longest lease time in use.
+        For one lease time after a change, a majority of the previous set is needed, too: it excludes leases that may
+        still be valid under the set before that one. A node that has skipped a version, or has just started, cannot
+        know such leases, and waits. ``lease_ns``: the longest lease time in use.
         """
         before = self.superseded(lease_ns, now)
         asked = tuple(sorted({*self.current.members, *(m for members in before for m in members)}))

@@ -63,7 +63,7 @@ def test_packets_wait_while_the_master_hands_over_but_not_for_ever() -> None:
     worker.announce("g1", 1)
     assert worker.announce("g1", 1, leaving=True) == [QueueTunnel(DEVICE, 4)]
     assert worker.announce("g1", 1, leaving=True, now=11 * SECOND) == []
-    worker.masters.end_holds(12 * SECOND)
+    worker.masters.end_queueing(12 * SECOND)
     assert worker.effects(12 * SECOND) == [PointTunnel(DEVICE, MACS["g1"], 4)]
 
 

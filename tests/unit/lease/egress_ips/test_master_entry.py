@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.egress_ips.master_entry import HOLD_NS, MasterEntry
+from gateway_agent.lease.egress_ips.master_entry import QUEUE_NS, MasterEntry
 from gateway_agent.lease.voting.protocol import MILLISECOND
 
 SUSPECT = 150 * MILLISECOND
@@ -33,13 +33,13 @@ def test_the_silence_is_an_upper_bound(entry: MasterEntry, silent: int) -> None:
 
 def test_a_planned_handover_that_nobody_took_up_becomes_a_silence() -> None:
     entry = MasterEntry("g1", 1, received_at=HEARD, gone="drain", gone_at=RELEASED, planned=True)
-    assert entry.silent_ns(SUSPECT, RELEASED + HOLD_NS - 1) == 0
-    assert entry.silent_ns(SUSPECT, RELEASED + HOLD_NS) == HOLD_NS
+    assert entry.silent_ns(SUSPECT, RELEASED + QUEUE_NS - 1) == 0
+    assert entry.silent_ns(SUSPECT, RELEASED + QUEUE_NS) == QUEUE_NS
 
 
 def test_packets_do_not_wait_for_ever() -> None:
     entry = MasterEntry("g1", 1, leaving_at=HEARD)
-    assert entry.is_queueing(HEARD + HOLD_NS - 1)
-    assert not entry.is_queueing(HEARD + HOLD_NS)
+    assert entry.is_queueing(HEARD + QUEUE_NS - 1)
+    assert not entry.is_queueing(HEARD + QUEUE_NS)
     assert not MasterEntry("", 1, leaving_at=HEARD).is_queueing(HEARD), "there is no master that leaves"
     assert not MasterEntry("g1", 1).is_queueing(HEARD)

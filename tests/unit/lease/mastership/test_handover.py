@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_agent.lease.egress_ips.master_entry import HOLD_NS
+from gateway_agent.lease.egress_ips.master_entry import QUEUE_NS
 from gateway_agent.lease.election import STOP_TIMEOUT_NS
 from gateway_agent.lease.lifecycle import ATTENDED_NS
 from gateway_agent.lease.mastership.handover import QUEUE_TIMEOUT_NS
@@ -111,7 +111,7 @@ def test_packets_are_not_held_for_ever_where_nobody_takes_over() -> None:
             network.cut(name, "w1")
             network.isolate(name)
     network.drain(old)
-    network.run(HOLD_NS + 100 * MILLISECOND)
+    network.run(QUEUE_NS + 100 * MILLISECOND)
     assert not held_back(network, "w1")
 
 

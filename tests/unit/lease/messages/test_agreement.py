@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway_agent.lease.ipc import EgressIPSpec, Facts
-from gateway_agent.lease.messages.agreement import CURRENT_NS, MAX_NAMED, MOST_ASTRAY_S, Agreement
+from gateway_agent.lease.messages.agreement import CURRENT_NS, MAX_CLOCK_DIFFERENCE_S, MAX_NAMED, Agreement
 from gateway_agent.lease.voting.protocol import SECOND
 
 MINE = Facts(4799, 250_000_000, False, "10.244.0.0/16")
@@ -95,7 +95,7 @@ def exchange(g1: Agreement, g2: Agreement, now: int, wall: tuple[int, int] = (0,
 def test_clocks_that_differ_are_named_on_both_ends() -> None:
     g1, g2 = both((), ())
     hour, start = 3600 * SECOND, 1_800_000_000 * SECOND
-    exchange(g1, g2, 0, (start, start + MOST_ASTRAY_S * SECOND))
+    exchange(g1, g2, 0, (start, start + MAX_CLOCK_DIFFERENCE_S * SECOND))
     assert not [*g1.problems("g1"), *g2.problems("g2")]
     exchange(g1, g2, 1, (start, start + hour))
     [here], [there] = g1.problems("g1"), g2.problems("g2")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gateway_agent.lease.ipc import EgressIPSpec
-from gateway_agent.lease.limits import MOST_TUNNELS
+from gateway_agent.lease.limits import MAX_TUNNELS
 from gateway_agent.lease.messages.same_tunnels import CURRENT_NS as FACTS_TTL_NS
 from gateway_agent.lease.messages.same_tunnels import LASTING_NS, PART_NS
 from gateway_agent.lease.voting.protocol import SECOND
@@ -35,7 +35,7 @@ def test_tunnels_that_differ_are_named_on_both_ends_with_both_values() -> None:
 
 
 def test_of_many_egress_ips_each_is_compared() -> None:
-    many = 5 * MOST_TUNNELS + 3
+    many = 5 * MAX_TUNNELS + 3
     mine = tuple(spec(number) for number in range(many))
     g1, g2 = both(mine, (*mine[:-1], spec(many - 1, vni=7)))
     for turn in range(20):

@@ -90,10 +90,10 @@ def test_an_address_is_occupied_while_another_machine_answers_for_longer_than_a_
 
 def test_an_address_stays_vacant_for_a_while_after_nobody_answered_but_not_after_a_claim() -> None:
     detection = ConflictDetection()
-    detection.ask_first([SPEC], START)
+    detection.probe_first_takeovers([SPEC], START)
     assert detection.vacancy([SPEC], START).pending == [ONE]
     free_at = START + ANSWER_NS
-    detection.ask_first([SPEC], free_at)
+    detection.probe_first_takeovers([SPEC], free_at)
     assert detection.vacancy([SPEC], free_at + FORGET_NS - 1).pending == []
     assert detection.vacancy([SPEC], free_at + FORGET_NS).pending == [ONE]
     received(detection, free_at + SECOND, identity="")
@@ -103,18 +103,18 @@ def test_an_address_stays_vacant_for_a_while_after_nobody_answered_but_not_after
 def test_without_a_majority_each_address_is_unavailable_until_the_lan_was_silent() -> None:
     detection, elsewhere = ConflictDetection(), EgressIPSpec("00", "gw", "172.16.0.51", ("g2",), ready=False)
     turn = START + 2 * (ANSWER_NS + SETTLE_NS)
-    detection.ask_each("g1", [SPEC, elsewhere], START)
+    detection.probe_each("g1", [SPEC, elsewhere], START)
     assert detection.unavailable("g1", [SPEC, elsewhere], START) == [ONE]
     for now in range(START, turn + SECOND, ANSWER_NS // 2):
-        detection.ask_each("g1", [SPEC, elsewhere], now)
+        detection.probe_each("g1", [SPEC, elsewhere], now)
     assert {probe.address for probe in detection.take_probes()} == {ADDRESS}
     assert detection.unavailable("g1", [SPEC, elsewhere], turn + 2 * SECOND) == []
 
 
 def test_nothing_old_is_kept() -> None:
     detection = ConflictDetection()
-    detection.ask_first([SPEC], START)
-    detection.ask_first([SPEC], START + ANSWER_NS)
+    detection.probe_first_takeovers([SPEC], START)
+    detection.probe_first_takeovers([SPEC], START + ANSWER_NS)
     received(detection, START)
     detection.wake(START + ANSWER_NS)
     assert detection.next_wake() == NEVER
