@@ -1,1 +1,1 @@
-"""The lease daemon's process: sockets, the fence, addresses, files. No decisions."""
+"""The process of the lease daemon: sockets, the fence, addresses, files. It makes no decisions."""

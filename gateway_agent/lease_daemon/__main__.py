@@ -1,7 +1,8 @@
 """The lease daemon's program: ``python -m gateway_agent.lease_daemon RUN_DIR``.
 
-The agent starts it, or the one who runs both (``--stay``). It outlives the agent for a while, so that a restart or a
-crash of the agent moves nothing; it leads the tunnels to a new master itself, so that no failover waits for the agent.
+The agent starts the daemon, or the program that runs both (``--stay``). The daemon outlives the agent for a while, so a
+restart or a crash of the agent moves no egress IP. The daemon itself sets the tunnels to a new master, so no failover
+waits for the agent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .ipc_server import AgentConnections
 from .process import enter_background, log, log_line, log_to, prepare_to_stay, wait_for_start
 
 EXIT_BUSY = 3
-"""Exit code: another daemon holds the run directory."""
+"""Exit code if another daemon holds the run directory."""
 ENDED = "the lease daemon ended"
 
 
@@ -34,7 +35,7 @@ def main() -> None:
         lock = DaemonLock(run_dir / LOCK, wait=stays)
     except Taken:
         sys.exit(EXIT_BUSY)
-    # select(2) waits to the microsecond, epoll to the millisecond above: time without a master.
+    # select(2) waits with microsecond resolution; epoll rounds up to milliseconds, which would prolong each failover.
     selector = selectors.SelectSelector()
     agents = AgentConnections(run_dir / SOCKET, selector)
     if not stays:
@@ -49,7 +50,7 @@ def main() -> None:
     except Exception as error:
         log(error, ENDED)
         if stays:
-            # The agent reads the reason in that file; only the program that runs this one has its output.
+            # The agent reads the reason from the log; only the parent process has this process's output.
             with contextlib.suppress(OSError):
                 log_to(run_dir / LOG)
                 log_line(f"{ENDED}: {type(error).__name__}: {error}")

@@ -1,7 +1,7 @@
 """The loop of a lease daemon: sockets, clock and kernel around :class:`gateway_agent.lease.node.LeaseNode`.
 
-A plain loop under real-time scheduling, apart from all that may be slow. It decides nothing: it gives the node what has
-come, and carries out the effects that the node returns.
+A plain loop under real-time scheduling, without any slow work. The loop decides nothing: it passes inputs to the node,
+and carries out the effects that the node returns.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .sockets.stray_sockets import StrayListener
 
 STATE_NS = 20_000_000
-"""Shortest time between two states for the agent: with many egress IPs each is long, and nothing urgent hangs on it."""
+"""Shortest time between two states for the agent: with many egress IPs a state is long, and none is urgent."""
 
 
 class LeaseDaemon:
@@ -76,13 +76,12 @@ class LeaseDaemon:
         self._unhandled = UnhandledMessages()
         self._asked_to_stop = False
         self._wake_at = 0
-        """The moment at which the node is to be woken, as of the last wait."""
+        """The moment at which the node must be woken, as of the last wait."""
 
     def run(self) -> None:
-        """Serve until everything is handed over: the agent has asked for it or has gone, or a SIGTERM has come.
+        """Serve until every lease is handed over, after a request of the agent, the agent's end, or a SIGTERM.
 
-        A SIGTERM may reach the agent in the same moment, which may be slow or be killed: so the daemon hands over by
-        itself.
+        The same SIGTERM may reach the agent, which may be slow or killed: so the daemon hands over without the agent.
         """
         self._handle_sigterm()
         self._directory.write_pid()
@@ -103,16 +102,16 @@ class LeaseDaemon:
                 self._asked_to_stop = False
                 self._carry_out(self._node.stop(now))
             if self._agents.new():
-                # An agent that has just started is alive, though it takes a while to know what it wants.
+                # A starting agent is alive, though it takes a while to send a configuration.
                 self._node.attend(now)
-            # What has arrived meanwhile may have made it earlier: then the next wait is none.
+            # Messages that arrived meanwhile may have made it earlier: then the next wait returns at once.
             if now >= self._wake_at:
                 self._carry_out(self._node.wake(now))
             self._search(self._node, now)
             self._send_state()
 
     def _handle_sigterm(self) -> None:
-        """Let a SIGTERM end the wait for the next event; the loop handles it."""
+        """Make a SIGTERM end the wait for the next event; the loop handles the signal."""
 
         def on_sigterm(*_: object) -> None:
             self._asked_to_stop = True
@@ -131,7 +130,7 @@ class LeaseDaemon:
         return self._node.finished(now)
 
     def _timeout_s(self) -> float:
-        """Seconds until something is due."""
+        """Return the seconds until the next timer."""
         unconfigured_until = NEVER if self._stays else self._started_at + ORPHAN_NS
         until = self._wake_at = self._node.next_wake() if self._node else unconfigured_until
         if self._has_news():
@@ -153,7 +152,7 @@ class LeaseDaemon:
         self._sent_revision = -1
 
     def _decoded(self, line: bytes) -> KeeperConfig:
-        """Return the configuration in a line. A sign of life repeats the last one, which may name thousands of nodes.
+        """Return the configuration in a line. A sign of life repeats the last line, which may name thousands of nodes.
 
         Raises ValueError.
         """
@@ -174,10 +173,10 @@ class LeaseDaemon:
             self._node = LeaseNode(config, keys, incarnation, self._directory.load(), now)
         # The wall clock may have been set.
         self._node.attend(now, time.time_ns() - now)
-        # All effects follow once more, and with them what the kernel refuses now.
+        # All effects are carried out once more, and the kernel's refusals are noted anew.
         self._tunnels.problems.clear()
         if not other_keys and (config is self._applied or config == self._applied):
-            # With each sign of life all is set again: whatever became of it meanwhile.
+            # Each sign of life sets all entries again: another program may have changed them.
             self._carry_out(self._node.renew_tunnels(now))
             return
         mine = next((peer.address for peer in config.peers if peer.name == config.node), "")
@@ -188,7 +187,7 @@ class LeaseDaemon:
         self._carry_out(self._node.configure(config, keys, now, time.time_ns() - now))
 
     def _read_keys(self, config: KeeperConfig) -> bool:
-        """Return whether there are other keys than before."""
+        """Return True if the keys have changed."""
         changed = self._keys.follow(config.key_file, config.accept_key_files)
         problem = self._keys.problem
         self._problems["key"] = f"the cluster key cannot be read: {problem}" if problem else ""
@@ -208,7 +207,7 @@ class LeaseDaemon:
         self._agents.broadcast(msgspec.json.encode(state) + b"\n")
 
     def _current_problems(self, now: int) -> tuple[str, ...]:
-        """Return what is wrong now as far as this process knows, in words."""
+        """Return the current problems that this process knows of."""
         found = [
             *self._problems.values(),
             *self._directory.problems.values(),
@@ -241,7 +240,7 @@ class LeaseDaemon:
         self._carry_out(effects)
 
     def _search(self, node: LeaseNode, now: int) -> None:
-        """Look for nodes that are silent: see :mod:`gateway_agent.lease.messages.strays`."""
+        """Search for silent nodes: see :mod:`gateway_agent.lease.messages.strays`."""
         if self._strays is not None:
             self._strays.tend(now)
         questions = node.strays.questions(now)
@@ -278,12 +277,13 @@ class LeaseDaemon:
                 if not self._tunnels.carry_out(effect) and self._node is not None:
                     self._node.tunnel_refused(effect.device)
             else:
-                # Where a fence cannot be closed the process ends, with nothing sent: it closes by itself.
+                # If a fence cannot be closed, the process ends before it sends anything: the fence closes by its
+                # time-out.
                 self._virtual_addresses().carry_out(effect)
 
     def _virtual_addresses(self) -> VirtualAddresses:
         if self._virtual is None:
-            # Imported only here: the start of a daemon is part of a failover, and basic mode needs nothing of it.
+            # Imported only here: the start of a daemon is part of a failover, and basic mode does not need the module.
             from .kernel.vip_kernel import VirtualAddresses
 
             self._virtual = VirtualAddresses(self._selector, self._claimed)

@@ -1,8 +1,8 @@
-"""One lease daemon for each run directory, also while another program empties it.
+"""Ensure one lease daemon for each run directory, even while another program empties the directory.
 
-A lock on a file goes with the file: who makes it anew gets another lock. So a daemon holds a name as well, that of an
-abstract unix socket with the directory's path in it, which the kernel frees when the process ends. Any local user may
-bind the name first: only a holder that runs as root, or as the user of this process, counts.
+A lock on a file ends with the file: a process that creates the file again gets another lock. So a daemon holds a name
+as well: an abstract unix socket with the directory's path in its name, which the kernel frees when the process ends.
+Any local user may bind the name first, so only a holder that runs as root, or as the user of this process, counts.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from cni.files import named
 
 NAME = b"\0egress-gateway-keeper-"
 PID_WIDTH = 10
-"""Width of the process id in the file: it is written over the last one."""
+"""Width of the process id in the file: each id overwrites the last one."""
 POLL_INTERVAL_S = 0.1
-"""Seconds between two looks whether the name is free."""
+"""Seconds between two attempts to take the name."""
 TRIES = 3
-"""Looks at a name whose holder does not answer, until it counts as one that hides."""
+"""Number of attempts to reach the holder of the name before a holder that does not answer is ignored."""
 CLOEXEC_NONBLOCK = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 _CREDENTIALS = struct.Struct("3i")
 """``struct ucred``: pid, uid, gid."""
 
 
 class Taken(Exception):
-    """Another daemon runs."""
+    """Another daemon holds the lock."""
 
 
 class DaemonLock:
-    """Held until the process ends, and by children that are forked."""
+    """The lock. The process holds it until its end, and so do forked children."""
 
     def __init__(self, path: Path, wait: bool) -> None:
-        """Take the lock; ``wait`` until it is free. Raises :class:`Taken` and OSError."""
+        """Take the lock; with ``wait``, block until it is free. Raises :class:`Taken` and OSError."""
         self._path = path
         self._name = self._take_name(wait)
         self._file = _open(path)
@@ -55,7 +55,7 @@ class DaemonLock:
             os.pwrite(self._file, f"{os.getpid():<{PID_WIDTH}}\n".encode(), 0)
 
     def answer(self, selector: selectors.BaseSelector) -> None:
-        """From now on, let those that ask who has the name learn it."""
+        """Answer, from now on, programs that ask for the holder of the name."""
         name = self._name
         if name is not None:
             selector.register(name, selectors.EVENT_READ, lambda: _dismiss(name))
@@ -69,14 +69,14 @@ class DaemonLock:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            # A daemon that is about to find that the name is taken.
+            # Another daemon has the lock and is about to find that the name is taken.
             os.close(file)
             raise
         os.close(self._file)
         self._file = file
 
     def _take_name(self, wait: bool) -> socket.socket | None:
-        """Return what holds the name; None if a program has it that does not count."""
+        """Return the socket that holds the name; None if a program has the name that does not count."""
         name = NAME + hashlib.blake2b(bytes(self._path.absolute()), digest_size=16).hexdigest().encode()
         hidden = 0
         while True:
@@ -86,7 +86,7 @@ class DaemonLock:
                 if error.errno != errno.EADDRINUSE:
                     raise
             uid = _holder(name)
-            # One that does not answer may have ended in between, or be about to listen.
+            # A holder that does not answer may have ended in between, or be about to listen.
             hidden += uid < 0
             if (uid >= 0 and uid not in (0, os.geteuid())) or hidden >= TRIES:
                 return None
@@ -117,7 +117,7 @@ def _dismiss(name: socket.socket) -> None:
 
 
 def _holder(name: bytes) -> int:
-    """Return the user of the process that has the name; -1 if that does not answer."""
+    """Return the user id of the process that holds the name; -1 if the process does not answer."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | CLOEXEC_NONBLOCK) as asking:
         try:
             asking.connect(name)

@@ -1,4 +1,4 @@
-"""The lease daemon's end of ``keeper.sock``: the agent, an agent that takes over from it, operators."""
+"""Serve ``keeper.sock`` for the agent, for an agent that replaces it, and for operators' tools."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from cni.files import named
 
 BUFFER = 4 << 20
-"""Bytes that may wait for an agent: some hundred states."""
+"""Bytes that may be queued for an agent: some hundred states."""
 
 
 class Connection:
@@ -25,7 +25,7 @@ class Connection:
         self._rest = b""
 
     def lines(self) -> list[bytes] | None:
-        """Return the lines that have come whole; None at the end."""
+        """Return the complete lines that have arrived; None at the end of the connection."""
         try:
             data = self.peer.recv(1 << 20)
         except BlockingIOError:
@@ -38,7 +38,10 @@ class Connection:
         return lines
 
     def send(self, line: bytes) -> bool:
-        """Send a line. Return False if the other side does not keep up: it is dropped, and may connect anew."""
+        """Send a line.
+
+        Return False if the other end does not keep up: the connection is dropped, and it may connect again.
+        """
         try:
             return self.peer.send(line) == len(line)
         except OSError:
@@ -46,10 +49,10 @@ class Connection:
 
 
 class AgentConnections:
-    """All connections. Registers with ``selector`` a callback without arguments for each."""
+    """All connections. A callback without arguments is registered with ``selector`` for each."""
 
     def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:
-        """Begin to listen at ``path``. Raises OSError."""
+        """Start to listen at ``path``. Raises OSError."""
         self._selector = selector
         self._connections: list[Connection] = []
         self._lines: list[bytes] = []
@@ -67,7 +70,7 @@ class AgentConnections:
             return False
 
     def listen_again(self) -> None:
-        """Make the socket anew; connections stay. Raises OSError."""
+        """Create the socket again; connections stay. Raises OSError."""
         listener = _listen(self._path)
         self._selector.unregister(self._listener)
         self._listener.close()
@@ -80,7 +83,7 @@ class AgentConnections:
         return lines
 
     def new(self) -> bool:
-        """Return True if there is a connection that was sent nothing yet."""
+        """Return True if there is a connection to which no state was sent yet."""
         return self._new
 
     def broadcast(self, line: bytes) -> None:

@@ -10,18 +10,18 @@ import time
 from pathlib import Path
 
 LOG_BYTES = 1 << 20
-"""Size of the log from which on a daemon that starts first puts it aside as ``keeper.log.1``."""
+"""Size of the log above which a starting daemon renames the log to ``keeper.log.1``."""
 PRIORITY = 10
 """Priority in SCHED_FIFO."""
 
 
 def boottime() -> int:
-    """Return ``CLOCK_BOOTTIME``, nanoseconds: it goes on while the machine is suspended."""
+    """Return ``CLOCK_BOOTTIME``, nanoseconds, which includes the time in which the machine is suspended."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
 
 def real_time() -> str:
-    """Ask for real-time scheduling. Return a problem if it is refused, else an empty text."""
+    """Request real-time scheduling. Return a problem if the kernel refuses it, otherwise an empty text."""
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
     except OSError as error:
@@ -32,8 +32,8 @@ def real_time() -> str:
 
 
 def enter_background(path: Path) -> None:
-    """Give up the terminal and the current directory; what this process prints goes to the log at ``path``."""
-    # The end of the daemon before this one must stay readable.
+    """Give up the terminal and the current directory; the output of this process goes to the log at ``path``."""
+    # The last lines of the previous daemon must stay readable.
     with contextlib.suppress(OSError):
         if path.stat().st_size > LOG_BYTES:
             os.replace(path, path.with_name(f"{path.name}.1"))
@@ -44,7 +44,7 @@ def enter_background(path: Path) -> None:
 
 
 def log_to(path: Path) -> None:
-    """Append what this process prints to a file. Raises OSError."""
+    """Append the output of this process to a file. Raises OSError."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for target in (1, 2):
         os.dup2(log, target)
@@ -57,22 +57,22 @@ def log(error: Exception, what: str) -> None:
     # Imported only here: the start of a daemon is part of a failover.
     import traceback
 
-    # What a full disk does not take ends no daemon.
+    # A full disk must not end the daemon.
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
     log_line(f"{what}: {type(error).__name__}: {error}")
 
 
 def log_line(text: str) -> None:
-    """Write one line with the time to the log, if it takes that."""
+    """Write one line with the time to the log; ignore a log that cannot be written."""
     with contextlib.suppress(OSError):
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}", file=sys.stderr, flush=True)
 
 
 def prepare_to_stay(run_dir: Path) -> None:
-    """Load everything, make the run directory, and let a SIGTERM end the process until an agent has configured it.
+    """Load everything, create the run directory, and let a SIGTERM end the process until an agent has configured it.
 
-    As the first process of its pid namespace it gets no SIGTERM that it has no handler for.
+    The first process of a pid namespace gets no SIGTERM without a handler for it.
     """
     from .kernel import vip_kernel  # noqa: F401
 
@@ -81,7 +81,7 @@ def prepare_to_stay(run_dir: Path) -> None:
 
 
 def wait_for_start() -> bool:
-    """Wait with everything loaded for a line of the agent. Return False if the agent has ended."""
+    """Load everything, then wait for a line of the agent. Return False if the agent has ended."""
     from .kernel import vip_kernel  # noqa: F401
 
     return bool(sys.stdin.buffer.readline())

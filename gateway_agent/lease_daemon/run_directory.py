@@ -1,6 +1,6 @@
-"""Files of a lease daemon in its run directory: its lock, its socket, its log, the file of its voter.
+"""The files of a lease daemon in its run directory: lock, socket, log, and the file of the voter.
 
-Another program may empty the directory, and a disk may be full: what is missing is made again once in a second.
+Another program may empty the directory, and a disk may be full: missing files are created again, once a second.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ CHECK_NS = 1_000_000_000
 
 
 class RunDirectory:
-    """``problems``: what could not be written, by the name of the file."""
+    """The files of one daemon. ``problems``: errors of writing, by the name of the file."""
 
     def __init__(self, path: Path, agents: AgentConnections, lock: DaemonLock, stays: bool) -> None:
-        """``stays``: the daemon runs in the foreground, and has no log of its own."""
+        """``stays``: the daemon runs in the foreground and has no log of its own."""
         self.problems: dict[str, str] = {}
         self.revision = 0
-        """Grows when :attr:`problems` may have changed."""
+        """Number that grows whenever :attr:`problems` may have changed."""
         self._path = path
         self._agents = agents
         self._lock = lock
@@ -36,11 +36,11 @@ class RunDirectory:
         self._next_check = 0
 
     def load(self) -> Memory | None:
-        """Return what an earlier daemon has stored of its voter; None: nothing that can be read."""
+        """Return the voter's memory that an earlier daemon has stored; None: there is none that can be read."""
         return self._voters.load()
 
     def store(self, memory: Memory) -> None:
-        """Store what the voter must not forget. A full disk is a problem, not an error."""
+        """Store the voter's memory. A full disk is a problem, not an error."""
         self._remembered = memory
         try:
             self._voters.store(memory)
@@ -51,7 +51,7 @@ class RunDirectory:
             self.revision += self.problems.pop(VOTERS, None) is not None
 
     def write_pid(self) -> None:
-        """Write the process id into the lock. A full disk costs that, not the leases."""
+        """Write the process id into the lock. On a full disk only the id is missing; the leases are not affected."""
         try:
             self._lock.write()
         except OSError as error:
@@ -61,12 +61,12 @@ class RunDirectory:
         self.revision += 1
 
     def check(self, now: int) -> None:
-        """Make again what is missing, once in :data:`CHECK_NS`."""
+        """Create missing files again, once in :data:`CHECK_NS`."""
         if now < self._next_check:
             return
         self._next_check = now + CHECK_NS
         if self._agents.reachable():
-            # What a full disk did not take.
+            # Memory that a full disk could not take.
             if LOCK in self.problems:
                 self.write_pid()
             if VOTERS in self.problems and self._remembered is not None:
@@ -89,5 +89,5 @@ class RunDirectory:
             self.store(self._remembered)
         if not self._stays:
             log_to(self._path / LOG)
-        # The socket last: an agent that finds it finds the rest.
+        # The socket last: an agent that finds the socket finds the other files, too.
         self._agents.listen_again()

@@ -1,4 +1,4 @@
-"""Messages that the lease daemon could not handle: a problem for a while, and lines in the log."""
+"""Report messages that the lease daemon could not handle: as a problem for a while, and in the log."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from .process import boottime, log
 REPORT_NS = 1_000_000_000
 """Shortest time between two log lines about messages that could not be handled."""
 UNHANDLED_NS = 600_000_000_000
-"""Time for which a message that could not be handled is a problem; the log keeps it."""
+"""Time for which a message that could not be handled is a problem. The log keeps it for longer."""
 
 
 class UnhandledMessages:
-    """Remembers the last message that could not be handled."""
+    """The last message that could not be handled."""
 
     def __init__(self) -> None:
         self._last = ("", -UNHANDLED_NS)
-        """The problem, and the time at which the message came."""
+        """The problem, and the time at which the message arrived."""
         self._logged_at = -REPORT_NS
 
     @contextlib.contextmanager
     def reported(self, source: str) -> Iterator[None]:
-        """Report whatever a message from ``source`` causes: one fault must not end the daemons of all nodes at once.
+        """Report an exception that a message from ``source`` causes: one bug must not end the daemons of all nodes.
 
-        A node that has the key can send anything. What was decided before the fault is carried out with the next input;
-        docs/design/messages.md says why that is safe.
+        A node that has the key can send any message. Decisions made before the exception are carried out with the next
+        input; docs/design/messages.md says why that is safe.
         """
         try:
             yield
@@ -34,7 +34,7 @@ class UnhandledMessages:
             self._add(error, source, boottime())
 
     def problem(self, now: int) -> str:
-        """Return the problem of the last such message; empty if there was none for long."""
+        """Return the problem of the last such message; empty if there was no such message for long."""
         text, at = self._last
         return text if now < at + UNHANDLED_NS else ""
 

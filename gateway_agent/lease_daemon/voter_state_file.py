@@ -1,9 +1,9 @@
-"""The memory of a voter about its last grants, in a file that outlives its process.
+"""Store the memory of a voter in a file that outlives the voter's process.
 
-It is written before each answer that grants something, so it is part of each failover: in place, into a file that
-stays open, which takes microseconds. A new file for each would take a fraction of a millisecond, and several where
-the file system is busy with its journal. It is not synced to a disk: after a power cut the file may be an older one,
-which could break a promise. So it counts within one boot only.
+The file is written before each answer with a grant, so the write is part of each failover. It is done in place, into a
+file that stays open, which takes microseconds. A new file for each write would take a fraction of a millisecond, and
+several milliseconds if the file system is busy with its journal. The file is not synced to disk: after a power cut it
+may be an older one, which could break a promise. So the file counts within one boot only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import msgspec
 from ..lease.voting.voter_set import Memory
 
 PAGE = 4096
-"""Bytes. The kernel writes so much, from the beginning of a file, whole or not at all, even where the process is
-killed meanwhile."""
+"""Bytes that the kernel writes at the beginning of a file in whole or not at all, even if the process is killed
+meanwhile.
+"""
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -29,9 +30,10 @@ class Stored(msgspec.Struct, frozen=True):
 
 
 class VoterStateFile:
-    """One process writes it. JSON, filled up with spaces.
+    """The file, as JSON padded with spaces. Only one process writes it.
 
-    Not by :func:`cni.files.replace_file`, which makes a new file: this one stays open and is written in place.
+    Not written by :func:`cni.files.replace_file`, which creates a new file: this one stays open and is written in
+    place.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,7 +41,7 @@ class VoterStateFile:
         self._descriptor = -1
 
     def load(self) -> Memory | None:
-        """Return what a process of this boot has stored; None if there is none that can be read."""
+        """Return the memory that a process of this boot has stored; None if there is none that can be read."""
         try:
             stored = msgspec.json.decode(self._path.read_bytes(), type=Stored)
         except (OSError, ValueError, RecursionError):
@@ -47,10 +49,10 @@ class VoterStateFile:
         return stored.memory if stored.boot == boot_id() else None
 
     def store(self, memory: Memory) -> None:
-        """Store what the next process is to find.
+        """Store the memory for the next process.
 
-        Raises :class:`OSError` where that cannot be; then nothing is left: better no memory than an old one, which
-        would let the next process vote too early.
+        Raises :class:`OSError` if that is not possible; then no file is left: with an old memory, the next process
+        would vote too early.
         """
         text = msgspec.json.encode(Stored(boot_id(), memory))
         try:
@@ -70,7 +72,7 @@ class VoterStateFile:
             self._descriptor = -1
 
     def _there(self) -> bool:
-        """Return True if the open file is the one that the next process would find, and no longer than a page."""
+        """Return True if the open file is the one that the next process would find, and is not longer than a page."""
         if self._descriptor < 0:
             return False
         try:
@@ -90,5 +92,5 @@ class VoterStateFile:
 
 @functools.cache
 def boot_id() -> str:
-    """Return the identity of this run of the kernel."""
+    """Return the kernel's id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -1,1 +1,1 @@
-"""Carry out what the lease daemon decides, in the kernel: fence, virtual addresses, tunnel neighbours."""
+"""Carry out the lease daemon's effects in the kernel: fence, virtual addresses, neighbour entries of tunnels."""

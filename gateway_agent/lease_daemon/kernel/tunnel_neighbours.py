@@ -1,4 +1,4 @@
-"""The neighbour entries of this node's tunnels, in its kernel: what :mod:`gateway_agent.lease.tunnels` decides."""
+"""Set the neighbour entries of this node's tunnels, as :mod:`gateway_agent.lease.tunnels` decides."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ...lease.tunnels import PointTunnel, TunnelEffect
 
 
 class TunnelNeighbours:
-    """``problems``: what the kernel has refused, by device."""
+    """The neighbour entries. ``problems``: refusals of the kernel, by device."""
 
     def __init__(self) -> None:
         self.problems: dict[str, str] = {}
         self._neighbours = Neighbours()
 
     def carry_out(self, effect: TunnelEffect) -> bool:
-        """Return False if the kernel has refused it."""
+        """Carry out an effect. Return False if the kernel has refused it."""
         try:
             if isinstance(effect, PointTunnel):
                 self._neighbours.set_master(effect.device, effect.mac, effect.family)

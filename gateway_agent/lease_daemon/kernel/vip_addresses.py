@@ -1,14 +1,14 @@
-"""Virtual addresses of this machine: one netlink message each.
+"""Add and remove the virtual addresses of this machine, each by one netlink message.
 
-An IPv4 address is added so that it does nothing but receive: the kernel does not choose it as a source by itself if
-another one is there, no route but the ``local`` one comes with it, nothing is announced (that is
-:mod:`gateway_agent.lease_daemon.sockets.arp_socket`), no duplicate is looked for. It comes last on its interface. Many
-programs take the first address for that of the node: a kubelet without ``--node-ip``, ``hostname -I``, Go's and Java's
-lists of addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind
-all that are primary.
+An IPv4 address is added so that it only receives: the kernel does not select it as a source if another address is
+there, adds no route but the ``local`` one, announces nothing (:mod:`gateway_agent.lease_daemon.sockets.arp_socket`
+does), and runs no duplicate address detection. The address comes last on its interface, because many programs take the
+first address for that of the node: a kubelet without ``--node-ip``, ``hostname -I``, Go's and Java's lists of
+addresses. The kernel puts an address of a narrower scope before the others, and one of the same scope behind all
+primary addresses.
 
-Of IPv6 addresses the kernel lists the newest first. So a virtual IPv6 address is on no interface: a local route
-takes in what comes for it, and :mod:`gateway_agent.lease_daemon.sockets.arp_socket` answers who asks for it.
+Of IPv6 addresses the kernel lists the newest first. So a virtual IPv6 address is on no interface: packets to it are
+received by a local route, and :mod:`gateway_agent.lease_daemon.sockets.arp_socket` answers its solicitations.
 """
 
 from __future__ import annotations
@@ -43,27 +43,28 @@ from cni.kernel.netlink.messages import IFADDRMSG, RTMSG, AddressHeader, RouteHe
 from cni.kernel.netlink.netlink_socket import Socket
 
 OUR_LOCAL_ROUTES = RouteHeader(socket.AF_INET6, table=RT_TABLE_LOCAL, protocol=ids.PROTOCOL, kind=RTN_LOCAL)
-"""The part of all routes that a strict socket lists: the kernel filters by table, protocol and type (Linux 4.20)."""
+"""Filter for the routes that a strict socket lists: by table, protocol and type (Linux 4.20)."""
 
 
 class Addresses:
-    """A netlink socket, opened once. Raises :class:`KernelError` where the kernel refuses."""
+    """The virtual addresses, by one netlink socket. Methods raise :class:`KernelError` if the kernel refuses."""
 
     def __init__(self) -> None:
         self._socket = Socket()
-        # The lease daemon lists them each second: without the filter a full routing table would hold up its leases.
+        # The lease daemon lists the routes each second: without the filter a large routing table would delay its
+        # leases.
         self._routes = Socket(strict=True)
 
     def close(self) -> None:
-        """Addresses stay."""
+        """Close the sockets; addresses stay."""
         self._socket.close()
         self._routes.close()
 
     def add(self, address: str, interface: str) -> None:
-        """Make a virtual address this machine's; one that is there and ours is left alone.
+        """Add a virtual address to this machine, unless the agent has already added it.
 
         An IPv4 address that is not the last one is moved. Raises :class:`KernelError` if another program has configured
-        the address, on whatever interface.
+        the address, on any interface.
         """
         doing = f"adding {address} to {interface}"
         index = _index(interface, doing)
@@ -79,9 +80,9 @@ class Addresses:
         self._request(doing, RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body, errno.EEXIST)
 
     def _move_away(self, doing: str, found: Address, index: int) -> None:
-        """Take an address of ours off its interface if it is not there as it should be.
+        """Remove one of our addresses from its interface if its interface, scope or position is wrong.
 
-        An earlier version has put IPv6 addresses on interfaces.
+        An earlier version added IPv6 addresses to interfaces.
         """
         if ":" in found.address or (found.index == index and self._is_misplaced(found.address, index)):
             self._request(
@@ -89,7 +90,7 @@ class Addresses:
             )
 
     def remove(self, address: str, interface: str) -> None:
-        """Remove a virtual address if it is ours; another program's address is left alone."""
+        """Remove a virtual address if it is ours; another program's address is not changed."""
         doing = f"removing {address}"
         try:
             index = socket.if_nametoindex(interface)
@@ -126,14 +127,14 @@ class Addresses:
         return mine is not None and any(_is_wide(found) for found in there[mine + 1 :])
 
     def _on(self, index: int) -> list[Address]:
-        """Return the IPv4 addresses of an interface, in the kernel's order: programs list them in this one."""
+        """Return the IPv4 addresses of an interface, in the kernel's order, which is the order that programs list."""
         return [found for found in observe(self._socket, index=index) if ":" not in found.address]
 
     def _scope(self, index: int) -> int:
-        """Return the scope in which an IPv4 address is last, and not chosen as a source.
+        """Return the scope in which an IPv4 address is last, and not selected as a source.
 
-        In the widest scope the kernel chooses the first address. If no other one is there, it would choose this one:
-        then scope ``host`` keeps it from that.
+        In the widest scope the kernel selects the first address. If there is no other address, the kernel would select
+        this one: scope ``host`` prevents that.
         """
         return RT_SCOPE_UNIVERSE if any(map(_is_wide, self._on(index))) else RT_SCOPE_HOST
 
@@ -153,12 +154,12 @@ def _index(interface: str, doing: str) -> int:
 
 
 def _is_wide(found: Address) -> bool:
-    """Return True for a primary address of another program that the kernel may choose as a source."""
+    """Return True for a primary address of another program that the kernel may select as a source."""
     return not found.ours and not found.secondary and found.scope == RT_SCOPE_UNIVERSE
 
 
 def _routed(kernel: Socket) -> set[tuple[str, str]]:
-    """Return the IPv6 addresses that local routes of ours lead to, with their interfaces."""
+    """Return the IPv6 addresses of our local routes, with their interfaces."""
     try:
         listed = kernel.dump(RTM_GETROUTE, RTMSG.pack(OUR_LOCAL_ROUTES))
         ours = [m.body for m in listed if m.kind == RTM_NEWROUTE and _is_our_local_route(RTMSG.read(m.body))]
@@ -178,7 +179,7 @@ def _is_our_local_route(header: RouteHeader) -> bool:
 
 
 def _body(address: str, index: int, length: int = 0, scope: int = RT_SCOPE_HOST) -> bytes:
-    """Return the body of a message about an address; ``length`` of the prefix in bits, 0 for all of the address."""
+    """Return the body of a message about an address. ``length``: of the prefix, bits; 0: the whole address."""
     raw = packed(address)
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     return IFADDRMSG.pack(
@@ -197,7 +198,7 @@ def _route(address: str, index: int) -> bytes:
 
 
 def _name(index: int) -> str:
-    """Return an interface's name; empty where the interface has gone meanwhile."""
+    """Return an interface's name; empty if the interface has gone meanwhile."""
     try:
         return socket.if_indextoname(index)
     except OSError:

@@ -1,10 +1,10 @@
-"""The kernel's copy of a lease: what a node may say as a virtual address, and until when.
+"""Open and close the fence: the kernel's copy of a lease, which says what may leave, and until when.
 
-The text of the table is :mod:`gateway_agent.gateway_rules.fence`. Before lease request N goes out, ticket N is
-written, with a lifetime. When a majority has granted request N, one transaction takes ticket N away and opens the
-fence for a while. Where the ticket has expired, the kernel refuses the transaction whole: however late a stopped
-process does what it was about to do, it opens nothing. So the fence is closed, at the latest, ticket lifetime +
-opening after the ticket was written, by the kernel's own clock, whatever user space does.
+The text of the table is :mod:`gateway_agent.gateway_rules.fence`. Before lease request N is sent, ticket N is written,
+with a lifetime. When a majority has granted request N, one transaction deletes ticket N and opens the fence for a
+while. If the ticket has expired, the kernel refuses the whole transaction: a process that was stopped opens nothing,
+however late it continues. So, whatever user space does, the fence closes by the kernel's own clock, at the latest
+ticket lifetime + opening after the ticket was written.
 
 Lifetimes are rounded down, to whole milliseconds and then to timer ticks of the kernel.
 """
@@ -29,17 +29,17 @@ from cni.kernel.netlink.messages import Request
 from cni.kernel.nftables import elements
 
 SHORTEST_MS = 10
-"""Lifetimes below this count as over: the kernel rounds to ticks, of 10 ms at most, and 0 ticks are *for ever*."""
+"""Lifetimes below this count as over: the kernel rounds to ticks of up to 10 ms, and 0 ticks mean *for ever*."""
 TRIAL = 0
-"""The ticket by which is found out what the kernel makes of a refresh; never asked for."""
+"""The ticket of the test of how the kernel handles a refresh. No request has this number."""
 KEY = struct.Struct("=I")
 
 
 class Fence:
-    """A socket, opened once.
+    """The fence, by one netlink socket.
 
-    No method takes longer than the kernel's transaction, some 0.1 ms, unless another program's transaction is on its
-    way in the same moment, or another program closes a socket of netfilter: :mod:`cni.kernel.netlink.netfilter`. Raises
+    No method takes longer than the kernel's transaction, some 0.1 ms, unless another program's transaction runs at the
+    same moment, or another program closes a netfilter socket: :mod:`cni.kernel.netlink.netfilter`. Methods raise
     :class:`KernelError` if the table is missing or the kernel refuses.
     """
 
@@ -52,9 +52,9 @@ class Fence:
         self._socket.close()
 
     def ticket(self, number: int, lifetime_ns: int) -> None:
-        """Lets :meth:`open` with this number come true for ``lifetime_ns`` from now.
+        """Write a ticket: for ``lifetime_ns`` from now, :meth:`open` with this number succeeds.
 
-        Of ``number`` the lower 32 bits count; it is not 0, and one that is still in force is an error.
+        The lower 32 bits of ``number`` count, and they are not 0. A number whose ticket is still valid is an error.
         """
         if self._in_place is None:
             self._in_place = self._try_refresh()
@@ -64,7 +64,7 @@ class Fence:
             self._commit(f"writing ticket {number}", [message])
 
     def open(self, number: int, addresses: Sequence[str], lifetime_ns: int) -> bool:
-        """Use up a ticket to open the fence for these addresses, for ``lifetime_ns`` from now.
+        """Delete a ticket and open the fence for these addresses, for ``lifetime_ns`` from now.
 
         Return False if the ticket has expired or was never written: then nothing has changed.
         """
@@ -84,20 +84,20 @@ class Fence:
         return True
 
     def close(self, addresses: Iterable[str]) -> None:
-        """Nothing is let through by these addresses any more, from the return on. What is closed may be closed."""
+        """Close the fence for these addresses: once this returns, it lets nothing through. It may be closed already."""
         messages = []
         for name, keys in _by_set(addresses):
-            # Written first: deleting what is not there, because it has just expired, is an error.
+            # Added first, because deleting an element that has just expired is an error.
             messages += [self._new(name, keys, SHORTEST_MS), self._delete(name, keys)]
         self._commit("closing the fence", messages, without_table=True)
 
     def close_all(self) -> None:
-        """Forgets all that is open, and all tickets."""
+        """Close the fence for all addresses, and delete all tickets."""
         names = (ids.FENCE_TICKETS, ids.FENCE_OPEN4, ids.FENCE_OPEN6)
         self._commit("closing the fence", [self._delete(name, ()) for name in names], without_table=True)
 
     def _try_refresh(self) -> bool:
-        """Return True if writing an element that exists moves its expiry: Linux 6.12 does, an older one ignores it."""
+        """Return True if adding an existing element updates its expiry, as on Linux 6.12; older kernels ignore it."""
         key = [_ticket(TRIAL)]
         messages = [self._new(ids.FENCE_TICKETS, key, lifetime) for lifetime in (60_000, 30_000)]
         for message in messages:
@@ -113,11 +113,14 @@ class Fence:
         return Request(NFT_MSG_NEWSETELEM, NLM_F_CREATE | flags, _body(name, keys, lifetime_ms))
 
     def _delete(self, name: str, keys: Iterable[bytes]) -> Request:
-        """Without keys: all of them."""
+        """Return the request that deletes elements of a set; all of them if there are no keys."""
         return Request(NFT_MSG_DELSETELEM, 0, _body(name, keys))
 
     def _commit(self, doing: str, messages: list[Request], without_table: bool = False) -> tuple[int, ...]:
-        """Send a transaction. Raises if the kernel refuses; not if ``doing`` is empty: the caller judges answers."""
+        """Send a transaction.
+
+        Raises if the kernel refuses, unless ``doing`` is empty: then the caller checks the answers.
+        """
         if not messages:
             return ()
         try:
@@ -140,7 +143,7 @@ def _ticket(number: int) -> bytes:
 
 
 def _by_set(addresses: Iterable[str]) -> list[tuple[str, list[bytes]]]:
-    """Keys by the name of their set."""
+    """Return the keys by the name of their set."""
     found: dict[str, dict[bytes, None]] = {}
     for address in addresses:
         name = ids.FENCE_OPEN6 if ":" in address else ids.FENCE_OPEN4

@@ -1,4 +1,4 @@
-"""The virtual addresses of one node, in its kernel: what :mod:`gateway_agent.lease.virtual_ips.serving` decides."""
+"""Carry out the effects of :mod:`gateway_agent.lease.virtual_ips.serving` in the kernel."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ ACTION_NAMES: Mapping[type[serving.Effect], str] = {
     serving.Announce: "announce",
     serving.Probe: "probe",
 }
-"""The effects that can fail, as metrics name them. A fence that cannot be closed ends the process."""
+"""Names, in metrics, of the effects that can fail. A fence that cannot be closed ends the process instead."""
 NO_ADDRESS = ""
-"""A ticket is for all addresses."""
+"""The address of a ticket, which counts for all addresses."""
 
 
 class VirtualAddresses:
     """Fence, addresses and announcements."""
 
     def __init__(self, selector: selectors.BaseSelector, claimed: Callable[[str, str, str], None]) -> None:
-        """Remove what an earlier process has left: its leases are not this one's.
+        """Remove the state that an earlier process has left, whose leases this process does not have.
 
         ``claimed(address, mac, interface)`` is called for each other machine that has an address.
         """
@@ -48,18 +48,18 @@ class VirtualAddresses:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Return what fails now, each text once."""
+        """Return the current errors, each text once."""
         return tuple(dict.fromkeys(self._failing.values()))
 
     @property
     def failures(self) -> tuple[KernelFailures, ...]:
-        """Return how often what has failed, of the addresses that this node may serve."""
+        """Return the number of failures by operation, for the addresses that this node may serve."""
         return tuple(
             KernelFailures(address, what, number) for (what, address), number in sorted(self._failed.items())
         )
 
     def watch(self, targets: Iterable[tuple[str, str]]) -> None:
-        """Listen for these pairs of address and interface from now on: all that this node may serve."""
+        """Listen, from now on, for these pairs of address and interface: all that this node may serve."""
         targets = tuple(targets)
         known = {NO_ADDRESS, *(address for address, _ in targets)}
         for key in [key for key in self._failed if key[1] not in known]:
@@ -67,15 +67,18 @@ class VirtualAddresses:
         self._announcer.watch(targets)
 
     def next_wake(self) -> int:
-        """Return when :meth:`resume` is due."""
+        """Return the moment at which :meth:`resume` is due."""
         return self._announcer.next_wake()
 
     def resume(self, now: int) -> None:
-        """Receive again what a flood has muted. Raises OSError."""
+        """Receive frames again that were muted in a flood. Raises OSError."""
         self._announcer.resume(now)
 
     def carry_out(self, effect: serving.Effect) -> None:
-        """Carry out an effect. Raises :class:`KernelError` if the fence cannot be closed: nothing may be sent then."""
+        """Carry out an effect.
+
+        Raises :class:`KernelError` if the fence cannot be closed: then no message may be sent.
+        """
         if isinstance(effect, serving.Close):
             self._fence.close(effect.addresses)
             for address in effect.addresses:
@@ -94,7 +97,7 @@ class VirtualAddresses:
                 self._failing.pop(key, None)
 
     def _try(self, effect: serving.Effect) -> str:
-        """Return what is wrong in words; empty if it is done."""
+        """Carry out an effect. Return the problem; empty if there is none."""
         if isinstance(effect, serving.Ticket):
             self._fence.ticket(effect.number, effect.lifetime_ns)
         elif isinstance(effect, serving.Open):
@@ -116,7 +119,7 @@ class VirtualAddresses:
         return ""
 
     def _drop(self, address: str) -> None:
-        """Forget what failed for an address that this node does not serve any more, but not that it is still there."""
+        """Forget the failures of an address that this node no longer serves, except the failure to remove it."""
         for key in [
             key
             for key in self._failing
@@ -125,7 +128,7 @@ class VirtualAddresses:
             del self._failing[key]
 
     def retry_failed(self, wanted: Mapping[str, str]) -> None:
-        """Repair what other programs have changed. ``wanted``: interfaces by address."""
+        """Repair addresses that other programs have changed. ``wanted``: interfaces by address."""
         there = self._addresses.ours()
         for address, interface in there:
             if wanted.get(address) != interface:
@@ -146,7 +149,7 @@ class VirtualAddresses:
 
 
 def _addresses(effect: serving.Effect) -> tuple[str, ...]:
-    """Return the addresses that an effect is for."""
+    """Return the addresses of an effect."""
     if isinstance(effect, serving.Open | serving.Close):
         return effect.addresses
     return (NO_ADDRESS,) if isinstance(effect, serving.Ticket) else (effect.address,)

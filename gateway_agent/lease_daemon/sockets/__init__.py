@@ -1,1 +1,1 @@
-"""Send and receive for the lease daemon: heartbeats by UDP, ARP and neighbour discovery, strays."""
+"""Send and receive for the lease daemon: heartbeats by UDP, ARP and neighbour discovery, stray packets."""

@@ -1,9 +1,9 @@
 """Announce the owner of a virtual address to the network, and receive the claims of other machines.
 
-The kernel answers who asks for an IPv4 address. It would answer for an IPv6 address only if the address were on the
-interface, where programs would take it for the node's: so the answer is given here.
+The kernel answers ARP requests for an IPv4 address. The kernel would answer solicitations for an IPv6 address only if
+the address were on the interface, where programs would take it for the node's: so this module answers them.
 
-The frames are made and read by :mod:`gateway_agent.lease.virtual_ips.arp`. They pass the fence like any other.
+:mod:`gateway_agent.lease.virtual_ips.arp` builds and parses the frames, which pass the fence like any others.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ SOCKET_FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 
 
 class Announcer:
-    """Sends ARP and neighbour discovery, and receives it after :meth:`listen`.
+    """Sender of ARP and neighbour discovery frames, and receiver after :meth:`listen`.
 
-    Raises OSError if there are no packet sockets; an interface that is gone or down is no error.
+    Raises OSError if packet sockets are not available; an interface that is gone or down is no error.
     """
 
     def __init__(self) -> None:
-        # Protocol 0 receives nothing. The kernel writes the Ethernet header: its length depends on the device.
+        # Protocol 0 receives nothing. The kernel writes the Ethernet header, whose length depends on the device.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | SOCKET_FLAGS, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PRIORITY, TC_PRIO_CONTROL)
         self._on_claim: Callable[[str, str, str], None] = lambda address, mac, interface: None
         self._watched: dict[tuple[str, str], str] = {}
-        """The address as it was given, by the one way to write it and the interface."""
+        """The address as configured, by (canonical address, interface)."""
         self._answered: set[tuple[str, str]] = set()
-        """IPv6 addresses, written that way, and interfaces."""
+        """(canonical IPv6 address, interface) of each address that is answered."""
         self._groups: socket.socket | None = None
         self._receivers: dict[tuple[int, int], PacketReceiver] = {}
-        """Receivers by protocol and by type of an ICMPv6 message."""
+        """Receivers by (protocol, type of the ICMPv6 message)."""
 
     def close(self) -> None:
         """Leave all groups, and close the sockets."""
@@ -58,24 +58,23 @@ class Announcer:
         self._socket.close()
 
     def announce(self, address: str, interface: str) -> bool:
-        """Says once to all that ``address`` is at this interface. False where that was not possible."""
+        """Announce once that ``address`` is at this interface. Return False if that was not possible."""
         frame = arp.advertisement if ":" in address else arp.gratuitous
         return self._send(interface, lambda mac: frame(address, mac))
 
     def probe(self, address: str, interface: str) -> bool:
-        """Ask once for the owner of ``address``. Return False if the question was not sent."""
+        """Probe once for the owner of ``address``. Return False if the probe was not sent."""
         return self._send(interface, lambda mac: arp.probe(address, mac))
 
     def is_asked(self, interface: str) -> bool:
-        """Return False for an interface without MACs: on its link no machine asks where an address is."""
+        """Return False for an interface without MACs: its link has no address resolution."""
         kind, _ = self._hardware(interface)
         return kind in (0, ARPHRD_ETHER)
 
     def listen(self, selector: selectors.BaseSelector, on_claim: Callable[[str, str, str], None]) -> None:
-        """Receive from now on, by callbacks that are registered as data with the selector.
+        """Start to receive, by callbacks that are registered as data with the selector.
 
-        ``on_claim(address, mac, interface)`` is called for each frame by which another MAC claims an address that is
-        watched.
+        ``on_claim(address, mac, interface)`` is called for each frame in which another MAC claims a watched address.
         """
         self._on_claim = on_claim
         reads = {CLAIMS4: self._claim, CLAIMS6: self._claim, SOLICITATIONS: self._solicitation}
@@ -86,7 +85,7 @@ class Announcer:
         return min((receiver.next_wake() for receiver in self._receivers.values()), default=NEVER)
 
     def resume(self, now: int) -> None:
-        """Receive again what a flood has muted, and announce to all the addresses that a flood has asked for.
+        """Receive muted frames again, and announce the addresses that the flood has solicited.
 
         The announcement answers each machine whose solicitation was dropped: a neighbour entry that is incomplete takes
         an unsolicited advertisement (RFC 4861, section 7.2.5). Raises OSError.
@@ -98,7 +97,7 @@ class Announcer:
                     self.announce(address, interface)
 
     def watch(self, targets: Iterable[tuple[str, str]]) -> None:
-        """Listen for these pairs of address and interface from now on. Raises OSError.
+        """Listen, from now on, for claims to these pairs of address and interface. Raises OSError.
 
         Without :meth:`listen` before, it does nothing.
         """
@@ -110,20 +109,20 @@ class Announcer:
         self._receivers[CLAIMS6].set_addresses(frozenset(a for a in addresses if ":" in a))
 
     def answer(self, address: str, interface: str) -> None:
-        """Answer from now on who asks for an IPv6 address at an interface; without :meth:`listen` before, do nothing.
+        """Answer, from now on, solicitations for an IPv6 address at an interface. Needs :meth:`listen` before.
 
-        May be done again, after the interface was away. Raises OSError.
+        A repetition is valid, for example after the interface was gone. Raises OSError.
         """
         if ":" in address and self._receivers:
             self._answered.add((arp.canonical(address), interface))
             self._follow_answered()
             with contextlib.suppress(OSError):
                 self._group(socket.IPV6_LEAVE_GROUP, address, interface)
-            # Switches that look at memberships send the questions only to members.
+            # Switches with MLD snooping send solicitations only to members of the group.
             self._group(socket.IPV6_JOIN_GROUP, address, interface)
 
     def silence(self, address: str, interface: str) -> None:
-        """Stop answering requests for an address at an interface."""
+        """Stop answering solicitations for an address at an interface."""
         key = (arp.canonical(address), interface)
         if key not in self._answered:
             return
@@ -140,7 +139,7 @@ class Announcer:
         self._receivers[SOLICITATIONS].set_addresses(frozenset(address for address, _ in self._answered))
 
     def _group(self, change: int, address: str, interface: str) -> None:
-        """Join or leave the group at which an address is asked for."""
+        """Join or leave the solicited-node group of an address."""
         if self._groups is None:
             self._groups = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM | SOCKET_FLAGS)
         group = socket.inet_pton(socket.AF_INET6, arp.solicited_node(address))
@@ -160,7 +159,7 @@ class Announcer:
         return True
 
     def _mac(self, interface: str) -> str:
-        """Empty where the interface is gone, or is none with MACs."""
+        """Return the interface's MAC; empty if the interface is gone or has no MAC."""
         kind, mac = self._hardware(interface)
         return mac.hex(":") if kind == ARPHRD_ETHER else ""
 
@@ -168,7 +167,7 @@ class Announcer:
         """Return an interface's type and address; type 0 if the interface is gone."""
         name = interface.encode()
         try:
-            # Cut off, it could be another's name.
+            # A truncated name could be that of another interface.
             found = (
                 fcntl.ioctl(self._socket, SIOCGIFHWADDR, struct.pack("16s24x", name))
                 if len(name) < 16

@@ -1,8 +1,8 @@
 """Close packet sockets without waiting.
 
-The kernel holds up the close of each packet socket for a grace period of RCU: some 20 ms, and hundreds of milliseconds
-on a busy machine, since threads without real-time priority end it. A lease daemon that waited would neither renew its
-leases nor vote meanwhile.
+The close of each packet socket waits in the kernel for an RCU grace period: some 20 ms, and hundreds of milliseconds on
+a busy machine, where threads without real-time priority end the period. A lease daemon that waited would neither renew
+its leases nor vote meanwhile.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 
 def close_apart(sockets: Sequence[socket.socket]) -> None:
-    """Close sockets in a thread that ends then. What they still receive is not read."""
+    """Close sockets in a thread of its own. Packets that they still receive are not read."""
     if not sockets:
         return
     # Imported only here: the start of a daemon is part of a failover.

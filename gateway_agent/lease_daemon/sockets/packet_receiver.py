@@ -1,4 +1,4 @@
-"""Packet sockets for the frames about virtual addresses: the kernel filters them, and a flood is limited."""
+"""Receive frames about virtual addresses by packet sockets, filtered by the kernel and limited in a flood."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .closing import close_apart
 from .packet_filter import JUMP, JUMP_EQUAL, LOAD_BYTE, LOAD_WORD, PACKET_TYPE, RETURN, Instruction, attach
 
 BATCH = 64
-"""Largest number of frames that are read before other sockets are."""
+"""Largest number of frames that are read before other sockets get their turn."""
 MAX_FRAME_BYTES = 128
-"""Bytes of a frame that are looked at: an advertisement with its option has 86."""
+"""Bytes of a frame that are read: an advertisement with its option has 86."""
 MAX_FILTERED_ADDRESSES = 200
 """Largest number of addresses that the filter compares: its jumps reach 255 instructions."""
 
 
 class PacketReceiver:
-    """One packet socket, open while it has addresses. It receives from all interfaces: one that is gone may return."""
+    """One packet socket, open while it has addresses. It is bound to no interface: one that is gone may return."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class PacketReceiver:
         self._limit = FloodLimit()
 
     def set_addresses(self, addresses: frozenset[str]) -> None:
-        """Receive the frames about these addresses from now on. Raises OSError."""
+        """Receive, from now on, the frames about these addresses. Raises OSError."""
         wanted = frozenset(arp.filtered_part_of(address) for address in addresses)
         if wanted == self._addresses:
             return
@@ -54,7 +54,7 @@ class PacketReceiver:
             )
             self._selector.register(self._socket, selectors.EVENT_READ, self._read)
         if wanted:
-            # Frames that arrived before are judged again when they are read.
+            # Frames that arrived before are filtered again when they are read.
             self._filter(wanted)
         else:
             self._selector.unregister(self._socket)
@@ -68,7 +68,7 @@ class PacketReceiver:
         return self._limit.next_wake()
 
     def resume(self, now: int) -> frozenset[int]:
-        """Receive again the frames about muted addresses, if their time is over; return these addresses."""
+        """Unmute the addresses whose time is over, and return them."""
         if now < self._limit.next_wake():
             return frozenset()
         muted = self._limit.unmute(now)
@@ -85,7 +85,7 @@ class PacketReceiver:
             self._filter(self._addresses)
 
     def _frames(self) -> Iterator[tuple[bytes, str]]:
-        """Yield what has come, with the interface by which it came; frames that this machine has sent are left out."""
+        """Yield the received frames with their interfaces, except frames that this machine has sent."""
         for _ in range(BATCH):
             # The callback may have set other addresses, or none.
             if self._socket is None:
@@ -101,7 +101,7 @@ class PacketReceiver:
                 yield frame, sender[0]
 
     def _filter(self, addresses: frozenset[int]) -> None:
-        """Have the kernel drop all frames but those about addresses that are not muted."""
+        """Make the kernel drop all frames except those about addresses that are not muted."""
         if self._socket is None:
             return
         passing: frozenset[int] | None = addresses - self._limit.muted
@@ -123,7 +123,7 @@ def _program(protocol: int, message_type: int, addresses: frozenset[int] | None)
         address_at = arp.TARGET_AT + 12
     compared = [0] if addresses is None else sorted(addresses)
     refuse = 3 + 2 * len(tests) + len(compared)
-    # A frame of a VLAN that this machine is not in counts as sent to another host, a broadcast too.
+    # A frame of a VLAN that this machine has no interface for counts as sent to another host, even a broadcast.
     program = [(LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, refuse - 2, 0, socket.PACKET_OTHERHOST)]
     for offset, value in tests:
         program.append((LOAD_BYTE, 0, 0, offset))

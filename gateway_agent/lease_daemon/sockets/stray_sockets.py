@@ -1,6 +1,6 @@
-"""Receive what silent nodes send to other ports, and the errors that say that no program listens at theirs.
+"""Receive packets that silent nodes send to other ports, and ICMP errors that no program listens at their port.
 
-The packet sockets are open for a few seconds of each search only: they look at each packet that comes in.
+The packet sockets are open only for the few seconds of each search, because they inspect each incoming packet.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ PORT_UNREACHABLE = {4: (1, 3, 3), 6: (58, 1, 4)}
 CLOEXEC_NONBLOCK = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
 UDP, UDP_HEADER, ICMP_HEADER, IPV6_HEADER = 17, 8, 8, 40
 FRAGMENT = 0x1FFF
-"""Bits of an IPv4 header's place of a fragment in the whole."""
+"""Mask of the fragment offset in an IPv4 header."""
 LIST = 0x90
-"""The upper half of the byte behind the keyed hash of a message of ours: a MessagePack list of less than 16."""
+"""The upper half of the byte behind the keyed hash of our messages: a MessagePack list of less than 16 elements."""
 LONGEST = 65535
 MOST = 64
-"""Packets of one socket that are judged in one search: each may cost a keyed hash for each key."""
+"""Largest number of packets of one socket that are checked in one search: each may cost a keyed hash for each key."""
 MAX_OTHER_ADDRESSES = 8
-"""Addresses of this node of the other family at which messages are looked for."""
+"""Largest number of this node's addresses of the other family that are searched."""
 BATCH = 8
-"""Largest number of datagrams that are read before other sockets are."""
+"""Largest number of datagrams that are read before other sockets get their turn."""
 
 
 class StrayListener:
-    """Tells ``refused(address)`` and ``arrived(datagram, source, port)`` from what is registered with the selector."""
+    """Search of stray packets, which calls ``refused(address)`` and ``arrived(datagram, source, port)``."""
 
     def __init__(
         self,
@@ -70,13 +70,13 @@ class StrayListener:
         self._refused = refused
         self._arrived = arrived
         self._open: dict[socket.socket, int] = {}
-        """Number of packets of each socket that may still be judged."""
+        """Number of packets of each socket that may still be checked."""
         self._until = 0
 
     def listen(self, address: str, port: int, tunnel_port: int, now: int) -> None:
-        """Listen for the next seconds. ``address``, ``port``: of this node's socket, whose datagrams are not strays.
+        """Listen for a few seconds. ``address``, ``port``: of this node's socket, whose datagrams are not strays.
 
-        Raises OSError if packet sockets are not to be had.
+        Raises OSError if packet sockets are not available.
         """
         self.close()
         self._until = now + GAP_NS
@@ -84,7 +84,7 @@ class StrayListener:
         self._listen(PROTOCOLS[family], messages(family, (tunnel_port, port), address), self._take_message)
         for own in _addresses(other):
             self._listen(PROTOCOLS[other], messages(other, (tunnel_port,), own), self._take_message)
-        # The kernels of other nodes send few of these: a socket of this process's own would often miss the one for it.
+        # Kernels limit the rate of these errors: a plain UDP socket would often miss the error for it.
         self._listen(PROTOCOLS[family], refusals(family, address), partial(self._take_refusal, port))
 
     def tend(self, now: int) -> None:
@@ -103,7 +103,8 @@ class StrayListener:
         close_apart(open_now)
 
     def _listen(self, protocol: int, program: Sequence[Instruction], take: Callable[[bytes], None]) -> None:
-        # What comes before the filter is there is judged all the same: it is not authentic, or it is right.
+        # Packets that arrive before the filter is attached are checked, too: they are either not authentic, or
+        # relevant.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | CLOEXEC_NONBLOCK, socket.htons(protocol))
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LONGEST)
@@ -128,7 +129,7 @@ class StrayListener:
                 # An interface went down.
                 continue
             self._open[sock] = left - 1
-            # Anybody can send what looks like it.
+            # Anyone can send such packets.
             with contextlib.suppress(ValueError, IndexError, struct.error):
                 take(packet)
 
@@ -149,9 +150,9 @@ def _header(packet: bytes) -> int:
 
 
 def _udp(packet: bytes) -> tuple[str, str, int, bytes]:
-    """Return source, destination, destination port and payload of an IP packet with UDP in it.
+    """Return source, destination, destination port and payload of a UDP packet.
 
-    Raises ValueError, IndexError or struct.error for what is too short.
+    Raises ValueError, IndexError or struct.error if the packet is too short.
     """
     family, first, size = (socket.AF_INET, 12, 4) if packet[0] >> 4 == 4 else (socket.AF_INET6, 8, 16)
     source, destination = (socket.inet_ntop(family, packet[at : at + size]) for at in (first, first + size))
@@ -161,7 +162,7 @@ def _udp(packet: bytes) -> tuple[str, str, int, bytes]:
 
 
 Test = tuple[Instruction, tuple[int, int, bool] | None]
-"""An instruction that loads, and the test of the value, if there is one: operation, operand, whether it must hold."""
+"""A load instruction, and the test of the value, if any: operation, operand, and the required result."""
 
 
 def _addresses(family: int) -> list[str]:
@@ -175,7 +176,7 @@ def _addresses(family: int) -> list[str]:
 
 
 def messages(family: int, but: Iterable[int], to: str) -> list[Instruction]:
-    """Return a program for UDP ``to`` an address of this node that looks like our messages, the ports ``but`` aside."""
+    """Return a program for UDP packets ``to`` this node that look like our messages; the ports ``but`` are excepted."""
     return _program(
         [
             *_to_this_node(family, UDP, to),
@@ -187,7 +188,7 @@ def messages(family: int, but: Iterable[int], to: str) -> list[Instruction]:
 
 
 def refusals(family: int, to: str) -> list[Instruction]:
-    """Return a program for ICMP errors ``to`` this node that say that no program listens at a port."""
+    """Return a program for ICMP errors ``to`` this node which say that no program listens at a port."""
     protocol, kind, code = PORT_UNREACHABLE[family]
     return _program(
         [
@@ -199,9 +200,9 @@ def refusals(family: int, to: str) -> list[Instruction]:
 
 
 def _to_this_node(family: int, protocol: int, to: str) -> Iterator[Test]:
-    """Yield the tests for packets of a protocol; behind them the index is where its header begins.
+    """Yield the tests for packets of a protocol; after them, the index register has the offset of its header.
 
-    ``to``: an address of this node. Without this test what the node forwards, such as its pods' packets, would pass.
+    ``to``: an address of this node. Without this test, forwarded packets, such as those of pods, would pass.
     """
     yield (LOAD_BYTE, 0, 0, PACKET_TYPE), (JUMP_EQUAL, socket.PACKET_HOST, True)
     first, size, kind = (16, 4, socket.AF_INET) if family == 4 else (24, 16, socket.AF_INET6)
@@ -219,7 +220,7 @@ def _to_this_node(family: int, protocol: int, to: str) -> Iterator[Test]:
 
 
 def _program(tests: Sequence[Test]) -> list[Instruction]:
-    """Return a program that lets through what passes all tests."""
+    """Return a program for packets that pass all tests."""
     size = sum(1 + (test is not None) for _, test in tests)
     program: list[Instruction] = []
     for load, test in tests:

@@ -1,4 +1,4 @@
-"""The lease daemon's UDP socket."""
+"""Send and receive datagrams by the lease daemon's UDP socket."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ NETWORK_CONTROL = 0xC0
 SO_RCVBUFFORCE = 33
 """<asm-generic/socket.h>."""
 QUEUE = 4 << 20
-"""Bytes of the kernel's queue: some thousand datagrams, so that a burst displaces no heartbeat."""
+"""Bytes of the kernel's receive queue: some thousand datagrams, so that a burst displaces no heartbeat."""
 BATCH = 64
-"""Largest number of datagrams that are handed over together: then the clock is read again."""
+"""Largest number of datagrams that are passed on together before the clock is read again."""
 
 
 class Datagrams:
-    """To and from the lease daemons of the other nodes: one port for all."""
+    """The socket to and from the lease daemons of the other nodes, by one port for all."""
 
     def __init__(
         self, selector: selectors.BaseSelector, receive: Callable[[list[tuple[bytes, str]]], None]
     ) -> None:
-        """``receive``: takes at least one datagram, each with its source address in canonical form."""
+        """``receive``: is called with one or more datagrams, each with its source address in canonical form."""
         self._selector = selector
         self._take = receive
         self._socket: socket.socket | None = None
         self._bound = ("", 0)
 
     def bind(self, address: str, port: int) -> None:
-        """Listen at an address and port from now on; nowhere without an ``address``. Raises OSError that names both."""
+        """Listen, from now on, at an address and port; without an ``address``, nowhere.
+
+        Raises OSError that names both.
+        """
         if (address, port) == self._bound and self._socket is not None:
             return
         self._close()
@@ -54,7 +57,7 @@ class Datagrams:
         self._selector.register(udp, selectors.EVENT_READ, self._receive)
 
     def send(self, data: bytes, address: str) -> None:
-        """Send a datagram. It may be lost like any: full buffers, no route, a firewall."""
+        """Send a datagram, which may be lost: full buffers, no route, a firewall."""
         if self._socket is not None:
             with contextlib.suppress(OSError):
                 self._socket.sendto(data, (address, self._bound[1]))
@@ -70,7 +73,7 @@ class Datagrams:
             except OSError:
                 # An ICMP error for an earlier datagram.
                 continue
-            # Of IPv6 there are port, flow and scope too; the kernel's own form of an address is the canonical one.
+            # The source of IPv6 also has port, flow and scope; the kernel's form of an address is the canonical one.
             arrived.append((datagram, source[0]))
         if arrived:
             self._take(arrived)
@@ -88,7 +91,7 @@ def _prepare(udp: socket.socket) -> None:
         level, freebind, precedence = socket.IPPROTO_IPV6, IPV6_FREEBIND, socket.IPV6_TCLASS
     else:
         level, freebind, precedence = socket.IPPROTO_IP, IP_FREEBIND, socket.IP_TOS
-    # The address may come later than this process, at boot; an IPv6 one waits for duplicate detection as well.
+    # At boot the address may appear later than this process; an IPv6 one waits for duplicate detection as well.
     udp.setsockopt(level, freebind, 1)
     with contextlib.suppress(OSError):
         udp.setsockopt(level, precedence, NETWORK_CONTROL)
