@@ -28,7 +28,7 @@ def of(inventory: Inventory, nodes: Iterable[PlanNode], problems: list[Problem])
     """Yield the egress IPs without slot, master and source, sorted by gateway.
 
     A gateway has one egress IP for each virtual address, in its order; in basic mode exactly one. A gateway that does
-    not exist but is named by a policy has one, too. ``nodes``: the nodes that tunnels can reach.
+    not exist but is named by a policy has one egress IP, too. ``nodes``: the nodes that tunnels can reach.
     """
     existing = {gateway.name: gateway for gateway in inventory.gateways}
     missing = {p.gateway for p in inventory.policies} - existing.keys()
@@ -74,13 +74,13 @@ def with_masters(
         last = before.get(egress.id, egress)
         node, epoch = masters.get(egress.id, (last.master, last.epoch))
         master = followed(egress, node, names)
-        # Most egress IPs of a large cluster stay as they are, and a copy costs more than all else here.
+        # Most egress IPs of a large cluster do not change, and a copy is the most costly step here.
         same = (master, epoch) == (egress.master, egress.epoch)
         yield egress if same else replace(egress, master=master, epoch=epoch)
 
 
 def followed(egress: PlanEgressIP, master: str, nodes: Container[str]) -> str:
-    """Return ``master`` if packets are sent to it, one of these nodes; else an empty text."""
+    """Return ``master`` if it is one of these nodes, to which packets are sent; else an empty text."""
     return master if egress.eligible and master in nodes else ""
 
 
@@ -133,7 +133,7 @@ def _with_routing(
     tables: Mapping[str, int],
     virtual: Collection[str],
 ) -> PlanEgressIP:
-    """Return the egress IP with the gateway's own routing, as far as the kernel can have it now.
+    """Return the egress IP with the gateway's own routing, if the kernel can have that now.
 
     The kernel refuses a route by an interface that is down, and one by an address of this node or by a broadcast
     address. ``virtual``: all virtual addresses; each is an address of its master.
@@ -158,14 +158,14 @@ def _broadcasts(subnets: Iterable[str]) -> Iterator[str]:
 
 
 def routing_hop(routing: Routing, family: int) -> str:
-    """Return the next hop for packets of this family; empty if a table has it."""
+    """Return the next hop for packets of this family; empty if a routing table has it."""
     return next((hop for hop in routing.next_hops if prefixes.number(hop)[0] == family), "")
 
 
 def interface_for(
     address: str, named: Sequence[str], facts: Mapping[str, InterfaceFacts], pod_interfaces: Collection[str]
 ) -> str:
-    """Return the interface that is to hold a virtual address; empty if there is none.
+    """Return the interface for a virtual address; empty if there is none.
 
     If the gateway names interfaces (``named``): the first one with a subnet that contains the address, else the first
     one that exists. Otherwise: the interface with the longest subnet that contains the address (ties: by name), else
@@ -179,7 +179,7 @@ def interface_for(
             return -1
         spans = map(prefixes.span, facts[name].addresses)
         holding = (s.length for s in spans if s.family == family and s.first <= number <= s.last)
-        # A single address, as on the host side of a pod's veth, is no subnet.
+        # A single address, for example on the host side of a pod's veth, is no subnet.
         return max((length for length in holding if length < prefixes.WIDTH[family]), default=-1)
 
     if named:

@@ -18,7 +18,7 @@ def assign(keys: Iterable[K], before: Mapping[K, int], highest: int) -> dict[K, 
     wanted = list(keys)
     numbers = {key: before[key] for key in wanted if key in before}
     taken, used_before = set(numbers.values()), set(before.values())
-    # There may be a billion numbers.
+    # A list would be too long: there may be a billion numbers.
     known = taken | used_before
     fresh = (number for number in range(1, highest + 1) if number not in known)
     free = chain(fresh, sorted(number for number in used_before - taken if number <= highest))

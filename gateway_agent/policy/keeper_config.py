@@ -23,7 +23,7 @@ MAX_PREFIX_CHARS = 200
 
 @dataclass(frozen=True)
 class KeeperSettings:
-    """Values of ``agent.yaml`` that the lease daemon gets unchanged."""
+    """Values of ``agent.yaml`` that are passed to the lease daemon unchanged."""
 
     port: int
     key_file: str
@@ -52,8 +52,8 @@ def keeper_config(
 
     ``unready``: reason why this node is not ready, for each egress IP that it is eligible for; empty: ready.
     ``devices``: existing tunnel devices, which the daemon can point at a master. ``leaving``: egress IPs that this node
-    is to hand over while it forwards. ``keeping``: egress IPs that it may retain but not acquire. ``failback``: egress
-    IPs that return to their preferred node. ``carried``: egress IPs that pods of this node use; None: not known.
+    must hand over while it still forwards. ``keeping``: egress IPs that it may retain but not acquire. ``failback``:
+    egress IPs that return to their preferred node. ``carried``: egress IPs that pods of this node use; None: not known.
     ``moves``: handovers that operators requested. ``published``: the voter set that is recorded in the store.
     """
     return KeeperConfig(

@@ -1,7 +1,7 @@
-"""Keep what was worked out of an immutable object, as long as the same object comes again. Pure.
+"""Cache the result of a function for each immutable object. Pure.
 
-An edit leaves most parts of an inventory as they are, and :func:`gateway_agent.manifests.sharing.sharing` keeps these
-the same objects: what follows from thousands of nodes is worked out once, not in each round.
+An edit changes few parts of an inventory, and :func:`gateway_agent.manifests.sharing.sharing` keeps the other parts the
+same objects: results for thousands of nodes are computed once, not in each round.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 MAX_KEPT = 4
-"""Objects whose results one function keeps: the inventory, the last one, and those without what cannot be planned."""
+"""Objects whose results are cached: the inventory, the previous one, and both without objects that cannot be planned.
+"""
 
 
 class Kept(Generic[T, R]):
-    """A function of one immutable object, with its last results. An equal object that is another one is a new one.
+    """A function of one immutable object, with its last results. Objects are compared by identity.
 
-    The results are immutable too. Threads may call it at the same time: at worst, both work.
+    The results are immutable, too. Concurrent calls of threads are safe: at worst, both compute the result.
     """
 
     def __init__(self, function: Callable[[T], R]) -> None:

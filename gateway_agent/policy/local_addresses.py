@@ -1,4 +1,4 @@
-"""Find addresses of this node that selected pods reach by their gateway only. Pure.
+"""Find addresses of this node that selected pods reach only through their gateway. Pure.
 
 The nodes do not send each other their addresses; ``docs/design/addresses-inside.md`` has the reasons.
 """
@@ -19,7 +19,7 @@ def outside(
 ) -> Iterator[tuple[str, str]]:
     """Yield (interface, address) of each local address that is no destination inside the cluster.
 
-    ``facts``: of the node's interfaces, without those of pods.
+    ``facts``: the node's interfaces, without those of pods.
     """
     never = planner.never_sent(inventory, cluster_cidrs)
     for interface, known in sorted(facts.items()):

@@ -1,9 +1,9 @@
 """Remove virtual addresses from the addresses of nodes. Pure.
 
 A kubelet without ``--node-ip`` reports the first address of an interface as the node's address. If that is a virtual
-address, the Node object contains it, and the gateway would be refused for using the address of a node: the master
-would release the address, and the next master would run into the same. The Node object keeps the address for minutes
-after another node became master, or for ever if the node is gone.
+address, the Node object contains it, and the gateway would be refused for using the address of a node: the master would
+release the address, and so would the next master. The Node object keeps the address for minutes after another node
+became master, or for ever if the node is gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Number the egress IPs of a plan: only what pods of this node use or may use, and what this node can serve.
+"""Number the egress IPs of a plan: only those that pods of this node use or may use, or that this node can serve.
 
-Numbers mean something on their own node only. A number of the packet mark is a *slot*: with it go a routing table and
-rules. An *inlet* is a number for connections out of a tunnel, and there are many of them
+Numbers have a meaning only on their own node. A *slot* is a number in the packet mark, with a routing table and rules.
+An *inlet* is a number for connections out of a tunnel; there are many inlets
 (:meth:`cni.kernel.ids.MarkLayout.taken_in`).
 """
 
@@ -17,13 +17,16 @@ from ..manifests.model import Gateway, Problem
 from . import egress_ips, id_allocation
 
 PREPARED_EGRESS_IPS = 64
-"""Egress IPs that have a slot though no pod of the node uses them: for pods that start while no agent runs."""
+"""Number of egress IPs that have a slot though no pod of the node uses them, for pods that start while no agent runs.
+"""
 FEW_EGRESS_IPS = 8
-"""So many egress IPs have a slot in any case: in a small cluster the first policy of a gateway waits for no device."""
+"""Number of egress IPs that have a slot in any case: in a small cluster the first policy of a gateway needs no new
+device.
+"""
 
 
 def with_inlets(plan: Plan, before: Plan | None) -> Plan:
-    """Return the plan in which each egress IP that this node can serve, or still serves, has an inlet."""
+    """Return the plan with an inlet for each egress IP that this node can serve, or still serves."""
     mine = [e.id for e in plan.egress_ips if plan.node in e.eligible or plan.serves(e)]
     old = {egress.id: egress.inlet for egress in before.incoming} if before else {}
     inlets = id_allocation.assign(mine, old, plan.layout.inlets)
@@ -41,11 +44,11 @@ def with_slots(
     gateways: Iterable[Gateway],
     problems: list[Problem],
 ) -> Plan:
-    """Return the plan in which those egress IPs have a slot that packets of this node's pods leave by.
+    """Return the plan with a slot for each egress IP that pods of this node use or may use.
 
-    ``needed``: the policy sets of pods. ``prepared``: those of pods that may start while no agent runs; of their egress
-    IPs :data:`PREPARED_EGRESS_IPS` have a slot at most. A gateway with its own routing needs a slot on a node that can
-    serve it, too.
+    ``needed``: the policy sets of pods. ``prepared``: the sets for pods that may start while no agent runs; at most
+    :data:`PREPARED_EGRESS_IPS` of their egress IPs have a slot. A gateway with its own routing also needs a slot on
+    each node that can serve it.
     """
     routed = (e.id for e in plan.egress_ips if e.routed and e.interface)
     used = tuple(dict.fromkeys([*_of(needed), *routed]))
@@ -72,7 +75,7 @@ def _numbered(found: Iterable[PlanEgressIP], slots: Mapping[str, int]) -> Iterat
     for egress in found:
         slot = slots.get(egress.id, 0)
         if egress.routed and not slot:
-            # Without its own mark it would leave by the main table.
+            # Without its own mark, the packet would leave by the main table.
             yield replace(
                 egress, slot=0, interface="", source="", source6="", next_hop="", on_link="", table=0
             )
@@ -81,7 +84,7 @@ def _numbered(found: Iterable[PlanEgressIP], slots: Mapping[str, int]) -> Iterat
 
 
 def _without(plan: Plan, names: Sequence[str], gateways: Iterable[Gateway]) -> Iterator[Problem]:
-    """Yield a problem for each egress IP that pods of this node use and that no number is left for."""
+    """Yield a problem for each egress IP that pods of this node use and that has no number."""
     by_name = {gateway.name: gateway for gateway in gateways}
     for identity in names:
         egress = plan.by_id[identity]
@@ -94,9 +97,9 @@ def _without(plan: Plan, names: Sequence[str], gateways: Iterable[Gateway]) -> I
 
 
 def kept(plan: Plan, previous: Plan, needed: Collection[str]) -> Plan:
-    """Return the plan in which the egress IPs ``needed`` (ids) have the slots that they have in the ``previous`` one.
+    """Return the plan with the slots of the ``previous`` plan for the egress IPs ``needed`` (ids).
 
-    Those with a slot keep theirs; a number that has another owner is not given twice.
+    Egress IPs with a slot keep it; no number gets a second owner.
     """
     taken = {egress.slot for egress in plan.outgoing}
     old = {e.id: e.slot for e in previous.outgoing if e.id in needed and e.slot not in taken}

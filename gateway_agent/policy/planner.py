@@ -34,9 +34,9 @@ class Settings:
     """MTU of the tunnel devices, bytes."""
     cluster_cidrs: tuple[str, ...] = ()
     cluster_port: int = 0
-    """UDP port of the lease daemons; 0: it is not guarded."""
+    """UDP port of the lease daemons; 0: no rules guard it."""
     sets_port: int = 0
-    """TCP port at which agents give each other manifests; 0: none does, and it is not guarded."""
+    """TCP port at which agents send each other manifests; 0: unused, and no rules guard it."""
     tables: Mapping[str, int] = field(default_factory=dict)
     """Numbers of this node's routing tables by name."""
 
@@ -67,8 +67,8 @@ def build(
     ``facts``: by name of each local interface. ``masters``: (node, epoch) by egress id; an empty node means no master;
     an id that is missing keeps its last known master. ``previous``: the plan in force; egress IPs and policy sets that
     are in both plans keep their numbers. ``pods``: the pods attached to this node; their policy sets come first if
-    numbers are short. ``isolated``: this node has no contact to a majority of the voters. ``pod_interfaces``: the
-    host-side interfaces of pods. ``shown``: source addresses that masters report.
+    numbers are short. ``isolated``: True if this node has no contact with a majority of the voters. ``pod_interfaces``:
+    the host-side interfaces of pods. ``shown``: source addresses that masters report.
     """
     problems: list[Problem] = []
     # Numbers of a plan with another mask have no meaning.
@@ -112,7 +112,7 @@ def _with_objects(inventory: Inventory, settings: Settings, isolated: bool, prob
 def _with_sources(
     plan: Plan, inventory: Inventory, facts: Mapping[str, InterfaceFacts], shown: Iterable[str]
 ) -> Plan:
-    """Return the plan with what the checks of packets' sources need."""
+    """Return the plan with the addresses and links that the checks of packets' sources need."""
     return replace(
         plan,
         source_check=readiness.source_check(facts),
@@ -125,8 +125,8 @@ def _with_sources(
 def with_sets_in_use(plan: Plan, previous: Plan | None, groups: Collection[int]) -> Plan:
     """Return ``plan`` with the policy sets of ``previous`` whose group is still on an interface (``groups``).
 
-    It is in force between the two plans: if a set vanished before the tags of its pods are changed, packets of pods
-    that remain selected would be dropped for that moment.
+    The returned plan is in force between the two plans: if a set vanished before the tags of its pods change, packets
+    of pods that remain selected would be dropped for a moment.
     """
     taken = {s.number for s in plan.policy_sets}
     before = previous.policy_sets if previous and previous.mask == plan.mask else ()
@@ -192,7 +192,7 @@ def _nodes(nodes: Iterable[Node], here: str, problems: list[Problem]) -> tuple[P
 
 
 def _unrouted(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> Iterator[Problem]:
-    """Yield a problem if the kernel would drop IPv4 answers that come out of a tunnel."""
+    """Yield a problem if the kernel would drop IPv4 replies that come out of a tunnel."""
     used = any(egress.family == 4 for egress in plan.egress_ips)
     if used and plan.me and not readiness.takes_ipv4(facts, derived=True):
         hint = "sysctl -w net.ipv4.conf.all.rp_filter=0, or add a route"

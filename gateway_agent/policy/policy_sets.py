@@ -18,13 +18,13 @@ from .pods.selection import Selection
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""
 MOST_ALONE = 126
-"""Number of policies up to which each one has a policy set of its own in advance."""
+"""Largest number of policies for each of which a policy set is prepared."""
 
 
 def needed(plan: Plan, pods: Iterable[PodIdentity], problems: list[Problem]) -> list[SetKey]:
     """Return the keys of the policy sets that the pods need, sorted, except those of gateways without an egress IP.
 
-    Not more than there are numbers for.
+    The result has no more keys than there are numbers.
     """
     selection = Selection(plan)
     keys = sorted({key for pod in pods if (key := selection.key_for(pod)) is not None})
@@ -39,7 +39,7 @@ def needed(plan: Plan, pods: Iterable[PodIdentity], problems: list[Problem]) -> 
 def prepared(plan: Plan, in_use: Collection[SetKey]) -> list[SetKey]:
     """Return the keys of sets for pods that start while no agent runs: of each policy alone, then of combinations.
 
-    ``in_use``: the sets that pods need. With these there are not more than there are numbers for.
+    ``in_use``: the sets that pods need. Both together are no more than there are numbers.
     """
     # Policies without an egress IP are in no set: their pods are blocked rather than let out.
     led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
@@ -68,7 +68,10 @@ def numbered(
 
 
 def _combinations(plan: Plan, led: Mapping[str, str]) -> Iterator[SetKey]:
-    """Yield the key of every possible policy set, by growing size. Their number is exponential: take a few."""
+    """Yield the key of every possible policy set, by growing size.
+
+    Their number is exponential: callers take only a few.
+    """
     for size in range(1, len(led) + 1):
         for names in combinations(led, size):
             yield from _keys(plan, led, names)

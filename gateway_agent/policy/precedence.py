@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def seniority(self) -> tuple[bool, str, str]:
-        """Return the policy's place among others: the first one counts."""
+        """Return the sort key by which the oldest policy comes first and wins."""
         return seniority(self.created, self.name)
 
 

@@ -1,4 +1,4 @@
-"""Plan in spite of an object on which planning raises: that object becomes a problem, all others get their plan. Pure.
+"""Leave out an object on which planning raises: it becomes a problem, and all other objects are planned. Pure.
 
 Parsing finds the foreseen errors of an object. This module is for the unforeseen ones: an exception in planning, or in
 rendering the rules, must not stop every agent of the cluster at the same time.
@@ -34,13 +34,13 @@ class Namespace:
 
 @dataclass(frozen=True)
 class Found:
-    """A bad object, which plans leave out."""
+    """A bad object, which is left out of plans."""
 
     kind: str
     bad: Any
     problem: Problem
     substitute: tuple[str, Any] | None = None
-    """(kind, object) that is planned in its place."""
+    """(kind, object) that is planned in place of ``bad``."""
 
 
 class Quarantine:

@@ -1,8 +1,8 @@
 """Choose the underlay of tunnels and heartbeats: one family for the cluster, one address for each node. Pure.
 
 Both ends of a tunnel need the same family. If each node chose the family itself, the cluster could split into two
-halves without contact, and each could take itself for the whole. So the family follows from the inventory, which all
-nodes share. A node without an address of that family is left out: its selected pods reach no gateway, and their
+halves without contact, and each half could act as the whole cluster. So the family follows from the inventory, which
+all nodes share. A node without an address of that family is left out: its selected pods reach no gateway, and their
 packets are dropped.
 """
 

@@ -1,1 +1,1 @@
-"""Decide what one egress node can serve, by which path, and with which partners. Pure."""
+"""Decide which egress IPs one egress node can serve, by which path, and with which partners. Pure."""

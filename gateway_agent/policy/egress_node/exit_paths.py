@@ -1,8 +1,8 @@
-"""Find out if packets out of a tunnel would leave by the egress interface, by questions to the kernel. Pure.
+"""Decide from route look-ups if packets out of a tunnel would leave by the egress interface. Pure.
 
-A policy without destinations means everything outside; the kernel is asked for one address that no nearer route should
-lead to, so the answer is that of the default route. Of each other destination the first address is asked for that is
-not excluded.
+A policy without destinations means everything outside: for that the kernel looks up one address without a more specific
+route, so the answer is the default route. For each other destination, it looks up the first address that is not
+excluded.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ LOOPBACK = "lo"
 
 @dataclass(frozen=True, order=True)
 class Lookup:
-    """A question to the kernel: the route of such a packet out of a tunnel."""
+    """A route look-up for a packet out of a tunnel."""
 
     destination: str
     source: str
     device: str
-    """The tunnel that it came by."""
+    """The tunnel by which the packet arrived."""
     mark: int
     """Mark of the packet; 0: none, so that the main table decides."""
 
@@ -62,25 +62,25 @@ class Found:
 def lookups(
     plan: Plan, egress: PlanEgressIP, policies: Iterable[Policy], never: Collection[str]
 ) -> Mapping[Lookup, str]:
-    """Return what is to be asked for an egress IP, each with the destination (a prefix, or words) that it represents.
+    """Return the look-ups for an egress IP, each with a text that names the destination it represents.
 
-    ``policies``: of its gateway. ``never``: prefixes that go to no gateway.
+    ``policies``: those of its gateway. ``never``: prefixes that are steered to no gateway.
     """
     family: Family = 6 if egress.family == 6 else 4
     return _asked(plan, egress, _destinations(policies, never, family))
 
 
 def lookups_to(plan: Plan, egress: PlanEgressIP, destinations: Iterable[str]) -> Mapping[Lookup, str]:
-    """Return the same for prefixes of which no part goes elsewhere."""
+    """Return the look-ups for prefixes of which no part is excluded."""
     spans = ((prefix, prefixes.span(prefix)) for prefix in destinations)
     addresses = ((first_host(span, ()), prefix) for prefix, span in spans if span.family == egress.family)
     return _asked(plan, egress, addresses)
 
 
 def _asked(plan: Plan, egress: PlanEgressIP, destinations: Iterable[tuple[str, str]]) -> Mapping[Lookup, str]:
-    """Return the questions about addresses, each with its words; none if there is no other node.
+    """Return the look-ups for addresses, each with its text; none if there is no other node.
 
-    The kernel refuses a packet that comes from outside with an address of its own.
+    The source is an address of another node: the kernel refuses a packet from outside with an address of this node.
     """
     peer = next((node for node in plan.nodes if node.name != plan.node), None)
     if peer is None:
@@ -96,7 +96,7 @@ def _asked(plan: Plan, egress: PlanEgressIP, destinations: Iterable[tuple[str, s
 def reason(egress: PlanEgressIP, asked: Mapping[Lookup, str], answers: Mapping[Lookup, Found]) -> str:
     """Return why packets to some destinations would not leave by the egress interface; empty if all would.
 
-    What has no answer yet is no reason.
+    A look-up without an answer so far gives no reason.
     """
     wrong = [
         (message, found)
@@ -118,7 +118,7 @@ def fault(egress: PlanEgressIP, destination: str, found: Found) -> str:
 
 
 def _is_right(egress: PlanEgressIP, found: Found) -> bool:
-    # What ends on this node is answered by it.
+    # Packets to this node itself need no exit.
     return not found.error and found.interface in (egress.interface, LOOPBACK)
 
 
@@ -144,7 +144,10 @@ def _remedy(egress: PlanEgressIP, found: Found) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Inside:
-    """What goes to no gateway, of one family: there is one object for equal prefixes, and it is compared as such."""
+    """The prefixes of one family that are steered to no gateway.
+
+    Equal prefixes share one object, compared by identity.
+    """
 
     ranges: Ranges
 
@@ -157,7 +160,7 @@ def _inside(never: tuple[str, ...], family: Family) -> _Inside:
 def _destinations(
     policies: Iterable[Policy], never: Collection[str], family: Family
 ) -> Iterator[tuple[str, str]]:
-    """Yield an address for each destination of one family, with the words for it."""
+    """Yield an address for each destination of one family, with the text that names the destination."""
     inside = _inside(tuple(never), family)
     for policy in policies:
         yield from _of_policy(policy.destinations, policy.excluded, inside, family)
@@ -180,7 +183,7 @@ def _of_policy(
 
 
 def first_host(span: Span, left_out: Iterable[Ranges] = ()) -> str:
-    """Return the first address of a prefix that goes to the gateway; empty if none does."""
+    """Return the first address of a prefix that is steered to the gateway; empty if none is."""
     number = span.first + (span.length <= prefixes.WIDTH[span.family] - 2)
     while number <= span.last:
         end = max((_end_of(ranges, number) for ranges in left_out), default=-1)

@@ -11,9 +11,9 @@ from cni.plan import Plan, PlanEgressIP
 from .exit_paths import Found, Lookup
 
 MIN_BYTES = 60
-"""Size of a probe that asks for no size of its own: headers of IPv6 and TCP, so that both families have the same."""
+"""Size of a probe that tests no size: headers of IPv6 and TCP, so that both families have the same size."""
 ROUTES_EACH, TURNS_EACH = 4, 4
-"""Destinations of an egress IP that are tried in each round: one for each next hop, and others that take turns."""
+"""Number of destinations of an egress IP that are probed in each round: one for each next hop, and others in turns."""
 OUR_TABLES = (ids.NFT_NODE_INET, ids.NFT_GATEWAY, ids.NFT_FENCE)
 IPTABLES = {"ip": "iptables", "ip6": "ip6tables"}
 IPTABLES_TABLES = ("filter", "mangle", "raw", "security", "nat")
@@ -22,62 +22,62 @@ MAX_RULE_CHARACTERS = 120
 
 @dataclass(frozen=True, order=True)
 class TunnelProbe:
-    """A packet that must get through this node."""
+    """A test packet that must get through this node."""
 
     vni: int
-    """Number of the tunnel that it comes by."""
+    """VNI of the tunnel by which the packet arrives."""
     source: str
     destination: str
     bytes: int = MIN_BYTES
-    """Its size, IP header included."""
+    """Size of the packet, IP header included."""
 
 
 @dataclass(frozen=True)
 class Dropped:
-    """The place where a probe was seen last."""
+    """The last place at which a probe was seen."""
 
     family: str
     """Family of the nftables table: ``ip``, ``ip6`` or ``inet``."""
     table: str
     chain: str
     base: str
-    """The base chain through which the packet came there."""
+    """The base chain through which the packet came to ``chain``."""
     rule: str
     """The rule as nft writes it; empty: the policy of the base chain, or unknown."""
     certain: bool
-    """The rule or policy dropped it; else it was lost behind."""
+    """True if the rule or policy dropped the packet; otherwise it was lost after the chain."""
     hook: str = ""
     """Hook of the base chain; empty: unknown."""
 
 
 MIN_ANSWERS = 20
-"""Answers from which a window says something."""
+"""Smallest number of replies from which conclusions are drawn."""
 MIN_SHARE = 0.1
-"""Share of the answers that must get into a tunnel. A rule against some of them is its owner's will."""
+"""Share of the replies that must get into a tunnel. A firewall rule against some of them is intended."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Numbers of answers to packets that came by tunnels."""
+    """Numbers of replies to packets that came by tunnels."""
 
     came: int
-    """Number of answers that came in from outside."""
+    """Number of replies that came in from outside."""
     went: int
-    """Number of answers that got as far as the tunnel."""
+    """Number of replies that reached the tunnel."""
 
     def since(self, before: Answers) -> Answers | None:
-        """Return the numbers since earlier ones; None if the counters were made anew in between."""
+        """Return the numbers since earlier ones; None if the counters were reset in between."""
         came, went = self.came - before.came, self.went - before.went
         return Answers(came, went) if came >= 0 and went >= 0 else None
 
     @property
     def enough(self) -> bool:
-        """Return True if these are enough to say something."""
+        """Return True if there are enough replies to draw a conclusion."""
         return self.came >= MIN_ANSWERS
 
 
 def dropped_answers(window: Answers) -> str:
-    """Return that nearly all answers of a window were dropped, and what to do; empty if they were not."""
+    """Return the problem, with a remedy, that nearly all replies of a window were dropped; empty if they were not."""
     if window.went >= window.came * MIN_SHARE:
         return ""
     return (
@@ -91,7 +91,7 @@ def probes(plan: Plan, egress: PlanEgressIP, leading: Mapping[Lookup, Found]) ->
 
     ``leading``: packets whose route leads out by its interface.
 
-    A gateway's own address is no destination of a probe: every egress node drops what comes to it unasked.
+    A gateway's own address is no destination of a probe: every egress node drops unsolicited packets to it.
     """
     if plan.isolated or plan.me is None:
         return ()
@@ -111,8 +111,8 @@ def of_round(
 ) -> tuple[TunnelProbe, ...]:
     """Return the probes of one round: some are sent each time, the others take turns.
 
-    ``every``: see :func:`probes`. ``lost``: those that did not get through in the round before; they are sent again, so
-    that two rounds in a row can lose one. ``round_number``: number of the round.
+    ``every``: see :func:`probes`. ``lost``: the probes that did not get through in the previous round; they are sent
+    again, so that a probe can be lost in two consecutive rounds. ``round_number``: number of the round.
     """
     others = every[ROUTES_EACH:]
     begin = round_number * TURNS_EACH % len(others) if others else 0
@@ -122,12 +122,12 @@ def of_round(
 
 
 def large(plan: Plan, probes: Sequence[TunnelProbe]) -> tuple[TunnelProbe, ...]:
-    """Return a probe as large as the tunnels carry; none without ``probes``."""
+    """Return a probe of the tunnels' MTU; none without ``probes``."""
     return tuple(replace(probe, bytes=plan.mtu) for probe in probes[:1])
 
 
 def too_small(egress: PlanEgressIP, size: int, mtu: int) -> str:
-    """Return the words for a way out that takes packets of ``size`` bytes at most, fewer than the tunnels do."""
+    """Return the problem of an exit that accepts packets of at most ``size`` bytes, less than the tunnels carry."""
     return (
         f"packets of more than {size} bytes do not get from {egress.device} to {egress.interface}, and the tunnels "
         f"carry {mtu}: raise the MTU of {egress.interface} or of the route there, or set tunnel.mtu to {size}"
@@ -135,7 +135,7 @@ def too_small(egress: PlanEgressIP, size: int, mtu: int) -> str:
 
 
 def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) -> str:
-    """Return why packets out of the tunnel do not get to the egress interface, and what to do. ``dropped``: by whom."""
+    """Return why packets out of the tunnel do not reach the egress interface, with a remedy. ``dropped``: the place."""
     lost = _lost(egress, probe)
     if dropped is None:
         return f"{lost}: this node's firewall lets nothing in from its own address by lo"
@@ -148,7 +148,7 @@ def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) ->
 
 
 def unknown_cause(egress: PlanEgressIP, probe: TunnelProbe, error: str) -> str:
-    """Return the same if the search for the cause has failed."""
+    """Return the same problem if the search for the cause has failed."""
     return f"{_lost(egress, probe)}: the rule that drops them was not found, {error}"
 
 
@@ -163,12 +163,12 @@ def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:
         return f"firewall-cmd --permanent --zone=trusted --add-interface={egress.device} && firewall-cmd --reload"
     if dropped.chain.startswith("ufw-"):
         return f"ufw route allow in on {egress.device} out on {egress.interface}"
-    # Behind routing, the interface that a packet came by is not known any more.
+    # After routing, the input interface of a packet is no longer known.
     leaving = dropped.hook == "postrouting"
     if dropped.family in IPTABLES and dropped.table in IPTABLES_TABLES and dropped.base.isupper():
         table = "" if dropped.table == "filter" else f" -t {dropped.table}"
         matching = [f"-o {egress.interface}"] if leaving else [f"-i {ids.DEVICE_PREFIX}+"]
-        # Whoever drops packets may drop their answers, and no probe shows it.
+        # A firewall that drops packets may drop their replies, too, which no probe shows.
         matching += [f"-o {ids.DEVICE_PREFIX}+"] if _sees_answers(dropped) else []
         command = f"{IPTABLES[dropped.family]}{table} -I {dropped.base}"
         return " && ".join(f"{command} {each} -j ACCEPT" for each in matching)
@@ -179,7 +179,7 @@ def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:
 
 
 def _sees_answers(dropped: Dropped) -> bool:
-    """Return True if answers pass the base chain with the tunnel that they leave by."""
+    """Return True if replies pass the base chain with their tunnel as the output interface."""
     return (dropped.hook or dropped.base.lower()) == "forward"
 
 

@@ -1,8 +1,9 @@
 """Decide from rounds of probes if a node's path is open for an egress IP. Pure.
 
-A path counts as open from the first round in which all probes get through, and as closed when :data:`MISSES` rounds in
-a row lose one. A path that was closed must stay open for a hold time before other nodes hand over to it again: a rule
-that comes and goes would move the address each time. The hold time grows with each closing.
+A path counts as open from the first round in which all probes get through, and as closed after :data:`MISSES`
+consecutive rounds with a lost probe. A path that was closed must stay open for a hold time before other nodes hand over
+to this node again: otherwise a rule that comes and goes would move the address each time. The hold time grows with each
+closing.
 """
 
 from __future__ import annotations
@@ -12,36 +13,36 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 MISSES = 2
-"""Rounds in a row without a probe: one may be lost while the kernel's rules are replaced."""
+"""Number of consecutive rounds with a lost probe that close a path: one probe may be lost while rules are replaced."""
 AGAIN_S = 10.0
-"""Seconds after which the cause is looked for again: it may be another one by then."""
+"""Seconds after which the cause is searched again: it may have changed by then."""
 FIRST_HOLD_S, MAX_HOLD_S = 5.0, 60.0
 """Hold time of the first closing; each further one doubles it, up to the second value."""
 CALM_S = 300.0
-"""Seconds for which a path must have been open so that its next closing counts as the first one again."""
+"""Seconds for which a path must have been open so that its next closing counts as a first one."""
 UNPROVEN = "it is not proven yet that packets get through this node"
 
 
 class Todo(Enum):
-    """Further work that a round asks for."""
+    """Further work that a round requires."""
 
     NOTHING = 0
     FIND_CAUSE = 1
-    """Find out who drops the probes."""
+    """Find out which rule drops the probes."""
     MEASURE = 2
-    """Find out which size gets through."""
+    """Measure the largest packet that gets through."""
 
 
 @dataclass(frozen=True)
 class PathState:
-    """The path of one egress IP, as the rounds have found it. ``PathState()``: no round has."""
+    """The path of one egress IP, by the rounds of probes so far. ``PathState()``: before the first round."""
 
     proven: bool = False
     """True once the rounds have found it open or closed, or a test impossible."""
     missed: int = 0
-    """Rounds in a row in which a probe did not get through."""
+    """Number of consecutive rounds in which a probe did not get through."""
     missed_large: int = 0
-    """Rounds in a row in which only the probe of the tunnel's full size did not get through."""
+    """Number of consecutive rounds in which only the probe of the tunnel's full size did not get through."""
     reason: str = ""
     """Reason for lost packets; empty: packets get through, or it is not known."""
     problem: str = ""
@@ -51,7 +52,7 @@ class PathState:
     hold_s: float = 0.0
     """Hold time of the last closing; 0: there was none."""
     held: bool = False
-    """The path was closed, and has not been open for the hold time since."""
+    """True if the path was closed, and has not been open for the hold time since."""
     held_until: float = 0.0
     opened_at: float = 0.0
     """Time at which the last hold time ended."""
@@ -62,10 +63,10 @@ class PathState:
         return not self.proven or bool(self.missed and not self.reason and not self.problem)
 
     def pending(self, serving: bool, served: bool) -> str:
-        """Return why this node should not take over though nothing is known to be closed; empty if it may.
+        """Return why this node should not take over though no path is known to be closed; empty if it may.
 
-        ``serving``: this node is the master now. ``served``: some node is. Whoever serves goes on, also if its agent
-        has just started; and a node in its hold time is better than none.
+        ``serving``: True if this node is the master. ``served``: True if any node is. A master goes on, even if its
+        agent has just started; and a node in its hold time is better than none.
         """
         if self.reason or serving:
             return ""
@@ -81,7 +82,10 @@ UNTESTABLE = PathState(proven=True)
 
 
 def after_round(state: PathState, lost: bool, lost_large: bool, now: float) -> tuple[PathState, Todo]:
-    """Return the state after a round, and what to do. ``lost``: a small probe; ``lost_large``: the large one."""
+    """Return the state after a round, and further work.
+
+    ``lost``: a small probe was lost; ``lost_large``: the large one.
+    """
     if lost:
         state = replace(
             state,
@@ -114,7 +118,7 @@ def _passed(state: PathState, now: float) -> PathState:
 
 
 def closed(state: PathState, reason: str, now: float) -> PathState:
-    """Return the state after a search that has found who drops the packets."""
+    """Return the state after a search that has found which rule drops the packets."""
     hold_s = state.hold_s
     if not state.reason and not state.held:
         again = hold_s and now < state.opened_at + CALM_S
@@ -128,7 +132,7 @@ def closed(state: PathState, reason: str, now: float) -> PathState:
 def untested(state: PathState, problem: str, now: float) -> PathState:
     """Return the state after a search that says nothing about the packets of other nodes.
 
-    On a busy machine the search may have come too late, so it is made once more.
+    On a busy machine the search may have come too late, so it is repeated.
     """
     sure = state.problem == problem
     return replace(

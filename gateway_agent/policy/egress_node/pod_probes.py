@@ -1,4 +1,4 @@
-"""Choose what ``egressctl test`` sends, as a pod of this node would, by each egress IP. Pure."""
+"""Choose the packets that ``egressctl test`` sends by each egress IP, as a pod of this node would. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from . import exit_paths
 HTTPS = 443
 """The most frequent service, so that rules of other programs treat the packet as they treat those of pods."""
 HOPS_BEHIND_TUNNEL, HOPS_BEHIND_MASTER = 3, 2
-"""Hop limits with which a packet gets as far as the next hop of the master, and no further: a packet of another node's
-pod is routed twice on its way there, a packet of the master's own pods once."""
+"""Hop limits with which a packet expires at the next hop of the master: a packet of another node's pod is routed twice
+before that, a packet of the master's own pods once.
+"""
 ALL_HOPS = 64
 
 
@@ -28,9 +29,9 @@ class Answer(enum.Enum):
     REFUSED = "refused"
     """The destination does not take it: a TCP reset."""
     EXPIRED = "hop limit reached"
-    """A router says that the packet may go no further."""
+    """A router reports that the hop limit is exceeded."""
     UNREACHABLE = "unreachable"
-    """A router or a host says that the packet cannot be delivered."""
+    """A router or a host reports that the packet cannot be delivered."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class PodProbe:
 
 @dataclass(frozen=True)
 class PodAnswer:
-    """The fate of a probe."""
+    """The result of a probe."""
 
     answer: Answer = Answer.NONE
     sender: str = ""
@@ -57,15 +58,19 @@ class PodAnswer:
     source: tuple[str, int] = ("", 0)
     """Address and port of the pod."""
     left_as: tuple[str, int] | None = None
-    """Source address and port with which the packet left this node, by its connection table; None: it did not leave."""
+    """Source address and port with which the packet left this node, by the node's connection table; None: it did not
+    leave.
+    """
     arrived_as: tuple[str, int] | None = None
-    """Those outside, by the master's connection table; None: this node is the master, or could not ask it."""
+    """Source address and port outside, by the master's connection table; None: this node is the master, or the master
+    could not be asked.
+    """
 
 
 def probe(plan: Plan, egress: PlanEgressIP, to: str, port: int) -> PodProbe | None:
-    """Return a probe by an egress IP; None if no policy sends anything by it, or nothing to ``to``.
+    """Return a probe by an egress IP; None if no policy steers packets to it, or none to ``to``.
 
-    ``to``: an address, to which the probe goes the whole way; empty: it goes as far as the next hop of the master.
+    ``to``: the destination address of the probe; empty: the probe expires at the next hop of the master.
     """
     near = HOPS_BEHIND_MASTER if plan.serves(egress) else HOPS_BEHIND_TUNNEL
     for policy_set in plan.policy_sets:
@@ -77,7 +82,7 @@ def probe(plan: Plan, egress: PlanEgressIP, to: str, port: int) -> PodProbe | No
 
 
 def _destinations(led: list[str], family: int, to: str) -> Iterator[str]:
-    """Yield addresses of one family in these prefixes, the best first: one of no machine, which no packet disturbs."""
+    """Yield addresses of one family in these prefixes, the best first: an address that no machine has."""
     spans = [span for span in map(prefixes.span, led) if span.family == family]
     for wanted in (to,) if to else (exit_paths.EVERYTHING[family],):
         version, number = prefixes.number(wanted)

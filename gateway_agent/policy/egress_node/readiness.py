@@ -30,20 +30,21 @@ class InterfaceFacts:
     default_route: frozenset[int] = frozenset()
     """Families (4, 6) that have a default route by this interface."""
     uplink: bool = False
-    """True if a default route uses it, in any routing table except ours."""
+    """True if a default route uses the interface, in any routing table except ours."""
     bears_pods: bool = False
-    """True if the host-side interface of a pod is a port of it."""
+    """True if the interface is a bridge with the host-side interface of a pod as a port."""
     bridged_only: frozenset[str] = frozenset()
-    """Host-side interfaces of pods that are ports of it, if no route uses it and the kernel passes its frames to the
-    hooks of IP (``bridge-nf-call-iptables``)."""
+    """Host-side interfaces of pods that are ports of this bridge, if no route uses it and the kernel passes its frames
+    to the hooks of IP (``bridge-nf-call-iptables``).
+    """
     source_check: int = 0
     """``net.ipv4.conf.all.rp_filter``. The kernel uses the larger of this and the interface's own value."""
     rp_filter: int = 0
-    """``rp_filter`` as it counts for this interface: the larger of ``all`` and its own."""
+    """Effective ``rp_filter`` of this interface: the larger of ``all`` and its own value."""
     src_valid_mark: bool = False
-    """``src_valid_mark`` is on, here or for all: a source is checked by the route of the packet's mark."""
+    """True if ``src_valid_mark`` is on, here or for all: the source check then uses the route of the packet's mark."""
     foreign: frozenset[str] = frozenset()
-    """Virtual addresses that another program has configured on it."""
+    """Virtual addresses that another program has configured on the interface."""
     arp_ignore: int = 0
     """The larger of ``net.ipv4.conf.all.arp_ignore`` and the interface's own value, which the kernel uses."""
     arp_filtered: bool = False
@@ -128,16 +129,15 @@ def _silent(interface: str, hops: Sequence[str], upstream: Sequence[str]) -> str
 
 
 STRICT = 1
-"""Value of ``rp_filter`` with which an answer is taken only by the interface that the route to its source leads out
-by.
+"""Value of ``rp_filter`` with which a packet is accepted only by the interface of the route to its source.
 """
 
 
 def _refused_answers(egress: PlanEgressIP, interface: str, known: InterfaceFacts) -> str:
-    """Say why the kernel drops the answers from outside as they come in; empty if it takes them.
+    """Return why the kernel drops replies from outside on arrival; empty if it accepts them.
 
-    Answers have the mark that leads them into a tunnel, so with ``src_valid_mark`` a strict filter drops them all. With
-    the gateway's own routing that mark leads back to the interface, and without ``src_valid_mark`` the main table says.
+    Replies have the mark that leads into a tunnel, so with ``src_valid_mark`` a strict filter drops them all. With the
+    gateway's own routing, that mark leads back to the interface, and without ``src_valid_mark`` the main table decides.
     """
     if egress.family != 4:
         return ""
@@ -150,7 +150,7 @@ def _refused_answers(egress: PlanEgressIP, interface: str, known: InterfaceFacts
 
 
 def _no_next_hop(egress: PlanEgressIP, interface: str, routing: Routing | None) -> str:
-    """Say why the gateway's own next hop cannot be used; empty if it can, or if a table or the main table has it."""
+    """Return why the gateway's own next hop cannot be used; empty if it can, or if a routing table has it."""
     if not egress.routed or egress.table or egress.next_hop:
         return ""
     if routing and routing.table_name:
@@ -217,7 +217,7 @@ def _wrong_virtual(egress: PlanEgressIP, facts: Mapping[str, InterfaceFacts]) ->
 
 
 def _no_host(address: str, subnet: str) -> str:
-    """Return the reason why no machine can have ``address`` in this subnet; empty if one can or it is not inside.
+    """Return why no machine can have ``address`` in this subnet; empty if one can, or if it is not in the subnet.
 
     A subnet of two addresses (RFC 3021, RFC 6164) or of one address has neither a network nor a broadcast address.
     """

@@ -2,8 +2,8 @@
 
 One ``conntrackd`` on each egress node sends changes of its kernel's connection table to all partners, and injects the
 entries it receives directly into its own kernel. It sends by multicast into a VXLAN device that copies each frame to
-every partner. One process for each partner would not do: each would see the entries that the others inject and send
-them on, and three nodes would repeat that for ever.
+every partner. One process for each partner would not work: each process would see the entries that the others inject
+and send them on, so three nodes would repeat that for ever.
 
 ``conntrackd`` 1.4.7 filters only by the source of the original and of the reply direction. So it can filter neither by
 virtual address nor by mark. Therefore synced connections have a source of their own inside the tunnels, one for each
@@ -34,7 +34,7 @@ PARTNER_TIMEOUT_S = 5.0
 MAX_CATCH_UP_S = 15.0
 """Seconds after which a fast growing table counts as busy, not as behind."""
 BULK_ENTRIES_PER_S = 2000.0
-"""Rate of received entries from which the node counts as receiving the whole table."""
+"""Rate of received entries above which the node counts as receiving the whole table."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def _filtered(source: str) -> str:
 
 
 # NOTRACK: no acknowledgements, which would contradict each other with more than one partner.
-# Checksum: the sender would leave out the checksum of the datagrams otherwise.
+# Checksum: without it, the sender leaves out the checksum of the datagrams.
 CHANNEL = """\
 Sync {{
 	Mode NOTRACK {{
@@ -161,9 +161,9 @@ Sync {{
 	}}
 }}
 """
-# Scheduler: conntrackd's default is SCHED_RR 99, above the lease daemon.
-# NetlinkOverrunResync: after an overrun conntrackd would take the partners' entries for its own, and have partners
-# delete their entries when these end here. So the agent decides who reads the kernel's table again.
+# Scheduler: conntrackd's default is SCHED_RR 99, above the lease daemon. NetlinkOverrunResync: after an overrun
+# conntrackd would take the partners' entries for its own, and make partners delete their entries when these end here.
+# So the agent decides which node reads the kernel's table again.
 GENERAL = """\
 General {{
 	Systemd no

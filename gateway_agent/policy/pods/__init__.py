@@ -1,1 +1,1 @@
-"""Find which policies select which pods, and the pods that need the owner's attention. Pure."""
+"""Find which policies select which pods, and the pods that need an operator's attention. Pure."""

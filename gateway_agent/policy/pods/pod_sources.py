@@ -13,7 +13,7 @@ from ...manifests.model import Inventory, Problem
 from ..egress_node.readiness import InterfaceFacts, bare
 
 MAX_NAMED_PODS = 3
-"""Pods that a problem lists by name."""
+"""Largest number of pods that a problem lists by name."""
 
 
 def uplinks(plan: Plan, facts: Mapping[str, InterfaceFacts]) -> tuple[str, ...]:
@@ -82,8 +82,8 @@ def reserved(
 ) -> tuple[str, ...]:
     """Return the addresses that no pod may use as source, sorted: virtual addresses, nodes' and egress addresses.
 
-    Of this node all addresses on uplinks are known, of other nodes those of their Node objects. ``shown``: source
-    addresses that masters report; in basic mode only the master knows its address.
+    For this node, these are all addresses on uplinks; for other nodes, the addresses in their Node objects. ``shown``:
+    source addresses that masters report; in basic mode only the master knows its address.
     """
     nodes = (address for node in inventory.nodes for address in (*node.addresses, *node.external))
     egress = (address for egress in plan.egress_ips for address in (egress.source, egress.source6))
@@ -93,7 +93,7 @@ def reserved(
 
 
 def _global(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the addresses that are valid beyond one link: a link-local address may be any machine's on its own link."""
+    """Yield the addresses that are valid beyond one link: any machine may have a link-local address on its own link."""
     return (text for text in _valid(texts) if not ipaddress.ip_address(text).is_link_local)
 
 

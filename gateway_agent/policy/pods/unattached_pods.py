@@ -18,13 +18,13 @@ INTERFACE = "eth0"
 MARGIN_S = 60.0
 """Seconds from a pod's start within which its address is expected in the store."""
 TEARDOWN_S = 30.0
-"""Seconds after a DEL in which the interface of its pod is removed, and the store learns that the pod is gone."""
+"""Seconds after a DEL within which the pod's interface is removed, and the store learns that the pod is gone."""
 MAX_LATEST = 100
 
 
 @dataclass(frozen=True)
 class StartedBeside:
-    """A pod that started beside the plugin."""
+    """A pod that started without a call of the plugin."""
 
     namespace: str
     name: str
@@ -32,7 +32,7 @@ class StartedBeside:
     at: float
     """Time at which its interface was found: Unix time, seconds."""
     held: bool
-    """The guard has dropped what the pod sent to the outside before that."""
+    """True if the guard dropped the packets that the pod sent to the outside before that."""
 
     @property
     def text(self) -> str:
@@ -48,11 +48,11 @@ class BesideLog:
     """The pods that started beside the plugin since the agent has started."""
 
     held: int = 0
-    """Number of pods of which no packet can have left."""
+    """Number of pods whose packets cannot have left."""
     loose: int = 0
-    """Number of the others."""
+    """Number of the other pods."""
     latest: tuple[StartedBeside, ...] = ()
-    """The last :data:`MAX_LATEST` of them, oldest first."""
+    """The last :data:`MAX_LATEST` pods, oldest first."""
 
     def plus(self, one: StartedBeside) -> BesideLog:
         """Return the log with one more pod."""

@@ -16,7 +16,7 @@ HINT = (
 REMEMBERED_S = 600.0
 """Seconds for which status lists a refused start. By then the runtime has removed the container."""
 MAX_REFUSALS = 64
-"""Refused starts that are remembered."""
+"""Largest number of refused starts that are remembered."""
 
 
 def refused(record: Attachment, policies: Iterable[str], why: str = "") -> Problem:
