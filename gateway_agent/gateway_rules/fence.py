@@ -2,14 +2,14 @@
 
 The sets ``open4`` and ``open6`` hold the addresses that may send: the lease daemon writes their elements, and the
 kernel lets them expire (:mod:`gateway_agent.lease_daemon.kernel.vip_fence`). Every node that can be master has the
-table. Its hook is behind routing, NAT and all programs, in front of the devices' queues: what the kernel sends by
-itself (ARP, neighbour discovery, TCP) and raw frames pass here too (Linux 5.16).
+table. Its hook comes after routing, NAT and all programs, before the devices' queues: packets of the kernel itself
+(ARP, neighbour discovery, TCP) and raw frames pass it, too (Linux 5.16).
 
-Raw frames pass no other hook, so what a process writes for the tunnels' port is stopped here too, on every node that
-has tunnels (:mod:`cni.datapath.tunnel_port_guard`).
+Raw frames pass no other hook, so this table also drops frames that a process writes for the tunnels' port, on every
+node that has tunnels (:mod:`cni.datapath.tunnel_port_guard`).
 
-As in :mod:`cni.datapath.nft_blocks`, no lookup lets a frame out by finding nothing: the maps cover the whole
-address space.
+As in :mod:`cni.datapath.nft_blocks`, no frame passes because a lookup finds nothing: the maps cover the whole address
+space.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 def fence_nft(
     addresses: Sequence[str], devices: Sequence[str], port: int = 0, own: Sequence[str] = ()
 ) -> str:
-    """Return the nft transaction that replaces the fence, or removes it if there is nothing to fence or no device.
+    """Return the nft transaction that replaces the fence, or removes it if there is no address or no device to fence.
 
-    ``port``: of the tunnels, 0 if this node has none. ``own``: see
-    :func:`cni.datapath.tunnel_port_guard.process_tunnels`. ``devices``: by which anything could leave; on kernels
-    before 6.16 each must exist. One whose name nft cannot take is left out: :func:`cni.datapath.nft_blocks.way_out`
-    sends nothing by it either. Raises :class:`ValueError` for a text that is no address.
+    ``port``: UDP port of the tunnels; 0: this node has none. ``own``: see
+    :func:`cni.datapath.tunnel_port_guard.process_tunnels`. ``devices``: all devices by which packets could leave; on
+    kernels before 6.16 each must exist. A device whose name nft cannot take is left out:
+    :func:`cni.datapath.nft_blocks.way_out` sends nothing by it either. Raises :class:`ValueError` for a text that is no
+    address.
     """
     parsed = {ipaddress.ip_address(address) for address in addresses}
     names = sorted({device for device in devices if interface(device)})
@@ -64,7 +65,7 @@ def _blocks(addresses: set[Address], devices: list[str], port: int, own: Sequenc
 
 
 def _ethertype_check() -> Iterator[str]:
-    """Yield the rules that drop frames whose socket has given the kernel another protocol than the frame has."""
+    """Yield the rules that drop frames whose EtherType differs from the protocol that the socket gave to the kernel."""
     for protocol, number in (("arp", "0x0806"), ("ip", "0x0800"), ("ip6", "0x86dd")):
         yield f"meta protocol != {protocol} @ll,96,16 {number} counter drop"
 
@@ -80,9 +81,9 @@ def _rules4(addresses: list[Address]) -> tuple[list[str], list[str]]:
 def _rules6(addresses: list[Address]) -> tuple[list[str], list[str]]:
     """Return blocks, and the rules for each device, about IPv6.
 
-    An advertisement of a virtual address must have that address as its source, which is then checked as any source.
+    An advertisement of a virtual address must have that address as its source, which is then checked like any source.
     """
-    # nft 1.0.6 has no name for the target of an advertisement, and no map by what it has no name for.
+    # nft 1.0.6 has no name for the target of an advertisement, and cannot use an unnamed field as the key of a map.
     claims = [f"@th,64,128 {int(address):#034x} ip6 saddr != {address} counter drop" for address in addresses]
     targets = f"nd_targets_{_hash(claims)}"
     senders, virtual = _verdict_map("virtual6", addresses, "allow6")
@@ -98,7 +99,7 @@ def _verdict_map(name: str, addresses: list[Address], target: str) -> tuple[str,
 
 
 def _hash(content: list[str]) -> str:
-    """Return the part of a name that says what a block holds: a new map is filled before a rule leads to it."""
+    """Return a hash of a block's content as part of its name: a new map is filled before a rule uses it."""
     return hashlib.sha256(" ".join(content).encode()).hexdigest()[:16]
 
 
@@ -119,5 +120,5 @@ def _between(first: Address, last: Address) -> str:
 
 
 def _timed_set(name: str, key: str) -> str:
-    """Return a set whose elements are written at run time, as text."""
+    """Return the text of a set whose elements are written at run time."""
     return f"\tset {name} {{\n\t\ttype {key}\n\t\tflags timeout\n\t}}\n"

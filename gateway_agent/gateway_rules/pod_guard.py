@@ -1,14 +1,14 @@
-"""The guard of pods that are not judged yet, as nftables rules. Pure.
+"""The guard of pods without a tag, as nftables rules. Pure.
 
-The plugin and the agent put each pod's interface into an interface group of ours. A pod that starts beside the plugin
-has an interface in group 0, the kernel's default. What such a pod opens to the outside is dropped: a policy may select
-it. The rules need no program to run.
+The plugin and the agent put each pod's interface into an interface group of ours. A pod that starts without a call of
+the plugin has an interface in group 0, the kernel's default. Connections that such a pod opens to the outside are
+dropped, because a policy may select it. The rules work while no program runs.
 
-A pod's interface is recognised by its kind, a veth: uplinks, tunnels and the taps of virtual machines have others. A
-veth that is no pod's is excepted by its name or by that of its bridge.
+A pod's interface is recognised by its kind, a veth: uplinks, tunnels and the taps of virtual machines have other kinds.
+A veth that belongs to no pod is excepted by its name or by the name of its bridge.
 
-A bridge's port is not known where the packet is routed, so a bit of the packet's priority carries it there. It is no
-bit of the packet mark: our other tables drop what has a mark that they do not know.
+The hooks of IP do not see the port of a bridge, so a bit of the packet's priority carries that fact there. A bit of the
+packet mark would not do: our other tables drop packets with an unknown mark.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cni.kernel import ids
 FAMILIES = ("bridge", "inet")
 """Families of the tables."""
 NAME = re.compile(r"[A-Za-z0-9_.:@-]{1,15}|[A-Za-z0-9_.:@-]{1,14}\*")
-"""Name of an interface; ``*`` at the end matches all names that begin so."""
+"""Name of an interface; with ``*`` at the end, a prefix of names."""
 UNKNOWN = 'iifgroup 0 meta iifkind "veth"'
 FROM_PORT = f"meta priority and {ids.UNJUDGED:#x} == {ids.UNJUDGED:#x}"
 CLEAR = f"meta priority set meta priority and {ids.UNJUDGED ^ 0xFFFFFFFF:#x}"
@@ -32,13 +32,13 @@ CLEAR = f"meta priority set meta priority and {ids.UNJUDGED ^ 0xFFFFFFFF:#x}"
 def guard_nft(inside: Iterable[str], excepted: Iterable[str]) -> str:
     """Return the transaction that replaces both tables.
 
-    ``inside``: prefixes that are not outside of the cluster. ``excepted``: names of interfaces and bridges, as in
+    ``inside``: prefixes inside the cluster. ``excepted``: names of interfaces and bridges, as in
     :data:`NAME`, whose packets pass.
     """
-    # A bridge routes only what is sent to its own MAC.
+    # A bridge passes only frames to its own MAC on to routing.
     port = f"{UNKNOWN} meta pkttype host meta priority set meta priority or {ids.UNJUDGED:#x}"
     bridge = chain("port", [port], "filter hook prerouting priority -299")
-    # Behind the DNAT of Services, and before a packet gets its mark.
+    # After the DNAT of Services, and before a packet gets its mark.
     first = [f"{FROM_PORT} goto from_port", f"{UNKNOWN} goto unjudged"]
     inet = (
         chain("guard", first, "filter hook prerouting priority dstnat + 5"),
@@ -55,7 +55,7 @@ def no_guard() -> str:
 
 def _unjudged(inside: Iterable[str], excepted: Iterable[str]) -> Iterator[str]:
     yield from (f'iifname "{name}" accept' for name in sorted(set(excepted)) if NAME.fullmatch(name))
-    # Answers in connections that others have opened to the pod.
+    # Replies in connections that others have opened to the pod.
     yield "ct direction reply accept"
     yield "fib daddr type { local, broadcast, multicast } accept"
     parsed = [ipaddress.ip_network(prefix, strict=False) for prefix in inside]

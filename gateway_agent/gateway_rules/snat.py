@@ -1,6 +1,6 @@
-"""The gateway's nftables rules as text: what an egress node does with packets from the tunnels.
+"""The gateway's nftables rules as text: NAT, guards and the return path of packets from the tunnels.
 
-Every node that can be master has them, so that a takeover changes none of them.
+Every node that can be master has these rules, so a takeover changes none of them.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     # A mark without a number: the connection began with a forged source (cni/datapath/source_guard.py).
     answering = f"ct direction reply ct mark and {marks.mask} > {marks.tunneled}"
     answer = f"{answering} {marks.put('meta', marks.reply)}"
-    # Counted here and before the tunnel: a difference is what another program drops.
+    # Counted here and before the tunnel: the difference is the number of packets that another program drops.
     counted = f"{answering} counter {marks.put('meta', marks.reply)}"
-    # Behind the node's own steering, which clears the mark of every answer.
+    # After the node's own steering, which clears the mark of every reply.
     passing = [f'iifname "{device}" accept' for device in (ids.RETURN_DEVICE, ids.SYNC_DEVICE)]
     routed = [egress for egress in ready if own_routing.of(egress)]
     back = [f"ct direction reply ct mark and {marks.mask} != 0 jump routed_answer"] if routed else []
@@ -59,14 +59,15 @@ def _chains(plan: Plan, ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterat
     yield chain("stale", _stale(marks))
     for egress in ready:
         yield chain(f"from_{egress.inlet}", _from_tunnel(plan, egress, marks))
-    # Resets and errors by this node itself bear the service's address: outside the tunnel a cloud drops them.
+    # Resets and errors from this node itself have the service's address as source: outside the tunnel, a cloud drops
+    # them.
     yield chain("local_reply", [answer, *_errors(ready, marks)], "route hook output priority mangle")
     yield from tcp_pickup.chains(ready)
     yield from _nat(ready, marks)
 
 
 def _routed_answers(routed: Iterable[PlanEgressIP], marks: Marks) -> Iterator[str]:
-    """Yield the rules for answers to a gateway with its own routing: see :mod:`cni.datapath.own_routing`."""
+    """Yield the rules for replies to a gateway with its own routing: see :mod:`cni.datapath.own_routing`."""
     for egress in routed:
         by = f"iifname {interface_and_source(egress)[0]} ct mark and"
         leaving, here = marks.leaving(egress.slot), marks.of(egress.slot)
@@ -75,7 +76,7 @@ def _routed_answers(routed: Iterable[PlanEgressIP], marks: Marks) -> Iterator[st
 
 
 def _errors(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
-    """Yield the rules for errors (ICMP) that this node sends to the outside: they go where its packets go."""
+    """Yield the rules for ICMP errors from this node to the outside: they take the route of the egress IP's packets."""
     for egress in filter(own_routing.of, ready):
         leaving = marks.put("meta", marks.leaving(egress.slot))
         of_pods = f"ct mark and {marks.mask} == {marks.of(egress.slot)}"
@@ -85,11 +86,12 @@ def _errors(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
 
 
 def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
-    """Yield the chains and maps that drop what comes unsolicited to a virtual address.
+    """Yield the chains and maps that drop unsolicited packets to a virtual address.
 
-    It is never answered: a reset would end a connection whose entry is on another node. A packet of a connection passes
-    one rule, and the number of addresses costs a lookup for new ones. A map is of every address, and has another name
-    with other elements, so that it is whole when the chain begins to use it: finding nothing drops.
+    Such a packet is never answered: a reset would end a connection whose entry is on another node. A packet of a known
+    connection passes one rule; a new packet costs one lookup, whatever the number of addresses. A map covers every
+    address, and its name depends on its elements, so it is complete when the chain starts to use it: a lookup that
+    finds nothing drops.
     """
     shown = tuple(sorted({egress.address for egress in ready if egress.address}))
     rules = []
@@ -104,15 +106,15 @@ def _inbound(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
     if rules:
         yield chain("inbound_new", rules)
     unasked = ["ct state new,invalid,untracked goto inbound_new"] if rules else []
-    # Before anybody's DNAT: a whitelisted address opens neither this node's services nor the cluster's.
+    # Before any DNAT: a packet to a virtual address reaches neither this node's services nor the cluster's.
     yield chain("inbound", unasked, "filter hook prerouting priority mangle")
 
 
 def _unsolicited() -> Iterator[str]:
     yield "icmp type echo-request accept"
     yield "icmpv6 type echo-request accept"
-    # Untracked, and what ARP is to IPv4: the kernel asks for its next hop by the address that it sends from, so
-    # without the answer nothing leaves with a virtual address.
+    # Untracked, and the IPv6 counterpart of ARP: the kernel solicits its next hop from the source address of the
+    # packet, so without the answer nothing would leave with a virtual address.
     yield "icmpv6 type nd-neighbor-solicit accept"
     yield "icmpv6 type nd-neighbor-advert accept"
     yield "counter drop"
@@ -121,8 +123,8 @@ def _unsolicited() -> Iterator[str]:
 def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str]:
     if plan.isolated:
         yield "ct state new counter drop"
-    # A connection keeps the source address of its first packet, which may have come when another one was right.
-    # Connections to this node itself have no address of ours.
+    # A connection keeps the source address of its first packet, which may have come when another address was valid.
+    # Connections to this node itself have no source address of ours.
     elsewhere = f"ct reply {KEYWORDS[egress.family]} daddr != {interface_and_source(egress)[1]} fib daddr type != local"
     yield f"{CONFIRMED} ct mark and {marks.tunneled} != 0 {elsewhere} goto stale"
     yield marks.take_in(egress.inlet)
@@ -131,17 +133,17 @@ def _from_tunnel(plan: Plan, egress: PlanEgressIP, marks: Marks) -> Iterator[str
 
 
 def _stale(marks: Marks) -> Iterator[str]:
-    """Yield the rules that mark a connection as stale, wake the agent, which deletes it, and drop the packet."""
+    """Yield the rules that mark a connection as stale, drop the packet, and wake the agent to delete the connection."""
     yield marks.put("ct", marks.stale)
     yield f"limit rate 100/second log group {ids.STALE_GROUP}"
     yield "counter drop"
 
 
 def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
-    """Yield the chains that give a connection its source, and the map from its mark to one of them.
+    """Yield the chains for source NAT, and the map from the mark of a connection to its chain.
 
-    What leaves by such an interface with the number of no egress IP that uses it is dropped: behind source NAT the
-    node's table (``leave_steered``) would do so.
+    A packet is dropped if its number belongs to no egress IP of the interface it leaves by; after source NAT, the
+    node's table (``leave_steered``) would drop it.
     """
     devices = dict.fromkeys(interface_and_source(egress)[0] for egress in ready)
     numbered = [f"oifname {device} ct mark and {marks.numbers} != 0 goto nat_numbered" for device in devices]
@@ -155,7 +157,8 @@ def _nat(ready: tuple[PlanEgressIP, ...], marks: Marks) -> Iterator[str]:
         device, source = interface_and_source(egress)
         shown, keyword = f"[{source}]" if egress.family == 6 else source, KEYWORDS[egress.family]
         rules = [
-            # In the middle of a connection no other port is of use. If it is taken, the kernel drops the packet.
+            # In the middle of a connection only the old port is useful. If that port is taken, the kernel drops the
+            # packet.
             f"oifname {device} {MIDDLE} snat {keyword} to {shown}:tcp sport",
             f"oifname {device} snat {keyword} to {source}",
             "counter drop",

@@ -1,21 +1,21 @@
-"""TCP connections that another master opened, as nftables rules: each goes on, or ends with a reset. Pure.
+"""Rules for TCP connections that another master opened: each continues, or ends with a reset. Pure.
 
 Theory of operation. Without ``connectionSync`` a new master knows no connection. Connection tracking picks up a
-connection with a virtual address in its middle (``nf_conntrack_tcp_loose``), by the next packet of its pod, and the
-connection goes on if SNAT gives it the source port that it had. Two connections of different workers may have the same
-source port: then the master before had replaced the port of one of them, and this node cannot know of which.
+connection with a virtual address in mid-stream (``nf_conntrack_tcp_loose``), at the next packet of its pod, and the
+connection continues if SNAT gives it the source port that it had. Two connections of different workers may have the
+same source port: then the previous master had replaced the port of one of them, and this node cannot know of which.
 
-* The second of the two that comes here finds its port taken, and the kernel drops its first packet when the connection
-  would be confirmed. So a connection that is still not confirmed with a later packet (``picked_up`` and no longer
-  ``recent``) is reset.
-* The first of the two gets the port, be it right or wrong. If it is wrong, the other end takes its segments for the
-  other connection's, out of every window, and answers each with an empty acknowledgement (RFC 9293, section 3.10.7.4).
-  So a connection that sends the same segment again and again, though the segment is answered, is reset: at the first
-  such retransmission if another connection wants the port (``contested_ports``), else at the second
+* The second of the two finds its port taken, and the kernel drops its first packet when the connection would be
+  confirmed. So a connection that is still not confirmed at a later packet (``picked_up`` and no longer ``recent``) is
+  reset.
+* The first of the two gets the port, whether rightly or wrongly. If wrongly, the other end takes its segments for those
+  of the other connection, outside of any window, and answers each with an empty acknowledgement (RFC 9293, section
+  3.10.7.4). So a connection that repeats a segment, though the segment was answered, is reset: at the first such
+  retransmission if another connection needs the port (``contested_ports``), else at the second
   (``suspected_segments``), since an answer can be lost.
 
-Only connections that were picked up within ``WATCH_S`` are looked at. In basic mode the address changes with the
-master, so no connection can go on: all are reset.
+Only connections that were picked up within ``WATCH_S`` are watched. In basic mode the address changes with the master,
+so no connection can continue: all are reset.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from cni.kernel import ids
 from cni.plan import PlanEgressIP
 
 WATCH_S = 20
-"""Seconds that a connection is looked at after it was picked up: TCP sends four or five times within that."""
+"""Seconds for which a connection is watched after its pick-up: TCP retransmits four or five times within that time."""
 RECENT_TTL = "100ms"
-"""TCP sends again after twice that at the earliest (``TCP_RTO_MIN``)."""
+"""Half of the shortest time after which TCP retransmits (``TCP_RTO_MIN``)."""
 HASH_SEED = 0xE96B
-"""One seed for all rules, so that each gets the same number for a segment."""
+"""One seed for all rules, so that each rule computes the same number for a segment."""
 MAX_ELEMENTS = 65536
-"""Connections that are looked at, at most; the others go on as they can."""
+"""Largest number of connections that are watched; the others are neither helped nor reset."""
 
 
 def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
@@ -57,12 +57,12 @@ def chains(ready: tuple[PlanEgressIP, ...]) -> Iterator[str]:
 
 
 def _rules(families: list[int]) -> Iterator[str]:
-    # What comes by a tunnel of no egress IP that this node can serve is dropped by the node's own table, too.
+    # Packets by a tunnel of no egress IP that this node can serve are dropped by the node's own table, too.
     middle = f'iifname "{ids.DEVICE_PREFIX}*" iifname != "{ids.RETURN_DEVICE}"'
     yield f"{middle} ct state new {MIDDLE} goto middle"
     for family in families:
         of = f"ct state established meta nfproto ipv{family}"
-        # With data for certain: headers are not longer than that.
+        # Certainly with data: headers are not longer than that.
         for loaded in ("tcp flags & (syn | rst | psh) == psh", f"{MIDDLE} meta length > 100"):
             from_pod = f'iifname "{ids.DEVICE_PREFIX}*" {of} {loaded} {_ends(family)}'
             yield f"{from_pod} @picked_up{family} goto data_segment{family}"
@@ -72,13 +72,13 @@ def _rules(families: list[int]) -> Iterator[str]:
 
 
 def _ends(family: int) -> str:
-    """Return the key of a connection, by a packet of the pod."""
+    """Return the key of a connection, for packets of the pod."""
     keyword = KEYWORDS[family]
     return f"{keyword} saddr . tcp sport . {keyword} daddr . tcp dport"
 
 
 def _ends_back(family: int) -> str:
-    """Return the same key, by a packet of the other end."""
+    """Return the same key, for packets of the other end."""
     keyword = KEYWORDS[family]
     return f"{keyword} daddr . tcp dport . {keyword} saddr . tcp sport"
 
@@ -92,7 +92,7 @@ def _sets(family: int) -> Iterator[str]:
     ends, keyword = _ends(family), KEYWORDS[family]
     yield _memory(f"picked_up{family}", ends)
     yield _memory(f"recent{family}", ends, RECENT_TTL)
-    # The outside's end and the port that two want.
+    # The outside end, and the port that two connections need.
     yield _memory(f"contested_ports{family}", f"{keyword} daddr . tcp dport . tcp sport")
     yield _memory(f"acknowledged{family}", ends)
     for name in ("sent_segments", "suspected_segments"):
@@ -100,15 +100,15 @@ def _sets(family: int) -> Iterator[str]:
 
 
 def _memory(name: str, key: str, lasting: str = f"{WATCH_S}s") -> str:
-    """Return a set that rules fill, as text."""
+    """Return the text of a set that rules fill."""
     lines = (f"typeof {key}", f"size {MAX_ELEMENTS}", "flags dynamic,timeout", f"timeout {lasting}")
     return f"\tset {name} {{\n" + "".join(f"\t\t{line}\n" for line in lines) + "\t}\n"
 
 
 def _first_packets(family: int) -> Iterator[str]:
-    # If a set is full, an ``add`` ends its rule: so the verdicts are in rules of their own.
+    # If a set is full, an ``add`` ends the evaluation of its rule: so the verdicts are in rules of their own.
     ends = _ends(family)
-    # Two processors may have a packet each of a connection that is not confirmed yet.
+    # Two processors may each handle a packet of a connection that is not confirmed yet.
     yield f"{ends} @recent{family} accept"
     yield f"{ends} @picked_up{family} goto port_taken{family}"
     yield f"add @recent{family} {{ {ends} }}"
@@ -133,7 +133,7 @@ def _retransmission(family: int) -> Iterator[str]:
     segment = _segment_of(family)
     yield f"{ends} != @acknowledged{family} accept"
     yield f"{keyword} daddr . tcp dport . tcp sport @contested_ports{family} counter reject with tcp reset"
-    # No other connection wants the port, and an answer can be lost: two answers are needed.
+    # No other connection needs the port, and an answer can be lost: two answers are required.
     yield f"{segment} @suspected_segments{family} counter reject with tcp reset"
     yield f"delete @acknowledged{family} {{ {ends} }}"
     yield f"add @suspected_segments{family} {{ {segment} }}"
