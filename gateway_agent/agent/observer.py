@@ -1,4 +1,4 @@
-"""Take the snapshot of an agent that status, metrics, the page and the cluster show."""
+"""Take snapshots of the agent for status, metrics, the page and the cluster."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .rounds.planning import Planning
 from .state import NodeState
 
 POLL_INTERVAL_S = 1.0
-"""Seconds between two looks at the changes of masters, of which the lease daemon keeps the last hundred."""
+"""Seconds between two reads of the changes of masters, of which the lease daemon keeps the last hundred."""
 
 
 class Observer:
-    """Reads the parts of an agent and changes none.
+    """Reader of the parts of an agent; it changes none.
 
-    ``unready``: returns why calls cannot be served though the agent could serve them; an empty text if they can.
-    ``calls``: returns the times of the CNI calls by command and error code.
+    ``unready``: returns why the socket cannot serve calls though the agent could; empty if it can. ``calls``: returns
+    the durations of CNI calls by command and error code.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Observer:
         self._changes = ChangeCount(time.time())
 
     def snapshot(self) -> NodeSnapshot | None:
-        """Return what the agent knows; None before it has a plan."""
+        """Return a snapshot of the agent's state; None before there is a plan."""
         plan, config = self._state.applied or self._state.plan, self._problems.config
         if plan is None or self._state.inventory is None:
             return None
@@ -72,7 +72,7 @@ class Observer:
         )
 
     def observe(self) -> Observation:
-        """Return what metrics, health checks and the page show."""
+        """Return the observation for metrics, health checks and the page."""
         self._changes.observe(self._leases.state)
         return Observation(
             self._problems.config.node_name,
@@ -94,12 +94,12 @@ class Observer:
         return self._state.trouble or starting or self._unready()
 
     def unguarded(self) -> str:
-        """Return that the guard of unknown pods is missing though it is to be on; else an empty text."""
+        """Return the text that the guard of unknown pods is missing; empty if the guard is set or off."""
         missing = self._problems.config.guard and self._state.guard_since == math.inf
         return "the guard of unknown pods is not set" if missing else ""
 
     async def count_changes(self) -> None:
-        """Count changes of masters, asked or not. Ends with its task."""
+        """Count changes of masters until cancelled, even if no client reads the count."""
         while True:
             self._changes.observe(self._leases.state)
             await asyncio.sleep(POLL_INTERVAL_S)

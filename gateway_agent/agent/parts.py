@@ -1,4 +1,4 @@
-"""The parts of an agent, put together. Each gets what it needs, and none reaches into another."""
+"""Compose the parts of an agent. Each part gets the parts that it needs as arguments."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from .state import NodeState
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of the service; :attr:`requests` answers the socket, :attr:`observer` takes the snapshot for others."""
+    """The parts of the service. :attr:`requests` answers the socket; :attr:`observer` takes snapshots."""
 
     config: AgentConfig
     ports: Ports
@@ -71,14 +71,14 @@ class Parts:
     observer: Observer
     group: Group
     peers: Peers | None
-    """None: this node asks no other one and answers none."""
+    """None: this node has no connections with other agents."""
     manifest_sets: ManifestSets | None
-    """None: this node gives and takes no manifests."""
+    """None: this node neither sends nor accepts sets of manifests."""
 
 
 @dataclass(frozen=True)
 class _Knowledge:
-    """The parts that know the store, the pods and the leases: rounds, answers and status use the same ones."""
+    """The parts that know the store, the pods and the leases; rounds, answers and status share them."""
 
     plan_file: PlanFile
     state: NodeState
@@ -92,7 +92,7 @@ class _Knowledge:
 
 @dataclass(frozen=True)
 class _Rounds:
-    """The parts that bring the node to its plan."""
+    """The parts that reconcile the node with its plan."""
 
     sync: ConntrackSync
     exits: ExitChecks
@@ -113,9 +113,9 @@ def build(
     notices: tuple[Callable[[], tuple[Problem, ...]], ...] = (),
     unready: Callable[[], str] = lambda: "",
 ) -> Parts:
-    """Return the parts of an agent, with what an earlier process has left in the run directory.
+    """Return the parts of an agent, with the state that an earlier process has left in the run directory.
 
-    ``notices`` return problems of what is no part of the agent. ``unready``: see :class:`.observer.Observer`.
+    ``notices`` return problems from outside of the agent's parts. ``unready``: see :class:`.observer.Observer`.
     """
     requested = asyncio.Event()
     known = _knowledge(config, ports, requested.set)
@@ -147,7 +147,7 @@ def build(
 
 
 def _rounds(config: AgentConfig, ports: Ports, known: _Knowledge, requested: asyncio.Event) -> _Rounds:
-    """Return the parts that bring the node to its plan. ``requested``: set if a round is wanted."""
+    """Return the parts that reconcile the node. ``requested``: the event that requests a round."""
     state, pods, tagging, planning, leases = (
         known.state,
         known.pods,
@@ -178,7 +178,7 @@ def _rounds(config: AgentConfig, ports: Ports, known: _Knowledge, requested: asy
 def _notices(
     channel: Channel | None, manifest_sets: ManifestSets | None
 ) -> tuple[Callable[[], tuple[Problem, ...]], ...]:
-    """Return the problems of what other nodes send."""
+    """Return the functions that list problems with other nodes."""
     return (
         *((lambda: channel.problems,) if channel else ()),
         *((lambda: manifest_sets.problems,) if manifest_sets else ()),
@@ -207,7 +207,7 @@ def _control(
 
 
 def _knowledge(config: AgentConfig, ports: Ports, request: Callable[[], None]) -> _Knowledge:
-    """Return these parts with the plan and the pods of an earlier process. ``request``: asks for a round."""
+    """Return these parts with the plan and the pods of an earlier process. ``request``: requests a round."""
     plan_file = PlanFile(config.run_dir)
     state = NodeState(plan=plan_file.read())
     pods = Pods(config.run_dir, ports.kernel)

@@ -1,8 +1,8 @@
-"""The plan in the run directory, which the plugin follows while the agent is away, and the mark that it is outdated.
+"""The plan in the run directory, which the plugin follows while the agent does not run, and the mark of an old plan.
 
-Between an edit and its plan the agent may die. The plan that it leaves then is older than what it knew, and a pod that
-the edit selects would start untagged by it. So the mark is there before an edit counts, and goes when the plan of the
-newest known objects is on disk: the plugin alone starts no pod by a plan that is marked.
+The agent may die between an edit and the plan with that edit. The plan on disk is then older than the known objects,
+and by it a pod that the edit selects would start untagged. So the mark is set before an edit counts, and removed when
+the plan of the newest known objects is on disk: without the agent, the plugin starts no pod by a marked plan.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class PlanFile:
         self._mark = run_dir / contract.PLAN_OUTDATED
 
     def read(self) -> Plan | None:
-        """Return the plan that an earlier process has left; None if there is none that can be read."""
+        """Return the plan of an earlier process; None if there is no readable one."""
         with contextlib.suppress(OSError, ValueError):
             return plans.loads(self._plan.read_text(encoding="utf-8"))
         return None
 
     def write(self, plan: Plan) -> None:
-        """Replace the plan, whole or not at all, mode 0600; a full disk leaves the old file. The mark stays."""
+        """Replace the plan atomically, mode 0600; on a full disk the old file stays. The mark is not changed."""
         replace_file(self._plan, plans.dumps(plan).encode(), 0o600, sync=False)
 
     def mark_outdated(self) -> None:
-        """Mark the plan as older than what is known. An empty file needs no room on a full disk."""
+        """Mark the plan as older than the known objects. The mark is an empty file, which fits on a full disk."""
         os.close(os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
     def mark_current(self) -> None:

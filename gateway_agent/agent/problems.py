@@ -1,4 +1,4 @@
-"""All that the owner should mend on this node, as it is now."""
+"""Collect the current problems of this node for its operator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DAEMON = "lease daemon"
 
 @dataclass(frozen=True)
 class Problems:
-    """Collects the problems of every part. ``others``: of what is not a part of the agent."""
+    """The collector of the problems of every part. ``others``: problems from outside of the agent."""
 
     config: AgentConfig
     state: NodeState
@@ -66,7 +66,7 @@ class Problems:
         )
 
     def _of_refusals(self, known: Inventory) -> Iterator[Problem]:
-        """Yield a problem for each egress IP that the kernel has refused something: its packets are dropped here."""
+        """Yield a problem for each egress IP with an object that the kernel refuses: its packets are dropped here."""
         sources = {gateway.name: gateway.source for gateway in known.gateways}
         plan = self.state.plan
         for egress in plan.egress_ips if plan else ():
@@ -112,5 +112,5 @@ def daemon_problems(state: KeeperState | None) -> list[Problem]:
 
 
 def _of_an_object(problem: Problem) -> Problem:
-    """Return a problem of the objects or of their plan, counted as one unless it is counted as another already."""
+    """Return a problem of the objects or of their plan with that kind, unless it has a kind already."""
     return replace(problem, kind=Fault.OBJECT) if problem.kind is Fault.OTHER else problem

@@ -1,7 +1,7 @@
-"""The service of one node: listens to the store, the kernel and the lease daemon, and runs the rounds.
+"""Run the agent of one node: follow the store, the kernel and the lease daemon, and run the rounds.
 
-One event loop owns all state. Each change becomes a request for a round, and the round brings the node to it.
-Everything may be done twice; after a fault at any point the next round repairs.
+One event loop owns all state. Each change becomes a request for a round, and the round reconciles the node. Everything
+may be done twice; after a failure at any point, the next round repairs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .parts import Parts
 
 
 class Agent:
-    """Runs the parts of an agent."""
+    """The running agent."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -29,12 +29,12 @@ class Agent:
         return self._parts.config.node_name
 
     def watch(self) -> None:
-        """Begin to take in what the kernel reports. Call it in the event loop's thread."""
+        """Start to follow events of the kernel. Call it in the event loop's thread."""
         self._parts.ports.kernel.watch(self.kernel_changed)
         self._parts.connections.watch()
 
     def tasks(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return what has to run as long as the agent does: one that ends by itself has failed."""
+        """Return the tasks that run as long as the agent does: a task that ends by itself has failed."""
         parts = self._parts
         peers, sets = parts.peers, parts.manifest_sets
         return (
@@ -53,7 +53,7 @@ class Agent:
         )
 
     def kernel_changed(self, events: Collection[Event]) -> None:
-        """Take in events of the kernel. An interface that went down counts at once, the rest in the next round."""
+        """Handle events of the kernel. An interface that went down counts at once, other events in the next round."""
         parts, state = self._parts, self._parts.state
         devices = {event.device for event in events}
         if any(event.kind == "overrun" for event in events):
@@ -73,18 +73,19 @@ class Agent:
         if of_the_node or devices & ((state.facts.keys() - of_pods) | named):
             self._interfaces_changed.set()
         if devices & of_pods:
-            # Perhaps another program has changed a tag.
+            # Another program may have changed a tag.
             parts.reconciler.request()
 
     async def _follow_interfaces(self) -> None:
-        """Read the interfaces after each event of them: the lease daemon gets a change before the next round."""
+        """Read the interfaces after each of their events: the lease daemon gets a change before the next round."""
         while True:
             await self._interfaces_changed.wait()
             self._interfaces_changed.clear()
             try:
                 changed = await self._parts.planning.read_interfaces()
             except (KernelError, OSError):
-                # Addresses that change while they are listed, by the hundred. The round reads again, and says so.
+                # Hundreds of addresses change while they are listed. The next round reads them again, and reports a
+                # failure.
                 self._parts.reconciler.request()
                 continue
             if changed:
@@ -99,9 +100,9 @@ class Agent:
         await self._parts.connection_sync.stop()
 
     def write_again(self) -> None:
-        """Write what the run directory had: another program has emptied it. Raises OSError."""
+        """Write the files of the run directory again after another program has emptied it. Raises OSError."""
         parts = self._parts
-        # Until the next round nothing says whether the plan is the newest.
+        # Until the next round it is not known whether the plan is the newest.
         parts.plan_file.mark_outdated()
         parts.reconciler.request()
         if parts.state.plan is not None:

@@ -1,4 +1,4 @@
-"""The other nodes, and the files that nodes give each other, as the agent sees them; see :mod:`.ports`."""
+"""Protocols of the connections with other nodes, and of manifest files; see :mod:`.ports`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..manifests.model import Problem
 
 
 class SetFiles(Protocol):
-    """The manifests of this node as files, which are replaced together. Methods raise OSError."""
+    """The manifest files of this node, which are replaced together. Methods raise OSError."""
 
     async def read(self) -> Local:
         """Return the manifests of this node."""
@@ -21,10 +21,10 @@ class SetFiles(Protocol):
         """Replace the manifests by a set, all or none."""
 
     async def adopt(self, manifests: ManifestSet) -> None:
-        """Take a set for the one that was applied last: the directory has its files."""
+        """Record a set as the last applied one: the directory already has its files."""
 
     async def repair(self) -> str:
-        """Finish what has failed half way. Return in words what was done; empty if there was nothing to do."""
+        """Finish an interrupted replacement. Return a text about it; empty if there was none."""
 
 
 class Channel(Protocol):

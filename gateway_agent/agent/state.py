@@ -1,4 +1,4 @@
-"""The facts that the parts of one agent share. Each has one writer, which its text names; a test checks that."""
+"""The facts that the parts of one agent share. Each fact has one writer, which its text names; a test checks that."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class NodeState:
     """The knowledge of the agent, and the settings in force on this node. All parts run in one event loop."""
 
     inventory: Inventory | None = None
-    """The newest objects that were read; None before the first read. Writer: ``objects``."""
+    """The newest objects from the store; None before the first read. Writer: ``objects``."""
     facts: Mapping[str, InterfaceFacts] = field(default_factory=dict)
-    """The interfaces of the node by name, those of pods left out. Writer: ``planning``."""
+    """The interfaces of the node by name, without those of pods. Writer: ``planning``."""
     plan: Plan | None = None
     """The desired state of the kernel; also in ``plan.json``. Writer: ``round_steps``."""
     plan_problems: tuple[Problem, ...] = ()
-    """Found while the plan was made. Writer: ``round_steps``."""
+    """Problems found during planning. Writer: ``round_steps``."""
     applied: Plan | None = None
-    """The plan that the kernel was brought to; None before the first time. Writer: ``node_kernel``."""
+    """The plan that the kernel was last reconciled with; None before the first time. Writer: ``node_kernel``."""
     kernel_in_doubt: bool = True
-    """The kernel may differ from ``applied``: another program or a failure changed it. Writer: ``node_kernel``."""
+    """True if the kernel may differ from ``applied``, by another program or a failure. Writer: ``node_kernel``."""
     refused: Mapping[str, KernelError] = field(default_factory=dict)
-    """Refusals of the kernel, by id of the one egress IP that lacks the object. Writer: ``node_kernel``."""
+    """Refusals of the kernel, by the id of the egress IP that lacks the refused object. Writer: ``node_kernel``."""
     followed: Inventory | None = None
-    """The objects of the last round that did all its steps. Writer: ``reconciler``."""
+    """The objects of the last round that completed all steps. Writer: ``reconciler``."""
     trouble: str = ""
     """The reason why the last round failed; empty if it did not. Writer: ``reconciler``."""
 
@@ -42,8 +42,9 @@ class NodeState:
     """Rounds that failed since the agent started. Writer: ``reconciler``."""
 
     guard_since: float = math.inf
-    """Time since when the guard of unknown pods is set without a gap, by the event loop's clock, seconds; infinite:
-    it is not set. Writer: ``pod_guard``."""
+    """The moment since which the guard of unknown pods is set without a gap, by the event loop's clock, seconds;
+    infinite: it is not set. Writer: ``pod_guard``.
+    """
 
     def egress_name(self, identity: str) -> str:
         """Return gateway and address of an egress IP for the log; its id if the plan does not have it."""

@@ -19,7 +19,7 @@ from . import egress_ips, id_allocation
 PREPARED_EGRESS_IPS = 64
 """Number of egress IPs that have a slot though no pod of the node uses them, for pods that start while no agent runs.
 """
-FEW_EGRESS_IPS = 8
+MIN_SLOTS = 8
 """Number of egress IPs that have a slot in any case: in a small cluster the first policy of a gateway needs no new
 device.
 """
@@ -58,7 +58,7 @@ def with_slots(
     wanted = [*used, *spare[:PREPARED_EGRESS_IPS]]
     known = set(wanted)
     others = (egress.id for egress in plan.egress_ips if egress.id not in known)
-    wanted = [*wanted, *islice(others, max(0, FEW_EGRESS_IPS - len(wanted)))][:holds]
+    wanted = [*wanted, *islice(others, max(0, MIN_SLOTS - len(wanted)))][:holds]
     old = {egress.id: egress.slot for egress in before.outgoing} if before else {}
     slots = id_allocation.assign(wanted, old, holds)
     problems += _without(plan, used[holds:], gateways)

@@ -17,7 +17,7 @@ from .pods.selection import Selection
 
 PREPARED_SETS = 64
 """Policy sets that a plan holds in advance, so that the plugin can tag a pod while no agent runs."""
-MOST_ALONE = 126
+MAX_POLICIES_ALONE = 126
 """Largest number of policies for each of which a policy set is prepared."""
 
 
@@ -44,7 +44,7 @@ def prepared(plan: Plan, in_use: Collection[SetKey]) -> list[SetKey]:
     # Policies without an egress IP are in no set: their pods are blocked rather than let out.
     led = {policy.name: policy.gateway for policy in plan.policies if plan.ids_of(policy.gateway)[0]}
     room = plan.layout.sets - len(in_use)
-    alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in islice(led, MOST_ALONE))
+    alone = dict.fromkeys(next(_keys(plan, led, (name,))) for name in islice(led, MAX_POLICIES_ALONE))
     known = dict.fromkeys([*in_use, *alone])
     others = (key for key in _combinations(plan, led) if key not in known)
     more = islice(others, max(0, PREPARED_SETS - len(known)))

@@ -14,7 +14,7 @@ import pytest
 
 from gateway_agent.lease.messages.keys import MAC_BYTES
 from gateway_agent.lease.messages.strays import GAP_NS
-from gateway_agent.lease_daemon.sockets.stray_sockets import BATCH, MOST, StrayListener
+from gateway_agent.lease_daemon.sockets.stray_sockets import BATCH, MAX_CHECKED_PACKETS, StrayListener
 from tests.lab.namespace import Namespace, existing
 from tests.lab.waiting import until
 
@@ -104,7 +104,7 @@ def test_what_a_node_forwards_uses_up_no_search(listener: Listener, family: int)
     elsewhere = {4: "10.85.0.1", 6: "fd00:85::1"}[family]
     listener.far.ip(f"route add {elsewhere} via {HERE[family]}")
     listener.listen(family)
-    for _ in range(MOST + BATCH):
+    for _ in range(MAX_CHECKED_PACKETS + BATCH):
         listener.send(family, MESSAGE, OTHER, to=elsewhere)
         listener.receive()
     listener.send(family, MESSAGE, OTHER)
@@ -120,7 +120,7 @@ def test_what_a_node_forwards_over_the_other_family_uses_up_no_search(
     elsewhere = {4: "10.85.0.1", 6: "fd00:85::1"}[other]
     listener.far.ip(f"route add {elsewhere} via {HERE[other]}")
     listener.listen(family)
-    for _ in range(MOST + BATCH):
+    for _ in range(MAX_CHECKED_PACKETS + BATCH):
         listener.send(other, MESSAGE, PORT, to=elsewhere)
         listener.receive()
     listener.send(other, MESSAGE, PORT)
@@ -150,13 +150,13 @@ def test_a_search_ends_with_its_time_or_with_what_it_may_cost(listener: Listener
     listener.strays.tend(GAP_NS)
     assert not listener.selector.get_map()
     listener.listen(4)
-    for _ in range(MOST + 2 * BATCH):
+    for _ in range(MAX_CHECKED_PACKETS + 2 * BATCH):
         listener.send(4, MESSAGE, OTHER)
         listener.receive()
-    assert len(listener.arrived) == MOST
+    assert len(listener.arrived) == MAX_CHECKED_PACKETS
     # One socket's flood takes nothing from the others.
     listener.send(6, MESSAGE, PORT)
-    until(lambda: len(listener.receive()) > MOST, "the message over the other family has come")
+    until(lambda: len(listener.receive()) > MAX_CHECKED_PACKETS, "the message over the other family has come")
     listener.strays.tend(GAP_NS)
     assert not listener.selector.get_map()
 

@@ -1,1 +1,1 @@
-"""Follow what the agent reacts to: the objects of the store, and the lease daemon."""
+"""Follow the inputs of the agent: the objects of the store, the lease daemon, other nodes."""

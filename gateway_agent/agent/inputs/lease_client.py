@@ -1,4 +1,4 @@
-"""The agent's client of the lease daemon: its configuration, its state, and what operators ask of it."""
+"""The agent's client of the lease daemon: sends its configuration and requests, and follows its state."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from . import startup_grace
 
 log = logging.getLogger(__name__)
 CLOCK_RESOLUTION_S = 0.01
-"""Seconds: a timer may be early by the clock's resolution."""
+"""Resolution of the clock, seconds: a timer may be early by this."""
 HANDOVER_TIMEOUT_S = 5.0
-"""Seconds that an operator waits for a handover: a hundred times what it takes."""
+"""Seconds that an operator waits for a handover: a hundred times its usual duration."""
 DRAINED, CORDONED = "drained by an operator", "its node is cordoned"
 STOPPING = "its node is being shut down"
 ANNOTATED = f"its node has the annotation {DRAIN}"
 
 
 class NotHandedOver(Exception):
-    """A handover that was asked for has not taken place. ``hint`` says why."""
+    """A requested handover has not taken place. ``hint`` says why."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class NotHandedOver(Exception):
 
 
 class LeaseClient:
-    """``changed`` is called with each new state of the daemon. A drain outlives the agent's process."""
+    """The client. ``changed`` is called with each new state of the daemon. A drain outlives the agent's process."""
 
     def __init__(self, config: AgentConfig, daemon: LeaseDaemon, changed: Callable[[], None]) -> None:
         self.state: KeeperState | None = None
@@ -53,10 +53,10 @@ class LeaseClient:
     # --- the state of the daemon ------------------------------------------------------------------------------------
 
     async def follow(self, name: Callable[[str], str]) -> None:
-        """Take each state of the daemon. ``name`` gives an egress IP in words by its id. Ends with its task."""
+        """Follow each state of the daemon until cancelled. ``name`` returns the name of an egress IP by its id."""
         loop = asyncio.get_running_loop()
         async for state in self._daemon.states():
-            # Not by the time: clocks are set.
+            # Not compared by time, because clocks are adjusted.
             known = frozenset(self.state.changes) if self.state else frozenset()
             for change in state.changes:
                 if change not in known:
@@ -87,12 +87,12 @@ class LeaseClient:
         return next((e for e in self.state.egress if e.id == identity), None) if self.state else None
 
     def masters(self, plan: Plan | None) -> dict[str, tuple[str, int]]:
-        """Return by egress id the master and its epoch, as far as they are known. ``plan``: the one in force."""
+        """Return the master and its epoch by egress id, without unknown ones. ``plan``: the one in force."""
         return startup_grace.masters(self.state, plan, self._listened())
 
     @property
     def failure(self) -> str:
-        """Return what is wrong with the daemon's process; see :class:`gateway_agent.agent.ports.LeaseDaemon`."""
+        """Return the problem of the daemon's process; see :class:`gateway_agent.agent.ports.LeaseDaemon`."""
         return self._daemon.failure
 
     @property
@@ -101,11 +101,11 @@ class LeaseClient:
         return self.state is not None and self._listened() >= startup_grace.STARTUP_GRACE_S
 
     def shown(self) -> frozenset[str]:
-        """Return the addresses that masters say the outside sees."""
+        """Return the source addresses outside, as the masters report them."""
         return frozenset(e.shown for e in self.state.egress if e.shown) if self.state else frozenset()
 
     def _listened(self) -> float:
-        """Return for how many seconds the daemon has been known."""
+        """Return the seconds since the daemon's first state."""
         return asyncio.get_running_loop().time() - self._met
 
     # --- its configuration -----------------------------------------------------------------------------------------
@@ -119,10 +119,10 @@ class LeaseClient:
         carried: Collection[str],
         inventory: Inventory,
     ) -> None:
-        """Send the daemon what is to be in force from now on.
+        """Send the daemon the configuration that is in force from now on.
 
         ``unready``, ``tunnels``, ``carried``: see :func:`gateway_agent.policy.keeper_config.keeper_config`.
-        ``behind``: why this node should not take over an egress IP yet, which it may keep.
+        ``behind``: why this node should not take over egress IPs yet, though it may keep those it has.
         """
         drained = self._hands_over(inventory)
         able = [identity for identity, reason in unready.items() if not reason]
@@ -140,7 +140,7 @@ class LeaseClient:
             ),
             {identity: reason or drained or behind.get(identity, "") for identity, reason in unready.items()},
             tunnels,
-            # What fails by itself is released at once; a drained node still forwards.
+            # An egress IP that this node cannot serve is released at once; a drained node still forwards.
             leaving=able if drained else (),
             keeping=() if drained else [identity for identity in able if behind.get(identity)],
             failback=[e.id for e in plan.egress_ips if e.gateway in returning],
@@ -152,7 +152,7 @@ class LeaseClient:
         self._daemon.send(config)
 
     def _hands_over(self, inventory: Inventory) -> str:
-        """Return why this node is to serve nothing though it could; empty if it may."""
+        """Return why this node must hand over every egress IP; empty if it may serve."""
         if self.drained:
             return DRAINED
         mine = [node for node in inventory.nodes if node.name == self._config.node_name]
@@ -182,11 +182,11 @@ class LeaseClient:
         return await self._daemon.keys()
 
     async def drain(self, node: str) -> list[str]:
-        """Hand everything over, and take nothing until :meth:`undrain`.
+        """Hand every egress IP over, and take over none until :meth:`undrain`.
 
-        Return the ids of what no other node has taken within :data:`HANDOVER_TIMEOUT_S`.
+        Return the ids of the egress IPs that no other node has taken over within :data:`HANDOVER_TIMEOUT_S`.
 
-        Raises OSError if the run directory does not take the mark.
+        Raises OSError if the mark cannot be written.
         """
         self._drain_file.touch(mode=0o600)
         self._changed()
@@ -215,7 +215,7 @@ class LeaseClient:
             raise NotHandedOver(f"{to} has not taken it over", reason or "see egressctl status on both nodes")
 
     async def released(self, identities: Collection[str], node: str, seconds: float) -> None:
-        """Wait until ``node`` is master of none of them, for so many seconds at most."""
+        """Wait, for at most ``seconds``, until ``node`` is master of none of these egress IPs."""
         await self._until(lambda: not set(self.held_by(node)) & set(identities), seconds)
 
     async def _until(self, condition: Callable[[], bool], seconds: float = HANDOVER_TIMEOUT_S) -> None:

@@ -1,4 +1,4 @@
-"""The newest set of manifests: taken from other nodes, given to them, and pushed to them for an operator."""
+"""Exchange sets of manifests with other nodes: apply newer sets, send this node's set, push an operator's set."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .peers import Peers
 
 log = logging.getLogger(__name__)
 POLL_INTERVAL_S = 5.0
-"""Seconds between two questions to other nodes, one node each time."""
+"""Seconds between two requests for a newer set, each to one node."""
 FIRST_POLL_INTERVAL_S = 0.5
-"""The same until a node has answered: this one may have been away."""
+"""The same interval until a node has answered: this node may have been away."""
 
 
 class ManifestSets:
-    """The sets of one node. ``apply`` runs once at a time; all belongs to the agent's event loop."""
+    """The sets of one node. Only one ``apply`` runs at a time; all methods belong to the agent's event loop."""
 
     def __init__(self, peers: Peers, files: SetFiles) -> None:
         self.node = peers.node
@@ -34,9 +34,9 @@ class ManifestSets:
         self._version: Version = NONE
         self._targets: tuple[str, ...] = ()
         self._kept_out: tuple[ManifestSet, Decision] | None = None
-        """The newest set that was not applied, and why."""
+        """The newest set that was not applied, with the reason."""
         self._waiting: list[str] = []
-        """Nodes that are asked before any is asked again."""
+        """Nodes that are asked in this turn and were not asked yet."""
         self._trouble = ""
         self._looked = False
         for kind in (Ask, Fetch, Offer):
@@ -44,7 +44,7 @@ class ManifestSets:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Return the newest set that this node does not apply, and files that cannot be written."""
+        """Return problems: the newest set that this node does not apply, and files that cannot be written."""
         found = [Problem("manifests", "", self._trouble)] if self._trouble else []
         if self._kept_out:
             manifests, decision = self._kept_out
@@ -56,7 +56,7 @@ class ManifestSets:
         return tuple(found)
 
     async def follow(self) -> None:
-        """Ask one node after another for a newer set. Ends with its task."""
+        """Ask one node after another for a newer set, until cancelled."""
         interval = FIRST_POLL_INTERVAL_S
         while True:
             await asyncio.sleep(interval * random.uniform(0.8, 1.2))
@@ -92,7 +92,7 @@ class ManifestSets:
         return await self._read_local()
 
     async def take(self, manifests: ManifestSet, peer: str, force: bool = False) -> Decision:
-        """Apply a set if this node is to have it. Return what has become of it."""
+        """Apply a set if this node must have it. Return the decision."""
         async with self._changing:
             try:
                 local = await self._read_local()

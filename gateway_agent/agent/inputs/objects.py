@@ -1,4 +1,4 @@
-"""The objects of the store: follows them, and reads them at once for a pod that starts."""
+"""Follow the objects of the store, and read them at once for a pod that starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class KnownObjects:
-    """The only writer of ``NodeState.inventory``. ``changed`` is called after each change of it."""
+    """The only writer of ``NodeState.inventory``. ``changed`` is called after each change of the inventory."""
 
     def __init__(
         self, store: Store, state: NodeState, plan_file: PlanFile, changed: Callable[[], None]
@@ -33,14 +33,14 @@ class KnownObjects:
         return bool(self._reads)
 
     async def follow(self) -> None:
-        """Take each inventory of the store. Ends with its task."""
+        """Follow each inventory of the store until cancelled."""
         async for inventory in self._store.inventories():
             self._take(inventory)
 
     async def refresh(self, namespace: str, name: str, uid: str) -> None:
-        """Read the store now: a pod may start before the watch reports it, or the edit that selects it.
+        """Read the store now: a pod may start before the watch reports the pod, or the edit that selects the pod.
 
-        The read goes on if the caller is cancelled: a thread of the store may be in it, and cannot be stopped.
+        The read continues if the caller is cancelled: a thread of the store may be running it, and cannot be stopped.
         Raises :class:`gateway_agent.manifests.store.NotKnown` and OSError.
         """
         read = asyncio.create_task(self._read(namespace, name, uid))
@@ -69,5 +69,5 @@ class KnownObjects:
         try:
             self._plan_file.mark_outdated()
         except OSError as error:
-            # The next round fails at the plan itself if this lasts, and status says so.
+            # If this error lasts, the next round fails when it writes the plan, and status reports that.
             log.error("%s", error)

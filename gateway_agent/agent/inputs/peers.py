@@ -1,4 +1,4 @@
-"""The agents of the other nodes: questions to them and answers for them, by authenticated connections."""
+"""Exchange requests and answers with the agents of other nodes by authenticated connections."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..set_ports import Channel
 from ..state import NodeState
 
 Handler = Callable[[str, Any], Awaitable[Answer]]
-"""Returns the answer to a request of the node that the name is of."""
+"""Returns the answer to a request; the arguments are the name of the requesting node and the request."""
 
 
 @dataclass(frozen=True)
-class Patience:
-    """The limits of a question to all nodes."""
+class CallLimits:
+    """The limits of a request to all nodes."""
 
     at_once: int
     """Nodes that are asked at the same time."""
@@ -30,7 +30,7 @@ class Patience:
 
 
 class Peers:
-    """One node's connections with the others. All belongs to the agent's event loop."""
+    """One node's connections with the others. All methods belong to the agent's event loop."""
 
     def __init__(self, node: str, state: NodeState, channel: Channel) -> None:
         self.node = node
@@ -52,7 +52,7 @@ class Peers:
         self._handlers[kind] = handler
 
     async def serve(self) -> None:
-        """Answer other nodes. Ends with its task."""
+        """Answer other nodes until cancelled."""
         await self._channel.serve(
             lambda: {address: name for name, address in self.addresses().items()}, self.answer
         )
@@ -72,8 +72,8 @@ class Peers:
             raise Refused("the inventory has no address of it, or none of this node")
         return await self._channel.call(node, address, plan.me.address, request)
 
-    async def call_all(self, request: Request, patience: Patience) -> dict[str, Answer | str]:
-        """Return the answers of all other nodes by name; in place of an answer the reason why there is none."""
+    async def call_all(self, request: Request, patience: CallLimits) -> dict[str, Answer | str]:
+        """Return, by name, the answer of each other node, or a text why there is none."""
         places = asyncio.Semaphore(patience.at_once)
 
         async def ask(node: str) -> Answer | str:

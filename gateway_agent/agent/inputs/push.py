@@ -1,4 +1,4 @@
-"""One push of manifests: which nodes have them, reported while it runs."""
+"""Push a set of manifests to nodes, and report the result of each node meanwhile."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .manifest_sets import ManifestSets
 
 log = logging.getLogger(__name__)
 MAX_AT_ONCE = 32
-"""Nodes that are spoken to at the same time."""
+"""Largest number of nodes that are called at the same time."""
 DONE = (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
 class NotPushed(Exception):
-    """A push cannot begin. ``hint`` says what to do."""
+    """A push cannot start. ``hint`` names the remedy."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class NotPushed(Exception):
 
 
 class Pushes:
-    """The last push that was asked for on this node: one at a time. ``manifests``: None if the node takes no sets."""
+    """The last push from this node; only one runs at a time. ``manifests``: None if the node accepts no sets."""
 
     def __init__(self, manifests: ManifestSets | None) -> None:
         self._manifests = manifests
@@ -38,7 +38,7 @@ class Pushes:
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Begin to push. ``question``: ``files`` (texts by name), ``to`` (names of nodes; empty: all), ``force``.
+        """Start a push. ``question``: ``files`` (texts by name), ``to`` (names of nodes; empty: all), ``force``.
 
         Raises :class:`NotPushed`.
         """
@@ -54,7 +54,7 @@ class Pushes:
         return self._push.shown()
 
     def state(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return how far the push with the number ``push`` is. Raises :class:`NotPushed` if there is none."""
+        """Return the progress of the push with the number ``push``. Raises :class:`NotPushed` if there is none."""
         if self._push is None or question.get("push") != self._push.number:
             raise NotPushed(
                 "the agent knows nothing of this push", "it was started again, or has made another push"
@@ -102,7 +102,7 @@ class _Push:
         }
 
     async def run(self) -> None:
-        """Do the push. Each fault is reported by :meth:`shown`."""
+        """Do the push. :meth:`shown` reports each failure."""
         try:
             await self._run()
         except (OSError, sets.Malformed) as error:
@@ -139,7 +139,7 @@ class _Push:
         )
 
     async def _newest(self) -> Version:
-        """Return the newest version of all nodes that answer. Targets that do not answer get their result."""
+        """Return the newest version of all nodes that answer. Record the failure of targets that do not answer."""
         found = [NONE]
 
         async def ask(name: str) -> None:

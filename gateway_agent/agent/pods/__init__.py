@@ -1,1 +1,1 @@
-"""Keep the pods of this node: their records, their tags, and pods that no CNI call announced."""
+"""Keep the pods of this node: their records, their tags, and pods without a CNI call."""

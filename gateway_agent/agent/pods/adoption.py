@@ -1,4 +1,4 @@
-"""Finds pods that ran before the plugin was installed, by what in the kernel leads to their addresses."""
+"""Find pods that ran before the plugin was installed, by the interfaces that lead to their addresses."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from .records import Pods
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.5
-"""Seconds to the next look, while one may find more: a bridge learns where a pod is when the kernel asks for it."""
+"""Seconds to the next search while it may find more: a bridge learns the port of a pod when the kernel resolves it."""
 REPORT_AFTER_S = 5.0
-"""Seconds after which a pod counts as one that cannot be found; a pod that just starts is known by its CNI call."""
+"""Seconds after which a pod counts as not found. A pod that is starting becomes known by its CNI call."""
 
 
 class Adoption:
-    """``problems``: pods that could not be found."""
+    """The search. ``problems``: pods that could not be found."""
 
     def __init__(self, pods: Pods, kernel: Kernel, state: NodeState) -> None:
         self.beside = BesideLog()
         self.problems: tuple[Problem, ...] = ()
         self.waiting = True
-        """Pods may be found yet that ran before the plugin."""
+        """True if pods that ran before the plugin may still be found."""
         self._pods = pods
         self._kernel = kernel
         self._state = state
         self._since: dict[RunningPod, float] = {}
         self._deleted: list[tuple[Attachment, float]] = []
-        """Records whose DEL came, and when."""
+        """Deleted records, and the moments of their DELs."""
 
     async def follow(self, inventory: Inventory) -> float | None:
-        """Take in the pods that are found. Return the seconds until another look is worth it; None: not for now.
+        """Register the pods that are found. Return the seconds until the next search; None: none is needed now.
 
-        Raises OSError if the disk does not take a record.
+        Raises OSError if a record cannot be written.
         """
         for record in unattached_pods.outlived(inventory, self._pods.records.values()):
             self._pods.remove(record.key)
@@ -51,7 +51,7 @@ class Adoption:
         now = self._now()
         self._follow_deletions(inventory, now)
         unknown = unattached_pods.unknown(inventory, self._pods.records.values())
-        # A pod that starts anew with its address, beside the plugin, is found after that time.
+        # A pod that starts again with its address, without the plugin, is found after that time.
         wanted = [pod for pod in unknown if now - self._deleted_at(pod) >= TEARDOWN_S]
         found: dict[str, str] = {}
         try:
@@ -76,7 +76,7 @@ class Adoption:
         return TEARDOWN_S if len(wanted) < len(unknown) else None
 
     def _follow_deletions(self, inventory: Inventory, now: float) -> None:
-        """Note new DELs. Each is remembered until the store does not name its pod, and for the time of a teardown."""
+        """Note new DELs. Each is remembered until the store no longer has its pod, and for the time of a teardown."""
         known = [*self._deleted, *((record, now) for record in self._pods.take_deleted())]
         self._deleted = [
             (record, at)
@@ -85,7 +85,7 @@ class Adoption:
         ]
 
     def _deleted_at(self, pod: RunningPod) -> float:
-        """Return when the DEL of a pod came that the store still names; minus infinity if none did."""
+        """Return the moment of the DEL of a pod that the store still has; minus infinity if there was none."""
         times = [at for record, at in self._deleted if unattached_pods.is_of(record, pod)]
         return max(times, default=-inf)
 

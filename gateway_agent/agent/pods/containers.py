@@ -1,4 +1,4 @@
-"""Containers that no cluster knows: their labels, which only their engine has, and those that run beside the chain."""
+"""Find the labels of containers in the stores of their engines, and containers that run without the plugin."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from .pod_policies import identity, uncertain
 from .records import Key, Pods
 
 log = logging.getLogger(__name__)
-PERIOD = 5.0
-"""Seconds between two looks at the engines. A look at one that has not changed costs three calls of ``stat``."""
-MOST = 8
-"""Pods with unknown labels whose engine is asked in one look: containerd's client takes tens of milliseconds."""
+PERIOD_S = 5.0
+"""Seconds between two reads of the engines. For an unchanged engine a read costs three calls of ``stat``."""
+MAX_ASKED_PODS = 8
+"""Pods with unknown labels for which the engine is asked in one pass: containerd's client takes tens of milliseconds.
+"""
 
 
 class Containers:
-    """Used with the files store: a cluster knows the pods of each node itself."""
+    """The containers of this node, for the files store: a cluster's store has the pods of each node."""
 
     def __init__(self, engines: Engines, pods: Pods, state: NodeState) -> None:
         self.beside: tuple[Beside, ...] = ()
-        """Containers that a policy selects and nothing steers."""
+        """Problems of containers that a policy selects and that no tag steers."""
         self._unreadable: tuple[Problem, ...] = ()
         self._engines = engines
         self._pods = pods
@@ -37,13 +38,13 @@ class Containers:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Return those of containers that nothing steers, and of an engine whose store cannot be read."""
+        """Return problems of containers that no tag steers, and of an engine whose store cannot be read."""
         return *self._unreadable, *(found.problem for found in self.beside)
 
     async def find_labels(self, key: Key) -> bool:
-        """Ask the engine for a pod's labels, if neither the call nor the store gives any. Return True if it has some.
+        """Ask the engine for a pod's labels if neither the call nor the store has any. Return True if it has some.
 
-        Raises OSError if the disk does not take the record.
+        Raises OSError if the record cannot be written.
         """
         pod = self._pods.get(key)
         inventory = self._state.inventory
@@ -67,9 +68,9 @@ class Containers:
         return True
 
     async def run(self, learned: Callable[[], None]) -> None:
-        """Look again and again; call ``learned`` if labels have become known. Ends with its task."""
+        """Read the engines periodically until cancelled; call ``learned`` if labels have become known."""
         while True:
-            await asyncio.sleep(PERIOD)
+            await asyncio.sleep(PERIOD_S)
             inventory = self._state.inventory
             if inventory is None or inventory.knows_pods:
                 continue
@@ -80,29 +81,29 @@ class Containers:
             except OSError as error:
                 log.error("%s", error)
             except Exception as error:
-                # Perhaps because of one object, or of what an engine's store says: the agent serves all others.
-                message = f"they cannot be looked at: {type(error).__name__}: {error}"
+                # One object, or the content of an engine's store, may be the cause: the agent serves all others.
+                message = f"they cannot be read: {type(error).__name__}: {error}"
                 failed = Problem("containers", "", message, "see the log of the agent")
                 if failed not in self._unreadable:
-                    log.exception("containers cannot be looked at")
+                    log.exception("containers cannot be read")
                 self._unreadable = (failed,)
 
     async def _learn(self, inventory: Inventory) -> bool:
         """Ask for the labels of a few pods that a policy may select. Return True if some are known now."""
         policies = planner.policies(inventory)
         pods = ((record, identity(record, inventory)) for record in self._pods.records.values())
-        # Labels first: all policies are looked at for each of the others.
+        # Labels first: the other containers are compared with all policies.
         wanted = [
             record for record, pod in pods if pod.labels is None and uncertain(policies, inventory, pod)
         ]
-        # In turn: those that no engine has must not keep others waiting.
+        # In turns: pods that no engine has must not delay others.
         self._offset = self._offset % len(wanted) if wanted else 0
-        asked = [*wanted[self._offset :], *wanted[: self._offset]][:MOST]
-        self._offset += MOST
+        asked = [*wanted[self._offset :], *wanted[: self._offset]][:MAX_ASKED_PODS]
+        self._offset += MAX_ASKED_PODS
         return any([await self.find_labels(record.key) for record in asked])
 
     async def _inspect(self, inventory: Inventory) -> None:
-        """Look for containers that run beside the chain."""
+        """Find containers that run without the plugin."""
         try:
             listing = await self._engines.listing()
         except EngineError as error:
@@ -111,7 +112,7 @@ class Containers:
                 Problem("podman", "", f"{error}: containers that start have unknown labels", hint),
             )
             return
-        broken = listing.broken[:MOST] if listing else ()
+        broken = listing.broken[:MAX_ASKED_PODS] if listing else ()
         self._unreadable = tuple(
             Problem("podman", "", f"{message} (its labels are unknown)") for message in broken
         )

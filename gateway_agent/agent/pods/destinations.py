@@ -24,7 +24,7 @@ class DestinationMap:
         self._of: dict[int, ForwardingEntries] = {}
 
     def of(self, group: int) -> ForwardingEntries:
-        """Return by which entries the packets of a tag leave: the same object each time."""
+        """Return the forwarding entries of a tag: the same object each time."""
         if self._plan is None:
             return NO_ENTRIES
         if group not in self._of:
@@ -36,7 +36,7 @@ class DestinationMap:
 
 
 def _how(plan: Plan, egress: PlanEgressIP | None, destination: Destination) -> str:
-    """Return how this node reaches the egress IP of a destination; empty if the plan does not have it."""
+    """Return how this node reaches the egress IP of a destination; empty if the plan lacks the egress IP."""
     if egress is None:
         return ""
     family = 6 if ":" in destination.prefix else 4
@@ -46,12 +46,12 @@ def _how(plan: Plan, egress: PlanEgressIP | None, destination: Destination) -> s
 
 
 def changed_path(before: ForwardingEntries, now: ForwardingEntries) -> Callable[[str], bool]:
-    """Return a function that says whether packets to a remote address leave another way than before."""
+    """Return a function that returns True if the exit of packets to a remote address has changed."""
     return lambda remote: _entry(before, remote) != _entry(now, remote)
 
 
 def _entry(leading: ForwardingEntries, address: str) -> tuple[str, str] | None:
-    """Return the egress IP of a packet to ``address``, and how it is reached; None if no entry leads there."""
+    """Return the egress IP of a packet to ``address``, and how this node reaches it; None if no entry matches."""
     remote = ip_address(address)
     return next(
         ((egress_id, how) for prefix, egress_id, how in leading if remote in ip_network(prefix)), None

@@ -1,4 +1,4 @@
-"""Find what policies ask for one pod: of an inventory, and from one plan to the next. Pure."""
+"""Find the policies of one pod in an inventory, and the pod's group from one plan to the next. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from ...policy import planner
 
 
 def selecting(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
-    """Return the names of those of the policies that select the pod, or may select it if its labels are unknown."""
+    """Return the names of the policies that select the pod, or may select it if its labels are unknown."""
     labels = inventory.namespaces.get(pod.namespace)
     return tuple(policy.name for policy in policies if policy.selects(pod, labels) is not False)
 
 
 def uncertain(policies: Iterable[PlanPolicy], inventory: Inventory, pod: PodIdentity) -> tuple[str, ...]:
-    """Return the names of those of the policies of which it hangs on unknown labels whether they select the pod."""
+    """Return the names of the policies for which unknown labels decide if they select the pod."""
     labels = inventory.namespaces.get(pod.namespace)
     return tuple(policy.name for policy in policies if policy.selects(pod, labels) is None)
 
 
 def kept_group(group: int, before: Plan | None, plan: Plan) -> int:
-    """Return the group by which a pod keeps its policy set in another plan; blocked if that plan does not have the set.
+    """Return the group of a pod's policy set in another plan; blocked if that plan lacks the set.
 
-    For a pod whose labels are unknown: it must not go its own way because a policy has come or changed.
+    For a pod with unknown labels, which must not lose its gateway because a policy was added or changed.
     """
     if not group:
         return 0
@@ -36,7 +36,7 @@ def kept_group(group: int, before: Plan | None, plan: Plan) -> int:
 
 
 def same_for(pod: PodIdentity, one: Inventory, other: Inventory) -> bool:
-    """Return True if two inventories ask for the same for this pod, whatever they say of others."""
+    """Return True if two inventories are equivalent for this pod."""
     if one.same_but_for_pods(other):
         return True
     if (one.gateways, one.nodes, one.service_cidrs) != (other.gateways, other.nodes, other.service_cidrs):
@@ -49,11 +49,11 @@ def same_for(pod: PodIdentity, one: Inventory, other: Inventory) -> bool:
 
 
 def identity(record: Attachment, inventory: Inventory) -> PodIdentity:
-    """Return the pod as the store knows it, else as its CNI call did."""
+    """Return the pod's identity by the store, else by its CNI call."""
     return planner.identify(inventory, record.namespace, record.name, record.labels, record.uid)
 
 
 def without_interface(record: Attachment) -> Problem:
     """Return the problem of a pod that started when no policy selected it; else its ADD would have been refused."""
-    message = "a policy selects it now, but it has no host-side veth: it leaves by its own way"
+    message = "a policy selects it now, but it has no host-side veth: its packets use no gateway"
     return Problem(record.subject, "", message, "let no policy select it, or remove it")

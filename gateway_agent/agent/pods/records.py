@@ -33,7 +33,7 @@ class Pod:
 
     record: Attachment
     tag: int | None = None
-    """The group that its interfaces have; None: not known. Writer after the registration: ``tagging``."""
+    """The group of the pod's interfaces; None: not known. Writer after the registration: ``tagging``."""
     entries: ForwardingEntries = NO_ENTRIES
     """Forwarding entries for the pod's packets. Writer after the start of the agent: ``tagging``."""
 
@@ -41,14 +41,14 @@ class Pod:
 class Pods:
     """The only writer of attachment records in the agent.
 
-    The files are what outlives this process. They are small, and in memory if the run directory is: they are written
-    in the event loop, so that memory and disk never differ for another task.
+    Only the files outlive this process. They are small, and usually on a tmpfs, so they are written in the event loop:
+    memory and disk never differ for another task.
     """
 
     def __init__(self, run_dir: Path, kernel: Kernel) -> None:
         self.refusals = Refusals()
         self.unknown: dict[Key, str] = {}
-        """Reasons why the labels of pods are unknown, as far as their container engines say."""
+        """Reasons why labels of pods are unknown, by their container engines."""
         self._deleted: list[Attachment] = []
         self._run_dir = run_dir
         self._kernel = kernel
@@ -77,14 +77,14 @@ class Pods:
         return key in self._starting
 
     def adopt(self, previous: Plan | None) -> None:
-        """Read what earlier processes and the plugin alone have left. ``previous``: the plan that they followed."""
+        """Read the records of earlier processes and of the plugin. ``previous``: the plan that these followed."""
         self.reread()
         destinations = DestinationMap(previous)
         for pod in self._pods.values():
             pod.entries = destinations.of(pod.record.group)
 
     def reread(self) -> None:
-        """Take in what the plugin alone has written or removed while this agent did not answer."""
+        """Read the records that the plugin has written or removed while this agent did not answer."""
         stamp = attachments.stamp(self._run_dir)
         if stamp == self._stamp:
             return
@@ -100,7 +100,7 @@ class Pods:
 
     @contextlib.contextmanager
     def starting(self, key: Key) -> Iterator[None]:
-        """Take the pod for one whose ADD has no answer yet: it has no connections, and may still be refused."""
+        """Mark the pod, within the context, as one whose ADD has no answer yet: it has no connections."""
         self._starting.add(key)
         try:
             yield
@@ -108,32 +108,32 @@ class Pods:
             self._starting.discard(key)
 
     def register(self, record: Attachment) -> bool:
-        """Take in the attachment of an ADD, without a tag. Return True if another pod had its interface before.
+        """Register the attachment of an ADD, without a tag. Return True if another pod had its interface before.
 
         Raises OSError if the disk does not take the record.
         """
         before = self._pods.get(record.key)
         attachments.write(self._run_dir, record)
         displaced = self.displace(record)
-        # The interface of a pod that is new here is new, too.
+        # A new pod has a new interface, whose group is the default.
         self._pods[record.key] = Pod(record, tag=None if before or displaced else 0)
         return before is None or before.record.host_interface != record.host_interface
 
     def add(self, record: Attachment) -> None:
-        """Take in a pod that ran before the plugin was installed. Raises OSError."""
+        """Register a pod that ran before the plugin was installed. Raises OSError."""
         attachments.write(self._run_dir, record)
         self._pods[record.key] = Pod(record)
 
     def set_labels(self, key: Key, labels: Mapping[str, str], name: str) -> None:
-        """Keep the labels and the name that a container engine gives; not if the pod is gone. Raises OSError."""
+        """Store the labels and the name from a container engine, unless the pod is gone. Raises OSError."""
         if pod := self._pods.get(key):
             self.change(pod, labels=labels, name=pod.record.name or name)
 
     def displace(self, record: Attachment) -> bool:
-        """Remove all others with a host-side interface of this record, and return True if there was one.
+        """Remove all other records with a host-side interface of this one. Return True if there was one.
 
-        An interface has one pod. Some network plugins name it by namespace and name, so the next pod of that name gets
-        the same name again.
+        An interface belongs to one pod. Some network plugins derive its name from the pod's namespace and name, so the
+        next pod of that name has an interface of the same name.
         """
         own, found = set(record.host_interfaces), False
         for other in list(self.records.values()):
@@ -144,7 +144,7 @@ class Pods:
         return found
 
     async def delete(self, key: Key) -> None:
-        """Remove an attachment whose DEL came, and what is left of its connections."""
+        """Remove an attachment after its DEL, and its remaining connections."""
         pod = self._pods.get(key)
         self.remove(key)
         if pod is not None:
@@ -152,15 +152,14 @@ class Pods:
             await self.forget_connections_of(pod.record)
 
     def take_deleted(self) -> list[Attachment]:
-        """Return the records whose DEL came since the last call of this method."""
+        """Return the records that DELs have removed since the last call of this method."""
         deleted, self._deleted = self._deleted, []
         return deleted
 
     def remove(self, key: Key) -> None:
-        """Remove an attachment; one that is not there is no error.
+        """Remove an attachment; a missing one is no error.
 
-        The tag stays: it dies with the interface, and what still runs in the pod must not leak while it is being taken
-        down.
+        The tag stays: it ends with the interface, and the pod's processes must not leak during the teardown.
         """
         attachments.remove(self._run_dir, *key)
         self._pods.pop(key, None)
@@ -172,7 +171,7 @@ class Pods:
             attachments.write(self._run_dir, record)
 
     def change(self, pod: Pod, **fields: Any) -> None:
-        """Keep a record with these fields, on disk first. Raises OSError."""
+        """Change fields of a record, on disk first. Raises OSError."""
         record = replace(pod.record, **fields)
         if record != pod.record:
             attachments.write(self._run_dir, record)
@@ -182,7 +181,7 @@ class Pods:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Return those of records that cannot be read, of namespaces that cannot be seen, and of refused starts."""
+        """Return problems of unreadable records, of network namespaces that are not visible, and of refused starts."""
         unseen = unlabelled_pods.unseen(self.records.values())
         return *self._unreadable, *unseen, *self.refusals.problems(time.monotonic())
 
@@ -191,7 +190,7 @@ class Pods:
         return frozenset(name for pod in self._pods.values() for name in pod.record.host_interfaces)
 
     def carried(self) -> frozenset[str]:
-        """Return the ids of the egress IPs that packets of pods leave by."""
+        """Return the ids of the egress IPs that pods use."""
         return frozenset(identity for pod in self._pods.values() for _, identity, _ in pod.entries)
 
     def selected(self) -> dict[str, list[str]]:
@@ -203,19 +202,20 @@ class Pods:
         return found
 
     def of_all(self) -> Callable[[Inventory], tuple[PodIdentity, ...]]:
-        """Return a function from an inventory to the pods that are on this node now, as the inventory knows them."""
+        """Return a function from an inventory to the identities of the pods that are on this node now."""
         records = tuple(self.records.values())
         return lambda inventory: tuple(identity(record, inventory) for record in records)
 
     async def forget_connections_of(self, record: Attachment) -> None:
-        """Delete what is left of the connections of a pod's addresses: they keep the path of the pod before.
+        """Delete the remaining connections of a pod's addresses, which keep the path of the previous pod.
 
-        An address that another pod of this node has at the same time, in another network, keeps them. What cannot be
-        deleted is logged: the guards drop what it would lead another way, and no pod's start or end fails for it.
+        An address that another pod of this node has at the same time, in another network, keeps its connections. A
+        failure is only logged: the guards drop packets of such a connection, and no start or end of a pod should fail
+        for it.
         """
         for address in record.addresses:
             others = [r for r in self.records.values() if r.key != record.key and address in r.addresses]
-            # Of a pod whose DEL never came, only the record is left.
+            # For a pod without a DEL, only the record is left.
             if not any([await self._kernel.tag_of(other.host_interface) is not None for other in others]):
                 try:
                     await self._kernel.forget_pod(address)

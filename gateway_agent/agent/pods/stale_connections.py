@@ -1,7 +1,7 @@
-"""Connections of pods whose path has changed: the kernel is made to forget them.
+"""Delete the connections of pods whose path has changed.
 
-A connection keeps the source address of its first packet, so the guards would drop what now leaves another way. TCP is
-ended by a reset of the rules; the rest is deleted here.
+A connection keeps the source address of its first packet, so the guards would drop packets that now leave by another
+exit. The rules reset TCP connections; other connections are deleted here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class StaleConnections:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._moved: dict[str, tuple[ForwardingEntries, ForwardingEntries]] = {}
-        """The entries that the connections were opened by, and those of now."""
+        """The forwarding entries by which the connections were opened, and the present ones."""
 
     def moved(self, addresses: Iterable[str], before: ForwardingEntries, now: ForwardingEntries) -> None:
-        """Take in that packets of these addresses leave by other entries than before."""
+        """Note that packets of these addresses leave by other forwarding entries than before."""
         if before != now:
             for address in addresses:
                 first, _ = self._moved.get(address, (before, now))

@@ -1,4 +1,4 @@
-"""Tags: the interface group of each pod follows the plan."""
+"""Tag the pods: set the interface group of each by the plan."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ log = logging.getLogger(__name__)
 
 
 class Tagging:
-    """The only writer of tags, and of the group in a record. One retagging works at a time."""
+    """The only writer of tags, and of the group in a record. Only one retagging runs at a time."""
 
     def __init__(self, kernel: Kernel, pods: Pods, previous: Plan | None) -> None:
-        """``previous``: the plan that an earlier process has left, by which its tags were set."""
+        """``previous``: the plan by which an earlier process has set the tags."""
         self._kernel = kernel
         self._pods = pods
         self._plan = previous
-        """The plan by which all tags were set last."""
+        """The plan of the last complete retagging."""
         self._derived: tuple[Plan, Selection, DestinationMap] | None = None
         self._untagged: dict[Key, Problem] = {}
         self._working = asyncio.Lock()
@@ -38,7 +38,7 @@ class Tagging:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Return those of running pods that no tag can steer, not of pods whose start may still be refused."""
+        """Return problems of running pods that no tag can steer, without pods whose start may still be refused."""
         return tuple(
             problem
             for key, problem in self._untagged.items()
@@ -46,13 +46,13 @@ class Tagging:
         )
 
     def selection(self, plan: Plan) -> Selection:
-        """Return which pods the plan's policies select; worked out once for each plan."""
+        """Return the selection of a plan's policies, which is computed once for each plan."""
         return self._derive(plan)[0]
 
     async def retag_all(self, plan: Plan, inventory: Inventory) -> None:
-        """Bring every interface's tag to what the plan says, and delete the connections that would change their path.
+        """Set every interface's tag by the plan, and delete the connections whose path changes.
 
-        Raises OSError, and KernelError if an interface that is there could not be tagged, after all others.
+        Raises OSError, and KernelError if an existing interface could not be tagged, after all others were.
         """
         failed: KernelError | None = None
         async with self._working:
@@ -81,7 +81,7 @@ class Tagging:
         return failed
 
     async def let_pass(self, key: Key) -> None:
-        """Let a pod without a tag pass the guard: nothing that is known selects the pod, or the owner lets it start.
+        """Let a pod without a tag pass the guard: no known policy selects it, or the configuration lets it start.
 
         Raises KernelError.
         """
@@ -94,7 +94,7 @@ class Tagging:
                 pod.tag = None
 
     async def let_unknown_pass(self) -> None:
-        """Let interfaces pass the guard that no known pod has: they were there before it. Raises KernelError."""
+        """Let interfaces without a known pod pass the guard, because they existed before it. Raises KernelError."""
         async with self._working:
             for interface in await self._kernel.unjudged():
                 log.warning("%s was there before the guard: its packets pass", interface)
@@ -103,7 +103,7 @@ class Tagging:
     async def _retag(
         self, pod: Pod, plan: Plan, inventory: Inventory, tags: Mapping[str, int] | None
     ) -> None:
-        """Tag one pod. ``tags``: the groups of interfaces; None: not read, and the interface must be there."""
+        """Tag one pod. ``tags``: the groups of interfaces; None: not read, and the interface must exist."""
         key = pod.record.key
         if self._pods.get(key) is not pod:
             return
@@ -111,7 +111,7 @@ class Tagging:
         known = identity(pod.record, inventory)
         group = selection.group_for(known)
         if inventory.knows_pods:
-            # A pod that the store forgets before its interface is gone keeps the labels that it had.
+            # A pod that leaves the store before its interface is gone keeps its labels.
             self._pods.change(pod, labels=known.labels)
         selecting = selection.policies_for(known)
         if selecting is None:
@@ -125,7 +125,7 @@ class Tagging:
             return
         interfaces = pod.record.host_interfaces
         if selecting is None and not group and tags is not None:
-            # A policy may select it. If it may pass the guard, that was decided before.
+            # A policy may select the pod. Whether the pod may pass the guard was decided before.
             return
         left = await self._set_group(pod, ids.interface_group(group), tags)
         # Meanwhile a call may have removed the pod or registered it anew.
@@ -145,9 +145,9 @@ class Tagging:
         return unlabelled_pods.running(pod.record, policies, self._pods.unknown.get(pod.record.key, ""))
 
     async def _set_group(self, pod: Pod, group: int, tags: Mapping[str, int] | None) -> tuple[str, ...]:
-        """Set the group of the pod's interfaces that have another one. Return those that are there.
+        """Set the group of the pod's interfaces that have another one. Return the existing interfaces.
 
-        Raises KernelError: the last refusal. An interface that is gone is none if ``tags`` are given.
+        Raises KernelError, the last refusal. With ``tags``, a missing interface is no error.
         """
         left, failed = list(pod.record.host_interfaces), None
         for interface in pod.record.host_interfaces:
@@ -172,14 +172,14 @@ class Tagging:
         return tuple(left)
 
     async def _has_other_group(self, interface: str, tags: Mapping[str, int] | None) -> bool:
-        """Return True if the interface has a group of another program, which gives way to the tag of a policy only."""
+        """Return True if the interface has a group of another program, which only the tag of a policy may replace."""
         if tags is not None and interface in tags:
             return False
         group = await self._kernel.tag_of(interface)
         return bool(group) and not ids.is_own_group(group or 0)
 
     def _derive(self, plan: Plan) -> tuple[Selection, DestinationMap]:
-        """Return what is worked out of a plan; most rounds have the one before."""
+        """Return the data derived from a plan; most rounds have the same plan as before."""
         if self._derived is None or self._derived[0] is not plan:
             self._derived = plan, Selection(plan), DestinationMap(plan)
         return self._derived[1:]

@@ -1,1 +1,1 @@
-"""Answer requests on the agent's socket: CNI calls, and what operators ask."""
+"""Answer requests on the agent's socket: CNI calls, and calls of egressctl."""

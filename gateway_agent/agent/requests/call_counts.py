@@ -1,4 +1,4 @@
-"""Count the CNI calls of this process by command and result, with the time that each took."""
+"""Count the CNI calls of this process by command and result, with their durations."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ UNKNOWN = "unknown"
 
 
 class CallCounts:
-    """The only writer is :mod:`.cni_calls`."""
+    """The counts. Their only writer is :mod:`.cni_calls`."""
 
     def __init__(self) -> None:
         self._histograms: dict[tuple[str, int], Histogram] = {}
 
     def count(self, command: str, code: int, seconds: float) -> None:
-        """Count a call. ``code``: the error code of its answer; 0: it was answered without an error."""
+        """Count a call. ``code``: the error code of the answer; 0: success."""
         key = command, code
         self._histograms[key] = self._histograms.get(key, Histogram(BOUNDS_S)).plus(seconds)
 
     def histograms(self) -> Mapping[tuple[str, int], Histogram]:
-        """Return the times of the calls, seconds, by (command, code)."""
+        """Return the durations of the calls, seconds, by (command, code)."""
         return dict(self._histograms)

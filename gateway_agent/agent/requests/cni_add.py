@@ -1,7 +1,7 @@
-"""Carries out the ADD of a pod.
+"""Carry out the ADD of a pod.
 
-It registers the pod, reads the newest objects, and waits: for a round of the node if the kernel may not do for this pod
-what these objects ask for, and in any case for the round that tags the pod. It ends when the tag is there, or with an
+An ADD registers the pod, reads the newest objects, and waits: for a round of the node if the kernel may be behind these
+objects for this pod, and in any case for the round that tags the pod. The ADD ends when the tag is set, or with an
 error: never by an older plan.
 """
 
@@ -35,14 +35,15 @@ from ..state import NodeState
 
 log = logging.getLogger(__name__)
 MAX_ROUNDS = 3
-"""Rounds that an ADD waits for if the kernel is not as planned after each: another program keeps changing it."""
+"""Largest number of rounds that an ADD waits for while another program keeps changing the kernel."""
 ADD_S = contract.DEADLINE_S - 2.0
-"""Seconds in which an ADD is answered, with an error if need be: the plugin waits no longer than its deadline, and
-then follows the plan on disk, which may be older than what is known here."""
+"""Seconds within which an ADD is answered, if necessary with an error: after its deadline the plugin follows the plan
+on disk, which may be older than the objects that the agent knows.
+"""
 
 
 class CniAdd:
-    """Any number of ADDs at once; holds no state of its own."""
+    """The handler of ADDs, any number at once. It has no state of its own."""
 
     def __init__(
         self,
@@ -87,12 +88,12 @@ class CniAdd:
             log.error("%s", error)
 
     async def _attach_in_time(self, key: Key, call: Call) -> None:
-        """Attach the pod. Raises CallError if that takes longer than an ADD may, whatever it waits for."""
+        """Attach the pod. Raises CallError if that takes longer than an ADD may."""
         try:
             async with asyncio.timeout(ADD_S) as limit:
                 await self._attach(key, call)
         except TimeoutError:
-            # The kernel and the store have errors of that kind, too.
+            # The kernel and the store may raise TimeoutError, too.
             if not limit.expired():
                 raise
             late = f"what {call.subject} needs is not set up after {ADD_S:g} s"
@@ -106,7 +107,7 @@ class CniAdd:
         )
 
     async def _attach(self, key: Key, call: Call) -> None:
-        """Register the pod, and return when it has the tag that the newest known objects ask for."""
+        """Register the pod, and return when it has the tag that the newest known objects require."""
         found = await self._kernel.host_veths(call.netns, call.host_interfaces)
         if found.named and self._state.plan is None:
             await self._refresh(call)
@@ -121,13 +122,13 @@ class CniAdd:
             self._refuse_if_unable(key, call)
             plan, inventory = self._state.applied, self._state.inventory
             await self._pod_rounds.tag(key)
-            # Meanwhile an edit or a round may have come: then the tag is not the answer yet.
+            # An edit or a round may have come meanwhile: then the tag may be wrong.
             if self._is_attached(key, caught_up):
                 if self._state.applied is None:
                     await self._tagging.let_pass(key)
                 return
             if self._state.applied is plan and self._state.inventory is inventory:
-                # Neither has: another try at once would end in the same.
+                # Neither has: another attempt at once would have the same result.
                 await self._reconciler.next_round()
 
     async def _refresh(self, call: Call) -> None:
@@ -145,7 +146,7 @@ class CniAdd:
     async def _first_plan(self, call: Call) -> None:
         """Wait for a plan, whose uplinks are no interfaces of pods. Raises CallError if rounds fail before it.
 
-        An uplink in a pod's record would be tagged, and missing among the interfaces that a plan is made of.
+        An uplink in a pod's record would be tagged, and would be missing among the interfaces of the plan.
         """
         rounds = 0
         while self._state.plan is None:
@@ -160,7 +161,7 @@ class CniAdd:
             rounds += 1
 
     def _record(self, call: Call, found: HostVeths) -> Attachment:
-        # A node's own interface may be a veth too, and a namespace may not be visible from here.
+        # A node's own interface may be a veth, too, and the pod's network namespace may not be visible from here.
         uplinks = self._state.plan.uplinks if self._state.plan else ()
         hosts = tuple(name for name in found.names if name not in uplinks)
         return Attachment(
@@ -173,7 +174,7 @@ class CniAdd:
     async def _caught_up(self, key: Key) -> bool:
         """Wait until the kernel can take this pod by the newest known objects.
 
-        Return False if another program keeps changing what is ours in the kernel, or if rounds fail: then
+        Return False if another program keeps changing our objects in the kernel, or if rounds fail: then
         :meth:`_plan_for` decides.
         """
         rounds = 0
@@ -218,7 +219,7 @@ class CniAdd:
             )
 
     def _refuse_without_labels(self, key: Key, call: Call, pod: PodIdentity) -> None:
-        """Raise CallError if the labels are unknown and the answer depends on them."""
+        """Raise CallError if the labels are unknown and decide about the tag."""
         inventory = self._state.inventory
         if inventory is None or pod.labels is not None:
             return
@@ -236,7 +237,7 @@ class CniAdd:
             raise CallError(contract.TRY_AGAIN_LATER, f"{refusal.source}: {refusal.message}", refusal.hint)
 
     def _is_attached(self, key: Key, caught_up: bool) -> bool:
-        """Return True if the pod's tag is what the newest known objects ask for. Raises CallError if it cannot be."""
+        """Return True if the pod's tag is right by the newest known objects. Raises CallError if it cannot be."""
         pod = self._identity(key)
         plan = self._plan_for(key, pod)
         if plan is None:
@@ -246,7 +247,7 @@ class CniAdd:
         return not (self._needs_round(pod) if caught_up else self._reconciler.outdated_for(pod))
 
     def _plan_for(self, key: Key, pod: PodIdentity) -> Plan | None:
-        """Return the plan in the kernel; None if there is none and the pod does not need it. Raises CallError."""
+        """Return the plan in the kernel; None if there is none and the pod needs none. Raises CallError."""
         state = self._state
         if state.applied is not None and not state.trouble:
             return state.applied
@@ -261,7 +262,7 @@ class CniAdd:
         pod = self._pods.get(key)
         if pod is None:
             gone = f"the pod of container {key[0][:12]} was deleted while it was being added"
-            raise CallError(contract.TRY_AGAIN_LATER, gone, "a new ADD begins anew")
+            raise CallError(contract.TRY_AGAIN_LATER, gone, "the runtime may ADD it again")
         return pod
 
     def _identity(self, key: Key) -> PodIdentity:

@@ -1,4 +1,4 @@
-"""Answers the CNI calls of the plugin."""
+"""Answer the CNI calls of the plugin."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class CniCalls:
-    """Any number of calls at once. ``counts``: where they are counted."""
+    """The handler of CNI calls, any number at once. ``counts``: counts each call."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class CniCalls:
         }
 
     async def answer(self, request: bytes) -> bytes:
-        """Return the answer to a call. Never raises: each fault is an answer, too."""
+        """Return the answer to a call. Never raises: an exception becomes an error answer."""
         begun, command = time.monotonic(), UNKNOWN
         refused: contract.CNIError | None = None
         try:
@@ -86,14 +86,14 @@ class CniCalls:
             raise CallError(contract.NOT_AS_ADDED, wrong, "the runtime must ADD it first")
         plan, found = self._state.applied, await self._wrong(key)
         while found and self._state.applied is not plan:
-            # What was looked at had just been replaced.
+            # The checked state may have just been replaced.
             plan, found = self._state.applied, await self._wrong(key)
         if found:
-            message = "the pod's way to its gateway is not as it was made"
+            message = "the pod's path to its gateway is not as it was set up"
             raise CallError(contract.NOT_AS_ADDED, message, "; ".join(found))
 
     async def _wrong(self, key: Key) -> list[str]:
-        """Return in words each difference from the plan."""
+        """Return a text for each difference from the plan."""
         plan = self._state.applied
         if plan is None:
             hint = self._state.trouble or "it is starting"
@@ -113,7 +113,7 @@ class CniCalls:
         return wrong
 
     async def _collect(self, call: Call) -> None:
-        # The list is of one network; records of others are left alone.
+        # The list is of one network; records of other networks stay.
         for key, record in list(self._pods.records.items()):
             if record.network in ("", call.network) and key not in call.valid_attachments:
                 await self._pods.delete(key)

@@ -1,4 +1,4 @@
-"""Answers ``egressctl``: what it shows, and what operators may ask this node to do."""
+"""Answer ``egressctl``: status of this node, and operations that operators request."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Control:
-    """Answers one question at a time. ``snapshot`` gives what is shown; None before there is anything."""
+    """The handler of egressctl's calls. ``snapshot`` returns the state to show; None before there is a plan."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Control:
         }
 
     async def answer(self, text: bytes) -> bytes:
-        """Return the answer to a question as JSON. Never raises: each fault is an answer, too."""
+        """Return the answer to a question as JSON. Never raises: an exception becomes an error answer."""
         try:
             question = json.loads(text)
             call = self._calls[question.pop("call")]
@@ -103,7 +103,7 @@ class Control:
         return status.events(self._seen())
 
     async def _key(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Return by which keys this node and the others talk; see :func:`gateway_agent.show.key_rotation.shown`."""
+        """Return the keys that this node and the others use; see :func:`gateway_agent.show.key_rotation.shown`."""
         try:
             own = await self._leases.keys()
         except (OSError, ValueError) as error:
@@ -119,7 +119,7 @@ class Control:
     # --- what is done ------------------------------------------------------------------------------------------
 
     async def _drain(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Hand over all that this node is master of. ``left``: what no other node has taken."""
+        """Hand over all egress IPs of this node. ``left`` in the answer: those that no other node has taken over."""
         before = self._leases.held_by(self._node)
         left = await self._leases.drain(self._node)
         moved = [self._shown(identity) for identity in before if identity not in left]
@@ -135,7 +135,7 @@ class Control:
         return {"node": self._node, "drained": False}
 
     async def _handover(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Hand over the egress IP that ``gateway`` and ``ip`` (may be empty) name, to the node that ``to`` names."""
+        """Hand over the egress IP of ``gateway`` and ``ip`` (may be empty) to the node ``to``."""
         gateway, ip, to = (str(question.get(name) or "") for name in ("gateway", "ip", "to"))
         egress = self._chosen(gateway, ip)
         if to not in egress.eligible:

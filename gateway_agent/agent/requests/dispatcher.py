@@ -1,4 +1,4 @@
-"""Requests on the agent's socket: CNI calls, and questions of ``egressctl``."""
+"""Dispatch requests on the agent's socket: CNI calls, and calls of ``egressctl``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .control import Control
 
 
 class Requests:
-    """Gives each request to the part that answers it."""
+    """The dispatcher of requests to the part that answers them."""
 
     def __init__(self, calls: CniCalls, control: Control) -> None:
         self._calls = calls

@@ -1,4 +1,4 @@
-"""Ask all nodes of the group: how they are."""
+"""Collect the state of all nodes of the group."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ...manifest_sets.messages import Look, Report
 from ...show import group
 from ...show.snapshot import NodeSnapshot
 from ...show.status import NotKnown
-from ..inputs.peers import Patience, Peers
+from ..inputs.peers import CallLimits, Peers
 from ..state import NodeState
 
-PATIENCE = Patience(at_once=100, each_s=4.0, all_s=8.0)
-"""egressctl waits ten seconds."""
+CALL_LIMITS = CallLimits(at_once=100, each_s=4.0, all_s=8.0)
+"""Limits below the ten seconds that egressctl waits."""
 REPORT_AGE_S = 0.5
-"""Seconds for which a report serves all nodes that ask: they cost this node one look, however many they are."""
+"""Seconds for which one report answers all nodes that ask: however many ask, this node makes one report."""
 
 LATEST_AGE_S = 3.0
 """Seconds between two requests to all nodes while a browser shows the page."""
 
 
 class Group:
-    """Asks the other nodes, and answers them. ``peers``: None if this node has no connections with them."""
+    """Requests to the other nodes, and answers to theirs. ``peers``: None if there are no connections with them."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Group:
         self._unready = unready
         self._peers = peers
         self._kept: tuple[float, Report] | None = None
-        """The last report and when it was made."""
+        """The last report, and the moment at which it was made."""
         self._latest: dict[str, Any] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
@@ -46,11 +46,11 @@ class Group:
             peers.handle(Look, self._answer)
 
     async def status(self, _: dict[str, Any]) -> dict[str, Any]:
-        """Return how all nodes are. Raises :class:`NotKnown`."""
+        """Return the state of all nodes. Raises :class:`NotKnown`."""
         plan = self._state.plan
         if plan is None:
             raise NotKnown("the agent has not read its store yet", "it is starting, or its log says why")
-        answers = await self._peers.call_all(Look(), PATIENCE) if self._peers else {}
+        answers = await self._peers.call_all(Look(), CALL_LIMITS) if self._peers else {}
         addresses = {node.name: node.address for node in plan.nodes}
         found: dict[str, Report | str] = dict.fromkeys(
             addresses, "this node has no connections with other agents"
@@ -62,9 +62,9 @@ class Group:
         return group.answer(group.row(name, addresses.get(name, ""), each) for name, each in found.items())
 
     def latest(self) -> dict[str, Any] | None:
-        """Return the last answers of all nodes; None if there are none yet. If they are old, ask again meanwhile.
+        """Return the last answers of all nodes; None if there are none yet. Old answers are renewed in the background.
 
-        Called while a browser shows the page, and only then.
+        Only called while a browser shows the page.
         """
         now = asyncio.get_running_loop().time()
         if (self._asking is None or self._asking.done()) and now - self._asked_at >= LATEST_AGE_S:

@@ -1,4 +1,4 @@
-"""Answer ``egressctl test --all``: all nodes send their packets."""
+"""Answer ``egressctl test --all``, with the test results of all nodes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ...manifest_sets.session import Refused
 from ...show import pod_tests
 from ...show.pod_tests import Row
 from ...show.status import NotKnown
-from ..inputs.peers import Patience, Peers
+from ..inputs.peers import CallLimits, Peers
 from .pod_tests import PodTests, destination
 
-PATIENCE = Patience(at_once=16, each_s=8.0, all_s=100.0)
-"""A test takes four seconds if nothing answers. egressctl waits two minutes."""
+CALL_LIMITS = CallLimits(at_once=16, each_s=8.0, all_s=100.0)
+"""Limits below the two minutes that egressctl waits. A test takes four seconds if no machine answers."""
 
 
 class GroupTests:
-    """Lets this node and the others test. ``peers``: None if this node has no connections with them."""
+    """Tests by this node and the others. ``peers``: None if this node has no connections with them."""
 
     def __init__(self, tests: PodTests, peers: Peers | None) -> None:
         self._tests = tests
@@ -36,7 +36,9 @@ class GroupTests:
             )
         destination(question)
         asked = Try(*(str(question.get(name) or "")[:MAX_DETAIL_CHARS] for name in ("gateway", "to", "port")))
-        own, others = await asyncio.gather(self._tests.test(question), self._peers.call_all(asked, PATIENCE))
+        own, others = await asyncio.gather(
+            self._tests.test(question), self._peers.call_all(asked, CALL_LIMITS)
+        )
         rows: list[Row] = own["tests"]
         for node, answer in sorted(others.items()):
             rows += _rows(node, answer)

@@ -1,4 +1,4 @@
-"""Answer ``egressctl test``: send probes as pods of this node would, and say what arrived."""
+"""Answer ``egressctl test``: send probes as pods of this node would, and report the answers."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .whois import Ask
 
 MAX_PORT = 0xFFFF
 ASKING_S = 1.0
-"""Seconds for the answer of a master: the test itself takes three of the ten that egressctl waits."""
+"""Seconds for the answer of a master: the test itself takes three of the ten seconds that egressctl waits."""
 
 
 class PodTests:
-    """One test at a time: the interfaces of the probes have fixed names."""
+    """The tests of this node, one at a time: the interfaces of the probes have fixed names."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class PodTests:
         threads: Threads,
         ask: Ask | None = None,
     ) -> None:
-        """``ask``: asks the master as what a packet has left; None if this node cannot."""
+        """``ask``: asks the master for the source with which a packet has left; None if this node cannot ask."""
         self._snapshot = snapshot
         self._prober = prober
         self._threads = threads
@@ -47,7 +47,7 @@ class PodTests:
         return self._testing.locked()
 
     async def test(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the answer for the gateway that ``gateway`` names (empty: all). ``to``, ``port``: of the destination.
+        """Return the results for the gateway named ``gateway`` (empty: all). ``to``, ``port``: the destination.
 
         Raises :class:`NotKnown` if there is no such gateway, or if the kernel takes no probe.
         """
@@ -61,7 +61,7 @@ class PodTests:
             answers = await self._send([probe for probe in probes.values() if probe])
             known = await asyncio.gather(*(self._outside(view, *each) for each in answers.items()))
             answers = dict(zip(answers, known, strict=True))
-            # Meanwhile there may be other masters: the kernel had those of before.
+            # The masters may have changed meanwhile: the probes went to the earlier ones.
             return pod_tests.answer(pod_tests.judged(view, probes, answers, to))
 
     async def _send(self, probes: list[PodProbe]) -> dict[PodProbe, PodAnswer]:
@@ -73,7 +73,7 @@ class PodTests:
             raise NotKnown(f"this node takes no probe: {error}", "egressctl doctor") from error
 
     async def _outside(self, view: NodeSnapshot, probe: PodProbe, found: PodAnswer) -> PodAnswer:
-        """Return an answer with what the master knows of the connection."""
+        """Return an answer, completed by the master's entry of the connection."""
         egress = view.egress(probe.egress_id)
         name = master(view, egress)[0] if egress else ""
         if self._ask is None or found.left_as is None or name in ("", view.plan.node):
@@ -88,7 +88,7 @@ class PodTests:
 
 
 def destination(question: dict[str, Any]) -> tuple[str, int]:
-    """Return address (empty: none was asked for) and port (0: likewise). Raises :class:`NotKnown`."""
+    """Return the address (empty: none given) and the port (0: none given). Raises :class:`NotKnown`."""
     to, port = str(question.get("to") or ""), str(question.get("port") or "0")
     hint = "as 203.0.113.10, 203.0.113.10:80 or [2001:db8::10]:80"
     try:

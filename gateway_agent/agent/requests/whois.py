@@ -1,4 +1,4 @@
-"""Answer ``egressctl whois``: which pod has, or had, an address and port outside."""
+"""Answer ``egressctl whois``: find the pod that has, or had, an address and port outside."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ Ask = Callable[[str, Query], Awaitable[list[Sighting]]]
 """Asks another node. Raises OSError if the node gives no answer."""
 MAX_PORT = 0xFFFF
 MAX_CONNECTIONS = 20
-"""Connections in an answer."""
+"""Largest number of connections in an answer."""
 TIMEOUT_S = 4.0
-"""Seconds for the answers of other nodes, of which there are two rounds in one call of egressctl."""
+"""Seconds for the answers of other nodes. One call of egressctl needs two rounds of answers."""
 HINT = "as 172.16.0.50:40000 or [2001:db8::50]:40000"
 
 
 class PeerSearch:
-    """Questions about connections to other nodes, and those of others, by the channel of the agents."""
+    """Queries about connections to other nodes, and answers to theirs, by the channel of the agents."""
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        """One question to a node at a time: a node takes few connections of another one."""
+        """Locks: one query to a node at a time, because a node accepts few connections of another one."""
 
     async def ask(self, node: str, query: Query) -> list[Sighting]:
-        """Return what another node has seen. Raises OSError if it gives no answer."""
+        """Return the sightings of another node. Raises OSError if the node gives no answer."""
         try:
             async with self._turns[node]:
                 found = await self._peers.call(node, Find(msgspec.msgpack.encode(query)))
@@ -55,7 +55,7 @@ class PeerSearch:
             raise OSError(0, str(error)) from error
 
     def serve(self, here: Callable[[Query], Awaitable[list[Sighting]]]) -> None:
-        """Answer other nodes from now on. ``here``: returns what this node has seen."""
+        """Answer other nodes from now on. ``here``: returns this node's sightings."""
 
         async def answer(_: str, request: Find) -> Found:
             try:
@@ -71,7 +71,7 @@ class PeerSearch:
 
 
 class Whois:
-    """Asks this node and others. ``peers``: None if this node cannot ask others."""
+    """The search on this node and others. ``peers``: None if this node cannot ask others."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Whois:
             peers.serve(self.here)
 
     async def here(self, query: Query) -> list[Sighting]:
-        """Return what this node has seen, now and in its log. Raises KernelError and OSError."""
+        """Return this node's sightings, present ones and logged ones. Raises KernelError and OSError."""
         plan = self._state.applied or self._state.plan
         if plan is None:
             return []
@@ -106,7 +106,7 @@ class Whois:
         return sightings.nearest(query, found)
 
     async def answer(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the connections of ``ip`` and ``port``; if given, to ``to`` and ``toPort``, and at Unix time ``at``.
+        """Return the connections of ``ip`` and ``port``, limited to ``to``, ``toPort`` and Unix time ``at`` if given.
 
         Raises :class:`NotKnown`.
         """
@@ -134,7 +134,7 @@ class Whois:
             raise NotKnown(f"this node cannot search: {error}") from error
 
     async def _of(self, name: str, query: Query, silent: dict[str, str]) -> list[Sighting]:
-        """Return the answer of another node; note in ``silent`` why there is none."""
+        """Return the sightings of another node; if there is no answer, add the reason to ``silent``."""
         if self._ask is None:
             silent[name] = "this node cannot ask other nodes"
             return []
@@ -146,7 +146,7 @@ class Whois:
             return []
 
     async def _joined(self, found: Connection, silent: dict[str, str]) -> Connection:
-        """Return a connection with the worker's half."""
+        """Return a connection, joined with the worker's half of it."""
         query = sightings.worker_query(found)
         if query is None or not found.half.node:
             return found
@@ -157,9 +157,9 @@ class Whois:
 
 
 def _chosen(found: list[Connection], query: Query) -> list[Connection]:
-    """Return the connections of the time that is asked for; now those that are open, else the last ones.
+    """Return the connections at the requested time; without one, the open connections, else the last ones.
 
-    A connection that is open has a line in the log, too: that of its start.
+    An open connection has a line in the log, too: that of its start.
     """
     if query.at is not None:
         return [one for one in found if one.was_open_at(query.at)]
@@ -167,7 +167,7 @@ def _chosen(found: list[Connection], query: Query) -> list[Connection]:
 
 
 def _query(question: dict[str, Any]) -> Query:
-    """Return the question. Raises :class:`NotKnown` if it is none."""
+    """Parse a question. Raises :class:`NotKnown` if it is not valid."""
     ip, to = (_address(str(question.get(name) or "")) for name in ("ip", "to"))
     port, to_port = (_port(str(question.get(name) or "0")) for name in ("port", "toPort"))
     if not ip or not port:

@@ -1,1 +1,1 @@
-"""Reconcile the node: rounds, the plan that each makes, the steps that bring the node to it."""
+"""Reconcile the node: rounds, planning, and the steps of a round."""

@@ -1,4 +1,4 @@
-"""Watch if answers from outside get into the tunnels of a master: no probe shows whether a firewall drops them."""
+"""Check that replies from outside get into the tunnels of a master: no probe shows a firewall that drops them."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from ..ports import PathProbe, Threads
 from ..state import NodeState
 
 INTERVAL_S = 2.0
-"""Seconds from one look at the counters to the next."""
+"""Seconds between two reads of the counters."""
 
 
 class AnswerChecks:
-    """A master's answers, by the counters of our rules. Silence proves nothing: only packets that come do."""
+    """The replies to a master, by the counters of our rules. Without packets there is no result."""
 
     def __init__(self, state: NodeState, probe: PathProbe, threads: Threads) -> None:
         self._state = state
         self._probe = probe
         self._threads = threads
         self._before: Answers | None = None
-        """Counters at the begin of the window; a window ends when enough answers have come."""
+        """Counters at the begin of the window; a window ends when enough replies have come."""
         self._problem = ""
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return that the answers of the last window were dropped. No reason: the next master may drop them, too."""
+        """Return the problem that the replies of the last window were dropped.
+
+        It causes no handover: see :mod:`.exit_checks`.
+        """
         return (Problem("path", "", self._problem),) if self._problem else ()
 
     async def run(self) -> None:
-        """Look again and again until cancelled."""
+        """Compare the counters periodically until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
             await self.look()

@@ -1,11 +1,11 @@
-"""Deletes connections out of the tunnels that the kernel must not judge by what it last saw of them.
+"""Delete connections out of the tunnels whose entries in the kernel are out of date.
 
-A connection keeps the source address of its first packet. When its gateway shows another one, or its pod is led to
-another one, what follows is dropped by the last guard: for ever, if the pod goes on sending from the same port. So
-the connection is deleted, and the next packet opens it anew.
+A connection keeps the source address of its first packet. If its gateway gets another source address, or its pod
+another gateway, the last guard drops all further packets: for ever, if the pod keeps sending from the same port. So the
+connection is deleted, and the next packet opens it again.
 
-A TCP connection that goes on behind another master may come back, far ahead of the sequence numbers that were seen of
-it here: then the kernel would take none of its packets.
+A TCP connection that continues on another master may return with sequence numbers far ahead of those that this node's
+kernel saw last: then the kernel would accept none of its packets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..ports import Kernel
 
 log = logging.getLogger(__name__)
 DELETE_DELAY_S = 30.0
-"""Seconds after which a node that has handed over forgets. Longer than the rules watch who was picked up."""
+"""Seconds after a handover until connections are deleted: longer than the rules watch picked-up connections."""
 
 
 class ConntrackCollector:
@@ -35,14 +35,14 @@ class ConntrackCollector:
         self._left: dict[str, float] = {}
 
     def watch(self) -> None:
-        """Begin to watch for packets of stale connections. Call it in the event loop's thread."""
+        """Start to watch for packets of stale connections. Call it in the event loop's thread."""
         try:
             self._kernel.watch_stale(self._found.set)
         except OSError as error:
-            log.warning("stale connections are looked for in each round only: packet log: %s", error)
+            log.warning("stale connections are deleted in each round only: packet log: %s", error)
 
     async def run(self) -> None:
-        """Delete what the rules have found, at once. Ends with its task."""
+        """Delete the stale connections at once when the rules find one, until cancelled."""
         while True:
             await self._found.wait()
             self._found.clear()
@@ -52,17 +52,17 @@ class ConntrackCollector:
                 log.error("%s", error)
 
     def follow(self, before: Plan | None, plan: Plan) -> None:
-        """Note what :meth:`collect` has to do after a change of the plan, which the kernel follows already."""
+        """Note the work for :meth:`collect` after a change of the plan, which the kernel follows already."""
         self._found.set()
         if before is not None:
             self._lost |= snat.served(before) - snat.served(plan)
 
     async def collect(self, plan: Plan) -> None:
-        """Prepare connections of virtual addresses that this node has handed over, or delete them, in each round.
+        """Set the connections of handed-over virtual addresses liberal, and delete them later. Called in each round.
 
-        The connections are deleted :data:`DELETE_DELAY_S` later: without ``connectionSync`` they are out of date when
-        the address comes back; with it the other nodes would delete them, too. Raises KernelError; the next round
-        continues with the connections that are left.
+        Connections are deleted after :data:`DELETE_DELAY_S`, without ``connectionSync`` only: they would be out of date
+        when the address returns; with it, the other nodes would delete their copies, too. Raises KernelError; the next
+        round continues with the connections that are left.
         """
         now = asyncio.get_running_loop().time()
         self._lost -= snat.served(plan)

@@ -1,4 +1,4 @@
-"""Keeps the connection tables of the nodes that can be master alike, if a gateway has ``connectionSync``."""
+"""Sync the connection tables of the nodes that can be master, if a gateway has ``connectionSync``."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..ports import ConnectionSync
 NAME = "sync"
 """Name of the one conntrackd that a node needs."""
 SETTLE_TIME_S = 3.0
-"""Seconds: many times what a handover takes."""
+"""Seconds for which the configuration must stay the same: many times the duration of a handover."""
 
 
 class ConntrackSync:
-    """``sync`` runs the processes; ``changed`` asks for another round."""
+    """The sync of one node. ``sync`` runs the processes; ``changed`` requests another round."""
 
     def __init__(self, run_dir: Path, sync: ConnectionSync, changed: Callable[[], None]) -> None:
         self._run_dir = run_dir
@@ -34,8 +34,8 @@ class ConntrackSync:
     def follow(self, plan: Plan) -> None:
         """Start, end or reconfigure conntrackd as the plan says.
 
-        With another set of nodes conntrackd has to start anew, but not at the moment in which these hand over. With
-        another device it starts anew at once: it receives nothing by the old one.
+        With another set of nodes conntrackd must restart, but not while these nodes hand over. With another device it
+        restarts at once: it would receive nothing by the old one.
         """
         if self._stopped:
             return
@@ -53,7 +53,7 @@ class ConntrackSync:
             self._refused = str(error)
 
     def _rested(self, texts: dict[str, str]) -> bool:
-        """Return True if the configuration has stayed the same for a while, or if nothing runs yet."""
+        """Return True if the configuration has been the same for a while, or if no process runs yet."""
         loop = asyncio.get_running_loop()
         if texts != self._wanted:
             self._wanted, self._since = texts, loop.time()
@@ -65,11 +65,11 @@ class ConntrackSync:
         return sync_groups.ready({name: state for name, state in self._sync.state().items() if state.running})
 
     def troubles(self) -> list[str]:
-        """Return what keeps the tables from being synced at all."""
+        """Return the errors that prevent any sync."""
         errors = (state.error for state in self._sync.state().values() if not state.running)
         return [text for text in (self._refused, *errors) if text]
 
     async def stop(self) -> None:
-        """End conntrackd; a round that is still in progress starts none again."""
+        """End conntrackd; a round in progress does not start it again."""
         self._stopped = True
         await self._sync.stop()

@@ -17,7 +17,7 @@ from .planning import Planning
 
 
 class DaemonConfig:
-    """Sends the lease daemon its configuration after each change of what it is made of."""
+    """The sender of the lease daemon's configuration."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class DaemonConfig:
         self._exits = exits
         self._paths = paths
         self._carried: frozenset[str] = frozenset()
-        """Egress IPs that pods used when the configuration was sent last."""
+        """Egress IPs that pods used when the last configuration was sent."""
 
     def send(self) -> None:
         """Send the configuration, if there is a plan and a round has ended since the start."""
@@ -45,11 +45,11 @@ class DaemonConfig:
         if state.plan is None or state.inventory is None:
             return
         if state.followed is None and not state.trouble and not leases.stopping:
-            # A daemon that outlived the last agent serves on. That this agent has not looked yet is no reason to stop.
+            # A daemon that outlived the last agent keeps serving, also before the first round of this agent.
             return
-        # Into the tunnels of others this node sends nothing.
+        # This node sends nothing into the tunnels of other egress IPs.
         tunnels = {egress.device for egress in state.applied.outgoing} if state.applied else set()
-        # The master itself knows the connections of what it serves.
+        # The master itself has the connections of its egress IPs.
         behind = {
             e.id: self._connection_sync.behind()
             for e in state.plan.egress_ips
@@ -60,12 +60,12 @@ class DaemonConfig:
         leases.send_config(state.plan, unready, behind, tunnels, self._carried, state.inventory)
 
     def send_if_pods_moved(self) -> None:
-        """Send the configuration if pods leave by other egress IPs: at a handover their masters wait for this node."""
+        """Send the configuration if pods use other egress IPs: their masters wait for this node at a handover."""
         if self._pods.carried() != self._carried:
             self.send()
 
     def _unready(self, plan: Plan, inventory: Inventory) -> dict[str, str]:
-        """Return for each egress IP that this node is eligible for why it is not ready; an empty text if it is."""
+        """Return, for each egress IP that this node is eligible for, why this node is not ready; empty if it is."""
         gateways = {gateway.name: gateway for gateway in inventory.gateways}
         chosen = underlay.family(self._planning.known(inventory).nodes)
         answers = {}
@@ -96,9 +96,9 @@ class DaemonConfig:
         return answers
 
     def _master(self, egress: PlanEgressIP) -> str:
-        """Return the master as the lease daemon knows it; until it has answered, the last one that was known.
+        """Return the master by the lease daemon's state; before the first state, the last known one.
 
-        Empty if the master is another node that is silent or not ready: it will not serve for long.
+        Empty if the master is another node that is silent or not ready, and will soon be replaced.
         """
         daemon, state = self._leases.state, self._leases.of(egress.id)
         if daemon is None:
@@ -107,11 +107,11 @@ class DaemonConfig:
         return state.master if state and state.master in able else ""
 
     def _is_applied(self, egress: PlanEgressIP) -> bool:
-        """Return True if the kernel already does for this egress IP what the plan says."""
+        """Return True if the kernel already matches the plan for this egress IP."""
         applied = self._state.applied.by_id.get(egress.id) if self._state.applied else None
         return applied is not None and _kernel_has(applied) == _kernel_has(egress)
 
 
 def _kernel_has(egress: PlanEgressIP) -> tuple[object, ...]:
-    """Return what the kernel does for an egress IP that this node can serve, except who is its master."""
+    """Return the properties of an egress IP that the kernel's objects depend on, except its master."""
     return egress.slot, egress.inlet, egress.interface, egress.source, egress.source6

@@ -1,4 +1,4 @@
-"""Check that packets get out by the egress interfaces: the machines that answer there, and the routes of the kernel."""
+"""Check that packets leave by the egress interfaces: by probes of upstream addresses, and by route look-ups."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from ..ports import Interfaces, Probe, ProbeTarget, Threads
 from ..state import NodeState
 
 MAX_LOOKUPS_EACH_ROUND = 500
-"""Number of lookups above which those that have an answer are repeated only each :data:`REFRESH_S` seconds: they cost
-too much."""
+"""Number of look-ups above which answered ones are repeated only every :data:`REFRESH_S` seconds, because of their
+cost.
+"""
 REFRESH_S = 30.0
 
 
@@ -45,12 +46,12 @@ class ExitChecks:
         """Lookups of the kernel's routes by id of the egress IP."""
         self._wanted: frozenset[Lookup] = frozenset()
         self._made_of: tuple[Plan, tuple[Policy, ...], tuple[str, ...]] | None = None
-        """Plan, policies and excluded prefixes from which the lookups were worked out."""
+        """Plan, policies and excluded prefixes from which the look-ups were computed."""
         self._answers: dict[Lookup, Found] = {}
         self._unanswered: frozenset[Lookup] = frozenset()
         """Lookups to which the kernel gave no answer."""
         self._leading: dict[tuple[str, str], Mapping[Lookup, Found]] = {}
-        """Answers that lead out, by id and interface of the egress IP."""
+        """Answers with a route out by the egress interface, by id and interface of the egress IP."""
         self._reasons: dict[PlanEgressIP, str] = {}
         """Faults of the answers."""
         self._asked_at = -REFRESH_S
@@ -65,18 +66,18 @@ class ExitChecks:
             self._running[new] = probe, asyncio.create_task(probe.run())
 
     async def check_by_mark(self, plan: Plan) -> bool:
-        """Let answers to gateways with their own routing pass the check of sources. Return True if a setting changed.
+        """Let replies to gateways with their own routing pass the source check. Return True if a setting changed.
 
-        Also if the check is off: whoever turns it on does not ask this agent first. Raises OSError: see
-        :meth:`gateway_agent.agent.ports.Interfaces.check_by_mark`.
+        This is also done while the check is off, because another program may turn it on at any time. Raises OSError:
+        see :meth:`gateway_agent.agent.ports.Interfaces.check_by_mark`.
         """
         routed = {e.interface for e in plan.egress_ips if e.routed and e.family == 4}
         return await self._threads.run(self._interfaces.check_by_mark, routed)
 
     async def look_up(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> bool:
-        """Ask the kernel where packets out of the tunnels would leave. Return True if an answer is another one now.
+        """Look up where packets out of the tunnels would leave. Return True if an answer has changed.
 
-        ``never``: prefixes that go to no gateway. Of many questions only new ones are asked in each round.
+        ``never``: prefixes that are steered to no gateway. If there are many look-ups, a round does only new ones.
         """
         changed = self._prepare(plan, inventory, never)
         now = asyncio.get_running_loop().time()
@@ -99,7 +100,7 @@ class ExitChecks:
         return differs
 
     def _prepare(self, plan: Plan, inventory: Inventory, never: Collection[str]) -> bool:
-        """Work out what is to be asked. Return False if it follows from the same as before: at rest it always does."""
+        """Compute the look-ups. Return False if their inputs are the same as before, as they are at rest."""
         made_of = plan, inventory.policies, tuple(never)
         last = self._made_of
         if last and last[0] is plan and last[1] is inventory.policies and last[2] == made_of[2]:
@@ -118,12 +119,12 @@ class ExitChecks:
         return True
 
     def _forget(self) -> None:
-        """Forget what was worked out of questions and answers: one of them has changed."""
+        """Clear results of look-ups and answers after a change of either."""
         self._leading.clear()
         self._reasons.clear()
 
     async def ask(self, plan: Plan, destination: str) -> dict[str, Found]:
-        """Return how packets to an address would leave, for each egress IP of its family that this node serves.
+        """Return the routes of packets to an address, for each egress IP of its family that this node serves.
 
         A ``destination`` that is no address has no answer.
         """
@@ -146,9 +147,9 @@ class ExitChecks:
         return self._silent(self._hop_target(egress))
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the virtual addresses to which upstream addresses do not answer, though they answer this node.
+        """Return the problems of upstream addresses that answer this node, but not its virtual address.
 
-        No reason to hand over: each node would find the same as soon as it has the address.
+        It causes no handover: each node would find the same as soon as it has the address.
         """
         if (plan := self._state.plan) is None:
             return ()
@@ -162,7 +163,7 @@ class ExitChecks:
         return tuple(found)
 
     def path(self, egress: PlanEgressIP) -> str:
-        """Return why packets would not leave by the egress interface; empty if they would, or if it is not known."""
+        """Return why packets would not leave by the egress interface; empty if they would, or if that is unknown."""
         if egress not in self._reasons:
             asked = self._asked.get(egress.id, {})
             self._reasons[egress] = exit_paths.reason(egress, asked, self._answers)
@@ -171,7 +172,7 @@ class ExitChecks:
     def leading_out(self, egress: PlanEgressIP) -> Mapping[Lookup, Found]:
         """Return the packets that the kernel would route out by the egress interface, with their routes.
 
-        The same object as before if neither questions nor answers have changed.
+        The result is the same object as before if neither look-ups nor answers have changed.
         """
         key = egress.id, egress.interface
         if key not in self._leading:
@@ -193,9 +194,9 @@ class ExitChecks:
         return [target for target in targets if target]
 
     def _upstream_target(self, plan: Plan, egress: PlanEgressIP) -> ProbeTarget | None:
-        """Return the question to the upstream addresses, routed as packets of pods are.
+        """Return the probe of the upstream addresses, routed like packets of pods.
 
-        A node that is not the master has no virtual address, so it asks by its own.
+        A node that is not the master lacks the virtual address, so the source is the node's own address.
         """
         addresses = self._upstream_of(egress)
         if not egress.interface or not addresses:
@@ -204,7 +205,7 @@ class ExitChecks:
         return ProbeTarget(egress.interface, addresses, mark, "" if egress.address else egress.source)
 
     def _shown_target(self, plan: Plan, egress: PlanEgressIP) -> ProbeTarget | None:
-        """Return the same question by the virtual address, if this node is its master."""
+        """Return the same probe with the virtual address as source, if this node is its master."""
         target = self._upstream_target(plan, egress)
         if not target or not egress.address or not plan.serves(egress):
             return None

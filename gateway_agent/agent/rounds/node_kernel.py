@@ -1,4 +1,4 @@
-"""The kernel of this node and the plan that it was brought to."""
+"""Reconcile the kernel of this node with plans, and remember the last one."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class NodeKernel:
         self._state = state
         self._fenced: tuple[str, ...] = ()
         self._guard: str | None = None
-        """The guard's rules that are in force; None: not known."""
+        """The rules of the guard that are in force; None: not known."""
 
     def doubt(self) -> None:
-        """Take in that something of ours in the kernel has changed: the next round compares everything."""
+        """Note that one of our objects in the kernel may have changed: the next round compares everything."""
         self._state.kernel_in_doubt = True
         self._guard = None
 
     def assume(self, plan: Plan, devices: tuple[str, ...]) -> None:
-        """Take the kernel for what an earlier process has made of it by this plan."""
+        """Assume that an earlier process has reconciled the kernel with this plan."""
         self._kernel.assume_applied(plan, devices)
 
-    async def bring(self, plan: Plan, previous: Plan | None, devices: tuple[str, ...]) -> Plan | None:
-        """Bring the kernel to a plan, if it is not there. ``devices``: those that the fence guards.
+    async def reconcile(self, plan: Plan, previous: Plan | None, devices: tuple[str, ...]) -> Plan | None:
+        """Reconcile the kernel with a plan, unless it is up to date. ``devices``: those with the fence.
 
         Policy sets of the ``previous`` plan stay as long as an interface has their tag. Return the plan with these
-        sets, or None if nothing had to be done. Raises KernelError.
+        sets; None if the kernel was up to date. Raises KernelError.
         """
         state = self._state
         there = plan == state.applied and devices == self._fenced
@@ -51,17 +51,20 @@ class NodeKernel:
         return interim
 
     async def drop_unused_sets(self, plan: Plan, devices: tuple[str, ...]) -> None:
-        """Bring the kernel to the plan alone: every tag is of one of its policy sets now. Raises KernelError."""
+        """Reconcile the kernel with the plan alone, once each tag belongs to one of its policy sets.
+
+        Raises KernelError.
+        """
         await self._reconcile(plan, devices)
 
     async def guard(self, text: str) -> tuple[str, ...]:
-        """Bring the guard of unknown pods to these rules, if it is not as they make it. Return each change in words.
+        """Reconcile the guard of unknown pods with these rules. Return a text for each change.
 
         Raises KernelError.
         """
         if text == self._guard:
             return ()
-        # Before the call: an event that comes meanwhile is of a later change.
+        # Before the call: an event during the call may belong to a later change.
         self._guard = text
         try:
             changes = await self._kernel.guard(text)
@@ -73,7 +76,7 @@ class NodeKernel:
         return changes
 
     async def _reconcile(self, plan: Plan, devices: tuple[str, ...]) -> None:
-        # Before the call: an event that comes meanwhile is of a later change.
+        # Before the call: an event during the call may belong to a later change.
         self._state.kernel_in_doubt = False
         try:
             outcome = await self._kernel.reconcile(plan, devices)

@@ -1,4 +1,4 @@
-"""Test the path of pods' packets through this node to the egress interface, past the rules of all other programs."""
+"""Probe the path of pods' packets through this node to the egress interface, including rules of other programs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ..state import NodeState
 from .exit_checks import ExitChecks
 
 MIN_INTERVAL_S = 1.0
-"""Seconds from one round of probes to the next."""
+"""Seconds between two rounds of probes."""
 DOUBTFUL_INTERVAL_S = 0.2
 """Seconds until the next round if a probe did not get through."""
 SHARE_S = 0.005
-"""Seconds for each probe, if there are many: they take a hundredth of a processor at most."""
+"""Seconds for each probe if there are many, so that they take at most a hundredth of a processor."""
 Wanted = Mapping[PlanEgressIP, tuple[TunnelProbe, ...]]
 """Probes for each egress IP that this node can serve; none if there is nothing to probe."""
 log = logging.getLogger(__name__)
@@ -43,23 +43,23 @@ class PathChecks:
         self._probes: dict[str, _Probes] = {}
         """All probes by id of the egress IP."""
         self._untested = ""
-        """Reason for which no path can be tested."""
+        """The reason why no path can be tested."""
         self._failed_rounds = 0
-        """Rounds in a row that could not test: what was found before is kept for some."""
+        """Number of consecutive rounds that could not test: earlier results are kept for a few rounds."""
         self._lost: frozenset[TunnelProbe] = frozenset()
         """Probes of the last round that did not get through."""
         self._round_number = 0
-        """Number of the round."""
+        """Number of the current round."""
         self._interval = DOUBTFUL_INTERVAL_S
         self._looking = asyncio.Lock()
 
     def reason(self, egress: PlanEgressIP) -> str:
-        """Return why packets for this egress IP do not get through; empty if they do, or if it is not known."""
+        """Return why packets for this egress IP do not get through; empty if they do, or if that is unknown."""
         path = self._paths.get(egress.id)
         return path.reason if path else ""
 
     def pending(self, egress: PlanEgressIP, master: str) -> str:
-        """Return why this node should not take over though it is not known to be closed; empty if it may.
+        """Return why this node should not take over though its path is not known to be closed; empty if it may.
 
         ``master``: name of the node that serves the egress IP now; empty if none does.
         """
@@ -68,12 +68,12 @@ class PathChecks:
         return path.pending(serving, bool(master)) if path else ""
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return what is wrong with paths that are not closed, and why paths cannot be tested."""
+        """Return problems of paths that are not closed, and the reason why paths cannot be tested."""
         found = dict.fromkeys([self._untested, *(path.problem for path in self._paths.values() if path)])
         return tuple(Problem("path", "", message) for message in found if message)
 
     async def run(self, changed: Callable[[], None]) -> None:
-        """Probe until cancelled. ``changed`` is called if the path of an egress IP is found closed or open."""
+        """Probe until cancelled. ``changed`` is called if the path of an egress IP has become closed or open."""
         await self._threads.run(self._probe.remove_trace)
         while True:
             doubtful = any(path and path.doubtful for path in self._paths.values())
@@ -82,7 +82,7 @@ class PathChecks:
                 changed()
 
     async def prove_new(self) -> None:
-        """Probe now if there are egress IPs whose path has not been probed: an open one must not wait for a turn."""
+        """Probe now if the path of an egress IP was never probed: an open one must not wait for a round."""
         plan = self._state.applied
         if plan is None or plan.isolated:
             return
@@ -92,7 +92,7 @@ class PathChecks:
                 return
 
     async def look(self) -> bool:
-        """Probe once. Return True if the path of an egress IP is found closed or open."""
+        """Probe once. Return True if the path of an egress IP has become closed or open."""
         async with self._looking:
             before = self._findings()
             try:
@@ -112,7 +112,7 @@ class PathChecks:
             return after != before
 
     def _findings(self) -> dict[str, tuple[str, bool, bool]]:
-        """Return what readiness depends on."""
+        """Return the findings that readiness depends on."""
         return {each: (path.reason, path.proven, path.held) for each, path in self._paths.items() if path}
 
     def _wanted(self, plan: Plan) -> Wanted:
@@ -124,7 +124,7 @@ class PathChecks:
         }
 
     def _of(self, plan: Plan, egress: PlanEgressIP) -> _Probes:
-        """Return the probes of an egress IP: the last ones if they follow from the same, as they do at rest."""
+        """Return the probes of an egress IP; the last ones if their inputs have not changed."""
         leading, last = self._exits.leading_out(egress), self._probes.get(egress.id)
         if last is not None and last.plan is plan and last.leading is leading:
             return last
@@ -156,7 +156,7 @@ class PathChecks:
                 self._paths[egress.id] = await self._judged(trial, self._paths[egress.id] or PathState())
 
     async def _judged(self, trial: _Trial, path: PathState) -> PathState:
-        """Return the path of an egress IP after a round of probes."""
+        """Return the state of an egress IP's path after a round of probes."""
         path, todo = path_state.after_round(path, bool(trial.lost), trial.lost_large, _now())
         if todo is Todo.FIND_CAUSE:
             return await self._find_cause(trial, path)
@@ -173,10 +173,10 @@ class PathChecks:
                 self._probe.dropped_by, trial.node_address, lost, egress.device
             )
         except (OSError, KernelError) as error:
-            # Lost packets are a fact, also if the kernel does not say who drops them.
+            # Packets are lost, even if the trace does not show which rule drops them.
             return path_state.closed(path, path_faults.unknown_cause(egress, lost, str(error)), _now())
         if await self._threads.run(self._probe.passing, trial.node_address, [lost]):
-            # The rule has gone. What the trace shows last is our own rule that takes the probe.
+            # The rule has gone: the trace ends at our own rule, which takes the probe.
             return replace(path, missed=0)
         message = path_faults.reason(egress, lost, dropped)
         # A probe that did not enter the tunnel says nothing about the packets of other nodes.
@@ -189,7 +189,7 @@ def _now() -> float:
 
 @dataclass(frozen=True)
 class _Probes:
-    """All probes of an egress IP, and what they follow from."""
+    """All probes of an egress IP, and their inputs."""
 
     plan: Plan
     leading: Mapping[Lookup, Found]

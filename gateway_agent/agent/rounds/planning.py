@@ -1,4 +1,4 @@
-"""Plans of this node: what they are made of beside the objects, and the objects that cannot be planned."""
+"""Plan this node: collect the inputs of a plan, and leave out objects that cannot be planned."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from ..state import NodeState
 
 log = logging.getLogger(__name__)
 MAX_ROUTE_LOOKUPS = 32
-"""Nodes to which a route is asked for, to know the interfaces below the tunnels: a cluster may have thousands."""
+"""Largest number of nodes whose route is looked up, to know the interfaces below the tunnels: there may be thousands.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LastPlan:
     planned: planner.Planned
 
     def of(self, inventory: Inventory, previous: Plan | None, others: tuple[object, ...]) -> bool:
-        """Return True if a plan of these is the one that was made."""
+        """Return True if these inputs are those of the last plan."""
         return self.inventory is inventory and self.previous is previous and self.others == others
 
 
@@ -77,17 +78,17 @@ class Planning:
         return self._quarantine.without_found(inventory)
 
     def known(self, inventory: Inventory) -> Inventory:
-        """Return the inventory without what cannot be planned, and with the nodes' own addresses only."""
+        """Return the inventory without objects that cannot be planned, and with the nodes' own addresses only."""
         plan = self._state.plan
         return node_addresses.own_only(self.usable(inventory), self._leases.masters(plan), plan)
 
     def fence_devices(self, plan: Plan) -> tuple[str, ...]:
-        """Return the interfaces that the fence guards."""
+        """Return the interfaces with the fence."""
         return keeper_config.fence_devices(plan, self._state.facts, self._pods.interfaces())
 
     async def read_interfaces(self) -> bool:
         """Read the node's interfaces. Return True if a fact has changed."""
-        # One read at a time: the last one that began is the one that counts.
+        # One read at a time: the last started read counts.
         async with self._reading:
             inventory = self._state.inventory
             known = self.known(inventory) if inventory else Inventory()
@@ -97,11 +98,11 @@ class Planning:
             return changed
 
     async def plan(self, inventory: Inventory) -> planner.Planned:
-        """Return the plan of an inventory. Raises whatever an object causes that no reader has found wrong."""
+        """Return the plan of an inventory. Raises any exception that an object causes which parsing has accepted."""
         return await self._threads.run(self._quarantine.build, inventory, self._attempt())
 
     async def search(self, inventory: Inventory) -> None:
-        """Find the objects that cannot be planned: later plans are made without them.
+        """Find the objects that cannot be planned, and leave them out of later plans.
 
         Raises what planning does if none of the objects is the cause. May take seconds.
         """
@@ -126,7 +127,7 @@ class Planning:
         return tuple(address for node in others for address in node.addresses)
 
     def _attempt(self) -> Callable[[Inventory], planner.Planned]:
-        """Return a function from an inventory to its plan, with all else as it is now, for another thread."""
+        """Return a function from an inventory to its plan, with all other inputs fixed, for another thread."""
         plan, facts = self._state.plan, self._state.facts
         masters, isolated, shown = (
             self._leases.masters(plan),
@@ -153,7 +154,7 @@ class Planning:
         return attempt
 
     def never_sent(self, inventory: Inventory) -> Collection[str]:
-        """Return the prefixes that go to no gateway."""
+        """Return the prefixes that are steered to no gateway."""
         return self._prefixes_never_sent(self.known(inventory))
 
     def _never_sent(self, known: Inventory) -> tuple[str, ...]:
@@ -173,7 +174,7 @@ class Planning:
 
 
 def settings(config: AgentConfig, mtu: int, tables: Mapping[str, int]) -> planner.Settings:
-    """Return the settings of a plan. ``mtu``: that of the tunnel devices, bytes. ``tables``: numbers by name."""
+    """Return the settings of a plan. ``mtu``: of the tunnel devices, bytes. ``tables``: numbers by name."""
     return planner.Settings(
         node=config.node_name,
         mask=config.mark_mask,
@@ -194,9 +195,9 @@ def in_full(
     devices: Callable[[Plan], Sequence[str]],
     inventory: Inventory,
 ) -> planner.Planned:
-    """Read interfaces, plan, and do all with the plan that changes nothing: an object may be at fault only there.
+    """Read interfaces, plan, and do every later step that changes nothing: an object may fail only there.
 
-    ``render``: from a plan and the devices with the fence to the rules.
+    ``render``: returns the rules for a plan and the devices with the fence.
     """
     read(inventory)
     planned = attempt(inventory)

@@ -1,4 +1,4 @@
-"""The guard of pods that are not judged yet, on this node: set, kept as the cluster's networks change, taken away."""
+"""Set, update and remove the guard of pods without a tag on this node."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .node_kernel import NodeKernel
 from .planning import Planning
 
 GAPS = ("missing", nft.FOREIGN)
-"""Ends of the changes that say that the guard was not as it should be."""
+"""Suffixes of change texts which say that the guard was missing or changed."""
 
 
 class PodGuard:
-    """The only writer of ``NodeState.guard_since``. ``problems``: reasons why the guard is not as it should be.
+    """The only writer of ``NodeState.guard_since``. ``problems``: reasons why the guard is not set as configured.
 
-    Pods that ran before the guard are taken in first, so that it cuts off none of them.
+    Pods that ran before the guard are registered first, so that the guard cuts off none of them.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class PodGuard:
         self._threads = threads
         self._file = GuardFile(config.state_dir)
         self._was_installed: bool | None = None
-        """The guard was set by this process or by an earlier one; None: not looked for."""
+        """True if the guard was set by this process or an earlier one; None: not checked yet."""
 
     async def look(self) -> None:
-        """Look once for a guard that a unit or an earlier process has set before the pods. Raises KernelError."""
+        """Check once for a guard that a systemd unit or an earlier process has set. Raises KernelError."""
         if self._was_installed is None:
             self._was_installed = await self._kernel.guarded()
             if self._was_installed:
                 self._state.guard_since = -math.inf
 
     async def follow(self, plan: Plan, inventory: Inventory) -> None:
-        """Bring the guard to the configuration and to the cluster's networks; after the tags of known pods are set.
+        """Reconcile the guard with the configuration and the cluster's networks, after the tags of known pods are set.
 
-        A guard that cannot be set is a problem, and no reason to do nothing else.
+        A guard that cannot be set is a problem, but the round continues.
         """
         self.problems = await self._problems(plan, inventory)
 
@@ -90,13 +90,13 @@ class PodGuard:
         return ()
 
     def _note_gap(self, changes: Collection[str]) -> None:
-        """Record that the guard is set, and since when if a change says that it was not."""
+        """Record that the guard is set; restart its time if a change says that it was not."""
         gap = any(change.endswith(GAPS) for change in changes)
         if gap or self._state.guard_since == math.inf:
             self._state.guard_since = asyncio.get_running_loop().time()
 
     async def _may_install(self, inventory: Inventory) -> bool:
-        """Return True if the guard is set already, or if the pods that ran before it have been taken in."""
+        """Return True if the guard is set already, or if the pods that ran before it have been registered."""
         if self._was_installed or self._file.read():
             return True
         if inventory.knows_pods:

@@ -1,7 +1,7 @@
-"""Rounds for pods that start: they only tag, by the plan that the kernel was brought to.
+"""Run rounds for pods that start, which only tag, by the plan in the kernel.
 
-They run beside the rounds of the whole node, so an ADD does not wait for edits that do not concern its pod. What comes
-in while one round works is done by the next one, however many pods that are.
+These rounds run beside the rounds of the whole node, so an ADD does not wait for edits that do not concern its pod. All
+requests that arrive during a round are done by the next one, however many pods they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class PodRounds:
-    """``moved`` is called after each round: packets of a pod may leave by other egress IPs than before."""
+    """The rounds. ``moved`` is called after each round: pods may use other egress IPs than before."""
 
     def __init__(
         self, state: NodeState, planning: Planning, tagging: Tagging, moved: Callable[[], None]
@@ -34,7 +34,7 @@ class PodRounds:
     async def tag(self, key: Key) -> None:
         """Wait until a round that began after this call has tagged the pod.
 
-        Raises the KernelError or OSError because of which the pod has no tag.
+        Raises the KernelError or OSError that prevented the tag.
         """
         done = self._pods.setdefault(key, asyncio.get_running_loop().create_future())
         self._requested.set()
@@ -43,7 +43,7 @@ class PodRounds:
             raise failed
 
     async def run(self) -> None:
-        """Run a round after each request. Ends with its task."""
+        """Run a round after each request, until cancelled."""
         while True:
             await self._requested.wait()
             self._requested.clear()

@@ -1,7 +1,7 @@
-"""Rounds: each brings the node to the newest objects, by a list of named steps.
+"""Run rounds: each reconciles the node with the newest objects, by a list of named steps.
 
-A round begins after each request, and every few seconds without one. It may be done twice, and after a fault at any
-step the next round repairs. A request that comes while a round works leads to another round.
+A round begins after each request, and every few seconds without one. A round may be done twice, and after a failure of
+any step the next round repairs. A request that comes while a round works leads to another round.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from ..state import NodeState
 
 log = logging.getLogger(__name__)
 RETRY_S = 1.0
-"""Seconds until a round that failed is tried again."""
+"""Seconds until a failed round is repeated."""
 RESYNC_INTERVAL_S = 5.0
-"""Seconds until a round without a request: some changes come without an event, such as what the plugin alone does."""
+"""Seconds until a round without a request: some changes cause no event, such as those of the plugin alone."""
 
 
 @dataclass
 class Round:
-    """One round: what a step leaves to the later ones."""
+    """The data of one round, which its steps pass on to later steps."""
 
     inventory: Inventory
     previous: Plan | None = None
     """The plan that was in force before this round."""
     plan: Plan | None = None
     interim: Plan | None = None
-    """The plan with the policy sets that tags still need; None if the kernel was there already."""
+    """The plan with the policy sets that tags still need; None if the kernel was up to date."""
 
 
 Step = tuple[str, Callable[[Round], Awaitable[None]]]
@@ -44,11 +44,10 @@ Step = tuple[str, Callable[[Round], Awaitable[None]]]
 
 
 class Reconciler:
-    """Runs the rounds of one node. The only writer of ``NodeState.followed`` and ``NodeState.trouble``.
+    """The rounds of one node, and the only writer of ``NodeState.followed`` and ``NodeState.trouble``.
 
-    ``steps``: of each round, in order. ``search``: looks for the objects because of which a step raised something that
-    is neither a KernelError nor an OSError. ``requested``: set by whatever asks for a round. ``ended`` is called after
-    each round.
+    ``steps``: those of each round, in order. ``search``: finds the objects that made a step raise an exception other
+    than KernelError and OSError. ``requested``: the event that requests a round. ``ended`` is called after each round.
     """
 
     def __init__(
@@ -70,20 +69,20 @@ class Reconciler:
         """The objects of the round in progress, or of the last one if it failed."""
 
     def request(self) -> None:
-        """Ask for a round."""
+        """Request a round."""
         self._requested.set()
 
     async def next_round(self) -> None:
-        """Ask for a round and wait until one that began after this call has ended."""
+        """Request a round, and wait for the end of a round that began after this call."""
         async with self._rounds:
             wanted = self._begun + 1
             self.request()
             await self._rounds.wait_for(lambda: self._ended >= wanted)
 
     def outdated_for(self, pod: PodIdentity) -> bool:
-        """Return True if the kernel may not do for this pod what the newest known objects ask for.
+        """Return True if the kernel may be behind the newest known objects for this pod.
 
-        The objects of a round in progress count as well as those of the last one that ended: the plan may be of either.
+        The objects of a round in progress count, and those of the last completed round: the plan may be of either.
         """
         newest, followed = self._state.inventory, self._state.followed
         if followed is None or newest is None:
@@ -91,7 +90,7 @@ class Reconciler:
         return not all(same_for(pod, each, newest) for each in (followed, self._following or followed))
 
     async def run(self) -> None:
-        """Run round after round. Ends with its task."""
+        """Run round after round until cancelled."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RESYNC_INTERVAL_S):
@@ -105,7 +104,7 @@ class Reconciler:
             try:
                 self._notify()
             except Exception as error:
-                # A failed round may have left what cannot be sent either; the next one is on its way.
+                # A failed round may have left a state that cannot be sent; the next round follows soon.
                 log.exception("the end of a round could not be reported")
                 self._set_trouble(_message(error))
 
@@ -133,7 +132,7 @@ class Reconciler:
         except (KernelError, OSError):
             raise
         except Exception:
-            # Perhaps because of one object.
+            # One object may be the cause.
             await self._search(inventory)
             await self._do_steps(Round(inventory))
 

@@ -1,7 +1,7 @@
 """Carry out the steps of one round on a node.
 
-The order is part of what must always hold: guards before devices, devices before routes, routes before tags, and the
-plan on disk before the kernel follows it.
+The order is an invariant: guards before devices, devices before routes, routes before tags, and the plan on disk before
+the kernel follows it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from .reconciler import Round, Step
 
 log = logging.getLogger(__name__)
 HANDOVER_TIMEOUT_S = 1.0
-"""Seconds that the lease daemon gets to hand over what this node cannot serve any more."""
+"""Seconds that the lease daemon gets to hand over egress IPs that this node can no longer serve."""
 
 
 @dataclass(frozen=True)
 class RoundSteps:
-    """The parts that a round works with. The only writer of ``NodeState.plan`` and ``NodeState.plan_problems``."""
+    """The parts that a round uses. The only writer of ``NodeState.plan`` and ``NodeState.plan_problems``."""
 
     node: str
     key_file: Path
@@ -60,7 +60,7 @@ class RoundSteps:
     exits: ExitChecks
     paths: PathChecks
     request: Callable[[], None]
-    """Asks for another round."""
+    """Requests another round."""
 
     def steps(self) -> tuple[Step, ...]:
         """Return the steps of a round in their order."""
@@ -72,18 +72,18 @@ class RoundSteps:
             ("plan", self._plan),
             ("let answers pass the check of sources", self._check_by_mark),
             ("release the leases of egress IPs that this node cannot serve", self._release),
-            ("bring the kernel to the plan", self._bring_kernel),
+            ("reconcile the kernel with the plan", self._bring_kernel),
             ("delete connections that have another source now", self._collect_connections),
             ("tag the interfaces of pods", self._retag),
             ("guard what has no tag", self._guard),
             ("drop the policy sets that no tag needs", self._drop_unused_sets),
             ("follow up with probes and conntrackd", self._follow_up),
-            ("look if packets would get out", self._check_exits),
+            ("look up the routes of egress interfaces", self._check_exits),
         )
 
     async def _make_key(self, work: Round) -> None:
-        """Make the cluster key if this node is alone. In a cluster a key of its own would shut the node out."""
-        # All nodes count: one that cannot be planned is a node all the same.
+        """Create the cluster key if this node is alone. In a cluster, a key of its own would exclude the node."""
+        # All nodes count, even those that cannot be planned.
         alone = len(work.inventory.nodes) == 1 and work.inventory.nodes[0].name == self.node
         if alone and self.cluster_key.make():
             log.warning("%s was missing and has been made: copy it to every node", self.key_file)
@@ -92,11 +92,11 @@ class RoundSteps:
         await self.planning.read_interfaces()
 
     async def _look_for_guard(self, work: Round) -> None:
-        """Come before pods are found: whether it has held them is noted with each."""
+        """Check for the guard before pods are found: each pod's record says whether the guard held it."""
         await self.guard.look()
 
     async def _find_pods(self, work: Round) -> None:
-        """Take in what the plugin alone has done, and pods that ran before the plugin was installed."""
+        """Read the records of the plugin, and find pods that ran before the plugin was installed."""
         self.pods.reread()
         known = self.planning.known(work.inventory)
         if known.knows_pods and (again := await self.adoption.follow(known)):
@@ -109,7 +109,7 @@ class RoundSteps:
         work.previous = state.plan
         if work.previous is not None and state.applied is None:
             self.kernel.assume(work.previous, self.planning.fence_devices(work.previous))
-        # An equal plan stays the same object: what is worked out of it is kept.
+        # An equal plan stays the same object, so data derived from it is kept.
         equal = state.plan is not None and planned.plan == state.plan
         if not equal:
             # Written before it is applied: if this process dies in between, the next one numbers the same way.
@@ -121,20 +121,20 @@ class RoundSteps:
             self.plan_file.mark_current()
 
     async def _check_by_mark(self, work: Round) -> None:
-        """Come before the lease daemon gets to know of the plan: without the setting this node would hand over."""
+        """Set ``src_valid_mark`` before the lease daemon gets the plan: without it, this node would hand over."""
         if await self.exits.check_by_mark(_plan(work)):
-            # The facts of the interfaces are older than that.
+            # The facts of the interfaces are older than this change.
             await self.planning.read_interfaces()
 
     async def _release(self, work: Round) -> None:
-        """Release what this node cannot serve any more before the kernel follows: until then it still forwards."""
+        """Release egress IPs that this node can no longer serve before the kernel follows: it still forwards."""
         self.daemon_config.send()
         lost = [egress.id for egress in _plan(work).egress_ips if self.node not in egress.eligible]
         await self.leases.released(lost, self.node, HANDOVER_TIMEOUT_S)
 
     async def _bring_kernel(self, work: Round) -> None:
         before, plan = self.state.applied or work.previous, _plan(work)
-        work.interim = await self.kernel.bring(plan, work.previous, self.planning.fence_devices(plan))
+        work.interim = await self.kernel.reconcile(plan, work.previous, self.planning.fence_devices(plan))
         if work.interim is not None:
             self.connections.follow(before, plan)
 
@@ -142,13 +142,13 @@ class RoundSteps:
         await self.connections.collect(_plan(work))
 
     async def _retag(self, work: Round) -> None:
-        # By the newest objects: a pod that was registered meanwhile has its labels from them.
+        # By the newest objects, which have the labels of a pod that was registered meanwhile.
         newest: Inventory = self.state.inventory or work.inventory
         await self.tagging.retag_all(_plan(work), self.planning.usable(newest))
         self.daemon_config.send_if_pods_moved()
 
     async def _guard(self, work: Round) -> None:
-        """Come after the tags: the guard must cut off no pod that is known."""
+        """Set the guard after the tags: it must cut off no known pod."""
         await self.guard.follow(_plan(work), work.inventory)
 
     async def _drop_unused_sets(self, work: Round) -> None:
@@ -161,7 +161,7 @@ class RoundSteps:
         self.connection_sync.follow(_plan(work))
 
     async def _check_exits(self, work: Round) -> None:
-        """Look after the kernel has followed the plan: it answers by the routes that packets find."""
+        """Look up routes after the kernel has followed the plan, so that its answers are by the routes of packets."""
         await self.exits.look_up(
             _plan(work), self.planning.known(work.inventory), self.planning.never_sent(work.inventory)
         )
@@ -169,6 +169,6 @@ class RoundSteps:
 
 
 def _plan(work: Round) -> Plan:
-    """Return the plan of the round; the step that makes it comes before all that ask."""
+    """Return the plan of the round; the step that makes the plan comes before all steps that use it."""
     assert work.plan is not None
     return work.plan

@@ -23,7 +23,7 @@ CHECK_INTERVAL_NS = SECOND
 GAP_NS, PATIENT_NS = 5 * SECOND, 60 * SECOND
 """Time from one search to the next; the longer one after :data:`EAGER_NS` without another silent node."""
 EAGER_NS = 60 * SECOND
-MOST_ASKED = 8
+MAX_ASKED = 8
 """Largest number of nodes in one search: the others follow in the next ones."""
 CURRENT_NS = 150 * SECOND
 """Time for which the result of a search counts."""
@@ -65,8 +65,8 @@ class Strays:
             return ()
         self._next_search = now + (GAP_NS if now < self._silent_since + EAGER_NS else PATIENT_NS)
         first = self._next_asked % len(self._silent)
-        self._next_asked += MOST_ASKED
-        chosen = (*self._silent[first:], *self._silent[:first])[:MOST_ASKED]
+        self._next_asked += MAX_ASKED
+        chosen = (*self._silent[first:], *self._silent[:first])[:MAX_ASKED]
         hello, peers = encode(Hello()), self._endpoint.peers
         return tuple(Send(peers[name], self._endpoint.seal(name, hello)) for name in chosen if name in peers)
 

@@ -48,8 +48,8 @@ FRAGMENT = 0x1FFF
 """Mask of the fragment offset in an IPv4 header."""
 LIST = 0x90
 """The upper half of the byte behind the keyed hash of our messages: a MessagePack list of less than 16 elements."""
-LONGEST = 65535
-MOST = 64
+MAX_DATAGRAM_BYTES = 65535
+MAX_CHECKED_PACKETS = 64
 """Largest number of packets of one socket that are checked in one search: each may cost a keyed hash for each key."""
 MAX_OTHER_ADDRESSES = 8
 """Largest number of this node's addresses of the other family that are searched."""
@@ -107,13 +107,13 @@ class StrayListener:
         # relevant.
         sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | CLOEXEC_NONBLOCK, socket.htons(protocol))
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, LONGEST)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, MAX_DATAGRAM_BYTES)
             attach(sock, program)
         except OSError:
             close_apart([sock])
             raise
         self._selector.register(sock, selectors.EVENT_READ, partial(self._read, sock, take))
-        self._open[sock] = MOST
+        self._open[sock] = MAX_CHECKED_PACKETS
 
     def _read(self, sock: socket.socket, take: Callable[[bytes], None]) -> None:
         for _ in range(BATCH):
@@ -122,7 +122,7 @@ class StrayListener:
                 self._close(sock)
                 return
             try:
-                packet = sock.recv(LONGEST)
+                packet = sock.recv(MAX_DATAGRAM_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -229,4 +229,4 @@ def _program(tests: Sequence[Test]) -> list[Instruction]:
             operation, value, wanted = test
             refuse = size - len(program)
             program.append((operation, 0, refuse, value) if wanted else (operation, refuse, 0, value))
-    return [*program, (RETURN, 0, 0, LONGEST), (RETURN, 0, 0, 0)]
+    return [*program, (RETURN, 0, 0, MAX_DATAGRAM_BYTES), (RETURN, 0, 0, 0)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cni.plan import Plan, PlanNode
-from gateway_agent.agent.inputs.peers import Patience, Peers
+from gateway_agent.agent.inputs.peers import CallLimits, Peers
 from gateway_agent.agent.requests import group as group_requests
 from gateway_agent.agent.requests.group import Group
 from gateway_agent.agent.state import NodeState
@@ -94,7 +94,7 @@ def test_a_node_that_gives_no_answer_is_named_with_the_reason(instead: Any, reas
 
 
 def test_nodes_that_keep_silent_hold_up_nothing_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(group_requests, "PATIENCE", Patience(at_once=1, each_s=60, all_s=0.05))
+    monkeypatch.setattr(group_requests, "CALL_LIMITS", CallLimits(at_once=1, each_s=60, all_s=0.05))
     rows = Nodes({"g1": None, "g2": None}).status("w1")
     assert {rows[name]["reason"] for name in ("g1", "g2")} == {"it did not answer in time"}
     assert rows["w1"]["ok"]

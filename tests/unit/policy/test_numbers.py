@@ -54,7 +54,7 @@ def test_a_worker_has_numbers_for_what_its_pods_use_and_an_egress_node_for_what_
 
 
 def test_a_set_in_use_leads_where_it_led_though_its_gateway_is_used_no_more() -> None:
-    others = [f"other-{number}" for number in range(numbers.FEW_EGRESS_IPS)]
+    others = [f"other-{number}" for number in range(numbers.MIN_SLOTS)]
     gateways = tuple(dataclasses.replace(PARTNER, name=name) for name in (*others, "p", "q"))
     before = build(inventory(policy("a", "p"), gateways=gateways)).plan
     after = build(inventory(policy("a", "q"), gateways=gateways), previous=before).plan

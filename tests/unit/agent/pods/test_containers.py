@@ -23,7 +23,7 @@ def test_an_object_that_cannot_be_planned_ends_no_look_at_containers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of the agent that ends by itself ends the agent."""
-    monkeypatch.setattr(containers, "PERIOD", 0.001)
+    monkeypatch.setattr(containers, "PERIOD_S", 0.001)
     sqlite_store(tmp_path)
     known = replace(BAD["namespace"][0], namespaces={"default": BAD["namespace"][0].namespaces["bad"]})
 

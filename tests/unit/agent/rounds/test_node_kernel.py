@@ -48,20 +48,20 @@ class OpenKernel(HeldKernel):
 def test_a_plan_that_is_in_force_costs_nothing() -> None:
     kernel, state = OpenKernel(), NodeState()
     node = NodeKernel(kernel, state)
-    assert asyncio.run(node.bring(PLAN, None, ())) == PLAN
+    assert asyncio.run(node.reconcile(PLAN, None, ())) == PLAN
     assert state.applied is PLAN
-    assert asyncio.run(node.bring(PLAN, PLAN, ())) is None
+    assert asyncio.run(node.reconcile(PLAN, PLAN, ())) is None
     assert kernel.changed == [PLAN]
 
 
 def test_a_doubt_and_other_devices_of_the_fence_bring_it_again() -> None:
     kernel, state = OpenKernel(), NodeState()
     node = NodeKernel(kernel, state)
-    asyncio.run(node.bring(PLAN, None, ()))
+    asyncio.run(node.reconcile(PLAN, None, ()))
     node.doubt()
-    assert asyncio.run(node.bring(PLAN, PLAN, ())) == PLAN
+    assert asyncio.run(node.reconcile(PLAN, PLAN, ())) == PLAN
     assert not state.kernel_in_doubt
-    assert asyncio.run(node.bring(PLAN, PLAN, ("eth1",))) == PLAN
+    assert asyncio.run(node.reconcile(PLAN, PLAN, ("eth1",))) == PLAN
     assert len(kernel.changed) == 3
 
 
@@ -70,7 +70,7 @@ def test_a_set_stays_as_long_as_an_interface_has_its_tag() -> None:
     moved = replace(OTHER, policy_sets=tuple(replace(s, number=s.number + 1) for s in OTHER.policy_sets))
     kernel = OpenKernel(veth1=before.group)
     node = NodeKernel(kernel, NodeState())
-    interim = asyncio.run(node.bring(moved, PLAN, ()))
+    interim = asyncio.run(node.reconcile(moved, PLAN, ()))
     assert interim is not None
     assert before in interim.policy_sets
     assert set(moved.policy_sets) < set(interim.policy_sets)
@@ -81,14 +81,14 @@ def test_a_set_stays_as_long_as_an_interface_has_its_tag() -> None:
 def test_a_refusal_leaves_the_kernel_in_doubt_and_the_plan_before_in_force() -> None:
     kernel, state = OpenKernel(), NodeState()
     node = NodeKernel(kernel, state)
-    asyncio.run(node.bring(PLAN, None, ()))
+    asyncio.run(node.reconcile(PLAN, None, ()))
     kernel.refuses = True
     with pytest.raises(KernelError):
-        asyncio.run(node.bring(OTHER, PLAN, ()))
+        asyncio.run(node.reconcile(OTHER, PLAN, ()))
     assert state.applied is PLAN
     assert state.kernel_in_doubt
     kernel.refuses = False
-    assert asyncio.run(node.bring(PLAN, PLAN, ())) == PLAN, "though the plan is the one that was in force"
+    assert asyncio.run(node.reconcile(PLAN, PLAN, ())) == PLAN, "though the plan is the one that was in force"
 
 
 def test_the_guard_is_written_once_and_again_after_a_doubt_or_a_refusal() -> None:

@@ -14,7 +14,7 @@ from gateway_agent.lease.messages.strays import (
     CURRENT_NS,
     EAGER_NS,
     GAP_NS,
-    MOST_ASKED,
+    MAX_ASKED,
     PATIENT_NS,
     Strays,
 )
@@ -77,10 +77,10 @@ def test_what_lasts_is_looked_for_ever_more_rarely() -> None:
 
 
 def test_of_many_each_has_its_turn() -> None:
-    here = Here("g1", {"g1": "10.0.0.1", **{f"w{n}": f"10.0.1.{n}" for n in range(3 * MOST_ASKED + 1)}})
+    here = Here("g1", {"g1": "10.0.0.1", **{f"w{n}": f"10.0.1.{n}" for n in range(3 * MAX_ASKED + 1)}})
     asked = [here.asked(LATER + turn * GAP_NS) for turn in range(5)]
-    assert max(map(len, asked)) == MOST_ASKED
-    assert len({address for each in asked for address in each}) == 3 * MOST_ASKED + 1
+    assert max(map(len, asked)) == MAX_ASKED
+    assert len({address for each in asked for address in each}) == 3 * MAX_ASKED + 1
 
 
 def test_another_port_is_named_with_both_values_until_the_node_is_heard() -> None:
