@@ -92,12 +92,12 @@ def _add_queries(add: Add) -> None:
     add("events", _events, "changes of masters, oldest first")
     add("key", _key, "the keys that nodes use, and the next step of a key rotation")
     test = add(
-        "test", _test, "send packets as a pod of this node would, by each egress IP, and show what arrived"
+        "test", _test, "send packets as a pod of this node would, by each egress IP, and show the results"
     )
     questions.add_test_options(test)
     whois = add("whois", _whois, "which pod has, or had, an address and port outside")
     whois.add_argument(
-        "end", metavar="IP:PORT", help="the egress IP and the source port that the outside has seen"
+        "end", metavar="IP:PORT", help="the egress IP and the source port of the connection outside"
     )
     whois.add_argument(
         "--to", metavar="ADDRESS[:PORT]", default="", help="only connections to this destination"
@@ -152,7 +152,7 @@ def _status(options: argparse.Namespace) -> int:
         group = _ask(options, "group")
         return _show(options, "group", group) or (DONE if group["ok"] else NOT_OK)
     answer = _ask(options, "status")
-    # A program that reads JSON has the verdict in it. An agent of an older version gives none.
+    # JSON output contains the verdict. An agent of an older version gives none.
     ok = options.output == "json" or answer.get("verdict", {"ok": True})["ok"]
     return _show(options, "status", answer) or (DONE if ok else NOT_OK)
 

@@ -42,7 +42,7 @@ LOCK_TIMEOUT_S = 1.0
 
 
 def clean(run_dir: Path, state_dir: Path) -> Iterator[str]:
-    """Remove everything, and yield a description of each removed object. May be repeated after an interruption.
+    """Remove everything, and yield a description of each removed object. It can be repeated after an interruption.
 
     The plan is removed first: a plugin that is still chained would use it to create everything again. Then the virtual
     addresses, then the steering: from then on packets use no gateway. Raises :class:`NoAnswer` if one of our programs
@@ -52,7 +52,7 @@ def clean(run_dir: Path, state_dir: Path) -> Iterator[str]:
         yield from _remove(run_dir, PLAN)
         yield from _kernel()
         if BorrowedSettings(run_dir).follow(()):
-            yield "put settings of other interfaces back"
+            yield "restored settings of other interfaces"
         for name in FILES:
             yield from _remove(run_dir, name)
         guard = GuardFile(state_dir)
@@ -63,7 +63,7 @@ def clean(run_dir: Path, state_dir: Path) -> Iterator[str]:
 def _remove(run_dir: Path, pattern: str) -> Iterator[str]:
     for path in sorted(run_dir.glob(pattern)):
         if path.is_dir() and not path.is_symlink():
-            # A plugin that is still chained may be writing into it.
+            # A plugin that is still chained may be writing into the directory.
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

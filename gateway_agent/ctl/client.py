@@ -11,7 +11,7 @@ from cni import contract
 
 
 class NoAnswer(Exception):
-    """The agent gave no answer, or refused. ``hint``: how to solve it."""
+    """The agent gave no answer, or refused. ``hint``: the remedy."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -34,7 +34,7 @@ def ask(path: Path, call: str, wait_s: float = contract.DEADLINE_S, /, **argumen
         hint = f"is egress-gateway-agent running? --config names its file ({error.strerror or error})"
         raise NoAnswer(f"no agent answers at {path}", hint) from error
     except ValueError as error:
-        raise NoAnswer(f"the agent at {path} broke its answer off", "its log says why") from error
+        raise NoAnswer(f"the agent at {path} ended its answer early", "its log says why") from error
     if not isinstance(answer, dict) or "error" in answer:
         refusal = answer if isinstance(answer, dict) else {"error": "the answer is no object"}
         raise NoAnswer(str(refusal["error"]), str(refusal.get("hint", "")))

@@ -164,7 +164,7 @@ def _runtime(socket: Path | None) -> Iterator[Finding]:
 
 
 def _outside(config: AgentConfig) -> Iterator[Finding]:
-    """Yield this node's addresses that selected pods, of whatever node, reach by their gateway only."""
+    """Yield this node's addresses that selected pods of any node reach only through their gateway."""
     inventory = stored_objects.inventory(config)
     if not inventory.gateways:
         return

@@ -20,7 +20,7 @@ DIRECTORY = "a directory with all manifests"
 
 def add(command: Callable[[str, Run, str], argparse.ArgumentParser], push: Run, diff: Run) -> None:
     """Add the commands. ``command``: adds one, by its name, its function and its description."""
-    pushing = command("push", push, "bring manifests to all nodes, over connections between the agents")
+    pushing = command("push", push, "send manifests to all nodes, over connections between the agents")
     pushing.epilog = PUSH_EXAMPLES
     pushing.add_argument("path", metavar="PATH", type=Path, help=DIRECTORY)
     pushing.add_argument("--to", metavar="NODE", nargs="+", default=[], help="only these; default: all nodes")

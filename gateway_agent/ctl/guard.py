@@ -19,10 +19,10 @@ from .client import NoAnswer
 
 
 def guard(config: AgentConfig) -> Iterator[str]:
-    """Set the guard, or remove it if the configuration has it off. Yield each change in words.
+    """Set the guard, or remove it if the configuration turns it off. Yield a text for each change.
 
-    The rules are those that the agent has left. Without them nothing but ``clusterCIDRs`` is known of the cluster, and
-    the rest is outside. Raises :class:`NoAnswer`, OSError and :class:`~cni.kernel.errors.KernelError`.
+    The rules are those of the agent's last run. Without them only ``clusterCIDRs`` counts as inside the cluster. Raises
+    :class:`NoAnswer`, OSError and :class:`~cni.kernel.errors.KernelError`.
     """
     file = GuardFile(config.state_dir)
     if not config.guard:
@@ -45,7 +45,7 @@ def _refuse_if_pods_run() -> None:
         return
     if found := links.unjudged():
         message = f"pods may run here already: no program here knows {', '.join(found)}"
-        raise NoAnswer(message, "start the agent: it takes them in, and then sets the guard")
+        raise NoAnswer(message, "start the agent: it registers them, and then sets the guard")
 
 
 def _first_rules(config: AgentConfig) -> str:

@@ -1,4 +1,4 @@
-"""Options that every command of ``egressctl`` has, and the configuration that they name."""
+"""Define the options of every command of ``egressctl``, and read the configuration that they name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The path of pods' packets through this node, tested now: route, rules of all programs, size. Needs no agent."""
+"""Test the path of pods' packets through this node: route, rules of all programs, size. Needs no agent."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..policy.egress_node import exit_paths, path_faults
 from ..policy.egress_node.exit_paths import Found, Lookup
 
 MAX_DESTINATIONS = 16
-"""Destinations that are tried for each egress IP."""
+"""Largest number of destinations that are probed for each egress IP."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def _report(
             egress, untested="this node has no contact with a majority of the voters, and opens no connection"
         )
     if all(node.name == plan.node for node in plan.nodes):
-        return PathReport(egress, untested="this node is the only one, and nothing comes by its tunnels")
+        return PathReport(egress, untested="this node is the only one, and no packets come by its tunnels")
     probes = path_faults.probes(plan, egress, leading)
     if not probes:
-        return PathReport(egress, untested="no policy sends anything by it")
+        return PathReport(egress, untested="no policy steers packets to it")
     probe, address = PathProbe(plan.port), plan.me.address
     passing = probe.passing(address, probes)
     if lost := [each for each in probes if each not in passing]:

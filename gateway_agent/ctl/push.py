@@ -1,4 +1,4 @@
-"""Implement ``egressctl push``: give valid manifests to this node's agent, and wait until it has asked all nodes."""
+"""Implement ``egressctl push``: send valid manifests to this node's agent, and wait for the results of all nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DONE = (Outcome.APPLIED, Outcome.UNCHANGED)
 
 
 def push(socket: Path, edit: Validated, to: Sequence[str], force: bool) -> dict[str, Any]:
-    """Return the answer of ``egressctl push -o json``. On a terminal, show how far it is. Raises :class:`NoAnswer`.
+    """Return the answer of ``egressctl push -o json``. On a terminal, show the progress. Raises :class:`NoAnswer`.
 
     ``edit``: the valid manifests. ``to``: names of nodes; empty: all.
     """
@@ -38,7 +38,7 @@ def push(socket: Path, edit: Validated, to: Sequence[str], force: bool) -> dict[
 
 
 def _files(texts: Mapping[str, str]) -> dict[str, str]:
-    """Return the texts by the names that the files have in their directory."""
+    """Return the texts by the names of their files in the directory."""
     files = {Path(path).name: text for path, text in texts.items()}
     if not files:
         raise NoAnswer("there is no manifest to push")

@@ -1,4 +1,4 @@
-"""Make questions to the agent of what an operator has written. Pure."""
+"""Convert command-line arguments to questions for the agent. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ TEST_ALL_S = 120.0
 
 
 class WrongCall(Exception):
-    """An argument makes no question."""
+    """An argument is invalid."""
 
 
 def add_test_options(test: argparse.ArgumentParser) -> None:
     """Add the arguments of ``egressctl test``."""
     test.add_argument("gateway", metavar="GATEWAY", nargs="?", default="", help="only by its egress IPs")
-    test.add_argument("--to", metavar="ADDRESS[:PORT]", default="", help="go the whole way to this service")
+    test.add_argument(
+        "--to", metavar="ADDRESS[:PORT]", default="", help="send to this service instead of the next hop"
+    )
     test.add_argument("--all", action="store_true", help="from all nodes, not only from this one")
     test.epilog = TEST_EXAMPLES
 
@@ -39,7 +41,7 @@ def of_test(options: argparse.Namespace) -> dict[str, object]:
 def of_whois(options: argparse.Namespace) -> dict[str, str]:
     """Return the question of ``egressctl whois``. Raises :class:`WrongCall`.
 
-    A time without a zone is this machine's.
+    A time without a zone is local time.
     """
     (ip, port), (to, to_port) = address_and_port(options.end), address_and_port(options.to)
     try:
@@ -52,7 +54,7 @@ def of_whois(options: argparse.Namespace) -> dict[str, str]:
 def address_and_port(text: str) -> tuple[str, str]:
     """Return address and port of ``ADDRESS[:PORT]``; an IPv6 address with a port is in brackets.
 
-    The agent says what is wrong with them.
+    The agent reports invalid values.
     """
     if text.startswith("["):
         address, _, port = text[1:].partition("]")

@@ -1,4 +1,4 @@
-"""Compare the CNI configuration that the container runtime has loaded with the files that it should have loaded."""
+"""Compare the CNI configuration that the container runtime has loaded with the files on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..container_engines.cri import Loaded
 
 @dataclass(frozen=True)
 class Said:
-    """Result of the comparison."""
+    """The result of the comparison."""
 
     found: str
     judged: bool = True
@@ -36,7 +36,7 @@ def examine(socket: Path) -> Said | None:
 
 
 def judge(loaded: Loaded) -> Said:
-    """Return the result for a runtime that has loaded this."""
+    """Return the result for this loaded configuration."""
     file = chained_file(Path(loaded.directory)) if loaded.directory else ""
     again = f"{file} has the entry, and the runtime has not loaded it: systemctl restart containerd"
     if loaded.error:
@@ -47,7 +47,7 @@ def judge(loaded: Loaded) -> Said:
     chain = f"network {loaded.name}: {', '.join(loaded.plugins)}"
     if conflist_text.TYPE in loaded.plugins:
         return Said(f"it has loaded {chain}")
-    # An older runtime loads no drop-in file, however often it is started.
+    # An older runtime loads no drop-in file, even after a restart.
     loadable = file and Path(file).name != drop_in.NAME
     hint = again if loadable else "install the entry: egress-gateway-cni install"
     return Said(f"pods start without {conflist_text.TYPE}, by {chain}", wrong=True, hint=hint)

@@ -1,8 +1,8 @@
 """Refuse HTTP requests for foreign host names. Pure.
 
-A web page can make its own name resolve to 127.0.0.1 or to a node (DNS rebinding). Then the browser takes the answers
-of this server for a part of that page, and lets its scripts read them. Such a request carries the page's host name.
-Requests by an address cannot be redirected that way, and the names in the configuration belong to the owner.
+A web page can make its own name resolve to 127.0.0.1 or to a node (DNS rebinding). Then the browser treats the answers
+of this server as part of that page, and lets the page's scripts read them. Such a request carries the page's host name.
+Requests by an address cannot be redirected that way, and the names in the configuration are trusted.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ def answer(
 ) -> dict[str, Any]:
     """Return the answer of ``egressctl whois -o json``.
 
-    ``silent``: nodes that did not answer, and why. ``logged``: this node has a log.
+    ``silent``: nodes that did not answer, with the reasons. ``logged``: True if this node has a log.
     """
     return {
         "ip": query.end[0],

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network, summariz
 Exits = Mapping[str, str]
 """Names of exits by destination prefix; the prefixes are disjoint."""
 DIRECT = "direct"
-"""Name of the exit of what no prefix contains: as if there were no policy."""
+"""Name of the exit of addresses that no prefix contains: as if there were no policy."""
 KINDS: Mapping[int, type[IPv4Address] | type[IPv6Address]] = {4: IPv4Address, 6: IPv6Address}
 
 
@@ -52,7 +52,7 @@ def _pieces(version: int, before: Exits, after: Exits) -> Iterator[Change]:
         for prefix, name in known.items():
             network = ip_network(prefix)
             if network.version == version:
-                # A prefix that begins where another one ends is sorted behind that end: its name stays.
+                # A prefix that begins at the end of another one is sorted after that end, so its name is kept.
                 starts.setdefault(int(network.broadcast_address) + 1, []).insert(0, (side, DIRECT))
                 starts.setdefault(int(network.network_address), []).append((side, name))
     end = 1 << KINDS[version](0).max_prefixlen
@@ -66,7 +66,7 @@ def _pieces(version: int, before: Exits, after: Exits) -> Iterator[Change]:
 
 
 def _joined(pieces: Iterator[Change]) -> Iterator[Change]:
-    """Yield the pieces, neighbours with the same exits as one."""
+    """Yield the pieces, with neighbours joined if their exits are the same."""
     last = next(pieces)
     for piece in pieces:
         if (piece.before, piece.after) == (last.before, last.after):

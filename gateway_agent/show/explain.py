@@ -127,7 +127,7 @@ def _unattached(view: NodeSnapshot, pod: PodIdentity) -> PathVerdict:
             DIRECT, path="it runs here, but the plugin was not called for it: it uses no gateway"
         )
     return PathVerdict(
-        UNATTACHED, path="ask on the node that it runs on; if that is this one, it uses no gateway"
+        UNATTACHED, path="ask on the node that it runs on; if that is this node, it uses no gateway"
     )
 
 

@@ -1,4 +1,4 @@
-"""Put together how all nodes of the group are."""
+"""Compute the answer about the state of all nodes of the group."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def report(view: NodeSnapshot | None, unready: str) -> Report:
-    """Return how this node is. ``unready``: reason why there is no ``view`` yet."""
+    """Return the report on this node. ``unready``: reason why there is no ``view`` yet."""
     if view is None:
         title = TITLES[Fault.NOT_READY]
         return Report(VERSION, False, title, unready[:MAX_DETAIL_CHARS], "see its log", 1, False, (), 0)
@@ -44,7 +44,7 @@ def report(view: NodeSnapshot | None, unready: str) -> Report:
 
 
 def row(node: str, address: str, found: Report | str) -> Row:
-    """Return the line about a node. ``found``: its report, or the reason why there is none."""
+    """Return the row of a node. ``found``: the node's report, or the reason why there is none."""
     if isinstance(found, str):
         found = Report("", False, NO_ANSWER, found, HINT, 1, False, (), 0)
         roles = []

@@ -12,11 +12,11 @@ from typing import Any
 from ..lease.ipc import OwnKeys, PeerKey
 
 MAX_NAMED_NODES = 10
-"""Nodes that a text names; the others are counted."""
+"""Largest number of nodes that a text names; further nodes are counted."""
 
 
 def shown(node: str, addresses: Mapping[str, str], own: OwnKeys) -> dict[str, Any]:
-    """Return the answer of ``egressctl key -o json``. ``addresses``: by name of the inventory's other nodes."""
+    """Return the answer of ``egressctl key -o json``. ``addresses``: those of the inventory's other nodes, by name."""
     known = {row.node: row for row in own.peers}
     return {
         "node": node,

@@ -1,4 +1,4 @@
-"""Compare two plans of one node: which pods and addresses an edit of the manifests would change. Pure."""
+"""Compare two plans of one node: find the pods and addresses that an edit of the manifests would change. Pure."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ class Pod:
 
 @dataclass(frozen=True)
 class PodChange:
-    """A pod whose packets leave in another way after the edit."""
+    """A pod whose packets leave by another exit after the edit."""
 
     pod: Pod
     changes: tuple[Change, ...]
 
     def ends(self, connections: Iterable[tuple[str, str]]) -> int:
-        """Return how many connections end. ``connections``: source and remote address of each open one."""
+        """Return the number of connections that end.
+
+        ``connections``: source and remote address of each open connection.
+        """
         return sum(
             source in self.pod.addresses and any(change.concerns(remote) for change in self.changes)
             for source, remote in connections
@@ -44,7 +47,7 @@ class PodChange:
 
 
 def of_pods(before: Plan, after: Plan, pods: Iterable[Pod]) -> Iterator[PodChange]:
-    """Yield the pods whose packets would leave in another way, in the given order."""
+    """Yield the pods whose packets would leave by another exit, in the given order."""
     one, other = _Exits(before), _Exits(after)
     for pod in pods:
         if found := exit_diff.changes(one.of(pod.before), other.of(pod.after)):
@@ -59,7 +62,7 @@ class _Exits:
         self._names = {egress.id: _name(egress) for egress in plan.egress_ips}
 
     def of(self, pod: PodIdentity) -> Exits:
-        """Return the exits of a pod. Packets of a pod that may be selected, by labels that are unknown, are dropped."""
+        """Return the exits of a pod. Packets of a pod with unknown labels that may be selected are dropped."""
         policies = self._selection.policies_for(pod)
         if policies == ():
             return {}
@@ -77,7 +80,7 @@ def _name(egress: PlanEgressIP) -> str:
 
 
 def of_addresses(before: Plan, after: Plan) -> list[dict[str, Any]]:
-    """Return the egress IPs that come, go, or can be served by other nodes than before."""
+    """Return the egress IPs that are added, removed, or can be served by other nodes than before."""
     one, other = ({egress.id: egress for egress in plan.egress_ips} for plan in (before, after))
     rows = (_address(one.get(identity), other.get(identity)) for identity in dict.fromkeys((*one, *other)))
     return [row for row in rows if row["change"]]

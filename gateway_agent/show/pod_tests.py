@@ -1,4 +1,4 @@
-"""Judge the probes of ``egressctl test``: what arrived as what."""
+"""Evaluate the probes of ``egressctl test``: result and source address of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 class Line(msgspec.Struct, frozen=True, rename="camel"):
-    """A line about one egress IP, as another node gives it."""
+    """A line about one egress IP from another node."""
 
     node: str
     gateway: str = ""
@@ -35,12 +35,12 @@ class Line(msgspec.Struct, frozen=True, rename="camel"):
 
 
 def packed(rows: Iterable[Row]) -> bytes:
-    """Return lines for another node."""
+    """Return lines, encoded for another node."""
     return msgspec.msgpack.encode(list(rows))
 
 
 def unpacked(node: str, raw: bytes) -> list[Row]:
-    """Return the lines that a node has given. Raises ValueError."""
+    """Return the lines from another node. Raises ValueError."""
     try:
         lines = msgspec.msgpack.decode(raw, type=list[Line])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
@@ -66,7 +66,7 @@ def chosen(view: NodeSnapshot, gateway: str) -> tuple[PlanEgressIP, ...]:
 
 
 def row(view: NodeSnapshot, egress: PlanEgressIP, probe: PodProbe | None, found: PodAnswer, to: str) -> Row:
-    """Return the line about one egress IP. ``to``: the destination that was asked for; empty: none."""
+    """Return the line about one egress IP. ``to``: the requested destination; empty: none."""
     verdict = path_verdict(view, egress)
     master = verdict.via
     answered = found.answer is not Answer.NONE
@@ -111,7 +111,7 @@ def _judged(
 def _answered(view: NodeSnapshot, master: str, found: PodAnswer, to: str) -> tuple[str, str]:
     nodes = {address: node.name for node in view.inventory.nodes for address in node.addresses}
     if found.answer is Answer.NONE:
-        other = f"{to} does not answer at this port" if to else "the router behind it keeps silent: try --to"
+        other = f"{to} does not answer at this port" if to else "the next router does not answer: try --to"
         return WRONG, f"no answer: {master} did not send it on, or the answer was lost, or {other}"
     if found.answer in (Answer.EXPIRED, Answer.UNREACHABLE) and found.sender in nodes:
         return WRONG, f"node {nodes[found.sender]} did not send it on: {found.answer.value}"
@@ -123,7 +123,7 @@ def _answered(view: NodeSnapshot, master: str, found: PodAnswer, to: str) -> tup
 def answer(rows: Iterable[Row]) -> dict[str, Any]:
     """Return the answer of ``egressctl test -o json``.
 
-    ``passed``: something was tested, and nothing is wrong.
+    ``passed``: True if at least one egress IP was tested, and all tested ones are right.
     """
     listed = list(rows)
     results = {each["result"] for each in listed}

@@ -41,10 +41,10 @@ class NodeSnapshot:
     """True if an operator has drained this node."""
 
     beside: Mapping[tuple[str, str], Beside] = field(default_factory=dict)
-    """Containers of this node that a policy selects but nothing steers, by (namespace, name)."""
+    """Containers of this node that a policy selects but no tag steers, by (namespace, name)."""
 
     started_beside: BesideLog = field(default_factory=BesideLog)
-    """Pods that started beside the plugin since the agent has started."""
+    """Pods that started without a call of the plugin since the agent started."""
 
     exits: Mapping[str, Found] = field(default_factory=dict)
     """Answers of the kernel about the destination of :func:`gateway_agent.show.explain.explain`, by egress id."""
@@ -100,7 +100,7 @@ def shown_address(view: NodeSnapshot, egress: PlanEgressIP) -> str:
 
 
 def path_verdict(view: NodeSnapshot, egress: PlanEgressIP, family: int = 0) -> PathVerdict:
-    """Return the path of packets that a policy sends to ``egress``. ``family``: 4, 6, or 0 for that of ``egress``."""
+    """Return the path of packets that a policy steers to ``egress``. ``family``: 4, 6, or 0 for that of ``egress``."""
     name, _ = master(view, egress)
     foreign = family not in (0, egress.family)
     if not name or foreign:

@@ -55,7 +55,7 @@ def status(view: NodeSnapshot) -> dict[str, Any]:
 
 
 def _started_beside(view: NodeSnapshot) -> dict[str, Any]:
-    """Return the numbers of pods that started beside the plugin since the agent has started, and the last of them."""
+    """Return the numbers of pods that started without a call of the plugin, and the last of these pods."""
     found = view.started_beside
     return {
         "held": found.held,

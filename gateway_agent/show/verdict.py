@@ -1,4 +1,4 @@
-"""Judge a node's state: all that is wrong, the worst first, each with what to do."""
+"""Evaluate a node's state: list its faults, the worst first, each with a remedy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TITLES = {
     Fault.STARTING: "starting",
     Fault.DRAINED: "drained",
 }
-"""What the first line of status begins with, the worst first."""
+"""Beginnings of the first line of status, the worst fault first."""
 TO_DO = {
     Fault.CONFLICT: "find the other machine by its MAC",
     Fault.KERNEL: "the agent tries again each second; its log has the reason",
@@ -42,12 +42,12 @@ TO_DO = {
     Fault.API: "check the network to the API server and the rights of the agent",
     Fault.OTHER: "egressctl doctor",
 }
-"""Advice for a problem that has none itself."""
+"""Remedies for problems without a hint."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong."""
+    """A fault of the node or the cluster."""
 
     fault: Fault
     message: str
@@ -59,7 +59,7 @@ class Finding:
 
 
 def findings(view: NodeSnapshot) -> tuple[Finding, ...]:
-    """Return all that is wrong, the worst first; nothing if all is well."""
+    """Return all faults, the worst first; empty if there is none."""
     order = list(TITLES)
     found = [
         *_of_leases(view),

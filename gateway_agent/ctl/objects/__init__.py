@@ -1,1 +1,1 @@
-"""Objects without the agent: validate manifests, plan them for a trial, compare an edit with what is in force."""
+"""Work on objects without the agent: validate manifests, plan them for a trial, compare an edit with the store."""

@@ -29,14 +29,14 @@ ELSEWHERE = "connections of pods on other nodes are not counted: run egressctl d
 
 
 def checked(path: Path) -> Outcome:
-    """Validate a directory of manifests. Raises :class:`NoAnswer` if it is none: a single file is no whole store."""
+    """Validate a directory of manifests. Raises :class:`NoAnswer` if ``path`` is no directory."""
     if not path.is_dir():
         raise NoAnswer(f"{path} is no directory", "a directory holds all manifests of a store")
     return validate([path])
 
 
 def diff(config: AgentConfig, edit: Outcome) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return the answer of ``egressctl diff -o json``, and remarks on what it does not count.
+    """Return the answer of ``egressctl diff -o json``, and remarks about connections that are not counted.
 
     ``edit``: the valid manifests. Raises :class:`NoAnswer` if the present manifests cannot be read.
     """
@@ -69,7 +69,7 @@ def _of_record(record: Attachment, present: Inventory, edit: Inventory, node: st
 
 
 def _documented(present: Inventory, edit: Outcome, here: set[tuple[str, str]], node: str) -> list[Pod]:
-    """Return the pods that have a document in both inventories and are not on this node, as far as is known."""
+    """Return the pods with a document in both inventories that are not known to be on this node."""
     after = edit.inventory.pods_by_name
     return [
         Pod(pod, after[key], edit.bound.get(key, ""))
@@ -79,13 +79,13 @@ def _documented(present: Inventory, edit: Outcome, here: set[tuple[str, str]], n
 
 
 def _plan(config: AgentConfig, inventory: Inventory, pods: list[PodIdentity], last: Plan | None) -> Plan:
-    """Return the plan of this node, without what depends on its interfaces: neither pods nor masters depend on that."""
+    """Return the plan of this node, without the parts that depend on its interfaces, which change no exit of a pod."""
     settings = planning.settings(config, config.tunnel_mtu or MTU, {})
     return planner.build(inventory, settings, {}, {}, last, [*pods, *inventory.pods]).plan
 
 
 def _ended(found: tuple[PodChange, ...]) -> Mapping[int, int]:
-    """Return how many connections of this node's pods end, by place in ``found``. Raises KernelError."""
+    """Return the number of connections of this node's pods that end, by index in ``found``. Raises KernelError."""
     sources = {address for each in found for address in each.pod.addresses}
     known = ctnetlink.open_connections(sources) if sources else ()
     return {place: each.ends(known) for place, each in enumerate(found) if each.pod.addresses}

@@ -11,10 +11,10 @@ from ...manifests.model import Inventory
 
 
 def inventory(config: AgentConfig) -> Inventory:
-    """Return the files of the store, or what the agent has stored of the cluster's objects. Raises OSError."""
+    """Return the objects in the files of the store, or the agent's copy of the cluster's objects. Raises OSError."""
     if isinstance(config.store, FilesStoreConfig):
         return _of_files(config.store.path)
-    # Only here: with the files store nothing needs the client of the API.
+    # Imported only here: the files store does not need the client of the API.
     from ...kubernetes import last_known
 
     return last_known.inventory(config.run_dir)

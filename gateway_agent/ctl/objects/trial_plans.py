@@ -1,7 +1,7 @@
 """Plan objects as the agents of their nodes would, without a kernel, and collect the problems.
 
 A plan depends on its node by the egress IPs that the node can serve and by the pods on it. So whole plans are made for
-a few nodes that together can serve all egress IPs, and for a worker. For each other node only its pods are looked at.
+a few nodes that together can serve all egress IPs, and for a worker. For each other node only the pods are checked.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from ...policy.quarantine import Quarantine
 PodName = tuple[str, str]
 """Namespace and name of a pod."""
 MTU = 1450
-"""MTU of tunnel devices for rules that nothing uses, bytes."""
+"""MTU, bytes, of the tunnel devices in rules that are only rendered."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The objects, and on which node each pod is."""
+    """The objects, and the node of each pod."""
 
     inventory: Inventory
     config: AgentConfig
     bound: Mapping[PodName, str]
-    """Nodes of pods without ``hostNetwork``. A pod that is missing, or whose node is empty, may be on every node."""
+    """Nodes of pods without ``hostNetwork``. A pod that is missing here, or whose node is empty, may be on every node.
+    """
     here: str = ""
     """Name of the node that the configuration is for; empty if it is not known."""
 
     def problems(self) -> tuple[Problem, ...]:
-        """Return the problems that agents would find in planning, each once. Never raises for any object."""
+        """Return the problems that agents would find in planning, each once. No object makes it raise."""
         try:
             return tuple(dict.fromkeys(self._found()))
         except Exception as error:
@@ -86,7 +87,7 @@ class Trial:
         return pods
 
     def _attempt(self, here: str, inventory: Inventory) -> planner.Planned:
-        """Return the plan of the node ``here``, and do all with it that changes nothing."""
+        """Return the plan of the node ``here``, after every later step that changes nothing."""
         settings = planning.settings(replace(self.config, node_name=here), self.config.tunnel_mtu or MTU, {})
 
         def pods(of: Inventory) -> list[PodIdentity]:
@@ -104,7 +105,7 @@ class Trial:
 
 
 def _serving(inventory: Inventory, first: str) -> Iterator[str]:
-    """Yield nodes that can serve what ``first`` cannot, until all gateways have one, and a node that can serve none."""
+    """Yield nodes that can serve the gateways that ``first`` cannot, and a node that can serve none."""
     placed = {node.name for node in underlay.place(inventory.nodes, [])}
     nodes = [node for node in inventory.nodes if node.name in placed]
     chosen, workers = {first}, set(placed)

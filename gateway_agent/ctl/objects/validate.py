@@ -15,7 +15,7 @@ from ...manifests.model import Inventory, Problem
 
 READ = (*parsing.OUR_KINDS, *parsing.CORE_KINDS, parsing.SERVICE_CIDR)
 ANY_NODE = "localhost"
-"""Name of the node if the configuration gives none: an agent would take that of its machine."""
+"""Name of the node if the configuration has none: an agent would use the name of its machine."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Outcome:
     notes: tuple[str, ...] = ()
     """Checks that could not be made."""
     inventory: Inventory = field(default_factory=Inventory)
-    """The objects."""
+    """The valid objects."""
     bound: Mapping[tuple[str, str], str] = field(default_factory=dict)
     """Nodes of the pods that have a document, by (namespace, name); empty: the document names none."""
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -113,7 +113,7 @@ def _nodes_of_pods(contents: Mapping[str, parsing.FileContent]) -> dict[tuple[st
 def _text(path: Path, named: bool) -> str:
     """Return the text of a file. Raises OSError and UnicodeDecodeError.
 
-    A pipe that is named itself is read; one that is found in a directory is none of the manifests.
+    A pipe that is named on the command line is read; one that is found in a directory is not.
     """
     if not named and not stat.S_ISREG(path.stat().st_mode):
         raise OSError("is no regular file")
@@ -125,7 +125,7 @@ def _text(path: Path, named: bool) -> str:
 
 
 def _files(paths: Iterable[Path], problems: list[Problem]) -> dict[Path, bool]:
-    """Return the files, each with True if it was named itself, False if only its directory was."""
+    """Return the files, each with True if the command line names the file, False if only its directory."""
     found: dict[Path, bool] = {}
     for path in paths:
         if not path.is_dir():

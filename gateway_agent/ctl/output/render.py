@@ -32,15 +32,15 @@ STYLES = {
     "OK": "green",
 }
 MAX_TEXT_CHARS = 10_000
-"""Characters of one text that are shown: a list of prefixes may be long."""
+"""Largest number of characters of one text that are shown: a list of prefixes may be long."""
 MAX_PROBLEMS = 20
-"""Problems that status shows without ``-o wide``."""
+"""Largest number of problems that status shows without ``-o wide``."""
 PIPED_WIDTH = 10_000
 """Width without a terminal, so that names are never wrapped."""
 
 
 class Page:
-    """Writes text to ``file`` (default: stdout). ``NO_COLOR`` is respected.
+    """Writer of text to ``file`` (default: stdout). ``NO_COLOR`` is respected.
 
     ``wide``: all columns, each row on one line, and no list is shortened.
     """
@@ -70,7 +70,7 @@ class Page:
             shown.add_column(headings[number], width=width, overflow="fold")
         for row in cells:
             shown.add_row(*(Text(row[number], STYLES.get(row[number], "")) for number in columns))
-        # The terminal wraps what does not fit: rich would shrink columns and split addresses.
+        # The terminal wraps long lines: rich would shrink columns and split addresses.
         total = max(self._console.width, sum(widths) + GAP * len(widths))
         before, self._console.width = self._console.width, total
         with self._console.capture() as captured:
@@ -120,7 +120,7 @@ def status(answer: Any, page: Page) -> None:
 
 
 def _verdict(verdict: Answer | None, page: Page) -> None:
-    """Print the verdict as the first line; all findings if lists are to be whole. An older agent gives no verdict."""
+    """Print the verdict as the first line, and with ``-o wide`` all findings. An older agent gives no verdict."""
     if verdict is None:
         return
     page.line(verdict["text"], "green" if verdict["ok"] else "bold red")

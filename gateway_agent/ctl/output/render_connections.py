@@ -1,4 +1,4 @@
-"""Render what several nodes know: their state, a test, connections that a user asks about."""
+"""Render answers about several nodes: their state, a test, connections."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from .render import Answer, Page
 
 MAX_HELD = 4
-"""Addresses of one node that its line has without ``-o wide``."""
+"""Largest number of addresses in the line of a node without ``-o wide``."""
 
 
 def test(answer: Any, page: Page) -> None:

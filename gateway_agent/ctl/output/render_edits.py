@@ -1,4 +1,4 @@
-"""Render what an edit of the manifests would change, and where it was applied."""
+"""Render the changes that an edit of the manifests would make, and the nodes that have applied it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from .render import Answer, Page
 
 MAX_PREFIXES = 3
-"""Prefixes of a changed pod that are shown without ``-o wide``."""
+"""Largest number of prefixes of a changed pod that are shown without ``-o wide``."""
 
 
 def diff(answer: Any, page: Page) -> None:

@@ -27,7 +27,7 @@ BOUNDS_MS = (0, 50, 100, 150, 200, 250, 300, 400, 600, 1000, 2500, 5000, 10000)
 
 @dataclass(frozen=True)
 class Observation:
-    """State of an agent at one moment."""
+    """State of an agent at one moment, for metrics and the page."""
 
     node: str
     view: NodeSnapshot | None
@@ -51,11 +51,11 @@ class Observation:
     group: Mapping[str, Any] | None = None
     """The state of all nodes, for the page; None if they have not been asked."""
     connection_log: Report | None = None
-    """Numbers of the log of connections; None if it is off."""
+    """Counters of the connection log; None if the log is off."""
 
 
 class ChangeCount:
-    """Counts changes of masters. The lease daemon reports only the last hundred of them.
+    """Counter of changes of masters, of which the lease daemon reports only the last hundred.
 
     ``since``: wall clock, seconds. Earlier changes, which an older daemon reports, are not counted.
     """
@@ -71,7 +71,7 @@ class ChangeCount:
         if daemon is None:
             return
         for change in daemon.changes:
-            # Times are compared once only, since the wall clock may be set. Later, unknown changes are new.
+            # Times are compared only once, since the wall clock may be adjusted. Later, unknown changes are new.
             if change.at >= self._since if self._known is None else change not in self._known:
                 self._counted[change.id] += 1
                 if change.before and change.after:
@@ -204,7 +204,7 @@ def _silence(view: NodeSnapshot, identity: str) -> float | None:
 
 
 def _silences(view: NodeSnapshot, silences: Mapping[tuple[str, bool], Histogram]) -> Family:
-    """Return the silences that an egress node knows of. Workers know them too: once is enough."""
+    """Return the silences that an egress node knows. Workers know them, too, but do not repeat them."""
     text = "Upper bound of the time without service before each takeover since the agent started."
     return histogram("takeover_silence_seconds", text, [
         (

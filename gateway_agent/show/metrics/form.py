@@ -1,4 +1,4 @@
-"""The form of metrics: names with our prefix, labels, samples."""
+"""Define the form of metrics: names with our prefix, labels, samples."""
 
 from __future__ import annotations
 

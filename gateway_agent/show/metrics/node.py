@@ -17,7 +17,7 @@ from .node_counters import NodeCounters
 
 
 def of_faults(view: NodeSnapshot) -> Family:
-    """Return the number of findings of each kind; 0 for those that nothing is wrong with."""
+    """Return the number of findings of each kind; 0 for kinds without findings."""
     counted = Counter(finding.fault for finding in findings(view))
     text = "What is wrong, as in the verdict of egressctl status, by kind."
     return gauge("faults", text, [
@@ -33,7 +33,7 @@ def of_version(node: str) -> Family:
 
 
 def of_rounds(node: str, applied_at: float, failed: int) -> Iterator[Family]:
-    """Yield the age and the failures of what brings the kernel to the plan."""
+    """Yield the time of the last successful round, and the number of failed rounds."""
     text = "Time of the last round that brought the kernel to the plan without a failure, Unix time; 0: none yet."
     yield gauge("last_round_timestamp_seconds", text, [Sample({"node": node}, applied_at)])
     text = "Rounds that failed since the agent started."
@@ -69,10 +69,10 @@ def of_policies(view: NodeSnapshot, egress_node: bool) -> Family:
 
 
 def of_numbers(view: NodeSnapshot) -> Iterator[Family]:
-    """Yield how many of the numbers that the packet mark has room for are in use."""
+    """Yield the used and the available numbers of the packet mark."""
     node, plan = view.plan.node, view.plan
     groups = {attachment.group for attachment in view.attachments}
-    # Others are numbered in advance, as long as there is room.
+    # Others are numbered in advance, as long as numbers are free.
     needed = [found for found in plan.policy_sets if found.group in groups]
     egress_ips = {each for found in needed for each in (*found.egress_ids, *found.egress_ids6)}
     routed = {egress.id for egress in plan.egress_ips if egress.routed and plan.node in egress.eligible}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class DeviceCounters:
-    """Counters of a network interface, since it was made."""
+    """Counters of a network interface, since its creation."""
 
     sent_bytes: int = 0
     received_bytes: int = 0

@@ -26,8 +26,8 @@ REASONS = {
     "no_path": "forward_guard forwarded forwarded_reply from from_tunnel out exit leave steered marked steer set "
     "nat nat_steered nat_taken_in ingress leave_steered leave_taken_in leave_from",
 }
-"""Chains, as words, by the reason for which they refuse packets. All chains of the fence have one reason, so has the
-guard.
+"""Names of chains, separated by spaces, by the reason for which they refuse packets. All chains of the fence have one
+reason, and so have those of the guard.
 """
 OTHER = "other"
 OF_TABLE = {ids.NFT_FENCE: "no_lease", ids.NFT_GUARD: "guard"}
@@ -35,12 +35,12 @@ OF_CHAIN = {chain: reason for reason, chains in REASONS.items() for chain in cha
 
 
 def reason_of(table: str, chain: str) -> str:
-    """Return the reason for which a chain refuses packets. The number of an egress IP or a set is no part of it."""
+    """Return the reason for which a chain refuses packets. Numbers of an egress IP or a set in its name are ignored."""
     return OF_TABLE.get(table) or OF_CHAIN.get(chain.rstrip("0123456789").rstrip("_"), OTHER)
 
 
 def of_refused(node: str, refused: Mapping[tuple[str, str], int] | None) -> Family:
-    """Return the refused packets by reason; 0 for a reason that no packet had."""
+    """Return the numbers of refused packets by reason; 0 for a reason without packets."""
     counted: Counter[str] = Counter()
     for (table, chain), packets in (refused or {}).items():
         counted[reason_of(table, chain)] += packets
@@ -52,7 +52,7 @@ def of_refused(node: str, refused: Mapping[tuple[str, str], int] | None) -> Fami
 
 
 def of_leases(view: NodeSnapshot, egress_node: bool) -> Iterator[Family]:
-    """Yield the heartbeats of an egress node, and how near its leases came to their end."""
+    """Yield the heartbeats of an egress node, and the shortest remaining times of its leases."""
     daemon = view.lease_daemon
     if daemon is None:
         return

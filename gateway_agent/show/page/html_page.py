@@ -1,4 +1,4 @@
-"""Render what a node knows as a self-contained HTML page, in sections that a stream of events replaces one by one."""
+"""Render the state of a node as a self-contained HTML page, whose sections a stream of events replaces one by one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .style import STYLE
 
 Answer = Mapping[str, Any]
 Sections = Mapping[str, str]
-"""HTML by the id of the element that holds it."""
+"""HTML by the id of its element."""
 RELOAD_S = 2
 """Seconds after which a browser without scripts reloads the page."""
 MAX_ROWS = 200
-"""Pods, and changes, that the page shows."""
+"""Largest number of pods, and of changes, that the page shows."""
 GOOD, BAD = {"master", "yes", "OK", "gateway"}, {"no", "no master", "no answer", "dropped"}
 SCRIPT = """\
 const lost = document.getElementById("lost");
@@ -68,7 +68,7 @@ def page(sections: Sections, node: str) -> str:
         f'<p id="about">{sections["about"]}</p><div id="problems">{sections["problems"]}</div>',
     ]
     for identity, heading in TABLES.items():
-        # What is wider than the screen scrolls by itself: it is in the order of the keyboard, and has a name.
+        # A table that is wider than the screen scrolls by itself, so it can get the keyboard focus and has a name.
         parts.append(
             f'<section><h2 id="{identity}-name">{heading}</h2>'
             f'<div id="{identity}" class="wide" role="region" tabindex="0" aria-labelledby="{identity}-name">'
@@ -88,8 +88,8 @@ def sections(
 ) -> dict[str, str]:
     """Return the sections of the page. All text in them is escaped.
 
-    ``status``, ``pods``, ``events``: answers of :mod:`gateway_agent.show.status`. ``group``: how all nodes are, of
-    :mod:`gateway_agent.show.group`; None if no node was asked yet. ``at``: time of all this.
+    ``status``, ``pods``, ``events``: answers of :mod:`gateway_agent.show.status`. ``group``: the answer of
+    :mod:`gateway_agent.show.group`; None if no node was asked yet. ``at``: time of the state.
     """
     return {
         "verdict": _verdict(status["verdict"]),
@@ -124,7 +124,7 @@ def _pods(pods: Sequence[Answer]) -> str:
 
 
 def _nodes(status: Answer, group: Answer | None) -> str:
-    """Return a picture of all nodes, with the addresses that each one holds as this node knows it."""
+    """Return the list of all nodes, with the addresses that each one holds as far as this node knows."""
     held: dict[str, list[str]] = {}
     for egress in status["egressIPs"]:
         if egress["master"]:
@@ -219,6 +219,6 @@ def _pod_row(row: Answer) -> Sequence[object]:
 
 def _member_row(member: Answer) -> Sequence[object]:
     alive, ready = ("yes" if member[key] else "no" for key in ("alive", "ready"))
-    # In whole seconds: what changes with each heartbeat would be sent with each look.
+    # In whole seconds: otherwise each heartbeat would change the section.
     last_message = "never" if member["lastHeardMs"] < 0 else f"{member['lastHeardMs'] // 1000} s ago"
     return member["node"], alive, ready, last_message, member["reason"]

@@ -1,4 +1,4 @@
-"""Hold the style sheet of the page: light and dark, and nothing wider than a screen of 400 pixels."""
+"""Hold the style sheet of the page: light and dark, and fit for a screen of 400 pixels."""
 
 STYLE = """\
 :root { color-scheme: light dark; --text: #222; --page: #fff; --line: #ccc; --faint: #555; --good: #176b2c;
