@@ -29,10 +29,7 @@ from .voting.voter_set import Memory
 
 
 class LeaseNode:
-    """The state machine of one node.
-
-    Every input returns effects to carry out in order. ``now``: as ``CLOCK_BOOTTIME``.
-    """
+    """The state machine of one node: each input returns effects, in order. ``now``: ``CLOCK_BOOTTIME``, nanoseconds."""
 
     def __init__(
         self, config: KeeperConfig, keys: Keyring, incarnation: int, memory: Memory | None, now: int
@@ -69,10 +66,9 @@ class LeaseNode:
     def configure(
         self, config: KeeperConfig, keys: Keyring, now: int, wall_offset_ns: int = 0
     ) -> list[Effect]:
-        """Apply a new configuration while running.
+        """Apply a new configuration, with the same name of the node; also note a sign of life.
 
-        The node's name cannot change. The call is a sign of life of the agent, too. ``wall_offset_ns``: the difference
-        of Unix time to ``now``.
+        ``wall_offset_ns``: the difference of Unix time to ``now``.
         """
         self.attend(now, wall_offset_ns)
         self._expire(now)
@@ -85,8 +81,7 @@ class LeaseNode:
             self._transmission.retire(now)
         self._election.configure(now)
         if state.carried - carried or edited:
-            # From now on a master that hands over waits for this node, and requests no longer lease than this node
-            # grants.
+            # From now on masters that hand over wait for this node, and request no longer lease than it grants.
             state.subscribe(state.egress_nodes, now)
         self._moved &= {move.token for move in config.moves}
         for move in config.moves:
@@ -132,7 +127,7 @@ class LeaseNode:
         return self.settle(now)
 
     def take(self, datagram: bytes, source: str, now: int) -> None:
-        """Handle one of several datagrams that arrived together; :meth:`settle` decides on all of them.
+        """Handle one of several datagrams that arrived together: :meth:`settle` decides on all of them.
 
         A decision costs as much as many messages. A decision for each message would delay a busy node, and a late node
         makes all others send more.

@@ -19,5 +19,5 @@ def test_the_pods_of_the_only_node_leave_by_its_gateway(plugin: Path) -> None:
         doctor = f"{EGRESSCTL} --config {node.agent.config} doctor -o json || true"
         findings = json.loads(node.machine.run("sh", "-c", doctor))
         [path] = [each for each in findings if each["what"].startswith("path of ")]
-        assert path["found"] == "not tested: this node is the only one, and nothing comes by its tunnels"
+        assert path["found"] == "not tested: this node is the only one, and no packets come by its tunnels"
         assert not path["wrong"]

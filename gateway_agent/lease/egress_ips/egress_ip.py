@@ -29,9 +29,8 @@ from .master_entry import MasterEntry
 class Phase(Enum):
     """The part of this node in the life of an egress IP."""
 
-    __hash__ = (
-        object.__hash__
-    )  # The hash of Enum is written in Python: too slow for a look-up in each message.
+    # The hash of Enum is written in Python: too slow for a look-up in each message.
+    __hash__ = object.__hash__
     IDLE = "idle"
     """Another node is master, or this one cannot serve it."""
     WAITING = "waiting"
@@ -288,9 +287,8 @@ class EgressIPs:
     def prune(self, configured: Collection[str], now: int) -> None:
         """Forget the records that nothing has used for :data:`FORGET_NS`.
 
-        A record is used if it is ``configured``, in a phase other than idle, has a master, or is named by another node.
-        Unused records are kept for a while: a release that is under way ends grants up to its epoch, so no epoch may be
-        used again before the release has arrived.
+        A record is used if it is ``configured``, not idle, has a master, or another node names it. Others are kept for
+        a while: a release under way ends grants up to its epoch, so no epoch may be used again before it has arrived.
         """
         for identity, record in list(self._by_id.items()):
             followed = record.followed is not None and record.followed.master != ""

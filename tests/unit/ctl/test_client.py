@@ -77,7 +77,7 @@ def test_a_refusal_has_its_hint(server: Server, answer: bytes, message: str, hin
 @pytest.mark.parametrize("answer", [b"", b'{"node": "w'])
 def test_an_agent_that_dies_while_it_answers_gives_no_answer(server: Server, answer: bytes) -> None:
     server.answer = answer
-    with pytest.raises(NoAnswer, match="broke its answer off"):
+    with pytest.raises(NoAnswer, match="ended its answer early"):
         client.ask(server.path, "status")
 
 

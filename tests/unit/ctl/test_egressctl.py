@@ -376,7 +376,7 @@ def test_refusal_is_shown_with_its_hint(agent: Agent, capsys: pytest.CaptureFixt
 def test_answer_that_breaks_off(agent: Agent, capsys: pytest.CaptureFixture[str], raw: bytes) -> None:
     agent.raw = raw
     assert run(agent, "status") == 1
-    assert "broke its answer off" in capsys.readouterr().err
+    assert "ended its answer early" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stale", [False, True])
