@@ -64,6 +64,13 @@ def _add_places(options: argparse.ArgumentParser) -> None:
         "is always added to the network's own file; default %(default)s",
     )
     options.add_argument(
+        "--network",
+        default="",
+        metavar="NAME",
+        help="the runtime's default network, if it has one by its name (cni_default_network of CRI-O); default: the "
+        "network of the first file",
+    )
+    options.add_argument(
         "--host-root",
         type=Path,
         metavar="DIR",

@@ -51,12 +51,13 @@ class InUse:
     """Problems of the files before it, which cannot be loaded."""
 
 
-def in_use(files: Mapping[str, str], unreadable: Mapping[str, str]) -> InUse:
+def in_use(files: Mapping[str, str], unreadable: Mapping[str, str], network: str = "") -> InUse:
     """Return the file whose configuration the runtime uses for pods. Raises :class:`NotChainable`.
 
     ``files``: text of each file by name. ``unreadable``: reason for each file that cannot be read. CRI-O and Podman
     skip files that they cannot load. containerd starts no pod as long as such a file exists, so the next file is right
-    in that case, too.
+    in that case, too. ``network``: name of the runtime's default network (``cni_default_network`` of CRI-O), which
+    starts no pod before there is such a network; empty: that of the first file.
     """
     loaded: dict[str, dict[str, Any]] = {}
     skipped: list[Problem] = []
@@ -70,9 +71,11 @@ def in_use(files: Mapping[str, str], unreadable: Mapping[str, str]) -> InUse:
         except NotChainable as error:
             if not loaded:
                 skipped.append(Problem(name, "", error.message, error.hint))
-    if not loaded:
+    chosen = (name for name, whole in loaded.items() if network in ("", whole.get("name")))
+    name = next(chosen, "")
+    if not name:
         return InUse(skipped=tuple(skipped))
-    name, whole = next(iter(loaded.items()))
+    whole = loaded[name]
     for plugin in _plugins(whole):
         if plugin.get("type") in MULTUS:
             name = _of_multus(name, plugin, loaded)
@@ -170,6 +173,8 @@ def _loaded(name: str, text: str) -> dict[str, Any]:
         _check_list(whole)
         if not whole["plugins"] or not whole.get("name"):
             raise NotChainable("it has no plugins or no name", _HINT)
+    elif "plugins" in whole and not whole.get("type"):
+        raise NotChainable(f"it is a list of plugins, and its name does not end in {LIST}", "rename it")
     if not all(plugin.get("type") and isinstance(plugin["type"], str) for plugin in _plugins(whole)):
         raise NotChainable("a plugin has no type", _HINT)
     _check_types(whole)

@@ -81,12 +81,13 @@ def install(
     probe: PluginProbe,
     runtime: Runtime,
     settled: bool = True,
+    network: str = "",
 ) -> Done:
     """Install and chain the plugin. Nothing is changed if all is in place. Raises OSError and :class:`NotChainable`.
 
     The plugin is installed before its entry: a runtime that reads the configuration must find the file. ``settled``:
     nothing has changed for a while. Else a file that cannot be loaded is one that another program is writing, and the
-    next one is not used in its place.
+    next one is not used in its place. ``network``: see :func:`.conflist_text.in_use`.
     """
     for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
         if not directory.is_dir():
@@ -101,11 +102,12 @@ def install(
         if probe.by_node():
             hint += ": Python 3.9 or later is needed, or --interpreter shipped"
         return Done((*lines, *chaining.unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
-    found = conflist_text.in_use(*configurations(conf_dir))
+    found = conflist_text.in_use(*configurations(conf_dir), network)
     if found.skipped and not settled:
         return Done(tuple(lines), unsettled=True)
     if not found.name:
-        lines.append(f"{conf_dir}: no network configuration yet; the plugin is chained when there is one")
+        missing = f"no network {network}" if network else "no network configuration"
+        lines.append(f"{conf_dir}: {missing} yet; the plugin is chained when there is one")
         return Done(tuple(lines), found.skipped)
     try:
         placed = chaining.chain(conf_dir / found.name, entry, runtime)
@@ -139,6 +141,7 @@ def _once(options: argparse.Namespace, probe: PluginProbe, runtime: Runtime, set
             probe,
             runtime,
             settled,
+            options.network,
         )
     except NotChainable as error:
         done = Done((), (Problem(str(options.conf_dir), "", error.message, error.hint),), False)

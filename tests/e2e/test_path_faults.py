@@ -28,6 +28,46 @@ KUBE_PROXY = (
     "iptables -A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; "
 )
 DOCKER = "iptables -N DOCKER; iptables -A FORWARD -j DOCKER; iptables -A DOCKER ! -i docker0 -j DROP; "
+UFW = (
+    "iptables -N ufw-user-forward; iptables -N ufw-before-forward; iptables -N ufw-reject-forward; "
+    "iptables -A FORWARD -j ufw-before-forward; iptables -A FORWARD -j ufw-reject-forward; "
+    "iptables -A ufw-before-forward -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT; "
+    "iptables -A ufw-before-forward -j ufw-user-forward; "
+)
+"""Chains of ufw for what is forwarded."""
+CALICO = (
+    "iptables -N cali-FORWARD; iptables -N cali-to-hep-forward; iptables -I FORWARD -j cali-FORWARD; "
+    "iptables -A cali-FORWARD -i cali+ -j ACCEPT; iptables -A cali-FORWARD -j cali-to-hep-forward; "
+    "iptables -A cali-to-hep-forward -o eth1 -m mark --mark 0x0/0x10000 -j DROP; "
+)
+"""A host endpoint of Calico with applyOnForward, and no policy that allows."""
+KUBE_ROUTER = (
+    "iptables -N KUBE-ROUTER-FORWARD; iptables -N KUBE-NWPLCY-DEFAULT; iptables -I FORWARD -j KUBE-ROUTER-FORWARD; "
+    "iptables -A KUBE-ROUTER-FORWARD -o eth1 -j KUBE-NWPLCY-DEFAULT; "
+    "iptables -A KUBE-NWPLCY-DEFAULT -j MARK --set-xmark 0x0/0x10000; "
+    "iptables -A KUBE-NWPLCY-DEFAULT -m mark ! --mark 0x10000/0x10000 -j REJECT; "
+)
+"""Chains of kube-router's network policies, which reject."""
+FIREWALLD = """
+table inet firewalld {
+  chain filter_FORWARD {
+    type filter hook forward priority filter + 10; policy accept;
+    ct state { established, related } accept
+    ct status dnat accept
+    iifname "lo" accept
+    ct state invalid drop
+    jump filter_FORWARD_POLICIES
+    reject with icmpx admin-prohibited
+  }
+  chain filter_FORWARD_POLICIES {
+    iifname "eth0" jump filter_FWD_public
+    iifname "trusted0" accept
+    jump filter_FWD_public
+  }
+  chain filter_FWD_public { meta l4proto { icmp, ipv6-icmp } accept; }
+}
+"""
+"""Zone public of firewalld: what no zone accepts is rejected."""
 SITE = "table inet site {{ chain {0} {{ type filter hook {1} priority {2}; {3} }}; }}"
 
 
@@ -49,6 +89,22 @@ FAULTS = {
         "nftables table ip filter, chain FORWARD, drops them (the policy of the chain)",
     ),
     "a chain of Docker": (DOCKER, "nftables table ip filter, chain DOCKER, drops them (rule 'iifname != \"docker0\""),
+    "ufw": (
+        f"{UFW} iptables -A ufw-reject-forward -j REJECT",
+        "nftables table ip filter, chain ufw-reject-forward, drops them (rule 'counter",
+    ),
+    "a host endpoint of Calico": (
+        CALICO,
+        "nftables table ip filter, chain cali-to-hep-forward, drops them (rule 'oifname \"eth1\"",
+    ),
+    "network policies of kube-router": (
+        KUBE_ROUTER,
+        "nftables table ip filter, chain KUBE-NWPLCY-DEFAULT, drops them (rule 'meta mark",
+    ),
+    "a zone of firewalld": (
+        f"echo {shlex.quote(FIREWALLD)} | nft -f -",
+        "nftables table inet firewalld, chain filter_FORWARD, drops them (rule 'reject with icmpx admin-prohibited')",
+    ),
     "iptables-legacy": (
         "iptables-legacy -P FORWARD DROP",
         "by a rule of iptables-legacy, or another hook of the kernel (see iptables-legacy -S)",
@@ -68,7 +124,8 @@ FAULTS = {
 }  # fmt: skip
 CLEAR = (
     "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; "
-    "iptables -P FORWARD ACCEPT; iptables -F; iptables -X DOCKER; nft delete table inet site; true"
+    "iptables -P FORWARD ACCEPT; iptables -F; iptables -X; nft delete table inet site; "
+    "nft delete table inet firewalld; true"
 )
 
 
@@ -262,7 +319,11 @@ def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault:
         assert any(message in each for each in found), found
         until(lambda: lab.master(GATEWAY, asked="w1") not in ("", before), "another master", NAMED_S)
         remedy = reason_of(lab, before).rpartition(": ")[2]
-        if fault == "iptables-legacy":
+        if remedy.startswith("firewall-cmd"):
+            remedy = "nft insert rule inet firewalld filter_FORWARD_POLICIES iifname egw-* accept"
+        elif remedy.startswith("ufw route"):
+            remedy = "iptables -A ufw-user-forward -i egw-+ -j ACCEPT"
+        elif fault == "iptables-legacy":
             remedy = "iptables-legacy -I FORWARD -i egw-+ -j ACCEPT"
         assert re.match("iptables|nft ", remedy)
         machine.run("sh", "-ec", remedy)

@@ -6,42 +6,47 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
+from typing import TypeVar
 
 import grpc
 
 from cni.kernel import ids
 
 from ..node import Node
-from ..waiting import until
+from ..waiting import PATIENCE_S, until
 from .conflist import installer
 from .containerd import Containerd
 from .sandbox import Sandbox
 
+T = TypeVar("T")
 GAP_S = 0.5
 """Largest number of seconds between the starts of two programs."""
 KUBELET_PAUSE_S = 0.2
 """Seconds after which a kubelet of the lab tries a sandbox again; a real one waits longer."""
 
 
-@contextmanager
-def booted(node: Node, containerd: Containerd, rng: random.Random) -> Iterator[None]:
-    """Boot the node. The runtime, the agent, the main network plugin and our installer start in a random order.
+def boot(node: Node, containerd: Containerd, rng: random.Random, pods: Callable[[], T]) -> T:
+    """Boot the node, and return what ``pods`` returns when the agent answers.
 
-    Yield while they are still starting. The guard comes first, as its unit does. The wires of the machine stay.
+    The runtime, the kubelet, the agent, the main network plugin and our installer start in a random order. The kubelet
+    calls ``pods`` as soon as the runtime has a network, whatever of the others runs by then. The guard comes first, as
+    its unit does. The wires of the machine stay.
     """
     _power_off(node, containerd)
     node.machine.run("nft", "-f", str(node.agent.config.parent / "state" / "guard.nft"))
     network = node.network("bridge")
     alone = replace(network, plugins=network.plugins[:1])
-    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        runtime = []
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        runtime: Future[None] = Future()
+        kubelet: list[Future[T]] = []
         parts: list[Callable[[], object]] = [
             node.agent.start,
-            lambda: runtime.append(pool.submit(containerd.start)),
+            lambda: pool.submit(_outcome, containerd.start, runtime),
+            lambda: kubelet.append(pool.submit(_after, runtime, pods)),
             lambda: containerd.use(alone),
             lambda: stack.enter_context(installer(node, containerd)),
         ]
@@ -49,9 +54,25 @@ def booted(node: Node, containerd: Containerd, rng: random.Random) -> Iterator[N
         for part in parts:
             part()
             time.sleep(rng.uniform(0, GAP_S))
-        runtime[0].result()
-        yield
+        result = kubelet[0].result()
         until(node.agent.answers, "the agent answers")
+    return result
+
+
+def _outcome(call: Callable[[], None], of: Future[None]) -> None:
+    """Set the future to the end of a call."""
+    try:
+        call()
+    except BaseException as error:
+        of.set_exception(error)
+        raise
+    of.set_result(None)
+
+
+def _after(runtime: Future[None], pods: Callable[[], T]) -> T:
+    """Call ``pods`` once the runtime has started."""
+    runtime.result(PATIENCE_S)
+    return pods()
 
 
 def _power_off(node: Node, containerd: Containerd) -> None:

@@ -140,6 +140,42 @@ def test_half_a_pair_of_surrogates_can_be_written_again() -> None:
     assert json.loads(text.encode())["x"] == "\ud800"
 
 
+CRIO = {
+    "the first": ({"20-b.conflist": conflist(BRIDGE, name="b"), "10-a.conflist": conflist(BRIDGE)}, "", "10-a.conflist"),
+    "a broken one before": ({"10-a.conflist": "{", "20-b.conflist": conflist(BRIDGE)}, "", "20-b.conflist"),
+    "no plugins before": ({"10-a.conflist": conflist(), "20-b.conflist": conflist(BRIDGE)}, "", "20-b.conflist"),
+    "a list in a file for one plugin": (
+        {"10-a.conf": conflist(BRIDGE), "20-b.conflist": conflist(BRIDGE)}, "", "20-b.conflist",
+    ),
+    "by its name": (
+        {"10-a.conflist": conflist(BRIDGE), "20-b.conflist": conflist(BRIDGE, name="crio")}, "crio", "20-b.conflist",
+    ),
+    "two of one name": (
+        {"20-b.conflist": conflist(BRIDGE, name="crio"), "10-a.conflist": conflist(PORTMAP, name="crio")},
+        "crio", "10-a.conflist",
+    ),
+    "not there yet": ({"10-a.conflist": conflist(BRIDGE)}, "crio", ""),
+    "Multus by its name": (
+        {
+            "00-multus.conf": json.dumps({"type": "multus", "name": "multus-cni", "clusterNetwork": "ovn"}),
+            "10-a.conflist": conflist(BRIDGE), "20-b.conflist": conflist(BRIDGE, name="ovn"),
+        },
+        "multus-cni", "20-b.conflist",
+    ),
+}  # fmt: skip
+"""Files, name of the default network (``cni_default_network``), and the file with the network that CRI-O gives to pods.
+
+By ``loadNetworks`` of its library ocicni: what it cannot load is skipped; of two networks with one name the first
+counts; with a default network no other one is taken in its place.
+"""
+
+
+@pytest.mark.parametrize("case", CRIO)
+def test_cri_o_gives_pods_the_network_of(case: str) -> None:
+    files, network, used = CRIO[case]
+    assert in_use(files, {}, network).name == used
+
+
 @pytest.mark.parametrize(
     ("network", "used"),
     [

@@ -132,6 +132,20 @@ def test_without_a_network_configuration_the_plugin_waits(
     assert host.installed.exists()
 
 
+def test_the_default_network_of_the_runtime_gets_the_entry(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.configure()
+    assert host.run("install", "--network", "crio") == 0
+    assert "no network crio yet" in capsys.readouterr().out
+    assert (host.plugins(), host.reported_file()) == (OTHERS["plugins"], "")
+    second = host.conf_dir / "20-crio.conflist"
+    second.write_text(json.dumps({**OTHERS, "name": "crio"}))
+    assert host.run("install", "--network", "crio") == 0
+    assert (host.plugins(), host.reported_file()) == (OTHERS["plugins"], str(second))
+    assert host.plugins(second)[-1] == {"type": "egress-gateway"}
+
+
 def test_what_cannot_be_done_is_said(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     (host.conf_dir / "10-net.conf").write_text('{"type": "ptp"}')
     assert host.run("install") == 1
