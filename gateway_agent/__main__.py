@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cni import contract
 from cni.version import VERSION
 
 from . import log
@@ -228,10 +229,12 @@ def _store(config: AgentConfig) -> tuple[Store, Callable[[Observer], Reporter]]:
     watched = resources(config.store.api_group, config.node_name, config.store.namespace)
     store = ClusterStore(api, watched, config.run_dir / LAST_KNOWN)
     taint, condition = config.store.taint, config.store.condition
+    # A boot empties the run directory.
+    first = not (config.run_dir / contract.PLAN).exists()
 
     def reporter(observer: Observer) -> Reporter:
         unsafe = partial(_unsafe, config.run_dir, observer)
-        marker = NodeMarker(api, store, config.node_name, unsafe, taint, condition)
+        marker = NodeMarker(api, store, config.node_name, unsafe, taint, condition, first)
         return ClusterReport(api, store, observer.snapshot, marker)
 
     return store, reporter

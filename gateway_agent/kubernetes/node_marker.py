@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +35,8 @@ class NodeMarker:
     """Keeps the taint and the condition of one node.
 
     ``unready``: returns why a pod that starts here now could start beside the plugin; empty if it cannot.
-    ``taint``, ``condition``: which of both are kept; the other one is not touched.
+    ``taint``, ``condition``: which of both are kept; the other one is not touched. ``first``: this is the first agent
+    since the machine has booted, so no restart is waited for before *not ready* is written.
     """
 
     def __init__(
@@ -45,13 +47,14 @@ class NodeMarker:
         unready: Callable[[], str],
         taint: bool,
         condition: bool,
+        first: bool = False,
     ) -> None:
         self._api = api
         self._store = store
         self._node = node
         self._unready = unready
         self._taint, self._condition = taint, condition
-        self._since: float | None = None
+        self._since: float | None = -math.inf if first else None
         """Time since when the node is not ready without a break, by the event loop's clock; None: it is ready."""
         self._own: Object = {}
         """The node in the answer to this node's last write."""

@@ -60,6 +60,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--boots-seed", type=int, default=1, metavar="NUMBER", help="of the first of these boots"
     )
     parser.addoption(
+        "--earlier",
+        type=Path,
+        metavar="DIRECTORY",
+        help="test_versions upgrades nodes from the version of this checkout, whose plugin is in its dist/",
+    )
+    parser.addoption(
         "--image",
         type=Path,
         metavar="ARCHIVE",

@@ -14,6 +14,7 @@ import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -30,7 +31,7 @@ from ..lab.cri.sandbox import Sandbox
 from ..lab.lab import SELECTED, Lab
 from ..lab.node import Node
 from ..lab.topology import VIRTUAL
-from ..lab.waiting import until
+from ..lab.waiting import PATIENCE_S, until
 from .conftest import BACKEND, GATEWAY, settled
 
 AT_ONCE = 50
@@ -144,7 +145,7 @@ def test_without_the_agent_a_pod_that_may_be_selected_waits(node: Node, containe
     sandbox.stop()
 
 
-def life(sandbox: Sandbox) -> str:
+def life(sandbox: Sandbox, seconds: float = PATIENCE_S) -> str:
     """Return the address that the outside sees of a pod, which sends from its start on.
 
     As long as its node knows no master, it is answered unreachable, and sends again.
@@ -152,7 +153,8 @@ def life(sandbox: Sandbox) -> str:
     try:
         # As a kubelet does once the sandbox runs.
         sandbox.cluster.runs("prod", sandbox.name, sandbox.address)
-        return until(lambda: sandbox.request(SELECTED, seconds=20).address, f"an answer to {sandbox.name}")
+        what = f"an answer to {sandbox.name}"
+        return until(lambda: sandbox.request(SELECTED, seconds=20).address, what, seconds)
     finally:
         sandbox.stop()
 
@@ -184,17 +186,17 @@ def test_no_packet_by_another_address_at_a_boot(
     """With ``-s``, each boot is reported when it is over."""
     boots, first = (request.config.getoption(name) for name in ("--boots", "--boots-seed"))
     beside = 0
+
+    def lived(name: str) -> str:
+        return life(boot.started(node, containerd, name, BACKEND), boot.PATIENCE_S)
+
+    def pods(seed: int) -> set[str]:
+        with ThreadPoolExecutor(AT_BOOT) as pool:
+            return set(pool.map(lived, [f"boot-{seed}-{place}" for place in range(AT_BOOT)]))
+
     for seed in range(first, first + boots):
-        names = [f"boot-{seed}-{place}" for place in range(AT_BOOT)]
-        with lab.capture() as capture, ThreadPoolExecutor(AT_BOOT) as pool:
-            seen = boot.boot(
-                node,
-                containerd,
-                random.Random(seed),
-                lambda: set(
-                    pool.map(lambda name: life(boot.started(node, containerd, name, BACKEND)), names)
-                ),  # noqa: B023
-            )
+        with lab.capture() as capture:
+            seen = boot.boot(node, containerd, random.Random(seed), partial(pods, seed))
             assert seen == {VIRTUAL}, f"boot {seed}"
             assert capture.sources(SELECTED) == {VIRTUAL}, f"boot {seed}"
         counted = node.agent.status()["startedBeside"]

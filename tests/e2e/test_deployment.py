@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -330,6 +331,29 @@ def test_a_node_takes_pods_while_its_agent_runs_and_the_plugin_is_in_the_chain(
     assert schedulable(lab, "w1") is False
     worker.pod.start()
     until(lambda: schedulable(lab, "w1") is True, "w1 takes pods after a restart")
+
+
+def test_a_node_that_boots_after_a_crash_takes_no_pods_before_its_plan_is_there(
+    lab: Lab, nodes: dict[str, Deployed]
+) -> None:
+    worker = nodes["w1"]
+    until(lambda: schedulable(lab, "w1") is True, "w1 takes pods")
+    for name in ("agent", "keeper", "cni"):
+        os.kill(worker.pod.pid(name), signal.SIGKILL)
+    worker.pod.stop()
+    # A crash says nothing. The boot empties the run directory, and the main network plugin comes late.
+    assert schedulable(lab, "w1") is True
+    for path in worker.node.agent.run_dir.rglob("*"):
+        if not path.is_dir():
+            path.unlink()
+    conflist, hidden = worker.conflist, worker.conflist.with_suffix(".hidden")
+    conflist.rename(hidden)
+    worker.pod.start()
+    until(lambda: schedulable(lab, "w1") is False, "w1 takes no pods")
+    hidden.rename(conflist)
+    until(lambda: schedulable(lab, "w1") is True, "w1 takes pods again")
+    assert worker.node.plan()["node"] == "w1"
+    assert "egress-gateway" in worker.plugins()
 
 
 def test_uninstalling_leaves_nothing_behind(lab: Lab, nodes: dict[str, Deployed]) -> None:

@@ -17,12 +17,14 @@ import grpc
 from cni.kernel import ids
 
 from ..node import Node
-from ..waiting import PATIENCE_S, until
+from ..waiting import until
 from .conflist import installer
 from .containerd import Containerd
 from .sandbox import Sandbox
 
 T = TypeVar("T")
+PATIENCE_S = 180.0
+"""Seconds in which a node must have booted, on a machine that may run much else."""
 GAP_S = 0.5
 """Largest number of seconds between the starts of two programs."""
 KUBELET_PAUSE_S = 0.2
@@ -55,7 +57,7 @@ def boot(node: Node, containerd: Containerd, rng: random.Random, pods: Callable[
             part()
             time.sleep(rng.uniform(0, GAP_S))
         result = kubelet[0].result()
-        until(node.agent.answers, "the agent answers")
+        until(node.agent.answers, "the agent answers", PATIENCE_S)
     return result
 
 
@@ -98,5 +100,5 @@ def started(node: Node, containerd: Containerd, name: str, labels: dict[str, str
             time.sleep(KUBELET_PAUSE_S)
         return bool(found)
 
-    until(tried, f"{name} starts")
+    until(tried, f"{name} starts", PATIENCE_S)
     return found[0]

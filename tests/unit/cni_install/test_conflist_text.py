@@ -141,7 +141,9 @@ def test_half_a_pair_of_surrogates_can_be_written_again() -> None:
 
 
 CRIO = {
-    "the first": ({"20-b.conflist": conflist(BRIDGE, name="b"), "10-a.conflist": conflist(BRIDGE)}, "", "10-a.conflist"),
+    "the first": (
+        {"20-b.conflist": conflist(BRIDGE, name="b"), "10-a.conflist": conflist(BRIDGE)}, "", "10-a.conflist",
+    ),
     "a broken one before": ({"10-a.conflist": "{", "20-b.conflist": conflist(BRIDGE)}, "", "20-b.conflist"),
     "no plugins before": ({"10-a.conflist": conflist(), "20-b.conflist": conflist(BRIDGE)}, "", "20-b.conflist"),
     "a list in a file for one plugin": (

@@ -102,6 +102,21 @@ def test_what_lasts_shorter_than_a_restart_is_not_written(
     run_scenario(tmp_path, scenario, registered)
 
 
+def test_after_a_boot_no_restart_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_marker, "SETTLE_S", 60.0)
+
+    async def scenario(reader: Reader, server: LocalServer) -> None:
+        marking = Marking(reader, server, first=True)
+        await marking.until(lambda: TAINTED in stored(server)[0])
+        marking.unready = ""
+        await marking.until(lambda: TAINTED not in stored(server)[0])
+        marking.unready = "an update"
+        await marking.looked(20)
+        assert stored(server)[1][CONDITION] == "True"
+
+    run_scenario(tmp_path, scenario, registered)
+
+
 def test_a_node_that_another_program_changes_meanwhile(tmp_path: Path) -> None:
     """The watch is late: the first patch is for an old version, and is refused."""
 
