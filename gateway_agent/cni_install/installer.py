@@ -89,9 +89,8 @@ def install(
     nothing has changed for a while. Else a file that cannot be loaded is one that another program is writing, and the
     next one is not used in its place. ``network``: see :func:`.conflist_text.in_use`.
     """
-    for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
-        if not directory.is_dir():
-            return Done((), (Problem(str(directory), "", "no such directory", f"{option} names it"),), False)
+    if missing := _missing_directory(bin_dir, conf_dir):
+        return Done((), (missing,), False)
     lines = []
     target = bin_dir / conflist_text.TYPE
     if probe.differs(plugin):
@@ -106,8 +105,8 @@ def install(
     if found.skipped and not settled:
         return Done(tuple(lines), unsettled=True)
     if not found.name:
-        missing = f"no network {network}" if network else "no network configuration"
-        lines.append(f"{conf_dir}: {missing} yet; the plugin is chained when there is one")
+        awaited = f"no network {network}" if network else "no network configuration"
+        lines.append(f"{conf_dir}: {awaited} yet; the plugin is chained when there is one")
         return Done(tuple(lines), found.skipped)
     try:
         placed = chaining.chain(conf_dir / found.name, entry, runtime)
@@ -115,6 +114,14 @@ def install(
         problem = Problem(str(conf_dir / found.name), "", error.message, error.hint)
         return Done(tuple(lines), (*found.skipped, problem), False)
     return Done((*lines, *placed.lines), found.skipped, file=str(placed.file), tried=placed.tried)
+
+
+def _missing_directory(bin_dir: Path, conf_dir: Path) -> Problem | None:
+    """Return the problem of a directory that does not exist; None if both do."""
+    for option, directory in (("--bin-dir", bin_dir), ("--conf-dir", conf_dir)):
+        if not directory.is_dir():
+            return Problem(str(directory), "", "no such directory", f"{option} names it")
+    return None
 
 
 def remove(bin_dir: Path, conf_dir: Path) -> None:
