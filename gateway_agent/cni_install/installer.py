@@ -97,16 +97,15 @@ def install(
         replace_file(target, plugin.read_bytes(), 0o755)
         lines.append(f"{target}: installed")
     if reason := probe.failure():
-        hint = "pods of this node start without it, and no policy selects them"
-        if probe.by_node():
-            hint += ": Python 3.9 or later is needed, or --interpreter shipped"
+        needed = ": Python 3.9 or later is needed, or --interpreter shipped" if probe.by_node() else ""
+        hint = f"pods of this node start without it, and no policy selects them{needed}"
         return Done((*lines, *chaining.unchain(conf_dir)), (Problem(str(target), "", reason, hint),), False)
     found = conflist_text.in_use(*configurations(conf_dir), network)
     if found.skipped and not settled:
         return Done(tuple(lines), unsettled=True)
     if not found.name:
-        awaited = f"no network {network}" if network else "no network configuration"
-        lines.append(f"{conf_dir}: {awaited} yet; the plugin is chained when there is one")
+        awaited = f"no network {network or 'configuration'} yet"
+        lines.append(f"{conf_dir}: {awaited}; the plugin is chained when there is one")
         return Done(tuple(lines), found.skipped)
     try:
         placed = chaining.chain(conf_dir / found.name, entry, runtime)
