@@ -17,11 +17,12 @@ from cni.plan import matches
 
 from ..adapters.daemons.standby_daemon import MODULE
 from ..adapters.netns_lock import NamespaceLock
+from ..adapters.probes import legacy_tables
 from ..config import AgentConfig
 from ..ctl import doctor
 from ..ctl.doctor import Finding
 from ..manifests.model import Inventory
-from . import firewalls, foreign_marks
+from . import firewalls, foreign_marks, legacy_ruleset
 from .firewalls import Closing, Outcome, Packet
 
 SYSTEMD = Path("/run/systemd/system")
@@ -105,10 +106,12 @@ def _firewalls(config: AgentConfig, inventory: Inventory) -> Iterator[Finding]:
     try:
         command = ("nft", "-j", "list", "ruleset")
         done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_S, check=True)
-        ruleset = json.loads(done.stdout)["nftables"]
+        ruleset = [*json.loads(done.stdout)["nftables"]]
     except (OSError, subprocess.SubprocessError, ValueError, LookupError) as error:
         yield Finding("firewalls", f"their rules cannot be read: {error}", judged=False)
         return
+    for family, keyword in ((4, "ip"), (6, "ip6")):
+        ruleset += legacy_ruleset.ruleset(legacy_tables.listed(family), keyword)
     addresses = [a for node in inventory.nodes if node.name == config.node_name for a in node.addresses]
     families = ("ip6" if addresses and all(":" in each for each in addresses) else "ip", "inet")
     wanted = {

@@ -107,7 +107,12 @@ FAULTS = {
     ),
     "iptables-legacy": (
         "iptables-legacy -P FORWARD DROP",
-        "by a rule of iptables-legacy, or another hook of the kernel (see iptables-legacy -S)",
+        "iptables-legacy table filter, chain FORWARD, drops them (the policy of the chain)",
+    ),
+    "a chain of iptables-legacy": (
+        "iptables-legacy -t mangle -N SITE; iptables-legacy -t mangle -A FORWARD -j SITE; "
+        "iptables-legacy -t mangle -A SITE -o eth1 -j DROP",
+        "iptables-legacy table mangle, chain SITE, drops them (rule '-o eth1 -j DROP')",
     ),
     "a base chain behind ours": (
         nft("late", "forward", "100", "policy drop; ct state established accept;"),
@@ -124,6 +129,7 @@ FAULTS = {
 }  # fmt: skip
 CLEAR = (
     "iptables-legacy -P FORWARD ACCEPT; iptables-legacy -F; "
+    "iptables-legacy -t mangle -F; iptables-legacy -t mangle -X; "
     "iptables -P FORWARD ACCEPT; iptables -F; iptables -X; nft delete table inet site; "
     "nft delete table inet firewalld; true"
 )
@@ -323,8 +329,6 @@ def test_a_firewall_that_drops_is_named_and_another_node_serves(lab: Lab, fault:
             remedy = "nft insert rule inet firewalld filter_FORWARD_POLICIES iifname egw-* accept"
         elif remedy.startswith("ufw route"):
             remedy = "iptables -A ufw-user-forward -i egw-+ -j ACCEPT"
-        elif fault == "iptables-legacy":
-            remedy = "iptables-legacy -I FORWARD -i egw-+ -j ACCEPT"
         assert re.match("iptables|nft ", remedy)
         machine.run("sh", "-ec", remedy)
         # The node may wait for its hold time now.

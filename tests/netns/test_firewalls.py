@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from cni.kernel import ids
-from gateway_agent.node_install import firewalls
+from gateway_agent.adapters.probes import legacy_tables
+from gateway_agent.node_install import firewalls, legacy_ruleset
 from gateway_agent.node_install.firewalls import Outcome, Packet
 
 from ..lab.namespace import Namespace
@@ -127,3 +129,46 @@ def test_rules_of_iptables(machine: Namespace) -> None:
     machine.run("iptables-nft", "-A", "INPUT", "-p", "udp", "--dport", "7947", "-j", "ACCEPT")
     ruleset = json.loads(machine.run("nft", "-j", "list", "ruleset"))["nftables"]
     assert firewalls.closing(ruleset, LEASE, ("ip", "inet")) == ()
+
+
+@pytest.mark.parametrize(
+    ("rules", "packet", "expected"),
+    [
+        ([], LEASE, OPEN),
+        (["-P INPUT DROP"], LEASE, CLOSED),
+        (["-A INPUT -j DROP"], LEASE, CLOSED),
+        (
+            ["-P INPUT DROP", "-A INPUT -i lo -j ACCEPT", "-A INPUT -p tcp --dport 22 -j ACCEPT"],
+            LEASE,
+            CLOSED,
+        ),
+        (["-P INPUT DROP", "-A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"], LEASE, CLOSED),
+        (["-P INPUT DROP", "-A INPUT -p udp -m comment --comment 'a b' --dport 7947 -j ACCEPT"], LEASE, OPEN),
+        (["-P INPUT DROP", "-A INPUT -p udp --dport 7000:8000 -j ACCEPT"], LEASE, OPEN),
+        (["-P INPUT DROP", "-A INPUT -p udp --dport 7000:8000 -j ACCEPT"], SETS, CLOSED),
+        (["-P INPUT DROP", "-A INPUT -s 10.0.0.0/8 -j ACCEPT"], LEASE, UNKNOWN),
+        (["-P INPUT DROP", "-A INPUT ! -s 10.0.0.0/8 -j ACCEPT"], LEASE, UNKNOWN),
+        (
+            ["-N SITE", "-A INPUT -j SITE", "-A SITE -p udp --dport 7947 -j ACCEPT", "-P INPUT DROP"],
+            LEASE,
+            OPEN,
+        ),
+        (["-P FORWARD DROP"], FORWARD, CLOSED),
+        (["-P FORWARD DROP", "-A FORWARD -i docker0 -j ACCEPT"], FORWARD, UNKNOWN),
+        (["-P FORWARD DROP"], LEASE, OPEN),
+    ],
+)
+def test_rules_of_iptables_legacy_are_judged_as_those_of_nftables(
+    machine: Namespace, rules: list[str], packet: Packet, expected: Outcome
+) -> None:
+    clear = [f"iptables-legacy {each}" for each in ("-P INPUT ACCEPT", "-P FORWARD ACCEPT", "-F", "-X")]
+    commands = [*clear, *(f"iptables-legacy {rule}" for rule in rules)]
+    machine.run("sh", "-ec", "\n".join(commands))
+    try:
+        found = list(legacy_ruleset.ruleset(machine.inside(partial(legacy_tables.listed, 4)), "ip"))
+        closing = firewalls.closing(found, packet, ("ip", "inet"))
+        assert [each.outcome for each in closing] == ([] if expected is OPEN else [expected])
+        assert all(each.chain.startswith("ip iptables-legacy filter ") for each in closing)
+        assert machine.inside(partial(legacy_tables.listed, 6)) == "", "the kernel has no such table"
+    finally:
+        machine.run("sh", "-ec", "\n".join(clear))

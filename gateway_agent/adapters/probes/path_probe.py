@@ -18,8 +18,9 @@ from cni.kernel.errors import KernelError
 from cni.kernel.netlink.nflog import PacketLog
 from cni.kernel.nftables import nft
 
+from ...policy.egress_node import path_faults
 from ...policy.egress_node.path_faults import Answers, Dropped, TunnelProbe
-from . import answer_counters, nft_trace
+from . import answer_counters, legacy_tables, nft_trace
 from .tunnel_packet import encapsulated, number_in
 
 ANSWER_S = 0.1
@@ -119,6 +120,8 @@ class PathProbe:
 
         Raises OSError and :class:`cni.kernel.errors.KernelError`.
         """
+        family = 6 if ":" in probe.destination else 4
+        legacy = legacy_tables.listed(family)
         try:
             with nft_trace.Trace(device) as trace, _sender(node_address) as udp:
                 udp.sendto(encapsulated(probe, node_address, 1), (node_address, self._port))
@@ -128,6 +131,11 @@ class PathProbe:
         if not steps:
             return None
         last = steps[-1]
+        # Rules of iptables-legacy are in no trace, but each has a counter.
+        if not last.dropped and legacy:
+            found = path_faults.of_legacy(family, legacy, legacy_tables.listed(family))
+            if found is not None:
+                return found
         base, rule, hook = nft_trace.base_chain(steps), "", ""
         # Whoever made the chains may have removed them by now.
         with contextlib.suppress(KernelError):

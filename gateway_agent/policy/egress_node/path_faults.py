@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from cni.kernel import ids
 from cni.plan import Plan, PlanEgressIP
 
+from . import legacy_rules
 from .exit_paths import Found, Lookup
 
 MIN_BYTES = 60
@@ -48,6 +49,8 @@ class Dropped:
     """True if the rule or policy dropped the packet; otherwise it was lost after the chain."""
     hook: str = ""
     """Hook of the base chain; empty: unknown."""
+    legacy: bool = False
+    """Table and chain are those of iptables-legacy, which are in no list of nftables."""
 
 
 MIN_ANSWERS = 20
@@ -139,12 +142,25 @@ def reason(egress: PlanEgressIP, probe: TunnelProbe, dropped: Dropped | None) ->
     lost = _lost(egress, probe)
     if dropped is None:
         return f"{lost}: this node's firewall lets nothing in from its own address by lo"
-    place = f"nftables table {dropped.family} {dropped.table}, chain {dropped.chain}"
+    owner = (
+        f"{IPTABLES[dropped.family]}-legacy table" if dropped.legacy else f"nftables table {dropped.family}"
+    )
+    place = f"{owner} {dropped.table}, chain {dropped.chain}"
     if not dropped.certain:
-        legacy = "a rule of iptables-legacy, or another hook of the kernel (see iptables-legacy -S)"
-        return f"{lost}: they are lost behind {place}, by {legacy}"
+        other = "a rule of iptables-legacy, or another hook of the kernel (see iptables-legacy -S)"
+        return f"{lost}: they are lost behind {place}, by {other}"
     by = f"rule {_short(dropped.rule)!r}" if dropped.rule else "the policy of the chain"
     return f"{lost}: {place}, drops them ({by}): {_remedy(egress, dropped)}"
+
+
+def of_legacy(family: int, before: str, after: str) -> Dropped | None:
+    """Return the place where iptables-legacy has dropped packets between two of its lists; None if it has not."""
+    drop = legacy_rules.dropping(before, after)
+    if drop is None:
+        return None
+    base = legacy_rules.base(after, drop)
+    keyword = "ip6" if family == 6 else "ip"
+    return Dropped(keyword, drop.table, drop.chain, base, drop.rule, True, base.lower(), legacy=True)
 
 
 def unknown_cause(egress: PlanEgressIP, probe: TunnelProbe, error: str) -> str:
@@ -170,7 +186,8 @@ def _remedy(egress: PlanEgressIP, dropped: Dropped) -> str:
         matching = [f"-o {egress.interface}"] if leaving else [f"-i {ids.DEVICE_PREFIX}+"]
         # A firewall that drops packets may drop their replies, too, which no probe shows.
         matching += [f"-o {ids.DEVICE_PREFIX}+"] if _sees_answers(dropped) else []
-        command = f"{IPTABLES[dropped.family]}{table} -I {dropped.base}"
+        program = IPTABLES[dropped.family] + ("-legacy" if dropped.legacy else "")
+        command = f"{program}{table} -I {dropped.base}"
         return " && ".join(f"{command} {each} -j ACCEPT" for each in matching)
     matching = [f'oifname "{egress.interface}"'] if leaving else [f'iifname "{ids.DEVICE_PREFIX}*"']
     matching += [f'oifname "{ids.DEVICE_PREFIX}*"'] if _sees_answers(dropped) else []

@@ -39,6 +39,11 @@ FORWARD = Dropped("ip", "filter", "FORWARD", "FORWARD", "", True)
             "ufw route allow in on egw-abcdef out on eth1",
         ),
         (
+            replace(FORWARD, legacy=True, hook="forward"),
+            "iptables-legacy table filter, chain FORWARD, drops them (the policy of the chain): "
+            "iptables-legacy -I FORWARD -i egw-+ -j ACCEPT && iptables-legacy -I FORWARD -o egw-+ -j ACCEPT",
+        ),
+        (
             Dropped("inet", "firewalld", "filter_FORWARD_ZONES", "filter_FORWARD", "reject", True),
             "nftables table inet firewalld, chain filter_FORWARD_ZONES, drops them (rule 'reject'): "
             "firewall-cmd --permanent --zone=trusted --add-interface=egw-abcdef && firewall-cmd --reload",
