@@ -120,7 +120,11 @@ def test_text_of_others_is_only_text(window: Browser, agent: Agent) -> None:
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     window: Browser, agent: Agent, scheme: str, width: int
 ) -> None:
-    agent.change(problems=(Problem("a.yaml", "spec", "is bad", "mend it"),))
+    changes = tuple(
+        Change(FIRST, before, after, number, AT + number * 600, silent, "")
+        for number, (before, after, silent) in enumerate([("", "g1", 0), ("g1", "g2", 212), ("g2", "g1", 0)])
+    )
+    agent.change(problems=(Problem("a.yaml", "spec", "is bad", "mend it"),), lease_daemon=keeper(changes))
     agent.group = group.answer([group.row("w7", "10.0.0.27", "Connection refused")])
     window.emulate("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     window.emulate(
@@ -135,6 +139,26 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
     found = window.run_async("axe.run().then(arguments[arguments.length - 1])")
     assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]] == []
     assert found["passes"]
+
+
+def test_a_failover_is_in_the_picture_of_the_last_changes(window: Browser, agent: Agent) -> None:
+    window.visit(agent.address)
+    assert window.run("return document.querySelectorAll('#changes svg').length") == 0
+    now = time.time()
+    changes = (
+        Change(FIRST, "", "g1", 1, now - 600, 0, ""),
+        Change(FIRST, "g1", "g2", 2, now - 300, 212, ""),
+    )
+    agent.change(lease_daemon=keeper(changes))
+    marks = "return [...document.querySelectorAll('#changes svg .silent')].map(one => one.getBoundingClientRect().x)"
+    until(lambda: len(window.run(marks)) == 1, "the silence appears")
+    frame = window.run(
+        "const r = document.querySelector('#changes svg').getBoundingClientRect(); return [r.x, r.width]"
+    )
+    assert abs(window.run(marks)[0] - frame[0] - frame[1] / 2) < frame[1] * 0.03, (
+        "it is in the middle of the time"
+    )
+    assert "212 ms" in window.run("return document.querySelector('#changes svg').textContent")
 
 
 def test_the_keyboard_reaches_each_table(window: Browser, agent: Agent) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import socket
@@ -60,6 +61,14 @@ class Browser:
         """Press a key."""
         keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
         self._command("actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+
+    def screenshot(self) -> bytes:
+        """Return a picture of the whole page, as PNG."""
+        taken = self._command(
+            "goog/cdp/execute",
+            {"cmd": "Page.captureScreenshot", "params": {"format": "png", "captureBeyondViewport": True}},
+        )
+        return base64.b64decode(taken["data"])
 
     def emulate(self, command: str, **parameters: Any) -> None:
         """Call a command of the DevTools protocol."""

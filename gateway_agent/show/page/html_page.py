@@ -9,6 +9,7 @@ from html import escape as escaped
 from typing import Any
 
 from ... import printable
+from . import time_line
 from .style import STYLE
 
 Answer = Mapping[str, Any]
@@ -97,7 +98,7 @@ def sections(
         "problems": "".join(_problems(status["problems"])),
         "egress": _table(EGRESS_HEADINGS, map(_egress_row, status["egressIPs"])),
         "nodes": _nodes(status, group),
-        "changes": _changes(events),
+        "changes": time_line.picture(events[-MAX_ROWS:], at) + _changes(events),
         "pods": _pods(pods),
         "members": _table(("Node", "Alive", "Ready", "Heard", "Reason"), map(_member_row, status["members"])),
         "messages": _table(("Result", "Number"), status["counters"].items()),

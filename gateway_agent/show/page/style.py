@@ -16,5 +16,8 @@ th { font-weight: 500; color: var(--faint) } .good { color: var(--good) } .bad {
 .nodes { display: flex; flex-wrap: wrap; gap: .7em; list-style: none; padding: 0; margin: 0 }
 .node { border: 1px solid var(--line); border-radius: .4em; background: var(--box); padding: .6em .9em;
   max-width: 20em }
+svg text { fill: var(--text); font-size: 13px } svg .faint { fill: var(--faint) } svg .end { text-anchor: end }
+svg .middle { text-anchor: middle } svg .master { fill: var(--box); stroke: var(--line) }
+svg .silent, svg .ends { fill: var(--bad) } svg .planned { fill: var(--good) }
 .node p { margin: .1em 0 } .node ul { margin: 0; padding-left: 1.2em }
 """
